@@ -1,0 +1,53 @@
+# Everything runs in .venv, which `make setup` builds. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.dcache-setup
+
+# The root holds links named like other people's packages (`kernels`): python must never look for modules in it.
+export PYTHONSAFEPATH = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint format bench clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' | expand -t 12
+
+setup: $(STAMP)  ## build .venv with the pinned packages (PYTHON=python3.x picks the interpreter)
+
+# torch comes first, so that a build of it offered beside the registry's (a CPU one: PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS)
+# is settled before anything else that depends on torch is chosen.
+$(STAMP): pyproject.toml constraints.txt tools/torchvision_beside_cpu_torch.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "dcache needs python 3.11 or newer: make setup PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python tools/torchvision_beside_cpu_torch.py
+	@touch $@
+
+demo: $(STAMP)  ## the shipped model with and without caching, on a CPU: pictures and a report in demo-out
+	$(BIN)/dcache demo --out demo-out
+
+test: $(STAMP)  ## the fast tests
+	$(BIN)/pytest
+
+test-slow: $(STAMP)  ## the slow tests
+	$(BIN)/pytest -m slow
+
+lint: $(STAMP)  ## ruff (check and format) and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(STAMP)  ## let ruff format and mend what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(STAMP)  ## wall clock, memory and MACs of the methods side by side
+	$(BIN)/dcache bench
+
+clean:  ## remove what builds, tests and commands left behind; .venv stays
+	rm -rf build dist demo-out eval-out bench-out search-out .mypy_cache .pytest_cache .ruff_cache
+	find dcache tests examples tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,96 @@
+"""Outputs and arguments of arbitrary modules as flat tensors, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+_FLAGS = (bool, str, type(None))
+
+
+def flatten(output: Any) -> tuple[tuple[Any, ...], Any]:
+    """Split an output into leaves and a recipe for `rebuild`. Leaves that are no tensors are constants."""
+    if isinstance(output, torch.Tensor):
+        return (output,), None
+    if type(output) is tuple and not any(isinstance(item, tuple | list | dict) for item in output):
+        return output, tuple
+    leaves, spec = pytree.tree_flatten(output)
+    return tuple(leaves), spec
+
+
+def rebuild(leaves: Sequence[Any], recipe: Any) -> Any:
+    """The inverse of `flatten`."""
+    if recipe is None:
+        return leaves[0]
+    if recipe is tuple:
+        return tuple(leaves)
+    return pytree.tree_unflatten(list(leaves), recipe)
+
+
+def copy_containers(value: Any) -> Any:
+    """The same tensors in fresh lists, tuples and dicts: some forwards pop from their keyword arguments."""
+    if type(value) is dict:
+        return {key: copy_containers(item) for key, item in value.items()}
+    if type(value) is list:
+        return [copy_containers(item) for item in value]
+    if type(value) is tuple:
+        return tuple([copy_containers(item) for item in value])
+    return value
+
+
+def signature(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable:
+    """What must stay the same for two calls to share histories: shapes, dtypes, devices, flags, container sizes."""
+    marks: list[Hashable] = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor):
+            marks.append((value.shape, value.dtype, value.device))
+        elif isinstance(value, _FLAGS):
+            marks.append(value)
+        else:
+            marks.append(_mark(value))
+    return (len(args), tuple(kwargs), tuple(marks))
+
+
+def _mark(value: Any) -> Hashable:
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.dtype, value.device
+    if isinstance(value, _FLAGS):
+        return value
+    if isinstance(value, list | tuple):
+        if all(isinstance(item, int) for item in value):
+            return tuple(value)
+        return len(value), *[_mark(item) for item in value]
+    if isinstance(value, dict):
+        return tuple((key, _mark(item)) for key, item in value.items())
+    return type(value)
+
+
+def argument_names(forward: Any) -> list[str]:
+    """Names of a forward's positional parameters, without self; empty where it does not tell."""
+    import inspect
+
+    try:
+        parameters = inspect.signature(forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def same(a: Any, b: Any) -> tuple[float, bool]:
+    """Largest relative L1 distance between two outputs' tensors, and whether their structures agree."""
+    left, right = flatten(a)[0], flatten(b)[0]
+    if len(left) != len(right):
+        return float("inf"), False
+    worst = 0.0
+    for x, y in zip(left, right, strict=True):
+        if isinstance(x, torch.Tensor) != isinstance(y, torch.Tensor):
+            return float("inf"), False
+        if isinstance(x, torch.Tensor) and x.is_floating_point():
+            if x.shape != y.shape:
+                return float("inf"), False
+            distance = (x.float() - y.float()).abs().mean() / x.float().abs().mean().clamp_min(1e-12)
+            worst = max(worst, float(distance)) if distance == distance else float("inf")
+    return worst, True

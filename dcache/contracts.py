@@ -1,0 +1,140 @@
+"""The contract of a block: which argument each of its outputs continues. Probed on the first real call.
+
+An output continues the argument of its own shape and dtype. Where several fit, a declaration decides
+(`dcache.adapters.blocks.STREAMS`), else what the next block of the same class was really given, else the order of the
+arguments. The self-check (`dcache.selfcheck`) is what makes a wrong guess harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import nn
+
+from dcache.adapters.blocks import STREAMS
+from dcache.containers import argument_names
+
+Key = int | str
+
+
+@dataclass
+class Seen:
+    """What one block's call looked like.
+
+    Attributes:
+        keys: argument name -> position or keyword it was passed by, for every tensor argument.
+        fits: for each output leaf, the names of the arguments it may continue.
+        leaves: number of output leaves.
+        recipe: how to rebuild the output container.
+        constants: leaves that are no tensors.
+    """
+
+    block: nn.Module
+    keys: dict[str, Key]
+    fits: list[list[str]]
+    recipe: Any
+    constants: dict[int, Any]
+
+
+@dataclass
+class Prober:
+    """Collects what is seen of the blocks during one computed call."""
+
+    seen: dict[nn.Module, Seen] = field(default_factory=dict)
+    votes: dict[tuple[type, int], str] = field(default_factory=dict)
+    _before: tuple[nn.Module, Sequence[Any]] | None = None
+
+    def watch(
+        self, block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], leaves: Sequence[Any], recipe: Any
+    ) -> Seen:
+        """Note one block's call."""
+        named = named_tensors(block, args, kwargs)
+        if self._before is not None and type(self._before[0]) is type(block):
+            for k, leaf in enumerate(self._before[1]):
+                for name, (_, tensor) in named.items():
+                    if tensor is leaf:
+                        self.votes[type(block), k] = name
+        self._before = (block, leaves)
+        fits = [[n for n, (_, t) in named.items() if _alike(t, leaf)] for leaf in leaves]
+        constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
+        seen = Seen(block, {n: key for n, (key, _) in named.items()}, fits, recipe, constants)
+        self.seen[block] = seen
+        return seen
+
+    def sources(self, block: nn.Module) -> list[str | None]:
+        """For each output leaf of a watched block, the name of the argument it continues."""
+        seen = self.seen[block]
+        declared = STREAMS.get(type(block).__name__, ())
+        chosen: list[str | None] = []
+        for k, fits in enumerate(seen.fits):
+            free = [name for name in fits if name not in chosen]
+            vote = self.votes.get((type(block), k))
+            if len(free) > 1 and k < len(declared) and declared[k] in free:
+                chosen.append(declared[k])
+            elif len(free) > 1 and vote in free:
+                chosen.append(vote)
+            else:
+                chosen.append(free[0] if free else None)
+        return chosen
+
+    def passing(self, block: nn.Module) -> Passing | None:
+        """How this block's inputs become its outputs when it is skipped; None where that cannot be."""
+        seen = self.seen[block]
+        sources = self.sources(block)
+        if any(s is None and k not in seen.constants for k, s in enumerate(sources)):
+            return None
+        keys = [seen.keys[s] if s is not None else None for s in sources]
+        return Passing(tuple(keys), seen.constants, seen.recipe)
+
+
+class Passing:
+    """A skipped block: its inputs as its outputs."""
+
+    def __init__(self, keys: tuple[Key | None, ...], constants: Mapping[int, Any], recipe: Any) -> None:
+        self.keys = keys
+        self.constants = dict(constants)
+        self.recipe = recipe
+        plain = not constants and (recipe is None or (recipe is tuple and len(keys) > 1))
+        by_name = all(isinstance(k, str) for k in keys)
+        by_place = all(isinstance(k, int) for k in keys)
+        self.getter = itemgetter(*keys) if plain and (by_name or by_place) else None
+        self.by_name = by_name
+
+    def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """The general way; blocks with a `getter` take the short one."""
+        from dcache.containers import rebuild
+
+        leaves = [
+            self.constants[k] if key is None else args[key] if isinstance(key, int) else kwargs[key]
+            for k, key in enumerate(self.keys)
+        ]
+        return rebuild(leaves, self.recipe)
+
+
+def named_tensors(
+    block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, tuple[Key, torch.Tensor]]:
+    """Every floating tensor argument by parameter name, with how it was passed; in the order of the signature."""
+    names = argument_names(block.forward)
+    found: dict[str, tuple[Key, torch.Tensor]] = {}
+    for i, value in enumerate(args):
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            found[names[i] if i < len(names) else f"argument {i}"] = (i, value)
+    for key in sorted(kwargs, key=lambda k: names.index(k) if k in names else len(names)):
+        value = kwargs[key]
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            found[key] = (key, value)
+    return found
+
+
+def _alike(argument: torch.Tensor, leaf: Any) -> bool:
+    return (
+        isinstance(leaf, torch.Tensor)
+        and argument.ndim >= 2
+        and argument.shape == leaf.shape
+        and argument.dtype == leaf.dtype
+    )

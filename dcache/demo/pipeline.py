@@ -1,0 +1,58 @@
+"""The trained demo pipeline: an unmodified `PixArtAlphaPipeline` of diffusers, kept beside this file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import PixArtAlphaPipeline
+
+MODEL_PATH = Path(__file__).parent / "model"
+STEPS = 20
+GUIDANCE = 3.0
+
+
+def load_pipeline(
+    device: "str | torch.device" = "cpu", dtype: "torch.dtype | None" = None, path: Path = MODEL_PATH
+) -> "PixArtAlphaPipeline":
+    """Load the pipeline in float32, or in `dtype`, without progress bars."""
+    from diffusers import PixArtAlphaPipeline
+
+    with _no_progress_bars():
+        pipe: PixArtAlphaPipeline = PixArtAlphaPipeline.from_pretrained(path)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.to(device)
+    if dtype is not None:
+        pipe.to(dtype)
+    return pipe
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Load in silence, then leave both libraries' progress bars as they were."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    shown = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
+    for log in shown:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log in shown:
+            log.enable_progress_bar()
+
+
+def call_options() -> dict[str, Any]:
+    """The keyword arguments of a usual call, a fresh dict each time: `pipe(prompts, **call_options())`."""
+    return {
+        "num_inference_steps": STEPS,
+        "guidance_scale": GUIDANCE,
+        "height": 64,
+        "width": 64,
+        "max_sequence_length": 16,
+        "clean_caption": False,
+        "use_resolution_binning": False,
+    }

@@ -1,0 +1,94 @@
+"""Histories: the anchors of one site on one branch, and the state of one branch."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+
+Leaves = tuple[torch.Tensor | None, ...]
+
+
+@dataclass(slots=True)
+class History:
+    """The last `limit` anchors of a site, oldest first, and how long ago the newest was computed."""
+
+    limit: int
+    leaves: list[Leaves] = field(default_factory=list)
+    taus: list[float] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    run_length: int = 0
+
+    def push(self, step: int, tau: float, leaves: Leaves) -> None:
+        """Add an anchor; one with the newest anchor's clock value replaces it, the oldest beyond `limit` goes."""
+        if self.taus and self.taus[-1] == tau:
+            self._drop(-1)
+        elif len(self.taus) == self.limit:
+            self._drop(0)
+        self.leaves.append(leaves)
+        self.taus.append(tau)
+        self.steps.append(step)
+        self.run_length = 0
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.leaves.clear()
+        self.taus.clear()
+        self.steps.clear()
+        self.run_length = 0
+
+    def _drop(self, i: int) -> None:
+        del self.leaves[i], self.taus[i], self.steps[i]
+
+
+@dataclass(slots=True)
+class Branch:
+    """One guidance branch of one run: its histories, by site, and what its calls look like.
+
+    Attributes:
+        signature: shapes, dtypes and flags of its calls; another signature starts it afresh.
+        probe: what the dynamic rule's probe said at the last computed evaluation.
+        probe_now: what it says at the evaluation under way.
+        condition: the conditioning tensor of its calls, to know the branch again when another one stops calling.
+        reset: why the histories were emptied since the last computed event ("" if they were not).
+    """
+
+    name: str
+    limit: int
+    signature: Hashable = None
+    histories: dict[str, History] = field(default_factory=dict)
+    probe: torch.Tensor | None = None
+    probe_now: torch.Tensor | None = None
+    condition: weakref.ref[torch.Tensor] | None = None
+    reset: str = ""
+
+    def history(self, site: str) -> History:
+        """The history of a site, made when first asked for."""
+        found = self.histories.get(site)
+        if found is None:
+            found = self.histories[site] = History(self.limit)
+        return found
+
+    def start_afresh(self, reason: str) -> None:
+        """Forget all histories."""
+        self.histories.clear()
+        self.probe = self.probe_now = None
+        self.reset = reason
+
+    def tensors(self) -> Iterable[torch.Tensor]:
+        """Every tensor held."""
+        for history in self.histories.values():
+            for leaves in history.leaves:
+                yield from (leaf for leaf in leaves if leaf is not None)
+        yield from (p for p in (self.probe, self.probe_now) if p is not None)
+
+
+def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of the storages that the tensors keep alive, each storage once."""
+    storages = {}
+    for tensor in tensors:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())

@@ -1,0 +1,259 @@
+"""Lowerings: how a site becomes skippable in a torch model.
+
+| lowering          | region                       | on a predicted step                                                |
+|-------------------|------------------------------|--------------------------------------------------------------------|
+| `ModuleCall`      | one module (a sublayer)      | the module returns the prediction                                  |
+| `BlockCall`       | a run of the block list      | every block passes its inputs through, the last returns the        |
+|                   |                              | prediction: what is added between blocks, or a concatenation       |
+|                   |                              | seam, does no harm                                                 |
+| `SinkCall`        | a UNet bracket               | modules inside are `HollowCall`s (placeholders of the true         |
+|                   |                              | shapes); the prediction replaces the inner part of what the sink   |
+|                   |                              | is given, the skip stays fresh                                     |
+| replay            | a run or a bracket           | every module of the region returns its own prediction: needs more  |
+|                   |                              | memory, understands less; the reference for the others             |
+
+The whole-model site is lowered by the session's own `ModelCall` (`dcache.session`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from dcache.containers import flatten, rebuild
+from dcache.contracts import Passing, named_tensors
+from dcache.regions import Region
+from dcache.tap import Intercept
+
+if TYPE_CHECKING:
+    from dcache.session import Call
+
+
+class ModuleCall(Intercept):
+    """One module is the region."""
+
+    def __init__(self, module: nn.Module, region: Region) -> None:
+        super().__init__(module)
+        self.region = region
+        self.recipe: Any = None
+        self.constants: dict[int, Any] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Predict or compute."""
+        region = self.region
+        call = region.session.call
+        if call is None:
+            return self.inner(*args, **kwargs)
+        if region.decide(call):
+            entries = [_first_tensor(args, kwargs)] if region.codec.is_delta else ()
+            leaves = region.predict(call, entries)
+            for i, constant in self.constants.items():
+                leaves[i] = constant
+            return rebuild(leaves, self.recipe)
+        opened = region.codec.open(_first_tensor(args, kwargs)) if region.codec.is_delta else None
+        output = self.inner(*args, **kwargs)
+        leaves, self.recipe = flatten(output)
+        if call.observing:
+            self.constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
+        region.remember(call, [opened] + [None] * (len(leaves) - 1), leaves)
+        return output
+
+
+class RunRegion(Region):
+    """A run of blocks. Which entry each exit continues is known once the blocks were seen."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sources: list[str | None] | None = None
+        self.entry_keys: list[int | str | None] = []
+        self.recipe: Any = None
+        self.constants: dict[int, Any] = {}
+        self.entries: Sequence[torch.Tensor | None] = ()
+        self.clones: dict[str, tuple[int | str, torch.Tensor]] = {}
+        self.order: list[nn.Module] = []
+
+    def enter(self, call: Call, block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        """The first block was called."""
+        predicting = self.decide(call)
+        self.opened = ()
+        if not self.codec.is_delta:
+            return
+        if not predicting and (call.observing or self.sources is None):
+            named = named_tensors(block, args, kwargs)
+            self.clones = {name: (key, tensor.clone()) for name, (key, tensor) in named.items()}
+            return
+        picked = [None if k is None else args[k] if isinstance(k, int) else kwargs[k] for k in self.entry_keys]
+        if predicting:
+            self.entries = picked
+        else:
+            self.opened = [self.codec.open(x) for x in picked]
+
+    def leave(self, call: Call, output: Any) -> None:
+        """The last block has run."""
+        leaves, self.recipe = flatten(output)
+        if call.observing or self.sources is None:
+            self.settle(leaves)
+            opened: Sequence[torch.Tensor | None] = [
+                None if name is None or not self.codec.is_delta else self.codec.open(self.clones[name][1])
+                for name in self.sources or ()
+            ]
+            self.clones = {}
+        else:
+            opened = self.opened or [None] * len(leaves)
+        self.remember(call, opened, leaves)
+
+    def leave_predicted(self, call: Call) -> Any:
+        """The last block is replaced by the prediction."""
+        leaves = self.predict(call, self.entries)
+        self.entries = ()
+        for i, constant in self.constants.items():
+            leaves[i] = constant
+        return rebuild(leaves, self.recipe)
+
+    def settle(self, leaves: Sequence[Any]) -> None:
+        """Match the last block's outputs with the first block's arguments."""
+        last = self.order[-1]
+        prober = self.session.prober
+        names = prober.sources(last)
+        first = prober.seen[self.order[0]].keys
+        if self.codec.is_delta:
+            names = [n if n in self.clones and self.clones[n][1].shape == leaf.shape else None
+                     for n, leaf in zip(names, leaves, strict=True)]
+        self.sources = names
+        self.entry_keys = [None if n is None else first.get(n) for n in names]
+        self.constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
+
+
+class BlockCall(Intercept):
+    """One block of the list."""
+
+    def __init__(self, module: nn.Module, region: RunRegion, first: bool, last: bool) -> None:
+        super().__init__(module)
+        self.region = region
+        self.first = first
+        self.last = last
+        self.passing: Passing | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Pass through, return the prediction, or compute."""
+        region = self.region
+        call = region.session.call
+        if call is None:
+            return self.inner(*args, **kwargs)
+        if self.first:
+            region.enter(call, self.module, args, kwargs)
+            call.entered += 1
+        if region.predicting and region.decided_in is call:
+            if self.last:
+                call.entered -= 1
+                return region.leave_predicted(call)
+            passing = self.passing
+            if passing is None:
+                raise RuntimeError(f"{region.site.name}: {type(self.module).__name__} was never seen computing")
+            if passing.getter is not None:
+                return passing.getter(kwargs if passing.by_name else args)
+            return passing(args, kwargs)
+        output = self.inner(*args, **kwargs)
+        if call.observing:
+            region.order.append(self.module)
+            leaves, recipe = flatten(output)
+            region.session.prober.watch(self.module, args, kwargs, leaves, recipe)
+        if self.last:
+            call.entered -= 1
+            region.leave(call, output)
+        return output
+
+
+class ProbeCall(Intercept):
+    """A block in front of the region whose own change is the dynamic rule's probe (First Block Cache)."""
+
+    def __init__(self, module: nn.Module, region: Region) -> None:
+        super().__init__(module)
+        self.region = region
+        self.key: int | str | None = None
+        self.leaf = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute always; note output minus input of the main stream."""
+        session = self.region.session
+        call = session.call
+        if call is None:
+            return self.inner(*args, **kwargs)
+        before = None
+        if self.key is not None and not call.observing:
+            before = torch.neg(args[self.key] if isinstance(self.key, int) else kwargs[self.key])
+        named = named_tensors(self.module, args, kwargs) if before is None else {}
+        clones = {name: tensor.clone() for name, (_, tensor) in named.items()}
+        output = self.inner(*args, **kwargs)
+        leaves, recipe = flatten(output)
+        if before is None:
+            session.prober.watch(self.module, args, kwargs, leaves, recipe)
+            sources = session.prober.sources(self.module)
+            main = next((name for name in named if name in sources), None)
+            if main is None:
+                call.branch.probe_now = None
+                return output
+            self.key, self.leaf = named[main][0], sources.index(main)
+            before = torch.neg(clones[main])
+        call.branch.probe_now = before.add_(leaves[self.leaf])
+        return output
+
+
+class HollowCall(Intercept):
+    """A module whose output nobody reads when the region is predicted: a placeholder of the true shapes."""
+
+    def __init__(self, module: nn.Module, region: Region) -> None:
+        super().__init__(module)
+        self.region = region
+        self.shapes: dict[Any, tuple[list[Any], Any]] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the placeholder or compute."""
+        region = self.region
+        call = region.session.call
+        if call is None:
+            return self.inner(*args, **kwargs)
+        if region.decide(call):
+            shapes, recipe = self.shapes[call.branch.signature]
+            return rebuild(
+                [torch.empty(s[0], dtype=s[1], device=s[2]) if type(s) is tuple else s for s in shapes], recipe
+            )
+        output = self.inner(*args, **kwargs)
+        if call.observing:
+            leaves, recipe = flatten(output)
+            marks = [(x.shape, x.dtype, x.device) if isinstance(x, torch.Tensor) else x for x in leaves]
+            self.shapes[call.branch.signature] = (marks, recipe)
+        return output
+
+
+class SinkCall(Intercept):
+    """The module that joins a bracket's inner result with the fresh skip."""
+
+    def __init__(self, module: nn.Module, region: Region, channels: int) -> None:
+        super().__init__(module)
+        self.region = region
+        self.channels = channels
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Remember the inner part of the input, or replace it by the prediction."""
+        region = self.region
+        call = region.session.call
+        if call is None:
+            return self.inner(*args, **kwargs)
+        joined = args[0]
+        if region.decide(call):
+            inner = region.predict(call, ())[0]
+            joined = torch.cat([inner, joined[:, -self.channels :]], dim=1)
+            return self.inner(joined, *args[1:], **kwargs)
+        region.remember(call, [None], [joined[:, : -self.channels]])
+        return self.inner(*args, **kwargs)
+
+
+def _first_tensor(args: Sequence[Any], kwargs: dict[str, Any]) -> torch.Tensor | None:
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor):
+            return value
+    return None

@@ -1,0 +1,103 @@
+"""A region: one bound site. It decides, remembers and predicts; the intercepts of `dcache.lowering` call it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dcache.codecs import Codec
+from dcache.history import History
+from dcache.kernels.weighted_sum import weighted_sum
+from dcache.sites import Site
+
+if TYPE_CHECKING:
+    from dcache.session import Call, Session
+
+
+class Region:
+    """One site bound to one model.
+
+    Attributes:
+        predicting: whether the call under way predicts this site.
+        leader: the region that decides in this one's place (leaf replay), or None.
+    """
+
+    def __init__(self, session: Session, site: Site, codec: Codec, leader: Region | None = None) -> None:
+        self.session = session
+        self.site = site
+        self.codec = codec
+        self.leader = leader
+        self.predicting = False
+        self.decided_in: Call | None = None
+        self.history: History | None = None
+        self.dtypes: tuple[Any, ...] = ()
+        self.opened: Sequence[torch.Tensor | None] = ()
+        self.live: tuple[bool, ...] | None = None
+        self.key = site.name if leader is None else f"{site.name} of {leader.site.name}"
+
+    def decide(self, call: Call) -> bool:
+        """Decide once per call whether this site is predicted; the first to ask settles it."""
+        if self.decided_in is call:
+            return self.predicting
+        self.decided_in = call
+        self.history = call.branch.history(self.key)
+        if self.leader is not None:
+            self.predicting = self.leader.decide(call)
+        else:
+            self.predicting = self.session.predicts(self, call)
+        return self.predicting
+
+    def remember(self, call: Call, opened: Sequence[torch.Tensor | None], leaves: Sequence[Any]) -> None:
+        """Store an anchor.
+
+        Args:
+            call: the call under way.
+            opened: what the codec took of each leaf's entry, None where the leaf has none.
+            leaves: the region's outputs; those that are no tensors are not stored.
+        """
+        began = perf_counter()
+        stored: list[torch.Tensor | None] = []
+        for i, leaf in enumerate(leaves):
+            dead = self.live is not None and not self.live[i]
+            keep = isinstance(leaf, torch.Tensor) and not dead
+            stored.append(self.codec.close(opened[i], leaf) if keep else None)
+        self.dtypes = tuple([leaf.dtype if isinstance(leaf, torch.Tensor) else None for leaf in leaves])
+        history = self.history
+        if history is None or self.decided_in is not call:
+            history = self.history = call.branch.history(self.key)
+        history.push(call.index, call.tau, tuple(stored))
+        self.session.inside += perf_counter() - began
+
+    def predict(self, call: Call, entries: Sequence[torch.Tensor | None]) -> list[Any]:
+        """The predicted leaves, new tensors of the outputs' dtypes; None for leaves that are not stored.
+
+        Args:
+            call: the call under way.
+            entries: for each leaf the fresh input it continues (delta), or None.
+        """
+        history = self.history
+        if history is None or not history.leaves:
+            raise RuntimeError(f"{self.site.name} is predicted without history")
+        count = len(history.taus)
+        if call.checking:
+            weights, anchors = [1.0], history.leaves[-1:]
+        elif count == 1:
+            weights, anchors = [1.0], history.leaves
+        else:
+            weights = self.session.predictor.weights(history.taus, history.steps, call.tau)
+            anchors = history.leaves
+            if 0.0 in weights:
+                used = [i for i, w in enumerate(weights) if w != 0.0]
+                weights, anchors = [weights[i] for i in used], [anchors[i] for i in used]
+        history.run_length += not call.checking
+        predicted: list[Any] = []
+        for i, newest in enumerate(anchors[-1]):
+            if newest is None:
+                predicted.append(None)
+            else:
+                base = entries[i] if entries else None
+                predicted.append(weighted_sum(base, [a[i] for a in anchors], weights, self.dtypes[i]))  # type: ignore[misc]
+        return predicted

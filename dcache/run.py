@@ -1,0 +1,131 @@
+"""A run: one walk down the noise levels. It knows which evaluation is under way, how many there are, and their clocks.
+
+A run is opened by the sampler (`dcache.sampler`), by a hand-written loop (`dcache.loop`) or by `dcache.step`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dcache.errors import DcacheError
+
+CLOCKS = ("step", "timestep", "sigma", "logsnr")
+_FLOW_MARGIN = 1e-3
+
+
+@dataclass
+class Run:
+    """Where a denoising run stands.
+
+    Attributes:
+        timesteps: timestep value of every evaluation, where known.
+        sigmas: noise level of every evaluation, where known.
+        alphas_cumprod: the training table of samplers that have no sigmas, indexed by timestep.
+        flow: whether sigmas are those of flow matching (x = (1 - s) x0 + s noise).
+        sampler: class name of the sampler, "" for a hand-written loop.
+        start: index in the tables of the first evaluation (image-to-image starts late).
+        index: the evaluation under way, from 0.
+        count: evaluations of the whole run, or None where nobody told.
+        calls: denoiser calls since the last sampler step, over all denoisers.
+    """
+
+    timesteps: Sequence[float] = ()
+    sigmas: Sequence[float] = ()
+    alphas_cumprod: Sequence[float] = ()
+    flow: bool = False
+    sampler: str = ""
+    start: int = 0
+    index: int = 0
+    count: int | None = None
+    calls: int = 0
+    started: bool = False
+    told: dict[int, tuple[float | None, float | None]] = field(default_factory=dict)
+
+    def place(self, timestep: float | None, begin: int | None) -> None:
+        """Fix where in the tables the first evaluation lies.
+
+        Args:
+            timestep: value the denoiser was called with, if it can be read.
+            begin: the sampler's own begin index, if it has one.
+        """
+        self.started = True
+        if begin is not None:
+            self.start = begin
+        elif timestep is not None and self.timesteps:
+            nearest = min(self.timesteps, key=lambda t: abs(t - timestep))
+            if abs(nearest - timestep) <= 1e-2 * max(1.0, abs(timestep)):
+                self.start = list(self.timesteps).index(nearest)
+        if self.timesteps:
+            self.count = len(self.timesteps) - self.start
+
+    def tell(self, timestep: float | None, sigma: float | None) -> None:
+        """Note what a hand-written loop says of the evaluation under way."""
+        self.told[self.index] = (timestep, sigma)
+
+    def clock(self, name: str | None) -> float:
+        """The clock value of the evaluation under way.
+
+        Args:
+            name: one of `CLOCKS`, or None for log-SNR where the noise level is known, else the timestep where it is
+                monotone, else the step.
+
+        Raises:
+            DcacheError: that clock is not known here.
+        """
+        if name == "step":
+            return float(self.index)
+        timestep, sigma = self._here()
+        if name == "timestep":
+            if timestep is None:
+                raise self._unknown("timestep", "timestep")
+            return timestep
+        if name == "sigma":
+            if sigma is None:
+                raise self._unknown("sigma", "noise level")
+            return sigma
+        value = self._logsnr(timestep, sigma)
+        if name == "logsnr":
+            if value is None:
+                raise self._unknown("logsnr", "noise level")
+            return value
+        if value is not None:
+            return value
+        if timestep is not None and self._monotone:
+            return timestep
+        return float(self.index)
+
+    def _here(self) -> tuple[float | None, float | None]:
+        if self.index in self.told:
+            return self.told[self.index]
+        i = self.start + self.index
+        timestep = self.timesteps[i] if i < len(self.timesteps) else None
+        sigma = self.sigmas[i] if i < len(self.sigmas) else None
+        return timestep, sigma
+
+    def _logsnr(self, timestep: float | None, sigma: float | None) -> float | None:
+        if sigma is not None:
+            if self.flow:
+                s = min(max(sigma, _FLOW_MARGIN), 1.0 - _FLOW_MARGIN)
+                return 2.0 * math.log((1.0 - s) / s)
+            return -2.0 * math.log(max(sigma, 1e-8))
+        if timestep is not None and self.alphas_cumprod:
+            i = min(max(round(timestep), 0), len(self.alphas_cumprod) - 1)
+            a = min(max(self.alphas_cumprod[i], 1e-8), 1.0 - 1e-8)
+            return math.log(a / (1.0 - a))
+        return None
+
+    @property
+    def _monotone(self) -> bool:
+        t = [v for v, _ in self.told.values() if v is not None] if self.told else list(self.timesteps)
+        return all(a > b for a, b in zip(t, t[1:], strict=False)) or all(
+            a < b for a, b in zip(t, t[1:], strict=False)
+        )
+
+    def _unknown(self, clock: str, what: str) -> DcacheError:
+        where = f"the sampler {self.sampler}" if self.sampler else "a hand-written loop"
+        return DcacheError(
+            f"clock={clock!r} needs the {what} of each evaluation, and {where} does not tell it. "
+            f"Use clock='step', or call dcache.step(module, index=..., sigma=...) before each evaluation."
+        )

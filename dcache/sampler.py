@@ -1,0 +1,128 @@
+"""The sampler tap: identity of runs and evaluations from the one object that knows them.
+
+`set_timesteps` opens a run, each `step` ends one evaluation, `maybe_free_model_hooks` of the pipeline closes the run.
+Timestep values and call counts are never trusted: they repeat, rise, run the other way or come per token.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from dcache.run import Run
+from dcache.tap import MethodTap
+
+_activity = itertools.count(1)
+
+
+class SamplerTap:
+    """Watches one sampler. Listeners keep it alive; the last one to leave takes it off.
+
+    Attributes:
+        run: the run under way or None.
+        touched: when the sampler was last used, on a counter shared by all taps.
+    """
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+        self.run: Run | None = None
+        self.touched = 0
+        self.listeners: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._taps = [
+            MethodTap(sampler, "set_timesteps", self._set_timesteps),
+            MethodTap(sampler, "step", self._step),
+        ]
+        for tap in self._taps:
+            tap.install()
+
+    def leave(self, listener: Any) -> None:
+        """Forget a listener; without any the sampler gets its own methods back."""
+        self.listeners.discard(listener)
+        if not self.listeners:
+            self.run = None
+            for tap in self._taps:
+                tap.remove()
+
+    def close(self) -> None:
+        """The pipeline call is over."""
+        self.run = None
+
+    def open_from(self, sampler: Any) -> Run:
+        """Open a run from what a sampler says of itself now."""
+        config = getattr(sampler, "config", {})
+        sigmas = _numbers(getattr(sampler, "sigmas", None))
+        alphas = getattr(sampler, "alphas_cumprod", None)
+        timesteps = _numbers(getattr(sampler, "timesteps", None))
+        if len(sigmas) < len(timesteps):
+            sigmas = []
+        flow = bool(
+            config.get("use_flow_sigmas")
+            or str(config.get("prediction_type", "")).startswith("flow")
+            or (alphas is None and sigmas and max(sigmas) <= 1.0)
+        )
+        self.run = Run(
+            timesteps=timesteps,
+            sigmas=sigmas,
+            alphas_cumprod=_numbers(alphas) if not sigmas else [],
+            flow=flow,
+            sampler=type(sampler).__name__,
+        )
+        self.touched = next(_activity)
+        return self.run
+
+    def begin_index(self) -> int | None:
+        """Where the sampler was told to begin, if it was."""
+        begin = getattr(self.sampler, "begin_index", None)
+        return begin if isinstance(begin, int) else None
+
+    def _set_timesteps(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
+        for listener in list(self.listeners):
+            listener.before_run()
+        result = original(*args, **kwargs)
+        if self.listeners:
+            self.open_from(owner)
+        return result
+
+    def _step(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        run = self.run
+        if run is not None and run.calls:
+            run.calls = 0
+            run.index += 1
+            self.touched = next(_activity)
+        return result
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SamplerTap:
+        """A copied sampler tells the same tap."""
+        return self
+
+
+def tap_of(sampler: Any) -> SamplerTap | None:
+    """The tap on this sampler, if there is one."""
+    step = vars(sampler).get("step")
+    owner = getattr(step.around, "__self__", None) if isinstance(step, MethodTap) else None
+    return owner if isinstance(owner, SamplerTap) and owner.listeners else None
+
+
+def tap(sampler: Any, listener: Any) -> SamplerTap:
+    """Watch a sampler on behalf of `listener` (which gets `before_run()` when a run is about to open)."""
+    found = tap_of(sampler) or SamplerTap(sampler)
+    found.listeners.add(listener)
+    return found
+
+
+def is_sampler(thing: Any) -> bool:
+    """Whether this looks like a sampler: it has `set_timesteps` and `step`."""
+    return callable(getattr(thing, "set_timesteps", None)) and callable(getattr(thing, "step", None))
+
+
+def _numbers(values: Any) -> Sequence[float]:
+    if values is None:
+        return []
+    if isinstance(values, torch.Tensor):
+        return [float(v) for v in values.detach().flatten().tolist()]
+    return [float(v) for v in values]

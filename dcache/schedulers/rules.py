@@ -1,0 +1,160 @@
+"""Rules say why a site must be computed now, or None to let it be predicted.
+
+A rule is a callable `rule(moment) -> str | None`: the reason to compute. Guards are rules too; `any_of` asks them in
+order and takes the first reason, so cheap guards spare the rules behind them from reading a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dcache.errors import DcacheError
+
+Rule = Callable[["Moment"], str | None]
+
+
+@dataclass(slots=True)
+class Moment:
+    """All that a rule may look at.
+
+    Attributes:
+        index: evaluation under way, from 0.
+        count: evaluations of the run, or None where unknown.
+        run_length: predictions of this site on this branch since it was last computed.
+        site: the site's name.
+        branch: the branch's name.
+        change: relative L1 change of the probe since the last computed evaluation; reads a tensor (one sync).
+    """
+
+    index: int
+    count: int | None
+    run_length: int
+    site: str
+    branch: str
+    change: Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """Compute the first `steps` evaluations."""
+
+    steps: int
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        check_whole("warmup", self.steps, 0)
+
+    def __call__(self, moment: Moment) -> str | None:
+        """See class."""
+        return "warmup" if moment.index < self.steps else None
+
+
+@dataclass(frozen=True)
+class Last:
+    """Compute the last evaluation, where their number is known."""
+
+    def __call__(self, moment: Moment) -> str | None:
+        """See class."""
+        return "last" if moment.count is not None and moment.index == moment.count - 1 else None
+
+
+@dataclass(frozen=True)
+class MaxRun:
+    """Compute after `longest` predictions in a row."""
+
+    longest: int
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        check_whole("max_run", self.longest, 0)
+
+    def __call__(self, moment: Moment) -> str | None:
+        """See class."""
+        return "max_run" if moment.run_length >= self.longest else None
+
+
+@dataclass(frozen=True)
+class Every:
+    """Compute when `interval - 1` predictions have passed since the last compute (FORA and the interval family)."""
+
+    interval: int
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        check_whole("interval", self.interval, 1)
+
+    def __call__(self, moment: Moment) -> str | None:
+        """See class."""
+        return "interval" if moment.run_length >= self.interval - 1 else None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Compute exactly the listed evaluations."""
+
+    steps: tuple[int, ...]
+    known: frozenset[int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the list."""
+        for step in self.steps:
+            check_whole("every entry of steps", step, 0)
+        object.__setattr__(self, "known", frozenset(self.steps))
+
+    def __call__(self, moment: Moment) -> str | None:
+        """See class."""
+        return "listed" if moment.index in self.known else None
+
+
+@dataclass(frozen=True)
+class Above:
+    """Compute unless the probe changed by less than `threshold` since the last compute (FBCache's decision).
+
+    A change that is no number computes, with the reason `nan`.
+    """
+
+    threshold: float
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        check_number("threshold", self.threshold, 0.0)
+
+    def __call__(self, moment: Moment) -> str | None:
+        """See class."""
+        change = moment.change()
+        if change != change:
+            return "nan"
+        return None if change < self.threshold else "threshold"
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """The first reason any of the rules gives."""
+
+    rules: tuple[Rule, ...]
+
+    def __call__(self, moment: Moment) -> str | None:
+        """See class."""
+        for rule in self.rules:
+            reason = rule(moment)
+            if reason is not None:
+                return reason
+        return None
+
+
+def any_of(*rules: Rule | None) -> AnyOf:
+    """Combine rules; None entries are left out."""
+    return AnyOf(tuple(rule for rule in rules if rule is not None))
+
+
+def check_whole(name: str, value: object, least: int) -> None:
+    """Raise unless `value` is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise DcacheError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def check_number(name: str, value: object, least: float) -> None:
+    """Raise unless `value` is a number of at least `least`."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value >= least:
+        raise DcacheError(f"{name} must be a number of at least {least}, got {value!r}")

@@ -1,0 +1,113 @@
+"""What a run did: counts, reasons, bytes, seconds; prints as a small table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Stats:
+    """One run of one or more denoisers.
+
+    Attributes:
+        steps: evaluations of the run under way, or of the last one if none is.
+        computed: (evaluation, branch, site) events in which the site was run.
+        predicted: events in which it was not.
+        reasons: why events were computed: warmup, interval, threshold, last, max_run, schedule, shape, no_history, nan;
+            and why whole calls were passed through: training, gradients.
+        bytes_held: bytes of the storages held by the histories of the run under way; after it, the most it held.
+        bytes_now: bytes of the storages held at this moment (0 once the run is over).
+        seconds_compute: time in denoiser calls that computed every site.
+        seconds_predict: time in denoiser calls that predicted at least one.
+        seconds_inside: time in dcache's own code around computed regions: bookkeeping, copies, decisions.
+        components: the same per denoiser, where a pipeline has several.
+    """
+
+    steps: int = 0
+    computed: int = 0
+    predicted: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    bytes_held: int = 0
+    bytes_now: int = 0
+    seconds_compute: float = 0.0
+    seconds_predict: float = 0.0
+    seconds_inside: float = 0.0
+    method: str = ""
+    components: dict[str, Stats] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """A small table, and a sentence where nothing was predicted."""
+        events = self.computed + self.predicted
+        rows = [
+            ("method", self.method or "-"),
+            ("evaluations", str(self.steps)),
+            ("computed", f"{self.computed} of {events} site events"),
+            ("predicted", f"{self.predicted} of {events}"),
+            ("computed because", ", ".join(f"{k} {v}" for k, v in sorted(self.reasons.items())) or "-"),
+            ("held", _size(self.bytes_held)),
+            ("seconds", f"{self.seconds_compute:.3f} computing, {self.seconds_predict:.3f} predicting"),
+        ]
+        width = max(len(name) for name, _ in rows)
+        lines = [f"{name:<{width}}  {value}" for name, value in rows]
+        if events == 0 and not self.reasons:
+            lines.append("nothing ran yet: call the pipeline first")
+        elif self.predicted == 0:
+            lines.append(f"nothing was predicted: {self.why_nothing()}")
+        return "\n".join(lines)
+
+    def why_nothing(self) -> str:
+        """The reasons again, as a sentence for a run without predictions."""
+        if not self.reasons:
+            return "no site of the denoiser was reached"
+        return "; ".join(f"{count} x {_MEANING.get(name, name)}" for name, count in sorted(self.reasons.items()))
+
+
+def merge(parts: dict[str, Stats]) -> Stats:
+    """The stats of a pipeline from those of its denoisers."""
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    values: Iterable[Stats] = parts.values()
+    reasons: Counter[str] = Counter()
+    for part in values:
+        reasons.update(part.reasons)
+    return Stats(
+        steps=max((p.steps for p in values), default=0),
+        computed=sum(p.computed for p in values),
+        predicted=sum(p.predicted for p in values),
+        reasons=dict(reasons),
+        bytes_held=sum(p.bytes_held for p in values),
+        bytes_now=sum(p.bytes_now for p in values),
+        seconds_compute=sum(p.seconds_compute for p in values),
+        seconds_predict=sum(p.seconds_predict for p in values),
+        seconds_inside=sum(p.seconds_inside for p in values),
+        method=next((p.method for p in values), ""),
+        components=dict(parts),
+    )
+
+
+_MEANING = {
+    "warmup": "inside the warm-up (raise the step count or lower warmup=)",
+    "interval": "the interval asked for a compute",
+    "threshold": "the probe changed by more than the threshold (raise threshold=)",
+    "last": "the last evaluation",
+    "max_run": "the longest run of predictions was reached",
+    "schedule": "the schedule says compute",
+    "listed": "listed to compute",
+    "shape": "the call's shapes changed",
+    "no_history": "nothing was remembered yet",
+    "nan": "the probe was not a number",
+    "training": "the module is in training mode (call .eval())",
+    "gradients": "gradients are being recorded (use torch.no_grad())",
+    "outside": "called outside a run",
+}
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"

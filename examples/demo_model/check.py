@@ -1,0 +1,77 @@
+"""Generate pictures for held-out and for trained captions; count how many the reader reads back."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from dcache.demo import pictures
+from dcache.demo.pipeline import GUIDANCE, MODEL_PATH, STEPS, call_options, load_pipeline
+
+TESTS = Path(__file__).parents[2] / "tests" / "demo"
+sys.path.append(str(TESTS))
+from attribute_reader import load_reader  # noqa: E402  (it lives with the tests that need it)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=MODEL_PATH)
+    parser.add_argument("--count", type=int, default=200, help="captions of each kind")
+    parser.add_argument("--steps", type=int, nargs="+", default=[STEPS])
+    parser.add_argument("--guidance", type=float, nargs="+", default=[GUIDANCE])
+    parser.add_argument("--shift", type=float, help="try another flow_shift of the scheduler")
+    parser.add_argument("--grid", type=Path, help="write the first 64 held-out pictures here")
+    args = parser.parse_args()
+
+    pipe, reader = load_pipeline(path=args.model), load_reader()
+    if args.shift:
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, flow_shift=args.shift)
+
+    def generate(texts: list[str], seeds: range, steps: int, guidance: float) -> NDArray[np.float32]:
+        parts = []
+        for i in range(0, len(texts), 40):
+            options = call_options() | {"num_inference_steps": steps, "guidance_scale": guidance}
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds[i : i + 40]]
+            parts.append(pipe(texts[i : i + 40], generator=generators, output_type="np", **options).images)
+        return np.concatenate(parts)
+
+    for unseen in (True, False):
+        captions = pictures.sample_captions(args.count, np.random.default_rng(20 + unseen), unseen=unseen)
+        labels = np.array([caption.labels for caption in captions])
+        for steps in args.steps:
+            for guidance in args.guidance:
+                start = time.time()
+                images = generate([c.text for c in captions], range(args.count), steps, guidance)
+                right = reader.read(images) == labels
+                each = {
+                    k: round(float(v), 3) for k, v in zip(pictures.ATTRIBUTES, right.mean(0), strict=True)
+                }
+                kind = "held-out" if unseen else "trained"
+                spent = time.time() - start
+                print(
+                    f"{kind} {steps=} {guidance=} all right {right.all(1).mean():.3f} {each} {spent:.0f} s",
+                    flush=True,
+                )
+                if unseen and args.grid:
+                    grid(images[:64]).save(args.grid)
+                    for caption, row, good in zip(captions, reader.read(images), right.all(1), strict=True):
+                        if not good:
+                            read = [v[i] for v, i in zip(pictures.ATTRIBUTES.values(), row, strict=True)]
+                            print("  ", caption.text, "was read as", " ".join(read))
+
+
+def grid(images: NDArray[np.float32]) -> Image.Image:
+    """Rows of eight pictures, twice enlarged."""
+    rows = images.reshape(-1, 8, 64, 64, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 512, 3)
+    return Image.fromarray((rows * 255).round().astype(np.uint8)).resize(
+        (1024, 2 * len(rows)), Image.Resampling.NEAREST
+    )
+
+
+if __name__ == "__main__":
+    main()

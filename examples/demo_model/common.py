@@ -1,0 +1,118 @@
+"""What the training scripts share: resumable runs with averaged weights, and the pictures."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dcache.demo import pictures
+
+
+class Average:
+    """An exponential moving average of a module's weights, which forgets faster at the beginning."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move towards `module`'s weights; `step` counts from zero."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        mine, theirs = list(self.module.parameters()), list(module.parameters())
+        torch._foreach_lerp_(mine, [p.detach() for p in theirs], weight)
+
+
+class Run:
+    """A module in training. A killed run goes on from its file, at step `first`."""
+
+    def __init__(
+        self, file: Path, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], decay: float
+    ) -> None:
+        self.file, self.module, self.optimizers = file, module, optimizers
+        self.average = Average(module, decay)
+        self.threads = ThreadPoolExecutor(2)
+        self.first = 0
+        if state := load(file):
+            self.first = state["step"]
+            module.load_state_dict(state["model"])
+            self.average.module.load_state_dict(state["average"])
+            for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(kept)
+
+    def gradients(self, pieces: Sequence[Callable[[], Tensor]]) -> float:
+        """Set the gradients of the pieces' mean loss, and return that loss.
+
+        Whichever thread is free takes the next piece, so that a core busy with other work holds up none.
+        """
+        parameters = [p for p in self.module.parameters() if p.requires_grad]
+
+        def differentiate(piece: Callable[[], Tensor]) -> tuple[float, list[Tensor]]:
+            loss = piece() / len(pieces)
+            return loss.item(), list(torch.autograd.grad(loss, parameters))
+
+        (total, sums), *others = self.threads.map(differentiate, pieces)
+        for loss, gradients in others:
+            total += loss
+            torch._foreach_add_(sums, gradients)
+        for parameter, gradient in zip(parameters, sums, strict=True):
+            parameter.grad = gradient
+        return total
+
+    def update(self, step: int, share: float) -> None:
+        """Descend one step, at the share of the peak rates that the optimizers were made with."""
+        nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = share * group.setdefault("peak", group["lr"])
+        list(self.threads.map(lambda optimizer: optimizer.step(), self.optimizers))
+        self.average.update(self.module, step)
+
+    def save(self, done: int) -> None:
+        """Keep everything that going on after `done` steps needs."""
+        weights = {"model": self.module.state_dict(), "average": self.average.module.state_dict()}
+        save(self.file, weights | {"optimizers": [o.state_dict() for o in self.optimizers], "step": done})
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` so that a reader never sees half a file."""
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    part.replace(path)
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """Read what `save` wrote, or None where nothing has been saved yet."""
+    return torch.load(path, weights_only=True) if path.exists() else None
+
+
+def rate(step: int, steps: int, *, warmup: int, decay_from: float = 0.0) -> float:
+    """The share of the peak rate: a warm-up, a plateau until `decay_from`, then a half cosine to zero."""
+    progress = (step / steps - decay_from) / (1 - decay_from)
+    decayed = 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+    return max(1e-4, min(1.0, (step + 1) / warmup) * decayed)
+
+
+def to_tensor(images: Any) -> Tensor:
+    """Turn uint8 (N, H, W, 3) into floats (N, 3, H, W) in [-1, 1], channels last in memory."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def drawn(count: int, seed: int, *, unseen: bool | None = False) -> tuple[list[pictures.Caption], Any]:
+    """Draw `count` captions (by default none held out) and a picture of each, uint8 (count, 64, 64, 3)."""
+    rng = np.random.default_rng(seed)
+    captions = pictures.sample_captions(count, rng, unseen=unseen)
+    parts = [pictures.render(captions[i : i + 256], rng) for i in range(0, count, 256)]
+    return captions, np.concatenate(parts)
+
+
+def log(text: str) -> None:
+    """Print a line with the time of day."""
+    print(time.strftime("%H:%M:%S"), text, flush=True)

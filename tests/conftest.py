@@ -1,0 +1,37 @@
+"""The same conditions for every test: no network, the same seeds, Triton's interpreter without a GPU."""
+
+import os
+
+# Hugging Face's libraries read these once, when they are imported.
+os.environ.update(
+    {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "MPLBACKEND": "agg",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+)
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+# Triton decides between compiling and interpreting when a kernel is defined.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
+# Parallel workers share the cores: one thread each, or they wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """Start every test from the same global random state."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)

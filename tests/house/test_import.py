@@ -1,0 +1,93 @@
+"""`import dcache` is light and changes nothing."""
+
+import json
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+# Prints the seconds that the import took and the modules that it loaded, once torch was there.
+MEASURE = """
+import json, sys, time
+import torch
+before = set(sys.modules)
+start = time.perf_counter()
+import dcache
+seconds = time.perf_counter() - start
+print(json.dumps({"seconds": seconds, "loaded": sorted(set(sys.modules) - before)}))
+"""
+
+# Prints which settings, functions, classes and class attributes are different objects after the import.
+COMPARE = """
+import json, logging, os, sys, types, warnings
+import torch, torch._dynamo, numpy, transformers
+from diffusers import FlowMatchEulerDiscreteScheduler, PixArtAlphaPipeline, UNet2DConditionModel
+
+LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
+
+def plain(namespace):
+    # Submodules appear as attributes of their package when anybody imports them: no change of behaviour.
+    return {k: v for k, v in vars(namespace).items() if not isinstance(v, types.ModuleType)}
+
+def attributes():
+    found = {}
+    for name, module in sorted(sys.modules.items()):
+        if name.partition(".")[0] not in LIBRARIES or not isinstance(module, types.ModuleType):
+            continue
+        for key, value in plain(module).items():
+            found[f"{name}:{key}"] = value
+            if isinstance(value, type) and value.__module__ == name:
+                found |= {f"{name}:{key}.{k}": v for k, v in plain(value).items()}
+    return found
+
+def settings():
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "gradients": torch.is_grad_enabled(),
+        "matmul precision": torch.get_float32_matmul_precision(),
+        "random state": torch.get_rng_state().tolist(),
+        "environment": dict(os.environ),
+        "warnings": list(warnings.filters),
+        "handlers": list(logging.getLogger().handlers),
+        "finders": list(sys.meta_path),
+        "path": list(sys.path),
+        "hooks": (sys.excepthook, sys.displayhook),
+        "module hooks": [len(v) for k, v in sorted(vars(torch.nn.modules.module).items())
+                         if k.startswith("_global_") and hasattr(v, "__len__")],
+    }
+
+before, fixed = attributes(), settings()
+import dcache
+after = attributes()
+seen = {key.partition(":")[0] for key in before}
+changed = [key for key, value in before.items() if key not in after or after[key] is not value]
+changed += [key for key in after.keys() - before.keys() if key.partition(":")[0] in seen]
+changed += [key for key, value in settings().items() if value != fixed[key]]
+print(json.dumps({"compared": len(before), "changed": sorted(changed)}))
+"""
+
+HEAVY = {"accelerate", "deap", "diffusers", "matplotlib", "torchmetrics", "transformers", "triton"}
+
+
+def fresh(script: str) -> dict[str, Any]:
+    """Run a script in a new interpreter and read the one line of JSON that it prints."""
+    run = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def test_import_is_light() -> None:
+    runs = [fresh(MEASURE) for _ in range(3)]
+    loaded = {name.partition(".")[0] for run in runs for name in run["loaded"]}
+    assert "dcache" in loaded
+    assert not loaded & HEAVY
+    assert statistics.median(run["seconds"] for run in runs) < 1.0
+
+
+def test_import_changes_nothing() -> None:
+    result = fresh(COMPARE)
+    assert result["compared"] > 10_000
+    assert result["changed"] == []
