@@ -38,6 +38,11 @@ class Region:
         self.live: tuple[bool, ...] | None = None
         self.key = site.name if leader is None else f"{site.name} of {leader.site.name}"
 
+    @property
+    def has_history(self) -> bool:
+        """Whether there is anything to predict from."""
+        return self.history is not None and bool(self.history.taus)
+
     def decide(self, call: Call) -> bool:
         """Decide once per call whether this site is predicted; the first to ask settles it."""
         if self.decided_in is call:
@@ -101,3 +106,26 @@ class Region:
                 base = entries[i] if entries else None
                 predicted.append(weighted_sum(base, [a[i] for a in anchors], weights, self.dtypes[i]))  # type: ignore[misc]
         return predicted
+
+
+class GroupRegion(Region):
+    """A site that is lowered as several regions which follow its decision; it holds nothing itself."""
+
+    def __init__(self, session: Session, site: Site, codec: Codec) -> None:
+        super().__init__(session, site, codec)
+        self.followers: list[Region] = []
+
+    @property
+    def has_history(self) -> bool:
+        """Whether every follower has something to predict from."""
+        branch = self.session.call.branch if self.session.call is not None else None
+        return branch is not None and all(branch.history(f.key).taus for f in self.followers)
+
+    def decide(self, call: Call) -> bool:
+        """Decide once per call, and count predictions in a row here: the followers' counts are their own."""
+        if self.decided_in is call:
+            return self.predicting
+        predicting = super().decide(call)
+        if self.history is not None and not call.checking:
+            self.history.run_length = self.history.run_length + 1 if predicting else 0
+        return predicting

@@ -67,6 +67,7 @@ def main() -> None:
 
 def grid(images: NDArray[np.float32]) -> Image.Image:
     """Rows of eight pictures, twice enlarged."""
+    images = images[: len(images) // 8 * 8]
     rows = images.reshape(-1, 8, 64, 64, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 512, 3)
     return Image.fromarray((rows * 255).round().astype(np.uint8)).resize(
         (1024, 2 * len(rows)), Image.Resampling.NEAREST

@@ -40,6 +40,7 @@ class Run:
         self.average = Average(module, decay)
         self.threads = ThreadPoolExecutor(2)
         self.first = 0
+        self.usual_norm = 0.5
         if state := load(file):
             self.first = state["step"]
             module.load_state_dict(state["model"])
@@ -68,7 +69,9 @@ class Run:
 
     def update(self, step: int, share: float) -> None:
         """Descend one step, at the share of the peak rates that the optimizers were made with."""
-        nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        limit = min(1.0, 2 * self.usual_norm)
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), limit).item()
+        self.usual_norm += 0.05 * (min(norm, 2 * self.usual_norm) - self.usual_norm)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = share * group.setdefault("peak", group["lr"])

@@ -60,7 +60,7 @@ def loss_of(model: Denoiser, batch: Batch, empty: tuple[Tensor, Tensor], seed: i
     ids, mask = torch.where(dropped, empty[0], ids), torch.where(dropped, empty[1], mask)
     noise = torch.randn(x.shape, generator=generator)
     at = t[:, None, None, None]
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         velocity = model((1 - at) * x + at * noise, t, ids, mask)
     return (velocity.float() - (noise - x)).square().mean()
 
@@ -107,7 +107,8 @@ def main() -> None:
         run.update(step, rate(step, args.steps, warmup=60, decay_from=args.decay_from))
         if (step + 1) % 25 == 0:
             speed = 25 * args.batch / (time.time() - start)
-            log(f"model {step + 1}/{args.steps} loss {np.mean(losses[-25:]):.4f} {speed:.1f} pictures/s")
+            recent = f"loss {np.mean(losses[-25:]):.4f} gradient {run.usual_norm:.3f}"
+            log(f"model {step + 1}/{args.steps} {recent} {speed:.1f} pictures/s")
             start = time.time()
         if (step + 1) % 100 == 0 or step + 1 == args.steps:
             run.save(step + 1)

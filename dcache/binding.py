@@ -1,0 +1,195 @@
+"""Binding: sites become regions, regions become intercepts on the modules of one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from dcache.codecs import Codec
+from dcache.errors import DcacheError
+from dcache.lowering import BlockCall, HollowCall, ModuleCall, ProbeCall, RunRegion, SinkCall
+from dcache.regions import GroupRegion, Region
+from dcache.sites import Site, Structure, discover
+from dcache.tap import Intercept, compiled_call
+
+if TYPE_CHECKING:
+    from dcache.session import Session
+
+
+@dataclass(eq=False)
+class Binding:
+    """What was bound: sites, regions, intercepts.
+
+    Attributes:
+        whole: the region of the whole model, if that is a site.
+        recipe: how to rebuild the whole model's output: container recipe and constants.
+        names: module path -> module, as they were when bound.
+    """
+
+    model: nn.Module
+    structure: Structure
+    sites: list[Site]
+    regions: list[Region] = field(default_factory=list)
+    intercepts: list[Intercept] = field(default_factory=list)
+    whole: Region | None = None
+    recipe: tuple[Any, list[Any]] = (None, [None])
+    names: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list)
+    compile_options: Any = None
+
+    def install(self) -> None:
+        """Put all intercepts in place; compile what was asked for inside them."""
+        for intercept in self.intercepts:
+            intercept.install()
+        if self.compile_options is not None:
+            self._compile()
+        wanted = {i.module for i in self.intercepts}
+        self.names = [(parent, name, child) for parent in self.model.modules()
+                      for name, child in parent.named_children() if child in wanted]
+
+    def remove(self) -> None:
+        """Take all intercepts off."""
+        for intercept in reversed(self.intercepts):
+            intercept.remove()
+
+    def stale(self) -> bool:
+        """Whether a bound module was replaced since (a LoRA layer, a new block)."""
+        for parent, name, child in self.names:
+            if parent._modules.get(name) is not child:
+                return True
+        return False
+
+    def inside_compiled(self, module: nn.Module) -> bool:
+        """Whether a block around this module is compiled by somebody else."""
+        return any(
+            compiled_call(block) is not None and block is not module and module in set(block.modules())
+            for block in self.structure.blocks
+        )
+
+    def settle(self) -> str | None:
+        """After a first computed call: learn how blocks pass their inputs through. Returns what stands against it."""
+        for intercept in self.intercepts:
+            if not isinstance(intercept, BlockCall):
+                continue
+            region, session = intercept.region, intercept.region.session
+            if intercept.module not in session.prober.seen:
+                return f"block {type(intercept.module).__name__} of {region.site.name} was not called"
+            expected = [i.module for i in self.intercepts if isinstance(i, BlockCall) and i.region is region]
+            if region.order and region.order != expected:
+                return f"the blocks of {region.site.name} are not called once each, in their order"
+            if not intercept.last:
+                intercept.passing = session.prober.passing(intercept.module)
+                if intercept.passing is None:
+                    return (f"an output of {type(intercept.module).__name__} continues none of its inputs, so it cannot "
+                            f"be passed through in {region.site.name}")
+            if region.codec.is_delta and region.sources is not None and not any(region.sources):
+                return f"codec 'delta' at {region.site.name} needs an output of an input's shape"
+        return None
+
+    def observe(self) -> None:
+        """A call begins in which the blocks are watched."""
+        for intercept in self.intercepts:
+            if isinstance(intercept, BlockCall):
+                intercept.region.order = []
+
+    def _compile(self) -> None:
+        for intercept in self.intercepts:
+            if isinstance(intercept, BlockCall | ProbeCall | ModuleCall):
+                intercept.inner = torch.compile(intercept.module._call_impl, **self.compile_options)
+        taken = {i.module for i in self.intercepts if isinstance(i, BlockCall | ProbeCall)}
+        inside = {m for i in self.intercepts for m in (i.module,)}
+        for block in self.structure.blocks:
+            if block not in taken and not any(m in inside for m in block.modules()):
+                plain = Intercept(block)
+                plain.install()
+                plain.inner = torch.compile(block._call_impl, **self.compile_options)
+                self.intercepts.append(plain)
+
+
+def bind(session: Session, specs: Sequence[str]) -> Binding:
+    """Find the sites in the session's module and build regions and intercepts for them; nothing is installed yet.
+
+    Raises:
+        DcacheError: a site does not exist, overlaps another, or its codec does not fit.
+    """
+    model = session.module
+    structure = discover(model)
+    method = session.method
+    if method.probe:
+        specs = _behind_probe(structure, specs, method.probe)
+    sites = structure.select(specs)
+    binding = Binding(model, structure, sites, compile_options=session.compile_options)
+    if sites == [Site("model", "model")] and tuple(specs) == ("auto",):
+        session.warn(f"{type(model).__name__} has no block list that dcache recognises: the whole model is remembered "
+                     "(sites='model')")
+    for site in sites:
+        _lower(binding, session, site, method.codec_for(site))
+    if method.probe:
+        for block in structure.blocks[: method.probe - 1]:
+            binding.intercepts.append(Intercept(block))
+        binding.intercepts.append(ProbeCall(structure.blocks[method.probe - 1], binding.regions[0]))
+    return binding
+
+
+def _lower(binding: Binding, session: Session, site: Site, codec: Codec) -> None:
+    structure = binding.structure
+    if site.kind == "model":
+        binding.whole = Region(session, site, codec)
+        binding.regions.append(binding.whole)
+    elif site.is_run:
+        _lower_run(binding, session, site, codec)
+    elif site.kind == "bracket":
+        if codec.is_delta:
+            raise DcacheError(f"codec 'delta' does not fit {site.name}: a UNet's bracket begins and ends with different "
+                              "channel counts; use codec='value'")
+        skip = structure.skips[site.first]
+        if session.lowering == "replay":
+            group = GroupRegion(session, site, codec)
+            binding.regions.append(group)
+            for i, module in enumerate(skip.inside):
+                follower = Region(session, Site(f"part:{i}", "part", i, i), codec, leader=group)
+                group.followers.append(follower)
+                binding.intercepts.append(ModuleCall(module, follower))
+            return
+        region = Region(session, site, codec)
+        binding.regions.append(region)
+        binding.intercepts += [HollowCall(module, region) for module in skip.inside]
+        binding.intercepts.append(SinkCall(skip.sink, region, skip.channels))
+    else:
+        if codec.is_delta:
+            raise DcacheError(f"codec 'delta' does not fit {site.name}: a sublayer's output is no change of its input; "
+                              "use codec='value'")
+        sublayer = next(s for s in structure.sublayers if s.name == site.name)
+        region = Region(session, site, codec)
+        binding.regions.append(region)
+        binding.intercepts += [HollowCall(module, region) for module in sublayer.hollow]
+        binding.intercepts.append(ModuleCall(sublayer.module, region))
+
+
+def _lower_run(binding: Binding, session: Session, site: Site, codec: Codec) -> None:
+    blocks = binding.structure.blocks[site.first : site.last + 1]
+    if session.lowering == "replay":
+        group = GroupRegion(session, site, codec)
+        binding.regions.append(group)
+        for i, block in enumerate(blocks, site.first):
+            follower = RunRegion(session, Site(f"block:{i}", "block", i, i), codec, leader=group)
+            group.followers.append(follower)
+            binding.intercepts.append(BlockCall(block, follower, first=True, last=True))
+        return
+    region = RunRegion(session, site, codec)
+    binding.regions.append(region)
+    for i, block in enumerate(blocks):
+        binding.intercepts.append(BlockCall(block, region, first=i == 0, last=i == len(blocks) - 1))
+
+
+def _behind_probe(structure: Structure, specs: Sequence[str], probe: int) -> list[str]:
+    depth = len(structure.blocks)
+    if depth <= probe:
+        raise DcacheError(f"the dynamic rule looks at the first {probe} block(s) and remembers the rest; "
+                          f"{type(structure.model).__name__} has {depth} block(s). Choose a method with sites='model'.")
+    if list(specs) == ["auto"]:
+        return [f"run:{probe}-{depth - 1}"]
+    return list(specs)

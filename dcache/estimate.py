@@ -1,0 +1,64 @@
+"""`memory_estimate`: what a method's histories will hold, from one evaluation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from dcache.components import denoisers
+from dcache.errors import DcacheError
+
+if TYPE_CHECKING:
+    from dcache.method import Method
+    from dcache.schedule import Schedule
+
+
+class _Enough(Exception):
+    """One evaluation was seen."""
+
+
+def estimate(target: Any, method: Method | Schedule, call_kwargs: dict[str, Any]) -> int:
+    """Bytes of the histories once they are full (order + 1 anchors per site and branch)."""
+    from dcache import wrap
+
+    held = 0
+    found = denoisers(target)
+    with wrap.enabled(target, method), torch.no_grad():
+        sessions = list(wrap._sessions(target).values())
+        if isinstance(target, nn.Module):
+            wrap.step(target, index=0, sigma=1.0, timestep=1.0)
+            target(**call_kwargs)
+            return sum(_full(session) for session in sessions)
+        taps = [found for session in sessions for found in session.taps]
+        if not taps:
+            raise DcacheError(f"{type(target).__name__} has no sampler to stop after one evaluation: estimate on its "
+                              f"denoiser instead ({', '.join(found)})")
+
+        def stop(*_: Any, **__: Any) -> None:
+            nonlocal held
+            held = sum(_full(session) for session in sessions)
+            raise _Enough
+
+        sampler = taps[0].sampler
+        tapped = vars(sampler)["step"]
+        around, tapped.around = tapped.around, stop
+        try:
+            target(**call_kwargs)
+        except _Enough:
+            pass
+        finally:
+            tapped.around = around
+            end = getattr(target, "maybe_free_model_hooks", None)
+            if end is not None:
+                end()
+    return held
+
+
+def _full(session: Any) -> int:
+    from dcache.history import bytes_of
+
+    one = bytes_of(t for b in session.branches.values() for h in b.histories.values() for a in h.leaves for t in a
+                   if t is not None)
+    return one * (session.method.predictor.order + 1)

@@ -1,0 +1,77 @@
+"""A method: one choice of the five parts. A published method is a function that returns one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from dcache.codecs import Codec, parse
+from dcache.errors import DcacheError
+from dcache.predictors import Predictor, Reuse
+from dcache.run import CLOCKS
+from dcache.schedulers import Rule
+from dcache.sites import Site
+
+BRANCHES = ("separate", "together")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What to remember, where, how it is carried to now, and when to compute.
+
+    Attributes:
+        name: the preset's name, or the schedule's.
+        rule: says why a site must be computed now, or None.
+        predictor: weights over the last anchors.
+        sites: specifications as in `dcache.sites`; `auto` is the trunk, else the UNet's outermost bracket, else the
+            model.
+        codec: one codec for all sites, or None for `delta` on runs of blocks and `value` elsewhere.
+        clock: one of "step", "timestep", "sigma", "logsnr", or None for the best that is known.
+        branches: who decides: every guidance branch for itself, or the first one of an evaluation for all.
+        probe: number of leading blocks whose change the rule looks at, 0 for none.
+        steps: number of evaluations the rule is made for, or None.
+        predicts: False where the method computes everything by request (interval 1, threshold 0).
+        parameters: what the preset was called with, for reports and schedules.
+    """
+
+    name: str
+    rule: Rule
+    predictor: Predictor = field(default_factory=Reuse)
+    sites: tuple[str, ...] = ("auto",)
+    codec: str | None = None
+    clock: str | None = None
+    branches: str = "separate"
+    probe: int = 0
+    steps: int | None = None
+    predicts: bool = True
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without a model."""
+        if self.codec is not None:
+            parse(self.codec)
+        if self.clock is not None and self.clock not in CLOCKS:
+            raise DcacheError(f"clock must be one of {', '.join(CLOCKS)} or None, got {self.clock!r}")
+        if self.branches not in BRANCHES:
+            raise DcacheError(f"branches must be one of {', '.join(BRANCHES)}, got {self.branches!r}")
+        if not self.sites or not all(isinstance(s, str) for s in self.sites):
+            raise DcacheError(f"sites must be a site name or a list of them, got {self.sites!r}")
+
+    def codec_for(self, site: Site) -> Codec:
+        """The codec of one site."""
+        return parse(self.codec or ("delta" if site.is_run else "value"))
+
+    def describe(self) -> str:
+        """Name and parameters on one line."""
+        inside = ", ".join(f"{k}={v!r}" for k, v in self.parameters.items())
+        return f"{self.name}({inside})"
+
+    def with_sites(self, sites: tuple[str, ...]) -> Method:
+        """The same method elsewhere."""
+        return replace(self, sites=sites)
+
+
+def site_list(sites: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    """Accept one specification or several."""
+    return (sites,) if isinstance(sites, str) else tuple(sites)

@@ -1,0 +1,43 @@
+"""DeepCache: a UNet's deep part is remembered, its outer levels stay fresh."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dcache.errors import DcacheError
+from dcache.method import Method
+from dcache.predictors import Reuse
+from dcache.schedulers import Every, Listed, Warmup, any_of
+
+
+def deepcache(
+    interval: int = 3,
+    branch_id: int = 0,
+    steps: Sequence[int] | None = None,
+    sites: str | None = None,
+    warmup: int = 1,
+    branches: str = "separate",
+) -> Method:
+    """DeepCache (Ma et al. 2023): everything between the source and the sink of one UNet skip is reused.
+
+    Args:
+        interval: one full evaluation per this many (uniform schedule).
+        branch_id: the published index of the skip, counted from the outermost: its bracket is remembered.
+        steps: the full evaluations as a list (non-uniform schedule) instead of `interval`; 0 is always full.
+        sites: "bracket:N" instead of `branch_id`.
+        warmup, branches: as in `dcache.methods.newton`.
+    """
+    if sites is not None and not sites.startswith("bracket"):
+        raise DcacheError(f"deepcache remembers a bracket of a UNet: expected sites='bracket:N', got {sites!r}")
+    where = sites or f"bracket:{branch_id}"
+    when = Every(interval) if steps is None else Listed(tuple(steps))
+    return Method(
+        "deepcache",
+        rule=any_of(Warmup(warmup), when),
+        predictor=Reuse(),
+        sites=(where,),
+        codec="value",
+        branches=branches,
+        predicts=interval > 1 or steps is not None,
+        parameters={"interval": interval, "sites": where} if steps is None else {"steps": list(steps), "sites": where},
+    )

@@ -1,0 +1,16 @@
+"""What `dcache.enable(pipe)` does when nothing is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dcache.method import Method
+from dcache.methods.newton import newton
+
+
+def default() -> Method:
+    """The safe default: order 1 on log-SNR over the trunk's delta, every third evaluation, three warm-up evaluations.
+
+    Chosen by measurement on the trained demo model, fidelity first (docs/default.md has the table).
+    """
+    return replace(newton(interval=3, order=1, warmup=3, last=True), name="default")

@@ -1,0 +1,41 @@
+"""First Block Cache: the first block decides whether the others run."""
+
+from __future__ import annotations
+
+from dcache.method import Method, site_list
+from dcache.predictors import Reuse
+from dcache.schedulers import Above, Last, MaxRun, Warmup, any_of
+
+
+def fbcache(
+    threshold: float = 0.08,
+    max_run: int | None = None,
+    warmup: int = 1,
+    last: bool = False,
+    sites: str | list[str] = "auto",
+    codec: str | None = "delta",
+    branches: str = "separate",
+) -> Method:
+    """First Block Cache (ParaAttention): run block 0; if its change is below `threshold`, predict all the others.
+
+    The probe is output minus input of the first block; it is compared with that of the last computed evaluation by
+    relative L1 over the batch. `threshold=0` computes everything (the comparison is strict). One sync per decision.
+
+    Args:
+        threshold: relative L1 change from which on everything is computed; 0.08 is the published value for FLUX.
+        max_run: longest run of predictions, or None for no limit.
+        warmup, last, sites, codec, branches: as in `dcache.methods.newton`; `sites` "auto" is all blocks but the first.
+    """
+    return Method(
+        "fbcache",
+        rule=any_of(
+            Warmup(warmup), Last() if last else None, MaxRun(max_run) if max_run is not None else None, Above(threshold)
+        ),
+        predictor=Reuse(),
+        sites=site_list(sites),
+        codec=codec,
+        branches=branches,
+        probe=1,
+        predicts=threshold > 0 and max_run != 0,
+        parameters={"threshold": threshold, "max_run": max_run, "warmup": warmup, "last": last, "sites": sites},
+    )

@@ -1,0 +1,41 @@
+"""TaylorSeer, as published."""
+
+from __future__ import annotations
+
+from dcache.method import Method, site_list
+from dcache.predictors import Taylor
+from dcache.schedulers import Every, Last, Warmup, any_of
+
+
+def taylorseer(
+    interval: int = 6,
+    order: int = 1,
+    warmup: int = 3,
+    last: bool = False,
+    lite: bool = False,
+    sites: str | list[str] | None = None,
+    codec: str | None = "value",
+    clock: str | None = "step",
+    branches: str = "separate",
+) -> Method:
+    """TaylorSeer (Liu et al. 2025, "From Reusing to Forecasting"): forecast every sublayer by its Taylor series.
+
+    Defaults are those of the reference code for FLUX: N = 6, order 1, the first three of 50 steps computed, which
+    computes steps 0, 1, 2, 8, 14, ..., 44. The published differences are exact on straight lines only; see `newton`.
+
+    Args:
+        interval, order, warmup, last, sites, codec, clock, branches: as in `dcache.methods.newton`.
+        lite: remember only the output of the last block (one tensor per order for the whole model).
+    """
+    where = sites if sites is not None else ("trunk" if lite else "sublayers")
+    return Method(
+        "taylorseer",
+        rule=any_of(Warmup(warmup), Last() if last else None, Every(interval)),
+        predictor=Taylor(order, since=max(warmup - 1, 0)),
+        sites=site_list(where),
+        codec=codec,
+        clock=clock,
+        branches=branches,
+        predicts=interval > 1,
+        parameters={"interval": interval, "order": order, "warmup": warmup, "last": last, "sites": where},
+    )

@@ -1,0 +1,74 @@
+"""What happened in one run: events, reasons, seconds. Becomes `Stats` and, as a table, a `Schedule`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dcache.stats import Stats
+
+
+@dataclass
+class Record:
+    """The log of one run of one denoiser.
+
+    Attributes:
+        events: branch -> site -> evaluation -> whether it was computed.
+        reasons: counts of why.
+        steps: evaluations, once the run is over.
+    """
+
+    events: dict[str, dict[str, dict[int, bool]]] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    computed: int = 0
+    predicted: int = 0
+    seconds_compute: float = 0.0
+    seconds_predict: float = 0.0
+    most_bytes: int = 0
+    steps: int = 0
+
+    def event(self, branch: str, site: str, index: int, reason: str | None) -> None:
+        """One site was computed for a reason, or predicted (None)."""
+        self.events.setdefault(branch, {}).setdefault(site, {})[index] = reason is not None
+        if reason is None:
+            self.predicted += 1
+        else:
+            self.computed += 1
+            self.reasons[reason] = self.reasons.get(reason, 0) + 1
+
+    def call(self, seconds: float, predicted: bool) -> None:
+        """One denoiser call took so long."""
+        if predicted:
+            self.seconds_predict += seconds
+        else:
+            self.seconds_compute += seconds
+
+    def peak(self, now: int) -> None:
+        """Keep the most bytes seen."""
+        self.most_bytes = max(self.most_bytes, now)
+
+    def end(self, steps: int, held: int) -> None:
+        """The run is over."""
+        self.steps = steps
+        self.peak(held)
+
+    def stats(self, steps: int, now: int, open_run: bool, inside: float, method: str) -> Stats:
+        """As the public object."""
+        return Stats(
+            steps=steps,
+            computed=self.computed,
+            predicted=self.predicted,
+            reasons=dict(self.reasons),
+            bytes_held=now if open_run else self.most_bytes,
+            bytes_now=now,
+            seconds_compute=self.seconds_compute,
+            seconds_predict=self.seconds_predict,
+            seconds_inside=inside,
+            method=method,
+        )
+
+    def rows(self, steps: int) -> dict[str, dict[str, list[bool]]]:
+        """Branch -> site -> one bool per evaluation; evaluations without the event count as computed."""
+        return {
+            branch: {site: [seen.get(i, True) for i in range(steps)] for site, seen in sites.items()}
+            for branch, sites in self.events.items()
+        }

@@ -1,0 +1,296 @@
+"""`Schedule`: the boolean table evaluation x site, with all that is needed to replay it, as a portable file.
+
+It is the normal form of every method: any run leaves a trace, the trace is a `Schedule`, replaying it gives the same
+bits. Files are JSON with a stable key order; nothing in them is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dcache.errors import DcacheError
+from dcache.liveness import live_rows
+from dcache.method import Method
+from dcache.predictors import make
+from dcache.schedulers import Table
+
+FORMAT = "dcache.schedule"
+VERSION = 1
+Rows = Mapping[str, tuple[bool, ...]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The part of a schedule for one denoiser.
+
+    Attributes:
+        rows: branch -> site -> one bool per evaluation, True = compute; the branch `*` stands for all.
+        codec, predictor, parameters, clock: how predictions are made, as in `dcache.method.Method`.
+        model: class name of the denoiser the schedule was made on, "" if any.
+        config: digest of that denoiser's config, "" if unknown.
+    """
+
+    rows: Mapping[str, Rows]
+    codec: str | None = None
+    predictor: str = "reuse"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    clock: str | None = None
+    branches: str = "separate"
+    model: str = ""
+    config: str = ""
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites, in order."""
+        return tuple(next(iter(self.rows.values())))
+
+    @property
+    def computed(self) -> int:
+        """Computed events of the table (each branch once; `*` counts once)."""
+        return sum(sum(row) for rows in self.rows.values() for row in rows.values())
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A table for every denoiser of a pipeline.
+
+    Attributes:
+        steps: evaluations of the run (second-order samplers evaluate more than once per step).
+        components: denoiser name -> plan; "" is a bare module and fits any single denoiser.
+        method: what it came from.
+        sampler, resolution, guidance: what it was made with; a difference warns.
+        measured: cost and quality with the machine they were measured on, free form.
+    """
+
+    steps: int
+    components: Mapping[str, Plan]
+    method: str = ""
+    sampler: str = ""
+    resolution: tuple[int, ...] = ()
+    guidance: float | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check that every row has one entry per evaluation."""
+        if not self.components:
+            raise DcacheError("a schedule needs at least one component")
+        for name, plan in self.components.items():
+            if not plan.rows or any(not rows for rows in plan.rows.values()):
+                raise DcacheError(f"the schedule's component {name!r} has no rows")
+            for branch, rows in plan.rows.items():
+                if tuple(rows) != plan.sites:
+                    raise DcacheError(f"branch {branch!r} of component {name!r} has sites {tuple(rows)}, the first "
+                                      f"branch has {plan.sites}: every branch needs the same sites")
+                for site, row in rows.items():
+                    if len(row) != self.steps:
+                        raise DcacheError(f"row {site!r} of component {name!r} has {len(row)} entries, expected "
+                                          f"{self.steps}, one per evaluation")
+
+    @staticmethod
+    def of_steps(computed: list[int], steps: int, sites: str = "trunk", **plan: Any) -> Schedule:
+        """A schedule of one site (or several alike) that computes exactly the listed evaluations."""
+        wrong = [i for i in computed if not 0 <= i < steps]
+        if wrong:
+            raise DcacheError(f"computed evaluations must lie between 0 and {steps - 1}, got {wrong}")
+        row = tuple(i in set(computed) for i in range(steps))
+        names = [sites] if isinstance(sites, str) else list(sites)
+        return Schedule(steps, {"": Plan({"*": dict.fromkeys(names, row)}, **plan)}, method="listed")
+
+    # as a method ------------------------------------------------------------------------------------------------
+
+    def plan_for(self, component: str, single: bool) -> Plan:
+        """The plan of a denoiser of that name; a schedule with one component fits a pipe with one denoiser."""
+        if component in self.components:
+            return self.components[component]
+        if single and len(self.components) == 1:
+            return next(iter(self.components.values()))
+        raise DcacheError(f"this schedule is for the denoisers {sorted(self.components)}, and the pipeline's is called "
+                          f"{component!r}")
+
+    def as_method(self, component: str = "", single: bool = True) -> Method:
+        """The method that replays this schedule on one denoiser."""
+        plan = self.plan_for(component, single)
+        computed = all(all(row) for rows in plan.rows.values() for row in rows.values())
+        rows = dict(plan.rows)
+        rows.setdefault("*", next(iter(plan.rows.values())))
+        return Method(
+            name="schedule",
+            rule=Table(rows),
+            predictor=make(plan.predictor, plan.parameters),
+            sites=plan.sites,
+            codec=plan.codec,
+            clock=plan.clock,
+            branches="separate",
+            steps=self.steps,
+            predicts=not computed,
+            parameters={"of": self.method or "?", "steps": self.steps},
+        )
+
+    # algebra ----------------------------------------------------------------------------------------------------
+
+    def stretch(self, steps: int) -> Schedule:
+        """The same schedule for another number of evaluations: computes keep their fraction of the run.
+
+        The first evaluation stays computed, and so does the last if it was. `stretch(self.steps)` changes nothing.
+        """
+        if not isinstance(steps, int) or steps < 1:
+            raise DcacheError(f"steps must be a whole number of at least 1, got {steps!r}")
+        if steps == self.steps:
+            return self
+        scale = (steps - 1) / max(self.steps - 1, 1)
+
+        def resampled(row: tuple[bool, ...]) -> tuple[bool, ...]:
+            kept = {round(i * scale) for i, computed in enumerate(row) if computed}
+            return tuple(i in kept for i in range(steps))
+
+        return replace(self, steps=steps, measured={}, components={
+            name: replace(plan, rows={b: {s: resampled(r) for s, r in rows.items()} for b, rows in plan.rows.items()})
+            for name, plan in self.components.items()
+        })
+
+    def canonical(self) -> Schedule:
+        """The same outputs with dead computes removed and forced ones set; idempotent. Equal canonical forms are
+        equal functions."""
+        components = {}
+        for name, plan in self.components.items():
+            order = make(plan.predictor, plan.parameters).order
+            rows = {b: live_rows(r, order, plan.codec) for b, r in plan.rows.items()}
+            if len(set(map(str, rows.values()))) == 1:
+                rows = {"*": next(iter(rows.values()))}
+            components[name] = replace(plan, rows=rows)
+        return replace(self, components=components)
+
+    def digest(self) -> str:
+        """Hash of everything that decides the pictures: canonical rows, codec, predictor, clock."""
+        content = self.canonical()._content()
+        core = {"steps": content["steps"],
+                "components": {n: {k: v for k, v in c.items() if k not in ("model", "config")}
+                               for n, c in content["components"].items()}}
+        return hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()[:16]
+
+    # files ------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the file atomically; returns its path."""
+        target = Path(path)
+        content = {"format": FORMAT, "version": VERSION, **self._content()}
+        content["checksum"] = _checksum(content)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(json.dumps(content, indent=1) + "\n")
+            Path(temporary).replace(target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return target
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Schedule:
+        """Read and check a file.
+
+        Raises:
+            DcacheError: it does not exist, is truncated, was edited by hand, or is no schedule.
+        """
+        try:
+            text = Path(path).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DcacheError(f"cannot read the schedule {path}: {error}") from None
+        try:
+            content = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise DcacheError(f"{path} is not valid JSON, so it was truncated or damaged ({error}). Write it again "
+                              "with Schedule.save.") from None
+        try:
+            return _parse(content)
+        except DcacheError as error:
+            raise DcacheError(f"{path}: {error}") from None
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "method": self.method,
+            "steps": self.steps,
+            "sampler": self.sampler,
+            "resolution": list(self.resolution),
+            "guidance": self.guidance,
+            "components": {
+                name: {
+                    "model": plan.model, "config": plan.config, "codec": plan.codec, "predictor": plan.predictor,
+                    "parameters": dict(plan.parameters), "clock": plan.clock, "branches": plan.branches,
+                    "rows": {branch: {site: "".join("1" if c else "0" for c in row) for site, row in rows.items()}
+                             for branch, rows in plan.rows.items()},
+                }
+                for name, plan in self.components.items()
+            },
+            "measured": dict(self.measured),
+        }
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    core = {k: v for k, v in content.items() if k != "checksum"}
+    return hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()[:16]
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "method": (str,), "steps": (int,), "sampler": (str,), "resolution": (list,), "guidance": (int, float, type(None)),
+    "components": (dict,), "measured": (dict,),
+}
+_PLAN_TYPES: dict[str, tuple[type, ...]] = {
+    "model": (str,), "config": (str,), "codec": (str, type(None)), "predictor": (str,), "parameters": (dict,),
+    "clock": (str, type(None)), "branches": (str,), "rows": (dict,),
+}
+
+
+def _parse(content: Any) -> Schedule:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DcacheError(f"this is no schedule: expected a JSON object with \"format\": \"{FORMAT}\"")
+    if content.get("version") != VERSION:
+        raise DcacheError(f"schedule version {content.get('version')!r} is not readable here, expected {VERSION}: "
+                          "it was written by another release of dcache")
+    _check("the schedule", content, _TYPES, ("format", "version", "checksum"))
+    if "checksum" in content and content["checksum"] != _checksum(content):
+        raise DcacheError("the checksum does not fit the content: the file was edited by hand or damaged. To accept an "
+                          "edit, delete its \"checksum\" line.")
+    if isinstance(content["steps"], bool) or content["steps"] < 1:
+        raise DcacheError(f"\"steps\" must be at least 1, got {content['steps']!r}")
+    components = {}
+    for name, plan in content["components"].items():
+        if not isinstance(plan, dict):
+            raise DcacheError(f"component {name!r} must be an object, got {type(plan).__name__}")
+        _check(f"component {name!r}", plan, _PLAN_TYPES, ())
+        rows = {branch: _rows(name, branch, sites) for branch, sites in plan["rows"].items()}
+        components[name] = Plan(**{**plan, "rows": rows})
+        made = make(plan["predictor"], plan["parameters"])
+        Method(plan["predictor"], rule=Table(rows), predictor=made, sites=components[name].sites if rows else ("?",),
+               codec=plan["codec"], clock=plan["clock"], branches=plan["branches"])
+    if not all(isinstance(n, int) for n in content["resolution"]):
+        raise DcacheError(f"\"resolution\" must be whole numbers, got {content['resolution']!r}")
+    return Schedule(content["steps"], components, content["method"], content["sampler"],
+                    tuple(content["resolution"]), content["guidance"], content["measured"])
+
+
+def _check(what: str, content: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], also: tuple[str, ...]) -> None:
+    missing = [key for key in types if key not in content]
+    unknown = [key for key in content if key not in types and key not in also]
+    if missing or unknown:
+        raise DcacheError(f"{what} lacks {missing} and has unknown {unknown}: expected exactly {sorted(types)}")
+    for key, allowed in types.items():
+        if not isinstance(content[key], allowed):
+            raise DcacheError(f"{what}: {key!r} must be {' or '.join(t.__name__ for t in allowed)}, "
+                              f"got {type(content[key]).__name__}")
+
+
+def _rows(component: str, branch: str, sites: Any) -> dict[str, tuple[bool, ...]]:
+    if not isinstance(sites, dict):
+        raise DcacheError(f"rows of branch {branch!r} of component {component!r} must be an object")
+    for site, row in sites.items():
+        if not isinstance(row, str) or set(row) - {"0", "1"}:
+            raise DcacheError(f"row {site!r} of component {component!r} must be a text of 0 and 1, got {row!r}")
+    return {site: tuple(c == "1" for c in row) for site, row in sites.items()}

@@ -1,0 +1,59 @@
+"""The self-check: after the first computed call of each signature, replay it with every site predicted.
+
+From what was just stored the same output must come out. If it does not, something between the sites was not
+understood, and the session falls back to the whole model, loudly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dcache.containers import same
+
+if TYPE_CHECKING:
+    from dcache.session import Call, Session
+
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+
+
+def self_check(session: Session, call: Call, inner: Callable[..., Any], kept: Any, output: Any) -> str | None:
+    """Replay one call; return None if the outputs agree, else what was found.
+
+    Args:
+        session: the session, with `call` under way.
+        call: the computed call that just ended.
+        inner: the denoiser's own call.
+        kept: (args, kwargs) as they were before the call.
+        output: what the computed call returned.
+    """
+    if session.binding.whole is not None:
+        return None
+    replay = type(call)(call.branch, call.index, call.tau, checking=True)
+    before = session.call
+    session.call = replay
+    try:
+        with torch.random.fork_rng(enabled=True):
+            again = inner(*kept[0], **kept[1])
+    except Exception as error:
+        return f"a replay with every site predicted failed ({type(error).__name__}: {error})"
+    finally:
+        session.call = before
+    if replay.entered:
+        return "the last block of a run is not called"
+    distance, alike = same(output, again)
+    if alike and distance <= _tolerance(session, output):
+        return None
+    return (f"a replay with every site predicted from what was just stored differs from the computed output "
+            f"(relative distance {distance:.2g})")
+
+
+def _tolerance(session: Session, output: Any) -> float:
+    from dcache.containers import flatten
+
+    dtypes = [leaf.dtype for leaf in flatten(output)[0] if isinstance(leaf, torch.Tensor)]
+    dtypes += [d for r in session.binding.regions if r.codec.store is not None for d in [r.codec.store]]
+    dtypes += [d for r in session.binding.regions for d in r.dtypes if d is not None]
+    return max((TOLERANCE.get(d, 1e-3) for d in dtypes), default=1e-3)

@@ -1,0 +1,504 @@
+"""The session: the only mutable object. It owns all histories and counters of one denoiser module."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from dcache.binding import Binding, bind
+from dcache.containers import argument_names, copy_containers, flatten, rebuild, signature
+from dcache.contracts import Prober
+from dcache.errors import DcacheError, DcacheWarning
+from dcache.history import Branch, bytes_of
+from dcache.loop import MOST_BRANCHES, TIME_NAMES, Loop
+from dcache.method import Method
+from dcache.record import Record
+from dcache.regions import Region
+from dcache.run import Run
+from dcache.sampler import SamplerTap, is_sampler, tap
+from dcache.schedulers import Moment
+from dcache.selfcheck import self_check
+from dcache.stats import Stats
+from dcache.tap import Intercept, MethodTap, compiled_call
+
+
+_GUARDS = ("warmup", "last", "listed", "schedule")
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call of the denoiser.
+
+    Attributes:
+        observing: the first call of its signature; it computes, and blocks note their contracts.
+        checking: a replay by the self-check; every site is predicted from what was just stored.
+        entered: runs of blocks that were entered and not left (0 at the end, or a block was dropped).
+    """
+
+    branch: Branch
+    index: int
+    tau: float
+    observing: bool = False
+    checking: bool = False
+    predicted: int = 0
+    computed: int = 0
+    entered: int = 0
+
+
+@dataclass
+class Told:
+    """What `dcache.step` said of the calls to come."""
+
+    run: Run
+    branch: str | None
+    seen: set[str] = field(default_factory=set)
+
+
+class Session:
+    """Histories, identity and counters of one denoiser.
+
+    Args:
+        module: the denoiser.
+        method: what to do.
+        component: the denoiser's name in its pipeline, "" for a bare module.
+        compile_options: arguments of `torch.compile` for the blocks that were found, or None to leave them as they are.
+        lowering: "auto", or "replay" for the reference lowering.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        method: Method,
+        component: str = "",
+        compile_options: Mapping[str, Any] | None = None,
+        lowering: str = "auto",
+    ) -> None:
+        self.module = module
+        self.method = method
+        self.predictor = method.predictor
+        self.component = component
+        self.compile_options = compile_options
+        self.lowering = lowering
+        self.call: Call | None = None
+        self.run: Run | None = None
+        self.told: Told | None = None
+        self.loop = Loop()
+        self.prober = Prober()
+        self.branches: dict[str, Branch] = {}
+        self.ordinal = -1
+        self.ordinal_of = -1
+        self.context: str | None = None
+        self.sampler = ""
+        self.together: dict[str, tuple[int, str | None]] = {}
+        self.taps: list[SamplerTap] = []
+        self.pipes: list[weakref.ref[Any]] = []
+        self.checked: set[Any] = set()
+        self.warned: set[str] = set()
+        self.inside = 0.0
+        self.record = Record()
+        self.on_open: Callable[[Session, Run], None] | None = None
+        names = argument_names(type(module).forward)[1:]
+        self.time_name = next((n for n in TIME_NAMES if n in names), None)
+        self.time_place = names.index(self.time_name) if self.time_name else -1
+        self.binding: Binding = bind(self, method.sites)
+        self.model_call = ModelCall(module, self)
+        self._context_tap: MethodTap | None = None
+        self._install()
+
+    # identity ---------------------------------------------------------------------------------------------------
+
+    def begin(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        """Say which run, evaluation and branch this call belongs to."""
+        run = self._run_of(args, kwargs)
+        if run is not self.run:
+            self._open(run)
+        run.calls += 1
+        index = run.index
+        if self.method.steps is not None and index >= self.method.steps:
+            raise self._wrong_count(index + 1)
+        name = self._branch_name(index, args, kwargs)
+        branch = self.branches.get(name)
+        if branch is None:
+            branch = self.branches[name] = Branch(name, self.predictor.order + 1)
+        mark = signature(args, kwargs)
+        if branch.signature != mark:
+            if branch.signature is not None:
+                self.record.peak(self.bytes_now())
+                branch.start_afresh("shape")
+            branch.signature = mark
+        branch.probe_now = None
+        call = Call(branch, index, run.clock(self.method.clock))
+        call.observing = mark not in self.checked
+        return call
+
+    def _run_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
+        if self.told is not None:
+            return self.told.run
+        newest: SamplerTap | None = None
+        for ref in self.pipes:
+            sampler = getattr(ref(), "scheduler", None)
+            if sampler is not None and all(t.sampler is not sampler for t in self.taps) and is_sampler(sampler):
+                self._retap(sampler)
+        for found in self.taps:
+            if found.run is not None and (newest is None or found.touched > newest.touched):
+                newest = found
+        if newest is None or newest.run is None:
+            is_sigma = bool(self.time_name and self.time_name.startswith(("sigma", "noise")))
+            return self.loop.see(self._timestep(args, kwargs), is_sigma)
+        run = newest.run
+        if not run.started:
+            begin = newest.begin_index()
+            run.place(self._timestep(args, kwargs) if begin is None else None, begin)
+        return run
+
+    def _retap(self, sampler: Any) -> None:
+        for old in self.taps:
+            old.leave(self)
+        self.taps = [tap(sampler, self)]
+        if self.taps[0].run is None:
+            self.taps[0].open_from(sampler)
+
+    def _timestep(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
+        value = kwargs.get(self.time_name) if self.time_name else None
+        if value is None and 0 <= self.time_place < len(args):
+            value = args[self.time_place]
+        if isinstance(value, torch.Tensor):
+            if value.numel() == 0 or (value.numel() > 1 and bool((value != value.flatten()[0]).any())):
+                return None
+            return float(value.flatten()[0])
+        return float(value) if isinstance(value, int | float) else None
+
+    def _branch_name(self, index: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        if self.told is not None and self.told.branch is not None:
+            return self.told.branch
+        if self.context is not None:
+            return self.context
+        self.ordinal = self.ordinal + 1 if self.ordinal_of == index else 0
+        self.ordinal_of = index
+        if self.ordinal > MOST_BRANCHES:
+            raise DcacheError(
+                f"the denoiser was called {self.ordinal + 1} times between two sampler steps; dcache takes such calls "
+                f"for guidance branches and believes in at most {MOST_BRANCHES}. Call dcache.step(module, index=..., "
+                "branch=...) before each denoiser call."
+            )
+        name = str(self.ordinal)
+        condition = next((v for k, v in kwargs.items() if "hidden" in k or "context" in k or "prompt" in k
+                          if isinstance(v, torch.Tensor) and v.ndim == 3 and k != "hidden_states"), None)
+        if condition is None:
+            return name
+        own = self.branches.get(name)
+        if own is not None and own.condition is not None and own.condition() is not condition:
+            for other in self.branches.values():
+                if other.condition is not None and other.condition() is condition:
+                    return other.name
+        if own is None:
+            own = self.branches[name] = Branch(name, self.predictor.order + 1)
+        own.condition = weakref.ref(condition)
+        return name
+
+    # run --------------------------------------------------------------------------------------------------------
+
+    def before_run(self) -> None:
+        """A sampler is about to open a run: notice what happened to the model since, free the last run."""
+        self.verify()
+        self.end_run()
+
+    def _open(self, run: Run) -> None:
+        self.end_run()
+        self.verify()
+        self.run = run
+        self.sampler = run.sampler
+        self.record = Record()
+        self.inside = 0.0
+        steps = self.method.steps
+        if steps is not None and run.count is not None and run.count != steps:
+            self.run = None
+            raise self._wrong_count(run.count)
+        if self.on_open is not None:
+            self.on_open(self, run)
+
+    def end_run(self) -> None:
+        """Free all histories; what was counted stays."""
+        self.call = None
+        if self.run is None:
+            return
+        self.record.end(self.run.index + (1 if self.run.calls else 0), self.bytes_now())
+        self.run = None
+        self.branches = {}
+        self.together = {}
+        self.ordinal_of = -1
+        if self.loop.run is not None and not self.taps:
+            self.loop = Loop()
+        record = self.record
+        if self.method.predicts and not record.predicted and record.reasons:
+            self.warn(f"nothing was predicted in this run of {type(self.module).__name__}: "
+                      f"{self.stats().why_nothing()}")
+
+    def verify(self) -> None:
+        """Notice replaced modules, compiled blocks and a compiled model since the last run.
+
+        Raises:
+            DcacheError: the whole model was compiled over dcache, or another cache was enabled.
+        """
+        from dcache.guards import refuse_compiled, refuse_other_cache
+
+        refuse_other_cache(self.module)
+        if self.model_call.displaced:
+            refuse_compiled(self.module)
+            self.model_call.install()
+        if self.binding.stale():
+            self.rebind(self.method.sites)
+        for intercept in self.binding.intercepts:
+            if intercept.displaced:
+                if self.binding.inside_compiled(intercept.module):
+                    raise DcacheError("a block was compiled after sublayer sites were enabled inside it: use "
+                                      "dcache.enable(pipe, ..., compile=True), which compiles the sublayers instead")
+                intercept.install()
+
+    def rebind(self, sites: Sequence[str]) -> None:
+        """Take all intercepts off and bind again."""
+        self.binding.remove()
+        self.branches = {}
+        self.checked = set()
+        self.prober = Prober()
+        self.binding = bind(self, sites)
+        self.binding.install()
+
+    def fall_back(self, why: str) -> None:
+        """Give the sites up for the whole model, and say so."""
+        if self.method.probe:
+            self.remove()
+            raise DcacheError(f"{self.method.name} looks inside {type(self.module).__name__}, and that does not work "
+                              f"there: {why}. Use a method with sites='model'.")
+        self.warn(f"{type(self.module).__name__}: {why}; the whole model is remembered instead (sites='model')")
+        self.rebind(("model",))
+
+    # decisions --------------------------------------------------------------------------------------------------
+
+    def predicts(self, region: Region, call: Call) -> bool:
+        """Decide for one region, and count the decision."""
+        if call.checking:
+            return True
+        reason = self._reason(region, call)
+        site = region.site.name
+        self.record.event(call.branch.name, site, call.index, reason)
+        if reason is None:
+            call.predicted += 1
+            return True
+        call.computed += 1
+        return False
+
+    def _reason(self, region: Region, call: Call) -> str | None:
+        history = region.history
+        site = region.site.name
+        shared = self.together.get(site)
+        if shared is not None and shared[0] == call.index:
+            reason = shared[1]
+        else:
+            length = history.run_length if history is not None else 0
+            count = self.run.count if self.run is not None else None
+            moment = Moment(call.index, count, length, site, call.branch.name, self._change)
+            reason = self.method.rule(moment) if region.has_history or not self.method.probe else None
+            if self.method.branches == "together":
+                self.together[site] = (call.index, reason)
+        if reason == "nan":
+            self.warn("the change indicator is not a number: the denoiser produced NaN; the evaluation is computed")
+        if not region.has_history and reason not in _GUARDS:
+            return call.branch.reset or "no_history"
+        return reason
+
+    def _change(self) -> float:
+        branch = self.call.branch if self.call is not None else None
+        if branch is None or branch.probe is None or branch.probe_now is None:
+            return float("inf")
+        now, then = branch.probe_now.float(), branch.probe.float()
+        return float((now - then).abs().mean() / then.abs().mean())
+
+    # one call ---------------------------------------------------------------------------------------------------
+
+    def pass_through(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+        """Why this call must not be touched, or None."""
+        if self.module.training:
+            self.warn(f"{type(self.module).__name__} is in training mode: dcache passes its calls through. "
+                      "Call .eval() on it to cache.")
+            return "training"
+        if torch.is_grad_enabled() and (
+            any(p.requires_grad for p in self.module.parameters())
+            or any(isinstance(v, torch.Tensor) and v.requires_grad for v in (*args, *kwargs.values()))
+        ):
+            self.warn("gradients are being recorded: dcache passes the calls through. Use torch.no_grad() to cache.")
+            return "gradients"
+        return None
+
+    def denoise(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The denoiser's call."""
+        began = perf_counter()
+        if self.call is not None:
+            return inner(*args, **kwargs)
+        if torch.is_grad_enabled() or self.module.training:
+            why = self.pass_through(args, kwargs)
+            if why is not None:
+                self.record.reasons[why] = self.record.reasons.get(why, 0) + 1
+                return inner(*args, **kwargs)
+        call = self.begin(args, kwargs)
+        kept = None
+        if call.observing:
+            kept = (copy_containers(args), copy_containers(kwargs))
+            self.binding.observe()
+        self.call = call
+        try:
+            if self.binding.whole is not None:
+                output, spent = self._whole(self.binding.whole, inner, args, kwargs)
+            else:
+                before = perf_counter()
+                output = inner(*args, **kwargs)
+                spent = perf_counter() - before
+            if call.entered:
+                raise DcacheError(
+                    f"{type(self.module).__name__}: a run of blocks was entered and its last block never called "
+                    "(skip-layer guidance?), so the prediction had nowhere to go. Choose a run that ends before the "
+                    "blocks that are skipped, or sites='model'."
+                )
+            self._finish(call, output, inner, kept)
+        finally:
+            self.call = None
+        total = perf_counter() - began
+        self.inside += total - spent if kept is None else 0.0
+        self.record.call(total, call.predicted > 0)
+        return output
+
+    def _whole(
+        self, region: Region, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, float]:
+        call = self.call
+        if call is None:
+            raise RuntimeError("no call is under way")
+        entry = next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)), None)
+        delta = region.codec.is_delta
+        if region.decide(call):
+            leaves = region.predict(call, [entry] + [None] * len(self.binding.recipe[1]) if delta else ())
+            leaves = [leaf if leaf is not None else c for leaf, c in zip(leaves, self.binding.recipe[1], strict=True)]
+            return rebuild(leaves, self.binding.recipe[0]), 0.0
+        opened = region.codec.open(entry) if delta else None
+        before = perf_counter()
+        output = inner(*args, **kwargs)
+        spent = perf_counter() - before
+        leaves, recipe = flatten(output)
+        self.binding.recipe = (recipe, [None if isinstance(x, torch.Tensor) else x for x in leaves])
+        if delta and (entry is None or entry.shape != leaves[0].shape):
+            raise DcacheError(
+                f"codec 'delta' at sites='model' needs an output of the input's shape; {type(self.module).__name__} "
+                f"maps {tuple(entry.shape) if entry is not None else None} to {tuple(leaves[0].shape)}: use codec='value'"
+            )
+        region.remember(call, [opened] + [None] * (len(leaves) - 1), leaves)
+        return output, spent
+
+    def _finish(self, call: Call, output: Any, inner: Callable[..., Any], kept: Any) -> None:
+        branch = call.branch
+        if branch.probe_now is not None:
+            if call.computed:
+                branch.probe = branch.probe_now
+            branch.probe_now = None
+        if call.computed:
+            branch.reset = ""
+        if call.observing and kept is not None:
+            problem = self.binding.settle() or self_check(self, call, inner, kept, output)
+            if problem:
+                self.fall_back(problem)
+            else:
+                self.checked.add(branch.signature)
+
+    # outside ----------------------------------------------------------------------------------------------------
+
+    def bytes_now(self) -> int:
+        """Bytes of the storages all histories hold."""
+        return bytes_of(t for branch in self.branches.values() for t in branch.tensors())
+
+    def stats(self) -> Stats:
+        """What the run under way, or the last one, did."""
+        now = self.bytes_now()
+        steps = self.run.index + (1 if self.run.calls else 0) if self.run is not None else self.record.steps
+        return self.record.stats(steps, now, self.run is not None, self.inside, self.method.describe())
+
+    def warn(self, text: str) -> None:
+        """Warn once per session and text."""
+        if text not in self.warned:
+            self.warned.add(text)
+            warnings.warn(text, DcacheWarning, stacklevel=2)
+
+    def remove(self) -> None:
+        """Take everything off the module and its samplers."""
+        self.end_run()
+        self.binding.remove()
+        self.model_call.remove()
+        if self._context_tap is not None:
+            self._context_tap.remove()
+        for found in self.taps:
+            found.leave(self)
+        self.taps = []
+
+    def _install(self) -> None:
+        self.model_call.install()
+        self.binding.install()
+        if hasattr(type(self.module), "cache_context"):
+            self._context_tap = MethodTap(self.module, "cache_context", self._cache_context)
+            self._context_tap.install()
+
+    def _cache_context(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
+        context = original(*args, **kwargs)
+        if owner is not self.module:
+            return context
+        name = args[0] if args else kwargs.get("name")
+        return _Named(self, context, str(name))
+
+    def _wrong_count(self, count: int) -> DcacheError:
+        return DcacheError(
+            f"this schedule is for {self.method.steps} evaluations and the run has {count} or more. Use the schedule's "
+            "own number of steps, or Schedule.load(path).stretch(steps); second-order samplers evaluate more than once "
+            "per step."
+        )
+
+
+class ModelCall(Intercept):
+    """The denoiser's own call."""
+
+    def __init__(self, module: nn.Module, session: Session) -> None:
+        super().__init__(module)
+        self.session = session
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Hand over to the session."""
+        return self.session.denoise(self.inner, args, kwargs)
+
+
+class _Named:
+    """A cache context of diffusers that also tells the session its name."""
+
+    def __init__(self, session: Session, context: Any, name: str) -> None:
+        self.session, self.context, self.name = session, context, name
+        self.before: str | None = None
+
+    def __enter__(self) -> Any:
+        self.before, self.session.context = self.session.context, self.name
+        return self.context.__enter__()
+
+    def __exit__(self, *error: Any) -> Any:
+        self.session.context = self.before
+        return self.context.__exit__(*error)
+
+
+def session_of(module: nn.Module) -> Session | None:
+    """The session of a module, if caching is enabled on it."""
+    found = module.__dict__.get("_compiled_call_impl")
+    if isinstance(found, ModelCall):
+        return found.session
+    tapped = module.__dict__.get("cache_context")
+    owner = getattr(tapped.around, "__self__", None) if isinstance(tapped, MethodTap) else None
+    return owner if isinstance(owner, Session) and compiled_call(module) is not None else None

@@ -1,0 +1,274 @@
+"""The front door: enable, disable, enabled, stats, trace, step, memory_estimate."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from torch import nn
+
+from dcache import methods
+from dcache.components import config_digest, denoisers, is_pipeline
+from dcache.errors import DcacheError
+from dcache.guards import refuse_compiled, refuse_other_cache
+from dcache.method import Method
+from dcache.pipeline import PipeWatch, watch_of
+from dcache.run import Run
+from dcache.sampler import is_sampler, tap
+from dcache.schedule import Plan, Schedule
+from dcache.session import Session, Told, session_of
+from dcache.stats import Stats, merge
+
+Target = TypeVar("Target")
+ENGINE_OPTIONS = ("compile", "strict", "lowering")
+_last: weakref.WeakKeyDictionary[Any, tuple[Stats, Schedule | None]] = weakref.WeakKeyDictionary()
+
+
+def enable(pipe_or_module: Target, method: Any = None, **options: Any) -> Target:
+    """Make a pipeline or denoiser remember; returns the same object. Enabling again replaces what was enabled.
+
+    Args:
+        pipe_or_module: a diffusers pipeline, or any torch denoiser.
+        method: a preset's name, a preset object, a `Schedule`, the path of a schedule file, or None for the default.
+        **options: options of the preset when `method` is a name, and of the engine: `compile` (True, or a dict of
+            `torch.compile` arguments: the blocks that were found are compiled, one by one), `strict` (a schedule made
+            with another config, sampler, guidance or resolution is refused instead of warned about), `lowering`
+            ("auto", or "replay" for the slow reference).
+
+    Raises:
+        DcacheError: what was asked cannot be done on this model; nothing was changed then.
+    """
+    engine = {name: options.pop(name) for name in ENGINE_OPTIONS if name in options}
+    resolved = _resolve(method, options)
+    found = denoisers(pipe_or_module)
+    for module in found.values():
+        refuse_compiled(module)
+        if session_of(module) is None:
+            refuse_other_cache(module)
+    before = [(m, s) for m in found.values() if (s := session_of(m)) is not None]
+    disable(pipe_or_module)
+    sessions: list[Session] = []
+    try:
+        for name, module in found.items():
+            sessions.append(_session(module, name, resolved, engine, single=len(found) == 1))
+        _connect(pipe_or_module, sessions)
+    except BaseException:
+        for session in sessions:
+            session.remove()
+        for module, old in before:
+            again = Session(module, old.method, old.component, old.compile_options, old.lowering)
+            _connect(pipe_or_module, [again])
+        raise
+    return pipe_or_module
+
+
+def disable(pipe_or_module: Target) -> Target:
+    """Take caching off; the object is exactly what it was. Not an error where nothing is enabled."""
+    watch = watch_of(pipe_or_module)
+    sessions = _sessions(pipe_or_module)
+    if sessions:
+        _last[pipe_or_module] = (stats(pipe_or_module), _trace(pipe_or_module))
+    for session in sessions.values():
+        session.remove()
+    if watch is not None:
+        watch.remove()
+    return pipe_or_module
+
+
+@contextmanager
+def enabled(pipe_or_module: Target, method: Any = None, **options: Any) -> Iterator[Target]:
+    """`enable` for the duration of a with-block; afterwards what was enabled before is enabled again."""
+    before = {name: (s.method, s.compile_options, s.lowering) for name, s in _sessions(pipe_or_module).items()}
+    enable(pipe_or_module, method, **options)
+    try:
+        yield pipe_or_module
+    finally:
+        disable(pipe_or_module)
+        if before:
+            found = denoisers(pipe_or_module)
+            sessions = [Session(found[n], m, n, c, low) for n, (m, c, low) in before.items() if n in found]
+            _connect(pipe_or_module, sessions)
+
+
+def stats(pipe_or_module: Any) -> Stats:
+    """What the run under way did so far, or the last run if none is; also after `disable`.
+
+    Raises:
+        DcacheError: caching was never enabled on this object.
+    """
+    sessions = _sessions(pipe_or_module)
+    if not sessions:
+        if pipe_or_module in _last:
+            return _last[pipe_or_module][0]
+        raise DcacheError(f"caching is not enabled on this {type(pipe_or_module).__name__}: call dcache.enable first")
+    return merge({name: session.stats() for name, session in sessions.items()})
+
+
+def trace(pipe_or_module: Any) -> Schedule:
+    """The run under way, or the last one, as a `Schedule`; replaying it gives the same bits.
+
+    Raises:
+        DcacheError: there was no run yet.
+    """
+    if _sessions(pipe_or_module):
+        found = _trace(pipe_or_module)
+    else:
+        found = _last.get(pipe_or_module, (None, None))[1]
+    if found is None:
+        raise DcacheError("there is no run to trace yet: enable a method and call the pipeline first")
+    return found
+
+
+def step(
+    module: Any, index: int, sigma: float | None = None, branch: str | None = None, timestep: float | None = None,
+    steps: int | None = None, flow: bool = False,
+) -> None:
+    """Say, in a hand-written loop, which evaluation and guidance branch the next denoiser calls belong to.
+
+    Args:
+        module: the denoiser (or a pipeline with one denoiser) that caching is enabled on.
+        index: evaluation, from 0. An index below the last one, or 0 again for a branch that was already called,
+            opens a new run.
+        sigma: noise level, for the clocks "sigma" and "logsnr".
+        branch: name of the guidance branch; None numbers the calls within an evaluation.
+        timestep: timestep value, for the clock "timestep".
+        steps: number of evaluations of the run, where known (for `last=True` and schedules).
+        flow: whether sigma is that of flow matching (0 to 1) rather than noise over signal.
+    """
+    sessions = list(_sessions(module).values())
+    if len(sessions) != 1:
+        raise DcacheError(f"dcache.step needs a module with caching enabled on it, found {len(sessions)} denoisers")
+    if not isinstance(index, int) or isinstance(index, bool) or index < 0:
+        raise DcacheError(f"index must be a whole number of at least 0, got {index!r}")
+    session = sessions[0]
+    told = session.told
+    called_again = told is not None and told.run.calls > 0 and branch is not None and branch in told.seen
+    if told is None or index < told.run.index or (index == told.run.index == 0 and called_again):
+        told = session.told = Told(Run(started=True, count=steps, flow=flow), branch)
+    if index != told.run.index:
+        told.run.index = index
+        told.run.calls = 0
+        told.seen.clear()
+    told.branch = branch
+    told.seen.add(branch or "")
+    told.run.tell(timestep, sigma)
+
+
+def memory_estimate(pipe_or_module: Any, method: Any = None, **call_kwargs: Any) -> int:
+    """Bytes the histories of a method will hold, found by running one evaluation with these call arguments.
+
+    Args:
+        pipe_or_module: as for `enable`.
+        method: as for `enable`.
+        **call_kwargs: arguments of the pipeline's (or module's) call; the run is stopped after one evaluation.
+    """
+    from dcache.estimate import estimate
+
+    return estimate(pipe_or_module, _resolve(method, {}), call_kwargs)
+
+
+def _resolve(method: Any, options: dict[str, Any]) -> Method | Schedule:
+    if method is None:
+        return methods.make("default", **options)
+    if isinstance(method, str) and method in methods.available():
+        return methods.make(method, **options)
+    if options:
+        what = f"method {method!r}" if isinstance(method, str) else f"a {type(method).__name__}"
+        raise DcacheError(f"unknown option(s) {', '.join(options)} for {what}: the engine takes "
+                          f"{', '.join(ENGINE_OPTIONS)}; a preset's own options go with its name, as in "
+                          "dcache.enable(pipe, 'interval', interval=3)")
+    if isinstance(method, Method | Schedule):
+        return method
+    if isinstance(method, os.PathLike) or (isinstance(method, str) and (method.endswith(".json") or os.sep in method)):
+        return Schedule.load(method)
+    if isinstance(method, str):
+        return methods.make(method)
+    raise DcacheError(f"method must be a preset's name, a preset object, a Schedule or a path, got "
+                      f"{type(method).__name__}")
+
+
+def _session(
+    module: nn.Module, name: str, method: Method | Schedule, engine: Mapping[str, Any], single: bool
+) -> Session:
+    compiling = engine.get("compile", False)
+    options = None if not compiling else dict(compiling) if isinstance(compiling, Mapping) else {}
+    lowering = engine.get("lowering", "auto")
+    if lowering not in ("auto", "replay"):
+        raise DcacheError(f"lowering must be 'auto' or 'replay', got {lowering!r}")
+    chosen = method.as_method(name, single) if isinstance(method, Schedule) else method
+    session = Session(module, chosen, name, options, lowering)
+    if isinstance(method, Schedule):
+        schedule, strict = method, bool(engine.get("strict", False))
+        plan = schedule.plan_for(name, single)
+        try:
+            _compare(session, "model", plan.model, type(module).__name__, strict)
+            _compare(session, "config", plan.config, config_digest(module), strict)
+        except DcacheError:
+            session.remove()
+            raise
+        session.on_open = lambda s, run: _compare(s, "sampler", schedule.sampler, run.sampler, strict)
+    return session
+
+
+def _compare(session: Session, what: str, made: str, now: str, strict: bool) -> None:
+    if made and now and made != now:
+        text = f"the schedule was made with {what} {made} and is used with {now}"
+        if strict:
+            raise DcacheError(f"{text} (strict=True)")
+        session.warn(text)
+
+
+def _connect(target: Any, sessions: list[Session]) -> None:
+    if not is_pipeline(target):
+        return
+    sampler = getattr(target, "scheduler", None)
+    for session in sessions:
+        session.pipes.append(weakref.ref(target))
+        if is_sampler(sampler):
+            session.taps.append(tap(sampler, session))
+    watch = watch_of(target)
+    if watch is None:
+        PipeWatch(target, sessions)
+    else:
+        watch.sessions += sessions
+
+
+def _sessions(target: Any) -> dict[str, Session]:
+    watch = watch_of(target)
+    if watch is not None:
+        return {s.component: s for s in watch.sessions}
+    if isinstance(target, nn.Module):
+        session = session_of(target)
+        return {session.component: session} if session is not None else {}
+    if is_pipeline(target):
+        found = {name: session_of(module) for name, module in denoisers(target).items()}
+        return {name: session for name, session in found.items() if session is not None}
+    raise DcacheError(f"expected a diffusers pipeline or a torch module, got {type(target).__name__}")
+
+
+def _trace(target: Any) -> Schedule | None:
+    plans: dict[str, Plan] = {}
+    steps, sampler, name = 0, "", ""
+    for component, session in _sessions(target).items():
+        record, method = session.record, session.method
+        count = session.stats().steps
+        if not record.events or not count:
+            continue
+        steps, name = max(steps, count), method.name
+        sampler = session.sampler or sampler
+        rows = {b: {s: tuple(r) for s, r in sites.items()} for b, sites in record.rows(count).items()}
+        if len(set(map(str, rows.values()))) == 1:
+            rows = {"*": next(iter(rows.values()))}
+        plans[component] = Plan(
+            rows, method.codec, method.predictor.name, method.predictor.parameters(), method.clock,
+            model=type(session.module).__name__, config=config_digest(session.module),
+        )
+    if not plans:
+        return None
+    padded = {n: replace(p, rows={b: {s: r + (True,) * (steps - len(r)) for s, r in rs.items()}
+                                  for b, rs in p.rows.items()}) for n, p in plans.items()}
+    return Schedule(steps, padded, method=name, sampler=sampler)
