@@ -60,11 +60,9 @@ def _mark(value: Any) -> Hashable:
     if isinstance(value, _FLAGS):
         return value
     if isinstance(value, list | tuple):
-        if all(isinstance(item, int) for item in value):
-            return tuple(value)
-        return len(value), *[_mark(item) for item in value]
+        return tuple(value) if all(isinstance(item, int) for item in value) else signature(value, {})
     if isinstance(value, dict):
-        return tuple((key, _mark(item)) for key, item in value.items())
+        return signature((), value)
     return type(value)
 
 

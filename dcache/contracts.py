@@ -49,7 +49,12 @@ class Prober:
     _before: tuple[nn.Module, Sequence[Any]] | None = None
 
     def watch(
-        self, block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], leaves: Sequence[Any], recipe: Any
+        self,
+        block: nn.Module,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        leaves: Sequence[Any],
+        recipe: Any,
     ) -> Seen:
         """Note one block's call."""
         named = named_tensors(block, args, kwargs)

@@ -81,7 +81,9 @@ def _span(site: str) -> tuple[tuple[int, int], tuple[int, int]]:
     return (depth, _KINDS[kind]), (depth, _KINDS[kind])
 
 
-def _contains(outer: tuple[tuple[int, int], tuple[int, int]], inner: tuple[tuple[int, int], tuple[int, int]]) -> bool:
+def _contains(
+    outer: tuple[tuple[int, int], tuple[int, int]], inner: tuple[tuple[int, int], tuple[int, int]]
+) -> bool:
     return outer != inner and outer[0] <= inner[0] and inner[1] <= outer[1]
 
 

@@ -10,7 +10,17 @@ from __future__ import annotations
 from dcache.errors import DcacheError
 from dcache.run import Run
 
-TIME_NAMES = ("timestep", "timesteps", "t", "time", "time_step", "sigma", "sigmas", "noise_level", "noise_levels")
+TIME_NAMES = (
+    "timestep",
+    "timesteps",
+    "t",
+    "time",
+    "time_step",
+    "sigma",
+    "sigmas",
+    "noise_level",
+    "noise_levels",
+)
 MOST_BRANCHES = 8
 _HINT = (
     "Call dcache.step(module, index=i, sigma=..., branch=...) before each denoiser call of the loop: "
@@ -67,8 +77,10 @@ class Loop:
 
     def _check_branches(self) -> None:
         if self.branches[-1] > MOST_BRANCHES:
-            raise DcacheError(f"the denoiser was called {self.branches[-1]} times with one timestep: that is more "
-                              f"guidance branches than dcache believes in. {_HINT}")
+            raise DcacheError(
+                f"the denoiser was called {self.branches[-1]} times with one timestep: that is more "
+                f"guidance branches than dcache believes in. {_HINT}"
+            )
         if len(self.branches) > 1 and self.branches[-1] > max(self.branches[:-1]):
             raise DcacheError(
                 "the denoiser was called more often with this timestep than with any before it. That is a second-order "

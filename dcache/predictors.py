@@ -79,16 +79,16 @@ class Newton:
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
         """Lagrange weights; of anchors with equal clock values only the newest counts."""
-        keep: list[int] = []
+        known: dict[float, int] = {}
         for i in range(len(taus) - 1, -1, -1):
-            if len(keep) <= self.order and all(taus[i] != taus[k] for k in keep):
-                keep.append(i)
+            if taus[i] not in known and len(known) <= self.order:
+                known[taus[i]] = i
         weights = [0.0] * len(taus)
-        for i in keep:
+        for here, i in known.items():
             w = 1.0
-            for k in keep:
-                if k != i:
-                    w *= (tau - taus[k]) / (taus[i] - taus[k])
+            for other in known:
+                if other != here:
+                    w *= (tau - other) / (here - other)
             weights[i] = w
         return weights
 
@@ -127,7 +127,9 @@ class Taylor:
             if a and steps[a] >= self.since:
                 gap = taus[a] - taus[a - 1]
                 for i in range(min(self.order, len(previous))):
-                    factors.append([(new - old) / gap for new, old in zip(factors[i], previous[i], strict=True)])
+                    factors.append(
+                        [(new - old) / gap for new, old in zip(factors[i], previous[i], strict=True)]
+                    )
             previous = factors
         k = tau - taus[-1]
         weights = [0.0] * n
@@ -141,7 +143,11 @@ class Taylor:
         return {"order": self.order, "since": self.since}
 
 
-_MAKERS: dict[str, type[Reuse] | type[Newton] | type[Taylor]] = {"reuse": Reuse, "newton": Newton, "taylor": Taylor}
+_MAKERS: dict[str, type[Reuse] | type[Newton] | type[Taylor]] = {
+    "reuse": Reuse,
+    "newton": Newton,
+    "taylor": Taylor,
+}
 
 
 def make(name: str, parameters: Mapping[str, Any]) -> Predictor:

@@ -100,7 +100,7 @@ class Region:
         history.run_length += not call.checking
         predicted: list[Any] = []
         for i, newest in enumerate(anchors[-1]):
-            if newest is None:
+            if newest is None or (self.live is not None and not self.live[i]):
                 predicted.append(None)
             else:
                 base = entries[i] if entries else None

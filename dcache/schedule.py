@@ -86,12 +86,16 @@ class Schedule:
                 raise DcacheError(f"the schedule's component {name!r} has no rows")
             for branch, rows in plan.rows.items():
                 if tuple(rows) != plan.sites:
-                    raise DcacheError(f"branch {branch!r} of component {name!r} has sites {tuple(rows)}, the first "
-                                      f"branch has {plan.sites}: every branch needs the same sites")
+                    raise DcacheError(
+                        f"branch {branch!r} of component {name!r} has sites {tuple(rows)}, the first "
+                        f"branch has {plan.sites}: every branch needs the same sites"
+                    )
                 for site, row in rows.items():
                     if len(row) != self.steps:
-                        raise DcacheError(f"row {site!r} of component {name!r} has {len(row)} entries, expected "
-                                          f"{self.steps}, one per evaluation")
+                        raise DcacheError(
+                            f"row {site!r} of component {name!r} has {len(row)} entries, expected "
+                            f"{self.steps}, one per evaluation"
+                        )
 
     @staticmethod
     def of_steps(computed: list[int], steps: int, sites: str = "trunk", **plan: Any) -> Schedule:
@@ -111,8 +115,10 @@ class Schedule:
             return self.components[component]
         if single and len(self.components) == 1:
             return next(iter(self.components.values()))
-        raise DcacheError(f"this schedule is for the denoisers {sorted(self.components)}, and the pipeline's is called "
-                          f"{component!r}")
+        raise DcacheError(
+            f"this schedule is for the denoisers {sorted(self.components)}, and the pipeline's is called "
+            f"{component!r}"
+        )
 
     def as_method(self, component: str = "", single: bool = True) -> Method:
         """The method that replays this schedule on one denoiser."""
@@ -150,10 +156,18 @@ class Schedule:
             kept = {round(i * scale) for i, computed in enumerate(row) if computed}
             return tuple(i in kept for i in range(steps))
 
-        return replace(self, steps=steps, measured={}, components={
-            name: replace(plan, rows={b: {s: resampled(r) for s, r in rows.items()} for b, rows in plan.rows.items()})
-            for name, plan in self.components.items()
-        })
+        return replace(
+            self,
+            steps=steps,
+            measured={},
+            components={
+                name: replace(
+                    plan,
+                    rows={b: {s: resampled(r) for s, r in rows.items()} for b, rows in plan.rows.items()},
+                )
+                for name, plan in self.components.items()
+            },
+        )
 
     def canonical(self) -> Schedule:
         """The same outputs with dead computes removed and forced ones set; idempotent. Equal canonical forms are
@@ -170,9 +184,13 @@ class Schedule:
     def digest(self) -> str:
         """Hash of everything that decides the pictures: canonical rows, codec, predictor, clock."""
         content = self.canonical()._content()
-        core = {"steps": content["steps"],
-                "components": {n: {k: v for k, v in c.items() if k not in ("model", "config")}
-                               for n, c in content["components"].items()}}
+        core = {
+            "steps": content["steps"],
+            "components": {
+                n: {k: v for k, v in c.items() if k not in ("model", "config")}
+                for n, c in content["components"].items()
+            },
+        }
         return hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()[:16]
 
     # files ------------------------------------------------------------------------------------------------------
@@ -206,8 +224,10 @@ class Schedule:
         try:
             content = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise DcacheError(f"{path} is not valid JSON, so it was truncated or damaged ({error}). Write it again "
-                              "with Schedule.save.") from None
+            raise DcacheError(
+                f"{path} is not valid JSON, so it was truncated or damaged ({error}). Write it again "
+                "with Schedule.save."
+            ) from None
         try:
             return _parse(content)
         except DcacheError as error:
@@ -222,10 +242,17 @@ class Schedule:
             "guidance": self.guidance,
             "components": {
                 name: {
-                    "model": plan.model, "config": plan.config, "codec": plan.codec, "predictor": plan.predictor,
-                    "parameters": dict(plan.parameters), "clock": plan.clock, "branches": plan.branches,
-                    "rows": {branch: {site: "".join("1" if c else "0" for c in row) for site, row in rows.items()}
-                             for branch, rows in plan.rows.items()},
+                    "model": plan.model,
+                    "config": plan.config,
+                    "codec": plan.codec,
+                    "predictor": plan.predictor,
+                    "parameters": dict(plan.parameters),
+                    "clock": plan.clock,
+                    "branches": plan.branches,
+                    "rows": {
+                        branch: {site: "".join("1" if c else "0" for c in row) for site, row in rows.items()}
+                        for branch, rows in plan.rows.items()
+                    },
                 }
                 for name, plan in self.components.items()
             },
@@ -239,27 +266,42 @@ def _checksum(content: Mapping[str, Any]) -> str:
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
-    "method": (str,), "steps": (int,), "sampler": (str,), "resolution": (list,), "guidance": (int, float, type(None)),
-    "components": (dict,), "measured": (dict,),
+    "method": (str,),
+    "steps": (int,),
+    "sampler": (str,),
+    "resolution": (list,),
+    "guidance": (int, float, type(None)),
+    "components": (dict,),
+    "measured": (dict,),
 }
 _PLAN_TYPES: dict[str, tuple[type, ...]] = {
-    "model": (str,), "config": (str,), "codec": (str, type(None)), "predictor": (str,), "parameters": (dict,),
-    "clock": (str, type(None)), "branches": (str,), "rows": (dict,),
+    "model": (str,),
+    "config": (str,),
+    "codec": (str, type(None)),
+    "predictor": (str,),
+    "parameters": (dict,),
+    "clock": (str, type(None)),
+    "branches": (str,),
+    "rows": (dict,),
 }
 
 
 def _parse(content: Any) -> Schedule:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise DcacheError(f"this is no schedule: expected a JSON object with \"format\": \"{FORMAT}\"")
+        raise DcacheError(f'this is no schedule: expected a JSON object with "format": "{FORMAT}"')
     if content.get("version") != VERSION:
-        raise DcacheError(f"schedule version {content.get('version')!r} is not readable here, expected {VERSION}: "
-                          "it was written by another release of dcache")
+        raise DcacheError(
+            f"schedule version {content.get('version')!r} is not readable here, expected {VERSION}: "
+            "it was written by another release of dcache"
+        )
     _check("the schedule", content, _TYPES, ("format", "version", "checksum"))
     if "checksum" in content and content["checksum"] != _checksum(content):
-        raise DcacheError("the checksum does not fit the content: the file was edited by hand or damaged. To accept an "
-                          "edit, delete its \"checksum\" line.")
+        raise DcacheError(
+            "the checksum does not fit the content: the file was edited by hand or damaged. To accept an "
+            'edit, delete its "checksum" line.'
+        )
     if isinstance(content["steps"], bool) or content["steps"] < 1:
-        raise DcacheError(f"\"steps\" must be at least 1, got {content['steps']!r}")
+        raise DcacheError(f'"steps" must be at least 1, got {content["steps"]!r}')
     components = {}
     for name, plan in content["components"].items():
         if not isinstance(plan, dict):
@@ -268,23 +310,43 @@ def _parse(content: Any) -> Schedule:
         rows = {branch: _rows(name, branch, sites) for branch, sites in plan["rows"].items()}
         components[name] = Plan(**{**plan, "rows": rows})
         made = make(plan["predictor"], plan["parameters"])
-        Method(plan["predictor"], rule=Table(rows), predictor=made, sites=components[name].sites if rows else ("?",),
-               codec=plan["codec"], clock=plan["clock"], branches=plan["branches"])
+        Method(
+            plan["predictor"],
+            rule=Table(rows),
+            predictor=made,
+            sites=components[name].sites if rows else ("?",),
+            codec=plan["codec"],
+            clock=plan["clock"],
+            branches=plan["branches"],
+        )
     if not all(isinstance(n, int) for n in content["resolution"]):
-        raise DcacheError(f"\"resolution\" must be whole numbers, got {content['resolution']!r}")
-    return Schedule(content["steps"], components, content["method"], content["sampler"],
-                    tuple(content["resolution"]), content["guidance"], content["measured"])
+        raise DcacheError(f'"resolution" must be whole numbers, got {content["resolution"]!r}')
+    return Schedule(
+        content["steps"],
+        components,
+        content["method"],
+        content["sampler"],
+        tuple(content["resolution"]),
+        content["guidance"],
+        content["measured"],
+    )
 
 
-def _check(what: str, content: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], also: tuple[str, ...]) -> None:
+def _check(
+    what: str, content: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], also: tuple[str, ...]
+) -> None:
     missing = [key for key in types if key not in content]
     unknown = [key for key in content if key not in types and key not in also]
     if missing or unknown:
-        raise DcacheError(f"{what} lacks {missing} and has unknown {unknown}: expected exactly {sorted(types)}")
+        raise DcacheError(
+            f"{what} lacks {missing} and has unknown {unknown}: expected exactly {sorted(types)}"
+        )
     for key, allowed in types.items():
         if not isinstance(content[key], allowed):
-            raise DcacheError(f"{what}: {key!r} must be {' or '.join(t.__name__ for t in allowed)}, "
-                              f"got {type(content[key]).__name__}")
+            raise DcacheError(
+                f"{what}: {key!r} must be {' or '.join(t.__name__ for t in allowed)}, "
+                f"got {type(content[key]).__name__}"
+            )
 
 
 def _rows(component: str, branch: str, sites: Any) -> dict[str, tuple[bool, ...]]:
@@ -292,5 +354,7 @@ def _rows(component: str, branch: str, sites: Any) -> dict[str, tuple[bool, ...]
         raise DcacheError(f"rows of branch {branch!r} of component {component!r} must be an object")
     for site, row in sites.items():
         if not isinstance(row, str) or set(row) - {"0", "1"}:
-            raise DcacheError(f"row {site!r} of component {component!r} must be a text of 0 and 1, got {row!r}")
+            raise DcacheError(
+                f"row {site!r} of component {component!r} must be a text of 0 and 1, got {row!r}"
+            )
     return {site: tuple(c == "1" for c in row) for site, row in sites.items()}

@@ -29,6 +29,7 @@ from dcache.stats import Stats
 from dcache.tap import Intercept, MethodTap, compiled_call
 
 
+_CONDITIONS = ("encoder_hidden_states", "context", "prompt_embeds", "caption_embeds", "encoder_hidden_states_t5")
 _GUARDS = ("warmup", "last", "listed", "schedule")
 
 
@@ -144,7 +145,7 @@ class Session:
         newest: SamplerTap | None = None
         for ref in self.pipes:
             sampler = getattr(ref(), "scheduler", None)
-            if sampler is not None and all(t.sampler is not sampler for t in self.taps) and is_sampler(sampler):
+            if sampler is not None and not self._taps_sampler(sampler) and is_sampler(sampler):
                 self._retap(sampler)
         for found in self.taps:
             if found.run is not None and (newest is None or found.touched > newest.touched):
@@ -157,6 +158,12 @@ class Session:
             begin = newest.begin_index()
             run.place(self._timestep(args, kwargs) if begin is None else None, begin)
         return run
+
+    def _taps_sampler(self, sampler: Any) -> bool:
+        for found in self.taps:
+            if found.sampler is sampler:
+                return True
+        return False
 
     def _retap(self, sampler: Any) -> None:
         for old in self.taps:
@@ -189,8 +196,11 @@ class Session:
                 "branch=...) before each denoiser call."
             )
         name = str(self.ordinal)
-        condition = next((v for k, v in kwargs.items() if "hidden" in k or "context" in k or "prompt" in k
-                          if isinstance(v, torch.Tensor) and v.ndim == 3 and k != "hidden_states"), None)
+        condition = None
+        for key, value in kwargs.items():
+            if isinstance(value, torch.Tensor) and value.ndim == 3 and key in _CONDITIONS:
+                condition = value
+                break
         if condition is None:
             return name
         own = self.branches.get(name)

@@ -17,7 +17,9 @@ from dcache.adapters.blocks import FUSED, SUBLAYERS
 from dcache.errors import DcacheError
 
 SUBLAYER_KINDS = ("attn", "cross_attn", "mlp", "fused")
-_SPEC = re.compile(r"(model|trunk|auto|sublayers|run:(\d+)-(\d+)|(block|bracket|attn|cross_attn|mlp|fused)(?::(\d+))?)")
+_SPEC = re.compile(
+    r"(model|trunk|auto|sublayers|run:(\d+)-(\d+)|(block|bracket|attn|cross_attn|mlp|fused)(?::(\d+))?)"
+)
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,10 @@ class Structure:
     def _runs(self, spec: str, match: re.Match[str]) -> Iterable[Site]:
         if not self.blocks:
             hint = "a UNet has brackets instead" if self.skips else "use sites='model'"
-            raise DcacheError(f"site {spec!r} needs a list of blocks and {self._what()} has none: {hint}; "
-                              f"it has: {self.offers()}")
+            raise DcacheError(
+                f"site {spec!r} needs a list of blocks and {self._what()} has none: {hint}; "
+                f"it has: {self.offers()}"
+            )
         end = len(self.blocks) - 1
         if spec == "trunk":
             return [Site("trunk", "trunk", 0, end)]
@@ -149,11 +153,14 @@ class Structure:
 
     def _bracket(self, level: int) -> Iterable[Site]:
         if not self.skips:
-            raise DcacheError(f"site 'bracket:{level}' needs a UNet with skips and {self._what()} has none; "
-                              f"it has: {self.offers()}")
+            raise DcacheError(
+                f"site 'bracket:{level}' needs a UNet with skips and {self._what()} has none; "
+                f"it has: {self.offers()}"
+            )
         if level >= len(self.skips):
-            raise DcacheError(f"site 'bracket:{level}' is out of range: {self._what()} has skips 0 to "
-                              f"{len(self.skips) - 1}")
+            raise DcacheError(
+                f"site 'bracket:{level}' is out of range: {self._what()} has skips 0 to {len(self.skips) - 1}"
+            )
         return [Site(f"bracket:{level}", "bracket", level, level)]
 
     def _check_overlap(self, sites: Sequence[Site]) -> None:
@@ -163,7 +170,9 @@ class Structure:
                 raise DcacheError(f"sites {a.name!r} and {b.name!r} overlap: give runs that share no block")
         brackets = [s for s in sites if s.kind == "bracket"]
         if len(brackets) > 1:
-            raise DcacheError(f"brackets nest, so only one can be remembered at a time; got {[s.name for s in brackets]}")
+            raise DcacheError(
+                f"brackets nest, so only one can be remembered at a time; got {[s.name for s in brackets]}"
+            )
 
     def _what(self) -> str:
         return type(self.model).__name__

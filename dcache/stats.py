@@ -61,7 +61,9 @@ class Stats:
         """The reasons again, as a sentence for a run without predictions."""
         if not self.reasons:
             return "no site of the denoiser was reached"
-        return "; ".join(f"{count} x {_MEANING.get(name, name)}" for name, count in sorted(self.reasons.items()))
+        return "; ".join(
+            f"{count} x {_MEANING.get(name, name)}" for name, count in sorted(self.reasons.items())
+        )
 
 
 def merge(parts: dict[str, Stats]) -> Stats:

@@ -107,8 +107,14 @@ class MethodTap:
         plain = types.MethodType(getattr(type(self.owner), self.name), copied)
         twin = MethodTap.__new__(MethodTap)
         twin.__dict__.update(
-            owner=copied, name=self.name, around=self.around, previous=None, original=plain, __wrapped__=plain,
-            __name__=self.name, __doc__=self.__doc__,
+            owner=copied,
+            name=self.name,
+            around=self.around,
+            previous=None,
+            original=plain,
+            __wrapped__=plain,
+            __name__=self.name,
+            __doc__=self.__doc__,
         )
         return twin
 

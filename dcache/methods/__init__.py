@@ -43,10 +43,14 @@ def make(name: str, **options: Any) -> Method:
     if preset is None:
         close = difflib.get_close_matches(name, _PRESETS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise DcacheError(f"method {name!r} is unknown: expected one of {', '.join(_PRESETS)}, a preset object, a "
-                          f"Schedule, or the path of a schedule file.{hint}")
+        raise DcacheError(
+            f"method {name!r} is unknown: expected one of {', '.join(_PRESETS)}, a preset object, a "
+            f"Schedule, or the path of a schedule file.{hint}"
+        )
     known = list(inspect.signature(preset).parameters)
     unknown = [option for option in options if option not in known]
     if unknown:
-        raise DcacheError(f"{name} has no option {', '.join(map(repr, unknown))}: it takes {', '.join(known)}")
+        raise DcacheError(
+            f"{name} has no option {', '.join(map(repr, unknown))}: it takes {', '.join(known)}"
+        )
     return preset(**options)

@@ -28,7 +28,9 @@ def deepcache(
         warmup, branches: as in `dcache.methods.newton`.
     """
     if sites is not None and not sites.startswith("bracket"):
-        raise DcacheError(f"deepcache remembers a bracket of a UNet: expected sites='bracket:N', got {sites!r}")
+        raise DcacheError(
+            f"deepcache remembers a bracket of a UNet: expected sites='bracket:N', got {sites!r}"
+        )
     where = sites or f"bracket:{branch_id}"
     when = Every(interval) if steps is None else Listed(tuple(steps))
     return Method(
@@ -39,5 +41,7 @@ def deepcache(
         codec="value",
         branches=branches,
         predicts=interval > 1 or steps is not None,
-        parameters={"interval": interval, "sites": where} if steps is None else {"steps": list(steps), "sites": where},
+        parameters={"interval": interval, "sites": where}
+        if steps is None
+        else {"steps": list(steps), "sites": where},
     )

@@ -29,7 +29,10 @@ def fbcache(
     return Method(
         "fbcache",
         rule=any_of(
-            Warmup(warmup), Last() if last else None, MaxRun(max_run) if max_run is not None else None, Above(threshold)
+            Warmup(warmup),
+            Last() if last else None,
+            MaxRun(max_run) if max_run is not None else None,
+            Above(threshold),
         ),
         predictor=Reuse(),
         sites=site_list(sites),
@@ -37,5 +40,11 @@ def fbcache(
         branches=branches,
         probe=1,
         predicts=threshold > 0 and max_run != 0,
-        parameters={"threshold": threshold, "max_run": max_run, "warmup": warmup, "last": last, "sites": sites},
+        parameters={
+            "threshold": threshold,
+            "max_run": max_run,
+            "warmup": warmup,
+            "last": last,
+            "sites": sites,
+        },
     )

@@ -15,5 +15,15 @@ from dcache.schedulers.rules import (
 from dcache.schedulers.table import Table
 
 __all__ = [
-    "Above", "AnyOf", "Every", "Last", "Listed", "MaxRun", "Moment", "Rule", "Table", "Warmup", "any_of",
+    "Above",
+    "AnyOf",
+    "Every",
+    "Last",
+    "Listed",
+    "MaxRun",
+    "Moment",
+    "Rule",
+    "Table",
+    "Warmup",
+    "any_of",
 ]

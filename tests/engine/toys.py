@@ -1,0 +1,161 @@
+"""Tiny models and pipelines for the engine's tests: some whose answers are integers, some of diffusers' own classes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+STEPS = 6
+
+
+class Double(nn.Module):
+    """x -> 2x, with a weight so that copies can differ; counts its own runs."""
+
+    def __init__(self, factor: float = 2.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(factor), requires_grad=False)
+        self.runs = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.runs += 1
+        return x * self.weight
+
+
+class Toy(nn.Module):
+    """(x + timestep) through a list of blocks."""
+
+    def __init__(self, blocks: Sequence[nn.Module] | None = None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Double() for _ in range(3)] if blocks is None else blocks)
+        self.eval()
+
+    def forward(self, x: torch.Tensor, timestep: Any) -> torch.Tensor:
+        x = x + timestep
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Mix(nn.Module):
+    """A block with weights of its own on (batch, tokens, 4)."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.lin = nn.Linear(width, width).requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.tanh(self.lin(x))
+
+
+def walk(module: nn.Module, times: Sequence[Any], x: torch.Tensor | None = None, **more: Any) -> list[Any]:
+    """Call the module once per timestep with the same input, without gradients."""
+    x = torch.ones(1, 2, 4) if x is None else x
+    with torch.no_grad():
+        return [module(x, t, **more) for t in times]
+
+
+def integers(outputs: Sequence[torch.Tensor]) -> list[float]:
+    """The single value each output is filled with."""
+    for output in outputs:
+        assert bool((output == output.flatten()[0]).all())
+    return [float(output.flatten()[0]) for output in outputs]
+
+
+def flux_model(layers: int = 2, single: int = 2, seed: int = 0, guidance: bool = False) -> Any:
+    from diffusers import FluxTransformer2DModel
+
+    torch.manual_seed(seed)
+    return FluxTransformer2DModel(
+        patch_size=1, in_channels=4, num_layers=layers, num_single_layers=single, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=(2, 2, 4),
+        guidance_embeds=guidance,
+    ).eval()
+
+
+def flux_inputs(batch: int = 1) -> dict[str, Any]:
+    g = torch.Generator().manual_seed(1)
+    return {
+        "hidden_states": torch.randn(batch, 16, 4, generator=g),
+        "encoder_hidden_states": torch.randn(batch, 5, 16, generator=g),
+        "pooled_projections": torch.randn(batch, 16, generator=g),
+        "img_ids": torch.zeros(16, 3),
+        "txt_ids": torch.zeros(5, 3),
+        "return_dict": False,
+    }
+
+
+def flux_loop(model: nn.Module, steps: int = STEPS, **more: Any) -> torch.Tensor:
+    """A hand-written Euler loop over a tiny Flux; a list or callable in `more` gives one value per step."""
+    inputs = flux_inputs()
+    x = inputs.pop("hidden_states")
+    with torch.no_grad():
+        for i in range(steps):
+            now = {k: v(i) if callable(v) else v for k, v in more.items()}
+            v = model(hidden_states=x, timestep=torch.tensor([1 - i / steps]), **inputs, **now)[0]
+            x = x - v / steps
+    return x
+
+
+def flux_pipe(seed: int = 0, layers: int = 2, single: int = 2) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+
+    pipe = FluxPipeline(
+        FlowMatchEulerDiscreteScheduler(), vae=None, text_encoder=None, tokenizer=None, text_encoder_2=None,
+        tokenizer_2=None, transformer=flux_model(layers, single, seed),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def flux_run(pipe: Any, steps: int = STEPS, **more: Any) -> torch.Tensor:
+    inputs = flux_inputs()
+    return pipe(
+        prompt_embeds=inputs["encoder_hidden_states"], pooled_prompt_embeds=inputs["pooled_projections"], height=64,
+        width=64, num_inference_steps=steps, output_type="latent", generator=torch.Generator().manual_seed(3), **more,
+    ).images
+
+
+def unet(seed: int = 0) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=16, attention_head_dim=4, norm_num_groups=4,
+    ).eval()
+
+
+def sd_pipe(seed: int = 0, controlnet: bool = False) -> Any:
+    from diffusers import (
+        ControlNetModel,
+        DDIMScheduler,
+        StableDiffusionControlNetPipeline,
+        StableDiffusionPipeline,
+    )
+
+    model = unet(seed)
+    parts = {
+        "vae": None, "text_encoder": None, "tokenizer": None, "unet": model, "scheduler": DDIMScheduler(),
+        "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False,
+    }
+    if controlnet:
+        control = ControlNetModel.from_unet(model, conditioning_channels=3).eval()
+        torch.manual_seed(seed + 1)
+        for layer in (*control.controlnet_down_blocks, control.controlnet_mid_block):
+            nn.init.normal_(layer.weight, std=0.5)
+        pipe: Any = StableDiffusionControlNetPipeline(controlnet=control, **parts)
+    else:
+        pipe = StableDiffusionPipeline(**parts)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def sd_run(pipe: Any, steps: int = STEPS, **more: Any) -> torch.Tensor:
+    g = torch.Generator().manual_seed(2)
+    options = {"guidance_scale": 3.0, "height": 64, "width": 64, **more}
+    return pipe(
+        prompt_embeds=torch.randn(1, 5, 16, generator=g), negative_prompt_embeds=torch.randn(1, 5, 16, generator=g),
+        num_inference_steps=steps, output_type="latent", generator=g, **options,
+    ).images
