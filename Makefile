@@ -45,8 +45,8 @@ format: $(STAMP)  ## let ruff format and mend what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(STAMP)  ## wall clock, memory and MACs of the methods side by side
-	$(BIN)/dcache bench
+bench: $(STAMP)  ## what the engine itself costs, measured on the shipped model
+	$(BIN)/python examples/bench_engine.py
 
 clean:  ## remove what builds, tests and commands left behind; .venv stays
 	rm -rf build dist demo-out eval-out bench-out search-out .mypy_cache .pytest_cache .ruff_cache

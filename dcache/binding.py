@@ -13,8 +13,8 @@ from dcache.codecs import Codec
 from dcache.errors import DcacheError
 from dcache.lowering import BlockCall, HollowCall, ModuleCall, ProbeCall, RunRegion, SinkCall
 from dcache.regions import GroupRegion, Region
-from dcache.sites import Site, Structure, discover
-from dcache.tap import Intercept, compiled_call
+from dcache.sites import Site, Structure, discover, find_blocks
+from dcache.tap import Intercept, compiled_inside
 
 if TYPE_CHECKING:
     from dcache.session import Session
@@ -60,14 +60,21 @@ class Binding:
         for parent, name, child in self.names:
             if parent._modules.get(name) is not child:
                 return True
-        return False
+        return bool(self.structure.blocks) and find_blocks(self.model) != self.structure.blocks
 
-    def inside_compiled(self, module: nn.Module) -> bool:
-        """Whether a block around this module is compiled by somebody else."""
-        return any(
-            compiled_call(block) is not None and block is not module and module in set(block.modules())
-            for block in self.structure.blocks
-        )
+    def refuse_enclosed(self) -> None:
+        """Raise if a bound module lies inside one that somebody compiled: its call is part of that frame."""
+        ours = {i.module for i in self.intercepts}
+        for module in self.model.modules():
+            if compiled_inside(module) is None:
+                continue
+            enclosed = next((m for m in module.modules() if m is not module and m in ours), None)
+            if enclosed is not None:
+                raise DcacheError(
+                    f"{type(module).__name__} is compiled, and the sites {[s.name for s in self.sites]} lie inside it "
+                    f"({type(enclosed).__name__}): leave the blocks as they are and call dcache.enable(pipe, ..., "
+                    "compile=True), which compiles the sublayers instead; or choose sites of whole blocks"
+                )
 
     def settle(self) -> str | None:
         """After a first computed call: learn how blocks pass their inputs through. Returns what stands against it."""
@@ -96,17 +103,16 @@ class Binding:
                 intercept.region.order = []
 
     def _compile(self) -> None:
-        for intercept in self.intercepts:
-            if isinstance(intercept, BlockCall | ProbeCall | ModuleCall):
-                intercept.inner = torch.compile(intercept.module._call_impl, **self.compile_options)
-        taken = {i.module for i in self.intercepts if isinstance(i, BlockCall | ProbeCall)}
-        inside = {m for i in self.intercepts for m in (i.module,)}
+        taken = {i.module for i in self.intercepts}
         for block in self.structure.blocks:
-            if block not in taken and not any(m in inside for m in block.modules()):
+            if not any(m in taken for m in block.modules()):
                 plain = Intercept(block)
                 plain.install()
-                plain.inner = torch.compile(block._call_impl, **self.compile_options)
                 self.intercepts.append(plain)
+        for intercept in self.intercepts:
+            # What encloses another bound module stays as it is: the inner one must be called.
+            if not any(m in taken for m in intercept.module.modules() if m is not intercept.module):
+                intercept.inner = torch.compile(intercept.module._call_impl, **self.compile_options)
 
 
 def bind(session: Session, specs: Sequence[str]) -> Binding:
@@ -131,6 +137,10 @@ def bind(session: Session, specs: Sequence[str]) -> Binding:
         for block in structure.blocks[: method.probe - 1]:
             binding.intercepts.append(Intercept(block))
         binding.intercepts.append(ProbeCall(structure.blocks[method.probe - 1], binding.regions[0]))
+    binding.refuse_enclosed()
+    if binding.compile_options is not None and not binding.intercepts and not structure.blocks:
+        session.warn(f"compile=True found nothing to compile in {type(model).__name__}: it has no blocks that dcache "
+                     "recognises")
     return binding
 
 

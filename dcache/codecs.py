@@ -1,8 +1,8 @@
 """Codecs: what is remembered of a site's input `x` and output `y`.
 
-A codec works leaf by leaf. On a compute step `open(x)` runs before the site and `close(opened, y)` after it; the result
-`z` is stored. On a predicted step the prediction is `base(x) + sum_i w_i z_i`. A codec never aliases what the model
-sees: the stored tensor is always our own memory.
+A codec works leaf by leaf. On a compute step `open(x)` runs before the site and `close(opened, y)` after it;
+the result `z` is stored. On a predicted step the prediction is `base(x) + sum_i w_i z_i`. A codec never
+aliases what the model sees: the stored tensor is always our own memory.
 
 | name             | z            | prediction            |
 |------------------|--------------|-----------------------|
@@ -69,7 +69,7 @@ def parse(name: str | Codec) -> Codec:
     frame, _, store = str(name).partition(":")
     if frame not in _FRAMES or (store and store not in _STORES):
         raise DcacheError(
-            f"codec {name!r} is unknown: expected one of {', '.join(_FRAMES)}, each optionally with a store dtype "
-            f"behind a colon ({', '.join(_STORES)}), as in 'delta:bfloat16'"
+            f"codec {name!r} is unknown: expected one of {', '.join(_FRAMES)}, each optionally with a store "
+            f"dtype behind a colon ({', '.join(_STORES)}), as in 'delta:bfloat16'"
         )
     return Codec(frame, _STORES.get(store))

@@ -42,7 +42,7 @@ def copy_containers(value: Any) -> Any:
 
 
 def signature(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable:
-    """What must stay the same for two calls to share histories: shapes, dtypes, devices, flags, container sizes."""
+    """What must stay the same for two calls to share histories: shapes, dtypes, devices, flags, lengths."""
     marks: list[Hashable] = []
     for value in (*args, *kwargs.values()):
         if isinstance(value, torch.Tensor):
@@ -63,7 +63,8 @@ def _mark(value: Any) -> Hashable:
         return tuple(value) if all(isinstance(item, int) for item in value) else signature(value, {})
     if isinstance(value, dict):
         return signature((), value)
-    return type(value)
+    # A timestep may be 1.0 now and 0 later.
+    return "object", "float" if isinstance(value, int) else type(value).__qualname__
 
 
 def argument_names(forward: Any) -> list[str]:
@@ -90,5 +91,5 @@ def same(a: Any, b: Any) -> tuple[float, bool]:
             if x.shape != y.shape:
                 return float("inf"), False
             distance = (x.float() - y.float()).abs().mean() / x.float().abs().mean().clamp_min(1e-12)
-            worst = max(worst, float(distance)) if distance == distance else float("inf")
+            worst = float("inf") if distance.isnan() else max(worst, float(distance))
     return worst, True

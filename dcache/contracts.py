@@ -1,8 +1,8 @@
 """The contract of a block: which argument each of its outputs continues. Probed on the first real call.
 
 An output continues the argument of its own shape and dtype. Where several fit, a declaration decides
-(`dcache.adapters.blocks.STREAMS`), else what the next block of the same class was really given, else the order of the
-arguments. The self-check (`dcache.selfcheck`) is what makes a wrong guess harmless.
+(`dcache.adapters.blocks.STREAMS`), else what the next block of the same class was really given, else the
+order of the arguments. The self-check (`dcache.selfcheck`) is what makes a wrong guess harmless.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Passing:
 def named_tensors(
     block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, tuple[Key, torch.Tensor]]:
-    """Every floating tensor argument by parameter name, with how it was passed; in the order of the signature."""
+    """Every floating tensor argument by parameter name, with how it was passed; in the signature's order."""
     names = argument_names(block.forward)
     found: dict[str, tuple[Key, torch.Tensor]] = {}
     for i, value in enumerate(args):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
+import torch
 from torch import nn
 
 from dcache.errors import DcacheError
@@ -30,12 +32,23 @@ def refuse_other_cache(module: nn.Module) -> None:
                           "Two caches on one denoiser would each predict from what the other predicted.")
 
 
+def being_compiled() -> bool:
+    """Whether `torch.compile` is at work around this call: it traces it, or runs eagerly what it could not trace."""
+    if torch.compiler.is_dynamo_compiling():
+        return True
+    return "torch._dynamo" in sys.modules and callable(torch._C._dynamo.eval_frame.get_eval_frame_callback())
+
+
 def refuse_compiled(module: Any) -> None:
     """Raise if the whole model was compiled: its blocks are no longer called one by one."""
     if hasattr(module, "_orig_mod") or compiled_call(module) is not None:
-        name = type(getattr(module, "_orig_mod", module)).__name__
-        raise DcacheError(
-            f"{name} is compiled as a whole, so dcache cannot step in between its blocks. Leave the model as it is and "
-            "call dcache.enable(pipe, ..., compile=True): it compiles the blocks one by one and keeps them compiled "
-            "while it caches."
-        )
+        raise compiled_whole(getattr(module, "_orig_mod", module))
+
+
+def compiled_whole(module: nn.Module) -> DcacheError:
+    """The error for a model that is compiled as a whole."""
+    return DcacheError(
+        f"{type(module).__name__} is compiled as a whole, so dcache cannot step in between its blocks. Leave the model "
+        "as it is and call dcache.enable(pipe, ..., compile=True): it compiles the blocks one by one and keeps them "
+        "compiled while it caches."
+    )

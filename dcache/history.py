@@ -22,7 +22,7 @@ class History:
     run_length: int = 0
 
     def push(self, step: int, tau: float, leaves: Leaves) -> None:
-        """Add an anchor; one with the newest anchor's clock value replaces it, the oldest beyond `limit` goes."""
+        """Add an anchor; one at the newest one's clock replaces it, the oldest beyond `limit` goes."""
         if self.taus and self.taus[-1] == tau:
             self._drop(-1)
         elif len(self.taus) == self.limit:
@@ -51,7 +51,7 @@ class Branch:
         signature: shapes, dtypes and flags of its calls; another signature starts it afresh.
         probe: what the dynamic rule's probe said at the last computed evaluation.
         probe_now: what it says at the evaluation under way.
-        condition: the conditioning tensor of its calls, to know the branch again when another one stops calling.
+        condition: the conditioning tensor of its calls, to know the branch again when another stops calling.
         reset: why the histories were emptied since the last computed event ("" if they were not).
     """
 
@@ -87,8 +87,8 @@ class Branch:
 
 def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
     """Bytes of the storages that the tensors keep alive, each storage once."""
-    storages = {}
+    storages: dict[tuple[torch.device, int], int] = {}
     for tensor in tensors:
         storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
+        storages[storage.device, storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

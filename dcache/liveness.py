@@ -1,92 +1,111 @@
 """Liveness: which computed events of a schedule can reach an output. The rest is dead and may be dropped.
 
-Events are (evaluation, site). A computed event reads the sites before it in the same evaluation; a prediction reads
-its last `order + 1` computed anchors; a predicted run of blocks under the `value` codec makes everything before it in
-that evaluation unread, and whatever lies inside a predicted region is not visited.
+Events are (evaluation, site). The regions of a denoiser run one after another or inside one another. An event
+reads what ran before it in the same evaluation; a prediction reads its last `order + 1` computed anchors
+instead, each of which reads what ran before it in its own evaluation; predicted blocks under the `value`
+codec read nothing of their own evaluation. What lies inside a predicted region is not run.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
-_END = (1 << 30, 0)
-_KINDS = {"attn": 0, "cross_attn": 1, "mlp": 2, "fused": 3}
+Row = tuple[bool, ...]
+Place = tuple[int, int]
+
+SITE_NAME = re.compile(
+    r"(?:model|trunk|run:(?P<first>\d+)-(?P<last>\d+)"
+    r"|(?P<kind>block|bracket|attn|cross_attn|mlp|fused)(?:\.\w+)?:(?P<depth>\d+))"
+)
+_ORDER = {"attn": 0, "cross_attn": 1, "mlp": 2, "fused": 3}
+_FAR = 1 << 30
 
 
-def live_rows(
-    rows: Mapping[str, tuple[bool, ...]], order: int, codec: str | None
-) -> dict[str, tuple[bool, ...]]:
-    """The canonical rows of one branch: dead computes off, forced first computes on; idempotent.
+class Span(NamedTuple):
+    """Where a region begins and ends in the order of execution, as (block depth, place inside the block)."""
+
+    first: Place
+    last: Place
+
+
+def live_rows(rows: Mapping[str, Row], order: int, codec: str | None) -> dict[str, Row]:
+    """The canonical rows of one branch: dead computes off, forced first ones on where live; idempotent.
+
+    A bracket's inside is not told by the names of other sites, so beside a bracket every row stays as it is.
 
     Args:
         rows: site -> one bool per evaluation.
         order: the predictor's order; `order + 1` anchors are read.
         codec: the codec of all sites, or None for the defaults.
     """
+    if len(rows) > 1 and any(site.startswith("bracket") for site in rows):
+        return dict(rows)
     steps = len(next(iter(rows.values())))
-    spans = {site: _span(site) for site in rows}
+    spans = {site: span_of(site) for site in rows}
     outer = {s: [o for o in rows if _contains(spans[o], spans[s])] for s in rows}
-    backwards = sorted(rows, key=lambda s: (spans[s][1], -spans[s][0][0]), reverse=True)
-    visited, ran = _executed(rows, outer, sorted(rows, key=lambda s: len(outer[s])))
+    ran = _executed(rows, outer)
+    backwards = sorted(rows, key=lambda s: (spans[s].last, -spans[s].first[0]), reverse=True)
     live: set[tuple[int, str]] = set()
-    points = [(t, _END) for t in range(steps)]
-    done: set[tuple[int, tuple[int, int]]] = set()
-    while points:
-        t, point = points.pop()
-        if (t, point) in done:
+    # What is read: everything up to a place of an evaluation. First all outputs.
+    reads = [(t, (_FAR, 0)) for t in range(steps)]
+    done: set[tuple[int, Place]] = set()
+    while reads:
+        t, place = reads.pop()
+        if (t, place) in done:
             continue
-        done.add((t, point))
+        done.add((t, place))
         for site in backwards:
-            if spans[site][1] > point or (t, site) not in visited:
+            if spans[site].last > place or any((t, o) not in ran for o in outer[site]):
                 continue
             if (t, site) in ran:
                 live.add((t, site))
                 continue
-            anchors = [i for i in range(t) if (i, site) in ran][-(order + 1) :]
-            points += [(i, spans[site][1]) for i in anchors]
-            if _cuts(site, codec):
+            for i in [i for i in range(t) if (i, site) in ran][-(order + 1) :]:
+                live.update((i, o) for o in outer[site])
+                reads.append((i, spans[site].last))
+            if _reads_nothing_now(site, codec):
                 break
     return {site: tuple((t, site) in live for t in range(steps)) for site in rows}
 
 
-def _executed(
-    rows: Mapping[str, tuple[bool, ...]], outer: Mapping[str, list[str]], outside_in: list[str]
-) -> tuple[set[tuple[int, str]], set[tuple[int, str]]]:
-    """The events whose region is reached, and those of them that compute (asked to, or without an anchor yet)."""
-    visited: set[tuple[int, str]] = set()
+def span_of(site: str) -> Span:
+    """The span of a site, from its name."""
+    match = SITE_NAME.fullmatch(site)
+    if match is None:
+        raise ValueError(f"{site!r} is no site's name")
+    if match["first"] is not None:
+        return Span((int(match["first"]), -1), (int(match["last"]), 9))
+    if match["depth"] is None or match["kind"] == "bracket":
+        edge = 2 if site == "model" else 1
+        return Span((-edge, -1), (_FAR - 3 + edge, 9))
+    depth, kind = int(match["depth"]), match["kind"]
+    if kind == "block":
+        return Span((depth, -1), (depth, 9))
+    return Span((depth, _ORDER[kind]), (depth, _ORDER[kind]))
+
+
+def _executed(rows: Mapping[str, Row], outer: Mapping[str, list[str]]) -> set[tuple[int, str]]:
+    """The events that compute: reached, and asked to or without an anchor yet."""
     ran: set[tuple[int, str]] = set()
     anchored: set[str] = set()
+    outside_in = sorted(rows, key=lambda s: len(outer[s]))
     for t in range(len(next(iter(rows.values())))):
         for site in outside_in:
-            if all((t, o) in ran for o in outer[site]):
-                visited.add((t, site))
-                if rows[site][t] or site not in anchored:
-                    ran.add((t, site))
-                    anchored.add(site)
-    return visited, ran
+            reached = all((t, o) in ran for o in outer[site])
+            if reached and (rows[site][t] or site not in anchored):
+                ran.add((t, site))
+                anchored.add(site)
+    return ran
 
 
-def _span(site: str) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Where a site begins and ends in the order of execution, as (block depth, place inside the block)."""
-    kind, _, where = site.partition(":")
-    kind = kind.partition(".")[0]
-    if kind in ("model", "trunk", "bracket"):
-        return (-1, -1), (1 << 29, 9)
-    if kind == "run":
-        first, _, last = where.partition("-")
-        return (int(first), -1), (int(last), 9)
-    depth = int(where)
-    if kind == "block":
-        return (depth, -1), (depth, 9)
-    return (depth, _KINDS[kind]), (depth, _KINDS[kind])
+def _contains(outer: Span, inner: Span) -> bool:
+    return outer != inner and outer.first <= inner.first and inner.last <= outer.last
 
 
-def _contains(
-    outer: tuple[tuple[int, int], tuple[int, int]], inner: tuple[tuple[int, int], tuple[int, int]]
-) -> bool:
-    return outer != inner and outer[0] <= inner[0] and inner[1] <= outer[1]
-
-
-def _cuts(site: str, codec: str | None) -> bool:
+def _reads_nothing_now(site: str, codec: str | None) -> bool:
+    """Whether a prediction here ignores its input: blocks under `value` (sublayers add to a fresh stream)."""
     whole_blocks = site.startswith(("model", "trunk", "run", "block", "bracket"))
-    return whole_blocks and (codec or "delta").startswith("value")
+    default = "value" if site.startswith(("model", "bracket")) else "delta"
+    return whole_blocks and (codec or default).startswith("value")

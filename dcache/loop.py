@@ -1,8 +1,8 @@
 """Identity without a sampler: what a hand-written loop tells by its timesteps.
 
-The timestep argument is found by name. Its direction is learned from the first change; equal values are another
-guidance branch of the same evaluation; a value against the direction opens a new run. Where that is ambiguous the
-error says to use `dcache.step`.
+The timestep argument is found by name. Its direction is learned from the first change; equal values are
+another guidance branch of the same evaluation; a value against the direction opens a new run. Where that is
+ambiguous the error says to use `dcache.step`.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Loop:
         """
         if value is None:
             raise DcacheError(
-                "dcache cannot tell which evaluation this denoiser call belongs to: no sampler was seen and the call "
-                f"has no timestep argument with one value (looked for {', '.join(TIME_NAMES)}). {_HINT}"
+                "dcache cannot tell which evaluation this denoiser call belongs to: no sampler was seen and "
+                f"the call has no timestep argument with one value (looked for {', '.join(TIME_NAMES)}). {_HINT}"
             )
         if self.run is None or self.value is None:
             return self._open(value, is_sigma)
@@ -83,6 +83,7 @@ class Loop:
             )
         if len(self.branches) > 1 and self.branches[-1] > max(self.branches[:-1]):
             raise DcacheError(
-                "the denoiser was called more often with this timestep than with any before it. That is a second-order "
-                f"sampler, or guidance that starts late, and the timestep cannot tell which. {_HINT}"
+                "the denoiser was called more often with this timestep than with any before it. That is a "
+                "second-order sampler, or guidance that starts late, and the timestep cannot tell which. "
+                f"{_HINT}"
             )

@@ -24,8 +24,8 @@ class Method:
         name: the preset's name, or the schedule's.
         rule: says why a site must be computed now, or None.
         predictor: weights over the last anchors.
-        sites: specifications as in `dcache.sites`; `auto` is the trunk, else the UNet's outermost bracket, else the
-            model.
+        sites: specifications as in `dcache.sites`; `auto` is the trunk, else the UNet's outermost bracket,
+            else the model.
         codec: one codec for all sites, or None for `delta` on runs of blocks and `value` elsewhere.
         clock: one of "step", "timestep", "sigma", "logsnr", or None for the best that is known.
         branches: who decides: every guidance branch for itself, or the first one of an evaluation for all.
@@ -74,4 +74,6 @@ class Method:
 
 def site_list(sites: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
     """Accept one specification or several."""
+    if not isinstance(sites, str | list | tuple):
+        raise DcacheError(f"sites must be a site name or a list of them, got {sites!r}")
     return (sites,) if isinstance(sites, str) else tuple(sites)

@@ -1,36 +1,86 @@
-"""What dcache watches of a pipeline: the end of its call, and denoisers that are swapped between runs."""
+"""What dcache watches of a pipeline: begin and end of its call, and denoisers that are swapped between runs."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
+from dcache.guards import refuse_compiled, refuse_other_cache
+from dcache.sampler import is_sampler, tap
 from dcache.tap import MethodTap
 
 if TYPE_CHECKING:
     from dcache.session import Session
 
+_BEGIN = "progress_bar"
 _END = "maybe_free_model_hooks"
 
 
 class PipeWatch:
-    """Belongs to one pipeline; lives in its attribute of the method that ends every pipeline call."""
+    """Belongs to one pipeline; lives in its attributes, as taps of the methods that begin and end its call."""
 
     def __init__(self, pipe: Any, sessions: list[Session]) -> None:
         self.pipe = pipe
         self.sessions = sessions
-        self.tap = MethodTap(pipe, _END, self._end) if callable(getattr(pipe, _END, None)) else None
-        if self.tap is not None:
-            self.tap.install()
+        around = {_BEGIN: self._begin, _END: self._end}
+        self.taps = [MethodTap(pipe, name, f) for name, f in around.items() if callable(getattr(pipe, name, None))]
+        for method_tap in self.taps:
+            method_tap.install()
 
     def remove(self) -> None:
         """Take the watch off."""
-        if self.tap is not None:
-            self.tap.remove()
+        for method_tap in self.taps:
+            method_tap.remove()
+
+    def live(self) -> list[Session]:
+        """The sessions of the denoisers as they are now: another pipe may have enabled something else on them."""
+        from dcache.session import session_of
+
+        found = [session_of(session.module) for session in self.sessions]
+        return [session for session in found if session is not None]
+
+    def connect(self, session: Session) -> None:
+        """Let the session know the pipeline and its sampler."""
+        session.pipes.append(weakref.ref(self.pipe))
+        sampler = getattr(self.pipe, "scheduler", None)
+        if is_sampler(sampler):
+            session.taps.append(tap(sampler, session))
+
+    def follow(self, session: Session) -> None:
+        """Move a session if its denoiser was replaced in the pipeline; histories start afresh.
+
+        Raises:
+            DcacheError: the new denoiser is compiled as a whole, has another cache, or lacks the sites.
+        """
+        from dcache.session import session_of
+
+        module = getattr(self.pipe, session.component, None) if session.component else session.module
+        if module is session.module or not isinstance(module, nn.Module):
+            return
+        refuse_compiled(module)
+        new = session_of(module)
+        if new is None:
+            refuse_other_cache(module)
+            new = session.again(module)
+        self.sessions = [new if s is session else s for s in self.sessions]
+        self.connect(new)
+        session.pipes = [ref for ref in session.pipes if ref() is not self.pipe]
+        if not session.pipes:
+            session.remove()
+
+    def _begin(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
+        # A run whose sampler was replaced as well as its denoiser has told nobody that it began.
+        if owner is self.pipe:
+            for session in self.live():
+                self.follow(session)
+        return original(*args, **kwargs)
 
     def _end(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         if owner is self.pipe:
-            for session in self.sessions:
+            for session in self.live():
                 session.end_run()
                 for found in session.taps:
                     found.close()
@@ -39,6 +89,9 @@ class PipeWatch:
 
 def watch_of(pipe: Any) -> PipeWatch | None:
     """The watch on this pipeline, if there is one."""
-    found = getattr(pipe, "__dict__", {}).get(_END)
-    owner = getattr(found.around, "__self__", None) if isinstance(found, MethodTap) else None
-    return owner if isinstance(owner, PipeWatch) and owner.pipe is pipe else None
+    for name in (_END, _BEGIN):
+        found = getattr(pipe, "__dict__", {}).get(name)
+        owner = getattr(found.around, "__self__", None) if isinstance(found, MethodTap) else None
+        if isinstance(owner, PipeWatch) and owner.pipe is pipe:
+            return owner
+    return None

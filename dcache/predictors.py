@@ -1,7 +1,8 @@
 """Predictors: how remembered tensors are carried to now.
 
-Every predictor here is a set of host-side weights over the last anchors: `z(tau) = sum_i w_i z_i`. A predictor is pure;
-it sees the anchors' clock values (oldest first) and the clock value now, and returns one weight per anchor.
+Every predictor here is a set of host-side weights over the last anchors: `z(tau) = sum_i w_i z_i`. A
+predictor is pure; it sees the anchors' clock values (oldest first) and the clock value now, and returns one
+weight per anchor. Of anchors with equal clock values only the newest counts.
 
 | name     | anchors | exact on                                            | source                          |
 |----------|---------|-----------------------------------------------------|---------------------------------|
@@ -13,7 +14,7 @@ it sees the anchors' clock values (oldest first) and the clock value now, and re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import factorial
 from typing import Any, Protocol
 
@@ -54,8 +55,8 @@ class Predictor(Protocol):
 class Reuse:
     """The newest anchor as it is."""
 
-    name: str = "reuse"
-    order: int = 0
+    name: str = field(default="reuse", init=False)
+    order: int = field(default=0, init=False)
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
         """Weight one on the newest anchor."""
@@ -71,14 +72,14 @@ class Newton:
     """The polynomial through the last `order + 1` anchors with their true clock gaps, in Lagrange form."""
 
     order: int = 1
-    name: str = "newton"
+    name: str = field(default="newton", init=False)
 
     def __post_init__(self) -> None:
         """Check the order."""
         _check_order(self.order)
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
-        """Lagrange weights; of anchors with equal clock values only the newest counts."""
+        """Lagrange weights."""
         known: dict[float, int] = {}
         for i in range(len(taus) - 1, -1, -1):
             if taus[i] not in known and len(known) <= self.order:
@@ -99,38 +100,44 @@ class Newton:
 
 @dataclass(frozen=True)
 class Taylor:
-    """The published TaylorSeer forecast: nested backward differences as if they were derivatives at the anchor.
+    """The published TaylorSeer forecast: nested backward differences taken for derivatives at the anchor.
 
-    At an anchor with gap g to the one before: f_0 = y, f_{i+1} = (f_i - f_i of the anchor before) / g. The forecast k
-    after the anchor is `sum_i f_i k^i / i!`. Both are linear in the anchors, so the forecast is a weighted sum of them.
+    At an anchor with gap g to the one before: f_0 = y, f_{i+1} = (f_i - f_i of the anchor before) / g. The
+    forecast k after the anchor is `sum_i f_i k^i / i!`. Both are linear in the anchors, so the forecast is a
+    weighted sum of them.
 
     Args:
         order: highest i.
-        since: differences are formed only at anchors whose evaluation index is at least this one (the reference code
-            starts them at `first_enhance - 1`).
+        since: differences are formed only at anchors whose evaluation index is at least this one (the
+            reference code starts them at `first_enhance - 1`).
     """
 
     order: int = 1
     since: int = 0
-    name: str = "taylor"
+    name: str = field(default="taylor", init=False)
 
     def __post_init__(self) -> None:
-        """Check the order."""
+        """Check the order and the first evaluation with differences."""
         _check_order(self.order)
+        if not isinstance(self.since, int) or isinstance(self.since, bool) or self.since < 0:
+            raise DcacheError(f"since must be a whole number of at least 0, got {self.since!r}")
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
         """Unfold the recursion over the anchors; a factor is a row of weights over them."""
         n = len(taus)
         previous: list[list[float]] = []
+        before = tau
         for a in range(n):
+            if a + 1 < n and taus[a + 1] == taus[a]:
+                continue
             factors = [[1.0 if i == a else 0.0 for i in range(n)]]
-            if a and steps[a] >= self.since:
-                gap = taus[a] - taus[a - 1]
+            if previous and steps[a] >= self.since:
+                gap = taus[a] - before
                 for i in range(min(self.order, len(previous))):
                     factors.append(
                         [(new - old) / gap for new, old in zip(factors[i], previous[i], strict=True)]
                     )
-            previous = factors
+            previous, before = factors, taus[a]
         k = tau - taus[-1]
         weights = [0.0] * n
         for i, row in enumerate(previous):

@@ -67,8 +67,9 @@ class Record:
         )
 
     def rows(self, steps: int) -> dict[str, dict[str, list[bool]]]:
-        """Branch -> site -> one bool per evaluation; evaluations without the event count as computed."""
+        """Branch -> site -> one bool per evaluation; what was not seen of a site counts as computed."""
+        every = dict.fromkeys(site for sites in self.events.values() for site in sites)
         return {
-            branch: {site: [seen.get(i, True) for i in range(steps)] for site, seen in sites.items()}
+            branch: {site: [sites.get(site, {}).get(i, True) for i in range(steps)] for site in every}
             for branch, sites in self.events.items()
         }

@@ -1,4 +1,4 @@
-"""A run: one walk down the noise levels. It knows which evaluation is under way, how many there are, and their clocks.
+"""A run: one walk down the noise levels. It knows the evaluation under way, how many there are, their clocks.
 
 A run is opened by the sampler (`dcache.sampler`), by a hand-written loop (`dcache.loop`) or by `dcache.step`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from dcache.errors import DcacheError
 
@@ -42,6 +43,7 @@ class Run:
     calls: int = 0
     started: bool = False
     told: dict[int, tuple[float | None, float | None]] = field(default_factory=dict)
+    best: str = ""
 
     def place(self, timestep: float | None, begin: int | None) -> None:
         """Fix where in the tables the first evaluation lies.
@@ -55,8 +57,10 @@ class Run:
             self.start = begin
         elif timestep is not None and self.timesteps:
             nearest = min(self.timesteps, key=lambda t: abs(t - timestep))
-            if abs(nearest - timestep) <= 1e-2 * max(1.0, abs(timestep)):
-                self.start = list(self.timesteps).index(nearest)
+            start = list(self.timesteps).index(nearest)
+            # A model may be given t / 1000 or 1 - t, which looks like the last entry at the first evaluation.
+            if abs(nearest - timestep) <= 1e-2 * max(1.0, abs(timestep)) and start < len(self.timesteps) - 1:
+                self.start = start
         if self.timesteps:
             self.count = len(self.timesteps) - self.start
 
@@ -68,33 +72,29 @@ class Run:
         """The clock value of the evaluation under way.
 
         Args:
-            name: one of `CLOCKS`, or None for log-SNR where the noise level is known, else the timestep where it is
-                monotone, else the step.
+            name: one of `CLOCKS`, or None for log-SNR where the noise level is known, else the timestep where
+                it is monotone, else the step. What None means is settled when it is first asked for, so that
+                the clock values of a run are comparable.
 
         Raises:
             DcacheError: that clock is not known here.
         """
-        if name == "step":
-            return float(self.index)
         timestep, sigma = self._here()
-        if name == "timestep":
-            if timestep is None:
-                raise self._unknown("timestep", "timestep")
-            return timestep
-        if name == "sigma":
-            if sigma is None:
-                raise self._unknown("sigma", "noise level")
-            return sigma
-        value = self._logsnr(timestep, sigma)
-        if name == "logsnr":
-            if value is None:
-                raise self._unknown("logsnr", "noise level")
-            return value
-        if value is not None:
-            return value
-        if timestep is not None and self._monotone:
-            return timestep
-        return float(self.index)
+        values = {
+            "step": float(self.index),
+            "timestep": timestep,
+            "sigma": sigma,
+            "logsnr": self._logsnr(timestep, sigma),
+        }
+        if name is None and not self.best:
+            known = {clock for clock, value in values.items() if value is not None}
+            by_timestep = "timestep" in known and self._monotone
+            self.best = "logsnr" if "logsnr" in known else "timestep" if by_timestep else "step"
+        clock = name or self.best
+        value = values[clock]
+        if value is None:
+            raise self._unknown(clock)
+        return value
 
     def _here(self) -> tuple[float | None, float | None]:
         if self.index in self.told:
@@ -119,13 +119,13 @@ class Run:
     @property
     def _monotone(self) -> bool:
         t = [v for v, _ in self.told.values() if v is not None] if self.told else list(self.timesteps)
-        return all(a > b for a, b in zip(t, t[1:], strict=False)) or all(
-            a < b for a, b in zip(t, t[1:], strict=False)
-        )
+        return all(a > b for a, b in pairwise(t)) or all(a < b for a, b in pairwise(t))
 
-    def _unknown(self, clock: str, what: str) -> DcacheError:
+    def _unknown(self, clock: str) -> DcacheError:
+        what = "timestep" if clock == "timestep" else "noise level"
         where = f"the sampler {self.sampler}" if self.sampler else "a hand-written loop"
         return DcacheError(
-            f"clock={clock!r} needs the {what} of each evaluation, and {where} does not tell it. "
-            f"Use clock='step', or call dcache.step(module, index=..., sigma=...) before each evaluation."
+            f"clock={clock!r} needs the {what} of each evaluation, and {where} does not tell that of "
+            f"evaluation {self.index}. Use clock='step', or call dcache.step(module, index=..., sigma=...) "
+            "before each evaluation."
         )

@@ -1,14 +1,14 @@
 """The sampler tap: identity of runs and evaluations from the one object that knows them.
 
-`set_timesteps` opens a run, each `step` ends one evaluation, `maybe_free_model_hooks` of the pipeline closes the run.
-Timestep values and call counts are never trusted: they repeat, rise, run the other way or come per token.
+`set_timesteps` opens a run, each `step` ends one evaluation, `maybe_free_model_hooks` of the pipeline closes
+the run. Timesteps and call counts are never trusted: they repeat, rise, run the other way or come per token.
 """
 
 from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -96,6 +96,11 @@ class SamplerTap:
             self.touched = next(_activity)
         return result
 
+    def follows_copies(self, memo: Mapping[int, Any]) -> bool:
+        """Whether a deep copy of the sampler is watched too: LTX2 copies it within a run, a copied pipe is another."""
+        pipes = (ref() for listener in self.listeners for ref in listener.pipes)
+        return not any(id(pipe) in memo for pipe in pipes if pipe is not None)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> SamplerTap:
         """A copied sampler tells the same tap."""
         return self
@@ -105,12 +110,18 @@ def tap_of(sampler: Any) -> SamplerTap | None:
     """The tap on this sampler, if there is one."""
     step = vars(sampler).get("step")
     owner = getattr(step.around, "__self__", None) if isinstance(step, MethodTap) else None
-    return owner if isinstance(owner, SamplerTap) and owner.listeners else None
+    return owner if isinstance(owner, SamplerTap) and owner.listeners and owner.sampler is sampler else None
 
 
 def tap(sampler: Any, listener: Any) -> SamplerTap:
     """Watch a sampler on behalf of `listener` (which gets `before_run()` when a run is about to open)."""
-    found = tap_of(sampler) or SamplerTap(sampler)
+    found = tap_of(sampler)
+    if found is None:
+        # What a copied sampler brought along listens for the original's pipeline.
+        for name in ("set_timesteps", "step"):
+            if isinstance(vars(sampler).get(name), MethodTap):
+                delattr(sampler, name)
+        found = SamplerTap(sampler)
     found.listeners.add(listener)
     return found
 

@@ -1,25 +1,27 @@
 """`Schedule`: the boolean table evaluation x site, with all that is needed to replay it, as a portable file.
 
-It is the normal form of every method: any run leaves a trace, the trace is a `Schedule`, replaying it gives the same
-bits. Files are JSON with a stable key order; nothing in them is executed.
+It is the normal form of every method: any run leaves a trace, the trace is a `Schedule`, replaying it gives
+the same bits. Files are JSON with a stable key order; nothing in them is executed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-import tempfile
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dcache.errors import DcacheError
-from dcache.liveness import live_rows
+from dcache.liveness import SITE_NAME, live_rows
 from dcache.method import Method
 from dcache.predictors import make
 from dcache.schedulers import Table
+from dcache.schedulers.rules import check_whole
 
 FORMAT = "dcache.schedule"
 VERSION = 1
@@ -78,7 +80,7 @@ class Schedule:
     measured: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check that every row has one entry per evaluation."""
+        """Check that every row is a site's and has one entry per evaluation."""
         if not self.components:
             raise DcacheError("a schedule needs at least one component")
         for name, plan in self.components.items():
@@ -91,6 +93,11 @@ class Schedule:
                         f"branch has {plan.sites}: every branch needs the same sites"
                     )
                 for site, row in rows.items():
+                    if SITE_NAME.fullmatch(site) is None:
+                        raise DcacheError(
+                            f"row {site!r} of component {name!r} is no site's name: expected 'trunk', "
+                            "'block:3', 'attn:3' and the like, one row per site"
+                        )
                     if len(row) != self.steps:
                         raise DcacheError(
                             f"row {site!r} of component {name!r} has {len(row)} entries, expected "
@@ -98,19 +105,21 @@ class Schedule:
                         )
 
     @staticmethod
-    def of_steps(computed: list[int], steps: int, sites: str = "trunk", **plan: Any) -> Schedule:
+    def of_steps(
+        computed: Iterable[int], steps: int, sites: str | Iterable[str] = "trunk", **plan: Any
+    ) -> Schedule:
         """A schedule of one site (or several alike) that computes exactly the listed evaluations."""
-        wrong = [i for i in computed if not 0 <= i < steps]
+        check_whole("steps", steps, 1)
+        chosen = set(computed)
+        wrong = sorted(chosen - set(range(steps)))
         if wrong:
             raise DcacheError(f"computed evaluations must lie between 0 and {steps - 1}, got {wrong}")
-        row = tuple(i in set(computed) for i in range(steps))
+        row = tuple(i in chosen for i in range(steps))
         names = [sites] if isinstance(sites, str) else list(sites)
         return Schedule(steps, {"": Plan({"*": dict.fromkeys(names, row)}, **plan)}, method="listed")
 
-    # as a method ------------------------------------------------------------------------------------------------
-
     def plan_for(self, component: str, single: bool) -> Plan:
-        """The plan of a denoiser of that name; a schedule with one component fits a pipe with one denoiser."""
+        """The plan of a denoiser of that name; a schedule with one component fits any single denoiser."""
         if component in self.components:
             return self.components[component]
         if single and len(self.components) == 1:
@@ -139,21 +148,20 @@ class Schedule:
             parameters={"of": self.method or "?", "steps": self.steps},
         )
 
-    # algebra ----------------------------------------------------------------------------------------------------
-
     def stretch(self, steps: int) -> Schedule:
         """The same schedule for another number of evaluations: computes keep their fraction of the run.
 
-        The first evaluation stays computed, and so does the last if it was. `stretch(self.steps)` changes nothing.
+        The first evaluation stays computed if it was, and so does the last. `stretch(self.steps)` changes
+        nothing.
         """
-        if not isinstance(steps, int) or steps < 1:
-            raise DcacheError(f"steps must be a whole number of at least 1, got {steps!r}")
+        check_whole("steps", steps, 1)
         if steps == self.steps:
             return self
         scale = (steps - 1) / max(self.steps - 1, 1)
 
         def resampled(row: tuple[bool, ...]) -> tuple[bool, ...]:
             kept = {round(i * scale) for i, computed in enumerate(row) if computed}
+            kept |= {steps - 1} if row[-1] else set()
             return tuple(i in kept for i in range(steps))
 
         return replace(
@@ -170,8 +178,10 @@ class Schedule:
         )
 
     def canonical(self) -> Schedule:
-        """The same outputs with dead computes removed and forced ones set; idempotent. Equal canonical forms are
-        equal functions."""
+        """The same outputs with dead computes removed and forced ones set; idempotent.
+
+        Equal canonical forms are equal functions.
+        """
         components = {}
         for name, plan in self.components.items():
             order = make(plan.predictor, plan.parameters).order
@@ -187,27 +197,33 @@ class Schedule:
         core = {
             "steps": content["steps"],
             "components": {
-                n: {k: v for k, v in c.items() if k not in ("model", "config")}
+                n: {k: v for k, v in c.items() if k not in ("model", "config", "branches")}
                 for n, c in content["components"].items()
             },
         }
         return hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()[:16]
 
-    # files ------------------------------------------------------------------------------------------------------
-
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the file atomically; returns its path."""
+        """Write the file atomically; returns its path.
+
+        Raises:
+            DcacheError: it cannot be written there, or `measured` holds what JSON cannot.
+        """
         target = Path(path)
         content = {"format": FORMAT, "version": VERSION, **self._content()}
-        content["checksum"] = _checksum(content)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
-            with os.fdopen(handle, "w") as file:
-                file.write(json.dumps(content, indent=1) + "\n")
-            Path(temporary).replace(target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+            content["checksum"] = _checksum(content)
+            text = json.dumps(content, indent=1) + "\n"
+        except (TypeError, ValueError) as error:
+            raise DcacheError(f"the schedule cannot be written as JSON: {error}") from None
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(target)
+        except OSError as error:
+            raise DcacheError(f"cannot write the schedule {path}: {error}") from None
+        finally:
+            temporary.unlink(missing_ok=True)
         return target
 
     @staticmethod
@@ -218,19 +234,19 @@ class Schedule:
             DcacheError: it does not exist, is truncated, was edited by hand, or is no schedule.
         """
         try:
-            text = Path(path).read_text()
-        except (OSError, UnicodeDecodeError) as error:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
             raise DcacheError(f"cannot read the schedule {path}: {error}") from None
         try:
             content = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise DcacheError(
                 f"{path} is not valid JSON, so it was truncated or damaged ({error}). Write it again "
                 "with Schedule.save."
             ) from None
         try:
             return _parse(content)
-        except DcacheError as error:
+        except (DcacheError, RecursionError) as error:
             raise DcacheError(f"{path}: {error}") from None
 
     def _content(self) -> dict[str, Any]:
@@ -300,8 +316,7 @@ def _parse(content: Any) -> Schedule:
             "the checksum does not fit the content: the file was edited by hand or damaged. To accept an "
             'edit, delete its "checksum" line.'
         )
-    if isinstance(content["steps"], bool) or content["steps"] < 1:
-        raise DcacheError(f'"steps" must be at least 1, got {content["steps"]!r}')
+    check_whole('"steps"', content["steps"], 1)
     components = {}
     for name, plan in content["components"].items():
         if not isinstance(plan, dict):
@@ -319,15 +334,18 @@ def _parse(content: Any) -> Schedule:
             clock=plan["clock"],
             branches=plan["branches"],
         )
-    if not all(isinstance(n, int) for n in content["resolution"]):
-        raise DcacheError(f'"resolution" must be whole numbers, got {content["resolution"]!r}')
+    for side in content["resolution"]:
+        check_whole('every entry of "resolution"', side, 1)
+    guidance = content["guidance"]
+    if isinstance(guidance, bool) or (guidance is not None and not math.isfinite(guidance)):
+        raise DcacheError(f'"guidance" must be a number or null, got {guidance!r}')
     return Schedule(
         content["steps"],
         components,
         content["method"],
         content["sampler"],
         tuple(content["resolution"]),
-        content["guidance"],
+        guidance,
         content["measured"],
     )
 

@@ -16,6 +16,7 @@ from dcache.binding import Binding, bind
 from dcache.containers import argument_names, copy_containers, flatten, rebuild, signature
 from dcache.contracts import Prober
 from dcache.errors import DcacheError, DcacheWarning
+from dcache.guards import being_compiled, compiled_whole, refuse_compiled, refuse_other_cache
 from dcache.history import Branch, bytes_of
 from dcache.loop import MOST_BRANCHES, TIME_NAMES, Loop
 from dcache.method import Method
@@ -26,7 +27,7 @@ from dcache.sampler import SamplerTap, is_sampler, tap
 from dcache.schedulers import Moment
 from dcache.selfcheck import self_check
 from dcache.stats import Stats
-from dcache.tap import Intercept, MethodTap, compiled_call
+from dcache.tap import Intercept, MethodTap
 
 
 _CONDITIONS = ("encoder_hidden_states", "context", "prompt_embeds", "caption_embeds", "encoder_hidden_states_t5")
@@ -110,8 +111,14 @@ class Session:
         self.time_place = names.index(self.time_name) if self.time_name else -1
         self.binding: Binding = bind(self, method.sites)
         self.model_call = ModelCall(module, self)
-        self._context_tap: MethodTap | None = None
-        self._install()
+        self.remake: Callable[[nn.Module], Session] | None = None
+        self.gone = False
+        self._method_taps: list[MethodTap] = []
+        try:
+            self._install()
+        except BaseException:
+            self.remove()
+            raise
 
     # identity ---------------------------------------------------------------------------------------------------
 
@@ -166,11 +173,14 @@ class Session:
         return False
 
     def _retap(self, sampler: Any) -> None:
+        wanted = [getattr(ref(), "scheduler", None) for ref in self.pipes]
         for old in self.taps:
-            old.leave(self)
-        self.taps = [tap(sampler, self)]
-        if self.taps[0].run is None:
-            self.taps[0].open_from(sampler)
+            if all(old.sampler is not w for w in wanted):
+                old.leave(self)
+        new = tap(sampler, self)
+        self.taps = [t for t in self.taps if self in t.listeners and t is not new] + [new]
+        if new.run is None:
+            new.open_from(sampler)
 
     def _timestep(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
         value = kwargs.get(self.time_name) if self.time_name else None
@@ -217,8 +227,27 @@ class Session:
 
     def before_run(self) -> None:
         """A sampler is about to open a run: notice what happened to the model since, free the last run."""
+        if self.follow():
+            return
         self.verify()
         self.end_run()
+        self.told = None
+
+    def follow(self) -> bool:
+        """Move with a pipeline whose denoiser was replaced; returns whether nobody is left for this session."""
+        from dcache.pipeline import watch_of
+
+        for ref in list(self.pipes):
+            watch = watch_of(ref())
+            if watch is not None:
+                watch.follow(self)
+        return self.gone
+
+    def again(self, module: nn.Module) -> Session:
+        """A new session that does the same on this module."""
+        if self.remake is not None:
+            return self.remake(module)
+        return Session(module, self.method, self.component, self.compile_options, self.lowering)
 
     def _open(self, run: Run) -> None:
         self.end_run()
@@ -240,12 +269,13 @@ class Session:
         if self.run is None:
             return
         self.record.end(self.run.index + (1 if self.run.calls else 0), self.bytes_now())
+        # A loop that just opened the next run is left to follow it.
+        if self.loop.run is self.run:
+            self.loop = Loop()
         self.run = None
         self.branches = {}
         self.together = {}
         self.ordinal_of = -1
-        if self.loop.run is not None and not self.taps:
-            self.loop = Loop()
         record = self.record
         if self.method.predicts and not record.predicted and record.reasons:
             self.warn(f"nothing was predicted in this run of {type(self.module).__name__}: "
@@ -255,10 +285,8 @@ class Session:
         """Notice replaced modules, compiled blocks and a compiled model since the last run.
 
         Raises:
-            DcacheError: the whole model was compiled over dcache, or another cache was enabled.
+            DcacheError: the whole model, or a block around a site, was compiled, or another cache was enabled.
         """
-        from dcache.guards import refuse_compiled, refuse_other_cache
-
         refuse_other_cache(self.module)
         if self.model_call.displaced:
             refuse_compiled(self.module)
@@ -267,10 +295,8 @@ class Session:
             self.rebind(self.method.sites)
         for intercept in self.binding.intercepts:
             if intercept.displaced:
-                if self.binding.inside_compiled(intercept.module):
-                    raise DcacheError("a block was compiled after sublayer sites were enabled inside it: use "
-                                      "dcache.enable(pipe, ..., compile=True), which compiles the sublayers instead")
                 intercept.install()
+        self.binding.refuse_enclosed()
 
     def rebind(self, sites: Sequence[str]) -> None:
         """Take all intercepts off and bind again."""
@@ -284,6 +310,9 @@ class Session:
     def fall_back(self, why: str) -> None:
         """Give the sites up for the whole model, and say so."""
         if self.method.probe:
+            # The run ends here, and what was counted of it says nothing.
+            self.run = None
+            self.branches = {}
             self.remove()
             raise DcacheError(f"{self.method.name} looks inside {type(self.module).__name__}, and that does not work "
                               f"there: {why}. Use a method with sites='model'.")
@@ -445,21 +474,30 @@ class Session:
 
     def remove(self) -> None:
         """Take everything off the module and its samplers."""
-        self.end_run()
+        self.gone = True
         self.binding.remove()
         self.model_call.remove()
-        if self._context_tap is not None:
-            self._context_tap.remove()
+        for method_tap in self._method_taps:
+            method_tap.remove()
         for found in self.taps:
             found.leave(self)
         self.taps = []
+        # Last, for it may warn, and warnings may be errors.
+        self.end_run()
 
     def _install(self) -> None:
         self.model_call.install()
         self.binding.install()
+        self._method_taps = [MethodTap(self.module, "compile", self._compile)]
         if hasattr(type(self.module), "cache_context"):
-            self._context_tap = MethodTap(self.module, "cache_context", self._cache_context)
-            self._context_tap.install()
+            self._method_taps.append(MethodTap(self.module, "cache_context", self._cache_context))
+        for method_tap in self._method_taps:
+            method_tap.install()
+
+    def _compile(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
+        if owner is self.module:
+            raise compiled_whole(self.module)
+        return original(*args, **kwargs)
 
     def _cache_context(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         context = original(*args, **kwargs)
@@ -485,6 +523,8 @@ class ModelCall(Intercept):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Hand over to the session."""
+        if being_compiled():
+            raise compiled_whole(self.module)
         return self.session.denoise(self.inner, args, kwargs)
 
 
@@ -509,6 +549,7 @@ def session_of(module: nn.Module) -> Session | None:
     found = module.__dict__.get("_compiled_call_impl")
     if isinstance(found, ModelCall):
         return found.session
-    tapped = module.__dict__.get("cache_context")
+    # Somebody took the slot since; the next run notices.
+    tapped = module.__dict__.get("compile")
     owner = getattr(tapped.around, "__self__", None) if isinstance(tapped, MethodTap) else None
-    return owner if isinstance(owner, Session) and compiled_call(module) is not None else None
+    return owner if isinstance(owner, Session) and owner.module is module else None

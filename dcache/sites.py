@@ -1,25 +1,26 @@
 """Sites: which regions of a model can be remembered, found by looking at the model.
 
 A site is named by kind and depth, never by module path, so that a schedule moves between sibling models:
-`model`, `trunk`, `run:3-9` (blocks 3 to 9, both included), `block:3`, `attn:3`, `cross_attn:3`, `mlp:3`, `fused:3`,
-`bracket:2` (everything between the source and the sink of a UNet's skip number 2, counted from the outermost).
+`model`, `trunk`, `run:3-9` (blocks 3 to 9, both included), `block:3`, `attn:3`, `cross_attn:3`, `mlp:3`,
+`mlp.context:3` (the text stream's own), `fused:3`, `bracket:2` (everything between the source and the sink of
+a UNet's skip number 2, counted from the outermost). A specification is such a name, or a kind alone for all
+of that kind, or `sublayers`, or `auto` (the trunk, else the outermost bracket, else the model).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from torch import nn
 
 from dcache.adapters.blocks import FUSED, SUBLAYERS
 from dcache.errors import DcacheError
+from dcache.liveness import SITE_NAME
 
 SUBLAYER_KINDS = ("attn", "cross_attn", "mlp", "fused")
-_SPEC = re.compile(
-    r"(model|trunk|auto|sublayers|run:(\d+)-(\d+)|(block|bracket|attn|cross_attn|mlp|fused)(?::(\d+))?)"
-)
+_KINDS = ("block", "bracket", *SUBLAYER_KINDS)
 
 
 @dataclass(frozen=True)
@@ -108,30 +109,26 @@ class Structure:
         return ", ".join(parts)
 
     def _expand(self, spec: str) -> Iterable[Site]:
-        match = _SPEC.fullmatch(spec)
-        if match is None:
-            raise DcacheError(f"site {spec!r} is not understood; {self._what()} has: {self.offers()}")
         if spec == "auto":
             spec = "trunk" if self.blocks else "bracket:0" if self.skips else "model"
+        match = SITE_NAME.fullmatch(spec)
+        if match is None and spec not in ("sublayers", *_KINDS):
+            raise DcacheError(f"site {spec!r} is not understood; {self._what()} has: {self.offers()}")
         if spec == "model":
             return [Site("model", "model")]
-        if spec == "sublayers":
-            return [self._site(s) for s in self.sublayers]
-        if spec == "trunk" or spec.startswith(("run:", "block")):
-            return self._runs(spec, match)
-        kind, depth = match.group(4) or "bracket", match.group(5)
+        if spec.startswith(("trunk", "run", "block")):
+            return self._runs(spec)
         if spec.startswith("bracket"):
-            kind, _, depth = spec.partition(":")
-            return self._bracket(int(depth or 0))
-        chosen = [s for s in self.sublayers if s.kind == kind and (depth is None or s.depth == int(depth))]
+            return self._bracket(int(spec.partition(":")[2] or 0))
+        chosen = [s for s in self.sublayers if spec in ("sublayers", s.kind, s.name)]
         if not chosen:
             raise DcacheError(
-                f"site {spec!r} does not exist in {self._what()}: no such sublayer is declared for its blocks; "
-                f"it has: {self.offers()}"
+                f"site {spec!r} does not exist in {self._what()}: no such sublayer is declared for its "
+                f"blocks; it has: {self.offers()}"
             )
         return [self._site(s) for s in chosen]
 
-    def _runs(self, spec: str, match: re.Match[str]) -> Iterable[Site]:
+    def _runs(self, spec: str) -> Iterable[Site]:
         if not self.blocks:
             hint = "a UNet has brackets instead" if self.skips else "use sites='model'"
             raise DcacheError(
@@ -143,13 +140,11 @@ class Structure:
             return [Site("trunk", "trunk", 0, end)]
         if spec == "block":
             return [Site(f"block:{i}", "block", i, i) for i in range(end + 1)]
-        if spec.startswith("block:"):
-            first = last = int(match.group(5))
-        else:
-            first, last = int(match.group(2)), int(match.group(3))
+        kind, _, where = spec.partition(":")
+        first, last = (int(depth) for depth in (where.split("-") if kind == "run" else (where, where)))
         if not 0 <= first <= last <= end:
             raise DcacheError(f"site {spec!r} is out of range: {self._what()} has blocks 0 to {end}")
-        return [Site(spec, spec.partition(":")[0], first, last)]
+        return [Site(spec, kind, first, last)]
 
     def _bracket(self, level: int) -> Iterable[Site]:
         if not self.skips:
@@ -165,7 +160,7 @@ class Structure:
 
     def _check_overlap(self, sites: Sequence[Site]) -> None:
         runs = sorted((s for s in sites if s.is_run), key=lambda s: (s.first, s.last))
-        for a, b in zip(runs, runs[1:], strict=False):
+        for a, b in pairwise(runs):
             if b.first <= a.last:
                 raise DcacheError(f"sites {a.name!r} and {b.name!r} overlap: give runs that share no block")
         brackets = [s for s in sites if s.kind == "bracket"]
@@ -193,7 +188,7 @@ def discover(model: nn.Module) -> Structure:
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:
-    """The trunk: the direct block lists of the model; else the longest list of the shallowest level that has any."""
+    """The trunk: the model's direct block lists; else the longest list of the shallowest level with any."""
     level = [model]
     while level:
         lists = [c for m in level for c in m.children() if _is_block_list(c)]
@@ -206,12 +201,14 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def find_sublayers(model: nn.Module, blocks: Sequence[nn.Module]) -> Iterable[Sublayer]:
-    """Declared sublayers; their depth is that of the trunk block around them, else the order of their blocks."""
+    """Declared sublayers of the trunk, with their block's depth; without a trunk of the model, in order."""
     depth_of = {inner: i for i, block in enumerate(blocks) for inner in block.modules()}
     order = 0
     for module in model.modules():
         name = type(module).__name__
         if name not in SUBLAYERS and name not in FUSED:
+            continue
+        if blocks and module not in depth_of:
             continue
         depth = depth_of.get(module, order)
         order += 1
@@ -255,7 +252,7 @@ def find_skips(model: nn.Module) -> list[Skip]:
 
 
 def _stages(block: nn.Module, up: bool = False) -> list[list[nn.Module]]:
-    """A UNet block as stages (resnet with its attention; the downsampler), each the source or sink of one skip."""
+    """A UNet block as stages (resnet with its attention; the downsampler), each source or sink of a skip."""
     resnets = getattr(block, "resnets", None)
     if not isinstance(resnets, nn.ModuleList):
         return []

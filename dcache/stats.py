@@ -15,9 +15,10 @@ class Stats:
         steps: evaluations of the run under way, or of the last one if none is.
         computed: (evaluation, branch, site) events in which the site was run.
         predicted: events in which it was not.
-        reasons: why events were computed: warmup, interval, threshold, last, max_run, schedule, shape, no_history, nan;
-            and why whole calls were passed through: training, gradients.
-        bytes_held: bytes of the storages held by the histories of the run under way; after it, the most it held.
+        reasons: why events were computed: warmup, interval, threshold, last, max_run, schedule, shape,
+            no_history, nan; and why whole calls were passed through: training, gradients.
+        bytes_held: bytes of the storages held by the histories of the run under way; after it, the most it
+            held.
         bytes_now: bytes of the storages held at this moment (0 once the run is over).
         seconds_compute: time in denoiser calls that computed every site.
         seconds_predict: time in denoiser calls that predicted at least one.

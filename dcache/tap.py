@@ -1,9 +1,9 @@
 """Instance-level interception: of a module's call, and of a method of any object.
 
-A module is intercepted where `module(...)` is dispatched (`_compiled_call_impl`, the slot `nn.Module.compile` uses):
-outside its `forward`, so that offloading hooks may replace and restore `forward` as they like, and outside a compiled
-block, so that compiled frames stay as they are. torch drops that slot on copying and pickling, so a copy of the module
-is a plain module.
+A module is intercepted where `module(...)` is dispatched (`_compiled_call_impl`, the slot `nn.Module.compile`
+uses): outside its `forward`, so that offloading hooks may replace and restore `forward` as they like, and
+outside a compiled block, so that compiled frames stay as they are. torch drops that slot on copying and
+pickling, so a copy of the module is a plain module.
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ class Intercept:
                 setattr(self.module, _SLOT, self._previous)
 
     @property
+    def previous(self) -> Any:
+        """The compiled call that this stands in front of, or None."""
+        return self._previous
+
+    @property
     def displaced(self) -> bool:
         """Whether somebody else took the slot since (a `compile()` after `install`)."""
         return self.module.__dict__.get(_SLOT) is not self
@@ -58,6 +63,12 @@ def intercept_of(module: nn.Module) -> Intercept | None:
     return found if isinstance(found, Intercept) else None
 
 
+def compiled_inside(module: nn.Module) -> Any:
+    """The compiled call somebody else put on this module, be it under our intercept, or None."""
+    found = module.__dict__.get(_SLOT)
+    return found.previous if isinstance(found, Intercept) else found
+
+
 def compiled_call(module: nn.Module) -> Any:
     """The compiled call somebody else put on this module, or None."""
     found = module.__dict__.get(_SLOT)
@@ -65,7 +76,9 @@ def compiled_call(module: nn.Module) -> Any:
 
 
 class MethodTap:
-    """Stands in for one bound method of one object; keeps its signature; a deep copy taps the copied object.
+    """Stands in for one bound method of one object and keeps its signature.
+
+    A deep copy of the object has its plain method, or a tap of its own where the listener `follows_copies(memo)`.
 
     Args:
         owner: the object.
@@ -105,6 +118,9 @@ class MethodTap:
         if copied is None:
             return self
         plain = types.MethodType(getattr(type(self.owner), self.name), copied)
+        follows = getattr(getattr(self.around, "__self__", None), "follows_copies", None)
+        if follows is None or not follows(memo):
+            return plain
         twin = MethodTap.__new__(MethodTap)
         twin.__dict__.update(
             owner=copied,

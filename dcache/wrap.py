@@ -18,7 +18,6 @@ from dcache.guards import refuse_compiled, refuse_other_cache
 from dcache.method import Method
 from dcache.pipeline import PipeWatch, watch_of
 from dcache.run import Run
-from dcache.sampler import is_sampler, tap
 from dcache.schedule import Plan, Schedule
 from dcache.session import Session, Told, session_of
 from dcache.stats import Stats, merge
@@ -49,7 +48,7 @@ def enable(pipe_or_module: Target, method: Any = None, **options: Any) -> Target
         refuse_compiled(module)
         if session_of(module) is None:
             refuse_other_cache(module)
-    before = [(m, s) for m in found.values() if (s := session_of(m)) is not None]
+    before = _sessions(pipe_or_module)
     disable(pipe_or_module)
     sessions: list[Session] = []
     try:
@@ -59,9 +58,7 @@ def enable(pipe_or_module: Target, method: Any = None, **options: Any) -> Target
     except BaseException:
         for session in sessions:
             session.remove()
-        for module, old in before:
-            again = Session(module, old.method, old.component, old.compile_options, old.lowering)
-            _connect(pipe_or_module, [again])
+        _restore(pipe_or_module, before)
         raise
     return pipe_or_module
 
@@ -70,28 +67,27 @@ def disable(pipe_or_module: Target) -> Target:
     """Take caching off; the object is exactly what it was. Not an error where nothing is enabled."""
     watch = watch_of(pipe_or_module)
     sessions = _sessions(pipe_or_module)
-    if sessions:
-        _last[pipe_or_module] = (stats(pipe_or_module), _trace(pipe_or_module))
-    for session in sessions.values():
-        session.remove()
-    if watch is not None:
-        watch.remove()
+    try:
+        if sessions:
+            _last[pipe_or_module] = (stats(pipe_or_module), _trace(pipe_or_module))
+    finally:
+        if watch is not None:
+            watch.remove()
+        for session in sessions.values():
+            session.remove()
     return pipe_or_module
 
 
 @contextmanager
 def enabled(pipe_or_module: Target, method: Any = None, **options: Any) -> Iterator[Target]:
     """`enable` for the duration of a with-block; afterwards what was enabled before is enabled again."""
-    before = {name: (s.method, s.compile_options, s.lowering) for name, s in _sessions(pipe_or_module).items()}
+    before = _sessions(pipe_or_module)
     enable(pipe_or_module, method, **options)
     try:
         yield pipe_or_module
     finally:
         disable(pipe_or_module)
-        if before:
-            found = denoisers(pipe_or_module)
-            sessions = [Session(found[n], m, n, c, low) for n, (m, c, low) in before.items() if n in found]
-            _connect(pipe_or_module, sessions)
+        _restore(pipe_or_module, before)
 
 
 def stats(pipe_or_module: Any) -> Stats:
@@ -201,6 +197,7 @@ def _session(
         raise DcacheError(f"lowering must be 'auto' or 'replay', got {lowering!r}")
     chosen = method.as_method(name, single) if isinstance(method, Schedule) else method
     session = Session(module, chosen, name, options, lowering)
+    session.remake = lambda other: _session(other, name, method, engine, single)
     if isinstance(method, Schedule):
         schedule, strict = method, bool(engine.get("strict", False))
         plan = schedule.plan_for(name, single)
@@ -214,6 +211,17 @@ def _session(
     return session
 
 
+def _restore(target: Any, before: Mapping[str, Session]) -> None:
+    """Enable what was enabled before, with what it had counted."""
+    sessions = []
+    for old in before.values():
+        session = old.again(old.module)
+        session.record, session.sampler, session.warned = old.record, old.sampler, old.warned
+        sessions.append(session)
+    if sessions:
+        _connect(target, sessions)
+
+
 def _compare(session: Session, what: str, made: str, now: str, strict: bool) -> None:
     if made and now and made != now:
         text = f"the schedule was made with {what} {made} and is used with {now}"
@@ -225,22 +233,16 @@ def _compare(session: Session, what: str, made: str, now: str, strict: bool) -> 
 def _connect(target: Any, sessions: list[Session]) -> None:
     if not is_pipeline(target):
         return
-    sampler = getattr(target, "scheduler", None)
+    watch = watch_of(target) or PipeWatch(target, [])
+    watch.sessions += sessions
     for session in sessions:
-        session.pipes.append(weakref.ref(target))
-        if is_sampler(sampler):
-            session.taps.append(tap(sampler, session))
-    watch = watch_of(target)
-    if watch is None:
-        PipeWatch(target, sessions)
-    else:
-        watch.sessions += sessions
+        watch.connect(session)
 
 
 def _sessions(target: Any) -> dict[str, Session]:
     watch = watch_of(target)
     if watch is not None:
-        return {s.component: s for s in watch.sessions}
+        return {s.component: s for s in watch.live()}
     if isinstance(target, nn.Module):
         session = session_of(target)
         return {session.component: session} if session is not None else {}

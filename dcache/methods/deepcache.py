@@ -25,7 +25,8 @@ def deepcache(
         branch_id: the published index of the skip, counted from the outermost: its bracket is remembered.
         steps: the full evaluations as a list (non-uniform schedule) instead of `interval`; 0 is always full.
         sites: "bracket:N" instead of `branch_id`.
-        warmup, branches: as in `dcache.methods.newton`.
+        warmup: evaluations computed from the start.
+        branches: whether guidance branches decide "separate"ly or "together".
     """
     if sites is not None and not sites.startswith("bracket"):
         raise DcacheError(

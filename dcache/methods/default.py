@@ -9,7 +9,7 @@ from dcache.methods.newton import newton
 
 
 def default() -> Method:
-    """The safe default: order 1 on log-SNR over the trunk's delta, every third evaluation, three warm-up evaluations.
+    """The safe default: order 1 on log-SNR over the trunk's delta, every third evaluation after three.
 
     Chosen by measurement on the trained demo model, fidelity first (docs/default.md has the table).
     """

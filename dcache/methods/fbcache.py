@@ -16,15 +16,21 @@ def fbcache(
     codec: str | None = "delta",
     branches: str = "separate",
 ) -> Method:
-    """First Block Cache (ParaAttention): run block 0; if its change is below `threshold`, predict all the others.
+    """First Block Cache (ParaAttention): run block 0; if it changed below `threshold`, predict the rest.
 
-    The probe is output minus input of the first block; it is compared with that of the last computed evaluation by
-    relative L1 over the batch. `threshold=0` computes everything (the comparison is strict). One sync per decision.
+    The probe is output minus input of the first block; it is compared with that of the last computed
+    evaluation by relative L1 over the batch. `threshold=0` computes everything (the comparison is strict).
+    One sync per decision.
 
     Args:
-        threshold: relative L1 change from which on everything is computed; 0.08 is the published value for FLUX.
+        threshold: relative L1 change from which on everything is computed; 0.08 is the published value for
+            FLUX.
         max_run: longest run of predictions, or None for no limit.
-        warmup, last, sites, codec, branches: as in `dcache.methods.newton`; `sites` "auto" is all blocks but the first.
+        warmup: evaluations computed from the start.
+        last: compute the last evaluation where the number of evaluations is known.
+        sites: where, as in `dcache.sites`; "auto" is all blocks but the first.
+        codec: what is remembered, as in `dcache.codecs`.
+        branches: whether guidance branches decide "separate"ly or "together".
     """
     return Method(
         "fbcache",

@@ -15,10 +15,10 @@ def interval(
     codec: str | None = None,
     branches: str = "separate",
 ) -> Method:
-    """FORA (Selvaraju et al. 2024): compute every `interval`-th evaluation, reuse what was remembered in between.
+    """FORA (Selvaraju et al. 2024): compute every `interval`-th evaluation, reuse what it gave in between.
 
-    The paper remembers attention and MLP outputs (`sites=["attn", "mlp"]`); the default remembers the whole trunk,
-    which costs one tensor. Parameters as in `dcache.methods.newton`.
+    The paper remembers attention and MLP outputs (`sites=["attn", "mlp"]`); the default remembers the whole
+    trunk, which costs one tensor. Parameters as in `dcache.methods.newton`.
     """
     return Method(
         "interval",

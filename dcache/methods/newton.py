@@ -17,7 +17,7 @@ def newton(
     clock: str | None = None,
     branches: str = "separate",
 ) -> Method:
-    """Newton interpolation through the last anchors at their true clock values: exact on polynomials of its order.
+    """Newton interpolation through the last anchors at their true clocks: exact on polynomials of its order.
 
     Ours; order 1 on log-SNR is the sweet spot of what was measured (see the docs of the default method).
 

@@ -7,7 +7,7 @@ from dcache.predictors import Taylor
 from dcache.schedulers import Every, Last, Warmup, any_of
 
 
-def taylorseer(
+def taylorseer(  # noqa: PLR0913, PLR0917 - the published options and dcache's own
     interval: int = 6,
     order: int = 1,
     warmup: int = 3,
@@ -18,14 +18,22 @@ def taylorseer(
     clock: str | None = "step",
     branches: str = "separate",
 ) -> Method:
-    """TaylorSeer (Liu et al. 2025, "From Reusing to Forecasting"): forecast every sublayer by its Taylor series.
+    """TaylorSeer (Liu et al. 2025, "From Reusing to Forecasting"): sublayers are forecast by Taylor series.
 
-    Defaults are those of the reference code for FLUX: N = 6, order 1, the first three of 50 steps computed, which
-    computes steps 0, 1, 2, 8, 14, ..., 44. The published differences are exact on straight lines only; see `newton`.
+    Defaults are those of the reference code for FLUX: N = 6, order 1, the first three of 50 steps computed,
+    which computes steps 0, 1, 2, 8, 14, ..., 44. The published differences are exact on straight lines only;
+    see `newton`.
 
     Args:
-        interval, order, warmup, last, sites, codec, clock, branches: as in `dcache.methods.newton`.
+        interval: compute when `interval - 1` predictions have passed since the last compute; at least 1.
+        order: highest term of the series; `order + 1` anchors are kept. It ramps up with the history.
+        warmup: evaluations computed from the start ("first_enhance").
+        last: compute the last evaluation where the number of evaluations is known.
         lite: remember only the output of the last block (one tensor per order for the whole model).
+        sites: where, as in `dcache.sites`; None is all sublayers, or the trunk if `lite`.
+        codec: what is remembered, as in `dcache.codecs`.
+        clock: "step" as published, or "timestep", "sigma", "logsnr".
+        branches: whether guidance branches decide "separate"ly or "together".
     """
     where = sites if sites is not None else ("trunk" if lite else "sublayers")
     return Method(

@@ -1,4 +1,4 @@
-"""When to compute: rules, guards and the static table. Pure functions of what a `Moment` tells; no tensors, no state."""
+"""When to compute: rules, guards and the static table. Pure functions of a `Moment`; no tensors, no state."""
 
 from dcache.schedulers.rules import (
     Above,

@@ -1,11 +1,12 @@
 """Rules say why a site must be computed now, or None to let it be predicted.
 
-A rule is a callable `rule(moment) -> str | None`: the reason to compute. Guards are rules too; `any_of` asks them in
-order and takes the first reason, so cheap guards spare the rules behind them from reading a tensor.
+A rule is a callable `rule(moment) -> str | None`: the reason to compute. Guards are rules too; `any_of` asks
+them in order and takes the first reason, so cheap guards spare the rules behind them from reading a tensor.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -76,7 +77,7 @@ class MaxRun:
 
 @dataclass(frozen=True)
 class Every:
-    """Compute when `interval - 1` predictions have passed since the last compute (FORA and the interval family)."""
+    """Compute when `interval - 1` predictions have passed since the last compute (FORA and its kin)."""
 
     interval: int
 
@@ -123,7 +124,7 @@ class Above:
     def __call__(self, moment: Moment) -> str | None:
         """See class."""
         change = moment.change()
-        if change != change:
+        if math.isnan(change):
             return "nan"
         return None if change < self.threshold else "threshold"
 

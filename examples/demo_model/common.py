@@ -69,6 +69,7 @@ class Run:
 
     def update(self, step: int, share: float) -> None:
         """Descend one step, at the share of the peak rates that the optimizers were made with."""
+        # A limit that follows the usual norm keeps one unusual batch from steering.
         limit = min(1.0, 2 * self.usual_norm)
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), limit).item()
         self.usual_norm += 0.05 * (min(norm, 2 * self.usual_norm) - self.usual_norm)

@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3200)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--muon-rate", type=float, default=3e-3)
-    parser.add_argument("--adam-rate", type=float, default=1.5e-3)
+    parser.add_argument("--adam-rate", type=float, default=8e-4)
     parser.add_argument(
         "--decay-from", type=float, default=0.5, help="share of the steps before the rate falls"
     )

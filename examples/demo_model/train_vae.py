@@ -1,4 +1,4 @@
-"""Train the autoencoder: 64x64 pictures to 16x16x4 latents and back; then the decoder alone, to sharpen."""
+"""Train the autoencoder: 64x64 pictures to 16x16x4 latents and back."""
 
 import argparse
 from functools import partial
@@ -14,7 +14,7 @@ from torch import Tensor
 KL_WEIGHT = 1e-4
 
 
-def make_vae(scaling_factor: float = 1.0) -> AutoencoderKL:
+def make_vae() -> AutoencoderKL:
     """A fresh autoencoder: factor 4, four latent channels, no attention, light to decode."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -27,7 +27,6 @@ def make_vae(scaling_factor: float = 1.0) -> AutoencoderKL:
         use_quant_conv=False,
         use_post_quant_conv=False,
         sample_size=64,
-        scaling_factor=scaling_factor,
     )
 
 
@@ -55,43 +54,30 @@ def psnr(vae: AutoencoderKL, images: Any) -> float:
     return float((-10 * ((y - x) / 2).square().mean((1, 2, 3)).log10()).mean())
 
 
-def train(vae: AutoencoderKL, images: Any, test: Any, file: Path, steps: int, peak: float) -> AutoencoderKL:
-    """Train the parameters that require gradients and return the averaged autoencoder."""
-    whole = all(p.requires_grad for p in vae.parameters())
-    learning = [p for p in vae.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learning, peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    run = Run(file, vae, [optimizer], decay=0.995)
-    for step in range(run.first, steps):
-        x = draw(images, np.random.default_rng((3, step)), crop=whole and step < 0.6 * steps)
-        loss = run.gradients([partial(loss_of, vae, part) for part in x.split(len(x) // 4)])
-        run.update(step, rate(step, steps, warmup=50))
-        if (step + 1) % 100 == 0:
-            quality = psnr(run.average.module, test)
-            log(f"{file.stem} {step + 1}/{steps} loss {loss:.4f} psnr {quality:.2f} dB")
-            run.save(step + 1)
-    vae.load_state_dict(run.average.module.state_dict())
-    return vae
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1800)
-    parser.add_argument(
-        "--decoder-steps", type=int, default=0, help="may be raised when the model is trained"
-    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     images, test = drawn(8192, seed=1)[1], drawn(64, seed=2)[1]
 
     vae = make_vae().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    vae = train(vae, images, test, args.out / "vae.pt", args.steps, 2e-3)
+    optimizer = torch.optim.AdamW(vae.parameters(), 2e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    run = Run(args.out / "vae.pt", vae, [optimizer], decay=0.995)
+    for step in range(run.first, args.steps):
+        x = draw(images, np.random.default_rng((3, step)), crop=step < 0.6 * args.steps)
+        loss = run.gradients([partial(loss_of, vae, part) for part in x.split(len(x) // 4)])
+        run.update(step, rate(step, args.steps, warmup=50))
+        if (step + 1) % 100 == 0:
+            quality = psnr(run.average.module, test)
+            log(f"vae {step + 1}/{args.steps} loss {loss:.4f} psnr {quality:.2f} dB")
+            run.save(step + 1)
+
+    vae.load_state_dict(run.average.module.state_dict())
     with torch.no_grad():
         std = vae.encode(to_tensor(images[:512])).latent_dist.mode().std().item()
-    if args.decoder_steps:
-        vae.encoder.requires_grad_(False)
-        vae = train(vae, images, test, args.out / "decoder.pt", args.decoder_steps, 1e-3)
     vae.register_to_config(scaling_factor=round(1 / std, 4))
     vae.save_pretrained(args.out / "vae")
     log(f"saved; latent std {std:.3f}, psnr {psnr(vae, test):.2f} dB")

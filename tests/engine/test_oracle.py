@@ -92,7 +92,7 @@ def test_an_unpredicted_front_block_stays_fresh_under_first_block_cache() -> Non
     dcache.enable(toy, methods.fbcache(threshold=0.3))
     # delta behind block 0: 2h + 30 with h = 4; then h = 3 computes; then 2h + 18 with h = 2 (change 1/3: computes).
     assert integers(walk(toy, TIMES)) == [40, 38, 24, 16]
-    assert dcache.stats(toy).reasons == {"warmup": 1, "threshold": 2}
+    assert dcache.stats(toy).reasons == {"no_history": 1, "threshold": 2}
 
 
 def test_two_inputs_have_two_histories() -> None:

@@ -1,0 +1,47 @@
+"""The command line: thin commands over the library, one file each."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import dcache
+from dcache.cli import demo, methods, show
+from dcache.errors import DcacheError
+
+COMMANDS = (demo, methods, show)
+WRONG, INTERRUPTED = 2, 130
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 2 where something asked for cannot be done, 130 on Ctrl-C."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.run is None:
+        parser.print_help()
+        return WRONG
+    try:
+        return int(arguments.run(arguments))
+    except DcacheError as error:
+        print(f"dcache: {error}", file=sys.stderr)
+        return WRONG
+    except KeyboardInterrupt:
+        print("dcache: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough: nothing may be flushed into the closed pipe at exit either.
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dcache", description="Caching for diffusion models.")
+    parser.add_argument("--version", action="version", version=f"dcache {dcache.__version__}")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(title="commands", metavar="")
+    for command in COMMANDS:
+        command.add(commands)
+    return parser

@@ -1,0 +1,7 @@
+"""`python -m dcache.cli`."""
+
+import sys
+
+from dcache.cli import main
+
+sys.exit(main())

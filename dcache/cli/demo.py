@@ -1,0 +1,130 @@
+"""`dcache demo`: everything on the shipped model, on a CPU, with and without caching."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dcache.demo.report import Row, notes, table
+from dcache.demo.run import Report, make_folder, run, write_report
+from dcache.demo.settings import Settings
+from dcache.demo.specs import parse
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+FAITHFUL = 30.0
+
+
+def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    usual = Settings()
+    parser = commands.add_parser(
+        "demo",
+        help="the shipped model with and without caching, on a CPU",
+        description="Make the same pictures without caching and with several methods; compare speed and fidelity.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=usual.out, metavar="FOLDER", help="where the files go")
+    parser.add_argument("--steps", type=int, default=usual.steps, metavar="N", help="sampling steps")
+    parser.add_argument("--prompts", type=int, default=usual.prompts, metavar="N", help="number of captions")
+    parser.add_argument(
+        "--methods", default=usual.methods, metavar="LIST",
+        help="presets such as 'default', presets with options such as 'newton:interval=4,order=1', and schedule "
+        "files, separated by ';'",
+    )  # fmt: skip
+    parser.add_argument("--guidance", type=float, default=usual.guidance, metavar="G", help="1 turns it off")
+    parser.add_argument("--seed", type=int, default=usual.seed, metavar="S", help="seed of the first picture")
+    parser.add_argument("--repeats", type=int, default=usual.repeats, metavar="R", help="timed calls of each")
+    parser.set_defaults(run=demo)
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Run it, print the table, write the files, say what to do next."""
+    names = ("out", "steps", "prompts", "methods", "guidance", "seed", "repeats")
+    settings = Settings(**{name: getattr(arguments, name) for name in names})
+    count = len(parse(settings.methods)) + 1
+    make_folder(settings.out)
+    with _progress(count, settings.repeats) as tell:
+        report = run(settings, tell)
+    print(_heading(report), table(report.uncached, report.rows), sep="\n\n")
+    print("* best of its column; PSNR and SSIM are to the uncached pictures")
+    for note in notes(report.uncached, report.methods, report.rows):
+        print(f"note: {note}")
+    files = write_report(report)
+    print(
+        f"\nwrote {', '.join(map(str, files))} and {settings.out / 'schedules'} in {report.seconds:.0f} s\n"
+    )
+    print(_next(report))
+    return 0
+
+
+def _heading(report: Report) -> str:
+    settings, machine, versions = report.settings, report.machine, report.versions
+    return (
+        f"{settings.prompts} pictures, {settings.steps} steps, guidance {settings.guidance:g}, "
+        f"median of {settings.repeats} calls of the whole pipeline\n"
+        f"{machine['processor']}, {machine['threads']} threads; python {versions['python']}, "
+        f"torch {versions['torch']}, diffusers {versions['diffusers']}, dcache {versions['dcache']}"
+    )
+
+
+def _next(report: Report) -> str:
+    """Three lines: enable, enable the fastest faithful method, ask what it did."""
+    pairs = zip(report.methods, report.rows, strict=True)
+    good = [(its.speedup, one.choice.call) for one, its in pairs if _faithful(its) and one.choice.call != ")"]
+    call = max(good, key=lambda pair: pair[0] or 0)[1] if good else ", dcache.methods.newton(interval=4))"
+    lines = {
+        "dcache.enable(pipe)": "next: the same for your own diffusers pipeline",
+        f"dcache.enable(pipe{call}": f"the fastest above with {FAITHFUL:.0f} dB or more"
+        if good else "more speed, less fidelity; `dcache methods` lists more",
+        "print(dcache.stats(pipe))": "after a call: what was computed and why; dcache.disable(pipe) undoes it",
+    }  # fmt: skip
+    width = max(map(len, lines))
+    return "\n".join(f"{line:<{width}}  # {comment}" for line, comment in lines.items())
+
+
+def _faithful(its: Row) -> bool:
+    return its.mean_psnr is not None and its.mean_psnr >= FAITHFUL
+
+
+@contextmanager
+def _progress(contestants: int, repeats: int) -> Iterator[Callable[[int, str], None]]:
+    """A bar on a terminal; elsewhere a line for each round."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(
+            total=contestants * (repeats + 1), desc="loading the model", leave=False, file=sys.stderr
+        ) as bar:
+            calls = 0
+
+            def move(turn: int, label: str) -> None:
+                nonlocal calls
+                bar.update(int(calls > 0))
+                bar.set_description(f"{_round(turn, repeats)}: {label}")
+                calls += 1
+
+            yield move
+        return
+    began, told = time.perf_counter(), -1
+
+    def say(turn: int, _: str) -> None:
+        nonlocal told
+        if turn > told:
+            told = turn
+            print(
+                f"{_round(turn, repeats)} ({time.perf_counter() - began:.0f} s)", file=sys.stderr, flush=True
+            )
+
+    print(f"loading the model; then {repeats + 1} x {contestants} calls", file=sys.stderr, flush=True)
+    yield say
+
+
+def _round(turn: int, repeats: int) -> str:
+    return f"round {turn} of {repeats}" if turn else "warm-up"

@@ -1,0 +1,125 @@
+"""From the text of `--methods` to methods: presets, presets with options, schedule files.
+
+>>> [c.label for c in parse("default; newton:interval=4,order=2")]
+['default', 'newton 4 order=2']
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dcache import methods
+from dcache.errors import DcacheError
+from dcache.method import Method
+from dcache.schedule import Schedule
+
+DEFAULT = (
+    "default;"
+    "interval:interval=3;"
+    "interval:interval=3,sites=model;"
+    "newton:interval=4;"
+    "newton:interval=6;"
+    "taylorseer:interval=4,order=1;"
+    "taylorseer:interval=4,order=1,lite=true;"
+    "fbcache:threshold=0.1;"
+    "fbcache:threshold=0.3"
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One method to measure.
+
+    Attributes:
+        spec: what was asked for, as it can be given to `--methods` again.
+        label: a short name for tables and pictures.
+        method: what `dcache.enable` takes; None leaves the pipeline uncached.
+        call: how to enable it, as a line of Python after `dcache.enable(pipe`.
+    """
+
+    spec: str
+    label: str
+    method: Method | Schedule | None
+    call: str
+
+    @property
+    def file_name(self) -> str:
+        """The label as a file name."""
+        return re.sub(r"[^a-z0-9.]+", "-", self.label.lower()).strip("-.") or "method"
+
+
+def parse(text: str) -> list[Choice]:
+    """Read specifications separated by `;` (or by `,` where that is not an option of the one before).
+
+    Raises:
+        DcacheError: an unknown method or option, a file that is no schedule, the same method twice, or nothing.
+    """
+    specs: list[str] = []
+    for part in text.split(";"):
+        for i, word in enumerate(part.split(",")):
+            if i and "=" in word and ":" in specs[-1]:
+                specs[-1] += f",{word.strip()}"
+            elif word.strip():
+                specs.append(word.strip())
+    if not specs:
+        raise DcacheError(f"--methods names no method: give some of {', '.join(methods.available())}, for example "
+                          "--methods 'default;newton:interval=4'")  # fmt: skip
+    choices = [_choice(spec) for spec in specs]
+    labels = [choice.label for choice in choices]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise DcacheError(
+            f"--methods names {', '.join(map(repr, twice))} more than once: each method once is enough"
+        )
+    return choices
+
+
+def _choice(spec: str) -> Choice:
+    if spec.endswith(".json") or os.sep in spec:
+        return Choice(spec, Path(spec).stem, Schedule.load(spec), f", {spec!r})")
+    name, _, inside = spec.partition(":")
+    options = dict(_option(spec, word) for word in inside.split(",") if word)
+    method = methods.make(name, **options)
+    if name == "default" and not options:
+        return Choice(spec, name, method, ")")
+    arguments = ", ".join(f"{key}={value!r}" for key, value in options.items())
+    return Choice(spec, _label(name, options), method, f", dcache.methods.{name}({arguments}))")
+
+
+def _option(spec: str, word: str) -> tuple[str, Any]:
+    key, equals, value = (part.strip() for part in word.partition("="))
+    if not equals or not key or not value:
+        raise DcacheError(f"cannot read {word!r} in the method {spec!r}: expected option=value, as in "
+                          "newton:interval=4,order=1")  # fmt: skip
+    if "+" in value:
+        return key, value.split("+")
+    if value.lower() in ("none", "true", "false"):
+        return key, {"none": None, "true": True, "false": False}[value.lower()]
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def _label(name: str, options: Mapping[str, Any]) -> str:
+    """The name, the value of the main option, and whatever else differs from the preset's own defaults."""
+    parameters = inspect.signature(getattr(methods, name)).parameters
+    main = next(iter(parameters), "")
+    words = [name]
+    if main in options:
+        words.append(str(options[main]))
+    for key, value in options.items():
+        if key == main or value == parameters[key].default:
+            continue
+        if key == "sites":
+            words.append("@" + ("+".join(value) if isinstance(value, list) else str(value)))
+        else:
+            words.append(key if value is True else f"{key}={value}")
+    return " ".join(words)

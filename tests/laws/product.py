@@ -1,0 +1,156 @@
+"""What the laws are tested over: shapes x samplers x guidance x presets, and a cover of all pairs for the fast lane."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache, wraps
+from itertools import combinations
+from typing import Any
+
+import pytest
+import torch
+
+from dcache import Method
+from dcache.methods import deepcache, fbcache, interval, newton, taylorseer
+from tests.shapes import SHAPES, STEPS, Shape
+
+# DDIM and PNDM tell no noise level as a sigma; log-SNR is known everywhere.
+WITHOUT_SIGMA = ("ddim", "pndm")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A preset with options under which something is predicted within a short run, and its all-compute twin."""
+
+    make: Callable[..., Method]
+    options: dict[str, Any]
+    unet: bool | None = None
+
+    def method(self, **over: Any) -> Method:
+        """The method."""
+        return self.make(**{**self.options, **over})
+
+    def all_compute(self) -> Method:
+        """The same, computing everything."""
+        return self.method(**({"threshold": 0.0} if self.make is fbcache else {"interval": 1}))
+
+    def fits(self, shape: Shape, sampler: str) -> bool:
+        """Whether this pair makes sense."""
+        if self.options.get("clock") == "sigma" and sampler in WITHOUT_SIGMA:
+            return False
+        return self.unet is None or self.unet == (shape.depth == 0)
+
+
+PRESETS = {
+    "interval": Preset(interval, {"interval": 2}),
+    "interval-sublayers": Preset(interval, {"interval": 3, "sites": ["attn", "mlp"]}),
+    "interval-model": Preset(interval, {"interval": 2, "sites": "model"}),
+    "interval-blocks": Preset(interval, {"interval": 2, "sites": "block"}, unet=False),
+    "interval-run": Preset(interval, {"interval": 2, "sites": "run:1-2"}, unet=False),
+    "taylorseer": Preset(taylorseer, {"interval": 3, "warmup": 2}),
+    "taylorseer-lite": Preset(taylorseer, {"interval": 2, "warmup": 2, "lite": True}, unet=False),
+    "newton-1-step": Preset(newton, {"interval": 2, "clock": "step"}),
+    "newton-1-logsnr": Preset(newton, {"interval": 3, "clock": "logsnr", "branches": "together"}),
+    "newton-1-bf16": Preset(newton, {"interval": 2, "codec": "value:bfloat16"}),
+    "newton-2-sigma": Preset(newton, {"interval": 2, "order": 2, "clock": "sigma", "sites": "model"}),
+    "newton-2-timestep": Preset(newton, {"interval": 2, "order": 2, "clock": "timestep"}),
+    "fbcache": Preset(fbcache, {"threshold": 0.3, "max_run": 2}, unet=False),
+    "deepcache": Preset(deepcache, {"interval": 2}, unet=True),
+    "deepcache-2": Preset(deepcache, {"interval": 3, "branch_id": 2}, unet=True),
+}
+# These decide by what they see, so their number of computed evaluations is not known beforehand.
+DYNAMIC = ("fbcache",)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One point of the product."""
+
+    shape: Shape
+    sampler: str
+    guidance: str
+    preset: str
+
+    @property
+    def method(self) -> Method:
+        """The preset's method."""
+        return PRESETS[self.preset].method()
+
+    @property
+    def values(self) -> tuple[tuple[str, str], ...]:
+        """Coordinates; a guidance mode of two shapes is two values."""
+        return (
+            ("shape", self.shape.name),
+            ("sampler", self.sampler),
+            ("guidance", f"{self.shape.name} {self.guidance}"),
+            ("preset", self.preset),
+        )
+
+    def build(self) -> Any:
+        """A pipeline of its own."""
+        return self.shape.build(self.sampler)
+
+    def run(self, pipe: Any, **over: Any) -> torch.Tensor:
+        """The latents of one call."""
+        return self.shape.run(pipe, self.guidance, **over)
+
+    def __str__(self) -> str:
+        return "-".join((self.shape.name, self.sampler, self.guidance, self.preset))
+
+
+def product() -> list[Case]:
+    """Every point that makes sense."""
+    return [
+        Case(shape, sampler, guidance, name)
+        for shape in SHAPES.values()
+        for sampler in shape.samplers
+        for guidance in shape.guidance
+        for name, preset in PRESETS.items()
+        if preset.fits(shape, sampler)
+    ]
+
+
+def cover(cases: Iterable[Case]) -> set[Case]:
+    """A few cases in which every pair of values occurs that occurs at all; greedy and always the same."""
+    left = list(cases)
+    missing = {pair for case in left for pair in combinations(case.values, 2)}
+    chosen: set[Case] = set()
+    while missing:
+        best = max(left, key=lambda case: len(missing.intersection(combinations(case.values, 2))))
+        missing.difference_update(combinations(best.values, 2))
+        chosen.add(best)
+        left.remove(best)
+    return chosen
+
+
+def lanes() -> list[Any]:
+    """The product as test parameters: the cover in the fast lane, the others in the slow one."""
+    fast = cover(product())
+    return [pytest.param(c, id=str(c), marks=() if c in fast else (pytest.mark.slow,)) for c in product()]
+
+
+@cache
+def plain(shape: str, sampler: str, guidance: str, steps: int = STEPS) -> tuple[torch.Tensor, int]:
+    """Latents of a run without dcache, and how often its sampler stepped."""
+    pipe = SHAPES[shape].build(sampler)
+    original, count = pipe.scheduler.step, 0
+
+    @wraps(original)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        return original(*args, **kwargs)
+
+    pipe.scheduler.step = counted
+    return SHAPES[shape].run(pipe, guidance, num_inference_steps=steps), count
+
+
+def plain_of(case: Case) -> torch.Tensor:
+    """Latents of a case's run without dcache."""
+    return plain(case.shape.name, case.sampler, case.guidance)[0]
+
+
+def evaluations_of(case: Case) -> int:
+    """Sampler evaluations of a case's run."""
+    return plain(case.shape.name, case.sampler, case.guidance)[1]

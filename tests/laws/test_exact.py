@@ -1,0 +1,61 @@
+"""L1: computing everything changes no bit. L3: replaying a run's trace gives the same bits."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import dcache
+from dcache import Schedule
+from tests.laws.product import DYNAMIC, PRESETS, Case, evaluations_of, lanes, plain_of
+from tests.shapes import SHAPES, STEPS, Shape
+
+
+@pytest.mark.parametrize("case", lanes())
+def test_computing_everything_is_bit_identical_to_the_plain_pipeline(case: Case) -> None:
+    pipe = dcache.enable(case.build(), PRESETS[case.preset].all_compute())
+    for _ in range(2):
+        assert torch.equal(case.run(pipe), plain_of(case))
+        stats = dcache.stats(pipe)
+        assert stats.steps == evaluations_of(case)
+        assert stats.predicted == 0
+        assert stats.computed >= stats.steps
+
+
+@pytest.mark.parametrize("case", lanes())
+def test_replaying_a_trace_gives_the_same_bits(case: Case, tmp_path: Path) -> None:
+    pipe = dcache.enable(case.build(), case.method)
+    cached = case.run(pipe)
+    stats, trace = dcache.stats(pipe), dcache.trace(pipe)
+    assert stats.predicted > 0
+    assert stats.computed > 0
+    assert bool(torch.isfinite(cached).all())
+    assert not torch.equal(cached, plain_of(case))
+    assert trace.steps == stats.steps == evaluations_of(case)
+
+    assert torch.equal(case.run(dcache.enable(pipe, trace)), cached)
+    again = dcache.stats(pipe)
+    assert (again.computed, again.predicted) == (stats.computed, stats.predicted)
+
+    fresh = dcache.enable(case.build(), str(trace.save(tmp_path / "run.json")), strict=True)
+    assert torch.equal(case.run(fresh), cached)
+    assert dcache.trace(fresh).digest() == trace.digest()
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name not in DYNAMIC])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=str)
+def test_a_schedule_of_ones_is_bit_identical_to_the_plain_pipeline(shape: Shape, preset: str) -> None:
+    sampler, guidance = next(iter(shape.samplers)), next(iter(shape.guidance))
+    if not PRESETS[preset].fits(shape, sampler):
+        pytest.skip("not of this shape")
+    case = Case(shape, sampler, guidance, preset)
+    pipe = dcache.enable(case.build(), case.method)
+    case.run(pipe)
+    plan = dcache.trace(pipe).components
+    ones: dict[str, Any] = {}
+    for name, part in plan.items():
+        ones[name] = Schedule.of_steps(list(range(STEPS)), STEPS, list(part.sites)).components[""]
+    dcache.enable(pipe, Schedule(STEPS, ones))
+    assert torch.equal(case.run(pipe), plain_of(case))
+    assert dcache.stats(pipe).predicted == 0

@@ -1,0 +1,369 @@
+"""Four shapes of denoiser in their real diffusers pipelines, with parts so small that a run takes a blink.
+
+PixArt: cross-attention blocks, guidance in one batch. Flux: two block lists, text and image streams, a concatenation
+seam, sequential guidance. SD: a UNet. Wan: video, sequential guidance under cache contexts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+# Nothing here needs the network; the pipelines ask Hugging Face's hub only when they are loaded by name.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+STEPS = 7
+Call = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """One pipeline family.
+
+    Attributes:
+        model: builds the denoiser from a seed.
+        pipeline: builds the pipeline around a denoiser and a sampler.
+        inputs: arguments of a pipeline call, without steps and guidance.
+        samplers: name -> how to build it; the first is the usual one.
+        guidance: mode -> arguments of the pipeline call; the first is the usual one.
+        part: the attribute of the pipeline that holds the denoiser.
+        depth: number of blocks in the trunk, 0 for the UNet.
+        skips: number of brackets.
+    """
+
+    name: str
+    model: Callable[[int], nn.Module]
+    pipeline: Callable[[nn.Module, Any], Any]
+    inputs: Callable[[int], Call]
+    samplers: Mapping[str, Callable[[], Any]]
+    guidance: Mapping[str, Callable[[], Call]]
+    part: str = "transformer"
+    depth: int = 0
+    skips: int = 0
+
+    def __str__(self) -> str:
+        return self.name
+
+    def build(self, sampler: str = "", seed: int = 0, model: nn.Module | None = None) -> Any:
+        """A pipeline of its own, in eval mode, silent."""
+        made = self.samplers[sampler or next(iter(self.samplers))]()
+        pipe = self.pipeline(self.model(seed) if model is None else model, made)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    def denoiser(self, pipe: Any) -> nn.Module:
+        """The module that caching is enabled on."""
+        return getattr(pipe, self.part)
+
+    def blocks(self, pipe: Any) -> list[nn.Module]:
+        """The trunk."""
+        model = self.denoiser(pipe)
+        lists = ("transformer_blocks", "single_transformer_blocks", "blocks")
+        return [block for name in lists for block in getattr(model, name, ())]
+
+    def arguments(self, guidance: str = "", seed: int = 1, **over: Any) -> Call:
+        """Arguments of one pipeline call."""
+        mode = self.guidance[guidance or next(iter(self.guidance))]()
+        own = {"num_inference_steps": STEPS, "output_type": "latent", "generator": generator(seed + 100)}
+        return {**self.inputs(seed), **own, **mode, **over}
+
+    def run(self, pipe: Any, guidance: str = "", seed: int = 1, **over: Any) -> torch.Tensor:
+        """The final latents of one pipeline call; equal seeds give equal calls."""
+        result = pipe(**self.arguments(guidance, seed, **over))
+        return next(iter(result.values()))
+
+
+def generator(seed: int) -> torch.Generator:
+    """A random state of its own."""
+    return torch.Generator().manual_seed(seed)
+
+
+def at_step_end(shape: Shape, act: Callable[[int], None]) -> Call:
+    """Call arguments that run `act(i)` at the end of every sampler step, as this pipeline spells it."""
+    if shape.name == "pixart":
+        return {"callback": lambda i, t, latents: act(i), "callback_steps": 1}
+
+    def callback(pipe: Any, i: int, t: Any, tensors: Call) -> Call:
+        act(i)
+        return tensors
+
+    return {"callback_on_step_end": callback}
+
+
+def _guidance_between(first: int, last: int, batched: bool) -> Callable[[], Call]:
+    """Guidance is off from the end of step `first` to the end of step `last`."""
+
+    def make() -> Call:
+        kept: dict[str, torch.Tensor] = {}
+
+        def callback(pipe: Any, i: int, t: Any, tensors: Call) -> Call:
+            if i == first:
+                pipe._guidance_scale = 1.0
+                if batched:
+                    kept["both"] = tensors["prompt_embeds"]
+                    tensors["prompt_embeds"] = kept["both"].chunk(2)[1]
+            if i == last:
+                pipe._guidance_scale = 3.0
+                if batched:
+                    tensors["prompt_embeds"] = kept["both"]
+            return tensors
+
+        names = ["latents", "prompt_embeds"] if batched else ["latents"]
+        return {"guidance_scale": 3.0, "callback_on_step_end": callback, "callback_on_step_end_tensor_inputs": names}
+
+    return make
+
+
+# The models ---------------------------------------------------------------------------------------------------------
+
+
+def _ready(model: nn.Module, seed: int) -> nn.Module:
+    """Evaluation mode, and gates that open: fresh models' adaLN tables are so small that blocks hardly matter."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(False)
+        if name.endswith("scale_shift_table"):
+            parameter.copy_(torch.randn(parameter.shape, generator=generator(seed)) * 0.3)
+    return model.eval()
+
+
+def pixart_model(seed: int = 0) -> nn.Module:
+    from diffusers import PixArtTransformer2DModel
+
+    torch.manual_seed(seed)
+    model = PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=3,
+        cross_attention_dim=16,
+        sample_size=8,
+        caption_channels=12,
+    )
+    return _ready(model, seed)
+
+
+def flux_model(seed: int = 0) -> nn.Module:
+    from diffusers import FluxTransformer2DModel
+
+    torch.manual_seed(seed)
+    model = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=64,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=12,
+        pooled_projection_dim=8,
+        axes_dims_rope=(2, 2, 4),
+        guidance_embeds=False,
+    )
+    return _ready(model, seed)
+
+
+def sd_model(seed: int = 0) -> nn.Module:
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(seed)
+    model = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=12,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+    return _ready(model, seed)
+
+
+def wan_model(seed: int = 0) -> nn.Module:
+    from diffusers import WanTransformer3DModel
+
+    torch.manual_seed(seed)
+    model = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=12,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=3,
+        rope_max_seq_len=32,
+    )
+    return _ready(model, seed)
+
+
+# The pipelines ------------------------------------------------------------------------------------------------------
+
+
+def _pixart(model: nn.Module, sampler: Any) -> Any:
+    from diffusers import PixArtAlphaPipeline
+
+    return PixArtAlphaPipeline(None, None, None, model, sampler)
+
+
+def _flux(model: nn.Module, sampler: Any) -> Any:
+    from diffusers import FluxPipeline
+
+    return FluxPipeline(sampler, None, None, None, None, None, model)
+
+
+def _sd(model: nn.Module, sampler: Any) -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline(
+        vae=None,
+        text_encoder=None,
+        tokenizer=None,
+        unet=model,
+        scheduler=sampler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _wan(model: nn.Module, sampler: Any) -> Any:
+    from diffusers import WanPipeline
+
+    return WanPipeline(None, None, None, sampler, model)
+
+
+def _embeds(seed: int, *size: int) -> torch.Tensor:
+    return torch.randn(1, *size, generator=generator(seed))
+
+
+def _pixart_inputs(seed: int) -> Call:
+    return {
+        "prompt_embeds": _embeds(seed, 5, 12),
+        "prompt_attention_mask": torch.ones(1, 5),
+        "negative_prompt": None,
+        "negative_prompt_embeds": _embeds(seed + 1, 5, 12),
+        "negative_prompt_attention_mask": torch.ones(1, 5),
+        "use_resolution_binning": False,
+        "height": 64,
+        "width": 64,
+    }
+
+
+def _flux_inputs(seed: int) -> Call:
+    return {
+        "prompt_embeds": _embeds(seed, 5, 12),
+        "pooled_prompt_embeds": _embeds(seed + 1, 8),
+        "height": 64,
+        "width": 64,
+    }
+
+
+def _flux_true_cfg() -> Call:
+    return {
+        "true_cfg_scale": 3.0,
+        "negative_prompt_embeds": _embeds(8, 5, 12),
+        "negative_pooled_prompt_embeds": _embeds(9, 8),
+    }
+
+
+def _sd_inputs(seed: int) -> Call:
+    return {
+        "prompt_embeds": _embeds(seed, 5, 12),
+        "negative_prompt_embeds": _embeds(seed + 1, 5, 12),
+        "height": 64,
+        "width": 64,
+    }
+
+
+def _wan_inputs(seed: int) -> Call:
+    return {
+        "prompt_embeds": _embeds(seed, 5, 12),
+        "negative_prompt_embeds": _embeds(seed + 1, 5, 12),
+        "height": 32,
+        "width": 32,
+        "num_frames": 5,
+    }
+
+
+# The samplers -------------------------------------------------------------------------------------------------------
+
+
+def _sampler(name: str, **config: Any) -> Callable[[], Any]:
+    def make() -> Any:
+        import diffusers
+
+        return getattr(diffusers, name)(**config)
+
+    return make
+
+
+# Stable Diffusion's pipeline warns of samplers that do not begin their timesteps at 1.
+NOISE_SAMPLERS = {
+    "ddim": _sampler("DDIMScheduler", steps_offset=1, clip_sample=False),
+    "euler": _sampler("EulerDiscreteScheduler", steps_offset=1),
+    "pndm": _sampler("PNDMScheduler", steps_offset=1),
+    "heun": _sampler("HeunDiscreteScheduler", steps_offset=1),
+    "dpm": _sampler("DPMSolverMultistepScheduler", steps_offset=1),
+}
+FLOW_EULER = _sampler("FlowMatchEulerDiscreteScheduler")
+
+PIXART = Shape(
+    "pixart",
+    pixart_model,
+    _pixart,
+    _pixart_inputs,
+    NOISE_SAMPLERS,
+    {"batched": lambda: {"guidance_scale": 3.0}, "off": lambda: {"guidance_scale": 1.0}},
+    depth=3,
+)
+FLUX = Shape(
+    "flux",
+    flux_model,
+    _flux,
+    _flux_inputs,
+    {"flow_euler": FLOW_EULER},
+    {"off": dict, "sequential": _flux_true_cfg},
+    depth=4,
+)
+SD = Shape(
+    "sd",
+    sd_model,
+    _sd,
+    _sd_inputs,
+    NOISE_SAMPLERS,
+    {
+        "batched": lambda: {"guidance_scale": 3.0},
+        "off": lambda: {"guidance_scale": 1.0},
+        "part": _guidance_between(2, 4, batched=True),
+    },
+    part="unet",
+    skips=4,
+)
+WAN = Shape(
+    "wan",
+    wan_model,
+    _wan,
+    _wan_inputs,
+    {
+        "unipc": _sampler(
+            "UniPCMultistepScheduler", prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+        "flow_euler": FLOW_EULER,
+    },
+    {
+        "sequential": lambda: {"guidance_scale": 3.0},
+        "off": lambda: {"guidance_scale": 1.0},
+        "part": _guidance_between(2, 4, batched=False),
+    },
+    depth=3,
+)
+SHAPES = {shape.name: shape for shape in (PIXART, FLUX, SD, WAN)}
