@@ -70,6 +70,10 @@ class Prober:
         self.seen[block] = seen
         return seen
 
+    def rest(self) -> None:
+        """The watched call is over: let go of its tensors."""
+        self._before = None
+
     def sources(self, block: nn.Module) -> list[str | None]:
         """For each output leaf of a watched block, the name of the argument it continues."""
         seen = self.seen[block]

@@ -59,6 +59,7 @@ def estimate(target: Any, method: Method | Schedule, call_kwargs: dict[str, Any]
 def _full(session: Any) -> int:
     from dcache.history import bytes_of
 
-    one = bytes_of(t for b in session.branches.values() for h in b.histories.values() for a in h.leaves for t in a
-                   if t is not None)
-    return one * (session.method.predictor.order + 1)
+    branches = session.branches.values()
+    one = bytes_of(t for b in branches for h in b.histories.values() for a in h.leaves for t in a if t is not None)
+    probes = bytes_of(b.probe for b in branches if b.probe is not None)
+    return one * (session.method.predictor.order + 1) + probes

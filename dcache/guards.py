@@ -39,6 +39,19 @@ def being_compiled() -> bool:
     return "torch._dynamo" in sys.modules and callable(torch._C._dynamo.eval_frame.get_eval_frame_callback())
 
 
+class NotInlined:
+    """A forward pre-hook: `torch.compile` of something around a module inlines its `forward`, past our intercept."""
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        """Raise where the module is being traced."""
+        if torch.compiler.is_dynamo_compiling():
+            raise compiled_whole(module)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy of the module gets a hook that hands the arguments on, and needs no dcache to be read back."""
+        return getattr, ({}, "get")
+
+
 def refuse_compiled(module: Any) -> None:
     """Raise if the whole model was compiled: its blocks are no longer called one by one."""
     if hasattr(module, "_orig_mod") or compiled_call(module) is not None:

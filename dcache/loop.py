@@ -46,7 +46,8 @@ class Loop:
         if value is None:
             raise DcacheError(
                 "dcache cannot tell which evaluation this denoiser call belongs to: no sampler was seen and "
-                f"the call has no timestep argument with one value (looked for {', '.join(TIME_NAMES)}). {_HINT}"
+                f"the call has no timestep argument with one value (looked for {', '.join(TIME_NAMES)}). "
+                f"{_HINT}"
             )
         if self.run is None or self.value is None:
             return self._open(value, is_sigma)

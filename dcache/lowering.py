@@ -104,6 +104,7 @@ class RunRegion(Region):
         else:
             opened = self.opened or [None] * len(leaves)
         self.remember(call, opened, leaves)
+        self.opened = ()
 
     def leave_predicted(self, call: Call) -> Any:
         """The last block is replaced by the prediction."""

@@ -43,6 +43,12 @@ class Region:
         """Whether there is anything to predict from."""
         return self.history is not None and bool(self.history.taus)
 
+    def release(self) -> None:
+        """The run is over: let go of its tensors."""
+        self.history = None
+        self.decided_in = None
+        self.opened = ()
+
     def decide(self, call: Call) -> bool:
         """Decide once per call whether this site is predicted; the first to ask settles it."""
         if self.decided_in is call:
@@ -114,6 +120,12 @@ class GroupRegion(Region):
     def __init__(self, session: Session, site: Site, codec: Codec) -> None:
         super().__init__(session, site, codec)
         self.followers: list[Region] = []
+
+    def release(self) -> None:
+        """The followers hold what there is to let go of."""
+        super().release()
+        for follower in self.followers:
+            follower.release()
 
     @property
     def has_history(self) -> bool:

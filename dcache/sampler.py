@@ -97,7 +97,7 @@ class SamplerTap:
         return result
 
     def follows_copies(self, memo: Mapping[int, Any]) -> bool:
-        """Whether a deep copy of the sampler is watched too: LTX2 copies it within a run, a copied pipe is another."""
+        """Whether a deep copy of the sampler is watched too, as LTX2's in a run; a copied pipe's is not."""
         pipes = (ref() for listener in self.listeners for ref in listener.pipes)
         return not any(id(pipe) in memo for pipe in pipes if pipe is not None)
 

@@ -337,7 +337,7 @@ def _parse(content: Any) -> Schedule:
     for side in content["resolution"]:
         check_whole('every entry of "resolution"', side, 1)
     guidance = content["guidance"]
-    if isinstance(guidance, bool) or (guidance is not None and not math.isfinite(guidance)):
+    if isinstance(guidance, bool) or (guidance is not None and not abs(guidance) < math.inf):
         raise DcacheError(f'"guidance" must be a number or null, got {guidance!r}')
     return Schedule(
         content["steps"],
@@ -368,8 +368,11 @@ def _check(
 
 
 def _rows(component: str, branch: str, sites: Any) -> dict[str, tuple[bool, ...]]:
-    if not isinstance(sites, dict):
-        raise DcacheError(f"rows of branch {branch!r} of component {component!r} must be an object")
+    if not isinstance(sites, dict) or not sites:
+        raise DcacheError(
+            f"branch {branch!r} of component {component!r} has no rows: expected an object with one text of "
+            f"0 and 1 per site, got {sites!r}"
+        )
     for site, row in sites.items():
         if not isinstance(row, str) or set(row) - {"0", "1"}:
             raise DcacheError(

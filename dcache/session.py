@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from dcache.binding import Binding, bind
 from dcache.containers import argument_names, copy_containers, flatten, rebuild, signature
 from dcache.contracts import Prober
 from dcache.errors import DcacheError, DcacheWarning
-from dcache.guards import being_compiled, compiled_whole, refuse_compiled, refuse_other_cache
+from dcache.guards import NotInlined, being_compiled, compiled_whole, refuse_compiled, refuse_other_cache
 from dcache.history import Branch, bytes_of
 from dcache.loop import MOST_BRANCHES, TIME_NAMES, Loop
 from dcache.method import Method
@@ -268,7 +269,9 @@ class Session:
         self.call = None
         if self.run is None:
             return
-        self.record.end(self.run.index + (1 if self.run.calls else 0), self.bytes_now())
+        steps = self.run.index + (1 if self.run.calls else 0)
+        whole = self.run.count is None or steps >= self.run.count
+        self.record.end(steps, self.bytes_now())
         # A loop that just opened the next run is left to follow it.
         if self.loop.run is self.run:
             self.loop = Loop()
@@ -276,8 +279,11 @@ class Session:
         self.branches = {}
         self.together = {}
         self.ordinal_of = -1
+        for region in self.binding.regions:
+            region.release()
         record = self.record
-        if self.method.predicts and not record.predicted and record.reasons:
+        # An interrupted run had no time to predict; its own error is what should be seen.
+        if whole and self.method.predicts and not record.predicted and record.reasons:
             self.warn(f"nothing was predicted in this run of {type(self.module).__name__}: "
                       f"{self.stats().why_nothing()}")
 
@@ -408,6 +414,8 @@ class Session:
             self._finish(call, output, inner, kept)
         finally:
             self.call = None
+            if kept is not None:
+                self.prober.rest()
         total = perf_counter() - began
         self.inside += total - spent if kept is None else 0.0
         self.record.call(total, call.predicted > 0)
@@ -449,6 +457,8 @@ class Session:
             branch.reset = ""
         if call.observing and kept is not None:
             problem = self.binding.settle() or self_check(self, call, inner, kept, output)
+            # The replay's probe is that of the call itself.
+            branch.probe_now = None
             if problem:
                 self.fall_back(problem)
             else:
@@ -520,6 +530,20 @@ class ModelCall(Intercept):
     def __init__(self, module: nn.Module, session: Session) -> None:
         super().__init__(module)
         self.session = session
+        self._hook: RemovableHandle | None = None
+
+    def install(self) -> None:
+        """As any intercept, and not to be inlined by a compiled caller."""
+        super().install()
+        if self._hook is None:
+            self._hook = self.module.register_forward_pre_hook(NotInlined())
+
+    def remove(self) -> None:
+        """As any intercept."""
+        super().remove()
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Hand over to the session."""

@@ -78,7 +78,7 @@ def compiled_call(module: nn.Module) -> Any:
 class MethodTap:
     """Stands in for one bound method of one object and keeps its signature.
 
-    A deep copy of the object has its plain method, or a tap of its own where the listener `follows_copies(memo)`.
+    A deep copy of the object has its plain method, or a tap of its own if the listener `follows_copies`.
 
     Args:
         owner: the object.
@@ -136,4 +136,4 @@ class MethodTap:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the plain method of the owner."""
-        return types.MethodType, (getattr(type(self.owner), self.name), self.owner)
+        return getattr, (self.owner, self.name)

@@ -41,7 +41,10 @@ def test_the_stored_tensor_is_the_difference_in_its_dtype_and_in_our_memory(name
     x.fill_(7)
     y.fill_(9)
     assert torch.equal(z, mine)
-    assert z.untyped_storage().data_ptr() not in (x.untyped_storage().data_ptr(), y.untyped_storage().data_ptr())
+    assert z.untyped_storage().data_ptr() not in (
+        x.untyped_storage().data_ptr(),
+        y.untyped_storage().data_ptr(),
+    )
 
 
 def test_a_view_is_stored_without_the_rest_of_its_storage():
@@ -49,7 +52,9 @@ def test_a_view_is_stored_without_the_rest_of_its_storage():
     for name in ("value", "delta"):
         z = remember(parse(name), whole[:2], whole[2:4])
         assert z.untyped_storage().nbytes() == 2 * 4 * 4
-    assert remember(parse("value"), None, torch.zeros(1, 4).expand(5, 4)).untyped_storage().nbytes() == 5 * 4 * 4
+    assert (
+        remember(parse("value"), None, torch.zeros(1, 4).expand(5, 4)).untyped_storage().nbytes() == 5 * 4 * 4
+    )
 
 
 def test_delta_survives_a_block_that_writes_over_its_input():

@@ -43,7 +43,8 @@ class Toy:
         """The sites directly inside a site (None for the whole network), in order."""
         inside = [s for s in self.rows if s != around and (around is None or contains(around, s))]
         return sorted(
-            (s for s in inside if not any(o != s and contains(o, s) for o in inside)), key=lambda s: span_of(s)
+            (s for s in inside if not any(o != s and contains(o, s) for o in inside)),
+            key=span_of,
         )
 
     def inner(self, site, t, x):
@@ -156,8 +157,16 @@ def test_forced_first_computes_are_set_where_they_are_live():
     assert live_rows(rows, 0, None) == {"block:0": (True, False), "block:1": (True, True)}
 
 
+def test_an_anchor_inside_a_run_keeps_the_run_computed():
+    # At evaluation 1 block 3 hides everything, but the attention computed there is read at evaluation 2.
+    rows = {"run:0-1": (True, True, True), "attn:0": (True, True, False), "block:3": (True, False, True)}
+    assert live_rows(rows, 0, "value") == rows
+    unread = rows | {"attn:0": (True, True, True)}
+    assert live_rows(unread, 0, "value") == {s: (r[0], False, r[2]) for s, r in unread.items()}
+
+
 def test_all_computed_stays():
-    rows = {s: (True,) * 5 for s in LAYOUTS["nested"]}
+    rows = dict.fromkeys(LAYOUTS["nested"], (True,) * 5)
     for order in range(3):
         assert live_rows(rows, order, "value") == rows
 
@@ -168,7 +177,9 @@ def test_beside_a_bracket_nothing_is_dropped():
     assert live_rows({"bracket:0": (False, False, True)}, 0, None) == {"bracket:0": (True, False, True)}
 
 
-@pytest.mark.parametrize(("order", "steps", "share"), [(0, 16, 0.31), (1, 16, 0.23), (2, 16, 0.18), (0, 300, 1 / 3)])
+@pytest.mark.parametrize(
+    ("order", "steps", "share"), [(0, 16, 0.31), (1, 16, 0.23), (2, 16, 0.18), (0, 300, 1 / 3)]
+)
 def test_share_of_dead_computes_in_random_plans(order, steps, share):
     """A sublayer before a run that is remembered by value, half computed (methods-diffusion.md, 6.2)."""
     rng = random.Random(order)

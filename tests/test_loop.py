@@ -11,9 +11,9 @@ def walk(values, is_sigma=False):
     loop, runs, seen = Loop(), [], []
     for value in values:
         run = loop.see(value, is_sigma)
-        if run not in runs or not any(run is r for r in runs):
+        if not any(run is known for known in runs):
             runs.append(run)
-        seen.append((next(i for i, r in enumerate(runs) if r is run), run.index))
+        seen.append((next(i for i, known in enumerate(runs) if known is run), run.index))
     return seen
 
 

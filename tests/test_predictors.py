@@ -65,7 +65,9 @@ def test_taylor_misses_by_the_published_numbers(degree, order):
 def test_newton_misses_by_nothing_where_taylor_does(degree):
     values = [float(t**degree) for t in ANCHORS]
     for k in (1, 2, 3):
-        assert forecast(Newton(degree), ANCHORS, values, 20 + k) == pytest.approx((20 + k) ** degree, abs=1e-6)
+        assert forecast(Newton(degree), ANCHORS, values, 20 + k) == pytest.approx(
+            (20 + k) ** degree, abs=1e-6
+        )
 
 
 def test_taylor_on_uneven_anchors():
@@ -77,7 +79,9 @@ def test_taylor_on_uneven_anchors():
     assert forecast(Taylor(1), anchors, lines, 19) == pytest.approx(3 * 19 - 7)
     # After anchor 8 the factors are (64, 10, 7/6), so k = 1, 2 give these.
     for k in (1, 2):
-        assert forecast(Taylor(2), anchors[:4], squares[:4], 8 + k) == pytest.approx(64 + 10 * k + 7 / 12 * k**2)
+        assert forecast(Taylor(2), anchors[:4], squares[:4], 8 + k) == pytest.approx(
+            64 + 10 * k + 7 / 12 * k**2
+        )
 
 
 @pytest.mark.parametrize("order", range(MAX_ORDER + 1))
@@ -110,7 +114,9 @@ def test_newton_is_exact_on_its_degree_at_any_gaps_and_clocks(order, falling):
             taus.reverse()
         polynomial = np.polynomial.Polynomial(random.normal(size=order + 1))
         *anchors, now = taus
-        found = forecast(Newton(order), anchors, [polynomial(t) for t in anchors], now, list(range(len(anchors))))
+        found = forecast(
+            Newton(order), anchors, [polynomial(t) for t in anchors], now, list(range(len(anchors)))
+        )
         assert found == pytest.approx(polynomial(now), rel=1e-8, abs=1e-8)
 
 
@@ -185,5 +191,3 @@ def test_make_rebuilds_from_name_and_parameters(predictor):
 def test_make_refuses_what_it_does_not_know(name, parameters, says):
     with pytest.raises(DcacheError, match=says):
         make(name, parameters)
-
-

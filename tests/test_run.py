@@ -23,25 +23,29 @@ from dcache.run import CLOCKS, Run
 from dcache.sampler import tap
 
 SAMPLERS = {
-    "DDIM": (lambda: DDIMScheduler(), 6),
+    "DDIM": (DDIMScheduler, 6),
     "PNDM": (lambda: PNDMScheduler(skip_prk_steps=True), 7),
-    "PNDM with warm-up": (lambda: PNDMScheduler(), None),
-    "Heun": (lambda: HeunDiscreteScheduler(), 11),
-    "DPM++": (lambda: DPMSolverMultistepScheduler(), 6),
+    "PNDM with warm-up": (PNDMScheduler, None),
+    "Heun": (HeunDiscreteScheduler, 11),
+    "DPM++": (DPMSolverMultistepScheduler, 6),
     "DPM++ Karras": (lambda: DPMSolverMultistepScheduler(use_karras_sigmas=True), 6),
     "DPM++ flow": (
-        lambda: DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0),
+        lambda: DPMSolverMultistepScheduler(
+            use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+        ),
         6,
     ),
-    "Euler": (lambda: EulerDiscreteScheduler(), 6),
-    "EDM Euler": (lambda: EDMEulerScheduler(), 6),
-    "LCM": (lambda: LCMScheduler(), 6),
-    "flow Euler": (lambda: FlowMatchEulerDiscreteScheduler(), 6),
+    "Euler": (EulerDiscreteScheduler, 6),
+    "EDM Euler": (EDMEulerScheduler, 6),
+    "LCM": (LCMScheduler, 6),
+    "flow Euler": (FlowMatchEulerDiscreteScheduler, 6),
     "flow Euler shifted": (lambda: FlowMatchEulerDiscreteScheduler(shift=3.0), 6),
-    "flow Heun": (lambda: FlowMatchHeunDiscreteScheduler(), 11),
-    "UniPC": (lambda: UniPCMultistepScheduler(), 6),
+    "flow Heun": (FlowMatchHeunDiscreteScheduler, 11),
+    "UniPC": (UniPCMultistepScheduler, 6),
     "UniPC flow": (
-        lambda: UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0),
+        lambda: UniPCMultistepScheduler(
+            use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+        ),
         6,
     ),
 }
@@ -68,8 +72,9 @@ def walk(sampler, steps=6, sees=lambda run, t: None):
             run.place(float(t), watched.begin_index())
         run.calls += 1
         sees(run, t)
-        x = sampler.step(torch.zeros_like(x), t, sampler.scale_model_input(x, t) * 0 + x).prev_sample \
-            if hasattr(sampler, "scale_model_input") else sampler.step(torch.zeros_like(x), t, x).prev_sample
+        if hasattr(sampler, "scale_model_input"):
+            sampler.scale_model_input(x, t)
+        x = sampler.step(torch.zeros_like(x), t, x).prev_sample
     watched.leave(listener)
     assert listener.opened == 1
     return run
@@ -82,8 +87,8 @@ def test_samplers_count_one_evaluation_per_step_and_know_their_clocks(name):
 
     def sees(run, t):
         indices.append(run.index)
-        for clock in clocks:
-            clocks[clock].append(run.clock(clock))
+        for clock, values in clocks.items():
+            values.append(run.clock(clock))
 
     sampler = make()
     run = walk(sampler, sees=sees)
@@ -103,7 +108,10 @@ def test_samplers_count_one_evaluation_per_step_and_know_their_clocks(name):
 
 def test_ddim_and_euler_agree_on_log_snr():
     seen = []
-    for sampler in (DDIMScheduler(timestep_spacing="leading"), EulerDiscreteScheduler(timestep_spacing="leading")):
+    for sampler in (
+        DDIMScheduler(timestep_spacing="leading"),
+        EulerDiscreteScheduler(timestep_spacing="leading"),
+    ):
         seen.append([])
         walk(sampler, sees=lambda run, t: seen[-1].append(run.clock("logsnr")))
     assert seen[0] == pytest.approx(seen[1], rel=1e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 2 where something asked for cannot be done, 130 on Ctrl-C."""
+    """Run one command; return its exit status: 0, 2 where what was asked cannot be done, 130 on Ctrl-C."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.run is None:
@@ -32,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("dcache: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has seen enough: nothing may be flushed into the closed pipe at exit either.
-        sys.stdout = None  # type: ignore[assignment]
+        # Whoever read our output has seen enough. Python flushes at exit, and that must not reach the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 

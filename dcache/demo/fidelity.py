@@ -37,4 +37,5 @@ def ssim(pictures: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     first, second = (torch.from_numpy(p).permute(0, 3, 1, 2).double() for p in (pictures, reference))
-    return float(structural_similarity_index_measure(first, second, data_range=255.0))
+    value = structural_similarity_index_measure(first, second, data_range=255.0)
+    return float(torch.as_tensor(value))

@@ -62,8 +62,9 @@ def measure(
 ) -> list[Measured]:
     """Run the uncached pipeline and every method once for warm-up and `repeats` times on the clock.
 
-    The contestants take turns, so that a machine that slows down slows all of them. Every call is the first one after
-    `enable`, its self-check included; `enable` itself is not timed. Caching is off afterwards, whatever happens.
+    The contestants take turns, so that a machine that slows down slows all of them. Every call is the first
+    one after `enable`, its self-check included; `enable` itself is not timed. Caching is off afterwards,
+    whatever happens.
 
     Args:
         pipe: a pipeline without caching.

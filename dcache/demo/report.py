@@ -94,7 +94,7 @@ def table(uncached: Measured, rows: Sequence[Row]) -> str:
 
 
 def notes(uncached: Measured, methods: Sequence[Measured], rows: Sequence[Row]) -> list[str]:
-    """What a reader of the table has to know: broken pictures, nothing predicted, warnings, a busy machine."""
+    """What a reader has to know: broken pictures, nothing predicted, warnings, a busy machine."""
     found = []
     for one, its in zip(methods, rows, strict=True):
         if its.broken:

@@ -47,7 +47,8 @@ def run(settings: Settings, tell: Callable[[int, str], None] = lambda _turn, _la
         tell: called with round (0 is the warm-up) and label before each call.
 
     Raises:
-        DcacheError: a package is missing, a method is unknown or does not fit, or the uncached pictures are broken.
+        DcacheError: a package is missing, a method is unknown or does not fit, or the uncached pictures are
+            broken.
     """
     began = time.perf_counter()
     require_packages()
@@ -65,7 +66,7 @@ def run(settings: Settings, tell: Callable[[int, str], None] = lambda _turn, _la
 
 
 def write_report(report: Report) -> list[Path]:
-    """Write schedules, figures and results.json into the folder of the settings, each file whole or not at all."""
+    """Write schedules, figures and results.json into the settings' folder, each whole or not at all."""
     from dcache.demo.figures import draw_grid, draw_speed_fidelity
 
     out = make_folder(report.settings.out)

@@ -59,7 +59,7 @@ def parse(text: str) -> list[Choice]:
     """Read specifications separated by `;` (or by `,` where that is not an option of the one before).
 
     Raises:
-        DcacheError: an unknown method or option, a file that is no schedule, the same method twice, or nothing.
+        DcacheError: an unknown method or option, a file that is no schedule, a method twice, or nothing.
     """
     specs: list[str] = []
     for part in text.split(";"):
@@ -69,11 +69,11 @@ def parse(text: str) -> list[Choice]:
             elif word.strip():
                 specs.append(word.strip())
     if not specs:
-        raise DcacheError(f"--methods names no method: give some of {', '.join(methods.available())}, for example "
-                          "--methods 'default;newton:interval=4'")  # fmt: skip
+        known = ", ".join(methods.available())
+        raise DcacheError(f"--methods names none: give some of {known}, as in 'default;newton:interval=4'")
     choices = [_choice(spec) for spec in specs]
-    labels = [choice.label for choice in choices]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
+    names = [choice.file_name for choice in choices]
+    twice = sorted({choice.label for choice in choices if names.count(choice.file_name) > 1})
     if twice:
         raise DcacheError(
             f"--methods names {', '.join(map(repr, twice))} more than once: each method once is enough"
@@ -83,10 +83,13 @@ def parse(text: str) -> list[Choice]:
 
 def _choice(spec: str) -> Choice:
     if spec.endswith(".json") or os.sep in spec:
-        return Choice(spec, Path(spec).stem, Schedule.load(spec), f", {spec!r})")
+        return Choice(spec, f"file {Path(spec).stem}", Schedule.load(spec), f", {spec!r})")
     name, _, inside = spec.partition(":")
     options = dict(_option(spec, word) for word in inside.split(",") if word)
-    method = methods.make(name, **options)
+    try:
+        method = methods.make(name, **options)
+    except DcacheError as error:
+        raise DcacheError(f"{spec}: {error}") from None
     if name == "default" and not options:
         return Choice(spec, name, method, ")")
     arguments = ", ".join(f"{key}={value!r}" for key, value in options.items())
@@ -96,8 +99,7 @@ def _choice(spec: str) -> Choice:
 def _option(spec: str, word: str) -> tuple[str, Any]:
     key, equals, value = (part.strip() for part in word.partition("="))
     if not equals or not key or not value:
-        raise DcacheError(f"cannot read {word!r} in the method {spec!r}: expected option=value, as in "
-                          "newton:interval=4,order=1")  # fmt: skip
+        raise DcacheError(f"cannot read {word!r} in {spec!r}: expected option=value, as in newton:interval=4")
     if "+" in value:
         return key, value.split("+")
     if value.lower() in ("none", "true", "false"):

@@ -8,6 +8,7 @@ from dcache.errors import DcacheError
 from dcache.method import Method
 from dcache.predictors import Reuse
 from dcache.schedulers import Every, Listed, Warmup, any_of
+from dcache.schedulers.rules import check_whole
 
 
 def deepcache(
@@ -32,6 +33,9 @@ def deepcache(
         raise DcacheError(
             f"deepcache remembers a bracket of a UNet: expected sites='bracket:N', got {sites!r}"
         )
+    check_whole("branch_id", branch_id, 0)
+    if steps is not None and not isinstance(steps, Sequence):
+        raise DcacheError(f"steps must be a list of evaluations, got {steps!r}")
     where = sites or f"bracket:{branch_id}"
     when = Every(interval) if steps is None else Listed(tuple(steps))
     return Method(

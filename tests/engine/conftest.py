@@ -1,4 +1,4 @@
-"""Makes the neighbours importable: pytest's importlib mode finds none by name, and pickles need their classes' module."""
+"""Makes the neighbours importable: pytest's importlib mode finds none by name, and pickles need a module."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""Compiled blocks stay compiled behind dcache; a model compiled as a whole is refused, whenever that happens."""
+"""Compiled blocks stay compiled behind dcache; a model compiled as a whole is refused, before and after."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch._dynamo
 from engine_toys import Mix, Toy, flux_pipe, flux_run, walk
+from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
@@ -110,7 +111,7 @@ def test_blocks_outside_the_site_are_compiled_too(method: Any) -> None:
     assert not counters["graph_break"]
 
 
-# the whole model ----------------------------------------------------------------------------------------------------
+# the whole model ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["assigned", "in place"])
@@ -120,7 +121,7 @@ def test_a_pipeline_whose_model_was_compiled_is_refused(how: str) -> None:
         pipe.transformer = torch.compile(pipe.transformer, backend="eager")
     else:
         pipe.transformer.compile(backend="eager")
-    with pytest.raises(DcacheError, match="FluxTransformer2DModel is compiled as a whole.*compile=True"):
+    with pytest.raises(DcacheError, match=r"FluxTransformer2DModel is compiled as a whole.*compile=True"):
         dcache.enable(pipe)
     with pytest.raises(DcacheError, match="compile=True"):
         dcache.enable(pipe.transformer)
@@ -135,8 +136,13 @@ def test_a_pipeline_whose_model_is_compiled_afterwards_says_so_at_the_next_run(h
     if how == "assigned":
         pipe.transformer = torch.compile(module, backend="eager")
     else:
-        module.compile(backend="eager")
-    with pytest.raises(DcacheError, match="FluxTransformer2DModel is compiled as a whole.*compile=True"):
+        with pytest.raises(DcacheError, match=r"FluxTransformer2DModel is compiled as a whole.*compile=True"):
+            module.compile(backend="eager")
+        flux_run(pipe)
+        assert dcache.stats(pipe).predicted == 3
+        # Past our word.
+        nn.Module.compile(module, backend="eager")
+    with pytest.raises(DcacheError, match=r"FluxTransformer2DModel is compiled as a whole.*compile=True"):
         flux_run(pipe)
     pipe.transformer = module
     module._compiled_call_impl = None
@@ -144,17 +150,17 @@ def test_a_pipeline_whose_model_is_compiled_afterwards_says_so_at_the_next_run(h
     assert dcache.stats(pipe).predicted == 3
 
 
-@pytest.mark.parametrize("how", ["wrapped", "in place", "function"])
+@pytest.mark.parametrize("how", ["wrapped", "in place"])
 def test_a_bare_model_that_is_compiled_afterwards_says_so(how: str) -> None:
     toy = mixes()
     dcache.enable(toy, EVERY_2)
     walk(toy, TIMES)
     if how == "in place":
-        with pytest.raises(DcacheError, match="Toy is compiled as a whole.*compile=True"):
+        with pytest.raises(DcacheError, match=r"Toy is compiled as a whole.*compile=True"):
             toy.compile(backend="eager")
     else:
-        compiled = torch.compile(toy if how == "wrapped" else lambda x, t: toy(x, t) + 1, backend="eager")
-        with pytest.raises(DcacheError, match="Toy is compiled as a whole.*compile=True"), torch.no_grad():
+        compiled = torch.compile(toy, backend="eager")
+        with pytest.raises(DcacheError, match=r"Toy is compiled as a whole.*compile=True"), torch.no_grad():
             compiled(torch.ones(1, 2, 4), 6)
     walk(toy, TIMES)
     assert dcache.stats(toy).predicted == 3
@@ -163,7 +169,38 @@ def test_a_bare_model_that_is_compiled_afterwards_says_so(how: str) -> None:
     walk(toy, TIMES)
 
 
-# sublayers ----------------------------------------------------------------------------------------------------------
+class Policy(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor, t: int) -> torch.Tensor:
+        return self.inner(x, t) + 1
+
+
+@pytest.mark.parametrize("around", [lambda toy: lambda x, t: toy(x, t) + 1, Policy])
+@pytest.mark.parametrize("fullgraph", [False, True])
+def test_what_is_compiled_around_the_model_would_inline_it_past_us_and_says_so(
+    around: Any, fullgraph: bool
+) -> None:
+    toy = mixes()
+    outside = around(toy)
+    dcache.enable(toy, EVERY_2)
+    compiled = torch.compile(outside, backend="eager", fullgraph=fullgraph)
+    with pytest.raises(DcacheError, match=r"Toy is compiled as a whole.*compile=True"), torch.no_grad():
+        compiled(torch.ones(1, 2, 4), 6)
+    with torch.no_grad():
+        assert torch.equal(outside(torch.ones(1, 2, 4), 6), walk(toy, TIMES)[0] + 1)
+    dcache.disable(toy)
+    assert not toy._forward_pre_hooks
+    torch._dynamo.reset()
+    plain = walk(toy, TIMES)
+    with torch.no_grad():
+        for t, y in zip(TIMES, plain, strict=True):
+            torch.testing.assert_close(compiled(torch.ones(1, 2, 4), t), y + 1)
+
+
+# sublayers ----------------------------------------------------------------------------------------
 
 
 def test_sublayer_sites_inside_compiled_blocks_are_refused() -> None:

@@ -27,8 +27,14 @@ class Pair(nn.Module):
     def forward(self, hidden: torch.Tensor, context: torch.Tensor, scale: float = 1.0) -> Any:
         h, c = self.a(hidden) * scale + context.mean(1, keepdim=True), self.b(context)
         return {
-            "tuple": (h, c), "swapped": (c, h), "list": [h, c], "dict": {"hidden": h, "context": c},
-            "single": h, "one-tuple": (h,), "none": (None, h), "extra": (h, c, h.mean((1, 2))),
+            "tuple": (h, c),
+            "swapped": (c, h),
+            "list": [h, c],
+            "dict": {"hidden": h, "context": c},
+            "single": h,
+            "one-tuple": (h,),
+            "none": (None, h),
+            "extra": (h, c, h.mean((1, 2))),
         }[self.form]
 
 
@@ -76,8 +82,11 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 @pytest.mark.parametrize("form", ["tuple", "swapped", "list", "dict", "single", "one-tuple", "none"])
 @pytest.mark.parametrize("tokens", [3, 2])
 @pytest.mark.parametrize("codec", ["value", "delta"])
-def test_any_container_and_order_of_streams_is_learned_on_the_first_call(form: str, tokens: int, codec: str) -> None:
-    # tokens=2 gives both streams one shape: the contract is ambiguous and only the next block's arguments tell it.
+def test_any_container_and_order_of_streams_is_learned_on_the_first_call(
+    form: str, tokens: int, codec: str
+) -> None:
+    # tokens=2 gives both streams one shape: the contract is ambiguous and only the next block's arguments
+    # tell it.
     model, x = PairModel(form, tokens), tensors()
     plain = walk(model, TIMES, x)
     dcache.enable(model, ALWAYS)
@@ -89,9 +98,13 @@ def test_any_container_and_order_of_streams_is_learned_on_the_first_call(form: s
         assert torch.equal(cached[i], plain[i])
     for i in (1, 3):
         assert not torch.equal(cached[i], plain[i])
-        assert float((cached[i] - plain[i]).abs().max()) < 0.5 * float((plain[i - 1] - plain[i]).abs().max()) + 0.5
+        assert (
+            float((cached[i] - plain[i]).abs().max())
+            < 0.5 * float((plain[i - 1] - plain[i]).abs().max()) + 0.5
+        )
     dcache.enable(model, methods.interval(interval=2, codec=codec), lowering="replay")
-    # The reference: every block adds its own delta, so it agrees with the run's only for one block or `value`.
+    # The reference: every block adds its own delta, so it agrees with the run's only for one block or
+    # `value`.
     if codec == "value":
         assert same(walk(model, TIMES, x), cached)
 
@@ -101,7 +114,8 @@ def test_an_output_that_continues_no_input_falls_back_to_the_whole_model() -> No
     dcache.enable(model, EVERY_2)
     with pytest.warns(DcacheWarning, match=r"an output of Pair continues none.*sites='model'"):
         outputs = walk(model, TIMES, x)
-    # The first evaluation was computed for sites that were given up, so the whole model begins with the second.
+    # The first evaluation was computed for sites that were given up, so the whole model begins with the
+    # second.
     assert dcache.stats(model).predicted == 1
     assert torch.equal(outputs[2], outputs[1])
     assert not torch.equal(outputs[1], outputs[0])
@@ -134,7 +148,7 @@ class GlueModel(Toy):
         super().__init__()
         self.kind = kind
 
-    def forward(self, x: torch.Tensor, timestep: Any) -> torch.Tensor:  # noqa: PLR0912 - one branch per kind
+    def forward(self, x: torch.Tensor, timestep: Any) -> torch.Tensor:
         x = x + timestep
         order = [2, 0, 1] if self.kind == "reordered" else [0, 1, 2]
         if self.kind == "twice":
@@ -145,9 +159,7 @@ class GlueModel(Toy):
             x = self.blocks[i](x)
             if self.kind == "added" and n < 2:
                 x = x + 1
-            elif self.kind == "in place" and n < 2:
-                x += 1
-            elif self.kind == "in place after the last":
+            elif (self.kind == "in place" and n < 2) or self.kind == "in place after the last":
                 x += 1
             elif self.kind == "scaled" and n < 2:
                 x = x * 3
@@ -160,7 +172,8 @@ class GlueModel(Toy):
     [("added", [46, 45, 30, 29]), ("scaled", [360, 359, 216, 215])],
 )
 def test_what_is_added_between_blocks_is_part_of_the_run(kind: str, expected: list[int]) -> None:
-    # With a run of the blocks passing through, the glue still runs on what passes; the last block's answer replaces it.
+    # With a run of the blocks passing through, the glue still runs on what passes; the last block's answer
+    # replaces it.
     toy = GlueModel(kind)
     dcache.enable(toy, methods.interval(interval=2, codec="delta"))
     assert integers(walk(toy, TIMES)) == expected
@@ -169,7 +182,7 @@ def test_what_is_added_between_blocks_is_part_of_the_run(kind: str, expected: li
 def test_in_place_glue_between_blocks_would_write_into_the_entry_so_the_self_check_gives_the_run_up() -> None:
     toy = GlueModel("in place")
     dcache.enable(toy, methods.interval(interval=2, codec="delta"))
-    with pytest.warns(DcacheWarning, match="differs from the computed output.*whole model"):
+    with pytest.warns(DcacheWarning, match=r"differs from the computed output.*whole model"):
         assert integers(walk(toy, TIMES)) == [46, 38, 38, 22]
     dcache.enable(toy, methods.interval(interval=2, codec="value"))
     assert integers(walk(toy, TIMES)) == [46, 46, 30, 30]
@@ -191,7 +204,7 @@ def test_blocks_called_twice_out_of_order_or_not_at_all_are_noticed(kind: str) -
         with pytest.raises(DcacheError, match=r"last block never called.*sites='model'"):
             walk(toy, TIMES)
         return
-    with pytest.warns(DcacheWarning, match="not called once each, in their order.*whole model"):
+    with pytest.warns(DcacheWarning, match=r"not called once each, in their order.*whole model"):
         outputs = integers(walk(toy, TIMES))
     assert outputs == [plain[0], plain[1], plain[1], plain[3]]
     assert integers(walk(toy, TIMES)) == [plain[0], plain[0], plain[2], plain[2]]
@@ -207,7 +220,9 @@ def test_a_last_block_that_stops_being_called_in_mid_run_is_an_error_not_a_wrong
 
 
 class Pops(Toy):
-    def forward(self, x: torch.Tensor, timestep: Any, extra: dict[str, Any] | None = None, **more: Any) -> Any:
+    def forward(
+        self, x: torch.Tensor, timestep: Any, extra: dict[str, Any] | None = None, **more: Any
+    ) -> Any:
         scale = more.pop("options").pop("scale")
         return super().forward(x, timestep) * scale + extra.pop("shift")
 
@@ -215,10 +230,8 @@ class Pops(Toy):
 def test_a_forward_that_pops_from_its_arguments_can_be_replayed() -> None:
     toy = Pops()
     dcache.enable(toy, methods.interval(interval=2, codec="delta"))
-    seen = []
     with torch.no_grad():
-        for t in TIMES:
-            seen.append(toy(torch.ones(1, 2, 4), t, extra={"shift": 5}, options={"scale": 2}))
+        seen = [toy(torch.ones(1, 2, 4), t, extra={"shift": 5}, options={"scale": 2}) for t in TIMES]
     assert integers(seen) == [85, 83, 53, 51]
     assert dcache.stats(toy).predicted == 2
 
@@ -247,7 +260,7 @@ class Nested(nn.Module):
 
 def test_a_model_without_blocks_is_remembered_whole_and_says_so() -> None:
     flat = Flat()
-    with pytest.warns(DcacheWarning, match="Flat has no block list.*sites='model'"):
+    with pytest.warns(DcacheWarning, match=r"Flat has no block list.*sites='model'"):
         dcache.enable(flat, "interval", interval=2)
     assert integers(walk(flat, TIMES)) == [20, 20, 12, 12]
 
@@ -284,18 +297,20 @@ def test_a_trunk_that_the_self_check_rejects_falls_back_aloud_and_stays_right() 
     toy = Hidden()
     plain = integers(walk(toy, TIMES))
     dcache.enable(toy, methods.interval(interval=2, codec="delta"))
-    with pytest.warns(DcacheWarning, match="a replay with every site predicted.*the whole model is remembered"):
+    with pytest.warns(
+        DcacheWarning, match=r"a replay with every site predicted.*the whole model is remembered"
+    ):
         outputs = integers(walk(toy, TIMES))
     assert outputs == [plain[0], plain[1], plain[1], plain[3]]
     assert integers(walk(toy, TIMES)) == [plain[0], plain[0], plain[2], plain[2]]
     assert dcache.stats(toy).predicted == 2
     dcache.enable(toy, methods.fbcache())
-    with pytest.raises(DcacheError, match="looks inside Hidden.*sites='model'"):
+    with pytest.raises(DcacheError, match=r"looks inside Hidden.*sites='model'"):
         walk(toy, TIMES)
     assert integers(walk(toy, TIMES)) == plain
 
 
-# modes ------------------------------------------------------------------------------------------------------------
+# modes --------------------------------------------------------------------------------------------
 
 
 def test_training_mode_passes_through_and_says_so() -> None:
@@ -350,7 +365,7 @@ def test_autocast_keeps_dtypes_and_values_close() -> None:
     assert dcache.stats(model).predicted == 2
 
 
-# loops ------------------------------------------------------------------------------------------------------------
+# loops --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [float, int, torch.tensor, lambda t: torch.full((1,), float(t))])
@@ -390,7 +405,8 @@ def test_a_second_order_loop_asks_for_dcache_step_and_works_with_it() -> None:
         for i, t in enumerate(values):
             dcache.step(toy, i, timestep=t)
             outputs.append(toy(torch.ones(1, 2, 4), t))
-    # Interval 2 over evaluations: 4, 3, 2, 1 are computed at places 0, 2, 4, 6; between them h + 7 x the anchor's h.
+    # Interval 2 over evaluations: 4, 3, 2, 1 are computed at places 0, 2, 4, 6; between them h + 7 x the
+    # anchor's h.
     assert integers(outputs) == [40, 4 + 35, 32, 3 + 28, 24, 2 + 21, 16]
     assert dcache.stats(toy).steps == 7
 
@@ -448,7 +464,9 @@ def test_a_run_of_one_evaluation_twice_with_step_is_two_runs() -> None:
     dcache.step(toy, 0, branch="cond")
     assert integers(walk(toy, [4])) == [40]
     dcache.step(toy, 0, branch="cond")
-    with pytest.warns(DcacheWarning, match="nothing was predicted in this run of Toy: 1 x inside the warm-up"):
+    with pytest.warns(
+        DcacheWarning, match="nothing was predicted in this run of Toy: 1 x inside the warm-up"
+    ):
         assert integers(walk(toy, [3])) == [32]
     assert dcache.stats(toy).steps == 1
 

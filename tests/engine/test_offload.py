@@ -39,7 +39,7 @@ def hook_blocks(pipe: Any) -> list[Counting]:
 
 
 def offload(pipe: Any) -> None:
-    """What `enable_model_cpu_offload` does on a GPU: hooks on the model, put on again at the end of every call."""
+    """What `enable_model_cpu_offload` does on a GPU: model hooks, put on again after every call."""
 
     def free() -> None:
         ah.remove_hook_from_module(pipe.transformer, recurse=False)

@@ -1,4 +1,4 @@
-"""Blocks that double their input: every computed and every predicted output is an integer worked out by hand."""
+"""Blocks that double their input: computed and predicted outputs are integers worked out by hand."""
 
 import pytest
 import torch
@@ -12,11 +12,11 @@ from dcache.adapters.blocks import SUBLAYERS
 TIMES = [4, 3, 2, 1]
 
 
-# x = 1, so h = t + 1 enters three doubling blocks: 8h = 40, 32, 24, 16 uncached. Interval 2 computes t = 4 and t = 2.
-# trunk value: the 8h of the anchor; delta: h + (8h - h of the anchor) = 4 + 35 and 2 + 21.
-# run:1-2 value: the anchor's output; delta: 2h + (8h - 2h of the anchor) = 8 + 30 and 4 + 18.
-# block:1 value: 2 x the anchor's 4h; delta: 2 x (2h + 2h of the anchor) = 2 (8 + 10) and 2 (4 + 6).
-# model: the entry is x, which does not change, so both remember the anchor's output.
+# x = 1, so h = t + 1 enters three doubling blocks: 8h = 40, 32, 24, 16 uncached. Interval 2 computes t = 4
+# and t = 2. trunk value: the 8h of the anchor; delta: h + (8h - h of the anchor) = 4 + 35 and 2 + 21.
+# run:1-2 value: the anchor's output; delta: 2h + (8h - 2h of the anchor) = 8 + 30 and 4 + 18. block:1
+# value: 2 x the anchor's 4h; delta: 2 x (2h + 2h of the anchor) = 2 (8 + 10) and 2 (4 + 6). model: the
+# entry is x, which does not change, so both remember the anchor's output.
 @pytest.mark.parametrize(
     ("sites", "codec", "expected"),
     [
@@ -56,8 +56,9 @@ def test_a_predicted_step_runs_no_block_and_a_computed_one_each_once_beside_the_
     assert [b.runs for b in toy.blocks] == [2, 2, 2]
 
 
-# One block x -> x * x on h = t: 16 and 9 are computed, a line through them gives 2 and -5 at t = 2 and 1. The deltas
-# 12 and 6 give 0 and -6, plus the fresh t: 2 and -5 again, as they must, for the entry itself is a line.
+# One block x -> x * x on h = t: 16 and 9 are computed, a line through them gives 2 and -5 at t = 2 and 1.
+# The deltas 12 and 6 give 0 and -6, plus the fresh t: 2 and -5 again, as they must, for the entry itself is
+# a line.
 @pytest.mark.parametrize("codec", ["value", "delta"])
 def test_order_one_on_the_timestep_is_the_line_through_two_anchors(codec: str) -> None:
     class Square(nn.Module):
@@ -65,12 +66,15 @@ def test_order_one_on_the_timestep_is_the_line_through_two_anchors(codec: str) -
             return x * x
 
     toy = Toy([Square()])
-    dcache.enable(toy, methods.newton(interval=9, order=1, warmup=2, codec=codec, clock="timestep", last=False))
+    dcache.enable(
+        toy, methods.newton(interval=9, order=1, warmup=2, codec=codec, clock="timestep", last=False)
+    )
     outputs = walk(toy, TIMES, torch.zeros(1, 2, 4))
     assert integers(outputs) == pytest.approx([16, 9, 2, -5])
 
 
-# Block: x + mlp(x) with a doubling mlp, so h -> 3h. Predicted: h + 2 x the anchor's h, with the outer sum kept fresh.
+# Block: x + mlp(x) with a doubling mlp, so h -> 3h. Predicted: h + 2 x the anchor's h, with the outer sum
+# kept fresh.
 def test_a_predicted_sublayer_keeps_the_residual_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     class ToyBlock(nn.Module):
         def __init__(self) -> None:
@@ -87,10 +91,12 @@ def test_a_predicted_sublayer_keeps_the_residual_fresh(monkeypatch: pytest.Monke
 
 
 def test_an_unpredicted_front_block_stays_fresh_under_first_block_cache() -> None:
-    # Probe = h (2h - h). Relative change from t = 4 to 3 is 1/5, so a threshold of 0.3 predicts once; 5 -> 3 is 0.4.
+    # Probe = h (2h - h). Relative change from t = 4 to 3 is 1/5, so a threshold of 0.3 predicts once; 5 ->
+    # 3 is 0.4.
     toy = Toy()
     dcache.enable(toy, methods.fbcache(threshold=0.3))
-    # delta behind block 0: 2h + 30 with h = 4; then h = 3 computes; then 2h + 18 with h = 2 (change 1/3: computes).
+    # delta behind block 0: 2h + 30 with h = 4; then h = 3 computes; then 2h + 18 with h = 2 (change 1/3:
+    # computes).
     assert integers(walk(toy, TIMES)) == [40, 38, 24, 16]
     assert dcache.stats(toy).reasons == {"no_history": 1, "threshold": 2}
 

@@ -1,4 +1,4 @@
-"""Tiny models and pipelines for the engine's tests: some whose answers are integers, some of diffusers' own classes."""
+"""Tiny models and pipelines for the engine's tests: some answer in integers, some are diffusers' own."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -67,8 +67,15 @@ def flux_model(layers: int = 2, single: int = 2, seed: int = 0, guidance: bool =
 
     torch.manual_seed(seed)
     return FluxTransformer2DModel(
-        patch_size=1, in_channels=4, num_layers=layers, num_single_layers=single, attention_head_dim=8,
-        num_attention_heads=2, joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=(2, 2, 4),
+        patch_size=1,
+        in_channels=4,
+        num_layers=layers,
+        num_single_layers=single,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        pooled_projection_dim=16,
+        axes_dims_rope=(2, 2, 4),
         guidance_embeds=guidance,
     ).eval()
 
@@ -101,8 +108,13 @@ def flux_pipe(seed: int = 0, layers: int = 2, single: int = 2) -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
     pipe = FluxPipeline(
-        FlowMatchEulerDiscreteScheduler(), vae=None, text_encoder=None, tokenizer=None, text_encoder_2=None,
-        tokenizer_2=None, transformer=flux_model(layers, single, seed),
+        FlowMatchEulerDiscreteScheduler(),
+        vae=None,
+        text_encoder=None,
+        tokenizer=None,
+        text_encoder_2=None,
+        tokenizer_2=None,
+        transformer=flux_model(layers, single, seed),
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -111,8 +123,14 @@ def flux_pipe(seed: int = 0, layers: int = 2, single: int = 2) -> Any:
 def flux_run(pipe: Any, steps: int = STEPS, **more: Any) -> torch.Tensor:
     inputs = flux_inputs()
     return pipe(
-        prompt_embeds=inputs["encoder_hidden_states"], pooled_prompt_embeds=inputs["pooled_projections"], height=64,
-        width=64, num_inference_steps=steps, output_type="latent", generator=torch.Generator().manual_seed(3), **more,
+        prompt_embeds=inputs["encoder_hidden_states"],
+        pooled_prompt_embeds=inputs["pooled_projections"],
+        height=64,
+        width=64,
+        num_inference_steps=steps,
+        output_type="latent",
+        generator=torch.Generator().manual_seed(3),
+        **more,
     ).images
 
 
@@ -121,9 +139,16 @@ def unet(seed: int = 0) -> Any:
 
     torch.manual_seed(seed)
     return UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(8, 16),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=16, attention_head_dim=4, norm_num_groups=4,
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        norm_num_groups=4,
     ).eval()
 
 
@@ -137,8 +162,14 @@ def sd_pipe(seed: int = 0, controlnet: bool = False) -> Any:
 
     model = unet(seed)
     parts = {
-        "vae": None, "text_encoder": None, "tokenizer": None, "unet": model, "scheduler": DDIMScheduler(),
-        "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False,
+        "vae": None,
+        "text_encoder": None,
+        "tokenizer": None,
+        "unet": model,
+        "scheduler": DDIMScheduler(steps_offset=1, clip_sample=False),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
     }
     if controlnet:
         control = ControlNetModel.from_unet(model, conditioning_channels=3).eval()
@@ -156,6 +187,10 @@ def sd_run(pipe: Any, steps: int = STEPS, **more: Any) -> torch.Tensor:
     g = torch.Generator().manual_seed(2)
     options = {"guidance_scale": 3.0, "height": 64, "width": 64, **more}
     return pipe(
-        prompt_embeds=torch.randn(1, 5, 16, generator=g), negative_prompt_embeds=torch.randn(1, 5, 16, generator=g),
-        num_inference_steps=steps, output_type="latent", generator=g, **options,
+        prompt_embeds=torch.randn(1, 5, 16, generator=g),
+        negative_prompt_embeds=torch.randn(1, 5, 16, generator=g),
+        num_inference_steps=steps,
+        output_type="latent",
+        generator=g,
+        **options,
     ).images

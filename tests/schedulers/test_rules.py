@@ -46,7 +46,17 @@ def test_published_step_lists(interval, warmup, steps, full):
 
 @pytest.mark.parametrize(
     ("warmup", "interval", "count"),
-    [(2, 3, 18), (2, 4, 14), (2, 5, 11), (2, 6, 10), (3, 3, 18), (3, 5, 12), (3, 6, 10), (3, 9, 8), (1, 5, 10)],
+    [
+        (2, 3, 18),
+        (2, 4, 14),
+        (2, 5, 11),
+        (2, 6, 10),
+        (3, 3, 18),
+        (3, 5, 12),
+        (3, 6, 10),
+        (3, 9, 8),
+        (1, 5, 10),
+    ],
 )
 def test_published_counts_of_full_steps_of_50(warmup, interval, count):
     assert len(computed_steps(any_of(Warmup(warmup), Every(interval)), 50)) == count

@@ -1,0 +1,285 @@
+"""The demonstration on tiny settings: its figures are recomputed here from pictures made here."""
+
+import io
+import json
+import math
+import statistics
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+import dcache
+from dcache.cli import main
+from dcache.demo.fidelity import broken, psnr
+from dcache.demo.files import write, write_json
+from dcache.demo.measure import UNCACHED, Measured, measure
+from dcache.demo.pipeline import call_options, load_pipeline
+from dcache.demo.report import notes, row, table
+from dcache.demo.run import run
+from dcache.demo.settings import Settings
+from dcache.demo.specs import Choice, parse
+from dcache.errors import DcacheError
+from dcache.schedule import Schedule
+
+STEPS, PROMPTS, SEED = 6, 2, 5
+METHODS = "interval:interval=2;fbcache:threshold=0"
+
+
+@dataclass
+class Ran:
+    out: Path
+    status: int
+    printed: str
+    told: str
+    results: dict[str, Any]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two threads that wait for one another on a busy machine take minutes for these small calls."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    out = tmp_path_factory.mktemp("demo") / "new" / "out"
+    options = {"steps": STEPS, "prompts": PROMPTS, "methods": METHODS, "repeats": 1, "seed": SEED}
+    arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    printed, told = io.StringIO(), io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(told):
+        status = main(["demo", "--out", str(out), *arguments])
+    results = json.loads((out / "results.json").read_text())
+    return Ran(out, status, printed.getvalue(), told.getvalue(), results)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return load_pipeline()
+
+
+def pictures(pipe: Any, captions: list[str]) -> NDArray[np.uint8]:
+    noise = [torch.Generator().manual_seed(SEED + i) for i in range(len(captions))]
+    found = pipe(captions, generator=noise, **{**call_options(), "num_inference_steps": STEPS}).images
+    return np.stack([np.asarray(image) for image in found])
+
+
+def test_it_ends_well_and_prints_a_row_for_each(ran: Ran) -> None:
+    assert ran.status == 0
+    words = [line.split() for line in ran.printed.splitlines()]
+    assert ["uncached", "100", "%", f"{ran.results['uncached']['seconds']:.2f}", "1.00x"] in words
+    for method in ran.results["methods"]:
+        (its,) = [w for w in words if w[:2] == method["label"].split()]
+        assert f"{method['speedup']:.2f}x" in [word.rstrip("*") for word in its]
+        assert f"{method['mean_psnr']:.1f}" in [word.rstrip("*") for word in its]
+    assert "fbcache 0: nothing was predicted" in ran.printed
+    assert len(ran.printed.rstrip().split("\n\n")[-1].splitlines()) == 3
+    assert ran.told.splitlines()[1].startswith("warm-up")
+
+
+def test_psnr_is_that_of_the_pictures(ran: Ran, pipe: Any) -> None:
+    captions = [picture["caption"] for picture in ran.results["pictures"]]
+    assert len(set(captions)) == PROMPTS
+    reference = pictures(pipe, captions).astype(float)
+    with dcache.enabled(pipe, dcache.methods.interval(interval=2)):
+        cached = pictures(pipe, captions).astype(float)
+    errors = ((cached - reference) ** 2).mean(axis=(1, 2, 3))
+    expected = [20 * math.log10(255) - 10 * math.log10(error) for error in errors]
+    interval, everything = ran.results["methods"]
+    # A pixel in ten thousand may round the other way from one run to another.
+    assert interval["psnr"] == pytest.approx(expected, abs=0.05)
+    assert interval["mean_psnr"] == pytest.approx(sum(interval["psnr"]) / PROMPTS)
+    assert 5 < interval["mean_psnr"] < 60
+    assert 0.1 < interval["ssim"] < 0.9999
+    assert everything["mean_psnr"] > 60
+
+
+def test_speedup_is_the_ratio_of_medians(ran: Ran) -> None:
+    uncached = ran.results["uncached"]
+    assert uncached["seconds"] == statistics.median(uncached["all_seconds"])
+    for method in ran.results["methods"]:
+        assert method["speedup"] == pytest.approx(
+            uncached["seconds"] / statistics.median(method["all_seconds"])
+        )
+        ratio = uncached["denoiser_seconds"] / method["denoiser_seconds"]
+        assert method["denoiser_speedup"] == pytest.approx(ratio)
+        assert len(method["all_seconds"]) == 1
+    for one in [uncached, *ran.results["methods"]]:
+        assert 0 < one["denoiser_seconds"] < one["seconds"]
+
+
+def test_counts_and_reasons_are_those_of_the_methods(ran: Ran) -> None:
+    interval, everything = ran.results["methods"]
+    assert (interval["stats"]["computed"], interval["stats"]["predicted"], interval["computed"]) == (
+        3,
+        3,
+        0.5,
+    )
+    assert sum(interval["stats"]["reasons"].values()) == 3
+    assert (everything["stats"]["predicted"], everything["computed"]) == (0, 1.0)
+    # The trunk's delta: 2 pictures x 2 guidance halves x 64 tokens x 160 channels of 4 bytes.
+    assert interval["held"] == 4 * 64 * 160 * 4
+
+
+def test_settings_machine_and_versions_are_recorded(ran: Ran) -> None:
+    assert ran.results["settings"]["steps"] == STEPS
+    assert [picture["seed"] for picture in ran.results["pictures"]] == [SEED, SEED + 1]
+    assert ran.results["versions"]["torch"] == torch.__version__
+    assert ran.results["machine"]["threads"] == torch.get_num_threads()
+
+
+def test_schedules_are_traces_that_load(ran: Ran) -> None:
+    assert [method["schedule"] for method in ran.results["methods"]] == [
+        "schedules/interval-2.json",
+        "schedules/fbcache-0.json",
+    ]
+    plan = Schedule.load(ran.out / "schedules/interval-2.json").components["transformer"]
+    assert plan.rows["*"]["trunk"] == (True, False) * 3
+
+
+def test_figures_are_pictures_of_a_sensible_size(ran: Ran) -> None:
+    files = sorted(str(path.relative_to(ran.out)) for path in ran.out.rglob("*") if path.is_file())
+    assert files == [
+        "grid.png",
+        "results.json",
+        "schedules/fbcache-0.json",
+        "schedules/interval-2.json",
+        "speed-fidelity.png",
+    ]
+    for name in ("grid.png", "speed-fidelity.png"):
+        with Image.open(ran.out / name) as image:
+            image.verify()
+        with Image.open(ran.out / name) as image:
+            assert image.format == "PNG"
+            assert 400 < image.width < 2400
+            assert 300 < image.height < 1600
+            assert len(image.convert("RGB").getcolors(1 << 24) or []) > 50
+
+
+def test_the_grid_shows_the_uncached_pictures(ran: Ran, pipe: Any) -> None:
+    captions = [picture["caption"] for picture in ran.results["pictures"]]
+    reference = pictures(pipe, captions)
+    with Image.open(ran.out / "grid.png") as image:
+        grid = np.asarray(image.convert("RGB")).astype(int)
+    middle = grid.shape[0] - round(160 * 0.56)  # half a picture and the gap below the last row
+    # The last caption's first picture: 1.5 inches of caption at 160 dots per inch, then half a picture.
+    assert np.abs(grid[middle, round(160 * 2.0)] - reference[-1][32, 32].astype(int)).max() < 40
+
+
+def test_contestants_take_turns_after_a_warm_up(pipe: Any) -> None:
+    calls: list[tuple[int, str]] = []
+    short = {**call_options(), "num_inference_steps": 2, "output_type": "np"}
+    noise = torch.Generator().manual_seed(0)
+    found = measure(
+        pipe,
+        lambda: pipe(["a"], generator=noise, **short).images,
+        parse("interval;newton"),
+        2,
+        lambda turn, label: calls.append((turn, label)),
+    )
+    assert calls == [(turn, label) for turn in range(3) for label in ("uncached", "interval", "newton")]
+    assert [len(one.seconds) for one in found] == [2, 2, 2]
+
+
+def test_the_bytes_of_a_constant_error_give_the_psnr_by_hand() -> None:
+    black = np.zeros((2, 4, 4, 3), np.uint8)
+    off = black.copy()
+    off[1] = 1
+    assert psnr(off, black) == [100.0, pytest.approx(20 * math.log10(255))]
+
+
+@pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (0.5, "constant"), (2.0, "constant")])
+def test_no_gain_where_pictures_are_broken(value: float, word: str) -> None:
+    good = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+    bad = good.copy()
+    bad[1] = value
+    uncached = Measured(UNCACHED, [4.0], [4.0], good)
+    fast = Choice("fast", "fast", dcache.methods.default(), ")")
+    one = Measured(fast, [1.0], [1.0], bad, dcache.Stats(computed=1, predicted=3))
+    its = row(one, uncached)
+    assert its.broken is not None
+    assert word in its.broken
+    assert (its.speedup, its.denoiser_speedup, its.psnr, its.ssim) == (None, None, None, None)
+    text = table(uncached, [its])
+    assert "4.00x" not in text
+    assert "broken" in text
+    assert any("no gain" in note for note in notes(uncached, [one], [its]))
+    whole = row(replace(one, pictures=good), uncached)
+    assert (whole.broken, whole.speedup, whole.mean_psnr) == (None, 4.0, 100.0)
+
+
+def test_broken_uncached_pictures_end_the_demonstration(
+    pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dcache.demo.run.load_pipeline", lambda: pipe)
+    hidden = pipe.vae.decode
+    monkeypatch.setattr(pipe.vae, "decode", lambda z, **k: tuple(x * torch.nan for x in hidden(z, **k)))
+    assert broken(np.full((1, 4, 4, 3), np.nan, np.float32)) == "1 of 1 pictures contain NaN or infinity"
+    with pytest.raises(DcacheError, match="1 of 1 pictures contain NaN"):
+        run(Settings(out=tmp_path, steps=2, prompts=1, methods="interval", repeats=1))
+
+
+def test_a_busy_machine_is_told() -> None:
+    noise = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
+    uncached = Measured(UNCACHED, [1.0, 1.1, 1.5], [1.0] * 3, noise)
+    assert any("busy" in note and "50%" in note for note in notes(uncached, [], []))
+    assert notes(replace(uncached, seconds=[1.0, 1.1]), [], []) == []
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "figure.txt"
+
+    def half(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(path, half)
+    assert list(tmp_path.iterdir()) == []
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        write(path, half)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("figure.txt", "old")]
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, math.nan)
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("default", ["default"]),
+        ("default,newton", ["default", "newton"]),
+        ("newton:interval=4,order=1;fbcache", ["newton 4", "fbcache"]),
+        ("newton:interval=4,order=2,default", ["newton 4 order=2", "default"]),
+        ("taylorseer:interval=4,lite=true", ["taylorseer 4 lite"]),
+        ("interval:sites=attn+mlp,warmup=1", ["interval @attn+mlp"]),
+    ],
+)
+def test_specifications_get_short_labels(text: str, labels: list[str]) -> None:
+    assert [choice.label for choice in parse(text)] == labels
+
+
+def test_a_specification_becomes_the_call_that_enables_it() -> None:
+    (choice,) = parse("newton:interval=4,sites=attn+mlp,clock=step,last=false")
+    made = eval(f"(None{choice.call}", {"dcache": dcache})[1]
+    assert made == choice.method
+    assert made.sites == ("attn", "mlp")
+    assert made.clock == "step"
+
+
+def test_a_schedule_file_is_a_method(tmp_path: Path) -> None:
+    path = Schedule.of_steps([0, 2], 4).save(tmp_path / "mine.json")
+    (choice,) = parse(str(path))
+    assert (choice.label, choice.file_name) == ("file mine", "file-mine")
+    assert choice.method == Schedule.load(path)

@@ -1,0 +1,74 @@
+"""The public names, pinned: adding or removing one is a decision, not an accident."""
+
+import inspect
+import typing
+
+import pytest
+
+import dcache
+from dcache import methods
+
+FRONT_DOOR = {
+    "DcacheError",
+    "DcacheWarning",
+    "Method",
+    "Schedule",
+    "Stats",
+    "disable",
+    "enable",
+    "enabled",
+    "memory_estimate",
+    "methods",
+    "stats",
+    "step",
+    "trace",
+}
+PRESETS = {"deepcache", "default", "fbcache", "interval", "newton", "taylorseer"}
+
+
+def test_the_front_door_is_these_names():
+    assert set(dcache.__all__) == FRONT_DOOR
+    assert len(dcache.__all__) == len(FRONT_DOOR)
+    assert dcache.__all__ == sorted(dcache.__all__)
+
+
+def test_the_presets_are_these_names():
+    assert set(methods.available()) == PRESETS
+    assert set(methods.__all__) == PRESETS | {"available", "make"}
+    assert methods.__all__ == sorted(methods.__all__)
+
+
+@pytest.mark.parametrize("name", sorted(FRONT_DOOR))
+def test_every_public_name_exists_and_is_documented(name):
+    assert inspect.getdoc(getattr(dcache, name))
+
+
+@pytest.mark.parametrize("name", sorted(FRONT_DOOR))
+def test_every_public_argument_is_annotated(name):
+    thing = getattr(dcache, name)
+    if inspect.isfunction(thing):
+        signature = inspect.signature(thing)
+        assert all(p.annotation is not p.empty for p in signature.parameters.values())
+        assert signature.return_annotation is not signature.empty
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_is_exported_documented_and_in_its_own_file(name):
+    preset = getattr(methods, name)
+    assert preset.__name__ == name
+    assert preset.__module__ == f"dcache.methods.{name}"
+    assert methods.available()[name] == inspect.getdoc(preset).partition("\n")[0]
+    assert methods.available()[name].endswith(".")
+    assert typing.get_type_hints(preset)["return"] is dcache.Method
+
+
+def test_one_exception_family():
+    assert issubclass(dcache.DcacheError, Exception)
+    assert issubclass(dcache.DcacheWarning, UserWarning)
+    assert not issubclass(dcache.DcacheError, dcache.DcacheWarning)
+
+
+def test_the_version_is_the_packages():
+    from importlib.metadata import version
+
+    assert dcache.__version__ == version("dcache")

@@ -1,0 +1,89 @@
+"""Outputs and arguments as flat tensors and back."""
+
+from collections import namedtuple
+
+import pytest
+import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from torch import nn
+
+from dcache.containers import argument_names, copy_containers, flatten, rebuild, same, signature
+
+Pair = namedtuple("Pair", "a b")
+X, Y = torch.randn(2, 3), torch.randn(4)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [X, (X,), (X, Y), [X, Y], (None, X), (X, (Y, None)), {"a": X, "b": [Y]}, Pair(X, Y), (), (X, "s", 1),
+     Transformer2DModelOutput(sample=X)],
+)  # fmt: skip
+def test_rebuild_is_the_inverse_of_flatten(output):
+    leaves, recipe = flatten(output)
+    again = rebuild(leaves, recipe)
+    assert type(again) is type(output)
+    assert all(a is b for a, b in zip(flatten(again)[0], leaves, strict=True))
+    assert flatten(again)[1] == recipe
+
+
+def test_copied_containers_hold_the_same_tensors():
+    value = {"a": [X, (Y, {"b": X})], "c": X}
+    copied = copy_containers(value)
+    copied["a"].pop()
+    copied.pop("c")
+    assert list(value) == ["a", "c"]
+    assert len(value["a"]) == 2
+    assert value["a"][0] is copied["a"][0] is X
+
+
+BASE = ((X, 3), {"mask": None, "extra": {"scale": X, "flags": [1, 2]}, "return_dict": False})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ((X[:1], 3), BASE[1]),
+        ((X.half(), 3), BASE[1]),
+        ((X,), BASE[1]),
+        (BASE[0], BASE[1] | {"mask": X}),
+        (BASE[0], BASE[1] | {"return_dict": True}),
+        (BASE[0], BASE[1] | {"extra": {"scale": X[:1], "flags": [1, 2]}}),
+        (BASE[0], BASE[1] | {"extra": {"scale": X, "flags": [1, 3]}}),
+        (BASE[0], BASE[1] | {"extra": {"scale": X}}),
+        (BASE[0], BASE[1] | {"more": 1}),
+        (BASE[0], {k: v for k, v in BASE[1].items() if k != "mask"}),
+        ((X.to("meta"), 3), BASE[1]),
+    ],
+)
+def test_signatures_differ_where_histories_must_not_be_shared(other):
+    assert signature(*other) != signature(*BASE)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [((X * 2, 3), BASE[1]), ((X, 7.5), BASE[1]), ((X, 0), BASE[1]), ((torch.empty(2, 3), 3), BASE[1])],
+)
+def test_signatures_agree_where_only_values_changed(other):
+    assert signature(*other) == signature(*BASE)
+    assert hash(signature(*other)) == hash(signature(*BASE))
+
+
+def test_argument_names():
+    def forward(a, /, b, *rest, c, **more):
+        return a
+
+    assert argument_names(forward) == ["a", "b"]
+    assert argument_names(nn.Linear(1, 1).forward) == ["input"]
+    assert argument_names(3) == []
+
+
+def test_distance_of_outputs():
+    assert same((X, None, "s"), (X.clone(), None, "s")) == (0.0, True)
+    distance, alike = same(torch.full((4,), 2.0), torch.full((4,), 2.5))
+    assert alike
+    assert distance == pytest.approx(0.25)
+    assert same((X, torch.ones(2)), (X, torch.zeros(2)))[0] == pytest.approx(1)
+    assert same(X, X * float("nan")) == (float("inf"), True)
+    assert same(X, X[:1]) == (float("inf"), False)
+    assert same((X,), (X, Y)) == (float("inf"), False)
+    assert same((X, None), (X, Y)) == (float("inf"), False)

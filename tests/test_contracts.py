@@ -1,0 +1,188 @@
+"""Which argument each output of a block continues, and what a skipped block returns."""
+
+import pytest
+import torch
+from torch import nn
+
+from dcache.containers import flatten
+from dcache.contracts import Prober, named_tensors
+
+
+class One(nn.Module):
+    def forward(self, hidden_states, temb=None, mask=None):
+        return hidden_states + 1
+
+
+class Two(nn.Module):
+    """Two streams; returns text first, takes it second."""
+
+    def forward(self, hidden_states, encoder_hidden_states, temb=None):
+        return encoder_hidden_states * 2, hidden_states * 3
+
+
+class Straight(nn.Module):
+    """Two streams; returns them as it takes them."""
+
+    def forward(self, hidden_states, encoder_hidden_states):
+        return hidden_states * 3, encoder_hidden_states * 2
+
+
+class FluxTransformerBlock(Two):
+    """Declared: text first."""
+
+
+class Returns(nn.Module):
+    """Returns what `shape` makes of its stream."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x, y=None):
+        return self.shape(x, y)
+
+
+def watch(prober, block, *args, **kwargs):
+    output = block(*args, **kwargs)
+    leaves, recipe = flatten(output)
+    prober.watch(block, args, kwargs, leaves, recipe)
+    return output
+
+
+def passed(passing, args, kwargs):
+    """As the lowering does it: by the short way where there is one, which must equal the general one."""
+    general = passing(args, kwargs)
+    if passing.getter is not None:
+        short = passing.getter(kwargs if passing.by_name else args)
+        assert type(short) is type(general)
+        assert flatten(short)[0] == flatten(general)[0] or all(
+            a is b for a, b in zip(flatten(short)[0], flatten(general)[0], strict=True)
+        )
+    return general
+
+
+X, TEXT, TEMB = torch.randn(1, 6, 4), torch.randn(1, 3, 4), torch.randn(1, 4)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_stream_is_found_by_its_shape(by_name):
+    prober, block = Prober(), One()
+    args, kwargs = ((), {"temb": TEMB, "hidden_states": X}) if by_name else ((X, TEMB), {})
+    watch(prober, block, *args, **kwargs)
+    assert prober.sources(block) == ["hidden_states"]
+    assert passed(prober.passing(block), args, kwargs) is X
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_two_streams_of_different_lengths(by_name):
+    prober, block = Prober(), Two()
+    args, kwargs = ((), {"hidden_states": X, "encoder_hidden_states": TEXT}) if by_name else ((X, TEXT), {})
+    watch(prober, block, *args, **kwargs)
+    assert prober.sources(block) == ["encoder_hidden_states", "hidden_states"]
+    text, image = passed(prober.passing(block), args, kwargs)
+    assert text is TEXT
+    assert image is X
+
+
+def test_mixed_positions_and_names_pass_the_general_way():
+    prober, block = Prober(), Two()
+    watch(prober, block, X, encoder_hidden_states=TEXT)
+    passing = prober.passing(block)
+    assert passing.getter is None
+    assert passing((X,), {"encoder_hidden_states": TEXT})[0] is TEXT
+
+
+def test_of_two_arguments_of_one_shape_a_declaration_decides():
+    prober, block = Prober(), FluxTransformerBlock()
+    watch(prober, block, X, X.clone())
+    assert prober.sources(block) == ["encoder_hidden_states", "hidden_states"]
+
+
+def test_else_what_the_next_block_was_given():
+    prober, first, second = Prober(), Two(), Two()
+    text, image = watch(prober, first, X, X.clone())
+    # Before it is seen, the order of the arguments is the guess.
+    assert prober.sources(first) == ["hidden_states", "encoder_hidden_states"]
+    watch(prober, second, image, text)
+    for block in (first, second):
+        assert prober.sources(block) == ["encoder_hidden_states", "hidden_states"]
+
+
+def test_votes_go_by_identity_not_by_shape():
+    prober, first, second = Prober(), Straight(), Straight()
+    image, text = watch(prober, first, X, X.clone())
+    watch(prober, second, image, text)
+    assert prober.votes == {(Straight, 0): "hidden_states", (Straight, 1): "encoder_hidden_states"}
+    assert prober.sources(first) == ["hidden_states", "encoder_hidden_states"]
+
+
+def test_a_block_of_another_class_does_not_vote():
+    prober, first, second = Prober(), Two(), FluxTransformerBlock()
+    text, image = watch(prober, first, X, X.clone())
+    watch(prober, second, image, text)
+    assert prober.votes == {}
+    assert prober.sources(first) == ["hidden_states", "encoder_hidden_states"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [torch.randn(1, 5, 4), X.to(torch.float16), torch.randn(6, 4), torch.ones(1, 6, 4, dtype=torch.long)],
+)
+def test_an_output_of_another_shape_or_dtype_continues_nothing(other):
+    prober, block = Prober(), Returns(lambda x, y: other)
+    watch(prober, block, X)
+    assert prober.sources(block) == [None]
+    assert prober.passing(block) is None
+
+
+def test_vectors_are_no_streams():
+    prober, block = Prober(), Returns(lambda x, y: x * 2)
+    watch(prober, block, torch.randn(4))
+    assert prober.passing(block) is None
+
+
+def test_one_argument_is_continued_only_once():
+    prober, block = Prober(), Returns(lambda x, y: (x * 2, x * 3))
+    watch(prober, block, X)
+    assert prober.sources(block) == ["x", None]
+    assert prober.passing(block) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        (lambda x, y: x, lambda: X),
+        (lambda x, y: (x,), lambda: (X,)),
+        (lambda x, y: [x], lambda: [X]),
+        (lambda x, y: (x, y), lambda: (X, TEXT)),
+        (lambda x, y: [y, x], lambda: [TEXT, X]),
+        (lambda x, y: (None, x), lambda: (None, X)),
+        (lambda x, y: (x, None), lambda: (X, None)),
+        (lambda x, y: (x, "kept", 3), lambda: (X, "kept", 3)),
+        (lambda x, y: {"sample": x, "extra": None}, lambda: {"sample": X, "extra": None}),
+        (lambda x, y: (x, (y, None)), lambda: (X, (TEXT, None))),
+    ],
+)
+def test_a_skipped_block_returns_its_inputs_in_its_outputs_containers(shape, expected):
+    prober, block = Prober(), Returns(shape)
+    args = (X, TEXT)
+    watch(prober, block, *args)
+    # New tensors, as in a later step.
+    later = passed(prober.passing(block), args, {})
+    assert type(later) is type(expected())
+    mine, theirs = flatten(later), flatten(expected())
+    assert mine[1] == theirs[1]
+    assert all(a is b for a, b in zip(mine[0], theirs[0], strict=True))
+
+
+def test_named_tensors_are_floating_and_in_the_order_of_the_signature():
+    mask = torch.ones(1, 6, dtype=torch.bool)
+    found = named_tensors(One(), (X,), {"mask": mask, "temb": TEMB})
+    assert {name: key for name, (key, _) in found.items()} == {"hidden_states": 0, "temb": "temb"}
+    assert list(named_tensors(One(), (), {"temb": TEMB, "hidden_states": X})) == ["hidden_states", "temb"]
+    assert list(named_tensors(Swallows(), (X, TEXT), {"z": TEMB})) == ["argument 0", "argument 1", "z"]
+
+
+class Swallows(nn.Module):
+    def forward(self, *args, **kwargs):
+        return args[0]

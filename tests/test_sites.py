@@ -1,0 +1,303 @@
+"""Sites: what is found in a model, and how specifications are read and refused."""
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel, PixArtTransformer2DModel, UNet2DConditionModel, UNet2DModel
+from torch import nn
+
+from dcache.errors import DcacheError
+from dcache.liveness import SITE_NAME
+from dcache.sites import SUBLAYER_KINDS, Site, discover
+
+
+class Block(nn.Module):
+    """A block without declared sublayers."""
+
+
+class BasicTransformerBlock(nn.Module):
+    """Declared by its name."""
+
+    def __init__(self, cross=True):
+        super().__init__()
+        self.attn1, self.ff = nn.Identity(), nn.Identity()
+        self.attn2 = nn.Identity() if cross else None
+
+
+class Flat(nn.Module):
+    def __init__(self, make=Block, count=4):
+        super().__init__()
+        self.proj = nn.Sequential(nn.Linear(2, 2), nn.SiLU())
+        self.blocks = nn.ModuleList(make() for _ in range(count))
+        self.heads = nn.ModuleList(nn.Linear(2, 2) for _ in range(5))
+
+
+class TwoLists(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.ModuleList(Block() for _ in range(2))
+        self.second = nn.ModuleList(Block() for _ in range(3))
+
+
+class Nested(nn.Module):
+    """The trunk is one level down; the refiner beside it is shorter."""
+
+    def __init__(self):
+        super().__init__()
+        self.refiner = Flat(BasicTransformerBlock, 2)
+        self.decoder = nn.Module()
+        self.decoder.layers = nn.Sequential(*(BasicTransformerBlock() for _ in range(3)))
+
+
+class Refined(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.refiner = Flat(BasicTransformerBlock, 7)
+        self.blocks = nn.ModuleList(BasicTransformerBlock(cross=i == 1) for i in range(3))
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=2,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        norm_num_groups=4,
+        cross_attention_dim=8,
+        attention_head_dim=4,
+    )
+
+
+@pytest.fixture(scope="module")
+def flux():
+    return FluxTransformer2DModel(
+        in_channels=4,
+        num_layers=2,
+        num_single_layers=3,
+        attention_head_dim=8,
+        num_attention_heads=1,
+        joint_attention_dim=8,
+        pooled_projection_dim=8,
+        axes_dims_rope=(2, 2, 4),
+    )
+
+
+def names(model, *specs):
+    return [site.name for site in discover(model).select(specs)]
+
+
+def test_a_list_of_blocks_is_the_trunk_and_plain_layers_are_not():
+    model = Flat()
+    assert discover(model).blocks == list(model.blocks)
+    assert discover(model).sublayers == []
+    assert discover(model).skips == []
+
+
+def test_two_lists_of_the_model_are_one_trunk_in_order():
+    model = TwoLists()
+    assert discover(model).blocks == [*model.first, *model.second]
+
+
+def test_a_nested_trunk_is_the_longest_list_of_its_level():
+    model = Nested()
+    assert discover(model).blocks == list(model.decoder.layers)
+
+
+def test_refiners_beside_the_trunk_are_no_part_of_it():
+    model = Refined()
+    found = discover(model)
+    assert found.blocks == list(model.blocks)
+    assert [s.name for s in found.sublayers] == [
+        "attn:0", "mlp:0", "attn:1", "cross_attn:1", "mlp:1", "attn:2", "mlp:2",
+    ]  # fmt: skip
+    assert found.sublayers[0].module is model.blocks[0].attn1
+    assert found.sublayers[3].module is model.blocks[1].attn2
+
+
+def test_a_model_without_blocks_offers_itself():
+    model = nn.Sequential(nn.Linear(2, 2), nn.SiLU())
+    assert names(model, "auto") == ["model"]
+    assert discover(model).offers() == "model"
+
+
+def test_discovery_changes_nothing(unet):
+    before = {name: dict(vars(m)) for name, m in unet.named_modules()}
+    discover(unet)
+    assert all(vars(m) == before[name] for name, m in unet.named_modules())
+
+
+@pytest.mark.parametrize(
+    ("specs", "sites"),
+    [
+        (["auto"], [Site("trunk", "trunk", 0, 3)]),
+        (["trunk"], [Site("trunk", "trunk", 0, 3)]),
+        (["model"], [Site("model", "model")]),
+        (["run:1-3"], [Site("run:1-3", "run", 1, 3)]),
+        (["run:2-2"], [Site("run:2-2", "run", 2, 2)]),
+        (["block:3"], [Site("block:3", "block", 3, 3)]),
+        (["block"], [Site(f"block:{i}", "block", i, i) for i in range(4)]),
+        (["run:0-1", "block:2"], [Site("run:0-1", "run", 0, 1), Site("block:2", "block", 2, 2)]),
+        (["attn:1"], [Site("attn:1", "attn", 1, 1)]),
+        (["mlp"], [Site(f"mlp:{i}", "mlp", i, i) for i in range(4)]),
+        (["mlp:2", "attn:2"], [Site("mlp:2", "mlp", 2, 2), Site("attn:2", "attn", 2, 2)]),
+        (["cross_attn:0", "cross_attn:0"], [Site("cross_attn:0", "cross_attn", 0, 0)]),
+    ],
+)
+def test_specifications(specs, sites):
+    found = discover(Flat(BasicTransformerBlock)).select(specs)
+    assert found == sites
+    assert [s.is_run for s in found] == [s.kind in ("trunk", "run", "block") for s in sites]
+
+
+def test_sublayers_are_all_of_them():
+    assert names(Flat(BasicTransformerBlock, 1), "sublayers") == ["attn:0", "cross_attn:0", "mlp:0"]
+
+
+@pytest.mark.parametrize(
+    ("specs", "says"),
+    [
+        (["block:4"], "'block:4' is out of range: Flat has blocks 0 to 3"),
+        (["run:2-4"], "'run:2-4' is out of range: Flat has blocks 0 to 3"),
+        (["run:3-2"], "'run:3-2' is out of range"),
+        (["run:0-2", "block:2"], "'run:0-2' and 'block:2' overlap"),
+        (["block:0", "trunk"], "overlap"),
+        (["attn:9"], "'attn:9' does not exist in Flat"),
+        (["fused"], "'fused' does not exist in Flat"),
+        (["bracket:0"], "needs a UNet"),
+        (["bracket"], "needs a UNet"),
+        (["trnk"], "'trnk' is not understood; Flat has: model, trunk, run:A-B"),
+        (["blocks.3"], "not understood"),
+        (["run"], "not understood"),
+        (["run:1"], "not understood"),
+        (["block:-1"], "not understood"),
+        (["attn:"], "not understood"),
+        ([""], "not understood"),
+        ([], "no site"),
+    ],
+)
+def test_specifications_that_make_no_sense_are_refused(specs, says):
+    with pytest.raises(DcacheError, match=says):
+        discover(Flat(BasicTransformerBlock)).select(specs)
+
+
+@pytest.mark.parametrize("spec", ["trunk", "block:0", "run:0-1"])
+def test_a_run_needs_a_trunk(spec, unet):
+    with pytest.raises(DcacheError, match="sites='model'"):
+        discover(nn.Linear(2, 2)).select([spec])
+    with pytest.raises(DcacheError, match="a UNet has brackets instead"):
+        discover(unet).select([spec])
+
+
+def test_kinds_that_are_not_there_are_not_offered(flux):
+    assert discover(flux).offers().endswith("attn, mlp, fused")
+    assert discover(Flat()).offers() == "model, trunk, run:A-B and block:N with depths 0 to 3"
+    with pytest.raises(DcacheError, match="no such sublayer"):
+        discover(Flat()).select(["attn"])
+
+
+def test_flux_has_both_streams_and_fused_blocks(flux):
+    found = discover(flux)
+    assert len(found.blocks) == 5
+    expected = [f"{k}:{i}" for i in range(2) for k in ("attn", "mlp", "mlp.context")]
+    assert [s.name for s in found.sublayers] == [*expected, "fused:2", "fused:3", "fused:4"]
+    single = flux.single_transformer_blocks[0]
+    assert found.sublayers[6].module is single.proj_out
+    assert found.sublayers[6].hollow == (single.proj_mlp, single.act_mlp, single.attn)
+
+
+def test_names_of_sites_are_specifications_of_themselves(flux, unet):
+    """A trace holds the names; replaying it binds them."""
+    for model in (flux, unet):
+        every = names(model, "sublayers")
+        assert names(model, *every) == every
+        assert len(set(every)) == len(every)
+        for name in every:
+            assert names(model, name) == [name]
+            assert SITE_NAME.fullmatch(name)
+            assert name.partition(":")[0].partition(".")[0] in SUBLAYER_KINDS
+    assert names(flux, "mlp") == ["mlp:0", "mlp.context:0", "mlp:1", "mlp.context:1"]
+
+
+def test_pixart_trunk():
+    model = PixArtTransformer2DModel(
+        num_attention_heads=1, attention_head_dim=4, in_channels=2, num_layers=3, cross_attention_dim=4,
+        caption_channels=4, sample_size=4, norm_num_groups=1,
+    )  # fmt: skip
+    assert discover(model).blocks == list(model.transformer_blocks)
+    assert len(names(model, "sublayers")) == 9
+
+
+def test_unet_skips_are_counted_from_the_outermost(unet):
+    skips = discover(unet).skips
+    # conv_in; 2 stages and a downsampler; 2 stages.
+    assert len(skips) == 1 + 3 + 2
+    assert [s.channels for s in skips] == [8, 8, 8, 8, 16, 16]
+    down, up = unet.down_blocks, unet.up_blocks
+    assert skips[0].sink is up[1].resnets[2]
+    assert skips[0].inside == (*down, unet.mid_block, up[0], *pairs(up[1], 2))
+    assert skips[1].sink is up[1].resnets[1]
+    assert skips[1].inside[:2] == (down[0].resnets[1], down[0].attentions[1])
+    assert skips[5].sink is up[0].resnets[0]
+    assert skips[5].inside == (unet.mid_block,)
+    assert names(unet, "auto") == names(unet, "bracket") == ["bracket:0"]
+    assert names(unet, "bracket:5") == ["bracket:5"]
+
+
+def pairs(block, count):
+    return [m for n in range(count) for m in (block.resnets[n], block.attentions[n])]
+
+
+def test_first_skip_has_nothing_before_its_first_block(unet):
+    # Everything from the first down block on lies between conv_in and the last stage.
+    inside = discover(unet).skips[0].inside
+    assert unet.conv_in not in inside
+    assert inside[0] is unet.down_blocks[0] or inside[0] is unet.down_blocks[0].resnets[0]
+
+
+@pytest.mark.parametrize(
+    ("specs", "says"),
+    [
+        (["bracket:6"], "UNet2DConditionModel has skips 0 to 5"),
+        (["bracket:0", "bracket:2"], "brackets nest"),
+        (["bracket:x"], "not understood"),
+    ],
+)
+def test_brackets_that_make_no_sense_are_refused(specs, says, unet):
+    with pytest.raises(DcacheError, match=says):
+        discover(unet).select(specs)
+
+
+def test_unconditional_unet_with_attention():
+    model = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8, 16, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        attention_head_dim=4,
+    )
+    skips = discover(model).skips
+    assert len(skips) == 1 + 2 + 2 + 1
+    assert discover(model).blocks == []
+    # What really reaches each sink ends with its skip's channels.
+    seen = []
+    for skip in skips:
+        skip.sink.register_forward_pre_hook(lambda m, args, s=skip: seen.append((s, args[0].shape[1])))
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 8, 8), 1)
+    assert [s for s, _ in seen] == skips[::-1]
+    assert all(channels > skip.channels for skip, channels in seen)
+
+
+def test_a_unet_of_another_shape_has_no_skips():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv_in = nn.Conv2d(1, 1, 1)
+            self.down_blocks = nn.ModuleList([Block()])
+            self.up_blocks = nn.ModuleList([Block()])
+
+    assert discover(Odd()).skips == []
+    assert names(Odd(), "auto") == ["model"]

@@ -1,0 +1,60 @@
+"""Statistics as a table, and those of several denoisers together."""
+
+import pytest
+
+from dcache.stats import Stats, merge
+
+ONE = Stats(
+    10,
+    4,
+    6,
+    {"warmup": 3, "interval": 1},
+    bytes_held=2048,
+    bytes_now=1024,
+    seconds_compute=1.5,
+    method="newton",
+)
+TWO = Stats(
+    8, 2, 6, {"warmup": 1, "last": 1}, bytes_held=1, bytes_now=1, seconds_predict=0.25, method="newton"
+)
+
+
+def test_the_table_names_counts_reasons_and_bytes():
+    text = str(ONE)
+    for part in (
+        "newton",
+        "4 of 10 site events",
+        "6 of 10",
+        "interval 1, warmup 3",
+        "2.0 KiB",
+        "1.500 computing",
+    ):
+        assert part in text
+    assert "nothing" not in text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3 << 20, "3.0 MiB"), (5 << 30, "5.00 GiB")],
+)
+def test_sizes(count, text):
+    assert f"held              {text}\n" in str(Stats(bytes_held=count))
+
+
+def test_a_run_without_predictions_says_why():
+    assert "nothing ran yet" in str(Stats())
+    text = str(Stats(3, 3, 0, {"warmup": 2, "training": 1, "odd": 5}))
+    assert "nothing was predicted: 5 x odd; 1 x the module is in training mode" in text
+    assert "2 x inside the warm-up" in text
+    assert Stats().why_nothing() == "no site of the denoiser was reached"
+
+
+def test_merge_adds_and_keeps_the_parts():
+    assert merge({"unet": ONE}) is ONE
+    both = merge({"a": ONE, "b": TWO})
+    assert (both.steps, both.computed, both.predicted) == (10, 6, 12)
+    assert both.reasons == {"warmup": 4, "interval": 1, "last": 1}
+    assert (both.bytes_held, both.bytes_now) == (2049, 1025)
+    assert (both.seconds_compute, both.seconds_predict) == (1.5, 0.25)
+    assert both.components == {"a": ONE, "b": TWO}
+    assert merge({}) == Stats()
