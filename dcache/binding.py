@@ -71,9 +71,10 @@ class Binding:
             enclosed = next((m for m in module.modules() if m is not module and m in ours), None)
             if enclosed is not None:
                 raise DcacheError(
-                    f"{type(module).__name__} is compiled, and the sites {[s.name for s in self.sites]} lie inside it "
-                    f"({type(enclosed).__name__}): leave the blocks as they are and call dcache.enable(pipe, ..., "
-                    "compile=True), which compiles the sublayers instead; or choose sites of whole blocks"
+                    f"{type(module).__name__} is compiled, and the sites {[s.name for s in self.sites]} lie "
+                    f"inside it ({type(enclosed).__name__}): leave the blocks as they are and call "
+                    "dcache.enable(pipe, ..., compile=True), which compiles the sublayers instead; or choose "
+                    "sites of whole blocks"
                 )
 
     def settle(self) -> str | None:
@@ -139,8 +140,8 @@ def bind(session: Session, specs: Sequence[str]) -> Binding:
         binding.intercepts.append(ProbeCall(structure.blocks[method.probe - 1], binding.regions[0]))
     binding.refuse_enclosed()
     if binding.compile_options is not None and not binding.intercepts and not structure.blocks:
-        session.warn(f"compile=True found nothing to compile in {type(model).__name__}: it has no blocks that dcache "
-                     "recognises")
+        session.warn(f"compile=True found nothing to compile in {type(model).__name__}: it has no blocks that "
+                     "dcache recognises")
     return binding
 
 

@@ -33,14 +33,14 @@ def refuse_other_cache(module: nn.Module) -> None:
 
 
 def being_compiled() -> bool:
-    """Whether `torch.compile` is at work around this call: it traces it, or runs eagerly what it could not trace."""
+    """Whether `torch.compile` is at work around this call: traces it, or runs what it could not trace."""
     if torch.compiler.is_dynamo_compiling():
         return True
     return "torch._dynamo" in sys.modules and callable(torch._C._dynamo.eval_frame.get_eval_frame_callback())
 
 
 class NotInlined:
-    """A forward pre-hook: `torch.compile` of something around a module inlines its `forward`, past our intercept."""
+    """A forward pre-hook: a module without any is inlined, past us, by `torch.compile` of what calls it."""
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         """Raise where the module is being traced."""
@@ -61,7 +61,7 @@ def refuse_compiled(module: Any) -> None:
 def compiled_whole(module: nn.Module) -> DcacheError:
     """The error for a model that is compiled as a whole."""
     return DcacheError(
-        f"{type(module).__name__} is compiled as a whole, so dcache cannot step in between its blocks. Leave the model "
-        "as it is and call dcache.enable(pipe, ..., compile=True): it compiles the blocks one by one and keeps them "
-        "compiled while it caches."
+        f"{type(module).__name__} is compiled as a whole, so dcache cannot step in between its blocks. Leave the "
+        "model as it is and call dcache.enable(pipe, ..., compile=True): it compiles the blocks one by one and "
+        "keeps them compiled while it caches."
     )

@@ -1,4 +1,4 @@
-"""What dcache watches of a pipeline: begin and end of its call, and denoisers that are swapped between runs."""
+"""What dcache watches of a pipeline: begin and end of its call, denoisers that are swapped between runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from dcache.guards import refuse_compiled, refuse_other_cache
-from dcache.sampler import is_sampler, tap
+from dcache.sampler import is_sampler, tap, tap_of
 from dcache.tap import MethodTap
 
 if TYPE_CHECKING:
@@ -20,13 +20,14 @@ _END = "maybe_free_model_hooks"
 
 
 class PipeWatch:
-    """Belongs to one pipeline; lives in its attributes, as taps of the methods that begin and end its call."""
+    """Belongs to one pipeline; lives in its attributes: taps of the methods that begin and end its call."""
 
     def __init__(self, pipe: Any, sessions: list[Session]) -> None:
         self.pipe = pipe
         self.sessions = sessions
         around = {_BEGIN: self._begin, _END: self._end}
-        self.taps = [MethodTap(pipe, name, f) for name, f in around.items() if callable(getattr(pipe, name, None))]
+        present = {name: f for name, f in around.items() if callable(getattr(pipe, name, None))}
+        self.taps = [MethodTap(pipe, name, f) for name, f in present.items()]
         for method_tap in self.taps:
             method_tap.install()
 
@@ -36,7 +37,7 @@ class PipeWatch:
             method_tap.remove()
 
     def live(self) -> list[Session]:
-        """The sessions of the denoisers as they are now: another pipe may have enabled something else on them."""
+        """The denoisers' sessions as they are now: another pipe may have enabled something else on them."""
         from dcache.session import session_of
 
         found = [session_of(session.module) for session in self.sessions]
@@ -48,6 +49,15 @@ class PipeWatch:
         sampler = getattr(self.pipe, "scheduler", None)
         if is_sampler(sampler):
             session.taps.append(tap(sampler, session))
+
+    def join(self, session: Session) -> None:
+        """Get to know a session that another pipe has put on the denoiser they share."""
+        if any(ref() is self.pipe for ref in session.pipes):
+            return
+        self.connect(session)
+        found = tap_of(getattr(self.pipe, "scheduler", None))
+        if found is not None and found.run is None:
+            found.open_from(found.sampler)
 
     def follow(self, session: Session) -> None:
         """Move a session if its denoiser was replaced in the pipeline; histories start afresh.
@@ -75,6 +85,7 @@ class PipeWatch:
         # A run whose sampler was replaced as well as its denoiser has told nobody that it began.
         if owner is self.pipe:
             for session in self.live():
+                self.join(session)
                 self.follow(session)
         return original(*args, **kwargs)
 

@@ -108,7 +108,7 @@ class SamplerTap:
 
 def tap_of(sampler: Any) -> SamplerTap | None:
     """The tap on this sampler, if there is one."""
-    step = vars(sampler).get("step")
+    step = getattr(sampler, "__dict__", {}).get("step")
     owner = getattr(step.around, "__self__", None) if isinstance(step, MethodTap) else None
     return owner if isinstance(owner, SamplerTap) and owner.listeners and owner.sampler is sampler else None
 

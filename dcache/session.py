@@ -30,7 +30,6 @@ from dcache.selfcheck import self_check
 from dcache.stats import Stats
 from dcache.tap import Intercept, MethodTap
 
-
 _CONDITIONS = ("encoder_hidden_states", "context", "prompt_embeds", "caption_embeds", "encoder_hidden_states_t5")
 _GUARDS = ("warmup", "last", "listed", "schedule")
 

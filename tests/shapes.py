@@ -1,7 +1,7 @@
 """Four shapes of denoiser in their real diffusers pipelines, with parts so small that a run takes a blink.
 
-PixArt: cross-attention blocks, guidance in one batch. Flux: two block lists, text and image streams, a concatenation
-seam, sequential guidance. SD: a UNet. Wan: video, sequential guidance under cache contexts.
+PixArt: cross-attention blocks, guidance in one batch. Flux: two block lists, text and image streams, a
+concatenation seam, sequential guidance. SD: a UNet. Wan: video, sequential guidance under cache contexts.
 """
 
 from __future__ import annotations
@@ -113,17 +113,20 @@ def _guidance_between(first: int, last: int, batched: bool) -> Callable[[], Call
                     tensors["prompt_embeds"] = kept["both"]
             return tensors
 
-        names = ["latents", "prompt_embeds"] if batched else ["latents"]
-        return {"guidance_scale": 3.0, "callback_on_step_end": callback, "callback_on_step_end_tensor_inputs": names}
+        return {
+            "guidance_scale": 3.0,
+            "callback_on_step_end": callback,
+            "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"] if batched else ["latents"],
+        }
 
     return make
 
 
-# The models ---------------------------------------------------------------------------------------------------------
+# The models ---------------------------------------------------------------------------------------
 
 
 def _ready(model: nn.Module, seed: int) -> nn.Module:
-    """Evaluation mode, and gates that open: fresh models' adaLN tables are so small that blocks hardly matter."""
+    """Evaluation mode, and gates that open: with fresh adaLN tables the blocks would hardly matter."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(False)
         if name.endswith("scale_shift_table"):
@@ -205,7 +208,7 @@ def wan_model(seed: int = 0) -> nn.Module:
     return _ready(model, seed)
 
 
-# The pipelines ------------------------------------------------------------------------------------------------------
+# The pipelines ------------------------------------------------------------------------------------
 
 
 def _pixart(model: nn.Module, sampler: Any) -> Any:
@@ -294,7 +297,7 @@ def _wan_inputs(seed: int) -> Call:
     }
 
 
-# The samplers -------------------------------------------------------------------------------------------------------
+# The samplers -------------------------------------------------------------------------------------
 
 
 def _sampler(name: str, **config: Any) -> Callable[[], Any]:

@@ -519,3 +519,29 @@ def test_a_shape_that_changes_in_mid_run_starts_that_branch_afresh() -> None:
     with torch.no_grad():
         assert integers([toy(torch.ones(1, 5, 4), 3)]) == [32]
     assert dcache.stats(toy).reasons == {"warmup": 1, "shape": 1}
+
+
+def test_a_fall_back_with_two_branches_leaves_a_trace_that_replays_the_same_bits() -> None:
+    # The first branch saw the trunk before it was given up, the second never did.
+    toy = Hidden()
+    dcache.enable(toy, methods.interval(interval=2))
+    a, b = torch.ones(1, 2, 4), torch.full((1, 2, 4), 2.0)
+    with torch.no_grad(), pytest.warns(DcacheWarning, match="the whole model is remembered"):
+        first = [toy(x, t) for t in TIMES for x in (a, b)]
+    schedule = dcache.trace(toy)
+    dcache.disable(toy)
+    dcache.enable(toy, schedule)
+    with torch.no_grad():
+        assert same([toy(x, t) for t in TIMES for x in (a, b)], first)
+    assert dcache.stats(toy).predicted > 0
+
+
+def test_a_block_added_between_runs_belongs_to_the_trunk_of_the_next() -> None:
+    toy = Toy()
+    dcache.enable(toy, EVERY_2)
+    assert integers(walk(toy, TIMES)) == [40, 39, 24, 23]
+    toy.blocks.append(Double())
+    assert integers(walk(toy, TIMES)) == [80, 4 + 75, 48, 2 + 45]
+    del toy.blocks[0]
+    assert integers(walk(toy, TIMES)) == [40, 39, 24, 23]
+    assert toy.blocks[0].runs > 0

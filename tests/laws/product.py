@@ -1,4 +1,4 @@
-"""What the laws are tested over: shapes x samplers x guidance x presets, and a cover of all pairs for the fast lane."""
+"""What the laws are tested over: shapes x samplers x guidance x presets, and a cover of all pairs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WITHOUT_SIGMA = ("ddim", "pndm")
 
 @dataclass(frozen=True)
 class Preset:
-    """A preset with options under which something is predicted within a short run, and its all-compute twin."""
+    """A preset with options that predict something within a short run, and its all-compute twin."""
 
     make: Callable[..., Method]
     options: dict[str, Any]

@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +19,9 @@ from tests.shapes import SHAPES, Shape, at_step_end
 PACKAGE = str(Path(dcache.__file__).parent)
 DEEP = [shape for shape in SHAPES.values() if shape.depth]
 UNITS = [
-    pytest.param(shape, sampler, id=f"{shape}-{sampler}") for shape in SHAPES.values() for sampler in shape.samplers
+    pytest.param(shape, sampler, id=f"{shape}-{sampler}")
+    for shape in SHAPES.values()
+    for sampler in shape.samplers
 ]
 
 
@@ -86,7 +89,7 @@ def test_a_predicted_bracket_runs_nothing_inside(level: int) -> None:
     runs = counted(list(session.binding.structure.skips[level].inside))
     after: list[int] = []
     shape.run(pipe, **at_step_end(shape, lambda i: after.append(runs.total())))
-    steps = [b - a for a, b in zip(after, after[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(after)]
     assert after[0] > 0
     assert steps == [0, steps[1]] * (len(steps) // 2)
     assert steps[1] == after[0]

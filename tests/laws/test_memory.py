@@ -23,9 +23,9 @@ HELD = [
     if guidance != "part" and preset.fits(shape, next(iter(shape.samplers)))
 ]
 OPAQUE = (
-    (nn.Module, DiffusionPipeline, SchedulerMixin)
-    + (type, ModuleType, FunctionType, BuiltinFunctionType, FrameType, CodeType)
-    + (str, int, float)
+    *(nn.Module, DiffusionPipeline, SchedulerMixin),
+    *(type, ModuleType, FunctionType, BuiltinFunctionType, FrameType, CodeType),
+    *(str, int, float),
 )
 
 

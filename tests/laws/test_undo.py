@@ -24,7 +24,7 @@ PAIRS = [
 ]
 
 
-class Stop(Exception):
+class StopError(Exception):
     """Raised in mid-run."""
 
 
@@ -32,7 +32,9 @@ def anatomy(shape: Shape, pipe: Any) -> dict[str, dict[str, Any]]:
     """Every attribute of the pipeline, its sampler and its modules: type, and what containers contain."""
     things = {"pipe": pipe, "sampler": pipe.scheduler}
     things |= {f"module {name}": module for name, module in shape.denoiser(pipe).named_modules()}
-    return {name: {key: _describe(value) for key, value in vars(thing).items()} for name, thing in things.items()}
+    return {
+        name: {key: _describe(value) for key, value in vars(thing).items()} for name, thing in things.items()
+    }
 
 
 def _describe(value: Any) -> Any:
@@ -61,7 +63,7 @@ def stop_at(shape: Shape, step: int) -> dict[str, Any]:
 
     def act(i: int) -> None:
         if i == step:
-            raise Stop
+            raise StopError
 
     return at_step_end(shape, act)
 
@@ -78,7 +80,7 @@ def calls_once(shape: Shape, pipe: Any) -> None:
 def calls_and_raises(shape: Shape, pipe: Any) -> None:
     """One run, and one that dies."""
     shape.run(pipe)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         shape.run(pipe, **stop_at(shape, 3))
 
 
@@ -104,7 +106,7 @@ def test_nothing_is_left_behind(shape: Shape, preset: str, use: Callable[[Shape,
 def test_the_scope_ends_when_its_block_raises(shape: Shape) -> None:
     twin, pipe = shape.build(), shape.build()
     for each in (twin, pipe):
-        with pytest.raises(Stop), dcache.enabled(each) if each is pipe else each.progress_bar(total=1):
+        with pytest.raises(StopError), dcache.enabled(each) if each is pipe else each.progress_bar(total=1):
             shape.run(each, **stop_at(shape, 2))
     assert anatomy(shape, pipe) == anatomy(shape, twin)
 
