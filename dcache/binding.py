@@ -47,8 +47,12 @@ class Binding:
         if self.compile_options is not None:
             self._compile()
         wanted = {i.module for i in self.intercepts}
-        self.names = [(parent, name, child) for parent in self.model.modules()
-                      for name, child in parent.named_children() if child in wanted]
+        self.names = [
+            (parent, name, child)
+            for parent in self.model.modules()
+            for name, child in parent.named_children()
+            if child in wanted
+        ]
 
     def remove(self) -> None:
         """Take all intercepts off."""
@@ -91,8 +95,10 @@ class Binding:
             if not intercept.last:
                 intercept.passing = session.prober.passing(intercept.module)
                 if intercept.passing is None:
-                    return (f"an output of {type(intercept.module).__name__} continues none of its inputs, so it cannot "
-                            f"be passed through in {region.site.name}")
+                    return (
+                        f"an output of {type(intercept.module).__name__} continues none of its inputs, so it cannot "
+                        f"be passed through in {region.site.name}"
+                    )
             if region.codec.is_delta and region.sources is not None and not any(region.sources):
                 return f"codec 'delta' at {region.site.name} needs an output of an input's shape"
         return None
@@ -130,8 +136,10 @@ def bind(session: Session, specs: Sequence[str]) -> Binding:
     sites = structure.select(specs)
     binding = Binding(model, structure, sites, compile_options=session.compile_options)
     if sites == [Site("model", "model")] and tuple(specs) == ("auto",):
-        session.warn(f"{type(model).__name__} has no block list that dcache recognises: the whole model is remembered "
-                     "(sites='model')")
+        session.warn(
+            f"{type(model).__name__} has no block list that dcache recognises: the whole model is remembered "
+            "(sites='model')"
+        )
     for site in sites:
         _lower(binding, session, site, method.codec_for(site))
     if method.probe:
@@ -140,8 +148,10 @@ def bind(session: Session, specs: Sequence[str]) -> Binding:
         binding.intercepts.append(ProbeCall(structure.blocks[method.probe - 1], binding.regions[0]))
     binding.refuse_enclosed()
     if binding.compile_options is not None and not binding.intercepts and not structure.blocks:
-        session.warn(f"compile=True found nothing to compile in {type(model).__name__}: it has no blocks that "
-                     "dcache recognises")
+        session.warn(
+            f"compile=True found nothing to compile in {type(model).__name__}: it has no blocks that "
+            "dcache recognises"
+        )
     return binding
 
 
@@ -154,8 +164,10 @@ def _lower(binding: Binding, session: Session, site: Site, codec: Codec) -> None
         _lower_run(binding, session, site, codec)
     elif site.kind == "bracket":
         if codec.is_delta:
-            raise DcacheError(f"codec 'delta' does not fit {site.name}: a UNet's bracket begins and ends with different "
-                              "channel counts; use codec='value'")
+            raise DcacheError(
+                f"codec 'delta' does not fit {site.name}: a UNet's bracket begins and ends with different "
+                "channel counts; use codec='value'"
+            )
         skip = structure.skips[site.first]
         if session.lowering == "replay":
             group = GroupRegion(session, site, codec)
@@ -171,8 +183,10 @@ def _lower(binding: Binding, session: Session, site: Site, codec: Codec) -> None
         binding.intercepts.append(SinkCall(skip.sink, region, skip.channels))
     else:
         if codec.is_delta:
-            raise DcacheError(f"codec 'delta' does not fit {site.name}: a sublayer's output is no change of its input; "
-                              "use codec='value'")
+            raise DcacheError(
+                f"codec 'delta' does not fit {site.name}: a sublayer's output is no change of its input; "
+                "use codec='value'"
+            )
         sublayer = next(s for s in structure.sublayers if s.name == site.name)
         region = Region(session, site, codec)
         binding.regions.append(region)
@@ -199,8 +213,10 @@ def _lower_run(binding: Binding, session: Session, site: Site, codec: Codec) -> 
 def _behind_probe(structure: Structure, specs: Sequence[str], probe: int) -> list[str]:
     depth = len(structure.blocks)
     if depth <= probe:
-        raise DcacheError(f"the dynamic rule looks at the first {probe} block(s) and remembers the rest; "
-                          f"{type(structure.model).__name__} has {depth} block(s). Choose a method with sites='model'.")
+        raise DcacheError(
+            f"the dynamic rule looks at the first {probe} block(s) and remembers the rest; "
+            f"{type(structure.model).__name__} has {depth} block(s). Choose a method with sites='model'."
+        )
     if list(specs) == ["auto"]:
         return [f"run:{probe}-{depth - 1}"]
     return list(specs)

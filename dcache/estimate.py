@@ -33,8 +33,10 @@ def estimate(target: Any, method: Method | Schedule, call_kwargs: dict[str, Any]
             return sum(_full(session) for session in sessions)
         taps = [found for session in sessions for found in session.taps]
         if not taps:
-            raise DcacheError(f"{type(target).__name__} has no sampler to stop after one evaluation: estimate on its "
-                              f"denoiser instead ({', '.join(found)})")
+            raise DcacheError(
+                f"{type(target).__name__} has no sampler to stop after one evaluation: estimate on its "
+                f"denoiser instead ({', '.join(found)})"
+            )
 
         def stop(*_: Any, **__: Any) -> None:
             nonlocal held
@@ -60,6 +62,8 @@ def _full(session: Any) -> int:
     from dcache.history import bytes_of
 
     branches = session.branches.values()
-    one = bytes_of(t for b in branches for h in b.histories.values() for a in h.leaves for t in a if t is not None)
+    one = bytes_of(
+        t for b in branches for h in b.histories.values() for a in h.leaves for t in a if t is not None
+    )
     probes = bytes_of(b.probe for b in branches if b.probe is not None)
     return one * (session.method.predictor.order + 1) + probes

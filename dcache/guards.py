@@ -28,8 +28,10 @@ def refuse_other_cache(module: nn.Module) -> None:
                 if any(word in name for word in _CACHE_HOOKS):
                     other = f"diffusers' hook {name!r}; remove it first"
     if other is not None:
-        raise DcacheError(f"another cache is already enabled on {type(module).__name__}: {other}. "
-                          "Two caches on one denoiser would each predict from what the other predicted.")
+        raise DcacheError(
+            f"another cache is already enabled on {type(module).__name__}: {other}. "
+            "Two caches on one denoiser would each predict from what the other predicted."
+        )
 
 
 def being_compiled() -> bool:

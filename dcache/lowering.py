@@ -85,7 +85,9 @@ class RunRegion(Region):
             named = named_tensors(block, args, kwargs)
             self.clones = {name: (key, tensor.clone()) for name, (key, tensor) in named.items()}
             return
-        picked = [None if k is None else args[k] if isinstance(k, int) else kwargs[k] for k in self.entry_keys]
+        picked = [
+            None if k is None else args[k] if isinstance(k, int) else kwargs[k] for k in self.entry_keys
+        ]
         if predicting:
             self.entries = picked
         else:
@@ -121,8 +123,10 @@ class RunRegion(Region):
         names = prober.sources(last)
         first = prober.seen[self.order[0]].keys
         if self.codec.is_delta:
-            names = [n if n in self.clones and self.clones[n][1].shape == leaf.shape else None
-                     for n, leaf in zip(names, leaves, strict=True)]
+            names = [
+                n if n in self.clones and self.clones[n][1].shape == leaf.shape else None
+                for n, leaf in zip(names, leaves, strict=True)
+            ]
         self.sources = names
         self.entry_keys = [None if n is None else first.get(n) for n in names]
         self.constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
@@ -153,7 +157,9 @@ class BlockCall(Intercept):
                 return region.leave_predicted(call)
             passing = self.passing
             if passing is None:
-                raise RuntimeError(f"{region.site.name}: {type(self.module).__name__} was never seen computing")
+                raise RuntimeError(
+                    f"{region.site.name}: {type(self.module).__name__} was never seen computing"
+                )
             if passing.getter is not None:
                 return passing.getter(kwargs if passing.by_name else args)
             return passing(args, kwargs)
@@ -220,7 +226,8 @@ class HollowCall(Intercept):
         if region.decide(call):
             shapes, recipe = self.shapes[call.branch.signature]
             return rebuild(
-                [torch.empty(s[0], dtype=s[1], device=s[2]) if type(s) is tuple else s for s in shapes], recipe
+                [torch.empty(s[0], dtype=s[1], device=s[2]) if type(s) is tuple else s for s in shapes],
+                recipe,
             )
         output = self.inner(*args, **kwargs)
         if call.observing:

@@ -55,7 +55,9 @@ def drop_dead_leaves(session: Session, agrees: Callable[[], bool]) -> None:
             live[i] = live[i] or not agrees()
         region.live = tuple(live)
         newest = region.history.leaves[-1]
-        region.history.leaves[-1] = tuple(leaf if keep else None for leaf, keep in zip(newest, live, strict=True))
+        region.history.leaves[-1] = tuple(
+            leaf if keep else None for leaf, keep in zip(newest, live, strict=True)
+        )
 
 
 def _replay(session: Session, call: Call, inner: Callable[..., Any], kept: Any, output: Any) -> str | None:
@@ -74,8 +76,10 @@ def _replay(session: Session, call: Call, inner: Callable[..., Any], kept: Any, 
     distance, alike = same(output, again)
     if alike and distance <= _tolerance(session, output):
         return None
-    return (f"a replay with every site predicted from what was just stored differs from the computed output "
-            f"(relative distance {distance:.2g})")
+    return (
+        f"a replay with every site predicted from what was just stored differs from the computed output "
+        f"(relative distance {distance:.2g})"
+    )
 
 
 def _tolerance(session: Session, output: Any) -> float:

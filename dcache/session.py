@@ -30,7 +30,13 @@ from dcache.selfcheck import self_check
 from dcache.stats import Stats
 from dcache.tap import Intercept, MethodTap
 
-_CONDITIONS = ("encoder_hidden_states", "context", "prompt_embeds", "caption_embeds", "encoder_hidden_states_t5")
+_CONDITIONS = (
+    "encoder_hidden_states",
+    "context",
+    "prompt_embeds",
+    "caption_embeds",
+    "encoder_hidden_states_t5",
+)
 _GUARDS = ("warmup", "last", "listed", "schedule")
 
 
@@ -283,8 +289,10 @@ class Session:
         record = self.record
         # An interrupted run had no time to predict; its own error is what should be seen.
         if whole and self.method.predicts and not record.predicted and record.reasons:
-            self.warn(f"nothing was predicted in this run of {type(self.module).__name__}: "
-                      f"{self.stats().why_nothing()}")
+            self.warn(
+                f"nothing was predicted in this run of {type(self.module).__name__}: "
+                f"{self.stats().why_nothing()}"
+            )
 
     def verify(self) -> None:
         """Notice replaced modules, compiled blocks and a compiled model since the last run.
@@ -319,9 +327,13 @@ class Session:
             self.run = None
             self.branches = {}
             self.remove()
-            raise DcacheError(f"{self.method.name} looks inside {type(self.module).__name__}, and that does not work "
-                              f"there: {why}. Use a method with sites='model'.")
-        self.warn(f"{type(self.module).__name__}: {why}; the whole model is remembered instead (sites='model')")
+            raise DcacheError(
+                f"{self.method.name} looks inside {type(self.module).__name__}, and that does not work "
+                f"there: {why}. Use a method with sites='model'."
+            )
+        self.warn(
+            f"{type(self.module).__name__}: {why}; the whole model is remembered instead (sites='model')"
+        )
         self.rebind(("model",))
 
     # decisions --------------------------------------------------------------------------------------------------
@@ -353,7 +365,9 @@ class Session:
             if self.method.branches == "together":
                 self.together[site] = (call.index, reason)
         if reason == "nan":
-            self.warn("the change indicator is not a number: the denoiser produced NaN; the evaluation is computed")
+            self.warn(
+                "the change indicator is not a number: the denoiser produced NaN; the evaluation is computed"
+            )
         if not region.has_history and reason not in _GUARDS:
             return call.branch.reset or "no_history"
         return reason
@@ -370,14 +384,18 @@ class Session:
     def pass_through(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
         """Why this call must not be touched, or None."""
         if self.module.training:
-            self.warn(f"{type(self.module).__name__} is in training mode: dcache passes its calls through. "
-                      "Call .eval() on it to cache.")
+            self.warn(
+                f"{type(self.module).__name__} is in training mode: dcache passes its calls through. "
+                "Call .eval() on it to cache."
+            )
             return "training"
         if torch.is_grad_enabled() and (
             any(p.requires_grad for p in self.module.parameters())
             or any(isinstance(v, torch.Tensor) and v.requires_grad for v in (*args, *kwargs.values()))
         ):
-            self.warn("gradients are being recorded: dcache passes the calls through. Use torch.no_grad() to cache.")
+            self.warn(
+                "gradients are being recorded: dcache passes the calls through. Use torch.no_grad() to cache."
+            )
             return "gradients"
         return None
 
@@ -430,7 +448,10 @@ class Session:
         delta = region.codec.is_delta
         if region.decide(call):
             leaves = region.predict(call, [entry] + [None] * len(self.binding.recipe[1]) if delta else ())
-            leaves = [leaf if leaf is not None else c for leaf, c in zip(leaves, self.binding.recipe[1], strict=True)]
+            leaves = [
+                leaf if leaf is not None else c
+                for leaf, c in zip(leaves, self.binding.recipe[1], strict=True)
+            ]
             return rebuild(leaves, self.binding.recipe[0]), 0.0
         opened = region.codec.open(entry) if delta else None
         before = perf_counter()

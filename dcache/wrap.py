@@ -100,7 +100,9 @@ def stats(pipe_or_module: Any) -> Stats:
     if not sessions:
         if pipe_or_module in _last:
             return _last[pipe_or_module][0]
-        raise DcacheError(f"caching is not enabled on this {type(pipe_or_module).__name__}: call dcache.enable first")
+        raise DcacheError(
+            f"caching is not enabled on this {type(pipe_or_module).__name__}: call dcache.enable first"
+        )
     return merge({name: session.stats() for name, session in sessions.items()})
 
 
@@ -120,8 +122,13 @@ def trace(pipe_or_module: Any) -> Schedule:
 
 
 def step(
-    module: Any, index: int, sigma: float | None = None, branch: str | None = None, timestep: float | None = None,
-    steps: int | None = None, flow: bool = False,
+    module: Any,
+    index: int,
+    sigma: float | None = None,
+    branch: str | None = None,
+    timestep: float | None = None,
+    steps: int | None = None,
+    flow: bool = False,
 ) -> None:
     """Say, in a hand-written loop, which evaluation and guidance branch the next denoiser calls belong to.
 
@@ -137,7 +144,9 @@ def step(
     """
     sessions = list(_sessions(module).values())
     if len(sessions) != 1:
-        raise DcacheError(f"dcache.step needs a module with caching enabled on it, found {len(sessions)} denoisers")
+        raise DcacheError(
+            f"dcache.step needs a module with caching enabled on it, found {len(sessions)} denoisers"
+        )
     if not isinstance(index, int) or isinstance(index, bool) or index < 0:
         raise DcacheError(f"index must be a whole number of at least 0, got {index!r}")
     session = sessions[0]
@@ -174,17 +183,22 @@ def _resolve(method: Any, options: dict[str, Any]) -> Method | Schedule:
         return methods.make(method, **options)
     if options:
         what = f"method {method!r}" if isinstance(method, str) else f"a {type(method).__name__}"
-        raise DcacheError(f"unknown option(s) {', '.join(options)} for {what}: the engine takes "
-                          f"{', '.join(ENGINE_OPTIONS)}; a preset's own options go with its name, as in "
-                          "dcache.enable(pipe, 'interval', interval=3)")
+        raise DcacheError(
+            f"unknown option(s) {', '.join(options)} for {what}: the engine takes "
+            f"{', '.join(ENGINE_OPTIONS)}; a preset's own options go with its name, as in "
+            "dcache.enable(pipe, 'interval', interval=3)"
+        )
     if isinstance(method, Method | Schedule):
         return method
-    if isinstance(method, os.PathLike) or (isinstance(method, str) and (method.endswith(".json") or os.sep in method)):
+    if isinstance(method, os.PathLike) or (
+        isinstance(method, str) and (method.endswith(".json") or os.sep in method)
+    ):
         return Schedule.load(method)
     if isinstance(method, str):
         return methods.make(method)
-    raise DcacheError(f"method must be a preset's name, a preset object, a Schedule or a path, got "
-                      f"{type(method).__name__}")
+    raise DcacheError(
+        f"method must be a preset's name, a preset object, a Schedule or a path, got {type(method).__name__}"
+    )
 
 
 def _session(
@@ -266,11 +280,21 @@ def _trace(target: Any) -> Schedule | None:
         if len(set(map(str, rows.values()))) == 1:
             rows = {"*": next(iter(rows.values()))}
         plans[component] = Plan(
-            rows, method.codec, method.predictor.name, method.predictor.parameters(), method.clock,
-            model=type(session.module).__name__, config=config_digest(session.module),
+            rows,
+            method.codec,
+            method.predictor.name,
+            method.predictor.parameters(),
+            method.clock,
+            model=type(session.module).__name__,
+            config=config_digest(session.module),
         )
     if not plans:
         return None
-    padded = {n: replace(p, rows={b: {s: r + (True,) * (steps - len(r)) for s, r in rs.items()}
-                                  for b, rs in p.rows.items()}) for n, p in plans.items()}
+    padded = {
+        n: replace(
+            p,
+            rows={b: {s: r + (True,) * (steps - len(r)) for s, r in rs.items()} for b, rs in p.rows.items()},
+        )
+        for n, p in plans.items()
+    }
     return Schedule(steps, padded, method=name, sampler=sampler)

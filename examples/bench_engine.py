@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--prompts", type=int, default=8)
     options = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
     pipe = load_pipeline()
     captions = [caption.text for caption in demo_captions(options.prompts)]
 
@@ -58,13 +60,19 @@ def main() -> None:
             stats = dcache.stats(pipe)
     share = stats.computed / (stats.computed + stats.predicted)
     allowed = statistics.median(full) - (1 - share) * statistics.median(blocks)
-    print(f"uncached run              {statistics.median(full):.3f} s, {statistics.median(blocks):.3f} s of it in blocks")
+    print(
+        f"uncached run              {statistics.median(full):.3f} s, {statistics.median(blocks):.3f} s of it in blocks"
+    )
     print(f"inside dcache, all computed  {100 * statistics.median(inside):.2f} % of the run (bar: under 1 %)")
-    print(f"interval(4), trunk        computes {100 * share:.0f} %: {statistics.median(cached):.3f} s, allowed "
-          f"{allowed:.3f} s: {100 * allowed / statistics.median(cached):.1f} % (bar: 92 %)")
+    print(
+        f"interval(4), trunk        computes {100 * share:.0f} %: {statistics.median(cached):.3f} s, allowed "
+        f"{allowed:.3f} s: {100 * allowed / statistics.median(cached):.1f} % (bar: 92 %)"
+    )
     depth = len(pipe.transformer.transformer_blocks)
-    print(f"Python calls inside dcache on a predicted denoiser call: {calls_per_prediction(pipe, run)} "
-          f"(bar: 40 plus {depth} blocks)")
+    print(
+        f"Python calls inside dcache on a predicted denoiser call: {calls_per_prediction(pipe, run)} "
+        f"(bar: 40 plus {depth} blocks)"
+    )
 
 
 def time_in_blocks(pipe: Any, run: Callable[[], float]) -> float:
@@ -81,7 +89,9 @@ def time_in_blocks(pipe: Any, run: Callable[[], float]) -> float:
         spent += time.perf_counter() - began
 
     blocks = pipe.transformer.transformer_blocks
-    hooks = [b.register_forward_pre_hook(before) for b in blocks] + [b.register_forward_hook(after) for b in blocks]
+    hooks = [b.register_forward_pre_hook(before) for b in blocks] + [
+        b.register_forward_hook(after) for b in blocks
+    ]
     try:
         run()
     finally:

@@ -96,7 +96,7 @@ def test_three_branches_of_a_hand_written_loop_do_not_meet(sampler: str, preset:
     assert stats.steps == len(duck.scheduler.timesteps)
     sites = len(next(iter(dcache.trace(duck).components.values())).sites)
     assert stats.computed + stats.predicted == 3 * sites * stats.steps
-    # The model's own hooks do not see what the whole-model site predicts; with other sites they see every call,
+    # The model's own hooks do not see what the whole-model site predicts; with other sites they see all,
     # and the self-check's replay of the first one on top.
     if preset != "interval-model":
         kept = [c for i, c in enumerate(calls) if not _is_replay(calls, i)]
