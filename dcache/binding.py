@@ -15,6 +15,7 @@ from dcache.lowering import BlockCall, HollowCall, ModuleCall, ProbeCall, RunReg
 from dcache.regions import GroupRegion, Region
 from dcache.sites import Site, Structure, discover, find_blocks
 from dcache.tap import Intercept, compiled_inside
+from dcache.whole import WholeRegion
 
 if TYPE_CHECKING:
     from dcache.session import Session
@@ -26,7 +27,6 @@ class Binding:
 
     Attributes:
         whole: the region of the whole model, if that is a site.
-        recipe: how to rebuild the whole model's output: container recipe and constants.
         names: module path -> module, as they were when bound.
     """
 
@@ -35,8 +35,7 @@ class Binding:
     sites: list[Site]
     regions: list[Region] = field(default_factory=list)
     intercepts: list[Intercept] = field(default_factory=list)
-    whole: Region | None = None
-    recipe: tuple[Any, list[Any]] = (None, [None])
+    whole: WholeRegion | None = None
     names: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list)
     compile_options: Any = None
 
@@ -158,7 +157,7 @@ def bind(session: Session, specs: Sequence[str]) -> Binding:
 def _lower(binding: Binding, session: Session, site: Site, codec: Codec) -> None:
     structure = binding.structure
     if site.kind == "model":
-        binding.whole = Region(session, site, codec)
+        binding.whole = WholeRegion(session, site, codec)
         binding.regions.append(binding.whole)
     elif site.is_run:
         _lower_run(binding, session, site, codec)

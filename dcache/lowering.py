@@ -29,7 +29,7 @@ from dcache.regions import Region
 from dcache.tap import Intercept
 
 if TYPE_CHECKING:
-    from dcache.session import Call
+    from dcache.calls import Call
 
 
 class ModuleCall(Intercept):
@@ -49,10 +49,10 @@ class ModuleCall(Intercept):
             return self.inner(*args, **kwargs)
         if region.decide(call):
             entries = [_first_tensor(args, kwargs)] if region.codec.is_delta else ()
-            leaves = region.predict(call, entries)
+            predicted = region.predict(call, entries)
             for i, constant in self.constants.items():
-                leaves[i] = constant
-            return rebuild(leaves, self.recipe)
+                predicted[i] = constant
+            return rebuild(predicted, self.recipe)
         opened = region.codec.open(_first_tensor(args, kwargs)) if region.codec.is_delta else None
         output = self.inner(*args, **kwargs)
         leaves, self.recipe = flatten(output)

@@ -14,7 +14,8 @@ from dcache.kernels.weighted_sum import weighted_sum
 from dcache.sites import Site
 
 if TYPE_CHECKING:
-    from dcache.session import Call, Session
+    from dcache.calls import Call
+    from dcache.session import Session
 
 
 class Region:

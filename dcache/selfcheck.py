@@ -15,7 +15,8 @@ from dcache.containers import copy_containers, flatten, same
 from dcache.lowering import RunRegion
 
 if TYPE_CHECKING:
-    from dcache.session import Call, Session
+    from dcache.calls import Call
+    from dcache.session import Session
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 

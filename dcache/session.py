@@ -5,22 +5,22 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from dcache.binding import Binding, bind
-from dcache.containers import argument_names, copy_containers, flatten, rebuild, signature
+from dcache.calls import BranchNames, Call, TimeArgument, Told, condition_of
+from dcache.containers import copy_containers, signature
 from dcache.contracts import Prober
 from dcache.errors import DcacheError, DcacheWarning
-from dcache.guards import NotInlined, being_compiled, compiled_whole, refuse_compiled, refuse_other_cache
+from dcache.guards import compiled_whole, refuse_compiled, refuse_other_cache
 from dcache.history import Branch, bytes_of
-from dcache.loop import MOST_BRANCHES, TIME_NAMES, Loop
+from dcache.loop import Loop
 from dcache.method import Method
+from dcache.model_call import ModelCall, NamedContext
 from dcache.record import Record
 from dcache.regions import Region
 from dcache.run import Run
@@ -28,45 +28,9 @@ from dcache.sampler import SamplerTap, is_sampler, tap
 from dcache.schedulers import Moment
 from dcache.selfcheck import self_check
 from dcache.stats import Stats
-from dcache.tap import Intercept, MethodTap
+from dcache.tap import MethodTap
 
-_CONDITIONS = (
-    "encoder_hidden_states",
-    "context",
-    "prompt_embeds",
-    "caption_embeds",
-    "encoder_hidden_states_t5",
-)
 _GUARDS = ("warmup", "last", "listed", "schedule")
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """One call of the denoiser.
-
-    Attributes:
-        observing: the first call of its signature; it computes, and blocks note their contracts.
-        checking: a replay by the self-check; every site is predicted from what was just stored.
-        entered: runs of blocks that were entered and not left (0 at the end, or a block was dropped).
-    """
-
-    branch: Branch
-    index: int
-    tau: float
-    observing: bool = False
-    checking: bool = False
-    predicted: int = 0
-    computed: int = 0
-    entered: int = 0
-
-
-@dataclass
-class Told:
-    """What `dcache.step` said of the calls to come."""
-
-    run: Run
-    branch: str | None
-    seen: set[str] = field(default_factory=set)
 
 
 class Session:
@@ -76,7 +40,7 @@ class Session:
         module: the denoiser.
         method: what to do.
         component: the denoiser's name in its pipeline, "" for a bare module.
-        compile_options: arguments of `torch.compile` for the blocks that were found, or None to leave them as they are.
+        compile_options: arguments of `torch.compile` for the blocks that were found, or None to leave them.
         lowering: "auto", or "replay" for the reference lowering.
     """
 
@@ -100,9 +64,8 @@ class Session:
         self.loop = Loop()
         self.prober = Prober()
         self.branches: dict[str, Branch] = {}
-        self.ordinal = -1
-        self.ordinal_of = -1
-        self.context: str | None = None
+        self.names = BranchNames()
+        self.time = TimeArgument(module)
         self.sampler = ""
         self.together: dict[str, tuple[int, str | None]] = {}
         self.taps: list[SamplerTap] = []
@@ -112,9 +75,6 @@ class Session:
         self.inside = 0.0
         self.record = Record()
         self.on_open: Callable[[Session, Run], None] | None = None
-        names = argument_names(type(module).forward)[1:]
-        self.time_name = next((n for n in TIME_NAMES if n in names), None)
-        self.time_place = names.index(self.time_name) if self.time_name else -1
         self.binding: Binding = bind(self, method.sites)
         self.model_call = ModelCall(module, self)
         self.remake: Callable[[nn.Module], Session] | None = None
@@ -126,8 +86,6 @@ class Session:
             self.remove()
             raise
 
-    # identity ---------------------------------------------------------------------------------------------------
-
     def begin(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
         """Say which run, evaluation and branch this call belongs to."""
         run = self._run_of(args, kwargs)
@@ -137,10 +95,13 @@ class Session:
         index = run.index
         if self.method.steps is not None and index >= self.method.steps:
             raise self._wrong_count(index + 1)
-        name = self._branch_name(index, args, kwargs)
+        told = self.told.branch if self.told is not None else None
+        condition = condition_of(kwargs)
+        name = told if told is not None else self.names.name(index, condition, self.branches)
         branch = self.branches.get(name)
         if branch is None:
             branch = self.branches[name] = Branch(name, self.predictor.order + 1)
+        branch.condition = None if condition is None else weakref.ref(condition)
         mark = signature(args, kwargs)
         if branch.signature != mark:
             if branch.signature is not None:
@@ -164,12 +125,11 @@ class Session:
             if found.run is not None and (newest is None or found.touched > newest.touched):
                 newest = found
         if newest is None or newest.run is None:
-            is_sigma = bool(self.time_name and self.time_name.startswith(("sigma", "noise")))
-            return self.loop.see(self._timestep(args, kwargs), is_sigma)
+            return self.loop.see(self.time.read(args, kwargs), self.time.is_sigma)
         run = newest.run
         if not run.started:
             begin = newest.begin_index()
-            run.place(self._timestep(args, kwargs) if begin is None else None, begin)
+            run.place(self.time.read(args, kwargs) if begin is None else None, begin)
         return run
 
     def _taps_sampler(self, sampler: Any) -> bool:
@@ -187,49 +147,6 @@ class Session:
         self.taps = [t for t in self.taps if self in t.listeners and t is not new] + [new]
         if new.run is None:
             new.open_from(sampler)
-
-    def _timestep(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
-        value = kwargs.get(self.time_name) if self.time_name else None
-        if value is None and 0 <= self.time_place < len(args):
-            value = args[self.time_place]
-        if isinstance(value, torch.Tensor):
-            if value.numel() == 0 or (value.numel() > 1 and bool((value != value.flatten()[0]).any())):
-                return None
-            return float(value.flatten()[0])
-        return float(value) if isinstance(value, int | float) else None
-
-    def _branch_name(self, index: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        if self.told is not None and self.told.branch is not None:
-            return self.told.branch
-        if self.context is not None:
-            return self.context
-        self.ordinal = self.ordinal + 1 if self.ordinal_of == index else 0
-        self.ordinal_of = index
-        if self.ordinal > MOST_BRANCHES:
-            raise DcacheError(
-                f"the denoiser was called {self.ordinal + 1} times between two sampler steps; dcache takes such calls "
-                f"for guidance branches and believes in at most {MOST_BRANCHES}. Call dcache.step(module, index=..., "
-                "branch=...) before each denoiser call."
-            )
-        name = str(self.ordinal)
-        condition = None
-        for key, value in kwargs.items():
-            if isinstance(value, torch.Tensor) and value.ndim == 3 and key in _CONDITIONS:
-                condition = value
-                break
-        if condition is None:
-            return name
-        own = self.branches.get(name)
-        if own is not None and own.condition is not None and own.condition() is not condition:
-            for other in self.branches.values():
-                if other.condition is not None and other.condition() is condition:
-                    return other.name
-        if own is None:
-            own = self.branches[name] = Branch(name, self.predictor.order + 1)
-        own.condition = weakref.ref(condition)
-        return name
-
-    # run --------------------------------------------------------------------------------------------------------
 
     def before_run(self) -> None:
         """A sampler is about to open a run: notice what happened to the model since, free the last run."""
@@ -283,7 +200,7 @@ class Session:
         self.run = None
         self.branches = {}
         self.together = {}
-        self.ordinal_of = -1
+        self.names.restart()
         for region in self.binding.regions:
             region.release()
         record = self.record
@@ -336,8 +253,6 @@ class Session:
         )
         self.rebind(("model",))
 
-    # decisions --------------------------------------------------------------------------------------------------
-
     def predicts(self, region: Region, call: Call) -> bool:
         """Decide for one region, and count the decision."""
         if call.checking:
@@ -352,7 +267,7 @@ class Session:
         return False
 
     def _reason(self, region: Region, call: Call) -> str | None:
-        history = region.history
+        history, known = region.history, region.has_history
         site = region.site.name
         shared = self.together.get(site)
         if shared is not None and shared[0] == call.index:
@@ -361,14 +276,14 @@ class Session:
             length = history.run_length if history is not None else 0
             count = self.run.count if self.run is not None else None
             moment = Moment(call.index, count, length, site, call.branch.name, self._change)
-            reason = self.method.rule(moment) if region.has_history or not self.method.probe else None
+            reason = self.method.rule(moment) if known or not self.method.probe else None
             if self.method.branches == "together":
                 self.together[site] = (call.index, reason)
         if reason == "nan":
             self.warn(
                 "the change indicator is not a number: the denoiser produced NaN; the evaluation is computed"
             )
-        if not region.has_history and reason not in _GUARDS:
+        if not known and reason not in _GUARDS:
             return call.branch.reset or "no_history"
         return reason
 
@@ -378,8 +293,6 @@ class Session:
             return float("inf")
         now, then = branch.probe_now.float(), branch.probe.float()
         return float((now - then).abs().mean() / then.abs().mean())
-
-    # one call ---------------------------------------------------------------------------------------------------
 
     def pass_through(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
         """Why this call must not be touched, or None."""
@@ -417,7 +330,7 @@ class Session:
         self.call = call
         try:
             if self.binding.whole is not None:
-                output, spent = self._whole(self.binding.whole, inner, args, kwargs)
+                output, spent = self.binding.whole.run(call, inner, args, kwargs)
             else:
                 before = perf_counter()
                 output = inner(*args, **kwargs)
@@ -438,35 +351,6 @@ class Session:
         self.record.call(total, call.predicted > 0)
         return output
 
-    def _whole(
-        self, region: Region, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, float]:
-        call = self.call
-        if call is None:
-            raise RuntimeError("no call is under way")
-        entry = next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)), None)
-        delta = region.codec.is_delta
-        if region.decide(call):
-            leaves = region.predict(call, [entry] + [None] * len(self.binding.recipe[1]) if delta else ())
-            leaves = [
-                leaf if leaf is not None else c
-                for leaf, c in zip(leaves, self.binding.recipe[1], strict=True)
-            ]
-            return rebuild(leaves, self.binding.recipe[0]), 0.0
-        opened = region.codec.open(entry) if delta else None
-        before = perf_counter()
-        output = inner(*args, **kwargs)
-        spent = perf_counter() - before
-        leaves, recipe = flatten(output)
-        self.binding.recipe = (recipe, [None if isinstance(x, torch.Tensor) else x for x in leaves])
-        if delta and (entry is None or entry.shape != leaves[0].shape):
-            raise DcacheError(
-                f"codec 'delta' at sites='model' needs an output of the input's shape; {type(self.module).__name__} "
-                f"maps {tuple(entry.shape) if entry is not None else None} to {tuple(leaves[0].shape)}: use codec='value'"
-            )
-        region.remember(call, [opened] + [None] * (len(leaves) - 1), leaves)
-        return output, spent
-
     def _finish(self, call: Call, output: Any, inner: Callable[..., Any], kept: Any) -> None:
         branch = call.branch
         if branch.probe_now is not None:
@@ -483,8 +367,6 @@ class Session:
                 self.fall_back(problem)
             else:
                 self.checked.add(branch.signature)
-
-    # outside ----------------------------------------------------------------------------------------------------
 
     def bytes_now(self) -> int:
         """Bytes of the storages all histories hold."""
@@ -534,7 +416,7 @@ class Session:
         if owner is not self.module:
             return context
         name = args[0] if args else kwargs.get("name")
-        return _Named(self, context, str(name))
+        return NamedContext(self, context, str(name))
 
     def _wrong_count(self, count: int) -> DcacheError:
         return DcacheError(
@@ -542,50 +424,6 @@ class Session:
             "own number of steps, or Schedule.load(path).stretch(steps); second-order samplers evaluate more than once "
             "per step."
         )
-
-
-class ModelCall(Intercept):
-    """The denoiser's own call."""
-
-    def __init__(self, module: nn.Module, session: Session) -> None:
-        super().__init__(module)
-        self.session = session
-        self._hook: RemovableHandle | None = None
-
-    def install(self) -> None:
-        """As any intercept, and not to be inlined by a compiled caller."""
-        super().install()
-        if self._hook is None:
-            self._hook = self.module.register_forward_pre_hook(NotInlined())
-
-    def remove(self) -> None:
-        """As any intercept."""
-        super().remove()
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Hand over to the session."""
-        if being_compiled():
-            raise compiled_whole(self.module)
-        return self.session.denoise(self.inner, args, kwargs)
-
-
-class _Named:
-    """A cache context of diffusers that also tells the session its name."""
-
-    def __init__(self, session: Session, context: Any, name: str) -> None:
-        self.session, self.context, self.name = session, context, name
-        self.before: str | None = None
-
-    def __enter__(self) -> Any:
-        self.before, self.session.context = self.session.context, self.name
-        return self.context.__enter__()
-
-    def __exit__(self, *error: Any) -> Any:
-        self.session.context = self.before
-        return self.context.__exit__(*error)
 
 
 def session_of(module: nn.Module) -> Session | None:

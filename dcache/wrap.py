@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from dcache import methods
+from dcache.calls import Told
 from dcache.components import config_digest, denoisers, is_pipeline
 from dcache.errors import DcacheError
 from dcache.guards import refuse_compiled, refuse_other_cache
@@ -19,7 +20,7 @@ from dcache.method import Method
 from dcache.pipeline import PipeWatch, watch_of
 from dcache.run import Run
 from dcache.schedule import Plan, Schedule
-from dcache.session import Session, Told, session_of
+from dcache.session import Session, session_of
 from dcache.stats import Stats, merge
 
 Target = TypeVar("Target")
