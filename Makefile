@@ -31,10 +31,10 @@ demo: $(STAMP)  ## the shipped model with and without caching, on a CPU: picture
 	$(BIN)/dcache demo --out demo-out
 
 test: $(STAMP)  ## the fast tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 test-slow: $(STAMP)  ## the slow tests
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 -m slow
 
 lint: $(STAMP)  ## ruff (check and format) and mypy
 	$(BIN)/ruff check

@@ -81,7 +81,7 @@ class Binding:
                 )
 
     def settle(self) -> str | None:
-        """After a first computed call: learn how blocks pass their inputs through. Returns what stands against it."""
+        """After a first computed call: learn how blocks pass inputs through. Returns what is against it."""
         for intercept in self.intercepts:
             if not isinstance(intercept, BlockCall):
                 continue
@@ -95,7 +95,8 @@ class Binding:
                 intercept.passing = session.prober.passing(intercept.module)
                 if intercept.passing is None:
                     return (
-                        f"an output of {type(intercept.module).__name__} continues none of its inputs, so it cannot "
+                        f"an output of {type(intercept.module).__name__} continues none of its inputs, "
+                        f"so it cannot "
                         f"be passed through in {region.site.name}"
                     )
             if region.codec.is_delta and region.sources is not None and not any(region.sources):
@@ -122,7 +123,7 @@ class Binding:
 
 
 def bind(session: Session, specs: Sequence[str]) -> Binding:
-    """Find the sites in the session's module and build regions and intercepts for them; nothing is installed yet.
+    """Find the sites in the session's module, build their regions and intercepts; nothing is installed yet.
 
     Raises:
         DcacheError: a site does not exist, overlaps another, or its codec does not fit.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,8 +77,10 @@ class TimeArgument:
 class BranchNames:
     """Names the guidance branch of each call.
 
-    The name of diffusers' cache context where there is one, else the ordinal of the call within the evaluation. A call
-    that brings another branch's conditioning tensor is that branch, so one that stops calling does not shift the rest.
+    The name of diffusers' cache context where there is one, else the ordinal of the call within the
+    evaluation. A call
+    that brings another branch's conditioning tensor is that branch, so one that stops calling does not
+    shift the rest.
 
     Attributes:
         context: the cache context the pipeline is in, or None.
@@ -106,8 +107,10 @@ class BranchNames:
         self._index = index
         if self._ordinal > MOST_BRANCHES:
             raise DcacheError(
-                f"the denoiser was called {self._ordinal + 1} times between two sampler steps; dcache takes such "
-                f"calls for guidance branches and believes in at most {MOST_BRANCHES}. Call dcache.step(module, "
+                f"the denoiser was called {self._ordinal + 1} times between two sampler steps; dcache "
+                f"takes such "
+                f"calls for guidance branches and believes in at most {MOST_BRANCHES}. Call "
+                f"dcache.step(module, "
                 "index=..., branch=...) before each denoiser call."
             )
         name = str(self._ordinal)

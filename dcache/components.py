@@ -22,8 +22,8 @@ def is_pipeline(thing: Any) -> bool:
 def denoisers(target: Any) -> dict[str, nn.Module]:
     """Name -> module of everything that is called between two sampler steps to predict the noise.
 
-    Such a module takes a timestep. A ControlNet does too, but it takes the control image as well and its output feeds
-    the denoiser, not the sampler. A bare module is its own denoiser, named "".
+    Such a module takes a timestep. A ControlNet does too, but it takes the control image as well and its
+    output feeds the denoiser, not the sampler. A bare module is its own denoiser, named "".
 
     Raises:
         DcacheError: the object is no module and no pipeline, or none of its modules takes a timestep.
@@ -40,7 +40,8 @@ def denoisers(target: Any) -> dict[str, nn.Module]:
     found = {name: module for name, module in modules.items() if _takes_time(module)}
     if not found:
         raise DcacheError(
-            f"no denoiser found in {type(target).__name__}: none of its modules ({', '.join(modules)}) takes a timestep "
+            f"no denoiser found in {type(target).__name__}: none of its modules ({', '.join(modules)}) "
+            f"takes a timestep "
             f"(looked for {', '.join(TIME_NAMES)}). Enable caching on the denoiser module itself."
         )
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DcacheError(Exception):
-    """Something dcache was asked for cannot be done; the message says what was expected, what came, what to do."""
+    """What was asked for cannot be done; the message says what was expected, what came, what to do."""
 
 
 class DcacheWarning(UserWarning):

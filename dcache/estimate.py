@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dcache.schedule import Schedule
 
 
-class _Enough(Exception):
+class _EnoughError(Exception):
     """One evaluation was seen."""
 
 
@@ -41,14 +41,14 @@ def estimate(target: Any, method: Method | Schedule, call_kwargs: dict[str, Any]
         def stop(*_: Any, **__: Any) -> None:
             nonlocal held
             held = sum(_full(session) for session in sessions)
-            raise _Enough
+            raise _EnoughError
 
         sampler = taps[0].sampler
         tapped = vars(sampler)["step"]
         around, tapped.around = tapped.around, stop
         try:
             target(**call_kwargs)
-        except _Enough:
+        except _EnoughError:
             pass
         finally:
             tapped.around = around

@@ -50,7 +50,7 @@ class NotInlined:
             raise compiled_whole(module)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy of the module gets a hook that hands the arguments on, and needs no dcache to be read back."""
+        """A copy of the module gets a hook that hands the arguments on and needs no dcache to read."""
         return getattr, ({}, "get")
 
 
@@ -63,7 +63,9 @@ def refuse_compiled(module: Any) -> None:
 def compiled_whole(module: nn.Module) -> DcacheError:
     """The error for a model that is compiled as a whole."""
     return DcacheError(
-        f"{type(module).__name__} is compiled as a whole, so dcache cannot step in between its blocks. Leave the "
-        "model as it is and call dcache.enable(pipe, ..., compile=True): it compiles the blocks one by one and "
+        f"{type(module).__name__} is compiled as a whole, so dcache cannot step in between its blocks. "
+        f"Leave the "
+        "model as it is and call dcache.enable(pipe, ..., compile=True): it compiles the blocks one by "
+        "one and "
         "keeps them compiled while it caches."
     )

@@ -1,4 +1,4 @@
-"""A region: one bound site. It decides, remembers and predicts; the intercepts of `dcache.lowering` call it."""
+"""A region: one bound site. It decides, remembers and predicts for the intercepts of `dcache.lowering`."""
 
 from __future__ import annotations
 

@@ -133,7 +133,8 @@ class Session:
         return run
 
     def _taps_sampler(self, sampler: Any) -> bool:
-        for found in self.taps:
+        # Not any(): a generator costs Python calls on every predicted step.
+        for found in self.taps:  # noqa: SIM110
             if found.sampler is sampler:
                 return True
         return False
@@ -157,7 +158,7 @@ class Session:
         self.told = None
 
     def follow(self) -> bool:
-        """Move with a pipeline whose denoiser was replaced; returns whether nobody is left for this session."""
+        """Move with a pipeline whose denoiser was replaced; True where nobody is left for this session."""
         from dcache.pipeline import watch_of
 
         for ref in list(self.pipes):
@@ -215,7 +216,8 @@ class Session:
         """Notice replaced modules, compiled blocks and a compiled model since the last run.
 
         Raises:
-            DcacheError: the whole model, or a block around a site, was compiled, or another cache was enabled.
+            DcacheError: the whole model, or a block around a site, was compiled, or another cache was
+            enabled.
         """
         refuse_other_cache(self.module)
         if self.model_call.displaced:
@@ -337,8 +339,10 @@ class Session:
                 spent = perf_counter() - before
             if call.entered:
                 raise DcacheError(
-                    f"{type(self.module).__name__}: a run of blocks was entered and its last block never called "
-                    "(skip-layer guidance?), so the prediction had nowhere to go. Choose a run that ends before the "
+                    f"{type(self.module).__name__}: a run of blocks was entered and its last block "
+                    f"never called "
+                    "(skip-layer guidance?), so the prediction had nowhere to go. Choose a run that "
+                    "ends before the "
                     "blocks that are skipped, or sites='model'."
                 )
             self._finish(call, output, inner, kept)
@@ -420,8 +424,10 @@ class Session:
 
     def _wrong_count(self, count: int) -> DcacheError:
         return DcacheError(
-            f"this schedule is for {self.method.steps} evaluations and the run has {count} or more. Use the schedule's "
-            "own number of steps, or Schedule.load(path).stretch(steps); second-order samplers evaluate more than once "
+            f"this schedule is for {self.method.steps} evaluations and the run has {count} or more. Use "
+            f"the schedule's "
+            "own number of steps, or Schedule.load(path).stretch(steps); second-order samplers evaluate "
+            "more than once "
             "per step."
         )
 

@@ -2,7 +2,8 @@
 
 Three figures, each a median over alternated runs:
 - time inside dcache on an all-compute run, as a share of the run (measured inside);
-- `interval(4)` on the trunk: the wall clock its computed share allows (everything outside the blocks counted as it is)
+- `interval(4)` on the trunk: the wall clock its computed share allows (everything outside the blocks
+counted as it is)
   over the wall clock it took;
 - Python calls inside dcache on one predicted denoiser call, beyond one per block.
 """
@@ -34,7 +35,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=8)
     options = parser.parse_args()
     print(
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch "
+        f"{torch.__version__}"
     )
     pipe = load_pipeline()
     captions = [caption.text for caption in demo_captions(options.prompts)]
@@ -61,7 +63,8 @@ def main() -> None:
     share = stats.computed / (stats.computed + stats.predicted)
     allowed = statistics.median(full) - (1 - share) * statistics.median(blocks)
     print(
-        f"uncached run              {statistics.median(full):.3f} s, {statistics.median(blocks):.3f} s of it in blocks"
+        f"uncached run              {statistics.median(full):.3f} s, {statistics.median(blocks):.3f} s "
+        f"of it in blocks"
     )
     print(f"inside dcache, all computed  {100 * statistics.median(inside):.2f} % of the run (bar: under 1 %)")
     print(
@@ -101,7 +104,7 @@ def time_in_blocks(pipe: Any, run: Callable[[], float]) -> float:
 
 
 def calls_per_prediction(pipe: Any, run: Callable[[], float]) -> int:
-    """Most Python calls inside the package between the start of a predicted denoiser call and the next one's start."""
+    """Most Python calls inside the package from the start of a predicted denoiser call to the next one's."""
     counts: list[int] = []
 
     def profile(frame: Any, event: str, _: Any) -> None:

@@ -1,10 +1,11 @@
 """What block classes do not tell by themselves, as data. A new class of block is one row.
 
-`SUBLAYERS`: where a block's sublayers are, by kind; the output of each is taken before the adaLN gate multiplies it.
-`FUSED`: blocks whose attention and MLP meet in one projection. The exit returns the prediction; the hollow modules are
-not run then.
-`STREAMS`: the block's outputs by the names of the arguments they continue, needed only where two arguments of one
-shape make the outputs ambiguous.
+`SUBLAYERS`: where a block's sublayers are, by kind; the output of each is taken before the adaLN gate
+multiplies it.
+`FUSED`: blocks whose attention and MLP meet in one projection. The exit returns the prediction; the hollow
+modules are not run then.
+`STREAMS`: the block's outputs by the names of the arguments they continue, needed only where two arguments
+of one shape make the outputs ambiguous.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 
 class Fused(NamedTuple):
-    """A block with one projection for attention and MLP: attribute names of its exit and of what feeds only it."""
+    """A block with one projection for attention and MLP: names of its exit and of what feeds only it."""
 
     exit: str
     hollow: tuple[str, ...]

@@ -25,7 +25,7 @@ DEFAULT = (
     "interval:interval=3;"
     "interval:interval=3,sites=model;"
     "newton:interval=4;"
-    "newton:interval=6;"
+    "interval:interval=4;"
     "taylorseer:interval=4,order=1;"
     "taylorseer:interval=4,order=1,lite=true;"
     "fbcache:threshold=0.1;"
