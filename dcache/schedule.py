@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,8 +21,6 @@ from dcache.predictors import make
 from dcache.schedulers import Table
 from dcache.schedulers.rules import check_whole
 
-FORMAT = "dcache.schedule"
-VERSION = 1
 Rows = Mapping[str, tuple[bool, ...]]
 
 
@@ -193,7 +189,7 @@ class Schedule:
 
     def digest(self) -> str:
         """Hash of everything that decides the pictures: canonical rows, codec, predictor, clock."""
-        content = self.canonical()._content()
+        content = self.canonical().content()
         core = {
             "steps": content["steps"],
             "components": {
@@ -209,22 +205,9 @@ class Schedule:
         Raises:
             DcacheError: it cannot be written there, or `measured` holds what JSON cannot.
         """
-        target = Path(path)
-        content = {"format": FORMAT, "version": VERSION, **self._content()}
-        try:
-            content["checksum"] = _checksum(content)
-            text = json.dumps(content, indent=1) + "\n"
-        except (TypeError, ValueError) as error:
-            raise DcacheError(f"the schedule cannot be written as JSON: {error}") from None
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(target)
-        except OSError as error:
-            raise DcacheError(f"cannot write the schedule {path}: {error}") from None
-        finally:
-            temporary.unlink(missing_ok=True)
-        return target
+        from dcache.schedule_file import write
+
+        return write(self, path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Schedule:
@@ -233,23 +216,12 @@ class Schedule:
         Raises:
             DcacheError: it does not exist, is truncated, was edited by hand, or is no schedule.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise DcacheError(f"cannot read the schedule {path}: {error}") from None
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DcacheError(
-                f"{path} is not valid JSON, so it was truncated or damaged ({error}). Write it again "
-                "with Schedule.save."
-            ) from None
-        try:
-            return _parse(content)
-        except (DcacheError, RecursionError) as error:
-            raise DcacheError(f"{path}: {error}") from None
+        from dcache.schedule_file import read
 
-    def _content(self) -> dict[str, Any]:
+        return read(path)
+
+    def content(self) -> dict[str, Any]:
+        """Everything as plain JSON values, in the order of the file."""
         return {
             "method": self.method,
             "steps": self.steps,
@@ -274,108 +246,3 @@ class Schedule:
             },
             "measured": dict(self.measured),
         }
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    core = {k: v for k, v in content.items() if k != "checksum"}
-    return hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()[:16]
-
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "method": (str,),
-    "steps": (int,),
-    "sampler": (str,),
-    "resolution": (list,),
-    "guidance": (int, float, type(None)),
-    "components": (dict,),
-    "measured": (dict,),
-}
-_PLAN_TYPES: dict[str, tuple[type, ...]] = {
-    "model": (str,),
-    "config": (str,),
-    "codec": (str, type(None)),
-    "predictor": (str,),
-    "parameters": (dict,),
-    "clock": (str, type(None)),
-    "branches": (str,),
-    "rows": (dict,),
-}
-
-
-def _parse(content: Any) -> Schedule:
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise DcacheError(f'this is no schedule: expected a JSON object with "format": "{FORMAT}"')
-    if content.get("version") != VERSION:
-        raise DcacheError(
-            f"schedule version {content.get('version')!r} is not readable here, expected {VERSION}: "
-            "it was written by another release of dcache"
-        )
-    _check("the schedule", content, _TYPES, ("format", "version", "checksum"))
-    if "checksum" in content and content["checksum"] != _checksum(content):
-        raise DcacheError(
-            "the checksum does not fit the content: the file was edited by hand or damaged. To accept an "
-            'edit, delete its "checksum" line.'
-        )
-    check_whole('"steps"', content["steps"], 1)
-    components = {}
-    for name, plan in content["components"].items():
-        if not isinstance(plan, dict):
-            raise DcacheError(f"component {name!r} must be an object, got {type(plan).__name__}")
-        _check(f"component {name!r}", plan, _PLAN_TYPES, ())
-        rows = {branch: _rows(name, branch, sites) for branch, sites in plan["rows"].items()}
-        components[name] = Plan(**{**plan, "rows": rows})
-        made = make(plan["predictor"], plan["parameters"])
-        Method(
-            plan["predictor"],
-            rule=Table(rows),
-            predictor=made,
-            sites=components[name].sites if rows else ("?",),
-            codec=plan["codec"],
-            clock=plan["clock"],
-            branches=plan["branches"],
-        )
-    for side in content["resolution"]:
-        check_whole('every entry of "resolution"', side, 1)
-    guidance = content["guidance"]
-    if isinstance(guidance, bool) or (guidance is not None and not abs(guidance) < math.inf):
-        raise DcacheError(f'"guidance" must be a number or null, got {guidance!r}')
-    return Schedule(
-        content["steps"],
-        components,
-        content["method"],
-        content["sampler"],
-        tuple(content["resolution"]),
-        guidance,
-        content["measured"],
-    )
-
-
-def _check(
-    what: str, content: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], also: tuple[str, ...]
-) -> None:
-    missing = [key for key in types if key not in content]
-    unknown = [key for key in content if key not in types and key not in also]
-    if missing or unknown:
-        raise DcacheError(
-            f"{what} lacks {missing} and has unknown {unknown}: expected exactly {sorted(types)}"
-        )
-    for key, allowed in types.items():
-        if not isinstance(content[key], allowed):
-            raise DcacheError(
-                f"{what}: {key!r} must be {' or '.join(t.__name__ for t in allowed)}, "
-                f"got {type(content[key]).__name__}"
-            )
-
-
-def _rows(component: str, branch: str, sites: Any) -> dict[str, tuple[bool, ...]]:
-    if not isinstance(sites, dict) or not sites:
-        raise DcacheError(
-            f"branch {branch!r} of component {component!r} has no rows: expected an object with one text of "
-            f"0 and 1 per site, got {sites!r}"
-        )
-    for site, row in sites.items():
-        if not isinstance(row, str) or set(row) - {"0", "1"}:
-            raise DcacheError(
-                f"row {site!r} of component {component!r} must be a text of 0 and 1, got {row!r}"
-            )
-    return {site: tuple(c == "1" for c in row) for site, row in sites.items()}

@@ -17,7 +17,7 @@ EVERY_2 = methods.interval(interval=2)
 TIMES = [4, 3, 2, 1]
 
 
-def refused(words: str, act: Callable[[], Any]) -> None:
+def assert_refused(words: str, act: Callable[[], Any]) -> None:
     """`act` raises a DcacheError in which every word of `words`, split at |, occurs."""
     with pytest.raises(DcacheError) as caught:
         act()
@@ -82,27 +82,29 @@ def refused(words: str, act: Callable[[], Any]) -> None:
 )
 def test_a_wrong_method_or_option_is_explained(method: Any, options: dict[str, Any], words: str) -> None:
     pipe = flux_pipe()
-    refused(words, lambda: dcache.enable(pipe, method, **options))
+    assert_refused(words, lambda: dcache.enable(pipe, method, **options))
     assert not {"maybe_free_model_hooks", "progress_bar"} & set(vars(pipe))
     assert all(m.__dict__.get("_compiled_call_impl") is None for m in pipe.transformer.modules())
 
 
 def test_sites_of_a_unet_are_explained_too() -> None:
     pipe = sd_pipe()
-    refused(
+    assert_refused(
         "'trunk' needs a list of blocks|a UNet has brackets instead|bracket:N with N from 0 to",
         lambda: dcache.enable(pipe, EVERY_2.with_sites(("trunk",))),
     )
-    refused(
+    assert_refused(
         "'bracket:99' is out of range|skips 0 to",
         lambda: dcache.enable(pipe, EVERY_2.with_sites(("bracket:99",))),
     )
-    refused("brackets nest", lambda: dcache.enable(pipe, EVERY_2.with_sites(("bracket:0", "bracket:1"))))
-    refused(
+    assert_refused(
+        "brackets nest", lambda: dcache.enable(pipe, EVERY_2.with_sites(("bracket:0", "bracket:1")))
+    )
+    assert_refused(
         "codec 'delta' does not fit bracket:0|codec='value'",
         lambda: dcache.enable(pipe, methods.interval(interval=2, sites="bracket:0", codec="delta")),
     )
-    refused(
+    assert_refused(
         "the dynamic rule looks at the first|sites='model'|0 block(s)", lambda: dcache.enable(pipe, "fbcache")
     )
 
@@ -113,11 +115,11 @@ def test_sites_of_a_unet_are_explained_too() -> None:
 @pytest.mark.parametrize("thing", [None, 3, "pipe", [nn.Linear(2, 2)], object(), {"a": 1}])
 def test_what_is_no_pipeline_and_no_module_is_refused_everywhere(thing: Any) -> None:
     words = "expected a diffusers pipeline or a torch module, got " + type(thing).__name__
-    refused(words, lambda: dcache.enable(thing))
-    refused(words, lambda: dcache.disable(thing))
-    refused(words, lambda: dcache.stats(thing))
-    refused(words, lambda: dcache.trace(thing))
-    refused(words, lambda: dcache.step(thing, 0))
+    assert_refused(words, lambda: dcache.enable(thing))
+    assert_refused(words, lambda: dcache.disable(thing))
+    assert_refused(words, lambda: dcache.stats(thing))
+    assert_refused(words, lambda: dcache.trace(thing))
+    assert_refused(words, lambda: dcache.step(thing, 0))
 
 
 def test_a_pipeline_without_a_denoiser_says_what_it_looked_for() -> None:
@@ -125,32 +127,32 @@ def test_a_pipeline_without_a_denoiser_says_what_it_looked_for() -> None:
         def __init__(self) -> None:
             self.encoder = nn.Linear(2, 2)
 
-    refused("no denoiser found in NoDenoiser|encoder|timestep", lambda: dcache.enable(NoDenoiser()))
+    assert_refused("no denoiser found in NoDenoiser|encoder|timestep", lambda: dcache.enable(NoDenoiser()))
 
 
 def test_stats_trace_and_step_before_there_is_anything() -> None:
     pipe, toy = flux_pipe(), Toy()
-    refused("caching is not enabled on this FluxPipeline|dcache.enable", lambda: dcache.stats(pipe))
-    refused("caching is not enabled on this Toy|dcache.enable", lambda: dcache.stats(toy))
-    refused("no run to trace yet", lambda: dcache.trace(pipe))
-    refused("dcache.step needs a module with caching enabled on it", lambda: dcache.step(toy, 0))
+    assert_refused("caching is not enabled on this FluxPipeline|dcache.enable", lambda: dcache.stats(pipe))
+    assert_refused("caching is not enabled on this Toy|dcache.enable", lambda: dcache.stats(toy))
+    assert_refused("no run to trace yet", lambda: dcache.trace(pipe))
+    assert_refused("dcache.step needs a module with caching enabled on it", lambda: dcache.step(toy, 0))
     dcache.enable(pipe, EVERY_2)
-    refused("no run to trace yet|call the pipeline first", lambda: dcache.trace(pipe))
+    assert_refused("no run to trace yet|call the pipeline first", lambda: dcache.trace(pipe))
     assert "nothing ran yet: call the pipeline first" in str(dcache.stats(pipe))
     dcache.disable(pipe)
-    refused("no run to trace yet", lambda: dcache.trace(pipe))
+    assert_refused("no run to trace yet", lambda: dcache.trace(pipe))
 
 
 @pytest.mark.parametrize("index", [-1, 1.0, True, None, "0"])
 def test_an_index_of_step_must_be_a_whole_number(index: Any) -> None:
     toy = dcache.enable(Toy(), EVERY_2)
-    refused("index must be a whole number of at least 0", lambda: dcache.step(toy, index))
+    assert_refused("index must be a whole number of at least 0", lambda: dcache.step(toy, index))
 
 
 @pytest.mark.parametrize("clock", ["sigma", "logsnr"])
 def test_a_clock_that_nobody_tells_is_an_error_at_the_first_call(clock: str) -> None:
     toy = dcache.enable(Toy(), methods.newton(clock=clock))
-    refused(
+    assert_refused(
         f"clock='{clock}' needs the noise level|a hand-written loop does not tell|dcache.step",
         lambda: walk(toy, TIMES),
     )
@@ -191,7 +193,7 @@ def test_a_schedule_file_that_is_fine_is_used(file: Path) -> None:
 def test_a_truncated_schedule_file_says_so(file: Path, cut: float) -> None:
     text = file.read_text()
     file.write_text(text[: int(len(text) * cut)])
-    refused("s.json|truncated or damaged|Schedule.save", lambda: dcache.enable(flux_pipe(), file))
+    assert_refused("s.json|truncated or damaged|Schedule.save", lambda: dcache.enable(flux_pipe(), file))
 
 
 def _rows(change: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
@@ -219,29 +221,31 @@ def _rows(change: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]]
     ],
 )
 def test_a_hand_edited_schedule_file_is_explained(file: Path, change: Any, words: str) -> None:
-    refused("s.json|" + words, lambda: dcache.enable(flux_pipe(), edited(file, change)))
+    assert_refused("s.json|" + words, lambda: dcache.enable(flux_pipe(), edited(file, change)))
 
 
 def test_an_edit_under_the_old_checksum_is_noticed(file: Path) -> None:
     edited(file, _rows(lambda r: r.update(trunk="111010")), keep_checksum=True)
-    refused("checksum|edited by hand|delete", lambda: dcache.enable(flux_pipe(), file))
+    assert_refused("checksum|edited by hand|delete", lambda: dcache.enable(flux_pipe(), file))
     assert Schedule.load(edited(file, lambda c: None)).components[""].rows["*"]["trunk"][1]
 
 
 def test_a_schedule_for_other_sites_evaluations_or_components_is_refused() -> None:
     pipe = flux_pipe()
-    refused("'run:1-9' is out of range", lambda: dcache.enable(pipe, Schedule.of_steps([0, 2], 6, "run:1-9")))
-    refused(
+    assert_refused(
+        "'run:1-9' is out of range", lambda: dcache.enable(pipe, Schedule.of_steps([0, 2], 6, "run:1-9"))
+    )
+    assert_refused(
         "'bracket:0' needs a UNet", lambda: dcache.enable(pipe, Schedule.of_steps([0, 2], 6, "bracket:0"))
     )
     dcache.enable(pipe, Schedule.of_steps([0, 2], 4))
-    refused("for 4 evaluations and the run has 6|stretch", lambda: flux_run(pipe))
+    assert_refused("for 4 evaluations and the run has 6|stretch", lambda: flux_run(pipe))
     flux_run(pipe, steps=4)
     assert dcache.stats(pipe).predicted == 2
     toy = dcache.enable(Toy(), Schedule.of_steps([0, 2], 3))
-    refused("for 3 evaluations and the run has 4 or more|stretch", lambda: walk(toy, TIMES))
+    assert_refused("for 3 evaluations and the run has 4 or more|stretch", lambda: walk(toy, TIMES))
     two = Schedule(4, {n: Schedule.of_steps([0], 4).components[""] for n in ("high", "low")})
-    refused("denoisers ['high', 'low']|'transformer'", lambda: dcache.enable(pipe, two))
+    assert_refused("denoisers ['high', 'low']|'transformer'", lambda: dcache.enable(pipe, two))
 
 
 def test_a_schedule_of_another_model_class_or_config_warns_and_strict_refuses() -> None:
@@ -255,7 +259,7 @@ def test_a_schedule_of_another_model_class_or_config_warns_and_strict_refuses() 
     with pytest.warns(DcacheWarning, match=r"made with config .* and is used with"):
         dcache.enable(other, schedule)
     dcache.disable(other)
-    refused("config|strict=True", lambda: dcache.enable(other, schedule, strict=True))
+    assert_refused("config|strict=True", lambda: dcache.enable(other, schedule, strict=True))
     assert other.__dict__.get("_compiled_call_impl") is None
 
 
