@@ -1,4 +1,4 @@
-"""The schedule file: JSON, stable key order, written atomically, checked whole when read. Nothing in it is run."""
+"""The schedule file: JSON, stable key order, written atomically, checked whole when read; nothing is run."""
 
 from __future__ import annotations
 

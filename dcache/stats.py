@@ -20,8 +20,8 @@ class Stats:
         bytes_held: bytes of the storages held by the histories of the run under way; after it, the most it
             held.
         bytes_now: bytes of the storages held at this moment (0 once the run is over).
-        seconds_compute: time in denoiser calls that computed every site. No clock here waits for a GPU: there these are
-            the seconds of launching, and wall clock is measured around the pipeline's call.
+        seconds_compute: time in denoiser calls that computed every site. No clock here waits for a GPU: there
+            these are the seconds of launching, and wall clock is measured around the pipeline's call.
         seconds_predict: time in denoiser calls that predicted at least one.
         seconds_inside: time in dcache's own code around computed regions: bookkeeping, copies, decisions.
         components: the same per denoiser, where a pipeline has several.
