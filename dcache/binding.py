@@ -74,10 +74,10 @@ class Binding:
             enclosed = next((m for m in module.modules() if m is not module and m in ours), None)
             if enclosed is not None:
                 raise DcacheError(
-                    f"{type(module).__name__} is compiled, and the sites {[s.name for s in self.sites]} lie "
-                    f"inside it ({type(enclosed).__name__}): leave the blocks as they are and call "
-                    "dcache.enable(pipe, ..., compile=True), which compiles the sublayers instead; or choose "
-                    "sites of whole blocks"
+                    f"{type(module).__name__} is compiled, and the sites {[s.name for s in self.sites]} "
+                    f"lie inside it ({type(enclosed).__name__}): leave the blocks as they are and call "
+                    "dcache.enable(pipe, ..., compile=True), which compiles the sublayers instead; or "
+                    "choose sites of whole blocks"
                 )
 
     def settle(self) -> str | None:
@@ -95,9 +95,8 @@ class Binding:
                 intercept.passing = session.prober.passing(intercept.module)
                 if intercept.passing is None:
                     return (
-                        f"an output of {type(intercept.module).__name__} continues none of its inputs, "
-                        f"so it cannot "
-                        f"be passed through in {region.site.name}"
+                        f"an output of {type(intercept.module).__name__} continues none of its inputs, so "
+                        f"it cannot be passed through in {region.site.name}"
                     )
             if region.codec.is_delta and region.sources is not None and not any(region.sources):
                 return f"codec 'delta' at {region.site.name} needs an output of an input's shape"
@@ -137,8 +136,8 @@ def bind(session: Session, specs: Sequence[str]) -> Binding:
     binding = Binding(model, structure, sites, compile_options=session.compile_options)
     if sites == [Site("model", "model")] and tuple(specs) == ("auto",):
         session.warn(
-            f"{type(model).__name__} has no block list that dcache recognises: the whole model is remembered "
-            "(sites='model')"
+            f"{type(model).__name__} has no block list that dcache recognises: the whole model is "
+            "remembered (sites='model')"
         )
     for site in sites:
         _lower(binding, session, site, method.codec_for(site))

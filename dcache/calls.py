@@ -108,10 +108,8 @@ class BranchNames:
         if self._ordinal > MOST_BRANCHES:
             raise DcacheError(
                 f"the denoiser was called {self._ordinal + 1} times between two sampler steps; dcache "
-                f"takes such "
-                f"calls for guidance branches and believes in at most {MOST_BRANCHES}. Call "
-                f"dcache.step(module, "
-                "index=..., branch=...) before each denoiser call."
+                f"takes such calls for guidance branches and believes in at most {MOST_BRANCHES}. Call "
+                "dcache.step(module, index=..., branch=...) before each denoiser call."
             )
         name = str(self._ordinal)
         own = branches.get(name)

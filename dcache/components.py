@@ -41,8 +41,8 @@ def denoisers(target: Any) -> dict[str, nn.Module]:
     if not found:
         raise DcacheError(
             f"no denoiser found in {type(target).__name__}: none of its modules ({', '.join(modules)}) "
-            f"takes a timestep "
-            f"(looked for {', '.join(TIME_NAMES)}). Enable caching on the denoiser module itself."
+            f"takes a timestep (looked for {', '.join(TIME_NAMES)}). Enable caching on the denoiser module "
+            "itself."
         )
     return found
 

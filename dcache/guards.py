@@ -29,8 +29,8 @@ def refuse_other_cache(module: nn.Module) -> None:
                     other = f"diffusers' hook {name!r}; remove it first"
     if other is not None:
         raise DcacheError(
-            f"another cache is already enabled on {type(module).__name__}: {other}. "
-            "Two caches on one denoiser would each predict from what the other predicted."
+            f"another cache is already enabled on {type(module).__name__}: {other}. Two caches on one "
+            "denoiser would each predict from what the other predicted."
         )
 
 
@@ -64,8 +64,6 @@ def compiled_whole(module: nn.Module) -> DcacheError:
     """The error for a model that is compiled as a whole."""
     return DcacheError(
         f"{type(module).__name__} is compiled as a whole, so dcache cannot step in between its blocks. "
-        f"Leave the "
-        "model as it is and call dcache.enable(pipe, ..., compile=True): it compiles the blocks one by "
-        "one and "
-        "keeps them compiled while it caches."
+        "Leave the model as it is and call dcache.enable(pipe, ..., compile=True): it compiles the blocks "
+        "one by one and keeps them compiled while it caches."
     )

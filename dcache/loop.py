@@ -23,8 +23,8 @@ TIME_NAMES = (
 )
 MOST_BRANCHES = 8
 _HINT = (
-    "Call dcache.step(module, index=i, sigma=..., branch=...) before each denoiser call of the loop: "
-    "it says which evaluation and which guidance branch comes next."
+    "Call dcache.step(module, index=i, sigma=..., branch=...) before each denoiser call of the loop: it "
+    "says which evaluation and which guidance branch comes next."
 )
 
 
@@ -45,9 +45,9 @@ class Loop:
         """
         if value is None:
             raise DcacheError(
-                "dcache cannot tell which evaluation this denoiser call belongs to: no sampler was seen and "
-                f"the call has no timestep argument with one value (looked for {', '.join(TIME_NAMES)}). "
-                f"{_HINT}"
+                "dcache cannot tell which evaluation this denoiser call belongs to: no sampler was seen "
+                "and the call has no timestep argument with one value (looked for "
+                f"{', '.join(TIME_NAMES)}). {_HINT}"
             )
         if self.run is None or self.value is None:
             return self._open(value, is_sigma)

@@ -300,8 +300,8 @@ class Session:
         """Why this call must not be touched, or None."""
         if self.module.training:
             self.warn(
-                f"{type(self.module).__name__} is in training mode: dcache passes its calls through. "
-                "Call .eval() on it to cache."
+                f"{type(self.module).__name__} is in training mode: dcache passes its calls through. Call "
+                ".eval() on it to cache."
             )
             return "training"
         if torch.is_grad_enabled() and (
@@ -339,11 +339,9 @@ class Session:
                 spent = perf_counter() - before
             if call.entered:
                 raise DcacheError(
-                    f"{type(self.module).__name__}: a run of blocks was entered and its last block "
-                    f"never called "
-                    "(skip-layer guidance?), so the prediction had nowhere to go. Choose a run that "
-                    "ends before the "
-                    "blocks that are skipped, or sites='model'."
+                    f"{type(self.module).__name__}: a run of blocks was entered and its last block never "
+                    "called (skip-layer guidance?), so the prediction had nowhere to go. Choose a run "
+                    "that ends before the blocks that are skipped, or sites='model'."
                 )
             self._finish(call, output, inner, kept)
         finally:
@@ -425,10 +423,8 @@ class Session:
     def _wrong_count(self, count: int) -> DcacheError:
         return DcacheError(
             f"this schedule is for {self.method.steps} evaluations and the run has {count} or more. Use "
-            f"the schedule's "
-            "own number of steps, or Schedule.load(path).stretch(steps); second-order samplers evaluate "
-            "more than once "
-            "per step."
+            "the schedule's own number of steps, or Schedule.load(path).stretch(steps); second-order "
+            "samplers evaluate more than once per step."
         )
 
 

@@ -132,8 +132,8 @@ class Structure:
         if not self.blocks:
             hint = "a UNet has brackets instead" if self.skips else "use sites='model'"
             raise DcacheError(
-                f"site {spec!r} needs a list of blocks and {self._what()} has none: {hint}; "
-                f"it has: {self.offers()}"
+                f"site {spec!r} needs a list of blocks and {self._what()} has none: {hint}; it has: "
+                f"{self.offers()}"
             )
         end = len(self.blocks) - 1
         if spec == "trunk":
@@ -149,8 +149,8 @@ class Structure:
     def _bracket(self, level: int) -> Iterable[Site]:
         if not self.skips:
             raise DcacheError(
-                f"site 'bracket:{level}' needs a UNet with skips and {self._what()} has none; "
-                f"it has: {self.offers()}"
+                f"site 'bracket:{level}' needs a UNet with skips and {self._what()} has none; it has: "
+                f"{self.offers()}"
             )
         if level >= len(self.skips):
             raise DcacheError(

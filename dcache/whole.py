@@ -43,9 +43,8 @@ class WholeRegion(Region):
         if delta and (entry is None or entry.shape != outputs[0].shape):
             came = None if entry is None else tuple(entry.shape)
             raise DcacheError(
-                f"codec 'delta' at sites='model' needs an output of the input's shape; this model maps "
-                f"{came} to "
-                f"{tuple(outputs[0].shape)}: use codec='value'"
+                "codec 'delta' at sites='model' needs an output of the input's shape; this model maps "
+                f"{came} to {tuple(outputs[0].shape)}: use codec='value'"
             )
         self.remember(call, [opened] + [None] * (len(outputs) - 1), outputs)
         return output, spent
