@@ -34,6 +34,8 @@ class Shape:
         part: the attribute of the pipeline that holds the denoiser.
         depth: number of blocks in the trunk, 0 for the UNet.
         skips: number of brackets.
+        lists: attributes of the denoiser that hold the trunk's blocks.
+        sublayers: kinds of sublayer sites that are declared for its blocks.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Shape:
     part: str = "transformer"
     depth: int = 0
     skips: int = 0
+    lists: tuple[str, ...] = ("transformer_blocks", "single_transformer_blocks", "blocks")
+    sublayers: tuple[str, ...] = ("attn", "mlp")
 
     def __str__(self) -> str:
         return self.name
@@ -63,8 +67,7 @@ class Shape:
     def blocks(self, pipe: Any) -> list[nn.Module]:
         """The trunk."""
         model = self.denoiser(pipe)
-        lists = ("transformer_blocks", "single_transformer_blocks", "blocks")
-        return [block for name in lists for block in getattr(model, name, ())]
+        return [block for name in self.lists for block in getattr(model, name, ())]
 
     def arguments(self, guidance: str = "", seed: int = 1, **over: Any) -> Call:
         """Arguments of one pipeline call."""

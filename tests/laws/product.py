@@ -13,19 +13,27 @@ import torch
 
 from dcache import Method
 from dcache.methods import deepcache, fbcache, interval, newton, taylorseer
+from tests.families import FAMILIES
 from tests.shapes import SHAPES, STEPS, Shape
 
+EVERY = {**SHAPES, **FAMILIES}
 # DDIM and PNDM tell no noise level as a sigma; log-SNR is known everywhere.
 WITHOUT_SIGMA = ("ddim", "pndm")
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A preset with options that predict something within a short run, and its all-compute twin."""
+    """A preset with options that predict something within a short run, and its all-compute twin.
+
+    Attributes:
+        unet: whether it is for UNets (True), for block lists (False) or for both (None).
+        kinds: sublayer kinds without which it makes no sense.
+    """
 
     make: Callable[..., Method]
     options: dict[str, Any]
     unet: bool | None = None
+    kinds: tuple[str, ...] = ()
 
     def method(self, **over: Any) -> Method:
         """The method."""
@@ -39,16 +47,18 @@ class Preset:
         """Whether this pair makes sense."""
         if self.options.get("clock") == "sigma" and sampler in WITHOUT_SIGMA:
             return False
+        if any(kind not in shape.sublayers for kind in self.kinds):
+            return False
         return self.unet is None or self.unet == (shape.depth == 0)
 
 
 PRESETS = {
     "interval": Preset(interval, {"interval": 2}),
-    "interval-sublayers": Preset(interval, {"interval": 3, "sites": ["attn", "mlp"]}),
+    "interval-sublayers": Preset(interval, {"interval": 3, "sites": ["attn", "mlp"]}, kinds=("attn", "mlp")),
     "interval-model": Preset(interval, {"interval": 2, "sites": "model"}),
     "interval-blocks": Preset(interval, {"interval": 2, "sites": "block"}, unet=False),
     "interval-run": Preset(interval, {"interval": 2, "sites": "run:1-2"}, unet=False),
-    "taylorseer": Preset(taylorseer, {"interval": 3, "warmup": 2}),
+    "taylorseer": Preset(taylorseer, {"interval": 3, "warmup": 2}, kinds=("attn", "mlp")),
     "taylorseer-lite": Preset(taylorseer, {"interval": 2, "warmup": 2, "lite": True}, unet=False),
     "newton-1-step": Preset(newton, {"interval": 2, "clock": "step"}),
     "newton-1-logsnr": Preset(newton, {"interval": 3, "clock": "logsnr", "branches": "together"}),
@@ -103,7 +113,7 @@ def product() -> list[Case]:
     """Every point that makes sense."""
     return [
         Case(shape, sampler, guidance, name)
-        for shape in SHAPES.values()
+        for shape in EVERY.values()
         for sampler in shape.samplers
         for guidance in shape.guidance
         for name, preset in PRESETS.items()
@@ -133,7 +143,7 @@ def lanes() -> list[Any]:
 @cache
 def plain(shape: str, sampler: str, guidance: str, steps: int = STEPS) -> tuple[torch.Tensor, int]:
     """Latents of a run without dcache, and how often its sampler stepped."""
-    pipe = SHAPES[shape].build(sampler)
+    pipe = EVERY[shape].build(sampler)
     original, count = pipe.scheduler.step, 0
 
     @wraps(original)
@@ -143,7 +153,7 @@ def plain(shape: str, sampler: str, guidance: str, steps: int = STEPS) -> tuple[
         return original(*args, **kwargs)
 
     pipe.scheduler.step = counted
-    return SHAPES[shape].run(pipe, guidance, num_inference_steps=steps), count
+    return EVERY[shape].run(pipe, guidance, num_inference_steps=steps), count
 
 
 def plain_of(case: Case) -> torch.Tensor:

@@ -1,0 +1,5 @@
+"""Image transformers with two streams, text and image."""
+
+from tests.shapes import Shape
+
+MMDIT: tuple[Shape, ...] = ()

@@ -1,0 +1,5 @@
+"""Single-stream and cross-attention image transformers."""
+
+from tests.shapes import Shape
+
+SINGLE: tuple[Shape, ...] = ()

@@ -1,0 +1,5 @@
+"""Video and audio-video transformers."""
+
+from tests.shapes import Shape
+
+VIDEO: tuple[Shape, ...] = ()
