@@ -12,6 +12,7 @@ from dcache.containers import argument_names
 from dcache.errors import DcacheError
 from dcache.guards import refuse_compiled
 from dcache.loop import TIME_NAMES
+from dcache.sampler import is_sampler
 
 
 def is_pipeline(thing: Any) -> bool:
@@ -23,10 +24,12 @@ def denoisers(target: Any) -> dict[str, nn.Module]:
     """Name -> module of everything that is called between two sampler steps to predict the noise.
 
     Such a module takes a timestep. A ControlNet does too, but it takes the control image as well and its
-    output feeds the denoiser, not the sampler. A bare module is its own denoiser, named "".
+    output feeds the denoiser, not the sampler. A bare module is its own denoiser, named "". Nothing where
+    only a run can tell: no module takes an argument of such a name, but there is a sampler to watch.
 
     Raises:
-        DcacheError: the object is no module and no pipeline, or none of its modules takes a timestep.
+        DcacheError: the object is no module and no pipeline, or none of its modules takes a timestep and
+            there is no sampler.
     """
     if isinstance(target, nn.Module):
         refuse_compiled(target)
@@ -38,12 +41,24 @@ def denoisers(target: Any) -> dict[str, nn.Module]:
         if _takes_time(getattr(module, "_orig_mod", module)):
             refuse_compiled(module)
     found = {name: module for name, module in modules.items() if _takes_time(module)}
-    if not found:
+    if not found and not is_sampler(getattr(target, "scheduler", None)):
         raise DcacheError(
             f"no denoiser found in {type(target).__name__}: none of its modules ({', '.join(modules)}) "
-            f"takes a timestep (looked for {', '.join(TIME_NAMES)}). Enable caching on the denoiser module "
-            "itself."
+            f"takes a timestep (looked for {', '.join(TIME_NAMES)}), and it has no sampler to watch. Enable "
+            "caching on the denoiser module itself."
         )
+    return found
+
+
+def candidates(pipe: Any) -> dict[str, nn.Module]:
+    """Name -> module of everything that a run may show to be a denoiser.
+
+    Raises:
+        DcacheError: one of them is compiled as a whole.
+    """
+    found = {name: module for name, module in _modules(pipe).items() if not _takes_control(module)}
+    for module in found.values():
+        refuse_compiled(module)
     return found
 
 
@@ -64,5 +79,8 @@ def _modules(thing: Any) -> dict[str, nn.Module]:
 
 
 def _takes_time(module: nn.Module) -> bool:
-    names = argument_names(type(module).forward)
-    return any(n in TIME_NAMES for n in names) and "controlnet_cond" not in names
+    return any(n in TIME_NAMES for n in argument_names(type(module).forward)) and not _takes_control(module)
+
+
+def _takes_control(module: nn.Module) -> bool:
+    return "controlnet_cond" in argument_names(type(module).forward)

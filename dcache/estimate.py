@@ -25,6 +25,11 @@ def estimate(target: Any, method: Method | Schedule, call_kwargs: dict[str, Any]
 
     held = 0
     found = denoisers(target)
+    if not found:
+        raise DcacheError(
+            f"only a run can tell which module of {type(target).__name__} is the denoiser: estimate on that "
+            "module itself"
+        )
     with wrap.enabled(target, method), torch.no_grad():
         sessions = list(wrap._sessions(target).values())
         if isinstance(target, nn.Module):

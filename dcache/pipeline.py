@@ -13,6 +13,7 @@ from dcache.sampler import is_sampler, tap, tap_of
 from dcache.tap import MethodTap
 
 if TYPE_CHECKING:
+    from dcache.scout import Scout
     from dcache.session import Session
 
 _BEGIN = "progress_bar"
@@ -25,6 +26,8 @@ class PipeWatch:
     def __init__(self, pipe: Any, sessions: list[Session]) -> None:
         self.pipe = pipe
         self.sessions = sessions
+        self.scout: Scout | None = None
+        self.renew: Callable[[], None] = lambda: None
         around = {_BEGIN: self._begin, _END: self._end}
         present = {name: f for name, f in around.items() if callable(getattr(pipe, name, None))}
         self.taps = [MethodTap(pipe, name, f) for name, f in present.items()]
@@ -33,6 +36,8 @@ class PipeWatch:
 
     def remove(self) -> None:
         """Take the watch off."""
+        if self.scout is not None:
+            self.scout.remove()
         for method_tap in self.taps:
             method_tap.remove()
 
@@ -95,6 +100,12 @@ class PipeWatch:
                 session.end_run()
                 for found in session.taps:
                     found.close()
+            if self.scout is not None:
+                self.scout.end()
+                if self.scout.found:
+                    self.scout = None
+                else:
+                    self.scout.tap.close()
         return original(*args, **kwargs)
 
 

@@ -57,6 +57,9 @@ class SamplerTap:
         sigmas = _numbers(getattr(sampler, "sigmas", None))
         alphas = getattr(sampler, "alphas_cumprod", None)
         timesteps = _numbers(getattr(sampler, "timesteps", None))
+        if len(timesteps) > 1 and max(timesteps) <= 1.0 and timesteps[-1] == 0.0:
+            # On a scale from 1 to 0 the last entry is the clean picture, which nobody denoises.
+            timesteps = timesteps[:-1]
         if len(sigmas) < len(timesteps):
             sigmas = []
         flow = bool(

@@ -42,6 +42,10 @@ class Session:
         component: the denoiser's name in its pipeline, "" for a bare module.
         compile_options: arguments of `torch.compile` for the blocks that were found, or None to leave them.
         lowering: "auto", or "replay" for the reference lowering.
+
+    Attributes:
+        late: the first evaluation of a run goes by: it is the one in which a denoiser is still being looked
+            for (`dcache.scout`), and later runs do as the first.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Session:
         self.model_call = ModelCall(module, self)
         self.remake: Callable[[nn.Module], Session] | None = None
         self.gone = False
+        self.late = False
         self._method_taps: list[MethodTap] = []
         try:
             self._install()
@@ -325,6 +330,8 @@ class Session:
                 self.record.reasons[why] = self.record.reasons.get(why, 0) + 1
                 return inner(*args, **kwargs)
         call = self.begin(args, kwargs)
+        if self.late and call.index == 0:
+            return inner(*args, **kwargs)
         kept = None
         if call.observing:
             kept = (copy_containers(args), copy_containers(kwargs))

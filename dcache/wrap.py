@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -13,13 +13,14 @@ from torch import nn
 
 from dcache import methods
 from dcache.calls import Told
-from dcache.components import config_digest, denoisers, is_pipeline
+from dcache.components import candidates, config_digest, denoisers, is_pipeline
 from dcache.errors import DcacheError
 from dcache.guards import refuse_compiled, refuse_other_cache
 from dcache.method import Method
 from dcache.pipeline import PipeWatch, watch_of
 from dcache.run import Run
 from dcache.schedule import Plan, Schedule
+from dcache.scout import Scout
 from dcache.session import Session, session_of
 from dcache.stats import Stats, merge
 
@@ -52,19 +53,41 @@ def enable(pipe_or_module: Target, method: Any = None, **options: Any) -> Target
         refuse_compiled(module)
         if session_of(module) is None:
             refuse_other_cache(module)
-    before = _sessions(pipe_or_module)
+    before = _before(pipe_or_module)
     disable(pipe_or_module)
     sessions: list[Session] = []
     try:
         for name, module in found.items():
             sessions.append(_session(module, name, resolved, engine, single=len(found) == 1))
-        _connect(pipe_or_module, sessions)
+        if found:
+            _connect(pipe_or_module, sessions)
+        else:
+            _watch(pipe_or_module, resolved, engine)
     except BaseException:
         for session in sessions:
             session.remove()
-        _restore(pipe_or_module, before)
+        before()
         raise
     return pipe_or_module
+
+
+def _watch(pipe: Any, method: Method | Schedule, engine: Mapping[str, Any]) -> None:
+    """Let the first run show which modules are denoisers."""
+    single = not isinstance(method, Schedule) or len(method.components) == 1
+    watch = PipeWatch(pipe, [])
+
+    def take(name: str, module: nn.Module) -> None:
+        refuse_other_cache(module)
+        session = _session(module, name, method, {**engine, "late": True}, single)
+        watch.sessions.append(session)
+        watch.connect(session)
+
+    try:
+        watch.scout = Scout(pipe, candidates(pipe), take)
+    except BaseException:
+        watch.remove()
+        raise
+    watch.renew = lambda: _watch(pipe, method, engine)
 
 
 def disable(pipe_or_module: Target) -> Target:
@@ -85,13 +108,13 @@ def disable(pipe_or_module: Target) -> Target:
 @contextmanager
 def enabled(pipe_or_module: Target, method: Any = None, **options: Any) -> Iterator[Target]:
     """`enable` for the duration of a with-block; afterwards what was enabled before is enabled again."""
-    before = _sessions(pipe_or_module)
+    before = _before(pipe_or_module)
     enable(pipe_or_module, method, **options)
     try:
         yield pipe_or_module
     finally:
         disable(pipe_or_module)
-        _restore(pipe_or_module, before)
+        before()
 
 
 def stats(pipe_or_module: Any) -> Stats:
@@ -101,7 +124,8 @@ def stats(pipe_or_module: Any) -> Stats:
         DcacheError: caching was never enabled on this object.
     """
     sessions = _sessions(pipe_or_module)
-    if not sessions:
+    watch = watch_of(pipe_or_module)
+    if not sessions and (watch is None or watch.scout is None):
         if pipe_or_module in _last:
             return _last[pipe_or_module][0]
         raise DcacheError(
@@ -217,6 +241,7 @@ def _session(
         raise DcacheError(f"lowering must be 'auto' or 'replay', got {lowering!r}")
     chosen = method.as_method(name, single) if isinstance(method, Schedule) else method
     session = Session(module, chosen, name, options, lowering)
+    session.late = bool(engine.get("late", False))
     session.remake = lambda other: _session(other, name, method, engine, single)
     if isinstance(method, Schedule):
         schedule, strict = method, bool(engine.get("strict", False))
@@ -229,6 +254,14 @@ def _session(
             raise
         session.on_open = lambda s, run: _compare(s, "sampler", schedule.sampler, run.sampler, strict)
     return session
+
+
+def _before(target: Any) -> Callable[[], None]:
+    """What enables again what is enabled now."""
+    watch, sessions = watch_of(target), _sessions(target)
+    if watch is not None and watch.scout is not None and not sessions:
+        return watch.renew
+    return lambda: _restore(target, sessions)
 
 
 def _restore(target: Any, before: Mapping[str, Session]) -> None:
