@@ -11,7 +11,17 @@ from torch import nn
 
 from dcache.codecs import Codec
 from dcache.errors import DcacheError
-from dcache.lowering import BlockCall, HollowCall, ModuleCall, ProbeCall, RunRegion, SinkCall
+from dcache.lowering import (
+    BlockCall,
+    Front,
+    FrontCall,
+    HollowCall,
+    ModuleCall,
+    PeekCall,
+    RunRegion,
+    SinkCall,
+)
+from dcache.probes import Probe
 from dcache.regions import GroupRegion, Region
 from dcache.sites import Site, Structure, discover, find_blocks
 from dcache.tap import Intercept, compiled_inside
@@ -58,12 +68,18 @@ class Binding:
         for intercept in reversed(self.intercepts):
             intercept.remove()
 
-    def stale(self) -> bool:
-        """Whether a bound module was replaced since (a LoRA layer, a new block)."""
-        for parent, name, child in self.names:
+    def moved(self) -> bool:
+        """Whether a bound module was replaced since (a LoRA layer)."""
+        for parent, name, child in self.names:  # noqa: SIM110 - asked in every call, so no generator
             if parent._modules.get(name) is not child:
                 return True
-        return bool(self.structure.blocks) and find_blocks(self.model) != self.structure.blocks
+        return False
+
+    def stale(self) -> bool:
+        """Whether a bound module was replaced since, or the list of blocks is another."""
+        return self.moved() or (
+            bool(self.structure.blocks) and find_blocks(self.model) != self.structure.blocks
+        )
 
     def refuse_enclosed(self) -> None:
         """Raise if a bound module lies inside one that somebody compiled: its call is part of that frame."""
@@ -89,7 +105,9 @@ class Binding:
             if intercept.module not in session.prober.seen:
                 return f"block {type(intercept.module).__name__} of {region.site.name} was not called"
             expected = [i.module for i in self.intercepts if isinstance(i, BlockCall) and i.region is region]
-            if region.order and region.order != expected:
+            # Skip-layer guidance leaves some out: no harm as long as the first and the last are called.
+            called = [m for m in expected if m in region.order]
+            if region.order and (region.order != called or called[0] is not expected[0]):
                 return f"the blocks of {region.site.name} are not called once each, in their order"
             if not intercept.last:
                 intercept.passing = session.prober.passing(intercept.module)
@@ -131,7 +149,7 @@ def bind(session: Session, specs: Sequence[str]) -> Binding:
     structure = discover(model)
     method = session.method
     if method.probe:
-        specs = _behind_probe(structure, specs, method.probe)
+        specs = _beside_probe(structure, specs, method.probe)
     sites = structure.select(specs)
     binding = Binding(model, structure, sites, compile_options=session.compile_options)
     if sites == [Site("model", "model")] and tuple(specs) == ("auto",):
@@ -142,9 +160,7 @@ def bind(session: Session, specs: Sequence[str]) -> Binding:
     for site in sites:
         _lower(binding, session, site, method.codec_for(site))
     if method.probe:
-        for block in structure.blocks[: method.probe - 1]:
-            binding.intercepts.append(Intercept(block))
-        binding.intercepts.append(ProbeCall(structure.blocks[method.probe - 1], binding.regions[0]))
+        _lower_probe(binding, session, method.probe)
     binding.refuse_enclosed()
     if binding.compile_options is not None and not binding.intercepts and not structure.blocks:
         session.warn(
@@ -209,13 +225,39 @@ def _lower_run(binding: Binding, session: Session, site: Site, codec: Codec) -> 
         binding.intercepts.append(BlockCall(block, region, first=i == 0, last=i == len(blocks) - 1))
 
 
-def _behind_probe(structure: Structure, specs: Sequence[str], probe: int) -> list[str]:
+def _beside_probe(structure: Structure, specs: Sequence[str], probe: Probe) -> Sequence[str]:
+    """The sites of a dynamic method: what its rule looks at is not remembered itself."""
+    if probe.where != "front":
+        return specs
     depth = len(structure.blocks)
-    if depth <= probe:
+    if depth <= probe.blocks:
         raise DcacheError(
-            f"the dynamic rule looks at the first {probe} block(s) and remembers the rest; "
+            f"the dynamic rule looks at the first {probe.blocks} block(s) and remembers the rest; "
             f"{type(structure.model).__name__} has {depth} block(s). Choose a method with sites='model'."
         )
     if list(specs) == ["auto"]:
-        return [f"run:{probe}-{depth - 1}"]
-    return list(specs)
+        return [f"run:{probe.blocks}-{depth - 1}"]
+    return specs
+
+
+def _lower_probe(binding: Binding, session: Session, probe: Probe) -> None:
+    structure = binding.structure
+    if probe.where == "front":
+        front = Front(session)
+        for i, block in enumerate(structure.blocks[: probe.blocks]):
+            binding.intercepts.append(FrontCall(block, front, i == 0, i == probe.blocks - 1))
+    elif probe.where == "modulated":
+        first = [s for s in structure.sublayers if s.depth == 0 and s.kind == "attn"]
+        if not first or not structure.blocks:
+            what = type(structure.blocks[0]).__name__ if structure.blocks else type(structure.model).__name__
+            raise DcacheError(
+                f"the dynamic rule looks at what the first block gives its attention, and no attention is "
+                f"declared for {what} (dcache/adapters/blocks.py, one line). Use a rule that looks "
+                "elsewhere: 'fbcache', 'dbcache' or 'easycache'."
+            )
+        if not any(site.is_run and site.first == 0 for site in binding.sites):
+            raise DcacheError(
+                f"the dynamic rule decides when the first block is entered, and none of the sites "
+                f"{[s.name for s in binding.sites]} begins there: choose 'trunk' or 'run:0-N'"
+            )
+        binding.intercepts.append(PeekCall(first[0].module, session))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,8 @@ class Call:
         observing: the first call of its signature; it computes, and blocks note their contracts.
         checking: a replay by the self-check; every site is predicted from what was just stored.
         entered: runs of blocks that were entered and not left (0 at the end, or a block was dropped).
+        peek: runs the first block as far as its attention, where the rule's probe sits there.
+        peeking: whether that is under way.
     """
 
     branch: Branch
@@ -42,6 +44,8 @@ class Call:
     predicted: int = 0
     computed: int = 0
     entered: int = 0
+    peek: Callable[[], Any] | None = None
+    peeking: bool = False
 
 
 @dataclass

@@ -24,8 +24,9 @@ def denoisers(target: Any) -> dict[str, nn.Module]:
     """Name -> module of everything that is called between two sampler steps to predict the noise.
 
     Such a module takes a timestep. A ControlNet does too, but it takes the control image as well and its
-    output feeds the denoiser, not the sampler. A bare module is its own denoiser, named "". Nothing where
-    only a run can tell: no module takes an argument of such a name, but there is a sampler to watch.
+    output feeds the denoiser, not the sampler, unless there is no other. A bare module is its own denoiser,
+    named "". Nothing where only a run can tell: no module takes an argument of such a name, but there is a
+    sampler to watch.
 
     Raises:
         DcacheError: the object is no module and no pipeline, or none of its modules takes a timestep and
@@ -41,6 +42,8 @@ def denoisers(target: Any) -> dict[str, nn.Module]:
         if _takes_time(getattr(module, "_orig_mod", module)):
             refuse_compiled(module)
     found = {name: module for name, module in modules.items() if _takes_time(module)}
+    # ControlNet-XS: control and denoiser are one model.
+    found = found or {name: module for name, module in modules.items() if _names_time(module)}
     if not found and not is_sampler(getattr(target, "scheduler", None)):
         raise DcacheError(
             f"no denoiser found in {type(target).__name__}: none of its modules ({', '.join(modules)}) "
@@ -79,7 +82,11 @@ def _modules(thing: Any) -> dict[str, nn.Module]:
 
 
 def _takes_time(module: nn.Module) -> bool:
-    return any(n in TIME_NAMES for n in argument_names(type(module).forward)) and not _takes_control(module)
+    return _names_time(module) and not _takes_control(module)
+
+
+def _names_time(module: nn.Module) -> bool:
+    return any(n in TIME_NAMES for n in argument_names(type(module).forward))
 
 
 def _takes_control(module: nn.Module) -> bool:

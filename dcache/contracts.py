@@ -3,12 +3,15 @@
 An output continues the argument of its own shape and dtype. Where several fit, a declaration decides
 (`dcache.adapters.blocks.STREAMS`), else what the next block of the same class was really given, else the
 order of the arguments. The self-check (`dcache.selfcheck`) is what makes a wrong guess harmless.
+
+Between two lists of blocks the model may join the streams into one; in which order is seen there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 from operator import itemgetter
 from typing import Any
 
@@ -42,10 +45,15 @@ class Seen:
 
 @dataclass
 class Prober:
-    """Collects what is seen of the blocks during one computed call."""
+    """Collects what is seen of the blocks during one computed call.
+
+    Attributes:
+        joined: the streams in the order in which the model joins them between two blocks, if it does.
+    """
 
     seen: dict[nn.Module, Seen] = field(default_factory=dict)
     votes: dict[tuple[type, int], str] = field(default_factory=dict)
+    joined: tuple[str, ...] = ()
     _before: tuple[nn.Module, Sequence[Any]] | None = None
 
     def watch(
@@ -63,12 +71,28 @@ class Prober:
                 for name, (_, tensor) in named.items():
                     if tensor is leaf:
                         self.votes[type(block), k] = name
+        elif self._before is not None:
+            self._see_seam(*self._before, [tensor for _, tensor in named.values()])
         self._before = (block, leaves)
         fits = [[n for n, (_, t) in named.items() if _alike(t, leaf)] for leaf in leaves]
         constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
         seen = Seen(block, {n: key for n, (key, _) in named.items()}, fits, recipe, constants)
         self.seen[block] = seen
         return seen
+
+    def _see_seam(self, block: nn.Module, leaves: Sequence[Any], given: Sequence[torch.Tensor]) -> None:
+        # One end is enough: of the other the model may have cut a piece or added something to it.
+        parts = {n: leaf for n, leaf in zip(self.sources(block), leaves, strict=True) if n is not None}
+        for names in permutations(parts) if len(parts) > 1 else ():
+            head, tail = parts[names[0]], parts[names[-1]]
+            for whole in given:
+                dim = seam([parts[n] for n in names], whole)
+                if dim is not None and (
+                    torch.equal(whole.narrow(dim, 0, head.shape[dim]), head)
+                    or torch.equal(whole.narrow(dim, -tail.shape[dim], tail.shape[dim]), tail)
+                ):
+                    self.joined = names
+                    return
 
     def rest(self) -> None:
         """The watched call is over: let go of its tensors."""
@@ -138,6 +162,17 @@ def named_tensors(
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             found[key] = (key, value)
     return found
+
+
+def seam(parts: Sequence[torch.Tensor], whole: torch.Tensor) -> int | None:
+    """The dimension along which tensors of these shapes add up to the whole's, or None."""
+    if len(parts) < 2 or any(part.ndim != whole.ndim for part in parts):
+        return None
+    for dim, size in enumerate(whole.shape):
+        rest = [(*part.shape[:dim], *part.shape[dim + 1 :]) for part in (whole, *parts)]
+        if len(set(rest)) == 1 and sum(part.shape[dim] for part in parts) == size:
+            return dim
+    return None
 
 
 def _alike(argument: torch.Tensor, leaf: Any) -> bool:

@@ -16,14 +16,13 @@ if TYPE_CHECKING:
 
 
 class _EnoughError(Exception):
-    """One evaluation was seen."""
+    """One evaluation of every denoiser was seen."""
 
 
 def estimate(target: Any, method: Method | Schedule, call_kwargs: dict[str, Any]) -> int:
     """Bytes of the histories once they are full (order + 1 anchors per site and branch)."""
     from dcache import wrap
 
-    held = 0
     found = denoisers(target)
     if not found:
         raise DcacheError(
@@ -43,10 +42,14 @@ def estimate(target: Any, method: Method | Schedule, call_kwargs: dict[str, Any]
                 f"denoiser instead ({', '.join(found)})"
             )
 
-        def stop(*_: Any, **__: Any) -> None:
-            nonlocal held
-            held = sum(_full(session) for session in sessions)
-            raise _EnoughError
+        full: dict[int, int] = {}
+
+        def stop(*step: Any) -> Any:
+            # A pipeline's denoisers may take turns (Wan 2.2): go on until each was called.
+            full.update({i: _full(s) for i, s in enumerate(sessions) if s.branches and i not in full})
+            if len(full) == len(sessions):
+                raise _EnoughError
+            return around(*step)
 
         sampler = taps[0].sampler
         tapped = vars(sampler)["step"]
@@ -60,7 +63,7 @@ def estimate(target: Any, method: Method | Schedule, call_kwargs: dict[str, Any]
             end = getattr(target, "maybe_free_model_hooks", None)
             if end is not None:
                 end()
-    return held
+    return sum(full.values())
 
 
 def _full(session: Any) -> int:
@@ -70,5 +73,6 @@ def _full(session: Any) -> int:
     one = bytes_of(
         t for b in branches for h in b.histories.values() for a in h.leaves for t in a if t is not None
     )
-    probes = bytes_of(b.probe for b in branches if b.probe is not None)
-    return one * (session.method.predictor.order + 1) + probes
+    probes = bytes_of(t for b in branches if b.gauge is not None for t in b.gauge.tensors())
+    predictor = session.method.predictor
+    return one * (predictor.order + 1 + predictor.forecasts) + probes

@@ -8,18 +8,30 @@ from dataclasses import dataclass, field
 
 import torch
 
+from dcache.probes import Gauge
+
 Leaves = tuple[torch.Tensor | None, ...]
 
 
 @dataclass(slots=True)
 class History:
-    """The last `limit` anchors of a site, oldest first, and how long ago the newest was computed."""
+    """The last `limit` anchors of a site, oldest first, and how long ago the newest was computed.
+
+    Attributes:
+        run_length: predictions since the newest anchor.
+        memory: what the rule keeps of this site between its decisions.
+        forecast: the last entry before the newest anchor, predicted or computed, for predictors that read it.
+        predicted_at: clock value of the last prediction.
+    """
 
     limit: int
     leaves: list[Leaves] = field(default_factory=list)
     taus: list[float] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     run_length: int = 0
+    memory: dict[str, float] = field(default_factory=dict)
+    forecast: Leaves | None = None
+    predicted_at: float = 0.0
 
     def push(self, step: int, tau: float, leaves: Leaves) -> None:
         """Add an anchor; one at the newest one's clock replaces it, the oldest beyond `limit` goes."""
@@ -38,6 +50,8 @@ class History:
         self.taus.clear()
         self.steps.clear()
         self.run_length = 0
+        self.memory.clear()
+        self.forecast = None
 
     def _drop(self, i: int) -> None:
         del self.leaves[i], self.taus[i], self.steps[i]
@@ -49,8 +63,7 @@ class Branch:
 
     Attributes:
         signature: shapes, dtypes and flags of its calls; another signature starts it afresh.
-        probe: what the dynamic rule's probe said at the last computed evaluation.
-        probe_now: what it says at the evaluation under way.
+        gauge: says how much the dynamic rule's probe has changed, or None.
         condition: the conditioning tensor of its calls, to know the branch again when another stops calling.
         reset: why the histories were emptied since the last computed event ("" if they were not).
     """
@@ -59,8 +72,7 @@ class Branch:
     limit: int
     signature: Hashable = None
     histories: dict[str, History] = field(default_factory=dict)
-    probe: torch.Tensor | None = None
-    probe_now: torch.Tensor | None = None
+    gauge: Gauge | None = None
     condition: weakref.ref[torch.Tensor] | None = None
     reset: str = ""
 
@@ -74,15 +86,16 @@ class Branch:
     def start_afresh(self, reason: str) -> None:
         """Forget all histories."""
         self.histories.clear()
-        self.probe = self.probe_now = None
+        self.gauge = None
         self.reset = reason
 
     def tensors(self) -> Iterable[torch.Tensor]:
         """Every tensor held."""
         for history in self.histories.values():
-            for leaves in history.leaves:
+            for leaves in (*history.leaves, history.forecast or ()):
                 yield from (leaf for leaf in leaves if leaf is not None)
-        yield from (p for p in (self.probe, self.probe_now) if p is not None)
+        if self.gauge is not None:
+            yield from self.gauge.tensors()
 
 
 def bytes_of(tensors: Iterable[torch.Tensor]) -> int:

@@ -14,18 +14,21 @@ The whole-model site is lowered by the session's own `ModelCall` (`dcache.sessio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from dcache.containers import flatten, rebuild
-from dcache.contracts import Passing, named_tensors
+from dcache.containers import argument_names, flatten, rebuild
+from dcache.contracts import Key, Passing, named_tensors, seam
+from dcache.probes import PeekedError
 from dcache.regions import Region
 from dcache.tap import Intercept
 
 if TYPE_CHECKING:
     from dcache.calls import Call
+    from dcache.session import Session
 
 
 class ModuleCall(Intercept):
@@ -39,10 +42,10 @@ class ModuleCall(Intercept):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Predict or compute."""
-        region = self.region
-        call = region.session.call
+        call = self.region.session.call
         if call is None:
             return self.inner(*args, **kwargs)
+        region = self.region.next_of(call)
         if region.decide(call):
             entries = [_first_tensor(args, kwargs)] if region.codec.is_delta else ()
             predicted = region.predict(call, entries)
@@ -59,12 +62,17 @@ class ModuleCall(Intercept):
 
 
 class RunRegion(Region):
-    """A run of blocks. Which entry each exit continues is known once the blocks were seen."""
+    """A run of blocks. Which entry each exit continues is known once the blocks were seen.
+
+    An exit continues one entry, or several joined along `dim` where the run crosses a seam, or none.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.sources: list[str | None] | None = None
-        self.entry_keys: list[int | str | None] = []
+        self.sources: list[tuple[str, ...]] | None = None
+        self.entry_keys: list[Key | None] = []
+        self.joined_keys: dict[int, tuple[Key, ...]] = {}
+        self.dim = 0
         self.recipe: Any = None
         self.constants: dict[int, Any] = {}
         self.entries: Sequence[torch.Tensor | None] = ()
@@ -84,6 +92,8 @@ class RunRegion(Region):
         picked = [
             None if k is None else args[k] if isinstance(k, int) else kwargs[k] for k in self.entry_keys
         ]
+        for i, keys in self.joined_keys.items():
+            picked[i] = self.join([args[k] if isinstance(k, int) else kwargs[k] for k in keys])
         if predicting:
             self.entries = picked
         else:
@@ -95,8 +105,8 @@ class RunRegion(Region):
         if call.observing or self.sources is None:
             self.settle(leaves)
             opened: Sequence[torch.Tensor | None] = [
-                None if name is None or not self.codec.is_delta else self.codec.open(self.clones[name][1])
-                for name in self.sources or ()
+                self.codec.open(self.join([self.clones[n][1] for n in names] if self.codec.is_delta else []))
+                for names in self.sources or ()
             ]
             self.clones = {}
         else:
@@ -112,19 +122,36 @@ class RunRegion(Region):
             leaves[i] = constant
         return rebuild(leaves, self.recipe)
 
+    def entries_of(self, name: str | None, leaf: Any) -> tuple[str, ...]:
+        """The first block's arguments that an output continues, in the order in which they are joined."""
+        if name is None:
+            return ()
+        if name in self.clones and self.clones[name][1].shape == leaf.shape:
+            return (name,)
+        prober = self.session.prober
+        streams = prober.joined or tuple(n for n in prober.sources(self.order[0]) if n is not None)
+        parts = [self.clones[n][1] for n in streams if n in self.clones]
+        dim = seam(parts, leaf) if len(parts) == len(streams) else None
+        self.dim = dim or 0
+        return streams if dim is not None else ()
+
+    def join(self, entries: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        """The entries of one exit as one tensor."""
+        if len(entries) < 2:
+            return entries[0] if entries else None
+        return torch.cat(entries, self.dim)
+
     def settle(self, leaves: Sequence[Any]) -> None:
         """Match the last block's outputs with the first block's arguments."""
         last = self.order[-1]
         prober = self.session.prober
-        names = prober.sources(last)
         first = prober.seen[self.order[0]].keys
-        if self.codec.is_delta:
-            names = [
-                n if n in self.clones and self.clones[n][1].shape == leaf.shape else None
-                for n, leaf in zip(names, leaves, strict=True)
-            ]
-        self.sources = names
-        self.entry_keys = [None if n is None else first.get(n) for n in names]
+        # Only a change needs an entry.
+        names = prober.sources(last) if self.codec.is_delta else [None] * len(leaves)
+        self.sources = [self.entries_of(n, leaf) for n, leaf in zip(names, leaves, strict=True)]
+        keys = [tuple(first[n] for n in names) for names in self.sources]
+        self.entry_keys = [k[0] if len(k) == 1 else None for k in keys]
+        self.joined_keys = {i: k for i, k in enumerate(keys) if len(k) > 1}
         self.constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
 
 
@@ -145,7 +172,10 @@ class BlockCall(Intercept):
         if call is None:
             return self.inner(*args, **kwargs)
         if self.first:
+            if region.session.peeks:
+                call.peek = partial(self.inner, *args, **kwargs)
             region.enter(call, self.module, args, kwargs)
+            call.peek = None
             call.entered += 1
         if region.predicting and region.decided_in is call:
             if self.last:
@@ -170,39 +200,84 @@ class BlockCall(Intercept):
         return output
 
 
-class ProbeCall(Intercept):
-    """A block in front of the region whose own change is the dynamic rule's probe (First Block Cache)."""
+class Front:
+    """The leading blocks whose own change is the dynamic rule's probe (First Block Cache, DBCache)."""
 
-    def __init__(self, module: nn.Module, region: Region) -> None:
-        super().__init__(module)
-        self.region = region
-        self.key: int | str | None = None
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.key: Key | None = None
         self.leaf = 0
+        self.before: torch.Tensor | None = None
+        self.clones: dict[str, tuple[Key, torch.Tensor]] = {}
+
+    def enter(self, call: Call, block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        """The first of them is called: keep the main stream, negated; at first every one that may be it."""
+        self.before = None
+        if self.key is not None and not call.observing:
+            self.before = torch.neg(args[self.key] if isinstance(self.key, int) else kwargs[self.key])
+            return
+        named = named_tensors(block, args, kwargs)
+        self.clones = {name: (key, tensor.clone()) for name, (key, tensor) in named.items()}
+
+    def leave(self, call: Call, block: nn.Module, leaves: Sequence[Any]) -> None:
+        """The last of them has run: show the gauge output minus input."""
+        if self.before is None:
+            sources = self.session.prober.sources(block)
+            clones, self.clones = self.clones, {}
+            main = next((name for name in clones if name in sources), None)
+            if main is None:
+                return
+            self.key, self.leaf = clones[main][0], sources.index(main)
+            self.before = torch.neg(clones[main][1])
+        self.session.show(call, self.before.add_(leaves[self.leaf]), own=True)
+        self.before = None
+
+
+class FrontCall(Intercept):
+    """One of the leading blocks; always computed."""
+
+    def __init__(self, module: nn.Module, front: Front, first: bool, last: bool) -> None:
+        super().__init__(module)
+        self.front = front
+        self.first = first
+        self.last = last
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Compute always; note output minus input of the main stream."""
-        session = self.region.session
-        call = session.call
+        """Compute; let the front know where it begins and ends."""
+        front = self.front
+        call = front.session.call
         if call is None:
             return self.inner(*args, **kwargs)
-        before = None
-        if self.key is not None and not call.observing:
-            before = torch.neg(args[self.key] if isinstance(self.key, int) else kwargs[self.key])
-        named = named_tensors(self.module, args, kwargs) if before is None else {}
-        clones = {name: tensor.clone() for name, (_, tensor) in named.items()}
+        if self.first:
+            front.enter(call, self.module, args, kwargs)
         output = self.inner(*args, **kwargs)
+        if not (call.observing or self.last):
+            return output
         leaves, recipe = flatten(output)
-        if before is None:
-            session.prober.watch(self.module, args, kwargs, leaves, recipe)
-            sources = session.prober.sources(self.module)
-            main = next((name for name in named if name in sources), None)
-            if main is None:
-                call.branch.probe_now = None
-                return output
-            self.key, self.leaf = named[main][0], sources.index(main)
-            before = torch.neg(clones[main])
-        call.branch.probe_now = before.add_(leaves[self.leaf])
+        if front.before is None:
+            front.session.prober.watch(self.module, args, kwargs, leaves, recipe)
+        if self.last:
+            front.leave(call, self.module, leaves)
         return output
+
+
+class PeekCall(Intercept):
+    """The first block's attention: what it is given is the dynamic rule's probe (TeaCache)."""
+
+    def __init__(self, module: nn.Module, session: Session) -> None:
+        super().__init__(module)
+        self.session = session
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Show the gauge the input; a peek ends here."""
+        call = self.session.call
+        if call is not None:
+            seen = _first_tensor(args, kwargs)
+            if seen is not None:
+                self.session.show(call, seen)
+            if call.peeking:
+                raise PeekedError
+        return self.inner(*args, **kwargs)
 
 
 class HollowCall(Intercept):
@@ -240,6 +315,7 @@ class SinkCall(Intercept):
         super().__init__(module)
         self.region = region
         self.channels = channels
+        self.name = next(iter(argument_names(module.forward)), "")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Remember the inner part of the input, or replace it by the prediction."""
@@ -247,10 +323,12 @@ class SinkCall(Intercept):
         call = region.session.call
         if call is None:
             return self.inner(*args, **kwargs)
-        joined = args[0]
+        joined = args[0] if args else kwargs[self.name]
         if region.decide(call):
             inner = region.predict(call, ())[0]
             joined = torch.cat([inner, joined[:, -self.channels :]], dim=1)
+            if not args:
+                return self.inner(**{**kwargs, self.name: joined})
             return self.inner(joined, *args[1:], **kwargs)
         region.remember(call, [None], [joined[:, : -self.channels]])
         return self.inner(*args, **kwargs)

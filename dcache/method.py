@@ -9,6 +9,7 @@ from typing import Any
 from dcache.codecs import Codec, parse
 from dcache.errors import DcacheError
 from dcache.predictors import Predictor, Reuse
+from dcache.probes import Probe
 from dcache.run import CLOCKS
 from dcache.schedulers import Rule
 from dcache.sites import Site
@@ -29,7 +30,7 @@ class Method:
         codec: one codec for all sites, or None for `delta` on runs of blocks and `value` elsewhere.
         clock: one of "step", "timestep", "sigma", "logsnr", or None for the best that is known.
         branches: who decides: every guidance branch for itself, or the first one of an evaluation for all.
-        probe: number of leading blocks whose change the rule looks at, 0 for none.
+        probe: what a dynamic rule looks at, or None for a rule that looks at nothing.
         steps: number of evaluations the rule is made for, or None.
         predicts: False where the method computes everything by request (interval 1, threshold 0).
         parameters: what the preset was called with, for reports and schedules.
@@ -42,7 +43,7 @@ class Method:
     codec: str | None = None
     clock: str | None = None
     branches: str = "separate"
-    probe: int = 0
+    probe: Probe | None = None
     steps: int | None = None
     predicts: bool = True
     parameters: Mapping[str, Any] = field(default_factory=dict)

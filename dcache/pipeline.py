@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from dcache.guards import refuse_compiled, refuse_other_cache
+from dcache.guider import GuiderTap, guider_taps
 from dcache.sampler import is_sampler, tap, tap_of
 from dcache.tap import MethodTap
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _BEGIN = "progress_bar"
 _END = "maybe_free_model_hooks"
+# Modular pipelines have neither; components are swapped by this.
+_SWAP = "register_components"
 
 
 class PipeWatch:
@@ -28,7 +31,8 @@ class PipeWatch:
         self.sessions = sessions
         self.scout: Scout | None = None
         self.renew: Callable[[], None] = lambda: None
-        around = {_BEGIN: self._begin, _END: self._end}
+        self.guiders: list[GuiderTap] = guider_taps(pipe, [])
+        around = {_BEGIN: self._begin, _END: self._end, _SWAP: self._swap}
         present = {name: f for name, f in around.items() if callable(getattr(pipe, name, None))}
         self.taps = [MethodTap(pipe, name, f) for name, f in present.items()]
         for method_tap in self.taps:
@@ -38,8 +42,8 @@ class PipeWatch:
         """Take the watch off."""
         if self.scout is not None:
             self.scout.remove()
-        for method_tap in self.taps:
-            method_tap.remove()
+        for tapped in (*self.taps, *self.guiders):
+            tapped.remove()
 
     def live(self) -> list[Session]:
         """The denoisers' sessions as they are now: another pipe may have enabled something else on them."""
@@ -72,6 +76,7 @@ class PipeWatch:
         """
         from dcache.session import session_of
 
+        self.guiders = guider_taps(self.pipe, self.guiders)
         module = getattr(self.pipe, session.component, None) if session.component else session.module
         if module is session.module or not isinstance(module, nn.Module):
             return
@@ -79,12 +84,24 @@ class PipeWatch:
         new = session_of(module)
         if new is None:
             refuse_other_cache(module)
-            new = session.again(module)
+            new = self._again(session, module)
         self.sessions = [new if s is session else s for s in self.sessions]
         self.connect(new)
         session.pipes = [ref for ref in session.pipes if ref() is not self.pipe]
         if not session.pipes:
             session.remove()
+
+    def _again(self, session: Session, module: nn.Module) -> Session:
+        ours = {intercept.module for intercept in session.binding.intercepts}
+        if ours.isdisjoint(module.modules()) or any(ref() is not self.pipe for ref in session.pipes):
+            return session.again(module)
+        # The denoiser was wrapped or unwrapped (peft): the blocks are the same and change hands.
+        session.binding.remove()
+        try:
+            return session.again(module)
+        except BaseException:
+            session.binding.install()
+            raise
 
     def _begin(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         # A run whose sampler was replaced as well as its denoiser has told nobody that it began.
@@ -93,6 +110,13 @@ class PipeWatch:
                 self.join(session)
                 self.follow(session)
         return original(*args, **kwargs)
+
+    def _swap(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        if owner is self.pipe:
+            for session in self.live():
+                self.follow(session)
+        return result
 
     def _end(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         if owner is self.pipe:
@@ -109,9 +133,14 @@ class PipeWatch:
         return original(*args, **kwargs)
 
 
+def tells_its_end(pipe: Any) -> bool:
+    """Whether this pipeline says when its call is over."""
+    return callable(getattr(pipe, _END, None))
+
+
 def watch_of(pipe: Any) -> PipeWatch | None:
     """The watch on this pipeline, if there is one."""
-    for name in (_END, _BEGIN):
+    for name in (_END, _BEGIN, _SWAP):
         found = getattr(pipe, "__dict__", {}).get(name)
         owner = getattr(found.around, "__self__", None) if isinstance(found, MethodTap) else None
         if isinstance(owner, PipeWatch) and owner.pipe is pipe:

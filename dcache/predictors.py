@@ -9,11 +9,14 @@ weight per anchor. Of anchors with equal clock values only the newest counts.
 | `reuse`  | 1       | constants                                           | FORA, Delta-DiT and many others |
 | `taylor` | m + 1   | straight lines, whatever the order                  | TaylorSeer, eq. of the forecast |
 | `newton` | m + 1   | polynomials of degree m, any gaps, any clock        | Newton interpolation            |
+| `linear` | 2       | lines whose last gap is `1 / weight` of the next    | FasterCache                     |
+| `hermite`| m + 1   | constants; lines if scale^2 = 1/2                   | HiCache                         |
+| `foca`   | 2       | lines with anchors one step apart                   | FoCa                            |
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import factorial
 from typing import Any, Protocol
@@ -34,6 +37,11 @@ class Predictor(Protocol):
     @property
     def order(self) -> int:
         """Highest order; `order + 1` anchors are kept."""
+        ...
+
+    @property
+    def forecasts(self) -> bool:
+        """Whether it also reads the last entry before the newest anchor; that one's weight comes last."""
         ...
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
@@ -57,6 +65,7 @@ class Reuse:
 
     name: str = field(default="reuse", init=False)
     order: int = field(default=0, init=False)
+    forecasts: bool = field(default=False, init=False)
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
         """Weight one on the newest anchor."""
@@ -73,6 +82,7 @@ class Newton:
 
     order: int = 1
     name: str = field(default="newton", init=False)
+    forecasts: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         """Check the order."""
@@ -115,6 +125,7 @@ class Taylor:
     order: int = 1
     since: int = 0
     name: str = field(default="taylor", init=False)
+    forecasts: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         """Check the order and the first evaluation with differences."""
@@ -123,37 +134,116 @@ class Taylor:
             raise DcacheError(f"since must be a whole number of at least 0, got {self.since!r}")
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
-        """Unfold the recursion over the anchors; a factor is a row of weights over them."""
-        n = len(taus)
-        previous: list[list[float]] = []
-        before = tau
-        for a in range(n):
-            if a + 1 < n and taus[a + 1] == taus[a]:
-                continue
-            factors = [[1.0 if i == a else 0.0 for i in range(n)]]
-            if previous and steps[a] >= self.since:
-                gap = taus[a] - before
-                for i in range(min(self.order, len(previous))):
-                    factors.append(
-                        [(new - old) / gap for new, old in zip(factors[i], previous[i], strict=True)]
-                    )
-            previous, before = factors, taus[a]
+        """The series over the factors at the newest anchor."""
         k = tau - taus[-1]
-        weights = [0.0] * n
-        for i, row in enumerate(previous):
-            scale = k**i / factorial(i)
-            weights = [w + scale * r for w, r in zip(weights, row, strict=True)]
-        return weights
+        scales = [k**i / factorial(i) for i in range(self.order + 1)]
+        return _combine(_factors(taus, steps, self.order, self.since), scales, len(taus))
 
     def parameters(self) -> dict[str, Any]:
         """Order and first evaluation with differences."""
         return {"order": self.order, "since": self.since}
 
 
-_MAKERS: dict[str, type[Reuse] | type[Newton] | type[Taylor]] = {
+@dataclass(frozen=True)
+class Linear:
+    """The newest anchor plus a fixed share of its difference to the one before: z_n + w (z_n - z_{n-1}).
+
+    Args:
+        weight: w; FasterCache takes 0.5, which is exact on lines if every other evaluation is computed.
+    """
+
+    weight: float = 0.5
+    name: str = field(default="linear", init=False)
+    order: int = field(default=1, init=False)
+    forecasts: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        """Check the weight."""
+        if not isinstance(self.weight, int | float) or isinstance(self.weight, bool):
+            raise DcacheError(f"weight must be a number, got {self.weight!r}")
+
+    def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
+        """The clock plays no part."""
+        return [0.0] * (len(taus) - 2) + [-self.weight, 1.0 + self.weight] if len(taus) > 1 else [1.0]
+
+    def parameters(self) -> dict[str, Any]:
+        """The weight."""
+        return {"weight": self.weight}
+
+
+@dataclass(frozen=True)
+class Hermite:
+    """HiCache (2025): TaylorSeer's factors f_i with scaled Hermite polynomials in place of the monomials.
+
+    The forecast k after the anchor is `f_0 + sum_i scale^i H_i(scale k) / i! f_i`, with the physicists' H_i.
+    From order 2 on it does not pass through its anchor, and order 1 has the slope `2 scale^2` of the line:
+    both as published.
+
+    Args:
+        order: highest i.
+        scale: the paper's sigma.
+        since: as in `Taylor`.
+    """
+
+    order: int = 1
+    scale: float = 0.5
+    since: int = 0
+    name: str = field(default="hermite", init=False)
+    forecasts: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        """Check the order and the scale."""
+        _check_order(self.order)
+        if not isinstance(self.scale, int | float) or isinstance(self.scale, bool) or not self.scale > 0:
+            raise DcacheError(f"scale must be a number above 0, got {self.scale!r}")
+
+    def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
+        """The series over the factors at the newest anchor."""
+        x = self.scale * (tau - taus[-1])
+        before, here = 0.0, 1.0
+        scales = []
+        for i in range(self.order + 1):
+            scales.append(self.scale**i * here / factorial(i))
+            before, here = here, 2.0 * x * here - 2.0 * i * before
+        return _combine(_factors(taus, steps, self.order, self.since), scales, len(taus))
+
+    def parameters(self) -> dict[str, Any]:
+        """Order, scale, first evaluation with differences."""
+        return {"order": self.order, "scale": self.scale, "since": self.since}
+
+
+@dataclass(frozen=True)
+class Foca:
+    """FoCa (2025): features as an ODE's trajectory, a BDF2 predictor with a Heun corrector, steps of one.
+
+    With F the last two entries before now, predicted or computed, and A the last two anchors, the next entry
+    is `2 F_k - F_{k-1} + ((A_n - A_{n-1}) - (F_k - F_{k-1})) / 2`. Unfolded from the anchor A_n, with P the
+    entry before it, the k-th entry after it is
+    `A_n + (1 - 2^-k) (A_n - P) + (k - 1 + 2^-k) (A_n - A_{n-1})`.
+    """
+
+    name: str = field(default="foca", init=False)
+    order: int = field(default=1, init=False)
+    forecasts: bool = field(default=True, init=False)
+
+    def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
+        """Of the two anchors, and of the entry before the newest."""
+        k = tau - taus[-1]
+        bend = 1.0 - 2.0**-k
+        return [bend - k, 1.0 + k, -bend]
+
+    def parameters(self) -> dict[str, Any]:
+        """Nothing to tell."""
+        return {}
+
+
+_MAKERS: dict[str, Callable[..., Predictor]] = {
     "reuse": Reuse,
     "newton": Newton,
     "taylor": Taylor,
+    "linear": Linear,
+    "hermite": Hermite,
+    "foca": Foca,
 }
 
 
@@ -170,6 +260,30 @@ def make(name: str, parameters: Mapping[str, Any]) -> Predictor:
         return maker(**parameters)
     except TypeError as error:
         raise DcacheError(f"predictor {name!r} does not take {dict(parameters)}: {error}") from None
+
+
+def _factors(taus: Sequence[float], steps: Sequence[int], order: int, since: int) -> list[list[float]]:
+    """Nested backward differences at the newest anchor, each as a row of weights over the anchors."""
+    n = len(taus)
+    previous: list[list[float]] = []
+    before = 0.0
+    for a in range(n):
+        if a + 1 < n and taus[a + 1] == taus[a]:
+            continue
+        factors = [[1.0 if i == a else 0.0 for i in range(n)]]
+        if previous and steps[a] >= since:
+            gap = taus[a] - before
+            for i in range(min(order, len(previous))):
+                factors.append([(new - old) / gap for new, old in zip(factors[i], previous[i], strict=True)])
+        previous, before = factors, taus[a]
+    return previous
+
+
+def _combine(factors: Sequence[Sequence[float]], scales: Sequence[float], count: int) -> list[float]:
+    weights = [0.0] * count
+    for row, scale in zip(factors, scales, strict=False):
+        weights = [w + scale * r for w, r in zip(weights, row, strict=True)]
+    return weights
 
 
 def _check_order(order: int) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dcache.codecs import Codec
-from dcache.history import History
+from dcache.history import History, Leaves
 from dcache.kernels.weighted_sum import weighted_sum
 from dcache.sites import Site
 
@@ -23,6 +24,7 @@ class Region:
 
     Attributes:
         predicting: whether the call under way predicts this site.
+        again: regions of a module's further calls in one evaluation (one MLP for both streams).
         leader: the region that decides in this one's place (leaf replay), or None.
     """
 
@@ -37,6 +39,8 @@ class Region:
         self.dtypes: tuple[Any, ...] = ()
         self.opened: Sequence[torch.Tensor | None] = ()
         self.live: tuple[bool, ...] | None = None
+        self.again: list[Region] = []
+        self.served: tuple[Call, int] | None = None
         self.key = site.name if leader is None else f"{site.name} of {leader.site.name}"
 
     @property
@@ -49,6 +53,18 @@ class Region:
         self.history = None
         self.decided_in = None
         self.opened = ()
+        self.served = None
+        for region in self.again:
+            region.release()
+
+    def next_of(self, call: Call) -> Region:
+        """This region for its module's first call in an evaluation, one that follows it for each further."""
+        times = self.served[1] + 1 if self.served is not None and self.served[0] is call else 0
+        self.served = (call, times)
+        if times > len(self.again):
+            site = replace(self.site, name=f"call {times + 1}")
+            self.again.append(Region(self.session, site, self.codec, self))
+        return self.again[times - 1] if times else self
 
     def decide(self, call: Call) -> bool:
         """Decide once per call whether this site is predicted; the first to ask settles it."""
@@ -80,6 +96,8 @@ class Region:
         history = self.history
         if history is None or self.decided_in is not call:
             history = self.history = call.branch.history(self.key)
+        if self.session.predictor.forecasts and history.taus:
+            history.forecast = self._latest(history)
         history.push(call.index, call.tau, tuple(stored))
         self.session.inside += perf_counter() - began
 
@@ -101,10 +119,14 @@ class Region:
         else:
             weights = self.session.predictor.weights(history.taus, history.steps, call.tau)
             anchors = history.leaves
+            if history.forecast is not None:
+                anchors = [*anchors, history.forecast]
             if 0.0 in weights:
                 used = [i for i, w in enumerate(weights) if w != 0.0]
                 weights, anchors = [weights[i] for i in used], [anchors[i] for i in used]
-        history.run_length += not call.checking
+        if not call.checking:
+            history.run_length += 1
+            history.predicted_at = call.tau
         predicted: list[Any] = []
         for i, newest in enumerate(anchors[-1]):
             if newest is None or (self.live is not None and not self.live[i]):
@@ -113,6 +135,17 @@ class Region:
                 base = entries[i] if entries else None
                 predicted.append(weighted_sum(base, [a[i] for a in anchors], weights, self.dtypes[i]))  # type: ignore[misc]
         return predicted
+
+    def _latest(self, history: History) -> Leaves:
+        """The last entry before a new anchor: the newest anchor, or what was predicted since, once more."""
+        if not history.run_length or len(history.taus) == 1:
+            return history.leaves[-1]
+        weights = self.session.predictor.weights(history.taus, history.steps, history.predicted_at)
+        anchors = [*history.leaves, history.forecast] if history.forecast is not None else history.leaves
+        return tuple([
+            None if newest is None else weighted_sum(None, [a[i] for a in anchors], weights, newest.dtype)  # type: ignore[misc]
+            for i, newest in enumerate(history.leaves[-1])
+        ])  # fmt: skip
 
 
 class GroupRegion(Region):

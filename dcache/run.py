@@ -96,6 +96,18 @@ class Run:
             raise self._unknown(clock)
         return value
 
+    def time(self) -> float | None:
+        """Timestep of the evaluation under way on the scale of training, 0 to 1000, where it is known."""
+        timestep, _ = self._here()
+        if timestep is None:
+            return None
+        scale = max(map(abs, self.timesteps), default=1000.0)
+        return timestep if scale > 1.0 else timestep * 1000.0
+
+    def logsnr(self) -> float | None:
+        """Log signal-to-noise ratio of the evaluation under way, where it is known."""
+        return self._logsnr(*self._here())
+
     def _here(self) -> tuple[float | None, float | None]:
         if self.index in self.told:
             return self.told[self.index]

@@ -97,6 +97,10 @@ class SamplerTap:
             run.calls = 0
             run.index += 1
             self.touched = next(_activity)
+            if run.count is not None and run.index >= run.count:
+                ended = [x.after_last(run) for x in list(self.listeners) if hasattr(x, "after_last")]
+                if ended and all(ended):
+                    self.close()
         return result
 
     def follows_copies(self, memo: Mapping[int, Any]) -> bool:

@@ -180,7 +180,9 @@ class Schedule:
         """
         components = {}
         for name, plan in self.components.items():
-            order = make(plan.predictor, plan.parameters).order
+            predictor = make(plan.predictor, plan.parameters)
+            # One that reads its own forecasts reads, through them, every anchor before.
+            order = self.steps if predictor.forecasts else predictor.order
             rows = {b: live_rows(r, order, plan.codec) for b, r in plan.rows.items()}
             if len(set(map(str, rows.values()))) == 1:
                 rows = {"*": next(iter(rows.values()))}

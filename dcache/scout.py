@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from dcache.errors import DcacheWarning
+from dcache.run import Run
 from dcache.sampler import SamplerTap, is_sampler, tap
 from dcache.tap import Intercept
 
@@ -62,11 +63,15 @@ class Scout:
         if self.found:
             self.remove()
 
+    def after_last(self, run: Run) -> bool:
+        """The sampler made its last step: the pipeline's call goes on."""
+        return False
+
     def end(self) -> None:
         """The pipeline's call is over."""
         if self.found:
             self.remove()
-        elif self.last:
+        elif self.last or self.tap.run is not None:
             pipe = type(self.pipes[0]()).__name__
             names = ", ".join(w.name for w in self.watched)
             warnings.warn(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
@@ -21,6 +22,7 @@ from dcache.history import Branch, bytes_of
 from dcache.loop import Loop
 from dcache.method import Method
 from dcache.model_call import ModelCall, NamedContext
+from dcache.probes import PeekedError
 from dcache.record import Record
 from dcache.regions import Region
 from dcache.run import Run
@@ -84,6 +86,7 @@ class Session:
         self.remake: Callable[[nn.Module], Session] | None = None
         self.gone = False
         self.late = False
+        self.peeks = method.probe is not None and method.probe.where == "modulated"
         self._method_taps: list[MethodTap] = []
         try:
             self._install()
@@ -96,6 +99,9 @@ class Session:
         run = self._run_of(args, kwargs)
         if run is not self.run:
             self._open(run)
+        elif self.binding.moved():
+            # A module replaced in mid-run (a LoRA layer) would compute on placeholders: bind again at once.
+            self.rebind(self.method.sites)
         run.calls += 1
         index = run.index
         if self.method.steps is not None and index >= self.method.steps:
@@ -113,8 +119,13 @@ class Session:
                 self.record.peak(self.bytes_now())
                 branch.start_afresh("shape")
             branch.signature = mark
-        branch.probe_now = None
         call = Call(branch, index, run.clock(self.method.clock))
+        probe = self.method.probe
+        if probe is not None:
+            branch.gauge = branch.gauge or probe.gauge()
+            branch.gauge.now = None
+            if probe.where == "input":
+                self.show(call, next(v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)))
         call.observing = mark not in self.checked
         return call
 
@@ -161,6 +172,16 @@ class Session:
         self.verify()
         self.end_run()
         self.told = None
+
+    def after_last(self, run: Run) -> bool:
+        """The sampler made its last step: the run's end, unless a pipeline will say that it is over."""
+        from dcache.pipeline import tells_its_end
+
+        if any(tells_its_end(ref()) for ref in self.pipes):
+            return False
+        if run is self.run:
+            self.end_run()
+        return True
 
     def follow(self) -> bool:
         """Move with a pipeline whose denoiser was replaced; True where nobody is left for this session."""
@@ -281,8 +302,18 @@ class Session:
             reason = shared[1]
         else:
             length = history.run_length if history is not None else 0
-            count = self.run.count if self.run is not None else None
-            moment = Moment(call.index, count, length, site, call.branch.name, self._change)
+            run = self.run
+            moment = Moment(
+                call.index,
+                None if run is None else run.count,
+                length,
+                region.site,
+                call.branch.name,
+                len(self.binding.structure.blocks),
+                self._change,
+                _unknown if run is None else run.time,
+                {} if history is None else history.memory,
+            )
             reason = self.method.rule(moment) if known or not self.method.probe else None
             if self.method.branches == "together":
                 self.together[site] = (call.index, reason)
@@ -294,12 +325,23 @@ class Session:
             return call.branch.reset or "no_history"
         return reason
 
+    def show(self, call: Call, x: torch.Tensor, own: bool = False) -> None:
+        """Show the branch's gauge what the probe sees, once an evaluation; a tensor not `own` is copied."""
+        gauge = call.branch.gauge
+        if gauge is not None and gauge.now is None and not call.checking:
+            gauge.see(x if own else x.clone(), self.run.logsnr() if self.run is not None else None)
+
     def _change(self) -> float:
-        branch = self.call.branch if self.call is not None else None
-        if branch is None or branch.probe is None or branch.probe_now is None:
+        call = self.call
+        gauge = call.branch.gauge if call is not None else None
+        if call is None or gauge is None:
             return float("inf")
-        now, then = branch.probe_now.float(), branch.probe.float()
-        return float((now - then).abs().mean() / then.abs().mean())
+        if gauge.now is None and call.peek is not None:
+            with suppress(PeekedError):
+                call.peeking = True
+                call.peek()
+            call.peeking = False
+        return gauge.change()
 
     def pass_through(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
         """Why this call must not be touched, or None."""
@@ -362,16 +404,12 @@ class Session:
 
     def _finish(self, call: Call, output: Any, inner: Callable[..., Any], kept: Any) -> None:
         branch = call.branch
-        if branch.probe_now is not None:
-            if call.computed:
-                branch.probe = branch.probe_now
-            branch.probe_now = None
+        if branch.gauge is not None:
+            branch.gauge.settle(call.computed > 0, output)
         if call.computed:
             branch.reset = ""
         if call.observing and kept is not None:
             problem = self.binding.settle() or self_check(self, call, inner, kept, output)
-            # The replay's probe is that of the call itself.
-            branch.probe_now = None
             if problem:
                 self.fall_back(problem)
             else:
@@ -433,6 +471,10 @@ class Session:
             "the schedule's own number of steps, or Schedule.load(path).stretch(steps); second-order "
             "samplers evaluate more than once per step."
         )
+
+
+def _unknown() -> None:
+    """The timestep where there is no run."""
 
 
 def session_of(module: nn.Module) -> Session | None:

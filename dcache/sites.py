@@ -2,25 +2,33 @@
 
 A site is named by kind and depth, never by module path, so that a schedule moves between sibling models:
 `model`, `trunk`, `run:3-9` (blocks 3 to 9, both included), `block:3`, `attn:3`, `cross_attn:3`, `mlp:3`,
-`mlp.context:3` (the text stream's own), `fused:3`, `bracket:2` (everything between the source and the sink of
-a UNet's skip number 2, counted from the outermost). A specification is such a name, or a kind alone for all
-of that kind, or `sublayers`, or `auto` (the trunk, else the outermost bracket, else the model).
+`mlp.context:3` (the text stream's own; further sublayers of a kind are told apart so), `fused:3`, `bracket:2`
+(everything between the source and the sink of a UNet's skip number 2, counted from the outermost). A
+specification is such a name, or a kind alone for all of that kind, or `sublayers`, or `auto` (the trunk, else
+the outermost bracket, else the model), or `front:4` and `rear:75%` (so many of the first or last blocks), or
+`middle:2-1` (all but the first two and the last one).
+Runs that overlap are cut into atoms. `cross_attn?` is a kind that need not exist.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 from torch import nn
 
-from dcache.adapters.blocks import FUSED, SUBLAYERS
+from dcache.adapters.blocks import ASIDE, FUSED, SUBLAYERS
 from dcache.errors import DcacheError
 from dcache.liveness import SITE_NAME
 
 SUBLAYER_KINDS = ("attn", "cross_attn", "mlp", "fused")
 _KINDS = ("block", "bracket", *SUBLAYER_KINDS)
+_MIDDLE = re.compile(r"middle:(?P<front>\d+)-(?P<back>\d+)")
+_END = re.compile(r"(?P<end>front|rear):(?P<count>\d+(?:\.\d+)?)(?P<share>%)?")
+_STEM = re.compile(r"(?:^|_)(?:attn|attention|ff|ffn|mlp)\d*(?=_|$)")
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,13 @@ class Skip:
     inside: tuple[nn.Module, ...]
 
 
+class Join(NamedTuple):
+    """A long skip between two blocks of the trunk: the sink is also given what the source returned."""
+
+    source: int
+    sink: int
+
+
 @dataclass(eq=False)
 class Structure:
     """What was found in a model.
@@ -72,6 +87,7 @@ class Structure:
         blocks: the trunk, in order of registration.
         sublayers: every declared sublayer.
         skips: the UNet's skips, outermost first; empty where the model is no UNet.
+        joins: long skips between blocks of the trunk, outermost first.
         paths: module path of everything above, to notice replaced modules.
     """
 
@@ -79,6 +95,7 @@ class Structure:
     blocks: list[nn.Module] = field(default_factory=list)
     sublayers: list[Sublayer] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
+    joins: list[Join] = field(default_factory=list)
 
     def select(self, specs: Sequence[str]) -> list[Site]:
         """Turn site specifications into sites.
@@ -90,10 +107,11 @@ class Structure:
         for spec in specs:
             for site in self._expand(str(spec)):
                 sites[site.name] = site
-        found = list(sites.values())
+        found = cut_into_atoms(list(sites.values()))
         if not found:
             raise DcacheError(f"no site of {list(specs)} exists in {self._what()}; it has: {self.offers()}")
         self._check_overlap(found)
+        refuse_cut_joins(self, found)
         return found
 
     def offers(self) -> str:
@@ -104,13 +122,16 @@ class Structure:
             parts += ["trunk", f"run:A-B and block:N with depths 0 to {last}"]
         kinds = [k for k in SUBLAYER_KINDS if any(s.kind == k for s in self.sublayers)]
         parts += kinds
-        if self.skips:
-            parts.append(f"bracket:N with N from 0 to {len(self.skips) - 1}")
+        if self.skips or self.joins:
+            parts.append(f"bracket:N with N from 0 to {len(self.skips or self.joins) - 1}")
         return ", ".join(parts)
 
     def _expand(self, spec: str) -> Iterable[Site]:
         if spec == "auto":
             spec = "trunk" if self.blocks else "bracket:0" if self.skips else "model"
+        relative = self._relative(spec)
+        if relative is not None:
+            return relative
         match = SITE_NAME.fullmatch(spec)
         if match is None and spec not in ("sublayers", *_KINDS):
             raise DcacheError(f"site {spec!r} is not understood; {self._what()} has: {self.offers()}")
@@ -147,22 +168,53 @@ class Structure:
         return [Site(spec, kind, first, last)]
 
     def _bracket(self, level: int) -> Iterable[Site]:
-        if not self.skips:
+        skips = self.skips or self.joins
+        if not skips:
             raise DcacheError(
                 f"site 'bracket:{level}' needs a UNet with skips and {self._what()} has none; it has: "
                 f"{self.offers()}"
             )
-        if level >= len(self.skips):
+        if level >= len(skips):
             raise DcacheError(
-                f"site 'bracket:{level}' is out of range: {self._what()} has skips 0 to {len(self.skips) - 1}"
+                f"site 'bracket:{level}' is out of range: {self._what()} has skips 0 to {len(skips) - 1}"
             )
+        if not self.skips:
+            # What runs strictly between two blocks is a run of blocks, and is made skippable as one.
+            join = self.joins[level]
+            return [Site(f"bracket:{level}", "run", join.source + 1, join.sink - 1)]
         return [Site(f"bracket:{level}", "bracket", level, level)]
 
+    def _relative(self, spec: str) -> list[Site] | None:
+        """Sites whose names depend on the depth, or that need not exist; None for any other specification."""
+        end, middle = _END.fullmatch(spec), _MIDDLE.fullmatch(spec)
+        if end is not None:
+            return [self._end(end)]
+        if middle is not None:
+            return [self._middle(spec, int(middle["front"]), int(middle["back"]))]
+        if spec.endswith("?"):
+            return [self._site(s) for s in self.sublayers if s.kind == spec.removesuffix("?")]
+        return None
+
+    def _middle(self, spec: str, front: int, back: int) -> Site:
+        last = len(self.blocks) - 1 - back
+        if last < front:
+            raise DcacheError(
+                f"site {spec!r} leaves nothing between {front} front and {back} back blocks: {self._what()} "
+                f"has {len(self.blocks)} block(s)"
+            )
+        return Site(f"run:{front}-{last}", "run", front, last)
+
+    def _end(self, spec: re.Match[str]) -> Site:
+        depth = len(self.blocks)
+        count = round(float(spec["count"]) * depth / 100) if spec["share"] else round(float(spec["count"]))
+        if not 0 < count <= depth:
+            raise DcacheError(
+                f"site {spec[0]!r} is {count} blocks, and {self._what()} has {depth}; it has: {self.offers()}"
+            )
+        first = 0 if spec["end"] == "front" else depth - count
+        return Site(f"run:{first}-{first + count - 1}", "run", first, first + count - 1)
+
     def _check_overlap(self, sites: Sequence[Site]) -> None:
-        runs = sorted((s for s in sites if s.is_run), key=lambda s: (s.first, s.last))
-        for a, b in pairwise(runs):
-            if b.first <= a.last:
-                raise DcacheError(f"sites {a.name!r} and {b.name!r} overlap: give runs that share no block")
         brackets = [s for s in sites if s.kind == "bracket"]
         if len(brackets) > 1:
             raise DcacheError(
@@ -183,6 +235,7 @@ def discover(model: nn.Module) -> Structure:
     found.skips = find_skips(model)
     if not hasattr(model, "down_blocks"):
         found.blocks = find_blocks(model)
+    found.joins = find_joins(found.blocks)
     found.sublayers = list(find_sublayers(model, found.blocks))
     return found
 
@@ -191,7 +244,9 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
     """The trunk: the model's direct block lists; else the longest list of the shallowest level with any."""
     level = [model]
     while level:
-        lists = [c for m in level for c in m.children() if _is_block_list(c)]
+        lists = [
+            c for m in level for name, c in m.named_children() if name not in ASIDE and _is_block_list(c)
+        ]
         if lists:
             if level[0] is not model:
                 lists = [max(lists, key=lambda c: len(list(c.children())))]
@@ -213,15 +268,19 @@ def find_sublayers(model: nn.Module, blocks: Sequence[nn.Module]) -> Iterable[Su
         depth = depth_of.get(module, order)
         order += 1
         for kind, attributes in SUBLAYERS.get(name, {}).items():
-            for attribute in attributes:
+            for place, attribute in enumerate(attributes):
                 sub = getattr(module, attribute, None)
                 if isinstance(sub, nn.Module):
-                    label = f"{kind}.context:{depth}" if attribute.endswith("_context") else f"{kind}:{depth}"
-                    yield Sublayer(label, kind, depth, sub)
+                    yield Sublayer(f"{kind}{_own(attribute, place)}:{depth}", kind, depth, sub)
         if name in FUSED:
             fused = FUSED[name]
             hollow = tuple(getattr(module, h) for h in fused.hollow)
             yield Sublayer(f"fused:{depth}", "fused", depth, getattr(module, fused.exit), hollow)
+
+
+def _own(attribute: str, place: int) -> str:
+    """What tells the further sublayers of one kind from the first: `ff_context` is `mlp.context`."""
+    return "." + (_STEM.sub("", attribute).strip("_") or str(place + 1)) if place else ""
 
 
 def find_skips(model: nn.Module) -> list[Skip]:
@@ -247,20 +306,89 @@ def find_skips(model: nn.Module) -> list[Skip]:
     for (source, i, after), (j, k, stage) in zip(sources, reversed(sinks), strict=True):
         before = [m for s in _stages(ups[j], up=True)[:k] for m in s]
         inside = (*after, *list(downs)[i + 1 :], *mid, *list(ups)[:j], *before)
-        skips.append(Skip(stage[0], int(source.out_channels), inside))  # type: ignore[arg-type]
-    return skips
+        skips.append(Skip(stage[0], _out_channels(source), inside))
+    return skips if all(skip.channels for skip in skips) else []
+
+
+def _out_channels(module: nn.Module) -> int:
+    """Channels of a module's output, as it or the first of its parts that knows tells; 0 where none does."""
+    told = (getattr(part, "out_channels", None) for part in module.modules())
+    return next((int(n) for n in told if isinstance(n, int)), 0)
 
 
 def _stages(block: nn.Module, up: bool = False) -> list[list[nn.Module]]:
-    """A UNet block as stages (resnet with its attention; the downsampler), each source or sink of a skip."""
+    """A UNet block as stages (resnet with its attentions; the downsampler), each source or sink of a skip.
+
+    Lists beside that of the resnets (attentions, temporal convolutions, motion modules) go with them, one or
+    more each.
+    """
     resnets = getattr(block, "resnets", None)
     if not isinstance(resnets, nn.ModuleList):
         return []
-    attentions = getattr(block, "attentions", None) or []
-    stages = [[r, *([attentions[n]] if n < len(attentions) else [])] for n, r in enumerate(resnets)]
+    samplers = [getattr(block, name, None) for name in ("downsamplers", "upsamplers")]
+    beside = [
+        c for c in block.children() if isinstance(c, nn.ModuleList) and c is not resnets and c not in samplers
+    ]
+    stages = []
+    for n, resnet in enumerate(resnets):
+        per = [(c, len(c) // len(resnets)) for c in beside if len(c) % len(resnets) == 0]
+        stages.append([resnet, *(m for c, k in per for m in c[n * k : (n + 1) * k])])
     if not up and isinstance(getattr(block, "downsamplers", None), nn.ModuleList):
         stages.append(list(block.downsamplers))  # type: ignore[arg-type]
     return stages
+
+
+def find_joins(blocks: Sequence[nn.Module]) -> list[Join]:
+    """Long skips inside a list of blocks: the last blocks own modules for a skip, the first ones feed them.
+
+    Paired from the inside out, as a stack does. Where the blocks with such modules are no such tail, nothing
+    is claimed; the self-check notices what a skip does to a site then.
+    """
+    sinks = [i for i, block in enumerate(blocks) if any("skip" in name for name, _ in block.named_children())]
+    count = len(sinks)
+    if sinks != list(range(len(blocks) - count, len(blocks))) or 2 * count >= len(blocks):
+        return []
+    return [Join(source, len(blocks) - 1 - source) for source in range(count)]
+
+
+def cut_into_atoms(sites: Sequence[Site]) -> list[Site]:
+    """Cut runs that overlap into the runs they have in common and those they do not.
+
+    A run's delta is the sum of its parts' deltas, so a decision on a run is the same decision on its atoms.
+    """
+    runs = [s for s in sites if s.is_run]
+    ordered = sorted(runs, key=lambda s: (s.first, s.last))
+    if all(b.first > a.last for a, b in pairwise(ordered)):
+        return list(sites)
+    edges = sorted({s.first for s in runs} | {s.last + 1 for s in runs})
+    atoms = []
+    for first, after in pairwise(edges):
+        last = after - 1
+        if any(s.first <= first and last <= s.last for s in runs):
+            same = next((s for s in runs if (s.first, s.last) == (first, last)), None)
+            name = f"block:{first}" if first == last else f"run:{first}-{last}"
+            atoms.append(same or Site(name, "block" if first == last else "run", first, last))
+    return [*(s for s in sites if not s.is_run), *atoms]
+
+
+def refuse_cut_joins(structure: Structure, sites: Sequence[Site]) -> None:
+    """Raise if a run would be predicted with one end of a long skip inside it and the other end outside.
+
+    A run has one entry and one exit: a skip may begin at its exit or at its entry, and its first block may be
+    given one by the model.
+    """
+    for site in sites:
+        for level, (source, sink) in enumerate(structure.joins if site.is_run else ()):
+            leaves = site.first <= source < site.last < sink
+            enters = source < site.first - 1 and site.first < sink <= site.last
+            if leaves or enters:
+                what = "begins" if leaves else "ends"
+                raise DcacheError(
+                    f"site {site.name!r} (blocks {site.first} to {site.last}) cuts skip {level} of "
+                    f"{type(structure.model).__name__}: it joins block {source} to block {sink}, and only "
+                    f"{what} inside the run. Use a run with both blocks, 'bracket:{level}' (blocks "
+                    f"{source + 1} to {sink - 1}) or 'trunk'"
+                )
 
 
 def _is_block_list(module: nn.Module) -> bool:

@@ -3,6 +3,7 @@
 import torch
 
 from dcache.history import Branch, History, bytes_of
+from dcache.probes import Gauge
 
 
 def leaf(value):
@@ -44,7 +45,9 @@ def test_branch_makes_histories_of_its_limit_and_starts_afresh():
     assert branch.history("trunk") is history
     assert history.limit == 2
     history.push(0, 0.0, (torch.zeros(3), None))
-    branch.probe = torch.zeros(5)
+    branch.gauge = Gauge()
+    branch.gauge.see(torch.zeros(5), None)
+    branch.gauge.settle(True, None)
     assert sorted(t.numel() for t in branch.tensors()) == [3, 5]
     branch.start_afresh("shape")
     assert list(branch.tensors()) == []

@@ -10,7 +10,7 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.schedule import Plan, Schedule
-from dcache.schedulers import Moment
+from tests.moments import moment
 
 
 def row(text):
@@ -303,7 +303,7 @@ def test_as_method_computes_where_the_table_says():
     )
     assert method.predictor.parameters() == {"order": 2, "since": 1}
     for branch, text in (("cond", "110100"), ("uncond", "100100")):
-        asked = [method.rule(Moment(i, 6, 0, "run:1-3", branch, float)) for i in range(6)]
+        asked = [method.rule(moment(i, 6, site="run:1-3", branch=branch)) for i in range(6)]
         assert asked == ["schedule" if c else None for c in row(text)]
     assert not Schedule.of_steps(range(4), 4).as_method().predicts
 

@@ -38,6 +38,28 @@ class TwoLists(nn.Module):
         self.second = nn.ModuleList(Block() for _ in range(3))
 
 
+class Skipping(nn.Module):
+    """The blocks in `sinks` are given what an earlier one returned."""
+
+    def __init__(self, count, sinks):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(count))
+        for block in self.blocks:
+            block.skip_linear = None
+        for i in sinks:
+            self.blocks[i].skip_linear, self.blocks[i].skip_norm = nn.Linear(2, 1), nn.LayerNorm(2)
+
+
+class Aside(nn.Module):
+    """Lists by the names that diffusers gives to what prepares the trunk's input."""
+
+    def __init__(self):
+        super().__init__()
+        self.noise_refiner = nn.ModuleList(BasicTransformerBlock() for _ in range(4))
+        self.context_refiner = nn.ModuleList(BasicTransformerBlock() for _ in range(4))
+        self.layers = nn.ModuleList(BasicTransformerBlock() for _ in range(3))
+
+
 class Nested(nn.Module):
     """The trunk is one level down; the refiner beside it is shorter."""
 
@@ -115,6 +137,12 @@ def test_refiners_beside_the_trunk_are_no_part_of_it():
     assert found.sublayers[3].module is model.blocks[1].attn2
 
 
+def test_lists_that_prepare_the_trunks_input_are_no_part_of_it():
+    model = Aside()
+    assert discover(model).blocks == list(model.layers)
+    assert len(names(model, "attn")) == 3
+
+
 def test_a_model_without_blocks_offers_itself():
     model = nn.Sequential(nn.Linear(2, 2), nn.SiLU())
     assert names(model, "auto") == ["model"]
@@ -160,8 +188,6 @@ def test_sublayers_are_all_of_them():
         (["block:4"], "'block:4' is out of range: Flat has blocks 0 to 3"),
         (["run:2-4"], "'run:2-4' is out of range: Flat has blocks 0 to 3"),
         (["run:3-2"], "'run:3-2' is out of range"),
-        (["run:0-2", "block:2"], "'run:0-2' and 'block:2' overlap"),
-        (["block:0", "trunk"], "overlap"),
         (["attn:9"], "'attn:9' does not exist in Flat"),
         (["fused"], "'fused' does not exist in Flat"),
         (["bracket:0"], "needs a UNet"),
@@ -289,6 +315,64 @@ def test_unconditional_unet_with_attention():
         model(torch.zeros(1, 3, 8, 8), 1)
     assert [s for s, _ in seen] == skips[::-1]
     assert all(channels > skip.channels for skip, channels in seen)
+
+
+def test_long_skips_between_blocks_are_paired_from_the_inside_out():
+    found = discover(Skipping(8, [5, 6, 7]))
+    assert found.joins == [(0, 7), (1, 6), (2, 5)]
+    assert found.skips == []
+    assert found.offers().endswith("bracket:N with N from 0 to 2")
+    assert found.select(["auto"]) == [Site("trunk", "trunk", 0, 7)]
+
+
+@pytest.mark.parametrize(
+    "sinks",
+    [[], [5], [4, 6], [0, 1], range(4, 8), range(8)],
+    ids=["none", "no tail", "a gap", "at the front", "nothing between", "every block"],
+)
+def test_blocks_with_a_skip_that_are_no_such_tail_join_nothing(sinks):
+    found = discover(Skipping(8, sinks))
+    assert found.joins == []
+    with pytest.raises(DcacheError, match="Skipping has none"):
+        found.select(["bracket:0"])
+
+
+@pytest.mark.parametrize(("level", "first", "last"), [(0, 1, 6), (1, 2, 5), (2, 3, 4)])
+def test_a_bracket_between_two_blocks_is_the_run_between_them(level, first, last):
+    found = discover(Skipping(8, [5, 6, 7]))
+    assert found.select([f"bracket:{level}"]) == [Site(f"bracket:{level}", "run", first, last)]
+    with pytest.raises(DcacheError, match="Skipping has skips 0 to 2"):
+        found.select(["bracket:3"])
+
+
+@pytest.mark.parametrize(("first", "last"), [(a, b) for b in range(8) for a in range(b + 1)])
+def test_a_run_may_be_predicted_if_nothing_but_its_entry_and_exit_joins_it_to_the_rest(first, last):
+    """Walk the skips: what is read inside and made outside is the run's entry, and the other way round."""
+    found = discover(Skipping(8, [5, 6, 7]))
+    cut = False
+    for source, sink in [(0, 7), (1, 6), (2, 5)]:
+        inside = range(first, last + 1)
+        # A block within the run that is passed through would hand on what it was given.
+        cut |= source in inside and sink not in inside and source != last
+        # A block within the run that is not called would miss what it is given from elsewhere.
+        cut |= sink in inside and source not in inside and sink != first and source != first - 1
+    if cut:
+        with pytest.raises(
+            DcacheError, match=rf"'run:{first}-{last}' \(blocks {first} to {last}\) cuts skip"
+        ):
+            found.select([f"run:{first}-{last}"])
+    else:
+        assert names(found.model, f"run:{first}-{last}") == [f"run:{first}-{last}"]
+
+
+def test_a_cut_skip_is_named_with_the_blocks_that_it_joins():
+    found = discover(Skipping(8, [5, 6, 7]))
+    begins = r"cuts skip 1 of Skipping: it joins block 1 to block 6, and only begins inside"
+    with pytest.raises(DcacheError, match=begins + r".* 'bracket:1' \(blocks 2 to 5\)"):
+        found.select(["run:1-3"])
+    with pytest.raises(DcacheError, match=r"cuts skip 0 .* block 0 to block 7, and only ends inside"):
+        found.select(["run:4-7"])
+    assert len(found.select(["block"])) == 8
 
 
 def test_a_unet_of_another_shape_has_no_skips():

@@ -6,6 +6,8 @@ multiplies it.
 modules are not run then.
 `STREAMS`: the block's outputs by the names of the arguments they continue, needed only where two arguments
 of one shape make the outputs ambiguous.
+`ASIDE`: attributes that hold lists of blocks which prepare the trunk's input or run beside it, and are no
+part of it.
 """
 
 from __future__ import annotations
@@ -21,16 +23,60 @@ class Fused(NamedTuple):
 
 
 SUBLAYERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "AuraFlowJointTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
+    "AuraFlowSingleTransformerBlock": {"attn": ("attn",), "mlp": ("ff",)},
     "BasicTransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff",)},
+    "ChromaTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
+    "CogVideoXBlock": {"attn": ("attn1",), "mlp": ("ff",)},
+    "CogView4TransformerBlock": {"attn": ("attn1",), "mlp": ("ff",)},
+    "Flux2TransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
     "FluxTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
+    "HiDreamImageSingleTransformerBlock": {"attn": ("attn1",), "mlp": ("ff_i",)},
+    "HiDreamImageTransformerBlock": {"attn": ("attn1",), "mlp": ("ff_i", "ff_t")},
+    "HunyuanDiTBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff",)},
+    "HunyuanVideo15TransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
+    "HunyuanVideoTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
+    "JointTransformerBlock": {"attn": ("attn", "attn2"), "mlp": ("ff", "ff_context")},
+    "LTX2VideoTransformerBlock": {
+        "attn": ("attn1", "audio_attn1"),
+        "cross_attn": ("attn2", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn"),
+        "mlp": ("ff", "audio_ff"),
+    },
+    "LTXVideoTransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff",)},
+    "Lumina2TransformerBlock": {"attn": ("attn",), "mlp": ("feed_forward",)},
+    "MochiTransformerBlock": {"attn": ("attn1",), "mlp": ("ff", "ff_context")},
+    "QwenImageTransformerBlock": {"attn": ("attn",), "mlp": ("img_mlp", "txt_mlp")},
+    "SanaTransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff",)},
+    "StableAudioDiTBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff",)},
+    "TemporalBasicTransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff", "ff_in")},
     "WanTransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ffn",)},
+    "ZImageTransformerBlock": {"attn": ("attention",), "mlp": ("feed_forward",)},
 }
 
 FUSED: dict[str, Fused] = {
+    "ChromaSingleTransformerBlock": Fused("proj_out", ("proj_mlp", "act_mlp", "attn")),
+    "Flux2SingleTransformerBlock": Fused("attn", ()),
     "FluxSingleTransformerBlock": Fused("proj_out", ("proj_mlp", "act_mlp", "attn")),
+    "HunyuanVideoSingleTransformerBlock": Fused("proj_out", ("proj_mlp", "act_mlp", "attn")),
 }
 
 STREAMS: dict[str, tuple[str, ...]] = {
+    "AuraFlowJointTransformerBlock": ("encoder_hidden_states", "hidden_states"),
+    "ChromaTransformerBlock": ("encoder_hidden_states", "hidden_states"),
+    "Flux2TransformerBlock": ("encoder_hidden_states", "hidden_states"),
     "FluxTransformerBlock": ("encoder_hidden_states", "hidden_states"),
     "FluxSingleTransformerBlock": ("encoder_hidden_states", "hidden_states"),
+    "JointTransformerBlock": ("encoder_hidden_states", "hidden_states"),
+    "QwenImageTransformerBlock": ("encoder_hidden_states", "hidden_states"),
 }
+
+ASIDE: frozenset[str] = frozenset(
+    {
+        "caption_projection",
+        "context_refiner",
+        "noise_refiner",
+        "refiner_blocks",
+        "siglip_refiner",
+        "text_transformer_blocks",
+    }
+)

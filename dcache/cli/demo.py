@@ -1,4 +1,4 @@
-"""`dcache demo`: everything on the shipped model, on a CPU, with and without caching."""
+"""`dcache demo`: everything on a shipped model, on a CPU, with and without caching."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from dcache.demo.report import Row, notes, table
 from dcache.demo.run import Report, make_folder, run, write_report
 from dcache.demo.settings import Settings
 from dcache.demo.specs import parse
+from dcache.demo.video import run as video
+from dcache.demo.video.clips import FRAMES
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -23,40 +26,54 @@ FAITHFUL = 35.0
 
 def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
-    usual = Settings()
+    pictures, clips = Settings(), video.settings()
     parser = commands.add_parser(
         "demo",
         help="the shipped model with and without caching, on a CPU",
         description="Make the same pictures without caching and with several methods; compare them.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=usual.out, metavar="FOLDER", help="where the files go")
-    parser.add_argument("--steps", type=int, default=usual.steps, metavar="N", help="sampling steps")
-    parser.add_argument("--prompts", type=int, default=usual.prompts, metavar="N", help="number of captions")
     parser.add_argument(
-        "--methods", default=usual.methods, metavar="LIST",
-        help="presets, presets with options such as 'newton:interval=4,order=1', and schedule files, "
+        "--video", action="store_true", help="clips of a small video model, instead of pictures"
+    )
+
+    def option(name: str, kind: Callable[[str], object], metavar: str, text: str) -> None:
+        usual, other = getattr(pictures, name), getattr(clips, name)
+        default = f"default: {usual}" + (f"; with --video: {other}" if other != usual else "")
+        parser.add_argument(
+            f"--{name}", type=kind, default=argparse.SUPPRESS, metavar=metavar, help=f"{text} ({default})"
+        )
+
+    option("out", Path, "FOLDER", "where the files go")
+    option("steps", int, "N", "sampling steps")
+    option("prompts", int, "N", "number of captions")
+    option(
+        "methods",
+        str,
+        "LIST",
+        "presets, presets with options such as 'newton:interval=4,order=1', and schedule files, "
         "separated by ';'",
-    )  # fmt: skip
-    parser.add_argument("--guidance", type=float, default=usual.guidance, metavar="G", help="1 turns it off")
-    parser.add_argument("--seed", type=int, default=usual.seed, metavar="S", help="seed of the first picture")
-    parser.add_argument("--repeats", type=int, default=usual.repeats, metavar="R", help="timed calls of each")
+    )
+    option("guidance", float, "G", "1 turns it off")
+    option("seed", int, "S", "seed of the first picture")
+    option("repeats", int, "R", "timed calls of each")
     parser.set_defaults(run=demo)
 
 
 def demo(arguments: argparse.Namespace) -> int:
     """Run it, print the table, write the files, say what to do next."""
-    names = ("out", "steps", "prompts", "methods", "guidance", "seed", "repeats")
-    settings = Settings(**{name: getattr(arguments, name) for name in names})
+    usual = video.settings() if arguments.video else Settings()
+    given = {field.name: getattr(arguments, field.name, None) for field in fields(Settings)}
+    settings = replace(usual, **{name: value for name, value in given.items() if value is not None})
     count = len(parse(settings.methods)) + 1
     make_folder(settings.out)
     with _progress(count, settings.repeats) as tell:
-        report = run(settings, tell)
-    print(_heading(report), table(report.uncached, report.rows), sep="\n\n")
-    print("* best of its column; PSNR and SSIM are to the uncached pictures")
+        report = video.run(settings, tell) if arguments.video else run(settings, tell)
+    extra = _flicker(report) if arguments.video else None
+    print(_heading(report, arguments.video), table(report.uncached, report.rows, extra), sep="\n\n")
+    print(_legend(arguments.video))
     for note in notes(report.uncached, report.methods, report.rows):
         print(f"note: {note}")
-    files = write_report(report)
+    files = video.write_report(report) if arguments.video else write_report(report)
     print(
         f"\nwrote {', '.join(map(str, files))} and {settings.out / 'schedules'} in {report.seconds:.0f} s\n"
     )
@@ -64,10 +81,24 @@ def demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _heading(report: Report) -> str:
-    settings, machine, versions = report.settings, report.machine, report.versions
+def _flicker(report: Report) -> dict[str, list[str]]:
+    return {"flicker": ["-" if f is None else f"{f:.2f}" for f in video.flickers(report)]}
+
+
+def _legend(clips: bool) -> str:
+    if not clips:
+        return "* best of its column; PSNR and SSIM are to the uncached pictures"
     return (
-        f"pictures: {settings.prompts}, steps: {settings.steps}, guidance: {settings.guidance:g}, "
+        "* best of its column; PSNR and SSIM are to the uncached clips, means over all frames;\n"
+        "  flicker is how much the error changes from frame to frame, in levels of 255"
+    )
+
+
+def _heading(report: Report, clips: bool) -> str:
+    settings, machine, versions = report.settings, report.machine, report.versions
+    what = f"clips of {FRAMES} frames" if clips else "pictures"
+    return (
+        f"{what}: {settings.prompts}, steps: {settings.steps}, guidance: {settings.guidance:g}, "
         f"calls of the whole pipeline: {settings.repeats}, of which the median\n"
         f"{machine['processor']}, threads: {machine['threads']}; python {versions['python']}, "
         f"torch {versions['torch']}, diffusers {versions['diffusers']}, dcache {versions['dcache']}"

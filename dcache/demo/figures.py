@@ -51,7 +51,7 @@ def draw_grid(
     return write(path, lambda temporary: figure.savefig(temporary, dpi=DPI, facecolor="white"))
 
 
-def draw_speed_fidelity(path: Path, rows: Sequence[Row]) -> Path:
+def draw_speed_fidelity(path: Path, rows: Sequence[Row], of: str = "picture") -> Path:
     """Speedup against PSNR, one point per method with unbroken pictures; a line joins the unbeaten ones."""
     shown = [
         (one.label, one.speedup, one.mean_psnr) for one in rows if one.speedup and one.mean_psnr is not None
@@ -63,7 +63,7 @@ def draw_speed_fidelity(path: Path, rows: Sequence[Row]) -> Path:
     axes.grid(color="#e5e7eb", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.set_xlabel("speedup of the whole pipeline call (×)", color=INK)
-    axes.set_ylabel("PSNR to the uncached picture (dB)", color=INK)
+    axes.set_ylabel(f"PSNR to the uncached {of} (dB)", color=INK)
     axes.set_title(
         "Faster to the right, closer to the uncached picture upwards", size=10, color=GREY, loc="left"
     )

@@ -20,7 +20,7 @@ def load_pipeline(
     """Load the pipeline in float32, or in `dtype`, without progress bars."""
     from diffusers import PixArtAlphaPipeline
 
-    with _no_progress_bars():
+    with no_progress_bars():
         pipe: PixArtAlphaPipeline = PixArtAlphaPipeline.from_pretrained(path)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
@@ -30,7 +30,7 @@ def load_pipeline(
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """Load in silence, then leave both libraries' progress bars as they were."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -66,9 +66,13 @@ def row(one: Measured, uncached: Measured) -> Row:
     )
 
 
-def table(uncached: Measured, rows: Sequence[Row]) -> str:
-    """The rows as aligned text; a star marks the best of a column."""
-    lines = [list(HEADINGS), [uncached.label, "100 %", f"{uncached.median:.2f}", "1.00x", "", "", ""]]
+def table(uncached: Measured, rows: Sequence[Row], extra: Mapping[str, Sequence[str]] | None = None) -> str:
+    """The rows as aligned text; a star marks the best of a column. `extra` adds columns of ready cells."""
+    extra = extra or {}
+    lines = [
+        [*HEADINGS, *extra],
+        [uncached.label, "100 %", f"{uncached.median:.2f}", "1.00x", "", "", "", *("" for _ in extra)],
+    ]
     stars = {
         3: _best(rows, lambda r: r.speedup),
         4: _best(rows, lambda r: r.mean_psnr),
@@ -81,10 +85,11 @@ def table(uncached: Measured, rows: Sequence[Row]) -> str:
             cells += ["broken", "-", "-", size(one.held)]
         else:
             cells += [f"{one.speedup:.2f}x", f"{one.mean_psnr:.1f}", f"{one.ssim:.3f}", size(one.held)]
+        cells += [column[index] for column in extra.values()]
         lines.append([cell + ("*" if stars.get(i) == index else " ") for i, cell in enumerate(cells)])
     lines[0] = [lines[0][0], *(f"{cell} " for cell in lines[0][1:])]
     lines[1] = [lines[1][0], *(f"{cell} " for cell in lines[1][1:])]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = [
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
         for line in lines

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dcache.demo.fidelity import broken, to_uint8
 from dcache.demo.files import write_json
-from dcache.demo.measure import Measured, measure
+from dcache.demo.measure import Call, Measured, measure
 from dcache.demo.pictures import demo_captions
 from dcache.demo.pipeline import call_options, load_pipeline
 from dcache.demo.report import Row, machine, row, versions
@@ -53,10 +53,27 @@ def run(settings: Settings, tell: Callable[[int, str], None] = lambda _turn, _la
     began = time.perf_counter()
     require_packages()
     choices = parse(settings.methods)
-    hardware = machine()
     pipe = load_pipeline()
     captions = [caption.text for caption in demo_captions(settings.prompts)]
-    contestants = measure(pipe, _call(pipe, captions, settings), choices, settings.repeats, tell)
+    return compare(pipe, captions, _call(pipe, captions, settings), choices, settings, tell, began)
+
+
+def compare(
+    pipe: Any,
+    captions: list[str],
+    call: Call,
+    choices: list[Choice],
+    settings: Settings,
+    tell: Callable[[int, str], None],
+    began: float,
+) -> Report:
+    """Measure the methods on a loaded pipeline; `began` is when the demonstration did, by `perf_counter`.
+
+    Raises:
+        DcacheError: a method does not fit, or the uncached pictures are broken.
+    """
+    hardware = machine()
+    contestants = measure(pipe, call, choices, settings.repeats, tell)
     uncached, methods = contestants[0], contestants[1:]
     if problem := broken(uncached.pictures):
         raise DcacheError(f"without caching {problem}: there is nothing to compare with. Try more --steps.")
@@ -69,17 +86,23 @@ def write_report(report: Report) -> list[Path]:
     """Write schedules, figures and results.json into the settings' folder, each whole or not at all."""
     from dcache.demo.figures import draw_grid, draw_speed_fidelity
 
-    out = make_folder(report.settings.out)
-    make_folder(out / "schedules")
-    for one in report.methods:
-        if one.trace:
-            one.trace.save(out / _schedule_name(one.choice))
+    out = write_schedules(report)
     columns = [to_uint8(one.pictures) for one in [report.uncached, *report.methods]]
     return [
         draw_grid(out / "grid.png", columns, report.captions, report.rows),
         draw_speed_fidelity(out / "speed-fidelity.png", report.rows),
         write_json(out / "results.json", results(report)),
     ]
+
+
+def write_schedules(report: Report) -> Path:
+    """Write what each method did into `schedules`; return the settings' folder."""
+    out = make_folder(report.settings.out)
+    make_folder(out / "schedules")
+    for one in report.methods:
+        if one.trace:
+            one.trace.save(out / _schedule_name(one.choice))
+    return out
 
 
 def make_folder(path: Path) -> Path:
@@ -132,7 +155,7 @@ def _schedule_name(choice: Choice) -> str:
     return f"schedules/{choice.file_name}.json"
 
 
-def _call(pipe: Any, captions: list[str], settings: Settings) -> Callable[[], NDArray[np.float32]]:
+def _call(pipe: Any, captions: list[str], settings: Settings) -> Call:
     options = {
         **call_options(),
         "num_inference_steps": settings.steps,

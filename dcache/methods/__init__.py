@@ -9,28 +9,72 @@ from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.method import Method
+from dcache.methods.about import About, told
+from dcache.methods.dbcache import dbcache
 from dcache.methods.deepcache import deepcache
 from dcache.methods.default import default
+from dcache.methods.delta_dit import delta_dit
+from dcache.methods.easycache import easycache
 from dcache.methods.fbcache import fbcache
+from dcache.methods.foca import foca
+from dcache.methods.hicache import hicache
 from dcache.methods.interval import interval
+from dcache.methods.magcache import magcache
 from dcache.methods.newton import newton
+from dcache.methods.pab import pab
+from dcache.methods.seacache import seacache
+from dcache.methods.smoothcache import smoothcache
 from dcache.methods.taylorseer import taylorseer
+from dcache.methods.teacache import teacache
 
-__all__ = ["available", "deepcache", "default", "fbcache", "interval", "make", "newton", "taylorseer"]
+__all__ = [
+    "About",
+    "available",
+    "dbcache",
+    "deepcache",
+    "default",
+    "delta_dit",
+    "easycache",
+    "fbcache",
+    "foca",
+    "hicache",
+    "interval",
+    "magcache",
+    "make",
+    "newton",
+    "pab",
+    "seacache",
+    "smoothcache",
+    "taylorseer",
+    "teacache",
+]
 
 _PRESETS: dict[str, Callable[..., Method]] = {
-    "default": default,
-    "deepcache": deepcache,
-    "fbcache": fbcache,
-    "interval": interval,
-    "newton": newton,
-    "taylorseer": taylorseer,
+    preset.__name__: preset
+    for preset in (
+        default,
+        dbcache,
+        deepcache,
+        delta_dit,
+        easycache,
+        fbcache,
+        foca,
+        hicache,
+        interval,
+        magcache,
+        newton,
+        pab,
+        seacache,
+        smoothcache,
+        taylorseer,
+        teacache,
+    )
 }
 
 
-def available() -> dict[str, str]:
-    """Name of every preset -> the first line of what it is."""
-    return {name: (inspect.getdoc(preset) or "").partition("\n")[0] for name, preset in _PRESETS.items()}
+def available() -> dict[str, About]:
+    """Name of every preset -> what it is: a summary, its paper, what it needs, its sites and families."""
+    return {name: told(name) for name in _PRESETS}
 
 
 def make(name: str, **options: Any) -> Method:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from dcache.errors import DcacheError
 from dcache.method import Method
+from dcache.methods.about import about
 from dcache.predictors import Reuse
 from dcache.schedulers import Every, Listed, Warmup, any_of
 from dcache.schedulers.rules import check_whole
 
 
+@about("DeepCache, Ma et al. 2023, arXiv 2312.00858", sites="bracket", families=("unet",))
 def deepcache(
     interval: int = 3,
     branch_id: int = 0,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dcache.method import Method
+from dcache.methods.about import about
 from dcache.methods.newton import newton
 
 
+@about("ours; docs/default.md", sites="trunk or bracket")
 def default() -> Method:
     """The safe default: order 1 on log-SNR over the trunk's delta, every third evaluation after three.
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dcache.method import Method, site_list
+from dcache.methods.about import about
 from dcache.predictors import Reuse
+from dcache.probes import Probe
 from dcache.schedulers import Above, Last, MaxRun, Warmup, any_of
 
 
+@about("First Block Cache, ParaAttention 2024", sites="all blocks but the first", families=("transformer",))
 def fbcache(
     threshold: float = 0.08,
     max_run: int | None = None,
@@ -44,7 +47,7 @@ def fbcache(
         sites=site_list(sites),
         codec=codec,
         branches=branches,
-        probe=1,
+        probe=Probe(),
         predicts=threshold > 0 and max_run != 0,
         parameters={
             "threshold": threshold,

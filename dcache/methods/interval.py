@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dcache.method import Method, site_list
+from dcache.methods.about import about
 from dcache.predictors import Reuse
 from dcache.schedulers import Every, Last, Warmup, any_of
 
 
+@about("FORA, Selvaraju et al. 2024, arXiv 2407.01425", sites="any")
 def interval(
     interval: int = 3,
     warmup: int = 1,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dcache.method import Method, site_list
+from dcache.methods.about import about
 from dcache.predictors import Newton
 from dcache.schedulers import Every, Last, Warmup, any_of
 
 
+@about("ours; Newton interpolation on the true clock", sites="any")
 def newton(
     interval: int = 3,
     order: int = 1,

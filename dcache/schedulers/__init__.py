@@ -1,5 +1,11 @@
-"""When to compute: rules, guards and the static table. Pure functions of a `Moment`; no tensors, no state."""
+"""When to compute: rules, guards and the static table. Pure functions of a `Moment`; no tensors.
 
+`rules.py` has the plain rules and guards, `accumulate.py` those that add up a drift, `combine.py` rules made
+of rules, `table.py` the schedule's own.
+"""
+
+from dcache.schedulers.accumulate import Accumulated, Magnitude
+from dcache.schedulers.combine import ByKind, Multiple, Outside, Row, Stage, Switch
 from dcache.schedulers.rules import (
     Above,
     AnyOf,
@@ -8,6 +14,7 @@ from dcache.schedulers.rules import (
     Listed,
     MaxRun,
     Moment,
+    Retention,
     Rule,
     Warmup,
     any_of,
@@ -16,13 +23,22 @@ from dcache.schedulers.table import Table
 
 __all__ = [
     "Above",
+    "Accumulated",
     "AnyOf",
+    "ByKind",
     "Every",
     "Last",
     "Listed",
+    "Magnitude",
     "MaxRun",
     "Moment",
+    "Multiple",
+    "Outside",
+    "Retention",
+    "Row",
     "Rule",
+    "Stage",
+    "Switch",
     "Table",
     "Warmup",
     "any_of",

@@ -9,10 +9,35 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from dcache.errors import DcacheError
 
 Rule = Callable[["Moment"], str | None]
+
+
+class Where(Protocol):
+    """What a rule may know of a site; `dcache.sites.Site` is one."""
+
+    @property
+    def name(self) -> str:
+        """The site's name."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """The site's kind."""
+        ...
+
+    @property
+    def first(self) -> int:
+        """Depth of its first block."""
+        ...
+
+    @property
+    def last(self) -> int:
+        """Depth of its last block."""
+        ...
 
 
 @dataclass(slots=True)
@@ -23,17 +48,23 @@ class Moment:
         index: evaluation under way, from 0.
         count: evaluations of the run, or None where unknown.
         run_length: predictions of this site on this branch since it was last computed.
-        site: the site's name.
+        site: the site: its name, kind, and first and last block.
         branch: the branch's name.
-        change: relative L1 change of the probe since the last computed evaluation; reads a tensor (one sync).
+        depth: number of blocks of the denoiser's trunk.
+        change: what the probe's gauge says of its change; reads a tensor (one sync).
+        time: timestep on the scale of training, 0 to 1000, or None where it is not known.
+        memory: numbers that the rule keeps of this site and branch between its decisions.
     """
 
     index: int
     count: int | None
     run_length: int
-    site: str
+    site: Where
     branch: str
+    depth: int
     change: Callable[[], float]
+    time: Callable[[], float | None]
+    memory: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -49,6 +80,22 @@ class Warmup:
     def __call__(self, moment: Moment) -> str | None:
         """See class."""
         return "warmup" if moment.index < self.steps else None
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Compute the first share of the run, at least one evaluation."""
+
+    share: float
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        check_number("retention", self.share, 0.0)
+
+    def __call__(self, moment: Moment) -> str | None:
+        """See class."""
+        steps = 1 if moment.count is None else max(1, math.floor(self.share * moment.count))
+        return "warmup" if moment.index < steps else None
 
 
 @dataclass(frozen=True)

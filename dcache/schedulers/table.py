@@ -21,4 +21,4 @@ class Table:
     def __call__(self, moment: Moment) -> str | None:
         """See class."""
         by_site = self.rows.get(moment.branch) or self.rows["*"]
-        return "schedule" if by_site[moment.site][moment.index] else None
+        return "schedule" if by_site[moment.site.name][moment.index] else None

@@ -33,7 +33,7 @@ def test_methods_lists_every_preset_with_its_options(capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     for name, what in dcache.methods.available().items():
         assert f"\n{name} " in f"\n{out}"
-        assert what in out
+        assert str(what) in out
     assert "threshold=0.08" in out
     assert "<" not in out
 

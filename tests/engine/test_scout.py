@@ -168,8 +168,9 @@ def test_stable_cascade_names_its_time_otherwise() -> None:
         torch.manual_seed(0)
         prior = StableCascadeUNet(
             in_channels=4, out_channels=4, conditioning_dim=16, block_out_channels=(16, 16),
-            dropout=(0.0, 0.0), num_attention_heads=(2, 2), down_num_layers_per_block=(1, 1), 
-            up_num_layers_per_block=(1, 1), clip_text_in_channels=12, clip_text_pooled_in_channels=12, clip_image_in_channels=12, clip_seq=1,
+            dropout=(0.0, 0.0), num_attention_heads=(2, 2), down_num_layers_per_block=(1, 1),
+            up_num_layers_per_block=(1, 1), clip_text_in_channels=12, clip_text_pooled_in_channels=12,
+            clip_image_in_channels=12, clip_seq=1,
             switch_level=(False,), timestep_ratio_embedding_dim=16,
         ).eval()  # fmt: skip
         text = CLIPTextConfig(vocab_size=8, hidden_size=12, num_hidden_layers=1, num_attention_heads=2)

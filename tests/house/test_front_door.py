@@ -23,7 +23,10 @@ FRONT_DOOR = {
     "step",
     "trace",
 }
-PRESETS = {"deepcache", "default", "fbcache", "interval", "newton", "taylorseer"}
+PRESETS = {
+    "dbcache", "deepcache", "default", "delta_dit", "easycache", "fbcache", "foca", "hicache", "interval",
+    "magcache", "newton", "pab", "seacache", "smoothcache", "taylorseer", "teacache",
+}  # fmt: skip
 
 
 def test_the_front_door_is_these_names():
@@ -34,7 +37,7 @@ def test_the_front_door_is_these_names():
 
 def test_the_presets_are_these_names():
     assert set(methods.available()) == PRESETS
-    assert set(methods.__all__) == PRESETS | {"available", "make"}
+    assert set(methods.__all__) == PRESETS | {"About", "available", "make"}
     assert methods.__all__ == sorted(methods.__all__)
 
 
@@ -57,8 +60,8 @@ def test_every_preset_is_exported_documented_and_in_its_own_file(name):
     preset = getattr(methods, name)
     assert preset.__name__ == name
     assert preset.__module__ == f"dcache.methods.{name}"
-    assert methods.available()[name] == inspect.getdoc(preset).partition("\n")[0]
-    assert methods.available()[name].endswith(".")
+    assert str(methods.available()[name]) == inspect.getdoc(preset).partition("\n")[0]
+    assert str(methods.available()[name]).endswith(".")
     assert typing.get_type_hints(preset)["return"] is dcache.Method
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, wraps
 from itertools import combinations
 from typing import Any
@@ -12,13 +12,32 @@ import pytest
 import torch
 
 from dcache import Method
-from dcache.methods import deepcache, fbcache, interval, newton, taylorseer
+from dcache.methods import (
+    dbcache,
+    deepcache,
+    delta_dit,
+    easycache,
+    fbcache,
+    foca,
+    hicache,
+    interval,
+    magcache,
+    newton,
+    pab,
+    seacache,
+    smoothcache,
+    taylorseer,
+    teacache,
+)
 from tests.families import FAMILIES
 from tests.shapes import SHAPES, STEPS, Shape
 
 EVERY = {**SHAPES, **FAMILIES}
 # DDIM and PNDM tell no noise level as a sigma; log-SNR is known everywhere.
 WITHOUT_SIGMA = ("ddim", "pndm")
+SECOND_ORDER = ("pndm", "heun")
+NEVER = {"threshold": 0.0}
+ONES = {"attn": [1] * STEPS, "mlp": [1] * STEPS}
 
 
 @dataclass(frozen=True)
@@ -28,12 +47,16 @@ class Preset:
     Attributes:
         unet: whether it is for UNets (True), for block lists (False) or for both (None).
         kinds: sublayer kinds without which it makes no sense.
+        twin: options of the all-compute twin.
+        sized: whether it is made for exactly `STEPS` evaluations.
     """
 
     make: Callable[..., Method]
     options: dict[str, Any]
     unet: bool | None = None
     kinds: tuple[str, ...] = ()
+    twin: dict[str, Any] = field(default_factory=lambda: {"interval": 1})
+    sized: bool = False
 
     def method(self, **over: Any) -> Method:
         """The method."""
@@ -41,11 +64,13 @@ class Preset:
 
     def all_compute(self) -> Method:
         """The same, computing everything."""
-        return self.method(**({"threshold": 0.0} if self.make is fbcache else {"interval": 1}))
+        return self.method(**self.twin)
 
     def fits(self, shape: Shape, sampler: str) -> bool:
         """Whether this pair makes sense."""
         if self.options.get("clock") == "sigma" and sampler in WITHOUT_SIGMA:
+            return False
+        if self.sized and sampler in SECOND_ORDER:
             return False
         if any(kind not in shape.sublayers for kind in self.kinds):
             return False
@@ -65,12 +90,43 @@ PRESETS = {
     "newton-1-bf16": Preset(newton, {"interval": 2, "codec": "value:bfloat16"}),
     "newton-2-sigma": Preset(newton, {"interval": 2, "order": 2, "clock": "sigma", "sites": "model"}),
     "newton-2-timestep": Preset(newton, {"interval": 2, "order": 2, "clock": "timestep"}),
-    "fbcache": Preset(fbcache, {"threshold": 0.3, "max_run": 2}, unet=False),
+    "fbcache": Preset(fbcache, {"threshold": 0.3, "max_run": 2}, unet=False, twin=NEVER),
+    "dbcache": Preset(
+        dbcache,
+        {"front": 1, "back": 1, "threshold": 0.3, "warmup": 2, "max_run": 2, "order": 1},
+        unet=False,
+        twin=NEVER,
+    ),
+    "delta_dit": Preset(delta_dit, {"interval": 2, "boundary": 3}, unet=False),
+    "hicache": Preset(hicache, {"interval": 3, "order": 2, "warmup": 2}, kinds=("attn", "mlp")),
+    "foca": Preset(foca, {"interval": 3, "warmup": 2}, kinds=("attn", "mlp")),
+    "foca-trunk": Preset(foca, {"interval": 3, "sites": "trunk", "codec": "delta"}, unet=False),
+    "teacache": Preset(
+        teacache, {"threshold": 0.4, "coefficients": (1.0, 0.0)}, unet=False, kinds=("attn",), twin=NEVER
+    ),
+    "magcache": Preset(
+        magcache, {"ratios": [1.0, 0.9] * 3 + [1.0], "max_run": 2}, unet=False, twin={"max_run": 0}
+    ),
+    "easycache": Preset(easycache, {"threshold": 0.5, "warmup": 2, "codec": "value"}, twin=NEVER),
+    "seacache": Preset(seacache, {"threshold": 0.5, "warmup": 2}, twin=NEVER),
+    "pab": Preset(
+        pab,
+        {"attn": 2, "cross_attn": 3, "mlp": 2, "window": (0.0, 1001.0)},
+        kinds=("attn", "mlp"),
+        twin={"attn": 1, "cross_attn": 1, "mlp": 1},
+    ),
+    "smoothcache": Preset(
+        smoothcache,
+        {"table": {"attn": [1, 0, 1, 0, 0, 1, 1], "mlp": [1, 1, 0, 0, 1, 0, 1]}},
+        kinds=("attn", "mlp"),
+        twin={"table": ONES},
+        sized=True,
+    ),
     "deepcache": Preset(deepcache, {"interval": 2}, unet=True),
     "deepcache-2": Preset(deepcache, {"interval": 3, "branch_id": 2}, unet=True),
 }
 # These decide by what they see, so their number of computed evaluations is not known beforehand.
-DYNAMIC = ("fbcache",)
+DYNAMIC = ("fbcache", "dbcache", "teacache", "easycache", "seacache")
 
 
 @dataclass(frozen=True)
@@ -144,16 +200,19 @@ def lanes() -> list[Any]:
 def plain(shape: str, sampler: str, guidance: str, steps: int = STEPS) -> tuple[torch.Tensor, int]:
     """Latents of a run without dcache, and how often its sampler stepped."""
     pipe = EVERY[shape].build(sampler)
-    original, count = pipe.scheduler.step, 0
+    watched = pipe.scheduler
+    original, count = type(watched).step, 0
 
     @wraps(original)
-    def counted(*args: Any, **kwargs: Any) -> Any:
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal count
-        count += 1
-        return original(*args, **kwargs)
+        count += self is watched
+        return original(self, *args, **kwargs)
 
-    pipe.scheduler.step = counted
-    return EVERY[shape].run(pipe, guidance, num_inference_steps=steps), count
+    # On the class: a sampler that is copied in mid-run (LTX2) must not take a counter of this one along.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(watched), "step", counted)
+        return EVERY[shape].run(pipe, guidance, num_inference_steps=steps), count
 
 
 def plain_of(case: Case) -> torch.Tensor:

@@ -25,7 +25,6 @@ DEEP = [shape for shape in SHAPES.values() if shape.depth]
         ("run:2-1", "out of range"),
         ("everything", "not understood; .* has: model, trunk"),
         ("attn:9", "does not exist in .* it has: model, trunk"),
-        (["trunk", "block:1"], "overlap"),
         ([], "must be a site name"),
     ],
 )

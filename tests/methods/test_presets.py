@@ -11,23 +11,11 @@ from dcache.codecs import parse
 from dcache.errors import DcacheError
 from dcache.method import Method, site_list
 from dcache.predictors import Newton, Reuse, Taylor
-from dcache.schedulers import Moment
+from dcache.probes import Probe
 from dcache.sites import Site
+from tests.moments import computed_steps
 
 NAMES = list(methods.available())
-
-
-def computed_steps(method, steps, changes=None):
-    """Walk one site as the session does: without history it computes whatever the rule says."""
-    full, run_length = [], 0
-    for i in range(steps):
-        change = (lambda i=i: changes[i]) if changes else (lambda: math.nan)
-        if method.rule(Moment(i, steps, run_length, "trunk", "0", change)) is not None or not full:
-            full.append(i)
-            run_length = 0
-        else:
-            run_length += 1
-    return full
 
 
 @pytest.mark.parametrize(
@@ -61,22 +49,22 @@ def test_fbcache_follows_the_probe():
 @pytest.mark.parametrize(
     ("method", "predictor", "sites", "codec", "clock", "probe"),
     [
-        (methods.taylorseer(), Taylor(1, since=2), ("sublayers",), "value", "step", 0),
+        (methods.taylorseer(), Taylor(1, since=2), ("sublayers",), "value", "step", None),
         (
             methods.taylorseer(order=2, warmup=0, lite=True),
             Taylor(2, since=0),
             ("trunk",),
             "value",
             "step",
-            0,
+            None,
         ),
-        (methods.taylorseer(sites="mlp"), Taylor(1, since=2), ("mlp",), "value", "step", 0),
-        (methods.newton(order=2, sites=["attn", "mlp"]), Newton(2), ("attn", "mlp"), None, None, 0),
-        (methods.interval(), Reuse(), ("auto",), None, None, 0),
-        (methods.fbcache(), Reuse(), ("auto",), "delta", None, 1),
-        (methods.deepcache(branch_id=2), Reuse(), ("bracket:2",), "value", None, 0),
-        (methods.deepcache(sites="bracket:1"), Reuse(), ("bracket:1",), "value", None, 0),
-        (methods.default(), Newton(1), ("auto",), None, None, 0),
+        (methods.taylorseer(sites="mlp"), Taylor(1, since=2), ("mlp",), "value", "step", None),
+        (methods.newton(order=2, sites=["attn", "mlp"]), Newton(2), ("attn", "mlp"), None, None, None),
+        (methods.interval(), Reuse(), ("auto",), None, None, None),
+        (methods.fbcache(), Reuse(), ("auto",), "delta", None, Probe()),
+        (methods.deepcache(branch_id=2), Reuse(), ("bracket:2",), "value", None, None),
+        (methods.deepcache(sites="bracket:1"), Reuse(), ("bracket:1",), "value", None, None),
+        (methods.default(), Newton(1), ("auto",), None, None, None),
     ],
 )
 def test_parts(method, predictor, sites, codec, clock, probe):

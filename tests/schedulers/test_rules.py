@@ -6,24 +6,8 @@ from dataclasses import replace
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.schedulers import Above, Every, Last, Listed, MaxRun, Moment, Table, Warmup, any_of
-
-
-def moment(index=5, count=10, run_length=0, change=math.inf, site="trunk", branch="0"):
-    return Moment(index, count, run_length, site, branch, lambda: change)
-
-
-def computed_steps(rule, steps, known=True):
-    """Walk a run of one site as the session does: without history it computes whatever the rule says."""
-    full, run_length = [], 0
-    for i in range(steps):
-        reason = rule(moment(i, steps if known else None, run_length))
-        if reason is not None or not full:
-            full.append(i)
-            run_length = 0
-        else:
-            run_length += 1
-    return full
+from dcache.schedulers import Above, Every, Last, Listed, MaxRun, Table, Warmup, any_of
+from tests.moments import computed_steps, moment
 
 
 @pytest.mark.parametrize(
@@ -130,13 +114,9 @@ def test_a_cheap_guard_spares_the_probe():
     def read():
         raise AssertionError("read a tensor")
 
-    now = replace_change(moment(0, run_length=9), read)
+    now = moment(0, run_length=9, change=read)
     assert any_of(Warmup(1), Above(0.1))(now) == "warmup"
     assert any_of(MaxRun(3), Above(0.1))(now) == "max_run"
-
-
-def replace_change(now, change):
-    return Moment(now.index, now.count, now.run_length, now.site, now.branch, change)
 
 
 @pytest.mark.parametrize(

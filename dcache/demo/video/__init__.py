@@ -1,0 +1,1 @@
+"""A small trained text-to-video pipeline: coloured shapes that move over a plain background."""

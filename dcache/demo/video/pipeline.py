@@ -1,0 +1,42 @@
+"""The trained video pipeline: an unmodified `WanPipeline` of diffusers, kept beside this file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dcache.demo.pipeline import no_progress_bars
+from dcache.demo.video.clips import FRAMES, SIDE
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import WanPipeline
+
+MODEL_PATH = Path(__file__).parent / "model"
+STEPS = 20
+GUIDANCE = 3.0
+
+
+def load_pipeline(
+    device: "str | torch.device" = "cpu", dtype: "torch.dtype | None" = None, path: Path = MODEL_PATH
+) -> "WanPipeline":
+    """Load the pipeline in float32, or in `dtype`, without progress bars."""
+    from diffusers import WanPipeline
+
+    with no_progress_bars():
+        pipe: WanPipeline = WanPipeline.from_pretrained(path)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.to(device)
+    if dtype is not None:
+        pipe.to(dtype)
+    return pipe
+
+
+def call_options() -> dict[str, Any]:
+    """The keyword arguments of a usual call, a fresh dict each time: `pipe(prompts, **call_options())`."""
+    return {
+        "num_inference_steps": STEPS,
+        "guidance_scale": GUIDANCE,
+        "height": SIDE,
+        "width": SIDE,
+        "num_frames": FRAMES,
+        "max_sequence_length": 16,
+    }

@@ -1,0 +1,52 @@
+"""Measured numbers that some presets need, as arguments or from a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dcache.errors import DcacheError
+
+HOW = (
+    "Measure them once per model, resolution and sampler: `python examples/measure_coefficients.py --out "
+    "FILE.json PIPE` writes a file that every preset in need of numbers reads"
+)
+
+
+def numbers(preset: str, name: str, given: object, least: int) -> tuple[float, ...]:
+    """The numbers called `name`, from a sequence or from the preset's entry of a JSON file.
+
+    Raises:
+        DcacheError: none are given, the file cannot be read or lacks them, or they are no numbers.
+    """
+    if given is None:
+        raise DcacheError(f"{preset} needs {name}=, a list of numbers or a file, and has none. {HOW}.")
+    values = entry(preset, name, given) if isinstance(given, str | os.PathLike) else given
+    plain = isinstance(values, Sequence) and not isinstance(values, str)
+    if not plain or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):  # type: ignore[union-attr]
+        raise DcacheError(f"{name} of {preset} must be a list of numbers, got {str(values)[:60]}")
+    if len(values) < least:  # type: ignore[arg-type]
+        raise DcacheError(f"{name} of {preset} must be at least {least} numbers, got {len(values)}")  # type: ignore[arg-type]
+    return tuple(float(v) for v in values)  # type: ignore[union-attr]
+
+
+def entry(preset: str, name: str, path: str | os.PathLike[str]) -> Any:
+    """What a JSON file has under the preset's name and this one.
+
+    Raises:
+        DcacheError: the file cannot be read, is no JSON, or lacks the entry.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DcacheError(f"cannot read the file of {preset}'s {name} {path}: {error}") from None
+    except ValueError as error:
+        raise DcacheError(f"the file {path} is no JSON ({error}). {HOW}.") from None
+    found = content.get(preset) if isinstance(content, dict) else None
+    if not isinstance(found, dict) or name not in found:
+        have = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise DcacheError(f"the file {path} has no {preset}.{name}; it has: {have}. {HOW}.")
+    return found[name]

@@ -1,0 +1,58 @@
+"""DBCache: the front blocks decide, the middle is predicted, the back blocks repair."""
+
+from __future__ import annotations
+
+from dcache.method import Method
+from dcache.methods.about import about
+from dcache.predictors import Predictor, Reuse, Taylor
+from dcache.probes import Probe
+from dcache.schedulers import Above, Last, MaxRun, Warmup, any_of
+from dcache.schedulers.rules import check_whole
+
+
+@about("DBCache, cache-dit 2025", sites="all blocks but the front and the back", families=("transformer",))
+def dbcache(
+    front: int = 8,
+    back: int = 0,
+    threshold: float = 0.08,
+    warmup: int = 8,
+    max_run: int | None = None,
+    order: int = 0,
+    last: bool = False,
+    branches: str = "separate",
+) -> Method:
+    """DBCache (cache-dit 2025): First Block Cache with `front` blocks as the probe and `back` computed after it.
+
+    The front blocks' own change, output minus input, is compared with that of the last computed evaluation by
+    relative L1. `front=1, back=0` is `fbcache`. One sync per decision.
+
+    Args:
+        front: leading blocks, always computed ("Fn"); the model needs more blocks than `front + back`.
+        back: trailing blocks, always computed ("Bn").
+        threshold: relative L1 change from which on everything is computed.
+        warmup: evaluations computed from the start.
+        max_run: longest run of predictions ("max continuous"), or None for no limit.
+        order: of the Taylor forecast of the middle blocks' delta; 0 reuses it.
+        last: compute the last evaluation where the number of evaluations is known.
+        branches: whether guidance branches decide "separate"ly or "together".
+    """
+    check_whole("back", back, 0)
+    check_whole("order", order, 0)
+    predictor: Predictor = Taylor(order) if order else Reuse()
+    return Method(
+        "dbcache",
+        rule=any_of(
+            Warmup(warmup),
+            Last() if last else None,
+            MaxRun(max_run) if max_run is not None else None,
+            Above(threshold),
+        ),
+        predictor=predictor,
+        sites=(f"middle:{front}-{back}",),
+        codec="delta",
+        clock="step" if order else None,
+        branches=branches,
+        probe=Probe("front", front),
+        predicts=threshold > 0 and max_run != 0,
+        parameters={"front": front, "back": back, "threshold": threshold, "warmup": warmup, "order": order},
+    )

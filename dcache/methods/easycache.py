@@ -1,0 +1,77 @@
+"""EasyCache: how fast the output follows the input is nearly constant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dcache.containers import flatten
+from dcache.method import Method
+from dcache.methods.about import about
+from dcache.predictors import Reuse
+from dcache.probes import Gauge, Probe
+from dcache.schedulers import Accumulated, Last, Warmup, any_of
+
+
+class RateGauge(Gauge):
+    """Expected relative change of the output: k |x_t - x_{t-1}| / |y|, k from the last two computed y."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchors: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def change(self) -> float:
+        """Infinite until two evaluations were computed. One sync."""
+        if self.now is None or self.then is None or len(self.anchors) < 2:
+            return float("inf")
+        (x0, y0), (x1, y1) = self.anchors
+        rate = _mean(y1 - y0) / _mean(x1 - x0)
+        return float(rate * _mean(self.now - self.then) / _mean(y1))
+
+    def settle(self, computed: bool, output: Any) -> None:
+        """See class."""
+        if computed and self.now is not None:
+            self.anchors = [*self.anchors[-1:], (self.now, flatten(output)[0][0].clone())]
+        self.then, self.now = self.now, None
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Every tensor held."""
+        return [*super().tensors(), *(t for pair in self.anchors for t in pair)]
+
+
+def _mean(x: torch.Tensor) -> torch.Tensor:
+    return x.float().abs().mean()
+
+
+@about("EasyCache, Zhou et al. 2025, arXiv 2507.02860", sites="model")
+def easycache(
+    threshold: float = 0.05,
+    warmup: int = 10,
+    last: bool = True,
+    codec: str | None = "delta",
+    branches: str = "together",
+) -> Method:
+    """EasyCache (Zhou et al. 2025): the model's output minus its input is reused while little has changed.
+
+    The expected relative change of the output is summed since the last compute. Defaults are those of Wan;
+    HunyuanVideo has 0.025 and 5. The first branch of an evaluation decides for all. One sync per evaluation.
+
+    Args:
+        threshold: predicted while the sum is below it.
+        warmup: evaluations computed from the start.
+        last: compute the last evaluation where the number of evaluations is known.
+        codec: "delta" as published; "value" for a model whose output is not of its input's shape.
+        branches: "together" as published, or "separate".
+    """
+    return Method(
+        "easycache",
+        rule=any_of(Warmup(warmup), Last() if last else None, Accumulated(threshold)),
+        predictor=Reuse(),
+        sites=("model",),
+        codec=codec,
+        branches=branches,
+        probe=Probe("input", gauge=RateGauge),
+        predicts=threshold > 0,
+        parameters={"threshold": threshold, "warmup": warmup, "last": last, "codec": codec},
+    )

@@ -1,0 +1,49 @@
+"""HiCache, as published."""
+
+from __future__ import annotations
+
+from dcache.method import Method, site_list
+from dcache.methods.about import about
+from dcache.predictors import Hermite
+from dcache.schedulers import Every, Last, Warmup, any_of
+
+
+@about("HiCache, Feng et al. 2025, arXiv 2508.16984", sites="sublayers")
+def hicache(  # noqa: PLR0913, PLR0917 - the published options and dcache's own
+    interval: int = 6,
+    order: int = 1,
+    scale: float = 0.5,
+    warmup: int = 3,
+    last: bool = False,
+    sites: str | list[str] = "sublayers",
+    codec: str | None = "value",
+    clock: str | None = "step",
+    branches: str = "separate",
+) -> Method:
+    """HiCache (Feng et al. 2025): TaylorSeer with scaled Hermite polynomials, which grow more slowly.
+
+    With the published scale of 0.5 order 1 follows a line with half its slope; `scale=0.5**0.5` is exact on
+    lines. Other parameters as in `taylorseer`.
+
+    Args:
+        interval: compute when `interval - 1` predictions have passed since the last compute; at least 1.
+        order: highest term; `order + 1` anchors are kept.
+        scale: the paper's sigma, above 0.
+        warmup: evaluations computed from the start.
+        last: compute the last evaluation where the number of evaluations is known.
+        sites: where, as in `dcache.sites`.
+        codec: what is remembered, as in `dcache.codecs`.
+        clock: "step" as published, or "timestep", "sigma", "logsnr".
+        branches: whether guidance branches decide "separate"ly or "together".
+    """
+    return Method(
+        "hicache",
+        rule=any_of(Warmup(warmup), Last() if last else None, Every(interval)),
+        predictor=Hermite(order, scale, since=max(warmup - 1, 0)),
+        sites=site_list(sites),
+        codec=codec,
+        clock=clock,
+        branches=branches,
+        predicts=interval > 1,
+        parameters={"interval": interval, "order": order, "scale": scale, "warmup": warmup, "sites": sites},
+    )

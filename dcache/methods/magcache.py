@@ -1,0 +1,56 @@
+"""MagCache: the residual's magnitude falls in the same way whatever the prompt."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from dcache.method import Method
+from dcache.methods.about import about
+from dcache.methods.coefficients import numbers
+from dcache.predictors import Reuse
+from dcache.schedulers import Last, Magnitude, MaxRun, Retention, any_of
+
+
+@about(
+    "MagCache, Ma et al. 2025, arXiv 2506.09045", sites="trunk", families=("transformer",),
+    needs="ratios of one observed run",
+)  # fmt: skip
+def magcache(
+    threshold: float = 0.24,
+    ratios: str | os.PathLike[str] | Sequence[float] | None = None,
+    max_run: int = 5,
+    retention: float = 0.1,
+    last: bool = False,
+    branches: str = "separate",
+) -> Method:
+    """MagCache (Ma et al. 2025): the trunk's delta is reused while its known change of magnitude is small.
+
+    The ratio r_t = mean over tokens of |delta_t| / |delta_{t-1}| hardly depends on the prompt; the error
+    since the last compute is the sum of |1 - product of r|. Nothing is looked at while running. Defaults are
+    FLUX's; published elsewhere: 0.06, 3, 0.2 (diffusers), 0.24, 6, 0.2 (HunyuanVideo), 0.12, 2, 0.2 (Wan).
+
+    Args:
+        threshold: the largest error that is predicted.
+        ratios: one for each evaluation of a run (for another number of evaluations, the nearest), or a file.
+        max_run: longest run of predictions ("K").
+        retention: share of the run computed from the start, at least one evaluation.
+        last: compute the last evaluation where the number of evaluations is known.
+        branches: whether guidance branches decide "separate"ly or "together".
+
+    Raises:
+        DcacheError: there are no ratios; the message says how to get them.
+    """
+    table = numbers("magcache", "ratios", ratios, least=2)
+    return Method(
+        "magcache",
+        rule=any_of(
+            Retention(retention), Last() if last else None, MaxRun(max_run), Magnitude(threshold, table)
+        ),
+        predictor=Reuse(),
+        sites=("trunk",),
+        codec="delta",
+        branches=branches,
+        predicts=max_run > 0,
+        parameters={"threshold": threshold, "max_run": max_run, "retention": retention, "last": last},
+    )

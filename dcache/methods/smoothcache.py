@@ -1,0 +1,68 @@
+"""SmoothCache: one table per kind of sublayer, from a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dcache.errors import DcacheError
+from dcache.method import Method
+from dcache.methods.about import about
+from dcache.methods.coefficients import HOW, entry
+from dcache.predictors import Reuse
+from dcache.schedulers import ByKind, Row
+
+# The kinds as the published files call them.
+KINDS = {"attn1": "attn", "attn2": "cross_attn", "ff": "mlp"}
+KINDS |= {kind: kind for kind in KINDS.values()}
+
+
+@about("SmoothCache, Liu et al. 2024, arXiv 2411.10510", sites="attn, cross_attn, mlp", needs="a table")
+def smoothcache(
+    table: str | os.PathLike[str] | Mapping[str, Sequence[int]] | None = None, branches: str = "separate"
+) -> Method:
+    """SmoothCache (Liu et al. 2024): every kind of sublayer is computed where its row of a table says 1.
+
+    Args:
+        table: kind ("attn1", "attn2", "ff", or dcache's own names) -> one 0 or 1 for each evaluation; or a
+            JSON file with that, or with it under "smoothcache" and "table".
+        branches: whether guidance branches decide "separate"ly or "together".
+
+    Raises:
+        DcacheError: there is no table (the message says how to get one), or it makes no sense.
+    """
+    if table is None:
+        raise DcacheError(
+            f"smoothcache needs table=, a file or rows of 0 and 1 by kind, and has none. {HOW}."
+        )
+    rows = _read(table) if isinstance(table, str | os.PathLike) else table
+    if not isinstance(rows, Mapping) or not rows or any(kind not in KINDS for kind in rows):
+        raise DcacheError(
+            f"smoothcache's table needs rows for some of {', '.join(KINDS)}, got {str(rows)[:60]}"
+        )
+    lengths = {len(row) for row in rows.values()}
+    if len(lengths) > 1 or 0 in lengths or any(v not in {0, 1} for row in rows.values() for v in row):
+        raise DcacheError("smoothcache's rows must be equally long lists of 0 and 1")
+    rules = {KINDS[kind]: Row(tuple(bool(v) for v in row)) for kind, row in rows.items()}
+    return Method(
+        "smoothcache",
+        rule=ByKind(rules),
+        predictor=Reuse(),
+        sites=tuple(rules),
+        codec="value",
+        branches=branches,
+        steps=lengths.pop(),
+        predicts=any(not v for row in rows.values() for v in row),
+        parameters={"kinds": tuple(rules)},
+    )
+
+
+def _read(path: str | os.PathLike[str]) -> Mapping[str, Sequence[int]]:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    plain = isinstance(content, dict) and bool(content) and all(kind in KINDS for kind in content)
+    return content if plain else entry("smoothcache", "table", path)

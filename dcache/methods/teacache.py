@@ -1,0 +1,63 @@
+"""TeaCache: the first block's modulated input tells how much the output will change."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from dcache.method import Method
+from dcache.methods.about import about
+from dcache.methods.coefficients import numbers
+from dcache.predictors import Reuse
+from dcache.probes import Probe, StepGauge
+from dcache.schedulers import Accumulated, Last, Warmup, any_of
+
+# Degree 4, highest power first, as published for each model.
+PUBLISHED = {
+    "flux": (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861),
+    "hunyuan-video": (733.226126, -401.131952, 67.5869174, -3.149878, 0.0961237896),
+}
+
+
+@about(
+    "TeaCache, Liu et al. 2024, arXiv 2411.19108", sites="trunk", families=("transformer",),
+    needs="coefficients: published for " + ", ".join(PUBLISHED) + "; else measured",
+)  # fmt: skip
+def teacache(
+    threshold: float = 0.25,
+    coefficients: str | os.PathLike[str] | Sequence[float] | None = None,
+    warmup: int = 1,
+    last: bool = True,
+    branches: str = "separate",
+) -> Method:
+    """TeaCache (Liu et al. 2024): changes of the modulated input, rescaled and summed, decide on the trunk.
+
+    d_t is the relative L1 change, between evaluations that follow one another, of what the first block gives
+    its attention; a polynomial turns it into the expected change of the output; the trunk's delta is reused
+    while the sum since the last compute stays below `threshold`. On a predicted evaluation the first block
+    runs as far as its attention. One sync per decision.
+
+    Args:
+        threshold: 0.25, 0.4, 0.6 and 0.8 are published for FLUX, 0.1 and 0.15 for HunyuanVideo.
+        coefficients: of the polynomial, highest power first; a published set's name; or a file.
+        warmup: evaluations computed from the start.
+        last: compute the last evaluation where the number of evaluations is known.
+        branches: whether guidance branches decide "separate"ly or "together".
+
+    Raises:
+        DcacheError: there are no coefficients; the message says how to get them.
+    """
+    known = PUBLISHED.get(coefficients) if isinstance(coefficients, str) else None
+    polynomial = known or numbers("teacache", "coefficients", coefficients, least=1)
+    rule = any_of(Warmup(warmup), Last() if last else None, Accumulated(threshold, polynomial))
+    return Method(
+        "teacache",
+        rule=rule,
+        predictor=Reuse(),
+        sites=("trunk",),
+        codec="delta",
+        branches=branches,
+        probe=Probe("modulated", gauge=StepGauge),
+        predicts=threshold > 0,
+        parameters={"threshold": threshold, "coefficients": polynomial, "warmup": warmup, "last": last},
+    )

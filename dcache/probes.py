@@ -1,0 +1,103 @@
+"""What a dynamic rule looks at: where the probe sits, and the gauge that says how much it has changed.
+
+| where       | what the gauge is shown                                        | source            |
+|-------------|----------------------------------------------------------------|-------------------|
+| `front`     | output minus input of the first `blocks` blocks                | FBCache, DBCache  |
+| `modulated` | what the first block gives its attention (norm and modulation) | TeaCache          |
+| `input`     | the denoiser's first tensor argument                           | EasyCache, SeaCache |
+
+A gauge belongs to one guidance branch. It keeps tensors of its own and reads them, with one sync, only when a
+rule asks for the change; the guards before that rule cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dcache.errors import DcacheError
+
+WHERE = ("front", "modulated", "input")
+
+
+class Gauge:
+    """Relative L1 change, mean|now - then| / mean|then|, of what is seen since the last computed evaluation.
+
+    Attributes:
+        now: what is seen in the evaluation under way, or None.
+        then: what it is compared with, or None.
+    """
+
+    def __init__(self) -> None:
+        self.now: torch.Tensor | None = None
+        self.then: torch.Tensor | None = None
+
+    def see(self, x: torch.Tensor, logsnr: float | None) -> None:
+        """Take what the probe sees now; the tensor is the gauge's to keep.
+
+        Args:
+            x: the probe's tensor.
+            logsnr: log signal-to-noise ratio of the evaluation, where it is known.
+        """
+        self.now = x
+
+    def change(self) -> float:
+        """How much it has changed; infinite where there is nothing to compare with. One sync."""
+        if self.now is None or self.then is None:
+            return float("inf")
+        then = self.then.float()
+        return float((self.now.float() - then).abs().mean() / then.abs().mean())
+
+    def settle(self, computed: bool, output: Any) -> None:
+        """The evaluation is over.
+
+        Args:
+            computed: whether any site was computed in it.
+            output: what the denoiser returned.
+        """
+        if computed:
+            self.then = self.now
+        self.now = None
+
+    def tensors(self) -> Iterable[torch.Tensor]:
+        """Every tensor held."""
+        return [t for t in (self.now, self.then) if t is not None]
+
+
+class StepGauge(Gauge):
+    """The same since the evaluation before, computed or not."""
+
+    def settle(self, computed: bool, output: Any) -> None:
+        """See class."""
+        self.then, self.now = self.now, None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Where a dynamic rule looks.
+
+    Attributes:
+        where: one of `WHERE`.
+        blocks: for "front", the number of leading blocks; they are always computed.
+        gauge: makes the gauge of one branch.
+    """
+
+    where: str = "front"
+    blocks: int = 1
+    gauge: Callable[[], Gauge] = Gauge
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if self.where not in WHERE:
+            raise DcacheError(f"a probe sits at one of {', '.join(WHERE)}, got {self.where!r}")
+        if not isinstance(self.blocks, int) or isinstance(self.blocks, bool) or self.blocks < 1:
+            raise DcacheError(
+                f"a probe looks at a whole number of at least 1 leading blocks, got {self.blocks!r}"
+            )
+
+
+class PeekedError(Exception):
+    """The first block was run as far as its attention, which is all that the probe wanted."""

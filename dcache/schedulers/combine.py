@@ -1,0 +1,132 @@
+"""Rules made of rules: by the kind of site, by the stage of the run, by the timestep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dcache.errors import DcacheError
+from dcache.schedulers.rules import Moment, Rule, check_number, check_whole
+
+
+@dataclass(frozen=True)
+class ByKind:
+    """Every kind of site has a rule of its own.
+
+    Args:
+        rules: kind -> rule; a kind that is not listed is computed, with the reason "kind".
+    """
+
+    rules: Mapping[str, Rule]
+
+    def __call__(self, moment: Moment) -> str | None:
+        """See class."""
+        rule = self.rules.get(moment.site.kind)
+        return rule(moment) if rule is not None else "kind"
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One rule before an evaluation, another from it on."""
+
+    step: int
+    before: Rule
+    after: Rule
+
+    def __call__(self, moment: Moment) -> str | None:
+        """See class."""
+        return (self.before if moment.index < self.step else self.after)(moment)
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Compute while the timestep is not strictly between `low` and `high` (0 to 1000, noisiest at 1000).
+
+    Raises:
+        DcacheError: the run does not tell its timesteps.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        check_number("the window's end", self.high, self.low)
+
+    def __call__(self, moment: Moment) -> str | None:
+        """See class."""
+        time = moment.time()
+        if time is None:
+            raise DcacheError(
+                f"the window ({self.low:g}, {self.high:g}) is one of timesteps, and this run does not tell "
+                "them: call dcache.step(module, index=..., timestep=...) before each evaluation"
+            )
+        return None if self.low < time < self.high else "window"
+
+
+@dataclass(frozen=True)
+class Multiple:
+    """Compute every evaluation whose index is a multiple of `interval`, whatever was computed between."""
+
+    interval: int
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        check_whole("interval", self.interval, 1)
+
+    def __call__(self, moment: Moment) -> str | None:
+        """See class."""
+        return "interval" if moment.index % self.interval == 0 else None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Delta-DiT's two stages: until the boundary the rear blocks may be predicted, from it on the front ones.
+
+    Args:
+        boundary: evaluation at which the stages change, or a share of the run (a float below 1).
+        blocks: how many blocks belong to the front and to the rear, or a share of the depth.
+    """
+
+    boundary: float
+    blocks: float
+
+    def __call__(self, moment: Moment) -> str | None:
+        """See class."""
+        boundary = self.boundary
+        if isinstance(boundary, float):
+            if moment.count is None:
+                raise DcacheError(
+                    f"boundary={boundary} is a share of the run, and this run does not tell its number of "
+                    "evaluations: give the boundary as a whole number"
+                )
+            boundary = round(boundary * moment.count)
+        blocks = share_of(self.blocks, moment.depth)
+        rear = moment.index < boundary
+        inside = moment.site.first >= moment.depth - blocks if rear else moment.site.last < blocks
+        return None if inside else "stage"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Compute where the row says so, whatever the site (SmoothCache: one row for every kind)."""
+
+    computed: tuple[bool, ...]
+
+    def __call__(self, moment: Moment) -> str | None:
+        """See class."""
+        return "schedule" if self.computed[moment.index] else None
+
+
+def share_of(blocks: float, depth: int) -> int:
+    """A number of blocks, given as such or as a share of the depth (a float)."""
+    return round(blocks * depth) if isinstance(blocks, float) else int(blocks)
+
+
+def check_share(name: str, value: object, least: int) -> None:
+    """Raise unless this is a whole number of at least `least` or a share, a float between 0 and 1."""
+    if isinstance(value, float):
+        if not 0.0 < value < 1.0:
+            raise DcacheError(f"{name} as a share must lie between 0 and 1, got {value!r}")
+    else:
+        check_whole(name, value, least)
