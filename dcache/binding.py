@@ -11,6 +11,7 @@ from torch import nn
 
 from dcache.codecs import Codec
 from dcache.errors import DcacheError
+from dcache.guidance import GuidanceRegion
 from dcache.lowering import (
     BlockCall,
     Front,
@@ -21,6 +22,7 @@ from dcache.lowering import (
     RunRegion,
     SinkCall,
 )
+from dcache.method import SIBLINGS
 from dcache.probes import Probe
 from dcache.regions import GroupRegion, Region
 from dcache.sites import Site, Structure, discover, find_blocks
@@ -37,6 +39,7 @@ class Binding:
 
     Attributes:
         whole: the region of the whole model, if that is a site.
+        guidance: the region of the rows without the prompt, if that is a site.
         names: module path -> module, as they were when bound.
     """
 
@@ -46,6 +49,7 @@ class Binding:
     regions: list[Region] = field(default_factory=list)
     intercepts: list[Intercept] = field(default_factory=list)
     whole: WholeRegion | None = None
+    guidance: GuidanceRegion | None = None
     names: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list)
     compile_options: Any = None
 
@@ -175,6 +179,9 @@ def _lower(binding: Binding, session: Session, site: Site, codec: Codec) -> None
     if site.kind == "model":
         binding.whole = WholeRegion(session, site, codec)
         binding.regions.append(binding.whole)
+    elif site.kind == "guidance":
+        binding.guidance = _guidance(binding, session, site, codec)
+        binding.regions.append(binding.guidance)
     elif site.is_run:
         _lower_run(binding, session, site, codec)
     elif site.kind == "bracket":
@@ -207,6 +214,20 @@ def _lower(binding: Binding, session: Session, site: Site, codec: Codec) -> None
         binding.regions.append(region)
         binding.intercepts += [HollowCall(module, region) for module in sublayer.hollow]
         binding.intercepts.append(ModuleCall(sublayer.module, region))
+
+
+def _guidance(binding: Binding, session: Session, site: Site, codec: Codec) -> GuidanceRegion:
+    if session.method.sibling not in SIBLINGS:
+        raise DcacheError(
+            f"site 'guidance' needs a method that says how one branch follows from the other "
+            f"({', '.join(SIBLINGS)}): 'tgate' or 'fastercache'"
+        )
+    whole = [s.name for s in binding.sites if s.kind in {"model", "bracket", "fused"}]
+    if whole:
+        raise DcacheError(
+            f"site 'guidance' runs half of the batch, which {whole} cannot follow: choose sublayers or runs"
+        )
+    return GuidanceRegion(session, site, codec)
 
 
 def _lower_run(binding: Binding, session: Session, site: Site, codec: Codec) -> None:

@@ -90,4 +90,4 @@ def _names_time(module: nn.Module) -> bool:
 
 
 def _takes_control(module: nn.Module) -> bool:
-    return "controlnet_cond" in argument_names(type(module).forward)
+    return not {"controlnet_cond", "conditioning_scale"}.isdisjoint(argument_names(type(module).forward))

@@ -22,6 +22,7 @@ class History:
         memory: what the rule keeps of this site between its decisions.
         forecast: the last entry before the newest anchor, predicted or computed, for predictors that read it.
         predicted_at: clock value of the last prediction.
+        half: whether the anchors are of the rows with the prompt only.
     """
 
     limit: int
@@ -32,6 +33,7 @@ class History:
     memory: dict[str, float] = field(default_factory=dict)
     forecast: Leaves | None = None
     predicted_at: float = 0.0
+    half: bool = False
 
     def push(self, step: int, tau: float, leaves: Leaves) -> None:
         """Add an anchor; one at the newest one's clock replaces it, the oldest beyond `limit` goes."""
@@ -52,6 +54,7 @@ class History:
         self.run_length = 0
         self.memory.clear()
         self.forecast = None
+        self.half = False
 
     def _drop(self, i: int) -> None:
         del self.leaves[i], self.taus[i], self.steps[i]

@@ -16,7 +16,7 @@ Row = tuple[bool, ...]
 Place = tuple[int, int]
 
 SITE_NAME = re.compile(
-    r"(?:model|trunk|run:(?P<first>\d+)-(?P<last>\d+)"
+    r"(?:model|guidance|trunk|run:(?P<first>\d+)-(?P<last>\d+)"
     r"|(?P<kind>block|bracket|attn|cross_attn|mlp|fused)(?:\.\w+)?:(?P<depth>\d+))"
 )
 _ORDER = {"attn": 0, "cross_attn": 1, "mlp": 2, "fused": 3}
@@ -33,14 +33,15 @@ class Span(NamedTuple):
 def live_rows(rows: Mapping[str, Row], order: int, codec: str | None) -> dict[str, Row]:
     """The canonical rows of one branch: dead computes off, forced first ones on where live; idempotent.
 
-    A bracket's inside is not told by the names of other sites, so beside a bracket every row stays as it is.
+    A bracket's inside is not told by the names of other sites, so beside a bracket every row stays as it is;
+    so it does beside `guidance`, which is no part of the model but of its batch.
 
     Args:
         rows: site -> one bool per evaluation.
         order: the predictor's order; `order + 1` anchors are read.
         codec: the codec of all sites, or None for the defaults.
     """
-    if len(rows) > 1 and any(site.startswith("bracket") for site in rows):
+    if "guidance" in rows or (len(rows) > 1 and any(site.startswith("bracket") for site in rows)):
         return dict(rows)
     steps = len(next(iter(rows.values())))
     spans = {site: span_of(site) for site in rows}

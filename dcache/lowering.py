@@ -135,7 +135,7 @@ class RunRegion(Region):
         self.dim = dim or 0
         return streams if dim is not None else ()
 
-    def join(self, entries: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    def join(self, entries: list[torch.Tensor]) -> torch.Tensor | None:
         """The entries of one exit as one tensor."""
         if len(entries) < 2:
             return entries[0] if entries else None

@@ -15,6 +15,7 @@ from dcache.schedulers import Rule
 from dcache.sites import Site
 
 BRANCHES = ("separate", "together")
+SIBLINGS = ("drop", "bands")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Method:
         clock: one of "step", "timestep", "sigma", "logsnr", or None for the best that is known.
         branches: who decides: every guidance branch for itself, or the first one of an evaluation for all.
         probe: what a dynamic rule looks at, or None for a rule that looks at nothing.
+        sibling: at the site `guidance`, how the branch without the prompt follows from the one with it, as in
+            `dcache.guidance`; "" elsewhere.
         steps: number of evaluations the rule is made for, or None.
         predicts: False where the method computes everything by request (interval 1, threshold 0).
         parameters: what the preset was called with, for reports and schedules.
@@ -44,6 +47,7 @@ class Method:
     clock: str | None = None
     branches: str = "separate"
     probe: Probe | None = None
+    sibling: str = ""
     steps: int | None = None
     predicts: bool = True
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -56,6 +60,8 @@ class Method:
             raise DcacheError(f"clock must be one of {', '.join(CLOCKS)} or None, got {self.clock!r}")
         if self.branches not in BRANCHES:
             raise DcacheError(f"branches must be one of {', '.join(BRANCHES)}, got {self.branches!r}")
+        if self.sibling and self.sibling not in SIBLINGS:
+            raise DcacheError(f"sibling must be one of {', '.join(SIBLINGS)}, got {self.sibling!r}")
         if not self.sites or not all(isinstance(s, str) for s in self.sites):
             raise DcacheError(f"sites must be a site name or a list of them, got {self.sites!r}")
 

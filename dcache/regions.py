@@ -71,7 +71,9 @@ class Region:
         if self.decided_in is call:
             return self.predicting
         self.decided_in = call
-        self.history = call.branch.history(self.key)
+        self.history = history = call.branch.history(self.key)
+        if call.half is not None or history.half:
+            self._fit_rows(history, call.half)
         if self.leader is not None:
             self.predicting = self.leader.decide(call)
         else:
@@ -135,6 +137,27 @@ class Region:
                 base = entries[i] if entries else None
                 predicted.append(weighted_sum(base, [a[i] for a in anchors], weights, self.dtypes[i]))  # type: ignore[misc]
         return predicted
+
+    def _fit_rows(self, history: History, half: tuple[int, slice] | None) -> None:
+        """Keep of the anchors the rows that are run; where all are run again nothing is left of them."""
+        if half is None:
+            history.clear()
+        elif not history.half:
+            history.leaves = [self._fewer(leaves, *half) for leaves in history.leaves]
+            history.forecast = None if history.forecast is None else self._fewer(history.forecast, *half)
+            history.half = True
+
+    def _fewer(self, leaves: Leaves, rows: int, part: slice) -> Leaves:
+        # T-GATE freezes the mean of both branches' cross-attention.
+        mean = self.site.kind == "cross_attn" and self.session.method.sibling == "drop"
+        kept: list[torch.Tensor | None] = []
+        for leaf in leaves:
+            if leaf is None or leaf.shape[0] != rows:
+                kept.append(leaf)
+            else:
+                a, b = leaf.chunk(2)
+                kept.append((a + b) / 2 if mean else leaf[part].clone())
+        return tuple(kept)
 
     def _latest(self, history: History) -> Leaves:
         """The last entry before a new anchor: the newest anchor, or what was predicted since, once more."""

@@ -25,12 +25,14 @@ class SamplerTap:
     Attributes:
         run: the run under way or None.
         touched: when the sampler was last used, on a counter shared by all taps.
+        teaches: whether a listener wants to see what the sampler is given.
     """
 
     def __init__(self, sampler: Any) -> None:
         self.sampler = sampler
         self.run: Run | None = None
         self.touched = 0
+        self.teaches = False
         self.listeners: weakref.WeakSet[Any] = weakref.WeakSet()
         self._taps = [
             MethodTap(sampler, "set_timesteps", self._set_timesteps),
@@ -87,10 +89,18 @@ class SamplerTap:
             listener.before_run()
         result = original(*args, **kwargs)
         if self.listeners:
-            self.open_from(owner)
+            run = self.open_from(owner)
+            if owner is not self.sampler:
+                # Diffusion forcing: every frame walks on a copy of its own, and no table says how far the run is.
+                run.timesteps = run.sigmas = run.alphas_cumprod = ()
         return result
 
     def _step(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
+        if self.teaches:
+            mixed = args[0] if args else kwargs.get("model_output")
+            for listener in list(self.listeners):
+                if isinstance(mixed, torch.Tensor):
+                    listener.stepped(mixed)
         result = original(*args, **kwargs)
         run = self.run
         if run is not None and run.calls:
@@ -130,6 +140,7 @@ def tap(sampler: Any, listener: Any) -> SamplerTap:
                 delattr(sampler, name)
         found = SamplerTap(sampler)
     found.listeners.add(listener)
+    found.teaches = found.teaches or listener.learns
     return found
 
 

@@ -33,6 +33,7 @@ class Plan:
         codec, predictor, parameters, clock: how predictions are made, as in `dcache.method.Method`.
         model: class name of the denoiser the schedule was made on, "" if any.
         config: digest of that denoiser's config, "" if unknown.
+        sibling: how the site `guidance` is predicted, as in `dcache.method.Method`.
     """
 
     rows: Mapping[str, Rows]
@@ -43,6 +44,7 @@ class Plan:
     branches: str = "separate"
     model: str = ""
     config: str = ""
+    sibling: str = ""
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -139,6 +141,7 @@ class Schedule:
             codec=plan.codec,
             clock=plan.clock,
             branches="separate",
+            sibling=plan.sibling,
             steps=self.steps,
             predicts=not computed,
             parameters={"of": self.method or "?", "steps": self.steps},
@@ -239,6 +242,7 @@ class Schedule:
                     "parameters": dict(plan.parameters),
                     "clock": plan.clock,
                     "branches": plan.branches,
+                    **({"sibling": plan.sibling} if plan.sibling else {}),
                     "rows": {
                         branch: {site: "".join("1" if c else "0" for c in row) for site, row in rows.items()}
                         for branch, rows in plan.rows.items()

@@ -106,7 +106,7 @@ def _parse(content: Any) -> Schedule:
     for name, plan in content["components"].items():
         if not isinstance(plan, dict):
             raise DcacheError(f"component {name!r} must be an object, got {type(plan).__name__}")
-        _check(f"component {name!r}", plan, _PLAN_TYPES, ())
+        _check(f"component {name!r}", plan, _PLAN_TYPES, ("sibling",))
         rows = {branch: _rows(name, branch, sites) for branch, sites in plan["rows"].items()}
         components[name] = Plan(**{**plan, "rows": rows})
         made = make(plan["predictor"], plan["parameters"])
@@ -118,6 +118,7 @@ def _parse(content: Any) -> Schedule:
             codec=plan["codec"],
             clock=plan["clock"],
             branches=plan["branches"],
+            sibling=plan.get("sibling", ""),
         )
     for side in content["resolution"]:
         check_whole('every entry of "resolution"', side, 1)

@@ -45,6 +45,8 @@ class Scout:
         take: puts a session on the module of this name, once it is known.
     """
 
+    learns = False
+
     def __init__(
         self, pipe: Any, modules: Mapping[str, nn.Module], take: Callable[[str, nn.Module], None]
     ) -> None:
@@ -66,6 +68,9 @@ class Scout:
     def after_last(self, run: Run) -> bool:
         """The sampler made its last step: the pipeline's call goes on."""
         return False
+
+    def stepped(self, mixed: Any) -> None:
+        """What the sampler is given tells nothing here."""
 
     def end(self) -> None:
         """The pipeline's call is over."""

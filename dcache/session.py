@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any
 
@@ -86,6 +86,7 @@ class Session:
         self.remake: Callable[[nn.Module], Session] | None = None
         self.gone = False
         self.late = False
+        self.learns = bool(method.sibling)
         self.peeks = method.probe is not None and method.probe.where == "modulated"
         self._method_taps: list[MethodTap] = []
         try:
@@ -382,6 +383,8 @@ class Session:
         try:
             if self.binding.whole is not None:
                 output, spent = self.binding.whole.run(call, inner, args, kwargs)
+            elif self.binding.guidance is not None:
+                output, spent = self.binding.guidance.run(call, inner, args, kwargs)
             else:
                 before = perf_counter()
                 output = inner(*args, **kwargs)
@@ -414,6 +417,20 @@ class Session:
                 self.fall_back(problem)
             else:
                 self.checked.add(branch.signature)
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Calls of the denoiser's parts are nobody's business meanwhile."""
+        call, self.call = self.call, None
+        try:
+            yield
+        finally:
+            self.call = call
+
+    def stepped(self, mixed: torch.Tensor) -> None:
+        """The sampler is given this."""
+        if self.binding.guidance is not None:
+            self.binding.guidance.learn(mixed)
 
     def bytes_now(self) -> int:
         """Bytes of the storages all histories hold."""

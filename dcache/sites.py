@@ -135,8 +135,8 @@ class Structure:
         match = SITE_NAME.fullmatch(spec)
         if match is None and spec not in ("sublayers", *_KINDS):
             raise DcacheError(f"site {spec!r} is not understood; {self._what()} has: {self.offers()}")
-        if spec == "model":
-            return [Site("model", "model")]
+        if spec in {"model", "guidance"}:
+            return [Site(spec, spec)]
         if spec.startswith(("trunk", "run", "block")):
             return self._runs(spec)
         if spec.startswith("bracket"):

@@ -324,6 +324,7 @@ def _trace(target: Any) -> Schedule | None:
             method.predictor.name,
             method.predictor.parameters(),
             method.clock,
+            sibling=method.sibling,
             model=type(session.module).__name__,
             config=config_digest(session.module),
         )

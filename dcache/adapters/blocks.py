@@ -35,6 +35,7 @@ SUBLAYERS: dict[str, dict[str, tuple[str, ...]]] = {
     "HiDreamImageTransformerBlock": {"attn": ("attn1",), "mlp": ("ff_i", "ff_t")},
     "HunyuanDiTBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff",)},
     "HunyuanVideo15TransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
+    "HunyuanVideoTokenReplaceTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
     "HunyuanVideoTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
     "JointTransformerBlock": {"attn": ("attn", "attn2"), "mlp": ("ff", "ff_context")},
     "LTX2VideoTransformerBlock": {
@@ -47,6 +48,7 @@ SUBLAYERS: dict[str, dict[str, tuple[str, ...]]] = {
     "MochiTransformerBlock": {"attn": ("attn1",), "mlp": ("ff", "ff_context")},
     "QwenImageTransformerBlock": {"attn": ("attn",), "mlp": ("img_mlp", "txt_mlp")},
     "SanaTransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff",)},
+    "SkyReelsV2TransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ffn",)},
     "StableAudioDiTBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff",)},
     "TemporalBasicTransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff", "ff_in")},
     "WanTransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ffn",)},
@@ -58,6 +60,7 @@ FUSED: dict[str, Fused] = {
     "Flux2SingleTransformerBlock": Fused("attn", ()),
     "FluxSingleTransformerBlock": Fused("proj_out", ("proj_mlp", "act_mlp", "attn")),
     "HunyuanVideoSingleTransformerBlock": Fused("proj_out", ("proj_mlp", "act_mlp", "attn")),
+    "HunyuanVideoTokenReplaceSingleTransformerBlock": Fused("proj_out", ("proj_mlp", "act_mlp", "attn")),
 }
 
 STREAMS: dict[str, tuple[str, ...]] = {
@@ -72,11 +75,17 @@ STREAMS: dict[str, tuple[str, ...]] = {
 
 ASIDE: frozenset[str] = frozenset(
     {
+        "audio_text_transformer_blocks",
         "caption_projection",
         "context_refiner",
+        "face_adapter",
         "noise_refiner",
         "refiner_blocks",
         "siglip_refiner",
+        "text_conv_layer",
         "text_transformer_blocks",
+        "txt_mode_blocks",
+        "vace_blocks",
+        "video_text_transformer_blocks",
     }
 )

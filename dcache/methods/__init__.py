@@ -15,6 +15,7 @@ from dcache.methods.deepcache import deepcache
 from dcache.methods.default import default
 from dcache.methods.delta_dit import delta_dit
 from dcache.methods.easycache import easycache
+from dcache.methods.fastercache import fastercache
 from dcache.methods.fbcache import fbcache
 from dcache.methods.foca import foca
 from dcache.methods.hicache import hicache
@@ -26,6 +27,7 @@ from dcache.methods.seacache import seacache
 from dcache.methods.smoothcache import smoothcache
 from dcache.methods.taylorseer import taylorseer
 from dcache.methods.teacache import teacache
+from dcache.methods.tgate import tgate
 
 __all__ = [
     "About",
@@ -35,6 +37,7 @@ __all__ = [
     "default",
     "delta_dit",
     "easycache",
+    "fastercache",
     "fbcache",
     "foca",
     "hicache",
@@ -47,6 +50,7 @@ __all__ = [
     "smoothcache",
     "taylorseer",
     "teacache",
+    "tgate",
 ]
 
 _PRESETS: dict[str, Callable[..., Method]] = {
@@ -57,6 +61,7 @@ _PRESETS: dict[str, Callable[..., Method]] = {
         deepcache,
         delta_dit,
         easycache,
+        fastercache,
         fbcache,
         foca,
         hicache,
@@ -68,6 +73,7 @@ _PRESETS: dict[str, Callable[..., Method]] = {
         smoothcache,
         taylorseer,
         teacache,
+        tgate,
     )
 }
 

@@ -21,8 +21,8 @@ class About:
         paper: where it comes from.
         needs: what must be brought along, "" if nothing.
         sites: what it remembers, as in `dcache.sites`.
-        families: what a denoiser must have: "any", "transformer" (a list of blocks), "unet", "cross-attention",
-            "guidance" (a branch without the prompt).
+        families: what a denoiser must have: "any", "transformer" (a list of blocks), "unet",
+            "cross-attention", "guidance" (a branch without the prompt).
     """
 
     summary: str

@@ -21,10 +21,11 @@ def dbcache(
     last: bool = False,
     branches: str = "separate",
 ) -> Method:
-    """DBCache (cache-dit 2025): First Block Cache with `front` blocks as the probe and `back` computed after it.
+    """DBCache (cache-dit 2025): First Block Cache with more front blocks and with back blocks.
 
-    The front blocks' own change, output minus input, is compared with that of the last computed evaluation by
-    relative L1. `front=1, back=0` is `fbcache`. One sync per decision.
+    The front blocks' own change, output minus input, is compared with that of the last computed evaluation
+    by relative L1; what lies between front and back is predicted. `front=1, back=0` is `fbcache`. One sync
+    per decision.
 
     Args:
         front: leading blocks, always computed ("Fn"); the model needs more blocks than `front + back`.

@@ -70,8 +70,9 @@ def _flux_img2img(model: nn.Module, sampler: Any) -> Any:
 
 
 def _img2img_inputs(seed: int) -> Call:
-    # Of seven steps the last six are run.
-    return {**_flux_inputs(seed), "image": picture(seed), "strength": 0.8}
+    # Of nine noise levels the last seven are run; their number counts, not that of the steps.
+    sigmas = torch.linspace(1, 1 / 9, 9).tolist()
+    return {**_flux_inputs(seed), "image": picture(seed), "strength": 0.75, "sigmas": sigmas}
 
 
 def flux_controlnet(model: nn.Module) -> nn.Module:
@@ -130,7 +131,7 @@ def _flux2_inputs(seed: int) -> Call:
 
 
 def sd3_model(seed: int = 0) -> nn.Module:
-    """Five blocks, the first with the second attention of SD3.5."""
+    """Seven blocks, the first with the second attention of SD3.5."""
     from diffusers import SD3Transformer2DModel
 
     torch.manual_seed(seed)
@@ -138,7 +139,7 @@ def sd3_model(seed: int = 0) -> nn.Module:
         sample_size=8,
         in_channels=4,
         out_channels=4,
-        num_layers=5,
+        num_layers=7,
         attention_head_dim=8,
         num_attention_heads=2,
         joint_attention_dim=12,
@@ -419,8 +420,8 @@ SD3 = Shape(
     _sd3,
     _sd3_inputs,
     FLOW,
-    {"batched": batched, "off": off, "skip_layer": lambda: skipping(3)},
-    depth=5,
+    {"batched": batched, "off": off, "skip_layer": lambda: skipping(4)},
+    depth=7,
 )
 AURAFLOW = Shape(
     "auraflow",

@@ -220,8 +220,8 @@ def test_a_layer_left_out_in_the_middle_keeps_the_trunk() -> None:
     runs = runs_of(SD3.blocks(pipe))
     dcache.enable(pipe, methods.interval(interval=2))
     cached = SD3.run(pipe, "skip_layer")
-    # The pair computes evaluations 0, 2, 4, 6; the branch without layer 3, of evaluations 1 to 4, 1 and 3.
-    assert runs == {**dict.fromkeys(range(5), 4 + 2), 3: 4}
+    # The pair computes evaluations 0, 2, 4, 6; the branch without layer 4, of evaluations 1 to 4, 1 and 3.
+    assert runs == {**dict.fromkeys(range(SD3.depth), 4 + 2), 4: 4}
     stats = dcache.stats(pipe)
     assert (stats.steps, stats.computed, stats.predicted) == (STEPS, 4 + 2, 3 + 2)
     assert 0 < distance(cached, plain) < 0.05
@@ -232,7 +232,7 @@ def test_a_layer_left_out_in_the_middle_keeps_the_trunk() -> None:
 
 @pytest.mark.parametrize(
     ("layers", "sites"),
-    [((4,), "trunk"), ((0,), "trunk"), ((1, 4), "trunk"), ((3,), "run:1-3"), ((1,), "run:1-3")],
+    [((6,), "trunk"), ((0,), "trunk"), ((1, 6), "trunk"), ((3,), "run:1-3"), ((1,), "run:1-3")],
 )
 def test_a_layer_left_out_at_an_end_of_the_run_is_refused(layers: tuple[int, ...], sites: str) -> None:
     pipe = dcache.enable(SD3.build(), methods.interval(interval=2, sites=sites))
@@ -240,7 +240,7 @@ def test_a_layer_left_out_at_an_end_of_the_run_is_refused(layers: tuple[int, ...
         SD3.run(pipe, **skipping(*layers))
 
 
-@pytest.mark.parametrize(("layers", "sites"), [((4,), "model"), ((4,), "run:1-3"), ((0,), "run:1-3")])
+@pytest.mark.parametrize(("layers", "sites"), [((6,), "model"), ((6,), "run:1-3"), ((0,), "run:1-3")])
 def test_what_the_refusal_advises_works(layers: tuple[int, ...], sites: str) -> None:
     plain = SD3.run(SD3.build(), **skipping(*layers))
     pipe = dcache.enable(SD3.build(), methods.interval(interval=1, sites=sites))
@@ -292,14 +292,14 @@ def test_both_attentions_of_a_block_are_sites() -> None:
     assert {"attn:0", "attn.2:0", "attn:1"} <= names
     assert "attn.2:1" not in names
     # The last block has no MLP for the text.
-    assert {"mlp:4", "mlp.context:3"} <= names
-    assert "mlp.context:4" not in names
+    assert {"mlp:6", "mlp.context:5"} <= names
+    assert "mlp.context:6" not in names
 
 
 # A late start ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("strength", "evaluations"), [(0.8, 6), (0.5, 4), (1.0, 7)])
+@pytest.mark.parametrize(("strength", "evaluations"), [(0.75, 7), (0.5, 5), (0.6, 6), (1.0, 9)])
 def test_a_run_that_starts_late_counts_from_there_and_knows_its_clock(
     strength: float, evaluations: int
 ) -> None:

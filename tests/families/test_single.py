@@ -267,6 +267,52 @@ def test_z_image_cannot_remember_the_whole_models_change() -> None:
         Z_IMAGE.run(pipe)
 
 
+def z_image_control_pipe() -> Any:
+    """The real ControlNet pipeline. The ControlNet shares the refiners of the denoiser."""
+    from diffusers import AutoencoderKL, ZImageControlNetModel, ZImageControlNetPipeline
+
+    model = Z_IMAGE.model(0)
+    torch.manual_seed(1)
+    control = ZImageControlNetModel(
+        control_layers_places=[0, 2], control_in_dim=4, dim=24, n_heads=2, n_kv_heads=2
+    ).eval()
+    for layer in control.control_layers:
+        nn.init.normal_(layer.after_proj.weight, std=0.3)
+    vae = AutoencoderKL(
+        block_out_channels=(4, 4, 4, 4),
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        norm_num_groups=2,
+        shift_factor=0.0,
+    ).eval()
+    sampler = next(iter(Z_IMAGE.samplers.values()))()
+    pipe = ZImageControlNetPipeline(sampler, vae, None, None, model, control)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("site", ["trunk", "run:0-1", "block", "sublayers", "model"])
+def test_z_image_controlnet_adds_behind_blocks_and_is_no_denoiser(site: str) -> None:
+    """It takes a timestep too, and no image by the usual name; it adds behind the last block as well."""
+
+    def run(pipe: Any, **over: Any) -> torch.Tensor:
+        image = torch.rand(1, 3, 64, 64, generator=generator(3))
+        return Z_IMAGE.run(pipe, control_image=image, **over)
+
+    pipe = z_image_control_pipe()
+    expected = run(pipe)
+    assert not torch.allclose(expected, run(pipe, controlnet_conditioning_scale=0.0))
+    dcache.enable(pipe, methods.newton(interval=1, sites=site))
+    assert session_of(pipe.controlnet) is None
+    assert torch.equal(run(pipe), expected)
+    dcache.enable(pipe, methods.newton(interval=2, sites=site))
+    cached = run(pipe)
+    assert dcache.stats(pipe).predicted > 0
+    assert not torch.equal(cached, expected)
+    assert list(dcache.trace(pipe).components) == ["transformer"]
+    assert torch.equal(run(dcache.enable(pipe, dcache.trace(pipe))), cached)
+
+
 # HunyuanDiT: long skips between blocks ------------------------------------------------------------
 
 

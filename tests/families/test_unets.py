@@ -33,7 +33,7 @@ def bracket(level: int, interval: int = 2) -> Any:
     return methods.interval(interval=interval, sites=f"bracket:{level}")
 
 
-def check(make: Any, run: Any, level: int, near: float = 0.1) -> None:
+def check(make: Any, run: Any, level: int, reference: bool = True) -> None:
     """Computing everything changes no bit; every bracket predicts, stays near, agrees with the reference."""
     plain = run(make())
     pipe = dcache.enable(make(), bracket(level, 1))
@@ -43,10 +43,11 @@ def check(make: Any, run: Any, level: int, near: float = 0.1) -> None:
     stats = dcache.stats(pipe)
     assert (stats.computed, stats.predicted) == (4, 3)
     assert not torch.equal(cached, plain)
-    assert float((cached - plain).abs().mean() / plain.abs().mean()) < near
-    # Every module inside gives its own output again: no placeholder, and nothing put in at the sink.
-    replayed = dcache.enable(make(), bracket(level), lowering="replay")
-    torch.testing.assert_close(run(replayed), cached, rtol=1e-4, atol=1e-4)
+    assert float((cached - plain).abs().mean() / plain.abs().mean()) < 0.1
+    if reference:
+        # Every module inside gives its own output again: no placeholder, and nothing put in at the sink.
+        replayed = dcache.enable(make(), bracket(level), lowering="replay")
+        torch.testing.assert_close(run(replayed), cached, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("shape", "level"), LEVELS)
@@ -123,8 +124,9 @@ def _adapted() -> Any:
     from diffusers import StableDiffusionXLAdapterPipeline, T2IAdapter
 
     torch.manual_seed(1)
+    # Its first two features are as large as what the two down blocks hand on.
     adapter = T2IAdapter(
-        in_channels=3, channels=[8, 16], num_res_blocks=1, downscale_factor=8, adapter_type="full_adapter"
+        channels=[8, 16, 16, 16], num_res_blocks=1, downscale_factor=16, adapter_type="full_adapter_xl"
     )
     pipe: Any = StableDiffusionXLAdapterPipeline(
         vae=None,
@@ -149,7 +151,9 @@ def _pictured(pipe: Any, **over: Any) -> torch.Tensor:
 def test_a_controlnet_adds_to_the_skips(level: int) -> None:
     without = _pictured(_controlled(), controlnet_conditioning_scale=0.0)
     assert not torch.equal(_pictured(_controlled()), without)
-    check(_controlled, _pictured, level)
+    # What is added behind the middle block is remembered with the innermost bracket; in the reference it is
+    # fresh, for it is added to what the middle block gives again.
+    check(_controlled, _pictured, level, reference=level < 3)
     pipe = dcache.enable(_controlled(), bracket(level))
     _pictured(pipe)
     # The ControlNet is no denoiser.
@@ -260,24 +264,24 @@ def test_attention_and_mlp_sublayers_inside_a_unet(shape: Shape, kinds: list[str
     cached = shape.run(dcache.enable(pipe, methods.interval(interval=2, sites=kinds)))
     assert set(counts.values()) == {4}
     assert dcache.stats(pipe).predicted == 3 * len(found)
-    assert not torch.equal(cached, plain)
+    # A picture of one token is attended to in full, whatever asks: that never changes.
+    assert torch.equal(cached, plain) is (shape is SVD and kinds == ["cross_attn"])
     assert float((cached - plain).abs().mean() / plain.abs().mean()) < 0.1
     assert torch.equal(shape.run(dcache.enable(pipe, dcache.trace(pipe))), cached)
 
 
-def test_a_sublayer_that_is_called_in_chunks_is_given_up_aloud() -> None:
+def test_a_sublayer_that_is_called_in_chunks_remembers_every_chunk() -> None:
     def make() -> Any:
         pipe = SVD.build()
         pipe.unet.enable_forward_chunking(chunk_size=1, dim=1)
         return pipe
 
-    plain = SVD.run(make())
-    pipe = dcache.enable(make(), methods.interval(interval=2, sites="mlp"))
-    with pytest.warns(DcacheWarning, match=r"a replay .* differs .*sites='model'"):
-        cached = SVD.run(pipe)
-    assert dcache.stats(pipe).predicted > 0
-    assert bool(torch.isfinite(cached).all())
-    assert float((cached - plain).abs().mean() / plain.abs().mean()) < 0.5
+    method = methods.interval(interval=2, sites="mlp")
+    whole = dcache.enable(SVD.build(), method)
+    wanted = SVD.run(whole)
+    pipe = dcache.enable(make(), method)
+    torch.testing.assert_close(SVD.run(pipe), wanted)
+    assert dcache.stats(pipe).predicted == dcache.stats(whole).predicted > 0
 
 
 # UNets of another build ---------------------------------------------------------------------------

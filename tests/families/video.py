@@ -41,7 +41,28 @@ def wan_i2v_model(seed: int = 0) -> nn.Module:
     return _wan_like(seed, in_channels=4 + 4 + 4, image_dim=8, added_kv_proj_dim=24)
 
 
-def hunyuan_model(seed: int = 0) -> nn.Module:
+def wan_vace_model(seed: int = 0) -> nn.Module:
+    from diffusers import WanVACETransformer3DModel
+
+    torch.manual_seed(seed)
+    model = WanVACETransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=12,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=3,
+        rope_max_seq_len=32,
+        vace_layers=[0, 2],
+        # The encoded video, kept and changed, and eight by eight pixels of its mask.
+        vace_in_channels=4 + 4 + 64,
+    )
+    return _ready(model, seed)
+
+
+def hunyuan_model(seed: int = 0, **over: Any) -> nn.Module:
     from diffusers import HunyuanVideoTransformer3DModel
 
     torch.manual_seed(seed)
@@ -57,8 +78,13 @@ def hunyuan_model(seed: int = 0) -> nn.Module:
         text_embed_dim=12,
         pooled_projection_dim=8,
         rope_axes_dim=(2, 4, 4),
+        **over,
     )
     return _ready(model, seed)
+
+
+def hunyuan_i2v_model(seed: int = 0) -> nn.Module:
+    return hunyuan_model(seed, image_condition_type="token_replace")
 
 
 def hunyuan15_model(seed: int = 0) -> nn.Module:
@@ -196,6 +222,16 @@ def _clip() -> tuple[Any, nn.Module]:
     return CLIPImageProcessor(crop_size=4, size=4), CLIPVisionModel(config).eval()
 
 
+def _hunyuan_vae() -> nn.Module:
+    from diffusers import AutoencoderKLHunyuanVideo
+
+    torch.manual_seed(0)
+    vae = AutoencoderKLHunyuanVideo(
+        latent_channels=4, block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=4
+    )
+    return vae.eval()
+
+
 def _hunyuan15_vae() -> nn.Module:
     from diffusers import AutoencoderKLHunyuanVideo15
 
@@ -266,6 +302,12 @@ def _wan_i2v(model: nn.Module, sampler: Any) -> Any:
     return WanImageToVideoPipeline(None, None, _wan_vae(), sampler, processor, encoder, model)
 
 
+def _wan_vace(model: nn.Module, sampler: Any) -> Any:
+    from diffusers import WanVACEPipeline
+
+    return WanVACEPipeline(None, None, _wan_vae(), sampler, model)
+
+
 def _wan22(model: nn.Module, sampler: Any) -> Any:
     from diffusers import WanPipeline
 
@@ -283,6 +325,12 @@ def _hunyuan(model: nn.Module, sampler: Any) -> Any:
     from diffusers import HunyuanVideoPipeline
 
     return HunyuanVideoPipeline(None, None, model, None, sampler, None, None)
+
+
+def _hunyuan_i2v(model: nn.Module, sampler: Any) -> Any:
+    from diffusers import HunyuanVideoImageToVideoPipeline
+
+    return HunyuanVideoImageToVideoPipeline(None, None, model, _hunyuan_vae(), sampler, None, None, None)
 
 
 def _hunyuan15(model: nn.Module, sampler: Any) -> Any:
@@ -356,6 +404,10 @@ def _hunyuan_inputs(seed: int) -> Call:
         "width": 32,
         "num_frames": 5,
     }
+
+
+def _hunyuan_i2v_inputs(seed: int) -> Call:
+    return {**_hunyuan_inputs(seed), "image": _wan_i2v_inputs(seed)["image"]}
 
 
 def _hunyuan_true_cfg() -> Call:
@@ -478,6 +530,17 @@ WAN22_5B = Shape(
     depth=3,
     sublayers=_WITH_CROSS,
 )
+WAN_VACE = Shape(
+    "wan_vace",
+    wan_vace_model,
+    _wan_vace,
+    _wan_inputs,
+    {"unipc": _UNIPC},
+    _SEQUENTIAL,
+    depth=3,
+    lists=("blocks",),
+    sublayers=_WITH_CROSS,
+)
 HUNYUAN = Shape(
     "hunyuan_video",
     hunyuan_model,
@@ -485,6 +548,16 @@ HUNYUAN = Shape(
     _hunyuan_inputs,
     {"flow_euler": FLOW_EULER},
     {"off": dict, "sequential": _hunyuan_true_cfg},
+    depth=4,
+    sublayers=("attn", "mlp", "fused"),
+)
+HUNYUAN_I2V = Shape(
+    "hunyuan_video_i2v",
+    hunyuan_i2v_model,
+    _hunyuan_i2v,
+    _hunyuan_i2v_inputs,
+    {"flow_euler": FLOW_EULER},
+    {"off": dict},
     depth=4,
     sublayers=("attn", "mlp", "fused"),
 )
@@ -554,7 +627,9 @@ VIDEO: tuple[Shape, ...] = (
     WAN_I2V,
     WAN22,
     WAN22_5B,
+    WAN_VACE,
     HUNYUAN,
+    HUNYUAN_I2V,
     HUNYUAN15,
     LTX,
     LTX_I2V,

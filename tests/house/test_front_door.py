@@ -24,8 +24,8 @@ FRONT_DOOR = {
     "trace",
 }
 PRESETS = {
-    "dbcache", "deepcache", "default", "delta_dit", "easycache", "fbcache", "foca", "hicache", "interval",
-    "magcache", "newton", "pab", "seacache", "smoothcache", "taylorseer", "teacache",
+    "dbcache", "deepcache", "default", "delta_dit", "easycache", "fastercache", "fbcache", "foca", "hicache",
+    "interval",    "magcache", "newton", "pab", "seacache", "smoothcache", "taylorseer", "teacache", "tgate",
 }  # fmt: skip
 
 

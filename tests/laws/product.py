@@ -17,6 +17,7 @@ from dcache.methods import (
     deepcache,
     delta_dit,
     easycache,
+    fastercache,
     fbcache,
     foca,
     hicache,
@@ -28,6 +29,7 @@ from dcache.methods import (
     smoothcache,
     taylorseer,
     teacache,
+    tgate,
 )
 from tests.families import FAMILIES
 from tests.shapes import SHAPES, STEPS, Shape
@@ -107,13 +109,24 @@ PRESETS = {
     "magcache": Preset(
         magcache, {"ratios": [1.0, 0.9] * 3 + [1.0], "max_run": 2}, unet=False, twin={"max_run": 0}
     ),
-    "easycache": Preset(easycache, {"threshold": 0.5, "warmup": 2, "codec": "value"}, twin=NEVER),
-    "seacache": Preset(seacache, {"threshold": 0.5, "warmup": 2}, twin=NEVER),
+    "easycache": Preset(
+        easycache, {"threshold": 5.0, "warmup": 1, "last": False, "codec": "value"}, twin=NEVER
+    ),
+    "seacache": Preset(seacache, {"threshold": 5.0, "last": False}, twin=NEVER),
     "pab": Preset(
         pab,
         {"attn": 2, "cross_attn": 3, "mlp": 2, "window": (0.0, 1001.0)},
         kinds=("attn", "mlp"),
         twin={"attn": 1, "cross_attn": 1, "mlp": 1},
+    ),
+    "tgate": Preset(
+        tgate, {"gate": 3, "attn_interval": 2}, twin={"gate": None, "attn_interval": 1}, kinds=("attn",)
+    ),
+    "fastercache": Preset(
+        fastercache,
+        {"attn_below": 1001.0, "guidance_below": 1001.0, "guidance_interval": 3},
+        kinds=("attn",),
+        twin={"attn_interval": 1, "guidance_interval": 1},
     ),
     "smoothcache": Preset(
         smoothcache,

@@ -1,0 +1,281 @@
+"""The site `guidance`: the branch without the prompt, predicted from the branch with it.
+
+Classifier-free guidance gives the sampler m = u + s (c - u), where u is the denoiser's output without the
+prompt and c that with it: two halves of one batch, or two calls. Which is which is learned there: once both
+outputs and m are seen, u is the one from which m lies further away. On a predicted evaluation only the rows
+with the prompt are run: a batch of half the size, or one call instead of two; the pipeline notices nothing.
+
+What is remembered is a change between siblings rather than in time:
+
+| sibling | z                        | prediction of u             | source      |
+|---------|--------------------------|-----------------------------|-------------|
+| `drop`  | nothing                  | c, so guidance has no effect | T-GATE      |
+| `bands` | low and high part of u-c | c + a low + b high          | FasterCache |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dcache.containers import flatten, rebuild, same
+from dcache.regions import Region
+from dcache.selfcheck import TOLERANCE
+
+if TYPE_CHECKING:
+    from dcache.calls import Call
+
+_COLLINEAR = 0.05
+# FasterCache as in diffusers: which band is raised, by how much, strictly between which timesteps.
+_RAISE = 1.1
+_LOW_WINDOW, _HIGH_WINDOW = (99.0, 901.0), (-1.0, 301.0)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Where the two siblings are.
+
+    Attributes:
+        rows: whether they are halves of one batch, else two calls.
+        cond_first: whether the one with the prompt is the first half, or the first call.
+    """
+
+    rows: bool
+    cond_first: bool
+
+
+@dataclass
+class Seen:
+    """One evaluation's outputs: of each call its branch, its first tensor argument and its first output."""
+
+    index: int = -1
+    calls: list[tuple[str, torch.Tensor | None, torch.Tensor]] = field(default_factory=list)
+
+
+class GuidanceRegion(Region):
+    """The region of the rows without the prompt."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.pair: Pair | None = None
+        self.useless = ""
+        self.seen = Seen()
+        self.cond: tuple[int, torch.Tensor] | None = None
+        self.names: list[str] = []
+        self.checked: set[Any] = set()
+        self.shape: tuple[tuple[Any, ...], Any] = ((), None)
+
+    def release(self) -> None:
+        """The run is over."""
+        super().release()
+        self.seen, self.cond = Seen(), None
+
+    def run(
+        self, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, float]:
+        """The denoiser's call: whole, by half, or not at all; returns the output and the model's seconds."""
+        if self.pair is None or self.useless:
+            return self._watched(call, inner, args, kwargs)
+        if self.pair.rows:
+            return self._rows(self.pair, call, inner, args, kwargs)
+        return self._calls(self.pair, call, inner, args, kwargs)
+
+    def learn(self, mixed: torch.Tensor) -> None:
+        """The sampler is given `mixed`: find out which of the outputs before it were its parts."""
+        calls, self.seen = self.seen.calls, Seen()
+        if self.pair is not None or self.useless or not calls:
+            return
+        outputs = [output for _, _, output in calls]
+        entry = calls[0][1]
+        rows = len(calls) == 1
+        if rows:
+            if not _halves_equal(entry) or outputs[0].shape[0] % 2:
+                return
+            outputs = list(outputs[0].chunk(2))
+        if len(outputs) != 2:
+            self._give_up(f"the denoiser is called {len(outputs)} times between two sampler steps, not twice")
+            return
+        cond_first = cond_is_first(outputs[0], outputs[1], mixed)
+        if cond_first is None:
+            self._give_up("the sampler is not given u + s (c - u) of the denoiser's two outputs u and c")
+        elif not rows and not cond_first:
+            self._give_up("the branch without the prompt is called before the one with it")
+        else:
+            self.pair = Pair(rows, cond_first)
+            self.names = [name for name, _, _ in calls]
+
+    def _watched(
+        self, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, float]:
+        entry = _first_tensor(args, kwargs)
+        kept = None if self.useless or entry is None else entry.clone()
+        output, spent = _timed(inner, args, kwargs)
+        if not self.useless:
+            if self.seen.index != call.index:
+                self.seen = Seen(call.index)
+            self.seen.calls.append((call.branch.name, kept, flatten(output)[0][0].clone()))
+        return output, spent
+
+    def _rows(
+        self, pair: Pair, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, float]:
+        entry = _first_tensor(args, kwargs)
+        rows = 0 if entry is None else entry.shape[0]
+        mark = call.branch.signature
+        if rows % 2 or not rows or (mark not in self.checked and not _halves_equal(entry)):
+            return _timed(inner, args, kwargs)
+        half = rows // 2
+        cond = slice(0, half) if pair.cond_first else slice(half, rows)
+        fewer = _rows_of((args, kwargs), rows, cond)
+        if mark in self.checked and self.decide(call):
+            call.half = (rows, cond)
+            output, spent = _timed(inner, *fewer)
+            call.half = None
+            leaves, recipe = flatten(output)
+            other = self._decode(leaves[0])
+            whole = [self._whole(pair, leaf, other if i == 0 else leaf) for i, leaf in enumerate(leaves)]
+            return rebuild(whole, recipe), spent
+        output, spent = _timed(inner, args, kwargs)
+        first = flatten(output)[0][0]
+        if mark not in self.checked:
+            if call.predicted:
+                # Only what was computed in full can be compared.
+                return output, spent
+            with self.session.resting():
+                again = flatten(inner(*fewer[0], **fewer[1]))[0][0]
+            if same(first[cond], again)[0] > TOLERANCE.get(first.dtype, 1e-3):
+                self._give_up("the rows with the prompt give another output without the others beside them")
+                return output, spent
+            self.checked.add(mark)
+            self.decide(call)
+        self._store(call, first[cond], first[half:] if pair.cond_first else first[:half])
+        return output, spent
+
+    def _calls(
+        self, pair: Pair, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, float]:
+        if call.branch.name == self.names[0]:
+            output, spent = _timed(inner, args, kwargs)
+            self.cond = (call.index, flatten(output)[0][0].clone())
+            return output, spent
+        sibling = self.cond[1] if self.cond is not None and self.cond[0] == call.index else None
+        if call.branch.name != self.names[1] or sibling is None:
+            return _timed(inner, args, kwargs)
+        if self.decide(call):
+            constants, recipe = self.shape
+            return rebuild([self._decode(sibling), *constants[1:]], recipe), 0.0
+        output, spent = _timed(inner, args, kwargs)
+        self.shape = flatten(output)
+        self._store(call, sibling, self.shape[0][0])
+        self.shape = ((None, *self.shape[0][1:]), self.shape[1])
+        return output, spent
+
+    def _store(self, call: Call, cond: torch.Tensor, uncond: torch.Tensor) -> None:
+        if self.history is None or self.decided_in is not call:
+            self.history = call.branch.history(self.key)
+        bands = split(uncond.float() - cond.float()) if self.session.method.sibling == "bands" else ()
+        self.history.push(call.index, call.tau, tuple(b.to(cond.dtype) for b in bands))
+
+    def _decode(self, cond: torch.Tensor) -> torch.Tensor:
+        history, run = self.history, self.session.run
+        if history is None:
+            raise RuntimeError("guidance is predicted without history")
+        history.run_length += 1
+        stored = history.leaves[-1]
+        if not stored:
+            return cond.clone()
+        time = run.time() if run is not None else None
+        raised = [
+            _RAISE if time is not None and low < time < high else 1.0
+            for low, high in (_LOW_WINDOW, _HIGH_WINDOW)
+        ]
+        return cond + sum(w * band for w, band in zip(raised, stored, strict=True) if band is not None)
+
+    @staticmethod
+    def _whole(pair: Pair, cond: Any, uncond: Any) -> Any:
+        if not isinstance(cond, torch.Tensor):
+            return cond
+        return torch.cat([cond, uncond] if pair.cond_first else [uncond, cond])
+
+    def _give_up(self, why: str) -> None:
+        self.useless = why
+        self.session.warn(f"{type(self.session.module).__name__}: site 'guidance' is never predicted: {why}")
+
+
+def cond_is_first(a: torch.Tensor, b: torch.Tensor, mixed: torch.Tensor) -> bool | None:
+    """Whether a is the output with the prompt, of two whose mixture u + s (c - u) with s > 1 this is.
+
+    The mixture may have changed its sign and may have lost channels of the output (a learned variance).
+
+    Args:
+        a: one output, (B, C, ...).
+        b: the other, of the same shape.
+        mixed: what the sampler is given, (B, C', ...) with C' <= C.
+
+    Returns:
+        None where it is no such mixture.
+    """
+    if a.shape != mixed.shape and a.ndim == mixed.ndim and a.ndim > 1:
+        a, b = a[:, : mixed.shape[1]], b[:, : mixed.shape[1]]
+    if a.shape != mixed.shape:
+        return None
+    a, b = a.double(), b.double()
+    way = b - a
+    length = float((way * way).sum())
+    if length == 0.0:
+        return None
+    for m in (mixed.double(), -mixed.double()):
+        share = float(((m - a) * way).sum()) / length
+        off = float((m - a - share * way).norm()) / max(float((m - a).norm()), 1e-30)
+        if off < _COLLINEAR and not 0.0 <= share <= 1.0:
+            return share < 0.0
+    return None
+
+
+def split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The low and the high frequencies of pictures or videos, which add up to x.
+
+    Args:
+        x: (B, C, H, W) or (B, C, F, H, W); of anything else all is low. Low is within a fifth of the shorter
+            side from the centre of the spectrum.
+    """
+    if x.ndim < 4:
+        return x, torch.zeros_like(x)
+    height, width = x.shape[-2:]
+    radius = min(height, width) // 5
+    rows = (torch.fft.fftfreq(height, device=x.device) * height).abs().view(-1, 1) <= radius
+    columns = (torch.fft.fftfreq(width, device=x.device) * width).abs() <= radius
+    low = torch.fft.ifft2(torch.fft.fft2(x) * (rows & columns)).real
+    return low, x - low
+
+
+def _timed(inner: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, float]:
+    before = perf_counter()
+    output = inner(*args, **kwargs)
+    return output, perf_counter() - before
+
+
+def _halves_equal(entry: torch.Tensor | None) -> bool:
+    if entry is None or entry.ndim == 0 or entry.shape[0] % 2:
+        return False
+    a, b = entry.chunk(2)
+    return torch.equal(a, b)
+
+
+def _rows_of(value: Any, rows: int, part: slice) -> Any:
+    """The same arguments with only a part of the batch's rows."""
+    if isinstance(value, torch.Tensor):
+        return value[part] if value.ndim and value.shape[0] == rows else value
+    if type(value) is dict:
+        return {key: _rows_of(item, rows, part) for key, item in value.items()}
+    if type(value) in {list, tuple}:
+        return type(value)(_rows_of(item, rows, part) for item in value)
+    return value
+
+
+def _first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    return next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)), None)

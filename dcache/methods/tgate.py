@@ -1,0 +1,59 @@
+"""T-GATE: once the picture is planned, the text is no longer needed."""
+
+from __future__ import annotations
+
+import sys
+
+from dcache.method import Method
+from dcache.methods.about import about
+from dcache.predictors import Reuse
+from dcache.schedulers import ByKind, Every, Switch, Warmup, any_of
+from dcache.schedulers.rules import check_whole
+
+
+@about(
+    "T-GATE, Zhang et al. 2024, arXiv 2404.02747", sites="cross_attn, guidance, attn",
+    families=("cross-attention", "guidance"),
+)  # fmt: skip
+def tgate(
+    gate: int | None = 10,
+    attn_interval: int = 5,
+    late_interval: int = 1,
+    warmup: int = 2,
+    branches: str = "separate",
+) -> Method:
+    """T-GATE (Zhang et al. 2024): from the gate on cross-attention is frozen and guidance is off.
+
+    Cross-attention keeps the mean of both guidance branches' last output; the denoiser runs the rows with the
+    prompt only. Before the gate self-attention is reused between every `attn_interval` evaluations. Defaults
+    are those of SDXL at 25 steps; PixArt: gate 15, attn_interval 3, warmup 2. Where the two guidance branches
+    are calls of their own, each keeps its own cross-attention, and the call without the prompt is left out.
+
+    Args:
+        gate: first evaluation without text and guidance, None for never.
+        attn_interval: before the gate, compute self-attention once per this many evaluations.
+        late_interval: the same from the gate on.
+        warmup: evaluations computed from the start.
+        branches: whether guidance branches decide "separate"ly or "together".
+    """
+    if gate is not None:
+        check_whole("gate", gate, 1)
+    until = sys.maxsize if gate is None else gate
+    early, late = Every(attn_interval), Every(late_interval)
+    return Method(
+        "tgate",
+        rule=ByKind(
+            {
+                "cross_attn": Warmup(until),
+                "guidance": Warmup(until),
+                "attn": any_of(Warmup(warmup), Switch(until, early, late)),
+            }
+        ),
+        predictor=Reuse(),
+        sites=("guidance", "cross_attn?", "attn?"),
+        codec="value",
+        branches=branches,
+        sibling="drop",
+        predicts=gate is not None or attn_interval > 1,
+        parameters={"gate": gate, "attn_interval": attn_interval, "warmup": warmup},
+    )
