@@ -91,7 +91,7 @@ class SamplerTap:
         if self.listeners:
             run = self.open_from(owner)
             if owner is not self.sampler:
-                # Diffusion forcing: every frame walks on a copy of its own, and no table says how far the run is.
+                # Diffusion forcing: every frame walks on a copy of its own; no table tells where the run is.
                 run.timesteps = run.sigmas = run.alphas_cumprod = ()
         return result
 

@@ -45,6 +45,7 @@ SUBLAYERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "LTXVideoTransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff",)},
     "Lumina2TransformerBlock": {"attn": ("attn",), "mlp": ("feed_forward",)},
+    "LuminaNextDiTBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("feed_forward",)},
     "MochiTransformerBlock": {"attn": ("attn1",), "mlp": ("ff", "ff_context")},
     "QwenImageTransformerBlock": {"attn": ("attn",), "mlp": ("img_mlp", "txt_mlp")},
     "SanaTransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff",)},

@@ -22,14 +22,17 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(_: argparse.Namespace) -> int:
-    """Print one paragraph per preset: its name, what it is, its options with their defaults."""
+    """Print one paragraph per preset: name, what it is, options with defaults, what it is for and needs."""
     found = methods.available()
     width = max(map(len, found)) + 2
     for name, what in found.items():
         print(f"{name:<{width}}{what}")
         options = [str(p).partition(": ")[0] + "=" + repr(p.default) for p in _parameters(name)]
-        text = ", ".join(options) or "no options"
-        print(textwrap.fill(text, WIDTH, initial_indent=" " * width, subsequent_indent=" " * width))
+        fits = "any denoiser" if "any" in what.families else " with ".join(what.families)
+        lines = [", ".join(options) or "no options", f"for: {fits}; sites: {what.sites}; from: {what.paper}"]
+        lines += [f"needs: {what.needs}"] if what.needs else []
+        for line in lines:
+            print(textwrap.fill(line, WIDTH, initial_indent=" " * width, subsequent_indent=" " * width))
     return 0
 
 

@@ -10,7 +10,7 @@ from dcache.schedulers import ByKind, Every, Outside, Warmup, any_of
 from dcache.schedulers.rules import check_whole
 
 
-@about("PAB, Zhao et al. 2024, arXiv 2408.12588", sites="attn, cross_attn, mlp", families=("transformer",))
+@about("PAB, Zhao et al. 2024, arXiv 2408.12588", sites="attn, cross_attn, mlp")
 def pab(
     attn: int = 2,
     cross_attn: int | None = 6,

@@ -10,9 +10,14 @@ from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
 import dcache
-from dcache import Method, methods
+from dcache.session import session_of
 from tests.engine.coexist import ALWAYS, EVERY_2, anatomy, branches
-from tests.shapes import FLUX, PIXART, SD, SHAPES, WAN, Call, Shape
+from tests.shapes import FLUX, SHAPES, Call, Shape
+
+# A UNet's upsampler asks for torch's version while it is traced.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -38,25 +43,24 @@ def inputs(shape: Shape) -> Call:
     }
 
 
-def compile_blocks(shape: Shape, pipe: Any, **options: Any) -> None:
-    """What dcache compiles: the blocks, or the parts of a UNet's bracket; outside of it nothing."""
-    model = shape.denoiser(pipe)
-    parts = shape.blocks(pipe) or [model.down_blocks[1], model.mid_block]
-    for part in parts:
-        part.compile(**options)
+def compile_parts(shape: Shape, pipe: Any, **options: Any) -> None:
+    """What dcache compiles: the modules that it stands in front of and that hold none of the others."""
+    dcache.enable(pipe, EVERY_2)
+    session = session_of(shape.denoiser(pipe))
+    assert session is not None
+    taken = {intercept.module for intercept in session.binding.intercepts}
+    dcache.disable(pipe)
+    for part in taken:
+        if not taken.intersection(list(part.modules())[1:]):
+            part.compile(**options)
 
 
-def check(shape: Shape, options: Any, frames: CompileCounter | None) -> None:
+def check(shape: Shape, options: Any, frames: CompileCounter | None, tolerance: float) -> None:
     twin, pipe = build(shape), build(shape)
-    if shape.depth:
-        compile_blocks(shape, twin, **({} if options is True else options))
+    compile_parts(shape, twin, **({} if options is True else options))
     plain = shape.run(twin, **inputs(shape))
     dcache.enable(pipe, ALWAYS, compile=options)
-    first = shape.run(pipe, **inputs(shape))
-    if shape.depth:
-        assert torch.equal(first, plain)
-    else:
-        torch.testing.assert_close(first, plain, rtol=0.05, atol=0.05)
+    assert torch.equal(shape.run(pipe, **inputs(shape)), plain)
     dcache.enable(pipe, EVERY_2, compile=options)
     cached = shape.run(pipe, **inputs(shape))
     counted = frames.frame_count if frames is not None else 0
@@ -66,19 +70,52 @@ def check(shape: Shape, options: Any, frames: CompileCounter | None) -> None:
         assert (stats.computed, stats.predicted) == (4 * branches(shape), 3 * branches(shape))
     assert frames is None or frames.frame_count == counted > 0
     assert not counters["graph_break"]
-    assert cached.isfinite().all()
-    assert not torch.equal(cached, first)
+    assert not torch.equal(cached, plain)
     dcache.enable(pipe, EVERY_2)
-    print((shape.run(pipe, **inputs(shape)).float()-cached.float()).norm()/cached.float().norm())
+    eager = shape.run(pipe, **inputs(shape)).float()
+    assert (eager - cached.float()).norm() <= tolerance * eager.norm()
+    dcache.disable(pipe)
+    fresh = build(shape)
+    assert torch.equal(shape.run(pipe, **inputs(shape)), shape.run(fresh, **inputs(shape)))
+    assert anatomy(shape, pipe) == anatomy(shape, fresh)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=str)
 def test_bfloat16_without_a_compiler_backend(shape: Shape) -> None:
     frames = CompileCounter()
-    check(shape, {"backend": frames}, frames)
+    check(shape, {"backend": frames}, frames, 0)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=str)
 def test_bfloat16_with_inductor(shape: Shape) -> None:
-    check(shape, True, None)
+    # It keeps more bits between two operations than eager bfloat16 does.
+    check(shape, True, None, 0.05)
+
+
+@pytest.mark.parametrize("sites", ["auto", "sublayers"])
+def test_layers_of_a_lora_that_comes_between_runs_are_compiled_too(sites: str) -> None:
+    from peft import LoraConfig
+
+    def adapt(pipe: Any) -> None:
+        torch.manual_seed(3)
+        config = LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q", "proj_mlp", "proj_out"])
+        pipe.transformer.add_adapter(config, "one")
+
+    method = EVERY_2.with_sites((sites,))
+    twin, pipe = FLUX.build(), FLUX.build()
+    adapt(twin)
+    dcache.enable(twin, method)
+    expected = FLUX.run(twin)
+    frames = CompileCounter()
+    dcache.enable(pipe, method, compile={"backend": frames})
+    FLUX.run(pipe)
+    before = frames.frame_count
+    adapt(pipe)
+    torch.testing.assert_close(FLUX.run(pipe), expected)
+    after = frames.frame_count
+    assert after > before > 0
+    torch.testing.assert_close(FLUX.run(pipe), expected)
+    assert frames.frame_count == after
+    assert dcache.stats(pipe).predicted == dcache.stats(twin).predicted > 0

@@ -420,7 +420,7 @@ SD3 = Shape(
     _sd3,
     _sd3_inputs,
     FLOW,
-    {"batched": batched, "off": off, "skip_layer": lambda: skipping(4)},
+    {"batched": batched, "off": off, "skip_layer": lambda: skipping(3)},
     depth=7,
 )
 AURAFLOW = Shape(

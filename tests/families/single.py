@@ -1,9 +1,10 @@
 """Single-stream and cross-attention transformers, for images and audio.
 
 DiT: class labels; block 0 is also read by the model itself; the conditional half comes first. PixArt-Sigma:
-cross-attention. Sana: cross-attention, linear attention, convolutions as MLP. Lumina2: refiners, sequential
-guidance that may stop early, reversed timesteps. Z-Image: refiners, lists in and out, a shrinking batch.
-HunyuanDiT: long skips between blocks. Stable Audio: a sampler that adds noise.
+cross-attention. Sana: cross-attention, linear attention, convolutions as MLP. Lumina: self- and cross-attention
+under one output projection, reversed timesteps. Lumina2: refiners, sequential guidance that may stop early,
+reversed timesteps. Z-Image: refiners, lists in and out, a shrinking batch. HunyuanDiT: long skips between blocks.
+Stable Audio: a sampler that adds noise.
 """
 
 from __future__ import annotations
@@ -71,6 +72,27 @@ def sana_model(seed: int = 0) -> nn.Module:
         sample_size=8,
     )
     return _ready(model, seed)
+
+
+def lumina_model(seed: int = 0) -> nn.Module:
+    from diffusers import LuminaNextDiT2DModel
+
+    torch.manual_seed(seed)
+    model = LuminaNextDiT2DModel(
+        sample_size=8,
+        in_channels=4,
+        hidden_size=16,
+        num_layers=3,
+        num_attention_heads=2,
+        num_kv_heads=1,
+        multiple_of=8,
+        norm_eps=1e-5,
+        cross_attention_dim=12,
+    )
+    _ready(model, seed)
+    for block in model.layers:
+        block.gate.fill_(0.5)  # of the cross-attention; closed when fresh
+    return model
 
 
 def lumina2_model(seed: int = 0) -> nn.Module:
@@ -180,6 +202,12 @@ def _sana(model: nn.Module, sampler: Any) -> Any:
     return SanaPipeline(None, None, None, model, sampler)
 
 
+def _lumina(model: nn.Module, sampler: Any) -> Any:
+    from diffusers import LuminaPipeline
+
+    return LuminaPipeline(model, sampler, None, None, None)
+
+
 def _lumina2(model: nn.Module, sampler: Any) -> Any:
     from diffusers import Lumina2Pipeline
 
@@ -228,6 +256,11 @@ def _dit_inputs(seed: int) -> Call:
 def _sana_inputs(seed: int) -> Call:
     # Its autoencoder compresses 32-fold.
     return {**PIXART.inputs(seed), "height": 256, "width": 256}
+
+
+def _lumina_inputs(seed: int) -> Call:
+    inputs = {k: v for k, v in PIXART.inputs(seed).items() if k != "use_resolution_binning"}
+    return {**inputs, "clean_caption": False}
 
 
 def _lumina2_inputs(seed: int) -> Call:
@@ -315,6 +348,17 @@ SANA = Shape(
     depth=3,
     sublayers=("attn", "cross_attn", "mlp"),
 )
+LUMINA = Shape(
+    "lumina",
+    lumina_model,
+    _lumina,
+    _lumina_inputs,
+    {"flow_euler": FLOW_EULER},
+    {"batched": lambda: {"guidance_scale": 4.0}, "off": lambda: {"guidance_scale": 1.0}},
+    depth=3,
+    lists=("layers",),
+    sublayers=("attn", "cross_attn", "mlp"),
+)
 LUMINA2 = Shape(
     "lumina2",
     lumina2_model,
@@ -368,4 +412,4 @@ STABLE_AUDIO = Shape(
     depth=3,
     sublayers=("attn", "cross_attn", "mlp"),
 )
-SINGLE: tuple[Shape, ...] = (DIT, PIXART_SIGMA, SANA, LUMINA2, Z_IMAGE, HUNYUAN_DIT, STABLE_AUDIO)
+SINGLE: tuple[Shape, ...] = (DIT, PIXART_SIGMA, SANA, LUMINA, LUMINA2, Z_IMAGE, HUNYUAN_DIT, STABLE_AUDIO)

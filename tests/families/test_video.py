@@ -24,10 +24,12 @@ from tests.families.video import (
     LTX2,
     LTX_I2V,
     MOCHI,
+    SKYREELS,
     VIDEO,
     WAN22,
     WAN22_5B,
     WAN_I2V,
+    WAN_VACE,
 )
 from tests.shapes import STEPS, Shape, at_step_end, generator
 
@@ -307,6 +309,50 @@ def test_a_timestep_per_token_in_a_hand_written_loop_needs_to_be_told() -> None:
             model(hidden_states=latents, timestep=timesteps * (1 - i / 6), encoder_hidden_states=text)
     stats = dcache.stats(model)
     assert (stats.steps, stats.computed, stats.predicted) == (6, 4, 2)
+
+
+def test_vace_hints_are_fresh_in_every_evaluation() -> None:
+    pipe = WAN_VACE.build()
+    plain = WAN_VACE.run(pipe)
+    without = WAN_VACE.run(pipe, conditioning_scale=0.0)
+    hints = counted(list(pipe.transformer.vace_blocks))
+    assert not set(pipe.transformer.vace_blocks) & set(discover(pipe.transformer).blocks)
+    dcache.enable(pipe, "newton", interval=2)
+    cached = WAN_VACE.run(pipe)
+    # Two branches, and one replay of the first call.
+    assert set(hints.values()) == {2 * STEPS + 1}
+    assert distance(cached, plain) < distance(without, plain) / 2
+
+
+# SkyReels: a sampler per frame, which are copies of the pipeline's --------------------------------
+
+ROLLING = {
+    "together": ({}, STEPS),
+    "rolling": ({"ar_step": 2, "causal_block_size": 1}, STEPS + 3 * 2),
+    "in blocks": ({"ar_step": 2, "causal_block_size": 2}, STEPS + 2),
+}
+
+
+@pytest.mark.parametrize("sites", ["trunk", "model", "sublayers"])
+@pytest.mark.parametrize("way", ROLLING)
+def test_evaluations_are_counted_where_every_frame_has_a_sampler(way: str, sites: str) -> None:
+    arguments, evaluations = ROLLING[way]
+    pipe = SKYREELS.build()
+    plain = SKYREELS.run(pipe, **arguments)
+    dcache.enable(pipe, "interval", interval=1, sites=sites)
+    assert torch.equal(SKYREELS.run(pipe, **arguments), plain)
+    dcache.enable(pipe, "newton", interval=2, sites=sites, codec="value")
+    cached = SKYREELS.run(pipe, **arguments)
+    trace = dcache.trace(pipe)
+    assert trace.steps == dcache.stats(pipe).steps == evaluations
+    assert 0 < distance(cached, plain) < 0.1
+    assert torch.equal(SKYREELS.run(dcache.enable(pipe, trace), **arguments), cached)
+
+
+def test_a_clock_that_no_sampler_of_many_tells_is_refused() -> None:
+    pipe = dcache.enable(SKYREELS.build(), methods.newton(clock="logsnr"))
+    with pytest.raises(DcacheError, match="clock='step'"):
+        SKYREELS.run(pipe)
 
 
 # HunyuanVideo -------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 Wan image-to-video (2.1 with an image encoder), Wan 2.2 with two denoisers, Wan 2.2 5B with a timestep per
 token; HunyuanVideo (a refiner beside the trunk), HunyuanVideo 1.5 (guiders); LTX, from text and from an image
-(a timestep per token), LTX2 (video and audio, a copied sampler); CogVideoX; Mochi (rising timesteps).
+(a timestep per token), LTX2 (video and audio, a copied sampler); CogVideoX; Mochi (rising timesteps). Wan VACE (hint blocks beside the
+trunk), HunyuanVideo image-to-video (tokens of the image are kept clean), SkyReels (a sampler per frame).
 """
 
 from __future__ import annotations
@@ -58,6 +59,25 @@ def wan_vace_model(seed: int = 0) -> nn.Module:
         vace_layers=[0, 2],
         # The encoded video, kept and changed, and eight by eight pixels of its mask.
         vace_in_channels=4 + 4 + 64,
+    )
+    return _ready(model, seed)
+
+
+def skyreels_model(seed: int = 0) -> nn.Module:
+    from diffusers import SkyReelsV2Transformer3DModel
+
+    torch.manual_seed(seed)
+    model = SkyReelsV2Transformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=12,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=3,
+        rope_max_seq_len=32,
+        inject_sample_info=True,
     )
     return _ready(model, seed)
 
@@ -308,6 +328,12 @@ def _wan_vace(model: nn.Module, sampler: Any) -> Any:
     return WanVACEPipeline(None, None, _wan_vae(), sampler, model)
 
 
+def _skyreels(model: nn.Module, sampler: Any) -> Any:
+    from diffusers import SkyReelsV2DiffusionForcingPipeline
+
+    return SkyReelsV2DiffusionForcingPipeline(None, None, model, _wan_vae(), sampler)
+
+
 def _wan22(model: nn.Module, sampler: Any) -> Any:
     from diffusers import WanPipeline
 
@@ -539,6 +565,17 @@ WAN_VACE = Shape(
     _SEQUENTIAL,
     depth=3,
     lists=("blocks",),
+    sublayers=_WITH_CROSS,
+)
+# Not among the families of the laws: its samplers are copies that tell no clock but the step.
+SKYREELS = Shape(
+    "skyreels",
+    skyreels_model,
+    _skyreels,
+    lambda seed: {**_wan_inputs(seed), "prompt": None, "num_frames": 13, "base_num_frames": 13},
+    {"unipc": _UNIPC},
+    _SEQUENTIAL,
+    depth=3,
     sublayers=_WITH_CROSS,
 )
 HUNYUAN = Shape(

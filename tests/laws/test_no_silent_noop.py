@@ -1,0 +1,72 @@
+"""L7, over every family and every preset with its own defaults: it predicts, or it says why not."""
+
+import inspect
+import warnings
+from typing import Any
+
+import pytest
+
+import dcache
+from dcache import DcacheError, DcacheWarning, methods
+from tests.laws.product import EVERY
+from tests.shapes import SHAPES, STEPS, Shape
+
+# What some presets need to be told; everything else is as published.
+GIVEN: dict[str, dict[str, Any]] = {
+    "magcache": {"ratios": [1.0] * STEPS},
+    "teacache": {"coefficients": (1.0, 0.0)},
+    "smoothcache": {"table": {"attn": [1, 0] * STEPS}},
+}
+EVALUATIONS = 2 * STEPS
+PAIRS = [
+    pytest.param(shape, name, id=f"{shape}-{name}", marks=() if shape.name in SHAPES else pytest.mark.slow)
+    for shape in EVERY.values()
+    for name in methods.available()
+]
+
+
+@pytest.mark.parametrize(("shape", "name"), PAIRS)
+def test_a_preset_predicts_or_says_why_not(shape: Shape, name: str) -> None:
+    method = methods.make(name, **GIVEN.get(name, {}))
+    pipe = shape.build()
+    refusal = ""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DcacheWarning)
+        try:
+            dcache.enable(pipe, method)
+            shape.run(pipe, num_inference_steps=EVALUATIONS)
+        except DcacheError as error:
+            refusal = str(error)
+    if refusal:
+        # It names what came and what is there instead.
+        assert len(refusal) > 40
+        return
+    said = [w for w in caught if issubclass(w.category, DcacheWarning)]
+    stats = dcache.stats(pipe)
+    assert stats.steps >= EVALUATIONS
+    assert stats.predicted > 0 or said
+
+
+@pytest.mark.parametrize("name", sorted(methods.available()))
+def test_what_is_told_of_a_preset_fits_what_it_does(name: str) -> None:
+    told = methods.available()[name]
+    required = {"ratios", "coefficients", "table"} & set(inspect.signature(getattr(methods, name)).parameters)
+    assert bool(told.needs) == bool(required) == (name in GIVEN)
+    assert told.summary.endswith(".")
+    assert told.paper
+    assert told.sites
+    assert told.families
+    for shape in SHAPES.values():
+        fits = {
+            "any": True,
+            "transformer": shape.depth > 0,
+            "unet": shape.skips > 0,
+            "cross-attention": shape.name != "flux",
+            "guidance": True,
+        }
+        if any(not fits[family] for family in told.families[:1]):
+            # On a model without what it is for it is refused, or finds other things to do and says so.
+            method = methods.make(name, **GIVEN.get(name, {}))
+            if name != "tgate":
+                with pytest.raises(DcacheError):
+                    dcache.enable(shape.build(), method)
