@@ -12,17 +12,9 @@ from torch import nn
 from dcache.codecs import Codec
 from dcache.errors import DcacheError
 from dcache.guidance import GuidanceRegion
-from dcache.lowering import (
-    BlockCall,
-    Front,
-    FrontCall,
-    HollowCall,
-    ModuleCall,
-    PeekCall,
-    RunRegion,
-    SinkCall,
-)
+from dcache.lowering import BlockCall, HollowCall, ModuleCall, RunRegion, SinkCall
 from dcache.method import SIBLINGS
+from dcache.probe_calls import Front, FrontCall, PeekCall
 from dcache.probes import Probe
 from dcache.regions import GroupRegion, Region
 from dcache.sites import Site, Structure, discover, find_blocks

@@ -67,6 +67,14 @@ def _mark(value: Any) -> Hashable:
     return "object", "float" if isinstance(value, int) else type(value).__qualname__
 
 
+def first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    """The first argument that is a tensor."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor):
+            return value
+    return None
+
+
 def argument_names(forward: Any) -> list[str]:
     """Names of a forward's positional parameters, without self; empty where it does not tell."""
     import inspect

@@ -114,6 +114,29 @@ class Prober:
                 chosen.append(free[0] if free else None)
         return chosen
 
+    def entries(
+        self, first: nn.Module, name: str | None, leaf: Any, given: Mapping[str, tuple[Key, torch.Tensor]]
+    ) -> tuple[tuple[str, ...], int]:
+        """What an output that continues `name` continues at the first block of its run.
+
+        Args:
+            first: the first block, watched.
+            name: as `sources` of the last block tells.
+            leaf: the output.
+            given: the first block's arguments as they were.
+
+        Returns:
+            Arguments of the first block, and the dimension along which they are joined where there is more
+            than one; no argument where nothing has the output's shape.
+        """
+        if name is None:
+            return (), 0
+        if name in given and given[name][1].shape == leaf.shape:
+            return (name,), 0
+        streams = self.joined or tuple(n for n in self.sources(first) if n is not None)
+        dim = seam([given[n][1] for n in streams], leaf) if all(n in given for n in streams) else None
+        return (streams, dim) if dim is not None else ((), 0)
+
     def passing(self, block: nn.Module) -> Passing | None:
         """How this block's inputs become its outputs when it is skipped; None where that cannot be."""
         seen = self.seen[block]
@@ -173,6 +196,13 @@ def seam(parts: Sequence[torch.Tensor], whole: torch.Tensor) -> int | None:
         if len(set(rest)) == 1 and sum(part.shape[dim] for part in parts) == size:
             return dim
     return None
+
+
+def join(entries: list[torch.Tensor], dim: int) -> torch.Tensor | None:
+    """The entries that one exit continues as one tensor; None where it continues none."""
+    if len(entries) < 2:
+        return entries[0] if entries else None
+    return torch.cat(entries, dim)
 
 
 def _alike(argument: torch.Tensor, leaf: Any) -> bool:

@@ -15,14 +15,14 @@ What is remembered is a change between siblings rather than in time:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dcache.containers import flatten, rebuild, same
+from dcache.containers import first_tensor, flatten, rebuild, same
 from dcache.regions import Region
 from dcache.selfcheck import TOLERANCE
 
@@ -111,7 +111,7 @@ class GuidanceRegion(Region):
     def _watched(
         self, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, float]:
-        entry = _first_tensor(args, kwargs)
+        entry = first_tensor(args, kwargs)
         kept = None if self.useless or entry is None else entry.clone()
         output, spent = _timed(inner, args, kwargs)
         if not self.useless:
@@ -123,7 +123,7 @@ class GuidanceRegion(Region):
     def _rows(
         self, pair: Pair, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, float]:
-        entry = _first_tensor(args, kwargs)
+        entry = first_tensor(args, kwargs)
         rows = 0 if entry is None else entry.shape[0]
         mark = call.branch.signature
         if rows % 2 or not rows or (mark not in self.checked and not _halves_equal(entry)):
@@ -209,26 +209,31 @@ class GuidanceRegion(Region):
 def cond_is_first(a: torch.Tensor, b: torch.Tensor, mixed: torch.Tensor) -> bool | None:
     """Whether a is the output with the prompt, of two whose mixture u + s (c - u) with s > 1 this is.
 
-    The mixture may have changed its sign and may have lost channels of the output (a learned variance).
+    The mixture may have changed its sign, may have lost channels of the output (a learned variance), may have
+    channels that were not mixed, and may come twice, in the place of each output.
 
     Args:
         a: one output, (B, C, ...).
         b: the other, of the same shape.
-        mixed: what the sampler is given, (B, C', ...) with C' <= C.
+        mixed: what the sampler is given, (B, C', ...) or (2 B, C', ...) with C' <= C.
 
     Returns:
         None where it is no such mixture.
     """
+    if _halves_equal(mixed) and mixed.shape[0] == 2 * a.shape[0]:
+        mixed = mixed.chunk(2)[0]
     if a.shape != mixed.shape and a.ndim == mixed.ndim and a.ndim > 1:
         a, b = a[:, : mixed.shape[1]], b[:, : mixed.shape[1]]
     if a.shape != mixed.shape:
         return None
-    a, b = a.double(), b.double()
-    way = b - a
-    length = float((way * way).sum())
-    if length == 0.0:
-        return None
+    whole = a.double(), b.double()
     for m in (mixed.double(), -mixed.double()):
+        free = (m != whole[0]) & (m != whole[1])
+        a, b, m = whole[0][free], whole[1][free], m[free]
+        way = b - a
+        length = float((way * way).sum())
+        if length == 0.0:
+            return None
         share = float(((m - a) * way).sum()) / length
         off = float((m - a - share * way).norm()) / max(float((m - a).norm()), 1e-30)
         if off < _COLLINEAR and not 0.0 <= share <= 1.0:
@@ -275,7 +280,3 @@ def _rows_of(value: Any, rows: int, part: slice) -> Any:
     if type(value) in {list, tuple}:
         return type(value)(_rows_of(item, rows, part) for item in value)
     return value
-
-
-def _first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
-    return next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)), None)

@@ -20,15 +20,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dcache.containers import argument_names, flatten, rebuild
-from dcache.contracts import Key, Passing, named_tensors, seam
-from dcache.probes import PeekedError
+from dcache.containers import argument_names, first_tensor, flatten, rebuild
+from dcache.contracts import Key, Passing, join, named_tensors
 from dcache.regions import Region
 from dcache.tap import Intercept
 
 if TYPE_CHECKING:
     from dcache.calls import Call
-    from dcache.session import Session
 
 
 class ModuleCall(Intercept):
@@ -47,12 +45,12 @@ class ModuleCall(Intercept):
             return self.inner(*args, **kwargs)
         region = self.region.next_of(call)
         if region.decide(call):
-            entries = [_first_tensor(args, kwargs)] if region.codec.is_delta else ()
+            entries = [first_tensor(args, kwargs)] if region.codec.is_delta else ()
             predicted = region.predict(call, entries)
             for i, constant in self.constants.items():
                 predicted[i] = constant
             return rebuild(predicted, self.recipe)
-        opened = region.codec.open(_first_tensor(args, kwargs)) if region.codec.is_delta else None
+        opened = region.codec.open(first_tensor(args, kwargs)) if region.codec.is_delta else None
         output = self.inner(*args, **kwargs)
         leaves, self.recipe = flatten(output)
         if call.observing:
@@ -93,7 +91,7 @@ class RunRegion(Region):
             None if k is None else args[k] if isinstance(k, int) else kwargs[k] for k in self.entry_keys
         ]
         for i, keys in self.joined_keys.items():
-            picked[i] = self.join([args[k] if isinstance(k, int) else kwargs[k] for k in keys])
+            picked[i] = join([args[k] if isinstance(k, int) else kwargs[k] for k in keys], self.dim)
         if predicting:
             self.entries = picked
         else:
@@ -105,7 +103,7 @@ class RunRegion(Region):
         if call.observing or self.sources is None:
             self.settle(leaves)
             opened: Sequence[torch.Tensor | None] = [
-                self.codec.open(self.join([self.clones[n][1] for n in names] if self.codec.is_delta else []))
+                self.codec.open(join([self.clones[n][1] for n in names], self.dim))
                 for names in self.sources or ()
             ]
             self.clones = {}
@@ -122,33 +120,18 @@ class RunRegion(Region):
             leaves[i] = constant
         return rebuild(leaves, self.recipe)
 
-    def entries_of(self, name: str | None, leaf: Any) -> tuple[str, ...]:
-        """The first block's arguments that an output continues, in the order in which they are joined."""
-        if name is None:
-            return ()
-        if name in self.clones and self.clones[name][1].shape == leaf.shape:
-            return (name,)
-        prober = self.session.prober
-        streams = prober.joined or tuple(n for n in prober.sources(self.order[0]) if n is not None)
-        parts = [self.clones[n][1] for n in streams if n in self.clones]
-        dim = seam(parts, leaf) if len(parts) == len(streams) else None
-        self.dim = dim or 0
-        return streams if dim is not None else ()
-
-    def join(self, entries: list[torch.Tensor]) -> torch.Tensor | None:
-        """The entries of one exit as one tensor."""
-        if len(entries) < 2:
-            return entries[0] if entries else None
-        return torch.cat(entries, self.dim)
-
     def settle(self, leaves: Sequence[Any]) -> None:
         """Match the last block's outputs with the first block's arguments."""
         last = self.order[-1]
         prober = self.session.prober
         first = prober.seen[self.order[0]].keys
         # Only a change needs an entry.
-        names = prober.sources(last) if self.codec.is_delta else [None] * len(leaves)
-        self.sources = [self.entries_of(n, leaf) for n, leaf in zip(names, leaves, strict=True)]
+        pairs = zip(
+            prober.sources(last) if self.codec.is_delta else [None] * len(leaves), leaves, strict=True
+        )
+        found = [prober.entries(self.order[0], name, leaf, self.clones) for name, leaf in pairs]
+        self.sources = [names for names, _ in found]
+        self.dim = max((dim for _, dim in found), default=0)
         keys = [tuple(first[n] for n in names) for names in self.sources]
         self.entry_keys = [k[0] if len(k) == 1 else None for k in keys]
         self.joined_keys = {i: k for i, k in enumerate(keys) if len(k) > 1}
@@ -198,86 +181,6 @@ class BlockCall(Intercept):
             call.entered -= 1
             region.leave(call, output)
         return output
-
-
-class Front:
-    """The leading blocks whose own change is the dynamic rule's probe (First Block Cache, DBCache)."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.key: Key | None = None
-        self.leaf = 0
-        self.before: torch.Tensor | None = None
-        self.clones: dict[str, tuple[Key, torch.Tensor]] = {}
-
-    def enter(self, call: Call, block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-        """The first of them is called: keep the main stream, negated; at first every one that may be it."""
-        self.before = None
-        if self.key is not None and not call.observing:
-            self.before = torch.neg(args[self.key] if isinstance(self.key, int) else kwargs[self.key])
-            return
-        named = named_tensors(block, args, kwargs)
-        self.clones = {name: (key, tensor.clone()) for name, (key, tensor) in named.items()}
-
-    def leave(self, call: Call, block: nn.Module, leaves: Sequence[Any]) -> None:
-        """The last of them has run: show the gauge output minus input."""
-        if self.before is None:
-            sources = self.session.prober.sources(block)
-            clones, self.clones = self.clones, {}
-            main = next((name for name in clones if name in sources), None)
-            if main is None:
-                return
-            self.key, self.leaf = clones[main][0], sources.index(main)
-            self.before = torch.neg(clones[main][1])
-        self.session.show(call, self.before.add_(leaves[self.leaf]), own=True)
-        self.before = None
-
-
-class FrontCall(Intercept):
-    """One of the leading blocks; always computed."""
-
-    def __init__(self, module: nn.Module, front: Front, first: bool, last: bool) -> None:
-        super().__init__(module)
-        self.front = front
-        self.first = first
-        self.last = last
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Compute; let the front know where it begins and ends."""
-        front = self.front
-        call = front.session.call
-        if call is None:
-            return self.inner(*args, **kwargs)
-        if self.first:
-            front.enter(call, self.module, args, kwargs)
-        output = self.inner(*args, **kwargs)
-        if not (call.observing or self.last):
-            return output
-        leaves, recipe = flatten(output)
-        if front.before is None:
-            front.session.prober.watch(self.module, args, kwargs, leaves, recipe)
-        if self.last:
-            front.leave(call, self.module, leaves)
-        return output
-
-
-class PeekCall(Intercept):
-    """The first block's attention: what it is given is the dynamic rule's probe (TeaCache)."""
-
-    def __init__(self, module: nn.Module, session: Session) -> None:
-        super().__init__(module)
-        self.session = session
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Show the gauge the input; a peek ends here."""
-        call = self.session.call
-        if call is not None:
-            seen = _first_tensor(args, kwargs)
-            if seen is not None:
-                self.session.show(call, seen)
-            if call.peeking:
-                raise PeekedError
-        return self.inner(*args, **kwargs)
 
 
 class HollowCall(Intercept):
@@ -332,10 +235,3 @@ class SinkCall(Intercept):
             return self.inner(joined, *args[1:], **kwargs)
         region.remember(call, [None], [joined[:, : -self.channels]])
         return self.inner(*args, **kwargs)
-
-
-def _first_tensor(args: Sequence[Any], kwargs: dict[str, Any]) -> torch.Tensor | None:
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, torch.Tensor):
-            return value
-    return None

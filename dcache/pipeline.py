@@ -42,8 +42,10 @@ class PipeWatch:
         """Take the watch off."""
         if self.scout is not None:
             self.scout.remove()
-        for tapped in (*self.taps, *self.guiders):
-            tapped.remove()
+        for method_tap in self.taps:
+            method_tap.remove()
+        for guider in self.guiders:
+            guider.remove()
 
     def live(self) -> list[Session]:
         """The denoisers' sessions as they are now: another pipe may have enabled something else on them."""

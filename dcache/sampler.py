@@ -33,6 +33,7 @@ class SamplerTap:
         self.run: Run | None = None
         self.touched = 0
         self.teaches = False
+        self._copied = False
         self.listeners: weakref.WeakSet[Any] = weakref.WeakSet()
         self._taps = [
             MethodTap(sampler, "set_timesteps", self._set_timesteps),
@@ -89,8 +90,10 @@ class SamplerTap:
             listener.before_run()
         result = original(*args, **kwargs)
         if self.listeners:
-            run = self.open_from(owner)
-            if owner is not self.sampler:
+            copied = owner is not self.sampler
+            several = copied and self._copied and self.run is not None and not self.run.started
+            run, self._copied = self.open_from(owner), copied
+            if several:
                 # Diffusion forcing: every frame walks on a copy of its own; no table tells where the run is.
                 run.timesteps = run.sigmas = run.alphas_cumprod = ()
         return result

@@ -14,7 +14,7 @@ from torch import nn
 
 from dcache.binding import Binding, bind
 from dcache.calls import BranchNames, Call, TimeArgument, Told, condition_of
-from dcache.containers import copy_containers, signature
+from dcache.containers import copy_containers, first_tensor, signature
 from dcache.contracts import Prober
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.guards import compiled_whole, refuse_compiled, refuse_other_cache
@@ -126,7 +126,9 @@ class Session:
             branch.gauge = branch.gauge or probe.gauge()
             branch.gauge.now = None
             if probe.where == "input":
-                self.show(call, next(v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)))
+                entry = first_tensor(args, kwargs)
+                if entry is not None:
+                    self.show(call, entry)
         call.observing = mark not in self.checked
         return call
 

@@ -301,7 +301,7 @@ def find_skips(model: nn.Module) -> list[Skip]:
     sinks = [(j, k, stage) for j, block in enumerate(ups) for k, stage in enumerate(_stages(block, up=True))]
     if len(sinks) != len(sources):
         return []
-    mid = [model.mid_block] if isinstance(getattr(model, "mid_block", None), nn.Module) else []
+    mid = [m for m in (getattr(model, "mid_block", None),) if isinstance(m, nn.Module)]
     skips = []
     for (source, i, after), (j, k, stage) in zip(sources, reversed(sinks), strict=True):
         before = [m for s in _stages(ups[j], up=True)[:k] for m in s]

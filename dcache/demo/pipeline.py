@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from diffusers import PixArtAlphaPipeline
 
 MODEL_PATH = Path(__file__).parent / "model"
+# Written by examples/measure_coefficients.py.
+COEFFICIENTS = MODEL_PATH / "coefficients.json"
 STEPS = 20
 GUIDANCE = 3.0
 

@@ -106,6 +106,8 @@ def notes(uncached: Measured, methods: Sequence[Measured], rows: Sequence[Row]) 
             found.append(f"{one.label}: {its.broken}, so no gain is reported")
         elif one.stats.predicted == 0:
             found.append(f"{one.label}: nothing was predicted: {one.stats.why_nothing()}")
+        if one.choice.note:
+            found.append(f"{one.label}: {one.choice.note}")
         found += [f"{one.label}: {warning}" for warning in one.warnings if one.stats.predicted]
     spread = max(max(one.seconds) / min(one.seconds) - 1 for one in [uncached, *methods])
     if spread > BUSY:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dcache import methods
+from dcache.demo.pipeline import COEFFICIENTS
 from dcache.errors import DcacheError
 from dcache.method import Method
 from dcache.schedule import Schedule
@@ -31,6 +32,8 @@ DEFAULT = (
     "fbcache:threshold=0.1;"
     "fbcache:threshold=0.3"
 )
+# Which option of a preset takes measured numbers.
+NUMBERS = {"teacache": "coefficients", "magcache": "ratios", "smoothcache": "table"}
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,14 @@ class Choice:
         label: a short name for tables and pictures.
         method: what `dcache.enable` takes; None leaves the pipeline uncached.
         call: how to enable it, as a line of Python after `dcache.enable(pipe`.
+        note: what a reader of its figures has to know.
     """
 
     spec: str
     label: str
     method: Method | Schedule | None
     call: str
+    note: str = ""
 
     @property
     def file_name(self) -> str:
@@ -55,8 +60,12 @@ class Choice:
         return re.sub(r"[^a-z0-9.]+", "-", self.label.lower()).strip("-.") or "method"
 
 
-def parse(text: str) -> list[Choice]:
+def parse(text: str, numbers: Path | None = COEFFICIENTS) -> list[Choice]:
     """Read specifications separated by `;` (or by `,` where that is not an option of the one before).
+
+    Args:
+        text: the specifications.
+        numbers: the file that presets read their measured numbers from where none are given.
 
     Raises:
         DcacheError: an unknown method or option, a file that is no schedule, a method twice, or nothing.
@@ -71,7 +80,7 @@ def parse(text: str) -> list[Choice]:
     if not specs:
         known = ", ".join(methods.available())
         raise DcacheError(f"--methods names none: give some of {known}, as in 'default;newton:interval=4'")
-    choices = [_choice(spec) for spec in specs]
+    choices = [_choice(spec, numbers) for spec in specs]
     names = [choice.file_name for choice in choices]
     twice = sorted({choice.label for choice in choices if names.count(choice.file_name) > 1})
     if twice:
@@ -81,19 +90,23 @@ def parse(text: str) -> list[Choice]:
     return choices
 
 
-def _choice(spec: str) -> Choice:
+def _choice(spec: str, numbers: Path | None) -> Choice:
     if spec.endswith(".json") or os.sep in spec:
         return Choice(spec, f"file {Path(spec).stem}", Schedule.load(spec), f", {spec!r})")
     name, _, inside = spec.partition(":")
     options = dict(_option(spec, word) for word in inside.split(",") if word)
+    takes = NUMBERS.get(name)
+    shipped = {} if takes is None or takes in options or numbers is None else {takes: numbers}
     try:
-        method = methods.make(name, **options)
+        method = methods.make(name, **shipped, **options)
     except DcacheError as error:
         raise DcacheError(f"{spec}: {error}") from None
     if name == "default" and not options:
         return Choice(spec, name, method, ")")
-    arguments = ", ".join(f"{key}={value!r}" for key, value in options.items())
-    return Choice(spec, _label(name, options), method, f", dcache.methods.{name}({arguments}))")
+    own = dict.fromkeys(shipped, "FILE.json")
+    arguments = ", ".join(f"{key}={value!r}" for key, value in {**options, **own}.items())
+    note = f"{takes} of the shipped model; for yours: examples/measure_coefficients.py" if shipped else ""
+    return Choice(spec, _label(name, options), method, f", dcache.methods.{name}({arguments}))", note)
 
 
 def _option(spec: str, word: str) -> tuple[str, Any]:

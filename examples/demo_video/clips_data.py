@@ -22,7 +22,7 @@ def to_tensor(frames: Any) -> Tensor:
 
 
 def drawn(count: int, seed: int, *, unseen: bool | None = False) -> tuple[list[clips.Caption], Any]:
-    """Draw `count` captions (by default none held out) and a clip of each, uint8 (count, 9, 64, 64, 3)."""
+    """Draw `count` captions (by default none held out) and a clip of each, uint8 (count, 9, 32, 32, 3)."""
     rng = np.random.default_rng(seed)
     captions = clips.sample_captions(count, rng, unseen=unseen)
     parts = [clips.render(captions[i : i + 16], rng) for i in range(0, count, 16)]

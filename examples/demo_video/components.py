@@ -52,9 +52,9 @@ class Denoiser(nn.Module):
             ffn_dim=4 * width,
             text_dim=TEXT_WIDTH,
             freq_dim=128,
-            in_channels=32,
-            out_channels=32,
-            patch_size=(1, 1, 1),
+            in_channels=24,
+            out_channels=24,
+            patch_size=(3, 1, 1),
             rope_max_seq_len=64,
         )
         for block in self.transformer.blocks:
@@ -67,7 +67,7 @@ class Denoiser(nn.Module):
         nn.init.zeros_(self.transformer.proj_out.weight)
 
     def forward(self, x: Tensor, t: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """The velocity, shaped like the latents x (N, 32, 3, 4, 4); t (N,) in [0, 1], ids and mask (N, 16)."""
+        """The velocity, shaped like the latents x (N, 24, 9, 4, 4); t (N,) in [0, 1], ids and mask (N, 16)."""
         # Wan reads the padding too: its pipeline fills it with zeros and masks nothing.
         text = self.text_encoder(ids, attention_mask=mask)[0] * mask[..., None]
         out: Tensor = self.transformer(x, t * 1000, text, return_dict=False)[0]

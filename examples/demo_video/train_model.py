@@ -37,7 +37,7 @@ def encode(vae: AutoencoderKLWan, frames: Tensor) -> Tensor:
 
 
 def chunk(vae: AutoencoderKLWan, tokenizer: T5Tokenizer, file: Path, seed: int) -> Batch:
-    """Latents (CHUNK, 32, 3, 4, 4), token ids and mask (CHUNK, 16): a part of the training set, made once."""
+    """Latents (CHUNK, 24, 9, 4, 4), token ids and mask (CHUNK, 16): a part of the training set, made once."""
     if not file.exists():
         captions, frames = drawn(CHUNK, seed)
         ids, mask = tokens(tokenizer, [caption.text for caption in captions])
@@ -73,9 +73,9 @@ def loss_of(model: Denoiser, batch: Batch, empty: tuple[Tensor, Tensor], seed: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--out", type=Path, required=True, help="the folder in which train_vae.py left its result"
+        "--out", type=Path, required=True, help="the folder in which make_vae.py left its result"
     )
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--muon-rate", type=float, default=4e-3)
     parser.add_argument("--adam-rate", type=float, default=1e-3)

@@ -13,7 +13,7 @@ _ys, _xs = np.mgrid[:SIDE, :SIDE] + 0.5
 
 
 def read(clips: NDArray[np.floating] | NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The labels (N, 6), as `Caption.labels`, of clips (N, T, 64, 64, 3): uint8, or floats in [0, 1].
+    """The labels (N, 6), as `Caption.labels`, of clips (N, T, 32, 32, 3): uint8, or floats in [0, 1].
 
     Where a frame has no object, all labels of its clip are -1.
     """

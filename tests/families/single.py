@@ -1,10 +1,10 @@
 """Single-stream and cross-attention transformers, for images and audio.
 
 DiT: class labels; block 0 is also read by the model itself; the conditional half comes first. PixArt-Sigma:
-cross-attention. Sana: cross-attention, linear attention, convolutions as MLP. Lumina: self- and cross-attention
-under one output projection, reversed timesteps. Lumina2: refiners, sequential guidance that may stop early,
-reversed timesteps. Z-Image: refiners, lists in and out, a shrinking batch. HunyuanDiT: long skips between blocks.
-Stable Audio: a sampler that adds noise.
+cross-attention. Sana: cross-attention, linear attention, convolutions as MLP. Lumina: self- and
+cross-attention under one output projection, guidance of three channels, reversed timesteps. Lumina2: refiners,
+sequential guidance that may stop early, reversed timesteps. Z-Image: refiners, lists in and out, a shrinking
+batch. HunyuanDiT: long skips between blocks. Stable Audio: a sampler that adds noise.
 """
 
 from __future__ import annotations
@@ -366,9 +366,9 @@ LUMINA2 = Shape(
     _lumina2_inputs,
     {"flow_euler": FLOW_EULER},
     {
-        "sequential": lambda: {"guidance_scale": 4.0},
+        "sequential": lambda: {"guidance_scale": 4.0, "cfg_normalization": False},
         "off": lambda: {"guidance_scale": 1.0},
-        "part": lambda: {"guidance_scale": 4.0, "cfg_trunc_ratio": 0.6},
+        "part": lambda: {"guidance_scale": 4.0, "cfg_normalization": False, "cfg_trunc_ratio": 0.6},
     },
     depth=3,
     lists=("layers",),

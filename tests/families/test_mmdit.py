@@ -146,6 +146,18 @@ def test_streams_of_one_length_are_told_apart(shape: Shape) -> None:
         assert session(shape, pipe).binding.regions[0].sources == [SEAMS[shape]]
 
 
+@pytest.mark.parametrize("shape", SEAMS, ids=str)
+def test_a_probe_of_leading_blocks_may_reach_across_the_seam(shape: Shape) -> None:
+    plain = shape.run(shape.build(), "off")
+    pipe = dcache.enable(shape.build(), methods.dbcache(front=3, threshold=0.0, warmup=1))
+    assert torch.equal(shape.run(pipe, "off"), plain)
+    runs = runs_of(shape.blocks(pipe))
+    dcache.enable(pipe, methods.dbcache(front=3, threshold=0.9, warmup=1))
+    assert 0 < distance(shape.run(pipe, "off"), plain) < 0.1
+    assert runs[3] < runs[2]
+    assert dcache.stats(pipe).predicted > 0
+
+
 def test_the_approximator_and_the_projections_of_the_captions_are_no_blocks() -> None:
     chroma, hidream = CHROMA.build(), HIDREAM.build()
     layers = list(CHROMA.denoiser(chroma).distilled_guidance_layer.layers)

@@ -1,9 +1,10 @@
 """Video and audio-video transformers.
 
-Wan image-to-video (2.1 with an image encoder), Wan 2.2 with two denoisers, Wan 2.2 5B with a timestep per
-token; HunyuanVideo (a refiner beside the trunk), HunyuanVideo 1.5 (guiders); LTX, from text and from an image
-(a timestep per token), LTX2 (video and audio, a copied sampler); CogVideoX; Mochi (rising timesteps). Wan VACE (hint blocks beside the
-trunk), HunyuanVideo image-to-video (tokens of the image are kept clean), SkyReels (a sampler per frame).
+Wan image-to-video (2.1, with an image encoder), Wan 2.2 with two denoisers, Wan 2.2 5B with a timestep per
+token, Wan VACE (blocks of hints beside the trunk); SkyReels (a sampler per frame); HunyuanVideo (a refiner
+beside the trunk), from an image too (its tokens stay clean), HunyuanVideo 1.5 (guiders); LTX, from text and
+from an image (a timestep per token), LTX2 (video and audio, a copied sampler); CogVideoX; Mochi (rising
+timesteps).
 """
 
 from __future__ import annotations
@@ -498,6 +499,7 @@ _SEQUENTIAL = {
     "sequential": lambda: {"guidance_scale": 3.0},
     "off": lambda: {"guidance_scale": 1.0},
 }
+_GUIDED = {"sequential": lambda: {"guidance_scale": 3.0}}
 _BATCHED = {
     "batched": lambda: {"guidance_scale": 3.0},
     "off": lambda: {"guidance_scale": 1.0},
@@ -532,7 +534,7 @@ WAN_I2V = Shape(
     _wan_i2v,
     _wan_i2v_inputs,
     {"unipc": _UNIPC},
-    _SEQUENTIAL,
+    _GUIDED,
     depth=3,
     sublayers=_WITH_CROSS,
 )
@@ -552,7 +554,7 @@ WAN22_5B = Shape(
     _wan22_5b,
     _wan_i2v_inputs,
     {"unipc": _UNIPC},
-    _SEQUENTIAL,
+    _GUIDED,
     depth=3,
     sublayers=_WITH_CROSS,
 )
@@ -562,7 +564,7 @@ WAN_VACE = Shape(
     _wan_vace,
     _wan_inputs,
     {"unipc": _UNIPC},
-    _SEQUENTIAL,
+    _GUIDED,
     depth=3,
     lists=("blocks",),
     sublayers=_WITH_CROSS,
@@ -574,7 +576,7 @@ SKYREELS = Shape(
     _skyreels,
     lambda seed: {**_wan_inputs(seed), "prompt": None, "num_frames": 13, "base_num_frames": 13},
     {"unipc": _UNIPC},
-    _SEQUENTIAL,
+    _GUIDED,
     depth=3,
     sublayers=_WITH_CROSS,
 )
@@ -623,7 +625,7 @@ LTX_I2V = Shape(
     _ltx_i2v,
     _ltx_i2v_inputs,
     {"flow_euler": _SHIFTED},
-    _BATCHED,
+    {"batched": lambda: {"guidance_scale": 3.0}},
     depth=3,
     sublayers=_WITH_CROSS,
 )
@@ -637,7 +639,6 @@ LTX2 = Shape(
         "batched": lambda: _ltx2_guidance(3.0, 0.0, 1.0),
         # Three calls per evaluation: both prompts in one batch, perturbed attention, modalities apart.
         "three": lambda: _ltx2_guidance(3.0, 1.0, 2.0),
-        "off": lambda: _ltx2_guidance(1.0, 0.0, 1.0),
     },
     depth=3,
     sublayers=_WITH_CROSS,

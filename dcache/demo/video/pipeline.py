@@ -1,5 +1,6 @@
 """The trained video pipeline: an unmodified `WanPipeline` of diffusers, kept beside this file."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ def load_pipeline(
     """Load the pipeline in float32, or in `dtype`, without progress bars."""
     from diffusers import WanPipeline
 
+    logging.getLogger("diffusers.pipelines.wan.pipeline_wan").addFilter(_sensible)
     with no_progress_bars():
         pipe: WanPipeline = WanPipeline.from_pretrained(path)
     pipe.set_progress_bar_config(disable=True)
@@ -30,6 +32,11 @@ def load_pipeline(
     return pipe
 
 
+def _sensible(record: logging.LogRecord) -> bool:
+    """Whether a message says anything: any number of frames is "divisible by 1", and yet diffusers complains."""
+    return "has to be divisible by 1." not in record.getMessage()
+
+
 def call_options() -> dict[str, Any]:
     """The keyword arguments of a usual call, a fresh dict each time: `pipe(prompts, **call_options())`."""
     return {
@@ -37,6 +44,7 @@ def call_options() -> dict[str, Any]:
         "guidance_scale": GUIDANCE,
         "height": SIDE,
         "width": SIDE,
-        "num_frames": FRAMES,
+        # The autoencoder does not compress time, and for such a one diffusers' pipeline adds a frame.
+        "num_frames": FRAMES - 1,
         "max_sequence_length": 16,
     }

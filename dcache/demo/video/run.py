@@ -56,14 +56,14 @@ def run(settings: Settings, tell: Callable[[int, str], None] = lambda _turn, _la
     """
     began = time.perf_counter()
     require_packages()
-    choices = parse(settings.methods)
+    choices = parse(settings.methods, numbers=None)
     pipe = load_pipeline()
     captions = [caption.text for caption in demo_captions(settings.prompts)]
     return compare(pipe, captions, _call(pipe, captions, settings), choices, settings, tell, began)
 
 
 def columns(report: Report) -> list[NDArray[np.uint8]]:
-    """The clips (N, 9, 64, 64, 3) of the uncached pipeline, then of each method."""
+    """The clips (N, 9, 32, 32, 3) of the uncached pipeline, then of each method."""
     return [as_clips(to_uint8(one.pictures)) for one in [report.uncached, *report.methods]]
 
 
