@@ -226,16 +226,15 @@ def cond_is_first(a: torch.Tensor, b: torch.Tensor, mixed: torch.Tensor) -> bool
         a, b = a[:, : mixed.shape[1]], b[:, : mixed.shape[1]]
     if a.shape != mixed.shape:
         return None
-    whole = a.double(), b.double()
-    for m in (mixed.double(), -mixed.double()):
-        free = (m != whole[0]) & (m != whole[1])
-        a, b, m = whole[0][free], whole[1][free], m[free]
-        way = b - a
+    a, b = a.double(), b.double()
+    for signed in (mixed.double(), -mixed.double()):
+        free = (signed != a) & (signed != b)
+        m, start, way = signed[free], a[free], (b - a)[free]
         length = float((way * way).sum())
         if length == 0.0:
-            return None
-        share = float(((m - a) * way).sum()) / length
-        off = float((m - a - share * way).norm()) / max(float((m - a).norm()), 1e-30)
+            continue
+        share = float(((m - start) * way).sum()) / length
+        off = float((m - start - share * way).norm()) / max(float((m - start).norm()), 1e-30)
         if off < _COLLINEAR and not 0.0 <= share <= 1.0:
             return share < 0.0
     return None

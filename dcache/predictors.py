@@ -270,7 +270,9 @@ def _factors(taus: Sequence[float], steps: Sequence[int], order: int, since: int
     for a in range(n):
         if a + 1 < n and taus[a + 1] == taus[a]:
             continue
-        factors = [[1.0 if i == a else 0.0 for i in range(n)]]
+        own = [0.0] * n
+        own[a] = 1.0
+        factors = [own]
         if previous and steps[a] >= since:
             gap = taus[a] - before
             for i in range(min(order, len(previous))):
@@ -282,7 +284,8 @@ def _factors(taus: Sequence[float], steps: Sequence[int], order: int, since: int
 def _combine(factors: Sequence[Sequence[float]], scales: Sequence[float], count: int) -> list[float]:
     weights = [0.0] * count
     for row, scale in zip(factors, scales, strict=False):
-        weights = [w + scale * r for w, r in zip(weights, row, strict=True)]
+        for i in range(count):
+            weights[i] += scale * row[i]
     return weights
 
 

@@ -191,7 +191,7 @@ class Structure:
             return [self._end(end)]
         if middle is not None:
             return [self._middle(spec, int(middle["front"]), int(middle["back"]))]
-        if spec.endswith("?"):
+        if spec.endswith("?") and spec.removesuffix("?") in SUBLAYER_KINDS:
             return [self._site(s) for s in self.sublayers if s.kind == spec.removesuffix("?")]
         return None
 

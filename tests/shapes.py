@@ -36,6 +36,7 @@ class Shape:
         skips: number of brackets.
         lists: attributes of the denoiser that hold the trunk's blocks.
         sublayers: kinds of sublayer sites that are declared for its blocks.
+        alone: guidance modes whose two outputs the site `guidance` cannot tell apart.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Shape:
     skips: int = 0
     lists: tuple[str, ...] = ("transformer_blocks", "single_transformer_blocks", "blocks")
     sublayers: tuple[str, ...] = ("attn", "mlp")
+    alone: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.name

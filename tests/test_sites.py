@@ -1,5 +1,7 @@
 """Sites: what is found in a model, and how specifications are read and refused."""
 
+import random
+
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel, PixArtTransformer2DModel, UNet2DConditionModel, UNet2DModel
@@ -7,7 +9,7 @@ from torch import nn
 
 from dcache.errors import DcacheError
 from dcache.liveness import SITE_NAME
-from dcache.sites import SUBLAYER_KINDS, Site, discover
+from dcache.sites import SUBLAYER_KINDS, Site, cut_into_atoms, discover
 
 
 class Block(nn.Module):
@@ -385,3 +387,108 @@ def test_a_unet_of_another_shape_has_no_skips():
 
     assert discover(Odd()).skips == []
     assert names(Odd(), "auto") == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("front:1", "run:0-0"),
+        ("front:3", "run:0-2"),
+        ("front:8", "run:0-7"),
+        ("rear:1", "run:7-7"),
+        ("rear:3", "run:5-7"),
+        ("front:25%", "run:0-1"),
+        ("rear:75%", "run:2-7"),
+        ("rear:37.5%", "run:5-7"),
+        ("front:100%", "run:0-7"),
+        ("middle:0-0", "run:0-7"),
+        ("middle:1-0", "run:1-7"),
+        ("middle:3-4", "run:3-3"),
+    ],
+)
+def test_ends_and_the_middle_are_counted_from_the_models_depth(spec, name):
+    (site,) = discover(Flat(count=8)).select([spec])
+    first, last = map(int, name.partition(":")[2].split("-"))
+    assert site == Site(name, "run", first, last)
+    assert SITE_NAME.fullmatch(site.name)
+
+
+@pytest.mark.parametrize("spec", ["front:0", "rear:9", "front:1%", "rear:101%"])
+def test_an_end_of_no_blocks_or_of_too_many_is_refused(spec):
+    with pytest.raises(
+        DcacheError, match=f"site '{spec}' is [019] blocks, and Flat has 8; it has: model, trunk"
+    ):
+        discover(Flat(count=8)).select([spec])
+
+
+@pytest.mark.parametrize("spec", ["middle:4-4", "middle:8-0", "middle:0-8", "middle:20-20"])
+def test_a_middle_without_blocks_is_refused(spec):
+    front, back = spec.partition(":")[2].split("-")
+    says = f"'{spec}' leaves nothing between {front} front and {back} back blocks: Flat has 8 block"
+    with pytest.raises(DcacheError, match=says):
+        discover(Flat(count=8)).select([spec])
+
+
+@pytest.mark.parametrize(
+    "spec", ["front", "front:", "front:-1", "rear:x", "middle:1", "middle:1-", "front:1-2"]
+)
+def test_misspelt_ends_are_not_understood(spec):
+    with pytest.raises(DcacheError, match=f"site '{spec}' is not understood"):
+        discover(Flat(count=8)).select([spec])
+
+
+def test_a_kind_that_need_not_exist():
+    with_cross = Flat(BasicTransformerBlock, 2)
+    without = Flat(lambda: BasicTransformerBlock(cross=False), 2)
+    assert names(with_cross, "attn", "cross_attn?") == ["attn:0", "attn:1", "cross_attn:0", "cross_attn:1"]
+    assert names(without, "attn", "cross_attn?") == ["attn:0", "attn:1"]
+    with pytest.raises(DcacheError, match="'cross_attn' does not exist"):
+        discover(without).select(["attn", "cross_attn"])
+    with pytest.raises(DcacheError, match="no site of"):
+        discover(without).select(["cross_attn?"])
+    for wrong in ("cross_atn?", "?", "block?", "attn:0?"):
+        with pytest.raises(DcacheError, match="is not understood"):
+            discover(with_cross).select(["attn", wrong])
+
+
+@pytest.mark.parametrize(
+    ("specs", "atoms"),
+    [
+        (["front:6", "rear:6"], ["run:0-1", "run:2-5", "run:6-7"]),
+        (["front:4", "rear:4"], ["run:0-3", "run:4-7"]),
+        (["front:3", "rear:3"], ["run:0-2", "run:5-7"]),
+        (["front:8", "rear:8"], ["run:0-7"]),
+        (["front:7", "rear:7"], ["block:0", "run:1-6", "block:7"]),
+        (["trunk", "block:3"], ["run:0-2", "block:3", "run:4-7"]),
+        (["trunk", "run:0-7"], ["trunk"]),
+        (["run:0-1", "run:1-2", "run:5-6"], ["block:0", "block:1", "block:2", "run:5-6"]),
+        (["run:1-6", "run:3-4", "run:4-7"], ["run:1-2", "block:3", "block:4", "run:5-6", "block:7"]),
+        (["attn", "front:2", "rear:7"], [*(f"attn:{i}" for i in range(8)), "block:0", "block:1", "run:2-7"]),
+    ],
+)
+def test_overlapping_runs_are_cut_into_atoms(specs, atoms):
+    model = Flat(BasicTransformerBlock, 8)
+    assert names(model, *specs) == atoms
+    # The order of the specifications does not matter, and atoms are not cut any further.
+    assert sorted(names(model, *reversed(specs))) == sorted(atoms)
+    assert names(model, *atoms) == atoms
+
+
+def test_atoms_are_the_coarsest_disjoint_runs_that_make_up_every_run():
+    rng = random.Random(3)
+    for _ in range(200):
+        ends = [sorted(rng.choices(range(12), k=2)) for _ in range(rng.randint(1, 5))]
+        runs = [Site(f"run:{a}-{b}", "run", a, b) for a, b in ends]
+        atoms = cut_into_atoms(runs)
+        covered = [depth for s in atoms for depth in range(s.first, s.last + 1)]
+        assert sorted(covered) == sorted({d for s in runs for d in range(s.first, s.last + 1)})
+        inside = {s: frozenset(r for r in runs if r.first <= s.first and s.last <= r.last) for s in atoms}
+        for s in atoms:
+            assert all(r in inside[s] or r.last < s.first or r.first > s.last for r in runs)
+            assert SITE_NAME.fullmatch(s.name)
+        if len({(r.first, r.last) for r in runs}) < len(runs) or atoms == runs:
+            continue
+        # Two neighbours that belong to the same runs would be one atom.
+        ordered = sorted(atoms, key=lambda s: s.first)
+        for a, b in zip(ordered, ordered[1:], strict=False):
+            assert b.first > a.last + 1 or inside[a] != inside[b]

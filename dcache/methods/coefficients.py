@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ def numbers(preset: str, name: str, given: object, least: int) -> tuple[float, .
     plain = isinstance(values, Sequence) and not isinstance(values, str)
     if not plain or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):  # type: ignore[union-attr]
         raise DcacheError(f"{name} of {preset} must be a list of numbers, got {str(values)[:60]}")
+    if not all(math.isfinite(v) for v in values):  # type: ignore[union-attr]
+        raise DcacheError(f"{name} of {preset} must be a list of finite numbers, got {str(values)[:60]}")
     if len(values) < least:  # type: ignore[arg-type]
         raise DcacheError(f"{name} of {preset} must be at least {least} numbers, got {len(values)}")  # type: ignore[arg-type]
     return tuple(float(v) for v in values)  # type: ignore[union-attr]

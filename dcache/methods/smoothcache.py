@@ -42,10 +42,13 @@ def smoothcache(
         raise DcacheError(
             f"smoothcache's table needs rows for some of {', '.join(KINDS)}, got {str(rows)[:60]}"
         )
-    lengths = {len(row) for row in rows.values()}
-    if len(lengths) > 1 or 0 in lengths or any(v not in {0, 1} for row in rows.values() for v in row):
+    plain = all(isinstance(row, Sequence) and all(v in (0, 1) for v in row) for row in rows.values())
+    lengths = {len(row) for row in rows.values()} if plain else set()
+    if len(lengths) != 1 or 0 in lengths:
         raise DcacheError("smoothcache's rows must be equally long lists of 0 and 1")
     rules = {KINDS[kind]: Row(tuple(bool(v) for v in row)) for kind, row in rows.items()}
+    if len(rules) < len(rows):
+        raise DcacheError(f"smoothcache's table has two rows for one kind: {', '.join(rows)}")
     return Method(
         "smoothcache",
         rule=ByKind(rules),

@@ -48,9 +48,7 @@ def main() -> None:
                 start = time.time()
                 made = generate([c.text for c in captions], range(args.count), steps, guidance)
                 right = read(made) == labels
-                each = {
-                    k: round(float(v), 3) for k, v in zip(clips.ATTRIBUTES, right.mean(0), strict=True)
-                }
+                each = {k: round(float(v), 3) for k, v in zip(clips.ATTRIBUTES, right.mean(0), strict=True)}
                 kind = "held-out" if unseen else "trained"
                 spent = time.time() - start
                 print(

@@ -11,7 +11,7 @@ from torch import Tensor
 from dcache.demo.video import clips
 
 sys.path.append(str(Path(__file__).parents[1] / "demo_model"))
-from common import Average, Run, load, log, rate, save  # noqa: E402  (shared with the picture demo)
+from common import Average, Run, load, log, rate, save  # shared with the picture demo
 
 __all__ = ["Average", "Run", "drawn", "load", "log", "rate", "save", "to_tensor"]
 

@@ -67,7 +67,7 @@ class Denoiser(nn.Module):
         nn.init.zeros_(self.transformer.proj_out.weight)
 
     def forward(self, x: Tensor, t: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """The velocity, shaped like the latents x (N, 24, 9, 4, 4); t (N,) in [0, 1], ids and mask (N, 16)."""
+        """The velocity, shaped like x (N, 24, 9, 4, 4); t (N,) in [0, 1], ids and mask (N, 16)."""
         # Wan reads the padding too: its pipeline fills it with zeros and masks nothing.
         text = self.text_encoder(ids, attention_mask=mask)[0] * mask[..., None]
         out: Tensor = self.transformer(x, t * 1000, text, return_dict=False)[0]

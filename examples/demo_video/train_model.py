@@ -32,7 +32,9 @@ def encode(vae: AutoencoderKLWan, frames: Tensor) -> Tensor:
     vae = copy.copy(vae)  # its running features live on itself
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         latents = vae.encode(to_tensor(frames)).latent_dist.mode().float()
-    mean, std = (torch.tensor(v)[:, None, None, None] for v in (vae.config.latents_mean, vae.config.latents_std))
+    mean, std = (
+        torch.tensor(v)[:, None, None, None] for v in (vae.config.latents_mean, vae.config.latents_std)
+    )
     return (latents - mean) / std
 
 

@@ -2,9 +2,9 @@
 
 DiT: class labels; block 0 is also read by the model itself; the conditional half comes first. PixArt-Sigma:
 cross-attention. Sana: cross-attention, linear attention, convolutions as MLP. Lumina: self- and
-cross-attention under one output projection, guidance of three channels, reversed timesteps. Lumina2: refiners,
-sequential guidance that may stop early, reversed timesteps. Z-Image: refiners, lists in and out, a shrinking
-batch. HunyuanDiT: long skips between blocks. Stable Audio: a sampler that adds noise.
+cross-attention under one output projection, guidance of three channels, reversed timesteps. Lumina2:
+sequential guidance that may stop early, refiners, reversed timesteps. Z-Image: refiners, lists in and out, a
+batch that shrinks. HunyuanDiT: long skips between blocks. Stable Audio: a sampler that adds noise.
 """
 
 from __future__ import annotations
@@ -386,6 +386,7 @@ Z_IMAGE = Shape(
     },
     depth=3,
     lists=("layers",),
+    alone=("batched", "part"),
 )
 HUNYUAN_DIT = Shape(
     "hunyuan_dit",

@@ -18,6 +18,7 @@ from dcache.session import session_of
 from tests.families.single import (
     DIT,
     HUNYUAN_DIT,
+    LUMINA,
     LUMINA2,
     SANA,
     SINGLE,
@@ -265,6 +266,29 @@ def test_z_image_cannot_remember_the_whole_models_change() -> None:
     pipe = dcache.enable(Z_IMAGE.build(), methods.newton(interval=2, sites="model", codec="delta"))
     with pytest.raises(DcacheError, match="use codec='value'"):
         Z_IMAGE.run(pipe)
+
+
+@pytest.mark.parametrize(("shape", "over"), [(Z_IMAGE, {}), (LUMINA2, {"cfg_normalization": True})], ids=str)
+def test_guidance_that_cannot_be_told_apart_is_left_alone_loudly(shape: Shape, over: dict[str, Any]) -> None:
+    """Z-Image's batch is a list; Lumina2 by default scales every row of what it mixed by its own factor."""
+    pipe = shape.build()
+    expected = shape.run(pipe, **over)
+    dcache.enable(pipe, methods.tgate(gate=3, attn_interval=1))
+    why = "site 'guidance' is never predicted: the sampler is not given"
+    with pytest.warns(DcacheWarning, match="nothing was predicted"), pytest.warns(DcacheWarning, match=why):
+        assert torch.equal(shape.run(pipe, **over), expected)
+
+
+@pytest.mark.parametrize("shape", [DIT, LUMINA, LUMINA2], ids=str)
+def test_guidance_is_found_in_what_the_sampler_is_given(shape: Shape) -> None:
+    """DiT gives it twice, the label first; Lumina mixes three of four channels and turns the sign."""
+    pipe = shape.build()
+    expected = shape.run(pipe)
+    dcache.enable(pipe, methods.tgate(gate=3, attn_interval=1))
+    assert not torch.equal(shape.run(pipe), expected)
+    (plan,) = dcache.trace(pipe).components.values()
+    rows = [rows["guidance"] for rows in plan.rows.values() if "guidance" in rows]
+    assert (True,) * 3 + (False,) * (STEPS - 3) in rows
 
 
 def z_image_control_pipe() -> Any:

@@ -523,7 +523,7 @@ def count_calls(modules: list[nn.Module]) -> dict[nn.Module, int]:
     def note(module: nn.Module, args: Any, output: Any) -> None:
         counts[module] += 1
 
-    for module in modules:
+    for module in counts:
         module.register_forward_hook(note)
     return counts
 

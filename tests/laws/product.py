@@ -187,6 +187,7 @@ def product() -> list[Case]:
         for guidance in shape.guidance
         for name, preset in PRESETS.items()
         if preset.fits(shape, sampler)
+        if guidance not in shape.alone or "guidance" not in preset.method().sites
     ]
 
 

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 Clips = NDArray[np.uint8]
 
-ENLARGED = 2
+ENLARGED = 4
 MARGIN, HEAD, GAP = 150, 36, 6
 MOST_ROWS = 4
 INK = (31, 36, 48)
-# Browsers show GIFs in hundredths of a second; the last frame stands longer, so that the jump back is seen as one.
+# The last frame stands longer, so that the jump back to the first is seen as one.
 MILLISECONDS, LAST = 120, 600
 
 

@@ -26,7 +26,7 @@ FRAMES = 9
 WINDOW = 20
 
 PALETTE = {name: pictures.PALETTE[name] for name in ("red", "yellow", "green", "cyan", "blue", "purple")}
-# No colour of an object is one of a background: a caption means the same in whatever order its words are read.
+# No object has the colour of a background: a caption means the same in whatever order its words are read.
 GROUNDS = {"black": (22, 22, 26), "grey": (128, 128, 132), "white": (238, 238, 236)}
 SHAPES = {name: pictures.SHAPES[name] for name in ("circle", "square", "triangle")}
 RADII = {"small": 4.5, "large": 7.0}

@@ -33,7 +33,7 @@ def load_pipeline(
 
 
 def _sensible(record: logging.LogRecord) -> bool:
-    """Whether a message says anything: any number of frames is "divisible by 1", and yet diffusers complains."""
+    """Whether a message says anything: any number is "divisible by 1", and yet diffusers complains."""
     return "has to be divisible by 1." not in record.getMessage()
 
 

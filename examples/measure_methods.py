@@ -1,0 +1,291 @@
+"""Measure every preset on the shipped model, with guidance and without, and write the tables of docs/methods.
+
+    python examples/measure_methods.py                 # ten minutes of two idle cores
+    python examples/measure_methods.py --draw-only     # the tables and the plot again, from measured.json
+
+Eight held-out captions, 20 steps; all methods take turns, the median counts. PSNR, SSIM and the computed share
+do not depend on the machine; the speedups do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import dcache
+from dcache import methods
+from dcache.demo.figures import DPI
+from dcache.demo.files import write, write_json
+from dcache.demo.labels import GREY, INK
+from dcache.demo.measure import Call, measure
+from dcache.demo.pictures import demo_captions
+from dcache.demo.pipeline import COEFFICIENTS, GUIDANCE, STEPS, call_options, load_pipeline
+from dcache.demo.report import machine, row, size, versions
+from dcache.demo.specs import NUMBERS, Choice
+from dcache.errors import DcacheError, DcacheWarning
+
+DOCS = Path(__file__).parent.parent / "docs"
+GUIDANCES = {"on": GUIDANCE, "off": 1.0}
+CAPTIONS = 8
+# Options beside the defaults; {} is the preset as it comes.
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "default": [{}],
+    "dbcache": [
+        {},
+        {"front": 1, "warmup": 2, "threshold": 0.2},
+        {"front": 2, "back": 2, "warmup": 2, "order": 1},
+    ],
+    "deepcache": [{}],
+    "delta_dit": [{}, {"interval": 3}, {"interval": 3, "blocks": 11}],
+    "easycache": [{}, {"warmup": 3}, {"warmup": 3, "threshold": 0.15}],
+    "fastercache": [{}, {"attn_below": 900.0, "guidance_below": 900.0, "guidance_interval": 3}],
+    "fbcache": [{}, {"threshold": 0.12}, {"threshold": 0.3}],
+    "foca": [{"interval": 3}, {"interval": 4}, {}],
+    "hicache": [{"interval": 4}, {"interval": 4, "scale": 0.5**0.5}, {}],
+    "interval": [{}, {"interval": 4}, {"sites": ["attn", "mlp"]}],
+    "magcache": [{}, {"threshold": 0.1, "max_run": 3}, {"threshold": 0.03, "max_run": 2}],
+    "newton": [{}, {"interval": 4}, {"order": 2}],
+    "pab": [{}, {"mlp": 2}, {"cross_attn": 4, "mlp": 2, "window": (0.0, 950.0)}],
+    "seacache": [{}, {"threshold": 0.5}, {"order": 0}],
+    "smoothcache": [{"alpha": 0.08}, {"alpha": 0.15}, {"alpha": 0.3}],
+    "taylorseer": [{"interval": 4}, {"interval": 4, "lite": True}, {}],
+    "teacache": [{}, {"threshold": 0.4}, {"threshold": 0.8}],
+    "tgate": [{}, {"gate": 15, "attn_interval": 3}, {"gate": 15, "attn_interval": 1}],
+}
+
+
+def choice(name: str, options: dict[str, Any]) -> Choice:
+    """A preset with options; measured numbers come from the shipped file."""
+    label = ", ".join(f"{k}={short(v)}" for k, v in options.items()) or "as it comes"
+    given = dict(options)
+    if name in NUMBERS:
+        given[NUMBERS[name]] = COEFFICIENTS
+    if "alpha" in given:
+        tables = json.loads(COEFFICIENTS.read_text(encoding="utf-8"))["smoothcache"]["tables"]
+        given["table"] = tables[f"{given.pop('alpha'):g}"]
+    return Choice(f"{name}: {label}", label, methods.make(name, **given), "")
+
+
+def short(value: Any) -> str:
+    """An option's value in a table."""
+    return f"{value:.3g}" if isinstance(value, float) else repr(value).replace("'", '"')
+
+
+def refusal(pipe: Any, call: Call, one: Choice) -> str:
+    """Why a method cannot be used here, "" if it can."""
+    try:
+        with warnings.catch_warnings(), dcache.enabled(pipe, one.method):
+            warnings.simplefilter("ignore", DcacheWarning)
+            call()
+    except DcacheError as error:
+        return str(error)
+    return ""
+
+
+def measured(repeats: int, captions: int, only: set[str]) -> dict[str, Any]:
+    """Everything that goes into the tables."""
+    pipe = load_pipeline()
+    texts = [caption.text for caption in demo_captions(captions)]
+    names = [n for n in SETTINGS if not only or n in only]
+    choices = {(n, i): choice(n, options) for n in names for i, options in enumerate(SETTINGS[n])}
+    found: dict[tuple[str, int], dict[str, Any]] = {
+        (n, i): {"method": n, "setting": c.label} for (n, i), c in choices.items()
+    }
+    began, seconds = time.perf_counter(), {}
+
+    def tell(turn: int, label: str) -> None:
+        if label == "uncached":
+            spent = time.perf_counter() - began
+            print(
+                f"guidance {guidance:g}, round {turn} of {repeats} ({spent:.0f} s)",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    for mode, guidance in GUIDANCES.items():
+        call = caller(pipe, texts, guidance)
+        first = caller(pipe, texts[:1], guidance)
+        fitting = {}
+        for key, one in choices.items():
+            why = refusal(pipe, first, one)
+            if why:
+                found[key][mode] = {"refused": why}
+            else:
+                fitting[key] = one
+        uncached, *others = measure(pipe, call, list(fitting.values()), repeats, tell)
+        seconds[mode] = uncached.median
+        for key, one in zip(fitting, others, strict=True):
+            its = row(one, uncached)
+            found[key][mode] = {
+                "computed": its.computed,
+                "speedup": its.speedup,
+                "psnr": its.mean_psnr,
+                "ssim": its.ssim,
+                "held": its.held,
+                "predicted": one.stats.predicted,
+                "warnings": one.warnings,
+            }
+    return {
+        "captions": captions,
+        "steps": STEPS,
+        "guidance": GUIDANCES,
+        "repeats": repeats,
+        "uncached_seconds": seconds,
+        "machine": machine(),
+        "versions": versions(),
+        "rows": list(found.values()),
+    }
+
+
+def caller(pipe: Any, texts: list[str], guidance: float) -> Call:
+    """One call of the pipeline with these captions."""
+    options = {**call_options(), "guidance_scale": guidance, "output_type": "np"}
+
+    def call() -> NDArray[np.float32]:
+        noise = [torch.Generator().manual_seed(i) for i in range(len(texts))]
+        pictures: NDArray[np.float32] = pipe(texts, generator=noise, **options).images
+        return pictures
+
+    return call
+
+
+def lines(found: dict[str, Any], name: str = "") -> list[str]:
+    """The table in Markdown, of one preset or of all."""
+    heads = ["setting", "computed", "speedup", "PSNR", "SSIM", "held"]
+    heads += [f"{h}, no guidance" for h in ("computed", "speedup", "PSNR", "SSIM")]
+    if not name:
+        heads.insert(0, "method")
+    table = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for one in found["rows"]:
+        if name in ("", one["method"]):
+            first = [] if name else [f"[{one['method']}]({one['method']}.md)"]
+            cells = [*first, one["setting"], *cells_of(one["on"], held=True), *cells_of(one["off"])]
+            table.append("| " + " | ".join(cells) + " |")
+    return table
+
+
+def cells_of(its: dict[str, Any], held: bool = False) -> list[str]:
+    """The figures of one row and guidance."""
+    empty = 4 + held
+    if "refused" in its:
+        return ["refused", *["–"] * (empty - 1)]
+    if not its["predicted"]:
+        return ["100 %", "nothing predicted", *["–"] * (empty - 2)]
+    if its["psnr"] is None:
+        return [f"{its['computed']:.0%}".replace("%", " %"), "broken", *["–"] * (empty - 2)]
+    cells = [f"{its['computed']:.0%}".replace("%", " %"), f"{its['speedup']:.2f}x"]
+    cells += [f"{its['psnr']:.1f}", f"{its['ssim']:.3f}"]
+    return cells + ([size(its["held"])] if held else [])
+
+
+def conditions(found: dict[str, Any]) -> str:
+    """What the figures are, in one sentence or two."""
+    hardware, software = found["machine"], found["versions"]
+    repeats = found["repeats"]
+    calls = f"medians of {repeats} alternated calls" if repeats > 1 else "one call each after a warm-up"
+    return (
+        f"{found['captions']} held-out captions, {found['steps']} steps, guidance {found['guidance']['on']:g} and none; "
+        f"PSNR (dB) and SSIM to the uncached\npictures of the same seeds; speedup of the whole pipeline call, {calls}; "
+        f"{hardware['processor']}, {hardware['threads']} thread(s),\ntorch {software['torch']}, "
+        f"diffusers {software['diffusers']}, float32."
+    )
+
+
+def fill(path: Path, text: str) -> None:
+    """Put text between a page's markers.
+
+    Raises:
+        DcacheError: the page has no markers.
+    """
+    page = path.read_text(encoding="utf-8")
+    begin, end = "<!-- measured -->", "<!-- /measured -->"
+    if begin not in page or end not in page:
+        raise DcacheError(f"{path} has no place for measured figures: {begin} ... {end}")
+    new = page[: page.index(begin) + len(begin)] + "\n" + text + "\n" + page[page.index(end) :]
+    write(path, lambda temporary: temporary.write_text(new, encoding="utf-8"))
+
+
+def draw(path: Path, found: dict[str, Any]) -> None:
+    """Speedup against PSNR, a colour and marker for each preset, with guidance and without."""
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.4, 4.6), dpi=DPI)
+    FigureCanvasAgg(figure)
+    left = figure.subplots(1, 2)
+    titles = {"on": f"guidance {found['guidance']['on']:g}", "off": "no guidance"}
+    names = list(dict.fromkeys(one["method"] for one in found["rows"]))
+    for axes, (mode, title) in zip(left, titles.items(), strict=True):
+        for i, name in enumerate(names):
+            its = [one[mode] for one in found["rows"] if one["method"] == name]
+            points = sorted((r["speedup"], r["psnr"]) for r in its if r.get("psnr") and r["predicted"])
+            if points:
+                style = {"color": colormaps["tab20"](i % 20), "marker": "osD^vPX*"[i % 8], "markersize": 5}
+                axes.plot(*zip(*points, strict=True), label=name, linewidth=0.9, **style)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        axes.grid(color="#e5e7eb", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.set_title(title, size=10, color=GREY, loc="left")
+        axes.set_xlabel("speedup of the whole pipeline call (×)", color=INK)
+    left[0].set_ylabel("PSNR to the uncached picture (dB)", color=INK)
+    handles, labels = left[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="center right", frameon=False, fontsize=8)
+    figure.subplots_adjust(left=0.06, right=0.85, bottom=0.12, top=0.92, wspace=0.14)
+    write(path, lambda temporary: figure.savefig(temporary, dpi=DPI, facecolor="white"))
+
+
+def write_docs(found: dict[str, Any], docs: Path) -> None:
+    """Fill the tables of all pages and draw the plot."""
+    fill(docs / "methods" / "README.md", "\n".join([conditions(found), "", *lines(found)]))
+    for name in dict.fromkeys(one["method"] for one in found["rows"]):
+        its = [one for one in found["rows"] if one["method"] == name]
+        why = {one["on"].get("refused") for one in its} - {None}
+        text = "\n".join(lines(found, name))
+        fill(docs / "methods" / f"{name}.md", "Refused on this model: " + why.pop() if why else text)
+    draw(docs / "pictures" / "methods.png", found)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--captions", type=int, default=CAPTIONS)
+    parser.add_argument("--only", action="append", default=[], help="a preset; may be given more than once")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="the folder whose pages are written")
+    parser.add_argument("--out", type=Path, help="write the figures to this file and no page")
+    parser.add_argument("--draw-only", action="store_true", help="measure nothing")
+    options = parser.parse_args()
+    kept = options.docs / "methods" / "measured.json"
+    try:
+        if missing := set(methods.available()) - set(SETTINGS):
+            raise DcacheError(f"SETTINGS lacks {', '.join(sorted(missing))}")
+        if options.draw_only:
+            found = json.loads(kept.read_text(encoding="utf-8"))
+        else:
+            found = measured(options.repeats, options.captions, set(options.only))
+        if options.out or options.only:
+            target = options.out or Path("measured.json")
+            print(f"wrote {write_json(target, found)}")
+            return 0
+        write_json(kept, found)
+        write_docs(found, options.docs)
+    except (DcacheError, OSError, ValueError) as error:
+        print(f"measure_methods: {error}", file=sys.stderr)
+        return 1
+    print(f"wrote {kept}, the pages beside it and {options.docs / 'pictures' / 'methods.png'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
