@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from dcache.schedule import Schedule
 
 
+_GUIDANCE_LEARNED = 2
+
+
 class _EnoughError(Exception):
     """One evaluation of every denoiser was seen."""
 
@@ -46,7 +49,7 @@ def estimate(target: Any, method: Method | Schedule, call_kwargs: dict[str, Any]
 
         def stop(*step: Any) -> Any:
             # A pipeline's denoisers may take turns (Wan 2.2): go on until each was called.
-            full.update({i: _full(s) for i, s in enumerate(sessions) if s.branches and i not in full})
+            full.update({i: _full(s) for i, s in enumerate(sessions) if _ready(s) and i not in full})
             if len(full) == len(sessions):
                 raise _EnoughError
             return around(*step)
@@ -66,13 +69,18 @@ def estimate(target: Any, method: Method | Schedule, call_kwargs: dict[str, Any]
     return sum(full.values())
 
 
-def _full(session: Any) -> int:
-    from dcache.history import bytes_of
+def _ready(session: Any) -> bool:
+    """Whether one of everything is remembered; guidance is learned first, if there is any."""
+    guidance, run = session.binding.guidance, session.run
+    if guidance is None or guidance.useless or run is None or run.index >= _GUIDANCE_LEARNED:
+        return bool(session.branches)
+    return any(branch.history(guidance.key).taus for branch in session.branches.values())
 
+
+def _full(session: Any) -> int:
     branches = session.branches.values()
-    one = bytes_of(
-        t for b in branches for h in b.histories.values() for a in h.leaves for t in a if t is not None
-    )
-    probes = bytes_of(t for b in branches if b.gauge is not None for t in b.gauge.tensors())
-    predictor = session.method.predictor
-    return one * (predictor.order + 1 + predictor.forecasts) + probes
+    more = session.method.predictor.forecasts
+    anchors = [(h.limit + more, h.leaves[-1]) for b in branches for h in b.histories.values() if h.leaves]
+    probes = [t for b in branches if b.gauge is not None for t in b.gauge.full()]
+    held = sum(n * t.untyped_storage().nbytes() for n, leaves in anchors for t in leaves if t is not None)
+    return held + sum(t.untyped_storage().nbytes() for t in probes)

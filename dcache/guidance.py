@@ -68,11 +68,13 @@ class GuidanceRegion(Region):
         self.names: list[str] = []
         self.checked: set[Any] = set()
         self.shape: tuple[tuple[Any, ...], Any] = ((), None)
+        self.halved = False
 
     def release(self) -> None:
         """The run is over."""
         super().release()
         self.seen, self.cond = Seen(), None
+        self.halved = False
 
     def run(
         self, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -86,7 +88,7 @@ class GuidanceRegion(Region):
 
     def learn(self, mixed: torch.Tensor) -> None:
         """The sampler is given `mixed`: find out which of the outputs before it were its parts."""
-        calls, self.seen = self.seen.calls, Seen()
+        calls, self.seen, self.cond = self.seen.calls, Seen(), None
         if self.pair is not None or self.useless or not calls:
             return
         outputs = [output for _, _, output in calls]
@@ -126,12 +128,15 @@ class GuidanceRegion(Region):
         entry = first_tensor(args, kwargs)
         rows = 0 if entry is None else entry.shape[0]
         mark = call.branch.signature
-        if rows % 2 or not rows or (mark not in self.checked and not _halves_equal(entry)):
+        # What a run begins with is looked at in every run: two pictures without guidance are halves too.
+        known = mark in self.checked and bool(call.branch.history(self.key).taus)
+        if rows % 2 or not rows or (not known and not _halves_equal(entry)):
             return _timed(inner, args, kwargs)
         half = rows // 2
         cond = slice(0, half) if pair.cond_first else slice(half, rows)
         fewer = _rows_of((args, kwargs), rows, cond)
         if mark in self.checked and self.decide(call):
+            self._turn(halved=True)
             call.half = (rows, cond)
             output, spent = _timed(inner, *fewer)
             call.half = None
@@ -139,6 +144,7 @@ class GuidanceRegion(Region):
             other = self._decode(leaves[0])
             whole = [self._whole(pair, leaf, other if i == 0 else leaf) for i, leaf in enumerate(leaves)]
             return rebuild(whole, recipe), spent
+        self._turn(halved=False)
         output, spent = _timed(inner, args, kwargs)
         first = flatten(output)[0][0]
         if mark not in self.checked:
@@ -154,6 +160,12 @@ class GuidanceRegion(Region):
             self.decide(call)
         self._store(call, first[cond], first[half:] if pair.cond_first else first[:half])
         return output, spent
+
+    def _turn(self, halved: bool) -> None:
+        """The other histories are about to shrink to half their rows, or to be emptied: note their peak."""
+        if halved != self.halved:
+            self.session.record.peak(self.session.bytes_now())
+        self.halved = halved
 
     def _calls(
         self, pair: Pair, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -177,6 +189,7 @@ class GuidanceRegion(Region):
     def _store(self, call: Call, cond: torch.Tensor, uncond: torch.Tensor) -> None:
         if self.history is None or self.decided_in is not call:
             self.history = call.branch.history(self.key)
+        self.history.limit = 1
         bands = split(uncond.float() - cond.float()) if self.session.method.sibling == "bands" else ()
         self.history.push(call.index, call.tau, tuple(b.to(cond.dtype) for b in bands))
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import factorial
+from math import factorial, isnan
 from typing import Any, Protocol
 
 from dcache.errors import DcacheError
@@ -130,8 +130,7 @@ class Taylor:
     def __post_init__(self) -> None:
         """Check the order and the first evaluation with differences."""
         _check_order(self.order)
-        if not isinstance(self.since, int) or isinstance(self.since, bool) or self.since < 0:
-            raise DcacheError(f"since must be a whole number of at least 0, got {self.since!r}")
+        _check_since(self.since)
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
         """The series over the factors at the newest anchor."""
@@ -159,7 +158,7 @@ class Linear:
 
     def __post_init__(self) -> None:
         """Check the weight."""
-        if not isinstance(self.weight, int | float) or isinstance(self.weight, bool):
+        if not isinstance(self.weight, int | float) or isinstance(self.weight, bool) or isnan(self.weight):
             raise DcacheError(f"weight must be a number, got {self.weight!r}")
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
@@ -192,8 +191,9 @@ class Hermite:
     forecasts: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        """Check the order and the scale."""
+        """Check the order, the first evaluation with differences and the scale."""
         _check_order(self.order)
+        _check_since(self.since)
         if not isinstance(self.scale, int | float) or isinstance(self.scale, bool) or not self.scale > 0:
             raise DcacheError(f"scale must be a number above 0, got {self.scale!r}")
 
@@ -287,6 +287,11 @@ def _combine(factors: Sequence[Sequence[float]], scales: Sequence[float], count:
         for i in range(count):
             weights[i] += scale * row[i]
     return weights
+
+
+def _check_since(since: int) -> None:
+    if not isinstance(since, int) or isinstance(since, bool) or since < 0:
+        raise DcacheError(f"since must be a whole number of at least 0, got {since!r}")
 
 
 def _check_order(order: int) -> None:

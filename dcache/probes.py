@@ -66,6 +66,10 @@ class Gauge:
         """Every tensor held."""
         return [t for t in (self.now, self.then) if t is not None]
 
+    def full(self) -> Iterable[torch.Tensor]:
+        """After one evaluation: tensors like those that will be held, each as often as there will be."""
+        return self.tensors()
+
 
 class StepGauge(Gauge):
     """The same since the evaluation before, computed or not."""

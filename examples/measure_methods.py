@@ -3,8 +3,8 @@
     python examples/measure_methods.py                 # ten minutes of two idle cores
     python examples/measure_methods.py --draw-only     # the tables and the plot again, from measured.json
 
-Eight held-out captions, 20 steps; all methods take turns, the median counts. PSNR, SSIM and the computed share
-do not depend on the machine; the speedups do.
+Eight held-out captions, 20 steps; all methods take turns, the median counts. PSNR, SSIM and the computed
+share do not depend on the machine; the speedups do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import json
 import sys
 import time
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -193,10 +192,12 @@ def conditions(found: dict[str, Any]) -> str:
     hardware, software = found["machine"], found["versions"]
     repeats = found["repeats"]
     calls = f"medians of {repeats} alternated calls" if repeats > 1 else "one call each after a warm-up"
+    guidance = found["guidance"]["on"]
     return (
-        f"{found['captions']} held-out captions, {found['steps']} steps, guidance {found['guidance']['on']:g} and none; "
-        f"PSNR (dB) and SSIM to the uncached\npictures of the same seeds; speedup of the whole pipeline call, {calls}; "
-        f"{hardware['processor']}, {hardware['threads']} thread(s),\ntorch {software['torch']}, "
+        f"{found['captions']} held-out captions, {found['steps']} steps, guidance {guidance:g} and none; "
+        "PSNR (dB) and SSIM are to the uncached\npictures of the same seeds; speedup is that of the whole "
+        "pipeline call, "
+        f"{calls}.\n{hardware['processor']}, {hardware['threads']} thread(s), torch {software['torch']}, "
         f"diffusers {software['diffusers']}, float32."
     )
 

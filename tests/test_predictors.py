@@ -1,12 +1,13 @@
 """Predictors against the published numbers, the published recursion and exact polynomials."""
 
+import math
 from math import factorial
 
 import numpy as np
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.predictors import MAX_ORDER, Newton, Reuse, Taylor, make
+from dcache.predictors import MAX_ORDER, Foca, Hermite, Linear, Newton, Reuse, Taylor, make
 
 ANCHORS = [0, 4, 8, 12, 16, 20]
 
@@ -151,15 +152,106 @@ def test_newton_also_ignores_older_repeats():
     assert Newton(2).weights([3.0, 2.0, 3.0], [0, 1, 2], 1.0) == pytest.approx([0, 2, -1])
 
 
+def hermite(i, x):
+    """H_0 = 1, H_1 = 2x, H_2 = 4x^2 - 2, H_3 = 8x^3 - 12x, H_4 = 16x^4 - 48x^2 + 12."""
+    return [1, 2 * x, 4 * x**2 - 2, 8 * x**3 - 12 * x, 16 * x**4 - 48 * x**2 + 12][i]
+
+
+@pytest.mark.parametrize(
+    ("scale", "errors"), [(0.5, (0, -0.5, -1, -1.5)), (0.5**0.5, (0, 0, 0, 0)), (1.0, (0, 1, 2, 3))]
+)
+def test_hermite_of_order_one_has_twice_its_scale_squared_of_a_lines_slope(scale, errors):
+    found = [forecast(Hermite(1, scale), [0, 4], [0.0, 4.0], 4 + k) - (4 + k) for k in range(4)]
+    assert found == pytest.approx(errors, abs=1e-12)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.7, 1.3])
+def test_hermite_of_order_two_does_not_pass_through_its_anchor(scale):
+    # t^2 at 0, 4, 8: the nested differences at the newest anchor are 12 and 2.
+    squares = [0.0, 16.0, 64.0]
+    f2 = ((64 - 16) / 4 - (16 - 0) / 4) / 4
+    assert f2 == 2
+    assert forecast(Hermite(2, scale), [0, 4, 8], squares, 8) - 64 == pytest.approx(-(scale**2) * f2)
+
+
+@pytest.mark.parametrize("order", range(5))
+@pytest.mark.parametrize("scale", [0.3, 0.5, 0.9])
+def test_hermite_is_taylors_factors_under_scaled_polynomials(order, scale):
+    random = np.random.default_rng(order)
+    steps = [0, 1, 2, 5, 9, 12]
+    values = random.normal(size=6).tolist()
+    factors, before = [], None
+    for t, y in zip(steps, values, strict=True):
+        new = [y]
+        for i in range(min(order, len(factors))):
+            new.append((new[i] - factors[i]) / (t - before))
+        factors, before = new, t
+    for k in (0, 1, 2.5):
+        expected = sum(f * scale**i * hermite(i, scale * k) / factorial(i) for i, f in enumerate(factors))
+        assert forecast(Hermite(order, scale), steps, values, 12 + k) == pytest.approx(expected)
+
+
+def test_hermite_needs_as_many_anchors_as_taylor():
+    assert Hermite(2).weights([5.0], [0], 9.0) == [1.0]
+    assert Hermite(1, 0.5**0.5).weights([0.0, 4.0], [0, 1], 6.0) == pytest.approx([-0.5, 1.5])
+    assert Hermite(1, since=2).weights([0.0, 1.0], [0, 1], 2.0) == [0.0, 1.0]
+
+
+def test_linear_goes_on_by_a_share_of_the_last_difference():
+    assert Linear(0.5).weights([0.0, 2.0], [0, 1], 3.0) == [-0.5, 1.5]
+    assert Linear(0.25).weights([0.0, 2.0], [0, 1], 9.0) == [-0.25, 1.25]
+    # Every other evaluation computed: a line is continued exactly; every third: not.
+    assert forecast(Linear(0.5), [4, 6], [4.0, 6.0], 7) == 7
+    assert forecast(Linear(0.5), [3, 6], [3.0, 6.0], 7) == 7.5
+
+
+def foca_entries(full, steps):
+    """The published recursion on the line y = t: entries, computed where `full` says so."""
+    entries, anchors = [], []
+    for t in range(steps):
+        if t in full:
+            entries.append(float(t))
+            anchors.append(float(t))
+        else:
+            f, before = entries[-1], entries[-2]
+            entries.append(2 * f - before + 0.5 * ((anchors[-1] - anchors[-2]) - (f - before)))
+    return entries
+
+
+def test_foca_unfolds_the_published_recursion():
+    full, line = (0, 1, 4, 8), [float(t) for t in range(12)]
+    expected = foca_entries(full, 12)
+    entries = []
+    for t in range(12):
+        taus = [s for s in full if s <= t][-2:]
+        if t in full:
+            entries.append(line[t])
+            continue
+        weights = Foca().weights(taus, taus, t)
+        held = [line[s] for s in taus] + [entries[taus[-1] - 1]]
+        entries.append(sum(w * z for w, z in zip(weights, held, strict=True)))
+    assert entries == pytest.approx(expected)
+    errors = {t: entries[t] - t for t in (2, 3, 5, 6, 7, 9, 10, 11)}
+    assert errors == {2: 0, 3: 0, 5: 1, 6: 2.5, 7: 4.25, 9: -0.625, 10: 0.5625, 11: 2.65625}
+
+
+def test_focas_weights_sum_to_one_and_are_those_of_its_anchor_there():
+    for k in (1, 2, 5):
+        assert sum(Foca().weights([3.0, 7.0], [3, 7], 7.0 + k)) == pytest.approx(1)
+    assert Foca().weights([3.0, 7.0], [3, 7], 7.0) == [0.0, 1.0, 0.0]
+    assert Foca().forecasts
+    assert not any(p.forecasts for p in (Reuse(), Newton(), Taylor(), Linear(), Hermite()))
+
+
 def test_predictors_do_not_touch_their_arguments():
-    for predictor in (Reuse(), Newton(2), Taylor(2)):
+    for predictor in (Reuse(), Newton(2), Taylor(2), Linear(), Hermite(2), Foca()):
         taus, steps = [0.0, 1.0, 3.0], [0, 1, 2]
         first = predictor.weights(taus, steps, 4.0)
         assert (taus, steps) == ([0.0, 1.0, 3.0], [0, 1, 2])
         assert predictor.weights(tuple(taus), tuple(steps), 4.0) == first
 
 
-@pytest.mark.parametrize("maker", [Newton, Taylor])
+@pytest.mark.parametrize("maker", [Newton, Taylor, Hermite])
 @pytest.mark.parametrize("order", [-1, MAX_ORDER + 1, 1.0, "1", True, None, [1]])
 def test_bad_orders_are_refused(maker, order):
     with pytest.raises(DcacheError, match=f"from 0 to {MAX_ORDER}"):
@@ -170,9 +262,26 @@ def test_bad_orders_are_refused(maker, order):
 def test_bad_since_is_refused(since):
     with pytest.raises(DcacheError, match="since"):
         Taylor(1, since)
+    with pytest.raises(DcacheError, match="since"):
+        Hermite(1, since=since)
 
 
-@pytest.mark.parametrize("predictor", [Reuse(), Newton(0), Newton(3), Taylor(2, since=4)])
+@pytest.mark.parametrize("wrong", [0, -0.5, math.nan, "0.5", True, None])
+def test_bad_scales_and_weights_are_refused(wrong):
+    with pytest.raises(DcacheError, match="scale"):
+        Hermite(1, wrong)
+    if wrong not in {0, -0.5}:
+        with pytest.raises(DcacheError, match="weight"):
+            Linear(wrong)
+
+
+@pytest.mark.parametrize(
+    "predictor",
+    [
+        *(Reuse(), Newton(0), Newton(3), Taylor(2, since=4), Foca()),
+        *(Linear(), Linear(0.75), Hermite(), Hermite(3, 0.7, since=2)),
+    ],
+)
 def test_make_rebuilds_from_name_and_parameters(predictor):
     assert make(predictor.name, predictor.parameters()) == predictor
 
@@ -180,7 +289,10 @@ def test_make_rebuilds_from_name_and_parameters(predictor):
 @pytest.mark.parametrize(
     ("name", "parameters", "says"),
     [
-        ("neuton", {}, "reuse, newton, taylor"),
+        ("neuton", {}, "reuse, newton, taylor, linear, hermite, foca"),
+        ("linear", {"order": 2}, "order"),
+        ("hermite", {"scale": 0}, "scale"),
+        ("foca", {"order": 1}, "order"),
         ("newton", {"orders": 1}, "orders"),
         ("newton", {"name": "reuse"}, "name"),
         ("reuse", {"order": 2}, "order"),

@@ -39,6 +39,10 @@ class RateGauge(Gauge):
         """Every tensor held."""
         return [*super().tensors(), *(t for pair in self.anchors for t in pair)]
 
+    def full(self) -> list[torch.Tensor]:
+        """The last input and two anchors."""
+        return [*super().tensors(), *(t for pair in self.anchors[-1:] * 2 for t in pair)]
+
 
 def _mean(x: torch.Tensor) -> torch.Tensor:
     return x.float().abs().mean()

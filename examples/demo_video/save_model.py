@@ -24,8 +24,9 @@ def main() -> None:
     average.module.load_state_dict(state["average"])
 
     pipe = make_pipeline(args.out / "vae", average)
-    for module in (pipe.text_encoder, pipe.transformer, pipe.vae):
-        module.half()
+    # transformers would load a halved text encoder as it is; diffusers' parts become float32 again.
+    pipe.transformer.half()
+    pipe.vae.half()
     fresh, old = args.model.with_name(".model.new"), args.model.with_name(".model.old")
     shutil.rmtree(fresh, ignore_errors=True)
     pipe.save_pretrained(fresh, max_shard_size="8MB")

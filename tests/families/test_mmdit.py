@@ -9,6 +9,7 @@ from torch import nn
 
 import dcache
 from dcache import DcacheError, methods
+from dcache.contracts import Prober
 from dcache.session import session_of
 from tests.families.mmdit import (
     AURAFLOW,
@@ -128,22 +129,62 @@ def test_a_run_across_the_seam_is_the_sum_of_its_blocks(shape: Shape, sites: str
     assert distance(cached[2], cached[1]) > 10 * distance(cached[0], cached[1])
 
 
+def as_long_as_the_image(shape: Shape) -> dict[str, Any]:
+    """Call arguments with as many tokens of text as of image, sixteen."""
+    # AuraFlow adds eight registers of its own; HiDream joins its T5's text with a Llama's of four tokens.
+    length = {AURAFLOW: 8, HIDREAM: 12}.get(shape, 16)
+    call: dict[str, Any] = {}
+    for name, value in shape.inputs(1).items():
+        if name.endswith("mask"):
+            call[name] = torch.ones(1, length, dtype=value.dtype)
+        elif torch.is_tensor(value) and "llama" not in name and "pooled" not in name:
+            call[name] = torch.randn(1, length, 12, generator=generator(len(name)))
+    return call
+
+
 @pytest.mark.parametrize("shape", SEAMS, ids=str)
 def test_streams_of_one_length_are_told_apart(shape: Shape) -> None:
-    # Sixteen tokens of image; HiDream has the T5's and a Llama's beside one another.
-    lengths = {HIDREAM: (12, 4)}.get(shape, (16,))
-    own = [name for name, value in shape.inputs(1).items() if torch.is_tensor(value)]
-    longer: dict[str, Any] = {}
-    for name in own:
-        if name.endswith("mask"):
-            longer[name] = torch.ones(1, lengths[0])
-        elif "llama" not in name and "pooled" not in name:
-            longer[name] = torch.randn(1, lengths[0], 12, generator=generator(len(name)))
+    longer = as_long_as_the_image(shape)
     plain = shape.run(shape.build(), **longer)
     for sites in ("trunk", "run:1-2"):
         pipe = dcache.enable(shape.build(), methods.interval(interval=2, sites=sites))
         assert 0 < distance(shape.run(pipe, **longer), plain) < 0.1
         assert session(shape, pipe).binding.regions[0].sources == [SEAMS[shape]]
+
+
+@pytest.mark.parametrize("shape", [*SEAMS, SD3, QWEN, COGVIEW4], ids=str)
+def test_so_they_are_where_no_other_block_was_watched(shape: Shape) -> None:
+    pipe = dcache.enable(shape.build(), methods.interval(interval=2, sites="block:1"))
+    shape.run(pipe, "off", **as_long_as_the_image(shape))
+    image_first = shape in (HIDREAM, COGVIEW4)
+    order = [("hidden_states",), ("encoder_hidden_states",)][:: 1 if image_first else -1]
+    assert session(shape, pipe).binding.regions[0].sources == order
+
+
+@pytest.mark.parametrize("image_first", [False, True])
+@pytest.mark.parametrize("change", ["nothing", "image", "text"])
+def test_the_order_is_seen_where_the_model_joins(image_first: bool, change: str) -> None:
+    # One stream may be given a ControlNet's residual, or be cut, on the way.
+    class Double(nn.Module):
+        def forward(self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor) -> Any:
+            return encoder_hidden_states + 1, hidden_states + 2
+
+    class Single(nn.Module):
+        def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+            return hidden_states
+
+    prober, double, single = Prober(), Double(), Single()
+    image, text = torch.randn(1, 4, 8), torch.randn(1, 3, 8)
+    leaves = double(image, text)
+    prober.watch(double, (image, text), {}, leaves, tuple)
+    after = {"text": leaves[0] + (change == "text"), "image": leaves[1] + (change == "image")}
+    joined = torch.cat([after[name] for name in (("image", "text") if image_first else ("text", "image"))], 1)
+    prober.watch(single, (joined,), {}, (joined,), None)
+    names = ("hidden_states", "encoder_hidden_states")
+    assert prober.joined == (names if image_first else names[::-1])
+    given = {"hidden_states": (0, image), "encoder_hidden_states": (1, text)}
+    assert prober.entries(double, "hidden_states", joined, given) == (prober.joined, 1)
+    assert prober.entries(double, "hidden_states", joined[:, 1:], given) == ((), 0)
 
 
 @pytest.mark.parametrize("shape", SEAMS, ids=str)

