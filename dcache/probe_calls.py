@@ -57,7 +57,7 @@ class Front:
             if entry is None:
                 return
             self.before = torch.neg(entry)
-        self.session.show(call, self.before.add_(leaves[self.leaf]), own=True)
+        self.session.decisions.show(call, self.before.add_(leaves[self.leaf]), own=True)
         self.before = None
 
 
@@ -102,7 +102,7 @@ class PeekCall(Intercept):
         if call is not None:
             seen = first_tensor(args, kwargs)
             if seen is not None:
-                self.session.show(call, seen)
+                self.session.decisions.show(call, seen)
             if call.peeking:
                 raise PeekedError
         return self.inner(*args, **kwargs)

@@ -77,7 +77,7 @@ class Region:
         if self.leader is not None:
             self.predicting = self.leader.decide(call)
         else:
-            self.predicting = self.session.predicts(self, call)
+            self.predicting = self.session.decisions.predicts(self, call)
         return self.predicting
 
     def remember(self, call: Call, opened: Sequence[torch.Tensor | None], leaves: Sequence[Any]) -> None:

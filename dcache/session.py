@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -16,23 +16,19 @@ from dcache.binding import Binding, bind
 from dcache.calls import BranchNames, Call, TimeArgument, Told, condition_of
 from dcache.containers import copy_containers, first_tensor, signature
 from dcache.contracts import Prober
+from dcache.decisions import Decisions
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.guards import compiled_whole, refuse_compiled, refuse_other_cache
 from dcache.history import Branch, bytes_of
 from dcache.loop import Loop
 from dcache.method import Method
 from dcache.model_call import ModelCall, NamedContext
-from dcache.probes import PeekedError
 from dcache.record import Record
-from dcache.regions import Region
 from dcache.run import Run
 from dcache.sampler import SamplerTap, is_sampler, tap
-from dcache.schedulers import Moment
 from dcache.selfcheck import self_check
 from dcache.stats import Stats
 from dcache.tap import MethodTap
-
-_GUARDS = ("warmup", "last", "listed", "schedule")
 
 
 class Session:
@@ -73,7 +69,7 @@ class Session:
         self.names = BranchNames()
         self.time = TimeArgument(module)
         self.sampler = ""
-        self.together: dict[str, tuple[int, str | None]] = {}
+        self.decisions = Decisions(self)
         self.taps: list[SamplerTap] = []
         self.pipes: list[weakref.ref[Any]] = []
         self.checked: set[Any] = set()
@@ -128,7 +124,7 @@ class Session:
             if probe.where == "input":
                 entry = first_tensor(args, kwargs)
                 if entry is not None:
-                    self.show(call, entry)
+                    self.decisions.show(call, entry)
         call.observing = mark not in self.checked
         return call
 
@@ -229,7 +225,7 @@ class Session:
             self.loop = Loop()
         self.run = None
         self.branches = {}
-        self.together = {}
+        self.decisions.together = {}
         self.names.restart()
         for region in self.binding.regions:
             region.release()
@@ -283,68 +279,6 @@ class Session:
             f"{type(self.module).__name__}: {why}; the whole model is remembered instead (sites='model')"
         )
         self.rebind(("model",))
-
-    def predicts(self, region: Region, call: Call) -> bool:
-        """Decide for one region, and count the decision."""
-        if call.checking:
-            return True
-        reason = self._reason(region, call)
-        site = region.site.name
-        self.record.event(call.branch.name, site, call.index, reason)
-        if reason is None:
-            call.predicted += 1
-            return True
-        call.computed += 1
-        return False
-
-    def _reason(self, region: Region, call: Call) -> str | None:
-        history, known = region.history, region.has_history
-        site = region.site.name
-        shared = self.together.get(site)
-        if shared is not None and shared[0] == call.index:
-            reason = shared[1]
-        else:
-            length = history.run_length if history is not None else 0
-            run = self.run
-            moment = Moment(
-                call.index,
-                None if run is None else run.count,
-                length,
-                region.site,
-                call.branch.name,
-                len(self.binding.structure.blocks),
-                self._change,
-                _unknown if run is None else run.time,
-                {} if history is None else history.memory,
-            )
-            reason = self.method.rule(moment) if known or not self.method.probe else None
-            if self.method.branches == "together":
-                self.together[site] = (call.index, reason)
-        if reason == "nan":
-            self.warn(
-                "the change indicator is not a number: the denoiser produced NaN; the evaluation is computed"
-            )
-        if not known and reason not in _GUARDS:
-            return call.branch.reset or "no_history"
-        return reason
-
-    def show(self, call: Call, x: torch.Tensor, own: bool = False) -> None:
-        """Show the branch's gauge what the probe sees, once an evaluation; a tensor not `own` is copied."""
-        gauge = call.branch.gauge
-        if gauge is not None and gauge.now is None and not call.checking:
-            gauge.see(x if own else x.clone(), self.run.logsnr() if self.run is not None else None)
-
-    def _change(self) -> float:
-        call = self.call
-        gauge = call.branch.gauge if call is not None else None
-        if call is None or gauge is None:
-            return float("inf")
-        if gauge.now is None and call.peek is not None:
-            with suppress(PeekedError):
-                call.peeking = True
-                call.peek()
-            call.peeking = False
-        return gauge.change()
 
     def pass_through(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
         """Why this call must not be touched, or None."""
@@ -490,10 +424,6 @@ class Session:
             "the schedule's own number of steps, or Schedule.load(path).stretch(steps); second-order "
             "samplers evaluate more than once per step."
         )
-
-
-def _unknown() -> None:
-    """The timestep where there is no run."""
 
 
 def session_of(module: nn.Module) -> Session | None:

@@ -1,0 +1,491 @@
+"""The branch without the prompt as a site: how it is told from the other, and when it is left alone."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import dcache
+from dcache import DcacheError, DcacheWarning, Schedule
+from dcache.guidance import GuidanceRegion, Pair, _rows_of, cond_is_first, split
+from dcache.method import Method
+from dcache.schedulers import Listed
+from dcache.session import session_of
+from tests.shapes import SHAPES, generator
+
+STEPS = 6
+
+
+class Core(nn.Module):
+    """x / 2 + the condition; notes the rows it is run on. `mixes` lets the rows of a batch see each other."""
+
+    def __init__(self, extra: int = 0, mixes: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.5), requires_grad=False)
+        self.extra, self.mixes = extra, mixes
+        self.rows: list[int] = []
+        self.eval()
+
+    def forward(self, x: torch.Tensor, timestep: Any, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
+        self.rows.append(x.shape[0])
+        y = x * self.weight + encoder_hidden_states.mean((1, 2)).view(-1, 1, 1, 1)
+        if self.mixes:
+            y = y - y.mean(0, keepdim=True)
+        # A learned variance, which the pipeline drops.
+        return torch.cat([y, *[y * 3] * self.extra], 1) if self.extra else y
+
+
+class Sampler:
+    """An Euler step of 1/8; timesteps above 901, where FasterCache raises neither band."""
+
+    def __init__(self) -> None:
+        self.timesteps = torch.zeros(0)
+
+    def set_timesteps(self, steps: int) -> None:
+        self.timesteps = torch.linspace(1000, 910, steps)
+
+    def step(self, model_output: torch.Tensor, t: Any, x: torch.Tensor) -> torch.Tensor:
+        return x - model_output / 8
+
+
+class Pipe:
+    """Guidance in every way that pipelines have it.
+
+    Args:
+        core: the denoiser.
+        cond_first: whether the branch with the prompt comes first.
+        batched: whether both are halves of one batch, else two calls.
+    """
+
+    def __init__(self, core: Core | None = None, cond_first: bool = False, batched: bool = True) -> None:
+        self.core = Core() if core is None else core
+        self.scheduler = Sampler()
+        self.cond_first, self.batched = cond_first, batched
+        self.sign, self.rescale, self.third = 1.0, 0.0, False
+
+    def maybe_free_model_hooks(self) -> None:
+        """As diffusers' pipelines."""
+
+    def outputs(self, x: torch.Tensor, t: Any, c: torch.Tensor, u: torch.Tensor) -> list[torch.Tensor]:
+        order = [c, u] if self.cond_first else [u, c]
+        if self.batched:
+            both = self.core(torch.cat([x, x]), t, encoder_hidden_states=torch.cat(order)).chunk(2)
+        else:
+            both = [self.core(x, t, encoder_hidden_states=e) for e in order]
+        if self.third:
+            self.core(x, t, encoder_hidden_states=c * 2)
+        return list(both if self.cond_first else reversed(both))
+
+    @torch.no_grad()
+    def __call__(self, steps: int = STEPS, images: int = 1, **more: Any) -> torch.Tensor:
+        """more: scale, prompt, negative: numbers or functions of the step."""
+        told = {"scale": 3.0, "prompt": 4.0, "negative": 1.0, **more}
+        self.scheduler.set_timesteps(steps)
+        x = torch.arange(images * 32.0).view(images, 2, 4, 4)
+        for i, t in enumerate(self.scheduler.timesteps):
+            scale, c, u = (v(i) if callable(v) else v for v in told.values())
+            c, u = torch.full((images, 3, 2), c), torch.full((images, 3, 2), u)
+            if scale is None:
+                m = self.core(x, t, encoder_hidden_states=c)
+            else:
+                c, u = self.outputs(x, t, c, u)
+                m = u + scale * (c - u)
+                if self.rescale:
+                    m = m * (1 - self.rescale) + self.rescale * m * c.std() / m.std()
+            x = self.scheduler.step(self.sign * m[:, :2], t, x)
+        self.maybe_free_model_hooks()
+        return x
+
+
+def only_guidance(sibling: str, *computed: int) -> Method:
+    """A method that predicts guidance at all evaluations but these, and nothing else."""
+    return Method("mine", rule=Listed(computed), sites=("guidance",), codec="value", sibling=sibling)
+
+
+def region_of(pipe: Pipe) -> GuidanceRegion:
+    session = session_of(pipe.core)
+    assert session is not None and session.binding.guidance is not None
+    return session.binding.guidance
+
+
+BANDS, DROP = only_guidance("bands", 0, 1), only_guidance("drop", 0, 1)
+
+
+# Which half is which -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cond_first", [True, False])
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("extra", [0, 1])
+@pytest.mark.parametrize("images", [1, 2, 3])
+def test_the_half_with_the_prompt_is_learned_and_only_it_is_run(cond_first, batched, sign, extra, images):
+    def make() -> Pipe:
+        pipe = Pipe(Core(extra), cond_first, batched)
+        pipe.sign = sign
+        return pipe
+
+    plain = make()(images=images)
+    pipe = dcache.enable(make(), BANDS)
+    if not batched and not cond_first:
+        with pytest.warns(DcacheWarning, match="without the prompt is called before the one with it"):
+            assert torch.equal(pipe(images=images), plain)
+        return
+    # Here the difference of the branches is a constant, so that the prediction is exact.
+    torch.testing.assert_close(pipe(images=images), plain, rtol=1e-6, atol=1e-6)
+    assert region_of(pipe).pair == Pair(batched, cond_first)
+    if batched:
+        # Evaluation 1 was computed once more by half, to see whether that may be done.
+        assert pipe.core.rows == [2 * images, 2 * images, images, *[images] * 4]
+    else:
+        assert pipe.core.rows == [images] * (2 * 2 + 4)
+    assert dcache.stats(pipe).predicted == 4
+    # A second run knows all of that.
+    pipe.core.rows.clear()
+    torch.testing.assert_close(pipe(images=images), plain, rtol=1e-6, atol=1e-6)
+    assert sum(pipe.core.rows) == images * (2 * 2 + 4)
+
+
+@pytest.mark.parametrize("cond_first", [True, False])
+@pytest.mark.parametrize("scale", [1.5, 7.5, 30.0])
+def test_dropping_the_branch_leaves_the_one_with_the_prompt(cond_first, scale):
+    pipe = dcache.enable(Pipe(cond_first=cond_first), DROP)
+    found = pipe(scale=scale)
+    expected = Pipe(cond_first=cond_first)(scale=lambda i: scale if i < 2 else None)
+    assert torch.equal(found, expected)
+    # From there on neither the other prompt nor the scale is of any consequence.
+    other = pipe(scale=lambda i: scale if i < 2 else -77.0, negative=lambda i: 1.0 if i < 2 else 1e6)
+    assert torch.equal(other, found)
+
+
+def test_which_is_which_in_numbers():
+    g = generator(1)
+    u, c = (torch.randn(2, 4, 5, 5, generator=g) for _ in range(2))
+    for scale in (1.1, 3.0, 50.0):
+        m = u + scale * (c - u)
+        for given in (m, -m, m[:, :2], -m[:, :2], torch.cat([m, m])):
+            assert cond_is_first(c, u, given) is True
+            assert cond_is_first(u, c, given) is False
+        assert cond_is_first(c.bfloat16(), u.bfloat16(), m.bfloat16()) is True
+    # A mixture that lies between them is no guidance, and what lies off their line is no mixture.
+    for given in (u + 0.3 * (c - u), u, c, torch.randn(2, 4, 5, 5, generator=g), m * 0.7):
+        assert cond_is_first(c, u, given) is None
+    # Equal outputs tell nothing, and neither does another shape.
+    assert cond_is_first(u, u, u) is None
+    assert cond_is_first(c, u, m[:1]) is None
+    assert cond_is_first(c, u, m.flatten(1)) is None
+    assert cond_is_first(torch.zeros(3), torch.zeros(3), torch.zeros(2)) is None
+
+
+# Giving up ------------------------------------------------------------------------------------------
+
+
+def gives_up(pipe: Pipe, says: str, **call: Any) -> None:
+    """It says so once, in one of two runs, and changes nothing."""
+    plain = pipe(**call)
+    pipe.core.rows.clear()
+    dcache.enable(pipe, BANDS)
+    with pytest.warns(DcacheWarning, match=f"Core: site 'guidance' is never predicted: .*{says}") as caught:
+        found = [pipe(**call) for _ in range(2)]
+    assert len([w for w in caught if "guidance" in str(w.message)]) == 1
+    assert all(torch.equal(x, plain) for x in found)
+    assert dcache.stats(pipe).predicted == 0
+    assert dcache.stats(pipe).bytes_held == 0
+
+
+def test_guidance_rescale_is_not_understood():
+    pipe = Pipe()
+    pipe.rescale = 0.7
+    gives_up(pipe, r"not given u \+ s \(c - u\)")
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_three_branches_are_not_understood(batched):
+    pipe = Pipe(cond_first=True, batched=batched)
+    pipe.third = True
+    gives_up(pipe, f"called {2 if batched else 3} times" if not batched else "not given u")
+
+
+def test_the_branch_with_the_prompt_called_last_is_not_understood():
+    gives_up(Pipe(cond_first=False, batched=False), "without the prompt is called before")
+
+
+def test_a_denoiser_whose_rows_see_each_other_is_left_alone():
+    gives_up(Pipe(Core(mixes=True)), "give another output without the others beside them")
+
+
+# Where there is no guidance ----------------------------------------------------------------------------
+
+
+def test_two_pictures_without_guidance_are_no_branches():
+    for pipe in (Pipe(), dcache.enable(Pipe(), BANDS)):
+        found = pipe(images=2, scale=None)
+        assert pipe.core.rows == [2] * STEPS
+    assert torch.equal(found, Pipe()(images=2, scale=None))
+    assert region_of(pipe).pair is None
+    assert not region_of(pipe).useless
+
+
+def test_two_pictures_without_guidance_after_a_run_of_one_with_it():
+    # The shapes are those of the guided run, which was understood.
+    pipe = dcache.enable(Pipe(), BANDS)
+    pipe()
+    assert dcache.stats(pipe).predicted == 4
+    assert torch.equal(pipe(images=2, scale=None), Pipe()(images=2, scale=None))
+    assert dcache.stats(pipe).predicted == 0
+    torch.testing.assert_close(pipe(), Pipe()())
+    assert dcache.stats(pipe).predicted == 4
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_guidance_that_is_switched_off_and_on_again_in_mid_run(batched):
+    def scale(i: int) -> float | None:
+        return None if i in {3, 4} else 3.0
+
+    plain = Pipe(cond_first=True, batched=batched)(steps=9, scale=scale)
+    pipe = dcache.enable(Pipe(cond_first=True, batched=batched), BANDS)
+    torch.testing.assert_close(pipe(steps=9, scale=scale), plain, rtol=1e-6, atol=1e-6)
+    stats = dcache.stats(pipe)
+    if batched:
+        # Evaluations 2, 6, 7, 8; at 5 the batch is of another size again, so histories start afresh.
+        assert stats.predicted == 4
+        assert stats.reasons == {"listed": 1, "shape": 1}
+    else:
+        assert stats.predicted == 5
+
+
+def test_guidance_that_begins_late_is_learned_then():
+    def scale(i: int) -> float | None:
+        return None if i < 2 else 3.0
+
+    pipe = dcache.enable(Pipe(), BANDS)
+    torch.testing.assert_close(pipe(scale=scale), Pipe()(scale=scale), rtol=1e-6, atol=1e-6)
+    assert region_of(pipe).pair == Pair(rows=True, cond_first=False)
+    assert dcache.stats(pipe).predicted == 2
+
+
+# Runs and schedules --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("sibling", ["bands", "drop"])
+def test_a_trace_is_saved_with_its_sibling_and_replays(batched, sibling, tmp_path):
+    def make() -> Pipe:
+        return Pipe(cond_first=True, batched=batched)
+
+    pipe = dcache.enable(make(), only_guidance(sibling, 0, 1, 4))
+    found, trace = pipe(), dcache.trace(pipe)
+    plan = trace.components["core"]
+    assert plan.sibling == sibling
+    rows = {row for sites in plan.rows.values() for row in sites.values()}
+    # Where the branches are two calls, the site is one of the second.
+    assert (True, True, False, False, True, False) in rows
+    loaded = Schedule.load(trace.save(tmp_path / "a.schedule.json"))
+    assert loaded == trace
+    for fresh in (dcache.enable(make(), loaded), dcache.enable(pipe, loaded)):
+        assert torch.equal(fresh(), found)
+        assert dcache.stats(fresh).predicted == 3
+        assert dcache.trace(fresh).components["core"].rows == plan.rows
+
+
+def test_a_run_that_was_interrupted_leaves_the_next_one_as_it_was():
+    class Stop(Exception):
+        pass
+
+    def interrupt(at: int) -> Any:
+        def prompt(i: int) -> float:
+            if i == at:
+                raise Stop
+            return 4.0
+
+        return prompt
+
+    expected = dcache.enable(Pipe(), BANDS)()
+    for at in range(1, STEPS):
+        pipe = dcache.enable(Pipe(), BANDS)
+        with pytest.raises(Stop):
+            pipe(prompt=interrupt(at))
+        assert torch.equal(pipe(), expected)
+        assert dcache.stats(pipe).predicted == 4
+        assert dcache.stats(pipe).bytes_now == 0
+
+
+def test_an_error_in_the_denoiser_on_half_its_rows_is_forgotten():
+    pipe = dcache.enable(Pipe(), BANDS)
+    expected = pipe()
+    pipe.core.rows.clear()
+    original = pipe.core.forward
+
+    def fail(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if x.shape[0] == 1:
+            raise RuntimeError("out of memory")
+        return original(x, *args, **kwargs)
+
+    pipe.core.forward = fail
+    with pytest.raises(RuntimeError, match="out of memory"):
+        pipe()
+    del pipe.core.forward
+    assert torch.equal(pipe(), expected)
+
+
+def test_a_run_that_computes_everything_is_the_plain_one():
+    for method in (only_guidance("bands", *range(STEPS)), only_guidance("drop", *range(STEPS))):
+        for batched in (True, False):
+            pipe = dcache.enable(Pipe(cond_first=True, batched=batched), method)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "nothing was predicted")
+                assert torch.equal(pipe(), Pipe(cond_first=True, batched=batched)())
+
+
+def test_the_bytes_of_the_bands_are_counted_and_freed():
+    pipe = dcache.enable(Pipe(), BANDS)
+    pipe(images=2)
+    # Two bands of (2, 2, 4, 4) in float32.
+    assert dcache.stats(pipe).bytes_held == 2 * 64 * 4
+    assert dcache.stats(pipe).bytes_now == 0
+    assert region_of(pipe).cond is None
+    assert region_of(pipe).seen.calls == []
+
+
+def test_the_site_needs_a_method_that_knows_siblings_and_sites_that_can_be_halved():
+    pipe = SHAPES["sd"].build()
+    with pytest.raises(DcacheError, match="'guidance' needs a method .*'tgate' or 'fastercache'"):
+        dcache.enable(pipe, "interval", sites="guidance")
+    for sites in (("guidance", "bracket:0"), ("guidance", "model")):
+        with pytest.raises(DcacheError, match="cannot follow"):
+            dcache.enable(pipe, Method("mine", rule=Listed((0,)), sites=sites, sibling="drop"))
+    with pytest.raises(DcacheError, match="sibling must be one of drop, bands"):
+        Method("mine", rule=Listed((0,)), sibling="mean")
+
+
+# Bands and rows -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 8, 8), (2, 4, 5, 9), (1, 2, 3, 16, 10), (2, 1, 4, 4), (2, 7, 5), (3, 4)])
+def test_the_bands_add_up(shape):
+    x = torch.randn(shape, generator=generator(3))
+    low, high = split(x)
+    torch.testing.assert_close(low + high, x)
+    # The low band is a projection, and the high one has nothing of it.
+    torch.testing.assert_close(split(low)[0], low, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(split(high)[0], torch.zeros_like(x), rtol=0, atol=1e-5)
+
+
+def test_low_is_within_a_fifth_of_the_shorter_side():
+    n = torch.arange(20.0)
+    for k in range(11):
+        wave = torch.cos(2 * torch.pi * k * n / 20).expand(1, 1, 20, 20)
+        low, high = split(wave)
+        kept, gone = (low, high) if k <= 4 else (high, low)
+        torch.testing.assert_close(kept, wave, rtol=0, atol=1e-5)
+        torch.testing.assert_close(gone, torch.zeros_like(wave), rtol=0, atol=1e-5)
+    assert torch.equal(split(torch.ones(2, 5, 3))[0], torch.ones(2, 5, 3))
+
+
+@pytest.mark.parametrize(
+    ("time", "low", "high"), [(1000, 1, 1), (901, 1, 1), (900, 1.1, 1), (301, 1.1, 1), (300, 1.1, 1.1), (50, 1, 1.1)]
+)
+def test_the_bands_are_raised_in_their_windows_and_not_ever_more(time, low, high):
+    # The difference of the branches is 1 everywhere in the first channel: all of it is low.
+    core = Core()
+    session = dcache.enable(Pipe(core), BANDS)
+    region = region_of(session)
+    found = session_of(core)
+    assert found is not None
+    from dcache.calls import Call
+    from dcache.history import Branch
+    from dcache.run import Run
+
+    run = found.run = Run(timesteps=[float(time)], started=True)
+    run.timesteps = [1000.0, float(time)]
+    run.index = 1
+    branch = Branch("0", 1)
+    call = Call(branch, 1, 0.0)
+    c = torch.randn(1, 2, 20, 20, generator=generator(1))
+    checks = torch.cos(torch.pi * torch.arange(20.0)).expand(1, 2, 20, 20)
+    region._store(call, c, c + 5 + 2 * checks)
+    for _ in range(3):
+        torch.testing.assert_close(region._decode(c), c + 5 * low + 2 * high * checks, rtol=1e-4, atol=1e-4)
+    assert region.history is not None
+    assert region.history.run_length == 3
+    found.run = None
+
+
+def test_rows_are_taken_of_nested_arguments():
+    x = torch.arange(12.0).view(4, 3)
+    other = torch.arange(6.0).view(2, 3)
+    scalar = torch.tensor(4.0)
+    given = (x, [x, (other, x)], {"a": x, "b": {"c": scalar, "d": None}}, 7, "four")
+    first, nested, named, number, text = _rows_of(given, 4, slice(2, 4))
+    assert torch.equal(first, x[2:])
+    assert torch.equal(nested[0], x[2:]) and torch.equal(nested[1][1], x[2:]) and torch.equal(named["a"], x[2:])
+    # What has another number of rows, or none, belongs to all of them.
+    assert nested[1][0] is other and named["b"]["c"] is scalar and named["b"]["d"] is None
+    assert (type(nested), type(nested[1]), number, text) == (list, tuple, 7, "four")
+    assert x.shape == (4, 3)
+
+
+# Real pipelines -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shape", "cond_first"), [("pixart", False), ("sd", False)])
+def test_diffusers_halves(shape, cond_first):
+    made = SHAPES[shape]
+    pipe = dcache.enable(made.build(), DROP)
+    made.run(pipe)
+    session = session_of(made.denoiser(pipe))
+    assert session is not None and session.binding.guidance is not None
+    assert session.binding.guidance.pair == Pair(rows=True, cond_first=cond_first)
+
+
+@pytest.mark.parametrize("shape", ["flux", "wan"])
+def test_diffusers_two_calls(shape):
+    made = SHAPES[shape]
+    pipe = dcache.enable(made.build(), DROP)
+    made.run(pipe, "sequential")
+    session = session_of(made.denoiser(pipe))
+    assert session is not None and session.binding.guidance is not None
+    assert session.binding.guidance.pair == Pair(rows=False, cond_first=True)
+    assert dcache.stats(pipe).predicted == 5
+
+
+def dit_pipe() -> Any:
+    from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+
+    torch.manual_seed(0)
+    model = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        sample_size=8,
+        num_embeds_ada_norm=10,
+        norm_num_groups=2,
+    ).eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    pipe = DiTPipeline(model, Plain(), DDIMScheduler(clip_sample=False))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+class Plain(nn.Module):
+    """Stands in for a VAE: latents come back as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from types import SimpleNamespace
+
+        self.config = SimpleNamespace(scaling_factor=1.0)
+        self.seen: list[torch.Tensor] = []
+
+    def decode(self, latents: torch.Tensor) -> Any:
+        from types import SimpleNamespace
+
+        self.seen.append(latents)
+        return SimpleNamespace(sample=latents[:, :3])
