@@ -38,7 +38,7 @@ def estimate(target: Any, method: Method | Schedule, call_kwargs: dict[str, Any]
             wrap.step(target, index=0, sigma=1.0, timestep=1.0)
             target(**call_kwargs)
             return sum(_full(session) for session in sessions)
-        taps = [found for session in sessions for found in session.taps]
+        taps = [found for session in sessions for found in session.identity.taps]
         if not taps:
             raise DcacheError(
                 f"{type(target).__name__} has no sampler to stop after one evaluation: estimate on its "

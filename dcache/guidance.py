@@ -240,6 +240,7 @@ def cond_is_first(a: torch.Tensor, b: torch.Tensor, mixed: torch.Tensor) -> bool
     if a.shape != mixed.shape:
         return None
     a, b = a.double(), b.double()
+    found: list[tuple[float, float]] = []
     for signed in (mixed.double(), -mixed.double()):
         free = (signed != a) & (signed != b)
         m, start, way = signed[free], a[free], (b - a)[free]
@@ -249,8 +250,9 @@ def cond_is_first(a: torch.Tensor, b: torch.Tensor, mixed: torch.Tensor) -> bool
         share = float(((m - start) * way).sum()) / length
         off = float((m - start - share * way).norm()) / max(float((m - start).norm()), 1e-30)
         if off < _COLLINEAR and not 0.0 <= share <= 1.0:
-            return share < 0.0
-    return None
+            found.append((off, share))
+    # Far from both outputs either sign is nearly on their line; the true one is on it.
+    return min(found)[1] < 0.0 if found else None
 
 
 def split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -266,7 +268,8 @@ def split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     radius = min(height, width) // 5
     rows = (torch.fft.fftfreq(height, device=x.device) * height).abs().view(-1, 1) <= radius
     columns = (torch.fft.fftfreq(width, device=x.device) * width).abs() <= radius
-    low = torch.fft.ifft2(torch.fft.fft2(x) * (rows & columns)).real
+    # The real part alone would keep the storage of the complex numbers.
+    low = torch.fft.ifft2(torch.fft.fft2(x) * (rows & columns)).real.contiguous()
     return low, x - low
 
 

@@ -59,7 +59,7 @@ class PipeWatch:
         session.pipes.append(weakref.ref(self.pipe))
         sampler = getattr(self.pipe, "scheduler", None)
         if is_sampler(sampler):
-            session.taps.append(tap(sampler, session))
+            session.identity.taps.append(tap(sampler, session))
 
     def join(self, session: Session) -> None:
         """Get to know a session that another pipe has put on the denoiser they share."""
@@ -124,7 +124,7 @@ class PipeWatch:
         if owner is self.pipe:
             for session in self.live():
                 session.end_run()
-                for found in session.taps:
+                for found in session.identity.taps:
                     found.close()
             if self.scout is not None:
                 self.scout.end()

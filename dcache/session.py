@@ -13,19 +13,18 @@ import torch
 from torch import nn
 
 from dcache.binding import Binding, bind
-from dcache.calls import BranchNames, Call, TimeArgument, Told, condition_of
+from dcache.calls import BranchNames, Call, condition_of
 from dcache.containers import copy_containers, first_tensor, signature
 from dcache.contracts import Prober
 from dcache.decisions import Decisions
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.guards import compiled_whole, refuse_compiled, refuse_other_cache
 from dcache.history import Branch, bytes_of
-from dcache.loop import Loop
+from dcache.identity import Identity
 from dcache.method import Method
 from dcache.model_call import ModelCall, NamedContext
 from dcache.record import Record
 from dcache.run import Run
-from dcache.sampler import SamplerTap, is_sampler, tap
 from dcache.selfcheck import self_check
 from dcache.stats import Stats
 from dcache.tap import MethodTap
@@ -62,15 +61,12 @@ class Session:
         self.lowering = lowering
         self.call: Call | None = None
         self.run: Run | None = None
-        self.told: Told | None = None
-        self.loop = Loop()
         self.prober = Prober()
         self.branches: dict[str, Branch] = {}
         self.names = BranchNames()
-        self.time = TimeArgument(module)
         self.sampler = ""
         self.decisions = Decisions(self)
-        self.taps: list[SamplerTap] = []
+        self.identity = Identity(self)
         self.pipes: list[weakref.ref[Any]] = []
         self.checked: set[Any] = set()
         self.warned: set[str] = set()
@@ -93,7 +89,7 @@ class Session:
 
     def begin(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
         """Say which run, evaluation and branch this call belongs to."""
-        run = self._run_of(args, kwargs)
+        run = self.identity.run_of(args, kwargs)
         if run is not self.run:
             self._open(run)
         elif self.binding.moved():
@@ -103,7 +99,7 @@ class Session:
         index = run.index
         if self.method.steps is not None and index >= self.method.steps:
             raise self._wrong_count(index + 1)
-        told = self.told.branch if self.told is not None else None
+        told = self.identity.told.branch if self.identity.told is not None else None
         condition = condition_of(kwargs)
         name = told if told is not None else self.names.name(index, condition, self.branches)
         branch = self.branches.get(name)
@@ -128,49 +124,13 @@ class Session:
         call.observing = mark not in self.checked
         return call
 
-    def _run_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
-        if self.told is not None:
-            return self.told.run
-        newest: SamplerTap | None = None
-        for ref in self.pipes:
-            sampler = getattr(ref(), "scheduler", None)
-            if sampler is not None and not self._taps_sampler(sampler) and is_sampler(sampler):
-                self._retap(sampler)
-        for found in self.taps:
-            if found.run is not None and (newest is None or found.touched > newest.touched):
-                newest = found
-        if newest is None or newest.run is None:
-            return self.loop.see(self.time.read(args, kwargs), self.time.is_sigma)
-        run = newest.run
-        if not run.started:
-            begin = newest.begin_index()
-            run.place(self.time.read(args, kwargs) if begin is None else None, begin)
-        return run
-
-    def _taps_sampler(self, sampler: Any) -> bool:
-        # Not any(): a generator costs Python calls on every predicted step.
-        for found in self.taps:  # noqa: SIM110
-            if found.sampler is sampler:
-                return True
-        return False
-
-    def _retap(self, sampler: Any) -> None:
-        wanted = [getattr(ref(), "scheduler", None) for ref in self.pipes]
-        for old in self.taps:
-            if all(old.sampler is not w for w in wanted):
-                old.leave(self)
-        new = tap(sampler, self)
-        self.taps = [t for t in self.taps if self in t.listeners and t is not new] + [new]
-        if new.run is None:
-            new.open_from(sampler)
-
     def before_run(self) -> None:
         """A sampler is about to open a run: notice what happened to the model since, free the last run."""
         if self.follow():
             return
         self.verify()
         self.end_run()
-        self.told = None
+        self.identity.told = None
 
     def after_last(self, run: Run) -> bool:
         """The sampler made its last step: the run's end, unless a pipeline will say that it is over."""
@@ -220,9 +180,7 @@ class Session:
         steps = self.run.index + (1 if self.run.calls else 0)
         whole = self.run.count is None or steps >= self.run.count
         self.record.end(steps, self.bytes_now())
-        # A loop that just opened the next run is left to follow it.
-        if self.loop.run is self.run:
-            self.loop = Loop()
+        self.identity.forget(self.run)
         self.run = None
         self.branches = {}
         self.decisions.together = {}
@@ -391,9 +349,7 @@ class Session:
         self.model_call.remove()
         for method_tap in self._method_taps:
             method_tap.remove()
-        for found in self.taps:
-            found.leave(self)
-        self.taps = []
+        self.identity.leave()
         # Last, for it may warn, and warnings may be errors.
         self.end_run()
 

@@ -179,10 +179,10 @@ def step(
     if not isinstance(index, int) or isinstance(index, bool) or index < 0:
         raise DcacheError(f"index must be a whole number of at least 0, got {index!r}")
     session = sessions[0]
-    told = session.told
+    told = session.identity.told
     called_again = told is not None and told.run.calls > 0 and branch is not None and branch in told.seen
     if told is None or index < told.run.index or (index == told.run.index == 0 and called_again):
-        told = session.told = Told(Run(started=True, count=steps, flow=flow), branch)
+        told = session.identity.told = Told(Run(started=True, count=steps, flow=flow), branch)
     if index != told.run.index:
         told.run.index = index
         told.run.calls = 0

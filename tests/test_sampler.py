@@ -32,6 +32,8 @@ SAMPLERS = [
 
 
 class Listener:
+    learns = False
+
     def __init__(self):
         self.opened = 0
         self.pipes = []

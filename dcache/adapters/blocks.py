@@ -74,19 +74,17 @@ STREAMS: dict[str, tuple[str, ...]] = {
     "QwenImageTransformerBlock": ("encoder_hidden_states", "hidden_states"),
 }
 
-ASIDE: frozenset[str] = frozenset(
-    {
-        "audio_text_transformer_blocks",
-        "caption_projection",
-        "context_refiner",
-        "face_adapter",
-        "noise_refiner",
-        "refiner_blocks",
-        "siglip_refiner",
-        "text_conv_layer",
-        "text_transformer_blocks",
-        "txt_mode_blocks",
-        "vace_blocks",
-        "video_text_transformer_blocks",
-    }
-)
+ASIDE: set[str] = {
+    "audio_text_transformer_blocks",
+    "caption_projection",
+    "context_refiner",
+    "face_adapter",
+    "noise_refiner",
+    "refiner_blocks",
+    "siglip_refiner",
+    "text_conv_layer",
+    "text_transformer_blocks",
+    "txt_mode_blocks",
+    "vace_blocks",
+    "video_text_transformer_blocks",
+}

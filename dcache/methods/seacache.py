@@ -25,7 +25,8 @@ class SignalGauge(StepGauge):
             f = torch.fft.fftfreq(x.shape[dim], device=x.device).abs()
             share = 1.0 / (1.0 + noise * (f**3 + 1e-16))
             gain = gain * share.view([-1 if d == dim else 1 for d in range(x.ndim)])
-        self.now = torch.fft.ifftn(torch.fft.fftn(x.float(), dim=dims) * (gain / gain.mean()), dim=dims).real
+        seen = torch.fft.ifftn(torch.fft.fftn(x.float(), dim=dims) * (gain / gain.mean()), dim=dims)
+        self.now = seen.real.contiguous()
 
 
 @about("SeaCache 2026, arXiv 2602.18993", sites="trunk or bracket")

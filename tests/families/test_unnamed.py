@@ -116,6 +116,27 @@ CLASSES: dict[str, Unnamed] = {
         depth=4,
         latents="sample",
     ),
+    # Every block is given another layer of the text encoder, joined to the text stream between the blocks.
+    "BriaFiboTransformer2DModel": Unnamed(
+        {
+            "in_channels": 4,
+            "num_layers": 2,
+            "num_single_layers": 2,
+            "attention_head_dim": 8,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 8,
+            "axes_dims_rope": [0, 4, 4],
+            "text_encoder_dim": 8,
+        },
+        (1, 16, 4),
+        lambda: {
+            "encoder_hidden_states": text(),
+            "text_encoder_layers": [rand(i, 1, 5, 8) for i in range(4)],
+            "img_ids": torch.zeros(16, 3),
+            "txt_ids": torch.zeros(5, 3),
+        },
+        depth=4,
+    ),
     "BriaTransformer2DModel": Unnamed(
         {
             "in_channels": 4,
@@ -186,6 +207,20 @@ CLASSES: dict[str, Unnamed] = {
         },
         (1, 4, 2, 4, 4),
         lambda: {"encoder_hidden_states": text()},
+    ),
+    "ErnieImageTransformer2DModel": Unnamed(
+        {
+            "hidden_size": 16,
+            "num_attention_heads": 2,
+            "num_layers": 3,
+            "ffn_hidden_size": 32,
+            "in_channels": 4,
+            "out_channels": 4,
+            "text_in_dim": 8,
+            "rope_axes_dim": (4, 2, 2),
+        },
+        (1, 4, 4, 4),
+        lambda: {"text_bth": text(), "text_lens": torch.tensor([5])},
     ),
     "I2VGenXLUNet": Unnamed(
         VIDEO_UNET,
