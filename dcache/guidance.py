@@ -76,6 +76,11 @@ class GuidanceRegion(Region):
         self.seen, self.cond = Seen(), None
         self.halved = False
 
+    def watched(self) -> list[torch.Tensor]:
+        """What is kept of the evaluation under way, until the sampler's step."""
+        kept = [t for _, entry, output in self.seen.calls for t in (entry, output) if t is not None]
+        return kept if self.cond is None else [*kept, self.cond[1]]
+
     def run(
         self, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, float]:

@@ -46,11 +46,6 @@ class Record:
         """Keep the most bytes seen."""
         self.most_bytes = max(self.most_bytes, now)
 
-    def end(self, steps: int, held: int) -> None:
-        """The run is over."""
-        self.steps = steps
-        self.peak(held)
-
     def stats(self, steps: int, now: int, open_run: bool, inside: float, method: str) -> Stats:
         """As the public object."""
         return Stats(

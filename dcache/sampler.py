@@ -19,6 +19,31 @@ from dcache.tap import MethodTap
 _activity = itertools.count(1)
 
 
+class Listener:
+    """Who watches a sampler; every method may be left as it is.
+
+    Attributes:
+        pipes: the pipelines on whose behalf it does.
+        learns: whether it wants to see what the sampler is given.
+    """
+
+    pipes: list[weakref.ref[Any]]
+    learns = False
+
+    def before_run(self) -> None:
+        """A run is about to open."""
+
+    def stepped(self, mixed: torch.Tensor) -> None:
+        """The sampler is given this model output."""
+
+    def paused(self, run: Run) -> None:
+        """An evaluation ended, in which another listener's denoiser may have been called instead."""
+
+    def after_last(self, run: Run) -> bool:
+        """The sampler made its last step; whether that is the end of the run."""
+        return True
+
+
 class SamplerTap:
     """Watches one sampler. Listeners keep it alive; the last one to leave takes it off.
 
@@ -26,6 +51,7 @@ class SamplerTap:
         run: the run under way or None.
         touched: when the sampler was last used, on a counter shared by all taps.
         teaches: whether a listener wants to see what the sampler is given.
+        several: whether there may be more than one listener.
     """
 
     def __init__(self, sampler: Any) -> None:
@@ -33,8 +59,9 @@ class SamplerTap:
         self.run: Run | None = None
         self.touched = 0
         self.teaches = False
+        self.several = False
         self._copied = False
-        self.listeners: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
         self._taps = [
             MethodTap(sampler, "set_timesteps", self._set_timesteps),
             MethodTap(sampler, "step", self._step),
@@ -42,7 +69,7 @@ class SamplerTap:
         for tap in self._taps:
             tap.install()
 
-    def leave(self, listener: Any) -> None:
+    def leave(self, listener: Listener) -> None:
         """Forget a listener; without any the sampler gets its own methods back."""
         self.listeners.discard(listener)
         if not self.listeners:
@@ -110,8 +137,11 @@ class SamplerTap:
             run.calls = 0
             run.index += 1
             self.touched = next(_activity)
+            if self.several:
+                for listener in list(self.listeners):
+                    listener.paused(run)
             if run.count is not None and run.index >= run.count:
-                ended = [x.after_last(run) for x in list(self.listeners) if hasattr(x, "after_last")]
+                ended = [listener.after_last(run) for listener in list(self.listeners)]
                 if ended and all(ended):
                     self.close()
         return result
@@ -133,8 +163,8 @@ def tap_of(sampler: Any) -> SamplerTap | None:
     return owner if isinstance(owner, SamplerTap) and owner.listeners and owner.sampler is sampler else None
 
 
-def tap(sampler: Any, listener: Any) -> SamplerTap:
-    """Watch a sampler on behalf of `listener` (which gets `before_run()` when a run is about to open)."""
+def tap(sampler: Any, listener: Listener) -> SamplerTap:
+    """Watch a sampler on behalf of `listener` ."""
     found = tap_of(sampler)
     if found is None:
         # What a copied sampler brought along listens for the original's pipeline.
@@ -144,6 +174,7 @@ def tap(sampler: Any, listener: Any) -> SamplerTap:
         found = SamplerTap(sampler)
     found.listeners.add(listener)
     found.teaches = found.teaches or listener.learns
+    found.several = len(found.listeners) > 1
     return found
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from dcache.errors import DcacheWarning
 from dcache.run import Run
-from dcache.sampler import SamplerTap, is_sampler, tap
+from dcache.sampler import Listener, SamplerTap, is_sampler, tap
 from dcache.tap import Intercept
 
 
@@ -36,7 +36,7 @@ class Watched(Intercept):
         return self.inner(*args, **kwargs)
 
 
-class Scout:
+class Scout(Listener):
     """Watches the modules of one pipeline until a run has shown which of them are denoisers.
 
     Args:
@@ -44,8 +44,6 @@ class Scout:
         modules: name -> module of everything that may be one.
         take: puts a session on the module of this name, once it is known.
     """
-
-    learns = False
 
     def __init__(
         self, pipe: Any, modules: Mapping[str, nn.Module], take: Callable[[str, nn.Module], None]
@@ -68,9 +66,6 @@ class Scout:
     def after_last(self, run: Run) -> bool:
         """The sampler made its last step: the pipeline's call goes on."""
         return False
-
-    def stepped(self, mixed: Any) -> None:
-        """What the sampler is given tells nothing here."""
 
     def end(self) -> None:
         """The pipeline's call is over."""

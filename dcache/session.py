@@ -25,12 +25,13 @@ from dcache.method import Method
 from dcache.model_call import ModelCall, NamedContext
 from dcache.record import Record
 from dcache.run import Run
+from dcache.sampler import Listener
 from dcache.selfcheck import self_check
 from dcache.stats import Stats
 from dcache.tap import MethodTap
 
 
-class Session:
+class Session(Listener):
     """Histories, identity and counters of one denoiser.
 
     Args:
@@ -78,6 +79,7 @@ class Session:
         self.remake: Callable[[nn.Module], Session] | None = None
         self.gone = False
         self.late = False
+        self.last = 0
         self.learns = bool(method.sibling)
         self.peeks = method.probe is not None and method.probe.where == "modulated"
         self._method_taps: list[MethodTap] = []
@@ -96,7 +98,7 @@ class Session:
             # A module replaced in mid-run (a LoRA layer) would compute on placeholders: bind again at once.
             self.rebind(self.method.sites)
         run.calls += 1
-        index = run.index
+        index = self.last = run.index
         if self.method.steps is not None and index >= self.method.steps:
             raise self._wrong_count(index + 1)
         told = self.identity.told.branch if self.identity.told is not None else None
@@ -137,10 +139,24 @@ class Session:
         from dcache.pipeline import tells_its_end
 
         if any(tells_its_end(ref()) for ref in self.pipes):
+            # It may do so late or never (Stable Audio's latents); what was remembered is of no more use.
+            self.free()
             return False
         if run is self.run:
             self.end_run()
         return True
+
+    def paused(self, run: Run) -> None:
+        """Free what a denoiser remembers that is no longer called in the run (the first of Wan 2.2's two)."""
+        if self.run is run and self.last < run.index - 1:
+            self.free()
+
+    def free(self) -> None:
+        """Let go of all histories; what was counted stays, a further call finds nothing to predict from."""
+        self.record.peak(self.bytes_now())
+        self.branches = {}
+        for region in self.binding.regions:
+            region.release()
 
     def follow(self) -> bool:
         """Move with a pipeline whose denoiser was replaced; True where nobody is left for this session."""
@@ -179,14 +195,12 @@ class Session:
             return
         steps = self.run.index + (1 if self.run.calls else 0)
         whole = self.run.count is None or steps >= self.run.count
-        self.record.end(steps, self.bytes_now())
+        self.free()
+        self.record.steps = steps
         self.identity.forget(self.run)
         self.run = None
-        self.branches = {}
         self.decisions.together = {}
         self.names.restart()
-        for region in self.binding.regions:
-            region.release()
         record = self.record
         # An interrupted run had no time to predict; its own error is what should be seen.
         if whole and self.method.predicts and not record.predicted and record.reasons:

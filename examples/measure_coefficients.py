@@ -164,7 +164,7 @@ def relative(p: torch.Tensor, q: torch.Tensor) -> float:
 
 def magnitude(now: torch.Tensor, before: torch.Tensor) -> float:
     """Mean over tokens of |now| / |before|, Euclidean norm over channels, which come last."""
-    return float((now.float().norm(dim=-1) / before.float().norm(dim=-1)).mean())
+    return float((now.float().norm(dim=1) / before.float().norm(dim=-1)).mean())
 
 
 def fit(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
@@ -254,7 +254,8 @@ def load(options: argparse.Namespace) -> tuple[Any, dict[str, Any], list[str]]:
     else:
         from diffusers import DiffusionPipeline
 
-        pipe = DiffusionPipeline.from_pretrained(options.pipe, torch_dtype=dtype).to(options.device)
+        kind = {} if dtype is torch.float32 else {"torch_dtype": dtype}
+        pipe = DiffusionPipeline.from_pretrained(options.pipe, **kind).to(options.device)
         pipe.set_progress_bar_config(disable=True)
         captions, call = list(PROMPTS), {}
     given = {"num_inference_steps": options.steps, "guidance_scale": options.guidance}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -98,6 +99,18 @@ def at_step_end(shape: Shape, act: Callable[[int], None]) -> Call:
         return tensors
 
     return {"callback_on_step_end": callback}
+
+
+def before_step(pipe: Any, act: Callable[[], None]) -> None:
+    """Let the pipeline's sampler do something before every step: what a run holds is freed after the last."""
+    step = pipe.scheduler.step
+
+    @wraps(step)
+    def acting(*args: Any, **kwargs: Any) -> Any:
+        act()
+        return step(*args, **kwargs)
+
+    pipe.scheduler.step = acting
 
 
 def _guidance_between(first: int, last: int, batched: bool) -> Callable[[], Call]:

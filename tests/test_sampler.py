@@ -18,7 +18,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from dcache.sampler import is_sampler, tap, tap_of
+from dcache.sampler import Listener, is_sampler, tap, tap_of
 
 SAMPLERS = [
     DDIMScheduler,
@@ -31,9 +31,7 @@ SAMPLERS = [
 ]
 
 
-class Listener:
-    learns = False
-
+class Spy(Listener):
     def __init__(self):
         self.opened = 0
         self.pipes = []
@@ -44,7 +42,7 @@ class Listener:
 
 @pytest.fixture
 def listener():
-    return Listener()
+    return Spy()
 
 
 def same_vars(a, b):
@@ -130,7 +128,7 @@ def test_a_set_timesteps_that_fails_opens_no_run(listener):
 
 
 def test_listeners_share_one_tap_and_the_last_one_takes_it_off(listener):
-    sampler, other = DDIMScheduler(), Listener()
+    sampler, other = DDIMScheduler(), Spy()
     before = dict(vars(sampler))
     watched = tap(sampler, listener)
     assert tap(sampler, other) is watched
@@ -148,7 +146,7 @@ def test_listeners_share_one_tap_and_the_last_one_takes_it_off(listener):
 
 def test_a_listener_that_is_gone_hears_nothing():
     sampler = DDIMScheduler()
-    watched = tap(sampler, Listener())
+    watched = tap(sampler, Spy())
     gc.collect()
     assert tap_of(sampler) is None
     sampler.set_timesteps(2)
@@ -211,7 +209,7 @@ def test_a_sampler_copied_with_its_pipe_is_another(listener):
     x = torch.ones(1, 4)
     twin.step(x, twin.timesteps[0], x)
     assert (watched.run.index, watched.run.calls) == (0, 1)
-    other = Listener()
+    other = Spy()
     assert tap(twin, other) is not watched
     assert (listener.opened, other.opened) == (1, 0)
 
@@ -221,7 +219,7 @@ def test_a_copy_may_be_tapped_by_itself(listener):
     watched = tap(sampler, listener)
     second = copy.deepcopy(sampler)
     assert tap_of(second) is None
-    other = Listener()
+    other = Spy()
     own = tap(second, other)
     second.set_timesteps(3)
     assert (listener.opened, other.opened) == (0, 1)

@@ -37,6 +37,7 @@ def dbcache(
         last: compute the last evaluation where the number of evaluations is known.
         branches: whether guidance branches decide "separate"ly or "together".
     """
+    check_whole("front", front, 1)
     check_whole("back", back, 0)
     check_whole("order", order, 0)
     predictor: Predictor = Taylor(order) if order else Reuse()

@@ -26,8 +26,7 @@ class RateGauge(Gauge):
         if self.now is None or self.then is None or len(self.anchors) < 2:
             return float("inf")
         (x0, y0), (x1, y1) = self.anchors
-        rate = _mean(y1 - y0) / _mean(x1 - x0)
-        return float(rate * _mean(self.now - self.then) / _mean(y1))
+        return float(_mean(y1 - y0) / _mean(x1 - x0) * _mean(self.now - self.then) / _mean(y1))
 
     def settle(self, computed: bool, output: Any) -> None:
         """See class."""

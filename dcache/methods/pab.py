@@ -35,7 +35,7 @@ def pab(
     """
     ranges = {"attn": attn, "cross_attn": cross_attn, "mlp": mlp}
     for name, value in ranges.items():
-        if value is not None:
+        if value is not None or name == "attn":
             check_whole(name, value, 1)
     if not isinstance(window, tuple | list) or len(window) != 2:
         raise DcacheError(f"window must be a pair of timesteps, got {window!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -51,6 +52,7 @@ class Outside:
 
     def __post_init__(self) -> None:
         """Check the range."""
+        check_number("the window's start", self.low, -math.inf)
         check_number("the window's end", self.high, self.low)
 
     def __call__(self, moment: Moment) -> str | None:

@@ -3,6 +3,8 @@
 import inspect
 import itertools
 import math
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,12 +12,21 @@ from dcache import methods
 from dcache.codecs import parse
 from dcache.errors import DcacheError
 from dcache.method import Method, site_list
-from dcache.predictors import Newton, Reuse, Taylor
-from dcache.probes import Probe
+from dcache.methods.about import FAMILIES, About
+from dcache.methods.easycache import RateGauge
+from dcache.methods.seacache import SignalGauge
+from dcache.predictors import Foca, Hermite, Linear, Newton, Reuse, Taylor
+from dcache.probes import Probe, StepGauge
 from dcache.sites import Site
 from tests.moments import computed_steps
 
 NAMES = list(methods.available())
+# What the presets need that cannot do without.
+NEEDS = {
+    "teacache": {"coefficients": (1.0, 0.0)},
+    "magcache": {"ratios": [1.0, 0.9]},
+    "smoothcache": {"table": {"attn": [1, 0]}},
+}
 
 
 @pytest.mark.parametrize(
@@ -31,6 +42,10 @@ NAMES = list(methods.available())
         (methods.deepcache(steps=[0, 3, 4]), 8, [0, 3, 4]),
         (methods.newton(), 10, [0, 1, 4, 7, 9]),
         (methods.default(), 20, [0, 1, 2, 5, 8, 11, 14, 17, 19]),
+        (methods.hicache(), 50, [0, 1, 2, 8, 14, 20, 26, 32, 38, 44]),
+        (methods.foca(interval=5, last=True), 20, [0, 1, 2, 7, 12, 17, 19]),
+        (methods.magcache(ratios=[1.0, 1.0], max_run=3, retention=0.2), 12, [0, 1, 5, 9]),
+        (methods.magcache(ratios=[1.0, 1.0], retention=0.0, last=True), 8, [0, 6, 7]),
     ],
 )
 def test_computed_steps(method, steps, full):
@@ -65,6 +80,36 @@ def test_fbcache_follows_the_probe():
         (methods.deepcache(branch_id=2), Reuse(), ("bracket:2",), "value", None, None),
         (methods.deepcache(sites="bracket:1"), Reuse(), ("bracket:1",), "value", None, None),
         (methods.default(), Newton(1), ("auto",), None, None, None),
+        (methods.hicache(), Hermite(1, 0.5, since=2), ("sublayers",), "value", "step", None),
+        (methods.foca(), Foca(), ("sublayers",), "value", "step", None),
+        (methods.delta_dit(), Reuse(), ("front:75%", "rear:75%"), "delta", None, None),
+        (methods.delta_dit(blocks=5), Reuse(), ("front:5", "rear:5"), "delta", None, None),
+        (methods.dbcache(), Reuse(), ("middle:8-0",), "delta", None, Probe("front", 8)),
+        (methods.dbcache(1, 2, order=2), Taylor(2), ("middle:1-2",), "delta", "step", Probe("front", 1)),
+        (
+            methods.teacache(coefficients="flux"),
+            Reuse(),
+            ("trunk",),
+            "delta",
+            None,
+            Probe("modulated", gauge=StepGauge),
+        ),
+        (methods.magcache(**NEEDS["magcache"]), Reuse(), ("trunk",), "delta", None, None),
+        (methods.easycache(), Reuse(), ("model",), "delta", None, Probe("input", gauge=RateGauge)),
+        (methods.seacache(), Newton(1), ("auto",), None, "step", Probe("input", gauge=SignalGauge)),
+        (methods.seacache(order=0), Reuse(), ("auto",), None, None, Probe("input", gauge=SignalGauge)),
+        (methods.pab(), Reuse(), ("attn", "cross_attn?"), "value", None, None),
+        (methods.pab(cross_attn=None, mlp=4), Reuse(), ("attn", "mlp?"), "value", None, None),
+        (methods.tgate(), Reuse(), ("guidance", "cross_attn?", "attn?"), "value", None, None),
+        (methods.fastercache(), Linear(0.5), ("guidance", "attn?"), "value", None, None),
+        (
+            methods.smoothcache({"attn1": [1], "attn2": [1]}),
+            Reuse(),
+            ("attn", "cross_attn"),
+            "value",
+            None,
+            None,
+        ),
     ],
 )
 def test_parts(method, predictor, sites, codec, clock, probe):
@@ -75,12 +120,49 @@ def test_parts(method, predictor, sites, codec, clock, probe):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_preset_is_made_by_name_with_its_defaults(name):
-    method = methods.make(name)
+    method = methods.make(name, **NEEDS.get(name, {}))
     assert method.name == name
     assert method.predicts
-    assert method == getattr(methods, name)()
+    assert method == getattr(methods, name)(**NEEDS.get(name, {}))
     assert method.describe().startswith(f"{name}(")
-    assert method.steps is None
+    assert method.steps == (2 if name == "smoothcache" else None)
+    assert bool(methods.available()[name].needs) == (name in NEEDS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_preset_is_can_be_read_without_making_it(name):
+    told = methods.available()[name]
+    assert isinstance(told, About)
+    assert str(told) == told.summary == inspect.getdoc(getattr(methods, name)).partition("\n")[0]
+    assert told.summary.endswith(".")
+    assert told.sites
+    assert told.families
+    assert set(told.families) <= set(FAMILIES)
+    # Named after its paper, with a year; a paper is cited by its number.
+    assert told.paper
+    assert "arXiv" not in told.paper or told.paper.rpartition("arXiv ")[2].replace(".", "").isdigit()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_is_one_short_file(name):
+    source = Path(sys.modules[getattr(methods, name).__module__].__file__)
+    assert source.name == f"{name}.py"
+    assert len(source.read_text(encoding="utf-8").splitlines()) <= 80
+
+
+def test_every_file_of_a_preset_is_registered():
+    files = {path.stem for path in Path(methods.__file__).parent.glob("*.py")}
+    assert files - {"__init__", "about", "coefficients"} == set(NAMES)
+    assert set(NAMES) <= set(methods.__all__)
+
+
+def test_siblings_go_with_the_site_guidance():
+    assert {
+        name: m.sibling for name in NAMES if (m := methods.make(name, **NEEDS.get(name, {}))).sibling
+    } == {
+        "tgate": "drop",
+        "fastercache": "bands",
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -104,6 +186,24 @@ def test_every_parameter_of_a_preset_is_documented_and_annotated(name):
         (methods.fbcache(threshold=0), False),
         (methods.fbcache(max_run=0), False),
         (methods.interval(interval=2), True),
+        (methods.hicache(interval=1), False),
+        (methods.foca(interval=1), False),
+        (methods.delta_dit(interval=1), False),
+        (methods.dbcache(threshold=0), False),
+        (methods.dbcache(max_run=0), False),
+        (methods.teacache(0, "flux"), False),
+        (methods.magcache(ratios=[1, 1], max_run=0), False),
+        (methods.magcache(threshold=0, ratios=[1, 1]), True),
+        (methods.easycache(threshold=0), False),
+        (methods.seacache(max_run=0), False),
+        (methods.pab(attn=1, cross_attn=None), False),
+        (methods.pab(attn=1), True),
+        (methods.tgate(gate=None, attn_interval=1), False),
+        (methods.tgate(gate=None), True),
+        (methods.tgate(attn_interval=1), True),
+        (methods.fastercache(attn_interval=1, guidance_interval=1), False),
+        (methods.fastercache(attn_interval=1), True),
+        (methods.smoothcache({"attn": [1, 1]}), False),
     ],
 )
 def test_methods_that_compute_everything_on_request_say_so(method, predicts):
@@ -128,11 +228,51 @@ def test_methods_that_compute_everything_on_request_say_so(method, predicts):
                 ["deepcache"],
                 [{"branch_id": -1}, {"branch_id": "x"}, {"sites": "attn"}, {"steps": [-1]}, {"steps": 3}],
             ),
+            itertools.product(
+                ["hicache", "foca", "delta_dit"],
+                [{"interval": 0}, {"interval": 2.5}, {"warmup": -1}, {"branches": "all"}],
+            ),
+            itertools.product(
+                ["hicache"],
+                [{"order": -1}, {"scale": 0.0}, {"scale": "1"}, {"clock": "noon"}, {"codec": "x"}],
+            ),
+            itertools.product(
+                ["delta_dit"],
+                [{"blocks": 0}, {"blocks": 1.5}, {"blocks": "3"}, {"boundary": -1}, {"boundary": 1.0}],
+            ),
+            itertools.product(
+                ["dbcache"],
+                [
+                    {"front": 0},
+                    {"front": 1.5},
+                    {"back": -1},
+                    {"back": None},
+                    {"threshold": -1},
+                    {"order": 1.5},
+                ],
+            ),
+            itertools.product(["dbcache", "seacache"], [{"max_run": -1}, {"warmup": 1.0}, {"order": -1}]),
+            itertools.product(["easycache", "seacache"], [{"threshold": -1}, {"threshold": math.nan}]),
+            itertools.product(
+                ["pab"],
+                [{"attn": 0}, {"attn": None}, {"cross_attn": 1.5}, {"mlp": "2"}, {"window": 3}],
+            ),
+            (("pab", {"window": wrong}) for wrong in ((1, 2, 3), (5, 4), ("a", 3), (math.nan, 3))),
+            itertools.product(
+                ["tgate"], [{"gate": -1}, {"gate": 1.5}, {"attn_interval": 0}, {"late_interval": None}]
+            ),
+            itertools.product(
+                ["fastercache"],
+                [{"attn_interval": 0}, {"guidance_interval": 0}, {"weight": None}, {"weight": math.nan}],
+            ),
+            itertools.product(
+                ["fastercache"], [{"attn_below": "x"}, {"guidance_below": math.nan}, {"branches": "all"}]
+            ),
         )
     ),
 )
 def test_bad_parameters_are_refused(preset, options):
-    with pytest.raises(DcacheError, match="|".join([*options, "bracket", "codec"])):
+    with pytest.raises(DcacheError, match="|".join([*options, "bracket", "codec", "window", "interval"])):
         methods.make(preset, **options)
 
 

@@ -1,0 +1,149 @@
+"""The documentation says what is so: parameters, links, figures; its Python compiles, and the guides run."""
+
+import ast
+import importlib.util
+import inspect
+import json
+import re
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dcache import methods
+from dcache.adapters import blocks
+from dcache.cli import main
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = DOCS / "methods"
+TEXTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted(DOCS.rglob("*.md"))]
+NAMES = list(methods.available())
+ROW = re.compile(r"^\| `(\w+)` \| `([^`]*)` \|", re.MULTILINE)
+
+
+def python_of(path: Path) -> list[str]:
+    """The blocks of Python of a page."""
+    return re.findall(r"^```python\n(.*?)^```$", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def example(name: str) -> Any:
+    """A script of examples/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Any:
+    return example("measure_methods")
+
+
+def test_every_preset_has_a_page_and_every_page_a_preset() -> None:
+    assert {path.stem for path in PAGES.glob("*.md")} == {*NAMES, "README"}
+    index = (PAGES / "README.md").read_text(encoding="utf-8").partition("## All of them")[0]
+    assert sorted(re.findall(r"^\| \[(\w+)\]\(\1\.md\) \| [^|]+ \| [^|]+ \|$", index, re.M)) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_lists_exactly_the_parameters_and_their_defaults(name: str) -> None:
+    page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
+    table = page.partition("## Parameters")[2].partition("\n## ")[0]
+    told = [(parameter, ast.literal_eval(default)) for parameter, default in ROW.findall(table)]
+    real = [(p.name, p.default) for p in inspect.signature(getattr(methods, name)).parameters.values()]
+    assert told == real
+    assert all(type(a[1]) is type(b[1]) for a, b in zip(told, real, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_is_short_and_has_every_section(name: str) -> None:
+    page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## (.*)$", page, re.MULTILINE)
+    assert sections == [
+        "What it does",
+        "Parameters",
+        "When, and when not",
+        "Pitfalls, and where we differ",
+        "Measured on the demo",
+    ]
+    assert page.startswith(f"# {name}\n")
+    assert len(page.splitlines()) <= 65
+
+
+def test_the_figures_are_those_that_were_measured(scripts: Any) -> None:
+    found = json.loads((PAGES / "measured.json").read_text(encoding="utf-8"))
+    measured = [(row["method"], row["setting"]) for row in found["rows"]]
+    expected = [
+        (name, scripts.choice(name, options).label)
+        for name, settings in scripts.SETTINGS.items()
+        for options in settings
+    ]
+    assert measured == expected
+    assert {name for name, _ in measured} == set(NAMES)
+    assert "\n".join(scripts.lines(found)) in (PAGES / "README.md").read_text(encoding="utf-8")
+    for name in NAMES:
+        page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
+        assert "\n".join(scripts.lines(found, name)) in page or "Refused on this model: " in page
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
+    broken = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    assert not broken
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_python_in_the_pages_compiles(path: Path) -> None:
+    for block in python_of(path):
+        ast.parse(block)
+
+
+@pytest.fixture
+def guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the Python of a guide from top to bottom in an empty folder; returns what it defined."""
+    monkeypatch.chdir(tmp_path)
+    # One thread: two that wait for one another on a busy machine take minutes for these small calls.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    kept = {name: getattr(blocks, name).copy() for name in ("SUBLAYERS", "STREAMS", "ASIDE")}
+
+    def run(name: str) -> dict[str, Any]:
+        module = types.ModuleType("guide")
+        monkeypatch.setitem(sys.modules, "guide", module)
+        path = DOCS / f"{name}.md"
+        exec(compile("\n".join(python_of(path)), str(path), "exec"), module.__dict__)
+        return module.__dict__
+
+    yield run
+    torch.set_num_threads(threads)
+    for name, before in kept.items():
+        table = getattr(blocks, name)
+        table.clear()
+        table.update(before)
+
+
+def test_the_guide_to_methods_runs(guide: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    made = guide("add-a-method")
+    assert Path("widening.json").exists()
+    assert "widening(every=6, order=1)" in capsys.readouterr().out
+    assert made["schedule"].components["transformer"].rows["*"]["trunk"].count(True) == made["stats"].computed
+    assert main(["show", "widening.json"]) == 0
+
+
+def test_the_guide_to_families_runs(guide: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    guide("add-a-family")
+    printed = capsys.readouterr().out
+    assert "model, trunk, run:A-B and block:N with depths 0 to 3\n" in printed
+    assert "no such sublayer is declared for its blocks" in printed
+
+
+def test_the_guide_left_no_declaration_behind() -> None:
+    assert "MyBlock" not in blocks.SUBLAYERS
+    assert "my_refiner_blocks" not in blocks.ASIDE
