@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dcache.containers import first_tensor, flatten, rebuild, same
+from dcache.containers import copy_containers, first_tensor, flatten, rebuild, same
 from dcache.regions import Region
 from dcache.selfcheck import TOLERANCE
 
@@ -118,6 +118,9 @@ class GuidanceRegion(Region):
     def _watched(
         self, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, float]:
+        run = self.session.run
+        if run is not None and not run.sampler and not self.useless:
+            self._give_up("in a hand-written loop nobody sees what the sampler is given, which would tell")
         entry = first_tensor(args, kwargs)
         kept = None if self.useless or entry is None else entry.clone()
         output, spent = _timed(inner, args, kwargs)
@@ -150,13 +153,14 @@ class GuidanceRegion(Region):
             whole = [self._whole(pair, leaf, other if i == 0 else leaf) for i, leaf in enumerate(leaves)]
             return rebuild(whole, recipe), spent
         self._turn(halved=False)
+        kept = None if mark in self.checked else copy_containers((args, kwargs))
         output, spent = _timed(inner, args, kwargs)
         first = flatten(output)[0][0]
-        if mark not in self.checked:
-            if call.predicted:
-                # Only what was computed in full can be compared.
-                return output, spent
+        if kept is not None:
             with self.session.resting():
+                if call.predicted:
+                    # Only what is computed in full can be compared.
+                    first = flatten(inner(*kept[0], **kept[1]))[0][0]
                 again = flatten(inner(*fewer[0], **fewer[1]))[0][0]
             if same(first[cond], again)[0] > TOLERANCE.get(first.dtype, 1e-3):
                 self._give_up("the rows with the prompt give another output without the others beside them")

@@ -164,7 +164,7 @@ def relative(p: torch.Tensor, q: torch.Tensor) -> float:
 
 def magnitude(now: torch.Tensor, before: torch.Tensor) -> float:
     """Mean over tokens of |now| / |before|, Euclidean norm over channels, which come last."""
-    return float((now.float().norm(dim=1) / before.float().norm(dim=-1)).mean())
+    return float((now.float().norm(dim=-1) / before.float().norm(dim=-1)).mean())
 
 
 def fit(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
@@ -217,10 +217,12 @@ def results(observer: Observer, alpha: float) -> tuple[dict[str, Any], list[str]
     if len({x for x, _ in observer.pairs}) > DEGREE + 1:
         found["teacache"] = fit(observer.pairs)
     else:
-        missing.append(
-            f"teacache: {len(observer.pairs)} changes were seen and {DEGREE + 2} are needed: {name} needs a "
-            "list of blocks whose attention is declared (dcache.adapters.blocks), and more steps"
+        why = (
+            "more steps"
+            if observer.pairs
+            else "a list of blocks whose attention is declared (docs/add-a-family.md)"
         )
+        missing.append(f"teacache: {len(observer.pairs)} changes were seen in {name}; it needs {why}")
     if observer.ratios:
         rows = [1.0, *(round(float(np.mean(observer.ratios[t])), 6) for t in range(1, observer.count))]
         spread = max(float(np.std(observer.ratios[t])) for t in range(1, observer.count))
@@ -342,7 +344,7 @@ def main() -> int:
         "versions": versions(),
     }
     write_json(options.out, {"format": "dcache.coefficients", "version": 1, "of": of, **measured})
-    print(f"wrote {options.out}: {', '.join(measured)}; {observer.count} evaluations of {len(prompts)} runs")
+    print(f"wrote {options.out}: {', '.join(measured)}; {observer.count} evaluations, {len(prompts)} run(s)")
     if "teacache" in measured:
         print(
             f"teacache: R^2 = {measured['teacache']['r2']:.3f} over {measured['teacache']['points']} changes"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 import time
 import warnings
 from pathlib import Path
@@ -203,13 +204,13 @@ def conditions(found: dict[str, Any]) -> str:
     calls = f"medians of {repeats} alternated calls" if repeats > 1 else "one call each after a warm-up"
     calls += ", in processor time (the machine was busy)" if found["clock"] == "processor" else ""
     guidance = found["guidance"]["on"]
-    return (
+    text = (
         f"{found['captions']} held-out captions, {found['steps']} steps, guidance {guidance:g} and none; "
-        "PSNR (dB) and SSIM are to the uncached\npictures of the same seeds; speedup is that of the whole "
-        "pipeline call, "
-        f"{calls}.\n{hardware['processor']}, {hardware['threads']} thread(s), torch {software['torch']}, "
-        f"diffusers {software['diffusers']}, float32."
+        "PSNR (dB) and SSIM are to the uncached pictures of the same seeds; speedup is that of the whole "
+        f"pipeline call, {calls}. {hardware['processor']}, {hardware['threads']} thread(s), "
+        f"torch {software['torch']}, diffusers {software['diffusers']}, float32."
     )
+    return textwrap.fill(text, 118, break_on_hyphens=False)
 
 
 def fill(path: Path, text: str) -> None:
@@ -234,24 +235,24 @@ def draw(path: Path, found: dict[str, Any]) -> None:
 
     figure = Figure(figsize=(10.4, 4.6), dpi=DPI)
     FigureCanvasAgg(figure)
-    left = figure.subplots(1, 2)
+    both = figure.subplots(1, 2)
     titles = {"on": f"guidance {found['guidance']['on']:g}", "off": "no guidance"}
     names = list(dict.fromkeys(one["method"] for one in found["rows"]))
-    for axes, (mode, title) in zip(left, titles.items(), strict=True):
+    for axes, (mode, title) in zip(both, titles.items(), strict=True):
         for i, name in enumerate(names):
             its = [one[mode] for one in found["rows"] if one["method"] == name]
             points = sorted((r["speedup"], r["psnr"]) for r in its if r.get("psnr") and r["predicted"])
             if points:
-                style = {"color": colormaps["tab20"](i % 20), "marker": "osD^vPX*"[i % 8], "markersize": 5}
-                axes.plot(*zip(*points, strict=True), label=name, linewidth=0.9, **style)
+                style = {"color": colormaps["tab10"](i % 10), "marker": "osD^vPX*"[i % 8], "markersize": 6}
+                axes.plot(*zip(*points, strict=True), label=name, linestyle="none", **style)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         axes.grid(color="#e5e7eb", linewidth=0.7)
         axes.set_axisbelow(True)
         axes.set_title(title, size=10, color=GREY, loc="left")
         axes.set_xlabel("speedup of the whole pipeline call (×)", color=INK)
-    left[0].set_ylabel("PSNR to the uncached picture (dB)", color=INK)
-    handles, labels = left[0].get_legend_handles_labels()
+    both[0].set_ylabel("PSNR to the uncached picture (dB)", color=INK)
+    handles, labels = both[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="center right", frameon=False, fontsize=8)
     figure.subplots_adjust(left=0.06, right=0.85, bottom=0.12, top=0.92, wspace=0.14)
     write(path, lambda temporary: figure.savefig(temporary, dpi=DPI, facecolor="white"))

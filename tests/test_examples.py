@@ -42,17 +42,20 @@ def test_the_engine_benchmark_prints_its_figures() -> None:
 # Measuring coefficients ---------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def script() -> Any:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location(
-        "measure_coefficients", EXAMPLES / "measure_coefficients.py"
-    )
+def load_script(name: str) -> Any:
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    """The script that measures coefficients."""
+    return load_script("measure_coefficients")
 
 
 def measure(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -216,3 +219,36 @@ def test_the_shipped_numbers_are_of_the_shipped_model() -> None:
     assert given.method.parameters["coefficients"] != tea.method.parameters["coefficients"]
     with pytest.raises(dcache.DcacheError, match="teacache needs coefficients="):
         parse("teacache", numbers=None)
+
+
+# Measuring methods --------------------------------------------------------------------------------
+
+
+def test_the_table_of_methods_is_measured_and_written(tmp_path: Path) -> None:
+    script = load_script("measure_methods")
+    found = script.measured(repeats=1, captions=1, only={"default", "deepcache"}, clock="processor")
+    (default, deepcache) = found["rows"]
+    assert default["on"]["computed"] == 0.45
+    assert default["on"]["speedup"] > 1
+    assert 30 < default["on"]["psnr"] < 60
+    assert 30 < default["off"]["psnr"] < 60
+    assert default["off"]["psnr"] != default["on"]["psnr"]
+    assert "needs a UNet" in deepcache["on"]["refused"]
+    json.dumps(found)
+    pages, pictures = tmp_path / "methods", tmp_path / "pictures"
+    pages.mkdir()
+    pictures.mkdir()
+    for name in ("README", "default", "deepcache"):
+        (pages / f"{name}.md").write_text("before <!-- measured -->\nold\n<!-- /measured --> after\n")
+    script.write_docs(found, tmp_path)
+    table = (pages / "README.md").read_text()
+    assert table.startswith("before <!-- measured -->\n1 held-out captions, 20 steps")
+    assert table.endswith("<!-- /measured --> after\n")
+    assert "old" not in table
+    cells = [line.split(" | ") for line in table.splitlines() if line.startswith("| [default]")]
+    assert cells[0][1:3] == ["as it comes", "45 %"]
+    assert "Refused on this model: site 'bracket:0'" in (pages / "deepcache.md").read_text()
+    assert (pictures / "methods.png").read_bytes().startswith(b"\x89PNG")
+    (pages / "default.md").write_text("no place")
+    with pytest.raises(dcache.DcacheError, match="no place for measured figures"):
+        script.write_docs(found, tmp_path)

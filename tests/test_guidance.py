@@ -228,6 +228,33 @@ def test_a_denoiser_whose_rows_see_each_other_is_left_alone():
     gives_up(Pipe(Core(mixes=True)), "give another output without the others beside them")
 
 
+def test_a_hand_written_loop_shows_nobody_what_its_sampler_is_given():
+    core = dcache.enable(Core(), BANDS)
+    prompts = torch.stack([torch.full((3, 2), 1.0), torch.full((3, 2), 4.0)])
+    xs = [torch.full((2, 2, 4, 4), float(t)) for t in range(4)]
+    plain = [Core()(x, t, encoder_hidden_states=prompts) for t, x in enumerate(xs)]
+    with torch.no_grad():
+        with pytest.warns(DcacheWarning, match="never predicted: in a hand-written loop"):
+            found = [core(xs[0], 0, encoder_hidden_states=prompts)]
+        found += [core(x, t, encoder_hidden_states=prompts) for t, x in enumerate(xs[1:], 1)]
+    assert all(torch.equal(x, y) for x, y in zip(found, plain, strict=True))
+    assert dcache.stats(core).bytes_now == 0
+
+
+def test_equal_prompts_tell_nothing():
+    gives_up(Pipe(), r"not given u \+ s \(c - u\)", prompt=2.0, negative=2.0)
+
+
+@pytest.mark.parametrize("method", [BANDS, DROP], ids=["bands", "drop"])
+def test_equal_branches_are_predicted_exactly_once_it_is_known_which_is_which(method):
+    def negative(i: int) -> float:
+        return 1.0 if i == 0 else 4.0
+
+    pipe = dcache.enable(Pipe(), method)
+    assert torch.equal(pipe(negative=negative), Pipe()(negative=negative))
+    assert dcache.stats(pipe).predicted == 4
+
+
 # Where there is no guidance ----------------------------------------------------------------------------
 
 

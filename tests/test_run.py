@@ -20,7 +20,7 @@ from diffusers import (
 
 from dcache.errors import DcacheError
 from dcache.run import CLOCKS, Run
-from dcache.sampler import tap
+from dcache.sampler import Listener, tap
 
 SAMPLERS = {
     "DDIM": (DDIMScheduler, 6),
@@ -52,7 +52,7 @@ SAMPLERS = {
 FLOWS = {"DPM++ flow", "flow Euler", "flow Euler shifted", "flow Heun", "UniPC flow"}
 
 
-class Listener:
+class Spy(Listener):
     def __init__(self):
         self.opened = 0
 
@@ -62,7 +62,7 @@ class Listener:
 
 def walk(sampler, steps=6, sees=lambda run, t: None):
     """A pipeline's loop: one denoiser call and one step per timestep."""
-    listener = Listener()
+    listener = Spy()
     watched = tap(sampler, listener)
     sampler.set_timesteps(steps)
     run = watched.run
@@ -205,7 +205,7 @@ def test_where_the_first_evaluation_lies(timestep, begin, start):
 
 def test_image_to_image_begins_late():
     sampler = FlowMatchEulerDiscreteScheduler()
-    listener = Listener()
+    listener = Spy()
     watched = tap(sampler, listener)
     sampler.set_timesteps(8)
     sampler.set_begin_index(3)
@@ -219,3 +219,13 @@ def test_without_tables_there_is_no_count():
     run = Run()
     run.place(5.0, None)
     assert run.count is None
+
+
+def test_a_timestep_on_the_scale_of_training_is_told_by_what_was_told_before():
+    for unit in (1.0, 1000.0):
+        run = Run(started=True)
+        for i in range(5):
+            run.index = i
+            run.tell(unit * (1 - i / 5), None)
+            assert run.time() == pytest.approx(1000 * (1 - i / 5))
+    assert Run(started=True).time() is None

@@ -52,7 +52,7 @@ def chunk(vae: AutoencoderKLWan, tokenizer: T5Tokenizer, file: Path, seed: int) 
 
 def times(n: int, generator: torch.Generator) -> Tensor:
     """Times in [0, 1]: logit-normal, leaning to noise, where place and path are decided; a tenth uniform."""
-    t = torch.sigmoid(torch.randn(n, generator=generator) + 0.5)
+    t = torch.sigmoid(torch.randn(n, generator=generator) + 1.0)
     kind, u = torch.rand(2, n, generator=generator)
     return torch.where(kind < 0.1, u, t)
 
@@ -85,6 +85,7 @@ def main() -> None:
         "--decay-from", type=float, default=0.5, help="share of the steps before the rate falls"
     )
     parser.add_argument("--grow-every", type=int, default=250, help="steps between new chunks of clips")
+    parser.add_argument("--minutes", type=float, help="stop after so long; the rate falls by the clock then")
     args = parser.parse_args()
     torch.manual_seed(0)
     # On a CPU the plain attention is the fastest to train at this size: the fused one is slow backwards.
@@ -98,8 +99,9 @@ def main() -> None:
 
     chunks: list[Batch] = []
     losses: list[float] = []
-    start = time.time()
+    start = began = time.time()
     for step in range(run.first, args.steps):
+        spent = (time.time() - began) / 60 / args.minutes if args.minutes else step / args.steps
         while len(chunks) < 1 + step // args.grow_every:
             index = len(chunks)
             chunks.append(chunk(vae, tokenizer, args.out / f"latents_{index}.pt", seed=100 + index))
@@ -111,14 +113,20 @@ def main() -> None:
             for i, part in enumerate(rows.split(PIECE))
         ]
         losses.append(run.gradients(pieces))
-        run.update(step, rate(step, args.steps, warmup=60, decay_from=args.decay_from))
+        run.update(
+            step,
+            min(1, (step + 1) / 60) * rate(round(1e4 * spent), 10000, warmup=1, decay_from=args.decay_from),
+        )
         if (step + 1) % 25 == 0:
             speed = 25 * args.batch / (time.time() - start)
             recent = f"loss {np.mean(losses[-25:]):.4f} gradient {run.usual_norm:.3f}"
             log(f"model {step + 1}/{args.steps} {recent} {speed:.1f} clips/s")
             start = time.time()
-        if (step + 1) % 100 == 0 or step + 1 == args.steps:
+        last = step + 1 == args.steps or spent >= 1
+        if (step + 1) % 100 == 0 or last:
             run.save(step + 1)
+        if last:
+            break
 
 
 if __name__ == "__main__":

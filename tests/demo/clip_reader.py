@@ -24,7 +24,7 @@ def read(clips: NDArray[np.floating] | NDArray[np.uint8]) -> NDArray[np.int64]:
 def _read(clip: Floats) -> tuple[int, ...]:
     ground = np.median(clip, axis=(0, 1, 2))
     distance = np.linalg.norm(clip - ground, axis=-1)
-    body = np.median(clip[distance > 0.7 * np.quantile(distance, 0.99)], axis=0)
+    body = np.median(clip[distance >= 0.7 * np.quantile(distance, 0.99)], axis=0)
     # How much of each pixel the object covers: its place on the line between the two colours.
     line = body - ground
     cover = np.clip((clip - ground) @ line / max(line @ line, 1.0), 0, 1)

@@ -204,26 +204,35 @@ def cover(cases: Iterable[Case]) -> set[Case]:
     return chosen
 
 
-def turns(cases: Iterable[Case]) -> set[Case]:
-    """Every preset once for every family, its samplers and guidance modes by turns."""
+LAWS = 2
+
+
+def turns(cases: Iterable[Case], law: int) -> set[Case]:
+    """Every preset with every family under one of the laws, its samplers and guidance modes by turns."""
     by_pair: dict[tuple[str, str], list[Case]] = {}
     for case in cases:
         by_pair.setdefault((case.shape.name, case.preset), []).append(case)
-    return {options[i % len(options)] for i, options in enumerate(by_pair.values())}
+    return {
+        options[i // LAWS % len(options)] for i, options in enumerate(by_pair.values()) if i % LAWS == law
+    }
 
 
 @cache
-def fast_lane() -> frozenset[Case]:
-    """What is run in the fast lane."""
+def fast_lane(law: int) -> frozenset[Case]:
+    """What is run of one law in the fast lane."""
     cases = product()
     deep = [case for case in cases if case.shape.name in SHAPES]
     wide = [case for case in cases if case.shape.name not in SHAPES]
-    return frozenset(cover(deep) | turns(wide))
+    return frozenset(cover(deep) | turns(wide, law))
 
 
-def lanes() -> list[Any]:
-    """The product as test parameters: a cover of the pairs in the fast lane, the others in the slow one."""
-    fast = fast_lane()
+def lanes(law: int) -> list[Any]:
+    """The product as test parameters: a cover of the pairs in the fast lane, the others in the slow one.
+
+    Args:
+        law: 0 or 1; every pair of a further family and a preset is in the fast lane of one of the two.
+    """
+    fast = fast_lane(law)
     return [pytest.param(c, id=str(c), marks=() if c in fast else (pytest.mark.slow,)) for c in product()]
 
 

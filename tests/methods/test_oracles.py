@@ -311,6 +311,16 @@ def test_pabs_kinds_go_by_their_own_intervals_within_the_window():
     assert row_of(pipe, "cross_attn:0") == [0, 3, 6]
 
 
+def test_a_window_of_timesteps_in_a_loop_that_counts_from_one_to_zero():
+    model = Toy([BasicTransformerBlock() for _ in range(2)])
+    method = methods.pab(attn=2, cross_attn=None, window=(100.0, 850.0))
+    dcache.enable(model, method)
+    times = [1 - i / 10 for i in range(10)]
+    walk(model, times)
+    expected = computed_steps(method, 10, site="attn:0", times=[1000 * t for t in times])
+    assert row_of(model) == expected == [0, 1, 3, 5, 7, 9]
+
+
 BASE = {
     "pab-window": (methods.pab(window=(500.0, 500.0)), True),
     "tgate-never": (methods.tgate(gate=None, attn_interval=1), False),
@@ -407,6 +417,20 @@ def test_behind_the_gate_the_prompt_is_not_read_either():
     assert runs == [STEPS + 1, 3 + 1]
 
 
+@pytest.mark.parametrize("gate", [1, 2, 3])
+def test_an_early_gate_closes_as_soon_as_guidance_is_known(gate):
+    # Evaluation 0 shows which half is which, evaluation 1 whether one may be run without the other.
+    pipe = dcache.enable(PIXART.build(), "tgate", gate=gate, attn_interval=5, warmup=0)
+    rows: list[int] = []
+    handle = PIXART.denoiser(pipe).proj_out.register_forward_hook(lambda m, a, y: rows.append(y.shape[0]))
+    PIXART.run(pipe, "batched")
+    handle.remove()
+    assert row_of(pipe, "guidance") == list(range(max(gate, 2)))
+    assert rows[-(STEPS - max(gate, 2)) :] == [1] * (STEPS - max(gate, 2))
+    # Two evaluations, the self-check, and evaluation 1 in full (attention was predicted) and by half.
+    assert sorted(rows) == [1] * (STEPS - max(gate, 2) + 1) + [2] * (max(gate, 2) + 2)
+
+
 def test_the_frozen_cross_attention_is_the_mean_of_both_branches():
     pipe = dcache.enable(PIXART.build(), "tgate", gate=3, attn_interval=2, warmup=1)
     model = PIXART.denoiser(pipe)
@@ -429,7 +453,7 @@ def test_the_frozen_cross_attention_is_the_mean_of_both_branches():
     PIXART.run(pipe, "batched", **at_step_end(PIXART, look))
     for handle in handles:
         handle.remove()
-    uncond, cond = cross[-1].chunk(2)
+    uncond, cond = next(y for y in reversed(cross) if y.shape[0] == 2).chunk(2)
     assert len(frozen) >= 3
     assert all(torch.equal(f, (uncond + cond) / 2) for f in frozen)
     # Self-attention has no other branch any more: its rows are those with the prompt.

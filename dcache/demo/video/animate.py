@@ -34,13 +34,15 @@ def draw_gif(path: Path, columns: Sequence[Clips], titles: Sequence[str], captio
         titles: what stands above the columns; a line break starts a second line.
         captions: what stands beside the rows.
     """
+    from PIL.Image import Dither
+
     captions = captions[:MOST_ROWS]
     frames = columns[0].shape[1]
     sheets = [_sheet([list(c[: len(captions), t]) for c in columns], titles, captions) for t in range(frames)]
     # One palette for all frames, made from all of them: a palette for each would flicker by itself.
     strip = np.concatenate([np.asarray(sheet) for sheet in sheets[:: max(1, frames // 4)]])
     palette = _image(strip).quantize(256)
-    moving = [sheet.quantize(palette=palette, dither=0) for sheet in sheets]
+    moving = [sheet.quantize(palette=palette, dither=Dither.NONE) for sheet in sheets]
     durations = [MILLISECONDS] * (frames - 1) + [LAST]
 
     def save(temporary: Path) -> None:

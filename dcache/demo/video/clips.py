@@ -143,7 +143,7 @@ def sample_captions(count: int, rng: np.random.Generator, *, unseen: bool | None
 def demo_captions(count: int) -> list[Caption]:
     """Pick `count` held-out captions that between them show every attribute's values about equally often."""
     pool = [caption for caption in all_captions() if held_out(caption)]
-    np.random.default_rng(0).shuffle(pool)  # type: ignore[arg-type]
+    np.random.default_rng(0).shuffle(pool)
     used: Counter[tuple[str, str]] = Counter()
     chosen: list[Caption] = []
     for _ in range(count):
