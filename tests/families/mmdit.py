@@ -444,6 +444,7 @@ HIDREAM = Shape(
     FLOW,
     {"batched": batched, "off": off},
     depth=4,
+    alone=("batched",),
     lists=("double_stream_blocks", "single_stream_blocks"),
 )
 QWEN = Shape(
@@ -454,6 +455,7 @@ QWEN = Shape(
     FLOW,
     {"sequential": _qwen_true_cfg, "off": lambda: {"true_cfg_scale": 1.0}},
     depth=3,
+    alone=("sequential",),
 )
 COGVIEW4 = Shape(
     "cogview4",

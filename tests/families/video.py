@@ -627,6 +627,7 @@ LTX_I2V = Shape(
     {"flow_euler": _SHIFTED},
     {"batched": lambda: {"guidance_scale": 3.0}},
     depth=3,
+    alone=("batched",),
     sublayers=_WITH_CROSS,
 )
 LTX2 = Shape(
@@ -641,6 +642,7 @@ LTX2 = Shape(
         "three": lambda: _ltx2_guidance(3.0, 1.0, 2.0),
     },
     depth=3,
+    alone=("batched", "three"),
     sublayers=_WITH_CROSS,
 )
 COGVIDEOX = Shape(

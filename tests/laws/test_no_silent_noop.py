@@ -47,6 +47,21 @@ def test_a_preset_predicts_or_says_why_not(shape: Shape, name: str) -> None:
     assert stats.predicted > 0 or said
 
 
+@pytest.mark.parametrize(
+    ("shape", "guidance"),
+    [pytest.param(s, mode, id=f"{s}-{mode}") for s in EVERY.values() for mode in s.alone],
+)
+def test_guidance_that_cannot_be_learned_is_said(shape: Shape, guidance: str) -> None:
+    pipe = dcache.enable(shape.build(), methods.fastercache(guidance_below=1001.0, attn_below=1001.0))
+    with pytest.warns(DcacheWarning, match="site 'guidance' is never predicted: "):
+        shape.run(pipe, guidance)
+    assert all(
+        "guidance" not in rows or all(rows["guidance"])
+        for plan in dcache.trace(pipe).components.values()
+        for rows in plan.rows.values()
+    )
+
+
 @pytest.mark.parametrize("name", sorted(methods.available()))
 def test_what_is_told_of_a_preset_fits_what_it_does(name: str) -> None:
     told = methods.available()[name]
