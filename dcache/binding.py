@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dcache.codecs import Codec
+from dcache.discovery import discover, find_blocks
 from dcache.errors import DcacheError
 from dcache.guidance import GuidanceRegion
 from dcache.lowering import BlockCall, HollowCall, ModuleCall, RunRegion, SinkCall
@@ -17,7 +18,7 @@ from dcache.method import SIBLINGS
 from dcache.probe_calls import Front, FrontCall, PeekCall
 from dcache.probes import Probe
 from dcache.regions import GroupRegion, Region
-from dcache.sites import Site, Structure, discover, find_blocks
+from dcache.sites import Site, Structure
 from dcache.tap import Intercept, compiled_inside
 from dcache.whole import WholeRegion
 

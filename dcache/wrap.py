@@ -6,7 +6,6 @@ import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import nn
@@ -19,10 +18,11 @@ from dcache.guards import refuse_compiled, refuse_other_cache
 from dcache.method import Method
 from dcache.pipeline import PipeWatch, watch_of
 from dcache.run import Run
-from dcache.schedule import Plan, Schedule
+from dcache.schedule import Schedule
 from dcache.scout import Scout
 from dcache.session import Session, session_of
 from dcache.stats import Stats, merge
+from dcache.tracing import trace_of
 
 Target = TypeVar("Target")
 ENGINE_OPTIONS = ("compile", "strict", "lowering")
@@ -96,7 +96,7 @@ def disable(pipe_or_module: Target) -> Target:
     sessions = _sessions(pipe_or_module)
     try:
         if sessions:
-            _last[pipe_or_module] = (stats(pipe_or_module), _trace(pipe_or_module))
+            _last[pipe_or_module] = (stats(pipe_or_module), trace_of(_sessions(pipe_or_module)))
     finally:
         if watch is not None:
             watch.remove()
@@ -141,7 +141,7 @@ def trace(pipe_or_module: Any) -> Schedule:
         DcacheError: there was no run yet.
     """
     if _sessions(pipe_or_module):
-        found = _trace(pipe_or_module)
+        found = trace_of(_sessions(pipe_or_module))
     else:
         found = _last.get(pipe_or_module, (None, None))[1]
     if found is None:
@@ -303,38 +303,3 @@ def _sessions(target: Any) -> dict[str, Session]:
         found = {name: session_of(module) for name, module in denoisers(target).items()}
         return {name: session for name, session in found.items() if session is not None}
     raise DcacheError(f"expected a diffusers pipeline or a torch module, got {type(target).__name__}")
-
-
-def _trace(target: Any) -> Schedule | None:
-    plans: dict[str, Plan] = {}
-    steps, sampler, name = 0, "", ""
-    for component, session in _sessions(target).items():
-        record, method = session.record, session.method
-        count = session.stats().steps
-        if not record.events or not count:
-            continue
-        steps, name = max(steps, count), method.name
-        sampler = session.sampler or sampler
-        rows = {b: {s: tuple(r) for s, r in sites.items()} for b, sites in record.rows(count).items()}
-        if len(set(map(str, rows.values()))) == 1:
-            rows = {"*": next(iter(rows.values()))}
-        plans[component] = Plan(
-            rows,
-            method.codec,
-            method.predictor.name,
-            method.predictor.parameters(),
-            method.clock,
-            sibling=method.sibling,
-            model=type(session.module).__name__,
-            config=config_digest(session.module),
-        )
-    if not plans:
-        return None
-    padded = {
-        n: replace(
-            p,
-            rows={b: {s: r + (True,) * (steps - len(r)) for s, r in rs.items()} for b, rs in p.rows.items()},
-        )
-        for n, p in plans.items()
-    }
-    return Schedule(steps, padded, method=name, sampler=sampler)

@@ -41,9 +41,9 @@ from dcache.components import config_digest, denoisers
 from dcache.containers import flatten
 from dcache.demo.files import write_json
 from dcache.demo.report import versions
+from dcache.discovery import discover
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.session import session_of
-from dcache.sites import discover
 
 DEGREE = 4
 LOOKAHEAD = 3

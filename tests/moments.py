@@ -22,7 +22,7 @@ def site_of(name: str, depth: int = DEPTH) -> Site:
     return Site(name, kind, int(first or 0), int(last or first or 0))
 
 
-def moment(  # noqa: PLR0913, PLR0917 - as many as a moment has fields
+def moment(  # noqa: PLR0917 - as many as a moment has fields
     index: int = 5,
     count: int | None = 10,
     run_length: int = 0,
@@ -36,9 +36,7 @@ def moment(  # noqa: PLR0913, PLR0917 - as many as a moment has fields
     """A moment of which the test tells only what matters."""
     read = change if callable(change) else lambda: change
     kept = {} if memory is None else memory
-    return Moment(
-        index, count, run_length, site_of(site, depth), branch, depth, read, lambda: time, kept
-    )
+    return Moment(index, count, run_length, site_of(site, depth), branch, depth, read, lambda: time, kept)
 
 
 def computed_steps(

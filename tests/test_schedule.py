@@ -210,7 +210,7 @@ ROWS = (*PLAN, "rows", "cond")
         (("guidance",), float("nan"), "guidance"),
         (("guidance",), float("-inf"), "guidance"),
         (("guidance",), True, "guidance"),
-        ((*PLAN, "predictor"), "hermite", "reuse, newton, taylor"),
+        ((*PLAN, "predictor"), "spline", "reuse, newton, taylor"),
         ((*PLAN, "parameters"), {"order": 99}, "order"),
         ((*PLAN, "parameters"), {"ordre": 1}, "ordre"),
         ((*PLAN, "parameters"), {"since": []}, "since"),

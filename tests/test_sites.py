@@ -8,9 +8,10 @@ import torch
 from diffusers import FluxTransformer2DModel, PixArtTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from torch import nn
 
+from dcache.discovery import discover
 from dcache.errors import DcacheError
 from dcache.liveness import SITE_NAME
-from dcache.sites import SUBLAYER_KINDS, Site, cut_into_atoms, discover
+from dcache.sites import SUBLAYER_KINDS, Site, cut_into_atoms
 
 
 class Block(nn.Module):

@@ -10,6 +10,7 @@ from torch import nn
 import dcache
 from dcache import DcacheError, methods
 from dcache.contracts import Prober
+from dcache.discovery import discover
 from dcache.session import session_of
 from tests.families.mmdit import (
     AURAFLOW,
@@ -26,7 +27,7 @@ from tests.families.mmdit import (
     flux_controlnet,
     skipping,
 )
-from tests.shapes import STEPS, Shape, at_step_end, generator
+from tests.shapes import STEPS, Shape, at_step_end, before_step, generator
 
 SEAMS = {
     FLUX2: ("encoder_hidden_states", "hidden_states"),
@@ -91,7 +92,7 @@ def test_a_predicted_step_runs_no_block(shape: Shape) -> None:
 @pytest.mark.parametrize("shape", MMDIT, ids=str)
 def test_every_sublayer_that_is_declared_is_bound_and_rests_when_it_is_predicted(shape: Shape) -> None:
     pipe = shape.build()
-    found = dcache.sites.discover(shape.denoiser(pipe)).sublayers
+    found = discover(shape.denoiser(pipe)).sublayers
     assert {s.depth for s in found} == set(range(shape.depth))
     assert len({s.name for s in found}) == len(found)
     runs = runs_of([s.module for s in found])
@@ -246,9 +247,8 @@ def test_only_the_image_is_remembered_at_the_trunk(shape: Shape) -> None:
 def test_branches_are_the_cache_contexts(shape: Shape) -> None:
     pipe = dcache.enable(shape.build(), methods.interval(interval=2))
     seen: list[set[str]] = []
-    shape.run(
-        pipe, "sequential", **at_step_end(shape, lambda i: seen.append({*session(shape, pipe).branches}))
-    )
+    before_step(pipe, lambda: seen.append({*session(shape, pipe).branches}))
+    shape.run(pipe, "sequential")
     assert seen == [{"cond", "uncond"}] * STEPS
     stats = dcache.stats(pipe)
     assert (stats.computed, stats.predicted) == (2 * 4, 2 * 3)
@@ -341,7 +341,7 @@ def test_an_mlp_that_serves_both_streams_remembers_each_of_its_calls() -> None:
 
 
 def test_both_attentions_of_a_block_are_sites() -> None:
-    names = {s.name for s in dcache.sites.discover(SD3.denoiser(SD3.build())).sublayers}
+    names = {s.name for s in discover(SD3.denoiser(SD3.build())).sublayers}
     assert {"attn:0", "attn.2:0", "attn:1"} <= names
     assert "attn.2:1" not in names
     # The last block has no MLP for the text.

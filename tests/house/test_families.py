@@ -10,7 +10,7 @@ import pytest
 
 import dcache
 from dcache.adapters import blocks
-from dcache.sites import discover
+from dcache.discovery import discover
 from tests.laws.product import EVERY
 from tests.shapes import Shape
 
