@@ -203,7 +203,8 @@ class Session(Listener):
         self.names.restart()
         record = self.record
         # An interrupted run had no time to predict; its own error is what should be seen.
-        if whole and self.method.predicts and not record.predicted and record.reasons:
+        called = record.reasons or record.seconds_compute
+        if whole and self.method.predicts and not record.predicted and called:
             self.warn(
                 f"nothing was predicted in this run of {type(self.module).__name__}: "
                 f"{self.stats().why_nothing()}"

@@ -77,8 +77,8 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="the folder in which make_vae.py left its result"
     )
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--muon-rate", type=float, default=4e-3)
     parser.add_argument("--adam-rate", type=float, default=1e-3)
     parser.add_argument(
