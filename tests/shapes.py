@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
 import torch
 from torch import nn
+
+from dcache.tap import MethodTap
 
 # Nothing here needs the network; the pipelines ask Hugging Face's hub only when they are loaded by name.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -103,14 +104,12 @@ def at_step_end(shape: Shape, act: Callable[[int], None]) -> Call:
 
 def before_step(pipe: Any, act: Callable[[], None]) -> None:
     """Let the pipeline's sampler do something before every step: what a run holds is freed after the last."""
-    step = pipe.scheduler.step
 
-    @wraps(step)
-    def acting(*args: Any, **kwargs: Any) -> Any:
+    def acting(original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         act()
-        return step(*args, **kwargs)
+        return original(*args, **kwargs)
 
-    pipe.scheduler.step = acting
+    MethodTap(pipe.scheduler, "step", acting).install()
 
 
 def _guidance_between(first: int, last: int, batched: bool) -> Callable[[], Call]:
