@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
-
-from dcache.tap import MethodTap
 
 # Nothing here needs the network; the pipelines ask Hugging Face's hub only when they are loaded by name.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -102,14 +101,24 @@ def at_step_end(shape: Shape, act: Callable[[int], None]) -> Call:
     return {"callback_on_step_end": callback}
 
 
+class Acting:
+    """A step that does something before; a copy of the sampler (LTX2 makes one) has its own step."""
+
+    def __init__(self, sampler: Any, act: Callable[[], None]) -> None:
+        self.sampler, self.act = sampler, act
+        self.__wrapped__ = sampler.step
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.act()
+        return self.__wrapped__(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return MethodType(type(self.sampler).step, memo[id(self.sampler)])
+
+
 def before_step(pipe: Any, act: Callable[[], None]) -> None:
     """Let the pipeline's sampler do something before every step: what a run holds is freed after the last."""
-
-    def acting(original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
-        act()
-        return original(*args, **kwargs)
-
-    MethodTap(pipe.scheduler, "step", acting).install()
+    pipe.scheduler.step = Acting(pipe.scheduler, act)
 
 
 def _guidance_between(first: int, last: int, batched: bool) -> Callable[[], Call]:
