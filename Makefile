@@ -9,7 +9,7 @@ STAMP := $(VENV)/.dcache-setup
 export PYTHONSAFEPATH = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench clean
+.PHONY: help setup demo demo-video test test-slow lint format bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' | expand -t 12
@@ -29,6 +29,9 @@ $(STAMP): pyproject.toml constraints.txt tools/torchvision_beside_cpu_torch.py
 
 demo: $(STAMP)  ## the shipped model with and without caching, on a CPU: pictures and a report in demo-out
 	$(BIN)/dcache demo --out demo-out
+
+demo-video: $(STAMP)  ## the same with the shipped video model: clips as GIFs in demo-out/video
+	$(BIN)/dcache demo --video --out demo-out/video
 
 test: $(STAMP)  ## the fast tests
 	$(BIN)/pytest -n 2

@@ -203,7 +203,9 @@ class Session(Listener):
         self.names.restart()
         record = self.record
         # An interrupted run had no time to predict; its own error is what should be seen.
-        called = record.reasons or record.seconds_compute
+        # What guidance could not do was said when it was found out.
+        told = self.binding.guidance is not None and self.binding.guidance.useless
+        called = record.reasons or (record.seconds_compute and not told)
         if whole and self.method.predicts and not record.predicted and called:
             self.warn(
                 f"nothing was predicted in this run of {type(self.module).__name__}: "
