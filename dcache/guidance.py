@@ -104,7 +104,16 @@ class GuidanceRegion(Region):
         entry = calls[0][1]
         rows = len(calls) == 1
         if rows:
-            if not _halves_equal(entry) or outputs[0].shape[0] % 2:
+            given, came = mixed.shape[:1].numel(), outputs[0].shape[0]
+            if not _halves_equal(entry) or came % 2:
+                batch = entry is not None and entry.shape[:1].numel() == came
+                if batch and 0 < given < came and came % given == 0:
+                    self._give_up(
+                        f"the {came} rows of a batch are mixed, but are not two halves of equal inputs"
+                    )
+                return
+            if given == came and not _halves_equal(mixed):
+                # No guidance in this run: pictures of equal seeds are halves too.
                 return
             outputs = list(outputs[0].chunk(2))
         if len(outputs) != 2:
@@ -192,8 +201,14 @@ class GuidanceRegion(Region):
         if call.branch.name != self.names[1] or sibling is None:
             return _timed(inner, args, kwargs)
         if self.decide(call):
+            # As with rows: what this branch's parts remember would be out of date when it is called again.
+            self._turn(halved=True)
+            for history in call.branch.histories.values():
+                if history is not self.history:
+                    history.clear()
             constants, recipe = self.shape
             return rebuild([self._decode(sibling), *constants[1:]], recipe), 0.0
+        self._turn(halved=False)
         output, spent = _timed(inner, args, kwargs)
         self.shape = flatten(output)
         self._store(call, sibling, self.shape[0][0])
@@ -253,9 +268,11 @@ def cond_is_first(a: torch.Tensor, b: torch.Tensor, mixed: torch.Tensor) -> bool
         a, b = a[:, : mixed.shape[1]], b[:, : mixed.shape[1]]
     if a.shape != mixed.shape:
         return None
-    a, b = a.double(), b.double()
+    # Apple's devices have no float64.
+    wide = torch.float32 if a.device.type == "mps" else torch.float64
+    a, b = a.to(wide), b.to(wide)
     found: list[tuple[float, float]] = []
-    for signed in (mixed.double(), -mixed.double()):
+    for signed in (mixed.to(wide), -mixed.to(wide)):
         free = (signed != a) & (signed != b)
         m, start, way = signed[free], a[free], (b - a)[free]
         length = float((way * way).sum())

@@ -152,11 +152,13 @@ class Region:
         mean = self.site.kind == "cross_attn" and self.session.method.sibling == "drop"
         kept: list[torch.Tensor | None] = []
         for leaf in leaves:
-            if leaf is None or leaf.shape[0] != rows:
+            # Frames or places may lie inside the batch dimension, behind the rows.
+            each = 0 if leaf is None or leaf.shape[0] % rows else leaf.shape[0] // rows
+            if leaf is None or not each:
                 kept.append(leaf)
             else:
                 a, b = leaf.chunk(2)
-                kept.append((a + b) / 2 if mean else leaf[part].clone())
+                kept.append((a + b) / 2 if mean else leaf[part.start * each : part.stop * each].clone())
         return tuple(kept)
 
     def _latest(self, history: History) -> Leaves:

@@ -12,7 +12,7 @@ from torch import nn
 import dcache
 from dcache import DcacheError, DcacheWarning, Schedule
 from dcache.calls import Call
-from dcache.guidance import GuidanceRegion, Pair, _rows_of, cond_is_first, split
+from dcache.guidance import GuidanceRegion, Pair, Seen, _rows_of, cond_is_first, split
 from dcache.history import Branch
 from dcache.method import Method
 from dcache.run import Run
@@ -205,6 +205,25 @@ def gives_up(pipe: Pipe, says: str, **call: Any) -> None:
     assert all(torch.equal(x, plain) for x in found)
     assert dcache.stats(pipe).predicted == 0
     assert dcache.stats(pipe).bytes_held == 0
+
+
+def test_pictures_of_one_seed_without_guidance_are_no_reason_to_give_up():
+    region = region_of(dcache.enable(Pipe(), BANDS).core)
+    output = torch.randn(2, 2, 4, 4, generator=generator(0))
+    region.seen = Seen(0, [("0", torch.ones(2, 2, 4, 4), output)])
+    region.learn(output)
+    assert region.pair is None
+    assert not region.useless
+
+
+@pytest.mark.parametrize(
+    ("rows", "entry"), [(3, torch.ones(3, 2)), (2, torch.arange(4.0).view(2, 2))], ids=str
+)
+def test_a_batch_that_is_mixed_but_is_no_two_equal_halves_is_said(rows, entry):
+    region = region_of(dcache.enable(Pipe(), BANDS).core)
+    region.seen = Seen(0, [("0", entry, torch.randn(rows, 2, generator=generator(0)))])
+    with pytest.warns(DcacheWarning, match=f"never predicted: the {rows} rows of a batch are mixed"):
+        region.learn(torch.randn(1, 2, generator=generator(1)))
 
 
 def test_guidance_rescale_is_not_understood():
@@ -483,3 +502,25 @@ def test_diffusers_two_calls(shape):
     made.run(pipe, "sequential")
     assert region_of(made.denoiser(pipe)).pair == Pair(rows=False, cond_first=True)
     assert dcache.stats(pipe).predicted == 5
+
+
+def test_a_branch_that_was_left_out_remembers_nothing_when_it_is_called_again():
+    """Two calls do as two halves: attention is not predicted from before the calls that were left out."""
+    made = SHAPES["wan"]
+    pipe = dcache.enable(made.build(), "fastercache", guidance_below=2000.0, attn_below=2000.0)
+    made.run(pipe, "sequential", num_inference_steps=14)
+    (plan,) = dcache.trace(pipe).components.values()
+    rows = plan.rows["uncond"]
+    again = [i for i in range(1, 14) if rows["guidance"][i] and not rows["guidance"][i - 1]]
+    assert again
+    assert all(rows["attn:0"][i] for i in again)
+
+
+def test_rows_are_found_where_frames_lie_in_the_batch_dimension_too():
+    """As in Latte: (rows x frames, tokens, channels)."""
+    region = region_of(dcache.enable(Pipe(), BANDS).core)
+    leaf = torch.arange(12.0).view(6, 2)
+    (frames, rows, other) = region._fewer((leaf, leaf[:2], leaf[:5]), 2, slice(1, 2))
+    assert torch.equal(frames, leaf[3:])
+    assert torch.equal(rows, leaf[1:2])
+    assert torch.equal(other, leaf[:5])

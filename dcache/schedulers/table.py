@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dcache.errors import DcacheError
 from dcache.schedulers.rules import Moment
 
 
@@ -21,4 +22,11 @@ class Table:
     def __call__(self, moment: Moment) -> str | None:
         """See class."""
         by_site = self.rows.get(moment.branch) or self.rows["*"]
-        return "schedule" if by_site[moment.site.name][moment.index] else None
+        row = by_site.get(moment.site.name)
+        if row is None:
+            raise DcacheError(
+                f"the schedule has no row for site {moment.site.name!r}, only for {', '.join(by_site)}: runs "
+                "that overlap need a row for each of the parts they are cut into, and a schedule cannot fall "
+                "back to a site it does not have"
+            )
+        return "schedule" if row[moment.index] else None

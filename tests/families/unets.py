@@ -193,5 +193,6 @@ SVD = Shape(
     part="unet",
     skips=4,
     sublayers=("attn", "cross_attn", "mlp"),
+    alone=("batched",),
 )
 UNETS: tuple[Shape, ...] = (SDXL, DDIM, SVD)
