@@ -32,6 +32,7 @@ class Method:
         clock: one of "step", "timestep", "sigma", "logsnr", or None for the best that is known.
         branches: who decides: every guidance branch for itself, or the first one of an evaluation for all.
         probe: what a dynamic rule looks at, or None for a rule that looks at nothing.
+        fixed: whether the rule knows sites by name or kind, so that it makes no sense on the whole model.
         sibling: at the site `guidance`, how the branch without the prompt follows from the one with it, as in
             `dcache.guidance`; "" elsewhere.
         steps: number of evaluations the rule is made for, or None.
@@ -47,6 +48,7 @@ class Method:
     clock: str | None = None
     branches: str = "separate"
     probe: Probe | None = None
+    fixed: bool = False
     sibling: str = ""
     steps: int | None = None
     predicts: bool = True

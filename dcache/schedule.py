@@ -141,6 +141,8 @@ class Schedule:
             codec=plan.codec,
             clock=plan.clock,
             branches="separate",
+            # The trace of a run that fell back has rows of both sites, and falls back again.
+            fixed="model" not in plan.sites,
             sibling=plan.sibling,
             steps=self.steps,
             predicts=not computed,

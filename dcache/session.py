@@ -6,6 +6,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -133,6 +134,8 @@ class Session(Listener):
         self.verify()
         self.end_run()
         self.identity.told = None
+        # A guider that died within a call has not said that its turn is over.
+        self.names.context = None
 
     def after_last(self, run: Run) -> bool:
         """The sampler made its last step: the run's end, unless a pipeline will say that it is over."""
@@ -241,18 +244,22 @@ class Session(Listener):
 
     def fall_back(self, why: str) -> None:
         """Give the sites up for the whole model, and say so."""
-        if self.method.probe:
+        if self.method.probe or self.method.fixed:
             # The run ends here, and what was counted of it says nothing.
             self.run = None
             self.branches = {}
             self.remove()
             raise DcacheError(
-                f"{self.method.name} looks inside {type(self.module).__name__}, and that does not work "
+                f"{self.method.describe()} looks inside {type(self.module).__name__}, and that does not work "
                 f"there: {why}. Use a method with sites='model'."
             )
         self.warn(
             f"{type(self.module).__name__}: {why}; the whole model is remembered instead (sites='model')"
         )
+        if (self.method.codec or "").startswith("delta"):
+            # A model's output need not be of its input's shape.
+            codec = "value" + (self.method.codec or "").removeprefix("delta")
+            self.method = replace(self.method, codec=codec)
         self.rebind(("model",))
 
     def pass_through(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:

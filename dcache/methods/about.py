@@ -8,7 +8,7 @@ from typing import TypeVar
 
 Preset = TypeVar("Preset", bound=Callable[..., object])
 
-FAMILIES = ("any", "transformer", "unet", "cross-attention", "guidance")
+FAMILIES = ("any", "transformer", "unet", "sublayers", "cross-attention", "guidance")
 _TOLD: dict[str, About] = {}
 
 
@@ -22,7 +22,8 @@ class About:
         needs: what must be brought along, "" if nothing.
         sites: what it remembers, as in `dcache.sites`.
         families: what a denoiser must have: "any", "transformer" (a list of blocks), "unet",
-            "cross-attention", "guidance" (a branch without the prompt).
+            "sublayers" (block classes whose sublayers are declared), "cross-attention", "guidance" (a branch
+            without the prompt).
     """
 
     summary: str

@@ -45,6 +45,7 @@ def delta_dit(
         sites=(f"front:{size}", f"rear:{size}"),
         codec="delta",
         branches=branches,
+        fixed=True,
         predicts=interval > 1,
         parameters={"interval": interval, "blocks": blocks, "boundary": boundary, "warmup": warmup},
     )

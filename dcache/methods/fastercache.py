@@ -45,6 +45,7 @@ def fastercache(
         sites=("guidance", "attn?"),
         codec="value",
         branches=branches,
+        fixed=True,
         sibling="bands",
         predicts=attn_interval > 1 or guidance_interval > 1,
         parameters={"attn_interval": attn_interval, "guidance_interval": guidance_interval, "weight": weight},

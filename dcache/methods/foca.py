@@ -8,7 +8,7 @@ from dcache.predictors import Foca
 from dcache.schedulers import Every, Last, Warmup, any_of
 
 
-@about("FoCa, Zheng et al. 2025, arXiv 2508.16211", sites="sublayers")
+@about("FoCa, Zheng et al. 2025, arXiv 2508.16211", sites="sublayers", families=("sublayers",))
 def foca(
     interval: int = 6,
     warmup: int = 3,

@@ -8,7 +8,7 @@ from dcache.predictors import Hermite
 from dcache.schedulers import Every, Last, Warmup, any_of
 
 
-@about("HiCache, Feng et al. 2025, arXiv 2508.16984", sites="sublayers")
+@about("HiCache, Feng et al. 2025, arXiv 2508.16984", sites="sublayers", families=("sublayers",))
 def hicache(  # noqa: PLR0913, PLR0917 - the published options and dcache's own
     interval: int = 6,
     order: int = 1,

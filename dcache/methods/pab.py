@@ -10,7 +10,7 @@ from dcache.schedulers import ByKind, Every, Outside, Warmup, any_of
 from dcache.schedulers.rules import check_whole
 
 
-@about("PAB, Zhao et al. 2024, arXiv 2408.12588", sites="attn, cross_attn, mlp")
+@about("PAB, Zhao et al. 2024, arXiv 2408.12588", sites="attn, cross_attn, mlp", families=("sublayers",))
 def pab(
     attn: int = 2,
     cross_attn: int | None = 6,
@@ -48,6 +48,7 @@ def pab(
         sites=("attn", *(f"{kind}?" for kind in kinds if kind != "attn")),
         codec="value",
         branches=branches,
+        fixed=True,
         predicts=any(n is not None and n > 1 for n in ranges.values()),
         parameters={**ranges, "window": tuple(window), "warmup": warmup},
     )

@@ -19,7 +19,12 @@ KINDS = {"attn1": "attn", "attn2": "cross_attn", "ff": "mlp"}
 KINDS |= {kind: kind for kind in KINDS.values()}
 
 
-@about("SmoothCache, Liu et al. 2024, arXiv 2411.10510", sites="attn, cross_attn, mlp", needs="a table")
+@about(
+    "SmoothCache, Liu et al. 2024, arXiv 2411.10510",
+    sites="attn, cross_attn, mlp",
+    families=("sublayers",),
+    needs="a table",
+)
 def smoothcache(
     table: str | os.PathLike[str] | Mapping[str, Sequence[int]] | None = None, branches: str = "separate"
 ) -> Method:
@@ -56,6 +61,7 @@ def smoothcache(
         sites=tuple(rules),
         codec="value",
         branches=branches,
+        fixed=True,
         steps=lengths.pop(),
         predicts=any(not v for row in rows.values() for v in row),
         parameters={"kinds": tuple(rules)},

@@ -8,7 +8,7 @@ from dcache.predictors import Taylor
 from dcache.schedulers import Every, Last, Warmup, any_of
 
 
-@about("TaylorSeer, Liu et al. 2025, arXiv 2503.06923", sites="sublayers or trunk")
+@about("TaylorSeer, Liu et al. 2025, arXiv 2503.06923", sites="sublayers or trunk", families=("sublayers",))
 def taylorseer(  # noqa: PLR0913, PLR0917 - the published options and dcache's own
     interval: int = 6,
     order: int = 1,

@@ -53,6 +53,7 @@ def tgate(
         sites=("guidance", "cross_attn?", "attn?"),
         codec="value",
         branches=branches,
+        fixed=True,
         sibling="drop",
         predicts=gate is not None or attn_interval > 1,
         parameters={"gate": gate, "attn_interval": attn_interval, "warmup": warmup},

@@ -310,6 +310,38 @@ def test_a_trunk_that_the_self_check_rejects_falls_back_aloud_and_stays_right() 
     assert integers(walk(toy, TIMES)) == plain
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        methods.delta_dit(interval=2, boundary=1),
+        dcache.Schedule.of_steps([0, 2], 4),
+        methods.dbcache(front=1),
+    ],
+    ids=["delta_dit", "schedule", "dbcache"],
+)
+def test_a_rule_that_knows_its_sites_cannot_fall_back_and_says_so(method: Any) -> None:
+    toy = Hidden()
+    plain = integers(walk(toy, TIMES))
+    dcache.enable(toy, method)
+    with pytest.raises(
+        DcacheError, match=r"looks inside Hidden, and that does not work there: .*sites='model'"
+    ):
+        walk(toy, TIMES)
+    assert integers(walk(toy, TIMES)) == plain
+
+
+def test_a_changes_codec_falls_back_to_values() -> None:
+    # The whole model's output has another shape than its input, so that there is no change to remember.
+    class Wide(Hidden):
+        def forward(self, x: torch.Tensor, timestep: Any) -> torch.Tensor:
+            return torch.cat([super().forward(x, timestep)] * 2, dim=-1)
+
+    toy = dcache.enable(Wide(), methods.interval(interval=2, codec="delta:float16"))
+    with pytest.warns(DcacheWarning, match="the whole model is remembered"):
+        walk(toy, TIMES)
+    assert dcache.trace(toy).components[""].codec == "value:float16"
+
+
 # modes --------------------------------------------------------------------------------------------
 
 

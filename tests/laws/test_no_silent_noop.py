@@ -79,6 +79,7 @@ def test_what_is_told_of_a_preset_fits_what_it_does(name: str) -> None:
             "unet": shape.skips > 0,
             "cross-attention": shape.name != "flux",
             "guidance": True,
+            "sublayers": bool(shape.sublayers),
         }
         if any(not fits[family] for family in told.families[:1]):
             # On a model without what it is for it is refused, or finds other things to do and says so.
