@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import dcache
-from dcache import DcacheError, DcacheWarning, methods, sites
+from dcache import DcacheError, DcacheWarning, discovery, methods, sites
 from dcache.session import session_of
 from tests.families.single import (
     DIT,
@@ -86,7 +86,7 @@ def test_the_trunk_is_found_and_a_predicted_step_runs_none_of_it(shape: Shape) -
 @pytest.mark.parametrize(("shape", "kind"), [(s, k) for s in SINGLE for k in s.sublayers], ids=str)
 def test_a_predicted_sublayer_is_not_run_and_its_block_is(shape: Shape, kind: str) -> None:
     pipe = shape.build()
-    found = [s for s in sites.discover(shape.denoiser(pipe)).sublayers if s.kind == kind]
+    found = [s for s in discovery.discover(shape.denoiser(pipe)).sublayers if s.kind == kind]
     assert [s.depth for s in found] == list(range(shape.depth))
     blocks = {f"block {i}": block for i, block in enumerate(shape.blocks(pipe))}
     watch = Watch(pipe, {**blocks, **{s.name: s.module for s in found}})
@@ -360,7 +360,7 @@ def test_hunyuan_skips_are_where_the_model_puts_them(layers: int) -> None:
     for block in model.blocks:
         block.register_forward_hook(note, with_kwargs=True)
     HUNYUAN_DIT.run(pipe, "off", num_inference_steps=1)
-    assert sorted(given) == sites.discover(model).joins
+    assert sorted(given) == discovery.discover(model).joins
     assert len(given) == layers // 2 - 1
 
 
