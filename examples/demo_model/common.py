@@ -2,8 +2,9 @@
 
 import copy
 import math
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import T5Tokenizer
 
 from dcache.demo import pictures
 
@@ -102,6 +104,53 @@ def rate(step: int, steps: int, *, warmup: int, decay_from: float = 0.0) -> floa
     progress = (step / steps - decay_from) / (1 - decay_from)
     decayed = 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
     return max(1e-4, min(1.0, (step + 1) / warmup) * decayed)
+
+
+def word_tokenizer(texts: Iterable[str], length: int) -> T5Tokenizer:
+    """One token per word of these texts; any other word becomes <unk>. Prompts have up to `length` tokens."""
+    words = sorted({word for text in texts for word in text.split()})
+    special = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>")]
+    vocab = special + [("▁", -20.0)] + [(f"▁{word}", -1.0) for word in words]
+    return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=length)
+
+
+def muon_and_adam(
+    module: nn.Module, inner: Collection[str], muon_rate: float, adam_rate: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices named `inner`, in two halves for two threads; AdamW for everything else."""
+    named = dict(module.named_parameters())
+    matrices = [named[name] for name in sorted(inner)]
+    rest = [parameter for name, parameter in named.items() if name not in inner]
+    muons = [
+        torch.optim.Muon(half, muon_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+        for half in (matrices[::2], matrices[1::2])
+    ]
+    return [*muons, torch.optim.AdamW(rest, adam_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
+
+
+def averaged(path: Path, module: nn.Module) -> tuple[int, Average]:
+    """The step and the averaged weights, in this module, of the run that left `path`."""
+    state = load(path)
+    if state is None:
+        raise SystemExit(f"there is no {path.name} in {path.parent}: run train_model.py first")
+    average = Average(module, 0.0)
+    average.module.load_state_dict(state["average"])
+    return int(state["step"]), average
+
+
+def replace_model(pipe: Any, folder: Path) -> None:
+    """Write the pipeline in the place of a model folder, in one swap; the folder's README stays."""
+    fresh, old = folder.with_name(".model.new"), folder.with_name(".model.old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    pipe.save_pretrained(fresh, max_shard_size="8MB")
+    for file in fresh.rglob("*.safetensors"):
+        file.chmod(0o644)
+    if (card := folder / "README.md").exists():
+        shutil.copy(card, fresh)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def to_tensor(images: Any) -> Tensor:

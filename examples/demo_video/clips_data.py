@@ -11,9 +11,23 @@ from torch import Tensor
 from dcache.demo.video import clips
 
 sys.path.append(str(Path(__file__).parents[1] / "demo_model"))
-from common import Average, Run, load, log, rate, save  # shared with the picture demo
+from common import (  # shared with the picture demo
+    Average,
+    Run,
+    averaged,
+    load,
+    log,
+    muon_and_adam,
+    rate,
+    replace_model,
+    save,
+    word_tokenizer,
+)
 
-__all__ = ["Average", "Run", "drawn", "load", "log", "rate", "save", "to_tensor"]
+__all__ = [
+    "Average", "Run", "averaged", "drawn", "load", "log", "muon_and_adam", "rate", "replace_model", "save",
+    "to_tensor", "word_tokenizer",
+]  # fmt: skip
 
 
 def to_tensor(frames: Any) -> Tensor:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from clips_data import Average
+from clips_data import Average, muon_and_adam, word_tokenizer
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from torch import Tensor, nn
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
@@ -18,10 +18,7 @@ SHIFT = 3.0
 
 def make_tokenizer() -> T5Tokenizer:
     """One token per word of the world; any other word becomes <unk>."""
-    words = sorted({word for caption in clips.all_captions() for word in caption.text.split()})
-    special = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>")]
-    vocab = special + [("▁", -20.0)] + [(f"▁{word}", -1.0) for word in words]
-    return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=TEXT_LENGTH)
+    return word_tokenizer((caption.text for caption in clips.all_captions()), TEXT_LENGTH)
 
 
 class Denoiser(nn.Module):
@@ -75,15 +72,8 @@ class Denoiser(nn.Module):
 
     def optimizers(self, muon_rate: float, adam_rate: float) -> list[torch.optim.Optimizer]:
         """Muon for the blocks' matrices, in two halves for two threads; AdamW for everything else."""
-        named = dict(self.named_parameters())
-        inner = [n for n, p in named.items() if "transformer.blocks." in n and p.ndim == 2]
-        matrices = [named[name] for name in sorted(inner)]
-        rest = [parameter for name, parameter in named.items() if name not in inner]
-        muons = [
-            torch.optim.Muon(half, muon_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-            for half in (matrices[::2], matrices[1::2])
-        ]
-        return [*muons, torch.optim.AdamW(rest, adam_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
+        inner = [n for n, p in self.named_parameters() if "transformer.blocks." in n and p.ndim == 2]
+        return muon_and_adam(self, inner, muon_rate, adam_rate)
 
 
 def make_pipeline(vae_path: Path, average: Average) -> WanPipeline:
