@@ -15,7 +15,7 @@ What is remembered is a change between siblings rather than in time:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,7 @@ class GuidanceRegion(Region):
         self.names: list[str] = []
         self.checked: set[Any] = set()
         self.verified: set[Any] = set()
-        self.shape: tuple[tuple[Any, ...], Any] = ((), None)
+        self.shape: tuple[Sequence[Any], Any] = ((), None)
         self.halved = False
 
     def release(self) -> None:
@@ -206,13 +206,13 @@ class GuidanceRegion(Region):
             for history in call.branch.histories.values():
                 if history is not self.history:
                     history.clear()
-            constants, recipe = self.shape
-            return rebuild([self._decode(sibling), *constants[1:]], recipe), 0.0
+            rest, recipe = self.shape
+            return rebuild([self._decode(sibling), *rest], recipe), 0.0
         self._turn(halved=False)
         output, spent = _timed(inner, args, kwargs)
-        self.shape = flatten(output)
-        self._store(call, sibling, self.shape[0][0])
-        self.shape = ((None, *self.shape[0][1:]), self.shape[1])
+        (first, *rest), recipe = flatten(output)
+        self._store(call, sibling, first)
+        self.shape = (rest, recipe)
         return output, spent
 
     def _store(self, call: Call, cond: torch.Tensor, uncond: torch.Tensor) -> None:

@@ -32,12 +32,11 @@ class Front:
 
     def enter(self, call: Call, block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """The first of them is called: keep the main stream, negated; at first every one that may be it."""
-        self.before = None
         if self.keys and not call.observing:
-            entries = [args[k] if isinstance(k, int) else kwargs[k] for k in self.keys]
-            self.before = torch.neg(entries[0] if len(entries) == 1 else torch.cat(entries, self.dim))
+            entry = join([args[k] if isinstance(k, int) else kwargs[k] for k in self.keys], self.dim)
+            self.before = None if entry is None else torch.neg(entry)
             return
-        self.first = block
+        self.first, self.before = block, None
         named = named_tensors(block, args, kwargs)
         self.clones = {name: (key, tensor.clone()) for name, (key, tensor) in named.items()}
 

@@ -160,7 +160,7 @@ def _ready(model: nn.Module, seed: int) -> nn.Module:
     return model.eval()
 
 
-def pixart_model(seed: int = 0) -> nn.Module:
+def pixart_model(seed: int = 0, **more: Any) -> nn.Module:
     from diffusers import PixArtTransformer2DModel
 
     torch.manual_seed(seed)
@@ -173,6 +173,7 @@ def pixart_model(seed: int = 0) -> nn.Module:
         cross_attention_dim=16,
         sample_size=8,
         caption_channels=12,
+        **more,
     )
     return _ready(model, seed)
 

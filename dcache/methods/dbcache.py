@@ -6,7 +6,7 @@ from dcache.method import Method
 from dcache.methods.about import about
 from dcache.predictors import Predictor, Reuse, Taylor
 from dcache.probes import Probe
-from dcache.schedulers import Above, Last, MaxRun, Warmup, any_of
+from dcache.schedulers import Above, guarded
 from dcache.schedulers.rules import check_whole
 
 
@@ -43,12 +43,7 @@ def dbcache(
     predictor: Predictor = Taylor(order) if order else Reuse()
     return Method(
         "dbcache",
-        rule=any_of(
-            Warmup(warmup),
-            Last() if last else None,
-            MaxRun(max_run) if max_run is not None else None,
-            Above(threshold),
-        ),
+        rule=guarded(Above(threshold), warmup=warmup, last=last, max_run=max_run),
         predictor=predictor,
         sites=(f"middle:{front}-{back}",),
         codec="delta",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dcache.method import Method
 from dcache.methods.about import about
 from dcache.predictors import Reuse
-from dcache.schedulers import Last, Multiple, Stage, Warmup, any_of
+from dcache.schedulers import Multiple, Stage, guarded
 from dcache.schedulers.combine import check_share
 
 
@@ -40,7 +40,7 @@ def delta_dit(
     size = f"{100 * blocks:g}%" if isinstance(blocks, float) else str(blocks)
     return Method(
         "delta_dit",
-        rule=any_of(Warmup(warmup), Last() if last else None, Multiple(interval), Stage(boundary, blocks)),
+        rule=guarded(Multiple(interval), Stage(boundary, blocks), warmup=warmup, last=last),
         predictor=Reuse(),
         sites=(f"front:{size}", f"rear:{size}"),
         codec="delta",

@@ -11,7 +11,7 @@ from dcache.method import Method
 from dcache.methods.about import about
 from dcache.predictors import Reuse
 from dcache.probes import Gauge, Probe
-from dcache.schedulers import Accumulated, Last, Warmup, any_of
+from dcache.schedulers import Accumulated, guarded
 
 
 class RateGauge(Gauge):
@@ -69,7 +69,7 @@ def easycache(
     """
     return Method(
         "easycache",
-        rule=any_of(Warmup(warmup), Last() if last else None, Accumulated(threshold)),
+        rule=guarded(Accumulated(threshold), warmup=warmup, last=last),
         predictor=Reuse(),
         sites=("model",),
         codec=codec,

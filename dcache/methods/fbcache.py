@@ -6,7 +6,7 @@ from dcache.method import Method, site_list
 from dcache.methods.about import about
 from dcache.predictors import Reuse
 from dcache.probes import Probe
-from dcache.schedulers import Above, Last, MaxRun, Warmup, any_of
+from dcache.schedulers import Above, guarded
 
 
 @about("First Block Cache, ParaAttention 2024", sites="all blocks but the first", families=("transformer",))
@@ -37,12 +37,7 @@ def fbcache(
     """
     return Method(
         "fbcache",
-        rule=any_of(
-            Warmup(warmup),
-            Last() if last else None,
-            MaxRun(max_run) if max_run is not None else None,
-            Above(threshold),
-        ),
+        rule=guarded(Above(threshold), warmup=warmup, last=last, max_run=max_run),
         predictor=Reuse(),
         sites=site_list(sites),
         codec=codec,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dcache.method import Method, site_list
 from dcache.methods.about import about
 from dcache.predictors import Foca
-from dcache.schedulers import Every, Last, Warmup, any_of
+from dcache.schedulers import Every, guarded
 
 
 @about("FoCa, Zheng et al. 2025, arXiv 2508.16211", sites="sublayers", families=("sublayers",))
@@ -32,7 +32,7 @@ def foca(
     """
     return Method(
         "foca",
-        rule=any_of(Warmup(warmup), Last() if last else None, Every(interval)),
+        rule=guarded(Every(interval), warmup=warmup, last=last),
         predictor=Foca(),
         sites=site_list(sites),
         codec=codec,

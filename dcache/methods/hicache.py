@@ -5,7 +5,7 @@ from __future__ import annotations
 from dcache.method import Method, site_list
 from dcache.methods.about import about
 from dcache.predictors import Hermite
-from dcache.schedulers import Every, Last, Warmup, any_of
+from dcache.schedulers import Every, guarded
 
 
 @about("HiCache, Feng et al. 2025, arXiv 2508.16984", sites="sublayers", families=("sublayers",))
@@ -38,7 +38,7 @@ def hicache(  # noqa: PLR0913, PLR0917 - the published options and dcache's own
     """
     return Method(
         "hicache",
-        rule=any_of(Warmup(warmup), Last() if last else None, Every(interval)),
+        rule=guarded(Every(interval), warmup=warmup, last=last),
         predictor=Hermite(order, scale, since=max(warmup - 1, 0)),
         sites=site_list(sites),
         codec=codec,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dcache.method import Method, site_list
 from dcache.methods.about import about
 from dcache.predictors import Reuse
-from dcache.schedulers import Every, Last, Warmup, any_of
+from dcache.schedulers import Every, guarded
 
 
 @about("FORA, Selvaraju et al. 2024, arXiv 2407.01425", sites="any")
@@ -24,7 +24,7 @@ def interval(
     """
     return Method(
         "interval",
-        rule=any_of(Warmup(warmup), Last() if last else None, Every(interval)),
+        rule=guarded(Every(interval), warmup=warmup, last=last),
         predictor=Reuse(),
         sites=site_list(sites),
         codec=codec,

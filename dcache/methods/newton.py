@@ -5,7 +5,7 @@ from __future__ import annotations
 from dcache.method import Method, site_list
 from dcache.methods.about import about
 from dcache.predictors import Newton
-from dcache.schedulers import Every, Last, Warmup, any_of
+from dcache.schedulers import Every, guarded
 
 
 @about("ours; Newton interpolation on the true clock", sites="any")
@@ -35,7 +35,7 @@ def newton(
     """
     return Method(
         "newton",
-        rule=any_of(Warmup(warmup), Last() if last else None, Every(interval)),
+        rule=guarded(Every(interval), warmup=warmup, last=last),
         predictor=Newton(order),
         sites=site_list(sites),
         codec=codec,

@@ -10,7 +10,7 @@ from dcache.method import Method
 from dcache.methods.about import about
 from dcache.predictors import Newton, Predictor, Reuse
 from dcache.probes import Probe, StepGauge
-from dcache.schedulers import Accumulated, Last, MaxRun, Warmup, any_of
+from dcache.schedulers import Accumulated, guarded
 
 
 class SignalGauge(StepGauge):
@@ -49,10 +49,9 @@ def seacache(
         branches: whether guidance branches decide "separate"ly or "together".
     """
     predictor: Predictor = Newton(order) if order else Reuse()
-    guards = (Warmup(warmup), Last() if last else None, MaxRun(max_run) if max_run is not None else None)
     return Method(
         "seacache",
-        rule=any_of(*guards, Accumulated(threshold)),
+        rule=guarded(Accumulated(threshold), warmup=warmup, last=last, max_run=max_run),
         predictor=predictor,
         clock="step" if order else None,
         branches=branches,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dcache.method import Method, site_list
 from dcache.methods.about import about
 from dcache.predictors import Taylor
-from dcache.schedulers import Every, Last, Warmup, any_of
+from dcache.schedulers import Every, guarded
 
 
 @about("TaylorSeer, Liu et al. 2025, arXiv 2503.06923", sites="sublayers or trunk", families=("sublayers",))
@@ -40,7 +40,7 @@ def taylorseer(  # noqa: PLR0913, PLR0917 - the published options and dcache's o
     where = sites if sites is not None else ("trunk" if lite else "sublayers")
     return Method(
         "taylorseer",
-        rule=any_of(Warmup(warmup), Last() if last else None, Every(interval)),
+        rule=guarded(Every(interval), warmup=warmup, last=last),
         predictor=Taylor(order, since=max(warmup - 1, 0)),
         sites=site_list(where),
         codec=codec,

@@ -10,7 +10,7 @@ from dcache.methods.about import about
 from dcache.methods.coefficients import numbers
 from dcache.predictors import Reuse
 from dcache.probes import Probe, StepGauge
-from dcache.schedulers import Accumulated, Last, Warmup, any_of
+from dcache.schedulers import Accumulated, guarded
 
 # Degree 4, highest power first, as published for each model.
 PUBLISHED = {
@@ -49,7 +49,7 @@ def teacache(
     """
     known = PUBLISHED.get(coefficients) if isinstance(coefficients, str) else None
     polynomial = known or numbers("teacache", "coefficients", coefficients, least=1)
-    rule = any_of(Warmup(warmup), Last() if last else None, Accumulated(threshold, polynomial))
+    rule = guarded(Accumulated(threshold, polynomial), warmup=warmup, last=last)
     return Method(
         "teacache",
         rule=rule,

@@ -18,6 +18,7 @@ from dcache.schedulers.rules import (
     Rule,
     Warmup,
     any_of,
+    guarded,
 )
 from dcache.schedulers.table import Table
 
@@ -42,4 +43,5 @@ __all__ = [
     "Table",
     "Warmup",
     "any_of",
+    "guarded",
 ]

@@ -196,6 +196,19 @@ def any_of(*rules: Rule | None) -> AnyOf:
     return AnyOf(tuple(rule for rule in rules if rule is not None))
 
 
+def guarded(*rules: Rule, warmup: int, last: bool = False, max_run: int | None = None) -> AnyOf:
+    """The rules behind the guards that most methods have.
+
+    Args:
+        *rules: asked where no guard computes.
+        warmup: evaluations computed from the start.
+        last: compute the last evaluation where the number of evaluations is known.
+        max_run: longest run of predictions, or None for no limit.
+    """
+    limit = MaxRun(max_run) if max_run is not None else None
+    return any_of(Warmup(warmup), Last() if last else None, limit, *rules)
+
+
 def check_whole(name: str, value: object, least: int) -> None:
     """Raise unless `value` is a whole number of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:

@@ -7,6 +7,7 @@ import torch
 
 import dcache
 from dcache import methods
+from tests.laws.test_undo import anatomy
 from tests.shapes import STEPS, Shape
 
 EVERY_2 = methods.interval(interval=2)
@@ -37,19 +38,6 @@ class Runs:
         for handle in self._handles:
             handle.remove()
         return self.counts
-
-
-def anatomy(shape: Shape, pipe: Any) -> dict[str, dict[str, Any]]:
-    """Every attribute of the pipe, its sampler and its denoiser's modules: type, and keys of a dict."""
-    things = {"pipe": pipe, "sampler": pipe.scheduler}
-    things |= {f"module {name}": module for name, module in shape.denoiser(pipe).named_modules()}
-    return {
-        name: {
-            key: (type(value).__qualname__, sorted(map(str, value)) if isinstance(value, dict) else None)
-            for key, value in vars(thing).items()
-        }
-        for name, thing in things.items()
-    }
 
 
 def branches(shape: Shape) -> int:

@@ -15,7 +15,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.shapes import FLOW_EULER, NOISE_SAMPLERS, PIXART, Call, Shape, _embeds, _ready, _sampler
+from tests.shapes import (
+    FLOW_EULER,
+    NOISE_SAMPLERS,
+    PIXART,
+    Call,
+    Shape,
+    _embeds,
+    _ready,
+    _sampler,
+    pixart_model,
+)
 
 # The models ---------------------------------------------------------------------------------------
 
@@ -36,22 +46,7 @@ def dit_model(seed: int = 0) -> nn.Module:
 
 
 def sigma_model(seed: int = 0) -> nn.Module:
-    from diffusers import PixArtTransformer2DModel
-
-    torch.manual_seed(seed)
-    model = PixArtTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        in_channels=4,
-        out_channels=8,
-        num_layers=3,
-        cross_attention_dim=16,
-        sample_size=8,
-        caption_channels=12,
-        interpolation_scale=2,
-        use_additional_conditions=False,
-    )
-    return _ready(model, seed)
+    return pixart_model(seed, interpolation_scale=2, use_additional_conditions=False)
 
 
 def sana_model(seed: int = 0) -> nn.Module:
