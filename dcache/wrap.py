@@ -34,14 +34,12 @@ def enable(pipe_or_module: Target, method: Any = None, **options: Any) -> Target
 
     Args:
         pipe_or_module: a diffusers pipeline, or any torch denoiser.
-        method: a preset's name, a preset object, a `Schedule`, the path of a schedule file, or None for
-        the default.
+        method: a preset's name, a preset object, a `Schedule`, the path of a schedule file, or None for the
+            default.
         **options: options of the preset when `method` is a name, and of the engine: `compile` (True, or a
-        dict of
-            `torch.compile` arguments: the blocks that were found are compiled, one by one), `strict` (a
-            schedule made
-            with another config, sampler, guidance or resolution is refused instead of warned about),
-            `lowering` ("auto", or "replay" for the slow reference).
+            dict of `torch.compile` arguments: the blocks that were found are compiled, one by one), `strict`
+            (a schedule made with another config, sampler, guidance or resolution is refused instead of
+            warned about), `lowering` ("auto", or "replay" for the slow reference).
 
     Raises:
         DcacheError: what was asked cannot be done on this model; nothing was changed then.
@@ -96,7 +94,7 @@ def disable(pipe_or_module: Target) -> Target:
     sessions = _sessions(pipe_or_module)
     try:
         if sessions:
-            _last[pipe_or_module] = (stats(pipe_or_module), trace_of(_sessions(pipe_or_module)))
+            _last[pipe_or_module] = (stats(pipe_or_module), trace_of(sessions))
     finally:
         if watch is not None:
             watch.remove()
@@ -163,8 +161,7 @@ def step(
     Args:
         module: the denoiser (or a pipeline with one denoiser) that caching is enabled on.
         index: evaluation, from 0. An index below the last one, or 0 again for a branch that was already
-        called,
-            opens a new run.
+            called, opens a new run.
         sigma: noise level, for the clocks "sigma" and "logsnr".
         branch: name of the guidance branch; None numbers the calls within an evaluation.
         timestep: timestep value, for the clock "timestep".
@@ -199,7 +196,7 @@ def memory_estimate(pipe_or_module: Any, method: Any = None, **call_kwargs: Any)
         pipe_or_module: as for `enable`.
         method: as for `enable`.
         **call_kwargs: arguments of the pipeline's (or module's) call; the run is stopped after one
-        evaluation.
+            evaluation.
     """
     from dcache.estimate import estimate
 

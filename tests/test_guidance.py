@@ -12,12 +12,13 @@ from torch import nn
 import dcache
 from dcache import DcacheError, DcacheWarning, Schedule
 from dcache.calls import Call
-from dcache.guidance import GuidanceRegion, Pair, Seen, _rows_of, cond_is_first, split
+from dcache.guidance import GuidanceRegion, Pair, Seen
 from dcache.history import Branch
 from dcache.method import Method
 from dcache.run import Run
 from dcache.schedulers import Listed
 from dcache.session import session_of
+from dcache.siblings import cond_is_first, rows_of, split
 from tests.families import FAMILIES
 from tests.shapes import SHAPES, generator
 
@@ -470,7 +471,7 @@ def test_rows_are_taken_of_nested_arguments():
     other = torch.arange(6.0).view(2, 3)
     scalar = torch.tensor(4.0)
     given = (x, [x, (other, x)], {"a": x, "b": {"c": scalar, "d": None}}, 7, "four")
-    first, nested, named, number, text = _rows_of(given, 4, slice(2, 4))
+    first, nested, named, number, text = rows_of(given, 4, slice(2, 4))
     assert torch.equal(first, x[2:])
     assert all(torch.equal(found, x[2:]) for found in (nested[0], nested[1][1], named["a"]))
     # What has another number of rows, or none, belongs to all of them.
