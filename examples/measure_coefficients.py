@@ -39,10 +39,10 @@ from torch import nn
 import dcache
 from dcache.components import config_digest, denoisers
 from dcache.containers import flatten
-from dcache.demo.files import write_json
-from dcache.demo.report import versions
 from dcache.discovery import discover
 from dcache.errors import DcacheError, DcacheWarning
+from dcache.eval.machine import versions
+from dcache.files import write_json
 from dcache.session import session_of
 
 DEGREE = 4

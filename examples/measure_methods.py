@@ -4,8 +4,7 @@
     python examples/measure_methods.py --draw-only     # the tables and the plot again, from measured.json
 
 Eight held-out captions, 20 steps; all methods take turns, the median counts. PSNR, SSIM and the computed
-share do not depend on the machine; the speedups do. On a busy machine `--clock processor` (with
-OMP_NUM_THREADS=1) compares processor time, which others hardly change.
+share do not depend on the machine; the speedups do.
 """
 
 from __future__ import annotations
@@ -15,25 +14,22 @@ import json
 import sys
 import textwrap
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-import dcache
 from dcache import methods
-from dcache.demo.figures import DPI
-from dcache.demo.files import write, write_json
-from dcache.demo.labels import GREY, INK
-from dcache.demo.measure import Call, measure
 from dcache.demo.pictures import demo_captions
-from dcache.demo.pipeline import COEFFICIENTS, GUIDANCE, STEPS, call_options, load_pipeline
-from dcache.demo.report import machine, row, size, versions
-from dcache.demo.specs import NUMBERS, Choice
-from dcache.errors import DcacheError, DcacheWarning
+from dcache.demo.pipeline import COEFFICIENTS, GUIDANCE, STEPS
+from dcache.errors import DcacheError
+from dcache.eval.bench import bench
+from dcache.eval.contest import one_call
+from dcache.eval.figures import DPI
+from dcache.eval.labels import GREY, INK
+from dcache.eval.machine import machine, versions
+from dcache.eval.rows import size
+from dcache.eval.specs import NUMBERS, Choice
+from dcache.eval.subject import Subject, load
+from dcache.files import write, write_json
 
 DOCS = Path(__file__).parent.parent / "docs"
 GUIDANCES = {"on": GUIDANCE, "off": 1.0}
@@ -74,7 +70,7 @@ def choice(name: str, options: dict[str, Any]) -> Choice:
     if "alpha" in given:
         tables = json.loads(COEFFICIENTS.read_text(encoding="utf-8"))["smoothcache"]["tables"]
         given["table"] = tables[f"{given.pop('alpha'):g}"]
-    return Choice(f"{name}: {label}", label, methods.make(name, **given), "")
+    return Choice(f"{name}: {label}", label, method=methods.make(name, **given))
 
 
 def short(value: Any) -> str:
@@ -82,20 +78,17 @@ def short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else repr(value).replace("'", '"')
 
 
-def refusal(pipe: Any, call: Call, one: Choice) -> str:
+def refusal(subject: Subject, prompt: str, one: Choice) -> str:
     """Why a method cannot be used here, "" if it can."""
     try:
-        with warnings.catch_warnings(), dcache.enabled(pipe, one.method):
-            warnings.simplefilter("ignore", DcacheWarning)
-            call()
+        one_call(subject, one, [prompt], [0])
     except DcacheError as error:
-        return str(error)
+        return str(error).removeprefix(f"{one.spec}: ")
     return ""
 
 
-def measured(repeats: int, captions: int, only: set[str], clock: str) -> dict[str, Any]:
+def measured(repeats: int, captions: int, only: set[str]) -> dict[str, Any]:
     """Everything that goes into the tables."""
-    pipe = load_pipeline()
     texts = [caption.text for caption in demo_captions(captions)]
     names = [n for n in SETTINGS if not only or n in only]
     choices = {(n, i): choice(n, options) for n in names for i, options in enumerate(SETTINGS[n])}
@@ -107,38 +100,27 @@ def measured(repeats: int, captions: int, only: set[str], clock: str) -> dict[st
     def tell(turn: int, label: str) -> None:
         if label == "uncached":
             spent = time.perf_counter() - began
-            print(
-                f"guidance {guidance:g}, round {turn} of {repeats} ({spent:.0f} s)",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"guidance {guidance:g}, round {turn} of {repeats} ({spent:.0f} s)", file=sys.stderr)
 
     for mode, guidance in GUIDANCES.items():
-        spent: list[float] = []
-        call = caller(pipe, texts, guidance, spent)
-        first = caller(pipe, texts[:1], guidance, [])
-        fitting = {}
-        for key, one in choices.items():
-            why = refusal(pipe, first, one)
+        subject = load("demo", guidance=guidance, device="cpu")
+        refused = {key: refusal(subject, texts[0], one) for key, one in choices.items()}
+        fitting = {key: one for key, one in choices.items() if not refused[key]}
+        done = bench(
+            subject, list(fitting.values()), texts, repeats=repeats, count_flops=False, tell=tell
+        )
+        seconds[mode] = done.uncached.median
+        for key, why in refused.items():
             if why:
                 found[key][mode] = {"refused": why}
-            else:
-                fitting[key] = one
-        uncached, *others = measure(pipe, call, list(fitting.values()), repeats, tell)
-        if clock == "processor":
-            for i, one in enumerate([uncached, *others]):
-                # The first round is the warm-up.
-                one.seconds = spent[i :: len(others) + 1][1:]
-        seconds[mode] = uncached.median
-        for key, one in zip(fitting, others, strict=True):
-            its = row(one, uncached)
+        for key, one, its in zip(fitting, done.methods, done.rows, strict=True):
             found[key][mode] = {
                 "computed": its.computed,
                 "speedup": its.speedup,
                 "psnr": its.mean_psnr,
-                "ssim": its.ssim,
+                "ssim": its.mean_ssim,
                 "held": its.held,
-                "predicted": one.stats.predicted,
+                "predicted": one.last.stats.predicted if one.last.stats else 0,
                 "warnings": one.warnings,
             }
     return {
@@ -146,26 +128,11 @@ def measured(repeats: int, captions: int, only: set[str], clock: str) -> dict[st
         "steps": STEPS,
         "guidance": GUIDANCES,
         "repeats": repeats,
-        "clock": clock,
         "uncached_seconds": seconds,
         "machine": machine(),
         "versions": versions(),
         "rows": list(found.values()),
     }
-
-
-def caller(pipe: Any, texts: list[str], guidance: float, spent: list[float]) -> Call:
-    """One call of the pipeline with these captions; notes the processor time of each."""
-    options = {**call_options(), "guidance_scale": guidance, "output_type": "np"}
-
-    def call() -> NDArray[np.float32]:
-        noise = [torch.Generator().manual_seed(i) for i in range(len(texts))]
-        before = time.process_time()
-        pictures: NDArray[np.float32] = pipe(texts, generator=noise, **options).images
-        spent.append(time.process_time() - before)
-        return pictures
-
-    return call
 
 
 def lines(found: dict[str, Any], name: str = "") -> list[str]:
@@ -202,7 +169,6 @@ def conditions(found: dict[str, Any]) -> str:
     hardware, software = found["machine"], found["versions"]
     repeats = found["repeats"]
     calls = f"medians of {repeats} alternated calls" if repeats > 1 else "one call each after a warm-up"
-    calls += ", in processor time (the machine was busy)" if found["clock"] == "processor" else ""
     guidance = found["guidance"]["on"]
     text = (
         f"{found['captions']} held-out captions, {found['steps']} steps, guidance {guidance:g} and none; "
@@ -276,9 +242,6 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], help="a preset; may be given more than once")
     parser.add_argument("--docs", type=Path, default=DOCS, help="the folder whose pages are written")
     parser.add_argument("--out", type=Path, help="write the figures to this file and no page")
-    parser.add_argument(
-        "--clock", choices=["wall", "processor"], default="wall", help="what speedups compare"
-    )
     parser.add_argument("--draw-only", action="store_true", help="measure nothing")
     options = parser.parse_args()
     kept = options.docs / "methods" / "measured.json"
@@ -288,7 +251,7 @@ def main() -> int:
         if options.draw_only:
             found = json.loads(kept.read_text(encoding="utf-8"))
         else:
-            found = measured(options.repeats, options.captions, set(options.only), options.clock)
+            found = measured(options.repeats, options.captions, set(options.only))
         if options.out or options.only:
             target = options.out or Path("measured.json")
             print(f"wrote {write_json(target, found)}")

@@ -15,7 +15,7 @@ import torch
 import dcache
 from dcache.components import config_digest
 from dcache.demo.pipeline import COEFFICIENTS, GUIDANCE, STEPS, call_options, load_pipeline
-from dcache.demo.specs import parse
+from dcache.eval.specs import parse
 from tests.shapes import FLUX, PIXART, SD, WAN, Shape
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -208,17 +208,17 @@ def test_the_shipped_numbers_are_of_the_shipped_model() -> None:
     found = json.loads(COEFFICIENTS.read_text())
     assert found["of"]["config"] == config_digest(load_pipeline().transformer)
     assert (found["of"]["evaluations"], found["of"]["call"]["guidance_scale"]) == (STEPS, GUIDANCE)
-    (tea, mag, smooth) = parse("teacache;magcache:threshold=0.1;smoothcache")
+    (tea, mag, smooth) = parse("teacache;magcache:threshold=0.1;smoothcache", COEFFICIENTS)
     assert tea.method.parameters["coefficients"] == tuple(found["teacache"]["coefficients"])
     assert mag.call == ", dcache.methods.magcache(threshold=0.1, ratios='FILE.json'))"
     assert mag.label == "magcache 0.1"
     assert "of the shipped model" in smooth.note
     assert parse("newton")[0].note == ""
-    given = parse("teacache:coefficients=flux")[0]
+    given = parse("teacache:coefficients=flux", COEFFICIENTS)[0]
     assert given.note == ""
     assert given.method.parameters["coefficients"] != tea.method.parameters["coefficients"]
     with pytest.raises(dcache.DcacheError, match="teacache needs coefficients="):
-        parse("teacache", numbers=None)
+        parse("teacache")
 
 
 # Measuring methods --------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def test_the_shipped_numbers_are_of_the_shipped_model() -> None:
 
 def test_the_table_of_methods_is_measured_and_written(tmp_path: Path) -> None:
     script = load_script("measure_methods")
-    found = script.measured(repeats=1, captions=1, only={"default", "deepcache"}, clock="processor")
+    found = script.measured(repeats=1, captions=1, only={"default", "deepcache"})
     (default, deepcache) = found["rows"]
     assert default["on"]["computed"] == 0.45
     assert default["on"]["speedup"] > 1

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 import dcache
-from dcache.cli import demo, methods, show
+from dcache.cli import bench, demo, methods, show
 from dcache.errors import DcacheError
 
-COMMANDS = (demo, methods, show)
+COMMANDS = (demo, bench, methods, show)
 WRONG, INTERRUPTED = 2, 130
 
 __all__ = ["main"]

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcache.demo.report import Row, notes, table
-from dcache.demo.run import Report, make_folder, run, write_report
-from dcache.demo.settings import Settings
-from dcache.demo.specs import parse
-from dcache.demo.video import run as video
-from dcache.demo.video.clips import FRAMES
+from dcache.cli.progress import rounds
+from dcache.demo.settings import Settings, usual
+from dcache.files import make_folder
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from dcache.demo.run import Report
+    from dcache.eval.rows import Row
+
 FAITHFUL = 35.0
+SHOWN = ("computed", "seconds", "speedup", "PSNR dB", "SSIM", "held")
 
 
 def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
-    pictures, clips = Settings(), video.settings()
+    pictures, clips = usual(video=False), usual(video=True)
     parser = commands.add_parser(
         "demo",
         help="the shipped model with and without caching, on a CPU",
@@ -37,10 +35,10 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
 
     def option(name: str, kind: Callable[[str], object], metavar: str, text: str) -> None:
-        usual, other = getattr(pictures, name), getattr(clips, name)
-        default = f"default: {usual}" + (f"; with --video: {other}" if other != usual else "")
+        default, other = getattr(pictures, name), getattr(clips, name)
+        told = f"default: {default}" + (f"; with --video: {other}" if other != default else "")
         parser.add_argument(
-            f"--{name}", type=kind, default=argparse.SUPPRESS, metavar=metavar, help=f"{text} ({default})"
+            f"--{name}", type=kind, default=argparse.SUPPRESS, metavar=metavar, help=f"{text} ({told})"
         )
 
     option("out", Path, "FOLDER", "where the files go")
@@ -61,19 +59,22 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def demo(arguments: argparse.Namespace) -> int:
     """Run it, print the table, write the files, say what to do next."""
-    usual = video.settings() if arguments.video else Settings()
+    from dcache.demo.run import run, world_of, write_report
+    from dcache.eval.rows import notes, table
+    from dcache.eval.specs import parse
+
     given = {field.name: getattr(arguments, field.name, None) for field in fields(Settings)}
-    settings = replace(usual, **{name: value for name, value in given.items() if value is not None})
-    count = len(parse(settings.methods)) + 1
+    settings = replace(usual(arguments.video), **{k: v for k, v in given.items() if v is not None})
+    count = len(parse(settings.methods, world_of(settings).COEFFICIENTS)) + 1
     make_folder(settings.out)
-    with _progress(count, settings.repeats) as tell:
-        report = video.run(settings, tell) if arguments.video else run(settings, tell)
-    extra = _flicker(report) if arguments.video else None
-    print(_heading(report, arguments.video), table(report.uncached, report.rows, extra), sep="\n\n")
-    print(_legend(arguments.video))
-    for note in notes(report.uncached, report.methods, report.rows):
+    with rounds(count, settings.repeats) as tell:
+        report = run(settings, tell)
+    done = report.bench
+    print(_heading(report), table(done.uncached, done.rows, SHOWN, _judged(report)), sep="\n\n")
+    print(_legend(settings.video))
+    for note in notes(done.uncached, done.methods, done.rows):
         print(f"note: {note}")
-    files = video.write_report(report) if arguments.video else write_report(report)
+    files = write_report(report)
     print(
         f"\nwrote {', '.join(map(str, files))} and {settings.out / 'schedules'} in {report.seconds:.0f} s\n"
     )
@@ -81,8 +82,11 @@ def demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _flicker(report: Report) -> dict[str, list[str]]:
-    return {"flicker": ["-" if f is None else f"{f:.2f}" for f in video.flickers(report)]}
+def _judged(report: Report) -> dict[str, list[str]]:
+    return {
+        head: ["-" if value is None else f"{value:.2f}" for value in values]
+        for head, values in report.judged.items()
+    }
 
 
 def _legend(clips: bool) -> str:
@@ -94,21 +98,24 @@ def _legend(clips: bool) -> str:
     )
 
 
-def _heading(report: Report, clips: bool) -> str:
-    settings, machine, versions = report.settings, report.machine, report.versions
-    what = f"clips of {FRAMES} frames" if clips else "pictures"
+def _heading(report: Report) -> str:
+    from dcache.demo.video.clips import FRAMES
+    from dcache.eval.machine import heading
+
+    settings = report.settings
+    what = f"clips of {FRAMES} frames" if settings.video else "pictures"
     return (
         f"{what}: {settings.prompts}, steps: {settings.steps}, guidance: {settings.guidance:g}, "
         f"calls of the whole pipeline: {settings.repeats}, of which the median\n"
-        f"{machine['processor']}, threads: {machine['threads']}; python {versions['python']}, "
-        f"torch {versions['torch']}, diffusers {versions['diffusers']}, dcache {versions['dcache']}"
+        + heading(report.bench.machine, report.bench.versions)
     )
 
 
 def _next(report: Report) -> str:
     """Three lines: enable, enable the fastest faithful method, ask what it did."""
-    pairs = zip(report.methods, report.rows, strict=True)
-    good = [(its.speedup, one.choice.call) for one, its in pairs if _faithful(its) and one.choice.call != ")"]
+    pairs = zip(report.bench.methods, report.bench.rows, strict=True)
+    calls = [(its.speedup, one.contestant.call) for one, its in pairs if _faithful(its)]
+    good = [pair for pair in calls if pair[1] != ")"]
     call = max(good, key=lambda pair: pair[0] or 0)[1] if good else ", dcache.methods.newton(interval=4))"
     lines = {
         "dcache.enable(pipe)": "next: on your own diffusers pipeline",
@@ -122,40 +129,3 @@ def _next(report: Report) -> str:
 
 def _faithful(its: Row) -> bool:
     return (its.speedup or 0) > 1 and (its.mean_psnr or 0) >= FAITHFUL
-
-
-@contextmanager
-def _progress(contestants: int, repeats: int) -> Iterator[Callable[[int, str], None]]:
-    """A bar on a terminal; elsewhere a line for each round."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        with tqdm(
-            total=contestants * (repeats + 1), desc="loading the model", leave=False, file=sys.stderr
-        ) as bar:
-            calls = 0
-
-            def move(turn: int, label: str) -> None:
-                nonlocal calls
-                bar.update(int(calls > 0))
-                bar.set_description(f"{_round(turn, repeats)}: {label}")
-                calls += 1
-
-            yield move
-        return
-    began, told = time.perf_counter(), -1
-
-    def say(turn: int, _: str) -> None:
-        nonlocal told
-        if turn > told:
-            told = turn
-            print(
-                f"{_round(turn, repeats)} ({time.perf_counter() - began:.0f} s)", file=sys.stderr, flush=True
-            )
-
-    print(f"loading the model; then {repeats + 1} x {contestants} calls", file=sys.stderr, flush=True)
-    yield say
-
-
-def _round(turn: int, repeats: int) -> str:
-    return f"round {turn} of {repeats}" if turn else "warm-up"

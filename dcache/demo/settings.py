@@ -8,14 +8,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcache.demo.pipeline import GUIDANCE, STEPS
-from dcache.demo.specs import DEFAULT
 from dcache.errors import DcacheError
 
+METHODS = (
+    "default;"
+    "interval:interval=3;"
+    "interval:interval=3,sites=model;"
+    "newton:interval=4;"
+    "interval:interval=4;"
+    "taylorseer:interval=4,order=1;"
+    "taylorseer:interval=4,order=1,lite=true;"
+    "fbcache:threshold=0.1;"
+    "fbcache:threshold=0.3"
+)
+VIDEO_METHODS = (
+    "default;"
+    "interval:interval=3;"
+    "newton:interval=4;"
+    "taylorseer:interval=4,order=1,lite=true;"
+    "fbcache:threshold=0.1"
+)
 PACKAGES = {
     "transformers": "transformers",
     "matplotlib": "matplotlib",
     "PIL": "pillow",
     "torchmetrics": "torchmetrics",
+    "open_clip": "open-clip-torch",
 }
 # For a single step diffusers' PixArt pipeline takes a path that only distilled models have.
 FEWEST_STEPS, MOST_STEPS = 2, 1000
@@ -30,32 +48,41 @@ class Settings:
         out: folder for the files; created.
         steps: sampling steps.
         prompts: number of captions, one picture each, all in one batch.
-        methods: specifications as in `dcache.demo.specs`.
+        methods: specifications as in `dcache.eval.specs`.
         guidance: classifier-free guidance; 1 turns it off.
         seed: picture i starts from noise of seed + i.
         repeats: timed calls of each method.
+        video: clips of the video model instead of pictures.
     """
 
     out: Path = Path("demo-out")
     steps: int = STEPS
-    prompts: int = 4
-    methods: str = DEFAULT
+    prompts: int = 8
+    methods: str = METHODS
     guidance: float = GUIDANCE
     seed: int = 0
     repeats: int = 3
+    video: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot run, before anything is loaded."""
-        _between("--steps", self.steps, FEWEST_STEPS, MOST_STEPS)
-        _between("--prompts", self.prompts, 1, MOST_PROMPTS)
-        _between("--repeats", self.repeats, 1, 1000)
-        _between("--seed", self.seed, 0, 2**62)
+        between("--steps", self.steps, FEWEST_STEPS, MOST_STEPS)
+        between("--prompts", self.prompts, 1, MOST_PROMPTS)
+        between("--repeats", self.repeats, 1, 1000)
+        between("--seed", self.seed, 0, 2**62)
         if not (math.isfinite(self.guidance) and self.guidance >= 1):
             raise DcacheError(
                 f"--guidance must be a number of at least 1 (1 turns it off), got {self.guidance}"
             )
         if self.out.exists() and not self.out.is_dir():
             raise DcacheError(f"--out must name a folder, and {self.out} is a file")
+
+
+def usual(video: bool) -> Settings:
+    """What `dcache demo` does unless it is told otherwise, without `--video` or with it."""
+    if video:
+        return Settings(out=Path("demo-out/video"), methods=VIDEO_METHODS, repeats=2, video=True)
+    return Settings()
 
 
 def require_packages() -> None:
@@ -69,6 +96,7 @@ def require_packages() -> None:
         raise DcacheError(f'the demo needs {", ".join(missing)}: pip install "dcache[demo]"')
 
 
-def _between(option: str, value: int, low: int, high: int) -> None:
+def between(option: str, value: int, low: int, high: int) -> None:
+    """Refuse a number out of range."""
     if not low <= value <= high:
         raise DcacheError(f"{option} must lie between {low} and {high}, got {value}")

@@ -54,7 +54,7 @@ def test_wrong_arguments_end_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("dcache.demo.run.load_pipeline", untouched)
+    monkeypatch.setattr("dcache.demo.pipeline.load_pipeline", untouched)
     assert main(["demo", "--out", str(tmp_path / "out"), *arguments]) == 2
     error = capsys.readouterr().err
     assert expected in error
@@ -76,7 +76,7 @@ def test_a_missing_package_is_named_with_the_cure(
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: None if name in ("PIL", "torchmetrics") else found(name)
     )
-    monkeypatch.setattr("dcache.demo.run.load_pipeline", untouched)
+    monkeypatch.setattr("dcache.demo.pipeline.load_pipeline", untouched)
     assert main(["demo", "--out", str(tmp_path)]) == 2
     assert 'the demo needs pillow, torchmetrics: pip install "dcache[demo]"' in capsys.readouterr().err
 
@@ -93,7 +93,7 @@ def test_out_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_method_that_does_not_fit_the_model_is_named(
     pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("dcache.demo.run.load_pipeline", lambda: pipe)
+    monkeypatch.setattr("dcache.demo.pipeline.load_pipeline", lambda *_: pipe)
     assert main(["demo", "--out", str(tmp_path), "--methods", "default;deepcache"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("dcache: deepcache: ")
     assert list(tmp_path.iterdir()) == []
@@ -108,7 +108,7 @@ def test_an_interrupt_leaves_no_caching_and_no_half_written_file(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = set(vars(pipe.transformer))
-    monkeypatch.setattr("dcache.demo.run.load_pipeline", lambda: pipe)
+    monkeypatch.setattr("dcache.demo.pipeline.load_pipeline", lambda *_: pipe)
     seen: list[bool] = []
 
     def interrupt(*_: Any, **__: Any) -> Any:

@@ -18,12 +18,11 @@ from PIL import Image
 
 import dcache
 from dcache.cli import main
-from dcache.demo.fidelity import to_uint8
 from dcache.demo.video import clips
 from dcache.demo.video.animate import ENLARGED, GAP, HEAD, MARGIN
 from dcache.demo.video.clips import FRAMES, SIDE
-from dcache.demo.video.fidelity import flicker
 from dcache.demo.video.pipeline import MODEL_PATH, call_options, load_pipeline
+from dcache.eval.fidelity import flicker, to_uint8
 from dcache.schedule import Schedule
 
 MEGABYTE = 1_000_000
@@ -148,29 +147,30 @@ def test_it_ends_well_and_prints_a_row_for_each(ran: Ran) -> None:
     assert ran.status == 0
     assert ran.printed.startswith(f"clips of {FRAMES} frames: {PROMPTS}, steps: {STEPS}")
     words = [line.split() for line in ran.printed.splitlines()]
-    assert ["uncached", "100", "%", f"{ran.results['uncached']['seconds']:.2f}", "1.00x"] in words
-    for method in ran.results["methods"]:
+    assert ["uncached", "100", "%", f"{ran.results['uncached']['seconds']:.2f}", "1.00x", "-"] in words
+    for method, judged in zip(ran.results["methods"], ran.results["judged"]["flicker"][1:], strict=True):
         (its,) = [w for w in words if w[:1] == method["label"].split()[:1] and "%" in w]
         bare = [word.rstrip("*") for word in its]
         assert f"{method['speedup']:.2f}x" in bare
         assert f"{method['mean_psnr']:.1f}" in bare
-        assert bare[-1] == f"{method['flicker']:.2f}"
+        assert bare[-1] == f"{judged:.2f}"
     assert ran.told.splitlines()[1].startswith("warm-up")
 
 
 def test_figures_are_those_of_the_clips(ran: Ran, pipe: WanPipeline) -> None:
-    texts = [clip["caption"] for clip in ran.results["clips"]]
+    texts = [clip["text"] for clip in ran.results["prompts"]]
     assert texts == [caption.text for caption in clips.demo_captions(PROMPTS)]
     reference = to_uint8(make(pipe, texts, SEED, STEPS))
-    for method, choice in zip(
-        ran.results["methods"], [dcache.methods.interval(2), dcache.methods.newton()], strict=True
-    ):
+    choices = [dcache.methods.interval(2), dcache.methods.newton()]
+    uncached, *flickers = ran.results["judged"]["flicker"]
+    assert uncached is None
+    for method, judged, choice in zip(ran.results["methods"], flickers, choices, strict=True):
         with dcache.enabled(pipe, choice):
             made = to_uint8(make(pipe, texts, SEED, STEPS))
-        error = (made.astype(float) - reference).reshape(PROMPTS * FRAMES, -1)
-        by_hand = 10 * np.log10(255**2 / np.square(error).mean(1))
+        error = (made.astype(float) - reference).reshape(PROMPTS, FRAMES, -1)
+        by_hand = 10 * np.log10(255**2 / np.square(error).mean(2)).mean(1)
         np.testing.assert_allclose(method["psnr"], by_hand, rtol=1e-6)
-        assert method["flicker"] == pytest.approx(flicker(made, reference))
+        assert judged == pytest.approx(np.mean(flicker(made, reference)))
         assert 15 < method["mean_psnr"] < 90
 
 
@@ -193,7 +193,7 @@ def test_the_files_are_there_and_no_others(ran: Ran) -> None:
 def test_a_gif_shows_every_frame_of_every_clip_in_its_place(
     name: str, contestants: int, ran: Ran, pipe: WanPipeline
 ) -> None:
-    texts = [clip["caption"] for clip in ran.results["clips"]]
+    texts = [clip["text"] for clip in ran.results["prompts"]]
     reference = to_uint8(make(pipe, texts, SEED, STEPS)).astype(int)
     with Image.open(ran.out / name) as image:
         assert image.n_frames == FRAMES
@@ -212,7 +212,7 @@ def test_a_gif_shows_every_frame_of_every_clip_in_its_place(
 def test_the_contact_sheet_has_a_row_for_each_contestant_and_every_other_frame(
     ran: Ran, pipe: WanPipeline
 ) -> None:
-    first = to_uint8(make(pipe, [ran.results["clips"][0]["caption"]], SEED, STEPS))[0]
+    first = to_uint8(make(pipe, [ran.results["prompts"][0]["text"]], SEED, STEPS))[0]
     with Image.open(ran.out / "contact.png") as image:
         pixels = np.asarray(image)
     assert pixels.shape == (HEAD + 3 * PITCH, MARGIN + 5 * PITCH, 3)
@@ -228,8 +228,7 @@ def test_without_the_option_pictures_are_made(monkeypatch: pytest.MonkeyPatch, t
         asked.append(settings)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dcache.cli.demo.run", stop)
-    monkeypatch.setattr("dcache.demo.video.run.run", stop)
+    monkeypatch.setattr("dcache.demo.run.run", stop)
     monkeypatch.chdir(tmp_path)
     assert [main(["demo"]), main(["demo", "--video"]), main(["demo", "--video", "--steps", "9"])] == [130] * 3
     pictures, video, short = asked
@@ -241,7 +240,9 @@ def test_without_the_option_pictures_are_made(monkeypatch: pytest.MonkeyPatch, t
 def test_wrong_arguments_end_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("dcache.demo.video.run.load_pipeline", lambda: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "dcache.demo.video.pipeline.load_pipeline", lambda *_: pytest.fail("the model was loaded")
+    )
     assert main(["demo", "--video", "--out", str(tmp_path / "out"), "--methods", "newtn"]) == 2
     assert "Did you mean 'newton'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dcache.demo.files import write
+from dcache.files import write
 
 if TYPE_CHECKING:
     from PIL.Image import Image

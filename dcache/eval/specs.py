@@ -6,61 +6,54 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dcache
 from dcache import methods
-from dcache.demo.pipeline import COEFFICIENTS
 from dcache.errors import DcacheError
+from dcache.eval.contest import Contestant
 from dcache.method import Method
 from dcache.schedule import Schedule
 
-DEFAULT = (
-    "default;"
-    "interval:interval=3;"
-    "interval:interval=3,sites=model;"
-    "newton:interval=4;"
-    "interval:interval=4;"
-    "taylorseer:interval=4,order=1;"
-    "taylorseer:interval=4,order=1,lite=true;"
-    "fbcache:threshold=0.1;"
-    "fbcache:threshold=0.3"
-)
 # Which option of a preset takes measured numbers.
 NUMBERS = {"teacache": "coefficients", "magcache": "ratios", "smoothcache": "table"}
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One method to measure.
+class Choice(Contestant):
+    """One of dcache's methods.
 
     Attributes:
-        spec: what was asked for, as it can be given to `--methods` again.
-        label: a short name for tables and pictures.
-        method: what `dcache.enable` takes; None leaves the pipeline uncached.
-        call: how to enable it, as a line of Python after `dcache.enable(pipe`.
-        note: what a reader of its figures has to know.
+        method: what `dcache.enable` takes.
     """
 
-    spec: str
-    label: str
-    method: Method | Schedule | None
-    call: str
-    note: str = ""
+    method: Method | Schedule | None = None
 
     @property
-    def file_name(self) -> str:
-        """The label as a file name."""
-        return re.sub(r"[^a-z0-9.]+", "-", self.label.lower()).strip("-.") or "method"
+    def digest(self) -> str:
+        """Twelve hexadecimal digits of everything that the method is made of."""
+        return hashlib.sha256(repr(self.method).encode()).hexdigest()[:12]
+
+    @contextmanager
+    def enabled(self, pipe: Any) -> Iterator[None]:
+        """As `dcache.enabled`."""
+        with dcache.enabled(pipe, self.method):
+            yield
+
+    def observe(self, pipe: Any) -> tuple[dcache.Stats | None, dcache.Schedule | None]:
+        """The statistics and the trace of the last call."""
+        return dcache.stats(pipe), dcache.trace(pipe)
 
 
-def parse(text: str, numbers: Path | None = COEFFICIENTS) -> list[Choice]:
+def parse(text: str, numbers: Path | None = None) -> list[Choice]:
     """Read specifications separated by `;` (or by `,` where that is not an option of the one before).
 
     Args:
@@ -92,7 +85,8 @@ def parse(text: str, numbers: Path | None = COEFFICIENTS) -> list[Choice]:
 
 def _choice(spec: str, numbers: Path | None) -> Choice:
     if spec.endswith(".json") or os.sep in spec:
-        return Choice(spec, f"file {Path(spec).stem}", Schedule.load(spec), f", {spec!r})")
+        schedule = Schedule.load(spec)
+        return Choice(spec, f"file {Path(spec).stem}", f", {spec!r})", method=schedule)
     name, _, inside = spec.partition(":")
     options = dict(_option(spec, word) for word in inside.split(",") if word)
     takes = NUMBERS.get(name)
@@ -102,11 +96,12 @@ def _choice(spec: str, numbers: Path | None) -> Choice:
     except DcacheError as error:
         raise DcacheError(f"{spec}: {error}") from None
     if name == "default" and not options:
-        return Choice(spec, name, method, ")")
+        return Choice(spec, name, ")", method=method)
     own = dict.fromkeys(shipped, "FILE.json")
     arguments = ", ".join(f"{key}={value!r}" for key, value in {**options, **own}.items())
     note = f"{takes} of the shipped model; for yours: examples/measure_coefficients.py" if shipped else ""
-    return Choice(spec, _label(name, options), method, f", dcache.methods.{name}({arguments}))", note)
+    call = f", dcache.methods.{name}({arguments}))"
+    return Choice(spec, _label(name, options), call, note, method=method)
 
 
 def _option(spec: str, word: str) -> tuple[str, Any]:

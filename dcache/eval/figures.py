@@ -1,4 +1,4 @@
-"""The two pictures of a demonstration: the grid of images, and speed against fidelity."""
+"""The two pictures of a comparison: the grid of images, and speed against fidelity."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcache.demo.files import write
-from dcache.demo.labels import GREY, INK, place_labels
-from dcache.demo.report import Row
+from dcache.eval.labels import GREY, INK, place_labels
+from dcache.eval.rows import Row
+from dcache.files import write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,0 +1,172 @@
+"""`dcache bench`: methods side by side on any pipeline: speed, memory, FLOPs, fidelity."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dcache.cli.progress import rounds
+from dcache.errors import DcacheError
+from dcache.files import make_folder
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    from dcache.eval.bench import Bench
+    from dcache.eval.contest import Contestant
+
+METHODS = (
+    "default;interval:interval=3;newton:interval=4;taylorseer:interval=4,lite=true;fbcache:threshold=0.1"
+)
+
+
+def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "bench",
+        help="methods side by side: speed, memory, FLOPs, fidelity",
+        description="Run a pipeline without caching and with several methods, in turns; compare them.",
+    )
+    add_pipeline(parser)
+    parser.add_argument("--prompts", default="", metavar="P", help=PROMPTS)
+    parser.add_argument("--methods", default=METHODS, metavar="LIST", help=f"{LIST} (default: {METHODS})")
+    parser.add_argument(
+        "--repeats", type=int, default=3, metavar="R", help="timed calls of each (default: 3)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the first picture (default: 0)")
+    parser.add_argument("--no-flops", action="store_true", help="do not count FLOPs in the warm-up calls")
+    out = Path("bench-out")
+    parser.add_argument(
+        "--out", type=Path, default=out, metavar="FOLDER", help=f"for the files (default: {out})"
+    )
+    parser.set_defaults(run=run)
+
+
+LIST = (
+    "presets, presets with options such as 'newton:interval=4,order=1', and schedule files, separated by ';'"
+)
+PROMPTS = (
+    "a file (txt, csv, jsonl, parquet), a named set such as demo:8, or the prompt itself; all are one batch"
+)
+
+
+def add_pipeline(parser: argparse.ArgumentParser) -> None:
+    """Which pipeline, and how it is called: what `bench` and `eval` share."""
+    from dcache.eval.subject import DTYPES
+
+    parser.add_argument(
+        "pipeline",
+        nargs="?",
+        default="demo",
+        metavar="PIPE",
+        help="demo, demo-video, a folder written by save_pretrained, or the id of a pipeline on the hub",
+    )
+
+    def option(name: str, kind: Any, metavar: str, text: str) -> None:
+        parser.add_argument(f"--{name}", type=kind, metavar=metavar, help=f"{text} (default: the pipeline's)")
+
+    option("steps", int, "N", "sampling steps")
+    option("guidance", float, "G", "guidance scale")
+    option("height", int, "H", "of a picture, in pixels")
+    option("width", int, "W", "of a picture, in pixels")
+    option("frames", int, "F", "of a clip")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="auto",
+        help="of the weights; auto: bfloat16 on a GPU, else float32",
+    )
+    parser.add_argument("--device", default="auto", help="auto: the first GPU, else the CPU")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a further argument of the pipeline's call; may be given more than once",
+    )
+
+
+def pipeline_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `add_pipeline` read, as keyword arguments of `dcache.eval.subject.load`.
+
+    Raises:
+        DcacheError: an `--option` has no value.
+    """
+    names = ("steps", "guidance", "height", "width", "frames", "dtype", "device")
+    return {name: getattr(arguments, name) for name in names} | {
+        "options": dict(_option(text) for text in arguments.option)
+    }
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print the table, write the files."""
+    from dcache.eval.specs import parse
+    from dcache.eval.subject import coefficients
+
+    return compare(parse(arguments.methods, coefficients(arguments.pipeline)), arguments)
+
+
+def compare(
+    contestants: Sequence[Contestant], arguments: argparse.Namespace, packages: Sequence[str] = ()
+) -> int:
+    """Load the pipeline, measure these contestants, print the table, write the files."""
+    from dcache.eval.bench import bench
+    from dcache.eval.bench_files import write_bench
+    from dcache.eval.prompts import read
+    from dcache.eval.subject import load
+
+    prompts, options = read(arguments.prompts or arguments.pipeline), pipeline_options(arguments)
+    make_folder(arguments.out)
+    with rounds(len(contestants) + 1, arguments.repeats) as tell:
+        done = bench(
+            load(arguments.pipeline, **options),
+            contestants,
+            prompts,
+            seed=arguments.seed,
+            repeats=arguments.repeats,
+            count_flops=not arguments.no_flops,
+            tell=tell,
+            packages=packages,
+        )
+    report(done)
+    print(
+        f"\nwrote {', '.join(map(str, write_bench(done, arguments.out)))} and {arguments.out / 'schedules'}"
+    )
+    return 0
+
+
+def report(done: Bench) -> None:
+    """Print what was measured."""
+    from dcache.eval.machine import heading
+    from dcache.eval.rows import notes, table
+
+    subject, repeats = done.subject, len(done.uncached.timed)
+    shape = "x".join(map(str, done.uncached.last.output.shape[1:-1]))
+    print(
+        f"{subject.name} ({type(subject.pipe).__name__}): {len(done.prompts)} of {shape} in one batch, "
+        f"steps: {subject.steps}, guidance: {subject.guidance}; medians of {repeats} calls in turns"
+    )
+    print(heading(done.machine, done.versions), table(done.uncached, done.rows), sep="\n\n", end="\n\n")
+    print(
+        "* best of its column; speedup: of the whole pipeline call; denoiser: of the time inside it;\n"
+        "  PSNR and SSIM: to the uncached output of the same seeds; FLOPs: share of the uncached call's"
+    )
+    for note in [*notes(done.uncached, done.methods, done.rows), done.unrestored]:
+        if note:
+            print(f"note: {note}", file=sys.stdout)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise DcacheError(
+            f"cannot read --option {text!r}: expected NAME=VALUE, as in max_sequence_length=256"
+        )
+    try:
+        return name.strip(), json.loads(value)
+    except json.JSONDecodeError:
+        return name.strip(), value

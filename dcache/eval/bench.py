@@ -1,0 +1,155 @@
+"""Methods side by side on one pipeline: the same prompts and seeds, in turns, a warm-up, medians."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dcache.errors import DcacheError
+from dcache.eval.contest import UNCACHED, Contestant, Outcome, one_call, try_on
+from dcache.eval.fidelity import broken
+from dcache.eval.machine import machine, versions
+from dcache.eval.rows import Row, row
+from dcache.eval.subject import Subject
+
+
+@dataclass
+class Measured:
+    """One contestant and its calls.
+
+    Attributes:
+        inspected: the warm-up call; with FLOPs and bytes held if they were counted.
+        timed: the calls on the clock, without their outputs but for the last one's.
+    """
+
+    contestant: Contestant
+    inspected: Outcome
+    timed: list[Outcome] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """What it is called in tables and pictures."""
+        return self.contestant.label
+
+    @property
+    def last(self) -> Outcome:
+        """The last call."""
+        return self.timed[-1] if self.timed else self.inspected
+
+    @property
+    def seconds(self) -> list[float]:
+        """Wall clock of every timed call."""
+        return [one.cost.seconds for one in self.timed]
+
+    @property
+    def median(self) -> float:
+        """Median wall clock of a call, in seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def denoiser_median(self) -> float:
+        """Median time inside the denoisers, in seconds."""
+        return statistics.median(one.cost.denoiser_seconds for one in self.timed)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was warned about, in any call, each once."""
+        return list(dict.fromkeys(text for one in (self.inspected, *self.timed) for text in one.warnings))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A finished comparison. `rows` belong to `methods`, in the same order.
+
+    Attributes:
+        unrestored: what is known of contestants that did not leave the pipeline as they found it.
+    """
+
+    subject: Subject
+    prompts: list[str]
+    seeds: list[int]
+    uncached: Measured
+    methods: list[Measured]
+    rows: list[Row]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    unrestored: str = ""
+
+
+def bench(
+    subject: Subject,
+    contestants: Sequence[Contestant],
+    prompts: Sequence[str],
+    *,
+    seed: int = 0,
+    repeats: int = 3,
+    count_flops: bool = True,
+    tell: Callable[[int, str], None] = lambda _turn, _label: None,
+    packages: Sequence[str] = (),
+) -> Bench:
+    """Run the uncached pipeline and every contestant once to warm up and `repeats` times on the clock.
+
+    The contestants take turns, each round in another order (the uncached pipeline first), so that a machine
+    that slows down slows all of them. The warm-up call counts FLOPs.
+
+    Args:
+        subject: a pipeline without caching, and how it is called.
+        contestants: the methods.
+        prompts: one picture or clip each, all in one batch; picture i has seed `seed + i`.
+        seed: the first seed.
+        repeats: timed rounds.
+        count_flops: count them, and ask everybody for the bytes held, in the warm-up.
+        tell: called with round (0 is the warm-up) and label before each call.
+        packages: further packages whose versions belong to the figures.
+
+    Raises:
+        DcacheError: a contestant cannot be used on this pipeline, or the uncached output is broken.
+    """
+    if repeats < 1 or not prompts:
+        raise DcacheError(f"expected at least one timed round and one prompt: {repeats} and {len(prompts)}")
+    hardware, seeds = machine(), [seed + i for i in range(len(prompts))]
+    for one in contestants:
+        try_on(subject, one)
+
+    def call(turn: int, one: Contestant) -> Outcome:
+        tell(turn, one.label)
+        return one_call(subject, one, prompts, seeds, count_flops=count_flops and turn == 0)
+
+    everyone = [Measured(one, call(0, one)) for one in (UNCACHED, *contestants)]
+    uncached, *methods = everyone
+    if problem := broken(uncached.inspected.output):
+        raise DcacheError(f"without caching {problem}: there is nothing to compare with. Try more steps.")
+    moved, order = 0.0, random.Random(seed)
+    for turn in range(1, repeats + 1):
+        for measured in (uncached, *order.sample(methods, len(methods))):
+            if measured.timed:
+                measured.last.output = measured.last.output[:0]
+            measured.timed.append(call(turn, measured.contestant))
+        moved = max(moved, float(np.abs(uncached.last.output - uncached.inspected.output).max()))
+    rows = [row(measured, uncached) for measured in methods]
+    return Bench(
+        subject,
+        list(prompts),
+        seeds,
+        uncached,
+        methods,
+        rows,
+        hardware,
+        versions(packages),
+        _unrestored(moved),
+    )
+
+
+def _unrestored(moved: float) -> str:
+    # Kernels that add up in any order differ in the last bits; a cache left on differs visibly.
+    if moved < 1 / 255:
+        return ""
+    return (
+        f"the uncached output changed by up to {moved:.3f} (of 1) between rounds: either the pipeline is not "
+        "repeatable, or a contestant did not leave it as it was; do not trust these figures"
+    )

@@ -1,0 +1,71 @@
+"""How close pictures are to the uncached ones, and whether they are pictures at all.
+
+Pictures are (N, H, W, 3), clips (N, F, H, W, 3); figures of a clip are means over its frames.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+CAP = 100.0
+CLIP = 5
+
+
+def broken(pictures: NDArray[np.float32]) -> str | None:
+    """Say what is wrong with pictures or clips in [0, 1], or None."""
+    count, what = len(pictures), "clips" if pictures.ndim == CLIP else "pictures"
+    unreal = sum(not np.isfinite(p).all() for p in pictures)
+    if unreal:
+        return f"{unreal} of {count} {what} contain NaN or infinity"
+    return constant(to_uint8(pictures))
+
+
+def constant(pictures: NDArray[np.uint8]) -> str | None:
+    """Say how many pictures or clips have one value everywhere, or None."""
+    count, what = len(pictures), "clips" if pictures.ndim == CLIP else "pictures"
+    found = sum(int(p.max() == p.min()) for p in pictures)
+    return f"{found} of {count} {what} are constant" if found else None
+
+
+def to_uint8(pictures: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Round as diffusers does when it makes a PIL image."""
+    pixels: NDArray[np.uint8] = (np.nan_to_num(pictures).clip(0, 1) * 255).round().astype(np.uint8)
+    return pixels
+
+
+def psnr(pictures: NDArray[np.uint8], reference: NDArray[np.uint8]) -> list[float]:
+    """PSNR of each picture in dB, capped at 100; of a clip the mean over its frames."""
+    error = ((pictures.astype(np.float64) - reference) ** 2).mean(axis=(-3, -2, -1))
+    with np.errstate(divide="ignore"):
+        decibels = np.minimum(10 * np.log10(255**2 / error), CAP)
+    return [float(value) for value in decibels.reshape(len(pictures), -1).mean(axis=1)]
+
+
+def ssim(pictures: NDArray[np.uint8], reference: NDArray[np.uint8]) -> list[float]:
+    """SSIM of each picture (11 x 11 Gaussian window, sigma 1.5), by torchmetrics; of a clip the mean."""
+    import torch
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    both = (p.reshape(-1, *p.shape[-3:]) for p in (pictures, reference))
+    first, second = (torch.from_numpy(p).permute(0, 3, 1, 2).double() for p in both)
+    each = structural_similarity_index_measure(first, second, data_range=255.0, reduction="none")
+    values = torch.as_tensor(each).reshape(len(pictures), -1).mean(dim=1)
+    return [float(value) for value in values]
+
+
+def flicker(clips: NDArray[np.uint8], reference: NDArray[np.uint8]) -> list[float]:
+    """How much the error of each clip changes from frame to frame: mean absolute value, in levels of 255.
+
+    An error that stands still counts nothing here: PSNR has it already.
+
+    >>> black = np.zeros((1, 3, 4, 4, 3), np.uint8)
+    >>> flicker(black + np.uint8(9), black)
+    [0.0]
+    >>> bright_in_the_middle = black.copy()
+    >>> bright_in_the_middle[:, 1] = 6
+    >>> flicker(bright_in_the_middle, black)
+    [6.0]
+    """
+    error = clips.astype(np.int16) - reference
+    return [float(value) for value in np.abs(np.diff(error, axis=1)).mean(axis=(1, 2, 3, 4))]

@@ -1,0 +1,152 @@
+"""Prompts: from a file, a named set, or the words themselves.
+
+>>> read("demo:1")
+['a large checkered red heart at the top left on a green background']
+>>> read("a red fox in the snow")
+['a red fox in the snow']
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from dcache.errors import DcacheError
+
+COLUMN = "prompt"
+# Named sets -> the module with `demo_captions`, and the most that it has.
+SETS = {"demo": ("dcache.demo.pictures", 400), "demo-video": ("dcache.demo.video.clips", 90)}
+USUAL = 8
+Row = tuple[str, object]
+
+
+def read(source: str, column: str = COLUMN) -> list[str]:
+    """Read prompts, in order; one that comes twice stays twice.
+
+    Args:
+        source: the path of a file: txt (a prompt a line), csv (with a line of column names), jsonl (an object
+            a line) or parquet, in UTF-8; or a named set, `demo` or `demo-video`, with a number as `demo:32`;
+            or a prompt, which is anything else that has more than one word.
+        column: of the csv or parquet file, key of the jsonl objects.
+
+    Raises:
+        DcacheError: there is no such file or set, or a prompt of it is missing or empty.
+    """
+    path = Path(source)
+    name, _, count = source.partition(":")
+    if name in SETS:
+        return _named(name, count)
+    if path.suffix.lower() in READERS:
+        return _from_file(path, column)
+    if len(source.split()) > 1 and not path.exists():
+        return [source.strip()]
+    raise DcacheError(
+        f"no prompts in {source!r}: expected a file ending in {', '.join(READERS)}, a named set "
+        f"({', '.join(f'{name}:{USUAL}' for name in SETS)}), or a prompt of two or more words. A set such as "
+        "DrawBench or COCO's captions is such a file: a prompt a line."
+    )
+
+
+def digest(prompts: Sequence[str]) -> str:
+    """Sixteen hexadecimal digits that change with any prompt and with their order."""
+    return hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()[:16]
+
+
+def _named(name: str, count: str) -> list[str]:
+    module, most = SETS[name]
+    if count and not (count.isdecimal() and 1 <= int(count) <= most):
+        raise DcacheError(f"{name}:{count}: expected a number of captions between 1 and {most}")
+    captions = importlib.import_module(module).demo_captions(int(count or USUAL))
+    return [caption.text for caption in captions]
+
+
+def _from_file(path: Path, column: str) -> list[str]:
+    prompts = []
+    for where, value in READERS[path.suffix.lower()](path, column):
+        if not isinstance(value, str):
+            raise DcacheError(f"{path}, {where}: expected a text, got {value!r}")
+        if not value.strip():
+            raise DcacheError(f"{path}, {where}: the prompt is empty. Write one there or delete it.")
+        prompts.append(value.strip())
+    if not prompts:
+        raise DcacheError(f"{path} holds no prompts")
+    return prompts
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file, without a mark of UTF-8 and without the end of the last line."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DcacheError(f"cannot read the prompts {path}: {error.strerror}") from None
+    try:
+        return content.decode("utf-8-sig").removesuffix("\n").split("\n") if content else []
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DcacheError(
+            f"{path}, line {line}: byte {content[error.start]:#04x} (number {error.start} of the file) is "
+            "not UTF-8. Save the file as UTF-8, as by: iconv -f latin1 -t utf-8"
+        ) from None
+
+
+def _txt(path: Path, _: str) -> Iterator[Row]:
+    return ((f"line {number}", line) for number, line in enumerate(_lines(path), 1))
+
+
+def _csv(path: Path, column: str) -> Iterator[Row]:
+    rows = csv.reader([f"{line}\n" for line in _lines(path)], strict=True)
+    try:
+        names = next(rows, [])
+        _expect(path, column, names)
+        at = names.index(column)
+        for row in rows:
+            yield f"line {rows.line_num}", row[at] if at < len(row) else ""
+    except csv.Error as error:
+        raise DcacheError(f"{path}, line {rows.line_num}: {error}") from None
+
+
+def _jsonl(path: Path, column: str) -> Iterator[Row]:
+    for number, line in enumerate(_lines(path), 1):
+        where = f"line {number}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DcacheError(f"{path}, {where} is not JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise DcacheError(f"{path}, {where}: expected an object with the key {column!r}, got {line[:40]}")
+        _expect(f"{path}, {where}", column, list(record))
+        yield where, record[column]
+
+
+def _parquet(path: Path, column: str) -> Iterator[Row]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise DcacheError(f"reading {path} needs pyarrow: pip install pyarrow") from None
+    try:
+        _expect(path, column, parquet.read_schema(path).names)
+        values = parquet.read_table(path, columns=[column])[column].to_pylist()
+    except (OSError, ArrowException) as error:
+        raise DcacheError(f"cannot read the prompts {path}: {error}") from None
+    for number, value in enumerate(values, 1):
+        yield f"row {number}", value
+
+
+def _expect(where: Path | str, column: str, there: Sequence[str]) -> None:
+    if column not in there:
+        raise DcacheError(
+            f"{where} has no column {column!r}, it has {', '.join(map(repr, there)) or 'none'}: name the one "
+            "with the prompts (--prompt-column)"
+        )
+
+
+READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
+    ".txt": _txt,
+    ".csv": _csv,
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+}

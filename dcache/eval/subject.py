@@ -1,0 +1,189 @@
+"""What is measured: a pipeline and how it is called."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcache.errors import DcacheError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Names of shipped pipelines -> the module with `load_pipeline`, `call_options` and `COEFFICIENTS`.
+SHIPPED = {"demo": "dcache.demo.pipeline", "demo-video": "dcache.demo.video.pipeline"}
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+CLIP, PICTURE = 5, 4
+
+
+@dataclass
+class Subject:
+    """A pipeline and the options of its calls.
+
+    Attributes:
+        pipe: a diffusers pipeline.
+        name: what to call it in reports.
+        options: keyword arguments of every call beside prompts and seeds.
+        coefficients: a file with the measured numbers of this model that some presets need, or None.
+    """
+
+    pipe: Any
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    coefficients: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an option that the pipeline's call does not take.
+
+        Raises:
+            DcacheError: there is one.
+        """
+        takes = self._takes()
+        unknown = [name for name in self.options if name not in takes]
+        if unknown and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values()):
+            raise DcacheError(
+                f"{type(self.pipe).__name__} takes no {', '.join(map(repr, unknown))}: its call takes "
+                f"{', '.join(name for name in takes if name != 'self')}"
+            )
+
+    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.float32]:
+        """One call of the pipeline, one picture or clip for each prompt.
+
+        Args:
+            prompts: the prompts of one batch; class numbers for a pipeline that takes `class_labels`, and
+                only their count for one that takes nothing.
+            seeds: picture i starts from the noise of seed i, whatever else is in the batch.
+
+        Returns:
+            Pictures (N, H, W, 3) or clips (N, F, H, W, 3), in [0, 1] unless they are broken.
+
+        Raises:
+            DcacheError: the pipeline returned something else.
+        """
+        import torch
+
+        noise = [torch.Generator().manual_seed(seed) for seed in seeds]
+        with torch.no_grad():
+            made = self.pipe(**self._what(list(prompts)), generator=noise, output_type="np", **self.options)
+        found = getattr(made, "images", None)
+        found = getattr(made, "frames", None) if found is None else found
+        pixels = np.asarray(found) if found is not None else np.zeros(0)
+        if pixels.ndim not in (PICTURE, CLIP) or len(pixels) != len(prompts):
+            raise DcacheError(
+                f"{type(self.pipe).__name__} returned {type(made).__name__} with shape {pixels.shape} for "
+                f"{len(prompts)} prompts: expected one picture (H, W, 3) or clip (F, H, W, 3) for each"
+            )
+        return pixels.astype(np.float32, copy=False)
+
+    @property
+    def steps(self) -> int | None:
+        """Sampling steps, the pipeline's own number where none was asked for."""
+        return self._option("num_inference_steps")
+
+    @property
+    def guidance(self) -> float | None:
+        """Guidance scale, the pipeline's own where none was asked for."""
+        return self._option("guidance_scale")
+
+    @property
+    def denoisers(self) -> list[nn.Module]:
+        """The pipeline's denoisers; none where only a run can tell."""
+        from dcache.components import denoisers
+
+        return list(denoisers(self.pipe).values())
+
+    def _option(self, name: str) -> Any:
+        found = self._takes().get(name)
+        return self.options.get(name, None if found is None else found.default)
+
+    def _takes(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(type(self.pipe).__call__).parameters
+
+    def _what(self, prompts: list[str]) -> dict[str, Any]:
+        takes = self._takes()
+        if "prompt" in takes:
+            return {"prompt": prompts}
+        if "class_labels" in takes:
+            return {"class_labels": [int(prompt) for prompt in prompts]}
+        return {"batch_size": len(prompts)} if "batch_size" in takes else {}
+
+
+def coefficients(name: str) -> Path | None:
+    """The file with the measured numbers of a shipped pipeline, None of any other; loads no model."""
+    found: Path | None = importlib.import_module(SHIPPED[name]).COEFFICIENTS if name in SHIPPED else None
+    return found
+
+
+def load(  # noqa: PLR0913
+    name: str,
+    *,
+    steps: int | None = None,
+    guidance: float | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    frames: int | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    options: Mapping[str, Any] | None = None,
+) -> Subject:
+    """Load a pipeline to measure.
+
+    Args:
+        name: `demo`, `demo-video`, a folder that `save_pretrained` wrote, or an id of the hub.
+        steps: sampling steps; None leaves the pipeline's own, as below.
+        guidance: guidance scale.
+        height: of a picture, in pixels.
+        width: of a picture, in pixels.
+        frames: of a clip.
+        dtype: of the weights; `auto` is bfloat16 on a GPU, float32 elsewhere.
+        device: `auto` is the first GPU, else the CPU.
+        options: further keyword arguments of the call.
+
+    Raises:
+        DcacheError: there is no such pipeline, or it does not take an option.
+    """
+    import torch
+
+    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if dtype not in DTYPES:
+        raise DcacheError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    auto = "bfloat16" if where.startswith("cuda") else "float32"
+    kind: torch.dtype = getattr(torch, auto if dtype == "auto" else dtype)
+    asked = {
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "height": height,
+        "width": width,
+        "num_frames": frames,
+    }
+    given = {key: value for key, value in asked.items() if value is not None} | dict(options or {})
+    if name in SHIPPED:
+        shipped = importlib.import_module(SHIPPED[name])
+        # The shipped weights are loaded as float32, and only then cast.
+        pipe = shipped.load_pipeline(where, None if kind is torch.float32 else kind)
+        return Subject(pipe, name, shipped.call_options() | given, coefficients(name))
+    return Subject(_loaded(name, kind).to(where), name, given)
+
+
+def _loaded(name: str, dtype: Any) -> Any:
+    from diffusers import DiffusionPipeline, __version__
+
+    # The argument was renamed in diffusers 0.42.
+    old = tuple(map(int, __version__.split(".")[:2])) < (0, 42)
+    try:
+        pipe = DiffusionPipeline.from_pretrained(name, **{"torch_dtype" if old else "dtype": dtype})
+    except (OSError, ValueError) as error:
+        raise DcacheError(
+            f"cannot load the pipeline {name!r}: {str(error).splitlines()[0]}. Expected "
+            f"{', '.join(SHIPPED)}, a folder that save_pretrained wrote (with model_index.json), or the id "
+            "of a pipeline on the hub."
+        ) from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
