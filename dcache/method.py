@@ -8,6 +8,7 @@ from typing import Any
 
 from dcache.codecs import Codec, parse
 from dcache.errors import DcacheError
+from dcache.fitted import Fitted
 from dcache.predictors import Predictor, Reuse
 from dcache.probes import Probe
 from dcache.run import CLOCKS
@@ -62,6 +63,10 @@ class Method:
             raise DcacheError(f"clock must be one of {', '.join(CLOCKS)} or None, got {self.clock!r}")
         if self.branches not in BRANCHES:
             raise DcacheError(f"branches must be one of {', '.join(BRANCHES)}, got {self.branches!r}")
+        if isinstance(self.predictor, Fitted) and self.clock != "step":
+            raise DcacheError(
+                f"fitted weights are listed by evaluation: clock must be 'step', got {self.clock!r}"
+            )
         if self.sibling and self.sibling not in SIBLINGS:
             raise DcacheError(f"sibling must be one of {', '.join(SIBLINGS)}, got {self.sibling!r}")
         if not self.sites or not all(isinstance(s, str) for s in self.sites):

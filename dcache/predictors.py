@@ -12,6 +12,7 @@ weight per anchor. Of anchors with equal clock values only the newest counts.
 | `linear` | 2       | lines whose last gap is `1 / weight` of the next    | FasterCache                     |
 | `hermite`| m + 1   | constants; lines if scale^2 = 1/2                   | HiCache                         |
 | `foca`   | 2       | lines with anchors one step apart                   | FoCa                            |
+| `fitted` | any     | what it was fitted on (`dcache.fitted`)             | ours                            |
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import factorial, isnan
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from dcache.errors import DcacheError
+from dcache.fitted import Fitted
 
 MAX_ORDER = 6
 
@@ -58,9 +60,21 @@ class Predictor(Protocol):
         """What `make` needs beside the name to build an equal predictor."""
         ...
 
+    def at(self, site: str) -> Predictor:
+        """The predictor of one site, by its name."""
+        ...
+
+
+class Everywhere:
+    """A predictor that is the same at every site."""
+
+    def at(self, site: str) -> Self:
+        """Itself."""
+        return self
+
 
 @dataclass(frozen=True)
-class Reuse:
+class Reuse(Everywhere):
     """The newest anchor as it is."""
 
     name: str = field(default="reuse", init=False)
@@ -77,7 +91,7 @@ class Reuse:
 
 
 @dataclass(frozen=True)
-class Newton:
+class Newton(Everywhere):
     """The polynomial through the last `order + 1` anchors with their true clock gaps, in Lagrange form."""
 
     order: int = 1
@@ -109,7 +123,7 @@ class Newton:
 
 
 @dataclass(frozen=True)
-class Taylor:
+class Taylor(Everywhere):
     """The published TaylorSeer forecast: nested backward differences taken for derivatives at the anchor.
 
     At an anchor with gap g to the one before: f_0 = y, f_{i+1} = (f_i - f_i of the anchor before) / g. The
@@ -144,7 +158,7 @@ class Taylor:
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(Everywhere):
     """The newest anchor plus a fixed share of its difference to the one before: z_n + w (z_n - z_{n-1}).
 
     Args:
@@ -171,7 +185,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Hermite:
+class Hermite(Everywhere):
     """HiCache (2025): TaylorSeer's factors f_i with scaled Hermite polynomials in place of the monomials.
 
     The forecast k after the anchor is `f_0 + sum_i scale^i H_i(scale k) / i! f_i`, with the physicists' H_i.
@@ -213,7 +227,7 @@ class Hermite:
 
 
 @dataclass(frozen=True)
-class Foca:
+class Foca(Everywhere):
     """FoCa (2025): features as an ODE's trajectory, a BDF2 predictor with a Heun corrector, steps of one.
 
     With F the last two entries before now, predicted or computed, and A the last two anchors, the next entry
@@ -244,6 +258,7 @@ _MAKERS: dict[str, Callable[..., Predictor]] = {
     "linear": Linear,
     "hermite": Hermite,
     "foca": Foca,
+    "fitted": Fitted,
 }
 
 

@@ -41,6 +41,7 @@ class Region:
         self.live: tuple[bool, ...] | None = None
         self.again: list[Region] = []
         self.served: tuple[Call, int] | None = None
+        self.predictor = session.method.predictor.at(site.name)
         self.key = site.name if leader is None else f"{site.name} of {leader.site.name}"
 
     @property
@@ -119,7 +120,7 @@ class Region:
         elif count == 1:
             weights, anchors = [1.0], history.leaves
         else:
-            weights = self.session.predictor.weights(history.taus, history.steps, call.tau)
+            weights = self.predictor.weights(history.taus, history.steps, call.tau)
             anchors = history.leaves
             if history.forecast is not None:
                 anchors = [*anchors, history.forecast]
@@ -165,7 +166,7 @@ class Region:
         """The last entry before a new anchor: the newest anchor, or what was predicted since, once more."""
         if not history.run_length or len(history.taus) == 1:
             return history.leaves[-1]
-        weights = self.session.predictor.weights(history.taus, history.steps, history.predicted_at)
+        weights = self.predictor.weights(history.taus, history.steps, history.predicted_at)
         anchors = [*history.leaves, history.forecast] if history.forecast is not None else history.leaves
         return tuple([
             None if newest is None else weighted_sum(None, [a[i] for a in anchors], weights, newest.dtype)  # type: ignore[misc]

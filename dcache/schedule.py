@@ -154,10 +154,18 @@ class Schedule:
 
         The first evaluation stays computed if it was, and so does the last. `stretch(self.steps)` changes
         nothing.
+
+        Raises:
+            DcacheError: the schedule has fitted weights, which belong to their evaluations.
         """
         check_whole("steps", steps, 1)
         if steps == self.steps:
             return self
+        if any(plan.predictor == "fitted" for plan in self.components.values()):
+            raise DcacheError(
+                f"the weights of this schedule were fitted for {self.steps} evaluations and belong to them: "
+                f"calibrate for {steps}, or stretch a schedule without fitted weights"
+            )
         scale = (steps - 1) / max(self.steps - 1, 1)
 
         def resampled(row: tuple[bool, ...]) -> tuple[bool, ...]:
