@@ -84,14 +84,17 @@ def demo(arguments: argparse.Namespace) -> int:
 
 def _judged(report: Report) -> dict[str, list[str]]:
     return {
-        head: ["-" if value is None else f"{value:.2f}" for value in values]
+        head: ["-" if value is None else f"{value:.3f}" for value in values]
         for head, values in report.judged.items()
     }
 
 
 def _legend(clips: bool) -> str:
     if not clips:
-        return "* best of its column; PSNR and SSIM are to the uncached pictures"
+        return (
+            "* best of its column; PSNR, SSIM and frechet-shapes (lower is better) are to the uncached pictures;\n"
+            "  clip-shapes and frechet-shapes are the demo's own stand-ins for CLIP score and FID"
+        )
     return (
         "* best of its column; PSNR and SSIM are to the uncached clips, means over all frames;\n"
         "  flicker is how much the error changes from frame to frame, in levels of 255"

@@ -12,7 +12,7 @@ import itertools
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -223,6 +223,17 @@ def all_captions() -> list[Caption]:
     """Every caption of the world, in a fixed order."""
     products = itertools.product(*ATTRIBUTES.values())
     return [Caption(*values) for values in products if values[2] != values[5]]
+
+
+def neighbours(caption: Caption) -> list[Caption]:
+    """The 29 captions that differ from this one in exactly one attribute."""
+    return [
+        replace(caption, **{name: value})
+        for name, values in ATTRIBUTES.items()
+        for value in values
+        # The background's colour is not free for the object, nor the object's for the background.
+        if value not in astuple(caption)
+    ]
 
 
 def sample_captions(count: int, rng: np.random.Generator, *, unseen: bool | None = None) -> list[Caption]:

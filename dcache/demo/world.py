@@ -23,8 +23,24 @@ def prompts(count: int) -> list[str]:
 
 
 def judged(done: Bench) -> dict[str, list[float | None]]:
-    """The columns of the demo's own judges, the uncached pipeline first."""
-    return {}
+    """What clip-shapes and frechet-shapes say, the uncached pipeline first; nothing of broken pictures."""
+    from dcache.eval.fidelity import to_uint8
+    from dcache.eval.metrics.base import Batch, Sample
+    from dcache.eval.metrics.options import MetricOptions
+    from dcache.eval.metrics.shapes import METRICS
+
+    outputs = [to_uint8(one.last.output) for one in [done.uncached, *done.methods]]
+    broken = [False, *(its.broken is not None for its in done.rows)]
+    numbers = np.arange(len(done.prompts))
+    found: dict[str, list[float | None]] = {}
+    for metric in METRICS:
+        read = metric.source.load(MetricOptions(score_device="cpu")).read
+        rows = [read(Batch(pictures, None, done.prompts)) for pictures in outputs]
+        values = [metric.summary(Sample(own, rows[0], numbers)).value for own in rows]
+        # Of equal sets the distance is zero up to rounding, of either sign.
+        shown = [None if value is None else round(value, metric.digits) + 0.0 for value in values]
+        found[metric.title] = [None if bad else value for bad, value in zip(broken, shown, strict=True)]
+    return found
 
 
 def draw(out: Path, done: Bench, outputs: Sequence[NDArray[np.uint8]]) -> list[Path]:

@@ -1,21 +1,18 @@
-"""Generate pictures for held-out and for trained captions; count how many the reader reads back."""
+"""Generate pictures for held-out and for trained captions; count how many the demo's two judges recognise."""
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import clip_accuracy
 from numpy.typing import NDArray
 from PIL import Image
 
 from dcache.demo import pictures
+from dcache.demo.judges import load_clip_shapes, load_frechet_shapes
 from dcache.demo.pipeline import GUIDANCE, MODEL_PATH, STEPS, call_options, load_pipeline
-
-TESTS = Path(__file__).parents[2] / "tests" / "demo"
-sys.path.append(str(TESTS))
-from attribute_reader import load_reader  # noqa: E402  (it lives with the tests that need it)
 
 
 def main() -> None:
@@ -28,7 +25,8 @@ def main() -> None:
     parser.add_argument("--grid", type=Path, help="write the first 64 held-out pictures here")
     args = parser.parse_args()
 
-    pipe, reader = load_pipeline(path=args.model), load_reader()
+    pipe, reader = load_pipeline(path=args.model), load_frechet_shapes()
+    clip, _, tokenizer = load_clip_shapes()
     if args.shift:
         pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, flow_shift=args.shift)
 
@@ -57,6 +55,8 @@ def main() -> None:
                     f"{kind} {steps=} {guidance=} all right {right.all(1).mean():.3f} {each} {spent:.0f} s",
                     flush=True,
                 )
+                random, near = clip_accuracy(clip, tokenizer, as_uint8(images), captions)
+                print(f"  clip-shapes: {random:.3f} against nine others, {near:.3f} against 29 neighbours")
                 if unseen and args.grid:
                     grid(images[:64]).save(args.grid)
                     for caption, row, good in zip(captions, reader.read(images), right.all(1), strict=True):
@@ -65,13 +65,16 @@ def main() -> None:
                             print("  ", caption.text, "was read as", " ".join(read))
 
 
+def as_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Turn values in [0, 1] into levels."""
+    return (images * 255).round().astype(np.uint8)
+
+
 def grid(images: NDArray[np.float32]) -> Image.Image:
     """Rows of eight pictures, twice enlarged."""
     images = images[: len(images) // 8 * 8]
     rows = images.reshape(-1, 8, 64, 64, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 512, 3)
-    return Image.fromarray((rows * 255).round().astype(np.uint8)).resize(
-        (1024, 2 * len(rows)), Image.Resampling.NEAREST
-    )
+    return Image.fromarray(as_uint8(rows)).resize((1024, 2 * len(rows)), Image.Resampling.NEAREST)
 
 
 if __name__ == "__main__":

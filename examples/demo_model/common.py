@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import T5Tokenizer
 
 from dcache.demo import pictures
+from dcache.files import write
 
 
 class Average:
@@ -30,6 +33,8 @@ class Average:
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         mine, theirs = list(self.module.parameters()), list(module.parameters())
         torch._foreach_lerp_(mine, [p.detach() for p in theirs], weight)
+        for kept, current in zip(self.module.buffers(), module.buffers(), strict=True):
+            kept.copy_(current)
 
 
 class Run:
@@ -92,6 +97,15 @@ def save(path: Path, state: dict[str, Any]) -> None:
     part = path.with_suffix(".part")
     torch.save(state, part)
     part.replace(path)
+
+
+def save_half(module: nn.Module, path: Path) -> None:
+    """Write the module's weights as safetensors, its floats as float16."""
+    weights = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in module.state_dict().items()
+    }
+    write(path, lambda temporary: save_file(weights, temporary))
 
 
 def load(path: Path) -> dict[str, Any] | None:
@@ -158,12 +172,50 @@ def to_tensor(images: Any) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
+def roughen(x: Tensor) -> Tensor:
+    """Noise, a slight blur and a change of brightness, differing from picture to picture; x in [0, 1]."""
+    blurred = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+    x = torch.lerp(x, blurred, torch.rand(len(x), 1, 1, 1) * 0.7)
+    x = x * (0.95 + 0.1 * torch.rand(len(x), 1, 1, 1))
+    return x + torch.rand(len(x), 1, 1, 1) * 0.05 * torch.randn(x.shape)
+
+
+def classification_loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Cross-entropy, summed over the attributes: logits (N, number of values) of each, labels (N, 6)."""
+    losses = [F.cross_entropy(*pair) for pair in zip(logits, labels.unbind(1), strict=True)]
+    return torch.stack([loss.float() for loss in losses]).sum()
+
+
 def drawn(count: int, seed: int, *, unseen: bool | None = False) -> tuple[list[pictures.Caption], Any]:
     """Draw `count` captions (by default none held out) and a picture of each, uint8 (count, 64, 64, 3)."""
     rng = np.random.default_rng(seed)
     captions = pictures.sample_captions(count, rng, unseen=unseen)
     parts = [pictures.render(captions[i : i + 256], rng) for i in range(0, count, 256)]
     return captions, np.concatenate(parts)
+
+
+@torch.no_grad()
+def clip_accuracy(
+    model: nn.Module, tokenizer: Callable[[list[str]], Tensor], images: Any, captions: list[pictures.Caption]
+) -> tuple[float, float]:
+    """How often a CLIP finds a picture's caption: among nine random others, and among its 29 neighbours.
+
+    `images` are uint8 (N, 64, 64, 3); the model wants them in [-1, 1].
+    """
+    drawn_by_lot = pictures.sample_captions(9 * len(captions), np.random.default_rng(0))
+    random = [drawn_by_lot[i : i + 9] for i in range(0, len(drawn_by_lot), 9)]
+    near = [pictures.neighbours(caption) for caption in captions]
+    seen = F.normalize(model.encode_image(to_tensor(images)), dim=-1)
+    shares = []
+    for others in (random, near):
+        right = 0
+        for caption, wrong, features in zip(captions, others, seen, strict=True):
+            texts = [caption.text, *(other.text for other in wrong if other != caption)]
+            said = F.normalize(model.encode_text(tokenizer(texts)), dim=-1)
+            mine, *theirs = (said @ features).tolist()
+            right += all(mine > other for other in theirs)
+        shares.append(right / len(captions))
+    return shares[0], shares[1]
 
 
 def log(text: str) -> None:

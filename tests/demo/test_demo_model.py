@@ -1,10 +1,5 @@
 """The shipped model: small files, loads as any pipeline does, and draws what held-out captions say."""
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -12,22 +7,16 @@ from diffusers import AutoencoderKL, PixArtAlphaPipeline, PixArtTransformer2DMod
 from diffusers.utils import logging as diffusers_logging
 
 from dcache.demo import pictures
+from dcache.demo.judges import load_frechet_shapes
+from dcache.demo.judges.frechet_shapes import FrechetShapes
 from dcache.demo.pipeline import MODEL_PATH, call_options, load_pipeline
 
 MEGABYTE = 1_000_000
 
 
 @pytest.fixture(scope="module")
-def reader() -> Any:
-    """The trained classifier; pytest's importlib mode finds no neighbours by name."""
-    spec = importlib.util.spec_from_file_location(
-        "attribute_reader", Path(__file__).with_name("attribute_reader.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.load_reader()
+def reader() -> FrechetShapes:
+    return load_frechet_shapes()
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +24,7 @@ def pipe() -> PixArtAlphaPipeline:
     return load_pipeline()
 
 
-def right(reader: Any, images: np.ndarray, captions: list[pictures.Caption]) -> np.ndarray:
+def right(reader: FrechetShapes, images: np.ndarray, captions: list[pictures.Caption]) -> np.ndarray:
     """Which pictures show every attribute of their caption."""
     return (reader.read(images) == np.array([caption.labels for caption in captions])).all(1)
 
@@ -44,7 +33,6 @@ def test_the_folder_is_small() -> None:
     sizes = [file.stat().st_size for file in MODEL_PATH.rglob("*") if file.is_file()]
     assert sum(sizes) < 20 * MEGABYTE
     assert max(sizes) < 10 * MEGABYTE
-    assert Path(__file__).with_name("attribute_reader.safetensors").stat().st_size < MEGABYTE
 
 
 def test_it_loads_as_an_unmodified_float32_pipeline() -> None:
@@ -79,7 +67,7 @@ def test_every_word_of_every_caption_is_known(pipe: PixArtAlphaPipeline) -> None
     assert len(pipe.tokenizer(longest).input_ids) <= call_options()["max_sequence_length"]
 
 
-def test_the_reader_reads_drawn_pictures_and_not_wrong_ones(reader: Any) -> None:
+def test_the_reader_reads_drawn_pictures_and_not_wrong_ones(reader: FrechetShapes) -> None:
     rng = np.random.default_rng(5)
     captions = pictures.sample_captions(300, rng)
     images = pictures.render(captions, rng)
@@ -87,7 +75,7 @@ def test_the_reader_reads_drawn_pictures_and_not_wrong_ones(reader: Any) -> None
     assert right(reader, images, captions[1:] + captions[:1]).mean() < 0.02
 
 
-def test_the_autoencoder_keeps_drawn_pictures(pipe: PixArtAlphaPipeline, reader: Any) -> None:
+def test_the_autoencoder_keeps_drawn_pictures(pipe: PixArtAlphaPipeline, reader: FrechetShapes) -> None:
     rng = np.random.default_rng(6)
     captions = pictures.sample_captions(64, rng)
     x = torch.from_numpy(pictures.render(captions, rng)).permute(0, 3, 1, 2) / 127.5 - 1
@@ -98,7 +86,9 @@ def test_the_autoencoder_keeps_drawn_pictures(pipe: PixArtAlphaPipeline, reader:
     assert right(reader, (y / 2 + 0.5).permute(0, 2, 3, 1).numpy(), captions).mean() > 0.95
 
 
-def test_generated_pictures_show_what_held_out_captions_say(pipe: PixArtAlphaPipeline, reader: Any) -> None:
+def test_generated_pictures_show_what_held_out_captions_say(
+    pipe: PixArtAlphaPipeline, reader: FrechetShapes
+) -> None:
     captions = pictures.sample_captions(40, np.random.default_rng(7), unseen=True)
     generators = [torch.Generator().manual_seed(seed) for seed in range(40)]
     texts = [caption.text for caption in captions]

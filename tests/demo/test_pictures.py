@@ -89,6 +89,16 @@ def test_one_caption_in_ten_is_held_out_for_good() -> None:
     assert not any(pictures.held_out(c) for c in pictures.sample_captions(200, rng, unseen=False))
 
 
+def test_neighbours_are_all_the_captions_that_differ_in_one_attribute() -> None:
+    near = set(pictures.neighbours(RED_ON_BLUE))
+    mine = astuple(RED_ON_BLUE)
+    one_away = {
+        c for c in pictures.all_captions() if sum(a != b for a, b in zip(astuple(c), mine, strict=True)) == 1
+    }
+    assert near == one_away
+    assert len(near) == 29
+
+
 def test_labels_name_the_fields() -> None:
     for caption in pictures.sample_captions(50, np.random.default_rng(0)):
         assert tuple(ATTRIBUTES[k][i] for k, i in zip(ATTRIBUTES, caption.labels, strict=True)) == astuple(

@@ -72,7 +72,8 @@ def pictures(pipe: Any, captions: list[str]) -> NDArray[np.uint8]:
 def test_it_ends_well_and_prints_a_row_for_each(ran: Ran) -> None:
     assert ran.status == 0
     words = [line.split() for line in ran.printed.splitlines()]
-    assert ["uncached", "100", "%", f"{ran.results['uncached']['seconds']:.2f}", "1.00x"] in words
+    judged = [f"{column[0]:.3f}" for column in ran.results["judged"].values()]
+    assert ["uncached", "100", "%", f"{ran.results['uncached']['seconds']:.2f}", "1.00x", *judged] in words
     for method in ran.results["methods"]:
         (its,) = [w for w in words if w[:2] == method["label"].split()]
         assert f"{method['speedup']:.2f}x" in [word.rstrip("*") for word in its]
@@ -97,6 +98,18 @@ def test_psnr_is_that_of_the_pictures(ran: Ran, pipe: Any) -> None:
     assert 5 < interval["mean_psnr"] < 60
     assert 0.1 < interval["mean_ssim"] < 0.9999
     assert everything["mean_psnr"] > 60
+
+
+def test_the_judges_look_at_the_pictures(ran: Ran) -> None:
+    clip, frechet = ran.results["judged"]["clip-shapes"], ran.results["judged"]["frechet-shapes"]
+    assert len(clip) == len(frechet) == 3
+    assert all(0 < value <= 100 for value in clip)
+    # Everything was computed by the last one.
+    assert frechet[0] == frechet[2] == 0.0
+    assert frechet[1] > 0.001
+    assert clip[0] == clip[2]
+    head = next(line for line in ran.printed.splitlines() if line.startswith("method"))
+    assert head.split()[-2:] == ["clip-shapes", "frechet-shapes"]
 
 
 def test_speedup_is_the_ratio_of_medians(ran: Ran) -> None:

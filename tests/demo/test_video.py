@@ -153,7 +153,7 @@ def test_it_ends_well_and_prints_a_row_for_each(ran: Ran) -> None:
         bare = [word.rstrip("*") for word in its]
         assert f"{method['speedup']:.2f}x" in bare
         assert f"{method['mean_psnr']:.1f}" in bare
-        assert bare[-1] == f"{judged:.2f}"
+        assert bare[-1] == f"{judged:.3f}"
     assert ran.told.splitlines()[1].startswith("warm-up")
 
 

@@ -1,0 +1,52 @@
+"""The demo's own judges: `clip-shapes` in the place of a CLIP, `frechet-shapes` in that of FID's Inception.
+
+Both are small, were trained on drawn pictures of the demo's world, and know nothing else: their figures say
+how a demo's pictures compare with each other and are neither CLIP scores nor FIDs of the literature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from dcache.demo.judges.frechet_shapes import FrechetShapes
+
+# open_clip loads it by the name f"local-dir:{CLIP_SHAPES}".
+CLIP_SHAPES = Path(__file__).with_name("clip-shapes")
+
+
+def load_clip_shapes(
+    device: str | torch.device = "cpu",
+) -> tuple[nn.Module, Callable[[Any], Tensor], Callable[[list[str]], Tensor]]:
+    """Load a small CLIP of the demo's captions and pictures, the way open_clip loads any model in a folder.
+
+    Returns:
+        The `open_clip.CLIP` in float32 and eval mode; its preprocessing, from a PIL picture to a tensor
+        (3, 64, 64); its tokenizer, from N texts to token ids (N, 16).
+    """
+    import open_clip
+
+    name = f"local-dir:{CLIP_SHAPES}"
+    model, preprocess = open_clip.create_model_from_pretrained(name, device=device)
+    return model.eval(), preprocess, open_clip.get_tokenizer(name)
+
+
+def load_frechet_shapes(device: str | torch.device = "cpu") -> FrechetShapes:
+    """Load the feature network for a Frechet distance between pictures of the demo's world.
+
+    Returns:
+        A float32 module in eval mode, from uint8 pictures (N, 3, 64, 64) to features (N, num_features). That
+        is what torchmetrics expects: `FrechetInceptionDistance(feature=load_frechet_shapes())`.
+    """
+    from safetensors.torch import load_file
+
+    from dcache.demo.judges.frechet_shapes import WEIGHTS, FrechetShapes
+
+    judge = FrechetShapes()
+    judge.load_state_dict(load_file(WEIGHTS))
+    return judge.eval().requires_grad_(False).to(device)

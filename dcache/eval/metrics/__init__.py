@@ -1,0 +1,100 @@
+"""The metrics there are, and whether they can be had here."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from dcache.errors import DcacheError
+from dcache.eval.metrics import clip, distribution, image_reward, paired, shapes
+from dcache.eval.metrics.base import Metric, Source
+from dcache.eval.metrics.options import MetricOptions
+from dcache.eval.metrics.reference import pictures_in
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        *paired.METRICS,
+        *distribution.METRICS,
+        *clip.METRICS,
+        *image_reward.METRICS,
+        *shapes.METRICS,
+    )
+}
+
+
+def chosen(names: Sequence[str]) -> list[Metric]:
+    """The metrics of these names, each once, in this order.
+
+    Raises:
+        DcacheError: a name is unknown, or a package is not installed; the message has the pip command.
+    """
+    unknown = [name for name in names if name not in METRICS]
+    if unknown or not names:
+        raise DcacheError(f"no metric {', '.join(unknown) or 'named'}: there are {', '.join(METRICS)}")
+    metrics = [METRICS[name] for name in dict.fromkeys(names)]
+    missing = {
+        package: metric.name
+        for metric in metrics
+        for module, package in metric.packages.items()
+        if importlib.util.find_spec(module) is None
+    }
+    if missing:
+        raise DcacheError(
+            f"not installed: {', '.join(f'{package} (for {name})' for package, name in missing.items())}; "
+            f"pip install {' '.join(missing)}"
+        )
+    return metrics
+
+
+def sources(metrics: Sequence[Metric]) -> list[Source]:
+    """Where their numbers come from, each source once."""
+    return list({metric.source.name: metric.source for metric in metrics}.values())
+
+
+def check(names: Sequence[str], options: MetricOptions, kind: str | None = None) -> None:
+    """Make sure, before anything is generated, that these metrics can be computed here.
+
+    Loads every network once, so it downloads the weights that are missing: of several processes call it in
+    one, and in the others after it.
+
+    Args:
+        names: of metrics.
+        options: theirs.
+        kind: "image" or "video", what will be generated; None if it is not known yet.
+
+    Raises:
+        DcacheError: one cannot; the message says what is missing and where it comes from.
+    """
+    metrics = chosen(names)
+    for metric in metrics:
+        if kind is not None and kind not in metric.kinds:
+            raise DcacheError(
+                f"{metric.name} is not defined for {kind}s. Leave it out: {fitting(names, kind)}"
+            )
+    if options.reference is not None:
+        pictures_in(options.reference)
+    for source in sources(metrics):
+        source.load(options)
+
+
+def fitting(names: Sequence[str], kind: str) -> str:
+    """Those of the names that are defined for what is generated, joined by commas."""
+    return ",".join(name for name in names if kind in METRICS[name].kinds)
+
+
+def about(metric: Metric, options: MetricOptions) -> dict[str, Any]:
+    """What `scores.json` says of a metric."""
+    against = metric.against
+    if against == "pictures":
+        against = "uncached" if options.reference is None else "reference"
+    return {
+        "title": metric.title,
+        "unit": metric.unit,
+        "better": metric.better,
+        "against": against,
+        "what": metric.what.format(**asdict(options)),
+        "digits": metric.digits,
+    }

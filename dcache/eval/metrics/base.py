@@ -1,0 +1,180 @@
+"""What a metric is made of: a source that makes a row of numbers of each picture, and a summary of rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcache.eval.metrics.options import MetricOptions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Pixels = NDArray[np.uint8]
+Rows = NDArray[np.floating[Any]]
+CLIP = 5
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures to be read together.
+
+    Attributes:
+        pictures: uint8, (N, H, W, 3), or clips (N, F, H, W, 3).
+        uncached: the uncached pictures of the same prompts and seeds, where the source is paired.
+        prompts: N of them.
+    """
+
+    pictures: Pixels
+    uncached: Pixels | None
+    prompts: list[str]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A source that is ready to read.
+
+    Attributes:
+        identity: changes with everything but the pictures and prompts that decides the numbers.
+        read: one row for each picture or clip of the batch, (N, D).
+    """
+
+    identity: str
+    read: Callable[[Batch], Rows]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where numbers come from. Metrics that share one share its work.
+
+    Attributes:
+        name: its folder among the cached features.
+        load: makes it ready; raises DcacheError, before anything is generated, if that cannot be.
+        paired: it compares with the uncached picture of the same prompt and seed.
+    """
+
+    name: str
+    load: Callable[[MetricOptions], Reader]
+    paired: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a summary sees of one method.
+
+    Attributes:
+        rows: (N, D), in item order.
+        against: (M, D), of the pictures that a distribution is compared with.
+        prompts: (N,) the number of each row's prompt.
+    """
+
+    rows: Rows
+    against: Rows | None
+    prompts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one method.
+
+    Attributes:
+        value: None if there is none, and `why_not` says why.
+        low, high: the 95 % interval of a bootstrap over prompts, where it is defined.
+        std: over the random subsets or splits of a metric that is defined by them.
+        each: the value of each item, in item order.
+        warnings: what a reader of the value has to know.
+    """
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    std: float | None = None
+    each: list[float] | None = None
+    why_not: str | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def content(self) -> dict[str, Any]:
+        """As `scores.json` has it."""
+        found: dict[str, Any] = {"value": self.value, "low": self.low, "high": self.high, "each": self.each}
+        more = {"std": self.std, "why_not": self.why_not}
+        return found | {key: value for key, value in more.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric.
+
+    Attributes:
+        name: on the command line and in files.
+        title: in tables.
+        what: one line; names of options in braces are filled in.
+        unit: of the value, or "".
+        better: "higher" or "lower".
+        against: "uncached", "prompts", "" for nothing, or "pictures": the reference pictures where there are
+            some, else the uncached ones.
+        digits: to show behind the point.
+        source: where its rows come from.
+        summary: makes the score of a method from them.
+        packages: module -> what to ask pip for.
+        kinds: what it is defined for, of "image" and "video".
+    """
+
+    name: str
+    title: str
+    what: str
+    better: str
+    against: str
+    digits: int
+    source: Source
+    summary: Callable[[Sample], Score]
+    packages: dict[str, str]
+    unit: str = ""
+    kinds: tuple[str, ...] = ("image", "video")
+
+
+def framewise(read: Callable[[Batch], Rows], size: int) -> Callable[[Batch], Rows]:
+    """Read pictures and the frames of clips, `size` of them at once; a clip's row is the mean of its frames'.
+
+    Args:
+        read: reads a batch of pictures.
+        size: the most pictures that it is given.
+    """
+
+    def read_all(batch: Batch) -> Rows:
+        count, shape = len(batch.pictures), batch.pictures.shape
+        frames = shape[1] if len(shape) == CLIP else 1
+        flat = batch.pictures.reshape(-1, *shape[-3:])
+        uncached = None if batch.uncached is None else batch.uncached.reshape(flat.shape)
+        prompts = [prompt for prompt in batch.prompts for _ in range(frames)]
+        parts = []
+        for start in range(0, len(flat), size):
+            part = slice(start, start + size)
+            beside = None if uncached is None else uncached[part]
+            parts.append(read(Batch(flat[part], beside, prompts[part])))
+        rows = np.concatenate(parts)
+        return rows.reshape(count, frames, -1).mean(axis=1) if frames > 1 else rows
+
+    return read_all
+
+
+def channels_first(pictures: Pixels, device: str) -> Any:
+    """uint8 pictures (N, H, W, 3) as a tensor (N, 3, H, W) on a device."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).to(device)
+
+
+def identity(*parts: object, network: nn.Module | None = None) -> str:
+    """Name what decides a reader's numbers: its settings, torch's version, the weights of its network."""
+    import torch
+
+    digest = hashlib.sha256("\n".join(map(str, (*parts, torch.__version__))).encode())
+    for name, tensor in network.state_dict().items() if network is not None else ():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

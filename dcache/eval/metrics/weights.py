@@ -1,0 +1,103 @@
+"""Files of published weights: given, in torch hub's cache, or downloaded; never missed in silence."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcache.errors import DcacheError
+from dcache.files import make_folder
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A published file.
+
+    Attributes:
+        what: whose weights these are, for messages.
+        url: where they are published.
+        option: the field of `MetricOptions` that names a local copy.
+    """
+
+    what: str
+    url: str
+    option: str
+
+    @property
+    def name(self) -> str:
+        """The file's name, which ends with the first digits of its SHA-256."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def flag(self) -> str:
+        """The option on the command line."""
+        return "--" + self.option.replace("_", "-")
+
+
+def locate(weights: Weights, given: Path | None) -> Path:
+    """Find the file: the given one, else torch hub's copy, else download it there.
+
+    Raises:
+        DcacheError: it is nowhere to be had, or it is not a plain file of tensors; the message says where it
+            was looked for, where it comes from, and the option that names a copy.
+    """
+    import torch
+
+    if given is not None and not given.is_file():
+        raise DcacheError(
+            f"{weights.flag}: {given} is not a file. Expected {weights.name}, from {weights.url}"
+        )
+    path = given or Path(torch.hub.get_dir(), "checkpoints", weights.name)
+    if not path.is_file():
+        _download(weights, path)
+    _check_plain(path, weights)
+    return path
+
+
+@contextmanager
+def hub_with(name: str, path: Path) -> Iterator[None]:
+    """Let torch hub find `path` under `name`, for libraries that take weights from nowhere else."""
+    import torch
+
+    before = torch.hub.get_dir()
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Path(folder, "checkpoints")
+        checkpoints.mkdir()
+        (checkpoints / name).symlink_to(path.resolve())
+        torch.hub.set_dir(folder)
+        try:
+            yield
+        finally:
+            torch.hub.set_dir(before)
+
+
+def _download(weights: Weights, path: Path) -> None:
+    import torch
+
+    make_folder(path.parent)
+    digits = re.search(r"-([0-9a-f]{8,})\.", weights.name)
+    try:
+        torch.hub.download_url_to_file(weights.url, str(path), digits and digits[1])
+    except (OSError, RuntimeError) as error:
+        raise DcacheError(
+            f"the weights of {weights.what} are not at {path} and cannot be downloaded: {error}. Fetch "
+            f"{weights.url} where there is a network, then put it there or name it with {weights.flag}"
+        ) from error
+
+
+def _check_plain(path: Path, weights: Weights) -> None:
+    # Both libraries that read these files unpickle whatever is in them.
+    import torch
+
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise DcacheError(
+            f"{path} is not a file of weights: {str(error).splitlines()[0]}. Expected {weights.name}, from "
+            f"{weights.url}: remove the file or name another with {weights.flag}"
+        ) from error
