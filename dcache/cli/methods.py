@@ -1,40 +1,114 @@
-"""`dcache methods`: what there is."""
+"""`dcache methods`: what there is; with names, all about these."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import inspect
+import re
 import textwrap
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dcache import methods
+from dcache.errors import DcacheError
+from dcache.methods import About
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
 WIDTH = 110
+FAMILIES = {
+    "any": "any denoiser",
+    "transformer": "a list of blocks",
+    "unet": "a UNet",
+    "sublayers": "blocks whose sublayers are known",
+    "cross-attention": "cross-attention",
+    "guidance": "guidance",
+}
+ARXIV = re.compile(r"arXiv (\d{4}\.\d{5})")
 
 
 def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
     parser = commands.add_parser("methods", help="list the methods and their options")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="tell all about this method")
     parser.set_defaults(run=run)
 
 
-def run(_: argparse.Namespace) -> int:
-    """Print one paragraph per preset: name, what it is, options with defaults, what it is for and needs."""
+def run(arguments: argparse.Namespace) -> int:
+    """Print one paragraph per preset, or a page for each that is named."""
     found = methods.available()
-    width = max(map(len, found)) + 2
+    for name in arguments.names:
+        if name not in found:
+            close = difflib.get_close_matches(name, found, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise DcacheError(f"method {name!r} is unknown: expected one of {', '.join(found)}.{hint}")
+    if arguments.names:
+        print("\n\n".join("\n".join(page(name, found[name])) for name in arguments.names))
+        return 0
     for name, what in found.items():
-        print(f"{name:<{width}}{what}")
-        options = [str(p).partition(": ")[0] + "=" + repr(p.default) for p in _parameters(name)]
-        fits = "any denoiser" if "any" in what.families else " with ".join(what.families)
-        lines = [", ".join(options) or "no options", f"for: {fits}; sites: {what.sites}; from: {what.paper}"]
-        lines += [f"needs: {what.needs}"] if what.needs else []
-        for line in lines:
-            print(textwrap.fill(line, WIDTH, initial_indent=" " * width, subsequent_indent=" " * width))
+        for line in paragraph(name, what, max(map(len, found)) + 2):
+            print(line)
+    print("\n`dcache methods NAME` tells what the options mean.")
     return 0
 
 
-def _parameters(name: str) -> list[inspect.Parameter]:
-    return list(inspect.signature(getattr(methods, name)).parameters.values())
+def paragraph(name: str, what: About, width: int) -> Iterator[str]:
+    """Name and summary, then options with defaults, what it is for, what it needs and where it comes from."""
+    yield f"{name:<{width}}{what}"
+    lines = [", ".join(_options(name)) or "no options"]
+    lines += [f"for: {_families(what)}; sites: {what.sites}; from: {what.paper}"]
+    lines += [f"needs: {what.needs}"] if what.needs else []
+    for line in lines:
+        yield _filled(line, " " * width, " " * width)
+
+
+def page(name: str, what: About) -> Iterator[str]:
+    """All about one preset: its docstring, what each option means, what it needs and where it comes from."""
+    about, _, rest = (inspect.getdoc(getattr(methods, name)) or "").partition("\nArgs:\n")
+    summary, *paragraphs = re.split(r"\n\s*\n", about.strip())
+    yield _filled(f"{name}: {summary}")
+    for text in paragraphs:
+        yield ""
+        yield _filled(text)
+    options, meanings = _options(name), _meanings(rest)
+    width = max(map(len, options), default=0) + 4
+    if options:
+        yield ""
+    for option in options:
+        meaning = meanings[option.partition("=")[0]]
+        yield _filled(meaning, f"  {option:<{width - 2}}", " " * width)
+    facts = {
+        "for": _families(what),
+        "sites": what.sites,
+        "needs": what.needs or "nothing",
+        "from": what.paper,
+        "paper": "".join(f"https://arxiv.org/abs/{number}" for number in ARXIV.findall(what.paper)),
+        "page": f"docs/methods/{name}.md",
+    }
+    yield ""
+    for key, value in facts.items():
+        if value:
+            yield _filled(value, f"{key:<8}", " " * 8)
+
+
+def _meanings(text: str) -> dict[str, str]:
+    """Name -> meaning, from the `Args:` of a docstring that begins where this text does."""
+    section = re.split(r"\n(?=\S)", text)[0]
+    entries = re.split(r"\n(?=    \S)", section)
+    pairs = (entry.strip().partition(": ") for entry in entries)
+    return {name: meaning for name, _, meaning in pairs}
+
+
+def _options(name: str) -> list[str]:
+    parameters = inspect.signature(getattr(methods, name)).parameters.values()
+    return [f"{parameter.name}={parameter.default!r}" for parameter in parameters]
+
+
+def _families(what: About) -> str:
+    return " and ".join(FAMILIES[family] for family in what.families)
+
+
+def _filled(text: str, first: str = "", rest: str = "") -> str:
+    return textwrap.fill(" ".join(text.split()), WIDTH, initial_indent=first, subsequent_indent=rest)

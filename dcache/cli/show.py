@@ -1,15 +1,15 @@
-"""`dcache show FILE`: what a schedule does, as a picture made of text."""
+"""`dcache show FILE`: what a schedule does, as a picture made of text, or as a PNG."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
-from itertools import groupby
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcache.schedule import Plan, Schedule
+from dcache.eval.schedules import Panel, computed_share, draw_schedule, heading, panels
+from dcache.schedule import Schedule
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -23,6 +23,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
     parser = commands.add_parser("show", help="draw a schedule: which site is computed at which evaluation")
     parser.add_argument("file", type=Path, metavar="FILE", help="a schedule file")
+    parser.add_argument("--png", type=Path, metavar="OUT.png", help="also draw it into this file")
     parser.set_defaults(run=run)
 
 
@@ -31,44 +32,38 @@ def run(arguments: argparse.Namespace) -> int:
     schedule = Schedule.load(arguments.file)
     for line in draw(schedule, _marks(sys.stdout.encoding)):
         print(line)
+    if arguments.png is not None:
+        print(f"\n{draw_schedule(arguments.png, schedule)}")
     return 0
 
 
 def draw(schedule: Schedule, marks: tuple[str, str] = MARKS) -> Iterator[str]:
     """The lines of the picture."""
-    sampler = f", {schedule.sampler}" if schedule.sampler else ""
-    yield f"{schedule.method or 'schedule'}: {schedule.steps} evaluations{sampler}"
+    yield heading(schedule)
+    tables = panels(schedule)
     for name, plan in schedule.components.items():
-        parameters = ", ".join(f"{k}={v}" for k, v in plan.parameters.items())
-        predictor = f"{plan.predictor}({parameters})"
+        own = [table for table in tables if table.component == name]
         yield ""
-        yield f"{name or 'denoiser'} {plan.model}".rstrip() + f": predicted by {predictor}"
-        for branch, rows in plan.rows.items():
-            if branch != "*":
-                yield f"branch {branch}"
-            yield from _rows(rows, schedule.steps, marks)
-        yield f"computed {plan.computed} of {_events(plan)} ({plan.computed / _events(plan):.0%})"
+        yield f"{own[0].denoiser}: predicted by {own[0].predictor}"
+        for table in own:
+            if table.branch:
+                yield table.branch
+            yield from _rows(table, schedule.steps, marks)
+        yield computed_share(plan)
     yield ""
     yield f"{marks[0]} computed  {marks[1]} predicted"
 
 
-def _rows(rows: Mapping[str, tuple[bool, ...]], steps: int, marks: tuple[str, str]) -> Iterator[str]:
-    groups = [
-        (row, [site for site, _ in group]) for row, group in groupby(rows.items(), key=lambda item: item[1])
-    ]
-    names = [s[0] if len(s) == 1 else f"{s[0]} to {s[-1]} ({len(s)})" for _, s in groups]
-    width = max(map(len, names))
+def _rows(table: Panel, steps: int, marks: tuple[str, str]) -> Iterator[str]:
+    width = max(len(strip.name) for strip in table.strips)
     for start in range(0, steps, WIDTH):
         count = min(WIDTH, steps - start)
         ruler = "".join(f"{start + i:<10}" for i in range(0, count, 10))
         yield f"  {'':<{width}}  {ruler}".rstrip()
-        for name, (row, _) in zip(names, groups, strict=True):
-            picture = "".join(marks[0] if computed else marks[1] for computed in row[start : start + count])
-            yield f"  {name:<{width}}  {picture}  {sum(row) / len(row):4.0%}"
-
-
-def _events(plan: Plan) -> int:
-    return sum(len(row) for rows in plan.rows.values() for row in rows.values())
+        for strip in table.strips:
+            cells = strip.cells[start : start + count]
+            picture = "".join(marks[0] if computed else marks[1] for computed in cells)
+            yield f"  {strip.name:<{width}}  {picture}  {strip.share:4.0%}"
 
 
 def _marks(encoding: str | None) -> tuple[str, str]:

@@ -20,7 +20,15 @@ def interval(
     """FORA (Selvaraju et al. 2024): compute every `interval`-th evaluation, reuse what it gave in between.
 
     The paper remembers attention and MLP outputs (`sites=["attn", "mlp"]`); the default remembers the whole
-    trunk, which costs one tensor. Parameters as in `dcache.methods.newton`.
+    trunk, which costs one tensor.
+
+    Args:
+        interval: compute when `interval - 1` predictions have passed since the last compute; at least 1.
+        warmup: evaluations computed from the start.
+        last: compute the last evaluation where the number of evaluations is known.
+        sites: where, as in `dcache.sites`.
+        codec: what is remembered; None is `delta` on runs of blocks and `value` elsewhere.
+        branches: whether guidance branches decide "separate"ly or "together".
     """
     return Method(
         "interval",

@@ -1,0 +1,87 @@
+"""A figure of a report's table, and the column that it stands in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dcache.eval.rows import size
+
+# What a column compares with, in the order of the table -> its heading there.
+AGAINST = {
+    "cost": "cost",
+    "uncached": "against the uncached pictures",
+    "prompts": "against the prompts",
+    "reference": "against reference pictures",
+    "": "of the pictures alone",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column.
+
+    Attributes:
+        key: its name in files.
+        title: its heading, with the unit.
+        what: what the figures are, one line.
+        better: "higher", "lower", or "" where neither is.
+        against: a key of `AGAINST`.
+        kind: how figures are written: "number", "share" (of 1, in per cent), "times" or "bytes".
+        digits: behind the point.
+        spread: what stands in brackets behind a figure.
+    """
+
+    key: str
+    title: str
+    what: str
+    better: str = ""
+    against: str = "cost"
+    kind: str = "number"
+    digits: int = 2
+    spread: str = "95 % interval"
+
+    @staticmethod
+    def of(name: str, about: Mapping[str, Any]) -> Column:
+        """The column of a metric, described as in `scores.json`."""
+        title = f"{about['title']} ({about['unit']})" if about["unit"] else about["title"]
+        return Column(name, title, about["what"], about["better"], about["against"], digits=about["digits"])
+
+    def text(self, value: float) -> str:
+        """A value for people."""
+        if self.kind == "share":
+            return f"{100 * value:.0f} %"
+        if self.kind == "bytes":
+            return size(round(value))
+        return f"{value:.{self.digits}f}" + ("×" if self.kind == "times" else "")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One cell.
+
+    Attributes:
+        value: None if there is none, and `why_not` says why, or is "" where it makes no sense.
+        low, high: the spread.
+        text, spread: the same for people.
+        best: whether it is the best of its column.
+    """
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    text: str = "–"
+    spread: str = ""
+    why_not: str = ""
+    best: bool = False
+
+    @staticmethod
+    def of(
+        column: Column, value: float | None, low: float | None = None, high: float | None = None
+    ) -> Figure:
+        """A figure written as its column says; no value makes an empty one."""
+        if value is None:
+            return Figure()
+        spread = "" if low is None or high is None else f"{column.text(low)}–{column.text(high)}"
+        return Figure(value, low, high, column.text(value), spread)
