@@ -48,7 +48,7 @@ def ssim(pictures: NDArray[np.uint8], reference: NDArray[np.uint8]) -> list[floa
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     both = (p.reshape(-1, *p.shape[-3:]) for p in (pictures, reference))
-    first, second = (torch.from_numpy(p).permute(0, 3, 1, 2).double() for p in both)
+    first, second = (torch.from_numpy(p).permute(0, 3, 1, 2).float() for p in both)
     each = structural_similarity_index_measure(first, second, data_range=255.0, reduction="none")
     values = torch.as_tensor(each).reshape(len(pictures), -1).mean(dim=1)
     return [float(value) for value in values]

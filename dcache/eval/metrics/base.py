@@ -169,12 +169,13 @@ def channels_first(pictures: Pixels, device: str) -> Any:
     return torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).to(device)
 
 
-def identity(*parts: object, network: nn.Module | None = None) -> str:
-    """Name what decides a reader's numbers: its settings, torch's version, the weights of its network."""
+def identity(name: str, *settings: object, device: str = "cpu", network: nn.Module | None = None) -> str:
+    """Name what decides a reader's numbers: settings, torch's version, device, a network's weights."""
     import torch
 
-    digest = hashlib.sha256("\n".join(map(str, (*parts, torch.__version__))).encode())
-    for name, tensor in network.state_dict().items() if network is not None else ():
-        digest.update(name.encode())
+    parts = (name, *settings, torch.__version__, torch.device(device).type)
+    digest = hashlib.sha256("\n".join(map(str, parts)).encode())
+    for key, tensor in network.state_dict().items() if network is not None else ():
+        digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -41,7 +41,7 @@ def clip_reader(
             cosine = (seen * said).sum(dim=-1, keepdim=True)
         return (100 * cosine).clamp(min=0).float().cpu().numpy()
 
-    told = identity("clip", repr(preprocess), device, size, network=model)
+    told = identity("clip", sorted(model.visual.preprocess_cfg.items()), size, device=device, network=model)
     return Reader(told, framewise(read, size))
 
 

@@ -42,7 +42,7 @@ def _load(options: MetricOptions) -> Reader:
         both = zip(batch.prompts, batch.pictures, strict=True)
         return np.array([[network.score(prompt, Image.fromarray(picture))] for prompt, picture in both])
 
-    return Reader(identity("image-reward", name, device, network=network), framewise(read, 1))
+    return Reader(identity("image-reward", name, device=device, network=network), framewise(read, 1))
 
 
 METRICS = (

@@ -36,7 +36,7 @@ def _load(options: MetricOptions) -> Reader:
         return np.concatenate([one.cpu().numpy() for one in features], axis=1)
 
     return Reader(
-        identity("inception", device, options.score_batch_size, network=network),
+        identity("inception", options.score_batch_size, device=device, network=network),
         framewise(read, options.score_batch_size),
     )
 

@@ -68,7 +68,7 @@ def _lpips(options: MetricOptions) -> Reader:
             return network(first, second, normalize=True).reshape(-1, 1).cpu().numpy()
 
     return Reader(
-        identity("lpips", options.lpips_net, device, options.score_batch_size, network=network),
+        identity("lpips", options.lpips_net, options.score_batch_size, device=device, network=network),
         framewise(read, options.score_batch_size),
     )
 

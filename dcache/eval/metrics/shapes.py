@@ -43,7 +43,7 @@ def _load_features(options: MetricOptions) -> Reader:
         with torch.no_grad():
             return network(channels_first(batch.pictures, device)).cpu().numpy()
 
-    return Reader(identity("frechet-shapes", device, size, network=network), framewise(read, size))
+    return Reader(identity("frechet-shapes", size, device=device, network=network), framewise(read, size))
 
 
 def _frechet(sample: Sample) -> Score:
