@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+SECONDS_BETWEEN_LINES = 10.0
+
 
 @contextmanager
 def rounds(contestants: int, repeats: int) -> Iterator[Callable[[int, str], None]]:
@@ -38,6 +40,41 @@ def rounds(contestants: int, repeats: int) -> Iterator[Callable[[int, str], None
             )
 
     print(f"loading the model; then {repeats + 1} x {contestants} calls", file=sys.stderr, flush=True)
+    yield say
+
+
+@contextmanager
+def shares(index: int, count: int) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal, that of each process below the one before; elsewhere a line now and then.
+
+    Args:
+        index: of this process.
+        count: of processes.
+    """
+    before = f"process {index} of {count}: " if count > 1 else ""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(desc=f"{before}loading", position=index, leave=False, file=sys.stderr) as bar:
+
+            def move(what: str, done: int, total: int) -> None:
+                if done < bar.n or total != bar.total:
+                    bar.reset(total)
+                bar.set_description(before + what, refresh=False)
+                bar.update(done - bar.n)
+                bar.refresh()
+
+            yield move
+        return
+    began, told = time.perf_counter(), float("-inf")
+
+    def say(what: str, done: int, total: int) -> None:
+        nonlocal told
+        now = time.perf_counter()
+        if now - told > SECONDS_BETWEEN_LINES or done == total:
+            told = now
+            print(f"{before}{what}: {done} of {total} ({now - began:.0f} s)", file=sys.stderr, flush=True)
+
     yield say
 
 

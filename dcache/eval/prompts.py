@@ -1,7 +1,7 @@
 """Prompts: from a file, a named set, or the words themselves.
 
 >>> read("demo:1")
-['a large checkered red heart at the top left on a green background']
+['a large dotted purple star at the top on an orange background']
 >>> read("a red fox in the snow")
 ['a red fox in the snow']
 """

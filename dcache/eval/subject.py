@@ -93,6 +93,11 @@ class Subject:
         return self._option("guidance_scale")
 
     @property
+    def kind(self) -> str:
+        """What it makes: "image" or "video"."""
+        return "video" if "num_frames" in self._takes() else "image"
+
+    @property
     def denoisers(self) -> list[nn.Module]:
         """The pipeline's denoisers; none where only a run can tell."""
         from dcache.components import denoisers
@@ -122,7 +127,7 @@ def coefficients(name: str) -> Path | None:
 
 
 def load(  # noqa: PLR0913
-    name: str,
+    name: Any,
     *,
     steps: int | None = None,
     guidance: float | None = None,
@@ -136,7 +141,8 @@ def load(  # noqa: PLR0913
     """Load a pipeline to measure.
 
     Args:
-        name: `demo`, `demo-video`, a folder that `save_pretrained` wrote, or an id of the hub.
+        name: `demo`, `demo-video`, a folder that `save_pretrained` wrote, or an id of the hub; or a pipeline
+            that is loaded already, whose dtype and device stay what they are.
         steps: sampling steps; None leaves the pipeline's own, as below.
         guidance: guidance scale.
         height: of a picture, in pixels.
@@ -151,11 +157,6 @@ def load(  # noqa: PLR0913
     """
     import torch
 
-    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    if dtype not in DTYPES:
-        raise DcacheError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    auto = "bfloat16" if where.startswith("cuda") else "float32"
-    kind: torch.dtype = getattr(torch, auto if dtype == "auto" else dtype)
     asked = {
         "num_inference_steps": steps,
         "guidance_scale": guidance,
@@ -164,12 +165,36 @@ def load(  # noqa: PLR0913
         "num_frames": frames,
     }
     given = {key: value for key, value in asked.items() if value is not None} | dict(options or {})
+    if not isinstance(name, str):
+        if (dtype, device) != ("auto", "auto"):
+            raise DcacheError(
+                f"a pipeline that is loaded keeps its dtype and device: cast and move it before, instead of "
+                f"asking for {dtype} and {device}"
+            )
+        return Subject(name, type(name).__name__, given)
+    dtype, device = placed(dtype, device)
+    kind: torch.dtype = getattr(torch, dtype)
     if name in SHIPPED:
         shipped = importlib.import_module(SHIPPED[name])
         # The shipped weights are loaded as float32, and only then cast.
-        pipe = shipped.load_pipeline(where, None if kind is torch.float32 else kind)
+        pipe = shipped.load_pipeline(device, None if kind is torch.float32 else kind)
         return Subject(pipe, name, shipped.call_options() | given, coefficients(name))
-    return Subject(_loaded(name, kind).to(where), name, given)
+    return Subject(_loaded(name, kind).to(device), name, given)
+
+
+def placed(dtype: str, device: str) -> tuple[str, str]:
+    """Torch's names of a dtype and a device: `auto` is bfloat16 on the first GPU, else float32 on the CPU.
+
+    Raises:
+        DcacheError: there is no such dtype.
+    """
+    import torch
+
+    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if dtype not in DTYPES:
+        raise DcacheError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    auto = "bfloat16" if where.startswith("cuda") else "float32"
+    return auto if dtype == "auto" else dtype, where
 
 
 def _loaded(name: str, dtype: Any) -> Any:

@@ -1,0 +1,144 @@
+"""`dcache eval`: pictures of a pipeline with and without caching: generate, score, report."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dcache.cli.bench import LIST, METHODS, add_pipeline, pipeline_options
+from dcache.cli.progress import shares
+from dcache.eval.metrics import METRICS
+from dcache.eval.metrics.options import MetricOptions
+from dcache.eval.prompts import COLUMN, read
+from dcache.eval.settings import STAGES, Settings
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    from dcache.eval.evaluation import Result
+
+
+def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "eval",
+        help="pictures of many prompts, metrics, one report",
+        description=(
+            "Make pictures without caching and with several methods, score them, write a report. The same "
+            "command goes on where an earlier one stopped. With several processes: accelerate launch -m "
+            "dcache.cli eval ..."
+        ),
+    )
+    usual = Settings()
+    add_pipeline(parser)
+
+    def option(name: str, default: Any, metavar: str, text: str, kind: Callable[[str], object] = str) -> None:
+        shown = "" if default is None else f" (default: {default})"
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=kind, default=default, metavar=metavar, help=text + shown)
+
+    option(
+        "prompts", None, "P", "a file (txt, csv, jsonl, parquet), a named set such as demo:64, or the prompt"
+    )
+    option("prompt_column", COLUMN, "NAME", "column of the csv or parquet file, key of the jsonl file")
+    option("methods", METHODS, "LIST", LIST)
+    option("images_per_prompt", usual.images_per_prompt, "N", "pictures or clips of each prompt", int)
+    option("seed", usual.seed, "S", "of the first picture; the others have the next ones", int)
+    option("batch_size", usual.batch_size, "N", "pictures in a call", int)
+    option("metrics", None, "LIST", f"of {','.join(METRICS)} (default: those that need no download)")
+    option("out", Path("eval-out"), "FOLDER", "where everything goes", Path)
+    parser.add_argument(
+        "--stage",
+        action="append",
+        choices=STAGES,
+        help="only this; may be given more than once (default: all three)",
+    )
+    parser.add_argument(
+        "--no-warm-up",
+        action="store_true",
+        help="no untimed first call of each method; FLOPs are not counted then",
+    )
+    group = parser.add_argument_group("options of metrics")
+    for one in fields(MetricOptions):
+        _metric_option(group, one)
+    # Without the generate stage the pipeline is the folder's, unless one is named.
+    parser.set_defaults(run=run, pipeline=None)
+
+
+def _metric_option(group: argparse._ArgumentGroup, one: Field[Any]) -> None:
+    shown = "" if one.default is None else f" (default: {one.default})"
+    group.add_argument(
+        f"--{one.name.replace('_', '-')}",
+        type=Path if one.default is None else type(one.default),
+        default=one.default,
+        choices=one.metadata.get("choices"),
+        metavar="PATH" if one.default is None else None,
+        help=one.metadata["help"] + shown,
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate; print the table, where the files are, and what to do next."""
+    from dcache.eval.evaluation import evaluate
+    from dcache.eval.processes import join
+
+    prompts, metrics = arguments.prompts, arguments.metrics
+    settings = Settings(
+        **pipeline_options(arguments),
+        images_per_prompt=arguments.images_per_prompt,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+    )
+    team = join(settings.device)
+    with shares(team.index, team.count) as tell:
+        result = evaluate(
+            arguments.pipeline,
+            None if prompts is None else read(prompts, arguments.prompt_column),
+            arguments.methods,
+            settings,
+            out=arguments.out,
+            metrics=None if metrics is None else metrics.split(","),
+            metric_options=MetricOptions(
+                **{f.name: getattr(arguments, f.name) for f in fields(MetricOptions)}
+            ),
+            warm_up=not arguments.no_warm_up,
+            stages=arguments.stage or STAGES,
+            tell=tell,
+        )
+    if team.first:
+        for line in _summary(result):
+            print(line)
+    return 0
+
+
+def _summary(result: Result) -> Iterator[str]:
+    """The table and its notes, where the files are, what to do next."""
+    from dcache.eval.machine import heading
+    from dcache.eval.report.content import gather
+    from dcache.eval.rows import aligned
+
+    store = result.store
+    again = f"dcache eval --out {store.folder}"
+    if result.scores is None:
+        pictures = f"{len(store.items)} pictures of each of {len(store.methods)} methods"
+        yield f"{pictures} in {store.folder}\nnext: {again} --stage score --stage report"
+        return
+    content = gather(store, result.scores)
+    yield f"{store.settings['pipeline']}: {', '.join(content.facts())}"
+    yield heading(content.machine, content.versions) + "\n"
+    lines = [["method", *(f"{column.title} " for column in content.columns)]]
+    for row in content.rows:
+        figures = [row.figures[column.key] for column in content.columns]
+        lines.append([row.label, *(figure.text + "* "[not figure.best] for figure in figures)])
+    yield aligned(lines) + "\n\n* best of its column"
+    for note in content.notes:
+        yield f"note: {note.about}: {note.text}" if note.about else f"note: {note.text}"
+    for label in result.unfinished:
+        yield f"note: {label} is left out: pictures of it are missing, as its generation was interrupted"
+    if result.files:
+        yield f"\nwrote {', '.join(map(str, result.files))}\nnext: open {result.files[0]} in a browser"
+    else:
+        yield f"\nnext: {again} --stage report"

@@ -1,0 +1,46 @@
+"""Pictures as PNG files and clips as animated PNG files, without loss."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcache.errors import DcacheError
+
+MILLISECONDS = 125
+
+
+def encode(pixels: NDArray[np.uint8]) -> bytes:
+    """A picture (H, W, 3) or a clip (F, H, W, 3) as the content of its file."""
+    from PIL import Image
+
+    first, *rest = map(Image.fromarray, pixels if pixels.ndim > 3 else pixels[None])
+    content = io.BytesIO()
+    if rest:
+        # Equal frames in a row become one if they are blended alike. Opaque ones look the same either way.
+        blend = [i % 2 for i in range(1 + len(rest))]
+        first.save(content, "PNG", save_all=True, append_images=rest, duration=MILLISECONDS, blend=blend)
+    else:
+        first.save(content, "PNG")
+    return content.getvalue()
+
+
+def decode(path: Path) -> NDArray[np.uint8]:
+    """Read a picture (H, W, 3), or a clip (F, H, W, 3) of two frames or more.
+
+    Raises:
+        DcacheError: the file is missing or damaged.
+    """
+    from PIL import Image, ImageSequence
+
+    try:
+        with Image.open(path) as image:
+            frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+    except (OSError, SyntaxError) as error:
+        raise DcacheError(
+            f"cannot read {path}: {error}. The generate stage makes again what is missing or damaged."
+        ) from None
+    return np.stack(frames) if len(frames) > 1 else frames[0]
