@@ -1,0 +1,192 @@
+"""Bench dcache against other caching libraries: thirty-six settings of each, side by side on one model.
+
+    python examples/bench_peers/bench.py                  # everything: about an hour of two idle cores
+    python examples/bench_peers/bench.py --model demo --guidance on --only dcache --only diffusers
+    python examples/bench_peers/bench.py --docs docs      # then write the page and the plot
+
+In a first round every setting runs `--repeats` times. Those that no other of the same library beats, by the
+clock or by FLOPs, run again, all libraries in turns, `--final-repeats` times: the tables come from this
+second round alone. What is measured stays in `--out`, a folder for each model and guidance, and is not
+measured again while it is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+# Its neighbours and the other examples, under PYTHONSAFEPATH too.
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from contestants import GUIDANCES, LIBRARIES, MODELS, everyone  # noqa: E402
+from page import shown, write_page  # noqa: E402
+from tables import front, speedup, work_saved  # noqa: E402
+
+from dcache.cli.progress import rounds  # noqa: E402
+from dcache.errors import DcacheError  # noqa: E402
+from dcache.eval.bench import Bench, bench  # noqa: E402
+from dcache.eval.bench_files import results, write_schedules  # noqa: E402
+from dcache.eval.contest import UNCACHED, Contestant, one_call  # noqa: E402
+from dcache.eval.fidelity import broken  # noqa: E402
+from dcache.eval.subject import Subject  # noqa: E402
+from dcache.files import make_folder, write_json  # noqa: E402
+
+PEERS = LIBRARIES[1:]
+PROGRESS = 12
+# What a setting of the first round leaves.
+KEPT = (
+    "label",
+    "library",
+    "spec",
+    "speedup",
+    "denoiser_speedup",
+    "flops",
+    "mean_psnr",
+    "mean_ssim",
+    "held",
+    "broken",
+)
+
+
+def why_not(subject: Subject, one: Contestant, prompt: str, plain: Any) -> str:
+    """Why a contestant cannot take part, "" if it can.
+
+    Args:
+        subject, one: the model and the contestant.
+        prompt: for one picture.
+        plain: the outcome of the same call without caching, with FLOPs.
+
+    Raises:
+        DcacheError: the pipeline was not bit for bit what it was when the contestant was off again.
+    """
+    try:
+        outcome = one_call(subject, one, [prompt], [0], count_flops=True)
+    except DcacheError as error:
+        reason = str(error).removeprefix(f"{one.spec}: ")
+    # Others raise what they like; whatever it is, it is the reason.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    else:
+        skips = (outcome.cost.flops or 0) < plain.cost.flops
+        reason = broken(outcome.output) or ("" if skips else "nothing is left out")
+    again = one_call(subject, UNCACHED, [prompt], [0])
+    if not np.array_equal(again.output, plain.output):
+        raise DcacheError(f"{one.spec}: it did not leave the pipeline as it was: the uncached output changed")
+    return reason
+
+
+def measured(name: str, guidance: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Both rounds on one model, with or without guidance."""
+    model = MODELS[name]
+    subject, prompts = model.load(GUIDANCES[guidance]), model.prompts(options.captions)
+    plain = one_call(subject, UNCACHED, prompts[:1], [0], count_flops=True)
+    fitting, left_out = [], []
+    entered = everyone(name, subject, folder, options.only)
+    for i, one in enumerate(entered):
+        if i % PROGRESS == 0:
+            print(
+                f"{name}, guidance {guidance}: trying {i + 1} of {len(entered)}", file=sys.stderr, flush=True
+            )
+        if reason := why_not(subject, one, prompts[0], plain):
+            left_out.append({"library": one.library, "label": one.label, "why": reason})
+        else:
+            fitting.append(one)
+    print(f"{len(fitting)} of {len(entered)} settings apply", file=sys.stderr, flush=True)
+    first = run(subject, fitting, prompts, options.repeats)
+    everybody = results(first)["methods"]
+    stay = {setting["spec"] for speed in (speedup, work_saved) for setting in front(everybody, speed)}
+    final = run(subject, [one for one in fitting if one.spec in stay], prompts, options.final_repeats)
+    write_schedules(final, folder)
+    return {
+        **results(final),
+        "model": name,
+        "title": model.title,
+        "guided": guidance,
+        "asked": asked(options),
+        "entered": Counter(one.library for one in entered),
+        "first_round": [{key: setting[key] for key in KEPT} for setting in everybody],
+        "left_out": left_out,
+    }
+
+
+def asked(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that change what is measured."""
+    return {name: getattr(options, name) for name in ("captions", "repeats", "final_repeats", "only")}
+
+
+def kept(name: str, guidance: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What is measured, now or by an earlier run.
+
+    Raises:
+        DcacheError: the earlier run was asked for something else.
+    """
+    folder = options.out / f"{name}-{guidance}"
+    file = folder / "results.json"
+    if not file.exists():
+        make_folder(folder)
+        write_json(file, measured(name, guidance, folder, options))
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if found["asked"] != asked(options):
+        raise DcacheError(
+            f"{folder} holds a run with {found['asked']}, not {asked(options)}: ask for the same, delete the "
+            "folder, or give another --out"
+        )
+    return found
+
+
+def run(subject: Subject, contestants: Sequence[Contestant], prompts: Sequence[str], repeats: int) -> Bench:
+    """One round.
+
+    Raises:
+        DcacheError: somebody changed the pipeline.
+    """
+    with rounds(len(contestants) + 1, repeats) as tell:
+        done = bench(subject, contestants, prompts, repeats=repeats, tell=tell, packages=PEERS)
+    if done.unrestored:
+        raise DcacheError(done.unrestored)
+    return done
+
+
+def main() -> int:
+    from diffusers.utils import logging
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", choices=MODELS, action="append", default=[], help="default: all")
+    parser.add_argument("--guidance", choices=[*GUIDANCES, "both"], default="both")
+    parser.add_argument(
+        "--only", choices=LIBRARIES, action="append", default=[], help="default: all installed"
+    )
+    parser.add_argument("--captions", type=int, default=8, help="one picture or clip each (default: 8)")
+    parser.add_argument("--repeats", type=int, default=2, help="of the first round (default: 2)")
+    parser.add_argument("--final-repeats", type=int, default=7, help="of the second round (default: 7)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("bench-out/peers"), help="(default: bench-out/peers)"
+    )
+    parser.add_argument("--docs", type=Path, help="write bench.md, bench.json and the plot of this folder")
+    options = parser.parse_args()
+    logging.set_verbosity_error()
+    found = []
+    try:
+        for name in options.model or MODELS:
+            for guidance in GUIDANCES if options.guidance == "both" else [options.guidance]:
+                found.append(kept(name, guidance, options))
+                print("\n".join(shown(found[-1])), end="\n\n")
+        if options.docs:
+            for path in write_page(found, options.docs):
+                print(f"wrote {path}")
+    except (DcacheError, OSError, ValueError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""What the adapters of other libraries share: surely off again, and the bytes that a cache holds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import nn
+
+from dcache.components import denoisers
+from dcache.eval.contest import Contestant
+from dcache.eval.subject import Subject
+
+
+@dataclass(frozen=True)
+class Peer(Contestant):
+    """One setting of another library's method. Subclasses say how it is switched on.
+
+    Attributes:
+        options: what the setting consists of, in the library's own words.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits of the library's version and the options."""
+        text = f"{self.library} {version(self.library)} {type(self).__name__} {self.spec} {self.options!r}"
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @contextmanager
+    def enabled(self, pipe: Any) -> Iterator[None]:
+        """As the library does it; behind the block the pipeline is what it was, whatever was left."""
+        with restored(pipe), self.switched_on(pipe):
+            yield
+
+    @contextmanager
+    def switched_on(self, pipe: Any) -> Iterator[None]:
+        """Switch on and off by the library's own functions."""
+        raise NotImplementedError
+        yield
+
+
+def guided(subject: Subject) -> bool:
+    """Whether the runs have a second branch, without the prompt."""
+    return (subject.guidance or 1.0) > 1
+
+
+def denoiser(pipe: Any) -> nn.Module:
+    """The pipeline's only denoiser."""
+    (module,) = denoisers(pipe).values()
+    return module
+
+
+@contextmanager
+def restored(pipe: Any) -> Iterator[None]:
+    """Put back every attribute of the pipeline, its class and its denoiser's modules.
+
+    Peers switch themselves off by their own functions; what those leave behind (a `forward` of the instance,
+    an empty registry, another order of the submodules), or cannot remove after an error, goes here: nobody
+    pays for who ran before.
+    """
+    places = [vars(pipe)]
+    for module in denoiser(pipe).modules():
+        places += [vars(module), *(own for own in vars(module).values() if type(own) in (dict, OrderedDict))]
+    before = [dict(place) for place in places]
+    kind, of_class = type(pipe), dict(vars(type(pipe)))
+    try:
+        yield
+    finally:
+        for place, was in zip(places, before, strict=True):
+            place.clear()
+            place.update(was)
+        for name in [*vars(kind)]:
+            if name not in of_class:
+                delattr(kind, name)
+            elif vars(kind)[name] is not of_class[name]:
+                setattr(kind, name, of_class[name])
+
+
+def storage_bytes(*roots: Any) -> int:
+    """Bytes of the distinct storages of all tensors that can be reached without passing through a module."""
+    seen: set[int] = set()
+    storages: dict[int, int] = {}
+    waiting = list(roots)
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen or isinstance(one, nn.Module | type):
+            continue
+        seen.add(id(one))
+        if isinstance(one, torch.Tensor):
+            storage = one.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, list | tuple | set):
+            waiting += one
+        elif hasattr(one, "__dict__") and not callable(one):
+            waiting += vars(one).values()
+    return sum(storages.values())

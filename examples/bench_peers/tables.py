@@ -1,0 +1,146 @@
+"""From measured settings to two comparisons: the fastest at equal fidelity, the closest at equal speed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Setting = dict[str, Any]
+DECIBELS = (30.0, 35.0, 40.0, 45.0)
+SPEEDS = (1.5, 2.0, 2.5, 3.0)
+# Differences below these are the machine's, or nobody's: speedups by their ratio, PSNR in dB.
+EQUAL_SPEED, EQUAL_DECIBELS = 1.02, 0.1
+# A setting stays in the final round unless another of its library is as close and this much faster.
+SLACK = 1.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One of the two tables.
+
+    Attributes:
+        heading: of the first column.
+        level: how a level is written.
+        given: what has to reach the level.
+        best: what is compared then, higher is better.
+        equal: whether two values of it are level.
+        cell: how a setting is written.
+    """
+
+    heading: str
+    levels: Sequence[float]
+    level: Callable[[float], str]
+    given: str
+    best: str
+    equal: Callable[[float, float], bool]
+    cell: Callable[[Setting], str]
+
+
+FIDELITY = Comparison(
+    "PSNR at least",
+    DECIBELS,
+    lambda level: f"{level:g} dB",
+    "mean_psnr",
+    "speedup",
+    lambda one, other: max(one, other) < EQUAL_SPEED * min(one, other),
+    lambda s: f"{s['speedup']:.2f}x ({s['label']}, {s['mean_psnr']:.1f} dB)",
+)
+SPEED = Comparison(
+    "speedup at least",
+    SPEEDS,
+    lambda level: f"{level:g}x",
+    "speedup",
+    "mean_psnr",
+    lambda one, other: abs(one - other) < EQUAL_DECIBELS,
+    lambda s: f"{s['mean_psnr']:.1f} dB ({s['label']}, {s['speedup']:.2f}x)",
+)
+
+
+def speedup(setting: Setting) -> float:
+    """By the clock."""
+    return setting["speedup"]
+
+
+def work_saved(setting: Setting) -> float:
+    """By FLOPs, which no busy machine moves."""
+    return 1 / setting["flops"]
+
+
+def front(
+    settings: Sequence[Setting], speed: Callable[[Setting], float] = speedup, slack: float = SLACK
+) -> list[Setting]:
+    """The settings that no other of the same library beats in fidelity and, clearly, in speed.
+
+    >>> fast = {"library": "a", "speedup": 3.0, "mean_psnr": 30.0}
+    >>> near = {"library": "a", "speedup": 2.9, "mean_psnr": 30.0}
+    >>> slow = {"library": "a", "speedup": 2.0, "mean_psnr": 30.0}
+    >>> front([fast, near, slow]) == [fast, near]
+    True
+    """
+    sound = [s for s in settings if s["speedup"] is not None]
+    return [
+        s
+        for s in sound
+        if not any(
+            o["library"] == s["library"] and o["mean_psnr"] >= s["mean_psnr"] and speed(o) > slack * speed(s)
+            for o in sound
+        )
+    ]
+
+
+def winners(settings: Sequence[Setting], kind: Comparison, level: float) -> dict[str, Setting]:
+    """Each library's best setting at a level; libraries that do not reach it are absent."""
+    found: dict[str, Setting] = {}
+    for s in settings:
+        if s["speedup"] is not None and s[kind.given] >= level:
+            known = found.get(s["library"])
+            if known is None or s[kind.best] > known[kind.best]:
+                found[s["library"]] = s
+    return found
+
+
+def leaders(found: dict[str, Setting], kind: Comparison) -> set[str]:
+    """The library with the best setting, and those level with it."""
+    best = max((s[kind.best] for s in found.values()), default=0.0)
+    return {library for library, s in found.items() if s[kind.best] == best or kind.equal(s[kind.best], best)}
+
+
+def markdown(settings: Sequence[Setting], libraries: Sequence[str], kind: Comparison) -> list[str]:
+    """A table: a row for each level, a column for each library, the leaders in bold."""
+    lines = [f"| {kind.heading} | {' | '.join(libraries)} |", "|---" * (len(libraries) + 1) + "|"]
+    for level in kind.levels:
+        found = winners(settings, kind, level)
+        first = leaders(found, kind)
+        cells = [cell(found.get(library), kind, bold=library in first) for library in libraries]
+        lines.append(f"| {kind.level(level)} | {' | '.join(cells)} |")
+    return lines
+
+
+def cell(setting: Setting | None, kind: Comparison, bold: bool) -> str:
+    """One cell; the figure alone is bold."""
+    if setting is None:
+        return "not reached"
+    figure, _, rest = kind.cell(setting).partition(" (")
+    return f"**{figure}** ({rest}" if bold else f"{figure} ({rest}"
+
+
+def verdicts(settings: Sequence[Setting], own: str = "dcache") -> dict[str, list[str]]:
+    """Where the own library is ahead, level, and behind, in words."""
+    found: dict[str, list[str]] = {"ahead": [], "level": [], "behind": []}
+    for kind in (FIDELITY, SPEED):
+        for level in kind.levels:
+            at = winners(settings, kind, level)
+            if not at:
+                continue
+            first = leaders(at, kind)
+            where = f"{kind.heading} {kind.level(level)}"
+            if first == {own}:
+                found["ahead"].append(where)
+            elif own in first:
+                found["level"].append(f"{where}: with {' and '.join(sorted(first - {own}))}")
+            else:
+                best = max((at[library] for library in first), key=lambda s: s[kind.best])
+                mine = kind.cell(at[own]) if own in at else "not reached"
+                found["behind"].append(f"{where}: {best['library']} {kind.cell(best)}; {own} {mine}")
+    return found
