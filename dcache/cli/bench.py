@@ -102,6 +102,21 @@ def pipeline_options(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def prompts_of(arguments: argparse.Namespace) -> list[str]:
+    """The prompts that were given, or those that a shipped pipeline has.
+
+    Raises:
+        DcacheError: there are none.
+    """
+    from dcache.eval.prompts import SETS, read
+
+    if not arguments.prompts and arguments.pipeline not in SETS:
+        raise DcacheError(
+            f"{arguments.pipeline} needs --prompts: a file, a named set such as demo:8, or a prompt"
+        )
+    return read(arguments.prompts or arguments.pipeline)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print the table, write the files."""
     from dcache.eval.specs import parse
@@ -116,10 +131,9 @@ def compare(
     """Load the pipeline, measure these contestants, print the table, write the files."""
     from dcache.eval.bench import bench
     from dcache.eval.bench_files import write_bench
-    from dcache.eval.prompts import read
     from dcache.eval.subject import load
 
-    prompts, options = read(arguments.prompts or arguments.pipeline), pipeline_options(arguments)
+    prompts, options = prompts_of(arguments), pipeline_options(arguments)
     make_folder(arguments.out)
     with rounds(len(contestants) + 1, arguments.repeats) as tell:
         done = bench(

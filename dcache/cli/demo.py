@@ -92,8 +92,8 @@ def _judged(report: Report) -> dict[str, list[str]]:
 def _legend(clips: bool) -> str:
     if not clips:
         return (
-            "* best of its column; PSNR, SSIM and frechet-shapes (lower is better) are to the uncached pictures;\n"
-            "  clip-shapes and frechet-shapes are the demo's own stand-ins for CLIP score and FID"
+            "* best of its column; PSNR, SSIM and frechet-shapes are to the uncached pictures; clip-shapes\n"
+            "  and frechet-shapes (lower is better) are the demo's own stand-ins for CLIP score and FID"
         )
     return (
         "* best of its column; PSNR and SSIM are to the uncached clips, means over all frames;\n"

@@ -1,0 +1,149 @@
+"""Weights of a schedule's predictions, fitted on the pictures that come out in the end.
+
+Weights that bring a predicted feature closest to the true one need not bring the picture closest: errors of
+different evaluations add up or cancel, guidance magnifies them, and every error changes what the later
+evaluations see. So each weight is moved a little, the pipeline is run, and the change of the pictures is
+seen: one Gauss-Newton step then sets all weights at once. It costs one cached run for each weight and is
+right for any sampler, guidance and decoder, since nothing is assumed about them.
+
+Of a prediction from two anchors one number is free: with weights that sum to one it goes on from the newest
+anchor along the line through both, by `slope` times their difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+
+from dcache.errors import DcacheError
+from dcache.fitted import EVERYWHERE
+from dcache.schedule import Plan, Schedule
+from dcache.search.render import Pictures, Renderer
+
+# How far a slope is moved to see what it changes: far above rounding, well inside where the change is linear.
+NUDGE = 0.05
+# Shares of the curvature that are added to it: a bold, a usual and a careful step.
+DAMPINGS = (0.03, 0.3, 3.0)
+Slopes = Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted schedule.
+
+    Attributes:
+        schedule: with the predictor `fitted`.
+        slopes: of each predicted evaluation with two anchors before it.
+        before, after: mean PSNR on the prompts that it was checked on, of the slopes it began with and of the
+            fitted ones, in dB.
+        rendered: cached runs it took.
+    """
+
+    schedule: Schedule
+    slopes: dict[int, float]
+    before: float
+    after: float
+    rendered: int
+
+
+def with_slopes(schedule: Schedule, slopes: Slopes) -> Schedule:
+    """The schedule with predictions along the line through the last two anchors, by these slopes.
+
+    Args:
+        schedule: whose sites are all computed at the same evaluations.
+        slopes: of predicted evaluations; one without is predicted by reuse.
+    """
+    name, plan, row = _only(schedule)
+    anchors = [t for t, computed in enumerate(row) if computed]
+    table: dict[int, dict[int, float]] = {}
+    for t in range(len(row)):
+        before = [a for a in anchors if a < t][-2:]
+        if row[t] or not before:
+            continue
+        slope = slopes.get(t, 0.0) if len(before) > 1 else 0.0
+        table[t] = {before[-1]: 1.0 + slope} | ({before[0]: -slope} if len(before) > 1 else {})
+    weights = {"weights": {EVERYWHERE: {str(t): {str(a): w for a, w in r.items()} for t, r in table.items()}}}
+    fitted = replace(plan, predictor="fitted", parameters=weights, clock="step")
+    return replace(schedule, components={name: fitted})
+
+
+def straight(schedule: Schedule, share: float = 0.5) -> dict[int, float]:
+    """Slopes that follow the line through the last two anchors, on the clock of evaluations, for a share."""
+    _, _, row = _only(schedule)
+    anchors = [t for t, computed in enumerate(row) if computed]
+    found = {}
+    for t, computed in enumerate(row):
+        before = [a for a in anchors if a < t][-2:]
+        if not computed and len(before) > 1:
+            found[t] = share * (t - before[1]) / (before[1] - before[0])
+    return found
+
+
+def fit(
+    schedule: Schedule,
+    fitting: Renderer,
+    checking: Renderer,
+    start: Slopes | None = None,
+    iterations: int = 2,
+) -> Fit:
+    """Fit the slopes of a schedule by Gauss-Newton steps on the final pictures.
+
+    Args:
+        schedule: of one denoiser, whose sites are all computed at the same evaluations.
+        fitting: the pictures that the slopes are fitted on.
+        checking: other prompts: a step is taken only as far as it helps there, and not at all if it does not.
+        start: slopes to begin with; None follows the line for half of its way.
+        iterations: most steps; each takes one run for each slope and a few more.
+
+    Raises:
+        DcacheError: the schedule is of several denoisers or its sites differ, or it predicts nothing from two
+            anchors.
+    """
+    slopes = dict(straight(schedule) if start is None else start)
+    if not slopes:
+        raise DcacheError("nothing to fit: no evaluation is predicted after two computed ones")
+    began = fitting.rendered + checking.rendered
+    first = best = checking.quality(with_slopes(schedule, slopes))
+    for _ in range(iterations):
+        here = fitting.pictures(with_slopes(schedule, slopes))
+        changes = [
+            (fitting.pictures(with_slopes(schedule, slopes | {t: slopes[t] + NUDGE})) - here) / NUDGE
+            for t in slopes
+        ]
+        tried = [
+            {t: s + float(d) for (t, s), d in zip(slopes.items(), move, strict=True)}
+            for move in _moves(here, changes, fitting.reference)
+        ]
+        found = [(checking.quality(with_slopes(schedule, one)), one) for one in tried]
+        quality, better = max(found, key=lambda pair: pair[0])
+        if quality <= best:
+            break
+        best, slopes = quality, better
+    rendered = fitting.rendered + checking.rendered - began
+    return Fit(with_slopes(schedule, slopes), slopes, first, best, rendered)
+
+
+def _moves(here: Pictures, changes: list[Pictures], reference: Pictures) -> list[np.ndarray]:
+    """A Gauss-Newton move of all slopes for each damping; every picture counts by its relative error."""
+    count = len(here)
+    residual = (reference - here).reshape(count, -1)
+    # The gradient of a mean PSNR: of each picture's squared error, divided by that error.
+    scale = 1.0 / np.sqrt((residual**2).mean(axis=1, keepdims=True) + 1e-10)
+    A = np.stack([(change.reshape(count, -1) * scale).ravel() for change in changes], axis=1)
+    H, g = A.T @ A, A.T @ (residual * scale).ravel()
+    return [np.linalg.solve(H + share * np.diag(np.diag(H) + 1e-12), g) for share in DAMPINGS]
+
+
+def _only(schedule: Schedule) -> tuple[str, Plan, tuple[bool, ...]]:
+    """The denoiser's name, its plan, and the row that all its sites have."""
+    plans = list(schedule.components.items())
+    rows = [row for _, plan in plans for sites in plan.rows.values() for row in sites.values()]
+    if len(plans) != 1 or len(list(groupby(rows))) != 1:
+        raise DcacheError(
+            "slopes are fitted of schedules of one denoiser whose sites are all computed at the same "
+            f"evaluations: this one has {len(plans)} denoiser(s) and {len(set(rows))} different rows"
+        )
+    return plans[0][0], plans[0][1], rows[0]

@@ -1,0 +1,80 @@
+"""`dcache calibrate` end to end on the shipped model, and its arithmetic by hand."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import dcache
+from dcache.cli import main
+from dcache.errors import DcacheError
+from dcache.eval.subject import load
+from dcache.schedule import Schedule
+from dcache.search.calibrate import Pace, calibrate
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two threads that wait for one another on a busy machine take minutes for these small calls."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_pace_is_a_line_between_its_ends() -> None:
+    pace = Pace(steps=11, uncached=10.0, fewest=2.0)
+    assert (pace.seconds(1), pace.seconds(6), pace.seconds(11)) == (2.0, 6.0, 10.0)
+    # 10 / 2.5 = 4 seconds: two, and 0.8 for each of two and a half more.
+    assert pace.computes(2.5) == 3
+    assert pace.computes(5.0) == 1
+    assert pace.computes(1.01) == 10
+    for speedup in (1.0, 0.5, 5.01, float("nan")):
+        with pytest.raises(DcacheError, match=r"cannot be had: expected more than 1 and at most 5\.00"):
+            pace.computes(speedup)
+
+
+def test_a_schedule_is_found_written_and_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "mine.json"
+    short = ["--steps", "6", "--prompts", "demo:3", "--speedup", "1.3", "--budget", "4", "--repeats", "1"]
+    assert main(["calibrate", "demo", *short, "--out", str(out)]) == 0
+    printed, told = capsys.readouterr()
+    schedule = Schedule.load(out)
+    (plan,) = schedule.components.values()
+    row = plan.rows["*"]["trunk"]
+    assert (schedule.steps, plan.predictor, row[0]) == (6, "fitted", True)
+    assert 1 <= sum(row) < 6
+    assert f"computes {sum(row)} of 6 evaluations" in printed
+    assert f"{schedule.measured['psnr']:.1f} dB with fitted weights" in printed
+    assert [line.split(" (")[0] for line in told.splitlines()][:2] == ["timing", "uncached pictures"]
+    subject = load("demo", steps=6, device="cpu")
+    with dcache.enabled(subject.pipe, str(out)):
+        subject(["a red circle"], [0])
+        stats = dcache.stats(subject.pipe)
+    assert (stats.computed, stats.predicted) == (sum(row), 6 - sum(row))
+
+
+def test_what_cannot_be_calibrated_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    subject = load("demo", steps=3, device="cpu")
+    with pytest.raises(DcacheError, match="expected 3 or more prompts, to fit on and to check on: 2"):
+        calibrate(subject, ["a", "b"], 2.0)
+    with pytest.raises(DcacheError, match="cannot be had"):
+        calibrate(subject, ["a", "b", "c"], 50.0, repeats=1)
+    assert main(["calibrate", "somebody/model", "--out", str(tmp_path / "x.json")]) == 2
+    assert "somebody/model needs --prompts" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_seed_gives_the_same_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the measured seconds, which decide nothing but how often is computed."""
+
+    def pace(*_: Any) -> Pace:
+        return Pace(steps=5, uncached=10.0, fewest=2.0)
+
+    monkeypatch.setattr("dcache.search.calibrate._pace", pace)
+    subject = load("demo", steps=5, device="cpu")
+    found = [calibrate(subject, ["a red", "a blue", "a green"], 2.0, budget=3, repeats=1) for _ in range(2)]
+    assert found[0].schedule.digest() == found[1].schedule.digest()
+    assert found[0].expected == found[1].expected == 10.0 / pace().seconds(2)
