@@ -155,6 +155,8 @@ def averaged(path: Path, module: nn.Module) -> tuple[int, Average]:
 def replace_model(pipe: Any, folder: Path) -> None:
     """Write the pipeline in the place of a model folder, in one swap; the folder's README stays."""
     fresh, old = folder.with_name(".model.new"), folder.with_name(".model.old")
+    # A component that was loaded knows from where: that is nobody else's business.
+    pipe.vae.register_to_config(_name_or_path="")
     shutil.rmtree(fresh, ignore_errors=True)
     pipe.save_pretrained(fresh, max_shard_size="8MB")
     for file in fresh.rglob("*.safetensors"):
