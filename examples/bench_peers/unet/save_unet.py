@@ -20,7 +20,6 @@ def main() -> None:
     # transformers would load a halved text encoder as it is; diffusers' parts become float32 again.
     pipe.unet.half()
     pipe.vae.half()
-    pipe.vae.register_to_config(_name_or_path="dcache/demo/model/vae")  # not its place on this machine
     replace_model(pipe, args.model)
     size = sum(file.stat().st_size for file in args.model.rglob("*"))
     print(f"step {step}: {size / 1e6:.1f} MB in {args.model}")
