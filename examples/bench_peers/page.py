@@ -154,12 +154,12 @@ def draw(path: Path, found: Sequence[dict[str, Any]]) -> Path:
 
 
 def panel(axes: Any, one: dict[str, Any]) -> None:
-    """Every setting of the first round as a faint point, the best of the second as a line."""
+    """Every setting of the second round as a faint point, the best of each library as a line."""
     best = front(one["methods"], slack=1.0)
     for library in libraries(one):
         colour, marker = COLOURS[library], MARKERS[library]
         style = {"color": colour, "markersize": 4.5, "markeredgewidth": 0}
-        axes.plot(*points(one["first_round"], library), marker, alpha=0.25, **style)
+        axes.plot(*points(one["methods"], library), marker, alpha=0.25, **style)
         axes.plot(*points(best, library), f"-{marker}", linewidth=1.2, **style)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
