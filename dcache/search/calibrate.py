@@ -116,9 +116,9 @@ def calibrate(
         )
     tell("timing")
     base = _observed(subject, prompts[0], seed)
-    pace = _pace(subject, base, prompts[:1], seed, repeats)
-    computes = pace.computes(speedup)
     cut = max(1, len(prompts) // 3)
+    pace = _pace(subject, base, prompts[:cut], seed, repeats)
+    computes = pace.computes(speedup)
     tell("uncached pictures")
     fitting = Renderer(subject, prompts[cut:], seed + cut)
     checking = Renderer(subject, prompts[:cut], seed)
@@ -191,12 +191,13 @@ def _at(base: Schedule, anchors: Anchors) -> Schedule:
 
 
 def _pace(subject: Subject, base: Schedule, prompts: Sequence[str], seed: int, repeats: int) -> Pace:
-    """Time both ends in turns, after a call of each to warm up."""
+    """Time both ends in turns, on a batch of these prompts, after a call of each to warm up."""
     fewest = Choice("one", "one", method=with_slopes(_at(base, (0,)), {}))
+    seeds = [seed + i for i in range(len(prompts))]
     taken: dict[str, list[float]] = {UNCACHED.spec: [], fewest.spec: []}
     for turn in range(repeats + 1):
         for one in (UNCACHED, fewest):
-            seconds = one_call(subject, one, prompts, [seed]).cost.seconds
+            seconds = one_call(subject, one, prompts, seeds).cost.seconds
             if turn:
                 taken[one.spec].append(seconds)
     return Pace(base.steps, statistics.median(taken[UNCACHED.spec]), statistics.median(taken[fewest.spec]))
