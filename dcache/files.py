@@ -11,6 +11,9 @@ from typing import Any
 
 from dcache.errors import DcacheError
 
+# How the names of temporary files begin; no other file's does.
+TEMPORARY = ".dcache-"
+
 
 def write(path: Path, save: Callable[[Path], object]) -> Path:
     """Let `save` write to a temporary file beside `path`, then put it in its place in one move.
@@ -19,7 +22,9 @@ def write(path: Path, save: Callable[[Path], object]) -> Path:
         DcacheError: the place cannot be written to, or the disk is full; what stood there is untouched.
     """
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f"{TEMPORARY}{path.stem}.", suffix=path.suffix
+        )
         os.close(handle)
         temporary = Path(name)
         try:

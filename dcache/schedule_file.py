@@ -6,11 +6,11 @@ import hashlib
 import json
 import math
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dcache import files
 from dcache.errors import DcacheError
 from dcache.method import Method
 from dcache.predictors import make
@@ -31,15 +31,7 @@ def write(schedule: Schedule, path: str | os.PathLike[str]) -> Path:
         text = json.dumps(content, indent=1) + "\n"
     except (TypeError, ValueError) as error:
         raise DcacheError(f"the schedule cannot be written as JSON: {error}") from None
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(target)
-    except OSError as error:
-        raise DcacheError(f"cannot write the schedule {path}: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
+    return files.write(target, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read(path: str | os.PathLike[str]) -> Schedule:

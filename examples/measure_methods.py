@@ -106,9 +106,7 @@ def measured(repeats: int, captions: int, only: set[str]) -> dict[str, Any]:
         subject = load("demo", guidance=guidance, device="cpu")
         refused = {key: refusal(subject, texts[0], one) for key, one in choices.items()}
         fitting = {key: one for key, one in choices.items() if not refused[key]}
-        done = bench(
-            subject, list(fitting.values()), texts, repeats=repeats, count_flops=False, tell=tell
-        )
+        done = bench(subject, list(fitting.values()), texts, repeats=repeats, count_flops=False, tell=tell)
         seconds[mode] = done.uncached.median
         for key, why in refused.items():
             if why:

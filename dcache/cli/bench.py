@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
     from dcache.eval.bench import Bench
-    from dcache.eval.contest import Contestant
 
 METHODS = (
     "default;interval:interval=3;newton:interval=4;taylorseer:interval=4,lite=true;fbcache:threshold=0.1"
@@ -119,20 +116,12 @@ def prompts_of(arguments: argparse.Namespace) -> list[str]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print the table, write the files."""
-    from dcache.eval.specs import parse
-    from dcache.eval.subject import coefficients
-
-    return compare(parse(arguments.methods, coefficients(arguments.pipeline)), arguments)
-
-
-def compare(
-    contestants: Sequence[Contestant], arguments: argparse.Namespace, packages: Sequence[str] = ()
-) -> int:
-    """Load the pipeline, measure these contestants, print the table, write the files."""
     from dcache.eval.bench import bench
     from dcache.eval.bench_files import write_bench
-    from dcache.eval.subject import load
+    from dcache.eval.specs import parse
+    from dcache.eval.subject import coefficients, load
 
+    contestants = parse(arguments.methods, coefficients(arguments.pipeline))
     prompts, options = prompts_of(arguments), pipeline_options(arguments)
     make_folder(arguments.out)
     with rounds(len(contestants) + 1, arguments.repeats) as tell:
@@ -144,7 +133,6 @@ def compare(
             repeats=arguments.repeats,
             count_flops=not arguments.no_flops,
             tell=tell,
-            packages=packages,
         )
     report(done)
     print(
@@ -171,7 +159,7 @@ def report(done: Bench) -> None:
     )
     for note in [*notes(done.uncached, done.methods, done.rows), done.unrestored]:
         if note:
-            print(f"note: {note}", file=sys.stdout)
+            print(f"note: {note}")
 
 
 def _option(text: str) -> tuple[str, Any]:

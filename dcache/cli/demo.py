@@ -72,8 +72,9 @@ def demo(arguments: argparse.Namespace) -> int:
     done = report.bench
     print(_heading(report), table(done.uncached, done.rows, SHOWN, _judged(report)), sep="\n\n")
     print(_legend(settings.video))
-    for note in notes(done.uncached, done.methods, done.rows):
-        print(f"note: {note}")
+    for note in [*notes(done.uncached, done.methods, done.rows), done.unrestored]:
+        if note:
+            print(f"note: {note}")
     files = write_report(report)
     print(
         f"\nwrote {', '.join(map(str, files))} and {settings.out / 'schedules'} in {report.seconds:.0f} s\n"

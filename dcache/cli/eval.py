@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.methods,
             settings,
             out=arguments.out,
-            metrics=None if metrics is None else metrics.split(","),
+            metrics=None if metrics is None else [name.strip() for name in metrics.split(",")],
             metric_options=MetricOptions(
                 **{f.name: getattr(arguments, f.name) for f in fields(MetricOptions)}
             ),

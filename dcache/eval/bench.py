@@ -23,7 +23,8 @@ class Measured:
     """One contestant and its calls.
 
     Attributes:
-        inspected: the warm-up call; with FLOPs and bytes held if they were counted.
+        inspected: the warm-up call; with FLOPs and bytes held if they were counted, without its output but
+            for the uncached pipeline's.
         timed: the calls on the clock, without their outputs but for the last one's.
     """
 
@@ -52,9 +53,19 @@ class Measured:
         return statistics.median(self.seconds)
 
     @property
+    def spread(self) -> float:
+        """(slowest - fastest) / median of the timed calls."""
+        return (max(self.seconds) - min(self.seconds)) / self.median
+
+    @property
     def denoiser_median(self) -> float:
         """Median time inside the denoisers, in seconds."""
         return statistics.median(one.cost.denoiser_seconds for one in self.timed)
+
+    @property
+    def peak_memory(self) -> int | None:
+        """The largest of the timed calls, as `dcache.eval.watch.Cost` has it."""
+        return max((one.cost.peak_memory or 0 for one in self.timed), default=0) or None
 
     @property
     def warnings(self) -> list[str]:
@@ -127,10 +138,12 @@ def bench(
     moved, order = 0.0, random.Random(seed)
     for turn in range(1, repeats + 1):
         for measured in (uncached, *order.sample(methods, len(methods))):
-            if measured.timed:
-                measured.last.output = measured.last.output[:0]
+            if measured.last is not uncached.inspected:
+                # A copy: a view would keep all of it.
+                measured.last.output = measured.last.output[:0].copy()
             measured.timed.append(call(turn, measured.contestant))
-        moved = max(moved, float(np.abs(uncached.last.output - uncached.inspected.output).max()))
+        change = np.abs(uncached.last.output - uncached.inspected.output)
+        moved = max(moved, float(np.nan_to_num(change, nan=1.0).max()))
     rows = [row(measured, uncached) for measured in methods]
     return Bench(
         subject,

@@ -20,8 +20,9 @@ def write_bench(done: Bench, out: Path) -> list[Path]:
 
     make_folder(out)
     write_schedules(done, out)
+    of = "clip" if done.subject.kind == "video" else "picture"
     return [
-        draw_speed_fidelity(out / "speed-fidelity.png", done.rows),
+        draw_speed_fidelity(out / "speed-fidelity.png", done.rows, of),
         write_json(out / "results.json", results(done)),
     ]
 
@@ -58,7 +59,7 @@ def results(done: Bench) -> dict[str, Any]:
             "all_seconds": uncached.seconds,
             "flops": uncached.inspected.cost.flops,
             "denoiser_flops": uncached.inspected.cost.denoiser_flops,
-            "peak_memory": uncached.last.cost.peak_memory,
+            "peak_memory": uncached.peak_memory,
         },
         "methods": [_entry(one, its) for one, its in zip(done.methods, done.rows, strict=True)],
         "unrestored": done.unrestored,

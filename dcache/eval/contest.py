@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import dcache
@@ -43,8 +45,8 @@ class Contestant:
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that change with what it computes."""
-        return "0" * 12
+        """Twelve hexadecimal digits that change with what it computes: here with any field."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:12]
 
     @contextmanager
     def enabled(self, pipe: Any) -> Iterator[None]:
@@ -124,7 +126,8 @@ def one_call(
             the seconds of such a call are worth nothing.
 
     Raises:
-        DcacheError: the contestant cannot be used on this pipeline; the message names it.
+        DcacheError: the contestant cannot be used on this pipeline, or the GPU's memory is too small for so
+            many prompts; the message names it.
     """
     pipe = subject.pipe
     with warnings.catch_warnings(record=True) as caught:
@@ -140,5 +143,11 @@ def one_call(
                     cost.bytes_held = stats.bytes_held
         except DcacheError as error:
             raise DcacheError(f"{contestant.spec}: {error}") from error
+        except torch.cuda.OutOfMemoryError as error:
+            raise DcacheError(
+                f"{contestant.spec}: {len(prompts)} prompts in one call do not fit into the memory: "
+                f"{str(error).splitlines()[0]} Make smaller pictures or fewer at once: fewer --prompts in "
+                "dcache bench, a smaller --batch-size in dcache eval"
+            ) from error
     told = dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, DcacheWarning))
     return Outcome(output, cost, stats, trace, list(told))

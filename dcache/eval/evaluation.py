@@ -177,13 +177,14 @@ def _job(
     texts = _texts(prompts)
     contestants = parse(methods, coefficients(name)) if isinstance(methods, str) else methods
     if isinstance(pipeline, str):
-        dtype, device = placed(settings.dtype, own_device(settings.device))
+        settings = replace(settings, device=own_device(settings.device))
+        dtype, device = placed(settings.dtype, settings.device)
     else:
         dtype, device = str(pipeline.dtype).removeprefix("torch."), str(pipeline.device)
     asked = _given(name, texts, settings) | replace(settings, dtype=dtype, device=device).content()
     if (folder / FILE).exists():
         Manifest.read(folder).refuse_other(asked, folder)
-    subject = load(pipeline, **settings.call() | {"device": own_device(settings.device)})
+    subject = load(pipeline, **settings.call())
     for one in contestants:
         try_on(subject, one)
     return _Job(subject, contestants, texts, asked)

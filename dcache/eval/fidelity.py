@@ -5,6 +5,9 @@ Pictures are (N, H, W, 3), clips (N, F, H, W, 3); figures of a clip are means ov
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,10 +39,12 @@ def to_uint8(pictures: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def psnr(pictures: NDArray[np.uint8], reference: NDArray[np.uint8]) -> list[float]:
     """PSNR of each picture in dB, capped at 100; of a clip the mean over its frames."""
-    error = ((pictures.astype(np.float64) - reference) ** 2).mean(axis=(-3, -2, -1))
-    with np.errstate(divide="ignore"):
-        decibels = np.minimum(10 * np.log10(255**2 / error), CAP)
-    return [float(value) for value in decibels.reshape(len(pictures), -1).mean(axis=1)]
+
+    def decibels(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+        error = float(((one.astype(np.float64) - other) ** 2).mean())
+        return min(10 * math.log10(255**2 / error), CAP) if error else CAP
+
+    return _each(decibels, pictures, reference)
 
 
 def ssim(pictures: NDArray[np.uint8], reference: NDArray[np.uint8]) -> list[float]:
@@ -47,11 +52,11 @@ def ssim(pictures: NDArray[np.uint8], reference: NDArray[np.uint8]) -> list[floa
     import torch
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    both = (p.reshape(-1, *p.shape[-3:]) for p in (pictures, reference))
-    first, second = (torch.from_numpy(p).permute(0, 3, 1, 2).float() for p in both)
-    each = structural_similarity_index_measure(first, second, data_range=255.0, reduction="none")
-    values = torch.as_tensor(each).reshape(len(pictures), -1).mean(dim=1)
-    return [float(value) for value in values]
+    def similarity(*both: NDArray[np.uint8]) -> float:
+        first, second = (torch.from_numpy(p[None]).permute(0, 3, 1, 2).float() for p in both)
+        return float(structural_similarity_index_measure(first, second, data_range=255.0))  # type: ignore[arg-type]
+
+    return _each(similarity, pictures, reference)
 
 
 def flicker(clips: NDArray[np.uint8], reference: NDArray[np.uint8]) -> list[float]:
@@ -69,3 +74,14 @@ def flicker(clips: NDArray[np.uint8], reference: NDArray[np.uint8]) -> list[floa
     """
     error = clips.astype(np.int16) - reference
     return [float(value) for value in np.abs(np.diff(error, axis=1)).mean(axis=(1, 2, 3, 4))]
+
+
+def _each(
+    measure: Callable[[NDArray[np.uint8], NDArray[np.uint8]], float],
+    pictures: NDArray[np.uint8],
+    reference: NDArray[np.uint8],
+) -> list[float]:
+    """Measure picture by picture, since SSIM keeps ten maps of each; of a clip the mean over its frames."""
+    pairs = zip(*(p.reshape(-1, *p.shape[-3:]) for p in (pictures, reference)), strict=True)
+    values = np.array([measure(one, other) for one, other in pairs])
+    return [float(value) for value in values.reshape(len(pictures), -1).mean(axis=1)]

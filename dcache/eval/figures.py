@@ -65,7 +65,7 @@ def draw_speed_fidelity(path: Path, rows: Sequence[Row], of: str = "picture") ->
     axes.set_xlabel("speedup of the whole pipeline call (×)", color=INK)
     axes.set_ylabel(f"PSNR to the uncached {of} (dB)", color=INK)
     axes.set_title(
-        "Faster to the right, closer to the uncached picture upwards", size=10, color=GREY, loc="left"
+        f"Faster to the right, closer to the uncached {of} upwards", size=10, color=GREY, loc="left"
     )
     points = [(float(x), float(y)) for _, x, y in shown]
     front = sorted(p for p in points if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dcache.errors import DcacheError
-from dcache.files import make_folder
+from dcache.files import TEMPORARY, make_folder
 
 LOCK = ".lock"
-# The temporary files of `dcache.files.write` and of `Schedule.save`.
-LEFTOVER = re.compile(r"\..+\.([a-z0-9_]{8}(\.\w+)?|[0-9a-f]{32})")
 
 
 @contextmanager
@@ -32,9 +29,8 @@ def alone(folder: Path) -> Iterator[None]:
             raise DcacheError(
                 f"another run is writing to {folder}: wait until it is done, or give another folder (--out)"
             )
-        for path in folder.rglob(".*"):
-            if LEFTOVER.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        for path in folder.rglob(f"{TEMPORARY}*"):
+            path.unlink(missing_ok=True)
         yield
 
 
@@ -48,4 +44,7 @@ def _lock(handle: int) -> bool:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:
+        # Nor do some network file systems.
+        return True
     return True

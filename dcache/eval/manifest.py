@@ -16,8 +16,8 @@ from dcache.eval.settings import differences
 from dcache.files import write_json
 
 FORMAT, FILE = ("dcache.eval", 1), "run.json"
-# What seconds depend on.
-HARDWARE = ("processor", "gpus", "threads")
+# What seconds and the last bits of pictures depend on, of machine and versions.
+DECISIVE = ("processor", "gpus", "threads", "torch", "diffusers", "transformers", "dcache")
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,11 @@ class Manifest:
             return Manifest(dict(asked), dict(pipeline), list(prompts))
         found = Manifest.read(folder)
         found.refuse_other(asked, folder)
-        now = machine()
-        other = {name: now.get(name) for name in HARDWARE if now.get(name) != found.machine.get(name)}
+        now, then = machine() | versions(), found.machine | found.versions
+        other = {name: now.get(name) for name in DECISIVE if now.get(name) != then.get(name)}
         if other:
             what = ", ".join(f"{name} {value}" for name, value in other.items())
-            note = f"continued with {what}: the seconds are not all of one kind"
+            note = f"continued with {what}: pictures and seconds are not all of one kind"
             found.notes += [note] if note not in found.notes else []
         return found
 

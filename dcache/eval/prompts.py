@@ -12,6 +12,7 @@ import csv
 import hashlib
 import importlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def read(source: str, column: str = COLUMN) -> list[str]:
         return _named(name, count)
     if path.suffix.lower() in READERS:
         return _from_file(path, column)
-    if len(source.split()) > 1 and not path.exists():
+    # Not Path.exists: it fails on a prompt that is too long for a file's name.
+    if len(source.split()) > 1 and not os.path.exists(source):  # noqa: PTH110
         return [source.strip()]
     raise DcacheError(
         f"no prompts in {source!r}: expected a file ending in {', '.join(READERS)}, a named set "

@@ -69,14 +69,14 @@ def row(one: Measured, uncached: Measured) -> Row:
         computed=one.last.computed,
         seconds=one.median,
         denoiser_seconds=denoiser,
-        spread=(max(one.seconds) - min(one.seconds)) / one.median,
+        spread=one.spread,
         speedup=None if problem else uncached.median / one.median,
         denoiser_speedup=None if problem or not denoiser else uncached.denoiser_median / denoiser,
         flops=None if own is None or not whole else own / whole,
         psnr=None if problem else psnr(pictures, reference),
         ssim=None if problem else ssim(pictures, reference),
         held=one.last.cost.bytes_held if one.last.stats else one.inspected.cost.bytes_held,
-        peak_memory=max((o.cost.peak_memory or 0 for o in one.timed), default=0) or None,
+        peak_memory=one.peak_memory,
         broken=problem,
     )
 
@@ -97,12 +97,13 @@ def columns(uncached: Measured, rows: Sequence[Row]) -> list[Column]:
         Column("computed", lambda r: _share(r.computed), lambda _: "100 %"),
         Column("FLOPs", lambda r: _share(r.flops), lambda _: "100 %"),
         Column("seconds", lambda r: f"{r.seconds:.2f}", lambda m: f"{m.median:.2f}"),
+        Column("spread", lambda r: _share(r.spread), lambda m: _share(m.spread)),
         Column("speedup", lambda r: _times(r.speedup), lambda _: "1.00x", lambda r: r.speedup),
         Column("denoiser", lambda r: _times(r.denoiser_speedup), lambda _: "1.00x"),
         Column("PSNR dB", lambda r: _number(r.mean_psnr, 1), best=lambda r: r.mean_psnr),
         Column("SSIM", lambda r: _number(r.mean_ssim, 3), best=lambda r: r.mean_ssim),
         Column("held", lambda r: size(r.held), best=lambda r: -r.held if r.held and not r.broken else None),
-        Column("peak", lambda r: size(r.peak_memory), lambda m: size(m.last.cost.peak_memory)),
+        Column("peak", lambda r: size(r.peak_memory), lambda m: size(m.peak_memory)),
     ]
     unknown = {
         "computed": all(r.computed is None for r in rows),

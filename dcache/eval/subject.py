@@ -31,13 +31,11 @@ class Subject:
         pipe: a diffusers pipeline.
         name: what to call it in reports.
         options: keyword arguments of every call beside prompts and seeds.
-        coefficients: a file with the measured numbers of this model that some presets need, or None.
     """
 
     pipe: Any
     name: str
     options: dict[str, Any] = field(default_factory=dict)
-    coefficients: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse an option that the pipeline's call does not take.
@@ -178,7 +176,7 @@ def load(  # noqa: PLR0913
         shipped = importlib.import_module(SHIPPED[name])
         # The shipped weights are loaded as float32, and only then cast.
         pipe = shipped.load_pipeline(device, None if kind is torch.float32 else kind)
-        return Subject(pipe, name, shipped.call_options() | given, coefficients(name))
+        return Subject(pipe, name, shipped.call_options() | given)
     return Subject(_loaded(name, kind).to(device), name, given)
 
 

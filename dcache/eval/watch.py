@@ -1,8 +1,8 @@
 """What one call of a pipeline costs, seen from outside whatever caching is on.
 
 Seconds of the whole call and inside the denoisers, FLOPs by torch's own counter, bytes that a cache holds,
-peak memory. On a GPU the denoisers' seconds are those between two events on its stream, and the call's are
-waited for; nothing waits inside the call.
+peak memory. On a CUDA GPU the denoisers' seconds are those between two events on its stream, and the call's
+are waited for; nothing waits inside the call. On Apple's GPU every call of a denoiser is waited for.
 """
 
 from __future__ import annotations
@@ -109,18 +109,18 @@ class _Clock:
         if self.device.type == "cuda":
             pair = (torch.cuda.Event(True), torch.cuda.Event(True))  # type: ignore[no-untyped-call]
             self.events.append(pair)
-            self.events[-1][0].record()
+            pair[0].record(torch.cuda.current_stream(self.device))
         else:
-            self.began = perf_counter()
+            self.began = _now(self.device)
 
     def end(self) -> None:
         self.depth -= 1
         if self.depth:
             return
         if self.device.type == "cuda":
-            self.events[-1][1].record()
+            self.events[-1][1].record(torch.cuda.current_stream(self.device))
         else:
-            self.cost.denoiser_seconds += perf_counter() - self.began
+            self.cost.denoiser_seconds += _now(self.device) - self.began
         if self.counter:
             spent = self.counter.get_total_flops() - self.flops
             self.cost.denoiser_flops = (self.cost.denoiser_flops or 0) + spent
@@ -164,8 +164,15 @@ def _device(modules: list[nn.Module]) -> torch.device:
     found = (p.device for m in modules for p in m.parameters())
     # Offloaded parameters wait on the CPU or nowhere: where there is a GPU, it is what works.
     device = next(found, torch.device("cpu"))
-    offloaded = torch.cuda.is_available() and any(hasattr(m, "_hf_hook") for m in modules)
+    offloaded = torch.cuda.is_available() and any(_offloaded(m) for m in modules)
     return torch.device("cuda") if offloaded else device
+
+
+def _offloaded(module: nn.Module) -> bool:
+    """Whether accelerate's hooks or diffusers' group offloading move it about."""
+    registries = (getattr(part, "_diffusers_hook", None) for part in module.modules())
+    grouped = any(one is not None and one.get_hook("group_offloading") for one in registries)
+    return grouped or hasattr(module, "_hf_hook")
 
 
 def _now(device: torch.device) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import dcache
@@ -66,6 +67,11 @@ def test_contestants_take_turns_after_a_warm_up(subject: Subject) -> None:
         assert 0 < one.inspected.cost.denoiser_flops < one.inspected.cost.flops
         assert all(call.cost.flops is None for call in one.timed)
         assert len(one.last.output) == 1
+        dropped = [
+            call.output for call in (one.inspected, *one.timed[:-1]) if call is not done.uncached.inspected
+        ]
+        assert [(len(output), output.base) for output in dropped] == [(0, None)] * len(dropped)
+    assert len(done.uncached.inspected.output) == 1
 
 
 def test_somebody_elses_cache_is_measured_alike(subject: Subject) -> None:
@@ -79,6 +85,33 @@ def test_a_contestant_that_leaves_the_pipeline_changed_is_told() -> None:
     careless = load("demo", steps=2, device="cpu")
     done = bench(careless, [Careless("careless", "careless")], [CAPTION], repeats=1)
     assert "did not leave it as it was" in done.unrestored
+
+
+class Ruinous(Contestant):
+    """Leaves a model that makes NaN."""
+
+    @contextmanager
+    def enabled(self, pipe: Any) -> Iterator[None]:
+        yield
+        pipe.transformer.proj_out.bias.data *= np.nan
+
+
+def test_a_pipeline_that_makes_nan_afterwards_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    ruined = load("demo", steps=2, device="cpu")
+    monkeypatch.setattr("dcache.eval.bench.try_on", lambda *_: None)
+    done = bench(ruined, [Ruinous("ruinous", "ruinous")], [CAPTION], repeats=1)
+    assert "did not leave it as it was" in done.unrestored
+
+
+def test_too_large_a_batch_is_told(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(subject.pipe.vae, "decode", full)
+    with pytest.raises(
+        DcacheError, match="uncached: 1 prompts in one call do not fit into the memory: CUDA out"
+    ):
+        one_call(subject, UNCACHED, [CAPTION], [0])
 
 
 def test_what_cannot_be_used_is_refused_before_anything_runs(subject: Subject) -> None:

@@ -100,12 +100,15 @@ def test_a_reader_is_told_what_was_timed_apart(
     evaluate("painter", PROMPTS, [RED], SETTINGS, out=tmp_path, stages=["generate"])
     for path in (tmp_path / "calls").rglob("*.json"):
         path.write_text(path.read_text().replace('"run": "2', '"run": "1'))
-    there = json.loads((tmp_path / FILE).read_text())["machine"]
-    monkeypatch.setattr("dcache.eval.manifest.machine", lambda: there | {"threads": 77})
+    begun = json.loads((tmp_path / FILE).read_text())
+    monkeypatch.setattr("dcache.eval.manifest.machine", lambda: begun["machine"] | {"threads": 77})
+    monkeypatch.setattr("dcache.eval.manifest.versions", lambda: begun["versions"] | {"dcache": "9.9"})
     evaluate("painter", PROMPTS, [BLUE], SETTINGS, out=tmp_path, **PSNR)
     notes = json.loads((tmp_path / "report.json").read_text())["notes"]
     assert [note["about"] for note in notes if "another run than the uncached" in note["text"]] == ["blue"]
-    assert [note["about"] for note in notes if "continued with threads 77" in note["text"]] == [""]
+    assert [note["about"] for note in notes if "continued with threads 77, dcache 9.9" in note["text"]] == [
+        ""
+    ]
 
 
 def test_a_method_that_was_interrupted_is_left_out_and_named(painter: Painter, tmp_path: Path) -> None:
@@ -193,6 +196,16 @@ def test_a_pipeline_in_hand_is_evaluated_and_left_as_it_was(tmp_path: Path) -> N
     assert result.store.schedule(interval) is not None
     with pytest.raises(DcacheError, match="keeps its dtype and device"):
         evaluate(pipe, ["a"], settings=replace(settings, device="cpu"), out=tmp_path / "other")
+
+
+def test_a_pipeline_in_hand_stays_where_it_is_also_in_one_of_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "own_device", lambda _: "cuda:1")
+    pipe = load("demo", device="cpu").pipe
+    job = evaluation._job(pipe, ["a star"], "interval", Settings(), tmp_path)
+    assert job.subject.pipe is pipe
+    assert job.settings["device"] == "cpu"
 
 
 def test_metrics_that_need_no_download_are_usual() -> None:

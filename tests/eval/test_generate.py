@@ -18,7 +18,7 @@ import torch
 import dcache
 from dcache.errors import DcacheError
 from dcache.eval.contest import UNCACHED
-from dcache.eval.folder import LEFTOVER, alone
+from dcache.eval.folder import LOCK, alone
 from dcache.eval.generate import generate
 from dcache.eval.specs import parse
 from dcache.eval.store import Store
@@ -133,7 +133,7 @@ def test_killed_at_any_write_it_loses_at_most_the_batch_in_flight(
         assert contents(folder) == whole
         assert {path: path.stat().st_mtime_ns for path in there} == there
         assert all(store.complete(entry) for entry in store.methods)
-        assert not [path for path in folder.rglob(".*") if LEFTOVER.fullmatch(path.name)]
+        assert [path.name for path in folder.rglob(".*")] == [LOCK]
 
 
 def test_killed_again_and_again_at_random_it_comes_to_an_end(tmp_path: Path, whole: dict[str, bytes]) -> None:

@@ -31,6 +31,11 @@ def test_every_kind_of_file_gives_its_prompts_in_order(name: str, content: str, 
     assert read(written(tmp_path / name, content)) == ["a red fox", "ein Füchslein, rot"]
 
 
+def test_a_prompt_may_be_longer_than_the_name_of_a_file() -> None:
+    long = "a red fox " * 500
+    assert read(long) == [long.strip()]
+
+
 def test_another_column_can_be_named(tmp_path: Path) -> None:
     assert read(written(tmp_path / "a.csv", "id,caption\n1,a fox\n"), "caption") == ["a fox"]
     assert read(written(tmp_path / "a.jsonl", '{"text": "a fox"}'), "text") == ["a fox"]

@@ -60,7 +60,7 @@ def test_it_opens_as_it_was_written(store: Store) -> None:
     assert again.manifest == store.manifest
     assert again.items == store.items
     assert [(e.folder, e.label, e.digest) for e in again.methods] == [
-        ("uncached", "uncached", "0" * 12),
+        ("uncached", "uncached", UNCACHED.digest),
         ("red-00000000", "red", "000000000001"),
     ]
     assert again.settings["steps"] == 3
@@ -163,8 +163,9 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
 def test_leftovers_of_a_killed_run_are_swept_and_nothing_else(tmp_path: Path) -> None:
     folder = tmp_path / "images" / "uncached"
     folder.mkdir(parents=True)
-    kept = [folder / ".gitignore", folder / ".DS_Store", folder / "a.png", tmp_path / ".a.png"]
-    swept = [folder / ".5f2a-7.ab_12xyz.png", folder / ".a.0123456789abcdef0123456789abcdef"]
+    # Somebody's own files too, where the folder is one that they work in.
+    kept = [folder / ".DS_Store", folder / "a.png", tmp_path / ".env.template", tmp_path / ".a.ab_12xyz.png"]
+    swept = [folder / ".dcache-5f2a-7.ab_12xyz.png", tmp_path / ".dcache-run.ab_12xyz.json"]
     for path in kept + swept:
         path.touch()
     with alone(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from dcache.demo.pipeline import MODEL_PATH, call_options
+from dcache.demo.pipeline import COEFFICIENTS, MODEL_PATH, call_options
 from dcache.errors import DcacheError
 from dcache.eval.subject import Subject, coefficients, load
 
@@ -20,7 +20,7 @@ def test_the_demo_is_called_as_its_own_module_says() -> None:
     assert made.dtype == np.float32
     assert np.array_equal(made, subject.pipe(captions, generator=noise, **options).images)
     assert subject.denoisers == [subject.pipe.transformer]
-    assert subject.coefficients == coefficients("demo")
+    assert coefficients("demo") == COEFFICIENTS
     assert coefficients("somebody/else") is None
 
 

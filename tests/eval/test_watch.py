@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import dcache
-from dcache.eval.watch import counting, watched
+from dcache.eval.watch import _device, counting, watched
 from dcache.session import session_of
 
 
@@ -111,6 +111,17 @@ def test_the_most_that_was_held_counts() -> None:
         for t in (3.0, 2.0, 1.0):
             module(torch.zeros(1), timestep=t)
     assert cost.bytes_held == 9
+
+
+def test_a_model_that_is_offloaded_works_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers.hooks import apply_group_offloading
+
+    plain, grouped, hooked = Attention(), nn.Sequential(Attention()), Attention()
+    where = {"onload_device": torch.device("cpu"), "offload_device": torch.device("cpu")}
+    apply_group_offloading(grouped, **where, offload_type="leaf_level")
+    hooked._hf_hook = object()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [_device([m]).type for m in (plain, grouped, hooked)] == ["cpu", "cuda", "cuda"]
 
 
 def test_peak_memory_sees_what_was_allocated_for_a_while() -> None:

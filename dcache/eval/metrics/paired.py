@@ -37,12 +37,11 @@ def _formula(measure: Callable[[Pixels, Pixels], list[float]]) -> Callable[[Batc
 
 
 def _psnr(_: MetricOptions) -> Reader:
-    return Reader(identity("psnr"), framewise(_formula(psnr), 1))
+    return Reader(identity("psnr"), _formula(psnr))
 
 
 def _ssim(_: MetricOptions) -> Reader:
-    # One at a time: torchmetrics keeps ten maps of a picture in float64.
-    return Reader(identity("ssim"), framewise(_formula(ssim), 1))
+    return Reader(identity("ssim"), _formula(ssim))
 
 
 def _flicker(_: MetricOptions) -> Reader:

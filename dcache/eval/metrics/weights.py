@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,7 +69,11 @@ def hub_with(name: str, path: Path) -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Path(folder, "checkpoints")
         checkpoints.mkdir()
-        (checkpoints / name).symlink_to(path.resolve())
+        try:
+            (checkpoints / name).symlink_to(path.resolve())
+        except OSError:
+            # Windows lets only some users make links.
+            shutil.copyfile(path, checkpoints / name)
         torch.hub.set_dir(folder)
         try:
             yield
