@@ -94,7 +94,8 @@ def _legend(clips: bool) -> str:
     if not clips:
         return (
             "* best of its column; PSNR, SSIM and frechet-shapes are to the uncached pictures; clip-shapes\n"
-            "  and frechet-shapes (lower is better) are the demo's own stand-ins for CLIP score and FID"
+            "  and frechet-shapes (lower is better) are the demo's own stand-ins for CLIP score and FID;\n"
+            "  of so few pictures the latter only compares rows"
         )
     return (
         "* best of its column; PSNR and SSIM are to the uncached clips, means over all frames;\n"

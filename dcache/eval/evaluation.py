@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,7 +99,7 @@ def evaluate(  # noqa: PLR0913
         if "generate" in stages:
             job = team.together(lambda: _job(pipeline, prompts, methods, settings, folder))
             if "score" in stages:
-                names = metrics or usual_metrics(job.subject.name, job.subject.kind)
+                names = metrics or usual_metrics(job.subject.name, job.subject.kind, resized(job.settings))
                 team.in_turn(lambda: check(names, options, job.subject.kind))
             team.together(hold)
             store = team.in_turn(lambda: job.begin(folder))
@@ -116,7 +116,9 @@ def evaluate(  # noqa: PLR0913
             team.together(hold)
         done = store.finished()
         if "score" in stages:
-            names = metrics or usual_metrics(done.settings["pipeline"], done.manifest.pipeline["kind"])
+            names = metrics or usual_metrics(
+                done.settings["pipeline"], done.manifest.pipeline["kind"], resized(done.settings)
+            )
             scores = team.together(lambda: score(done, names, options, tell, team.place, team.together))
         else:
             scores = _scores(folder) if "report" in stages else None
@@ -125,15 +127,21 @@ def evaluate(  # noqa: PLR0913
     return Result(done, scores, files, [one.label for one in store.methods if one not in done.methods])
 
 
-def usual_metrics(pipeline: str, kind: str) -> list[str]:
+def usual_metrics(pipeline: str, kind: str, other_size: bool = False) -> list[str]:
     """The metrics that need no download.
 
     Args:
         pipeline: its name; the shipped ones have judges of their own.
         kind: "image" or "video".
+        other_size: whether a size was asked for: the demo's judges know one only.
     """
-    judges = ["clip-shapes", "frechet-shapes"] if pipeline == "demo" else []
+    judges = ["clip-shapes", "frechet-shapes"] if pipeline == "demo" and not other_size else []
     return ["psnr", "ssim", *(["flicker"] if kind == "video" else []), *judges]
+
+
+def resized(settings: Mapping[str, Any]) -> bool:
+    """Whether a folder's settings ask for a size of their own."""
+    return any(settings.get(name) is not None for name in ("height", "width"))
 
 
 @dataclass(frozen=True)
@@ -154,6 +162,7 @@ class _Job:
             "kind": self.subject.kind,
             "steps": self.subject.steps,
             "guidance": self.subject.guidance,
+            "digest": self.subject.digest,
         }
         manifest = Manifest.of(folder, self.settings, about, self.prompts)
         manifest.add(self.contestants)

@@ -15,20 +15,27 @@ CAP = 100.0
 CLIP = 5
 
 
-def broken(pictures: NDArray[np.float32]) -> str | None:
-    """Say what is wrong with pictures or clips in [0, 1], or None."""
+def broken(pictures: NDArray[np.float32], beside: NDArray[np.uint8] | None = None) -> str | None:
+    """Say what is wrong with pictures or clips in [0, 1], or None.
+
+    Args:
+        pictures: any of them with NaN or infinity is broken.
+        beside: the uncached ones: a picture that is constant where its uncached one is not is broken too.
+            Without them only a set in which every picture is constant is: one black picture may be what a
+            safety checker left.
+    """
     count, what = len(pictures), "clips" if pictures.ndim == CLIP else "pictures"
     unreal = sum(not np.isfinite(p).all() for p in pictures)
     if unreal:
         return f"{unreal} of {count} {what} contain NaN or infinity"
-    return constant(to_uint8(pictures))
-
-
-def constant(pictures: NDArray[np.uint8]) -> str | None:
-    """Say how many pictures or clips have one value everywhere, or None."""
-    count, what = len(pictures), "clips" if pictures.ndim == CLIP else "pictures"
-    found = sum(int(p.max() == p.min()) for p in pictures)
+    own = [_constant(p) for p in to_uint8(pictures)]
+    expected = [_constant(p) for p in beside] if beside is not None else [not all(own)] * count
+    found = sum(here and not there for here, there in zip(own, expected, strict=True))
     return f"{found} of {count} {what} are constant" if found else None
+
+
+def _constant(picture: NDArray[np.uint8]) -> bool:
+    return bool(picture.max() == picture.min())
 
 
 def to_uint8(pictures: NDArray[np.float32]) -> NDArray[np.uint8]:

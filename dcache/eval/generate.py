@@ -59,7 +59,9 @@ def generate(
             inspected = one_call(subject, one, prompts, seeds, count_flops=True)
             sizes.add(len(items))
         outcome = one_call(subject, one, prompts, seeds)
-        record = _record(outcome, inspected, warm=len(items) in sizes) | {"run": began}
+        beside = None if one is UNCACHED else store.pictures(store.methods[0], items)
+        record = _record(outcome, inspected, warm=len(items) in sizes)
+        record |= {"broken": broken(outcome.output, beside), "run": began}
         store.keep(entry, batch, to_uint8(outcome.output), record, outcome.trace)
         sizes.add(len(items))
         made += 1
@@ -86,5 +88,4 @@ def _record(outcome: Outcome, inspected: Outcome | None, warm: bool) -> dict[str
         "computed": outcome.computed,
         "warm": warm,
         "warnings": outcome.warnings,
-        "broken": broken(outcome.output),
     }

@@ -57,7 +57,8 @@ class Manifest:
 
     Attributes:
         settings: what they are made with: name of the pipeline, digest of the prompts, `Settings.content`.
-        pipeline: name, class, kind ("image" or "video"), and the steps and guidance that it runs with.
+        pipeline: name, class, kind ("image" or "video"), digest of its components, and the steps and guidance
+            that it runs with.
         prompts: in order.
         methods: the uncached pipeline, then the methods in the order in which they were asked for.
         machine, versions: where and with what the folder was begun.
@@ -112,6 +113,13 @@ class Manifest:
             return Manifest(dict(asked), dict(pipeline), list(prompts))
         found = Manifest.read(folder)
         found.refuse_other(asked, folder)
+        here, given = (one.get("digest") for one in (found.pipeline, pipeline))
+        if here != given:
+            raise DcacheError(
+                f"{folder} holds pictures of another {pipeline.get('class')}: the digest of its components "
+                f"is {here}, of those asked for {given} (other weights, a LoRA, another sampler). Ask for "
+                "the same, or give another folder (--out)."
+            )
         now, then = machine() | versions(), found.machine | found.versions
         other = {name: now.get(name) for name in DECISIVE if now.get(name) != then.get(name)}
         if other:

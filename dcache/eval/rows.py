@@ -59,8 +59,8 @@ class Row:
 
 def row(one: Measured, uncached: Measured) -> Row:
     """Compare one method with the uncached pipeline."""
-    problem = broken(one.last.output)
     pictures, reference = to_uint8(one.last.output), to_uint8(uncached.last.output)
+    problem = broken(one.last.output, reference)
     denoiser = one.denoiser_median
     own, whole = one.inspected.cost.flops, uncached.inspected.cost.flops
     return Row(

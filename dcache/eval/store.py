@@ -102,6 +102,17 @@ class Store:
         there = (self.picture_path(entry, item).exists() for item in self.items)
         return len(self.calls(entry)) == len(self.batches) and all(there)
 
+    def broken(self, entry: Entry) -> str | None:
+        """What is wrong with a method's pictures, or None.
+
+        Of the uncached ones a whole batch may be constant (a safety checker leaves black pictures), but not
+        every batch.
+        """
+        said = [call["broken"] for call in self.calls(entry)]
+        if entry == self.methods[0] and not all(said):
+            said = [why for why in said if why and "NaN" in why]
+        return "; ".join(dict.fromkeys(why for why in said if why)) or None
+
     def sound(self, entry: Entry, batch: int) -> bool:
         """Whether a batch is done and its pictures are what was written."""
         record = self._record(entry, batch)

@@ -35,7 +35,7 @@ from dcache.errors import DcacheError  # noqa: E402
 from dcache.eval.bench import Bench, bench  # noqa: E402
 from dcache.eval.bench_files import results, write_schedules  # noqa: E402
 from dcache.eval.contest import UNCACHED, Contestant, one_call  # noqa: E402
-from dcache.eval.fidelity import broken  # noqa: E402
+from dcache.eval.fidelity import broken, to_uint8  # noqa: E402
 from dcache.eval.subject import Subject  # noqa: E402
 from dcache.files import make_folder, write_json  # noqa: E402
 
@@ -75,7 +75,7 @@ def why_not(subject: Subject, one: Contestant, prompt: str, plain: Any) -> str:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
     else:
-        reason = broken(outcome.output) or ""
+        reason = broken(outcome.output, to_uint8(plain.output)) or ""
     again = one_call(subject, UNCACHED, [prompt], [0])
     if not np.array_equal(again.output, plain.output):
         raise DcacheError(f"{one.spec}: it did not leave the pipeline as it was: the uncached output changed")

@@ -140,6 +140,15 @@ def test_other_settings_are_refused_before_anything_is_loaded(
     assert (tmp_path / FILE).read_bytes() == before
 
 
+def test_another_pipeline_of_the_same_name_is_refused(
+    painter: Painter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate("painter", PROMPTS, [RED], SETTINGS, out=tmp_path, stages=["generate"])
+    monkeypatch.setattr(Painter, "digest", "other")
+    with pytest.raises(DcacheError, match=r"holds pictures of another Pipe: .* of those asked for other"):
+        evaluate("painter", PROMPTS, [RED], SETTINGS, out=tmp_path, stages=["generate"])
+
+
 def test_later_stages_refuse_only_what_is_given_and_differs(painter: Painter, tmp_path: Path) -> None:
     evaluate("painter", PROMPTS, [RED], SETTINGS, out=tmp_path, stages=["generate"])
     evaluate(out=tmp_path, stages=["score"], **PSNR)
@@ -210,6 +219,7 @@ def test_a_pipeline_in_hand_stays_where_it_is_also_in_one_of_several_processes(
 
 def test_metrics_that_need_no_download_are_usual() -> None:
     assert usual_metrics("demo", "image") == ["psnr", "ssim", "clip-shapes", "frechet-shapes"]
+    assert usual_metrics("demo", "image", other_size=True) == ["psnr", "ssim"]
     assert usual_metrics("demo-video", "video") == ["psnr", "ssim", "flicker"]
     assert usual_metrics("somebody/else", "image") == ["psnr", "ssim"]
 

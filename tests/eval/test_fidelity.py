@@ -52,8 +52,9 @@ def test_flicker_is_how_much_the_error_moves() -> None:
 def test_broken_output_is_told(value: float, word: str, shape: tuple[int, ...]) -> None:
     good = np.random.default_rng(0).random(shape, np.float32)
     assert broken(good) is None
+    plain = to_uint8(good)
     good[1] = value
-    found = broken(good)
+    found = broken(good, plain)
     assert found is not None
     assert found.startswith("1 of 2 " + ("clips" if len(shape) == 5 else "pictures"))
     assert word in found
@@ -62,3 +63,12 @@ def test_broken_output_is_told(value: float, word: str, shape: tuple[int, ...]) 
 def test_pixels_are_rounded_as_pil_images_are() -> None:
     values = np.array([-1, 0, 0.0019, 0.002, 0.5, 1, 2, np.nan], np.float32)
     assert to_uint8(values).tolist() == [0, 0, 0, 1, 128, 255, 255, 0]
+
+
+def test_a_picture_that_is_constant_without_caching_too_is_not_broken() -> None:
+    pictures = np.random.default_rng(0).random((3, 8, 8, 3), np.float32)
+    pictures[1] = 0.0
+    assert broken(pictures) is None
+    assert broken(pictures, to_uint8(pictures)) is None
+    assert broken(np.zeros_like(pictures)) == "3 of 3 pictures are constant"
+    assert broken(np.zeros_like(pictures), to_uint8(pictures)) == "2 of 3 pictures are constant"

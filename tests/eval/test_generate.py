@@ -137,9 +137,10 @@ def test_killed_at_any_write_it_loses_at_most_the_batch_in_flight(
 
 
 def test_killed_again_and_again_at_random_it_comes_to_an_end(tmp_path: Path, whole: dict[str, bytes]) -> None:
-    draw, kills = random.Random(5), 0
-    while ended(tmp_path, lambda: None, draw.uniform(0.005, 0.04)) == signal.SIGKILL and kills < MOST_KILLS:
+    draw, kills, pause = random.Random(5), 0, 0.001
+    while ended(tmp_path, lambda: None, pause) == signal.SIGKILL and kills < MOST_KILLS:
         kills += 1
+        pause = draw.uniform(0.005, 0.04)
         assert contents(tmp_path).items() <= whole.items()
     assert contents(tmp_path) == whole
     assert 0 < kills < MOST_KILLS

@@ -49,3 +49,14 @@ def test_what_cannot_be_loaded_or_called_is_told(tmp_path: object) -> None:
         load(str(tmp_path))
     with pytest.raises(DcacheError, match="dtype must be one of"):
         load("demo", dtype="int3")
+
+
+def test_the_digest_is_of_the_components_and_not_of_the_object() -> None:
+    first, again = (load("demo", steps=2, device="cpu") for _ in range(2))
+    assert first.digest == again.digest
+    again.pipe.scheduler = again.pipe.scheduler.from_config(again.pipe.scheduler.config, solver_order=1)
+    assert first.digest != again.digest
+    before = first.digest
+    with torch.no_grad():
+        first.pipe.transformer.transformer_blocks[3].attn1.to_q.weight[0, 0] += 1
+    assert first.digest != before

@@ -50,7 +50,7 @@ class Batches:
         self._store, self._options = store, options
         calls = {entry.folder: store.calls(entry) for entry in store.methods}
         self._digests = {folder: _digests(its) for folder, its in calls.items()}
-        self.broken = {folder: why for folder, its in calls.items() if (why := _broken(its))}
+        self.broken = {entry.folder: why for entry in store.methods if (why := store.broken(entry))}
         (self.uncached,) = uncached
         self.prompts = np.array([item.prompt_index for item in store.items])
         first = store.picture(self.uncached, store.items[0])
@@ -105,10 +105,6 @@ class Batches:
         both = [one for one in (entry, beside) if one is not None]
         digests = [self._digests[one.folder][item.file] for one in both for item in items]
         return Chunk((*digests, *(item.prompt for item in items)), load)
-
-
-def _broken(calls: list[dict[str, Any]]) -> str | None:
-    return "; ".join(dict.fromkeys(call["broken"] for call in calls if call["broken"])) or None
 
 
 def _digests(calls: list[dict[str, Any]]) -> dict[str, str]:

@@ -116,7 +116,7 @@ def gather(store: Store, scores: Mapping[str, Any]) -> Content:
     """
     uncached = store.methods[0]
     calls = {entry.folder: store.calls(entry) for entry in store.methods}
-    broken = {folder: next((c["broken"] for c in its if c["broken"]), "") for folder, its in calls.items()}
+    broken = {entry.folder: store.broken(entry) or "" for entry in store.methods}
     metrics = [Column.of(name, about) for name, about in scores["metrics"].items()]
     # Those that compare with the same thing stand together.
     metrics.sort(key=lambda metric: list(AGAINST).index(metric.against))
