@@ -144,15 +144,7 @@ def calibrate(
     quality = checking.quality(placed) if fitted is None else fitted.after
     schedule = placed if fitted is None else fitted.schedule
     tell("timing the schedule")
-    done = bench(
-        subject,
-        [Choice("calibrated", "calibrated", method=schedule)],
-        prompts[:cut],
-        seed=seed,
-        repeats=repeats,
-        count_flops=False,
-    )
-    reached = done.rows[0].speedup or 0.0
+    reached = _speedup(subject, schedule, prompts[:cut], seed, repeats)
     measured = {
         "speedup": round(reached, 3),
         "psnr": round(quality, 2),
@@ -168,6 +160,13 @@ def calibrate(
         reached,
         fitting.rendered + checking.rendered,
     )
+
+
+def _speedup(subject: Subject, schedule: Schedule, prompts: Sequence[str], seed: int, repeats: int) -> float:
+    """Measured, of the whole call; 0 where the pictures are broken."""
+    choice = Choice("calibrated", "calibrated", method=schedule)
+    done = bench(subject, [choice], prompts, seed=seed, repeats=repeats, count_flops=False)
+    return done.rows[0].speedup or 0.0
 
 
 def _observed(subject: Subject, prompt: str, seed: int) -> Schedule:
