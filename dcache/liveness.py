@@ -45,8 +45,7 @@ def live_rows(rows: Mapping[str, Row], order: int, codec: str | None) -> dict[st
         return dict(rows)
     steps = len(next(iter(rows.values())))
     spans = {site: span_of(site) for site in rows}
-    outer = {s: [o for o in rows if _contains(spans[o], spans[s])] for s in rows}
-    ran = _executed(rows, outer)
+    ran, outer = executed(rows)
     backwards = sorted(rows, key=lambda s: (spans[s].last, -spans[s].first[0]), reverse=True)
     live: set[tuple[int, str]] = set()
     # What is read: everything up to a place of an evaluation. First all outputs.
@@ -87,8 +86,10 @@ def span_of(site: str) -> Span:
     return Span((depth, _ORDER[kind]), (depth, _ORDER[kind]))
 
 
-def _executed(rows: Mapping[str, Row], outer: Mapping[str, list[str]]) -> set[tuple[int, str]]:
-    """The events that compute: reached, and asked to or without an anchor yet."""
+def executed(rows: Mapping[str, Row]) -> tuple[set[tuple[int, str]], dict[str, list[str]]]:
+    """The events that compute (reached, and asked to or without an anchor yet); site -> what it is inside."""
+    spans = {site: span_of(site) for site in rows}
+    outer = {s: [o for o in rows if _contains(spans[o], spans[s])] for s in rows}
     ran: set[tuple[int, str]] = set()
     anchored: set[str] = set()
     outside_in = sorted(rows, key=lambda s: len(outer[s]))
@@ -98,7 +99,7 @@ def _executed(rows: Mapping[str, Row], outer: Mapping[str, list[str]]) -> set[tu
             if reached and (rows[site][t] or site not in anchored):
                 ran.add((t, site))
                 anchored.add(site)
-    return ran
+    return ran, outer
 
 
 def _contains(outer: Span, inner: Span) -> bool:

@@ -1,0 +1,69 @@
+"""What a schedule will cost, from measured seconds: MACs mislead (a predicted evaluation is not free).
+
+    seconds = uncached - sum over predicted events of (seconds to compute the site - seconds to predict it)
+
+Events inside a predicted site do not happen. Dead computes cost nothing: the canonical form is priced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dcache.errors import DcacheError
+from dcache.liveness import Row, executed
+from dcache.profile import Latencies
+from dcache.schedule import Schedule
+
+
+def seconds(schedule: Schedule, latencies: Latencies) -> float:
+    """Seconds of a whole call under a schedule of one denoiser.
+
+    Raises:
+        DcacheError: the schedule has several denoisers, or a site that was not timed.
+    """
+    return latencies.uncached - _saved(schedule, latencies.computed, latencies.predicted)
+
+
+def speedup(schedule: Schedule, latencies: Latencies) -> float:
+    """How much faster the whole call is than without caching."""
+    return latencies.uncached / max(seconds(schedule, latencies), 1e-12)
+
+
+def flops(schedule: Schedule, latencies: Latencies) -> float:
+    """Share of the sites' floating point operations that is still computed; 1 where none were counted."""
+    nothing = dict.fromkeys(latencies.flops, 0.0)
+    outermost = _outermost(schedule)
+    total = schedule.steps * sum(latencies.flops.get(site, 0.0) for site in outermost)
+    return 1.0 - _saved(schedule, latencies.flops, nothing) / total if total else 1.0
+
+
+def _saved(schedule: Schedule, computed: Mapping[str, float], predicted: Mapping[str, float]) -> float:
+    plans = list(schedule.canonical().components.values())
+    if len(plans) != 1:
+        raise DcacheError(f"a schedule of one denoiser can be priced: this one has {len(plans)}")
+    rows = plans[0].rows
+    missing = [site for site in plans[0].sites if site not in computed or site not in predicted]
+    if missing:
+        raise DcacheError(f"{', '.join(missing)} was not timed: only {', '.join(computed)}")
+    return sum(
+        (computed[site] - predicted[site]) / len(rows)
+        for sites in rows.values()
+        for _, site in _predicted(sites)
+    )
+
+
+def _predicted(rows: Mapping[str, Row]) -> set[tuple[int, str]]:
+    """The events that are reached and predicted."""
+    ran, outer = executed(rows)
+    return {
+        (t, site)
+        for site, row in rows.items()
+        for t in range(len(row))
+        if (t, site) not in ran and all((t, o) in ran for o in outer[site])
+    }
+
+
+def _outermost(schedule: Schedule) -> list[str]:
+    (plan,) = schedule.components.values()
+    _, outer = executed(next(iter(plan.rows.values())))
+    return [site for site in plan.sites if not outer[site]]

@@ -1,0 +1,83 @@
+"""Planners by name: each a small pure function Profile -> Schedule, one file each.
+
+A planner's own parameters decide how much it computes. `levels` lists settings of them from the most to the
+fewest computes; `for_speedup` takes the first that is fast enough by the measured cost.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from dcache import cost
+from dcache.errors import DcacheError
+from dcache.profile import Profile
+from dcache.schedule import Plan, Schedule
+
+# Modules of this package, each with `plan(profile, ...) -> Schedule` and `levels(profile)`.
+PLANNERS = ("smoothcache",)
+
+
+def make(name: str, profile: Profile, **options: Any) -> Schedule:
+    """Plan by a planner's name and parameters.
+
+    Raises:
+        DcacheError: the planner or a parameter is unknown, or the profile lacks what it needs.
+    """
+    plan = _module(name).plan
+    known = [option for option in inspect.signature(plan).parameters if option != "profile"]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise DcacheError(f"planner {name} takes no {', '.join(unknown)}: it takes {', '.join(known)}")
+    planned: Schedule = plan(profile, **options)
+    return planned
+
+
+def for_speedup(profile: Profile, name: str, speedup: float, **options: Any) -> Schedule:
+    """The plan with the most computes that is fast enough by the profile's latencies.
+
+    Raises:
+        DcacheError: nothing was timed, or no setting of the planner is that fast; the message names the
+            fastest.
+    """
+    if profile.latencies is None:
+        raise DcacheError(
+            "a speedup needs measured latencies, and this profile has none: observe with timing"
+        )
+    fastest = 1.0
+    for level in _module(name).levels(profile):
+        found = make(name, profile, **{**level, **options})
+        expected = cost.speedup(found, profile.latencies)
+        if expected >= speedup:
+            return found
+        fastest = max(fastest, expected)
+    raise DcacheError(
+        f"planner {name} cannot reach a speedup of {speedup:g} here: expected at most {fastest:.2f}, which "
+        "its fewest computes give"
+    )
+
+
+def scheduled(profile: Profile, method: str, rows: Mapping[str, Iterable[int]], **plan: Any) -> Schedule:
+    """A schedule for the profile's model: site -> computed evaluations; the rest of `Plan` by name."""
+    chosen = {site: set(computed) for site, computed in rows.items()}
+    table = {site: tuple(t in computed for t in range(profile.steps)) for site, computed in chosen.items()}
+    made = Plan({"*": table}, model=profile.model, config=profile.config, **plan)
+    return replace(
+        Schedule(profile.steps, {profile.component: made}),
+        method=method,
+        sampler=profile.sampler,
+        resolution=profile.resolution,
+        guidance=profile.guidance,
+    )
+
+
+def _module(name: str) -> Any:
+    if name not in PLANNERS:
+        raise DcacheError(f"planner {name!r} is unknown: expected one of {', '.join(PLANNERS)}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+Levels = Callable[[Profile], Iterable[dict[str, Any]]]
