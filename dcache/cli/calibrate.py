@@ -1,39 +1,82 @@
-"""`dcache calibrate`: a schedule for one pipeline and one speedup, found on its own pictures."""
+"""`dcache calibrate`: observe a pipeline into a profile; plan, or search, a schedule for one speedup."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcache.cli.bench import add_pipeline, pipeline_options, prompts_of
+from dcache.cli.bench import PROMPTS, add_pipeline, pipeline_options, prompts_of
+from dcache.errors import DcacheError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from dcache.eval.subject import Subject
+    from dcache.profile import Profile
+    from dcache.schedule import Schedule
+    from dcache.search.planned import Checked
+
+AUTO = "auto"
+# Planners whose schedules carry tables fitted to their anchors.
+CORRECTED = ("cachequant", "ertacache")
+PROFILE, SCHEDULE = ".safetensors", ".json"
+GIB = 1 << 30
+
 
 def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
+    from dcache.schedulers.plans import PLANNERS
+
     parser = commands.add_parser(
         "calibrate",
-        help="a schedule for one pipeline and one speedup",
+        help="a schedule for one pipeline and one speedup; or a profile of it",
         description=(
-            "Time the pipeline, search where to compute, fit the predictions' weights on the final pictures, "
-            "check on prompts that were not fitted on; write a schedule file."
+            "--method auto: search where to compute, fit the predictions' weights on the final pictures. Any "
+            "other method: observe full runs into a profile (or read --profile) and plan from it. Either way "
+            "the schedule is checked on prompts that were not fitted on, and written. With --out "
+            "FILE.safetensors the profile alone is observed and written."
         ),
     )
     add_pipeline(parser)
+    parser.add_argument("--prompts", default="", metavar="P", help=PROMPTS.partition(";")[0])
     parser.add_argument(
-        "--prompts", default="", metavar="P", help="as in dcache eval: a file, a named set, or the prompt"
+        "--method",
+        default=AUTO,
+        choices=(AUTO, *PLANNERS),
+        metavar="M",
+        help=f"{AUTO}, {', '.join(PLANNERS)}",
     )
     parser.add_argument(
         "--speedup", type=float, default=2.5, metavar="S", help="of the whole call (default: 2.5)"
     )
     parser.add_argument(
-        "--budget", type=int, default=60, metavar="N", help="most sets of places to look at (default: 60)"
+        "--profile", type=Path, metavar="FILE", help="plan from this profile instead of observing"
     )
+    parser.add_argument(
+        "--budget",
+        type=int,
+        default=60,
+        metavar="N",
+        help="auto: most sets of places to look at (default: 60)",
+    )
+    parser.add_argument(
+        "--importance",
+        action="store_true",
+        help="also observe what predicting each evaluation alone does to the pictures: a run for each",
+    )
+    parser.add_argument(
+        "--sites",
+        metavar="LIST",
+        help="what to observe, separated by commas (default: all that is understood)",
+    )
+    parser.add_argument(
+        "--cap", type=float, default=2.0, metavar="GIB", help="memory for observed features (default: 2)"
+    )
+    parser.add_argument("--component", metavar="NAME", help="which denoiser, where there are several")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="of pictures and search (default: 0)"
     )
@@ -41,22 +84,134 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--repeats", type=int, default=3, metavar="R", help="timed calls of each (default: 3)"
     )
     out = Path("calibrated.schedule.json")
-    parser.add_argument("--out", type=Path, default=out, metavar="FILE", help=f"(default: {out})")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=out,
+        metavar="FILE",
+        help=f"{SCHEDULE} for the schedule (default: {out}), {PROFILE} for the profile",
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Calibrate, write the schedule, print what it promises and what it did."""
+    """Do what the ending of `--out` asks for."""
     from dcache.eval.subject import load
+
+    if arguments.out.suffix not in (PROFILE, SCHEDULE):
+        raise DcacheError(
+            f"--out must end with {SCHEDULE} (a schedule) or {PROFILE} (a profile), got {arguments.out}"
+        )
+    if not arguments.out.resolve().parent.is_dir():
+        raise DcacheError(f"--out: there is no folder {arguments.out.resolve().parent}")
+    prompts = prompts_of(arguments)
+    if not prompts:
+        raise DcacheError("no prompts: give at least three, to observe or fit on and to check on")
+    subject = load(arguments.pipeline, **pipeline_options(arguments))
+    tell = Teller()
+    if arguments.out.suffix == PROFILE:
+        return _observe_only(arguments, subject, prompts, tell)
+    if arguments.method == AUTO:
+        return _search(arguments, subject, prompts, tell)
+    return _plan(arguments, subject, prompts, tell)
+
+
+class Teller:
+    """Says what is under way, and how long it has been."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since the command began."""
+        return time.perf_counter() - self.began
+
+    def __call__(self, what: str) -> None:
+        """Print it on the error stream."""
+        print(f"{what} ({self.seconds:.0f} s)", file=sys.stderr, flush=True)
+
+
+def _observe_only(
+    arguments: argparse.Namespace, subject: Subject, prompts: Sequence[str], tell: Teller
+) -> int:
+    profile = _observed(arguments, subject, prompts, tell)
+    profile.save(arguments.out)
+    timed = profile.latencies
+    print(
+        f"observed {len(profile.sites)} sites in {profile.prompts} runs of {profile.steps} evaluations, "
+        f"{tell.seconds:.0f} s; Gram matrices "
+        + (f"from sketches, standard error {profile.sketch:.1%}" if profile.sketch else "exact")
+    )
+    if timed is not None:
+        whole = profile.whole
+        print(
+            f"one call takes {timed.uncached:.3g} s; {whole} {timed.computed[whole]:.3g} s an evaluation, "
+            f"{timed.predicted[whole]:.3g} s predicted"
+        )
+    print(f"wrote {arguments.out} ({arguments.out.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+def _observed(
+    arguments: argparse.Namespace, subject: Subject, prompts: Sequence[str], tell: Teller
+) -> Profile:
+    from dcache.search.attention import with_attention
+    from dcache.search.importance import importance
+    from dcache.search.observe import observe
+
+    profile = observe(
+        subject,
+        prompts,
+        sites=arguments.sites.split(",") if arguments.sites else None,
+        seed=arguments.seed,
+        cap=int(arguments.cap * GIB),
+        component=arguments.component,
+        repeats=arguments.repeats,
+        tell=tell,
+    )
+    if arguments.importance:
+        profile = importance(subject, profile, prompts, seed=arguments.seed, tell=tell)
+    if arguments.method == "profilingdit":
+        tell("attention")
+        profile = with_attention(subject, profile, prompts)
+    return profile
+
+
+def _plan(arguments: argparse.Namespace, subject: Subject, prompts: Sequence[str], tell: Teller) -> int:
+    from dcache.profile import Profile
+    from dcache.schedulers.plans import for_speedup
+    from dcache.search.corrections import fit_corrections
+    from dcache.search.planned import check, refuse_other
+
+    held_out = max(1, len(prompts) // 3)
+    seeing, checking = prompts[held_out:], prompts[:held_out]
+    if not seeing:
+        raise DcacheError(f"expected two or more prompts, to observe and to check on: {len(prompts)}")
+    if arguments.profile is not None:
+        profile = Profile.load(arguments.profile)
+        refuse_other(profile, subject)
+    else:
+        profile = _observed(arguments, subject, seeing, tell)
+    tell(f"planning: {arguments.method}")
+    schedule = for_speedup(profile, arguments.method, arguments.speedup)
+    if arguments.method in CORRECTED:
+        tell("corrections")
+        schedule = fit_corrections(subject, schedule, seeing, seed=arguments.seed + held_out)[0]
+    tell("checking on the pipeline")
+    checked = check(
+        subject, schedule, checking, profile=profile, seed=arguments.seed, repeats=arguments.repeats
+    )
+    _written(checked, arguments.out)
+    print(f"{tell.seconds:.0f} s\n\n{_how(arguments.out)}")
+    return 0
+
+
+def _search(arguments: argparse.Namespace, subject: Subject, prompts: Sequence[str], tell: Teller) -> int:
     from dcache.search.calibrate import calibrate
 
-    prompts, options, began = prompts_of(arguments), pipeline_options(arguments), time.perf_counter()
-
-    def tell(what: str) -> None:
-        print(f"{what} ({time.perf_counter() - began:.0f} s)", file=sys.stderr, flush=True)
-
     found = calibrate(
-        load(arguments.pipeline, **options),
+        subject,
         prompts,
         arguments.speedup,
         budget=arguments.budget,
@@ -65,15 +220,43 @@ def run(arguments: argparse.Namespace) -> int:
         tell=tell,
     )
     found.schedule.save(arguments.out)
-    (plan,) = found.schedule.components.values()
-    row = next(iter(plan.rows["*"].values()))
     print(
-        f"computes {sum(row)} of {found.schedule.steps} evaluations: "
-        f"{', '.join(str(t) for t, computed in enumerate(row) if computed)}\n"
+        f"{_computes(found.schedule)}\n"
         f"speedup: {found.expected:.2f}x expected, {found.speedup:.2f}x measured\n"
         f"PSNR on prompts that were not fitted on: {found.placed:.1f} dB with these places, "
         f"{found.fitted:.1f} dB with fitted weights\n"
-        f"{found.rendered} cached runs, {time.perf_counter() - began:.0f} s\n\n"
-        f"dcache.enable(pipe, {str(arguments.out)!r})  # dcache show {arguments.out}"
+        f"{found.rendered} cached runs, {tell.seconds:.0f} s\n\n{_how(arguments.out)}"
     )
     return 0
+
+
+def _written(checked: Checked, out: Path) -> None:
+    """Save the schedule, say what it promises and what it did."""
+    checked.schedule.save(out)
+    expected = "" if checked.expected is None else f"{checked.expected:.2f}x expected, "
+    share = "" if checked.flops is None else f"; {checked.flops:.0%} of the sites' FLOPs"
+    print(
+        f"{_computes(checked.schedule)}\n"
+        f"speedup: {expected}{checked.speedup:.2f}x measured{share}\n"
+        f"PSNR on prompts that nothing was fitted on: {checked.psnr:.1f} dB"
+    )
+    if checked.expected is not None and not checked.trusted:
+        print(
+            f"the expected speedup is {abs(checked.expected / checked.speedup - 1):.0%} off: it cannot rank "
+            f"schedules closer than that (the timed calls spread by {checked.spread:.0%})"
+        )
+
+
+def _computes(schedule: Schedule) -> str:
+    """Which evaluations are computed, where all sites agree; else the share of them."""
+    (plan,) = schedule.components.values()
+    rows = [row for sites in plan.rows.values() for row in sites.values()]
+    if len(set(rows)) == 1:
+        listed = ", ".join(str(t) for t, computed in enumerate(rows[0]) if computed)
+        return f"computes {sum(rows[0])} of {schedule.steps} evaluations: {listed}"
+    share = sum(map(sum, rows)) / (schedule.steps * len(rows))
+    return f"computes {share:.0%} of {schedule.steps} evaluations of {len(plan.sites)} sites"
+
+
+def _how(out: Path) -> str:
+    return f"dcache.enable(pipe, {str(out)!r})  # dcache show {out}"

@@ -1,0 +1,123 @@
+"""Schedules planned from a profile, and any schedule checked on the real pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dcache import cost
+from dcache.components import config_digest, denoisers
+from dcache.errors import DcacheError
+from dcache.eval.bench import bench
+from dcache.eval.machine import machine, versions
+from dcache.eval.specs import Choice
+from dcache.eval.subject import Subject
+from dcache.profile import Profile
+from dcache.schedule import Schedule
+
+# Beyond this a predicted speedup does not rank schedules (design: within 5 % of the measured median).
+TRUSTED = 0.05
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A schedule and what it did.
+
+    Attributes:
+        schedule: with the figures below in `measured`.
+        expected: speedup of the whole call by the profile's latencies, None without them.
+        speedup: measured, medians of calls in turns with uncached ones.
+        psnr: mean PSNR to the uncached pictures of prompts that nothing was fitted on, in dB.
+        flops: share of the sites' FLOPs that is still computed, None where they were not counted.
+        spread: (slowest - fastest) / median of the schedule's timed calls.
+    """
+
+    schedule: Schedule
+    expected: float | None
+    speedup: float
+    psnr: float
+    flops: float | None
+    spread: float
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the expected speedup is near enough to the measured one to rank schedules by it."""
+        return self.expected is not None and abs(self.expected / self.speedup - 1.0) <= TRUSTED
+
+
+def refuse_other(profile: Profile, subject: Subject) -> None:
+    """Refuse a profile of another model.
+
+    Raises:
+        DcacheError: the pipeline has no denoiser of that name, class or config.
+    """
+    found = denoisers(subject.pipe)
+    module = found.get(profile.component)
+    if module is None:
+        raise DcacheError(
+            f"the profile is of the denoiser {profile.component!r}, and {type(subject.pipe).__name__} has "
+            f"{', '.join(map(repr, found)) or 'none'}: observe this pipeline"
+        )
+    came = (type(module).__name__, config_digest(module))
+    if came != (profile.model, profile.config):
+        raise DcacheError(
+            f"the profile is of a {profile.model} (config {profile.config}), and this pipeline's "
+            f"{profile.component} is a {came[0]} (config {came[1]}): observe this model"
+        )
+    if subject.guidance is not None and profile.guidance not in (None, subject.guidance):
+        raise DcacheError(
+            f"the profile was observed with guidance {profile.guidance:g}, and the calls have "
+            f"{subject.guidance:g}: observe with --guidance {subject.guidance:g}"
+        )
+
+
+def check(
+    subject: Subject,
+    schedule: Schedule,
+    prompts: Sequence[str],
+    *,
+    profile: Profile | None = None,
+    seed: int = 0,
+    repeats: int = 3,
+) -> Checked:
+    """Run a schedule against the uncached pipeline, in turns.
+
+    Args:
+        subject: the pipeline.
+        schedule: what to check.
+        prompts: one batch; nothing should have been fitted on them.
+        profile: for the expected speedup.
+        seed: of the first picture.
+        repeats: timed calls of each.
+
+    Raises:
+        DcacheError: the schedule does not fit the pipeline, or its pictures are broken.
+    """
+    name = schedule.method or "schedule"
+    done = bench(
+        subject,
+        [Choice(name, name, method=schedule)],
+        prompts,
+        seed=seed,
+        repeats=repeats,
+        count_flops=False,
+    )
+    (row,) = done.rows
+    if row.speedup is None or row.mean_psnr is None:
+        raise DcacheError(f"with this schedule {row.broken}: plan for less speedup")
+    timed = None if profile is None else profile.latencies
+    measured = {
+        "speedup": round(row.speedup, 3),
+        "psnr": round(row.mean_psnr, 2),
+        "prompts": len(prompts),
+        "machine": machine(),
+        "versions": versions(),
+    }
+    return Checked(
+        replace(schedule, measured=measured),
+        None if timed is None else cost.speedup(schedule, timed),
+        row.speedup,
+        row.mean_psnr,
+        None if timed is None or not timed.flops else cost.flops(schedule, timed),
+        done.methods[0].spread,
+    )
