@@ -117,6 +117,16 @@ class Binding:
                 return f"codec 'delta' at {region.site.name} needs an output of an input's shape"
         return None
 
+    def check_corrections(self) -> None:
+        """After a first computed call: whether the corrections have as many channels as the outputs.
+
+        Raises:
+            DcacheError: some have not.
+        """
+        for region in self.regions:
+            for one in (region, *region.followers) if isinstance(region, GroupRegion) else (region,):
+                one.check_corrections()
+
     def observe(self) -> None:
         """A call begins in which the blocks are watched."""
         for intercept in self.intercepts:
@@ -156,6 +166,8 @@ def bind(session: Session, specs: Sequence[str]) -> Binding:
         )
     for site in sites:
         _lower(binding, session, site, method.codec_for(site))
+    if method.corrections is not None:
+        _refuse_unbound(binding, method.corrections.sites)
     if method.probe:
         _lower_probe(binding, session, method.probe)
     binding.refuse_enclosed()
@@ -186,6 +198,10 @@ def _lower(binding: Binding, session: Session, site: Site, codec: Codec) -> None
         skip = structure.skips[site.first]
         if session.lowering == "replay":
             group = GroupRegion(session, site, codec)
+            if group.corrector is not None:
+                raise DcacheError(
+                    f"corrections of {site.name} need the usual lowering: leave lowering='replay' out"
+                )
             binding.regions.append(group)
             for i, module in enumerate(skip.inside):
                 follower = Region(session, Site(f"part:{i}", "part", i, i), codec, leader=group)
@@ -232,11 +248,23 @@ def _lower_run(binding: Binding, session: Session, site: Site, codec: Codec) -> 
             follower = RunRegion(session, Site(f"block:{i}", "block", i, i), codec, leader=group)
             group.followers.append(follower)
             binding.intercepts.append(BlockCall(block, follower, first=True, last=True))
+        # What the last block returns is what the run returns.
+        group.followers[-1].corrector, group.corrector = group.corrector, None
         return
     region = RunRegion(session, site, codec)
     binding.regions.append(region)
     for i, block in enumerate(blocks):
         binding.intercepts.append(BlockCall(block, region, first=i == 0, last=i == len(blocks) - 1))
+
+
+def _refuse_unbound(binding: Binding, corrected: Sequence[str]) -> None:
+    bound = [site.name for site in binding.sites]
+    unbound = [site for site in corrected if site not in bound]
+    if unbound:
+        raise DcacheError(
+            f"there are corrections for {', '.join(unbound)}, and the sites here are {', '.join(bound)}: "
+            "fit them with the schedule they are used with"
+        )
 
 
 def _beside_probe(structure: Structure, specs: Sequence[str], probe: Probe) -> Sequence[str]:

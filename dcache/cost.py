@@ -2,7 +2,8 @@
 
     seconds = uncached - sum over predicted events of (seconds to compute the site - seconds to predict it)
 
-Events inside a predicted site do not happen. Dead computes cost nothing: the canonical form is priced.
+Events inside a predicted site do not happen. Dead computes cost nothing: the canonical form is priced. A run
+of blocks that was not timed costs what its blocks cost together, and is predicted as one of them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dcache.errors import DcacheError
-from dcache.liveness import Row, executed
+from dcache.liveness import SITE_NAME, Row, executed
 from dcache.profile import Latencies
 from dcache.schedule import Schedule
 
@@ -33,7 +34,8 @@ def flops(schedule: Schedule, latencies: Latencies) -> float:
     """Share of the sites' floating point operations that is still computed; 1 where none were counted."""
     nothing = dict.fromkeys(latencies.flops, 0.0)
     outermost = _outermost(schedule)
-    total = schedule.steps * sum(latencies.flops.get(site, 0.0) for site in outermost)
+    known = latencies.flops
+    total = schedule.steps * sum(_priced(site, known, nothing)[0] for site in outermost if known)
     return 1.0 - _saved(schedule, latencies.flops, nothing) / total if total else 1.0
 
 
@@ -42,14 +44,24 @@ def _saved(schedule: Schedule, computed: Mapping[str, float], predicted: Mapping
     if len(plans) != 1:
         raise DcacheError(f"a schedule of one denoiser can be priced: this one has {len(plans)}")
     rows = plans[0].rows
-    missing = [site for site in plans[0].sites if site not in computed or site not in predicted]
-    if missing:
-        raise DcacheError(f"{', '.join(missing)} was not timed: only {', '.join(computed)}")
+    prices = {site: _priced(site, computed, predicted) for site in plans[0].sites}
     return sum(
-        (computed[site] - predicted[site]) / len(rows)
+        (prices[site][0] - prices[site][1]) / len(rows)
         for sites in rows.values()
         for _, site in _predicted(sites)
     )
+
+
+def _priced(site: str, computed: Mapping[str, float], predicted: Mapping[str, float]) -> tuple[float, float]:
+    """What it takes to compute a site and to predict it; a run is its blocks, predicted as one of them."""
+    match = SITE_NAME.fullmatch(site)
+    parts = [site]
+    if site not in computed and match is not None and match["first"] is not None:
+        parts = [f"block:{i}" for i in range(int(match["first"]), int(match["last"]) + 1)]
+    missing = [part for part in parts if part not in computed or part not in predicted]
+    if missing:
+        raise DcacheError(f"{', '.join(missing)} was not timed: only {', '.join(computed)}")
+    return sum(computed[part] for part in parts), predicted[parts[0]]
 
 
 def _predicted(rows: Mapping[str, Row]) -> set[tuple[int, str]]:

@@ -9,6 +9,7 @@ codec read nothing of their own evaluation. What lies inside a predicted region 
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -49,11 +50,13 @@ def live_rows(rows: Mapping[str, Row], order: int, codec: str | None) -> dict[st
     backwards = sorted(rows, key=lambda s: (spans[s].last, -spans[s].first[0]), reverse=True)
     live: set[tuple[int, str]] = set()
     # What is read: everything up to a place of an evaluation. First all outputs.
-    reads = [(t, (_FAR, 0)) for t in range(steps)]
+    reads: deque[tuple[int, Place]] = deque((t, (_FAR, 0)) for t in range(steps))
     done: set[tuple[int, Place]] = set()
+    # Evaluations of which everything was read: those come first, and most other reads are parts of them.
+    whole: set[int] = set()
     while reads:
-        t, place = reads.pop()
-        if (t, place) in done:
+        t, place = reads.popleft()
+        if t in whole or (t, place) in done:
             continue
         done.add((t, place))
         for site in backwards:
@@ -67,6 +70,9 @@ def live_rows(rows: Mapping[str, Row], order: int, codec: str | None) -> dict[st
                 reads.append((i, spans[site].last))
             if _reads_nothing_now(site, codec):
                 break
+        else:
+            if place == (_FAR, 0):
+                whole.add(t)
     return {site: tuple((t, site) in live for t in range(steps)) for site in rows}
 
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dcache.codecs import Codec, parse
+from dcache.corrections import Corrections
 from dcache.errors import DcacheError
 from dcache.fitted import Fitted
 from dcache.predictors import Predictor, Reuse
 from dcache.probes import Probe
 from dcache.run import CLOCKS
 from dcache.schedulers import Rule
+from dcache.sigmas import check_grid
 from dcache.sites import Site
 
 BRANCHES = ("separate", "together")
@@ -37,6 +39,9 @@ class Method:
         sibling: at the site `guidance`, how the branch without the prompt follows from the one with it, as in
             `dcache.guidance`; "" elsewhere.
         steps: number of evaluations the rule is made for, or None.
+        corrections: of what is predicted, by channel, or None.
+        sigmas: noise levels that the sampler is given in place of its own, one for each evaluation and the
+            end's; () leaves them.
         predicts: False where the method computes everything by request (interval 1, threshold 0).
         parameters: what the preset was called with, for reports and schedules.
     """
@@ -52,6 +57,8 @@ class Method:
     fixed: bool = False
     sibling: str = ""
     steps: int | None = None
+    corrections: Corrections | None = None
+    sigmas: tuple[float, ...] = ()
     predicts: bool = True
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
@@ -69,6 +76,8 @@ class Method:
             )
         if self.sibling and self.sibling not in SIBLINGS:
             raise DcacheError(f"sibling must be one of {', '.join(SIBLINGS)}, got {self.sibling!r}")
+        if self.sigmas:
+            check_grid(self.sigmas, self.steps)
         if not self.sites or not all(isinstance(s, str) for s in self.sites):
             raise DcacheError(f"sites must be a site name or a list of them, got {self.sites!r}")
 

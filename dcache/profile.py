@@ -207,6 +207,8 @@ class Profile:
     def merged(self, others: Iterable[Profile]) -> Profile:
         """The profile of all runs together: means weighted by the number of pictures.
 
+        What was timed, importance and attention are this one's.
+
         Raises:
             DcacheError: they are of different models, steps or sites.
         """
@@ -247,6 +249,8 @@ class Profile:
             self,
             sites=sites,
             prompts=total,
+            # Sketches of different runs err independently.
+            sketch=sum((share * one.sketch) ** 2 for one, share in zip(every, shares, strict=True)) ** 0.5,
             ratios=mixed if len(ratios) == len(every) else None,
             changes=np.concatenate(changes) if changes else None,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ class Region:
     Attributes:
         predicting: whether the call under way predicts this site.
         again: regions of a module's further calls in one evaluation (one MLP for both streams).
+        corrector: corrects what is predicted, or None.
         leader: the region that decides in this one's place (leaf replay), or None.
     """
 
@@ -42,6 +43,8 @@ class Region:
         self.again: list[Region] = []
         self.served: tuple[Call, int] | None = None
         self.predictor = session.method.predictor.at(site.name)
+        corrections = session.method.corrections
+        self.corrector = corrections.of(site.name) if corrections is not None and leader is None else None
         self.key = site.name if leader is None else f"{site.name} of {leader.site.name}"
 
     @property
@@ -127,17 +130,29 @@ class Region:
             if 0.0 in weights:
                 used = [i for i, w in enumerate(weights) if w != 0.0]
                 weights, anchors = [weights[i] for i in used], [anchors[i] for i in used]
+        summed: Callable[..., torch.Tensor] = weighted_sum
         if not call.checking:
             history.run_length += 1
             history.predicted_at = call.tau
+            if self.corrector is not None:
+                summed = self.corrector.at(call.index, history.steps[-1]) or weighted_sum
         predicted: list[Any] = []
         for i, newest in enumerate(anchors[-1]):
             if newest is None or (self.live is not None and not self.live[i]):
                 predicted.append(None)
             else:
                 base = entries[i] if entries else None
-                predicted.append(weighted_sum(base, [a[i] for a in anchors], weights, self.dtypes[i]))  # type: ignore[misc]
+                predicted.append(summed(base, [a[i] for a in anchors], weights, self.dtypes[i]))
+                # Further leaves are not corrected.
+                summed = weighted_sum
         return predicted
+
+    def check_corrections(self) -> None:
+        """After a computed call: whether the corrections have as many channels as the output."""
+        if self.corrector is not None and self.history is not None and self.history.leaves:
+            leaf = next((leaf for leaf in self.history.leaves[-1] if leaf is not None), None)
+            if leaf is not None:
+                self.corrector.check(leaf)
 
     def _fit_rows(self, history: History, half: tuple[int, slice] | None) -> None:
         """Keep of the anchors the rows that are run; where all are run again nothing is left of them."""

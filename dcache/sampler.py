@@ -33,6 +33,9 @@ class Listener:
     def before_run(self) -> None:
         """A run is about to open."""
 
+    def timed(self, sampler: Any) -> None:
+        """The sampler's `set_timesteps` was called; the run is about to open."""
+
     def stepped(self, mixed: torch.Tensor) -> None:
         """The sampler is given this model output."""
 
@@ -116,6 +119,8 @@ class SamplerTap:
         for listener in list(self.listeners):
             listener.before_run()
         result = original(*args, **kwargs)
+        for listener in list(self.listeners):
+            listener.timed(owner)
         if self.listeners:
             copied = owner is not self.sampler
             several = copied and self._copied and self.run is not None and not self.run.started

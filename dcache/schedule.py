@@ -14,12 +14,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dcache.corrections import Corrections
 from dcache.errors import DcacheError
 from dcache.liveness import SITE_NAME, live_rows
 from dcache.method import Method
 from dcache.predictors import make
 from dcache.schedulers import Table
 from dcache.schedulers.rules import check_whole
+from dcache.sigmas import check_grid
 
 Rows = Mapping[str, tuple[bool, ...]]
 
@@ -34,6 +36,7 @@ class Plan:
         model: class name of the denoiser the schedule was made on, "" if any.
         config: digest of that denoiser's config, "" if unknown.
         sibling: how the site `guidance` is predicted, as in `dcache.method.Method`.
+        corrections: of what is predicted, by channel; they belong to these rows.
     """
 
     rows: Mapping[str, Rows]
@@ -45,6 +48,7 @@ class Plan:
     model: str = ""
     config: str = ""
     sibling: str = ""
+    corrections: Corrections | None = None
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -67,6 +71,8 @@ class Schedule:
         method: what it came from.
         sampler, resolution, guidance: what it was made with; a difference warns.
         measured: cost and quality with the machine they were measured on, free form.
+        sigmas: noise levels in place of the sampler's own, one for each evaluation and the end's; () leaves
+            them (`dcache.sigmas`).
     """
 
     steps: int
@@ -76,14 +82,19 @@ class Schedule:
     resolution: tuple[int, ...] = ()
     guidance: float | None = None
     measured: Mapping[str, Any] = field(default_factory=dict)
+    sigmas: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that every row is a site's and has one entry per evaluation."""
         if not self.components:
             raise DcacheError("a schedule needs at least one component")
+        if self.sigmas:
+            check_grid(self.sigmas, self.steps)
         for name, plan in self.components.items():
             if not plan.rows or any(not rows for rows in plan.rows.values()):
                 raise DcacheError(f"the schedule's component {name!r} has no rows")
+            if plan.corrections is not None:
+                _check_corrections(name, plan, plan.corrections, self.steps)
             for branch, rows in plan.rows.items():
                 if tuple(rows) != plan.sites:
                     raise DcacheError(
@@ -145,6 +156,8 @@ class Schedule:
             fixed="model" not in plan.sites,
             sibling=plan.sibling,
             steps=self.steps,
+            corrections=plan.corrections,
+            sigmas=self.sigmas,
             predicts=not computed,
             parameters={"of": self.method or "?", "steps": self.steps},
         )
@@ -156,7 +169,8 @@ class Schedule:
         nothing.
 
         Raises:
-            DcacheError: the schedule has fitted weights, which belong to their evaluations.
+            DcacheError: the schedule has fitted weights, corrections or noise levels, which belong to their
+                evaluations.
         """
         check_whole("steps", steps, 1)
         if steps == self.steps:
@@ -165,6 +179,11 @@ class Schedule:
             raise DcacheError(
                 f"the weights of this schedule were fitted for {self.steps} evaluations and belong to them: "
                 f"calibrate for {steps}, or stretch a schedule without fitted weights"
+            )
+        if self.sigmas or any(plan.corrections is not None for plan in self.components.values()):
+            raise DcacheError(
+                f"the corrections and noise levels of this schedule belong to its {self.steps} evaluations: "
+                f"plan and fit for {steps}, or stretch the schedule without them"
             )
         scale = (steps - 1) / max(self.steps - 1, 1)
 
@@ -199,7 +218,8 @@ class Schedule:
             rows = {b: live_rows(r, order, plan.codec) for b, r in plan.rows.items()}
             if len(set(map(str, rows.values()))) == 1:
                 rows = {"*": next(iter(rows.values()))}
-            components[name] = replace(plan, rows=rows)
+            kept = None if plan.corrections is None else plan.corrections.used(rows.values())
+            components[name] = replace(plan, rows=rows, corrections=kept)
         return replace(self, components=components)
 
     def digest(self) -> str:
@@ -207,6 +227,7 @@ class Schedule:
         content = self.canonical().content()
         core = {
             "steps": content["steps"],
+            **({"sigmas": content["sigmas"]} if self.sigmas else {}),
             "components": {
                 n: {k: v for k, v in c.items() if k not in ("model", "config", "branches")}
                 for n, c in content["components"].items()
@@ -243,6 +264,7 @@ class Schedule:
             "sampler": self.sampler,
             "resolution": list(self.resolution),
             "guidance": self.guidance,
+            **({"sigmas": list(self.sigmas)} if self.sigmas else {}),
             "components": {
                 name: {
                     "model": plan.model,
@@ -253,6 +275,7 @@ class Schedule:
                     "clock": plan.clock,
                     "branches": plan.branches,
                     **({"sibling": plan.sibling} if plan.sibling else {}),
+                    **({} if plan.corrections is None else {"corrections": plan.corrections.content()}),
                     "rows": {
                         branch: {site: "".join("1" if c else "0" for c in row) for site, row in rows.items()}
                         for branch, rows in plan.rows.items()
@@ -262,3 +285,12 @@ class Schedule:
             },
             "measured": dict(self.measured),
         }
+
+
+def _check_corrections(name: str, plan: Plan, corrections: Corrections, steps: int) -> None:
+    for site, rows in corrections.table.items():
+        if site not in plan.sites or max(rows) >= steps:
+            raise DcacheError(
+                f"component {name!r} has corrections for {site!r} at the evaluations {list(rows)}: expected "
+                f"some of its sites {plan.sites} and evaluations below {steps}"
+            )

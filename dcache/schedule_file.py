@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dcache import files
+from dcache import correction_file, files
 from dcache.errors import DcacheError
 from dcache.method import Method
 from dcache.predictors import make
@@ -27,10 +27,16 @@ def write(schedule: Schedule, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     content = {"format": FORMAT, "version": VERSION, **schedule.content()}
     try:
+        own = {n: p.corrections for n, p in schedule.components.items() if p.corrections is not None}
+        data = correction_file.packed(own) if own else b""
+        if own:
+            content["tables"] = correction_file.reference(target, data)
         content["checksum"] = _checksum(content)
         text = json.dumps(content, indent=1) + "\n"
     except (TypeError, ValueError) as error:
         raise DcacheError(f"the schedule cannot be written as JSON: {error}") from None
+    if own:
+        correction_file.write(target, content["tables"], data)
     return files.write(target, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
@@ -48,7 +54,7 @@ def read(path: str | os.PathLike[str]) -> Schedule:
             "with Schedule.save."
         ) from None
     try:
-        return _parse(content)
+        return _parse(content, Path(path).parent)
     except (DcacheError, RecursionError) as error:
         raise DcacheError(f"{path}: {error}") from None
 
@@ -79,7 +85,7 @@ _PLAN_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def _parse(content: Any) -> Schedule:
+def _parse(content: Any, folder: Path) -> Schedule:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DcacheError(f'this is no schedule: expected a JSON object with "format": "{FORMAT}"')
     if content.get("version") != VERSION:
@@ -87,20 +93,25 @@ def _parse(content: Any) -> Schedule:
             f"schedule version {content.get('version')!r} is not readable here, expected {VERSION}: "
             "it was written by another release of dcache"
         )
-    _check("the schedule", content, _TYPES, ("format", "version", "checksum"))
+    _check("the schedule", content, _TYPES, ("format", "version", "checksum", "sigmas", "tables"))
     if "checksum" in content and content["checksum"] != _checksum(content):
         raise DcacheError(
             "the checksum does not fit the content: the file was edited by hand or damaged. To accept an "
             'edit, delete its "checksum" line.'
         )
     check_whole('"steps"', content["steps"], 1)
+    plans = content["components"]
+    wanted = {n: p["corrections"] for n, p in plans.items() if isinstance(p, dict) and "corrections" in p}
+    if bool(wanted) != ("tables" in content):
+        raise DcacheError('"corrections" of components and "tables" with their numbers belong together')
+    corrections = correction_file.read(folder, content["tables"], wanted) if wanted else {}
     components = {}
-    for name, plan in content["components"].items():
+    for name, plan in plans.items():
         if not isinstance(plan, dict):
             raise DcacheError(f"component {name!r} must be an object, got {type(plan).__name__}")
-        _check(f"component {name!r}", plan, _PLAN_TYPES, ("sibling",))
+        _check(f"component {name!r}", plan, _PLAN_TYPES, ("sibling", "corrections"))
         rows = {branch: _rows(name, branch, sites) for branch, sites in plan["rows"].items()}
-        components[name] = Plan(**{**plan, "rows": rows})
+        components[name] = Plan(**{**plan, "rows": rows, "corrections": corrections.get(name)})
         made = make(plan["predictor"], plan["parameters"])
         Method(
             plan["predictor"],
@@ -125,6 +136,7 @@ def _parse(content: Any) -> Schedule:
         tuple(content["resolution"]),
         guidance,
         content["measured"],
+        _sigmas(content.get("sigmas", [])),
     )
 
 
@@ -143,6 +155,13 @@ def _check(
                 f"{what}: {key!r} must be {' or '.join(t.__name__ for t in allowed)}, "
                 f"got {type(content[key]).__name__}"
             )
+
+
+def _sigmas(values: Any) -> tuple[float, ...]:
+    plain = isinstance(values, list) and all(type(v) in (int, float) for v in values)
+    if not plain or any(abs(v) > 1 for v in values):
+        raise DcacheError(f'"sigmas" must be a list of numbers from 0 to 1, got {str(values)[:60]}')
+    return tuple(map(float, values))
 
 
 def _rows(component: str, branch: str, sites: Any) -> dict[str, tuple[bool, ...]]:

@@ -28,6 +28,7 @@ from dcache.record import Record
 from dcache.run import Run
 from dcache.sampler import Listener
 from dcache.selfcheck import self_check
+from dcache.sigmas import Grid, put
 from dcache.stats import Stats
 from dcache.tap import MethodTap
 
@@ -81,6 +82,7 @@ class Session(Listener):
         self.gone = False
         self.late = False
         self.last = 0
+        self.grid: Grid | None = None
         self.learns = bool(method.sibling)
         self.peeks = method.probe is not None and method.probe.where == "modulated"
         self._method_taps: list[MethodTap] = []
@@ -137,6 +139,11 @@ class Session(Listener):
         # A guider that died within a call has not said that its turn is over.
         self.names.context = None
 
+    def timed(self, sampler: Any) -> None:
+        """Give the sampler the schedule's noise levels, if it has any."""
+        if self.method.sigmas:
+            self.grid = put(sampler, self.method.sigmas)
+
     def after_last(self, run: Run) -> bool:
         """The sampler made its last step: the run's end, unless a pipeline will say that it is over."""
         from dcache.pipeline import tells_its_end
@@ -188,6 +195,13 @@ class Session(Listener):
         if steps is not None and run.count is not None and run.count != steps:
             self.run = None
             raise self._wrong_count(run.count)
+        if self.method.sigmas and (self.grid is None or not self.grid.holds):
+            self.run = None
+            raise DcacheError(
+                f"{self.method.describe()} changes the noise levels of the run, and no sampler that dcache "
+                "knows of was given them: enable it on the pipeline, before its call, or use the schedule "
+                "without them: dataclasses.replace(schedule, sigmas=())"
+            )
         if self.on_open is not None:
             self.on_open(self, run)
 
@@ -199,6 +213,10 @@ class Session(Listener):
         steps = self.run.index + (1 if self.run.calls else 0)
         whole = self.run.count is None or steps >= self.run.count
         self.free()
+        if self.grid is not None and whole:
+            # In the middle of a run the rest of it goes on with the levels it began with.
+            self.grid.restore()
+            self.grid = None
         self.record.steps = steps
         self.identity.forget(self.run)
         self.run = None
@@ -244,7 +262,7 @@ class Session(Listener):
 
     def fall_back(self, why: str) -> None:
         """Give the sites up for the whole model, and say so."""
-        if self.method.probe or self.method.fixed:
+        if self.method.probe or self.method.fixed or self.method.corrections is not None:
             # The run ends here, and what was counted of it says nothing.
             self.run = None
             self.branches = {}
@@ -334,6 +352,7 @@ class Session(Listener):
             if problem:
                 self.fall_back(problem)
             else:
+                self.binding.check_corrections()
                 self.checked.add(branch.signature)
 
     @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dcache.components import config_digest
-from dcache.schedule import Plan, Schedule
+from dcache.corrections import Corrections
+from dcache.method import Method
+from dcache.schedule import Plan, Rows, Schedule
 
 if TYPE_CHECKING:
     from dcache.session import Session
@@ -17,6 +19,7 @@ def trace_of(sessions: Mapping[str, Session]) -> Schedule | None:
     """The run under way, or the last one, of a pipeline's denoisers; None where there was none."""
     plans: dict[str, Plan] = {}
     steps, sampler, name = 0, "", ""
+    sigmas: tuple[float, ...] = ()
     for component, session in sessions.items():
         record, method = session.record, session.method
         count = session.stats().steps
@@ -36,7 +39,9 @@ def trace_of(sessions: Mapping[str, Session]) -> Schedule | None:
             sibling=method.sibling,
             model=type(session.module).__name__,
             config=config_digest(session.module),
+            corrections=_corrections(method, rows.values()),
         )
+        sigmas = method.sigmas or sigmas
     if not plans:
         return None
     padded = {
@@ -46,4 +51,12 @@ def trace_of(sessions: Mapping[str, Session]) -> Schedule | None:
         )
         for n, p in plans.items()
     }
-    return Schedule(steps, padded, method=name, sampler=sampler)
+    # A run that was cut short has no grid to replay.
+    whole = len(sigmas) in (steps, steps + 1)
+    return Schedule(steps, padded, method=name, sampler=sampler, sigmas=sigmas if whole else ())
+
+
+def _corrections(method: Method, branches: Collection[Rows]) -> Corrections | None:
+    """Those that the recorded rows stand on: a run that was cut short has no later ones."""
+    found = None if method.corrections is None else method.corrections.only(next(iter(branches)))
+    return None if found is None else found.used(branches)

@@ -22,13 +22,12 @@ from dcache.demo.pictures import demo_captions
 from dcache.demo.pipeline import COEFFICIENTS, GUIDANCE, STEPS
 from dcache.errors import DcacheError
 from dcache.eval.bench import bench
+from dcache.eval.canvas import GREY, GRID, INK, new_figure, save
 from dcache.eval.contest import one_call
-from dcache.eval.figures import DPI
-from dcache.eval.labels import GREY, INK
 from dcache.eval.machine import machine, versions
-from dcache.eval.rows import size
 from dcache.eval.specs import NUMBERS, Choice
 from dcache.eval.subject import Subject, load
+from dcache.eval.words import size
 from dcache.files import write, write_json
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -194,11 +193,8 @@ def fill(path: Path, text: str) -> None:
 def draw(path: Path, found: dict[str, Any]) -> None:
     """Speedup against PSNR, a colour and marker for each preset, with guidance and without."""
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.4, 4.6), dpi=DPI)
-    FigureCanvasAgg(figure)
+    figure = new_figure(10.4, 4.6)
     both = figure.subplots(1, 2)
     titles = {"on": f"guidance {found['guidance']['on']:g}", "off": "no guidance"}
     names = list(dict.fromkeys(one["method"] for one in found["rows"]))
@@ -211,7 +207,7 @@ def draw(path: Path, found: dict[str, Any]) -> None:
                 axes.plot(*zip(*points, strict=True), label=name, linestyle="none", **style)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        axes.grid(color="#e5e7eb", linewidth=0.7)
+        axes.grid(color=GRID, linewidth=0.7)
         axes.set_axisbelow(True)
         axes.set_title(title, size=10, color=GREY, loc="left")
         axes.set_xlabel("speedup of the whole pipeline call (×)", color=INK)
@@ -219,7 +215,7 @@ def draw(path: Path, found: dict[str, Any]) -> None:
     handles, labels = both[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="center right", frameon=False, fontsize=8)
     figure.subplots_adjust(left=0.06, right=0.85, bottom=0.12, top=0.92, wspace=0.14)
-    write(path, lambda temporary: figure.savefig(temporary, dpi=DPI, facecolor="white"))
+    save(figure, path)
 
 
 def write_docs(found: dict[str, Any], docs: Path) -> None:

@@ -6,45 +6,36 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from dcache.eval.tell import Tell
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextmanager
 def rounds(contestants: int, repeats: int) -> Iterator[Callable[[int, str], None]]:
-    """A bar on a terminal; elsewhere a line for each round."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
+    """A bar on a terminal; elsewhere a line for each round, and now and then one within a long round."""
+    total = contestants * (repeats + 1)
+    with _display("loading the model", total) as display:
+        display.line(f"loading the model; then {repeats + 1} x {contestants} calls")
+        calls, told = 0, -1
 
-        with tqdm(
-            total=contestants * (repeats + 1), desc="loading the model", leave=False, file=sys.stderr
-        ) as bar:
-            calls = 0
+        def tell(turn: int, label: str) -> None:
+            nonlocal calls, told
+            name = f"round {turn} of {repeats}" if turn else "warm-up"
+            display.bar(f"{name}: {label}", calls, total)
+            if turn > told:
+                display.timed_line(name)
+            elif display.quiet:
+                display.timed_line(f"{name}: {label}")
+            calls, told = calls + 1, turn
 
-            def move(turn: int, label: str) -> None:
-                nonlocal calls
-                bar.update(int(calls > 0))
-                bar.set_description(f"{_round(turn, repeats)}: {label}")
-                calls += 1
-
-            yield move
-        return
-    began, told = time.perf_counter(), -1
-
-    def say(turn: int, _: str) -> None:
-        nonlocal told
-        if turn > told:
-            told = turn
-            print(
-                f"{_round(turn, repeats)} ({time.perf_counter() - began:.0f} s)", file=sys.stderr, flush=True
-            )
-
-    print(f"loading the model; then {repeats + 1} x {contestants} calls", file=sys.stderr, flush=True)
-    yield say
+        yield tell
 
 
 @contextmanager
-def shares(index: int, count: int) -> Iterator[Callable[[str, int, int], None]]:
+def shares(index: int, count: int) -> Iterator[Tell]:
     """A bar on a terminal, that of each process below the one before; elsewhere a line now and then.
 
     Args:
@@ -52,31 +43,56 @@ def shares(index: int, count: int) -> Iterator[Callable[[str, int, int], None]]:
         count: of processes.
     """
     before = f"process {index} of {count}: " if count > 1 else ""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
+    with _display(f"{before}loading", position=index) as display:
 
-        with tqdm(desc=f"{before}loading", position=index, leave=False, file=sys.stderr) as bar:
+        def tell(what: str, done: int, total: int) -> None:
+            display.bar(before + what, done, total)
+            if display.quiet or done == total:
+                display.timed_line(f"{before}{what}: {done} of {total}")
 
-            def move(what: str, done: int, total: int) -> None:
-                if done < bar.n or total != bar.total:
-                    bar.reset(total)
-                bar.set_description(before + what, refresh=False)
-                bar.update(done - bar.n)
-                bar.refresh()
+        yield tell
 
-            yield move
+
+class _Display:
+    """Where progress is shown: a bar of tqdm, which ignores lines, or lines, if there is no bar."""
+
+    def __init__(self, tqdm: Any = None) -> None:
+        self.tqdm = tqdm
+        self.began = time.perf_counter()
+        self.last = float("-inf")
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the last line with a time is a while ago."""
+        return time.perf_counter() - self.last > SECONDS_BETWEEN_LINES
+
+    def bar(self, text: str, done: int, total: int) -> None:
+        """Move the bar; it begins anew where there is another total, or less is done."""
+        if self.tqdm is None:
+            return
+        if done < self.tqdm.n or total != self.tqdm.total:
+            self.tqdm.reset(total)
+        self.tqdm.set_description(text, refresh=False)
+        self.tqdm.update(done - self.tqdm.n)
+        self.tqdm.refresh()
+
+    def line(self, text: str) -> None:
+        """Write a line."""
+        if self.tqdm is None:
+            print(text, file=sys.stderr, flush=True)
+
+    def timed_line(self, text: str) -> None:
+        """Write a line with the seconds since the beginning."""
+        self.last = time.perf_counter()
+        self.line(f"{text} ({self.last - self.began:.0f} s)")
+
+
+@contextmanager
+def _display(loading: str, total: int | None = None, position: int | None = None) -> Iterator[_Display]:
+    if not sys.stderr.isatty():
+        yield _Display()
         return
-    began, told = time.perf_counter(), float("-inf")
+    from tqdm import tqdm
 
-    def say(what: str, done: int, total: int) -> None:
-        nonlocal told
-        now = time.perf_counter()
-        if now - told > SECONDS_BETWEEN_LINES or done == total:
-            told = now
-            print(f"{before}{what}: {done} of {total} ({now - began:.0f} s)", file=sys.stderr, flush=True)
-
-    yield say
-
-
-def _round(turn: int, repeats: int) -> str:
-    return f"round {turn} of {repeats}" if turn else "warm-up"
+    with tqdm(total=total, desc=loading, position=position, leave=False, file=sys.stderr) as bar:
+        yield _Display(bar)

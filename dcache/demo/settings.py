@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from dcache.demo.pipeline import GUIDANCE, STEPS
 from dcache.errors import DcacheError
+from dcache.eval.packages import missing
 
 METHODS = (
     "default;"
@@ -33,8 +33,9 @@ PACKAGES = {
     "matplotlib": "matplotlib",
     "PIL": "pillow",
     "torchmetrics": "torchmetrics",
-    "open_clip": "open-clip-torch",
 }
+# Those of the pictures' judges: the clips have none that reads captions.
+JUDGES = {"open_clip": "open-clip-torch"}
 # For a single step diffusers' PixArt pipeline takes a path that only distilled models have.
 FEWEST_STEPS, MOST_STEPS = 2, 1000
 MOST_PROMPTS = 100
@@ -85,15 +86,18 @@ def usual(video: bool) -> Settings:
     return Settings()
 
 
-def require_packages() -> None:
+def require_packages(video: bool = False) -> None:
     """Say in one message which optional packages are missing.
 
+    Args:
+        video: for the clips, which need fewer.
+
     Raises:
-        DcacheError: one is.
+        DcacheError: one is missing.
     """
-    missing = [name for module, name in PACKAGES.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise DcacheError(f'the demo needs {", ".join(missing)}: pip install "dcache[demo]"')
+    absent = missing(PACKAGES if video else PACKAGES | JUDGES)
+    if absent:
+        raise DcacheError(f'the demo needs {", ".join(absent)}: pip install "dcache[demo]"')
 
 
 def between(option: str, value: int, low: int, high: int) -> None:

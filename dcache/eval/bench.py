@@ -131,31 +131,31 @@ def bench(
         tell(turn, one.label)
         return one_call(subject, one, prompts, seeds, count_flops=count_flops and turn == 0)
 
-    everyone = [Measured(one, call(0, one)) for one in (UNCACHED, *contestants)]
-    uncached, *methods = everyone
+    uncached, *methods = [Measured(one, call(0, one)) for one in (UNCACHED, *contestants)]
     if problem := broken(uncached.inspected.output):
         raise DcacheError(f"without caching {problem}: there is nothing to compare with. Try more steps.")
-    moved, order = 0.0, random.Random(seed)
-    for turn in range(1, repeats + 1):
-        for measured in (uncached, *order.sample(methods, len(methods))):
-            if measured.last is not uncached.inspected:
-                # A copy: a view would keep all of it.
-                measured.last.output = measured.last.output[:0].copy()
-            measured.timed.append(call(turn, measured.contestant))
-        change = np.abs(uncached.last.output - uncached.inspected.output)
-        moved = max(moved, float(np.nan_to_num(change, nan=1.0).max()))
+    order = random.Random(seed)
+    moved = max(_round(turn, uncached, methods, order, call) for turn in range(1, repeats + 1))
     rows = [row(measured, uncached) for measured in methods]
-    return Bench(
-        subject,
-        list(prompts),
-        seeds,
-        uncached,
-        methods,
-        rows,
-        hardware,
-        versions(packages),
-        _unrestored(moved),
-    )
+    software, unrestored = versions(packages), _unrestored(moved)
+    return Bench(subject, list(prompts), seeds, uncached, methods, rows, hardware, software, unrestored)
+
+
+def _round(
+    turn: int,
+    uncached: Measured,
+    methods: Sequence[Measured],
+    order: random.Random,
+    call: Callable[[int, Contestant], Outcome],
+) -> float:
+    """Call everybody once; return by how much the uncached output differs from that of the warm-up."""
+    for measured in (uncached, *order.sample(methods, len(methods))):
+        if measured.last is not uncached.inspected:
+            # A copy: a view would keep all of it.
+            measured.last.output = measured.last.output[:0].copy()
+        measured.timed.append(call(turn, measured.contestant))
+    change = np.abs(uncached.last.output - uncached.inspected.output)
+    return float(np.nan_to_num(change, nan=1.0).max())
 
 
 def _unrestored(moved: float) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.eval.contest import Contestant, try_on
 from dcache.eval.folder import alone
-from dcache.eval.generate import Tell, generate
+from dcache.eval.generate import generate
 from dcache.eval.manifest import FILE, Manifest
 from dcache.eval.metrics import check, chosen
 from dcache.eval.metrics.options import MetricOptions
-from dcache.eval.processes import join, own_device
+from dcache.eval.processes import Team, join, own_device
 from dcache.eval.prompts import digest, read
 from dcache.eval.report import report
 from dcache.eval.score import FILE as SCORES
@@ -25,6 +25,7 @@ from dcache.eval.settings import STAGES, Settings
 from dcache.eval.specs import parse
 from dcache.eval.store import Store
 from dcache.eval.subject import Subject, coefficients, load, placed
+from dcache.eval.tell import Tell, nobody
 
 # What the shipped pipelines are asked for unless other prompts are given.
 PROMPTS = {"demo": "demo:96", "demo-video": "demo-video:16"}
@@ -58,7 +59,7 @@ def evaluate(  # noqa: PLR0913
     metric_options: MetricOptions | None = None,
     warm_up: bool = True,
     stages: Sequence[str] = STAGES,
-    tell: Tell = lambda _what, _done, _all: None,
+    tell: Tell = nobody,
 ) -> Result:
     """Make pictures without caching and with several methods, score them, report.
 
@@ -84,10 +85,7 @@ def evaluate(  # noqa: PLR0913
     Raises:
         DcacheError: something that was asked for cannot be done; what was finished before stays.
     """
-    if not stages or set(stages) - set(STAGES):
-        raise DcacheError(f"stages must be some of {', '.join(STAGES)}, got {', '.join(stages) or 'none'}")
-    if metrics is not None:
-        chosen(metrics)
+    _refuse(stages, metrics)
     settings, options, folder = settings or Settings(), metric_options or MetricOptions(), Path(out)
     team = join(settings.device)
     with ExitStack() as held:
@@ -99,32 +97,31 @@ def evaluate(  # noqa: PLR0913
         if "generate" in stages:
             job = team.together(lambda: _job(pipeline, prompts, methods, settings, folder))
             if "score" in stages:
-                names = metrics or usual_metrics(job.subject.name, job.subject.kind, resized(job.settings))
-                team.in_turn(lambda: check(names, options, job.subject.kind))
+                job.check(metrics, options, team)
             team.together(hold)
-            store = team.in_turn(lambda: job.begin(folder))
-            team.together(
-                lambda: generate(
-                    store, job.subject, job.contestants, warm_up=warm_up, process=team.place, tell=tell
-                )
-            )
+            store = job.make(folder, team, warm_up, tell)
             # Its memory is the metrics' now.
             del job
         else:
             store = Store.open(folder)
             store.manifest.refuse_other(_given(pipeline, prompts, settings), folder)
             team.together(hold)
-        done = store.finished()
+        done, scores = store.finished(), None
         if "score" in stages:
-            names = metrics or usual_metrics(
-                done.settings["pipeline"], done.manifest.pipeline["kind"], resized(done.settings)
-            )
-            scores = team.together(lambda: score(done, names, options, tell, team.place, team.together))
-        else:
-            scores = _scores(folder) if "report" in stages else None
+            scores = _score(done, metrics, options, team, tell)
+        elif "report" in stages:
+            scores = _scores(folder)
         wanted = "report" in stages and team.first
         files = team.together(lambda: report(done, scores or {}) if wanted else [])
     return Result(done, scores, files, [one.label for one in store.methods if one not in done.methods])
+
+
+def _refuse(stages: Sequence[str], metrics: Sequence[str] | None) -> None:
+    """Refuse stages and metrics that are not there, before anything else is looked at."""
+    if not stages or set(stages) - set(STAGES):
+        raise DcacheError(f"stages must be some of {', '.join(STAGES)}, got {', '.join(stages) or 'none'}")
+    if metrics is not None:
+        chosen(metrics)
 
 
 def usual_metrics(pipeline: str, kind: str, other_size: bool = False) -> list[str]:
@@ -152,6 +149,21 @@ class _Job:
     contestants: Sequence[Contestant]
     prompts: list[str]
     settings: dict[str, Any]
+
+    def check(self, metrics: Sequence[str] | None, options: MetricOptions, team: Team) -> None:
+        """Make sure that the pictures can be scored, before there are any."""
+        names = metrics or usual_metrics(self.subject.name, self.subject.kind, resized(self.settings))
+        team.in_turn(lambda: check(names, options, self.subject.kind))
+
+    def make(self, folder: Path, team: Team, warm_up: bool, tell: Tell) -> Store:
+        """Make all pictures, each process its share."""
+        store = team.in_turn(lambda: self.begin(folder))
+        team.together(
+            lambda: generate(
+                store, self.subject, self.contestants, warm_up=warm_up, process=team.place, tell=tell
+            )
+        )
+        return store
 
     def begin(self, folder: Path) -> Store:
         """Write what is asked for into the folder, or find it there."""
@@ -206,6 +218,14 @@ def _given(pipeline: Any, prompts: str | Sequence[str] | None, settings: Setting
         texts = _texts(prompts)
         found["prompts"] = f"{len(texts)} ({digest(texts)})"
     return found | settings.given()
+
+
+def _score(
+    done: Store, metrics: Sequence[str] | None, options: MetricOptions, team: Team, tell: Tell
+) -> dict[str, Any] | None:
+    settings, kind = done.settings, done.manifest.pipeline["kind"]
+    names = metrics or usual_metrics(settings["pipeline"], kind, resized(settings))
+    return team.together(lambda: score(done, names, options, tell, team.place, team.together))
 
 
 def _scores(folder: Path) -> dict[str, Any]:

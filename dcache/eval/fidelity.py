@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 CAP = 100.0
-CLIP = 5
+# Dimensions of an array of pictures, and of one of clips.
+PICTURE, CLIP = 4, 5
 
 
 def broken(pictures: NDArray[np.float32], beside: NDArray[np.uint8] | None = None) -> str | None:

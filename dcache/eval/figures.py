@@ -5,21 +5,16 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dcache.eval.labels import GREY, INK, place_labels
+from dcache.eval.canvas import ACCENT, GREY, GRID, INK, new_figure, save
+from dcache.eval.labels import place_labels
 from dcache.eval.rows import Row
-from dcache.files import write
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-ACCENT = "#1d6fd1"
 MOST_ROWS = 6
-DPI = 160
 
 
 def draw_grid(
@@ -30,7 +25,7 @@ def draw_grid(
     side, margin, head, gap = 1.0, 1.5, 0.78, 0.06
     width = margin + len(columns) * (side + gap)
     height = head + len(captions) * (side + gap)
-    figure = _figure(width, height)
+    figure = new_figure(width, height)
     above: dict[str, Any] = {"ha": "center", "va": "baseline", "linespacing": 1.1}
     for j, pictures in enumerate(columns):
         left = (margin + j * (side + gap)) / width
@@ -48,7 +43,7 @@ def draw_grid(
         middle = 1 - (head + (i + 0.5) * side + i * gap) / height
         text = textwrap.fill(caption, 19)
         figure.text((margin - 0.1) / width, middle, text, size=9, color=INK, ha="right", va="center")
-    return write(path, lambda temporary: figure.savefig(temporary, dpi=DPI, facecolor="white"))
+    return save(figure, path)
 
 
 def draw_speed_fidelity(path: Path, rows: Sequence[Row], of: str = "picture") -> Path:
@@ -56,11 +51,11 @@ def draw_speed_fidelity(path: Path, rows: Sequence[Row], of: str = "picture") ->
     shown = [
         (one.label, one.speedup, one.mean_psnr) for one in rows if one.speedup and one.mean_psnr is not None
     ]
-    figure = _figure(6.4, 4.2)
+    figure = new_figure(6.4, 4.2)
     axes = figure.add_axes((0.11, 0.13, 0.86, 0.77))
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.grid(color="#e5e7eb", linewidth=0.7)
+    axes.grid(color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.set_xlabel("speedup of the whole pipeline call (×)", color=INK)
     axes.set_ylabel(f"PSNR to the uncached {of} (dB)", color=INK)
@@ -74,16 +69,7 @@ def draw_speed_fidelity(path: Path, rows: Sequence[Row], of: str = "picture") ->
         axes.plot(x, y, "o", color=ACCENT if (x, y) in front else GREY, markersize=6)
     _limits(axes, points)
     place_labels(figure, axes, [label for label, _, _ in shown], points, front)
-    return write(path, lambda temporary: figure.savefig(temporary, dpi=DPI, facecolor="white"))
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=DPI)
-    FigureCanvasAgg(figure)
-    return figure
+    return save(figure, path)
 
 
 def _title(row: Row | None) -> tuple[str, str]:

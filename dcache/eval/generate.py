@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,8 +10,7 @@ from dcache.eval.contest import UNCACHED, Contestant, Outcome, one_call
 from dcache.eval.fidelity import broken, to_uint8
 from dcache.eval.store import Store
 from dcache.eval.subject import Subject
-
-Tell = Callable[[str, int, int], None]
+from dcache.eval.tell import Tell, nobody
 
 
 def generate(
@@ -21,7 +20,7 @@ def generate(
     *,
     warm_up: bool = True,
     process: tuple[int, int] = (0, 1),
-    tell: Tell = lambda _what, _done, _all: None,
+    tell: Tell = nobody,
 ) -> int:
     """Make what is missing or damaged; what is there and right is not touched.
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dcache.eval.canvas import GREY, INK
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INK, GREY = "#1f2430", "#6b7280"
 # A label keeps CLEAR pixels from every point; a thin line joins the two where it stands FAR points off.
 CLEAR, FAR = 11, 10
 # Where a label may stand around its point: offset in points, horizontal and vertical alignment.

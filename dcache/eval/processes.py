@@ -69,11 +69,23 @@ class Team:
                 self.told.append(error)
                 _gathered(str(error) or type(error).__name__)
             raise
-        for index, message in enumerate(_gathered(None)):
+        messages: list[str | None] = _gathered(None)
+        for index, message in enumerate(messages):
             if message is not None:
                 self.told.append(ElsewhereError(f"process {index} of {self.count} stopped: {message}"))
                 raise self.told[-1]
         return done
+
+    def gather(self, mine: Done) -> list[Done]:
+        """What every process has, in the order of their indices, in every process.
+
+        Raises:
+            ElsewhereError: one of them failed before it came here.
+        """
+        if self.count == 1:
+            return [mine]
+        self.barrier()
+        return _gathered(mine)
 
     def in_turn(self, work: Callable[[], Done]) -> Done:
         """Do something in process 0 and then in the others, which find what it left.
@@ -129,9 +141,9 @@ def _alone() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) < 2
 
 
-def _gathered(message: str | None) -> list[str | None]:
+def _gathered(message: Done) -> list[Done]:
     """Everybody's message."""
     from accelerate.utils import gather_object
 
-    found: list[str | None] = gather_object([message])
+    found: list[Done] = gather_object([message])
     return found

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dcache.eval.fidelity import broken, psnr, ssim, to_uint8
+from dcache.eval.words import busy, no_gain, number, share, size
 
 if TYPE_CHECKING:
     from dcache.eval.bench import Measured
-
-BUSY = 0.25
 
 
 @dataclass(frozen=True)
@@ -94,14 +93,14 @@ class Column:
 def columns(uncached: Measured, rows: Sequence[Row]) -> list[Column]:
     """The columns that these rows can fill."""
     found = [
-        Column("computed", lambda r: _share(r.computed), lambda _: "100 %"),
-        Column("FLOPs", lambda r: _share(r.flops), lambda _: "100 %"),
-        Column("seconds", lambda r: f"{r.seconds:.2f}", lambda m: f"{m.median:.2f}"),
-        Column("spread", lambda r: _share(r.spread), lambda m: _share(m.spread)),
+        Column("computed", lambda r: share(r.computed), lambda _: "100 %"),
+        Column("FLOPs", lambda r: share(r.flops), lambda _: "100 %"),
+        Column("seconds", lambda r: number(r.seconds, 2), lambda m: number(m.median, 2)),
+        Column("spread", lambda r: share(r.spread), lambda m: share(m.spread)),
         Column("speedup", lambda r: _times(r.speedup), lambda _: "1.00x", lambda r: r.speedup),
         Column("denoiser", lambda r: _times(r.denoiser_speedup), lambda _: "1.00x"),
-        Column("PSNR dB", lambda r: _number(r.mean_psnr, 1), best=lambda r: r.mean_psnr),
-        Column("SSIM", lambda r: _number(r.mean_ssim, 3), best=lambda r: r.mean_ssim),
+        Column("PSNR dB", lambda r: number(r.mean_psnr, 1), best=lambda r: r.mean_psnr),
+        Column("SSIM", lambda r: number(r.mean_ssim, 3), best=lambda r: r.mean_ssim),
         Column("held", lambda r: size(r.held), best=lambda r: -r.held if r.held and not r.broken else None),
         Column("peak", lambda r: size(r.peak_memory), lambda m: size(m.peak_memory)),
     ]
@@ -157,7 +156,7 @@ def notes(uncached: Measured, methods: Sequence[Measured], rows: Sequence[Row]) 
     for one, its in zip(methods, rows, strict=True):
         stats = one.last.stats
         if its.broken:
-            found.append(f"{one.label}: {its.broken}, so no gain is reported")
+            found.append(f"{one.label}: {no_gain(its.broken)}")
         elif stats is not None and stats.predicted == 0:
             found.append(f"{one.label}: nothing was predicted: {stats.why_nothing()}")
         if one.contestant.note:
@@ -165,33 +164,11 @@ def notes(uncached: Measured, methods: Sequence[Measured], rows: Sequence[Row]) 
         if stats is None or stats.predicted:
             found += [f"{one.label}: {warning}" for warning in one.warnings]
     spread = max(max(one.seconds) / min(one.seconds) - 1 for one in [uncached, *methods])
-    if spread > BUSY:
-        found.append(
-            f"the machine was busy: equal calls took up to {spread:.0%} longer, so trust the speedups less"
-        )
-    return found
-
-
-def size(count: int | None) -> str:
-    """Bytes for people."""
-    if count is None:
-        return "-"
-    value, units = count / 1024, ["KiB", "MiB", "GiB"]
-    while value >= 1024 and len(units) > 1:
-        value, units = value / 1024, units[1:]
-    return f"{value:.0f} {units[0]}" if units[0] == "KiB" else f"{value:.1f} {units[0]}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.0f} %"
+    return found + busy(spread, "speedups")
 
 
 def _times(value: float | None) -> str:
     return "broken" if value is None else f"{value:.2f}x"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _best(rows: Sequence[Row], score: Callable[[Row], float | None] | None) -> int | None:

@@ -8,14 +8,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcache.files import write
+from dcache.eval.canvas import ACCENT, FAINT, GREY, INK, new_figure, save
 from dcache.schedule import Plan, Schedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COMPUTED, PREDICTED, INK, GREY = "#1d6fd1", "#dbe6f4", "#1f2430", "#6b7280"
-DPI = 160
+COMPUTED, PREDICTED = ACCENT, FAINT
 # Inches: a row of cells, what stands above and below the rows of a panel, the figure, a letter of a name.
 ROW, ABOVE, BELOW, WIDTH, LETTER = 0.17, 0.42, 0.3, 9.0, 0.068
 # With more rows or steps than these, cells are drawn without gaps between them.
@@ -97,14 +96,10 @@ def draw_schedule(path: Path, schedule: Schedule) -> Path:
     Raises:
         DcacheError: the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     tables = panels(schedule)
     heights = [ABOVE + len(table.strips) * ROW + BELOW for table in tables]
     height = 0.5 + sum(heights)
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
-    FigureCanvasAgg(figure)
+    figure = new_figure(WIDTH, height)
     figure.text(0.2 / WIDTH, 1 - 0.3 / height, heading(schedule), size=11, weight="bold", color=INK)
     for text, colour, x in (("computed", COMPUTED, WIDTH - 2.2), ("predicted", PREDICTED, WIDTH - 1.2)):
         figure.text(x / WIDTH, 1 - 0.3 / height, "■", size=11, color=colour)
@@ -115,7 +110,7 @@ def draw_schedule(path: Path, schedule: Schedule) -> Path:
         box = (left / WIDTH, (top - tall + BELOW) / height, (WIDTH - left - 0.6) / WIDTH)
         _draw_panel(figure.add_axes((*box, (tall - ABOVE - BELOW) / height)), table)
         top -= tall
-    return write(path, lambda temporary: figure.savefig(temporary, dpi=DPI, facecolor="white"))
+    return save(figure, path)
 
 
 def _draw_panel(axes: Axes, table: Panel) -> None:

@@ -12,6 +12,7 @@ from dcache.eval.metrics.base import Metric, Sample, Score
 from dcache.eval.metrics.batches import REFERENCE, Batches
 from dcache.eval.metrics.features import Features
 from dcache.eval.metrics.options import MetricOptions
+from dcache.eval.tell import Tell, nobody
 from dcache.files import write_json
 
 if TYPE_CHECKING:
@@ -19,14 +20,13 @@ if TYPE_CHECKING:
     from dcache.eval.store import Store
 
 FORMAT, VERSION, FILE = "dcache.eval.scores", 1, "scores.json"
-Tell = Callable[[str, int, int], None]
 
 
 def score(
     store: Store,
     names: Sequence[str],
     options: MetricOptions | None = None,
-    tell: Tell = lambda _what, _done, _all: None,
+    tell: Tell = nobody,
     process: tuple[int, int] = (0, 1),
     together: Callable[[Callable[[], Any]], Any] = lambda work: work(),
 ) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcache.errors import DcacheError
+from dcache.eval.fidelity import CLIP, PICTURE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 # Names of shipped pipelines -> the module with `load_pipeline`, `call_options` and `COEFFICIENTS`.
 SHIPPED = {"demo": "dcache.demo.pipeline", "demo-video": "dcache.demo.video.pipeline"}
 DTYPES = ("auto", "float32", "float16", "bfloat16")
-CLIP, PICTURE = 5, 4
 
 
 @dataclass

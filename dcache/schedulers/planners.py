@@ -58,17 +58,16 @@ def partition(error: Floats, computes: int, shortest: int = 1, longest: int | No
     count = len(error)
     longest = count if longest is None else longest
     _reachable(count, computes, shortest, longest)
-    group = _groups(error)
+    # group[a, end]: the error of a group that ends before `end`; infinite where it is too long or short.
+    lengths = np.arange(count + 1)[None, :] - np.arange(count)[:, None]
+    group = np.where((lengths >= shortest) & (lengths <= longest), _groups(error), np.inf)
     best = np.full((computes + 1, count + 1), np.inf)
     before = np.zeros((computes + 1, count + 1), np.int64)
     best[0, 0] = 0.0
     for k in range(1, computes + 1):
-        for end in range(1, count + 1):
-            starts = np.arange(max(0, end - longest), end - shortest + 1)
-            if len(starts):
-                sums = best[k - 1, starts] + group[starts, end]
-                before[k, end] = starts[np.argmin(sums)]
-                best[k, end] = sums.min()
+        sums = best[k - 1, :count, None] + group
+        before[k] = np.argmin(sums, axis=0)
+        best[k] = np.min(sums, axis=0)
     anchors, end = [], count
     for k in range(computes, 0, -1):
         end = int(before[k, end])
@@ -148,7 +147,7 @@ def pair_partition(error: Floats, most: int, forced: Sequence[int] = ()) -> Pair
     for k in range(2, most + 1):
         # From the anchors (a, b) to (b, c).
         for b in range(count - 1):
-            sums = best[k - 1, :, b, None] + within[:, b, b + 1 : count]
+            sums = best[k - 1, : b + 1, b, None] + within[: b + 1, b, b + 1 : count]
             before[k, b, b + 1 :] = np.argmin(sums, axis=0)
             best[k, b, b + 1 :] = np.min(sums, axis=0)
     closing = within[:, :, count]

@@ -11,10 +11,9 @@ from typing import Any
 from measure_methods import fill
 from tables import FIDELITY, SPEED, front, leaders, markdown, verdicts, winners
 
-from dcache.eval.figures import DPI
-from dcache.eval.labels import GREY, INK
+from dcache.eval.canvas import GREY, GRID, INK, new_figure, save
 from dcache.eval.machine import heading
-from dcache.files import make_folder, write, write_json
+from dcache.files import make_folder, write_json
 
 COLOURS = {"dcache": "#1d6fd1", "cache-dit": "#d1601d", "diffusers": "#2f8f4e", "DeepCache": "#8a3fb5"}
 MARKERS = dict(zip(COLOURS, "os^D", strict=True))
@@ -130,13 +129,9 @@ def write_page(found: Sequence[dict[str, Any]], docs: Path) -> list[Path]:
 
 def draw(path: Path, found: Sequence[dict[str, Any]]) -> Path:
     """Speedup against PSNR: a panel for each measurement, a colour for each library, its best joined."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = min(2, len(found))
     rows = -(-len(found) // columns)
-    figure = Figure(figsize=(5.2 * columns, 3.6 * rows + 0.5), dpi=DPI)
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.2 * columns, 3.6 * rows + 0.5)
     panels = figure.subplots(rows, columns, squeeze=False).flat
     # In this order, or the zip takes a panel more than it fills.
     for one, axes in zip(found, panels, strict=False):
@@ -150,7 +145,7 @@ def draw(path: Path, found: Sequence[dict[str, Any]]) -> Path:
     ]
     figure.legend(handles, who, loc="upper center", ncols=len(who), frameon=False, fontsize=9)
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.4 / figure.get_figheight()))
-    return write(path, lambda temporary: figure.savefig(temporary, dpi=DPI, facecolor="white"))
+    return save(figure, path)
 
 
 def panel(axes: Any, one: dict[str, Any]) -> None:
@@ -163,7 +158,7 @@ def panel(axes: Any, one: dict[str, Any]) -> None:
         axes.plot(*points(best, library), f"-{marker}", linewidth=1.2, **style)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.grid(color="#e5e7eb", linewidth=0.7)
+    axes.grid(color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.set_title(title(one), size=10, color=GREY, loc="left")
     axes.set_xlabel("speedup of the whole pipeline call (×)", color=INK)

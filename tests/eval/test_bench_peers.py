@@ -56,7 +56,7 @@ def traces(pipe: Any, module: Any) -> list[Any]:
     return [dict(vars(type(pipe))), dict(vars(pipe)), *({**vars(m)} for m in module.modules())]
 
 
-def compare(subject: Subject, contestants: list[Contestant]) -> dict[str, Any]:
+def assert_saves_work_and_leaves_no_trace(subject: Subject, contestants: list[Contestant]) -> dict[str, Any]:
     """Bench them; the pipeline has to be what it was, and each has to save work and hold bytes."""
     pipe = subject.pipe
     module = subject.denoisers[0]
@@ -85,7 +85,7 @@ def test_diffusers_hooks_bench_on_the_demo_and_leave_the_pipeline_as_it_was(demo
 
     names = {"FirstBlockCache 0.4", "TaylorSeerCache 2 lite", "SeaCache 1 K4"}
     chosen = [one for one in contestants(demo, prompts(1)) if one.label in names]
-    rows = compare(demo, chosen)
+    rows = assert_saves_work_and_leaves_no_trace(demo, chosen)
     assert set(rows) == names
     assert {row.library for row in rows.values()} == {"diffusers"}
 
@@ -114,7 +114,9 @@ def test_cache_dit_benches_on_the_demo_and_leaves_the_pipeline_as_it_was(demo: S
 
     names = {"DBCache F1 mask every 2", "DBCache F1 mask every 2 taylor", "DBCache F1B0 W2 R0.4 MC3"}
     subject = Subject(demo.pipe, "demo", {**demo.options, "num_inference_steps": 20})
-    compare(subject, [one for one in contestants(subject) if one.label in names])
+    assert_saves_work_and_leaves_no_trace(
+        subject, [one for one in contestants(subject) if one.label in names]
+    )
 
 
 @needs("DeepCache")
@@ -125,7 +127,7 @@ def test_deepcache_benches_on_the_unet_and_leaves_the_pipeline_as_it_was() -> No
     unet = contestants.MODELS["unet"].load(3.0)
     subject = Subject(unet.pipe, "unet", {**unet.options, "num_inference_steps": STEPS})
     chosen = [one for one in peer_deepcache.contestants() if one.label == "DeepCache 2 branch 0"]
-    compare(subject, chosen)
+    assert_saves_work_and_leaves_no_trace(subject, chosen)
 
 
 @needs("DeepCache")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 import dcache
 from dcache.eval.bench import Measured
 from dcache.eval.contest import UNCACHED, Contestant, Outcome
-from dcache.eval.rows import notes, row, size, table
+from dcache.eval.rows import notes, row, table
 from dcache.eval.watch import Cost
 
 GOOD = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
@@ -101,10 +101,3 @@ def test_a_reader_is_told_what_to_distrust() -> None:
     calm, idle = measured("uncached", [1.0, 1.1]), measured("idle", [1.0], predicted=0)
     assert notes(calm, [], []) == []
     assert any("nothing was predicted" in note for note in notes(calm, [idle], [row(idle, calm)]))
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(None, "-"), (1024, "1 KiB"), (3 * 2**19, "1.5 MiB"), (5 * 2**30, "5.0 GiB")]
-)
-def test_bytes_for_people(count: int | None, text: str) -> None:
-    assert size(count) == text

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dcache.eval.canvas import INK
 from dcache.files import write
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ Clips = NDArray[np.uint8]
 ENLARGED = 4
 MARGIN, HEAD, GAP = 150, 36, 6
 MOST_ROWS = 4
-INK = (31, 36, 48)
 # The last frame stands longer, so that the jump back to the first is seen as one.
 MILLISECONDS, LAST = 120, 600
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,6 +11,7 @@ from dcache.eval.metrics import clip, distribution, image_reward, paired, shapes
 from dcache.eval.metrics.base import Metric, Source
 from dcache.eval.metrics.options import MetricOptions
 from dcache.eval.metrics.reference import pictures_in
+from dcache.eval.packages import missing
 
 METRICS = {
     metric.name: metric
@@ -35,16 +35,11 @@ def chosen(names: Sequence[str]) -> list[Metric]:
     if unknown or not names:
         raise DcacheError(f"no metric {', '.join(unknown) or 'named'}: there are {', '.join(METRICS)}")
     metrics = [METRICS[name] for name in dict.fromkeys(names)]
-    missing = {
-        package: metric.name
-        for metric in metrics
-        for module, package in metric.packages.items()
-        if importlib.util.find_spec(module) is None
-    }
-    if missing:
+    absent = {package: metric.name for metric in metrics for package in missing(metric.packages)}
+    if absent:
         raise DcacheError(
-            f"not installed: {', '.join(f'{package} (for {name})' for package, name in missing.items())}; "
-            f"pip install {' '.join(missing)}"
+            f"not installed: {', '.join(f'{package} (for {name})' for package, name in absent.items())}; "
+            f"pip install {' '.join(absent)}"
         )
     return metrics
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcache.eval.fidelity import CLIP
 from dcache.eval.metrics.options import MetricOptions
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 Rows = NDArray[np.floating[Any]]
-CLIP = 5
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import numpy as np
 
 from dcache.errors import DcacheError
 from dcache.eval.contest import UNCACHED
-from dcache.eval.metrics.base import CLIP, Batch, Metric, Source
+from dcache.eval.fidelity import CLIP
+from dcache.eval.metrics.base import Batch, Metric, Source
 from dcache.eval.metrics.features import Chunk
 from dcache.eval.metrics.options import MetricOptions
 from dcache.eval.metrics.reference import reference_chunks

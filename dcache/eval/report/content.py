@@ -10,8 +10,8 @@ from typing import Any
 from dcache.eval.manifest import Entry
 from dcache.eval.report.costs import COSTS, costs, timed, unsteady
 from dcache.eval.report.figure import AGAINST, Column, Figure
-from dcache.eval.rows import BUSY
 from dcache.eval.store import Store
+from dcache.eval.words import busy, no_gain
 
 FORMAT, VERSION = "dcache.eval.report", 1
 # What the report puts beside the speedup where there is a choice, the first that was computed.
@@ -186,9 +186,7 @@ def _notes(
             found.append(Note(entry.label, apart))
     found += [Note("", text) for text in (*store.manifest.notes, *_empty(scores), *scores["warnings"])]
     spread = max(unsteady(its) for its in calls.values())
-    if spread > BUSY:
-        busy = f"the machine was busy: equal calls took up to {spread:.0%} longer, so trust the seconds less"
-        found.append(Note("", busy))
+    found += [Note("", text) for text in busy(spread, "seconds")]
     if not all(call["warm"] for its in calls.values() for call in timed(its)):
         found.append(Note("", "a method had no warm call: its seconds are those of a first call"))
     return found
@@ -200,7 +198,7 @@ def _runs(calls: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def _notes_on(entry: Entry, row: Row, calls: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = [f"{row.broken}, so no gain is reported"] if row.broken else []
+    found = [no_gain(row.broken)] if row.broken else []
     shares = [call["computed"] for call in calls if call["computed"] is not None]
     if shares and min(shares) == 1 and row.label != "uncached":
         found.append("nothing was predicted: every call computed everything")

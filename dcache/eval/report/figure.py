@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dcache.eval.rows import size
+from dcache.eval.words import number, share, size
 
 # What a column compares with, in the order of the table -> its heading there.
 AGAINST = {
@@ -51,10 +51,10 @@ class Column:
     def text(self, value: float) -> str:
         """A value for people."""
         if self.kind == "share":
-            return f"{100 * value:.0f} %"
+            return share(value)
         if self.kind == "bytes":
             return size(round(value))
-        return f"{value:.{self.digits}f}" + ("×" if self.kind == "times" else "")
+        return number(value, self.digits) + ("×" if self.kind == "times" else "")
 
 
 @dataclass(frozen=True)

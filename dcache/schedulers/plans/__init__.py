@@ -18,7 +18,7 @@ from dcache.profile import Profile
 from dcache.schedule import Plan, Schedule
 
 # Modules of this package, each with `plan(profile, ...) -> Schedule` and `levels(profile)`.
-PLANNERS = ("smoothcache",)
+PLANNERS = ("bac", "delta_dit", "knapsack", "magcache", "pairs", "profilingdit", "smoothcache", "teacache")
 
 
 def make(name: str, profile: Profile, **options: Any) -> Schedule:
@@ -47,13 +47,24 @@ def for_speedup(profile: Profile, name: str, speedup: float, **options: Any) -> 
         raise DcacheError(
             "a speedup needs measured latencies, and this profile has none: observe with timing"
         )
-    fastest = 1.0
-    for level in _module(name).levels(profile):
-        found = make(name, profile, **{**level, **options})
-        expected = cost.speedup(found, profile.latencies)
-        if expected >= speedup:
-            return found
-        fastest = max(fastest, expected)
+    if "speedup" in inspect.signature(_module(name).plan).parameters:
+        return make(name, profile, **{"speedup": speedup, **options})
+    levels = list(_module(name).levels(profile))
+
+    def planned(i: int) -> tuple[Schedule, bool, float]:
+        found = make(name, profile, **{**levels[i], **options})
+        expected = cost.speedup(found, profile.latencies) if profile.latencies is not None else 1.0
+        return found, expected >= speedup, expected
+
+    # Each level computes less than the one before, so the first that is fast enough is found by bisection.
+    low, high = 0, len(levels) - 1
+    best, enough, fastest = planned(high)
+    while enough and low < high:
+        middle = (low + high) // 2
+        found, fast, _ = planned(middle)
+        best, low, high = (found, low, middle) if fast else (best, middle + 1, high)
+    if enough:
+        return best
     raise DcacheError(
         f"planner {name} cannot reach a speedup of {speedup:g} here: expected at most {fastest:.2f}, which "
         "its fewest computes give"

@@ -1,0 +1,137 @@
+"""`dcache import` and `dcache export`: schedules and coefficients of other methods' files, and back."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dcache.errors import DcacheError
+from dcache.importers import FORMATS
+from dcache.importers.imported import ORDERS
+from dcache.schedule import Schedule
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    from dcache.importers import Imported
+
+TARGETS = ("ecad",)
+OPTIONS = ("steps", "blocks", "threshold", "order", "interleaved")
+
+
+def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register both commands."""
+    _add_import(commands)
+    _add_export(commands)
+
+
+def _add_import(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("import", help="turn another method's file into a schedule or coefficients")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the file; of BAC also a folder of lists")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        choices=FORMATS,
+        metavar="FORMAT",
+        help=f"{', '.join(FORMATS)} (default: told from the content)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT.json", help="where to write it")
+    parser.add_argument("--steps", type=int, metavar="N", help="evaluations of a run (bac; magcache)")
+    parser.add_argument("--blocks", type=int, metavar="N", help="blocks of the model (smoothcache)")
+    parser.add_argument(
+        "--threshold", type=float, metavar="T", help="of routers (l2c, harmonica; default: 0.1)"
+    )
+    parser.add_argument(
+        "--order", choices=ORDERS, help="whether the file's first row is the run's first step (harmonica)"
+    )
+    parser.add_argument(
+        "--interleaved",
+        action=argparse.BooleanOptionalAction,
+        help="the numbers of the two guidance branches alternate (magcache)",
+    )
+    parser.set_defaults(run=run_import)
+
+
+def _add_export(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("export", help="turn a schedule into another method's file")
+    parser.add_argument("file", type=Path, metavar="FILE", help="a schedule file")
+    parser.add_argument("--to", choices=TARGETS, required=True, help="the format")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT.json", help="where to write it")
+    parser.add_argument("--layout", choices=("flux", "pixart"), help="where the schedule does not tell")
+    parser.add_argument("--blocks", type=int, metavar="N", help="blocks (default: those that have sites)")
+    parser.add_argument("--single-blocks", type=int, metavar="N", help="FLUX's, after them")
+    parser.set_defaults(run=run_export)
+
+
+def run_import(arguments: argparse.Namespace) -> int:
+    """Read, say what was read, write a schedule or a coefficients file."""
+    from dcache.files import write_json
+    from dcache.importers import read
+
+    options = {name: getattr(arguments, name) for name in OPTIONS}
+    _refuse_same(arguments)
+    found = read(arguments.file, arguments.source, **options)
+    for line in describe(found):
+        print(line)
+    if found.schedule is not None:
+        written = found.schedule.save(arguments.out)
+    else:
+        content = {"format": "dcache.coefficients", "version": 1, "of": {"imported": arguments.file.name}}
+        written = write_json(arguments.out, {**content, **found.coefficients})
+    print(f"wrote {written}\n\n{_how(found, written)}")
+    return 0
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    """Write a schedule in another format."""
+    from dcache.files import write_json
+    from dcache.importers.ecad_export import export
+
+    _refuse_same(arguments)
+    schedule = Schedule.load(arguments.file)
+    content = export(schedule, arguments.layout, arguments.blocks, arguments.single_blocks)
+    written = write_json(arguments.out, content)
+    table = content["cache_schedule"]
+    singles = table.get("num_single_blocks")
+    print(
+        f"{table['num_inference_steps']} steps, {table['num_blocks']} blocks"
+        + (f" and {singles} single blocks" if singles is not None else "")
+        + f"\nwrote {written}"
+    )
+    return 0
+
+
+def describe(found: Imported) -> Iterator[str]:
+    """What was read, in lines."""
+    if found.schedule is None:
+        for preset, numbers in found.coefficients.items():
+            for name, values in numbers.items():
+                yield f"{found.format}: {name} of {preset}, {len(values)} numbers"
+    else:
+        (plan,) = found.schedule.components.values()
+        events = found.schedule.steps * len(plan.sites)
+        yield f"{found.format}: {found.schedule.steps} evaluations, {len(plan.sites)} sites" + (
+            f" of {plan.model}" if plan.model else ""
+        )
+        dead = plan.computed - next(iter(found.schedule.canonical().components.values())).computed
+        yield (
+            f"computed {plan.computed} of {events} ({plan.computed / events:.0%}); {dead} of them are dead"
+            + (": Schedule.canonical() drops them" if dead else "")
+        )
+    for note in found.notes:
+        yield f"note: {note}"
+
+
+def _how(found: Imported, written: Path) -> str:
+    if found.schedule is not None:
+        return f"dcache.enable(pipe, {str(written)!r})  # dcache show {written}"
+    (preset,) = found.coefficients
+    (name,) = found.coefficients[preset]
+    return f"dcache.enable(pipe, {preset!r}, {name}={str(written)!r})"
+
+
+def _refuse_same(arguments: argparse.Namespace) -> None:
+    if arguments.out.resolve() == arguments.file.resolve():
+        raise DcacheError(f"--out is the file that is read, {arguments.file}: write another")

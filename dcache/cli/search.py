@@ -1,0 +1,267 @@
+"""`dcache search`: the best schedules of a pipeline, found by rendering candidates; resumable."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dcache.cli.bench import PROMPTS, add_pipeline, pipeline_options, prompts_of
+from dcache.errors import DcacheError
+from dcache.files import make_folder
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    from dcache.eval.processes import Team as Launch
+    from dcache.profile import Profile
+    from dcache.search.driver import Search, Team
+    from dcache.search.evolve import Ways
+    from dcache.search.found import Member
+    from dcache.search.judge import Judge
+
+# ECAD (2025) as published: PixArt's setting of its code (the card in docs/search.md says where from).
+ECAD = {
+    "strategy": "nsga2",
+    "units": "sublayers",
+    "recipes": ("reuse",),
+    "budget": 72 * 550,
+    "population": 72,
+    "mutation": 0.05,
+    "convention": "some",
+    "finishing": 0.0,
+    "metrics": ("image-reward",),
+    "cost": "flops",
+    "first": 1000,
+}
+
+
+def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    from dcache.search.evolve import STRATEGIES, Ways
+
+    usual = Ways()
+    parser = commands.add_parser(
+        "search",
+        help="a front of schedules, cost against quality, found by rendering candidates",
+        description=(
+            "Search schedules of a pipeline that was observed (dcache calibrate PIPE --out X.safetensors). "
+            "Every evaluation is kept in --out; a search that was stopped goes on with --resume. Several "
+            "processes: --workers N, or accelerate launch -m dcache.cli search ..."
+        ),
+    )
+    add_pipeline(parser)
+    parser.add_argument("--prompts", default="", metavar="P", help=PROMPTS.partition(";")[0])
+    parser.add_argument("--profile", type=Path, required=True, metavar="FILE", help="of this pipeline")
+    parser.add_argument("--ecad", action="store_true", help="the published setting; other options change it")
+
+    def option(name: str, kind: Any, metavar: str, text: str) -> None:
+        default = getattr(usual, name)
+        shown = ",".join(default) if isinstance(default, tuple) else default
+        parser.add_argument(f"--{name}", type=kind, metavar=metavar, help=f"{text} (default: {shown})")
+
+    option("strategy", str, "S", f"one of {', '.join(STRATEGIES)}")
+    option("units", str, "U", "what decides alone: whole, kinds, blocks, sublayers, sections:N")
+    option("recipes", _names, "LIST", "how predictions may be made: reuse, newton, halfway, fitted")
+    option("budget", int, "N", "most schedules to evaluate")
+    option("population", int, "N", "schedules of a generation")
+    option("mutation", float, "R", "mutation rate; two bits of a genome where none is given")
+    option("convention", str, "C", "that rate is of each bit (each), or of mutated offspring (some)")
+    option("finishing", float, "F", "share of the budget for the local search around the front")
+    option("metrics", _names, "LIST", "traded against cost, as in dcache eval")
+    option("cost", str, "C", "seconds by the profile, flops, or measured")
+    option("first", int, "N", "prompts that every schedule is rendered on; the rest for those worth it")
+    option("seed", int, "S", "of pictures and decisions")
+    parser.add_argument("--no-seeds", action="store_true", help="begin with random schedules alone")
+    parser.add_argument(
+        "--batch-size", type=int, default=8, metavar="N", help="pictures in a call (default: 8)"
+    )
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="of each process (default: the cores' share)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the search in --out")
+    parser.add_argument(
+        "--pick", metavar="2.5x", help="save the best schedule of that speedup as picked.schedule.json"
+    )
+    out = Path("search-out")
+    parser.add_argument("--out", type=Path, default=out, metavar="FOLDER", help=f"(default: {out})")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Search, write the front, print it."""
+    from dcache.eval.processes import join, own_device
+    from dcache.profile import Profile
+    from dcache.search.evolve import identity_of, opened, rungs, search, space_of
+
+    ways, prompts, wanted = _ways(arguments), prompts_of(arguments), _speedup(arguments.pick)
+    if arguments.workers < 1:
+        raise DcacheError(f"--workers must be at least 1, got {arguments.workers}")
+    profile, launch = Profile.load(arguments.profile), join(arguments.device)
+    options = pipeline_options(arguments) | {"device": own_device(arguments.device)}
+    parts = rungs(prompts, ways.first)
+    make = partial(make_judge, arguments.pipeline, options, parts, ways, arguments.batch_size, profile)
+    threads = arguments.threads or max(1, (os.cpu_count() or 1) // arguments.workers)
+    _set_threads(threads)
+    judge = make()
+    make_folder(arguments.out)
+    about = {
+        "pipeline": arguments.pipeline,
+        "options": {k: str(v) for k, v in options.items() if k != "device"},
+        "components": judge.subject.digest,
+        "batch_size": arguments.batch_size,
+    }
+    # Before anything is written.
+    space_of(profile, ways)
+    identity = identity_of(profile, ways, prompts, about)
+    journal = launch.in_turn(lambda: opened(arguments.out, identity, arguments.resume, launch.first))
+    signs = {name: judge.better(name) for name in ways.metrics}
+    tell = Progress(journal.damaged) if launch.first else _silent
+    with _team(judge, launch, make, arguments.workers, threads) as team:
+        done = search(profile, ways, team, prompts, signs, journal, tell)
+    if launch.first:
+        _finished(done, ways, about, arguments.out, wanted)
+    return 0
+
+
+@contextmanager
+def _team(
+    judge: Judge, launch: Launch, make: Callable[[], Judge], workers: int, threads: int
+) -> Iterator[Team]:
+    """Who renders: this process, the processes of a launch, or workers of its own."""
+    from dcache.search.team import Dealt, Here, Workers
+
+    if launch.count > 1 and workers > 1:
+        raise DcacheError("accelerate launch brings the processes: leave --workers out")
+    if workers == 1:
+        yield Dealt(judge, launch) if launch.count > 1 else Here(judge)
+        return
+    pool = Workers(make, workers, threads)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def _finished(done: Search, ways: Ways, about: dict[str, Any], out: Path, wanted: float | None) -> None:
+    """Write everything, print the front, pick from it."""
+    from dcache.search.found import members, pick, write
+
+    paths, front, metric = write(done, ways, about, out), members(done), ways.metrics[0]
+    _report(done, front, ways)
+    if wanted is not None:
+        best = pick(front, wanted, metric, done.signs[metric])
+        path = best.schedule.save(out / "picked.schedule.json")
+        print(f"\npicked {best.name}: dcache.enable(pipe, {str(path)!r})")
+    print(f"\nwrote {', '.join(map(str, paths[:4]))} and {out / 'schedules'}")
+
+
+def make_judge(
+    pipeline: str,
+    options: dict[str, Any],
+    parts: list[list[str]],
+    ways: Ways,
+    batch_size: int,
+    profile: Profile,
+) -> Judge:
+    """The judge of one process.
+
+    Raises:
+        DcacheError: the pipeline cannot be loaded, or the profile is of another one.
+    """
+    from dcache.eval.subject import load
+    from dcache.search.judge import Judge
+    from dcache.search.planned import refuse_other
+
+    subject = load(pipeline, **options)
+    refuse_other(profile, subject)
+    return Judge(subject, parts, ways.metrics, ways.seed, batch_size)
+
+
+class Progress:
+    """Says how far the search is, and what its front is like.
+
+    Args:
+        damaged: lines of the journal that could not be read.
+    """
+
+    def __init__(self, damaged: int) -> None:
+        self.began = time.perf_counter()
+        if damaged:
+            print(
+                f"{damaged} damaged line(s) of the journal are skipped and evaluated again", file=sys.stderr
+            )
+
+    def __call__(self, search: Search) -> None:
+        """After a batch."""
+        metric, sign = next(iter(search.signs.items()))
+        full = max(one.cost for one in search.candidates.values())
+        marks = []
+        for speedup in (2.0, 3.0, 4.0):
+            values = [c.value(metric, search.rungs) for c in search.front() if full / c.cost >= speedup]
+            if values:
+                marks.append(f"{speedup:g}x {sign * max(sign * v for v in values):.4g}")
+        print(
+            f"{len(search.candidates)} of {search.budget} evaluated, {search.twins} twins spared, front of "
+            f"{len(search.front())}: {metric} at {', '.join(marks) or 'no 2x yet'} "
+            f"({time.perf_counter() - self.began:.0f} s)",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _silent(_: Search) -> None:
+    """All processes but the first."""
+
+
+def _ways(arguments: argparse.Namespace) -> Ways:
+    from dcache.search.evolve import Ways
+
+    asked: dict[str, Any] = dict(ECAD) if arguments.ecad else {}
+    for field in fields(Ways):
+        value = getattr(arguments, field.name, None)
+        if value is not None:
+            asked[field.name] = value
+    if arguments.no_seeds:
+        asked["seeds"] = False
+    return Ways(**asked)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _speedup(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text.removesuffix("x"))
+    except ValueError:
+        raise DcacheError(f"--pick expects a speedup such as 2.5x, got {text!r}") from None
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _report(done: Search, front: list[Member], ways: Ways) -> None:
+    metric = ways.metrics[0]
+    print(f"{'speedup':>8}  {metric:>8}  computes  predicted by")
+    for one in front:
+        (plan,) = one.schedule.components.values()
+        share = plan.computed / (one.schedule.steps * len(plan.sites) * len(plan.rows))
+        print(f"{one.speedup:7.2f}x  {one.values[metric]:8.4g}  {share:8.0%}  {plan.predictor}")
+    noise = sorted(one.noise[metric] for one in front)[len(front) // 2]
+    print(
+        f"\n{len(done.candidates)} schedules evaluated; {done.twins} of {done.asked} that were asked for "
+        f"were twins of them ({done.twins / max(done.asked, 1):.0%}). {metric} on {done.rungs} rung(s) of "
+        f"prompts; its standard error on the first: {noise:.2g}. Speedups are expected ones."
+    )

@@ -1,0 +1,107 @@
+"""Reading files of others: JSON and tensors, never a pickle that could run something."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+from dcache.errors import DcacheError
+
+TENSORS = (".pt", ".pth", ".ckpt", ".bin")
+PICKLES = (".pkl", ".pickle")
+# Published files have 0.2 MB.
+MOST_BYTES = 1 << 26
+_SITE = re.compile(r"optimal_steps_(?P<site>.+)_(?P<budget>\d+)_(?P<metric>[a-z0-9]+)\.(?:json|txt)")
+
+
+def content_of(path: Path) -> Any:
+    """What a file holds: a JSON value, or a dict with tensors; of a folder, a dict by site (BAC).
+
+    Raises:
+        DcacheError: it cannot be read, or holds more than data.
+    """
+    if path.suffix in PICKLES:
+        raise DcacheError(
+            f"{path} is a pickle, and reading one may run anything. Where it was made, write it as JSON: "
+            f"python -c \"import json, pickle; json.dump(pickle.load(open('{path.name}', 'rb')), "
+            f"open('{path.stem}.json', 'w'), default=lambda o: o.tolist())\""
+        )
+    try:
+        if path.is_dir():
+            return _folder(path)
+        size = path.stat().st_size
+    except (OSError, ValueError) as error:
+        raise DcacheError(f"cannot read {path}: {error}") from None
+    if size > MOST_BYTES:
+        raise DcacheError(f"{path} has {size} bytes, expected at most {MOST_BYTES}: it is no such file")
+    return _tensors(path) if path.suffix in TENSORS else _json(path)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DcacheError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has the same key twice")
+    return found
+
+
+def _tensors(path: Path) -> Any:
+    """Weights only: torch's reader that builds tensors and containers and calls nothing else."""
+    import torch
+
+    try:
+        # Training scripts add their arguments: a Namespace is a bag of values, like a dict.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # Damaged files raise what the damage looks like: a dozen kinds.
+        told = str(error).partition("\n")[0][:200]
+        raise DcacheError(
+            f"{path} cannot be read as a file of tensors ({type(error).__name__}: {told}). It is read with "
+            "weights_only=True: save it again with tensors, numbers and texts alone"
+        ) from None
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    """BAC's folder: for each site a file `optimal_steps_<site>_<budget>_<metric>`, .json or .txt."""
+    found: dict[str, Any] = {}
+    kinds = set()
+    for file in sorted(path.rglob("optimal_steps_*")):
+        match = _SITE.fullmatch(file.name)
+        if match is not None:
+            kinds.add((match["budget"], match["metric"]))
+            found[match["site"]] = _steps(file)
+    if len(kinds) > 1:
+        told = ", ".join(f"{budget} steps by {metric}" for budget, metric in sorted(kinds))
+        raise DcacheError(f"{path} holds several schedules ({told}): keep the files of one in a folder")
+    if not found:
+        pickled = any(path.rglob("optimal_steps_*.pkl"))
+        raise DcacheError(
+            f"{path} has no file optimal_steps_<site>_<number>_<metric>.json or .txt"
+            + (
+                ", only pickles, which may run anything: where they were made, write each as JSON with "
+                "json.dump([int(i) for i in pickle.load(file)], out)"
+                if pickled
+                else ""
+            )
+        )
+    return found
+
+
+def _steps(file: Path) -> Any:
+    if file.suffix == ".json":
+        return _json(file)
+    try:
+        return [int(word) for word in re.split(r"[\s,\[\]]+", file.read_text(encoding="utf-8")) if word]
+    except (OSError, ValueError) as error:
+        raise DcacheError(f"{file} is no list of steps: {error}") from None

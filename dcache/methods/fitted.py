@@ -1,0 +1,88 @@
+"""The fitted predictor on places of one's own, from a profile or a schedule file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dcache.errors import DcacheError
+from dcache.method import Method, site_list
+from dcache.methods.about import about
+from dcache.profile import Profile
+from dcache.schedule import Schedule
+from dcache.schedulers.gram import RIDGE
+from dcache.schedulers.plans import for_speedup, scheduled
+from dcache.schedulers.plans.pairs import how
+from dcache.schedulers.rules import check_number, check_whole
+
+
+@about("ours; least squares on the Gram matrix of an observed run", sites="any", needs="a profile")
+def fitted(
+    profile: str | os.PathLike[str] | Profile | Schedule | None = None,
+    steps: Sequence[int] | None = None,
+    interval: int = 3,
+    speedup: float | None = None,
+    order: int = 1,
+    ridge: float = RIDGE,
+    sites: str | list[str] | None = None,
+    warmup: int = 2,
+) -> Method:
+    """Weights over the last anchors that are the best ones for what was observed, for each evaluation.
+
+    Ours. Places and weights belong to the profile's number of evaluations.
+
+    Args:
+        profile: of this model, or its file (`dcache calibrate PIPE --out FILE.safetensors`); a schedule, or its
+            file, is taken as it is, and the other options say nothing.
+        steps: the computed evaluations; 0 always is.
+        interval: without `steps`: compute when `interval - 1` predictions have passed since the last compute.
+        speedup: without `steps`: the places that the planner `pairs` finds for this expected speedup.
+        order: `order + 1` anchors are read: 1 or 2.
+        ridge: pulls the weights towards reuse; share of the power of the differences between anchors.
+        sites: of the profile; None is the trunk, else a UNet's outermost bracket, else the model.
+        warmup: evaluations computed from the start, with `interval`.
+
+    Raises:
+        DcacheError: there is no profile, or it lacks what is asked for.
+    """
+    if profile is None:
+        raise DcacheError(
+            "fitted needs profile=, what was observed of this model, and has none. Observe it: `dcache "
+            "calibrate PIPE --out FILE.safetensors`; or give the schedule file that `dcache calibrate` wrote"
+        )
+    if isinstance(profile, str | os.PathLike):
+        profile = Schedule.load(profile) if Path(profile).suffix == ".json" else Profile.load(profile)
+    if isinstance(profile, Schedule):
+        return replace(profile.as_method(), name="fitted")
+    check_whole("order", order, 1)
+    if order > 2:  # noqa: PLR2004
+        raise DcacheError(f"order must be 1 or 2, got {order}")
+    check_number("ridge", ridge, 0.0)
+    check_whole("interval", interval, 1)
+    check_whole("warmup", warmup, 1)
+    names = site_list([profile.whole] if sites is None else sites)
+    given = {"interval": interval, "warmup": warmup}
+    if steps is not None:
+        anchors, given = _listed(profile, steps), {"steps": list(steps)}
+    elif speedup is not None:
+        plan = for_speedup(profile, "pairs", speedup, site=names[0], ridge=ridge)
+        (part,) = plan.components.values()
+        anchors = tuple(t for t, computed in enumerate(part.rows["*"][names[0]]) if computed)
+        given = {"speedup": speedup}
+    else:
+        anchors = (*range(warmup), *range(warmup + interval - 1, profile.steps, interval))
+    rows = {site: tuple(t for t in anchors if t < profile.steps) for site in names}
+    made = scheduled(profile, "fitted", rows, **how(profile, rows, "fitted", order, ridge))
+    return replace(made.as_method(profile.component), name="fitted", parameters={**given, "order": order})
+
+
+def _listed(profile: Profile, steps: Sequence[int]) -> tuple[int, ...]:
+    if (
+        not isinstance(steps, Sequence)
+        or isinstance(steps, str)
+        or not set(steps) <= set(range(profile.steps))
+    ):
+        raise DcacheError(f"steps must be evaluations from 0 to {profile.steps - 1}, got {steps!r}")
+    return tuple(sorted({0, *steps}))

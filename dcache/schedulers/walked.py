@@ -1,0 +1,30 @@
+"""A rule without its model: which evaluations it computes at one site, from changes that are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dcache.schedulers.rules import Moment, Rule, Where
+
+
+def walked(
+    rule: Rule, steps: int, site: Where, changes: Sequence[float] | None = None, depth: int = 1
+) -> tuple[int, ...]:
+    """Walk a run as the session does: what has no anchor yet is computed whatever the rule says.
+
+    Args:
+        rule: asked at every evaluation.
+        steps: evaluations of the run.
+        site: where.
+        changes: what the probe says in each evaluation, for rules that look.
+        depth: number of blocks of the denoiser's trunk.
+    """
+    computed: list[int] = []
+    memory: dict[str, float] = {}
+    for t in range(steps):
+        run_length = t - computed[-1] - 1 if computed else 0
+        change = float("inf") if changes is None else changes[t]
+        now = Moment(t, steps, run_length, site, "*", depth, lambda seen=change: seen, lambda: None, memory)
+        if rule(now) is not None or not computed:
+            computed.append(t)
+    return tuple(computed)

@@ -1,0 +1,105 @@
+"""How the trunk's change grows and moves from one evaluation to the next: for MagCache and TeaCache."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dcache.calls import Call
+from dcache.discovery import discover
+from dcache.profile import Floats
+from dcache.session import Session
+
+Now = tuple[int, torch.Tensor]
+
+
+class Changes:
+    """Collects, over runs: ratios of magnitudes, and pairs of relative changes.
+
+    With d_t the first stream of the trunk's delta that somebody reads, x_t what the first block gives its
+    attention, and relL1(p, q) = mean|p - q| / mean|q|: the ratio is the mean over tokens of |d_t| / |d_{t-1}|
+    (Euclidean norms over channels, which come last), the pair is relL1(x_t, x_{t-1}) and relL1(d_t, d_{t-1}).
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        sublayers = discover(module).sublayers
+        self._attention = next((s.module for s in sublayers if s.kind == "attn" and s.depth == 0), None)
+        self._given: dict[str, Now] = {}
+        self._deltas: dict[str, Now] = {}
+        self._moved: dict[str, Now] = {}
+        self._run: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._ratios: dict[int, list[float]] = defaultdict(list)
+        self._pairs: list[tuple[float, float]] = []
+
+    @contextmanager
+    def watching(self, session: Session) -> Iterator[None]:
+        """Look at what the first attention is given, during one run."""
+
+        def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            call = session.call
+            now = next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)), None)
+            if call is not None and not call.checking and now is not None:
+                self._see_given(call, now)
+
+        hook = None
+        if self._attention is not None:
+            hook = self._attention.register_forward_pre_hook(see, with_kwargs=True)
+        try:
+            yield
+        finally:
+            if hook is not None:
+                hook.remove()
+            for pairs in self._run.values():
+                self._pairs += pairs
+            for kept in (self._given, self._deltas, self._moved, self._run):
+                kept.clear()
+
+    def see_delta(self, call: Call, delta: torch.Tensor) -> None:
+        """The trunk's change in this call."""
+        branch = call.branch.name
+        index, before = self._deltas.get(branch, (-1, delta))
+        self._deltas[branch] = (call.index, delta)
+        if index != call.index - 1 or index < 0 or before.shape != delta.shape:
+            return
+        self._ratios[call.index].append(_magnitude(delta, before))
+        when, moved = self._moved.get(branch, (-1, delta))
+        if when == call.index:
+            self._run[branch].append((float(moved), float(_relative(delta, before))))
+
+    def ratios(self, steps: int) -> tuple[Floats | None, float]:
+        """(T,), the mean ratio of every evaluation, the first 1; and the largest standard deviation of one.
+
+        None where the trunk's change was not seen in every evaluation.
+        """
+        if any(t not in self._ratios for t in range(1, steps)):
+            return None, 0.0
+        means = [1.0, *(float(np.mean(self._ratios[t])) for t in range(1, steps))]
+        return np.array(means), max(float(np.std(self._ratios[t])) for t in range(1, steps))
+
+    def pairs(self) -> Floats | None:
+        """(N, 2), run by run, branch by branch, from evaluation 1 on; None where nothing was seen."""
+        return np.array(self._pairs) if self._pairs else None
+
+    def _see_given(self, call: Call, now: torch.Tensor) -> None:
+        branch = call.branch.name
+        index, before = self._given.get(branch, (-1, now))
+        if index == call.index:
+            # Some models send both of their streams through one module: the first is the picture's.
+            return
+        if index == call.index - 1 and index >= 0 and before.shape == now.shape:
+            self._moved[branch] = (call.index, _relative(now, before))
+        self._given[branch] = (call.index, now.detach().clone())
+
+
+def _relative(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    return (p.float() - q.float()).abs().mean() / q.float().abs().mean()
+
+
+def _magnitude(now: torch.Tensor, before: torch.Tensor) -> float:
+    return float((now.float().norm(dim=-1) / before.float().norm(dim=-1)).mean())

@@ -1,0 +1,206 @@
+"""`dcache search`: a front of schedules, cost against quality, found by rendering candidates."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dcache.errors import DcacheError
+from dcache.eval.prompts import digest
+from dcache.profile import Profile
+from dcache.search.driver import COSTS, Search, Team
+from dcache.search.front import Objectives
+from dcache.search.journal import Journal
+from dcache.search.seeds import planned, templates
+from dcache.search.space import RECIPES, Genome, Space, units_of
+from dcache.search.strategies import Strategy
+from dcache.search.strategies.map_elites import MapElites
+from dcache.search.strategies.nsga2 import CONVENTIONS, NSGA2
+from dcache.search.strategies.plain import LocalSearch, RandomSearch
+
+STRATEGIES = ("nsga2", "map-elites", "random", "local")
+JOURNAL = "search.jsonl"
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How a search goes about it; all of this decides its results.
+
+    Attributes:
+        strategy: one of `STRATEGIES`; `local` begins around templates and plans.
+        units: as in `dcache.search.space.units_of`.
+        recipes: names of `dcache.search.space.RECIPES`.
+        budget: most candidates to evaluate.
+        population: of a generation or batch.
+        mutation: rate, None for two bits of a genome.
+        convention: `each` bit at that rate, or `some` of the offspring at all (ECAD's pymoo).
+        finishing: share of the budget that is kept for a local search around the front.
+        seeds: begin with templates and plans; else with random genomes alone.
+        metrics: what is traded against cost, as in `dcache eval`.
+        cost: `seconds` by the profile's latencies, `flops`, or `measured`.
+        first: prompts of the first rung; the rest is for those that look worth it.
+        seed: of the pictures and of every decision.
+    """
+
+    strategy: str = "nsga2"
+    units: str = "whole"
+    recipes: tuple[str, ...] = ("reuse", "newton", "halfway")
+    budget: int = 200
+    population: int = 24
+    mutation: float | None = None
+    convention: str = "each"
+    finishing: float = 0.4
+    seeds: bool = True
+    metrics: tuple[str, ...] = ("psnr",)
+    cost: str = "seconds"
+    first: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            DcacheError: an unknown name or a number out of range.
+        """
+        if self.strategy not in STRATEGIES:
+            raise DcacheError(f"a strategy is one of {', '.join(STRATEGIES)}, got {self.strategy!r}")
+        unknown = [name for name in self.recipes if name not in RECIPES]
+        if unknown or not self.recipes:
+            raise DcacheError(
+                f"recipes are some of {', '.join(RECIPES)}, got {', '.join(self.recipes) or 'none'}"
+            )
+        if not 0.0 <= self.finishing <= 1.0:
+            raise DcacheError(f"the finishing share lies between 0 and 1, got {self.finishing}")
+        if self.budget < 1:
+            raise DcacheError(f"a search needs a budget of at least one evaluation, got {self.budget}")
+        if self.population < 4 or self.population % 4:
+            raise DcacheError(f"a population must be a multiple of four, got {self.population}")
+        if self.cost not in COSTS:
+            raise DcacheError(f"the cost is one of {', '.join(COSTS)}, got {self.cost!r}")
+        if self.convention not in CONVENTIONS:
+            raise DcacheError(
+                f"a mutation's convention is one of {', '.join(CONVENTIONS)}, got {self.convention!r}"
+            )
+        if self.first < 1 or not self.metrics:
+            raise DcacheError("a search needs one prompt or more in its first rung, and a metric")
+
+
+def rungs(prompts: Sequence[str], first: int) -> list[list[str]]:
+    """The prompts of the first rung, and the rest."""
+    return [part for part in (list(prompts[:first]), list(prompts[first:])) if part]
+
+
+def opened(folder: Path | None, identity: dict[str, Any], resume: bool, writes: bool = True) -> Journal:
+    """The journal of a search in a folder.
+
+    Args:
+        folder: None keeps nothing.
+        identity: what decides the results, as `identity_of` has it.
+        resume: go on with the journal that is there.
+        writes: False in all processes but the first: they read what is there and write nothing.
+
+    Raises:
+        DcacheError: it is of another search, or there is one already.
+    """
+    if folder is None:
+        return Journal(None, identity)
+    journal = Journal.start(folder / JOURNAL, identity, resume or not writes)
+    journal.path = journal.path if writes else None
+    return journal
+
+
+def identity_of(
+    profile: Profile, ways: Ways, prompts: Sequence[str], about: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything that decides what a search finds."""
+    tables = profile.tables(profile.whole)
+    of = [profile.model, profile.config, profile.steps, float(tables.gram.sum()), profile.latencies]
+    return {**about, **asdict(ways), "prompts": digest(prompts), "profile": digest([str(one) for one in of])}
+
+
+def space_of(profile: Profile, ways: Ways) -> Space:
+    """What is searched.
+
+    Raises:
+        DcacheError: the profile lacks the units, or the latencies that costs come from.
+    """
+    if ways.cost != "measured" and profile.latencies is None:
+        raise DcacheError("the profile has no latencies: observe with timing, or search by measured seconds")
+    return Space(profile, units_of(profile, ways.units), tuple(RECIPES[name] for name in ways.recipes))
+
+
+def search(
+    profile: Profile,
+    ways: Ways,
+    team: Team,
+    prompts: Sequence[str],
+    signs: dict[str, int],
+    journal: Journal | None = None,
+    tell: Callable[[Search], None] = lambda _search: None,
+) -> Search:
+    """Search the front.
+
+    Args:
+        profile: of the model; its latencies say what candidates cost.
+        ways: how.
+        team: who renders.
+        prompts: of all rungs.
+        signs: metric -> 1 if higher is better, else -1.
+        journal: where evaluations are kept and found; None keeps none.
+        tell: called after every batch.
+
+    Raises:
+        DcacheError: the profile lacks something.
+    """
+    space = space_of(profile, ways)
+    parts = len(rungs(prompts, ways.first))
+    kept = Journal(None, {}) if journal is None else journal
+    found = Search(space, team, kept, signs, parts, ways.budget, ways.cost, tell)
+    rng = random.Random(ways.seed)
+    main = ways.budget - round(ways.finishing * ways.budget)
+    first = [*planned(space), *templates(space)] if ways.seeds else []
+    # Every unit computed throughout costs the most: the end of all fronts.
+    full = space.genome([[True] * profile.steps] * len(space.units))
+    found.run(_Listed([full, *first]), main)
+    known = [(c.genome, found.objectives(c)) for c in found.candidates.values()]
+    if ways.strategy != "local":
+        strategy = _strategy(ways, space, [g for g, _ in known], rng, known[0][1])
+        found.run(strategy, main - len(found.candidates))
+    known = [(c.genome, found.objectives(c)) for c in found.candidates.values()]
+    found.run(LocalSearch(space, known, rng, ways.population))
+    return found
+
+
+class _Listed:
+    """Genomes that are evaluated once, in their order."""
+
+    def __init__(self, genomes: Sequence[Genome]) -> None:
+        self.genomes = list(genomes)
+
+    def ask(self) -> list[Genome]:
+        """All of them, then none."""
+        asked, self.genomes = self.genomes, []
+        return asked
+
+    def tell(self, results: Sequence[tuple[Genome, Objectives]]) -> None:
+        """Nothing to learn."""
+
+
+def _strategy(
+    ways: Ways, space: Space, first: Sequence[Genome], rng: random.Random, full: Objectives
+) -> Strategy:
+    if ways.strategy == "random":
+        return RandomSearch(space, rng, ways.population)
+    if ways.strategy == "map-elites":
+        return MapElites(space, first, rng, full[0], batch=ways.population)
+    return NSGA2(
+        space,
+        first,
+        rng,
+        population=ways.population,
+        mutation=ways.mutation,
+        convention=ways.convention,
+    )

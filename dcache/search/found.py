@@ -1,0 +1,230 @@
+"""What a search leaves in its folder: the front as schedule files, a table, a plot, a page."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dcache import files
+from dcache.errors import DcacheError
+from dcache.eval.machine import machine, versions
+from dcache.schedule import Schedule
+from dcache.search.driver import Search
+from dcache.search.evolve import Ways
+from dcache.search.front import Objectives, hypervolume
+
+FORMAT = "dcache.front"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One schedule of the front.
+
+    Attributes:
+        name: of its file, without the ending.
+        schedule: with its figures in `measured`.
+        speedup: expected, of the whole call; of the FLOPs where costs are those.
+        cost: as the search had it.
+        values: metric -> value on all prompts.
+        noise: metric -> standard error on the first rung.
+        number: of its evaluation.
+    """
+
+    name: str
+    schedule: Schedule
+    speedup: float
+    cost: float
+    values: dict[str, float]
+    noise: dict[str, float]
+    number: int
+
+
+def members(search: Search) -> list[Member]:
+    """The front, slowest first."""
+    front = search.front()
+    full = max((one.cost for one in search.candidates.values()), default=1.0)
+    found: list[Member] = []
+    for one in sorted(front, key=lambda c: -c.cost):
+        speedup = full / one.cost if one.cost > 0 else float("inf")
+        values = {name: round(one.value(name, search.rungs), 4) for name in search.signs}
+        measured = {
+            "expected_speedup": round(speedup, 3),
+            "cost": search.by,
+            **values,
+            "machine": machine(),
+            "versions": versions(),
+        }
+        name = f"{len(found):02d}-{speedup:.2f}x"
+        schedule = replace(one.schedule, measured=measured)
+        noise = {name: round(one.noise(name), 4) for name in search.signs}
+        found.append(Member(name, schedule, speedup, one.cost, values, noise, one.number))
+    return found
+
+
+def pick(front: list[Member], speedup: float, metric: str, sign: int) -> Member:
+    """The best of those that are fast enough.
+
+    Raises:
+        DcacheError: none is.
+    """
+    fast = [one for one in front if one.speedup >= speedup]
+    if not fast:
+        most = max((one.speedup for one in front), default=1.0)
+        raise DcacheError(f"no schedule of the front is expected to be {speedup:g}x: at most {most:.2f}x")
+    return max(fast, key=lambda one: sign * one.values[metric])
+
+
+def growth(search: Search) -> list[float]:
+    """Hypervolume of the front after each evaluation, on the first rung, in units of the box.
+
+    The box reaches from the point that is best in everything to the one that is worst, of the candidates that
+    are no worse than having no pictures at all; so it is 1 for a front that has everything at once.
+    """
+    points = [search.objectives(one) for one in search.candidates.values()]
+    sane = [p for p in points if max(p) < 1e8]
+    if not sane:
+        return [0.0] * len(points)
+    worst: Objectives = tuple(max(p[i] for p in sane) for i in range(len(sane[0])))
+    best = tuple(min(p[i] for p in sane) for i in range(len(sane[0])))
+    box = 1.0
+    for low, high in zip(best, worst, strict=True):
+        box *= max(high - low, 1e-12)
+    kept: list[Objectives] = []
+    found: list[float] = []
+    volume = 0.0
+    for point in points:
+        if not any(all(a <= b for a, b in zip(k, point, strict=True)) for k in kept):
+            kept = [k for k in kept if not all(b <= a for a, b in zip(k, point, strict=True))] + [point]
+            volume = hypervolume(kept, worst) / box
+        found.append(volume)
+    return found
+
+
+def write(search: Search, ways: Ways, about: Mapping[str, Any], out: Path) -> list[Path]:
+    """Write front.json, front.csv, front.png, front.html and a schedule file for each member."""
+    front = members(search)
+    if not front:
+        raise DcacheError(
+            "nothing was found: every candidate's pictures are broken, or the budget is too small"
+        )
+    folder = files.make_folder(out / "schedules")
+    for old in folder.glob("*.schedule.json"):
+        if old.name.removesuffix(".schedule.json") not in {one.name for one in front}:
+            old.unlink()
+    saved = [one.schedule.save(folder / f"{one.name}.schedule.json") for one in front]
+    plot = draw(out / "front.png", search, front)
+    content = {
+        "format": FORMAT,
+        "version": 1,
+        "ways": asdict(ways),
+        "about": dict(about),
+        "evaluations": len(search.candidates),
+        "asked": search.asked,
+        "twins": search.twins,
+        "damaged_lines": search.journal.damaged,
+        "hypervolume": [round(v, 6) for v in growth(search)],
+        "front": [_row(one) | {"schedule": f"schedules/{one.name}.schedule.json"} for one in front],
+    }
+    return [
+        files.write_json(out / "front.json", content),
+        files.write(out / "front.csv", lambda temporary: temporary.write_text(_csv(front), encoding="utf-8")),
+        plot,
+        files.write(
+            out / "front.html", lambda t: t.write_text(_page(front, plot, content), encoding="utf-8")
+        ),
+        *saved,
+    ]
+
+
+def draw(path: Path, search: Search, front: list[Member]) -> Path:
+    """Every evaluation and the front, speedup against the first metric; how the hypervolume grew."""
+    from dcache.eval.canvas import ACCENT, GREY, GRID, INK, new_figure, save
+
+    metric = next(iter(search.signs))
+    full = max(one.cost for one in search.candidates.values())
+    figure = new_figure(10.0, 4.2)
+    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1.0))
+    dots = [(full / c.cost, c.value(metric, 1)) for c in search.candidates.values() if c.cost > 0]
+    shown = [(x, y) for x, y in dots if not math.isnan(y)]
+    left.scatter(
+        *zip(*shown, strict=True) if shown else ([], []), s=9, color=GREY, alpha=0.4, label="evaluated"
+    )
+    line = [(one.speedup, one.values[metric]) for one in front]
+    left.plot(*zip(*line, strict=True), "o-", color=ACCENT, markersize=4, label="front, on all prompts")
+    values = sorted(y for _, y in shown)
+    if values:
+        # One broken candidate must not squeeze all others into a line.
+        left.set_ylim(values[len(values) // 20] - 1, None)
+    left.set_xlabel("expected speedup" if search.by == "seconds" else f"speedup ({search.by})", color=INK)
+    left.set_ylabel(metric, color=INK)
+    left.legend(frameon=False, fontsize=8)
+    right.plot(range(1, len(search.candidates) + 1), growth(search), color=ACCENT)
+    right.set_xlabel("evaluations", color=INK)
+    right.set_ylabel("hypervolume, first prompts", color=INK)
+    for axes in (left, right):
+        axes.grid(color=GRID, linewidth=0.7)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    figure.tight_layout()
+    return save(figure, path)
+
+
+def _row(one: Member) -> dict[str, Any]:
+    (plan,) = one.schedule.components.values()
+    row: dict[str, Any] = {
+        "name": one.name,
+        "speedup": round(one.speedup, 4),
+        "cost": one.cost,
+        "evaluation": one.number,
+        "predictor": plan.predictor,
+        "computed": plan.computed / (one.schedule.steps * len(plan.sites) * len(plan.rows)),
+    }
+    return row | one.values | {f"{name}_noise": value for name, value in one.noise.items()}
+
+
+def _csv(front: list[Member]) -> str:
+    rows = [_row(one) for one in front]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _page(front: list[Member], plot: Path, content: Mapping[str, Any]) -> str:
+    """One file that needs no other: the plot, the table, every schedule drawn."""
+    import tempfile
+    from html import escape
+
+    from dcache.eval.schedules import draw_schedule
+
+    def picture(path: Path) -> str:
+        return f'<img src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
+
+    columns = list(_row(front[0]))
+    shown = [[_text(value) for value in _row(one).values()] for one in front]
+    table = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in shown)
+    with tempfile.TemporaryDirectory() as scratch:
+        drawn = "".join(
+            f"<h3>{escape(one.name)}</h3>{picture(draw_schedule(Path(scratch) / 'one.png', one.schedule))}"
+            for one in front
+        )
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><title>dcache search</title><style>"
+        "body{font:15px system-ui,sans-serif;max-width:60rem;margin:2rem auto;color:#1f2430}"
+        "img{max-width:100%}table{border-collapse:collapse}td,th{padding:.2rem .7rem;text-align:right}"
+        "tr:nth-child(even){background:#f3f6fa}</style>"
+        f"<h1>Front of {len(front)} schedules</h1><p>{content['evaluations']} evaluations "
+        f"({content['twins']} twins spared).</p>{picture(plot)}<table><tr>{head}</tr>{table}</table>{drawn}"
+    )
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,108 @@
+"""The judge of a search: renders a schedule on fixed prompts and seeds, and says how good the pictures are.
+
+Prompts come in rungs: every candidate is rendered on those of the first, those that look worth it on the next
+ones too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dcache.errors import DcacheError
+from dcache.eval.fidelity import broken, to_uint8
+from dcache.eval.metrics import chosen
+from dcache.eval.metrics.base import Batch, Metric, Reader, Sample
+from dcache.eval.metrics.options import MetricOptions
+from dcache.eval.subject import Subject
+from dcache.schedule import Schedule
+from dcache.search.render import Renderer
+
+
+@dataclass
+class Judge:
+    """Pictures of one pipeline under a schedule, and their metrics.
+
+    Attributes:
+        subject: the pipeline.
+        rungs: prompts of each rung; picture i, counted over all rungs, has seed + i.
+        metrics: names, as in `dcache eval`; `psnr` is that of unrounded pixels.
+        seed: of the first picture.
+        batch_size: pictures in a call.
+        options: of the metrics.
+    """
+
+    subject: Subject
+    rungs: Sequence[Sequence[str]]
+    metrics: Sequence[str] = ("psnr",)
+    seed: int = 0
+    batch_size: int = 8
+    options: MetricOptions = field(default_factory=MetricOptions)
+    _renderers: dict[int, Renderer] = field(default_factory=dict, init=False)
+    _readers: dict[str, Reader] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        """Check that there is something to judge by.
+
+        Raises:
+            DcacheError: no prompts, or a metric that cannot be had.
+        """
+        if not self.rungs or not all(self.rungs):
+            raise DcacheError("a search needs one prompt or more in every rung")
+        self._known: list[Metric] = chosen(self.metrics)
+
+    def judge(self, schedule: Schedule, rung: int) -> dict[str, Any]:
+        """What a schedule's pictures of one rung are worth.
+
+        Returns:
+            `values`: metric -> value, NaN as None; `each`: metric -> value of each picture, where it has one;
+            `seconds`: wall clock of the rendering.
+        """
+        renderer = self._renderer(rung)
+        began = time.perf_counter()
+        pictures = renderer.pictures(schedule)
+        seconds = time.perf_counter() - began
+        values: dict[str, float | None] = {}
+        each: dict[str, list[float]] = {}
+        if broken(pictures.astype(np.float32), renderer.reference.astype(np.float32)):
+            return {"values": dict.fromkeys(self.metrics), "each": {}, "seconds": seconds}
+        for metric in self._known:
+            value, own = self._value(metric, pictures, renderer)
+            values[metric.name] = value if value is not None and np.isfinite(value) else None
+            if own is not None:
+                each[metric.name] = own
+        return {"values": values, "each": each, "seconds": seconds}
+
+    def better(self, name: str) -> int:
+        """1 where higher values of a metric are better, else -1."""
+        return next(1 if metric.better == "higher" else -1 for metric in self._known if metric.name == name)
+
+    def _value(
+        self, metric: Metric, pictures: Any, renderer: Renderer
+    ) -> tuple[float | None, list[float] | None]:
+        if metric.name == "psnr":
+            own = renderer.psnr(pictures)
+            return float(np.mean(own)), own
+        reader = self._readers.get(metric.source.name)
+        if reader is None:
+            reader = self._readers[metric.source.name] = metric.source.load(self.options)
+        prompts = list(renderer.prompts)
+        shown, uncached = (to_uint8(p.astype(np.float32)) for p in (pictures, renderer.reference))
+        rows = reader.read(Batch(shown, uncached if metric.source.paired else None, prompts))
+        against = None
+        if metric.against == "pictures":
+            against = reader.read(Batch(uncached, None, prompts))
+        score = metric.summary(Sample(rows, against, np.arange(len(prompts))))
+        return score.value, score.each
+
+    def _renderer(self, rung: int) -> Renderer:
+        found = self._renderers.get(rung)
+        if found is None:
+            before = sum(len(prompts) for prompts in self.rungs[:rung])
+            found = Renderer(self.subject, self.rungs[rung], self.seed + before, self.batch_size)
+            self._renderers[rung] = found
+        return found

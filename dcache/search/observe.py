@@ -1,0 +1,328 @@
+"""Full runs of one denoiser, observed into a `Profile`.
+
+Sites that overlap cannot be bound at once, so there may be several passes over the same prompts and seeds;
+each begins with a run that only looks how much there is to hold.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import nn
+
+import dcache
+from dcache.calls import Call
+from dcache.components import config_digest, denoisers
+from dcache.discovery import discover
+from dcache.errors import DcacheError, DcacheWarning
+from dcache.eval.machine import machine, versions
+from dcache.eval.processes import Team, join
+from dcache.eval.subject import Subject
+from dcache.profile import Latencies, Profile, Tables
+from dcache.search.changes import Changes
+from dcache.search.held import Held, Key, sketch_error
+from dcache.search.passes import MODEL, Pass, passes_of, sites_of
+from dcache.search.timing import latencies
+from dcache.search.watching import Leaves, watching
+from dcache.session import Session, session_of
+
+CAP = 2 << 30
+Batch = tuple[list[str], list[int]]
+Tell = Callable[[str], None]
+
+
+def observe(  # noqa: PLR0913
+    subject: Subject,
+    prompts: Sequence[str],
+    *,
+    sites: Iterable[str] | None = None,
+    seed: int = 0,
+    batch_size: int = 1,
+    cap: int = CAP,
+    component: str | None = None,
+    timing: bool = True,
+    repeats: int = 3,
+    tell: Tell = lambda _what: None,
+) -> Profile:
+    """Run a pipeline without predictions, and keep tables of what its sites give.
+
+    Args:
+        subject: the pipeline and how it is called.
+        prompts: one picture each.
+        sites: specifications as in `dcache.sites`; None is `auto`, the model, and every block and sublayer.
+        seed: picture i has seed + i.
+        batch_size: pictures in a call.
+        cap: bytes of host memory for the features of a run; beyond it they are sketched, with a warning.
+        component: which denoiser, where the pipeline has several.
+        timing: measure seconds too.
+        repeats: timed calls of each.
+        tell: called with what is under way.
+
+    Raises:
+        DcacheError: no prompts, a site that does not exist or cannot be observed, a broken run, or a cap that
+            is too small for even a sketch.
+    """
+    if not prompts:
+        raise DcacheError("no prompts: give at least one to observe")
+    if batch_size < 1 or cap < 1:
+        raise DcacheError(f"batch_size and cap must be at least 1, got {batch_size} and {cap}")
+    began = time.perf_counter()
+    name, module = denoiser_of(subject, component)
+    team = join(str(_device(module)))
+    wanted = sites_of(discover(module), sites)
+    batches = batches_of(prompts, seed, batch_size, team)
+    observer = Observer(subject, module, batches, cap, tell)
+    first, *others = team.gather(
+        team.together(lambda: observer.profile(passes_of(wanted), lenient=sites is None))
+    )
+    found = first.merged(others)
+    order = [site.name for site in wanted if site.name in found.sites]
+
+    def time_them() -> Latencies | None:
+        # One process alone: the others would slow it down.
+        if not timing or not team.first:
+            return None
+        return latencies(subject, name, order, found.steps, batches[0], repeats, tell)
+
+    timed = team.gather(team.together(time_them))[0]
+    about = {
+        "pipeline": subject.name,
+        "seed": seed,
+        "batch_size": batch_size,
+        "cap": cap,
+        "processes": team.count,
+        "machine": machine(),
+        "versions": versions(),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    return replace(
+        found,
+        sites={site: found.sites[site] for site in order},
+        latencies=timed,
+        component=name,
+        model=type(module).__name__,
+        config=config_digest(module),
+        guidance=subject.guidance,
+        made=about | dict(found.made),
+    )
+
+
+def denoiser_of(subject: Subject, component: str | None = None) -> tuple[str, nn.Module]:
+    """Name and module of the denoiser to observe.
+
+    Raises:
+        DcacheError: there are several and none was named, or none of that name.
+    """
+    found = denoisers(subject.pipe)
+    name = next(iter(found)) if component is None and len(found) == 1 else component
+    if name is None or name not in found:
+        have = ", ".join(map(repr, found)) or "none that its modules' arguments tell"
+        raise DcacheError(
+            f"component must be one denoiser of {type(subject.pipe).__name__}, which has {have}; got {name!r}"
+        )
+    return name, found[name]
+
+
+def batches_of(prompts: Sequence[str], seed: int, size: int, team: Team) -> list[Batch]:
+    """Prompts and seeds of every call of this process.
+
+    Raises:
+        DcacheError: there is none for some process.
+    """
+    every = [
+        (list(prompts[i : i + size]), [seed + j for j in range(i, min(i + size, len(prompts)))])
+        for i in range(0, len(prompts), size)
+    ]
+    if len(every) < team.count:
+        raise DcacheError(
+            f"{len(prompts)} prompts in calls of {size} leave nothing to do for some of {team.count} "
+            "processes: give more prompts, or start fewer processes"
+        )
+    return every[team.index :: team.count]
+
+
+@dataclass
+class Seen:
+    """What the runs of one pass gave.
+
+    Attributes:
+        total: sums over pictures.
+        pictures: how many.
+        squares: sum over runs of their squared number of pictures.
+        numbers: that a sketch keeps, None where all was kept whole.
+    """
+
+    total: dict[Key, Tables] = field(default_factory=dict)
+    pictures: int = 0
+    squares: int = 0
+    numbers: int | None = None
+    steps: int = 0
+    sampler: str = ""
+    sigmas: tuple[float, ...] = ()
+    resolution: tuple[int, ...] = ()
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean of sketched inner products: every run has a sketch of its own."""
+        return 0.0 if self.numbers is None else sketch_error(self.numbers) * self.squares**0.5 / self.pictures
+
+    def add(self, key: Key, tables: Tables) -> None:
+        """Add the tables of a run."""
+        self.total[key] = self.total[key] + tables if key in self.total else tables
+
+
+@dataclass
+class Observer:
+    """Runs passes over the same batches."""
+
+    subject: Subject
+    module: nn.Module
+    batches: Sequence[Batch]
+    cap: int
+    tell: Tell
+
+    def profile(self, passes: Sequence[Pass], lenient: bool) -> Profile:
+        """All passes.
+
+        Args:
+            passes: what to look at.
+            lenient: sites that the engine does not understand are left out with a warning.
+
+        Raises:
+            DcacheError: one was not understood and cannot be left out, or a run is broken.
+        """
+        changes = Changes(self.module)
+        seen: list[Seen] = []
+        left_out: dict[str, str] = {}
+        for i, one in enumerate(passes):
+            try:
+                seen.append(self._pass(one, changes, f"pass {i + 1} of {len(passes)}"))
+            except DcacheWarning as warning:
+                text = f"{', '.join(one.names)} cannot be observed: {warning}"
+                if not lenient or i + 1 == len(passes) == len(left_out) + 1:
+                    raise DcacheError(text) from None
+                left_out |= dict.fromkeys(one.names, str(warning))
+                warnings.warn(f"{text}. Left out of the profile", DcacheWarning, stacklevel=4)
+        if any(one.numbers is not None for one in seen):
+            kept = min(one.numbers for one in seen if one.numbers is not None)
+            text = (
+                f"the features of a run do not fit into {self.cap} bytes: long ones are kept as sketches of "
+                f"{kept} numbers, with a standard error of {max(one.error for one in seen):.2g} of their "
+                "length squared (docs/profile.md)"
+            )
+            self.tell(text)
+            warnings.warn(text, DcacheWarning, stacklevel=4)
+        return _profile(seen, changes, left_out)
+
+    def _pass(self, one: Pass, changes: Changes, name: str) -> Seen:
+        seen = Seen()
+        everything = dcache.methods.interval(interval=1, sites=one.names or [MODEL])
+        with warnings.catch_warnings():
+            # The engine warns where it falls back to other sites than were asked for.
+            warnings.simplefilter("error", DcacheWarning)
+            with dcache.enabled(self.subject.pipe, everything):
+                session = session_of(self.module)
+                if session is None:
+                    raise DcacheError(f"nothing could be enabled on {type(self.module).__name__}")
+                for _, some in groupby(self.batches, lambda batch: len(batch[0])):
+                    self._runs(session, one, list(some), changes, seen, name)
+        return seen
+
+    def _runs(
+        self, session: Session, one: Pass, batches: list[Batch], changes: Changes, seen: Seen, name: str
+    ) -> None:
+        """Batches of one size: a run to see how much there is to hold, then all of them."""
+        model = one.model or not one.sites
+        self.tell(f"{name}: how much there is")
+        sizes = self._sizes(session, batches[0], model, seen)
+        held = Held(sizes, seen.steps, self.cap, _device(self.module))
+        kept = [numbers for numbers in (seen.numbers, held.numbers) if numbers is not None]
+        seen.numbers = min(kept, default=None)
+        trunk = "trunk" in one.names
+        for i, (prompts, seeds) in enumerate(batches):
+            self.tell(f"{name}: run {i + 1} of {len(batches)}")
+            held.begin(seeds[0])
+            with ExitStack() as stack:
+                stack.enter_context(watching(session, partial(_see, held, changes), model))
+                if trunk:
+                    stack.enter_context(changes.watching(session))
+                self.subject(prompts, seeds)
+            for key in sizes:
+                seen.add(key, held.tables(key).scaled(float(len(prompts))))
+            seen.pictures += len(prompts)
+            seen.squares += len(prompts) ** 2
+
+    def _sizes(self, session: Session, batch: Batch, model: bool, seen: Seen) -> dict[Key, int]:
+        """Numbers of every feature; and how long the run is, with which sampler and how large a picture."""
+        sizes: dict[Key, dict[int, int]] = {}
+
+        def look(site: str, call: Call, value: Leaves, delta: Leaves | None) -> None:
+            seen.sigmas = _sigmas(session) or seen.sigmas
+            for key, leaves in _keyed(site, call, value, delta):
+                at = sizes.setdefault(key, {})
+                at[call.index] = at.get(call.index, 0) + sum(leaf.numel() for leaf in leaves)
+
+        with watching(session, look, model):
+            pictures = self.subject(*batch)
+        seen.steps = dcache.stats(self.subject.pipe).steps
+        seen.sampler, seen.resolution = session.sampler, tuple(pictures.shape[1:-1])
+        if seen.steps < 2:
+            raise DcacheError(f"the run has {seen.steps} evaluation: there is nothing to predict")
+        if not sizes:
+            raise DcacheError(f"{type(self.module).__name__} was not called in the run")
+        # Until the first call was checked nobody knows which streams are read by nobody: take the last.
+        return {key: at[max(at)] for key, at in sizes.items()}
+
+
+def _see(held: Held, changes: Changes, site: str, call: Call, value: Leaves, delta: Leaves | None) -> None:
+    for key, leaves in _keyed(site, call, value, delta):
+        held.put(key, call.index, leaves)
+    if site == "trunk" and delta:
+        changes.see_delta(call, delta[0])
+
+
+def _keyed(site: str, call: Call, value: Leaves, delta: Leaves | None) -> list[tuple[Key, Leaves]]:
+    found = [(Key(site, call.branch.name, "value"), value)]
+    return found if delta is None else [*found, (Key(site, call.branch.name, "delta"), delta)]
+
+
+def _profile(seen: Sequence[Seen], changes: Changes, left_out: dict[str, str]) -> Profile:
+    first = seen[0]
+    sites: dict[str, dict[str, dict[str, Tables]]] = {}
+    for one in seen:
+        for key, tables in one.total.items():
+            frames = sites.setdefault(key.site, {}).setdefault(key.branch, {})
+            frames[key.frame] = tables.scaled(1.0 / one.pictures)
+    ratios, spread = changes.ratios(first.steps)
+    made: dict[str, Any] = {"ratios_deviation": round(spread, 6)}
+    return Profile(
+        steps=first.steps,
+        sites=sites,
+        prompts=first.pictures,
+        sketch=max(one.error for one in seen),
+        ratios=ratios,
+        changes=changes.pairs(),
+        sampler=first.sampler,
+        sigmas=first.sigmas,
+        resolution=first.resolution,
+        made=made | ({"left_out": left_out} if left_out else {}),
+    )
+
+
+def _sigmas(session: Session) -> tuple[float, ...]:
+    run = session.run
+    if run is None or run.count is None or len(run.sigmas) < run.start + run.count:
+        return ()
+    return tuple(float(s) for s in run.sigmas[run.start : run.start + run.count + 1])
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((p.device for p in module.parameters()), torch.device("cpu"))

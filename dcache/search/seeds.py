@@ -1,0 +1,43 @@
+"""What a search begins with: templates, and the plans of every planner that the profile has tables for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dcache.errors import DcacheError
+from dcache.schedulers.plans import PLANNERS, for_speedup
+from dcache.search.placing import even
+from dcache.search.space import Genome, Space
+
+SPEEDUPS = (1.5, 2.0, 2.5, 3.0, 4.0)
+
+
+def templates(space: Space) -> list[Genome]:
+    """All units at even places, from every second evaluation to one in eight, with every recipe.
+
+    Then each unit alone at every third one, the others computed throughout (FORA on one kind, as ECAD's
+    first population has it).
+    """
+    steps, units = space.profile.steps, len(space.units)
+    counts = dict.fromkeys(max(1, -(-steps // n)) for n in range(2, 9))
+    rows = {count: [t in even(count, steps) for t in range(steps)] for count in counts}
+    found = [space.genome([row] * units, r) for row in rows.values() for r in range(len(space.recipes))]
+    if units > 1:
+        all_of, third = [True] * steps, [t % 3 == 0 for t in range(steps)]
+        alone = [[third if i == own else all_of for i in range(units)] for own in range(min(units, 6))]
+        found += [space.genome(rows_of) for rows_of in alone]
+    return found
+
+
+def planned(space: Space, speedups: Sequence[float] = SPEEDUPS) -> list[Genome]:
+    """Every planner at every speedup that it reaches, in the terms of the space."""
+    found = []
+    for name in PLANNERS:
+        for speedup in speedups:
+            try:
+                schedule = for_speedup(space.profile, name, speedup)
+            except DcacheError:
+                # It needs tables that were not observed, or is not that fast here.
+                continue
+            found += [space.nearest(schedule, r) for r in range(len(space.recipes))]
+    return list(dict.fromkeys(found))

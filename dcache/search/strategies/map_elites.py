@@ -1,0 +1,70 @@
+"""MAP-Elites (Mouret & Clune 2015): the best genome of every cell, cells by cost and by when is computed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from dcache.search.front import WORST, Objectives
+from dcache.search.space import Genome, Space
+from dcache.search.strategies import Told
+from dcache.search.variation import mutate_each, random_genome, shift_one
+
+Cell = tuple[int, int]
+
+
+class MapElites:
+    """An archive of cells; elites are drawn at random and varied, without crossover.
+
+    Args:
+        space: of genomes.
+        first: to begin with; random genomes fill the first batch up.
+        rng: decides everything.
+        full: what a genome without any prediction costs, the first objective's upper end.
+        cells: bins of the cost, and of the centre of mass of the computed evaluations.
+        batch: genomes at a time.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        first: Sequence[Genome],
+        rng: random.Random,
+        full: float,
+        cells: Cell = (20, 8),
+        batch: int = 24,
+    ) -> None:
+        self.space, self.rng, self.full, self.cells, self.batch = space, rng, full, cells, batch
+        self.elites: dict[Cell, tuple[Genome, Objectives]] = {}
+        seeds = list(dict.fromkeys(first))
+        self.asked = [*seeds, *(random_genome(space, rng) for _ in range(batch - len(seeds)))]
+
+    def ask(self) -> list[Genome]:
+        """The next batch."""
+        return self.asked
+
+    def tell(self, results: Told) -> None:
+        """Put what is better than its cell's elite in its place; vary elites into the next batch."""
+        for genome, objectives in results:
+            if objectives[0] >= WORST:
+                continue
+            cell = self.cell(genome, objectives)
+            if cell not in self.elites or objectives[1:] < self.elites[cell][1][1:]:
+                self.elites[cell] = genome, objectives
+        self.asked = [self._varied() for _ in range(self.batch)]
+
+    def cell(self, genome: Genome, objectives: Objectives) -> Cell:
+        """Where a genome belongs."""
+        bits = genome[: self.space.bits]
+        places = [i % self.space.width + 1 for i, bit in enumerate(bits) if bit]
+        centre = sum(places) / len(places) / self.space.width if places else 0.0
+        where = (objectives[0] / self.full, centre)
+        low, high = (min(int(x * n), n - 1) for x, n in zip(where, self.cells, strict=True))
+        return low, high
+
+    def _varied(self) -> Genome:
+        if not self.elites:
+            return random_genome(self.space, self.rng)
+        genome, _ = self.elites[self.rng.choice(sorted(self.elites))]
+        moved = shift_one(genome, self.space, self.rng)
+        return moved if self.rng.random() < 0.5 else mutate_each(moved, self.space, self.rng, 2 / len(genome))

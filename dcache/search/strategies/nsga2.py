@@ -1,0 +1,100 @@
+"""NSGA-II (Deb et al. 2002) by DEAP, as ECAD (2025) uses it: tournament, 4-point crossover, bit flips."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from dcache.search.front import Objectives
+from dcache.search.space import Genome, Space
+from dcache.search.strategies import Told
+from dcache.search.variation import crossover, mutate_each, mutate_some, random_genome
+
+CONVENTIONS = ("each", "some")
+
+
+class NSGA2:
+    """A population that is asked for as a whole, generation by generation.
+
+    Args:
+        space: of genomes.
+        first: templates and plans to begin with; random genomes fill the population up.
+        rng: decides everything.
+        population: genomes of a generation; a multiple of four, as the tournament of DEAP wants it.
+        crossing: probability that two parents are crossed.
+        mutation: a rate, in the sense of `convention`.
+        convention: `each` bit is flipped at that rate, or `some` of the offspring are mutated at all (ECAD).
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        first: Sequence[Genome],
+        rng: random.Random,
+        population: int = 24,
+        crossing: float = 0.9,
+        mutation: float | None = None,
+        convention: str = "each",
+    ) -> None:
+        self.space, self.rng, self.size, self.crossing = space, rng, population, crossing
+        self.mutation = 2.0 / (space.bits + 1) if mutation is None else mutation
+        self.convention = convention
+        self.parents: list[Any] = []
+        seeds = list(dict.fromkeys(first))[:population]
+        self.asked = [*seeds, *(random_genome(space, rng) for _ in range(population - len(seeds)))]
+
+    def ask(self) -> list[Genome]:
+        """The next generation."""
+        return self.asked
+
+    def tell(self, results: Told) -> None:
+        """Select by rank and crowding among parents and offspring, breed the next generation."""
+        from deap import tools
+
+        offspring = [_individual(genome, objectives) for genome, objectives in results]
+        # Twins would crowd each other out of the front's ends.
+        known = {tuple(one): one for one in (*self.parents, *offspring)}
+        self.parents = tools.selNSGA2(list(known.values()), min(self.size, len(known)))
+        self.asked = self._bred()
+
+    def _bred(self) -> list[Genome]:
+        from deap import tools
+
+        with _deterministic(self.rng):
+            # DEAP's tournament takes whole fours.
+            chosen = tools.selTournamentDCD(self.parents, len(self.parents) // 4 * 4)
+        chosen = [tuple(one) for one in chosen] or [tuple(one) for one in self.parents]
+        while len(chosen) < self.size:
+            chosen.append(random_genome(self.space, self.rng))
+        bred: list[Genome] = []
+        for a, b in zip(chosen[::2], chosen[1::2], strict=False):
+            pair = crossover(a, b, self.rng) if self.rng.random() < self.crossing else (a, b)
+            bred += [self._mutated(one) for one in pair]
+        return bred
+
+    def _mutated(self, genome: Genome) -> Genome:
+        mutate = mutate_each if self.convention == "each" else mutate_some
+        return mutate(genome, self.space, self.rng, self.mutation)
+
+
+def _individual(genome: Genome, objectives: Objectives) -> Any:
+    """What DEAP works on: a list with a fitness, here of objectives that are minimised."""
+    from deap import base
+
+    minimised = type("Minimised", (base.Fitness,), {"weights": (-1.0,) * len(objectives)})
+    one = type("Individual", (list,), {})(genome)
+    one.fitness = minimised(objectives)
+    return one
+
+
+@contextmanager
+def _deterministic(rng: random.Random) -> Iterator[None]:
+    """DEAP draws from the one generator of the whole program: lend it a state, and give the old one back."""
+    before = random.getstate()
+    random.seed(rng.getrandbits(64))
+    try:
+        yield
+    finally:
+        random.setstate(before)

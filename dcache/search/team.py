@@ -1,0 +1,98 @@
+"""Who renders the candidates of a search: this process, workers beside it, or the processes of a launch.
+
+All give the same results in the same order, so the search goes the same way; on CPUs to the last bit where
+every process has as many threads.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from dcache.errors import DcacheError
+from dcache.eval import processes
+from dcache.schedule import Schedule
+from dcache.search.driver import Task
+from dcache.search.judge import Judge
+
+_judge: Judge | None = None
+
+
+class Here:
+    """This process."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.own = judge
+
+    def judge(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+        """One after the other."""
+        return [self.own.judge(schedule, rung) for schedule, rung in tasks]
+
+
+class Dealt:
+    """Every process of a launch takes its share; all of them know all results afterwards."""
+
+    def __init__(self, judge: Judge, team: processes.Team) -> None:
+        self.own, self.team = judge, team
+
+    def judge(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+        """Task i is that of process i modulo their number."""
+        from accelerate.utils import gather_object
+
+        index, count = self.team.place
+
+        def share() -> list[tuple[int, dict[str, Any]]]:
+            return [(i, self.own.judge(*tasks[i])) for i in range(index, len(tasks), count)]
+
+        found: dict[int, dict[str, Any]] = dict(gather_object(self.team.together(share)))
+        return [found[i] for i in range(len(tasks))]
+
+
+class Workers:
+    """Processes beside this one, each with a pipeline of its own.
+
+    Args:
+        make: makes the judge of a worker; a function of a module, or a `functools.partial` of one.
+        count: how many.
+        threads: of each.
+    """
+
+    def __init__(self, make: Callable[[], Judge], count: int, threads: int) -> None:
+        # A forked process inherits locks of torch's threads that nobody will open.
+        context = multiprocessing.get_context("spawn")
+        self.pool = ProcessPoolExecutor(count, context, initializer=_begin, initargs=(make, threads))
+
+    def judge(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+        """Whoever is free takes the next.
+
+        Raises:
+            DcacheError: a worker died, or could not begin.
+        """
+        try:
+            return list(self.pool.map(_work, tasks))
+        except BrokenProcessPool:
+            raise DcacheError(
+                "a worker of the search died (too little memory for so many pipelines?). Nothing that was "
+                "evaluated is lost: run the same command with --resume, and fewer --workers"
+            ) from None
+
+    def close(self) -> None:
+        """Let the workers go."""
+        self.pool.shutdown(cancel_futures=True)
+
+
+def _begin(make: Callable[[], Judge], threads: int) -> None:
+    global _judge  # noqa: PLW0603 - a worker is a process, and this is its state
+    import torch
+
+    torch.set_num_threads(threads)
+    _judge = make()
+
+
+def _work(task: tuple[Schedule, int]) -> dict[str, Any]:
+    if _judge is None:
+        raise RuntimeError("a worker without a judge")
+    return _judge.judge(*task)

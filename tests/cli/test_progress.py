@@ -1,0 +1,76 @@
+"""Progress of long commands: lines where nobody watches, a bar on a terminal."""
+
+import io
+import sys
+
+import pytest
+
+from dcache.cli import progress
+from dcache.cli.progress import rounds, shares
+
+
+class Terminal(io.StringIO):
+    """Something that says it is a terminal and keeps what is written."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which passes only where a test says so."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_a_round_is_a_line_and_a_long_one_names_who_is_at_work(clock: list[float], capsys) -> None:
+    with rounds(2, 1) as tell:
+        for turn, label, seconds in ((0, "a", 1), (0, "b", 20), (1, "a", 5), (1, "b", 5)):
+            tell(turn, label)
+            clock[0] += seconds
+    assert capsys.readouterr().err.splitlines() == [
+        "loading the model; then 2 x 2 calls",
+        "warm-up (0 s)",
+        "round 1 of 1 (21 s)",
+    ]
+    with rounds(2, 1) as tell:
+        for turn, label, seconds in ((0, "a", 11), (0, "b", 1), (1, "a", 1), (1, "b", 1)):
+            tell(turn, label)
+            clock[0] += seconds
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "warm-up (0 s)",
+        "warm-up: b (11 s)",
+        "round 1 of 1 (12 s)",
+    ]
+
+
+def test_shares_are_told_now_and_then_and_when_done(clock: list[float], capsys) -> None:
+    with shares(0, 1) as tell:
+        for done, seconds in enumerate((4, 4, 4, 1)):
+            tell("newton 4", done, 3)
+            clock[0] += seconds
+    assert capsys.readouterr().err.splitlines() == ["newton 4: 0 of 3 (0 s)", "newton 4: 3 of 3 (12 s)"]
+
+
+def test_a_terminal_shows_a_bar_and_no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with rounds(2, 1) as tell:
+        for turn, label in ((0, "a"), (0, "b"), (1, "a"), (1, "b")):
+            tell(turn, label)
+    shown = sys.stderr.getvalue()
+    assert "loading the model:   0%" in shown
+    assert "round 1 of 1: b:  75%" in shown
+    assert "3/4" in shown
+    assert "\n" not in shown.rstrip("\n")
+
+
+def test_a_bar_begins_anew_with_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with shares(0, 1) as tell:
+        tell("pictures", 6, 6)
+        tell("psnr", 1, 8)
+    shown = sys.stderr.getvalue()
+    assert "pictures: 100%" in shown
+    assert "psnr:  12%" in shown
+    assert "1/8" in shown

@@ -1,0 +1,165 @@
+"""`dcache search` on the shipped model: a front, the same for one process and two, and after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import dcache
+from dcache.cli import main
+from dcache.eval.subject import load
+from dcache.profile import Profile
+from dcache.search.observe import observe
+
+SHORT = ["--steps", "4", "--prompts", "demo:3", "--first", "2", "--budget", "7", "--population", "4"]
+SHORT += ["--recipes", "reuse,fitted"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two threads that wait for one another on a busy machine take minutes for these small calls."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("profile") / "demo.profile.safetensors"
+    subject = load("demo", steps=4, device="cpu")
+    return observe(subject, ["a red circle"], sites=["auto"], repeats=1).save(path)
+
+
+def search(profile: Path, out: Path, *more: str) -> int:
+    common = ["--profile", str(profile), "--threads", "1", "--out", str(out)]
+    return main(["search", "demo", *SHORT, *common, *more])
+
+
+def launched(profile: Path, out: Path, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-P", "-m", "dcache.cli", "search", "demo", *SHORT, *more),
+        *("--profile", str(profile), "--threads", "1", "--out", str(out)),
+    ]
+
+
+def front(out: Path) -> object:
+    content = json.loads((out / "front.json").read_text())
+    return content["front"], content["hypervolume"], content["evaluations"], content["twins"]
+
+
+def test_a_front_is_found_written_and_picked_from(
+    profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search(profile, tmp_path, "--pick", "1.2x") == 0
+    printed, told = capsys.readouterr()
+    content = json.loads((tmp_path / "front.json").read_text())
+    assert 2 <= content["evaluations"] <= 7
+    # The uncached end of the front costs what an uncached call costs, and loses nothing.
+    assert content["front"][0]["speedup"] == 1.0
+    assert content["front"][0]["psnr"] == 100.0
+    assert all(f"{one['speedup']:.2f}x" in printed for one in content["front"])
+    assert "twins spared" in told
+    subject = load("demo", steps=4, device="cpu")
+    with dcache.enabled(subject.pipe, tmp_path / "picked.schedule.json"):
+        subject(["a red circle"], [0])
+        assert dcache.stats(subject.pipe).predicted > 0
+
+
+def test_going_on_evaluates_nothing_twice_and_skips_what_is_damaged(
+    profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search(profile, tmp_path) == 0
+    before, journal = front(tmp_path), tmp_path / "search.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:3], b"{nonsense\n", *lines[4:]]))
+    capsys.readouterr()
+    assert search(profile, tmp_path) == 2
+    assert "is there already: go on with that search (--resume)" in capsys.readouterr().err
+    assert search(profile, tmp_path, "--resume") == 0
+    assert "1 damaged line(s) of the journal are skipped" in capsys.readouterr().err
+    assert front(tmp_path) == before
+    # What was damaged was evaluated again, and nothing else: as many lines as before, and the damaged one.
+    assert len(journal.read_bytes().splitlines()) == len(lines) + 1
+    assert search(profile, tmp_path, "--resume", "--seed", "1") == 2
+    assert "is of another search: seed differ" in capsys.readouterr().err
+
+
+def test_what_cannot_be_searched_is_told(
+    profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = replace(Profile.load(profile), model="Other").save(tmp_path / "other.safetensors")
+    for more, message in [
+        (["--pick", "fast"], "--pick expects a speedup such as 2.5x"),
+        (["--workers", "0"], "--workers must be at least 1"),
+        (["--budget", "0"], "budget of at least one evaluation"),
+        (["--metrics", "beauty"], "no metric beauty: there are"),
+        (["--units", "blocks"], "there are no blocks in this profile: it has trunk"),
+        (["--profile", str(other)], "the profile is of a Other"),
+        (["--profile", str(tmp_path / "none")], "cannot read the profile"),
+        (["--guidance", "2"], "observed with guidance 3, and the calls have 2"),
+    ]:
+        assert search(profile, tmp_path / "out", *more) == 2
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/front*"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_workers_find_what_one_process_finds(profile: Path, tmp_path: Path) -> None:
+    assert search(profile, tmp_path / "one") == 0
+    assert search(profile, tmp_path / "two", "--workers", "2") == 0
+    assert front(tmp_path / "two") == front(tmp_path / "one")
+    journals = [(tmp_path / name / "search.jsonl").read_text().splitlines() for name in ("one", "two")]
+    assert len(journals[0]) == len(journals[1])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_launched_processes_find_what_one_finds(profile: Path, tmp_path: Path) -> None:
+    assert search(profile, tmp_path / "one") == 0
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"]
+    launch += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+    command = launched(profile, tmp_path / "two", "--device", "cpu")
+    done = subprocess.run(
+        [*command[:2], *launch, *command[2:]],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"},
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("were twins of them") == 1
+    assert front(tmp_path / "two") == front(tmp_path / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_and_gone_on_with_equals_never_stopped(profile: Path, tmp_path: Path) -> None:
+    assert search(profile, tmp_path / "whole") == 0
+    stopped = tmp_path / "stopped"
+    running = subprocess.Popen(
+        launched(profile, stopped), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    journal, began = stopped / "search.jsonl", time.monotonic()
+    while not (journal.exists() and journal.read_bytes().count(b"\n") >= 4):
+        assert time.monotonic() - began < 200
+        assert running.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert not (stopped / "front.json").exists()
+    assert search(profile, stopped, "--resume") == 0
+    assert front(stopped) == front(tmp_path / "whole")
+    lines = [(tmp_path / name / "search.jsonl").read_bytes() for name in ("whole", "stopped")]
+    known = [{json.loads(line).get("key", [""])[0] for line in text.splitlines()} for text in lines]
+    assert known[0] == known[1]

@@ -1,0 +1,217 @@
+"""Damaged files of every kind: an error that says so or something whole, quickly, and never a crash."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dcache.errors import DcacheError
+from dcache.importers import read
+from dcache.profile import Latencies, Profile, Tables
+from dcache.schedule import Plan, Schedule
+from tests.importers.published import bac, ecad, routers, smoothcache
+
+# Seconds: a damaged number must not send a reader on a long way. Busy machines are slow.
+LONGEST = 5.0
+ODD = [None, True, 0, -1, 3, 2.5, 1e308, float("nan"), float("inf"), 10**30, -(10**400), "", "1", "000"]
+ODD += ["\x00\ud7ff", [], [[]], {}, {"a": {}}, [0] * 300, json.loads("[" * 200 + "]" * 200)]
+
+
+def edited(value: Any, draw: random.Random) -> Any:
+    """The JSON value with one place of another type, size or name."""
+    if isinstance(value, dict) and value and draw.random() < 0.85:
+        key = draw.choice(list(value))
+        rest = {k: v for k, v in value.items() if k != key}
+        change = draw.random()
+        if change < 0.1:
+            return rest
+        if change < 0.2:
+            return rest | {draw.choice(["", "00", "9" * 40, "trunk", key * 2]): value[key]}
+        return rest | {key: edited(value[key], draw)}
+    if isinstance(value, list) and value and draw.random() < 0.7:
+        i = draw.randrange(len(value))
+        change = draw.random()
+        if change < 0.3:
+            return value[:i] + value[i + 1 :]
+        return value[:i] + [edited(value[i], draw)] * (200 if change > 0.9 else 1) + value[i + 1 :]
+    return draw.choice(ODD)
+
+
+def damaged(data: bytes, draw: random.Random) -> bytes:
+    """The bytes cut, with some flipped, doubled or made zero; or deeper than anyone nests."""
+    at, more = draw.randrange(len(data)), draw.randrange(1, 40)
+    flipped = bytearray(data)
+    for _ in range(draw.choice([1, 1, 3, 20])):
+        flipped[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+    return draw.choice(
+        [
+            data[:at],
+            data[at:],
+            bytes(flipped),
+            bytes(flipped),
+            data[:at] + data[at : at + more] + data[at:],
+            data[:at] + b"\0" * more + data[at + more :],
+            data[:at] + draw.choice([b"[", b'{"a":', b"1", b"-"]) * 20_000 + data[at:],
+        ]
+    )
+
+
+def calm(reader: Callable[[], Any]) -> Any:
+    """What the reader returns, None where it refuses; anything but a refusal fails."""
+    began = time.perf_counter()
+    try:
+        return reader()
+    except DcacheError as error:
+        assert 10 < len(str(error)) < 3000
+        return None
+    finally:
+        assert time.perf_counter() - began < LONGEST
+
+
+def examples() -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Format, content, options."""
+    draw = random.Random(7)
+    yield "ecad", ecad(draw, 4, 3), {}
+    yield "ecad", ecad(draw, 4, 2, 2), {}
+    yield "smoothcache", smoothcache(draw, 5), {"blocks": 3}
+    yield "smoothcache", {"attn-0": [1, 0, 1], "mlp-1": [1, 1, 0]}, {}
+    yield "bac", bac(draw, 9, 2), {"steps": 9}
+    yield "magcache", {"mag_ratios": [draw.uniform(0.5, 1.5) for _ in range(8)]}, {"interleaved": True}
+    yield "teacache", [draw.uniform(-300, 300) for _ in range(5)], {}
+
+
+def check(found: Any, folder: Path) -> None:
+    """Whatever was accepted works: as a method and as a file."""
+    if found.schedule is None:
+        assert all(
+            abs(v) < float("inf") for its in found.coefficients.values() for v in sum(its.values(), [])
+        )
+        return
+    found.schedule.as_method()
+    found.schedule.canonical()
+    path = found.schedule.save(folder / "again.json")
+    assert Schedule.load(path).components == found.schedule.components
+
+
+@pytest.mark.parametrize(("source", "content", "options"), examples())
+def test_importers_of_json(source: str, content: Any, options: dict[str, Any], tmp_path: Path) -> None:
+    draw, path = random.Random(source), tmp_path / "f.json"
+    path.write_text(json.dumps(content))
+    check(read(path, source, **options), tmp_path)
+    whole, refused = path.read_bytes(), 0
+    for case in range(120):
+        if case % 2:
+            path.write_bytes(damaged(whole, draw))
+        else:
+            path.write_text(json.dumps(edited(content, draw)))
+        for name in (source, None):
+            found = calm(lambda name=name: read(path, name, **options))  # type: ignore[misc]
+            refused += found is None
+            if found is not None:
+                check(found, tmp_path)
+    assert refused > 40
+
+
+@pytest.mark.parametrize(("source", "old"), [("l2c", False), ("harmonica", False), ("l2c", True)])
+def test_importers_of_tensors(source: str, old: bool, tmp_path: Path) -> None:
+    draw, path = random.Random(source), tmp_path / "f.pt"
+    torch.save(routers(draw, 4, 2, 3), path, _use_new_zipfile_serialization=not old)
+    whole, refused = path.read_bytes(), 0
+    for _ in range(100):
+        path.write_bytes(damaged(whole, draw))
+        found = calm(lambda: read(path, source))
+        refused += found is None
+        if found is not None:
+            check(found, tmp_path)
+    assert refused > 20
+
+
+SCHEDULE = Schedule(
+    4,
+    {
+        "transformer": Plan(
+            {"cond": {"attn:0": (True, False, True, False)}, "uncond": {"attn:0": (True, True, False, True)}},
+            predictor="taylor",
+            parameters={"order": 1},
+            clock="step",
+        )
+    },
+    resolution=(64, 64),
+    guidance=3.0,
+    measured={"seconds": 1.5},
+)
+
+
+def test_schedules(tmp_path: Path) -> None:
+    draw = random.Random(1)
+    path = SCHEDULE.save(tmp_path / "s.json")
+    whole = path.read_bytes()
+    content = json.loads(whole)
+    del content["checksum"]
+    kept = 0
+    for case in range(200):
+        if case % 2:
+            path.write_bytes(damaged(whole, draw))
+        else:
+            path.write_text(json.dumps(edited(content, draw)))
+        found = calm(lambda: Schedule.load(path))
+        if found is not None:
+            kept += 1
+            found.digest()
+            for name in found.components:
+                found.as_method(name)
+    assert 0 < kept < 100
+
+
+def profile() -> Profile:
+    """A small one with every table."""
+    draw = np.random.default_rng(0)
+    tables = {"value": Tables(np.eye(4), 1 - np.eye(4), np.ones(4))}
+    return Profile(
+        4,
+        {site: {"cond": tables, "uncond": tables} for site in ("trunk", "attn:0")},
+        latencies=Latencies(1.0, {"trunk": 0.2}, {"trunk": 0.01}),
+        ratios=np.ones(4),
+        changes=draw.random((5, 2)),
+        importance=draw.random((1, 4)),
+        important=("trunk",),
+        attention={"block:0": 0.5},
+        sigmas=(1.0, 0.75, 0.5, 0.25, 0.0),
+    )
+
+
+def test_profiles(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    draw, path = random.Random(2), profile().save(tmp_path / "p.safetensors")
+    whole, arrays = path.read_bytes(), load_file(path)
+    size = int.from_bytes(whole[:8], "little")
+    about = json.loads(json.loads(whole[8 : 8 + size])["__metadata__"]["dcache.profile"])
+    assert calm(lambda: Profile.load(path)) is not None
+    refused = 0
+    for case in range(200):
+        if case % 4 == 0:
+            path.write_bytes(damaged(whole, draw))
+        elif case % 4 == 1:
+            # The header alone, where the structure is.
+            path.write_bytes(damaged(whole[: size + 8], draw) + whole[size + 8 :])
+        elif case % 4 == 2:
+            save_file(arrays, path, {"dcache.profile": json.dumps(edited(about, draw))})
+        else:
+            key = draw.choice(list(arrays))
+            odd = [np.zeros(0), np.zeros((2, 3)), np.full_like(arrays[key], np.nan), np.ones(4, np.int64)]
+            save_file(arrays | {key: draw.choice(odd)}, path, {"dcache.profile": json.dumps(about)})
+        found = calm(lambda: Profile.load(path))
+        refused += found is None
+        if found is not None:
+            found.merged([])
+            found.save(tmp_path / "again.safetensors")
+            replace(found, prompts=2)
+    assert refused > 60

@@ -1,0 +1,201 @@
+"""Searches in a small world whose best schedules are known by brute force."""
+
+import itertools
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcache import cost
+from dcache.errors import DcacheError
+from dcache.search.driver import Search
+from dcache.search.evolve import STRATEGIES, Ways, identity_of, opened, search
+from dcache.search.found import growth, members, pick, write
+from dcache.search.front import dominates
+from dcache.search.journal import Journal
+from dcache.search.placing import even
+from dcache.search.space import Space
+from dcache.search.strategies.map_elites import MapElites
+from dcache.search.strategies.nsga2 import NSGA2
+from tests.search.world import STEPS, World, loss, profile
+
+PROMPTS = ["a"] * 4
+SIGNS = {"psnr": 1}
+
+
+def ways(**options: Any) -> Ways:
+    usual: dict[str, Any] = {"budget": 200, "population": 12, "recipes": ("reuse",), "first": 2}
+    return Ways(**{**usual, **options})
+
+
+def found(asked: Ways, world: World | None = None, journal: Journal | None = None) -> Search:
+    return search(profile(), asked, world or World(), PROMPTS, SIGNS, journal)
+
+
+def front_of(done: Search) -> list[tuple[str, float, float]]:
+    return [(c.digest, c.cost, c.value("psnr", 2)) for c in done.front()]
+
+
+def brute_force() -> dict[int, float]:
+    """Computes -> the least loss."""
+    best: dict[int, float] = {}
+    for bits in itertools.product((False, True), repeat=STEPS - 1):
+        count = 1 + sum(bits)
+        best[count] = min(best.get(count, float("inf")), loss((True, *bits)))
+    return best
+
+
+def reached(done: Search) -> dict[int, float]:
+    """Computes -> the loss of the front's member with so many."""
+    rows = [c.schedule.components["transformer"].rows["*"]["trunk"] for c in done.front()]
+    return {sum(row): loss(row) for row in rows}
+
+
+@pytest.mark.parametrize("strategy", ["nsga2", "map-elites"])
+def test_with_budget_enough_the_exact_front_is_found(strategy: str) -> None:
+    world = World()
+    done = found(ways(strategy=strategy, budget=256), world)
+    assert reached(done) == pytest.approx(brute_force())
+    # Nobody twice on the same rung, and no twin at all.
+    assert len(world.asked) == len(set(world.asked))
+    assert len(done.candidates) <= 256
+    assert done.twins == done.asked - len(done.candidates)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_beats_even_places(strategy: str) -> None:
+    losses = reached(found(ways(strategy=strategy, budget=100)))
+    evenly = {count: loss([t in even(count, STEPS) for t in range(STEPS)]) for count in (2, 3, 5)}
+    assert all(losses[count] <= evenly[count] for count in evenly)
+    assert sum(losses[count] for count in evenly) < 0.95 * sum(evenly.values())
+
+
+def test_members_of_the_front_do_not_dominate_one_another_and_saw_all_prompts() -> None:
+    done = found(ways(budget=60))
+    points = [done.objectives(c, 2) for c in done.front()]
+    assert not any(dominates(a, b) for a in points for b in points)
+    assert all(len(c.results) == 2 for c in done.front())
+    assert any(len(c.results) == 1 for c in done.candidates.values())
+
+
+def test_costs_are_those_of_the_profile() -> None:
+    done, timed = found(ways(budget=30)), profile().latencies
+    assert timed is not None
+    assert all(c.cost == cost.seconds(c.schedule, timed) for c in done.candidates.values())
+    full = max(c.cost for c in done.candidates.values())
+    assert full == pytest.approx(10.0)
+
+
+def test_the_same_seed_gives_the_same_search_and_another_seed_another() -> None:
+    first, second, other = (found(ways(seed=s, seeds=False, budget=50)) for s in (1, 1, 2))
+    assert list(first.candidates) == list(second.candidates)
+    assert front_of(first) == front_of(second)
+    assert list(first.candidates) != list(other.candidates)
+
+
+def test_the_programs_own_random_numbers_are_left_alone() -> None:
+    random.seed(5)
+    expected = random.random()
+    random.seed(5)
+    found(ways(budget=40))
+    assert random.random() == expected
+
+
+@pytest.mark.parametrize("kept", [1, 7, 30, 61])
+def test_a_resumed_search_equals_one_that_was_never_stopped(tmp_path: Path, kept: int) -> None:
+    asked = ways(budget=50)
+    identity = identity_of(profile(), asked, PROMPTS, {"pipeline": "x"})
+    whole = found(asked, journal=opened(tmp_path, identity, resume=False))
+    path = tmp_path / "search.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    # As if killed while a line was written.
+    path.write_bytes(b"".join(lines[:kept]) + lines[kept][:25])
+    world = World()
+    again = found(asked, world, opened(tmp_path, identity, resume=True))
+    assert front_of(again) == front_of(whole)
+    assert list(again.candidates) == list(whole.candidates)
+    assert len(world.asked) == len(lines) - kept
+    assert sorted(path.read_bytes().splitlines(keepends=True))[-1] in lines
+
+
+def test_a_picture_that_is_no_number_makes_the_worst_candidate() -> None:
+    world = World()
+    world.breaks = {3, 5, 8}
+    done = found(ways(budget=40), world)
+    broken = [c for c in done.candidates.values() if any(r["values"]["psnr"] is None for r in c.results)]
+    assert len(broken) == 3
+    assert not set(map(id, broken)) & set(map(id, done.front()))
+
+
+def test_elites_never_get_worse_and_lie_in_their_cells() -> None:
+    space = Space(profile(), (("trunk",),))
+    elites = MapElites(space, [], random.Random(0), full=10.0, cells=(5, 4), batch=8)
+    best: dict[tuple[int, int], float] = {}
+    for _ in range(30):
+        rows = [(g, space.rows(g)[0]) for g in elites.ask()]
+        elites.tell([(g, (float(sum(r)), loss(r))) for g, r in rows])
+        for cell, (genome, objectives) in elites.elites.items():
+            assert elites.cell(genome, objectives) == cell
+            assert objectives[1] <= best.get(cell, float("inf"))
+            best[cell] = objectives[1]
+    assert len(best) > 8
+
+
+def test_nsga2_keeps_the_best_it_was_told() -> None:
+    space = Space(profile(), (("trunk",),))
+    evolving = NSGA2(space, [], random.Random(0), population=8)
+    seen: list[tuple[float, ...]] = []
+    for _ in range(12):
+        told = [(g, (float(sum(space.rows(g)[0])), loss(space.rows(g)[0]))) for g in evolving.ask()]
+        seen += [objectives for _, objectives in told]
+        evolving.tell(told)
+        kept = [tuple(one.fitness.values) for one in evolving.parents]
+        assert min(k[1] for k in kept) == min(s[1] for s in seen)
+        assert min(k[0] for k in kept) == min(s[0] for s in seen)
+
+
+def test_hypervolume_never_falls() -> None:
+    volumes = growth(found(ways(budget=80)))
+    assert all(b >= a - 1e-12 for a, b in itertools.pairwise(volumes))
+    assert 0.0 < volumes[-1] <= 1.0
+
+
+def test_what_is_written_can_be_loaded_and_picked_from(tmp_path: Path) -> None:
+    from dcache.schedule import Schedule
+
+    done, asked = found(ways(budget=60)), ways(budget=60)
+    write(done, asked, {"pipeline": "x"}, tmp_path)
+    front = members(done)
+    files = sorted((tmp_path / "schedules").iterdir())
+    assert [f.name for f in files] == [f"{one.name}.schedule.json" for one in front]
+    assert [Schedule.load(f).digest() for f in files] == [one.schedule.digest() for one in front]
+    lines = (tmp_path / "front.csv").read_text().splitlines()
+    assert len(lines) == len(front) + 1
+    page = (tmp_path / "front.html").read_text()
+    assert page.count("<img") == len(front) + 1
+    assert (tmp_path / "front.png").stat().st_size > 5000
+    best = pick(front, 2.0, "psnr", 1)
+    assert best.values["psnr"] == max(one.values["psnr"] for one in front if one.speedup >= 2.0)
+    with pytest.raises(DcacheError, match=r"expected to be 50x: at most"):
+        pick(front, 50.0, "psnr", 1)
+    # A second writing leaves no schedule of the first behind.
+    write(found(ways(budget=20)), asked, {}, tmp_path)
+    assert len(list((tmp_path / "schedules").iterdir())) == len(members(found(ways(budget=20))))
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    for wrong, match in [
+        ({"strategy": "magic"}, "a strategy is one of nsga2"),
+        ({"recipes": ("reuse", "hope")}, "recipes are some of reuse"),
+        ({"finishing": 2.0}, "lies between 0 and 1"),
+        ({"first": 0}, "one prompt or more in its first rung"),
+    ]:
+        with pytest.raises(DcacheError, match=match):
+            ways(**wrong)
+    with pytest.raises(DcacheError, match="budget of at least one evaluation, got 0"):
+        found(ways(budget=0))
+    with pytest.raises(DcacheError, match="multiple of four, got 6"):
+        found(ways(population=6))
+    with pytest.raises(DcacheError, match="the cost is one of seconds"):
+        found(ways(cost="hope"))
