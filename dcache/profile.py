@@ -143,6 +143,12 @@ class Profile:
             raise DcacheError(f"a profile needs a whole number of at least 1 evaluations, got {self.steps!r}")
         if not self.sites:
             raise DcacheError("a profile needs at least one site")
+        numbers = [*self.sigmas, *self.attention.values(), self.guidance or 0.0]
+        if self.prompts < 1 or not 0 <= self.sketch < 10 or not np.isfinite(numbers).all():
+            raise DcacheError(
+                "a profile needs a prompt, a sketch's error from 0 to below 10, and finite noise levels, "
+                "attention shares and guidance"
+            )
         for site, branches in self.sites.items():
             if SITE_NAME.fullmatch(site) is None or not branches:
                 raise DcacheError(f"the profile's site {site!r} is no site's name, or has no branch")
@@ -289,7 +295,10 @@ class Profile:
             "latencies": None if self.latencies is None else asdict(self.latencies),
             "made": dict(self.made),
         }
-        header = {FORMAT: json.dumps(about, allow_nan=False)}
+        try:
+            header = {FORMAT: json.dumps(about, allow_nan=False)}
+        except (TypeError, ValueError) as error:
+            raise DcacheError(f"the profile cannot be written as JSON: {error}") from None
         return files.write(Path(path), lambda temporary: save_file(arrays, temporary, header))
 
     @staticmethod
@@ -307,7 +316,7 @@ class Profile:
                 if FORMAT not in header:
                     raise DcacheError("this is no profile: expected one that `dcache calibrate` wrote")
                 arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            return _parsed(json.loads(header[FORMAT]), arrays)
+            return _parsed(json.loads(header[FORMAT], parse_constant=_finite), arrays)
         except (OSError, SafetensorError, ValueError, RecursionError) as error:
             raise DcacheError(f"cannot read the profile {path}: {error}") from None
         except DcacheError as error:
@@ -334,6 +343,23 @@ def _is_run(site: str) -> bool:
     return site.startswith(("trunk", "run", "block"))
 
 
+def _finite(constant: str) -> float:
+    raise ValueError(f"the header holds {constant}")
+
+
+def _latencies(timed: Any) -> Latencies:
+    uncached, spread = float(timed["uncached"]), float(timed["spread"])
+    tables = {
+        name: {str(site): float(value) for site, value in timed[name].items()}
+        for name in ("computed", "predicted", "flops")
+    }
+    every = [uncached, spread, *(value for table in tables.values() for value in table.values())]
+    if not uncached or not all(0 <= value < np.inf for value in every):
+        raise ValueError("latencies must be finite and not below 0, that of the whole call above 0")
+    computed, predicted, flops = tables.values()
+    return Latencies(uncached, computed, predicted, flops, int(timed["pictures"]), spread)
+
+
 def _parsed(about: Any, arrays: Mapping[str, NDArray[Any]]) -> Profile:
     try:
         if about["version"] != VERSION:
@@ -348,7 +374,7 @@ def _parsed(about: Any, arrays: Mapping[str, NDArray[Any]]) -> Profile:
         loose = {name: arrays[name].astype(np.float64) for name in _LOOSE if name in arrays}
         return Profile(
             sites=sites,
-            latencies=None if timed is None else Latencies(**timed),
+            latencies=None if timed is None else _latencies(timed),
             important=tuple(map(str, about["important"])),
             attention={str(k): float(v) for k, v in about["attention"].items()},
             resolution=tuple(int(n) for n in about["resolution"]),
@@ -364,5 +390,5 @@ def _parsed(about: Any, arrays: Mapping[str, NDArray[Any]]) -> Profile:
             guidance=None if about["guidance"] is None else float(about["guidance"]),
             **loose,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DcacheError(f"the profile's header is damaged: {type(error).__name__} {error}") from None

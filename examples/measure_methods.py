@@ -25,7 +25,7 @@ from dcache.eval.bench import bench
 from dcache.eval.canvas import GREY, GRID, INK, new_figure, save
 from dcache.eval.contest import one_call
 from dcache.eval.machine import machine, versions
-from dcache.eval.specs import NUMBERS, Choice
+from dcache.eval.specs import Choice, shipped
 from dcache.eval.subject import Subject, load
 from dcache.eval.words import size
 from dcache.files import write, write_json
@@ -36,6 +36,7 @@ CAPTIONS = 8
 # Options beside the defaults; {} is the preset as it comes.
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "default": [{}],
+    "bac": [{}, {"computes": 7}, {"computes": 7, "union": 4}],
     "dbcache": [
         {},
         {"front": 1, "warmup": 2, "threshold": 0.2},
@@ -46,12 +47,14 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "easycache": [{}, {"warmup": 3}, {"warmup": 3, "threshold": 0.15}],
     "fastercache": [{}, {"attn_below": 900.0, "guidance_below": 900.0, "guidance_interval": 3}],
     "fbcache": [{}, {"threshold": 0.12}, {"threshold": 0.3}],
+    "fitted": [{}, {"interval": 4}, {"speedup": 3.0}],
     "foca": [{"interval": 3}, {"interval": 4}, {}],
     "hicache": [{"interval": 4}, {"interval": 4, "scale": 0.5**0.5}, {}],
     "interval": [{}, {"interval": 4}, {"sites": ["attn", "mlp"]}],
     "magcache": [{}, {"threshold": 0.1, "max_run": 3}, {"threshold": 0.03, "max_run": 2}],
     "newton": [{}, {"interval": 4}, {"order": 2}],
     "pab": [{}, {"mlp": 2}, {"cross_attn": 4, "mlp": 2, "window": (0.0, 950.0)}],
+    "profilingdit": [{}, {"t_max": 3}, {"t_max": 5, "t_min": 1, "start": 2}],
     "seacache": [{}, {"threshold": 0.5}, {"order": 0}],
     "smoothcache": [{"alpha": 0.08}, {"alpha": 0.15}, {"alpha": 0.3}],
     "taylorseer": [{"interval": 4}, {"interval": 4, "lite": True}, {}],
@@ -64,8 +67,7 @@ def choice(name: str, options: dict[str, Any]) -> Choice:
     """A preset with options; measured numbers come from the shipped file."""
     label = ", ".join(f"{k}={short(v)}" for k, v in options.items()) or "as it comes"
     given = dict(options)
-    if name in NUMBERS:
-        given[NUMBERS[name]] = COEFFICIENTS
+    given |= shipped(name, COEFFICIENTS)
     if "alpha" in given:
         tables = json.loads(COEFFICIENTS.read_text(encoding="utf-8"))["smoothcache"]["tables"]
         given["table"] = tables[f"{given.pop('alpha'):g}"]

@@ -121,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     # Before anything is written.
     space_of(profile, ways)
-    identity = identity_of(profile, ways, prompts, about)
+    identity = identity_of(ways, prompts, about)
     journal = launch.in_turn(lambda: opened(arguments.out, identity, arguments.resume, launch.first))
     signs = {name: judge.better(name) for name in ways.metrics}
     tell = Progress(journal.damaged) if launch.first else _silent

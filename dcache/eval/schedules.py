@@ -85,7 +85,10 @@ def heading(schedule: Schedule) -> str:
     """What a schedule is, on one line."""
     parts = [f"{schedule.method or 'schedule'}: {schedule.steps} evaluations"]
     parts += [schedule.sampler] if schedule.sampler else []
-    parts += [f"guidance {schedule.guidance:g}"] if schedule.guidance is not None else []
+    guidance = schedule.guidance
+    # A whole number may lie beyond floats.
+    told = f"{guidance:g}" if isinstance(guidance, float) else str(guidance)
+    parts += [f"guidance {told}"] if guidance is not None else []
     parts += ["x".join(map(str, schedule.resolution))] if schedule.resolution else []
     return ", ".join(parts)
 

@@ -23,8 +23,11 @@ from dcache.eval.contest import Contestant
 from dcache.method import Method
 from dcache.schedule import Schedule
 
-# Which option of a preset takes measured numbers.
+# Which option of a preset takes measured numbers, and which takes a profile.
 NUMBERS = {"teacache": "coefficients", "magcache": "ratios", "smoothcache": "table"}
+PROFILED = dict.fromkeys(("bac", "profilingdit"), "profile")
+# A shipped model's profile lies beside the file with its numbers.
+PROFILE = "demo.profile.safetensors"
 
 
 @dataclass(frozen=True)
@@ -83,23 +86,35 @@ def parse(text: str, numbers: Path | None = None) -> list[Choice]:
     return choices
 
 
+def shipped(name: str, numbers: Path) -> dict[str, Path]:
+    """The option of a preset that takes what was measured of a shipped model, and the file; {} if none does.
+
+    Args:
+        name: the preset's.
+        numbers: the model's file of numbers.
+    """
+    if name in PROFILED:
+        return {PROFILED[name]: numbers.with_name(PROFILE)}
+    return {NUMBERS[name]: numbers} if name in NUMBERS else {}
+
+
 def _choice(spec: str, numbers: Path | None) -> Choice:
     if spec.endswith(".json") or os.sep in spec:
         schedule = Schedule.load(spec)
         return Choice(spec, f"file {Path(spec).stem}", f", {spec!r})", method=schedule)
     name, _, inside = spec.partition(":")
     options = dict(_option(spec, word) for word in inside.split(",") if word)
-    takes = NUMBERS.get(name)
-    shipped = {} if takes is None or takes in options or numbers is None else {takes: numbers}
+    own = {} if numbers is None else {k: v for k, v in shipped(name, numbers).items() if k not in options}
     try:
-        method = methods.make(name, **shipped, **options)
+        method = methods.make(name, **own, **options)
     except DcacheError as error:
         raise DcacheError(f"{spec}: {error}") from None
     if name == "default" and not options:
         return Choice(spec, name, ")", method=method)
-    own = dict.fromkeys(shipped, "FILE.json")
-    arguments = ", ".join(f"{key}={value!r}" for key, value in {**options, **own}.items())
-    note = f"{takes} of the shipped model; for yours: examples/measure_coefficients.py" if shipped else ""
+    theirs = {option: f"FILE{file.suffix}" for option, file in own.items()}
+    arguments = ", ".join(f"{key}={value!r}" for key, value in {**options, **theirs}.items())
+    how = "dcache calibrate" if "profile" in own else "examples/measure_coefficients.py"
+    note = f"{next(iter(own))} of the shipped model; for yours: {how}" if own else ""
     call = f", dcache.methods.{name}({arguments}))"
     return Choice(spec, _label(name, options), call, note, method=method)
 

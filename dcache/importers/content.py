@@ -15,6 +15,7 @@ TENSORS = (".pt", ".pth", ".ckpt", ".bin")
 PICKLES = (".pkl", ".pickle")
 # Published files have 0.2 MB.
 MOST_BYTES = 1 << 26
+_ZIP = b"PK\x03\x04"
 _SITE = re.compile(r"optimal_steps_(?P<site>.+)_(?P<budget>\d+)_(?P<metric>[a-z0-9]+)\.(?:json|txt)")
 
 
@@ -59,6 +60,16 @@ def _tensors(path: Path) -> Any:
     """Weights only: torch's reader that builds tensors and containers and calls nothing else."""
     import torch
 
+    try:
+        with path.open("rb") as opened:
+            zipped = opened.read(4) == _ZIP
+    except OSError as error:
+        raise DcacheError(f"cannot read {path}: {error}") from None
+    if not zipped:
+        raise DcacheError(
+            f"{path} is no file of tensors as torch writes them since 1.6. An older one: write it again with "
+            f"torch.save(torch.load({path.name!r}, weights_only=True), ...)"
+        )
     try:
         # Training scripts add their arguments: a Namespace is a bag of values, like a dict.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):

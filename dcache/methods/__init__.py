@@ -10,6 +10,7 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.method import Method
 from dcache.methods.about import About, told
+from dcache.methods.bac import bac
 from dcache.methods.dbcache import dbcache
 from dcache.methods.deepcache import deepcache
 from dcache.methods.default import default
@@ -17,12 +18,14 @@ from dcache.methods.delta_dit import delta_dit
 from dcache.methods.easycache import easycache
 from dcache.methods.fastercache import fastercache
 from dcache.methods.fbcache import fbcache
+from dcache.methods.fitted import fitted
 from dcache.methods.foca import foca
 from dcache.methods.hicache import hicache
 from dcache.methods.interval import interval
 from dcache.methods.magcache import magcache
 from dcache.methods.newton import newton
 from dcache.methods.pab import pab
+from dcache.methods.profilingdit import profilingdit
 from dcache.methods.seacache import seacache
 from dcache.methods.smoothcache import smoothcache
 from dcache.methods.taylorseer import taylorseer
@@ -32,6 +35,7 @@ from dcache.methods.tgate import tgate
 __all__ = [
     "About",
     "available",
+    "bac",
     "dbcache",
     "deepcache",
     "default",
@@ -39,6 +43,7 @@ __all__ = [
     "easycache",
     "fastercache",
     "fbcache",
+    "fitted",
     "foca",
     "hicache",
     "interval",
@@ -46,6 +51,7 @@ __all__ = [
     "make",
     "newton",
     "pab",
+    "profilingdit",
     "seacache",
     "smoothcache",
     "taylorseer",
@@ -57,18 +63,21 @@ _PRESETS: dict[str, Callable[..., Method]] = {
     preset.__name__: preset
     for preset in (
         default,
+        bac,
         dbcache,
         deepcache,
         delta_dit,
         easycache,
         fastercache,
         fbcache,
+        fitted,
         foca,
         hicache,
         interval,
         magcache,
         newton,
         pab,
+        profilingdit,
         seacache,
         smoothcache,
         taylorseer,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dcache.errors import DcacheError
+from dcache.profile import Profile
 
 HOW = (
     "Measure them once per model, resolution and sampler: `python examples/measure_coefficients.py --out "
@@ -34,6 +35,43 @@ def numbers(preset: str, name: str, given: object, least: int) -> tuple[float, .
     if len(values) < least:  # type: ignore[arg-type]
         raise DcacheError(f"{name} of {preset} must be at least {least} numbers, got {len(values)}")  # type: ignore[arg-type]
     return tuple(float(v) for v in values)  # type: ignore[union-attr]
+
+
+def table_in(
+    preset: str, given: str | os.PathLike[str] | Mapping[str, Any], names: Callable[[str], object]
+) -> Any:
+    """A table as given; of a file, all of it where `names` fits every key, else its entry of the preset.
+
+    Raises:
+        DcacheError: the file cannot be read, is no JSON, or lacks the entry.
+    """
+    if not isinstance(given, str | os.PathLike):
+        return given
+    try:
+        content = json.loads(Path(given).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    plain = isinstance(content, dict) and bool(content) and all(map(names, content))
+    return content if plain else entry(preset, "table", given)
+
+
+def observed(preset: str, given: str | os.PathLike[str] | Profile | None, instead: str) -> Profile:
+    """A profile as it is given, or from its file.
+
+    Args:
+        preset: who asks.
+        given: the profile, or where it is.
+        instead: what else could be given.
+
+    Raises:
+        DcacheError: there is none, or the file is none.
+    """
+    if given is None:
+        raise DcacheError(
+            f"{preset} needs profile=, what was observed of this model, or {instead}=, and has neither. "
+            "Observe it: `dcache calibrate PIPE --out FILE.safetensors`"
+        )
+    return given if isinstance(given, Profile) else Profile.load(given)
 
 
 def entry(preset: str, name: str, path: str | os.PathLike[str]) -> Any:

@@ -29,13 +29,10 @@ def fitted(
     sites: str | list[str] | None = None,
     warmup: int = 2,
 ) -> Method:
-    """Weights over the last anchors that are the best ones for what was observed, for each evaluation.
-
-    Ours. Places and weights belong to the profile's number of evaluations.
+    """Weights over the last anchors that are the best ones for what was observed, for each evaluation (ours).
 
     Args:
-        profile: of this model, or its file (`dcache calibrate PIPE --out FILE.safetensors`); a schedule, or its
-            file, is taken as it is, and the other options say nothing.
+        profile: of this model, or its file; a schedule, or its file, is taken as it is.
         steps: the computed evaluations; 0 always is.
         interval: without `steps`: compute when `interval - 1` predictions have passed since the last compute.
         speedup: without `steps`: the places that the planner `pairs` finds for this expected speedup.
@@ -49,27 +46,25 @@ def fitted(
     """
     if profile is None:
         raise DcacheError(
-            "fitted needs profile=, what was observed of this model, and has none. Observe it: `dcache "
-            "calibrate PIPE --out FILE.safetensors`; or give the schedule file that `dcache calibrate` wrote"
+            "fitted needs profile=, what was observed of this model, or a schedule, and has neither: "
+            "`dcache calibrate PIPE --out FILE.safetensors`"
         )
     if isinstance(profile, str | os.PathLike):
         profile = Schedule.load(profile) if Path(profile).suffix == ".json" else Profile.load(profile)
     if isinstance(profile, Schedule):
         return replace(profile.as_method(), name="fitted")
-    check_whole("order", order, 1)
-    if order > 2:  # noqa: PLR2004
-        raise DcacheError(f"order must be 1 or 2, got {order}")
+    if order not in (1, 2):
+        raise DcacheError(f"order must be 1 or 2, got {order!r}")
     check_number("ridge", ridge, 0.0)
     check_whole("interval", interval, 1)
     check_whole("warmup", warmup, 1)
-    names = site_list([profile.whole] if sites is None else sites)
-    given = {"interval": interval, "warmup": warmup}
+    names = site_list(profile.whole if sites is None else sites)
+    given: dict[str, object] = {"interval": interval, "warmup": warmup}
     if steps is not None:
         anchors, given = _listed(profile, steps), {"steps": list(steps)}
     elif speedup is not None:
-        plan = for_speedup(profile, "pairs", speedup, site=names[0], ridge=ridge)
-        (part,) = plan.components.values()
-        anchors = tuple(t for t, computed in enumerate(part.rows["*"][names[0]]) if computed)
+        (plan,) = for_speedup(profile, "pairs", speedup, site=names[0], ridge=ridge).components.values()
+        anchors = tuple(t for t, computed in enumerate(plan.rows["*"][names[0]]) if computed)
         given = {"speedup": speedup}
     else:
         anchors = (*range(warmup), *range(warmup + interval - 1, profile.steps, interval))
@@ -79,10 +74,6 @@ def fitted(
 
 
 def _listed(profile: Profile, steps: Sequence[int]) -> tuple[int, ...]:
-    if (
-        not isinstance(steps, Sequence)
-        or isinstance(steps, str)
-        or not set(steps) <= set(range(profile.steps))
-    ):
+    if not isinstance(steps, Sequence) or not set(steps) <= set(range(profile.steps)):
         raise DcacheError(f"steps must be evaluations from 0 to {profile.steps - 1}, got {steps!r}")
     return tuple(sorted({0, *steps}))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from dcache.errors import DcacheError
 from dcache.method import Method
 from dcache.methods.about import about
-from dcache.methods.coefficients import HOW, entry
+from dcache.methods.coefficients import HOW, table_in
 from dcache.predictors import Reuse
 from dcache.schedulers import ByKind, Row
 
@@ -42,7 +40,7 @@ def smoothcache(
         raise DcacheError(
             f"smoothcache needs table=, a file or rows of 0 and 1 by kind, and has none. {HOW}."
         )
-    rows = _read(table) if isinstance(table, str | os.PathLike) else table
+    rows = table_in("smoothcache", table, KINDS.__contains__)
     if not isinstance(rows, Mapping) or not rows or any(kind not in KINDS for kind in rows):
         raise DcacheError(
             f"smoothcache's table needs rows for some of {', '.join(KINDS)}, got {str(rows)[:60]}"
@@ -66,12 +64,3 @@ def smoothcache(
         predicts=any(not v for row in rows.values() for v in row),
         parameters={"kinds": tuple(rules)},
     )
-
-
-def _read(path: str | os.PathLike[str]) -> Mapping[str, Sequence[int]]:
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        content = None
-    plain = isinstance(content, dict) and bool(content) and all(kind in KINDS for kind in content)
-    return content if plain else entry("smoothcache", "table", path)

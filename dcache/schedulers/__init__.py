@@ -5,7 +5,7 @@ of rules, `table.py` the schedule's own.
 """
 
 from dcache.schedulers.accumulate import Accumulated, Magnitude
-from dcache.schedulers.combine import ByKind, Multiple, Outside, Row, Stage, Switch
+from dcache.schedulers.combine import ByKind, BySite, Multiple, Outside, Row, Stage, Switch
 from dcache.schedulers.rules import (
     Above,
     AnyOf,
@@ -20,6 +20,7 @@ from dcache.schedulers.rules import (
     any_of,
     guarded,
 )
+from dcache.schedulers.shrinking import Shrinking
 from dcache.schedulers.table import Table
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Accumulated",
     "AnyOf",
     "ByKind",
+    "BySite",
     "Every",
     "Last",
     "Listed",
@@ -38,6 +40,7 @@ __all__ = [
     "Retention",
     "Row",
     "Rule",
+    "Shrinking",
     "Stage",
     "Switch",
     "Table",

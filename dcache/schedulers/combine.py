@@ -27,6 +27,22 @@ class ByKind:
 
 
 @dataclass(frozen=True)
+class BySite:
+    """Every site has a rule of its own.
+
+    Args:
+        rules: site's name -> rule; a site that is not listed is computed, with the reason "site".
+    """
+
+    rules: Mapping[str, Rule]
+
+    def __call__(self, moment: Moment) -> str | None:
+        """See class."""
+        rule = self.rules.get(moment.site.name)
+        return rule(moment) if rule is not None else "site"
+
+
+@dataclass(frozen=True)
 class Switch:
     """One rule before an evaluation, another from it on."""
 

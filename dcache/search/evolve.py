@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from dcache.profile import Profile
 from dcache.search.driver import COSTS, Search, Team
 from dcache.search.front import Objectives
 from dcache.search.journal import Journal
-from dcache.search.seeds import planned, templates
+from dcache.search.seeds import interleaved, planned, templates
 from dcache.search.space import RECIPES, Genome, Space, units_of
 from dcache.search.strategies import Strategy
 from dcache.search.strategies.map_elites import MapElites
@@ -112,13 +112,16 @@ def opened(folder: Path | None, identity: dict[str, Any], resume: bool, writes: 
     return journal
 
 
-def identity_of(
-    profile: Profile, ways: Ways, prompts: Sequence[str], about: dict[str, Any]
-) -> dict[str, Any]:
-    """Everything that decides what a search finds."""
-    tables = profile.tables(profile.whole)
-    of = [profile.model, profile.config, profile.steps, float(tables.gram.sum()), profile.latencies]
-    return {**about, **asdict(ways), "prompts": digest(prompts), "profile": digest([str(one) for one in of])}
+def identity_of(ways: Ways, prompts: Sequence[str], about: dict[str, Any]) -> dict[str, Any]:
+    """Everything that decides what one schedule's evaluation gives; how candidates are chosen does not."""
+    return {
+        **about,
+        "prompts": digest(prompts),
+        "first": ways.first,
+        "metrics": ways.metrics,
+        "seed": ways.seed,
+        "measured": ways.cost == "measured",
+    }
 
 
 def space_of(profile: Profile, ways: Ways) -> Space:
@@ -161,7 +164,8 @@ def search(
     found = Search(space, team, kept, signs, parts, ways.budget, ways.cost, tell)
     rng = random.Random(ways.seed)
     main = ways.budget - round(ways.finishing * ways.budget)
-    first = [*planned(space), *templates(space)] if ways.seeds else []
+    # At most half of the strategy's share: the rest is for what it makes of them.
+    first = interleaved(templates(space), planned(space))[: main // 2] if ways.seeds else []
     # Every unit computed throughout costs the most: the end of all fronts.
     full = space.genome([[True] * profile.steps] * len(space.units))
     found.run(_Listed([full, *first]), main)

@@ -66,6 +66,14 @@ def sketch_error(numbers: int) -> float:
     return math.sqrt(2.0 / (numbers // 2))
 
 
+def not_finite(key: Key, index: int) -> DcacheError:
+    """What to say of a broken feature."""
+    return DcacheError(
+        f"the {key} is NaN or infinite in evaluation {index}: nothing can be planned from a broken run. Try "
+        "more steps, or float32 in place of a narrow dtype"
+    )
+
+
 class Held:
     """The features of a run of every key.
 
@@ -131,13 +139,10 @@ class Held:
         rows, seen = self._rows[key], sorted(self._seen[key])
         broken = [t for t in seen if not bool(torch.isfinite(rows[t]).all())]
         if broken:
-            raise DcacheError(
-                f"the {key} is NaN or infinite in evaluation {broken[0]}: nothing can be planned from a "
-                "broken run. Try more steps, or float32 in place of a narrow dtype"
-            )
+            raise not_finite(key, broken[0])
         if not seen:
             raise DcacheError(f"the {key} was not computed in this run: leave the site out")
-        nearest = [min(seen, key=lambda s, t=t: abs(s - t)) for t in range(self.steps)]
+        nearest = [_nearest(seen, t) for t in range(self.steps)]
         if nearest != seen:
             rows = rows[nearest]
         if self._whole(key):
@@ -173,15 +178,19 @@ class Held:
         )
 
 
+def _nearest(among: Sequence[int], t: int) -> int:
+    return min(among, key=lambda s: abs(s - t))
+
+
 def _tables(rows: torch.Tensor, sample: torch.Tensor, size: int, device: torch.device) -> Tables:
     """Means over the elements: inner products of `rows`, sums over `sample`."""
     steps = len(rows)
     gram = torch.zeros(steps, steps, dtype=torch.float64, device=device)
-    for part in rows.split(_CHUNK, dim=1):
+    for part in torch.split(rows, _CHUNK, 1):
         some = part.to(device, torch.float64)
         gram += some @ some.T
     distance, lengths = torch.zeros_like(gram), torch.zeros(steps, dtype=torch.float64, device=device)
-    for part in sample.split(_CHUNK, dim=1):
+    for part in torch.split(sample, _CHUNK, 1):
         some = part.to(device, torch.float64)
         distance += torch.cdist(some, some, p=1.0)
         lengths += some.abs().sum(1)

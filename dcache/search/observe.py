@@ -28,7 +28,7 @@ from dcache.eval.processes import Team, join
 from dcache.eval.subject import Subject
 from dcache.profile import Latencies, Profile, Tables
 from dcache.search.changes import Changes
-from dcache.search.held import Held, Key, sketch_error
+from dcache.search.held import Held, Key, not_finite, sketch_error
 from dcache.search.passes import MODEL, Pass, passes_of, sites_of
 from dcache.search.timing import latencies
 from dcache.search.watching import Leaves, watching
@@ -158,7 +158,10 @@ class Seen:
         pictures: how many.
         squares: sum over runs of their squared number of pictures.
         numbers: that a sketch keeps, None where all was kept whole.
+        changes: of the trunk, where it is one of the sites.
     """
+
+    changes: Changes | None
 
     total: dict[Key, Tables] = field(default_factory=dict)
     pictures: int = 0
@@ -199,18 +202,21 @@ class Observer:
         Raises:
             DcacheError: one was not understood and cannot be left out, or a run is broken.
         """
-        changes = Changes(self.module)
         seen: list[Seen] = []
         left_out: dict[str, str] = {}
         for i, one in enumerate(passes):
-            try:
-                seen.append(self._pass(one, changes, f"pass {i + 1} of {len(passes)}"))
-            except DcacheWarning as warning:
-                text = f"{', '.join(one.names)} cannot be observed: {warning}"
-                if not lenient or i + 1 == len(passes) == len(left_out) + 1:
-                    raise DcacheError(text) from None
-                left_out |= dict.fromkeys(one.names, str(warning))
-                warnings.warn(f"{text}. Left out of the profile", DcacheWarning, stacklevel=4)
+            name, wanted = f"pass {i + 1} of {len(passes)}", one
+            while wanted.sites or wanted.model:
+                try:
+                    seen.append(self._pass(wanted, name))
+                    break
+                except DcacheWarning as warning:
+                    dropped, wanted = wanted.without_runs()
+                    text = f"{', '.join(dropped)} cannot be observed: {warning}"
+                    if not lenient:
+                        raise DcacheError(text) from None
+                    left_out |= dict.fromkeys(dropped, str(warning))
+                    warnings.warn(f"{text}. Left out of the profile", DcacheWarning, stacklevel=4)
         if any(one.numbers is not None for one in seen):
             kept = min(one.numbers for one in seen if one.numbers is not None)
             text = (
@@ -220,10 +226,10 @@ class Observer:
             )
             self.tell(text)
             warnings.warn(text, DcacheWarning, stacklevel=4)
-        return _profile(seen, changes, left_out)
+        return _profile(seen, left_out)
 
-    def _pass(self, one: Pass, changes: Changes, name: str) -> Seen:
-        seen = Seen()
+    def _pass(self, one: Pass, name: str) -> Seen:
+        seen = Seen(changes=Changes(self.module) if "trunk" in one.names else None)
         everything = dcache.methods.interval(interval=1, sites=one.names or [MODEL])
         with warnings.catch_warnings():
             # The engine warns where it falls back to other sites than were asked for.
@@ -233,12 +239,10 @@ class Observer:
                 if session is None:
                     raise DcacheError(f"nothing could be enabled on {type(self.module).__name__}")
                 for _, some in groupby(self.batches, lambda batch: len(batch[0])):
-                    self._runs(session, one, list(some), changes, seen, name)
+                    self._runs(session, one, list(some), seen, name)
         return seen
 
-    def _runs(
-        self, session: Session, one: Pass, batches: list[Batch], changes: Changes, seen: Seen, name: str
-    ) -> None:
+    def _runs(self, session: Session, one: Pass, batches: list[Batch], seen: Seen, name: str) -> None:
         """Batches of one size: a run to see how much there is to hold, then all of them."""
         model = one.model or not one.sites
         self.tell(f"{name}: how much there is")
@@ -246,14 +250,13 @@ class Observer:
         held = Held(sizes, seen.steps, self.cap, _device(self.module))
         kept = [numbers for numbers in (seen.numbers, held.numbers) if numbers is not None]
         seen.numbers = min(kept, default=None)
-        trunk = "trunk" in one.names
         for i, (prompts, seeds) in enumerate(batches):
             self.tell(f"{name}: run {i + 1} of {len(batches)}")
             held.begin(seeds[0])
             with ExitStack() as stack:
-                stack.enter_context(watching(session, partial(_see, held, changes), model))
-                if trunk:
-                    stack.enter_context(changes.watching(session))
+                stack.enter_context(watching(session, partial(_see, held, seen.changes), model))
+                if seen.changes is not None:
+                    stack.enter_context(seen.changes.watching(session))
                 self.subject(prompts, seeds)
             for key in sizes:
                 seen.add(key, held.tables(key).scaled(float(len(prompts))))
@@ -267,6 +270,9 @@ class Observer:
         def look(site: str, call: Call, value: Leaves, delta: Leaves | None) -> None:
             seen.sigmas = _sigmas(session) or seen.sigmas
             for key, leaves in _keyed(site, call, value, delta):
+                if call.observing and not all(bool(leaf.isfinite().all()) for leaf in leaves):
+                    # Else the engine's check of itself would be what fails.
+                    raise not_finite(key, call.index)
                 at = sizes.setdefault(key, {})
                 at[call.index] = at.get(call.index, 0) + sum(leaf.numel() for leaf in leaves)
 
@@ -282,10 +288,12 @@ class Observer:
         return {key: at[max(at)] for key, at in sizes.items()}
 
 
-def _see(held: Held, changes: Changes, site: str, call: Call, value: Leaves, delta: Leaves | None) -> None:
+def _see(
+    held: Held, changes: Changes | None, site: str, call: Call, value: Leaves, delta: Leaves | None
+) -> None:
     for key, leaves in _keyed(site, call, value, delta):
         held.put(key, call.index, leaves)
-    if site == "trunk" and delta:
+    if changes is not None and site == "trunk" and delta:
         changes.see_delta(call, delta[0])
 
 
@@ -294,14 +302,15 @@ def _keyed(site: str, call: Call, value: Leaves, delta: Leaves | None) -> list[t
     return found if delta is None else [*found, (Key(site, call.branch.name, "delta"), delta)]
 
 
-def _profile(seen: Sequence[Seen], changes: Changes, left_out: dict[str, str]) -> Profile:
+def _profile(seen: Sequence[Seen], left_out: dict[str, str]) -> Profile:
     first = seen[0]
+    changes = next((one.changes for one in seen if one.changes is not None), None)
     sites: dict[str, dict[str, dict[str, Tables]]] = {}
     for one in seen:
         for key, tables in one.total.items():
             frames = sites.setdefault(key.site, {}).setdefault(key.branch, {})
             frames[key.frame] = tables.scaled(1.0 / one.pictures)
-    ratios, spread = changes.ratios(first.steps)
+    ratios, spread = (None, 0.0) if changes is None else changes.ratios(first.steps)
     made: dict[str, Any] = {"ratios_deviation": round(spread, 6)}
     return Profile(
         steps=first.steps,
@@ -309,7 +318,7 @@ def _profile(seen: Sequence[Seen], changes: Changes, left_out: dict[str, str]) -
         prompts=first.pictures,
         sketch=max(one.error for one in seen),
         ratios=ratios,
-        changes=changes.pairs(),
+        changes=None if changes is None else changes.pairs(),
         sampler=first.sampler,
         sigmas=first.sigmas,
         resolution=first.resolution,

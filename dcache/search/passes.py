@@ -29,6 +29,13 @@ class Pass:
         """Names of the bound sites."""
         return [site.name for site in self.sites]
 
+    def without_runs(self) -> tuple[list[str], Pass]:
+        """Names of sites that span blocks, and the pass without them; of a pass without such, all its sites."""
+        rest = [site for site in self.sites if not site.is_run and site.kind != "bracket"]
+        if len(rest) == len(self.sites):
+            rest = []
+        return [name for name in self.names if name not in {s.name for s in rest}], Pass(rest, self.model)
+
     def takes(self, site: Site) -> bool:
         """Whether the site can be bound together with the others; takes it then."""
         runs = [one for one in self.sites if one.is_run]

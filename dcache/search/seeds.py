@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from itertools import zip_longest
 
-from dcache.errors import DcacheError
+from dcache.errors import DcacheError, DcacheWarning
 from dcache.schedulers.plans import PLANNERS, for_speedup
 from dcache.search.placing import even
 from dcache.search.space import Genome, Space
 
-SPEEDUPS = (1.5, 2.0, 2.5, 3.0, 4.0)
+# Those that most people ask for first: of a small budget not all have their turn.
+SPEEDUPS = (3.0, 2.0, 4.0, 2.5, 1.5)
 
 
 def templates(space: Space) -> list[Genome]:
@@ -19,7 +22,7 @@ def templates(space: Space) -> list[Genome]:
     first population has it).
     """
     steps, units = space.profile.steps, len(space.units)
-    counts = dict.fromkeys(max(1, -(-steps // n)) for n in range(2, 9))
+    counts = dict.fromkeys(max(1, -(-steps // n)) for n in (4, 3, 5, 2, 6, 7, 8))
     rows = {count: [t in even(count, steps) for t in range(steps)] for count in counts}
     found = [space.genome([row] * units, r) for row in rows.values() for r in range(len(space.recipes))]
     if units > 1:
@@ -32,12 +35,21 @@ def templates(space: Space) -> list[Genome]:
 def planned(space: Space, speedups: Sequence[float] = SPEEDUPS) -> list[Genome]:
     """Every planner at every speedup that it reaches, in the terms of the space."""
     found = []
-    for name in PLANNERS:
-        for speedup in speedups:
+    for speedup in speedups:
+        for name in PLANNERS:
             try:
-                schedule = for_speedup(space.profile, name, speedup)
+                with warnings.catch_warnings():
+                    # A poor fit makes a poor seed, and no harm.
+                    warnings.simplefilter("ignore", DcacheWarning)
+                    schedule = for_speedup(space.profile, name, speedup)
             except DcacheError:
                 # It needs tables that were not observed, or is not that fast here.
                 continue
             found += [space.nearest(schedule, r) for r in range(len(space.recipes))]
     return list(dict.fromkeys(found))
+
+
+def interleaved(*lists: Sequence[Genome]) -> list[Genome]:
+    """The first of each, the second of each, and so on; each genome once."""
+    rounds = zip_longest(*lists)
+    return list(dict.fromkeys(one for turn in rounds for one in turn if one is not None))

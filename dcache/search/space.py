@@ -41,6 +41,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe("reuse"),
+        Recipe("value", codec="value"),
         Recipe("newton", "newton", {"order": 1}),
         Recipe("halfway", "linear", {"weight": 0.5}),
         Recipe("fitted", "fitted", clock="step"),

@@ -301,7 +301,7 @@ def _shared(computed: Mapping[str, float], predicted: Mapping[str, float], saved
     gains = {site: max(computed[site] - predicted[site], 0.0) for site in computed}
     total = sum(gains.values())
     return {
-        site: predicted[site] + saved * (gain / total if total else 1.0 / len(gains))
+        site: max(0.0, predicted[site] + saved * (gain / total if total else 1.0 / len(gains)))
         for site, gain in gains.items()
     }
 

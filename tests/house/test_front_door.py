@@ -24,8 +24,9 @@ FRONT_DOOR = {
     "trace",
 }
 PRESETS = {
-    "dbcache", "deepcache", "default", "delta_dit", "easycache", "fastercache", "fbcache", "foca", "hicache",
-    "interval",    "magcache", "newton", "pab", "seacache", "smoothcache", "taylorseer", "teacache", "tgate",
+    "bac", "dbcache", "deepcache", "default", "delta_dit", "easycache", "fastercache", "fbcache", "fitted",
+    "foca", "hicache", "interval", "magcache", "newton", "pab", "profilingdit", "seacache", "smoothcache",
+    "taylorseer", "teacache", "tgate",
 }  # fmt: skip
 
 

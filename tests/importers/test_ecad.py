@@ -170,6 +170,9 @@ def test_what_has_no_site_is_always_computed() -> None:
     assert set(bits["001"]) == {"0", "1", "2"}
     off = [(t, i, c) for t, step in bits.items() for i, block in step.items() for c in PIXART if not block[c]]
     assert off == [("001", "1", "attn1"), ("003", "1", "attn1")]
+    # Where the schedule leaves the first evaluation to the lack of a history, theirs says so.
+    late = export(Schedule.of_steps([2], 3, sites=["attn:0"]), "pixart")
+    assert [step["0"]["attn1"] for step in bits_of(late).values()] == [True, False, True]
     flux = export(part, "flux", 2, 1)["cache_schedule"]
     assert (flux["num_blocks"], flux["num_single_blocks"]) == (2, 1)
     assert set(flux["schedule"]["001"]["single_0"].values()) == {True}

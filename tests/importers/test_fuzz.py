@@ -1,10 +1,10 @@
 """Damaged files of every kind: an error that says so or something whole, quickly, and never a crash."""
 
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from dcache.corrections import Correction, Corrections
 from dcache.errors import DcacheError
 from dcache.importers import read
 from dcache.profile import Latencies, Profile, Tables
@@ -67,12 +68,11 @@ def calm(reader: Callable[[], Any]) -> Any:
     """What the reader returns, None where it refuses; anything but a refusal fails."""
     began = time.perf_counter()
     try:
-        return reader()
-    except DcacheError as error:
-        assert 10 < len(str(error)) < 3000
-        return None
-    finally:
-        assert time.perf_counter() - began < LONGEST
+        found = reader()
+    except DcacheError:
+        found = None
+    assert time.perf_counter() - began < LONGEST
+    return found
 
 
 def examples() -> Iterator[tuple[str, Any, dict[str, Any]]]:
@@ -90,9 +90,8 @@ def examples() -> Iterator[tuple[str, Any, dict[str, Any]]]:
 def check(found: Any, folder: Path) -> None:
     """Whatever was accepted works: as a method and as a file."""
     if found.schedule is None:
-        assert all(
-            abs(v) < float("inf") for its in found.coefficients.values() for v in sum(its.values(), [])
-        )
+        numbers = [v for its in found.coefficients.values() for values in its.values() for v in values]
+        assert all(map(math.isfinite, numbers))
         return
     found.schedule.as_method()
     found.schedule.canonical()
@@ -100,7 +99,7 @@ def check(found: Any, folder: Path) -> None:
     assert Schedule.load(path).components == found.schedule.components
 
 
-@pytest.mark.parametrize(("source", "content", "options"), examples())
+@pytest.mark.parametrize(("source", "content", "options"), list(examples()))
 def test_importers_of_json(source: str, content: Any, options: dict[str, Any], tmp_path: Path) -> None:
     draw, path = random.Random(source), tmp_path / "f.json"
     path.write_text(json.dumps(content))
@@ -119,10 +118,10 @@ def test_importers_of_json(source: str, content: Any, options: dict[str, Any], t
     assert refused > 40
 
 
-@pytest.mark.parametrize(("source", "old"), [("l2c", False), ("harmonica", False), ("l2c", True)])
-def test_importers_of_tensors(source: str, old: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["l2c", "harmonica"])
+def test_importers_of_tensors(source: str, tmp_path: Path) -> None:
     draw, path = random.Random(source), tmp_path / "f.pt"
-    torch.save(routers(draw, 4, 2, 3), path, _use_new_zipfile_serialization=not old)
+    torch.save(routers(draw, 4, 2, 3), path)
     whole, refused = path.read_bytes(), 0
     for _ in range(100):
         path.write_bytes(damaged(whole, draw))
@@ -141,8 +140,12 @@ SCHEDULE = Schedule(
             predictor="taylor",
             parameters={"order": 1},
             clock="step",
+            corrections=Corrections(
+                {"attn:0": {1: Correction(torch.ones(3), torch.zeros(3), 0)}}, {"attn:0": -1}
+            ),
         )
     },
+    sigmas=(1.0, 0.75, 0.5, 0.25, 0.0),
     resolution=(64, 64),
     guidance=3.0,
     measured={"seconds": 1.5},
@@ -152,22 +155,27 @@ SCHEDULE = Schedule(
 def test_schedules(tmp_path: Path) -> None:
     draw = random.Random(1)
     path = SCHEDULE.save(tmp_path / "s.json")
-    whole = path.read_bytes()
+    (beside,) = (p for p in tmp_path.iterdir() if p != path)
+    whole, numbers = path.read_bytes(), beside.read_bytes()
     content = json.loads(whole)
     del content["checksum"]
     kept = 0
-    for case in range(200):
-        if case % 2:
+    for case in range(240):
+        path.write_bytes(whole)
+        beside.write_bytes(numbers)
+        if case % 3 == 0:
             path.write_bytes(damaged(whole, draw))
-        else:
+        elif case % 3 == 1:
             path.write_text(json.dumps(edited(content, draw)))
+        else:
+            beside.write_bytes(damaged(numbers, draw))
         found = calm(lambda: Schedule.load(path))
         if found is not None:
             kept += 1
             found.digest()
             for name in found.components:
                 found.as_method(name)
-    assert 0 < kept < 100
+    assert 0 < kept < 120
 
 
 def profile() -> Profile:
@@ -213,5 +221,6 @@ def test_profiles(tmp_path: Path) -> None:
         if found is not None:
             found.merged([])
             found.save(tmp_path / "again.safetensors")
-            replace(found, prompts=2)
+            if found.latencies is not None:
+                assert 0 < found.latencies.uncached + sum(found.latencies.computed.values()) < math.inf
     assert refused > 60

@@ -8,29 +8,34 @@ from functools import cache, wraps
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from dcache import Method
 from dcache.methods import (
+    bac,
     dbcache,
     deepcache,
     delta_dit,
     easycache,
     fastercache,
     fbcache,
+    fitted,
     foca,
     hicache,
     interval,
     magcache,
     newton,
     pab,
+    profilingdit,
     seacache,
     smoothcache,
     taylorseer,
     teacache,
     tgate,
 )
+from dcache.profile import Profile, Tables
 from tests.families import FAMILIES
 from tests.shapes import SHAPES, STEPS, Shape
 
@@ -39,6 +44,8 @@ EVERY = {**SHAPES, **FAMILIES}
 WITHOUT_SIGMA = ("ddim", "pndm")
 SECOND_ORDER = ("pndm", "heun")
 NEVER = {"threshold": 0.0}
+# Of a model whose output runs along a line: what is fitted to it goes on along the line.
+SEEN = Tables(*(np.outer(x := 1.0 + 0.1 * np.arange(STEPS), x), np.abs(x[:, None] - x[None]), x))
 ONES = {"attn": [1] * STEPS, "mlp": [1] * STEPS}
 
 
@@ -134,6 +141,24 @@ PRESETS = {
         kinds=("attn", "mlp"),
         twin={"table": ONES},
         sized=True,
+    ),
+    "fitted": Preset(
+        fitted,
+        {"profile": Profile(STEPS, {"model": {"0": {"value": SEEN}}}), "interval": 2},
+        sized=True,
+    ),
+    "bac": Preset(
+        bac,
+        {"table": {"attn:0": [0, 2, 5], "mlp:0": [0, 1, 4]}, "steps": STEPS},
+        kinds=("attn", "mlp"),
+        twin={"table": {"attn:0": list(range(STEPS)), "mlp:0": list(range(STEPS))}},
+        sized=True,
+    ),
+    "profilingdit": Preset(
+        profilingdit,
+        {"background": [1, 2], "t_max": 3, "t_min": 2},
+        unet=False,
+        twin={"t_max": 1, "t_min": 1},
     ),
     "deepcache": Preset(deepcache, {"interval": 2}, unet=True),
     "deepcache-2": Preset(deepcache, {"interval": 3, "branch_id": 2}, unet=True),

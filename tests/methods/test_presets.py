@@ -6,6 +6,7 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dcache import methods
@@ -17,12 +18,19 @@ from dcache.methods.easycache import RateGauge
 from dcache.methods.seacache import SignalGauge
 from dcache.predictors import Foca, Hermite, Linear, Newton, Reuse, Taylor
 from dcache.probes import Probe, StepGauge
+from dcache.profile import Profile, Tables
 from dcache.sites import Site
 from tests.moments import computed_steps
 
 NAMES = list(methods.available())
 # What the presets need that cannot do without.
+LINE = np.arange(1.0, 10.0)
+SEEN = Tables(np.outer(LINE, LINE), np.abs(LINE[:, None] - LINE[None]), LINE)
+PROFILE = Profile(9, {"model": {"0": {"value": SEEN}}, "trunk": {"0": {"delta": SEEN}}})
 NEEDS = {
+    "fitted": {"profile": PROFILE},
+    "bac": {"table": {"attn:0": [0, 2], "mlp:1": [0]}},
+    "profilingdit": {"background": [3, 1, 2, 5]},
     "teacache": {"coefficients": (1.0, 0.0)},
     "magcache": {"ratios": [1.0, 0.9]},
     "smoothcache": {"table": {"attn": [1, 0]}},
@@ -46,6 +54,17 @@ NEEDS = {
         (methods.foca(interval=5, last=True), 20, [0, 1, 2, 7, 12, 17, 19]),
         (methods.magcache(ratios=[1.0, 1.0], max_run=3, retention=0.2), 12, [0, 1, 5, 9]),
         (methods.magcache(ratios=[1.0, 1.0], retention=0.0, last=True), 8, [0, 6, 7]),
+        (methods.fitted(PROFILE), 9, [0, 1, 4, 7]),
+        (methods.fitted(PROFILE, steps=[4, 2]), 9, [0, 2, 4]),
+        (methods.fitted(PROFILE, interval=2, warmup=3), 9, [0, 1, 2, 4, 6, 8]),
+        (methods.profilingdit([1]), 20, [0, 6, 12, 18]),
+        (methods.profilingdit([1], t_max=6, t_min=2), 12, [0, 6, 10]),
+        (methods.profilingdit([1], t_max=4, start=3), 12, [0, 1, 2, 3, 7, 11]),
+        (
+            methods.profilingdit([1], steps=[6, 18, 26, 32, 38, 42, 46, 48], start=6),
+            50,
+            [*range(6), 6, 18, 26, 32, 38, 42, 46, 48],
+        ),
     ],
 )
 def test_computed_steps(method, steps, full):
@@ -98,6 +117,8 @@ def test_fbcache_follows_the_probe():
         (methods.easycache(), Reuse(), ("model",), "delta", None, Probe("input", gauge=RateGauge)),
         (methods.seacache(), Newton(1), ("auto",), None, "step", Probe("input", gauge=SignalGauge)),
         (methods.seacache(order=0), Reuse(), ("auto",), None, None, Probe("input", gauge=SignalGauge)),
+        (methods.bac(**NEEDS["bac"]), Reuse(), ("attn:0", "mlp:1"), "value", None, None),
+        (methods.profilingdit([3, 1, 2, 5]), Reuse(), ("run:1-3", "block:5"), "delta", None, None),
         (methods.pab(), Reuse(), ("attn", "cross_attn?"), "value", None, None),
         (methods.pab(cross_attn=None, mlp=4), Reuse(), ("attn", "mlp?"), "value", None, None),
         (methods.tgate(), Reuse(), ("guidance", "cross_attn?", "attn?"), "value", None, None),
@@ -125,7 +146,7 @@ def test_every_preset_is_made_by_name_with_its_defaults(name):
     assert method.predicts
     assert method == getattr(methods, name)(**NEEDS.get(name, {}))
     assert method.describe().startswith(f"{name}(")
-    assert method.steps == (2 if name == "smoothcache" else None)
+    assert method.steps == {"smoothcache": 2, "fitted": 9}.get(name)
     assert bool(methods.available()[name].needs) == (name in NEEDS)
 
 
@@ -204,6 +225,13 @@ def test_every_parameter_of_a_preset_is_documented_and_annotated(name):
         (methods.fastercache(attn_interval=1, guidance_interval=1), False),
         (methods.fastercache(attn_interval=1), True),
         (methods.smoothcache({"attn": [1, 1]}), False),
+        (methods.bac({"attn:0": [0, 1]}, steps=2), False),
+        (methods.bac({"attn:0": [0, 1], "mlp:0": [0]}, steps=2), True),
+        (methods.bac({"attn:0": [0, 1]}), True),
+        (methods.fitted(PROFILE, interval=1), False),
+        (methods.fitted(PROFILE, steps=range(8)), True),
+        (methods.profilingdit([1], t_max=1), False),
+        (methods.profilingdit([1], t_max=1, steps=[0]), True),
     ],
 )
 def test_methods_that_compute_everything_on_request_say_so(method, predicts):
@@ -256,6 +284,28 @@ def test_methods_that_compute_everything_on_request_say_so(method, predicts):
             itertools.product(
                 ["pab"],
                 [{"attn": 0}, {"attn": None}, {"cross_attn": 1.5}, {"mlp": "2"}, {"window": 3}],
+            ),
+            itertools.product(
+                ["bac"],
+                [{"table": {}}, {"table": {"attn:0": "01"}}, {"table": {"attn:0": [0, -1]}}, {"table": [1]}],
+            ),
+            itertools.product(
+                ["profilingdit"], [{"background": b} for b in ([], [-1], [1.0], ["1"], [True])]
+            ),
+            itertools.product(
+                ["fitted"],
+                [
+                    {"interval": 0, **NEEDS["fitted"]},
+                    {"order": 3, **NEEDS["fitted"]},
+                    {"order": 0, **NEEDS["fitted"]},
+                    {"steps": [9], **NEEDS["fitted"]},
+                    {"steps": "1", **NEEDS["fitted"]},
+                    {"steps": 3, **NEEDS["fitted"]},
+                    {"warmup": 0, **NEEDS["fitted"]},
+                    {"ridge": -1.0, **NEEDS["fitted"]},
+                    {"sites": "mlp", **NEEDS["fitted"]},
+                    {"speedup": 2.0, **NEEDS["fitted"]},
+                ],
             ),
             (("pab", {"window": wrong}) for wrong in ((1, 2, 3), (5, 4), ("a", 3), (math.nan, 3))),
             itertools.product(

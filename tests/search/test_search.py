@@ -105,7 +105,7 @@ def test_the_programs_own_random_numbers_are_left_alone() -> None:
 @pytest.mark.parametrize("kept", [1, 7, 30, 61])
 def test_a_resumed_search_equals_one_that_was_never_stopped(tmp_path: Path, kept: int) -> None:
     asked = ways(budget=50)
-    identity = identity_of(profile(), asked, PROMPTS, {"pipeline": "x"})
+    identity = identity_of(asked, PROMPTS, {"pipeline": "x"})
     whole = found(asked, journal=opened(tmp_path, identity, resume=False))
     path = tmp_path / "search.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
@@ -117,6 +117,22 @@ def test_a_resumed_search_equals_one_that_was_never_stopped(tmp_path: Path, kept
     assert list(again.candidates) == list(whole.candidates)
     assert len(world.asked) == len(lines) - kept
     assert sorted(path.read_bytes().splitlines(keepends=True))[-1] in lines
+
+
+def test_another_strategy_and_budget_find_what_was_evaluated(tmp_path: Path) -> None:
+    asked = ways(budget=40)
+    identity = identity_of(asked, PROMPTS, {})
+    found(asked, journal=opened(tmp_path, identity, resume=False))
+    for more in ({"budget": 60}, {"strategy": "map-elites", "budget": 60}):
+        again, world = ways(**more), World()
+        assert identity_of(again, PROMPTS, {}) == identity
+        journal = opened(tmp_path, identity, resume=True)
+        known = set(journal.found)
+        done = found(again, world, journal)
+        needed = {(c.digest, rung) for c in done.candidates.values() for rung in range(len(c.results))}
+        assert set(world.asked) == needed - known
+        assert len(needed & known) > 20
+        assert front_of(done) == front_of(found(again))
 
 
 def test_a_picture_that_is_no_number_makes_the_worst_candidate() -> None:

@@ -37,8 +37,10 @@ def plan(
     Args:
         profile: with latencies of the sites.
         speedup: of the whole call, by the latencies.
-        predictor, importance, ridge: as in `pairs`.
+        predictor: as in `pairs`.
+        importance: as in `pairs`.
         kinds: of the sites; None for sublayers, or blocks where the profile has none.
+        ridge: as in `pairs`.
 
     Raises:
         DcacheError: nothing was timed, there are no such sites, or even one compute of each is too slow.
@@ -46,12 +48,12 @@ def plan(
     check_number("speedup", speedup, 1.0)
     sites = _sites(profile, kinds)
     costs, rest = _costs(profile, sites)
-    budget = rest + profile.steps * sum(costs)
-    budget = budget / speedup - rest
+    budget = (rest + profile.steps * sum(costs)) / speedup - rest
     if sum(costs) > budget:
         raise DcacheError(
-            f"{len(sites)} sites reach a speedup of {_most(profile, sites):.2f} with one compute of each, and "
-            f"{speedup:g} was asked for: give less, or plan for the trunk (pairs), whose predictions cost less"
+            f"{len(sites)} sites reach a speedup of {_most(profile, sites):.2f} with one compute of each, "
+            f"and {speedup:g} was asked for: ask for less, or plan for the trunk (pairs), whose predictions "
+            "cost less"
         )
     plans = [
         pair_partition(
@@ -71,7 +73,7 @@ def levels(profile: Profile) -> Iterable[dict[str, Any]]:
 
 
 def _costs(profile: Profile, sites: Sequence[str]) -> tuple[list[float], float]:
-    """Seconds that each compute of a site costs beyond its prediction, and those of all the rest of the call."""
+    """Seconds that a compute of each site costs beyond its prediction, and those of the rest of the call."""
     timed = profile.latencies
     missing = [site for site in sites if timed is None or site not in timed.computed]
     if timed is None or missing:

@@ -125,7 +125,7 @@ def how(
     order: int = 1,
     ridge: float = RIDGE,
 ) -> dict[str, Any]:
-    """The rest of a schedule's plan: predictor, its parameters and clock, for rows of computed evaluations."""
+    """The rest of a schedule's plan for these computed evaluations: predictor, parameters and clock."""
     if predictor == "newton":
         return {"predictor": "newton", "parameters": {"order": order}, "clock": clock_values(profile)[0]}
     if predictor == "reuse":

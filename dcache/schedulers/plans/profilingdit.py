@@ -10,7 +10,10 @@ from dcache.profile import Profile
 from dcache.schedule import Schedule
 from dcache.schedulers.planners import runs
 from dcache.schedulers.plans import scheduled
-from dcache.schedulers.rules import check_number, check_whole
+from dcache.schedulers.rules import check_number
+from dcache.schedulers.shrinking import Shrinking, shrinking
+from dcache.schedulers.walked import walked
+from dcache.sites import Site
 
 SHARE = 0.65
 
@@ -38,16 +41,17 @@ def plan(
     Raises:
         DcacheError: the profile has no attention statistics, or no block is background.
     """
-    behind = background(profile.attention, share, tau)
+    behind = labelled(profile.attention, share, tau)
     if not behind:
         raise DcacheError(
             f"no block has R below tau={tau:g}: the least is {min(profile.attention.values()):g}"
         )
-    computed = shrinking(profile.steps, t_max, t_min, start)
-    return scheduled(profile, "profilingdit", dict.fromkeys(sites(behind), computed), codec="delta")
+    rule = Shrinking(t_max, t_min, start)
+    rows = {site: walked(rule, profile.steps, Site(site, "run")) for site in sites(behind)}
+    return scheduled(profile, "profilingdit", rows, codec="delta")
 
 
-def background(attention: Mapping[str, float], share: float = SHARE, tau: float | None = None) -> list[int]:
+def labelled(attention: Mapping[str, float], share: float = SHARE, tau: float | None = None) -> list[int]:
     """Depths of the background blocks, in order.
 
     Args:
@@ -78,28 +82,6 @@ def sites(blocks: Sequence[int]) -> list[str]:
     """The maximal runs of neighbouring blocks, as sites."""
     labels = [i in set(blocks) for i in range(max(blocks) + 1)]
     return [f"block:{a}" if a == b else f"run:{a}-{b}" for a, b in runs(labels)]
-
-
-def shrinking(steps: int, t_max: int, t_min: int, start: int = 0) -> tuple[int, ...]:
-    """All evaluations before `start`, then intervals that shrink linearly over the run.
-
-    Args:
-        steps: T, evaluations of the run.
-        t_max: the interval at `start`.
-        t_min: the interval at T.
-        start: where the first interval begins.
-
-    Raises:
-        DcacheError: a parameter makes no sense.
-    """
-    check_whole("t_min", t_min, 1)
-    check_whole("t_max", t_max, t_min)
-    check_whole("start", start, 0)
-    computed, t = list(range(min(start, steps))), start
-    while t < steps:
-        computed.append(t)
-        t += max(1, int(t_max - (t_max - t_min) * (t - start) / max(steps - start, 1)))
-    return tuple(computed)
 
 
 def levels(profile: Profile) -> Iterable[dict[str, Any]]:

@@ -110,7 +110,7 @@ def test_blocks_stand_in_for_sublayers() -> None:
 @pytest.mark.parametrize(
     ("changed", "options", "expected"),
     [
-        ({}, {"speedup": 9.0}, r"3 sites reach a speedup of 2\.10 with one compute of each"),
+        ({}, {"speedup": 9.0}, r"3 sites reach a speedup of 2\.11 with one compute of each"),
         ({}, {"speedup": 0.5}, "speedup"),
         ({}, {"kinds": ("fused",)}, "knapsack deals computes out to fused"),
         ({"latencies": None}, {}, "needs measured latencies"),

@@ -4,7 +4,8 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.schedulers import plans
-from dcache.schedulers.plans.profilingdit import background, shrinking, sites
+from dcache.schedulers.plans.profilingdit import labelled, sites
+from dcache.schedulers.shrinking import shrinking
 from tests.schedulers.plans.planted import drifting, profile, rows
 
 T = 12
@@ -17,12 +18,12 @@ def seen():
 
 
 def test_background_are_the_blocks_that_prefer_the_foreground_least():
-    assert background(R, share=0.5) == [1, 2, 4]
-    assert background(R, share=0.01) == [2]
-    assert background(R, share=1.0) == [0, 1, 2, 3, 4, 5]
-    assert background(R, tau=0.5) == [1, 2, 4]
-    assert background(R, tau=0.51) == [0, 1, 2, 4]
-    assert background(R, tau=0.0) == []
+    assert labelled(R, share=0.5) == [1, 2, 4]
+    assert labelled(R, share=0.01) == [2]
+    assert labelled(R, share=1.0) == [0, 1, 2, 3, 4, 5]
+    assert labelled(R, tau=0.5) == [1, 2, 4]
+    assert labelled(R, tau=0.51) == [0, 1, 2, 4]
+    assert labelled(R, tau=0.0) == []
 
 
 def test_runs_are_maximal_and_lone_blocks_are_blocks():

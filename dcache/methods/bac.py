@@ -1,0 +1,69 @@
+"""BAC: every sublayer is updated at evaluations of its own, from a table or planned from a profile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from dcache.errors import DcacheError
+from dcache.method import Method
+from dcache.methods.about import about
+from dcache.methods.coefficients import observed, table_in
+from dcache.predictors import Reuse
+from dcache.profile import Profile
+from dcache.schedulers import BySite, Listed
+from dcache.schedulers.plans import make
+
+
+@about(
+    "BAC, Ji et al. 2025, arXiv 2506.13456", sites="attn, cross_attn, mlp", families=("sublayers",),
+    needs="a profile or a table",
+)  # fmt: skip
+def bac(
+    table: str | os.PathLike[str] | Mapping[str, Sequence[int]] | None = None,
+    profile: str | os.PathLike[str] | Profile | None = None,
+    computes: int = 10,
+    union: int = 0,
+    metric: str = "cosine",
+    steps: int | None = None,
+    branches: str = "separate",
+) -> Method:
+    """BAC (Ji et al. 2025): every sublayer is updated where that keeps it most similar to what it would be.
+
+    Args:
+        table: site ("attn:0", "mlp:3", ...) -> the evaluations that update it; or a JSON file with that, or
+            with it under "bac" and "table". `dcache import` reads the published files.
+        profile: without a table: of this model, or its file; updates are planned from it.
+        computes: planned updates of each sublayer.
+        union: planned: of how many feed-forward sublayers the updates are united; 0 for none.
+        metric: planned: "cosine", "l1" or "l2".
+        steps: evaluations of the run that the table is made for; None for any. A profile tells its own.
+        branches: whether guidance branches decide "separate"ly or "together".
+
+    Raises:
+        DcacheError: there is neither table nor profile, or it makes no sense.
+    """
+    if table is None:
+        seen = observed("bac", profile, instead="table")
+        (plan,) = make("bac", seen, computes=computes, union=union, metric=metric).components.values()
+        table = {site: [t for t, c in enumerate(row) if c] for site, row in plan.rows["*"].items()}
+        steps = seen.steps
+    rows = table_in("bac", table, lambda site: ":" in site)
+    listed = isinstance(rows, Mapping) and all(isinstance(row, list | tuple) for row in rows.values())
+    if not listed or not rows or not all(type(t) is int and t >= 0 for row in rows.values() for t in row):
+        raise DcacheError(f"bac's table needs a list of evaluations for each site, got {str(rows)[:60]}")
+    rules = {site: Listed(tuple(row)) for site, row in rows.items()}
+    if steps is not None and max(max(rule.steps, default=0) for rule in rules.values()) >= steps:
+        raise DcacheError(f"bac's table lists evaluations beyond the {steps} of the run")
+    return Method(
+        "bac",
+        rule=BySite(rules),
+        predictor=Reuse(),
+        sites=tuple(rules),
+        codec="value",
+        branches=branches,
+        fixed=True,
+        steps=steps,
+        predicts=steps is None or any(len(rule.known) < steps for rule in rules.values()),
+        parameters={"sites": len(rules), "updates": sum(len(rule.known) for rule in rules.values())},
+    )

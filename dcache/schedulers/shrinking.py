@@ -1,0 +1,59 @@
+"""ProfilingDiT's steps: the longer the run, the shorter the interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from dcache.errors import DcacheError
+from dcache.schedulers.rules import Moment, check_whole
+
+
+@cache
+def shrinking(steps: int, t_max: int, t_min: int, start: int = 0) -> tuple[int, ...]:
+    """All evaluations before `start`, then intervals that shrink linearly over the run.
+
+    Args:
+        steps: T, evaluations of the run.
+        t_max: the interval at `start`.
+        t_min: the interval at T.
+        start: where the first interval begins.
+    """
+    computed, t = list(range(min(start, steps))), start
+    while t < steps:
+        computed.append(t)
+        t += max(1, int(t_max - (t_max - t_min) * (t - start) / (steps - start)))
+    return tuple(computed)
+
+
+@dataclass(frozen=True)
+class Shrinking:
+    """Compute the evaluations of `shrinking`.
+
+    Args:
+        t_max: the interval at `start`.
+        t_min: the interval at the end.
+        start: where the first interval begins; everything before is computed.
+    """
+
+    t_max: int
+    t_min: int
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        check_whole("t_min", self.t_min, 1)
+        check_whole("t_max", self.t_max, self.t_min)
+        check_whole("start", self.start, 0)
+
+    def __call__(self, moment: Moment) -> str | None:
+        """See class."""
+        # Intervals that are all alike need not know where the run ends.
+        alike = self.t_max == self.t_min
+        count = moment.index + 1 if alike else moment.count
+        if count is None:
+            raise DcacheError(
+                f"intervals that shrink from {self.t_max} to {self.t_min} need to know how many evaluations "
+                "the run has: call dcache.step(module, index=..., steps=...), or give t_max alone"
+            )
+        return "interval" if moment.index in shrinking(count, self.t_max, self.t_min, self.start) else None

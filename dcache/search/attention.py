@@ -1,0 +1,201 @@
+"""Which tokens the attention of each block prefers, seen in uncached runs (ProfilingDiT's profile).
+
+For every block l: R(l) = |high and foreground| / |foreground|, with `high` the share of the tokens that
+receive most of the block's self-attention, and the foreground as in `dcache.search.foreground`. It costs the
+runs, and in the evaluations that are looked at every self-attention a second time.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import dcache
+from dcache.components import denoisers
+from dcache.containers import first_tensor, flatten
+from dcache.discovery import discover
+from dcache.errors import DcacheError, DcacheWarning
+from dcache.eval.subject import Subject
+from dcache.profile import Profile
+from dcache.schedulers.rules import check_number, check_whole
+from dcache.search.attention_mass import Seeing, mass
+from dcache.search.foreground import foreground, patches, preference
+from dcache.search.planned import refuse_other
+from dcache.session import Session, session_of
+
+EVERY = 4
+TOP = 0.5
+
+
+def with_attention(
+    subject: Subject,
+    profile: Profile,
+    prompts: Sequence[str],
+    *,
+    seed: int = 0,
+    every: int = EVERY,
+    top: float = TOP,
+    tell: Callable[[str], None] = lambda _what: None,
+) -> Profile:
+    """The profile with `attention`: for every block the share of the foreground that its attention prefers.
+
+    Args:
+        subject: the pipeline.
+        profile: of it.
+        prompts: one run each.
+        seed: picture i has seed + i.
+        every: every so many evaluations are looked at, from the first on.
+        top: the share of the tokens that counts as preferred; with attention that prefers nothing R is this.
+        tell: called with what is under way.
+
+    Raises:
+        DcacheError: no prompts, a profile of another model, or a model whose self-attention cannot be seen.
+    """
+    if not prompts:
+        raise DcacheError("no prompts: give at least one to observe attention")
+    check_whole("every", every, 1)
+    check_number("top", top, 0.0)
+    refuse_other(profile, subject)
+    module = denoisers(subject.pipe)[profile.component]
+    # Remembering the whole model says which evaluation a call belongs to, and costs one latent.
+    everything = dcache.methods.interval(interval=1, sites="model")
+    try:
+        with warnings.catch_warnings(), dcache.enabled(subject.pipe, everything):
+            warnings.simplefilter("error", DcacheWarning)
+            session = session_of(module)
+            if session is None:
+                raise DcacheError(f"{type(module).__name__} cannot be observed: nothing was enabled on it")
+            watch = Watch(session, every, top)
+            for i, prompt in enumerate(prompts):
+                tell(f"attention: run {i + 1} of {len(prompts)}")
+                with watch.looking():
+                    subject([prompt], [seed + i])
+    except DcacheWarning as warning:
+        raise DcacheError(f"{type(module).__name__} cannot be observed: {warning}") from None
+    made = {**profile.made, "attention": {"prompts": len(prompts), "every": every, "top": top}}
+    return replace(profile, attention=watch.result(), made=made)
+
+
+class Watch:
+    """Looks at one denoiser's self-attention, block by block.
+
+    Args:
+        session: of that denoiser; tells the evaluation of a call.
+        every: as in `with_attention`.
+        top: as in `with_attention`.
+
+    Raises:
+        DcacheError: it has no list of blocks, or blocks whose self-attention is not declared.
+    """
+
+    def __init__(self, session: Session, every: int, top: float) -> None:
+        self.session, self.module = session, session.module
+        self.every, self.top = every, top
+        structure = discover(self.module)
+        self.depth = len(structure.blocks)
+        self.attentions = {
+            site.depth: site.module for site in structure.sublayers if site.name == f"attn:{site.depth}"
+        }
+        missing = [str(i) for i in range(self.depth) if i not in self.attentions]
+        if not self.depth or missing:
+            what = f"of its blocks {', '.join(missing)} none" if self.depth else "no list of blocks"
+            raise DcacheError(
+                f"the self-attention of {type(self.module).__name__} cannot be observed: {what} is declared "
+                "(docs/add-a-family.md)"
+            )
+        self.inside: int | None = None
+        self.masses: dict[int, torch.Tensor] = {}
+        self.channels = 0
+        self.found: dict[int, list[float]] = defaultdict(list)
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Hooks on the model and on its attentions, and a view of torch's attention function, for one run."""
+        hooks = [
+            self.module.register_forward_pre_hook(self._begin, with_kwargs=True),
+            self.module.register_forward_hook(self._end),
+        ]
+        for depth, attention in self.attentions.items():
+            hooks.append(attention.register_forward_pre_hook(self._entering(depth)))
+            hooks.append(attention.register_forward_hook(self._entering(None), always_call=True))
+        try:
+            with Seeing(self._see):
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def result(self) -> dict[str, float]:
+        """Block -> R, the mean over pictures, branches and evaluations.
+
+        Raises:
+            DcacheError: the attention of some block was not seen.
+        """
+        blind = [str(i) for i in range(self.depth) if not self.found[i]]
+        if blind:
+            raise DcacheError(
+                f"the self-attention of blocks {', '.join(blind)} of {type(self.module).__name__} was not "
+                "seen: it must go through torch.nn.functional.scaled_dot_product_attention, not compiled, "
+                "and the predicted noise must differ from token to token"
+            )
+        return {f"block:{i}": float(np.mean(self.found[i])) for i in range(self.depth)}
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the call under way is looked at."""
+        call = self.session.call
+        return call is not None and not call.checking and call.index % self.every == 0
+
+    def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.masses = {}
+        entry = first_tensor(args, kwargs)
+        self.channels = 0 if entry is None else entry.shape[1]
+
+    def _entering(self, depth: int | None) -> Callable[..., None]:
+        def see(*_: Any) -> None:
+            self.inside = depth
+
+        return see
+
+    def _see(self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scale: Any) -> None:
+        # Beside its own tokens a block may attend to others in the same module: the first is self-attention.
+        if self.inside is not None and self.inside not in self.masses and self.wanted:
+            self.masses[self.inside] = mass(query, key, mask, scale)
+
+    def _end(self, _: nn.Module, __: Any, output: Any) -> None:
+        if not self.wanted or not self.masses:
+            return
+        prediction = next(leaf for leaf in flatten(output)[0] if isinstance(leaf, torch.Tensor))
+        tokens = self._tokens(prediction[:, : self.channels] if prediction.ndim > 3 else prediction)
+        masks = [foreground(picture) for picture in tokens]
+        for depth, masses in self.masses.items():
+            if masses.shape != tokens.shape[:2]:
+                raise DcacheError(
+                    f"block {depth} of {type(self.module).__name__} attends to {masses.shape[1]} tokens, "
+                    f"and the prediction has {tokens.shape[1]}: attention that text is part of is not understood"
+                )
+            for row, mask in zip(masses.cpu().double().numpy(), masks, strict=True):
+                if mask.any():
+                    self.found[depth].append(preference(row, mask, self.top))
+
+    def _tokens(self, prediction: torch.Tensor) -> torch.Tensor:
+        """(B, N, C), the prediction as the tokens that it was put together from."""
+        if prediction.ndim == 3:
+            return prediction
+        size = getattr(getattr(self.module, "config", None), "patch_size", None)
+        sizes = [size] * (prediction.ndim - 2) if isinstance(size, int) else list(size or ())
+        extents = prediction.shape[2:]
+        if len(sizes) != len(extents) or any(e % s for e, s in zip(extents, sizes, strict=True)):
+            raise DcacheError(
+                f"{type(self.module).__name__} does not tell how its prediction {tuple(prediction.shape)} is "
+                f"made of patches: its config's patch_size is {size!r}"
+            )
+        return patches(prediction, sizes)
