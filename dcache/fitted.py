@@ -1,5 +1,8 @@
 """The fitted predictor: weights over the last anchors from a table, one row for each predicted evaluation.
 
+Where guidance makes one batch of both branches, its halves can be carried apart: their mean by one table, the
+difference between them, which guidance magnifies, by another (`dcache.halves`).
+
 A table belongs to the places of its anchors: each row names them, and a row whose anchors are not those that
 the run has (it started afresh in the middle) is not used.
 """
@@ -26,6 +29,8 @@ class Fitted:
     Args:
         weights: site -> evaluation -> {evaluation of an anchor: its weight}; the site `*` stands for all that
             have no rows of their own. Keys may be text, as JSON has them. The weights of a row sum to one.
+        apart: the same for the difference between the halves of a guided batch; `weights` are then those of
+            their mean. Where there is no row, or the halves are no branches, `weights` are for both.
 
     Raises:
         DcacheError: a row is empty, its weights are no finite numbers or do not sum to one, or an anchor does
@@ -33,36 +38,55 @@ class Fitted:
     """
 
     table: Mapping[str, Mapping[int, Row]]
+    differences: Mapping[str, Mapping[int, Row]]
     order: int = field(init=False)
     name: str = field(default="fitted", init=False)
     forecasts: bool = field(default=False, init=False)
 
-    def __init__(self, weights: Mapping[str, Mapping[Any, Mapping[Any, float]]]) -> None:
-        table = _checked(weights)
+    def __init__(
+        self,
+        weights: Mapping[str, Mapping[Any, Mapping[Any, float]]],
+        apart: Mapping[str, Mapping[Any, Mapping[Any, float]]] | None = None,
+    ) -> None:
+        table, differences = _checked(weights), _checked({} if apart is None else apart)
         object.__setattr__(self, "table", table)
-        longest = max((len(row) for rows in table.values() for row in rows.values()), default=1)
+        object.__setattr__(self, "differences", differences)
+        every = [row for one in (table, differences) for rows in one.values() for row in rows.values()]
+        longest = max(map(len, every), default=1)
         object.__setattr__(self, "order", longest - 1)
 
     def at(self, site: str) -> Fitted:
         """The predictor of one site."""
-        rows = self.table.get(site, self.table.get(EVERYWHERE, {}))
-        return Fitted({EVERYWHERE: rows})
+        rows, apart = (t.get(site, t.get(EVERYWHERE, {})) for t in (self.table, self.differences))
+        return Fitted({EVERYWHERE: rows}, {EVERYWHERE: apart} if apart else None)
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
         """The row of evaluation `tau`; the newest anchor as it is where there is none for these anchors."""
-        row = self.table.get(EVERYWHERE, {}).get(round(tau), {})
-        if row and max(row) == steps[-1] and set(row) <= set(steps):
-            return [row.get(step, 0.0) for step in steps]
-        return [0.0] * (len(taus) - 1) + [1.0]
+        return _row(self.table, steps, tau) or [0.0] * (len(taus) - 1) + [1.0]
+
+    def apart(self, steps: Sequence[int], tau: float) -> list[float] | None:
+        """The weights of the difference between a guided batch's halves, None where they are `weights`."""
+        return _row(self.differences, steps, tau)
 
     def parameters(self) -> dict[str, Any]:
-        """The table, as JSON has it."""
-        return {
-            "weights": {
-                site: {str(t): {str(a): w for a, w in row.items()} for t, row in rows.items()}
-                for site, rows in self.table.items()
-            }
-        }
+        """The tables, as JSON has them."""
+        found = {"weights": _as_json(self.table)}
+        return {**found, "apart": _as_json(self.differences)} if self.differences else found
+
+
+def _row(table: Mapping[str, Mapping[int, Row]], steps: Sequence[int], tau: float) -> list[float] | None:
+    """The row of evaluation `tau`, None where there is none for these anchors."""
+    row = table.get(EVERYWHERE, {}).get(round(tau), {})
+    if row and max(row) == steps[-1] and set(row) <= set(steps):
+        return [row.get(step, 0.0) for step in steps]
+    return None
+
+
+def _as_json(table: Mapping[str, Mapping[int, Row]]) -> dict[str, dict[str, dict[str, float]]]:
+    return {
+        site: {str(t): {str(a): w for a, w in row.items()} for t, row in rows.items()}
+        for site, rows in table.items()
+    }
 
 
 def _checked(weights: Any) -> dict[str, dict[int, dict[int, float]]]:

@@ -69,6 +69,7 @@ class Branch:
         gauge: says how much the dynamic rule's probe has changed, or None.
         condition: the conditioning tensor of its calls, to know the branch again when another stops calling.
         reset: why the histories were emptied since the last computed event ("" if they were not).
+        paired: whether its batch is known to be the two halves of guidance (asked only where it matters).
     """
 
     name: str
@@ -78,6 +79,7 @@ class Branch:
     gauge: Gauge | None = None
     condition: weakref.ref[torch.Tensor] | None = None
     reset: str = ""
+    paired: bool = False
 
     def history(self, site: str) -> History:
         """The history of a site, made when first asked for."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dcache.codecs import Codec
+from dcache.halves import apart
 from dcache.history import History, Leaves
 from dcache.kernels.weighted_sum import weighted_sum
 from dcache.sites import Site
@@ -118,6 +119,7 @@ class Region:
         if history is None or not history.leaves:
             raise RuntimeError(f"{self.site.name} is predicted without history")
         count = len(history.taus)
+        summed: Callable[..., torch.Tensor] = weighted_sum
         if call.checking:
             weights, anchors = [1.0], history.leaves[-1:]
         elif count == 1:
@@ -127,10 +129,11 @@ class Region:
             anchors = history.leaves
             if history.forecast is not None:
                 anchors = [*anchors, history.forecast]
-            if 0.0 in weights:
+            if call.branch.paired and call.half is None:
+                summed = apart(self.predictor, history.steps, call.tau) or weighted_sum
+            if 0.0 in weights and summed is weighted_sum:
                 used = [i for i, w in enumerate(weights) if w != 0.0]
                 weights, anchors = [weights[i] for i in used], [anchors[i] for i in used]
-        summed: Callable[..., torch.Tensor] = weighted_sum
         if not call.checking:
             history.run_length += 1
             history.predicted_at = call.tau
@@ -143,8 +146,9 @@ class Region:
             else:
                 base = entries[i] if entries else None
                 predicted.append(summed(base, [a[i] for a in anchors], weights, self.dtypes[i]))
-                # Further leaves are not corrected.
-                summed = weighted_sum
+                if self.corrector is not None:
+                    # Further leaves are not corrected.
+                    summed = weighted_sum
         return predicted
 
     def check_corrections(self) -> None:

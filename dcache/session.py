@@ -19,6 +19,7 @@ from dcache.containers import copy_containers, first_tensor, signature
 from dcache.contracts import Prober
 from dcache.decisions import Decisions
 from dcache.errors import DcacheError, DcacheWarning
+from dcache.fitted import Fitted
 from dcache.guards import compiled_whole, refuse_compiled, refuse_other_cache
 from dcache.history import Branch, bytes_of
 from dcache.identity import Identity
@@ -28,6 +29,7 @@ from dcache.record import Record
 from dcache.run import Run
 from dcache.sampler import Listener
 from dcache.selfcheck import self_check
+from dcache.siblings import halves_equal
 from dcache.sigmas import Grid, put
 from dcache.stats import Stats
 from dcache.tap import MethodTap
@@ -84,6 +86,7 @@ class Session(Listener):
         self.last = 0
         self.grid: Grid | None = None
         self.learns = bool(method.sibling)
+        self.pairs = isinstance(method.predictor, Fitted) and bool(method.predictor.differences)
         self.peeks = method.probe is not None and method.probe.where == "modulated"
         self._method_taps: list[MethodTap] = []
         try:
@@ -117,6 +120,7 @@ class Session(Listener):
                 self.record.peak(self.bytes_now())
                 branch.start_afresh("shape")
             branch.signature = mark
+            branch.paired = self.pairs and self._paired(args, kwargs)
         call = Call(branch, index, run.clock(self.method.clock))
         probe = self.method.probe
         if probe is not None:
@@ -128,6 +132,16 @@ class Session(Listener):
                     self.decisions.show(call, entry)
         call.observing = mark not in self.checked
         return call
+
+    def _paired(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Whether the batch is the same latents twice, as guidance makes it (one sync)."""
+        paired = halves_equal(first_tensor(args, kwargs))
+        if not paired:
+            self.warn(
+                f"{self.method.describe()} has weights for the two halves of a guided batch, and the batch "
+                f"of {type(self.module).__name__} is no such two halves: those of their mean are used for all"
+            )
+        return paired
 
     def before_run(self) -> None:
         """A sampler is about to open a run: notice what happened to the model since, free the last run."""

@@ -47,7 +47,7 @@ def run(settings: Settings, tell: Callable[[int, str], None] = lambda _turn, _la
             broken.
     """
     began = time.perf_counter()
-    require_packages()
+    require_packages(settings.video)
     shown = world_of(settings)
     contestants = parse(settings.methods, shown.COEFFICIENTS)
     subject = load(shown.NAME, steps=settings.steps, guidance=settings.guidance, device="cpu")

@@ -25,7 +25,7 @@ from dcache.schedule import Schedule
 
 # Which option of a preset takes measured numbers, and which takes a profile.
 NUMBERS = {"teacache": "coefficients", "magcache": "ratios", "smoothcache": "table"}
-PROFILED = dict.fromkeys(("bac", "profilingdit"), "profile")
+PROFILED = dict.fromkeys(("bac", "cachequant", "ertacache", "fitted", "profilingdit"), "profile")
 # A shipped model's profile lies beside the file with its numbers.
 PROFILE = "demo.profile.safetensors"
 

@@ -180,7 +180,7 @@ class Watch:
             if masses.shape != tokens.shape[:2]:
                 raise DcacheError(
                     f"block {depth} of {type(self.module).__name__} attends to {masses.shape[1]} tokens, "
-                    f"and the prediction has {tokens.shape[1]}: attention that text is part of is not understood"
+                    f"and the prediction has {tokens.shape[1]}: attention with text in it is not understood"
                 )
             for row, mask in zip(masses.cpu().double().numpy(), masks, strict=True):
                 if mask.any():

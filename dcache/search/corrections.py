@@ -95,7 +95,7 @@ def fit_corrections(
     return replace(schedule, components={component: corrected}, measured={}), quality
 
 
-def _observe(  # noqa: PLR0913
+def _observe(
     subject: Subject,
     schedule: Schedule,
     component: str,
@@ -156,7 +156,7 @@ class Sums:
         return Sums(self.n + other.n, self.moments + other.moments, self.anchor, self.dim)
 
     def solve(self, published: bool) -> tuple[Correction, torch.Tensor]:
-        """The correction, and the sums over channels of squared errors without and with it and of variance."""
+        """The correction; and sums over channels: squared errors without it, with it, and the variance."""
         p, y, pp, py, yy = self.moments / self.n
         var, cov = pp - p * p, py - p * y
         flat = var <= _FLAT * pp

@@ -30,7 +30,7 @@ class Pass:
         return [site.name for site in self.sites]
 
     def without_runs(self) -> tuple[list[str], Pass]:
-        """Names of sites that span blocks, and the pass without them; of a pass without such, all its sites."""
+        """Names of sites that span blocks, or of all if there are none; and the pass without them."""
         rest = [site for site in self.sites if not site.is_run and site.kind != "bracket"]
         if len(rest) == len(self.sites):
             rest = []

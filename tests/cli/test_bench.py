@@ -1,23 +1,12 @@
 """`dcache bench` from its arguments to its files."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from dcache.cli import main
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads that wait for one another on a busy machine take minutes for these small calls."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_it_prints_a_table_and_writes_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,10 +39,9 @@ def test_wrong_arguments_end_before_anything_is_loaded(
     arguments: list[str],
     expected: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    unloaded: None,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("dcache.demo.pipeline.load_pipeline", lambda *_: pytest.fail("the model was loaded"))
     assert main(["bench", "--out", str(tmp_path / "out"), *arguments]) == 2
     error = capsys.readouterr().err
     assert expected in error

@@ -1,33 +1,18 @@
 """`dcache demo` from its arguments to its exit status; its figures are tested in tests/demo."""
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from dcache.cli import main
 from dcache.demo.pipeline import load_pipeline
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads that wait for one another on a busy machine take minutes for these small calls."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def pipe() -> Any:
     return load_pipeline()
-
-
-def untouched(*_: Any, **__: Any) -> Any:
-    raise AssertionError("the model was loaded although the arguments are wrong")
 
 
 @pytest.mark.parametrize(
@@ -51,10 +36,9 @@ def test_wrong_arguments_end_before_anything_is_loaded(
     arguments: list[str],
     expected: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    unloaded: None,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("dcache.demo.pipeline.load_pipeline", untouched)
     assert main(["demo", "--out", str(tmp_path / "out"), *arguments]) == 2
     error = capsys.readouterr().err
     assert expected in error
@@ -70,13 +54,12 @@ def test_a_word_for_a_number_is_a_usage_error(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_missing_package_is_named_with_the_cure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, unloaded: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: None if name in ("PIL", "torchmetrics") else found(name)
     )
-    monkeypatch.setattr("dcache.demo.pipeline.load_pipeline", untouched)
     assert main(["demo", "--out", str(tmp_path)]) == 2
     assert 'the demo needs pillow, torchmetrics: pip install "dcache[demo]"' in capsys.readouterr().err
 

@@ -7,13 +7,11 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from dcache.cli import eval as command
 from dcache.cli import main
@@ -26,15 +24,6 @@ from dcache.eval.settings import Settings
 from tests.eval.painter import PROMPTS, Painter, contents
 
 SHORT = ["--prompts", "demo:3", "--steps", "4", "--batch-size", "2", "--methods", "interval:interval=2"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads that wait for one another on a busy machine take minutes for small calls."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_it_makes_scores_reports_and_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,57 @@
+"""The halves of a guided batch carried apart: their mean by some weights, their difference by others.
+
+Guidance gives the sampler u + s (c - u) of the branches without and with the prompt. An error of the
+difference c - u is magnified by s, one of the mean is not: a line through two anchors, followed by both, may
+help the mean and spoil the difference. With weights w of the mean and v of the difference
+
+    u' = sum_i (w_i + v_i) / 2 u_i + (w_i - v_i) / 2 c_i,   c' the same with u and c exchanged
+
+so it does not matter which half is which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from dcache.fitted import Fitted
+from dcache.kernels.weighted_sum import weighted_sum
+from dcache.predictors import Predictor
+
+Sum = Callable[[torch.Tensor | None, Sequence[torch.Tensor], Sequence[float], torch.dtype], torch.Tensor]
+
+
+def apart(predictor: Predictor, steps: Sequence[int], tau: float) -> Sum | None:
+    """`weighted_sum` with the predictor's weights of the difference beside those it is given for the mean.
+
+    Args:
+        predictor: of one site.
+        steps: evaluations of the anchors, oldest first.
+        tau: the evaluation to predict.
+
+    Returns:
+        None where the difference is carried as the mean is.
+    """
+    found = predictor.apart(steps, tau) if isinstance(predictor, Fitted) else None
+    if found is None:
+        return None
+    differences = found
+
+    def summed(
+        base: torch.Tensor | None, anchors: Sequence[torch.Tensor], weights: Sequence[float], dtype: torch.dtype
+    ) -> torch.Tensor:
+        if anchors[-1].ndim == 0 or anchors[-1].shape[0] % 2:
+            return weighted_sum(base, anchors, weights, dtype)
+        pairs = list(zip(weights, differences, strict=True))
+        mixed = [(w + v) / 2 for w, v in pairs] + [(w - v) / 2 for w, v in pairs]
+        chunks = [anchor.chunk(2) for anchor in anchors]
+        bases = (None, None) if base is None else base.chunk(2)
+        used = [i for i, w in enumerate(mixed) if w != 0.0]
+        parts = []
+        for half in (0, 1):
+            both = [*(c[half] for c in chunks), *(c[1 - half] for c in chunks)]
+            parts.append(weighted_sum(bases[half], [both[i] for i in used], [mixed[i] for i in used], dtype))
+        return torch.cat(parts)
+
+    return summed
