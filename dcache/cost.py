@@ -1,6 +1,7 @@
 """What a schedule will cost, from measured seconds: MACs mislead (a predicted evaluation is not free).
 
-    seconds = uncached - sum over predicted events of (seconds to compute the site - seconds to predict it)
+    seconds = uncached + sum over sites of what remembering them costs
+              - sum over predicted events of (seconds to compute the site - seconds to predict it)
 
 Events inside a predicted site do not happen. Dead computes cost nothing: the canonical form is priced. A run
 of blocks that was not timed costs what its blocks cost together, and is predicted as one of them.
@@ -22,7 +23,9 @@ def seconds(schedule: Schedule, latencies: Latencies) -> float:
     Raises:
         DcacheError: the schedule has several denoisers, or a site that was not timed.
     """
-    return latencies.uncached - _saved(schedule, latencies.computed, latencies.predicted)
+    saved = _saved(schedule, latencies.computed, latencies.predicted)
+    sites = {site for plan in schedule.components.values() for site in plan.sites}
+    return latencies.uncached + sum(latencies.overhead.get(site, 0.0) for site in sites) - saved
 
 
 def speedup(schedule: Schedule, latencies: Latencies) -> float:

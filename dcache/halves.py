@@ -12,6 +12,7 @@ so it does not matter which half is which.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,27 +20,35 @@ from dcache.fitted import Fitted
 from dcache.kernels.weighted_sum import weighted_sum
 from dcache.predictors import Predictor
 
+if TYPE_CHECKING:
+    from dcache.calls import Call
+
 Sum = Callable[[torch.Tensor | None, Sequence[torch.Tensor], Sequence[float], torch.dtype], torch.Tensor]
 
 
-def apart(predictor: Predictor, steps: Sequence[int], tau: float) -> Sum | None:
+def apart(predictor: Predictor, steps: Sequence[int], call: Call) -> Sum | None:
     """`weighted_sum` with the predictor's weights of the difference beside those it is given for the mean.
 
     Args:
         predictor: of one site.
         steps: evaluations of the anchors, oldest first.
-        tau: the evaluation to predict.
+        call: the one under way.
 
     Returns:
-        None where the difference is carried as the mean is.
+        None where the difference is carried as the mean is: the batch is no two halves, or there is no row.
     """
-    found = predictor.apart(steps, tau) if isinstance(predictor, Fitted) else None
+    if not call.branch.paired or call.half is not None or not isinstance(predictor, Fitted):
+        return None
+    found = predictor.apart(steps, call.tau)
     if found is None:
         return None
     differences = found
 
     def summed(
-        base: torch.Tensor | None, anchors: Sequence[torch.Tensor], weights: Sequence[float], dtype: torch.dtype
+        base: torch.Tensor | None,
+        anchors: Sequence[torch.Tensor],
+        weights: Sequence[float],
+        dtype: torch.dtype,
     ) -> torch.Tensor:
         if anchors[-1].ndim == 0 or anchors[-1].shape[0] % 2:
             return weighted_sum(base, anchors, weights, dtype)

@@ -78,6 +78,7 @@ class Latencies:
         computed: site -> seconds to compute it in one evaluation, on all branches together.
         predicted: site -> seconds to predict it instead.
         flops: site -> floating point operations of one evaluation, 0 where they were not counted.
+        overhead: site -> seconds that a call pays for remembering it at all.
         pictures: pictures or clips of the timed call.
         spread: half of the range between the quartiles of the uncached call, over its median.
     """
@@ -86,6 +87,7 @@ class Latencies:
     computed: Mapping[str, float]
     predicted: Mapping[str, float]
     flops: Mapping[str, float] = field(default_factory=dict)
+    overhead: Mapping[str, float] = field(default_factory=dict)
     pictures: int = 1
     spread: float = 0.0
 
@@ -351,7 +353,7 @@ def _latencies(timed: Any) -> Latencies:
     uncached, spread = float(timed["uncached"]), float(timed["spread"])
     tables = {
         name: {str(site): float(value) for site, value in timed[name].items()}
-        for name in ("computed", "predicted", "flops")
+        for name in ("computed", "predicted", "flops", "overhead")
     }
     every = [uncached, spread, *(value for table in tables.values() for value in table.values())]
     if not uncached or not all(0 <= value < np.inf for value in every):

@@ -129,8 +129,7 @@ class Region:
             anchors = history.leaves
             if history.forecast is not None:
                 anchors = [*anchors, history.forecast]
-            if call.branch.paired and call.half is None:
-                summed = apart(self.predictor, history.steps, call.tau) or weighted_sum
+            summed = apart(self.predictor, history.steps, call) or weighted_sum
             if 0.0 in weights and summed is weighted_sum:
                 used = [i for i, w in enumerate(weights) if w != 0.0]
                 weights, anchors = [weights[i] for i in used], [anchors[i] for i in used]

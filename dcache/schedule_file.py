@@ -87,7 +87,10 @@ _PLAN_TYPES: dict[str, tuple[type, ...]] = {
 
 def _parse(content: Any, folder: Path) -> Schedule:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise DcacheError(f'this is no schedule: expected a JSON object with "format": "{FORMAT}"')
+        raise DcacheError(
+            f'this is no schedule: expected a JSON object with "format": "{FORMAT}". Files of other methods '
+            "become one by dcache import"
+        )
     if content.get("version") != VERSION:
         raise DcacheError(
             f"schedule version {content.get('version')!r} is not readable here, expected {VERSION}: "

@@ -37,6 +37,7 @@ CAPTIONS = 8
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "default": [{}],
     "bac": [{}, {"computes": 7}, {"computes": 7, "union": 4}],
+    "cachequant": [{"interval": 2}, {"interval": 3}, {}],
     "dbcache": [
         {},
         {"front": 1, "warmup": 2, "threshold": 0.2},
@@ -45,6 +46,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "deepcache": [{}],
     "delta_dit": [{}, {"interval": 3}, {"interval": 3, "blocks": 11}],
     "easycache": [{}, {"warmup": 3}, {"warmup": 3, "threshold": 0.15}],
+    "ertacache": [{}, {"threshold": 0.2}, {"threshold": 0.1, "timesteps": False}],
     "fastercache": [{}, {"attn_below": 900.0, "guidance_below": 900.0, "guidance_interval": 3}],
     "fbcache": [{}, {"threshold": 0.12}, {"threshold": 0.3}],
     "fitted": [{}, {"interval": 4}, {"speedup": 3.0}],

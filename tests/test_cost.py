@@ -1,5 +1,7 @@
 """Costs of schedules from latencies, by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from dcache import cost
@@ -20,7 +22,7 @@ def of(rows: dict[str, str], **branches: dict[str, str]) -> Schedule:
     every = branches or {"*": rows}
     table = {q: {s: tuple(c == "x" for c in row) for s, row in r.items()} for q, r in every.items()}
     steps = len(next(iter(next(iter(table.values())).values())))
-    return Schedule(steps, {"": Plan(table, codec="value")})
+    return Schedule(steps, {"": Plan(table)})
 
 
 def test_predicted_evaluations_save_what_computing_costs_more() -> None:
@@ -50,6 +52,14 @@ def test_what_is_asked_for_and_reaches_nothing_is_free() -> None:
     )
     # Evaluation 0 has nothing to predict from: computed, whatever the table says.
     assert cost.seconds(of({"trunk": "--x-"}), TIMED) == cost.seconds(of({"trunk": "x-x-"}), TIMED)
+
+
+def test_a_compute_that_nobody_reads_is_free() -> None:
+    # Under `value` block 1 ignores what comes from block 0: its computes from evaluation 2 on are dead.
+    dead = of({"block:0": "x-x-", "block:1": "xx--"})
+    value = Schedule(4, {"": replace(dead.components[""], codec="value")})
+    assert cost.seconds(value, TIMED) == pytest.approx(10 - 3 * 0.45 - 2 * 0.35)
+    assert cost.seconds(value.canonical(), TIMED) == cost.seconds(value, TIMED)
 
 
 def test_branches_share_the_seconds_of_an_evaluation() -> None:

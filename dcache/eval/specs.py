@@ -99,10 +99,11 @@ def shipped(name: str, numbers: Path) -> dict[str, Path]:
 
 
 def _choice(spec: str, numbers: Path | None) -> Choice:
-    if spec.endswith(".json") or os.sep in spec:
+    name, _, inside = spec.partition(":")
+    # An option of a preset may be a file too.
+    if name not in methods.available() and (spec.endswith(".json") or os.sep in spec):
         schedule = Schedule.load(spec)
         return Choice(spec, f"file {Path(spec).stem}", f", {spec!r})", method=schedule)
-    name, _, inside = spec.partition(":")
     options = dict(_option(spec, word) for word in inside.split(",") if word)
     own = {} if numbers is None else {k: v for k, v in shipped(name, numbers).items() if k not in options}
     try:

@@ -11,11 +11,13 @@ from dcache.errors import DcacheError
 from dcache.method import Method
 from dcache.methods.about import About, told
 from dcache.methods.bac import bac
+from dcache.methods.cachequant import cachequant
 from dcache.methods.dbcache import dbcache
 from dcache.methods.deepcache import deepcache
 from dcache.methods.default import default
 from dcache.methods.delta_dit import delta_dit
 from dcache.methods.easycache import easycache
+from dcache.methods.ertacache import ertacache
 from dcache.methods.fastercache import fastercache
 from dcache.methods.fbcache import fbcache
 from dcache.methods.fitted import fitted
@@ -36,11 +38,13 @@ __all__ = [
     "About",
     "available",
     "bac",
+    "cachequant",
     "dbcache",
     "deepcache",
     "default",
     "delta_dit",
     "easycache",
+    "ertacache",
     "fastercache",
     "fbcache",
     "fitted",
@@ -64,10 +68,12 @@ _PRESETS: dict[str, Callable[..., Method]] = {
     for preset in (
         default,
         bac,
+        cachequant,
         dbcache,
         deepcache,
         delta_dit,
         easycache,
+        ertacache,
         fastercache,
         fbcache,
         fitted,

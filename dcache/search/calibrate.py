@@ -1,68 +1,50 @@
 """A schedule for one pipeline and one speedup: how often to compute, where, and with which weights.
 
-How often follows from measured seconds; where, from a local search on the final pictures; the weights are
-fitted on them (`dcache.search.closed_loop`). Prompts are parted: places and weights come from one part, what
-is kept of them is decided on the other. Only the trunk (or what the default remembers) is scheduled, with
-all guidance branches together.
+How often follows from measured seconds (`pace.py`); where, from a local search on the final pictures
+(`placing.py`); the weights are fitted on them (`closed_loop.py`). Prompts are parted: places and weights come
+from one part, what is kept of them is decided on the other. The trunk (or what the default remembers) is
+scheduled, with all guidance branches together; schedules of any other kind can be handed in to compete.
 """
 
 from __future__ import annotations
 
 import random
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-import dcache
 from dcache.errors import DcacheError
 from dcache.eval.bench import bench
-from dcache.eval.contest import UNCACHED, one_call
 from dcache.eval.machine import machine, versions
 from dcache.eval.specs import Choice
 from dcache.eval.subject import Subject
 from dcache.schedule import Schedule
 from dcache.search.closed_loop import fit, straight, with_slopes
-from dcache.search.placing import Anchors, descend, even
+from dcache.search.pace import Base, Pace, observe, pace
+from dcache.search.placing import Anchors, Placed, descend, early, even
 from dcache.search.render import Renderer
 
-# Shares of the way along the line through the last two anchors: reuse, half, all.
-SHARES = (0.0, 0.5, 1.0)
 FEWEST_PROMPTS = 3
+# A schedule that was handed in may be this much slower than asked: seconds are not known better.
+LEEWAY = 0.98
 Tell = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Pace:
-    """Seconds of a pipeline call by the number of computed evaluations: a line through two measured points.
+class Share(NamedTuple):
+    """How far predictions follow the line through the last two anchors: 0 is reuse, 1 all the way.
 
     Attributes:
-        steps: number of evaluations.
-        uncached: seconds without caching.
-        fewest: seconds with one evaluation computed.
+        mean: of both halves of a guided batch, or of everything.
+        apart: of the difference between the halves; None: as the mean.
     """
 
-    steps: int
-    uncached: float
-    fewest: float
+    mean: float
+    apart: float | None = None
 
-    def seconds(self, computes: int) -> float:
-        """Of a call with so many computes."""
-        share = (computes - 1) / max(self.steps - 1, 1)
-        return self.fewest + share * (self.uncached - self.fewest)
 
-    def computes(self, speedup: float) -> int:
-        """The most computes that are still that fast.
-
-        Raises:
-            DcacheError: even one compute is slower, or the speedup is none.
-        """
-        most = self.uncached / self.fewest
-        if not 1 < speedup <= most:
-            raise DcacheError(
-                f"a speedup of {speedup:g} cannot be had: expected more than 1 and at most {most:.2f}, what "
-                "one computed evaluation gives here (the rest of the call is not cached)"
-            )
-        return max(k for k in range(1, self.steps + 1) if self.uncached / self.seconds(k) >= speedup)
+SHARES = (Share(0.0), Share(0.5), Share(1.0))
+# Guidance magnifies the difference between the halves, and what a line does to it.
+PAIRED = (Share(1.0, 0.0), Share(0.5, 0.0), Share(1.0, 0.25))
 
 
 @dataclass(frozen=True)
@@ -73,7 +55,7 @@ class Calibrated:
         schedule: with its measured cost and quality.
         placed: mean PSNR of the places before weights were fitted, on the checking prompts, in dB.
         fitted: the same of the schedule.
-        expected: speedup by the pace.
+        expected: speedup by the pace; of a schedule that was handed in, by a first timing.
         speedup: measured, of the whole call.
         rendered: cached runs of the search and the fit.
     """
@@ -94,6 +76,7 @@ def calibrate(
     budget: int = 60,
     seed: int = 0,
     repeats: int = 3,
+    starts: Sequence[Schedule] = (),
     tell: Tell = lambda _what: None,
 ) -> Calibrated:
     """Find a schedule that makes the pipeline's calls this much faster.
@@ -105,61 +88,120 @@ def calibrate(
         budget: most sets of places to look at; each costs a cached run of the fitting prompts.
         seed: of the pictures and of the search.
         repeats: calls of each that are timed.
+        starts: schedules to begin with. One whose rows are all equal gives its places, if they are as many as
+            can be afforded; every one competes as it is, if it is fast enough.
         tell: called with what is under way.
 
     Raises:
-        DcacheError: too few prompts, a speedup that cannot be had, or a pipeline with several denoisers.
+        DcacheError: too few prompts, no budget, a speedup that cannot be had, a start that does not fit, or a
+            pipeline with several denoisers.
     """
     if len(prompts) < FEWEST_PROMPTS:
         raise DcacheError(
             f"expected {FEWEST_PROMPTS} or more prompts, to fit on and to check on: {len(prompts)}"
         )
+    if budget < 1:
+        raise DcacheError(f"expected a budget of 1 or more sets of places to look at, got {budget}")
     tell("timing")
-    base = _observed(subject, prompts[0], seed)
+    base = observe(subject, prompts[0], seed)
     cut = max(1, len(prompts) // 3)
-    pace = _pace(subject, base, prompts[:cut], seed, repeats)
-    computes = pace.computes(speedup)
+    known = pace(subject, base, prompts[:cut], seed, repeats)
+    computes = known.computes(speedup)
     tell("uncached pictures")
     fitting = Renderer(subject, prompts[cut:], seed + cut)
     checking = Renderer(subject, prompts[:cut], seed)
-    start = even(computes, base.steps)
-
-    def followed(anchors: Anchors, share: float) -> Schedule:
-        at = _at(base, anchors)
-        return with_slopes(at, straight(at, share))
-
     tell(f"places of {computes} computes")
-    share = max(SHARES, key=lambda one: fitting.quality(followed(start, one)))
-    found = descend(
-        lambda anchors: fitting.quality(followed(anchors, share)),
-        start,
-        base.steps,
-        budget,
-        random.Random(seed),
-    )
-    placed = followed(found.anchors, share)
+    places = [even(computes, base.steps), early(computes, base.steps), *_places(starts, computes, base.steps)]
+    found, share = _search(base, fitting, places, budget, random.Random(seed))
     tell("weights")
-    slopes = straight(placed, share)
-    fitted = fit(placed, fitting, checking, slopes) if slopes else None
-    quality = checking.quality(placed) if fitted is None else fitted.after
-    schedule = placed if fitted is None else fitted.schedule
+    best = _weighed(base, found.anchors, share, fitting, checking, known)
     tell("timing the schedule")
-    reached = _speedup(subject, schedule, prompts[:cut], seed, repeats)
+    rivals = [_rival(subject, one, checking, prompts[:cut], seed, repeats) for one in starts]
+    allowed = [one for one in rivals if one.expected >= LEEWAY * speedup]
+    best = max([best, *allowed], key=lambda one: one.fitted)
+    reached = _speedup(subject, best.schedule, prompts[:cut], seed, repeats)
     measured = {
         "speedup": round(reached, 3),
-        "psnr": round(quality, 2),
+        "psnr": round(best.fitted, 2),
         "prompts": cut,
         "machine": machine(),
         "versions": versions(),
     }
-    return Calibrated(
-        replace(schedule, method="calibrated", guidance=subject.guidance, measured=measured),
-        quality if fitted is None else fitted.before,
-        quality,
-        pace.uncached / pace.seconds(computes),
-        reached,
-        fitting.rendered + checking.rendered,
+    schedule = replace(
+        best.schedule,
+        method=best.schedule.method if best in allowed else "calibrated",
+        guidance=subject.guidance,
+        measured=measured,
     )
+    rendered = fitting.rendered + checking.rendered
+    return replace(best, schedule=schedule, speedup=reached, rendered=rendered)
+
+
+def followed(base: Base, anchors: Anchors, share: Share) -> Schedule:
+    """Computed at these places, predicted along the lines through the last two."""
+    at = base.at(anchors)
+    apart = None if share.apart is None else straight(at, share.apart)
+    return with_slopes(at, straight(at, share.mean), apart)
+
+
+def _search(
+    base: Base, fitting: Renderer, places: Sequence[Anchors], budget: int, rng: random.Random
+) -> tuple[Placed, Share]:
+    """Take the best of the starts, with the share that suits it, and move on from there."""
+    shares = (*SHARES, *PAIRED) if base.paired else SHARES
+    tried = [
+        (fitting.quality(followed(base, start, one)), start, one)
+        for start in dict.fromkeys(places)
+        # Where nothing has two anchors before it, every share is the same.
+        for one in (shares if straight(base.at(start)) else shares[:1])
+    ]
+    _, start, share = max(tried, key=lambda one: one[0])
+    found = descend(
+        lambda anchors: fitting.quality(followed(base, anchors, share)), start, base.steps, budget, rng
+    )
+    return found, share
+
+
+def _weighed(
+    base: Base, anchors: Anchors, share: Share, fitting: Renderer, checking: Renderer, known: Pace
+) -> Calibrated:
+    """Fit the weights of these places."""
+    at = base.at(anchors)
+    slopes = straight(at, share.mean)
+    expected = known.uncached / known.seconds(len(anchors))
+    if not slopes:
+        quality = checking.quality(with_slopes(at, {}))
+        return Calibrated(with_slopes(at, {}), quality, quality, expected, 0.0, 0)
+    apart = straight(at, share.apart or 0.0) if base.paired and share.apart is not None else None
+    fitted = fit(at, fitting, checking, slopes, apart=apart)
+    return Calibrated(fitted.schedule, fitted.before, fitted.after, expected, 0.0, 0)
+
+
+def _places(starts: Sequence[Schedule], computes: int, steps: int) -> list[Anchors]:
+    """The places of the schedules that compute everything at the same evaluations, as often as asked."""
+    found = []
+    for one in starts:
+        rows = {
+            row for plan in one.components.values() for sites in plan.rows.values() for row in sites.values()
+        }
+        anchors = tuple(t for t, computed in enumerate(rows.pop()) if computed) if len(rows) == 1 else ()
+        if len(anchors) == computes and one.steps == steps and anchors[0] == 0:
+            found.append(anchors)
+    return found
+
+
+def _rival(
+    subject: Subject,
+    schedule: Schedule,
+    checking: Renderer,
+    prompts: Sequence[str],
+    seed: int,
+    repeats: int,
+) -> Calibrated:
+    """A schedule as it was handed in."""
+    quality = checking.quality(schedule)
+    expected = _speedup(subject, schedule, prompts, seed, repeats)
+    return Calibrated(schedule, quality, quality, expected, 0.0, 0)
 
 
 def _speedup(subject: Subject, schedule: Schedule, prompts: Sequence[str], seed: int, repeats: int) -> float:
@@ -167,36 +209,3 @@ def _speedup(subject: Subject, schedule: Schedule, prompts: Sequence[str], seed:
     choice = Choice("calibrated", "calibrated", method=schedule)
     done = bench(subject, [choice], prompts, seed=seed, repeats=repeats, count_flops=False)
     return done.rows[0].speedup or 0.0
-
-
-def _observed(subject: Subject, prompt: str, seed: int) -> Schedule:
-    """The sites that the default remembers, and how many evaluations there are, from one run."""
-    method = dcache.methods.interval(interval=2)
-    outcome = one_call(subject, Choice("interval", "interval", method=method), [prompt], [seed])
-    trace = outcome.trace
-    if trace is None or len(trace.components) != 1:
-        count = 0 if trace is None else len(trace.components)
-        raise DcacheError(f"a schedule is calibrated for one denoiser; this pipeline's run showed {count}")
-    return trace
-
-
-def _at(base: Schedule, anchors: Anchors) -> Schedule:
-    """The same sites, all computed at these evaluations."""
-    ((name, plan),) = base.components.items()
-    row = tuple(t in anchors for t in range(base.steps))
-    rows = {"*": dict.fromkeys(plan.sites, row)}
-    at = replace(plan, rows=rows, predictor="reuse", parameters={}, clock="step")
-    return replace(base, components={name: at}, measured={})
-
-
-def _pace(subject: Subject, base: Schedule, prompts: Sequence[str], seed: int, repeats: int) -> Pace:
-    """Time both ends in turns, on a batch of these prompts, after a call of each to warm up."""
-    fewest = Choice("one", "one", method=with_slopes(_at(base, (0,)), {}))
-    seeds = [seed + i for i in range(len(prompts))]
-    taken: dict[str, list[float]] = {UNCACHED.spec: [], fewest.spec: []}
-    for turn in range(repeats + 1):
-        for one in (UNCACHED, fewest):
-            seconds = one_call(subject, one, prompts, seeds).cost.seconds
-            if turn:
-                taken[one.spec].append(seconds)
-    return Pace(base.steps, statistics.median(taken[UNCACHED.spec]), statistics.median(taken[fewest.spec]))

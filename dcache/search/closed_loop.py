@@ -7,12 +7,13 @@ seen: one Gauss-Newton step then sets all weights at once. It costs one cached r
 right for any sampler, guidance and decoder, since nothing is assumed about them.
 
 Of a prediction from two anchors one number is free: with weights that sum to one it goes on from the newest
-anchor along the line through both, by `slope` times their difference.
+anchor along the line through both, by `slope` times their difference. Of a guided batch there are two: one
+for the mean of its halves, one for what is between them (`dcache.halves`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -27,7 +28,11 @@ from dcache.search.render import Pictures, Renderer
 NUDGE = 0.05
 # Shares of the curvature that are added to it: a bold, a usual and a careful step.
 DAMPINGS = (0.03, 0.3, 3.0)
+# Slopes beyond this were fitted to noise; weights as large are refused by `dcache.fitted` anyway.
+STEEPEST = 20.0
 Slopes = Mapping[int, float]
+MEAN, APART = "mean", "apart"
+_Slopes = Mapping[tuple[str, int], float]
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Fit:
     Attributes:
         schedule: with the predictor `fitted`.
         slopes: of each predicted evaluation with two anchors before it.
+        apart: the same of the difference between the halves of a guided batch, None where it follows them.
         before, after: mean PSNR on the prompts that it was checked on, of the slopes it began with and of the
             fitted ones, in dB.
         rendered: cached runs it took.
@@ -44,19 +50,28 @@ class Fit:
 
     schedule: Schedule
     slopes: dict[int, float]
+    apart: dict[int, float] | None
     before: float
     after: float
     rendered: int
 
 
-def with_slopes(schedule: Schedule, slopes: Slopes) -> Schedule:
+def with_slopes(schedule: Schedule, slopes: Slopes, apart: Slopes | None = None) -> Schedule:
     """The schedule with predictions along the line through the last two anchors, by these slopes.
 
     Args:
         schedule: whose sites are all computed at the same evaluations.
         slopes: of predicted evaluations; one without is predicted by reuse.
+        apart: of the difference between the halves of a guided batch; `slopes` are then of their mean.
     """
     name, plan, row = _only(schedule)
+    tables = {"weights": _table(row, slopes)} | ({} if apart is None else {"apart": _table(row, apart)})
+    fitted = replace(plan, predictor="fitted", parameters=tables, clock="step")
+    return replace(schedule, components={name: fitted})
+
+
+def _table(row: Sequence[bool], slopes: Slopes) -> dict[str, dict[str, dict[str, float]]]:
+    """The weights of each predicted evaluation, as `dcache.fitted` has them."""
     anchors = [t for t, computed in enumerate(row) if computed]
     table: dict[int, dict[int, float]] = {}
     for t in range(len(row)):
@@ -65,9 +80,7 @@ def with_slopes(schedule: Schedule, slopes: Slopes) -> Schedule:
             continue
         slope = slopes.get(t, 0.0) if len(before) > 1 else 0.0
         table[t] = {before[-1]: 1.0 + slope} | ({before[0]: -slope} if len(before) > 1 else {})
-    weights = {"weights": {EVERYWHERE: {str(t): {str(a): w for a, w in r.items()} for t, r in table.items()}}}
-    fitted = replace(plan, predictor="fitted", parameters=weights, clock="step")
-    return replace(schedule, components={name: fitted})
+    return {EVERYWHERE: {str(t): {str(a): w for a, w in r.items()} for t, r in table.items()}}
 
 
 def straight(schedule: Schedule, share: float = 0.5) -> dict[int, float]:
@@ -88,6 +101,7 @@ def fit(
     checking: Renderer,
     start: Slopes | None = None,
     iterations: int = 2,
+    apart: Slopes | None = None,
 ) -> Fit:
     """Fit the slopes of a schedule by Gauss-Newton steps on the final pictures.
 
@@ -97,33 +111,46 @@ def fit(
         checking: other prompts: a step is taken only as far as it helps there, and not at all if it does not.
         start: slopes to begin with; None follows the line for half of its way.
         iterations: most steps; each takes one run for each slope and a few more.
+        apart: slopes to begin with of the difference between the halves of a guided batch, fitted beside the
+            others; None: it is carried as the halves are.
 
     Raises:
         DcacheError: the schedule is of several denoisers or its sites differ, or it predicts nothing from two
             anchors.
     """
-    slopes = dict(straight(schedule) if start is None else start)
+    slopes = {(MEAN, t): s for t, s in (straight(schedule) if start is None else start).items()}
+    slopes |= {(APART, t): s for t, s in (apart or {}).items()}
+
+    def at(slopes: _Slopes) -> Schedule:
+        return with_slopes(schedule, _of(slopes, MEAN), None if apart is None else _of(slopes, APART))
+
     if not slopes:
         raise DcacheError("nothing to fit: no evaluation is predicted after two computed ones")
     began = fitting.rendered + checking.rendered
-    first = best = checking.quality(with_slopes(schedule, slopes))
+    first = best = checking.quality(at(slopes))
     for _ in range(iterations):
-        here = fitting.pictures(with_slopes(schedule, slopes))
+        here = fitting.pictures(at(slopes))
         changes = [
-            (fitting.pictures(with_slopes(schedule, slopes | {t: slopes[t] + NUDGE})) - here) / NUDGE
-            for t in slopes
+            (fitting.pictures(at(slopes | {one: slope + NUDGE})) - here) / NUDGE
+            for one, slope in slopes.items()
         ]
         tried = [
-            {t: s + float(d) for (t, s), d in zip(slopes.items(), move, strict=True)}
+            {one: s + float(d) for (one, s), d in zip(slopes.items(), move, strict=True)}
             for move in _moves(here, changes, fitting.reference)
         ]
-        found = [(checking.quality(with_slopes(schedule, one)), one) for one in tried]
-        quality, better = max(found, key=lambda pair: pair[0])
-        if quality <= best:
+        sane = [one for one in tried if all(abs(slope) <= STEEPEST for slope in one.values())]
+        found = [(checking.quality(at(one)), one) for one in sane]
+        quality, better = max(found, key=lambda pair: pair[0], default=(best, slopes))
+        if not quality > best:
             break
         best, slopes = quality, better
     rendered = fitting.rendered + checking.rendered - began
-    return Fit(with_slopes(schedule, slopes), slopes, first, best, rendered)
+    fitted, other = _of(slopes, MEAN), None if apart is None else _of(slopes, APART)
+    return Fit(at(slopes), fitted, other, first, best, rendered)
+
+
+def _of(slopes: _Slopes, which: str) -> dict[int, float]:
+    return {t: slope for (one, t), slope in slopes.items() if one == which}
 
 
 def _moves(here: Pictures, changes: list[Pictures], reference: Pictures) -> list[np.ndarray]:

@@ -35,6 +35,15 @@ def even(computes: int, steps: int) -> Anchors:
     return tuple(i * steps // computes for i in range(computes))
 
 
+def early(computes: int, steps: int, power: float = 1.5) -> Anchors:
+    """So many computes, closer together at the beginning of the run, where pictures take shape."""
+    found: list[int] = []
+    for i, place in enumerate(even(computes, steps)):
+        later = int(steps * (i / computes) ** power) if i else place
+        found.append(max(later, found[-1] + 1 if found else 0))
+    return tuple(found)
+
+
 def descend(
     quality: Callable[[Anchors], float], start: Anchors, steps: int, budget: int, rng: random.Random
 ) -> Placed:

@@ -1,9 +1,11 @@
 """Seconds of a pipeline's sites: computed, and predicted.
 
 What a site saves is not what its own clock says: around it there is work that comes with predictions too, and
-work that goes away with what it called. So whole calls are measured, uncached ones and, in turns with them,
-ones in which evaluation 0 alone is computed, for each set of sites that can be predicted together; the clocks
-of single sites only share out what such a set saves.
+work that goes away with what it called; and remembering it costs something in every computed evaluation. So
+whole calls are measured: uncached ones and, in turns with them, ones in which every second evaluation is
+computed, and ones in which evaluation 0 alone is, for each set of sites that can be predicted together. A line
+through the latter two tells what a predicted evaluation saves; where it misses the uncached call for none
+predicted is what remembering costs. The clocks of single sites only share out what such a set saves.
 """
 
 from __future__ import annotations
@@ -63,26 +65,30 @@ def latencies(
     if repeats < 1:
         raise DcacheError(f"expected at least one timed round, got {repeats}")
     groups = apart(sites)
-    first = [_choice(subject, component, group, steps, range(1)) for group in groups]
     inside = []
     for i, group in enumerate(groups):
         tell(f"clocks of sites, set {i + 1} of {len(groups)}")
         inside.append(_clocks(subject, component, group, steps, batch))
-    taken: list[list[float]] = [[] for _ in range(len(groups) + 1)]
+    often, once = range(0, steps, 2), range(1)
+    choices = [_choice(subject, component, group, steps, at) for group in groups for at in (often, once)]
+    taken: list[list[float]] = [[] for _ in range(len(choices) + 1)]
     for turn in range(repeats + 1):
         tell(f"timed round {turn} of {repeats}" if turn else "warm-up")
-        for one, seconds in zip((UNCACHED, *first), taken, strict=True):
+        for one, seconds in zip((UNCACHED, *choices), taken, strict=True):
             now = one_call(subject, one, *batch).cost.seconds
             if turn:
                 seconds.append(now)
     uncached, *others = taken
     whole = statistics.median(uncached)
+    medians = [whole * statistics.median(a / b for a, b in zip(one, uncached, strict=True)) for one in others]
     computed: dict[str, float] = {}
     predicted: dict[str, float] = {}
     flops: dict[str, float] = {}
-    for clocks, fewest in zip(inside, others, strict=True):
-        share = statistics.median(a / b for a, b in zip(fewest, uncached, strict=True))
-        saved = whole * (1.0 - share) / (steps - 1)
+    overhead: dict[str, float] = {}
+    for clocks, many, few in zip(inside, medians[::2], medians[1::2], strict=True):
+        saved = (many - few) / (len(often) - 1) if len(often) > 1 else (whole - few) / (steps - 1)
+        extra = max(0.0, few + saved * (steps - 1) - whole) / len(clocks.computed)
+        overhead |= dict.fromkeys(clocks.computed, extra)
         computed |= _shared(clocks.computed, clocks.predicted, saved)
         predicted |= clocks.predicted
         flops |= clocks.flops
@@ -91,6 +97,7 @@ def latencies(
         {site: computed[site] for site in sites},
         {site: predicted[site] for site in sites},
         {site: flops[site] for site in sites},
+        {site: overhead[site] for site in sites},
         pictures=len(batch[0]),
         spread=_spread(uncached),
     )
@@ -152,7 +159,7 @@ def check_cost(
     Args:
         subject: the pipeline.
         profile: with latencies.
-        schedules: of the profile's denoiser.
+        schedules: of the profile's denoiser; run in their canonical form, which is what is priced.
         prompts: as many as were timed are used, again from the first one where there are fewer.
         seed: of the first picture.
         repeats: timed rounds.
@@ -165,7 +172,9 @@ def check_cost(
         raise DcacheError("a cost can be checked with latencies in the profile, and at least one prompt")
     count = timed.pictures
     batch = ([prompts[i % len(prompts)] for i in range(count)], [seed + i for i in range(count)])
-    choices = [Choice(f"schedule {i}", f"schedule {i}", method=one) for i, one in enumerate(schedules)]
+    choices = [
+        Choice(f"schedule {i}", f"schedule {i}", method=one.canonical()) for i, one in enumerate(schedules)
+    ]
     taken: list[list[float]] = [[] for _ in range(len(choices) + 1)]
     for turn in range(repeats + 1):
         for one, seconds in zip((UNCACHED, *choices), taken, strict=True):

@@ -24,7 +24,7 @@ FRONT_DOOR = {
     "trace",
 }
 PRESETS = {
-    "bac", "dbcache", "deepcache", "default", "delta_dit", "easycache", "fastercache", "fbcache", "fitted",
+    "bac", "cachequant", "dbcache", "deepcache", "default", "delta_dit", "easycache", "ertacache", "fastercache", "fbcache", "fitted",
     "foca", "hicache", "interval", "magcache", "newton", "pab", "profilingdit", "seacache", "smoothcache",
     "taylorseer", "teacache", "tgate",
 }  # fmt: skip

@@ -15,10 +15,12 @@ import torch
 from dcache import Method
 from dcache.methods import (
     bac,
+    cachequant,
     dbcache,
     deepcache,
     delta_dit,
     easycache,
+    ertacache,
     fastercache,
     fbcache,
     fitted,
@@ -44,9 +46,14 @@ EVERY = {**SHAPES, **FAMILIES}
 WITHOUT_SIGMA = ("ddim", "pndm")
 SECOND_ORDER = ("pndm", "heun")
 NEVER = {"threshold": 0.0}
-# Of a model whose output runs along a line: what is fitted to it goes on along the line.
-SEEN = Tables(*(np.outer(x := 1.0 + 0.1 * np.arange(STEPS), x), np.abs(x[:, None] - x[None]), x))
 ONES = {"attn": [1] * STEPS, "mlp": [1] * STEPS}
+
+
+def seen(steps: int) -> Profile:
+    """Of a model whose output runs along a line: what is fitted to it goes on along the line."""
+    x = 1.0 + 0.1 * np.arange(steps)
+    tables = Tables(np.outer(x, x), np.abs(x[:, None] - x[None]), x)
+    return Profile(steps, {"model": {"0": {"value": tables}}})
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ PRESETS = {
     ),
     "fitted": Preset(
         fitted,
-        {"profile": Profile(STEPS, {"model": {"0": {"value": SEEN}}}), "interval": 2},
+        {"profile": seen(STEPS), "interval": 2},
         sized=True,
     ),
     "bac": Preset(
@@ -159,6 +166,23 @@ PRESETS = {
         {"background": [1, 2], "t_max": 3, "t_min": 2},
         unet=False,
         twin={"t_max": 1, "t_min": 1},
+    ),
+    "cachequant": Preset(
+        cachequant,
+        {"profile": Profile(STEPS, {"trunk": {"0": {"value": SEEN}}}), "interval": 2},
+        unet=False,
+        sized=True,
+    ),
+    "ertacache": Preset(
+        ertacache,
+        {
+            "profile": Profile(STEPS, {"model": {"0": {"value": SEEN, "delta": SEEN}}}),
+            "threshold": 0.3,
+            "timesteps": False,
+            "codec": "value",
+        },
+        twin=NEVER,
+        sized=True,
     ),
     "deepcache": Preset(deepcache, {"interval": 2}, unet=True),
     "deepcache-2": Preset(deepcache, {"interval": 3, "branch_id": 2}, unet=True),

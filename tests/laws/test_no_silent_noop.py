@@ -8,16 +8,17 @@ import pytest
 
 import dcache
 from dcache import DcacheError, DcacheWarning, methods
-from tests.laws.product import EVERY
+from tests.laws.product import EVERY, seen
 from tests.shapes import SHAPES, STEPS, Shape
 
+EVALUATIONS = 2 * STEPS
 # What some presets need to be told; everything else is as published.
 GIVEN: dict[str, dict[str, Any]] = {
+    "fitted": {"profile": seen(EVALUATIONS)},
     "magcache": {"ratios": [1.0] * STEPS},
     "teacache": {"coefficients": (1.0, 0.0)},
     "smoothcache": {"table": {"attn": [1, 0] * STEPS}},
 }
-EVALUATIONS = 2 * STEPS
 PAIRS = [
     pytest.param(shape, name, id=f"{shape}-{name}", marks=() if shape.name in SHAPES else pytest.mark.slow)
     for shape in EVERY.values()
@@ -66,7 +67,9 @@ def test_guidance_that_cannot_be_learned_is_said(shape: Shape, guidance: str) ->
 @pytest.mark.parametrize("name", sorted(methods.available()))
 def test_what_is_told_of_a_preset_fits_what_it_does(name: str) -> None:
     told = methods.available()[name]
-    required = {"ratios", "coefficients", "table"} & set(inspect.signature(getattr(methods, name)).parameters)
+    required = {"ratios", "coefficients", "table", "profile"} & set(
+        inspect.signature(getattr(methods, name)).parameters
+    )
     assert bool(told.needs) == bool(required) == (name in GIVEN)
     assert told.summary.endswith(".")
     assert told.paper

@@ -31,6 +31,8 @@ NEEDS = {
     "fitted": {"profile": PROFILE},
     "bac": {"table": {"attn:0": [0, 2], "mlp:1": [0]}},
     "profilingdit": {"background": [3, 1, 2, 5]},
+    "cachequant": {"steps": [0, 3]},
+    "ertacache": {"steps": [0, 3]},
     "teacache": {"coefficients": (1.0, 0.0)},
     "magcache": {"ratios": [1.0, 0.9]},
     "smoothcache": {"table": {"attn": [1, 0]}},

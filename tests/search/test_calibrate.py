@@ -12,7 +12,8 @@ from dcache.cli import main
 from dcache.errors import DcacheError
 from dcache.eval.subject import load
 from dcache.schedule import Schedule
-from dcache.search.calibrate import Pace, calibrate
+from dcache.search.calibrate import calibrate
+from dcache.search.pace import Pace
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,7 +74,7 @@ def test_the_same_seed_gives_the_same_schedule(monkeypatch: pytest.MonkeyPatch) 
     def pace(*_: Any) -> Pace:
         return Pace(steps=5, uncached=10.0, fewest=2.0)
 
-    monkeypatch.setattr("dcache.search.calibrate._pace", pace)
+    monkeypatch.setattr("dcache.search.calibrate.pace", pace)
     subject = load("demo", steps=5, device="cpu")
     found = [calibrate(subject, ["a red", "a blue", "a green"], 2.0, budget=3, repeats=1) for _ in range(2)]
     assert found[0].schedule.digest() == found[1].schedule.digest()

@@ -18,7 +18,18 @@ from dcache.profile import Profile
 from dcache.schedule import Plan, Schedule
 
 # Modules of this package, each with `plan(profile, ...) -> Schedule` and `levels(profile)`.
-PLANNERS = ("bac", "delta_dit", "knapsack", "magcache", "pairs", "profilingdit", "smoothcache", "teacache")
+PLANNERS = (
+    "bac",
+    "cachequant",
+    "delta_dit",
+    "ertacache",
+    "knapsack",
+    "magcache",
+    "pairs",
+    "profilingdit",
+    "smoothcache",
+    "teacache",
+)
 
 
 def make(name: str, profile: Profile, **options: Any) -> Schedule:

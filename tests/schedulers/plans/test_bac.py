@@ -7,7 +7,7 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.schedulers import plans
-from dcache.schedulers.plans.bac import FORMS, METRICS
+from dcache.schedulers.plans.bac import FORMS, METRICS, levels
 from tests.schedulers.plans.planted import drifting, profile, rows
 
 T = 9
@@ -75,9 +75,7 @@ def test_the_union_updates_earlier_feed_forward_sublayers_where_later_ones_are()
 
 
 def test_levels_go_from_everything_to_the_first_evaluation(seen):
-    counts = [
-        sum(map(len, rows(plans.make("bac", seen, **level)).values())) for level in plans.bac.levels(seen)
-    ]
+    counts = [sum(map(len, rows(plans.make("bac", seen, **level)).values())) for level in levels(seen)]
     assert counts == [len(SITES) * k for k in range(T, 0, -1)]
 
 

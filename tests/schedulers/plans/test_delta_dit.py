@@ -8,6 +8,7 @@ import pytest
 from dcache import methods
 from dcache.errors import DcacheError
 from dcache.schedulers import plans
+from dcache.schedulers.plans.delta_dit import levels
 from tests.moments import moment, site_of
 from tests.schedulers.plans.planted import drifting, profile, rows
 
@@ -96,7 +97,7 @@ def test_one_size_of_run_is_the_whole_trunk():
 
 
 def test_levels_compute_less_and_less(seen):
-    settings = list(plans.delta_dit.levels(seen))
+    settings = list(levels(seen))
     size = {"run:0-0": 1, "run:0-1": 2, "run:1-6": 6, "run:2-5": 4, "run:6-7": 2, "block:0": 1, "block:7": 1}
     counts = [
         sum(size[s] * len(c) for s, c in rows(plans.make("delta_dit", seen, **o)).items()) for o in settings

@@ -1,6 +1,7 @@
 """A planner by name: the first level that is fast enough, the price of runs, and what cannot be."""
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_it_is_the_first_level_that_is_fast_enough(seen, name, speedup):
     found = plans.for_speedup(seen, name, speedup)
     fast = [
         made
-        for level in getattr(plans, name).levels(seen)
+        for level in import_module(f"dcache.schedulers.plans.{name}").levels(seen)
         if cost.speedup(made := plans.make(name, seen, **level), seen.latencies) >= speedup
     ]
     assert cost.seconds(found, seen.latencies) == pytest.approx(cost.seconds(fast[0], seen.latencies))

@@ -7,6 +7,7 @@ import dcache
 from dcache import methods
 from dcache.errors import DcacheError
 from dcache.schedulers import plans
+from dcache.schedulers.plans.magcache import levels
 from tests.moments import computed_steps
 from tests.schedulers.plans.planted import drifting, profile, rows
 from tests.shapes import SHAPES, STEPS
@@ -55,7 +56,7 @@ def test_the_plan_is_the_trace_of_the_run_and_makes_the_same_picture():
 
 def test_levels_go_from_everything_to_the_first_evaluation():
     seen = profile({"trunk": drifting(T, 0)}, ratios=RATIOS)
-    counts = [len(rows(plans.make("magcache", seen, **o))["trunk"]) for o in plans.magcache.levels(seen)]
+    counts = [len(rows(plans.make("magcache", seen, **o))["trunk"]) for o in levels(seen)]
     assert counts[0] == T
     assert counts[-1] == 1
 

@@ -4,7 +4,7 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.schedulers import plans
-from dcache.schedulers.plans.profilingdit import labelled, sites
+from dcache.schedulers.plans.profilingdit import labelled, levels, sites
 from dcache.schedulers.shrinking import shrinking
 from tests.schedulers.plans.planted import drifting, profile, rows
 
@@ -61,7 +61,7 @@ def test_the_plan_predicts_background_runs_alike(seen):
 def test_levels_compute_less_and_less(seen):
     size = {"run:0-2": 3, "run:1-2": 2, "block:4": 1, "run:4-5": 2, "run:0-5": 6}
     counts = []
-    for level in plans.profilingdit.levels(seen):
+    for level in levels(seen):
         found = rows(plans.make("profilingdit", seen, **level))
         counts.append(sum(size[s] * len(c) for s, c in found.items()) + (6 - sum(size[s] for s in found)) * T)
     assert counts[0] == 6 * T

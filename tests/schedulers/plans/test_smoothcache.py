@@ -7,6 +7,7 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.schedulers import plans
+from dcache.schedulers.plans.smoothcache import levels
 from tests.schedulers.plans.planted import drifting, profile, rows
 
 
@@ -47,8 +48,7 @@ def test_a_kind_is_planned_together_by_its_mean_error():
 def test_levels_compute_less_and_less():
     seen = profile({site: drifting(12, i) for i, site in enumerate(("attn:0", "cross_attn:0", "mlp:0"))})
     counts = [
-        sum(map(len, rows(plans.make("smoothcache", seen, **level)).values()))
-        for level in plans.smoothcache.levels(seen)
+        sum(map(len, rows(plans.make("smoothcache", seen, **level)).values())) for level in levels(seen)
     ]
     assert counts[0] == 36
     assert counts[-1] == 6

@@ -6,7 +6,7 @@ import pytest
 from dcache import methods
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.schedulers import plans
-from dcache.schedulers.plans.teacache import coefficients
+from dcache.schedulers.plans.teacache import coefficients, levels
 from tests.moments import computed_steps
 from tests.schedulers.plans.planted import drifting, profile, rows
 
@@ -60,9 +60,7 @@ def test_the_plan_is_the_presets_run_on_the_mean_changes(pairs, threshold, warmu
 
 def test_levels_go_from_everything_to_the_first_evaluation(pairs):
     profile = seen(pairs)
-    counts = [
-        len(rows(plans.make("teacache", profile, **o))["trunk"]) for o in plans.teacache.levels(profile)
-    ]
+    counts = [len(rows(plans.make("teacache", profile, **o))["trunk"]) for o in levels(profile)]
     assert counts[0] == T
     assert counts[-1] == 1
 
