@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -133,6 +133,12 @@ class PipeWatch:
                 else:
                     self.scout.tap.close()
         return original(*args, **kwargs)
+
+
+def guidance_of(pipes: Iterable[weakref.ref[Any]]) -> float | None:
+    """The guidance of the last call, where one of the pipelines keeps it as most of diffusers' do."""
+    kept = [getattr(ref(), "_guidance_scale", None) for ref in pipes]
+    return next((float(scale) for scale in kept if isinstance(scale, int | float)), None)
 
 
 def tells_its_end(pipe: Any) -> bool:

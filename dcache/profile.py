@@ -25,6 +25,7 @@ Floats = NDArray[np.float64]
 FORMAT = "dcache.profile"
 VERSION = 1
 FRAMES = ("value", "delta")
+_BY_SITE = ("computed", "predicted", "flops", "overhead")
 # Tables that are not of a site: name -> number of dimensions.
 _LOOSE = {"ratios": 1, "changes": 2, "importance": 2}
 
@@ -352,14 +353,12 @@ def _finite(constant: str) -> float:
 def _latencies(timed: Any) -> Latencies:
     uncached, spread = float(timed["uncached"]), float(timed["spread"])
     tables = {
-        name: {str(site): float(value) for site, value in timed[name].items()}
-        for name in ("computed", "predicted", "flops", "overhead")
+        name: {str(site): float(value) for site, value in timed.get(name, {}).items()} for name in _BY_SITE
     }
     every = [uncached, spread, *(value for table in tables.values() for value in table.values())]
     if not uncached or not all(0 <= value < np.inf for value in every):
         raise ValueError("latencies must be finite and not below 0, that of the whole call above 0")
-    computed, predicted, flops = tables.values()
-    return Latencies(uncached, computed, predicted, flops, int(timed["pictures"]), spread)
+    return Latencies(uncached, **tables, pictures=int(timed["pictures"]), spread=spread)
 
 
 def _parsed(about: Any, arrays: Mapping[str, NDArray[Any]]) -> Profile:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dcache.components import config_digest
 from dcache.corrections import Corrections
 from dcache.method import Method
+from dcache.pipeline import guidance_of
 from dcache.schedule import Plan, Rows, Schedule
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def trace_of(sessions: Mapping[str, Session]) -> Schedule | None:
     plans: dict[str, Plan] = {}
     steps, sampler, name = 0, "", ""
     sigmas: tuple[float, ...] = ()
+    guidance: float | None = None
     for component, session in sessions.items():
         record, method = session.record, session.method
         count = session.stats().steps
@@ -42,6 +44,7 @@ def trace_of(sessions: Mapping[str, Session]) -> Schedule | None:
             corrections=_corrections(method, rows.values()),
         )
         sigmas = method.sigmas or sigmas
+        guidance = guidance_of(session.pipes)
     if not plans:
         return None
     padded = {
@@ -53,7 +56,9 @@ def trace_of(sessions: Mapping[str, Session]) -> Schedule | None:
     }
     # A run that was cut short has no grid to replay.
     whole = len(sigmas) in (steps, steps + 1)
-    return Schedule(steps, padded, method=name, sampler=sampler, sigmas=sigmas if whole else ())
+    return Schedule(
+        steps, padded, method=name, sampler=sampler, guidance=guidance, sigmas=sigmas if whole else ()
+    )
 
 
 def _corrections(method: Method, branches: Collection[Rows]) -> Corrections | None:

@@ -16,7 +16,7 @@ from dcache.components import candidates, config_digest, denoisers, is_pipeline
 from dcache.errors import DcacheError
 from dcache.guards import refuse_compiled, refuse_other_cache
 from dcache.method import Method
-from dcache.pipeline import PipeWatch, watch_of
+from dcache.pipeline import PipeWatch, guidance_of, watch_of
 from dcache.run import Run
 from dcache.schedule import Schedule
 from dcache.scout import Scout
@@ -249,7 +249,14 @@ def _session(
         except DcacheError:
             session.remove()
             raise
-        session.on_open = lambda s, run: _compare(s, "sampler", schedule.sampler, run.sampler, strict)
+
+        def compare(opened: Session, run: Run) -> None:
+            _compare(opened, "sampler", schedule.sampler, run.sampler, strict)
+            made, now = schedule.guidance, guidance_of(opened.pipes)
+            if made is not None and now is not None:
+                _compare(opened, "guidance", f"{made:g}", f"{now:g}", strict)
+
+        session.on_open = compare
     return session
 
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 MODEL_PATH = Path(__file__).parent / "model"
 # Written by examples/measure_coefficients.py.
 COEFFICIENTS = MODEL_PATH / "coefficients.json"
+# Written by examples/calibrate_demo.py.
+SCHEDULES = Path(__file__).parent / "schedules"
 STEPS = 20
 GUIDANCE = 3.0
 

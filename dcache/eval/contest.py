@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -139,6 +139,8 @@ def one_call(
                 with watched(subject.denoisers, count_flops, held) as cost:
                     output = subject(prompts, seeds)
                 stats, trace = contestant.observe(pipe)
+                if trace is not None:
+                    trace = replace(trace, guidance=subject.guidance, resolution=output.shape[1:-1])
                 if stats is not None:
                     cost.bytes_held = stats.bytes_held
         except DcacheError as error:

@@ -2,10 +2,10 @@
 
 What a site saves is not what its own clock says: around it there is work that comes with predictions too, and
 work that goes away with what it called; and remembering it costs something in every computed evaluation. So
-whole calls are measured: uncached ones and, in turns with them, ones in which every second evaluation is
-computed, and ones in which evaluation 0 alone is, for each set of sites that can be predicted together. A line
-through the latter two tells what a predicted evaluation saves; where it misses the uncached call for none
-predicted is what remembering costs. The clocks of single sites only share out what such a set saves.
+whole calls are measured: uncached ones and, in turns with them, for each set of sites that can be predicted
+together, ones in which every second evaluation is computed and ones in which evaluation 0 alone is. A line
+through the latter two tells what a predicted evaluation saves; by how much it misses the uncached call where
+none is predicted is what remembering costs. The clocks of single sites only share out what such a set saves.
 """
 
 from __future__ import annotations

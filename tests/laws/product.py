@@ -49,11 +49,11 @@ NEVER = {"threshold": 0.0}
 ONES = {"attn": [1] * STEPS, "mlp": [1] * STEPS}
 
 
-def seen(steps: int) -> Profile:
+def seen(steps: int, site: str = "model") -> Profile:
     """Of a model whose output runs along a line: what is fitted to it goes on along the line."""
     x = 1.0 + 0.1 * np.arange(steps)
     tables = Tables(np.outer(x, x), np.abs(x[:, None] - x[None]), x)
-    return Profile(steps, {"model": {"0": {"value": tables}}})
+    return Profile(steps, {site: {"0": {"value": tables, "delta": tables}}})
 
 
 @dataclass(frozen=True)
@@ -169,14 +169,14 @@ PRESETS = {
     ),
     "cachequant": Preset(
         cachequant,
-        {"profile": Profile(STEPS, {"trunk": {"0": {"value": SEEN}}}), "interval": 2},
+        {"profile": seen(STEPS, "trunk"), "interval": 2},
         unet=False,
         sized=True,
     ),
     "ertacache": Preset(
         ertacache,
         {
-            "profile": Profile(STEPS, {"model": {"0": {"value": SEEN, "delta": SEEN}}}),
+            "profile": seen(STEPS),
             "threshold": 0.3,
             "timesteps": False,
             "codec": "value",

@@ -1,6 +1,7 @@
 """L7: nothing silent. What cannot be done is an error that says what can; what did not happen, a warning."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,19 @@ def test_a_schedule_of_another_model_or_sampler_warns_and_strict_refuses() -> No
         PIXART.run(pipe, "off")
     with pytest.raises(DcacheError, match="a UNet has brackets instead"):
         dcache.enable(SD.build(), schedule)
+
+
+def test_a_schedule_of_another_guidance_warns_and_strict_refuses() -> None:
+    pipe = dcache.enable(WAN.build(), methods.interval(interval=2))
+    WAN.run(pipe, "sequential")
+    schedule = dcache.trace(pipe)
+    assert schedule.guidance == 3.0
+    WAN.run(dcache.enable(WAN.build(), schedule, strict=True), "sequential")
+    other = replace(schedule, guidance=5.0)
+    with pytest.warns(DcacheWarning, match="made with guidance 5 and is used with 3"):
+        WAN.run(dcache.enable(WAN.build(), other), "sequential")
+    with pytest.raises(DcacheError, match=r"made with guidance 5 and is used with 3 \(strict=True\)"):
+        WAN.run(dcache.enable(WAN.build(), other, strict=True), "sequential")
 
 
 @pytest.mark.parametrize(
