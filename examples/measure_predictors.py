@@ -4,8 +4,9 @@
     python examples/measure_predictors.py --draw-only    # the table and the plot again, from predictors.json
 
 PSNR to the uncached pictures of held-out captions. What is fitted is fitted on captions that the models were
-trained on: weights by the Gram matrix of one observed run; a share of the line, tried at five values on the
-pictures; slopes fitted on the pictures, a third of which decide whether a step is taken.
+trained on: weights by the Gram matrix of one observed run; a share of a line, tried at five values on the
+pictures; whichever of all these is best there (`chosen`); slopes fitted on the pictures, a third of which
+decide whether a step is taken (`pictures`).
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ FIXED: dict[str, dict[str, Any]] = {
     "foca": {"predictor": "foca", "clock": "step"},
 }
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-OURS = ("fitted 2", "fitted 3", "share of fitted", "share of newton 1", "pictures")
+OURS = ("fitted 2", "fitted 3", "share of fitted", "share of newton 1", "chosen", "pictures")
 NAMES = (*FIXED, *OURS)
 Key = tuple[str, float, int, str]
 
@@ -79,32 +80,48 @@ def places(profile: Profile, kind: str) -> tuple[int, ...]:
     return tuple(t for t, computed in enumerate(plan.rows["*"][profile.whole]) if computed)
 
 
+def without_pictures(profile: Profile, anchors: tuple[int, ...]) -> dict[str, Schedule]:
+    """Every predictor that needs no picture to be set up."""
+    plans = dict(FIXED)
+    for order in (1, 2):
+        plans[f"fitted {order + 1}"] = how(profile, {profile.whole: anchors}, "fitted", order)
+    return {
+        name: scheduled(profile, "measured", {profile.whole: anchors}, **plan) for name, plan in plans.items()
+    }
+
+
+def along(profile: Profile, anchors: tuple[int, ...], name: str, share: float) -> dict[int, float]:
+    """Slopes of the predicted evaluations: a share of the fitted ones, or of the line on log-SNR."""
+    gram = profile.tables(profile.whole).gram
+    table = slopes(gram) if name == "fitted" else line_slopes(clock_values(profile)[1])
+    pairs = {t: [a for a in anchors if a < t][-2:] for t in range(profile.steps) if t not in anchors}
+    return {t: share * float(table[a[0], a[1], t]) for t, a in pairs.items() if len(a) > 1}
+
+
 def one(
     profile: Profile, anchors: tuple[int, ...], held: Renderer, seen: Renderer, checking: Renderer
 ) -> dict[str, Any]:
     """The PSNR of every predictor at these anchors, and the shares that were chosen."""
-    site = profile.whole
-
-    def at(**plan: Any) -> Schedule:
-        return scheduled(profile, "measured", {site: anchors}, **plan)
-
-    def line(table: Any, share: float) -> dict[int, float]:
-        pairs = {t: [a for a in anchors if a < t][-2:] for t in range(profile.steps) if t not in anchors}
-        return {t: share * float(table[a[0], a[1], t]) for t, a in pairs.items() if len(a) > 1}
-
-    found = {name: held.quality(at(**plan)) for name, plan in FIXED.items()}
-    for order in (1, 2):
-        plan = how(profile, {site: anchors}, "fitted", order)
-        found[f"fitted {order + 1}"] = held.quality(at(**plan))
-    tables = {"fitted": slopes(profile.tables(site).gram), "newton 1": line_slopes(clock_values(profile)[1])}
-    shares = {}
-    for name, table in tables.items():
-        tried = {s: seen.quality(with_slopes(at(), line(table, s))) for s in SHARES}
+    plans = without_pictures(profile, anchors)
+    bare, found, shares = plans["reuse"], {name: held.quality(plan) for name, plan in plans.items()}, {}
+    for name in ("fitted", "newton 1"):
+        tried = {s: seen.quality(with_slopes(bare, along(profile, anchors, name, s))) for s in SHARES}
         shares[name] = max(SHARES, key=tried.__getitem__)
-        found[f"share of {name}"] = held.quality(with_slopes(at(), line(table, shares[name])))
-    start = line(tables["newton 1"], shares["newton 1"])
-    found["pictures"] = held.quality(fit(at(), seen, checking, start, iterations=1).schedule)
-    return {"anchors": anchors, "psnr": {name: round(found[name], 2) for name in NAMES}, "shares": shares}
+        found[f"share of {name}"] = held.quality(
+            with_slopes(bare, along(profile, anchors, name, shares[name]))
+        )
+    start = along(profile, anchors, "newton 1", shares["newton 1"])
+    found["pictures"] = held.quality(fit(bare, seen, checking, start, iterations=1).schedule)
+    return {"anchors": anchors, "psnr": found, "shares": shares}
+
+
+def chosen(profile: Profile, row: dict[str, Any], seen: Renderer) -> str:
+    """Of the row's predictors but the last, the one with the best pictures on the captions fitted on."""
+    anchors = tuple(row["anchors"])
+    plans = without_pictures(profile, anchors)
+    for name, share in row["shares"].items():
+        plans[f"share of {name}"] = with_slopes(plans["reuse"], along(profile, anchors, name, share))
+    return max(plans, key=lambda name: seen.quality(plans[name]))
 
 
 def grid(only: Iterable[str]) -> Iterable[Key]:
@@ -128,29 +145,34 @@ def measure(kept: Path, only: Iterable[str], minutes: float) -> dict[str, Any]:
     """Everything that is not in the file yet, as long as there is time; written after each row."""
     found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {"rows": []}
     found |= {"fitting": FITTING, "held_out": HELD_OUT, "machine": machine(), "versions": versions()}
-    done = {(r["model"], r["guidance"], r["steps"], r["places"]) for r in found["rows"]}
+    done = {(r["model"], r["guidance"], r["steps"], r["places"]): r for r in found["rows"]}
     began, before = time.perf_counter(), None
-    for model, guidance, steps, kind in grid(only):
-        if (model, guidance, steps, kind) in done:
+    for key in grid(only):
+        row = done.get(key, {})
+        if "chosen" in row:
             continue
         if time.perf_counter() - began > 60 * minutes:
             print("out of time: call again to go on", file=sys.stderr)
             break
-        if (model, guidance, steps) != before:
-            before = (model, guidance, steps)
+        model, guidance, steps, kind = key
+        if key[:3] != before:
+            before = key[:3]
             subject, known, others = subject_of(*before)
             profile = observe(subject, known, sites=["auto"], seed=FIT_SEED, batch_size=FITTING, timing=False)
-            held = Renderer(subject, others, HELD_SEED)
             cut = FITTING // 3
-            seen, checking = (
-                Renderer(subject, known[cut:], FIT_SEED + cut),
-                Renderer(subject, known[:cut], FIT_SEED),
-            )
-        row = one(profile, places(profile, kind), held, seen, checking)
-        found["rows"].append({"model": model, "guidance": guidance, "steps": steps, "places": kind, **row})
+            held, seen = Renderer(subject, others, HELD_SEED), Renderer(subject, known[cut:], FIT_SEED + cut)
+            checking = Renderer(subject, known[:cut], FIT_SEED)
+        if not row:
+            row = {"model": model, "guidance": guidance, "steps": steps, "places": kind}
+            row |= one(profile, places(profile, kind), held, seen, checking)
+            found["rows"].append(row)
+        row["chosen"] = chosen(profile, row, seen)
+        row["psnr"]["chosen"] = row["psnr"][row["chosen"]]
+        row["psnr"] = {name: round(row["psnr"][name], 2) for name in NAMES}
         write_json(kept, found)
+        spent = time.perf_counter() - began
         print(
-            f"{model}, guidance {guidance:g}, {steps} steps, {kind} ({time.perf_counter() - began:.0f} s)",
+            f"{model}, guidance {guidance:g}, {steps} steps, {kind} ({spent:.0f} s)",
             file=sys.stderr,
             flush=True,
         )

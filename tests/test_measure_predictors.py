@@ -75,7 +75,8 @@ def test_the_predictor_whose_world_it_is_wins(script: Any) -> None:
     z = features(0)
     row = script.one(profile(z), (0, 1, 4, 8), *(World(features(i)) for i in (0, 1, 2)))
     found = row["psnr"]
-    assert list(found) == list(script.NAMES)
+    assert sorted([*found, "chosen"]) == sorted(script.NAMES)
+    assert script.chosen(profile(z), row, World(features(1))) in ("newton 1", "share of newton 1")
     # A line on log-SNR: the line on that clock is exact, that on the step clock is not; nobody fitted worse.
     assert found["newton 1"] == found["share of newton 1"] == 100.0
     assert row["shares"]["newton 1"] == 1.0
@@ -136,13 +137,20 @@ def test_it_goes_on_where_it_was(script: Any, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(script, "subject_of", lambda *what: (asked.append(what), ["a"] * 6, ["b"]))
     monkeypatch.setattr(script, "observe", lambda *_, **__: profile(z))
     monkeypatch.setattr(script, "Renderer", lambda *_: World(z))
-    row = {name: rows(script)[0][name] for name in ("anchors", "psnr", "shares")}
-    monkeypatch.setattr(script, "one", lambda *_: row)
+    monkeypatch.setattr(
+        script, "one", lambda *_: {name: rows(script)[0][name] for name in ("anchors", "psnr", "shares")}
+    )
+    monkeypatch.setattr(script, "chosen", lambda *_: "linear")
     script.measure(kept, ["UNet"], minutes=0.0)
     assert not asked
     everything = script.measure(kept, ["UNet"], minutes=1.0)
     assert asked == [("UNet", 3.0, 20), ("UNet", 1.0, 20)]
-    assert len(everything["rows"]) == 4
+    assert [row["psnr"]["chosen"] for row in everything["rows"]] == [35.0] * 4
+    # A row that was begun is finished, its figures stay.
+    del everything["rows"][1]["chosen"]
+    kept.write_text(json.dumps(everything))
+    script.measure(kept, ["UNet"], minutes=1.0)
+    asked.pop()
     assert script.measure(kept, ["UNet"], minutes=1.0)["rows"] == json.loads(kept.read_text())["rows"]
     assert len(asked) == 2
 

@@ -47,9 +47,14 @@ def draw_grid(
 
 
 def draw_speed_fidelity(path: Path, rows: Sequence[Row], of: str = "picture") -> Path:
-    """Speedup against PSNR, one point per method with unbroken pictures; a line joins the unbeaten ones."""
+    """Speedup against PSNR, one point per method with unbroken pictures; a line joins the unbeaten ones.
+
+    What predicted nothing is left out: its point would lie far above all others and say nothing.
+    """
     shown = [
-        (one.label, one.speedup, one.mean_psnr) for one in rows if one.speedup and one.mean_psnr is not None
+        (one.label, one.speedup, one.mean_psnr)
+        for one in rows
+        if one.speedup and one.mean_psnr is not None and one.computed != 1
     ]
     figure = new_figure(6.4, 4.2)
     axes = figure.add_axes((0.11, 0.13, 0.86, 0.77))

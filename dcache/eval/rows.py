@@ -172,5 +172,7 @@ def _times(value: float | None) -> str:
 
 
 def _best(rows: Sequence[Row], score: Callable[[Row], float | None] | None) -> int | None:
-    scores = {i: s for i, one in enumerate(rows) if score and (s := score(one)) is not None}
+    # What predicts nothing is as close as can be, and no achievement.
+    ranked = [(i, one) for i, one in enumerate(rows) if one.computed != 1]
+    scores = {i: s for i, one in ranked if score and (s := score(one)) is not None}
     return max(scores, key=lambda i: scores[i]) if len(scores) > 1 else None

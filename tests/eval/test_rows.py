@@ -101,3 +101,14 @@ def test_a_reader_is_told_what_to_distrust() -> None:
     calm, idle = measured("uncached", [1.0, 1.1]), measured("idle", [1.0], predicted=0)
     assert notes(calm, [], []) == []
     assert any("nothing was predicted" in note for note in notes(calm, [idle], [row(idle, calm)]))
+
+
+def test_what_predicts_nothing_wins_no_star() -> None:
+    uncached, off = measured("uncached", [4.0]), GOOD.clip(0.1, 0.9)
+    near, fast = measured("near", [2.0], off), measured("fast", [1.0], off)
+    idle = measured("idle", [3.9], predicted=0)
+    rows = [row(one, uncached) for one in (near, fast, idle)]
+    assert rows[2].computed == 1
+    last = table(uncached, rows).splitlines()[-1]
+    assert "idle" in last
+    assert "*" not in last

@@ -29,8 +29,8 @@ def plan(profile: Profile, interval: int = 5, computes: int | None = None) -> Sc
     """
     T, site = profile.steps, profile.whole
     check_whole("interval", interval, 1)
+    check_whole("computes", T if computes is None else computes, 1)
     K = -(-T // interval) if computes is None else min(computes, T)
-    check_whole("computes", K, 1)
     N = interval if computes is None else max(1, round(T / K))
     # Published bounds; near the ends of what is possible they are widened until there is a partition.
     shortest, longest = min(-(-N // 2), T // K), max(2 * N, -(-T // K))

@@ -1,0 +1,229 @@
+"""Corrections fitted: planted distortions come back, and what cannot be fitted is refused."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+import dcache
+from dcache.calls import Call
+from dcache.corrections import Correction
+from dcache.errors import DcacheError, DcacheWarning
+from dcache.history import Branch
+from dcache.schedule import Plan, Schedule
+from dcache.search.corrections import Fitting, Sums, fit_corrections
+from tests.search.shaped import shaped
+from tests.shapes import FLUX, PIXART, SD, STEPS, WAN
+
+ROW = (True, False, False, True, False, False)
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_a_planted_distortion_is_found_to_ten_digits() -> None:
+    p = noise(4, 50, 3)
+    a, b = torch.tensor([2.0, -0.5, 1.0]), torch.tensor([1.0, 0.0, -7.0])
+    sums = Sums.of(p[:1], a * p[:1] + b, 0) + Sums.of(p[1:], a * p[1:] + b, 0)
+    found, (before, after, variance) = sums.solve(published=False)
+    assert torch.allclose(found.scale.double(), a.double(), rtol=0, atol=1e-7)
+    assert torch.allclose(found.shift.double(), b.double(), rtol=0, atol=1e-7)
+    assert float(after / variance) < 1e-12
+    y = a * p + b
+    assert float(before) == pytest.approx(float(((y - p) ** 2).sum()))
+    assert float(variance) == pytest.approx(float(((y - y.mean((0, 1))) ** 2).sum()))
+
+
+def test_it_is_the_least_squares_line_and_the_published_slope_is_short_of_it_by_one_in_n() -> None:
+    p, y = noise(1, 50, 2), noise(1, 50, 2, seed=1)
+    sums = Sums.of(p, y, 0)
+    found, (_, after, _) = sums.solve(published=False)
+    total = 0.0
+    for c in range(2):
+        A = torch.stack([p[0, :, c], torch.ones(50, dtype=torch.float64)], dim=1)
+        best = torch.linalg.lstsq(A, y[0, :, c])
+        assert [float(found.scale[c]), float(found.shift[c])] == pytest.approx(
+            best.solution.tolist(), abs=1e-6
+        )
+        total += float(((A @ best.solution - y[0, :, c]) ** 2).sum())
+    assert float(after) == pytest.approx(total)
+    biased, _ = sums.solve(published=True)
+    assert torch.allclose(biased.scale, found.scale * 49 / 50)
+    # The line still goes through the means.
+    assert torch.allclose(biased.scale * p.mean((0, 1)) + biased.shift, y.mean((0, 1)), atol=1e-6)
+
+
+def test_a_channel_that_does_not_vary_is_shifted_only() -> None:
+    p = torch.full((1, 5, 1), 3.0)
+    found, _ = Sums.of(p, p + noise(1, 5, 1), 0).solve(published=True)
+    assert found.scale.tolist() == [1.0]
+    assert float(found.shift) == pytest.approx(float(noise(1, 5, 1).mean()), abs=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "dim", "channels"), [((2, 7, 3), -1, 3), ((2, 3, 4, 5), 1, 3),
+                                                       ((1, 2, 3, 4, 5), 1, 2), ((6, 4), -1, 4)])  # fmt: skip
+def test_channels_of_tokens_are_last_those_of_maps_behind_the_batch(
+    shape: tuple[int, ...], dim: int, channels: int
+) -> None:
+    sums = Sums.of(noise(*shape), noise(*shape, seed=1), 0)
+    assert (sums.dim, sums.moments.shape[1]) == (dim, channels)
+
+
+def walk(fitting: Fitting, features: torch.Tensor, branch: str = "0", x: torch.Tensor | None = None) -> None:
+    """Show the features (T, 1, N, C) of one run, as changes of `x` if it is given."""
+    its = Branch(branch, 9)
+    for t, y in enumerate(features):
+        delta = None if x is None else [y - x[t]]
+        fitting.see("trunk", Call(its, t, float(t)), [y], delta)
+
+
+def test_each_prediction_is_compared_with_what_was_computed_there() -> None:
+    scale, shift = noise(6, 3, seed=1), noise(6, 3, seed=2)
+    # The output is a distortion of its anchor's, so the correction has to be that distortion.
+    features = noise(6, 1, 40, 3).float()
+    for t, anchor in ((1, 0), (2, 0), (4, 3), (5, 3)):
+        features[t] = scale[t].float() * features[anchor] + shift[t].float()
+    fitting = Fitting(Plan({"*": {"trunk": ROW}}, codec="value"))
+    fitting.begin()
+    walk(fitting, features[:, :, :25])
+    fitting.begin()
+    walk(fitting, features[:, :, 25:])
+    corrections, quality = fitting.solve(published=False)
+    rows = corrections.table["trunk"]
+    assert {t: row.anchor for t, row in rows.items()} == {1: 0, 2: 0, 4: 3, 5: 3}
+    for t, row in rows.items():
+        assert torch.allclose(row.scale.double(), scale[t], atol=1e-5)
+        assert torch.allclose(row.shift.double(), shift[t], atol=1e-5)
+    assert quality["trunk"].before < quality["trunk"].after == pytest.approx(1.0, abs=1e-6)
+
+
+def test_changes_and_predictors_with_weights_are_followed() -> None:
+    x = noise(6, 1, 30, 2, seed=3).float()
+    z = noise(6, 1, 30, 2, seed=4).float()
+    # Newton on the step: at 4 from anchors 0 and 3, z_3 + (z_3 - z_0) / 3; then y = 2 (x + z) - 1.
+    z[4] = 2 * (x[4] + z[3] + (z[3] - z[0]) / 3) - 1 - x[4]
+    plan = Plan(
+        {"*": {"trunk": ROW}}, codec="delta", predictor="newton", parameters={"order": 1}, clock="step"
+    )
+    fitting = Fitting(plan)
+    walk(fitting, x + z, x=x)
+    row = fitting.solve(published=False)[0].table["trunk"][4]
+    assert torch.allclose(row.scale, torch.full((2,), 2.0), atol=1e-4)
+    assert torch.allclose(row.shift, torch.full((2,), -1.0), atol=1e-4)
+
+
+def test_branches_share_their_corrections() -> None:
+    fitting = Fitting(Plan({"a": {"trunk": ROW}, "b": {"trunk": ROW}}, codec="value"))
+    one, two = noise(6, 1, 20, 2).float(), noise(6, 1, 30, 2, seed=9).float()
+    walk(fitting, one, "a")
+    walk(fitting, two, "b")
+    together = Sums.of(torch.cat([one[0], two[0]], 1), torch.cat([one[1], two[1]], 1), 0)
+    expected, _ = together.solve(published=False)
+    found = fitting.solve(published=False)[0].table["trunk"][1]
+    assert torch.allclose(found.scale, expected.scale)
+    assert torch.allclose(found.shift, expected.shift)
+
+
+@pytest.mark.parametrize(
+    ("plan", "says"),
+    [
+        (Plan({"a": {"trunk": ROW}, "b": {"trunk": (True,) * 6}}), "shared by all guidance branches"),
+        (Plan({"*": {"trunk": ROW}}, predictor="foca"), "reads its own forecasts"),
+    ],
+)
+def test_plans_that_cannot_be_fitted(plan: Plan, says: str) -> None:
+    with pytest.raises(DcacheError, match=says):
+        Fitting(plan)
+
+
+def test_nothing_and_nan_are_refused() -> None:
+    fitting = Fitting(Plan({"*": {"trunk": ROW}}))
+    with pytest.raises(DcacheError, match="nothing to correct"):
+        fitting.solve(published=False)
+    features = noise(6, 1, 4, 2).float()
+    features[4, 0, 0, 1] = float("nan")
+    walk(fitting, features)
+    with pytest.raises(DcacheError, match="trunk gave NaN or infinity in evaluation 4"):
+        fitting.solve(published=False)
+
+
+# On pipelines -------------------------------------------------------------------------------------
+
+
+def made(site: str, codec: str, component: str = "") -> Schedule:
+    row = tuple(t in (0, 3) for t in range(STEPS))
+    return Schedule(STEPS, {component: Plan({"*": {site: row}}, codec=codec)}, measured={"psnr": 1.0})
+
+
+CASES = {
+    "pixart": (PIXART, "trunk", "delta", 16, -1),
+    "flux": (FLUX, "trunk", "value", 16, -1),
+    "flux-model": (FLUX, "model", "delta", 64, -1),
+    "sd": (SD, "bracket:0", "value", 8, 1),
+    "wan": (WAN, "model", "delta", 4, 1),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("ignore:corrections of:dcache.errors.DcacheWarning")
+def test_on_every_shape_predictions_come_nearer_to_what_was_computed(name: str) -> None:
+    shape, site, codec, channels, dim = CASES[name]
+    subject = shaped(shape)
+    plain = subject(["1", "2"], [0, 1])
+    schedule = made(site, codec, shape.part)
+    found, quality = fit_corrections(subject, schedule, ["1", "2", "3"], batch_size=2)
+    (plan,) = found.components.values()
+    rows = plan.corrections.table[site]
+    assert {t: row.anchor for t, row in rows.items()} == {t: 3 if t > 3 else 0 for t in (1, 2, 4, 5, 6)}
+    assert (plan.corrections.channels(site), plan.corrections.dims) == (channels, {site: dim})
+    assert quality[site].before < quality[site].after <= 1.0
+    assert found.measured == {}
+    # Nothing is left behind, and the schedule runs.
+    assert (subject(["1", "2"], [0, 1]) == plain).all()
+    with dcache.enabled(subject.pipe, found):
+        subject(["1"], [0])
+        assert dcache.stats(subject.pipe).predicted
+        assert dcache.trace(subject.pipe).components[shape.part].corrections == plan.corrections
+
+
+def test_the_engine_predicts_what_was_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the first prediction after a true anchor the engine's own is what the sums were made of."""
+    subject = shaped(PIXART)
+    schedule = made("trunk", "delta", "transformer")
+    seen: list[Any] = []
+    real = Sums.of
+
+    def kept(p: torch.Tensor, y: torch.Tensor, anchor: int) -> Sums:
+        seen.append((p.clone(), y.clone()))
+        return real(p, y, anchor)
+
+    monkeypatch.setattr(Sums, "of", staticmethod(kept))
+    with pytest.warns(DcacheWarning, match="explain"):
+        found, _ = fit_corrections(subject, schedule, ["1"])
+    row = found.components["transformer"].corrections.table["trunk"][1]
+    outputs: list[torch.Tensor] = []
+    block = subject.pipe.transformer.norm_out
+    handle = block.register_forward_pre_hook(lambda _m, args: outputs.append(args[0].clone()))
+    with dcache.enabled(subject.pipe, found):
+        subject(["1"], [0])
+    handle.remove()
+    # Evaluation 0 is computed and checked once more, so the prediction of 1 follows them.
+    expected = row.scale * seen[0][0] + row.shift
+    assert any(torch.allclose(output, expected, atol=1e-5) for output in outputs)
+
+
+def test_bad_input() -> None:
+    subject = shaped(PIXART)
+    schedule = made("trunk", "delta", "transformer")
+    with pytest.raises(DcacheError, match="no prompts"):
+        fit_corrections(subject, schedule, [])
+    two = replace(schedule, components={**schedule.components, "b": schedule.components["transformer"]})
+    with pytest.raises(DcacheError, match="fitted for one denoiser"):
+        fit_corrections(subject, two, ["1"])
+    with pytest.raises(DcacheError, match="is for 9 evaluations"):
+        fit_corrections(subject, Schedule.of_steps([0, 3], 9), ["1"])
+    with pytest.raises(DcacheError, match="component must be one denoiser"):
+        fit_corrections(subject, made("trunk", "delta", "unet"), ["1"])
+    assert isinstance(Correction(torch.ones(1), torch.ones(1), 0), tuple)
