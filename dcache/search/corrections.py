@@ -21,6 +21,7 @@ from dcache.eval.subject import Subject
 from dcache.kernels.weighted_sum import weighted_sum
 from dcache.liveness import Row
 from dcache.predictors import Predictor, make
+from dcache.regions import Region
 from dcache.schedule import Plan, Schedule
 from dcache.search.observe import denoiser_of
 from dcache.search.watching import Leaves, watching
@@ -119,7 +120,7 @@ def _observe(
         session = session_of(module)
         if session is None:
             raise DcacheError(f"nothing could be enabled on {type(module).__name__}")
-        fitting.begin()
+        fitting.begin(session.binding.regions)
         with watching(session, fitting.see, model=False):
             subject(prompts, seeds)
 
@@ -130,7 +131,7 @@ class Anchors:
 
     taus: list[float] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
-    held: list[torch.Tensor] = field(default_factory=list)
+    held: list[Leaves] = field(default_factory=list)
     seen: int = -1
 
 
@@ -198,10 +199,12 @@ class Fitting:
         self.at = {site: self.predictor.at(site) for site in self.rows}
         self.sums: dict[tuple[str, int], Sums] = {}
         self.anchors: dict[tuple[str, str], Anchors] = {}
+        self.regions: dict[str, Region] = {}
 
-    def begin(self) -> None:
-        """Another run."""
+    def begin(self, regions: Sequence[Region] = ()) -> None:
+        """Another run, of a model with these regions."""
         self.anchors = {}
+        self.regions = {region.site.name: region for region in regions}
 
     def see(self, site: str, call: Call, value: Leaves, delta: Leaves | None) -> None:
         """What a site gave: its first leaf that is stored is what is corrected."""
@@ -210,20 +213,27 @@ class Fitting:
             # A module's further calls in one evaluation are not corrected.
             return
         its.seen = call.index
-        y, z = value[0].float(), (value if delta is None else delta)[0].float()
+        frame = value if delta is None else delta
         if self.rows[site][call.index] or not its.held:
             its.taus.append(call.tau)
             its.steps.append(call.index)
-            its.held.append(z.clone())
+            its.held.append([z.float().clone() for z in frame])
             for kept in (its.taus, its.steps, its.held):
                 del kept[: -(self.predictor.order + 1)]
             return
         weights = [1.0] if len(its.held) == 1 else self.at[site].weights(its.taus, its.steps, call.tau)
-        base = None if delta is None else y - z
-        predicted = weighted_sum(base, its.held, weights, torch.float32)
+        y = value[0].float()
+        base = None if delta is None else y - delta[0].float()
+        anchors = [self._first(site, leaves, len(frame)) for leaves in its.held]
+        predicted = weighted_sum(base, anchors, weights, torch.float32)
         new = Sums.of(predicted, y, its.steps[-1])
         key = (site, call.index)
         self.sums[key] = self.sums[key] + new if key in self.sums else new
+
+    def _first(self, site: str, leaves: Leaves, count: int) -> torch.Tensor:
+        """The leaf that is corrected: in the first call nobody knows yet which ones are read by nobody."""
+        live = self.regions[site].live if site in self.regions else None
+        return leaves[0] if len(leaves) == count or live is None else leaves[live.index(True)]
 
     def solve(self, published: bool) -> tuple[Corrections, dict[str, Quality]]:
         """The corrections and how well they fit.

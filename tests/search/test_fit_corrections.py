@@ -8,7 +8,6 @@ import torch
 
 import dcache
 from dcache.calls import Call
-from dcache.corrections import Correction
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.history import Branch
 from dcache.schedule import Plan, Schedule
@@ -200,8 +199,7 @@ def test_the_engine_predicts_what_was_fitted(monkeypatch: pytest.MonkeyPatch) ->
         return real(p, y, anchor)
 
     monkeypatch.setattr(Sums, "of", staticmethod(kept))
-    with pytest.warns(DcacheWarning, match="explain"):
-        found, _ = fit_corrections(subject, schedule, ["1"])
+    found, _ = fit_corrections(subject, schedule, ["1"])
     row = found.components["transformer"].corrections.table["trunk"][1]
     outputs: list[torch.Tensor] = []
     block = subject.pipe.transformer.norm_out
@@ -212,6 +210,18 @@ def test_the_engine_predicts_what_was_fitted(monkeypatch: pytest.MonkeyPatch) ->
     # Evaluation 0 is computed and checked once more, so the prediction of 1 follows them.
     expected = row.scale * seen[0][0] + row.shift
     assert any(torch.allclose(output, expected, atol=1e-5) for output in outputs)
+
+
+def test_a_poor_fit_is_told() -> None:
+    # Of noise nothing can be predicted.
+    fitting = Fitting(Plan({"*": {"trunk": ROW}}, codec="value"))
+    walk(fitting, noise(6, 1, 400, 2).float())
+    _, quality = fitting.solve(published=False)
+    assert quality["trunk"].before < 0 < quality["trunk"].after < 0.05
+    subject = shaped(PIXART)
+    subject.pipe.transformer.transformer_blocks[2].ff.net[2].weight.normal_(0, 100)
+    with pytest.warns(DcacheWarning, match="corrections of attn:0 explain"):
+        fit_corrections(subject, made("attn:0", "value", "transformer"), ["1"])
 
 
 def test_bad_input() -> None:
@@ -226,4 +236,3 @@ def test_bad_input() -> None:
         fit_corrections(subject, Schedule.of_steps([0, 3], 9), ["1"])
     with pytest.raises(DcacheError, match="component must be one denoiser"):
         fit_corrections(subject, made("trunk", "delta", "unet"), ["1"])
-    assert isinstance(Correction(torch.ones(1), torch.ones(1), 0), tuple)
