@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import torch
 
 from dcache.errors import DcacheError
-from dcache.kernels.weighted_sum import weighted_sum
 from dcache.liveness import SITE_NAME
 
 Rows = Mapping[str, tuple[bool, ...]]
+Sum = Callable[..., torch.Tensor]
 # What narrow dtypes are corrected in.
 _WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
@@ -142,15 +142,16 @@ class Corrector:
         self.dim = dim
         self._ready: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def at(self, index: int, anchor: int) -> Callable[..., torch.Tensor] | None:
-        """What takes the place of `weighted_sum` in this evaluation; None where there is no entry for it.
+    def around(self, summed: Sum, index: int, anchor: int) -> Sum:
+        """What `summed` gives, corrected; `summed` itself where there is no entry.
 
         Args:
+            summed: `weighted_sum`, or what takes its place.
             index: the evaluation.
             anchor: evaluation of the newest anchor.
         """
         row = self.rows.get(index)
-        return None if row is None or row.anchor != anchor else partial(self.predict, index)
+        return summed if row is None or row.anchor != anchor else partial(self.predict, summed, index)
 
     def check(self, leaf: torch.Tensor) -> None:
         """Check that a site's output has as many channels as there are numbers.
@@ -168,6 +169,7 @@ class Corrector:
 
     def predict(
         self,
+        summed: Sum,
         index: int,
         base: torch.Tensor | None,
         anchors: Sequence[torch.Tensor],
@@ -175,7 +177,7 @@ class Corrector:
         dtype: torch.dtype,
     ) -> torch.Tensor:
         """`scale * (base + sum_i w_i z_i) + shift`, rounded once to `dtype`."""
-        y = weighted_sum(base, anchors, weights, _WIDE.get(dtype, dtype))
+        y = summed(base, anchors, weights, _WIDE.get(dtype, dtype))
         key = (index, y.device, y.dtype, y.ndim)
         ready = self._ready.get(key)
         if ready is None:

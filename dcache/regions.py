@@ -133,11 +133,12 @@ class Region:
             if 0.0 in weights and summed is weighted_sum:
                 used = [i for i, w in enumerate(weights) if w != 0.0]
                 weights, anchors = [weights[i] for i in used], [anchors[i] for i in used]
+        rest = summed
         if not call.checking:
             history.run_length += 1
             history.predicted_at = call.tau
             if self.corrector is not None:
-                summed = self.corrector.at(call.index, history.steps[-1]) or weighted_sum
+                summed = self.corrector.around(summed, call.index, history.steps[-1])
         predicted: list[Any] = []
         for i, newest in enumerate(anchors[-1]):
             if newest is None or (self.live is not None and not self.live[i]):
@@ -145,9 +146,8 @@ class Region:
             else:
                 base = entries[i] if entries else None
                 predicted.append(summed(base, [a[i] for a in anchors], weights, self.dtypes[i]))
-                if self.corrector is not None:
-                    # Further leaves are not corrected.
-                    summed = weighted_sum
+                # Further leaves are not corrected.
+                summed = rest
         return predicted
 
     def check_corrections(self) -> None:

@@ -1,6 +1,6 @@
 """Make the schedules that ship with the demo: `dcache calibrate` on captions that the model was trained on.
 
-    python examples/calibrate_demo.py                       # guidance 3 and none; 2x, 3x and 4x: a quarter of an hour
+    python examples/calibrate_demo.py              # guidance 3 and none; 2x, 3x and 4x: a quarter of an hour
     python examples/calibrate_demo.py --guidance 3 --speedup 3 --out somewhere
 
 Each is then measured on captions that it was not trained on, beside what it is written into the file for.

@@ -68,6 +68,12 @@ def measure(options: argparse.Namespace) -> None:
         device=options.device,
         options=json.loads(options.call),
     )
+    takes = inspect.signature(type(subject.pipe).__call__).parameters
+    if unknown := [key for key in subject.options if key not in takes]:
+        # A call with **kwargs would swallow them.
+        raise DcacheError(
+            f"{type(subject.pipe).__name__} takes no {', '.join(unknown)}: it takes {', '.join(takes)}"
+        )
     name, module = denoiser_of(subject, options.component)
     smooth = bool(discover(module).sublayers) and not options.no_smoothcache
     prompts, began = options.prompt or prompts_of(subject), time.perf_counter()

@@ -76,3 +76,9 @@ def test_what_cannot_be_priced_is_told() -> None:
         cost.seconds(Schedule(2, {"a": plan, "b": plan}), TIMED)
     nothing = Latencies(1.0, {"trunk": 0.1}, {"trunk": 0.0})
     assert cost.flops(of({"trunk": "x-"}), nothing) == 1.0
+
+
+def test_remembering_a_site_costs_something_of_itself() -> None:
+    timed = replace(TIMED, overhead={"trunk": 0.7, "block:0": 0.2, "block:1": 0.1})
+    assert cost.seconds(of({"trunk": "x--x-x"}), timed) == pytest.approx(10.7 - 3 * 0.8)
+    assert cost.seconds(of({"block:0": "x-", "block:1": "xx"}), timed) == pytest.approx(10.3 - 0.45)

@@ -30,7 +30,9 @@ def profile(**more: Any) -> Profile:
         "mlp.context:3": {"0": {"value": tables(21)[0]}},
     }
     known = {
-        "latencies": Latencies(1.5, {"trunk": 0.25}, {"trunk": 0.01}, {"trunk": 1e9}, 2, 0.03),
+        "latencies": Latencies(
+            1.5, {"trunk": 0.25}, {"trunk": 0.01}, {"trunk": 1e9}, {"trunk": 0.02}, 2, 0.03
+        ),
         "prompts": 3,
         "sketch": 0.1,
         "ratios": np.array([1.0, 0.9, 0.8, 0.7]),

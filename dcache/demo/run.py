@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dcache.demo.settings import Settings, require_packages
+from dcache.demo.settings import Settings, require_packages, usual
+from dcache.demo.shipped import shipped_schedules
 from dcache.eval.bench import Bench, bench
 from dcache.eval.bench_files import results, write_schedules
 from dcache.eval.fidelity import to_uint8
@@ -50,6 +51,8 @@ def run(settings: Settings, tell: Callable[[int, str], None] = lambda _turn, _la
     require_packages(settings.video)
     shown = world_of(settings)
     contestants = parse(settings.methods, shown.COEFFICIENTS)
+    if settings.methods == usual(settings.video).methods:
+        contestants += shipped_schedules(shown.SCHEDULES, settings.steps, settings.guidance)
     subject = load(shown.NAME, steps=settings.steps, guidance=settings.guidance, device="cpu")
     done = bench(
         subject,

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcache.demo.pictures import demo_captions
-from dcache.demo.pipeline import COEFFICIENTS
+from dcache.demo.pipeline import COEFFICIENTS, SCHEDULES
 from dcache.eval.bench import Bench
 
-__all__ = ["COEFFICIENTS", "NAME", "draw", "judged", "prompts"]
+__all__ = ["COEFFICIENTS", "NAME", "SCHEDULES", "draw", "judged", "prompts"]
 
 NAME = "demo"
 

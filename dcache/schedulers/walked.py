@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from dcache.schedulers.rules import Moment, Rule, Where
 
@@ -24,7 +25,11 @@ def walked(
     for t in range(steps):
         run_length = t - computed[-1] - 1 if computed else 0
         change = float("inf") if changes is None else changes[t]
-        now = Moment(t, steps, run_length, site, "*", depth, lambda seen=change: seen, lambda: None, memory)
+        now = Moment(t, steps, run_length, site, "*", depth, partial(float, change), _unknown, memory)
         if rule(now) is not None or not computed:
             computed.append(t)
     return tuple(computed)
+
+
+def _unknown() -> None:
+    """No run is under way that had timesteps."""

@@ -18,6 +18,7 @@ from dcache.calls import Call
 from dcache.corrections import Correction, Corrections
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.eval.subject import Subject
+from dcache.halves import apart
 from dcache.kernels.weighted_sum import weighted_sum
 from dcache.liveness import Row
 from dcache.predictors import Predictor, make
@@ -225,7 +226,8 @@ class Fitting:
         y = value[0].float()
         base = None if delta is None else y - delta[0].float()
         anchors = [self._first(site, leaves, len(frame)) for leaves in its.held]
-        predicted = weighted_sum(base, anchors, weights, torch.float32)
+        summed = apart(self.at[site], its.steps, call) or weighted_sum
+        predicted = summed(base, anchors, weights, torch.float32)
         new = Sums.of(predicted, y, its.steps[-1])
         key = (site, call.index)
         self.sums[key] = self.sums[key] + new if key in self.sums else new

@@ -10,7 +10,7 @@ import numpy as np
 
 from dcache.components import denoisers
 from dcache.errors import DcacheError
-from dcache.eval.processes import join
+from dcache.eval.processes import Team, join
 from dcache.eval.subject import Subject
 from dcache.profile import Floats, Profile
 from dcache.schedule import Plan, Schedule
@@ -29,6 +29,7 @@ def importance(
     seed: int = 0,
     batch_size: int = 8,
     tell: Callable[[str], None] = lambda _what: None,
+    team: Team | None = None,
 ) -> Profile:
     """The profile with the importance of every evaluation; rows of other sites that it has are kept.
 
@@ -43,6 +44,7 @@ def importance(
         seed: picture i has seed + i.
         batch_size: pictures in a call.
         tell: called with what is under way, first of all with how long it will take.
+        team: the processes that share the prompts; None finds out.
 
     Raises:
         DcacheError: no prompts, or a site that was not observed.
@@ -52,7 +54,7 @@ def importance(
     if unknown or not chosen:
         have = ", ".join(profile.sites)
         raise DcacheError(f"importance is of sites of the profile, which has {have}; got {unknown or 'none'}")
-    team = join()
+    team = join() if team is None else team
     if len(prompts) < team.count:
         raise DcacheError(f"{len(prompts)} prompts for {team.count} process(es): give at least one for each")
     part = np.array_split(np.arange(len(prompts)), team.count)[team.index]

@@ -15,11 +15,13 @@ import numpy as np
 
 from dcache.demo import pictures
 from dcache.demo.pipeline import MODEL_PATH as PICTURES_PATH
+from dcache.demo.pipeline import SCHEDULES
+from dcache.demo.shipped import shipped_schedules
 from dcache.demo.video import clips
 from dcache.demo.video.pipeline import MODEL_PATH as CLIPS_PATH
 from dcache.errors import DcacheError
 from dcache.eval.contest import Contestant
-from dcache.eval.specs import parse
+from dcache.eval.specs import Choice, parse
 from dcache.eval.subject import Subject, load
 
 HERE = Path(__file__).parent
@@ -40,6 +42,7 @@ class Model:
         folder: its files.
         world: the module that knows its captions.
         options: of a call, beside steps and guidance, where `load` does not know them.
+        schedules: the folder of its calibrated schedules, if it has any.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Model:
     folder: Path
     world: Any
     options: dict[str, Any]
+    schedules: Path | None = None
 
     def load(self, guidance: float) -> Subject:
         """The pipeline on the CPU, in float32."""
@@ -70,7 +74,7 @@ class Model:
 
 
 MODELS = {
-    "demo": Model("demo", "PixArt", PICTURES_PATH, pictures, {}),
+    "demo": Model("demo", "PixArt", PICTURES_PATH, pictures, {}, SCHEDULES),
     "demo-video": Model("demo-video", "Wan", CLIPS_PATH, clips, {}),
     "unet": Model(
         str(HERE / "unet" / "model"),
@@ -129,7 +133,15 @@ def everyone(name: str, subject: Subject, out: Path, only: Sequence[str] = ()) -
             print(f"{library} is not installed: left out", file=sys.stderr)
         else:
             found += of_library(library, name, subject, out)
+            if library == "dcache":
+                found += calibrated(name, subject)
     return found
+
+
+def calibrated(name: str, subject: Subject) -> list[Choice]:
+    """The schedules that `dcache calibrate` made for a shipped model, on captions that are not measured."""
+    folder = MODELS[name].schedules
+    return [] if folder is None else shipped_schedules(folder, subject.steps, subject.guidance)
 
 
 def of_library(library: str, name: str, subject: Subject, out: Path) -> Sequence[Contestant]:

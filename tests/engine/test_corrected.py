@@ -146,9 +146,9 @@ def test_the_self_check_and_uncorrected_methods_never_ask(monkeypatch: pytest.Mo
     asked: list[int] = []
     real = Corrector.predict
 
-    def counted(self: Corrector, index: int, *args: Any) -> torch.Tensor:
+    def counted(self: Corrector, summed: Any, index: int, *args: Any) -> torch.Tensor:
         asked.append(index)
-        return real(self, index, *args)
+        return real(self, summed, index, *args)
 
     monkeypatch.setattr(Corrector, "predict", counted)
     toy = Toy()

@@ -14,8 +14,12 @@ from tests.shapes import SHAPES, STEPS, Shape
 EVALUATIONS = 2 * STEPS
 # What some presets need to be told; everything else is as published.
 GIVEN: dict[str, dict[str, Any]] = {
+    "bac": {"table": {"attn:0": [0, 3], "mlp:0": [0, 5]}},
+    "cachequant": {"profile": seen(EVALUATIONS)},
+    "ertacache": {"profile": seen(EVALUATIONS), "timesteps": False},
     "fitted": {"profile": seen(EVALUATIONS)},
     "magcache": {"ratios": [1.0] * STEPS},
+    "profilingdit": {"background": [1, 2]},
     "teacache": {"coefficients": (1.0, 0.0)},
     "smoothcache": {"table": {"attn": [1, 0] * STEPS}},
 }

@@ -7,7 +7,7 @@ from torch import nn
 
 from dcache.errors import DcacheError
 from dcache.methods import delta_dit, fastercache, pab, tgate
-from dcache.schedulers import ByKind, Every, Multiple, Outside, Row, Stage, Switch, Warmup, any_of
+from dcache.schedulers import ByKind, BySite, Every, Multiple, Outside, Row, Stage, Switch, Warmup, any_of
 from dcache.schedulers.combine import check_share, share_of
 from dcache.sites import Structure
 from tests.moments import computed_steps, moment
@@ -19,6 +19,14 @@ def test_every_kind_goes_by_its_own_rule():
     assert computed_steps(rule, 7, site="mlp:0") == [0, 3, 6]
     assert computed_steps(rule, 4, site="cross_attn:0") == [0, 1, 2, 3]
     assert rule(moment(site="cross_attn:0")) == "kind"
+
+
+def test_every_site_goes_by_its_own_rule():
+    rule = BySite({"attn:1": Every(2), "mlp:0": Every(3)})
+    assert computed_steps(rule, 7, site="attn:1") == [0, 2, 4, 6]
+    assert computed_steps(rule, 7, site="mlp:0") == [0, 3, 6]
+    assert computed_steps(rule, 4, site="attn:0") == [0, 1, 2, 3]
+    assert rule(moment(site="attn:0")) == "site"
 
 
 def test_a_switch_changes_rules_at_an_evaluation():

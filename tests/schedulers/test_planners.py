@@ -54,7 +54,9 @@ def test_the_partition_is_the_best_of_all(computes: int, seed: int) -> None:
     assert single(error, similar) == pytest.approx(max(single(error, a) for a in subsets(computes)))
 
 
-@pytest.mark.parametrize(("computes", "shortest", "longest"), [(3, 2, 4), (2, 1, 5), (4, 2, 3), (9, 1, 1), (3, 1, 3), (3, 3, 9)])
+@pytest.mark.parametrize(
+    ("computes", "shortest", "longest"), [(3, 2, 4), (2, 1, 5), (4, 2, 3), (9, 1, 1), (3, 1, 3), (3, 3, 9)]
+)
 def test_the_partition_keeps_to_its_bounds(computes: int, shortest: int, longest: int) -> None:
     error = table(3)
 

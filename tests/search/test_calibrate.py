@@ -12,8 +12,8 @@ from dcache.cli import main
 from dcache.errors import DcacheError
 from dcache.eval.subject import load
 from dcache.schedule import Schedule
-from dcache.search.calibrate import calibrate
-from dcache.search.pace import Pace
+from dcache.search.calibrate import _places, calibrate
+from dcache.search.pace import Pace, observe
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,3 +79,46 @@ def test_the_same_seed_gives_the_same_schedule(monkeypatch: pytest.MonkeyPatch) 
     found = [calibrate(subject, ["a red", "a blue", "a green"], 2.0, budget=3, repeats=1) for _ in range(2)]
     assert found[0].schedule.digest() == found[1].schedule.digest()
     assert found[0].expected == found[1].expected == 10.0 / pace().seconds(2)
+
+
+def known(monkeypatch: pytest.MonkeyPatch, uncached: float = 10.0) -> None:
+    """The first of the tests' seconds: two computes of five give twice the speed."""
+    monkeypatch.setattr("dcache.search.calibrate.pace", lambda *_: Pace(5, uncached, 2.0))
+
+
+def test_guidance_in_one_batch_is_seen() -> None:
+    for guidance in (1.0, 3.0):
+        subject = load("demo", steps=2, device="cpu", guidance=guidance)
+        base = observe(subject, "a red circle", 0)
+        assert (base.paired, base.steps) == (guidance > 1, 2)
+        assert not any(module._forward_pre_hooks for module in subject.denoisers)
+
+
+def test_a_start_gives_its_places_and_competes(monkeypatch: pytest.MonkeyPatch) -> None:
+    known(monkeypatch)
+    subject = load("demo", steps=5, device="cpu")
+    prompts = ["a red", "a blue", "a green"]
+    # Everything computed is the best there can be; whether it is allowed is up to its speed.
+    perfect = Schedule.of_steps(range(5), 5, codec="delta", clock="step")
+    for speed, expected in ((2.0, "listed"), (1.9, "calibrated")):
+        monkeypatch.setattr("dcache.search.calibrate._speedup", lambda *_, speed=speed: speed)
+        found = calibrate(subject, prompts, 2.0, budget=1, starts=[perfect])
+        assert found.schedule.method == expected
+        assert (found.fitted == 100.0) == (expected == "listed")
+    late = Schedule.of_steps((0, 4), 5, codec="delta", clock="step")
+    assert _places([late, perfect], 2, 5) == [(0, 4)]
+    assert _places([late], 3, 5) == _places([late], 2, 6) == []
+
+
+def test_one_compute_leaves_nothing_to_place_or_to_weigh(monkeypatch: pytest.MonkeyPatch) -> None:
+    known(monkeypatch)
+    monkeypatch.setattr("dcache.search.calibrate._speedup", lambda *_: 4.0)
+    found = calibrate(load("demo", steps=5, device="cpu"), ["a red", "a blue", "a green"], 4.9)
+    (plan,) = found.schedule.components.values()
+    assert sum(plan.rows["*"]["trunk"]) == 1
+    assert found.placed == found.fitted
+
+
+def test_a_budget_of_nothing_is_refused() -> None:
+    with pytest.raises(DcacheError, match="expected a budget of 1 or more sets of places to look at, got 0"):
+        calibrate(load("demo", steps=3, device="cpu"), ["a", "b", "c"], 2.0, budget=0)

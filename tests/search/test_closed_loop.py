@@ -101,6 +101,27 @@ def test_real_pictures_come_closer_and_the_file_keeps_it(tmp_path: Any) -> None:
     assert checking.quality(Schedule.load(path)) == pytest.approx(found.after)
 
 
+def test_the_halves_of_a_guided_batch_are_fitted_apart() -> None:
+    subject = load("demo", steps=6, device="cpu", guidance=3.0)
+    at, start = schedule((0, 1, 3), 6), straight(schedule((0, 1, 3), 6), share=1.0)
+    fitting, checking = Renderer(subject, CAPTIONS[:2], seed=10), Renderer(subject, CAPTIONS[2:], seed=20)
+    found = fit(at, fitting, checking, start, iterations=1, apart=dict.fromkeys(start, 0.0))
+    assert found.after > found.before == checking.quality(with_slopes(at, start, dict.fromkeys(start, 0.0)))
+    assert found.apart is not None
+    assert set(found.apart) == set(found.slopes) == {2, 4, 5}
+    assert any(found.apart.values())
+    # A run as it is and one for each of six slopes; the start and three dampings are checked.
+    assert found.rendered == 1 + 6 + 1 + 3
+    assert checking.quality(with_slopes(at, found.slopes, found.apart)) == pytest.approx(found.after)
+
+
+def test_a_move_to_where_nothing_is_known_is_not_taken() -> None:
+    fitting = Curve(0)
+    fitting.reference = fitting.reference + np.nan
+    found = fit(schedule(), fitting, Curve(1), iterations=1)
+    assert (found.slopes, found.after) == (straight(schedule()), found.before)
+
+
 @pytest.mark.parametrize(
     ("made", "expected"),
     [

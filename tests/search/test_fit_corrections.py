@@ -212,16 +212,37 @@ def test_the_engine_predicts_what_was_fitted(monkeypatch: pytest.MonkeyPatch) ->
     assert any(torch.allclose(output, expected, atol=1e-5) for output in outputs)
 
 
-def test_a_poor_fit_is_told() -> None:
+def test_it_is_fitted_on_the_schedules_own_noise_levels() -> None:
+    subject = shaped(WAN, "off", "flow_euler")
+    plain = made("trunk", "delta", "transformer")
+    levels = tuple(1 - i / STEPS for i in range(STEPS + 1))
+    sampler = subject.pipe.scheduler
+    seen: list[list[float]] = []
+    handle = subject.pipe.transformer.register_forward_pre_hook(
+        lambda *_: seen.append(sampler.sigmas.tolist())
+    )
+    subject(["1"], [0])
+    own = seen[0]
+    changed = replace(plain, sigmas=(own[0], *(s**2 for s in levels[1:])))
+    found, _ = fit_corrections(subject, changed, ["1"])
+    handle.remove()
+    assert seen[-1] == pytest.approx(changed.sigmas, abs=1e-6)
+    assert seen[-1] != own
+    assert sampler.sigmas.tolist() == own
+    assert found.sigmas == changed.sigmas
+    straight, _ = fit_corrections(subject, plain, ["1"])
+    assert found.components["transformer"].corrections != straight.components["transformer"].corrections
+
+
+def test_a_poor_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     # Of noise nothing can be predicted.
     fitting = Fitting(Plan({"*": {"trunk": ROW}}, codec="value"))
     walk(fitting, noise(6, 1, 400, 2).float())
     _, quality = fitting.solve(published=False)
     assert quality["trunk"].before < 0 < quality["trunk"].after < 0.05
-    subject = shaped(PIXART)
-    subject.pipe.transformer.transformer_blocks[2].ff.net[2].weight.normal_(0, 100)
-    with pytest.warns(DcacheWarning, match="corrections of attn:0 explain"):
-        fit_corrections(subject, made("attn:0", "value", "transformer"), ["1"])
+    monkeypatch.setattr("dcache.search.corrections.POOR", 1.0)
+    with pytest.warns(DcacheWarning, match=r"corrections of trunk explain \d+% of the variance"):
+        fit_corrections(shaped(PIXART), made("trunk", "value", "transformer"), ["1"])
 
 
 def test_bad_input() -> None:

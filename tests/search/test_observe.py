@@ -6,15 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import dcache
-from dcache import session
+from dcache import binding, session
 from dcache.discovery import discover
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.profile import Profile
 from dcache.search.observe import observe
 from dcache.search.passes import passes_of, sites_of
+from dcache.search.watching import watching
 from dcache.session import session_of
+from dcache.sites import Structure, Sublayer
 from tests.search.shaped import Shaped, assert_tables, hooked, shaped, tables_of
 from tests.shapes import FLUX, PIXART, SD, STEPS, WAN, Shape
 
@@ -137,6 +140,46 @@ def test_both_streams_count_where_both_are_read() -> None:
     (run,) = seen(subject, block.attn, lambda _, __, y: list(y))
     assert len(run[0]) == 2
     assert_tables(only(found, "attn:0", "value", "cond"), tables_of([run]))
+
+
+class Twice(nn.Module):
+    """Two sends of one module in an evaluation, as of two streams; the entry is doubled, then tripled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Identity()
+        self.entries: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor, timestep: float) -> torch.Tensor:
+        self.entries.append(x.clone())
+        return self.inner(x * 2) + self.inner(x[:, :1] * 3)
+
+
+def test_a_module_that_is_called_twice_gives_one_longer_feature(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Twice()
+    sublayer = Sublayer("mlp:0", "mlp", 0, model.inner)
+    for where in (session, binding):
+        if hasattr(where, "discover"):
+            monkeypatch.setattr(where, "discover", lambda m: Structure(m, sublayers=[sublayer]))
+    found: dict[int, list[torch.Tensor]] = {}
+
+    def see(site: str, call: Any, value: Any, delta: Any) -> None:
+        assert (site, delta) == ("mlp:0", None)
+        found.setdefault(call.index, []).extend(v.clone() for v in value)
+
+    everything = dcache.methods.interval(interval=1, sites="mlp:0")
+    with torch.no_grad(), dcache.enabled(model, everything):
+        for run in range(2):
+            with watching(session_of(model), see, model=False):
+                for i in range(3):
+                    dcache.step(model, i)
+                    model(torch.randn(1, 4), 0.0)
+            for i in range(3):
+                x = model.entries[-3 + i]
+                assert torch.equal(found[i][0], x * 2)
+                assert torch.equal(found[i][1], x[:, :1] * 3)
+                assert len(found[i]) == 2, run
+            found.clear()
 
 
 def test_a_unet_shows_its_brackets_one_in_each_pass() -> None:

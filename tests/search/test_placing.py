@@ -5,7 +5,7 @@ import random
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.search.placing import Anchors, descend, even
+from dcache.search.placing import Anchors, descend, early, even
 
 TOP = (0, 3, 4, 11)
 
@@ -63,3 +63,16 @@ def test_even_places_are_spread_over_the_run() -> None:
     assert even(20, 20) == tuple(range(20))
     with pytest.raises(DcacheError, match="of 20 evaluations 1 to 20 can be computed, not 21"):
         even(21, 20)
+
+
+def test_early_places_are_closer_together_at_the_beginning() -> None:
+    assert early(5, 20) == (0, 1, 5, 9, 14)
+    assert early(5, 20, power=1.0) == even(5, 20)
+    assert early(1, 20) == (0,)
+    assert early(20, 20) == tuple(range(20))
+    for steps in range(1, 30):
+        for computes in range(1, steps + 1):
+            found = early(computes, steps, power=3.0)
+            assert found[0] == 0
+            assert list(found) == sorted(set(found))
+            assert (len(found), found[-1] < steps) == (computes, True)

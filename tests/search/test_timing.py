@@ -16,7 +16,8 @@ from dcache.eval.watch import Cost
 from dcache.profile import Latencies, Profile, Tables
 from dcache.schedule import Schedule
 from dcache.search import timing
-from dcache.search.timing import CostCheck, apart, check_cost, latencies
+from dcache.search.cost_check import CostCheck, check_cost
+from dcache.search.timing import apart, latencies
 
 BATCH = (["a red circle"], [0])
 SITES = ["trunk", "model", *(f"block:{i}" for i in range(12)), *(f"mlp:{i}" for i in range(12))]
@@ -64,57 +65,63 @@ def test_flops_of_parts_add_up_to_those_of_the_whole(subject: Subject) -> None:
     assert told[-1] == "timed round 1 of 1"
 
 
-def planted(seconds: dict[str, float], drift: Sequence[float]) -> Any:
-    """A pipeline call on a machine that slows down from round to round, whatever is run."""
-    calls: dict[str, int] = {}
+def planted(
+    own: dict[str, float], extra: float, drift: Sequence[float], hidden: float = 1.0
+) -> tuple[Any, list[str]]:
+    """Calls of a pipeline of 10 s on a machine whose speed changes from round to round.
 
-    def call(_: Any, one: Contestant, prompts: Sequence[str], seeds: Sequence[int]) -> Outcome:
-        turn = calls[one.spec] = calls.get(one.spec, -1) + 1
+    Every prediction saves what the site's own clock says, `hidden` times, and remembering costs `extra`.
+    """
+    calls: list[str] = []
+
+    def call(_: Any, one: Contestant, __: Any, ___: Any) -> Outcome:
+        calls.append(one.spec)
+        slow = drift[calls.count(one.spec) - 1]
         spent = 10.0
         if isinstance(one, Choice):
             plan = one.method.components["transformer"]
-            spent -= sum(seconds[s] * row.count(False) for s, row in plan.rows["*"].items())
-        return Outcome(np.zeros((1, 1, 1, 3), np.float32), Cost(seconds=spent * drift[turn]))
+            spent += extra - hidden * sum(own[s] * row.count(False) for s, row in plan.rows["*"].items())
+        if isinstance(one, timing._Clocked):
+            for site, row in one.method.components["transformer"].rows["*"].items():
+                for t, computed in enumerate(row):
+                    value = 0.02 + (own[site] if computed else 0.0)
+                    spans = one.readings.computed if computed else one.readings.predicted
+                    # Of two branches.
+                    spans[site][t] = [(0.0, slow * value / 4), (5.0, 5.0 + slow * value * 3 / 4)]
+        return Outcome(np.zeros((1, 1, 1, 3), np.float32), Cost(seconds=spent * slow))
 
-    return call
+    return call, calls
 
 
-def test_what_whole_calls_save_is_shared_out_by_the_sites_own_clocks(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("extra", "hidden"), [(0.5, 1.0), (0.0, 1.5)])
+def test_a_planted_machine_is_recovered_although_it_slows_down(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, extra: float, hidden: float
 ) -> None:
-    # Around a site is work that goes away with it: it saves twice what its clock says, less the prediction.
     own = {"trunk": 0.9, "mlp:0": 0.1, "mlp:1": 0.3}
-    clocks = timing._Clocks(
-        {s: v + 0.02 for s, v in own.items()}, dict.fromkeys(own, 0.02), dict.fromkeys(own, 7.0)
-    )
-
-    def part(_: Any, __: str, group: Sequence[str], *___: Any) -> timing._Clocks:
-        return timing._Clocks(*({s: t[s] for s in group} for t in vars(clocks).values()))
-
-    saved = {"trunk": 1.8, "mlp:0": 0.2, "mlp:1": 0.6}
-    monkeypatch.setattr(timing, "_clocks", part)
-    monkeypatch.setattr(timing, "one_call", planted(saved, [9.0, 1.0, 1.1, 1.3]))
-    found = latencies(subject, "transformer", list(own), 5, BATCH, repeats=3)
-    assert found.uncached == pytest.approx(11.0)
-    for site, value in saved.items():
-        assert found.computed[site] - found.predicted[site] == pytest.approx(1.1 * value)
-        assert found.predicted[site] == 0.02
-    assert found.spread == pytest.approx((12.0 - 10.5) / 2 / 11.0)
-    schedules = [Schedule.of_steps([0, 2, 4], 5), Schedule.of_steps([0, 1], 5, ["mlp:0", "mlp:1"])]
-    profile = Profile(5, {"trunk": {"0": {"value": flat(5)}}}, latencies=found)
+    call, calls = planted(own, extra, [9.0, 1.0, 1.1, 1.3], hidden)
+    monkeypatch.setattr(timing, "one_call", call)
     monkeypatch.setattr(
-        timing,
-        "one_call",
-        planted(saved, [9.0, 2.0, 2.0]),
+        timing._Group, "count", lambda group, *_: group.flops.update(dict.fromkeys(group.sites, 7.0))
     )
-    named = [Schedule(5, {"transformer": s.components[""]}) for s in schedules]
-    for check, expected in zip(
-        check_cost(subject, profile, named, ["a red circle"], repeats=2),
-        (2 * (10 - 2 * 1.8), 2 * (10 - 3 * 0.8)),
-        strict=True,
-    ):
-        assert check.expected == pytest.approx(expected)
-        assert check.measured == pytest.approx(expected)
+    found = latencies(subject, "transformer", list(own), 5, BATCH, repeats=3)
+    assert calls[0] == "uncached"
+    assert len(calls) == 4 * (1 + 2 * 2)
+    assert found.uncached == pytest.approx(11.0)
+    for site, value in own.items():
+        assert found.computed[site] - found.predicted[site] == pytest.approx(1.1 * hidden * value)
+        assert found.predicted[site] == pytest.approx(1.1 * 0.02)
+    assert found.overhead["trunk"] == pytest.approx(1.1 * extra)
+    assert found.overhead["mlp:0"] == found.overhead["mlp:1"] == pytest.approx(1.1 * extra / 2)
+    assert found.spread == pytest.approx((12.0 - 10.5) / 2 / 11.0)
+
+    listed = [Schedule.of_steps([0, 2, 4], 5), Schedule.of_steps([0, 1], 5, ["mlp:0", "mlp:1"])]
+    schedules = [Schedule(5, {"transformer": one.components[""]}) for one in listed]
+    profile = Profile(5, {"trunk": {"0": {"value": flat(5)}}}, latencies=found)
+    monkeypatch.setattr(timing, "one_call", planted(own, extra, [9.0, 2.0, 2.0], hidden)[0])
+    checks = check_cost(subject, profile, schedules, ["a red circle"], repeats=2)
+    for check, saved in zip(checks, (2 * 0.9, 3 * 0.4), strict=True):
+        assert check.expected == pytest.approx(2 * (10 + extra - hidden * saved))
+        assert check.measured == pytest.approx(check.expected)
         assert check.spread == pytest.approx(0)
 
 
@@ -122,10 +129,16 @@ def flat(steps: int) -> Tables:
     return Tables(np.ones((steps, steps)), np.zeros((steps, steps)), np.ones(steps))
 
 
-def test_a_prediction_that_costs_more_than_the_site_saves_nothing_and_stays_finite() -> None:
-    shared = timing._shared({"a": 0.1, "b": 0.2}, {"a": 0.3, "b": 0.3}, 0.4)
-    assert shared == {"a": pytest.approx(0.5), "b": pytest.approx(0.5)}
-    assert timing._shared({"a": 0.5}, {"a": 0.1}, -1.0) == {"a": 0.0}
+def test_a_prediction_that_costs_more_than_the_site_saves_nothing_and_stays_finite(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, _ = planted({"mlp:0": -0.01}, 0.5, [1.0, 1.0])
+    monkeypatch.setattr(timing, "one_call", call)
+    monkeypatch.setattr(timing._Group, "count", lambda group, *_: group.flops.update({"mlp:0": 1.0}))
+    found = latencies(subject, "transformer", ["mlp:0"], 5, BATCH, repeats=1)
+    assert found.computed == found.predicted == {"mlp:0": pytest.approx(0.02)}
+    # 0.5 and what 2 + 4 predictions lose, over the two calls that tell.
+    assert found.overhead["mlp:0"] == pytest.approx(0.5 + 0.06 / 2)
 
 
 def test_a_check_says_whether_costs_can_rank() -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 MODEL_PATH = Path(__file__).parent / "model"
 # Nobody measured this model's numbers: presets that need some are not offered on it.
 COEFFICIENTS = None
+SCHEDULES = Path(__file__).parent / "schedules"
 STEPS = 20
 GUIDANCE = 3.0
 

@@ -28,7 +28,7 @@ def plan(
     profile: Profile,
     speedup: float = 1.5,
     predictor: str = "fitted",
-    importance: str = "auto",
+    importance: str = "power",
     kinds: tuple[str, ...] | None = None,
     ridge: float = RIDGE,
 ) -> Schedule:

@@ -24,7 +24,7 @@ from dcache.schedulers.plans import scheduled
 from dcache.schedulers.rules import check_whole
 
 Floats = NDArray[np.float64]
-PREDICTORS = ("fitted", "newton", "reuse")
+PREDICTORS = ("fitted", "newton", "taylor", "reuse")
 IMPORTANCES = ("auto", "observed", "power", "none")
 _TINY = np.finfo(np.float64).tiny
 
@@ -33,7 +33,7 @@ def plan(
     profile: Profile,
     computes: int | None = None,
     predictor: str = "fitted",
-    importance: str = "auto",
+    importance: str = "power",
     site: str | None = None,
     ridge: float = RIDGE,
     forced: Sequence[int] = (),
@@ -43,7 +43,8 @@ def plan(
     Args:
         profile: with the site.
         computes: how many evaluations are computed; None is a third of them.
-        predictor: `fitted`, `newton` (order 1, on log-SNR where the profile tells noise levels) or `reuse`.
+        predictor: `fitted`; a line: `newton` (on log-SNR where the profile tells noise levels) or `taylor`
+            (on the step); or `reuse`.
         importance: weights of the evaluations, as in `step_weights`.
         site: None for the whole: trunk, outermost bracket or model.
         ridge: as in `dcache.schedulers.gram`.
@@ -82,6 +83,8 @@ def errors(profile: Profile, site: str, predictor: str, ridge: float = RIDGE) ->
         return slope_errors(gram, slopes(gram, ridge))
     if predictor == "newton":
         return slope_errors(gram, line_slopes(clock_values(profile)[1]))
+    if predictor == "taylor":
+        return slope_errors(gram, line_slopes(range(len(gram))))
     if predictor == "reuse":
         return slope_errors(gram, np.zeros((len(gram),) * 3))
     raise DcacheError(f"predictor must be one of {', '.join(PREDICTORS)}, got {predictor!r}")
@@ -91,7 +94,8 @@ def step_weights(profile: Profile, site: str, importance: str = "auto") -> Float
     """(T,): what a squared error of the site's features at each evaluation counts.
 
     `observed`: the final pictures' squared error when that evaluation alone was predicted by reuse, over the
-    squared error of that reuse. `power`: one over the mean square of the features, so that errors are
+    squared error of that reuse. It says little of errors in a row, which add up (docs/predictors.md): measured,
+    it does harm under guidance. `power`: one over the mean square of the features, so that errors are
     relative. `none`: one. `auto`: observed where the profile has it; else that of the whole, for the same
     relative error; else power.
 
@@ -128,6 +132,8 @@ def how(
     """The rest of a schedule's plan for these computed evaluations: predictor, parameters and clock."""
     if predictor == "newton":
         return {"predictor": "newton", "parameters": {"order": order}, "clock": clock_values(profile)[0]}
+    if predictor == "taylor":
+        return {"predictor": "taylor", "parameters": {"order": order}, "clock": "step"}
     if predictor == "reuse":
         return {"predictor": "reuse", "clock": "step"}
     tables = {site: table(profile.tables(site).gram, row, order, ridge) for site, row in rows.items()}

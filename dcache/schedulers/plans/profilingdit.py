@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dcache.errors import DcacheError
+from dcache.liveness import span_of
 from dcache.profile import Profile
 from dcache.schedule import Schedule
 from dcache.schedulers.planners import runs
@@ -64,10 +66,13 @@ def labelled(attention: Mapping[str, float], share: float = SHARE, tau: float | 
     """
     if not attention:
         raise DcacheError(
-            "profilingdit plans from attention statistics, and this profile has none: observe them with "
-            "dcache.search.attention.with_attention"
+            "profilingdit plans from attention statistics, and this profile has none. Observe them: `dcache "
+            "calibrate PIPE --method profilingdit --out FILE.safetensors` (dcache.search.attention."
+            "with_attention)"
         )
-    depth_of = {name: int(name.rpartition(":")[2]) for name in attention}
+    depth_of = {name: span_of(name).first[0] for name in attention if re.fullmatch(r"block:\d+", name)}
+    if len(depth_of) < len(attention):
+        raise DcacheError(f"attention statistics are of blocks ('block:3'), got {', '.join(attention)}")
     if tau is not None:
         check_number("tau", tau, 0.0)
         return sorted(depth_of[name] for name, r in attention.items() if r < tau)

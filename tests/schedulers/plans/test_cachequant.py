@@ -40,6 +40,12 @@ def test_bounds_keep_groups_from_what_they_would_otherwise_be():
     z[1:] = 5.0
     (found,) = rows(plans.make("cachequant", profile({"trunk": z}), interval=4)).values()
     assert found == [0, 2]
+    # Still for five evaluations, then never: without bounds the first group would have five, not four.
+    z = np.zeros((8, 4))
+    z[5:] = np.array([[1.0], [2.0], [3.0]])
+    (found,) = rows(plans.make("cachequant", profile({"trunk": z}), interval=2)).values()
+    assert groups(tuple(found), 8)[0] <= 4
+    assert cost(z, tuple(found)) > cost(z, (0, 5, 6, 7)) == 0
 
 
 def test_where_it_plans_and_what():

@@ -9,7 +9,7 @@ import pytest
 from dcache.errors import DcacheError
 from dcache.profile import Latencies, Profile, Tables
 from dcache.run import Run
-from dcache.schedulers.gram import pair_errors
+from dcache.schedulers.gram import line_slopes, pair_errors, slope_errors
 from dcache.schedulers.plans import for_speedup, make
 from dcache.schedulers.plans.pairs import clock_values, errors, step_weights
 
@@ -49,7 +49,7 @@ def computed(schedule) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("computes", [1, 2, 4, 6, 9])
-@pytest.mark.parametrize("predictor", ["fitted", "newton", "reuse"])
+@pytest.mark.parametrize("predictor", ["fitted", "newton", "taylor", "reuse"])
 def test_the_places_are_the_best_of_all(computes: int, predictor: str) -> None:
     seen = profile(3)
     error, weights = errors(seen, "trunk", predictor), step_weights(seen, "trunk")
@@ -98,6 +98,11 @@ def test_newton_runs_on_the_clock_of_the_run(flow: bool, sigmas: np.ndarray) -> 
     (plan,) = make("pairs", seen, predictor="newton").components.values()
     assert (plan.predictor, plan.parameters, plan.clock) == ("newton", {"order": 1}, "logsnr")
     assert clock_values(profile(1))[0] == "step"
+    (plan,) = make("pairs", seen, predictor="taylor").components.values()
+    assert (plan.predictor, plan.parameters, plan.clock) == ("taylor", {"order": 1}, "step")
+    steps = np.arange(T, dtype=np.float64)
+    expected = slope_errors(seen.tables("trunk").gram, line_slopes(steps))
+    np.testing.assert_array_equal(errors(seen, "trunk", "taylor"), expected)
 
 
 def test_importance_counts_for_each_unit_of_the_error_that_was_seen() -> None:
@@ -118,7 +123,7 @@ def test_importance_counts_for_each_unit_of_the_error_that_was_seen() -> None:
     alone = np.full(T, 1e-6)
     alone[5] = 1e6
     decisive = replace(seen, importance=(alone * squared.mean())[None], important=("trunk",))
-    assert 5 in computed(make("pairs", decisive, computes=2))
+    assert 5 in computed(make("pairs", decisive, computes=2, importance="auto"))
 
 
 def test_another_site_counts_as_the_whole_does_for_the_same_relative_error() -> None:
@@ -150,7 +155,7 @@ def test_a_speedup_is_met_with_as_many_computes_as_there_is_time_for(speedup: fl
         ({"computes": 10}, "do not fit 9 evaluations"),
         ({"computes": 2, "forced": (9,)}, "do not fit 9 evaluations"),
         ({"computes": 2, "forced": (3, 5)}, "no plan computes 2 times"),
-        ({"predictor": "magic"}, "predictor must be one of fitted, newton, reuse, got 'magic'"),
+        ({"predictor": "magic"}, "predictor must be one of fitted, newton, taylor, reuse, got 'magic'"),
         ({"importance": "x"}, "importance must be one of auto, observed, power, none"),
         ({"importance": "observed"}, "no observed importance of 'trunk': it has that of nothing"),
         ({"site": "mlp:0"}, "no site 'mlp:0'"),

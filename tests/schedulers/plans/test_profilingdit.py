@@ -86,6 +86,11 @@ def test_bad_parameters_are_refused(seen, options, says):
         plans.make("profilingdit", seen, **options)
 
 
+def test_statistics_of_something_else_are_refused():
+    with pytest.raises(DcacheError, match=r"are of blocks .*got block:0, attn:1"):
+        labelled({"block:0": 0.1, "attn:1": 0.2})
+
+
 def test_without_attention_statistics_it_says_how_to_get_them():
     with pytest.raises(DcacheError, match="with_attention"):
         plans.make("profilingdit", profile({"trunk": drifting(T, 0)}))

@@ -1,0 +1,33 @@
+"""The calibrated schedules that ship with the demo's model, as contestants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dcache.eval.specs import Choice
+from dcache.schedule import Schedule
+
+
+def shipped_schedules(folder: Path, steps: int | None, guidance: float | None) -> list[Choice]:
+    """Those that were made for so many steps and this guidance, the slowest first.
+
+    Args:
+        folder: with `NAME-3x.schedule.json` and the like.
+        steps: of the calls to come.
+        guidance: of the calls to come.
+    """
+    found = []
+    for path in sorted(folder.glob("*.schedule.json"), key=lambda path: (path.stem.rpartition("-")[2], path)):
+        schedule = Schedule.load(path)
+        if (schedule.steps, schedule.guidance) == (steps, guidance):
+            speed = path.name.removesuffix(".schedule.json").rpartition("-")[2]
+            found.append(
+                Choice(
+                    f"calibrated {speed}",
+                    f"calibrated {speed}",
+                    f", {path.name!r})",
+                    f"{path.name}, shipped with this model; for yours: dcache calibrate",
+                    method=schedule,
+                )
+            )
+    return found

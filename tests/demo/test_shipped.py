@@ -1,0 +1,70 @@
+"""The shipped schedules fit the shipped model without a word, and beat the presets that compute as often."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import dcache
+from dcache.components import config_digest, denoisers
+from dcache.demo.pictures import demo_captions
+from dcache.demo.pipeline import GUIDANCE, SCHEDULES, STEPS
+from dcache.demo.shipped import shipped_schedules
+from dcache.eval.subject import load
+from dcache.schedule import Schedule
+from dcache.search.render import Renderer
+
+FILES = sorted(SCHEDULES.glob("*.json"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two threads that wait for one another on a busy machine take minutes for these small calls."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def computes(schedule: Schedule) -> int:
+    (plan,) = schedule.components.values()
+    return sum(plan.rows["*"]["trunk"])
+
+
+def test_those_of_these_steps_and_this_guidance_are_found() -> None:
+    found = shipped_schedules(SCHEDULES, STEPS, GUIDANCE)
+    assert [one.label for one in found] == ["calibrated 2x", "calibrated 3x", "calibrated 4x"]
+    schedules = [one.method for one in found if isinstance(one.method, Schedule)]
+    assert sorted(map(computes, schedules), reverse=True) == [computes(one) for one in schedules]
+    assert shipped_schedules(SCHEDULES, STEPS + 1, GUIDANCE) == []
+    assert shipped_schedules(SCHEDULES, STEPS, 2.5) == []
+    assert shipped_schedules(Path("nowhere"), STEPS, GUIDANCE) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name.partition(".")[0])
+def test_each_is_of_this_model_and_small(path: Path) -> None:
+    schedule = Schedule.load(path)
+    subject = load("demo", device="cpu")
+    ((name, plan),) = schedule.components.items()
+    assert plan.config == config_digest(denoisers(subject.pipe)[name])
+    assert (schedule.sampler, schedule.steps) == (type(subject.pipe.scheduler).__name__, STEPS)
+    assert {"speedup", "psnr", "prompts", "machine", "versions"} <= set(schedule.measured)
+    assert path.stat().st_size < 10_000
+
+
+@pytest.mark.parametrize("guidance", [GUIDANCE, 1.0])
+def test_at_three_times_the_speed_it_beats_what_is_set_by_hand(guidance: float) -> None:
+    subject = load("demo", device="cpu", guidance=guidance)
+    held_out = Renderer(subject, [caption.text for caption in demo_captions(4)], seed=50)
+    (shipped,) = (one for one in shipped_schedules(SCHEDULES, STEPS, guidance) if "3x" in one.label)
+    assert isinstance(shipped.method, Schedule)
+    computed = computes(shipped.method)
+    # Warnings are errors here: it fits this pipeline.
+    calibrated = held_out.quality(shipped.method)
+    by_hand = [dcache.methods.interval(interval=4), dcache.methods.newton(interval=4, warmup=1, last=False)]
+    for method in by_hand:
+        with dcache.enabled(subject.pipe, method):
+            subject(["a red circle"], [0])
+            assert dcache.stats(subject.pipe).computed >= computed
+        assert calibrated > held_out.quality(method) + 2.0
