@@ -25,7 +25,8 @@ def seconds(schedule: Schedule, latencies: Latencies) -> float:
     """
     saved = _saved(schedule, latencies.computed, latencies.predicted)
     sites = {site for plan in schedule.components.values() for site in plan.sites}
-    return latencies.uncached + sum(latencies.overhead.get(site, 0.0) for site in sites) - saved
+    parts = [part for site in sites for part in _parts(site, latencies.computed)]
+    return latencies.uncached + sum(latencies.overhead.get(part, 0.0) for part in parts) - saved
 
 
 def speedup(schedule: Schedule, latencies: Latencies) -> float:
@@ -56,15 +57,20 @@ def _saved(schedule: Schedule, computed: Mapping[str, float], predicted: Mapping
 
 
 def _priced(site: str, computed: Mapping[str, float], predicted: Mapping[str, float]) -> tuple[float, float]:
-    """What it takes to compute a site and to predict it; a run is its blocks, predicted as one of them."""
-    match = SITE_NAME.fullmatch(site)
-    parts = [site]
-    if site not in computed and match is not None and match["first"] is not None:
-        parts = [f"block:{i}" for i in range(int(match["first"]), int(match["last"]) + 1)]
+    """What it takes to compute a site and to predict it; a run is predicted as one block is."""
+    parts = _parts(site, computed)
     missing = [part for part in parts if part not in computed or part not in predicted]
     if missing:
         raise DcacheError(f"{', '.join(missing)} was not timed: only {', '.join(computed)}")
     return sum(computed[part] for part in parts), predicted[parts[0]]
+
+
+def _parts(site: str, timed: Mapping[str, float]) -> list[str]:
+    """The site itself; the blocks of a run that was not timed."""
+    match = SITE_NAME.fullmatch(site)
+    if site in timed or match is None or match["first"] is None:
+        return [site]
+    return [f"block:{i}" for i in range(int(match["first"]), int(match["last"]) + 1)]
 
 
 def _predicted(rows: Mapping[str, Row]) -> set[tuple[int, str]]:

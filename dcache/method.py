@@ -74,11 +74,6 @@ class Method:
             raise DcacheError(
                 f"fitted weights are listed by evaluation: clock must be 'step', got {self.clock!r}"
             )
-        if isinstance(self.predictor, Fitted) and self.predictor.differences and self.corrections is not None:
-            raise DcacheError(
-                "weights for the halves of a guided batch and corrections do not go together: corrections "
-                "are fitted to one prediction of both. Leave out one of them"
-            )
         if self.sibling and self.sibling not in SIBLINGS:
             raise DcacheError(f"sibling must be one of {', '.join(SIBLINGS)}, got {self.sibling!r}")
         if self.sigmas:

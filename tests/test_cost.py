@@ -82,3 +82,5 @@ def test_remembering_a_site_costs_something_of_itself() -> None:
     timed = replace(TIMED, overhead={"trunk": 0.7, "block:0": 0.2, "block:1": 0.1})
     assert cost.seconds(of({"trunk": "x--x-x"}), timed) == pytest.approx(10.7 - 3 * 0.8)
     assert cost.seconds(of({"block:0": "x-", "block:1": "xx"}), timed) == pytest.approx(10.3 - 0.45)
+    run = of({"run:0-1": "x-x-"})
+    assert cost.seconds(run, timed) == pytest.approx(10.3 - 2 * (0.5 + 0.4 - 0.05))

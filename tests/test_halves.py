@@ -116,13 +116,3 @@ def test_two_calls_are_no_halves_and_that_is_told() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made(PIXART.build(), PIXART, schedule(LINE, NEWEST))
-
-
-def test_corrections_are_for_one_prediction_of_both() -> None:
-    from dcache.corrections import Corrections
-    from dcache.method import Method
-    from dcache.schedulers import Table
-
-    corrections = Corrections({}, {})
-    with pytest.raises(DcacheError, match="do not go together"):
-        Method("x", Table({"*": {"trunk": ROW}}), Fitted(MEAN, KEPT), clock="step", corrections=corrections)

@@ -40,11 +40,15 @@ def run(arguments: argparse.Namespace) -> int:
 def draw(schedule: Schedule, marks: tuple[str, str] = MARKS) -> Iterator[str]:
     """The lines of the picture."""
     yield heading(schedule)
+    if schedule.sigmas:
+        yield f"noise levels of its own: {', '.join(f'{s:.3g}' for s in schedule.sigmas)}"
     tables = panels(schedule)
     for name, plan in schedule.components.items():
         own = [table for table in tables if table.component == name]
         yield ""
         yield f"{own[0].denoiser}: predicted by {own[0].predictor}"
+        if plan.corrections is not None:
+            yield f"corrected by channel: {', '.join(plan.corrections.sites)}"
         for table in own:
             if table.branch:
                 yield table.branch

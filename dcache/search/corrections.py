@@ -18,7 +18,7 @@ from dcache.calls import Call
 from dcache.corrections import Correction, Corrections
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.eval.subject import Subject
-from dcache.halves import apart
+from dcache.halves import Sum, apart
 from dcache.kernels.weighted_sum import weighted_sum
 from dcache.liveness import Row
 from dcache.predictors import Predictor, make
@@ -150,8 +150,11 @@ class Sums:
         """Of a prediction and what was computed, of one shape."""
         # Tokens have their channels last, pictures, clips and feature maps behind the batch.
         dim = 1 if y.ndim > 3 else -1
-        p, y = (x.movedim(dim, -1).reshape(-1, x.shape[dim]).double().cpu() for x in (p, y))
-        return Sums(len(p), torch.stack([x.sum(0) for x in (p, y, p * p, p * y, y * y)]), anchor, dim)
+        # Not every accelerator has float64.
+        p, y = (x if x.is_cuda else x.cpu() for x in (p, y))
+        p, y = (x.movedim(dim, -1).reshape(-1, x.shape[dim]).double() for x in (p, y))
+        moments = torch.stack([x.sum(0) for x in (p, y, p * p, p * y, y * y)])
+        return Sums(len(p), moments.cpu(), anchor, dim)
 
     def __add__(self, other: Sums) -> Sums:
         """Of both."""
@@ -222,11 +225,14 @@ class Fitting:
             for kept in (its.taus, its.steps, its.held):
                 del kept[: -(self.predictor.order + 1)]
             return
-        weights = [1.0] if len(its.held) == 1 else self.at[site].weights(its.taus, its.steps, call.tau)
+        summed: Sum = weighted_sum
+        weights = [1.0]
+        if len(its.held) > 1:
+            weights = self.at[site].weights(its.taus, its.steps, call.tau)
+            summed = apart(self.at[site], its.steps, call) or weighted_sum
         y = value[0].float()
         base = None if delta is None else y - delta[0].float()
         anchors = [self._first(site, leaves, len(frame)) for leaves in its.held]
-        summed = apart(self.at[site], its.steps, call) or weighted_sum
         predicted = summed(base, anchors, weights, torch.float32)
         new = Sums.of(predicted, y, its.steps[-1])
         key = (site, call.index)

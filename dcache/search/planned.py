@@ -14,9 +14,7 @@ from dcache.eval.specs import Choice
 from dcache.eval.subject import Subject
 from dcache.profile import Profile
 from dcache.schedule import Schedule
-
-# Beyond this a predicted speedup does not rank schedules (design: within 5 % of the measured median).
-TRUSTED = 0.05
+from dcache.search.cost_check import CostCheck, check_cost
 
 
 @dataclass(frozen=True)
@@ -26,10 +24,11 @@ class Checked:
     Attributes:
         schedule: with the figures below in `measured`.
         expected: speedup of the whole call by the profile's latencies, None without them.
-        speedup: measured, medians of calls in turns with uncached ones.
+        speedup: measured, medians of calls in turns with uncached ones, of as many pictures as the latencies
+            are of (without latencies, of all prompts).
         psnr: mean PSNR to the uncached pictures of prompts that nothing was fitted on, in dB.
         flops: share of the sites' FLOPs that is still computed, None where they were not counted.
-        spread: (slowest - fastest) / median of the schedule's timed calls.
+        cost: what was expected and measured, with a word on how far to trust it; None without latencies.
     """
 
     schedule: Schedule
@@ -37,12 +36,7 @@ class Checked:
     speedup: float
     psnr: float
     flops: float | None
-    spread: float
-
-    @property
-    def trusted(self) -> bool:
-        """Whether the expected speedup is near enough to the measured one to rank schedules by it."""
-        return self.expected is not None and abs(self.expected / self.speedup - 1.0) <= TRUSTED
+    cost: CostCheck | None
 
 
 def refuse_other(profile: Profile, subject: Subject) -> None:
@@ -80,7 +74,7 @@ def check(
     seed: int = 0,
     repeats: int = 3,
 ) -> Checked:
-    """Run a schedule against the uncached pipeline, in turns.
+    """Run a schedule, in its canonical form, against the uncached pipeline, in turns.
 
     Args:
         subject: the pipeline.
@@ -93,31 +87,30 @@ def check(
     Raises:
         DcacheError: the schedule does not fit the pipeline, or its pictures are broken.
     """
-    name = schedule.method or "schedule"
+    schedule = schedule.canonical()
+    timed = None if profile is None else profile.latencies
     done = bench(
         subject,
-        [Choice(name, name, method=schedule)],
+        [Choice(schedule.method or "schedule", schedule.method, method=schedule)],
         prompts,
         seed=seed,
-        repeats=repeats,
+        repeats=repeats if timed is None else 1,
         count_flops=False,
     )
     (row,) = done.rows
     if row.speedup is None or row.mean_psnr is None:
         raise DcacheError(f"with this schedule {row.broken}: plan for less speedup")
-    timed = None if profile is None else profile.latencies
+    speedup, expected, told = row.speedup, None, None
+    if profile is not None and timed is not None:
+        (told,) = check_cost(subject, profile, [schedule], prompts, seed=seed, repeats=repeats)
+        expected = cost.speedup(schedule, timed)
+        speedup = expected * told.expected / told.measured
     measured = {
-        "speedup": round(row.speedup, 3),
+        "speedup": round(speedup, 3),
         "psnr": round(row.mean_psnr, 2),
         "prompts": len(prompts),
         "machine": machine(),
         "versions": versions(),
     }
-    return Checked(
-        replace(schedule, measured=measured),
-        None if timed is None else cost.speedup(schedule, timed),
-        row.speedup,
-        row.mean_psnr,
-        None if timed is None or not timed.flops else cost.flops(schedule, timed),
-        done.methods[0].spread,
-    )
+    share = None if timed is None or not timed.flops else cost.flops(schedule, timed)
+    return Checked(replace(schedule, measured=measured), expected, speedup, row.mean_psnr, share, told)

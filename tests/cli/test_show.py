@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from dcache.cli import main
 from dcache.cli.show import draw
+from dcache.corrections import Correction, Corrections
 from dcache.schedule import Plan, Schedule
 
 LISTED = Schedule.of_steps([0, 1, 4], 6)
@@ -33,6 +35,15 @@ def test_show_joins_sites_and_branches_alike_and_keeps_others_apart() -> None:
     ]
     assert [line for line in text if line.startswith("branch")] == ["branches a, b", "branch c"]
     assert "computed 18 of 27 (67%)" in text
+
+
+def test_show_tells_of_corrections_and_noise_levels() -> None:
+    table = {"trunk": {1: Correction(torch.ones(3), torch.zeros(3), 0)}}
+    plan = Plan({"*": {"trunk": (True, False)}}, corrections=Corrections(table, {"trunk": -1}))
+    text = list(draw(Schedule(2, {"": plan}, sigmas=(0.9994, 0.5, 0.0))))
+    assert "corrected by channel: trunk" in text
+    assert "noise levels of its own: 0.999, 0.5, 0" in text
+    assert not any("own" in line or "corrected" in line for line in draw(LISTED))
 
 
 def test_show_breaks_long_schedules() -> None:

@@ -206,6 +206,24 @@ def test_the_trace_of_a_corrected_run_gives_the_same_bits(name: str, tmp_path: A
     assert not torch.equal(first, shape.run(pipe, guidance))
 
 
+@pytest.mark.parametrize("entries", [{2: 1}, {3: 1}], ids=["corrected", "no entry for it"])
+def test_halves_that_are_carried_apart_stay_so(entries: dict[int, int]) -> None:
+    weights = {"weights": {"*": {"2": {"0": -0.5, "1": 1.5}}}, "apart": {"*": {"2": {"1": 1.0}}}}
+    plain = Schedule.of_steps([0, 1, 4], STEPS, sites="trunk", predictor="fitted", clock="step",
+                              parameters=weights)  # fmt: skip
+    rows = {t: Correction(torch.ones(16), torch.zeros(16), anchor) for t, anchor in entries.items()}
+    its = replace(plain.components[""], corrections=Corrections({"trunk": rows}, {"trunk": -1}))
+    outputs = []
+    for made in (plain, replace(plain, components={"": its})):
+        pipe = PIXART.build()
+        dcache.enable(pipe, made)
+        outputs.append(PIXART.run(pipe))
+    assert torch.equal(*outputs)
+    whole = replace(plain.components[""], parameters={"weights": weights["weights"]})
+    dcache.enable(pipe, replace(plain, components={"": whole}))
+    assert not torch.equal(outputs[0], PIXART.run(pipe))
+
+
 def test_lowerings_of_a_corrected_run_agree() -> None:
     made = schedule_of(PIXART)
     outputs = []

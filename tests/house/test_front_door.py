@@ -24,9 +24,9 @@ FRONT_DOOR = {
     "trace",
 }
 PRESETS = {
-    "bac", "cachequant", "dbcache", "deepcache", "default", "delta_dit", "easycache", "ertacache", "fastercache", "fbcache", "fitted",
-    "foca", "hicache", "interval", "magcache", "newton", "pab", "profilingdit", "seacache", "smoothcache",
-    "taylorseer", "teacache", "tgate",
+    "bac", "cachequant", "dbcache", "deepcache", "default", "delta_dit", "easycache", "ertacache",
+    "fastercache", "fbcache", "fitted", "foca", "hicache", "interval", "magcache", "newton", "pab",
+    "profilingdit", "seacache", "smoothcache", "taylorseer", "teacache", "tgate",
 }  # fmt: skip
 
 

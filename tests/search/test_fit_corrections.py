@@ -187,10 +187,25 @@ def test_on_every_shape_predictions_come_nearer_to_what_was_computed(name: str) 
         assert dcache.trace(subject.pipe).components[shape.part].corrections == plan.corrections
 
 
-def test_the_engine_predicts_what_was_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the first prediction after a true anchor the engine's own is what the sums were made of."""
+APART = {"weights": {"*": {"2": {"0": -0.5, "1": 1.5}}}, "apart": {"*": {"2": {"0": 0.25, "1": 0.75}}}}
+
+
+@pytest.mark.parametrize(
+    ("computed", "first", "plan"),
+    [
+        ((0, 3), 1, {"codec": "delta"}),
+        ((0, 1, 3), 2, {"predictor": "newton", "parameters": {"order": 1}, "clock": "logsnr"}),
+        ((0, 1, 3), 2, {"predictor": "fitted", "parameters": APART, "clock": "step"}),
+    ],
+    ids=["reuse", "newton", "halves apart"],
+)
+def test_the_engine_predicts_what_was_fitted(
+    computed: tuple[int, ...], first: int, plan: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the first prediction after true anchors the engine's own is what the sums were made of."""
     subject = shaped(PIXART)
-    schedule = made("trunk", "delta", "transformer")
+    row = tuple(t in computed for t in range(STEPS))
+    schedule = Schedule(STEPS, {"transformer": Plan({"*": {"trunk": row}}, **plan)})
     seen: list[Any] = []
     real = Sums.of
 
@@ -200,14 +215,13 @@ def test_the_engine_predicts_what_was_fitted(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(Sums, "of", staticmethod(kept))
     found, _ = fit_corrections(subject, schedule, ["1"])
-    row = found.components["transformer"].corrections.table["trunk"][1]
+    row = found.components["transformer"].corrections.table["trunk"][first]
     outputs: list[torch.Tensor] = []
     block = subject.pipe.transformer.norm_out
     handle = block.register_forward_pre_hook(lambda _m, args: outputs.append(args[0].clone()))
     with dcache.enabled(subject.pipe, found):
         subject(["1"], [0])
     handle.remove()
-    # Evaluation 0 is computed and checked once more, so the prediction of 1 follows them.
     expected = row.scale * seen[0][0] + row.shift
     assert any(torch.allclose(output, expected, atol=1e-5) for output in outputs)
 

@@ -12,8 +12,8 @@ KEY, OTHER = Key("trunk", "0", "delta"), Key("attn:0", "0", "value")
 
 
 def features(steps: int, size: int) -> torch.Tensor:
-    """A walk, as features of a run are: neighbours are alike."""
-    return torch.randn(steps, size).cumsum(0) * 0.3 + torch.randn(size)
+    """A walk, as features of a run are: neighbours are alike, and the mean is not zero."""
+    return torch.randn(steps, size).cumsum(0) * 0.3 + torch.randn(size) + 0.5
 
 
 def filled(z: torch.Tensor, cap: int, seed: int = 0) -> Held:

@@ -15,6 +15,7 @@ from dcache.errors import DcacheError, DcacheWarning
 from dcache.profile import Profile
 from dcache.search.observe import observe
 from dcache.search.passes import passes_of, sites_of
+from dcache.search.stopwatch import stopwatch
 from dcache.search.watching import watching
 from dcache.session import session_of
 from dcache.sites import Structure, Sublayer
@@ -156,7 +157,7 @@ class Twice(nn.Module):
 
 
 def test_a_module_that_is_called_twice_gives_one_longer_feature(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Twice()
+    model = Twice().eval()
     sublayer = Sublayer("mlp:0", "mlp", 0, model.inner)
     for where in (session, binding):
         if hasattr(where, "discover"):
@@ -173,13 +174,19 @@ def test_a_module_that_is_called_twice_gives_one_longer_feature(monkeypatch: pyt
             with watching(session_of(model), see, model=False):
                 for i in range(3):
                     dcache.step(model, i)
-                    model(torch.randn(1, 4), 0.0)
+                    model(torch.randn(1 + run, 4), 0.0)
             for i in range(3):
                 x = model.entries[-3 + i]
                 assert torch.equal(found[i][0], x * 2)
                 assert torch.equal(found[i][1], x[:, :1] * 3)
-                assert len(found[i]) == 2, run
+                assert len(found[i]) == 2
             found.clear()
+        # A stopwatch hears both of them too.
+        ticks = iter(range(100))
+        heard = stopwatch(session_of(model), lambda: next(ticks))
+        dcache.step(model, 0)
+        model(torch.randn(2, 4), 0.0)
+        assert heard.computed["mlp:0"][0] == [(0, 1), (2, 3)]
 
 
 def test_a_unet_shows_its_brackets_one_in_each_pass() -> None:

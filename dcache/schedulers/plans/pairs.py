@@ -94,10 +94,10 @@ def step_weights(profile: Profile, site: str, importance: str = "auto") -> Float
     """(T,): what a squared error of the site's features at each evaluation counts.
 
     `observed`: the final pictures' squared error when that evaluation alone was predicted by reuse, over the
-    squared error of that reuse. It says little of errors in a row, which add up (docs/predictors.md): measured,
-    it does harm under guidance. `power`: one over the mean square of the features, so that errors are
-    relative. `none`: one. `auto`: observed where the profile has it; else that of the whole, for the same
-    relative error; else power.
+    squared error of that reuse. It says little of errors in a row, which add up, and under guidance it did
+    harm where it was measured (docs/predictors.md). `power`: one over the mean square of the features, so
+    that errors are relative. `none`: one. `auto`: observed where the profile has it; else that of the whole,
+    for the same relative error; else power.
 
     Raises:
         DcacheError: the profile has no importance of the site, or the kind is none of these.
