@@ -242,6 +242,11 @@ def sample_captions(count: int, rng: np.random.Generator, *, unseen: bool | None
     return [pool[i] for i in rng.integers(len(pool), size=count)]
 
 
+def trained_captions(count: int) -> list[Caption]:
+    """Draw `count` captions that the model was trained on, to calibrate and search with."""
+    return sample_captions(count, np.random.default_rng(7), unseen=False)
+
+
 def demo_captions(count: int) -> list[Caption]:
     """Pick `count` held-out captions that between them show every attribute's values about equally often."""
     pool = sample_captions(400, np.random.default_rng(0), unseen=True)

@@ -19,8 +19,13 @@ from pathlib import Path
 from dcache.errors import DcacheError
 
 COLUMN = "prompt"
-# Named sets -> the module with `demo_captions`, and the most that it has.
-SETS = {"demo": ("dcache.demo.pictures", 400), "demo-video": ("dcache.demo.video.clips", 90)}
+# Named sets -> a module, its function that draws so many captions, and the most that it has.
+SETS = {
+    "demo": ("dcache.demo.pictures", "demo_captions", 400),
+    "demo-train": ("dcache.demo.pictures", "trained_captions", 400),
+    "demo-video": ("dcache.demo.video.clips", "demo_captions", 90),
+    "demo-video-train": ("dcache.demo.video.clips", "trained_captions", 90),
+}
 USUAL = 8
 Row = tuple[str, object]
 
@@ -30,8 +35,9 @@ def read(source: str, column: str = COLUMN) -> list[str]:
 
     Args:
         source: the path of a file: txt (a prompt a line), csv (with a line of column names), jsonl (an object
-            a line) or parquet, in UTF-8; or a named set, `demo` or `demo-video`, with a number as `demo:32`;
-            or a prompt, which is anything else that has more than one word.
+            a line) or parquet, in UTF-8; or a named set with a number, as `demo:32` (captions that the model
+            was not trained on; `demo-train:32` those that it was); or a prompt, which is anything else that
+            has more than one word.
         column: of the csv or parquet file, key of the jsonl objects.
 
     Raises:
@@ -59,10 +65,10 @@ def digest(prompts: Sequence[str]) -> str:
 
 
 def _named(name: str, count: str) -> list[str]:
-    module, most = SETS[name]
+    module, draw, most = SETS[name]
     if count and not (count.isdecimal() and 1 <= int(count) <= most):
         raise DcacheError(f"{name}:{count}: expected a number of captions between 1 and {most}")
-    captions = importlib.import_module(module).demo_captions(int(count or USUAL))
+    captions = getattr(importlib.import_module(module), draw)(int(count or USUAL))
     return [caption.text for caption in captions]
 
 

@@ -95,7 +95,7 @@ def test_named_sets_are_the_held_out_captions() -> None:
     assert read("demo:3") == [caption.text for caption in demo_captions(3)]
     assert read("demo-video:2") == [caption.text for caption in clips.demo_captions(2)]
     assert len(read("demo")) == 8
-    for name, (_, most) in SETS.items():
+    for name, (_, _, most) in SETS.items():
         assert len(read(f"{name}:{most}")) == most
         for wrong in (0, most + 1, "x"):
             with pytest.raises(DcacheError, match=f"between 1 and {most}"):
@@ -128,3 +128,12 @@ def test_the_digest_sees_every_prompt_and_their_order() -> None:
     lists = [["a", "b"], ["b", "a"], ["a"], ["a", "b", "b"], ["ab"]]
     assert len(set(map(digest, lists))) == len(lists)
     assert digest(json.loads('["a", "b"]')) == digest(["a", "b"])
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-video"])
+def test_what_to_calibrate_with_and_what_to_judge_by_share_nothing(name: str) -> None:
+    trained, held_out = read(f"{name}-train:80"), read(f"{name}:80")
+    assert len(trained) == len(held_out) == 80
+    assert not set(trained) & set(held_out)
+    assert trained == read(f"{name}-train:80")
+    assert trained[:5] == read(f"{name}-train:5")
