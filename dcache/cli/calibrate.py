@@ -69,6 +69,11 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="also observe what predicting each evaluation alone does to the pictures: a run for each",
     )
     parser.add_argument(
+        "--attention",
+        action="store_true",
+        help="also observe which blocks attend to the foreground, which --method profilingdit plans from",
+    )
+    parser.add_argument(
         "--sites",
         metavar="LIST",
         help="what to observe, separated by commas (default: all that is understood)",
@@ -172,7 +177,7 @@ def _observed(
     )
     if arguments.importance:
         profile = importance(subject, profile, prompts, seed=arguments.seed, tell=tell)
-    if arguments.method == "profilingdit":
+    if arguments.attention or arguments.method == "profilingdit":
         tell("attention")
         profile = with_attention(subject, profile, prompts)
     return profile
