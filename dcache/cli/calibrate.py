@@ -109,6 +109,11 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if not arguments.out.resolve().parent.is_dir():
         raise DcacheError(f"--out: there is no folder {arguments.out.resolve().parent}")
+    if arguments.profile is not None and (arguments.method == AUTO or arguments.out.suffix == PROFILE):
+        raise DcacheError(
+            "--profile is what a planner plans from: name one (--method pairs, ...). --method auto reads none, "
+            f"and --out FILE{PROFILE} observes a new one"
+        )
     prompts = prompts_of(arguments)
     if not prompts:
         raise DcacheError("no prompts: give at least three, to observe or fit on and to check on")

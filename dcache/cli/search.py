@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +26,11 @@ if TYPE_CHECKING:
     from dcache.search.found import Member
     from dcache.search.judge import Judge
 
+COSTED = {
+    "seconds": "Speedups are expected ones, by the profile's seconds.",
+    "flops": "Speedups are of the sites' FLOPs.",
+    "measured": "Speedups are of single measured calls, noise and all.",
+}
 # ECAD (2025) as published: PixArt's setting of its code (the card in docs/search.md says where from).
 ECAD = {
     "strategy": "nsga2",
@@ -46,6 +50,7 @@ ECAD = {
 def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
     from dcache.search.evolve import STRATEGIES, Ways
+    from dcache.search.space import RECIPES
 
     usual = Ways()
     parser = commands.add_parser(
@@ -65,14 +70,20 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     def option(name: str, kind: Any, metavar: str, text: str) -> None:
         default = getattr(usual, name)
         shown = ",".join(default) if isinstance(default, tuple) else default
-        parser.add_argument(f"--{name}", type=kind, metavar=metavar, help=f"{text} (default: {shown})")
+        text += "" if default is None else f" (default: {shown})"
+        parser.add_argument(f"--{name}", type=kind, metavar=metavar, help=text)
 
     option("strategy", str, "S", f"one of {', '.join(STRATEGIES)}")
     option("units", str, "U", "what decides alone: whole, kinds, blocks, sublayers, sections:N")
-    option("recipes", _names, "LIST", "how predictions may be made: reuse, newton, halfway, fitted")
+    option("recipes", _names, "LIST", f"how predictions may be made: {', '.join(RECIPES)}")
     option("budget", int, "N", "most schedules to evaluate")
     option("population", int, "N", "schedules of a generation")
-    option("mutation", float, "R", "mutation rate; two bits of a genome where none is given")
+    option(
+        "mutation",
+        float,
+        "R",
+        "mutation rate; where none is given two bits of a genome, or 0.05 of the offspring",
+    )
     option("convention", str, "C", "that rate is of each bit (each), or of mutated offspring (some)")
     option("finishing", float, "F", "share of the budget for the local search around the front")
     option("metrics", _names, "LIST", "traded against cost, as in dcache eval")
@@ -85,7 +96,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="of each process (default: the cores' share)"
+        "--threads", type=int, metavar="N", help="of each process (default: a share of torch's own)"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the search in --out")
     parser.add_argument(
@@ -109,8 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = pipeline_options(arguments) | {"device": own_device(arguments.device)}
     parts = rungs(prompts, ways.first)
     make = partial(make_judge, arguments.pipeline, options, parts, ways, arguments.batch_size, profile)
-    threads = arguments.threads or max(1, (os.cpu_count() or 1) // arguments.workers)
-    _set_threads(threads)
+    threads = _threads(arguments.threads, arguments.workers)
     judge = make()
     make_folder(arguments.out)
     about = {
@@ -125,8 +135,15 @@ def run(arguments: argparse.Namespace) -> int:
     journal = launch.in_turn(lambda: opened(arguments.out, identity, arguments.resume, launch.first))
     signs = {name: judge.better(name) for name in ways.metrics}
     tell = Progress(journal.damaged) if launch.first else _silent
-    with _team(judge, launch, make, arguments.workers, threads) as team:
-        done = search(profile, ways, team, prompts, signs, journal, tell)
+    try:
+        with _team(judge, launch, make, arguments.workers, threads) as team:
+            done = search(profile, ways, team, prompts, signs, journal, tell)
+    except KeyboardInterrupt:
+        if launch.count == 1 and isinstance(tell, Progress) and tell.latest is not None:
+            tell.latest.stop()
+            print("interrupted: this is the front so far; --resume goes on", file=sys.stderr)
+            _finished(tell.latest, ways, about, arguments.out, wanted)
+        raise
     if launch.first:
         _finished(done, ways, about, arguments.out, wanted)
     return 0
@@ -157,11 +174,11 @@ def _finished(done: Search, ways: Ways, about: dict[str, Any], out: Path, wanted
 
     paths, front, metric = write(done, ways, about, out), members(done), ways.metrics[0]
     _report(done, front, ways)
+    print(f"\nwrote {', '.join(map(str, paths[:4]))} and {out / 'schedules'}")
     if wanted is not None:
         best = pick(front, wanted, metric, done.signs[metric])
         path = best.schedule.save(out / "picked.schedule.json")
         print(f"\npicked {best.name}: dcache.enable(pipe, {str(path)!r})")
-    print(f"\nwrote {', '.join(map(str, paths[:4]))} and {out / 'schedules'}")
 
 
 def make_judge(
@@ -191,10 +208,14 @@ class Progress:
 
     Args:
         damaged: lines of the journal that could not be read.
+
+    Attributes:
+        latest: the search, after its last batch.
     """
 
     def __init__(self, damaged: int) -> None:
         self.began = time.perf_counter()
+        self.latest: Search | None = None
         if damaged:
             print(
                 f"{damaged} damaged line(s) of the journal are skipped and evaluated again", file=sys.stderr
@@ -202,16 +223,16 @@ class Progress:
 
     def __call__(self, search: Search) -> None:
         """After a batch."""
+        self.latest = search
         metric, sign = next(iter(search.signs.items()))
-        full = max(one.cost for one in search.candidates.values())
-        marks = []
+        front, full, marks = search.front(), search.uncached, []
         for speedup in (2.0, 3.0, 4.0):
-            values = [c.value(metric, search.rungs) for c in search.front() if full / c.cost >= speedup]
+            values = [c.value(metric, search.rungs) for c in front if full / c.cost >= speedup]
             if values:
                 marks.append(f"{speedup:g}x {sign * max(sign * v for v in values):.4g}")
         print(
             f"{len(search.candidates)} of {search.budget} evaluated, {search.twins} twins spared, front of "
-            f"{len(search.front())}: {metric} at {', '.join(marks) or 'no 2x yet'} "
+            f"{len(front)}: {metric} at {', '.join(marks) or 'no 2x yet'} "
             f"({time.perf_counter() - self.began:.0f} s)",
             file=sys.stderr,
             flush=True,
@@ -246,10 +267,15 @@ def _speedup(text: str | None) -> float | None:
         raise DcacheError(f"--pick expects a speedup such as 2.5x, got {text!r}") from None
 
 
-def _set_threads(threads: int) -> None:
+def _threads(asked: int | None, workers: int) -> int:
+    """Set and return the threads of each process: torch's own number, which knows of OMP_NUM_THREADS, shared."""
     import torch
 
+    if asked is not None and asked < 1:
+        raise DcacheError(f"--threads must be at least 1, got {asked}")
+    threads = asked or max(1, torch.get_num_threads() // workers)
     torch.set_num_threads(threads)
+    return threads
 
 
 def _report(done: Search, front: list[Member], ways: Ways) -> None:
@@ -263,5 +289,10 @@ def _report(done: Search, front: list[Member], ways: Ways) -> None:
     print(
         f"\n{len(done.candidates)} schedules evaluated; {done.twins} of {done.asked} that were asked for "
         f"were twins of them ({done.twins / max(done.asked, 1):.0%}). {metric} on {done.rungs} rung(s) of "
-        f"prompts; its standard error on the first: {noise:.2g}. Speedups are expected ones."
+        f"prompts; its standard error on the first: {noise:.2g}. {COSTED[ways.cost]} The schedules were chosen "
+        "by these very figures, which flatter them: compare on other prompts and seeds (dcache bench)."
     )
+    if done.broken:
+        print(
+            f"{done.broken} with broken pictures, or a metric that is no number, count as the worst there is."
+        )

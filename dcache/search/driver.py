@@ -8,7 +8,7 @@ front that comes out is of candidates that were rendered on all prompts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from dcache import cost
 from dcache.schedule import Schedule
-from dcache.search.front import Objectives, nondominated, settled
+from dcache.search.front import WORST, Objectives, nondominated, settled
 from dcache.search.journal import Journal
 from dcache.search.space import Genome, Space
 from dcache.search.strategies import Strategy
@@ -28,8 +28,8 @@ COSTS = ("seconds", "flops", "measured")
 class Team(Protocol):
     """Who renders: this process, or several."""
 
-    def judge(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
-        """What came of each task, in order."""
+    def judge(self, tasks: Sequence[Task]) -> Iterable[dict[str, Any]]:
+        """What came of each task, in order; what has come is kept, whatever becomes of the rest."""
         ...
 
 
@@ -62,9 +62,11 @@ class Candidate:
         return float("nan") if any(v is None for v in values) else float(np.mean(values))
 
     def noise(self, metric: str) -> float:
-        """Standard error of the metric on the first rung, 0 where it has no value for each picture."""
+        """Standard error of the metric on the first rung, 0 where it has no number for each picture."""
         own = self.results[0]["each"].get(metric)
-        return float(np.std(own, ddof=1) / np.sqrt(len(own))) if own and len(own) > 1 else 0.0
+        if not own or len(own) < 2 or not np.isfinite(own).all():
+            return 0.0
+        return float(np.std(own, ddof=1) / np.sqrt(len(own)))
 
 
 @dataclass
@@ -119,9 +121,30 @@ class Search:
         return settled([candidate.cost, *values])
 
     def front(self) -> list[Candidate]:
-        """The best of those that were rendered on all prompts, by cost."""
+        """The best of those that were rendered on all prompts and are all numbers, by cost."""
         whole = [c for c in self.candidates.values() if len(c.results) == self.rungs]
-        return [whole[i] for i in nondominated([self.objectives(c, self.rungs) for c in whole])]
+        points = [self.objectives(c, self.rungs) for c in whole]
+        sane = [i for i, point in enumerate(points) if max(point) < WORST]
+        return [whole[sane[i]] for i in nondominated([points[i] for i in sane])]
+
+    @property
+    def uncached(self) -> float:
+        """What a call without caching costs; where seconds are measured, the first candidate's."""
+        latencies = self.space.profile.latencies
+        if self.by == "seconds" and latencies is not None:
+            return latencies.uncached
+        return 1.0 if self.by == "flops" else next(iter(self.candidates.values())).cost
+
+    @property
+    def broken(self) -> int:
+        """Candidates with broken pictures, or a metric that is no number: the worst there are."""
+        return sum(max(self.objectives(c, self.rungs)) >= WORST for c in self.candidates.values())
+
+    def stop(self) -> None:
+        """Forget the candidates that were about to be rendered."""
+        before = len(self.candidates)
+        self.candidates = {digest: one for digest, one in self.candidates.items() if one.results}
+        self.asked -= before - len(self.candidates)
 
     @property
     def twins(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from dcache.search.front import Objectives
 from dcache.search.journal import Journal
 from dcache.search.seeds import interleaved, planned, templates
 from dcache.search.space import RECIPES, Genome, Space, units_of
-from dcache.search.strategies import Strategy
+from dcache.search.strategies import Strategy, Told
 from dcache.search.strategies.map_elites import MapElites
 from dcache.search.strategies.nsga2 import CONVENTIONS, NSGA2
 from dcache.search.strategies.plain import LocalSearch, RandomSearch
@@ -35,9 +36,9 @@ class Ways:
         recipes: names of `dcache.search.space.RECIPES`.
         budget: most candidates to evaluate.
         population: of a generation or batch.
-        mutation: rate, None for two bits of a genome.
+        mutation: rate, None for two bits of a genome (of the offspring: 0.05, as ECAD has it).
         convention: `each` bit at that rate, or `some` of the offspring at all (ECAD's pymoo).
-        finishing: share of the budget that is kept for a local search around the front.
+        finishing: share of the budget that is kept for a local search around the front, below 1.
         seeds: begin with templates and plans; else with random genomes alone.
         metrics: what is traded against cost, as in `dcache eval`.
         cost: `seconds` by the profile's latencies, `flops`, or `measured`.
@@ -72,8 +73,10 @@ class Ways:
             raise DcacheError(
                 f"recipes are some of {', '.join(RECIPES)}, got {', '.join(self.recipes) or 'none'}"
             )
-        if not 0.0 <= self.finishing <= 1.0:
-            raise DcacheError(f"the finishing share lies between 0 and 1, got {self.finishing}")
+        if not 0.0 <= self.finishing < 1.0:
+            raise DcacheError(f"the finishing share lies between 0 and 1, and is not 1, got {self.finishing}")
+        if self.mutation is not None and not 0.0 <= self.mutation <= 1.0:
+            raise DcacheError(f"a mutation's rate lies between 0 and 1, got {self.mutation}")
         if self.budget < 1:
             raise DcacheError(f"a search needs a budget of at least one evaluation, got {self.budget}")
         if self.population < 4 or self.population % 4:
@@ -132,7 +135,11 @@ def space_of(profile: Profile, ways: Ways) -> Space:
     """
     if ways.cost != "measured" and profile.latencies is None:
         raise DcacheError("the profile has no latencies: observe with timing, or search by measured seconds")
-    return Space(profile, units_of(profile, ways.units), tuple(RECIPES[name] for name in ways.recipes))
+    units = units_of(profile, ways.units)
+    counted = {} if profile.latencies is None else profile.latencies.flops
+    if ways.cost == "flops" and not any(counted.get(site) for unit in units for site in unit):
+        raise DcacheError("the profile has no FLOPs of these sites: observe again, or search by seconds")
+    return Space(profile, units, tuple(RECIPES[name] for name in ways.recipes))
 
 
 def search(
@@ -156,22 +163,24 @@ def search(
         tell: called after every batch.
 
     Raises:
-        DcacheError: the profile lacks something.
+        DcacheError: the profile lacks something, or a metric gives no number even with everything computed.
     """
     space = space_of(profile, ways)
     parts = len(rungs(prompts, ways.first))
     kept = Journal(None, {}) if journal is None else journal
     found = Search(space, team, kept, signs, parts, ways.budget, ways.cost, tell)
     rng = random.Random(ways.seed)
-    main = ways.budget - round(ways.finishing * ways.budget)
-    # At most half of the strategy's share: the rest is for what it makes of them.
-    first = interleaved(templates(space), planned(space))[: main // 2] if ways.seeds else []
+    main = max(1, ways.budget - round(ways.finishing * ways.budget))
     # Every unit computed throughout costs the most: the end of all fronts.
     full = space.genome([[True] * profile.steps] * len(space.units))
-    found.run(_Listed([full, *first]), main)
+    found.run(_Listed([full], 1), 1)
+    _refuse_without_numbers(found)
+    # At most half of the strategy's share: the rest is for what it makes of them.
+    first = interleaved(templates(space), planned(space))[: main // 2] if ways.seeds else []
+    found.run(_Listed(first, ways.population), main - 1)
     known = [(c.genome, found.objectives(c)) for c in found.candidates.values()]
     if ways.strategy != "local":
-        strategy = _strategy(ways, space, [g for g, _ in known], rng, known[0][1])
+        strategy = _strategy(ways, space, known, rng, found.uncached)
         found.run(strategy, main - len(found.candidates))
     known = [(c.genome, found.objectives(c)) for c in found.candidates.values()]
     found.run(LocalSearch(space, known, rng, ways.population))
@@ -179,32 +188,41 @@ def search(
 
 
 class _Listed:
-    """Genomes that are evaluated once, in their order."""
+    """Genomes that are evaluated once, in their order, a batch at a time."""
 
-    def __init__(self, genomes: Sequence[Genome]) -> None:
-        self.genomes = list(genomes)
+    def __init__(self, genomes: Sequence[Genome], batch: int) -> None:
+        self.genomes, self.batch = list(genomes), batch
 
     def ask(self) -> list[Genome]:
-        """All of them, then none."""
-        asked, self.genomes = self.genomes, []
+        """The next of them, in the end none."""
+        asked, self.genomes = self.genomes[: self.batch], self.genomes[self.batch :]
         return asked
 
     def tell(self, results: Sequence[tuple[Genome, Objectives]]) -> None:
         """Nothing to learn."""
 
 
-def _strategy(
-    ways: Ways, space: Space, first: Sequence[Genome], rng: random.Random, full: Objectives
-) -> Strategy:
+def _refuse_without_numbers(found: Search) -> None:
+    (full,) = found.candidates.values()
+    wrong = [name for name in found.signs if not isfinite(full.value(name, 1))]
+    if wrong:
+        raise DcacheError(
+            f"{', '.join(wrong)} is no number even with everything computed: nothing can be compared by it "
+            "on these prompts. Ask for another metric, or for more prompts (--first)"
+        )
+
+
+def _strategy(ways: Ways, space: Space, known: Told, rng: random.Random, full: float) -> Strategy:
+    mutation = 0.05 if ways.mutation is None and ways.convention == "some" else ways.mutation
     if ways.strategy == "random":
         return RandomSearch(space, rng, ways.population)
     if ways.strategy == "map-elites":
-        return MapElites(space, first, rng, full[0], batch=ways.population)
+        return MapElites(space, known, rng, full, batch=ways.population)
     return NSGA2(
         space,
-        first,
+        known,
         rng,
         population=ways.population,
-        mutation=ways.mutation,
+        mutation=mutation,
         convention=ways.convention,
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from dcache.search.evolve import Ways
 from dcache.search.front import Objectives, hypervolume
 
 FORMAT = "dcache.front"
+_OURS = re.compile(r"schedules/[\w.-]+\.schedule\.json")
 
 
 @dataclass(frozen=True)
@@ -47,18 +50,16 @@ class Member:
 
 def members(search: Search) -> list[Member]:
     """The front, slowest first."""
-    front = search.front()
-    full = max((one.cost for one in search.candidates.values()), default=1.0)
+    front, here = search.front(), {"machine": machine(), "versions": versions()}
     found: list[Member] = []
     for one in sorted(front, key=lambda c: -c.cost):
-        speedup = full / one.cost if one.cost > 0 else float("inf")
+        speedup = search.uncached / one.cost if one.cost > 0 else float("inf")
         values = {name: round(one.value(name, search.rungs), 4) for name in search.signs}
         measured = {
             "expected_speedup": round(speedup, 3),
             "cost": search.by,
             **values,
-            "machine": machine(),
-            "versions": versions(),
+            **here,
         }
         name = f"{len(found):02d}-{speedup:.2f}x"
         schedule = replace(one.schedule, measured=measured)
@@ -114,9 +115,8 @@ def write(search: Search, ways: Ways, about: Mapping[str, Any], out: Path) -> li
             "nothing was found: every candidate's pictures are broken, or the budget is too small"
         )
     folder = files.make_folder(out / "schedules")
-    for old in folder.glob("*.schedule.json"):
-        if old.name.removesuffix(".schedule.json") not in {one.name for one in front}:
-            old.unlink()
+    for old in _written_before(out) - {f"schedules/{one.name}.schedule.json" for one in front}:
+        (out / old).unlink(missing_ok=True)
     saved = [one.schedule.save(folder / f"{one.name}.schedule.json") for one in front]
     plot = draw(out / "front.png", search, front)
     content = {
@@ -127,6 +127,7 @@ def write(search: Search, ways: Ways, about: Mapping[str, Any], out: Path) -> li
         "evaluations": len(search.candidates),
         "asked": search.asked,
         "twins": search.twins,
+        "broken": search.broken,
         "damaged_lines": search.journal.damaged,
         "hypervolume": [round(v, 6) for v in growth(search)],
         "front": [_row(one) | {"schedule": f"schedules/{one.name}.schedule.json"} for one in front],
@@ -142,12 +143,21 @@ def write(search: Search, ways: Ways, about: Mapping[str, Any], out: Path) -> li
     ]
 
 
+def _written_before(out: Path) -> set[str]:
+    """The schedule files that the last search here wrote; others in the folder are none of ours."""
+    try:
+        rows = json.loads((out / "front.json").read_text(encoding="utf-8"))["front"]
+        return {str(row["schedule"]) for row in rows if _OURS.fullmatch(str(row["schedule"]))}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
 def draw(path: Path, search: Search, front: list[Member]) -> Path:
     """Every evaluation and the front, speedup against the first metric; how the hypervolume grew."""
     from dcache.eval.canvas import ACCENT, GREY, GRID, INK, new_figure, save
 
     metric = next(iter(search.signs))
-    full = max(one.cost for one in search.candidates.values())
+    full = search.uncached
     figure = new_figure(10.0, 4.2)
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1.0))
     dots = [(full / c.cost, c.value(metric, 1)) for c in search.candidates.values() if c.cost > 0]
@@ -160,7 +170,10 @@ def draw(path: Path, search: Search, front: list[Member]) -> Path:
     values = sorted(y for _, y in shown)
     if values:
         # One broken candidate must not squeeze all others into a line.
-        left.set_ylim(values[len(values) // 20] - 1, None)
+        worst = values[len(values) // 20] if search.signs[metric] > 0 else values[-1 - len(values) // 20]
+        best = values[-1] if search.signs[metric] > 0 else values[0]
+        margin = 0.05 * (best - worst) or 0.05 * abs(best) or 1.0
+        left.set_ylim(*sorted((worst - margin, best + margin)))
     left.set_xlabel("expected speedup" if search.by == "seconds" else f"speedup ({search.by})", color=INK)
     left.set_ylabel(metric, color=INK)
     left.legend(frameon=False, fontsize=8)

@@ -39,20 +39,23 @@ class Journal:
 
     @staticmethod
     def start(path: Path, about: Mapping[str, Any], resume: bool) -> Journal:
-        """Begin a file, or go on with one.
+        """Begin a file, or go on with one. One that has no evaluation yet is begun anew.
 
         Raises:
             DcacheError: there is a file and `resume` is false; it is of another search; or it cannot be
                 written.
         """
         journal = Journal(path, about)
-        if path.exists() and path.stat().st_size:
+        lines = journal._lines() if path.exists() and path.stat().st_size else None
+        if lines is not None and (len(lines) != 1 or not _heads(lines[0]) or journal.damaged):
             if not resume:
                 raise DcacheError(
                     f"{path} is there already: go on with that search (--resume), or choose another --out"
                 )
-            journal._read()
-        else:
+            journal._read(lines)
+        elif lines is None or lines[0].get("about") != journal._own():
+            if lines is not None:
+                path.unlink()
             journal._append({"format": FORMAT, "version": VERSION, "about": dict(about)})
         return journal
 
@@ -61,11 +64,14 @@ class Journal:
         self.found[key] = dict(result)
         self._append({"key": list(key), "result": dict(result)})
 
-    def _read(self) -> None:
-        lines = self._lines()
-        if not lines or lines[0].get("format") != FORMAT or lines[0].get("version") != VERSION:
+    def _own(self) -> Any:
+        """What this search is about, as it comes back from a file."""
+        return json.loads(json.dumps(dict(self.about)))
+
+    def _read(self, lines: list[dict[str, Any]]) -> None:
+        if not lines or not _heads(lines[0]):
             raise DcacheError(f"{self.path} is no journal of a search: its first line does not say so")
-        about, own = lines[0].get("about"), json.loads(json.dumps(dict(self.about)))
+        about, own = lines[0].get("about"), self._own()
         if about != own:
             names = [k for k in {*own, *(about or {})} if (about or {}).get(k) != own.get(k)]
             raise DcacheError(
@@ -113,6 +119,11 @@ class Journal:
                 f"cannot write the journal {self.path}: {error.strerror}. What was written before is kept: "
                 "make room, and run the same command with --resume"
             ) from error
+
+
+def _heads(line: dict[str, Any]) -> bool:
+    """Whether a line is the first of a journal."""
+    return line.get("format") == FORMAT and line.get("version") == VERSION
 
 
 def _checked(raw: bytes) -> dict[str, Any] | None:

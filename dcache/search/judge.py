@@ -54,6 +54,10 @@ class Judge:
         if not self.rungs or not all(self.rungs):
             raise DcacheError("a search needs one prompt or more in every rung")
         self._known: list[Metric] = chosen(self.metrics)
+        kind = self.subject.kind
+        wrong = [metric.name for metric in self._known if kind not in metric.kinds]
+        if wrong:
+            raise DcacheError(f"{', '.join(wrong)} is not defined for {kind}s: ask for another metric")
 
     def judge(self, schedule: Schedule, rung: int) -> dict[str, Any]:
         """What a schedule's pictures of one rung are worth.
@@ -75,6 +79,11 @@ class Judge:
             values[metric.name] = value if value is not None and np.isfinite(value) else None
             if own is not None:
                 each[metric.name] = own
+            elif len(self.rungs) > 1 and value is not None:
+                raise DcacheError(
+                    f"{metric.name} is of all pictures together, and has no mean over rungs of prompts: "
+                    f"render every schedule on all of them (--first {sum(map(len, self.rungs))})"
+                )
         return {"values": values, "each": each, "seconds": seconds}
 
     def better(self, name: str) -> int:

@@ -82,6 +82,7 @@ def observe(  # noqa: PLR0913
     timed = team.gather(team.together(time_them))[0]
     about = {
         "pipeline": subject.name,
+        "sampling_steps": subject.steps,
         "seed": seed,
         "batch_size": batch_size,
         "cap": cap,

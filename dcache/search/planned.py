@@ -40,10 +40,11 @@ class Checked:
 
 
 def refuse_other(profile: Profile, subject: Subject) -> None:
-    """Refuse a profile of another model.
+    """Refuse a profile of another model, or of calls that differ.
 
     Raises:
-        DcacheError: the pipeline has no denoiser of that name, class or config.
+        DcacheError: the pipeline has no denoiser of that name, class or config; or its calls have other steps
+            or guidance.
     """
     found = denoisers(subject.pipe)
     module = found.get(profile.component)
@@ -57,6 +58,12 @@ def refuse_other(profile: Profile, subject: Subject) -> None:
         raise DcacheError(
             f"the profile is of a {profile.model} (config {profile.config}), and this pipeline's "
             f"{profile.component} is a {came[0]} (config {came[1]}): observe this model"
+        )
+    observed = profile.made.get("sampling_steps")
+    if observed is not None and subject.steps not in (None, observed):
+        raise DcacheError(
+            f"the profile was observed with {observed} sampling steps, and the calls have {subject.steps}: ask "
+            f"for --steps {observed}, or observe with --steps {subject.steps}"
         )
     if subject.guidance is not None and profile.guidance not in (None, subject.guidance):
         raise DcacheError(

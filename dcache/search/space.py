@@ -91,6 +91,9 @@ class Space:
             site: [t for t, one in enumerate(row) if one] for unit, row in rows.items() for site in unit
         }
         recipe = self.recipes[genome[self.bits]]
+        if all(genome[: self.bits]):
+            # Nothing is predicted: one function, whatever would predict.
+            recipe = RECIPES["reuse"]
         parameters = recipe.parameters
         if recipe.predictor == "fitted":
             parameters = fitted_weights(self.profile, computed)

@@ -7,7 +7,10 @@ every process has as many threads.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -18,6 +21,8 @@ from dcache.schedule import Schedule
 from dcache.search.driver import Task
 from dcache.search.judge import Judge
 
+# Tasks of each process between two exchanges of a launch: a kill costs as many, all wait for the last.
+ROUND = 4
 _judge: Judge | None = None
 
 
@@ -27,9 +32,10 @@ class Here:
     def __init__(self, judge: Judge) -> None:
         self.own = judge
 
-    def judge(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    def judge(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
         """One after the other."""
-        return [self.own.judge(schedule, rung) for schedule, rung in tasks]
+        for schedule, rung in tasks:
+            yield self.own.judge(schedule, rung)
 
 
 class Dealt:
@@ -38,8 +44,13 @@ class Dealt:
     def __init__(self, judge: Judge, team: processes.Team) -> None:
         self.own, self.team = judge, team
 
-    def judge(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    def judge(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
         """Task i is that of process i modulo their number."""
+        size = ROUND * self.team.count
+        for start in range(0, len(tasks), size):
+            yield from self._round(tasks[start : start + size])
+
+    def _round(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
         from accelerate.utils import gather_object
 
         index, count = self.team.place
@@ -65,18 +76,18 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         self.pool = ProcessPoolExecutor(count, context, initializer=_begin, initargs=(make, threads))
 
-    def judge(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    def judge(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
         """Whoever is free takes the next.
 
         Raises:
             DcacheError: a worker died, or could not begin.
         """
         try:
-            return list(self.pool.map(_work, tasks))
+            yield from self.pool.map(_work, tasks)
         except BrokenProcessPool:
             raise DcacheError(
-                "a worker of the search died (too little memory for so many pipelines?). Nothing that was "
-                "evaluated is lost: run the same command with --resume, and fewer --workers"
+                "a worker of the search died (too little memory for so many pipelines?). What the journal "
+                "has is kept: run the same command with --resume, and fewer --workers"
             ) from None
 
     def close(self) -> None:
@@ -88,8 +99,19 @@ def _begin(make: Callable[[], Judge], threads: int) -> None:
     global _judge  # noqa: PLW0603 - a worker is a process, and this is its state
     import torch
 
+    # Ctrl-C is the first process's; it lets the workers go.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _judge = make()
+
+
+def _leave_with_parent() -> None:
+    """End this process when the one that started it is gone: a killed one tells nobody."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(task: tuple[Schedule, int]) -> dict[str, Any]:

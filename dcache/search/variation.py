@@ -10,6 +10,9 @@ import random
 
 from dcache.search.space import Genome, Space
 
+# Places of a genome, and what they become.
+Move = tuple[tuple[int, int], ...]
+
 
 def crossover(a: Genome, b: Genome, rng: random.Random, points: int = 4) -> tuple[Genome, Genome]:
     """Exchange the stretches between so many cuts."""
@@ -39,24 +42,34 @@ def mutate_some(genome: Genome, space: Space, rng: random.Random, share: float) 
 
 def shift_one(genome: Genome, space: Space, rng: random.Random) -> Genome:
     """Move one computed evaluation of one unit by one or two places."""
-    moves = neighbours(genome, space)
-    return rng.choice(moves) if moves else genome
+    found = moves(genome, space)
+    return moved(genome, rng.choice(found)) if found else genome
 
 
-def neighbours(genome: Genome, space: Space) -> list[Genome]:
-    """All genomes with one computed evaluation of one unit moved by one or two places, or another recipe."""
-    found = []
-    for unit in range(len(space.units)):
-        begin = unit * space.width
+def moves(genome: Genome, space: Space) -> list[Move]:
+    """All moves of one computed evaluation of one unit by one or two places, and to another recipe.
+
+    Moves, for a genome may have thousands of places, and as many moves: those are few numbers each.
+    """
+    found: list[Move] = []
+    for begin in range(0, space.bits, space.width):
         row = genome[begin : begin + space.width]
-        for i, bit in enumerate(row):
-            for by in (-1, 1, -2, 2) if bit else ():
-                if 0 <= i + by < space.width and not row[i + by]:
-                    moved = list(genome)
-                    moved[begin + i], moved[begin + i + by] = 0, 1
-                    found.append(tuple(moved))
+        found += [
+            ((begin + i, 0), (begin + to, 1))
+            for i, bit in enumerate(row)
+            for to in ((i - 1, i + 1, i - 2, i + 2) if bit else ())
+            if 0 <= to < space.width and not row[to]
+        ]
     others = (r for r in range(len(space.recipes)) if r != genome[space.bits])
-    return found + [(*genome[: space.bits], r) for r in others]
+    return found + [((space.bits, r),) for r in others]
+
+
+def moved(genome: Genome, move: Move) -> Genome:
+    """The genome after a move."""
+    found = list(genome)
+    for place, value in move:
+        found[place] = value
+    return tuple(found)
 
 
 def random_genome(space: Space, rng: random.Random) -> Genome:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 from dcache.search.front import WORST, Objectives
 from dcache.search.space import Genome, Space
@@ -18,7 +17,7 @@ class MapElites:
 
     Args:
         space: of genomes.
-        first: to begin with; random genomes fill the first batch up.
+        known: what was evaluated, to begin with; random genomes fill the first batch up.
         rng: decides everything.
         full: what a genome without any prediction costs, the first objective's upper end.
         cells: bins of the cost, and of the centre of mass of the computed evaluations.
@@ -28,7 +27,7 @@ class MapElites:
     def __init__(
         self,
         space: Space,
-        first: Sequence[Genome],
+        known: Told,
         rng: random.Random,
         full: float,
         cells: Cell = (20, 8),
@@ -36,8 +35,9 @@ class MapElites:
     ) -> None:
         self.space, self.rng, self.full, self.cells, self.batch = space, rng, full, cells, batch
         self.elites: dict[Cell, tuple[Genome, Objectives]] = {}
-        seeds = list(dict.fromkeys(first))
-        self.asked = [*seeds, *(random_genome(space, rng) for _ in range(batch - len(seeds)))]
+        self.asked = [random_genome(space, rng) for _ in range(batch - len(known))]
+        self._keep(known)
+        self.asked = self.asked or [self._varied() for _ in range(batch)]
 
     def ask(self) -> list[Genome]:
         """The next batch."""
@@ -45,13 +45,16 @@ class MapElites:
 
     def tell(self, results: Told) -> None:
         """Put what is better than its cell's elite in its place; vary elites into the next batch."""
+        self._keep(results)
+        self.asked = [self._varied() for _ in range(self.batch)]
+
+    def _keep(self, results: Told) -> None:
         for genome, objectives in results:
             if objectives[0] >= WORST:
                 continue
             cell = self.cell(genome, objectives)
             if cell not in self.elites or objectives[1:] < self.elites[cell][1][1:]:
                 self.elites[cell] = genome, objectives
-        self.asked = [self._varied() for _ in range(self.batch)]
 
     def cell(self, genome: Genome, objectives: Objectives) -> Cell:
         """Where a genome belongs."""

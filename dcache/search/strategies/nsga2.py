@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ class NSGA2:
 
     Args:
         space: of genomes.
-        first: templates and plans to begin with; random genomes fill the population up.
+        known: what was evaluated, the best of which are the first parents; random genomes fill them up.
         rng: decides everything.
         population: genomes of a generation; a multiple of four, as the tournament of DEAP wants it.
         crossing: probability that two parents are crossed.
@@ -31,7 +31,7 @@ class NSGA2:
     def __init__(
         self,
         space: Space,
-        first: Sequence[Genome],
+        known: Told,
         rng: random.Random,
         population: int = 24,
         crossing: float = 0.9,
@@ -41,9 +41,10 @@ class NSGA2:
         self.space, self.rng, self.size, self.crossing = space, rng, population, crossing
         self.mutation = 2.0 / (space.bits + 1) if mutation is None else mutation
         self.convention = convention
-        self.parents: list[Any] = []
-        seeds = list(dict.fromkeys(first))[:population]
-        self.asked = [*seeds, *(random_genome(space, rng) for _ in range(population - len(seeds)))]
+        self.parents: list[Any] = [_individual(genome, objectives) for genome, objectives in known]
+        self.asked = [random_genome(space, rng) for _ in range(population - len(known))]
+        if not self.asked:
+            self.tell(())
 
     def ask(self) -> list[Genome]:
         """The next generation."""

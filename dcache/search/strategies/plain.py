@@ -7,7 +7,7 @@ import random
 from dcache.search.front import Objectives, nondominated
 from dcache.search.space import Genome, Space
 from dcache.search.strategies import Told
-from dcache.search.variation import neighbours, random_genome
+from dcache.search.variation import Move, moved, moves, random_genome
 
 
 class RandomSearch:
@@ -43,19 +43,28 @@ class LocalSearch:
         """Untried neighbours of the front, some of each member; none when all were tried."""
         genomes = list(self.known)
         front = [genomes[i] for i in nondominated(list(self.known.values()))]
-        queues = []
+        queues: list[tuple[Genome, list[Move]]] = []
         for member in front:
-            untried = [one for one in neighbours(member, self.space) if one not in self.tried]
-            self.rng.shuffle(untried)
-            queues.append(untried)
+            found = moves(member, self.space)
+            self.rng.shuffle(found)
+            queues.append((member, found))
         self.rng.shuffle(queues)
-        asked: dict[Genome, None] = {}
-        while len(asked) < self.batch and any(queues):
-            for queue in queues:
-                if queue and len(asked) < self.batch:
-                    asked[queue.pop()] = None
-        self.tried |= set(asked)
-        return list(asked)
+        asked: list[Genome] = []
+        while len(asked) < self.batch and any(left for _, left in queues):
+            for member, left in queues:
+                untried = self._untried(member, left) if len(asked) < self.batch else None
+                if untried is not None:
+                    asked.append(untried)
+                    self.tried.add(untried)
+        return asked
+
+    def _untried(self, member: Genome, left: list[Move]) -> Genome | None:
+        """The next neighbour that was not tried, None if there is none left."""
+        while left:
+            one = moved(member, left.pop())
+            if one not in self.tried:
+                return one
+        return None
 
     def tell(self, results: Told) -> None:
         """Remember what came of them."""
