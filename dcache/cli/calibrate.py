@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 AUTO = "auto"
 # Planners whose schedules carry tables fitted to their anchors.
 CORRECTED = ("cachequant", "ertacache")
+# Planners and predictors whose plans `auto` begins with where there is a profile.
+OWN = (("pairs", "fitted"), ("pairs", "newton"), ("pairs", "reuse"), ("knapsack", "fitted"))
 PROFILE, SCHEDULE = ".safetensors", ".json"
 GIB = 1 << 30
 
@@ -54,7 +57,10 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--speedup", type=float, default=2.5, metavar="S", help="of the whole call (default: 2.5)"
     )
     parser.add_argument(
-        "--profile", type=Path, metavar="FILE", help="plan from this profile instead of observing"
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="plan from this profile instead of observing; auto: begin with plans from it",
     )
     parser.add_argument(
         "--budget",
@@ -109,10 +115,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if not arguments.out.resolve().parent.is_dir():
         raise DcacheError(f"--out: there is no folder {arguments.out.resolve().parent}")
-    if arguments.profile is not None and (arguments.method == AUTO or arguments.out.suffix == PROFILE):
+    if arguments.profile is not None and arguments.out.suffix == PROFILE:
         raise DcacheError(
-            "--profile is what a planner plans from: name one (--method pairs, ...). --method auto reads none, "
-            f"and --out FILE{PROFILE} observes a new one"
+            f"--profile is what a schedule is planned from, and --out FILE{PROFILE} observes a new one: "
+            "leave one of them out"
         )
     prompts = prompts_of(arguments)
     if not prompts:
@@ -227,6 +233,7 @@ def _search(arguments: argparse.Namespace, subject: Subject, prompts: Sequence[s
         budget=arguments.budget,
         seed=arguments.seed,
         repeats=arguments.repeats,
+        starts=_starts(arguments, subject),
         tell=tell,
     )
     found.schedule.save(arguments.out)
@@ -238,6 +245,24 @@ def _search(arguments: argparse.Namespace, subject: Subject, prompts: Sequence[s
         f"{found.rendered} cached runs, {tell.seconds:.0f} s\n\n{_how(arguments.out)}"
     )
     return 0
+
+
+def _starts(arguments: argparse.Namespace, subject: Subject) -> list[Schedule]:
+    """What our own planners make of the profile, if there is one."""
+    from dcache.profile import Profile
+    from dcache.schedulers.plans import for_speedup
+    from dcache.search.planned import refuse_other
+
+    if arguments.profile is None:
+        return []
+    profile = Profile.load(arguments.profile)
+    refuse_other(profile, subject)
+    found = []
+    for name, predictor in OWN:
+        # A planner may not be that fast here.
+        with suppress(DcacheError):
+            found.append(for_speedup(profile, name, arguments.speedup, predictor=predictor))
+    return found
 
 
 def _written(checked: Checked, out: Path) -> None:

@@ -268,7 +268,7 @@ def _speedup(text: str | None) -> float | None:
 
 
 def _threads(asked: int | None, workers: int) -> int:
-    """Set and return the threads of each process: torch's own number, which knows of OMP_NUM_THREADS, shared."""
+    """Set the threads of each process: shares of torch's own number, which knows of OMP_NUM_THREADS."""
     import torch
 
     if asked is not None and asked < 1:
@@ -289,8 +289,8 @@ def _report(done: Search, front: list[Member], ways: Ways) -> None:
     print(
         f"\n{len(done.candidates)} schedules evaluated; {done.twins} of {done.asked} that were asked for "
         f"were twins of them ({done.twins / max(done.asked, 1):.0%}). {metric} on {done.rungs} rung(s) of "
-        f"prompts; its standard error on the first: {noise:.2g}. {COSTED[ways.cost]} The schedules were chosen "
-        "by these very figures, which flatter them: compare on other prompts and seeds (dcache bench)."
+        f"prompts; its standard error on the first: {noise:.2g}. {COSTED[ways.cost]} They were chosen by "
+        "these very figures, which flatter them: compare on other prompts and seeds (dcache bench)."
     )
     if done.broken:
         print(

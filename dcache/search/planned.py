@@ -62,8 +62,8 @@ def refuse_other(profile: Profile, subject: Subject) -> None:
     observed = profile.made.get("sampling_steps")
     if observed is not None and subject.steps not in (None, observed):
         raise DcacheError(
-            f"the profile was observed with {observed} sampling steps, and the calls have {subject.steps}: ask "
-            f"for --steps {observed}, or observe with --steps {subject.steps}"
+            f"the profile was observed with {observed} sampling steps, and the calls have {subject.steps}: "
+            f"ask for --steps {observed}, or observe with --steps {subject.steps}"
         )
     if subject.guidance is not None and profile.guidance not in (None, subject.guidance):
         raise DcacheError(

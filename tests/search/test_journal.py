@@ -49,6 +49,23 @@ def test_a_changed_line_is_not_believed(tmp_path: Path) -> None:
     assert (set(again.found), again.damaged) == ({("digest0", 0), ("digest2", 0)}, 1)
 
 
+def test_a_file_without_an_evaluation_is_nobodys(tmp_path: Path) -> None:
+    path = tmp_path / "search.jsonl"
+    begun(path, 0)
+    other = {**ABOUT, "seed": 2}
+    Journal.start(path, other, resume=False).add(("digest", 0), {})
+    assert len(path.read_bytes().splitlines()) == 2
+    assert Journal.start(path, other, resume=True).found == {("digest", 0): {}}
+    with pytest.raises(DcacheError, match="is there already"):
+        Journal.start(path, other, resume=False)
+    # A torn line may be somebody's evaluation: it is not written over.
+    begun(tmp_path / "torn", 0)
+    with (tmp_path / "torn").open("a") as opened:
+        opened.write('{"key": ["dig')
+    with pytest.raises(DcacheError, match="is there already"):
+        Journal.start(tmp_path / "torn", ABOUT, resume=False)
+
+
 def test_another_search_is_refused_and_named(tmp_path: Path) -> None:
     path = tmp_path / "search.jsonl"
     begun(path)

@@ -2,6 +2,8 @@
 
 import itertools
 import random
+import tracemalloc
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,17 @@ import pytest
 
 from dcache import cost
 from dcache.errors import DcacheError
-from dcache.search.driver import Search
+from dcache.search.driver import Search, Task
 from dcache.search.evolve import STRATEGIES, Ways, identity_of, opened, search
 from dcache.search.found import growth, members, pick, write
-from dcache.search.front import dominates
+from dcache.search.front import dominates, nondominated
 from dcache.search.journal import Journal
 from dcache.search.placing import even
-from dcache.search.space import Space
+from dcache.search.space import RECIPES, Space
 from dcache.search.strategies.map_elites import MapElites
 from dcache.search.strategies.nsga2 import NSGA2
+from dcache.search.strategies.plain import LocalSearch
+from dcache.search.variation import random_genome
 from tests.search.world import STEPS, World, loss, profile
 
 PROMPTS = ["a"] * 4
@@ -200,11 +204,138 @@ def test_what_is_written_can_be_loaded_and_picked_from(tmp_path: Path) -> None:
     assert len(list((tmp_path / "schedules").iterdir())) == len(members(found(ways(budget=20))))
 
 
+class Killed(World):
+    """Is killed while it renders its seventh picture."""
+
+    def judge(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
+        for schedule, rung in tasks:
+            if len(self.asked) == 7:
+                raise KeyboardInterrupt
+            yield self.one(schedule, rung)
+
+
+def test_what_was_rendered_of_a_batch_is_kept(tmp_path: Path) -> None:
+    asked = ways(budget=60)
+    told: list[Search] = []
+    journal = opened(tmp_path, identity_of(asked, PROMPTS, {}), resume=False)
+    with pytest.raises(KeyboardInterrupt):
+        search(profile(), asked, Killed(), PROMPTS, SIGNS, journal, told.append)
+    assert len(opened(tmp_path, identity_of(asked, PROMPTS, {}), resume=True).found) == 7
+    # What there is makes a front, without those that were about to be rendered.
+    stopped = told[-1]
+    stopped.stop()
+    assert 3 <= len(stopped.candidates) <= 7
+    assert all(c.results for c in stopped.candidates.values())
+    assert stopped.twins >= 0
+    write(stopped, asked, {}, tmp_path)
+
+
+def test_seeds_come_in_batches_too() -> None:
+    sizes: list[int] = [0]
+    search(profile(), ways(), World(), PROMPTS, SIGNS, tell=lambda s: sizes.append(len(s.candidates)))
+    assert max(b - a for a, b in itertools.pairwise(sizes)) <= 12
+
+
+def test_evolution_begins_with_the_best_that_is_known() -> None:
+    space = Space(profile(), (("trunk",),))
+    rng = random.Random(1)
+    many = [(random_genome(space, rng), (float(i % 20), float(-(i // 20) * i))) for i in range(40)]
+    told = dict(many)
+    values = list(told.values())
+    best = {values[i] for i in nondominated(values)}
+    evolving = NSGA2(space, many, random.Random(0), population=8)
+    kept = {told[tuple(one)] for one in evolving.parents}
+    assert len(evolving.parents) == 8
+    assert kept <= best or best <= kept
+    elites = MapElites(space, many, random.Random(0), full=20.0, batch=8)
+    assert elites.elites
+    # Bred and varied, not asked for again.
+    for strategy in (evolving, elites):
+        assert len(strategy.ask()) == 8
+        assert len(set(strategy.ask()) - set(told)) >= 4
+
+
+def test_speedups_are_against_an_uncached_call() -> None:
+    class Noisy(World):
+        def one(self, schedule: Any, rung: int) -> dict[str, Any]:
+            (plan,) = schedule.components.values()
+            # One of the measured calls is held up, and takes longer than any other.
+            late = 50.0 if len(self.asked) == 5 else 0.0
+            return super().one(schedule, rung) | {"seconds": 1.0 + plan.computed + late}
+
+    done = found(ways(budget=30, cost="measured"), Noisy())
+    assert done.uncached == 1.0 + STEPS
+    assert max(c.cost for c in done.candidates.values()) > 50.0
+    assert members(done)[0].speedup == pytest.approx(1.0)
+    assert members(done)[-1].speedup <= 5.0
+
+
+def test_no_number_and_no_end_are_never_on_the_front() -> None:
+    class Endless(World):
+        def one(self, schedule: Any, rung: int) -> dict[str, Any]:
+            (plan,) = schedule.components.values()
+            made = super().one(schedule, rung)
+            return made | {"each": {"psnr": [float("-inf"), 1.0]}} if plan.computed == 1 else made
+
+    done = found(ways(budget=60), Endless())
+    computed = [c.schedule.components["transformer"].computed for c in done.candidates.values()]
+    assert done.broken == computed.count(1) == 1
+    assert all(c.schedule.components["transformer"].computed > 1 for c in done.front())
+    nothing = World()
+    nothing.breaks = set(range(1000))
+    with pytest.raises(DcacheError, match="psnr is no number even with everything computed"):
+        found(ways(), nothing)
+    assert len(nothing.asked) <= 2
+
+
+def test_one_function_has_one_recipe() -> None:
+    space = Space(profile(), (("trunk",),), tuple(RECIPES.values()))
+    digests = {space.schedule(space.genome([[True] * STEPS], r)).digest() for r in range(len(RECIPES))}
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize(("budget", "finishing"), [(1, 0.4), (2, 0.9), (5, 0.99), (3, 0.0)])
+def test_the_smallest_budgets_are_kept(budget: int, finishing: float) -> None:
+    for strategy in STRATEGIES:
+        done = found(ways(budget=budget, finishing=finishing, strategy=strategy))
+        assert 1 <= len(done.candidates) <= budget
+
+
+def test_many_units_fit_into_memory() -> None:
+    sites = [f"attn:{i}" for i in range(84)]
+    space = Space(profile(50, sites), tuple((site,) for site in sites))
+    rng = random.Random(0)
+    told = [(random_genome(space, rng), (float(i), float(-i))) for i in range(20)]
+    around = LocalSearch(space, told, rng, 24)
+    tracemalloc.start()
+    asked = around.ask()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(set(asked)) == 24
+    assert most < 60e6, f"{most / 1e6:.0f} MB"
+
+
+def test_costs_that_were_not_counted_are_refused() -> None:
+    with pytest.raises(DcacheError, match="no FLOPs of these sites"):
+        found(ways(cost="flops"))
+
+
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    other = tmp_path / "schedules" / "mine.schedule.json"
+    other.parent.mkdir()
+    other.write_text("{}")
+    for budget in (60, 20):
+        write(found(ways(budget=budget)), ways(), {}, tmp_path)
+    assert other.exists()
+    assert len(list(other.parent.iterdir())) == len(members(found(ways(budget=20)))) + 1
+
+
 def test_what_makes_no_sense_is_refused() -> None:
     for wrong, match in [
         ({"strategy": "magic"}, "a strategy is one of nsga2"),
         ({"recipes": ("reuse", "hope")}, "recipes are some of reuse"),
-        ({"finishing": 2.0}, "lies between 0 and 1"),
+        ({"finishing": 1.0}, "lies between 0 and 1"),
+        ({"mutation": -0.1}, "rate lies between 0 and 1"),
         ({"first": 0}, "one prompt or more in its first rung"),
     ]:
         with pytest.raises(DcacheError, match=match):
