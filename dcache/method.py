@@ -42,6 +42,8 @@ class Method:
         corrections: of what is predicted, by channel, or None.
         sigmas: noise levels that the sampler is given in place of its own, one for each evaluation and the
             end's; () leaves them.
+        made_for: class and config digest of the denoiser that its numbers are of, "" where it has none
+            of its own; another denoiser warns.
         predicts: False where the method computes everything by request (interval 1, threshold 0).
         parameters: what the preset was called with, for reports and schedules.
     """
@@ -59,6 +61,7 @@ class Method:
     steps: int | None = None
     corrections: Corrections | None = None
     sigmas: tuple[float, ...] = ()
+    made_for: tuple[str, str] = ("", "")
     predicts: bool = True
     parameters: Mapping[str, Any] = field(default_factory=dict)
 

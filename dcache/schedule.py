@@ -158,6 +158,7 @@ class Schedule:
             steps=self.steps,
             corrections=plan.corrections,
             sigmas=self.sigmas,
+            made_for=(plan.model, plan.config),
             predicts=not computed,
             parameters={"of": self.method or "?", "steps": self.steps},
         )

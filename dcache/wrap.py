@@ -240,21 +240,24 @@ def _session(
     session = Session(module, chosen, name, options, lowering)
     session.late = bool(engine.get("late", False))
     session.remake = lambda other: _session(other, name, method, engine, single)
+    strict, of = bool(engine.get("strict", False)), "the schedule"
+    if not isinstance(method, Schedule):
+        of = f"the profile of {chosen.name}"
+    try:
+        now = (type(module).__name__, config_digest(module))
+        for what, made, here in zip(("model", "config"), chosen.made_for, now, strict=True):
+            _compare(session, of, what, made, here, strict)
+    except DcacheError:
+        session.remove()
+        raise
     if isinstance(method, Schedule):
-        schedule, strict = method, bool(engine.get("strict", False))
-        plan = schedule.plan_for(name, single)
-        try:
-            _compare(session, "model", plan.model, type(module).__name__, strict)
-            _compare(session, "config", plan.config, config_digest(module), strict)
-        except DcacheError:
-            session.remove()
-            raise
+        schedule = method
 
         def compare(opened: Session, run: Run) -> None:
-            _compare(opened, "sampler", schedule.sampler, run.sampler, strict)
+            _compare(opened, of, "sampler", schedule.sampler, run.sampler, strict)
             made, now = schedule.guidance, guidance_of(opened.pipes)
             if made is not None and now is not None:
-                _compare(opened, "guidance", f"{made:g}", f"{now:g}", strict)
+                _compare(opened, of, "guidance", f"{made:g}", f"{now:g}", strict)
 
         session.on_open = compare
     return session
@@ -279,9 +282,9 @@ def _restore(target: Any, before: Mapping[str, Session]) -> None:
         _connect(target, sessions)
 
 
-def _compare(session: Session, what: str, made: str, now: str, strict: bool) -> None:
+def _compare(session: Session, of: str, what: str, made: str, now: str, strict: bool) -> None:
     if made and now and made != now:
-        text = f"the schedule was made with {what} {made} and is used with {now}"
+        text = f"{of} was made with {what} {made} and is used with {now}"
         if strict:
             raise DcacheError(f"{text} (strict=True)")
         session.warn(text)

@@ -43,11 +43,12 @@ def bac(
     Raises:
         DcacheError: there is neither table nor profile, or it makes no sense.
     """
+    made_for = ("", "")
     if table is None:
         seen = observed("bac", profile, instead="table")
         (plan,) = make("bac", seen, computes=computes, union=union, metric=metric).components.values()
         table = {site: [t for t, c in enumerate(row) if c] for site, row in plan.rows["*"].items()}
-        steps = seen.steps
+        steps, made_for = seen.steps, (seen.model, seen.config)
     rows = table_in("bac", table, lambda site: ":" in site)
     listed = isinstance(rows, Mapping) and all(isinstance(row, list | tuple) for row in rows.values())
     if not listed or not rows or not all(type(t) is int and t >= 0 for row in rows.values() for t in row):
@@ -62,6 +63,7 @@ def bac(
         sites=tuple(rules),
         codec="value",
         branches=branches,
+        made_for=made_for,
         fixed=True,
         steps=steps,
         predicts=steps is None or any(len(rule.known) < steps for rule in rules.values()),

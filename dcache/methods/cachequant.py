@@ -40,12 +40,13 @@ def cachequant(
     Raises:
         DcacheError: there are neither profile nor steps, or they make no sense.
     """
-    count, site = None, "auto"
+    count, site, made_for = None, "auto", ("", "")
     if steps is None:
         seen = observed("cachequant", profile, instead="steps")
         (plan,) = make("cachequant", seen, interval=interval).components.values()
         ((site, row),) = plan.rows["*"].items()
         steps, count = [t for t, computed in enumerate(row) if computed], seen.steps
+        made_for = (seen.model, seen.config)
     return Method(
         "cachequant",
         rule=Listed(tuple(steps)),
@@ -53,6 +54,7 @@ def cachequant(
         sites=(site,),
         codec="value",
         branches=branches,
+        made_for=made_for,
         steps=count,
         predicts=count is None or len(set(steps)) < count,
         parameters={"steps": tuple(steps)},

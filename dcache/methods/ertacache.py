@@ -42,7 +42,7 @@ def ertacache(
     Raises:
         DcacheError: there are neither profile nor steps, or they make no sense.
     """
-    count, levels = len(sigmas) or None, tuple(sigmas)
+    count, levels, made_for = len(sigmas) or None, tuple(sigmas), ("", "")
     if levels and levels[-1] == 0:
         count = len(levels) - 1
     if steps is None:
@@ -50,6 +50,7 @@ def ertacache(
         planned = make("ertacache", seen, threshold=threshold, timesteps=timesteps)
         ((row,),) = (its.values() for p in planned.components.values() for its in p.rows.values())
         steps, count, levels = [t for t, c in enumerate(row) if c], seen.steps, planned.sigmas
+        made_for = (seen.model, seen.config)
     return Method(
         "ertacache",
         rule=Listed(tuple(steps)),
@@ -57,6 +58,7 @@ def ertacache(
         sites=("model",),
         codec=codec,
         branches=branches,
+        made_for=made_for,
         steps=count,
         sigmas=levels,
         predicts=count is None or len(set(steps)) < count,

@@ -45,8 +45,10 @@ def profilingdit(
     Raises:
         DcacheError: there are neither blocks nor statistics, or a parameter makes no sense.
     """
+    made_for = ("", "")
     if background is None:
-        background = labelled(observed("profilingdit", profile, instead="background").attention, share)
+        seen = observed("profilingdit", profile, instead="background")
+        background, made_for = labelled(seen.attention, share), (seen.model, seen.config)
     depths = list(background)
     if not depths or not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in depths):
         raise DcacheError(f"background must be depths of blocks, such as [0, 2, 3], got {background!r}")
@@ -60,6 +62,7 @@ def profilingdit(
         sites=tuple(sites(depths)),
         codec="delta",
         branches=branches,
+        made_for=made_for,
         fixed=True,
         predicts=steps is not None or t_max > 1,
         parameters={"background": depths, "t_max": t_max, "t_min": t_min, "start": start, "steps": steps},

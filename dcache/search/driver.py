@@ -178,11 +178,12 @@ class Search:
     def _render(self, candidates: Sequence[Candidate], rung: int) -> None:
         """Have them judged on a rung; nobody twice."""
         missing = [c for c in candidates if (c.digest, rung) not in self.journal.found]
-        judged = self.team.judge([(c.schedule, rung) for c in missing])
-        for candidate, result in zip(missing, judged, strict=True):
-            self.journal.add((candidate.digest, rung), result)
+        judged = iter(self.team.judge([(c.schedule, rung) for c in missing]))
         for candidate in candidates:
-            result = self.journal.found[candidate.digest, rung]
+            key = candidate.digest, rung
+            if key not in self.journal.found:
+                self.journal.add(key, next(judged))
+            result = self.journal.found[key]
             candidate.results.append(result)
             if self.by == "measured" and rung == 0:
                 candidate.cost = result["seconds"]

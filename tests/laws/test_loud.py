@@ -10,7 +10,7 @@ import torch
 
 import dcache
 from dcache import DcacheError, DcacheWarning, Schedule, methods
-from tests.laws.product import plain
+from tests.laws.product import plain, seen
 from tests.shapes import FLUX, PIXART, SD, SHAPES, STEPS, WAN, Shape, generator
 
 DEEP = [shape for shape in SHAPES.values() if shape.depth]
@@ -141,6 +141,25 @@ def test_a_schedule_of_another_guidance_warns_and_strict_refuses() -> None:
         WAN.run(dcache.enable(WAN.build(), other), "sequential")
     with pytest.raises(DcacheError, match=r"made with guidance 5 and is used with 3 \(strict=True\)"):
         WAN.run(dcache.enable(WAN.build(), other, strict=True), "sequential")
+
+
+@pytest.mark.parametrize("preset", ["bac", "cachequant", "ertacache", "fitted", "profilingdit"])
+def test_numbers_of_another_model_warn_and_strict_refuses(preset: str) -> None:
+    site = "attn:0" if preset == "bac" else "model" if preset == "ertacache" else "trunk"
+    observed = replace(
+        seen(STEPS, site),
+        model="WanTransformer3DModel",
+        config="other",
+        attention={"block:0": 0.1, "block:1": 0.9},
+    )
+    options = {"bac": {"computes": 3}, "ertacache": {"timesteps": False}}.get(preset, {})
+    method = methods.make(preset, profile=observed, **options)
+    with pytest.warns(DcacheWarning) as told:
+        dcache.enable(PIXART.build(), method)
+    assert f"the profile of {preset} was made with model WanTransformer3DModel" in str(told[0].message)
+    assert "was made with config other" in str(told[1].message)
+    with pytest.raises(DcacheError, match=rf"the profile of {preset} .*strict=True"):
+        dcache.enable(PIXART.build(), method, strict=True)
 
 
 @pytest.mark.parametrize(
