@@ -91,8 +91,8 @@ class Space:
             site: [t for t, one in enumerate(row) if one] for unit, row in rows.items() for site in unit
         }
         recipe = self.recipes[genome[self.bits]]
-        if all(genome[: self.bits]):
-            # Nothing is predicted: one function, whatever would predict.
+        if all(genome[: self.bits]) or (recipe.codec is None and not any(map(_weighs, rows.values()))):
+            # Of nothing, or of one anchor, every recipe makes the same.
             recipe = RECIPES["reuse"]
         parameters = recipe.parameters
         if recipe.predictor == "fitted":
@@ -174,6 +174,12 @@ def fitted_weights(profile: Profile, computed: Mapping[str, Sequence[int]]) -> d
 
     found = {site: table(profile.tables(site).gram, sorted(own)) for site, own in computed.items()}
     return Fitted({site: rows for site, rows in found.items() if rows}).parameters()
+
+
+def _weighs(row: Sequence[bool]) -> bool:
+    """Whether any prediction of this row has more than one anchor before it."""
+    last = max((t for t, one in enumerate(row) if not one), default=0)
+    return sum(row[:last]) > 1
 
 
 def _some(units: tuple[tuple[str, ...], ...], what: str, profile: Profile) -> tuple[tuple[str, ...], ...]:

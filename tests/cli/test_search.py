@@ -9,14 +9,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import dcache
 from dcache.cli import main
+from dcache.cli.search import _threads
 from dcache.eval.subject import load
 from dcache.profile import Profile
+from dcache.schedule import Schedule
+from dcache.search.judge import Judge
 from dcache.search.observe import observe
 
 SHORT = ["--steps", "4", "--prompts", "demo:3", "--first", "2", "--budget", "7", "--population", "4"]
@@ -63,8 +67,11 @@ def test_a_front_is_found_written_and_picked_from(
     printed, told = capsys.readouterr()
     content = json.loads((tmp_path / "front.json").read_text())
     assert 2 <= content["evaluations"] <= 7
-    # The uncached end of the front costs what an uncached call costs, and loses nothing.
-    assert content["front"][0]["speedup"] == 1.0
+    # The end of the front that computes everything pays for remembering it, and loses nothing.
+    timed = Profile.load(profile).latencies
+    assert timed is not None
+    paid = timed.uncached + timed.overhead.get("trunk", 0.0)
+    assert content["front"][0]["speedup"] == pytest.approx(timed.uncached / paid, abs=1e-3)
     assert content["front"][0]["psnr"] == 100.0
     assert all(f"{one['speedup']:.2f}x" in printed for one in content["front"])
     assert "twins spared" in told
@@ -100,16 +107,55 @@ def test_what_cannot_be_searched_is_told(
     for more, message in [
         (["--pick", "fast"], "--pick expects a speedup such as 2.5x"),
         (["--workers", "0"], "--workers must be at least 1"),
+        (["--threads", "0"], "--threads must be at least 1"),
         (["--budget", "0"], "budget of at least one evaluation"),
         (["--metrics", "beauty"], "no metric beauty: there are"),
         (["--units", "blocks"], "there are no blocks in this profile: it has trunk"),
         (["--profile", str(other)], "the profile is of a Other"),
         (["--profile", str(tmp_path / "none")], "cannot read the profile"),
         (["--guidance", "2"], "observed with guidance 3, and the calls have 2"),
+        (["--steps", "6"], "observed with 4 sampling steps, and the calls have 6"),
     ]:
         assert search(profile, tmp_path / "out", *more) == 2
         assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("out/front*"))
+
+
+def test_an_interrupted_search_leaves_its_front_and_goes_on(
+    profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert search(profile, tmp_path / "whole") == 0
+    own, asked = Judge.judge, []
+
+    def interrupted(self: Judge, schedule: Schedule, rung: int) -> dict[str, Any]:
+        asked.append(rung)
+        if len(asked) == 6:
+            raise KeyboardInterrupt
+        return own(self, schedule, rung)
+
+    monkeypatch.setattr(Judge, "judge", interrupted)
+    capsys.readouterr()
+    assert search(profile, tmp_path / "stopped") == 130
+    assert "this is the front so far; --resume goes on" in capsys.readouterr().err
+    content = json.loads((tmp_path / "stopped" / "front.json").read_text())
+    assert 1 <= content["evaluations"] <= 5
+    assert search(profile, tmp_path / "stopped", "--resume") == 0
+    assert front(tmp_path / "stopped") == front(tmp_path / "whole")
+
+
+def test_threads_are_shares_of_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    try:
+        for own, asked, workers, expected in [
+            (4, None, 2, 2),
+            (1, None, 1, 1),
+            (1, None, 3, 1),
+            (4, 3, 2, 3),
+        ]:
+            torch.set_num_threads(own)
+            assert _threads(asked, workers) == torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.slow

@@ -290,8 +290,15 @@ def test_no_number_and_no_end_are_never_on_the_front() -> None:
 
 def test_one_function_has_one_recipe() -> None:
     space = Space(profile(), (("trunk",),), tuple(RECIPES.values()))
-    digests = {space.schedule(space.genome([[True] * STEPS], r)).digest() for r in range(len(RECIPES))}
-    assert len(digests) == 1
+
+    def functions(*computed: int) -> int:
+        row = [t in computed for t in range(STEPS)]
+        return len({space.schedule(space.genome([row], r)).digest() for r in range(len(RECIPES))})
+
+    assert functions(*range(STEPS)) == 1
+    # Of one anchor they differ in what is remembered alone.
+    assert functions(0) == functions(0, STEPS - 1) == 2
+    assert functions(0, 3) == len(RECIPES)
 
 
 @pytest.mark.parametrize(("budget", "finishing"), [(1, 0.4), (2, 0.9), (5, 0.99), (3, 0.0)])

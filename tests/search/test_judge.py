@@ -1,0 +1,73 @@
+"""What a search judges pictures by, without a model."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dcache.errors import DcacheError
+from dcache.eval.metrics.base import Batch, Metric, Reader, Sample, Score, Source
+from dcache.schedule import Schedule
+from dcache.search.judge import Judge
+
+ANY = Schedule.of_steps([0], 4)
+
+
+class Pictures:
+    """Stands for a renderer: grey pictures, and brighter ones under a schedule."""
+
+    prompts = ("a", "b")
+    reference = np.full((2, 8, 8, 3), 0.25)
+
+    def __init__(self, brightness: float = 0.5) -> None:
+        self.brightness = brightness
+
+    def pictures(self, _: Schedule) -> Any:
+        return np.full((2, 8, 8, 3), self.brightness)
+
+    def psnr(self, _: Any) -> list[float]:
+        return [20.0, 30.0]
+
+
+def metric(summary: Any, kinds: tuple[str, ...] = ("image", "video")) -> Metric:
+    def read(batch: Batch) -> Any:
+        return batch.pictures.reshape(len(batch.pictures), -1).mean(axis=1, keepdims=True)
+
+    source = Source("brightness", lambda _: Reader("brightness", read))
+    return Metric("bright", "B", "", "higher", "", 1, source, summary, {}, kinds=kinds)
+
+
+def judge(*metrics: Metric, rungs: int = 2, brightness: float = 0.5) -> Judge:
+    found = Judge(SimpleNamespace(kind="image"), [["a", "b"]] * rungs)  # type: ignore[arg-type]
+    found._known = [*found._known, *metrics]
+    found._renderers = dict.fromkeys(range(rungs), Pictures(brightness))  # type: ignore[arg-type]
+    return found
+
+
+def each(sample: Sample) -> Score:
+    return Score(float(sample.rows.mean()), each=[float(v) for v in sample.rows[:, 0]])
+
+
+def test_values_and_those_of_each_picture() -> None:
+    found = judge(metric(each)).judge(ANY, 0)
+    assert found["values"] == {"psnr": 25.0, "bright": 128.0}
+    assert found["each"] == {"psnr": [20.0, 30.0], "bright": [128.0, 128.0]}
+
+
+def test_broken_pictures_have_no_values() -> None:
+    found = judge(brightness=float("nan")).judge(ANY, 0)
+    assert found["values"] == {"psnr": None}
+
+
+def test_a_metric_of_all_pictures_together_has_no_mean_over_rungs() -> None:
+    together = metric(lambda sample: Score(float(sample.rows.std())))
+    with pytest.raises(DcacheError, match=r"has no mean over rungs of prompts: .*--first 4"):
+        judge(together).judge(ANY, 0)
+    assert judge(together, rungs=1).judge(ANY, 0)["values"]["bright"] == 0.0
+
+
+def test_a_metric_of_videos_is_refused_for_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcache.search.judge.chosen", lambda _: [metric(each, kinds=("video",))])
+    with pytest.raises(DcacheError, match="bright is not defined for images"):
+        judge()
