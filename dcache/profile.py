@@ -6,28 +6,21 @@ is safetensors: float64 tables, everything else as JSON in its header. Nothing i
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dcache import files
 from dcache.errors import DcacheError
 from dcache.liveness import SITE_NAME
 
 Floats = NDArray[np.float64]
 
-FORMAT = "dcache.profile"
-VERSION = 1
 FRAMES = ("value", "delta")
-_BY_SITE = ("computed", "predicted", "flops", "overhead")
-# Tables that are not of a site: name -> number of dimensions.
-_LOOSE = {"ratios": 1, "changes": 2, "importance": 2}
 
 
 @dataclass(frozen=True)
@@ -270,39 +263,9 @@ class Profile:
         Raises:
             DcacheError: it cannot be written there.
         """
-        from safetensors.numpy import save_file
+        from dcache.profile_file import write
 
-        arrays: dict[str, Floats] = {}
-        names: list[list[str]] = []
-        for site, branches in self.sites.items():
-            for branch, frames in branches.items():
-                for frame, tables in frames.items():
-                    key = str(len(names))
-                    names.append([site, branch, frame])
-                    for part in ("gram", "distance", "size"):
-                        arrays[f"{key}.{part}"] = np.ascontiguousarray(getattr(tables, part), np.float64)
-        for name in _LOOSE:
-            if (table := getattr(self, name)) is not None:
-                arrays[name] = np.ascontiguousarray(table, np.float64)
-        about = {
-            name: getattr(self, name)
-            for name in ("steps", "prompts", "sketch", "model", "config", "component", "sampler", "guidance")
-        }
-        about |= {
-            "version": VERSION,
-            "tables": names,
-            "important": list(self.important),
-            "attention": dict(self.attention),
-            "resolution": list(self.resolution),
-            "sigmas": list(self.sigmas),
-            "latencies": None if self.latencies is None else asdict(self.latencies),
-            "made": dict(self.made),
-        }
-        try:
-            header = {FORMAT: json.dumps(about, allow_nan=False)}
-        except (TypeError, ValueError) as error:
-            raise DcacheError(f"the profile cannot be written as JSON: {error}") from None
-        return files.write(Path(path), lambda temporary: save_file(arrays, temporary, header))
+        return write(self, path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Profile:
@@ -311,19 +274,9 @@ class Profile:
         Raises:
             DcacheError: it does not exist, is damaged, or is no profile.
         """
-        from safetensors import SafetensorError, safe_open
+        from dcache.profile_file import read
 
-        try:
-            with safe_open(path, framework="numpy") as opened:
-                header = opened.metadata() or {}
-                if FORMAT not in header:
-                    raise DcacheError("this is no profile: expected one that `dcache calibrate` wrote")
-                arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            return _parsed(json.loads(header[FORMAT], parse_constant=_finite), arrays)
-        except (OSError, SafetensorError, ValueError, RecursionError) as error:
-            raise DcacheError(f"cannot read the profile {path}: {error}") from None
-        except DcacheError as error:
-            raise DcacheError(f"{path}: {error}") from None
+        return read(path)
 
     def _check(self, what: str, frame: str, tables: Tables) -> None:
         if frame not in FRAMES:
@@ -344,52 +297,3 @@ class Profile:
 
 def _is_run(site: str) -> bool:
     return site.startswith(("trunk", "run", "block"))
-
-
-def _finite(constant: str) -> float:
-    raise ValueError(f"the header holds {constant}")
-
-
-def _latencies(timed: Any) -> Latencies:
-    uncached, spread = float(timed["uncached"]), float(timed["spread"])
-    tables = {
-        name: {str(site): float(value) for site, value in timed.get(name, {}).items()} for name in _BY_SITE
-    }
-    every = [uncached, spread, *(value for table in tables.values() for value in table.values())]
-    if not uncached or not all(0 <= value < np.inf for value in every):
-        raise ValueError("latencies must be finite and not below 0, that of the whole call above 0")
-    return Latencies(uncached, **tables, pictures=int(timed["pictures"]), spread=spread)
-
-
-def _parsed(about: Any, arrays: Mapping[str, NDArray[Any]]) -> Profile:
-    try:
-        if about["version"] != VERSION:
-            raise DcacheError(
-                f"profile version {about['version']!r} is not readable here, expected {VERSION}"
-            )
-        sites: dict[str, dict[str, dict[str, Tables]]] = {}
-        for i, (site, branch, frame) in enumerate(about["tables"]):
-            parts = (arrays[f"{i}.{part}"].astype(np.float64) for part in ("gram", "distance", "size"))
-            sites.setdefault(str(site), {}).setdefault(str(branch), {})[str(frame)] = Tables(*parts)
-        timed = about["latencies"]
-        loose = {name: arrays[name].astype(np.float64) for name in _LOOSE if name in arrays}
-        return Profile(
-            sites=sites,
-            latencies=None if timed is None else _latencies(timed),
-            important=tuple(map(str, about["important"])),
-            attention={str(k): float(v) for k, v in about["attention"].items()},
-            resolution=tuple(int(n) for n in about["resolution"]),
-            sigmas=tuple(float(s) for s in about["sigmas"]),
-            made=dict(about["made"]),
-            steps=about["steps"],
-            prompts=int(about["prompts"]),
-            sketch=float(about["sketch"]),
-            model=str(about["model"]),
-            config=str(about["config"]),
-            component=str(about["component"]),
-            sampler=str(about["sampler"]),
-            guidance=None if about["guidance"] is None else float(about["guidance"]),
-            **loose,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise DcacheError(f"the profile's header is damaged: {type(error).__name__} {error}") from None

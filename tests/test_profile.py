@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.profile import FORMAT, Latencies, Profile, Tables
+from dcache.profile import Latencies, Profile, Tables
+from dcache.profile_file import FORMAT
 
 STEPS = 4
 

@@ -15,8 +15,8 @@ from tests.laws.product import EVERY
 from tests.shapes import Shape
 
 PACKAGE = Path(dcache.__file__).parent
-# The shipped demo models are certain models, presets name what their published numbers are for, and ECAD's files are
-# of two models, which they tell by the names of their parts alone.
+# The shipped demo models are certain models, presets name what their published numbers are for, ECAD's files
+# are of two models, which they tell by the names of their parts alone.
 MAY_NAME = {PACKAGE / "adapters" / "blocks.py", PACKAGE / "importers" / "ecad.py"}
 
 
