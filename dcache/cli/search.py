@@ -145,6 +145,8 @@ def run(arguments: argparse.Namespace) -> int:
             _finished(tell.latest, ways, about, arguments.out, wanted)
         raise
     if launch.first:
+        if len(done.candidates) < ways.budget:
+            print(f"it ended before its budget of {ways.budget}: nothing new was asked for", file=sys.stderr)
         _finished(done, ways, about, arguments.out, wanted)
     return 0
 
@@ -216,6 +218,7 @@ class Progress:
     def __init__(self, damaged: int) -> None:
         self.began = time.perf_counter()
         self.latest: Search | None = None
+        self.said = 0
         if damaged:
             print(
                 f"{damaged} damaged line(s) of the journal are skipped and evaluated again", file=sys.stderr
@@ -224,6 +227,10 @@ class Progress:
     def __call__(self, search: Search) -> None:
         """After a batch."""
         self.latest = search
+        if len(search.candidates) == self.said:
+            # Twins alone: a strategy that has seen nearly all there is asks for them again and again.
+            return
+        self.said = len(search.candidates)
         metric, sign = next(iter(search.signs.items()))
         front, full, marks = search.front(), search.uncached, []
         for speedup in (2.0, 3.0, 4.0):

@@ -19,7 +19,7 @@ from dcache.eval.machine import machine, versions
 from dcache.schedule import Schedule
 from dcache.search.driver import Search
 from dcache.search.evolve import Ways
-from dcache.search.front import Objectives, hypervolume
+from dcache.search.front import Objectives, hypervolume, nondominated
 
 FORMAT = "dcache.front"
 _OURS = re.compile(r"schedules/[\w.-]+\.schedule\.json")
@@ -100,9 +100,13 @@ def growth(search: Search) -> list[float]:
     found: list[float] = []
     volume = 0.0
     for point in points:
-        if not any(all(a <= b for a, b in zip(k, point, strict=True)) for k in kept):
+        if max(point) < 1e8 and not any(all(a <= b for a, b in zip(k, point, strict=True)) for k in kept):
+            # What it dominates, less what of that was dominated before: of many objectives the front's volume
+            # is slow to compute, and most of the front has no part in this.
+            before = [tuple(map(max, k, point)) for k in kept]
+            front = [before[i] for i in nondominated(before)]
+            volume += (hypervolume([point], worst) - hypervolume(front, worst)) / box
             kept = [k for k in kept if not all(b <= a for a, b in zip(k, point, strict=True))] + [point]
-            volume = hypervolume(kept, worst) / box
         found.append(volume)
     return found
 
@@ -118,7 +122,8 @@ def write(search: Search, ways: Ways, about: Mapping[str, Any], out: Path) -> li
     for old in _written_before(out) - {f"schedules/{one.name}.schedule.json" for one in front}:
         (out / old).unlink(missing_ok=True)
     saved = [one.schedule.save(folder / f"{one.name}.schedule.json") for one in front]
-    plot = draw(out / "front.png", search, front)
+    volumes = growth(search)
+    plot = draw(out / "front.png", search, front, volumes)
     content = {
         "format": FORMAT,
         "version": 1,
@@ -129,7 +134,7 @@ def write(search: Search, ways: Ways, about: Mapping[str, Any], out: Path) -> li
         "twins": search.twins,
         "broken": search.broken,
         "damaged_lines": search.journal.damaged,
-        "hypervolume": [round(v, 6) for v in growth(search)],
+        "hypervolume": [round(v, 6) for v in volumes],
         "front": [_row(one) | {"schedule": f"schedules/{one.name}.schedule.json"} for one in front],
     }
     return [
@@ -152,7 +157,7 @@ def _written_before(out: Path) -> set[str]:
         return set()
 
 
-def draw(path: Path, search: Search, front: list[Member]) -> Path:
+def draw(path: Path, search: Search, front: list[Member], volumes: list[float]) -> Path:
     """Every evaluation and the front, speedup against the first metric; how the hypervolume grew."""
     from dcache.eval.canvas import ACCENT, GREY, GRID, INK, new_figure, save
 
@@ -177,7 +182,7 @@ def draw(path: Path, search: Search, front: list[Member]) -> Path:
     left.set_xlabel("expected speedup" if search.by == "seconds" else f"speedup ({search.by})", color=INK)
     left.set_ylabel(metric, color=INK)
     left.legend(frameon=False, fontsize=8)
-    right.plot(range(1, len(search.candidates) + 1), growth(search), color=ACCENT)
+    right.plot(range(1, len(search.candidates) + 1), volumes, color=ACCENT)
     right.set_xlabel("evaluations", color=INK)
     right.set_ylabel("hypervolume, first prompts", color=INK)
     for axes in (left, right):

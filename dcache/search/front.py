@@ -45,6 +45,12 @@ def hypervolume(points: Sequence[Objectives], reference: Objectives) -> float:
         return 0.0
     if len(reference) == 1:
         return reference[0] - min(p[0] for p in inside)
+    if len(reference) == 2:
+        volume, lowest = 0.0, reference[1]
+        for x, y in sorted(inside):
+            volume += (reference[0] - x) * max(lowest - y, 0.0)
+            lowest = min(lowest, y)
+        return volume
     levels = [*sorted({p[-1] for p in inside}), reference[-1]]
     return sum(
         (above - level) * hypervolume([p[:-1] for p in inside if p[-1] <= level], reference[:-1])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dcache import cost
@@ -14,7 +15,7 @@ from dcache.errors import DcacheError
 from dcache.search.driver import Search, Task
 from dcache.search.evolve import STRATEGIES, Ways, identity_of, opened, search
 from dcache.search.found import growth, members, pick, write
-from dcache.search.front import dominates, nondominated
+from dcache.search.front import dominates, hypervolume, nondominated
 from dcache.search.journal import Journal
 from dcache.search.placing import even
 from dcache.search.space import RECIPES, Space
@@ -181,6 +182,24 @@ def test_hypervolume_never_falls() -> None:
     assert 0.0 < volumes[-1] <= 1.0
 
 
+def test_hypervolume_is_that_of_the_front_in_its_box() -> None:
+    class Three(World):
+        def one(self, schedule: Any, rung: int) -> dict[str, Any]:
+            made = super().one(schedule, rung)
+            (plan,) = schedule.components.values()
+            places = [t for t, one in enumerate(plan.rows["*"]["trunk"]) if one]
+            value = float(np.mean(places)) * (-1) ** len(places)
+            return {**made, "values": made["values"] | {"late": value}, "each": {}}
+
+    signs = {"psnr": 1, "late": -1}
+    done = search(profile(), ways(budget=50, metrics=tuple(signs)), Three(), PROMPTS, signs)
+    points = [done.objectives(c) for c in done.candidates.values()]
+    low, high = ([end(p[i] for p in points) for i in range(3)] for end in (min, max))
+    scaled = [tuple((v - a) / (b - a) for v, a, b in zip(p, low, high, strict=True)) for p in points]
+    for count, volume in list(enumerate(growth(done), 1))[::7]:
+        assert volume == pytest.approx(hypervolume(scaled[:count], (1.0, 1.0, 1.0)), abs=1e-9)
+
+
 def test_what_is_written_can_be_loaded_and_picked_from(tmp_path: Path) -> None:
     from dcache.schedule import Schedule
 
@@ -232,8 +251,9 @@ def test_what_was_rendered_of_a_batch_is_kept(tmp_path: Path) -> None:
 
 def test_seeds_come_in_batches_too() -> None:
     sizes: list[int] = [0]
-    search(profile(), ways(), World(), PROMPTS, SIGNS, tell=lambda s: sizes.append(len(s.candidates)))
-    assert max(b - a for a, b in itertools.pairwise(sizes)) <= 12
+    asked = ways(population=4)
+    search(profile(), asked, World(), PROMPTS, SIGNS, tell=lambda s: sizes.append(len(s.candidates)))
+    assert max(b - a for a, b in itertools.pairwise(sizes)) <= 4
 
 
 def test_evolution_begins_with_the_best_that_is_known() -> None:

@@ -47,8 +47,8 @@ def plan(
     """
     check_number("speedup", speedup, 1.0)
     sites = _sites(profile, kinds)
-    costs, rest = _costs(profile, sites)
-    budget = (rest + profile.steps * sum(costs)) / speedup - rest
+    costs, rest, uncached = _costs(profile, sites)
+    budget = uncached / speedup - rest
     if sum(costs) > budget:
         raise DcacheError(
             f"{len(sites)} sites reach a speedup of {_most(profile, sites):.2f} with one compute of each, "
@@ -72,8 +72,11 @@ def levels(profile: Profile) -> Iterable[dict[str, Any]]:
     yield from ({"speedup": round(float(s), 2)} for s in np.arange(1.05, most, 0.05))
 
 
-def _costs(profile: Profile, sites: Sequence[str]) -> tuple[list[float], float]:
-    """Seconds that a compute of each site costs beyond its prediction, and those of the rest of the call."""
+def _costs(profile: Profile, sites: Sequence[str]) -> tuple[list[float], float, float]:
+    """Seconds of a compute of each site beyond its prediction; of a call without any; of an uncached one.
+
+    A call in which sites are predicted pays for remembering them, which an uncached one does not.
+    """
     timed = profile.latencies
     missing = [site for site in sites if timed is None or site not in timed.computed]
     if timed is None or missing:
@@ -82,13 +85,14 @@ def _costs(profile: Profile, sites: Sequence[str]) -> tuple[list[float], float]:
             ": observe with timing"
         )
     costs = [max(timed.computed[site] - timed.predicted.get(site, 0.0), 0.0) for site in sites]
-    return costs, timed.uncached - profile.steps * sum(costs)
+    remembering = sum(timed.overhead.get(site, 0.0) for site in sites)
+    return costs, timed.uncached + remembering - profile.steps * sum(costs), timed.uncached
 
 
 def _most(profile: Profile, sites: Sequence[str]) -> float:
     """The speedup with one compute of each site."""
-    costs, rest = _costs(profile, sites)
-    return (rest + profile.steps * sum(costs)) / max(rest + sum(costs), 1e-12)
+    costs, rest, uncached = _costs(profile, sites)
+    return uncached / max(rest + sum(costs), 1e-12)
 
 
 def _sites(profile: Profile, kinds: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -58,6 +58,19 @@ def test_the_budget_is_kept_and_spent_as_well_as_brute_force(speedup: float, pre
     assert best - 1e-12 <= found <= 1.1 * best + 1e-12
 
 
+@pytest.mark.parametrize("speedup", [1.1, 1.3, 1.6])
+def test_remembering_is_paid_for(speedup: float) -> None:
+    free = profile()
+    assert free.latencies is not None
+    # A tenth of the call in all.
+    timed = replace(free.latencies, overhead=dict.fromkeys(SECONDS, 0.1 / 3))
+    seen = replace(free, latencies=timed)
+    assert cost.speedup(make("knapsack", seen, speedup=speedup), timed) >= speedup - 1e-9
+    most = max(level["speedup"] for level in levels(seen))
+    assert cost.speedup(make("knapsack", seen, speedup=most), timed) >= most - 1e-9
+    assert most < max(level["speedup"] for level in levels(free))
+
+
 def test_what_does_not_change_is_computed_once() -> None:
     found = counts(make("knapsack", profile((0.0, 1.0, 1.0)), speedup=1.25))
     assert found["attn:0"] == 1
