@@ -25,7 +25,7 @@ def shipped_schedules(folder: Path, steps: int | None, guidance: float | None) -
                 Choice(
                     f"calibrated {speed}",
                     f"calibrated {speed}",
-                    f", {path.name!r})",
+                    f", {str(path)!r})",
                     f"{path.name}, shipped with this model; for yours: dcache calibrate",
                     method=schedule,
                 )
