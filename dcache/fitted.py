@@ -70,8 +70,8 @@ class Fitted:
 
     def parameters(self) -> dict[str, Any]:
         """The tables, as JSON has them."""
-        found = {"weights": _as_json(self.table)}
-        return {**found, "apart": _as_json(self.differences)} if self.differences else found
+        found = {"weights": as_json(self.table)}
+        return {**found, "apart": as_json(self.differences)} if self.differences else found
 
 
 def _row(table: Mapping[str, Mapping[int, Row]], steps: Sequence[int], tau: float) -> list[float] | None:
@@ -82,7 +82,8 @@ def _row(table: Mapping[str, Mapping[int, Row]], steps: Sequence[int], tau: floa
     return None
 
 
-def _as_json(table: Mapping[str, Mapping[int, Row]]) -> dict[str, dict[str, dict[str, float]]]:
+def as_json(table: Mapping[str, Mapping[int, Row]]) -> dict[str, dict[str, dict[str, float]]]:
+    """A table of weights with text for keys, as a schedule's parameters have it."""
     return {
         site: {str(t): {str(a): w for a, w in row.items()} for t, row in rows.items()}
         for site, rows in table.items()

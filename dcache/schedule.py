@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,11 @@ class Schedule:
 
         Equal canonical forms are equal functions.
         """
+        return self._canonical
+
+    @cached_property
+    def _canonical(self) -> Schedule:
+        """Found once: what compares schedules asks for it, for its digest and for its cost."""
         components = {}
         for name, plan in self.components.items():
             predictor = make(plan.predictor, plan.parameters)
@@ -221,7 +227,9 @@ class Schedule:
                 rows = {"*": next(iter(rows.values()))}
             kept = None if plan.corrections is None else plan.corrections.used(rows.values())
             components[name] = replace(plan, rows=rows, corrections=kept)
-        return replace(self, components=components)
+        found = replace(self, components=components)
+        vars(found)["_canonical"] = found
+        return found
 
     def digest(self) -> str:
         """Hash of everything that decides the pictures: canonical rows, codec, predictor, clock."""

@@ -1,4 +1,4 @@
-"""The same conditions for every test: no network, the same seeds, Triton's interpreter without a GPU."""
+"""The same conditions for every test: no network, one thread, seeds, Triton's interpreter without a GPU."""
 
 import os
 
@@ -24,9 +24,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-# Parallel workers share the cores: one thread each, or they wait for one another.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
+# Workers share the cores, and what is tested is so small that a second thread costs more than it does.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -9,19 +9,20 @@ scheduled, with all guidance branches together; schedules of any other kind can 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from dcache.errors import DcacheError
 from dcache.eval.bench import bench
-from dcache.eval.machine import machine, versions
 from dcache.eval.specs import Choice
 from dcache.eval.subject import Subject
 from dcache.schedule import Schedule
 from dcache.search.closed_loop import fit, straight, with_slopes
+from dcache.search.observer import Tell
 from dcache.search.pace import Base, Pace, observe, pace
 from dcache.search.placing import Anchors, Placed, descend, early, even
+from dcache.search.planned import figures
 from dcache.search.render import Renderer
 
 FEWEST_PROMPTS = 3
@@ -29,7 +30,6 @@ FEWEST_PROMPTS = 3
 LEEWAY = 0.98
 # Gauss-Newton steps of the weights: a second one gained less than 0.1 dB on the demo, for as many runs.
 STEPS = 1
-Tell = Callable[[str], None]
 
 
 class Share(NamedTuple):
@@ -122,18 +122,11 @@ def calibrate(
     allowed = [one for one in rivals if one.expected >= LEEWAY * speedup]
     best = max([best, *allowed], key=lambda one: one.fitted)
     reached = _speedup(subject, best.schedule, prompts[:cut], seed, repeats)
-    measured = {
-        "speedup": round(reached, 3),
-        "psnr": round(best.fitted, 2),
-        "prompts": cut,
-        "machine": machine(),
-        "versions": versions(),
-    }
     schedule = replace(
         best.schedule,
         method=best.schedule.method if best in allowed else "calibrated",
         guidance=subject.guidance,
-        measured=measured,
+        measured=figures(reached, best.fitted, cut),
     )
     rendered = fitting.rendered + checking.rendered
     return replace(best, schedule=schedule, speedup=reached, rendered=rendered)

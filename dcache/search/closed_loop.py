@@ -20,7 +20,7 @@ from itertools import groupby
 import numpy as np
 
 from dcache.errors import DcacheError
-from dcache.fitted import EVERYWHERE
+from dcache.fitted import EVERYWHERE, as_json
 from dcache.schedule import Plan, Schedule
 from dcache.search.render import Pictures, Renderer
 
@@ -80,7 +80,7 @@ def _table(row: Sequence[bool], slopes: Slopes) -> dict[str, dict[str, dict[str,
             continue
         slope = slopes.get(t, 0.0) if len(before) > 1 else 0.0
         table[t] = {before[-1]: 1.0 + slope} | ({before[0]: -slope} if len(before) > 1 else {})
-    return {EVERYWHERE: {str(t): {str(a): w for a, w in r.items()} for t, r in table.items()}}
+    return as_json({EVERYWHERE: table})
 
 
 def straight(schedule: Schedule, share: float = 0.5) -> dict[int, float]:

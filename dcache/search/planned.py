@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from dcache import cost
 from dcache.components import config_digest, denoisers
@@ -72,6 +73,17 @@ def refuse_other(profile: Profile, subject: Subject) -> None:
         )
 
 
+def figures(speedup: float, psnr: float, prompts: int) -> dict[str, Any]:
+    """What a schedule file keeps as `measured`: speedup of the whole call, PSNR in dB, and where that was."""
+    return {
+        "speedup": round(speedup, 3),
+        "psnr": round(psnr, 2),
+        "prompts": prompts,
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
 def check(
     subject: Subject,
     schedule: Schedule,
@@ -112,12 +124,6 @@ def check(
         (told,) = check_cost(subject, profile, [schedule], prompts, seed=seed, repeats=repeats)
         expected = cost.speedup(schedule, timed)
         speedup = expected * told.expected / told.measured
-    measured = {
-        "speedup": round(speedup, 3),
-        "psnr": round(row.mean_psnr, 2),
-        "prompts": len(prompts),
-        "machine": machine(),
-        "versions": versions(),
-    }
+    measured = figures(speedup, row.mean_psnr, len(prompts))
     share = None if timed is None or not timed.flops else cost.flops(schedule, timed)
     return Checked(replace(schedule, measured=measured), expected, speedup, row.mean_psnr, share, told)

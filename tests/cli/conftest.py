@@ -1,19 +1,8 @@
 """The same conditions for every command: one thread; a model whose loading is a failure where none is due."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads that wait for one another on a busy machine take minutes for these small calls."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

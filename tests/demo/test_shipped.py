@@ -1,10 +1,8 @@
 """The shipped schedules fit the shipped model without a word, and beat the presets that compute as often."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 import dcache
 from dcache.components import config_digest, denoisers
@@ -16,15 +14,6 @@ from dcache.schedule import Schedule
 from dcache.search.render import Renderer
 
 FILES = sorted(SCHEDULES.glob("*.json"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads that wait for one another on a busy machine take minutes for these small calls."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def computes(schedule: Schedule) -> int:

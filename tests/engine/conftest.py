@@ -2,11 +2,7 @@
 
 import importlib.util
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
-import torch
 
 spec = importlib.util.spec_from_file_location("engine_toys", Path(__file__).with_name("toys.py"))
 if spec is None or spec.loader is None:
@@ -14,12 +10,3 @@ if spec is None or spec.loader is None:
 module = importlib.util.module_from_spec(spec)
 sys.modules["engine_toys"] = module
 spec.loader.exec_module(module)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These models are so small that threads only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

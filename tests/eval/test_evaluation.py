@@ -1,13 +1,11 @@
 """An evaluation from what is asked for to its files: stages apart and together, and what is refused when."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import dcache.eval
 from dcache.errors import DcacheError
@@ -21,15 +19,6 @@ from tests.eval.painter import BLUE, PROMPTS, RED, Painter, contents
 
 SETTINGS = Settings(images_per_prompt=2, seed=7, batch_size=4, device="cpu")
 PSNR: dict[str, Any] = {"metrics": ["psnr"]}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads that wait for one another on a busy machine take minutes for small calls."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

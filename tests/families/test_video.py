@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +36,6 @@ from tests.shapes import STEPS, Shape, at_step_end, before_step, generator
 PAIRS = [
     pytest.param(shape, guidance, id=f"{shape}-{guidance}") for shape in VIDEO for guidance in shape.guidance
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The parts are so small that a second thread costs more than it does."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def counted(modules: list[nn.Module]) -> Counter[int]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from dcache import methods
 from dcache.adapters import blocks
@@ -109,9 +108,6 @@ def test_python_in_the_pages_compiles(path: Path) -> None:
 def guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs the Python of a guide from top to bottom in an empty folder; returns what it defined."""
     monkeypatch.chdir(tmp_path)
-    # One thread: two that wait for one another on a busy machine take minutes for these small calls.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     kept = {name: getattr(blocks, name).copy() for name in ("SUBLAYERS", "STREAMS", "ASIDE")}
 
     def run(name: str) -> dict[str, Any]:
@@ -122,7 +118,6 @@ def guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return module.__dict__
 
     yield run
-    torch.set_num_threads(threads)
     for name, before in kept.items():
         table = getattr(blocks, name)
         table.clear()

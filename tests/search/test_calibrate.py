@@ -1,11 +1,9 @@
 """`dcache calibrate` end to end on the shipped model, and its arithmetic by hand."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import dcache
 from dcache.cli import main
@@ -14,15 +12,6 @@ from dcache.eval.subject import load
 from dcache.schedule import Schedule
 from dcache.search.calibrate import _places, calibrate
 from dcache.search.pace import Pace, observe
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads that wait for one another on a busy machine take minutes for these small calls."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_the_pace_is_a_line_between_its_ends() -> None:

@@ -1,11 +1,10 @@
 """Latencies: a planted machine is recovered; on the real one, what adds up adds up."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from dcache import cost
 from dcache.errors import DcacheError
@@ -21,15 +20,6 @@ from dcache.search.timing import apart, latencies
 
 BATCH = (["a red circle"], [0])
 SITES = ["trunk", "model", *(f"block:{i}" for i in range(12)), *(f"mlp:{i}" for i in range(12))]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads that wait for one another on a busy machine take minutes for these small calls."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcache.errors import DcacheError
-from dcache.fitted import EVERYWHERE
+from dcache.fitted import EVERYWHERE, as_json
 from dcache.profile import Profile
 from dcache.run import Run
 from dcache.schedule import Schedule
@@ -139,11 +139,7 @@ def how(
     tables = {site: table(profile.tables(site).gram, row, order, ridge) for site, row in rows.items()}
     if len(tables) == 1:
         tables = {EVERYWHERE: next(iter(tables.values()))}
-    weights = {
-        site: {str(t): {str(a): w for a, w in row.items()} for t, row in its.items()}
-        for site, its in tables.items()
-    }
-    return {"predictor": "fitted", "parameters": {"weights": weights}, "clock": "step"}
+    return {"predictor": "fitted", "parameters": {"weights": as_json(tables)}, "clock": "step"}
 
 
 def clock_values(profile: Profile) -> tuple[str, Floats]:
