@@ -41,6 +41,7 @@ ECAD = {
     "mutation": 0.05,
     "convention": "some",
     "finishing": 0.0,
+    "fitting": 0.0,
     "metrics": ("image-reward",),
     "cost": "flops",
     "first": 1000,
@@ -86,10 +87,19 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     option("convention", str, "C", "that rate is of each bit (each), or of mutated offspring (some)")
     option("finishing", float, "F", "share of the budget for the local search around the front")
+    option(
+        "fitting",
+        float,
+        "F",
+        "share for fits of weights on the pictures, of the best at --pick (or 2x 3x 4x)",
+    )
     option("metrics", _names, "LIST", "traded against cost, as in dcache eval")
     option("cost", str, "C", "seconds by the profile, flops, or measured")
     option("first", int, "N", "prompts that every schedule is rendered on; the rest for those worth it")
     option("seed", int, "S", "of pictures and decisions")
+    parser.add_argument(
+        "--held-out", metavar="P", help="prompts that nothing is chosen by: the front is rendered on them too"
+    )
     parser.add_argument("--no-seeds", action="store_true", help="begin with random schedules alone")
     parser.add_argument(
         "--batch-size", type=int, default=8, metavar="N", help="pictures in a call (default: 8)"
@@ -118,8 +128,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise DcacheError(f"--workers must be at least 1, got {arguments.workers}")
     profile, launch = Profile.load(arguments.profile), join(arguments.device)
     options = pipeline_options(arguments) | {"device": own_device(arguments.device)}
-    parts = rungs(prompts, ways.first)
-    make = partial(make_judge, arguments.pipeline, options, parts, ways, arguments.batch_size, profile)
+    parts, held = rungs(prompts, ways.first), _held_out(arguments.held_out, prompts)
+    make = partial(make_judge, arguments.pipeline, options, parts, ways, arguments.batch_size, profile, held)
     threads = _threads(arguments.threads, arguments.workers)
     judge = make()
     make_folder(arguments.out)
@@ -131,13 +141,13 @@ def run(arguments: argparse.Namespace) -> int:
     }
     # Before anything is written.
     space_of(profile, ways)
-    identity = identity_of(ways, prompts, about)
+    identity = identity_of(ways, prompts, about, held)
     journal = launch.in_turn(lambda: opened(arguments.out, identity, arguments.resume, launch.first))
     signs = {name: judge.better(name) for name in ways.metrics}
     tell = Progress(journal.damaged) if launch.first else _silent
     try:
         with _team(judge, launch, make, arguments.workers, threads) as team:
-            done = search(profile, ways, team, prompts, signs, journal, tell)
+            done = search(profile, ways, team, prompts, signs, journal, bool(held), tell)
     except KeyboardInterrupt:
         if launch.count == 1 and isinstance(tell, Progress) and tell.latest is not None:
             tell.latest.stop()
@@ -145,7 +155,7 @@ def run(arguments: argparse.Namespace) -> int:
             _finished(tell.latest, ways, about, arguments.out, wanted)
         raise
     if launch.first:
-        if len(done.candidates) < ways.budget:
+        if done.spent < ways.budget:
             print(f"it ended before its budget of {ways.budget}: nothing new was asked for", file=sys.stderr)
         _finished(done, ways, about, arguments.out, wanted)
     return 0
@@ -190,6 +200,7 @@ def make_judge(
     ways: Ways,
     batch_size: int,
     profile: Profile,
+    held: list[str],
 ) -> Judge:
     """The judge of one process.
 
@@ -202,7 +213,7 @@ def make_judge(
 
     subject = load(pipeline, **options)
     refuse_other(profile, subject)
-    return Judge(subject, parts, ways.metrics, ways.seed, batch_size)
+    return Judge(subject, parts, ways.metrics, ways.seed, batch_size, held=held)
 
 
 class Progress:
@@ -227,10 +238,10 @@ class Progress:
     def __call__(self, search: Search) -> None:
         """After a batch."""
         self.latest = search
-        if len(search.candidates) == self.said:
+        if search.spent == self.said:
             # Twins alone: a strategy that has seen nearly all there is asks for them again and again.
             return
-        self.said = len(search.candidates)
+        self.said = search.spent
         metric, sign = next(iter(search.signs.items()))
         front, full, marks = search.front(), search.uncached, []
         for speedup in (2.0, 3.0, 4.0):
@@ -238,7 +249,7 @@ class Progress:
             if values:
                 marks.append(f"{speedup:g}x {sign * max(sign * v for v in values):.4g}")
         print(
-            f"{len(search.candidates)} of {search.budget} evaluated, {search.twins} twins spared, front of "
+            f"{search.spent} of {search.budget} evaluated, {search.twins} twins spared, front of "
             f"{len(front)}: {metric} at {', '.join(marks) or 'no 2x yet'} "
             f"({time.perf_counter() - self.began:.0f} s)",
             file=sys.stderr,
@@ -260,7 +271,26 @@ def _ways(arguments: argparse.Namespace) -> Ways:
             asked[field.name] = value
     if arguments.no_seeds:
         asked["seeds"] = False
+    if arguments.pick is not None:
+        asked["wanted"] = (_speedup(arguments.pick),)
     return Ways(**asked)
+
+
+def _held_out(source: str | None, prompts: list[str]) -> list[str]:
+    """The held-out prompts.
+
+    Raises:
+        DcacheError: one of them is searched on.
+    """
+    from dcache.eval.prompts import read
+
+    held = [] if source is None else read(source)
+    both = sorted(set(held) & set(prompts))
+    if both:
+        raise DcacheError(
+            f"{len(both)} of the held-out prompts are searched on too ({both[0]!r}): hold out others"
+        )
+    return held
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -286,18 +316,25 @@ def _threads(asked: int | None, workers: int) -> int:
 
 
 def _report(done: Search, front: list[Member], ways: Ways) -> None:
-    metric = ways.metrics[0]
-    print(f"{'speedup':>8}  {metric:>8}  computes  predicted by")
+    metric, held = ways.metrics[0], any(one.held for one in front)
+    print(f"{'speedup':>8}  {metric:>8}  {'held out  ' if held else ''}computes  predicted by")
     for one in front:
         (plan,) = one.schedule.components.values()
         share = plan.computed / (one.schedule.steps * len(plan.sites) * len(plan.rows))
-        print(f"{one.speedup:7.2f}x  {one.values[metric]:8.4g}  {share:8.0%}  {plan.predictor}")
+        other = f"{one.held[metric]:8.4g}  " if one.held else ""
+        print(f"{one.speedup:7.2f}x  {one.values[metric]:8.4g}  {other}{share:8.0%}  {one.recipe}")
     noise = sorted(one.noise[metric] for one in front)[len(front) // 2]
+    fits = f"; {done.fits} renderings went into fits of weights" if done.fits else ""
+    words = (
+        f"the column 'held out' is of {metric} on prompts that nothing was chosen by."
+        if held
+        else "compare on other prompts and seeds (--held-out, or dcache bench)."
+    )
     print(
         f"\n{len(done.candidates)} schedules evaluated; {done.twins} of {done.asked} that were asked for "
-        f"were twins of them ({done.twins / max(done.asked, 1):.0%}). {metric} on {done.rungs} rung(s) of "
-        f"prompts; its standard error on the first: {noise:.2g}. {COSTED[ways.cost]} They were chosen by "
-        "these very figures, which flatter them: compare on other prompts and seeds (dcache bench)."
+        f"were twins of them ({done.twins / max(done.asked, 1):.0%}){fits}. {metric} on {done.rungs} rung(s) "
+        f"of prompts; its standard error on the first: {noise:.2g}. {COSTED[ways.cost]} They were chosen by "
+        f"these very figures, which flatter them: {words}"
     )
     if done.broken:
         print(

@@ -11,14 +11,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from dcache.errors import DcacheError
 from dcache.eval.bench import bench
 from dcache.eval.specs import Choice
 from dcache.eval.subject import Subject
 from dcache.schedule import Schedule
-from dcache.search.closed_loop import fit, straight, with_slopes
+from dcache.search.closed_loop import Share, fit, straight, with_slopes
 from dcache.search.observer import Tell
 from dcache.search.pace import Base, Pace, observe, pace
 from dcache.search.placing import Anchors, Placed, descend, early, even
@@ -30,18 +29,6 @@ FEWEST_PROMPTS = 3
 LEEWAY = 0.98
 # Gauss-Newton steps of the weights: a second one gained less than 0.1 dB on the demo, for as many runs.
 STEPS = 1
-
-
-class Share(NamedTuple):
-    """How far predictions follow the line through the last two anchors: 0 is reuse, 1 all the way.
-
-    Attributes:
-        mean: of both halves of a guided batch, or of everything.
-        apart: of the difference between the halves; None: as the mean.
-    """
-
-    mean: float
-    apart: float | None = None
 
 
 SHARES = (Share(0.0), Share(0.5), Share(1.0))

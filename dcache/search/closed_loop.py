@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,18 @@ STEEPEST = 20.0
 Slopes = Mapping[int, float]
 MEAN, APART = "mean", "apart"
 _Slopes = Mapping[tuple[str, int], float]
+
+
+class Share(NamedTuple):
+    """How far predictions follow the line through the last two anchors: 0 is reuse, 1 all the way.
+
+    Attributes:
+        mean: of both halves of a guided batch, or of everything.
+        apart: of the difference between the halves; None: as the mean.
+    """
+
+    mean: float
+    apart: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,34 +78,53 @@ def with_slopes(schedule: Schedule, slopes: Slopes, apart: Slopes | None = None)
         apart: of the difference between the halves of a guided batch; `slopes` are then of their mean.
     """
     name, plan, row = _only(schedule)
-    tables = {"weights": _table(row, slopes)} | ({} if apart is None else {"apart": _table(row, apart)})
+    tables = {"weights": {EVERYWHERE: table(row, slopes)}}
+    if apart is not None:
+        tables["apart"] = {EVERYWHERE: table(row, apart)}
     fitted = replace(plan, predictor="fitted", parameters=tables, clock="step")
     return replace(schedule, components={name: fitted})
 
 
-def _table(row: Sequence[bool], slopes: Slopes) -> dict[str, dict[str, dict[str, float]]]:
-    """The weights of each predicted evaluation, as `dcache.fitted` has them."""
+def table(row: Sequence[bool], slopes: Slopes) -> dict[str, dict[str, float]]:
+    """The weights of each predicted evaluation of one row, as the parameters of `dcache.fitted` have them."""
     anchors = [t for t, computed in enumerate(row) if computed]
-    table: dict[int, dict[int, float]] = {}
+    found: dict[int, dict[int, float]] = {}
     for t in range(len(row)):
         before = [a for a in anchors if a < t][-2:]
         if row[t] or not before:
             continue
         slope = slopes.get(t, 0.0) if len(before) > 1 else 0.0
-        table[t] = {before[-1]: 1.0 + slope} | ({before[0]: -slope} if len(before) > 1 else {})
-    return as_json({EVERYWHERE: table})
+        found[t] = {before[-1]: 1.0 + slope} | ({before[0]: -slope} if len(before) > 1 else {})
+    return as_json({EVERYWHERE: found})[EVERYWHERE]
+
+
+def along(rows: Mapping[str, Sequence[bool]], share: Share) -> dict[str, Any]:
+    """Parameters of the predictor `fitted` that follow each site's own line for a share of its way."""
+
+    def tables(of: float) -> dict[str, Any]:
+        found = {site: table(row, line(row, of)) for site, row in rows.items()}
+        # Rows that are all alike are one table.
+        same = len(set(map(tuple, rows.values()))) == 1
+        return {EVERYWHERE: next(iter(found.values()))} if same else found
+
+    return {"weights": tables(share.mean)} | ({} if share.apart is None else {"apart": tables(share.apart)})
 
 
 def straight(schedule: Schedule, share: float = 0.5) -> dict[int, float]:
     """Slopes that follow the line through the last two anchors, on the clock of evaluations, for a share."""
-    _, _, row = _only(schedule)
+    return line(_only(schedule)[2], share)
+
+
+def line(row: Sequence[bool], share: float) -> dict[int, float]:
+    """The same of one row, True where is computed."""
+    return {t: share * (t - newest) / (newest - older) for t, (older, newest) in anchored(row).items()}
+
+
+def anchored(row: Sequence[bool]) -> dict[int, tuple[int, int]]:
+    """The last two anchors of each prediction that has as many."""
     anchors = [t for t, computed in enumerate(row) if computed]
-    found = {}
-    for t, computed in enumerate(row):
-        before = [a for a in anchors if a < t][-2:]
-        if not computed and len(before) > 1:
-            found[t] = share * (t - before[1]) / (before[1] - before[0])
-    return found
+    before = {t: [a for a in anchors if a < t] for t, computed in enumerate(row) if not computed}
+    return {t: (own[-2], own[-1]) for t, own in before.items() if len(own) > 1}
 
 
 def fit(
@@ -147,6 +179,52 @@ def fit(
     rendered = fitting.rendered + checking.rendered - began
     fitted, other = _of(slopes, MEAN), None if apart is None else _of(slopes, APART)
     return Fit(at(slopes), fitted, other, first, best, rendered)
+
+
+def beginning(schedule: Schedule, paired: bool) -> tuple[dict[int, float], dict[int, float] | None]:
+    """Slopes to begin a fit with: those that a schedule has, else half of the line's.
+
+    Args:
+        schedule: as in `fit`.
+        paired: whether guidance makes one batch of both branches; their difference then has slopes too.
+    """
+    _, plan, row = _only(schedule)
+    if plan.predictor != "fitted":
+        half = straight(schedule)
+        return half, (half if paired else None)
+    mean = _read(plan.parameters["weights"], row)
+    apart = _read(plan.parameters["apart"], row) if "apart" in plan.parameters else mean
+    return mean, (apart if paired else None)
+
+
+def slopes_of(told: Mapping[str, Any]) -> tuple[dict[int, float], dict[int, float] | None]:
+    """The slopes of a fit, from what a journal has of it (`told_of`)."""
+    mean, apart = ({int(t): float(s) for t, s in (told[one] or {}).items()} for one in (MEAN, APART))
+    return mean, (None if told[APART] is None else apart)
+
+
+def told_of(found: Fit) -> dict[str, Any]:
+    """The slopes of a fit as JSON has them."""
+    return {MEAN: found.slopes, APART: found.apart}
+
+
+def can_fit(schedule: Schedule) -> bool:
+    """Whether `fit` takes a schedule, and finds weights in it."""
+    plans = schedule.components.values()
+    rows = [row for plan in plans for sites in plan.rows.values() for row in sites.values()]
+    return len(plans) == 1 and len(set(rows)) == 1 and bool(anchored(rows[0]))
+
+
+def weights_of(schedule: Schedule) -> int:
+    """How many weights a fit has at most: those of predictions from two anchors, twice under guidance."""
+    guided = schedule.guidance is None or schedule.guidance > 1
+    return len(straight(schedule)) * (2 if guided else 1)
+
+
+def _read(tables: Mapping[str, Mapping[Any, Mapping[Any, float]]], row: Sequence[bool]) -> dict[int, float]:
+    """The slopes of `table`, 0 where it has no row."""
+    rows = {int(t): {int(a): w for a, w in own.items()} for t, own in next(iter(tables.values())).items()}
+    return {t: -rows.get(t, {}).get(before, 0.0) for t, (before, _) in anchored(row).items()}
 
 
 def _of(slopes: _Slopes, which: str) -> dict[int, float]:

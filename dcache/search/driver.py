@@ -1,14 +1,14 @@
 """The loop of a search: a strategy asks, the judge renders, the journal remembers.
 
 No function is evaluated twice: candidates with equal canonical schedules are one. Racing: every candidate is
-rendered on the prompts of the first rung; those that are on the front there, or as near to it as its noise,
-on the further rungs. Strategies see the first rung alone, on which everybody is compared on equal terms; the
-front that comes out is of candidates that were rendered on all prompts.
+rendered on the prompts of the first rung; those that nobody beats there by more than the noise of the
+difference, on the further rungs. Strategies see the first rung alone, on which everybody is compared on equal
+terms; the front that comes out is of candidates that were rendered on all prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,12 +16,17 @@ import numpy as np
 
 from dcache import cost
 from dcache.schedule import Schedule
+from dcache.search.closed_loop import slopes_of, weights_of, with_slopes
 from dcache.search.front import WORST, Objectives, nondominated, settled
 from dcache.search.journal import Journal
 from dcache.search.space import Genome, Space
 from dcache.search.strategies import Strategy
 
 Task = tuple[Schedule, int]
+# In the place of a rung: fit the weights of the schedule, on the prompts of all rungs.
+FIT = -1
+# Renderings of a fit besides one for each weight: its beginning on both parts, three steps, the result.
+AROUND = 6
 COSTS = ("seconds", "flops", "measured")
 
 
@@ -44,6 +49,8 @@ class Candidate:
         number: 0 for the first that was evaluated, and so on.
         cost: by the profile's latencies, in seconds of a call (or the share of FLOPs, or measured seconds).
         results: what the judge said, one for each rung that it was rendered on.
+        held: what the judge said on held-out prompts, which nothing is chosen by.
+        fitted: whether its weights were fitted on the pictures.
     """
 
     genome: Genome
@@ -52,6 +59,8 @@ class Candidate:
     number: int
     cost: float
     results: list[dict[str, Any]] = field(default_factory=list)
+    held: dict[str, Any] | None = None
+    fitted: bool = False
 
     def value(self, metric: str, rungs: int) -> float:
         """The metric over the first so many rungs, NaN where there is none: the mean of all its pictures."""
@@ -63,10 +72,15 @@ class Candidate:
 
     def noise(self, metric: str) -> float:
         """Standard error of the metric on the first rung, 0 where it has no number for each picture."""
-        own = self.results[0]["each"].get(metric)
-        if not own or len(own) < 2 or not np.isfinite(own).all():
-            return 0.0
-        return float(np.std(own, ddof=1) / np.sqrt(len(own)))
+        return _error(self.results[0]["each"].get(metric))
+
+    def ahead(self, other: Candidate, metric: str, sign: int) -> float:
+        """By how much it is better on the first rung, less the standard error of that, picture by picture."""
+        pairs = [one.results[0]["each"].get(metric) for one in (self, other)]
+        gain = sign * (self.value(metric, 1) - other.value(metric, 1))
+        if not all(pairs) or not np.isfinite(pairs).all():
+            return gain
+        return gain - _error(list(np.subtract(*pairs)))
 
 
 @dataclass
@@ -83,7 +97,9 @@ class Search:
         by: what costs are: `seconds` by the profile's latencies, `flops`, or `measured` seconds.
         tell: called after every batch.
         candidates: digest -> candidate, in the order of their evaluation.
-        asked: genomes that strategies asked for, twins included.
+        asked: different genomes that strategies asked for, twins included.
+        again: times that they asked for one of those once more.
+        fits: renderings that fits of weights took; they count as evaluations.
     """
 
     space: Space
@@ -96,11 +112,19 @@ class Search:
     tell: Callable[[Search], None] = lambda _search: None
     candidates: dict[str, Candidate] = field(default_factory=dict)
     asked: int = 0
+    again: int = 0
+    fits: int = 0
     _known: dict[Genome, str] = field(default_factory=dict)
+    _leaders: list[Candidate] = field(default_factory=list)
 
-    def run(self, strategy: Strategy, most: int | None = None) -> None:
-        """Let a strategy ask until it is done, or the budget (or its own share of it) is spent."""
-        end = self.budget if most is None else min(self.budget, len(self.candidates) + most)
+    @property
+    def spent(self) -> int:
+        """Of the budget."""
+        return len(self.candidates) + self.fits
+
+    def run(self, strategy: Strategy, most: int) -> None:
+        """Let a strategy ask until it is done, or its share of the budget is spent."""
+        end = min(self.budget - self.fits, len(self.candidates) + most)
         idle = 0
         while len(self.candidates) < end:
             genomes = strategy.ask()
@@ -120,12 +144,39 @@ class Search:
         values = [-sign * candidate.value(name, rungs) for name, sign in self.signs.items()]
         return settled([candidate.cost, *values])
 
+    def fit(self, members: Sequence[Candidate]) -> None:
+        """Fit the weights of these, as many as the budget has renderings for, and evaluate what comes out."""
+        chosen: list[Candidate] = []
+        for one in members:
+            takes = AROUND + weights_of(one.schedule)
+            if self.spent + takes > self.budget:
+                break
+            self.fits += takes - 1
+            chosen.append(one)
+        fresh: list[Candidate] = []
+        for one, result in zip(chosen, self._judged([(c, FIT) for c in chosen]), strict=True):
+            schedule = with_slopes(one.schedule, *slopes_of(result["fitted"])).canonical()
+            new = self._new(one.genome, schedule, fitted=True)
+            if new is not None:
+                fresh.append(new)
+        self._evaluate(fresh)
+        self.tell(self)
+
+    def hold_out(self) -> None:
+        """Render the front on the held-out prompts, the rung behind the last."""
+        front = self.front()
+        for one, result in zip(front, self._judged([(c, self.rungs) for c in front]), strict=True):
+            one.held = result
+
     def front(self) -> list[Candidate]:
         """The best of those that were rendered on all prompts and are all numbers, by cost."""
+        whole = self.whole()
+        return [whole[i] for i in nondominated([self.objectives(c, self.rungs) for c in whole])]
+
+    def whole(self) -> list[Candidate]:
+        """Those that were rendered on all prompts and are all numbers."""
         whole = [c for c in self.candidates.values() if len(c.results) == self.rungs]
-        points = [self.objectives(c, self.rungs) for c in whole]
-        sane = [i for i, point in enumerate(points) if max(point) < WORST]
-        return [whole[sane[i]] for i in nondominated([points[i] for i in sane])]
+        return [c for c in whole if max(self.objectives(c, self.rungs)) < WORST]
 
     @property
     def uncached(self) -> float:
@@ -136,75 +187,103 @@ class Search:
         return 1.0 if self.by == "flops" else next(iter(self.candidates.values())).cost
 
     @property
+    def reference(self) -> Objectives | None:
+        """What hypervolumes are measured from: an uncached call's cost, the metrics of what costs the least.
+
+        The same for every search of a model on these prompts, whatever its strategy: the second candidate is
+        the one compute that nothing is cheaper than. None where its pictures are broken.
+        """
+        cheapest = list(self.candidates.values())[1:2]
+        point = self.objectives(cheapest[0]) if cheapest and cheapest[0].results else (WORST,)
+        return None if max(point) >= WORST else (self.uncached, *point[1:])
+
+    @property
     def broken(self) -> int:
         """Candidates with broken pictures, or a metric that is no number: the worst there are."""
         return sum(max(self.objectives(c, self.rungs)) >= WORST for c in self.candidates.values())
 
     def stop(self) -> None:
         """Forget the candidates that were about to be rendered."""
-        before = len(self.candidates)
+        self.asked -= sum(not (one.results or one.fitted) for one in self.candidates.values())
         self.candidates = {digest: one for digest, one in self.candidates.items() if one.results}
-        self.asked -= before - len(self.candidates)
 
     @property
     def twins(self) -> int:
         """Evaluations that were spared, because the same function had been evaluated."""
-        return self.asked - len(self.candidates)
+        return self.asked - sum(not one.fitted for one in self.candidates.values())
 
     def _evaluated(self, genomes: Sequence[Genome], end: int) -> list[tuple[Genome, Candidate]]:
         """Evaluate what is new; the candidates of as many genomes as the budget allows."""
         fresh: list[Candidate] = []
         kept: list[Genome] = []
         for genome in genomes:
-            digest = self._known.get(genome)
-            if digest is None:
+            if genome in self._known:
+                self.again += 1
+            else:
                 schedule = self.space.schedule(genome).canonical()
-                digest = schedule.digest()
-                if digest not in self.candidates:
-                    if len(self.candidates) >= end:
-                        break
-                    one = Candidate(genome, schedule, digest, len(self.candidates), self._cost(schedule))
-                    self.candidates[digest] = one
-                    fresh.append(one)
-                self._known[genome] = digest
+                if schedule.digest() not in self.candidates and len(self.candidates) >= end:
+                    break
+                self.asked += 1
+                new = self._new(genome, schedule)
+                if new is not None:
+                    fresh.append(new)
+                self._known[genome] = schedule.digest()
             kept.append(genome)
-        self.asked += len(kept)
-        self._render(fresh, 0)
-        for rung in range(1, self.rungs):
-            fresh = self._survivors(fresh)
-            self._render(fresh, rung)
+        self._evaluate(fresh)
         return [(genome, self.candidates[self._known[genome]]) for genome in kept]
 
+    def _new(self, genome: Genome, schedule: Schedule, fitted: bool = False) -> Candidate | None:
+        """The candidate of a canonical schedule, None if it was one before."""
+        digest, number = schedule.digest(), len(self.candidates)
+        if digest in self.candidates:
+            return None
+        made = Candidate(genome, schedule, digest, number, self._cost(schedule), fitted=fitted)
+        self.candidates[digest] = made
+        return made
+
+    def _evaluate(self, fresh: Sequence[Candidate]) -> None:
+        """On the first rung; those that are not beaten there, on the others."""
+        self._render(fresh, 0)
+        leaders = [*self._leaders, *fresh]
+        self._leaders = [leaders[i] for i in nondominated([self.objectives(c) for c in leaders])]
+        alive = [c for c in fresh if not any(self._beaten(c, leader) for leader in self._leaders)]
+        for rung in range(1, self.rungs):
+            self._render(alive, rung)
+
     def _render(self, candidates: Sequence[Candidate], rung: int) -> None:
-        """Have them judged on a rung; nobody twice."""
-        missing = [c for c in candidates if (c.digest, rung) not in self.journal.found]
-        judged = iter(self.team.judge([(c.schedule, rung) for c in missing]))
-        for candidate in candidates:
-            key = candidate.digest, rung
-            if key not in self.journal.found:
-                self.journal.add(key, next(judged))
-            result = self.journal.found[key]
+        """Have them judged on a rung."""
+        for candidate, result in zip(candidates, self._judged([(c, rung) for c in candidates]), strict=True):
             candidate.results.append(result)
             if self.by == "measured" and rung == 0:
                 candidate.cost = result["seconds"]
 
-    def _survivors(self, fresh: Sequence[Candidate]) -> list[Candidate]:
-        """Those that nobody beats on the first rung by more than their noise."""
-        rivals = [self.objectives(c) for c in self.candidates.values()]
-        kept = []
-        for one in fresh:
-            own, noise = self.objectives(one), [one.noise(name) for name in self.signs]
-            hoped = (own[0], *(v - n for v, n in zip(own[1:], noise, strict=True)))
-            beaten = any(
-                r != own and r[0] <= hoped[0] and all(x < y for x, y in zip(r[1:], hoped[1:], strict=True))
-                for r in rivals
-            )
-            if not beaten:
-                kept.append(one)
-        return kept
+    def _judged(self, tasks: Sequence[tuple[Candidate, int]]) -> Iterator[dict[str, Any]]:
+        """What came of each, in order; nobody is judged twice."""
+        missing = [(c, rung) for c, rung in tasks if (c.digest, rung) not in self.journal.found]
+        judged = iter(self.team.judge([(c.schedule, rung) for c, rung in missing]))
+        for candidate, rung in tasks:
+            key = candidate.digest, rung
+            if key not in self.journal.found:
+                self.journal.add(key, next(judged))
+            yield self.journal.found[key]
+
+    def _beaten(self, one: Candidate, leader: Candidate) -> bool:
+        """Whether the leader costs no more and is ahead in every metric by more than the noise."""
+        if max(self.objectives(one)) >= WORST:
+            return leader is not one
+        return leader.cost <= one.cost and all(
+            leader.ahead(one, name, sign) > 0 for name, sign in self.signs.items()
+        )
 
     def _cost(self, schedule: Schedule) -> float:
         latencies = self.space.profile.latencies
         if latencies is None or self.by == "measured":
             return float("nan")
         return cost.flops(schedule, latencies) if self.by == "flops" else cost.seconds(schedule, latencies)
+
+
+def _error(values: Sequence[float] | None) -> float:
+    """Standard error of a mean, 0 where it is of one number or none."""
+    if not values or len(values) < 2 or not np.isfinite(values).all():
+        return 0.0
+    return float(np.std(values, ddof=1) / np.sqrt(len(values)))

@@ -12,10 +12,11 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.eval.prompts import digest
 from dcache.profile import Profile
-from dcache.search.driver import COSTS, Search, Team
+from dcache.search.closed_loop import can_fit
+from dcache.search.driver import COSTS, Candidate, Search, Team
 from dcache.search.front import Objectives
 from dcache.search.journal import Journal
-from dcache.search.seeds import interleaved, planned, templates
+from dcache.search.seeds import cheapest, interleaved, planned, templates
 from dcache.search.space import RECIPES, Genome, Space, units_of
 from dcache.search.strategies import Strategy, Told
 from dcache.search.strategies.map_elites import MapElites
@@ -38,7 +39,11 @@ class Ways:
         population: of a generation or batch.
         mutation: rate, None for two bits of a genome (of the offspring: 0.05, as ECAD has it).
         convention: `each` bit at that rate, or `some` of the offspring at all (ECAD's pymoo).
-        finishing: share of the budget that is kept for a local search around the front, below 1.
+        finishing: share of the budget that is kept for a local search around the front.
+        fitting: share that is kept for fits of weights on the pictures (`dcache.search.closed_loop`), of the
+            best at the speedups that are wanted; each rendering counts as an evaluation. Both shares together
+            are below 1.
+        wanted: speedups that half of the local search and the fits are for.
         seeds: begin with templates and plans; else with random genomes alone.
         metrics: what is traded against cost, as in `dcache eval`.
         cost: `seconds` by the profile's latencies, `flops`, or `measured`.
@@ -48,12 +53,14 @@ class Ways:
 
     strategy: str = "nsga2"
     units: str = "whole"
-    recipes: tuple[str, ...] = ("reuse", "newton", "halfway")
+    recipes: tuple[str, ...] = ("reuse", "halfway", "line", "apart")
     budget: int = 200
     population: int = 24
     mutation: float | None = None
     convention: str = "each"
-    finishing: float = 0.4
+    finishing: float = 0.3
+    fitting: float = 0.3
+    wanted: tuple[float, ...] = (3.0, 2.0, 4.0)
     seeds: bool = True
     metrics: tuple[str, ...] = ("psnr",)
     cost: str = "seconds"
@@ -73,8 +80,11 @@ class Ways:
             raise DcacheError(
                 f"recipes are some of {', '.join(RECIPES)}, got {', '.join(self.recipes) or 'none'}"
             )
-        if not 0.0 <= self.finishing < 1.0:
-            raise DcacheError(f"the finishing share lies between 0 and 1, and is not 1, got {self.finishing}")
+        if min(self.finishing, self.fitting) < 0.0 or not self.finishing + self.fitting < 1.0:
+            raise DcacheError(
+                "the shares of finishing and fitting lie between 0 and 1, and are less than 1 together, got "
+                f"{self.finishing:g} and {self.fitting:g}"
+            )
         if self.mutation is not None and not 0.0 <= self.mutation <= 1.0:
             raise DcacheError(f"a mutation's rate lies between 0 and 1, got {self.mutation}")
         if self.budget < 1:
@@ -115,11 +125,14 @@ def opened(folder: Path | None, identity: dict[str, Any], resume: bool, writes: 
     return journal
 
 
-def identity_of(ways: Ways, prompts: Sequence[str], about: dict[str, Any]) -> dict[str, Any]:
+def identity_of(
+    ways: Ways, prompts: Sequence[str], about: dict[str, Any], held: Sequence[str] = ()
+) -> dict[str, Any]:
     """Everything that decides what one schedule's evaluation gives; how candidates are chosen does not."""
     return {
         **about,
         "prompts": digest(prompts),
+        "held_out": digest(held),
         "first": ways.first,
         "metrics": ways.metrics,
         "seed": ways.seed,
@@ -149,6 +162,7 @@ def search(
     prompts: Sequence[str],
     signs: dict[str, int],
     journal: Journal | None = None,
+    held_out: bool = False,
     tell: Callable[[Search], None] = lambda _search: None,
 ) -> Search:
     """Search the front.
@@ -160,6 +174,7 @@ def search(
         prompts: of all rungs.
         signs: metric -> 1 if higher is better, else -1.
         journal: where evaluations are kept and found; None keeps none.
+        held_out: whether the team has held-out prompts, to render the front on in the end.
         tell: called after every batch.
 
     Raises:
@@ -170,21 +185,43 @@ def search(
     kept = Journal(None, {}) if journal is None else journal
     found = Search(space, team, kept, signs, parts, ways.budget, ways.cost, tell)
     rng = random.Random(ways.seed)
-    main = max(1, ways.budget - round(ways.finishing * ways.budget))
-    # Every unit computed throughout costs the most: the end of all fronts.
+    last, local = (round(share * ways.budget) for share in (ways.fitting, ways.finishing))
+    main = max(1, ways.budget - last - local)
+    # Both ends of all fronts: what costs the most, and the least.
     full = space.genome([[True] * profile.steps] * len(space.units))
     found.run(_Listed([full], 1), 1)
     _refuse_without_numbers(found)
+    found.run(_Listed([cheapest(space)], 1), main - 1)
     # At most half of the strategy's share: the rest is for what it makes of them.
     first = interleaved(templates(space), planned(space))[: main // 2] if ways.seeds else []
-    found.run(_Listed(first, ways.population), main - 1)
+    found.run(_Listed(first, ways.population), main - len(found.candidates))
     known = [(c.genome, found.objectives(c)) for c in found.candidates.values()]
     if ways.strategy != "local":
         strategy = _strategy(ways, space, known, rng, found.uncached)
         found.run(strategy, main - len(found.candidates))
     known = [(c.genome, found.objectives(c)) for c in found.candidates.values()]
-    found.run(LocalSearch(space, known, rng, ways.population))
+    limits = [found.uncached / speedup for speedup in ways.wanted]
+    around = LocalSearch(space, known, rng, ways.population, limits)
+    found.run(around, ways.budget - last - len(found.candidates))
+    if ways.fitting:
+        found.fit(promising(found, ways.wanted))
+    # What fits had no use for.
+    found.run(around, ways.budget - found.spent)
+    if held_out:
+        found.hold_out()
     return found
+
+
+def promising(found: Search, wanted: Sequence[float]) -> list[Candidate]:
+    """Whose weights to fit: for each speedup the best that is as fast, then the second best, and so on."""
+    (metric, sign), *_ = found.signs.items()
+    able = [c for c in found.whole() if not c.fitted and can_fit(c.schedule)]
+    able.sort(key=lambda c: -sign * c.value(metric, found.rungs))
+    # Of the same places once: a fit ends near the same weights from wherever it begins.
+    first = {c.genome[: found.space.bits]: c for c in reversed(able)}
+    able = [c for c in able if first[c.genome[: found.space.bits]] is c]
+    ranked = [[c for c in able if found.uncached / c.cost >= speedup] for speedup in wanted]
+    return interleaved(*ranked)
 
 
 class _Listed:

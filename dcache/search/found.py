@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from operator import ge, le
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from dcache import files
 from dcache.errors import DcacheError
 from dcache.eval.machine import machine, versions
 from dcache.schedule import Schedule
-from dcache.search.driver import Search
+from dcache.search.driver import Candidate, Search
 from dcache.search.evolve import Ways
-from dcache.search.front import Objectives, hypervolume, nondominated
+from dcache.search.front import WORST, Objectives, hypervolume, nondominated
 
 FORMAT = "dcache.front"
 _OURS = re.compile(r"schedules/[\w.-]+\.schedule\.json")
@@ -36,6 +37,9 @@ class Member:
         cost: as the search had it.
         values: metric -> value on all prompts.
         noise: metric -> standard error on the first rung.
+        held: metric -> value on held-out prompts, if there are any.
+        recipe: how predictions are made, as in `dcache.search.space.RECIPES`; or `closed loop`, weights that
+            were fitted on the pictures.
         number: of its evaluation.
     """
 
@@ -45,6 +49,8 @@ class Member:
     cost: float
     values: dict[str, float]
     noise: dict[str, float]
+    held: dict[str, float]
+    recipe: str
     number: int
 
 
@@ -55,17 +61,33 @@ def members(search: Search) -> list[Member]:
     for one in sorted(front, key=lambda c: -c.cost):
         speedup = search.uncached / one.cost if one.cost > 0 else float("inf")
         values = {name: round(one.value(name, search.rungs), 4) for name in search.signs}
+        held = {name: _value(one.held, name) for name in (search.signs if one.held else ())}
         measured = {
             "expected_speedup": round(speedup, 3),
             "cost": search.by,
             **values,
+            **({"held_out": held} if held else {}),
             **here,
         }
         name = f"{len(found):02d}-{speedup:.2f}x"
         schedule = replace(one.schedule, measured=measured)
         noise = {name: round(one.noise(name), 4) for name in search.signs}
-        found.append(Member(name, schedule, speedup, one.cost, values, noise, one.number))
+        found.append(
+            Member(name, schedule, speedup, one.cost, values, noise, held, _recipe(one, search), one.number)
+        )
     return found
+
+
+def _recipe(one: Candidate, search: Search) -> str:
+    (plan,) = one.schedule.components.values()
+    if one.fitted or plan.predictor == "reuse":
+        return "closed loop" if one.fitted else "reuse"
+    return search.space.recipes[one.genome[search.space.bits]].name
+
+
+def _value(held: Mapping[str, Any] | None, metric: str) -> float:
+    value = None if held is None else held["values"].get(metric)
+    return float("nan") if value is None else round(float(value), 4)
 
 
 def pick(front: list[Member], speedup: float, metric: str, sign: int) -> Member:
@@ -82,31 +104,29 @@ def pick(front: list[Member], speedup: float, metric: str, sign: int) -> Member:
 
 
 def growth(search: Search) -> list[float]:
-    """Hypervolume of the front after each evaluation, on the first rung, in units of the box.
+    """Hypervolume of the front after each evaluation, on the first rung.
 
-    The box reaches from the point that is best in everything to the one that is worst, of the candidates that
-    are no worse than having no pictures at all; so it is 1 for a front that has everything at once.
+    Measured from `Search.reference`, costs in units of an uncached call, metrics in their own: with one
+    metric it is its mean gain over the cheapest schedule, over all costs from nothing to an uncached call.
+    Without a reference (its pictures are broken) the worst of the candidates stands in its place.
     """
     points = [search.objectives(one) for one in search.candidates.values()]
-    sane = [p for p in points if max(p) < 1e8]
+    sane = [p for p in points if max(p) < WORST]
     if not sane:
         return [0.0] * len(points)
-    worst: Objectives = tuple(max(p[i] for p in sane) for i in range(len(sane[0])))
-    best = tuple(min(p[i] for p in sane) for i in range(len(sane[0])))
-    box = 1.0
-    for low, high in zip(best, worst, strict=True):
-        box *= max(high - low, 1e-12)
+    reference = search.reference or tuple(map(max, zip(*sane, strict=True)))
     kept: list[Objectives] = []
     found: list[float] = []
     volume = 0.0
     for point in points:
-        if max(point) < 1e8 and not any(all(a <= b for a, b in zip(k, point, strict=True)) for k in kept):
+        if max(point) < WORST and not any(all(map(le, k, point)) for k in kept):
             # What it dominates, less what of that was dominated before: of many objectives the front's volume
             # is slow to compute, and most of the front has no part in this.
             before = [tuple(map(max, k, point)) for k in kept]
             front = [before[i] for i in nondominated(before)]
-            volume += (hypervolume([point], worst) - hypervolume(front, worst)) / box
-            kept = [k for k in kept if not all(b <= a for a, b in zip(k, point, strict=True))] + [point]
+            gain = hypervolume([point], reference) - hypervolume(front, reference)
+            volume += gain / search.uncached
+            kept = [k for k in kept if not all(map(ge, k, point))] + [point]
         found.append(volume)
     return found
 
@@ -134,6 +154,8 @@ def write(search: Search, ways: Ways, about: Mapping[str, Any], out: Path) -> li
         "twins": search.twins,
         "broken": search.broken,
         "damaged_lines": search.journal.damaged,
+        "renderings_of_fits": search.fits,
+        "reference": search.reference,
         "hypervolume": [round(v, 6) for v in volumes],
         "front": [_row(one) | {"schedule": f"schedules/{one.name}.schedule.json"} for one in front],
     }
@@ -200,10 +222,11 @@ def _row(one: Member) -> dict[str, Any]:
         "speedup": round(one.speedup, 4),
         "cost": one.cost,
         "evaluation": one.number,
-        "predictor": plan.predictor,
+        "recipe": one.recipe,
         "computed": plan.computed / (one.schedule.steps * len(plan.sites) * len(plan.rows)),
     }
-    return row | one.values | {f"{name}_noise": value for name, value in one.noise.items()}
+    row |= one.values | {f"{name}_noise": value for name, value in one.noise.items()}
+    return row | {f"{name}_held_out": value for name, value in one.held.items()}
 
 
 def _csv(front: list[Member]) -> str:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dcache.errors import DcacheError
+from dcache.errors import DcacheError, DcacheWarning
+from dcache.eval.machine import versions
 
 FORMAT = "dcache.search"
 VERSION = 1
@@ -56,7 +58,8 @@ class Journal:
         elif lines is None or lines[0].get("about") != journal._own():
             if lines is not None:
                 path.unlink()
-            journal._append({"format": FORMAT, "version": VERSION, "about": dict(about)})
+            head = {"format": FORMAT, "version": VERSION, "about": dict(about), "versions": versions()}
+            journal._append(head)
         return journal
 
     def add(self, key: Key, result: Mapping[str, Any]) -> None:
@@ -77,6 +80,14 @@ class Journal:
             raise DcacheError(
                 f"{self.path} is of another search: {', '.join(sorted(names))} differ. Ask for the same, or "
                 "choose another --out"
+            )
+        made = lines[0].get("versions")
+        if made != versions():
+            warnings.warn(
+                f"{self.path} was written with {made}, and this is {versions()}: equal schedules may give "
+                "figures that differ in their last digits",
+                DcacheWarning,
+                stacklevel=2,
             )
         for line in lines[1:]:
             try:

@@ -20,6 +20,9 @@ from dcache.eval.metrics.base import Batch, Metric, Reader, Sample
 from dcache.eval.metrics.options import MetricOptions
 from dcache.eval.subject import Subject
 from dcache.schedule import Schedule
+from dcache.search.calibrate import STEPS
+from dcache.search.closed_loop import beginning, fit, told_of
+from dcache.search.pace import observe
 from dcache.search.render import Renderer
 
 
@@ -34,6 +37,7 @@ class Judge:
         seed: of the first picture.
         batch_size: pictures in a call.
         options: of the metrics.
+        held: held-out prompts, the rung behind the last.
     """
 
     subject: Subject
@@ -42,7 +46,11 @@ class Judge:
     seed: int = 0
     batch_size: int = 8
     options: MetricOptions = field(default_factory=MetricOptions)
+    held: Sequence[str] = ()
     _renderers: dict[int, Renderer] = field(default_factory=dict, init=False)
+    _uncached: dict[tuple[str, int], Any] = field(default_factory=dict, init=False)
+    _paired: bool | None = field(default=None, init=False)
+    _halves: tuple[Renderer, Renderer] | None = field(default=None, init=False)
     _readers: dict[str, Reader] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -75,7 +83,7 @@ class Judge:
         if broken(pictures.astype(np.float32), renderer.reference.astype(np.float32)):
             return {"values": dict.fromkeys(self.metrics), "each": {}, "seconds": seconds}
         for metric in self._known:
-            value, own = self._value(metric, pictures, renderer)
+            value, own = self._value(metric, pictures, renderer, rung)
             values[metric.name] = value if value is not None and np.isfinite(value) else None
             if own is not None:
                 each[metric.name] = own
@@ -86,12 +94,41 @@ class Judge:
                 )
         return {"values": values, "each": each, "seconds": seconds}
 
+    def fit(self, schedule: Schedule) -> dict[str, Any]:
+        """Fit a schedule's weights on the pictures of all rungs but the first, and check them on the first.
+
+        Of one rung the first third is checked on.
+
+        Returns:
+            `fitted`: the slopes, as `closed_loop.told_of` has them; `before` and `after`: mean PSNR in dB
+            where it was checked; `rendered`: how many renderings it took.
+        """
+        if self._paired is None:
+            self._paired = observe(self.subject, self.rungs[0][0], self.seed).paired
+        fitting, checking = self._parts()
+        mean, apart = beginning(schedule, self._paired)
+        found = fit(schedule, fitting, checking, mean, STEPS, apart)
+        told = {"before": found.before, "after": found.after, "rendered": found.rendered}
+        return {"fitted": told_of(found), **told}
+
+    def _parts(self) -> tuple[Renderer, Renderer]:
+        """To fit on, and to check on."""
+        if len(self.rungs) > 1:
+            return self._renderer(1), self._renderer(0)
+        prompts = list(self.rungs[0])
+        cut = max(1, len(prompts) // 3)
+        found = self._halves = self._halves or (
+            Renderer(self.subject, prompts[cut:], self.seed + cut, self.batch_size),
+            Renderer(self.subject, prompts[:cut], self.seed, self.batch_size),
+        )
+        return found
+
     def better(self, name: str) -> int:
         """1 where higher values of a metric are better, else -1."""
         return next(1 if metric.better == "higher" else -1 for metric in self._known if metric.name == name)
 
     def _value(
-        self, metric: Metric, pictures: Any, renderer: Renderer
+        self, metric: Metric, pictures: Any, renderer: Renderer, rung: int
     ) -> tuple[float | None, list[float] | None]:
         if metric.name == "psnr":
             own = renderer.psnr(pictures)
@@ -104,7 +141,10 @@ class Judge:
         rows = reader.read(Batch(shown, uncached if metric.source.paired else None, prompts))
         against = None
         if metric.against == "pictures":
-            against = reader.read(Batch(uncached, None, prompts))
+            key = metric.source.name, rung
+            if key not in self._uncached:
+                self._uncached[key] = reader.read(Batch(uncached, None, prompts))
+            against = self._uncached[key]
         score = metric.summary(Sample(rows, against, np.arange(len(prompts))))
         return score.value, score.each
 
@@ -112,6 +152,7 @@ class Judge:
         found = self._renderers.get(rung)
         if found is None:
             before = sum(len(prompts) for prompts in self.rungs[:rung])
-            found = Renderer(self.subject, self.rungs[rung], self.seed + before, self.batch_size)
+            prompts = self.rungs[rung] if rung < len(self.rungs) else self.held
+            found = Renderer(self.subject, prompts, self.seed + before, self.batch_size)
             self._renderers[rung] = found
         return found

@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import TypeVar
 
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.schedulers.plans import PLANNERS, for_speedup
 from dcache.search.placing import even
 from dcache.search.space import Genome, Space
 
+T = TypeVar("T")
 # Those that most people ask for first: of a small budget not all have their turn.
 SPEEDUPS = (3.0, 2.0, 4.0, 2.5, 1.5)
 
@@ -32,6 +34,12 @@ def templates(space: Space) -> list[Genome]:
     return found
 
 
+def cheapest(space: Space) -> Genome:
+    """The one compute that nothing is cheaper than, by reuse where there is that recipe."""
+    row = [True] + [False] * (space.profile.steps - 1)
+    return space.genome([row] * len(space.units))
+
+
 def planned(space: Space, speedups: Sequence[float] = SPEEDUPS) -> list[Genome]:
     """Every planner at every speedup that it reaches, in the terms of the space."""
     found = []
@@ -49,7 +57,9 @@ def planned(space: Space, speedups: Sequence[float] = SPEEDUPS) -> list[Genome]:
     return list(dict.fromkeys(found))
 
 
-def interleaved(*lists: Sequence[Genome]) -> list[Genome]:
-    """The first of each, the second of each, and so on; each genome once."""
-    rounds = zip_longest(*lists)
-    return list(dict.fromkeys(one for turn in rounds for one in turn if one is not None))
+def interleaved(*lists: Sequence[T]) -> list[T]:
+    """The first of each, the second of each, and so on; each once."""
+    found: list[T] = []
+    for turn in zip_longest(*lists):
+        found += [one for one in turn if one is not None and one not in found]
+    return found

@@ -16,6 +16,7 @@ from dcache.errors import DcacheError
 from dcache.profile import Profile
 from dcache.schedule import Schedule
 from dcache.schedulers.plans import scheduled
+from dcache.search.closed_loop import Share, along
 
 Genome = tuple[int, ...]
 
@@ -27,7 +28,8 @@ class Recipe:
     Attributes:
         name: in logs and tables.
         codec, predictor, parameters, clock: as in `Plan`. The predictor `fitted` has its weights computed
-            for each genome, from the profile.
+            for each genome: from the profile, or
+        share: how far they follow the line through the last two anchors, on the clock of evaluations.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Recipe:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     clock: str | None = None
     codec: str | None = None
+    share: Share | None = None
 
 
 RECIPES = {
@@ -45,6 +48,9 @@ RECIPES = {
         Recipe("newton", "newton", {"order": 1}),
         Recipe("halfway", "linear", {"weight": 0.5}),
         Recipe("fitted", "fitted", clock="step"),
+        Recipe("line", "fitted", clock="step", share=Share(1.0)),
+        # Guidance magnifies the difference of its halves, and what a line does to it.
+        Recipe("apart", "fitted", clock="step", share=Share(1.0, 0.0)),
     )
 }
 
@@ -84,6 +90,11 @@ class Space:
         """Bits of a genome; the number of a recipe follows them."""
         return len(self.units) * self.width
 
+    @property
+    def guided(self) -> bool:
+        """Whether the profile was observed under guidance, or may have been."""
+        return self.profile.guidance is None or self.profile.guidance > 1
+
     def schedule(self, genome: Genome) -> Schedule:
         """What a genome stands for."""
         rows = dict(zip(self.units, self.rows(genome), strict=True))
@@ -95,7 +106,12 @@ class Space:
             # Of nothing, or of one anchor, every recipe makes the same.
             recipe = RECIPES["reuse"]
         parameters = recipe.parameters
-        if recipe.predictor == "fitted":
+        if recipe.share is not None:
+            # Without guidance there are no halves.
+            share = recipe.share if self.guided else Share(recipe.share.mean)
+            own = {site: row for unit, row in rows.items() for site in unit}
+            parameters = along(own, share)
+        elif recipe.predictor == "fitted":
             parameters = fitted_weights(self.profile, computed)
         return scheduled(
             self.profile,

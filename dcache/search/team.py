@@ -18,12 +18,17 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.eval import processes
 from dcache.schedule import Schedule
-from dcache.search.driver import Task
+from dcache.search.driver import FIT, Task
 from dcache.search.judge import Judge
 
 # Tasks of each process between two exchanges of a launch: a kill costs as many, all wait for the last.
 ROUND = 4
 _judge: Judge | None = None
+
+
+def done(judge: Judge, schedule: Schedule, rung: int) -> dict[str, Any]:
+    """One task: a rendering, or a fit of weights."""
+    return judge.fit(schedule) if rung == FIT else judge.judge(schedule, rung)
 
 
 class Here:
@@ -35,7 +40,7 @@ class Here:
     def judge(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
         """One after the other."""
         for schedule, rung in tasks:
-            yield self.own.judge(schedule, rung)
+            yield done(self.own, schedule, rung)
 
 
 class Dealt:
@@ -56,7 +61,7 @@ class Dealt:
         index, count = self.team.place
 
         def share() -> list[tuple[int, dict[str, Any]]]:
-            return [(i, self.own.judge(*tasks[i])) for i in range(index, len(tasks), count)]
+            return [(i, done(self.own, *tasks[i])) for i in range(index, len(tasks), count)]
 
         found: dict[int, dict[str, Any]] = dict(gather_object(self.team.together(share)))
         return [found[i] for i in range(len(tasks))]
@@ -117,4 +122,4 @@ def _leave_with_parent() -> None:
 def _work(task: tuple[Schedule, int]) -> dict[str, Any]:
     if _judge is None:
         raise RuntimeError("a worker without a judge")
-    return _judge.judge(*task)
+    return done(_judge, *task)

@@ -16,6 +16,7 @@ import torch
 import dcache
 from dcache.cli import main
 from dcache.cli.search import _threads
+from dcache.eval.prompts import read
 from dcache.eval.subject import load
 from dcache.profile import Profile
 from dcache.schedule import Schedule
@@ -24,6 +25,10 @@ from dcache.search.observe import observe
 
 SHORT = ["--steps", "4", "--prompts", "demo:3", "--first", "2", "--budget", "7", "--population", "4"]
 SHORT += ["--recipes", "reuse,fitted"]
+
+
+# Weights are fitted in the end, and the front is looked at on other prompts.
+FITTED = ["--recipes", "line,apart", "--budget", "34", "--fitting", "0.6", "--held-out", "demo-train:2"]
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +95,28 @@ def test_going_on_evaluates_nothing_twice_and_skips_what_is_damaged(
     assert "is of another search: seed differ" in capsys.readouterr().err
 
 
+def test_weights_are_fitted_and_the_front_is_held_against_other_prompts(
+    profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search(profile, tmp_path, *FITTED, "--pick", "1.2x") == 0
+    printed = capsys.readouterr().out
+    content = json.loads((tmp_path / "front.json").read_text())
+    fitted = [one for one in content["front"] if one["recipe"] == "closed loop"]
+    assert fitted
+    assert content["renderings_of_fits"] + content["evaluations"] <= 34
+    assert "renderings went into fits of weights" in printed
+    assert "held out" in printed
+    # The judge says of a member what the journal and the table say.
+    subject, one = load("demo", steps=4, device="cpu"), fitted[0]
+    schedule = Schedule.load(tmp_path / one["schedule"])
+    (plan,) = schedule.components.values()
+    assert set(plan.parameters) == {"weights", "apart"}
+    judge = Judge(subject, [["a", "b"], ["c"]], held=read("demo-train:2"))
+    assert one["psnr_held_out"] == pytest.approx(judge.judge(schedule, 2)["values"]["psnr"], abs=1e-3)
+    assert search(profile, tmp_path / "other", *FITTED[:-1], "demo:5") == 2
+    assert "3 of the held-out prompts are searched on too" in capsys.readouterr().err
+
+
 def test_what_cannot_be_searched_is_told(
     profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,8 +178,8 @@ def test_threads_are_shares_of_torchs_own(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_workers_find_what_one_process_finds(profile: Path, tmp_path: Path) -> None:
-    assert search(profile, tmp_path / "one") == 0
-    assert search(profile, tmp_path / "two", "--workers", "2") == 0
+    assert search(profile, tmp_path / "one", *FITTED) == 0
+    assert search(profile, tmp_path / "two", *FITTED, "--workers", "2") == 0
     assert front(tmp_path / "two") == front(tmp_path / "one")
     journals = [(tmp_path / name / "search.jsonl").read_text().splitlines() for name in ("one", "two")]
     assert len(journals[0]) == len(journals[1])
@@ -161,10 +188,10 @@ def test_two_workers_find_what_one_process_finds(profile: Path, tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_launched_processes_find_what_one_finds(profile: Path, tmp_path: Path) -> None:
-    assert search(profile, tmp_path / "one") == 0
+    assert search(profile, tmp_path / "one", *FITTED) == 0
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"]
     launch += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-    command = launched(profile, tmp_path / "two", "--device", "cpu")
+    command = launched(profile, tmp_path / "two", *FITTED, "--device", "cpu")
     done = subprocess.run(
         [*command[:2], *launch, *command[2:]],
         capture_output=True,

@@ -12,8 +12,10 @@ import pytest
 
 from dcache import cost
 from dcache.errors import DcacheError
-from dcache.search.driver import Search, Task
-from dcache.search.evolve import STRATEGIES, Ways, identity_of, opened, search
+from dcache.search.closed_loop import weights_of
+from dcache.search.driver import AROUND as FITS
+from dcache.search.driver import FIT, Search, Task
+from dcache.search.evolve import STRATEGIES, Ways, identity_of, opened, promising, search
 from dcache.search.found import growth, members, pick, write
 from dcache.search.front import dominates, hypervolume, nondominated
 from dcache.search.journal import Journal
@@ -31,7 +33,7 @@ SIGNS = {"psnr": 1}
 
 def ways(**options: Any) -> Ways:
     usual: dict[str, Any] = {"budget": 200, "population": 12, "recipes": ("reuse",), "first": 2}
-    return Ways(**{**usual, **options})
+    return Ways(**{**usual, "finishing": 0.4, "fitting": 0.0, **options})
 
 
 def found(asked: Ways, world: World | None = None, journal: Journal | None = None) -> Search:
@@ -156,7 +158,7 @@ def test_elites_never_get_worse_and_lie_in_their_cells() -> None:
     for _ in range(30):
         rows = [(g, space.rows(g)[0]) for g in elites.ask()]
         elites.tell([(g, (float(sum(r)), loss(r))) for g, r in rows])
-        for cell, (genome, objectives) in elites.elites.items():
+        for cell, ((genome, objectives),) in elites.elites.items():
             assert elites.cell(genome, objectives) == cell
             assert objectives[1] <= best.get(cell, float("inf"))
             best[cell] = objectives[1]
@@ -179,10 +181,29 @@ def test_nsga2_keeps_the_best_it_was_told() -> None:
 def test_hypervolume_never_falls() -> None:
     volumes = growth(found(ways(budget=80)))
     assert all(b >= a - 1e-12 for a, b in itertools.pairwise(volumes))
-    assert 0.0 < volumes[-1] <= 1.0
+    assert volumes[-1] > volumes[4] > 0.0
 
 
-def test_hypervolume_is_that_of_the_front_in_its_box() -> None:
+def test_hypervolume_is_the_mean_gain_over_the_cheapest() -> None:
+    done = found(ways(budget=80))
+    ends = list(done.candidates.values())[:2]
+    assert [c.schedule.components["transformer"].computed for c in ends] == [STEPS, 1]
+    floor = ends[1].value("psnr", 1)
+    # The best that can be had for a cost, over all costs.
+    costs = np.linspace(0.0, 1.0, 100_001)
+    best = np.zeros_like(costs)
+    for one in done.candidates.values():
+        best = np.maximum(best, np.where(costs >= one.cost / 10.0, one.value("psnr", 1) - floor, 0.0))
+    assert growth(done)[-1] == pytest.approx(best.mean(), rel=1e-3)
+
+
+def test_hypervolumes_of_all_strategies_are_measured_from_the_same() -> None:
+    every = {found(ways(strategy=s, seeds=seeds)).reference for s in STRATEGIES for seeds in (True, False)}
+    assert len(every) == 1
+    assert every == {(10.0, -list(found(ways(budget=9)).candidates.values())[1].value("psnr", 1))}
+
+
+def test_hypervolume_of_several_metrics_is_that_of_the_front() -> None:
     class Three(World):
         def one(self, schedule: Any, rung: int) -> dict[str, Any]:
             made = super().one(schedule, rung)
@@ -194,10 +215,75 @@ def test_hypervolume_is_that_of_the_front_in_its_box() -> None:
     signs = {"psnr": 1, "late": -1}
     done = search(profile(), ways(budget=50, metrics=tuple(signs)), Three(), PROMPTS, signs)
     points = [done.objectives(c) for c in done.candidates.values()]
-    low, high = ([end(p[i] for p in points) for i in range(3)] for end in (min, max))
-    scaled = [tuple((v - a) / (b - a) for v, a, b in zip(p, low, high, strict=True)) for p in points]
+    assert done.reference is not None
     for count, volume in list(enumerate(growth(done), 1))[::7]:
-        assert volume == pytest.approx(hypervolume(scaled[:count], (1.0, 1.0, 1.0)), abs=1e-9)
+        assert volume == pytest.approx(hypervolume(points[:count], done.reference) / 10.0, abs=1e-9)
+    # Cells of MAP-Elites hold all that none beats in both metrics.
+    elites = MapElites(
+        done.space,
+        [(c.genome, done.objectives(c)) for c in done.candidates.values()],
+        random.Random(0),
+        full=10.0,
+        cells=(2, 1),
+    )
+    assert max(map(len, elites.elites.values())) > 1
+    for own in elites.elites.values():
+        assert not any(dominates(a[1:], b[1:]) for _, a in own for _, b in own)
+
+
+def test_fitted_weights_enter_the_front_and_count_as_evaluations(tmp_path: Path) -> None:
+    asked = ways(budget=120, fitting=0.4, finishing=0.2, recipes=("reuse", "line"), wanted=(2.0,))
+    identity = identity_of(asked, PROMPTS, {})
+    world = World()
+    done = found(asked, world, opened(tmp_path, identity, resume=False))
+    fitted = [c for c in done.candidates.values() if c.fitted]
+    assert len(fitted) >= 2
+    assert done.spent <= 120
+    assert done.fits == sum(FITS + weights_of(c.schedule) - 1 for c in fitted)
+    assert any(c.fitted for c in done.front())
+    # Those that are fast enough, the best first.
+    origins = [key for key in world.asked if key[1] == FIT]
+    best = promising(done, (2.0,))
+    assert all(done.uncached / c.cost >= 2.0 for c in best)
+    assert {digest for digest, _ in origins} <= {c.digest for c in best}
+    assert {"closed loop", "reuse"} <= {one.recipe for one in members(done)}
+    assert done.twins >= 0
+    # Nothing is fitted again.
+    again = World()
+    resumed = found(asked, again, opened(tmp_path, identity, resume=True))
+    assert again.asked == []
+    assert front_of(resumed) == front_of(done)
+    assert [c.fitted for c in resumed.candidates.values()] == [c.fitted for c in done.candidates.values()]
+
+
+def test_held_out_prompts_are_rendered_of_the_front_alone() -> None:
+    world = World()
+    done = search(profile(), ways(budget=60), world, PROMPTS, SIGNS, held_out=True)
+    held = [digest for digest, rung in world.asked if rung == 2]
+    assert held == [c.digest for c in done.front()]
+    # The first computes everything, and loses nothing.
+    assert members(done)[0].held == {"psnr": 60.0}
+    for one in members(done)[1:]:
+        # Of the world's third rung.
+        lost = 10 ** (-one.values["psnr"] / 10) / 1.05 * 1.2
+        assert one.held["psnr"] == pytest.approx(-10 * np.log10(lost), abs=0.01)
+        assert one.schedule.measured["held_out"] == one.held
+
+
+def test_racing_goes_by_the_noise_of_differences() -> None:
+    class Shared(World):
+        """Prompts differ a lot, and by the same for every schedule."""
+
+        def one(self, schedule: Any, rung: int) -> dict[str, Any]:
+            made = super().one(schedule, rung)
+            value = made["values"]["psnr"]
+            return {**made, "each": {"psnr": [value - 20.0, value + 20.0]}}
+
+    done = found(ways(budget=100), Shared())
+    # Each alone is uncertain by 20 dB, the differences are certain.
+    assert min(c.noise("psnr") for c in done.candidates.values()) > 19.0
+    raced = [c for c in done.candidates.values() if len(c.results) == 2]
+    assert len(raced) < 0.5 * len(done.candidates)
 
 
 def test_what_is_written_can_be_loaded_and_picked_from(tmp_path: Path) -> None:
@@ -238,7 +324,7 @@ def test_what_was_rendered_of_a_batch_is_kept(tmp_path: Path) -> None:
     told: list[Search] = []
     journal = opened(tmp_path, identity_of(asked, PROMPTS, {}), resume=False)
     with pytest.raises(KeyboardInterrupt):
-        search(profile(), asked, Killed(), PROMPTS, SIGNS, journal, told.append)
+        search(profile(), asked, Killed(), PROMPTS, SIGNS, journal, tell=told.append)
     assert len(opened(tmp_path, identity_of(asked, PROMPTS, {}), resume=True).found) == 7
     # What there is makes a front, without those that were about to be rendered.
     stopped = told[-1]
@@ -361,7 +447,8 @@ def test_what_makes_no_sense_is_refused() -> None:
     for wrong, match in [
         ({"strategy": "magic"}, "a strategy is one of nsga2"),
         ({"recipes": ("reuse", "hope")}, "recipes are some of reuse"),
-        ({"finishing": 1.0}, "lies between 0 and 1"),
+        ({"finishing": 0.7, "fitting": 0.3}, "less than 1 together, got 0.7 and 0.3"),
+        ({"fitting": -0.1}, "lie between 0 and 1"),
         ({"mutation": -0.1}, "rate lies between 0 and 1"),
         ({"first": 0}, "one prompt or more in its first rung"),
     ]:

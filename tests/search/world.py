@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from dcache.profile import Latencies, Profile, Tables
-from dcache.search.driver import Task
+from dcache.search.closed_loop import line
+from dcache.search.driver import FIT, Task
 
 STEPS = 9
 
@@ -45,7 +46,10 @@ def loss(row: Sequence[bool], site: int = 0) -> float:
 
 
 class World:
-    """Renders by `loss`; prompts of the second rung lose a tenth more. Counts what it is asked."""
+    """Renders by `loss`; prompts of the second rung lose a tenth more. Counts what it is asked.
+
+    A fit finds slopes of 0.25, with which half is lost.
+    """
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, int]] = []
@@ -60,6 +64,9 @@ class World:
             return {"values": {"psnr": None}, "each": {}, "seconds": 0.5}
         (plan,) = schedule.components.values()
         rows = list(plan.rows["*"].values())
+        if rung == FIT:
+            return {"fitted": {"mean": dict.fromkeys(map(str, line(rows[0], 0.0)), 0.25), "apart": None}}
         total = sum(loss(row, i) for i, row in enumerate(rows)) * (1 + 0.1 * rung)
+        total *= 0.5 if "-0.25" in str(plan.parameters) else 1.0
         quality = float(-10 * np.log10(total + 1e-6))
         return {"values": {"psnr": quality}, "each": {"psnr": [quality - 0.1, quality + 0.1]}, "seconds": 0.5}

@@ -59,7 +59,14 @@ def for_speedup(profile: Profile, name: str, speedup: float, **options: Any) -> 
             "a speedup needs measured latencies, and this profile has none: observe with timing"
         )
     if "speedup" in inspect.signature(_module(name).plan).parameters:
-        return make(name, profile, **{"speedup": speedup, **options})
+        found = make(name, profile, **{"speedup": speedup, **options})
+        reached = cost.speedup(found, profile.latencies)
+        if reached >= speedup:
+            return found
+        raise DcacheError(
+            f"planner {name} was asked for a speedup of {speedup:g}, and its plan is expected to reach "
+            f"{reached:.2f}: ask it for more, or take another"
+        )
     levels = list(_module(name).levels(profile))
 
     def planned(i: int) -> tuple[Schedule, bool, float]:

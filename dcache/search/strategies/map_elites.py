@@ -1,10 +1,13 @@
-"""MAP-Elites (Mouret & Clune 2015): the best genome of every cell, cells by cost and by when is computed."""
+"""MAP-Elites (Mouret & Clune 2015): the best genomes of every cell, cells by cost and by when is computed.
+
+With several metrics a cell keeps all that none beats in them (MOME, Pierrot et al. 2022).
+"""
 
 from __future__ import annotations
 
 import random
 
-from dcache.search.front import WORST, Objectives
+from dcache.search.front import WORST, Objectives, nondominated
 from dcache.search.space import Genome, Space
 from dcache.search.strategies import Told
 from dcache.search.variation import mutate_each, random_genome, shift_one
@@ -34,7 +37,7 @@ class MapElites:
         batch: int = 24,
     ) -> None:
         self.space, self.rng, self.full, self.cells, self.batch = space, rng, full, cells, batch
-        self.elites: dict[Cell, tuple[Genome, Objectives]] = {}
+        self.elites: dict[Cell, list[tuple[Genome, Objectives]]] = {}
         self.asked = [random_genome(space, rng) for _ in range(batch - len(known))]
         self._keep(known)
         self.asked = self.asked or [self._varied() for _ in range(batch)]
@@ -52,9 +55,10 @@ class MapElites:
         for genome, objectives in results:
             if objectives[0] >= WORST:
                 continue
-            cell = self.cell(genome, objectives)
-            if cell not in self.elites or objectives[1:] < self.elites[cell][1][1:]:
-                self.elites[cell] = genome, objectives
+            elites = self.elites.setdefault(self.cell(genome, objectives), [])
+            elites.append((genome, objectives))
+            # Of the metrics alone: costs within a cell are equal enough. Of equal ones the first stays.
+            elites[:] = [elites[i] for i in nondominated([own[1:] for _, own in elites])]
 
     def cell(self, genome: Genome, objectives: Objectives) -> Cell:
         """Where a genome belongs."""
@@ -68,6 +72,6 @@ class MapElites:
     def _varied(self) -> Genome:
         if not self.elites:
             return random_genome(self.space, self.rng)
-        genome, _ = self.elites[self.rng.choice(sorted(self.elites))]
+        genome, _ = self.rng.choice(self.elites[self.rng.choice(sorted(self.elites))])
         moved = shift_one(genome, self.space, self.rng)
         return moved if self.rng.random() < 0.5 else mutate_each(moved, self.space, self.rng, 2 / len(genome))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from dcache.search.front import Objectives, nondominated
 from dcache.search.space import Genome, Space
@@ -32,27 +33,43 @@ class LocalSearch:
         known: genomes and what came of them, to begin around.
         rng: the order in which neighbours are tried.
         batch: genomes at a time, dealt out over the front so that all of it moves.
+        limits: costs; half of each batch is around the best member within each of them.
     """
 
-    def __init__(self, space: Space, known: Told, rng: random.Random, batch: int = 12) -> None:
-        self.space, self.rng, self.batch = space, rng, batch
+    def __init__(
+        self,
+        space: Space,
+        known: Told,
+        rng: random.Random,
+        batch: int = 12,
+        limits: Sequence[float] = (),
+    ) -> None:
+        self.space, self.rng, self.batch, self.limits = space, rng, batch, limits
         self.known: dict[Genome, Objectives] = dict(known)
         self.tried: set[Genome] = set(self.known)
 
     def ask(self) -> list[Genome]:
         """Untried neighbours of the front, some of each member; none when all were tried."""
-        genomes = list(self.known)
-        front = [genomes[i] for i in nondominated(list(self.known.values()))]
+        genomes, values = list(self.known), list(self.known.values())
+        front = [(genomes[i], values[i]) for i in nondominated(values)]
+        # By cost, so that the last within a limit is the best there.
+        within = [[member for member, told in front if told[0] <= limit] for limit in self.limits]
+        best = dict.fromkeys(members[-1] for members in within if members)
+        asked = self._dealt(list(best), self.batch // 2)
+        return asked + self._dealt([member for member, _ in front], self.batch - len(asked))
+
+    def _dealt(self, members: Sequence[Genome], count: int) -> list[Genome]:
+        """So many untried neighbours, the same number of each member as far as there are any."""
         queues: list[tuple[Genome, list[Move]]] = []
-        for member in front:
+        for member in members:
             found = moves(member, self.space)
             self.rng.shuffle(found)
             queues.append((member, found))
         self.rng.shuffle(queues)
         asked: list[Genome] = []
-        while len(asked) < self.batch and any(left for _, left in queues):
+        while len(asked) < count and any(left for _, left in queues):
             for member, left in queues:
-                untried = self._untried(member, left) if len(asked) < self.batch else None
+                untried = self._untried(member, left) if len(asked) < count else None
                 if untried is not None:
                     asked.append(untried)
                     self.tried.add(untried)

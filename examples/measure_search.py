@@ -1,0 +1,393 @@
+"""Measure `dcache search` on the shipped model, and write the tables and the picture of docs/search.md.
+
+    python examples/measure_search.py strategies --folder work     # equal budgets: half an hour of two cores
+    python examples/measure_search.py rivals --folder work         # fronts against everything: ten minutes
+    python examples/measure_search.py transfer --folder work       # other steps, guidance, sizes: a minute
+    python examples/measure_search.py page                         # docs/search.md and its picture, anew
+
+The folder has, for the guidances `on` and `off`, a profile (`on.profile.safetensors`: dcache calibrate) and a
+finished search (`on`, `off`: dcache search); docs/search.md has the commands. Figures go to docs/search.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import statistics
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from measure_methods import SETTINGS, choice, fill, refusal
+
+from dcache import cost
+from dcache.demo.pipeline import GUIDANCE, SCHEDULES, STEPS
+from dcache.demo.shipped import shipped_schedules
+from dcache.errors import DcacheError, DcacheWarning
+from dcache.eval.bench import bench
+from dcache.eval.canvas import ACCENT, GREY, GRID, INK, new_figure, save
+from dcache.eval.contest import Contestant
+from dcache.eval.machine import machine, versions
+from dcache.eval.prompts import read
+from dcache.eval.specs import Choice
+from dcache.eval.subject import Subject, load
+from dcache.files import make_folder, write_json
+from dcache.profile import Profile
+from dcache.schedule import Schedule
+from dcache.schedulers.plans import PLANNERS, for_speedup
+from dcache.search.evolve import Ways, identity_of, opened, rungs, search
+from dcache.search.found import growth
+from dcache.search.judge import Judge
+from dcache.search.render import Renderer
+from dcache.search.team import Workers
+from dcache.search.transfer import carried
+
+DOCS = Path(__file__).parent.parent / "docs"
+KEPT = DOCS / "search.json"
+GUIDANCES = {"on": GUIDANCE, "off": 1.0}
+SPEEDUPS = (2.0, 3.0, 4.0)
+SEARCHED, HELD = "demo-train:12", "demo:32"
+# What takes part in the comparison of equal budgets; each alone, without fits of weights.
+CONTESTS: dict[str, dict[str, Any]] = {
+    "random": {"strategy": "random", "seeds": False, "finishing": 0.0},
+    "MAP-Elites": {"strategy": "map-elites", "seeds": False, "finishing": 0.0},
+    "NSGA-II": {"strategy": "nsga2", "seeds": False, "finishing": 0.0},
+    "planners + local": {"strategy": "local", "finishing": 0.6},
+    "planners + NSGA-II + local": {"strategy": "nsga2", "finishing": 0.3},
+}
+COLOURS = ("#9ca3af", "#d97706", "#16a34a", ACCENT, "#9333ea")
+
+
+def subject_of(guidance: float, **options: Any) -> Subject:
+    """The shipped pipeline."""
+    return load("demo", guidance=guidance, device="cpu", **options)
+
+
+def judge_of(guidance: float, parts: list[list[str]]) -> Judge:
+    """The judge of a worker."""
+    return Judge(subject_of(guidance), parts)
+
+
+def strategies(folder: Path, budget: int, seeds: int, workers: int) -> dict[str, Any]:
+    """Hypervolume after each evaluation, by guidance, strategy and seed of its decisions."""
+    prompts = read(SEARCHED)
+    found: dict[str, Any] = {"budget": budget, "prompts": SEARCHED}
+    for mode, guidance in GUIDANCES.items():
+        profile = Profile.load(folder / f"{mode}.profile.safetensors")
+        parts = rungs(prompts, Ways().first)
+        # The pictures are the same for all, so that each schedule is rendered once for all.
+        identity = identity_of(Ways(), prompts, {"guidance": guidance})
+        kept = make_folder(folder / f"strategies-{mode}")
+        journal = opened(kept, identity, resume=(kept / "search.jsonl").exists())
+        team = Workers(partial(judge_of, guidance, parts), workers, 1)
+        try:
+            found[mode] = {
+                name: [
+                    _grown(
+                        profile, team, prompts, journal, Ways(**how, budget=budget, fitting=0.0, seed=seed)
+                    )
+                    for seed in range(seeds)
+                ]
+                for name, how in CONTESTS.items()
+            }
+        finally:
+            team.close()
+    return found
+
+
+def _grown(profile: Profile, team: Workers, prompts: list[str], journal: Any, ways: Ways) -> dict[str, Any]:
+    done = search(profile, ways, team, prompts, {"psnr": 1}, journal)
+    best = {
+        f"{speedup:g}": max(
+            (c.value("psnr", 1) for c in done.candidates.values() if done.uncached / c.cost >= speedup),
+            default=None,
+        )
+        for speedup in SPEEDUPS
+    }
+    volumes = [round(v, 4) for v in growth(done)]
+    print(f"{ways.strategy}, seeds {ways.seeds}, {ways.seed}: {volumes[-1]:.3f}, {best}", file=sys.stderr)
+    return {"hypervolume": volumes, "best": best, "twins": done.twins, "asked": done.asked}
+
+
+def rivals(folder: Path, repeats: int) -> dict[str, Any]:
+    """Speedup and PSNR of everything there is, in turns, on eight held-out captions; PSNR on all held out."""
+    found: dict[str, Any] = {}
+    for mode, guidance in GUIDANCES.items():
+        subject = subject_of(guidance)
+        profile = Profile.load(folder / f"{mode}.profile.safetensors")
+        groups: dict[str, list[Contestant]] = {
+            "front": list(_front(folder / mode)),
+            "calibrated": list(shipped_schedules(SCHEDULES, STEPS, guidance)),
+            "planner": list(_planned(profile)),
+            "preset": list(_presets(subject)),
+            "peer": list(_peers(folder, subject)),
+        }
+        every = [one for group in groups.values() for one in group]
+        kinds = [kind for kind, group in groups.items() for _ in group]
+
+        def tell(turn: int, label: str, mode: str = mode) -> None:
+            if label == "uncached":
+                print(f"guidance {mode}, round {turn} of {repeats}", file=sys.stderr)
+
+        done = bench(subject, every, read("demo:8"), repeats=repeats, count_flops=False, tell=tell)
+        held = Renderer(subject, read(HELD), 1000)
+        rows = []
+        for kind, one, its in zip(kinds, every, done.rows, strict=True):
+            row = {"kind": kind, "label": one.label, "speedup": its.speedup, "psnr": its.mean_psnr}
+            method = getattr(one, "method", None)
+            if kind in ("front", "calibrated", "planner") and method is not None:
+                row |= {"held": held.quality(method), "expected": _expected(method, profile)}
+            rows.append(row | {"spread": its.spread})
+        found[mode] = {"rows": rows, "uncached_seconds": done.uncached.median}
+    return found
+
+
+def _expected(schedule: Schedule, profile: Profile) -> float | None:
+    """Speedup by the profile, None where it has not timed the schedule's sites."""
+    try:
+        return cost.speedup(schedule, profile.latencies) if profile.latencies is not None else None
+    except DcacheError:
+        return None
+
+
+def _front(folder: Path) -> Iterator[Choice]:
+    """Every member of a front that is faster than half of the pace of the slowest speedup asked for."""
+    content = json.loads((folder / "front.json").read_text(encoding="utf-8"))
+    for row in content["front"]:
+        if row["speedup"] > 1.2:
+            path = folder / row["schedule"]
+            yield Choice(f"front {row['name']}", f"front {row['name']}", method=Schedule.load(path))
+
+
+def _planned(profile: Profile) -> Iterator[Choice]:
+    for speedup in SPEEDUPS:
+        for name in PLANNERS:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DcacheWarning)
+                    schedule = for_speedup(profile, name, speedup)
+            except DcacheError:
+                continue
+            yield Choice(f"{name} {speedup:g}x", f"{name} {speedup:g}x", method=schedule)
+
+
+def _presets(subject: Subject) -> Iterator[Choice]:
+    (prompt,) = read("demo:1")
+    for name, settings in SETTINGS.items():
+        for options in settings:
+            one = choice(name, options)
+            if not refusal(subject, prompt, one):
+                yield replace(one, label=f"{name}: {one.label}")
+
+
+def _peers(folder: Path, subject: Subject) -> Iterator[Contestant]:
+    """The settings of examples/bench_peers, of the libraries that are installed."""
+    sys.path.insert(0, str(Path(__file__).parent / "bench_peers"))
+    import contestants
+
+    for library in contestants.LIBRARIES[1:]:
+        if importlib.util.find_spec(library.replace("-", "_")) is not None:
+            yield from contestants.of_library(library, "demo", subject, folder)
+
+
+def transfer(folder: Path) -> list[dict[str, Any]]:
+    """PSNR of the front's schedules for 2x, 3x and 4x where they were not searched, beside even places."""
+    rows = []
+    for mode, guidance in GUIDANCES.items():
+        chosen = {speedup: _nearest(folder / mode, speedup) for speedup in SPEEDUPS}
+        places: list[tuple[str, dict[str, Any], int]] = [("as searched", {}, STEPS)]
+        places += [(f"{steps} steps", {"steps": steps}, steps) for steps in (12, 30, 50)]
+        places += [(f"{side} x {side}", {"height": side, "width": side}, STEPS) for side in (48, 96)]
+        if mode == "on":
+            places += [(f"guidance {g:g}", {"guidance": g}, STEPS) for g in (2.0, 5.0)]
+        for what, options, steps in places:
+            subject = subject_of(**{"guidance": guidance, **options})
+            held = Renderer(subject, read(HELD)[:16], 1000)
+            row: dict[str, Any] = {"guidance": mode, "where": what}
+            for speedup, schedule in chosen.items():
+                own = carried(schedule, steps)
+                row[f"{speedup:g}"] = _quietly(held.quality, own)
+                row[f"even {speedup:g}"] = _quietly(held.quality, _even_like(own))
+            print(row, file=sys.stderr)
+            rows.append(row)
+    return rows
+
+
+def _quietly(quality: Callable[[Schedule], float], schedule: Schedule) -> float:
+    """Without the warning that it was made for other calls: that is what is asked."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DcacheWarning)
+        return quality(schedule)
+
+
+def _nearest(folder: Path, speedup: float) -> Schedule:
+    """The best of a front that is as fast."""
+    rows = json.loads((folder / "front.json").read_text(encoding="utf-8"))["front"]
+    fast = [row for row in rows if row["speedup"] >= speedup]
+    return Schedule.load(folder / max(fast, key=lambda row: row["psnr"])["schedule"])
+
+
+def _even_like(schedule: Schedule) -> Schedule:
+    """As many computes at equal distances, predicted by reuse and half a line: the usual template."""
+    ((name, plan),) = schedule.components.items()
+    (row,) = {row for rows in plan.rows.values() for row in rows.values()}
+    count, steps = sum(row), schedule.steps
+    even = tuple(t in {i * steps // count for i in range(count)} for t in range(steps))
+    rows = {"*": dict.fromkeys(plan.sites, even)}
+    bare = replace(plan, rows=rows, predictor="linear", parameters={"weight": 0.5}, clock=None)
+    return replace(schedule, components={name: bare})
+
+
+def best(rows: Sequence[dict[str, Any]], kinds: Sequence[str], speedup: float) -> dict[str, Any] | None:
+    """The best row of these kinds that is as fast."""
+    fast = [r for r in rows if r["kind"] in kinds and r["psnr"] and (r["speedup"] or 0.0) >= speedup]
+    return max(fast, key=lambda r: float(r["psnr"]), default=None)
+
+
+def lines(kept: dict[str, Any]) -> list[str]:
+    """The tables in Markdown."""
+    return [
+        *_rival_lines(kept["rivals"]),
+        "",
+        *_strategy_lines(kept["strategies"]),
+        "",
+        *_transfer_lines(kept["transfer"]),
+    ]
+
+
+def _rival_lines(found: dict[str, Any]) -> list[str]:
+    kinds = {
+        "front": "front",
+        "calibrated": "`auto`",
+        "planner": "best planner",
+        "preset": "best preset",
+        "peer": "best peer",
+    }
+    table = ["| guidance | at least | " + " | ".join(kinds.values()) + " |", "|" + "---|" * (len(kinds) + 2)]
+    for mode in GUIDANCES:
+        for speedup in SPEEDUPS:
+            cells = []
+            for kind in kinds:
+                row = best(found[mode]["rows"], (kind,), speedup)
+                name = "" if kind in ("front", "calibrated") or row is None else f" ({row['label']})"
+                cells.append("–" if row is None else f"{row['psnr']:.1f} dB at {row['speedup']:.2f}x{name}")
+            table.append(f"| {mode} | {speedup:g}x | " + " | ".join(cells) + " |")
+    return table
+
+
+def _strategy_lines(found: dict[str, Any]) -> list[str]:
+    heads = ["strategy", *(f"{m}: {h}" for m in GUIDANCES for h in ("hypervolume", "2x", "3x", "4x"))]
+    table = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for name in CONTESTS:
+        cells = [name]
+        for mode in GUIDANCES:
+            runs = found[mode][name]
+            volumes = [run["hypervolume"][-1] for run in runs]
+            cells.append(f"{statistics.mean(volumes):.2f} ({min(volumes):.2f} to {max(volumes):.2f})")
+            for speedup in SPEEDUPS:
+                values = [run["best"][f"{speedup:g}"] for run in runs]
+                known = [v for v in values if v is not None]
+                cells.append(f"{statistics.mean(known):.1f}" if known else "–")
+        table.append("| " + " | ".join(cells) + " |")
+    return table
+
+
+def _transfer_lines(found: list[dict[str, Any]]) -> list[str]:
+    heads = ["guidance", "where", *(f"{s:g}x: front / even" for s in SPEEDUPS)]
+    table = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for row in found:
+        cells = [f"{row[f'{s:g}']:.1f} / {row[f'even {s:g}']:.1f}" for s in SPEEDUPS]
+        table.append(f"| {row['guidance']} | {row['where']} | " + " | ".join(cells) + " |")
+    return table
+
+
+def draw(path: Path, kept: dict[str, Any]) -> Path:
+    """Above all rivals against the front, below how the hypervolume grew; with guidance left."""
+    figure = new_figure(10.4, 8.0)
+    axes = figure.subplots(2, 2)
+    markers = {
+        "preset": ("s", GREY),
+        "peer": ("^", "#d97706"),
+        "planner": ("D", "#16a34a"),
+        "calibrated": ("*", "#9333ea"),
+    }
+    for (above, below), mode in zip(axes.T, GUIDANCES, strict=True):
+        rows = [r for r in kept["rivals"][mode]["rows"] if r["psnr"] and r["speedup"]]
+        for kind, (marker, colour) in markers.items():
+            dots = [(r["speedup"], r["psnr"]) for r in rows if r["kind"] == kind]
+            size = 60 if kind == "calibrated" else 18
+            above.scatter(
+                *zip(*dots, strict=True) if dots else ([], []),
+                marker=marker,
+                color=colour,
+                s=size,
+                label=kind,
+            )
+        line = sorted((r["speedup"], r["psnr"]) for r in rows if r["kind"] == "front")
+        above.plot(*zip(*line, strict=True), "o-", color=ACCENT, markersize=4, label="searched front")
+        above.set_title(
+            "no guidance" if mode == "off" else f"guidance {GUIDANCE:g}", size=10, color=GREY, loc="left"
+        )
+        above.set_xlabel("speedup of the whole pipeline call (×)", color=INK)
+        above.set_ylabel("PSNR, held-out captions (dB)", color=INK)
+        for colour, (name, runs) in zip(COLOURS, kept["strategies"][mode].items(), strict=True):
+            for i, run in enumerate(runs):
+                volumes = run["hypervolume"]
+                below.plot(
+                    range(1, len(volumes) + 1),
+                    volumes,
+                    color=colour,
+                    linewidth=1.2,
+                    label=name if i == 0 else None,
+                )
+        below.set_xlabel("evaluations", color=INK)
+        below.set_ylabel("hypervolume (dB over the cheapest)", color=INK)
+        for one in (above, below):
+            one.grid(color=GRID, linewidth=0.7)
+            one.legend(frameon=False, fontsize=7)
+            for side in ("top", "right"):
+                one.spines[side].set_visible(False)
+    figure.tight_layout()
+    return save(figure, path)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("what", choices=("strategies", "rivals", "transfer", "page"))
+    parser.add_argument("--folder", type=Path, help="with the profiles and the searches")
+    parser.add_argument("--budget", type=int, default=160)
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each strategy")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    try:
+        kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+        if options.what == "page":
+            fill(DOCS / "search.md", "\n".join(lines(kept)))
+            print(f"wrote {DOCS / 'search.md'} and {draw(DOCS / 'pictures' / 'search.png', kept)}")
+            return 0
+        if options.folder is None:
+            raise DcacheError("--folder is missing: where the profiles and the searches are")
+        if options.what == "strategies":
+            found: Any = strategies(options.folder, options.budget, options.seeds, options.workers)
+        else:
+            found = (
+                rivals(options.folder, options.repeats)
+                if options.what == "rivals"
+                else transfer(options.folder)
+            )
+        kept |= {options.what: found, "machine": machine(), "versions": versions()}
+        print(f"wrote {write_json(KEPT, kept)}")
+    except (DcacheError, OSError, ValueError) as error:
+        print(f"measure_search: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
