@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from dcache.importers import Imported
 
-TARGETS = ("ecad",)
+TARGETS = ("ecad", "schedule")
 OPTIONS = ("steps", "blocks", "threshold", "order", "interleaved")
 
 
@@ -55,10 +55,13 @@ def _add_import(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _add_export(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("export", help="turn a schedule into another method's file")
+    parser = commands.add_parser(
+        "export", help="turn a schedule into another method's file, or one for another number of evaluations"
+    )
     parser.add_argument("file", type=Path, metavar="FILE", help="a schedule file")
     parser.add_argument("--to", choices=TARGETS, required=True, help="the format")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.json", help="where to write it")
+    parser.add_argument("--steps", type=int, metavar="N", help="carry it to a run of so many evaluations")
     parser.add_argument("--layout", choices=("flux", "pixart"), help="where the schedule does not tell")
     parser.add_argument("--blocks", type=int, metavar="N", help="blocks (default: those that have sites)")
     parser.add_argument("--single-blocks", type=int, metavar="N", help="FLUX's, after them")
@@ -85,12 +88,26 @@ def run_import(arguments: argparse.Namespace) -> int:
 
 
 def run_export(arguments: argparse.Namespace) -> int:
-    """Write a schedule in another format."""
-    from dcache.files import write_json
-    from dcache.importers.ecad_export import export
+    """Write a schedule in another format, or for another number of evaluations."""
+    from dcache.search.transfer import carried
 
     _refuse_same(arguments)
     schedule = Schedule.load(arguments.file)
+    if arguments.steps is not None:
+        schedule = carried(schedule, arguments.steps)
+    if arguments.to == "ecad":
+        return _to_ecad(schedule, arguments)
+    if arguments.steps is None:
+        raise DcacheError("--to schedule carries a schedule to another number of evaluations: give --steps N")
+    written = schedule.save(arguments.out)
+    print(f"{schedule.steps} evaluations\nwrote {written}")
+    return 0
+
+
+def _to_ecad(schedule: Schedule, arguments: argparse.Namespace) -> int:
+    from dcache.files import write_json
+    from dcache.importers.ecad_export import export
+
     content = export(schedule, arguments.layout, arguments.blocks, arguments.single_blocks)
     written = write_json(arguments.out, content)
     table = content["cache_schedule"]

@@ -53,7 +53,7 @@ class Ways:
 
     strategy: str = "nsga2"
     units: str = "whole"
-    recipes: tuple[str, ...] = ("reuse", "halfway", "line", "apart")
+    recipes: tuple[str, ...] = ("reuse", "halfway", "line", "apart", "leaning")
     budget: int = 200
     population: int = 24
     mutation: float | None = None

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.schedulers.plans import PLANNERS, for_speedup
-from dcache.search.placing import even
+from dcache.search.placing import early, even
 from dcache.search.space import Genome, Space
 
 T = TypeVar("T")
@@ -18,15 +18,15 @@ SPEEDUPS = (3.0, 2.0, 4.0, 2.5, 1.5)
 
 
 def templates(space: Space) -> list[Genome]:
-    """All units at even places, from every second evaluation to one in eight, with every recipe.
+    """All units at even places and at early ones, from every second evaluation to one in eight, every recipe.
 
     Then each unit alone at every third one, the others computed throughout (FORA on one kind, as ECAD's
     first population has it).
     """
     steps, units = space.profile.steps, len(space.units)
     counts = dict.fromkeys(max(1, -(-steps // n)) for n in (4, 3, 5, 2, 6, 7, 8))
-    rows = {count: [t in even(count, steps) for t in range(steps)] for count in counts}
-    found = [space.genome([row] * units, r) for row in rows.values() for r in range(len(space.recipes))]
+    rows = [[t in at(count, steps) for t in range(steps)] for count in counts for at in (even, early)]
+    found = [space.genome([row] * units, r) for row in rows for r in range(len(space.recipes))]
     if units > 1:
         all_of, third = [True] * steps, [t % 3 == 0 for t in range(steps)]
         alone = [[third if i == own else all_of for i in range(units)] for own in range(min(units, 6))]

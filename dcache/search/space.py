@@ -51,6 +51,7 @@ RECIPES = {
         Recipe("line", "fitted", clock="step", share=Share(1.0)),
         # Guidance magnifies the difference of its halves, and what a line does to it.
         Recipe("apart", "fitted", clock="step", share=Share(1.0, 0.0)),
+        Recipe("leaning", "fitted", clock="step", share=Share(1.0, 0.2)),
     )
 }
 

@@ -157,3 +157,19 @@ def test_a_folder_that_is_not_there_is_told(
 ) -> None:
     assert main(["import", str(file), "--out", str(tmp_path / "no" / "out.json")]) == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_a_schedule_is_carried_to_another_number_of_evaluations(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "a.schedule.json", tmp_path / "b.schedule.json"
+    schedule = Schedule.of_steps((0, 3, 6), 9, predictor="newton", parameters={"order": 1})
+    schedule.save(path)
+    assert main(["export", str(path), "--to", "schedule", "--steps", "17", "--out", str(out)]) == 0
+    assert "17 evaluations" in capsys.readouterr().out
+    assert Schedule.load(out) == schedule.stretch(17)
+    for more, message in [([], "give --steps N"), (["--steps", "0"], "steps must be")]:
+        out.unlink(missing_ok=True)
+        assert main(["export", str(path), "--to", "schedule", *more, "--out", str(out)]) == 2
+        assert message in capsys.readouterr().err
+        assert not out.exists()

@@ -25,6 +25,10 @@ class RandomSearch:
         """Nothing is learned."""
 
 
+# How many of the best within a limit are moved.
+BEAM = 4
+
+
 class LocalSearch:
     """Around every member of the front: one computed evaluation is moved by one or two places.
 
@@ -33,7 +37,7 @@ class LocalSearch:
         known: genomes and what came of them, to begin around.
         rng: the order in which neighbours are tried.
         batch: genomes at a time, dealt out over the front so that all of it moves.
-        limits: costs; half of each batch is around the best member within each of them.
+        limits: costs; half of each batch is around the few best within each of them.
     """
 
     def __init__(
@@ -51,12 +55,14 @@ class LocalSearch:
     def ask(self) -> list[Genome]:
         """Untried neighbours of the front, some of each member; none when all were tried."""
         genomes, values = list(self.known), list(self.known.values())
-        front = [(genomes[i], values[i]) for i in nondominated(values)]
-        # By cost, so that the last within a limit is the best there.
-        within = [[member for member, told in front if told[0] <= limit] for limit in self.limits]
-        best = dict.fromkeys(members[-1] for members in within if members)
-        asked = self._dealt(list(best), self.batch // 2)
-        return asked + self._dealt([member for member, _ in front], self.batch - len(asked))
+        front = [genomes[i] for i in nondominated(values)]
+        near: list[Genome] = []
+        for limit in self.limits:
+            # Not the best alone: it has few neighbours, and all of them may be worse.
+            within = [(told[1:], genome) for genome, told in self.known.items() if told[0] <= limit]
+            near += [genome for _, genome in sorted(within)[:BEAM]]
+        asked = self._dealt(list(dict.fromkeys(near)), self.batch // 2)
+        return asked + self._dealt(front, self.batch - len(asked))
 
     def _dealt(self, members: Sequence[Genome], count: int) -> list[Genome]:
         """So many untried neighbours, the same number of each member as far as there are any."""
