@@ -24,7 +24,7 @@ from dcache.search.space import RECIPES, Space
 from dcache.search.strategies.map_elites import MapElites
 from dcache.search.strategies.nsga2 import NSGA2
 from dcache.search.strategies.plain import LocalSearch
-from dcache.search.variation import random_genome
+from dcache.search.variation import moved, moves, random_genome
 from tests.search.world import STEPS, World, loss, profile
 
 PROMPTS = ["a"] * 4
@@ -426,6 +426,27 @@ def test_many_units_fit_into_memory() -> None:
     tracemalloc.stop()
     assert len(set(asked)) == 24
     assert most < 60e6, f"{most / 1e6:.0f} MB"
+
+
+def test_half_of_the_local_search_is_around_the_best_within_each_limit() -> None:
+    space = Space(profile(), (("trunk",),))
+    rng = random.Random(3)
+    told = {
+        (g := random_genome(space, rng)): (float(sum(space.rows(g)[0])), loss(space.rows(g)[0]))
+        for _ in range(40)
+    }
+    limit = 5.0
+    best = sorted((g for g in told if told[g][0] <= limit), key=lambda g: told[g][1])[:4]
+    around = LocalSearch(space, list(told.items()), random.Random(0), 16, [limit])
+    asked = around.ask()
+    assert len(set(asked)) == 16
+    assert not set(asked) & set(told)
+    near = {moved(g, move) for g in best for move in moves(g, space)}
+    assert set(asked[:8]) <= near
+    # Each of them has its share.
+    assert all(set(asked[:8]) & {moved(g, m) for m in moves(g, space)} for g in best)
+    # Where nothing is within a limit all of the batch is around the front.
+    assert len(LocalSearch(space, list(told.items()), random.Random(0), 16, [0.5]).ask()) == 16
 
 
 def test_costs_that_were_not_counted_are_refused() -> None:
