@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dcache.importers import Imported
 
 TARGETS = ("ecad", "schedule")
+LAYOUT = ("layout", "blocks", "single-blocks")
 OPTIONS = ("steps", "blocks", "threshold", "order", "interleaved")
 
 
@@ -99,6 +100,9 @@ def run_export(arguments: argparse.Namespace) -> int:
         return _to_ecad(schedule, arguments)
     if arguments.steps is None:
         raise DcacheError("--to schedule carries a schedule to another number of evaluations: give --steps N")
+    foreign = [name for name in LAYOUT if getattr(arguments, name.replace("-", "_")) is not None]
+    if foreign:
+        raise DcacheError(f"--{' and --'.join(foreign)} belong to --to ecad: leave them out")
     written = schedule.save(arguments.out)
     print(f"{schedule.steps} evaluations\nwrote {written}")
     return 0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from dcache.search.evolve import Ways
     from dcache.search.found import Member
     from dcache.search.judge import Judge
+    from dcache.search.space import Space
 
 COSTED = {
     "seconds": "Speedups are expected ones, by the profile's seconds.",
@@ -132,15 +134,11 @@ def run(arguments: argparse.Namespace) -> int:
     make = partial(make_judge, arguments.pipeline, options, parts, ways, arguments.batch_size, profile, held)
     threads = _threads(arguments.threads, arguments.workers)
     judge = make()
-    make_folder(arguments.out)
-    about = {
-        "pipeline": arguments.pipeline,
-        "options": {k: str(v) for k, v in options.items() if k != "device"},
-        "components": judge.subject.digest,
-        "batch_size": arguments.batch_size,
-    }
+    about = _about(arguments, options, judge)
     # Before anything is written.
-    space_of(profile, ways)
+    ways = replace(ways, paired=judge.paired)
+    _refuse_beyond(wanted, space_of(profile, ways), ways.cost)
+    make_folder(arguments.out)
     identity = identity_of(ways, prompts, about, held)
     journal = launch.in_turn(lambda: opened(arguments.out, identity, arguments.resume, launch.first))
     signs = {name: judge.better(name) for name in ways.metrics}
@@ -150,15 +148,23 @@ def run(arguments: argparse.Namespace) -> int:
             done = search(profile, ways, team, prompts, signs, journal, bool(held), tell)
     except KeyboardInterrupt:
         if launch.count == 1 and isinstance(tell, Progress) and tell.latest is not None:
-            tell.latest.stop()
-            print("interrupted: this is the front so far; --resume goes on", file=sys.stderr)
-            _finished(tell.latest, ways, about, arguments.out, wanted)
+            _interrupted(tell.latest, ways, about, arguments.out, wanted)
         raise
     if launch.first:
         if done.spent < ways.budget:
             print(f"it ended before its budget of {ways.budget}: nothing new was asked for", file=sys.stderr)
         _finished(done, ways, about, arguments.out, wanted)
     return 0
+
+
+def _about(arguments: argparse.Namespace, options: dict[str, Any], judge: Judge) -> dict[str, Any]:
+    """What is searched: the pipeline, its options and weights."""
+    return {
+        "pipeline": arguments.pipeline,
+        "options": {k: str(v) for k, v in options.items() if k != "device"},
+        "components": judge.subject.digest,
+        "batch_size": arguments.batch_size,
+    }
 
 
 @contextmanager
@@ -178,6 +184,16 @@ def _team(
         yield pool
     finally:
         pool.close()
+
+
+def _interrupted(done: Search, ways: Ways, about: dict[str, Any], out: Path, wanted: float | None) -> None:
+    """Write what there is; that nothing is as fast yet is no error."""
+    done.stop()
+    print("interrupted: this is the front so far; --resume goes on", file=sys.stderr)
+    try:
+        _finished(done, ways, about, out, wanted)
+    except DcacheError as error:
+        print(error, file=sys.stderr)
 
 
 def _finished(done: Search, ways: Ways, about: dict[str, Any], out: Path, wanted: float | None) -> None:
@@ -298,10 +314,26 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _speedup(text: str | None) -> float | None:
+    if text is None:
+        return None
     try:
-        return None if text is None else float(text.removesuffix("x"))
+        value = float(text.removesuffix("x"))
     except ValueError:
-        raise DcacheError(f"--pick expects a speedup such as 2.5x, got {text!r}") from None
+        value = math.nan
+    if not 0.0 < value < math.inf:
+        raise DcacheError(f"--pick expects a speedup such as 2.5x, got {text!r}")
+    return value
+
+
+def _refuse_beyond(wanted: float | None, space: Space, by: str) -> None:
+    from dcache.search.evolve import fastest
+
+    most = fastest(space, by)
+    if wanted is not None and wanted > most:
+        raise DcacheError(
+            f"--pick {wanted:g}x cannot be had: one compute alone is expected to be {most:.2f}x here. Ask "
+            "for less"
+        )
 
 
 def _threads(asked: int | None, workers: int) -> int:
@@ -321,10 +353,10 @@ def _report(done: Search, front: list[Member], ways: Ways) -> None:
     for one in front:
         (plan,) = one.schedule.components.values()
         share = plan.computed / (one.schedule.steps * len(plan.sites) * len(plan.rows))
-        other = f"{one.held[metric]:8.4g}  " if one.held else ""
+        value = one.held.get(metric)
+        other = "" if not held else f"{'–' if value is None else format(value, '.4g'):>8}  "
         print(f"{one.speedup:7.2f}x  {one.values[metric]:8.4g}  {other}{share:8.0%}  {one.recipe}")
     noise = sorted(one.noise[metric] for one in front)[len(front) // 2]
-    fits = f"; {done.fits} renderings went into fits of weights" if done.fits else ""
     words = (
         f"the column 'held out' is of {metric} on prompts that nothing was chosen by."
         if held
@@ -332,11 +364,26 @@ def _report(done: Search, front: list[Member], ways: Ways) -> None:
     )
     print(
         f"\n{len(done.candidates)} schedules evaluated; {done.twins} of {done.asked} that were asked for "
-        f"were twins of them ({done.twins / max(done.asked, 1):.0%}){fits}. {metric} on {done.rungs} rung(s) "
-        f"of prompts; its standard error on the first: {noise:.2g}. {COSTED[ways.cost]} They were chosen by "
-        f"these very figures, which flatter them: {words}"
+        f"were twins of them ({done.twins / max(done.asked, 1):.0%}){_fits(done, ways)}. {metric} on "
+        f"{done.rungs} rung(s) of prompts; its standard error on the first: {noise:.2g}. "
+        f"{COSTED[ways.cost]} They were chosen by these very figures, which flatter them: {words}"
     )
     if done.broken:
         print(
             f"{done.broken} with broken pictures, or a metric that is no number, count as the worst there is."
         )
+
+
+def _fits(done: Search, ways: Ways) -> str:
+    """What became of the share for fits of weights."""
+    from dcache.search.driver import AROUND
+
+    if done.fits:
+        return f"; {done.fits} renderings went into fits of weights"
+    if not ways.fitting:
+        return ""
+    return (
+        "; no weights were fitted: that takes two prompts, a schedule that is as fast as wanted and computes "
+        f"all units together, and a share (--fitting) of {AROUND} renderings and one or two for each "
+        "prediction"
+    )

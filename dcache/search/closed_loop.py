@@ -215,10 +215,9 @@ def can_fit(schedule: Schedule) -> bool:
     return len(plans) == 1 and len(set(rows)) == 1 and bool(anchored(rows[0]))
 
 
-def weights_of(schedule: Schedule) -> int:
-    """How many weights a fit has at most: those of predictions from two anchors, twice under guidance."""
-    guided = schedule.guidance is None or schedule.guidance > 1
-    return len(straight(schedule)) * (2 if guided else 1)
+def weights_of(schedule: Schedule, paired: bool) -> int:
+    """How many weights a fit has: those of predictions from two anchors, twice where halves are apart."""
+    return len(straight(schedule)) * (2 if paired else 1)
 
 
 def _read(tables: Mapping[str, Mapping[Any, Mapping[Any, float]]], row: Sequence[bool]) -> dict[int, float]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dcache import cost
+from dcache.profile import Profile
 from dcache.schedule import Schedule
 from dcache.search.closed_loop import slopes_of, weights_of, with_slopes
 from dcache.search.front import WORST, Objectives, nondominated, settled
@@ -27,6 +28,8 @@ Task = tuple[Schedule, int]
 FIT = -1
 # Renderings of a fit besides one for each weight: its beginning on both parts, three steps, the result.
 AROUND = 6
+# A speedup that hypervolumes begin at: of what is slower nobody asks how good it is.
+SLOWEST = 1.5
 COSTS = ("seconds", "flops", "measured")
 
 
@@ -51,6 +54,7 @@ class Candidate:
         results: what the judge said, one for each rung that it was rendered on.
         held: what the judge said on held-out prompts, which nothing is chosen by.
         fitted: whether its weights were fitted on the pictures.
+        spent: of the budget, this evaluation and the renderings of fits before it included.
     """
 
     genome: Genome
@@ -61,6 +65,7 @@ class Candidate:
     results: list[dict[str, Any]] = field(default_factory=list)
     held: dict[str, Any] | None = None
     fitted: bool = False
+    spent: int = 0
 
     def value(self, metric: str, rungs: int) -> float:
         """The metric over the first so many rungs, NaN where there is none: the mean of all its pictures."""
@@ -98,7 +103,6 @@ class Search:
         tell: called after every batch.
         candidates: digest -> candidate, in the order of their evaluation.
         asked: different genomes that strategies asked for, twins included.
-        again: times that they asked for one of those once more.
         fits: renderings that fits of weights took; they count as evaluations.
     """
 
@@ -112,7 +116,6 @@ class Search:
     tell: Callable[[Search], None] = lambda _search: None
     candidates: dict[str, Candidate] = field(default_factory=dict)
     asked: int = 0
-    again: int = 0
     fits: int = 0
     _known: dict[Genome, str] = field(default_factory=dict)
     _leaders: list[Candidate] = field(default_factory=list)
@@ -146,20 +149,14 @@ class Search:
 
     def fit(self, members: Sequence[Candidate]) -> None:
         """Fit the weights of these, as many as the budget has renderings for, and evaluate what comes out."""
-        chosen: list[Candidate] = []
-        for one in members:
-            takes = AROUND + weights_of(one.schedule)
-            if self.spent + takes > self.budget:
-                break
-            self.fits += takes - 1
-            chosen.append(one)
-        fresh: list[Candidate] = []
+        chosen = self._affordable(members)
+        made: list[Schedule] = []
         for one, result in zip(chosen, self._judged([(c, FIT) for c in chosen]), strict=True):
-            schedule = with_slopes(one.schedule, *slopes_of(result["fitted"])).canonical()
-            new = self._new(one.genome, schedule, fitted=True)
-            if new is not None:
-                fresh.append(new)
-        self._evaluate(fresh)
+            made.append(with_slopes(one.schedule, *slopes_of(result["fitted"])).canonical())
+            self.fits += self._takes(one) - 1
+            self.tell(self)
+        fresh = [self._new(c.genome, schedule, True) for c, schedule in zip(chosen, made, strict=True)]
+        self._evaluate([new for new in fresh if new is not None])
         self.tell(self)
 
     def hold_out(self) -> None:
@@ -181,21 +178,23 @@ class Search:
     @property
     def uncached(self) -> float:
         """What a call without caching costs; where seconds are measured, the first candidate's."""
-        latencies = self.space.profile.latencies
-        if self.by == "seconds" and latencies is not None:
-            return latencies.uncached
-        return 1.0 if self.by == "flops" else next(iter(self.candidates.values())).cost
+        known = uncached_of(self.space.profile, self.by)
+        return next(iter(self.candidates.values())).cost if known is None else known
 
     @property
     def reference(self) -> Objectives | None:
-        """What hypervolumes are measured from: an uncached call's cost, the metrics of what costs the least.
+        """What hypervolumes are measured from: the cost of `SLOWEST`, the metrics of what costs the least.
 
         The same for every search of a model on these prompts, whatever its strategy: the second candidate is
         the one compute that nothing is cheaper than. None where its pictures are broken.
         """
         cheapest = list(self.candidates.values())[1:2]
         point = self.objectives(cheapest[0]) if cheapest and cheapest[0].results else (WORST,)
-        return None if max(point) >= WORST else (self.uncached, *point[1:])
+        if max(point) >= WORST:
+            return None
+        # Where nothing is that fast, everything counts.
+        slowest = self.uncached / SLOWEST
+        return (slowest if point[0] < slowest else self.uncached, *point[1:])
 
     @property
     def broken(self) -> int:
@@ -212,14 +211,28 @@ class Search:
         """Evaluations that were spared, because the same function had been evaluated."""
         return self.asked - sum(not one.fitted for one in self.candidates.values())
 
+    def _affordable(self, members: Sequence[Candidate]) -> list[Candidate]:
+        """From the first that the budget has renderings for, as many as it has them for."""
+        chosen: list[Candidate] = []
+        spent = self.spent
+        for one in members:
+            if spent + self._takes(one) <= self.budget:
+                spent += self._takes(one)
+                chosen.append(one)
+            elif chosen:
+                break
+        return chosen
+
+    def _takes(self, one: Candidate) -> int:
+        """Most evaluations of its fit, what comes out included."""
+        return AROUND + weights_of(one.schedule, self.space.halves)
+
     def _evaluated(self, genomes: Sequence[Genome], end: int) -> list[tuple[Genome, Candidate]]:
         """Evaluate what is new; the candidates of as many genomes as the budget allows."""
         fresh: list[Candidate] = []
         kept: list[Genome] = []
         for genome in genomes:
-            if genome in self._known:
-                self.again += 1
-            else:
+            if genome not in self._known:
                 schedule = self.space.schedule(genome).canonical()
                 if schedule.digest() not in self.candidates and len(self.candidates) >= end:
                     break
@@ -237,13 +250,16 @@ class Search:
         digest, number = schedule.digest(), len(self.candidates)
         if digest in self.candidates:
             return None
-        made = Candidate(genome, schedule, digest, number, self._cost(schedule), fitted=fitted)
+        priced = cost_of(schedule, self.space.profile, self.by)
+        made = Candidate(genome, schedule, digest, number, priced, fitted=fitted, spent=self.spent + 1)
         self.candidates[digest] = made
         return made
 
     def _evaluate(self, fresh: Sequence[Candidate]) -> None:
         """On the first rung; those that are not beaten there, on the others."""
         self._render(fresh, 0)
+        if self.rungs == 1:
+            return
         leaders = [*self._leaders, *fresh]
         self._leaders = [leaders[i] for i in nondominated([self.objectives(c) for c in leaders])]
         alive = [c for c in fresh if not any(self._beaten(c, leader) for leader in self._leaders)]
@@ -275,11 +291,19 @@ class Search:
             leader.ahead(one, name, sign) > 0 for name, sign in self.signs.items()
         )
 
-    def _cost(self, schedule: Schedule) -> float:
-        latencies = self.space.profile.latencies
-        if latencies is None or self.by == "measured":
-            return float("nan")
-        return cost.flops(schedule, latencies) if self.by == "flops" else cost.seconds(schedule, latencies)
+
+def cost_of(schedule: Schedule, profile: Profile, by: str) -> float:
+    """Seconds of a call, or the share of FLOPs; NaN where it is to be measured."""
+    if profile.latencies is None or by == "measured":
+        return float("nan")
+    return (cost.flops if by == "flops" else cost.seconds)(schedule, profile.latencies)
+
+
+def uncached_of(profile: Profile, by: str) -> float | None:
+    """What a call without caching costs, in the same; None where it is to be measured."""
+    if by == "flops":
+        return 1.0
+    return None if profile.latencies is None or by == "measured" else profile.latencies.uncached
 
 
 def _error(values: Sequence[float] | None) -> float:

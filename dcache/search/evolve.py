@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from dcache.errors import DcacheError
 from dcache.eval.prompts import digest
 from dcache.profile import Profile
 from dcache.search.closed_loop import can_fit
-from dcache.search.driver import COSTS, Candidate, Search, Team
+from dcache.search.driver import COSTS, Candidate, Search, Team, cost_of, uncached_of
 from dcache.search.front import Objectives
 from dcache.search.journal import Journal
 from dcache.search.seeds import cheapest, interleaved, planned, templates
@@ -41,14 +41,15 @@ class Ways:
         convention: `each` bit at that rate, or `some` of the offspring at all (ECAD's pymoo).
         finishing: share of the budget that is kept for a local search around the front.
         fitting: share that is kept for fits of weights on the pictures (`dcache.search.closed_loop`), of the
-            best at the speedups that are wanted; each rendering counts as an evaluation. Both shares together
-            are below 1.
-        wanted: speedups that half of the local search and the fits are for.
+            best at the speedups that are wanted; each rendering counts as an evaluation. They need two
+            prompts. Both shares together are below 1.
+        wanted: speedups that half of the local search and the fits are for, the most wanted first.
         seeds: begin with templates and plans; else with random genomes alone.
         metrics: what is traded against cost, as in `dcache eval`.
         cost: `seconds` by the profile's latencies, `flops`, or `measured`.
         first: prompts of the first rung; the rest is for those that look worth it.
         seed: of the pictures and of every decision.
+        paired: whether guidance makes one batch of both branches, as in `Space`.
     """
 
     strategy: str = "nsga2"
@@ -66,6 +67,7 @@ class Ways:
     cost: str = "seconds"
     first: int = 4
     seed: int = 0
+    paired: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense.
@@ -85,6 +87,8 @@ class Ways:
                 "the shares of finishing and fitting lie between 0 and 1, and are less than 1 together, got "
                 f"{self.finishing:g} and {self.fitting:g}"
             )
+        if not all(0.0 < speedup < inf for speedup in self.wanted):
+            raise DcacheError(f"speedups that are wanted are numbers above 0, got {self.wanted}")
         if self.mutation is not None and not 0.0 <= self.mutation <= 1.0:
             raise DcacheError(f"a mutation's rate lies between 0 and 1, got {self.mutation}")
         if self.budget < 1:
@@ -152,7 +156,16 @@ def space_of(profile: Profile, ways: Ways) -> Space:
     counted = {} if profile.latencies is None else profile.latencies.flops
     if ways.cost == "flops" and not any(counted.get(site) for unit in units for site in unit):
         raise DcacheError("the profile has no FLOPs of these sites: observe again, or search by seconds")
-    return Space(profile, units, tuple(RECIPES[name] for name in ways.recipes))
+    return Space(profile, units, tuple(RECIPES[name] for name in ways.recipes), ways.paired)
+
+
+def fastest(space: Space, by: str) -> float:
+    """The speedup of one compute, which no schedule exceeds; infinity where costs are to be measured."""
+    full = uncached_of(space.profile, by)
+    if full is None:
+        return inf
+    least = cost_of(space.schedule(cheapest(space)).canonical(), space.profile, by)
+    return full / least if least > 0.0 else inf
 
 
 def search(
@@ -186,30 +199,39 @@ def search(
     found = Search(space, team, kept, signs, parts, ways.budget, ways.cost, tell)
     rng = random.Random(ways.seed)
     last, local = (round(share * ways.budget) for share in (ways.fitting, ways.finishing))
-    main = max(1, ways.budget - last - local)
-    # Both ends of all fronts: what costs the most, and the least.
-    full = space.genome([[True] * profile.steps] * len(space.units))
-    found.run(_Listed([full], 1), 1)
-    _refuse_without_numbers(found)
-    found.run(_Listed([cheapest(space)], 1), main - 1)
-    # At most half of the strategy's share: the rest is for what it makes of them.
-    first = interleaved(templates(space), planned(space))[: main // 2] if ways.seeds else []
-    found.run(_Listed(first, ways.population), main - len(found.candidates))
-    known = [(c.genome, found.objectives(c)) for c in found.candidates.values()]
-    if ways.strategy != "local":
-        strategy = _strategy(ways, space, known, rng, found.uncached)
-        found.run(strategy, main - len(found.candidates))
-    known = [(c.genome, found.objectives(c)) for c in found.candidates.values()]
+    _begin(found, ways, rng, main=max(2, ways.budget - last - local))
     limits = [found.uncached / speedup for speedup in ways.wanted]
-    around = LocalSearch(space, known, rng, ways.population, limits)
+    around = LocalSearch(space, _told(found), rng, ways.population, limits)
     found.run(around, ways.budget - last - len(found.candidates))
-    if ways.fitting:
+    # Weights are fitted on some prompts and checked on others.
+    if ways.fitting and len(prompts) > 1:
         found.fit(promising(found, ways.wanted))
     # What fits had no use for.
     found.run(around, ways.budget - found.spent)
     if held_out:
         found.hold_out()
     return found
+
+
+def _begin(found: Search, ways: Ways, rng: random.Random, main: int) -> None:
+    """Both ends, the seeds and the strategy: so many evaluations together."""
+    space = found.space
+    # Both ends of all fronts: what costs the most, and the least.
+    full = space.genome([[True] * space.profile.steps] * len(space.units))
+    found.run(_Listed([full], 1), 1)
+    _refuse_without_numbers(found)
+    found.run(_Listed([cheapest(space)], 1), 1)
+    # At most half of it where a strategy follows: the rest is for what it makes of them.
+    share = main if ways.strategy == "local" else main // 2
+    first = interleaved(templates(space), planned(space))[:share] if ways.seeds else []
+    found.run(_Listed(first, ways.population), main - len(found.candidates))
+    if ways.strategy != "local":
+        strategy = _strategy(ways, space, _told(found), rng, found.uncached)
+        found.run(strategy, main - len(found.candidates))
+
+
+def _told(found: Search) -> list[tuple[Genome, Objectives]]:
+    return [(c.genome, found.objectives(c)) for c in found.candidates.values()]
 
 
 def promising(found: Search, wanted: Sequence[float]) -> list[Candidate]:
@@ -220,8 +242,8 @@ def promising(found: Search, wanted: Sequence[float]) -> list[Candidate]:
     # Of the same places once: a fit ends near the same weights from wherever it begins.
     first = {c.genome[: found.space.bits]: c for c in reversed(able)}
     able = [c for c in able if first[c.genome[: found.space.bits]] is c]
-    ranked = [[c for c in able if found.uncached / c.cost >= speedup] for speedup in wanted]
-    return interleaved(*ranked)
+    ranked = [[c.digest for c in able if found.uncached / c.cost >= speedup] for speedup in wanted]
+    return [found.candidates[digest] for digest in interleaved(*ranked)]
 
 
 class _Listed:

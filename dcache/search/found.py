@@ -37,7 +37,8 @@ class Member:
         cost: as the search had it.
         values: metric -> value on all prompts.
         noise: metric -> standard error on the first rung.
-        held: metric -> value on held-out prompts, if there are any.
+        held: metric -> value on held-out prompts, if there are any; None where it is no number, or the search
+            was stopped before.
         recipe: how predictions are made, as in `dcache.search.space.RECIPES`; or `closed loop`, weights that
             were fitted on the pictures.
         number: of its evaluation.
@@ -49,7 +50,7 @@ class Member:
     cost: float
     values: dict[str, float]
     noise: dict[str, float]
-    held: dict[str, float]
+    held: dict[str, float | None]
     recipe: str
     number: int
 
@@ -57,16 +58,17 @@ class Member:
 def members(search: Search) -> list[Member]:
     """The front, slowest first."""
     front, here = search.front(), {"machine": machine(), "versions": versions()}
+    shown = tuple(search.signs) if any(one.held for one in front) else ()
     found: list[Member] = []
     for one in sorted(front, key=lambda c: -c.cost):
         speedup = search.uncached / one.cost if one.cost > 0 else float("inf")
         values = {name: round(one.value(name, search.rungs), 4) for name in search.signs}
-        held = {name: _value(one.held, name) for name in (search.signs if one.held else ())}
+        held = {name: _value(one.held, name) for name in shown}
         measured = {
             "expected_speedup": round(speedup, 3),
             "cost": search.by,
             **values,
-            **({"held_out": held} if held else {}),
+            **({"held_out": held} if one.held else {}),
             **here,
         }
         name = f"{len(found):02d}-{speedup:.2f}x"
@@ -85,9 +87,9 @@ def _recipe(one: Candidate, search: Search) -> str:
     return search.space.recipes[one.genome[search.space.bits]].name
 
 
-def _value(held: Mapping[str, Any] | None, metric: str) -> float:
+def _value(held: Mapping[str, Any] | None, metric: str) -> float | None:
     value = None if held is None else held["values"].get(metric)
-    return float("nan") if value is None else round(float(value), 4)
+    return None if value is None or not math.isfinite(value) else round(float(value), 4)
 
 
 def pick(front: list[Member], speedup: float, metric: str, sign: int) -> Member:
@@ -107,7 +109,7 @@ def growth(search: Search) -> list[float]:
     """Hypervolume of the front after each evaluation, on the first rung.
 
     Measured from `Search.reference`, costs in units of an uncached call, metrics in their own: with one
-    metric it is its mean gain over the cheapest schedule, over all costs from nothing to an uncached call.
+    metric it is its gain over the cheapest schedule, summed over all costs up to the reference's.
     Without a reference (its pictures are broken) the worst of the candidates stands in its place.
     """
     points = [search.objectives(one) for one in search.candidates.values()]
@@ -157,6 +159,7 @@ def write(search: Search, ways: Ways, about: Mapping[str, Any], out: Path) -> li
         "renderings_of_fits": search.fits,
         "reference": search.reference,
         "hypervolume": [round(v, 6) for v in volumes],
+        "spent": [one.spent for one in search.candidates.values()],
         "front": [_row(one) | {"schedule": f"schedules/{one.name}.schedule.json"} for one in front],
     }
     return [
@@ -204,8 +207,8 @@ def draw(path: Path, search: Search, front: list[Member], volumes: list[float]) 
     left.set_xlabel("expected speedup" if search.by == "seconds" else f"speedup ({search.by})", color=INK)
     left.set_ylabel(metric, color=INK)
     left.legend(frameon=False, fontsize=8)
-    right.plot(range(1, len(search.candidates) + 1), volumes, color=ACCENT)
-    right.set_xlabel("evaluations", color=INK)
+    right.plot([one.spent for one in search.candidates.values()], volumes, color=ACCENT)
+    right.set_xlabel("evaluations, renderings of fits included", color=INK)
     right.set_ylabel("hypervolume, first prompts", color=INK)
     for axes in (left, right):
         axes.grid(color=GRID, linewidth=0.7)
@@ -268,4 +271,6 @@ def _page(front: list[Member], plot: Path, content: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -22,7 +22,7 @@ from dcache.eval.subject import Subject
 from dcache.schedule import Schedule
 from dcache.search.calibrate import STEPS
 from dcache.search.closed_loop import beginning, fit, told_of
-from dcache.search.pace import observe
+from dcache.search.pace import paired
 from dcache.search.render import Renderer
 
 
@@ -102,11 +102,12 @@ class Judge:
         Returns:
             `fitted`: the slopes, as `closed_loop.told_of` has them; `before` and `after`: mean PSNR in dB
             where it was checked; `rendered`: how many renderings it took.
+
+        Raises:
+            DcacheError: there is one prompt alone, and none to check on.
         """
-        if self._paired is None:
-            self._paired = observe(self.subject, self.rungs[0][0], self.seed).paired
         fitting, checking = self._parts()
-        mean, apart = beginning(schedule, self._paired)
+        mean, apart = beginning(schedule, self.paired)
         found = fit(schedule, fitting, checking, mean, STEPS, apart)
         told = {"before": found.before, "after": found.after, "rendered": found.rendered}
         return {"fitted": told_of(found), **told}
@@ -116,12 +117,21 @@ class Judge:
         if len(self.rungs) > 1:
             return self._renderer(1), self._renderer(0)
         prompts = list(self.rungs[0])
+        if len(prompts) < 2:
+            raise DcacheError("weights are fitted on some prompts and checked on others: give two or more")
         cut = max(1, len(prompts) // 3)
         found = self._halves = self._halves or (
             Renderer(self.subject, prompts[cut:], self.seed + cut, self.batch_size),
             Renderer(self.subject, prompts[:cut], self.seed, self.batch_size),
         )
         return found
+
+    @property
+    def paired(self) -> bool:
+        """Whether guidance makes one batch of both branches; looked at once, in a call of the pipeline."""
+        if self._paired is None:
+            self._paired = paired(self.subject, self.rungs[0][0], self.seed)
+        return self._paired
 
     def better(self, name: str) -> int:
         """1 where higher values of a metric are better, else -1."""

@@ -87,6 +87,17 @@ def observe(subject: Subject, prompt: str, seed: int) -> Base:
     Raises:
         DcacheError: the pipeline has several denoisers.
     """
+    halves = paired(subject, prompt, seed)
+    method = dcache.methods.interval(interval=2)
+    trace = one_call(subject, Choice("interval", "interval", method=method), [prompt], [seed]).trace
+    if trace is None or len(trace.components) != 1:
+        count = 0 if trace is None else len(trace.components)
+        raise DcacheError(f"a schedule is calibrated for one denoiser; this pipeline's run showed {count}")
+    return Base(trace, halves)
+
+
+def paired(subject: Subject, prompt: str, seed: int) -> bool:
+    """Whether guidance makes one batch of both branches, seen in an uncached call of one picture."""
     seen: list[bool] = []
 
     def look(_module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -98,12 +109,7 @@ def observe(subject: Subject, prompt: str, seed: int) -> Base:
     finally:
         for hook in hooks:
             hook.remove()
-    method = dcache.methods.interval(interval=2)
-    trace = one_call(subject, Choice("interval", "interval", method=method), [prompt], [seed]).trace
-    if trace is None or len(trace.components) != 1:
-        count = 0 if trace is None else len(trace.components)
-        raise DcacheError(f"a schedule is calibrated for one denoiser; this pipeline's run showed {count}")
-    return Base(trace, bool(seen) and all(seen))
+    return bool(seen) and all(seen)
 
 
 def pace(subject: Subject, base: Base, prompts: Sequence[str], seed: int, repeats: int) -> Pace:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from itertools import zip_longest
+from collections.abc import Hashable, Sequence
+from itertools import chain, zip_longest
 from typing import TypeVar
 
 from dcache.errors import DcacheError, DcacheWarning
@@ -12,7 +12,7 @@ from dcache.schedulers.plans import PLANNERS, for_speedup
 from dcache.search.placing import early, even
 from dcache.search.space import Genome, Space
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Hashable)
 # Those that most people ask for first: of a small budget not all have their turn.
 SPEEDUPS = (3.0, 2.0, 4.0, 2.5, 1.5)
 
@@ -26,7 +26,9 @@ def templates(space: Space) -> list[Genome]:
     steps, units = space.profile.steps, len(space.units)
     counts = dict.fromkeys(max(1, -(-steps // n)) for n in (4, 3, 5, 2, 6, 7, 8))
     rows = [[t in at(count, steps) for t in range(steps)] for count in counts for at in (even, early)]
-    found = [space.genome([row] * units, r) for row in rows for r in range(len(space.recipes))]
+    # Diagonally: of a small budget all densities and all recipes have their turn.
+    pairs = sorted(((i, r) for i in range(len(rows)) for r in range(len(space.recipes))), key=sum)
+    found = [space.genome([rows[i]] * units, r) for i, r in pairs]
     if units > 1:
         all_of, third = [True] * steps, [t % 3 == 0 for t in range(steps)]
         alone = [[third if i == own else all_of for i in range(units)] for own in range(min(units, 6))]
@@ -37,7 +39,8 @@ def templates(space: Space) -> list[Genome]:
 def cheapest(space: Space) -> Genome:
     """The one compute that nothing is cheaper than, by reuse where there is that recipe."""
     row = [True] + [False] * (space.profile.steps - 1)
-    return space.genome([row] * len(space.units))
+    reuses = (i for i, recipe in enumerate(space.recipes) if recipe.codec is None)
+    return space.genome([row] * len(space.units), next(reuses, 0))
 
 
 def planned(space: Space, speedups: Sequence[float] = SPEEDUPS) -> list[Genome]:
@@ -59,7 +62,5 @@ def planned(space: Space, speedups: Sequence[float] = SPEEDUPS) -> list[Genome]:
 
 def interleaved(*lists: Sequence[T]) -> list[T]:
     """The first of each, the second of each, and so on; each once."""
-    found: list[T] = []
-    for turn in zip_longest(*lists):
-        found += [one for one in turn if one is not None and one not in found]
-    return found
+    turns = chain.from_iterable(zip_longest(*lists))
+    return list(dict.fromkeys(one for one in turns if one is not None))

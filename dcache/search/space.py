@@ -64,11 +64,14 @@ class Space:
         profile: of the model.
         units: sites that decide together.
         recipes: what a genome chooses from.
+        paired: whether guidance makes one batch of both branches, whose halves can be carried apart; None: as
+            far as the profile's guidance tells (models that are told it as a number have one branch).
     """
 
     profile: Profile
     units: tuple[tuple[str, ...], ...]
     recipes: tuple[Recipe, ...] = (RECIPES["reuse"], RECIPES["newton"])
+    paired: bool | None = None
 
     def __post_init__(self) -> None:
         """Check that there is something to choose.
@@ -92,9 +95,10 @@ class Space:
         return len(self.units) * self.width
 
     @property
-    def guided(self) -> bool:
-        """Whether the profile was observed under guidance, or may have been."""
-        return self.profile.guidance is None or self.profile.guidance > 1
+    def halves(self) -> bool:
+        """Whether there are halves to carry apart, or may be."""
+        guided = self.profile.guidance is None or self.profile.guidance > 1
+        return guided if self.paired is None else self.paired
 
     def schedule(self, genome: Genome) -> Schedule:
         """What a genome stands for."""
@@ -108,8 +112,8 @@ class Space:
             recipe = RECIPES["reuse"]
         parameters = recipe.parameters
         if recipe.share is not None:
-            # Without guidance there are no halves.
-            share = recipe.share if self.guided else Share(recipe.share.mean)
+            # Without halves those that differ in them alone are one function.
+            share = recipe.share if self.halves else Share(recipe.share.mean)
             own = {site: row for unit, row in rows.items() for site in unit}
             parameters = along(own, share)
         elif recipe.predictor == "fitted":

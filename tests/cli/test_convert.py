@@ -168,7 +168,14 @@ def test_a_schedule_is_carried_to_another_number_of_evaluations(
     assert main(["export", str(path), "--to", "schedule", "--steps", "17", "--out", str(out)]) == 0
     assert "17 evaluations" in capsys.readouterr().out
     assert Schedule.load(out) == schedule.stretch(17)
-    for more, message in [([], "give --steps N"), (["--steps", "0"], "steps must be")]:
+    for more, message in [
+        ([], "give --steps N"),
+        (["--steps", "0"], "steps must be"),
+        (
+            ["--steps", "17", "--layout", "flux", "--single-blocks", "2"],
+            "--single-blocks belong to --to ecad",
+        ),
+    ]:
         out.unlink(missing_ok=True)
         assert main(["export", str(path), "--to", "schedule", *more, "--out", str(out)]) == 2
         assert message in capsys.readouterr().err

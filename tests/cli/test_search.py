@@ -50,6 +50,19 @@ def launched(profile: Path, out: Path, *more: str) -> list[str]:
     ]
 
 
+def interrupt(monkeypatch: pytest.MonkeyPatch, before: int) -> None:
+    """Ctrl-C before so manieth rendering, once."""
+    own, asked = Judge.judge, []
+
+    def interrupted(self: Judge, schedule: Schedule, rung: int) -> dict[str, Any]:
+        asked.append(rung)
+        if len(asked) == before:
+            raise KeyboardInterrupt
+        return own(self, schedule, rung)
+
+    monkeypatch.setattr(Judge, "judge", interrupted)
+
+
 def front(out: Path) -> object:
     content = json.loads((out / "front.json").read_text())
     return content["front"], content["hypervolume"], content["evaluations"], content["twins"]
@@ -123,6 +136,9 @@ def test_what_cannot_be_searched_is_told(
     other = replace(Profile.load(profile), model="Other").save(tmp_path / "other.safetensors")
     for more, message in [
         (["--pick", "fast"], "--pick expects a speedup such as 2.5x"),
+        (["--pick", "0x"], "--pick expects a speedup such as 2.5x"),
+        (["--pick", "nan"], "--pick expects a speedup such as 2.5x"),
+        (["--pick", "90x"], "--pick 90x cannot be had: one compute alone is expected to be"),
         (["--workers", "0"], "--workers must be at least 1"),
         (["--threads", "0"], "--threads must be at least 1"),
         (["--budget", "0"], "budget of at least one evaluation"),
@@ -135,22 +151,14 @@ def test_what_cannot_be_searched_is_told(
     ]:
         assert search(profile, tmp_path / "out", *more) == 2
         assert message in capsys.readouterr().err
-    assert not list(tmp_path.glob("out/front*"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_search_leaves_its_front_and_goes_on(
     profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert search(profile, tmp_path / "whole") == 0
-    own, asked = Judge.judge, []
-
-    def interrupted(self: Judge, schedule: Schedule, rung: int) -> dict[str, Any]:
-        asked.append(rung)
-        if len(asked) == 6:
-            raise KeyboardInterrupt
-        return own(self, schedule, rung)
-
-    monkeypatch.setattr(Judge, "judge", interrupted)
+    interrupt(monkeypatch, 6)
     capsys.readouterr()
     assert search(profile, tmp_path / "stopped") == 130
     assert "this is the front so far; --resume goes on" in capsys.readouterr().err
@@ -158,6 +166,18 @@ def test_an_interrupted_search_leaves_its_front_and_goes_on(
     assert 1 <= content["evaluations"] <= 5
     assert search(profile, tmp_path / "stopped", "--resume") == 0
     assert front(tmp_path / "stopped") == front(tmp_path / "whole")
+
+
+def test_an_interrupted_search_without_the_speedup_that_is_asked_for_leaves_its_front(
+    profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of what computes everything there are both rungs.
+    interrupt(monkeypatch, 3)
+    assert search(profile, tmp_path, "--pick", "1.2x") == 130
+    told = capsys.readouterr().err
+    assert "this is the front so far" in told
+    assert "no schedule of the front is expected to be 1.2x" in told
+    assert len(json.loads((tmp_path / "front.json").read_text())["front"]) == 1
 
 
 def test_threads_are_shares_of_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:

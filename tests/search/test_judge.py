@@ -71,3 +71,36 @@ def test_a_metric_of_videos_is_refused_for_pictures(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("dcache.search.judge.chosen", lambda _: [metric(each, kinds=("video",))])
     with pytest.raises(DcacheError, match="bright is not defined for images"):
         judge()
+
+
+def test_weights_are_not_fitted_on_one_prompt() -> None:
+    alone = Judge(SimpleNamespace(kind="image"), [["a"]])  # type: ignore[arg-type]
+    with pytest.raises(DcacheError, match="checked on others: give two or more"):
+        alone.fit(ANY)
+
+
+def test_whether_there_are_halves_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+
+    def look(_subject: Any, prompt: str, _seed: int) -> bool:
+        looked.append(prompt)
+        return False
+
+    monkeypatch.setattr("dcache.search.judge.paired", look)
+    found = judge()
+    assert not found.paired
+    assert not found.paired
+    assert looked == ["a"]
+
+
+def test_weights_are_fitted_on_the_rest_and_checked_on_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = judge()
+    first, rest = Pictures(), Pictures()
+    found._renderers = {0: first, 1: rest}  # type: ignore[dict-item]
+    fitting, checking = found._parts()
+    assert fitting is rest
+    assert checking is first
+    # Of one rung the first third is checked on; every picture keeps its seed.
+    monkeypatch.setattr("dcache.search.judge.Renderer", lambda _subject, *what: what)
+    alone = Judge(SimpleNamespace(kind="image"), [list("abcdefg")], seed=5)  # type: ignore[arg-type]
+    assert alone._parts() == ((list("cdefg"), 7, 8), (list("ab"), 5, 8))

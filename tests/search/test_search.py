@@ -4,6 +4,7 @@ import itertools
 import random
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ import pytest
 
 from dcache import cost
 from dcache.errors import DcacheError
+from dcache.schedule import Schedule
 from dcache.search.closed_loop import weights_of
 from dcache.search.driver import AROUND as FITS
-from dcache.search.driver import FIT, Search, Task
+from dcache.search.driver import FIT, Candidate, Search, Task
 from dcache.search.evolve import STRATEGIES, Ways, identity_of, opened, promising, search
 from dcache.search.found import growth, members, pick, write
 from dcache.search.front import dominates, hypervolume, nondominated
 from dcache.search.journal import Journal
 from dcache.search.placing import even
+from dcache.search.seeds import cheapest
 from dcache.search.space import RECIPES, Space
 from dcache.search.strategies.map_elites import MapElites
 from dcache.search.strategies.nsga2 import NSGA2
@@ -190,17 +193,29 @@ def test_hypervolume_is_the_mean_gain_over_the_cheapest() -> None:
     assert [c.schedule.components["transformer"].computed for c in ends] == [STEPS, 1]
     floor = ends[1].value("psnr", 1)
     # The best that can be had for a cost, over all costs.
-    costs = np.linspace(0.0, 1.0, 100_001)
+    costs = np.linspace(0.0, 1.0 / 1.5, 100_001)
     best = np.zeros_like(costs)
     for one in done.candidates.values():
         best = np.maximum(best, np.where(costs >= one.cost / 10.0, one.value("psnr", 1) - floor, 0.0))
-    assert growth(done)[-1] == pytest.approx(best.mean(), rel=1e-3)
+    assert growth(done)[-1] == pytest.approx(best.mean() / 1.5, rel=1e-3)
 
 
 def test_hypervolumes_of_all_strategies_are_measured_from_the_same() -> None:
     every = {found(ways(strategy=s, seeds=seeds)).reference for s in STRATEGIES for seeds in (True, False)}
     assert len(every) == 1
-    assert every == {(10.0, -list(found(ways(budget=9)).candidates.values())[1].value("psnr", 1))}
+    assert every == {(10.0 / 1.5, -list(found(ways(budget=9)).candidates.values())[1].value("psnr", 1))}
+
+
+def test_where_one_compute_is_slow_everything_counts() -> None:
+    class Slow(World):
+        def one(self, schedule: Any, rung: int) -> dict[str, Any]:
+            (plan,) = schedule.components.values()
+            return super().one(schedule, rung) | {"seconds": 100.0 + plan.computed}
+
+    done = found(ways(budget=20, cost="measured"), Slow())
+    assert done.reference is not None
+    assert done.reference[0] == 100.0 + STEPS
+    assert growth(done)[-1] > 0.0
 
 
 def test_hypervolume_of_several_metrics_is_that_of_the_front() -> None:
@@ -239,7 +254,7 @@ def test_fitted_weights_enter_the_front_and_count_as_evaluations(tmp_path: Path)
     fitted = [c for c in done.candidates.values() if c.fitted]
     assert len(fitted) >= 2
     assert done.spent <= 120
-    assert done.fits == sum(FITS + weights_of(c.schedule) - 1 for c in fitted)
+    assert done.fits == sum(FITS + weights_of(c.schedule, paired=True) - 1 for c in fitted)
     assert any(c.fitted for c in done.front())
     # Those that are fast enough, the best first.
     origins = [key for key in world.asked if key[1] == FIT]
@@ -286,9 +301,36 @@ def test_racing_goes_by_the_noise_of_differences() -> None:
     assert len(raced) < 0.5 * len(done.candidates)
 
 
-def test_what_is_written_can_be_loaded_and_picked_from(tmp_path: Path) -> None:
-    from dcache.schedule import Schedule
+def test_nobody_is_beaten_by_less_than_the_noise() -> None:
+    class Noisy(World):
+        """No two schedules agree on which prompt is the harder, and by how much."""
 
+        def one(self, schedule: Any, rung: int) -> dict[str, Any]:
+            made = super().one(schedule, rung)
+            value, off = made["values"]["psnr"], 1000.0 * len(self.asked)
+            return {**made, "each": {"psnr": [value - off, value + off]}}
+
+    done = found(ways(budget=40), Noisy())
+    assert all(len(c.results) == 2 for c in done.candidates.values())
+
+
+def test_one_is_ahead_by_what_is_certain_of_the_difference() -> None:
+    def candidate(*values: float) -> Candidate:
+        said = {"values": {"psnr": float(np.mean(values))}, "each": {"psnr": list(values)}}
+        return Candidate((0,), Schedule.of_steps([0], STEPS), "digest", 0, 1.0, [said])
+
+    one, other = candidate(21.0, 13.0), candidate(20.0, 10.0)
+    # Differences of 1 and 3: 2 on average, the standard error of which is 1.
+    assert one.ahead(other, "psnr", 1) == pytest.approx(2.0 - 1.0)
+    assert other.ahead(one, "psnr", 1) == pytest.approx(-2.0 - 1.0)
+    assert other.ahead(one, "psnr", -1) == pytest.approx(2.0 - 1.0)
+    assert one.ahead(one, "psnr", 1) == 0.0
+    # Without figures of single pictures the mean is all there is.
+    other.results[0]["each"] = {}
+    assert one.ahead(other, "psnr", 1) == pytest.approx(2.0)
+
+
+def test_what_is_written_can_be_loaded_and_picked_from(tmp_path: Path) -> None:
     done, asked = found(ways(budget=60)), ways(budget=60)
     write(done, asked, {"pipeline": "x"}, tmp_path)
     front = members(done)
@@ -386,6 +428,8 @@ def test_no_number_and_no_end_are_never_on_the_front() -> None:
     done = found(ways(budget=60), Endless())
     computed = [c.schedule.components["transformer"].computed for c in done.candidates.values()]
     assert done.broken == computed.count(1) == 1
+    # Nothing is cheaper, and yet the other prompts are spared.
+    assert [len(c.results) for c in done.candidates.values()][computed.index(1)] == 1
     assert all(c.schedule.components["transformer"].computed > 1 for c in done.front())
     nothing = World()
     nothing.breaks = set(range(1000))
@@ -402,9 +446,18 @@ def test_one_function_has_one_recipe() -> None:
         return len({space.schedule(space.genome([row], r)).digest() for r in range(len(RECIPES))})
 
     assert functions(*range(STEPS)) == 1
-    # Of one anchor they differ in what is remembered alone.
+    # Of one anchor they differ in what is remembered alone; what is cheapest reuses changes where it may.
+    other = replace(space, recipes=tuple(reversed(space.recipes)))
+    assert space.schedule(cheapest(space)).digest() == other.schedule(cheapest(other)).digest()
     assert functions(0) == functions(0, STEPS - 1) == 2
     assert functions(0, 3) == len(RECIPES)
+    # Where there are no halves to carry apart, three of them are one.
+    space = replace(space, paired=False)
+    assert functions(0, 3) == len(RECIPES) - 2
+    # Guidance that is told as a number tells nothing of halves; without guidance there are none.
+    for guidance, paired, expected in [(3.5, False, False), (3.5, None, True), (1.0, None, False)]:
+        told = replace(space, profile=replace(space.profile, guidance=guidance), paired=paired)
+        assert told.halves is expected
 
 
 @pytest.mark.parametrize(("budget", "finishing"), [(1, 0.4), (2, 0.9), (5, 0.99), (3, 0.0)])
@@ -412,6 +465,9 @@ def test_the_smallest_budgets_are_kept(budget: int, finishing: float) -> None:
     for strategy in STRATEGIES:
         done = found(ways(budget=budget, finishing=finishing, strategy=strategy))
         assert 1 <= len(done.candidates) <= budget
+        # Both ends come first: the second is what hypervolumes are measured from.
+        ends = [c.schedule.components["transformer"].computed for c in done.candidates.values()][:2]
+        assert ends == [STEPS, 1][:budget]
 
 
 def test_many_units_fit_into_memory() -> None:
@@ -471,6 +527,8 @@ def test_what_makes_no_sense_is_refused() -> None:
         ({"finishing": 0.7, "fitting": 0.3}, "less than 1 together, got 0.7 and 0.3"),
         ({"fitting": -0.1}, "lie between 0 and 1"),
         ({"mutation": -0.1}, "rate lies between 0 and 1"),
+        ({"wanted": (3.0, 0.0)}, "wanted are numbers above 0"),
+        ({"wanted": (float("nan"),)}, "wanted are numbers above 0"),
         ({"first": 0}, "one prompt or more in its first rung"),
     ]:
         with pytest.raises(DcacheError, match=match):
