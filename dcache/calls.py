@@ -34,6 +34,7 @@ class Call:
         entered: runs of blocks that were entered and not left (0 at the end, or a block was dropped).
         peek: runs the first block as far as its attention, where the rule's probe sits there.
         peeking: whether that is under way.
+        counts: what was recorded before it, where it may have to be done again.
         half: (rows of the whole batch, those that are run), where only a part of them is.
     """
 
@@ -48,6 +49,7 @@ class Call:
     peek: Callable[[], Any] | None = None
     peeking: bool = False
     half: tuple[int, slice] | None = None
+    counts: tuple[int, int, dict[str, int]] | None = None
 
 
 @dataclass

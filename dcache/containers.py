@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from dcache.kernels.changes import changes
+
 _FLAGS = (bool, str, type(None))
 
 
@@ -98,6 +100,7 @@ def same(a: Any, b: Any) -> tuple[float, bool]:
         if isinstance(x, torch.Tensor) and x.is_floating_point():
             if x.shape != y.shape:
                 return float("inf"), False
-            distance = (x.float() - y.float()).abs().mean() / x.float().abs().mean().clamp_min(1e-12)
+            sums = changes(y, x, ("distance", "length"))
+            distance = sums.mean("distance") / sums.mean("length").clamp_min(1e-12)
             worst = float("inf") if distance.isnan() else max(worst, float(distance))
     return worst, True

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dcache.errors import DcacheError
+from dcache.kernels.packed import Stored
 from dcache.liveness import SITE_NAME
 
 Rows = Mapping[str, tuple[bool, ...]]
@@ -153,7 +154,7 @@ class Corrector:
         row = self.rows.get(index)
         return summed if row is None or row.anchor != anchor else partial(self.predict, summed, index)
 
-    def check(self, leaf: torch.Tensor) -> None:
+    def check(self, leaf: Stored) -> None:
         """Check that a site's output has as many channels as there are numbers.
 
         Raises:
@@ -172,7 +173,7 @@ class Corrector:
         summed: Sum,
         index: int,
         base: torch.Tensor | None,
-        anchors: Sequence[torch.Tensor],
+        anchors: Sequence[Stored],
         weights: Sequence[float],
         dtype: torch.dtype,
     ) -> torch.Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 
 from dcache.components import denoisers
 from dcache.errors import DcacheError
+from dcache.history import tensors_of
 
 if TYPE_CHECKING:
     from dcache.method import Method
@@ -82,5 +83,5 @@ def _full(session: Any) -> int:
     more = session.method.predictor.forecasts
     anchors = [(h.limit + more, h.leaves[-1]) for b in branches for h in b.histories.values() if h.leaves]
     probes = [t for b in branches if b.gauge is not None for t in b.gauge.full()]
-    held = sum(n * t.untyped_storage().nbytes() for n, leaves in anchors for t in leaves if t is not None)
+    held = sum(n * t.untyped_storage().nbytes() for n, leaves in anchors for t in tensors_of(leaves))
     return held + sum(t.untyped_storage().nbytes() for t in probes)

@@ -219,8 +219,12 @@ class GuidanceRegion(Region):
         if self.history is None or self.decided_in is not call:
             self.history = call.branch.history(self.key)
         self.history.limit = 1
+        self.history.make_room(call.tau)
         bands = split(uncond.float() - cond.float()) if self.session.method.sibling == "bands" else ()
-        self.history.push(call.index, call.tau, tuple(b.to(cond.dtype) for b in bands))
+        kept = tuple(band.to(cond.dtype) for band in bands)
+        budget = self.session.budget
+        if budget is None or budget.admits(call, self.history, [None] * len(kept), kept, None):
+            self.history.push(call.index, call.tau, kept)
 
     def _decode(self, cond: torch.Tensor) -> torch.Tensor:
         history, run = self.history, self.session.run
@@ -235,7 +239,8 @@ class GuidanceRegion(Region):
             _RAISE if time is not None and low < time < high else 1.0
             for low, high in (_LOW_WINDOW, _HIGH_WINDOW)
         ]
-        return cond + sum(w * band for w, band in zip(raised, stored, strict=True) if band is not None)
+        bands = zip(raised, stored, strict=True)
+        return cond + sum(w * band for w, band in bands if isinstance(band, torch.Tensor))
 
     @staticmethod
     def _whole(pair: Pair, cond: Any, uncond: Any) -> Any:

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from dcache.fitted import Fitted
+from dcache.kernels.packed import Stored
 from dcache.kernels.weighted_sum import weighted_sum
 from dcache.predictors import Predictor
 
 if TYPE_CHECKING:
     from dcache.calls import Call
 
-Sum = Callable[[torch.Tensor | None, Sequence[torch.Tensor], Sequence[float], torch.dtype], torch.Tensor]
+Sum = Callable[[torch.Tensor | None, Sequence[Stored], Sequence[float], torch.dtype], torch.Tensor]
 
 
 def apart(predictor: Predictor, steps: Sequence[int], call: Call) -> Sum | None:
@@ -46,7 +47,7 @@ def apart(predictor: Predictor, steps: Sequence[int], call: Call) -> Sum | None:
 
     def summed(
         base: torch.Tensor | None,
-        anchors: Sequence[torch.Tensor],
+        anchors: Sequence[Stored],
         weights: Sequence[float],
         dtype: torch.dtype,
     ) -> torch.Tensor:
@@ -57,10 +58,11 @@ def apart(predictor: Predictor, steps: Sequence[int], call: Call) -> Sum | None:
         chunks = [anchor.chunk(2) for anchor in anchors]
         bases = (None, None) if base is None else base.chunk(2)
         used = [i for i, w in enumerate(mixed) if w != 0.0]
-        parts = []
-        for half in (0, 1):
+        weighed = [mixed[i] for i in used]
+        whole = torch.empty(anchors[-1].shape, dtype=dtype, device=anchors[-1].device)
+        for half, part in enumerate(whole.chunk(2)):
             both = [*(c[half] for c in chunks), *(c[1 - half] for c in chunks)]
-            parts.append(weighted_sum(bases[half], [both[i] for i in used], [mixed[i] for i in used], dtype))
-        return torch.cat(parts)
+            weighted_sum(bases[half], [both[i] for i in used], weighed, dtype, out=part)
+        return whole
 
     return summed

@@ -50,12 +50,12 @@ class ModuleCall(Intercept):
             for i, constant in self.constants.items():
                 predicted[i] = constant
             return rebuild(predicted, self.recipe)
-        opened = region.codec.open(first_tensor(args, kwargs)) if region.codec.is_delta else None
+        opened = region.open(call, [first_tensor(args, kwargs)]) if region.codec.is_delta else [None]
         output = self.inner(*args, **kwargs)
         leaves, self.recipe = flatten(output)
         if call.observing:
             self.constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
-        region.remember(call, [opened] + [None] * (len(leaves) - 1), leaves)
+        region.remember(call, opened + [None] * (len(leaves) - 1), leaves)
         return output
 
 
@@ -95,17 +95,15 @@ class RunRegion(Region):
         if predicting:
             self.entries = picked
         else:
-            self.opened = [self.codec.open(x) for x in picked]
+            self.opened = self.open(call, picked)
 
     def leave(self, call: Call, output: Any) -> None:
         """The last block has run."""
         leaves, self.recipe = flatten(output)
         if call.observing or self.sources is None:
             self.settle(leaves)
-            opened: Sequence[torch.Tensor | None] = [
-                self.codec.open(join([self.clones[n][1] for n in names], self.dim))
-                for names in self.sources or ()
-            ]
+            entries = [join([self.clones[n][1] for n in names], self.dim) for names in self.sources or ()]
+            opened: Sequence[torch.Tensor | None] = self.open(call, entries)
             self.clones = {}
         else:
             opened = self.opened or [None] * len(leaves)

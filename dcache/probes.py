@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from dcache.errors import DcacheError
+from dcache.kernels.changes import relative_change
 
 WHERE = ("front", "modulated", "input")
 
@@ -29,7 +30,10 @@ class Gauge:
     Attributes:
         now: what is seen in the evaluation under way, or None.
         then: what it is compared with, or None.
+        most: tensors like the one it sees that it holds at most, with that one.
     """
+
+    most = 2
 
     def __init__(self) -> None:
         self.now: torch.Tensor | None = None
@@ -48,8 +52,7 @@ class Gauge:
         """How much it has changed; infinite where there is nothing to compare with. One sync."""
         if self.now is None or self.then is None:
             return float("inf")
-        then = self.then.float()
-        return float((self.now.float() - then).abs().mean() / then.abs().mean())
+        return float(relative_change(self.now, self.then))
 
     def settle(self, computed: bool, output: Any) -> None:
         """The evaluation is over.

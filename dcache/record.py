@@ -35,6 +35,14 @@ class Record:
             self.computed += 1
             self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
+    def counts(self) -> tuple[int, int, dict[str, int]]:
+        """What was counted so far, for `recount`."""
+        return self.computed, self.predicted, dict(self.reasons)
+
+    def recount(self, counts: tuple[int, int, dict[str, int]]) -> None:
+        """Go back to these counts: what came since is done again."""
+        self.computed, self.predicted, self.reasons = counts[0], counts[1], dict(counts[2])
+
     def call(self, seconds: float, predicted: bool) -> None:
         """One denoiser call took so long."""
         if predicted:

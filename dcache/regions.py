@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from operator import itemgetter
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 
 from dcache.codecs import Codec
-from dcache.halves import apart
+from dcache.halves import Sum, apart
 from dcache.history import History, Leaves
+from dcache.kernels import launch
+from dcache.kernels.packed import Packed, Stored
 from dcache.kernels.weighted_sum import weighted_sum
 from dcache.sites import Site
 
@@ -26,6 +29,7 @@ class Region:
     Attributes:
         predicting: whether the call under way predicts this site.
         again: regions of a module's further calls in one evaluation (one MLP for both streams).
+        grouped: whether it lies on a device where many sites' sums are one launch.
         corrector: corrects what is predicted, or None.
         leader: the region that decides in this one's place (leaf replay), or None.
     """
@@ -39,7 +43,9 @@ class Region:
         self.decided_in: Call | None = None
         self.history: History | None = None
         self.dtypes: tuple[Any, ...] = ()
+        self.grouped = False
         self.opened: Sequence[torch.Tensor | None] = ()
+        self.room_in: Call | None = None
         self.live: tuple[bool, ...] | None = None
         self.again: list[Region] = []
         self.served: tuple[Call, int] | None = None
@@ -58,6 +64,7 @@ class Region:
         self.history = None
         self.decided_in = None
         self.opened = ()
+        self.room_in = None
         self.served = None
         for region in self.again:
             region.release()
@@ -85,27 +92,40 @@ class Region:
             self.predicting = self.session.decisions.predicts(self, call)
         return self.predicting
 
+    def open(self, call: Call, entries: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+        """Take what `remember` will need of the entries (delta) before the site may write over them.
+
+        Args:
+            call: the call under way.
+            entries: for each leaf the input it continues, or None.
+        """
+        slots = self._make_room(call).spare
+        return [self.codec.open(x, slots[i] if i < len(slots) else None) for i, x in enumerate(entries)]
+
     def remember(self, call: Call, opened: Sequence[torch.Tensor | None], leaves: Sequence[Any]) -> None:
         """Store an anchor.
 
         Args:
             call: the call under way.
-            opened: what the codec took of each leaf's entry, None where the leaf has none.
+            opened: what `open` took of each leaf's entry, None where the leaf has none.
             leaves: the region's outputs; those that are no tensors are not stored.
         """
         began = perf_counter()
-        stored: list[torch.Tensor | None] = []
-        for i, leaf in enumerate(leaves):
-            dead = self.live is not None and not self.live[i]
-            keep = isinstance(leaf, torch.Tensor) and not dead
-            stored.append(self.codec.close(opened[i], leaf) if keep else None)
+        history = self._make_room(call)
+        slots = history.spare
+        kept = [
+            leaf if isinstance(leaf, torch.Tensor) and (self.live is None or self.live[i]) else None
+            for i, leaf in enumerate(leaves)
+        ]
         self.dtypes = tuple([leaf.dtype if isinstance(leaf, torch.Tensor) else None for leaf in leaves])
-        history = self.history
-        if history is None or self.decided_in is not call:
-            history = self.history = call.branch.history(self.key)
-        if self.session.predictor.forecasts and history.taus:
-            history.forecast = self._latest(history)
-        history.push(call.index, call.tau, tuple(stored))
+        self.grouped = any(leaf is not None and launch.possible(leaf.device) for leaf in kept)
+        budget = self.session.budget
+        if budget is None or budget.admits(call, history, opened, kept, self.codec.store):
+            stored: list[Stored | None] = []
+            for i, leaf in enumerate(kept):
+                slot = slots[i] if i < len(slots) else None
+                stored.append(None if leaf is None else self.codec.close(opened[i], leaf, slot))
+            history.push(call.index, call.tau, tuple(stored))
         self.session.inside += perf_counter() - began
 
     def predict(self, call: Call, entries: Sequence[torch.Tensor | None]) -> list[Any]:
@@ -118,37 +138,48 @@ class Region:
         history = self.history
         if history is None or not history.leaves:
             raise RuntimeError(f"{self.site.name} is predicted without history")
-        count = len(history.taus)
-        summed: Callable[..., torch.Tensor] = weighted_sum
-        if call.checking:
-            weights, anchors = [1.0], history.leaves[-1:]
-        elif count == 1:
-            weights, anchors = [1.0], history.leaves
-        else:
-            weights = self.predictor.weights(history.taus, history.steps, call.tau)
-            anchors = history.leaves
-            if history.forecast is not None:
-                anchors = [*anchors, history.forecast]
-            summed = apart(self.predictor, history.steps, call) or weighted_sum
-            if 0.0 in weights and summed is weighted_sum:
-                used = [i for i, w in enumerate(weights) if w != 0.0]
-                weights, anchors = [weights[i] for i in used], [anchors[i] for i in used]
-        rest = summed
+        predicted: list[Any] | None = None
+        if self.grouped and not (call.checking or entries):
+            predicted = self.session.together.leaves(self, call)
+        if predicted is None:
+            weights, anchors, summed = self.terms(call, history)
+            rest = summed
+            if self.corrector is not None and not call.checking:
+                summed = self.corrector.around(summed, call.index, history.steps[-1])
+            predicted = []
+            for i, newest in enumerate(anchors[-1]):
+                if newest is None or (self.live is not None and not self.live[i]):
+                    predicted.append(None)
+                    continue
+                base = entries[i] if entries else None
+                predicted.append(summed(base, list(map(itemgetter(i), anchors)), weights, self.dtypes[i]))
+                # Further leaves are not corrected.
+                summed = rest
         if not call.checking:
             history.run_length += 1
             history.predicted_at = call.tau
-            if self.corrector is not None:
-                summed = self.corrector.around(summed, call.index, history.steps[-1])
-        predicted: list[Any] = []
-        for i, newest in enumerate(anchors[-1]):
-            if newest is None or (self.live is not None and not self.live[i]):
-                predicted.append(None)
-            else:
-                base = entries[i] if entries else None
-                predicted.append(summed(base, [a[i] for a in anchors], weights, self.dtypes[i]))
-                # Further leaves are not corrected.
-                summed = rest
         return predicted
+
+    def terms(self, call: Call, history: History) -> tuple[list[float], Sequence[Leaves], Sum]:
+        """Of a prediction now its weights, its anchors (oldest first), and what sums them."""
+        if call.checking or len(history.taus) == 1:
+            return [1.0], history.leaves[-1:], weighted_sum
+        if len(self.session.binding.regions) > 1:
+            weights = self.session.lately.weights(self.predictor, history.taus, history.steps, call.tau)
+        else:
+            weights = self.predictor.weights(history.taus, history.steps, call.tau)
+        anchors = history.leaves
+        if history.forecast is not None:
+            anchors = [*anchors, history.forecast]
+        summed = (apart(self.predictor, history.steps, call) if call.branch.paired else None) or weighted_sum
+        if 0.0 in weights and summed is weighted_sum:
+            used = [i for i, w in enumerate(weights) if w != 0.0]
+            weights, anchors = [weights[i] for i in used], [anchors[i] for i in used]
+        return weights, anchors, summed
+
+    def stores(self, leaf: Stored | None, i: int) -> TypeGuard[Stored]:
+        """Whether the i-th leaf of an anchor is there and read."""
+        return leaf is not None and (self.live is None or self.live[i])
 
     def check_corrections(self) -> None:
         """After a computed call: whether the corrections have as many channels as the output."""
@@ -156,6 +187,18 @@ class Region:
             leaf = next((leaf for leaf in self.history.leaves[-1] if leaf is not None), None)
             if leaf is not None:
                 self.corrector.check(leaf)
+
+    def _make_room(self, call: Call) -> History:
+        """The history, without the anchor that the one of this call replaces."""
+        history = self.history
+        if history is None or self.decided_in is not call:
+            history = self.history = call.branch.history(self.key)
+        if self.room_in is not call:
+            self.room_in = call
+            if self.predictor.forecasts and history.taus:
+                history.forecast = self._latest(history)
+            history.make_room(call.tau)
+        return history
 
     def _fit_rows(self, history: History, half: tuple[int, slice] | None) -> None:
         """Keep of the anchors the rows that are run; where all are run again nothing is left of them."""
@@ -169,15 +212,17 @@ class Region:
     def _fewer(self, leaves: Leaves, rows: int, part: slice) -> Leaves:
         # T-GATE freezes the mean of both branches' cross-attention.
         mean = self.site.kind == "cross_attn" and self.session.method.sibling == "drop"
-        kept: list[torch.Tensor | None] = []
+        kept: list[Stored | None] = []
         for leaf in leaves:
             # Frames or places may lie inside the batch dimension, behind the rows.
             each = 0 if leaf is None or leaf.shape[0] % rows else leaf.shape[0] // rows
             if leaf is None or not each:
                 kept.append(leaf)
+            elif mean:
+                a, b = (half.to(half.dtype) for half in leaf.chunk(2))
+                kept.append(self.codec.close(None, (a + b) / 2) if isinstance(leaf, Packed) else (a + b) / 2)
             else:
-                a, b = leaf.chunk(2)
-                kept.append((a + b) / 2 if mean else leaf[part.start * each : part.stop * each].clone())
+                kept.append(leaf[part.start * each : part.stop * each].clone())
         return tuple(kept)
 
     def _latest(self, history: History) -> Leaves:
@@ -186,10 +231,14 @@ class Region:
             return history.leaves[-1]
         weights = self.predictor.weights(history.taus, history.steps, history.predicted_at)
         anchors = [*history.leaves, history.forecast] if history.forecast is not None else history.leaves
-        return tuple([
-            None if newest is None else weighted_sum(None, [a[i] for a in anchors], weights, newest.dtype)  # type: ignore[misc]
-            for i, newest in enumerate(history.leaves[-1])
-        ])  # fmt: skip
+        entry: list[Stored | None] = []
+        for i, newest in enumerate(history.leaves[-1]):
+            if newest is None:
+                entry.append(None)
+                continue
+            predicted = weighted_sum(None, [a[i] for a in anchors], weights, newest.dtype)  # type: ignore[misc]
+            entry.append(self.codec.close(None, predicted) if isinstance(newest, Packed) else predicted)
+        return tuple(entry)
 
 
 class GroupRegion(Region):

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from dcache.calls import Call
     from dcache.session import Session
 
-TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+TOLERANCE = {
+    torch.float64: 1e-5,
+    torch.float32: 1e-3,
+    torch.float16: 2e-2,
+    torch.bfloat16: 5e-2,
+    torch.int8: 5e-2,
+    torch.float8_e4m3fn: 1e-1,
+}
 
 
 def self_check(session: Session, call: Call, inner: Callable[..., Any], kept: Any, output: Any) -> str | None:
@@ -59,6 +66,8 @@ def drop_dead_leaves(session: Session, agrees: Callable[[], bool]) -> None:
         region.history.leaves[-1] = tuple(
             leaf if keep else None for leaf, keep in zip(newest, live, strict=True)
         )
+        like = region.history.like
+        region.history.like = tuple(one if keep else None for one, keep in zip(like, live, strict=False))
 
 
 def _replay(session: Session, call: Call, inner: Callable[..., Any], kept: Any, output: Any) -> str | None:

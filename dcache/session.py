@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dcache.binding import Binding, bind
+from dcache.budget import Budget
 from dcache.calls import BranchNames, Call, condition_of
 from dcache.containers import copy_containers, first_tensor, signature
 from dcache.contracts import Prober
@@ -25,6 +26,7 @@ from dcache.history import Branch, bytes_of
 from dcache.identity import Identity
 from dcache.method import Method
 from dcache.model_call import ModelCall, NamedContext
+from dcache.predictors import Lately
 from dcache.record import Record
 from dcache.run import Run
 from dcache.sampler import Listener
@@ -33,6 +35,7 @@ from dcache.siblings import halves_equal
 from dcache.sigmas import Grid, put
 from dcache.stats import Stats
 from dcache.tap import MethodTap
+from dcache.together import Together
 
 
 class Session(Listener):
@@ -46,6 +49,8 @@ class Session(Listener):
         lowering: "auto", or "replay" for the reference lowering.
 
     Attributes:
+        asked: the method as it was given; `method` may be lowered to stay within the budget.
+        budget: the most bytes that it may hold, together with others, or None.
         late: the first evaluation of a run goes by: it is the one in which a denoiser is still being looked
             for (`dcache.scout`), and later runs do as the first.
     """
@@ -59,7 +64,8 @@ class Session(Listener):
         lowering: str = "auto",
     ) -> None:
         self.module = module
-        self.method = method
+        self.asked = self.method = method
+        self.budget: Budget | None = None
         self.predictor = method.predictor
         self.component = component
         self.compile_options = compile_options
@@ -71,6 +77,8 @@ class Session(Listener):
         self.names = BranchNames()
         self.sampler = ""
         self.decisions = Decisions(self)
+        self.together = Together(self)
+        self.lately = Lately()
         self.identity = Identity(self)
         self.pipes: list[weakref.ref[Any]] = []
         self.checked: set[Any] = set()
@@ -110,6 +118,8 @@ class Session(Listener):
         told = self.identity.told.branch if self.identity.told is not None else None
         condition = condition_of(kwargs)
         name = told if told is not None else self.names.name(index, condition, self.branches)
+        if self.budget is not None:
+            self.budget.begin(self, index, args, kwargs)
         branch = self.branches.get(name)
         if branch is None:
             branch = self.branches[name] = Branch(name, self.predictor.order + 1)
@@ -122,16 +132,22 @@ class Session(Listener):
             branch.signature = mark
             branch.paired = self.pairs and self._paired(args, kwargs)
         call = Call(branch, index, run.clock(self.method.clock))
-        probe = self.method.probe
-        if probe is not None:
-            branch.gauge = branch.gauge or probe.gauge()
-            branch.gauge.now = None
-            if probe.where == "input":
-                entry = first_tensor(args, kwargs)
-                if entry is not None:
-                    self.decisions.show(call, entry)
+        if self.method.probe is not None:
+            self.gauge(call, args, kwargs)
         call.observing = mark not in self.checked
         return call
+
+    def gauge(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Let the branch have its gauge, where the rule looks at something."""
+        probe, branch = self.method.probe, call.branch
+        if probe is None:
+            return
+        branch.gauge = branch.gauge or probe.gauge()
+        branch.gauge.now = None
+        if probe.where == "input":
+            entry = first_tensor(args, kwargs)
+            if entry is not None:
+                self.decisions.show(call, entry)
 
     def _paired(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         """Whether the batch is the same latents twice, as guidance makes it (one sync)."""
@@ -181,6 +197,8 @@ class Session(Listener):
         self.branches = {}
         for region in self.binding.regions:
             region.release()
+        if self.budget is not None:
+            self.budget.forget(self)
 
     def follow(self) -> bool:
         """Move with a pipeline whose denoiser was replaced; True where nobody is left for this session."""
@@ -326,15 +344,17 @@ class Session(Listener):
         if self.late and call.index == 0:
             return inner(*args, **kwargs)
         kept = None
-        if call.observing:
+        if call.observing or (self.budget is not None and not call.branch.settled):
             kept = (copy_containers(args), copy_containers(kwargs))
+            call.counts = self.record.counts()
+        if call.observing:
             self.binding.observe()
         self.call = call
         try:
-            if self.binding.whole is not None:
-                output, spent = self.binding.whole.run(call, inner, args, kwargs)
-            elif self.binding.guidance is not None:
-                output, spent = self.binding.guidance.run(call, inner, args, kwargs)
+            # A predicted step is a matter of microseconds: no call of ours that is not needed.
+            around = self.binding.whole or self.binding.guidance
+            if around is not None:
+                output, spent = around.run(call, inner, args, kwargs)
             else:
                 before = perf_counter()
                 output = inner(*args, **kwargs)
@@ -345,9 +365,13 @@ class Session(Listener):
                     "called (skip-layer guidance?), so the prediction had nowhere to go. Choose a run "
                     "that ends before the blocks that are skipped, or sites='model'."
                 )
-            self._finish(call, output, inner, kept)
+            self.check(call, output, inner, kept)
+            if self.budget is not None and call.computed:
+                self.budget.settle(self, call, inner, kept)
         finally:
             self.call = None
+            if self.together.call is not None:
+                self.together.rest()
             if kept is not None:
                 self.prober.rest()
         total = perf_counter() - began
@@ -355,13 +379,22 @@ class Session(Listener):
         self.record.call(total, call.predicted > 0)
         return output
 
-    def _finish(self, call: Call, output: Any, inner: Callable[..., Any], kept: Any) -> None:
+    def check(self, call: Call, output: Any, inner: Callable[..., Any], kept: Any) -> None:
+        """A call was computed or predicted: check what was understood of the model, the first time.
+
+        Args:
+            call: the call.
+            output: what it returned.
+            inner: the denoiser's own call.
+            kept: (args, kwargs) as they were before it, where something is to be checked.
+        """
         branch = call.branch
         if branch.gauge is not None:
             branch.gauge.settle(call.computed > 0, output)
         if call.computed:
             branch.reset = ""
-        if call.observing and kept is not None:
+        incomplete = self.budget is not None and self.budget.short
+        if call.observing and kept is not None and not incomplete:
             problem = self.binding.settle() or self_check(self, call, inner, kept, output)
             if problem:
                 self.fall_back(problem)

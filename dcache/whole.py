@@ -34,7 +34,7 @@ class WholeRegion(Region):
             predicted = self.predict(call, [entry] + [None] * len(self.constants) if delta else ())
             leaves = [c if p is None else p for p, c in zip(predicted, self.constants, strict=True)]
             return rebuild(leaves, self.recipe), 0.0
-        opened = self.codec.open(entry) if delta else None
+        opened = self.open(call, [entry]) if delta else [None]
         before = perf_counter()
         output = inner(*args, **kwargs)
         spent = perf_counter() - before
@@ -46,5 +46,5 @@ class WholeRegion(Region):
                 "codec 'delta' at sites='model' needs an output of the input's shape; this model maps "
                 f"{came} to {tuple(outputs[0].shape)}: use codec='value'"
             )
-        self.remember(call, [opened] + [None] * (len(outputs) - 1), outputs)
+        self.remember(call, opened + [None] * (len(outputs) - 1), outputs)
         return output, spent

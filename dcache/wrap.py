@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from dcache import methods
+from dcache.budget import Budget
 from dcache.calls import Told
 from dcache.components import candidates, config_digest, denoisers, is_pipeline
 from dcache.errors import DcacheError
@@ -25,7 +26,7 @@ from dcache.stats import Stats, merge
 from dcache.tracing import trace_of
 
 Target = TypeVar("Target")
-ENGINE_OPTIONS = ("compile", "strict", "lowering")
+ENGINE_OPTIONS = ("compile", "strict", "lowering", "max_cache_bytes")
 _last: weakref.WeakKeyDictionary[Any, tuple[Stats, Schedule | None]] = weakref.WeakKeyDictionary()
 
 
@@ -39,13 +40,16 @@ def enable(pipe_or_module: Target, method: Any = None, **options: Any) -> Target
         **options: options of the preset when `method` is a name, and of the engine: `compile` (True, or a
             dict of `torch.compile` arguments: the blocks that were found are compiled, one by one), `strict`
             (a schedule made with another config, sampler, guidance or resolution is refused instead of
-            warned about), `lowering` ("auto", or "replay" for the slow reference).
+            warned about), `lowering` ("auto", or "replay" for the slow reference), `max_cache_bytes` (a
+            number, or text such as "512MB": the most that all histories may hold; docs/memory.md).
 
     Raises:
         DcacheError: what was asked cannot be done on this model; nothing was changed then.
     """
     engine = {name: options.pop(name) for name in ENGINE_OPTIONS if name in options}
     resolved = _resolve(method, options)
+    if engine.get("max_cache_bytes") is not None:
+        engine["max_cache_bytes"] = Budget(engine["max_cache_bytes"])
     found = denoisers(pipe_or_module)
     for module in found.values():
         refuse_compiled(module)
@@ -239,6 +243,9 @@ def _session(
     chosen = method.as_method(name, single) if isinstance(method, Schedule) else method
     session = Session(module, chosen, name, options, lowering)
     session.late = bool(engine.get("late", False))
+    session.budget = engine.get("max_cache_bytes")
+    if session.budget is not None:
+        session.budget.join(session)
     session.remake = lambda other: _session(other, name, method, engine, single)
     strict, of = bool(engine.get("strict", False)), "the schedule"
     if not isinstance(method, Schedule):

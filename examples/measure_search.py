@@ -279,8 +279,8 @@ def lines(kept: dict[str, Any]) -> list[str]:
         f"{software['diffusers']}, float32.",
         "",
         "The best of each kind with as little work as the front's schedule for that speedup (share of an "
-        f"uncached call's FLOPs, within {ALIKE - 1:.0%}), eight held-out captions, PSNR. The front's is chosen "
-        "by what was searched, the others by the figure that is shown:",
+        f"uncached call's FLOPs, within {ALIKE - 1:.0%}), eight held-out captions, PSNR. The front's "
+        "is chosen by what was searched, the others by the figure that is shown:",
         "",
         *_rival_lines(kept["rivals"]),
         "",

@@ -3,6 +3,7 @@
 import torch
 
 from dcache.history import Branch, History, bytes_of
+from dcache.kernels.packed import Packed
 from dcache.probes import Gauge
 
 
@@ -37,6 +38,41 @@ def test_push_ends_a_row_of_predictions_and_clear_forgets_all():
     history.run_length = 2
     history.clear()
     assert (history.leaves, history.taus, history.steps, history.run_length) == ([], [], [], 0)
+
+
+def test_room_is_made_by_the_anchor_that_will_be_replaced_and_its_memory_is_spare():
+    history = History(limit=2)
+    for step in (0, 1):
+        history.make_room(float(step))
+        assert history.spare == ()
+        history.push(step, float(step), leaf(step))
+    first, second = history.leaves
+    history.make_room(2.0)
+    # Until the next anchor is complete there is one less.
+    assert (history.leaves, history.taus, history.steps) == ([second], [1.0], [1])
+    assert history.spare is first
+    assert len(list(history.tensors())) == 2
+    history.push(2, 2.0, first)
+    assert history.spare == ()
+    assert history.leaves == [second, first]
+    history.make_room(2.0)
+    assert history.spare is first
+    assert history.taus == [1.0]
+
+
+def test_the_memory_of_a_forecast_is_not_spare():
+    history = History(limit=1)
+    history.push(0, 0.0, leaf(0))
+    history.forecast = history.leaves[-1]
+    history.make_room(1.0)
+    assert history.spare == ()
+    assert float(history.forecast[0][0]) == 0.0
+
+
+def test_a_packed_anchor_weighs_its_bytes_and_its_scales():
+    history = History(limit=2)
+    history.push(0, 0.0, (Packed.empty(torch.zeros(2, 5, 64), torch.int8), None))
+    assert bytes_of(history.tensors()) == 2 * 5 * 64 + 4 * 2 * 5
 
 
 def test_branch_makes_histories_of_its_limit_and_starts_afresh():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.predictors import MAX_ORDER, Foca, Hermite, Linear, Newton, Reuse, Taylor, make
+from dcache.predictors import MAX_ORDER, Foca, Hermite, Lately, Linear, Newton, Reuse, Taylor, make
 
 ANCHORS = [0, 4, 8, 12, 16, 20]
 
@@ -303,3 +303,18 @@ def test_make_rebuilds_from_name_and_parameters(predictor):
 def test_make_refuses_what_it_does_not_know(name, parameters, says):
     with pytest.raises(DcacheError, match=says):
         make(name, parameters)
+
+
+def test_weights_asked_for_lately_are_those_of_the_predictor_now() -> None:
+    lately, taus, steps = Lately(), [0.0, 4.0], [0, 4]
+    line, curve = Newton(1), Taylor(1, since=5)
+    for tau in (6.0, 6.0, 8.0):
+        assert lately.weights(line, taus, steps, tau) == line.weights(taus, steps, tau)
+    assert lately.weights(line, taus, steps, 8.0) is lately.weights(line, list(taus), list(steps), 8.0)
+    assert lately.weights(curve, taus, steps, 8.0) == curve.weights(taus, steps, 8.0)
+    # A history's own lists, which grow; the same clock with other steps.
+    del taus[0], steps[0]
+    taus.append(5.0)
+    steps.append(5)
+    assert lately.weights(curve, taus, steps, 8.0) == curve.weights(taus, steps, 8.0)
+    assert lately.weights(curve, taus, [3, 4], 8.0) == curve.weights(taus, [3, 4], 8.0)

@@ -1,4 +1,4 @@
-"""`dcache bench`: methods side by side on any pipeline: speed, memory, FLOPs, fidelity."""
+"""`dcache bench`: methods side by side on any pipeline: speed, memory, FLOPs, fidelity; or kernels timed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
     from dcache.eval.bench import Bench
+    from dcache.eval.kernel_bench import KernelBench
 
 METHODS = (
     "default;interval:interval=3;newton:interval=4;taylorseer:interval=4,lite=true;fbcache:threshold=0.1"
@@ -26,16 +27,22 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "bench",
         help="methods side by side: speed, memory, FLOPs, fidelity",
-        description="Run a pipeline without caching and with several methods, in turns; compare them.",
+        description="Run a pipeline without caching and with several methods, in turns; compare them. With "
+        "--kernels no pipeline is run: the ops that predict, store and compare are timed on bare tensors.",
     )
     add_pipeline(parser)
     parser.add_argument("--prompts", default="", metavar="P", help=PROMPTS)
     parser.add_argument("--methods", default=METHODS, metavar="LIST", help=f"{LIST} (default: {METHODS})")
     parser.add_argument(
-        "--repeats", type=int, default=3, metavar="R", help="timed calls of each (default: 3)"
+        "--repeats", type=int, metavar="R", help=f"timed calls of each (default: {REPEATS}; kernels: {TURNS})"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the first picture (default: 0)")
     parser.add_argument("--no-flops", action="store_true", help="do not count FLOPs in the warm-up calls")
+    parser.add_argument(
+        "--kernels",
+        action="store_true",
+        help="time the kernels against a plain copy and against eager torch; --dtype and --device count",
+    )
     out = Path("bench-out")
     parser.add_argument(
         "--out", type=Path, default=out, metavar="FOLDER", help=f"for the files (default: {out})"
@@ -43,6 +50,8 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run)
 
 
+# Timed rounds of methods, and of kernels, whose calls are short.
+REPEATS, TURNS = 3, 9
 LIST = (
     "presets, presets with options such as 'newton:interval=4,order=1', and schedule files, separated by ';'"
 )
@@ -116,6 +125,10 @@ def prompts_of(arguments: argparse.Namespace) -> list[str]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print the table, write the files."""
+    return _kernels(arguments) if arguments.kernels else _methods(arguments)
+
+
+def _methods(arguments: argparse.Namespace) -> int:
     from dcache.eval.bench import bench
     from dcache.eval.bench_files import write_bench
     from dcache.eval.specs import parse
@@ -123,14 +136,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     contestants = parse(arguments.methods, coefficients(arguments.pipeline))
     prompts, options = prompts_of(arguments), pipeline_options(arguments)
+    repeats = REPEATS if arguments.repeats is None else arguments.repeats
     make_folder(arguments.out)
-    with rounds(len(contestants) + 1, arguments.repeats) as tell:
+    with rounds(len(contestants) + 1, repeats) as tell:
         done = bench(
             load(arguments.pipeline, **options),
             contestants,
             prompts,
             seed=arguments.seed,
-            repeats=arguments.repeats,
+            repeats=repeats,
             count_flops=not arguments.no_flops,
             tell=tell,
         )
@@ -139,6 +153,41 @@ def run(arguments: argparse.Namespace) -> int:
         f"\nwrote {', '.join(map(str, write_bench(done, arguments.out)))} and {arguments.out / 'schedules'}"
     )
     return 0
+
+
+def _kernels(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from dcache.cli.progress import shares
+    from dcache.eval.kernel_bench import SIZES, kernel_bench
+    from dcache.eval.kernel_bench.report import write
+    from dcache.eval.subject import placed
+
+    if arguments.pipeline != "demo" or arguments.prompts or arguments.methods != METHODS:
+        raise DcacheError("--kernels measures no pipeline: leave out the pipeline, --prompts and --methods")
+    dtype, device = placed(arguments.dtype, arguments.device)
+    repeats = TURNS if arguments.repeats is None else arguments.repeats
+    make_folder(arguments.out)
+    with shares(0, 1) as tell:
+        done = kernel_bench(getattr(torch, dtype), device, sizes=SIZES, repeats=repeats, tell=tell)
+    report_kernels(done)
+    print(f"\nwrote {write(done, arguments.out)}")
+    return 0
+
+
+def report_kernels(done: KernelBench) -> None:
+    """Print how fast the ops are."""
+    from dcache.eval.kernel_bench.report import notes, table
+    from dcache.eval.machine import heading
+
+    print(f"kernels on {done.device} in {done.dtype}; medians of {done.repeats} turns")
+    print(heading(done.machine, done.versions), table(done), sep="\n\n", end="\n\n")
+    print(
+        "tensor: bytes of one whole tensor; moved: bytes read and written; of copy: share of the rate at\n"
+        "which as many bytes are copied; eager: the same in plain torch; gain: times as fast as that"
+    )
+    for note in notes(done):
+        print(f"note: {note}")
 
 
 def report(done: Bench) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -33,6 +33,7 @@ class Cost:
     Attributes:
         seconds: wall clock of the whole call, text encoder and VAE included.
         denoiser_seconds: the part inside the denoisers, the cache's own work on their calls included.
+        calls: the same of each call of a denoiser, in order.
         flops, denoiser_flops: floating point operations (two for a multiply-add) of matrix products,
             convolutions and attention; None where they were not counted.
         bytes_held: most bytes that the cache held; None where nobody asked.
@@ -46,6 +47,7 @@ class Cost:
     denoiser_flops: int | None = None
     bytes_held: int | None = None
     peak_memory: int | None = None
+    calls: list[float] = field(default_factory=list)
 
 
 @contextmanager
@@ -120,7 +122,7 @@ class _Clock:
         if self.device.type == "cuda":
             self.events[-1][1].record(torch.cuda.current_stream(self.device))
         else:
-            self.cost.denoiser_seconds += _now(self.device) - self.began
+            self.cost.calls.append(_now(self.device) - self.began)
         if self.counter:
             spent = self.counter.get_total_flops() - self.flops
             self.cost.denoiser_flops = (self.cost.denoiser_flops or 0) + spent
@@ -129,7 +131,8 @@ class _Clock:
 
     def finish(self) -> None:
         """Read the GPU's events, which are over by now."""
-        self.cost.denoiser_seconds += sum(first.elapsed_time(last) for first, last in self.events) / 1000
+        self.cost.calls += [first.elapsed_time(last) / 1000 for first, last in self.events]
+        self.cost.denoiser_seconds = sum(self.cost.calls)
 
 
 @contextmanager

@@ -1,5 +1,23 @@
-"""The arithmetic of caching: float32 torch references, each to get a Triton kernel beside it.
+"""The arithmetic of caching: torch references, with Triton kernels beside them.
 
-Here so far: `weighted_sum`, what every prediction computes, as its reference. What will be: its fused kernel,
-change indicators that read their tensors once, and the gathers and scatters of token-level caching.
+Each op has a folder with its public function, `reference.py` (the specification, and what runs on CPUs) and
+`triton.py` (the kernel). `launch.py` says when a kernel is taken; nothing imports Triton before one is.
 """
+
+from dcache.kernels.changes import changes, relative_change
+from dcache.kernels.packed import Packed
+from dcache.kernels.rows import gather_rows, scatter_rows
+from dcache.kernels.store import store
+from dcache.kernels.weighted_sum import Job, weighted_sum, weighted_sums
+
+__all__ = [
+    "Job",
+    "Packed",
+    "changes",
+    "gather_rows",
+    "relative_change",
+    "scatter_rows",
+    "store",
+    "weighted_sum",
+    "weighted_sums",
+]

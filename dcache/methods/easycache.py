@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from dcache.containers import flatten
+from dcache.kernels.changes import changes
 from dcache.method import Method
 from dcache.methods.about import about
 from dcache.predictors import Reuse
@@ -19,6 +20,7 @@ class RateGauge(Gauge):
 
     def __init__(self) -> None:
         super().__init__()
+        self.most = 6
         self.anchors: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def change(self) -> float:
@@ -26,7 +28,9 @@ class RateGauge(Gauge):
         if self.now is None or self.then is None or len(self.anchors) < 2:
             return float("inf")
         (x0, y0), (x1, y1) = self.anchors
-        return float(_mean(y1 - y0) / _mean(x1 - x0) * _mean(self.now - self.then) / _mean(y1))
+        y = changes(y0, y1, ("distance", "length"))
+        moves = [changes(b, a, ("distance",)).mean("distance") for a, b in ((x0, x1), (self.then, self.now))]
+        return float(y.mean("distance") / moves[0] * moves[1] / y.mean("length"))
 
     def settle(self, computed: bool, output: Any) -> None:
         """See class."""
@@ -41,10 +45,6 @@ class RateGauge(Gauge):
     def full(self) -> list[torch.Tensor]:
         """The last input and two anchors."""
         return [*super().tensors(), *(t for pair in self.anchors[-1:] * 2 for t in pair)]
-
-
-def _mean(x: torch.Tensor) -> torch.Tensor:
-    return x.float().abs().mean()
 
 
 @about("EasyCache, Zhou et al. 2025, arXiv 2507.02860", sites="model")

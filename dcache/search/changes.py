@@ -13,6 +13,7 @@ from torch import nn
 
 from dcache.calls import Call
 from dcache.discovery import discover
+from dcache.kernels.changes import changes, relative_change
 from dcache.profile import Floats
 from dcache.session import Session
 
@@ -70,7 +71,7 @@ class Changes:
         self._ratios[call.index].append(_magnitude(delta, before))
         when, moved = self._moved.get(branch, (-1, delta))
         if when == call.index:
-            self._run[branch].append((float(moved), float(_relative(delta, before))))
+            self._run[branch].append((float(moved), float(relative_change(delta, before))))
 
     def ratios(self, steps: int) -> tuple[Floats | None, float]:
         """(T,), the mean ratio of every evaluation, the first 1; and the largest standard deviation of one.
@@ -93,13 +94,10 @@ class Changes:
             # Some models send both of their streams through one module: the first is the picture's.
             return
         if index == call.index - 1 and index >= 0 and before.shape == now.shape:
-            self._moved[branch] = (call.index, _relative(now, before))
+            self._moved[branch] = (call.index, relative_change(now, before))
         self._given[branch] = (call.index, now.detach().clone())
 
 
-def _relative(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    return (p.float() - q.float()).abs().mean() / q.float().abs().mean()
-
-
 def _magnitude(now: torch.Tensor, before: torch.Tensor) -> float:
-    return float((now.float().norm(dim=-1) / before.float().norm(dim=-1)).mean())
+    squares = changes(now, before, ("xx", "yy"), lead=now.ndim - 1)
+    return float((squares["xx"].sqrt() / squares["yy"].sqrt()).mean())

@@ -1,0 +1,107 @@
+"""`gather_rows` and `scatter_rows`: some rows of an axis taken out, or written back in place.
+
+An axis is named by its dimension: 0 for the batch, 1 for the tokens of (B, N, D), 2 for those of
+(B, H, N, D). What follows it is a row, and is moved as bytes, so that any dtype will do. The index is (K,),
+the same for all, or has the dimensions before the axis, each of its size or 1, and then K: (B, K) for tokens
+that each sample chooses.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from dcache.errors import DcacheError
+from dcache.kernels import launch
+from dcache.kernels.rows import reference
+
+__all__ = ["gather_rows", "scatter_rows"]
+
+
+def gather_rows(
+    x: torch.Tensor, index: torch.Tensor, dim: int = 1, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Take rows: `out[b, k] = x[b, index[b, k]]` for dim 1.
+
+    Args:
+        x: (..., N, ...) with N at `dim`; any strides.
+        index: int64 or int32, (K,) or (..., K); from 0 to N - 1, in any order, as often as wanted.
+        dim: the axis; from 0.
+        out: where to write, x's shape with K in place of N; it must not overlap x. None: a new tensor.
+
+    Raises:
+        DcacheError: shapes or dtypes do not fit; on a CPU also an index out of range. To see that, a GPU
+            would have to be waited for: the kernel makes zeros of such a row.
+    """
+    index = _fitting(x, index, dim)
+    shape = (*x.shape[:dim], index.shape[-1], *x.shape[dim + 1 :])
+    if out is None:
+        out = x.new_empty(shape)
+    _check(out, shape, x.dtype, "out")
+    if out.numel():
+        _move(x, index, out, dim, scatter=False)
+    return out
+
+
+def scatter_rows(out: torch.Tensor, index: torch.Tensor, rows: torch.Tensor, dim: int = 1) -> torch.Tensor:
+    """Write rows in place: `out[b, index[b, k]] = rows[b, k]` for dim 1; the inverse of `gather_rows`.
+
+    Args:
+        out: (..., N, ...) with N at `dim`; any strides, but no two elements in one place.
+        index: as for `gather_rows`, but no row twice: which of two would win is not defined.
+        rows: out's shape and dtype with K in place of N; any strides.
+        dim: the axis; from 0.
+
+    Returns:
+        `out`.
+
+    Raises:
+        DcacheError: as `gather_rows`, and on a CPU where a row is written twice. The kernel leaves out what
+            is out of range.
+    """
+    index = _fitting(out, index, dim)
+    _check(rows, (*out.shape[:dim], index.shape[-1], *out.shape[dim + 1 :]), out.dtype, "rows")
+    if rows.numel():
+        _move(out, index, rows, dim, scatter=True)
+    return out
+
+
+def _move(many: torch.Tensor, index: torch.Tensor, few: torch.Tensor, dim: int, *, scatter: bool) -> None:
+    """Between the N rows of `many` and the K of `few`."""
+    many, few = many.detach(), few.detach()
+    if launch.possible(many.device) and launch.taken("scatter_rows" if scatter else "gather_rows", many, few):
+        from dcache.kernels.rows import triton
+
+        if triton.move(many, index, few, dim, scatter):
+            return
+    if scatter:
+        reference.scatter_rows(many, index, few, dim)
+    else:
+        reference.gather_rows(many, index, few, dim)
+
+
+def _fitting(x: torch.Tensor, index: torch.Tensor, dim: int) -> torch.Tensor:
+    """The index, spread over the dimensions before the axis unless it is shared; checked."""
+    if not 0 <= dim < x.ndim:
+        raise DcacheError(f"rows: dim names a dimension of {tuple(x.shape)}, 0 to {x.ndim - 1}, got {dim}")
+    if index.dtype not in (torch.int64, torch.int32) or index.device != x.device:
+        raise DcacheError(
+            f"rows: an index is int64 or int32 on {x.device}, got {index.dtype} on {index.device}"
+        )
+    lead = x.shape[:dim]
+    fits = all(size in (1, wanted) for size, wanted in zip(index.shape[:-1], lead, strict=False))
+    if index.ndim != 1 and (index.ndim != dim + 1 or not fits):
+        raise DcacheError(
+            f"rows: for dim {dim} of {tuple(x.shape)} an index is (K,) or {(*lead, 'K')}, got "
+            f"{tuple(index.shape)}"
+        )
+    if index.is_cpu and index.numel():
+        low, high = (int(end) for end in index.aminmax())
+        if low < 0 or high >= x.shape[dim]:
+            raise DcacheError(f"rows: there are {x.shape[dim]} rows, got indices from {low} to {high}")
+    return index if index.ndim == 1 else index.expand(*lead, -1)
+
+
+def _check(given: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype, name: str) -> None:
+    if given.shape != shape or given.dtype != dtype:
+        came = f"{tuple(given.shape)} in {given.dtype}"
+        raise DcacheError(f"rows: {name} must be {tuple(shape)} in {dtype}, got {came}")

@@ -1,0 +1,87 @@
+"""`weighted_sum` in plain torch: the specification of its kernel, and what runs on CPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from dcache.kernels.packed import Packed, Stored
+
+Weights = Sequence[float] | torch.Tensor
+
+NARROW = (torch.float16, torch.bfloat16)
+
+
+def weighted_sum(
+    base: torch.Tensor | None,
+    anchors: Sequence[Stored],
+    weights: Weights,
+    dtype: torch.dtype,
+    *,
+    gate: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`base + gate * sum_i weights[i] * anchors[i]`; see `dcache.kernels.weighted_sum`."""
+    w = weights.tolist() if isinstance(weights, torch.Tensor) else weights
+    wide = torch.float32 if dtype in NARROW and not _rounds_once(base, anchors, w, dtype, gate) else dtype
+    inside = out if out is not None and out.dtype == wide and _is_free(out, base, anchors, gate) else None
+    first, under = anchors[0], base if gate is None else None
+    if under is not None and under.dtype is wide and isinstance(first, torch.Tensor):
+        total = torch.add(under, first.to(wide), alpha=w[0], out=inside)
+    elif under is None and isinstance(first, torch.Tensor) and first.dtype is wide:
+        total = first.clone() if w[0] == 1.0 else torch.mul(first, w[0], out=inside)
+    else:
+        total = _widened(under, first, w[0], wide, inside)
+    for i in range(1, len(anchors)):
+        z = anchors[i]
+        if isinstance(z, torch.Tensor):
+            total.add_(z if z.dtype is wide else z.to(wide), alpha=w[i])
+        else:
+            _add(total, z, w[i])
+    if gate is not None:
+        total.mul_(gate.to(wide))
+        if base is not None:
+            total.add_(base.to(wide))
+    if out is None:
+        return total if dtype is wide else total.to(dtype)
+    return out if total is out else out.copy_(total)
+
+
+def _widened(
+    base: torch.Tensor | None, anchor: Stored, w: float, wide: torch.dtype, out: torch.Tensor | None
+) -> torch.Tensor:
+    """The first addends where one is narrower, in memory that may be added to: new, or `out`."""
+    if base is not None:
+        total = base.to(wide, copy=True)
+        _add(total, anchor, w)
+        return total
+    first = anchor.to(wide)
+    return first if w == 1.0 else torch.mul(first, w, out=out)
+
+
+def _add(total: torch.Tensor, anchor: Stored, w: float) -> None:
+    if isinstance(anchor, Packed):
+        wide, scale = anchor.scaled()
+        total.addcmul_(wide.to(total.dtype), scale.to(total.dtype), value=w)
+    else:
+        total.add_(anchor if anchor.dtype is total.dtype else anchor.to(total.dtype), alpha=w)
+
+
+def _rounds_once(
+    base: torch.Tensor | None,
+    anchors: Sequence[Stored],
+    w: Sequence[float],
+    dtype: torch.dtype,
+    gate: torch.Tensor | None,
+) -> bool:
+    """Whether the sum is one product, so that it need not be wider than its result."""
+    return base is None and gate is None and len(anchors) == 1 and (w[0] == 1.0 or anchors[0].dtype == dtype)
+
+
+def _is_free(
+    out: torch.Tensor, base: torch.Tensor | None, anchors: Sequence[Stored], gate: torch.Tensor | None
+) -> bool:
+    """Whether the sum may grow in `out`: nothing that is read after the first addend lies there."""
+    later = [*anchors[1:], gate, base if gate is not None else None]
+    return all(not isinstance(t, torch.Tensor) or t.data_ptr() != out.data_ptr() for t in later)
