@@ -330,16 +330,20 @@ class Session(Listener):
             return "gradients"
         return None
 
+    def _passes_by(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call is passed through; the reason is counted."""
+        why = self.pass_through(args, kwargs)
+        if why is not None:
+            self.record.reasons[why] = self.record.reasons.get(why, 0) + 1
+        return why is not None
+
     def denoise(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The denoiser's call."""
         began = perf_counter()
         if self.call is not None:
             return inner(*args, **kwargs)
-        if torch.is_grad_enabled() or self.module.training:
-            why = self.pass_through(args, kwargs)
-            if why is not None:
-                self.record.reasons[why] = self.record.reasons.get(why, 0) + 1
-                return inner(*args, **kwargs)
+        if (torch.is_grad_enabled() or self.module.training) and self._passes_by(args, kwargs):
+            return inner(*args, **kwargs)
         call = self.begin(args, kwargs)
         if self.late and call.index == 0:
             return inner(*args, **kwargs)

@@ -53,6 +53,7 @@ GUIDANCES = {"on": GUIDANCE, "off": 1.0}
 SPEEDUPS = (2.0, 3.0, 4.0)
 # Costs are not known better than this: what is as fast within it counts as fast enough.
 LEEWAY = 0.95
+MOST_WORK = 0.6
 # As much work: anchors are stored and summed here and there.
 ALIKE = 1.02
 SEARCHED, HELD = "demo-train:12", "demo:32"
@@ -122,10 +123,11 @@ def _grown(profile: Profile, team: Workers, prompts: list[str], journal: Any, wa
     return {"hypervolume": volumes, "best": best, "twins": done.twins, "asked": done.asked}
 
 
-def rivals(folder: Path, repeats: int) -> dict[str, Any]:
+def rivals(folder: Path, repeats: int, modes: Sequence[str]) -> dict[str, Any]:
     """Work and PSNR of everything there is on eight held-out captions, in turns; PSNR on all held out."""
     found: dict[str, Any] = {}
-    for mode, guidance in GUIDANCES.items():
+    for mode in modes:
+        guidance = GUIDANCES[mode]
         subject = subject_of(guidance)
         profile = Profile.load(folder / f"{mode}.profile.safetensors")
         groups: dict[str, list[Contestant]] = {
@@ -197,13 +199,34 @@ def _presets(subject: Subject) -> Iterator[Choice]:
 
 
 def _peers(folder: Path, subject: Subject) -> Iterator[Contestant]:
-    """The settings of examples/bench_peers, of the libraries that are installed."""
+    """The settings of examples/bench_peers that work here, of the libraries that are installed.
+
+    Those that docs/bench.json knows to leave more than `MOST_WORK` of the FLOPs are left out.
+    """
     sys.path.insert(0, str(Path(__file__).parent / "bench_peers"))
     import contestants
 
+    (prompt,) = read("demo:1")
+    told = json.loads((DOCS / "bench.json").read_text(encoding="utf-8"))
+    heavy = {label for label, least in _least_work(told).items() if least > MOST_WORK}
     for library in contestants.LIBRARIES[1:]:
         if importlib.util.find_spec(library.replace("-", "_")) is not None:
-            yield from contestants.of_library(library, "demo", subject, folder)
+            for one in contestants.of_library(library, "demo", subject, folder):
+                if (library, one.label) not in heavy and not refusal(subject, prompt, one):
+                    yield one
+
+
+def _least_work(told: Any) -> dict[tuple[str, str], float]:
+    """(library, label) -> the least share of FLOPs in what a file of the bench says."""
+    found: dict[tuple[str, str], float] = {}
+    for one in told if isinstance(told, list) else told.values() if isinstance(told, dict) else []:
+        if isinstance(one, dict) and {"library", "label", "flops"} <= set(one):
+            key = (one["library"], one["label"])
+            found[key] = min(found.get(key, 1.0), one["flops"] or 1.0)
+        else:
+            for key, value in _least_work(one).items():
+                found[key] = min(found.get(key, 1.0), value)
+    return found
 
 
 def transfer(folder: Path) -> list[dict[str, Any]]:
@@ -423,7 +446,8 @@ def main() -> int:
     parser.add_argument("--budget", type=int, default=160)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each strategy")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=1, help="timed calls of each rival")
+    parser.add_argument("--only", choices=tuple(GUIDANCES), help="rivals: of this guidance; the rest is kept")
     options = parser.parse_args()
     try:
         kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
@@ -435,12 +459,11 @@ def main() -> int:
             raise DcacheError("--folder is missing: where the profiles and the searches are")
         if options.what == "strategies":
             found: Any = strategies(options.folder, options.budget, options.seeds, options.workers)
+        elif options.what == "rivals":
+            modes = [options.only] if options.only else list(GUIDANCES)
+            found = kept.get("rivals", {}) | rivals(options.folder, options.repeats, modes)
         else:
-            found = (
-                rivals(options.folder, options.repeats)
-                if options.what == "rivals"
-                else transfer(options.folder)
-            )
+            found = transfer(options.folder)
         kept |= {options.what: found, "machine": machine(), "versions": versions()}
         print(f"wrote {write_json(KEPT, kept)}")
     except (DcacheError, OSError, ValueError) as error:
