@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dcache.containers import copy_containers, signature
+from dcache.containers import copy_containers, gpus, signature
 from dcache.errors import DcacheError
 from dcache.history import Branch, History, bytes_of, tensors_of
 from dcache.shrink import Rung, coarser, largest_rung, rungs, shrink
@@ -250,7 +250,7 @@ def repeat(session: Session, call: Call, inner: Callable[..., Any], kept: Any) -
     session.gauge(repeated, args, kwargs)
     if observing:
         session.binding.observe()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(gpus(*kept)):
         whole = session.binding.whole
         output = inner(*args, **kwargs) if whole is None else whole.run(repeated, inner, args, kwargs)[0]
     session.check(repeated, output, inner, kept)

@@ -43,6 +43,12 @@ def copy_containers(value: Any) -> Any:
     return value
 
 
+def gpus(*values: Any) -> list[int]:
+    """Indices of the CUDA devices that tensors among these lie on, for `torch.random.fork_rng`."""
+    leaves = pytree.tree_leaves(values)
+    return sorted({one.get_device() for one in leaves if isinstance(one, torch.Tensor) and one.is_cuda})
+
+
 def signature(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable:
     """What must stay the same for two calls to share histories: shapes, dtypes, devices, flags, lengths."""
     marks: list[Hashable] = []

@@ -100,7 +100,13 @@ class Region:
             entries: for each leaf the input it continues, or None.
         """
         slots = self._make_room(call).spare
-        return [self.codec.open(x, slots[i] if i < len(slots) else None) for i, x in enumerate(entries)]
+        return [
+            # What nobody reads is not stored.
+            self.codec.open(x, slots[i] if i < len(slots) else None)
+            if self.live is None or self.live[i]
+            else None
+            for i, x in enumerate(entries)
+        ]
 
     def remember(self, call: Call, opened: Sequence[torch.Tensor | None], leaves: Sequence[Any]) -> None:
         """Store an anchor.

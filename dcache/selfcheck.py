@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dcache.containers import copy_containers, flatten, same
+from dcache.containers import copy_containers, flatten, gpus, same
 from dcache.lowering import RunRegion
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _replay(session: Session, call: Call, inner: Callable[..., Any], kept: Any, 
     before = session.call
     session.call = replay
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(gpus(*kept)):
             again = inner(*copy_containers(kept[0]), **copy_containers(kept[1]))
     except Exception as error:
         return f"a replay with every site predicted failed ({type(error).__name__}: {error})"

@@ -88,9 +88,19 @@ def at(device: torch.device) -> AbstractContextManager[object]:
 
 
 def upload(numbers: Sequence[object], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """A small tensor of these numbers on the device, without waiting for what runs there."""
-    host = torch.tensor(numbers, dtype=dtype)
-    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
+    """A small tensor of these numbers on the device, without waiting for what runs there.
+
+    Raises:
+        DcacheError: a CUDA graph is being captured: by its replays the memory copied from is another's.
+    """
+    if device.type != "cuda":
+        return torch.tensor(numbers, dtype=dtype)
+    if torch.cuda.is_current_stream_capturing():
+        raise DcacheError(
+            "a CUDA graph is being captured, and its replays would repeat this call's decisions and numbers: "
+            "capture blocks, not the sums that dcache makes around them; or give weights as a tensor"
+        )
+    return torch.tensor(numbers, dtype=dtype).pin_memory().to(device, non_blocking=True)
 
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)

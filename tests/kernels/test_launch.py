@@ -77,6 +77,13 @@ def test_the_reference_runs_without_triton():
     assert ran.stdout.strip() == "[3.0, 3.0]"
 
 
+def test_numbers_are_not_uploaded_into_a_cuda_graph(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(DcacheError, match="a CUDA graph is being captured"):
+        launch.upload([0.5], torch.float32, torch.device("cuda"))
+    assert launch.upload([0.5], torch.float32, torch.device("cpu")).tolist() == [0.5]
+
+
 @gpu
 def test_on_a_gpu_it_is_taken_from_its_size_on(monkeypatch):
     monkeypatch.setattr(launch, "mode", "auto")

@@ -227,7 +227,7 @@ def test_weights_may_be_a_tensor(path):
 
 
 def test_the_same_weights_are_uploaded_once(kernels, monkeypatch):
-    launching.numbers.cache_clear()
+    launching._uploaded.cache_clear()
     seen: list[Any] = []
     upload = launch.upload
     monkeypatch.setattr(launch, "upload", lambda *given: seen.append(given[0]) or upload(*given))
@@ -260,6 +260,13 @@ def test_blocks_give_the_same_bits(monkeypatch, dtype, kept, shape):
     assert torch.equal(blocks.weighted_sum(None, anchors, MORE[:3], dtype), whole[1])
     row = anchors[0].numel() // anchors[0].scale.numel() if isinstance(anchors[0], Packed) else 1
     assert len(calls) == 2 * -(-base.numel() // (64 * row))
+
+
+@pytest.mark.parametrize("kept", [torch.int8, torch.float8_e4m3fn])
+def test_a_packed_anchor_times_a_weight_is_rounded_once(kept):
+    z = stored(tensor(4, 192), kept)
+    found = weighted_sum(None, [z], [0.3], torch.bfloat16)
+    assert torch.equal(found, (z.float32() * 0.3).to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

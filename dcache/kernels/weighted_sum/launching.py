@@ -85,9 +85,15 @@ def on(weights: Weights, device: torch.device) -> torch.Tensor:
     return numbers(tuple(weights), device)
 
 
-@lru_cache(maxsize=1024)
 def numbers(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    """These numbers in float32 on the device, uploaded once."""
+    """These numbers in float32 on the device, uploaded once for each of its streams."""
+    # Another stream might read before the upload is there.
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    return _uploaded(values, device, stream)
+
+
+@lru_cache(maxsize=1024)
+def _uploaded(values: tuple[float, ...], device: torch.device, stream: int) -> torch.Tensor:
     return launch.upload(values, torch.float32, device)
 
 

@@ -76,7 +76,10 @@ def _rounds_once(
     gate: torch.Tensor | None,
 ) -> bool:
     """Whether the sum is one product, so that it need not be wider than its result."""
-    return base is None and gate is None and len(anchors) == 1 and (w[0] == 1.0 or anchors[0].dtype == dtype)
+    if base is not None or gate is not None or len(anchors) > 1:
+        return False
+    (only,) = anchors
+    return w[0] == 1.0 or (isinstance(only, torch.Tensor) and only.dtype == dtype)
 
 
 def _is_free(
