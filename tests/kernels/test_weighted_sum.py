@@ -264,7 +264,7 @@ def test_blocks_give_the_same_bits(monkeypatch, dtype, kept, shape):
 
 @pytest.mark.parametrize("kept", [torch.int8, torch.float8_e4m3fn])
 def test_a_packed_anchor_times_a_weight_is_rounded_once(kept):
-    z = stored(tensor(4, 192), kept)
+    z = stored(tensor(4, 192, dtype=torch.bfloat16), kept)
     found = weighted_sum(None, [z], [0.3], torch.bfloat16)
     assert torch.equal(found, (z.float32() * 0.3).to(torch.bfloat16))
 
