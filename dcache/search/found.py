@@ -212,6 +212,7 @@ def draw(path: Path, search: Search, front: list[Member], volumes: list[float]) 
     right.set_ylabel("hypervolume, first prompts", color=INK)
     for axes in (left, right):
         axes.grid(color=GRID, linewidth=0.7)
+        axes.set_axisbelow(True)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     figure.tight_layout()
