@@ -16,7 +16,7 @@ from dcache.errors import DcacheError
 from dcache.eval.contest import Contestant
 from dcache.eval.specs import Choice
 from dcache.kernels import launch
-from dcache.kernels.weighted_sum import blocks
+from dcache.kernels.weighted_sum import blocks, reference
 
 # One setting for both libraries: three computed from the start, then every fourth evaluation.
 INTERVAL, WARMUP = 4, 3
@@ -115,15 +115,16 @@ def summed(how: str) -> Iterator[None]:
     """
     if how not in SUMS:
         raise DcacheError(f"sums must be one of {', '.join(SUMS)}, got {how!r}")
-    mode, reference = launch.mode, blocks.weighted_sum
+    mode, plain = launch.mode, (blocks.weighted_sum, reference.weighted_sum)
     try:
         if how != "auto":
             launch.mode = "off"
         if how == "chain":
-            blocks.weighted_sum = eager_chain
+            # Large sums go through the one, small ones to the other at once.
+            blocks.weighted_sum = reference.weighted_sum = eager_chain
         yield
     finally:
-        launch.mode, blocks.weighted_sum = mode, reference
+        launch.mode, (blocks.weighted_sum, reference.weighted_sum) = mode, plain
 
 
 def eager_chain(

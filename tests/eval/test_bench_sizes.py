@@ -19,7 +19,7 @@ import dcache
 from dcache.errors import DcacheError
 from dcache.eval.watch import Cost
 from dcache.kernels import launch
-from dcache.kernels.weighted_sum import blocks, weighted_sum
+from dcache.kernels.weighted_sum import blocks, reference, weighted_sum
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RUN = EXAMPLES / "bench_sizes" / "run.py"
@@ -160,15 +160,15 @@ def test_branches_that_decide_apart_are_read_call_by_call() -> None:
 def test_sums_are_the_asked_ones_inside_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     entrants = script("entrants")
     monkeypatch.setattr(launch, "mode", "auto")
-    reference = blocks.weighted_sum
+    before = blocks.weighted_sum, reference.weighted_sum
     base, a, b = torch.randn(3, 5, 7, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(0))
     asked = (base, [a, b], [1.5, -0.5], torch.bfloat16)
     with entrants.summed("chain"):
         assert launch.mode == "off"
         assert torch.equal(weighted_sum(*asked), base + (a * 1.5 + b * -0.5))
     with entrants.summed("off"):
-        assert (launch.mode, blocks.weighted_sum) == ("off", reference)
-    assert (launch.mode, blocks.weighted_sum) == ("auto", reference)
+        assert (launch.mode, blocks.weighted_sum, reference.weighted_sum) == ("off", *before)
+    assert (launch.mode, blocks.weighted_sum, reference.weighted_sum) == ("auto", *before)
     gate, out = torch.full((5, 1), 2.0).bfloat16(), torch.empty_like(a)
     assert entrants.eager_chain(*asked, gate=gate, out=out) is out
     assert torch.equal(out, base + gate * (a * 1.5 + b * -0.5))
