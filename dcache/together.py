@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dcache.kernels import launch
 from dcache.kernels.weighted_sum import Job, weighted_sum, weighted_sums
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Together:
         self.call: Call | None = None
 
     def leaves(self, region: Region, call: Call) -> Made | None:
-        """What a region predicts, if that is summed together with others; None if it is to sum alone."""
+        """What a region on kernels predicts, if that is summed with others; None if it is to sum alone."""
         if self.call is not call:
             self._look_ahead(region, call)
         if region in self.waiting:
@@ -67,8 +66,6 @@ class Together:
         """Note which regions are predicted from anchors alone: this one, and those whose turns will come."""
         self.rest()
         self.call = call
-        if not _on_kernels(first):
-            return
         decisions, guidance = self.session.decisions, self.session.binding.guidance
         # In the order of the blocks, so that what is ready is soon asked for.
         for region in sorted(self.session.binding.regions, key=_depth):
@@ -105,13 +102,6 @@ class Together:
             if any(jobs):
                 self.ready[region] = [None if job is None else next(sums) for job in jobs]
         self.held = total
-
-
-def _on_kernels(region: Region) -> bool:
-    """Whether kernels run where a region's anchors lie."""
-    newest = region.history.leaves[-1] if region.history is not None else ()
-    leaf = next((leaf for leaf in newest if leaf is not None), None)
-    return leaf is not None and launch.possible(leaf.device)
 
 
 def _depth(region: Region) -> int:

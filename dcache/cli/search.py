@@ -125,7 +125,8 @@ def run(arguments: argparse.Namespace) -> int:
     from dcache.profile import Profile
     from dcache.search.evolve import identity_of, opened, rungs, search, space_of
 
-    ways, prompts, wanted = _ways(arguments), prompts_of(arguments), _speedup(arguments.pick)
+    wanted = _speedup(arguments.pick)
+    ways, prompts = _ways(arguments, wanted), prompts_of(arguments)
     if arguments.workers < 1:
         raise DcacheError(f"--workers must be at least 1, got {arguments.workers}")
     profile, launch = Profile.load(arguments.profile), join(arguments.device)
@@ -277,7 +278,7 @@ def _silent(_: Search) -> None:
     """All processes but the first."""
 
 
-def _ways(arguments: argparse.Namespace) -> Ways:
+def _ways(arguments: argparse.Namespace, wanted: float | None) -> Ways:
     from dcache.search.evolve import Ways
 
     asked: dict[str, Any] = dict(ECAD) if arguments.ecad else {}
@@ -287,8 +288,8 @@ def _ways(arguments: argparse.Namespace) -> Ways:
             asked[field.name] = value
     if arguments.no_seeds:
         asked["seeds"] = False
-    if arguments.pick is not None:
-        asked["wanted"] = (_speedup(arguments.pick),)
+    if wanted is not None:
+        asked["wanted"] = (wanted,)
     return Ways(**asked)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,6 @@ class Judge:
     held: Sequence[str] = ()
     _renderers: dict[int, Renderer] = field(default_factory=dict, init=False)
     _uncached: dict[tuple[str, int], Any] = field(default_factory=dict, init=False)
-    _paired: bool | None = field(default=None, init=False)
-    _halves: tuple[Renderer, Renderer] | None = field(default=None, init=False)
     _readers: dict[str, Reader] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -106,12 +105,13 @@ class Judge:
         Raises:
             DcacheError: there is one prompt alone, and none to check on.
         """
-        fitting, checking = self._parts()
+        fitting, checking = self._parts
         mean, apart = beginning(schedule, self.paired)
         found = fit(schedule, fitting, checking, mean, STEPS, apart)
         told = {"before": found.before, "after": found.after, "rendered": found.rendered}
         return {"fitted": told_of(found), **told}
 
+    @cached_property
     def _parts(self) -> tuple[Renderer, Renderer]:
         """To fit on, and to check on."""
         if len(self.rungs) > 1:
@@ -120,18 +120,15 @@ class Judge:
         if len(prompts) < 2:
             raise DcacheError("weights are fitted on some prompts and checked on others: give two or more")
         cut = max(1, len(prompts) // 3)
-        found = self._halves = self._halves or (
+        return (
             Renderer(self.subject, prompts[cut:], self.seed + cut, self.batch_size),
             Renderer(self.subject, prompts[:cut], self.seed, self.batch_size),
         )
-        return found
 
-    @property
+    @cached_property
     def paired(self) -> bool:
         """Whether guidance makes one batch of both branches; looked at once, in a call of the pipeline."""
-        if self._paired is None:
-            self._paired = paired(self.subject, self.rungs[0][0], self.seed)
-        return self._paired
+        return paired(self.subject, self.rungs[0][0], self.seed)
 
     def better(self, name: str) -> int:
         """1 where higher values of a metric are better, else -1."""

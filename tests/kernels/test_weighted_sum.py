@@ -136,7 +136,8 @@ def test_a_gate_multiplies_the_sum_alone(path, shape, gate, kept, with_base):
 
 def test_gates_of_tokens_are_the_kernels(only_kernels):
     for gate in (tensor(2, 1, 65), tensor(1, 1, 65)):
-        weighted_sum(None, [tensor(2, 7, 65)], [1.0], torch.float32, gate=gate)
+        z = tensor(2, 7, 65)
+        assert torch.equal(weighted_sum(None, [z], [1.0], torch.float32, gate=gate), gate * z)
 
 
 @pytest.mark.parametrize("kind", ["transposed", "strided", "channels last", "expanded"])

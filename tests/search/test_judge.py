@@ -97,10 +97,10 @@ def test_weights_are_fitted_on_the_rest_and_checked_on_the_first(monkeypatch: py
     found = judge()
     first, rest = Pictures(), Pictures()
     found._renderers = {0: first, 1: rest}  # type: ignore[dict-item]
-    fitting, checking = found._parts()
+    fitting, checking = found._parts
     assert fitting is rest
     assert checking is first
     # Of one rung the first third is checked on; every picture keeps its seed.
     monkeypatch.setattr("dcache.search.judge.Renderer", lambda _subject, *what: what)
     alone = Judge(SimpleNamespace(kind="image"), [list("abcdefg")], seed=5)  # type: ignore[arg-type]
-    assert alone._parts() == ((list("cdefg"), 7, 8), (list("ab"), 5, 8))
+    assert alone._parts == ((list("cdefg"), 7, 8), (list("ab"), 5, 8))
