@@ -6,11 +6,11 @@
 """
 
 from dcache import methods
+from dcache.api import disable, enable, enabled, memory_estimate, stats, step, trace
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.method import Method
 from dcache.schedule import Schedule
 from dcache.stats import Stats
-from dcache.wrap import disable, enable, enabled, memory_estimate, stats, step, trace
 
 __version__ = "0.1.0"
 

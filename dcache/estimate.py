@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dcache.components import denoisers
+from dcache.cache.history import tensors_of
 from dcache.errors import DcacheError
-from dcache.history import tensors_of
+from dcache.identity.denoisers import denoisers
 
 if TYPE_CHECKING:
     from dcache.method import Method
@@ -25,7 +25,7 @@ class _EnoughError(Exception):
 
 def estimate(target: Any, method: Method | Schedule, call_kwargs: dict[str, Any]) -> int:
     """Bytes of the histories once they are full (order + 1 anchors per site and branch)."""
-    from dcache import wrap
+    from dcache import api as wrap
 
     found = denoisers(target)
     if not found:

@@ -6,19 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dcache.codecs import Codec, parse
-from dcache.corrections import Corrections
+from dcache.cache.codec import Codec, parse
 from dcache.errors import DcacheError
-from dcache.fitted import Fitted
 from dcache.predictors import Predictor, Reuse
+from dcache.predictors.corrections import Corrections
 from dcache.probes import Probe
-from dcache.run import CLOCKS
+from dcache.schedule.noise_levels import check_grid
+from dcache.schedule.plan import check_clock_fits, check_terms
 from dcache.schedulers import Rule
-from dcache.sigmas import check_grid
-from dcache.sites import Site
-
-BRANCHES = ("separate", "together")
-SIBLINGS = ("drop", "bands")
+from dcache.sites.site import Site
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class Method:
         probe: what a dynamic rule looks at, or None for a rule that looks at nothing.
         fixed: whether the rule knows sites by name or kind, so that it makes no sense on the whole model.
         sibling: at the site `guidance`, how the branch without the prompt follows from the one with it, as in
-            `dcache.guidance`; "" elsewhere.
+            `dcache.engine.lowering.guidance`; "" elsewhere.
         steps: number of evaluations the rule is made for, or None.
         corrections: of what is predicted, by channel, or None.
         sigmas: noise levels that the sampler is given in place of its own, one for each evaluation and the
@@ -67,18 +63,8 @@ class Method:
 
     def __post_init__(self) -> None:
         """Check what can be checked without a model."""
-        if self.codec is not None:
-            parse(self.codec)
-        if self.clock is not None and self.clock not in CLOCKS:
-            raise DcacheError(f"clock must be one of {', '.join(CLOCKS)} or None, got {self.clock!r}")
-        if self.branches not in BRANCHES:
-            raise DcacheError(f"branches must be one of {', '.join(BRANCHES)}, got {self.branches!r}")
-        if isinstance(self.predictor, Fitted) and self.clock != "step":
-            raise DcacheError(
-                f"fitted weights are listed by evaluation: clock must be 'step', got {self.clock!r}"
-            )
-        if self.sibling and self.sibling not in SIBLINGS:
-            raise DcacheError(f"sibling must be one of {', '.join(SIBLINGS)}, got {self.sibling!r}")
+        check_terms(self.codec, self.clock, self.branches, self.sibling)
+        check_clock_fits(self.predictor, self.clock)
         if self.sigmas:
             check_grid(self.sigmas, self.steps)
         if not self.sites or not all(isinstance(s, str) for s in self.sites):

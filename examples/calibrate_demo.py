@@ -19,10 +19,10 @@ from dcache.demo import pictures
 from dcache.demo.pipeline import SCHEDULES
 from dcache.errors import DcacheError
 from dcache.eval.subject import load
-from dcache.files import make_folder
 from dcache.search.calibrate import calibrate
 from dcache.search.planned import check
 from dcache.search.render import Renderer
+from dcache.util.files import make_folder
 
 # No other seed of the examples draws these captions.
 SEED = 7

@@ -31,12 +31,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dcache.discovery import discover
 from dcache.errors import DcacheError
 from dcache.eval.machine import versions
 from dcache.eval.subject import Subject, load
 from dcache.search import coefficients
 from dcache.search.observe import denoiser_of, observe
+from dcache.sites.discovery import discover
 
 PROMPTS = (
     "a photo of a red fox in the snow",

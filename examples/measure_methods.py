@@ -29,7 +29,7 @@ from dcache.eval.machine import machine, versions
 from dcache.eval.specs import Choice, shipped
 from dcache.eval.subject import Subject, load
 from dcache.eval.words import size
-from dcache.files import write, write_json
+from dcache.util.files import write, write_json
 
 DOCS = Path(__file__).parent.parent / "docs"
 GUIDANCES = {"on": GUIDANCE, "off": 1.0}

@@ -27,16 +27,16 @@ from dcache.demo.video import clips
 from dcache.errors import DcacheError
 from dcache.eval.machine import machine, versions
 from dcache.eval.subject import Subject, load
-from dcache.files import write, write_json
 from dcache.profile import Profile
 from dcache.schedule import Schedule
-from dcache.schedulers.gram import line_slopes, slopes
-from dcache.schedulers.plans import make, scheduled
-from dcache.schedulers.plans.pairs import clock_values, how
+from dcache.schedulers.planners import make, scheduled
+from dcache.schedulers.planners.gram import line_slopes, slopes
+from dcache.schedulers.planners.pairs import clock_values, how
 from dcache.search.closed_loop import fit, with_slopes
 from dcache.search.observe import observe
 from dcache.search.placing import even
 from dcache.search.render import Renderer
+from dcache.util.files import write, write_json
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

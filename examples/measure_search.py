@@ -25,7 +25,6 @@ from typing import Any
 
 from measure_methods import SETTINGS, choice, fill, refusal
 
-from dcache import cost
 from dcache.demo.pipeline import GUIDANCE, SCHEDULES, STEPS
 from dcache.demo.shipped import shipped_schedules
 from dcache.errors import DcacheError, DcacheWarning
@@ -36,16 +35,16 @@ from dcache.eval.machine import machine, versions
 from dcache.eval.prompts import read
 from dcache.eval.specs import Choice
 from dcache.eval.subject import Subject, load
-from dcache.files import make_folder, write_json
-from dcache.profile import Profile
+from dcache.profile import Profile, cost
 from dcache.schedule import Schedule
-from dcache.schedulers.plans import PLANNERS, for_speedup
+from dcache.schedulers.planners import PLANNERS, for_speedup
 from dcache.search.evolve import Ways, identity_of, opened, rungs, search
 from dcache.search.found import growth
 from dcache.search.judge import Judge
 from dcache.search.render import Renderer
 from dcache.search.team import Workers
 from dcache.search.transfer import carried
+from dcache.util.files import make_folder, write_json
 
 DOCS = Path(__file__).parent.parent / "docs"
 KEPT = DOCS / "search.json"

@@ -8,7 +8,7 @@ from typing import Any
 
 from dcache.method import Method
 from dcache.schedulers import Moment, Rule
-from dcache.sites import Site
+from dcache.sites.site import Site
 
 DEPTH = 4
 

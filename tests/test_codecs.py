@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dcache.codecs import parse
+from dcache.cache.codec import parse
 from dcache.errors import DcacheError
 from dcache.kernels.packed import Packed
 from dcache.kernels.weighted_sum import weighted_sum

@@ -7,7 +7,7 @@ import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import nn
 
-from dcache.containers import argument_names, copy_containers, flatten, rebuild, same, signature
+from dcache.intercept.pytree import argument_names, copy_containers, flatten, rebuild, same, signature
 
 Pair = namedtuple("Pair", "a b")
 X, Y = torch.randn(2, 3), torch.randn(4)

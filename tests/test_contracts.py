@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from dcache.containers import flatten
-from dcache.contracts import Prober, named_tensors
+from dcache.intercept.pytree import flatten
+from dcache.sites.streams import Prober, named_tensors
 
 
 class One(nn.Module):

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dcache.corrections import Correction, Corrections
 from dcache.errors import DcacheError
+from dcache.methods.replay import replay
+from dcache.predictors.corrections import Correction, Corrections
 from dcache.schedule import Plan, Schedule
 
 ROW = (True, False, False, True, False, False)
@@ -99,7 +100,7 @@ def test_corrections_and_levels_decide_the_pictures_and_so_the_digest():
     assert schedule().canonical().digest() == schedule().digest()
 
 
-def test_stretching_is_refused_and_as_method_hands_on():
+def test_stretching_is_refused_and_replay_hands_on():
     levels = tuple(1 - i / 6 for i in range(7))
     assert schedule().stretch(6) == schedule()
     with pytest.raises(DcacheError, match="belong to its 6 evaluations"):
@@ -108,7 +109,7 @@ def test_stretching_is_refused_and_as_method_hands_on():
         Schedule.of_steps([0], 6).stretch(6).__class__(
             6, {"": Plan({"*": {"trunk": ROW}})}, sigmas=levels
         ).stretch(3)
-    method = schedule(sigmas=levels).as_method()
+    method = replay(schedule(sigmas=levels))
     assert (method.corrections, method.sigmas) == (tables(), levels)
 
 

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from dcache import cost
 from dcache.errors import DcacheError
-from dcache.profile import Latencies
+from dcache.profile import Latencies, cost
 from dcache.schedule import Plan, Schedule
 
 TIMED = Latencies(

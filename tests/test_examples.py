@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import dcache
-from dcache.components import config_digest
 from dcache.demo.pipeline import COEFFICIENTS, GUIDANCE, STEPS, call_options, load_pipeline
 from dcache.eval.specs import parse
+from dcache.identity.denoisers import config_digest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

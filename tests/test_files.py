@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.files import make_folder, write, write_json
+from dcache.util.files import make_folder, write, write_json
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import torch
 
 import dcache
 from dcache.errors import DcacheError
-from dcache.fitted import Fitted
 from dcache.method import Method
 from dcache.predictors import make
+from dcache.predictors.fitted import Fitted
 from dcache.schedule import Plan, Schedule
 from tests.shapes import PIXART
 

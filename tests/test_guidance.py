@@ -11,14 +11,14 @@ from torch import nn
 
 import dcache
 from dcache import DcacheError, DcacheWarning, Schedule
-from dcache.calls import Call
-from dcache.guidance import GuidanceRegion, Pair, Seen
-from dcache.history import Branch
+from dcache.cache.history import Branch
+from dcache.engine.call import Call
+from dcache.engine.lowering.guidance import GuidanceRegion, Pair, Seen
+from dcache.engine.lowering.guidance_math import cond_is_first, rows_of, split
+from dcache.engine.session import session_of
+from dcache.identity.run import Run
 from dcache.method import Method
-from dcache.run import Run
 from dcache.schedulers import Listed
-from dcache.session import session_of
-from dcache.siblings import cond_is_first, rows_of, split
 from tests.families import FAMILIES
 from tests.shapes import SHAPES, generator
 

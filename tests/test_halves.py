@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import dcache
-from dcache.calls import Call
+from dcache.cache.history import Branch
+from dcache.engine.call import Call
 from dcache.errors import DcacheError, DcacheWarning
-from dcache.fitted import Fitted
-from dcache.halves import apart
-from dcache.history import Branch
 from dcache.predictors import Reuse, make
+from dcache.predictors.fitted import Fitted
+from dcache.predictors.guided_pair import apart
 from dcache.schedule import Plan, Schedule
 from tests.shapes import PIXART, STEPS, WAN
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from dcache.history import Branch, History, bytes_of
+from dcache.cache.history import Branch, History, bytes_of
 from dcache.kernels.packed import Packed
 from dcache.probes import Gauge
 

@@ -1,6 +1,6 @@
 """Canonical schedules against a toy network that is run: dropping the dead computes changes no bit.
 
-The toy's executor runs a table as an engine would. Of `dcache.liveness` it takes only the order of names.
+The toy's executor runs a table as an engine would. Of `schedule.liveness` it takes only the order of names.
 """
 
 import random
@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from dcache.liveness import live_rows, span_of
 from dcache.predictors import Newton
+from dcache.schedule.liveness import live_rows
+from dcache.sites.names import span_of
 
 LAYOUTS = {
     "sublayers": ["attn:0", "mlp:0", "attn:1", "mlp:1"],

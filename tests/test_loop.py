@@ -3,7 +3,7 @@
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.loop import MOST_BRANCHES, Loop
+from dcache.identity.loop import MOST_BRANCHES, Loop
 
 
 def walk(values, is_sigma=False):

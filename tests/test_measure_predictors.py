@@ -12,8 +12,8 @@ from dcache import predictors
 from dcache.errors import DcacheError
 from dcache.profile import Profile, Tables
 from dcache.schedule import Schedule
-from dcache.schedulers.gram import combination
-from dcache.schedulers.plans.pairs import clock_values
+from dcache.schedulers.planners.gram import combination
+from dcache.schedulers.planners.pairs import clock_values
 from dcache.search.render import Renderer
 
 T = 12

@@ -6,8 +6,9 @@ from math import factorial
 import numpy as np
 import pytest
 
+from dcache.engine.weight_cache import Lately
 from dcache.errors import DcacheError
-from dcache.predictors import MAX_ORDER, Foca, Hermite, Lately, Linear, Newton, Reuse, Taylor, make
+from dcache.predictors import MAX_ORDER, Foca, Hermite, Linear, Newton, Reuse, Taylor, make
 
 ANCHORS = [0, 4, 8, 12, 16, 20]
 

@@ -15,12 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dcache
 from dcache import DcacheError, methods
+from dcache.engine.session import session_of
 from dcache.method import Method
 from dcache.methods.easycache import RateGauge
 from dcache.methods.seacache import SignalGauge
 from dcache.probes import Gauge, Probe, StepGauge
 from dcache.schedulers import Accumulated, Listed
-from dcache.session import session_of
 from tests.engine.toys import Double, Toy, walk
 from tests.laws.product import PRESETS
 from tests.shapes import PIXART, SHAPES, STEPS, Shape, at_step_end, generator

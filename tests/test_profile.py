@@ -11,7 +11,7 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.profile import Latencies, Profile, Tables
-from dcache.profile_file import FORMAT
+from dcache.profile.file import FORMAT
 
 STEPS = 4
 

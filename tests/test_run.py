@@ -19,8 +19,9 @@ from diffusers import (
 )
 
 from dcache.errors import DcacheError
-from dcache.run import CLOCKS, Run
-from dcache.sampler import Listener, tap
+from dcache.identity.clock import CLOCKS
+from dcache.identity.run import Run
+from dcache.identity.sampler import Listener, tap
 
 SAMPLERS = {
     "DDIM": (DDIMScheduler, 6),

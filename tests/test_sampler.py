@@ -18,7 +18,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from dcache.sampler import Listener, is_sampler, tap, tap_of
+from dcache.identity.sampler import Listener, is_sampler, tap, tap_of
 
 SAMPLERS = [
     DDIMScheduler,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dcache.errors import DcacheError
+from dcache.methods.replay import replay
 from dcache.schedule import Plan, Schedule
 from tests.moments import moment
 
@@ -165,7 +166,7 @@ def test_without_its_checksum_an_edit_is_checked_and_whatever_loads_works(file, 
             continue
         accepted += 1
         for name in loaded.components:
-            loaded.as_method(name)
+            replay(loaded, name)
         loaded.digest()
         loaded.stretch(9).canonical()
         assert json.loads(loaded.save(tmp_path / "again.json").read_text())["steps"] == loaded.steps
@@ -293,8 +294,8 @@ def test_of_steps():
         Schedule.of_steps([], 0)
 
 
-def test_as_method_computes_where_the_table_says():
-    method = FULL.as_method("transformer", single=False)
+def test_replay_computes_where_the_table_says():
+    method = replay(FULL, "transformer", single=False)
     assert (method.codec, method.clock, method.steps, method.predicts) == (
         "value:bfloat16",
         "logsnr",
@@ -305,7 +306,7 @@ def test_as_method_computes_where_the_table_says():
     for branch, text in (("cond", "110100"), ("uncond", "100100")):
         asked = [method.rule(moment(i, 6, site="run:1-3", branch=branch)) for i in range(6)]
         assert asked == ["schedule" if c else None for c in row(text)]
-    assert not Schedule.of_steps(range(4), 4).as_method().predicts
+    assert not replay(Schedule.of_steps(range(4), 4)).predicts
 
 
 def test_a_component_is_found_by_name_or_if_it_is_the_only_one():

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dcache.errors import DcacheError
-from dcache.sigmas import adjusted, put
+from dcache.identity.noise_grid import put
+from dcache.schedule.noise_levels import adjusted
 
 TRAIN = 1000
 

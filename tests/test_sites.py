@@ -8,10 +8,11 @@ import torch
 from diffusers import FluxTransformer2DModel, PixArtTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from torch import nn
 
-from dcache.discovery import discover
 from dcache.errors import DcacheError
-from dcache.liveness import SITE_NAME
-from dcache.sites import SUBLAYER_KINDS, Site, cut_into_atoms
+from dcache.sites.discovery import discover
+from dcache.sites.names import SITE_NAME
+from dcache.sites.site import Site
+from dcache.sites.structure import SUBLAYER_KINDS, cut_into_atoms
 
 
 class Block(nn.Module):

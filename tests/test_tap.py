@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from dcache.tap import Intercept, MethodTap, compiled_call, intercept_of
+from dcache.intercept.method import MethodTap
+from dcache.intercept.module_call import Intercept, compiled_call, intercept_of
 
 
 class Double(Intercept):

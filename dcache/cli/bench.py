@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dcache.cli.progress import rounds
 from dcache.errors import DcacheError
-from dcache.files import make_folder
+from dcache.util.files import make_folder
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

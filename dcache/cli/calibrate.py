@@ -32,7 +32,7 @@ GIB = 1 << 30
 
 def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
-    from dcache.schedulers.plans import PLANNERS
+    from dcache.schedulers.planners import PLANNERS
 
     parser = commands.add_parser(
         "calibrate",
@@ -196,7 +196,7 @@ def _observed(
 
 def _plan(arguments: argparse.Namespace, subject: Subject, prompts: Sequence[str], tell: Teller) -> int:
     from dcache.profile import Profile
-    from dcache.schedulers.plans import for_speedup
+    from dcache.schedulers.planners import for_speedup
     from dcache.search.corrections import fit_corrections
     from dcache.search.planned import check, refuse_other
 
@@ -250,7 +250,7 @@ def _search(arguments: argparse.Namespace, subject: Subject, prompts: Sequence[s
 def _starts(arguments: argparse.Namespace, subject: Subject) -> list[Schedule]:
     """What our own planners make of the profile, if there is one."""
     from dcache.profile import Profile
-    from dcache.schedulers.plans import for_speedup
+    from dcache.schedulers.planners import for_speedup
     from dcache.search.planned import refuse_other
 
     if arguments.profile is None:

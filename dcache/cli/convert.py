@@ -71,8 +71,8 @@ def _add_export(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run_import(arguments: argparse.Namespace) -> int:
     """Read, say what was read, write a schedule or a coefficients file."""
-    from dcache.files import write_json
     from dcache.importers import read
+    from dcache.util.files import write_json
 
     options = {name: getattr(arguments, name) for name in OPTIONS}
     _refuse_same(arguments)
@@ -109,8 +109,8 @@ def run_export(arguments: argparse.Namespace) -> int:
 
 
 def _to_ecad(schedule: Schedule, arguments: argparse.Namespace) -> int:
-    from dcache.files import write_json
     from dcache.importers.ecad_export import export
+    from dcache.util.files import write_json
 
     content = export(schedule, arguments.layout, arguments.blocks, arguments.single_blocks)
     written = write_json(arguments.out, content)

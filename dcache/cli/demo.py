@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dcache.cli.progress import rounds
 from dcache.demo.settings import Settings, usual
-from dcache.files import make_folder
+from dcache.util.files import make_folder
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dcache.cli.bench import PROMPTS, add_pipeline, pipeline_options, prompts_of
 from dcache.errors import DcacheError
-from dcache.files import make_folder
+from dcache.util.files import make_folder
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

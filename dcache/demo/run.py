@@ -15,7 +15,7 @@ from dcache.eval.bench_files import results, write_schedules
 from dcache.eval.fidelity import to_uint8
 from dcache.eval.specs import parse
 from dcache.eval.subject import load
-from dcache.files import make_folder, write_json
+from dcache.util.files import make_folder, write_json
 
 FORMAT = "dcache.demo"
 

@@ -24,10 +24,10 @@ def prompts(count: int) -> list[str]:
 
 def judged(done: Bench) -> dict[str, list[float | None]]:
     """What clip-shapes and frechet-shapes say, the uncached pipeline first; nothing of broken pictures."""
+    from dcache.demo.metrics import METRICS
     from dcache.eval.fidelity import to_uint8
     from dcache.eval.metrics.base import Batch, Sample
     from dcache.eval.metrics.options import MetricOptions
-    from dcache.eval.metrics.shapes import METRICS
 
     outputs = [to_uint8(one.last.output) for one in [done.uncached, *done.methods]]
     broken = [False, *(its.broken is not None for its in done.rows)]

@@ -9,7 +9,7 @@ from typing import Any
 from dcache.eval.bench import Bench, Measured
 from dcache.eval.contest import Contestant
 from dcache.eval.rows import Row
-from dcache.files import make_folder, write_json
+from dcache.util.files import make_folder, write_json
 
 FORMAT = "dcache.bench"
 

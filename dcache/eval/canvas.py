@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcache.files import write
+from dcache.util.files import write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dcache.errors import DcacheError
-from dcache.files import TEMPORARY, make_folder
+from dcache.util.files import TEMPORARY, make_folder
 
 LOCK = ".lock"
 

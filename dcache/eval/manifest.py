@@ -13,7 +13,7 @@ from dcache.errors import DcacheError
 from dcache.eval.contest import UNCACHED, Contestant
 from dcache.eval.machine import machine, versions
 from dcache.eval.settings import differences
-from dcache.files import write_json
+from dcache.util.files import write_json
 
 FORMAT, FILE = ("dcache.eval", 1), "run.json"
 # What seconds and the last bits of pictures depend on, of machine and versions.

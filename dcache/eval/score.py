@@ -13,7 +13,7 @@ from dcache.eval.metrics.batches import REFERENCE, Batches
 from dcache.eval.metrics.features import Features
 from dcache.eval.metrics.options import MetricOptions
 from dcache.eval.tell import Tell, nobody
-from dcache.files import write_json
+from dcache.util.files import write_json
 
 if TYPE_CHECKING:
     from dcache.eval.manifest import Entry

@@ -21,8 +21,8 @@ from dcache.errors import DcacheError
 from dcache.eval.contest import Contestant
 from dcache.eval.images import decode, encode
 from dcache.eval.manifest import Entry, Item, Manifest, folder_of
-from dcache.files import make_folder, write, write_json
 from dcache.schedule import Schedule
+from dcache.util.files import make_folder, write, write_json
 
 
 class Store:

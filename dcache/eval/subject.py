@@ -99,7 +99,7 @@ class Subject:
     @property
     def denoisers(self) -> list[nn.Module]:
         """The pipeline's denoisers; none where only a run can tell."""
-        from dcache.components import denoisers
+        from dcache.identity.denoisers import denoisers
 
         return list(denoisers(self.pipe).values())
 
@@ -112,7 +112,7 @@ class Subject:
         import torch
         from torch import nn
 
-        from dcache.components import config_digest
+        from dcache.identity.denoisers import config_digest
 
         found = hashlib.sha256(type(self.pipe).__name__.encode())
         for name, part in sorted(getattr(self.pipe, "components", {}).items()):

@@ -20,8 +20,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from torch.utils.hooks import RemovableHandle
 
-from dcache.session import session_of
-from dcache.tap import MethodTap
+from dcache.engine.session import session_of
+from dcache.intercept.method import MethodTap
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

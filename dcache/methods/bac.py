@@ -12,7 +12,7 @@ from dcache.methods.coefficients import observed, table_in
 from dcache.predictors import Reuse
 from dcache.profile import Profile
 from dcache.schedulers import BySite, Listed
-from dcache.schedulers.plans import make
+from dcache.schedulers.planners import make
 
 
 @about(

@@ -11,7 +11,7 @@ from dcache.methods.coefficients import observed
 from dcache.predictors import Reuse
 from dcache.profile import Profile
 from dcache.schedulers import Listed
-from dcache.schedulers.plans import make
+from dcache.schedulers.planners import make
 
 
 @about(

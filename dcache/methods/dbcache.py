@@ -7,7 +7,7 @@ from dcache.methods.about import about
 from dcache.predictors import Predictor, Reuse, Taylor
 from dcache.probes import Probe
 from dcache.schedulers import Above, guarded
-from dcache.schedulers.rules import check_whole
+from dcache.util.checks import check_whole
 
 
 @about("DBCache, cache-dit 2025", sites="all blocks but the front and the back", families=("transformer",))

@@ -9,7 +9,7 @@ from dcache.method import Method
 from dcache.methods.about import about
 from dcache.predictors import Reuse
 from dcache.schedulers import Every, Listed, Warmup, any_of
-from dcache.schedulers.rules import check_whole
+from dcache.util.checks import check_whole
 
 
 @about("DeepCache, Ma et al. 2023, arXiv 2312.00858", sites="bracket", families=("unet",))

@@ -6,7 +6,7 @@ from dcache.method import Method
 from dcache.methods.about import about
 from dcache.predictors import Reuse
 from dcache.schedulers import Multiple, Stage, guarded
-from dcache.schedulers.combine import check_share
+from dcache.util.checks import check_share
 
 
 @about(

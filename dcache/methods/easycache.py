@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dcache.containers import flatten
+from dcache.intercept.pytree import flatten
 from dcache.kernels.changes import changes
 from dcache.method import Method
 from dcache.methods.about import about

@@ -11,7 +11,7 @@ from dcache.methods.coefficients import observed
 from dcache.predictors import Reuse
 from dcache.profile import Profile
 from dcache.schedulers import Listed
-from dcache.schedulers.plans import make
+from dcache.schedulers.planners import make
 
 
 @about("ERTACache, Peng et al. 2025, arXiv 2508.21091", sites="model", needs="a profile or steps")

@@ -32,7 +32,7 @@ def fbcache(
         warmup: evaluations computed from the start.
         last: compute the last evaluation where the number of evaluations is known.
         sites: where, as in `dcache.sites`; "auto" is all blocks but the first.
-        codec: what is remembered, as in `dcache.codecs`.
+        codec: what is remembered, as in `dcache.cache.codec`.
         branches: whether guidance branches decide "separate"ly or "together".
     """
     return Method(

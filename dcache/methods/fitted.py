@@ -10,12 +10,13 @@ from pathlib import Path
 from dcache.errors import DcacheError
 from dcache.method import Method, site_list
 from dcache.methods.about import about
+from dcache.methods.replay import replay
 from dcache.profile import Profile
 from dcache.schedule import Schedule
-from dcache.schedulers.gram import RIDGE
-from dcache.schedulers.plans import for_speedup, scheduled
-from dcache.schedulers.plans.pairs import how
-from dcache.schedulers.rules import check_number, check_whole
+from dcache.schedulers.planners import for_speedup, scheduled
+from dcache.schedulers.planners.gram import RIDGE
+from dcache.schedulers.planners.pairs import how
+from dcache.util.checks import check_number, check_whole
 
 
 @about("ours; least squares on the Gram matrix of an observed run", sites="any", needs="a profile")
@@ -52,7 +53,7 @@ def fitted(
     if isinstance(profile, str | os.PathLike):
         profile = Schedule.load(profile) if Path(profile).suffix == ".json" else Profile.load(profile)
     if isinstance(profile, Schedule):
-        return replace(profile.as_method(), name="fitted")
+        return replace(replay(profile), name="fitted")
     if order not in (1, 2):
         raise DcacheError(f"order must be 1 or 2, got {order!r}")
     check_number("ridge", ridge, 0.0)
@@ -70,7 +71,7 @@ def fitted(
         anchors = (*range(warmup), *range(warmup + interval - 1, profile.steps, interval))
     rows = {site: tuple(t for t in anchors if t < profile.steps) for site in names}
     made = scheduled(profile, "fitted", rows, **how(profile, rows, "fitted", order, ridge))
-    return replace(made.as_method(profile.component), name="fitted", parameters={**given, "order": order})
+    return replace(replay(made, profile.component), name="fitted", parameters={**given, "order": order})
 
 
 def _listed(profile: Profile, steps: Sequence[int]) -> tuple[int, ...]:

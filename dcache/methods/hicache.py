@@ -32,7 +32,7 @@ def hicache(  # noqa: PLR0913, PLR0917 - the published options and dcache's own
         warmup: evaluations computed from the start.
         last: compute the last evaluation where the number of evaluations is known.
         sites: where, as in `dcache.sites`.
-        codec: what is remembered, as in `dcache.codecs`.
+        codec: what is remembered, as in `dcache.cache.codec`.
         clock: "step" as published, or "timestep", "sigma", "logsnr".
         branches: whether guidance branches decide "separate"ly or "together".
     """

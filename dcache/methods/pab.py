@@ -7,7 +7,7 @@ from dcache.method import Method
 from dcache.methods.about import about
 from dcache.predictors import Reuse
 from dcache.schedulers import ByKind, Every, Outside, Warmup, any_of
-from dcache.schedulers.rules import check_whole
+from dcache.util.checks import check_whole
 
 
 @about("PAB, Zhao et al. 2024, arXiv 2408.12588", sites="attn, cross_attn, mlp", families=("sublayers",))

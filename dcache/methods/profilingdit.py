@@ -12,7 +12,7 @@ from dcache.methods.coefficients import observed
 from dcache.predictors import Reuse
 from dcache.profile import Profile
 from dcache.schedulers import Listed, Shrinking, guarded
-from dcache.schedulers.plans.profilingdit import SHARE, labelled, sites
+from dcache.schedulers.planners.profilingdit import SHARE, labelled, sites
 
 
 @about(

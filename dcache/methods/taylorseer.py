@@ -33,7 +33,7 @@ def taylorseer(  # noqa: PLR0913, PLR0917 - the published options and dcache's o
         last: compute the last evaluation where the number of evaluations is known.
         lite: remember only the output of the last block (one tensor per order for the whole model).
         sites: where, as in `dcache.sites`; None is all sublayers, or the trunk if `lite`.
-        codec: what is remembered, as in `dcache.codecs`.
+        codec: what is remembered, as in `dcache.cache.codec`.
         clock: "step" as published, or "timestep", "sigma", "logsnr".
         branches: whether guidance branches decide "separate"ly or "together".
     """

@@ -8,7 +8,7 @@ from dcache.method import Method
 from dcache.methods.about import about
 from dcache.predictors import Reuse
 from dcache.schedulers import ByKind, Every, Switch, Warmup, any_of
-from dcache.schedulers.rules import check_whole
+from dcache.util.checks import check_whole
 
 
 @about(

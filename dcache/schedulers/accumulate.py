@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dcache.errors import DcacheError
-from dcache.schedulers.rules import Moment, check_number
+from dcache.schedulers.rules import Moment
+from dcache.util.checks import check_number
 
 
 @dataclass(frozen=True)

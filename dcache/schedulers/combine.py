@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dcache.errors import DcacheError
-from dcache.schedulers.rules import Moment, Rule, check_number, check_whole
+from dcache.schedulers.rules import Moment, Rule
+from dcache.util.checks import check_number, check_whole
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,3 @@ class Row:
 def share_of(blocks: float, depth: int) -> int:
     """A number of blocks, given as such or as a share of the depth (a float)."""
     return round(blocks * depth) if isinstance(blocks, float) else int(blocks)
-
-
-def check_share(name: str, value: object, least: int) -> None:
-    """Raise unless this is a whole number of at least `least` or a share, a float between 0 and 1."""
-    if isinstance(value, float):
-        if not 0.0 < value < 1.0:
-            raise DcacheError(f"{name} as a share must lie between 0 and 1, got {value!r}")
-    else:
-        check_whole(name, value, least)

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from dcache.errors import DcacheError
+from dcache.util.checks import check_number, check_whole
 
 Rule = Callable[["Moment"], str | None]
 
 
 class Where(Protocol):
-    """What a rule may know of a site; `dcache.sites.Site` is one."""
+    """What a rule may know of a site; `dcache.sites.site.Site` is one."""
 
     @property
     def name(self) -> str:
@@ -207,15 +207,3 @@ def guarded(*rules: Rule, warmup: int, last: bool = False, max_run: int | None =
     """
     limit = MaxRun(max_run) if max_run is not None else None
     return any_of(Warmup(warmup), Last() if last else None, limit, *rules)
-
-
-def check_whole(name: str, value: object, least: int) -> None:
-    """Raise unless `value` is a whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise DcacheError(f"{name} must be a whole number of at least {least}, got {value!r}")
-
-
-def check_number(name: str, value: object, least: float) -> None:
-    """Raise unless `value` is a number of at least `least`."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value >= least:
-        raise DcacheError(f"{name} must be a number of at least {least}, got {value!r}")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from dcache.errors import DcacheError
-from dcache.schedulers.rules import Moment, check_whole
+from dcache.schedulers.rules import Moment
+from dcache.util.checks import check_whole
 
 
 @cache

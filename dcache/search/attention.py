@@ -19,17 +19,17 @@ import torch
 from torch import nn
 
 import dcache
-from dcache.components import denoisers
-from dcache.containers import first_tensor, flatten
-from dcache.discovery import discover
+from dcache.engine.session import Session, session_of
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.eval.subject import Subject
+from dcache.identity.denoisers import denoisers
+from dcache.intercept.pytree import first_tensor, flatten
 from dcache.profile import Profile
-from dcache.schedulers.rules import check_number, check_whole
 from dcache.search.attention_mass import Seeing, mass
 from dcache.search.foreground import foreground, patches, preference
 from dcache.search.planned import refuse_other
-from dcache.session import Session, session_of
+from dcache.sites.discovery import discover
+from dcache.util.checks import check_number, check_whole
 
 EVERY = 4
 TOP = 0.5

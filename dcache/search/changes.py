@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from dcache.calls import Call
-from dcache.discovery import discover
+from dcache.engine.call import Call
+from dcache.engine.session import Session
 from dcache.kernels.changes import changes, relative_change
 from dcache.profile import Floats
-from dcache.session import Session
+from dcache.sites.discovery import discover
 
 Now = tuple[int, torch.Tensor]
 

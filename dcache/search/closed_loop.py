@@ -8,7 +8,7 @@ right for any sampler, guidance and decoder, since nothing is assumed about them
 
 Of a prediction from two anchors one number is free: with weights that sum to one it goes on from the newest
 anchor along the line through both, by `slope` times their difference. Of a guided batch there are two: one
-for the mean of its halves, one for what is between them (`dcache.halves`).
+for the mean of its halves, one for what is between them (`dcache.predictors.guided_pair`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dcache.errors import DcacheError
-from dcache.fitted import EVERYWHERE, as_json
+from dcache.predictors.fitted import EVERYWHERE, as_json
 from dcache.schedule import Plan, Schedule
 from dcache.search.render import Pictures, Renderer
 
@@ -29,7 +29,7 @@ from dcache.search.render import Pictures, Renderer
 NUDGE = 0.05
 # Shares of the curvature that are added to it: a bold, a usual and a careful step.
 DAMPINGS = (0.03, 0.3, 3.0)
-# Slopes beyond this were fitted to noise; weights as large are refused by `dcache.fitted` anyway.
+# Slopes beyond this were fitted to noise; weights as large are refused by `dcache.predictors.fitted` anyway.
 STEEPEST = 20.0
 Slopes = Mapping[int, float]
 MEAN, APART = "mean", "apart"
@@ -86,7 +86,7 @@ def with_slopes(schedule: Schedule, slopes: Slopes, apart: Slopes | None = None)
 
 
 def table(row: Sequence[bool], slopes: Slopes) -> dict[str, dict[str, float]]:
-    """The weights of each predicted evaluation of one row, as the parameters of `dcache.fitted` have them."""
+    """The weights of each predicted evaluation of one row, as the parameters of `Fitted` have them."""
     anchors = [t for t, computed in enumerate(row) if computed]
     found: dict[int, dict[int, float]] = {}
     for t in range(len(row)):

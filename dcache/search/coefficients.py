@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dcache.errors import DcacheError
-from dcache.files import write_json
 from dcache.profile import Profile
-from dcache.schedulers.plans import smoothcache, teacache
+from dcache.schedulers.planners import smoothcache, teacache
+from dcache.util.files import write_json
 
 FORMAT, VERSION = "dcache.coefficients", 1
 ALPHA = 0.15

@@ -14,19 +14,19 @@ from dataclasses import dataclass, field, replace
 import torch
 
 import dcache
-from dcache.calls import Call
-from dcache.corrections import Correction, Corrections
+from dcache.engine.call import Call
+from dcache.engine.region import Region
+from dcache.engine.session import session_of
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.eval.subject import Subject
-from dcache.halves import Sum, apart
 from dcache.kernels.weighted_sum import weighted_sum
-from dcache.liveness import Row
 from dcache.predictors import Predictor, make
-from dcache.regions import Region
+from dcache.predictors.corrections import Correction, Corrections
+from dcache.predictors.guided_pair import Sum, apart
 from dcache.schedule import Plan, Schedule
+from dcache.schedule.liveness import Row
 from dcache.search.observe import denoiser_of
 from dcache.search.watching import Leaves, watching
-from dcache.session import session_of
 
 # A fit that explains less of the outputs' variance is worth a warning.
 POOR = 0.5

@@ -6,12 +6,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dcache import cost
 from dcache.errors import DcacheError
 from dcache.eval.contest import UNCACHED
 from dcache.eval.specs import Choice
 from dcache.eval.subject import Subject
-from dcache.profile import Profile
+from dcache.profile import Profile, cost
 from dcache.schedule import Schedule
 from dcache.search.timing import seconds_of, spread
 

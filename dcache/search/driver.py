@@ -14,8 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dcache import cost
-from dcache.profile import Profile
+from dcache.profile import Profile, cost
 from dcache.schedule import Schedule
 from dcache.search.closed_loop import slopes_of, weights_of, with_slopes
 from dcache.search.front import WORST, Objectives, nondominated, settled

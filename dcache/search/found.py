@@ -14,13 +14,13 @@ from operator import ge, le
 from pathlib import Path
 from typing import Any
 
-from dcache import files
 from dcache.errors import DcacheError
 from dcache.eval.machine import machine, versions
 from dcache.schedule import Schedule
 from dcache.search.driver import Candidate, Search
 from dcache.search.evolve import Ways
 from dcache.search.front import WORST, Objectives, hypervolume, nondominated
+from dcache.util import files
 
 FORMAT = "dcache.front"
 _OURS = re.compile(r"schedules/[\w.-]+\.schedule\.json")

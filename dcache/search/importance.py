@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from dcache.components import denoisers
 from dcache.errors import DcacheError
 from dcache.eval.processes import Team, join
 from dcache.eval.subject import Subject
+from dcache.identity.denoisers import denoisers
 from dcache.profile import Floats, Profile
 from dcache.schedule import Plan, Schedule
 from dcache.search.render import Renderer

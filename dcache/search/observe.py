@@ -12,16 +12,16 @@ from dataclasses import replace
 
 from torch import nn
 
-from dcache.components import config_digest, denoisers
-from dcache.discovery import discover
 from dcache.errors import DcacheError
 from dcache.eval.machine import machine, versions
 from dcache.eval.processes import Team, join
 from dcache.eval.subject import Subject
+from dcache.identity.denoisers import config_digest, denoisers
 from dcache.profile import Latencies, Profile
 from dcache.search.observer import Batch, Observer, Tell, device_of
 from dcache.search.passes import passes_of, sites_of
 from dcache.search.timing import latencies
+from dcache.sites.discovery import discover
 
 CAP = 2 << 30
 

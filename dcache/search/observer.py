@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 import dcache
-from dcache.calls import Call
+from dcache.engine.call import Call
+from dcache.engine.session import Session, session_of
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.eval.subject import Subject
 from dcache.profile import Profile, Tables
@@ -22,7 +23,6 @@ from dcache.search.changes import Changes
 from dcache.search.held import Held, Key, not_finite, sketch_error
 from dcache.search.passes import MODEL, Pass
 from dcache.search.watching import Leaves, watching
-from dcache.session import Session, session_of
 
 Batch = tuple[list[str], list[int]]
 Tell = Callable[[str], None]

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from dcache.errors import DcacheError
-from dcache.sites import Site, Structure
+from dcache.sites.site import Site
+from dcache.sites.structure import Structure
 
 MODEL = "model"
 EVERYTHING = ("auto", MODEL, "block", "sublayers")

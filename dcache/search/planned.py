@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dcache import cost
-from dcache.components import config_digest, denoisers
 from dcache.errors import DcacheError
 from dcache.eval.bench import bench
 from dcache.eval.machine import machine, versions
 from dcache.eval.specs import Choice
 from dcache.eval.subject import Subject
-from dcache.profile import Profile
+from dcache.identity.denoisers import config_digest, denoisers
+from dcache.profile import Profile, cost
 from dcache.schedule import Schedule
 from dcache.search.cost_check import CostCheck, check_cost
 

@@ -8,7 +8,7 @@ from itertools import chain, zip_longest
 from typing import TypeVar
 
 from dcache.errors import DcacheError, DcacheWarning
-from dcache.schedulers.plans import PLANNERS, for_speedup
+from dcache.schedulers.planners import PLANNERS, for_speedup
 from dcache.search.placing import early, even
 from dcache.search.space import Genome, Space
 

@@ -15,7 +15,7 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.profile import Profile
 from dcache.schedule import Schedule
-from dcache.schedulers.plans import scheduled
+from dcache.schedulers.planners import scheduled
 from dcache.search.closed_loop import Share, along
 
 Genome = tuple[int, ...]
@@ -190,8 +190,8 @@ def units_of(profile: Profile, what: str) -> tuple[tuple[str, ...], ...]:
 
 def fitted_weights(profile: Profile, computed: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Weights over the last two anchors for the predictor `fitted`, from the profile's Gram matrices."""
-    from dcache.fitted import Fitted
-    from dcache.schedulers.gram import table
+    from dcache.predictors.fitted import Fitted
+    from dcache.schedulers.planners.gram import table
 
     found = {site: table(profile.tables(site).gram, sorted(own)) for site, own in computed.items()}
     return Fitted({site: rows for site, rows in found.items() if rows}).parameters()

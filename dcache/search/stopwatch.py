@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcache.calls import Call
-from dcache.regions import Region
-from dcache.session import Session
+from dcache.engine.call import Call
+from dcache.engine.region import Region
+from dcache.engine.session import Session
 
 Reading = Any
 Spans = dict[int, list[tuple[Reading, Reading]]]

@@ -16,17 +16,17 @@ from typing import Any
 
 from torch import nn
 
-from dcache.components import denoisers
+from dcache.engine.session import Session, session_of
 from dcache.errors import DcacheError
 from dcache.eval.contest import UNCACHED, Contestant, one_call
 from dcache.eval.specs import Choice
 from dcache.eval.subject import Subject
 from dcache.eval.watch import counting
-from dcache.liveness import span_of
+from dcache.identity.denoisers import denoisers
 from dcache.profile import Latencies
 from dcache.schedule import Plan, Schedule
 from dcache.search.stopwatch import Readings, median, reader, seconds, stopwatch
-from dcache.session import Session, session_of
+from dcache.sites.names import span_of
 
 Batch = tuple[list[str], list[int]]
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from dcache.errors import DcacheError
-from dcache.fitted import Fitted
+from dcache.predictors.fitted import Fitted
 from dcache.schedule import Plan, Schedule
 from dcache.search.closed_loop import anchored, line, table
 

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from dcache.calls import Call
-from dcache.containers import first_tensor, flatten
-from dcache.regions import Region
-from dcache.session import Session
+from dcache.engine.call import Call
+from dcache.engine.region import Region
+from dcache.engine.session import Session
+from dcache.intercept.pytree import first_tensor, flatten
 
 Leaves = Sequence[torch.Tensor]
 MODEL = "model"

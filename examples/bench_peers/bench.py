@@ -37,7 +37,7 @@ from dcache.eval.bench_files import results, write_schedules  # noqa: E402
 from dcache.eval.contest import UNCACHED, Contestant, one_call  # noqa: E402
 from dcache.eval.fidelity import broken, to_uint8  # noqa: E402
 from dcache.eval.subject import Subject  # noqa: E402
-from dcache.files import make_folder, write_json  # noqa: E402
+from dcache.util.files import make_folder, write_json  # noqa: E402
 
 PEERS = LIBRARIES[1:]
 PROGRESS = 12

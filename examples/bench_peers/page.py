@@ -13,7 +13,7 @@ from tables import FIDELITY, SPEED, front, leaders, markdown, verdicts, winners
 
 from dcache.eval.canvas import GREY, GRID, INK, new_figure, save
 from dcache.eval.machine import heading
-from dcache.files import make_folder, write_json
+from dcache.util.files import make_folder, write_json
 
 COLOURS = {"dcache": "#1d6fd1", "cache-dit": "#d1601d", "diffusers": "#2f8f4e", "DeepCache": "#8a3fb5"}
 MARKERS = dict(zip(COLOURS, "os^D", strict=True))

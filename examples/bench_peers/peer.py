@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcache.components import denoisers
 from dcache.eval.contest import Contestant
 from dcache.eval.subject import Subject
+from dcache.identity.denoisers import denoisers
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,10 @@ from sheet import sheet, write_docs  # noqa: E402
 from dcache.errors import DcacheError  # noqa: E402
 from dcache.eval.machine import machine, versions  # noqa: E402
 from dcache.eval.subject import DTYPES, placed  # noqa: E402
-from dcache.files import write_json  # noqa: E402
 from dcache.kernels import launch  # noqa: E402
+from dcache.util.files import write_json  # noqa: E402
 
-FORMAT = "dcache.sizes"
+FORMAT = "dcache.cache.size"
 MODES = ("eager", "compiled")
 LEAST_THRESHOLD = 1e-6
 

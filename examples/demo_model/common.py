@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import T5Tokenizer
 
 from dcache.demo import pictures
-from dcache.files import write
+from dcache.util.files import write
 
 
 class Average:

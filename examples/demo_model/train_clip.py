@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from dcache.demo.judges import CLIP_SHAPES
 from dcache.demo.pictures import ATTRIBUTES, Caption, all_captions, held_out, neighbours, render
-from dcache.files import make_folder, write_json
+from dcache.util.files import make_folder, write_json
 
 # The logarithms of the logits' first and largest scale; the largest is CLIP's.
 START, LIMIT = math.log(30), math.log(100)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dcache.cli import main
 from dcache.cli.show import draw
-from dcache.corrections import Correction, Corrections
+from dcache.predictors.corrections import Correction, Corrections
 from dcache.schedule import Plan, Schedule
 
 LISTED = Schedule.of_steps([0, 1, 4], 6)

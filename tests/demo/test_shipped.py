@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 import dcache
-from dcache.components import config_digest, denoisers
 from dcache.demo.pictures import demo_captions
 from dcache.demo.pipeline import GUIDANCE, SCHEDULES, STEPS
 from dcache.demo.shipped import shipped_schedules
 from dcache.eval.subject import load
+from dcache.identity.denoisers import config_digest, denoisers
 from dcache.schedule import Schedule
 from dcache.search.render import Renderer
 

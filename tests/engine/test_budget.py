@@ -16,14 +16,16 @@ import torch
 from engine_toys import Double, Toy, integers, walk
 
 import dcache
-from dcache import DcacheError, DcacheWarning, Method, methods, wrap
-from dcache.codecs import Codec
-from dcache.fitted import Fitted
-from dcache.history import tensors_of
+from dcache import DcacheError, DcacheWarning, Method, methods
+from dcache import api as wrap
+from dcache.cache.codec import Codec
+from dcache.cache.history import tensors_of
+from dcache.cache.size import bytes_in
+from dcache.engine.degrade import lowered
+from dcache.engine.region import Region
 from dcache.predictors import Foca, Newton, Reuse, Taylor
-from dcache.regions import Region
-from dcache.shrink import lowered
-from dcache.sizes import bytes_in, read_bytes
+from dcache.predictors.fitted import Fitted
+from dcache.util.bytes import read_bytes
 from tests.families.video import WAN22
 from tests.laws.product import PRESETS
 from tests.shapes import SHAPES, Shape, before_step

@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
 import dcache
-from dcache.session import session_of
+from dcache.engine.session import session_of
 from tests.engine.coexist import ALWAYS, EVERY_2, anatomy, branches
 from tests.shapes import FLUX, SHAPES, Call, Shape
 

@@ -174,7 +174,7 @@ def test_a_model_that_peft_wrapped_before_is_found_in_its_first_run() -> None:
     first = PIXART.run(pipe)
     assert torch.equal(PIXART.run(pipe), first)
     assert not torch.equal(first, plain)
-    # Its arguments have no names, so every run's first evaluation goes by (see dcache.scout).
+    # Its arguments have no names, so every run's first evaluation goes by (see dcache.identity.detect).
     assert (dcache.stats(pipe).computed, dcache.stats(pipe).predicted) == (3, 3)
     dcache.disable(pipe)
     assert anatomy(PIXART, pipe) == anatomy(PIXART, twin)

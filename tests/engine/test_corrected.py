@@ -9,8 +9,8 @@ from engine_toys import Double, Mix, Toy, integers, walk
 from torch import nn
 
 import dcache
-from dcache.corrections import Correction, Corrections, Corrector
 from dcache.errors import DcacheError
+from dcache.predictors.corrections import Correction, Corrections, Corrector
 from dcache.schedule import Plan, Schedule
 from tests.shapes import FLUX, PIXART, SD, STEPS, WAN, Shape
 

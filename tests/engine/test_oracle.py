@@ -7,7 +7,7 @@ from torch import nn
 
 import dcache
 from dcache import methods
-from dcache.adapters.blocks import SUBLAYERS
+from dcache.sites.blocks import SUBLAYERS
 
 TIMES = [4, 3, 2, 1]
 

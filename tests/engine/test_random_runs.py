@@ -17,10 +17,11 @@ import torch
 from engine_toys import Double, Mix, Toy
 
 import dcache
-from dcache import DcacheError, Method, methods, wrap
-from dcache.codecs import Codec
-from dcache.history import History, bytes_of, tensors_of
-from dcache.regions import Region
+from dcache import DcacheError, Method, methods
+from dcache import api as wrap
+from dcache.cache.codec import Codec
+from dcache.cache.history import History, bytes_of, tensors_of
+from dcache.engine.region import Region
 
 METHODS: list[Callable[[], Method]] = [
     lambda: methods.newton(order=1, interval=2, clock="step", warmup=1),

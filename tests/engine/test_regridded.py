@@ -10,7 +10,7 @@ from engine_toys import Toy, walk
 import dcache
 from dcache.errors import DcacheError
 from dcache.schedule import Schedule
-from dcache.sigmas import adjusted
+from dcache.schedule.noise_levels import adjusted
 from tests.shapes import FLUX, PIXART, STEPS, WAN, Shape, at_step_end
 
 CASES = [(FLUX, "flow_euler", "off"), (WAN, "unipc", "sequential"), (WAN, "flow_euler", "off")]

@@ -9,7 +9,7 @@ from torch import nn
 
 import dcache
 from dcache import DcacheError, DcacheWarning, Schedule, methods
-from dcache.session import session_of
+from dcache.engine.session import session_of
 from tests.engine.toys import Mix
 from tests.shapes import generator
 

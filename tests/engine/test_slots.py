@@ -10,9 +10,9 @@ from engine_toys import Double, Toy, integers, walk
 
 import dcache
 from dcache import methods
-from dcache.codecs import Codec
-from dcache.history import tensors_of
-from dcache.session import Session, session_of
+from dcache.cache.codec import Codec
+from dcache.cache.history import tensors_of
+from dcache.engine.session import Session, session_of
 from tests.shapes import SHAPES, before_step
 
 PIXART = SHAPES["pixart"]

@@ -15,15 +15,16 @@ from engine_toys import Mix, Toy, walk
 from torch import nn
 
 import dcache
-from dcache import Method, methods, together
-from dcache.corrections import Correction, Corrections
-from dcache.fitted import Fitted
-from dcache.history import History
+from dcache import Method, methods
+from dcache.cache.history import History
+from dcache.engine import batched_sums as together
+from dcache.engine.session import Session, session_of
 from dcache.kernels import launch
 from dcache.kernels.weighted_sum import batch, launching
+from dcache.predictors.corrections import Correction, Corrections
+from dcache.predictors.fitted import Fitted
 from dcache.probes import Probe
 from dcache.schedulers import Above, Moment, guarded
-from dcache.session import Session, session_of
 from tests.families.mmdit import COGVIEW4, SD3
 from tests.laws.product import PRESETS
 from tests.shapes import SHAPES, STEPS, Shape, before_step

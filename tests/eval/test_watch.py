@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import dcache
+from dcache.engine.session import session_of
 from dcache.eval.watch import _device, counting, watched
-from dcache.session import session_of
 
 
 class Attention(nn.Module):

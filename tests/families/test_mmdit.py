@@ -9,9 +9,9 @@ from torch import nn
 
 import dcache
 from dcache import DcacheError, methods
-from dcache.contracts import Prober
-from dcache.discovery import discover
-from dcache.session import session_of
+from dcache.engine.session import session_of
+from dcache.sites.discovery import discover
+from dcache.sites.streams import Prober
 from tests.families.mmdit import (
     AURAFLOW,
     CHROMA,

@@ -18,7 +18,8 @@ from torch import nn
 
 import dcache
 from dcache import methods
-from dcache.session import session_of
+from dcache.engine.session import session_of
+from dcache.intercept.method import MethodTap
 from tests.families.unets import sdxl_model
 from tests.shapes import FLOW_EULER, NOISE_SAMPLERS, _embeds, flux_model, generator, wan_model
 
@@ -286,7 +287,7 @@ def test_a_guiders_own_methods_come_back_and_its_copy_is_plain() -> None:
     pipe = dcache.enable(build("wan"), EVERY_2)
     assert "prepare_models" in vars(pipe.guider)
     assert "prepare_models" not in vars(pipe.guider.new())
-    assert not any(isinstance(v, dcache.tap.MethodTap) for v in vars(copy.deepcopy(pipe.guider)).values())
+    assert not any(isinstance(v, MethodTap) for v in vars(copy.deepcopy(pipe.guider)).values())
     dcache.disable(pipe)
     assert "prepare_models" not in vars(pipe.guider)
 

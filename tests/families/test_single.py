@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 import dcache
-from dcache import DcacheError, DcacheWarning, discovery, methods, sites
-from dcache.session import session_of
+from dcache import DcacheError, DcacheWarning, methods
+from dcache.engine.session import session_of
+from dcache.sites import discovery, structure
 from tests.families.single import (
     DIT,
     HUNYUAN_DIT,
@@ -433,7 +434,7 @@ def test_hunyuan_run_that_cuts_none_works(run: str) -> None:
 
 def test_hunyuan_cut_skip_would_be_noticed_by_the_self_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """The refusal is no mere caution: without it the skip would carry the wrong block's output."""
-    monkeypatch.setattr(sites, "refuse_cut_joins", lambda *_: None)
+    monkeypatch.setattr(structure, "refuse_cut_joins", lambda *_: None)
     pipe = dcache.enable(hunyuan(6), methods.interval(interval=2, sites="run:1-3"))
     with pytest.warns(DcacheWarning, match="replay .* differs from the computed output"):
         HUNYUAN_DIT.run(pipe)

@@ -12,7 +12,7 @@ from torch import nn
 
 import dcache
 from dcache import DcacheError, DcacheWarning, methods
-from dcache.discovery import discover
+from dcache.sites.discovery import discover
 from tests.families.unets import DDIM, SDXL, SVD, UNETS, sdxl_model
 from tests.shapes import NOISE_SAMPLERS, SHAPES, STEPS, Call, Shape, _embeds, _ready, generator
 

@@ -598,7 +598,7 @@ def test_what_is_remembered_by_default(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n, case in CLASSES.items() if case.site != "model"])
 def test_a_predicted_evaluation_runs_nothing_of_the_site(name: str) -> None:
-    from dcache.discovery import discover
+    from dcache.sites.discovery import discover
 
     case, model = CLASSES[name], build(name)
     found = discover(model)
@@ -641,7 +641,7 @@ def test_a_loop_that_cannot_be_followed_is_refused_with_what_to_do(name: str) ->
 
 
 def test_most_of_them_are_named_nowhere_in_dcache() -> None:
-    from dcache.discovery import discover
+    from dcache.sites.discovery import discover
 
     root = Path(dcache.__file__).parent
     lines = "\n".join(path.read_text(encoding="utf-8") for path in root.rglob("*.py"))

@@ -13,8 +13,8 @@ from torch import nn
 
 import dcache
 from dcache import DcacheError, methods
-from dcache.discovery import discover
-from dcache.session import session_of
+from dcache.engine.session import session_of
+from dcache.sites.discovery import discover
 from tests.families import video
 from tests.families.video import (
     COGVIDEOX,

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from dcache import methods
-from dcache.adapters import blocks
 from dcache.cli import main
+from dcache.sites import blocks
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -9,15 +9,15 @@ import diffusers
 import pytest
 
 import dcache
-from dcache.adapters import blocks
-from dcache.discovery import discover
+from dcache.sites import blocks
+from dcache.sites.discovery import discover
 from tests.laws.product import EVERY
 from tests.shapes import Shape
 
 PACKAGE = Path(dcache.__file__).parent
 # The shipped demo models are certain models, presets name what their published numbers are for, ECAD's files
 # are of two models, which they tell by the names of their parts alone.
-MAY_NAME = {PACKAGE / "adapters" / "blocks.py", PACKAGE / "importers" / "ecad.py"}
+MAY_NAME = {PACKAGE / "sites" / "blocks.py", PACKAGE / "importers" / "ecad.py"}
 
 
 def lines_of(names: set[str]) -> int:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from dcache.discovery import discover
 from dcache.errors import DcacheError
 from dcache.importers import Imported, read
 from dcache.importers.ecad import convert
 from dcache.importers.ecad_export import export
 from dcache.importers.imported import Options
 from dcache.schedule import Plan, Rows, Schedule
+from dcache.sites.discovery import discover
 from tests.importers.published import FLUX, PIXART, SINGLE, ecad
 
 SITES = {"attn1": "attn", "attn2": "cross_attn", "ff": "mlp"}

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from dcache.corrections import Correction, Corrections
 from dcache.errors import DcacheError
 from dcache.importers import read
+from dcache.methods.replay import replay
+from dcache.predictors.corrections import Correction, Corrections
 from dcache.profile import Latencies, Profile, Tables
 from dcache.schedule import Plan, Schedule
 from tests.importers.published import bac, ecad, routers, smoothcache
@@ -93,7 +94,7 @@ def check(found: Any, folder: Path) -> None:
         numbers = [v for its in found.coefficients.values() for values in its.values() for v in values]
         assert all(map(math.isfinite, numbers))
         return
-    found.schedule.as_method()
+    replay(found.schedule)
     found.schedule.canonical()
     path = found.schedule.save(folder / "again.json")
     assert Schedule.load(path).components == found.schedule.components
@@ -174,7 +175,7 @@ def test_schedules(tmp_path: Path) -> None:
             kept += 1
             found.digest()
             for name in found.components:
-                found.as_method(name)
+                replay(found, name)
     assert 0 < kept < 120
 
 

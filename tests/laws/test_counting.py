@@ -12,7 +12,7 @@ import torch
 
 import dcache
 from dcache import methods
-from dcache.session import ModelCall, session_of
+from dcache.engine.session import ModelCall, session_of
 from tests.laws.product import PRESETS, plain
 from tests.shapes import SHAPES, Shape, at_step_end
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dcache
-from dcache.wrap import _sessions
+from dcache.api import _sessions
 from tests.families import FAMILIES
 from tests.laws.product import PRESETS, Case, product
 from tests.laws.test_memory import reachable, storages

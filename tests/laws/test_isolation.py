@@ -10,7 +10,7 @@ from torch import nn
 
 import dcache
 from dcache import Method, methods
-from dcache.session import session_of
+from dcache.engine.session import session_of
 from tests.laws.product import PRESETS
 from tests.shapes import FLUX, SD, SHAPES, STEPS, WAN, Shape, at_step_end, generator
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import dcache
 from dcache import Method, methods
-from dcache.session import Session, session_of
+from dcache.engine.session import Session, session_of
 from tests.laws.product import PRESETS, Case
 from tests.shapes import SHAPES, Shape, at_step_end, before_step
 

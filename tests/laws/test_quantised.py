@@ -9,8 +9,8 @@ import torch
 
 import dcache
 from dcache import Method
+from dcache.engine.session import session_of
 from dcache.kernels.packed import Packed
-from dcache.session import session_of
 from tests.laws.product import PRESETS
 from tests.shapes import SHAPES, Shape, before_step
 

@@ -10,7 +10,7 @@ import torch
 
 import dcache
 from dcache import methods
-from dcache.session import session_of
+from dcache.engine.session import session_of
 from tests.laws.product import PRESETS
 from tests.shapes import SHAPES, Shape, at_step_end
 

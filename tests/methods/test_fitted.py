@@ -9,10 +9,11 @@ import torch
 import dcache
 from dcache import methods
 from dcache.errors import DcacheError
-from dcache.fitted import Fitted
+from dcache.methods.replay import replay
+from dcache.predictors.fitted import Fitted
 from dcache.profile import Latencies, Profile, Tables
-from dcache.schedulers.gram import table
-from dcache.schedulers.plans import make
+from dcache.schedulers.planners import make
+from dcache.schedulers.planners.gram import table
 from tests.moments import computed_steps
 from tests.shapes import PIXART, STEPS
 
@@ -64,7 +65,7 @@ def test_files_of_profiles_and_schedules(tmp_path: Path) -> None:
     schedule = make("pairs", profile(), computes=3)
     method = methods.fitted(schedule.save(tmp_path / "made.json"))
     assert method == methods.fitted(schedule)
-    assert method.predictor == schedule.as_method().predictor
+    assert method.predictor == replay(schedule).predictor
     with pytest.raises(DcacheError, match="fitted needs profile="):
         methods.fitted()
     with pytest.raises(DcacheError, match=r"cannot read the profile .*nothing\.safetensors"):

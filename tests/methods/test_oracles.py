@@ -11,10 +11,10 @@ from torch import nn
 
 import dcache
 from dcache import DcacheError, DcacheWarning, Schedule, methods
+from dcache.engine.session import session_of
 from dcache.method import Method
 from dcache.predictors import Foca
 from dcache.schedulers import Listed
-from dcache.session import session_of
 from tests.engine.toys import Toy, integers, walk
 from tests.laws.product import ONES, plain
 from tests.moments import computed_steps

@@ -9,7 +9,7 @@ import dcache
 from dcache import methods
 from dcache.errors import DcacheError
 from dcache.eval.specs import PROFILE, parse
-from dcache.schedulers import plans
+from dcache.schedulers import planners as plans
 from tests.moments import computed_steps
 from tests.schedulers.plans.planted import drifting, profile, rows
 from tests.shapes import SHAPES, STEPS

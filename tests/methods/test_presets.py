@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dcache import methods
-from dcache.codecs import parse
+from dcache.cache.codec import parse
 from dcache.errors import DcacheError
 from dcache.method import Method, site_list
 from dcache.methods.about import FAMILIES, About
@@ -19,7 +19,7 @@ from dcache.methods.seacache import SignalGauge
 from dcache.predictors import Foca, Hermite, Linear, Newton, Reuse, Taylor
 from dcache.probes import Probe, StepGauge
 from dcache.profile import Profile, Tables
-from dcache.sites import Site
+from dcache.sites.site import Site
 from tests.moments import computed_steps
 
 NAMES = list(methods.available())
@@ -175,7 +175,7 @@ def test_a_preset_is_one_short_file(name):
 
 def test_every_file_of_a_preset_is_registered():
     files = {path.stem for path in Path(methods.__file__).parent.glob("*.py")}
-    assert files - {"__init__", "about", "coefficients"} == set(NAMES)
+    assert files - {"__init__", "about", "coefficients", "replay"} == set(NAMES)
     assert set(NAMES) <= set(methods.__all__)
 
 

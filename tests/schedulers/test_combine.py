@@ -8,8 +8,9 @@ from torch import nn
 from dcache.errors import DcacheError
 from dcache.methods import delta_dit, fastercache, pab, tgate
 from dcache.schedulers import ByKind, BySite, Every, Multiple, Outside, Row, Stage, Switch, Warmup, any_of
-from dcache.schedulers.combine import check_share, share_of
-from dcache.sites import Structure
+from dcache.schedulers.combine import share_of
+from dcache.sites.structure import Structure
+from dcache.util.checks import check_share
 from tests.moments import computed_steps, moment
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from dcache import predictors
 from dcache.errors import DcacheError
-from dcache.fitted import Fitted
-from dcache.schedulers.gram import (
+from dcache.predictors.fitted import Fitted
+from dcache.schedulers.planners.gram import (
     combination,
     line_slopes,
     pair_errors,
@@ -17,7 +17,7 @@ from dcache.schedulers.gram import (
     table,
     weights,
 )
-from dcache.schedulers.gram import error as quadratic
+from dcache.schedulers.planners.gram import error as quadratic
 
 T, N = 9, 40
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.schedulers.planners import (
+from dcache.schedulers.planners.algorithms import (
     adjacent,
     bubbling_union,
     knapsack,

@@ -10,8 +10,8 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch.nn import functional as F
 
-from dcache.components import config_digest
 from dcache.errors import DcacheError
+from dcache.identity.denoisers import config_digest
 from dcache.profile import Profile, Tables
 from dcache.search import attention_mass
 from dcache.search.attention import with_attention

@@ -10,7 +10,7 @@ import torch
 import dcache
 from dcache.errors import DcacheError
 from dcache.eval.subject import load
-from dcache.fitted import Fitted
+from dcache.predictors.fitted import Fitted
 from dcache.schedule import Plan, Schedule
 from dcache.search.closed_loop import fit, straight, with_slopes
 from dcache.search.render import Renderer

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import dcache
-from dcache.calls import Call
+from dcache.cache.history import Branch
+from dcache.engine.call import Call
 from dcache.errors import DcacheError, DcacheWarning
-from dcache.history import Branch
 from dcache.schedule import Plan, Schedule
 from dcache.search.corrections import Fitting, Sums, fit_corrections
 from tests.search.shaped import shaped

@@ -9,16 +9,17 @@ import torch
 from torch import nn
 
 import dcache
-from dcache import binding, session
-from dcache.discovery import discover
+from dcache.engine import binding, session
+from dcache.engine.session import session_of
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.profile import Profile
 from dcache.search.observe import observe
 from dcache.search.passes import passes_of, sites_of
 from dcache.search.stopwatch import stopwatch
 from dcache.search.watching import watching
-from dcache.session import session_of
-from dcache.sites import Structure, Sublayer
+from dcache.sites.discovery import discover
+from dcache.sites.site import Sublayer
+from dcache.sites.structure import Structure
 from tests.search.shaped import Shaped, assert_tables, hooked, shaped, tables_of
 from tests.shapes import FLUX, PIXART, SD, STEPS, WAN, Shape
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dcache import cost
 from dcache.errors import DcacheError
+from dcache.profile import cost
 from dcache.schedule import Schedule
 from dcache.search.closed_loop import weights_of
 from dcache.search.driver import AROUND as FITS

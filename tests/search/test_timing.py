@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dcache import cost
 from dcache.errors import DcacheError
 from dcache.eval.contest import Contestant, Outcome
 from dcache.eval.specs import Choice
 from dcache.eval.subject import Subject, load
 from dcache.eval.watch import Cost
-from dcache.profile import Latencies, Profile, Tables
+from dcache.profile import Latencies, Profile, Tables, cost
 from dcache.schedule import Schedule
 from dcache.search import timing
 from dcache.search.cost_check import CostCheck, check_cost

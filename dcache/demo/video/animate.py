@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcache.eval.canvas import INK
-from dcache.files import write
+from dcache.util.files import write
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -9,7 +9,7 @@ from typing import Any
 from dcache.eval.kernel_bench import KernelBench, Timed
 from dcache.eval.rows import aligned
 from dcache.eval.words import busy, number, share, size
-from dcache.files import make_folder, write_json
+from dcache.util.files import make_folder, write_json
 
 FORMAT = "dcache.kernels"
 # Results that differ by more than this share of the largest value are not the same arithmetic.

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from dcache.demo import metrics as shapes
 from dcache.errors import DcacheError
-from dcache.eval.metrics import clip, distribution, image_reward, paired, shapes
+from dcache.eval.metrics import clip, distribution, image_reward, paired
 from dcache.eval.metrics.base import Metric, Source
 from dcache.eval.metrics.options import MetricOptions
 from dcache.eval.metrics.reference import pictures_in

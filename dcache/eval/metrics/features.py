@@ -17,7 +17,7 @@ import numpy as np
 
 from dcache.errors import DcacheError
 from dcache.eval.metrics.base import Batch, Rows
-from dcache.files import make_folder, write
+from dcache.util.files import make_folder, write
 
 SECONDS_BETWEEN_WRITES = 60.0
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcache.errors import DcacheError
-from dcache.files import make_folder
+from dcache.util.files import make_folder
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcache.files import write, write_json
+from dcache.util.files import write, write_json
 
 if TYPE_CHECKING:
     from dcache.eval.store import Store

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.schedulers import plans
-from dcache.schedulers.plans.cachequant import levels
+from dcache.schedulers import planners as plans
+from dcache.schedulers.planners.cachequant import levels
 from tests.schedulers.plans.planted import drifting, profile, rows
 
 T = 10

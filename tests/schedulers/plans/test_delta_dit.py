@@ -7,8 +7,8 @@ import pytest
 
 from dcache import methods
 from dcache.errors import DcacheError
-from dcache.schedulers import plans
-from dcache.schedulers.plans.delta_dit import levels
+from dcache.schedulers import planners as plans
+from dcache.schedulers.planners.delta_dit import levels
 from tests.moments import moment, site_of
 from tests.schedulers.plans.planted import drifting, profile, rows
 

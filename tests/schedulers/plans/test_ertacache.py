@@ -7,8 +7,8 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.profile import Profile
-from dcache.schedulers import plans
-from dcache.schedulers.plans.ertacache import factors, levels
+from dcache.schedulers import planners as plans
+from dcache.schedulers.planners.ertacache import factors, levels
 from tests.schedulers.plans.planted import drifting, rows, tables
 
 T = 6

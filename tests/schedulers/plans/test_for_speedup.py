@@ -5,9 +5,9 @@ from importlib import import_module
 
 import pytest
 
-from dcache import cost
 from dcache.errors import DcacheError
-from dcache.schedulers import plans
+from dcache.profile import cost
+from dcache.schedulers import planners as plans
 from tests.schedulers.plans.planted import drifting, profile, rows, timed
 
 T, DEPTH = 10, 4
@@ -33,7 +33,7 @@ def test_it_is_the_first_level_that_is_fast_enough(seen, name, speedup):
     found = plans.for_speedup(seen, name, speedup)
     fast = [
         made
-        for level in import_module(f"dcache.schedulers.plans.{name}").levels(seen)
+        for level in import_module(f"dcache.schedulers.planners.{name}").levels(seen)
         if cost.speedup(made := plans.make(name, seen, **level), seen.latencies) >= speedup
     ]
     assert cost.seconds(found, seen.latencies) == pytest.approx(cost.seconds(fast[0], seen.latencies))

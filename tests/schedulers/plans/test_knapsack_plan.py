@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcache import cost
 from dcache.errors import DcacheError
-from dcache.profile import Latencies, Profile, Tables
-from dcache.schedulers.planners import pair_partition
-from dcache.schedulers.plans import for_speedup, make
-from dcache.schedulers.plans.knapsack import levels
-from dcache.schedulers.plans.pairs import errors, step_weights
+from dcache.profile import Latencies, Profile, Tables, cost
+from dcache.schedulers.planners import for_speedup, make
+from dcache.schedulers.planners.algorithms import pair_partition
+from dcache.schedulers.planners.knapsack import levels
+from dcache.schedulers.planners.pairs import errors, step_weights
 
 T, N = 6, 20
 SECONDS = {"attn:0": 0.04, "mlp:0": 0.06, "attn:1": 0.02}
@@ -86,7 +85,7 @@ def test_every_site_has_weights_of_its_own() -> None:
 
 
 def test_for_a_speedup_it_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dcache.schedulers.plans import knapsack
+    from dcache.schedulers.planners import knapsack
 
     asked: list[float] = []
     real = knapsack.plan
@@ -136,7 +135,7 @@ def test_what_cannot_be_planned_is_refused(changed: dict, options: dict, expecte
 
 
 def test_the_module_is_found_by_its_name() -> None:
-    from dcache.schedulers import plans
+    from dcache.schedulers import planners as plans
 
     for name in ("knapsack", "pairs"):
         assert name in plans.PLANNERS

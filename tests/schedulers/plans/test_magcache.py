@@ -6,8 +6,8 @@ import pytest
 import dcache
 from dcache import methods
 from dcache.errors import DcacheError
-from dcache.schedulers import plans
-from dcache.schedulers.plans.magcache import levels
+from dcache.schedulers import planners as plans
+from dcache.schedulers.planners.magcache import levels
 from tests.moments import computed_steps
 from tests.schedulers.plans.planted import drifting, profile, rows
 from tests.shapes import SHAPES, STEPS

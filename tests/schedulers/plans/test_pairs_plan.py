@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from dcache.errors import DcacheError
+from dcache.identity.run import Run
+from dcache.methods.replay import replay
 from dcache.profile import Latencies, Profile, Tables
-from dcache.run import Run
-from dcache.schedulers.gram import line_slopes, pair_errors, slope_errors
-from dcache.schedulers.plans import for_speedup, make
-from dcache.schedulers.plans.pairs import clock_values, errors, step_weights
+from dcache.schedulers.planners import for_speedup, make
+from dcache.schedulers.planners.gram import line_slopes, pair_errors, slope_errors
+from dcache.schedulers.planners.pairs import clock_values, errors, step_weights
 
 T, N = 9, 30
 
@@ -80,7 +81,7 @@ def test_the_weights_in_the_schedule_are_those_that_were_planned_with() -> None:
         anchors = [int(a) for a in row]
         made = sum(w * z[int(a)] for a, w in row.items())
         assert ((made - z[int(t)]) ** 2).mean() == pytest.approx(error[anchors[0], anchors[-1], int(t)])
-    assert schedule.as_method().predicts
+    assert replay(schedule).predicts
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import pytest
 from dcache import predictors
 from dcache.eval.subject import load
 from dcache.profile import Profile
-from dcache.schedulers.gram import predicted_error
-from dcache.schedulers.plans import make, scheduled
-from dcache.schedulers.plans.pairs import errors
+from dcache.schedulers.planners import make, scheduled
+from dcache.schedulers.planners.gram import predicted_error
+from dcache.schedulers.planners.pairs import errors
 from dcache.search.observe import observe
 from dcache.search.placing import even
 from dcache.search.render import Renderer

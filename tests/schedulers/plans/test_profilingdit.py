@@ -3,8 +3,8 @@
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.schedulers import plans
-from dcache.schedulers.plans.profilingdit import labelled, levels, sites
+from dcache.schedulers import planners as plans
+from dcache.schedulers.planners.profilingdit import labelled, levels, sites
 from dcache.schedulers.shrinking import shrinking
 from tests.schedulers.plans.planted import drifting, profile, rows
 

@@ -5,8 +5,8 @@ import pytest
 
 from dcache import methods
 from dcache.errors import DcacheError, DcacheWarning
-from dcache.schedulers import plans
-from dcache.schedulers.plans.teacache import coefficients, levels
+from dcache.schedulers import planners as plans
+from dcache.schedulers.planners.teacache import coefficients, levels
 from tests.moments import computed_steps
 from tests.schedulers.plans.planted import drifting, profile, rows
 

@@ -1,0 +1,1 @@
+"""What is remembered: codecs, histories, their bytes."""

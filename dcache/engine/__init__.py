@@ -1,0 +1,1 @@
+"""The engine: sessions, regions and lowerings."""

@@ -1,0 +1,308 @@
+"""Binding: sites become regions, regions become intercepts on the modules of one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from dcache.cache.codec import Codec
+from dcache.engine.lowering.blocks import BlockCall, RunRegion
+from dcache.engine.lowering.bracket import SinkCall
+from dcache.engine.lowering.guidance import GuidanceRegion
+from dcache.engine.lowering.module import HollowCall, ModuleCall
+from dcache.engine.lowering.probe import Front, FrontCall, PeekCall
+from dcache.engine.lowering.whole_model import WholeRegion
+from dcache.engine.region import GroupRegion, Region
+from dcache.errors import DcacheError
+from dcache.intercept.module_call import Intercept, compiled_inside
+from dcache.probes import Probe
+from dcache.schedule.plan import SIBLINGS
+from dcache.sites.discovery import discover, find_blocks
+from dcache.sites.site import Site
+from dcache.sites.structure import Structure
+
+if TYPE_CHECKING:
+    from dcache.engine.session import Session
+
+
+@dataclass(eq=False)
+class Binding:
+    """What was bound: sites, regions, intercepts.
+
+    Attributes:
+        whole: the region of the whole model, if that is a site.
+        guidance: the region of the rows without the prompt, if that is a site.
+        names: module path -> module, as they were when bound.
+    """
+
+    model: nn.Module
+    structure: Structure
+    sites: list[Site]
+    regions: list[Region] = field(default_factory=list)
+    intercepts: list[Intercept] = field(default_factory=list)
+    whole: WholeRegion | None = None
+    guidance: GuidanceRegion | None = None
+    names: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list)
+    compile_options: Any = None
+
+    def install(self) -> None:
+        """Put all intercepts in place; compile what was asked for inside them."""
+        for intercept in self.intercepts:
+            intercept.install()
+        if self.compile_options is not None:
+            self._compile()
+        wanted = {i.module for i in self.intercepts}
+        self.names = [
+            (parent, name, child)
+            for parent in self.model.modules()
+            for name, child in parent.named_children()
+            if child in wanted
+        ]
+
+    def remove(self) -> None:
+        """Take all intercepts off."""
+        for intercept in reversed(self.intercepts):
+            intercept.remove()
+
+    def moved(self) -> bool:
+        """Whether a bound module was replaced since (a LoRA layer)."""
+        for parent, name, child in self.names:  # noqa: SIM110 - asked in every call, so no generator
+            if parent._modules.get(name) is not child:
+                return True
+        return False
+
+    def stale(self) -> bool:
+        """Whether a bound module was replaced since, or the list of blocks is another."""
+        return self.moved() or (
+            bool(self.structure.blocks) and find_blocks(self.model) != self.structure.blocks
+        )
+
+    def refuse_enclosed(self) -> None:
+        """Raise if a bound module lies inside one that somebody compiled: its call is part of that frame."""
+        ours = {i.module for i in self.intercepts}
+        for module in self.model.modules():
+            if compiled_inside(module) is None:
+                continue
+            enclosed = next((m for m in module.modules() if m is not module and m in ours), None)
+            if enclosed is not None:
+                raise DcacheError(
+                    f"{type(module).__name__} is compiled, and the sites {[s.name for s in self.sites]} "
+                    f"lie inside it ({type(enclosed).__name__}): leave the blocks as they are and call "
+                    "dcache.enable(pipe, ..., compile=True), which compiles the sublayers instead; or "
+                    "choose sites of whole blocks"
+                )
+
+    def settle(self) -> str | None:
+        """After a first computed call: learn how blocks pass inputs through. Returns what is against it."""
+        for intercept in self.intercepts:
+            if not isinstance(intercept, BlockCall):
+                continue
+            region, session = intercept.region, intercept.region.session
+            if intercept.module not in session.prober.seen:
+                return f"block {type(intercept.module).__name__} of {region.site.name} was not called"
+            expected = [i.module for i in self.intercepts if isinstance(i, BlockCall) and i.region is region]
+            # Skip-layer guidance leaves some out: no harm as long as the first and the last are called.
+            called = [m for m in expected if m in region.order]
+            if region.order and (region.order != called or called[0] is not expected[0]):
+                return f"the blocks of {region.site.name} are not called once each, in their order"
+            if not intercept.last:
+                intercept.passing = session.prober.passing(intercept.module)
+                if intercept.passing is None:
+                    return (
+                        f"an output of {type(intercept.module).__name__} continues none of its inputs, so "
+                        f"it cannot be passed through in {region.site.name}"
+                    )
+            if region.codec.is_delta and region.sources is not None and not any(region.sources):
+                return f"codec 'delta' at {region.site.name} needs an output of an input's shape"
+        return None
+
+    def check_corrections(self) -> None:
+        """After a first computed call: whether the corrections have as many channels as the outputs.
+
+        Raises:
+            DcacheError: some have not.
+        """
+        for region in self.regions:
+            for one in (region, *region.followers) if isinstance(region, GroupRegion) else (region,):
+                one.check_corrections()
+
+    def observe(self) -> None:
+        """A call begins in which the blocks are watched."""
+        for intercept in self.intercepts:
+            if isinstance(intercept, BlockCall):
+                intercept.region.order = []
+
+    def _compile(self) -> None:
+        taken = {i.module for i in self.intercepts}
+        for block in self.structure.blocks:
+            if not any(m in taken for m in block.modules()):
+                plain = Intercept(block)
+                plain.install()
+                self.intercepts.append(plain)
+        for intercept in self.intercepts:
+            # What encloses another bound module stays as it is: the inner one must be called.
+            if not any(m in taken for m in intercept.module.modules() if m is not intercept.module):
+                intercept.inner = torch.compile(intercept.module._call_impl, **self.compile_options)
+
+
+def bind(session: Session, specs: Sequence[str]) -> Binding:
+    """Find the sites in the session's module, build their regions and intercepts; nothing is installed yet.
+
+    Raises:
+        DcacheError: a site does not exist, overlaps another, or its codec does not fit.
+    """
+    model = session.module
+    structure = discover(model)
+    method = session.method
+    if method.probe:
+        specs = _beside_probe(structure, specs, method.probe)
+    sites = structure.select(specs)
+    binding = Binding(model, structure, sites, compile_options=session.compile_options)
+    if sites == [Site("model", "model")] and tuple(specs) == ("auto",):
+        session.warn(
+            f"{type(model).__name__} has no block list that dcache recognises: the whole model is "
+            "remembered (sites='model')"
+        )
+    for site in sites:
+        _lower(binding, session, site, method.codec_for(site))
+    if method.corrections is not None:
+        _refuse_unbound(binding, method.corrections.sites)
+    if method.probe:
+        _lower_probe(binding, session, method.probe)
+    binding.refuse_enclosed()
+    if binding.compile_options is not None and not binding.intercepts and not structure.blocks:
+        session.warn(
+            f"compile=True found nothing to compile in {type(model).__name__}: it has no blocks that "
+            "dcache recognises"
+        )
+    return binding
+
+
+def _lower(binding: Binding, session: Session, site: Site, codec: Codec) -> None:
+    structure = binding.structure
+    if site.kind == "model":
+        binding.whole = WholeRegion(session, site, codec)
+        binding.regions.append(binding.whole)
+    elif site.kind == "guidance":
+        binding.guidance = _guidance(binding, session, site, codec)
+        binding.regions.append(binding.guidance)
+    elif site.is_run:
+        _lower_run(binding, session, site, codec)
+    elif site.kind == "bracket":
+        if codec.is_delta:
+            raise DcacheError(
+                f"codec 'delta' does not fit {site.name}: a UNet's bracket begins and ends with different "
+                "channel counts; use codec='value'"
+            )
+        skip = structure.skips[site.first]
+        if session.lowering == "replay":
+            group = GroupRegion(session, site, codec)
+            if group.corrector is not None:
+                raise DcacheError(
+                    f"corrections of {site.name} need the usual lowering: leave lowering='replay' out"
+                )
+            binding.regions.append(group)
+            for i, module in enumerate(skip.inside):
+                follower = Region(session, Site(f"part:{i}", "part", i, i), codec, leader=group)
+                group.followers.append(follower)
+                binding.intercepts.append(ModuleCall(module, follower))
+            return
+        region = Region(session, site, codec)
+        binding.regions.append(region)
+        binding.intercepts += [HollowCall(module, region) for module in skip.inside]
+        binding.intercepts.append(SinkCall(skip.sink, region, skip.channels))
+    else:
+        if codec.is_delta:
+            raise DcacheError(
+                f"codec 'delta' does not fit {site.name}: a sublayer's output is no change of its input; "
+                "use codec='value'"
+            )
+        sublayer = next(s for s in structure.sublayers if s.name == site.name)
+        region = Region(session, site, codec)
+        binding.regions.append(region)
+        binding.intercepts += [HollowCall(module, region) for module in sublayer.hollow]
+        binding.intercepts.append(ModuleCall(sublayer.module, region))
+
+
+def _guidance(binding: Binding, session: Session, site: Site, codec: Codec) -> GuidanceRegion:
+    if session.method.sibling not in SIBLINGS:
+        raise DcacheError(
+            f"site 'guidance' needs a method that says how one branch follows from the other "
+            f"({', '.join(SIBLINGS)}): 'tgate' or 'fastercache'"
+        )
+    whole = [s.name for s in binding.sites if s.kind in {"model", "bracket", "fused"}]
+    if whole:
+        raise DcacheError(
+            f"site 'guidance' runs half of the batch, which {whole} cannot follow: choose sublayers or runs"
+        )
+    return GuidanceRegion(session, site, codec)
+
+
+def _lower_run(binding: Binding, session: Session, site: Site, codec: Codec) -> None:
+    blocks = binding.structure.blocks[site.first : site.last + 1]
+    if session.lowering == "replay":
+        group = GroupRegion(session, site, codec)
+        binding.regions.append(group)
+        for i, block in enumerate(blocks, site.first):
+            follower = RunRegion(session, Site(f"block:{i}", "block", i, i), codec, leader=group)
+            group.followers.append(follower)
+            binding.intercepts.append(BlockCall(block, follower, first=True, last=True))
+        # What the last block returns is what the run returns.
+        group.followers[-1].corrector, group.corrector = group.corrector, None
+        return
+    region = RunRegion(session, site, codec)
+    binding.regions.append(region)
+    for i, block in enumerate(blocks):
+        binding.intercepts.append(BlockCall(block, region, first=i == 0, last=i == len(blocks) - 1))
+
+
+def _refuse_unbound(binding: Binding, corrected: Sequence[str]) -> None:
+    bound = [site.name for site in binding.sites]
+    unbound = [site for site in corrected if site not in bound]
+    if unbound:
+        raise DcacheError(
+            f"there are corrections for {', '.join(unbound)}, and the sites here are {', '.join(bound)}: "
+            "fit them with the schedule they are used with"
+        )
+
+
+def _beside_probe(structure: Structure, specs: Sequence[str], probe: Probe) -> Sequence[str]:
+    """The sites of a dynamic method: what its rule looks at is not remembered itself."""
+    if probe.where != "front":
+        return specs
+    depth = len(structure.blocks)
+    if depth <= probe.blocks:
+        raise DcacheError(
+            f"the dynamic rule looks at the first {probe.blocks} block(s) and remembers the rest; "
+            f"{type(structure.model).__name__} has {depth} block(s). Choose a method with sites='model'."
+        )
+    if list(specs) == ["auto"]:
+        return [f"run:{probe.blocks}-{depth - 1}"]
+    return specs
+
+
+def _lower_probe(binding: Binding, session: Session, probe: Probe) -> None:
+    structure = binding.structure
+    if probe.where == "front":
+        front = Front(session)
+        for i, block in enumerate(structure.blocks[: probe.blocks]):
+            binding.intercepts.append(FrontCall(block, front, i == 0, i == probe.blocks - 1))
+    elif probe.where == "modulated":
+        first = [s for s in structure.sublayers if s.depth == 0 and s.kind == "attn"]
+        if not first or not structure.blocks:
+            what = type(structure.blocks[0]).__name__ if structure.blocks else type(structure.model).__name__
+            raise DcacheError(
+                f"the dynamic rule looks at what the first block gives its attention, and no attention is "
+                f"declared for {what} (dcache/sites/blocks.py, one line). Use a rule that looks "
+                "elsewhere: 'fbcache', 'dbcache' or 'easycache'."
+            )
+        if not any(site.is_run and site.first == 0 for site in binding.sites):
+            raise DcacheError(
+                f"the dynamic rule decides when the first block is entered, and none of the sites "
+                f"{[s.name for s in binding.sites]} begins there: choose 'trunk' or 'run:0-N'"
+            )
+        binding.intercepts.append(PeekCall(first[0].module, session))

@@ -1,0 +1,37 @@
+"""One call of a denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dcache.cache.history import Branch
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call of the denoiser.
+
+    Attributes:
+        observing: the first call of its signature; it computes, and blocks note their contracts.
+        checking: a replay by the self-check; every site is predicted from what was just stored.
+        entered: runs of blocks that were entered and not left (0 at the end, or a block was dropped).
+        peek: runs the first block as far as its attention, where the rule's probe sits there.
+        peeking: whether that is under way.
+        counts: what was recorded before it, where it may have to be done again.
+        half: (rows of the whole batch, those that are run), where only a part of them is.
+    """
+
+    branch: Branch
+    index: int
+    tau: float
+    observing: bool = False
+    checking: bool = False
+    predicted: int = 0
+    computed: int = 0
+    entered: int = 0
+    peek: Callable[[], Any] | None = None
+    peeking: bool = False
+    half: tuple[int, slice] | None = None
+    counts: tuple[int, int, dict[str, int]] | None = None

@@ -1,0 +1,140 @@
+"""Lowering of a run of blocks: all pass their inputs through, the last one returns the prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from dcache.engine.region import Region
+from dcache.intercept.module_call import Intercept
+from dcache.intercept.pytree import flatten, rebuild
+from dcache.sites.streams import Key, Passing, join, named_tensors
+
+if TYPE_CHECKING:
+    from dcache.engine.call import Call
+
+
+class RunRegion(Region):
+    """A run of blocks. Which entry each exit continues is known once the blocks were seen.
+
+    An exit continues one entry, or several joined along `dim` where the run crosses a seam, or none.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sources: list[tuple[str, ...]] | None = None
+        self.entry_keys: list[Key | None] = []
+        self.joined_keys: dict[int, tuple[Key, ...]] = {}
+        self.dim = 0
+        self.recipe: Any = None
+        self.constants: dict[int, Any] = {}
+        self.entries: Sequence[torch.Tensor | None] = ()
+        self.clones: dict[str, tuple[int | str, torch.Tensor]] = {}
+        self.order: list[nn.Module] = []
+
+    def enter(self, call: Call, block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        """The first block was called."""
+        predicting = self.decide(call)
+        self.opened = ()
+        if not self.codec.is_delta:
+            return
+        if not predicting and (call.observing or self.sources is None):
+            named = named_tensors(block, args, kwargs)
+            self.clones = {name: (key, tensor.clone()) for name, (key, tensor) in named.items()}
+            return
+        picked = [
+            None if k is None else args[k] if isinstance(k, int) else kwargs[k] for k in self.entry_keys
+        ]
+        for i, keys in self.joined_keys.items():
+            picked[i] = join([args[k] if isinstance(k, int) else kwargs[k] for k in keys], self.dim)
+        if predicting:
+            self.entries = picked
+        else:
+            self.opened = self.open(call, picked)
+
+    def leave(self, call: Call, output: Any) -> None:
+        """The last block has run."""
+        leaves, self.recipe = flatten(output)
+        if call.observing or self.sources is None:
+            self.settle(leaves)
+            entries = [join([self.clones[n][1] for n in names], self.dim) for names in self.sources or ()]
+            opened: Sequence[torch.Tensor | None] = self.open(call, entries)
+            self.clones = {}
+        else:
+            opened = self.opened or [None] * len(leaves)
+        self.remember(call, opened, leaves)
+        self.opened = ()
+
+    def leave_predicted(self, call: Call) -> Any:
+        """The last block is replaced by the prediction."""
+        leaves = self.predict(call, self.entries)
+        self.entries = ()
+        for i, constant in self.constants.items():
+            leaves[i] = constant
+        return rebuild(leaves, self.recipe)
+
+    def settle(self, leaves: Sequence[Any]) -> None:
+        """Match the last block's outputs with the first block's arguments."""
+        last = self.order[-1]
+        prober = self.session.prober
+        first = prober.seen[self.order[0]].keys
+        # Only a change needs an entry.
+        pairs = zip(
+            prober.sources(last) if self.codec.is_delta else [None] * len(leaves), leaves, strict=True
+        )
+        found = [prober.entries(self.order[0], name, leaf, self.clones) for name, leaf in pairs]
+        self.sources = [names for names, _ in found]
+        self.dim = max((dim for _, dim in found), default=0)
+        keys = [tuple(first[n] for n in names) for names in self.sources]
+        self.entry_keys = [k[0] if len(k) == 1 else None for k in keys]
+        self.joined_keys = {i: k for i, k in enumerate(keys) if len(k) > 1}
+        self.constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
+
+
+class BlockCall(Intercept):
+    """One block of the list."""
+
+    def __init__(self, module: nn.Module, region: RunRegion, first: bool, last: bool) -> None:
+        super().__init__(module)
+        self.region = region
+        self.first = first
+        self.last = last
+        self.passing: Passing | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Pass through, return the prediction, or compute."""
+        region = self.region
+        call = region.session.call
+        if call is None:
+            return self.inner(*args, **kwargs)
+        if self.first:
+            if region.session.peeks:
+                call.peek = partial(self.inner, *args, **kwargs)
+            region.enter(call, self.module, args, kwargs)
+            call.peek = None
+            call.entered += 1
+        if region.predicting and region.decided_in is call:
+            if self.last:
+                call.entered -= 1
+                return region.leave_predicted(call)
+            passing = self.passing
+            if passing is None:
+                raise RuntimeError(
+                    f"{region.site.name}: {type(self.module).__name__} was never seen computing"
+                )
+            if passing.getter is not None:
+                return passing.getter(kwargs if passing.by_name else args)
+            return passing(args, kwargs)
+        output = self.inner(*args, **kwargs)
+        if call.observing:
+            region.order.append(self.module)
+            leaves, recipe = flatten(output)
+            region.session.prober.watch(self.module, args, kwargs, leaves, recipe)
+        if self.last:
+            call.entered -= 1
+            region.leave(call, output)
+        return output

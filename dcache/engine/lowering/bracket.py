@@ -1,0 +1,41 @@
+"""Lowering of a UNet bracket: the sink's input is replaced, the skip stays fresh."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from dcache.engine.region import Region
+from dcache.intercept.module_call import Intercept
+from dcache.intercept.pytree import argument_names
+
+if TYPE_CHECKING:
+    pass
+
+
+class SinkCall(Intercept):
+    """The module that joins a bracket's inner result with the fresh skip."""
+
+    def __init__(self, module: nn.Module, region: Region, channels: int) -> None:
+        super().__init__(module)
+        self.region = region
+        self.channels = channels
+        self.name = next(iter(argument_names(module.forward)), "")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Remember the inner part of the input, or replace it by the prediction."""
+        region = self.region
+        call = region.session.call
+        if call is None:
+            return self.inner(*args, **kwargs)
+        joined = args[0] if args else kwargs[self.name]
+        if region.decide(call):
+            inner = region.predict(call, ())[0]
+            joined = torch.cat([inner, joined[:, -self.channels :]], dim=1)
+            if not args:
+                return self.inner(**{**kwargs, self.name: joined})
+            return self.inner(joined, *args[1:], **kwargs)
+        region.remember(call, [None], [joined[:, : -self.channels]])
+        return self.inner(*args, **kwargs)

@@ -1,0 +1,259 @@
+"""The site `guidance`: the branch without the prompt, predicted from the branch with it.
+
+Classifier-free guidance gives the sampler m = u + s (c - u), where u is the denoiser's output without the
+prompt and c that with it: two halves of one batch, or two calls. Which is which is learned there: once both
+outputs and m are seen, u is the one from which m lies further away. On a predicted evaluation only the rows
+with the prompt are run: a batch of half the size, or one call instead of two; the pipeline notices nothing.
+
+What is remembered is a change between siblings rather than in time:
+
+| sibling | z                        | prediction of u             | source      |
+|---------|--------------------------|-----------------------------|-------------|
+| `drop`  | nothing                  | c, so guidance has no effect | T-GATE      |
+| `bands` | low and high part of u-c | c + a low + b high          | FasterCache |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dcache.engine.lowering.guidance_math import cond_is_first, halves_equal, rows_of, split
+from dcache.engine.region import Region
+from dcache.engine.tolerance import TOLERANCE
+from dcache.intercept.pytree import copy_containers, first_tensor, flatten, rebuild, same
+
+if TYPE_CHECKING:
+    from dcache.engine.call import Call
+
+# FasterCache as in diffusers: which band is raised, by how much, strictly between which timesteps.
+_RAISE = 1.1
+_LOW_WINDOW, _HIGH_WINDOW = (99.0, 901.0), (-1.0, 301.0)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Where the two siblings are.
+
+    Attributes:
+        rows: whether they are halves of one batch, else two calls.
+        cond_first: whether the one with the prompt is the first half, or the first call.
+    """
+
+    rows: bool
+    cond_first: bool
+
+
+@dataclass
+class Seen:
+    """One evaluation's outputs: of each call its branch, its first tensor argument and its first output."""
+
+    index: int = -1
+    calls: list[tuple[str, torch.Tensor | None, torch.Tensor]] = field(default_factory=list)
+
+
+class GuidanceRegion(Region):
+    """The region of the rows without the prompt."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.pair: Pair | None = None
+        self.learned = False
+        self.useless = ""
+        self.seen = Seen()
+        self.cond: tuple[int, torch.Tensor] | None = None
+        self.names: list[str] = []
+        self.checked: set[Any] = set()
+        self.verified: set[Any] = set()
+        self.shape: tuple[Sequence[Any], Any] = ((), None)
+        self.halved = False
+
+    def release(self) -> None:
+        """The run is over."""
+        super().release()
+        self.seen, self.cond = Seen(), None
+        self.halved = False
+        # Every run learns again, at the same evaluations, so that runs are alike.
+        self.learned, self.checked = False, set()
+
+    def watched(self) -> list[torch.Tensor]:
+        """What is kept of the evaluation under way, until the sampler's step."""
+        kept = [t for _, entry, output in self.seen.calls for t in (entry, output) if t is not None]
+        return kept if self.cond is None else [*kept, self.cond[1]]
+
+    def run(
+        self, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, float]:
+        """The denoiser's call: whole, by half, or not at all; returns the output and the model's seconds."""
+        if self.pair is None or not self.learned or self.useless:
+            return self._watched(call, inner, args, kwargs)
+        if self.pair.rows:
+            return self._rows(self.pair, call, inner, args, kwargs)
+        return self._calls(self.pair, call, inner, args, kwargs)
+
+    def learn(self, mixed: torch.Tensor) -> None:
+        """The sampler is given `mixed`: find out which of the outputs before it were its parts."""
+        calls, self.seen, self.cond = self.seen.calls, Seen(), None
+        if self.learned or self.useless or not calls:
+            return
+        outputs = [output for _, _, output in calls]
+        entry = calls[0][1]
+        rows = len(calls) == 1
+        if rows:
+            given, came = mixed.shape[:1].numel(), outputs[0].shape[0]
+            if not halves_equal(entry) or came % 2:
+                batch = entry is not None and entry.shape[:1].numel() == came
+                if batch and 0 < given < came and came % given == 0:
+                    self._give_up(
+                        f"the {came} rows of a batch are mixed, but are not two halves of equal inputs"
+                    )
+                return
+            if given == came and not halves_equal(mixed):
+                # No guidance in this run: pictures of equal seeds are halves too.
+                return
+            outputs = list(outputs[0].chunk(2))
+        if len(outputs) != 2:
+            self._give_up(f"the denoiser is called {len(outputs)} times between two sampler steps, not twice")
+            return
+        cond_first = cond_is_first(outputs[0], outputs[1], mixed)
+        if cond_first is None:
+            self._give_up("the sampler is not given u + s (c - u) of the denoiser's two outputs u and c")
+        elif not rows and not cond_first:
+            self._give_up("the branch without the prompt is called before the one with it")
+        else:
+            self.pair, self.learned = Pair(rows, cond_first), True
+            self.names = [name for name, _, _ in calls]
+
+    def _watched(
+        self, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, float]:
+        run = self.session.run
+        if run is not None and not run.sampler and not self.useless:
+            self._give_up("in a hand-written loop nobody sees what the sampler is given, which would tell")
+        entry = first_tensor(args, kwargs)
+        kept = None if self.useless or entry is None else entry.clone()
+        output, spent = _timed(inner, args, kwargs)
+        if not self.useless:
+            if self.seen.index != call.index:
+                self.seen = Seen(call.index)
+            self.seen.calls.append((call.branch.name, kept, flatten(output)[0][0].clone()))
+        return output, spent
+
+    def _rows(
+        self, pair: Pair, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, float]:
+        entry = first_tensor(args, kwargs)
+        rows = 0 if entry is None else entry.shape[0]
+        mark = call.branch.signature
+        # What a run begins with is looked at in every run: two pictures without guidance are halves too.
+        known = mark in self.checked and bool(call.branch.history(self.key).taus)
+        if rows % 2 or not rows or (not known and not halves_equal(entry)):
+            return _timed(inner, args, kwargs)
+        half = rows // 2
+        cond = slice(0, half) if pair.cond_first else slice(half, rows)
+        fewer = rows_of((args, kwargs), rows, cond)
+        if mark in self.checked and self.decide(call):
+            self._turn(halved=True)
+            call.half = (rows, cond)
+            output, spent = _timed(inner, *fewer)
+            call.half = None
+            leaves, recipe = flatten(output)
+            other = self._decode(leaves[0])
+            whole = [self._whole(pair, leaf, other if i == 0 else leaf) for i, leaf in enumerate(leaves)]
+            return rebuild(whole, recipe), spent
+        self._turn(halved=False)
+        kept = None if mark in self.checked else copy_containers((args, kwargs))
+        output, spent = _timed(inner, args, kwargs)
+        first = flatten(output)[0][0]
+        if kept is not None:
+            with self.session.resting():
+                if call.predicted:
+                    # Only what is computed in full can be compared.
+                    first = flatten(inner(*kept[0], **kept[1]))[0][0]
+                again = None if mark in self.verified else flatten(inner(*fewer[0], **fewer[1]))[0][0]
+            if again is not None and same(first[cond], again)[0] > TOLERANCE.get(first.dtype, 1e-3):
+                self._give_up("the rows with the prompt give another output without the others beside them")
+                return output, spent
+            self.checked.add(mark)
+            self.verified.add(mark)
+            self.decide(call)
+        self._store(call, first[cond], first[half:] if pair.cond_first else first[:half])
+        return output, spent
+
+    def _turn(self, halved: bool) -> None:
+        """The other histories are about to shrink to half their rows, or to be emptied: note their peak."""
+        if halved != self.halved:
+            self.session.record.peak(self.session.bytes_now())
+        self.halved = halved
+
+    def _calls(
+        self, pair: Pair, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, float]:
+        if call.branch.name == self.names[0]:
+            output, spent = _timed(inner, args, kwargs)
+            self.cond = (call.index, flatten(output)[0][0].clone())
+            return output, spent
+        sibling = self.cond[1] if self.cond is not None and self.cond[0] == call.index else None
+        if call.branch.name != self.names[1] or sibling is None:
+            return _timed(inner, args, kwargs)
+        if self.decide(call):
+            # As with rows: what this branch's parts remember would be out of date when it is called again.
+            self._turn(halved=True)
+            for history in call.branch.histories.values():
+                if history is not self.history:
+                    history.clear()
+            rest, recipe = self.shape
+            return rebuild([self._decode(sibling), *rest], recipe), 0.0
+        self._turn(halved=False)
+        output, spent = _timed(inner, args, kwargs)
+        (first, *rest), recipe = flatten(output)
+        self._store(call, sibling, first)
+        self.shape = (rest, recipe)
+        return output, spent
+
+    def _store(self, call: Call, cond: torch.Tensor, uncond: torch.Tensor) -> None:
+        if self.history is None or self.decided_in is not call:
+            self.history = call.branch.history(self.key)
+        self.history.limit = 1
+        self.history.make_room(call.tau)
+        bands = split(uncond.float() - cond.float()) if self.session.method.sibling == "bands" else ()
+        kept = tuple(band.to(cond.dtype) for band in bands)
+        budget = self.session.budget
+        if budget is None or budget.admits(call, self.history, [None] * len(kept), kept, None):
+            self.history.push(call.index, call.tau, kept)
+
+    def _decode(self, cond: torch.Tensor) -> torch.Tensor:
+        history, run = self.history, self.session.run
+        if history is None:
+            raise RuntimeError("guidance is predicted without history")
+        history.run_length += 1
+        stored = history.leaves[-1]
+        if not stored:
+            return cond.clone()
+        time = run.time() if run is not None else None
+        raised = [
+            _RAISE if time is not None and low < time < high else 1.0
+            for low, high in (_LOW_WINDOW, _HIGH_WINDOW)
+        ]
+        bands = zip(raised, stored, strict=True)
+        return cond + sum(w * band for w, band in bands if isinstance(band, torch.Tensor))
+
+    @staticmethod
+    def _whole(pair: Pair, cond: Any, uncond: Any) -> Any:
+        if not isinstance(cond, torch.Tensor):
+            return cond
+        return torch.cat([cond, uncond] if pair.cond_first else [uncond, cond])
+
+    def _give_up(self, why: str) -> None:
+        self.useless = why
+        self.session.warn(f"{type(self.session.module).__name__}: site 'guidance' is never predicted: {why}")
+
+
+def _timed(inner: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, float]:
+    before = perf_counter()
+    output = inner(*args, **kwargs)
+    return output, perf_counter() - before

@@ -1,0 +1,107 @@
+"""The intercepts of a dynamic rule's probe: they always compute, and show the gauge what it looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from dcache.intercept.module_call import Intercept
+from dcache.intercept.pytree import first_tensor, flatten
+from dcache.probes import PeekedError
+from dcache.sites.streams import Key, join, named_tensors
+
+if TYPE_CHECKING:
+    from dcache.engine.call import Call
+    from dcache.engine.session import Session
+
+
+class Front:
+    """The leading blocks whose own change is the dynamic rule's probe (First Block Cache, DBCache)."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.keys: tuple[Key, ...] = ()
+        self.dim = 0
+        self.leaf = 0
+        self.first: nn.Module | None = None
+        self.before: torch.Tensor | None = None
+        self.clones: dict[str, tuple[Key, torch.Tensor]] = {}
+
+    def enter(self, call: Call, block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        """The first of them is called: keep the main stream, negated; at first every one that may be it."""
+        if self.keys and not call.observing:
+            entry = join([args[k] if isinstance(k, int) else kwargs[k] for k in self.keys], self.dim)
+            self.before = None if entry is None else torch.neg(entry)
+            return
+        self.first, self.before = block, None
+        named = named_tensors(block, args, kwargs)
+        self.clones = {name: (key, tensor.clone()) for name, (key, tensor) in named.items()}
+
+    def leave(self, call: Call, block: nn.Module, leaves: Sequence[Any]) -> None:
+        """The last of them has run: show the gauge output minus input."""
+        if self.before is None:
+            prober, first = self.session.prober, self.first
+            sources = prober.sources(block)
+            clones, self.clones = self.clones, {}
+            main = next((name for name in clones if name in sources), None)
+            if main is None or first is None:
+                return
+            self.leaf = sources.index(main)
+            names, self.dim = prober.entries(first, main, leaves[self.leaf], clones)
+            self.keys = tuple(clones[n][0] for n in names)
+            entry = join([clones[n][1] for n in names], self.dim)
+            if entry is None:
+                return
+            self.before = torch.neg(entry)
+        self.session.decisions.show(call, self.before.add_(leaves[self.leaf]), own=True)
+        self.before = None
+
+
+class FrontCall(Intercept):
+    """One of the leading blocks; always computed."""
+
+    def __init__(self, module: nn.Module, front: Front, first: bool, last: bool) -> None:
+        super().__init__(module)
+        self.front = front
+        self.first = first
+        self.last = last
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute; let the front know where it begins and ends."""
+        front = self.front
+        call = front.session.call
+        if call is None:
+            return self.inner(*args, **kwargs)
+        if self.first:
+            front.enter(call, self.module, args, kwargs)
+        output = self.inner(*args, **kwargs)
+        if not (call.observing or self.last):
+            return output
+        leaves, recipe = flatten(output)
+        if front.before is None:
+            front.session.prober.watch(self.module, args, kwargs, leaves, recipe)
+        if self.last:
+            front.leave(call, self.module, leaves)
+        return output
+
+
+class PeekCall(Intercept):
+    """The first block's attention: what it is given is the dynamic rule's probe (TeaCache)."""
+
+    def __init__(self, module: nn.Module, session: Session) -> None:
+        super().__init__(module)
+        self.session = session
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Show the gauge the input; a peek ends here."""
+        call = self.session.call
+        if call is not None:
+            seen = first_tensor(args, kwargs)
+            if seen is not None:
+                self.session.decisions.show(call, seen)
+            if call.peeking:
+                raise PeekedError
+        return self.inner(*args, **kwargs)

@@ -1,0 +1,276 @@
+"""A region: one bound site. It decides, remembers and predicts for the intercepts of `dcache.lowering`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from operator import itemgetter
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+
+from dcache.cache.codec import Codec
+from dcache.cache.history import History, Leaves
+from dcache.kernels import launch
+from dcache.kernels.packed import Packed, Stored
+from dcache.kernels.weighted_sum import weighted_sum
+from dcache.predictors.guided_pair import Sum, apart
+from dcache.sites.site import Site
+
+if TYPE_CHECKING:
+    from dcache.engine.call import Call
+    from dcache.engine.session import Session
+
+
+class Region:
+    """One site bound to one model.
+
+    Attributes:
+        predicting: whether the call under way predicts this site.
+        again: regions of a module's further calls in one evaluation (one MLP for both streams).
+        grouped: whether it lies on a device where many sites' sums are one launch.
+        corrector: corrects what is predicted, or None.
+        leader: the region that decides in this one's place (leaf replay), or None.
+    """
+
+    def __init__(self, session: Session, site: Site, codec: Codec, leader: Region | None = None) -> None:
+        self.session = session
+        self.site = site
+        self.codec = codec
+        self.leader = leader
+        self.predicting = False
+        self.decided_in: Call | None = None
+        self.history: History | None = None
+        self.dtypes: tuple[Any, ...] = ()
+        self.grouped = False
+        self.opened: Sequence[torch.Tensor | None] = ()
+        self.room_in: Call | None = None
+        self.live: tuple[bool, ...] | None = None
+        self.again: list[Region] = []
+        self.served: tuple[Call, int] | None = None
+        self.predictor = session.method.predictor.at(site.name)
+        corrections = session.method.corrections
+        self.corrector = corrections.of(site.name) if corrections is not None and leader is None else None
+        self.key = site.name if leader is None else f"{site.name} of {leader.site.name}"
+
+    @property
+    def has_history(self) -> bool:
+        """Whether there is anything to predict from."""
+        return self.history is not None and bool(self.history.taus)
+
+    def release(self) -> None:
+        """The run is over: let go of its tensors."""
+        self.history = None
+        self.decided_in = None
+        self.opened = ()
+        self.room_in = None
+        self.served = None
+        for region in self.again:
+            region.release()
+
+    def next_of(self, call: Call) -> Region:
+        """This region for its module's first call in an evaluation, one that follows it for each further."""
+        times = self.served[1] + 1 if self.served is not None and self.served[0] is call else 0
+        self.served = (call, times)
+        if times > len(self.again):
+            site = replace(self.site, name=f"call {times + 1}")
+            self.again.append(Region(self.session, site, self.codec, self))
+        return self.again[times - 1] if times else self
+
+    def decide(self, call: Call) -> bool:
+        """Decide once per call whether this site is predicted; the first to ask settles it."""
+        if self.decided_in is call:
+            return self.predicting
+        self.decided_in = call
+        self.history = history = call.branch.history(self.key)
+        if call.half is not None or history.half:
+            self._fit_rows(history, call.half)
+        if self.leader is not None:
+            self.predicting = self.leader.decide(call)
+        else:
+            self.predicting = self.session.decisions.predicts(self, call)
+        return self.predicting
+
+    def open(self, call: Call, entries: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+        """Take what `remember` will need of the entries (delta) before the site may write over them.
+
+        Args:
+            call: the call under way.
+            entries: for each leaf the input it continues, or None.
+        """
+        slots = self._make_room(call).spare
+        return [
+            # What nobody reads is not stored.
+            self.codec.open(x, slots[i] if i < len(slots) else None)
+            if self.live is None or self.live[i]
+            else None
+            for i, x in enumerate(entries)
+        ]
+
+    def remember(self, call: Call, opened: Sequence[torch.Tensor | None], leaves: Sequence[Any]) -> None:
+        """Store an anchor.
+
+        Args:
+            call: the call under way.
+            opened: what `open` took of each leaf's entry, None where the leaf has none.
+            leaves: the region's outputs; those that are no tensors are not stored.
+        """
+        began = perf_counter()
+        history = self._make_room(call)
+        slots = history.spare
+        kept = [
+            leaf if isinstance(leaf, torch.Tensor) and (self.live is None or self.live[i]) else None
+            for i, leaf in enumerate(leaves)
+        ]
+        self.dtypes = tuple([leaf.dtype if isinstance(leaf, torch.Tensor) else None for leaf in leaves])
+        self.grouped = any(leaf is not None and launch.possible(leaf.device) for leaf in kept)
+        budget = self.session.budget
+        if budget is None or budget.admits(call, history, opened, kept, self.codec.store):
+            stored: list[Stored | None] = []
+            for i, leaf in enumerate(kept):
+                slot = slots[i] if i < len(slots) else None
+                stored.append(None if leaf is None else self.codec.close(opened[i], leaf, slot))
+            history.push(call.index, call.tau, tuple(stored))
+        self.session.inside += perf_counter() - began
+
+    def predict(self, call: Call, entries: Sequence[torch.Tensor | None]) -> list[Any]:
+        """The predicted leaves, new tensors of the outputs' dtypes; None for leaves that are not stored.
+
+        Args:
+            call: the call under way.
+            entries: for each leaf the fresh input it continues (delta), or None.
+        """
+        history = self.history
+        if history is None or not history.leaves:
+            raise RuntimeError(f"{self.site.name} is predicted without history")
+        predicted: list[Any] | None = None
+        if self.grouped and not (call.checking or entries):
+            predicted = self.session.together.leaves(self, call)
+        if predicted is None:
+            weights, anchors, summed = self.terms(call, history)
+            rest = summed
+            if self.corrector is not None and not call.checking:
+                summed = self.corrector.around(summed, call.index, history.steps[-1])
+            predicted = []
+            for i, newest in enumerate(anchors[-1]):
+                if newest is None or (self.live is not None and not self.live[i]):
+                    predicted.append(None)
+                    continue
+                base = entries[i] if entries else None
+                predicted.append(summed(base, list(map(itemgetter(i), anchors)), weights, self.dtypes[i]))
+                # Further leaves are not corrected.
+                summed = rest
+        if not call.checking:
+            history.run_length += 1
+            history.predicted_at = call.tau
+        return predicted
+
+    def terms(self, call: Call, history: History) -> tuple[list[float], Sequence[Leaves], Sum]:
+        """Of a prediction now its weights, its anchors (oldest first), and what sums them."""
+        if call.checking or len(history.taus) == 1:
+            return [1.0], history.leaves[-1:], weighted_sum
+        if len(self.session.binding.regions) > 1:
+            weights = self.session.lately.weights(self.predictor, history.taus, history.steps, call.tau)
+        else:
+            weights = self.predictor.weights(history.taus, history.steps, call.tau)
+        anchors = history.leaves
+        if history.forecast is not None:
+            anchors = [*anchors, history.forecast]
+        summed = (apart(self.predictor, history.steps, call) if call.branch.paired else None) or weighted_sum
+        if 0.0 in weights and summed is weighted_sum:
+            used = [i for i, w in enumerate(weights) if w != 0.0]
+            weights, anchors = [weights[i] for i in used], [anchors[i] for i in used]
+        return weights, anchors, summed
+
+    def stores(self, leaf: Stored | None, i: int) -> TypeGuard[Stored]:
+        """Whether the i-th leaf of an anchor is there and read."""
+        return leaf is not None and (self.live is None or self.live[i])
+
+    def check_corrections(self) -> None:
+        """After a computed call: whether the corrections have as many channels as the output."""
+        if self.corrector is not None and self.history is not None and self.history.leaves:
+            leaf = next((leaf for leaf in self.history.leaves[-1] if leaf is not None), None)
+            if leaf is not None:
+                self.corrector.check(leaf)
+
+    def _make_room(self, call: Call) -> History:
+        """The history, without the anchor that the one of this call replaces."""
+        history = self.history
+        if history is None or self.decided_in is not call:
+            history = self.history = call.branch.history(self.key)
+        if self.room_in is not call:
+            self.room_in = call
+            if self.predictor.forecasts and history.taus:
+                history.forecast = self._latest(history)
+            history.make_room(call.tau)
+        return history
+
+    def _fit_rows(self, history: History, half: tuple[int, slice] | None) -> None:
+        """Keep of the anchors the rows that are run; where all are run again nothing is left of them."""
+        if half is None:
+            history.clear()
+        elif not history.half:
+            history.leaves = [self._fewer(leaves, *half) for leaves in history.leaves]
+            history.forecast = None if history.forecast is None else self._fewer(history.forecast, *half)
+            history.half = True
+
+    def _fewer(self, leaves: Leaves, rows: int, part: slice) -> Leaves:
+        # T-GATE freezes the mean of both branches' cross-attention.
+        mean = self.site.kind == "cross_attn" and self.session.method.sibling == "drop"
+        kept: list[Stored | None] = []
+        for leaf in leaves:
+            # Frames or places may lie inside the batch dimension, behind the rows.
+            each = 0 if leaf is None or leaf.shape[0] % rows else leaf.shape[0] // rows
+            if leaf is None or not each:
+                kept.append(leaf)
+            elif mean:
+                a, b = (half.to(half.dtype) for half in leaf.chunk(2))
+                kept.append(self.codec.close(None, (a + b) / 2) if isinstance(leaf, Packed) else (a + b) / 2)
+            else:
+                kept.append(leaf[part.start * each : part.stop * each].clone())
+        return tuple(kept)
+
+    def _latest(self, history: History) -> Leaves:
+        """The last entry before a new anchor: the newest anchor, or what was predicted since, once more."""
+        if not history.run_length or len(history.taus) == 1:
+            return history.leaves[-1]
+        weights = self.predictor.weights(history.taus, history.steps, history.predicted_at)
+        anchors = [*history.leaves, history.forecast] if history.forecast is not None else history.leaves
+        entry: list[Stored | None] = []
+        for i, newest in enumerate(history.leaves[-1]):
+            if newest is None:
+                entry.append(None)
+                continue
+            predicted = weighted_sum(None, [a[i] for a in anchors], weights, newest.dtype)  # type: ignore[misc]
+            entry.append(self.codec.close(None, predicted) if isinstance(newest, Packed) else predicted)
+        return tuple(entry)
+
+
+class GroupRegion(Region):
+    """A site that is lowered as several regions which follow its decision; it holds nothing itself."""
+
+    def __init__(self, session: Session, site: Site, codec: Codec) -> None:
+        super().__init__(session, site, codec)
+        self.followers: list[Region] = []
+
+    def release(self) -> None:
+        """The followers hold what there is to let go of."""
+        super().release()
+        for follower in self.followers:
+            follower.release()
+
+    @property
+    def has_history(self) -> bool:
+        """Whether every follower has something to predict from."""
+        branch = self.session.call.branch if self.session.call is not None else None
+        return branch is not None and all(branch.history(f.key).taus for f in self.followers)
+
+    def decide(self, call: Call) -> bool:
+        """Decide once per call, and count predictions in a row here: the followers' counts are their own."""
+        if self.decided_in is call:
+            return self.predicting
+        predicting = super().decide(call)
+        if self.history is not None and not call.checking:
+            self.history.run_length = self.history.run_length + 1 if predicting else 0
+        return predicting

@@ -1,0 +1,1 @@
+"""Which run, evaluation and branch a denoiser call belongs to."""

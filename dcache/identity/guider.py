@@ -1,0 +1,90 @@
+"""The guider tap: diffusers' guiders know which condition each denoiser call is for.
+
+A guider of a modular pipeline makes one batch of inputs per condition, each with an identifier
+("pred_cond", "pred_uncond", "pred_cond_skip", ...), and says before and after each denoiser call that it is
+the next batch's turn. Which of them there are may change from one evaluation to the next, so ordinals do not
+tell them apart.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from dcache.intercept.method import MethodTap
+
+_INPUTS = ("prepare_inputs", "prepare_inputs_from_block_state")
+_BEFORE = "prepare_models"
+_AFTER = "cleanup_models"
+
+
+class GuiderTap:
+    """Names the branches of the denoisers that one guider guides.
+
+    Attributes:
+        names: identifiers of the batches of the evaluation under way.
+        turn: how many of them were begun.
+    """
+
+    def __init__(self, guider: Any) -> None:
+        self.guider = guider
+        self.names: list[str] = []
+        self.turn = 0
+        around = {**dict.fromkeys(_INPUTS, self._prepared), _BEFORE: self._begin, _AFTER: self._end}
+        present = {name: f for name, f in around.items() if callable(getattr(guider, name, None))}
+        self.taps = [MethodTap(guider, name, f) for name, f in present.items()]
+        for method_tap in self.taps:
+            method_tap.install()
+
+    def remove(self) -> None:
+        """Give the guider its own methods back."""
+        for method_tap in self.taps:
+            method_tap.remove()
+
+    def _prepared(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
+        batches = original(*args, **kwargs)
+        key = getattr(owner, "_identifier_key", "")
+        self.names = [str(getattr(batch, key, i)) for i, batch in enumerate(batches)]
+        self.turn = 0
+        return batches
+
+    def _begin(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
+        self._tell(args, kwargs, self.names[self.turn] if self.turn < len(self.names) else None)
+        self.turn += 1
+        return original(*args, **kwargs)
+
+    def _end(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
+        self._tell(args, kwargs, None)
+        return original(*args, **kwargs)
+
+    @staticmethod
+    def _tell(args: Any, kwargs: Any, name: str | None) -> None:
+        from dcache.engine.session import session_of
+
+        for denoiser in (*args, *kwargs.values()):
+            session = session_of(denoiser)
+            if session is not None:
+                session.names.context = name
+
+
+def guider_taps(pipe: Any, before: list[GuiderTap]) -> list[GuiderTap]:
+    """Taps of a pipeline's guiders, as they are now; those of guiders it had before are taken off."""
+    components = getattr(pipe, "components", None)
+    parts = components.values() if isinstance(components, dict) else ()
+    guiders = [part for part in parts if _is_guider(part)]
+    kept = [found for found in before if any(found.guider is guider for guider in guiders)]
+    for found in before:
+        if found not in kept:
+            found.remove()
+    return kept + [GuiderTap(g) for g in guiders if all(found.guider is not g for found in kept)]
+
+
+def _is_guider(thing: Any) -> bool:
+    return all(callable(getattr(thing, name, None)) for name in (_INPUTS[0], _BEFORE, _AFTER))
+
+
+def guidance_of(pipes: Iterable[weakref.ref[Any]]) -> float | None:
+    """The guidance of the last call, where one of the pipelines keeps it as most of diffusers' do."""
+    kept = [getattr(ref(), "_guidance_scale", None) for ref in pipes]
+    return next((float(scale) for scale in kept if isinstance(scale, int | float)), None)

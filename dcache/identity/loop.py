@@ -1,0 +1,90 @@
+"""Identity without a sampler: what a hand-written loop tells by its timesteps.
+
+The timestep argument is found by name. Its direction is learned from the first change; equal values are
+another guidance branch of the same evaluation; a value against the direction opens a new run. Where that is
+ambiguous the error says to use `dcache.step`.
+"""
+
+from __future__ import annotations
+
+from dcache.errors import DcacheError
+from dcache.identity.run import Run
+
+TIME_NAMES = (
+    "timestep",
+    "timesteps",
+    "t",
+    "time",
+    "time_step",
+    "sigma",
+    "sigmas",
+    "noise_level",
+    "noise_levels",
+)
+MOST_BRANCHES = 8
+_HINT = (
+    "Call dcache.step(module, index=i, sigma=..., branch=...) before each denoiser call of the loop: it "
+    "says which evaluation and which guidance branch comes next."
+)
+
+
+class Loop:
+    """Follows the timesteps of one module that is called in a hand-written loop."""
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
+        self.value: float | None = None
+        self.rising: bool | None = None
+        self.branches: list[int] = []
+
+    def see(self, value: float | None, is_sigma: bool) -> Run:
+        """Note a call with this timestep; returns the run it belongs to.
+
+        Raises:
+            DcacheError: the timestep cannot be read, or cannot tell evaluations apart.
+        """
+        if value is None:
+            raise DcacheError(
+                "dcache cannot tell which evaluation this denoiser call belongs to: no sampler was seen "
+                "and the call has no timestep argument with one value (looked for "
+                f"{', '.join(TIME_NAMES)}). {_HINT}"
+            )
+        if self.run is None or self.value is None:
+            return self._open(value, is_sigma)
+        if value == self.value:
+            self.branches[-1] += 1
+            self._check_branches()
+            return self.run
+        rising = value > self.value
+        if self.rising is not None and rising != self.rising:
+            return self._open(value, is_sigma)
+        self.rising = rising
+        self.value = value
+        self.branches.append(1)
+        self.run.index += 1
+        self._tell(value, is_sigma)
+        return self.run
+
+    def _open(self, value: float, is_sigma: bool) -> Run:
+        self.run = Run(started=True)
+        self.value = value
+        self.branches = [1]
+        self._tell(value, is_sigma)
+        return self.run
+
+    def _tell(self, value: float, is_sigma: bool) -> None:
+        if self.run is not None:
+            self.run.tell(None if is_sigma else value, value if is_sigma else None)
+
+    def _check_branches(self) -> None:
+        if self.branches[-1] > MOST_BRANCHES:
+            raise DcacheError(
+                f"the denoiser was called {self.branches[-1]} times with one timestep: that is more "
+                f"guidance branches than dcache believes in. {_HINT}"
+            )
+        if len(self.branches) > 1 and self.branches[-1] > max(self.branches[:-1]):
+            raise DcacheError(
+                "the denoiser was called more often with this timestep than with any before it. That is a "
+                "second-order sampler, or guidance that starts late, and the timestep cannot tell which. "
+                f"{_HINT}"
+            )

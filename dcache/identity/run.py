@@ -1,0 +1,130 @@
+"""A run: one walk down the noise levels. It knows the evaluation under way, how many there are, their clocks.
+
+A run is opened by the sampler (`identity/sampler.py`), by a hand-written loop (`identity/loop.py`) or by
+`dcache.step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from dcache.errors import DcacheError
+from dcache.identity.clock import log_snr
+
+
+@dataclass
+class Run:
+    """Where a denoising run stands.
+
+    Attributes:
+        timesteps: timestep value of every evaluation, where known.
+        sigmas: noise level of every evaluation, where known.
+        alphas_cumprod: the training table of samplers that have no sigmas, indexed by timestep.
+        flow: whether sigmas are those of flow matching (x = (1 - s) x0 + s noise).
+        sampler: class name of the sampler, "" for a hand-written loop.
+        start: index in the tables of the first evaluation (image-to-image starts late).
+        index: the evaluation under way, from 0.
+        count: evaluations of the whole run, or None where nobody told.
+        calls: denoiser calls since the last sampler step, over all denoisers.
+    """
+
+    timesteps: Sequence[float] = ()
+    sigmas: Sequence[float] = ()
+    alphas_cumprod: Sequence[float] = ()
+    flow: bool = False
+    sampler: str = ""
+    start: int = 0
+    index: int = 0
+    count: int | None = None
+    calls: int = 0
+    started: bool = False
+    told: dict[int, tuple[float | None, float | None]] = field(default_factory=dict)
+    best: str = ""
+
+    def place(self, timestep: float | None, begin: int | None) -> None:
+        """Fix where in the tables the first evaluation lies.
+
+        Args:
+            timestep: value the denoiser was called with, if it can be read.
+            begin: the sampler's own begin index, if it has one.
+        """
+        self.started = True
+        if begin is not None:
+            self.start = begin
+        elif timestep is not None and self.timesteps:
+            nearest = min(self.timesteps, key=lambda t: abs(t - timestep))
+            start = list(self.timesteps).index(nearest)
+            # A model may be given t / 1000 or 1 - t, which looks like the last entry at the first evaluation.
+            if abs(nearest - timestep) <= 1e-2 * max(1.0, abs(timestep)) and start < len(self.timesteps) - 1:
+                self.start = start
+        if self.timesteps:
+            self.count = len(self.timesteps) - self.start
+
+    def tell(self, timestep: float | None, sigma: float | None) -> None:
+        """Note what a hand-written loop says of the evaluation under way."""
+        self.told[self.index] = (timestep, sigma)
+
+    def clock(self, name: str | None) -> float:
+        """The clock value of the evaluation under way.
+
+        Args:
+            name: one of `CLOCKS`, or None for log-SNR where the noise level is known, else the timestep where
+                it is monotone, else the step. What None means is settled when it is first asked for, so that
+                the clock values of a run are comparable.
+
+        Raises:
+            DcacheError: that clock is not known here.
+        """
+        timestep, sigma = self._here()
+        values = {
+            "step": float(self.index),
+            "timestep": timestep,
+            "sigma": sigma,
+            "logsnr": log_snr(timestep, sigma, self.flow, self.alphas_cumprod),
+        }
+        if name is None and not self.best:
+            known = {clock for clock, value in values.items() if value is not None}
+            by_timestep = "timestep" in known and self._monotone
+            self.best = "logsnr" if "logsnr" in known else "timestep" if by_timestep else "step"
+        clock = name or self.best
+        value = values[clock]
+        if value is None:
+            raise self._unknown(clock)
+        return value
+
+    def time(self) -> float | None:
+        """Timestep of the evaluation under way on the scale of training, 0 to 1000, where it is known."""
+        timestep, _ = self._here()
+        if timestep is None:
+            return None
+        told = (t for t, _ in self.told.values() if t is not None)
+        scale = max(map(abs, (*self.timesteps, *told)), default=1000.0)
+        return timestep if scale > 1.0 else timestep * 1000.0
+
+    def logsnr(self) -> float | None:
+        """Log signal-to-noise ratio of the evaluation under way, where it is known."""
+        return log_snr(*self._here(), self.flow, self.alphas_cumprod)
+
+    def _here(self) -> tuple[float | None, float | None]:
+        if self.index in self.told:
+            return self.told[self.index]
+        i = self.start + self.index
+        timestep = self.timesteps[i] if i < len(self.timesteps) else None
+        sigma = self.sigmas[i] if i < len(self.sigmas) else None
+        return timestep, sigma
+
+    @property
+    def _monotone(self) -> bool:
+        t = [v for v, _ in self.told.values() if v is not None] if self.told else list(self.timesteps)
+        return all(a > b for a, b in pairwise(t)) or all(a < b for a, b in pairwise(t))
+
+    def _unknown(self, clock: str) -> DcacheError:
+        what = "timestep" if clock == "timestep" else "noise level"
+        where = f"the sampler {self.sampler}" if self.sampler else "a hand-written loop"
+        return DcacheError(
+            f"clock={clock!r} needs the {what} of each evaluation, and {where} does not tell that of "
+            f"evaluation {self.index}. Use clock='step', or call dcache.step(module, index=..., sigma=...) "
+            "before each evaluation."
+        )

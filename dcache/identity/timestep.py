@@ -1,0 +1,33 @@
+"""The timestep argument of a denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from dcache.identity.loop import TIME_NAMES
+from dcache.intercept.pytree import argument_names
+
+
+class TimeArgument:
+    """Where a denoiser takes its timestep, found by the argument's name."""
+
+    def __init__(self, module: nn.Module) -> None:
+        names = argument_names(type(module).forward)[1:]
+        self.name = next((n for n in TIME_NAMES if n in names), None)
+        self.place = names.index(self.name) if self.name else -1
+        self.is_sigma = self.name is not None and self.name.startswith(("sigma", "noise"))
+
+    def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
+        """The call's timestep (one sync on a GPU), or None where it has not exactly one value."""
+        value = kwargs.get(self.name) if self.name else None
+        if value is None and 0 <= self.place < len(args):
+            value = args[self.place]
+        if isinstance(value, torch.Tensor):
+            if value.numel() == 0 or (value.numel() > 1 and bool((value != value.flatten()[0]).any())):
+                return None
+            return float(value.flatten()[0])
+        return float(value) if isinstance(value, int | float) else None

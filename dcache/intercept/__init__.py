@@ -1,0 +1,1 @@
+"""Interception of module calls and of methods, and what must not be intercepted."""

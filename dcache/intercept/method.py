@@ -1,0 +1,71 @@
+"""Interception of a method of any object."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+
+class MethodTap:
+    """Stands in for one bound method of one object and keeps its signature.
+
+    A deep copy of the object has its plain method, or a tap of its own if the listener `follows_copies`.
+
+    Args:
+        owner: the object.
+        name: the method's name.
+        around: called as `around(original, owner, args, kwargs)`; returns the result.
+    """
+
+    def __init__(self, owner: Any, name: str, around: Callable[..., Any]) -> None:
+        self.owner = owner
+        self.name = name
+        self.around = around
+        self.previous = vars(owner).get(name)
+        self.original = getattr(owner, name)
+        self.__wrapped__ = self.original
+        self.__name__ = name
+        self.__doc__ = self.original.__doc__
+
+    def install(self) -> None:
+        """Set this as the object's attribute."""
+        setattr(self.owner, self.name, self)
+
+    def remove(self) -> None:
+        """Take it off again, unless somebody replaced it."""
+        if vars(self.owner).get(self.name) is self:
+            if self.previous is None:
+                delattr(self.owner, self.name)
+            else:
+                setattr(self.owner, self.name, self.previous)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Stand in for the method."""
+        return self.around(self.original, self.owner, args, kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A tap of the copied owner that tells the same listener."""
+        copied = memo.get(id(self.owner))
+        if copied is None:
+            return self
+        plain = types.MethodType(getattr(type(self.owner), self.name), copied)
+        follows = getattr(getattr(self.around, "__self__", None), "follows_copies", None)
+        if follows is None or not follows(memo):
+            return plain
+        twin = MethodTap.__new__(MethodTap)
+        twin.__dict__.update(
+            owner=copied,
+            name=self.name,
+            around=self.around,
+            previous=None,
+            original=plain,
+            __wrapped__=plain,
+            __name__=self.name,
+            __doc__=self.__doc__,
+        )
+        return twin
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the plain method of the owner."""
+        return getattr, (self.owner, self.name)

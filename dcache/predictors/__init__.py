@@ -1,0 +1,38 @@
+"""Predictors: how remembered tensors are carried to now.
+
+Every predictor here is a set of host-side weights over the last anchors: `z(tau) = sum_i w_i z_i`. A
+predictor is pure; it sees the anchors' clock values (oldest first) and the clock value now, and returns one
+weight per anchor. Of anchors with equal clock values only the newest counts.
+
+| name     | anchors | exact on                                            | source                          |
+|----------|---------|-----------------------------------------------------|---------------------------------|
+| `reuse`  | 1       | constants                                           | FORA, Delta-DiT and many others |
+| `taylor` | m + 1   | straight lines, whatever the order                  | TaylorSeer, eq. of the forecast |
+| `newton` | m + 1   | polynomials of degree m, any gaps, any clock        | Newton interpolation            |
+| `linear` | 2       | lines whose last gap is `1 / weight` of the next    | FasterCache                     |
+| `hermite`| m + 1   | constants; lines if scale^2 = 1/2                   | HiCache                         |
+| `foca`   | 2       | lines with anchors one step apart                   | FoCa                            |
+| `fitted` | any     | what it was fitted on (`predictors.fitted`)         | ours                            |
+"""
+
+from dcache.predictors.base import MAX_ORDER, Everywhere, Predictor
+from dcache.predictors.fitted import Fitted
+from dcache.predictors.foca import Foca
+from dcache.predictors.polynomial import Linear, Newton, Reuse
+from dcache.predictors.registry import make, register
+from dcache.predictors.taylor import Hermite, Taylor
+
+__all__ = [
+    "MAX_ORDER",
+    "Everywhere",
+    "Fitted",
+    "Foca",
+    "Hermite",
+    "Linear",
+    "Newton",
+    "Predictor",
+    "Reuse",
+    "Taylor",
+    "make",
+    "register",
+]

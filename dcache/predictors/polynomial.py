@@ -1,0 +1,87 @@
+"""Reuse, a fixed line, and the polynomial through the anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import isnan
+from typing import Any
+
+from dcache.errors import DcacheError
+from dcache.predictors.base import Everywhere, check_order
+
+
+@dataclass(frozen=True)
+class Reuse(Everywhere):
+    """The newest anchor as it is."""
+
+    name: str = field(default="reuse", init=False)
+    order: int = field(default=0, init=False)
+    forecasts: bool = field(default=False, init=False)
+
+    def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
+        """Weight one on the newest anchor."""
+        return [0.0] * (len(taus) - 1) + [1.0]
+
+    def parameters(self) -> dict[str, Any]:
+        """Nothing to tell."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Newton(Everywhere):
+    """The polynomial through the last `order + 1` anchors with their true clock gaps, in Lagrange form."""
+
+    order: int = 1
+    name: str = field(default="newton", init=False)
+    forecasts: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        """Check the order."""
+        check_order(self.order)
+
+    def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
+        """Lagrange weights."""
+        known: dict[float, int] = {}
+        for i in range(len(taus) - 1, -1, -1):
+            if taus[i] not in known and len(known) <= self.order:
+                known[taus[i]] = i
+        weights = [0.0] * len(taus)
+        for here, i in known.items():
+            w = 1.0
+            for other in known:
+                if other != here:
+                    w *= (tau - other) / (here - other)
+            weights[i] = w
+        return weights
+
+    def parameters(self) -> dict[str, Any]:
+        """The order."""
+        return {"order": self.order}
+
+
+@dataclass(frozen=True)
+class Linear(Everywhere):
+    """The newest anchor plus a fixed share of its difference to the one before: z_n + w (z_n - z_{n-1}).
+
+    Args:
+        weight: w; FasterCache takes 0.5, which is exact on lines if every other evaluation is computed.
+    """
+
+    weight: float = 0.5
+    name: str = field(default="linear", init=False)
+    order: int = field(default=1, init=False)
+    forecasts: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        """Check the weight."""
+        if not isinstance(self.weight, int | float) or isinstance(self.weight, bool) or isnan(self.weight):
+            raise DcacheError(f"weight must be a number, got {self.weight!r}")
+
+    def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
+        """The clock plays no part."""
+        return [0.0] * (len(taus) - 2) + [-self.weight, 1.0 + self.weight] if len(taus) > 1 else [1.0]
+
+    def parameters(self) -> dict[str, Any]:
+        """The weight."""
+        return {"weight": self.weight}

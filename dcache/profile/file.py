@@ -1,0 +1,126 @@
+"""The profile file: safetensors, float64 tables, all else as JSON in its header; checked whole when read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcache.errors import DcacheError
+from dcache.profile.profile import Floats, Latencies, Profile, Tables
+from dcache.util import files
+
+FORMAT = "dcache.profile"
+VERSION = 1
+_BY_SITE = ("computed", "predicted", "flops", "overhead")
+# Tables that are not of a site.
+_LOOSE = ("ratios", "changes", "importance")
+
+
+def write(profile: Profile, path: str | os.PathLike[str]) -> Path:
+    """See `Profile.save`."""
+    from safetensors.numpy import save_file
+
+    arrays: dict[str, Floats] = {}
+    names: list[list[str]] = []
+    for site, branches in profile.sites.items():
+        for branch, frames in branches.items():
+            for frame, tables in frames.items():
+                key = str(len(names))
+                names.append([site, branch, frame])
+                for part in ("gram", "distance", "size"):
+                    arrays[f"{key}.{part}"] = np.ascontiguousarray(getattr(tables, part), np.float64)
+    for name in _LOOSE:
+        if (table := getattr(profile, name)) is not None:
+            arrays[name] = np.ascontiguousarray(table, np.float64)
+    about = {
+        name: getattr(profile, name)
+        for name in ("steps", "prompts", "sketch", "model", "config", "component", "sampler", "guidance")
+    }
+    about |= {
+        "version": VERSION,
+        "tables": names,
+        "important": list(profile.important),
+        "attention": dict(profile.attention),
+        "resolution": list(profile.resolution),
+        "sigmas": list(profile.sigmas),
+        "latencies": None if profile.latencies is None else asdict(profile.latencies),
+        "made": dict(profile.made),
+    }
+    try:
+        header = {FORMAT: json.dumps(about, allow_nan=False)}
+    except (TypeError, ValueError) as error:
+        raise DcacheError(f"the profile cannot be written as JSON: {error}") from None
+    return files.write(Path(path), lambda temporary: save_file(arrays, temporary, header))
+
+
+def read(path: str | os.PathLike[str]) -> Profile:
+    """See `Profile.load`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as opened:
+            header = opened.metadata() or {}
+            if FORMAT not in header:
+                raise DcacheError("this is no profile: expected one that `dcache calibrate` wrote")
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        return _parsed(json.loads(header[FORMAT], parse_constant=_finite), arrays)
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise DcacheError(f"cannot read the profile {path}: {error}") from None
+    except DcacheError as error:
+        raise DcacheError(f"{path}: {error}") from None
+
+
+def _finite(constant: str) -> float:
+    raise ValueError(f"the header holds {constant}")
+
+
+def _latencies(timed: Any) -> Latencies:
+    uncached, spread = float(timed["uncached"]), float(timed["spread"])
+    tables = {
+        name: {str(site): float(value) for site, value in timed.get(name, {}).items()} for name in _BY_SITE
+    }
+    every = [uncached, spread, *(value for table in tables.values() for value in table.values())]
+    if not uncached or not all(0 <= value < np.inf for value in every):
+        raise ValueError("latencies must be finite and not below 0, that of the whole call above 0")
+    return Latencies(uncached, **tables, pictures=int(timed["pictures"]), spread=spread)
+
+
+def _parsed(about: Any, arrays: Mapping[str, NDArray[Any]]) -> Profile:
+    try:
+        if about["version"] != VERSION:
+            raise DcacheError(
+                f"profile version {about['version']!r} is not readable here, expected {VERSION}"
+            )
+        sites: dict[str, dict[str, dict[str, Tables]]] = {}
+        for i, (site, branch, frame) in enumerate(about["tables"]):
+            parts = (arrays[f"{i}.{part}"].astype(np.float64) for part in ("gram", "distance", "size"))
+            sites.setdefault(str(site), {}).setdefault(str(branch), {})[str(frame)] = Tables(*parts)
+        timed = about["latencies"]
+        loose = {name: arrays[name].astype(np.float64) for name in _LOOSE if name in arrays}
+        return Profile(
+            sites=sites,
+            latencies=None if timed is None else _latencies(timed),
+            important=tuple(map(str, about["important"])),
+            attention={str(k): float(v) for k, v in about["attention"].items()},
+            resolution=tuple(int(n) for n in about["resolution"]),
+            sigmas=tuple(float(s) for s in about["sigmas"]),
+            made=dict(about["made"]),
+            steps=about["steps"],
+            prompts=int(about["prompts"]),
+            sketch=float(about["sketch"]),
+            model=str(about["model"]),
+            config=str(about["config"]),
+            component=str(about["component"]),
+            sampler=str(about["sampler"]),
+            guidance=None if about["guidance"] is None else float(about["guidance"]),
+            **loose,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise DcacheError(f"the profile's header is damaged: {type(error).__name__} {error}") from None

@@ -1,0 +1,299 @@
+"""`Profile`: what was observed in full runs of one denoiser, as tables; never the tensors themselves.
+
+`dcache.search.observe` makes one, `dcache.schedulers.planners` turn it into schedules. The file is
+safetensors: float64 tables, everything else as JSON in its header. Nothing in it is executed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcache.errors import DcacheError
+from dcache.sites.names import SITE_NAME
+
+Floats = NDArray[np.float64]
+
+FRAMES = ("value", "delta")
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What was seen of one site on one branch, in one frame (`value`, its output, or `delta`, its change).
+
+    Attributes:
+        gram: (T, T), the mean over elements, prompts and seeds of z_t * z_u.
+        distance: (T, T), the mean of |z_t - z_u|.
+        size: (T,), the mean of |z_t|.
+    """
+
+    gram: Floats
+    distance: Floats
+    size: Floats
+
+    @property
+    def squared(self) -> Floats:
+        """(T, T), the mean of (z_a - z_t)^2."""
+        power = np.diag(self.gram)
+        return np.maximum(power[:, None] + power[None, :] - 2.0 * self.gram, 0.0)
+
+    @property
+    def relative(self) -> Floats:
+        """(T, T), `[a, t]` = mean|z_a - z_t| / mean|z_t| (relL1): the error at t of what a left."""
+        return self.distance / np.maximum(self.size, np.finfo(np.float64).tiny)[None, :]
+
+    @property
+    def cosine(self) -> Floats:
+        """(T, T), the cosine of z_a and z_t."""
+        power = np.sqrt(np.maximum(np.diag(self.gram), np.finfo(np.float64).tiny))
+        return self.gram / (power[:, None] * power[None, :])
+
+    def __add__(self, other: Tables) -> Tables:
+        """The sum, as of two branches that decide together."""
+        return Tables(self.gram + other.gram, self.distance + other.distance, self.size + other.size)
+
+    def scaled(self, by: float) -> Tables:
+        """Every number times `by`."""
+        return Tables(self.gram * by, self.distance * by, self.size * by)
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Seconds of one call of the pipeline and of its parts, medians.
+
+    Attributes:
+        uncached: the whole call without caching.
+        computed: site -> seconds to compute it in one evaluation, on all branches together.
+        predicted: site -> seconds to predict it instead.
+        flops: site -> floating point operations of one evaluation, 0 where they were not counted.
+        overhead: site -> seconds that a call pays for remembering it at all.
+        pictures: pictures or clips of the timed call.
+        spread: half of the range between the quartiles of the uncached call, over its median.
+    """
+
+    uncached: float
+    computed: Mapping[str, float]
+    predicted: Mapping[str, float]
+    flops: Mapping[str, float] = field(default_factory=dict)
+    overhead: Mapping[str, float] = field(default_factory=dict)
+    pictures: int = 1
+    spread: float = 0.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Tables of one denoiser's full runs.
+
+    Attributes:
+        steps: T, evaluations of a run.
+        sites: site -> branch -> frame -> tables. Sites may lie inside one another; branches are named as
+            in `Schedule`.
+        latencies: None where nothing was timed.
+        prompts: how many pictures the tables are means over.
+        sketch: relative standard error of `gram` for vectors of equal length, 0 where the features were
+            kept whole.
+        ratios: (T,), MagCache's: mean over tokens of |d_t| / |d_{t-1}| of the trunk's delta; the first is 1.
+        changes: (N, 2), TeaCache's: relL1 from one evaluation to the next of what the first block gives its
+            attention, and of the trunk's delta.
+        importance: (len(important), T), the mean squared error of the final pictures where that site alone
+            is predicted (by reuse) in that evaluation alone; NaN where it was not looked at.
+        important: sites of `importance`'s rows.
+        attention: block -> share of the foreground's tokens that its attention prefers (ProfilingDiT's R).
+        model, config, component, sampler, resolution, guidance: what was observed, as in `Schedule`.
+        sigmas: noise levels of the run's evaluations and the end's, () where the sampler does not tell.
+        made: machine, versions and options of the observation, free form.
+    """
+
+    steps: int
+    sites: Mapping[str, Mapping[str, Mapping[str, Tables]]]
+    latencies: Latencies | None = None
+    prompts: int = 1
+    sketch: float = 0.0
+    ratios: Floats | None = None
+    changes: Floats | None = None
+    importance: Floats | None = None
+    important: tuple[str, ...] = ()
+    attention: Mapping[str, float] = field(default_factory=dict)
+    model: str = ""
+    config: str = ""
+    component: str = ""
+    sampler: str = ""
+    resolution: tuple[int, ...] = ()
+    guidance: float | None = None
+    sigmas: tuple[float, ...] = ()
+    made: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check names, shapes and numbers.
+
+        Raises:
+            DcacheError: something does not fit, or a table holds NaN.
+        """
+        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
+            raise DcacheError(f"a profile needs a whole number of at least 1 evaluations, got {self.steps!r}")
+        if not self.sites:
+            raise DcacheError("a profile needs at least one site")
+        numbers = [*self.sigmas, *self.attention.values(), self.guidance or 0.0]
+        if self.prompts < 1 or not 0 <= self.sketch < 10 or not np.isfinite(numbers).all():
+            raise DcacheError(
+                "a profile needs a prompt, a sketch's error from 0 to below 10, and finite noise levels, "
+                "attention shares and guidance"
+            )
+        for site, branches in self.sites.items():
+            if SITE_NAME.fullmatch(site) is None or not branches:
+                raise DcacheError(f"the profile's site {site!r} is no site's name, or has no branch")
+            for branch, frames in branches.items():
+                for frame, tables in frames.items():
+                    self._check(f"{frame} of {site!r} on branch {branch!r}", frame, tables)
+        for name, table in (("ratios", self.ratios), ("changes", self.changes)):
+            if table is not None and not np.isfinite(table).all():
+                raise DcacheError(f"the profile's {name} are not all finite numbers: observe again")
+        if self.ratios is not None and self.ratios.shape != (self.steps,):
+            raise DcacheError(f"the profile has {self.ratios.shape} ratios, expected ({self.steps},)")
+        if self.changes is not None and (self.changes.ndim != 2 or self.changes.shape[1] != 2):
+            raise DcacheError(f"the profile's changes have the shape {self.changes.shape}, expected (N, 2)")
+        expected = (len(self.important), self.steps)
+        if self.importance is not None and self.importance.shape != expected:
+            raise DcacheError(f"the profile's importance is {self.importance.shape}, expected {expected}")
+
+    def tables(self, site: str, frame: str | None = None) -> Tables:
+        """The tables of a site, the mean over its branches.
+
+        Args:
+            site: its name.
+            frame: `value` or `delta`; None for the one that is remembered there by default.
+
+        Raises:
+            DcacheError: the site or the frame was not observed.
+        """
+        branches = self.sites.get(site)
+        if branches is None:
+            raise DcacheError(
+                f"the profile has no site {site!r}: it has {', '.join(self.sites)}. Observe it: dcache "
+                f"calibrate PIPE --sites {site} --out profile.safetensors"
+            )
+        frames = next(iter(branches.values()))
+        chosen = frame or ("delta" if "delta" in frames and _is_run(site) else "value")
+        found = [its[chosen] for its in branches.values() if chosen in its]
+        if len(found) < len(branches):
+            raise DcacheError(f"the profile has no {chosen!r} of site {site!r}: it has {', '.join(frames)}")
+        total = found[0]
+        for tables in found[1:]:
+            total = total + tables
+        return total.scaled(1.0 / len(found))
+
+    def of_kind(self, *kinds: str) -> tuple[str, ...]:
+        """Sites whose names begin so (`attn`, `mlp`, `block`, `trunk`), in the profile's order."""
+        return tuple(site for site in self.sites if site.partition(":")[0].partition(".")[0] in kinds)
+
+    @property
+    def whole(self) -> str:
+        """The site of all blocks, or what stands for it: the trunk, a UNet's outermost bracket, the model.
+
+        Raises:
+            DcacheError: none was observed.
+        """
+        for site in ("trunk", "bracket:0", "model"):
+            if site in self.sites:
+                return site
+        raise DcacheError(
+            f"the profile has neither trunk, bracket:0 nor model: it has {', '.join(self.sites)}"
+        )
+
+    def merged(self, others: Iterable[Profile]) -> Profile:
+        """The profile of all runs together: means weighted by the number of pictures.
+
+        What was timed, importance and attention are this one's.
+
+        Raises:
+            DcacheError: they are of different models, steps or sites.
+        """
+        every = [self, *others]
+        for other in every[1:]:
+            for name in ("steps", "model", "config", "component", "sampler", "guidance", "resolution"):
+                a, b = getattr(self, name), getattr(other, name)
+                if a != b:
+                    raise DcacheError(f"profiles of different {name} cannot be merged: {a!r} and {b!r}")
+        total = sum(one.prompts for one in every)
+        shares = [one.prompts / total for one in every]
+
+        def mean(tables: Sequence[Tables]) -> Tables:
+            parts = [one.scaled(share) for one, share in zip(tables, shares, strict=True)]
+            found = parts[0]
+            for part in parts[1:]:
+                found = found + part
+            return found
+
+        try:
+            sites = {
+                site: {
+                    branch: {
+                        frame: mean([one.sites[site][branch][frame] for one in every]) for frame in frames
+                    }
+                    for branch, frames in branches.items()
+                }
+                for site, branches in self.sites.items()
+            }
+        except KeyError as error:
+            raise DcacheError(
+                f"profiles with different sites or branches cannot be merged: {error}"
+            ) from None
+        ratios = [one.ratios for one in every if one.ratios is not None]
+        changes = [one.changes for one in every if one.changes is not None]
+        mixed = np.asarray(sum(r * share for r, share in zip(ratios, shares, strict=False)), np.float64)
+        return replace(
+            self,
+            sites=sites,
+            prompts=total,
+            # Sketches of different runs err independently.
+            sketch=sum((share * one.sketch) ** 2 for one, share in zip(every, shares, strict=True)) ** 0.5,
+            ratios=mixed if len(ratios) == len(every) else None,
+            changes=np.concatenate(changes) if changes else None,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the file atomically; returns its path.
+
+        Raises:
+            DcacheError: it cannot be written there.
+        """
+        from dcache.profile.file import write
+
+        return write(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Profile:
+        """Read and check a file.
+
+        Raises:
+            DcacheError: it does not exist, is damaged, or is no profile.
+        """
+        from dcache.profile.file import read
+
+        return read(path)
+
+    def _check(self, what: str, frame: str, tables: Tables) -> None:
+        if frame not in FRAMES:
+            raise DcacheError(f"the profile's {what}: expected one of {', '.join(FRAMES)}")
+        square = (self.steps, self.steps)
+        shapes = (tables.gram.shape, tables.distance.shape, tables.size.shape)
+        if shapes != (square, square, (self.steps,)):
+            raise DcacheError(
+                f"the profile's tables of {what} are {shapes}, expected {square} of {self.steps}"
+            )
+        for part in (tables.gram, tables.distance, tables.size):
+            if not np.isfinite(part).all():
+                raise DcacheError(
+                    f"the profile's tables of {what} hold NaN or infinity: the observed run was broken. "
+                    "Observe again, in float32 if it was in a narrow dtype"
+                )
+
+
+def _is_run(site: str) -> bool:
+    return site.startswith(("trunk", "run", "block"))

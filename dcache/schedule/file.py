@@ -1,0 +1,170 @@
+"""The schedule file: JSON, stable key order, written atomically, checked whole when read; nothing is run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dcache.errors import DcacheError
+from dcache.schedule import corrections_file
+from dcache.schedule.plan import Plan
+from dcache.schedule.schedule import Schedule
+from dcache.util import files
+from dcache.util.checks import check_whole
+
+FORMAT = "dcache.schedule"
+VERSION = 1
+
+
+def write(schedule: Schedule, path: str | os.PathLike[str]) -> Path:
+    """See `Schedule.save`."""
+    target = Path(path)
+    content = {"format": FORMAT, "version": VERSION, **schedule.content()}
+    try:
+        own = {n: p.corrections for n, p in schedule.components.items() if p.corrections is not None}
+        data = corrections_file.packed(own) if own else b""
+        if own:
+            content["tables"] = corrections_file.reference(target, data)
+        content["checksum"] = _checksum(content)
+        text = json.dumps(content, indent=1) + "\n"
+    except (TypeError, ValueError) as error:
+        raise DcacheError(f"the schedule cannot be written as JSON: {error}") from None
+    if own:
+        corrections_file.write(target, content["tables"], data)
+    return files.write(target, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read(path: str | os.PathLike[str]) -> Schedule:
+    """See `Schedule.load`."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DcacheError(f"cannot read the schedule {path}: {error}") from None
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DcacheError(
+            f"{path} is not valid JSON, so it was truncated or damaged ({error}). Write it again "
+            "with Schedule.save."
+        ) from None
+    try:
+        return _parse(content, Path(path).parent)
+    except (DcacheError, RecursionError) as error:
+        raise DcacheError(f"{path}: {error}") from None
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    core = {k: v for k, v in content.items() if k != "checksum"}
+    return hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()[:16]
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "method": (str,),
+    "steps": (int,),
+    "sampler": (str,),
+    "resolution": (list,),
+    "guidance": (int, float, type(None)),
+    "components": (dict,),
+    "measured": (dict,),
+}
+_PLAN_TYPES: dict[str, tuple[type, ...]] = {
+    "model": (str,),
+    "config": (str,),
+    "codec": (str, type(None)),
+    "predictor": (str,),
+    "parameters": (dict,),
+    "clock": (str, type(None)),
+    "branches": (str,),
+    "rows": (dict,),
+}
+
+
+def _parse(content: Any, folder: Path) -> Schedule:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DcacheError(
+            f'this is no schedule: expected a JSON object with "format": "{FORMAT}". Files of other methods '
+            "become one by dcache import"
+        )
+    if content.get("version") != VERSION:
+        raise DcacheError(
+            f"schedule version {content.get('version')!r} is not readable here, expected {VERSION}: "
+            "it was written by another release of dcache"
+        )
+    _check("the schedule", content, _TYPES, ("format", "version", "checksum", "sigmas", "tables"))
+    if "checksum" in content and content["checksum"] != _checksum(content):
+        raise DcacheError(
+            "the checksum does not fit the content: the file was edited by hand or damaged. To accept an "
+            'edit, delete its "checksum" line.'
+        )
+    check_whole('"steps"', content["steps"], 1)
+    plans = content["components"]
+    wanted = {n: p["corrections"] for n, p in plans.items() if isinstance(p, dict) and "corrections" in p}
+    if bool(wanted) != ("tables" in content):
+        raise DcacheError('"corrections" of components and "tables" with their numbers belong together')
+    corrections = corrections_file.read(folder, content["tables"], wanted) if wanted else {}
+    components = {}
+    for name, plan in plans.items():
+        if not isinstance(plan, dict):
+            raise DcacheError(f"component {name!r} must be an object, got {type(plan).__name__}")
+        _check(f"component {name!r}", plan, _PLAN_TYPES, ("sibling", "corrections"))
+        rows = {branch: _rows(name, branch, sites) for branch, sites in plan["rows"].items()}
+        components[name] = Plan(**{**plan, "rows": rows, "corrections": corrections.get(name)})
+        components[name].make_predictor()
+    for side in content["resolution"]:
+        check_whole('every entry of "resolution"', side, 1)
+    guidance = content["guidance"]
+    if isinstance(guidance, bool) or (guidance is not None and not abs(guidance) < math.inf):
+        raise DcacheError(f'"guidance" must be a number or null, got {guidance!r}')
+    return Schedule(
+        content["steps"],
+        components,
+        content["method"],
+        content["sampler"],
+        tuple(content["resolution"]),
+        guidance,
+        content["measured"],
+        _sigmas(content.get("sigmas", [])),
+    )
+
+
+def _check(
+    what: str, content: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], also: tuple[str, ...]
+) -> None:
+    missing = [key for key in types if key not in content]
+    unknown = [key for key in content if key not in types and key not in also]
+    if missing or unknown:
+        raise DcacheError(
+            f"{what} lacks {missing} and has unknown {unknown}: expected exactly {sorted(types)}"
+        )
+    for key, allowed in types.items():
+        if not isinstance(content[key], allowed):
+            raise DcacheError(
+                f"{what}: {key!r} must be {' or '.join(t.__name__ for t in allowed)}, "
+                f"got {type(content[key]).__name__}"
+            )
+
+
+def _sigmas(values: Any) -> tuple[float, ...]:
+    plain = isinstance(values, list) and all(type(v) in (int, float) for v in values)
+    if not plain or any(abs(v) > 1 for v in values):
+        raise DcacheError(f'"sigmas" must be a list of numbers from 0 to 1, got {str(values)[:60]}')
+    return tuple(map(float, values))
+
+
+def _rows(component: str, branch: str, sites: Any) -> dict[str, tuple[bool, ...]]:
+    if not isinstance(sites, dict) or not sites:
+        raise DcacheError(
+            f"branch {branch!r} of component {component!r} has no rows: expected an object with one text of "
+            f"0 and 1 per site, got {sites!r}"
+        )
+    for site, row in sites.items():
+        if not isinstance(row, str) or set(row) - {"0", "1"}:
+            raise DcacheError(
+                f"row {site!r} of component {component!r} must be a text of 0 and 1, got {row!r}"
+            )
+    return {site: tuple(c == "1" for c in row) for site, row in sites.items()}

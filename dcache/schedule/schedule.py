@@ -1,0 +1,242 @@
+"""`Schedule`: the boolean table evaluation x site, with all that is needed to replay it, as a portable file.
+
+It is the normal form of every method: any run leaves a trace, the trace is a `Schedule`, replaying it gives
+the same bits. Files are JSON with a stable key order; nothing in them is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dcache.errors import DcacheError
+from dcache.predictors.corrections import Corrections
+from dcache.schedule.liveness import live_rows
+from dcache.schedule.noise_levels import check_grid
+from dcache.schedule.plan import Plan
+from dcache.sites.names import SITE_NAME
+from dcache.util.checks import check_whole
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A table for every denoiser of a pipeline.
+
+    Attributes:
+        steps: evaluations of the run (second-order samplers evaluate more than once per step).
+        components: denoiser name -> plan; "" is a bare module and fits any single denoiser.
+        method: what it came from.
+        sampler, resolution, guidance: what it was made with; a difference warns.
+        measured: cost and quality with the machine they were measured on, free form.
+        sigmas: noise levels in place of the sampler's own, one for each evaluation and the end's; () leaves
+            them (`dcache.identity.noise_grid`).
+    """
+
+    steps: int
+    components: Mapping[str, Plan]
+    method: str = ""
+    sampler: str = ""
+    resolution: tuple[int, ...] = ()
+    guidance: float | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    sigmas: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that every row is a site's and has one entry per evaluation."""
+        if not self.components:
+            raise DcacheError("a schedule needs at least one component")
+        if self.sigmas:
+            check_grid(self.sigmas, self.steps)
+        for name, plan in self.components.items():
+            if not plan.rows or any(not rows for rows in plan.rows.values()):
+                raise DcacheError(f"the schedule's component {name!r} has no rows")
+            if plan.corrections is not None:
+                _check_corrections(name, plan, plan.corrections, self.steps)
+            for branch, rows in plan.rows.items():
+                if tuple(rows) != plan.sites:
+                    raise DcacheError(
+                        f"branch {branch!r} of component {name!r} has sites {tuple(rows)}, the first "
+                        f"branch has {plan.sites}: every branch needs the same sites"
+                    )
+                for site, row in rows.items():
+                    if SITE_NAME.fullmatch(site) is None:
+                        raise DcacheError(
+                            f"row {site!r} of component {name!r} is no site's name: expected 'trunk', "
+                            "'block:3', 'attn:3' and the like, one row per site"
+                        )
+                    if len(row) != self.steps:
+                        raise DcacheError(
+                            f"row {site!r} of component {name!r} has {len(row)} entries, expected "
+                            f"{self.steps}, one per evaluation"
+                        )
+
+    @staticmethod
+    def of_steps(
+        computed: Iterable[int], steps: int, sites: str | Iterable[str] = "trunk", **plan: Any
+    ) -> Schedule:
+        """A schedule of one site (or several alike) that computes exactly the listed evaluations."""
+        check_whole("steps", steps, 1)
+        chosen = set(computed)
+        wrong = sorted(chosen - set(range(steps)))
+        if wrong:
+            raise DcacheError(f"computed evaluations must lie between 0 and {steps - 1}, got {wrong}")
+        row = tuple(i in chosen for i in range(steps))
+        names = [sites] if isinstance(sites, str) else list(sites)
+        return Schedule(steps, {"": Plan({"*": dict.fromkeys(names, row)}, **plan)}, method="listed")
+
+    def plan_for(self, component: str, single: bool) -> Plan:
+        """The plan of a denoiser of that name; a schedule with one component fits any single denoiser."""
+        if component in self.components:
+            return self.components[component]
+        if single and len(self.components) == 1:
+            return next(iter(self.components.values()))
+        raise DcacheError(
+            f"this schedule is for the denoisers {sorted(self.components)}, and the pipeline's is called "
+            f"{component!r}"
+        )
+
+    def stretch(self, steps: int) -> Schedule:
+        """The same schedule for another number of evaluations: computes keep their fraction of the run.
+
+        The first evaluation stays computed if it was, and so does the last. `stretch(self.steps)` changes
+        nothing.
+
+        Raises:
+            DcacheError: the schedule has fitted weights, corrections or noise levels, which belong to their
+                evaluations.
+        """
+        check_whole("steps", steps, 1)
+        if steps == self.steps:
+            return self
+        if any(plan.predictor == "fitted" for plan in self.components.values()):
+            raise DcacheError(
+                f"the weights of this schedule were fitted for {self.steps} evaluations and belong to them: "
+                f"calibrate for {steps}, or stretch a schedule without fitted weights"
+            )
+        if self.sigmas or any(plan.corrections is not None for plan in self.components.values()):
+            raise DcacheError(
+                f"the corrections and noise levels of this schedule belong to its {self.steps} evaluations: "
+                f"plan and fit for {steps}, or stretch the schedule without them"
+            )
+        scale = (steps - 1) / max(self.steps - 1, 1)
+
+        def resampled(row: tuple[bool, ...]) -> tuple[bool, ...]:
+            kept = {round(i * scale) for i, computed in enumerate(row) if computed}
+            kept |= {steps - 1} if row[-1] else set()
+            return tuple(i in kept for i in range(steps))
+
+        return replace(
+            self,
+            steps=steps,
+            measured={},
+            components={
+                name: replace(
+                    plan,
+                    rows={b: {s: resampled(r) for s, r in rows.items()} for b, rows in plan.rows.items()},
+                )
+                for name, plan in self.components.items()
+            },
+        )
+
+    def canonical(self) -> Schedule:
+        """The same outputs with dead computes removed and forced ones set; idempotent.
+
+        Equal canonical forms are equal functions.
+        """
+        return self._canonical
+
+    @cached_property
+    def _canonical(self) -> Schedule:
+        """Found once: what compares schedules asks for it, for its digest and for its cost."""
+        components = {}
+        for name, plan in self.components.items():
+            predictor = plan.make_predictor()
+            # One that reads its own forecasts reads, through them, every anchor before.
+            order = self.steps if predictor.forecasts else predictor.order
+            rows = {b: live_rows(r, order, plan.codec) for b, r in plan.rows.items()}
+            if len(set(map(str, rows.values()))) == 1:
+                rows = {"*": next(iter(rows.values()))}
+            kept = None if plan.corrections is None else plan.corrections.used(rows.values())
+            components[name] = replace(plan, rows=rows, corrections=kept)
+        found = replace(self, components=components)
+        vars(found)["_canonical"] = found
+        return found
+
+    def digest(self) -> str:
+        """Hash of everything that decides the pictures: canonical rows, codec, predictor, clock."""
+        content = self.canonical().content()
+        core = {
+            "steps": content["steps"],
+            **({"sigmas": content["sigmas"]} if self.sigmas else {}),
+            "components": {
+                n: {k: v for k, v in c.items() if k not in ("model", "config", "branches")}
+                for n, c in content["components"].items()
+            },
+        }
+        return hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()[:16]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the file atomically; returns its path.
+
+        Raises:
+            DcacheError: it cannot be written there, or `measured` holds what JSON cannot.
+        """
+        from dcache.schedule.file import write
+
+        return write(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Schedule:
+        """Read and check a file.
+
+        Raises:
+            DcacheError: it does not exist, is truncated, was edited by hand, or is no schedule.
+        """
+        from dcache.schedule.file import read
+
+        return read(path)
+
+    def content(self) -> dict[str, Any]:
+        """Everything as plain JSON values, in the order of the file."""
+        return {
+            "method": self.method,
+            "steps": self.steps,
+            "sampler": self.sampler,
+            "resolution": list(self.resolution),
+            "guidance": self.guidance,
+            **({"sigmas": list(self.sigmas)} if self.sigmas else {}),
+            "components": {
+                name: {
+                    "model": plan.model,
+                    "config": plan.config,
+                    "codec": plan.codec,
+                    "predictor": plan.predictor,
+                    "parameters": dict(plan.parameters),
+                    "clock": plan.clock,
+                    "branches": plan.branches,
+                    **({"sibling": plan.sibling} if plan.sibling else {}),
+                    **({} if plan.corrections is None else {"corrections": plan.corrections.content()}),
+                    "rows": {
+                        branch: {site: "".join("1" if c else "0" for c in row) for site, row in rows.items()}
+                        for branch, rows in plan.rows.items()
+                    },
+                }
+                for name, plan in self.components.items()
+            },
+            "measured": dict(self.measured),
+        }
+
+
+def _check_corrections(name: str, plan: Plan, corrections: Corrections, steps: int) -> None:
+    for site, rows in corrections.table.items():
+        if site not in plan.sites or max(rows) >= steps:
+            raise DcacheError(
+                f"component {name!r} has corrections for {site!r} at the evaluations {list(rows)}: expected "
+                f"some of its sites {plan.sites} and evaluations below {steps}"
+            )

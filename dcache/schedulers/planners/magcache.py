@@ -1,0 +1,50 @@
+"""MagCache (Ma et al. 2025): its rule looks at nothing, so the run it makes is known beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from dcache.errors import DcacheError
+from dcache.profile import Profile
+from dcache.schedule import Schedule
+from dcache.schedulers import Last, Magnitude, MaxRun, Retention, any_of
+from dcache.schedulers.planners.registry import scheduled
+from dcache.schedulers.simulate import walked
+from dcache.sites.site import Site
+
+
+def plan(
+    profile: Profile, threshold: float = 0.24, max_run: int = 5, retention: float = 0.1, last: bool = False
+) -> Schedule:
+    """The trunk is computed where `methods.magcache` with the profile's ratios would compute it.
+
+    Args:
+        profile: with ratios.
+        threshold: the largest error that is predicted.
+        max_run: most predictions in a row.
+        retention: share of the run computed from the start, at least one evaluation.
+        last: compute the last evaluation.
+
+    Raises:
+        DcacheError: the profile has no ratios, or a parameter makes no sense.
+    """
+    if profile.ratios is None:
+        raise DcacheError(
+            "magcache plans from the ratios of the trunk's magnitudes, and this profile has none: they are "
+            f"observed where there is a trunk; this one is of {', '.join(profile.sites)}"
+        )
+    magnitude = Magnitude(threshold, tuple(map(float, profile.ratios)))
+    rule = any_of(Retention(retention), Last() if last else None, MaxRun(max_run), magnitude)
+    computed = walked(rule, profile.steps, Site("trunk", "trunk"))
+    return scheduled(profile, "magcache", {"trunk": computed}, codec="delta")
+
+
+def levels(profile: Profile) -> Iterable[dict[str, Any]]:
+    """Thresholds, from the strictest; then longer runs, and at the end without retention."""
+    yield {"max_run": 0}
+    yield from ({"threshold": float(t)} for t in np.geomspace(0.002, 20.0, 120))
+    yield from ({"threshold": 1e9, "max_run": k} for k in range(6, profile.steps))
+    yield {"threshold": 1e9, "max_run": profile.steps, "retention": 0.0}

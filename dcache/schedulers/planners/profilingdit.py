@@ -1,0 +1,106 @@
+"""ProfilingDiT (Ma et al. 2025): blocks whose attention prefers the background are predicted, in runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from dcache.errors import DcacheError
+from dcache.profile import Profile
+from dcache.schedule import Schedule
+from dcache.schedulers.planners.algorithms import runs
+from dcache.schedulers.planners.registry import scheduled
+from dcache.schedulers.shrinking import Shrinking, shrinking
+from dcache.schedulers.simulate import walked
+from dcache.sites.names import span_of
+from dcache.sites.site import Site
+from dcache.util.checks import check_number
+
+SHARE = 0.65
+
+
+def plan(
+    profile: Profile,
+    t_max: int = 6,
+    t_min: int = 6,
+    start: int = 0,
+    share: float = SHARE,
+    tau: float | None = None,
+) -> Schedule:
+    """The runs of background blocks, computed at intervals that shrink from `t_max` to `t_min`.
+
+    Args:
+        profile: with attention statistics.
+        t_max: the first interval.
+        t_min: the interval at the end of the run. The paper's HunyuanVideo list goes from 12 to 2 with
+            `start` 6, its Wan setting is 6 throughout.
+        start: where the first interval begins; everything before is computed.
+        share: of the blocks that are background, those whose attention prefers the foreground least (60 % and
+            70 % in the published lists).
+        tau: instead: background are blocks with R below this.
+
+    Raises:
+        DcacheError: the profile has no attention statistics, or no block is background.
+    """
+    behind = labelled(profile.attention, share, tau)
+    if not behind:
+        raise DcacheError(
+            f"no block has R below tau={tau:g}: the least is {min(profile.attention.values()):g}"
+        )
+    rule = Shrinking(t_max, t_min, start)
+    rows = {site: walked(rule, profile.steps, Site(site, "run")) for site in sites(behind)}
+    return scheduled(profile, "profilingdit", rows, codec="delta")
+
+
+def labelled(attention: Mapping[str, float], share: float = SHARE, tau: float | None = None) -> list[int]:
+    """Depths of the background blocks, in order.
+
+    Args:
+        attention: `block:N` -> R, the share of the foreground's tokens that its attention prefers.
+        share: of the blocks with the least R, at least one.
+        tau: if not None, all blocks with R below it instead.
+
+    Raises:
+        DcacheError: there are no statistics.
+    """
+    if not attention:
+        raise DcacheError(
+            "profilingdit plans from attention statistics, and this profile has none. Observe them: `dcache "
+            "calibrate PIPE --method profilingdit --out FILE.safetensors` (dcache.search.attention."
+            "with_attention)"
+        )
+    depth_of = {name: span_of(name).first[0] for name in attention if re.fullmatch(r"block:\d+", name)}
+    if len(depth_of) < len(attention):
+        raise DcacheError(f"attention statistics are of blocks ('block:3'), got {', '.join(attention)}")
+    if tau is not None:
+        check_number("tau", tau, 0.0)
+        return sorted(depth_of[name] for name, r in attention.items() if r < tau)
+    check_number("share", share, 0.0)
+    if share > 1:
+        raise DcacheError(f"share must be a number of at most 1, got {share!r}")
+    least = sorted(attention, key=lambda name: (attention[name], depth_of[name]))
+    return sorted(depth_of[name] for name in least[: max(1, round(share * len(least)))])
+
+
+def sites(blocks: Sequence[int]) -> list[str]:
+    """The maximal runs of neighbouring blocks, as sites."""
+    labels = [i in set(blocks) for i in range(max(blocks) + 1)]
+    return [f"block:{a}" if a == b else f"run:{a}-{b}" for a, b in runs(labels)]
+
+
+def levels(profile: Profile) -> Iterable[dict[str, Any]]:
+    """Intervals that shrink to a third, for more and more blocks, by the share that is computed."""
+    depth = max(len(profile.attention), 1)
+    settings = [
+        {"t_max": longest, "t_min": -(-longest // 3), "share": share}
+        for share in (SHARE, 0.8, 1.0)
+        for longest in range(1, profile.steps + 1)
+    ]
+
+    def computed(one: dict[str, Any]) -> float:
+        anchors = shrinking(profile.steps, one["t_max"], one["t_min"])
+        predicted = 1.0 - len(anchors) / profile.steps
+        return 1.0 - predicted * max(1, round(one["share"] * depth)) / depth
+
+    return sorted(settings, key=lambda one: (-computed(one), one["share"]))

@@ -1,0 +1,36 @@
+"""Byte counts as text: a limit is parsed, a size is formatted."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from dcache.errors import DcacheError
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    **{unit: 1000**i for i, unit in enumerate(("kb", "mb", "gb", "tb"), 1)},
+    **{unit: 1024**i for i, unit in enumerate(("kib", "mib", "gib", "tib"), 1)},
+}
+
+
+def read_bytes(limit: Any) -> int:
+    """A number of bytes: a whole number, or text such as "512MB" (powers of 1000) or "1.5 GiB" (of 1024).
+
+    Raises:
+        DcacheError: it is neither, or not positive.
+    """
+    found: float = 0
+    if isinstance(limit, int) and not isinstance(limit, bool):
+        found = limit
+    elif isinstance(limit, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", limit)
+        if match is not None and match[2].lower() in _UNITS:
+            found = float(match[1]) * _UNITS[match[2].lower()]
+    if found < 1:
+        raise DcacheError(
+            "max_cache_bytes must be a number of bytes of at least 1, or text such as '512MB' or '1.5GiB', "
+            f"got {limit!r}"
+        )
+    return int(found)

@@ -1,0 +1,26 @@
+"""Checks of numbers that a user gives; one message for each kind."""
+
+from __future__ import annotations
+
+from dcache.errors import DcacheError
+
+
+def check_whole(name: str, value: object, least: int) -> None:
+    """Raise unless `value` is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise DcacheError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def check_number(name: str, value: object, least: float) -> None:
+    """Raise unless `value` is a number of at least `least`."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value >= least:
+        raise DcacheError(f"{name} must be a number of at least {least}, got {value!r}")
+
+
+def check_share(name: str, value: object, least: int) -> None:
+    """Raise unless this is a whole number of at least `least` or a share, a float between 0 and 1."""
+    if isinstance(value, float):
+        if not 0.0 < value < 1.0:
+            raise DcacheError(f"{name} as a share must lie between 0 and 1, got {value!r}")
+    else:
+        check_whole(name, value, least)
