@@ -6,8 +6,9 @@
 """
 
 from dcache import methods
-from dcache.api import disable, enable, enabled, memory_estimate, stats, step, trace
+from dcache.api import disable, enable, enabled, stats, step, trace
 from dcache.errors import DcacheError, DcacheWarning
+from dcache.estimate import memory_estimate
 from dcache.method import Method
 from dcache.schedule import Schedule
 from dcache.stats import Stats

@@ -1,4 +1,4 @@
-"""The front door: enable, disable, enabled, stats, trace, step, memory_estimate."""
+"""The front door: enable, disable, enabled, stats, trace, step."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from torch import nn
 
 from dcache import methods
 from dcache.engine.budget import Budget
-from dcache.engine.pipeline import PipeWatch, watch_of
+from dcache.engine.config import SessionConfig
+from dcache.engine.pipeline import PipeWatch, sessions_of, watch_of
 from dcache.engine.session import Session, session_of
 from dcache.engine.trace import trace_of
 from dcache.errors import DcacheError
-from dcache.identity.denoisers import candidates, config_digest, denoisers, is_pipeline
+from dcache.identity.denoisers import candidates, denoisers, is_pipeline
 from dcache.identity.detect import Scout
-from dcache.identity.guider import guidance_of
 from dcache.identity.manual import Told
 from dcache.identity.run import Run
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
@@ -29,6 +31,7 @@ from dcache.stats import Stats, merge
 
 Target = TypeVar("Target")
 ENGINE_OPTIONS = ("compile", "strict", "lowering", "max_cache_bytes")
+# What the last run did on objects that nothing is enabled on any more.
 _last: weakref.WeakKeyDictionary[Any, tuple[Stats, Schedule | None]] = weakref.WeakKeyDictionary()
 
 
@@ -49,55 +52,36 @@ def enable(pipe_or_module: Target, method: Any = None, **options: Any) -> Target
         DcacheError: what was asked cannot be done on this model; nothing was changed then.
     """
     engine = {name: options.pop(name) for name in ENGINE_OPTIONS if name in options}
-    resolved = _resolve(method, options)
-    if engine.get("max_cache_bytes") is not None:
-        engine["max_cache_bytes"] = Budget(engine["max_cache_bytes"])
-    found = denoisers(pipe_or_module)
-    for module in found.values():
+    resolved = resolve(method, options)
+    shared = _shared(engine)
+    modules = denoisers(pipe_or_module)
+    for module in modules.values():
         refuse_compiled(module)
         if session_of(module) is None:
             refuse_other_cache(module)
-    before = _before(pipe_or_module)
+    restore = _restorer(pipe_or_module)
     disable(pipe_or_module)
     sessions: list[Session] = []
     try:
-        for name, module in found.items():
-            sessions.append(_session(module, name, resolved, engine, single=len(found) == 1))
-        if found:
+        for name, module in modules.items():
+            config = _config(resolved, name, len(modules) == 1, shared)
+            sessions.append(Session(module, config))
+        if modules:
             _connect(pipe_or_module, sessions)
         else:
-            _watch(pipe_or_module, resolved, engine)
+            _watch(pipe_or_module, resolved, shared)
     except BaseException:
         for session in sessions:
             session.remove()
-        before()
+        restore()
         raise
     return pipe_or_module
-
-
-def _watch(pipe: Any, method: Method | Schedule, engine: Mapping[str, Any]) -> None:
-    """Let the first run show which modules are denoisers."""
-    single = not isinstance(method, Schedule) or len(method.components) == 1
-    watch = PipeWatch(pipe, [])
-
-    def take(name: str, module: nn.Module) -> None:
-        refuse_other_cache(module)
-        session = _session(module, name, method, {**engine, "late": True}, single)
-        watch.sessions.append(session)
-        watch.connect(session)
-
-    try:
-        watch.scout = Scout(pipe, candidates(pipe), take)
-    except BaseException:
-        watch.remove()
-        raise
-    watch.renew = lambda: _watch(pipe, method, engine)
 
 
 def disable(pipe_or_module: Target) -> Target:
     """Take caching off; the object is exactly what it was. Not an error where nothing is enabled."""
     watch = watch_of(pipe_or_module)
-    sessions = _sessions(pipe_or_module)
+    sessions = sessions_of(pipe_or_module)
     try:
         if sessions:
             _last[pipe_or_module] = (stats(pipe_or_module), trace_of(sessions))
@@ -112,13 +96,13 @@ def disable(pipe_or_module: Target) -> Target:
 @contextmanager
 def enabled(pipe_or_module: Target, method: Any = None, **options: Any) -> Iterator[Target]:
     """`enable` for the duration of a with-block; afterwards what was enabled before is enabled again."""
-    before = _before(pipe_or_module)
+    restore = _restorer(pipe_or_module)
     enable(pipe_or_module, method, **options)
     try:
         yield pipe_or_module
     finally:
         disable(pipe_or_module)
-        before()
+        restore()
 
 
 def stats(pipe_or_module: Any) -> Stats:
@@ -127,7 +111,7 @@ def stats(pipe_or_module: Any) -> Stats:
     Raises:
         DcacheError: caching was never enabled on this object.
     """
-    sessions = _sessions(pipe_or_module)
+    sessions = sessions_of(pipe_or_module)
     watch = watch_of(pipe_or_module)
     if not sessions and (watch is None or watch.scout is None):
         if pipe_or_module in _last:
@@ -144,13 +128,11 @@ def trace(pipe_or_module: Any) -> Schedule:
     Raises:
         DcacheError: there was no run yet.
     """
-    if _sessions(pipe_or_module):
-        found = trace_of(_sessions(pipe_or_module))
-    else:
-        found = _last.get(pipe_or_module, (None, None))[1]
-    if found is None:
+    sessions = sessions_of(pipe_or_module)
+    schedule = trace_of(sessions) if sessions else _last.get(pipe_or_module, (None, None))[1]
+    if schedule is None:
         raise DcacheError("there is no run to trace yet: enable a method and call the pipeline first")
-    return found
+    return schedule
 
 
 def step(
@@ -174,18 +156,18 @@ def step(
         steps: number of evaluations of the run, where known (for `last=True` and schedules).
         flow: whether sigma is that of flow matching (0 to 1) rather than noise over signal.
     """
-    sessions = list(_sessions(module).values())
+    sessions = list(sessions_of(module).values())
     if len(sessions) != 1:
         raise DcacheError(
             f"dcache.step needs a module with caching enabled on it, found {len(sessions)} denoisers"
         )
     if not isinstance(index, int) or isinstance(index, bool) or index < 0:
         raise DcacheError(f"index must be a whole number of at least 0, got {index!r}")
-    session = sessions[0]
-    told = session.identity.told
+    tracker = sessions[0].tracker
+    told = tracker.told
     called_again = told is not None and told.run.calls > 0 and branch is not None and branch in told.seen
     if told is None or index < told.run.index or (index == told.run.index == 0 and called_again):
-        told = session.identity.told = Told(Run(started=True, count=steps, flow=flow), branch)
+        told = tracker.told = Told(Run(started=True, count=steps, flow=flow), branch)
     if index != told.run.index:
         told.run.index = index
         told.run.calls = 0
@@ -195,21 +177,16 @@ def step(
     told.run.tell(timestep, sigma)
 
 
-def memory_estimate(pipe_or_module: Any, method: Any = None, **call_kwargs: Any) -> int:
-    """Bytes the histories of a method will hold, found by running one evaluation with these call arguments.
+def resolve(method: Any, options: Mapping[str, Any]) -> Method | Schedule:
+    """The method or schedule that is meant by what `enable` takes.
 
     Args:
-        pipe_or_module: as for `enable`.
         method: as for `enable`.
-        **call_kwargs: arguments of the pipeline's (or module's) call; the run is stopped after one
-            evaluation.
+        options: of the preset, where `method` is a name.
+
+    Raises:
+        DcacheError: it means nothing, or takes no such options.
     """
-    from dcache.estimate import estimate
-
-    return estimate(pipe_or_module, _resolve(method, {}), call_kwargs)
-
-
-def _resolve(method: Any, options: dict[str, Any]) -> Method | Schedule:
     if method is None:
         return methods.make("default", **options)
     if isinstance(method, str) and method in methods.available():
@@ -234,88 +211,77 @@ def _resolve(method: Any, options: dict[str, Any]) -> Method | Schedule:
     )
 
 
-def _session(
-    module: nn.Module, name: str, method: Method | Schedule, engine: Mapping[str, Any], single: bool
-) -> Session:
-    compiling = engine.get("compile", False)
-    options = None if not compiling else dict(compiling) if isinstance(compiling, Mapping) else {}
-    lowering = engine.get("lowering", "auto")
-    if lowering not in ("auto", "replay"):
-        raise DcacheError(f"lowering must be 'auto' or 'replay', got {lowering!r}")
-    chosen = replay(method, name, single) if isinstance(method, Schedule) else method
-    session = Session(module, chosen, name, options, lowering)
-    session.late = bool(engine.get("late", False))
-    session.budget = engine.get("max_cache_bytes")
-    if session.budget is not None:
-        session.budget.join(session)
-    session.remake = lambda other: _session(other, name, method, engine, single)
-    strict, of = bool(engine.get("strict", False)), "the schedule"
-    if not isinstance(method, Schedule):
-        of = f"the profile of {chosen.name}"
-    try:
-        now = (type(module).__name__, config_digest(module))
-        for what, made, here in zip(("model", "config"), chosen.made_for, now, strict=True):
-            _compare(session, of, what, made, here, strict)
-    except DcacheError:
-        session.remove()
-        raise
+def _shared(engine: Mapping[str, Any]) -> dict[str, Any]:
+    """What the configurations of all denoisers of one `enable` have in common; the budget is one."""
+    compiling, limit = engine.get("compile", False), engine.get("max_cache_bytes")
+    return {
+        "compile_options": (
+            None if not compiling else dict(compiling) if isinstance(compiling, Mapping) else {}
+        ),
+        "lowering": engine.get("lowering", "auto"),
+        "strict": bool(engine.get("strict", False)),
+        "budget": None if limit is None else Budget(limit),
+    }
+
+
+def _config(method: Method | Schedule, name: str, single: bool, shared: Mapping[str, Any]) -> SessionConfig:
+    """The configuration of one denoiser."""
     if isinstance(method, Schedule):
-        schedule = method
-
-        def compare(opened: Session, run: Run) -> None:
-            _compare(opened, of, "sampler", schedule.sampler, run.sampler, strict)
-            made, now = schedule.guidance, guidance_of(opened.pipes)
-            if made is not None and now is not None:
-                _compare(opened, of, "guidance", f"{made:g}", f"{now:g}", strict)
-
-        session.on_open = compare
-    return session
-
-
-def _before(target: Any) -> Callable[[], None]:
-    """What enables again what is enabled now."""
-    watch, sessions = watch_of(target), _sessions(target)
-    if watch is not None and watch.scout is not None and not sessions:
-        return watch.renew
-    return lambda: _restore(target, sessions)
+        return SessionConfig(
+            replay(method, name, single),
+            name,
+            made_with="the schedule",
+            sampler=method.sampler,
+            guidance=method.guidance,
+            **shared,
+        )
+    return SessionConfig(method, name, made_with=f"the profile of {method.name}", **shared)
 
 
-def _restore(target: Any, before: Mapping[str, Session]) -> None:
-    """Enable what was enabled before, with what it had counted."""
-    sessions = []
-    for old in before.values():
-        session = old.again(old.module)
-        session.record, session.sampler, session.warned = old.record, old.sampler, old.warned
-        sessions.append(session)
-    if sessions:
-        _connect(target, sessions)
+def _watch(pipe: Any, method: Method | Schedule, shared: Mapping[str, Any]) -> None:
+    """Let the first run show which modules are denoisers."""
+    single = not isinstance(method, Schedule) or len(method.components) == 1
+    watch = PipeWatch(pipe)
 
+    def take(name: str, module: nn.Module) -> None:
+        refuse_other_cache(module)
+        config = replace(_config(method, name, single, shared), skips_first=True)
+        session = Session(module, config)
+        watch.sessions.append(session)
+        watch.connect(session)
 
-def _compare(session: Session, of: str, what: str, made: str, now: str, strict: bool) -> None:
-    if made and now and made != now:
-        text = f"{of} was made with {what} {made} and is used with {now}"
-        if strict:
-            raise DcacheError(f"{text} (strict=True)")
-        session.warn(text)
+    try:
+        watch.scout = Scout(pipe, candidates(pipe), take)
+    except BaseException:
+        watch.remove()
+        raise
+    watch.renew = partial(_watch, method=method, shared=shared)
 
 
 def _connect(target: Any, sessions: list[Session]) -> None:
     if not is_pipeline(target):
         return
-    watch = watch_of(target) or PipeWatch(target, [])
+    watch = watch_of(target) or PipeWatch(target)
     watch.sessions += sessions
     for session in sessions:
         watch.connect(session)
 
 
-def _sessions(target: Any) -> dict[str, Session]:
-    watch = watch_of(target)
-    if watch is not None:
-        return {s.component: s for s in watch.live()}
-    if isinstance(target, nn.Module):
-        session = session_of(target)
-        return {session.component: session} if session is not None else {}
-    if is_pipeline(target):
-        found = {name: session_of(module) for name, module in denoisers(target).items()}
-        return {name: session for name, session in found.items() if session is not None}
-    raise DcacheError(f"expected a diffusers pipeline or a torch module, got {type(target).__name__}")
+def _restorer(target: Any) -> Callable[[], None]:
+    """What enables again what is enabled now, with what it had counted."""
+    watch, sessions = watch_of(target), sessions_of(target)
+    if watch is not None and watch.scout is not None and not sessions:
+        return partial(watch.renew, target)
+    # Not the sessions themselves: they will have been taken off.
+    before = [(s.module, s.config, s.state, s.warned) for s in sessions.values()]
+
+    def restore() -> None:
+        again = []
+        for module, config, state, warned in before:
+            session = Session(module, config)
+            session.state, session.warned = state, warned
+            again.append(session)
+        if again:
+            _connect(target, again)
+
+    return restore

@@ -2,84 +2,142 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import inspect
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
+from dcache import methods
+from dcache.api import enabled, resolve, step
 from dcache.cache.history import tensors_of
+from dcache.engine.pipeline import sessions_of
+from dcache.engine.session import Session
 from dcache.errors import DcacheError
 from dcache.identity.denoisers import denoisers
+from dcache.identity.sampler import Listener, is_sampler, tap
 
-if TYPE_CHECKING:
-    from dcache.method import Method
-    from dcache.schedule import Schedule
-
-
+# Guidance is learned in the first evaluation, and remembered in the second.
 _GUIDANCE_LEARNED = 2
+
+
+def memory_estimate(pipe_or_module: Any, method: Any = None, **arguments: Any) -> int:
+    """Bytes the histories of a method will hold, found by running one evaluation.
+
+    Args:
+        pipe_or_module: as for `enable`.
+        method: as for `enable`.
+        **arguments: options of the preset, where `method` is a name or None; all others are arguments of the
+            pipeline's (or module's) call, which is stopped after one evaluation.
+
+    Returns:
+        Bytes once the histories are full: order + 1 anchors for each site and branch, and what the change
+        indicators hold.
+
+    Raises:
+        DcacheError: an argument is neither the preset's nor the call's, or could be both; or the method does
+            not fit.
+    """
+    options, call = _told_apart(pipe_or_module, method, arguments)
+    modules = denoisers(pipe_or_module)
+    if not modules:
+        raise DcacheError(
+            f"only a run can tell which module of {type(pipe_or_module).__name__} is the denoiser: estimate "
+            "on that module itself"
+        )
+    with enabled(pipe_or_module, resolve(method, options)), torch.no_grad():
+        sessions = list(sessions_of(pipe_or_module).values())
+        if isinstance(pipe_or_module, nn.Module):
+            step(pipe_or_module, index=0, sigma=1.0, timestep=1.0)
+            pipe_or_module(**call)
+            return sum(_full_bytes(session) for session in sessions)
+        return _of_pipeline(pipe_or_module, sessions, call)
 
 
 class _EnoughError(Exception):
     """One evaluation of every denoiser was seen."""
 
 
-def estimate(target: Any, method: Method | Schedule, call_kwargs: dict[str, Any]) -> int:
-    """Bytes of the histories once they are full (order + 1 anchors per site and branch)."""
-    from dcache import api as wrap
+class _Stop(Listener):
+    """Ends a pipeline's call once every denoiser was called; they may take turns (Wan 2.2)."""
 
-    found = denoisers(target)
-    if not found:
+    learns = True
+
+    def __init__(self, sessions: list[Session]) -> None:
+        self.sessions = sessions
+        self.full: dict[int, int] = {}
+
+    def stepped(self, mixed: torch.Tensor) -> None:
+        """The sampler is about to make a step."""
+        for i, session in enumerate(self.sessions):
+            if i not in self.full and _is_ready(session):
+                self.full[i] = _full_bytes(session)
+        if len(self.full) == len(self.sessions):
+            raise _EnoughError
+
+
+def _of_pipeline(pipe: Any, sessions: list[Session], call: Mapping[str, Any]) -> int:
+    sampler = getattr(pipe, "scheduler", None)
+    if not is_sampler(sampler):
+        names = ", ".join(session.component for session in sessions)
         raise DcacheError(
-            f"only a run can tell which module of {type(target).__name__} is the denoiser: estimate on that "
-            "module itself"
+            f"{type(pipe).__name__} has no sampler to stop after one evaluation: estimate on its denoiser "
+            f"instead ({names})"
         )
-    with wrap.enabled(target, method), torch.no_grad():
-        sessions = list(wrap._sessions(target).values())
-        if isinstance(target, nn.Module):
-            wrap.step(target, index=0, sigma=1.0, timestep=1.0)
-            target(**call_kwargs)
-            return sum(_full(session) for session in sessions)
-        taps = [found for session in sessions for found in session.identity.taps]
-        if not taps:
-            raise DcacheError(
-                f"{type(target).__name__} has no sampler to stop after one evaluation: estimate on its "
-                f"denoiser instead ({', '.join(found)})"
-            )
-
-        full: dict[int, int] = {}
-
-        def stop(*step: Any) -> Any:
-            # A pipeline's denoisers may take turns (Wan 2.2): go on until each was called.
-            full.update({i: _full(s) for i, s in enumerate(sessions) if _ready(s) and i not in full})
-            if len(full) == len(sessions):
-                raise _EnoughError
-            return around(*step)
-
-        sampler = taps[0].sampler
-        tapped = vars(sampler)["step"]
-        around, tapped.around = tapped.around, stop
-        try:
-            target(**call_kwargs)
-        except _EnoughError:
-            pass
-        finally:
-            tapped.around = around
-            end = getattr(target, "maybe_free_model_hooks", None)
-            if end is not None:
-                end()
-    return sum(full.values())
+    stop = _Stop(sessions)
+    watched = tap(sampler, stop)
+    try:
+        pipe(**call)
+    except _EnoughError:
+        pass
+    finally:
+        watched.leave(stop)
+        end = getattr(pipe, "maybe_free_model_hooks", None)
+        if end is not None:
+            end()
+    return sum(stop.full.values())
 
 
-def _ready(session: Any) -> bool:
+def _told_apart(
+    target: Any, method: Any, arguments: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The preset's options, and the arguments of the call."""
+    named = method is None or (isinstance(method, str) and method in methods.available())
+    preset = getattr(methods, method or "default") if named else None
+    takes = set() if preset is None else set(inspect.signature(preset).parameters)
+    call = target.forward if isinstance(target, nn.Module) else type(target).__call__
+    parameters = inspect.signature(call).parameters
+    names = {name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD and name != "self"}
+    everything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    what = f"{type(target).__name__}'s call"
+    both = sorted(takes & names & set(arguments))
+    if both:
+        raise DcacheError(
+            f"{', '.join(both)} may be an option of {method or 'default'} or an argument of {what}: give the "
+            f"method as an object, dcache.methods.{method or 'default'}({both[0]}=...), and the rest is the "
+            "call's"
+        )
+    unknown = [name for name in arguments if name not in takes | names]
+    if unknown and not everything:
+        known = f"{method or 'default'} takes {', '.join(sorted(takes)) or 'no options'}; " if named else ""
+        raise DcacheError(
+            f"unknown argument(s) {', '.join(unknown)}: {known}{what} takes {', '.join(sorted(names))}"
+        )
+    options = {name: value for name, value in arguments.items() if name in takes}
+    return options, {name: value for name, value in arguments.items() if name not in takes}
+
+
+def _is_ready(session: Session) -> bool:
     """Whether one of everything is remembered; guidance is learned first, if there is any."""
-    guidance, run = session.binding.guidance, session.run
-    if guidance is None or guidance.useless or run is None or run.index >= _GUIDANCE_LEARNED:
-        return bool(session.branches)
-    return any(branch.history(guidance.key).taus for branch in session.branches.values())
+    guidance, state = session.binding.guidance, session.state
+    if guidance is None or guidance.useless or state.run is None or state.run.index >= _GUIDANCE_LEARNED:
+        return bool(state.branches)
+    return any(branch.history(guidance.key).taus for branch in state.branches.values())
 
 
-def _full(session: Any) -> int:
-    branches = session.branches.values()
+def _full_bytes(session: Session) -> int:
+    branches = session.state.branches.values()
     more = session.method.predictor.forecasts
     anchors = [(h.limit + more, h.leaves[-1]) for b in branches for h in b.histories.values() if h.leaves]
     probes = [t for b in branches if b.gauge is not None for t in b.gauge.full()]

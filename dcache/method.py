@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from dcache.cache.codec import Codec, parse
@@ -69,6 +70,16 @@ class Method:
             check_grid(self.sigmas, self.steps)
         if not self.sites or not all(isinstance(s, str) for s in self.sites):
             raise DcacheError(f"sites must be a site name or a list of them, got {self.sites!r}")
+
+    @property
+    def needs_model_output(self) -> bool:
+        """Whether the site `guidance` has to see what the sampler is given."""
+        return bool(self.sibling)
+
+    @cached_property
+    def probes_attention(self) -> bool:
+        """Whether the rule looks at what the first block gives its attention."""
+        return self.probe is not None and self.probe.where == "modulated"
 
     def codec_for(self, site: Site) -> Codec:
         """The codec of one site."""

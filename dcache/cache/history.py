@@ -5,13 +5,45 @@ from __future__ import annotations
 import weakref
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 
 from dcache.kernels.packed import Packed, Stored
-from dcache.probes import Gauge
 
 Leaves = tuple[Stored | None, ...]
+
+
+class ChangeIndicator(Protocol):
+    """What a branch keeps of a dynamic rule's probe; `dcache.probes.Gauge` is one.
+
+    Attributes:
+        now: the probe's tensor in the evaluation under way, or None.
+        most: how many tensors like it are held at most.
+    """
+
+    now: torch.Tensor | None
+    most: int
+
+    def see(self, x: torch.Tensor, logsnr: float | None) -> None:
+        """Take the probe's tensor of this evaluation."""
+        ...
+
+    def change(self) -> float:
+        """The change since what it is compared with."""
+        ...
+
+    def settle(self, computed: bool, output: Any) -> None:
+        """The evaluation is over."""
+        ...
+
+    def tensors(self) -> Iterable[torch.Tensor]:
+        """Every tensor held."""
+        ...
+
+    def full(self) -> Iterable[torch.Tensor]:
+        """Tensors like those that will be held."""
+        ...
 
 
 @dataclass(slots=True)
@@ -107,7 +139,7 @@ class Branch:
     limit: int
     signature: Hashable = None
     histories: dict[str, History] = field(default_factory=dict)
-    gauge: Gauge | None = None
+    gauge: ChangeIndicator | None = None
     condition: weakref.ref[torch.Tensor] | None = None
     reset: str = ""
     paired: bool = False

@@ -1,24 +1,24 @@
-"""Many sites, one launch: the first site that predicts in a call has the sums of others made with its own.
+"""Sums of many sites in one kernel launch.
 
-A site that remembers values is predicted from its anchors alone, so its sum can be made before its turn. On a
-GPU a launch costs more than a small sum, so there all sites that the rule will let be predicted in this call
-are summed by one `weighted_sums`, or by few where they are large; each finds its leaves ready. What was made
-for a site that is not called after all is dropped at the end of the call.
+A site that remembers values is predicted from its anchors alone, so its sum can be made before its turn. On
+a GPU a launch costs more than a small sum, so there the first site predicted in a call also computes the sums
+of the later ones that the rule will let be predicted: in one `weighted_sums`, or in few where they are large.
+Each of them finds its leaves ready. What was made for a site that is not called after all is dropped at the
+end of the call.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import torch
 
+from dcache.cache.history import History
+from dcache.engine.call import Call
+from dcache.engine.protocols import Lowered
+from dcache.engine.region import Region
 from dcache.kernels.weighted_sum import Job, weighted_sum, weighted_sums
-
-if TYPE_CHECKING:
-    from dcache.cache.history import History
-    from dcache.engine.call import Call
-    from dcache.engine.region import Region
-    from dcache.engine.session import Session
 
 # Most bytes that may wait for their sites' turns. Where one leaf is a share of that, its launch is too.
 MOST_BYTES = 1 << 26
@@ -26,8 +26,22 @@ MOST_BYTES = 1 << 26
 Made = list[torch.Tensor | None]
 
 
+class Foreseeing(Protocol):
+    """Says beforehand what will be predicted; `engine.decisions.Decisions` is one."""
+
+    foreseen: set[str]
+
+    def foresees(self, region: Lowered, call: Call, history: History) -> bool:
+        """Whether a site that was not reached yet in this call will be predicted."""
+        ...
+
+
 class Together:
     """The sums of one call that are made before their sites' turns.
+
+    Args:
+        decisions: says which sites will be predicted.
+        regions: the bound regions, looked up in every call.
 
     Attributes:
         waiting: sites that will be predicted in this call and are not summed yet, with their histories.
@@ -36,8 +50,9 @@ class Together:
         call: the one under way, if any site has asked in it.
     """
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(self, decisions: Foreseeing, regions: Callable[[], Sequence[Region]]) -> None:
+        self.decisions = decisions
+        self.regions = regions
         self.waiting: dict[Region, History] = {}
         self.ready: dict[Region, Made] = {}
         self.held = 0
@@ -55,50 +70,49 @@ class Together:
         return made
 
     def rest(self) -> None:
-        """The call is over: forget what nobody asked for."""
+        """The call is over: drop what was not used."""
         self.call = None
         self.held = 0
         self.waiting.clear()
         self.ready.clear()
-        self.session.decisions.foreseen.clear()
+        self.decisions.foreseen.clear()
 
     def _look_ahead(self, first: Region, call: Call) -> None:
         """Note which regions are predicted from anchors alone: this one, and those whose turns will come."""
         self.rest()
         self.call = call
-        decisions, guidance = self.session.decisions, self.session.binding.guidance
-        # In the order of the blocks, so that what is ready is soon asked for.
-        for region in sorted(self.session.binding.regions, key=_depth):
-            if region is guidance:
-                continue
+        # In the order of the blocks, so that what is ready is soon used.
+        for region in sorted(self.regions(), key=_depth):
             history = _anchors_alone(region, call)
             if region is not first and (
-                region.decided_in is call or history is None or not decisions.foresees(region, call, history)
+                region.decided_in is call
+                or history is None
+                or not self.decisions.foresees(region, call, history)
             ):
                 continue
-            for one in (region, *region.again):
-                history = _anchors_alone(one, call)
+            for part in region.parts():
+                history = _anchors_alone(part, call)
                 if history is not None:
-                    self.waiting[one] = history
+                    self.waiting[part] = history
 
     def _sum(self, first: Region, call: Call) -> None:
         """Make the sums of this region, and of as many others as may wait."""
-        found: dict[Region, list[Job | None]] = {}
+        chosen: dict[Region, list[Job | None]] = {}
         total = self.held
         for region in [first, *(r for r in self.waiting if r is not first)]:
             jobs = _jobs(region, call, self.waiting[region])
             size = sum(job.anchors[0].numel() * job.dtype.itemsize for job in jobs if job is not None)
-            if found and total + size > MOST_BYTES:
+            if chosen and total + size > MOST_BYTES:
                 break
-            found[region] = jobs
+            chosen[region] = jobs
             total += size
-        for region in found:
+        for region in chosen:
             del self.waiting[region]
-        every = [job for jobs in found.values() for job in jobs if job is not None]
+        every = [job for jobs in chosen.values() for job in jobs if job is not None]
         if len(every) < 2:
             return
         sums = iter(weighted_sums(every))
-        for region, jobs in found.items():
+        for region, jobs in chosen.items():
             if any(jobs):
                 self.ready[region] = [None if job is None else next(sums) for job in jobs]
         self.held = total
@@ -106,6 +120,10 @@ class Together:
 
 def _depth(region: Region) -> int:
     return region.site.first
+
+
+def _bytes_of(made: Iterable[torch.Tensor | None]) -> int:
+    return sum(leaf.nbytes for leaf in made if leaf is not None)
 
 
 def _anchors_alone(region: Region, call: Call) -> History | None:
@@ -116,10 +134,6 @@ def _anchors_alone(region: Region, call: Call) -> History | None:
     if history is None or not history.leaves or history.half != (call.half is not None):
         return None
     return history
-
-
-def _bytes_of(made: Made) -> int:
-    return sum(leaf.nbytes for leaf in made if leaf is not None)
 
 
 def _jobs(region: Region, call: Call, history: History) -> list[Job | None]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from dcache.cache.codec import Codec
 from dcache.engine.lowering.blocks import BlockCall, RunRegion
-from dcache.engine.lowering.bracket import SinkCall
+from dcache.engine.lowering.bracket import BracketRegion, SinkCall
 from dcache.engine.lowering.guidance import GuidanceRegion
-from dcache.engine.lowering.module import HollowCall, ModuleCall
+from dcache.engine.lowering.module import HollowCall, ModuleCall, ModuleRegion
 from dcache.engine.lowering.probe import Front, FrontCall, PeekCall
 from dcache.engine.lowering.whole_model import WholeRegion
+from dcache.engine.protocols import Engine
 from dcache.engine.region import GroupRegion, Region
 from dcache.errors import DcacheError
 from dcache.intercept.module_call import Intercept, compiled_inside
@@ -25,24 +26,29 @@ from dcache.sites.discovery import discover, find_blocks
 from dcache.sites.site import Site
 from dcache.sites.structure import Structure
 
-if TYPE_CHECKING:
-    from dcache.engine.session import Session
+BoundSite = Region | GroupRegion | GuidanceRegion
 
 
 @dataclass(eq=False)
 class Binding:
-    """What was bound: sites, regions, intercepts.
+    """The sites of one model with their regions and intercepts.
 
     Attributes:
+        model: the denoiser.
+        structure: what was found in it.
+        sites: what was asked for.
+        regions: one for each site, in their order.
+        intercepts: in the order of their installation.
         whole: the region of the whole model, if that is a site.
         guidance: the region of the rows without the prompt, if that is a site.
-        names: module path -> module, as they were when bound.
+        names: (parent, name, child) of every intercepted module, as they were when bound.
+        compile_options: arguments of `torch.compile` for what is intercepted, or None.
     """
 
     model: nn.Module
     structure: Structure
     sites: list[Site]
-    regions: list[Region] = field(default_factory=list)
+    regions: list[BoundSite] = field(default_factory=list)
     intercepts: list[Intercept] = field(default_factory=list)
     whole: WholeRegion | None = None
     guidance: GuidanceRegion | None = None
@@ -67,6 +73,26 @@ class Binding:
         """Take all intercepts off."""
         for intercept in reversed(self.intercepts):
             intercept.remove()
+
+    def reinstall(self) -> None:
+        """Put the intercepts whose slot was taken since in place again."""
+        for intercept in self.intercepts:
+            if intercept.displaced:
+                intercept.install()
+
+    def clear(self) -> None:
+        """Drop everything that refers to the model: caching was taken off it."""
+        self.intercepts, self.regions, self.names = [], [], []
+        self.whole = self.guidance = None
+
+    def storing(self) -> Iterator[Region]:
+        """Every region that remembers by a codec, those of repeated calls and of parts included."""
+        for region in self.regions:
+            yield from region.parts()
+
+    def summable(self) -> list[Region]:
+        """The regions whose sums may be made together with others'."""
+        return [region for region in self.regions if isinstance(region, Region)]
 
     def moved(self) -> bool:
         """Whether a bound module was replaced since (a LoRA layer)."""
@@ -101,8 +127,9 @@ class Binding:
         for intercept in self.intercepts:
             if not isinstance(intercept, BlockCall):
                 continue
-            region, session = intercept.region, intercept.region.session
-            if intercept.module not in session.prober.seen:
+            region = intercept.region
+            tracer = region.engine.tracer
+            if intercept.module not in tracer.seen:
                 return f"block {type(intercept.module).__name__} of {region.site.name} was not called"
             expected = [i.module for i in self.intercepts if isinstance(i, BlockCall) and i.region is region]
             # Skip-layer guidance leaves some out: no harm as long as the first and the last are called.
@@ -110,7 +137,7 @@ class Binding:
             if region.order and (region.order != called or called[0] is not expected[0]):
                 return f"the blocks of {region.site.name} are not called once each, in their order"
             if not intercept.last:
-                intercept.passing = session.prober.passing(intercept.module)
+                intercept.passing = tracer.passing(intercept.module)
                 if intercept.passing is None:
                     return (
                         f"an output of {type(intercept.module).__name__} continues none of its inputs, so "
@@ -126,9 +153,8 @@ class Binding:
         Raises:
             DcacheError: some have not.
         """
-        for region in self.regions:
-            for one in (region, *region.followers) if isinstance(region, GroupRegion) else (region,):
-                one.check_corrections()
+        for region in self.storing():
+            region.check_corrections()
 
     def observe(self) -> None:
         """A call begins in which the blocks are watched."""
@@ -144,92 +170,106 @@ class Binding:
                 plain.install()
                 self.intercepts.append(plain)
         for intercept in self.intercepts:
-            # What encloses another bound module stays as it is: the inner one must be called.
-            if not any(m in taken for m in intercept.module.modules() if m is not intercept.module):
+            # What encloses another bound module stays as it is: the inner one must be called. Of a chain of
+            # intercepts the innermost stands in front of the compiled call.
+            if not isinstance(intercept.inner, Intercept) and not any(
+                m in taken for m in intercept.module.modules() if m is not intercept.module
+            ):
                 intercept.inner = torch.compile(intercept.module._call_impl, **self.compile_options)
 
 
-def bind(session: Session, specs: Sequence[str]) -> Binding:
-    """Find the sites in the session's module, build their regions and intercepts; nothing is installed yet.
+def bind(engine: Engine, specs: Sequence[str], compile_options: Any = None, replay: bool = False) -> Binding:
+    """Find the sites in a denoiser, build their regions and intercepts; nothing is installed yet.
+
+    Args:
+        engine: the session.
+        specs: as in `dcache.sites`.
+        compile_options: arguments of `torch.compile` for what is intercepted, or None.
+        replay: lower every module of a run or bracket by itself: the slow reference.
 
     Raises:
         DcacheError: a site does not exist, overlaps another, or its codec does not fit.
     """
-    model = session.module
+    model, method = engine.module, engine.method
     structure = discover(model)
-    method = session.method
     if method.probe:
         specs = _beside_probe(structure, specs, method.probe)
     sites = structure.select(specs)
-    binding = Binding(model, structure, sites, compile_options=session.compile_options)
+    binding = Binding(model, structure, sites, compile_options=compile_options)
     if sites == [Site("model", "model")] and tuple(specs) == ("auto",):
-        session.warn(
+        engine.warn(
             f"{type(model).__name__} has no block list that dcache recognises: the whole model is "
             "remembered (sites='model')"
         )
     for site in sites:
-        _lower(binding, session, site, method.codec_for(site))
+        _lower(binding, engine, site, method.codec_for(site), replay)
     if method.corrections is not None:
         _refuse_unbound(binding, method.corrections.sites)
     if method.probe:
-        _lower_probe(binding, session, method.probe)
+        _lower_probe(binding, engine, method.probe)
     binding.refuse_enclosed()
     if binding.compile_options is not None and not binding.intercepts and not structure.blocks:
-        session.warn(
+        engine.warn(
             f"compile=True found nothing to compile in {type(model).__name__}: it has no blocks that "
             "dcache recognises"
         )
     return binding
 
 
-def _lower(binding: Binding, session: Session, site: Site, codec: Codec) -> None:
-    structure = binding.structure
+def _lower(binding: Binding, engine: Engine, site: Site, codec: Codec, replay: bool) -> None:
+    """Make one site skippable: add its region and its intercepts to the binding."""
     if site.kind == "model":
-        binding.whole = WholeRegion(session, site, codec)
+        binding.whole = WholeRegion(engine, site, codec)
         binding.regions.append(binding.whole)
     elif site.kind == "guidance":
-        binding.guidance = _guidance(binding, session, site, codec)
+        binding.guidance = _guidance(binding, engine, site)
         binding.regions.append(binding.guidance)
     elif site.is_run:
-        _lower_run(binding, session, site, codec)
+        _lower_run(binding, engine, site, codec, replay)
     elif site.kind == "bracket":
-        if codec.is_delta:
-            raise DcacheError(
-                f"codec 'delta' does not fit {site.name}: a UNet's bracket begins and ends with different "
-                "channel counts; use codec='value'"
-            )
-        skip = structure.skips[site.first]
-        if session.lowering == "replay":
-            group = GroupRegion(session, site, codec)
-            if group.corrector is not None:
-                raise DcacheError(
-                    f"corrections of {site.name} need the usual lowering: leave lowering='replay' out"
-                )
-            binding.regions.append(group)
-            for i, module in enumerate(skip.inside):
-                follower = Region(session, Site(f"part:{i}", "part", i, i), codec, leader=group)
-                group.followers.append(follower)
-                binding.intercepts.append(ModuleCall(module, follower))
-            return
-        region = Region(session, site, codec)
+        _lower_bracket(binding, engine, site, codec, replay)
+    else:
+        _lower_sublayer(binding, engine, site, codec)
+
+
+def _lower_bracket(binding: Binding, engine: Engine, site: Site, codec: Codec, replay: bool) -> None:
+    if codec.is_delta:
+        raise DcacheError(
+            f"codec 'delta' does not fit {site.name}: a UNet's bracket begins and ends with different "
+            "channel counts; use codec='value'"
+        )
+    skip = binding.structure.skips[site.first]
+    if not replay:
+        region = BracketRegion(engine, site, codec)
         binding.regions.append(region)
         binding.intercepts += [HollowCall(module, region) for module in skip.inside]
         binding.intercepts.append(SinkCall(skip.sink, region, skip.channels))
-    else:
-        if codec.is_delta:
-            raise DcacheError(
-                f"codec 'delta' does not fit {site.name}: a sublayer's output is no change of its input; "
-                "use codec='value'"
-            )
-        sublayer = next(s for s in structure.sublayers if s.name == site.name)
-        region = Region(session, site, codec)
-        binding.regions.append(region)
-        binding.intercepts += [HollowCall(module, region) for module in sublayer.hollow]
-        binding.intercepts.append(ModuleCall(sublayer.module, region))
+        return
+    if engine.method.corrections is not None and engine.method.corrections.of(site.name) is not None:
+        raise DcacheError(f"corrections of {site.name} need the usual lowering: leave lowering='replay' out")
+    group = GroupRegion(engine, site)
+    binding.regions.append(group)
+    for i, module in enumerate(skip.inside):
+        follower = ModuleRegion(engine, Site(f"part:{i}", "part", i, i), codec, leader=group)
+        group.followers.append(follower)
+        binding.intercepts.append(ModuleCall(module, follower))
 
 
-def _guidance(binding: Binding, session: Session, site: Site, codec: Codec) -> GuidanceRegion:
-    if session.method.sibling not in SIBLINGS:
+def _lower_sublayer(binding: Binding, engine: Engine, site: Site, codec: Codec) -> None:
+    if codec.is_delta:
+        raise DcacheError(
+            f"codec 'delta' does not fit {site.name}: a sublayer's output is no change of its input; use "
+            "codec='value'"
+        )
+    sublayer = next(s for s in binding.structure.sublayers if s.name == site.name)
+    region = ModuleRegion(engine, site, codec)
+    binding.regions.append(region)
+    binding.intercepts += [HollowCall(module, region) for module in sublayer.hollow]
+    binding.intercepts.append(ModuleCall(sublayer.module, region))
+
+
+def _guidance(binding: Binding, engine: Engine, site: Site) -> GuidanceRegion:
+    if engine.method.sibling not in SIBLINGS:
         raise DcacheError(
             f"site 'guidance' needs a method that says how one branch follows from the other "
             f"({', '.join(SIBLINGS)}): 'tgate' or 'fastercache'"
@@ -239,22 +279,23 @@ def _guidance(binding: Binding, session: Session, site: Site, codec: Codec) -> G
         raise DcacheError(
             f"site 'guidance' runs half of the batch, which {whole} cannot follow: choose sublayers or runs"
         )
-    return GuidanceRegion(session, site, codec)
+    return GuidanceRegion(engine, site)
 
 
-def _lower_run(binding: Binding, session: Session, site: Site, codec: Codec) -> None:
+def _lower_run(binding: Binding, engine: Engine, site: Site, codec: Codec, replay: bool) -> None:
     blocks = binding.structure.blocks[site.first : site.last + 1]
-    if session.lowering == "replay":
-        group = GroupRegion(session, site, codec)
+    if replay:
+        group = GroupRegion(engine, site)
         binding.regions.append(group)
         for i, block in enumerate(blocks, site.first):
-            follower = RunRegion(session, Site(f"block:{i}", "block", i, i), codec, leader=group)
+            follower = RunRegion(engine, Site(f"block:{i}", "block", i, i), codec, leader=group)
             group.followers.append(follower)
             binding.intercepts.append(BlockCall(block, follower, first=True, last=True))
-        # What the last block returns is what the run returns.
-        group.followers[-1].corrector, group.corrector = group.corrector, None
+        if engine.method.corrections is not None:
+            # What the last block returns is what the run returns.
+            group.followers[-1].corrector = engine.method.corrections.of(site.name)
         return
-    region = RunRegion(session, site, codec)
+    region = RunRegion(engine, site, codec)
     binding.regions.append(region)
     for i, block in enumerate(blocks):
         binding.intercepts.append(BlockCall(block, region, first=i == 0, last=i == len(blocks) - 1))
@@ -285,10 +326,17 @@ def _beside_probe(structure: Structure, specs: Sequence[str], probe: Probe) -> S
     return specs
 
 
-def _lower_probe(binding: Binding, session: Session, probe: Probe) -> None:
+def _lower_probe(binding: Binding, engine: Engine, probe: Probe) -> None:
     structure = binding.structure
     if probe.where == "front":
-        front = Front(session)
+        taken = [site.name for site in binding.sites if site.is_run and site.first < probe.blocks]
+        if taken:
+            raise DcacheError(
+                f"the dynamic rule looks at the first {probe.blocks} block(s), which are always computed, "
+                f"and {', '.join(taken)} would have them predicted: choose sites that begin at block "
+                f"{probe.blocks}, such as 'run:{probe.blocks}-{len(structure.blocks) - 1}'"
+            )
+        front = Front(engine)
         for i, block in enumerate(structure.blocks[: probe.blocks]):
             binding.intercepts.append(FrontCall(block, front, i == 0, i == probe.blocks - 1))
     elif probe.where == "modulated":
@@ -305,4 +353,4 @@ def _lower_probe(binding: Binding, session: Session, probe: Probe) -> None:
                 f"the dynamic rule decides when the first block is entered, and none of the sites "
                 f"{[s.name for s in binding.sites]} begins there: choose 'trunk' or 'run:0-N'"
             )
-        binding.intercepts.append(PeekCall(first[0].module, session))
+        binding.intercepts.append(PeekCall(first[0].module, engine))

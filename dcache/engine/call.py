@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dcache.cache.history import Branch
+from dcache.identity.run import Run
 
 
 @dataclass(slots=True, eq=False)
@@ -14,13 +15,18 @@ class Call:
     """One call of the denoiser.
 
     Attributes:
+        branch: the guidance branch, with its histories.
+        index: the evaluation, from 0.
+        tau: the clock's value in this evaluation.
         observing: the first call of its signature; it computes, and blocks note their contracts.
         checking: a replay by the self-check; every site is predicted from what was just stored.
+        predicted, computed: sites that were predicted and computed so far.
         entered: runs of blocks that were entered and not left (0 at the end, or a block was dropped).
         peek: runs the first block as far as its attention, where the rule's probe sits there.
         peeking: whether that is under way.
-        counts: what was recorded before it, where it may have to be done again.
         half: (rows of the whole batch, those that are run), where only a part of them is.
+        counts: what was recorded before it, where it may have to be done again.
+        run: the run, None in tests of single parts.
     """
 
     branch: Branch
@@ -35,3 +41,4 @@ class Call:
     peeking: bool = False
     half: tuple[int, slice] | None = None
     counts: tuple[int, int, dict[str, int]] | None = None
+    run: Run | None = None

@@ -1,21 +1,18 @@
-"""Decisions: whether a site is predicted now, counted; and what a dynamic rule is shown before it says so."""
+"""Decide whether a site is predicted, count the decision, and feed the change indicator."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import torch
 
+from dcache.cache.history import History
+from dcache.engine.call import Call
+from dcache.engine.protocols import Engine, Lowered
 from dcache.probes import PeekedError
 from dcache.schedulers import Moment
 
-if TYPE_CHECKING:
-    from dcache.cache.history import History
-    from dcache.engine.call import Call
-    from dcache.engine.region import Region
-    from dcache.engine.session import Session
-
+# Reasons of guards: they compute whatever is remembered.
 _GUARDS = ("warmup", "last", "listed", "schedule")
 
 
@@ -23,59 +20,72 @@ class Decisions:
     """Asks the method's rule on behalf of one session.
 
     Attributes:
-        together: site -> (evaluation, reason) of the branch that decides for all, where branches decide so.
-        foreseen: regions whose rule let them be predicted already in this call (`batched_sums`).
+        foreseen: keys of the sites whose rule let them be predicted already in this call (`batched_sums`).
     """
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.together: dict[str, tuple[int, str | None]] = {}
-        self.foreseen: set[Region] = set()
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.foreseen: set[str] = set()
 
-    def predicts(self, region: Region, call: Call) -> bool:
-        """Decide for one region, and count the decision."""
+    def predicts(self, region: Lowered, call: Call) -> bool:
+        """Decide for one site, and count the decision."""
         if call.checking:
             return True
-        reason = None if region in self.foreseen else self._reason(region, call)
-        site = region.site.name
-        self.session.record.event(call.branch.name, site, call.index, reason)
+        reason = None if region.key in self.foreseen else self._reason(region, call)
+        self.engine.state.record.event(call.branch.name, region.site.name, call.index, reason)
         if reason is None:
             call.predicted += 1
             return True
         call.computed += 1
         return False
 
-    def foresees(self, region: Region, call: Call, history: History) -> bool:
-        """Whether a region that did not ask yet in this call will be predicted; nothing is counted or noted.
+    def foresees(self, region: Lowered, call: Call, history: History) -> bool:
+        """Whether a site that was not reached yet in this call will be predicted; nothing is counted.
 
-        False where the rule may look at a probe: it is asked at the region's turn only.
+        False where the rule may look at a probe: it is asked at the site's turn only.
         """
-        method = self.session.method
+        method = self.engine.method
         if method.probe is not None:
             return False
-        shared = self.together.get(region.site.name)
+        shared = self.engine.state.shared.get(region.site.name)
         if shared is not None and shared[0] == call.index:
             return shared[1] is None
         memory = dict(history.memory)
         predicted = method.rule(self._moment(region, call, history, memory)) is None
-        # What a rule notes, for itself or for other branches, it notes at the region's turn.
+        # What a rule notes, for itself or for other branches, it notes at the site's turn.
         if predicted and memory == history.memory and method.branches == "separate":
-            self.foreseen.add(region)
+            self.foreseen.add(region.key)
         return predicted
 
-    def _reason(self, region: Region, call: Call) -> str | None:
-        session, history, known = self.session, region.history, region.has_history
-        method, site = session.method, region.site.name
-        shared = self.together.get(site)
+    def show(self, call: Call, x: torch.Tensor, own: bool = False) -> None:
+        """Show the branch's change indicator what the probe sees, once an evaluation.
+
+        Args:
+            call: the call under way.
+            x: the probe's tensor.
+            own: whether it may be kept as it is; else it is copied.
+        """
+        indicator = call.branch.gauge
+        if indicator is None or indicator.now is not None or call.checking:
+            return
+        memory = self.engine.memory
+        if memory is None or memory.admits_probe(call, x):
+            run = self.engine.state.run
+            indicator.see(x if own else x.clone(), run.logsnr() if run is not None else None)
+
+    def _reason(self, region: Lowered, call: Call) -> str | None:
+        engine, history, known = self.engine, region.history, region.has_history
+        method, site = engine.method, region.site.name
+        shared = engine.state.shared.get(site)
         if shared is not None and shared[0] == call.index:
             reason = shared[1]
         else:
             moment = self._moment(region, call, history, {} if history is None else history.memory)
             reason = method.rule(moment) if known or not method.probe else None
             if method.branches == "together":
-                self.together[site] = (call.index, reason)
+                engine.state.shared[site] = (call.index, reason)
         if reason == "nan":
-            session.warn(
+            engine.warn(
                 "the change indicator is not a number: the denoiser produced NaN; the evaluation is computed"
             )
         if not known and reason not in _GUARDS:
@@ -83,41 +93,33 @@ class Decisions:
         return reason
 
     def _moment(
-        self, region: Region, call: Call, history: History | None, memory: dict[str, float]
+        self, region: Lowered, call: Call, history: History | None, memory: dict[str, float]
     ) -> Moment:
-        run = self.session.run
+        run = self.engine.state.run
         return Moment(
             call.index,
             None if run is None else run.count,
             history.run_length if history is not None else 0,
             region.site,
             call.branch.name,
-            len(self.session.binding.structure.blocks),
+            self.engine.depth,
             self._change,
             _unknown if run is None else run.time,
             memory,
         )
 
-    def show(self, call: Call, x: torch.Tensor, own: bool = False) -> None:
-        """Show the branch's gauge what the probe sees, once an evaluation; a tensor not `own` is copied."""
-        gauge = call.branch.gauge
-        if gauge is not None and gauge.now is None and not call.checking:
-            run, budget = self.session.run, self.session.budget
-            if budget is not None and not budget.admits_probe(call, x):
-                return
-            gauge.see(x if own else x.clone(), run.logsnr() if run is not None else None)
-
     def _change(self) -> float:
-        call = self.session.call
-        gauge = call.branch.gauge if call is not None else None
-        if call is None or gauge is None:
+        call = self.engine.call
+        indicator = call.branch.gauge if call is not None else None
+        if call is None or indicator is None:
             return float("inf")
-        if gauge.now is None and call.peek is not None:
+        if indicator.now is None and call.peek is not None:
+            # The first block has not run yet: run it as far as its attention.
             with suppress(PeekedError):
                 call.peeking = True
                 call.peek()
             call.peeking = False
-        return gauge.change()
+        return indicator.change()
 
 
 def _unknown() -> None:

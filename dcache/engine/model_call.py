@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from dcache.intercept.conflicts import NotInlined, being_compiled, compiled_whole
-from dcache.intercept.module_call import Intercept
+from dcache.intercept.module_call import Intercept, intercepts_of
 
-if TYPE_CHECKING:
-    from dcache.engine.session import Session
+
+class AroundCall(Protocol):
+    """What may be called around the denoiser's call; `engine.observe.Observer` is one."""
+
+    def around_call(self, denoise: Callable[[], Any]) -> Any:
+        """Call `denoise` and return what it does."""
+        ...
+
+
+class Denoiser(Protocol):
+    """What stands behind the denoiser's call: a session.
+
+    Attributes:
+        context: name of the guidance branch that the next calls are for, None where the ordinal tells.
+        observers: who watches.
+    """
+
+    context: str | None
+
+    @property
+    def observers(self) -> list[Any]:
+        """Who watches the denoiser."""
+        ...
+
+    def denoise(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The denoiser's call; `inner` is its own."""
+        ...
 
 
 class ModelCall(Intercept):
     """The denoiser's own call."""
 
-    def __init__(self, module: nn.Module, session: Session) -> None:
+    name = "denoiser"
+
+    def __init__(self, module: nn.Module, session: Denoiser) -> None:
         super().__init__(module)
         self.session = session
         self._hook: RemovableHandle | None = None
@@ -39,20 +68,34 @@ class ModelCall(Intercept):
         """Hand over to the session."""
         if being_compiled():
             raise compiled_whole(self.module)
-        return self.session.denoise(self.inner, args, kwargs)
+        session = self.session
+        if session.observers:
+            return _observed(session.observers, partial(session.denoise, self.inner, args, kwargs))
+        return session.denoise(self.inner, args, kwargs)
+
+
+def _observed(observers: Sequence[AroundCall], denoise: Callable[[], Any]) -> Any:
+    for observer in tuple(observers):
+        denoise = partial(observer.around_call, denoise)
+    return denoise()
+
+
+def model_call_of(module: nn.Module) -> ModelCall | None:
+    """The intercept of a denoiser's own call, where caching is enabled on it."""
+    return next((link for link in intercepts_of(module) if isinstance(link, ModelCall)), None)
 
 
 class NamedContext:
     """A cache context of diffusers that also tells the session its name."""
 
-    def __init__(self, session: Session, context: Any, name: str) -> None:
+    def __init__(self, session: Denoiser, context: Any, name: str) -> None:
         self.session, self.context, self.name = session, context, name
         self.before: str | None = None
 
     def __enter__(self) -> Any:
-        self.before, self.session.names.context = self.session.names.context, self.name
+        self.before, self.session.context = self.session.context, self.name
         return self.context.__enter__()
 
     def __exit__(self, *error: Any) -> Any:
-        self.session.names.context = self.before
+        self.session.context = self.before
         return self.context.__exit__(*error)

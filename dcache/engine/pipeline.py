@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-from dcache.identity.guider import GuiderTap, guider_taps
-from dcache.identity.sampler import is_sampler, tap, tap_of
+from dcache.engine.session import Session, session_of
+from dcache.errors import DcacheError
+from dcache.identity.denoisers import denoisers, is_pipeline
+from dcache.identity.detect import Scout
+from dcache.identity.guider import GuiderTap, guidance_of, guider_taps
+from dcache.identity.sampler import is_sampler, tap_of
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.intercept.method import MethodTap
-
-if TYPE_CHECKING:
-    from dcache.engine.session import Session
-    from dcache.identity.detect import Scout
 
 _BEGIN = "progress_bar"
 _END = "maybe_free_model_hooks"
@@ -24,51 +24,70 @@ _SWAP = "register_components"
 
 
 class PipeWatch:
-    """Belongs to one pipeline; lives in its attributes: taps of the methods that begin and end its call."""
+    """Belongs to one pipeline; lives in its attributes: taps of the methods that begin and end its call.
 
-    def __init__(self, pipe: Any, sessions: list[Session]) -> None:
-        self.pipe = pipe
-        self.sessions = sessions
+    Args:
+        pipe: the pipeline; it is not kept alive.
+
+    Attributes:
+        pipe: a weak reference to it.
+        sessions: those of its denoisers.
+        scout: looks for the denoisers, while only a run can show them.
+        renew: called with the pipeline, enables again what was enabled with the scout.
+    """
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe: weakref.ref[Any] = weakref.ref(pipe)
+        self.sessions: list[Session] = []
         self.scout: Scout | None = None
-        self.renew: Callable[[], None] = lambda: None
-        self.guiders: list[GuiderTap] = guider_taps(pipe, [])
-        around = {_BEGIN: self._begin, _END: self._end, _SWAP: self._swap}
-        present = {name: f for name, f in around.items() if callable(getattr(pipe, name, None))}
-        self.taps = [MethodTap(pipe, name, f) for name, f in present.items()]
-        for method_tap in self.taps:
-            method_tap.install()
+        self.renew: Callable[[Any], None] = lambda _pipe: None
+        self.guiders: list[GuiderTap] = guider_taps(pipe, [], _name_branch)
+        for name, around in {_BEGIN: self._begin, _END: self._end, _SWAP: self._swap}.items():
+            if callable(getattr(pipe, name, None)):
+                MethodTap(pipe, name, around).install()
+
+    @property
+    def ends_itself(self) -> bool:
+        """Whether the pipeline says when its call is over."""
+        return callable(getattr(self.pipe(), _END, None))
+
+    @property
+    def guidance(self) -> float | None:
+        """The guidance scale of its last call, where it keeps it."""
+        return guidance_of(self.pipe())
 
     def remove(self) -> None:
         """Take the watch off."""
         if self.scout is not None:
             self.scout.remove()
-        for method_tap in self.taps:
+            self.scout = None
+        for method_tap in _taps_of(self.pipe(), self):
             method_tap.remove()
         for guider in self.guiders:
             guider.remove()
+        self.guiders, self.sessions = [], []
 
     def live(self) -> list[Session]:
         """The denoisers' sessions as they are now: another pipe may have enabled something else on them."""
-        from dcache.engine.session import session_of
-
-        found = [session_of(session.module) for session in self.sessions]
-        return [session for session in found if session is not None]
+        now = [session_of(session.module) for session in self.sessions]
+        return [session for session in now if session is not None]
 
     def connect(self, session: Session) -> None:
         """Let the session know the pipeline and its sampler."""
-        session.pipes.append(weakref.ref(self.pipe))
-        sampler = getattr(self.pipe, "scheduler", None)
+        session.owners.append(self)
+        sampler = getattr(self.pipe(), "scheduler", None)
         if is_sampler(sampler):
-            session.identity.taps.append(tap(sampler, session))
+            session.tracker.watch(sampler)
 
     def join(self, session: Session) -> None:
         """Get to know a session that another pipe has put on the denoiser they share."""
-        if any(ref() is self.pipe for ref in session.pipes):
+        pipe = self.pipe()
+        if any(owner.pipe() is pipe for owner in session.owners):
             return
         self.connect(session)
-        found = tap_of(getattr(self.pipe, "scheduler", None))
-        if found is not None and found.run is None:
-            found.open_from(found.sampler)
+        watched = tap_of(getattr(pipe, "scheduler", None))
+        if watched is not None and watched.run is None:
+            watched.open_from(watched.sampler)
 
     def follow(self, session: Session) -> None:
         """Move a session if its denoiser was replaced in the pipeline; histories start afresh.
@@ -76,38 +95,37 @@ class PipeWatch:
         Raises:
             DcacheError: the new denoiser is compiled as a whole, has another cache, or lacks the sites.
         """
-        from dcache.engine.session import session_of
-
-        self.guiders = guider_taps(self.pipe, self.guiders)
-        module = getattr(self.pipe, session.component, None) if session.component else session.module
+        self.guiders = guider_taps(self.pipe(), self.guiders, _name_branch)
+        module = getattr(self.pipe(), session.component, None) if session.component else session.module
         if module is session.module or not isinstance(module, nn.Module):
             return
         refuse_compiled(module)
         new = session_of(module)
         if new is None:
             refuse_other_cache(module)
-            new = self._again(session, module)
+            new = self._reopened(session, module)
         self.sessions = [new if s is session else s for s in self.sessions]
         self.connect(new)
-        session.pipes = [ref for ref in session.pipes if ref() is not self.pipe]
-        if not session.pipes:
+        session.owners[:] = [owner for owner in session.owners if owner is not self]
+        if not session.owners:
             session.remove()
 
-    def _again(self, session: Session, module: nn.Module) -> Session:
+    def _reopened(self, session: Session, module: nn.Module) -> Session:
+        """The same on another denoiser."""
         ours = {intercept.module for intercept in session.binding.intercepts}
-        if ours.isdisjoint(module.modules()) or any(ref() is not self.pipe for ref in session.pipes):
-            return session.again(module)
+        if ours.isdisjoint(module.modules()) or any(owner is not self for owner in session.owners):
+            return Session(module, session.config)
         # The denoiser was wrapped or unwrapped (peft): the blocks are the same and change hands.
         session.binding.remove()
         try:
-            return session.again(module)
+            return Session(module, session.config)
         except BaseException:
             session.binding.install()
             raise
 
     def _begin(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         # A run whose sampler was replaced as well as its denoiser has told nobody that it began.
-        if owner is self.pipe:
+        if owner is self.pipe():
             for session in self.live():
                 self.join(session)
                 self.follow(session)
@@ -115,17 +133,17 @@ class PipeWatch:
 
     def _swap(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         result = original(*args, **kwargs)
-        if owner is self.pipe:
+        if owner is self.pipe():
             for session in self.live():
                 self.follow(session)
         return result
 
     def _end(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
-        if owner is self.pipe:
+        if owner is self.pipe():
             for session in self.live():
                 session.end_run()
-                for found in session.identity.taps:
-                    found.close()
+                for watched in session.tracker.taps:
+                    watched.close()
             if self.scout is not None:
                 self.scout.end()
                 if self.scout.found:
@@ -135,16 +153,47 @@ class PipeWatch:
         return original(*args, **kwargs)
 
 
-def tells_its_end(pipe: Any) -> bool:
-    """Whether this pipeline says when its call is over."""
-    return callable(getattr(pipe, _END, None))
-
-
 def watch_of(pipe: Any) -> PipeWatch | None:
     """The watch on this pipeline, if there is one."""
     for name in (_END, _BEGIN, _SWAP):
-        found = getattr(pipe, "__dict__", {}).get(name)
-        owner = getattr(found.around, "__self__", None) if isinstance(found, MethodTap) else None
-        if isinstance(owner, PipeWatch) and owner.pipe is pipe:
-            return owner
+        method_tap = getattr(pipe, "__dict__", {}).get(name)
+        watch = _listener(method_tap)
+        if isinstance(watch, PipeWatch) and watch.pipe() is pipe:
+            return watch
     return None
+
+
+def sessions_of(target: Any) -> dict[str, Session]:
+    """Name -> session of the denoisers of a pipeline, or of a bare module (named ""), that are cached now.
+
+    Raises:
+        DcacheError: the object is no module and no pipeline.
+    """
+    watch = watch_of(target)
+    if watch is not None:
+        return {session.component: session for session in watch.live()}
+    if isinstance(target, nn.Module):
+        session = session_of(target)
+        return {session.component: session} if session is not None else {}
+    if is_pipeline(target):
+        each = {name: session_of(module) for name, module in denoisers(target).items()}
+        return {name: session for name, session in each.items() if session is not None}
+    raise DcacheError(f"expected a diffusers pipeline or a torch module, got {type(target).__name__}")
+
+
+def _taps_of(pipe: Any, watch: PipeWatch) -> list[MethodTap]:
+    """The watch's taps that are in place."""
+    attributes = getattr(pipe, "__dict__", {})
+    each = [attributes.get(name) for name in (_BEGIN, _END, _SWAP)]
+    return [t for t in each if isinstance(t, MethodTap) and _listener(t) is watch]
+
+
+def _listener(method_tap: Any) -> Any:
+    return getattr(method_tap.around, "__self__", None) if isinstance(method_tap, MethodTap) else None
+
+
+def _name_branch(denoiser: nn.Module, condition: str | None) -> None:
+    """A guider says which condition the denoiser's next calls are for."""
+    session = session_of(denoiser)
+    if session is not None:
+        session.context = condition

@@ -1,41 +1,50 @@
-"""A region: one bound site. It decides, remembers and predicts for the intercepts of `dcache.lowering`."""
+"""A region: one bound site. It decides, remembers and predicts for the intercepts of `engine.lowering`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard, final
 
 import torch
 
 from dcache.cache.codec import Codec
 from dcache.cache.history import History, Leaves
+from dcache.engine.call import Call
+from dcache.engine.observe import SiteOutput
+from dcache.engine.protocols import Engine, Lowered
+from dcache.errors import DcacheError
 from dcache.kernels import launch
 from dcache.kernels.packed import Packed, Stored
 from dcache.kernels.weighted_sum import weighted_sum
 from dcache.predictors.guided_pair import Sum, apart
 from dcache.sites.site import Site
 
-if TYPE_CHECKING:
-    from dcache.engine.call import Call
-    from dcache.engine.session import Session
 
+class Region(ABC):
+    """One site that remembers by a codec; a final subclass for each way of making a site skippable.
 
-class Region:
-    """One site bound to one model.
+    Args:
+        engine: the session.
+        site: the site, or a part of it that follows another's decision.
+        codec: what is remembered of each output.
+        leader: the region that decides in this one's place, or None.
 
     Attributes:
         predicting: whether the call under way predicts this site.
-        again: regions of a module's further calls in one evaluation (one MLP for both streams).
+        decided_in: the call in which that was settled.
+        history: the anchors on the branch of that call.
+        dtypes: of the outputs, None for those that are no tensors.
         grouped: whether it lies on a device where many sites' sums are one launch.
+        live: for each output whether it is read behind the site; None while that is not known.
         corrector: corrects what is predicted, or None.
-        leader: the region that decides in this one's place (leaf replay), or None.
+        key: names its histories.
     """
 
-    def __init__(self, session: Session, site: Site, codec: Codec, leader: Region | None = None) -> None:
-        self.session = session
+    def __init__(self, engine: Engine, site: Site, codec: Codec, leader: Lowered | None = None) -> None:
+        self.engine = engine
         self.site = site
         self.codec = codec
         self.leader = leader
@@ -47,12 +56,14 @@ class Region:
         self.opened: Sequence[torch.Tensor | None] = ()
         self.room_in: Call | None = None
         self.live: tuple[bool, ...] | None = None
-        self.again: list[Region] = []
-        self.served: tuple[Call, int] | None = None
-        self.predictor = session.method.predictor.at(site.name)
-        corrections = session.method.corrections
+        self.predictor = engine.method.predictor.at(site.name)
+        corrections = engine.method.corrections
         self.corrector = corrections.of(site.name) if corrections is not None and leader is None else None
         self.key = site.name if leader is None else f"{site.name} of {leader.site.name}"
+
+    @abstractmethod
+    def parts(self) -> Iterator[Region]:
+        """This region, and those of its module's further calls in one evaluation."""
 
     @property
     def has_history(self) -> bool:
@@ -60,36 +71,25 @@ class Region:
         return self.history is not None and bool(self.history.taus)
 
     def release(self) -> None:
-        """The run is over: let go of its tensors."""
+        """The run is over: drop its tensors."""
         self.history = None
         self.decided_in = None
         self.opened = ()
         self.room_in = None
-        self.served = None
-        for region in self.again:
-            region.release()
-
-    def next_of(self, call: Call) -> Region:
-        """This region for its module's first call in an evaluation, one that follows it for each further."""
-        times = self.served[1] + 1 if self.served is not None and self.served[0] is call else 0
-        self.served = (call, times)
-        if times > len(self.again):
-            site = replace(self.site, name=f"call {times + 1}")
-            self.again.append(Region(self.session, site, self.codec, self))
-        return self.again[times - 1] if times else self
 
     def decide(self, call: Call) -> bool:
         """Decide once per call whether this site is predicted; the first to ask settles it."""
         if self.decided_in is call:
             return self.predicting
         self.decided_in = call
+        if self.engine.observers and not call.checking:
+            for observer in self.engine.observers:
+                observer.on_enter(self._observed_as(), call)
         self.history = history = call.branch.history(self.key)
         if call.half is not None or history.half:
             self._fit_rows(history, call.half)
-        if self.leader is not None:
-            self.predicting = self.leader.decide(call)
-        else:
-            self.predicting = self.session.decisions.predicts(self, call)
+        leader = self.leader
+        self.predicting = self.engine.predicts(self, call) if leader is None else leader.decide(call)
         return self.predicting
 
     def open(self, call: Call, entries: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
@@ -117,6 +117,9 @@ class Region:
             leaves: the region's outputs; those that are no tensors are not stored.
         """
         began = perf_counter()
+        observers = self.engine.observers
+        if observers and not self._observe(call, opened, leaves):
+            return
         history = self._make_room(call)
         slots = history.spare
         kept = [
@@ -125,14 +128,16 @@ class Region:
         ]
         self.dtypes = tuple([leaf.dtype if isinstance(leaf, torch.Tensor) else None for leaf in leaves])
         self.grouped = any(leaf is not None and launch.possible(leaf.device) for leaf in kept)
-        budget = self.session.budget
-        if budget is None or budget.admits(call, history, opened, kept, self.codec.store):
+        memory = self.engine.memory
+        if memory is None or memory.admits(call, history, opened, kept, self.codec.store):
             stored: list[Stored | None] = []
             for i, leaf in enumerate(kept):
                 slot = slots[i] if i < len(slots) else None
                 stored.append(None if leaf is None else self.codec.close(opened[i], leaf, slot))
             history.push(call.index, call.tau, tuple(stored))
-        self.session.inside += perf_counter() - began
+        self.engine.state.overhead_seconds += perf_counter() - began
+        for observer in observers:
+            observer.on_leave(self._observed_as(), call, computed=True)
 
     def predict(self, call: Call, entries: Sequence[torch.Tensor | None]) -> list[Any]:
         """The predicted leaves, new tensors of the outputs' dtypes; None for leaves that are not stored.
@@ -143,10 +148,10 @@ class Region:
         """
         history = self.history
         if history is None or not history.leaves:
-            raise RuntimeError(f"{self.site.name} is predicted without history")
+            raise without_history(self.site)
         predicted: list[Any] | None = None
         if self.grouped and not (call.checking or entries):
-            predicted = self.session.together.leaves(self, call)
+            predicted = self.engine.batched.leaves(self, call)
         if predicted is None:
             weights, anchors, summed = self.terms(call, history)
             rest = summed
@@ -164,20 +169,24 @@ class Region:
         if not call.checking:
             history.run_length += 1
             history.predicted_at = call.tau
+            for observer in self.engine.observers:
+                observer.on_leave(self._observed_as(), call, computed=False)
         return predicted
 
     def terms(self, call: Call, history: History) -> tuple[list[float], Sequence[Leaves], Sum]:
         """Of a prediction now its weights, its anchors (oldest first), and what sums them."""
         if call.checking or len(history.taus) == 1:
             return [1.0], history.leaves[-1:], weighted_sum
-        if len(self.session.binding.regions) > 1:
-            weights = self.session.lately.weights(self.predictor, history.taus, history.steps, call.tau)
+        if self.engine.several:
+            weights = self.engine.weight_cache.weights(self.predictor, history.taus, history.steps, call.tau)
         else:
             weights = self.predictor.weights(history.taus, history.steps, call.tau)
         anchors = history.leaves
         if history.forecast is not None:
             anchors = [*anchors, history.forecast]
-        summed = (apart(self.predictor, history.steps, call) if call.branch.paired else None) or weighted_sum
+        summed: Sum = weighted_sum
+        if call.branch.paired and call.half is None:
+            summed = apart(self.predictor, history.steps, call.tau) or weighted_sum
         if 0.0 in weights and summed is weighted_sum:
             used = [i for i, w in enumerate(weights) if w != 0.0]
             weights, anchors = [weights[i] for i in used], [anchors[i] for i in used]
@@ -193,6 +202,39 @@ class Region:
             leaf = next((leaf for leaf in self.history.leaves[-1] if leaf is not None), None)
             if leaf is not None:
                 self.corrector.check(leaf)
+
+    def _observed_as(self) -> str:
+        return self.site.name if self.leader is None else self.leader.site.name
+
+    def _observe(self, call: Call, opened: Sequence[torch.Tensor | None], leaves: Sequence[Any]) -> bool:
+        """Show the observers what was computed; returns whether it has to be stored as well."""
+        observers, site = self.engine.observers, self._observed_as()
+        looking = [observer for observer in observers if observer.sees_outputs]
+        if looking and not call.checking:
+            # Before storing: that may overwrite `opened`.
+            output = self._output(opened, leaves)
+            for observer in looking:
+                observer.on_compute(site, call, output)
+        # What the engine checks itself with is needed always.
+        if call.observing or all(observer.stores for observer in observers):
+            return True
+        for observer in observers:
+            observer.on_leave(site, call, computed=True)
+        return False
+
+    def _output(self, opened: Sequence[torch.Tensor | None], leaves: Sequence[Any]) -> SiteOutput:
+        live = self.live or (True,) * len(leaves)
+        places = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor) and live[i])
+        values = [leaves[i] for i in places]
+        if not self.codec.is_delta:
+            return SiteOutput(values, None, places)
+        # `opened` is the negated input; an output that continues no input is remembered as it is.
+        negated = [opened[i] if i < len(opened) else None for i in places]
+        changes = [
+            leaf if entry is None else entry.float() + leaf.float()
+            for leaf, entry in zip(values, negated, strict=True)
+        ]
+        return SiteOutput(values, changes, places)
 
     def _make_room(self, call: Call) -> History:
         """The history, without the anchor that the one of this call replaces."""
@@ -217,7 +259,7 @@ class Region:
 
     def _fewer(self, leaves: Leaves, rows: int, part: slice) -> Leaves:
         # T-GATE freezes the mean of both branches' cross-attention.
-        mean = self.site.kind == "cross_attn" and self.session.method.sibling == "drop"
+        mean = self.site.kind == "cross_attn" and self.engine.method.sibling == "drop"
         kept: list[Stored | None] = []
         for leaf in leaves:
             # Frames or places may lie inside the batch dimension, behind the rows.
@@ -247,30 +289,59 @@ class Region:
         return tuple(entry)
 
 
-class GroupRegion(Region):
-    """A site that is lowered as several regions which follow its decision; it holds nothing itself."""
+@final
+class GroupRegion:
+    """A site that is lowered as several regions which follow its decision; it holds nothing itself.
 
-    def __init__(self, session: Session, site: Site, codec: Codec) -> None:
-        super().__init__(session, site, codec)
+    Attributes:
+        followers: the regions of its parts, in the order of execution.
+    """
+
+    def __init__(self, engine: Engine, site: Site) -> None:
+        self.engine = engine
+        self.site = site
+        self.key = site.name
+        self.predicting = False
+        self.decided_in: Call | None = None
+        self.history: History | None = None
         self.followers: list[Region] = []
 
+    def parts(self) -> Iterator[Region]:
+        """The followers, which hold what is remembered."""
+        for follower in self.followers:
+            yield from follower.parts()
+
     def release(self) -> None:
-        """The followers hold what there is to let go of."""
-        super().release()
+        """The run is over: drop its tensors."""
+        self.history = None
+        self.decided_in = None
         for follower in self.followers:
             follower.release()
 
     @property
     def has_history(self) -> bool:
         """Whether every follower has something to predict from."""
-        branch = self.session.call.branch if self.session.call is not None else None
+        branch = self.engine.call.branch if self.engine.call is not None else None
         return branch is not None and all(branch.history(f.key).taus for f in self.followers)
 
     def decide(self, call: Call) -> bool:
         """Decide once per call, and count predictions in a row here: the followers' counts are their own."""
         if self.decided_in is call:
             return self.predicting
-        predicting = super().decide(call)
-        if self.history is not None and not call.checking:
-            self.history.run_length = self.history.run_length + 1 if predicting else 0
-        return predicting
+        self.decided_in = call
+        self.history = history = call.branch.history(self.key)
+        if call.half is None and history.half:
+            history.clear()
+        history.half = call.half is not None
+        self.predicting = self.engine.predicts(self, call)
+        if not call.checking:
+            history.run_length = history.run_length + 1 if self.predicting else 0
+        return self.predicting
+
+
+def without_history(site: Site) -> DcacheError:
+    """The error for a prediction that has nothing to stand on; no run should come to it."""
+    return DcacheError(
+        f"{site.name} was to be predicted and nothing is remembered of it. This is a fault of dcache: please "
+        "report it with the method and the pipeline's class. Until then use other sites, or sites='model'."
+    )

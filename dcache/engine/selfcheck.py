@@ -6,46 +6,58 @@ understood, and the session falls back to the whole model, loudly.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 
+from dcache.engine.call import Call
 from dcache.engine.lowering.blocks import RunRegion
+from dcache.engine.protocols import Engine
+from dcache.engine.region import Region
 from dcache.engine.tolerance import TOLERANCE
 from dcache.intercept.pytree import copy_containers, flatten, gpus, same
 
-if TYPE_CHECKING:
-    from dcache.engine.call import Call
-    from dcache.engine.session import Session
 
-
-def self_check(session: Session, call: Call, inner: Callable[..., Any], kept: Any, output: Any) -> str | None:
-    """Replay one call; return None if the outputs agree, else what was found.
+def self_check(
+    engine: Engine,
+    regions: Sequence[Region],
+    call: Call,
+    inner: Callable[..., Any],
+    kept: Any,
+    output: Any,
+) -> str | None:
+    """Replay one call; return None if the outputs agree, else what differs.
 
     Args:
-        session: the session, with `call` under way.
+        engine: the session, with `call` under way.
+        regions: everything that remembers inside the denoiser.
         call: the computed call that just ended.
         inner: the denoiser's own call.
         kept: (args, kwargs) as they were before the call.
         output: what the computed call returned.
     """
-    if session.binding.whole is not None:
-        return None
-    problem = _replay(session, call, inner, kept, output)
+    tolerance = _tolerance(regions, output)
+
+    def replayed() -> str | None:
+        return _replay(engine, call, inner, kept, output, tolerance)
+
+    problem = replayed()
     if problem is None:
-        drop_dead_leaves(session, lambda: _replay(session, call, inner, kept, output) is None)
+        drop_dead_leaves(_at_the_end(regions, engine.depth), lambda: replayed() is None)
     return problem
 
 
-def drop_dead_leaves(session: Session, agrees: Callable[[], bool]) -> None:
-    """Stop storing what nobody reads behind the trunk: many models drop the text stream after the last block.
+def drop_dead_leaves(regions: Iterable[RunRegion], agrees: Callable[[], bool]) -> None:
+    """Stop storing what is not read behind the trunk: many models drop the text stream after the last block.
 
     A leaf is dead if the replay agrees with None in its place.
+
+    Args:
+        regions: those whose last block is the trunk's.
+        agrees: whether a replay gives the computed output.
     """
-    for region in session.binding.regions:
-        if not isinstance(region, RunRegion) or region.site.last != len(session.binding.structure.blocks) - 1:
-            continue
+    for region in regions:
         if region.history is None or sum(d is not None for d in region.dtypes) < 2 or region.live is not None:
             continue
         live = [True] * len(region.dtypes)
@@ -62,21 +74,27 @@ def drop_dead_leaves(session: Session, agrees: Callable[[], bool]) -> None:
         region.history.like = tuple(one if keep else None for one, keep in zip(like, live, strict=False))
 
 
-def _replay(session: Session, call: Call, inner: Callable[..., Any], kept: Any, output: Any) -> str | None:
-    replay = type(call)(call.branch, call.index, call.tau, checking=True)
-    before = session.call
-    session.call = replay
+def _at_the_end(regions: Iterable[Region], depth: int) -> list[RunRegion]:
+    return [r for r in regions if isinstance(r, RunRegion) and r.leader is None and r.site.last == depth - 1]
+
+
+def _replay(
+    engine: Engine, call: Call, inner: Callable[..., Any], kept: Any, output: Any, tolerance: float
+) -> str | None:
+    replay = Call(call.branch, call.index, call.tau, checking=True, run=call.run)
+    before = engine.call
+    engine.call = replay
     try:
         with torch.random.fork_rng(gpus(*kept)):
             again = inner(*copy_containers(kept[0]), **copy_containers(kept[1]))
     except Exception as error:
         return f"a replay with every site predicted failed ({type(error).__name__}: {error})"
     finally:
-        session.call = before
+        engine.call = before
     if replay.entered:
         return "the last block of a run is not called"
     distance, alike = same(output, again)
-    if alike and distance <= _tolerance(session, output):
+    if alike and distance <= tolerance:
         return None
     return (
         f"a replay with every site predicted from what was just stored differs from the computed output "
@@ -84,8 +102,8 @@ def _replay(session: Session, call: Call, inner: Callable[..., Any], kept: Any, 
     )
 
 
-def _tolerance(session: Session, output: Any) -> float:
+def _tolerance(regions: Iterable[Region], output: Any) -> float:
     dtypes = [leaf.dtype for leaf in flatten(output)[0] if isinstance(leaf, torch.Tensor)]
-    dtypes += [d for r in session.binding.regions if r.codec.store is not None for d in [r.codec.store]]
-    dtypes += [d for r in session.binding.regions for d in r.dtypes if d is not None]
+    for region in regions:
+        dtypes += [d for d in (region.codec.store, *region.dtypes) if d is not None]
     return max((TOLERANCE.get(d, 1e-3) for d in dtypes), default=1e-3)

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from dcache.engine.protocols import Traced
 from dcache.identity.denoisers import config_digest
-from dcache.identity.guider import guidance_of
 from dcache.method import Method
 from dcache.predictors.corrections import Corrections
 from dcache.schedule import Plan, Rows, Schedule
 
-if TYPE_CHECKING:
-    from dcache.engine.session import Session
 
+def trace_of(sessions: Mapping[str, Traced]) -> Schedule | None:
+    """The run under way, or the last one, of a pipeline's denoisers; None where there was none.
 
-def trace_of(sessions: Mapping[str, Session]) -> Schedule | None:
-    """The run under way, or the last one, of a pipeline's denoisers; None where there was none."""
+    Args:
+        sessions: by the denoiser's name in the pipeline, "" for a bare module.
+    """
     plans: dict[str, Plan] = {}
     steps, sampler, name = 0, "", ""
     sigmas: tuple[float, ...] = ()
     guidance: float | None = None
     for component, session in sessions.items():
-        record, method = session.record, session.method
-        count = session.stats().steps
+        record, method, count = session.state.record, session.method, session.state.steps
         if not record.events or not count:
             continue
         steps, name = max(steps, count), method.name
-        sampler = session.sampler or sampler
+        sampler = session.state.sampler or sampler
         rows = {b: {s: tuple(r) for s, r in sites.items()} for b, sites in record.rows(count).items()}
         if len(set(map(str, rows.values()))) == 1:
             rows = {"*": next(iter(rows.values()))}
@@ -44,7 +43,7 @@ def trace_of(sessions: Mapping[str, Session]) -> Schedule | None:
             corrections=_corrections(method, rows.values()),
         )
         sigmas = method.sigmas or sigmas
-        guidance = guidance_of(session.pipes)
+        guidance = session.guidance
     if not plans:
         return None
     padded = {

@@ -1,4 +1,4 @@
-"""The weights that were computed last: most sites ask for the same ones."""
+"""Caches the last weights: most sites share their anchors and ask for the same ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dcache.predictors.base import Predictor
 
 
 class Lately:
-    """The weights that were asked for last: most sites are remembered alike, and ask the same in turn."""
+    """The weights that were computed last, for the next site that asks for the same."""
 
     def __init__(self) -> None:
         self._asked: tuple[Any, ...] = ()
@@ -18,7 +18,7 @@ class Lately:
     def weights(
         self, predictor: Predictor, taus: Sequence[float], steps: Sequence[int], tau: float
     ) -> list[float]:
-        """What the predictor says; not to be written to."""
+        """As `Predictor.weights`; not to be written to."""
         asked = self._asked
         if not asked or asked[0] is not predictor or asked[1:] != (tau, taus, steps):
             # The lists grow while a run goes on.

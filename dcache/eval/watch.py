@@ -20,8 +20,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from torch.utils.hooks import RemovableHandle
 
-from dcache.engine.session import session_of
-from dcache.intercept.method import MethodTap
+from dcache.engine.observe import Observer, is_observable, observe
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -135,32 +134,39 @@ class _Clock:
         self.cost.denoiser_seconds = sum(self.cost.calls)
 
 
+class _Timed(Observer):
+    """Runs the clock around calls of a denoiser, dcache's own work included."""
+
+    sees_outputs = False
+
+    def __init__(self, clock: _Clock) -> None:
+        self.clock = clock
+
+    def around_call(self, denoise: Callable[[], Any]) -> Any:
+        """One call."""
+        self.clock.begin()
+        try:
+            return denoise()
+        finally:
+            self.clock.end()
+
+
 @contextmanager
 def _around(module: nn.Module, clock: _Clock) -> Iterator[None]:
     """Let the clock see every call: where dcache stands in front of the module, outside of dcache."""
-
-    def call(original: Callable[..., Any], _: Any, args: Any, kwargs: Any) -> Any:
-        clock.begin()
-        try:
-            return original(*args, **kwargs)
-        finally:
-            clock.end()
-
-    undo: list[MethodTap | RemovableHandle]
-    if session := session_of(module):
-        tap = MethodTap(session, "denoise", call)
-        tap.install()
-        undo = [tap]
-    else:
-        undo = [
-            module.register_forward_pre_hook(lambda *_: clock.begin(), prepend=True),
-            module.register_forward_hook(lambda *_: clock.end(), always_call=True),
-        ]
+    if is_observable(module):
+        with observe(module, _Timed(clock)):
+            yield
+        return
+    hooks: list[RemovableHandle] = [
+        module.register_forward_pre_hook(lambda *_: clock.begin(), prepend=True),
+        module.register_forward_hook(lambda *_: clock.end(), always_call=True),
+    ]
     try:
         yield
     finally:
-        for one in undo:
-            one.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 def _device(modules: list[nn.Module]) -> torch.device:

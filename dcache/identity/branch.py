@@ -21,24 +21,14 @@ _CONDITIONS = (
 
 
 class BranchNames:
-    """Names the guidance branch of each call.
+    """Names the guidance branch of each call of one run: its ordinal within the evaluation.
 
-    The name of diffusers' cache context where there is one, else the ordinal of the call within the
-    evaluation. A call
-    that brings another branch's conditioning tensor is that branch, so one that stops calling does not
-    shift the rest.
-
-    Attributes:
-        context: the cache context the pipeline is in, or None.
+    A call that brings another branch's conditioning tensor is that branch, so that one which stops calling
+    does not shift the rest.
     """
 
     def __init__(self) -> None:
-        self.context: str | None = None
         self._ordinal = -1
-        self._index = -1
-
-    def restart(self) -> None:
-        """A new run begins."""
         self._index = -1
 
     def name(self, index: int, condition: torch.Tensor | None, branches: Mapping[str, Branch]) -> str:
@@ -47,14 +37,12 @@ class BranchNames:
         Raises:
             DcacheError: more calls in one evaluation than can be guidance branches.
         """
-        if self.context is not None:
-            return self.context
         self._ordinal = self._ordinal + 1 if self._index == index else 0
         self._index = index
-        if self._ordinal > MOST_BRANCHES:
+        if self._ordinal >= MOST_BRANCHES:
             raise DcacheError(
-                f"the denoiser was called {self._ordinal + 1} times between two sampler steps; dcache "
-                f"takes such calls for guidance branches and believes in at most {MOST_BRANCHES}. Call "
+                f"the denoiser was called {self._ordinal + 1} times between two sampler steps; dcache takes "
+                f"such calls for guidance branches and supports at most {MOST_BRANCHES}. Call "
                 "dcache.step(module, index=..., branch=...) before each denoiser call."
             )
         name = str(self._ordinal)

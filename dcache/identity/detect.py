@@ -24,9 +24,11 @@ from dcache.intercept.module_call import Intercept
 class Watched(Intercept):
     """A module that may be a denoiser."""
 
+    name = "detect"
+
     def __init__(self, module: nn.Module, name: str, scout: Scout) -> None:
         super().__init__(module)
-        self.name = name
+        self.component = name
         self.scout = scout
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -48,7 +50,7 @@ class Scout(Listener):
     def __init__(
         self, pipe: Any, modules: Mapping[str, nn.Module], take: Callable[[str, nn.Module], None]
     ) -> None:
-        self.pipes = [weakref.ref(pipe)]
+        self.pipe = weakref.ref(pipe)
         self.take = take
         self.found: list[str] = []
         self.last: dict[str, int] = {}
@@ -56,6 +58,10 @@ class Scout(Listener):
         for watched in self.watched:
             watched.install()
         self.tap: SamplerTap = tap(pipe.scheduler, self)
+
+    def is_copied(self, memo: Mapping[int, Any]) -> bool:
+        """Whether the pipeline is part of a deep copy under way."""
+        return id(self.pipe()) in memo
 
     def before_run(self) -> None:
         """A run opens: what the last one showed is enough, or the watch begins again."""
@@ -72,8 +78,8 @@ class Scout(Listener):
         if self.found:
             self.remove()
         elif self.last or self.tap.run is not None:
-            pipe = type(self.pipes[0]()).__name__
-            names = ", ".join(w.name for w in self.watched)
+            pipe = type(self.pipe()).__name__
+            names = ", ".join(w.component for w in self.watched)
             warnings.warn(
                 f"no denoiser found in {pipe}: none of its modules ({names}) takes a timestep by name, and "
                 "none was called in two evaluations running, so nothing was cached. Use more than one step, "
@@ -98,18 +104,18 @@ class Scout(Listener):
         if not self.found:
             # The sampler ends an evaluation only after such a call; later the sessions count their own.
             run.calls += 1
-        before = self.last.get(watched.name)
-        self.last[watched.name] = run.index
+        before = self.last.get(watched.component)
+        self.last[watched.component] = run.index
         if before is None or before != run.index - 1:
             return False
         run.calls -= not self.found
         watched.remove()
-        self.found.append(watched.name)
-        self.take(watched.name, watched.module)
+        self.found.append(watched.component)
+        self.take(watched.component, watched.module)
         return True
 
     def _follow_sampler(self) -> None:
-        sampler = getattr(self.pipes[0](), "scheduler", None)
+        sampler = getattr(self.pipe(), "scheduler", None)
         if sampler is not self.tap.sampler and is_sampler(sampler):
             self.tap.leave(self)
             self.tap = tap(sampler, self)

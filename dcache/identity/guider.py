@@ -8,9 +8,10 @@ tell them apart.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
+
+from torch import nn
 
 from dcache.intercept.method import MethodTap
 
@@ -19,16 +20,24 @@ _BEFORE = "prepare_models"
 _AFTER = "cleanup_models"
 
 
+Notice = Callable[[nn.Module, str | None], None]
+
+
 class GuiderTap:
     """Names the branches of the denoisers that one guider guides.
+
+    Args:
+        guider: the guider.
+        notice: called with each denoiser and the condition that its next calls are for, None behind them.
 
     Attributes:
         names: identifiers of the batches of the evaluation under way.
         turn: how many of them were begun.
     """
 
-    def __init__(self, guider: Any) -> None:
+    def __init__(self, guider: Any, notice: Notice) -> None:
         self.guider = guider
+        self.notice = notice
         self.names: list[str] = []
         self.turn = 0
         around = {**dict.fromkeys(_INPUTS, self._prepared), _BEFORE: self._begin, _AFTER: self._end}
@@ -58,17 +67,13 @@ class GuiderTap:
         self._tell(args, kwargs, None)
         return original(*args, **kwargs)
 
-    @staticmethod
-    def _tell(args: Any, kwargs: Any, name: str | None) -> None:
-        from dcache.engine.session import session_of
-
+    def _tell(self, args: Any, kwargs: Any, name: str | None) -> None:
         for denoiser in (*args, *kwargs.values()):
-            session = session_of(denoiser)
-            if session is not None:
-                session.names.context = name
+            if isinstance(denoiser, nn.Module):
+                self.notice(denoiser, name)
 
 
-def guider_taps(pipe: Any, before: list[GuiderTap]) -> list[GuiderTap]:
+def guider_taps(pipe: Any, before: list[GuiderTap], notice: Notice) -> list[GuiderTap]:
     """Taps of a pipeline's guiders, as they are now; those of guiders it had before are taken off."""
     components = getattr(pipe, "components", None)
     parts = components.values() if isinstance(components, dict) else ()
@@ -77,14 +82,14 @@ def guider_taps(pipe: Any, before: list[GuiderTap]) -> list[GuiderTap]:
     for found in before:
         if found not in kept:
             found.remove()
-    return kept + [GuiderTap(g) for g in guiders if all(found.guider is not g for found in kept)]
+    return kept + [GuiderTap(g, notice) for g in guiders if all(found.guider is not g for found in kept)]
 
 
 def _is_guider(thing: Any) -> bool:
     return all(callable(getattr(thing, name, None)) for name in (_INPUTS[0], _BEFORE, _AFTER))
 
 
-def guidance_of(pipes: Iterable[weakref.ref[Any]]) -> float | None:
-    """The guidance of the last call, where one of the pipelines keeps it as most of diffusers' do."""
-    kept = [getattr(ref(), "_guidance_scale", None) for ref in pipes]
-    return next((float(scale) for scale in kept if isinstance(scale, int | float)), None)
+def guidance_of(pipe: Any) -> float | None:
+    """The guidance scale of a pipeline's last call, where it is kept as most of diffusers' do; else None."""
+    scale = getattr(pipe, "_guidance_scale", None)
+    return float(scale) if isinstance(scale, int | float) else None

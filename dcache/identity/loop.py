@@ -79,8 +79,8 @@ class Loop:
     def _check_branches(self) -> None:
         if self.branches[-1] > MOST_BRANCHES:
             raise DcacheError(
-                f"the denoiser was called {self.branches[-1]} times with one timestep: that is more "
-                f"guidance branches than dcache believes in. {_HINT}"
+                f"the denoiser was called {self.branches[-1]} times with one timestep: that is more than the "
+                f"supported maximum of {MOST_BRANCHES} guidance branches. {_HINT}"
             )
         if len(self.branches) > 1 and self.branches[-1] > max(self.branches[:-1]):
             raise DcacheError(

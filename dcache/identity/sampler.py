@@ -23,12 +23,14 @@ class Listener:
     """Who watches a sampler; every method may be left as it is.
 
     Attributes:
-        pipes: the pipelines on whose behalf it does.
         learns: whether it wants to see what the sampler is given.
     """
 
-    pipes: list[weakref.ref[Any]]
     learns = False
+
+    def is_copied(self, memo: Mapping[int, Any]) -> bool:
+        """Whether its pipeline is part of a deep copy under way, of which `memo` is the memory."""
+        return False
 
     def before_run(self) -> None:
         """A run is about to open."""
@@ -153,8 +155,7 @@ class SamplerTap:
 
     def follows_copies(self, memo: Mapping[int, Any]) -> bool:
         """Whether a deep copy of the sampler is watched too, as LTX2's in a run; a copied pipe's is not."""
-        pipes = (ref() for listener in self.listeners for ref in listener.pipes)
-        return not any(id(pipe) in memo for pipe in pipes if pipe is not None)
+        return not any(listener.is_copied(memo) for listener in self.listeners)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SamplerTap:
         """A copied sampler tells the same tap."""

@@ -1,35 +1,51 @@
-"""Identity: which run a denoiser call belongs to: told by `dcache.step`, a sampler, or a loop's timesteps."""
+"""The run of each denoiser call: said by `dcache.step`, by a sampler, or by a loop's timesteps."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+from torch import nn
 
 from dcache.identity.loop import Loop
 from dcache.identity.manual import Told
 from dcache.identity.run import Run
-from dcache.identity.sampler import SamplerTap, is_sampler, tap
+from dcache.identity.sampler import Listener, SamplerTap, is_sampler, tap
 from dcache.identity.timestep import TimeArgument
 
-if TYPE_CHECKING:
-    from dcache.engine.session import Session
+
+class SamplerOwner(Protocol):
+    """What has a sampler.
+
+    Attributes:
+        pipe: the pipeline whose `scheduler` is the sampler.
+    """
+
+    pipe: weakref.ref[Any]
 
 
-class Identity:
-    """Follows the samplers of the pipelines that one session's denoiser is part of.
+class RunTracker:
+    """Follows the samplers of the pipelines that one denoiser is part of.
+
+    Args:
+        module: the denoiser.
+        listener: notified of what the samplers do.
+        owners: the pipelines that the denoiser is part of; looked up in every call.
 
     Attributes:
         told: what `dcache.step` said of the calls to come, or None.
-        loop: follows a hand-written loop that no sampler tells of.
+        loop: follows a hand-written loop that has no sampler.
         time: where the denoiser takes its timestep.
         taps: the samplers that are watched.
     """
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(self, module: nn.Module, listener: Listener, owners: Sequence[SamplerOwner]) -> None:
+        self.listener = listener
+        self.owners = owners
         self.told: Told | None = None
         self.loop = Loop()
-        self.time = TimeArgument(session.module)
+        self.time = TimeArgument(module)
         self.taps: list[SamplerTap] = []
 
     def run_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
@@ -41,13 +57,13 @@ class Identity:
         if self.told is not None:
             return self.told.run
         newest: SamplerTap | None = None
-        for ref in self.session.pipes:
-            sampler = getattr(ref(), "scheduler", None)
+        for owner in self.owners:
+            sampler = getattr(owner.pipe(), "scheduler", None)
             if sampler is not None and not self._taps_sampler(sampler) and is_sampler(sampler):
                 self._retap(sampler)
-        for found in self.taps:
-            if found.run is not None and (newest is None or found.touched > newest.touched):
-                newest = found
+        for watched in self.taps:
+            if watched.run is not None and (newest is None or watched.touched > newest.touched):
+                newest = watched
         if newest is None or newest.run is None:
             return self.loop.see(self.time.read(args, kwargs), self.time.is_sigma)
         run = newest.run
@@ -56,22 +72,9 @@ class Identity:
             run.place(self.time.read(args, kwargs) if begin is None else None, begin)
         return run
 
-    def _taps_sampler(self, sampler: Any) -> bool:
-        # Not any(): a generator costs Python calls on every predicted step.
-        for found in self.taps:  # noqa: SIM110
-            if found.sampler is sampler:
-                return True
-        return False
-
-    def _retap(self, sampler: Any) -> None:
-        wanted = [getattr(ref(), "scheduler", None) for ref in self.session.pipes]
-        for old in self.taps:
-            if all(old.sampler is not w for w in wanted):
-                old.leave(self.session)
-        new = tap(sampler, self.session)
-        self.taps = [t for t in self.taps if self.session in t.listeners and t is not new] + [new]
-        if new.run is None:
-            new.open_from(sampler)
+    def watch(self, sampler: Any) -> None:
+        """Watch one more sampler."""
+        self.taps.append(tap(sampler, self.listener))
 
     def forget(self, run: Run) -> None:
         """That run is over; a loop that just opened the next one is left to follow it."""
@@ -80,6 +83,23 @@ class Identity:
 
     def leave(self) -> None:
         """Watch no sampler any more."""
-        for found in self.taps:
-            found.leave(self.session)
+        for watched in self.taps:
+            watched.leave(self.listener)
         self.taps = []
+
+    def _taps_sampler(self, sampler: Any) -> bool:
+        # Not any(): a generator costs Python calls on every predicted step.
+        for watched in self.taps:  # noqa: SIM110
+            if watched.sampler is sampler:
+                return True
+        return False
+
+    def _retap(self, sampler: Any) -> None:
+        wanted = [getattr(owner.pipe(), "scheduler", None) for owner in self.owners]
+        for old in self.taps:
+            if all(old.sampler is not w for w in wanted):
+                old.leave(self.listener)
+        new = tap(sampler, self.listener)
+        self.taps = [t for t in self.taps if self.listener in t.listeners and t is not new] + [new]
+        if new.run is None:
+            new.open_from(sampler)

@@ -21,7 +21,7 @@ class MethodTap:
     def __init__(self, owner: Any, name: str, around: Callable[..., Any]) -> None:
         self.owner = owner
         self.name = name
-        self.around = around
+        self.around: Callable[..., Any] | None = around
         self.previous = vars(owner).get(name)
         self.original = getattr(owner, name)
         self.__wrapped__ = self.original
@@ -33,7 +33,9 @@ class MethodTap:
         setattr(self.owner, self.name, self)
 
     def remove(self) -> None:
-        """Take it off again, unless somebody replaced it."""
+        """Take it off again, unless it was replaced; whoever still holds it calls the plain method."""
+        # The listener often holds what holds this: without the link both are freed at once.
+        self.around = None
         if vars(self.owner).get(self.name) is self:
             if self.previous is None:
                 delattr(self.owner, self.name)
@@ -42,6 +44,8 @@ class MethodTap:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Stand in for the method."""
+        if self.around is None:
+            return self.original(*args, **kwargs)
         return self.around(self.original, self.owner, args, kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:

@@ -4,6 +4,9 @@ A module is intercepted where `module(...)` is dispatched (`_compiled_call_impl`
 uses): outside its `forward`, so that offloading hooks may replace and restore `forward` as they like, and
 outside a compiled block, so that compiled frames stay as they are. torch drops that slot on copying and
 pickling, so a copy of the module is a plain module.
+
+Several intercepts of one module form a chain: the one that was installed last is called first. Each can be
+removed at any time, whatever stands in front of it or behind it.
 """
 
 from __future__ import annotations
@@ -17,7 +20,15 @@ _SLOT = "_compiled_call_impl"
 
 
 class Intercept:
-    """Base of everything that stands in for the call of one module; subclasses define `__call__`."""
+    """Base of everything that stands in for the call of one module; subclasses define `__call__`.
+
+    Attributes:
+        name: what it is there for, to tell the intercepts of one module apart.
+        module: the module.
+        inner: what it stands in front of: the next intercept, a compiled call, or the module's own call.
+    """
+
+    name = "plain"
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -25,50 +36,59 @@ class Intercept:
         self._previous: Callable[..., Any] | None = None
 
     def install(self) -> None:
-        """Put this in front of the module's call; a compiled call found there stays inside."""
-        found = self.module.__dict__.get(_SLOT)
-        if isinstance(found, Intercept):
-            raise RuntimeError(f"{type(self.module).__name__} is already intercepted")
-        self._previous = found
-        self.inner = found if found is not None else self.module._call_impl
+        """Stand in front of the module's call, and of every intercept that it has."""
+        self._previous = self.module.__dict__.get(_SLOT)
+        self.inner = self.module._call_impl if self._previous is None else self._previous
         setattr(self.module, _SLOT, self)
 
     def remove(self) -> None:
-        """Put back what was there before; a compiled call that somebody set in the meantime stays."""
-        if self.module.__dict__.get(_SLOT) is self:
+        """Leave the chain; a compiled call that was set in front of it in the meantime stays."""
+        in_front = self.module.__dict__.get(_SLOT)
+        if in_front is self:
             if self._previous is None:
                 delattr(self.module, _SLOT)
             else:
                 setattr(self.module, _SLOT, self._previous)
+            return
+        for outer in intercepts_of(self.module):
+            if outer._previous is self:
+                outer._previous = self._previous
+                outer.inner = self.module._call_impl if self._previous is None else self._previous
 
     @property
     def previous(self) -> Any:
-        """The compiled call that this stands in front of, or None."""
+        """The intercept or the compiled call that this one stands in front of, or None."""
         return self._previous
 
     @property
     def displaced(self) -> bool:
-        """Whether somebody else took the slot since (a `compile()` after `install`)."""
-        return self.module.__dict__.get(_SLOT) is not self
+        """Whether the slot was taken since, as by a `compile()` after `install`."""
+        return self not in intercepts_of(self.module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Stand in for the module's call."""
         return self.inner(*args, **kwargs)
 
 
-def intercept_of(module: nn.Module) -> Intercept | None:
-    """What intercepts this module's call, if anything of ours does."""
-    found = module.__dict__.get(_SLOT)
-    return found if isinstance(found, Intercept) else None
+def intercepts_of(module: nn.Module) -> list[Intercept]:
+    """The intercepts of a module's call, the one that is called first in front."""
+    chain: list[Intercept] = []
+    link = module.__dict__.get(_SLOT)
+    while isinstance(link, Intercept):
+        chain.append(link)
+        link = link.previous
+    return chain
 
 
 def compiled_inside(module: nn.Module) -> Any:
-    """The compiled call somebody else put on this module, be it under our intercept, or None."""
-    found = module.__dict__.get(_SLOT)
-    return found.previous if isinstance(found, Intercept) else found
+    """The compiled call of a module, also behind its intercepts; None if it is not compiled."""
+    link = module.__dict__.get(_SLOT)
+    while isinstance(link, Intercept):
+        link = link.previous
+    return link
 
 
 def compiled_call(module: nn.Module) -> Any:
-    """The compiled call somebody else put on this module, or None."""
-    found = module.__dict__.get(_SLOT)
-    return None if isinstance(found, Intercept) else found
+    """The compiled call of a module that no intercept stands in front of, or None."""
+    link = module.__dict__.get(_SLOT)
+    return None if isinstance(link, Intercept) else link

@@ -1,17 +1,21 @@
-"""What the engine needs of a predictor."""
+"""What the engine needs of a predictor, and the base of predictors that are the same at every site."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, Self
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 from dcache.errors import DcacheError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 MAX_ORDER = 6
 
 
 class Predictor(Protocol):
-    """What the session needs of a predictor."""
+    """Weights over the last anchors; every predictor is immutable."""
 
     @property
     def name(self) -> str:
@@ -28,6 +32,16 @@ class Predictor(Protocol):
         """Whether it also reads the last entry before the newest anchor; that one's weight comes last."""
         ...
 
+    @property
+    def tabulated(self) -> bool:
+        """Whether its weights are listed by site and evaluation: it goes with the clock `step` alone."""
+        ...
+
+    @property
+    def pairs_halves(self) -> bool:
+        """Whether it has weights of their own for the difference between a guided batch's halves."""
+        ...
+
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
         """One weight per anchor.
 
@@ -36,6 +50,14 @@ class Predictor(Protocol):
             steps: evaluation indices of the same anchors.
             tau: the clock value to predict at.
         """
+        ...
+
+    def difference_weights(self, steps: Sequence[int], tau: float) -> list[float] | None:
+        """The weights of the difference between a guided batch's halves; None where they are `weights`."""
+        ...
+
+    def lowered(self, order: int) -> Predictor | None:
+        """The same predictor with at most `order + 1` anchors; None where it has no lower order but reuse."""
         ...
 
     def parameters(self) -> dict[str, Any]:
@@ -48,11 +70,25 @@ class Predictor(Protocol):
 
 
 class Everywhere:
-    """A predictor that is the same at every site."""
+    """Base of predictors that are the same at every site; a subclass is a frozen dataclass."""
+
+    tabulated = False
+    pairs_halves = False
 
     def at(self, site: str) -> Self:
         """Itself."""
         return self
+
+    def difference_weights(self, steps: Sequence[int], tau: float) -> list[float] | None:
+        """None: the difference between halves is predicted as their mean is."""
+        return None
+
+    def lowered(self, order: int) -> Self | None:
+        """The same with a lower `order`, where that is a field that it is made with; else None."""
+        itself = cast("DataclassInstance", self)
+        if not any(f.name == "order" and f.init for f in fields(itself)):
+            return None
+        return cast("Self", replace(itself, order=order))
 
 
 def check_order(order: int) -> None:

@@ -42,6 +42,7 @@ class Fitted:
     order: int = field(init=False)
     name: str = field(default="fitted", init=False)
     forecasts: bool = field(default=False, init=False)
+    tabulated: bool = field(default=True, init=False)
 
     def __init__(
         self,
@@ -64,9 +65,23 @@ class Fitted:
         """The row of evaluation `tau`; the newest anchor as it is where there is none for these anchors."""
         return _row(self.table, steps, tau) or [0.0] * (len(taus) - 1) + [1.0]
 
-    def apart(self, steps: Sequence[int], tau: float) -> list[float] | None:
+    @property
+    def pairs_halves(self) -> bool:
+        """Whether the difference between a guided batch's halves has rows of its own."""
+        return bool(self.differences)
+
+    def difference_weights(self, steps: Sequence[int], tau: float) -> list[float] | None:
         """The weights of the difference between a guided batch's halves, None where they are `weights`."""
         return _row(self.differences, steps, tau)
+
+    def lowered(self, order: int) -> Fitted | None:
+        """The rows that have at most `order + 1` anchors; None for order 0, which is reuse."""
+        if order <= 0:
+            return None
+        return Fitted(*(
+            {s: {t: r for t, r in rows.items() if len(r) <= order + 1} for s, rows in table.items()}
+            for table in (self.table, self.differences)
+        ))  # fmt: skip
 
     def parameters(self) -> dict[str, Any]:
         """The tables, as JSON has them."""

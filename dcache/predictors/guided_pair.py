@@ -12,38 +12,39 @@ so it does not matter which half is which.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from dcache.kernels.packed import Stored
 from dcache.kernels.weighted_sum import weighted_sum
 from dcache.predictors.base import Predictor
-from dcache.predictors.fitted import Fitted
-
-if TYPE_CHECKING:
-    from dcache.engine.call import Call
 
 Sum = Callable[[torch.Tensor | None, Sequence[Stored], Sequence[float], torch.dtype], torch.Tensor]
 
 
-def apart(predictor: Predictor, steps: Sequence[int], call: Call) -> Sum | None:
+def halves_equal(entry: torch.Tensor | None) -> bool:
+    """Whether the first dimension falls into two halves that are the same bit for bit (one sync)."""
+    if entry is None or entry.ndim == 0 or entry.shape[0] % 2:
+        return False
+    a, b = entry.chunk(2)
+    return torch.equal(a, b)
+
+
+def apart(predictor: Predictor, steps: Sequence[int], tau: float) -> Sum | None:
     """`weighted_sum` with the predictor's weights of the difference beside those it is given for the mean.
 
     Args:
         predictor: of one site.
         steps: evaluations of the anchors, oldest first.
-        call: the one under way.
+        tau: the clock value to predict at.
 
     Returns:
-        None where the difference is carried as the mean is: the batch is no two halves, or there is no row.
+        None where the difference is predicted with the mean's weights.
     """
-    if not call.branch.paired or call.half is not None or not isinstance(predictor, Fitted):
+    weights_of_difference = predictor.difference_weights(steps, tau)
+    if weights_of_difference is None:
         return None
-    found = predictor.apart(steps, call.tau)
-    if found is None:
-        return None
-    differences = found
+    differences = weights_of_difference
 
     def summed(
         base: torch.Tensor | None,

@@ -9,7 +9,7 @@ from typing import Any
 from dcache.cache.codec import parse
 from dcache.errors import DcacheError
 from dcache.identity.clock import CLOCKS
-from dcache.predictors import Fitted, Predictor, make
+from dcache.predictors import Predictor, make
 from dcache.predictors.corrections import Corrections
 
 Rows = Mapping[str, tuple[bool, ...]]
@@ -40,7 +40,7 @@ def check_clock_fits(predictor: Predictor, clock: str | None) -> None:
     Raises:
         DcacheError: they are not.
     """
-    if isinstance(predictor, Fitted) and clock != "step":
+    if predictor.tabulated and clock != "step":
         raise DcacheError(f"fitted weights are listed by evaluation: clock must be 'step', got {clock!r}")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 import dcache
-from dcache.engine.session import Session, session_of
+from dcache.engine.call import Call
+from dcache.engine.observe import Observer, observe
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.eval.subject import Subject
 from dcache.identity.denoisers import denoisers
@@ -70,10 +71,7 @@ def with_attention(
     try:
         with warnings.catch_warnings(), dcache.enabled(subject.pipe, everything):
             warnings.simplefilter("error", DcacheWarning)
-            session = session_of(module)
-            if session is None:
-                raise DcacheError(f"{type(module).__name__} cannot be observed: nothing was enabled on it")
-            watch = Watch(session, every, top)
+            watch = Watch(module, every, top)
             for i, prompt in enumerate(prompts):
                 tell(f"attention: run {i + 1} of {len(prompts)}")
                 with watch.looking():
@@ -84,11 +82,11 @@ def with_attention(
     return replace(profile, attention=watch.result(), made=made)
 
 
-class Watch:
+class Watch(Observer):
     """Looks at one denoiser's self-attention, block by block.
 
     Args:
-        session: of that denoiser; tells the evaluation of a call.
+        module: the denoiser.
         every: as in `with_attention`.
         top: as in `with_attention`.
 
@@ -96,8 +94,11 @@ class Watch:
         DcacheError: it has no list of blocks, or blocks whose self-attention is not declared.
     """
 
-    def __init__(self, session: Session, every: int, top: float) -> None:
-        self.session, self.module = session, session.module
+    sees_outputs = False
+
+    def __init__(self, module: nn.Module, every: int, top: float) -> None:
+        self.module = module
+        self.call: Call | None = None
         self.every, self.top = every, top
         structure = discover(self.module)
         self.depth = len(structure.blocks)
@@ -118,16 +119,13 @@ class Watch:
 
     @contextmanager
     def looking(self) -> Iterator[None]:
-        """Hooks on the model and on its attentions, and a view of torch's attention function, for one run."""
-        hooks = [
-            self.module.register_forward_pre_hook(self._begin, with_kwargs=True),
-            self.module.register_forward_hook(self._end),
-        ]
+        """Watch the model, its attentions, and torch's attention function, for one run."""
+        hooks = []
         for depth, attention in self.attentions.items():
             hooks.append(attention.register_forward_pre_hook(self._entering(depth)))
             hooks.append(attention.register_forward_hook(self._entering(None), always_call=True))
         try:
-            with Seeing(self._see):
+            with observe(self.module, self), Seeing(self._see):
                 yield
         finally:
             for hook in hooks:
@@ -151,11 +149,11 @@ class Watch:
     @property
     def wanted(self) -> bool:
         """Whether the call under way is looked at."""
-        call = self.session.call
-        return call is not None and not call.checking and call.index % self.every == 0
+        return self.call is not None and self.call.index % self.every == 0
 
-    def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.masses = {}
+    def on_call(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """A call begins."""
+        self.call, self.masses = call, {}
         entry = first_tensor(args, kwargs)
         self.channels = 0 if entry is None else entry.shape[1]
 
@@ -170,8 +168,10 @@ class Watch:
         if self.inside is not None and self.inside not in self.masses and self.wanted:
             self.masses[self.inside] = mass(query, key, mask, scale)
 
-    def _end(self, _: nn.Module, __: Any, output: Any) -> None:
-        if not self.wanted or not self.masses:
+    def on_output(self, call: Call, output: Any) -> None:
+        """A call is over: compare what its attentions preferred with the foreground of its prediction."""
+        wanted, self.call = self.wanted, None
+        if not wanted or not self.masses:
             return
         prediction = next(leaf for leaf in flatten(output)[0] if isinstance(leaf, torch.Tensor))
         tokens = self._tokens(prediction[:, : self.channels] if prediction.ndim > 3 else prediction)

@@ -15,18 +15,17 @@ import torch
 
 import dcache
 from dcache.engine.call import Call
-from dcache.engine.region import Region
-from dcache.engine.session import session_of
+from dcache.engine.observe import SiteOutput, observe
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.eval.subject import Subject
 from dcache.kernels.weighted_sum import weighted_sum
+from dcache.observation.run import SiteObserver
 from dcache.predictors import Predictor, make
 from dcache.predictors.corrections import Correction, Corrections
 from dcache.predictors.guided_pair import Sum, apart
 from dcache.schedule import Plan, Schedule
 from dcache.schedule.liveness import Row
 from dcache.search.observe import denoiser_of
-from dcache.search.watching import Leaves, watching
 
 # A fit that explains less of the outputs' variance is worth a warning.
 POOR = 0.5
@@ -118,21 +117,22 @@ def _observe(
     )
     _, module = denoiser_of(subject, component or None)
     with dcache.enabled(subject.pipe, everything):
-        session = session_of(module)
-        if session is None:
-            raise DcacheError(f"nothing could be enabled on {type(module).__name__}")
-        fitting.begin(session.binding.regions)
-        with watching(session, fitting.see, model=False):
+        fitting.begin()
+        with observe(module, SiteObserver(fitting.see, model=False)):
             subject(prompts, seeds)
 
 
 @dataclass
 class Anchors:
-    """The true anchors of one site on one branch in the run under way."""
+    """The true anchors of one site on one branch in the run under way.
+
+    Attributes:
+        held: of each anchor what is remembered of the outputs, by their places.
+    """
 
     taus: list[float] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
-    held: list[Leaves] = field(default_factory=list)
+    held: list[dict[int, torch.Tensor]] = field(default_factory=list)
     seen: int = -1
 
 
@@ -203,25 +203,23 @@ class Fitting:
         self.at = {site: self.predictor.at(site) for site in self.rows}
         self.sums: dict[tuple[str, int], Sums] = {}
         self.anchors: dict[tuple[str, str], Anchors] = {}
-        self.regions: dict[str, Region] = {}
 
-    def begin(self, regions: Sequence[Region] = ()) -> None:
-        """Another run, of a model with these regions."""
+    def begin(self) -> None:
+        """Another run."""
         self.anchors = {}
-        self.regions = {region.site.name: region for region in regions}
 
-    def see(self, site: str, call: Call, value: Leaves, delta: Leaves | None) -> None:
-        """What a site gave: its first leaf that is stored is what is corrected."""
+    def see(self, site: str, call: Call, output: SiteOutput) -> None:
+        """What a site gave: its first output that is read is what is corrected."""
         its = self.anchors.setdefault((site, call.branch.name), Anchors())
         if its.seen == call.index:
             # A module's further calls in one evaluation are not corrected.
             return
         its.seen = call.index
-        frame = value if delta is None else delta
+        frame = output.values if output.changes is None else output.changes
         if self.rows[site][call.index] or not its.held:
             its.taus.append(call.tau)
             its.steps.append(call.index)
-            its.held.append([z.float().clone() for z in frame])
+            its.held.append(dict(zip(output.places, (z.float().clone() for z in frame), strict=True)))
             for kept in (its.taus, its.steps, its.held):
                 del kept[: -(self.predictor.order + 1)]
             return
@@ -229,19 +227,16 @@ class Fitting:
         weights = [1.0]
         if len(its.held) > 1:
             weights = self.at[site].weights(its.taus, its.steps, call.tau)
-            summed = apart(self.at[site], its.steps, call) or weighted_sum
-        y = value[0].float()
-        base = None if delta is None else y - delta[0].float()
-        anchors = [self._first(site, leaves, len(frame)) for leaves in its.held]
+            if call.branch.paired and call.half is None:
+                summed = apart(self.at[site], its.steps, call.tau) or weighted_sum
+        y = output.values[0].float()
+        base = None if output.changes is None else y - output.changes[0].float()
+        # In the first call all outputs count as read: an anchor may hold more of them.
+        anchors = [leaves[output.places[0]] for leaves in its.held]
         predicted = summed(base, anchors, weights, torch.float32)
         new = Sums.of(predicted, y, its.steps[-1])
         key = (site, call.index)
         self.sums[key] = self.sums[key] + new if key in self.sums else new
-
-    def _first(self, site: str, leaves: Leaves, count: int) -> torch.Tensor:
-        """The leaf that is corrected: in the first call nobody knows yet which ones are read by nobody."""
-        live = self.regions[site].live if site in self.regions else None
-        return leaves[0] if len(leaves) == count or live is None else leaves[live.index(True)]
 
     def solve(self, published: bool) -> tuple[Corrections, dict[str, Quality]]:
         """The corrections and how well they fit.

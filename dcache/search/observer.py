@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -14,15 +13,13 @@ import torch
 from torch import nn
 
 import dcache
-from dcache.engine.call import Call
-from dcache.engine.session import Session, session_of
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.eval.subject import Subject
+from dcache.observation.changes import Changes
+from dcache.observation.features import Held, Key, sketch_error
+from dcache.observation.run import observe_run, shape_of_run
 from dcache.profile import Profile, Tables
-from dcache.search.changes import Changes
-from dcache.search.held import Held, Key, not_finite, sketch_error
 from dcache.search.passes import MODEL, Pass
-from dcache.search.watching import Leaves, watching
 
 Batch = tuple[list[str], list[int]]
 Tell = Callable[[str], None]
@@ -114,71 +111,37 @@ class Observer:
             # The engine warns where it falls back to other sites than were asked for.
             warnings.simplefilter("error", DcacheWarning)
             with dcache.enabled(self.subject.pipe, everything):
-                session = session_of(self.module)
-                if session is None:
-                    raise DcacheError(f"nothing could be enabled on {type(self.module).__name__}")
                 for _, some in groupby(self.batches, lambda batch: len(batch[0])):
-                    self._runs(session, one, list(some), seen, name)
+                    self._runs(one, list(some), seen, name)
         return seen
 
-    def _runs(self, session: Session, one: Pass, batches: list[Batch], seen: Seen, name: str) -> None:
+    def _runs(self, one: Pass, batches: list[Batch], seen: Seen, name: str) -> None:
         """Batches of one size: a run to see how much there is to hold, then all of them."""
         model = one.model or not one.sites
         self.tell(f"{name}: how much there is")
-        sizes = self._sizes(session, batches[0], model, seen)
+        sizes = self._sizes(batches[0], model, seen)
         held = Held(sizes, seen.steps, self.cap, device_of(self.module))
         kept = [numbers for numbers in (seen.numbers, held.numbers) if numbers is not None]
         seen.numbers = min(kept, default=None)
-        for i, (prompts, seeds) in enumerate(batches):
+        for i, batch in enumerate(batches):
             self.tell(f"{name}: run {i + 1} of {len(batches)}")
+            prompts, seeds = batch
             held.begin(seeds[0])
-            with ExitStack() as stack:
-                stack.enter_context(watching(session, partial(_see, held, seen.changes), model))
-                if seen.changes is not None:
-                    stack.enter_context(seen.changes.watching(session))
-                self.subject(prompts, seeds)
+            observe_run(self.module, partial(self.subject, prompts, seeds), held, seen.changes, model)
             for key in sizes:
                 seen.add(key, held.tables(key).scaled(float(len(prompts))))
             seen.pictures += len(prompts)
             seen.squares += len(prompts) ** 2
 
-    def _sizes(self, session: Session, batch: Batch, model: bool, seen: Seen) -> dict[Key, int]:
+    def _sizes(self, batch: Batch, model: bool, seen: Seen) -> dict[Key, int]:
         """Numbers of every feature; and how long the run is, with which sampler and how large a picture."""
-        sizes: dict[Key, dict[int, int]] = {}
 
-        def look(site: str, call: Call, value: Leaves, delta: Leaves | None) -> None:
-            seen.sigmas = _sigmas(session) or seen.sigmas
-            for key, leaves in _keyed(site, call, value, delta):
-                if call.observing and not all(bool(leaf.isfinite().all()) for leaf in leaves):
-                    # Else the engine's check of itself would be what fails.
-                    raise not_finite(key, call.index)
-                at = sizes.setdefault(key, {})
-                at[call.index] = at.get(call.index, 0) + sum(leaf.numel() for leaf in leaves)
+        def run() -> None:
+            seen.resolution = tuple(self.subject(*batch).shape[1:-1])
 
-        with watching(session, look, model):
-            pictures = self.subject(*batch)
-        seen.steps = dcache.stats(self.subject.pipe).steps
-        seen.sampler, seen.resolution = session.sampler, tuple(pictures.shape[1:-1])
-        if seen.steps < 2:
-            raise DcacheError(f"the run has {seen.steps} evaluation: there is nothing to predict")
-        if not sizes:
-            raise DcacheError(f"{type(self.module).__name__} was not called in the run")
-        # Until the first call was checked nobody knows which streams are read by nobody: take the last.
-        return {key: at[max(at)] for key, at in sizes.items()}
-
-
-def _see(
-    held: Held, changes: Changes | None, site: str, call: Call, value: Leaves, delta: Leaves | None
-) -> None:
-    for key, leaves in _keyed(site, call, value, delta):
-        held.put(key, call.index, leaves)
-    if changes is not None and site == "trunk" and delta:
-        changes.see_delta(call, delta[0])
-
-
-def _keyed(site: str, call: Call, value: Leaves, delta: Leaves | None) -> list[tuple[Key, Leaves]]:
-    found = [(Key(site, call.branch.name, "value"), value)]
-    return found if delta is None else [*found, (Key(site, call.branch.name, "delta"), delta)]
+        shape = shape_of_run(self.module, run, model)
+        seen.steps, seen.sampler, seen.sigmas = shape.steps, shape.sampler, shape.sigmas or seen.sigmas
+        return shape.sizes
 
 
 def _profile(seen: Sequence[Seen], left_out: dict[str, str]) -> Profile:
@@ -203,13 +166,6 @@ def _profile(seen: Sequence[Seen], left_out: dict[str, str]) -> Profile:
         resolution=first.resolution,
         made=made | ({"left_out": left_out} if left_out else {}),
     )
-
-
-def _sigmas(session: Session) -> tuple[float, ...]:
-    run = session.run
-    if run is None or run.count is None or len(run.sigmas) < run.start + run.count:
-        return ()
-    return tuple(float(s) for s in run.sigmas[run.start : run.start + run.count + 1])
 
 
 def device_of(module: nn.Module) -> torch.device:

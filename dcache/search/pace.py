@@ -10,12 +10,12 @@ from typing import Any
 from torch import nn
 
 import dcache
-from dcache.engine.lowering.guidance_math import halves_equal
 from dcache.errors import DcacheError
 from dcache.eval.contest import UNCACHED, one_call
 from dcache.eval.specs import Choice
 from dcache.eval.subject import Subject
 from dcache.intercept.pytree import first_tensor
+from dcache.predictors.guided_pair import halves_equal
 from dcache.schedule import Schedule
 from dcache.search.closed_loop import with_slopes
 from dcache.search.placing import Anchors

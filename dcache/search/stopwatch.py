@@ -1,10 +1,10 @@
-"""Clocks on a session's sites: what is read when one is entered, and when it was computed or predicted."""
+"""A clock on every site of a denoiser: read when the site is entered and when it is left."""
 
 from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from dcache.engine.call import Call
-from dcache.engine.region import Region
-from dcache.engine.session import Session
+from dcache.engine.observe import Observer
 
 Reading = Any
 Spans = dict[int, list[tuple[Reading, Reading]]]
@@ -28,45 +27,30 @@ class Readings:
     predicted: dict[str, Spans] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
 
 
-def stopwatch(session: Session, read: Callable[[], Reading], into: Readings | None = None) -> Readings:
-    """Read something whenever a site is entered and left, for as long as the session lives."""
-    found = Readings() if into is None else into
-    for region in session.binding.regions:
-        _time(region, region.site.name, read, found)
-    return found
+class Stopwatch(Observer):
+    """Reads something whenever a site is entered and left.
 
+    Args:
+        read: gives the reading.
+        readings: takes them; new ones if None.
+    """
 
-def _time(region: Region, site: str, read: Callable[[], Reading], found: Readings) -> None:
-    decide, remember, predict, next_of = region.decide, region.remember, region.predict, region.next_of
-    began: list[Any] = [None, None]
-    known = {region}
+    sees_outputs = False
 
-    def decided(call: Call) -> bool:
-        if began[0] is not call:
-            began[:] = call, read()
-        return decide(call)
+    def __init__(self, read: Callable[[], Reading], readings: Readings | None = None) -> None:
+        self.read = read
+        self.readings = Readings() if readings is None else readings
+        self._began: dict[str, Reading] = {}
 
-    def left(spans: dict[str, Spans], call: Call) -> None:
-        if not call.checking:
-            spans[site][call.index].append((began[1], read()))
+    def on_enter(self, site: str, call: Call) -> None:
+        """Begin."""
+        self._began[site] = self.read()
 
-    def remembered(call: Call, opened: Sequence[torch.Tensor | None], leaves: Sequence[Any]) -> None:
-        remember(call, opened, leaves)
-        left(found.computed, call)
-
-    def predicted(call: Call, entries: Sequence[torch.Tensor | None]) -> list[Any]:
-        made = predict(call, entries)
-        left(found.predicted, call)
-        return made
-
-    def next_one(call: Call) -> Region:
-        one = next_of(call)
-        if one not in known:
-            known.add(one)
-            _time(one, site, read, found)
-        return one
-
-    vars(region).update(decide=decided, remember=remembered, predict=predicted, next_of=next_one)
+    def on_leave(self, site: str, call: Call, computed: bool) -> None:
+        """End."""
+        if not call.checking and site in self._began:
+            spans = self.readings.computed if computed else self.readings.predicted
+            spans[site][call.index].append((self._began[site], self.read()))
 
 
 def reader(module: nn.Module) -> Callable[[], Reading]:

@@ -14,9 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
-
-from dcache.engine.session import Session, session_of
+from dcache.engine.observe import observe
 from dcache.errors import DcacheError
 from dcache.eval.contest import UNCACHED, Contestant, one_call
 from dcache.eval.specs import Choice
@@ -25,7 +23,7 @@ from dcache.eval.watch import counting
 from dcache.identity.denoisers import denoisers
 from dcache.profile import Latencies
 from dcache.schedule import Plan, Schedule
-from dcache.search.stopwatch import Readings, median, reader, seconds, stopwatch
+from dcache.search.stopwatch import Readings, Stopwatch, median, reader, seconds
 from dcache.sites.names import span_of
 
 Batch = tuple[list[str], list[int]]
@@ -91,13 +89,6 @@ def apart(sites: Sequence[str]) -> list[list[str]]:
     return groups
 
 
-def _of(module: nn.Module) -> Session:
-    session = session_of(module)
-    if session is None:
-        raise DcacheError(f"nothing could be enabled on {type(module).__name__}")
-    return session
-
-
 @dataclass
 class _Clocks:
     """What the sites of one set take in one evaluation, and a call for remembering each."""
@@ -134,9 +125,11 @@ class _Group:
         """Count FLOPs, in a run that is not timed."""
         counter = counting()
         with self.often.enabled(subject.pipe), counter:
-            readings = stopwatch(_of(self.module), counter.get_total_flops)
-            subject(*batch)
-        self.flops = {site: median(readings.computed[site], lambda a, b: float(b - a)) for site in self.sites}
+            watch = Stopwatch(counter.get_total_flops)
+            with observe(self.module, watch):
+                subject(*batch)
+        computed = watch.readings.computed
+        self.flops = {site: median(computed[site], lambda a, b: float(b - a)) for site in self.sites}
 
     def measure(self, subject: Subject, batch: Batch, whole: float) -> _Round:
         """Both calls; `whole` is the uncached one of this round."""
@@ -184,8 +177,8 @@ class _Clocked(Choice):
 
     @contextmanager
     def enabled(self, pipe: Any) -> Iterator[None]:
-        with super().enabled(pipe):
-            stopwatch(_of(self.module), reader(self.module), self.readings)
+        watch = Stopwatch(reader(self.module), self.readings)
+        with super().enabled(pipe), observe(self.module, watch):
             yield
 
 

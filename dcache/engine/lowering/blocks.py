@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, final
 
 import torch
 from torch import nn
 
+from dcache.cache.codec import Codec
+from dcache.engine.call import Call
+from dcache.engine.protocols import Engine, Lowered
 from dcache.engine.region import Region
+from dcache.errors import DcacheError
 from dcache.intercept.module_call import Intercept
 from dcache.intercept.pytree import flatten, rebuild
+from dcache.sites.site import Site
 from dcache.sites.streams import Key, Passing, join, named_tensors
 
-if TYPE_CHECKING:
-    from dcache.engine.call import Call
 
-
+@final
 class RunRegion(Region):
     """A run of blocks. Which entry each exit continues is known once the blocks were seen.
 
     An exit continues one entry, or several joined along `dim` where the run crosses a seam, or none.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, engine: Engine, site: Site, codec: Codec, leader: Lowered | None = None) -> None:
+        super().__init__(engine, site, codec, leader)
         self.sources: list[tuple[str, ...]] | None = None
         self.entry_keys: list[Key | None] = []
         self.joined_keys: dict[int, tuple[Key, ...]] = {}
@@ -35,6 +38,10 @@ class RunRegion(Region):
         self.entries: Sequence[torch.Tensor | None] = ()
         self.clones: dict[str, tuple[int | str, torch.Tensor]] = {}
         self.order: list[nn.Module] = []
+
+    def parts(self) -> Iterator[Region]:
+        """This region alone."""
+        yield self
 
     def enter(self, call: Call, block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """The first block was called."""
@@ -80,7 +87,7 @@ class RunRegion(Region):
     def settle(self, leaves: Sequence[Any]) -> None:
         """Match the last block's outputs with the first block's arguments."""
         last = self.order[-1]
-        prober = self.session.prober
+        prober = self.engine.tracer
         first = prober.seen[self.order[0]].keys
         # Only a change needs an entry.
         pairs = zip(
@@ -98,6 +105,8 @@ class RunRegion(Region):
 class BlockCall(Intercept):
     """One block of the list."""
 
+    name = "site"
+
     def __init__(self, module: nn.Module, region: RunRegion, first: bool, last: bool) -> None:
         super().__init__(module)
         self.region = region
@@ -108,11 +117,11 @@ class BlockCall(Intercept):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Pass through, return the prediction, or compute."""
         region = self.region
-        call = region.session.call
+        call = region.engine.call
         if call is None:
             return self.inner(*args, **kwargs)
         if self.first:
-            if region.session.peeks:
+            if region.engine.method.probes_attention:
                 call.peek = partial(self.inner, *args, **kwargs)
             region.enter(call, self.module, args, kwargs)
             call.peek = None
@@ -123,8 +132,10 @@ class BlockCall(Intercept):
                 return region.leave_predicted(call)
             passing = self.passing
             if passing is None:
-                raise RuntimeError(
-                    f"{region.site.name}: {type(self.module).__name__} was never seen computing"
+                raise DcacheError(
+                    f"{region.site.name} was to be predicted, and its block {type(self.module).__name__} was "
+                    "not called when it was computed (skip-layer guidance?): choose a run of blocks that are "
+                    "all called, or sites='model'"
                 )
             if passing.getter is not None:
                 return passing.getter(kwargs if passing.by_name else args)
@@ -133,7 +144,7 @@ class BlockCall(Intercept):
         if call.observing:
             region.order.append(self.module)
             leaves, recipe = flatten(output)
-            region.session.prober.watch(self.module, args, kwargs, leaves, recipe)
+            region.engine.tracer.watch(self.module, args, kwargs, leaves, recipe)
         if self.last:
             call.entered -= 1
             region.leave(call, output)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any, final
 
 import torch
 from torch import nn
@@ -11,14 +12,22 @@ from dcache.engine.region import Region
 from dcache.intercept.module_call import Intercept
 from dcache.intercept.pytree import argument_names
 
-if TYPE_CHECKING:
-    pass
+
+@final
+class BracketRegion(Region):
+    """The region between the source and the sink of a UNet's skip."""
+
+    def parts(self) -> Iterator[Region]:
+        """This region alone."""
+        yield self
 
 
 class SinkCall(Intercept):
     """The module that joins a bracket's inner result with the fresh skip."""
 
-    def __init__(self, module: nn.Module, region: Region, channels: int) -> None:
+    name = "site"
+
+    def __init__(self, module: nn.Module, region: BracketRegion, channels: int) -> None:
         super().__init__(module)
         self.region = region
         self.channels = channels
@@ -27,7 +36,7 @@ class SinkCall(Intercept):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Remember the inner part of the input, or replace it by the prediction."""
         region = self.region
-        call = region.session.call
+        call = region.engine.call
         if call is None:
             return self.inner(*args, **kwargs)
         joined = args[0] if args else kwargs[self.name]

@@ -15,20 +15,22 @@ What is remembered is a change between siblings rather than in time:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any, final
 
 import torch
 
-from dcache.engine.lowering.guidance_math import cond_is_first, halves_equal, rows_of, split
-from dcache.engine.region import Region
+from dcache.cache.history import History
+from dcache.engine.call import Call
+from dcache.engine.lowering.guidance_math import cond_is_first, rows_of, split
+from dcache.engine.protocols import Engine
+from dcache.engine.region import Region, without_history
 from dcache.engine.tolerance import TOLERANCE
 from dcache.intercept.pytree import copy_containers, first_tensor, flatten, rebuild, same
-
-if TYPE_CHECKING:
-    from dcache.engine.call import Call
+from dcache.predictors.guided_pair import halves_equal
+from dcache.sites.site import Site
 
 # FasterCache as in diffusers: which band is raised, by how much, strictly between which timesteps.
 _RAISE = 1.1
@@ -56,11 +58,33 @@ class Seen:
     calls: list[tuple[str, torch.Tensor | None, torch.Tensor]] = field(default_factory=list)
 
 
-class GuidanceRegion(Region):
-    """The region of the rows without the prompt."""
+@final
+class GuidanceRegion:
+    """The rows without the prompt, or the call without it.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    It is no `Region`: what it remembers is split by frequency rather than encoded by a codec, and it stands
+    around the denoiser's call rather than inside the model.
+
+    Attributes:
+        predicting, decided_in, history, key: as of a `Region`.
+        pair: where the two siblings are, once that was learned.
+        learned: whether it was learned in this run.
+        useless: why the site is never predicted, "" while it may be.
+        seen: the outputs of the evaluation under way, until the sampler's step.
+        cond: (evaluation, output) of the call with the prompt, where the siblings are calls.
+        names: the branches' names, where the siblings are calls.
+        checked: signatures whose first evaluation of this run was computed in full.
+        verified: signatures of which half a batch was seen to give what the whole batch does.
+        halved: whether the other histories are of the rows with the prompt only.
+    """
+
+    def __init__(self, engine: Engine, site: Site) -> None:
+        self.engine = engine
+        self.site = site
+        self.key = site.name
+        self.predicting = False
+        self.decided_in: Call | None = None
+        self.history: History | None = None
         self.pair: Pair | None = None
         self.learned = False
         self.useless = ""
@@ -72,9 +96,27 @@ class GuidanceRegion(Region):
         self.shape: tuple[Sequence[Any], Any] = ((), None)
         self.halved = False
 
+    @property
+    def has_history(self) -> bool:
+        """Whether there is anything to predict from."""
+        return self.history is not None and bool(self.history.taus)
+
+    def parts(self) -> Iterator[Region]:
+        """Nothing: no codec has a part in what it remembers."""
+        yield from ()
+
+    def decide(self, call: Call) -> bool:
+        """Decide once per call whether the rows without the prompt are predicted."""
+        if self.decided_in is not call:
+            self.decided_in = call
+            self.history = call.branch.history(self.key)
+            self.predicting = self.engine.predicts(self, call)
+        return self.predicting
+
     def release(self) -> None:
-        """The run is over."""
-        super().release()
+        """The run is over: drop its tensors."""
+        self.history = None
+        self.decided_in = None
         self.seen, self.cond = Seen(), None
         self.halved = False
         # Every run learns again, at the same evaluations, so that runs are alike.
@@ -131,7 +173,7 @@ class GuidanceRegion(Region):
     def _watched(
         self, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, float]:
-        run = self.session.run
+        run = self.engine.state.run
         if run is not None and not run.sampler and not self.useless:
             self._give_up("in a hand-written loop nobody sees what the sampler is given, which would tell")
         entry = first_tensor(args, kwargs)
@@ -170,7 +212,7 @@ class GuidanceRegion(Region):
         output, spent = _timed(inner, args, kwargs)
         first = flatten(output)[0][0]
         if kept is not None:
-            with self.session.resting():
+            with self.engine.resting():
                 if call.predicted:
                     # Only what is computed in full can be compared.
                     first = flatten(inner(*kept[0], **kept[1]))[0][0]
@@ -187,7 +229,7 @@ class GuidanceRegion(Region):
     def _turn(self, halved: bool) -> None:
         """The other histories are about to shrink to half their rows, or to be emptied: note their peak."""
         if halved != self.halved:
-            self.session.record.peak(self.session.bytes_now())
+            self.engine.state.note_peak()
         self.halved = halved
 
     def _calls(
@@ -220,16 +262,16 @@ class GuidanceRegion(Region):
             self.history = call.branch.history(self.key)
         self.history.limit = 1
         self.history.make_room(call.tau)
-        bands = split(uncond.float() - cond.float()) if self.session.method.sibling == "bands" else ()
+        bands = split(uncond.float() - cond.float()) if self.engine.method.sibling == "bands" else ()
         kept = tuple(band.to(cond.dtype) for band in bands)
-        budget = self.session.budget
-        if budget is None or budget.admits(call, self.history, [None] * len(kept), kept, None):
+        memory = self.engine.memory
+        if memory is None or memory.admits(call, self.history, [None] * len(kept), kept, None):
             self.history.push(call.index, call.tau, kept)
 
     def _decode(self, cond: torch.Tensor) -> torch.Tensor:
-        history, run = self.history, self.session.run
+        history, run = self.history, self.engine.state.run
         if history is None:
-            raise RuntimeError("guidance is predicted without history")
+            raise without_history(self.site)
         history.run_length += 1
         stored = history.leaves[-1]
         if not stored:
@@ -250,7 +292,7 @@ class GuidanceRegion(Region):
 
     def _give_up(self, why: str) -> None:
         self.useless = why
-        self.session.warn(f"{type(self.session.module).__name__}: site 'guidance' is never predicted: {why}")
+        self.engine.warn(f"{type(self.engine.module).__name__}: site 'guidance' is never predicted: {why}")
 
 
 def _timed(inner: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, float]:

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from dcache.predictors.guided_pair import halves_equal
+
 _COLLINEAR = 0.05
 
 
@@ -63,14 +65,6 @@ def split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     # The real part alone would keep the storage of the complex numbers.
     low = torch.fft.ifft2(torch.fft.fft2(x) * (rows & columns)).real.contiguous()
     return low, x - low
-
-
-def halves_equal(entry: torch.Tensor | None) -> bool:
-    """Whether the first dimension falls into two halves that are the same bit for bit (one sync)."""
-    if entry is None or entry.ndim == 0 or entry.shape[0] % 2:
-        return False
-    a, b = entry.chunk(2)
-    return torch.equal(a, b)
 
 
 def rows_of(value: Any, rows: int, part: slice) -> Any:

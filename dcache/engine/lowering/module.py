@@ -1,24 +1,65 @@
-"""Lowering of a sublayer: one module is the region."""
+"""Lowering of a sublayer: one module is the region; placeholders for modules that need not run."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, final
 
 import torch
 from torch import nn
 
+from dcache.cache.codec import Codec
+from dcache.engine.call import Call
+from dcache.engine.protocols import Engine, Lowered
 from dcache.engine.region import Region
 from dcache.intercept.module_call import Intercept
 from dcache.intercept.pytree import first_tensor, flatten, rebuild
+from dcache.sites.site import Site
 
-if TYPE_CHECKING:
-    pass
+
+@final
+class ModuleRegion(Region):
+    """The region of one module.
+
+    Attributes:
+        again: regions of the module's further calls in one evaluation (one MLP for both streams).
+        served: the call under way, and how many times the module was called in it before.
+    """
+
+    def __init__(self, engine: Engine, site: Site, codec: Codec, leader: Lowered | None = None) -> None:
+        super().__init__(engine, site, codec, leader)
+        self.again: list[ModuleRegion] = []
+        self.served: tuple[Call, int] | None = None
+
+    def parts(self) -> Iterator[Region]:
+        """This region, and those of the module's further calls."""
+        yield self
+        yield from self.again
+
+    def release(self) -> None:
+        """The run is over: drop its tensors."""
+        super().release()
+        self.served = None
+        for region in self.again:
+            region.release()
+
+    def next_of(self, call: Call) -> ModuleRegion:
+        """The region for this call: itself on the module's first call in an evaluation, else a follower."""
+        times = self.served[1] + 1 if self.served is not None and self.served[0] is call else 0
+        self.served = (call, times)
+        if times > len(self.again):
+            site = replace(self.site, name=f"call {times + 1}")
+            self.again.append(ModuleRegion(self.engine, site, self.codec, self))
+        return self.again[times - 1] if times else self
 
 
 class ModuleCall(Intercept):
     """One module is the region."""
 
-    def __init__(self, module: nn.Module, region: Region) -> None:
+    name = "site"
+
+    def __init__(self, module: nn.Module, region: ModuleRegion) -> None:
         super().__init__(module)
         self.region = region
         self.recipe: Any = None
@@ -26,7 +67,7 @@ class ModuleCall(Intercept):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Predict or compute."""
-        call = self.region.session.call
+        call = self.region.engine.call
         if call is None:
             return self.inner(*args, **kwargs)
         region = self.region.next_of(call)
@@ -46,7 +87,9 @@ class ModuleCall(Intercept):
 
 
 class HollowCall(Intercept):
-    """A module whose output nobody reads when the region is predicted: a placeholder of the true shapes."""
+    """A module whose output is not read when the region is predicted: a placeholder of the true shapes."""
+
+    name = "site"
 
     def __init__(self, module: nn.Module, region: Region) -> None:
         super().__init__(module)
@@ -56,7 +99,7 @@ class HollowCall(Intercept):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the placeholder or compute."""
         region = self.region
-        call = region.session.call
+        call = region.engine.call
         if call is None:
             return self.inner(*args, **kwargs)
         if region.decide(call):

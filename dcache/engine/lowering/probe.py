@@ -1,28 +1,26 @@
-"""The intercepts of a dynamic rule's probe: they always compute, and show the gauge what it looks at."""
+"""The intercepts of a dynamic rule's probe: they always compute, and feed the change indicator."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from dcache.engine.call import Call
+from dcache.engine.protocols import Engine
 from dcache.intercept.module_call import Intercept
 from dcache.intercept.pytree import first_tensor, flatten
 from dcache.probes import PeekedError
 from dcache.sites.streams import Key, join, named_tensors
 
-if TYPE_CHECKING:
-    from dcache.engine.call import Call
-    from dcache.engine.session import Session
-
 
 class Front:
     """The leading blocks whose own change is the dynamic rule's probe (First Block Cache, DBCache)."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
         self.keys: tuple[Key, ...] = ()
         self.dim = 0
         self.leaf = 0
@@ -43,7 +41,7 @@ class Front:
     def leave(self, call: Call, block: nn.Module, leaves: Sequence[Any]) -> None:
         """The last of them has run: show the gauge output minus input."""
         if self.before is None:
-            prober, first = self.session.prober, self.first
+            prober, first = self.engine.tracer, self.first
             sources = prober.sources(block)
             clones, self.clones = self.clones, {}
             main = next((name for name in clones if name in sources), None)
@@ -56,12 +54,14 @@ class Front:
             if entry is None:
                 return
             self.before = torch.neg(entry)
-        self.session.decisions.show(call, self.before.add_(leaves[self.leaf]), own=True)
+        self.engine.show(call, self.before.add_(leaves[self.leaf]), own=True)
         self.before = None
 
 
 class FrontCall(Intercept):
     """One of the leading blocks; always computed."""
+
+    name = "probe"
 
     def __init__(self, module: nn.Module, front: Front, first: bool, last: bool) -> None:
         super().__init__(module)
@@ -72,7 +72,7 @@ class FrontCall(Intercept):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute; let the front know where it begins and ends."""
         front = self.front
-        call = front.session.call
+        call = front.engine.call
         if call is None:
             return self.inner(*args, **kwargs)
         if self.first:
@@ -82,7 +82,7 @@ class FrontCall(Intercept):
             return output
         leaves, recipe = flatten(output)
         if front.before is None:
-            front.session.prober.watch(self.module, args, kwargs, leaves, recipe)
+            front.engine.tracer.watch(self.module, args, kwargs, leaves, recipe)
         if self.last:
             front.leave(call, self.module, leaves)
         return output
@@ -91,17 +91,19 @@ class FrontCall(Intercept):
 class PeekCall(Intercept):
     """The first block's attention: what it is given is the dynamic rule's probe (TeaCache)."""
 
-    def __init__(self, module: nn.Module, session: Session) -> None:
+    name = "probe"
+
+    def __init__(self, module: nn.Module, engine: Engine) -> None:
         super().__init__(module)
-        self.session = session
+        self.engine = engine
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Show the gauge the input; a peek ends here."""
-        call = self.session.call
+        call = self.engine.call
         if call is not None:
             seen = first_tensor(args, kwargs)
             if seen is not None:
-                self.session.decisions.show(call, seen)
+                self.engine.show(call, seen)
             if call.peeking:
                 raise PeekedError
         return self.inner(*args, **kwargs)

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any, final
 
 import torch
 
+from dcache.cache.codec import Codec
+from dcache.engine.call import Call
+from dcache.engine.protocols import Engine
 from dcache.engine.region import Region
 from dcache.errors import DcacheError
-from dcache.intercept.pytree import flatten, rebuild
-
-if TYPE_CHECKING:
-    from dcache.engine.call import Call
+from dcache.intercept.pytree import first_tensor, flatten, rebuild
+from dcache.sites.site import Site
 
 
+@final
 class WholeRegion(Region):
-    """The region of the model itself."""
+    """The region of the model itself.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    Attributes:
+        recipe: how to put the output together from its leaves.
+        constants: the leaves that are no tensors, None in the place of those that are.
+    """
+
+    def __init__(self, engine: Engine, site: Site, codec: Codec) -> None:
+        super().__init__(engine, site, codec)
         self.recipe: Any = None
         self.constants: list[Any] = []
+
+    def parts(self) -> Iterator[Region]:
+        """This region alone."""
+        yield self
 
     def run(
         self, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, float]:
         """Predict or compute the output; returns it and the seconds spent in the model."""
         delta = self.codec.is_delta
-        entry = next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)), None)
+        entry = first_tensor(args, kwargs)
         if self.decide(call):
             predicted = self.predict(call, [entry] + [None] * len(self.constants) if delta else ())
             leaves = [c if p is None else p for p, c in zip(predicted, self.constants, strict=True)]

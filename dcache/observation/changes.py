@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from dcache.engine.call import Call
-from dcache.engine.session import Session
+from dcache.engine.observe import Observer, SiteOutput, observe
+from dcache.intercept.pytree import first_tensor
 from dcache.kernels.changes import changes, relative_change
 from dcache.profile import Floats
 from dcache.sites.discovery import discover
@@ -20,17 +21,23 @@ from dcache.sites.discovery import discover
 Now = tuple[int, torch.Tensor]
 
 
-class Changes:
+class Changes(Observer):
     """Collects, over runs: ratios of magnitudes, and pairs of relative changes.
 
     With d_t the first stream of the trunk's delta that somebody reads, x_t what the first block gives its
     attention, and relL1(p, q) = mean|p - q| / mean|q|: the ratio is the mean over tokens of |d_t| / |d_{t-1}|
     (Euclidean norms over channels, which come last), the pair is relL1(x_t, x_{t-1}) and relL1(d_t, d_{t-1}).
+
+    Args:
+        module: the denoiser.
     """
+
+    stores = False
 
     def __init__(self, module: nn.Module) -> None:
         sublayers = discover(module).sublayers
         self._attention = next((s.module for s in sublayers if s.kind == "attn" and s.depth == 0), None)
+        self._call: Call | None = None
         self._given: dict[str, Now] = {}
         self._deltas: dict[str, Now] = {}
         self._moved: dict[str, Now] = {}
@@ -39,20 +46,20 @@ class Changes:
         self._pairs: list[tuple[float, float]] = []
 
     @contextmanager
-    def watching(self, session: Session) -> Iterator[None]:
-        """Look at what the first attention is given, during one run."""
+    def watching(self, module: nn.Module) -> Iterator[None]:
+        """Look at the trunk and at what the first attention is given, during one run of the denoiser."""
 
         def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            call = session.call
-            now = next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)), None)
-            if call is not None and not call.checking and now is not None:
-                self._see_given(call, now)
+            now = first_tensor(args, kwargs)
+            if self._call is not None and now is not None:
+                self._see_given(self._call, now)
 
         hook = None
         if self._attention is not None:
             hook = self._attention.register_forward_pre_hook(see, with_kwargs=True)
         try:
-            yield
+            with observe(module, self):
+                yield
         finally:
             if hook is not None:
                 hook.remove()
@@ -61,8 +68,20 @@ class Changes:
             for kept in (self._given, self._deltas, self._moved, self._run):
                 kept.clear()
 
-    def see_delta(self, call: Call, delta: torch.Tensor) -> None:
-        """The trunk's change in this call."""
+    def on_call(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """A call begins."""
+        self._call = call
+
+    def on_output(self, call: Call, output: Any) -> None:
+        """It is over: what is called from now on is the engine's check of itself."""
+        self._call = None
+
+    def on_compute(self, site: str, call: Call, output: SiteOutput) -> None:
+        """Look at the trunk's change."""
+        if site == "trunk" and output.changes:
+            self._see_delta(call, output.changes[0])
+
+    def _see_delta(self, call: Call, delta: torch.Tensor) -> None:
         branch = call.branch.name
         index, before = self._deltas.get(branch, (-1, delta))
         self._deltas[branch] = (call.index, delta)

@@ -1,0 +1,76 @@
+"""What is attached to the denoiser module itself: its call, and two of its methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from dcache.engine.model_call import Denoiser, ModelCall, NamedContext, model_call_of
+from dcache.intercept.conflicts import compiled_whole, refuse_compiled
+from dcache.intercept.method import MethodTap
+
+
+class Attachment:
+    """Intercepts the denoiser's call, its `compile` and its `cache_context` on behalf of a session.
+
+    Args:
+        module: the denoiser.
+        session: its session.
+    """
+
+    def __init__(self, module: nn.Module, session: Denoiser) -> None:
+        self.module = module
+        self.session = session
+        self.call = ModelCall(module, session)
+        self.methods: list[MethodTap] = []
+
+    def install(self) -> None:
+        """Put everything in place."""
+        self.call.install()
+        self.methods = [MethodTap(self.module, "compile", self._compile)]
+        if hasattr(type(self.module), "cache_context"):
+            self.methods.append(MethodTap(self.module, "cache_context", self._cache_context))
+        for method in self.methods:
+            method.install()
+
+    def verify(self) -> None:
+        """Take the module's call again if the slot was taken since.
+
+        Raises:
+            DcacheError: the whole model was compiled.
+        """
+        if self.call.displaced:
+            refuse_compiled(self.module)
+            self.call.install()
+
+    def remove(self) -> None:
+        """Take everything off."""
+        self.call.remove()
+        for method in self.methods:
+            method.remove()
+        self.methods = []
+
+    def _compile(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
+        if owner is self.module:
+            raise compiled_whole(self.module)
+        return original(*args, **kwargs)
+
+    def _cache_context(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
+        context = original(*args, **kwargs)
+        if owner is not self.module:
+            return context
+        name = args[0] if args else kwargs.get("name")
+        return NamedContext(self.session, context, str(name))
+
+
+def denoiser_of(module: nn.Module) -> Denoiser | None:
+    """What stands behind a denoiser's call, where caching is enabled on it."""
+    model_call = model_call_of(module)
+    if model_call is not None:
+        return model_call.session
+    # The slot was taken since; the next run notices.
+    tapped = module.__dict__.get("compile")
+    owner = getattr(tapped.around, "__self__", None) if isinstance(tapped, MethodTap) else None
+    return owner.session if isinstance(owner, Attachment) and owner.module is module else None

@@ -1,0 +1,169 @@
+"""The gate: which run, evaluation and branch a call of the denoiser belongs to, or that it is not ours."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from dcache.cache.history import Branch
+from dcache.engine.call import Call
+from dcache.engine.protocols import Engine
+from dcache.errors import DcacheError
+from dcache.identity.branch import condition_of
+from dcache.identity.run import Run
+from dcache.identity.tracker import RunTracker
+from dcache.intercept.pytree import first_tensor, signature
+from dcache.predictors.guided_pair import halves_equal
+
+
+class Beginning(Protocol):
+    """What a share in a budget needs to know of a call that begins."""
+
+    def begin(self, index: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """A call begins."""
+        ...
+
+
+class Gated(Engine, Protocol):
+    """What the gate needs of the session.
+
+    Attributes:
+        tracker: tells the run of a call.
+        context: name of the branch that the calls to come are for, None where their ordinal tells.
+        verified: signatures of which a call was checked.
+    """
+
+    tracker: RunTracker
+    context: str | None
+    verified: set[Hashable]
+
+    def open_run(self, run: Run) -> None:
+        """A call belongs to another run than the one under way."""
+        ...
+
+    def rebind_if_moved(self) -> None:
+        """Bind again if a bound module was replaced."""
+        ...
+
+
+class Gate:
+    """Decides what a call is before anything is done with it.
+
+    Args:
+        session: the session of the denoiser.
+        share: its share in a budget, or None.
+    """
+
+    def __init__(self, session: Gated, share: Beginning | None) -> None:
+        self.session = session
+        self.share = share
+
+    def passes_by(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call must not be touched (training, gradients); the reason is counted and said once."""
+        reason = self._reason_to_pass(args, kwargs)
+        if reason is not None:
+            reasons = self.session.state.record.reasons
+            reasons[reason] = reasons.get(reason, 0) + 1
+        return reason is not None
+
+    def admit(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        """The call as the engine sees it.
+
+        Raises:
+            DcacheError: nothing tells evaluations apart, or the run is longer than the method's table.
+        """
+        session = self.session
+        run = session.tracker.run_of(args, kwargs)
+        if run is not session.state.run:
+            session.open_run(run)
+        else:
+            # A module replaced in mid-run (a LoRA layer) would compute on placeholders.
+            session.rebind_if_moved()
+        state, method = session.state, session.method
+        run.calls += 1
+        index = state.last_index = run.index
+        if method.steps is not None and index >= method.steps:
+            raise wrong_count(method.steps, index + 1)
+        branch = self._branch(index, args, kwargs)
+        call = Call(branch, index, run.clock(session.method.clock), run=run)
+        if session.method.probe is not None:
+            self.look(call, args, kwargs)
+        call.observing = branch.signature not in session.verified
+        return call
+
+    def look(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Create the branch's change indicator if the method has a probe."""
+        probe, branch = self.session.method.probe, call.branch
+        if probe is None:
+            return
+        branch.gauge = branch.gauge or probe.gauge()
+        branch.gauge.now = None
+        if probe.where == "input":
+            entry = first_tensor(args, kwargs)
+            if entry is not None:
+                self.session.show(call, entry)
+
+    def _branch(self, index: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Branch:
+        """The guidance branch of a call; one whose calls look otherwise than before starts afresh."""
+        session, state = self.session, self.session.state
+        condition = condition_of(kwargs)
+        name = session.tracker.told.branch if session.tracker.told is not None else None
+        if name is None:
+            name = session.context
+        if name is None:
+            name = state.names.name(index, condition, state.branches)
+        if self.share is not None:
+            self.share.begin(index, args, kwargs)
+        branch = state.branches.get(name)
+        if branch is None:
+            branch = state.branches[name] = Branch(name, session.method.predictor.order + 1)
+        branch.condition = None if condition is None else weakref.ref(condition)
+        mark = signature(args, kwargs)
+        if branch.signature != mark:
+            if branch.signature is not None:
+                state.note_peak()
+                branch.start_afresh("shape")
+            branch.signature = mark
+            branch.paired = session.method.predictor.pairs_halves and self._paired(args, kwargs)
+        return branch
+
+    def _reason_to_pass(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+        module = self.session.module
+        if module.training:
+            self.session.warn(
+                f"{type(module).__name__} is in training mode: dcache passes its calls through. Call .eval() "
+                "on it to cache."
+            )
+            return "training"
+        if torch.is_grad_enabled() and (
+            any(p.requires_grad for p in module.parameters())
+            or any(isinstance(v, torch.Tensor) and v.requires_grad for v in (*args, *kwargs.values()))
+        ):
+            self.session.warn(
+                "gradients are being recorded: dcache passes the calls through. Use torch.no_grad() to cache."
+            )
+            return "gradients"
+        return None
+
+    def _paired(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Whether the batch is the same latents twice, as guidance makes it (one sync)."""
+        paired = halves_equal(first_tensor(args, kwargs))
+        if not paired:
+            self.session.warn(
+                f"{self.session.method.describe()} has weights for the two halves of a guided batch, and "
+                f"the batch of {type(self.session.module).__name__} is no such two halves: those of their "
+                "mean are used for all"
+            )
+        return paired
+
+
+def wrong_count(expected: int, count: int) -> DcacheError:
+    """The error for a run of another length than the method's table."""
+    return DcacheError(
+        f"this schedule is for {expected} evaluations and the run has {count} or more. Use the schedule's "
+        "own number of steps, or Schedule.load(path).stretch(steps); second-order samplers evaluate more "
+        "than once per step."
+    )

@@ -1,0 +1,67 @@
+"""The state of one run: made when a run opens, read by `stats` and `trace` until the next one opens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dcache.cache.history import Branch, bytes_of
+from dcache.engine.record import Record
+from dcache.identity.branch import BranchNames
+from dcache.identity.run import Run
+from dcache.stats import Stats
+
+
+@dataclass(eq=False)
+class RunState:
+    """Everything that a session knows of one run.
+
+    Attributes:
+        run: where it stands; None before the first run and once it is over.
+        sampler: class name of its sampler, "" for a hand-written loop.
+        record: events, reasons and seconds; they stay when the run is over.
+        branches: name -> guidance branch with its histories; empty once they were freed.
+        names: names the branches of calls.
+        shared: site -> (evaluation, reason) of the branch that decides for all, where branches decide so.
+        last_index: the evaluation of the newest call.
+        overhead_seconds: time in dcache's own code around computed regions.
+    """
+
+    run: Run | None = None
+    sampler: str = ""
+    record: Record = field(default_factory=Record)
+    branches: dict[str, Branch] = field(default_factory=dict)
+    names: BranchNames = field(default_factory=BranchNames)
+    shared: dict[str, tuple[int, str | None]] = field(default_factory=dict)
+    last_index: int = 0
+    overhead_seconds: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        """Evaluations so far, or of the whole run once it is over."""
+        if self.run is None:
+            return self.record.steps
+        return self.run.index + (1 if self.run.calls else 0)
+
+    def bytes_now(self) -> int:
+        """Bytes of the storages that the histories and change indicators hold."""
+        return bytes_of(t for branch in self.branches.values() for t in branch.tensors())
+
+    def note_peak(self) -> None:
+        """Some histories are about to shrink: keep the most bytes that were held."""
+        self.record.peak(self.bytes_now())
+
+    def close(self) -> None:
+        """The run is over, and its histories were freed: keep what was counted."""
+        self.record.steps = self.steps
+        self.run = None
+        self.shared = {}
+
+    def stats(self, method: str) -> Stats:
+        """The counts as the public object.
+
+        Args:
+            method: the method's description.
+        """
+        return self.record.stats(
+            self.steps, self.bytes_now(), self.run is not None, self.overhead_seconds, method
+        )

@@ -1,0 +1,165 @@
+"""Observation of one run in which everything is computed: the features of every site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from dcache.engine.call import Call
+from dcache.engine.observe import Observer, SiteOutput, observe
+from dcache.errors import DcacheError
+from dcache.identity.run import Run
+from dcache.intercept.pytree import first_tensor, flatten
+from dcache.observation.changes import Changes
+from dcache.observation.features import Held, Key, not_finite
+
+MODEL = "model"
+
+
+class See(Protocol):
+    """Takes what a site gave in one call."""
+
+    def __call__(self, site: str, call: Call, output: SiteOutput) -> None:
+        """The outputs must not be changed."""
+
+
+class SiteObserver(Observer):
+    """Shows a callback what every bound site gives; the engine stores nothing meanwhile.
+
+    Args:
+        see: called with every site's output in every call. A module that is called several times in an
+            evaluation is seen several times.
+        model: show the whole denoiser too; its change is that of its first argument, where the shapes agree.
+    """
+
+    stores = False
+
+    def __init__(self, see: See, model: bool = True) -> None:
+        self.see = see
+        self.model = model
+        self.entry: torch.Tensor | None = None
+
+    def on_call(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Keep the first argument: the denoiser may write over it."""
+        if self.model:
+            entry = first_tensor(args, kwargs)
+            self.entry = None if entry is None else entry.detach().clone()
+
+    def on_compute(self, site: str, call: Call, output: SiteOutput) -> None:
+        """Show the site."""
+        self.see(site, call, output)
+
+    def on_output(self, call: Call, output: Any) -> None:
+        """Show the denoiser."""
+        if not self.model:
+            return
+        leaves = [leaf for leaf in flatten(output)[0] if isinstance(leaf, torch.Tensor)]
+        entry, self.entry = self.entry, None
+        changes = None
+        if leaves and entry is not None and entry.shape == leaves[0].shape:
+            changes = [leaves[0].float() - entry.float(), *leaves[1:]]
+        self.see(MODEL, call, SiteOutput(leaves, changes, tuple(range(len(leaves)))))
+
+
+@dataclass
+class RunShape:
+    """What a run consists of.
+
+    Attributes:
+        sizes: numbers of every feature.
+        steps: evaluations.
+        sampler: class name of the sampler, "" for a hand-written loop.
+        sigmas: noise levels of the evaluations and the end's, () where the sampler does not tell.
+    """
+
+    sizes: dict[Key, int] = field(default_factory=dict)
+    steps: int = 0
+    sampler: str = ""
+    sigmas: tuple[float, ...] = ()
+
+
+def shape_of_run(module: nn.Module, run: Callable[[], Any], model: bool = True) -> RunShape:
+    """Make one run to see how much there is to hold.
+
+    Args:
+        module: a denoiser on which a method that computes everything is enabled.
+        run: makes the run.
+        model: look at the whole denoiser too.
+
+    Raises:
+        DcacheError: a feature is not finite, the denoiser was not called, or the run has one evaluation.
+    """
+    shape = RunShape()
+    sizes: dict[Key, dict[int, int]] = {}
+
+    def look(site: str, call: Call, output: SiteOutput) -> None:
+        shape.steps = max(shape.steps, call.index + 1)
+        if call.run is not None:
+            shape.sampler = call.run.sampler or shape.sampler
+            shape.sigmas = _sigmas(call.run) or shape.sigmas
+        for key, leaves in keyed(site, call, output):
+            if call.observing and not all(bool(leaf.isfinite().all()) for leaf in leaves):
+                # Else the engine's check of itself would be what fails.
+                raise not_finite(key, call.index)
+            at = sizes.setdefault(key, {})
+            at[call.index] = at.get(call.index, 0) + sum(leaf.numel() for leaf in leaves)
+
+    with observe(module, SiteObserver(look, model)):
+        run()
+    if not sizes:
+        raise DcacheError(f"{type(module).__name__} was not called in the run")
+    if shape.steps < 2:
+        raise DcacheError(f"the run has {shape.steps} evaluation: there is nothing to predict")
+    # Until the first call was checked all streams count as read: take the last.
+    shape.sizes = {key: at[max(at)] for key, at in sizes.items()}
+    return shape
+
+
+def observe_run(
+    module: nn.Module,
+    run: Callable[[], Any],
+    features: Held,
+    changes: Changes | None = None,
+    model: bool = True,
+) -> None:
+    """Make one run and keep its features.
+
+    Args:
+        module: a denoiser on which a method that computes everything is enabled.
+        run: makes the run.
+        features: takes what the sites give.
+        changes: takes how the trunk's change moves, or None.
+        model: look at the whole denoiser too.
+
+    Raises:
+        DcacheError: a feature's size changes within the run.
+    """
+
+    def put(site: str, call: Call, output: SiteOutput) -> None:
+        for key, leaves in keyed(site, call, output):
+            features.put(key, call.index, leaves)
+
+    with ExitStack() as stack:
+        stack.enter_context(observe(module, SiteObserver(put, model)))
+        if changes is not None:
+            stack.enter_context(changes.watching(module))
+        run()
+
+
+def keyed(site: str, call: Call, output: SiteOutput) -> list[tuple[Key, Sequence[torch.Tensor]]]:
+    """The features of one output: its value, and its change where there is one."""
+    value = (Key(site, call.branch.name, "value"), output.values)
+    if output.changes is None:
+        return [value]
+    return [value, (Key(site, call.branch.name, "delta"), output.changes)]
+
+
+def _sigmas(run: Run) -> tuple[float, ...]:
+    if run.count is None or len(run.sigmas) < run.start + run.count:
+        return ()
+    return tuple(float(s) for s in run.sigmas[run.start : run.start + run.count + 1])
