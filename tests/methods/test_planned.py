@@ -11,7 +11,7 @@ from dcache.errors import DcacheError
 from dcache.eval.specs import PROFILE, parse
 from dcache.schedulers import planners as plans
 from tests.moments import computed_steps
-from tests.schedulers.plans.planted import drifting, profile, rows
+from tests.schedulers.planners.planted import drifting, profile, rows
 from tests.shapes import SHAPES, STEPS
 
 SITES = ("attn:0", "mlp:0", "mlp:1")
