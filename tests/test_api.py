@@ -5,7 +5,7 @@ import torch
 
 import dcache
 from dcache import DcacheError, methods
-from tests.engine.toys import Toy, flux_pipe, flux_run, integers, sd_pipe, sd_run, walk
+from tests.engine.tiny_models import Toy, flux_pipe, flux_run, integers, sd_pipe, sd_run, walk
 
 EVERY_2 = methods.interval(interval=2)
 

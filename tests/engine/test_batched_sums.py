@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toys import Mix, Toy, walk
 from torch import nn
 
 import dcache
@@ -25,9 +24,10 @@ from dcache.predictors.corrections import Correction, Corrections
 from dcache.predictors.fitted import Fitted
 from dcache.probes import Probe
 from dcache.schedulers import Above, Moment, guarded
+from tests.engine.tiny_models import Mix, Toy, walk
 from tests.families.mmdit import COGVIEW4, SD3
 from tests.laws.product import PRESETS
-from tests.shapes import SHAPES, STEPS, Shape, before_step
+from tests.pipelines import SHAPES, STEPS, Shape, before_step
 
 PIXART, WAN = SHAPES["pixart"], SHAPES["wan"]
 TAYLOR = methods.taylorseer(order=1, interval=3, warmup=2)

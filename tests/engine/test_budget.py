@@ -13,7 +13,6 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from engine_toys import Double, Toy, integers, walk
 
 import dcache
 from dcache import DcacheError, DcacheWarning, Method, methods
@@ -21,9 +20,10 @@ from dcache import api as wrap
 from dcache.cache.codec import Codec
 from dcache.cache.history import tensors_of
 from dcache.engine.region import Region
+from tests.engine.tiny_models import Double, Toy, integers, walk
 from tests.families.video import WAN22
 from tests.laws.product import PRESETS
-from tests.shapes import SHAPES, Shape, before_step
+from tests.pipelines import SHAPES, Shape, before_step
 
 PIXART = SHAPES["pixart"]
 # One anchor of a PixArt sublayer or trunk: 16 tokens of width 16, in float32 and in int8 with one scale.

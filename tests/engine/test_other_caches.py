@@ -7,10 +7,10 @@ from diffusers import (
     PyramidAttentionBroadcastConfig,
     apply_pyramid_attention_broadcast,
 )
-from engine_toys import Toy, flux_pipe, flux_run, sd_pipe, walk
 
 import dcache
 from dcache import DcacheError, methods
+from tests.engine.tiny_models import Toy, flux_pipe, flux_run, sd_pipe, walk
 
 EVERY_2 = methods.interval(interval=2)
 TIMES = [4, 3, 2, 1]

@@ -10,8 +10,8 @@ from torch import nn
 import dcache
 from dcache import DcacheError, DcacheWarning, Schedule, methods
 from dcache.engine.session import session_of
-from tests.engine.toys import Mix
-from tests.shapes import generator
+from tests.engine.tiny_models import Mix
+from tests.pipelines import generator
 
 STEPS = 6
 

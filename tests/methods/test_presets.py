@@ -17,7 +17,7 @@ from dcache.methods.seacache import SignalGauge
 from dcache.predictors import Foca, Hermite, Linear, Newton, Reuse, Taylor
 from dcache.probes import Probe, StepGauge
 from dcache.profile import Profile, Tables
-from tests.moments import computed_steps
+from tests.rules import computed_steps
 
 NAMES = list(methods.available())
 # What the presets need that cannot do without.

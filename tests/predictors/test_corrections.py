@@ -5,7 +5,7 @@ import torch
 
 from dcache.errors import DcacheError
 from dcache.predictors.corrections import Correction, Corrections
-from tests.schedule.corrected import entry, tables
+from tests.schedule.corrected_schedules import entry, tables
 
 
 def test_equal_tables_are_equal_and_any_number_makes_another():

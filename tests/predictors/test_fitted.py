@@ -14,7 +14,7 @@ from dcache.method import Method
 from dcache.predictors import make
 from dcache.predictors.fitted import Fitted
 from dcache.schedule import Plan, Schedule
-from tests.shapes import PIXART
+from tests.pipelines import PIXART
 
 TABLE = {"*": {2: {0: -0.5, 1: 1.5}, 3: {1: 1.0}}, "attn:1": {2: {0: 0.25, 1: 0.75}}}
 

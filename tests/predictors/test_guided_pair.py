@@ -15,7 +15,7 @@ from dcache.predictors import Reuse, make
 from dcache.predictors.fitted import Fitted
 from dcache.predictors.guided_pair import apart
 from dcache.schedule import Plan, Schedule
-from tests.shapes import PIXART, STEPS, WAN
+from tests.pipelines import PIXART, STEPS, WAN
 
 MEAN = {"*": {2: {0: -1.0, 1: 2.0}}}
 KEPT = {"*": {2: {1: 1.0}}}

@@ -11,7 +11,7 @@ import pytest
 from dcache.errors import DcacheError
 from dcache.profile import Profile
 from dcache.profile.file import FORMAT
-from tests.profile.full import flat, profile
+from tests.profile.full_profile import flat, profile
 
 
 @pytest.mark.parametrize("less", [{}, {"latencies": None, "ratios": None, "changes": None}])

@@ -8,7 +8,7 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.profile import Tables
-from tests.profile.full import STEPS, flat, profile, tables
+from tests.profile.full_profile import STEPS, flat, profile, tables
 
 
 def test_what_the_tables_say_is_what_the_features_do() -> None:

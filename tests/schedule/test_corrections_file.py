@@ -9,7 +9,7 @@ import torch
 from dcache.errors import DcacheError
 from dcache.predictors.corrections import Corrections
 from dcache.schedule import Plan, Schedule
-from tests.schedule.corrected import ROW, corrected_schedule, edited, entry, tables
+from tests.schedule.corrected_schedules import ROW, corrected_schedule, edited, entry, tables
 
 
 def test_a_file_gives_the_same_schedule_back(tmp_path):

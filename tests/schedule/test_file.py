@@ -11,7 +11,7 @@ import pytest
 from dcache.errors import DcacheError
 from dcache.methods.replay import replay
 from dcache.schedule import Plan, Schedule
-from tests.schedule.corrected import edited
+from tests.schedule.corrected_schedules import edited
 
 
 def row(text):

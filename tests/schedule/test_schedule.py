@@ -9,8 +9,8 @@ from dcache.errors import DcacheError
 from dcache.methods.replay import replay
 from dcache.predictors.corrections import Corrections
 from dcache.schedule import Plan, Schedule
-from tests.moments import moment
-from tests.schedule.corrected import ROW, corrected_schedule, entry, tables
+from tests.rules import moment
+from tests.schedule.corrected_schedules import ROW, corrected_schedule, entry, tables
 
 
 def row(text):

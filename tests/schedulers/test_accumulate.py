@@ -10,7 +10,7 @@ from dcache.methods import easycache, magcache, teacache
 from dcache.methods.teacache import PUBLISHED
 from dcache.schedulers import Accumulated, Magnitude, MaxRun, Retention, any_of
 from dcache.schedulers.accumulate import horner, nearest
-from tests.moments import computed_steps, moment
+from tests.rules import computed_steps, moment
 
 
 @pytest.mark.parametrize(

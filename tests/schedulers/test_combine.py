@@ -10,7 +10,7 @@ from dcache.methods import delta_dit, fastercache, pab, tgate
 from dcache.schedulers import ByKind, BySite, Every, Multiple, Outside, Row, Stage, Switch, Warmup, any_of
 from dcache.schedulers.combine import share_of
 from dcache.sites.structure import Structure
-from tests.moments import computed_steps, moment
+from tests.rules import computed_steps, moment
 
 
 def test_every_kind_goes_by_its_own_rule():

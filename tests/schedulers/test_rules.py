@@ -16,7 +16,7 @@ from dcache.schedulers import (
     Warmup,
     any_of,
 )
-from tests.moments import computed_steps, moment
+from tests.rules import computed_steps, moment
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.schedulers import Table
-from tests.moments import moment
+from tests.rules import moment
 
 
 def test_table_looks_up_its_branch_or_the_one_for_all():

@@ -20,7 +20,7 @@ from dcache.identity.run import Run
 from dcache.method import Method
 from dcache.schedulers import Listed
 from tests.families import FAMILIES
-from tests.shapes import SHAPES, generator
+from tests.pipelines import SHAPES, generator
 
 STEPS = 6
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dcache.engine.lowering.guidance_math import rows_of, split
-from tests.shapes import generator
+from tests.pipelines import generator
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from dcache.errors import DcacheError
 from dcache.schedulers import planners as plans
 from dcache.schedulers.planners.bac import FORMS, METRICS, levels
-from tests.schedulers.planners.planted import drifting, profile, rows
+from tests.schedulers.planners.small_profiles import drifting, profile, rows
 
 T = 9
 SITES = ("attn:0", "cross_attn:0", "mlp:0", "mlp:1")

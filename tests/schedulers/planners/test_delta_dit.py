@@ -9,8 +9,8 @@ from dcache import methods
 from dcache.errors import DcacheError
 from dcache.schedulers import planners as plans
 from dcache.schedulers.planners.delta_dit import levels
-from tests.moments import moment, site_of
-from tests.schedulers.planners.planted import drifting, profile, rows
+from tests.rules import moment, site_of
+from tests.schedulers.planners.small_profiles import drifting, profile, rows
 
 T, DEPTH = 12, 8
 BLOCKS = {f"block:{i}": drifting(T, i) for i in range(DEPTH)}

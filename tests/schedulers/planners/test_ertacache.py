@@ -9,7 +9,7 @@ from dcache.errors import DcacheError
 from dcache.profile import Profile
 from dcache.schedulers import planners as plans
 from dcache.schedulers.planners.ertacache import factors, levels
-from tests.schedulers.planners.planted import drifting, rows, tables
+from tests.schedulers.planners.small_profiles import drifting, rows, tables
 
 T = 6
 LEVELS = (1.0, 0.9, 0.7, 0.5, 0.3, 0.1, 0.0)

@@ -8,9 +8,9 @@ from dcache import methods
 from dcache.errors import DcacheError
 from dcache.schedulers import planners as plans
 from dcache.schedulers.planners.magcache import levels
-from tests.moments import computed_steps
-from tests.schedulers.planners.planted import drifting, profile, rows
-from tests.shapes import SHAPES, STEPS
+from tests.pipelines import SHAPES, STEPS
+from tests.rules import computed_steps
+from tests.schedulers.planners.small_profiles import drifting, profile, rows
 
 T = 12
 RATIOS = np.array([1.0, 0.9, 0.95, 1.02, 0.99, 0.8, 0.97, 1.1, 1.0, 1.0, 0.93, 0.7])

@@ -5,7 +5,7 @@ import pytest
 from dcache.errors import DcacheError
 from dcache.schedulers import planners as plans
 from dcache.schedulers.planners.profilingdit import labelled, levels, sites
-from tests.schedulers.planners.planted import drifting, profile, rows
+from tests.schedulers.planners.small_profiles import drifting, profile, rows
 
 T = 12
 R = {"block:0": 0.5, "block:1": 0.2, "block:2": 0.1, "block:3": 0.9, "block:4": 0.3, "block:5": 0.8}

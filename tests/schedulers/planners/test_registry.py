@@ -8,7 +8,7 @@ import pytest
 from dcache.errors import DcacheError
 from dcache.profile import cost
 from dcache.schedulers import planners as plans
-from tests.schedulers.planners.planted import drifting, profile, rows, timed
+from tests.schedulers.planners.small_profiles import drifting, profile, rows, timed
 
 T, DEPTH = 10, 4
 SITES = [f"{kind}:{i}" for i in range(DEPTH) for kind in ("block", "attn", "mlp")]

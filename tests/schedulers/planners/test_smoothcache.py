@@ -8,7 +8,7 @@ import pytest
 from dcache.errors import DcacheError
 from dcache.schedulers import planners as plans
 from dcache.schedulers.planners.smoothcache import levels
-from tests.schedulers.planners.planted import drifting, profile, rows
+from tests.schedulers.planners.small_profiles import drifting, profile, rows
 
 
 def line(slope: float, steps: int = 10) -> np.ndarray:

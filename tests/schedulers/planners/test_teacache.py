@@ -7,8 +7,8 @@ from dcache import methods
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.schedulers import planners as plans
 from dcache.schedulers.planners.teacache import coefficients, levels
-from tests.moments import computed_steps
-from tests.schedulers.planners.planted import drifting, profile, rows
+from tests.rules import computed_steps
+from tests.schedulers.planners.small_profiles import drifting, profile, rows
 
 T = 11
 PLANTED = (2.0, -1.0, 0.5, 0.8, 0.05)

@@ -8,7 +8,7 @@ import torch
 import dcache
 from dcache import methods
 from tests.laws.test_undo import anatomy
-from tests.shapes import STEPS, Shape
+from tests.pipelines import STEPS, Shape
 
 EVERY_2 = methods.interval(interval=2)
 ALWAYS = methods.interval(interval=1)

@@ -1,4 +1,4 @@
-"""The small pipelines of `tests.shapes` as subjects, and a look at their modules that owes dcache nothing."""
+"""The pipelines of `tests.pipelines` as subjects, and tables of their features without dcache."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from torch import nn
 
 from dcache.eval.subject import Subject
 from dcache.profile import Tables
-from tests.shapes import PIXART, Shape
+from tests.pipelines import PIXART, Shape
 
 
 @dataclass
