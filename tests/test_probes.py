@@ -21,9 +21,9 @@ from dcache.methods.easycache import RateGauge
 from dcache.methods.seacache import SignalGauge
 from dcache.probes import Gauge, Probe, StepGauge
 from dcache.schedulers import Accumulated, Listed
-from tests.engine.toys import Double, Toy, walk
+from tests.engine.tiny_models import Double, Toy, walk
 from tests.laws.product import PRESETS
-from tests.shapes import PIXART, SHAPES, STEPS, Shape, at_step_end, generator
+from tests.pipelines import PIXART, SHAPES, STEPS, Shape, at_step_end, generator
 
 
 def tensor(*values: float) -> torch.Tensor:

@@ -21,7 +21,7 @@ from dcache.eval import evaluation
 from dcache.eval.evaluation import Result, evaluate
 from dcache.eval.metrics.options import MetricOptions
 from dcache.eval.settings import Settings
-from tests.eval.painter import PROMPTS, Painter, contents
+from tests.eval.fake_pipeline import PROMPTS, Painter, contents
 
 SHORT = ["--prompts", "demo:3", "--steps", "4", "--batch-size", "2", "--methods", "interval:interval=2"]
 

@@ -7,11 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toys import Mix, Toy, flux_model, flux_pipe, flux_run, integers, sd_pipe, sd_run, walk
 from torch import nn
 
 import dcache
 from dcache import DcacheError, DcacheWarning, Schedule, methods
+from tests.engine.tiny_models import (
+    Mix,
+    Toy,
+    flux_model,
+    flux_pipe,
+    flux_run,
+    integers,
+    sd_pipe,
+    sd_run,
+    walk,
+)
 
 EVERY_2 = methods.interval(interval=2)
 TIMES = [4, 3, 2, 1]

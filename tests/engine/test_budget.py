@@ -13,22 +13,17 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from engine_toys import Double, Toy, integers, walk
 
 import dcache
 from dcache import DcacheError, DcacheWarning, Method, methods
 from dcache import api as wrap
 from dcache.cache.codec import Codec
 from dcache.cache.history import tensors_of
-from dcache.cache.size import bytes_in
-from dcache.engine.degrade import lowered
 from dcache.engine.region import Region
-from dcache.predictors import Foca, Newton, Reuse, Taylor
-from dcache.predictors.fitted import Fitted
-from dcache.util.bytes import read_bytes
+from tests.engine.tiny_models import Double, Toy, integers, walk
 from tests.families.video import WAN22
 from tests.laws.product import PRESETS
-from tests.shapes import SHAPES, Shape, before_step
+from tests.pipelines import SHAPES, Shape, before_step
 
 PIXART = SHAPES["pixart"]
 # One anchor of a PixArt sublayer or trunk: 16 tokens of width 16, in float32 and in int8 with one scale.
@@ -66,47 +61,12 @@ def told(
     return came, seen, [str(w.message) for w in caught if issubclass(w.category, DcacheWarning)]
 
 
-@pytest.mark.parametrize(
-    ("limit", "count"),
-    [
-        (1, 1),
-        (2**40, 2**40),
-        ("7", 7),
-        ("512MB", 512 * 10**6),
-        ("1.5GiB", 3 * 2**29),
-        ("2 kb", 2000),
-        (" 1TB ", 10**12),
-    ],
-)
-def test_a_limit_is_a_number_or_text_with_a_unit(limit: Any, count: int) -> None:
-    assert read_bytes(limit) == count
-
-
 @pytest.mark.parametrize("limit", [0, -5, True, 2.5, "", "many", "5 parsecs", "-1MB", "0", "1e9"])
 def test_other_limits_are_refused_and_change_nothing(limit: Any) -> None:
     toy = dcache.enable(Toy(), "interval")
     with pytest.raises(DcacheError, match=r"max_cache_bytes must be .*'512MB'"):
         dcache.enable(toy, "interval", max_cache_bytes=limit)
     assert dcache.stats(toy).steps == 0
-
-
-def test_bytes_by_hand() -> None:
-    shape = torch.Size((2, 5, 64))
-    assert bytes_in(shape, torch.bfloat16, None) == 1280
-    assert bytes_in(shape, torch.bfloat16, torch.float32) == 2560
-    assert bytes_in(shape, torch.float32, torch.int8) == 640 + 4 * 10
-    assert bytes_in(shape, torch.int64, torch.int8) == 640 * 8
-
-
-def test_a_lower_order_is_the_same_predictor_with_fewer_anchors() -> None:
-    assert lowered(Newton(3), 2) == Newton(2)
-    assert lowered(Taylor(2, since=4), 1) == Taylor(1, since=4)
-    assert lowered(Newton(2), 2) == Newton(2)
-    assert lowered(Newton(2), 0) == Reuse()
-    assert lowered(Foca(), 0) == Reuse()
-    fitted = Fitted({"trunk": {4: {0: 0.5, 1: -0.5, 3: 1.0}, 5: {1: -1.0, 3: 2.0}, 6: {3: 1.0}}})
-    assert lowered(fitted, 1) == Fitted({"trunk": {5: {1: -1.0, 3: 2.0}, 6: {3: 1.0}}})
-    assert lowered(fitted, 0) == Reuse()
 
 
 @pytest.mark.parametrize(

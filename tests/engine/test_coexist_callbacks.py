@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import dcache
-from tests.engine.coexist import ALWAYS, EVERY_2, Runs, anatomy, branches, skippable
-from tests.shapes import FLUX, PIXART, SD, SHAPES, WAN, Call, Shape, at_step_end
+from tests.engine.coexistence_checks import ALWAYS, EVERY_2, Runs, anatomy, branches, skippable
+from tests.pipelines import FLUX, PIXART, SD, SHAPES, WAN, Call, Shape, at_step_end
 
 # PixArt's callback can neither change guidance nor stop the run.
 MODERN = [FLUX, SD, WAN]

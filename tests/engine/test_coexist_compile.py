@@ -11,8 +11,8 @@ from torch._dynamo.utils import counters
 
 import dcache
 from dcache.engine.session import session_of
-from tests.engine.coexist import ALWAYS, EVERY_2, anatomy, branches
-from tests.shapes import FLUX, SHAPES, Call, Shape
+from tests.engine.coexistence_checks import ALWAYS, EVERY_2, anatomy, branches
+from tests.pipelines import FLUX, SHAPES, Call, Shape
 
 # A UNet's upsampler asks for torch's version while it is traced.
 pytestmark = pytest.mark.filterwarnings(

@@ -16,8 +16,8 @@ from diffusers.hooks import group_offloading as go
 
 import dcache
 from dcache import DcacheWarning, methods
-from tests.engine.coexist import EVERY_2, compares, skippable
-from tests.shapes import FLUX, SD, SHAPES, Shape
+from tests.engine.coexistence_checks import EVERY_2, compares, skippable
+from tests.pipelines import FLUX, SD, SHAPES, Shape
 
 CPU = torch.device("cpu")
 

@@ -9,8 +9,8 @@ import torch
 
 import dcache
 from dcache import DcacheError, methods
-from tests.engine.coexist import ALWAYS, EVERY_2, anatomy, compares
-from tests.shapes import FLUX, PIXART, SD, WAN, Shape
+from tests.engine.coexistence_checks import ALWAYS, EVERY_2, anatomy, compares
+from tests.pipelines import FLUX, PIXART, SD, WAN, Shape
 
 # peft warns of any second adapter.
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning")

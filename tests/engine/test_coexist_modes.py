@@ -9,8 +9,8 @@ from torch import nn
 
 import dcache
 from dcache import DcacheWarning, Method, methods
-from tests.engine.coexist import ALWAYS, EVERY_2, anatomy, branches
-from tests.shapes import SHAPES, Shape, at_step_end
+from tests.engine.coexistence_checks import ALWAYS, EVERY_2, anatomy, branches
+from tests.pipelines import SHAPES, Shape, at_step_end
 
 MODES: dict[str, Callable[[], Any]] = {"inference": torch.inference_mode, "no_grad": torch.no_grad}
 

@@ -11,8 +11,8 @@ from torch import nn
 
 import dcache
 from dcache import methods
-from tests.engine.coexist import EVERY_2, anatomy, compares, skippable
-from tests.shapes import FLUX, SHAPES, Shape
+from tests.engine.coexistence_checks import EVERY_2, anatomy, compares, skippable
+from tests.pipelines import FLUX, SHAPES, Shape
 
 FP8 = torch.float8_e4m3fn
 # torch's own int8 is on its way out; torchao, which is to replace it, is not always there.

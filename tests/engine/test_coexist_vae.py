@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import dcache
-from tests.engine.coexist import ALWAYS, EVERY_2, branches
-from tests.shapes import FLUX, PIXART, SD, WAN, Shape
+from tests.engine.coexistence_checks import ALWAYS, EVERY_2, branches
+from tests.pipelines import FLUX, PIXART, SD, WAN, Shape
 
 
 def image_vae(channels: int) -> nn.Module:

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo
-from engine_toys import Mix, Toy, flux_pipe, flux_run, sd_pipe, sd_run, walk
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
 import dcache
 from dcache import DcacheError, DcacheWarning, methods
+from tests.engine.tiny_models import Mix, Toy, flux_pipe, flux_run, sd_pipe, sd_run, walk
 
 EVERY_2 = methods.interval(interval=2)
 SUBLAYERS = methods.interval(interval=2, sites=["attn", "mlp", "fused"])

@@ -7,10 +7,20 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toys import Mix, Toy, flux_loop, flux_model, flux_pipe, flux_run, sd_pipe, sd_run, walk
 
 import dcache
 from dcache import DcacheError, DcacheWarning, methods
+from tests.engine.tiny_models import (
+    Mix,
+    Toy,
+    flux_loop,
+    flux_model,
+    flux_pipe,
+    flux_run,
+    sd_pipe,
+    sd_run,
+    walk,
+)
 
 EVERY_2 = methods.interval(interval=2)
 TIMES = [4, 3, 2, 1]

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toys import Double, Mix, Toy, integers, walk
 from torch import nn
 
 import dcache
 from dcache.errors import DcacheError
 from dcache.predictors.corrections import Correction, Corrections, Corrector
 from dcache.schedule import Plan, Schedule
-from tests.shapes import FLUX, PIXART, SD, STEPS, WAN, Shape
+from tests.engine.tiny_models import Double, Mix, Toy, integers, walk
+from tests.pipelines import FLUX, PIXART, SD, STEPS, WAN, Shape
 
 TIMES = [4, 3, 2, 1]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dcache
-from tests.shapes import flux_model
+from tests.pipelines import flux_model
 
 # diffusers' own ControlNet still imports from the place that it deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toys import flux_loop, flux_model, flux_pipe, flux_run, sd_pipe, sd_run
 
 import dcache
 from dcache import methods
+from tests.engine.tiny_models import flux_loop, flux_model, flux_pipe, flux_run, sd_pipe, sd_run
 
 EVERY_2 = methods.interval(interval=2)
 ALL = methods.interval(interval=1)
@@ -62,7 +62,7 @@ def test_the_residuals_of_a_predicted_step_are_not_added_a_second_time() -> None
     # be another evaluation.
     model = flux_model()
     dcache.enable(model, EVERY_2)
-    from engine_toys import flux_inputs
+    from tests.engine.tiny_models import flux_inputs
 
     more = {**flux_inputs(), **residuals(0, scale=20.0), "timestep": torch.tensor([1.0])}
     with torch.no_grad():
@@ -249,7 +249,7 @@ def test_another_dtype_between_runs_starts_afresh() -> None:
 
 
 def _double(pipe: Any, **more: Any) -> torch.Tensor:
-    from engine_toys import flux_inputs
+    from tests.engine.tiny_models import flux_inputs
 
     inputs = flux_inputs()
     return pipe(
@@ -273,7 +273,7 @@ def test_another_resolution_and_another_batch_between_runs() -> None:
 
 
 def _pair(pipe: Any) -> None:
-    from engine_toys import flux_inputs
+    from tests.engine.tiny_models import flux_inputs
 
     inputs = flux_inputs(batch=2)
     pipe(

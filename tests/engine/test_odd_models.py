@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toys import Double, Mix, Toy, integers, walk
 from torch import nn
 
 import dcache
 from dcache import DcacheError, DcacheWarning, methods
+from tests.engine.tiny_models import Double, Mix, Toy, integers, walk
 
 TIMES = [4, 3, 2, 1]
 ALWAYS = methods.interval(interval=1)

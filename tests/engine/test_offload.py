@@ -13,13 +13,13 @@ import accelerate.hooks as ah
 import pytest
 import torch
 from accelerate import cpu_offload, cpu_offload_with_hook, disk_offload
-from engine_toys import flux_pipe, flux_run
 from torch import nn
 
 import dcache
 from dcache import methods
-from tests.engine.coexist import anatomy, branches, compares, skippable
-from tests.shapes import SHAPES, Shape
+from tests.engine.coexistence_checks import anatomy, branches, compares, skippable
+from tests.engine.tiny_models import flux_pipe, flux_run
+from tests.pipelines import SHAPES, Shape
 
 EVERY_2 = methods.interval(interval=2)
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from engine_toys import Double, Toy, integers, walk
 from torch import nn
 
 import dcache
 from dcache import methods
 from dcache.sites.blocks import SUBLAYERS
+from tests.engine.tiny_models import Double, Toy, integers, walk
 
 TIMES = [4, 3, 2, 1]
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toys import Double, Mix, Toy
 
 import dcache
 from dcache import DcacheError, Method, methods
@@ -22,6 +21,7 @@ from dcache import api as wrap
 from dcache.cache.codec import Codec
 from dcache.cache.history import History, bytes_of, tensors_of
 from dcache.engine.region import Region
+from tests.engine.tiny_models import Double, Mix, Toy
 
 METHODS: list[Callable[[], Method]] = [
     lambda: methods.newton(order=1, interval=2, clock="step", warmup=1),

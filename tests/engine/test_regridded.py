@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toys import Toy, walk
 
 import dcache
 from dcache.errors import DcacheError
 from dcache.schedule import Schedule
 from dcache.schedule.noise_levels import adjusted
-from tests.shapes import FLUX, PIXART, STEPS, WAN, Shape, at_step_end
+from tests.engine.tiny_models import Toy, walk
+from tests.pipelines import FLUX, PIXART, STEPS, WAN, Shape, at_step_end
 
 CASES = [(FLUX, "flow_euler", "off"), (WAN, "unipc", "sequential"), (WAN, "flow_euler", "off")]
 FACTORS = [1.0, 0.6, 1.0, 0.8, 0.5, 1.0, 1.0]

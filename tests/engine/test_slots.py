@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toys import Double, Toy, integers, walk
 
 import dcache
 from dcache import methods
 from dcache.cache.codec import Codec
 from dcache.cache.history import tensors_of
 from dcache.engine.session import Session, session_of
-from tests.shapes import SHAPES, before_step
+from tests.engine.tiny_models import Double, Toy, integers, walk
+from tests.pipelines import SHAPES, before_step
 
 PIXART = SHAPES["pixart"]
 METHODS = {

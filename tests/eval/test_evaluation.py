@@ -15,7 +15,7 @@ from dcache.eval.folder import alone
 from dcache.eval.manifest import FILE
 from dcache.eval.settings import Settings
 from dcache.eval.subject import load
-from tests.eval.painter import BLUE, PROMPTS, RED, Painter, contents
+from tests.eval.fake_pipeline import BLUE, PROMPTS, RED, Painter, contents
 
 SETTINGS = Settings(images_per_prompt=2, seed=7, batch_size=4, device="cpu")
 PSNR: dict[str, Any] = {"metrics": ["psnr"]}

@@ -22,7 +22,7 @@ from dcache.eval.generate import generate
 from dcache.eval.specs import parse
 from dcache.eval.store import Store
 from dcache.eval.subject import load
-from tests.eval.painter import BLUE, RED, SETTINGS, Painter, begun, contents
+from tests.eval.fake_pipeline import BLUE, RED, SETTINGS, Painter, begun, contents
 
 METHODS = [RED, BLUE]
 BATCHES = 2 * (len(METHODS) + 1)

@@ -14,7 +14,7 @@ import pytest
 from dcache.errors import DcacheError
 from dcache.eval import processes
 from dcache.eval.processes import ElsewhereError, Team, join, own_device
-from tests.eval.painter import contents
+from tests.eval.fake_pipeline import contents
 
 
 class Table:

@@ -15,7 +15,7 @@ from dcache.eval.images import decode, encode
 from dcache.eval.manifest import FILE, Manifest
 from dcache.eval.settings import Settings
 from dcache.eval.store import Store
-from tests.eval.painter import BLUE, PROMPTS, RED, SETTINGS, Paint, Painter, begun
+from tests.eval.fake_pipeline import BLUE, PROMPTS, RED, SETTINGS, Paint, Painter, begun
 
 
 @pytest.fixture

@@ -7,6 +7,6 @@ from tests.families.mmdit import MMDIT
 from tests.families.single import SINGLE
 from tests.families.unets import UNETS
 from tests.families.video import VIDEO
-from tests.shapes import Shape
+from tests.pipelines import Shape
 
 FAMILIES: dict[str, Shape] = {shape.name: shape for shape in (*SINGLE, *MMDIT, *UNETS, *VIDEO)}

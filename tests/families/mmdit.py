@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.shapes import FLOW_EULER, Call, Shape, _embeds, _flux_inputs, _flux_true_cfg, _ready, flux_model
+from tests.pipelines import FLOW_EULER, Call, Shape, _embeds, _flux_inputs, _flux_true_cfg, _ready, flux_model
 
 
 def batched(scale: float = 3.0) -> Call:

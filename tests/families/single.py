@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.shapes import (
+from tests.pipelines import (
     FLOW_EULER,
     NOISE_SAMPLERS,
     PIXART,

@@ -27,7 +27,7 @@ from tests.families.mmdit import (
     flux_controlnet,
     skipping,
 )
-from tests.shapes import STEPS, Shape, at_step_end, before_step, generator
+from tests.pipelines import STEPS, Shape, at_step_end, before_step, generator
 
 SEAMS = {
     FLUX2: ("encoder_hidden_states", "hidden_states"),

@@ -21,7 +21,7 @@ from dcache import methods
 from dcache.engine.session import session_of
 from dcache.intercept.method import MethodTap
 from tests.families.unets import sdxl_model
-from tests.shapes import FLOW_EULER, NOISE_SAMPLERS, _embeds, flux_model, generator, wan_model
+from tests.pipelines import FLOW_EULER, NOISE_SAMPLERS, _embeds, flux_model, generator, wan_model
 
 STEPS = 7
 ALWAYS = methods.interval(interval=1)

@@ -28,7 +28,7 @@ from tests.families.single import (
     hunyuan_model,
 )
 from tests.laws.product import PRESETS, plain
-from tests.shapes import STEPS, Shape, generator
+from tests.pipelines import STEPS, Shape, generator
 
 EVERY_2 = methods.interval(interval=2)
 COMPUTED = [i % 2 == 0 for i in range(STEPS)]

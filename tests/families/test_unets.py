@@ -14,7 +14,7 @@ import dcache
 from dcache import DcacheError, DcacheWarning, methods
 from dcache.sites.discovery import discover
 from tests.families.unets import DDIM, SDXL, SVD, UNETS, sdxl_model
-from tests.shapes import NOISE_SAMPLERS, SHAPES, STEPS, Call, Shape, _embeds, _ready, generator
+from tests.pipelines import NOISE_SAMPLERS, SHAPES, STEPS, Call, Shape, _embeds, _ready, generator
 
 EVERY_2 = methods.interval(interval=2)
 LEVELS = [(shape, level) for shape in UNETS for level in range(shape.skips)]

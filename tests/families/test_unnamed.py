@@ -20,7 +20,7 @@ from torch import nn
 
 import dcache
 from dcache import DcacheError, DcacheWarning, methods
-from tests.shapes import Call, generator
+from tests.pipelines import Call, generator
 
 STEPS = 6
 EVERY_2 = methods.interval(interval=2)

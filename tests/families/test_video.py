@@ -31,7 +31,7 @@ from tests.families.video import (
     WAN_I2V,
     WAN_VACE,
 )
-from tests.shapes import STEPS, Shape, at_step_end, before_step, generator
+from tests.pipelines import STEPS, Shape, at_step_end, before_step, generator
 
 PAIRS = [
     pytest.param(shape, guidance, id=f"{shape}-{guidance}") for shape in VIDEO for guidance in shape.guidance

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.shapes import NOISE_SAMPLERS, Call, Shape, _embeds, _ready, _sampler
+from tests.pipelines import NOISE_SAMPLERS, Call, Shape, _embeds, _ready, _sampler
 
 # The models ---------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.shapes import FLOW_EULER, Call, Shape, _embeds, _ready, _sampler, generator, wan_model
+from tests.pipelines import FLOW_EULER, Call, Shape, _embeds, _ready, _sampler, generator, wan_model
 
 # The models ---------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import dcache
 from dcache.sites import blocks
 from dcache.sites.discovery import discover
 from tests.laws.product import EVERY
-from tests.shapes import Shape
+from tests.pipelines import Shape
 
 PACKAGE = Path(dcache.__file__).parent
 # The shipped demo models are certain models, presets name what their published numbers are for, ECAD's files

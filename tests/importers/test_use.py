@@ -14,7 +14,7 @@ from dcache.demo.pipeline import call_options, load_pipeline
 from dcache.importers import read
 from dcache.schedule import Schedule
 from tests.importers.published import ecad
-from tests.shapes import FLUX, PIXART, STEPS, Shape
+from tests.pipelines import FLUX, PIXART, STEPS, Shape
 
 # ECAD's component -> the module whose output it remembers.
 MODULES = {"attn1": "attn1", "attn2": "attn2", "ff": "ff"}

@@ -11,7 +11,7 @@ import torch
 
 from dcache.errors import DcacheError
 from dcache.kernels import launch, weighted_sum
-from tests.kernels.near import DEVICE
+from tests.kernels.closeness import DEVICE
 
 X = torch.zeros(4, device=DEVICE)
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

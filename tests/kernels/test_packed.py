@@ -8,7 +8,7 @@ import torch
 from dcache.kernels import Packed, store
 from dcache.kernels.packed import LARGEST, groups
 from dcache.kernels.store import empty
-from tests.kernels.near import DEVICE
+from tests.kernels.closeness import DEVICE
 
 STORES = list(LARGEST)
 # (shape, scales)

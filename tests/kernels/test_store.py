@@ -11,7 +11,7 @@ import torch
 from dcache.kernels import Packed, launch, store
 from dcache.kernels.packed import LARGEST
 from dcache.kernels.store import empty, launching, reference
-from tests.kernels.near import DEVICE
+from tests.kernels.closeness import DEVICE
 
 INPUTS = (torch.float32, torch.bfloat16, torch.float16)
 STORES = list(LARGEST)

@@ -12,7 +12,7 @@ import torch
 from dcache.kernels import Job, Packed, launch, store, weighted_sum, weighted_sums
 from dcache.kernels.store import empty
 from dcache.kernels.weighted_sum import batch, blocks, launching, reference
-from tests.kernels.near import DEVICE, assert_near
+from tests.kernels.closeness import DEVICE, assert_near
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 STORES = (torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn)

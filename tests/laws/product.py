@@ -39,7 +39,7 @@ from dcache.methods import (
 )
 from dcache.profile import Profile, Tables
 from tests.families import FAMILIES
-from tests.shapes import SHAPES, STEPS, Shape
+from tests.pipelines import SHAPES, STEPS, Shape
 
 EVERY = {**SHAPES, **FAMILIES}
 # DDIM and PNDM tell no noise level as a sigma; log-SNR is known everywhere.

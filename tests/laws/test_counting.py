@@ -14,7 +14,7 @@ import dcache
 from dcache import methods
 from dcache.engine.session import ModelCall, session_of
 from tests.laws.product import PRESETS, plain
-from tests.shapes import SHAPES, Shape, at_step_end
+from tests.pipelines import SHAPES, Shape, at_step_end
 
 PACKAGE = str(Path(dcache.__file__).parent)
 DEEP = [shape for shape in SHAPES.values() if shape.depth]

@@ -11,7 +11,7 @@ from tests.families import FAMILIES
 from tests.laws.product import PRESETS, Case, product
 from tests.laws.test_memory import reachable, storages
 from tests.laws.test_undo import StopError, anatomy, unchanged, weights
-from tests.shapes import before_step
+from tests.pipelines import before_step
 
 FIRST: dict[tuple[str, str], Case] = {}
 for one in product():

@@ -9,7 +9,7 @@ import torch
 import dcache
 from dcache import Schedule
 from tests.laws.product import DYNAMIC, PRESETS, Case, evaluations_of, lanes, plain_of
-from tests.shapes import SHAPES, STEPS, Shape
+from tests.pipelines import SHAPES, STEPS, Shape
 
 
 @pytest.mark.parametrize("case", lanes(0))

@@ -12,7 +12,7 @@ import dcache
 from dcache import Method, methods
 from dcache.engine.session import session_of
 from tests.laws.product import PRESETS
-from tests.shapes import FLUX, SD, SHAPES, STEPS, WAN, Shape, at_step_end, generator
+from tests.pipelines import FLUX, SD, SHAPES, STEPS, WAN, Shape, at_step_end, generator
 
 WAYS = ("interval", "taylorseer", "newton-1-logsnr", "interval-model", "fbcache", "deepcache")
 PAIRS = [

@@ -11,7 +11,7 @@ import torch
 import dcache
 from dcache import DcacheError, DcacheWarning, Schedule, methods
 from tests.laws.product import plain, seen
-from tests.shapes import FLUX, PIXART, SD, SHAPES, STEPS, WAN, Shape, generator
+from tests.pipelines import FLUX, PIXART, SD, SHAPES, STEPS, WAN, Shape, generator
 
 DEEP = [shape for shape in SHAPES.values() if shape.depth]
 

@@ -7,7 +7,7 @@ import torch
 
 import dcache
 from dcache import methods
-from tests.shapes import SHAPES, Shape
+from tests.pipelines import SHAPES, Shape
 
 DEEP = [shape for shape in SHAPES.values() if shape.depth]
 CASES: list[Any] = [

@@ -13,7 +13,7 @@ import dcache
 from dcache import Method, methods
 from dcache.engine.session import Session, session_of
 from tests.laws.product import PRESETS, Case
-from tests.shapes import SHAPES, Shape, at_step_end, before_step
+from tests.pipelines import SHAPES, Shape, at_step_end, before_step
 
 HELD = [
     pytest.param(Case(shape, next(iter(shape.samplers)), guidance, name), id=f"{shape}-{guidance}-{name}")

@@ -9,7 +9,7 @@ import pytest
 import dcache
 from dcache import DcacheError, DcacheWarning, methods
 from tests.laws.product import EVERY, seen
-from tests.shapes import SHAPES, STEPS, Shape
+from tests.pipelines import SHAPES, STEPS, Shape
 
 EVALUATIONS = 2 * STEPS
 # What some presets need to be told; everything else is as published.

@@ -12,7 +12,7 @@ from dcache import Method
 from dcache.engine.session import session_of
 from dcache.kernels.packed import Packed
 from tests.laws.product import PRESETS
-from tests.shapes import SHAPES, Shape, before_step
+from tests.pipelines import SHAPES, Shape, before_step
 
 NAMES = {
     "int8": (

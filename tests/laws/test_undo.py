@@ -12,7 +12,7 @@ import dcache
 from dcache import methods
 from dcache.engine.session import session_of
 from tests.laws.product import PRESETS
-from tests.shapes import SHAPES, Shape, at_step_end
+from tests.pipelines import SHAPES, Shape, at_step_end
 
 # One preset per lowering: trunk or bracket, sublayers, model, probe.
 WAYS = ("interval", "taylorseer", "interval-model", "interval-blocks", "fbcache", "deepcache-2")

@@ -14,8 +14,8 @@ from dcache.predictors.fitted import Fitted
 from dcache.profile import Latencies, Profile, Tables
 from dcache.schedulers.planners import make
 from dcache.schedulers.planners.gram import table
-from tests.moments import computed_steps
-from tests.shapes import PIXART, STEPS
+from tests.pipelines import PIXART, STEPS
+from tests.rules import computed_steps
 
 
 def tables(seed: int) -> Tables:

@@ -15,10 +15,10 @@ from dcache.engine.session import session_of
 from dcache.method import Method
 from dcache.predictors import Foca
 from dcache.schedulers import Listed
-from tests.engine.toys import Toy, integers, walk
+from tests.engine.tiny_models import Toy, integers, walk
 from tests.laws.product import ONES, plain
-from tests.moments import computed_steps
-from tests.shapes import SHAPES, STEPS, at_step_end, generator
+from tests.pipelines import SHAPES, STEPS, at_step_end, generator
+from tests.rules import computed_steps
 
 PIXART, SD, FLUX, WAN = (SHAPES[name] for name in ("pixart", "sd", "flux", "wan"))
 

@@ -10,9 +10,9 @@ from dcache import methods
 from dcache.errors import DcacheError
 from dcache.eval.specs import PROFILE, parse
 from dcache.schedulers import planners as plans
-from tests.moments import computed_steps
-from tests.schedulers.plans.planted import drifting, profile, rows
-from tests.shapes import SHAPES, STEPS
+from tests.pipelines import SHAPES, STEPS
+from tests.rules import computed_steps
+from tests.schedulers.planners.small_profiles import drifting, profile, rows
 
 SITES = ("attn:0", "mlp:0", "mlp:1")
 TABLE = {"attn:0": [0, 3], "mlp:1": [0, 2, 5]}

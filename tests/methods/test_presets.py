@@ -10,17 +10,14 @@ import numpy as np
 import pytest
 
 from dcache import methods
-from dcache.cache.codec import parse
 from dcache.errors import DcacheError
-from dcache.method import Method, site_list
 from dcache.methods.about import FAMILIES, About
 from dcache.methods.easycache import RateGauge
 from dcache.methods.seacache import SignalGauge
 from dcache.predictors import Foca, Hermite, Linear, Newton, Reuse, Taylor
 from dcache.probes import Probe, StepGauge
 from dcache.profile import Profile, Tables
-from dcache.sites.site import Site
-from tests.moments import computed_steps
+from tests.rules import computed_steps
 
 NAMES = list(methods.available())
 # What the presets need that cannot do without.
@@ -335,34 +332,3 @@ def test_unknown_names_and_options_list_what_there_is():
         methods.make("tailorseer")
     with pytest.raises(DcacheError, match="interval has no option 'order': it takes interval, warmup"):
         methods.make("interval", order=1)
-
-
-def test_the_codec_of_a_site_depends_on_its_kind_unless_it_is_said():
-    runs = [Site("trunk", "trunk", 0, 3), Site("run:1-2", "run", 1, 2), Site("block:0", "block")]
-    others = [Site("model", "model"), Site("attn:0", "attn"), Site("bracket:0", "bracket")]
-    assert [methods.newton().codec_for(s).name for s in runs] == ["delta"] * 3
-    assert [methods.newton().codec_for(s).name for s in others] == ["value"] * 3
-    said = methods.newton(codec="delta:float16")
-    assert {said.codec_for(s) for s in runs + others} == {parse("delta:float16")}
-
-
-def test_a_method_elsewhere_is_otherwise_the_same():
-    method = methods.newton()
-    moved = method.with_sites(("mlp",))
-    assert moved.sites == ("mlp",)
-    assert moved.with_sites(method.sites) == method
-    assert site_list("a") == site_list(["a"]) == ("a",)
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"sites": ()}, "sites"),
-        ({"clock": "x"}, "clock"),
-        ({"branches": None}, "branches"),
-        ({"codec": "x"}, "codec"),
-    ],
-)
-def test_a_method_is_checked_when_it_is_made(options, says):
-    with pytest.raises(DcacheError, match=says):
-        Method("mine", rule=lambda moment: None, **options)

@@ -10,7 +10,7 @@ from dcache.methods import easycache, magcache, teacache
 from dcache.methods.teacache import PUBLISHED
 from dcache.schedulers import Accumulated, Magnitude, MaxRun, Retention, any_of
 from dcache.schedulers.accumulate import horner, nearest
-from tests.moments import computed_steps, moment
+from tests.rules import computed_steps, moment
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,3 @@ def test_bad_thresholds_are_refused(wrong):
     for make in (Accumulated, lambda t: Magnitude(t, (1.0, 1.0))):
         with pytest.raises(DcacheError, match="threshold"):
             make(wrong)
-
-
-@pytest.mark.parametrize(
-    ("share", "count", "first"), [(0.1, 28, 2), (0.2, 50, 10), (0.0, 50, 1), (0.1, 5, 1), (0.5, None, 1)]
-)
-def test_retention_is_a_share_of_the_run_and_at_least_one_evaluation(share, count, first):
-    rule = Retention(share)
-    assert [rule(moment(i, count)) for i in (first - 1, first)] == ["warmup", None]
-    with pytest.raises(DcacheError, match="retention"):
-        Retention(-0.1)

@@ -10,8 +10,7 @@ from dcache.methods import delta_dit, fastercache, pab, tgate
 from dcache.schedulers import ByKind, BySite, Every, Multiple, Outside, Row, Stage, Switch, Warmup, any_of
 from dcache.schedulers.combine import share_of
 from dcache.sites.structure import Structure
-from dcache.util.checks import check_share
-from tests.moments import computed_steps, moment
+from tests.rules import computed_steps, moment
 
 
 def test_every_kind_goes_by_its_own_rule():
@@ -113,11 +112,6 @@ def test_a_share_of_the_depth_is_as_many_blocks_for_the_sites_as_for_the_rule(de
 
 def test_shares_are_floats_and_counts_are_whole_numbers():
     assert [share_of(v, 28) for v in (0.75, 0.5, 21, 1)] == [21, 14, 21, 1]
-    for good in (1, 7, 0.1, 0.999):
-        check_share("blocks", good, 1)
-    for wrong in (0, -1, 0.0, 1.0, 1.5, -0.5, math.nan, "1", None, True):
-        with pytest.raises(DcacheError, match="blocks"):
-            check_share("blocks", wrong, 1)
 
 
 TIMES = [1000.0 - 100 * i for i in range(10)]

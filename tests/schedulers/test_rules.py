@@ -6,8 +6,17 @@ from dataclasses import replace
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.schedulers import Above, Every, Last, Listed, MaxRun, Table, Warmup, any_of
-from tests.moments import computed_steps, moment
+from dcache.schedulers import (
+    Above,
+    Every,
+    Last,
+    Listed,
+    MaxRun,
+    Retention,
+    Warmup,
+    any_of,
+)
+from tests.rules import computed_steps, moment
 
 
 @pytest.mark.parametrize(
@@ -147,13 +156,11 @@ def test_bad_parameters_are_refused_by_name(make, name, wrong):
             make(value)
 
 
-def test_table_looks_up_its_branch_or_the_one_for_all():
-    table = Table({"cond": {"trunk": (True, False)}, "*": {"trunk": (False, True)}})
-    assert [table(moment(i, branch="cond")) for i in range(2)] == ["schedule", None]
-    assert [table(moment(i, branch="uncond")) for i in range(2)] == [None, "schedule"]
-
-
-def test_table_without_a_row_for_the_site_says_so():
-    table = Table({"*": {"trunk": (True, False)}})
-    with pytest.raises(DcacheError, match="no row for site 'block:1', only for trunk"):
-        table(moment(0, site="block:1"))
+@pytest.mark.parametrize(
+    ("share", "count", "first"), [(0.1, 28, 2), (0.2, 50, 10), (0.0, 50, 1), (0.1, 5, 1), (0.5, None, 1)]
+)
+def test_retention_is_a_share_of_the_run_and_at_least_one_evaluation(share, count, first):
+    rule = Retention(share)
+    assert [rule(moment(i, count)) for i in (first - 1, first)] == ["warmup", None]
+    with pytest.raises(DcacheError, match="retention"):
+        Retention(-0.1)

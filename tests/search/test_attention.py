@@ -17,7 +17,7 @@ from dcache.search import attention_mass
 from dcache.search.attention import with_attention
 from dcache.search.attention_mass import mass
 from dcache.search.foreground import foreground, otsu, patches, preference
-from tests.shapes import SHAPES, STEPS, Shape
+from tests.pipelines import SHAPES, STEPS, Shape
 
 PROMPTS = ["one", "two"]
 

@@ -12,8 +12,8 @@ from dcache.engine.call import Call
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.schedule import Plan, Schedule
 from dcache.search.corrections import Fitting, Sums, fit_corrections
-from tests.search.shaped import shaped
-from tests.shapes import FLUX, PIXART, SD, STEPS, WAN
+from tests.pipelines import FLUX, PIXART, SD, STEPS, WAN
+from tests.search.pipeline_subjects import shaped
 
 ROW = (True, False, False, True, False, False)
 

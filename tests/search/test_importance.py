@@ -10,8 +10,8 @@ from dcache.schedule import Schedule
 from dcache.search.importance import BROKEN, importance
 from dcache.search.observe import observe
 from dcache.search.render import Renderer
-from tests.search.shaped import Shaped, shaped
-from tests.shapes import PIXART, STEPS
+from tests.pipelines import PIXART, STEPS
+from tests.search.pipeline_subjects import Shaped, shaped
 
 
 @pytest.fixture(scope="module")

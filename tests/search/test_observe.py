@@ -20,8 +20,8 @@ from dcache.search.watching import watching
 from dcache.sites.discovery import discover
 from dcache.sites.site import Sublayer
 from dcache.sites.structure import Structure
-from tests.search.shaped import Shaped, assert_tables, hooked, shaped, tables_of
-from tests.shapes import FLUX, PIXART, SD, STEPS, WAN, Shape
+from tests.pipelines import FLUX, PIXART, SD, STEPS, WAN, Shape
+from tests.search.pipeline_subjects import Shaped, assert_tables, hooked, shaped, tables_of
 
 Take = Callable[[Any, Any, Any], list[torch.Tensor]]
 

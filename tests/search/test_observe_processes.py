@@ -15,9 +15,9 @@ from dcache.profile import Profile
 from dcache.search import importance as staged
 from dcache.search.observe import batches_of, observe
 from tests.eval.test_processes import play
-from tests.search import observing
-from tests.search.shaped import assert_tables, shaped
-from tests.shapes import PIXART
+from tests.pipelines import PIXART
+from tests.search import observe_demo
+from tests.search.pipeline_subjects import assert_tables, shaped
 
 
 def test_every_prompt_goes_to_one_process_with_its_own_seed() -> None:
@@ -57,7 +57,7 @@ def launched(out: Path, count: int) -> None:
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={count}"]
     launch += ["--main_process_port=0", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
     run = subprocess.run(
-        [sys.executable, "-P", *(launch if count > 1 else []), observing.__file__, str(out)],
+        [sys.executable, "-P", *(launch if count > 1 else []), observe_demo.__file__, str(out)],
         capture_output=True,
         text=True,
         check=False,

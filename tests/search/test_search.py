@@ -28,7 +28,7 @@ from dcache.search.strategies.map_elites import MapElites
 from dcache.search.strategies.nsga2 import NSGA2
 from dcache.search.strategies.plain import LocalSearch
 from dcache.search.variation import moved, moves, random_genome
-from tests.search.world import STEPS, World, loss, profile
+from tests.search.random_walk import STEPS, World, loss, profile
 
 PROMPTS = ["a"] * 4
 SIGNS = {"psnr": 1}

@@ -12,7 +12,7 @@ from dcache.search.closed_loop import weights_of
 from dcache.search.driver import AROUND, FIT, Search, Task
 from dcache.search.evolve import Ways, fastest, identity_of, opened, promising, search, space_of
 from dcache.search.found import growth, members, write
-from tests.search.world import World, profile
+from tests.search.random_walk import World, profile
 
 PROMPTS = ["a"] * 4
 SIGNS = {"psnr": 1}

@@ -9,7 +9,7 @@ from dcache.errors import DcacheError
 from dcache.schedule import Schedule
 from dcache.search.space import RECIPES, Space, units_of
 from dcache.search.variation import crossover, moved, moves, mutate_each, mutate_some, random_genome
-from tests.search.world import STEPS, profile
+from tests.search.random_walk import STEPS, profile
 
 SITES = ("block:0", "block:1", "block:2", "attn:0", "mlp:0", "attn:1", "mlp:1", "trunk")
 BOTH = (RECIPES["reuse"], RECIPES["newton"])

@@ -1,0 +1,85 @@
+"""What `dcache.step` says: which evaluation and branch the next calls are, and where a run begins."""
+
+import torch
+
+import dcache
+from dcache import methods
+from tests.engine.tiny_models import Toy
+
+EVERY_2 = methods.interval(interval=2)
+
+
+def call(toy: Toy, index: int, **told: object) -> None:
+    """One denoiser call in a hand-written loop; its timestep never changes, so it tells nothing."""
+    dcache.step(toy, index, **told)
+    with torch.no_grad():
+        toy(torch.ones(1, 2, 4), 0)
+
+
+def rows(toy: Toy) -> dict[str, str]:
+    """Branch -> 1 where it was computed."""
+    (plan,) = dcache.trace(toy).components.values()
+    return {b: "".join("01"[c] for c in sites["trunk"]) for b, sites in plan.rows.items()}
+
+
+def test_an_index_is_an_evaluation_whatever_the_timestep() -> None:
+    toy = dcache.enable(Toy(), EVERY_2)
+    for i in range(5):
+        call(toy, i)
+    assert dcache.stats(toy).steps == 5
+    assert rows(toy) == {"*": "10101"}
+
+
+def test_branches_are_told_apart_by_their_names_in_any_order() -> None:
+    toy = dcache.enable(Toy(), EVERY_2)
+    for i, order in enumerate([("cond", "uncond"), ("uncond", "cond"), ("cond",), ("uncond", "cond")]):
+        for branch in order:
+            call(toy, i, branch=branch)
+    assert dcache.stats(toy).steps == 4
+    made = rows(toy)
+    assert made["cond"] == "1010"
+    # Left out at evaluation 2; what it was computed with at 0 is one prediction old at 3.
+    assert (made["uncond"][:2], made["uncond"][3]) == ("10", "1")
+
+
+def test_an_index_that_falls_opens_a_new_run() -> None:
+    toy = dcache.enable(Toy(), EVERY_2)
+    for i in (0, 1, 2, 1):
+        call(toy, i)
+    assert dcache.stats(toy).computed == 1
+    call(toy, 2)
+    assert dcache.stats(toy).predicted == 1
+
+
+def test_evaluation_0_of_a_branch_that_was_called_opens_a_new_run_and_of_another_branch_does_not() -> None:
+    toy = dcache.enable(Toy(), EVERY_2)
+    for i in (0, 1):
+        call(toy, i, branch="a")
+        call(toy, i, branch="b")
+    assert (dcache.stats(toy).computed, dcache.stats(toy).predicted) == (2, 2)
+    call(toy, 0, branch="a")
+    assert (dcache.stats(toy).computed, dcache.stats(toy).predicted) == (1, 0)
+
+
+def test_the_number_of_evaluations_is_that_of_the_run() -> None:
+    toy = dcache.enable(Toy(), methods.interval(interval=9, last=True))
+    for i in range(4):
+        call(toy, i, steps=4)
+    assert rows(toy) == {"*": "1001"}
+    # Without it nobody knows which one is the last.
+    for i in range(4):
+        call(toy, i)
+    assert rows(toy) == {"*": "1000"}
+
+
+def test_timesteps_and_noise_levels_are_clocks() -> None:
+    # The line through (timestep 8, 8 * 8) and (6, 8 * 6): at 2 it is 8 * 2, whatever the index says.
+    line = methods.newton(order=1, interval=3, warmup=2, clock="timestep", codec="value", sites="model")
+    toy = dcache.enable(Toy(), line)
+    outputs = []
+    for i, t in enumerate([8.0, 6.0, 2.0]):
+        dcache.step(toy, i, timestep=t)
+        with torch.no_grad():
+            outputs.append(float(toy(torch.zeros(1), t)))
+    assert outputs == [64.0, 48.0, 16.0]
+    assert dcache.stats(toy).predicted == 1

@@ -1,0 +1,139 @@
+"""`memory_estimate`: the bytes of full histories, from one evaluation that leaves nothing behind."""
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import nn
+
+import dcache
+from dcache import DcacheError, Method, methods
+from tests.engine.tiny_models import Mix, Toy, flux_pipe
+
+# (1, 2, 4) in float32.
+TENSOR = 32
+CALL = {"x": torch.ones(1, 2, 4), "timestep": 1}
+
+# An estimate on a bare module ends a run of one evaluation, which says so.
+pytestmark = pytest.mark.filterwarnings("ignore:nothing was predicted in this run")
+
+
+@pytest.mark.parametrize(
+    ("method", "tensors"),
+    [
+        (methods.interval(), 1),
+        (methods.newton(order=2, clock="step"), 3),
+        (methods.newton(order=1, clock="step", sites="block"), 6),
+        (methods.interval(sites="model"), 1),
+        # FoCa reads the entry before the newest of its two anchors as well.
+        (methods.foca(sites="trunk"), 3),
+        (methods.interval(codec="value:bfloat16"), 0.5),
+        # What the front's blocks added when it was computed last, beside what the others did.
+        (methods.fbcache(), 2),
+    ],
+    ids=lambda v: v.describe() if isinstance(v, Method) else str(v),
+)
+def test_the_anchors_of_one_evaluation_are_counted_as_often_as_they_will_be_kept(
+    method: Any, tensors: float
+) -> None:
+    toy = Toy([Mix() for _ in range(3)])
+    assert dcache.memory_estimate(toy, method, **CALL) == tensors * TENSOR
+    # What a run really holds at its end.
+    dcache.enable(toy, method)
+    with torch.no_grad():
+        for t in range(12, 0, -1):
+            toy(torch.ones(1, 2, 4), t / 10)
+    assert dcache.stats(toy).bytes_held == tensors * TENSOR
+
+
+def test_nothing_is_left_on_a_module_and_what_was_enabled_is_enabled_again() -> None:
+    toy = Toy()
+    before = set(vars(toy))
+    dcache.memory_estimate(toy, "interval", **CALL)
+    assert set(vars(toy)) == before
+    dcache.enable(toy, "interval", interval=3)
+    with torch.no_grad():
+        for t in (4, 3, 2, 1):
+            toy(torch.ones(1, 2, 4), t)
+    dcache.memory_estimate(toy, methods.newton(order=2, clock="step"), **CALL)
+    stats = dcache.stats(toy)
+    assert (stats.method, stats.computed, stats.predicted) == (
+        methods.interval(interval=3).describe(), 2, 2,
+    )  # fmt: skip
+
+
+class Pipe:
+    """A pipeline's loop around one or two denoisers, the second of which takes over half-way."""
+
+    def __init__(self, *denoisers: nn.Module, sampler: Any = None) -> None:
+        self.high, self.scheduler = denoisers[0], sampler
+        if len(denoisers) > 1:
+            self.low = denoisers[1]
+        self.steps_made = self.freed = 0
+
+    def maybe_free_model_hooks(self) -> None:
+        self.freed += 1
+
+    def __call__(self, steps: int = 6) -> torch.Tensor:
+        self.scheduler.set_timesteps(steps)
+        x = torch.ones(1, 2, 4)
+        with torch.no_grad():
+            for i, t in enumerate(self.scheduler.timesteps):
+                denoiser = getattr(self, "low", self.high) if i >= steps // 2 else self.high
+                x = self.scheduler.step(denoiser(x, t), t, x).prev_sample
+                self.steps_made += 1
+        self.maybe_free_model_hooks()
+        return x
+
+
+def test_a_pipeline_is_stopped_after_one_evaluation_and_brought_to_its_end() -> None:
+    pipe = Pipe(Toy(), sampler=FlowMatchEulerDiscreteScheduler())
+    before = set(vars(pipe)), set(vars(pipe.scheduler)), set(vars(pipe.high))
+    assert dcache.memory_estimate(pipe, "interval", steps=6) == TENSOR
+    assert pipe.steps_made == 0
+    assert pipe.freed == 1
+    assert set(vars(pipe)) == before[0]
+    assert set(vars(pipe.high)) == before[2]
+    # A whole call is possible again, without caching.
+    pipe()
+    assert pipe.steps_made == 6
+
+
+def test_of_two_denoisers_that_take_turns_each_is_waited_for() -> None:
+    pipe = Pipe(Toy(), Toy(), sampler=FlowMatchEulerDiscreteScheduler())
+    assert dcache.memory_estimate(pipe, "interval", steps=6) == 2 * TENSOR
+    # Three evaluations of the first, and the one of the second stopped it.
+    assert pipe.steps_made == 3
+
+
+def test_the_estimate_is_what_a_real_pipeline_holds() -> None:
+    pipe = flux_pipe()
+    call: dict[str, Any] = {
+        "prompt_embeds": torch.ones(1, 5, 16),
+        "pooled_prompt_embeds": torch.ones(1, 16),
+        "height": 64,
+        "width": 64,
+        "num_inference_steps": 4,
+        "output_type": "latent",
+    }
+    estimate = dcache.memory_estimate(pipe, "interval", **call)
+    dcache.enable(pipe, "interval")
+    pipe(**call)
+    # 16 tokens of the picture, 16 wide in float32; nothing behind the trunk reads the text's.
+    assert estimate == dcache.stats(pipe).bytes_held == 16 * 16 * 4
+
+
+def test_what_cannot_be_stopped_or_found_is_refused_with_what_to_do_instead() -> None:
+    with pytest.raises(DcacheError, match=r"Pipe has no sampler to stop .* its denoiser instead \(high\)"):
+        dcache.memory_estimate(Pipe(Toy()), "interval", steps=6)
+
+    class Nameless(nn.Module):
+        def forward(self, x: torch.Tensor, r: Any) -> torch.Tensor:
+            return x
+
+    pipe = Pipe(Nameless(), sampler=FlowMatchEulerDiscreteScheduler())
+    with pytest.raises(DcacheError, match="only a run can tell which module of Pipe is the denoiser"):
+        dcache.memory_estimate(pipe, "interval", steps=6)
+    with pytest.raises(DcacheError, match="'taylorser' is unknown"):
+        dcache.memory_estimate(Toy(), "taylorser", **CALL)
