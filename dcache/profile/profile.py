@@ -18,7 +18,7 @@ from dcache.errors import DcacheError
 from dcache.profile import file
 from dcache.profile.latencies import Latencies
 from dcache.profile.tables import FRAMES, Floats, Tables
-from dcache.sites.names import SITE_NAME
+from dcache.sites.names import SITE_NAME, default_codec, kinds_of
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Profile:
                 f"calibrate PIPE --sites {site} --out profile.safetensors"
             )
         frames = next(iter(branches.values()))
-        chosen = frame or ("delta" if "delta" in frames and _is_run(site) else "value")
+        chosen = frame or _default_frame(site, frames)
         found = [its[chosen] for its in branches.values() if chosen in its]
         if len(found) < len(branches):
             raise DcacheError(f"the profile has no {chosen!r} of site {site!r}: it has {', '.join(frames)}")
@@ -226,5 +226,10 @@ class Profile:
                 )
 
 
-def _is_run(site: str) -> bool:
-    return site.startswith(("trunk", "run", "block"))
+def _default_frame(site: str, observed: Iterable[str]) -> str:
+    """The frame that is remembered at a site by default.
+
+    A bracket of a UNet is observed without `delta`; one with it is a run of blocks.
+    """
+    may_be_delta = any(default_codec(kind) == "delta" for kind in kinds_of(site))
+    return "delta" if may_be_delta and "delta" in observed else "value"
