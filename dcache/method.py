@@ -15,6 +15,7 @@ from dcache.probes import Probe
 from dcache.schedule.noise_levels import check_grid
 from dcache.schedule.plan import check_clock_fits, check_terms
 from dcache.schedulers import Rule
+from dcache.sites.names import default_codec
 from dcache.sites.site import Site
 
 
@@ -83,7 +84,7 @@ class Method:
 
     def codec_for(self, site: Site) -> Codec:
         """The codec of one site."""
-        return parse(self.codec or ("delta" if site.is_run else "value"))
+        return parse(self.codec or default_codec(site.kind))
 
     def describe(self) -> str:
         """Name and parameters on one line."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,63 +13,9 @@ from dcache.errors import DcacheError
 from dcache.eval.contest import UNCACHED, Contestant, Outcome, one_call, try_on
 from dcache.eval.fidelity import broken
 from dcache.eval.machine import machine, versions
+from dcache.eval.measured import Measured
 from dcache.eval.rows import Row, row
 from dcache.eval.subject import Subject
-
-
-@dataclass
-class Measured:
-    """One contestant and its calls.
-
-    Attributes:
-        inspected: the warm-up call; with FLOPs and bytes held if they were counted, without its output but
-            for the uncached pipeline's.
-        timed: the calls on the clock, without their outputs but for the last one's.
-    """
-
-    contestant: Contestant
-    inspected: Outcome
-    timed: list[Outcome] = field(default_factory=list)
-
-    @property
-    def label(self) -> str:
-        """What it is called in tables and pictures."""
-        return self.contestant.label
-
-    @property
-    def last(self) -> Outcome:
-        """The last call."""
-        return self.timed[-1] if self.timed else self.inspected
-
-    @property
-    def seconds(self) -> list[float]:
-        """Wall clock of every timed call."""
-        return [one.cost.seconds for one in self.timed]
-
-    @property
-    def median(self) -> float:
-        """Median wall clock of a call, in seconds."""
-        return statistics.median(self.seconds)
-
-    @property
-    def spread(self) -> float:
-        """(slowest - fastest) / median of the timed calls."""
-        return (max(self.seconds) - min(self.seconds)) / self.median
-
-    @property
-    def denoiser_median(self) -> float:
-        """Median time inside the denoisers, in seconds."""
-        return statistics.median(one.cost.denoiser_seconds for one in self.timed)
-
-    @property
-    def peak_memory(self) -> int | None:
-        """The largest of the timed calls, as `dcache.eval.watch.Cost` has it."""
-        return max((one.cost.peak_memory or 0 for one in self.timed), default=0) or None
-
-    @property
-    def warnings(self) -> list[str]:
-        """What was warned about, in any call, each once."""
-        return list(dict.fromkeys(text for one in (self.inspected, *self.timed) for text in one.warnings))
 
 
 @dataclass(frozen=True)

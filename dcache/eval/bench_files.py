@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dcache.eval.bench import Bench, Measured
+from dcache.eval.bench import Bench
 from dcache.eval.contest import Contestant
+from dcache.eval.measured import Measured
 from dcache.eval.rows import Row
 from dcache.util.files import make_folder, write_json
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.eval.contest import Contestant, try_on
+from dcache.eval.earlier import adopt
 from dcache.eval.folder import alone
 from dcache.eval.generate import generate
 from dcache.eval.manifest import FILE, Manifest
@@ -176,10 +177,11 @@ class _Job:
             "guidance": self.subject.guidance,
             "digest": self.subject.digest,
         }
-        manifest = Manifest.of(folder, self.settings, about, self.prompts)
-        manifest.add(self.contestants)
-        manifest.write(folder)
-        return Store(folder, manifest)
+        store = Store(folder, Manifest.of(folder, self.settings, about, self.prompts))
+        adopt(store, self.contestants)
+        store.manifest.add(self.contestants)
+        store.manifest.write(folder)
+        return store
 
 
 def _job(

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from dcache.errors import DcacheError
+from dcache.eval import digest
 from dcache.eval.contest import UNCACHED, Contestant
 from dcache.eval.machine import machine, versions
 from dcache.eval.settings import differences
 from dcache.util.files import write_json
 
-FORMAT, FILE = ("dcache.eval", 1), "run.json"
+FORMAT, VERSION, FILE = "dcache.eval", 2, "run.json"
+# Of the first version, entries had no `digest_version`.
+READABLE = (1, VERSION)
 # What seconds and the last bits of pictures depend on, of machine and versions.
 DECISIVE = ("processor", "gpus", "threads", "torch", "diffusers", "transformers", "dcache")
 
@@ -41,6 +44,7 @@ class Entry:
 
     Attributes:
         folder: its name among the pictures: label and digest.
+        digest_version: `dcache.eval.digest.VERSION` of the digest.
     """
 
     folder: str
@@ -49,6 +53,12 @@ class Entry:
     digest: str
     call: str
     note: str
+    digest_version: int = 1
+
+    @property
+    def name(self) -> str:
+        """The folder's name without the digest: `Contestant.file_name`."""
+        return self.folder.rpartition("-")[0] or self.folder
 
 
 @dataclass
@@ -90,8 +100,13 @@ class Manifest:
             ) from None
         except ValueError as error:
             raise DcacheError(f"{path} is damaged ({error}): begin anew in another folder (--out)") from None
-        if not isinstance(content, dict) or (content.pop("format", ""), content.pop("version", 0)) != FORMAT:
-            raise DcacheError(f"{path} was not written by this release of dcache: expected {FORMAT}")
+        content = content if isinstance(content, dict) else {}
+        written = content.pop("format", ""), content.pop("version", 0)
+        if written not in [(FORMAT, version) for version in READABLE]:
+            raise DcacheError(
+                f"{path} was not written by this release of dcache: expected {FORMAT} of version "
+                f"{' or '.join(map(str, READABLE))}, got {written}"
+            )
         return Manifest(**content | {"methods": [Entry(**entry) for entry in content["methods"]]})
 
     @staticmethod
@@ -130,16 +145,27 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write it, whole or not at all."""
-        write_json(folder / FILE, {"format": FORMAT[0], "version": FORMAT[1], **asdict(self)})
+        write_json(folder / FILE, {"format": FORMAT, "version": VERSION, **asdict(self)})
 
     def add(self, contestants: Iterable[Contestant]) -> None:
         """Add the uncached pipeline and these methods where they are not there yet."""
         for one in (UNCACHED, *contestants):
-            if folder_of(one) not in (entry.folder for entry in self.methods):
+            if self.find(one) is None:
                 taken = one.label in (entry.label for entry in self.methods)
                 # A schedule file that was changed is another method with the same label.
                 label = f"{one.label} {one.digest[:4]}" if taken else one.label
-                self.methods.append(Entry(folder_of(one), label, one.spec, one.digest, one.call, one.note))
+                name = one.file_name
+                folder = name if one == UNCACHED else f"{name}-{one.digest[:8]}"
+                entry = Entry(folder, label, one.spec, one.digest, one.call, one.note, digest.VERSION)
+                self.methods.append(entry)
+
+    def find(self, contestant: Contestant) -> Entry | None:
+        """The entry of a contestant, None where it has none yet."""
+        for entry in self.methods:
+            alike = contestant == UNCACHED or entry.digest == contestant.digest
+            if alike and entry.name == contestant.file_name:
+                return entry
+        return None
 
     def refuse_other(self, asked: Mapping[str, Any], folder: Path) -> None:
         """Refuse settings that differ from these.
@@ -163,9 +189,3 @@ class Manifest:
         return [
             Item(i, i // each, self.prompts[i // each], seed + i) for i in range(len(self.prompts) * each)
         ]
-
-
-def folder_of(contestant: Contestant) -> str:
-    """The name of a method's folder."""
-    name = contestant.file_name
-    return name if contestant == UNCACHED else f"{name}-{contestant.digest[:8]}"

@@ -11,7 +11,7 @@ from dcache.eval.fidelity import broken, psnr, ssim, to_uint8
 from dcache.eval.words import busy, no_gain, number, share, size
 
 if TYPE_CHECKING:
-    from dcache.eval.bench import Measured
+    from dcache.eval.measured import Measured
 
 
 @dataclass(frozen=True)

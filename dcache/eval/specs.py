@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import dcache
 from dcache import methods
 from dcache.errors import DcacheError
 from dcache.eval.contest import Contestant
+from dcache.eval.digest import digest_of
 from dcache.method import Method
 from dcache.schedule import Schedule
 
@@ -43,7 +43,16 @@ class Choice(Contestant):
     @property
     def digest(self) -> str:
         """Twelve hexadecimal digits of everything that the method is made of."""
-        return hashlib.sha256(repr(self.method).encode()).hexdigest()[:12]
+        return digest_of(self.method)
+
+    def same_as(self, spec: str, trace: Schedule | None) -> bool:
+        """A schedule is the same if it was followed; a preset if it reads no file of the user's.
+
+        Such a file may hold something else today.
+        """
+        if isinstance(self.method, Schedule):
+            return trace is not None and _followed(self.method, trace)
+        return spec == self.spec and not any(map(os.path.isfile, _values(spec)))
 
     @contextmanager
     def enabled(self, pipe: Any) -> Iterator[None]:
@@ -96,6 +105,21 @@ def shipped(name: str, numbers: Path) -> dict[str, Path]:
     if name in PROFILED:
         return {PROFILED[name]: numbers.with_name(PROFILE)}
     return {NUMBERS[name]: numbers} if name in NUMBERS else {}
+
+
+def _followed(schedule: Schedule, trace: Schedule) -> bool:
+    """Whether a run of a pipeline with one denoiser or more computed what the schedule says."""
+    plans = list(schedule.components.values())
+    if len(plans) == len(trace.components) == 1:
+        # A schedule of one component fits a denoiser of any name.
+        schedule = replace(schedule, components=dict(zip(trace.components, plans, strict=True)))
+    return trace.digest() == schedule.digest()
+
+
+def _values(spec: str) -> list[str]:
+    """The values of a specification's options, as text."""
+    words = spec.partition(":")[2].split(",")
+    return [value.strip() for word in words for value in word.partition("=")[2].split("+")]
 
 
 def _choice(spec: str, numbers: Path | None) -> Choice:

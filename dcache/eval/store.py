@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from dcache.errors import DcacheError
 from dcache.eval.contest import Contestant
 from dcache.eval.images import decode, encode
-from dcache.eval.manifest import Entry, Item, Manifest, folder_of
+from dcache.eval.manifest import Entry, Item, Manifest
 from dcache.schedule import Schedule
 from dcache.util.files import make_folder, write, write_json
 
@@ -68,8 +68,15 @@ class Store:
         return Store(self.folder, replace(self.manifest, methods=there))
 
     def entry(self, contestant: Contestant) -> Entry:
-        """A method's entry."""
-        return next(entry for entry in self.methods if entry.folder == folder_of(contestant))
+        """A method's entry.
+
+        Raises:
+            DcacheError: it has none: it was not added to the manifest.
+        """
+        entry = self.manifest.find(contestant)
+        if entry is None:
+            raise DcacheError(f"{contestant.label} is none of the methods of {self.folder}")
+        return entry
 
     def picture(self, entry: Entry, item: Item) -> NDArray[np.uint8]:
         """Read a picture (H, W, 3) or a clip (F, H, W, 3).

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
@@ -109,21 +108,9 @@ class Subject:
 
         Other weights, a LoRA or another sampler of the same class change it.
         """
-        import torch
-        from torch import nn
+        from dcache.identity.digest import model_digest
 
-        from dcache.identity.denoisers import config_digest
-
-        found = hashlib.sha256(type(self.pipe).__name__.encode())
-        for name, part in sorted(getattr(self.pipe, "components", {}).items()):
-            found.update(f"{name} {type(part).__name__} {config_digest(part)}".encode())
-            for key, tensor in part.state_dict().items() if isinstance(part, nn.Module) else ():
-                found.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
-                # Of offloaded modules the weights may be elsewhere.
-                if tensor.device.type != "meta":
-                    some = tensor.detach().flatten()[:8].to("cpu", torch.float32)
-                    found.update(some.numpy().tobytes())
-        return found.hexdigest()[:12]
+        return model_digest(type(self.pipe).__name__, getattr(self.pipe, "components", {}))
 
     def _option(self, name: str) -> Any:
         found = self._takes().get(name)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dcache.errors import DcacheError
-from dcache.profile.profile import Latencies
+from dcache.profile.latencies import Latencies
 from dcache.schedule import Schedule
 from dcache.schedule.liveness import Row, executed
 from dcache.sites.names import SITE_NAME

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcache.errors import DcacheError
-from dcache.profile.profile import Floats, Latencies, Profile, Tables
+from dcache.profile.latencies import Latencies
+from dcache.profile.tables import Floats, Tables
 from dcache.util import files
 
 FORMAT = "dcache.profile"
@@ -21,15 +22,29 @@ VERSION = 1
 _BY_SITE = ("computed", "predicted", "flops", "overhead")
 # Tables that are not of a site.
 _LOOSE = ("ratios", "changes", "importance")
+# Fields that JSON has as they are.
+_PLAIN = ("steps", "prompts", "sketch", "model", "config", "component", "sampler", "guidance")
+
+Sites = Mapping[str, Mapping[str, Mapping[str, Tables]]]
+T = TypeVar("T")
 
 
-def write(profile: Profile, path: str | os.PathLike[str]) -> Path:
-    """See `Profile.save`."""
+def write(fields: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+    """Write a profile's file atomically; returns its path.
+
+    Args:
+        fields: the fields of the profile, by name.
+        path: where.
+
+    Raises:
+        DcacheError: it cannot be written there.
+    """
     from safetensors.numpy import save_file
 
     arrays: dict[str, Floats] = {}
     names: list[list[str]] = []
-    for site, branches in profile.sites.items():
+    sites: Sites = fields["sites"]
+    for site, branches in sites.items():
         for branch, frames in branches.items():
             for frame, tables in frames.items():
                 key = str(len(names))
@@ -37,21 +52,18 @@ def write(profile: Profile, path: str | os.PathLike[str]) -> Path:
                 for part in ("gram", "distance", "size"):
                     arrays[f"{key}.{part}"] = np.ascontiguousarray(getattr(tables, part), np.float64)
     for name in _LOOSE:
-        if (table := getattr(profile, name)) is not None:
+        if (table := fields[name]) is not None:
             arrays[name] = np.ascontiguousarray(table, np.float64)
-    about = {
-        name: getattr(profile, name)
-        for name in ("steps", "prompts", "sketch", "model", "config", "component", "sampler", "guidance")
-    }
-    about |= {
+    latencies: Latencies | None = fields["latencies"]
+    about = {name: fields[name] for name in _PLAIN} | {
         "version": VERSION,
         "tables": names,
-        "important": list(profile.important),
-        "attention": dict(profile.attention),
-        "resolution": list(profile.resolution),
-        "sigmas": list(profile.sigmas),
-        "latencies": None if profile.latencies is None else asdict(profile.latencies),
-        "made": dict(profile.made),
+        "important": list(fields["important"]),
+        "attention": dict(fields["attention"]),
+        "resolution": list(fields["resolution"]),
+        "sigmas": list(fields["sigmas"]),
+        "latencies": None if latencies is None else asdict(latencies),
+        "made": dict(fields["made"]),
     }
     try:
         header = {FORMAT: json.dumps(about, allow_nan=False)}
@@ -60,8 +72,16 @@ def write(profile: Profile, path: str | os.PathLike[str]) -> Path:
     return files.write(Path(path), lambda temporary: save_file(arrays, temporary, header))
 
 
-def read(path: str | os.PathLike[str]) -> Profile:
-    """See `Profile.load`."""
+def read(path: str | os.PathLike[str], build: Callable[..., T]) -> T:
+    """Read and check a profile's file, and build the profile.
+
+    Args:
+        path: of the file.
+        build: `Profile`; given by the caller, so that this module need not import the one that uses it.
+
+    Raises:
+        DcacheError: it does not exist, is damaged, or is no profile.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -70,7 +90,7 @@ def read(path: str | os.PathLike[str]) -> Profile:
             if FORMAT not in header:
                 raise DcacheError("this is no profile: expected one that `dcache calibrate` wrote")
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        return _parsed(json.loads(header[FORMAT], parse_constant=_finite), arrays)
+        return _built(json.loads(header[FORMAT], parse_constant=_finite), arrays, build)
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise DcacheError(f"cannot read the profile {path}: {error}") from None
     except DcacheError as error:
@@ -92,7 +112,7 @@ def _latencies(timed: Any) -> Latencies:
     return Latencies(uncached, **tables, pictures=int(timed["pictures"]), spread=spread)
 
 
-def _parsed(about: Any, arrays: Mapping[str, NDArray[Any]]) -> Profile:
+def _built(about: Any, arrays: Mapping[str, NDArray[Any]], build: Callable[..., T]) -> T:
     try:
         if about["version"] != VERSION:
             raise DcacheError(
@@ -104,7 +124,7 @@ def _parsed(about: Any, arrays: Mapping[str, NDArray[Any]]) -> Profile:
             sites.setdefault(str(site), {}).setdefault(str(branch), {})[str(frame)] = Tables(*parts)
         timed = about["latencies"]
         loose = {name: arrays[name].astype(np.float64) for name in _LOOSE if name in arrays}
-        return Profile(
+        return build(
             sites=sites,
             latencies=None if timed is None else _latencies(timed),
             important=tuple(map(str, about["important"])),

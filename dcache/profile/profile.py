@@ -13,77 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dcache.errors import DcacheError
-from dcache.sites.names import SITE_NAME
-
-Floats = NDArray[np.float64]
-
-FRAMES = ("value", "delta")
-
-
-@dataclass(frozen=True)
-class Tables:
-    """What was seen of one site on one branch, in one frame (`value`, its output, or `delta`, its change).
-
-    Attributes:
-        gram: (T, T), the mean over elements, prompts and seeds of z_t * z_u.
-        distance: (T, T), the mean of |z_t - z_u|.
-        size: (T,), the mean of |z_t|.
-    """
-
-    gram: Floats
-    distance: Floats
-    size: Floats
-
-    @property
-    def squared(self) -> Floats:
-        """(T, T), the mean of (z_a - z_t)^2."""
-        power = np.diag(self.gram)
-        return np.maximum(power[:, None] + power[None, :] - 2.0 * self.gram, 0.0)
-
-    @property
-    def relative(self) -> Floats:
-        """(T, T), `[a, t]` = mean|z_a - z_t| / mean|z_t| (relL1): the error at t of what a left."""
-        return self.distance / np.maximum(self.size, np.finfo(np.float64).tiny)[None, :]
-
-    @property
-    def cosine(self) -> Floats:
-        """(T, T), the cosine of z_a and z_t."""
-        power = np.sqrt(np.maximum(np.diag(self.gram), np.finfo(np.float64).tiny))
-        return self.gram / (power[:, None] * power[None, :])
-
-    def __add__(self, other: Tables) -> Tables:
-        """The sum, as of two branches that decide together."""
-        return Tables(self.gram + other.gram, self.distance + other.distance, self.size + other.size)
-
-    def scaled(self, by: float) -> Tables:
-        """Every number times `by`."""
-        return Tables(self.gram * by, self.distance * by, self.size * by)
-
-
-@dataclass(frozen=True)
-class Latencies:
-    """Seconds of one call of the pipeline and of its parts, medians.
-
-    Attributes:
-        uncached: the whole call without caching.
-        computed: site -> seconds to compute it in one evaluation, on all branches together.
-        predicted: site -> seconds to predict it instead.
-        flops: site -> floating point operations of one evaluation, 0 where they were not counted.
-        overhead: site -> seconds that a call pays for remembering it at all.
-        pictures: pictures or clips of the timed call.
-        spread: half of the range between the quartiles of the uncached call, over its median.
-    """
-
-    uncached: float
-    computed: Mapping[str, float]
-    predicted: Mapping[str, float]
-    flops: Mapping[str, float] = field(default_factory=dict)
-    overhead: Mapping[str, float] = field(default_factory=dict)
-    pictures: int = 1
-    spread: float = 0.0
+from dcache.profile import file
+from dcache.profile.latencies import Latencies
+from dcache.profile.tables import FRAMES, Floats, Tables
+from dcache.sites.names import SITE_NAME, default_codec, kinds_of
 
 
 @dataclass(frozen=True)
@@ -179,7 +114,7 @@ class Profile:
                 f"calibrate PIPE --sites {site} --out profile.safetensors"
             )
         frames = next(iter(branches.values()))
-        chosen = frame or ("delta" if "delta" in frames and _is_run(site) else "value")
+        chosen = frame or _default_frame(site, frames)
         found = [its[chosen] for its in branches.values() if chosen in its]
         if len(found) < len(branches):
             raise DcacheError(f"the profile has no {chosen!r} of site {site!r}: it has {', '.join(frames)}")
@@ -263,9 +198,7 @@ class Profile:
         Raises:
             DcacheError: it cannot be written there.
         """
-        from dcache.profile.file import write
-
-        return write(self, path)
+        return file.write(vars(self), path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Profile:
@@ -274,9 +207,7 @@ class Profile:
         Raises:
             DcacheError: it does not exist, is damaged, or is no profile.
         """
-        from dcache.profile.file import read
-
-        return read(path)
+        return file.read(path, Profile)
 
     def _check(self, what: str, frame: str, tables: Tables) -> None:
         if frame not in FRAMES:
@@ -295,5 +226,10 @@ class Profile:
                 )
 
 
-def _is_run(site: str) -> bool:
-    return site.startswith(("trunk", "run", "block"))
+def _default_frame(site: str, observed: Iterable[str]) -> str:
+    """The frame that is remembered at a site by default.
+
+    A bracket of a UNet is observed without `delta`; one with it is a run of blocks.
+    """
+    may_be_delta = any(default_codec(kind) == "delta" for kind in kinds_of(site))
+    return "delta" if may_be_delta and "delta" in observed else "value"

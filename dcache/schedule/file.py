@@ -6,14 +6,14 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dcache.errors import DcacheError
+from dcache.predictors.corrections import Corrections
 from dcache.schedule import corrections_file
 from dcache.schedule.plan import Plan
-from dcache.schedule.schedule import Schedule
 from dcache.util import files
 from dcache.util.checks import check_whole
 
@@ -21,26 +21,47 @@ FORMAT = "dcache.schedule"
 VERSION = 1
 
 
-def write(schedule: Schedule, path: str | os.PathLike[str]) -> Path:
-    """See `Schedule.save`."""
+T = TypeVar("T")
+
+
+def write(
+    content: Mapping[str, Any], corrections: Mapping[str, Corrections], path: str | os.PathLike[str]
+) -> Path:
+    """Write a schedule's file; returns its path.
+
+    Args:
+        content: `Schedule.content`.
+        corrections: component -> corrections; their numbers go into a file beside this one.
+        path: where.
+
+    Raises:
+        DcacheError: it cannot be written there, or `measured` holds what JSON cannot.
+    """
     target = Path(path)
-    content = {"format": FORMAT, "version": VERSION, **schedule.content()}
+    whole = {"format": FORMAT, "version": VERSION, **content}
     try:
-        own = {n: p.corrections for n, p in schedule.components.items() if p.corrections is not None}
-        data = corrections_file.packed(own) if own else b""
-        if own:
-            content["tables"] = corrections_file.reference(target, data)
-        content["checksum"] = _checksum(content)
-        text = json.dumps(content, indent=1) + "\n"
+        numbers = corrections_file.packed(corrections) if corrections else b""
+        if corrections:
+            whole["tables"] = corrections_file.reference(target, numbers)
+        whole["checksum"] = _checksum(whole)
+        text = json.dumps(whole, indent=1) + "\n"
     except (TypeError, ValueError) as error:
         raise DcacheError(f"the schedule cannot be written as JSON: {error}") from None
-    if own:
-        corrections_file.write(target, content["tables"], data)
+    if corrections:
+        corrections_file.write(target, whole["tables"], numbers)
     return files.write(target, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def read(path: str | os.PathLike[str]) -> Schedule:
-    """See `Schedule.load`."""
+def read(path: str | os.PathLike[str], build: Callable[..., T]) -> T:
+    """Read and check a schedule's file, and build the schedule.
+
+    Args:
+        path: of the file.
+        build: `Schedule`; given by the caller, so that this module need not import the one that uses it.
+
+    Raises:
+        DcacheError: it does not exist, is truncated, was edited by hand, or is no schedule.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -53,7 +74,7 @@ def read(path: str | os.PathLike[str]) -> Schedule:
             "with Schedule.save."
         ) from None
     try:
-        return _parse(content, Path(path).parent)
+        return build(**_fields(content, Path(path).parent))
     except (DcacheError, RecursionError) as error:
         raise DcacheError(f"{path}: {error}") from None
 
@@ -84,7 +105,8 @@ _PLAN_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def _parse(content: Any, folder: Path) -> Schedule:
+def _fields(content: Any, folder: Path) -> dict[str, Any]:
+    """The fields of the schedule, by name."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DcacheError(
             f'this is no schedule: expected a JSON object with "format": "{FORMAT}". Files of other methods '
@@ -102,6 +124,24 @@ def _parse(content: Any, folder: Path) -> Schedule:
             'edit, delete its "checksum" line.'
         )
     check_whole('"steps"', content["steps"], 1)
+    for side in content["resolution"]:
+        check_whole('every entry of "resolution"', side, 1)
+    guidance = content["guidance"]
+    if isinstance(guidance, bool) or (guidance is not None and not abs(guidance) < math.inf):
+        raise DcacheError(f'"guidance" must be a number or null, got {guidance!r}')
+    return {
+        "steps": content["steps"],
+        "components": _components(content, folder),
+        "method": content["method"],
+        "sampler": content["sampler"],
+        "resolution": tuple(content["resolution"]),
+        "guidance": guidance,
+        "measured": content["measured"],
+        "sigmas": _sigmas(content.get("sigmas", [])),
+    }
+
+
+def _components(content: Mapping[str, Any], folder: Path) -> dict[str, Plan]:
     plans = content["components"]
     wanted = {n: p["corrections"] for n, p in plans.items() if isinstance(p, dict) and "corrections" in p}
     if bool(wanted) != ("tables" in content):
@@ -115,21 +155,7 @@ def _parse(content: Any, folder: Path) -> Schedule:
         rows = {branch: _rows(name, branch, sites) for branch, sites in plan["rows"].items()}
         components[name] = Plan(**{**plan, "rows": rows, "corrections": corrections.get(name)})
         components[name].make_predictor()
-    for side in content["resolution"]:
-        check_whole('every entry of "resolution"', side, 1)
-    guidance = content["guidance"]
-    if isinstance(guidance, bool) or (guidance is not None and not abs(guidance) < math.inf):
-        raise DcacheError(f'"guidance" must be a number or null, got {guidance!r}')
-    return Schedule(
-        content["steps"],
-        components,
-        content["method"],
-        content["sampler"],
-        tuple(content["resolution"]),
-        guidance,
-        content["measured"],
-        _sigmas(content.get("sigmas", [])),
-    )
+    return components
 
 
 def _check(

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
-from dcache.sites.names import FAR, Place, Span, span_of
+from dcache.sites.names import FAR, RUN_KINDS, Place, Span, default_codec, kinds_of, span_of
 
 Row = tuple[bool, ...]
+
+_WHOLE_BLOCKS = RUN_KINDS | {"model", "bracket"}
 
 
 def live_rows(rows: Mapping[str, Row], order: int, codec: str | None) -> dict[str, Row]:
@@ -82,7 +84,10 @@ def _contains(outer: Span, inner: Span) -> bool:
 
 
 def _reads_nothing_now(site: str, codec: str | None) -> bool:
-    """Whether a prediction here ignores its input: blocks under `value` (sublayers add to a fresh stream)."""
-    whole_blocks = site.startswith(("model", "trunk", "run", "block", "bracket"))
-    default = "value" if site.startswith(("model", "bracket")) else "delta"
-    return whole_blocks and (codec or default).startswith("value")
+    """Whether a prediction here ignores its input, of whatever kind the site is.
+
+    Whole blocks do under `value`; sublayers never do, since they add to a fresh stream.
+    """
+    kinds = kinds_of(site)
+    by_value = all((codec or default_codec(kind)).startswith("value") for kind in kinds)
+    return by_value and _WHOLE_BLOCKS.issuperset(kinds)

@@ -17,6 +17,7 @@ from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.predictors.corrections import Corrections
+from dcache.schedule import file
 from dcache.schedule.liveness import live_rows
 from dcache.schedule.noise_levels import check_grid
 from dcache.schedule.plan import Plan
@@ -187,9 +188,9 @@ class Schedule:
         Raises:
             DcacheError: it cannot be written there, or `measured` holds what JSON cannot.
         """
-        from dcache.schedule.file import write
-
-        return write(self, path)
+        plans = self.components.items()
+        corrections = {name: plan.corrections for name, plan in plans if plan.corrections is not None}
+        return file.write(self.content(), corrections, path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Schedule:
@@ -198,9 +199,7 @@ class Schedule:
         Raises:
             DcacheError: it does not exist, is truncated, was edited by hand, or is no schedule.
         """
-        from dcache.schedule.file import read
-
-        return read(path)
+        return file.read(path, Schedule)
 
     def content(self) -> dict[str, Any]:
         """Everything as plain JSON values, in the order of the file."""

@@ -14,6 +14,8 @@ SITE_NAME = re.compile(
 _ORDER = {"attn": 0, "cross_attn": 1, "mlp": 2, "fused": 3}
 # A depth behind every block.
 FAR = 1 << 30
+# Kinds of sites that cover whole blocks of the trunk.
+RUN_KINDS = frozenset(("trunk", "run", "block"))
 
 
 class Span(NamedTuple):
@@ -21,6 +23,21 @@ class Span(NamedTuple):
 
     first: Place
     last: Place
+
+
+def default_codec(kind: str) -> str:
+    """The codec of a site of this kind where none is named: `delta` on runs of blocks, `value` elsewhere."""
+    return "delta" if kind in RUN_KINDS else "value"
+
+
+def kinds_of(site: str) -> tuple[str, ...]:
+    """The kinds that a site of this name can be of.
+
+    The name tells the kind, except of a bracket: on a block list with long skips it is the run of blocks
+    between two of them, on a UNet it is of a kind of its own.
+    """
+    kind = site.partition(":")[0].partition(".")[0]
+    return ("run", "bracket") if kind == "bracket" else (kind,)
 
 
 def span_of(site: str) -> Span:

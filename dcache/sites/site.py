@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from torch import nn
 
+from dcache.sites.names import RUN_KINDS
+
 
 @dataclass(frozen=True)
 class Site:
@@ -20,7 +22,7 @@ class Site:
     @property
     def is_run(self) -> bool:
         """Whether it covers whole blocks of the trunk."""
-        return self.kind in ("trunk", "run", "block")
+        return self.kind in RUN_KINDS
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 import dcache
-from dcache.eval.bench import Measured
 from dcache.eval.contest import UNCACHED, Contestant, Outcome
+from dcache.eval.measured import Measured
 from dcache.eval.rows import notes, row, table
 from dcache.eval.watch import Cost
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
-from dcache.demo import metrics as shapes
 from dcache.errors import DcacheError
 from dcache.eval.metrics import clip, distribution, image_reward, paired
 from dcache.eval.metrics.base import Metric, Source
@@ -14,16 +15,30 @@ from dcache.eval.metrics.options import MetricOptions
 from dcache.eval.metrics.reference import pictures_in
 from dcache.eval.packages import missing
 
-METRICS = {
-    metric.name: metric
-    for metric in (
-        *paired.METRICS,
-        *distribution.METRICS,
-        *clip.METRICS,
-        *image_reward.METRICS,
-        *shapes.METRICS,
-    )
-}
+# Modules above this package with metrics of a shipped pipeline, in `METRICS`.
+SHIPPED = ("dcache.demo.metrics",)
+
+
+class Registry(Mapping[str, Metric]):
+    """Name -> metric. The modules of `SHIPPED` are imported when the first metric is asked for."""
+
+    @cached_property
+    def _metrics(self) -> dict[str, Metric]:
+        shipped = [importlib.import_module(name) for name in SHIPPED]
+        modules = (paired, distribution, clip, image_reward, *shipped)
+        return {metric.name: metric for module in modules for metric in module.METRICS}
+
+    def __getitem__(self, name: str) -> Metric:
+        return self._metrics[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._metrics)
+
+    def __len__(self) -> int:
+        return len(self._metrics)
+
+
+METRICS = Registry()
 
 
 def chosen(names: Sequence[str]) -> list[Metric]:

@@ -1,0 +1,134 @@
+"""The digest of a method: it tells methods apart that were asked for by the same words.
+
+It is made of plain values in a fixed order. Classes are hashed under the names listed here and fields by
+their place, so that renaming one in the code leaves the digest as it is. Folders of evaluations hold it: what
+changes it needs another `VERSION`, and `dcache.eval.earlier` to go on in the folders of before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dcache import probes, schedulers
+from dcache.method import Method
+from dcache.methods.easycache import RateGauge
+from dcache.methods.seacache import SignalGauge
+from dcache.predictors import Predictor
+from dcache.predictors.corrections import Corrections
+from dcache.probes import Probe
+from dcache.schedule import Schedule
+
+# 1 was the hash of `repr`, in which every class had its name.
+VERSION = 2
+# Rules and change indicators. The names on the right are part of every digest: they never change.
+NAMES: dict[type, str] = {
+    schedulers.Above: "change above",
+    schedulers.Accumulated: "accumulated change",
+    schedulers.AnyOf: "any of",
+    schedulers.ByKind: "by kind",
+    schedulers.BySite: "by site",
+    schedulers.Every: "every",
+    schedulers.Last: "last",
+    schedulers.Listed: "listed",
+    schedulers.Magnitude: "magnitude",
+    schedulers.MaxRun: "max run",
+    schedulers.Multiple: "multiple",
+    schedulers.Outside: "outside window",
+    schedulers.Retention: "retention",
+    schedulers.Row: "row",
+    schedulers.Shrinking: "shrinking",
+    schedulers.Stage: "stage",
+    schedulers.Switch: "switch",
+    schedulers.Table: "table",
+    schedulers.Warmup: "warmup",
+    probes.Gauge: "since compute",
+    probes.StepGauge: "since step",
+    RateGauge: "output rate",
+    SignalGauge: "filtered",
+}
+
+
+def digest_of(value: Any) -> str:
+    """Twelve hexadecimal digits of everything that a method, a schedule or another value is made of."""
+    text = json.dumps(plain(value), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it, the same in every process and release.
+
+    Of what is unknown here it is `repr`: a function's differs from process to process, so that its pictures
+    are made again rather than taken for another's.
+    """
+    content: Any
+    match value:
+        case None | bool() | int() | float() | str():
+            content = value
+        case np.generic() | np.ndarray() | torch.Tensor():
+            content = value.tolist()
+        case Method():
+            content = plain(_method(value))
+        case Schedule():
+            content = plain(value.content())
+        case Corrections():
+            content = value.digest
+        case Mapping():
+            content = {str(key): plain(item) for key, item in value.items()}
+        case list() | tuple():
+            content = [plain(item) for item in value]
+        case AbstractSet():
+            content = sorted((plain(item) for item in value), key=json.dumps)
+        case os.PathLike():
+            content = str(value)
+        case type():
+            content = _name(value)
+        case _ if is_dataclass(value):
+            # Fields without a `repr` are computed from the others.
+            parts = [getattr(value, field.name) for field in fields(value) if field.repr]
+            content = [_name(type(value)), *map(plain, parts)]
+        case _:
+            content = repr(value)
+    return content
+
+
+def _method(method: Method) -> dict[str, Any]:
+    """What a method computes. Its parameters are left out: they tell the same in the preset's words."""
+    return {
+        "name": method.name,
+        "rule": method.rule,
+        "predictor": _predictor(method.predictor),
+        "sites": method.sites,
+        "codec": method.codec,
+        "clock": method.clock,
+        "branches": method.branches,
+        "probe": None if method.probe is None else _probe(method.probe),
+        "fixed": method.fixed,
+        "sibling": method.sibling,
+        "steps": method.steps,
+        "corrections": method.corrections,
+        "sigmas": method.sigmas,
+        "made_for": method.made_for,
+        "predicts": method.predicts,
+    }
+
+
+def _predictor(predictor: Predictor) -> list[Any]:
+    return [predictor.name, predictor.parameters()]
+
+
+def _probe(probe: Probe) -> list[Any]:
+    return [probe.where, probe.blocks, probe.gauge]
+
+
+def _name(cls: type) -> str:
+    """The name that a class is hashed under; its own where it is none of dcache's."""
+    return NAMES.get(cls, f"{cls.__module__}.{cls.__qualname__}")

@@ -1,0 +1,52 @@
+"""`Tables`: how the features of one site change over the evaluations of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+FRAMES = ("value", "delta")
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What was seen of one site on one branch, in one frame (`value`, its output, or `delta`, its change).
+
+    Attributes:
+        gram: (T, T), the mean over elements, prompts and seeds of z_t * z_u.
+        distance: (T, T), the mean of |z_t - z_u|.
+        size: (T,), the mean of |z_t|.
+    """
+
+    gram: Floats
+    distance: Floats
+    size: Floats
+
+    @property
+    def squared(self) -> Floats:
+        """(T, T), the mean of (z_a - z_t)^2."""
+        power = np.diag(self.gram)
+        return np.maximum(power[:, None] + power[None, :] - 2.0 * self.gram, 0.0)
+
+    @property
+    def relative(self) -> Floats:
+        """(T, T), `[a, t]` = mean|z_a - z_t| / mean|z_t| (relL1): the error at t of what a left."""
+        return self.distance / np.maximum(self.size, np.finfo(np.float64).tiny)[None, :]
+
+    @property
+    def cosine(self) -> Floats:
+        """(T, T), the cosine of z_a and z_t."""
+        power = np.sqrt(np.maximum(np.diag(self.gram), np.finfo(np.float64).tiny))
+        return self.gram / (power[:, None] * power[None, :])
+
+    def __add__(self, other: Tables) -> Tables:
+        """The sum, as of two branches that decide together."""
+        return Tables(self.gram + other.gram, self.distance + other.distance, self.size + other.size)
+
+    def scaled(self, by: float) -> Tables:
+        """Every number times `by`."""
+        return Tables(self.gram * by, self.distance * by, self.size * by)
