@@ -377,9 +377,9 @@ def test_the_gauges_tensors_are_counted_and_estimated(name):
     looked: list[tuple[int, int, int]] = []
 
     def look(i: int) -> None:
-        if not session.branches:
+        if not session.state.branches:
             return  # The last step is over, and with it the run.
-        (branch,) = session.branches.values()
+        (branch,) = session.state.branches.values()
         histories = {t.data_ptr(): t for h in branch.histories.values() for a in h.leaves for t in a}
         gauge = {t.data_ptr(): t for t in branch.gauge.tensors()}
         sizes = [sum(t.untyped_storage().nbytes() for t in part.values()) for part in (histories, gauge)]

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from dcache.cache.codec import Codec
-from dcache.engine.lowering.blocks import BlockCall, RunRegion
-from dcache.engine.lowering.bracket import BracketRegion, SinkCall
+from dcache.engine.group import GroupRegion
+from dcache.engine.lowering.blocks import BlockCall
 from dcache.engine.lowering.guidance import GuidanceRegion
-from dcache.engine.lowering.module import HollowCall, ModuleCall, ModuleRegion
-from dcache.engine.lowering.probe import Front, FrontCall, PeekCall
 from dcache.engine.lowering.whole_model import WholeRegion
-from dcache.engine.protocols import Engine
-from dcache.engine.region import GroupRegion, Region
+from dcache.engine.region import Region
 from dcache.errors import DcacheError
 from dcache.intercept.module_call import Intercept, compiled_inside
-from dcache.probes import Probe
-from dcache.schedule.plan import SIBLINGS
-from dcache.sites.discovery import discover, find_blocks
+from dcache.sites.discovery import find_blocks
 from dcache.sites.site import Site
 from dcache.sites.structure import Structure
 
@@ -176,181 +170,3 @@ class Binding:
                 m in taken for m in intercept.module.modules() if m is not intercept.module
             ):
                 intercept.inner = torch.compile(intercept.module._call_impl, **self.compile_options)
-
-
-def bind(engine: Engine, specs: Sequence[str], compile_options: Any = None, replay: bool = False) -> Binding:
-    """Find the sites in a denoiser, build their regions and intercepts; nothing is installed yet.
-
-    Args:
-        engine: the session.
-        specs: as in `dcache.sites`.
-        compile_options: arguments of `torch.compile` for what is intercepted, or None.
-        replay: lower every module of a run or bracket by itself: the slow reference.
-
-    Raises:
-        DcacheError: a site does not exist, overlaps another, or its codec does not fit.
-    """
-    model, method = engine.module, engine.method
-    structure = discover(model)
-    if method.probe:
-        specs = _beside_probe(structure, specs, method.probe)
-    sites = structure.select(specs)
-    binding = Binding(model, structure, sites, compile_options=compile_options)
-    if sites == [Site("model", "model")] and tuple(specs) == ("auto",):
-        engine.warn(
-            f"{type(model).__name__} has no block list that dcache recognises: the whole model is "
-            "remembered (sites='model')"
-        )
-    for site in sites:
-        _lower(binding, engine, site, method.codec_for(site), replay)
-    if method.corrections is not None:
-        _refuse_unbound(binding, method.corrections.sites)
-    if method.probe:
-        _lower_probe(binding, engine, method.probe)
-    binding.refuse_enclosed()
-    if binding.compile_options is not None and not binding.intercepts and not structure.blocks:
-        engine.warn(
-            f"compile=True found nothing to compile in {type(model).__name__}: it has no blocks that "
-            "dcache recognises"
-        )
-    return binding
-
-
-def _lower(binding: Binding, engine: Engine, site: Site, codec: Codec, replay: bool) -> None:
-    """Make one site skippable: add its region and its intercepts to the binding."""
-    if site.kind == "model":
-        binding.whole = WholeRegion(engine, site, codec)
-        binding.regions.append(binding.whole)
-    elif site.kind == "guidance":
-        binding.guidance = _guidance(binding, engine, site)
-        binding.regions.append(binding.guidance)
-    elif site.is_run:
-        _lower_run(binding, engine, site, codec, replay)
-    elif site.kind == "bracket":
-        _lower_bracket(binding, engine, site, codec, replay)
-    else:
-        _lower_sublayer(binding, engine, site, codec)
-
-
-def _lower_bracket(binding: Binding, engine: Engine, site: Site, codec: Codec, replay: bool) -> None:
-    if codec.is_delta:
-        raise DcacheError(
-            f"codec 'delta' does not fit {site.name}: a UNet's bracket begins and ends with different "
-            "channel counts; use codec='value'"
-        )
-    skip = binding.structure.skips[site.first]
-    if not replay:
-        region = BracketRegion(engine, site, codec)
-        binding.regions.append(region)
-        binding.intercepts += [HollowCall(module, region) for module in skip.inside]
-        binding.intercepts.append(SinkCall(skip.sink, region, skip.channels))
-        return
-    if engine.method.corrections is not None and engine.method.corrections.of(site.name) is not None:
-        raise DcacheError(f"corrections of {site.name} need the usual lowering: leave lowering='replay' out")
-    group = GroupRegion(engine, site)
-    binding.regions.append(group)
-    for i, module in enumerate(skip.inside):
-        follower = ModuleRegion(engine, Site(f"part:{i}", "part", i, i), codec, leader=group)
-        group.followers.append(follower)
-        binding.intercepts.append(ModuleCall(module, follower))
-
-
-def _lower_sublayer(binding: Binding, engine: Engine, site: Site, codec: Codec) -> None:
-    if codec.is_delta:
-        raise DcacheError(
-            f"codec 'delta' does not fit {site.name}: a sublayer's output is no change of its input; use "
-            "codec='value'"
-        )
-    sublayer = next(s for s in binding.structure.sublayers if s.name == site.name)
-    region = ModuleRegion(engine, site, codec)
-    binding.regions.append(region)
-    binding.intercepts += [HollowCall(module, region) for module in sublayer.hollow]
-    binding.intercepts.append(ModuleCall(sublayer.module, region))
-
-
-def _guidance(binding: Binding, engine: Engine, site: Site) -> GuidanceRegion:
-    if engine.method.sibling not in SIBLINGS:
-        raise DcacheError(
-            f"site 'guidance' needs a method that says how one branch follows from the other "
-            f"({', '.join(SIBLINGS)}): 'tgate' or 'fastercache'"
-        )
-    whole = [s.name for s in binding.sites if s.kind in {"model", "bracket", "fused"}]
-    if whole:
-        raise DcacheError(
-            f"site 'guidance' runs half of the batch, which {whole} cannot follow: choose sublayers or runs"
-        )
-    return GuidanceRegion(engine, site)
-
-
-def _lower_run(binding: Binding, engine: Engine, site: Site, codec: Codec, replay: bool) -> None:
-    blocks = binding.structure.blocks[site.first : site.last + 1]
-    if replay:
-        group = GroupRegion(engine, site)
-        binding.regions.append(group)
-        for i, block in enumerate(blocks, site.first):
-            follower = RunRegion(engine, Site(f"block:{i}", "block", i, i), codec, leader=group)
-            group.followers.append(follower)
-            binding.intercepts.append(BlockCall(block, follower, first=True, last=True))
-        if engine.method.corrections is not None:
-            # What the last block returns is what the run returns.
-            group.followers[-1].corrector = engine.method.corrections.of(site.name)
-        return
-    region = RunRegion(engine, site, codec)
-    binding.regions.append(region)
-    for i, block in enumerate(blocks):
-        binding.intercepts.append(BlockCall(block, region, first=i == 0, last=i == len(blocks) - 1))
-
-
-def _refuse_unbound(binding: Binding, corrected: Sequence[str]) -> None:
-    bound = [site.name for site in binding.sites]
-    unbound = [site for site in corrected if site not in bound]
-    if unbound:
-        raise DcacheError(
-            f"there are corrections for {', '.join(unbound)}, and the sites here are {', '.join(bound)}: "
-            "fit them with the schedule they are used with"
-        )
-
-
-def _beside_probe(structure: Structure, specs: Sequence[str], probe: Probe) -> Sequence[str]:
-    """The sites of a dynamic method: what its rule looks at is not remembered itself."""
-    if probe.where != "front":
-        return specs
-    depth = len(structure.blocks)
-    if depth <= probe.blocks:
-        raise DcacheError(
-            f"the dynamic rule looks at the first {probe.blocks} block(s) and remembers the rest; "
-            f"{type(structure.model).__name__} has {depth} block(s). Choose a method with sites='model'."
-        )
-    if list(specs) == ["auto"]:
-        return [f"run:{probe.blocks}-{depth - 1}"]
-    return specs
-
-
-def _lower_probe(binding: Binding, engine: Engine, probe: Probe) -> None:
-    structure = binding.structure
-    if probe.where == "front":
-        taken = [site.name for site in binding.sites if site.is_run and site.first < probe.blocks]
-        if taken:
-            raise DcacheError(
-                f"the dynamic rule looks at the first {probe.blocks} block(s), which are always computed, "
-                f"and {', '.join(taken)} would have them predicted: choose sites that begin at block "
-                f"{probe.blocks}, such as 'run:{probe.blocks}-{len(structure.blocks) - 1}'"
-            )
-        front = Front(engine)
-        for i, block in enumerate(structure.blocks[: probe.blocks]):
-            binding.intercepts.append(FrontCall(block, front, i == 0, i == probe.blocks - 1))
-    elif probe.where == "modulated":
-        first = [s for s in structure.sublayers if s.depth == 0 and s.kind == "attn"]
-        if not first or not structure.blocks:
-            what = type(structure.blocks[0]).__name__ if structure.blocks else type(structure.model).__name__
-            raise DcacheError(
-                f"the dynamic rule looks at what the first block gives its attention, and no attention is "
-                f"declared for {what} (dcache/sites/blocks.py, one line). Use a rule that looks "
-                "elsewhere: 'fbcache', 'dbcache' or 'easycache'."
-            )
-        if not any(site.is_run and site.first == 0 for site in binding.sites):
-            raise DcacheError(
-                f"the dynamic rule decides when the first block is entered, and none of the sites "
-                f"{[s.name for s in binding.sites]} begins there: choose 'trunk' or 'run:0-N'"
-            )
-        binding.intercepts.append(PeekCall(first[0].module, engine))

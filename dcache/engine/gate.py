@@ -27,6 +27,14 @@ class Beginning(Protocol):
         ...
 
 
+class Movable(Protocol):
+    """Bound sites, whose modules may be replaced."""
+
+    def moved(self) -> bool:
+        """Whether a bound module was replaced since it was bound."""
+        ...
+
+
 class Gated(Engine, Protocol):
     """What the gate needs of the session.
 
@@ -44,8 +52,13 @@ class Gated(Engine, Protocol):
         """A call belongs to another run than the one under way."""
         ...
 
-    def rebind_if_moved(self) -> None:
-        """Bind again if a bound module was replaced."""
+    @property
+    def binding(self) -> Movable:
+        """The bound sites."""
+        ...
+
+    def rebind(self, sites: Sequence[str]) -> None:
+        """Take all intercepts off and bind again."""
         ...
 
 
@@ -55,13 +68,15 @@ class Gate:
     Args:
         session: the session of the denoiser.
         share: its share in a budget, or None.
+        skips_first: the first evaluation of a run is not touched.
     """
 
-    def __init__(self, session: Gated, share: Beginning | None) -> None:
+    def __init__(self, session: Gated, share: Beginning | None, skips_first: bool) -> None:
         self.session = session
         self.share = share
+        self.skips_first = skips_first
 
-    def passes_by(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    def _passes_by(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         """Whether a call must not be touched (training, gradients); the reason is counted and said once."""
         reason = self._reason_to_pass(args, kwargs)
         if reason is not None:
@@ -69,29 +84,53 @@ class Gate:
             reasons[reason] = reasons.get(reason, 0) + 1
         return reason is not None
 
-    def admit(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
-        """The call as the engine sees it.
+    def admit(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | None:
+        """The call as the engine sees it; None if it is not to be touched.
 
         Raises:
             DcacheError: nothing tells evaluations apart, or the run is longer than the method's table.
         """
+        # Called on every predicted step: no function call of ours that is not needed.
         session = self.session
-        run = session.tracker.run_of(args, kwargs)
+        if session.call is not None:
+            return None
+        if (torch.is_grad_enabled() or session.module.training) and self._passes_by(args, kwargs):
+            return None
+        tracker = session.tracker
+        run = tracker.run_of(args, kwargs)
         if run is not session.state.run:
             session.open_run(run)
-        else:
-            # A module replaced in mid-run (a LoRA layer) would compute on placeholders.
-            session.rebind_if_moved()
-        state, method = session.state, session.method
+        elif session.binding.moved():
+            # A module replaced in mid-run (a LoRA layer) would compute on placeholders: bind again at once.
+            session.rebind(session.method.sites)
+        state, steps = session.state, session.method.steps
         run.calls += 1
         index = state.last_index = run.index
-        if method.steps is not None and index >= method.steps:
-            raise wrong_count(method.steps, index + 1)
-        branch = self._branch(index, args, kwargs)
+        if steps is not None and index >= steps:
+            raise wrong_count(steps, index + 1)
+        condition = condition_of(kwargs)
+        name = tracker.told.branch if tracker.told is not None else None
+        if name is None:
+            name = session.context
+        if name is None:
+            name = state.names.name(index, condition, state.branches)
+        if self.share is not None:
+            self.share.begin(index, args, kwargs)
+        branch = state.branches.get(name)
+        if branch is None:
+            branch = state.branches[name] = Branch(name, session.method.predictor.order + 1)
+        branch.condition = None if condition is None else weakref.ref(condition)
+        mark = signature(args, kwargs)
+        if branch.signature != mark:
+            self._start(branch, mark, args, kwargs)
         call = Call(branch, index, run.clock(session.method.clock), run=run)
         if session.method.probe is not None:
             self.look(call, args, kwargs)
-        call.observing = branch.signature not in session.verified
+        call.observing = mark not in session.verified
+        if index == 0 and self.skips_first:
+            return None
+        for observer in session.observers:
+            observer.on_call(call, args, kwargs)
         return call
 
     def look(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -106,29 +145,13 @@ class Gate:
             if entry is not None:
                 self.session.show(call, entry)
 
-    def _branch(self, index: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Branch:
-        """The guidance branch of a call; one whose calls look otherwise than before starts afresh."""
-        session, state = self.session, self.session.state
-        condition = condition_of(kwargs)
-        name = session.tracker.told.branch if session.tracker.told is not None else None
-        if name is None:
-            name = session.context
-        if name is None:
-            name = state.names.name(index, condition, state.branches)
-        if self.share is not None:
-            self.share.begin(index, args, kwargs)
-        branch = state.branches.get(name)
-        if branch is None:
-            branch = state.branches[name] = Branch(name, session.method.predictor.order + 1)
-        branch.condition = None if condition is None else weakref.ref(condition)
-        mark = signature(args, kwargs)
-        if branch.signature != mark:
-            if branch.signature is not None:
-                state.note_peak()
-                branch.start_afresh("shape")
-            branch.signature = mark
-            branch.paired = session.method.predictor.pairs_halves and self._paired(args, kwargs)
-        return branch
+    def _start(self, branch: Branch, mark: Hashable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """A branch whose calls look otherwise than before, or that is new, starts afresh."""
+        if branch.signature is not None:
+            self.session.state.note_peak()
+            branch.start_afresh("shape")
+        branch.signature = mark
+        branch.paired = self.session.method.predictor.pairs_halves and self._paired(args, kwargs)
 
     def _reason_to_pass(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
         module = self.session.module

@@ -25,17 +25,7 @@ First = tuple[Call, Callable[..., Any], Any]
 
 
 class Remembering(Protocol):
-    """What the memory changes of a session.
-
-    Attributes:
-        method: the method as it is now.
-        requested: the method as it was asked for.
-        call: the call under way.
-        state: the run under way.
-        binding: the bound sites.
-        verified: signatures of which a call was checked.
-        removed: whether caching was taken off the denoiser.
-    """
+    """What the memory reads and changes of a session; attributes as there."""
 
     method: Method
     requested: Method

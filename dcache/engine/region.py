@@ -6,18 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from time import perf_counter
-from typing import Any, TypeGuard, final
+from typing import Any, TypeGuard
 
 import torch
 
 from dcache.cache.codec import Codec
 from dcache.cache.history import History, Leaves
+from dcache.engine.anchors import fit_rows, latest_entry
 from dcache.engine.call import Call
 from dcache.engine.observe import SiteOutput
 from dcache.engine.protocols import Engine, Lowered
 from dcache.errors import DcacheError
 from dcache.kernels import launch
-from dcache.kernels.packed import Packed, Stored
+from dcache.kernels.packed import Stored
 from dcache.kernels.weighted_sum import weighted_sum
 from dcache.predictors.guided_pair import Sum, apart
 from dcache.sites.site import Site
@@ -87,7 +88,7 @@ class Region(ABC):
                 observer.on_enter(self._observed_as(), call)
         self.history = history = call.branch.history(self.key)
         if call.half is not None or history.half:
-            self._fit_rows(history, call.half)
+            fit_rows(history, call.half, self.codec, self._keeps_mean())
         leader = self.leader
         self.predicting = self.engine.predicts(self, call) if leader is None else leader.decide(call)
         return self.predicting
@@ -236,6 +237,10 @@ class Region(ABC):
         ]
         return SiteOutput(values, changes, places)
 
+    def _keeps_mean(self) -> bool:
+        # T-GATE freezes the mean of both branches' cross-attention.
+        return self.site.kind == "cross_attn" and self.engine.method.sibling == "drop"
+
     def _make_room(self, call: Call) -> History:
         """The history, without the anchor that the one of this call replaces."""
         history = self.history
@@ -244,99 +249,9 @@ class Region(ABC):
         if self.room_in is not call:
             self.room_in = call
             if self.predictor.forecasts and history.taus:
-                history.forecast = self._latest(history)
+                history.forecast = latest_entry(history, self.predictor, self.codec)
             history.make_room(call.tau)
         return history
-
-    def _fit_rows(self, history: History, half: tuple[int, slice] | None) -> None:
-        """Keep of the anchors the rows that are run; where all are run again nothing is left of them."""
-        if half is None:
-            history.clear()
-        elif not history.half:
-            history.leaves = [self._fewer(leaves, *half) for leaves in history.leaves]
-            history.forecast = None if history.forecast is None else self._fewer(history.forecast, *half)
-            history.half = True
-
-    def _fewer(self, leaves: Leaves, rows: int, part: slice) -> Leaves:
-        # T-GATE freezes the mean of both branches' cross-attention.
-        mean = self.site.kind == "cross_attn" and self.engine.method.sibling == "drop"
-        kept: list[Stored | None] = []
-        for leaf in leaves:
-            # Frames or places may lie inside the batch dimension, behind the rows.
-            each = 0 if leaf is None or leaf.shape[0] % rows else leaf.shape[0] // rows
-            if leaf is None or not each:
-                kept.append(leaf)
-            elif mean:
-                a, b = (half.to(half.dtype) for half in leaf.chunk(2))
-                kept.append(self.codec.close(None, (a + b) / 2) if isinstance(leaf, Packed) else (a + b) / 2)
-            else:
-                kept.append(leaf[part.start * each : part.stop * each].clone())
-        return tuple(kept)
-
-    def _latest(self, history: History) -> Leaves:
-        """The last entry before a new anchor: the newest anchor, or what was predicted since, once more."""
-        if not history.run_length or len(history.taus) == 1:
-            return history.leaves[-1]
-        weights = self.predictor.weights(history.taus, history.steps, history.predicted_at)
-        anchors = [*history.leaves, history.forecast] if history.forecast is not None else history.leaves
-        entry: list[Stored | None] = []
-        for i, newest in enumerate(history.leaves[-1]):
-            if newest is None:
-                entry.append(None)
-                continue
-            predicted = weighted_sum(None, [a[i] for a in anchors], weights, newest.dtype)  # type: ignore[misc]
-            entry.append(self.codec.close(None, predicted) if isinstance(newest, Packed) else predicted)
-        return tuple(entry)
-
-
-@final
-class GroupRegion:
-    """A site that is lowered as several regions which follow its decision; it holds nothing itself.
-
-    Attributes:
-        followers: the regions of its parts, in the order of execution.
-    """
-
-    def __init__(self, engine: Engine, site: Site) -> None:
-        self.engine = engine
-        self.site = site
-        self.key = site.name
-        self.predicting = False
-        self.decided_in: Call | None = None
-        self.history: History | None = None
-        self.followers: list[Region] = []
-
-    def parts(self) -> Iterator[Region]:
-        """The followers, which hold what is remembered."""
-        for follower in self.followers:
-            yield from follower.parts()
-
-    def release(self) -> None:
-        """The run is over: drop its tensors."""
-        self.history = None
-        self.decided_in = None
-        for follower in self.followers:
-            follower.release()
-
-    @property
-    def has_history(self) -> bool:
-        """Whether every follower has something to predict from."""
-        branch = self.engine.call.branch if self.engine.call is not None else None
-        return branch is not None and all(branch.history(f.key).taus for f in self.followers)
-
-    def decide(self, call: Call) -> bool:
-        """Decide once per call, and count predictions in a row here: the followers' counts are their own."""
-        if self.decided_in is call:
-            return self.predicting
-        self.decided_in = call
-        self.history = history = call.branch.history(self.key)
-        if call.half is None and history.half:
-            history.clear()
-        history.half = call.half is not None
-        self.predicting = self.engine.predicts(self, call)
-        if not call.checking:
-            history.run_length = history.run_length + 1 if self.predicting else 0
-        return self.predicting
 
 
 def without_history(site: Site) -> DcacheError:

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
-import torch
 from torch import nn
 
 from dcache.engine.attachment import Attachment, denoiser_of
 from dcache.engine.batched_sums import Together
-from dcache.engine.binding import Binding, bind
+from dcache.engine.bind import bind
+from dcache.engine.binding import Binding
 from dcache.engine.call import Call
 from dcache.engine.config import SessionConfig
 from dcache.engine.decisions import Decisions
@@ -93,7 +93,7 @@ class Session:
         self.lifecycle = Lifecycle(self)
         self.tracker = self.lifecycle.tracker
         self.free, self.open_run, self.end_run = self.lifecycle.free, self.lifecycle.open, self.lifecycle.end
-        self.gate = Gate(self, self.memory)
+        self.gate = Gate(self, self.memory, config.skips_first)
         self.look = self.gate.look
         self.attachment = Attachment(module, self)
         self.binding: Binding = self._bound(self.method.sites)
@@ -119,12 +119,8 @@ class Session:
     def denoise(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The denoiser's call: predicted where the method lets it, computed and remembered elsewhere."""
         began = perf_counter()
-        if self.call is not None:
-            return inner(*args, **kwargs)
-        if (torch.is_grad_enabled() or self.module.training) and self.gate.passes_by(args, kwargs):
-            return inner(*args, **kwargs)
         call = self.gate.admit(args, kwargs)
-        if self.config.skips_first and call.index == 0:
+        if call is None:
             return inner(*args, **kwargs)
         kept = None
         if call.observing or (self.memory is not None and not call.branch.settled):
@@ -134,7 +130,16 @@ class Session:
             self.binding.observe()
         state, self.call = self.state, call
         try:
-            output, spent = self._run(call, inner, args, kwargs)
+            # A predicted step is a matter of microseconds: no call of ours that is not needed.
+            around = self.binding.whole or self.binding.guidance
+            if around is not None:
+                output, spent = around.run(call, inner, args, kwargs)
+            else:
+                before = perf_counter()
+                output = inner(*args, **kwargs)
+                spent = perf_counter() - before
+            for observer in self.observers:
+                observer.on_output(call, output)
             self.check(call, output, inner, kept)
             if self.memory is not None and call.computed and not self.removed:
                 self.memory.settle(call, inner, kept)
@@ -161,6 +166,8 @@ class Session:
             inner: the denoiser's own call.
             kept: (args, kwargs) as they were before it, where something is to be checked.
         """
+        if call.entered:
+            raise _never_left(self.module)
         branch = call.branch
         if branch.gauge is not None:
             branch.gauge.settle(call.computed > 0, output)
@@ -187,30 +194,6 @@ class Session:
         finally:
             self.call = call
 
-    def _run(
-        self, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, float]:
-        """The output, and the seconds spent in the model."""
-        for observer in self.observers:
-            observer.on_call(call, args, kwargs)
-        # A predicted step is a matter of microseconds: no call of ours that is not needed.
-        around = self.binding.whole or self.binding.guidance
-        if around is not None:
-            output, spent = around.run(call, inner, args, kwargs)
-        else:
-            before = perf_counter()
-            output = inner(*args, **kwargs)
-            spent = perf_counter() - before
-        if call.entered:
-            raise DcacheError(
-                f"{type(self.module).__name__}: a run of blocks was entered and its last block never called "
-                "(skip-layer guidance?), so the prediction had nowhere to go. Choose a run that ends before "
-                "the blocks that are skipped, or sites='model'."
-            )
-        for observer in self.observers:
-            observer.on_output(call, output)
-        return output, spent
-
     def stats(self) -> Stats:
         """What the run under way, or the last one, did."""
         return self.state.stats(self.method.describe())
@@ -234,11 +217,6 @@ class Session:
             self.rebind(self.method.sites)
         self.binding.reinstall()
         self.binding.refuse_enclosed()
-
-    def rebind_if_moved(self) -> None:
-        """Bind again if a bound module was replaced."""
-        if self.binding.moved():
-            self.rebind(self.method.sites)
 
     def rebind(self, sites: Sequence[str]) -> None:
         """Take all intercepts off and bind again."""
@@ -304,3 +282,11 @@ def session_of(module: nn.Module) -> Session | None:
     """The session of a module, if caching is enabled on it."""
     denoiser = denoiser_of(module)
     return denoiser if isinstance(denoiser, Session) else None
+
+
+def _never_left(module: nn.Module) -> DcacheError:
+    return DcacheError(
+        f"{type(module).__name__}: a run of blocks was entered and its last block never called (skip-layer "
+        "guidance?), so the prediction had nowhere to go. Choose a run that ends before the blocks that are "
+        "skipped, or sites='model'."
+    )

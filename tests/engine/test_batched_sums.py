@@ -61,7 +61,7 @@ def session_on(pipe: Any, shape: Shape = PIXART) -> Session:
 
 
 def histories_of(session: Session) -> list[History]:
-    return [history for branch in session.branches.values() for history in branch.histories.values()]
+    return [history for branch in session.state.branches.values() for history in branch.histories.values()]
 
 
 def by_evaluation(pipe: Any, shape: Shape = PIXART, **more: Any) -> tuple[torch.Tensor, list[list[int]]]:
@@ -231,7 +231,7 @@ def test_what_waits_is_bounded(kernels: None, monkeypatch: pytest.MonkeyPatch) -
     _, found = by_evaluation(pipe, num_inference_steps=4)
     assert sizes_of(found) == [[4, 4, 1]] * 2
     assert max(waits) == 3 * leaf
-    assert session.together.held == 0
+    assert session.batched.held == 0
     # Leaves that are too large to wait are summed alone.
     monkeypatch.setattr(together, "MOST_BYTES", leaf)
     _, found = by_evaluation(dcache.enable(PIXART.build(), TAYLOR), num_inference_steps=3)
@@ -281,9 +281,9 @@ def test_nothing_that_was_made_outlives_the_call(
     gc.collect()
     assert len(made) == 9
     assert not any(ref() is not None for ref in made)
-    assert not session.together.ready
-    assert not session.together.waiting
-    assert session.together.held == 0
+    assert not session.batched.ready
+    assert not session.batched.waiting
+    assert session.batched.held == 0
     assert not session.decisions.foreseen
     if not breaks:
         return

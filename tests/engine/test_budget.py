@@ -16,9 +16,9 @@ import torch
 
 import dcache
 from dcache import DcacheError, DcacheWarning, Method, methods
-from dcache import api as wrap
 from dcache.cache.codec import Codec
 from dcache.cache.history import tensors_of
+from dcache.engine.pipeline import sessions_of
 from dcache.engine.region import Region
 from tests.engine.tiny_models import Double, Toy, integers, walk
 from tests.families.video import WAN22
@@ -38,7 +38,7 @@ def watched(pipe: Any) -> Iterator[list[int]]:
     remember = Region.remember
 
     def look() -> None:
-        seen.append(sum(session.bytes_now() for session in wrap._sessions(pipe).values()))
+        seen.append(sum(session.state.bytes_now() for session in sessions_of(pipe).values()))
 
     def remembered(*args: Any) -> None:
         remember(*args)
@@ -193,7 +193,7 @@ def test_a_denoiser_whose_turn_is_over_gives_up_no_more() -> None:
     pipe = dcache.enable(WAN22.build(), method, max_cache_bytes=4300)
     first, _, warned = told(pipe, WAN22, "sequential")
     assert warned
-    assert {s.method.codec for s in wrap._sessions(pipe).values()} == {"delta:bfloat16"}
+    assert {s.method.codec for s in sessions_of(pipe).values()} == {"delta:bfloat16"}
     second, _, warned = told(pipe, WAN22, "sequential")
     assert torch.equal(first, second)
     assert warned == []
@@ -228,18 +228,18 @@ def test_what_was_remembered_is_lowered_with_the_method() -> None:
     toy = dcache.enable(
         Toy(), methods.newton(order=1, interval=1, clock="step", warmup=0), max_cache_bytes=2 * 8 * 4 + 8
     )
-    session = wrap._sessions(toy)[""]
+    session = sessions_of(toy)[""]
     for i in range(3):
         dcache.step(toy, i, branch="a")
         walk(toy, [float(i)])
-    kept = session.branches["a"].histories["trunk"]
+    kept = session.state.branches["a"].histories["trunk"]
     assert kept.steps == [1, 2]
     dcache.step(toy, 2, branch="b")
     with pytest.warns(DcacheWarning, match="lowered to .*order=0"):
         walk(toy, [2.0])
     assert kept.steps == [2]
     assert [t.flatten()[0].item() for leaves in kept.leaves for t in tensors_of(leaves)] == [21.0]
-    assert session.bytes_now() <= 2 * 8 * 4 + 8
+    assert session.state.bytes_now() <= 2 * 8 * 4 + 8
 
 
 @contextmanager
@@ -283,22 +283,22 @@ def test_memory_that_is_too_small_for_a_new_anchor_is_asked_for() -> None:
     method = methods.interval(interval=1, warmup=0, codec="value")
     # The self-check replays the first call: what is computed has 2, 4, 6 tokens of 4 numbers.
     toy = dcache.enable(Toy([Double(), Growing()]), method, max_cache_bytes=4 * 4 * 4)
-    session = wrap._sessions(toy)[""]
+    session = sessions_of(toy)[""]
     for i in range(2):
         dcache.step(toy, i)
         walk(toy, [float(i)])
-        assert session.bytes_now() == (i + 1) * 2 * 4 * 4
+        assert session.state.bytes_now() == (i + 1) * 2 * 4 * 4
     dcache.step(toy, 2)
     with pytest.warns(DcacheWarning, match="lowered to .*bfloat16"):
         walk(toy, [2.0])
-    assert session.bytes_now() <= 4 * 4 * 4
+    assert session.state.bytes_now() <= 4 * 4 * 4
 
 
 def test_what_a_breakdown_left_is_not_kept_beside_narrower_anchors() -> None:
     block = Double()
     toy = Toy([Double(), block])
     dcache.enable(toy, methods.interval(interval=1, warmup=0, codec="delta"), max_cache_bytes=2 * 8 * 4 - 1)
-    session = wrap._sessions(toy)[""]
+    session = sessions_of(toy)[""]
     dcache.step(toy, 0, branch="a")
     walk(toy, [0.0])
     dcache.step(toy, 1, branch="a")
@@ -307,12 +307,12 @@ def test_what_a_breakdown_left_is_not_kept_beside_narrower_anchors() -> None:
         pytest.raises(ValueError, match="broken"),
     ):
         walk(toy, [1.0])
-    assert session.bytes_now() == 8 * 4
+    assert session.state.bytes_now() == 8 * 4
     dcache.step(toy, 1, branch="b")
     with pytest.warns(DcacheWarning, match="bfloat16"):
         walk(toy, [1.0])
     # Nothing of the first branch is left, and the second one's anchor has two bytes for each number.
-    assert session.bytes_now() == 8 * 2
+    assert session.state.bytes_now() == 8 * 2
 
 
 def test_nothing_is_left_of_a_limit_when_it_is_taken_off() -> None:
@@ -324,11 +324,11 @@ def test_nothing_is_left_of_a_limit_when_it_is_taken_off() -> None:
 
 def test_what_the_budget_keeps_of_the_first_calls_is_let_go_of() -> None:
     pipe = dcache.enable(PIXART.build(), SUBLAYERS, max_cache_bytes="1GB")
-    budget = wrap._sessions(pipe)["transformer"].budget
-    assert budget is not None
+    memory = sessions_of(pipe)["transformer"].memory
+    assert memory is not None
     kept: list[int] = []
-    before_step(pipe, lambda: kept.append(sum(map(len, budget._began.values()))))
+    before_step(pipe, lambda: kept.append(len(memory._firsts)))
     PIXART.run(pipe, "off")
     assert kept[0] == 1
     assert not any(kept[1:])
-    assert not list(budget._began.values())
+    assert not memory._firsts

@@ -17,9 +17,9 @@ import torch
 
 import dcache
 from dcache import DcacheError, Method, methods
-from dcache import api as wrap
 from dcache.cache.codec import Codec
 from dcache.cache.history import History, bytes_of, tensors_of
+from dcache.engine.pipeline import sessions_of
 from dcache.engine.region import Region
 from tests.engine.tiny_models import Double, Mix, Toy
 
@@ -116,9 +116,9 @@ def test_the_limit_holds_at_any_time(
     def after(toy: Any, limit: int) -> None:
         look()
         assert max(alive) <= limit
-        (session,) = wrap._sessions(toy).values()
+        (session,) = sessions_of(toy).values()
         sessions.add(session)
-        assert session.bytes_now() <= limit
+        assert session.state.bytes_now() <= limit
         assert dcache.stats(toy).bytes_held <= limit
 
     monkeypatch.setattr(Region, "remember", remembered)

@@ -34,7 +34,9 @@ def session_on(pipe: Any) -> Session:
 
 def addresses(session: Session) -> set[int]:
     """Where everything that is held lies."""
-    return {t.untyped_storage().data_ptr() for branch in session.branches.values() for t in branch.tensors()}
+    return {
+        t.untyped_storage().data_ptr() for branch in session.state.branches.values() for t in branch.tensors()
+    }
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -122,7 +124,7 @@ def anchors(session: Session) -> list[tuple[list[int], list[float]]]:
     """Of every history the evaluations of its anchors, and the value each is filled with."""
     return [
         (list(h.steps), [float(t.flatten()[0]) for leaves in h.leaves for t in tensors_of(leaves)])
-        for branch in session.branches.values()
+        for branch in session.state.branches.values()
         for h in branch.histories.values()
     ]
 

@@ -247,7 +247,7 @@ def test_only_the_image_is_remembered_at_the_trunk(shape: Shape) -> None:
 def test_branches_are_the_cache_contexts(shape: Shape) -> None:
     pipe = dcache.enable(shape.build(), methods.interval(interval=2))
     seen: list[set[str]] = []
-    before_step(pipe, lambda: seen.append({*session(shape, pipe).branches}))
+    before_step(pipe, lambda: seen.append({*session(shape, pipe).state.branches}))
     shape.run(pipe, "sequential")
     assert seen == [{"cond", "uncond"}] * STEPS
     stats = dcache.stats(pipe)

@@ -146,8 +146,8 @@ def test_the_last_step_of_the_sampler_ends_the_run(name: str) -> None:
     run(name, pipe)
     session = session_of(denoiser(name, pipe))
     assert session is not None
-    assert session.run is None
-    assert session.branches == {}
+    assert session.state.run is None
+    assert session.state.branches == {}
     stats = dcache.stats(pipe)
     assert stats.bytes_now == 0
     assert stats.bytes_held > 0

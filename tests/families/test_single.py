@@ -117,7 +117,7 @@ def test_the_clock_is_the_samplers_whatever_the_model_is_told(shape: Shape) -> N
     step = pipe.scheduler.step
 
     def stepped(*args: Any, **kwargs: Any) -> Any:
-        taus.append(session(shape, pipe).branches["0"].history("trunk").taus[-1])
+        taus.append(session(shape, pipe).state.branches["0"].history("trunk").taus[-1])
         return step(*args, **kwargs)
 
     pipe.scheduler.step = stepped

@@ -379,7 +379,9 @@ def test_the_text_stream_that_nobody_reads_behind_the_trunk_is_not_held(shape: S
     stored: list[list[tuple[int, ...]]] = []
 
     def look() -> None:
-        stored.append([tuple(t.shape) for branch in session.branches.values() for t in branch.tensors()])
+        stored.append(
+            [tuple(t.shape) for branch in session.state.branches.values() for t in branch.tensors()]
+        )
 
     before_step(pipe, look)
     shape.run(pipe)

@@ -1,7 +1,5 @@
 """Guiders name the branches: batches that are prepared, begun and ended around each denoiser call."""
 
-import gc
-import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -130,15 +128,17 @@ def test_a_replaced_guider_is_followed_and_the_old_one_is_left_as_it_was() -> No
     assert set(vars(first)) == before
 
 
-def test_the_guidance_scale_is_that_of_the_first_pipeline_that_keeps_one() -> None:
-    plain, kept, other = Guider(), Guider(), Guider()
-    plain._guidance_scale, kept._guidance_scale, other._guidance_scale = None, 3, 7.5
-    refs = [weakref.ref(pipe) for pipe in (Guider(), plain, kept, other)]
-    gc.collect()
-    assert guidance_of(refs) == 3.0
-    assert isinstance(guidance_of(refs), float)
+@pytest.mark.parametrize(
+    ("kept", "scale"), [(3, 3.0), (7.5, 7.5), (None, None), ((3.0, 1.0), None), (torch.tensor(3.0), None)]
+)
+def test_the_guidance_scale_is_the_number_that_a_pipeline_keeps(kept: Any, scale: float | None) -> None:
     # A tensor or a pair is no scale.
-    kept._guidance_scale = (3.0, 1.0)
-    assert guidance_of(refs) == 7.5
-    assert guidance_of(refs[:2]) is None
-    assert guidance_of([]) is None
+    pipe = Guider()
+    pipe._guidance_scale = kept
+    assert guidance_of(pipe) == scale
+    assert type(guidance_of(pipe)) is type(scale)
+
+
+def test_a_pipeline_that_keeps_none_or_is_gone_has_no_guidance_scale() -> None:
+    assert guidance_of(Guider()) is None
+    assert guidance_of(None) is None

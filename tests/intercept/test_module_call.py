@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dcache.intercept.module_call import Intercept, compiled_call, intercept_of
+from dcache.intercept.module_call import Intercept, compiled_call, compiled_inside, intercepts_of
 
 
 class Double(Intercept):
@@ -21,12 +21,12 @@ def test_an_intercept_stands_in_for_the_call_and_leaves_nothing_behind():
     intercept = Double(module)
     intercept.install()
     assert torch.equal(module(x), 2 * plain)
-    assert intercept_of(module) is intercept
+    assert intercepts_of(module) == [intercept]
     assert compiled_call(module) is None
     intercept.remove()
     intercept.remove()
     assert vars(module) == before
-    assert intercept_of(module) is None
+    assert intercepts_of(module) == []
     assert torch.equal(module(x), plain)
 
 
@@ -59,17 +59,61 @@ def test_a_compiled_call_set_in_the_meantime_is_noticed_and_stays():
     assert not intercept.displaced
     module._compiled_call_impl = lambda x: x + 10
     assert intercept.displaced
-    assert intercept_of(module) is None
+    assert intercepts_of(module) == []
     intercept.remove()
     assert module(1.0) == 11.0
 
 
-def test_two_intercepts_on_one_module_are_refused():
+class Add(Intercept):
+    name = "add"
+
+    def __call__(self, x):
+        return self.inner(x) + 1
+
+
+def test_intercepts_on_one_module_form_a_chain_the_last_one_in_front():
     module = nn.Identity()
-    Double(module).install()
-    with pytest.raises(RuntimeError, match="Identity is already intercepted"):
-        Double(module).install()
-    assert module(1.0) == 2.0
+    double, add = Double(module), Add(module)
+    double.install()
+    add.install()
+    assert intercepts_of(module) == [add, double]
+    assert [link.name for link in intercepts_of(module)] == ["add", "plain"]
+    # 2 x + 1, not 2 (x + 1).
+    assert module(3.0) == 7.0
+    assert not double.displaced
+    assert compiled_inside(module) is None
+
+
+@pytest.mark.parametrize(("first", "left"), [(0, 4.0), (1, 6.0)])
+def test_each_intercept_of_a_chain_can_be_removed_first(first, left):
+    module = nn.Identity()
+    before, links = dict(vars(module)), [Double(module), Add(module)]
+    for link in links:
+        link.install()
+    links[first].remove()
+    assert module(3.0) == left
+    links[first].remove()
+    assert module(3.0) == left
+    links[1 - first].remove()
+    assert module(3.0) == 3.0
+    assert vars(module) == before
+
+
+def test_a_compiled_call_stays_behind_the_whole_chain():
+    module = nn.Identity()
+    module._compiled_call_impl = compiled = lambda x: x + 10
+    links = [Double(module), Add(module)]
+    for link in links:
+        link.install()
+    assert module(1.0) == 23.0
+    assert compiled_inside(module) is compiled
+    assert compiled_call(module) is None
+    # A compile takes the slot from both; they go back in their order.
+    module._compiled_call_impl = lambda x: x + 100
+    assert [link.displaced for link in links] == [True, True]
+    for link in links:
+        link.install()
+    assert module(1.0) == 203.0
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
@@ -77,7 +121,7 @@ def test_a_copy_of_an_intercepted_module_is_plain(copied):
     module = nn.Linear(2, 2)
     Double(module).install()
     twin = copied(module)
-    assert intercept_of(twin) is None
+    assert intercepts_of(twin) == []
     twin.weight.data.zero_()
     twin.bias.data.fill_(3)
     assert torch.equal(twin(torch.randn(2)), torch.full((2,), 3.0))

@@ -12,7 +12,8 @@ import torch
 
 import dcache
 from dcache import methods
-from dcache.engine.session import ModelCall, session_of
+from dcache.engine.model_call import ModelCall
+from dcache.engine.session import session_of
 from tests.laws.product import PRESETS, plain
 from tests.pipelines import SHAPES, Shape, at_step_end
 

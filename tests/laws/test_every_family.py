@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dcache
-from dcache.api import _sessions
+from dcache.engine.pipeline import sessions_of
 from tests.families import FAMILIES
 from tests.laws.product import PRESETS, Case, product
 from tests.laws.test_memory import reachable, storages
@@ -43,7 +43,7 @@ class Look:
     def __call__(self) -> None:
         if self.stop and len(self.held) == 3:
             raise StopError
-        sessions = _sessions(self.pipe).values()
+        sessions = sessions_of(self.pipe).values()
         learning = [s.binding.guidance for s in sessions if s.binding.guidance is not None]
         passing = storages([t for region in learning for t in region.watched()])
         held = storages(reachable([vars(s) for s in sessions]))
@@ -77,7 +77,7 @@ def test_runs_repeat_bytes_are_true_and_nothing_is_left(case: Case) -> None:
     assert stats.predicted > 0
     assert stats.bytes_now == 0
     assert stats.bytes_held >= max(look.held)
-    sessions = list(_sessions(pipe).values())
+    sessions = list(sessions_of(pipe).values())
     assert dcache.disable(pipe) is pipe
     assert storages(reachable([vars(s) for s in sessions])) == {}
     assert anatomy(case.shape, pipe) == anatomy(case.shape, twin)

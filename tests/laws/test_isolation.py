@@ -330,7 +330,9 @@ def test_image_to_image_starts_late_and_shares_the_denoiser(name: str) -> None:
     seen: list[list[float]] = []
 
     def act(i: int) -> None:
-        seen.append([h.taus[-1] for branch in session.branches.values() for h in branch.histories.values()])
+        seen.append(
+            [h.taus[-1] for branch in session.state.branches.values() for h in branch.histories.values()]
+        )
 
     call = at_step_end(shape, act)
     cached = image_run_with(name, image, call)

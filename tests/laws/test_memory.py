@@ -66,7 +66,7 @@ def test_bytes_held_are_those_of_the_storages_in_the_histories(case: Case) -> No
     seen: list[tuple[int, int, int]] = []
 
     def look() -> None:
-        histories = storages(reachable(session.branches))
+        histories = storages(reachable(session.state.branches))
         # What guidance is learned from is the evaluation's own and dropped in the step that is about to come.
         guidance = session.binding.guidance
         passing = storages(guidance.watched()) if guidance is not None else {}

@@ -48,7 +48,7 @@ def packed_in(pipe: object, shape: Shape) -> list[Packed]:
     """Every packed anchor that is held."""
     session = session_of(shape.denoiser(pipe))
     assert session is not None
-    histories = [h for b in session.branches.values() for h in b.histories.values()]
+    histories = [h for b in session.state.branches.values() for h in b.histories.values()]
     return [leaf for h in histories for leaves in h.leaves for leaf in leaves if isinstance(leaf, Packed)]
 
 

@@ -446,8 +446,8 @@ def test_the_frozen_cross_attention_is_the_mean_of_both_branches():
     frozen: list[torch.Tensor] = []
 
     def look(i: int) -> None:
-        if i >= 3 and session.branches:
-            (branch,) = session.branches.values()
+        if i >= 3 and session.state.branches:
+            (branch,) = session.state.branches.values()
             frozen.append(branch.histories["cross_attn:1"].leaves[-1][0])
 
     PIXART.run(pipe, "batched", **at_step_end(PIXART, look))

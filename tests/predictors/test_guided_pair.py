@@ -8,13 +8,18 @@ import pytest
 import torch
 
 import dcache
+from dcache import Method
 from dcache.cache.history import Branch
 from dcache.engine.call import Call
+from dcache.engine.pipeline import sessions_of
 from dcache.errors import DcacheError, DcacheWarning
+from dcache.kernels.weighted_sum import weighted_sum
 from dcache.predictors import Reuse, make
 from dcache.predictors.fitted import Fitted
 from dcache.predictors.guided_pair import apart
 from dcache.schedule import Plan, Schedule
+from dcache.schedulers import Every
+from tests.engine.tiny_models import Toy
 from tests.pipelines import PIXART, STEPS, WAN
 
 MEAN = {"*": {2: {0: -1.0, 1: 2.0}}}
@@ -22,15 +27,9 @@ KEPT = {"*": {2: {1: 1.0}}}
 BOTH = Fitted(MEAN, KEPT).at("trunk")
 
 
-def call(paired: bool = True, tau: float = 2.0) -> Call:
-    branch = Branch("0", 2)
-    branch.paired = paired
-    return Call(branch, 2, tau)
-
-
 def test_the_mean_follows_its_weights_and_the_difference_its_own() -> None:
     u0, c0, u1, c1 = (torch.randn(3, 5, generator=torch.Generator().manual_seed(i)) for i in range(4))
-    summed = apart(BOTH, [0, 1], call())
+    summed = apart(BOTH, [0, 1], 2.0)
     assert summed is not None
     base = torch.randn(6, 5)
     u, c = (
@@ -43,28 +42,41 @@ def test_the_mean_follows_its_weights_and_the_difference_its_own() -> None:
 def test_which_half_is_which_does_not_matter() -> None:
     first, second = torch.randn(4, 5), torch.randn(4, 5)
     swapped = [torch.cat(x.chunk(2)[::-1]) for x in (first, second)]
-    summed = apart(BOTH, [0, 1], call())
+    summed = apart(BOTH, [0, 1], 2.0)
     assert summed is not None
     straight = summed(None, [first, second], [-1.0, 2.0], torch.float32)
     assert torch.equal(summed(None, swapped, [-1.0, 2.0], torch.float32), torch.cat(straight.chunk(2)[::-1]))
 
 
 def test_an_odd_leaf_is_carried_whole() -> None:
-    summed = apart(BOTH, [0, 1], call())
+    summed = apart(BOTH, [0, 1], 2.0)
     assert summed is not None
     made = summed(None, [torch.tensor([1.0, 2, 3]), torch.tensor([2.0, 4, 9])], [-1.0, 2.0], torch.float32)
     assert made.tolist() == [3.0, 6.0, 15.0]
 
 
-def test_nothing_is_apart_without_two_halves_or_a_row_for_these_anchors() -> None:
-    assert apart(BOTH, [0, 1], call(paired=False)) is None
-    assert apart(BOTH, [0, 3], call()) is None
-    assert apart(BOTH, [0, 1], call(tau=3.0)) is None
-    assert apart(Fitted(MEAN).at("trunk"), [0, 1], call()) is None
-    assert apart(Reuse(), [0, 1], call()) is None
-    halved = call()
-    halved.half = (4, slice(2, 4))
-    assert apart(BOTH, [0, 1], halved) is None
+def test_nothing_is_apart_without_a_row_for_these_anchors() -> None:
+    assert apart(BOTH, [0, 3], 2.0) is None
+    assert apart(BOTH, [0, 1], 3.0) is None
+    assert apart(Fitted(MEAN).at("trunk"), [0, 1], 2.0) is None
+    assert apart(Reuse(), [0, 1], 2.0) is None
+
+
+@pytest.mark.parametrize(
+    ("paired", "half", "is_apart"),
+    [(True, None, True), (False, None, False), (True, (4, slice(2, 4)), False)],
+)
+def test_a_region_carries_halves_apart_where_its_call_has_both(
+    paired: bool, half: Any, is_apart: bool
+) -> None:
+    toy = dcache.enable(Toy(), Method("pair", Every(2), BOTH, clock="step"))
+    (region,) = sessions_of(toy)[""].binding.storing()
+    branch = Branch("0", 2, paired=paired)
+    history = branch.history("trunk")
+    for step in range(2):
+        history.push(step, float(step), (torch.zeros(2),))
+    _, _, summed = region.terms(Call(branch, 2, 2.0, half=half), history)
+    assert (summed is not weighted_sum) == is_apart
 
 
 def test_both_tables_survive_json_and_are_checked() -> None:

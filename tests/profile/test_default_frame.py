@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.search.shaped import Shaped, shaped
+from tests.shapes import PIXART, SD
 
 from dcache import methods
 from dcache.profile import Profile, Tables
@@ -11,8 +13,6 @@ from dcache.schedulers import planners
 from dcache.search.observe import observe
 from dcache.sites.discovery import discover
 from tests.families.single import HUNYUAN_DIT, hunyuan_model
-from tests.search.shaped import Shaped, shaped
-from tests.shapes import PIXART, SD
 
 VALUE = Tables(np.ones((2, 2)), np.zeros((2, 2)), np.ones(2))
 DELTA = VALUE.scaled(2.0)

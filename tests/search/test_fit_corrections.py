@@ -9,6 +9,7 @@ import torch
 import dcache
 from dcache.cache.history import Branch
 from dcache.engine.call import Call
+from dcache.engine.observe import SiteOutput
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.schedule import Plan, Schedule
 from dcache.search.corrections import Fitting, Sums, fit_corrections
@@ -75,7 +76,7 @@ def walk(fitting: Fitting, features: torch.Tensor, branch: str = "0", x: torch.T
     its = Branch(branch, 9)
     for t, y in enumerate(features):
         delta = None if x is None else [y - x[t]]
-        fitting.see("trunk", Call(its, t, float(t)), [y], delta)
+        fitting.see("trunk", Call(its, t, float(t)), SiteOutput([y], delta, (0,)))
 
 
 def test_each_prediction_is_compared_with_what_was_computed_there() -> None:

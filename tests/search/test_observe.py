@@ -10,13 +10,14 @@ from torch import nn
 
 import dcache
 from dcache.engine import binding, session
+from dcache.engine.observe import observe as watch
 from dcache.engine.session import session_of
 from dcache.errors import DcacheError, DcacheWarning
+from dcache.observation.run import SiteObserver
 from dcache.profile import Profile
 from dcache.search.observe import observe
 from dcache.search.passes import passes_of, sites_of
-from dcache.search.stopwatch import stopwatch
-from dcache.search.watching import watching
+from dcache.search.stopwatch import Stopwatch
 from dcache.sites.discovery import discover
 from dcache.sites.site import Sublayer
 from dcache.sites.structure import Structure
@@ -165,14 +166,14 @@ def test_a_module_that_is_called_twice_gives_one_longer_feature(monkeypatch: pyt
             monkeypatch.setattr(where, "discover", lambda m: Structure(m, sublayers=[sublayer]))
     found: dict[int, list[torch.Tensor]] = {}
 
-    def see(site: str, call: Any, value: Any, delta: Any) -> None:
-        assert (site, delta) == ("mlp:0", None)
-        found.setdefault(call.index, []).extend(v.clone() for v in value)
+    def see(site: str, call: Any, output: Any) -> None:
+        assert (site, output.changes, output.places) == ("mlp:0", None, (0,))
+        found.setdefault(call.index, []).extend(v.clone() for v in output.values)
 
     everything = dcache.methods.interval(interval=1, sites="mlp:0")
     with torch.no_grad(), dcache.enabled(model, everything):
         for run in range(2):
-            with watching(session_of(model), see, model=False):
+            with watch(model, SiteObserver(see, model=False)):
                 for i in range(3):
                     dcache.step(model, i)
                     model(torch.randn(1 + run, 4), 0.0)
@@ -184,10 +185,11 @@ def test_a_module_that_is_called_twice_gives_one_longer_feature(monkeypatch: pyt
             found.clear()
         # A stopwatch hears both of them too.
         ticks = iter(range(100))
-        heard = stopwatch(session_of(model), lambda: next(ticks))
-        dcache.step(model, 0)
-        model(torch.randn(2, 4), 0.0)
-        assert heard.computed["mlp:0"][0] == [(0, 1), (2, 3)]
+        stopwatch = Stopwatch(lambda: next(ticks))
+        with watch(model, stopwatch):
+            dcache.step(model, 0)
+            model(torch.randn(2, 4), 0.0)
+        assert stopwatch.readings.computed["mlp:0"][0] == [(0, 1), (2, 3)]
 
 
 def test_a_unet_shows_its_brackets_one_in_each_pass() -> None:

@@ -11,7 +11,9 @@ from torch import nn
 
 import dcache
 from dcache import DcacheError, DcacheWarning, Schedule
-from dcache.cache.history import Branch
+from dcache.cache.codec import Codec
+from dcache.cache.history import Branch, History
+from dcache.engine.anchors import fit_rows
 from dcache.engine.call import Call
 from dcache.engine.lowering.guidance import GuidanceRegion, Pair, Seen
 from dcache.engine.lowering.guidance_math import cond_is_first
@@ -427,7 +429,7 @@ def test_the_bands_are_raised_in_their_windows_and_not_ever_more(time, low, high
     pipe = dcache.enable(Pipe(), BANDS)
     region, session = region_of(pipe.core), session_of(pipe.core)
     assert session is not None
-    session.run = Run(timesteps=[1000.0, float(time)], started=True, index=1)
+    session.state.run = Run(timesteps=[1000.0, float(time)], started=True, index=1)
     call = Call(Branch("0", 1), 1, 0.0)
     # A constant is low, and a chessboard's row is high.
     c = torch.randn(1, 2, 20, 20, generator=generator(1))
@@ -437,7 +439,7 @@ def test_the_bands_are_raised_in_their_windows_and_not_ever_more(time, low, high
         torch.testing.assert_close(region._decode(c), c + 5 * low + 2 * high * checks, rtol=1e-4, atol=1e-4)
     assert region.history is not None
     assert region.history.run_length == 3
-    session.run = None
+    session.state.run = None
 
 
 @pytest.mark.parametrize(
@@ -475,9 +477,10 @@ def test_a_branch_that_was_left_out_remembers_nothing_when_it_is_called_again():
 
 def test_rows_are_found_where_frames_lie_in_the_batch_dimension_too():
     """As in Latte: (rows x frames, tokens, channels)."""
-    region = region_of(dcache.enable(Pipe(), BANDS).core)
     leaf = torch.arange(12.0).view(6, 2)
-    (frames, rows, other) = region._fewer((leaf, leaf[:2], leaf[:5]), 2, slice(1, 2))
+    history = History(1, leaves=[(leaf, leaf[:2], leaf[:5])], taus=[0.0], steps=[0])
+    fit_rows(history, (2, slice(1, 2)), Codec("value"), mean=False)
+    ((frames, rows, other),) = history.leaves
     assert torch.equal(frames, leaf[3:])
     assert torch.equal(rows, leaf[1:2])
     assert torch.equal(other, leaf[:5])

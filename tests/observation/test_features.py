@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dcache.errors import DcacheError
-from dcache.search.held import FEWEST, Held, Key, room, sketch_error
+from dcache.observation.features import FEWEST, Held, Key, room, sketch_error
 from tests.search.pipeline_subjects import assert_tables, tables_of
 
 KEY, OTHER = Key("trunk", "0", "delta"), Key("attn:0", "0", "value")
