@@ -1,4 +1,4 @@
-"""Every core module has a test file of its name: dcache/cache/codec.py is tested in tests/cache/test_codec.py."""
+"""Every core module has a test file of its name: dcache/cache/codec.py has tests/cache/test_codec.py."""
 
 from pathlib import Path
 
