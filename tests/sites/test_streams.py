@@ -231,10 +231,12 @@ def test_where_the_streams_are_joined_between_two_blocks_is_seen_there():
     assert prober.entries(block, "hidden_states", output[:, :3], given) == ((), 0)
 
 
-def test_a_watched_call_that_is_over_lets_go_of_its_tensors():
-    prober, block = Prober(), Two()
-    watch(prober, block, X, TEXT)
-    prober.rest()
-    # Without what came before there is nobody to vote for.
-    watch(prober, Two(), X, TEXT)
-    assert prober.votes == {}
+@pytest.mark.parametrize("over", [False, True])
+def test_a_watched_call_that_is_over_lets_go_of_its_tensors(over):
+    prober = Prober()
+    text, picture = watch(prober, Two(), X, TEXT)
+    if over:
+        prober.rest()
+    # A block of the next call has no block before it, although it is given the same tensors.
+    watch(prober, Two(), picture, text)
+    assert bool(prober.votes) != over
