@@ -1,10 +1,12 @@
 """The front door: enabling replaces, disabling restores, the with-form does both."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import dcache
-from dcache import DcacheError, methods
+from dcache import DcacheError, Schedule, methods
 from tests.engine.tiny_models import Toy, flux_pipe, flux_run, integers, sd_pipe, sd_run, walk
 
 EVERY_2 = methods.interval(interval=2)
@@ -119,3 +121,44 @@ def _euler(pipe: object) -> object:
     from diffusers import EulerDiscreteScheduler
 
     return EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+
+
+def test_statistics_and_the_trace_of_a_run_outlive_its_caching() -> None:
+    toy = dcache.enable(Toy(), EVERY_2)
+    walk(toy, TIMES)
+    stats, trace = dcache.stats(toy), dcache.trace(toy)
+    dcache.disable(toy)
+    assert (stats.computed, stats.predicted) == (2, 2)
+    assert dcache.stats(toy) == stats
+    assert dcache.trace(toy) == trace
+    # Disabling once more forgets nothing.
+    dcache.disable(toy)
+    assert dcache.trace(toy) == trace
+
+
+def test_a_method_is_a_name_a_preset_a_schedule_or_the_path_of_one(tmp_path: Path) -> None:
+    schedule = Schedule.of_steps([0, 2], 4, codec="delta")
+    path = schedule.save(tmp_path / "s.json")
+    expected = [40.0, 39.0, 24.0, 23.0]
+    for method in (EVERY_2, schedule, path, str(path)):
+        assert integers(walk(dcache.enable(Toy(), method), TIMES)) == expected
+    assert integers(walk(dcache.enable(Toy(), "interval", interval=2), TIMES)) == expected
+    with pytest.raises(DcacheError, match=r"unknown option\(s\) interval for a Schedule: the engine takes"):
+        dcache.enable(Toy(), schedule, interval=2)
+    with pytest.raises(DcacheError, match=r"method must be a preset's name, .* got int"):
+        dcache.enable(Toy(), 3)
+
+
+def test_engine_options_go_with_any_method() -> None:
+    toy = dcache.enable(Toy(), EVERY_2, lowering="replay", max_cache_bytes="1MB")
+    assert integers(walk(toy, TIMES)) == [40.0, 39.0, 24.0, 23.0]
+    with pytest.raises(DcacheError, match="lowering must be 'auto' or 'replay', got 'fast'"):
+        dcache.enable(Toy(), EVERY_2, lowering="fast")
+
+
+def test_the_with_form_hands_out_the_object_and_leaves_it_plain() -> None:
+    toy = Toy()
+    with dcache.enabled(toy, EVERY_2) as inside:
+        assert inside is toy
+        assert integers(walk(toy, TIMES)) == [40.0, 39.0, 24.0, 23.0]
+    assert integers(walk(toy, TIMES)) == [40.0, 32.0, 24.0, 16.0]

@@ -6,6 +6,7 @@ from dcache import methods
 from dcache.cache.codec import parse
 from dcache.errors import DcacheError
 from dcache.method import Method, site_list
+from dcache.predictors import Fitted, Reuse
 from dcache.sites.site import Site
 
 
@@ -38,3 +39,42 @@ def test_a_method_elsewhere_is_otherwise_the_same():
 def test_a_method_is_checked_when_it_is_made(options, says):
     with pytest.raises(DcacheError, match=says):
         Method("mine", rule=lambda moment: None, **options)
+
+
+def test_what_is_not_said_is_reuse_of_the_trunk_by_separate_branches():
+    method = Method("mine", rule=lambda moment: None)
+    assert (method.predictor, method.sites, method.branches) == (Reuse(), ("auto",), "separate")
+    assert (method.codec, method.clock, method.probe, method.corrections) == (None, None, None, None)
+    assert method.predicts
+
+
+def test_a_method_describes_itself_on_one_line():
+    made = Method("mine", rule=lambda moment: None, parameters={"interval": 3, "sites": "mlp"})
+    assert made.describe() == "mine(interval=3, sites='mlp')"
+    assert Method("mine", rule=lambda moment: None).describe() == "mine()"
+
+
+def test_fitted_weights_need_the_clock_that_lists_them():
+    fitted = Fitted({"*": {2: {0: -1.0, 1: 2.0}}})
+    with pytest.raises(DcacheError, match="clock must be 'step', got None"):
+        Method("mine", rule=lambda moment: None, predictor=fitted)
+    assert Method("mine", rule=lambda moment: None, predictor=fitted, clock="step").predictor == fitted
+
+
+def test_noise_levels_fit_the_number_of_evaluations():
+    levels = (1.0, 0.6, 0.3, 0.0)
+    for steps in (3, 4, None):
+        assert Method("mine", rule=lambda moment: None, sigmas=levels, steps=steps).sigmas == levels
+    with pytest.raises(DcacheError, match="expected 5 noise levels"):
+        Method("mine", rule=lambda moment: None, sigmas=levels, steps=5)
+    with pytest.raises(DcacheError, match="must fall from 1 towards 0"):
+        Method("mine", rule=lambda moment: None, sigmas=levels[::-1])
+
+
+def test_sites_are_one_specification_or_several_and_nothing_else():
+    assert site_list(("a", "b")) == ("a", "b")
+    for wrong in (None, 3, {"a"}, b"a"):
+        with pytest.raises(DcacheError, match="sites must be a site name or a list of them"):
+            site_list(wrong)
+    with pytest.raises(DcacheError, match="sites must be a site name or a list of them"):
+        Method("mine", rule=lambda moment: None, sites=("trunk", 3))

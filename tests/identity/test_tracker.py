@@ -83,6 +83,22 @@ def test_of_two_pipelines_around_one_denoiser_the_one_that_is_run_counts() -> No
     assert (dcache.trace(other).sampler, row(other)) == ("DDIMScheduler", "10101")
 
 
+def test_of_two_runs_under_way_the_one_whose_sampler_moved_last_counts() -> None:
+    """Neither pipeline says that its call is over."""
+    one = dcache.enable(Pipe(EulerDiscreteScheduler()), EVERY_2)
+    other = dcache.enable(Pipe(DDIMScheduler(), one.transformer), EVERY_2)
+    one.progress_bar()
+    x = torch.zeros(1, 2, 4)
+    for pipe, steps in ((one, 5), (other, 3), (one, 4)):
+        pipe.scheduler.set_timesteps(steps)
+        with torch.no_grad():
+            for t in pipe.scheduler.timesteps[:2]:
+                out = pipe.transformer(pipe.scheduler.scale_model_input(x, t), t)
+                pipe.scheduler.step(out, t, x)
+        assert dcache.trace(pipe).sampler == type(pipe.scheduler).__name__
+        assert row(pipe) == "10"
+
+
 def test_a_run_that_begins_late_has_as_many_evaluations_as_are_left() -> None:
     pipe = dcache.enable(Pipe(FlowMatchEulerDiscreteScheduler()), methods.interval(interval=9, last=True))
     pipe(6, begin=2)

@@ -125,3 +125,28 @@ def test_a_copy_of_an_intercepted_module_is_plain(copied):
     twin.weight.data.zero_()
     twin.bias.data.fill_(3)
     assert torch.equal(twin(torch.randn(2)), torch.full((2,), 3.0))
+
+
+def test_a_compiled_call_is_found_behind_an_intercept():
+    module = nn.Identity()
+    assert compiled_inside(module) is None
+
+    def compiled(x):
+        return x + 10
+
+    module._compiled_call_impl = compiled
+    assert compiled_inside(module) is compiled_call(module) is compiled
+    intercept = Double(module)
+    assert intercept.previous is None
+    intercept.install()
+    assert compiled_inside(module) is intercept.previous is compiled
+    # In front of it is ours, so that nobody else's is called first.
+    assert compiled_call(module) is None
+
+
+def test_an_intercept_that_says_nothing_hands_the_call_through():
+    module, x = nn.Linear(2, 2), torch.randn(3, 2)
+    plain = module(x)
+    Intercept(module).install()
+    assert torch.equal(module(x), plain)
+    assert torch.equal(module(input=x), plain)

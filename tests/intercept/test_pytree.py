@@ -7,7 +7,16 @@ import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import nn
 
-from dcache.intercept.pytree import argument_names, copy_containers, flatten, rebuild, same, signature
+from dcache.intercept.pytree import (
+    argument_names,
+    copy_containers,
+    first_tensor,
+    flatten,
+    gpus,
+    rebuild,
+    same,
+    signature,
+)
 
 Pair = namedtuple("Pair", "a b")
 X, Y = torch.randn(2, 3), torch.randn(4)
@@ -87,3 +96,21 @@ def test_distance_of_outputs():
     assert same(X, X[:1]) == (float("inf"), False)
     assert same((X,), (X, Y)) == (float("inf"), False)
     assert same((X, None), (X, Y)) == (float("inf"), False)
+
+
+def test_the_first_tensor_is_looked_for_in_order_and_not_inside_of_anything():
+    assert first_tensor((None, X, Y), {"a": Y}) is X
+    assert first_tensor((3, [X]), {"flag": True, "a": Y, "b": X}) is Y
+    assert first_tensor((), {}) is None
+
+
+def test_tensors_of_the_host_lie_on_no_gpu():
+    assert gpus(X, [Y, {"a": X}], 3) == []
+
+
+def test_a_copy_is_of_plain_containers_only():
+    pair = Pair([X], Y)
+    assert copy_containers(pair) is pair
+    copied = copy_containers((X, [Y]))
+    assert type(copied) is tuple
+    assert type(copied[1]) is list

@@ -4,6 +4,7 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.predictors import MAX_ORDER, Foca, Hermite, Linear, Newton, Reuse, Taylor
+from dcache.predictors.base import check_order
 
 
 @pytest.mark.parametrize("predictor", [Reuse(), *map(Newton, range(4)), *map(Taylor, range(4)), Taylor(2, 3)])
@@ -45,3 +46,16 @@ def test_predictors_do_not_touch_their_arguments():
 def test_bad_orders_are_refused(maker, order):
     with pytest.raises(DcacheError, match=f"from 0 to {MAX_ORDER}"):
         maker(order)
+
+
+@pytest.mark.parametrize("predictor", [Reuse(), Newton(2), Taylor(1), Linear(), Hermite(), Foca()])
+def test_they_are_the_same_at_every_site(predictor):
+    assert predictor.at("trunk") is predictor
+    assert predictor.at("mlp.context:3") is predictor
+
+
+def test_orders_from_none_to_the_highest_pass():
+    for order in range(MAX_ORDER + 1):
+        check_order(order)
+    with pytest.raises(DcacheError, match=f"from 0 to {MAX_ORDER}, got {MAX_ORDER + 1}"):
+        check_order(MAX_ORDER + 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.predictors import Hermite, Linear, Newton
+from dcache.predictors import Hermite, Linear, Newton, Reuse
 from tests.predictors.forecasting import ANCHORS, forecast
 
 
@@ -55,3 +55,14 @@ def test_bad_scales_and_weights_are_refused(wrong):
     if wrong not in {0, -0.5}:
         with pytest.raises(DcacheError, match="weight"):
             Linear(wrong)
+
+
+@pytest.mark.parametrize("tau", [3.0, 3.5, 100.0, -7.0])
+def test_reuse_is_the_newest_anchor_whenever_it_is_asked(tau):
+    assert Reuse().weights([0.0, 1.0, 3.0], [0, 1, 3], tau) == [0.0, 0.0, 1.0]
+    assert Reuse().weights([2.0], [2], tau) == [1.0]
+
+
+def test_a_line_needs_two_anchors():
+    assert Linear(0.5).weights([2.0], [2], 9.0) == [1.0]
+    assert Newton(1).weights([2.0], [2], 9.0) == [1.0]

@@ -3,7 +3,9 @@
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.predictors import Foca, Hermite, Linear, Newton, Reuse, Taylor, make
+from dcache.methods.replay import replay
+from dcache.predictors import Foca, Hermite, Linear, Newton, Reuse, Taylor, make, register
+from dcache.schedule import Schedule
 
 
 @pytest.mark.parametrize(
@@ -34,3 +36,28 @@ def test_make_rebuilds_from_name_and_parameters(predictor):
 def test_make_refuses_what_it_does_not_know(name, parameters, says):
     with pytest.raises(DcacheError, match=says):
         make(name, parameters)
+
+
+class Mean(Reuse):
+    """The mean of the last two anchors."""
+
+    name = "mean_of_two"
+    order = 1
+
+    def weights(self, taus, steps, tau):
+        return [0.5, 0.5] if len(taus) > 1 else [1.0]
+
+
+def test_a_registered_predictor_is_known_to_schedules():
+    register("mean_of_two", Mean)
+    # Once more is no error.
+    register("mean_of_two", Mean)
+    assert isinstance(make("mean_of_two", {}), Mean)
+    plan = Schedule.of_steps([0, 1], 4, predictor="mean_of_two")
+    assert replay(plan).predictor.weights([0.0, 1.0], [0, 1], 2.0) == [0.5, 0.5]
+
+
+def test_a_name_that_is_taken_is_refused():
+    with pytest.raises(DcacheError, match="a predictor named 'newton' is registered already"):
+        register("newton", Mean)
+    assert make("newton", {"order": 2}) == Newton(2)

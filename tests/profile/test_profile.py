@@ -7,21 +7,7 @@ import numpy as np
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.profile import Tables
-from tests.profile.full_profile import STEPS, flat, profile, tables
-
-
-def test_what_the_tables_say_is_what_the_features_do() -> None:
-    made, z = tables(0)
-    for a in range(STEPS):
-        for t in range(STEPS):
-            assert made.squared[a, t] == pytest.approx(((z[a] - z[t]) ** 2).mean(), abs=1e-12)
-            assert made.relative[a, t] == pytest.approx(np.abs(z[a] - z[t]).mean() / np.abs(z[t]).mean())
-            cosine = z[a] @ z[t] / np.linalg.norm(z[a]) / np.linalg.norm(z[t])
-            assert made.cosine[a, t] == pytest.approx(cosine)
-    nothing = Tables(np.zeros((2, 2)), np.zeros((2, 2)), np.zeros(2))
-    assert np.isfinite(nothing.relative).all()
-    assert np.isfinite(nothing.cosine).all()
+from tests.profile.full_profile import flat, profile, tables
 
 
 def test_a_site_is_the_mean_of_its_branches_in_its_usual_frame() -> None:

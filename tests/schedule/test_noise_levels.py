@@ -6,7 +6,7 @@ import random
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.schedule.noise_levels import adjusted
+from dcache.schedule.noise_levels import adjusted, check_grid
 
 
 def grid(steps, rng=None):
@@ -57,3 +57,23 @@ def test_factors_that_make_no_sense_are_refused(factors):
 def test_levels_that_do_not_fall_are_refused(sigmas):
     with pytest.raises(DcacheError, match="must fall from 1 towards 0"):
         adjusted(sigmas, [1.0] * (len(sigmas) - 1))
+
+
+def test_a_grid_has_a_level_for_each_evaluation_with_or_without_the_ends():
+    for levels in ([1.0, 0.5, 0.25], [1.0, 0.5, 0.25, 0.0], [0.9, 0.2, 0.1]):
+        check_grid(levels, 3)
+    for steps in (1, 4 + 1):
+        with pytest.raises(
+            DcacheError, match=f"expected {steps} noise levels, .* or {steps + 1} with the end"
+        ):
+            check_grid([1.0, 0.5, 0.25], steps)
+    # Where nobody says how many there are, any number will do.
+    check_grid([1.0, 0.5, 0.25], None)
+
+
+@pytest.mark.parametrize(
+    "levels", [[0.5, 0.5], [0.2, 0.4], [1.2, 0.4], [0.4, -0.1], [0.8, float("nan"), 0.1]]
+)
+def test_a_grid_falls_from_one_towards_zero(levels):
+    with pytest.raises(DcacheError, match="noise levels must fall from 1 towards 0, got"):
+        check_grid(levels, None)

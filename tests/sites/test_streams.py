@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dcache.intercept.pytree import flatten
-from dcache.sites.streams import Prober, named_tensors
+from dcache.sites.streams import Prober, join, named_tensors, seam
 
 
 class One(nn.Module):
@@ -186,3 +186,57 @@ def test_named_tensors_are_floating_and_in_the_order_of_the_signature():
 class Swallows(nn.Module):
     def forward(self, *args, **kwargs):
         return args[0]
+
+
+@pytest.mark.parametrize(
+    ("parts", "whole", "dim"),
+    [
+        ([(1, 5, 8), (1, 16, 8)], (1, 21, 8), 1),
+        ([(1, 5, 8), (1, 16, 8), (1, 2, 8)], (1, 23, 8), 1),
+        ([(1, 5, 3), (1, 5, 5)], (1, 5, 8), 2),
+        ([(2, 4), (1, 4)], (3, 4), 0),
+        # Too long, another width, another number of dimensions, one part alone.
+        ([(1, 5, 8), (1, 16, 8)], (1, 22, 8), None),
+        ([(1, 5, 8), (1, 16, 7)], (1, 21, 8), None),
+        ([(5, 8), (16, 8)], (1, 21, 8), None),
+        ([(1, 21, 8)], (1, 21, 8), None),
+        ([], (1, 21, 8), None),
+    ],
+)
+def test_a_seam_is_the_dimension_along_which_parts_add_up(parts, whole, dim):
+    assert seam([torch.empty(part) for part in parts], torch.empty(whole)) == dim
+
+
+def test_entries_are_joined_along_their_seam():
+    text, picture = torch.zeros(1, 2, 3), torch.ones(1, 4, 3)
+    assert join([], 1) is None
+    assert join([picture], 1) is picture
+    joined = join([text, picture], 1)
+    assert joined.shape == (1, 6, 3)
+    assert joined.sum(dim=(0, 2)).tolist() == [0, 0, 3, 3, 3, 3]
+
+
+def test_where_the_streams_are_joined_between_two_blocks_is_seen_there():
+    """As in Flux: two streams, and one of text and picture behind them."""
+    prober, block, behind = Prober(), FluxTransformerBlock(), One()
+    text, picture = watch(prober, block, X, TEXT)
+    whole = torch.cat([text, picture], 1)
+    given = named_tensors(block, (X, TEXT), {})
+    output = watch(prober, behind, whole)
+    assert prober.joined == ("encoder_hidden_states", "hidden_states")
+    # What leaves the second block continues both entries of the first.
+    assert prober.entries(block, "hidden_states", output, given) == (prober.joined, 1)
+    assert prober.entries(block, "hidden_states", picture, given) == (("hidden_states",), 0)
+    assert prober.entries(block, None, output, given) == ((), 0)
+    assert prober.entries(block, "hidden_states", output[:, :3], given) == ((), 0)
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_watched_call_that_is_over_lets_go_of_its_tensors(over):
+    prober = Prober()
+    text, picture = watch(prober, Two(), X, TEXT)
+    if over:
+        prober.rest()
+    # A block of the next call has no block before it, although it is given the same tensors.
+    watch(prober, Two(), picture, text)
+    assert bool(prober.votes) != over

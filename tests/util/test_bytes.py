@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dcache.errors import DcacheError
 from dcache.util.bytes import read_bytes
 
 
@@ -23,3 +24,19 @@ from dcache.util.bytes import read_bytes
 )
 def test_a_limit_is_a_number_or_text_with_a_unit(limit: Any, count: int) -> None:
     assert read_bytes(limit) == count
+
+
+def test_units_are_read_in_any_case_with_or_without_a_space() -> None:
+    assert read_bytes("3mb") == read_bytes("3 MB") == read_bytes("3Mb") == 3_000_000
+    assert read_bytes("0.5KiB") == 512
+    # A part of a byte is none.
+    assert read_bytes("1.9") == 1
+
+
+@pytest.mark.parametrize(
+    "limit", [0, -5, True, 2.5, None, "", "many", "MB", "5 parsecs", "-1MB", "0", "0.1", "1e9", b"5MB", [5]]
+)
+def test_what_is_no_positive_number_of_bytes_is_refused_with_examples(limit: Any) -> None:
+    with pytest.raises(DcacheError, match=r"at least 1, or text such as '512MB' or '1\.5GiB', got") as caught:
+        read_bytes(limit)
+    assert str(caught.value).endswith(repr(limit))

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.util.checks import check_share
+from dcache.util.checks import check_number, check_share, check_whole
 
 
 def test_a_share_is_a_float_below_one_and_a_count_a_whole_number():
@@ -14,3 +14,34 @@ def test_a_share_is_a_float_below_one_and_a_count_a_whole_number():
     for wrong in (0, -1, 0.0, 1.0, 1.5, -0.5, math.nan, "1", None, True):
         with pytest.raises(DcacheError, match="blocks"):
             check_share("blocks", wrong, 1)
+
+
+@pytest.mark.parametrize("value", [2, 3, 10**30])
+def test_a_whole_number_passes_from_its_least_on(value):
+    check_whole("interval", value, 2)
+
+
+@pytest.mark.parametrize("value", [1, 0, -3, 2.0, 2.5, True, "3", None, [3], math.nan])
+def test_what_is_no_whole_number_is_refused_by_its_name_with_its_least(value):
+    with pytest.raises(DcacheError) as caught:
+        check_whole("interval", value, 2)
+    assert str(caught.value) == f"interval must be a whole number of at least 2, got {value!r}"
+
+
+@pytest.mark.parametrize("value", [0.5, 1, 2.0, math.inf, 10**30])
+def test_a_number_passes_from_its_least_on(value):
+    check_number("threshold", value, 0.5)
+
+
+@pytest.mark.parametrize("value", [0.49, 0, -1, math.nan, -math.inf, True, False, "1", None, [1.0]])
+def test_what_is_no_number_is_refused_by_its_name_with_its_least(value):
+    with pytest.raises(DcacheError) as caught:
+        check_number("threshold", value, 0.5)
+    assert str(caught.value) == f"threshold must be a number of at least 0.5, got {value!r}"
+
+
+def test_a_share_is_refused_as_a_share_and_a_count_as_a_count():
+    with pytest.raises(DcacheError, match=r"blocks as a share must lie between 0 and 1, got 1\.5"):
+        check_share("blocks", 1.5, 1)
+    with pytest.raises(DcacheError, match="blocks must be a whole number of at least 2, got 1"):
+        check_share("blocks", 1, 2)
