@@ -32,8 +32,6 @@ GIB = 1 << 30
 
 def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
-    from dcache.schedulers.planners import PLANNERS
-
     parser = commands.add_parser(
         "calibrate",
         help="a schedule for one pipeline and one speedup; or a profile of it",
@@ -46,6 +44,29 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     add_pipeline(parser)
     parser.add_argument("--prompts", default="", metavar="P", help=PROMPTS.partition(";")[0])
+    _add_planning(parser)
+    _add_observation(parser)
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of pictures and search (default: 0)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, metavar="R", help="timed calls of each (default: 3)"
+    )
+    out = Path("calibrated.schedule.json")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=out,
+        metavar="FILE",
+        help=f"{SCHEDULE} for the schedule (default: {out}), {PROFILE} for the profile",
+    )
+    parser.set_defaults(run=run)
+
+
+def _add_planning(parser: argparse.ArgumentParser) -> None:
+    """What the schedule is to be, and how it is found."""
+    from dcache.schedulers.planners import PLANNERS
+
     parser.add_argument(
         "--method",
         default=AUTO,
@@ -69,6 +90,10 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="N",
         help="auto: most sets of places to look at (default: 60)",
     )
+
+
+def _add_observation(parser: argparse.ArgumentParser) -> None:
+    """What is observed into a profile."""
     parser.add_argument(
         "--importance",
         action="store_true",
@@ -88,21 +113,6 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--cap", type=float, default=2.0, metavar="GIB", help="memory for observed features (default: 2)"
     )
     parser.add_argument("--component", metavar="NAME", help="which denoiser, where there are several")
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="of pictures and search (default: 0)"
-    )
-    parser.add_argument(
-        "--repeats", type=int, default=3, metavar="R", help="timed calls of each (default: 3)"
-    )
-    out = Path("calibrated.schedule.json")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=out,
-        metavar="FILE",
-        help=f"{SCHEDULE} for the schedule (default: {out}), {PROFILE} for the profile",
-    )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
