@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcache.cli.bench import PROMPTS, add_pipeline, pipeline_options, prompts_of
+from dcache.cli.progress import Teller
 from dcache.errors import DcacheError
 
 if TYPE_CHECKING:
@@ -140,22 +139,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.method == AUTO:
         return _search(arguments, subject, prompts, tell)
     return _plan(arguments, subject, prompts, tell)
-
-
-class Teller:
-    """Says what is under way, and how long it has been."""
-
-    def __init__(self) -> None:
-        self.began = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        """Since the command began."""
-        return time.perf_counter() - self.began
-
-    def __call__(self, what: str) -> None:
-        """Print it on the error stream."""
-        print(f"{what} ({self.seconds:.0f} s)", file=sys.stderr, flush=True)
 
 
 def _observe_only(
