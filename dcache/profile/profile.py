@@ -19,6 +19,7 @@ from dcache.profile import file
 from dcache.profile.latencies import Latencies
 from dcache.profile.tables import FRAMES, Floats, Tables
 from dcache.sites.names import SITE_NAME, default_codec, kinds_of
+from dcache.util.checks import is_whole
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Profile:
         Raises:
             DcacheError: something does not fit, or a table holds NaN.
         """
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
+        if not is_whole(self.steps) or self.steps < 1:
             raise DcacheError(f"a profile needs a whole number of at least 1 evaluations, got {self.steps!r}")
         if not self.sites:
             raise DcacheError("a profile needs at least one site")

@@ -20,7 +20,7 @@ from dcache.predictors.corrections import Corrections
 from dcache.schedule import file
 from dcache.schedule.liveness import live_rows
 from dcache.schedule.noise_levels import check_grid
-from dcache.schedule.plan import Plan
+from dcache.schedule.plan import Plan, merge_equal_branches
 from dcache.sites.names import SITE_NAME
 from dcache.util.checks import check_whole
 
@@ -160,9 +160,7 @@ class Schedule:
             predictor = plan.make_predictor()
             # One that reads its own forecasts reads, through them, every anchor before.
             order = self.steps if predictor.forecasts else predictor.order
-            rows = {b: live_rows(r, order, plan.codec) for b, r in plan.rows.items()}
-            if len(set(map(str, rows.values()))) == 1:
-                rows = {"*": next(iter(rows.values()))}
+            rows = merge_equal_branches({b: live_rows(r, order, plan.codec) for b, r in plan.rows.items()})
             kept = None if plan.corrections is None else plan.corrections.used(rows.values())
             components[name] = replace(plan, rows=rows, corrections=kept)
         found = replace(self, components=components)
