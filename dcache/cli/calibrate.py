@@ -63,7 +63,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _add_planning(parser: argparse.ArgumentParser) -> None:
-    """What the schedule is to be, and how it is found."""
+    """Arguments of the schedule and how it is found."""
     from dcache.schedulers.planners import PLANNERS
 
     parser.add_argument(
@@ -92,7 +92,7 @@ def _add_planning(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_observation(parser: argparse.ArgumentParser) -> None:
-    """What is observed into a profile."""
+    """Arguments of the profile that is observed."""
     parser.add_argument(
         "--importance",
         action="store_true",

@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _about(arguments: argparse.Namespace, options: dict[str, Any], judge: Judge) -> dict[str, Any]:
-    """What is searched: the pipeline, its options and weights."""
+    """The pipeline that is searched on, its options and weights."""
     return {
         "pipeline": arguments.pipeline,
         "options": {k: str(v) for k, v in options.items() if k != "device"},

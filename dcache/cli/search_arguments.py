@@ -129,13 +129,13 @@ def held_out(source: str | None, prompts: list[str]) -> list[str]:
     """
     from dcache.eval.prompts import read
 
-    held = [] if source is None else read(source)
-    both = sorted(set(held) & set(prompts))
+    chosen = [] if source is None else read(source)
+    both = sorted(set(chosen) & set(prompts))
     if both:
         raise DcacheError(
             f"{len(both)} of the held-out prompts are searched on too ({both[0]!r}): hold out others"
         )
-    return held
+    return chosen
 
 
 def speedup_of(text: str | None) -> float | None:

@@ -119,7 +119,7 @@ def _report(done: Search, front: list[Member], ways: Ways) -> None:
 
 
 def _fits(done: Search, ways: Ways) -> str:
-    """What became of the share for fits of weights."""
+    """Text on the renderings that went into fits of weights, or on why there were none."""
     from dcache.search.driver import AROUND
 
     if done.fits:

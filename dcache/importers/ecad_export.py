@@ -139,7 +139,7 @@ def _count(name: str, given: int | None, depths: list[int]) -> int:
 
 
 def _config(schedule: Schedule) -> dict[str, Any]:
-    """What the pictures were made with, as far as the schedule tells."""
+    """Size and guidance of the pictures, as far as the schedule tells."""
     config: dict[str, Any] = {}
     if len(schedule.resolution) == 2:
         config |= dict(zip(("height", "width"), schedule.resolution, strict=True))

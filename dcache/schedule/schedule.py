@@ -128,9 +128,9 @@ class Schedule:
         scale = (steps - 1) / max(self.steps - 1, 1)
 
         def resampled(row: tuple[bool, ...]) -> tuple[bool, ...]:
-            kept = {round(i * scale) for i, computed in enumerate(row) if computed}
-            kept |= {steps - 1} if row[-1] else set()
-            return tuple(i in kept for i in range(steps))
+            places = {round(i * scale) for i, computed in enumerate(row) if computed}
+            places |= {steps - 1} if row[-1] else set()
+            return tuple(i in places for i in range(steps))
 
         return replace(
             self,
@@ -161,11 +161,12 @@ class Schedule:
             # One that reads its own forecasts reads, through them, every anchor before.
             order = self.steps if predictor.forecasts else predictor.order
             rows = merge_equal_branches({b: live_rows(r, order, plan.codec) for b, r in plan.rows.items()})
-            kept = None if plan.corrections is None else plan.corrections.used(rows.values())
-            components[name] = replace(plan, rows=rows, corrections=kept)
-        found = replace(self, components=components)
-        vars(found)["_canonical"] = found
-        return found
+            corrections = None if plan.corrections is None else plan.corrections.used(rows.values())
+            components[name] = replace(plan, rows=rows, corrections=corrections)
+        canonical = replace(self, components=components)
+        # It is its own canonical form.
+        vars(canonical)["_canonical"] = canonical
+        return canonical
 
     def digest(self) -> str:
         """Hash of everything that decides the pictures: canonical rows, codec, predictor, clock."""

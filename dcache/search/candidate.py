@@ -44,9 +44,9 @@ class Candidate:
 
     def value(self, metric: str, rungs: int) -> float:
         """The metric over the first so many rungs, NaN where there is none: the mean of all its pictures."""
-        own = [r["each"].get(metric) for r in self.results[:rungs]]
-        if all(own):
-            return float(np.mean(np.concatenate(own)))
+        each = [r["each"].get(metric) for r in self.results[:rungs]]
+        if all(each):
+            return float(np.mean(np.concatenate(each)))
         values = [r["values"].get(metric) for r in self.results[:rungs]]
         return float("nan") if any(v is None for v in values) else float(np.mean(values))
 
@@ -71,7 +71,7 @@ def cost_of(schedule: Schedule, profile: Profile, by: str) -> float:
 
 
 def uncached_of(profile: Profile, by: str) -> float | None:
-    """What a call without caching costs, in the same; None where it is to be measured."""
+    """The cost of a call without caching, in the same unit; None where it is to be measured."""
     if by == "flops":
         return 1.0
     return None if profile.latencies is None or by == "measured" else profile.latencies.uncached

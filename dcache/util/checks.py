@@ -8,12 +8,12 @@ from dcache.errors import DcacheError
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Whether it is a whole number; True and False are none."""
+    """True for a whole number; truth values are none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a number, NaN and infinity included; True and False are none."""
+    """True for a number, NaN and infinity included; truth values are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
