@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcache.cli.bench import PROMPTS, add_pipeline, pipeline_options, prompts_of
+from dcache.cli.progress import Teller
 from dcache.errors import DcacheError
 
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ GIB = 1 << 30
 
 def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
-    from dcache.schedulers.planners import PLANNERS
-
     parser = commands.add_parser(
         "calibrate",
         help="a schedule for one pipeline and one speedup; or a profile of it",
@@ -46,6 +43,29 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     add_pipeline(parser)
     parser.add_argument("--prompts", default="", metavar="P", help=PROMPTS.partition(";")[0])
+    _add_planning(parser)
+    _add_observation(parser)
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of pictures and search (default: 0)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, metavar="R", help="timed calls of each (default: 3)"
+    )
+    out = Path("calibrated.schedule.json")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=out,
+        metavar="FILE",
+        help=f"{SCHEDULE} for the schedule (default: {out}), {PROFILE} for the profile",
+    )
+    parser.set_defaults(run=run)
+
+
+def _add_planning(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the schedule and how it is found."""
+    from dcache.schedulers.planners import PLANNERS
+
     parser.add_argument(
         "--method",
         default=AUTO,
@@ -69,6 +89,10 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="N",
         help="auto: most sets of places to look at (default: 60)",
     )
+
+
+def _add_observation(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the profile that is observed."""
     parser.add_argument(
         "--importance",
         action="store_true",
@@ -88,21 +112,6 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--cap", type=float, default=2.0, metavar="GIB", help="memory for observed features (default: 2)"
     )
     parser.add_argument("--component", metavar="NAME", help="which denoiser, where there are several")
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="of pictures and search (default: 0)"
-    )
-    parser.add_argument(
-        "--repeats", type=int, default=3, metavar="R", help="timed calls of each (default: 3)"
-    )
-    out = Path("calibrated.schedule.json")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=out,
-        metavar="FILE",
-        help=f"{SCHEDULE} for the schedule (default: {out}), {PROFILE} for the profile",
-    )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -130,22 +139,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.method == AUTO:
         return _search(arguments, subject, prompts, tell)
     return _plan(arguments, subject, prompts, tell)
-
-
-class Teller:
-    """Says what is under way, and how long it has been."""
-
-    def __init__(self) -> None:
-        self.began = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        """Since the command began."""
-        return time.perf_counter() - self.began
-
-    def __call__(self, what: str) -> None:
-        """Print it on the error stream."""
-        print(f"{what} ({self.seconds:.0f} s)", file=sys.stderr, flush=True)
 
 
 def _observe_only(

@@ -96,3 +96,19 @@ def _display(loading: str, total: int | None = None, position: int | None = None
 
     with tqdm(total=total, desc=loading, position=position, leave=False, file=sys.stderr) as bar:
         yield _Display(bar)
+
+
+class Teller:
+    """Says what is under way, and how long it has been."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since the command began."""
+        return time.perf_counter() - self.began
+
+    def __call__(self, what: str) -> None:
+        """Print it on the error stream."""
+        print(f"{what} ({self.seconds:.0f} s)", file=sys.stderr, flush=True)

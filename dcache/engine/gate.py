@@ -109,9 +109,8 @@ class Gate:
         if steps is not None and index >= steps:
             raise wrong_count(steps, index + 1)
         condition = condition_of(kwargs)
-        name = tracker.told.branch if tracker.told is not None else None
-        if name is None:
-            name = session.context
+        told = tracker.told
+        name = session.context if told is None or told.branch is None else told.branch
         if name is None:
             name = state.names.name(index, condition, state.branches)
         if self.share is not None:

@@ -10,6 +10,7 @@ from dcache.identity.denoisers import config_digest
 from dcache.method import Method
 from dcache.predictors.corrections import Corrections
 from dcache.schedule import Plan, Rows, Schedule
+from dcache.schedule.plan import merge_equal_branches
 
 
 def trace_of(sessions: Mapping[str, Traced]) -> Schedule | None:
@@ -29,10 +30,8 @@ def trace_of(sessions: Mapping[str, Traced]) -> Schedule | None:
         steps, name = max(steps, count), method.name
         sampler = session.state.sampler or sampler
         rows = {b: {s: tuple(r) for s, r in sites.items()} for b, sites in record.rows(count).items()}
-        if len(set(map(str, rows.values()))) == 1:
-            rows = {"*": next(iter(rows.values()))}
         plans[component] = Plan(
-            rows,
+            merge_equal_branches(rows),
             method.codec,
             method.predictor.name,
             method.predictor.parameters(),

@@ -101,7 +101,7 @@ def plain(value: Any) -> Any:
 
 
 def _method(method: Method) -> dict[str, Any]:
-    """What a method computes. Its parameters are left out: they tell the same in the preset's words."""
+    """All fields but the parameters, which tell the same in the preset's words and may name files."""
     return {
         "name": method.name,
         "rule": method.rule,

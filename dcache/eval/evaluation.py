@@ -107,14 +107,7 @@ def evaluate(  # noqa: PLR0913
             store = Store.open(folder)
             store.manifest.refuse_other(_given(pipeline, prompts, settings), folder)
             team.together(hold)
-        done, scores = store.finished(), None
-        if "score" in stages:
-            scores = _score(done, metrics, options, team, tell)
-        elif "report" in stages:
-            scores = _scores(folder)
-        wanted = "report" in stages and team.first
-        files = team.together(lambda: report(done, scores or {}) if wanted else [])
-    return Result(done, scores, files, [one.label for one in store.methods if one not in done.methods])
+        return _result(store, stages, metrics, options, team, tell)
 
 
 def _refuse(stages: Sequence[str], metrics: Sequence[str] | None) -> None:
@@ -220,6 +213,25 @@ def _given(pipeline: Any, prompts: str | Sequence[str] | None, settings: Setting
         texts = _texts(prompts)
         found["prompts"] = f"{len(texts)} ({digest(texts)})"
     return found | settings.given()
+
+
+def _result(
+    store: Store,
+    stages: Sequence[str],
+    metrics: Sequence[str] | None,
+    options: MetricOptions,
+    team: Team,
+    tell: Tell,
+) -> Result:
+    """Score and report the methods whose pictures are all there."""
+    done, scores = store.finished(), None
+    if "score" in stages:
+        scores = _score(done, metrics, options, team, tell)
+    elif "report" in stages:
+        scores = _scores(store.folder)
+    wanted = "report" in stages and team.first
+    files = team.together(lambda: report(done, scores or {}) if wanted else [])
+    return Result(done, scores, files, [one.label for one in store.methods if one not in done.methods])
 
 
 def _score(

@@ -48,11 +48,29 @@ def to_uint8(pictures: NDArray[np.float32]) -> NDArray[np.uint8]:
 def psnr(pictures: NDArray[np.uint8], reference: NDArray[np.uint8]) -> list[float]:
     """PSNR of each picture in dB, capped at 100; of a clip the mean over its frames."""
 
-    def decibels(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-        error = float(((one.astype(np.float64) - other) ** 2).mean())
-        return min(10 * math.log10(255**2 / error), CAP) if error else CAP
+    def measure(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+        return decibels(float(((one.astype(np.float64) - other) ** 2).mean()), peak=255)
 
-    return _each(decibels, pictures, reference)
+    return _each(measure, pictures, reference)
+
+
+def decibels(error: float, peak: float = 1.0) -> float:
+    """The PSNR of a mean squared error, capped at 100.
+
+    Args:
+        error: of pixels from 0 to `peak`.
+        peak: the largest value that a pixel has.
+    """
+    return min(10 * math.log10(peak**2 / error), CAP) if error else CAP
+
+
+def squared_errors(pictures: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,), the mean squared error of each unrounded picture or whole clip, on pixels clipped to [0, 1].
+
+    It is NaN where a picture holds NaN.
+    """
+    errors: NDArray[np.float64] = (pictures.clip(0, 1) - reference.clip(0, 1)) ** 2
+    return errors.reshape(len(pictures), -1).mean(axis=1)
 
 
 def ssim(pictures: NDArray[np.uint8], reference: NDArray[np.uint8]) -> list[float]:

@@ -24,7 +24,7 @@ class Measured:
 
     @property
     def label(self) -> str:
-        """What it is called in tables and pictures."""
+        """Its name in tables and pictures."""
         return self.contestant.label
 
     @property
@@ -59,5 +59,5 @@ class Measured:
 
     @property
     def warnings(self) -> list[str]:
-        """What was warned about, in any call, each once."""
+        """Texts of the warnings of all calls, each once."""
         return list(dict.fromkeys(text for one in (self.inspected, *self.timed) for text in one.warnings))

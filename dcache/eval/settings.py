@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dcache.errors import DcacheError
+from dcache.util.checks import is_whole
 
 STAGES = ("generate", "score", "report")
 MOST = 10**6
@@ -60,8 +61,7 @@ class Settings:
         """
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if value is not None and not (whole and low <= value <= high):
+            if value is not None and not (is_whole(value) and low <= value <= high):
                 raise DcacheError(f"{name} must be a whole number between {low} and {high}, got {value!r}")
         if self.guidance is not None and not (math.isfinite(self.guidance) and self.guidance >= 0):
             raise DcacheError(f"guidance must be a number of at least 0, got {self.guidance}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dcache.util.bytes import format_bytes
+
 # Equal calls whose seconds differ by more than this share make the figures doubtful.
 BUSY = 0.25
 
@@ -26,12 +28,7 @@ def size(count: int | None) -> str:
     >>> size(1310720)
     '1.2 MiB'
     """
-    if count is None:
-        return "-"
-    value, units = count / 1024, ["KiB", "MiB", "GiB"]
-    while value >= 1024 and len(units) > 1:
-        value, units = value / 1024, units[1:]
-    return number(value, 0 if units[0] == "KiB" else 1) + f" {units[0]}"
+    return "-" if count is None else format_bytes(count)
 
 
 def no_gain(broken: str) -> str:

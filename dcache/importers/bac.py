@@ -13,6 +13,7 @@ from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.importers.imported import MOST_BLOCKS, Imported, Options, imported
+from dcache.util.checks import is_whole
 
 TAKES = ("steps",)
 KINDS = {"dropout1": "attn", "dropout2": "cross_attn", "dropout3": "mlp"}
@@ -73,7 +74,7 @@ def _site(name: str, match: re.Match[str]) -> str:
 
 
 def _checked(name: str, steps: Any, count: int) -> set[int]:
-    plain = isinstance(steps, list) and all(isinstance(t, int) and not isinstance(t, bool) for t in steps)
+    plain = isinstance(steps, list) and all(map(is_whole, steps))
     if not plain or not steps or any(not 0 <= t < count for t in steps):
         raise DcacheError(f"{name!r} must be a list of steps from 0 to {count - 1}, got {str(steps)[:60]}")
     return set(steps)

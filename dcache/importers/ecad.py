@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from dcache.errors import DcacheError
 from dcache.importers.imported import MOST_BLOCKS, MOST_STEPS, Imported, Options, imported
+from dcache.util.checks import is_whole
 
 TAKES: tuple[str, ...] = ()
 SINGLE = ("single_attn", "single_proj_mlp", "single_proj_out")
@@ -147,7 +148,7 @@ def _step(schedule: Any, t: int, steps: int, expected: Mapping[str, tuple[str, .
 
 def _count(table: Mapping[str, Any], name: str, most: int, least: int = 1) -> int:
     value = table.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+    if not is_whole(value) or not least <= value <= most:
         raise DcacheError(f'"{name}" must be a whole number from {least} to {most}, got {str(value)[:40]}')
     return value
 
@@ -165,7 +166,7 @@ def _about(content: Mapping[str, Any]) -> dict[str, Any]:
     about: dict[str, Any] = {}
     size = tuple(config.get(side) for side in ("height", "width"))
     if any(side is not None for side in size):
-        if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in size):
+        if not all(is_whole(side) and side > 0 for side in size):
             raise DcacheError(f'"height" and "width" of "config" must be whole numbers, got {str(size)[:60]}')
         about["resolution"] = size
     guidance = config.get("guidance_scale")

@@ -34,21 +34,7 @@ def export(
     plan = _plan(schedule)
     chosen = _layout(plan, layout)
     rows = _alike(plan)
-    kinds = {kind: component for component, kind in chosen.kinds.items()}
-    depths = {site: (kind, int(depth)) for site in rows for kind, _, depth in [site.partition(":")]}
-    double = [depth for kind, depth in depths.values() if kind != "fused"]
-    fused = [depth for kind, depth in depths.values() if kind == "fused"]
-    count = _count("blocks", blocks, double)
-    total = count + (
-        _count("single_blocks", single_blocks, [d - count for d in fused]) if chosen.single else 0
-    )
-    for site, (kind, depth) in depths.items():
-        fits = kind in kinds and depth < count if kind != "fused" else count <= depth < total
-        if not fits:
-            raise DcacheError(
-                f"site {site!r} is none of {count} blocks of {chosen.model} with {', '.join(kinds)}"
-                + (f" and {total - count} single blocks after them" if chosen.single else "")
-            )
+    count, total = _counts(rows, chosen, blocks, single_blocks)
     always = (True,) * schedule.steps
     table = {
         f"{t:03}": {
@@ -61,16 +47,11 @@ def export(
         }
         for t in range(schedule.steps)
     }
-    config: dict[str, Any] = {}
-    if len(schedule.resolution) == 2:
-        config |= dict(zip(("height", "width"), schedule.resolution, strict=True))
-    if schedule.guidance is not None:
-        config["guidance_scale"] = schedule.guidance
     about = {"num_blocks": count, "num_inference_steps": schedule.steps, "name": _name(schedule)}
     about |= {"num_single_blocks": total - count} if chosen.single else {}
     return {
         "cache_schedule": {**about, "attributes": {}, "schedule": table},
-        "config": config,
+        "config": _config(schedule),
         "metrics": {},
     }
 
@@ -124,6 +105,28 @@ def _layout(plan: Plan, name: str | None) -> Layout:
     )
 
 
+def _counts(rows: Rows, layout: Layout, blocks: int | None, single_blocks: int | None) -> tuple[int, int]:
+    """The number of blocks, and that with the single blocks after them.
+
+    Raises:
+        DcacheError: a site is of none of them.
+    """
+    depths = {site: (kind, int(depth)) for site in rows for kind, _, depth in [site.partition(":")]}
+    double = [depth for kind, depth in depths.values() if kind != "fused"]
+    fused = [depth for kind, depth in depths.values() if kind == "fused"]
+    count = _count("blocks", blocks, double)
+    single = _count("single_blocks", single_blocks, [d - count for d in fused]) if layout.single else 0
+    kinds = list(layout.kinds.values())
+    for site, (kind, depth) in depths.items():
+        fits = kind in kinds and depth < count if kind != "fused" else count <= depth < count + single
+        if not fits:
+            raise DcacheError(
+                f"site {site!r} is none of {count} blocks of {layout.model} with {', '.join(kinds)}"
+                + (f" and {single} single blocks after them" if layout.single else "")
+            )
+    return count, count + single
+
+
 def _count(name: str, given: int | None, depths: list[int]) -> int:
     if given is None and name == "blocks" and not depths:
         raise DcacheError("the schedule has sites of single blocks alone: say --blocks, how many come before")
@@ -133,6 +136,16 @@ def _count(name: str, given: int | None, depths: list[int]) -> int:
     if not least <= count <= MOST_BLOCKS:
         raise DcacheError(f"{name} must be a whole number from {least} to {MOST_BLOCKS}, got {count}")
     return count
+
+
+def _config(schedule: Schedule) -> dict[str, Any]:
+    """Size and guidance of the pictures, as far as the schedule tells."""
+    config: dict[str, Any] = {}
+    if len(schedule.resolution) == 2:
+        config |= dict(zip(("height", "width"), schedule.resolution, strict=True))
+    if schedule.guidance is not None:
+        config["guidance_scale"] = schedule.guidance
+    return config
 
 
 def _name(schedule: Schedule) -> str:

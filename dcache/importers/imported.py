@@ -8,6 +8,7 @@ from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.schedule import Plan, Schedule
+from dcache.util.checks import is_whole
 
 # More of these than any published run or model has: a damaged number must not fill the memory.
 MOST_STEPS, MOST_BLOCKS = 4096, 4096
@@ -37,8 +38,7 @@ class Options:
         """Check the ranges."""
         for name, most in (("steps", MOST_STEPS), ("blocks", MOST_BLOCKS)):
             value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if value is not None and not (whole and 1 <= value <= most):
+            if value is not None and not (is_whole(value) and 1 <= value <= most):
                 raise DcacheError(f"{name} must be a whole number from 1 to {most}, got {value!r}")
         if self.threshold is not None and not 0 <= self.threshold < 1:
             raise DcacheError(f"threshold must lie between 0 and 1, got {self.threshold!r}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.importers.imported import MOST_STEPS
+from dcache.util.checks import is_number
 
 
 def numbers_of(content: Any, *names: str) -> list[float] | None:
@@ -16,7 +17,7 @@ def numbers_of(content: Any, *names: str) -> list[float] | None:
         content = found[0] if len(found) == 1 and len(content) == 1 else None
     if not isinstance(content, list) or not 0 < len(content) <= 2 * MOST_STEPS:
         return None
-    plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in content)
+    plain = all(map(is_number, content))
     # A whole number beyond floats is no ratio; comparing it does not overflow, converting it would.
     if not plain or not all(abs(v) < 1e300 and not math.isnan(v) for v in content):
         return None

@@ -11,6 +11,7 @@ from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.profile import Profile
+from dcache.util.checks import is_number
 
 HOW = (
     "Measure them once per model, resolution and sampler: `python examples/measure_coefficients.py --out "
@@ -28,7 +29,7 @@ def numbers(preset: str, name: str, given: object, least: int) -> tuple[float, .
         raise DcacheError(f"{preset} needs {name}=, a list of numbers or a file, and has none. {HOW}.")
     values = entry(preset, name, given) if isinstance(given, str | os.PathLike) else given
     plain = isinstance(values, Sequence) and not isinstance(values, str)
-    if not plain or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):  # type: ignore[union-attr]
+    if not plain or not all(map(is_number, values)):  # type: ignore[arg-type]
         raise DcacheError(f"{name} of {preset} must be a list of numbers, got {str(values)[:60]}")
     if not all(math.isfinite(v) for v in values):  # type: ignore[union-attr]
         raise DcacheError(f"{name} of {preset} must be a list of finite numbers, got {str(values)[:60]}")

@@ -13,6 +13,7 @@ from dcache.predictors import Reuse
 from dcache.profile import Profile
 from dcache.schedulers import Listed, Shrinking, guarded
 from dcache.schedulers.planners.profilingdit import SHARE, labelled, sites
+from dcache.util.checks import is_whole
 
 
 @about(
@@ -50,7 +51,7 @@ def profilingdit(
         seen = observed("profilingdit", profile, instead="background")
         background, made_for = labelled(seen.attention, share), (seen.model, seen.config)
     depths = list(background)
-    if not depths or not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in depths):
+    if not depths or not all(is_whole(i) and i >= 0 for i in depths):
         raise DcacheError(f"background must be depths of blocks, such as [0, 2, 3], got {background!r}")
     rule = (
         Shrinking(t_max, t_max if t_min is None else t_min, start) if steps is None else Listed(tuple(steps))

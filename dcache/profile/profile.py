@@ -19,6 +19,7 @@ from dcache.profile import file
 from dcache.profile.latencies import Latencies
 from dcache.profile.tables import FRAMES, Floats, Tables
 from dcache.sites.names import SITE_NAME, default_codec, kinds_of
+from dcache.util.checks import is_whole
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Profile:
         Raises:
             DcacheError: something does not fit, or a table holds NaN.
         """
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
+        if not is_whole(self.steps) or self.steps < 1:
             raise DcacheError(f"a profile needs a whole number of at least 1 evaluations, got {self.steps!r}")
         if not self.sites:
             raise DcacheError("a profile needs at least one site")
@@ -115,13 +116,13 @@ class Profile:
             )
         frames = next(iter(branches.values()))
         chosen = frame or _default_frame(site, frames)
-        found = [its[chosen] for its in branches.values() if chosen in its]
-        if len(found) < len(branches):
+        observed = [frames_of[chosen] for frames_of in branches.values() if chosen in frames_of]
+        if len(observed) < len(branches):
             raise DcacheError(f"the profile has no {chosen!r} of site {site!r}: it has {', '.join(frames)}")
-        total = found[0]
-        for tables in found[1:]:
+        total = observed[0]
+        for tables in observed[1:]:
             total = total + tables
-        return total.scaled(1.0 / len(found))
+        return total.scaled(1.0 / len(observed))
 
     def of_kind(self, *kinds: str) -> tuple[str, ...]:
         """Sites whose names begin so (`attn`, `mlp`, `block`, `trunk`), in the profile's order."""
@@ -155,15 +156,15 @@ class Profile:
                 a, b = getattr(self, name), getattr(other, name)
                 if a != b:
                     raise DcacheError(f"profiles of different {name} cannot be merged: {a!r} and {b!r}")
-        total = sum(one.prompts for one in every)
-        shares = [one.prompts / total for one in every]
+        prompts = sum(one.prompts for one in every)
+        shares = [one.prompts / prompts for one in every]
 
         def mean(tables: Sequence[Tables]) -> Tables:
             parts = [one.scaled(share) for one, share in zip(tables, shares, strict=True)]
-            found = parts[0]
+            total = parts[0]
             for part in parts[1:]:
-                found = found + part
-            return found
+                total = total + part
+            return total
 
         try:
             sites = {
@@ -185,7 +186,7 @@ class Profile:
         return replace(
             self,
             sites=sites,
-            prompts=total,
+            prompts=prompts,
             # Sketches of different runs err independently.
             sketch=sum((share * one.sketch) ** 2 for one, share in zip(every, shares, strict=True)) ** 0.5,
             ratios=mixed if len(ratios) == len(every) else None,

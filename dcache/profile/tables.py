@@ -14,7 +14,7 @@ FRAMES = ("value", "delta")
 
 @dataclass(frozen=True)
 class Tables:
-    """What was seen of one site on one branch, in one frame (`value`, its output, or `delta`, its change).
+    """Statistics of one site on one branch, in one frame (`value`, its output, or `delta`, its change).
 
     Attributes:
         gram: (T, T), the mean over elements, prompts and seeds of z_t * z_u.

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
+from dcache.schedule.anchors import last_before
 from dcache.sites.names import FAR, RUN_KINDS, Place, Span, default_codec, kinds_of, span_of
 
 Row = tuple[bool, ...]
@@ -34,6 +35,7 @@ def live_rows(rows: Mapping[str, Row], order: int, codec: str | None) -> dict[st
     steps = len(next(iter(rows.values())))
     spans = {site: span_of(site) for site in rows}
     ran, outer = executed(rows)
+    anchors = {site: [t for t in range(steps) if (t, site) in ran] for site in rows}
     backwards = sorted(rows, key=lambda s: (spans[s].last, -spans[s].first[0]), reverse=True)
     live: set[tuple[int, str]] = set()
     # What is read: everything up to a place of an evaluation. First all outputs.
@@ -52,7 +54,7 @@ def live_rows(rows: Mapping[str, Row], order: int, codec: str | None) -> dict[st
             if (t, site) in ran:
                 live.add((t, site))
                 continue
-            for i in [i for i in range(t) if (i, site) in ran][-(order + 1) :]:
+            for i in last_before(t, anchors[site], order + 1):
                 live.update((i, o) for o in outer[site])
                 reads.append((i, spans[site].last))
             if _reads_nothing_now(site, codec):

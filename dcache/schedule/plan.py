@@ -44,6 +44,14 @@ def check_clock_fits(predictor: Predictor, clock: str | None) -> None:
         raise DcacheError(f"fitted weights are listed by evaluation: clock must be 'step', got {clock!r}")
 
 
+def merge_equal_branches(rows: Mapping[str, Rows]) -> Mapping[str, Rows]:
+    """The rows under the branch `*` alone where all branches have the same ones; else as they are."""
+    first = next(iter(rows.values()), None)
+    if first is None or any(other != first for other in rows.values()):
+        return rows
+    return {"*": first}
+
+
 @dataclass(frozen=True)
 class Plan:
     """The part of a schedule for one denoiser.

@@ -20,7 +20,7 @@ from dcache.predictors.corrections import Corrections
 from dcache.schedule import file
 from dcache.schedule.liveness import live_rows
 from dcache.schedule.noise_levels import check_grid
-from dcache.schedule.plan import Plan
+from dcache.schedule.plan import Plan, merge_equal_branches
 from dcache.sites.names import SITE_NAME
 from dcache.util.checks import check_whole
 
@@ -128,9 +128,9 @@ class Schedule:
         scale = (steps - 1) / max(self.steps - 1, 1)
 
         def resampled(row: tuple[bool, ...]) -> tuple[bool, ...]:
-            kept = {round(i * scale) for i, computed in enumerate(row) if computed}
-            kept |= {steps - 1} if row[-1] else set()
-            return tuple(i in kept for i in range(steps))
+            places = {round(i * scale) for i, computed in enumerate(row) if computed}
+            places |= {steps - 1} if row[-1] else set()
+            return tuple(i in places for i in range(steps))
 
         return replace(
             self,
@@ -160,14 +160,13 @@ class Schedule:
             predictor = plan.make_predictor()
             # One that reads its own forecasts reads, through them, every anchor before.
             order = self.steps if predictor.forecasts else predictor.order
-            rows = {b: live_rows(r, order, plan.codec) for b, r in plan.rows.items()}
-            if len(set(map(str, rows.values()))) == 1:
-                rows = {"*": next(iter(rows.values()))}
-            kept = None if plan.corrections is None else plan.corrections.used(rows.values())
-            components[name] = replace(plan, rows=rows, corrections=kept)
-        found = replace(self, components=components)
-        vars(found)["_canonical"] = found
-        return found
+            rows = merge_equal_branches({b: live_rows(r, order, plan.codec) for b, r in plan.rows.items()})
+            corrections = None if plan.corrections is None else plan.corrections.used(rows.values())
+            components[name] = replace(plan, rows=rows, corrections=corrections)
+        canonical = replace(self, components=components)
+        # It is its own canonical form.
+        vars(canonical)["_canonical"] = canonical
+        return canonical
 
     def digest(self) -> str:
         """Hash of everything that decides the pictures: canonical rows, codec, predictor, clock."""

@@ -23,6 +23,7 @@ import numpy as np
 from dcache.errors import DcacheError
 from dcache.predictors.fitted import EVERYWHERE, as_json
 from dcache.schedule import Plan, Schedule
+from dcache.schedule.anchors import last_before
 from dcache.search.render import Pictures, Renderer
 
 # How far a slope is moved to see what it changes: far above rounding, well inside where the change is linear.
@@ -90,7 +91,7 @@ def table(row: Sequence[bool], slopes: Slopes) -> dict[str, dict[str, float]]:
     anchors = [t for t, computed in enumerate(row) if computed]
     found: dict[int, dict[int, float]] = {}
     for t in range(len(row)):
-        before = [a for a in anchors if a < t][-2:]
+        before = last_before(t, anchors, 2)
         if row[t] or not before:
             continue
         slope = slopes.get(t, 0.0) if len(before) > 1 else 0.0
@@ -123,8 +124,8 @@ def line(row: Sequence[bool], share: float) -> dict[int, float]:
 def anchored(row: Sequence[bool]) -> dict[int, tuple[int, int]]:
     """The last two anchors of each prediction that has as many."""
     anchors = [t for t, computed in enumerate(row) if computed]
-    before = {t: [a for a in anchors if a < t] for t, computed in enumerate(row) if not computed}
-    return {t: (own[-2], own[-1]) for t, own in before.items() if len(own) > 1}
+    before = {t: last_before(t, anchors, 2) for t, computed in enumerate(row) if not computed}
+    return {t: (pair[0], pair[1]) for t, pair in before.items() if len(pair) > 1}
 
 
 def fit(

@@ -12,8 +12,9 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.eval.prompts import digest
 from dcache.profile import Profile
+from dcache.search.candidate import COSTS, Candidate, cost_of, uncached_of
 from dcache.search.closed_loop import can_fit
-from dcache.search.driver import COSTS, Candidate, Search, Team, cost_of, uncached_of
+from dcache.search.driver import Search, Team
 from dcache.search.front import Objectives
 from dcache.search.journal import Journal
 from dcache.search.seeds import cheapest, interleaved, planned, templates

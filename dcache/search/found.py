@@ -17,7 +17,8 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.eval.machine import machine, versions
 from dcache.schedule import Schedule
-from dcache.search.driver import Candidate, Search
+from dcache.search.candidate import Candidate
+from dcache.search.driver import Search
 from dcache.search.evolve import Ways
 from dcache.search.front import WORST, Objectives, hypervolume, nondominated
 from dcache.util import files

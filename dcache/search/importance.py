@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from dcache.errors import DcacheError
+from dcache.eval.fidelity import squared_errors
 from dcache.eval.processes import Team, join
 from dcache.eval.subject import Subject
 from dcache.identity.denoisers import denoisers
@@ -87,6 +88,6 @@ def _row(
         row = tuple(i != t for i in range(profile.steps))
         plans[profile.component] = Plan({"*": {site: row}}, model=profile.model, config=profile.config)
         pictures = renderer.pictures(Schedule(profile.steps, dict(plans), method="importance"))
-        error = float(np.mean((pictures.clip(0, 1) - renderer.reference.clip(0, 1)) ** 2))
+        error = float(squared_errors(pictures, renderer.reference).mean())
         found[t] = error if np.isfinite(error) else BROKEN
     return found

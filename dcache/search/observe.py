@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -22,6 +23,7 @@ from dcache.search.observer import Batch, Observer, Tell, device_of
 from dcache.search.passes import passes_of, sites_of
 from dcache.search.timing import latencies
 from dcache.sites.discovery import discover
+from dcache.sites.site import Site
 
 CAP = 2 << 30
 
@@ -66,41 +68,44 @@ def observe(  # noqa: PLR0913
     team = join(str(device_of(module)))
     wanted = sites_of(discover(module), sites)
     batches = batches_of(prompts, seed, batch_size, team)
-    observer = Observer(subject, module, batches, cap, tell)
-    first, *others = team.gather(
-        team.together(lambda: observer.profile(passes_of(wanted), lenient=sites is None))
-    )
-    found = first.merged(others)
-    order = [site.name for site in wanted if site.name in found.sites]
+    profile = _observed(Observer(subject, module, batches, cap, tell), wanted, sites is None, team)
+    order = [site.name for site in wanted if site.name in profile.sites]
 
-    def time_them() -> Latencies | None:
-        # One process alone: the others would slow it down.
-        if not timing or not team.first:
+    def seconds() -> Latencies | None:
+        # In one process alone: the others would slow it down.
+        if not (timing and team.first):
             return None
-        return latencies(subject, name, order, found.steps, batches[0], repeats, tell)
+        return latencies(subject, name, order, profile.steps, batches[0], repeats, tell)
 
-    timed = team.gather(team.together(time_them))[0]
-    about = {
-        "pipeline": subject.name,
-        "sampling_steps": subject.steps,
-        "seed": seed,
-        "batch_size": batch_size,
-        "cap": cap,
-        "processes": team.count,
-        "machine": machine(),
-        "versions": versions(),
-        "seconds": round(time.perf_counter() - began, 1),
-    }
+    asked = {"seed": seed, "batch_size": batch_size, "cap": cap, "processes": team.count}
     return replace(
-        found,
-        sites={site: found.sites[site] for site in order},
-        latencies=timed,
+        profile,
+        sites={site: profile.sites[site] for site in order},
+        latencies=team.gather(team.together(seconds))[0],
         component=name,
         model=type(module).__name__,
         config=config_digest(module),
         guidance=subject.guidance,
-        made=about | dict(found.made),
+        made=_made(subject, asked, time.perf_counter() - began) | dict(profile.made),
     )
+
+
+def _observed(observer: Observer, sites: Sequence[Site], lenient: bool, team: Team) -> Profile:
+    """The mean of what every process observed on its batches."""
+    first, *others = team.gather(team.together(lambda: observer.profile(passes_of(sites), lenient)))
+    return first.merged(others)
+
+
+def _made(subject: Subject, asked: dict[str, int], seconds: float) -> dict[str, Any]:
+    """How the profile was made: what was observed and asked for, where, and how long it took."""
+    return {
+        "pipeline": subject.name,
+        "sampling_steps": subject.steps,
+        **asked,
+        "machine": machine(),
+        "versions": versions(),
+        "seconds": round(seconds, 1),
+    }
 
 
 def denoiser_of(subject: Subject, component: str | None = None) -> tuple[str, nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 import dcache
 from dcache.errors import DcacheError
-from dcache.eval.fidelity import CAP, broken
+from dcache.eval.fidelity import broken, decibels, squared_errors
 from dcache.eval.subject import Subject
 from dcache.method import Method
 from dcache.schedule import Schedule
@@ -59,12 +60,8 @@ class Renderer:
 
     def psnr(self, pictures: Pictures) -> list[float]:
         """PSNR of each picture to the uncached one, in dB, on unrounded pixels; minus infinity if broken."""
-        error = (
-            ((pictures.clip(0, 1) - self.reference.clip(0, 1)) ** 2).reshape(len(pictures), -1).mean(axis=1)
-        )
-        with np.errstate(divide="ignore"):
-            values = np.minimum(-10 * np.log10(error), CAP)
-        return [float(value) if np.isfinite(value) else float("-inf") for value in values]
+        errors = squared_errors(pictures, self.reference).tolist()
+        return [decibels(error) if math.isfinite(error) else -math.inf for error in errors]
 
     def quality(self, method: Method | Schedule) -> float:
         """Mean PSNR under a method."""

@@ -1,4 +1,4 @@
-"""Byte counts as text: a limit is parsed, a size is formatted."""
+"""Numbers of bytes and their text: a limit is read, a size is written."""
 
 from __future__ import annotations
 
@@ -34,3 +34,15 @@ def read_bytes(limit: Any) -> int:
             f"got {limit!r}"
         )
     return int(found)
+
+
+def format_bytes(count: int) -> str:
+    """A number of bytes in the unit that fits, from KiB to GiB.
+
+    >>> format_bytes(1310720)
+    '1.2 MiB'
+    """
+    value, units = count / 1024, ["KiB", "MiB", "GiB"]
+    while value >= 1024 and len(units) > 1:
+        value, units = value / 1024, units[1:]
+    return f"{value:.0f} KiB" if units[0] == "KiB" else f"{value:.1f} {units[0]}"

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from dcache.errors import DcacheError
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """True for a whole number; truth values are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """True for a number, NaN and infinity included; truth values are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_whole(name: str, value: object, least: int) -> None:
     """Raise unless `value` is a whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not is_whole(value) or value < least:
         raise DcacheError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 def check_number(name: str, value: object, least: float) -> None:
     """Raise unless `value` is a number of at least `least`."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value >= least:
+    if not is_number(value) or not value >= least:
         raise DcacheError(f"{name} must be a number of at least {least}, got {value!r}")
 
 

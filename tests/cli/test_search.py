@@ -15,7 +15,7 @@ import torch
 
 import dcache
 from dcache.cli import main
-from dcache.cli.search import _threads
+from dcache.cli.search_arguments import set_threads
 from dcache.eval.prompts import read
 from dcache.eval.subject import load
 from dcache.profile import Profile
@@ -190,7 +190,7 @@ def test_threads_are_shares_of_torchs_own(monkeypatch: pytest.MonkeyPatch) -> No
             (4, 3, 2, 3),
         ]:
             torch.set_num_threads(own)
-            assert _threads(asked, workers) == torch.get_num_threads() == expected
+            assert set_threads(asked, workers) == torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)
 

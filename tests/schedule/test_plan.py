@@ -6,7 +6,7 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.predictors import Fitted, Newton, Reuse, Taylor
-from dcache.schedule.plan import Plan, check_clock_fits, check_terms
+from dcache.schedule.plan import Plan, check_clock_fits, check_terms, merge_equal_branches
 
 ROWS = {"*": {"attn:0": (True, False, True), "mlp:0": (True, False, False)}}
 LINE = {"*": {2: {0: -1.0, 1: 2.0}}}
@@ -73,3 +73,18 @@ def test_sites_are_in_order_and_computed_events_are_counted_on_every_branch() ->
     assert Plan(ROWS).computed == 3
     both = {"cond": ROWS["*"], "uncond": {"attn:0": (True, True, True), "mlp:0": (False,) * 3}}
     assert Plan(both).computed == 6
+
+
+ROW, OTHER = {"trunk": (True, False)}, {"trunk": (True, True)}
+
+
+def test_branches_with_the_same_rows_become_one() -> None:
+    assert merge_equal_branches({"0": ROW, "1": dict(ROW)}) == {"*": ROW}
+    assert merge_equal_branches({"0": ROW}) == {"*": ROW}
+    assert merge_equal_branches({"*": ROW}) == {"*": ROW}
+
+
+def test_branches_with_other_rows_stay_as_they_are() -> None:
+    rows = {"0": ROW, "1": OTHER}
+    assert merge_equal_branches(rows) is rows
+    assert merge_equal_branches({}) == {}

@@ -14,9 +14,10 @@ import pytest
 from dcache.errors import DcacheError
 from dcache.profile import cost
 from dcache.schedule import Schedule
+from dcache.search.candidate import Candidate
 from dcache.search.closed_loop import weights_of
 from dcache.search.driver import AROUND as FITS
-from dcache.search.driver import FIT, Candidate, Search, Task
+from dcache.search.driver import FIT, Search, Task
 from dcache.search.evolve import STRATEGIES, Ways, identity_of, opened, promising, search
 from dcache.search.found import growth, members, pick, write
 from dcache.search.front import dominates, hypervolume, nondominated

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.util.bytes import read_bytes
+from dcache.util.bytes import format_bytes, read_bytes
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,18 @@ def test_what_is_no_positive_number_of_bytes_is_refused_with_examples(limit: Any
     with pytest.raises(DcacheError, match=r"at least 1, or text such as '512MB' or '1\.5GiB', got") as caught:
         read_bytes(limit)
     assert str(caught.value).endswith(repr(limit))
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 KiB"),
+        (1536, "2 KiB"),
+        (1 << 20, "1.0 MiB"),
+        (1310720, "1.2 MiB"),
+        (3 << 29, "1.5 GiB"),
+        (5 << 40, "5120.0 GiB"),
+    ],
+)
+def test_a_size_is_in_the_unit_that_fits(count: int, text: str) -> None:
+    assert format_bytes(count) == text

@@ -1,11 +1,13 @@
 """Checks of numbers: what passes, and what the message says of the rest."""
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.util.checks import check_number, check_share, check_whole
+from dcache.util.checks import check_number, check_share, check_whole, is_number, is_whole
 
 
 def test_a_share_is_a_float_below_one_and_a_count_a_whole_number():
@@ -45,3 +47,27 @@ def test_a_share_is_refused_as_a_share_and_a_count_as_a_count():
         check_share("blocks", 1.5, 1)
     with pytest.raises(DcacheError, match="blocks must be a whole number of at least 2, got 1"):
         check_share("blocks", 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "whole", "number"),
+    [
+        (0, True, True),
+        (-3, True, True),
+        (1.0, False, True),
+        (float("nan"), False, True),
+        (True, False, False),
+        ("1", False, False),
+        (None, False, False),
+        (np.int64(1), False, False),
+    ],
+)
+def test_a_truth_value_is_no_number(value: Any, whole: bool, number: bool) -> None:
+    assert (is_whole(value), is_number(value)) == (whole, number)
+
+
+@pytest.mark.parametrize("value", [0, 1.0, True, "3", None])
+def test_what_is_no_whole_number_from_a_bound_on_is_refused(value: Any) -> None:
+    with pytest.raises(DcacheError, match="count must be a whole number of at least 1, got"):
+        check_whole("count", value, 1)
+    check_whole("count", 1, 1)

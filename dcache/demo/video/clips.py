@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcache.demo import pictures
-
-Floats = NDArray[np.float32]
+from dcache.demo.pictures import Floats
 
 SIDE = 32
 FRAMES = 9

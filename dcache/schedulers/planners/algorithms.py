@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcache.errors import DcacheError
+from dcache.profile import Floats
 
-Floats = NDArray[np.float64]
 Anchors = tuple[int, ...]
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcache.errors import DcacheError
-
-Floats = NDArray[np.float64]
+from dcache.profile import Floats
+from dcache.schedule.anchors import last_before
 
 # Of the power of the differences between anchors: what is added to it, so that close anchors do not blow up.
 RIDGE = 1e-3
@@ -96,7 +96,7 @@ def table(
     """
     found: dict[int, dict[int, float]] = {}
     for t in range(len(gram)):
-        before = [a for a in anchors if a < t][-(order + 1) :]
+        before = last_before(t, anchors, order + 1)
         if t not in anchors and before:
             w = weights(gram, before, t, ridge)
             found[t] = {a: float(x) for a, x in zip(before, w, strict=True)}
@@ -156,7 +156,7 @@ def combination(predictor: Weighted, anchors: Sequence[int], taus: Sequence[floa
     if t in anchors:
         found[t] = 1.0
         return found
-    before = [a for a in anchors if a < t][-(predictor.order + 1) :]
+    before = last_before(t, anchors, predictor.order + 1)
     if not before:
         raise DcacheError(f"evaluation {t} has nothing to predict from: the anchors are {list(anchors)}")
     if len(before) == 1:
@@ -194,7 +194,7 @@ def reached(errors: Floats, anchors: Iterable[int]) -> Floats:
     chosen = sorted(anchors)
     found = np.zeros(len(errors))
     for t in range(len(errors)):
-        before = [a for a in chosen if a < t][-2:]
+        before = last_before(t, chosen, 2)
         if t not in chosen and before:
             found[t] = errors[before[0], before[-1], t]
     return found

@@ -11,19 +11,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dcache.errors import DcacheError
 from dcache.identity.run import Run
 from dcache.predictors.fitted import EVERYWHERE, as_json
-from dcache.profile import Profile
+from dcache.profile import Floats, Profile
 from dcache.schedule import Schedule
 from dcache.schedulers.planners.algorithms import pair_partition
 from dcache.schedulers.planners.gram import RIDGE, line_slopes, slope_errors, slopes, table
 from dcache.schedulers.planners.registry import scheduled
 from dcache.util.checks import check_whole
 
-Floats = NDArray[np.float64]
 PREDICTORS = ("fitted", "newton", "taylor", "reuse")
 IMPORTANCES = ("auto", "observed", "power", "none")
 _TINY = np.finfo(np.float64).tiny

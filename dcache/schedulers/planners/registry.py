@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -106,6 +106,3 @@ def _module(name: str) -> Any:
     if name not in PLANNERS:
         raise DcacheError(f"planner {name!r} is unknown: expected one of {', '.join(PLANNERS)}")
     return importlib.import_module(f"{__package__}.{name}")
-
-
-Levels = Callable[[Profile], Iterable[dict[str, Any]]]
