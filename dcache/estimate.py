@@ -49,7 +49,8 @@ def memory_estimate(pipe_or_module: Any, method: Any = None, **arguments: Any) -
     with enabled(pipe_or_module, resolve(method, options)), torch.no_grad():
         sessions = list(sessions_of(pipe_or_module).values())
         if isinstance(pipe_or_module, nn.Module):
-            step(pipe_or_module, index=0, sigma=1.0, timestep=1.0)
+            # A run that is not over yet is no run in which nothing was predicted.
+            step(pipe_or_module, 0, sigma=1.0, timestep=1.0, steps=sessions[0].method.steps or 2)
             pipe_or_module(**call)
             return sum(_full_bytes(session) for session in sessions)
         return _of_pipeline(pipe_or_module, sessions, call)

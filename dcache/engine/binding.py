@@ -76,6 +76,9 @@ class Binding:
 
     def clear(self) -> None:
         """Drop everything that refers to the model: caching was taken off it."""
+        for region in self.storing():
+            # Leaders know their followers: with this link cut no circle keeps them alive.
+            region.leader = None
         self.intercepts, self.regions, self.names = [], [], []
         self.whole = self.guidance = None
 

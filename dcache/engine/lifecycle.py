@@ -39,6 +39,7 @@ class Living(Protocol):
     binding: Binding
     memory: SessionMemory | None
     owners: list[Owner]
+    tracker: RunTracker
     context: str | None
     removed: bool
 
@@ -63,13 +64,11 @@ class Lifecycle(Listener):
         session: the session.
 
     Attributes:
-        tracker: tells the run of a call.
         noise_grid: the noise levels that the sampler was given, and its own.
     """
 
     def __init__(self, session: Living) -> None:
         self.session = session
-        self.tracker = RunTracker(session.module, self, session.owners)
         self.noise_grid: Grid | None = None
         self.learns = session.method.needs_model_output
 
@@ -86,7 +85,7 @@ class Lifecycle(Listener):
             return
         self.session.verify()
         self.end()
-        self.tracker.told = None
+        self.session.tracker.told = None
         # A guider that died within a call has not said that its turn is over.
         self.session.context = None
 
@@ -155,7 +154,7 @@ class Lifecycle(Listener):
             self.noise_grid.restore()
             self.noise_grid = None
         state.close()
-        self.tracker.forget(run)
+        self.session.tracker.forget(run)
         # An interrupted run had no time to predict; its own error is what should be seen.
         if whole and session.method.predicts and not state.record.predicted and self._missed():
             why = state.stats(session.method.describe()).why_nothing()

@@ -27,6 +27,7 @@ from dcache.engine.run_state import RunState
 from dcache.engine.selfcheck import self_check
 from dcache.engine.weight_cache import Lately
 from dcache.errors import DcacheError, DcacheWarning
+from dcache.identity.tracker import RunTracker
 from dcache.intercept.conflicts import refuse_other_cache
 from dcache.intercept.pytree import copy_containers
 from dcache.sites.streams import Prober
@@ -91,12 +92,16 @@ class Session:
         self.batched = Together(self.decisions, self._summable)
         self.memory = None if config.budget is None else SessionMemory(self, config.budget)
         self.lifecycle = Lifecycle(self)
-        self.tracker = self.lifecycle.tracker
+        self.tracker = RunTracker(module, self.lifecycle, self.owners)
         self.free, self.open_run, self.end_run = self.lifecycle.free, self.lifecycle.open, self.lifecycle.end
         self.gate = Gate(self, self.memory, config.skips_first)
         self.look = self.gate.look
         self.attachment = Attachment(module, self)
-        self.binding: Binding = self._bound(self.method.sites)
+        try:
+            self.binding: Binding = self._bound(self.method.sites)
+        except BaseException:
+            self._let_go()
+            raise
         try:
             self.attachment.install()
             self.binding.install()
@@ -259,12 +264,12 @@ class Session:
             # Last, for it may warn, and warnings may be errors.
             self.end_run()
         finally:
+            self.binding.clear()
             if not inside:
                 self._let_go()
 
     def _let_go(self) -> None:
         """Break the circles between the session and its parts, so that all are freed without a collector."""
-        self.binding.clear()
         self.owners.clear()
         for part in _PARTS:
             vars(self).pop(part, None)
