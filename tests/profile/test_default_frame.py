@@ -4,8 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.search.shaped import Shaped, shaped
-from tests.shapes import PIXART, SD
 
 from dcache import methods
 from dcache.profile import Profile, Tables
@@ -13,6 +11,8 @@ from dcache.schedulers import planners
 from dcache.search.observe import observe
 from dcache.sites.discovery import discover
 from tests.families.single import HUNYUAN_DIT, hunyuan_model
+from tests.pipelines import PIXART, SD
+from tests.search.pipeline_subjects import Shaped, shaped
 
 VALUE = Tables(np.ones((2, 2)), np.zeros((2, 2)), np.ones(2))
 DELTA = VALUE.scaled(2.0)
