@@ -39,10 +39,11 @@ test: $(STAMP)  ## the fast tests
 test-slow: $(STAMP)  ## the slow tests
 	$(BIN)/pytest -n 2 -m slow
 
-lint: $(STAMP)  ## ruff (check and format) and mypy
+lint: $(STAMP)  ## ruff (check and format), mypy, and the layers of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: $(STAMP)  ## let ruff format and mend what it can
 	$(BIN)/ruff check --fix

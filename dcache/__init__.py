@@ -5,6 +5,12 @@
 "interval(interval=3, warmup=1, last=False, sites='auto')"
 """
 
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
 from dcache import methods
 from dcache.api import disable, enable, enabled, stats, step, trace
 from dcache.errors import DcacheError, DcacheWarning
@@ -12,6 +18,9 @@ from dcache.estimate import memory_estimate
 from dcache.method import Method
 from dcache.schedule import Schedule
 from dcache.stats import Stats
+
+# Documented modules that moved are found under their old paths for one version, and warn.
+__path__.append(str(Path(__file__).parent / "moved"))
 
 __version__ = "0.1.0"
 
@@ -30,3 +39,12 @@ __all__ = [
     "step",
     "trace",
 ]
+
+# Rooms of their own, imported when they are first used.
+_LAZY = ("lm_kv",)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"dcache.{name}")
+    raise AttributeError(f"module 'dcache' has no attribute {name!r}")

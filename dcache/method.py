@@ -86,6 +86,10 @@ class Method:
         """The codec of one site."""
         return parse(self.codec or default_codec(site.kind))
 
+    def for_whole_model(self) -> Method:
+        """The method with a codec that fits a whole model, whose output may have another shape than its input."""
+        return self if self.codec is None else replace(self, codec=self.codec.replace("delta", "value"))
+
     def describe(self) -> str:
         """Name and parameters on one line."""
         inside = ", ".join(f"{k}={v!r}" for k, v in self.parameters.items())

@@ -225,7 +225,7 @@ class SessionMemory:
             auto = binding.structure.select(("auto",))
             sites = ("auto",) if auto != binding.sites and len(auto) == 1 else sites
         if sites == ("model",):
-            method = on_whole_model(method)
+            method = method.for_whole_model()
         session.method = replace(method, sites=sites, parameters={**method.parameters, "sites": sites[0]})
         # Rows of sites that are bound no more are no part of the run's trace.
         session.state.record.events.clear()
@@ -296,9 +296,3 @@ class SessionMemory:
             for key, history in branch.histories.items():
                 if guidance is None or key != guidance.key:
                     shrink_history(history, predictor, codec)
-
-
-def on_whole_model(method: Method) -> Method:
-    """The method with a codec that fits the whole model: its output need not be of its input's shape."""
-    codec = method.codec
-    return replace(method, codec=codec.replace("delta", "value")) if codec is not None else method

@@ -19,7 +19,7 @@ from dcache.engine.config import SessionConfig
 from dcache.engine.decisions import Decisions
 from dcache.engine.gate import Gate
 from dcache.engine.lifecycle import Lifecycle
-from dcache.engine.memory import SessionMemory, on_whole_model
+from dcache.engine.memory import SessionMemory
 from dcache.engine.observe import Observer
 from dcache.engine.protocols import Owner
 from dcache.engine.region import Region
@@ -250,7 +250,7 @@ class Session:
                 "sites='model'."
             )
         self.warn(f"{name}: {why}; the whole model is remembered instead (sites='model')")
-        self.method = on_whole_model(self.method)
+        self.method = self.method.for_whole_model()
         self.rebind(("model",))
 
     def remove(self) -> None:

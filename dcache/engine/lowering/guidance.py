@@ -66,7 +66,6 @@ class GuidanceRegion:
     around the denoiser's call rather than inside the model.
 
     Attributes:
-        predicting, decided_in, history, key: as of a `Region`.
         pair: where the two siblings are, once that was learned.
         learned: whether it was learned in this run.
         useless: why the site is never predicted, "" while it may be.

@@ -1,0 +1,8 @@
+"""`dcache.adapters.blocks` of version 0.1: the same tables, so that rows added here count."""
+
+from dcache.moved import warn
+from dcache.sites.blocks import ASIDE, FUSED, STREAMS, SUBLAYERS, Fused
+
+__all__ = ["ASIDE", "FUSED", "STREAMS", "SUBLAYERS", "Fused"]
+
+warn("dcache.adapters.blocks", "dcache.sites.blocks")

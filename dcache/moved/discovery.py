@@ -1,0 +1,8 @@
+"""`dcache.discovery` of version 0.1."""
+
+from dcache.moved import warn
+from dcache.sites.discovery import discover, find_blocks, find_joins, find_skips, find_sublayers
+
+__all__ = ["discover", "find_blocks", "find_joins", "find_skips", "find_sublayers"]
+
+warn("dcache.discovery", "dcache.sites")

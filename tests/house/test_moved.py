@@ -1,0 +1,96 @@
+"""Documented modules that moved: their old paths work and warn; the tool rewrites imports."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dcache.schedulers.planners
+import dcache.sites.blocks
+from dcache.schedule import noise_levels
+from dcache.sites import discovery
+
+TOOL = Path(__file__).parents[2] / "tools" / "move_imports.py"
+OLD = ("dcache.discovery", "dcache.sigmas", "dcache.adapters.blocks", "dcache.schedulers.plans")
+
+
+@pytest.fixture
+def forget() -> None:
+    for name in [n for n in sys.modules if n.startswith(OLD) or n == "dcache.adapters"]:
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("forget")
+@pytest.mark.parametrize(
+    ("old", "new", "name", "thing"),
+    [
+        ("dcache.discovery", "dcache.sites", "discover", discovery.discover),
+        ("dcache.sigmas", "dcache.schedule.noise_levels", "adjusted", noise_levels.adjusted),
+        ("dcache.adapters.blocks", "dcache.sites.blocks", "SUBLAYERS", dcache.sites.blocks.SUBLAYERS),
+        ("dcache.schedulers.plans", "dcache.schedulers.planners", "make", dcache.schedulers.planners.make),
+    ],
+)
+def test_an_old_path_gives_the_same_thing_and_says_where_it_is_now(
+    old: str, new: str, name: str, thing: object
+) -> None:
+    with pytest.warns(DeprecationWarning, match=rf"{old} moved to {new}; .*move_imports"):
+        module = importlib.import_module(old)
+    assert getattr(module, name) is thing
+
+
+@pytest.mark.usefixtures("forget")
+def test_a_planner_is_one_module_under_both_paths() -> None:
+    with pytest.warns(DeprecationWarning):
+        importlib.import_module("dcache.schedulers.plans")
+    old = importlib.import_module("dcache.schedulers.plans.bac")
+    assert old is importlib.import_module("dcache.schedulers.planners.bac")
+
+
+BEFORE = """\
+from dcache.sites import Site, cut_into_atoms
+from dcache.schedulers.plans import bac, make as plan
+from dcache.regions import Region  # kept
+from dcache import cost, methods
+import dcache.tap
+
+
+def late():
+    from dcache.adapters.blocks import (
+        ASIDE,
+        SUBLAYERS,
+    )
+
+    return ASIDE, SUBLAYERS, dcache.tap.Intercept, "dcache.discovery.discover"
+"""
+AFTER = """\
+from dcache.sites.site import Site
+from dcache.sites.structure import cut_into_atoms
+from dcache.schedulers.planners import bac, make as plan
+from dcache.engine.region import Region  # kept
+from dcache.profile import cost
+from dcache import methods
+import dcache.intercept.module_call
+
+
+def late():
+    from dcache.sites.blocks import ASIDE, SUBLAYERS
+
+    return ASIDE, SUBLAYERS, dcache.intercept.module_call.Intercept, "dcache.sites.discovery.discover"
+"""
+
+
+def test_the_tool_rewrites_imports_once_and_again_changes_nothing(tmp_path: Path) -> None:
+    code, prose = tmp_path / "user.py", tmp_path / "notes.md"
+    code.write_text(BEFORE)
+    prose.write_text("`dcache.sigmas.adjusted` in `dcache/regions.py`, and dcache.enable.")
+    for changed in (2, 0):
+        done = subprocess.run(
+            [sys.executable, TOOL, tmp_path], capture_output=True, text=True, check=True, timeout=60
+        )
+        assert len(done.stdout.splitlines()) == changed
+        assert code.read_text() == AFTER
+        assert prose.read_text() == (
+            "`dcache.schedule.noise_levels.adjusted` in `dcache/engine/region.py`, and dcache.enable."
+        )
