@@ -87,7 +87,7 @@ class Method:
         return parse(self.codec or default_codec(site.kind))
 
     def for_whole_model(self) -> Method:
-        """The method with a codec that fits a whole model, whose output may have another shape than its input."""
+        """The method with a codec for the whole model, whose output may have another shape than its input."""
         return self if self.codec is None else replace(self, codec=self.codec.replace("delta", "value"))
 
     def describe(self) -> str:

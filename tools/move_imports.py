@@ -1,7 +1,7 @@
-"""Rewrite imports of dcache's modules for the layout of version 0.2: `python tools/move_imports.py PATH...`.
+"""Rewrite imports of dcache's modules as they lie in rooms now: `python tools/move_imports.py PATH...`.
 
 Every `.py` and `.md` file below the paths is rewritten in place where it names a module that moved. Kept
-until the release after 0.2; the old documented paths work until then, with a DeprecationWarning.
+until the next release; the old documented paths work until then, with a DeprecationWarning.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ def warn(old: str, new: str) -> None:
     """Say that a module moved.
 
     Args:
-        old: its path in the last version.
+        old: its path before.
         new: its path now.
     """
     warnings.warn(

@@ -1,4 +1,4 @@
-"""`dcache.discovery` of version 0.1."""
+"""`dcache.discovery` under its old path."""
 
 from dcache.moved import warn
 from dcache.sites.discovery import discover, find_blocks, find_joins, find_skips, find_sublayers

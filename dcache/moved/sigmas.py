@@ -1,4 +1,4 @@
-"""`dcache.sigmas` of version 0.1."""
+"""`dcache.sigmas` under its old path."""
 
 from dcache.identity.noise_grid import Grid, put
 from dcache.moved import warn

@@ -42,7 +42,7 @@ def test_an_old_path_gives_the_same_thing_and_says_where_it_is_now(
 
 @pytest.mark.usefixtures("forget")
 def test_a_planner_is_one_module_under_both_paths() -> None:
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="plans moved to"):
         importlib.import_module("dcache.schedulers.plans")
     old = importlib.import_module("dcache.schedulers.plans.bac")
     assert old is importlib.import_module("dcache.schedulers.planners.bac")

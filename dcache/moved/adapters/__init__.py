@@ -1,1 +1,1 @@
-"""`dcache.adapters` of version 0.1."""
+"""`dcache.adapters` under its old path."""

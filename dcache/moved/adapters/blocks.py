@@ -1,4 +1,4 @@
-"""`dcache.adapters.blocks` of version 0.1: the same tables, so that rows added here count."""
+"""`dcache.adapters.blocks` under its old path: the same tables, so that rows added here count."""
 
 from dcache.moved import warn
 from dcache.sites.blocks import ASIDE, FUSED, STREAMS, SUBLAYERS, Fused

@@ -1,4 +1,4 @@
-"""`dcache.schedulers.plans` of version 0.1, kept for one version: the planners under their old path."""
+"""`dcache.schedulers.plans` under its old path, kept for one version: the planners."""
 
 import importlib
 import sys
