@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from dcache import methods
-from dcache.api import enabled, resolve, step
+from dcache.api import enabled, step
 from dcache.cache.history import tensors_of
 from dcache.engine.pipeline import sessions_of
 from dcache.engine.session import Session
 from dcache.errors import DcacheError
 from dcache.identity.denoisers import denoisers
 from dcache.identity.sampler import Listener, is_sampler, tap
+from dcache.methods.resolve import preset_called, resolve
 
 # Guidance is learned in the first evaluation, and remembered in the second.
 _GUIDANCE_LEARNED = 2
@@ -24,6 +25,12 @@ _GUIDANCE_LEARNED = 2
 
 def memory_estimate(pipe_or_module: Any, method: Any = None, **arguments: Any) -> int:
     """Bytes the histories of a method will hold, found by running one evaluation.
+
+    >>> import dcache
+    >>> from dcache.demo.pipeline import call_options, load_pipeline
+    >>> call = {"prompt": "a red circle", **call_options()}
+    >>> dcache.memory_estimate(load_pipeline(), "newton", order=2, **call)
+    245760
 
     Args:
         pipe_or_module: as for `enable`.
@@ -104,9 +111,8 @@ def _told_apart(
     target: Any, method: Any, arguments: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The preset's options, and the arguments of the call."""
-    named = method is None or (isinstance(method, str) and method in methods.available())
-    preset = getattr(methods, method or "default") if named else None
-    takes = set() if preset is None else set(inspect.signature(preset).parameters)
+    name = "default" if method is None else preset_called(method) if isinstance(method, str) else None
+    takes = set() if name is None else set(inspect.signature(getattr(methods, name)).parameters)
     call = target.forward if isinstance(target, nn.Module) else type(target).__call__
     parameters = inspect.signature(call).parameters
     names = {name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD and name != "self"}
@@ -115,13 +121,13 @@ def _told_apart(
     both = sorted(takes & names & set(arguments))
     if both:
         raise DcacheError(
-            f"{', '.join(both)} may be an option of {method or 'default'} or an argument of {what}: give the "
-            f"method as an object, dcache.methods.{method or 'default'}({both[0]}=...), and the rest is the "
+            f"{', '.join(both)} may be an option of {name} or an argument of {what}: give the "
+            f"method as an object, dcache.methods.{name}({both[0]}=...), and the rest is the "
             "call's"
         )
     unknown = [name for name in arguments if name not in takes | names]
     if unknown and not everything:
-        known = f"{method or 'default'} takes {', '.join(sorted(takes)) or 'no options'}; " if named else ""
+        known = f"{name} takes {', '.join(sorted(takes)) or 'no options'}; " if name else ""
         raise DcacheError(
             f"unknown argument(s) {', '.join(unknown)}: {known}{what} takes {', '.join(sorted(names))}"
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -38,6 +39,19 @@ class Stats:
     seconds_inside: float = 0.0
     method: str = ""
     components: dict[str, Stats] = field(default_factory=dict)
+
+    @property
+    def computed_share(self) -> float:
+        """Share of the site events that were computed, 0 to 1; 1 where there were none."""
+        events = self.computed + self.predicted
+        return self.computed / events if events else 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain values that JSON has, `computed_share` included."""
+        values = asdict(self)
+        values["computed_share"] = self.computed_share
+        values["components"] = {name: part.to_dict() for name, part in self.components.items()}
+        return values
 
     def __str__(self) -> str:
         """A small table, and a sentence where nothing was predicted."""

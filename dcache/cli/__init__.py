@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 
 import dcache
-from dcache.cli import bench, calibrate, convert, demo, methods, search, show
+from dcache.cli import bench, calibrate, convert, demo, env, methods, search, show
 from dcache.cli import eval as evaluate
 from dcache.errors import DcacheError
 
-COMMANDS = (demo, bench, calibrate, search, convert, evaluate, methods, show)
+COMMANDS = (demo, bench, calibrate, search, convert, evaluate, methods, show, env)
 WRONG, INTERRUPTED = 2, 130
 
 __all__ = ["main"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
+import json
 import re
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from dcache import methods
 from dcache.errors import DcacheError
@@ -33,6 +35,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
     parser = commands.add_parser("methods", help="list the methods and their options")
     parser.add_argument("names", nargs="*", metavar="NAME", help="tell all about this method")
+    parser.add_argument("--json", action="store_true", help="print them as JSON")
     parser.set_defaults(run=run)
 
 
@@ -44,6 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
             close = difflib.get_close_matches(name, found, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise DcacheError(f"method {name!r} is unknown: expected one of {', '.join(found)}.{hint}")
+    if arguments.json:
+        names = arguments.names or list(found)
+        print(json.dumps({name: described(name, found[name]) for name in names}, indent=1))
+        return 0
     if arguments.names:
         print("\n\n".join("\n".join(page(name, found[name])) for name in arguments.names))
         return 0
@@ -52,6 +59,13 @@ def run(arguments: argparse.Namespace) -> int:
             print(line)
     print("\n`dcache methods NAME` tells what the options mean.")
     return 0
+
+
+def described(name: str, what: About) -> dict[str, Any]:
+    """What there is to know of one preset, as plain JSON values; defaults that JSON has not as text."""
+    parameters = inspect.signature(getattr(methods, name)).parameters.values()
+    defaults = {p.name: json.loads(json.dumps(p.default, default=str)) for p in parameters}
+    return {**asdict(what), "families": list(what.families), "options": defaults}
 
 
 def paragraph(name: str, what: About, width: int) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,12 +25,16 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("show", help="draw a schedule: which site is computed at which evaluation")
     parser.add_argument("file", type=Path, metavar="FILE", help="a schedule file")
     parser.add_argument("--png", type=Path, metavar="OUT.png", help="also draw it into this file")
+    parser.add_argument("--json", action="store_true", help="print the schedule as JSON instead")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one row per site (or run of sites alike): a filled mark where it is computed."""
     schedule = Schedule.load(arguments.file)
+    if arguments.json:
+        print(json.dumps(schedule.content(), indent=1))
+        return 0
     for line in draw(schedule, _marks(sys.stdout.encoding)):
         print(line)
     if arguments.png is not None:

@@ -23,6 +23,33 @@ _END = "maybe_free_model_hooks"
 _SWAP = "register_components"
 
 
+class PipeOwner:
+    """A pipeline as its denoisers' sessions know it: they keep neither it nor its watch alive.
+
+    Args:
+        pipe: the pipeline.
+    """
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe: weakref.ref[Any] = weakref.ref(pipe)
+
+    @property
+    def ends_itself(self) -> bool:
+        """Whether the pipeline says when its call is over."""
+        return callable(getattr(self.pipe(), _END, None))
+
+    @property
+    def guidance(self) -> float | None:
+        """The guidance scale of its last call, where it keeps it."""
+        return guidance_of(self.pipe())
+
+    def follow(self, session: Session) -> None:
+        """Move the session if its denoiser was replaced in the pipeline."""
+        watch = watch_of(self.pipe())
+        if watch is not None:
+            watch.follow(session)
+
+
 class PipeWatch:
     """Belongs to one pipeline; lives in its attributes: taps of the methods that begin and end its call.
 
@@ -46,16 +73,6 @@ class PipeWatch:
             if callable(getattr(pipe, name, None)):
                 MethodTap(pipe, name, around).install()
 
-    @property
-    def ends_itself(self) -> bool:
-        """Whether the pipeline says when its call is over."""
-        return callable(getattr(self.pipe(), _END, None))
-
-    @property
-    def guidance(self) -> float | None:
-        """The guidance scale of its last call, where it keeps it."""
-        return guidance_of(self.pipe())
-
     def remove(self) -> None:
         """Take the watch off."""
         if self.scout is not None:
@@ -74,8 +91,9 @@ class PipeWatch:
 
     def connect(self, session: Session) -> None:
         """Let the session know the pipeline and its sampler."""
-        session.owners.append(self)
-        sampler = getattr(self.pipe(), "scheduler", None)
+        pipe = self.pipe()
+        session.owners.append(PipeOwner(pipe))
+        sampler = getattr(pipe, "scheduler", None)
         if is_sampler(sampler):
             session.tracker.watch(sampler)
 
@@ -106,14 +124,16 @@ class PipeWatch:
             new = self._reopened(session, module)
         self.sessions = [new if s is session else s for s in self.sessions]
         self.connect(new)
-        session.owners[:] = [owner for owner in session.owners if owner is not self]
+        pipe = self.pipe()
+        session.owners[:] = [owner for owner in session.owners if owner.pipe() is not pipe]
         if not session.owners:
             session.remove()
 
     def _reopened(self, session: Session, module: nn.Module) -> Session:
         """The same on another denoiser."""
+        pipe = self.pipe()
         ours = {intercept.module for intercept in session.binding.intercepts}
-        if ours.isdisjoint(module.modules()) or any(owner is not self for owner in session.owners):
+        if ours.isdisjoint(module.modules()) or any(owner.pipe() is not pipe for owner in session.owners):
             return Session(module, session.config)
         # The denoiser was wrapped or unwrapped (peft): the blocks are the same and change hands.
         session.binding.remove()
@@ -163,13 +183,17 @@ def watch_of(pipe: Any) -> PipeWatch | None:
     return None
 
 
-def sessions_of(target: Any) -> dict[str, Session]:
+def sessions_of(target: Any, watch: PipeWatch | None = None) -> dict[str, Session]:
     """Name -> session of the denoisers of a pipeline, or of a bare module (named ""), that are cached now.
+
+    Args:
+        target: the pipeline or module.
+        watch: the watch on it, where that is known.
 
     Raises:
         DcacheError: the object is no module and no pipeline.
     """
-    watch = watch_of(target)
+    watch = watch or watch_of(target)
     if watch is not None:
         return {session.component: session for session in watch.live()}
     if isinstance(target, nn.Module):

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from dcache.errors import DcacheError
 from dcache.eval.contest import Contestant
 from dcache.eval.digest import digest_of
 from dcache.method import Method
+from dcache.methods.resolve import read_options
 from dcache.schedule import Schedule
 
 # Which option of a preset takes measured numbers, and which takes a profile.
@@ -128,7 +128,7 @@ def _choice(spec: str, numbers: Path | None) -> Choice:
     if name not in methods.available() and (spec.endswith(".json") or os.sep in spec):
         schedule = Schedule.load(spec)
         return Choice(spec, f"file {Path(spec).stem}", f", {spec!r})", method=schedule)
-    options = dict(_option(spec, word) for word in inside.split(",") if word)
+    options = read_options(inside, spec)
     own = {} if numbers is None else {k: v for k, v in shipped(name, numbers).items() if k not in options}
     try:
         method = methods.make(name, **own, **options)
@@ -142,20 +142,6 @@ def _choice(spec: str, numbers: Path | None) -> Choice:
     note = f"{next(iter(own))} of the shipped model; for yours: {how}" if own else ""
     call = f", dcache.methods.{name}({arguments}))"
     return Choice(spec, _label(name, options), call, note, method=method)
-
-
-def _option(spec: str, word: str) -> tuple[str, Any]:
-    key, equals, value = (part.strip() for part in word.partition("="))
-    if not equals or not key or not value:
-        raise DcacheError(f"cannot read {word!r} in {spec!r}: expected option=value, as in newton:interval=4")
-    if "+" in value:
-        return key, value.split("+")
-    if value.lower() in ("none", "true", "false"):
-        return key, {"none": None, "true": True, "false": False}[value.lower()]
-    try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
-        return key, value
 
 
 def _label(name: str, options: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from dcache.schedule import file
 from dcache.schedule.liveness import live_rows
 from dcache.schedule.noise_levels import check_grid
 from dcache.schedule.plan import Plan, merge_equal_branches
+from dcache.schedule.text import table
 from dcache.sites.names import SITE_NAME
 from dcache.util.checks import check_whole
 
@@ -76,6 +77,12 @@ class Schedule:
                             f"row {site!r} of component {name!r} has {len(row)} entries, expected "
                             f"{self.steps}, one per evaluation"
                         )
+
+    def __str__(self) -> str:
+        """A table: a row for each site, a mark for each evaluation."""
+        facts = [self.method, self.sampler, "" if self.guidance is None else f"guidance {self.guidance:g}"]
+        heading = ", ".join([f"{self.steps} evaluations", *filter(None, facts)])
+        return table(self.steps, dict(self.components), heading)
 
     @staticmethod
     def of_steps(

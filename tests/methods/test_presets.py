@@ -172,7 +172,7 @@ def test_a_preset_is_one_short_file(name):
 
 def test_every_file_of_a_preset_is_registered():
     files = {path.stem for path in Path(methods.__file__).parent.glob("*.py")}
-    assert files - {"__init__", "about", "coefficients", "replay"} == set(NAMES)
+    assert files - {"__init__", "about", "coefficients", "options", "replay", "resolve"} == set(NAMES)
     assert set(NAMES) <= set(methods.__all__)
 
 

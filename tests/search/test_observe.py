@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import dcache
-from dcache.engine import binding, session
+from dcache.engine import bind
 from dcache.engine.observe import observe as watch
 from dcache.engine.session import session_of
 from dcache.errors import DcacheError, DcacheWarning
@@ -161,9 +161,7 @@ class Twice(nn.Module):
 def test_a_module_that_is_called_twice_gives_one_longer_feature(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Twice().eval()
     sublayer = Sublayer("mlp:0", "mlp", 0, model.inner)
-    for where in (session, binding):
-        if hasattr(where, "discover"):
-            monkeypatch.setattr(where, "discover", lambda m: Structure(m, sublayers=[sublayer]))
+    monkeypatch.setattr(bind, "discover", lambda m: Structure(m, sublayers=[sublayer]))
     found: dict[int, list[torch.Tensor]] = {}
 
     def see(site: str, call: Any, output: Any) -> None:

@@ -1,0 +1,7 @@
+"""`python -m dcache`: the command `dcache`."""
+
+import sys
+
+from dcache.cli import main
+
+sys.exit(main())

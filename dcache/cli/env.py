@@ -1,0 +1,75 @@
+"""`dcache env`: what a bug report needs: versions, devices, and what of dcache works here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from importlib import metadata, util
+from typing import TYPE_CHECKING, Any
+
+import dcache
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+# Packages whose versions matter, the required ones first.
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "numpy",
+    "safetensors",
+    "transformers",
+    "accelerate",
+    "triton",
+    "torchmetrics",
+    "torchvision",
+    "open-clip-torch",
+    "deap",
+    "peft",
+)
+
+
+def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = commands.add_parser("env", help="versions and devices, for a bug report")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print one line for each fact."""
+    facts = environment()
+    if arguments.json:
+        print(json.dumps(facts, indent=1))
+        return 0
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {value}")
+    return 0
+
+
+def environment() -> dict[str, Any]:
+    """Name -> text: dcache, Python, the operating system, packages, devices, kernels."""
+    import torch
+
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    devices = cuda or (["Apple GPU"] if torch.backends.mps.is_available() else ["none"])
+    return {
+        "dcache": dcache.__version__,
+        "python": sys.version.split()[0],
+        "system": platform.platform(),
+        "processor": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        "gpu": ", ".join(devices),
+        "cuda": torch.version.cuda or "none",
+        "triton kernels": "possible" if cuda and util.find_spec("triton") is not None else "not here",
+        **{package: _version(package) for package in PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

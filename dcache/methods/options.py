@@ -1,0 +1,109 @@
+"""Names and options of the presets, for editors and type checkers; a test compares them with the presets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypedDict
+
+from dcache.profile import Profile
+from dcache.schedule import Schedule
+
+PresetName = Literal[
+    "default",
+    "bac",
+    "cachequant",
+    "dbcache",
+    "deepcache",
+    "delta_dit",
+    "easycache",
+    "ertacache",
+    "fastercache",
+    "fbcache",
+    "fitted",
+    "foca",
+    "hicache",
+    "interval",
+    "magcache",
+    "newton",
+    "pab",
+    "profilingdit",
+    "seacache",
+    "smoothcache",
+    "taylorseer",
+    "teacache",
+    "tgate",
+]
+Branches = Literal["separate", "together"]
+Clock = Literal["step", "timestep", "sigma", "logsnr"]
+# Sites have names with depths too ("block:3"), so any text is one; these are completed.
+Sites = (
+    Literal["auto", "trunk", "model", "block", "sublayers", "attn", "cross_attn", "mlp", "bracket:0"]
+    | str
+    | list[str]
+)
+Codec = (
+    Literal[
+        "value",
+        "delta",
+        "value:bfloat16",
+        "delta:bfloat16",
+        "value:int8",
+        "delta:int8",
+        "value:fp8",
+        "delta:fp8",
+    ]
+    | str
+)
+File = str | os.PathLike[str]
+
+
+class PresetOptions(TypedDict, total=False):
+    """Every option that some preset takes; `dcache methods NAME` says which ones and what they mean."""
+
+    attn: int
+    attn_below: float
+    attn_interval: int
+    back: int
+    background: Sequence[int] | None
+    blocks: float
+    boundary: float
+    branch_id: int
+    branches: Branches
+    clock: Clock | None
+    codec: Codec | None
+    coefficients: File | Sequence[float] | None
+    computes: int
+    cross_attn: int | None
+    front: int
+    gate: int | None
+    guidance_below: float
+    guidance_interval: int
+    interval: int
+    last: bool
+    late_interval: int
+    lite: bool
+    max_run: int | None
+    metric: str
+    mlp: int | None
+    order: int
+    profile: File | Profile | Schedule | None
+    ratios: File | Sequence[float] | None
+    retention: float
+    ridge: float
+    scale: float
+    share: float
+    sigmas: Sequence[float]
+    sites: Sites | None
+    speedup: float | None
+    start: int
+    steps: int | Sequence[int] | None
+    t_max: int
+    t_min: int | None
+    table: File | Mapping[str, Sequence[int]] | None
+    threshold: float
+    timesteps: bool
+    union: int
+    warmup: int
+    weight: float
+    window: tuple[float, float]

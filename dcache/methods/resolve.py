@@ -1,0 +1,169 @@
+"""What `enable` takes as a method, made a method: names as people write them, presets, schedules, files."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from dcache import methods
+from dcache.errors import DcacheError
+from dcache.method import Method
+from dcache.schedule import Schedule
+
+# Names of papers and other libraries that are not the preset's own in another spelling.
+ALIASES = {
+    "fora": "interval",
+    "firstblockcache": "fbcache",
+    "paracache": "fbcache",
+    "dualblockcache": "dbcache",
+    "cachedit": "dbcache",
+    "pyramidattentionbroadcast": "pab",
+    "taylorcache": "taylorseer",
+    "temporalgating": "tgate",
+    "blockwiseadaptivecaching": "bac",
+}
+
+
+def resolve(method: Any, options: Mapping[str, Any], taken: Iterable[str] = ()) -> Method | Schedule:
+    """The method or schedule that is meant.
+
+    Args:
+        method: a preset's name ("interval", "FORA", "newton:interval=4"), a preset function, a `Method`, a
+            `Schedule`, the path of a schedule file, or None for the default.
+        options: of the preset.
+        taken: names of options that the caller takes beside the preset's, for messages.
+
+    Returns:
+        What is meant, with the options.
+
+    Raises:
+        DcacheError: it means nothing, or takes no such options; the message has the line to type.
+    """
+    if method is None:
+        return _default(options, taken)
+    if isinstance(method, str):
+        return _named(method, options)
+    if isinstance(method, os.PathLike):
+        _refuse_options(f"the schedule {os.fspath(method)!r}", options, taken)
+        return Schedule.load(method)
+    if isinstance(method, Method | Schedule):
+        _refuse_options(f"a {type(method).__name__}", options, taken)
+        return method
+    name = getattr(method, "__name__", "")
+    if callable(method) and name in methods.available():
+        # A preset that was not called: `enable(pipe, dcache.methods.newton, interval=4)`.
+        return methods.make(name, **options)
+    raise DcacheError(
+        "method must be a preset's name, a preset object, a Schedule or a path, got "
+        f"{type(method).__name__}: write dcache.enable(pipe, 'interval', interval=3) or "
+        "dcache.enable(pipe, 'file.schedule.json')"
+    )
+
+
+def preset_called(text: str) -> str | None:
+    """The preset that is meant by a name as people write it, None if none is.
+
+    >>> preset_called("FORA"), preset_called("First-Block Cache"), preset_called("TaylorSeer")
+    ('interval', 'fbcache', 'taylorseer')
+    """
+    if text in methods.available():
+        return text
+    plain = _plain(text)
+    spelled = {_plain(name): name for name in methods.available()}
+    return spelled.get(plain) or ALIASES.get(plain)
+
+
+def read_options(text: str, spec: str) -> dict[str, Any]:
+    """The options of a specification.
+
+    >>> read_options("interval=4,sites=attn+mlp,last=true", "newton:...")
+    {'interval': 4, 'sites': ['attn', 'mlp'], 'last': True}
+
+    Args:
+        text: options separated by commas, the values as JSON, or as plain text; `+` separates a list's.
+        spec: the whole specification, for messages.
+
+    Raises:
+        DcacheError: a part is no `option=value`.
+    """
+    return dict(_option(spec, word) for word in text.split(",") if word.strip())
+
+
+def _default(options: Mapping[str, Any], taken: Iterable[str]) -> Method:
+    default = methods.make("default")
+    if not options:
+        return default
+    takers = [name for name in methods.available() if _takes(name, options)]
+    given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+    if takers:
+        # The published method of that name first: `enable(pipe, interval=3)` means interval.
+        first = next((name for name in takers if name in options), takers[0])
+        raise DcacheError(
+            f"an option needs the name of its method: write dcache.enable(pipe, {first!r}, {given}); the "
+            f"methods with such options are {', '.join(takers)}"
+        )
+    raise DcacheError(
+        f"unknown option(s) {', '.join(options)} for {default.describe()}: {_says(taken)}a preset's own "
+        "options go with its name, as in dcache.enable(pipe, 'interval', interval=3)"
+    )
+
+
+def _named(text: str, options: Mapping[str, Any]) -> Method | Schedule:
+    name = preset_called(text)
+    if name is not None:
+        return methods.make(name, **options)
+    if text.endswith(".json") or os.sep in text:
+        _refuse_options(f"the schedule {text!r}", options, ())
+        return Schedule.load(text)
+    head, colon, rest = text.partition(":")
+    name = preset_called(head) if colon else None
+    if name is not None:
+        return methods.make(name, **{**read_options(rest, text), **options})
+    known = list(methods.available())
+    close = difflib.get_close_matches(_plain(head), [*known, *ALIASES], n=1)
+    hint = f" Did you mean {ALIASES.get(close[0], close[0])!r}?" if close else ""
+    raise DcacheError(
+        f"method {text!r} is unknown: expected one of {', '.join(known)}, a preset object, a Schedule, or "
+        f"the path of a schedule file.{hint}"
+    )
+
+
+def _refuse_options(what: str, options: Mapping[str, Any], taken: Iterable[str]) -> None:
+    if options:
+        raise DcacheError(
+            f"unknown option(s) {', '.join(options)} for {what}: {_says(taken)}a preset's own options go "
+            "with its name, as in dcache.enable(pipe, 'interval', interval=3)"
+        )
+
+
+def _says(taken: Iterable[str]) -> str:
+    names = ", ".join(taken)
+    return f"the engine takes {names}; " if names else ""
+
+
+def _takes(name: str, options: Mapping[str, Any]) -> bool:
+    preset: Callable[..., Method] = getattr(methods, name)
+    return set(options) <= set(inspect.signature(preset).parameters)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def _option(spec: str, word: str) -> tuple[str, Any]:
+    key, equals, value = (part.strip() for part in word.partition("="))
+    if not equals or not key or not value:
+        raise DcacheError(f"cannot read {word!r} in {spec!r}: expected option=value, as in newton:interval=4")
+    if "+" in value:
+        return key, value.split("+")
+    if value.lower() in ("none", "true", "false"):
+        return key, {"none": None, "true": True, "false": False}[value.lower()]
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
