@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import dcache
-from dcache.engine import bind
+from dcache.engine import bind, session
 from dcache.engine.observe import observe as watch
 from dcache.engine.session import session_of
 from dcache.errors import DcacheError, DcacheWarning
