@@ -46,8 +46,8 @@ def test_where_all_rows_are_run_again_nothing_is_left() -> None:
 @pytest.mark.parametrize(("part", "expected"), [(slice(0, 2), [1.0, 2.0]), (slice(2, 4), [3.0, 4.0])])
 @pytest.mark.parametrize("codec", [VALUE, INT8])
 def test_the_rows_that_are_run_stay(part: slice, expected: list[float], codec: Codec) -> None:
-    whole = codec.close(None, rows(1, 2, 3, 4))
-    history = history_of((whole, None), forecast=(whole, None))
+    anchor, forecast = (codec.close(None, rows(1, 2, 3, 4)) for _ in range(2))
+    history = history_of((anchor, None), forecast=(forecast, None))
     fit_rows(history, (4, part), codec, mean=False)
     assert history.half
     for first, second in (*history.leaves, history.forecast or ()):
@@ -59,9 +59,10 @@ def test_the_rows_that_are_run_stay(part: slice, expected: list[float], codec: C
 
 
 def test_rows_are_dropped_once() -> None:
+    # Two frames to a row: what is left has as many as a whole batch of two again.
     history = history_of((rows(1, 2, 3, 4),))
     for _ in range(2):
-        fit_rows(history, (4, slice(0, 2)), VALUE, mean=False)
+        fit_rows(history, (2, slice(0, 1)), VALUE, mean=False)
     assert [filled(leaves[0]) for leaves in history.leaves] == [[1.0, 2.0]]
 
 

@@ -11,7 +11,7 @@ def test_a_call_begins_with_nothing_decided() -> None:
     call = Call(branch, 3, 0.5)
     assert (call.branch, call.index, call.tau) == (branch, 3, 0.5)
     assert (call.predicted, call.computed, call.entered) == (0, 0, 0)
-    assert not (call.observing or call.checking or call.peeking)
+    assert (call.observing, call.checking, call.peeking) == (False, False, False)
     assert (call.half, call.counts, call.peek, call.run) == (None, None, None, None)
 
 
