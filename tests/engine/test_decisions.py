@@ -127,7 +127,7 @@ def test_what_a_rule_keeps_it_finds_again_at_its_site_and_branch() -> None:
         steps(toy, [4, 3, 2, 1], branch=branch)
         plan = dcache.trace(toy).components[""]
         rows = plan.rows.get(branch) or plan.rows["*"]
-        assert rows == {site: (True, False, True, False) for site in ("block:0", "block:2")}
+        assert rows == dict.fromkeys(("block:0", "block:2"), (True, False, True, False))
 
 
 def test_branches_that_decide_together_ask_once_an_evaluation() -> None:
