@@ -30,7 +30,6 @@ PENDING = {
     "engine/lowering/probe.py",
     "engine/lowering/whole_model.py",
     "engine/memory.py",
-    "engine/observe.py",
     "engine/pipeline.py",
     "engine/protocols.py",
     "engine/selfcheck.py",
