@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+import dcache
+from dcache.engine.session import Session, session_of
+
 STEPS = 6
 
 
@@ -53,6 +56,24 @@ def walk(module: nn.Module, times: Sequence[Any], x: torch.Tensor | None = None,
     x = torch.ones(1, 2, 4) if x is None else x
     with torch.no_grad():
         return [module(x, t, **more) for t in times]
+
+
+def steps(
+    module: nn.Module, times: Sequence[Any], first: int = 0, branch: str | None = None, **more: Any
+) -> list[Any]:
+    """Call the module once per timestep, each said to be the next evaluation, from `first` on."""
+    outputs = []
+    for i, time in enumerate(times, first):
+        dcache.step(module, i, branch=branch)
+        outputs += walk(module, [time], **more)
+    return outputs
+
+
+def session_on(module: nn.Module, method: Any, **options: Any) -> Session:
+    """Enable a method on a module; the session behind it."""
+    session = session_of(dcache.enable(module, method, **options))
+    assert session is not None
+    return session
 
 
 def integers(outputs: Sequence[torch.Tensor]) -> list[float]:
