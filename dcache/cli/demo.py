@@ -79,7 +79,7 @@ def demo(arguments: argparse.Namespace) -> int:
     print(
         f"\nwrote {', '.join(map(str, files))} and {settings.out / 'schedules'} in {report.seconds:.0f} s\n"
     )
-    print(_next(report))
+    print(next_steps(report))
     return 0
 
 
@@ -116,7 +116,7 @@ def _heading(report: Report) -> str:
     )
 
 
-def _next(report: Report) -> str:
+def next_steps(report: Report) -> str:
     """Three lines: enable, enable the fastest faithful method, ask what it did."""
     pairs = zip(report.bench.methods, report.bench.rows, strict=True)
     calls = [(its.speedup, one.contestant.call) for one, its in pairs if _faithful(its)]

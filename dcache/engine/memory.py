@@ -68,7 +68,7 @@ class SessionMemory:
         self.session = session
         self.budget = budget
         # The first calls of branches in the evaluation under way, in case they have to be computed again.
-        self._firsts: list[First] = []
+        self.first_calls: list[First] = []
         # The calls' signature for which the method was lowered, None while it is as it was asked for.
         self._lowered_for: Hashable = None
         self._may_repeat = False
@@ -140,7 +140,7 @@ class SessionMemory:
 
     def begin(self, index: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """A call begins; a run of other shapes than those that were lowered for asks for all again."""
-        if self._firsts and self._firsts[0][0].index != index:
+        if self.first_calls and self.first_calls[0][0].index != index:
             self.forget()
         lowered_for = self._lowered_for
         if lowered_for is not None and not self.holds and lowered_for != signature(args, kwargs):
@@ -148,7 +148,7 @@ class SessionMemory:
 
     def forget(self) -> None:
         """Drop the calls that might have been computed once more, and the one that was counted in."""
-        self._firsts = []
+        self.first_calls = []
         self.budget.forget_call()
 
     def settle(self, call: Call, inner: Callable[..., Any], kept: Any) -> None:
@@ -166,7 +166,7 @@ class SessionMemory:
             return
         again = not call.branch.settled and kept is not None
         if again:
-            self._firsts.append((call, inner, kept))
+            self.first_calls.append((call, inner, kept))
         self._may_repeat = again
         self.budget.settle(self)
         for branch in self.session.state.branches.values():
@@ -245,13 +245,13 @@ class SessionMemory:
         if not self._may_repeat:
             return False
         state = self.session.state
-        for call, _, _ in self._firsts:
+        for call, _, _ in self.first_calls:
             state.branches.pop(call.branch.name, None)
             call.branch.start_afresh(call.branch.reset)
-        counts = self._firsts[0][0].counts
+        counts = self.first_calls[0][0].counts
         if counts is not None:
             state.record.recount(counts)
-        for call, inner, kept in self._firsts:
+        for call, inner, kept in self.first_calls:
             self._repeat(call, inner, kept)
         return True
 

@@ -96,7 +96,7 @@ def evaluate(  # noqa: PLR0913
                 held.enter_context(alone(folder))
 
         if "generate" in stages:
-            job = team.together(lambda: _job(pipeline, prompts, methods, settings, folder))
+            job = team.together(lambda: job_of(pipeline, prompts, methods, settings, folder))
             if "score" in stages:
                 job.check(metrics, options, team)
             team.together(hold)
@@ -136,7 +136,7 @@ def resized(settings: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """What the generate stage is asked for, loaded and checked."""
 
     subject: Subject
@@ -177,13 +177,13 @@ class _Job:
         return store
 
 
-def _job(
+def job_of(
     pipeline: Any,
     prompts: str | Sequence[str] | None,
     methods: str | Sequence[Contestant],
     settings: Settings,
     folder: Path,
-) -> _Job:
+) -> Job:
     """Check everything that can be checked without the pipeline, then load it."""
     pipeline = "demo" if pipeline is None else pipeline
     name = _name(pipeline)
@@ -203,7 +203,7 @@ def _job(
     subject = load(pipeline, **settings.call())
     for one in contestants:
         try_on(subject, one)
-    return _Job(subject, contestants, texts, asked)
+    return Job(subject, contestants, texts, asked)
 
 
 def _given(pipeline: Any, prompts: str | Sequence[str] | None, settings: Settings) -> dict[str, Any]:

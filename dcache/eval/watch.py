@@ -60,7 +60,7 @@ def watched(
         count_flops: count them, which slows the call down: its seconds are worth nothing then.
         bytes_held: asked after every call of a denoiser.
     """
-    cost, device = Cost(), _device(denoisers)
+    cost, device = Cost(), device_of(denoisers)
     counter = counting() if count_flops else None
     clock = _Clock(cost, device, counter, bytes_held)
     with ExitStack() as stack:
@@ -169,7 +169,8 @@ def _around(module: nn.Module, clock: _Clock) -> Iterator[None]:
             hook.remove()
 
 
-def _device(modules: list[nn.Module]) -> torch.device:
+def device_of(modules: list[nn.Module]) -> torch.device:
+    """Where the modules compute."""
     found = (p.device for m in modules for p in m.parameters())
     # Offloaded parameters wait on the CPU or nowhere: where there is a GPU, it is what works.
     device = next(found, torch.device("cpu"))

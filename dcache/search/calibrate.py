@@ -100,7 +100,8 @@ def calibrate(
     fitting = Renderer(subject, prompts[cut:], seed + cut)
     checking = Renderer(subject, prompts[:cut], seed)
     tell(f"places of {computes} computes")
-    places = [even(computes, base.steps), early(computes, base.steps), *_places(starts, computes, base.steps)]
+    places = [make(computes, base.steps) for make in (even, early)]
+    places += starting_places(starts, computes, base.steps)
     found, share = _search(base, fitting, places, budget, random.Random(seed))
     tell("weights")
     best = _weighed(base, found.anchors, share, fitting, checking, known)
@@ -108,15 +109,14 @@ def calibrate(
     rivals = [_rival(subject, one, checking, prompts[:cut], seed, repeats) for one in starts]
     allowed = [one for one in rivals if one.expected >= LEEWAY * speedup]
     best = max([best, *allowed], key=lambda one: one.fitted)
-    reached = _speedup(subject, best.schedule, prompts[:cut], seed, repeats)
+    reached = measured_speedup(subject, best.schedule, prompts[:cut], seed, repeats)
     schedule = replace(
         best.schedule,
         method=best.schedule.method if best in allowed else "calibrated",
         guidance=subject.guidance,
         measured=figures(reached, best.fitted, cut),
     )
-    rendered = fitting.rendered + checking.rendered
-    return replace(best, schedule=schedule, speedup=reached, rendered=rendered)
+    return replace(best, schedule=schedule, speedup=reached, rendered=fitting.rendered + checking.rendered)
 
 
 def followed(base: Base, anchors: Anchors, share: Share) -> Schedule:
@@ -159,7 +159,7 @@ def _weighed(
     return Calibrated(fitted.schedule, fitted.before, fitted.after, expected, 0.0, 0)
 
 
-def _places(starts: Sequence[Schedule], computes: int, steps: int) -> list[Anchors]:
+def starting_places(starts: Sequence[Schedule], computes: int, steps: int) -> list[Anchors]:
     """The places of the schedules that compute everything at the same evaluations, as often as asked."""
     found = []
     for one in starts:
@@ -182,11 +182,13 @@ def _rival(
 ) -> Calibrated:
     """A schedule as it was handed in."""
     quality = checking.quality(schedule)
-    expected = _speedup(subject, schedule, prompts, seed, repeats)
+    expected = measured_speedup(subject, schedule, prompts, seed, repeats)
     return Calibrated(schedule, quality, quality, expected, 0.0, 0)
 
 
-def _speedup(subject: Subject, schedule: Schedule, prompts: Sequence[str], seed: int, repeats: int) -> float:
+def measured_speedup(
+    subject: Subject, schedule: Schedule, prompts: Sequence[str], seed: int, repeats: int
+) -> float:
     """Measured, of the whole call; 0 where the pictures are broken."""
     choice = Choice("calibrated", "calibrated", method=schedule)
     done = bench(subject, [choice], prompts, seed=seed, repeats=repeats, count_flops=False)

@@ -39,6 +39,8 @@ class Judge:
         batch_size: pictures in a call.
         options: of the metrics.
         held: held-out prompts, the rung behind the last.
+        renderers: rung -> what renders it, made when it is first asked for.
+        chosen: the metrics.
     """
 
     subject: Subject
@@ -48,7 +50,7 @@ class Judge:
     batch_size: int = 8
     options: MetricOptions = field(default_factory=MetricOptions)
     held: Sequence[str] = ()
-    _renderers: dict[int, Renderer] = field(default_factory=dict, init=False)
+    renderers: dict[int, Renderer] = field(default_factory=dict, init=False)
     _uncached: dict[tuple[str, int], Any] = field(default_factory=dict, init=False)
     _readers: dict[str, Reader] = field(default_factory=dict, init=False)
 
@@ -60,9 +62,9 @@ class Judge:
         """
         if not self.rungs or not all(self.rungs):
             raise DcacheError("a search needs one prompt or more in every rung")
-        self._known: list[Metric] = chosen(self.metrics)
+        self.chosen: list[Metric] = chosen(self.metrics)
         kind = self.subject.kind
-        wrong = [metric.name for metric in self._known if kind not in metric.kinds]
+        wrong = [metric.name for metric in self.chosen if kind not in metric.kinds]
         if wrong:
             raise DcacheError(f"{', '.join(wrong)} is not defined for {kind}s: ask for another metric")
 
@@ -81,7 +83,7 @@ class Judge:
         each: dict[str, list[float]] = {}
         if broken(pictures.astype(np.float32), renderer.reference.astype(np.float32)):
             return {"values": dict.fromkeys(self.metrics), "each": {}, "seconds": seconds}
-        for metric in self._known:
+        for metric in self.chosen:
             value, own = self._value(metric, pictures, renderer, rung)
             values[metric.name] = value if value is not None and np.isfinite(value) else None
             if own is not None:
@@ -105,15 +107,15 @@ class Judge:
         Raises:
             DcacheError: there is one prompt alone, and none to check on.
         """
-        fitting, checking = self._parts
+        fitting, checking = self.parts
         mean, apart = beginning(schedule, self.paired)
         found = fit(schedule, fitting, checking, mean, STEPS, apart)
         told = {"before": found.before, "after": found.after, "rendered": found.rendered}
         return {"fitted": told_of(found), **told}
 
     @cached_property
-    def _parts(self) -> tuple[Renderer, Renderer]:
-        """To fit on, and to check on."""
+    def parts(self) -> tuple[Renderer, Renderer]:
+        """Renderers to fit weights on, and to check them on."""
         if len(self.rungs) > 1:
             return self._renderer(1), self._renderer(0)
         prompts = list(self.rungs[0])
@@ -132,7 +134,7 @@ class Judge:
 
     def better(self, name: str) -> int:
         """1 where higher values of a metric are better, else -1."""
-        return next(1 if metric.better == "higher" else -1 for metric in self._known if metric.name == name)
+        return next(1 if metric.better == "higher" else -1 for metric in self.chosen if metric.name == name)
 
     def _value(
         self, metric: Metric, pictures: Any, renderer: Renderer, rung: int
@@ -156,10 +158,10 @@ class Judge:
         return score.value, score.each
 
     def _renderer(self, rung: int) -> Renderer:
-        found = self._renderers.get(rung)
+        found = self.renderers.get(rung)
         if found is None:
             before = sum(len(prompts) for prompts in self.rungs[:rung])
             prompts = self.rungs[rung] if rung < len(self.rungs) else self.held
             found = Renderer(self.subject, prompts, self.seed + before, self.batch_size)
-            self._renderers[rung] = found
+            self.renderers[rung] = found
         return found

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dcache.cli.demo import _next
+from dcache.cli.demo import next_steps
 from dcache.eval.rows import Row
 
 
@@ -27,11 +27,11 @@ def test_the_fastest_is_advised_of_those_that_are_faithful_and_cache(
     fastest: tuple[object, Row], advised: str
 ) -> None:
     methods, rows = zip(method("fine", 0.5, 2.0, 40.0), fastest, strict=True)
-    said = _next(SimpleNamespace(bench=SimpleNamespace(methods=methods, rows=rows)))
+    said = next_steps(SimpleNamespace(bench=SimpleNamespace(methods=methods, rows=rows)))
     assert f"dcache.enable(pipe, {advised})" in said
     assert "the fastest above 35 dB here" in said
 
 
 def test_without_a_faithful_method_none_is_called_the_fastest() -> None:
     idle, row = method("idle", 1.0, 1.1, 100.0)
-    assert "fastest" not in _next(SimpleNamespace(bench=SimpleNamespace(methods=[idle], rows=[row])))
+    assert "fastest" not in next_steps(SimpleNamespace(bench=SimpleNamespace(methods=[idle], rows=[row])))

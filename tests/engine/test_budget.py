@@ -327,8 +327,8 @@ def test_what_the_budget_keeps_of_the_first_calls_is_let_go_of() -> None:
     memory = sessions_of(pipe)["transformer"].memory
     assert memory is not None
     kept: list[int] = []
-    before_step(pipe, lambda: kept.append(len(memory._firsts)))
+    before_step(pipe, lambda: kept.append(len(memory.first_calls)))
     PIXART.run(pipe, "off")
     assert kept[0] == 1
     assert not any(kept[1:])
-    assert not memory._firsts
+    assert not memory.first_calls

@@ -201,7 +201,7 @@ def test_a_pipeline_in_hand_stays_where_it_is_also_in_one_of_several_processes(
 ) -> None:
     monkeypatch.setattr(evaluation, "own_device", lambda _: "cuda:1")
     pipe = load("demo", device="cpu").pipe
-    job = evaluation._job(pipe, ["a star"], "interval", Settings(), tmp_path)
+    job = evaluation.job_of(pipe, ["a star"], "interval", Settings(), tmp_path)
     assert job.subject.pipe is pipe
     assert job.settings["device"] == "cpu"
 

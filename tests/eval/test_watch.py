@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import dcache
 from dcache.engine.session import session_of
-from dcache.eval.watch import _device, counting, watched
+from dcache.eval.watch import counting, device_of, watched
 
 
 class Attention(nn.Module):
@@ -121,7 +121,7 @@ def test_a_model_that_is_offloaded_works_on_the_gpu(monkeypatch: pytest.MonkeyPa
     apply_group_offloading(grouped, **where, offload_type="leaf_level")
     hooked._hf_hook = object()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert [_device([m]).type for m in (plain, grouped, hooked)] == ["cpu", "cuda", "cuda"]
+    assert [device_of([m]).type for m in (plain, grouped, hooked)] == ["cpu", "cuda", "cuda"]
 
 
 def test_peak_memory_sees_what_was_allocated_for_a_while() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dcache
 
-PACKAGE = Path(dcache.__file__).parent
+PACKAGE = Path(dcache.__file__).resolve().parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
 CONTRACTS = PROJECT["tool"]["importlinter"]["contracts"]

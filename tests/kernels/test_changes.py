@@ -9,7 +9,7 @@ import torch
 
 from dcache.errors import DcacheError
 from dcache.kernels import launch
-from dcache.kernels.changes import SUMS, _in_memory_order, changes, reference, relative_change
+from dcache.kernels.changes import SUMS, changes, in_memory_order, reference, relative_change
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -80,7 +80,7 @@ def test_strides_do_not_matter(path):
 @pytest.mark.parametrize("lead", [0, 1])
 def test_channels_last_is_read_where_it_lies(lead):
     x = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
-    for t in _in_memory_order(x, x, lead):
+    for t in in_memory_order(x, x, lead):
         assert t.shape[:lead] == x.shape[:lead]
         assert t.reshape(*t.shape[:lead], -1).data_ptr() == x.data_ptr()
 

@@ -10,7 +10,7 @@ from dcache.cli import main
 from dcache.errors import DcacheError
 from dcache.eval.subject import load
 from dcache.schedule import Schedule
-from dcache.search.calibrate import _places, calibrate
+from dcache.search.calibrate import calibrate, starting_places
 from dcache.search.pace import Pace, observe
 
 
@@ -90,18 +90,18 @@ def test_a_start_gives_its_places_and_competes(monkeypatch: pytest.MonkeyPatch) 
     # Everything computed is the best there can be; whether it is allowed is up to its speed.
     perfect = Schedule.of_steps(range(5), 5, codec="delta", clock="step")
     for speed, expected in ((2.0, "listed"), (1.9, "calibrated")):
-        monkeypatch.setattr("dcache.search.calibrate._speedup", lambda *_, speed=speed: speed)
+        monkeypatch.setattr("dcache.search.calibrate.measured_speedup", lambda *_, speed=speed: speed)
         found = calibrate(subject, prompts, 2.0, budget=1, starts=[perfect])
         assert found.schedule.method == expected
         assert (found.fitted == 100.0) == (expected == "listed")
     late = Schedule.of_steps((0, 4), 5, codec="delta", clock="step")
-    assert _places([late, perfect], 2, 5) == [(0, 4)]
-    assert _places([late], 3, 5) == _places([late], 2, 6) == []
+    assert starting_places([late, perfect], 2, 5) == [(0, 4)]
+    assert starting_places([late], 3, 5) == starting_places([late], 2, 6) == []
 
 
 def test_one_compute_leaves_nothing_to_place_or_to_weigh(monkeypatch: pytest.MonkeyPatch) -> None:
     known(monkeypatch)
-    monkeypatch.setattr("dcache.search.calibrate._speedup", lambda *_: 4.0)
+    monkeypatch.setattr("dcache.search.calibrate.measured_speedup", lambda *_: 4.0)
     found = calibrate(load("demo", steps=5, device="cpu"), ["a red", "a blue", "a green"], 4.9)
     (plan,) = found.schedule.components.values()
     assert sum(plan.rows["*"]["trunk"]) == 1

@@ -40,8 +40,8 @@ def metric(summary: Any, kinds: tuple[str, ...] = ("image", "video")) -> Metric:
 
 def judge(*metrics: Metric, rungs: int = 2, brightness: float = 0.5) -> Judge:
     found = Judge(SimpleNamespace(kind="image"), [["a", "b"]] * rungs)  # type: ignore[arg-type]
-    found._known = [*found._known, *metrics]
-    found._renderers = dict.fromkeys(range(rungs), Pictures(brightness))  # type: ignore[arg-type]
+    found.chosen = [*found.chosen, *metrics]
+    found.renderers = dict.fromkeys(range(rungs), Pictures(brightness))  # type: ignore[arg-type]
     return found
 
 
@@ -96,11 +96,11 @@ def test_whether_there_are_halves_is_looked_at_once(monkeypatch: pytest.MonkeyPa
 def test_weights_are_fitted_on_the_rest_and_checked_on_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     found = judge()
     first, rest = Pictures(), Pictures()
-    found._renderers = {0: first, 1: rest}  # type: ignore[dict-item]
-    fitting, checking = found._parts
+    found.renderers = {0: first, 1: rest}  # type: ignore[dict-item]
+    fitting, checking = found.parts
     assert fitting is rest
     assert checking is first
     # Of one rung the first third is checked on; every picture keeps its seed.
     monkeypatch.setattr("dcache.search.judge.Renderer", lambda _subject, *what: what)
     alone = Judge(SimpleNamespace(kind="image"), [list("abcdefg")], seed=5)  # type: ignore[arg-type]
-    assert alone._parts == ((list("cdefg"), 7, 8), (list("ab"), 5, 8))
+    assert alone.parts == ((list("cdefg"), 7, 8), (list("ab"), 5, 8))

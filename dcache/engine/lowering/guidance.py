@@ -203,7 +203,7 @@ class GuidanceRegion:
             output, spent = _timed(inner, *fewer)
             call.half = None
             leaves, recipe = flatten(output)
-            other = self._decode(leaves[0])
+            other = self.decode(leaves[0])
             whole = [self._whole(pair, leaf, other if i == 0 else leaf) for i, leaf in enumerate(leaves)]
             return rebuild(whole, recipe), spent
         self._turn(halved=False)
@@ -222,7 +222,7 @@ class GuidanceRegion:
             self.checked.add(mark)
             self.verified.add(mark)
             self.decide(call)
-        self._store(call, first[cond], first[half:] if pair.cond_first else first[:half])
+        self.store(call, first[cond], first[half:] if pair.cond_first else first[:half])
         return output, spent
 
     def _turn(self, halved: bool) -> None:
@@ -248,15 +248,16 @@ class GuidanceRegion:
                 if history is not self.history:
                     history.clear()
             rest, recipe = self.shape
-            return rebuild([self._decode(sibling), *rest], recipe), 0.0
+            return rebuild([self.decode(sibling), *rest], recipe), 0.0
         self._turn(halved=False)
         output, spent = _timed(inner, args, kwargs)
         (first, *rest), recipe = flatten(output)
-        self._store(call, sibling, first)
+        self.store(call, sibling, first)
         self.shape = (rest, recipe)
         return output, spent
 
-    def _store(self, call: Call, cond: torch.Tensor, uncond: torch.Tensor) -> None:
+    def store(self, call: Call, cond: torch.Tensor, uncond: torch.Tensor) -> None:
+        """Store what the rows without the prompt are predicted from."""
         if self.history is None or self.decided_in is not call:
             self.history = call.branch.history(self.key)
         self.history.limit = 1
@@ -267,7 +268,8 @@ class GuidanceRegion:
         if memory is None or memory.admits(call, self.history, [None] * len(kept), kept, None):
             self.history.push(call.index, call.tau, kept)
 
-    def _decode(self, cond: torch.Tensor) -> torch.Tensor:
+    def decode(self, cond: torch.Tensor) -> torch.Tensor:
+        """The predicted rows without the prompt, from the computed ones with it."""
         history, run = self.history, self.engine.state.run
         if history is None:
             raise without_history(self.site)

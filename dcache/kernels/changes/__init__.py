@@ -59,7 +59,7 @@ def changes(x: torch.Tensor, y: torch.Tensor, names: Sequence[str] = SUMS, lead:
         DcacheError: shapes differ, a dtype is complex, or there is no such sum or dimension.
     """
     _check(x, y, names, lead)
-    x, y = _in_memory_order(x.detach(), y.detach(), lead)
+    x, y = in_memory_order(x.detach(), y.detach(), lead)
     count = x.shape[lead:].numel()
     if launch.possible(x.device) and launch.taken("changes", x, y):
         from dcache.kernels.changes import triton
@@ -91,7 +91,7 @@ def _check(x: torch.Tensor, y: torch.Tensor, names: Sequence[str], lead: int) ->
             raise DcacheError(f"changes: no sum is called {name!r}; there are {', '.join(SUMS)}")
 
 
-def _in_memory_order(x: torch.Tensor, y: torch.Tensor, lead: int) -> tuple[torch.Tensor, torch.Tensor]:
+def in_memory_order(x: torch.Tensor, y: torch.Tensor, lead: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What is summed over, in the order in which it lies in memory: channels_last needs no copy."""
     if x.is_contiguous():
         return x, y

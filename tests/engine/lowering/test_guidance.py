@@ -434,9 +434,9 @@ def test_the_bands_are_raised_in_their_windows_and_not_ever_more(time, low, high
     # A constant is low, and a chessboard's row is high.
     c = torch.randn(1, 2, 20, 20, generator=generator(1))
     checks = torch.cos(torch.pi * torch.arange(20.0)).expand(1, 2, 20, 20)
-    region._store(call, c, c + 5 + 2 * checks)
+    region.store(call, c, c + 5 + 2 * checks)
     for _ in range(3):
-        torch.testing.assert_close(region._decode(c), c + 5 * low + 2 * high * checks, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(region.decode(c), c + 5 * low + 2 * high * checks, rtol=1e-4, atol=1e-4)
     assert region.history is not None
     assert region.history.run_length == 3
     session.state.run = None
