@@ -9,6 +9,7 @@ from pathlib import Path
 from dcache.demo.pipeline import GUIDANCE, STEPS
 from dcache.errors import DcacheError
 from dcache.eval.packages import missing
+from dcache.util.distribution import install_line
 
 METHODS = (
     "default;"
@@ -97,7 +98,7 @@ def require_packages(video: bool = False) -> None:
     """
     absent = missing(PACKAGES if video else PACKAGES | JUDGES)
     if absent:
-        raise DcacheError(f'the demo needs {", ".join(absent)}: pip install "dcache[demo]"')
+        raise DcacheError(f"the demo needs {', '.join(absent)}: {install_line('demo')}")
 
 
 def between(option: str, value: int, low: int, high: int) -> None:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("dcache", "torch", "diffusers", "transformers", "torchmetrics", "matplotlib", "numpy")
+PACKAGES = ("torch", "diffusers", "transformers", "torchmetrics", "matplotlib", "numpy")
 
 
 def machine() -> dict[str, Any]:
@@ -31,7 +31,10 @@ def machine() -> dict[str, Any]:
 
 def versions(more: Iterable[str] = ()) -> dict[str, str]:
     """Python's version and those of the packages that figures depend on."""
-    found = {"python": platform.python_version()}
+    import dcache
+
+    # Not from the installed metadata: an editable install keeps the version that it was installed with.
+    found = {"python": platform.python_version(), "dcache": dcache.__version__}
     for name in (*PACKAGES, *more):
         try:
             found[name] = version(name)

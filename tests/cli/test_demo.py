@@ -61,7 +61,8 @@ def test_a_missing_package_is_named_with_the_cure(
         "importlib.util.find_spec", lambda name: None if name in ("PIL", "torchmetrics") else found(name)
     )
     assert main(["demo", "--out", str(tmp_path)]) == 2
-    assert 'the demo needs pillow, torchmetrics: pip install "dcache[demo]"' in capsys.readouterr().err
+    expected = "the demo needs pillow, torchmetrics: pip install 'dcache-torch[demo]'"
+    assert expected in capsys.readouterr().err
 
 
 def test_out_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import dcache
 from dcache import methods
 from dcache.cli import main
 from dcache.sites import blocks
@@ -19,7 +20,8 @@ from dcache.sites import blocks
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = DOCS / "methods"
-TEXTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted(DOCS.rglob("*.md"))]
+ON_TOP = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+TEXTS = [*(ROOT / name for name in ON_TOP), *sorted(DOCS.rglob("*.md"))]
 NAMES = list(methods.available())
 ROW = re.compile(r"^\| `(\w+)` \| `([^`]*)` \|", re.MULTILINE)
 
@@ -98,6 +100,39 @@ def test_links_lead_somewhere(path: Path) -> None:
     assert not broken
 
 
+def anchors_of(path: Path) -> set[str]:
+    """The names that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_to_a_heading_lead_to_one(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]*)#([^)]*)\)", path.read_text(encoding="utf-8"))
+    pages = [(path.parent / page if page else path, anchor) for page, anchor in links if "://" not in page]
+    broken = [(page.name, anchor) for page, anchor in pages if anchor not in anchors_of(page)]
+    assert not broken
+
+
+def test_the_index_has_every_page() -> None:
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    pages = {path.name for path in DOCS.glob("*.md")} - {"README.md"}
+    assert pages == set(re.findall(r"\]\(([\w-]+\.md)\)", index))
+
+
+def test_the_readme_is_short_and_has_the_set_up_commands() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    words = [word for word in text.split() if re.search(r"\w", word)]
+    assert len(words) <= 1150
+    assert "\nmake demo " in text
+    assert "\nmake test " in text
+
+
+def test_the_citation_has_the_version() -> None:
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {dcache.__version__}\n" in text
+
+
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_python_in_the_pages_compiles(path: Path) -> None:
     for block in python_of(path):
@@ -130,6 +165,13 @@ def test_the_guide_to_methods_runs(guide: Any, capsys: pytest.CaptureFixture[str
     assert "widening(every=6, order=1)" in capsys.readouterr().out
     assert made["schedule"].components["transformer"].rows["*"]["trunk"].count(True) == made["stats"].computed
     assert main(["show", "widening.json"]) == 0
+
+
+def test_the_guide_to_pipelines_runs(guide: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    made = guide("pipelines")
+    assert "newton(interval=3" in capsys.readouterr().out
+    assert dcache.Schedule.load("my-50.schedule.json").steps == 50
+    assert dcache.stats(made["model"]).predicted > 0
 
 
 def test_the_guide_to_families_runs(guide: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from dcache.util.distribution import DISTRIBUTION
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -35,7 +37,7 @@ def test_every_constraint_is_one_exact_public_version() -> None:
 def test_every_declared_dependency_is_pinned_within_its_range() -> None:
     pinned = pins()
     for requirement in declared():
-        if requirement.name != "dcache":
+        if requirement.name != DISTRIBUTION:
             (specifier,) = pinned[canonicalize_name(requirement.name)].specifier
             assert specifier.version in requirement.specifier
 

@@ -1,12 +1,17 @@
-"""What is built for users: the package `dcache` with all of its files, and nothing else."""
+"""The wheel and the source archive hold the package `dcache` with all of its files, and nothing else."""
 
 import subprocess
 import sys
 import tarfile
 import zipfile
+from email import message_from_bytes
+from email.message import Message
 from pathlib import Path, PurePosixPath
 
 import pytest
+
+import dcache
+from dcache.util.distribution import DISTRIBUTION
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +49,15 @@ def wheel(request: pytest.FixtureRequest, built: Path, tmp_path_factory: pytest.
 
 
 @pytest.fixture(scope="module")
+def metadata(built: Path) -> Message:
+    """The metadata of the wheel that was built from the source archive."""
+    (file,) = built.glob("*.whl")
+    archive = zipfile.ZipFile(file)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    return message_from_bytes(archive.read(name))
+
+
+@pytest.fixture(scope="module")
 def sdist(built: Path) -> set[str]:
     """The names of the files in the source archive, below its one folder."""
     (file,) = built.glob("*.tar.gz")
@@ -77,6 +91,18 @@ def test_the_wheel_holds_the_weights_of_the_demo_model(wheel: set[str]) -> None:
 
 def test_the_wheel_carries_the_licence_and_the_command(wheel: set[str]) -> None:
     assert {"LICENSE", "entry_points.txt"} <= {PurePosixPath(name).name for name in wheel}
+
+
+def test_the_metadata_name_the_distribution_and_the_version_of_the_package(metadata: Message) -> None:
+    assert metadata["Name"] == DISTRIBUTION
+    assert metadata["Version"] == dcache.__version__
+    pythons = [value for value in metadata.get_all("Classifier", []) if "Python :: 3." in value]
+    assert [value.rpartition(" ")[2] for value in pythons] == ["3.11", "3.12", "3.13"]
+
+
+def test_the_files_are_named_after_the_distribution(built: Path) -> None:
+    stem = f"{DISTRIBUTION.replace('-', '_')}-{dcache.__version__}"
+    assert sorted(path.name for path in built.iterdir()) == [f"{stem}-py3-none-any.whl", f"{stem}.tar.gz"]
 
 
 def test_the_source_archive_holds_the_package_and_none_of_the_links(sdist: set[str]) -> None:
