@@ -189,7 +189,7 @@ def resolve(method: Any, options: Mapping[str, Any]) -> Method | Schedule:
     """
     if method is None:
         return methods.make("default", **options)
-    if isinstance(method, str) and method in methods.available():
+    if isinstance(method, str) and methods.find(method) is not None:
         return methods.make(method, **options)
     if options:
         what = f"method {method!r}" if isinstance(method, str) else f"a {type(method).__name__}"

@@ -104,8 +104,8 @@ def _told_apart(
     target: Any, method: Any, arguments: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The preset's options, and the arguments of the call."""
-    named = method is None or (isinstance(method, str) and method in methods.available())
-    preset = getattr(methods, method or "default") if named else None
+    name = "default" if method is None else method
+    preset = methods.find(name) if isinstance(name, str) else None
     takes = set() if preset is None else set(inspect.signature(preset).parameters)
     call = target.forward if isinstance(target, nn.Module) else type(target).__call__
     parameters = inspect.signature(call).parameters
@@ -115,13 +115,13 @@ def _told_apart(
     both = sorted(takes & names & set(arguments))
     if both:
         raise DcacheError(
-            f"{', '.join(both)} may be an option of {method or 'default'} or an argument of {what}: give the "
-            f"method as an object, dcache.methods.{method or 'default'}({both[0]}=...), and the rest is the "
+            f"{', '.join(both)} may be an option of {name} or an argument of {what}: give the "
+            f"method as an object, dcache.methods.{name}({both[0]}=...), and the rest is the "
             "call's"
         )
     unknown = [name for name in arguments if name not in takes | names]
     if unknown and not everything:
-        known = f"{method or 'default'} takes {', '.join(sorted(takes)) or 'no options'}; " if named else ""
+        known = "" if preset is None else f"{name} takes {', '.join(sorted(takes)) or 'no options'}; "
         raise DcacheError(
             f"unknown argument(s) {', '.join(unknown)}: {known}{what} takes {', '.join(sorted(names))}"
         )
