@@ -2,7 +2,7 @@
 
 >>> import dcache
 >>> dcache.methods.interval(interval=3).describe()
-"interval(interval=3, warmup=1, last=False, sites='auto')"
+'interval(interval=3)'
 """
 
 from __future__ import annotations

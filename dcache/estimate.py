@@ -112,7 +112,8 @@ def _told_apart(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The preset's options, and the arguments of the call."""
     name = "default" if method is None else preset_called(method) if isinstance(method, str) else None
-    takes = set() if name is None else set(inspect.signature(getattr(methods, name)).parameters)
+    preset = None if name is None else methods.find(name)
+    takes = set() if preset is None else set(inspect.signature(preset).parameters)
     call = target.forward if isinstance(target, nn.Module) else type(target).__call__
     parameters = inspect.signature(call).parameters
     names = {name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD and name != "self"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,9 +14,10 @@ from dcache.predictors.corrections import Corrections
 from dcache.probes import Probe
 from dcache.schedule.noise_levels import check_grid
 from dcache.schedule.plan import check_clock_fits, check_terms
-from dcache.schedulers import Rule
+from dcache.schedulers import Rule, may_predict
 from dcache.sites.names import default_codec
 from dcache.sites.site import Site
+from dcache.util.text import short
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Method:
     """What to remember, where, how it is carried to now, and when to compute.
 
     Attributes:
-        name: the preset's name, or the schedule's.
+        name: the preset's name, which `@preset` fills in, or the schedule's.
         rule: says why a site must be computed now, or None.
         predictor: weights over the last anchors.
         sites: specifications as in `dcache.sites`; `auto` is the trunk, else the UNet's outermost bracket,
@@ -42,11 +43,12 @@ class Method:
             end's; () leaves them.
         made_for: class and config digest of the denoiser that its numbers are of, "" where it has none
             of its own; another denoiser warns.
-        predicts: False where the method computes everything by request (interval 1, threshold 0).
-        parameters: what the preset was called with, for reports and schedules.
+        parameters: what the preset was called with, for reports; methods that differ in them alone are equal.
+        defaults: the preset's own values of these; `describe` leaves out what equals them.
     """
 
-    name: str
+    name: str = "method"
+    _: KW_ONLY
     rule: Rule
     predictor: Predictor = field(default_factory=Reuse)
     sites: tuple[str, ...] = ("auto",)
@@ -60,8 +62,8 @@ class Method:
     corrections: Corrections | None = None
     sigmas: tuple[float, ...] = ()
     made_for: tuple[str, str] = ("", "")
-    predicts: bool = True
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    defaults: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check what can be checked without a model."""
@@ -71,6 +73,11 @@ class Method:
             check_grid(self.sigmas, self.steps)
         if not self.sites or not all(isinstance(s, str) for s in self.sites):
             raise DcacheError(f"sites must be a site name or a list of them, got {self.sites!r}")
+
+    @cached_property
+    def predicts(self) -> bool:
+        """False where the method computes everything by request (interval 1, threshold 0)."""
+        return may_predict(self.rule, self.steps)
 
     @property
     def needs_model_output(self) -> bool:
@@ -91,9 +98,24 @@ class Method:
         return self if self.codec is None else replace(self, codec=self.codec.replace("delta", "value"))
 
     def describe(self) -> str:
-        """Name and parameters on one line."""
-        inside = ", ".join(f"{k}={v!r}" for k, v in self.parameters.items())
-        return f"{self.name}({inside})"
+        """Name, first parameter and every other one that is not the preset's default, on one line.
+
+        A long value is cut and ends with a hash, so that methods which differ are described differently.
+        """
+        return self._description
+
+    def with_parameters(self, **changed: Any) -> Method:
+        """The same method, described with these values even where they equal the preset's defaults."""
+        defaults = {name: value for name, value in self.defaults.items() if name not in changed}
+        return replace(self, parameters={**self.parameters, **changed}, defaults=defaults)
+
+    @cached_property
+    def _description(self) -> str:
+        texts = {name: short(value) for name, value in self.parameters.items()}
+        usual = {name: short(value) for name, value in self.defaults.items()}
+        first = next(iter(texts), None)
+        shown = (f"{n}={text}" for n, text in texts.items() if n == first or text != usual.get(n))
+        return f"{self.name}({', '.join(shown)})"
 
     def with_sites(self, sites: tuple[str, ...]) -> Method:
         """The same method elsewhere."""

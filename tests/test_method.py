@@ -7,6 +7,7 @@ from dcache.cache.codec import parse
 from dcache.errors import DcacheError
 from dcache.method import Method, site_list
 from dcache.predictors import Fitted, Reuse
+from dcache.schedulers import Every, Listed
 from dcache.sites.site import Site
 
 
@@ -52,6 +53,32 @@ def test_a_method_describes_itself_on_one_line():
     made = Method("mine", rule=lambda moment: None, parameters={"interval": 3, "sites": "mlp"})
     assert made.describe() == "mine(interval=3, sites='mlp')"
     assert Method("mine", rule=lambda moment: None).describe() == "mine()"
+
+
+def test_values_that_a_preset_has_by_itself_are_left_out_but_for_the_first():
+    assert methods.interval().describe() == "interval(interval=3)"
+    assert methods.interval(codec="delta:int8").describe() == "interval(interval=3, codec='delta:int8')"
+    assert methods.default().describe() == "default()"
+
+
+def test_what_was_given_up_is_shown_even_where_it_is_the_presets_own_value():
+    lowered = methods.interval(sites="trunk").with_parameters(sites="auto", order=0)
+    assert lowered.describe() == "interval(interval=3, sites='auto', order=0)"
+
+
+@pytest.mark.parametrize(
+    ("rule", "steps", "predicts"),
+    [
+        (Every(1), None, False),
+        (Every(2), None, True),
+        (Listed((0, 1)), None, True),
+        (Listed((0, 1)), 2, False),
+        (Listed((0, 1)), 3, True),
+        (lambda moment: "always", None, True),
+    ],
+)
+def test_whether_a_method_ever_predicts_follows_from_its_rule(rule, steps, predicts):
+    assert Method("mine", rule=rule, steps=steps).predicts is predicts
 
 
 def test_fitted_weights_need_the_clock_that_lists_them():

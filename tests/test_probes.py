@@ -302,7 +302,6 @@ def test_what_is_peeked_at_is_the_modulated_input_of_the_attention():
         sites=("trunk",),
         codec="delta",
         probe=Probe("modulated", gauge=Noting),
-        predicts=False,
     )
     dcache.enable(pipe, method)
     PIXART.run(pipe, "batched")

@@ -1,5 +1,7 @@
 """Statistics as a table, and those of several denoisers together."""
 
+import json
+
 import pytest
 
 from dcache.stats import Stats, merge
@@ -58,3 +60,15 @@ def test_merge_adds_and_keeps_the_parts():
     assert (both.seconds_compute, both.seconds_predict) == (1.5, 0.25)
     assert both.components == {"a": ONE, "b": TWO}
     assert merge({}) == Stats()
+
+
+def test_the_computed_share_and_the_plain_values():
+    stats = Stats(steps=4, computed=1, predicted=3, reasons={"warmup": 1}, method="interval(interval=4)")
+    assert stats.computed_share == 0.25
+    assert Stats().computed_share == 1.0
+    both = merge({"a": stats, "b": Stats(steps=4, computed=4, reasons={"interval": 4})})
+    plain = json.loads(json.dumps(both.to_dict()))
+    assert (plain["computed"], plain["predicted"], plain["computed_share"]) == (5, 3, 0.625)
+    assert plain["reasons"] == {"warmup": 1, "interval": 4}
+    assert plain["components"]["a"]["computed_share"] == 0.25
+    assert set(plain) == {*vars(stats), "computed_share"}

@@ -206,7 +206,7 @@ class SessionMemory:
         if changed and codec is not None:
             method = replace(method, codec=codec.name)
             given_up = {**given_up, "codec": codec.name}
-        session.method = replace(method, predictor=predictor, parameters={**method.parameters, **given_up})
+        session.method = replace(method, predictor=predictor).with_parameters(**given_up)
         for region in regions:
             region.predictor = predictor.at(region.site.name)
             region.codec = replace(region.codec, store=store)
@@ -226,7 +226,7 @@ class SessionMemory:
             sites = ("auto",) if auto != binding.sites and len(auto) == 1 else sites
         if sites == ("model",):
             method = method.for_whole_model()
-        session.method = replace(method, sites=sites, parameters={**method.parameters, "sites": sites[0]})
+        session.method = replace(method, sites=sites).with_parameters(sites=sites[0])
         # Rows of sites that are bound no more are no part of the run's trace.
         session.state.record.events.clear()
         session.rebind(sites)

@@ -125,7 +125,7 @@ def _values(spec: str) -> list[str]:
 def _choice(spec: str, numbers: Path | None) -> Choice:
     name, _, inside = spec.partition(":")
     # An option of a preset may be a file too.
-    if name not in methods.available() and (spec.endswith(".json") or os.sep in spec):
+    if methods.find(name) is None and (spec.endswith(".json") or os.sep in spec):
         schedule = Schedule.load(spec)
         return Choice(spec, f"file {Path(spec).stem}", f", {spec!r})", method=schedule)
     options = read_options(inside, spec)

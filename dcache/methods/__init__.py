@@ -1,121 +1,64 @@
-"""Presets: one published method per file, each a function of a few lines that returns a `Method`."""
+"""Presets: one published method per file, each a function of a few lines that returns a `Method`.
+
+A preset is imported when it is first used: `import dcache` loads none, and no planner.
+"""
 
 from __future__ import annotations
 
-import difflib
-import inspect
-from collections.abc import Callable
-from typing import Any
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from dcache.errors import DcacheError
-from dcache.method import Method
-from dcache.methods.about import About, told
-from dcache.methods.bac import bac
-from dcache.methods.cachequant import cachequant
-from dcache.methods.dbcache import dbcache
-from dcache.methods.deepcache import deepcache
-from dcache.methods.default import default
-from dcache.methods.delta_dit import delta_dit
-from dcache.methods.easycache import easycache
-from dcache.methods.ertacache import ertacache
-from dcache.methods.fastercache import fastercache
-from dcache.methods.fbcache import fbcache
-from dcache.methods.fitted import fitted
-from dcache.methods.foca import foca
-from dcache.methods.hicache import hicache
-from dcache.methods.interval import interval
-from dcache.methods.magcache import magcache
-from dcache.methods.newton import newton
-from dcache.methods.pab import pab
-from dcache.methods.profilingdit import profilingdit
-from dcache.methods.seacache import seacache
-from dcache.methods.smoothcache import smoothcache
-from dcache.methods.taylorseer import taylorseer
-from dcache.methods.teacache import teacache
-from dcache.methods.tgate import tgate
+from dcache.methods.preset import About, preset
+from dcache.methods.registry import OWN, available, find, make, register
 
-__all__ = [
-    "About",
-    "available",
-    "bac",
-    "cachequant",
-    "dbcache",
-    "deepcache",
-    "default",
-    "delta_dit",
-    "easycache",
-    "ertacache",
-    "fastercache",
-    "fbcache",
-    "fitted",
-    "foca",
-    "hicache",
-    "interval",
-    "magcache",
-    "make",
-    "newton",
-    "pab",
-    "profilingdit",
-    "seacache",
-    "smoothcache",
-    "taylorseer",
-    "teacache",
-    "tgate",
-]
+# What `__getattr__` finds, for type checkers and editors; `OWN` is the list.
+if TYPE_CHECKING:
+    from dcache.methods.bac import bac as bac
+    from dcache.methods.cachequant import cachequant as cachequant
+    from dcache.methods.dbcache import dbcache as dbcache
+    from dcache.methods.deepcache import deepcache as deepcache
+    from dcache.methods.default import default as default
+    from dcache.methods.delta_dit import delta_dit as delta_dit
+    from dcache.methods.easycache import easycache as easycache
+    from dcache.methods.ertacache import ertacache as ertacache
+    from dcache.methods.fastercache import fastercache as fastercache
+    from dcache.methods.fbcache import fbcache as fbcache
+    from dcache.methods.fitted import fitted as fitted
+    from dcache.methods.foca import foca as foca
+    from dcache.methods.hicache import hicache as hicache
+    from dcache.methods.interval import interval as interval
+    from dcache.methods.magcache import magcache as magcache
+    from dcache.methods.newton import newton as newton
+    from dcache.methods.pab import pab as pab
+    from dcache.methods.profilingdit import profilingdit as profilingdit
+    from dcache.methods.seacache import seacache as seacache
+    from dcache.methods.smoothcache import smoothcache as smoothcache
+    from dcache.methods.taylorseer import taylorseer as taylorseer
+    from dcache.methods.teacache import teacache as teacache
+    from dcache.methods.tgate import tgate as tgate
 
-_PRESETS: dict[str, Callable[..., Method]] = {
-    preset.__name__: preset
-    for preset in (
-        default,
-        bac,
-        cachequant,
-        dbcache,
-        deepcache,
-        delta_dit,
-        easycache,
-        ertacache,
-        fastercache,
-        fbcache,
-        fitted,
-        foca,
-        hicache,
-        interval,
-        magcache,
-        newton,
-        pab,
-        profilingdit,
-        seacache,
-        smoothcache,
-        taylorseer,
-        teacache,
-        tgate,
-    )
-}
+__all__ = ["About", "available", "find", "make", "preset", "register", *OWN]  # noqa: PLE0604 - names
 
 
-def available() -> dict[str, About]:
-    """Name of every preset -> what it is: a summary, its paper, what it needs, its sites and families."""
-    return {name: told(name) for name in _PRESETS}
+class _Package(ModuleType):
+    """This package: where the import system binds `newton` to a module, the function is bound."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in OWN and isinstance(value, ModuleType):
+            value = vars(value)[name]
+        super().__setattr__(name, value)
 
 
-def make(name: str, **options: Any) -> Method:
-    """Build a preset by name.
+sys.modules[__name__].__class__ = _Package
 
-    Raises:
-        DcacheError: the name or an option is unknown; the message lists what there is.
-    """
-    preset = _PRESETS.get(name)
-    if preset is None:
-        close = difflib.get_close_matches(name, _PRESETS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise DcacheError(
-            f"method {name!r} is unknown: expected one of {', '.join(_PRESETS)}, a preset object, a "
-            f"Schedule, or the path of a schedule file.{hint}"
-        )
-    known = list(inspect.signature(preset).parameters)
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        raise DcacheError(
-            f"{name} has no option {', '.join(map(repr, unknown))}: it takes {', '.join(known)}"
-        )
-    return preset(**options)
+
+def __getattr__(name: str) -> Any:
+    function = None if name.startswith("_") else find(name)
+    if function is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return function
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

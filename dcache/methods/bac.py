@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 
 from dcache.errors import DcacheError
 from dcache.method import Method
-from dcache.methods.about import about
 from dcache.methods.coefficients import observed, table_in
+from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.profile import Profile
 from dcache.schedulers import BySite, Listed
 from dcache.schedulers.planners import make
 
 
-@about(
+@preset(
     "BAC, Ji et al. 2025, arXiv 2506.13456", sites="attn, cross_attn, mlp", families=("sublayers",),
     needs="a profile or a table",
 )  # fmt: skip
@@ -57,7 +57,6 @@ def bac(
     if steps is not None and max(max(rule.steps, default=0) for rule in rules.values()) >= steps:
         raise DcacheError(f"bac's table lists evaluations beyond the {steps} of the run")
     return Method(
-        "bac",
         rule=BySite(rules),
         predictor=Reuse(),
         sites=tuple(rules),
@@ -66,6 +65,4 @@ def bac(
         made_for=made_for,
         fixed=True,
         steps=steps,
-        predicts=steps is None or any(len(rule.known) < steps for rule in rules.values()),
-        parameters={"sites": len(rules), "updates": sum(len(rule.known) for rule in rules.values())},
     )

@@ -6,15 +6,15 @@ import os
 from collections.abc import Sequence
 
 from dcache.method import Method
-from dcache.methods.about import about
 from dcache.methods.coefficients import observed
+from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.profile import Profile
 from dcache.schedulers import Listed
 from dcache.schedulers.planners import make
 
 
-@about(
+@preset(
     "CacheQuant, Liu et al. 2025, arXiv 2503.01323",
     sites="trunk, or bracket:0",
     families=("any",),
@@ -48,7 +48,6 @@ def cachequant(
         steps, count = [t for t, computed in enumerate(row) if computed], seen.steps
         made_for = (seen.model, seen.config)
     return Method(
-        "cachequant",
         rule=Listed(tuple(steps)),
         predictor=Reuse(),
         sites=(site,),
@@ -56,6 +55,4 @@ def cachequant(
         branches=branches,
         made_for=made_for,
         steps=count,
-        predicts=count is None or len(set(steps)) < count,
-        parameters={"steps": tuple(steps)},
     )

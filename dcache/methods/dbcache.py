@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dcache.method import Method
-from dcache.methods.about import about
+from dcache.methods.preset import preset
 from dcache.predictors import Predictor, Reuse, Taylor
 from dcache.probes import Probe
 from dcache.schedulers import Above, guarded
 from dcache.util.checks import check_whole
 
 
-@about("DBCache, cache-dit 2025", sites="all blocks but the front and the back", families=("transformer",))
+@preset("DBCache, cache-dit 2025", sites="all blocks but the front and the back", families=("transformer",))
 def dbcache(
     front: int = 8,
     back: int = 0,
@@ -42,7 +42,6 @@ def dbcache(
     check_whole("order", order, 0)
     predictor: Predictor = Taylor(order) if order else Reuse()
     return Method(
-        "dbcache",
         rule=guarded(Above(threshold), warmup=warmup, last=last, max_run=max_run),
         predictor=predictor,
         sites=(f"middle:{front}-{back}",),
@@ -50,6 +49,4 @@ def dbcache(
         clock="step" if order else None,
         branches=branches,
         probe=Probe("front", front),
-        predicts=threshold > 0 and max_run != 0,
-        parameters={"front": front, "back": back, "threshold": threshold, "warmup": warmup, "order": order},
     )

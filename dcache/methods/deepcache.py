@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from dcache.errors import DcacheError
 from dcache.method import Method
-from dcache.methods.about import about
+from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.schedulers import Every, Listed, Warmup, any_of
 from dcache.util.checks import check_whole
 
 
-@about("DeepCache, Ma et al. 2023, arXiv 2312.00858", sites="bracket", families=("unet",))
+@preset("DeepCache, Ma et al. 2023, arXiv 2312.00858", sites="bracket", families=("unet",))
 def deepcache(
     interval: int = 3,
     branch_id: int = 0,
@@ -41,14 +41,9 @@ def deepcache(
     where = sites or f"bracket:{branch_id}"
     when = Every(interval) if steps is None else Listed(tuple(steps))
     return Method(
-        "deepcache",
         rule=any_of(Warmup(warmup), when),
         predictor=Reuse(),
         sites=(where,),
         codec="value",
         branches=branches,
-        predicts=interval > 1 or steps is not None,
-        parameters={"interval": interval, "sites": where}
-        if steps is None
-        else {"steps": list(steps), "sites": where},
     )

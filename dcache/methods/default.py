@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from dcache.method import Method
-from dcache.methods.about import about
 from dcache.methods.newton import newton
+from dcache.methods.preset import preset
 
 
-@about("ours; docs/default.md", sites="trunk or bracket")
+@preset("ours; docs/default.md", sites="trunk or bracket")
 def default() -> Method:
     """The safe default: order 1 on log-SNR over the trunk's delta, every third evaluation after three.
 
     Chosen by measurement on the trained demo model, fidelity first (docs/default.md has the table).
     """
-    return replace(newton(interval=3, order=1, warmup=3, last=True), name="default")
+    return newton(interval=3, order=1, warmup=3, last=True)

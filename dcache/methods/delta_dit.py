@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dcache.method import Method
-from dcache.methods.about import about
+from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.schedulers import Multiple, Stage, guarded
 from dcache.util.checks import check_share
 
 
-@about(
+@preset(
     "Delta-DiT, Chen et al. 2024, arXiv 2406.01125", sites="front and rear runs", families=("transformer",)
 )
 def delta_dit(
@@ -39,13 +39,10 @@ def delta_dit(
     check_share("boundary", boundary, 0)
     size = f"{100 * blocks:g}%" if isinstance(blocks, float) else str(blocks)
     return Method(
-        "delta_dit",
         rule=guarded(Multiple(interval), Stage(boundary, blocks), warmup=warmup, last=last),
         predictor=Reuse(),
         sites=(f"front:{size}", f"rear:{size}"),
         codec="delta",
         branches=branches,
         fixed=True,
-        predicts=interval > 1,
-        parameters={"interval": interval, "blocks": blocks, "boundary": boundary, "warmup": warmup},
     )

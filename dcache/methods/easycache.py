@@ -9,7 +9,7 @@ import torch
 from dcache.intercept.pytree import flatten
 from dcache.kernels.changes import changes
 from dcache.method import Method
-from dcache.methods.about import about
+from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.probes import Gauge, Probe
 from dcache.schedulers import Accumulated, guarded
@@ -47,7 +47,7 @@ class RateGauge(Gauge):
         return [*super().tensors(), *(t for pair in self.anchors[-1:] * 2 for t in pair)]
 
 
-@about("EasyCache, Zhou et al. 2025, arXiv 2507.02860", sites="model")
+@preset("EasyCache, Zhou et al. 2025, arXiv 2507.02860", sites="model")
 def easycache(
     threshold: float = 0.05,
     warmup: int = 10,
@@ -68,13 +68,10 @@ def easycache(
         branches: "together" as published, or "separate".
     """
     return Method(
-        "easycache",
         rule=guarded(Accumulated(threshold), warmup=warmup, last=last),
         predictor=Reuse(),
         sites=("model",),
         codec=codec,
         branches=branches,
         probe=Probe("input", gauge=RateGauge),
-        predicts=threshold > 0,
-        parameters={"threshold": threshold, "warmup": warmup, "last": last, "codec": codec},
     )

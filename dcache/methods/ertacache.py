@@ -6,15 +6,15 @@ import os
 from collections.abc import Sequence
 
 from dcache.method import Method
-from dcache.methods.about import about
 from dcache.methods.coefficients import observed
+from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.profile import Profile
 from dcache.schedulers import Listed
 from dcache.schedulers.planners import make
 
 
-@about("ERTACache, Peng et al. 2025, arXiv 2508.21091", sites="model", needs="a profile or steps")
+@preset("ERTACache, Peng et al. 2025, arXiv 2508.21091", sites="model", needs="a profile or steps")
 def ertacache(
     profile: str | os.PathLike[str] | Profile | None = None,
     threshold: float = 0.1,
@@ -52,7 +52,6 @@ def ertacache(
         steps, count, levels = [t for t, c in enumerate(row) if c], seen.steps, planned.sigmas
         made_for = (seen.model, seen.config)
     return Method(
-        "ertacache",
         rule=Listed(tuple(steps)),
         predictor=Reuse(),
         sites=("model",),
@@ -61,6 +60,4 @@ def ertacache(
         made_for=made_for,
         steps=count,
         sigmas=levels,
-        predicts=count is None or len(set(steps)) < count,
-        parameters={"steps": tuple(steps), "adjusted": bool(levels)},
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dcache.method import Method
-from dcache.methods.about import about
+from dcache.methods.preset import preset
 from dcache.predictors import Linear
 from dcache.schedulers import ByKind, Every, Outside, Warmup, any_of
 
 
-@about("FasterCache, Lv et al. 2024, arXiv 2410.19355", sites="guidance, attn", families=("guidance",))
+@preset("FasterCache, Lv et al. 2024, arXiv 2410.19355", sites="guidance, attn", families=("guidance",))
 def fastercache(
     attn_interval: int = 2,
     guidance_interval: int = 5,
@@ -39,7 +39,6 @@ def fastercache(
         "guidance": any_of(Warmup(warmup), Outside(-1.0, guidance_below), Every(guidance_interval)),
     }
     return Method(
-        "fastercache",
         rule=ByKind(rules),
         predictor=Linear(weight),
         sites=("guidance", "attn?"),
@@ -47,6 +46,4 @@ def fastercache(
         branches=branches,
         fixed=True,
         sibling="bands",
-        predicts=attn_interval > 1 or guidance_interval > 1,
-        parameters={"attn_interval": attn_interval, "guidance_interval": guidance_interval, "weight": weight},
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dcache.method import Method, site_list
-from dcache.methods.about import about
+from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.probes import Probe
 from dcache.schedulers import Above, guarded
 
 
-@about("First Block Cache, ParaAttention 2024", sites="all blocks but the first", families=("transformer",))
+@preset("First Block Cache, ParaAttention 2024", sites="all blocks but the first", families=("transformer",))
 def fbcache(
     threshold: float = 0.08,
     max_run: int | None = None,
@@ -36,19 +36,10 @@ def fbcache(
         branches: whether guidance branches decide "separate"ly or "together".
     """
     return Method(
-        "fbcache",
         rule=guarded(Above(threshold), warmup=warmup, last=last, max_run=max_run),
         predictor=Reuse(),
         sites=site_list(sites),
         codec=codec,
         branches=branches,
         probe=Probe(),
-        predicts=threshold > 0 and max_run != 0,
-        parameters={
-            "threshold": threshold,
-            "max_run": max_run,
-            "warmup": warmup,
-            "last": last,
-            "sites": sites,
-        },
     )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from dcache.errors import DcacheError
 from dcache.method import Method, site_list
-from dcache.methods.about import about
+from dcache.methods.preset import preset
 from dcache.methods.replay import replay
 from dcache.profile import Profile
 from dcache.schedule import Schedule
@@ -19,7 +18,7 @@ from dcache.schedulers.planners.pairs import how
 from dcache.util.checks import check_number, check_whole
 
 
-@about("ours; least squares on the Gram matrix of an observed run", sites="any", needs="a profile")
+@preset("ours; least squares on the Gram matrix of an observed run", sites="any", needs="a profile")
 def fitted(
     profile: str | os.PathLike[str] | Profile | Schedule | None = None,
     steps: Sequence[int] | None = None,
@@ -53,25 +52,23 @@ def fitted(
     if isinstance(profile, str | os.PathLike):
         profile = Schedule.load(profile) if Path(profile).suffix == ".json" else Profile.load(profile)
     if isinstance(profile, Schedule):
-        return replace(replay(profile), name="fitted")
+        return replay(profile)
     if order not in (1, 2):
         raise DcacheError(f"order must be 1 or 2, got {order!r}")
     check_number("ridge", ridge, 0.0)
     check_whole("interval", interval, 1)
     check_whole("warmup", warmup, 1)
     names = site_list(profile.whole if sites is None else sites)
-    given: dict[str, object] = {"interval": interval, "warmup": warmup}
     if steps is not None:
-        anchors, given = _listed(profile, steps), {"steps": list(steps)}
+        anchors = _listed(profile, steps)
     elif speedup is not None:
         (plan,) = for_speedup(profile, "pairs", speedup, site=names[0], ridge=ridge).components.values()
         anchors = tuple(t for t, computed in enumerate(plan.rows["*"][names[0]]) if computed)
-        given = {"speedup": speedup}
     else:
         anchors = (*range(warmup), *range(warmup + interval - 1, profile.steps, interval))
     rows = {site: tuple(t for t in anchors if t < profile.steps) for site in names}
     made = scheduled(profile, "fitted", rows, **how(profile, rows, "fitted", order, ridge))
-    return replace(replay(made, profile.component), name="fitted", parameters={**given, "order": order})
+    return replay(made, profile.component)
 
 
 def _listed(profile: Profile, steps: Sequence[int]) -> tuple[int, ...]:

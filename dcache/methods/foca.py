@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dcache.method import Method, site_list
-from dcache.methods.about import about
+from dcache.methods.preset import preset
 from dcache.predictors import Foca
 from dcache.schedulers import Every, guarded
 
 
-@about("FoCa, Zheng et al. 2025, arXiv 2508.16211", sites="sublayers", families=("sublayers",))
+@preset("FoCa, Zheng et al. 2025, arXiv 2508.16211", sites="sublayers", families=("sublayers",))
 def foca(
     interval: int = 6,
     warmup: int = 3,
@@ -31,13 +31,10 @@ def foca(
         branches: whether guidance branches decide "separate"ly or "together".
     """
     return Method(
-        "foca",
         rule=guarded(Every(interval), warmup=warmup, last=last),
         predictor=Foca(),
         sites=site_list(sites),
         codec=codec,
         clock="step",
         branches=branches,
-        predicts=interval > 1,
-        parameters={"interval": interval, "warmup": warmup, "last": last, "sites": sites},
     )

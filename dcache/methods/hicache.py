@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dcache.method import Method, site_list
-from dcache.methods.about import about
+from dcache.methods.preset import preset
 from dcache.predictors import Hermite
 from dcache.schedulers import Every, guarded
 
 
-@about("HiCache, Feng et al. 2025, arXiv 2508.16984", sites="sublayers", families=("sublayers",))
+@preset("HiCache, Feng et al. 2025, arXiv 2508.16984", sites="sublayers", families=("sublayers",))
 def hicache(  # noqa: PLR0913, PLR0917 - the published options and dcache's own
     interval: int = 6,
     order: int = 1,
@@ -37,13 +37,10 @@ def hicache(  # noqa: PLR0913, PLR0917 - the published options and dcache's own
         branches: whether guidance branches decide "separate"ly or "together".
     """
     return Method(
-        "hicache",
         rule=guarded(Every(interval), warmup=warmup, last=last),
         predictor=Hermite(order, scale, since=max(warmup - 1, 0)),
         sites=site_list(sites),
         codec=codec,
         clock=clock,
         branches=branches,
-        predicts=interval > 1,
-        parameters={"interval": interval, "order": order, "scale": scale, "warmup": warmup, "sites": sites},
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dcache.method import Method, site_list
-from dcache.methods.about import about
+from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.schedulers import Every, guarded
 
 
-@about("FORA, Selvaraju et al. 2024, arXiv 2407.01425", sites="any")
+@preset("FORA, Selvaraju et al. 2024, arXiv 2407.01425", sites="any")
 def interval(
     interval: int = 3,
     warmup: int = 1,
@@ -31,12 +31,9 @@ def interval(
         branches: whether guidance branches decide "separate"ly or "together".
     """
     return Method(
-        "interval",
         rule=guarded(Every(interval), warmup=warmup, last=last),
         predictor=Reuse(),
         sites=site_list(sites),
         codec=codec,
         branches=branches,
-        predicts=interval > 1,
-        parameters={"interval": interval, "warmup": warmup, "last": last, "sites": sites},
     )

@@ -6,13 +6,13 @@ import os
 from collections.abc import Sequence
 
 from dcache.method import Method
-from dcache.methods.about import about
 from dcache.methods.coefficients import numbers
+from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.schedulers import Last, Magnitude, MaxRun, Retention, any_of
 
 
-@about(
+@preset(
     "MagCache, Ma et al. 2025, arXiv 2506.09045", sites="trunk", families=("transformer",),
     needs="ratios of one observed run",
 )  # fmt: skip
@@ -43,7 +43,6 @@ def magcache(
     """
     table = numbers("magcache", "ratios", ratios, least=2)
     return Method(
-        "magcache",
         rule=any_of(
             Retention(retention), Last() if last else None, MaxRun(max_run), Magnitude(threshold, table)
         ),
@@ -51,6 +50,4 @@ def magcache(
         sites=("trunk",),
         codec="delta",
         branches=branches,
-        predicts=max_run > 0,
-        parameters={"threshold": threshold, "max_run": max_run, "retention": retention, "last": last},
     )

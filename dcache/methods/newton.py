@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dcache.method import Method, site_list
-from dcache.methods.about import about
+from dcache.methods.preset import preset
 from dcache.predictors import Newton
 from dcache.schedulers import Every, guarded
 
 
-@about("ours; Newton interpolation on the true clock", sites="any")
+@preset("ours; Newton interpolation on the true clock", sites="any")
 def newton(
     interval: int = 3,
     order: int = 1,
@@ -34,13 +34,10 @@ def newton(
         branches: whether guidance branches decide "separate"ly or "together".
     """
     return Method(
-        "newton",
         rule=guarded(Every(interval), warmup=warmup, last=last),
         predictor=Newton(order),
         sites=site_list(sites),
         codec=codec,
         clock=clock,
         branches=branches,
-        predicts=interval > 1,
-        parameters={"interval": interval, "order": order, "warmup": warmup, "last": last, "sites": sites},
     )

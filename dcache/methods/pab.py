@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dcache.errors import DcacheError
 from dcache.method import Method
-from dcache.methods.about import about
+from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.schedulers import ByKind, Every, Outside, Warmup, any_of
 from dcache.util.checks import check_whole
 
 
-@about("PAB, Zhao et al. 2024, arXiv 2408.12588", sites="attn, cross_attn, mlp", families=("sublayers",))
+@preset("PAB, Zhao et al. 2024, arXiv 2408.12588", sites="attn, cross_attn, mlp", families=("sublayers",))
 def pab(
     attn: int = 2,
     cross_attn: int | None = 6,
@@ -42,13 +42,10 @@ def pab(
     inside = Outside(*window)
     kinds = {k: any_of(Warmup(warmup), inside, Every(n)) for k, n in ranges.items() if n is not None}
     return Method(
-        "pab",
         rule=ByKind(kinds),
         predictor=Reuse(),
         sites=("attn", *(f"{kind}?" for kind in kinds if kind != "attn")),
         codec="value",
         branches=branches,
         fixed=True,
-        predicts=any(n is not None and n > 1 for n in ranges.values()),
-        parameters={**ranges, "window": tuple(window), "warmup": warmup},
     )

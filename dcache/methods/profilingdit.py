@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from dcache.errors import DcacheError
 from dcache.method import Method
-from dcache.methods.about import about
 from dcache.methods.coefficients import observed
+from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.profile import Profile
 from dcache.schedulers import Listed, Shrinking, guarded
@@ -16,7 +16,7 @@ from dcache.schedulers.planners.profilingdit import SHARE, labelled, sites
 from dcache.util.checks import is_whole
 
 
-@about(
+@preset(
     "ProfilingDiT, Ma et al. 2025, arXiv 2504.03140", sites="runs of background blocks",
     families=("transformer",), needs="a profile with attention statistics or a list of blocks",
 )  # fmt: skip
@@ -57,7 +57,6 @@ def profilingdit(
         Shrinking(t_max, t_max if t_min is None else t_min, start) if steps is None else Listed(tuple(steps))
     )
     return Method(
-        "profilingdit",
         rule=guarded(rule, warmup=start),
         predictor=Reuse(),
         sites=tuple(sites(depths)),
@@ -65,6 +64,4 @@ def profilingdit(
         branches=branches,
         made_for=made_for,
         fixed=True,
-        predicts=steps is not None or t_max > 1,
-        parameters={"background": depths, "t_max": t_max, "t_min": t_min, "start": start, "steps": steps},
     )

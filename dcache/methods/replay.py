@@ -19,7 +19,6 @@ def replay(schedule: Schedule, component: str = "", single: bool = True) -> Meth
         DcacheError: the schedule has no plan for that denoiser.
     """
     plan = schedule.plan_for(component, single)
-    computed = all(all(row) for rows in plan.rows.values() for row in rows.values())
     rows = dict(plan.rows)
     rows.setdefault("*", next(iter(plan.rows.values())))
     return Method(
@@ -37,6 +36,5 @@ def replay(schedule: Schedule, component: str = "", single: bool = True) -> Meth
         corrections=plan.corrections,
         sigmas=schedule.sigmas,
         made_for=(plan.model, plan.config),
-        predicts=not computed,
         parameters={"of": schedule.method or "?", "steps": schedule.steps},
     )

@@ -7,12 +7,12 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dcache import methods
 from dcache.errors import DcacheError
 from dcache.method import Method
+from dcache.methods.registry import get, make, names
 from dcache.schedule import Schedule
 
 # Names of papers and other libraries that are not the preset's own in another spelling.
@@ -55,9 +55,9 @@ def resolve(method: Any, options: Mapping[str, Any], taken: Iterable[str] = ()) 
         _refuse_options(f"a {type(method).__name__}", options, taken)
         return method
     name = getattr(method, "__name__", "")
-    if callable(method) and name in methods.available():
+    if callable(method) and name in names():
         # A preset that was not called: `enable(pipe, dcache.methods.newton, interval=4)`.
-        return methods.make(name, **options)
+        return make(name, **options)
     raise DcacheError(
         "method must be a preset's name, a preset object, a Schedule or a path, got "
         f"{type(method).__name__}: write dcache.enable(pipe, 'interval', interval=3) or "
@@ -71,10 +71,10 @@ def preset_called(text: str) -> str | None:
     >>> preset_called("FORA"), preset_called("First-Block Cache"), preset_called("TaylorSeer")
     ('interval', 'fbcache', 'taylorseer')
     """
-    if text in methods.available():
+    if text in names():
         return text
     plain = _plain(text)
-    spelled = {_plain(name): name for name in methods.available()}
+    spelled = {_plain(name): name for name in names()}
     return spelled.get(plain) or ALIASES.get(plain)
 
 
@@ -95,10 +95,10 @@ def read_options(text: str, spec: str) -> dict[str, Any]:
 
 
 def _default(options: Mapping[str, Any], taken: Iterable[str]) -> Method:
-    default = methods.make("default")
+    default = make("default")
     if not options:
         return default
-    takers = [name for name in methods.available() if _takes(name, options)]
+    takers = [name for name in names() if _takes(name, options)]
     given = ", ".join(f"{key}={value!r}" for key, value in options.items())
     if takers:
         # The published method of that name first: `enable(pipe, interval=3)` means interval.
@@ -116,15 +116,15 @@ def _default(options: Mapping[str, Any], taken: Iterable[str]) -> Method:
 def _named(text: str, options: Mapping[str, Any]) -> Method | Schedule:
     name = preset_called(text)
     if name is not None:
-        return methods.make(name, **options)
+        return make(name, **options)
     if text.endswith(".json") or os.sep in text:
         _refuse_options(f"the schedule {text!r}", options, ())
         return Schedule.load(text)
     head, colon, rest = text.partition(":")
     name = preset_called(head) if colon else None
     if name is not None:
-        return methods.make(name, **{**read_options(rest, text), **options})
-    known = list(methods.available())
+        return make(name, **{**read_options(rest, text), **options})
+    known = names()
     close = difflib.get_close_matches(_plain(head), [*known, *ALIASES], n=1)
     hint = f" Did you mean {ALIASES.get(close[0], close[0])!r}?" if close else ""
     raise DcacheError(
@@ -147,8 +147,7 @@ def _says(taken: Iterable[str]) -> str:
 
 
 def _takes(name: str, options: Mapping[str, Any]) -> bool:
-    preset: Callable[..., Method] = getattr(methods, name)
-    return set(options) <= set(inspect.signature(preset).parameters)
+    return set(options) <= set(inspect.signature(get(name)).parameters)
 
 
 def _plain(text: str) -> str:

@@ -7,7 +7,7 @@ import math
 import torch
 
 from dcache.method import Method
-from dcache.methods.about import about
+from dcache.methods.preset import preset
 from dcache.predictors import Newton, Predictor, Reuse
 from dcache.probes import Probe, StepGauge
 from dcache.schedulers import Accumulated, guarded
@@ -29,7 +29,7 @@ class SignalGauge(StepGauge):
         self.now = seen.real.contiguous()
 
 
-@about("SeaCache 2026, arXiv 2602.18993", sites="trunk or bracket")
+@preset("SeaCache 2026, arXiv 2602.18993", sites="trunk or bracket")
 def seacache(
     threshold: float = 0.25,
     order: int = 1,
@@ -50,12 +50,9 @@ def seacache(
     """
     predictor: Predictor = Newton(order) if order else Reuse()
     return Method(
-        "seacache",
         rule=guarded(Accumulated(threshold), warmup=warmup, last=last, max_run=max_run),
         predictor=predictor,
         clock="step" if order else None,
         branches=branches,
         probe=Probe("input", gauge=SignalGauge),
-        predicts=threshold > 0 and max_run != 0,
-        parameters={"threshold": threshold, "order": order, "warmup": warmup, "max_run": max_run},
     )

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from dcache.errors import DcacheError
 from dcache.method import Method
-from dcache.methods.about import about
 from dcache.methods.coefficients import HOW, table_in
+from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.schedulers import ByKind, Row
 
@@ -17,7 +17,7 @@ KINDS = {"attn1": "attn", "attn2": "cross_attn", "ff": "mlp"}
 KINDS |= {kind: kind for kind in KINDS.values()}
 
 
-@about(
+@preset(
     "SmoothCache, Liu et al. 2024, arXiv 2411.10510",
     sites="attn, cross_attn, mlp",
     families=("sublayers",),
@@ -53,7 +53,6 @@ def smoothcache(
     if len(rules) < len(rows):
         raise DcacheError(f"smoothcache's table has two rows for one kind: {', '.join(rows)}")
     return Method(
-        "smoothcache",
         rule=ByKind(rules),
         predictor=Reuse(),
         sites=tuple(rules),
@@ -61,6 +60,4 @@ def smoothcache(
         branches=branches,
         fixed=True,
         steps=lengths.pop(),
-        predicts=any(not v for row in rows.values() for v in row),
-        parameters={"kinds": tuple(rules)},
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dcache.method import Method, site_list
-from dcache.methods.about import about
+from dcache.methods.preset import preset
 from dcache.predictors import Taylor
 from dcache.schedulers import Every, guarded
 
 
-@about("TaylorSeer, Liu et al. 2025, arXiv 2503.06923", sites="sublayers or trunk", families=("sublayers",))
+@preset("TaylorSeer, Liu et al. 2025, arXiv 2503.06923", sites="sublayers or trunk", families=("sublayers",))
 def taylorseer(  # noqa: PLR0913, PLR0917 - the published options and dcache's own
     interval: int = 6,
     order: int = 1,
@@ -39,13 +39,10 @@ def taylorseer(  # noqa: PLR0913, PLR0917 - the published options and dcache's o
     """
     where = sites if sites is not None else ("trunk" if lite else "sublayers")
     return Method(
-        "taylorseer",
         rule=guarded(Every(interval), warmup=warmup, last=last),
         predictor=Taylor(order, since=max(warmup - 1, 0)),
         sites=site_list(where),
         codec=codec,
         clock=clock,
         branches=branches,
-        predicts=interval > 1,
-        parameters={"interval": interval, "order": order, "warmup": warmup, "last": last, "sites": where},
     )

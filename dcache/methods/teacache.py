@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 
 from dcache.method import Method
-from dcache.methods.about import about
 from dcache.methods.coefficients import numbers
+from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.probes import Probe, StepGauge
 from dcache.schedulers import Accumulated, guarded
@@ -19,7 +19,7 @@ PUBLISHED = {
 }
 
 
-@about(
+@preset(
     "TeaCache, Liu et al. 2024, arXiv 2411.19108", sites="trunk", families=("transformer",),
     needs="coefficients: published for " + ", ".join(PUBLISHED) + "; else measured",
 )  # fmt: skip
@@ -51,13 +51,10 @@ def teacache(
     polynomial = known or numbers("teacache", "coefficients", coefficients, least=1)
     rule = guarded(Accumulated(threshold, polynomial), warmup=warmup, last=last)
     return Method(
-        "teacache",
         rule=rule,
         predictor=Reuse(),
         sites=("trunk",),
         codec="delta",
         branches=branches,
         probe=Probe("modulated", gauge=StepGauge),
-        predicts=threshold > 0,
-        parameters={"threshold": threshold, "coefficients": polynomial, "warmup": warmup, "last": last},
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 
 from dcache.method import Method
-from dcache.methods.about import about
+from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.schedulers import ByKind, Every, Switch, Warmup, any_of
 from dcache.util.checks import check_whole
 
 
-@about(
+@preset(
     "T-GATE, Zhang et al. 2024, arXiv 2404.02747", sites="cross_attn, guidance, attn",
     families=("cross-attention", "guidance"),
 )  # fmt: skip
@@ -41,7 +41,6 @@ def tgate(
     until = sys.maxsize if gate is None else gate
     early, late = Every(attn_interval), Every(late_interval)
     return Method(
-        "tgate",
         rule=ByKind(
             {
                 "cross_attn": Warmup(until),
@@ -55,6 +54,4 @@ def tgate(
         branches=branches,
         fixed=True,
         sibling="drop",
-        predicts=gate is not None or attn_interval > 1,
-        parameters={"gate": gate, "attn_interval": attn_interval, "warmup": warmup},
     )

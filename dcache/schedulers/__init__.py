@@ -19,6 +19,7 @@ from dcache.schedulers.rules import (
     Warmup,
     any_of,
     guarded,
+    may_predict,
 )
 from dcache.schedulers.shrinking import Shrinking
 from dcache.schedulers.table import Table
@@ -47,4 +48,5 @@ __all__ = [
     "Warmup",
     "any_of",
     "guarded",
+    "may_predict",
 ]

@@ -39,6 +39,10 @@ class Accumulated:
         total = moment.memory["sum"] = before + horner(self.polynomial, change)
         return None if total < self.threshold else "threshold"
 
+    def may_predict(self, steps: int | None) -> bool:
+        """Not with a threshold of 0."""
+        return self.threshold > 0
+
 
 @dataclass(frozen=True)
 class Magnitude:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dcache.errors import DcacheError
-from dcache.schedulers.rules import Moment, Rule
+from dcache.schedulers.rules import Moment, Rule, may_predict
 from dcache.util.checks import check_number, check_whole
 
 
@@ -26,6 +27,10 @@ class ByKind:
         rule = self.rules.get(moment.site.kind)
         return rule(moment) if rule is not None else "kind"
 
+    def may_predict(self, steps: int | None) -> bool:
+        """Where the rule of any kind may."""
+        return any(may_predict(rule, steps) for rule in self.rules.values())
+
 
 @dataclass(frozen=True)
 class BySite:
@@ -42,6 +47,10 @@ class BySite:
         rule = self.rules.get(moment.site.name)
         return rule(moment) if rule is not None else "site"
 
+    def may_predict(self, steps: int | None) -> bool:
+        """Where the rule of any site may."""
+        return any(may_predict(rule, steps) for rule in self.rules.values())
+
 
 @dataclass(frozen=True)
 class Switch:
@@ -54,6 +63,11 @@ class Switch:
     def __call__(self, moment: Moment) -> str | None:
         """See class."""
         return (self.before if moment.index < self.step else self.after)(moment)
+
+    def may_predict(self, steps: int | None) -> bool:
+        """Where a rule that has its turn in the run may."""
+        before = self.step > 0 and may_predict(self.before, steps)
+        return before or (self.step < (steps or sys.maxsize) and may_predict(self.after, steps))
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,10 @@ class Multiple:
         """See class."""
         return "interval" if moment.index % self.interval == 0 else None
 
+    def may_predict(self, steps: int | None) -> bool:
+        """Not with an interval of 1."""
+        return self.interval > 1
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -135,6 +153,10 @@ class Row:
     def __call__(self, moment: Moment) -> str | None:
         """See class."""
         return "schedule" if self.computed[moment.index] else None
+
+    def may_predict(self, steps: int | None) -> bool:
+        """Where any entry says so."""
+        return not all(self.computed)
 
 
 def share_of(blocks: float, depth: int) -> int:

@@ -7,9 +7,10 @@ them in order and takes the first reason, so cheap guards spare the rules behind
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dcache.util.checks import check_number, check_whole
 
@@ -67,6 +68,25 @@ class Moment:
     memory: dict[str, float]
 
 
+@runtime_checkable
+class Bounded(Protocol):
+    """A rule that says beforehand whether it ever lets a site be predicted."""
+
+    def may_predict(self, steps: int | None) -> bool:
+        """Whether it ever does; `steps` is the number of evaluations, None where unknown."""
+        ...
+
+
+def may_predict(rule: Rule, steps: int | None = None) -> bool:
+    """Whether a rule can ever let a site be predicted: `Every(1)` never does.
+
+    Args:
+        rule: one without a method `may_predict`, such as a plain function, is assumed to.
+        steps: evaluations of the run, or None where unknown.
+    """
+    return rule.may_predict(steps) if isinstance(rule, Bounded) else True
+
+
 @dataclass(frozen=True)
 class Warmup:
     """Compute the first `steps` evaluations."""
@@ -80,6 +100,10 @@ class Warmup:
     def __call__(self, moment: Moment) -> str | None:
         """See class."""
         return "warmup" if moment.index < self.steps else None
+
+    def may_predict(self, steps: int | None) -> bool:
+        """Not where the whole run is warm-up."""
+        return self.steps < (steps or sys.maxsize)
 
 
 @dataclass(frozen=True)
@@ -121,6 +145,10 @@ class MaxRun:
         """See class."""
         return "max_run" if moment.run_length >= self.longest else None
 
+    def may_predict(self, steps: int | None) -> bool:
+        """Not where no prediction in a row is allowed."""
+        return self.longest > 0
+
 
 @dataclass(frozen=True)
 class Every:
@@ -135,6 +163,10 @@ class Every:
     def __call__(self, moment: Moment) -> str | None:
         """See class."""
         return "interval" if moment.run_length >= self.interval - 1 else None
+
+    def may_predict(self, steps: int | None) -> bool:
+        """Not with an interval of 1."""
+        return self.interval > 1
 
 
 @dataclass(frozen=True)
@@ -153,6 +185,10 @@ class Listed:
     def __call__(self, moment: Moment) -> str | None:
         """See class."""
         return "listed" if moment.index in self.known else None
+
+    def may_predict(self, steps: int | None) -> bool:
+        """Not where every evaluation of the run is listed."""
+        return steps is None or not self.known.issuperset(range(steps))
 
 
 @dataclass(frozen=True)
@@ -175,6 +211,10 @@ class Above:
             return "nan"
         return None if change < self.threshold else "threshold"
 
+    def may_predict(self, steps: int | None) -> bool:
+        """Not with a threshold of 0, which no change is below."""
+        return self.threshold > 0
+
 
 @dataclass(frozen=True)
 class AnyOf:
@@ -189,6 +229,10 @@ class AnyOf:
             if reason is not None:
                 return reason
         return None
+
+    def may_predict(self, steps: int | None) -> bool:
+        """Where each of the rules may."""
+        return all(may_predict(rule, steps) for rule in self.rules)
 
 
 def any_of(*rules: Rule | None) -> AnyOf:

@@ -58,3 +58,7 @@ class Shrinking:
                 "the run has: call dcache.step(module, index=..., steps=...), or give t_max alone"
             )
         return "interval" if moment.index in shrinking(count, self.t_max, self.t_min, self.start) else None
+
+    def may_predict(self, steps: int | None) -> bool:
+        """Not with intervals of 1."""
+        return self.t_max > 1

@@ -30,3 +30,7 @@ class Table:
                 "back to a site it does not have"
             )
         return "schedule" if row[moment.index] else None
+
+    def may_predict(self, steps: int | None) -> bool:
+        """Where any entry says so."""
+        return not all(all(row) for sites in self.rows.values() for row in sites.values())

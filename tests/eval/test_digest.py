@@ -103,7 +103,6 @@ CHANGED: dict[str, Any] = {
     "corrections": Corrections({"trunk": {1: Correction(torch.ones(2), torch.zeros(2), 0)}}, {"trunk": -1}),
     "sigmas": (1.0, 0.5, 0.0),
     "made_for": ("Model", "abc"),
-    "predicts": False,
 }
 
 
@@ -112,7 +111,7 @@ def test_every_part_of_a_method_counts_but_what_it_was_called_with() -> None:
     made = {name: digest_of(replace(method, **{name: value})) for name, value in CHANGED.items()}
     assert digest_of(method) not in made.values()
     assert len(set(made.values())) == len(made)
-    assert {field.name for field in fields(Method)} - set(CHANGED) == {"parameters"}
+    assert {field.name for field in fields(Method)} - set(CHANGED) == {"parameters", "defaults"}
     assert digest_of(replace(method, parameters={"profile": "/elsewhere"})) == digest_of(method)
 
 

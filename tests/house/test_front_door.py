@@ -1,8 +1,11 @@
 """The public names, pinned: adding or removing one is a decision, not an accident."""
 
+import ast
+import importlib
 import inspect
 import re
 import typing
+from pathlib import Path
 
 import pytest
 
@@ -39,8 +42,28 @@ def test_the_front_door_is_these_names():
 
 def test_the_presets_are_these_names():
     assert set(methods.available()) == PRESETS
-    assert set(methods.__all__) == PRESETS | {"About", "available", "make"}
-    assert methods.__all__ == sorted(methods.__all__)
+    assert set(methods.__all__) == PRESETS | {"About", "available", "find", "make", "preset", "register"}
+    assert len(set(methods.__all__)) == len(methods.__all__)
+    assert set(methods.__all__) <= set(dir(methods))
+
+
+def test_type_checkers_see_the_presets_that_the_registry_lists():
+    source = ast.parse(Path(methods.__file__).read_text(encoding="utf-8"))
+    (typed,) = [node for node in source.body if isinstance(node, ast.If)]
+    assert {(node.module, node.names[0].name, node.names[0].asname) for node in typed.body} == {
+        (f"dcache.methods.{name}", name, name) for name in PRESETS
+    }
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_preset_is_the_function_even_after_its_module_was_imported(name):
+    module = importlib.import_module(f"dcache.methods.{name}")
+    assert getattr(methods, name) is vars(module)[name]
+
+
+def test_what_is_no_preset_is_no_attribute():
+    with pytest.raises(AttributeError, match="has no attribute 'tailorseer'"):
+        _ = methods.tailorseer
 
 
 @pytest.mark.parametrize("name", sorted(FRONT_DOOR))

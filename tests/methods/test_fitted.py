@@ -40,7 +40,7 @@ def test_the_weights_are_those_of_the_gram_matrix(order: int) -> None:
     assert method.predictor == Fitted({"*": table(tables(0).gram, (0, 2, 5), order, 0.01)})
     assert (method.name, method.sites, method.codec, method.clock) == ("fitted", ("trunk",), None, "step")
     assert method.predictor.order == order
-    assert method.parameters == {"steps": [0, 2, 5], "order": order}
+    assert (method.parameters["steps"], method.parameters["order"]) == ([0, 2, 5], order)
 
 
 def test_several_sites_have_weights_of_their_own() -> None:

@@ -66,7 +66,9 @@ def test_foca_on_a_line():
     model = Toy()
     dcache.enable(
         model,
-        Method("mine", Listed((0, 1, 4, 8)), Foca(), sites=("model",), codec="value", clock="step"),
+        Method(
+            "mine", rule=Listed((0, 1, 4, 8)), predictor=Foca(), sites=("model",), codec="value", clock="step"
+        ),
     )
     found = integers(walk(model, range(12)))
     errors = [(y - 8 * (1 + t)) / 8 for t, y in enumerate(found)]

@@ -3,7 +3,9 @@
 import inspect
 import itertools
 import math
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,12 @@ import pytest
 
 from dcache import methods
 from dcache.errors import DcacheError
-from dcache.methods.about import FAMILIES, About
 from dcache.methods.easycache import RateGauge
+from dcache.methods.preset import FAMILIES, About
 from dcache.methods.seacache import SignalGauge
 from dcache.predictors import Foca, Hermite, Linear, Newton, Reuse, Taylor
 from dcache.probes import Probe, StepGauge
-from dcache.profile import Profile, Tables
+from dcache.profile import Latencies, Profile, Tables
 from tests.rules import computed_steps
 
 NAMES = list(methods.available())
@@ -172,7 +174,8 @@ def test_a_preset_is_one_short_file(name):
 
 def test_every_file_of_a_preset_is_registered():
     files = {path.stem for path in Path(methods.__file__).parent.glob("*.py")}
-    assert files - {"__init__", "about", "coefficients", "options", "replay", "resolve"} == set(NAMES)
+    helpers = {"__init__", "coefficients", "options", "preset", "registry", "replay", "resolve"}
+    assert files - helpers == set(NAMES)
     assert set(NAMES) <= set(methods.__all__)
 
 
@@ -332,3 +335,51 @@ def test_unknown_names_and_options_list_what_there_is():
         methods.make("tailorseer")
     with pytest.raises(DcacheError, match="interval has no option 'order': it takes interval, warmup"):
         methods.make("interval", order=1)
+
+
+# Another valid value of each parameter; those that differ by preset are given with its name.
+OTHER = {
+    "interval": 4, "warmup": 4, "order": 2, "sites": "model", "codec": "value:int8", "clock": "timestep",
+    "branches": "together", "max_run": 3, "lite": True, "scale": 0.7, "front": 2, "back": 1, "blocks": 3,
+    "boundary": 5, "threshold": 0.3, "retention": 0.3, "attn": 3, "cross_attn": 3, "mlp": 3,
+    "window": (200.0, 700.0), "gate": 5, "attn_interval": 3, "late_interval": 2, "guidance_interval": 3,
+    "weight": 0.4, "attn_below": 500.0, "guidance_below": 500.0, "steps": [0, 2], "branch_id": 1,
+    "ridge": 0.2, "t_max": 5, "t_min": 2, "start": 1, "share": 0.4, "computes": 3, "union": 2, "metric": "l2",
+    "sigmas": (1.0, 0.7, 0.3, 0.0), "coefficients": "flux", "ratios": [1.0, 0.8], "background": [1, 2],
+    ("fitted", "profile"): replace(PROFILE, prompts=2), ("fitted", "speedup"): 1.5,
+    ("fitted", "sites"): "model", ("easycache", "branches"): "separate",
+    ("bac", "table"): {"attn:0": [0, 3], "mlp:1": [0]}, ("bac", "steps"): 9, ("bac", "profile"): PROFILE,
+    ("cachequant", "profile"): PROFILE, ("cachequant", "steps"): [0, 4], ("ertacache", "profile"): PROFILE,
+    ("ertacache", "steps"): [0, 4], ("ertacache", "codec"): "value", ("profilingdit", "profile"): PROFILE,
+    ("smoothcache", "table"): {"attn": [1, 1]}, ("deepcache", "sites"): "bracket:1",
+}  # fmt: skip
+# Parameters that need others beside them.
+BESIDE = {
+    ("fitted", "speedup"): {
+        "profile": replace(PROFILE, latencies=Latencies(1.0, {"model": 0.1, "trunk": 0.1}, {"trunk": 0.0}))
+    },
+    ("ertacache", "sigmas"): {"steps": [0, 2]},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [(name, option) for name in NAMES for option in inspect.signature(getattr(methods, name)).parameters],
+)
+def test_methods_that_differ_in_any_option_are_described_differently(name, option):
+    given = {**NEEDS.get(name, {}), **BESIDE.get((name, option), {})}
+    default = given.get(option, inspect.signature(getattr(methods, name)).parameters[option].default)
+    other = not default if isinstance(default, bool) else OTHER.get((name, option), OTHER.get(option))
+    method, changed = methods.make(name, **given), methods.make(name, **{**given, option: other})
+    assert changed.parameters[option] is other
+    assert changed.describe() != method.describe()
+    assert f"{option}=" in changed.describe()
+    assert len(changed.describe()) < 250
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_describes_itself_by_what_was_given(name):
+    given = NEEDS.get(name, {})
+    first = next(iter(inspect.signature(getattr(methods, name)).parameters), None)
+    shown = re.findall(r"(?:\(|, )(\w+)=", methods.make(name, **given).describe())
+    assert set(shown) == {*given, *([first] if first else [])}

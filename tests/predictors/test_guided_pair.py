@@ -69,7 +69,7 @@ def test_nothing_is_apart_without_a_row_for_these_anchors() -> None:
 def test_a_region_carries_halves_apart_where_its_call_has_both(
     paired: bool, half: Any, is_apart: bool
 ) -> None:
-    toy = dcache.enable(Toy(), Method("pair", Every(2), BOTH, clock="step"))
+    toy = dcache.enable(Toy(), Method("pair", rule=Every(2), predictor=BOTH, clock="step"))
     (region,) = sessions_of(toy)[""].binding.storing()
     branch = Branch("0", 2, paired=paired)
     history = branch.history("trunk")
