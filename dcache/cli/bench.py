@@ -37,6 +37,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--repeats", type=int, metavar="R", help=f"timed calls of each (default: {REPEATS}; kernels: {TURNS})"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the first picture (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON in place of the table")
     parser.add_argument("--no-flops", action="store_true", help="do not count FLOPs in the warm-up calls")
     parser.add_argument(
         "--kernels",
@@ -130,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _methods(arguments: argparse.Namespace) -> int:
     from dcache.eval.bench import bench
-    from dcache.eval.bench_files import write_bench
+    from dcache.eval.bench_files import results, write_bench
     from dcache.eval.specs import parse
     from dcache.eval.subject import coefficients, load
 
@@ -148,10 +149,12 @@ def _methods(arguments: argparse.Namespace) -> int:
             count_flops=not arguments.no_flops,
             tell=tell,
         )
+    files = write_bench(done, arguments.out)
+    if arguments.json:
+        print(json.dumps(results(done), indent=1))
+        return 0
     report(done)
-    print(
-        f"\nwrote {', '.join(map(str, write_bench(done, arguments.out)))} and {arguments.out / 'schedules'}"
-    )
+    print(f"\nwrote {', '.join(map(str, files))} and {arguments.out / 'schedules'}")
     return 0
 
 

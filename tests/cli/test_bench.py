@@ -23,6 +23,10 @@ def test_it_prints_a_table_and_writes_files(tmp_path: Path, capsys: pytest.Captu
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert found["pipeline"]["options"]["max_sequence_length"] == "12"
     assert (tmp_path / "out" / "speed-fidelity.png").exists()
+    # A second folder, for what is printed alone.
+    assert main(["bench", *short, "--methods", "newton", "--json", "--out", str(tmp_path / "json")]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain == json.loads((tmp_path / "json" / "results.json").read_text())
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,8 @@ def test_a_bug_report_has_versions_and_devices(capsys: pytest.CaptureFixture[str
 
 
 def test_python_m_dcache_is_the_command() -> None:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "dcache", "--version"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
+    command = [sys.executable, "-P", "-m", "dcache", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == f"dcache {dcache.__version__}"
 
 
