@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from tests.builders import Call, embeds, generator, inputs, masks, model, pipeline, prompts, sampler, scales
+
 # Nothing here needs the network; the pipelines ask Hugging Face's hub only when they are loaded by name.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 STEPS = 7
-Call = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +85,6 @@ class Shape:
         return next(iter(result.values()))
 
 
-def generator(seed: int) -> torch.Generator:
-    """A random state of its own."""
-    return torch.Generator().manual_seed(seed)
-
-
 def at_step_end(shape: Shape, act: Callable[[int], None]) -> Call:
     """Call arguments that run `act(i)` at the end of every sampler step, as this pipeline spells it."""
     if shape.name == "pixart":
@@ -148,252 +144,115 @@ def _guidance_between(first: int, last: int, batched: bool) -> Callable[[], Call
     return make
 
 
-# The models ---------------------------------------------------------------------------------------
+pixart_model = model(
+    "PixArtTransformer2DModel",
+    num_attention_heads=2,
+    attention_head_dim=8,
+    in_channels=4,
+    out_channels=8,
+    num_layers=3,
+    cross_attention_dim=16,
+    sample_size=8,
+    caption_channels=12,
+)
+flux_model = model(
+    "FluxTransformer2DModel",
+    patch_size=1,
+    in_channels=64,
+    num_layers=2,
+    num_single_layers=2,
+    attention_head_dim=8,
+    num_attention_heads=2,
+    joint_attention_dim=12,
+    pooled_projection_dim=8,
+    axes_dims_rope=(2, 2, 4),
+    guidance_embeds=False,
+)
+sd_model = model(
+    "UNet2DConditionModel",
+    sample_size=8,
+    in_channels=4,
+    out_channels=4,
+    layers_per_block=1,
+    block_out_channels=(8, 16),
+    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    cross_attention_dim=12,
+    attention_head_dim=4,
+    norm_num_groups=4,
+)
+WAN_SIZES: Call = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "in_channels": 4,
+    "out_channels": 4,
+    "text_dim": 12,
+    "freq_dim": 16,
+    "ffn_dim": 32,
+    "num_layers": 3,
+    "rope_max_seq_len": 32,
+}
+wan_model = model("WanTransformer3DModel", patch_size=(1, 2, 2), **WAN_SIZES)
+flux_inputs = inputs({"prompt_embeds": (5, 12), "pooled_prompt_embeds": (8,)})
+wan_inputs = inputs(prompts(5, 12), 32, num_frames=5)
 
 
-def _ready(model: nn.Module, seed: int) -> nn.Module:
-    """Evaluation mode, and gates that open: with fresh adaLN tables the blocks would hardly matter."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(False)
-        if name.endswith("scale_shift_table"):
-            parameter.copy_(torch.randn(parameter.shape, generator=generator(seed)) * 0.3)
-    return model.eval()
-
-
-def pixart_model(seed: int = 0, **more: Any) -> nn.Module:
-    from diffusers import PixArtTransformer2DModel
-
-    torch.manual_seed(seed)
-    model = PixArtTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        in_channels=4,
-        out_channels=8,
-        num_layers=3,
-        cross_attention_dim=16,
-        sample_size=8,
-        caption_channels=12,
-        **more,
-    )
-    return _ready(model, seed)
-
-
-def flux_model(seed: int = 0) -> nn.Module:
-    from diffusers import FluxTransformer2DModel
-
-    torch.manual_seed(seed)
-    model = FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=64,
-        num_layers=2,
-        num_single_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=12,
-        pooled_projection_dim=8,
-        axes_dims_rope=(2, 2, 4),
-        guidance_embeds=False,
-    )
-    return _ready(model, seed)
-
-
-def sd_model(seed: int = 0) -> nn.Module:
-    from diffusers import UNet2DConditionModel
-
-    torch.manual_seed(seed)
-    model = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=12,
-        attention_head_dim=4,
-        norm_num_groups=4,
-    )
-    return _ready(model, seed)
-
-
-def wan_model(seed: int = 0) -> nn.Module:
-    from diffusers import WanTransformer3DModel
-
-    torch.manual_seed(seed)
-    model = WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=4,
-        out_channels=4,
-        text_dim=12,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=3,
-        rope_max_seq_len=32,
-    )
-    return _ready(model, seed)
-
-
-# The pipelines ------------------------------------------------------------------------------------
-
-
-def _pixart(model: nn.Module, sampler: Any) -> Any:
-    from diffusers import PixArtAlphaPipeline
-
-    return PixArtAlphaPipeline(None, None, None, model, sampler)
-
-
-def _flux(model: nn.Module, sampler: Any) -> Any:
-    from diffusers import FluxPipeline
-
-    return FluxPipeline(sampler, None, None, None, None, None, model)
-
-
-def _sd(model: nn.Module, sampler: Any) -> Any:
-    from diffusers import StableDiffusionPipeline
-
-    return StableDiffusionPipeline(
-        vae=None,
-        text_encoder=None,
-        tokenizer=None,
-        unet=model,
-        scheduler=sampler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-
-
-def _wan(model: nn.Module, sampler: Any) -> Any:
-    from diffusers import WanPipeline
-
-    return WanPipeline(None, None, None, sampler, model)
-
-
-def _embeds(seed: int, *size: int) -> torch.Tensor:
-    return torch.randn(1, *size, generator=generator(seed))
-
-
-def _pixart_inputs(seed: int) -> Call:
-    return {
-        "prompt_embeds": _embeds(seed, 5, 12),
-        "prompt_attention_mask": torch.ones(1, 5),
-        "negative_prompt": None,
-        "negative_prompt_embeds": _embeds(seed + 1, 5, 12),
-        "negative_prompt_attention_mask": torch.ones(1, 5),
-        "use_resolution_binning": False,
-        "height": 64,
-        "width": 64,
-    }
-
-
-def _flux_inputs(seed: int) -> Call:
-    return {
-        "prompt_embeds": _embeds(seed, 5, 12),
-        "pooled_prompt_embeds": _embeds(seed + 1, 8),
-        "height": 64,
-        "width": 64,
-    }
-
-
-def _flux_true_cfg() -> Call:
+def flux_true_cfg() -> Call:
     return {
         "true_cfg_scale": 3.0,
-        "negative_prompt_embeds": _embeds(8, 5, 12),
-        "negative_pooled_prompt_embeds": _embeds(9, 8),
+        "negative_prompt_embeds": embeds(8, 5, 12),
+        "negative_pooled_prompt_embeds": embeds(9, 8),
     }
-
-
-def _sd_inputs(seed: int) -> Call:
-    return {
-        "prompt_embeds": _embeds(seed, 5, 12),
-        "negative_prompt_embeds": _embeds(seed + 1, 5, 12),
-        "height": 64,
-        "width": 64,
-    }
-
-
-def _wan_inputs(seed: int) -> Call:
-    return {
-        "prompt_embeds": _embeds(seed, 5, 12),
-        "negative_prompt_embeds": _embeds(seed + 1, 5, 12),
-        "height": 32,
-        "width": 32,
-        "num_frames": 5,
-    }
-
-
-# The samplers -------------------------------------------------------------------------------------
-
-
-def _sampler(name: str, **config: Any) -> Callable[[], Any]:
-    def make() -> Any:
-        import diffusers
-
-        return getattr(diffusers, name)(**config)
-
-    return make
 
 
 # Stable Diffusion's pipeline warns of samplers that do not begin their timesteps at 1.
 NOISE_SAMPLERS = {
-    "ddim": _sampler("DDIMScheduler", steps_offset=1, clip_sample=False),
-    "euler": _sampler("EulerDiscreteScheduler", steps_offset=1),
-    "pndm": _sampler("PNDMScheduler", steps_offset=1),
-    "heun": _sampler("HeunDiscreteScheduler", steps_offset=1),
-    "dpm": _sampler("DPMSolverMultistepScheduler", steps_offset=1),
+    "ddim": sampler("DDIMScheduler", steps_offset=1, clip_sample=False),
+    "euler": sampler("EulerDiscreteScheduler", steps_offset=1),
+    "pndm": sampler("PNDMScheduler", steps_offset=1),
+    "heun": sampler("HeunDiscreteScheduler", steps_offset=1),
+    "dpm": sampler("DPMSolverMultistepScheduler", steps_offset=1),
 }
-FLOW_EULER = _sampler("FlowMatchEulerDiscreteScheduler")
+FLOW_EULER = sampler("FlowMatchEulerDiscreteScheduler")
+UNIPC = sampler(
+    "UniPCMultistepScheduler", prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+)
 
 PIXART = Shape(
     "pixart",
     pixart_model,
-    _pixart,
-    _pixart_inputs,
+    pipeline("PixArtAlphaPipeline"),
+    inputs(prompts(5, 12), **masks(torch.ones(1, 5)), negative_prompt=None, use_resolution_binning=False),
     NOISE_SAMPLERS,
-    {"batched": lambda: {"guidance_scale": 3.0}, "off": lambda: {"guidance_scale": 1.0}},
+    scales("batched"),
     depth=3,
 )
 FLUX = Shape(
     "flux",
     flux_model,
-    _flux,
-    _flux_inputs,
+    pipeline("FluxPipeline"),
+    flux_inputs,
     {"flow_euler": FLOW_EULER},
-    {"off": dict, "sequential": _flux_true_cfg},
+    {"off": dict, "sequential": flux_true_cfg},
     depth=4,
 )
 SD = Shape(
     "sd",
     sd_model,
-    _sd,
-    _sd_inputs,
+    pipeline("StableDiffusionPipeline", "unet", requires_safety_checker=False),
+    inputs(prompts(5, 12)),
     NOISE_SAMPLERS,
-    {
-        "batched": lambda: {"guidance_scale": 3.0},
-        "off": lambda: {"guidance_scale": 1.0},
-        "part": _guidance_between(2, 4, batched=True),
-    },
+    {**scales("batched"), "part": _guidance_between(2, 4, batched=True)},
     part="unet",
     skips=4,
 )
 WAN = Shape(
     "wan",
     wan_model,
-    _wan,
-    _wan_inputs,
-    {
-        "unipc": _sampler(
-            "UniPCMultistepScheduler", prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-        ),
-        "flow_euler": FLOW_EULER,
-    },
-    {
-        "sequential": lambda: {"guidance_scale": 3.0},
-        "off": lambda: {"guidance_scale": 1.0},
-        "part": _guidance_between(2, 4, batched=False),
-    },
+    pipeline("WanPipeline"),
+    wan_inputs,
+    {"unipc": UNIPC, "flow_euler": FLOW_EULER},
+    {**scales("sequential"), "part": _guidance_between(2, 4, batched=False)},
     depth=3,
 )
 SHAPES = {shape.name: shape for shape in (PIXART, FLUX, SD, WAN)}

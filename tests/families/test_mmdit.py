@@ -23,7 +23,6 @@ from tests.families.mmdit import (
     MMDIT,
     QWEN,
     SD3,
-    batched,
     flux_controlnet,
     skipping,
 )
@@ -256,7 +255,7 @@ def test_branches_are_the_cache_contexts(shape: Shape) -> None:
 
 def test_sequential_branches_without_a_context_keep_apart() -> None:
     # With a guidance of nearly one the other branch hardly matters: what it remembers must not either.
-    near = batched(1.000001)
+    near = {"guidance_scale": 1.000001}
     pipe = dcache.enable(CHROMA.build(), methods.interval(interval=2))
     alone = CHROMA.run(dcache.enable(CHROMA.build(), methods.interval(interval=2)), "off")
     torch.testing.assert_close(CHROMA.run(pipe, "off", **near), alone, rtol=1e-3, atol=1e-4)

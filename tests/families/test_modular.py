@@ -20,8 +20,9 @@ import dcache
 from dcache import methods
 from dcache.engine.session import session_of
 from dcache.intercept.method import MethodTap
+from tests.builders import embeds, generator
 from tests.families.unets import sdxl_model
-from tests.pipelines import FLOW_EULER, NOISE_SAMPLERS, _embeds, flux_model, generator, wan_model
+from tests.pipelines import FLOW_EULER, NOISE_SAMPLERS, flux_model, wan_model
 
 STEPS = 7
 ALWAYS = methods.interval(interval=1)
@@ -71,13 +72,13 @@ def build(name: str, guider: Any = None, seed: int = 0) -> Any:
 
 def run(name: str, pipe: Any, steps: int = STEPS) -> torch.Tensor:
     """The final latents; guiders that draw random numbers draw the same ones."""
-    inputs: dict[str, Any] = {"prompt_embeds": _embeds(1, 5, 12)}
+    inputs: dict[str, Any] = {"prompt_embeds": embeds(1, 5, 12)}
     if name != "flux":
-        inputs["negative_prompt_embeds"] = _embeds(2, 5, 12)
+        inputs["negative_prompt_embeds"] = embeds(2, 5, 12)
     if name != "wan":
-        inputs["pooled_prompt_embeds"] = _embeds(3, 8)
+        inputs["pooled_prompt_embeds"] = embeds(3, 8)
     if name == "sdxl":
-        inputs["negative_pooled_prompt_embeds"] = _embeds(4, 8)
+        inputs["negative_pooled_prompt_embeds"] = embeds(4, 8)
     if name == "wan":
         size = {"height": 32, "width": 32, "num_frames": 5}
         inputs["latents"] = torch.randn(1, 4, 2, 4, 4, generator=generator(5))

@@ -343,7 +343,7 @@ def test_z_image_controlnet_adds_behind_blocks_and_is_no_denoiser(site: str) -> 
 
 def hunyuan(layers: int) -> Any:
     """A pipeline; with six blocks skips join 0 to 5 and 1 to 4, with four 0 to 3."""
-    return HUNYUAN_DIT.build(model=hunyuan_model(layers=layers))
+    return HUNYUAN_DIT.build(model=hunyuan_model(num_layers=layers))
 
 
 @pytest.mark.parametrize("layers", [4, 6, 10])
@@ -452,7 +452,7 @@ def control_pipe(layers: int) -> Any:
     """The real ControlNet pipeline; its projections are not zero, so that they matter."""
     from diffusers import AutoencoderKL, HunyuanDiT2DControlNetModel, HunyuanDiTControlNetPipeline
 
-    model = hunyuan_model(layers=layers)
+    model = hunyuan_model(num_layers=layers)
     shared = set(inspect.signature(HunyuanDiT2DControlNetModel.__init__).parameters) & set(model.config)
     torch.manual_seed(1)
     control = HunyuanDiT2DControlNetModel(

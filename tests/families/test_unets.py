@@ -13,8 +13,9 @@ from torch import nn
 import dcache
 from dcache import DcacheError, DcacheWarning, methods
 from dcache.sites.discovery import discover
+from tests.builders import Call, embeds, generator, ready
 from tests.families.unets import DDIM, SDXL, SVD, UNETS, sdxl_model
-from tests.pipelines import NOISE_SAMPLERS, SHAPES, STEPS, Call, Shape, _embeds, _ready, generator
+from tests.pipelines import NOISE_SAMPLERS, SHAPES, STEPS, Shape
 
 EVERY_2 = methods.interval(interval=2)
 LEVELS = [(shape, level) for shape in UNETS for level in range(shape.skips)]
@@ -112,7 +113,7 @@ def _controlled() -> Any:
         tokenizer=None,
         tokenizer_2=None,
         unet=unet,
-        controlnet=_ready(control, 0),
+        controlnet=ready(control, 0),
         scheduler=NOISE_SAMPLERS["euler"](),
         add_watermarker=False,
     )
@@ -135,7 +136,7 @@ def _adapted() -> Any:
         tokenizer=None,
         tokenizer_2=None,
         unet=sdxl_model(),
-        adapter=_ready(adapter, 0),
+        adapter=ready(adapter, 0),
         scheduler=NOISE_SAMPLERS["euler"](),
     )
     pipe.set_progress_bar_config(disable=True)
@@ -300,7 +301,7 @@ def _score_model() -> nn.Module:
         time_embedding_type="fourier",
         attention_head_dim=4,
     )
-    return _ready(model, 0)
+    return ready(model, 0)
 
 
 def _walk(model: nn.Module) -> torch.Tensor:
@@ -347,7 +348,7 @@ def test_a_unet_with_its_controlnet_inside_is_remembered_whole() -> None:
         vae=None,
         text_encoder=None,
         tokenizer=None,
-        unet=_ready(UNetControlNetXSModel.from_unet(unet, adapter), 0),
+        unet=ready(UNetControlNetXSModel.from_unet(unet, adapter), 0),
         controlnet=adapter,
         scheduler=NOISE_SAMPLERS["ddim"](),
         safety_checker=None,
@@ -356,8 +357,8 @@ def test_a_unet_with_its_controlnet_inside_is_remembered_whole() -> None:
     )
     pipe.set_progress_bar_config(disable=True)
     inputs: Call = {
-        "prompt_embeds": _embeds(1, 5, 12),
-        "negative_prompt_embeds": _embeds(2, 5, 12),
+        "prompt_embeds": embeds(1, 5, 12),
+        "negative_prompt_embeds": embeds(2, 5, 12),
         "image": torch.rand(1, 3, 64, 64, generator=generator(3)),
         "num_inference_steps": STEPS,
         "output_type": "latent",

@@ -251,10 +251,10 @@ def test_wan22_estimates_and_holds_what_both_denoisers_remember(preset: str, opt
 def test_wan22_notices_that_its_second_denoiser_was_replaced() -> None:
     pipe = dcache.enable(WAN22.build(), "interval", interval=2)
     WAN22.run(pipe)
-    pipe.transformer_2 = video._wan_like(seed=11)
+    pipe.transformer_2 = video.wan_model(seed=11)
     again = WAN22.run(pipe)
     twin = WAN22.build()
-    twin.transformer_2 = video._wan_like(seed=11)
+    twin.transformer_2 = video.wan_model(seed=11)
     assert torch.equal(again, WAN22.run(dcache.enable(twin, "interval", interval=2)))
     assert dcache.stats(pipe).components["transformer_2"].predicted > 0
 
@@ -290,7 +290,7 @@ def test_a_timestep_per_token_is_no_trouble_in_a_pipeline(shape: Shape) -> None:
 
 
 def test_a_timestep_per_token_in_a_hand_written_loop_needs_to_be_told() -> None:
-    model = dcache.enable(video._wan_like(0), methods.newton(interval=2, clock="step"))
+    model = dcache.enable(video.wan_model(0), methods.newton(interval=2, clock="step"))
     latents, text = torch.randn(1, 4, 2, 4, 4), torch.randn(1, 5, 12)
     timesteps = torch.full((1, 8), 900.0)
     timesteps[:, :4] = 0.0
@@ -396,7 +396,7 @@ def test_streams_of_one_length_are_told_apart(shape: Shape) -> None:
     arguments = {"prompt_embeds": torch.randn(1, 8, 12), "prompt_attention_mask": torch.ones(1, 8)}
     model = shape.model(0)
     if shape is COGVIDEOX:
-        model = video.cogvideox_model(0, text=8)
+        model = video.cogvideox_model(0, max_text_seq_length=8)
         arguments = {
             "prompt_embeds": arguments["prompt_embeds"],
             "negative_prompt_embeds": torch.ones(1, 8, 12),
@@ -646,7 +646,7 @@ def test_mochi_drops_its_text_in_the_last_block() -> None:
 def test_wan_image_to_video_reads_its_image() -> None:
     pipe = WAN_I2V.build()
     plain = WAN_I2V.run(pipe)
-    other = WAN_I2V.run(pipe, image=video._wan_i2v_inputs(9)["image"])
+    other = WAN_I2V.run(pipe, image=video.image(9))
     assert not torch.equal(plain, other)
     dcache.enable(pipe, "newton", interval=2)
     cached = WAN_I2V.run(pipe)

@@ -11,97 +11,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.pipelines import NOISE_SAMPLERS, Call, Shape, _embeds, _ready, _sampler
+from tests.builders import POOLED, Call, fixed, generator, inputs, model, pipeline, prompts, sampler, scales
+from tests.pipelines import NOISE_SAMPLERS, Shape
 
-# The models ---------------------------------------------------------------------------------------
+CROSS = ("attn", "cross_attn", "mlp")
 
-
-def sdxl_model(seed: int = 0) -> nn.Module:
-    from diffusers import UNet2DConditionModel
-
-    torch.manual_seed(seed)
-    model = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2),
-        attention_head_dim=(2, 4),
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=4,
-        projection_class_embeddings_input_dim=8 + 6 * 4,
-        cross_attention_dim=12,
-        norm_num_groups=4,
-    )
-    return _ready(model, seed)
-
-
-def unconditional_model(seed: int = 0) -> nn.Module:
-    from diffusers import UNet2DModel
-
-    torch.manual_seed(seed)
-    model = UNet2DModel(
-        sample_size=8,
-        in_channels=3,
-        out_channels=3,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=4,
-        norm_num_groups=4,
-    )
-    return _ready(model, seed)
-
-
-def svd_model(seed: int = 0) -> nn.Module:
-    from diffusers import UNetSpatioTemporalConditionModel
-
-    torch.manual_seed(seed)
-    # Its group norms have 32 groups whatever the configuration.
-    model = UNetSpatioTemporalConditionModel(
-        sample_size=8,
-        in_channels=8,
-        out_channels=4,
-        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
-        block_out_channels=(32, 32),
-        addition_time_embed_dim=4,
-        projection_class_embeddings_input_dim=3 * 4,
-        layers_per_block=1,
-        cross_attention_dim=12,
-        num_attention_heads=2,
-        num_frames=2,
-    )
-    return _ready(model, seed)
-
-
-# The pipelines ------------------------------------------------------------------------------------
-
-
-def _sdxl(model: nn.Module, sampler: Any) -> Any:
-    from diffusers import StableDiffusionXLPipeline
-
-    return StableDiffusionXLPipeline(
-        vae=None,
-        text_encoder=None,
-        text_encoder_2=None,
-        tokenizer=None,
-        tokenizer_2=None,
-        unet=model,
-        scheduler=sampler,
-        add_watermarker=False,
-    )
-
-
-def _ddim(model: nn.Module, sampler: Any) -> Any:
-    from diffusers import DDIMPipeline
-
-    return DDIMPipeline(model, sampler)
+sdxl_model = model(
+    "UNet2DConditionModel",
+    sample_size=8,
+    in_channels=4,
+    out_channels=4,
+    layers_per_block=1,
+    block_out_channels=(8, 16),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    transformer_layers_per_block=(1, 2),
+    attention_head_dim=(2, 4),
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=4,
+    projection_class_embeddings_input_dim=8 + 6 * 4,
+    cross_attention_dim=12,
+    norm_num_groups=4,
+)
 
 
 def _svd(model: nn.Module, sampler: Any) -> Any:
@@ -127,57 +59,68 @@ def _svd(model: nn.Module, sampler: Any) -> Any:
     return StableVideoDiffusionPipeline(vae.eval(), encoder.eval(), model, sampler, processor)
 
 
-def _sdxl_inputs(seed: int) -> Call:
-    return {
-        "prompt_embeds": _embeds(seed, 5, 12),
-        "pooled_prompt_embeds": _embeds(seed + 2, 8),
-        "negative_prompt_embeds": _embeds(seed + 1, 5, 12),
-        "negative_pooled_prompt_embeds": _embeds(seed + 3, 8),
-        "height": 64,
-        "width": 64,
-    }
-
-
 def _svd_inputs(seed: int) -> Call:
     # Its image encoder sees the picture at its own size, without resizing.
-    return {
-        "image": torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed)),
-        "height": 16,
-        "width": 16,
-        "num_frames": 2,
-    }
+    image = torch.rand(1, 3, 8, 8, generator=generator(seed))
+    return {"image": image, "height": 16, "width": 16, "num_frames": 2}
 
 
 SDXL = Shape(
     "sdxl",
     sdxl_model,
-    _sdxl,
-    _sdxl_inputs,
+    pipeline("StableDiffusionXLPipeline", "unet", add_watermarker=False),
+    inputs({**prompts(5, 12), **POOLED}),
     {name: NOISE_SAMPLERS[name] for name in ("euler", "dpm")},
-    {"batched": lambda: {"guidance_scale": 3.0}, "off": lambda: {"guidance_scale": 1.0}},
+    scales("batched"),
     part="unet",
     skips=4,
-    sublayers=("attn", "cross_attn", "mlp"),
+    sublayers=CROSS,
 )
 # This pipeline makes pictures only: its latents are the picture.
 DDIM = Shape(
     "ddim",
-    unconditional_model,
-    _ddim,
+    model(
+        "UNet2DModel",
+        sample_size=8,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+        norm_num_groups=4,
+    ),
+    pipeline("DDIMPipeline", "unet"),
     lambda seed: {},
-    {"ddim": _sampler("DDIMScheduler", clip_sample=False, prediction_type="v_prediction")},
-    {"off": lambda: {"output_type": "pt"}},
+    {"ddim": sampler("DDIMScheduler", clip_sample=False, prediction_type="v_prediction")},
+    {"off": fixed(output_type="pt")},
     part="unet",
     skips=4,
     sublayers=(),
 )
 SVD = Shape(
     "svd",
-    svd_model,
+    # Its group norms have 32 groups whatever the configuration.
+    model(
+        "UNetSpatioTemporalConditionModel",
+        sample_size=8,
+        in_channels=8,
+        out_channels=4,
+        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        block_out_channels=(32, 32),
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=3 * 4,
+        layers_per_block=1,
+        cross_attention_dim=12,
+        num_attention_heads=2,
+        num_frames=2,
+    ),
     _svd,
     _svd_inputs,
     {
-        "euler": _sampler(
+        "euler": sampler(
             "EulerDiscreteScheduler",
             prediction_type="v_prediction",
             use_karras_sigmas=True,
@@ -187,12 +130,12 @@ SVD = Shape(
         )
     },
     {
-        "batched": lambda: {"min_guidance_scale": 1.0, "max_guidance_scale": 3.0},
-        "off": lambda: {"min_guidance_scale": 1.0, "max_guidance_scale": 1.0},
+        "batched": fixed(min_guidance_scale=1.0, max_guidance_scale=3.0),
+        "off": fixed(min_guidance_scale=1.0, max_guidance_scale=1.0),
     },
     part="unet",
     skips=4,
-    sublayers=("attn", "cross_attn", "mlp"),
+    sublayers=CROSS,
     alone=("batched",),
 )
 UNETS: tuple[Shape, ...] = (SDXL, DDIM, SVD)

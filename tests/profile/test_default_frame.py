@@ -41,7 +41,7 @@ def test_model_and_sublayers_have_their_value_though_a_delta_was_observed(site: 
 @pytest.fixture(scope="module")
 def hunyuan() -> tuple[Shaped, Profile]:
     """Six blocks with long skips from 0 to 5 and from 1 to 4: `bracket:0` is the run of blocks 1 to 4."""
-    subject = Shaped(HUNYUAN_DIT.build(model=hunyuan_model(layers=6)), shape=HUNYUAN_DIT)
+    subject = Shaped(HUNYUAN_DIT.build(model=hunyuan_model(num_layers=6)), shape=HUNYUAN_DIT)
     return subject, observe(subject, ["1"], sites=["bracket:0", "run:1-4", "model"], timing=False)
 
 
