@@ -22,6 +22,30 @@ from dcache.errors import DcacheError
 from dcache.kernels.changes import relative_change
 
 WHERE = ("front", "modulated", "input")
+# Attaches a probe, given the binding, the engine and the probe: `dcache.engine.bind` has those of `WHERE`.
+Attach = Callable[[Any, Any, Any], None]
+_registered: dict[str, Attach] = {}
+
+
+def register(where: str, attach: Attach) -> None:
+    """Make another place of probes known by name, so that `Probe(where)` can be made and bound.
+
+    Args:
+        where: as in `Probe`.
+        attach: called with binding, engine and probe when a method is bound to a model. It adds intercepts to
+            `binding.intercepts` which hand what they see to `engine.show(engine.call, tensor)`.
+
+    Raises:
+        DcacheError: another place has this name.
+    """
+    if where in WHERE or _registered.get(where, attach) is not attach:
+        raise DcacheError(f"a place of probes named {where!r} is registered already: choose another name")
+    _registered[where] = attach
+
+
+def attacher(where: str) -> Attach | None:
+    """What attaches a probe at a registered place; None where there is none of this name."""
+    return _registered.get(where)
 
 
 class Gauge:
@@ -87,7 +111,7 @@ class Probe:
     """Where a dynamic rule looks.
 
     Attributes:
-        where: one of `WHERE`.
+        where: one of `WHERE`, or a registered place.
         blocks: for "front", the number of leading blocks; they are always computed.
         gauge: makes the gauge of one branch.
     """
@@ -98,8 +122,9 @@ class Probe:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        if self.where not in WHERE:
-            raise DcacheError(f"a probe sits at one of {', '.join(WHERE)}, got {self.where!r}")
+        known = (*WHERE, *_registered)
+        if self.where not in known:
+            raise DcacheError(f"a probe sits at one of {', '.join(known)}, got {self.where!r}")
         if not isinstance(self.blocks, int) or isinstance(self.blocks, bool) or self.blocks < 1:
             raise DcacheError(
                 f"a probe looks at a whole number of at least 1 leading blocks, got {self.blocks!r}"

@@ -53,8 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_ways(parser: argparse.ArgumentParser) -> None:
     """Fields of `Ways`, None where they are not given: a default that is asked for is something else."""
-    from dcache.search.evolve import STRATEGIES, Ways
+    from dcache.search.evolve import Ways
     from dcache.search.space import RECIPES
+    from dcache.search.strategies.registry import STRATEGIES
 
     usual = Ways()
 

@@ -16,7 +16,7 @@ from dcache.engine.lowering.probe import Front, FrontCall, PeekCall
 from dcache.engine.lowering.whole_model import WholeRegion
 from dcache.engine.protocols import Engine
 from dcache.errors import DcacheError
-from dcache.probes import Probe
+from dcache.probes import Probe, attacher
 from dcache.schedule.plan import SIBLINGS
 from dcache.sites.discovery import discover
 from dcache.sites.site import Site
@@ -51,7 +51,9 @@ def bind(engine: Engine, specs: Sequence[str], compile_options: Any = None, repl
     if method.corrections is not None:
         _refuse_unbound(binding, method.corrections.sites)
     if method.probe:
-        _lower_probe(binding, engine, method.probe)
+        attach = _ATTACH.get(method.probe.where) or attacher(method.probe.where)
+        if attach is not None:
+            attach(binding, engine, method.probe)
     binding.refuse_enclosed()
     if binding.compile_options is not None and not binding.intercepts and not structure.blocks:
         engine.warn(
@@ -171,31 +173,40 @@ def _beside_probe(structure: Structure, specs: Sequence[str], probe: Probe) -> S
     return specs
 
 
-def _lower_probe(binding: Binding, engine: Engine, probe: Probe) -> None:
+def _attach_front(binding: Binding, engine: Engine, probe: Probe) -> None:
+    blocks = binding.structure.blocks
+    taken = [site.name for site in binding.sites if site.is_run and site.first < probe.blocks]
+    if taken:
+        raise DcacheError(
+            f"the dynamic rule looks at the first {probe.blocks} block(s), which are always computed, "
+            f"and {', '.join(taken)} would have them predicted: choose sites that begin at block "
+            f"{probe.blocks}, such as 'run:{probe.blocks}-{len(blocks) - 1}'"
+        )
+    front = Front(engine)
+    for i, block in enumerate(blocks[: probe.blocks]):
+        binding.intercepts.append(FrontCall(block, front, i == 0, i == probe.blocks - 1))
+
+
+def _attach_modulated(binding: Binding, engine: Engine, _: Probe) -> None:
     structure = binding.structure
-    if probe.where == "front":
-        taken = [site.name for site in binding.sites if site.is_run and site.first < probe.blocks]
-        if taken:
-            raise DcacheError(
-                f"the dynamic rule looks at the first {probe.blocks} block(s), which are always computed, "
-                f"and {', '.join(taken)} would have them predicted: choose sites that begin at block "
-                f"{probe.blocks}, such as 'run:{probe.blocks}-{len(structure.blocks) - 1}'"
-            )
-        front = Front(engine)
-        for i, block in enumerate(structure.blocks[: probe.blocks]):
-            binding.intercepts.append(FrontCall(block, front, i == 0, i == probe.blocks - 1))
-    elif probe.where == "modulated":
-        first = [s for s in structure.sublayers if s.depth == 0 and s.kind == "attn"]
-        if not first or not structure.blocks:
-            what = type(structure.blocks[0]).__name__ if structure.blocks else type(structure.model).__name__
-            raise DcacheError(
-                f"the dynamic rule looks at what the first block gives its attention, and no attention is "
-                f"declared for {what} (dcache/sites/blocks.py, one line). Use a rule that looks "
-                "elsewhere: 'fbcache', 'dbcache' or 'easycache'."
-            )
-        if not any(site.is_run and site.first == 0 for site in binding.sites):
-            raise DcacheError(
-                f"the dynamic rule decides when the first block is entered, and none of the sites "
-                f"{[s.name for s in binding.sites]} begins there: choose 'trunk' or 'run:0-N'"
-            )
-        binding.intercepts.append(PeekCall(first[0].module, engine))
+    first = [s for s in structure.sublayers if s.depth == 0 and s.kind == "attn"]
+    if not first or not structure.blocks:
+        what = type(structure.blocks[0]).__name__ if structure.blocks else type(structure.model).__name__
+        raise DcacheError(
+            f"the dynamic rule looks at what the first block gives its attention, and no attention is "
+            f"declared for {what} (dcache.sites.blocks.register_block, one line). Use a rule that looks "
+            "elsewhere: 'fbcache', 'dbcache' or 'easycache'."
+        )
+    if not any(site.is_run and site.first == 0 for site in binding.sites):
+        raise DcacheError(
+            f"the dynamic rule decides when the first block is entered, and none of the sites "
+            f"{[s.name for s in binding.sites]} begins there: choose 'trunk' or 'run:0-N'"
+        )
+    binding.intercepts.append(PeekCall(first[0].module, engine))
+
+
+def _attach_input(_binding: Binding, _engine: Engine, _probe: Probe) -> None:
+    """The gate shows what the denoiser is given: nothing is intercepted."""
+
+
+_ATTACH = {"front": _attach_front, "modulated": _attach_modulated, "input": _attach_input}

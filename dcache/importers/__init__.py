@@ -7,20 +7,49 @@ says is dropped without a note.
 
 from __future__ import annotations
 
-import importlib
 import os
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from dcache.errors import DcacheError
 from dcache.importers.content import content_of
 from dcache.importers.imported import Imported, Options
+from dcache.util.registry import Registry, modules
 
-# Modules of this package, each with `TAKES`, `fits(content)` and `convert(content, options)`.
-FORMATS = ("bac", "ecad", "harmonica", "l2c", "magcache", "smoothcache", "teacache")
+__all__ = ["FORMATS", "Format", "Imported", "Options", "detect", "read", "register"]
 
-__all__ = ["FORMATS", "Imported", "Options", "detect", "read"]
+
+class Format(Protocol):
+    """One format of files: a module of this package, or any object with these."""
+
+    @property
+    def TAKES(self) -> tuple[str, ...]:  # noqa: N802 - a module's constant
+        """Fields of `Options` that it has a use for."""
+        ...
+
+    def fits(self, content: Any) -> bool:
+        """Whether a file's content, JSON or tensors by name, is of it."""
+        ...
+
+    def convert(self, content: Any, options: Options) -> Imported:
+        """Check all of the content and translate it."""
+        ...
+
+
+FORMATS: Registry[Format] = Registry(
+    "format",
+    modules(__name__, "bac", "ecad", "harmonica", "l2c", "magcache", "smoothcache", "teacache"),
+)
+
+
+def register(name: str, form: Format) -> None:
+    """Make a format known by name to `read`, which also tells it from a file's content.
+
+    Raises:
+        DcacheError: another format has this name.
+    """
+    FORMATS.register(name, form)
 
 
 def read(path: str | os.PathLike[str], source: str | None = None, **options: Any) -> Imported:
@@ -40,8 +69,8 @@ def read(path: str | os.PathLike[str], source: str | None = None, **options: Any
     content = content_of(Path(path))
     try:
         name = source or detect(content)
-        module = importlib.import_module(f"{__name__}.{name}")
-        found: Imported = module.convert(content, _options(name, module.TAKES, options))
+        form = FORMATS.get(name)
+        found = form.convert(content, _options(name, form.TAKES, options))
     except (DcacheError, RecursionError) as error:
         raise DcacheError(f"{path}: {error}") from None
     if found.schedule is None:
@@ -56,7 +85,7 @@ def detect(content: Any) -> str:
     Raises:
         DcacheError: it fits none, or several.
     """
-    found = [name for name in FORMATS if importlib.import_module(f"{__name__}.{name}").fits(content)]
+    found = [name for name in FORMATS if FORMATS.get(name).fits(content)]
     if len(found) == 1:
         return found[0]
     if found:

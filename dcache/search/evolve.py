@@ -19,12 +19,10 @@ from dcache.search.front import Objectives
 from dcache.search.journal import Journal
 from dcache.search.seeds import cheapest, interleaved, planned, templates
 from dcache.search.space import RECIPES, Genome, Space, units_of
-from dcache.search.strategies import Strategy, Told
-from dcache.search.strategies.map_elites import MapElites
-from dcache.search.strategies.nsga2 import CONVENTIONS, NSGA2
-from dcache.search.strategies.plain import LocalSearch, RandomSearch
+from dcache.search.strategies.nsga2 import CONVENTIONS
+from dcache.search.strategies.plain import LocalSearch
+from dcache.search.strategies.registry import STRATEGIES, Start
 
-STRATEGIES = ("nsga2", "map-elites", "random", "local")
 JOURNAL = "search.jsonl"
 
 
@@ -223,12 +221,15 @@ def _begin(found: Search, ways: Ways, rng: random.Random, main: int) -> None:
     _refuse_without_numbers(found)
     found.run(_Listed([cheapest(space)], 1), 1)
     # At most half of it where a strategy follows: the rest is for what it makes of them.
-    share = main if ways.strategy == "local" else main // 2
+    make = STRATEGIES.get(ways.strategy)
+    share = main if make is None else main // 2
     first = interleaved(templates(space), planned(space))[:share] if ways.seeds else []
     found.run(_Listed(first, ways.population), main - len(found.candidates))
-    if ways.strategy != "local":
-        strategy = _strategy(ways, space, _told(found), rng, found.uncached)
-        found.run(strategy, main - len(found.candidates))
+    if make is not None:
+        start = Start(
+            space, _told(found), rng, found.uncached, ways.population, ways.mutation, ways.convention
+        )
+        found.run(make(start), main - len(found.candidates))
 
 
 def _told(found: Search) -> list[tuple[Genome, Objectives]]:
@@ -270,19 +271,3 @@ def _refuse_without_numbers(found: Search) -> None:
             f"{', '.join(wrong)} is no number even with everything computed: nothing can be compared by it "
             "on these prompts. Ask for another metric, or for more prompts (--first)"
         )
-
-
-def _strategy(ways: Ways, space: Space, known: Told, rng: random.Random, full: float) -> Strategy:
-    mutation = 0.05 if ways.mutation is None and ways.convention == "some" else ways.mutation
-    if ways.strategy == "random":
-        return RandomSearch(space, rng, ways.population)
-    if ways.strategy == "map-elites":
-        return MapElites(space, known, rng, full, batch=ways.population)
-    return NSGA2(
-        space,
-        known,
-        rng,
-        population=ways.population,
-        mutation=mutation,
-        convention=ways.convention,
-    )

@@ -12,7 +12,10 @@ part of it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from dcache.errors import DcacheError
 
 
 class Fused(NamedTuple):
@@ -88,3 +91,40 @@ ASIDE: set[str] = {
     "vace_blocks",
     "video_text_transformer_blocks",
 }
+
+
+def register_block(
+    name: str,
+    sublayers: Mapping[str, tuple[str, ...]] | None = None,
+    fused: Fused | None = None,
+    streams: tuple[str, ...] | None = None,
+) -> None:
+    """Declare a class of blocks by its name, as the rows of the tables above do.
+
+    Args:
+        name: the class's.
+        sublayers: kind ("attn", "cross_attn", "mlp") -> attributes whose outputs are remembered.
+        fused: of a block with one projection for attention and MLP.
+        streams: the arguments that the outputs continue, in the outputs' order.
+
+    Raises:
+        DcacheError: nothing is declared, or something else was declared of this class already.
+    """
+    rows: list[tuple[str, dict[str, Any], Any]] = [
+        ("sublayers", SUBLAYERS, None if sublayers is None else dict(sublayers)),
+        ("fused", FUSED, fused),
+        ("streams", STREAMS, streams),
+    ]
+    given = [row for row in rows if row[2] is not None]
+    if not given:
+        raise DcacheError(f"{name} needs sublayers=, fused= or streams=, and has none")
+    for what, table, row in given:
+        if table.get(name, row) != row:
+            raise DcacheError(f"{what} of {name} are declared already, as {table[name]}: nothing was changed")
+    for _, table, row in given:
+        table[name] = row
+
+
+def register_aside(attribute: str) -> None:
+    """Declare that lists of blocks under this attribute are no part of the trunk."""
+    ASIDE.add(attribute)

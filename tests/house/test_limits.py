@@ -9,7 +9,7 @@ import dcache
 
 PACKAGE = Path(dcache.__file__).resolve().parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
 CONTRACTS = PROJECT["tool"]["importlinter"]["contracts"]
 
 

@@ -18,7 +18,7 @@ from dcache.search.candidate import Candidate
 from dcache.search.closed_loop import weights_of
 from dcache.search.driver import AROUND as FITS
 from dcache.search.driver import FIT, Search, Task
-from dcache.search.evolve import STRATEGIES, Ways, identity_of, opened, promising, search
+from dcache.search.evolve import Ways, identity_of, opened, promising, search
 from dcache.search.found import growth, members, pick, write
 from dcache.search.front import dominates, hypervolume, nondominated
 from dcache.search.journal import Journal
@@ -28,6 +28,7 @@ from dcache.search.space import RECIPES, Space
 from dcache.search.strategies.map_elites import MapElites
 from dcache.search.strategies.nsga2 import NSGA2
 from dcache.search.strategies.plain import LocalSearch
+from dcache.search.strategies.registry import STRATEGIES
 from dcache.search.variation import moved, moves, random_genome
 from tests.search.random_walk import STEPS, World, loss, profile
 

@@ -22,6 +22,16 @@ SHIPPED = ("dcache.demo.metrics",)
 class Registry(Mapping[str, Metric]):
     """Name -> metric. The modules of `SHIPPED` are imported when the first metric is asked for."""
 
+    def register(self, metric: Metric) -> None:
+        """Make a metric known by its name.
+
+        Raises:
+            DcacheError: another metric has this name.
+        """
+        if self._metrics.get(metric.name, metric) is not metric:
+            raise DcacheError(f"a metric named {metric.name!r} is registered already: choose another name")
+        self._metrics[metric.name] = metric
+
     @cached_property
     def _metrics(self) -> dict[str, Metric]:
         shipped = [importlib.import_module(name) for name in SHIPPED]
@@ -39,6 +49,15 @@ class Registry(Mapping[str, Metric]):
 
 
 METRICS = Registry()
+
+
+def register(metric: Metric) -> None:
+    """Make a metric known by its name to `dcache eval` and the search.
+
+    Raises:
+        DcacheError: another metric has this name.
+    """
+    METRICS.register(metric)
 
 
 def chosen(names: Sequence[str]) -> list[Metric]:

@@ -6,29 +6,73 @@ fewest computes; `for_speedup` takes the first that is fast enough by the measur
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from dcache.errors import DcacheError
 from dcache.profile import Profile, cost
 from dcache.schedule import Plan, Schedule
+from dcache.util.registry import Registry, modules
 
-# Modules of this package, each with `plan(profile, ...) -> Schedule` and `levels(profile)`.
-PLANNERS = (
-    "bac",
-    "cachequant",
-    "delta_dit",
-    "ertacache",
-    "knapsack",
-    "magcache",
-    "pairs",
-    "profilingdit",
-    "smoothcache",
-    "teacache",
+
+class Planner(Protocol):
+    """A module of this package, or a `Planned` of others."""
+
+    @property
+    def plan(self) -> Callable[..., Schedule]:
+        """Profile and parameters -> schedule."""
+        ...
+
+    @property
+    def levels(self) -> Callable[[Profile], Iterable[Mapping[str, Any]]]:
+        """Settings of the parameters, from the most to the fewest computes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A planner made of its two functions."""
+
+    plan: Callable[..., Schedule]
+    levels: Callable[[Profile], Iterable[Mapping[str, Any]]]
+
+
+PLANNERS: Registry[Planner] = Registry(
+    "planner",
+    modules(
+        __package__,
+        "bac",
+        "cachequant",
+        "delta_dit",
+        "ertacache",
+        "knapsack",
+        "magcache",
+        "pairs",
+        "profilingdit",
+        "smoothcache",
+        "teacache",
+    ),
 )
+
+
+def register(
+    name: str,
+    plan: Callable[..., Schedule],
+    levels: Callable[[Profile], Iterable[Mapping[str, Any]]] = lambda profile: [{}],
+) -> None:
+    """Make a planner known by name to `make`, `for_speedup` and the search.
+
+    Args:
+        name: as in `make`.
+        plan: called with the profile and parameters by name. With a parameter `speedup` it is called once.
+        levels: settings of its parameters, from the most to the fewest computes; none varies by default.
+
+    Raises:
+        DcacheError: another planner has this name.
+    """
+    PLANNERS.register(name, Planned(plan, levels))
 
 
 def make(name: str, profile: Profile, **options: Any) -> Schedule:
@@ -37,13 +81,12 @@ def make(name: str, profile: Profile, **options: Any) -> Schedule:
     Raises:
         DcacheError: the planner or a parameter is unknown, or the profile lacks what it needs.
     """
-    plan = _module(name).plan
+    plan = PLANNERS.get(name).plan
     known = [option for option in inspect.signature(plan).parameters if option != "profile"]
     unknown = [option for option in options if option not in known]
     if unknown:
         raise DcacheError(f"planner {name} takes no {', '.join(unknown)}: it takes {', '.join(known)}")
-    planned: Schedule = plan(profile, **options)
-    return planned
+    return plan(profile, **options)
 
 
 def for_speedup(profile: Profile, name: str, speedup: float, **options: Any) -> Schedule:
@@ -57,7 +100,7 @@ def for_speedup(profile: Profile, name: str, speedup: float, **options: Any) -> 
         raise DcacheError(
             "a speedup needs measured latencies, and this profile has none: observe with timing"
         )
-    if "speedup" in inspect.signature(_module(name).plan).parameters:
+    if "speedup" in inspect.signature(PLANNERS.get(name).plan).parameters:
         found = make(name, profile, **{"speedup": speedup, **options})
         reached = cost.speedup(found, profile.latencies)
         if reached >= speedup:
@@ -66,7 +109,7 @@ def for_speedup(profile: Profile, name: str, speedup: float, **options: Any) -> 
             f"planner {name} was asked for a speedup of {speedup:g}, and its plan is expected to reach "
             f"{reached:.2f}: ask it for more, or take another"
         )
-    levels = list(_module(name).levels(profile))
+    levels = list(PLANNERS.get(name).levels(profile))
 
     def planned(i: int) -> tuple[Schedule, bool, float]:
         found = make(name, profile, **{**levels[i], **options})
@@ -100,9 +143,3 @@ def scheduled(profile: Profile, method: str, rows: Mapping[str, Iterable[int]], 
         resolution=profile.resolution,
         guidance=profile.guidance,
     )
-
-
-def _module(name: str) -> Any:
-    if name not in PLANNERS:
-        raise DcacheError(f"planner {name!r} is unknown: expected one of {', '.join(PLANNERS)}")
-    return importlib.import_module(f"{__package__}.{name}")
