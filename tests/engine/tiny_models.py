@@ -1,6 +1,6 @@
 """Tiny models and pipelines for the engine's tests: some answer in integers, some are diffusers' own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -49,6 +49,73 @@ class Mix(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + torch.tanh(self.lin(x))
+
+
+class Countdown:
+    """A sampler of whole timesteps, down to 1, that leaves the latents as they are."""
+
+    def __init__(self) -> None:
+        self.timesteps: list[float] = []
+
+    def set_timesteps(self, steps: int) -> None:
+        self.timesteps = [float(t) for t in range(steps, 0, -1)]
+
+    def step(self, output: torch.Tensor, timestep: float, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class BarePipe:
+    """A pipeline's loop that says neither when it begins nor when it is over.
+
+    The denoisers take turns in equal shares. What they gave is in `outputs`, one for each evaluation.
+    """
+
+    def __init__(self, *denoisers: nn.Module, sampler: Any = None) -> None:
+        self.scheduler = Countdown() if sampler is None else sampler
+        self.names = [f"denoiser_{i}" if i else "denoiser" for i in range(len(denoisers))]
+        for name, denoiser in zip(self.names, denoisers, strict=True):
+            setattr(self, name, denoiser)
+        self.outputs: list[torch.Tensor] = []
+
+    def __call__(self, steps: int = STEPS, at_step: Callable[[int], None] | None = None) -> list[float]:
+        """Every evaluation's output, the number that it is filled with; `at_step(i)` runs behind each."""
+        x, self.outputs = torch.ones(1, 2, 4), []
+        self.scheduler.set_timesteps(steps)
+        self.begin()
+        for i, t in enumerate(self.scheduler.timesteps):
+            denoiser = getattr(self, self.names[i * len(self.names) // steps])
+            self.outputs += walk(denoiser, [t], x)
+            self.scheduler.step(self.outputs[-1], t, x)
+            if at_step is not None:
+                at_step(i)
+        self.end()
+        return [float(output.flatten()[0]) for output in self.outputs]
+
+    def begin(self) -> None:
+        """Nothing here."""
+
+    def end(self) -> None:
+        """Nothing here."""
+
+
+class ToyPipe(BarePipe):
+    """The same with the two methods that begin and end a call of diffusers' pipelines."""
+
+    def __init__(self, *denoisers: nn.Module, sampler: Any = None) -> None:
+        super().__init__(*denoisers, sampler=sampler)
+        self.begun = self.freed = 0
+
+    def begin(self) -> None:
+        self.progress_bar()
+
+    def end(self) -> None:
+        self.maybe_free_model_hooks()
+
+    def progress_bar(self) -> None:
+        self.begun += 1
+
+    def maybe_free_model_hooks(self) -> None:
+        self.freed += 1
 
 
 def walk(module: nn.Module, times: Sequence[Any], x: torch.Tensor | None = None, **more: Any) -> list[Any]:
