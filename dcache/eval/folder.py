@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,32 +20,23 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         DcacheError: another run holds it, or it cannot be written to.
     """
+    from filelock import FileLock, Timeout
+
     make_folder(folder)
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
-        lock = (folder / LOCK).open("w")
+        lock.acquire()
+    except Timeout:
+        raise DcacheError(
+            f"another run is writing to {folder}: wait until it is done, or give another folder (--out)"
+        ) from None
     except OSError as error:
-        raise DcacheError(f"cannot write to {folder}: {error.strerror}") from None
-    with lock:
-        if not _lock(lock.fileno()):
-            raise DcacheError(
-                f"another run is writing to {folder}: wait until it is done, or give another folder (--out)"
-            )
+        # Some network file systems have no locks: there, two runs on one folder are the user's to avoid.
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+            raise DcacheError(f"cannot write to {folder}: {error.strerror}") from None
+    try:
         for path in folder.rglob(f"{TEMPORARY}*"):
             path.unlink(missing_ok=True)
         yield
-
-
-def _lock(handle: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:
-        # Windows has no such locks: there, two runs on one folder are the user's to avoid.
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        # Nor do some network file systems.
-        return True
-    return True
+    finally:
+        lock.release()

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from operator import ge, le
@@ -245,30 +246,27 @@ def _csv(front: list[Member]) -> str:
 
 def _page(front: list[Member], plot: Path, content: Mapping[str, Any]) -> str:
     """One file that needs no other: the plot, the table, every schedule drawn."""
-    import tempfile
-    from html import escape
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from dcache.eval.schedules import draw_schedule
 
-    def picture(path: Path) -> str:
-        return f'<img src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
+    def encoded(path: Path) -> str:
+        return base64.b64encode(path.read_bytes()).decode()
 
-    columns = list(_row(front[0]))
-    shown = [[_text(value) for value in _row(one).values()] for one in front]
-    table = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in shown)
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    rows = [_row(one) for one in front]
     with tempfile.TemporaryDirectory() as scratch:
-        drawn = "".join(
-            f"<h3>{escape(one.name)}</h3>{picture(draw_schedule(Path(scratch) / 'one.png', one.schedule))}"
-            for one in front
-        )
-    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8><title>dcache search</title><style>"
-        "body{font:15px system-ui,sans-serif;max-width:60rem;margin:2rem auto;color:#1f2430}"
-        "img{max-width:100%}table{border-collapse:collapse}td,th{padding:.2rem .7rem;text-align:right}"
-        "tr:nth-child(even){background:#f3f6fa}</style>"
-        f"<h1>Front of {len(front)} schedules</h1><p>{content['evaluations']} evaluations "
-        f"({content['twins']} twins spared).</p>{picture(plot)}<table><tr>{head}</tr>{table}</table>{drawn}"
+        drawn = {one.name: encoded(draw_schedule(Path(scratch) / "one.png", one.schedule)) for one in front}
+    return templates.get_template("front.html").render(
+        columns=list(rows[0]),
+        rows=[[_text(value) for value in row.values()] for row in rows],
+        evaluations=content["evaluations"],
+        twins=content["twins"],
+        plot=encoded(plot),
+        schedules=drawn,
     )
 
 

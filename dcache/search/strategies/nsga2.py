@@ -1,10 +1,11 @@
-"""NSGA-II (Deb et al. 2002) by DEAP, as ECAD (2025) uses it: tournament, 4-point crossover, bit flips."""
+"""NSGA-II (Deb et al. 2002), as ECAD (2025) uses it: tournament, 4-point crossover, bit flips.
+
+DEAP sorts and selects; whatever is random is drawn here, from the generator that is passed in.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from dcache.search.front import Objectives
@@ -22,7 +23,7 @@ class NSGA2:
         space: of genomes.
         known: what was evaluated, the best of which are the first parents; random genomes fill them up.
         rng: decides everything.
-        population: genomes of a generation; a multiple of four, as the tournament of DEAP wants it.
+        population: genomes of a generation.
         crossing: probability that two parents are crossed.
         mutation: a rate, in the sense of `convention`.
         convention: `each` bit is flipped at that rate, or `some` of the offspring are mutated at all (ECAD).
@@ -61,12 +62,7 @@ class NSGA2:
         self.asked = self._bred()
 
     def _bred(self) -> list[Genome]:
-        from deap import tools
-
-        with _deterministic(self.rng):
-            # DEAP's tournament takes whole fours.
-            chosen = tools.selTournamentDCD(self.parents, len(self.parents) // 4 * 4)
-        chosen = [tuple(one) for one in chosen] or [tuple(one) for one in self.parents]
+        chosen = self._tournament() or [tuple(one) for one in self.parents]
         while len(chosen) < self.size:
             chosen.append(random_genome(self.space, self.rng))
         bred: list[Genome] = []
@@ -74,6 +70,20 @@ class NSGA2:
             pair = crossover(a, b, self.rng) if self.rng.random() < self.crossing else (a, b)
             bred += [self._mutated(one) for one in pair]
         return bred
+
+    def _tournament(self) -> list[Genome]:
+        """The winners of two rounds, in which every parent meets another; as many as there are parents."""
+        rounds = [self.rng.sample(self.parents, len(self.parents)) for _ in range(2)]
+        pairs = [pair for order in rounds for pair in zip(order[::2], order[1::2], strict=False)]
+        return [tuple(self._winner(a, b)) for a, b in pairs]
+
+    def _winner(self, a: Any, b: Any) -> Any:
+        """The one that dominates the other, else the one in the less crowded place, else either."""
+        if a.fitness.dominates(b.fitness) or b.fitness.dominates(a.fitness):
+            return a if a.fitness.dominates(b.fitness) else b
+        if a.fitness.crowding_dist != b.fitness.crowding_dist:
+            return max(a, b, key=lambda one: one.fitness.crowding_dist)
+        return self.rng.choice((a, b))
 
     def _mutated(self, genome: Genome) -> Genome:
         mutate = mutate_each if self.convention == "each" else mutate_some
@@ -88,14 +98,3 @@ def _individual(genome: Genome, objectives: Objectives) -> Any:
     one = type("Individual", (list,), {})(genome)
     one.fitness = minimised(objectives)
     return one
-
-
-@contextmanager
-def _deterministic(rng: random.Random) -> Iterator[None]:
-    """DEAP draws from the one generator of the whole program: lend it a state, and give the old one back."""
-    before = random.getstate()
-    random.seed(rng.getrandbits(64))
-    try:
-        yield
-    finally:
-        random.setstate(before)
