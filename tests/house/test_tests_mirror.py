@@ -27,7 +27,6 @@ PENDING = {
     "engine/lowering/module.py",
     "engine/lowering/probe.py",
     "engine/lowering/whole_model.py",
-    "engine/memory.py",
     "engine/pipeline.py",
     "engine/protocols.py",
     "engine/selfcheck.py",
