@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -130,16 +131,16 @@ def scripted(monkeypatch: pytest.MonkeyPatch, run: list[float], copy: list[float
     turns = {case.run: iter(run), case.eager: iter(eager)}
     other = iter(copy)
 
-    def turn(what: Callable[[], Any], count: int, device: str) -> float:
-        return next(turns.get(what, other))
+    def timer_of(what: Callable[[], Any], _: str) -> Any:
+        return SimpleNamespace(timeit=lambda _: SimpleNamespace(mean=next(turns.get(what, other))))
 
-    monkeypatch.setattr(bench, "_turn", turn)
+    monkeypatch.setattr(bench, "timer_of", timer_of)
     monkeypatch.setattr(bench, "all_cases", lambda *_: [case])
-    return bench.kernel_bench(torch.float32, "cpu", sizes=[16], repeats=len(run) - 3).rows[0]
+    return bench.kernel_bench(torch.float32, "cpu", sizes=[16], repeats=len(run) - 2).rows[0]
 
 
 def test_medians_of_turns_and_what_follows_from_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    warm = [9.0] * 3
+    warm = [9.0] * 2
     row = scripted(monkeypatch, [*warm, 2, 1, 5], [*warm, 1, 1, 4], [*warm, 8, 7, 3])
     assert (row.seconds, row.copy_seconds, row.eager_seconds) == (2, 1, 7)
     assert (row.moved, row.rate) == (16, 8)
@@ -165,26 +166,29 @@ def test_a_turn_repeats_short_calls_and_divides_by_their_number(monkeypatch: pyt
         calls.append(now)
 
     monkeypatch.setattr(bench, "perf_counter", lambda: now)
-    count = bench._calls(call, "cpu")
+    timer = bench.timer_of(call, "cpu")
+    count = bench.calls_of(timer)
     assert count in (20, 21)
-    assert len(calls) == 3
-    assert bench._turn(call, count, "cpu") == pytest.approx(1e-4)
-    assert len(calls) == 3 + count
+    before = len(calls)
+    assert timer.timeit(count).mean == pytest.approx(1e-4)
+    # Two more warm up.
+    assert len(calls) == before + count + 2
 
 
 def test_the_device_that_is_measured_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[torch.device] = []
     monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
-    bench._wait("cuda:1")
-    bench._wait("cpu")
-    assert waited == [torch.device("cuda:1")]
+    bench.timer_of(lambda: None, "cpu").timeit(1)
+    assert waited == []
+    bench.timer_of(lambda: None, "cuda:1").timeit(1)
+    assert set(waited) == {torch.device("cuda:1")}
 
 
 @pytest.mark.parametrize("off", [0.5, float("nan")])
 def test_no_gain_where_the_outputs_disagree(
     off: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    row = dataclasses.replace(scripted(monkeypatch, [1.0] * 4, [1.0] * 4, [3.0] * 4), off=off)
+    row = dataclasses.replace(scripted(monkeypatch, [1.0] * 3, [1.0] * 3, [3.0] * 3), off=off)
     done = bench.KernelBench("cpu", "float32", 1, [row], {}, {})
     assert report.table(done).splitlines()[-1].endswith("broken")
     assert "no gain is reported" in report.notes(done)[0]

@@ -7,13 +7,16 @@ gives the bits that fresh memory gives.
 from __future__ import annotations
 
 import gc
-import random
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import dcache
 from dcache import DcacheError, Method, methods
@@ -49,41 +52,96 @@ class Breaking(Mix):
         return y
 
 
-def run(seed: int, limited: bool, after: Callable[[Any, int], None] = lambda *_: None) -> list[Any]:
-    """What comes out of a run that the seed alone decides; `after` every call."""
-    choose = random.Random(seed)
-    torch.manual_seed(seed)
-    width, dtype = choose.choice([3, 8, 65]), choose.choice([torch.float32, torch.bfloat16])
-    toy = Toy([Double(1.1), *(Breaking(width) for _ in range(choose.choice([1, 2, 3])))]).to(dtype)
-    limit = int(10 ** choose.uniform(2, 5))
-    dcache.enable(toy, choose.choice(METHODS)(), max_cache_bytes=limit if limited else None)
-    sizes = {branch: (choose.choice([1, 2, 3]), choose.choice([1, 2, 40]), width) for branch in "abc"}
+@dataclass(frozen=True)
+class Step:
+    """One call: what its branch is called with, and what happens in it.
+
+    Attributes:
+        size: from here on, of this branch's input without the width; None leaves it.
+        breaks: whether the blocks break down.
+        inference: whether it runs in inference mode.
+    """
+
+    index: int
+    branch: str
+    size: tuple[int, int] | None
+    breaks: bool
+    inference: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole run; `limit` is of its bytes."""
+
+    seed: int
+    width: int
+    dtype: torch.dtype
+    blocks: int
+    method: int
+    limit: int
+    sizes: tuple[tuple[int, int], ...]
+    steps: tuple[Step, ...]
+
+
+SIZES = st.tuples(st.sampled_from([1, 2, 3]), st.sampled_from([1, 2, 40]))
+RARELY = st.integers(0, 19).map(lambda drawn: drawn == 19)
+
+
+@st.composite
+def plans(draw: Callable[..., Any]) -> Plan:
+    """Twelve evaluations of one to three branches each, in any order."""
+    steps = [
+        Step(i, branch, draw(SIZES) if draw(RARELY) else None, draw(RARELY), draw(st.booleans()))
+        for i in range(12)
+        for branch in draw(st.permutations("abc"))[: draw(st.integers(1, 3))]
+    ]
+    return Plan(
+        draw(st.integers(0, 1000)),
+        draw(st.sampled_from([3, 8, 65])),
+        draw(st.sampled_from([torch.float32, torch.bfloat16])),
+        draw(st.integers(1, 3)),
+        draw(st.integers(0, len(METHODS) - 1)),
+        int(10 ** draw(st.floats(2, 5))),
+        tuple(draw(SIZES) for _ in "abc"),
+        tuple(steps),
+    )
+
+
+# The same runs everywhere; what fails is made as short as can be.
+SAME = settings(derandomize=True, deadline=None, max_examples=40, database=None)
+
+
+def run(plan: Plan, limited: bool, after: Callable[[Any, int], None] = lambda *_: None) -> list[Any]:
+    """What comes out of a run; `after` every call."""
+    torch.manual_seed(plan.seed)
+    toy = Toy([Double(1.1), *(Breaking(plan.width) for _ in range(plan.blocks))]).to(plan.dtype)
+    dcache.enable(toy, METHODS[plan.method](), max_cache_bytes=plan.limit if limited else None)
+    sizes = dict(zip("abc", plan.sizes, strict=True))
     came: list[Any] = []
-    for i in range(12):
-        for branch in choose.sample("abc", choose.choice([1, 2, 3])):
-            if choose.random() < 0.05:
-                sizes[branch] = (choose.choice([1, 2, 3]), choose.choice([1, 2, 40]), width)
-            Breaking.breaks = choose.random() < 0.05
-            dcache.step(toy, i, branch=branch)
-            with torch.no_grad(), torch.inference_mode(choose.random() < 0.5):
-                x = torch.randn(sizes[branch], generator=torch.Generator().manual_seed(i)).to(dtype)
-                try:
-                    y = toy(x, 0.1 * i)
-                except (ValueError, DcacheError) as error:
-                    came.append(str(error)[:40])
-                else:
-                    came.append(y.clone())
-                    # Whoever called may write where he likes.
-                    y.fill_(float("nan"))
-                x.fill_(float("nan"))
-            after(toy, limit)
+    for step in plan.steps:
+        sizes[step.branch] = step.size or sizes[step.branch]
+        Breaking.breaks = step.breaks
+        dcache.step(toy, step.index, branch=step.branch)
+        with torch.no_grad(), torch.inference_mode(step.inference):
+            generator = torch.Generator().manual_seed(step.index)
+            x = torch.randn(*sizes[step.branch], plan.width, generator=generator).to(plan.dtype)
+            try:
+                y = toy(x, 0.1 * step.index)
+            except (ValueError, DcacheError) as error:
+                came.append(str(error)[:40])
+            else:
+                came.append(y.clone())
+                # Whoever called may write where he likes.
+                y.fill_(float("nan"))
+            x.fill_(float("nan"))
+        after(toy, plan.limit)
     Breaking.breaks = False
     dcache.disable(toy)
     return came
 
 
-@pytest.fixture
-def anchors(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[torch.Tensor]]:
+@contextmanager
+def anchors_noted() -> Iterator[list[weakref.ref[torch.Tensor]]]:
     """Every tensor that a codec makes, as long as somebody holds it."""
     made: list[weakref.ref[torch.Tensor]] = []
     close = Codec.close
@@ -93,56 +151,58 @@ def anchors(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[torch.Tensor]]:
         made.extend(weakref.ref(t) for t in tensors_of((stored,)))
         return stored
 
-    monkeypatch.setattr(Codec, "close", noted)
-    return made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Codec, "close", noted)
+        yield made
 
 
 @pytest.mark.filterwarnings("ignore::dcache.DcacheWarning")
-@pytest.mark.parametrize("seed", range(40))
-def test_the_limit_holds_at_any_time(
-    seed: int, anchors: list[weakref.ref[torch.Tensor]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@SAME
+@given(plan=plans())
+def test_the_limit_holds_at_any_time(plan: Plan) -> None:
     alive: list[int] = []
     sessions: set[Any] = set()
     remember = Region.remember
 
-    def look(*_: Any) -> None:
-        alive.append(bytes_of(t for ref in anchors if (t := ref()) is not None))
+    with anchors_noted() as anchors, pytest.MonkeyPatch.context() as patch:
 
-    def remembered(region: Region, *args: Any) -> None:
-        remember(region, *args)
+        def look(*_: Any) -> None:
+            alive.append(bytes_of(t for ref in anchors if (t := ref()) is not None))
+
+        def remembered(region: Region, *args: Any) -> None:
+            remember(region, *args)
+            look()
+
+        def after(toy: Any, limit: int) -> None:
+            look()
+            assert max(alive) <= limit
+            (session,) = sessions_of(toy).values()
+            sessions.add(session)
+            assert session.state.bytes_now() <= limit
+            assert dcache.stats(toy).bytes_held <= limit
+
+        patch.setattr(Region, "remember", remembered)
+        run(plan, True, after)
+        gc.collect()
         look()
-
-    def after(toy: Any, limit: int) -> None:
-        look()
-        assert max(alive) <= limit
-        (session,) = sessions_of(toy).values()
-        sessions.add(session)
-        assert session.state.bytes_now() <= limit
-        assert dcache.stats(toy).bytes_held <= limit
-
-    monkeypatch.setattr(Region, "remember", remembered)
-    run(seed, True, after)
-    gc.collect()
-    look()
     assert sessions
     assert alive[-1] == 0
 
 
 @pytest.mark.filterwarnings("ignore::dcache.DcacheWarning")
-@pytest.mark.parametrize("seed", range(40))
-def test_memory_that_is_written_again_gives_the_bits_of_fresh_memory(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    came = run(seed, False)
+@SAME
+@given(plan=plans())
+def test_memory_that_is_written_again_gives_the_bits_of_fresh_memory(plan: Plan) -> None:
+    came = run(plan, False)
     make_room = History.make_room
 
     def made_room(history: History, tau: float) -> None:
         make_room(history, tau)
         history.spare = ()
 
-    monkeypatch.setattr(History, "make_room", made_room)
-    fresh = run(seed, False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(History, "make_room", made_room)
+        fresh = run(plan, False)
     assert sum(isinstance(y, torch.Tensor) for y in came) > 0
     torch.testing.assert_close(
         [y for y in came if isinstance(y, torch.Tensor)],

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import dcache
 from dcache.errors import DcacheError
@@ -88,6 +90,17 @@ def calm(reader: Callable[[], Any]) -> Any:
         sys.settrace(before)
 
 
+def damage(cases: int, check: Callable[[int, random.Random], None]) -> None:
+    """Call the check with a kind of damage, by number, and what it is drawn from; always the same cases."""
+
+    @settings(derandomize=True, deadline=None, max_examples=cases, database=None)
+    @given(kind=st.integers(0, 11), draw=st.randoms(use_true_random=False))
+    def each(kind: int, draw: random.Random) -> None:
+        check(kind, draw)
+
+    each()
+
+
 def examples() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Format, content, options."""
     draw = random.Random(7)
@@ -114,12 +127,14 @@ def check(found: Any, folder: Path) -> None:
 
 @pytest.mark.parametrize(("source", "content", "options"), list(examples()))
 def test_importers_of_json(source: str, content: Any, options: dict[str, Any], tmp_path: Path) -> None:
-    draw, path = random.Random(source), tmp_path / "f.json"
+    path = tmp_path / "f.json"
     path.write_text(json.dumps(content))
     check(read(path, source, **options), tmp_path)
     whole, refused = path.read_bytes(), 0
-    for case in range(120):
-        if case % 2:
+
+    def check_one(kind: int, draw: random.Random) -> None:
+        nonlocal refused
+        if kind % 2:
             path.write_bytes(damaged(whole, draw))
         else:
             path.write_text(json.dumps(edited(content, draw)))
@@ -128,20 +143,26 @@ def test_importers_of_json(source: str, content: Any, options: dict[str, Any], t
             refused += found is None
             if found is not None:
                 check(found, tmp_path)
+
+    damage(120, check_one)
     assert refused > 40
 
 
 @pytest.mark.parametrize("source", ["l2c", "harmonica"])
 def test_importers_of_tensors(source: str, tmp_path: Path) -> None:
-    draw, path = random.Random(source), tmp_path / "f.pt"
-    torch.save(routers(draw, 4, 2, 3), path)
+    path = tmp_path / "f.pt"
+    torch.save(routers(random.Random(source), 4, 2, 3), path)
     whole, refused = path.read_bytes(), 0
-    for _ in range(100):
+
+    def check_one(kind: int, draw: random.Random) -> None:
+        nonlocal refused
         path.write_bytes(damaged(whole, draw))
         found = calm(lambda: read(path, source))
         refused += found is None
         if found is not None:
             check(found, tmp_path)
+
+    damage(100, check_one)
     assert refused > 20
 
 
@@ -166,19 +187,20 @@ SCHEDULE = Schedule(
 
 
 def test_schedules(tmp_path: Path) -> None:
-    draw = random.Random(1)
     path = SCHEDULE.save(tmp_path / "s.json")
     (beside,) = (p for p in tmp_path.iterdir() if p != path)
     whole, numbers = path.read_bytes(), beside.read_bytes()
     content = json.loads(whole)
     del content["checksum"]
     kept = 0
-    for case in range(240):
+
+    def check_one(kind: int, draw: random.Random) -> None:
+        nonlocal kept
         path.write_bytes(whole)
         beside.write_bytes(numbers)
-        if case % 3 == 0:
+        if kind % 3 == 0:
             path.write_bytes(damaged(whole, draw))
-        elif case % 3 == 1:
+        elif kind % 3 == 1:
             path.write_text(json.dumps(edited(content, draw)))
         else:
             beside.write_bytes(damaged(numbers, draw))
@@ -188,6 +210,8 @@ def test_schedules(tmp_path: Path) -> None:
             found.digest()
             for name in found.components:
                 replay(found, name)
+
+    damage(240, check_one)
     assert 0 < kept < 120
 
 
@@ -211,19 +235,21 @@ def profile() -> Profile:
 def test_profiles(tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
-    draw, path = random.Random(2), profile().save(tmp_path / "p.safetensors")
+    path = profile().save(tmp_path / "p.safetensors")
     whole, arrays = path.read_bytes(), load_file(path)
     size = int.from_bytes(whole[:8], "little")
     about = json.loads(json.loads(whole[8 : 8 + size])["__metadata__"]["dcache.profile"])
     assert calm(lambda: Profile.load(path)) is not None
     refused = 0
-    for case in range(200):
-        if case % 4 == 0:
+
+    def check_one(kind: int, draw: random.Random) -> None:
+        nonlocal refused
+        if kind % 4 == 0:
             path.write_bytes(damaged(whole, draw))
-        elif case % 4 == 1:
+        elif kind % 4 == 1:
             # The header alone, where the structure is.
             path.write_bytes(damaged(whole[: size + 8], draw) + whole[size + 8 :])
-        elif case % 4 == 2:
+        elif kind % 4 == 2:
             save_file(arrays, path, {"dcache.profile": json.dumps(edited(about, draw))})
         else:
             key = draw.choice(list(arrays))
@@ -236,4 +262,6 @@ def test_profiles(tmp_path: Path) -> None:
             found.save(tmp_path / "again.safetensors")
             if found.latencies is not None:
                 assert 0 < found.latencies.uncached + sum(found.latencies.computed.values()) < math.inf
+
+    damage(200, check_one)
     assert refused > 60

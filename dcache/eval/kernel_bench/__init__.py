@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from torch.utils.benchmark import Timer
 
 from dcache.errors import DcacheError
 from dcache.eval.kernel_bench.cases import Case, all_cases
@@ -108,12 +109,12 @@ def kernel_bench(
 
 def _timed(case: Case, size: int, device: str, repeats: int, order: random.Random) -> Timed:
     off = case.off()
-    runs = [case.run, case.copy(), case.eager]
-    counts = [_calls(run, device) for run in runs]
+    timers = [timer_of(run, device) for run in (case.run, case.copy(), case.eager)]
+    counts = [calls_of(timer) for timer in timers]
     seconds: list[list[float]] = [[], [], []]
     for _ in range(repeats):
         for i in order.sample(range(3), 3):
-            seconds[i].append(_turn(runs[i], counts[i], device))
+            seconds[i].append(timers[i].timeit(counts[i]).mean)
     own, copy, eager = (statistics.median(its) for its in seconds)
     # A machine that slows down slows all of a round.
     of_copy, gain = (
@@ -123,24 +124,19 @@ def _timed(case: Case, size: int, device: str, repeats: int, order: random.Rando
     return Timed(case.op, size, case.moved, case.kernel, own, copy, eager, of_copy, gain, spread, off)
 
 
-def _calls(run: Callable[[], Any], device: str) -> int:
+def timer_of(run: Callable[[], Any], device: str) -> Timer:
+    """A timer of one op, on as many threads as the rest of the program."""
+
+    def clock() -> float:
+        if device != "cpu":
+            # Of several GPUs the one that is measured, whichever is the current one.
+            torch.accelerator.synchronize(torch.device(device))
+        return perf_counter()
+
+    return Timer("run()", timer=clock, globals={"run": run}, num_threads=torch.get_num_threads())
+
+
+def calls_of(timer: Timer) -> int:
     """How many calls a turn has; the first ones, which compile and allocate, do not count."""
-    for _ in range(3):
-        once = _turn(run, 1, device)
-    return min(max(math.ceil(_TURN / max(once, 1e-9)), 1), _MOST_CALLS)
-
-
-def _turn(run: Callable[[], Any], count: int, device: str) -> float:
-    """Seconds of one of `count` calls, until all of them are done."""
-    _wait(device)
-    before = perf_counter()
-    for _ in range(count):
-        run()
-    _wait(device)
-    return (perf_counter() - before) / count
-
-
-def _wait(device: str) -> None:
-    if device != "cpu":
-        # Of several GPUs the one that is measured, whichever is the current one.
-        torch.accelerator.synchronize(torch.device(device))
+    timer.timeit(1)
+    return min(max(math.ceil(_TURN / max(timer.timeit(1).mean, 1e-9)), 1), _MOST_CALLS)
