@@ -266,6 +266,16 @@ def turns(cases: Iterable[Case], law: int) -> set[Case]:
     }
 
 
+def alternating(cases: Iterable[Case], law: int) -> list[Any]:
+    """Test parameters: every preset with every shape fast, its guidance modes by turns of the laws."""
+    by_pair: dict[tuple[str, str], list[Case]] = {}
+    for case in cases:
+        by_pair.setdefault((case.shape.name, case.preset), []).append(case)
+    fast = {options[(i + law) % len(options)] for i, options in enumerate(by_pair.values())}
+    every = [case for options in by_pair.values() for case in options]
+    return [pytest.param(c, id=str(c), marks=() if c in fast else (pytest.mark.slow,)) for c in every]
+
+
 @cache
 def fast_lane(law: int) -> frozenset[Case]:
     """What is run of one law in the fast lane."""
