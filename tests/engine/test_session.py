@@ -313,7 +313,9 @@ def disabling(toy: Toy, where: str) -> Iterator[None]:
         hook.remove()
 
 
-@pytest.mark.parametrize(("at", "where"), [(at, "observer") for at in range(4)])
+@pytest.mark.parametrize(
+    ("at", "where"), [(0, "block"), (2, "block"), *[(at, "observer") for at in range(4)]]
+)
 @pytest.mark.parametrize("limit", [None, "1GB"])
 @pytest.mark.parametrize("sites", ["trunk", "block", "model"])
 def test_in_its_own_call_it_comes_off_and_the_call_ends_as_it_began(
@@ -334,6 +336,35 @@ def test_in_its_own_call_it_comes_off_and_the_call_ends_as_it_began(
     assert integers(walk(toy, TIMES)) == PLAIN
     gc.collect()
     assert session() is None
+
+
+def test_between_blocks_that_are_predicted_it_cannot_come_off_without_an_error() -> None:
+    class Glued(Toy):
+        """Something is called between the blocks."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.glue = nn.Identity()
+
+        def forward(self, x: torch.Tensor, timestep: Any) -> torch.Tensor:
+            first, *rest = self.blocks
+            x = self.glue(first(x + timestep))
+            for block in rest:
+                x = block(x)
+            return x
+
+    toy = Glued()
+    session_on(toy, EVERY_2)
+    for i, t in enumerate(TIMES[:2]):
+        dcache.step(toy, i, steps=4)
+        if i == 1:
+            toy.glue.register_forward_hook(lambda *_: dcache.disable(toy) and None)
+            with pytest.raises(DcacheError, match="entered and its last block never called"):
+                walk(toy, [t])
+        else:
+            walk(toy, [t])
+    assert session_of(toy) is None
+    assert integers(walk(toy, TIMES)) == PLAIN
 
 
 @pytest.fixture
