@@ -30,7 +30,6 @@ PENDING = {
     "engine/pipeline.py",
     "engine/protocols.py",
     "engine/selfcheck.py",
-    "engine/session.py",
     "engine/trace.py",
 }
 
