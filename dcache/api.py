@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from dcache.methods.replay import replay
 from dcache.methods.resolve import resolve
 from dcache.schedule import Schedule
 from dcache.stats import Stats
+from dcache.util.checks import check_number, check_whole
 
 if TYPE_CHECKING:
     from dcache.methods.options import PresetName, PresetOptions
@@ -152,8 +154,10 @@ def enabled(target: Target, method: Any = None, **options: Any) -> Iterator[Targ
     try:
         yield target
     finally:
-        disable(target)
-        restore()
+        try:
+            disable(target)
+        finally:
+            restore()
 
 
 def stats(target: Any) -> Stats:
@@ -241,8 +245,14 @@ def step(
         raise DcacheError(
             f"dcache.step needs a module with caching enabled on it, found {len(sessions)} denoisers"
         )
-    if not isinstance(index, int) or isinstance(index, bool) or index < 0:
-        raise DcacheError(f"index must be a whole number of at least 0, got {index!r}")
+    check_whole("index", index, 0)
+    if steps is not None:
+        check_whole("steps", steps, 1)
+    for what, value in (("sigma", sigma), ("timestep", timestep)):
+        if value is not None:
+            check_number(what, value, -math.inf)
+    if branch is not None and not isinstance(branch, str):
+        raise DcacheError(f"branch must be a name or None, got {branch!r}")
     tracker = sessions[0].tracker
     told = tracker.told
     called_again = told is not None and told.run.calls > 0 and branch is not None and branch in told.seen
@@ -266,9 +276,9 @@ def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) 
         if session_of(module) is None:
             refuse_other_cache(module)
     restore = before.restorer()
-    _take_off(before)
     sessions: list[Session] = []
     try:
+        _take_off(before)
         for name, module in modules.items():
             config = _config(method, name, single=len(modules) == 1, shared=shared)
             sessions.append(Session(module, config))
@@ -296,12 +306,20 @@ def _take_off(now: Enabled) -> None:
 
 
 def _shared(compiling: Compile, strict: bool, lowering: str, limit: int | str | None) -> dict[str, Any]:
-    """What the configurations of all denoisers of one `enable` have in common; the budget is one."""
+    """What the configurations of all denoisers of one `enable` have in common; the budget is one.
+
+    Raises:
+        DcacheError: an option is of the wrong type.
+    """
+    if not isinstance(compiling, bool | Mapping):
+        raise DcacheError(f"compile must be True, False or arguments of torch.compile, got {compiling!r}")
+    if not isinstance(strict, bool):
+        raise DcacheError(f"strict must be True or False, got {strict!r}")
     options = None if not compiling else dict(compiling) if isinstance(compiling, Mapping) else {}
     return {
         "compile_options": options,
         "lowering": lowering,
-        "strict": bool(strict),
+        "strict": strict,
         "budget": None if limit is None else Budget(limit),
     }
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from dcache import methods
-from dcache.api import enabled, step
+from dcache.api import ENGINE_OPTIONS, enabled, step
 from dcache.cache.history import tensors_of
 from dcache.engine.pipeline import sessions_of
 from dcache.engine.session import Session
@@ -111,8 +112,8 @@ def _told_apart(
     target: Any, method: Any, arguments: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The preset's options, and the arguments of the call."""
-    name = "default" if method is None else preset_called(method) if isinstance(method, str) else None
-    preset = None if name is None else methods.find(name)
+    preset = _preset_of(method)
+    name = "" if preset is None else preset.__name__
     takes = set() if preset is None else set(inspect.signature(preset).parameters)
     call = target.forward if isinstance(target, nn.Module) else type(target).__call__
     parameters = inspect.signature(call).parameters
@@ -126,14 +127,33 @@ def _told_apart(
             f"method as an object, dcache.methods.{name}({both[0]}=...), and the rest is the "
             "call's"
         )
-    unknown = [name for name in arguments if name not in takes | names]
-    if unknown and not everything:
-        known = f"{name} takes {', '.join(sorted(takes)) or 'no options'}; " if name else ""
+    unknown = [argument for argument in arguments if argument not in takes | names]
+    if everything:
+        # A call that takes anything: what is, or looks like, an option of ours is none of it.
+        options = {*takes, *ENGINE_OPTIONS, *(o for p in methods.available() for o in _options_of(p))}
+        unknown = [u for u in unknown if difflib.get_close_matches(u, options, n=1, cutoff=0.8)]
+    if unknown:
+        known = "" if preset is None else f"{name} takes {', '.join(sorted(takes)) or 'no options'}; "
         raise DcacheError(
             f"unknown argument(s) {', '.join(unknown)}: {known}{what} takes {', '.join(sorted(names))}"
         )
-    options = {name: value for name, value in arguments.items() if name in takes}
-    return options, {name: value for name, value in arguments.items() if name not in takes}
+    chosen = {name: value for name, value in arguments.items() if name in takes}
+    return chosen, {name: value for name, value in arguments.items() if name not in takes}
+
+
+def _preset_of(method: Any) -> Callable[..., Any] | None:
+    """The preset whose options may stand beside the call's arguments; None for a method that is made."""
+    if method is None:
+        return methods.find("default")
+    if isinstance(method, str):
+        name = preset_called(method) or preset_called(method.partition(":")[0])
+        return None if name is None else methods.find(name)
+    return method if callable(method) and not isinstance(method, type) else None
+
+
+def _options_of(preset: str) -> list[str]:
+    function = methods.find(preset)
+    return [] if function is None else list(inspect.signature(function).parameters)
 
 
 def _is_ready(session: Session) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dcache import methods
 from dcache.errors import DcacheError
 from dcache.methods import About
+from dcache.methods.resolve import preset_called
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -42,8 +43,9 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print one paragraph per preset, or a page for each that is named."""
     found = methods.available()
-    for name in arguments.names:
-        if name not in found:
+    for i, name in enumerate(arguments.names):
+        arguments.names[i] = preset_called(name) or name
+        if arguments.names[i] not in found:
             close = difflib.get_close_matches(name, found, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise DcacheError(f"method {name!r} is unknown: expected one of {', '.join(found)}.{hint}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -172,4 +172,13 @@ class Binding:
             if not isinstance(intercept.inner, Intercept) and not any(
                 m in taken for m in intercept.module.modules() if m is not intercept.module
             ):
-                intercept.inner = torch.compile(intercept.module._call_impl, **self.compile_options)
+                intercept.inner = _compiled(intercept.module, self.compile_options)
+
+
+def _compiled(module: nn.Module, options: Mapping[str, Any]) -> Callable[..., Any]:
+    try:
+        return torch.compile(module._call_impl, **options)
+    except Exception as error:
+        raise DcacheError(
+            f"torch.compile refuses compile={dict(options)!r}: {str(error).strip().splitlines()[0]}"
+        ) from error

@@ -15,6 +15,7 @@ from dcache.engine.binding import Binding
 from dcache.engine.budget import Budget
 from dcache.engine.call import Call
 from dcache.engine.degrade import DegradeLevel, precisions, shrink_history
+from dcache.engine.observe import unobserved
 from dcache.engine.run_state import RunState
 from dcache.identity.run import Run
 from dcache.intercept.pytree import copy_containers, gpus, signature
@@ -41,6 +42,11 @@ class Remembering(Protocol):
 
     def rebind(self, sites: Sequence[str]) -> None:
         """Take all intercepts off and bind again."""
+        ...
+
+    @property
+    def observers(self) -> list[Any]:
+        """Who watches the denoiser."""
         ...
 
     def look(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -273,13 +279,14 @@ class SessionMemory:
         session.look(repeated, args, kwargs)
         if observing:
             session.binding.observe()
-        with torch.random.fork_rng(gpus(*kept)):
-            whole = session.binding.whole
+        whole = session.binding.whole
+        # Observers saw this call already.
+        with unobserved(session.observers), torch.random.fork_rng(gpus(*kept)):
             if whole is None:
                 output = inner(*args, **kwargs)
             else:
                 output, _ = whole.run(repeated, inner, args, kwargs)
-        session.check(repeated, output, inner, kept)
+            session.check(repeated, output, inner, kept)
 
     def _mark_lowered(self) -> None:
         branches: Iterable[Branch] = self.session.state.branches.values()

@@ -99,3 +99,18 @@ def observe(module: nn.Module, observer: Observer) -> Iterator[None]:
         yield
     finally:
         observers.remove(observer)
+
+
+@contextmanager
+def unobserved(observers: list[Observer]) -> Iterator[None]:
+    """Inside this block observers see nothing.
+
+    Args:
+        observers: a session's own list.
+    """
+    asked = observers[:]
+    observers.clear()
+    try:
+        yield
+    finally:
+        observers[:] = asked

@@ -176,6 +176,8 @@ class Session:
             raise _never_left(self.module)
         branch = call.branch
         if branch.gauge is not None:
+            # What the indicator compares with may take less from here on.
+            self.state.note_peak()
             branch.gauge.settle(call.computed > 0, output)
         if call.computed:
             branch.reset = ""

@@ -20,7 +20,7 @@ from dcache.errors import DcacheError
 from dcache.eval.contest import Contestant
 from dcache.eval.digest import digest_of
 from dcache.method import Method
-from dcache.methods.resolve import read_options
+from dcache.methods.resolve import preset_called, read_options
 from dcache.schedule import Schedule
 
 # Which option of a preset takes measured numbers, and which takes a profile.
@@ -124,6 +124,7 @@ def _values(spec: str) -> list[str]:
 
 def _choice(spec: str, numbers: Path | None) -> Choice:
     name, _, inside = spec.partition(":")
+    name = preset_called(name) or name
     # An option of a preset may be a file too.
     if methods.find(name) is None and (spec.endswith(".json") or os.sep in spec):
         schedule = Schedule.load(spec)

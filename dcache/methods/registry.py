@@ -6,7 +6,7 @@ import difflib
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
@@ -127,12 +127,20 @@ def make(name: str, **options: Any) -> Method:
     Raises:
         DcacheError: the name or an option is unknown; the message lists what there is.
     """
-    preset = get(name)
+    return build(get(name), options)
+
+
+def build(preset: Preset, options: Mapping[str, Any]) -> Method:
+    """The method of a preset with these options.
+
+    Raises:
+        DcacheError: an option is unknown; the message lists what there is.
+    """
     known = list(inspect.signature(preset).parameters)
     unknown = [option for option in options if option not in known]
     if unknown:
         raise DcacheError(
-            f"{name} has no option {', '.join(map(repr, unknown))}: it takes {', '.join(known)}"
+            f"{preset.__name__} has no option {', '.join(map(repr, unknown))}: it takes {', '.join(known)}"
         )
     return preset(**options)
 

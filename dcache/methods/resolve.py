@@ -12,7 +12,8 @@ from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.method import Method
-from dcache.methods.registry import get, make, names
+from dcache.methods.preset import about
+from dcache.methods.registry import build, get, make, names
 from dcache.schedule import Schedule
 
 # Names of papers and other libraries that are not the preset's own in another spelling.
@@ -54,10 +55,14 @@ def resolve(method: Any, options: Mapping[str, Any], taken: Iterable[str] = ()) 
     if isinstance(method, Method | Schedule):
         _refuse_options(f"a {type(method).__name__}", options, taken)
         return method
-    name = getattr(method, "__name__", "")
-    if callable(method) and name in names():
+    if callable(method) and about(method) is not None:
         # A preset that was not called: `enable(pipe, dcache.methods.newton, interval=4)`.
-        return make(name, **options)
+        return build(method, options)
+    if inspect.isfunction(method):
+        raise DcacheError(
+            f"{method.__name__} is a function and no preset: call it, dcache.enable(pipe, "
+            f"{method.__name__}()), or decorate it with @dcache.methods.preset"
+        )
     raise DcacheError(
         "method must be a preset's name, a preset object, a Schedule or a path, got "
         f"{type(method).__name__}: write dcache.enable(pipe, 'interval', interval=3) or "

@@ -94,3 +94,28 @@ def test_the_tool_rewrites_imports_once_and_again_changes_nothing(tmp_path: Path
         assert prose.read_text() == (
             "`dcache.schedule.noise_levels.adjusted` in `dcache/engine/region.py`, and dcache.enable."
         )
+
+
+BY_HAND = """\
+from dcache import sigmas
+from dcache.sites import (
+    Site,  # a site
+    cut_into_atoms,
+)
+"""
+COMMENTED = """\
+from dcache.schedulers.plans import (
+    make,  # the maker
+)
+"""
+
+
+def test_what_has_to_be_changed_by_hand_is_said_and_comments_stay(tmp_path: Path) -> None:
+    code = tmp_path / "user.py"
+    code.write_text(BY_HAND + COMMENTED)
+    command = [sys.executable, TOOL, code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    first, second = done.stderr.splitlines()
+    assert first.endswith("line 1: sigmas was split: change this import by hand")
+    assert second.endswith("line 2: its names went to several modules: change this import by hand")
+    assert code.read_text() == BY_HAND + COMMENTED.replace("plans", "planners")

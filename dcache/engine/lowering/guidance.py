@@ -71,10 +71,8 @@ class GuidanceRegion:
         useless: why the site is never predicted, "" while it may be.
         seen: the outputs of the evaluation under way, until the sampler's step.
         cond: (evaluation, output) of the call with the prompt, where the siblings are calls.
-        names: the branches' names, where the siblings are calls.
-        checked: signatures whose first evaluation of this run was computed in full.
-        verified: signatures of which half a batch was seen to give what the whole batch does.
-        halved: whether the other histories are of the rows with the prompt only.
+        checked: signatures whose first evaluation of this run was computed in full; `verified` ones are those
+            of which half a batch was seen to give what the whole batch does.
     """
 
     def __init__(self, engine: Engine, site: Site) -> None:
