@@ -299,6 +299,14 @@ def test_once_removed_the_module_is_what_it_was(ran: int) -> None:
     assert integers(walk(toy, TIMES)) == PLAIN
 
 
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @contextmanager
 def disabling(toy: Toy, where: str) -> Iterator[None]:
     """Whoever is called inside takes caching off: a block's hook, or an observer of the sites."""
@@ -318,6 +326,7 @@ def disabling(toy: Toy, where: str) -> Iterator[None]:
 )
 @pytest.mark.parametrize("limit", [None, "1GB"])
 @pytest.mark.parametrize("sites", ["trunk", "block", "model"])
+@pytest.mark.usefixtures("no_collector")
 def test_in_its_own_call_it_comes_off_and_the_call_ends_as_it_began(
     sites: str, limit: str | None, at: int, where: str
 ) -> None:
@@ -325,7 +334,7 @@ def test_in_its_own_call_it_comes_off_and_the_call_ends_as_it_began(
     before = anatomy(toy)
     method = methods.interval(interval=2, sites=sites, codec="value")
     session = weakref.ref(session_on(toy, method, max_cache_bytes=limit))
-    outputs = []
+    outputs: list[torch.Tensor] = []
     for i, t in enumerate(TIMES[: at + 1]):
         dcache.step(toy, i, steps=4)
         with disabling(toy, where) if i == at else nullcontext():
@@ -333,9 +342,19 @@ def test_in_its_own_call_it_comes_off_and_the_call_ends_as_it_began(
     assert integers(outputs) == [40, 40, 24, 24][: at + 1]
     assert session_of(toy) is None
     assert anatomy(toy) == before
-    assert integers(walk(toy, TIMES)) == PLAIN
-    gc.collect()
     assert session() is None
+    assert integers(walk(toy, TIMES)) == PLAIN
+
+
+def test_what_comes_off_in_its_first_call_checks_and_repeats_nothing() -> None:
+    toy, forwards = Toy(), []
+    toy.register_forward_pre_hook(lambda *_: forwards.append(1))
+    # Less than one anchor: for the first block's the call would have to be repeated.
+    session_on(toy, EVERY_2.with_sites(("block",)), max_cache_bytes=8)
+    dcache.step(toy, 0, steps=4)
+    with disabling(toy, "block"):
+        assert integers(walk(toy, TIMES[:1])) == [40]
+    assert len(forwards) == 1
 
 
 def test_between_blocks_that_are_predicted_it_cannot_come_off_without_an_error() -> None:
@@ -365,14 +384,6 @@ def test_between_blocks_that_are_predicted_it_cannot_come_off_without_an_error()
             walk(toy, [t])
     assert session_of(toy) is None
     assert integers(walk(toy, TIMES)) == PLAIN
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.usefixtures("no_collector")
