@@ -161,7 +161,7 @@ def enabled(target: Target, method: Any = None, **options: Any) -> Iterator[Targ
 
 
 def stats(target: Any) -> Stats:
-    """What the run under way did so far, or the last run if none is; also after `disable`.
+    """Counts, bytes and seconds of the run under way, or of the last one if none is; also after `disable`.
 
     >>> import dcache
     >>> from dcache.demo.pipeline import call_options, load_pipeline
@@ -306,7 +306,7 @@ def _take_off(now: Enabled) -> None:
 
 
 def _shared(compiling: Compile, strict: bool, lowering: str, limit: int | str | None) -> dict[str, Any]:
-    """What the configurations of all denoisers of one `enable` have in common; the budget is one.
+    """The fields that the configurations of all denoisers of one `enable` share; the budget is one.
 
     Raises:
         DcacheError: an option is of the wrong type.

@@ -50,12 +50,12 @@ class ChangeIndicator(Protocol):
 class History:
     """The last `limit` anchors of a site, oldest first, and how long ago the newest was computed.
 
-    Memory is made for each of the first `limit` anchors; from then on each new one is written into that of
-    the one it replaces, which is no anchor any more from the moment that its memory is touched.
+    Memory is allocated for each of the first `limit` anchors; from then on each new one is written into the
+    buffer of the one it replaces. The replaced anchor is dropped before its buffer is overwritten.
 
     Attributes:
         spare: memory of an anchor that was dropped, for the next one.
-        like: shape and dtype of each leaf as it came, where a budget wants to know (`dcache.engine.budget`).
+        like: shape and dtype of each leaf as it came, where there is a memory limit (`engine/memory.py`).
         run_length: predictions since the newest anchor.
         memory: what the rule keeps of this site between its decisions.
         forecast: the last entry before the newest anchor, predicted or computed, for predictors that read it.

@@ -34,7 +34,7 @@ class Tables:
 
     @property
     def relative(self) -> Floats:
-        """(T, T), `[a, t]` = mean|z_a - z_t| / mean|z_t| (relL1): the error at t of what a left."""
+        """(T, T), `[a, t]` = mean|z_a - z_t| / mean|z_t| (relL1): error at t of reusing step a."""
         return self.distance / np.maximum(self.size, np.finfo(np.float64).tiny)[None, :]
 
     @property

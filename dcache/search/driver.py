@@ -1,9 +1,9 @@
-"""The loop of a search: a strategy asks, the judge renders, the journal remembers.
+"""The loop of a search: propose candidates, evaluate them, log the results.
 
 No function is evaluated twice: candidates with equal canonical schedules are one. Racing: every candidate is
-rendered on the prompts of the first rung; those that nobody beats there by more than the noise of the
-difference, on the further rungs. Strategies see the first rung alone, on which everybody is compared on equal
-terms; the front that comes out is of candidates that were rendered on all prompts.
+rendered on the prompts of the first rung; those that no other beats there by more than the noise of the
+difference, on the further rungs. Strategies see the first rung alone, on which all candidates are compared on
+equal terms; the resulting front is of candidates that were rendered on all prompts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Task = tuple[Schedule, int]
 FIT = -1
 # Renderings of a fit besides one for each weight: its beginning on both parts, three steps, the result.
 AROUND = 6
-# A speedup that hypervolumes begin at: of what is slower nobody asks how good it is.
+# Reference speedup of the hypervolume; slower schedules do not count.
 SLOWEST = 1.5
 
 

@@ -28,7 +28,7 @@ JOURNAL = "search.jsonl"
 
 @dataclass(frozen=True)
 class Ways:
-    """How a search goes about it; all of this decides its results.
+    """Settings of a search; every field affects its result.
 
     Attributes:
         strategy: one of `STRATEGIES`; `local` begins around templates and plans.

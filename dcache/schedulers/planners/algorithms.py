@@ -1,8 +1,8 @@
 """Planners: where to compute, from tables of errors. Pure functions on arrays; no model, no torch.
 
-Tables are indexed by evaluation, 0 to T - 1. `error[a, t]` is what it costs to stand at `t` on what was
-remembered at `a`; `error[a, b, t]` what it costs to predict `t` from the anchors `a` and `b`, with `a = b`
-where there is one anchor only. Anchors are sorted and begin with evaluation 0, which has nothing to predict
+Tables are indexed by evaluation, 0 to T - 1. `error[a, t]`: error at step t when the feature cached at
+step a is reused. `error[a, b, t]`: error of predicting step t from the anchors a and b, with `a = b` where
+there is one anchor only. Anchors are sorted and begin with evaluation 0, which has nothing to predict
 from. The errors of different evaluations are taken to add up.
 """
 
