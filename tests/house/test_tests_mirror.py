@@ -22,7 +22,6 @@ ON_TOP = ("api", "estimate", "method", "probes", "stats")
 PENDING = {
     "engine/bind.py",
     "engine/binding.py",
-    "engine/lowering/module.py",
     "engine/lowering/probe.py",
     "engine/pipeline.py",
     "engine/protocols.py",
