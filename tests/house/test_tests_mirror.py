@@ -22,9 +22,7 @@ ON_TOP = ("api", "estimate", "method", "probes", "stats")
 PENDING = {
     "engine/bind.py",
     "engine/binding.py",
-    "engine/lowering/probe.py",
     "engine/pipeline.py",
-    "engine/protocols.py",
     "engine/selfcheck.py",
     "engine/trace.py",
 }
