@@ -22,13 +22,7 @@ ON_TOP = ("api", "estimate", "method", "probes", "stats")
 PENDING = {
     "engine/bind.py",
     "engine/binding.py",
-    "engine/lowering/blocks.py",
-    "engine/lowering/bracket.py",
-    "engine/lowering/module.py",
-    "engine/lowering/probe.py",
-    "engine/lowering/whole_model.py",
     "engine/pipeline.py",
-    "engine/protocols.py",
     "engine/selfcheck.py",
     "engine/trace.py",
 }

@@ -1,0 +1,122 @@
+"""The whole model as a site: its output is remembered as it is or as a change, and put together again."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import dcache
+from dcache import DcacheError, methods
+from dcache.cache.history import Branch
+from dcache.engine.call import Call
+from dcache.engine.lowering.whole_model import WholeRegion
+from dcache.engine.session import session_of
+from tests.engine.tiny_models import Toy, integers, session_on, walk
+
+
+def full(value: float) -> torch.Tensor:
+    return torch.full((1, 2, 4), float(value))
+
+
+class Returns(nn.Module):
+    """Whatever `what` makes of 2 x + timestep; counts its own runs."""
+
+    def __init__(self, what: Callable[[torch.Tensor], Any] = lambda y: y) -> None:
+        super().__init__()
+        self.what, self.runs = what, 0
+        self.eval()
+
+    def forward(self, x: torch.Tensor, timestep: Any) -> Any:
+        self.runs += 1
+        return self.what(2 * x + timestep)
+
+
+def every_2(codec: str) -> Any:
+    return methods.interval(interval=2, sites="model", codec=codec)
+
+
+def outputs(model: nn.Module, codec: str, *entries: float) -> list[Any]:
+    """One evaluation for each entry, at the timesteps 10, 9 and so on; every second one is predicted."""
+    dcache.enable(model, every_2(codec))
+    found = []
+    for i, entry in enumerate(entries):
+        dcache.step(model, i)
+        found += walk(model, [10 - i], full(entry))
+    return found
+
+
+def region_on(codec: str) -> WholeRegion:
+    region = session_on(Toy(), every_2(codec)).binding.whole
+    assert isinstance(region, WholeRegion)
+    return region
+
+
+def test_as_a_value_the_output_comes_back_whatever_the_input() -> None:
+    model = Returns()
+    # 2 + 10 and 6 + 8.
+    assert integers(outputs(model, "value", 1, 2, 3, 4)) == [12, 12, 14, 14]
+    assert model.runs == 2
+
+
+def test_as_a_change_it_is_added_to_the_fresh_input() -> None:
+    model = Returns()
+    # Changes of 12 - 1 and 14 - 3, on entries of 2 and 4.
+    assert integers(outputs(model, "delta", 1, 2, 3, 4)) == [12, 13, 14, 15]
+    assert model.runs == 2
+
+
+def test_a_model_that_writes_over_its_input_changes_it_by_as_much() -> None:
+    region, branch = region_on("delta"), Branch("0", 1)
+    x = full(1)
+    computed, spent = region.run(Call(branch, 0, 0.0), lambda x: x.mul_(5), (x,), {})
+    assert computed is x
+    assert spent > 0
+    predicted, spent = region.run(Call(branch, 1, 1.0), lambda _: 1 / 0, (), {"x": full(7)})
+    assert integers([predicted]) == [7 + 4]
+    assert spent == 0.0
+
+
+@pytest.mark.parametrize("codec", ["value", "delta"])
+def test_what_is_no_tensor_comes_back_in_its_place(codec: str) -> None:
+    model = Returns(lambda y: {"sample": y, "rest": ["a flag", y * 100, None, 3]})
+    first, second = outputs(model, codec, 1, 2)
+    rest = first["rest"]
+    assert [rest[0], *integers([first["sample"], rest[1]]), *rest[2:]] == ["a flag", 12, 1200, None, 3]
+    # A further tensor continues no input: it is a value also where the first is a change.
+    sample = 13 if codec == "delta" else 12
+    rest = second["rest"]
+    assert list(second) == ["sample", "rest"]
+    assert [rest[0], *integers([second["sample"], rest[1]]), *rest[2:]] == ["a flag", sample, 1200, None, 3]
+    session = session_of(model)
+    assert session is not None
+    assert session.binding.whole is not None
+    assert session.binding.whole.constants == [None, "a flag", None, None, 3]
+    assert model.runs == 1
+
+
+def test_the_constants_are_those_of_the_last_computed_call() -> None:
+    model = Returns(lambda y: (y, float(y[0, 0, 0])))
+    assert [flag for _, flag in outputs(model, "value", 1, 2, 3, 4)] == [12.0, 12.0, 14.0, 14.0]
+
+
+def test_an_output_of_another_shape_is_no_change_of_the_input() -> None:
+    model = Returns(lambda y: y[:, :1])
+    with pytest.raises(DcacheError, match=r"maps \(1, 2, 4\) to \(1, 1, 4\): use codec='value'"):
+        outputs(model, "delta", 1)
+    assert model.runs == 1
+    model = Returns(lambda y: y[:, :1])
+    assert integers(outputs(model, "value", 1, 2)) == [12, 12]
+
+
+def test_without_an_input_there_is_no_change_and_nothing_is_remembered() -> None:
+    region, branch = region_on("delta"), Branch("0", 1)
+    with pytest.raises(DcacheError, match=r"maps None to \(1, 2, 4\)"):
+        region.run(Call(branch, 0, 0.0), lambda: full(1), (), {})
+    assert not region.has_history
+
+
+def test_it_is_one_region() -> None:
+    region = region_on("value")
+    assert list(region.parts()) == [region]
