@@ -29,7 +29,6 @@ PENDING = {
     "engine/lowering/whole_model.py",
     "engine/pipeline.py",
     "engine/protocols.py",
-    "engine/selfcheck.py",
     "engine/trace.py",
 }
 
