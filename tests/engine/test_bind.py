@@ -192,6 +192,8 @@ def test_a_model_without_blocks_is_remembered_whole_and_says_so_where_nothing_el
 def test_where_there_is_nothing_to_compile_it_says_so() -> None:
     with pytest.warns(DcacheWarning, match="compile=True found nothing to compile in Flat"):
         bound(Flat(), on("model"), compile=True)
+    # Of a UNet, which has no blocks either, what is inside its bracket is compiled.
+    bound(unet(), on("bracket:0"), compile={"backend": "eager"})
 
 
 # Refused ---------------------------------------------------------------------------------------------
@@ -275,8 +277,8 @@ def test_a_site_among_the_blocks_that_the_rule_looks_at_is_refused_with_one_to_c
         method = replace(method, sites=(sites,))
     with pytest.raises(
         DcacheError,
-        match=rf"first {blocks} block\(s\), which are always computed, and {taken} would have them predicted: "
-        rf"choose sites that begin at block {blocks}, such as '{instead}'",
+        match=rf"first {blocks} block\(s\), which are always computed, and {taken} would have them "
+        rf"predicted: choose sites that begin at block {blocks}, such as '{instead}'",
     ):
         dcache.enable(toy, method)
     assert integers(walk(toy, [4, 3])) == plain
@@ -299,6 +301,8 @@ def test_a_rule_that_looks_at_the_first_attention_needs_one_and_a_site_that_begi
         DcacheError, match=r"no attention is declared for Double .* Use a rule that looks else"
     ):
         bound(Toy(), TEACACHE)
+    with pytest.raises(DcacheError, match="no attention is declared for Double"):
+        bound(Toy([Double(), BasicTransformerBlock()]), TEACACHE)
     with pytest.raises(DcacheError, match="no attention is declared for Flat"):
         bound(Flat(), replace(TEACACHE, sites=("model",)))
     with pytest.raises(DcacheError, match=r"none of the sites \['block:1'\] begins there: choose 'trunk' or"):
