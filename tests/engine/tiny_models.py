@@ -40,6 +40,28 @@ class Toy(nn.Module):
         return x
 
 
+class BasicTransformerBlock(nn.Module):
+    """h -> h + 2 h + 2 h + 2 h through three sublayers; discovery knows them by the name of this class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn1, self.attn2, self.ff = Double(), Double(), Double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.attn1(x) + self.attn2(x) + self.ff(x)
+
+
+class FluxSingleTransformerBlock(nn.Module):
+    """h -> h + 2 (2 h + 2 (2 h)): attention and MLP meet in one projection; known by its name as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn, self.proj_mlp, self.act_mlp, self.proj_out = (Double() for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.proj_out(self.attn(x) + self.act_mlp(self.proj_mlp(x)))
+
+
 class Mix(nn.Module):
     """A block with weights of its own on (batch, tokens, 4)."""
 

@@ -51,7 +51,8 @@ class WholeRegion(Region):
         spent = perf_counter() - before
         outputs, self.recipe = flatten(output)
         self.constants = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in outputs]
-        if delta and (entry is None or entry.shape != outputs[0].shape):
+        fits = entry is not None and entry.is_floating_point() and entry.shape == outputs[0].shape
+        if delta and not fits:
             came = None if entry is None else tuple(entry.shape)
             raise DcacheError(
                 "codec 'delta' at sites='model' needs an output of the input's shape; this model maps "
