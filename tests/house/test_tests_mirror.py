@@ -22,7 +22,6 @@ ON_TOP = ("api", "estimate", "method", "probes", "stats")
 PENDING = {
     "engine/binding.py",
     "engine/pipeline.py",
-    "engine/trace.py",
 }
 
 
