@@ -137,3 +137,13 @@ def test_smoothcaches_table_must_make_sense(table, says):
 def test_one_kind_under_two_names_is_refused():
     with pytest.raises(DcacheError, match="attn1"):
         methods.smoothcache(table={"attn1": [1, 0], "attn": [1, 1]})
+
+
+def test_a_model_without_published_coefficients_is_answered_with_those_that_there_are():
+    with pytest.raises(
+        DcacheError, match="no published coefficients for 'sdxl': there are those of 'flux'"
+    ) as told:
+        methods.teacache(coefficients="sdxl")
+    assert "measure_coefficients.py" in str(told.value)
+    with pytest.raises(DcacheError, match="cannot read the file"):
+        methods.teacache(coefficients="sdxl.json")
