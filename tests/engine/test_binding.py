@@ -158,7 +158,7 @@ def test_what_encloses_another_site_is_not_compiled_and_what_is_beside_it_is() -
     compiled = {name for name, m in toy.named_modules() if intercepts_of(m) and _is_compiled(m)}
     # The first block has a site of its own inside it; of the second only that.
     assert compiled == {"blocks.0.ff", "blocks.1.ff", "blocks.2"}
-    # h = 5, and each block makes 7 h of it. Predicted the first gives its 35 again, and so the second its 245.
+    # h = 5, and each block makes 7 h of it. Predicted, the first gives its 35 again, so the second its 245.
     assert integers(steps(toy, [4, 3])) == [343 * 5, 7 * 245]
     dcache.disable(toy)
     assert not any(intercepts_of(m) for m in (first, second, third, second.ff))
