@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 import dcache
 from dcache import methods
 from dcache.engine import protocols

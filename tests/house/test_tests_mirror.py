@@ -26,7 +26,6 @@ PENDING = {
     "engine/lowering/probe.py",
     "engine/lowering/whole_model.py",
     "engine/pipeline.py",
-    "engine/trace.py",
 }
 
 
