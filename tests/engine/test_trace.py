@@ -10,7 +10,9 @@ import torch
 
 import dcache
 from dcache import DcacheWarning, Schedule, methods
+from dcache.engine.config import SessionConfig
 from dcache.engine.pipeline import sessions_of
+from dcache.engine.session import Session
 from dcache.engine.trace import trace_of
 from dcache.identity.denoisers import config_digest
 from dcache.predictors.corrections import Correction, Corrections
@@ -34,6 +36,12 @@ def test_without_a_run_there_is_no_trace() -> None:
     session = session_on(Toy(), LINE)
     assert trace_of({"": session}) is None
     assert trace_of({}) is None
+    # Nor where no site was reached: the first evaluation is let by here.
+    toy = Toy()
+    skips = Session(toy, SessionConfig(LINE, skips_first=True))
+    steps(toy, TIMES[:1])
+    assert skips.stats().steps == 1
+    assert trace_of({"": skips}) is None
 
 
 def test_a_trace_says_what_was_computed_and_how_the_rest_was_predicted() -> None:
@@ -121,11 +129,12 @@ def test_a_denoiser_that_stops_early_is_padded_to_the_run() -> None:
     first, second = session_on(short, LINE), session_on(long, LINE)
     steps(short, TIMES[:2])
     steps(long, TIMES)
-    schedule = trace_of({"a": first, "b": second})
-    assert schedule is not None
-    assert schedule.steps == 6
-    assert rows(schedule, "a") == {"*": {"trunk": "C-CCCC"}}
-    assert rows(schedule, "b") == {"*": {"trunk": "C--C--"}}
+    for sessions in ({"a": first, "b": second}, {"b": second, "a": first}):
+        schedule = trace_of(sessions)
+        assert schedule is not None
+        assert schedule.steps == 6
+        assert rows(schedule, "a") == {"*": {"trunk": "C-CCCC"}}
+        assert rows(schedule, "b") == {"*": {"trunk": "C--C--"}}
 
 
 def test_the_guidance_scale_is_that_of_the_pipeline() -> None:

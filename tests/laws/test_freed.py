@@ -39,7 +39,7 @@ def without_collector(thing: Any) -> Any:
     return thing
 
 
-# With a cache context Flux and Wan keep diffusers' hook registry, which refers to its module: their own circle.
+# With a cache context Flux and Wan keep diffusers' hook registry, which refers to its module: a circle.
 CASES = [(SHAPES[name], ran) for name in ("pixart", "sd") for ran in (False, True)]
 CASES += [(SHAPES[name], False) for name in ("flux", "wan")]
 
