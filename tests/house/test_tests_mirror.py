@@ -25,7 +25,6 @@ PENDING = {
     "engine/lowering/module.py",
     "engine/lowering/probe.py",
     "engine/lowering/whole_model.py",
-    "engine/pipeline.py",
 }
 
 
