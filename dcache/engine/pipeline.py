@@ -24,14 +24,16 @@ _SWAP = "register_components"
 
 
 class PipeOwner:
-    """A pipeline as its denoisers' sessions know it: they keep neither it nor its watch alive.
+    """A pipeline as its denoisers' sessions know it: they do not keep it alive.
 
     Args:
         pipe: the pipeline.
+        watch: the watch on it where it has no method that could hold one, else None.
     """
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, watch: PipeWatch | None) -> None:
         self.pipe: weakref.ref[Any] = weakref.ref(pipe)
+        self.watch = watch
 
     @property
     def ends_itself(self) -> bool:
@@ -45,7 +47,7 @@ class PipeOwner:
 
     def follow(self, session: Session) -> None:
         """Move the session if its denoiser was replaced in the pipeline."""
-        watch = watch_of(self.pipe())
+        watch = self.watch or watch_of(self.pipe())
         if watch is not None:
             watch.follow(session)
 
@@ -92,7 +94,7 @@ class PipeWatch:
     def connect(self, session: Session) -> None:
         """Let the session know the pipeline and its sampler."""
         pipe = self.pipe()
-        session.owners.append(PipeOwner(pipe))
+        session.owners.append(PipeOwner(pipe, None if watch_of(pipe) is self else self))
         sampler = getattr(pipe, "scheduler", None)
         if is_sampler(sampler):
             session.tracker.watch(sampler)

@@ -1,0 +1,66 @@
+"""How the trunk's change grows and moves, of features that halve from one evaluation to the next."""
+
+import numpy as np
+import pytest
+import torch
+
+import dcache
+from dcache import methods
+from dcache.engine.session import session_of
+from dcache.observation.changes import Changes
+from tests.engine.tiny_models import BasicTransformerBlock, Toy
+
+EVERYTHING = methods.interval(interval=1, sites="trunk")
+
+
+def walk(toy: Toy, times: tuple[float, ...] = (4.0, 2.0, 1.0)) -> None:
+    with torch.no_grad():
+        for t in times:
+            toy(torch.zeros(1, 3, 4), t)
+
+
+def test_ratios_are_those_of_the_lengths_of_the_change() -> None:
+    toy = dcache.enable(Toy(), EVERYTHING)
+    changes = Changes(toy)
+    with changes.watching(toy):
+        walk(toy)
+    ratios, spread = changes.ratios(3)
+    # The change is 7 t.
+    np.testing.assert_allclose(ratios, [1.0, 0.5, 0.5])
+    assert spread == 0.0
+    # Without an attention that is known there is nothing to pair it with.
+    assert changes.pairs() is None
+
+
+def test_pairs_are_changes_of_what_attention_is_given_and_of_the_trunk() -> None:
+    toy = dcache.enable(Toy([BasicTransformerBlock(), BasicTransformerBlock()]), EVERYTHING)
+    changes = Changes(toy)
+    for times in ((4.0, 2.0, 1.0), (8.0, 2.0, 1.0)):
+        with changes.watching(toy):
+            walk(toy, times)
+    # Both are multiples of t: |2 - 4| / 4, |1 - 2| / 2, then |2 - 8| / 8, |1 - 2| / 2.
+    pairs = changes.pairs()
+    assert pairs is not None
+    np.testing.assert_allclose(pairs, [[0.5, 0.5], [0.5, 0.5], [0.75, 0.75], [0.5, 0.5]], rtol=1e-6)
+    ratios, spread = changes.ratios(3)
+    np.testing.assert_allclose(ratios, [1.0, (0.5 + 0.25) / 2, 0.5])
+    assert spread == pytest.approx(0.125)
+
+
+def test_an_evaluation_that_was_not_seen_leaves_no_ratios() -> None:
+    toy = dcache.enable(Toy(), EVERYTHING)
+    changes = Changes(toy)
+    with changes.watching(toy):
+        walk(toy)
+    assert changes.ratios(4) == (None, 0.0)
+
+
+def test_nothing_is_left_on_the_model() -> None:
+    toy = dcache.enable(Toy([BasicTransformerBlock()]), EVERYTHING)
+    with Changes(toy).watching(toy):
+        assert toy.blocks[0].attn1._forward_pre_hooks
+        walk(toy)
+    assert not toy.blocks[0].attn1._forward_pre_hooks
+    session = session_of(toy)
+    assert session is not None
+    assert session.observers == []
