@@ -34,7 +34,7 @@ from dcache.sites.streams import Prober
 from dcache.stats import Stats
 
 # What refers to the session and is referred to by it.
-_PARTS = (
+_PARTS = [
     "attachment",
     "batched",
     "decisions",
@@ -48,7 +48,7 @@ _PARTS = (
     "predicts",
     "show",
     "tracker",
-)
+]
 
 
 class Session:
@@ -176,13 +176,14 @@ class Session:
             raise _never_left(self.module)
         branch = call.branch
         if branch.gauge is not None:
-            # What the indicator compares with may take less from here on.
-            self.state.note_peak()
             branch.gauge.settle(call.computed > 0, output)
         if call.computed:
             branch.reset = ""
         incomplete = self.memory is not None and self.memory.short
         if not call.observing or kept is None or incomplete or self.removed:
+            if branch.gauge is not None:
+                # What the indicator compares with may take less after the next call.
+                self.state.note_peak()
             return
         problem = self.binding.settle()
         if problem is None and self.binding.whole is None:

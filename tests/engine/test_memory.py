@@ -18,7 +18,7 @@ from dcache.engine.budget import Budget
 from dcache.engine.call import Call
 from dcache.engine.config import SessionConfig
 from dcache.engine.degrade import DegradeLevel
-from dcache.engine.memory import SessionMemory, on_whole_model
+from dcache.engine.memory import SessionMemory
 from dcache.engine.session import Session
 from dcache.identity.run import Run
 from dcache.probes import Gauge, Probe
@@ -465,7 +465,7 @@ def test_a_gauge_is_made_for_a_repeated_call_too() -> None:
 def test_on_the_whole_model_changes_become_values() -> None:
     names = {None: None, "delta": "value", "delta:int8": "value:int8", "value:bfloat16": "value:bfloat16"}
     for codec, expected in names.items():
-        assert on_whole_model(replace(LINE, codec=codec)).codec == expected
+        assert replace(LINE, codec=codec).for_whole_model().codec == expected
 
 
 def test_sublayers_that_are_coarsened_become_the_trunk(monkeypatch: pytest.MonkeyPatch) -> None:
