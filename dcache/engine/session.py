@@ -59,7 +59,7 @@ class Session:
         config: what `enable` decided.
 
     Attributes:
-        method, requested: the method as it is now, perhaps lowered for want of memory, and as it was asked for.
+        method, requested: the method as it is now (perhaps lowered) and as it was asked for.
         state: the run under way, or the last one.
         owners: the pipelines that the denoiser is part of.
         context: name of the branch that the calls to come are for, None where their ordinal tells.
