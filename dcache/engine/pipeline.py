@@ -124,7 +124,8 @@ class PipeWatch:
         if new is None:
             refuse_other_cache(module)
             new = self._reopened(session, module)
-        self.sessions = [new if s is session else s for s in self.sessions]
+        # Not the session itself: what this pipeline had on the denoiser may have been replaced since.
+        self.sessions = [new if s.module is session.module else s for s in self.sessions]
         self.connect(new)
         pipe = self.pipe()
         session.owners[:] = [owner for owner in session.owners if owner.pipe() is not pipe]

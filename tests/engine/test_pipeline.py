@@ -259,6 +259,11 @@ def test_one_that_another_pipeline_keeps_stays_cached_there() -> None:
     assert watch.sessions == [session]
     assert owned_by(session) == [other]
     assert not session.removed
+    # What is counted, and taken off, is each pipeline's own.
+    assert sessions_of(pipe) == {"denoiser": session_of(pipe.denoiser)}
+    assert sessions_of(other) == {"denoiser": session}
+    dcache.disable(pipe)
+    assert pipe(4) == [27 * (t + 1) for t in (4, 3, 2, 1)]
     assert other(4) == CACHED
 
 
