@@ -51,12 +51,19 @@ class WholeRegion(Region):
         spent = perf_counter() - before
         outputs, self.recipe = flatten(output)
         self.constants = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in outputs]
-        fits = entry is not None and entry.is_floating_point() and entry.shape == outputs[0].shape
+        first = outputs[0]
+        fits = (
+            entry is not None and entry.is_floating_point() and entry.shape == getattr(first, "shape", None)
+        )
         if delta and not fits:
-            came = None if entry is None else tuple(entry.shape)
+            came, gave = _shape_of(entry), _shape_of(first)
             raise DcacheError(
                 "codec 'delta' at sites='model' needs an output of the input's shape; this model maps "
-                f"{came} to {tuple(outputs[0].shape)}: use codec='value'"
+                f"{came} to {gave}: use codec='value'"
             )
         self.remember(call, opened + [None] * (len(outputs) - 1), outputs)
         return output, spent
+
+
+def _shape_of(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else None

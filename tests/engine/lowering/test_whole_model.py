@@ -110,6 +110,11 @@ def test_an_output_of_another_shape_is_no_change_of_the_input() -> None:
     assert integers(outputs(model, "value", 1, 2)) == [12, 12]
 
 
+def test_neither_is_one_that_is_no_tensor() -> None:
+    with pytest.raises(DcacheError, match=r"maps \(1, 2, 4\) to None: use codec='value'"):
+        outputs(Returns(lambda y: ("first", y)), "delta", 1)
+
+
 def test_without_an_input_there_is_no_change_and_nothing_is_remembered() -> None:
     region, branch = region_on("delta"), Branch("0", 1)
     with pytest.raises(DcacheError, match=r"maps None to \(1, 2, 4\)"):
