@@ -15,9 +15,6 @@ from tests.engine.tiny_models import Mix, Toy, flux_pipe
 TENSOR = 32
 CALL = {"x": torch.ones(1, 2, 4), "timestep": 1}
 
-# An estimate on a bare module ends a run of one evaluation, which says so.
-pytestmark = pytest.mark.filterwarnings("ignore:nothing was predicted in this run")
-
 
 @pytest.mark.parametrize(
     ("method", "tensors"),
@@ -137,3 +134,69 @@ def test_what_cannot_be_stopped_or_found_is_refused_with_what_to_do_instead() ->
         dcache.memory_estimate(pipe, "interval", steps=6)
     with pytest.raises(DcacheError, match="'taylorser' is unknown"):
         dcache.memory_estimate(Toy(), "taylorser", **CALL)
+
+
+# A preset's options beside the call's arguments -----------------------------------------------------
+
+FLUX_CALL: dict[str, Any] = {
+    "prompt_embeds": torch.ones(1, 5, 16),
+    "pooled_prompt_embeds": torch.ones(1, 16),
+    "height": 64,
+    "width": 64,
+    # Computed are 0, 1, 2 and 8: as many as order 3 keeps.
+    "num_inference_steps": 9,
+    "output_type": "latent",
+}
+
+
+def test_an_option_of_the_preset_is_none_of_the_call() -> None:
+    pipe = flux_pipe()
+    estimates = {
+        order: dcache.memory_estimate(pipe, "taylorseer", order=order, **FLUX_CALL) for order in (1, 3)
+    }
+    for order, estimate in estimates.items():
+        dcache.enable(pipe, "taylorseer", order=order)
+        pipe(**FLUX_CALL)
+        assert dcache.stats(pipe).bytes_held == estimate
+    # Two anchors of every sublayer, and four.
+    assert estimates[3] == 2 * estimates[1] > 0
+
+
+def test_an_argument_of_neither_is_refused_with_those_there_are() -> None:
+    toy = Toy()
+    with pytest.raises(
+        DcacheError,
+        match=r"unknown argument\(s\) bogus: interval takes branches, codec, interval, last, sites, warmup; "
+        r"Toy's call takes timestep, x$",
+    ):
+        dcache.memory_estimate(toy, "interval", bogus=3, **CALL)
+    with pytest.raises(DcacheError, match=r"order: default takes no options; Toy's call takes timestep, x$"):
+        dcache.memory_estimate(toy, order=3, **CALL)
+    # A method that is made already has its options.
+    with pytest.raises(DcacheError, match=r"unknown argument\(s\) order: Toy's call takes timestep, x$"):
+        dcache.memory_estimate(toy, methods.interval(), order=3, **CALL)
+    with pytest.raises(
+        DcacheError, match=r"unknown argument\(s\) bogus: taylorseer takes .*order.* call takes"
+    ):
+        dcache.memory_estimate(flux_pipe(), "taylorseer", bogus=3, **FLUX_CALL)
+
+
+class Ordered(Toy):
+    """Takes an argument of a preset's name."""
+
+    def forward(self, x: torch.Tensor, timestep: Any, order: int = 1) -> torch.Tensor:
+        return super().forward(x, timestep) * order
+
+
+def test_an_argument_of_both_is_refused_with_the_line_to_type() -> None:
+    toy = Ordered()
+    with pytest.raises(
+        DcacheError,
+        match=r"order may be an option of newton or an argument of Ordered's call: give the method as an "
+        r"object, dcache\.methods\.newton\(order=\.\.\.\), and the rest is the call's",
+    ):
+        dcache.memory_estimate(toy, "newton", order=2, **CALL)
+    # That line: three anchors, and the call's own order.
+    assert dcache.memory_estimate(toy, methods.newton(order=2), order=5, **CALL) == 3 * TENSOR
+    # Where only the call takes it, it is the call's.
+    assert dcache.memory_estimate(toy, "interval", order=5, **CALL) == TENSOR
