@@ -27,7 +27,8 @@ from dcache.stats import Stats
 from dcache.util.checks import check_number, check_whole
 
 if TYPE_CHECKING:
-    from dcache.methods.options import PresetName, PresetOptions
+    from dcache.methods.options import PresetOptions
+    from dcache.methods.registry import PresetName
 
 Target = TypeVar("Target")
 Compile = bool | Mapping[str, Any]

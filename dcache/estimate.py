@@ -18,6 +18,7 @@ from dcache.engine.session import Session
 from dcache.errors import DcacheError
 from dcache.identity.denoisers import denoisers
 from dcache.identity.sampler import Listener, is_sampler, tap
+from dcache.methods.registry import get, options_of
 from dcache.methods.resolve import preset_called, resolve
 
 # Guidance is learned in the first evaluation, and remembered in the second.
@@ -114,7 +115,7 @@ def _told_apart(
     """The preset's options, and the arguments of the call."""
     preset = _preset_of(method)
     name = "" if preset is None else preset.__name__
-    takes = set() if preset is None else set(inspect.signature(preset).parameters)
+    takes = set() if preset is None else set(options_of(preset))
     call = target.forward if isinstance(target, nn.Module) else type(target).__call__
     parameters = inspect.signature(call).parameters
     names = {name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD and name != "self"}
@@ -128,9 +129,10 @@ def _told_apart(
             "call's"
         )
     unknown = [argument for argument in arguments if argument not in takes | names]
-    if everything:
+    if everything and unknown:
         # A call that takes anything: what is, or looks like, an option of ours is none of it.
-        options = {*takes, *ENGINE_OPTIONS, *(o for p in methods.available() for o in _options_of(p))}
+        every = (option for name in methods.available() for option in options_of(get(name)))
+        options = {*takes, *ENGINE_OPTIONS, *every}
         unknown = [u for u in unknown if difflib.get_close_matches(u, options, n=1, cutoff=0.8)]
     if unknown:
         known = "" if preset is None else f"{name} takes {', '.join(sorted(takes)) or 'no options'}; "
@@ -149,11 +151,6 @@ def _preset_of(method: Any) -> Callable[..., Any] | None:
         name = preset_called(method) or preset_called(method.partition(":")[0])
         return None if name is None else methods.find(name)
     return method if callable(method) and not isinstance(method, type) else None
-
-
-def _options_of(preset: str) -> list[str]:
-    function = methods.find(preset)
-    return [] if function is None else list(inspect.signature(function).parameters)
 
 
 def _is_ready(session: Session) -> bool:

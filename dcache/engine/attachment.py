@@ -9,7 +9,7 @@ from torch import nn
 
 from dcache.engine.model_call import Denoiser, ModelCall, NamedContext, model_call_of
 from dcache.intercept.conflicts import compiled_whole, refuse_compiled
-from dcache.intercept.method import MethodTap
+from dcache.intercept.method import MethodTap, listener_on
 
 
 class Attachment:
@@ -71,6 +71,5 @@ def denoiser_of(module: nn.Module) -> Denoiser | None:
     if model_call is not None:
         return model_call.session
     # The slot was taken since; the next run notices.
-    tapped = module.__dict__.get("compile")
-    owner = getattr(tapped.around, "__self__", None) if isinstance(tapped, MethodTap) else None
+    owner = listener_on(module, "compile")
     return owner.session if isinstance(owner, Attachment) and owner.module is module else None

@@ -154,7 +154,7 @@ class Lifecycle(Listener):
             self.noise_grid.restore()
             self.noise_grid = None
         state.close()
-        self.session.tracker.forget(run)
+        session.tracker.forget(run)
         # An interrupted run had no time to predict; its own error is what should be seen.
         if whole and session.method.predicts and not state.record.predicted and self._missed():
             why = state.stats(session.method.describe()).why_nothing()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -289,9 +289,8 @@ class SessionMemory:
             session.check(repeated, output, inner, kept)
 
     def _mark_lowered(self) -> None:
-        branches: Iterable[Branch] = self.session.state.branches.values()
         if self._lowered_for is None:
-            self._lowered_for = next(iter(branches)).signature
+            self._lowered_for = next(iter(self.session.state.branches.values())).signature
 
     def _precisions(self) -> list[torch.dtype | None]:
         return precisions(self.session.binding.storing(), self.session.state.branches.values())

@@ -15,7 +15,7 @@ from dcache.identity.detect import Scout
 from dcache.identity.guider import GuiderTap, guidance_of, guider_taps
 from dcache.identity.sampler import is_sampler, tap_of
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
-from dcache.intercept.method import MethodTap
+from dcache.intercept.method import MethodTap, listener_on, tap_on
 
 _BEGIN = "progress_bar"
 _END = "maybe_free_model_hooks"
@@ -179,8 +179,7 @@ class PipeWatch:
 def watch_of(pipe: Any) -> PipeWatch | None:
     """The watch on this pipeline, if there is one."""
     for name in (_END, _BEGIN, _SWAP):
-        method_tap = getattr(pipe, "__dict__", {}).get(name)
-        watch = _listener(method_tap)
+        watch = listener_on(pipe, name)
         if isinstance(watch, PipeWatch) and watch.pipe() is pipe:
             return watch
     return None
@@ -210,13 +209,8 @@ def sessions_of(target: Any, watch: PipeWatch | None = None) -> dict[str, Sessio
 
 def _taps_of(pipe: Any, watch: PipeWatch) -> list[MethodTap]:
     """The watch's taps that are in place."""
-    attributes = getattr(pipe, "__dict__", {})
-    each = [attributes.get(name) for name in (_BEGIN, _END, _SWAP)]
-    return [t for t in each if isinstance(t, MethodTap) and _listener(t) is watch]
-
-
-def _listener(method_tap: Any) -> Any:
-    return getattr(method_tap.around, "__self__", None) if isinstance(method_tap, MethodTap) else None
+    each = [tap_on(pipe, name) for name in (_BEGIN, _END, _SWAP)]
+    return [t for t in each if t is not None and t.listener is watch]
 
 
 def _name_branch(denoiser: nn.Module, condition: str | None) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from dcache.identity.run import Run
-from dcache.intercept.method import MethodTap
+from dcache.intercept.method import MethodTap, listener_on, tap_on
 
 _activity = itertools.count(1)
 
@@ -164,8 +164,7 @@ class SamplerTap:
 
 def tap_of(sampler: Any) -> SamplerTap | None:
     """The tap on this sampler, if there is one."""
-    step = getattr(sampler, "__dict__", {}).get("step")
-    owner = getattr(step.around, "__self__", None) if isinstance(step, MethodTap) else None
+    owner = listener_on(sampler, "step")
     return owner if isinstance(owner, SamplerTap) and owner.listeners and owner.sampler is sampler else None
 
 
@@ -175,7 +174,7 @@ def tap(sampler: Any, listener: Listener) -> SamplerTap:
     if found is None:
         # What a copied sampler brought along listens for the original's pipeline.
         for name in ("set_timesteps", "step"):
-            if isinstance(vars(sampler).get(name), MethodTap):
+            if tap_on(sampler, name) is not None:
                 delattr(sampler, name)
         found = SamplerTap(sampler)
     found.listeners.add(listener)

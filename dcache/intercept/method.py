@@ -28,6 +28,11 @@ class MethodTap:
         self.__name__ = name
         self.__doc__ = self.original.__doc__
 
+    @property
+    def listener(self) -> Any:
+        """The object whose method is called around, None for a function or once the tap was removed."""
+        return getattr(self.around, "__self__", None)
+
     def install(self) -> None:
         """Set this as the object's attribute."""
         setattr(self.owner, self.name, self)
@@ -54,7 +59,7 @@ class MethodTap:
         if copied is None:
             return self
         plain = types.MethodType(getattr(type(self.owner), self.name), copied)
-        follows = getattr(getattr(self.around, "__self__", None), "follows_copies", None)
+        follows = getattr(self.listener, "follows_copies", None)
         if follows is None or not follows(memo):
             return plain
         twin = MethodTap.__new__(MethodTap)
@@ -73,3 +78,15 @@ class MethodTap:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the plain method of the owner."""
         return getattr, (self.owner, self.name)
+
+
+def tap_on(owner: Any, name: str) -> MethodTap | None:
+    """The tap that stands in for this method of this object, if there is one."""
+    standing = getattr(owner, "__dict__", {}).get(name)
+    return standing if isinstance(standing, MethodTap) else None
+
+
+def listener_on(owner: Any, name: str) -> Any:
+    """What listens to this method of this object, None where nothing does."""
+    method_tap = tap_on(owner, name)
+    return None if method_tap is None else method_tap.listener

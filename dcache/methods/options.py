@@ -1,4 +1,4 @@
-"""Names and options of the presets, for editors and type checkers; a test compares them with the presets."""
+"""Options of the presets, for editors and type checkers; a test compares them with the presets."""
 
 from __future__ import annotations
 
@@ -9,31 +9,6 @@ from typing import Literal, TypedDict
 from dcache.profile import Profile
 from dcache.schedule import Schedule
 
-PresetName = Literal[
-    "default",
-    "bac",
-    "cachequant",
-    "dbcache",
-    "deepcache",
-    "delta_dit",
-    "easycache",
-    "ertacache",
-    "fastercache",
-    "fbcache",
-    "fitted",
-    "foca",
-    "hicache",
-    "interval",
-    "magcache",
-    "newton",
-    "pab",
-    "profilingdit",
-    "seacache",
-    "smoothcache",
-    "taylorseer",
-    "teacache",
-    "tgate",
-]
 Branches = Literal["separate", "together"]
 Clock = Literal["step", "timestep", "sigma", "logsnr"]
 # Sites have names with depths too ("block:3"), so any text is one; these are completed.

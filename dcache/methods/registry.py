@@ -8,7 +8,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.method import Method
@@ -18,7 +18,7 @@ Preset = Callable[..., Method]
 P = TypeVar("P", bound=Preset)
 
 # Each is the function of that name in the module of that name.
-OWN = (
+PresetName = Literal[
     "default",
     "bac",
     "cachequant",
@@ -42,7 +42,8 @@ OWN = (
     "taylorseer",
     "teacache",
     "tgate",
-)
+]
+OWN: tuple[str, ...] = get_args(PresetName)
 # Installed packages name their presets under this group of entry points.
 GROUP = "dcache.presets"
 _registered: dict[str, Preset] = {}
@@ -130,13 +131,18 @@ def make(name: str, **options: Any) -> Method:
     return build(get(name), options)
 
 
+def options_of(preset: Preset) -> list[str]:
+    """The names of a preset's options."""
+    return list(inspect.signature(preset).parameters)
+
+
 def build(preset: Preset, options: Mapping[str, Any]) -> Method:
     """The method of a preset with these options.
 
     Raises:
         DcacheError: an option is unknown; the message lists what there is.
     """
-    known = list(inspect.signature(preset).parameters)
+    known = options_of(preset)
     unknown = [option for option in options if option not in known]
     if unknown:
         raise DcacheError(

@@ -13,7 +13,7 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.method import Method
 from dcache.methods.preset import about
-from dcache.methods.registry import build, get, make, names
+from dcache.methods.registry import build, get, make, names, options_of
 from dcache.schedule import Schedule
 
 # Names of papers and other libraries that are not the preset's own in another spelling.
@@ -76,10 +76,11 @@ def preset_called(text: str) -> str | None:
     >>> preset_called("FORA"), preset_called("First-Block Cache"), preset_called("TaylorSeer")
     ('interval', 'fbcache', 'taylorseer')
     """
-    if text in names():
+    known = names()
+    if text in known:
         return text
     plain = _plain(text)
-    spelled = {_plain(name): name for name in names()}
+    spelled = {_plain(name): name for name in known}
     return spelled.get(plain) or ALIASES.get(plain)
 
 
@@ -152,7 +153,7 @@ def _says(taken: Iterable[str]) -> str:
 
 
 def _takes(name: str, options: Mapping[str, Any]) -> bool:
-    return set(options) <= set(inspect.signature(get(name)).parameters)
+    return set(options) <= set(options_of(get(name)))
 
 
 def _plain(text: str) -> str:

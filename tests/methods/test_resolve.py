@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dcache import DcacheError, Method, Schedule, methods
-from dcache.methods.options import PresetName, PresetOptions
+from dcache.methods.options import PresetOptions
+from dcache.methods.registry import PresetName
 from dcache.methods.resolve import ALIASES, preset_called, resolve
 
 
