@@ -200,3 +200,19 @@ def test_an_argument_of_both_is_refused_with_the_line_to_type() -> None:
     assert dcache.memory_estimate(toy, methods.newton(order=2), order=5, **CALL) == 3 * TENSOR
     # Where only the call takes it, it is the call's.
     assert dcache.memory_estimate(toy, "interval", order=5, **CALL) == TENSOR
+
+
+class Anything(Toy):
+    """Takes any argument."""
+
+    def forward(self, x: torch.Tensor, timestep: Any, **more: Any) -> torch.Tensor:
+        return super().forward(x, timestep)
+
+
+def test_a_call_that_takes_anything_is_given_what_looks_like_no_option() -> None:
+    toy = Anything()
+    assert dcache.memory_estimate(toy, "newton", order=2, height=64, **CALL) == 3 * TENSOR
+    # Another preset's option, a misspelled one, and one of `enable`.
+    for option in ("threshold", "intervall", "lowering"):
+        with pytest.raises(DcacheError, match=rf"unknown argument\(s\) {option}: newton takes .*order"):
+            dcache.memory_estimate(toy, "newton", height=64, **{option: 1}, **CALL)
