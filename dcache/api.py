@@ -16,7 +16,7 @@ from dcache.engine.enabled import Enabled, connect, find_denoisers
 from dcache.engine.session import Session, session_of
 from dcache.errors import DcacheError
 from dcache.identity.denoisers import denoisers
-from dcache.identity.manual import Told
+from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.method import Method
@@ -255,10 +255,10 @@ def step(
     if branch is not None and not isinstance(branch, str):
         raise DcacheError(f"branch must be a name or None, got {branch!r}")
     tracker = sessions[0].tracker
-    told = tracker.told
+    told = tracker.manual
     called_again = told is not None and told.run.calls > 0 and branch is not None and branch in told.seen
     if told is None or index < told.run.index or (index == told.run.index == 0 and called_again):
-        told = tracker.told = Told(Run(started=True, count=steps, flow=flow), branch)
+        told = tracker.manual = ManualStep(Run(started=True, count=steps, flow=flow), branch)
     if index != told.run.index:
         told.run.index = index
         told.run.calls = 0

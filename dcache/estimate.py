@@ -133,7 +133,7 @@ def _told_apart(
         # A call that takes anything: what is, or looks like, an option of ours is none of it.
         every = (option for name in methods.available() for option in options_of(get(name)))
         options = {*takes, *ENGINE_OPTIONS, *every}
-        unknown = [u for u in unknown if difflib.get_close_matches(u, options, n=1, cutoff=0.8)]
+        unknown = [u for u in unknown if difflib.get_close_matches(u, options, n=1, cutoff=0.85)]
     if unknown:
         known = "" if preset is None else f"{name} takes {', '.join(sorted(takes)) or 'no options'}; "
         raise DcacheError(
@@ -165,6 +165,6 @@ def _full_bytes(session: Session) -> int:
     branches = session.state.branches.values()
     more = session.method.predictor.forecasts
     anchors = [(h.limit + more, h.leaves[-1]) for b in branches for h in b.histories.values() if h.leaves]
-    probes = [t for b in branches if b.gauge is not None for t in b.gauge.full()]
+    probes = [t for b in branches if b.indicator is not None for t in b.indicator.capacity()]
     held = sum(n * t.untyped_storage().nbytes() for n, leaves in anchors for t in tensors_of(leaves))
     return held + sum(t.untyped_storage().nbytes() for t in probes)

@@ -1,25 +1,26 @@
-"""What a dynamic rule looks at: where the probe sits, and the gauge that says how much it has changed.
+"""Probes: the tensor that a dynamic rule looks at, and the change indicator that measures it.
 
-| where       | what the gauge is shown                                        | source            |
-|-------------|----------------------------------------------------------------|-------------------|
+| where       | the indicator's tensor                                         | source              |
+|-------------|----------------------------------------------------------------|---------------------|
 | `front`     | output minus input of the first `blocks` blocks                | FBCache, DBCache  |
 | `modulated` | what the first block gives its attention (norm and modulation) | TeaCache          |
 | `input`     | the denoiser's first tensor argument                           | EasyCache, SeaCache |
 
-A gauge belongs to one guidance branch. It keeps tensors of its own and reads them, with one sync, only when a
-rule asks for the change; the guards before that rule cost nothing.
+An indicator belongs to one guidance branch. It keeps tensors of its own and reads them, with one sync, only
+when a rule asks for the change; the guards before that rule cost nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dcache.errors import DcacheError
 from dcache.kernels.changes import relative_change
+from dcache.util.renamed import renamed
 
 WHERE = ("front", "modulated", "input")
 # Attaches a probe, given the binding, the engine and the probe: `dcache.engine.bind` has those of `WHERE`.
@@ -48,7 +49,7 @@ def attacher(where: str) -> Attach | None:
     return _registered.get(where)
 
 
-class Gauge:
+class SinceCompute:
     """Relative L1 change, mean|now - then| / mean|then|, of what is seen since the last computed evaluation.
 
     Attributes:
@@ -57,14 +58,14 @@ class Gauge:
         most: tensors like the one it sees that it holds at most, with that one.
     """
 
-    most = 2
+    max_tensors = 2
 
     def __init__(self) -> None:
         self.now: torch.Tensor | None = None
         self.then: torch.Tensor | None = None
 
-    def see(self, x: torch.Tensor, logsnr: float | None) -> None:
-        """Take what the probe sees now; the tensor is the gauge's to keep.
+    def update(self, x: torch.Tensor, logsnr: float | None) -> None:
+        """Take what the probe sees now; the tensor is the indicator's to keep.
 
         Args:
             x: the probe's tensor.
@@ -78,7 +79,7 @@ class Gauge:
             return float("inf")
         return float(relative_change(self.now, self.then))
 
-    def settle(self, computed: bool, output: Any) -> None:
+    def end_step(self, computed: bool, output: Any) -> None:
         """The evaluation is over.
 
         Args:
@@ -93,15 +94,15 @@ class Gauge:
         """Every tensor held."""
         return [t for t in (self.now, self.then) if t is not None]
 
-    def full(self) -> Iterable[torch.Tensor]:
+    def capacity(self) -> Iterable[torch.Tensor]:
         """After one evaluation: tensors like those that will be held, each as often as there will be."""
         return self.tensors()
 
 
-class StepGauge(Gauge):
+class SinceStep(SinceCompute):
     """The same since the evaluation before, computed or not."""
 
-    def settle(self, computed: bool, output: Any) -> None:
+    def end_step(self, computed: bool, output: Any) -> None:
         """See class."""
         self.then, self.now = self.now, None
 
@@ -113,12 +114,12 @@ class Probe:
     Attributes:
         where: one of `WHERE`, or a registered place.
         blocks: for "front", the number of leading blocks; they are always computed.
-        gauge: makes the gauge of one branch.
+        indicator: makes the indicator of one branch.
     """
 
     where: str = "front"
     blocks: int = 1
-    gauge: Callable[[], Gauge] = Gauge
+    indicator: Callable[[], SinceCompute] = SinceCompute
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -131,5 +132,9 @@ class Probe:
             )
 
 
-class PeekedError(Exception):
+class AttentionInputSeenError(Exception):
     """The first block was run as far as its attention, which is all that the probe wanted."""
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Gauge": "SinceCompute", "StepGauge": "SinceStep"})

@@ -20,7 +20,7 @@ from dcache.demo.pipeline import SCHEDULES
 from dcache.errors import DcacheError
 from dcache.eval.subject import load
 from dcache.search.calibrate import calibrate
-from dcache.search.planned import check
+from dcache.search.check import check
 from dcache.search.render import Renderer
 from dcache.util.files import make_folder
 

@@ -24,11 +24,11 @@ from dcache.demo.pipeline import COEFFICIENTS, GUIDANCE, STEPS
 from dcache.errors import DcacheError
 from dcache.eval.bench import bench
 from dcache.eval.canvas import GREY, GRID, INK, new_figure, save
-from dcache.eval.contest import one_call
+from dcache.eval.entries import run_once
+from dcache.eval.formatting import size
 from dcache.eval.machine import machine, versions
-from dcache.eval.specs import Choice, shipped
+from dcache.eval.specs import MethodEntry, shipped
 from dcache.eval.subject import Subject, load
-from dcache.eval.words import size
 from dcache.util.files import write, write_json
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -66,7 +66,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def choice(name: str, options: dict[str, Any]) -> Choice:
+def choice(name: str, options: dict[str, Any]) -> MethodEntry:
     """A preset with options; measured numbers come from the shipped file."""
     label = ", ".join(f"{k}={short(v)}" for k, v in options.items()) or "as it comes"
     given = dict(options)
@@ -74,7 +74,7 @@ def choice(name: str, options: dict[str, Any]) -> Choice:
     if "alpha" in given:
         tables = json.loads(COEFFICIENTS.read_text(encoding="utf-8"))["smoothcache"]["tables"]
         given["table"] = tables[f"{given.pop('alpha'):g}"]
-    return Choice(f"{name}: {label}", label, method=methods.make(name, **given))
+    return MethodEntry(f"{name}: {label}", label, method=methods.make(name, **given))
 
 
 def short(value: Any) -> str:
@@ -82,10 +82,10 @@ def short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else repr(value).replace("'", '"')
 
 
-def refusal(subject: Subject, prompt: str, one: Choice) -> str:
+def refusal(subject: Subject, prompt: str, one: MethodEntry) -> str:
     """Why a method cannot be used here, "" if it can."""
     try:
-        one_call(subject, one, [prompt], [0])
+        run_once(subject, one, [prompt], [0])
     except DcacheError as error:
         return str(error).removeprefix(f"{one.spec}: ")
     return ""

@@ -34,7 +34,7 @@ from dcache.schedulers.planners.gram import line_slopes, slopes
 from dcache.schedulers.planners.pairs import clock_values, how
 from dcache.search.closed_loop import fit, with_slopes
 from dcache.search.observe import observe
-from dcache.search.placing import even
+from dcache.search.placement import even_places
 from dcache.search.render import Renderer
 from dcache.util.files import write, write_json
 
@@ -73,26 +73,27 @@ def places(profile: Profile, kind: str) -> tuple[int, ...]:
     """Computed evaluations: even, placed by hand, or planned by `pairs` for as many as even ones."""
     steps = profile.steps
     if kind == "even":
-        return even(EVEN[steps], steps)
+        return even_places(EVEN[steps], steps)
     if kind == "by hand":
         return BY_HAND[steps]
     (plan,) = make("pairs", profile, computes=EVEN[steps]).components.values()
-    return tuple(t for t, computed in enumerate(plan.rows["*"][profile.whole]) if computed)
+    return tuple(t for t, computed in enumerate(plan.rows["*"][profile.whole_site]) if computed)
 
 
 def without_pictures(profile: Profile, anchors: tuple[int, ...]) -> dict[str, Schedule]:
     """Every predictor that needs no picture to be set up."""
     plans = dict(FIXED)
     for order in (1, 2):
-        plans[f"fitted {order + 1}"] = how(profile, {profile.whole: anchors}, "fitted", order)
+        plans[f"fitted {order + 1}"] = how(profile, {profile.whole_site: anchors}, "fitted", order)
     return {
-        name: scheduled(profile, "measured", {profile.whole: anchors}, **plan) for name, plan in plans.items()
+        name: scheduled(profile, "measured", {profile.whole_site: anchors}, **plan)
+        for name, plan in plans.items()
     }
 
 
 def along(profile: Profile, anchors: tuple[int, ...], name: str, share: float) -> dict[int, float]:
     """Slopes of the predicted evaluations: a share of the fitted ones, or of the line on log-SNR."""
-    gram = profile.tables(profile.whole).gram
+    gram = profile.tables(profile.whole_site).gram
     table = slopes(gram) if name == "fitted" else line_slopes(clock_values(profile)[1])
     pairs = {t: [a for a in anchors if a < t][-2:] for t in range(profile.steps) if t not in anchors}
     return {t: share * float(table[a[0], a[1], t]) for t, a in pairs.items() if len(a) > 1}

@@ -30,20 +30,20 @@ from dcache.demo.shipped import shipped_schedules
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.eval.bench import bench
 from dcache.eval.canvas import ACCENT, GREY, GRID, INK, new_figure, save
-from dcache.eval.contest import Contestant
+from dcache.eval.entries import BenchEntry
 from dcache.eval.machine import machine, versions
 from dcache.eval.prompts import read
-from dcache.eval.specs import Choice
+from dcache.eval.specs import MethodEntry
 from dcache.eval.subject import Subject, load
 from dcache.profile import Profile, cost
 from dcache.schedule import Schedule
 from dcache.schedulers.planners import PLANNERS, for_speedup
-from dcache.search.evolve import Ways, identity_of, opened, rungs, search
-from dcache.search.found import growth
-from dcache.search.judge import Judge
+from dcache.search.evaluators import ProcessPoolEvaluator
+from dcache.search.front_report import hypervolume_history
+from dcache.search.quality import QualityEvaluator
 from dcache.search.render import Renderer
-from dcache.search.team import Workers
-from dcache.search.transfer import carried
+from dcache.search.search import SearchConfig, identity_of, open_journal, rungs, search
+from dcache.search.transfer import resample_steps
 from dcache.util.files import make_folder, write_json
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -72,9 +72,9 @@ def subject_of(guidance: float, **options: Any) -> Subject:
     return load("demo", guidance=guidance, device="cpu", **options)
 
 
-def judge_of(guidance: float, parts: list[list[str]]) -> Judge:
+def judge_of(guidance: float, parts: list[list[str]]) -> QualityEvaluator:
     """The judge of a worker."""
-    return Judge(subject_of(guidance), parts)
+    return QualityEvaluator(subject_of(guidance), parts)
 
 
 def strategies(folder: Path, budget: int, seeds: int, workers: int) -> dict[str, Any]:
@@ -83,17 +83,21 @@ def strategies(folder: Path, budget: int, seeds: int, workers: int) -> dict[str,
     found: dict[str, Any] = {"budget": budget, "prompts": SEARCHED}
     for mode, guidance in GUIDANCES.items():
         profile = Profile.load(folder / f"{mode}.profile.safetensors")
-        parts = rungs(prompts, Ways().first)
+        parts = rungs(prompts, SearchConfig().first)
         # The pictures are the same for all, so that each schedule is rendered once for all.
-        identity = identity_of(Ways(), prompts, {"guidance": guidance})
+        identity = identity_of(SearchConfig(), prompts, {"guidance": guidance})
         kept = make_folder(folder / f"strategies-{mode}")
-        journal = opened(kept, identity, resume=(kept / "search.jsonl").exists())
-        team = Workers(partial(judge_of, guidance, parts), workers, 1)
+        journal = open_journal(kept, identity, resume=(kept / "search.jsonl").exists())
+        team = ProcessPoolEvaluator(partial(judge_of, guidance, parts), workers, 1)
         try:
             found[mode] = {
                 name: [
                     _grown(
-                        profile, team, prompts, journal, Ways(**how, budget=budget, fitting=0.0, seed=seed)
+                        profile,
+                        team,
+                        prompts,
+                        journal,
+                        SearchConfig(**how, budget=budget, fitting=0.0, seed=seed),
                     )
                     for seed in range(seeds)
                 ]
@@ -104,7 +108,9 @@ def strategies(folder: Path, budget: int, seeds: int, workers: int) -> dict[str,
     return found
 
 
-def _grown(profile: Profile, team: Workers, prompts: list[str], journal: Any, ways: Ways) -> dict[str, Any]:
+def _grown(
+    profile: Profile, team: ProcessPoolEvaluator, prompts: list[str], journal: Any, ways: SearchConfig
+) -> dict[str, Any]:
     done = search(profile, ways, team, prompts, {"psnr": 1}, journal)
     best = {
         f"{speedup:g}": max(
@@ -117,7 +123,7 @@ def _grown(profile: Profile, team: Workers, prompts: list[str], journal: Any, wa
         )
         for speedup in SPEEDUPS
     }
-    volumes = [round(v, 4) for v in growth(done)]
+    volumes = [round(v, 4) for v in hypervolume_history(done)]
     print(f"{ways.strategy}, seeds {ways.seeds}, {ways.seed}: {volumes[-1]:.3f}, {best}", file=sys.stderr)
     return {"hypervolume": volumes, "best": best, "twins": done.twins, "asked": done.asked}
 
@@ -129,7 +135,7 @@ def rivals(folder: Path, repeats: int, modes: Sequence[str]) -> dict[str, Any]:
         guidance = GUIDANCES[mode]
         subject = subject_of(guidance)
         profile = Profile.load(folder / f"{mode}.profile.safetensors")
-        groups: dict[str, list[Contestant]] = {
+        groups: dict[str, list[BenchEntry]] = {
             "front": list(_front(folder / mode)),
             "calibrated": list(shipped_schedules(SCHEDULES, STEPS, guidance)),
             "planner": list(_planned(profile, folder / mode)),
@@ -167,16 +173,16 @@ def _expected(schedule: Schedule, profile: Profile) -> float | None:
         return None
 
 
-def _front(folder: Path) -> Iterator[Choice]:
+def _front(folder: Path) -> Iterator[MethodEntry]:
     """Every member of a front that is faster than half of the pace of the slowest speedup asked for."""
     content = json.loads((folder / "front.json").read_text(encoding="utf-8"))
     for row in content["front"]:
         if row["speedup"] > 1.2:
             path = folder / row["schedule"]
-            yield Choice(f"front {row['name']}", f"front {row['name']}", method=Schedule.load(path))
+            yield MethodEntry(f"front {row['name']}", f"front {row['name']}", method=Schedule.load(path))
 
 
-def _planned(profile: Profile, folder: Path) -> Iterator[Choice]:
+def _planned(profile: Profile, folder: Path) -> Iterator[MethodEntry]:
     """Every planner, asked for what the front's schedule for each speedup is expected to reach."""
     for speedup in SPEEDUPS:
         wanted = cost.speedup(_nearest(folder, speedup), profile.latencies) / ALIKE  # type: ignore[arg-type]
@@ -187,10 +193,10 @@ def _planned(profile: Profile, folder: Path) -> Iterator[Choice]:
                     schedule = for_speedup(profile, name, wanted)
             except DcacheError:
                 continue
-            yield Choice(f"{name} {speedup:g}x", f"{name} {speedup:g}x", method=schedule)
+            yield MethodEntry(f"{name} {speedup:g}x", f"{name} {speedup:g}x", method=schedule)
 
 
-def _presets(subject: Subject) -> Iterator[Choice]:
+def _presets(subject: Subject) -> Iterator[MethodEntry]:
     (prompt,) = read("demo:1")
     for name, settings in SETTINGS.items():
         for options in settings:
@@ -199,7 +205,7 @@ def _presets(subject: Subject) -> Iterator[Choice]:
                 yield replace(one, label=f"{name}: {one.label}")
 
 
-def _peers(folder: Path, subject: Subject) -> Iterator[Contestant]:
+def _peers(folder: Path, subject: Subject) -> Iterator[BenchEntry]:
     """The settings of examples/bench_peers that work here, of the libraries that are installed.
 
     Those that docs/bench.json knows to leave more than `MOST_WORK` of the FLOPs are left out.
@@ -245,7 +251,7 @@ def transfer(folder: Path) -> list[dict[str, Any]]:
             held = Renderer(subject, read(HELD)[:16], 1000)
             row: dict[str, Any] = {"guidance": mode, "where": what}
             for speedup, schedule in chosen.items():
-                own = carried(schedule, steps)
+                own = resample_steps(schedule, steps)
                 row[f"{speedup:g}"] = _quietly(held.quality, own)
                 row[f"even {speedup:g}"] = _quietly(held.quality, _even_like(own))
             print(row, file=sys.stderr)

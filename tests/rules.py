@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dcache.method import Method
-from dcache.schedulers import Moment, Rule
-from dcache.schedulers.simulate import walked
+from dcache.schedulers import Rule, StepContext
+from dcache.schedulers.simulate import simulate
 from dcache.sites.site import Site
 
 DEPTH = 4
@@ -33,11 +33,13 @@ def moment(  # noqa: PLR0917 - as many as a moment has fields
     time: float | None = None,
     memory: dict[str, float] | None = None,
     depth: int = DEPTH,
-) -> Moment:
+) -> StepContext:
     """A rule's argument; a test gives the fields that matter to it."""
     read = change if callable(change) else lambda: change
     kept = {} if memory is None else memory
-    return Moment(index, count, run_length, site_of(site, depth), branch, depth, read, lambda: time, kept)
+    return StepContext(
+        index, count, run_length, site_of(site, depth), branch, depth, read, lambda: time, kept
+    )
 
 
 def computed_steps(
@@ -48,7 +50,7 @@ def computed_steps(
     times: Sequence[float] | None = None,
     site: str = "trunk",
 ) -> list[int]:
-    """The evaluations that are computed at one site, as `walked` finds them.
+    """The evaluations that are computed at one site, as `simulate` finds them.
 
     Args:
         rule: a rule, or a method for its rule.
@@ -60,8 +62,8 @@ def computed_steps(
     """
     decide = rule.rule if isinstance(rule, Method) else rule
 
-    def of_this_run(now: Moment) -> str | None:
+    def of_this_run(now: StepContext) -> str | None:
         time = None if times is None else times[now.index]
         return decide(replace(now, count=now.count if known else None, time=lambda: time))
 
-    return list(walked(of_this_run, steps, site_of(site), changes, DEPTH))
+    return list(simulate(of_this_run, steps, site_of(site), changes, DEPTH))

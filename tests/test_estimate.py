@@ -211,7 +211,7 @@ class Anything(Toy):
 
 def test_a_call_that_takes_anything_is_given_what_looks_like_no_option() -> None:
     toy = Anything()
-    assert dcache.memory_estimate(toy, "newton", order=2, prompt=64, **CALL) == 3 * TENSOR
+    assert dcache.memory_estimate(toy, "newton", order=2, prompt=64, height=64, **CALL) == 3 * TENSOR
     # Another preset's option, a misspelled one, and one of `enable`.
     for option in ("threshold", "intervall", "lowering"):
         with pytest.raises(DcacheError, match=rf"unknown argument\(s\) {option}: newton takes .*order"):

@@ -1,4 +1,4 @@
-"""Probes: what their gauges say of a change, where they sit, and what looking costs."""
+"""Probes: what their indicators say of a change, where they sit, and what looking costs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import dcache
 from dcache import DcacheError, methods
 from dcache.engine.session import session_of
 from dcache.method import Method
-from dcache.methods.easycache import RateGauge
-from dcache.methods.seacache import SignalGauge
-from dcache.probes import Gauge, Probe, StepGauge
+from dcache.methods.easycache import OutputRate
+from dcache.methods.seacache import WienerFiltered
+from dcache.probes import Probe, SinceCompute, SinceStep
 from dcache.schedulers import Accumulated, Listed
 from tests.engine.tiny_models import Double, Toy, walk
 from tests.laws.product import PRESETS
@@ -30,22 +30,24 @@ def tensor(*values: float) -> torch.Tensor:
     return torch.tensor(values)
 
 
-def feed(gauge: Gauge, *seen: tuple[torch.Tensor, bool], logsnr: float | None = None) -> list[float]:
+def feed(
+    indicator: SinceCompute, *seen: tuple[torch.Tensor, bool], logsnr: float | None = None
+) -> list[float]:
     """The changes told in evaluations that see this and are computed or not; the output is ten times it."""
     told = []
     for x, computed in seen:
-        gauge.see(x, logsnr)
-        told.append(gauge.change())
-        gauge.settle(computed, (x * 10,))
+        indicator.update(x, logsnr)
+        told.append(indicator.change())
+        indicator.end_step(computed, (x * 10,))
     return told
 
 
 # Gauges ---------------------------------------------------------------------------------------------
 
 
-def test_a_gauge_compares_with_the_last_computed_evaluation():
+def test_an_indicator_compares_with_the_last_computed_evaluation():
     told = feed(
-        Gauge(),
+        SinceCompute(),
         (tensor(1, -1), True),
         (tensor(1, -2), False),  # |0| + |1| over 2
         (tensor(3, -1), False),  # against the first still
@@ -55,9 +57,9 @@ def test_a_gauge_compares_with_the_last_computed_evaluation():
     assert told == [math.inf, 0.5, 1.0, 2.0, 0.25]
 
 
-def test_a_step_gauge_compares_with_the_evaluation_before():
+def test_a_step_indicator_compares_with_the_evaluation_before():
     told = feed(
-        StepGauge(),
+        SinceStep(),
         (tensor(1, -1), True),
         (tensor(1, -2), False),
         (tensor(4, -2), False),
@@ -71,39 +73,39 @@ def test_the_change_is_relative_l1_in_float32():
     then, now = random.normal(size=(2, 3, 5)), random.normal(size=(2, 3, 5))
     for dtype, close in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2), (torch.float16, 1e-3)):
         a, b = torch.tensor(then).to(dtype), torch.tensor(now).to(dtype)
-        found = feed(Gauge(), (a, True), (b, False))[1]
+        found = feed(SinceCompute(), (a, True), (b, False))[1]
         assert found == pytest.approx(np.abs(now - then).mean() / np.abs(then).mean(), rel=close)
         exact = (b.double() - a.double()).abs().mean() / a.double().abs().mean()
         assert found == pytest.approx(float(exact), rel=1e-5)
 
 
 def test_what_cannot_be_compared():
-    assert Gauge().change() == math.inf
-    assert feed(Gauge(), (tensor(0.0), True), (tensor(1.0), False))[1] == math.inf
-    assert math.isnan(feed(Gauge(), (tensor(1.0), True), (tensor(math.nan), False))[1])
+    assert SinceCompute().change() == math.inf
+    assert feed(SinceCompute(), (tensor(0.0), True), (tensor(1.0), False))[1] == math.inf
+    assert math.isnan(feed(SinceCompute(), (tensor(1.0), True), (tensor(math.nan), False))[1])
     # Nothing was seen in this evaluation: no claim is made.
-    gauge = Gauge()
-    feed(gauge, (tensor(1.0), True))
-    assert gauge.change() == math.inf
+    indicator = SinceCompute()
+    feed(indicator, (tensor(1.0), True))
+    assert indicator.change() == math.inf
 
 
-@pytest.mark.parametrize("make", [Gauge, StepGauge, SignalGauge])
-def test_a_gauge_holds_one_tensor_between_evaluations(make):
-    gauge = make()
+@pytest.mark.parametrize("make", [SinceCompute, SinceStep, WienerFiltered])
+def test_an_indicator_holds_one_tensor_between_evaluations(make):
+    indicator = make()
     for i in range(4):
-        feed(gauge, (torch.full((1, 2, 4, 4), float(i)), i % 2 == 0), logsnr=0.0)
-        (held,) = gauge.tensors()
+        feed(indicator, (torch.full((1, 2, 4, 4), float(i)), i % 2 == 0), logsnr=0.0)
+        (held,) = indicator.tensors()
         assert held.untyped_storage().nbytes() == 32 * 4
-        assert sum(t.untyped_storage().nbytes() for t in gauge.full()) == 32 * 4
+        assert sum(t.untyped_storage().nbytes() for t in indicator.capacity()) == 32 * 4
 
 
 def test_easycaches_rate_by_hand():
-    gauge = RateGauge()
+    indicator = OutputRate()
 
     def evaluation(x: float, y: float | None) -> float:
-        gauge.see(tensor(x), None)
-        change = gauge.change()
-        gauge.settle(y is not None, {"sample": tensor(math.nan if y is None else y)})
+        indicator.update(tensor(x), None)
+        change = indicator.change()
+        indicator.end_step(y is not None, {"sample": tensor(math.nan if y is None else y)})
         return change
 
     assert evaluation(0.0, 10.0) == math.inf
@@ -116,13 +118,13 @@ def test_easycaches_rate_by_hand():
     assert evaluation(3.0, None) == pytest.approx(6 * 3.0 / 20)
 
 
-def test_easycaches_gauge_tells_beforehand_what_it_will_hold():
-    gauge = RateGauge()
-    feed(gauge, (torch.ones(3), True))
-    full = sum(t.untyped_storage().nbytes() for t in gauge.full())
+def test_easycaches_indicator_tells_beforehand_what_it_will_hold():
+    indicator = OutputRate()
+    feed(indicator, (torch.ones(3), True))
+    full = sum(t.untyped_storage().nbytes() for t in indicator.capacity())
     for i in range(5):
-        feed(gauge, (torch.ones(3) * i, i < 2))
-        held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in gauge.tensors()}
+        feed(indicator, (torch.ones(3) * i, i < 2))
+        held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in indicator.tensors()}
         assert sum(held.values()) <= full
     assert sum(held.values()) == full == 5 * 3 * 4
 
@@ -147,17 +149,21 @@ def test_seacache_filters_as_wiener_does(shape, axes, logsnr):
     a, b = (torch.randn(shape, generator=generator(i)) for i in (1, 2))
     left, right = (wiener(x.numpy(), logsnr, axes) for x in (a, b))
     expected = np.abs(right - left).mean() / np.abs(left).mean()
-    assert feed(SignalGauge(), (a, True), (b, False), logsnr=logsnr)[1] == pytest.approx(expected, rel=1e-4)
+    assert feed(WienerFiltered(), (a, True), (b, False), logsnr=logsnr)[1] == pytest.approx(
+        expected, rel=1e-4
+    )
 
 
 def test_seacache_sees_fine_changes_only_where_there_is_little_noise():
     flat = torch.ones(1, 1, 16, 16)
     fine = torch.cos(torch.pi * torch.arange(16.0)).expand(1, 1, 16, 16)
-    # Next to no noise: the filter lets everything through, and the gauge is a plain one.
+    # Next to no noise: the filter lets everything through, and the indicator is a plain one.
     for change in (0.5 * fine, 0.5 * flat):
-        assert feed(SignalGauge(), (flat, True), (flat + change, False), logsnr=99.0)[1] == pytest.approx(0.5)
+        assert feed(WienerFiltered(), (flat, True), (flat + change, False), logsnr=99.0)[1] == pytest.approx(
+            0.5
+        )
     noisy = [
-        feed(SignalGauge(), (flat, True), (flat + change, False), logsnr=-10.0)[1]
+        feed(WienerFiltered(), (flat, True), (flat + change, False), logsnr=-10.0)[1]
         for change in (0.5 * fine, 0.5 * flat)
     ]
     assert noisy == pytest.approx([0.0, 0.5], abs=1e-3)
@@ -165,7 +171,7 @@ def test_seacache_sees_fine_changes_only_where_there_is_little_noise():
 
 def test_seacache_takes_inputs_without_any_space():
     x = torch.randn(2, 5, generator=generator(1))
-    assert feed(SignalGauge(), (x, True), (x * 1.5, False), logsnr=None)[1] == pytest.approx(0.5)
+    assert feed(WienerFiltered(), (x, True), (x * 1.5, False), logsnr=None)[1] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -186,34 +192,34 @@ def test_bad_probes_are_refused(options, says):
 # Where they sit ---------------------------------------------------------------------------------------
 
 
-class Told(Gauge):
+class Told(SinceCompute):
     """Keeps everything that it is shown."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[torch.Tensor] = []
 
-    def see(self, x: torch.Tensor, logsnr: float | None) -> None:
+    def update(self, x: torch.Tensor, logsnr: float | None) -> None:
         self.seen.append(x)
-        super().see(x, logsnr)
+        super().update(x, logsnr)
 
 
 def shown(
     model: nn.Module, where: str, computed: tuple[int, ...], sites: str = "model", blocks: int = 1
 ) -> Any:
     """What a probe is shown in a walk that computes these evaluations."""
-    gauge = Told()
+    indicator = Told()
     method = Method(
         "mine",
         rule=Listed(computed),
         sites=(sites,),
         codec="value" if sites == "model" else "delta",
-        probe=Probe(where, blocks, gauge=lambda: gauge),
+        probe=Probe(where, blocks, indicator=lambda: indicator),
     )
     dcache.enable(model, method)
     walk(model, range(5), torch.ones(1, 2, 4))
     dcache.disable(model)
-    return gauge.seen
+    return indicator.seen
 
 
 def test_the_input_is_seen_in_every_evaluation_and_copied():
@@ -264,7 +270,7 @@ def test_a_peek_runs_the_first_block_as_far_as_its_attention():
         rule=Accumulated(3.0, (1.0,)),
         sites=("trunk",),
         codec="delta",
-        probe=Probe("modulated", gauge=StepGauge),
+        probe=Probe("modulated", indicator=SinceStep),
     )
     dcache.enable(pipe, method)
     PIXART.run(pipe, "off", **at_step_end(PIXART, look))
@@ -291,7 +297,7 @@ def test_what_is_peeked_at_is_the_modulated_input_of_the_attention():
     expected = [float((b - a).abs().mean() / a.abs().mean()) for a, b in pairwise(given)]
     told: list[float] = []
 
-    class Noting(StepGauge):
+    class Noting(SinceStep):
         def change(self) -> float:
             told.append(super().change())
             return told[-1]
@@ -301,7 +307,7 @@ def test_what_is_peeked_at_is_the_modulated_input_of_the_attention():
         rule=Accumulated(0.0),
         sites=("trunk",),
         codec="delta",
-        probe=Probe("modulated", gauge=Noting),
+        probe=Probe("modulated", indicator=Noting),
     )
     dcache.enable(pipe, method)
     PIXART.run(pipe, "batched")
@@ -366,7 +372,7 @@ def test_methods_that_look_at_nothing_cost_no_sync(name):
 
 
 @pytest.mark.parametrize("name", ["fbcache", "dbcache", "teacache", "easycache", "seacache"])
-def test_the_gauges_tensors_are_counted_and_estimated(name):
+def test_the_indicators_tensors_are_counted_and_estimated(name):
     pipe = PIXART.build()
     method = PRESETS[name].method()
     estimate = dcache.memory_estimate(pipe, method, **PIXART.arguments("off"))
@@ -380,12 +386,12 @@ def test_the_gauges_tensors_are_counted_and_estimated(name):
             return  # The last step is over, and with it the run.
         (branch,) = session.state.branches.values()
         histories = {t.data_ptr(): t for h in branch.histories.values() for a in h.leaves for t in a}
-        gauge = {t.data_ptr(): t for t in branch.gauge.tensors()}
-        sizes = [sum(t.untyped_storage().nbytes() for t in part.values()) for part in (histories, gauge)]
+        indicator = {t.data_ptr(): t for t in branch.indicator.tensors()}
+        sizes = [sum(t.untyped_storage().nbytes() for t in part.values()) for part in (histories, indicator)]
         looked.append((dcache.stats(pipe).bytes_now, *sizes))
 
     PIXART.run(pipe, "off", **at_step_end(PIXART, look))
-    assert all(held == histories + gauge for held, histories, gauge in looked)
-    assert all(gauge > 0 for _, _, gauge in looked)
+    assert all(held == histories + indicator for held, histories, indicator in looked)
+    assert all(indicator > 0 for _, _, indicator in looked)
     assert len(looked) >= STEPS - 1
     assert max(held for held, _, _ in looked) == estimate

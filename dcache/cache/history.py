@@ -15,7 +15,7 @@ Leaves = tuple[Stored | None, ...]
 
 
 class ChangeIndicator(Protocol):
-    """What a branch keeps of a dynamic rule's probe; `dcache.probes.Gauge` is one.
+    """What a branch keeps of a dynamic rule's probe; `dcache.probes.SinceCompute` is one.
 
     Attributes:
         now: the probe's tensor in the evaluation under way, or None.
@@ -23,9 +23,9 @@ class ChangeIndicator(Protocol):
     """
 
     now: torch.Tensor | None
-    most: int
+    max_tensors: int
 
-    def see(self, x: torch.Tensor, logsnr: float | None) -> None:
+    def update(self, x: torch.Tensor, logsnr: float | None) -> None:
         """Take the probe's tensor of this evaluation."""
         ...
 
@@ -33,7 +33,7 @@ class ChangeIndicator(Protocol):
         """The change since what it is compared with."""
         ...
 
-    def settle(self, computed: bool, output: Any) -> None:
+    def end_step(self, computed: bool, output: Any) -> None:
         """The evaluation is over."""
         ...
 
@@ -41,7 +41,7 @@ class ChangeIndicator(Protocol):
         """Every tensor held."""
         ...
 
-    def full(self) -> Iterable[torch.Tensor]:
+    def capacity(self) -> Iterable[torch.Tensor]:
         """Tensors like those that will be held."""
         ...
 
@@ -127,10 +127,10 @@ class Branch:
 
     Attributes:
         signature: shapes, dtypes and flags of its calls; another signature starts it afresh.
-        gauge: says how much the dynamic rule's probe has changed, or None.
+        indicator: says how much the dynamic rule's probe has changed, or None.
         condition: the conditioning tensor of its calls, to know the branch again when another stops calling.
         reset: why the histories were emptied since the last computed event ("" if they were not).
-        refused: bytes of what the gauge could not be shown for want of room.
+        refused: bytes of what the indicator could not be shown for want of room.
         settled: whether it was seen to fit a budget, once it is full.
         paired: whether its batch is known to be the two halves of guidance (asked only where it matters).
     """
@@ -139,7 +139,7 @@ class Branch:
     limit: int
     signature: Hashable = None
     histories: dict[str, History] = field(default_factory=dict)
-    gauge: ChangeIndicator | None = None
+    indicator: ChangeIndicator | None = None
     condition: weakref.ref[torch.Tensor] | None = None
     reset: str = ""
     paired: bool = False
@@ -156,7 +156,7 @@ class Branch:
     def start_afresh(self, reason: str) -> None:
         """Forget all histories."""
         self.histories.clear()
-        self.gauge = None
+        self.indicator = None
         self.settled = False
         self.reset = reason
 
@@ -164,8 +164,8 @@ class Branch:
         """Every tensor held."""
         for history in self.histories.values():
             yield from history.tensors()
-        if self.gauge is not None:
-            yield from self.gauge.tensors()
+        if self.indicator is not None:
+            yield from self.indicator.tensors()
 
 
 def tensors_of(leaves: Leaves) -> Iterable[torch.Tensor]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dcache.eval.subject import Subject
     from dcache.profile import Profile
     from dcache.schedule import Schedule
-    from dcache.search.planned import Checked
+    from dcache.search.check import Checked
 
 AUTO = "auto"
 # Planners whose schedules carry tables fitted to their anchors.
@@ -153,7 +153,7 @@ def _observe_only(
         + (f"from sketches, standard error {profile.sketch:.1%}" if profile.sketch else "exact")
     )
     if timed is not None:
-        whole = profile.whole
+        whole = profile.whole_site
         print(
             f"one call takes {timed.uncached:.3g} s; {whole} {timed.computed[whole]:.3g} s an evaluation, "
             f"{timed.predicted[whole]:.3g} s predicted"
@@ -190,8 +190,8 @@ def _observed(
 def _plan(arguments: argparse.Namespace, subject: Subject, prompts: Sequence[str], tell: Teller) -> int:
     from dcache.profile import Profile
     from dcache.schedulers.planners import for_speedup
+    from dcache.search.check import check, refuse_other
     from dcache.search.corrections import fit_corrections
-    from dcache.search.planned import check, refuse_other
 
     held_out = max(1, len(prompts) // 3)
     seeing, checking = prompts[held_out:], prompts[:held_out]
@@ -244,7 +244,7 @@ def _starts(arguments: argparse.Namespace, subject: Subject) -> list[Schedule]:
     """What our own planners make of the profile, if there is one."""
     from dcache.profile import Profile
     from dcache.schedulers.planners import for_speedup
-    from dcache.search.planned import refuse_other
+    from dcache.search.check import refuse_other
 
     if arguments.profile is None:
         return []

@@ -90,12 +90,12 @@ def run_import(arguments: argparse.Namespace) -> int:
 
 def run_export(arguments: argparse.Namespace) -> int:
     """Write a schedule in another format, or for another number of evaluations."""
-    from dcache.search.transfer import carried
+    from dcache.search.transfer import resample_steps
 
     _refuse_same(arguments)
     schedule = Schedule.load(arguments.file)
     if arguments.steps is not None:
-        schedule = carried(schedule, arguments.steps)
+        schedule = resample_steps(schedule, arguments.steps)
     if arguments.to == "ecad":
         return _to_ecad(schedule, arguments)
     if arguments.steps is None:

@@ -59,13 +59,13 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def demo(arguments: argparse.Namespace) -> int:
     """Run it, print the table, write the files, say what to do next."""
-    from dcache.demo.run import run, world_of, write_report
+    from dcache.demo.run import run, task_of, write_report
     from dcache.eval.rows import notes, table
     from dcache.eval.specs import parse
 
     given = {field.name: getattr(arguments, field.name, None) for field in fields(Settings)}
     settings = replace(usual(arguments.video), **{k: v for k, v in given.items() if v is not None})
-    count = len(parse(settings.methods, world_of(settings).COEFFICIENTS)) + 1
+    count = len(parse(settings.methods, task_of(settings).COEFFICIENTS)) + 1
     make_folder(settings.out)
     with rounds(count, settings.repeats) as tell:
         report = run(settings, tell)

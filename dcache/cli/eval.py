@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
     )
     team = join(settings.device)
-    with shares(team.index, team.count) as tell:
+    with shares(team.rank, team.world_size) as tell:
         result = evaluate(
             arguments.pipeline,
             None if prompts is None else read(prompts, arguments.prompt_column),

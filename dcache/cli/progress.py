@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dcache.eval.tell import Tell
+from dcache.eval.progress import Progress
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -35,7 +35,7 @@ def rounds(contestants: int, repeats: int) -> Iterator[Callable[[int, str], None
 
 
 @contextmanager
-def shares(index: int, count: int) -> Iterator[Tell]:
+def shares(index: int, count: int) -> Iterator[Progress]:
     """A bar on a terminal, that of each process below the one before; elsewhere a line now and then.
 
     Args:

@@ -19,11 +19,11 @@ from dcache.util.files import make_folder
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from dcache.eval.processes import Team as Launch
+    from dcache.eval.processes import ProcessGroup as Launch
     from dcache.profile import Profile
-    from dcache.search.driver import Team
-    from dcache.search.evolve import Ways
-    from dcache.search.judge import Judge
+    from dcache.search.loop import Evaluator
+    from dcache.search.quality import QualityEvaluator
+    from dcache.search.search import SearchConfig
     from dcache.search.space import Space
 
 
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Search, write the front, print it."""
     from dcache.eval.processes import join, own_device
     from dcache.profile import Profile
-    from dcache.search.evolve import identity_of, opened, rungs, search, space_of
+    from dcache.search.search import identity_of, open_journal, rungs, search, space_of
 
     wanted = speedup_of(arguments.pick)
     ways, prompts = ways_of(arguments, wanted), prompts_of(arguments)
@@ -64,14 +64,14 @@ def run(arguments: argparse.Namespace) -> int:
     _refuse_beyond(wanted, space_of(profile, ways), ways.cost)
     make_folder(arguments.out)
     identity = identity_of(ways, prompts, about, held)
-    journal = launch.in_turn(lambda: opened(arguments.out, identity, arguments.resume, launch.first))
-    signs = {name: judge.better(name) for name in ways.metrics}
+    journal = launch.main_first(lambda: open_journal(arguments.out, identity, arguments.resume, launch.first))
+    signs = {name: judge.direction(name) for name in ways.metrics}
     tell = Progress(journal.damaged) if launch.first else silent
     try:
         with _team(judge, launch, make, arguments.workers, threads) as team:
             done = search(profile, ways, team, prompts, signs, journal, bool(held), tell)
     except KeyboardInterrupt:
-        if launch.count == 1 and isinstance(tell, Progress) and tell.latest is not None:
+        if launch.world_size == 1 and isinstance(tell, Progress) and tell.latest is not None:
             finish_interrupted(tell.latest, ways, about, arguments.out, wanted)
         raise
     if launch.first:
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _about(arguments: argparse.Namespace, options: dict[str, Any], judge: Judge) -> dict[str, Any]:
+def _about(arguments: argparse.Namespace, options: dict[str, Any], judge: QualityEvaluator) -> dict[str, Any]:
     """The pipeline that is searched on, its options and weights."""
     return {
         "pipeline": arguments.pipeline,
@@ -93,17 +93,17 @@ def _about(arguments: argparse.Namespace, options: dict[str, Any], judge: Judge)
 
 @contextmanager
 def _team(
-    judge: Judge, launch: Launch, make: Callable[[], Judge], workers: int, threads: int
-) -> Iterator[Team]:
+    judge: QualityEvaluator, launch: Launch, make: Callable[[], QualityEvaluator], workers: int, threads: int
+) -> Iterator[Evaluator]:
     """Who renders: this process, the processes of a launch, or workers of its own."""
-    from dcache.search.team import Dealt, Here, Workers
+    from dcache.search.evaluators import DistributedEvaluator, LocalEvaluator, ProcessPoolEvaluator
 
-    if launch.count > 1 and workers > 1:
+    if launch.world_size > 1 and workers > 1:
         raise DcacheError("accelerate launch brings the processes: leave --workers out")
     if workers == 1:
-        yield Dealt(judge, launch) if launch.count > 1 else Here(judge)
+        yield DistributedEvaluator(judge, launch) if launch.world_size > 1 else LocalEvaluator(judge)
         return
-    pool = Workers(make, workers, threads)
+    pool = ProcessPoolEvaluator(make, workers, threads)
     try:
         yield pool
     finally:
@@ -114,27 +114,27 @@ def make_judge(
     pipeline: str,
     options: dict[str, Any],
     parts: list[list[str]],
-    ways: Ways,
+    ways: SearchConfig,
     batch_size: int,
     profile: Profile,
     held: list[str],
-) -> Judge:
+) -> QualityEvaluator:
     """The judge of one process.
 
     Raises:
         DcacheError: the pipeline cannot be loaded, or the profile is of another one.
     """
     from dcache.eval.subject import load
-    from dcache.search.judge import Judge
-    from dcache.search.planned import refuse_other
+    from dcache.search.check import refuse_other
+    from dcache.search.quality import QualityEvaluator
 
     subject = load(pipeline, **options)
     refuse_other(profile, subject)
-    return Judge(subject, parts, ways.metrics, ways.seed, batch_size, held=held)
+    return QualityEvaluator(subject, parts, ways.metrics, ways.seed, batch_size, held_out=held)
 
 
 def _refuse_beyond(wanted: float | None, space: Space, by: str) -> None:
-    from dcache.search.evolve import fastest
+    from dcache.search.search import fastest
 
     most = fastest(space, by)
     if wanted is not None and wanted > most:

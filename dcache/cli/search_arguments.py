@@ -12,7 +12,7 @@ from dcache.cli.bench import PROMPTS, add_pipeline
 from dcache.errors import DcacheError
 
 if TYPE_CHECKING:
-    from dcache.search.evolve import Ways
+    from dcache.search.search import SearchConfig
 
 # ECAD (2025) as published: PixArt's setting of its code (the card in docs/search.md says where from).
 ECAD = {
@@ -52,12 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_ways(parser: argparse.ArgumentParser) -> None:
-    """Fields of `Ways`, None where they are not given: a default that is asked for is something else."""
-    from dcache.search.evolve import Ways
+    """Fields of `SearchConfig`; None marks an option that was not given."""
+    from dcache.search.search import SearchConfig
     from dcache.search.space import RECIPES
     from dcache.search.strategies.registry import STRATEGIES
 
-    usual = Ways()
+    usual = SearchConfig()
 
     def option(name: str, kind: Any, metavar: str, text: str) -> None:
         default = getattr(usual, name)
@@ -101,17 +101,17 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def ways_of(arguments: argparse.Namespace, wanted: float | None) -> Ways:
+def ways_of(arguments: argparse.Namespace, wanted: float | None) -> SearchConfig:
     """How the search goes about it.
 
     Args:
         arguments: of the command line.
         wanted: the speedup that is picked in the end, if any.
     """
-    from dcache.search.evolve import Ways
+    from dcache.search.search import SearchConfig
 
     asked: dict[str, Any] = dict(ECAD) if arguments.ecad else {}
-    for field in fields(Ways):
+    for field in fields(SearchConfig):
         value = getattr(arguments, field.name, None)
         if value is not None:
             asked[field.name] = value
@@ -119,7 +119,7 @@ def ways_of(arguments: argparse.Namespace, wanted: float | None) -> Ways:
         asked["seeds"] = False
     if wanted is not None:
         asked["wanted"] = (wanted,)
-    return Ways(**asked)
+    return SearchConfig(**asked)
 
 
 def held_out(source: str | None, prompts: list[str]) -> list[str]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from dcache.errors import DcacheError
 
 if TYPE_CHECKING:
-    from dcache.search.driver import Search
-    from dcache.search.evolve import Ways
-    from dcache.search.found import Member
+    from dcache.search.front_report import FrontEntry
+    from dcache.search.loop import Search
+    from dcache.search.search import SearchConfig
 
 COSTED = {
     "seconds": "Speedups are expected ones, by the profile's seconds.",
@@ -67,7 +67,7 @@ def silent(_: Search) -> None:
 
 
 def finish_interrupted(
-    done: Search, ways: Ways, about: dict[str, Any], out: Path, wanted: float | None
+    done: Search, ways: SearchConfig, about: dict[str, Any], out: Path, wanted: float | None
 ) -> None:
     """Write what there is; that nothing is as fast yet is no error."""
     done.stop()
@@ -78,9 +78,9 @@ def finish_interrupted(
         print(error, file=sys.stderr)
 
 
-def finish(done: Search, ways: Ways, about: dict[str, Any], out: Path, wanted: float | None) -> None:
+def finish(done: Search, ways: SearchConfig, about: dict[str, Any], out: Path, wanted: float | None) -> None:
     """Write everything, print the front, pick from it."""
-    from dcache.search.found import members, pick, write
+    from dcache.search.front_report import members, pick, write
 
     paths, front, metric = write(done, ways, about, out), members(done), ways.metrics[0]
     _report(done, front, ways)
@@ -91,13 +91,13 @@ def finish(done: Search, ways: Ways, about: dict[str, Any], out: Path, wanted: f
         print(f"\npicked {best.name}: dcache.enable(pipe, {str(path)!r})")
 
 
-def _report(done: Search, front: list[Member], ways: Ways) -> None:
-    metric, held = ways.metrics[0], any(one.held for one in front)
+def _report(done: Search, front: list[FrontEntry], ways: SearchConfig) -> None:
+    metric, held = ways.metrics[0], any(one.held_out_result for one in front)
     print(f"{'speedup':>8}  {metric:>8}  {'held out  ' if held else ''}computes  predicted by")
     for one in front:
         (plan,) = one.schedule.components.values()
         share = plan.computed / (one.schedule.steps * len(plan.sites) * len(plan.rows))
-        value = one.held.get(metric)
+        value = one.held_out_result.get(metric)
         other = "" if not held else f"{'–' if value is None else format(value, '.4g'):>8}  "
         print(f"{one.speedup:7.2f}x  {one.values[metric]:8.4g}  {other}{share:8.0%}  {one.recipe}")
     noise = sorted(one.noise[metric] for one in front)[len(front) // 2]
@@ -118,9 +118,9 @@ def _report(done: Search, front: list[Member], ways: Ways) -> None:
         )
 
 
-def _fits(done: Search, ways: Ways) -> str:
+def _fits(done: Search, ways: SearchConfig) -> str:
     """Text on the renderings that went into fits of weights, or on why there were none."""
-    from dcache.search.driver import AROUND
+    from dcache.search.loop import AROUND
 
     if done.fits:
         return f"; {done.fits} renderings went into fits of weights"

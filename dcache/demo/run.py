@@ -49,7 +49,7 @@ def run(settings: Settings, tell: Callable[[int, str], None] = lambda _turn, _la
     """
     began = time.perf_counter()
     require_packages(settings.video)
-    shown = world_of(settings)
+    shown = task_of(settings)
     contestants = parse(settings.methods, shown.COEFFICIENTS)
     if settings.methods == usual(settings.video).methods:
         contestants += shipped_schedules(shown.SCHEDULES, settings.steps, settings.guidance)
@@ -71,7 +71,7 @@ def write_report(report: Report) -> list[Path]:
     out = make_folder(settings.out)
     write_schedules(done, out)
     outputs = [to_uint8(one.last.output) for one in [done.uncached, *done.methods]]
-    drawn: list[Path] = world_of(settings).draw(out, done, outputs)
+    drawn: list[Path] = task_of(settings).draw(out, done, outputs)
     content = results(done) | {
         "format": FORMAT,
         "settings": {**asdict(settings), "out": str(settings.out)},
@@ -81,12 +81,12 @@ def write_report(report: Report) -> list[Path]:
     return [*drawn, write_json(out / "results.json", content)]
 
 
-def world_of(settings: Settings) -> Any:
+def task_of(settings: Settings) -> Any:
     """The module of the shipped model: its name, prompts, judges and drawing."""
     if settings.video:
-        from dcache.demo.video import world as video
+        from dcache.demo.video import task as video
 
         return video
-    from dcache.demo import world as pictures
+    from dcache.demo import task as pictures
 
     return pictures

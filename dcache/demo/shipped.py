@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dcache.eval.specs import Choice
+from dcache.eval.specs import MethodEntry
 from dcache.schedule import Schedule
 
 
-def shipped_schedules(folder: Path, steps: int | None, guidance: float | None) -> list[Choice]:
+def shipped_schedules(folder: Path, steps: int | None, guidance: float | None) -> list[MethodEntry]:
     """Those that were made for so many steps and this guidance, the slowest first.
 
     Args:
@@ -22,7 +22,7 @@ def shipped_schedules(folder: Path, steps: int | None, guidance: float | None) -
         if (schedule.steps, schedule.guidance) == (steps, guidance):
             speed = path.name.removesuffix(".schedule.json").rpartition("-")[2]
             found.append(
-                Choice(
+                MethodEntry(
                     f"calibrated {speed}",
                     f"calibrated {speed}",
                     f", {str(path)!r})",

@@ -9,7 +9,7 @@ from torch import nn
 
 from dcache.engine.model_call import Denoiser, ModelCall, NamedContext, model_call_of
 from dcache.intercept.conflicts import compiled_whole, refuse_compiled
-from dcache.intercept.method import MethodTap, listener_on
+from dcache.intercept.method import MethodIntercept, listener_on
 
 
 class Attachment:
@@ -24,14 +24,14 @@ class Attachment:
         self.module = module
         self.session = session
         self.call = ModelCall(module, session)
-        self.methods: list[MethodTap] = []
+        self.methods: list[MethodIntercept] = []
 
     def install(self) -> None:
         """Put everything in place."""
         self.call.install()
-        self.methods = [MethodTap(self.module, "compile", self._compile)]
+        self.methods = [MethodIntercept(self.module, "compile", self._compile)]
         if hasattr(type(self.module), "cache_context"):
-            self.methods.append(MethodTap(self.module, "cache_context", self._cache_context))
+            self.methods.append(MethodIntercept(self.module, "cache_context", self._cache_context))
         for method in self.methods:
             method.install()
 

@@ -36,7 +36,7 @@ class Foreseeing(Protocol):
         ...
 
 
-class Together:
+class BatchedSums:
     """The sums of one call that are made before their sites' turns.
 
     Args:
@@ -55,7 +55,7 @@ class Together:
         self.regions = regions
         self.waiting: dict[Region, History] = {}
         self.ready: dict[Region, Made] = {}
-        self.held = 0
+        self.pending_bytes = 0
         self.call: Call | None = None
 
     def leaves(self, region: Region, call: Call) -> Made | None:
@@ -66,20 +66,20 @@ class Together:
             self._sum(region, call)
         made = self.ready.pop(region, None)
         if made is not None:
-            self.held -= _bytes_of(made)
+            self.pending_bytes -= _bytes_of(made)
         return made
 
-    def rest(self) -> None:
+    def end_call(self) -> None:
         """The call is over: drop what was not used."""
         self.call = None
-        self.held = 0
+        self.pending_bytes = 0
         self.waiting.clear()
         self.ready.clear()
         self.decisions.foreseen.clear()
 
     def _look_ahead(self, first: Region, call: Call) -> None:
         """Note which regions are predicted from anchors alone: this one, and those whose turns will come."""
-        self.rest()
+        self.end_call()
         self.call = call
         # In the order of the blocks, so that what is ready is soon used.
         for region in sorted(self.regions(), key=_depth):
@@ -98,7 +98,7 @@ class Together:
     def _sum(self, first: Region, call: Call) -> None:
         """Make the sums of this region, and of as many others as may wait."""
         chosen: dict[Region, list[Job | None]] = {}
-        total = self.held
+        total = self.pending_bytes
         for region in [first, *(r for r in self.waiting if r is not first)]:
             jobs = _jobs(region, call, self.waiting[region])
             size = sum(job.anchors[0].numel() * job.dtype.itemsize for job in jobs if job is not None)
@@ -115,7 +115,7 @@ class Together:
         for region, jobs in chosen.items():
             if any(jobs):
                 self.ready[region] = [None if job is None else next(sums) for job in jobs]
-        self.held = total
+        self.pending_bytes = total
 
 
 def _depth(region: Region) -> int:

@@ -9,10 +9,10 @@ from dcache.cache.codec import Codec
 from dcache.engine.binding import Binding
 from dcache.engine.group import GroupRegion
 from dcache.engine.lowering.blocks import BlockCall, RunRegion
-from dcache.engine.lowering.bracket import BracketRegion, SinkCall
+from dcache.engine.lowering.bracket import BracketRegion, SkipConcatCall
 from dcache.engine.lowering.guidance import GuidanceRegion
-from dcache.engine.lowering.module import HollowCall, ModuleCall, ModuleRegion
-from dcache.engine.lowering.probe import Front, FrontCall, PeekCall
+from dcache.engine.lowering.module import ModuleCall, ModuleRegion, PlaceholderCall
+from dcache.engine.lowering.probe import AttentionInputProbe, FrontProbe, FrontProbeCall
 from dcache.engine.lowering.whole_model import WholeRegion
 from dcache.engine.protocols import Engine
 from dcache.errors import DcacheError
@@ -89,8 +89,8 @@ def _lower_bracket(binding: Binding, engine: Engine, site: Site, codec: Codec, r
     if not replay:
         region = BracketRegion(engine, site, codec)
         binding.regions.append(region)
-        binding.intercepts += [HollowCall(module, region) for module in skip.inside]
-        binding.intercepts.append(SinkCall(skip.sink, region, skip.channels))
+        binding.intercepts += [PlaceholderCall(module, region) for module in skip.inside]
+        binding.intercepts.append(SkipConcatCall(skip.sink, region, skip.channels))
         return
     if engine.method.corrections is not None and engine.method.corrections.of(site.name) is not None:
         raise DcacheError(f"corrections of {site.name} need the usual lowering: leave lowering='replay' out")
@@ -111,7 +111,7 @@ def _lower_sublayer(binding: Binding, engine: Engine, site: Site, codec: Codec) 
     sublayer = next(s for s in binding.structure.sublayers if s.name == site.name)
     region = ModuleRegion(engine, site, codec)
     binding.regions.append(region)
-    binding.intercepts += [HollowCall(module, region) for module in sublayer.hollow]
+    binding.intercepts += [PlaceholderCall(module, region) for module in sublayer.hollow]
     binding.intercepts.append(ModuleCall(sublayer.module, region))
 
 
@@ -182,9 +182,9 @@ def _attach_front(binding: Binding, engine: Engine, probe: Probe) -> None:
             f"and {', '.join(taken)} would have them predicted: choose sites that begin at block "
             f"{probe.blocks}, such as 'run:{probe.blocks}-{len(blocks) - 1}'"
         )
-    front = Front(engine)
+    front = FrontProbe(engine)
     for i, block in enumerate(blocks[: probe.blocks]):
-        binding.intercepts.append(FrontCall(block, front, i == 0, i == probe.blocks - 1))
+        binding.intercepts.append(FrontProbeCall(block, front, i == 0, i == probe.blocks - 1))
 
 
 def _attach_modulated(binding: Binding, engine: Engine, _: Probe) -> None:
@@ -202,7 +202,7 @@ def _attach_modulated(binding: Binding, engine: Engine, _: Probe) -> None:
             f"the dynamic rule decides when the first block is entered, and none of the sites "
             f"{[s.name for s in binding.sites]} begins there: choose 'trunk' or 'run:0-N'"
         )
-    binding.intercepts.append(PeekCall(first[0].module, engine))
+    binding.intercepts.append(AttentionInputProbe(first[0].module, engine))
 
 
 def _attach_input(_binding: Binding, _engine: Engine, _probe: Probe) -> None:

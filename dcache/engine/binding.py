@@ -15,7 +15,7 @@ from dcache.engine.lowering.guidance import GuidanceRegion
 from dcache.engine.lowering.whole_model import WholeRegion
 from dcache.engine.region import Region
 from dcache.errors import DcacheError
-from dcache.intercept.module_call import Intercept, compiled_inside
+from dcache.intercept.module_call import ModuleIntercept, compiled_inside
 from dcache.sites.discovery import find_blocks
 from dcache.sites.site import Site
 from dcache.sites.structure import Structure
@@ -43,7 +43,7 @@ class Binding:
     structure: Structure
     sites: list[Site]
     regions: list[BoundSite] = field(default_factory=list)
-    intercepts: list[Intercept] = field(default_factory=list)
+    intercepts: list[ModuleIntercept] = field(default_factory=list)
     whole: WholeRegion | None = None
     guidance: GuidanceRegion | None = None
     names: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list)
@@ -163,13 +163,13 @@ class Binding:
         taken = {i.module for i in self.intercepts}
         for block in self.structure.blocks:
             if not any(m in taken for m in block.modules()):
-                plain = Intercept(block)
+                plain = ModuleIntercept(block)
                 plain.install()
                 self.intercepts.append(plain)
         for intercept in self.intercepts:
             # What encloses another bound module stays as it is: the inner one must be called. Of a chain of
             # intercepts the innermost stands in front of the compiled call.
-            if not isinstance(intercept.inner, Intercept) and not any(
+            if not isinstance(intercept.inner, ModuleIntercept) and not any(
                 m in taken for m in intercept.module.modules() if m is not intercept.module
             ):
                 intercept.inner = _compiled(intercept.module, self.compile_options)

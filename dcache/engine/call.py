@@ -37,7 +37,7 @@ class Call:
     predicted: int = 0
     computed: int = 0
     entered: int = 0
-    peek: Callable[[], Any] | None = None
+    probes_attention: Callable[[], Any] | None = None
     peeking: bool = False
     half: tuple[int, slice] | None = None
     counts: tuple[int, int, dict[str, int]] | None = None

@@ -9,8 +9,8 @@ import torch
 from dcache.cache.history import History
 from dcache.engine.call import Call
 from dcache.engine.protocols import Engine, Lowered
-from dcache.probes import PeekedError
-from dcache.schedulers import Moment
+from dcache.probes import AttentionInputSeenError
+from dcache.schedulers import StepContext
 
 # Reasons of guards: they compute whatever is remembered.
 _GUARDS = ("warmup", "last", "listed", "schedule")
@@ -65,13 +65,13 @@ class Decisions:
             x: the probe's tensor.
             own: whether it may be kept as it is; else it is copied.
         """
-        indicator = call.branch.gauge
+        indicator = call.branch.indicator
         if indicator is None or indicator.now is not None or call.checking:
             return
         memory = self.engine.memory
         if memory is None or memory.admits_probe(call, x):
             run = self.engine.state.run
-            indicator.see(x if own else x.clone(), run.logsnr() if run is not None else None)
+            indicator.update(x if own else x.clone(), run.logsnr() if run is not None else None)
 
     def _reason(self, region: Lowered, call: Call) -> str | None:
         engine, history, known = self.engine, region.history, region.has_history
@@ -94,9 +94,9 @@ class Decisions:
 
     def _moment(
         self, region: Lowered, call: Call, history: History | None, memory: dict[str, float]
-    ) -> Moment:
+    ) -> StepContext:
         run = self.engine.state.run
-        return Moment(
+        return StepContext(
             call.index,
             None if run is None else run.count,
             history.run_length if history is not None else 0,
@@ -110,14 +110,14 @@ class Decisions:
 
     def _change(self) -> float:
         call = self.engine.call
-        indicator = call.branch.gauge if call is not None else None
+        indicator = call.branch.indicator if call is not None else None
         if call is None or indicator is None:
             return float("inf")
-        if indicator.now is None and call.peek is not None:
+        if indicator.now is None and call.probes_attention is not None:
             # The first block has not run yet: run it as far as its attention.
-            with suppress(PeekedError):
+            with suppress(AttentionInputSeenError):
                 call.peeking = True
-                call.peek()
+                call.probes_attention()
             call.peeking = False
         return indicator.change()
 

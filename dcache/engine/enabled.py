@@ -10,11 +10,11 @@ from typing import Any
 from torch import nn
 
 from dcache.engine.config import SessionConfig
-from dcache.engine.pipeline import PipeWatch, sessions_of, watch_of
+from dcache.engine.pipeline import PipelineIntercept, sessions_of, watch_of
 from dcache.engine.session import Session
 from dcache.engine.trace import trace_of
 from dcache.identity.denoisers import candidates, is_pipeline
-from dcache.identity.detect import Scout
+from dcache.identity.detect import DenoiserDetector
 from dcache.intercept.conflicts import refuse_other_cache
 from dcache.schedule import Schedule
 from dcache.stats import Stats, merge
@@ -31,7 +31,7 @@ class Enabled:
     """
 
     target: Any
-    watch: PipeWatch | None
+    watch: PipelineIntercept | None
     sessions: Mapping[str, Session]
 
     @staticmethod
@@ -87,7 +87,7 @@ def connect(target: Any, sessions: Sequence[Session]) -> None:
     """Let sessions know the pipeline whose denoisers they are on; nothing to do for a bare module."""
     if not is_pipeline(target):
         return
-    watch = PipeWatch(target)
+    watch = PipelineIntercept(target)
     watch.sessions += sessions
     for session in sessions:
         watch.connect(session)
@@ -103,7 +103,7 @@ def find_denoisers(pipe: Any, configure: Callable[[str], SessionConfig]) -> None
     Raises:
         DcacheError: a module is compiled as a whole.
     """
-    watch = PipeWatch(pipe)
+    watch = PipelineIntercept(pipe)
 
     def take(name: str, module: nn.Module) -> None:
         refuse_other_cache(module)
@@ -112,7 +112,7 @@ def find_denoisers(pipe: Any, configure: Callable[[str], SessionConfig]) -> None
         watch.connect(session)
 
     try:
-        watch.scout = Scout(pipe, candidates(pipe), take)
+        watch.scout = DenoiserDetector(pipe, candidates(pipe), take)
     except BaseException:
         watch.remove()
         raise

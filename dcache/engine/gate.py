@@ -109,7 +109,7 @@ class Gate:
         if steps is not None and index >= steps:
             raise wrong_count(steps, index + 1)
         condition = condition_of(kwargs)
-        told = tracker.told
+        told = tracker.manual
         name = session.context if told is None or told.branch is None else told.branch
         if name is None:
             name = state.names.name(index, condition, state.branches)
@@ -137,8 +137,8 @@ class Gate:
         probe, branch = self.session.method.probe, call.branch
         if probe is None:
             return
-        branch.gauge = branch.gauge or probe.gauge()
-        branch.gauge.now = None
+        branch.indicator = branch.indicator or probe.indicator()
+        branch.indicator.now = None
         if probe.where == "input":
             entry = first_tensor(args, kwargs)
             if entry is not None:

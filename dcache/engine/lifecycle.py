@@ -85,7 +85,7 @@ class Lifecycle(Listener):
             return
         self.session.verify()
         self.end()
-        self.session.tracker.told = None
+        self.session.tracker.manual = None
         # A guider that died within a call has not said that its turn is over.
         self.session.context = None
 

@@ -191,10 +191,12 @@ class SessionMemory:
                     total += bytes_of_like(history, None)
                 else:
                     total += anchors * bytes_of_like(history, store)
-            if branch.gauge is not None:
-                sizes = [t.untyped_storage().nbytes() for t in branch.gauge.full()]
+            if branch.indicator is not None:
+                sizes = [t.untyped_storage().nbytes() for t in branch.indicator.capacity()]
                 # What it sees now stands beside what it compares with.
-                total += max(sum(sizes) + max(sizes, default=0), branch.gauge.most * branch.refused)
+                total += max(
+                    sum(sizes) + max(sizes, default=0), branch.indicator.max_tensors * branch.refused
+                )
         return total
 
     def degrade(self, level: DegradeLevel) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from dcache.intercept.conflicts import NotInlined, being_compiled, compiled_whole
-from dcache.intercept.module_call import Intercept, intercepts_of
+from dcache.intercept.module_call import ModuleIntercept, intercepts_of
 
 
 class AroundCall(Protocol):
@@ -41,7 +41,7 @@ class Denoiser(Protocol):
         ...
 
 
-class ModelCall(Intercept):
+class ModelCall(ModuleIntercept):
     """The denoiser's own call."""
 
     name = "denoiser"

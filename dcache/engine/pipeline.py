@@ -11,11 +11,11 @@ from torch import nn
 from dcache.engine.session import Session, session_of
 from dcache.errors import DcacheError
 from dcache.identity.denoisers import denoisers, is_pipeline
-from dcache.identity.detect import Scout
-from dcache.identity.guider import GuiderTap, guidance_of, guider_taps
+from dcache.identity.detect import DenoiserDetector
+from dcache.identity.guider import GuiderIntercept, guidance_of, guider_intercepts
 from dcache.identity.sampler import is_sampler, tap_of
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
-from dcache.intercept.method import MethodTap, listener_on, tap_on
+from dcache.intercept.method import MethodIntercept, listener_on, tap_on
 
 _BEGIN = "progress_bar"
 _END = "maybe_free_model_hooks"
@@ -31,7 +31,7 @@ class PipeOwner:
         watch: the watch on it where it has no method that could hold one, else None.
     """
 
-    def __init__(self, pipe: Any, watch: PipeWatch | None) -> None:
+    def __init__(self, pipe: Any, watch: PipelineIntercept | None) -> None:
         self.pipe: weakref.ref[Any] = weakref.ref(pipe)
         self.watch = watch
 
@@ -52,7 +52,7 @@ class PipeOwner:
             watch.follow(session)
 
 
-class PipeWatch:
+class PipelineIntercept:
     """Belongs to one pipeline; lives in its attributes: taps of the methods that begin and end its call.
 
     Args:
@@ -68,12 +68,12 @@ class PipeWatch:
     def __init__(self, pipe: Any) -> None:
         self.pipe: weakref.ref[Any] = weakref.ref(pipe)
         self.sessions: list[Session] = []
-        self.scout: Scout | None = None
+        self.scout: DenoiserDetector | None = None
         self.renew: Callable[[Any], None] = lambda _pipe: None
-        self.guiders: list[GuiderTap] = guider_taps(pipe, [], _name_branch)
+        self.guiders: list[GuiderIntercept] = guider_intercepts(pipe, [], _name_branch)
         for name, around in {_BEGIN: self._begin, _END: self._end, _SWAP: self._swap}.items():
             if callable(getattr(pipe, name, None)):
-                MethodTap(pipe, name, around).install()
+                MethodIntercept(pipe, name, around).install()
 
     def remove(self) -> None:
         """Take the watch off."""
@@ -115,7 +115,7 @@ class PipeWatch:
         Raises:
             DcacheError: the new denoiser is compiled as a whole, has another cache, or lacks the sites.
         """
-        self.guiders = guider_taps(self.pipe(), self.guiders, _name_branch)
+        self.guiders = guider_intercepts(self.pipe(), self.guiders, _name_branch)
         module = getattr(self.pipe(), session.component, None) if session.component else session.module
         if module is session.module or not isinstance(module, nn.Module):
             return
@@ -176,16 +176,16 @@ class PipeWatch:
         return original(*args, **kwargs)
 
 
-def watch_of(pipe: Any) -> PipeWatch | None:
+def watch_of(pipe: Any) -> PipelineIntercept | None:
     """The watch on this pipeline, if there is one."""
     for name in (_END, _BEGIN, _SWAP):
         watch = listener_on(pipe, name)
-        if isinstance(watch, PipeWatch) and watch.pipe() is pipe:
+        if isinstance(watch, PipelineIntercept) and watch.pipe() is pipe:
             return watch
     return None
 
 
-def sessions_of(target: Any, watch: PipeWatch | None = None) -> dict[str, Session]:
+def sessions_of(target: Any, watch: PipelineIntercept | None = None) -> dict[str, Session]:
     """Name -> session of the denoisers of a pipeline, or of a bare module (named ""), that are cached now.
 
     Args:
@@ -207,7 +207,7 @@ def sessions_of(target: Any, watch: PipeWatch | None = None) -> dict[str, Sessio
     raise DcacheError(f"expected a diffusers pipeline or a torch module, got {type(target).__name__}")
 
 
-def _taps_of(pipe: Any, watch: PipeWatch) -> list[MethodTap]:
+def _taps_of(pipe: Any, watch: PipelineIntercept) -> list[MethodIntercept]:
     """The watch's taps that are in place."""
     each = [tap_on(pipe, name) for name in (_BEGIN, _END, _SWAP)]
     return [t for t in each if t is not None and t.listener is watch]

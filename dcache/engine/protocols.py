@@ -17,7 +17,7 @@ from dcache.engine.run_state import RunState
 from dcache.method import Method
 from dcache.predictors import Predictor
 from dcache.sites.site import Site
-from dcache.sites.streams import Prober
+from dcache.sites.streams import StreamTracer
 
 
 class Lowered(Protocol):
@@ -112,8 +112,8 @@ class Engine(Protocol):
     method: Method
     call: Call | None
     state: RunState
-    tracer: Prober
-    several: bool
+    tracer: StreamTracer
+    several_sites: bool
     depth: int
 
     @property

@@ -178,7 +178,7 @@ class Region(ABC):
         """Of a prediction now its weights, its anchors (oldest first), and what sums them."""
         if call.checking or len(history.taus) == 1:
             return [1.0], history.leaves[-1:], weighted_sum
-        if self.engine.several:
+        if self.engine.several_sites:
             weights = self.engine.weight_cache.weights(self.predictor, history.taus, history.steps, call.tau)
         else:
             weights = self.predictor.weights(history.taus, history.steps, call.tau)

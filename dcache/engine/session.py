@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from dcache.engine.attachment import Attachment, denoiser_of
-from dcache.engine.batched_sums import Together
+from dcache.engine.batched_sums import BatchedSums
 from dcache.engine.bind import bind
 from dcache.engine.binding import Binding
 from dcache.engine.call import Call
@@ -25,12 +25,12 @@ from dcache.engine.protocols import Owner
 from dcache.engine.region import Region
 from dcache.engine.run_state import RunState
 from dcache.engine.selfcheck import self_check
-from dcache.engine.weight_cache import Lately
+from dcache.engine.weight_cache import WeightCache
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.identity.tracker import RunTracker
 from dcache.intercept.conflicts import refuse_other_cache
 from dcache.intercept.pytree import copy_containers
-from dcache.sites.streams import Prober
+from dcache.sites.streams import StreamTracer
 from dcache.stats import Stats
 
 # What refers to the session and is referred to by it.
@@ -82,13 +82,13 @@ class Session:
         self.verified: set[Hashable] = set()
         self.warned: set[str] = set()
         self.removed = False
-        self.several = False
+        self.several_sites = False
         self.depth = 0
-        self.tracer = Prober()
-        self.weight_cache = Lately()
+        self.tracer = StreamTracer()
+        self.weight_cache = WeightCache()
         self.decisions = Decisions(self)
         self.predicts, self.show = self.decisions.predicts, self.decisions.show
-        self.batched = Together(self.decisions, self._summable)
+        self.batched = BatchedSums(self.decisions, self._summable)
         self.memory = None if config.budget is None else SessionMemory(self, config.budget)
         self.lifecycle = Lifecycle(self)
         self.tracker = RunTracker(module, self.lifecycle, self.owners)
@@ -153,7 +153,7 @@ class Session:
                 self._let_go()
             else:
                 if self.batched.call is not None:
-                    self.batched.rest()
+                    self.batched.end_call()
                 if kept is not None:
                     self.tracer.rest()
         total = perf_counter() - began
@@ -174,13 +174,13 @@ class Session:
         if call.entered and (call.predicted or not self.removed):
             raise _never_left(self.module)
         branch = call.branch
-        if branch.gauge is not None:
-            branch.gauge.settle(call.computed > 0, output)
+        if branch.indicator is not None:
+            branch.indicator.end_step(call.computed > 0, output)
         if call.computed:
             branch.reset = ""
         incomplete = self.memory is not None and self.memory.short
         if not call.observing or kept is None or incomplete or self.removed:
-            if branch.gauge is not None:
+            if branch.indicator is not None:
                 # What the indicator compares with may take less after the next call.
                 self.state.note_peak()
             return
@@ -231,7 +231,7 @@ class Session:
         self.binding.remove()
         self.state.branches = {}
         self.verified = set()
-        self.tracer = Prober()
+        self.tracer = StreamTracer()
         self.binding = self._bound(sites)
         self.binding.install()
 
@@ -282,7 +282,7 @@ class Session:
 
     def _bound(self, sites: Sequence[str]) -> Binding:
         binding = bind(self, sites, self.config.compile_options, self.config.lowering == "replay")
-        self.several, self.depth = len(binding.regions) > 1, len(binding.structure.blocks)
+        self.several_sites, self.depth = len(binding.regions) > 1, len(binding.structure.blocks)
         return binding
 
 

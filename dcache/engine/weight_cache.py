@@ -8,7 +8,7 @@ from typing import Any
 from dcache.predictors.base import Predictor
 
 
-class Lately:
+class WeightCache:
     """The weights that were computed last, for the next site that asks for the same."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dcache.errors import DcacheError
-from dcache.eval.contest import UNCACHED, Contestant, Outcome, one_call, try_on
+from dcache.eval.entries import UNCACHED, BenchEntry, CallResult, check_entry, run_once
 from dcache.eval.fidelity import broken
 from dcache.eval.machine import machine, versions
 from dcache.eval.measured import Measured
@@ -39,7 +39,7 @@ class Bench:
 
 def bench(
     subject: Subject,
-    contestants: Sequence[Contestant],
+    contestants: Sequence[BenchEntry],
     prompts: Sequence[str],
     *,
     seed: int = 0,
@@ -70,11 +70,11 @@ def bench(
         raise DcacheError(f"expected at least one timed round and one prompt: {repeats} and {len(prompts)}")
     hardware, seeds = machine(), [seed + i for i in range(len(prompts))]
     for one in contestants:
-        try_on(subject, one)
+        check_entry(subject, one)
 
-    def call(turn: int, one: Contestant) -> Outcome:
+    def call(turn: int, one: BenchEntry) -> CallResult:
         tell(turn, one.label)
-        return one_call(subject, one, prompts, seeds, count_flops=count_flops and turn == 0)
+        return run_once(subject, one, prompts, seeds, count_flops=count_flops and turn == 0)
 
     uncached, *methods = [Measured(one, call(0, one)) for one in (UNCACHED, *contestants)]
     if problem := broken(uncached.inspected.output):
@@ -91,7 +91,7 @@ def _round(
     uncached: Measured,
     methods: Sequence[Measured],
     order: random.Random,
-    call: Callable[[int, Contestant], Outcome],
+    call: Callable[[int, BenchEntry], CallResult],
 ) -> float:
     """Call everybody once; return by how much the uncached output differs from that of the warm-up."""
     for measured in (uncached, *order.sample(methods, len(methods))):

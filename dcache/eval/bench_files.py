@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dcache.eval.bench import Bench
-from dcache.eval.contest import Contestant
+from dcache.eval.entries import BenchEntry
 from dcache.eval.measured import Measured
 from dcache.eval.rows import Row
 from dcache.util.files import make_folder, write_json
@@ -85,5 +85,5 @@ def _entry(one: Measured, its: Row) -> dict[str, Any]:
     }
 
 
-def _schedule_name(contestant: Contestant) -> str:
+def _schedule_name(contestant: BenchEntry) -> str:
     return f"schedules/{contestant.file_name}.json"

@@ -20,8 +20,8 @@ import torch
 
 from dcache import probes, schedulers
 from dcache.method import Method
-from dcache.methods.easycache import RateGauge
-from dcache.methods.seacache import SignalGauge
+from dcache.methods.easycache import OutputRate
+from dcache.methods.seacache import WienerFiltered
 from dcache.predictors import Predictor
 from dcache.predictors.corrections import Corrections
 from dcache.probes import Probe
@@ -31,7 +31,7 @@ from dcache.schedule import Schedule
 VERSION = 2
 # Rules and change indicators. The names on the right are part of every digest: they never change.
 NAMES: dict[type, str] = {
-    schedulers.Above: "change above",
+    schedulers.ChangeAbove: "change above",
     schedulers.Accumulated: "accumulated change",
     schedulers.AnyOf: "any of",
     schedulers.ByKind: "by kind",
@@ -39,21 +39,21 @@ NAMES: dict[type, str] = {
     schedulers.Every: "every",
     schedulers.Last: "last",
     schedulers.Listed: "listed",
-    schedulers.Magnitude: "magnitude",
+    schedulers.MagCacheRule: "magnitude",
     schedulers.MaxRun: "max run",
-    schedulers.Multiple: "multiple",
-    schedulers.Outside: "outside window",
+    schedulers.EveryNthIndex: "multiple",
+    schedulers.OutsideWindow: "outside window",
     schedulers.Retention: "retention",
-    schedulers.Row: "row",
+    schedulers.StepTable: "row",
     schedulers.Shrinking: "shrinking",
-    schedulers.Stage: "stage",
+    schedulers.DeltaDitStages: "stage",
     schedulers.Switch: "switch",
     schedulers.Table: "table",
     schedulers.Warmup: "warmup",
-    probes.Gauge: "since compute",
-    probes.StepGauge: "since step",
-    RateGauge: "output rate",
-    SignalGauge: "filtered",
+    probes.SinceCompute: "since compute",
+    probes.SinceStep: "since step",
+    OutputRate: "output rate",
+    WienerFiltered: "filtered",
 }
 
 
@@ -126,7 +126,7 @@ def _predictor(predictor: Predictor) -> list[Any]:
 
 
 def _probe(probe: Probe) -> list[Any]:
-    return [probe.where, probe.blocks, probe.gauge]
+    return [probe.where, probe.blocks, probe.indicator]
 
 
 def _name(cls: type) -> str:

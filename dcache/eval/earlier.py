@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dcache.errors import DcacheError
-from dcache.eval.contest import Contestant
 from dcache.eval.digest import VERSION
+from dcache.eval.entries import BenchEntry
 from dcache.eval.manifest import Entry
 from dcache.eval.store import Store
 from dcache.schedule import Schedule
@@ -23,10 +23,10 @@ NOTE = (
 )
 
 
-def adopt(store: Store, contestants: Sequence[Contestant]) -> None:
+def adopt(store: Store, contestants: Sequence[BenchEntry]) -> None:
     """Give contestants the pictures that an earlier release made of them, and note it in the manifest, once.
 
-    An entry is a contestant's if it has its name and `Contestant.same_as` says so. Where that is not sure, or
+    An entry is a contestant's if it has its name and `BenchEntry.same_as` says so. Where that is not sure, or
     several entries may be meant, the pictures are made again beside the old ones.
 
     Args:

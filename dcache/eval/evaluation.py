@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from dcache.errors import DcacheError
-from dcache.eval.contest import Contestant, try_on
 from dcache.eval.earlier import adopt
+from dcache.eval.entries import BenchEntry, check_entry
 from dcache.eval.folder import alone
 from dcache.eval.generate import generate
 from dcache.eval.manifest import FILE, Manifest
 from dcache.eval.metrics import check, chosen
 from dcache.eval.metrics.options import MetricOptions
-from dcache.eval.processes import Team, join, own_device
+from dcache.eval.processes import ProcessGroup, join, own_device
+from dcache.eval.progress import Progress, silent
 from dcache.eval.prompts import digest, read
 from dcache.eval.report import report
 from dcache.eval.score import FILE as SCORES
@@ -26,7 +27,6 @@ from dcache.eval.settings import STAGES, Settings
 from dcache.eval.specs import parse
 from dcache.eval.store import Store
 from dcache.eval.subject import Subject, coefficients, load, placed
-from dcache.eval.tell import Tell, nobody
 
 # What the shipped pipelines are asked for unless other prompts are given.
 PROMPTS = {"demo": "demo:96", "demo-video": "demo-video:16"}
@@ -52,7 +52,7 @@ class Result:
 def evaluate(  # noqa: PLR0913
     pipeline: Any = None,
     prompts: str | Sequence[str] | None = None,
-    methods: str | Sequence[Contestant] = "default",
+    methods: str | Sequence[BenchEntry] = "default",
     settings: Settings | None = None,
     *,
     out: str | Path,
@@ -60,7 +60,7 @@ def evaluate(  # noqa: PLR0913
     metric_options: MetricOptions | None = None,
     warm_up: bool = True,
     stages: Sequence[str] = STAGES,
-    tell: Tell = nobody,
+    tell: Progress = silent,
 ) -> Result:
     """Make pictures without caching and with several methods, score them, report.
 
@@ -96,17 +96,17 @@ def evaluate(  # noqa: PLR0913
                 held.enter_context(alone(folder))
 
         if "generate" in stages:
-            job = team.together(lambda: job_of(pipeline, prompts, methods, settings, folder))
+            job = team.all(lambda: job_of(pipeline, prompts, methods, settings, folder))
             if "score" in stages:
                 job.check(metrics, options, team)
-            team.together(hold)
+            team.all(hold)
             store = job.make(folder, team, warm_up, tell)
             # Its memory is the metrics' now.
             del job
         else:
             store = Store.open(folder)
             store.manifest.refuse_other(_given(pipeline, prompts, settings), folder)
-            team.together(hold)
+            team.all(hold)
         return _result(store, stages, metrics, options, team, tell)
 
 
@@ -140,19 +140,19 @@ class Job:
     """What the generate stage is asked for, loaded and checked."""
 
     subject: Subject
-    contestants: Sequence[Contestant]
+    contestants: Sequence[BenchEntry]
     prompts: list[str]
     settings: dict[str, Any]
 
-    def check(self, metrics: Sequence[str] | None, options: MetricOptions, team: Team) -> None:
+    def check(self, metrics: Sequence[str] | None, options: MetricOptions, team: ProcessGroup) -> None:
         """Make sure that the pictures can be scored, before there are any."""
         names = metrics or usual_metrics(self.subject.name, self.subject.kind, resized(self.settings))
-        team.in_turn(lambda: check(names, options, self.subject.kind))
+        team.main_first(lambda: check(names, options, self.subject.kind))
 
-    def make(self, folder: Path, team: Team, warm_up: bool, tell: Tell) -> Store:
+    def make(self, folder: Path, team: ProcessGroup, warm_up: bool, tell: Progress) -> Store:
         """Make all pictures, each process its share."""
-        store = team.in_turn(lambda: self.begin(folder))
-        team.together(
+        store = team.main_first(lambda: self.begin(folder))
+        team.all(
             lambda: generate(
                 store, self.subject, self.contestants, warm_up=warm_up, process=team.place, tell=tell
             )
@@ -180,7 +180,7 @@ class Job:
 def job_of(
     pipeline: Any,
     prompts: str | Sequence[str] | None,
-    methods: str | Sequence[Contestant],
+    methods: str | Sequence[BenchEntry],
     settings: Settings,
     folder: Path,
 ) -> Job:
@@ -202,7 +202,7 @@ def job_of(
         Manifest.read(folder).refuse_other(asked, folder)
     subject = load(pipeline, **settings.call())
     for one in contestants:
-        try_on(subject, one)
+        check_entry(subject, one)
     return Job(subject, contestants, texts, asked)
 
 
@@ -220,8 +220,8 @@ def _result(
     stages: Sequence[str],
     metrics: Sequence[str] | None,
     options: MetricOptions,
-    team: Team,
-    tell: Tell,
+    team: ProcessGroup,
+    tell: Progress,
 ) -> Result:
     """Score and report the methods whose pictures are all there."""
     done, scores = store.finished(), None
@@ -230,16 +230,16 @@ def _result(
     elif "report" in stages:
         scores = _scores(store.folder)
     wanted = "report" in stages and team.first
-    files = team.together(lambda: report(done, scores or {}) if wanted else [])
+    files = team.all(lambda: report(done, scores or {}) if wanted else [])
     return Result(done, scores, files, [one.label for one in store.methods if one not in done.methods])
 
 
 def _score(
-    done: Store, metrics: Sequence[str] | None, options: MetricOptions, team: Team, tell: Tell
+    done: Store, metrics: Sequence[str] | None, options: MetricOptions, team: ProcessGroup, tell: Progress
 ) -> dict[str, Any] | None:
     settings, kind = done.settings, done.manifest.pipeline["kind"]
     names = metrics or usual_metrics(settings["pipeline"], kind, resized(settings))
-    return team.together(lambda: score(done, names, options, tell, team.place, team.together))
+    return team.all(lambda: score(done, names, options, tell, team.place, team.all))
 
 
 def _scores(folder: Path) -> dict[str, Any]:

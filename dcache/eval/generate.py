@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from dcache.eval.contest import UNCACHED, Contestant, Outcome, one_call
+from dcache.eval.entries import UNCACHED, BenchEntry, CallResult, run_once
 from dcache.eval.fidelity import broken, to_uint8
+from dcache.eval.progress import Progress, silent
 from dcache.eval.store import Store
 from dcache.eval.subject import Subject
-from dcache.eval.tell import Tell, nobody
 
 
 def generate(
     store: Store,
     subject: Subject,
-    contestants: Sequence[Contestant],
+    contestants: Sequence[BenchEntry],
     *,
     warm_up: bool = True,
     process: tuple[int, int] = (0, 1),
-    tell: Tell = nobody,
+    tell: Progress = silent,
 ) -> int:
     """Make what is missing or damaged; what is there and right is not touched.
 
@@ -55,9 +55,9 @@ def generate(
         prompts, seeds = [item.prompt for item in items], [item.seed for item in items]
         inspected, sizes = None, called.setdefault(entry.folder, set())
         if warm_up and not sizes:
-            inspected = one_call(subject, one, prompts, seeds, count_flops=True)
+            inspected = run_once(subject, one, prompts, seeds, count_flops=True)
             sizes.add(len(items))
-        outcome = one_call(subject, one, prompts, seeds)
+        outcome = run_once(subject, one, prompts, seeds)
         beside = None if one is UNCACHED else store.pictures(store.methods[0], items)
         record = _record(outcome, inspected, warm=len(items) in sizes)
         record |= {"broken": broken(outcome.output, beside), "run": began}
@@ -68,7 +68,7 @@ def generate(
     return made
 
 
-def _record(outcome: Outcome, inspected: Outcome | None, warm: bool) -> dict[str, Any]:
+def _record(outcome: CallResult, inspected: CallResult | None, warm: bool) -> dict[str, Any]:
     """What is kept of a call.
 
     Args:

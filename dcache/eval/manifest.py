@@ -11,7 +11,7 @@ from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.eval import digest
-from dcache.eval.contest import UNCACHED, Contestant
+from dcache.eval.entries import UNCACHED, BenchEntry
 from dcache.eval.machine import machine, versions
 from dcache.eval.settings import differences
 from dcache.util.files import write_json
@@ -40,7 +40,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Entry:
-    """One method; `dcache.eval.contest.Contestant` has the meaning of the other fields.
+    """One method; `dcache.eval.entries.BenchEntry` has the meaning of the other fields.
 
     Attributes:
         folder: its name among the pictures: label and digest.
@@ -57,7 +57,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The folder's name without the digest: `Contestant.file_name`."""
+        """The folder's name without the digest: `BenchEntry.file_name`."""
         return self.folder.rpartition("-")[0] or self.folder
 
 
@@ -147,7 +147,7 @@ class Manifest:
         """Write it, whole or not at all."""
         write_json(folder / FILE, {"format": FORMAT, "version": VERSION, **asdict(self)})
 
-    def add(self, contestants: Iterable[Contestant]) -> None:
+    def add(self, contestants: Iterable[BenchEntry]) -> None:
         """Add the uncached pipeline and these methods where they are not there yet."""
         for one in (UNCACHED, *contestants):
             if self.find(one) is None:
@@ -159,7 +159,7 @@ class Manifest:
                 entry = Entry(folder, label, one.spec, one.digest, one.call, one.note, digest.VERSION)
                 self.methods.append(entry)
 
-    def find(self, contestant: Contestant) -> Entry | None:
+    def find(self, contestant: BenchEntry) -> Entry | None:
         """The entry of a contestant, None where it has none yet."""
         for entry in self.methods:
             alike = contestant == UNCACHED or entry.digest == contestant.digest

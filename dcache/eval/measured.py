@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass, field
 
-from dcache.eval.contest import Contestant, Outcome
+from dcache.eval.entries import BenchEntry, CallResult
 
 
 @dataclass
@@ -18,9 +18,9 @@ class Measured:
         timed: the calls on the clock, without their outputs but for the last one's.
     """
 
-    contestant: Contestant
-    inspected: Outcome
-    timed: list[Outcome] = field(default_factory=list)
+    contestant: BenchEntry
+    inspected: CallResult
+    timed: list[CallResult] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -28,7 +28,7 @@ class Measured:
         return self.contestant.label
 
     @property
-    def last(self) -> Outcome:
+    def last(self) -> CallResult:
         """The last call."""
         return self.timed[-1] if self.timed else self.inspected
 
@@ -54,7 +54,7 @@ class Measured:
 
     @property
     def peak_memory(self) -> int | None:
-        """The largest of the timed calls, as `dcache.eval.watch.Cost` has it."""
+        """The largest of the timed calls, as `dcache.eval.call_cost.Cost` has it."""
         return max((one.cost.peak_memory or 0 for one in self.timed), default=0) or None
 
     @property

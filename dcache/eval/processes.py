@@ -26,7 +26,7 @@ class ElsewhereError(DcacheError):
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """All processes, seen from one of them.
 
     Attributes:
@@ -35,45 +35,47 @@ class Team:
         told: errors that all processes know of.
     """
 
-    index: int = 0
-    count: int = 1
-    told: list[Exception] = field(default_factory=list)
+    rank: int = 0
+    world_size: int = 1
+    broadcast: list[Exception] = field(default_factory=list)
 
     @property
     def first(self) -> bool:
         """Whether this is process 0."""
-        return self.index == 0
+        return self.rank == 0
 
     @property
     def place(self) -> tuple[int, int]:
         """Index and count."""
-        return self.index, self.count
+        return self.rank, self.world_size
 
     def barrier(self) -> None:
         """Return when every process is here."""
-        self.together(lambda: None)
+        self.all(lambda: None)
 
-    def together(self, work: Callable[[], Done]) -> Done:
+    def all(self, work: Callable[[], Done]) -> Done:
         """Do something in every process, and return when all have done it; may be used inside itself.
 
         Raises:
             ElsewhereError: it failed in another process; the message is that of the first that did.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return work()
         try:
             done = work()
         except Exception as error:
             # One that comes from a `together` inside is known to everybody.
-            if not any(error is one for one in self.told):
-                self.told.append(error)
+            if not any(error is one for one in self.broadcast):
+                self.broadcast.append(error)
                 _gathered(str(error) or type(error).__name__)
             raise
         messages: list[str | None] = _gathered(None)
         for index, message in enumerate(messages):
             if message is not None:
-                self.told.append(ElsewhereError(f"process {index} of {self.count} stopped: {message}"))
-                raise self.told[-1]
+                self.broadcast.append(
+                    ElsewhereError(f"process {index} of {self.world_size} stopped: {message}")
+                )
+                raise self.broadcast[-1]
         return done
 
     def gather(self, mine: Done) -> list[Done]:
@@ -82,26 +84,26 @@ class Team:
         Raises:
             ElsewhereError: one of them failed before it came here.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return [mine]
         self.barrier()
         return _gathered(mine)
 
-    def in_turn(self, work: Callable[[], Done]) -> Done:
+    def main_first(self, work: Callable[[], Done]) -> Done:
         """Do something in process 0 and then in the others, which find what it left.
 
         Raises:
             ElsewhereError: it failed in another process.
         """
         if self.first:
-            done = self.together(work)
+            done = self.all(work)
             self.barrier()
             return done
         self.barrier()
-        return self.together(work)
+        return self.all(work)
 
 
-def join(device: str = "auto") -> Team:
+def join(device: str = "auto") -> ProcessGroup:
     """The processes that this one was started with.
 
     Args:
@@ -111,7 +113,7 @@ def join(device: str = "auto") -> Team:
         DcacheError: there are several, and accelerate is not installed or cannot connect them.
     """
     if _alone():
-        return Team()
+        return ProcessGroup()
     try:
         from accelerate import PartialState
     except ImportError:
@@ -125,7 +127,7 @@ def join(device: str = "auto") -> Team:
             f"started as one of {os.environ['WORLD_SIZE']} processes, of which accelerate connects "
             f"{state.num_processes} on the device {device!r}: name another device, or start one process"
         )
-    return Team(state.process_index, state.num_processes)
+    return ProcessGroup(state.process_index, state.num_processes)
 
 
 def own_device(device: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dcache.eval.fidelity import broken, psnr, ssim, to_uint8
-from dcache.eval.words import busy, no_gain, number, share, size
+from dcache.eval.formatting import busy, no_gain, number, share, size
 
 if TYPE_CHECKING:
     from dcache.eval.measured import Measured
@@ -26,7 +26,7 @@ class Row:
         flops: share of the uncached call's FLOPs, None where they were not counted.
         psnr, ssim: per picture or clip, to the uncached one.
         held: most bytes that the cache held, None where nobody asked.
-        peak_memory: as `dcache.eval.watch.Cost` has it, the largest of the timed calls.
+        peak_memory: as `dcache.eval.call_cost.Cost` has it, the largest of the timed calls.
         broken: what is wrong with the output, or None.
     """
 

@@ -12,7 +12,7 @@ from dcache.eval.metrics.base import Metric, Sample, Score
 from dcache.eval.metrics.batches import REFERENCE, Batches
 from dcache.eval.metrics.features import Features
 from dcache.eval.metrics.options import MetricOptions
-from dcache.eval.tell import Tell, nobody
+from dcache.eval.progress import Progress, silent
 from dcache.util.files import write_json
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def score(
     store: Store,
     names: Sequence[str],
     options: MetricOptions | None = None,
-    tell: Tell = nobody,
+    tell: Progress = silent,
     process: tuple[int, int] = (0, 1),
     together: Callable[[Callable[[], Any]], Any] = lambda work: work(),
 ) -> dict[str, Any] | None:
@@ -82,7 +82,7 @@ def _read(
     metrics: Sequence[Metric],
     batches: Batches,
     options: MetricOptions,
-    tell: Tell,
+    tell: Progress,
     process: tuple[int, int],
 ) -> dict[str, Features]:
     """Have every source of the metrics read this process's batches; one network is loaded at a time."""

@@ -17,8 +17,8 @@ from typing import Any
 import dcache
 from dcache import methods
 from dcache.errors import DcacheError
-from dcache.eval.contest import Contestant
 from dcache.eval.digest import digest_of
+from dcache.eval.entries import BenchEntry
 from dcache.method import Method
 from dcache.methods.resolve import preset_called, read_options
 from dcache.schedule import Schedule
@@ -31,7 +31,7 @@ PROFILE = "demo.profile.safetensors"
 
 
 @dataclass(frozen=True)
-class Choice(Contestant):
+class MethodEntry(BenchEntry):
     """One of dcache's methods.
 
     Attributes:
@@ -65,7 +65,7 @@ class Choice(Contestant):
         return dcache.stats(pipe), dcache.trace(pipe)
 
 
-def parse(text: str, numbers: Path | None = None) -> list[Choice]:
+def parse(text: str, numbers: Path | None = None) -> list[MethodEntry]:
     """Read specifications separated by `;` (or by `,` where that is not an option of the one before).
 
     Args:
@@ -122,13 +122,13 @@ def _values(spec: str) -> list[str]:
     return [value.strip() for word in words for value in word.partition("=")[2].split("+")]
 
 
-def _choice(spec: str, numbers: Path | None) -> Choice:
+def _choice(spec: str, numbers: Path | None) -> MethodEntry:
     name, _, inside = spec.partition(":")
     name = preset_called(name) or name
     # An option of a preset may be a file too.
     if methods.find(name) is None and (spec.endswith(".json") or os.sep in spec):
         schedule = Schedule.load(spec)
-        return Choice(spec, f"file {Path(spec).stem}", f", {spec!r})", method=schedule)
+        return MethodEntry(spec, f"file {Path(spec).stem}", f", {spec!r})", method=schedule)
     options = read_options(inside, spec)
     own = {} if numbers is None else {k: v for k, v in shipped(name, numbers).items() if k not in options}
     try:
@@ -136,13 +136,13 @@ def _choice(spec: str, numbers: Path | None) -> Choice:
     except DcacheError as error:
         raise DcacheError(f"{spec}: {error}") from None
     if name == "default" and not options:
-        return Choice(spec, name, ")", method=method)
+        return MethodEntry(spec, name, ")", method=method)
     theirs = {option: f"FILE{file.suffix}" for option, file in own.items()}
     arguments = ", ".join(f"{key}={value!r}" for key, value in {**options, **theirs}.items())
     how = "dcache calibrate" if "profile" in own else "examples/measure_coefficients.py"
     note = f"{next(iter(own))} of the shipped model; for yours: {how}" if own else ""
     call = f", dcache.methods.{name}({arguments}))"
-    return Choice(spec, _label(name, options), call, note, method=method)
+    return MethodEntry(spec, _label(name, options), call, note, method=method)
 
 
 def _label(name: str, options: Mapping[str, Any]) -> str:

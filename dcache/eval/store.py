@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcache.errors import DcacheError
-from dcache.eval.contest import Contestant
+from dcache.eval.entries import BenchEntry
 from dcache.eval.images import decode, encode
 from dcache.eval.manifest import Entry, Item, Manifest
 from dcache.schedule import Schedule
@@ -67,7 +67,7 @@ class Store:
             raise DcacheError(f"uncached pictures are missing in {self.folder}: run the generate stage first")
         return Store(self.folder, replace(self.manifest, methods=there))
 
-    def entry(self, contestant: Contestant) -> Entry:
+    def entry(self, contestant: BenchEntry) -> Entry:
         """A method's entry.
 
         Raises:

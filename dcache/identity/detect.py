@@ -17,16 +17,16 @@ from torch import nn
 
 from dcache.errors import DcacheWarning
 from dcache.identity.run import Run
-from dcache.identity.sampler import Listener, SamplerTap, is_sampler, tap
-from dcache.intercept.module_call import Intercept
+from dcache.identity.sampler import Listener, SamplerIntercept, is_sampler, tap
+from dcache.intercept.module_call import ModuleIntercept
 
 
-class Watched(Intercept):
+class CandidateCall(ModuleIntercept):
     """A module that may be a denoiser."""
 
     name = "detect"
 
-    def __init__(self, module: nn.Module, name: str, scout: Scout) -> None:
+    def __init__(self, module: nn.Module, name: str, scout: DenoiserDetector) -> None:
         super().__init__(module)
         self.component = name
         self.scout = scout
@@ -38,7 +38,7 @@ class Watched(Intercept):
         return self.inner(*args, **kwargs)
 
 
-class Scout(Listener):
+class DenoiserDetector(Listener):
     """Watches the modules of one pipeline until a run has shown which of them are denoisers.
 
     Args:
@@ -48,16 +48,16 @@ class Scout(Listener):
     """
 
     def __init__(
-        self, pipe: Any, modules: Mapping[str, nn.Module], take: Callable[[str, nn.Module], None]
+        self, pipe: Any, modules: Mapping[str, nn.Module], on_found: Callable[[str, nn.Module], None]
     ) -> None:
         self.pipe = weakref.ref(pipe)
-        self.take = take
+        self.take = on_found
         self.found: list[str] = []
         self.last: dict[str, int] = {}
-        self.watched = [Watched(module, name, self) for name, module in modules.items()]
+        self.watched = [CandidateCall(module, name, self) for name, module in modules.items()]
         for watched in self.watched:
             watched.install()
-        self.tap: SamplerTap = tap(pipe.scheduler, self)
+        self.tap: SamplerIntercept = tap(pipe.scheduler, self)
 
     def is_copied(self, memo: Mapping[int, Any]) -> bool:
         """Whether the pipeline is part of a deep copy under way."""
@@ -95,7 +95,7 @@ class Scout(Listener):
             watched.remove()
         self.tap.leave(self)
 
-    def is_denoiser(self, watched: Watched) -> bool:
+    def is_denoiser(self, watched: CandidateCall) -> bool:
         """Note a call; True, with a session on the module, if it was called in the evaluation before too."""
         self._follow_sampler()
         run = self.tap.run

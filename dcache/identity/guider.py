@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from dcache.intercept.method import MethodTap
+from dcache.intercept.method import MethodIntercept
 
 _INPUTS = ("prepare_inputs", "prepare_inputs_from_block_state")
 _BEFORE = "prepare_models"
@@ -23,7 +23,7 @@ _AFTER = "cleanup_models"
 Notice = Callable[[nn.Module, str | None], None]
 
 
-class GuiderTap:
+class GuiderIntercept:
     """Names the branches of the denoisers that one guider guides.
 
     Args:
@@ -42,7 +42,7 @@ class GuiderTap:
         self.turn = 0
         around = {**dict.fromkeys(_INPUTS, self._prepared), _BEFORE: self._begin, _AFTER: self._end}
         present = {name: f for name, f in around.items() if callable(getattr(guider, name, None))}
-        self.taps = [MethodTap(guider, name, f) for name, f in present.items()]
+        self.taps = [MethodIntercept(guider, name, f) for name, f in present.items()]
         for method_tap in self.taps:
             method_tap.install()
 
@@ -73,7 +73,7 @@ class GuiderTap:
                 self.notice(denoiser, name)
 
 
-def guider_taps(pipe: Any, before: list[GuiderTap], notice: Notice) -> list[GuiderTap]:
+def guider_intercepts(pipe: Any, before: list[GuiderIntercept], notice: Notice) -> list[GuiderIntercept]:
     """Taps of a pipeline's guiders, as they are now; those of guiders it had before are taken off."""
     components = getattr(pipe, "components", None)
     parts = components.values() if isinstance(components, dict) else ()
@@ -82,7 +82,9 @@ def guider_taps(pipe: Any, before: list[GuiderTap], notice: Notice) -> list[Guid
     for found in before:
         if found not in kept:
             found.remove()
-    return kept + [GuiderTap(g, notice) for g in guiders if all(found.guider is not g for found in kept)]
+    return kept + [
+        GuiderIntercept(g, notice) for g in guiders if all(found.guider is not g for found in kept)
+    ]
 
 
 def _is_guider(thing: Any) -> bool:

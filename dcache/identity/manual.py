@@ -8,7 +8,7 @@ from dcache.identity.run import Run
 
 
 @dataclass
-class Told:
+class ManualStep:
     """What `dcache.step` said of the calls to come."""
 
     run: Run

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from dcache.identity.run import Run
-from dcache.intercept.method import MethodTap, listener_on, tap_on
+from dcache.intercept.method import MethodIntercept, listener_on, tap_on
 
 _activity = itertools.count(1)
 
@@ -49,7 +49,7 @@ class Listener:
         return True
 
 
-class SamplerTap:
+class SamplerIntercept:
     """Watches one sampler. Listeners keep it alive; the last one to leave takes it off.
 
     Attributes:
@@ -68,8 +68,8 @@ class SamplerTap:
         self._copied = False
         self.listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
         self._taps = [
-            MethodTap(sampler, "set_timesteps", self._set_timesteps),
-            MethodTap(sampler, "step", self._step),
+            MethodIntercept(sampler, "set_timesteps", self._set_timesteps),
+            MethodIntercept(sampler, "step", self._step),
         ]
         for tap in self._taps:
             tap.install()
@@ -157,18 +157,22 @@ class SamplerTap:
         """Whether a deep copy of the sampler is watched too, as LTX2's in a run; a copied pipe's is not."""
         return not any(listener.is_copied(memo) for listener in self.listeners)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> SamplerTap:
+    def __deepcopy__(self, memo: dict[int, Any]) -> SamplerIntercept:
         """A copied sampler tells the same tap."""
         return self
 
 
-def tap_of(sampler: Any) -> SamplerTap | None:
+def tap_of(sampler: Any) -> SamplerIntercept | None:
     """The tap on this sampler, if there is one."""
     owner = listener_on(sampler, "step")
-    return owner if isinstance(owner, SamplerTap) and owner.listeners and owner.sampler is sampler else None
+    return (
+        owner
+        if isinstance(owner, SamplerIntercept) and owner.listeners and owner.sampler is sampler
+        else None
+    )
 
 
-def tap(sampler: Any, listener: Listener) -> SamplerTap:
+def tap(sampler: Any, listener: Listener) -> SamplerIntercept:
     """Watch a sampler on behalf of `listener` ."""
     found = tap_of(sampler)
     if found is None:
@@ -176,7 +180,7 @@ def tap(sampler: Any, listener: Listener) -> SamplerTap:
         for name in ("set_timesteps", "step"):
             if tap_on(sampler, name) is not None:
                 delattr(sampler, name)
-        found = SamplerTap(sampler)
+        found = SamplerIntercept(sampler)
     found.listeners.add(listener)
     found.teaches = found.teaches or listener.learns
     found.several = len(found.listeners) > 1

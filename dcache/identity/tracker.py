@@ -9,9 +9,9 @@ from typing import Any, Protocol
 from torch import nn
 
 from dcache.identity.loop import Loop
-from dcache.identity.manual import Told
+from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
-from dcache.identity.sampler import Listener, SamplerTap, is_sampler, tap
+from dcache.identity.sampler import Listener, SamplerIntercept, is_sampler, tap
 from dcache.identity.timestep import TimeArgument
 
 
@@ -43,10 +43,10 @@ class RunTracker:
     def __init__(self, module: nn.Module, listener: Listener, owners: Sequence[SamplerOwner]) -> None:
         self.listener = listener
         self.owners = owners
-        self.told: Told | None = None
+        self.manual: ManualStep | None = None
         self.loop = Loop()
         self.time = TimeArgument(module)
-        self.taps: list[SamplerTap] = []
+        self.taps: list[SamplerIntercept] = []
 
     def run_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
         """The run of a call with these arguments.
@@ -54,9 +54,9 @@ class RunTracker:
         Raises:
             DcacheError: nothing tells evaluations apart.
         """
-        if self.told is not None:
-            return self.told.run
-        newest: SamplerTap | None = None
+        if self.manual is not None:
+            return self.manual.run
+        newest: SamplerIntercept | None = None
         for owner in self.owners:
             sampler = getattr(owner.pipe(), "scheduler", None)
             if sampler is not None and not self._taps_sampler(sampler) and is_sampler(sampler):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class MethodTap:
+class MethodIntercept:
     """Stands in for one bound method of one object and keeps its signature.
 
     A deep copy of the object has its plain method, or a tap of its own if the listener `follows_copies`.
@@ -62,7 +62,7 @@ class MethodTap:
         follows = getattr(self.listener, "follows_copies", None)
         if follows is None or not follows(memo):
             return plain
-        twin = MethodTap.__new__(MethodTap)
+        twin = MethodIntercept.__new__(MethodIntercept)
         twin.__dict__.update(
             owner=copied,
             name=self.name,
@@ -80,10 +80,10 @@ class MethodTap:
         return getattr, (self.owner, self.name)
 
 
-def tap_on(owner: Any, name: str) -> MethodTap | None:
+def tap_on(owner: Any, name: str) -> MethodIntercept | None:
     """The tap that stands in for this method of this object, if there is one."""
     standing = getattr(owner, "__dict__", {}).get(name)
-    return standing if isinstance(standing, MethodTap) else None
+    return standing if isinstance(standing, MethodIntercept) else None
 
 
 def listener_on(owner: Any, name: str) -> Any:

@@ -19,7 +19,7 @@ from torch import nn
 _SLOT = "_compiled_call_impl"
 
 
-class Intercept:
+class ModuleIntercept:
     """Base of everything that stands in for the call of one module; subclasses define `__call__`.
 
     Attributes:
@@ -70,11 +70,11 @@ class Intercept:
         return self.inner(*args, **kwargs)
 
 
-def intercepts_of(module: nn.Module) -> list[Intercept]:
+def intercepts_of(module: nn.Module) -> list[ModuleIntercept]:
     """The intercepts of a module's call, the one that is called first in front."""
-    chain: list[Intercept] = []
+    chain: list[ModuleIntercept] = []
     link = module.__dict__.get(_SLOT)
-    while isinstance(link, Intercept):
+    while isinstance(link, ModuleIntercept):
         chain.append(link)
         link = link.previous
     return chain
@@ -83,7 +83,7 @@ def intercepts_of(module: nn.Module) -> list[Intercept]:
 def compiled_inside(module: nn.Module) -> Any:
     """The compiled call of a module, also behind its intercepts; None if it is not compiled."""
     link = module.__dict__.get(_SLOT)
-    while isinstance(link, Intercept):
+    while isinstance(link, ModuleIntercept):
         link = link.previous
     return link
 
@@ -91,4 +91,4 @@ def compiled_inside(module: nn.Module) -> Any:
 def compiled_call(module: nn.Module) -> Any:
     """The compiled call of a module that no intercept stands in front of, or None."""
     link = module.__dict__.get(_SLOT)
-    return None if isinstance(link, Intercept) else link
+    return None if isinstance(link, ModuleIntercept) else link

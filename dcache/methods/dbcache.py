@@ -6,7 +6,7 @@ from dcache.method import Method
 from dcache.methods.preset import preset
 from dcache.predictors import Predictor, Reuse, Taylor
 from dcache.probes import Probe
-from dcache.schedulers import Above, guarded
+from dcache.schedulers import ChangeAbove, guarded
 from dcache.util.checks import check_whole
 
 
@@ -42,7 +42,7 @@ def dbcache(
     check_whole("order", order, 0)
     predictor: Predictor = Taylor(order) if order else Reuse()
     return Method(
-        rule=guarded(Above(threshold), warmup=warmup, last=last, max_run=max_run),
+        rule=guarded(ChangeAbove(threshold), warmup=warmup, last=last, max_run=max_run),
         predictor=predictor,
         sites=(f"middle:{front}-{back}",),
         codec="delta",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dcache.method import Method
 from dcache.methods.preset import preset
 from dcache.predictors import Reuse
-from dcache.schedulers import Multiple, Stage, guarded
+from dcache.schedulers import DeltaDitStages, EveryNthIndex, guarded
 from dcache.util.checks import check_share
 
 
@@ -39,7 +39,7 @@ def delta_dit(
     check_share("boundary", boundary, 0)
     size = f"{100 * blocks:g}%" if isinstance(blocks, float) else str(blocks)
     return Method(
-        rule=guarded(Multiple(interval), Stage(boundary, blocks), warmup=warmup, last=last),
+        rule=guarded(EveryNthIndex(interval), DeltaDitStages(boundary, blocks), warmup=warmup, last=last),
         predictor=Reuse(),
         sites=(f"front:{size}", f"rear:{size}"),
         codec="delta",

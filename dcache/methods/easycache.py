@@ -11,16 +11,16 @@ from dcache.kernels.changes import changes
 from dcache.method import Method
 from dcache.methods.preset import preset
 from dcache.predictors import Reuse
-from dcache.probes import Gauge, Probe
+from dcache.probes import Probe, SinceCompute
 from dcache.schedulers import Accumulated, guarded
 
 
-class RateGauge(Gauge):
+class OutputRate(SinceCompute):
     """Expected relative change of the output: k |x_t - x_{t-1}| / |y|, k from the last two computed y."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.most = 6
+        self.max_tensors = 6
         self.anchors: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def change(self) -> float:
@@ -32,7 +32,7 @@ class RateGauge(Gauge):
         moves = [changes(b, a, ("distance",)).mean("distance") for a, b in ((x0, x1), (self.then, self.now))]
         return float(y.mean("distance") / moves[0] * moves[1] / y.mean("length"))
 
-    def settle(self, computed: bool, output: Any) -> None:
+    def end_step(self, computed: bool, output: Any) -> None:
         """See class."""
         if computed and self.now is not None:
             self.anchors = [*self.anchors[-1:], (self.now, flatten(output)[0][0].clone())]
@@ -42,7 +42,7 @@ class RateGauge(Gauge):
         """Every tensor held."""
         return [*super().tensors(), *(t for pair in self.anchors for t in pair)]
 
-    def full(self) -> list[torch.Tensor]:
+    def capacity(self) -> list[torch.Tensor]:
         """The last input and two anchors."""
         return [*super().tensors(), *(t for pair in self.anchors[-1:] * 2 for t in pair)]
 
@@ -73,5 +73,5 @@ def easycache(
         sites=("model",),
         codec=codec,
         branches=branches,
-        probe=Probe("input", gauge=RateGauge),
+        probe=Probe("input", indicator=OutputRate),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dcache.method import Method
 from dcache.methods.preset import preset
 from dcache.predictors import Linear
-from dcache.schedulers import ByKind, Every, Outside, Warmup, any_of
+from dcache.schedulers import ByKind, Every, OutsideWindow, Warmup, any_of
 
 
 @preset("FasterCache, Lv et al. 2024, arXiv 2410.19355", sites="guidance, attn", families=("guidance",))
@@ -35,8 +35,8 @@ def fastercache(
         branches: whether guidance branches decide "separate"ly or "together".
     """
     rules = {
-        "attn": any_of(Warmup(warmup), Outside(-1.0, attn_below), Every(attn_interval)),
-        "guidance": any_of(Warmup(warmup), Outside(-1.0, guidance_below), Every(guidance_interval)),
+        "attn": any_of(Warmup(warmup), OutsideWindow(-1.0, attn_below), Every(attn_interval)),
+        "guidance": any_of(Warmup(warmup), OutsideWindow(-1.0, guidance_below), Every(guidance_interval)),
     }
     return Method(
         rule=ByKind(rules),

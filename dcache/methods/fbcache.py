@@ -6,7 +6,7 @@ from dcache.method import Method, site_list
 from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.probes import Probe
-from dcache.schedulers import Above, guarded
+from dcache.schedulers import ChangeAbove, guarded
 
 
 @preset("First Block Cache, ParaAttention 2024", sites="all blocks but the first", families=("transformer",))
@@ -36,7 +36,7 @@ def fbcache(
         branches: whether guidance branches decide "separate"ly or "together".
     """
     return Method(
-        rule=guarded(Above(threshold), warmup=warmup, last=last, max_run=max_run),
+        rule=guarded(ChangeAbove(threshold), warmup=warmup, last=last, max_run=max_run),
         predictor=Reuse(),
         sites=site_list(sites),
         codec=codec,

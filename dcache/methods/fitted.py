@@ -58,7 +58,7 @@ def fitted(
     check_number("ridge", ridge, 0.0)
     check_whole("interval", interval, 1)
     check_whole("warmup", warmup, 1)
-    names = site_list(profile.whole if sites is None else sites)
+    names = site_list(profile.whole_site if sites is None else sites)
     if steps is not None:
         anchors = _listed(profile, steps)
     elif speedup is not None:

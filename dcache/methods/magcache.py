@@ -9,7 +9,7 @@ from dcache.method import Method
 from dcache.methods.coefficients import numbers
 from dcache.methods.preset import preset
 from dcache.predictors import Reuse
-from dcache.schedulers import Last, Magnitude, MaxRun, Retention, any_of
+from dcache.schedulers import Last, MagCacheRule, MaxRun, Retention, any_of
 
 
 @preset(
@@ -44,7 +44,7 @@ def magcache(
     table = numbers("magcache", "ratios", ratios, least=2)
     return Method(
         rule=any_of(
-            Retention(retention), Last() if last else None, MaxRun(max_run), Magnitude(threshold, table)
+            Retention(retention), Last() if last else None, MaxRun(max_run), MagCacheRule(threshold, table)
         ),
         predictor=Reuse(),
         sites=("trunk",),

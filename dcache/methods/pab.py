@@ -6,7 +6,7 @@ from dcache.errors import DcacheError
 from dcache.method import Method
 from dcache.methods.preset import preset
 from dcache.predictors import Reuse
-from dcache.schedulers import ByKind, Every, Outside, Warmup, any_of
+from dcache.schedulers import ByKind, Every, OutsideWindow, Warmup, any_of
 from dcache.util.checks import check_whole
 
 
@@ -39,7 +39,7 @@ def pab(
             check_whole(name, value, 1)
     if not isinstance(window, tuple | list) or len(window) != 2:
         raise DcacheError(f"window must be a pair of timesteps, got {window!r}")
-    inside = Outside(*window)
+    inside = OutsideWindow(*window)
     kinds = {k: any_of(Warmup(warmup), inside, Every(n)) for k, n in ranges.items() if n is not None}
     return Method(
         rule=ByKind(kinds),

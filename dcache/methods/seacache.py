@@ -9,14 +9,14 @@ import torch
 from dcache.method import Method
 from dcache.methods.preset import preset
 from dcache.predictors import Newton, Predictor, Reuse
-from dcache.probes import Probe, StepGauge
+from dcache.probes import Probe, SinceStep
 from dcache.schedulers import Accumulated, guarded
 
 
-class SignalGauge(StepGauge):
+class WienerFiltered(SinceStep):
     """Relative L1 change of the latents behind a Wiener filter for a signal of power 1 / f^3 in noise."""
 
-    def see(self, x: torch.Tensor, logsnr: float | None) -> None:
+    def update(self, x: torch.Tensor, logsnr: float | None) -> None:
         """Filter; tokens along their sequence."""
         dims = (1,) if x.ndim == 3 else tuple(range(2, x.ndim))
         noise = math.exp(-min(max(logsnr or 0.0, -27.0), 27.0))
@@ -54,5 +54,5 @@ def seacache(
         predictor=predictor,
         clock="step" if order else None,
         branches=branches,
-        probe=Probe("input", gauge=SignalGauge),
+        probe=Probe("input", indicator=WienerFiltered),
     )

@@ -10,7 +10,7 @@ from dcache.method import Method
 from dcache.methods.coefficients import HOW, table_in
 from dcache.methods.preset import preset
 from dcache.predictors import Reuse
-from dcache.schedulers import ByKind, Row
+from dcache.schedulers import ByKind, StepTable
 
 # The kinds as the published files call them.
 KINDS = {"attn1": "attn", "attn2": "cross_attn", "ff": "mlp"}
@@ -49,7 +49,7 @@ def smoothcache(
     lengths = {len(row) for row in rows.values()} if plain else set()
     if len(lengths) != 1 or 0 in lengths:
         raise DcacheError("smoothcache's rows must be equally long lists of 0 and 1")
-    rules = {KINDS[kind]: Row(tuple(bool(v) for v in row)) for kind, row in rows.items()}
+    rules = {KINDS[kind]: StepTable(tuple(bool(v) for v in row)) for kind, row in rows.items()}
     if len(rules) < len(rows):
         raise DcacheError(f"smoothcache's table has two rows for one kind: {', '.join(rows)}")
     return Method(

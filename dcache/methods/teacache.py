@@ -11,7 +11,7 @@ from dcache.method import Method
 from dcache.methods.coefficients import HOW, numbers
 from dcache.methods.preset import preset
 from dcache.predictors import Reuse
-from dcache.probes import Probe, StepGauge
+from dcache.probes import Probe, SinceStep
 from dcache.schedulers import Accumulated, guarded
 
 # Degree 4, highest power first, as published for each model.
@@ -63,5 +63,5 @@ def teacache(
         sites=("trunk",),
         codec="delta",
         branches=branches,
-        probe=Probe("modulated", gauge=StepGauge),
+        probe=Probe("modulated", indicator=SinceStep),
     )

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from dcache.errors import DcacheError
-from dcache.profile import Tables
+from dcache.profile import FeatureTables
 
 FEWEST = 64
 _CHUNK = 1 << 14
@@ -74,7 +74,7 @@ def not_finite(key: Key, index: int) -> DcacheError:
     )
 
 
-class Held:
+class FeatureBuffer:
     """The features of a run of every key.
 
     Args:
@@ -127,7 +127,7 @@ class Held:
         self._rows[key][index] = vector if self._whole(key) else self._sketched(vector)
         self._seen[key].add(index)
 
-    def tables(self, key: Key) -> Tables:
+    def tables(self, key: Key) -> FeatureTables:
         """The tables of one key; an evaluation in which it was not called counts as the nearest that was.
 
         Raises:
@@ -182,7 +182,7 @@ def _nearest(among: Sequence[int], t: int) -> int:
     return min(among, key=lambda s: abs(s - t))
 
 
-def _tables(rows: torch.Tensor, sample: torch.Tensor, size: int, device: torch.device) -> Tables:
+def _tables(rows: torch.Tensor, sample: torch.Tensor, size: int, device: torch.device) -> FeatureTables:
     """Means over the elements: inner products of `rows`, sums over `sample`."""
     steps = len(rows)
     gram = torch.zeros(steps, steps, dtype=torch.float64, device=device)
@@ -196,4 +196,4 @@ def _tables(rows: torch.Tensor, sample: torch.Tensor, size: int, device: torch.d
         lengths += some.abs().sum(1)
     count = sample.shape[1]
     found = (gram / size, distance / count, lengths / count)
-    return Tables(*(np.asarray(one.cpu().numpy(), np.float64) for one in found))
+    return FeatureTables(*(np.asarray(one.cpu().numpy(), np.float64) for one in found))

@@ -16,7 +16,7 @@ from dcache.errors import DcacheError
 from dcache.identity.run import Run
 from dcache.intercept.pytree import first_tensor, flatten
 from dcache.observation.changes import Changes
-from dcache.observation.features import Held, Key, not_finite
+from dcache.observation.features import FeatureBuffer, Key, not_finite
 
 MODEL = "model"
 
@@ -123,7 +123,7 @@ def shape_of_run(module: nn.Module, run: Callable[[], Any], model: bool = True) 
 def observe_run(
     module: nn.Module,
     run: Callable[[], Any],
-    features: Held,
+    features: FeatureBuffer,
     changes: Changes | None = None,
     model: bool = True,
 ) -> None:

@@ -15,16 +15,18 @@ weight per anchor. Of anchors with equal clock values only the newest counts.
 | `fitted` | any     | what it was fitted on (`predictors.fitted`)         | ours                            |
 """
 
-from dcache.predictors.base import MAX_ORDER, Everywhere, Predictor
+from typing import TYPE_CHECKING
+
+from dcache.predictors.base import MAX_ORDER, Predictor, SiteIndependent
 from dcache.predictors.fitted import Fitted
 from dcache.predictors.foca import Foca
 from dcache.predictors.polynomial import Linear, Newton, Reuse
 from dcache.predictors.registry import make, register
 from dcache.predictors.taylor import Hermite, Taylor
+from dcache.util.renamed import renamed
 
 __all__ = [
     "MAX_ORDER",
-    "Everywhere",
     "Fitted",
     "Foca",
     "Hermite",
@@ -32,7 +34,11 @@ __all__ = [
     "Newton",
     "Predictor",
     "Reuse",
+    "SiteIndependent",
     "Taylor",
     "make",
     "register",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Everywhere": "SiteIndependent"})

@@ -69,7 +69,7 @@ class Predictor(Protocol):
         ...
 
 
-class Everywhere:
+class SiteIndependent:
     """Base of predictors that are the same at every site; a subclass is a frozen dataclass."""
 
     tabulated = False

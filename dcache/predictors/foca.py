@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dcache.predictors.base import Everywhere
+from dcache.predictors.base import SiteIndependent
 
 
 @dataclass(frozen=True)
-class Foca(Everywhere):
+class Foca(SiteIndependent):
     """FoCa (2025): features as an ODE's trajectory, a BDF2 predictor with a Heun corrector, steps of one.
 
     With F the last two entries before now, predicted or computed, and A the last two anchors, the next entry

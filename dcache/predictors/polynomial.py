@@ -8,11 +8,11 @@ from math import isnan
 from typing import Any
 
 from dcache.errors import DcacheError
-from dcache.predictors.base import Everywhere, check_order
+from dcache.predictors.base import SiteIndependent, check_order
 
 
 @dataclass(frozen=True)
-class Reuse(Everywhere):
+class Reuse(SiteIndependent):
     """The newest anchor as it is."""
 
     name: str = field(default="reuse", init=False)
@@ -29,7 +29,7 @@ class Reuse(Everywhere):
 
 
 @dataclass(frozen=True)
-class Newton(Everywhere):
+class Newton(SiteIndependent):
     """The polynomial through the last `order + 1` anchors with their true clock gaps, in Lagrange form."""
 
     order: int = 1
@@ -61,7 +61,7 @@ class Newton(Everywhere):
 
 
 @dataclass(frozen=True)
-class Linear(Everywhere):
+class Linear(SiteIndependent):
     """The newest anchor plus a fixed share of its difference to the one before: z_n + w (z_n - z_{n-1}).
 
     Args:

@@ -8,12 +8,12 @@ from math import factorial
 from typing import Any
 
 from dcache.errors import DcacheError
-from dcache.predictors.base import Everywhere, check_order
+from dcache.predictors.base import SiteIndependent, check_order
 from dcache.util.checks import check_whole
 
 
 @dataclass(frozen=True)
-class Taylor(Everywhere):
+class Taylor(SiteIndependent):
     """The published TaylorSeer forecast: nested backward differences taken for derivatives at the anchor.
 
     At an anchor with gap g to the one before: f_0 = y, f_{i+1} = (f_i - f_i of the anchor before) / g. The
@@ -48,7 +48,7 @@ class Taylor(Everywhere):
 
 
 @dataclass(frozen=True)
-class Hermite(Everywhere):
+class Hermite(SiteIndependent):
     """HiCache (2025): TaylorSeer's factors f_i with scaled Hermite polynomials in place of the monomials.
 
     The forecast k after the anchor is `f_0 + sum_i scale^i H_i(scale k) / i! f_i`, with the physicists' H_i.

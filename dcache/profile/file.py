@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 
 from dcache.errors import DcacheError
 from dcache.profile.latencies import Latencies
-from dcache.profile.tables import Floats, Tables
+from dcache.profile.tables import FeatureTables, Floats
 from dcache.util import files
 
 FORMAT = "dcache.profile"
 VERSION = 1
 _BY_SITE = ("computed", "predicted", "flops", "overhead")
-# Tables that are not of a site.
-_LOOSE = ("ratios", "changes", "importance")
+# Tables that are not of a site: field -> its name in the file.
+_LOOSE = {"ratios": "ratios", "input_output_changes": "changes", "importance": "importance"}
 # Fields that JSON has as they are.
 _PLAIN = ("steps", "prompts", "sketch", "model", "config", "component", "sampler", "guidance")
 
-Sites = Mapping[str, Mapping[str, Mapping[str, Tables]]]
+Sites = Mapping[str, Mapping[str, Mapping[str, FeatureTables]]]
 T = TypeVar("T")
 
 
@@ -51,8 +51,8 @@ def write(fields: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
                 names.append([site, branch, frame])
                 for part in ("gram", "distance", "size"):
                     arrays[f"{key}.{part}"] = np.ascontiguousarray(getattr(tables, part), np.float64)
-    for name in _LOOSE:
-        if (table := fields[name]) is not None:
+    for field, name in _LOOSE.items():
+        if (table := fields[field]) is not None:
             arrays[name] = np.ascontiguousarray(table, np.float64)
     latencies: Latencies | None = fields["latencies"]
     about = {name: fields[name] for name in _PLAIN} | {
@@ -118,12 +118,12 @@ def _built(about: Any, arrays: Mapping[str, NDArray[Any]], build: Callable[..., 
             raise DcacheError(
                 f"profile version {about['version']!r} is not readable here, expected {VERSION}"
             )
-        sites: dict[str, dict[str, dict[str, Tables]]] = {}
+        sites: dict[str, dict[str, dict[str, FeatureTables]]] = {}
         for i, (site, branch, frame) in enumerate(about["tables"]):
             parts = (arrays[f"{i}.{part}"].astype(np.float64) for part in ("gram", "distance", "size"))
-            sites.setdefault(str(site), {}).setdefault(str(branch), {})[str(frame)] = Tables(*parts)
+            sites.setdefault(str(site), {}).setdefault(str(branch), {})[str(frame)] = FeatureTables(*parts)
         timed = about["latencies"]
-        loose = {name: arrays[name].astype(np.float64) for name in _LOOSE if name in arrays}
+        loose = {field: arrays[name].astype(np.float64) for field, name in _LOOSE.items() if name in arrays}
         return build(
             sites=sites,
             latencies=None if timed is None else _latencies(timed),

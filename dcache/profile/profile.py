@@ -17,7 +17,7 @@ import numpy as np
 from dcache.errors import DcacheError
 from dcache.profile import file
 from dcache.profile.latencies import Latencies
-from dcache.profile.tables import FRAMES, Floats, Tables
+from dcache.profile.tables import FRAMES, FeatureTables, Floats
 from dcache.sites.names import SITE_NAME, default_codec, kinds_of
 from dcache.util.checks import is_whole
 
@@ -47,12 +47,12 @@ class Profile:
     """
 
     steps: int
-    sites: Mapping[str, Mapping[str, Mapping[str, Tables]]]
+    sites: Mapping[str, Mapping[str, Mapping[str, FeatureTables]]]
     latencies: Latencies | None = None
     prompts: int = 1
     sketch: float = 0.0
     ratios: Floats | None = None
-    changes: Floats | None = None
+    input_output_changes: Floats | None = None
     importance: Floats | None = None
     important: tuple[str, ...] = ()
     attention: Mapping[str, float] = field(default_factory=dict)
@@ -87,18 +87,22 @@ class Profile:
             for branch, frames in branches.items():
                 for frame, tables in frames.items():
                     self._check(f"{frame} of {site!r} on branch {branch!r}", frame, tables)
-        for name, table in (("ratios", self.ratios), ("changes", self.changes)):
+        for name, table in (("ratios", self.ratios), ("changes", self.input_output_changes)):
             if table is not None and not np.isfinite(table).all():
                 raise DcacheError(f"the profile's {name} are not all finite numbers: observe again")
         if self.ratios is not None and self.ratios.shape != (self.steps,):
             raise DcacheError(f"the profile has {self.ratios.shape} ratios, expected ({self.steps},)")
-        if self.changes is not None and (self.changes.ndim != 2 or self.changes.shape[1] != 2):
-            raise DcacheError(f"the profile's changes have the shape {self.changes.shape}, expected (N, 2)")
+        if self.input_output_changes is not None and (
+            self.input_output_changes.ndim != 2 or self.input_output_changes.shape[1] != 2
+        ):
+            raise DcacheError(
+                f"the profile's changes have the shape {self.input_output_changes.shape}, expected (N, 2)"
+            )
         expected = (len(self.important), self.steps)
         if self.importance is not None and self.importance.shape != expected:
             raise DcacheError(f"the profile's importance is {self.importance.shape}, expected {expected}")
 
-    def tables(self, site: str, frame: str | None = None) -> Tables:
+    def tables(self, site: str, frame: str | None = None) -> FeatureTables:
         """The tables of a site, the mean over its branches.
 
         Args:
@@ -129,7 +133,7 @@ class Profile:
         return tuple(site for site in self.sites if site.partition(":")[0].partition(".")[0] in kinds)
 
     @property
-    def whole(self) -> str:
+    def whole_site(self) -> str:
         """The site of all blocks, or what stands for it: the trunk, a UNet's outermost bracket, the model.
 
         Raises:
@@ -159,7 +163,7 @@ class Profile:
         prompts = sum(one.prompts for one in every)
         shares = [one.prompts / prompts for one in every]
 
-        def mean(tables: Sequence[Tables]) -> Tables:
+        def mean(tables: Sequence[FeatureTables]) -> FeatureTables:
             parts = [one.scaled(share) for one, share in zip(tables, shares, strict=True)]
             total = parts[0]
             for part in parts[1:]:
@@ -181,7 +185,7 @@ class Profile:
                 f"profiles with different sites or branches cannot be merged: {error}"
             ) from None
         ratios = [one.ratios for one in every if one.ratios is not None]
-        changes = [one.changes for one in every if one.changes is not None]
+        changes = [one.input_output_changes for one in every if one.input_output_changes is not None]
         mixed = np.asarray(sum(r * share for r, share in zip(ratios, shares, strict=False)), np.float64)
         return replace(
             self,
@@ -190,7 +194,7 @@ class Profile:
             # Sketches of different runs err independently.
             sketch=sum((share * one.sketch) ** 2 for one, share in zip(every, shares, strict=True)) ** 0.5,
             ratios=mixed if len(ratios) == len(every) else None,
-            changes=np.concatenate(changes) if changes else None,
+            input_output_changes=np.concatenate(changes) if changes else None,
         )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -210,7 +214,7 @@ class Profile:
         """
         return file.read(path, Profile)
 
-    def _check(self, what: str, frame: str, tables: Tables) -> None:
+    def _check(self, what: str, frame: str, tables: FeatureTables) -> None:
         if frame not in FRAMES:
             raise DcacheError(f"the profile's {what}: expected one of {', '.join(FRAMES)}")
         square = (self.steps, self.steps)

@@ -1,4 +1,4 @@
-"""`Tables`: how the features of one site change over the evaluations of a run."""
+"""`FeatureTables`: how the features of one site change over the evaluations of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FRAMES = ("value", "delta")
 
 
 @dataclass(frozen=True)
-class Tables:
+class FeatureTables:
     """Statistics of one site on one branch, in one frame (`value`, its output, or `delta`, its change).
 
     Attributes:
@@ -43,10 +43,10 @@ class Tables:
         power = np.sqrt(np.maximum(np.diag(self.gram), np.finfo(np.float64).tiny))
         return self.gram / (power[:, None] * power[None, :])
 
-    def __add__(self, other: Tables) -> Tables:
+    def __add__(self, other: FeatureTables) -> FeatureTables:
         """The sum, as of two branches that decide together."""
-        return Tables(self.gram + other.gram, self.distance + other.distance, self.size + other.size)
+        return FeatureTables(self.gram + other.gram, self.distance + other.distance, self.size + other.size)
 
-    def scaled(self, by: float) -> Tables:
+    def scaled(self, by: float) -> FeatureTables:
         """Every number times `by`."""
-        return Tables(self.gram * by, self.distance * by, self.size * by)
+        return FeatureTables(self.gram * by, self.distance * by, self.size * by)

@@ -1,21 +1,31 @@
-"""When to compute: rules, guards and the static table. Pure functions of a `Moment`; no tensors.
+"""When to compute: rules, guards and the static table. Pure functions of a `StepContext`; no tensors.
 
 `rules.py` has the plain rules and guards, `accumulate.py` those that add up a drift, `combine.py` rules made
 of rules, `table.py` the schedule's own.
 """
 
-from dcache.schedulers.accumulate import Accumulated, Magnitude
-from dcache.schedulers.combine import ByKind, BySite, Multiple, Outside, Row, Stage, Switch
+from typing import TYPE_CHECKING
+
+from dcache.schedulers.accumulate import Accumulated, MagCacheRule
+from dcache.schedulers.combine import (
+    ByKind,
+    BySite,
+    DeltaDitStages,
+    EveryNthIndex,
+    OutsideWindow,
+    StepTable,
+    Switch,
+)
 from dcache.schedulers.rules import (
-    Above,
     AnyOf,
+    ChangeAbove,
     Every,
     Last,
     Listed,
     MaxRun,
-    Moment,
     Retention,
     Rule,
+    StepContext,
     Warmup,
     any_of,
     guarded,
@@ -23,26 +33,27 @@ from dcache.schedulers.rules import (
 )
 from dcache.schedulers.shrinking import Shrinking
 from dcache.schedulers.table import Table
+from dcache.util.renamed import renamed
 
 __all__ = [
-    "Above",
     "Accumulated",
     "AnyOf",
     "ByKind",
     "BySite",
+    "ChangeAbove",
+    "DeltaDitStages",
     "Every",
+    "EveryNthIndex",
     "Last",
     "Listed",
-    "Magnitude",
+    "MagCacheRule",
     "MaxRun",
-    "Moment",
-    "Multiple",
-    "Outside",
+    "OutsideWindow",
     "Retention",
-    "Row",
     "Rule",
     "Shrinking",
-    "Stage",
+    "StepContext",
+    "StepTable",
     "Switch",
     "Table",
     "Warmup",
@@ -50,3 +61,17 @@ __all__ = [
     "guarded",
     "may_predict",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(
+        __name__,
+        {
+            "Moment": "StepContext",
+            "Above": "ChangeAbove",
+            "Outside": "OutsideWindow",
+            "Multiple": "EveryNthIndex",
+            "Magnitude": "MagCacheRule",
+            "Stage": "DeltaDitStages",
+            "Row": "StepTable",
+        },
+    )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dcache.errors import DcacheError
-from dcache.schedulers.rules import Moment
+from dcache.schedulers.rules import StepContext
 from dcache.util.checks import check_number
 
 
@@ -30,7 +30,7 @@ class Accumulated:
         """Check the range."""
         check_number("threshold", self.threshold, 0.0)
 
-    def __call__(self, moment: Moment) -> str | None:
+    def __call__(self, moment: StepContext) -> str | None:
         """See class."""
         change = moment.change()
         if not math.isfinite(change):
@@ -45,7 +45,7 @@ class Accumulated:
 
 
 @dataclass(frozen=True)
-class Magnitude:
+class MagCacheRule:
     """MagCache's decision (Ma et al. 2025): the change of the residual's magnitude is known beforehand.
 
     With r_t = |residual_t| / |residual_{t-1}|, rho = product of r over the evaluations since the last
@@ -63,7 +63,7 @@ class Magnitude:
         """Check the range."""
         check_number("threshold", self.threshold, 0.0)
 
-    def __call__(self, moment: Moment) -> str | None:
+    def __call__(self, moment: StepContext) -> str | None:
         """See class."""
         if moment.count is None:
             raise DcacheError(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dcache.errors import DcacheError
-from dcache.schedulers.rules import Moment, Rule, may_predict
+from dcache.schedulers.rules import Rule, StepContext, may_predict
 from dcache.util.checks import check_number, check_whole
 
 
@@ -22,7 +22,7 @@ class ByKind:
 
     rules: Mapping[str, Rule]
 
-    def __call__(self, moment: Moment) -> str | None:
+    def __call__(self, moment: StepContext) -> str | None:
         """See class."""
         rule = self.rules.get(moment.site.kind)
         return rule(moment) if rule is not None else "kind"
@@ -42,7 +42,7 @@ class BySite:
 
     rules: Mapping[str, Rule]
 
-    def __call__(self, moment: Moment) -> str | None:
+    def __call__(self, moment: StepContext) -> str | None:
         """See class."""
         rule = self.rules.get(moment.site.name)
         return rule(moment) if rule is not None else "site"
@@ -60,7 +60,7 @@ class Switch:
     before: Rule
     after: Rule
 
-    def __call__(self, moment: Moment) -> str | None:
+    def __call__(self, moment: StepContext) -> str | None:
         """See class."""
         return (self.before if moment.index < self.step else self.after)(moment)
 
@@ -71,7 +71,7 @@ class Switch:
 
 
 @dataclass(frozen=True)
-class Outside:
+class OutsideWindow:
     """Compute while the timestep is not strictly between `low` and `high` (0 to 1000, noisiest at 1000).
 
     Raises:
@@ -86,7 +86,7 @@ class Outside:
         check_number("the window's start", self.low, -math.inf)
         check_number("the window's end", self.high, self.low)
 
-    def __call__(self, moment: Moment) -> str | None:
+    def __call__(self, moment: StepContext) -> str | None:
         """See class."""
         time = moment.time()
         if time is None:
@@ -98,7 +98,7 @@ class Outside:
 
 
 @dataclass(frozen=True)
-class Multiple:
+class EveryNthIndex:
     """Compute every evaluation whose index is a multiple of `interval`, whatever was computed between."""
 
     interval: int
@@ -107,7 +107,7 @@ class Multiple:
         """Check the range."""
         check_whole("interval", self.interval, 1)
 
-    def __call__(self, moment: Moment) -> str | None:
+    def __call__(self, moment: StepContext) -> str | None:
         """See class."""
         return "interval" if moment.index % self.interval == 0 else None
 
@@ -117,7 +117,7 @@ class Multiple:
 
 
 @dataclass(frozen=True)
-class Stage:
+class DeltaDitStages:
     """Delta-DiT's two stages: until the boundary the rear blocks may be predicted, from it on the front ones.
 
     Args:
@@ -128,7 +128,7 @@ class Stage:
     boundary: float
     blocks: float
 
-    def __call__(self, moment: Moment) -> str | None:
+    def __call__(self, moment: StepContext) -> str | None:
         """See class."""
         boundary = self.boundary
         if isinstance(boundary, float):
@@ -145,12 +145,12 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Row:
+class StepTable:
     """Compute where the row says so, whatever the site (SmoothCache: one row for every kind)."""
 
     computed: tuple[bool, ...]
 
-    def __call__(self, moment: Moment) -> str | None:
+    def __call__(self, moment: StepContext) -> str | None:
         """See class."""
         return "schedule" if self.computed[moment.index] else None
 

@@ -14,10 +14,10 @@ from typing import Protocol, runtime_checkable
 
 from dcache.util.checks import check_number, check_whole
 
-Rule = Callable[["Moment"], str | None]
+Rule = Callable[["StepContext"], str | None]
 
 
-class Where(Protocol):
+class SiteInfo(Protocol):
     """What a rule may know of a site; `dcache.sites.site.Site` is one."""
 
     @property
@@ -42,7 +42,7 @@ class Where(Protocol):
 
 
 @dataclass(slots=True)
-class Moment:
+class StepContext:
     """All that a rule may look at.
 
     Attributes:
@@ -52,7 +52,7 @@ class Moment:
         site: the site: its name, kind, and first and last block.
         branch: the branch's name.
         depth: number of blocks of the denoiser's trunk.
-        change: what the probe's gauge says of its change; reads a tensor (one sync).
+        change: what the probe's indicator says of its change; reads a tensor (one sync).
         time: timestep on the scale of training, 0 to 1000, or None where it is not known.
         memory: numbers that the rule keeps of this site and branch between its decisions.
     """
@@ -60,7 +60,7 @@ class Moment:
     index: int
     count: int | None
     run_length: int
-    site: Where
+    site: SiteInfo
     branch: str
     depth: int
     change: Callable[[], float]
@@ -97,7 +97,7 @@ class Warmup:
         """Check the range."""
         check_whole("warmup", self.steps, 0)
 
-    def __call__(self, moment: Moment) -> str | None:
+    def __call__(self, moment: StepContext) -> str | None:
         """See class."""
         return "warmup" if moment.index < self.steps else None
 
@@ -116,7 +116,7 @@ class Retention:
         """Check the range."""
         check_number("retention", self.share, 0.0)
 
-    def __call__(self, moment: Moment) -> str | None:
+    def __call__(self, moment: StepContext) -> str | None:
         """See class."""
         steps = 1 if moment.count is None else max(1, math.floor(self.share * moment.count))
         return "warmup" if moment.index < steps else None
@@ -126,7 +126,7 @@ class Retention:
 class Last:
     """Compute the last evaluation, where their number is known."""
 
-    def __call__(self, moment: Moment) -> str | None:
+    def __call__(self, moment: StepContext) -> str | None:
         """See class."""
         return "last" if moment.count is not None and moment.index == moment.count - 1 else None
 
@@ -141,7 +141,7 @@ class MaxRun:
         """Check the range."""
         check_whole("max_run", self.longest, 0)
 
-    def __call__(self, moment: Moment) -> str | None:
+    def __call__(self, moment: StepContext) -> str | None:
         """See class."""
         return "max_run" if moment.run_length >= self.longest else None
 
@@ -160,7 +160,7 @@ class Every:
         """Check the range."""
         check_whole("interval", self.interval, 1)
 
-    def __call__(self, moment: Moment) -> str | None:
+    def __call__(self, moment: StepContext) -> str | None:
         """See class."""
         return "interval" if moment.run_length >= self.interval - 1 else None
 
@@ -182,7 +182,7 @@ class Listed:
             check_whole("every entry of steps", step, 0)
         object.__setattr__(self, "known", frozenset(self.steps))
 
-    def __call__(self, moment: Moment) -> str | None:
+    def __call__(self, moment: StepContext) -> str | None:
         """See class."""
         return "listed" if moment.index in self.known else None
 
@@ -192,7 +192,7 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Above:
+class ChangeAbove:
     """Compute unless the probe changed by less than `threshold` since the last compute (FBCache's decision).
 
     A change that is no number computes, with the reason `nan`.
@@ -204,7 +204,7 @@ class Above:
         """Check the range."""
         check_number("threshold", self.threshold, 0.0)
 
-    def __call__(self, moment: Moment) -> str | None:
+    def __call__(self, moment: StepContext) -> str | None:
         """See class."""
         change = moment.change()
         if math.isnan(change):
@@ -222,7 +222,7 @@ class AnyOf:
 
     rules: tuple[Rule, ...]
 
-    def __call__(self, moment: Moment) -> str | None:
+    def __call__(self, moment: StepContext) -> str | None:
         """See class."""
         for rule in self.rules:
             reason = rule(moment)

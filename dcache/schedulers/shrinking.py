@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from dcache.errors import DcacheError
-from dcache.schedulers.rules import Moment
+from dcache.schedulers.rules import StepContext
 from dcache.util.checks import check_whole
 
 
@@ -47,7 +47,7 @@ class Shrinking:
         check_whole("t_max", self.t_max, self.t_min)
         check_whole("start", self.start, 0)
 
-    def __call__(self, moment: Moment) -> str | None:
+    def __call__(self, moment: StepContext) -> str | None:
         """See class."""
         # Intervals that are all alike need not know where the run ends.
         alike = self.t_max == self.t_min

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from dcache.schedulers.rules import Moment, Rule, Where
+from dcache.schedulers.rules import Rule, SiteInfo, StepContext
 
 
-def walked(
-    rule: Rule, steps: int, site: Where, changes: Sequence[float] | None = None, depth: int = 1
+def simulate(
+    rule: Rule, steps: int, site: SiteInfo, changes: Sequence[float] | None = None, depth: int = 1
 ) -> tuple[int, ...]:
     """Walk a run as the session does: what has no anchor yet is computed whatever the rule says.
 
@@ -25,7 +25,7 @@ def walked(
     for t in range(steps):
         run_length = t - computed[-1] - 1 if computed else 0
         change = float("inf") if changes is None else changes[t]
-        now = Moment(t, steps, run_length, site, "*", depth, partial(float, change), _unknown, memory)
+        now = StepContext(t, steps, run_length, site, "*", depth, partial(float, change), _unknown, memory)
         if rule(now) is not None or not computed:
             computed.append(t)
     return tuple(computed)

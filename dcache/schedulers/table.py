@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dcache.errors import DcacheError
-from dcache.schedulers.rules import Moment
+from dcache.schedulers.rules import StepContext
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Table:
 
     rows: Mapping[str, Mapping[str, tuple[bool, ...]]]
 
-    def __call__(self, moment: Moment) -> str | None:
+    def __call__(self, moment: StepContext) -> str | None:
         """See class."""
         by_site = self.rows.get(moment.branch) or self.rows["*"]
         row = by_site.get(moment.site.name)

@@ -27,8 +27,8 @@ from dcache.identity.denoisers import denoisers
 from dcache.intercept.pytree import first_tensor, flatten
 from dcache.profile import Profile
 from dcache.search.attention_mass import Seeing, mass
+from dcache.search.check import refuse_other
 from dcache.search.foreground import foreground, patches, preference
-from dcache.search.planned import refuse_other
 from dcache.sites.discovery import discover
 from dcache.util.checks import check_number, check_whole
 

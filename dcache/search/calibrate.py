@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 
 from dcache.errors import DcacheError
 from dcache.eval.bench import bench
-from dcache.eval.specs import Choice
+from dcache.eval.specs import MethodEntry
 from dcache.eval.subject import Subject
 from dcache.schedule import Schedule
+from dcache.search.check import figures
 from dcache.search.closed_loop import Share, fit, straight, with_slopes
-from dcache.search.observer import Tell
-from dcache.search.pace import Base, Pace, observe, pace
-from dcache.search.placing import Anchors, Placed, descend, early, even
-from dcache.search.planned import figures
+from dcache.search.latency_model import CalibrationTarget, LinearLatency, fit_latency, observe
+from dcache.search.observation_runs import Tell
+from dcache.search.placement import Anchors, Placed, descend, even_places, front_loaded_places
 from dcache.search.render import Renderer
 
 FEWEST_PROMPTS = 3
@@ -94,13 +94,13 @@ def calibrate(
     tell("timing")
     base = observe(subject, prompts[0], seed)
     cut = max(1, len(prompts) // 3)
-    known = pace(subject, base, prompts[:cut], seed, repeats)
+    known = fit_latency(subject, base, prompts[:cut], seed, repeats)
     computes = known.computes(speedup)
     tell("uncached pictures")
     fitting = Renderer(subject, prompts[cut:], seed + cut)
     checking = Renderer(subject, prompts[:cut], seed)
     tell(f"places of {computes} computes")
-    places = [make(computes, base.steps) for make in (even, early)]
+    places = [make(computes, base.steps) for make in (even_places, front_loaded_places)]
     places += starting_places(starts, computes, base.steps)
     found, share = _search(base, fitting, places, budget, random.Random(seed))
     tell("weights")
@@ -119,7 +119,7 @@ def calibrate(
     return replace(best, schedule=schedule, speedup=reached, rendered=fitting.rendered + checking.rendered)
 
 
-def followed(base: Base, anchors: Anchors, share: Share) -> Schedule:
+def followed(base: CalibrationTarget, anchors: Anchors, share: Share) -> Schedule:
     """Computed at these places, predicted along the lines through the last two."""
     at = base.at(anchors)
     apart = None if share.apart is None else straight(at, share.apart)
@@ -127,7 +127,7 @@ def followed(base: Base, anchors: Anchors, share: Share) -> Schedule:
 
 
 def _search(
-    base: Base, fitting: Renderer, places: Sequence[Anchors], budget: int, rng: random.Random
+    base: CalibrationTarget, fitting: Renderer, places: Sequence[Anchors], budget: int, rng: random.Random
 ) -> tuple[Placed, Share]:
     """Take the best of the starts, with the share that suits it, and move on from there."""
     shares = (*SHARES, *PAIRED) if base.paired else SHARES
@@ -145,7 +145,12 @@ def _search(
 
 
 def _weighed(
-    base: Base, anchors: Anchors, share: Share, fitting: Renderer, checking: Renderer, known: Pace
+    base: CalibrationTarget,
+    anchors: Anchors,
+    share: Share,
+    fitting: Renderer,
+    checking: Renderer,
+    known: LinearLatency,
 ) -> Calibrated:
     """Fit the weights of these places."""
     at = base.at(anchors)
@@ -190,6 +195,6 @@ def measured_speedup(
     subject: Subject, schedule: Schedule, prompts: Sequence[str], seed: int, repeats: int
 ) -> float:
     """Measured, of the whole call; 0 where the pictures are broken."""
-    choice = Choice("calibrated", "calibrated", method=schedule)
+    choice = MethodEntry("calibrated", "calibrated", method=schedule)
     done = bench(subject, [choice], prompts, seed=seed, repeats=repeats, count_flops=False)
     return done.rows[0].speedup or 0.0

@@ -38,7 +38,7 @@ class Candidate:
     number: int
     cost: float
     results: list[dict[str, Any]] = field(default_factory=list)
-    held: dict[str, Any] | None = None
+    held_out_result: dict[str, Any] | None = None
     fitted: bool = False
     spent: int = 0
 

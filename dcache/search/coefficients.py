@@ -68,7 +68,7 @@ def save(
 
 
 def _teacache(profile: Profile) -> dict[str, Any]:
-    changes = profile.changes
+    changes = profile.input_output_changes
     if changes is not None and len({float(x) for x, _ in changes}) <= teacache.DEGREE + 1:
         raise DcacheError(
             f"{len(changes)} changes are too few for a polynomial of degree {teacache.DEGREE}: observe more "

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dcache.errors import DcacheError
-from dcache.eval.contest import UNCACHED
-from dcache.eval.specs import Choice
+from dcache.eval.entries import UNCACHED
+from dcache.eval.specs import MethodEntry
 from dcache.eval.subject import Subject
 from dcache.profile import Profile, cost
 from dcache.schedule import Schedule
@@ -76,7 +76,8 @@ def check_cost(
     count = timed.pictures
     batch = ([prompts[i % len(prompts)] for i in range(count)], [seed + i for i in range(count)])
     choices = [
-        Choice(f"schedule {i}", f"schedule {i}", method=one.canonical()) for i, one in enumerate(schedules)
+        MethodEntry(f"schedule {i}", f"schedule {i}", method=one.canonical())
+        for i, one in enumerate(schedules)
     ]
     taken: list[list[float]] = [[] for _ in range(len(choices) + 1)]
     for turn in range(repeats + 1):

@@ -10,7 +10,7 @@ import numpy as np
 
 from dcache.errors import DcacheError
 from dcache.eval.fidelity import squared_errors
-from dcache.eval.processes import Team, join
+from dcache.eval.processes import ProcessGroup, join
 from dcache.eval.subject import Subject
 from dcache.identity.denoisers import denoisers
 from dcache.profile import Floats, Profile
@@ -30,7 +30,7 @@ def importance(
     seed: int = 0,
     batch_size: int = 8,
     tell: Callable[[str], None] = lambda _what: None,
-    team: Team | None = None,
+    team: ProcessGroup | None = None,
 ) -> Profile:
     """The profile with the importance of every evaluation; rows of other sites that it has are kept.
 
@@ -50,23 +50,25 @@ def importance(
     Raises:
         DcacheError: no prompts, or a site that was not observed.
     """
-    chosen = [profile.whole] if sites is None else list(sites)
+    chosen = [profile.whole_site] if sites is None else list(sites)
     unknown = [site for site in chosen if site not in profile.sites]
     if unknown or not chosen:
         have = ", ".join(profile.sites)
         raise DcacheError(f"importance is of sites of the profile, which has {have}; got {unknown or 'none'}")
     team = join() if team is None else team
-    if len(prompts) < team.count:
-        raise DcacheError(f"{len(prompts)} prompts for {team.count} process(es): give at least one for each")
-    part = np.array_split(np.arange(len(prompts)), team.count)[team.index]
+    if len(prompts) < team.world_size:
+        raise DcacheError(
+            f"{len(prompts)} prompts for {team.world_size} process(es): give at least one for each"
+        )
+    part = np.array_split(np.arange(len(prompts)), team.world_size)[team.rank]
     own = [prompts[i] for i in part]
     tell("importance: uncached pictures")
     began = time.perf_counter()
-    renderer = team.together(lambda: Renderer(subject, own, seed + int(part[0]), batch_size))
+    renderer = team.all(lambda: Renderer(subject, own, seed + int(part[0]), batch_size))
     each = time.perf_counter() - began
     runs = len(chosen) * (profile.steps - 1)
     tell(f"importance: {runs} runs of {len(own)} pictures, at most about {runs * each:.0f} s")
-    rows = team.together(lambda: [_row(renderer, subject, profile, site, tell) for site in chosen])
+    rows = team.all(lambda: [_row(renderer, subject, profile, site, tell) for site in chosen])
     every = team.gather((np.array(rows), len(own)))
     mean = sum(found * (count / len(prompts)) for found, count in every)
     old = dict(

@@ -15,11 +15,11 @@ from torch import nn
 
 from dcache.errors import DcacheError
 from dcache.eval.machine import machine, versions
-from dcache.eval.processes import Team, join
+from dcache.eval.processes import ProcessGroup, join
 from dcache.eval.subject import Subject
 from dcache.identity.denoisers import config_digest, denoisers
 from dcache.profile import Latencies, Profile
-from dcache.search.observer import Batch, Observer, Tell, device_of
+from dcache.search.observation_runs import Batch, ObservationRuns, Tell, device_of
 from dcache.search.passes import passes_of, sites_of
 from dcache.search.timing import latencies
 from dcache.sites.discovery import discover
@@ -68,7 +68,7 @@ def observe(  # noqa: PLR0913
     team = join(str(device_of(module)))
     wanted = sites_of(discover(module), sites)
     batches = batches_of(prompts, seed, batch_size, team)
-    profile = _observed(Observer(subject, module, batches, cap, tell), wanted, sites is None, team)
+    profile = _observed(ObservationRuns(subject, module, batches, cap, tell), wanted, sites is None, team)
     order = [site.name for site in wanted if site.name in profile.sites]
 
     def seconds() -> Latencies | None:
@@ -77,11 +77,11 @@ def observe(  # noqa: PLR0913
             return None
         return latencies(subject, name, order, profile.steps, batches[0], repeats, tell)
 
-    asked = {"seed": seed, "batch_size": batch_size, "cap": cap, "processes": team.count}
+    asked = {"seed": seed, "batch_size": batch_size, "cap": cap, "processes": team.world_size}
     return replace(
         profile,
         sites={site: profile.sites[site] for site in order},
-        latencies=team.gather(team.together(seconds))[0],
+        latencies=team.gather(team.all(seconds))[0],
         component=name,
         model=type(module).__name__,
         config=config_digest(module),
@@ -90,9 +90,9 @@ def observe(  # noqa: PLR0913
     )
 
 
-def _observed(observer: Observer, sites: Sequence[Site], lenient: bool, team: Team) -> Profile:
+def _observed(observer: ObservationRuns, sites: Sequence[Site], lenient: bool, team: ProcessGroup) -> Profile:
     """The mean of what every process observed on its batches."""
-    first, *others = team.gather(team.together(lambda: observer.profile(passes_of(sites), lenient)))
+    first, *others = team.gather(team.all(lambda: observer.profile(passes_of(sites), lenient)))
     return first.merged(others)
 
 
@@ -124,7 +124,7 @@ def denoiser_of(subject: Subject, component: str | None = None) -> tuple[str, nn
     return name, found[name]
 
 
-def batches_of(prompts: Sequence[str], seed: int, size: int, team: Team) -> list[Batch]:
+def batches_of(prompts: Sequence[str], seed: int, size: int, team: ProcessGroup) -> list[Batch]:
     """Prompts and seeds of every call of this process.
 
     Raises:
@@ -134,9 +134,9 @@ def batches_of(prompts: Sequence[str], seed: int, size: int, team: Team) -> list
         (list(prompts[i : i + size]), [seed + j for j in range(i, min(i + size, len(prompts)))])
         for i in range(0, len(prompts), size)
     ]
-    if len(every) < team.count:
+    if len(every) < team.world_size:
         raise DcacheError(
-            f"{len(prompts)} prompts in calls of {size} leave nothing to do for some of {team.count} "
+            f"{len(prompts)} prompts in calls of {size} leave nothing to do for some of {team.world_size} "
             "processes: give more prompts, or start fewer processes"
         )
-    return every[team.index :: team.count]
+    return every[team.rank :: team.world_size]

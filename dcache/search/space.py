@@ -169,7 +169,7 @@ def units_of(profile: Profile, what: str) -> tuple[tuple[str, ...], ...]:
     name, _, count = what.partition(":")
     kinds = ("attn", "cross_attn", "mlp", "fused")
     if name == "whole":
-        return ((profile.whole,),)
+        return ((profile.whole_site,),)
     if name == "kinds":
         found = tuple(profile.of_kind(kind) for kind in kinds)
         return _some(tuple(sites for sites in found if sites), what, profile)

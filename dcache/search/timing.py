@@ -16,14 +16,14 @@ from typing import Any
 
 from dcache.engine.observe import observe
 from dcache.errors import DcacheError
-from dcache.eval.contest import UNCACHED, Contestant, one_call
-from dcache.eval.specs import Choice
+from dcache.eval.call_cost import counting
+from dcache.eval.entries import UNCACHED, BenchEntry, run_once
+from dcache.eval.specs import MethodEntry
 from dcache.eval.subject import Subject
-from dcache.eval.watch import counting
 from dcache.identity.denoisers import denoisers
 from dcache.profile import Latencies
 from dcache.schedule import Plan, Schedule
-from dcache.search.stopwatch import Readings, Stopwatch, median, reader, seconds
+from dcache.search.site_timing import Readings, Stopwatch, median, reader, seconds
 from dcache.sites.names import span_of
 
 Batch = tuple[list[str], list[int]]
@@ -169,7 +169,7 @@ class _Group:
 
 
 @dataclass(frozen=True)
-class _Clocked(Choice):
+class _Clocked(MethodEntry):
     """A schedule under which every site's clock runs; the readings are of its last call."""
 
     module: Any = None
@@ -182,12 +182,14 @@ class _Clocked(Choice):
             yield
 
 
-def seconds_of(subject: Subject, one: Contestant, batch: Batch) -> float:
+def seconds_of(subject: Subject, one: BenchEntry, batch: Batch) -> float:
     """Of one whole call."""
-    return one_call(subject, one, *batch).cost.seconds
+    return run_once(subject, one, *batch).cost.seconds
 
 
-def _choice(subject: Subject, component: str, sites: Sequence[str], steps: int, computed: range) -> Choice:
+def _choice(
+    subject: Subject, component: str, sites: Sequence[str], steps: int, computed: range
+) -> MethodEntry:
     """A schedule of some sites of one denoiser; others compute everything."""
     plans = {
         name: Plan({"*": {"model": (True,) * steps}}) for name in denoisers(subject.pipe) if name != component
@@ -195,7 +197,7 @@ def _choice(subject: Subject, component: str, sites: Sequence[str], steps: int, 
     row = tuple(t in computed for t in range(steps))
     plans[component] = Plan({"*": dict.fromkeys(sites, row)})
     name = f"{', '.join(sites)} at {computed}"
-    return Choice(name, name, method=Schedule(steps, plans, method="timing"))
+    return MethodEntry(name, name, method=Schedule(steps, plans, method="timing"))
 
 
 def _overlap(a: str, b: str) -> bool:

@@ -18,7 +18,7 @@ from dcache.search.closed_loop import anchored, line, table
 Row = Sequence[bool]
 
 
-def carried(schedule: Schedule, steps: int) -> Schedule:
+def resample_steps(schedule: Schedule, steps: int) -> Schedule:
     """The schedule for a run of so many evaluations.
 
     A prediction's share of its line is that of the old prediction at the nearest fraction of the run.

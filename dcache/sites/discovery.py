@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from dcache.sites.blocks import ASIDE, FUSED, SUBLAYERS
-from dcache.sites.site import Join, Skip, Sublayer
+from dcache.sites.site import LongSkip, Skip, Sublayer
 from dcache.sites.structure import Structure
 
 _STEM = re.compile(r"(?:^|_)(?:attn|attention|ff|ffn|mlp)\d*(?=_|$)")
@@ -23,7 +23,7 @@ def discover(model: nn.Module) -> Structure:
     found.skips = find_skips(model)
     if not hasattr(model, "down_blocks"):
         found.blocks = find_blocks(model)
-    found.joins = find_joins(found.blocks)
+    found.long_skips = find_long_skips(found.blocks)
     found.sublayers = list(find_sublayers(model, found.blocks))
     return found
 
@@ -126,7 +126,7 @@ def _stages(block: nn.Module, up: bool = False) -> list[list[nn.Module]]:
     return stages
 
 
-def find_joins(blocks: Sequence[nn.Module]) -> list[Join]:
+def find_long_skips(blocks: Sequence[nn.Module]) -> list[LongSkip]:
     """Long skips inside a list of blocks: the last blocks own modules for a skip, the first ones feed them.
 
     Paired from the inside out, as a stack does. Where the blocks with such modules are no such tail, nothing
@@ -136,7 +136,7 @@ def find_joins(blocks: Sequence[nn.Module]) -> list[Join]:
     count = len(sinks)
     if sinks != list(range(len(blocks) - count, len(blocks))) or 2 * count >= len(blocks):
         return []
-    return [Join(source, len(blocks) - 1 - source) for source in range(count)]
+    return [LongSkip(source, len(blocks) - 1 - source) for source in range(count)]
 
 
 def _is_block_list(module: nn.Module) -> bool:

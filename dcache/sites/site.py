@@ -51,7 +51,7 @@ class Skip:
     inside: tuple[nn.Module, ...]
 
 
-class Join(NamedTuple):
+class LongSkip(NamedTuple):
     """A long skip between two blocks of the trunk: the sink is also given what the source returned."""
 
     source: int

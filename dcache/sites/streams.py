@@ -25,7 +25,7 @@ Key = int | str
 
 
 @dataclass
-class Seen:
+class BlockTrace:
     """What one block's call looked like.
 
     Attributes:
@@ -44,14 +44,14 @@ class Seen:
 
 
 @dataclass
-class Prober:
+class StreamTracer:
     """Collects what is seen of the blocks during one computed call.
 
     Attributes:
         joined: the streams in the order in which the model joins them between two blocks, if it does.
     """
 
-    seen: dict[nn.Module, Seen] = field(default_factory=dict)
+    seen: dict[nn.Module, BlockTrace] = field(default_factory=dict)
     votes: dict[tuple[type, int], str] = field(default_factory=dict)
     joined: tuple[str, ...] = ()
     _before: tuple[nn.Module, Sequence[Any]] | None = None
@@ -63,7 +63,7 @@ class Prober:
         kwargs: Mapping[str, Any],
         leaves: Sequence[Any],
         recipe: Any,
-    ) -> Seen:
+    ) -> BlockTrace:
         """Note one block's call."""
         named = named_tensors(block, args, kwargs)
         if self._before is not None and type(self._before[0]) is type(block):
@@ -76,7 +76,7 @@ class Prober:
         self._before = (block, leaves)
         fits = [[n for n, (_, t) in named.items() if _alike(t, leaf)] for leaf in leaves]
         constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
-        seen = Seen(block, {n: key for n, (key, _) in named.items()}, fits, recipe, constants)
+        seen = BlockTrace(block, {n: key for n, (key, _) in named.items()}, fits, recipe, constants)
         self.seen[block] = seen
         return seen
 
@@ -137,17 +137,17 @@ class Prober:
         dim = seam([given[n][1] for n in streams], leaf) if all(n in given for n in streams) else None
         return (streams, dim) if dim is not None else ((), 0)
 
-    def passing(self, block: nn.Module) -> Passing | None:
+    def passing(self, block: nn.Module) -> PassThrough | None:
         """How this block's inputs become its outputs when it is skipped; None where that cannot be."""
         seen = self.seen[block]
         sources = self.sources(block)
         if any(s is None and k not in seen.constants for k, s in enumerate(sources)):
             return None
         keys = [seen.keys[s] if s is not None else None for s in sources]
-        return Passing(tuple(keys), seen.constants, seen.recipe)
+        return PassThrough(tuple(keys), seen.constants, seen.recipe)
 
 
-class Passing:
+class PassThrough:
     """A skipped block: its inputs as its outputs."""
 
     def __init__(self, keys: tuple[Key | None, ...], constants: Mapping[int, Any], recipe: Any) -> None:

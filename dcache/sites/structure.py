@@ -21,7 +21,7 @@ from torch import nn
 
 from dcache.errors import DcacheError
 from dcache.sites.names import SITE_NAME
-from dcache.sites.site import Join, Site, Skip, Sublayer
+from dcache.sites.site import LongSkip, Site, Skip, Sublayer
 
 SUBLAYER_KINDS = ("attn", "cross_attn", "mlp", "fused")
 
@@ -51,7 +51,7 @@ class Structure:
     blocks: list[nn.Module] = field(default_factory=list)
     sublayers: list[Sublayer] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
-    joins: list[Join] = field(default_factory=list)
+    long_skips: list[LongSkip] = field(default_factory=list)
 
     def select(self, specs: Sequence[str]) -> list[Site]:
         """Turn site specifications into sites.
@@ -63,11 +63,11 @@ class Structure:
         for spec in specs:
             for site in self._expand(str(spec)):
                 sites[site.name] = site
-        found = cut_into_atoms(list(sites.values()))
+        found = split_overlapping_runs(list(sites.values()))
         if not found:
             raise DcacheError(f"no site of {list(specs)} exists in {self._what()}; it has: {self.offers()}")
         self._check_overlap(found)
-        refuse_cut_joins(self, found)
+        refuse_cut_long_skips(self, found)
         return found
 
     def offers(self) -> str:
@@ -78,8 +78,8 @@ class Structure:
             parts += ["trunk", f"run:A-B and block:N with depths 0 to {last}"]
         kinds = [k for k in SUBLAYER_KINDS if any(s.kind == k for s in self.sublayers)]
         parts += kinds
-        if self.skips or self.joins:
-            parts.append(f"bracket:N with N from 0 to {len(self.skips or self.joins) - 1}")
+        if self.skips or self.long_skips:
+            parts.append(f"bracket:N with N from 0 to {len(self.skips or self.long_skips) - 1}")
         return ", ".join(parts)
 
     def _expand(self, spec: str) -> Iterable[Site]:
@@ -124,7 +124,7 @@ class Structure:
         return [Site(spec, kind, first, last)]
 
     def _bracket(self, level: int) -> Iterable[Site]:
-        skips = self.skips or self.joins
+        skips = self.skips or self.long_skips
         if not skips:
             raise DcacheError(
                 f"site 'bracket:{level}' needs a UNet with skips and {self._what()} has none; it has: "
@@ -136,7 +136,7 @@ class Structure:
             )
         if not self.skips:
             # What runs strictly between two blocks is a run of blocks, and is made skippable as one.
-            join = self.joins[level]
+            join = self.long_skips[level]
             return [Site(f"bracket:{level}", "run", join.source + 1, join.sink - 1)]
         return [Site(f"bracket:{level}", "bracket", level, level)]
 
@@ -185,7 +185,7 @@ class Structure:
         return Site(sublayer.name, sublayer.kind, sublayer.depth, sublayer.depth)
 
 
-def cut_into_atoms(sites: Sequence[Site]) -> list[Site]:
+def split_overlapping_runs(sites: Sequence[Site]) -> list[Site]:
     """Cut runs that overlap into the runs they have in common and those they do not.
 
     A run's delta is the sum of its parts' deltas, so a decision on a run is the same decision on its atoms.
@@ -205,14 +205,14 @@ def cut_into_atoms(sites: Sequence[Site]) -> list[Site]:
     return [*(s for s in sites if not s.is_run), *atoms]
 
 
-def refuse_cut_joins(structure: Structure, sites: Sequence[Site]) -> None:
+def refuse_cut_long_skips(structure: Structure, sites: Sequence[Site]) -> None:
     """Raise if a run would be predicted with one end of a long skip inside it and the other end outside.
 
     A run has one entry and one exit: a skip may begin at its exit or at its entry, and its first block may be
     given one by the model.
     """
     for site in sites:
-        for level, (source, sink) in enumerate(structure.joins if site.is_run else ()):
+        for level, (source, sink) in enumerate(structure.long_skips if site.is_run else ()):
             leaves = site.first <= source < site.last < sink
             enters = source < site.first - 1 and site.first < sink <= site.last
             if leaves or enters:

@@ -34,7 +34,7 @@ from dcache.cli.progress import rounds  # noqa: E402
 from dcache.errors import DcacheError  # noqa: E402
 from dcache.eval.bench import Bench, bench  # noqa: E402
 from dcache.eval.bench_files import results, write_schedules  # noqa: E402
-from dcache.eval.contest import UNCACHED, Contestant, one_call  # noqa: E402
+from dcache.eval.entries import UNCACHED, BenchEntry, run_once  # noqa: E402
 from dcache.eval.fidelity import broken, to_uint8  # noqa: E402
 from dcache.eval.subject import Subject  # noqa: E402
 from dcache.util.files import make_folder, write_json  # noqa: E402
@@ -56,7 +56,7 @@ KEPT = (
 )
 
 
-def why_not(subject: Subject, one: Contestant, prompt: str, plain: Any) -> str:
+def why_not(subject: Subject, one: BenchEntry, prompt: str, plain: Any) -> str:
     """Why a contestant cannot take part, "" if it can.
 
     Args:
@@ -68,7 +68,7 @@ def why_not(subject: Subject, one: Contestant, prompt: str, plain: Any) -> str:
         DcacheError: the pipeline was not bit for bit what it was when the contestant was off again.
     """
     try:
-        outcome = one_call(subject, one, [prompt], [0])
+        outcome = run_once(subject, one, [prompt], [0])
     except DcacheError as error:
         reason = str(error).removeprefix(f"{one.spec}: ")
     # Others raise what they like; whatever it is, it is the reason.
@@ -76,7 +76,7 @@ def why_not(subject: Subject, one: Contestant, prompt: str, plain: Any) -> str:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
     else:
         reason = broken(outcome.output, to_uint8(plain.output)) or ""
-    again = one_call(subject, UNCACHED, [prompt], [0])
+    again = run_once(subject, UNCACHED, [prompt], [0])
     if not np.array_equal(again.output, plain.output):
         raise DcacheError(f"{one.spec}: it did not leave the pipeline as it was: the uncached output changed")
     return reason
@@ -86,7 +86,7 @@ def measured(name: str, guidance: str, folder: Path, options: argparse.Namespace
     """Both rounds on one model, with or without guidance."""
     model = MODELS[name]
     subject, prompts = model.load(GUIDANCES[guidance]), model.prompts(options.captions)
-    plain = one_call(subject, UNCACHED, prompts[:1], [0])
+    plain = run_once(subject, UNCACHED, prompts[:1], [0])
     fitting, left_out = [], []
     entered = everyone(name, subject, folder, options.only)
     for i, one in enumerate(entered):
@@ -147,7 +147,7 @@ def kept(name: str, guidance: str, options: argparse.Namespace) -> dict[str, Any
     return found
 
 
-def run(subject: Subject, contestants: Sequence[Contestant], prompts: Sequence[str], repeats: int) -> Bench:
+def run(subject: Subject, contestants: Sequence[BenchEntry], prompts: Sequence[str], repeats: int) -> Bench:
     """One round.
 
     Raises:

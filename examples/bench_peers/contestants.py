@@ -20,8 +20,8 @@ from dcache.demo.shipped import shipped_schedules
 from dcache.demo.video import clips
 from dcache.demo.video.pipeline import MODEL_PATH as CLIPS_PATH
 from dcache.errors import DcacheError
-from dcache.eval.contest import Contestant
-from dcache.eval.specs import Choice, parse
+from dcache.eval.entries import BenchEntry
+from dcache.eval.specs import MethodEntry, parse
 from dcache.eval.subject import Subject, load
 
 HERE = Path(__file__).parent
@@ -118,7 +118,7 @@ easycache:warmup=3,threshold=0.3; easycache:warmup=3,threshold=0.4
 """
 
 
-def everyone(name: str, subject: Subject, out: Path, only: Sequence[str] = ()) -> list[Contestant]:
+def everyone(name: str, subject: Subject, out: Path, only: Sequence[str] = ()) -> list[BenchEntry]:
     """All settings of the libraries that are installed and asked for.
 
     Args:
@@ -127,7 +127,7 @@ def everyone(name: str, subject: Subject, out: Path, only: Sequence[str] = ()) -
         out: the folder where dcache's numbers of this model are measured to, once.
         only: libraries; none means all.
     """
-    found: list[Contestant] = []
+    found: list[BenchEntry] = []
     for library in only or LIBRARIES:
         if importlib.util.find_spec(library.replace("-", "_")) is None:
             print(f"{library} is not installed: left out", file=sys.stderr)
@@ -138,13 +138,13 @@ def everyone(name: str, subject: Subject, out: Path, only: Sequence[str] = ()) -
     return found
 
 
-def calibrated(name: str, subject: Subject) -> list[Choice]:
+def calibrated(name: str, subject: Subject) -> list[MethodEntry]:
     """The schedules that `dcache calibrate` made for a shipped model, on captions that are not measured."""
     folder = MODELS[name].schedules
     return [] if folder is None else shipped_schedules(folder, subject.steps, subject.guidance)
 
 
-def of_library(library: str, name: str, subject: Subject, out: Path) -> Sequence[Contestant]:
+def of_library(library: str, name: str, subject: Subject, out: Path) -> Sequence[BenchEntry]:
     """One library's settings. Its adapter is imported only here: it may need what is not installed."""
     model = MODELS[name]
     if library == "cache-dit":

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcache.eval.contest import Contestant
+from dcache.eval.entries import BenchEntry
 from dcache.eval.subject import Subject
 from dcache.identity.denoisers import denoisers
 
 
 @dataclass(frozen=True)
-class Peer(Contestant):
+class Peer(BenchEntry):
     """One setting of another library's method. Subclasses say how it is switched on.
 
     Attributes:

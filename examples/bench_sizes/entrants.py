@@ -13,8 +13,8 @@ from peer_diffusers import Hooks
 
 import dcache
 from dcache.errors import DcacheError
-from dcache.eval.contest import Contestant
-from dcache.eval.specs import Choice
+from dcache.eval.entries import BenchEntry
+from dcache.eval.specs import MethodEntry
 from dcache.kernels import launch
 from dcache.kernels.weighted_sum import blocks, reference
 
@@ -34,7 +34,7 @@ Compile = dict[str, Any] | None
 
 
 @dataclass(frozen=True)
-class Plain(Contestant):
+class Plain(BenchEntry):
     """The pipeline as it is, its blocks compiled or not.
 
     Attributes:
@@ -52,7 +52,7 @@ class Plain(Contestant):
 
 
 @dataclass(frozen=True)
-class Ours(Choice):
+class Ours(MethodEntry):
     """A method of dcache.
 
     Attributes:
@@ -145,7 +145,7 @@ def eager_chain(
     return total if out is None else out.copy_(total)
 
 
-def entrants(device: str, threshold: float, compile: Compile, guided: bool) -> list[Contestant]:
+def entrants(device: str, threshold: float, compile: Compile, guided: bool) -> list[BenchEntry]:
     """Everybody, the uncached pipeline first.
 
     Args:
@@ -160,7 +160,7 @@ def entrants(device: str, threshold: float, compile: Compile, guided: bool) -> l
         TAYLORSEER: make.taylorseer(interval=INTERVAL, order=1, warmup=WARMUP),
         FBCACHE: make.fbcache(threshold=threshold),
     }
-    found: list[Contestant] = [Plain("uncached", "uncached", compile=compile)]
+    found: list[BenchEntry] = [Plain("uncached", "uncached", compile=compile)]
     found += [Ours(name, name, method=method, compile=compile) for name, method in ours.items()]
     if compile is None:
         others = [how for how in SUMS[1:] if how == "chain" or launch.possible(torch.device(device))]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dcache.errors import DcacheError
-from dcache.eval.words import size
+from dcache.eval.formatting import size
 
 # Beside the weights: activations, and room to remember something.
 WORKING = 2 * 2**30

@@ -17,8 +17,8 @@ from giants import Loaded
 
 import dcache
 from dcache.errors import DcacheError
-from dcache.eval.contest import Contestant
-from dcache.eval.watch import Cost, watched
+from dcache.eval.call_cost import Cost, measure_call
+from dcache.eval.entries import BenchEntry
 
 # A run that only warms up: computed evaluations, and predicted ones behind them.
 WARMING = 6
@@ -46,7 +46,7 @@ class Entry:
         failed: why there are no figures, "" if there are.
     """
 
-    contestant: Contestant
+    contestant: BenchEntry
     computed: list[bool] = field(default_factory=list)
     runs: list[Cost] = field(default_factory=list)
     held: int | None = None
@@ -215,7 +215,7 @@ def _look(loaded: Loaded, entry: Entry) -> torch.Tensor:
 
     hook = last.register_forward_pre_hook(count)
     try:
-        with watched([loaded.module], bytes_held=after_call) as cost:
+        with measure_call([loaded.module], bytes_held=after_call) as cost:
             latents = loaded()
     finally:
         hook.remove()
@@ -225,7 +225,7 @@ def _look(loaded: Loaded, entry: Entry) -> torch.Tensor:
 
 
 def _timed(loaded: Loaded, entry: Entry) -> None:
-    with watched([loaded.module]) as cost:
+    with measure_call([loaded.module]) as cost:
         loaded()
     entry.runs.append(cost)
     _, trace = entry.contestant.observe(loaded.pipe)

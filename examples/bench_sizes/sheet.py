@@ -11,8 +11,8 @@ from entrants import NEWTON, TAYLORSEER
 from measure_methods import fill
 
 from dcache.errors import DcacheError
+from dcache.eval.formatting import number, share, size
 from dcache.eval.machine import heading
-from dcache.eval.words import number, share, size
 
 DOCS = Path(__file__).parents[2] / "docs" / "kernels.md"
 HEADS = ("whole run", "speedup", "full step", "predicted step", "computed", "held", "peak")

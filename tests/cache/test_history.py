@@ -4,7 +4,7 @@ import torch
 
 from dcache.cache.history import Branch, History, bytes_of
 from dcache.kernels.packed import Packed
-from dcache.probes import Gauge
+from dcache.probes import SinceCompute
 
 
 def leaf(value):
@@ -81,9 +81,9 @@ def test_branch_makes_histories_of_its_limit_and_starts_afresh():
     assert branch.history("trunk") is history
     assert history.limit == 2
     history.push(0, 0.0, (torch.zeros(3), None))
-    branch.gauge = Gauge()
-    branch.gauge.see(torch.zeros(5), None)
-    branch.gauge.settle(True, None)
+    branch.indicator = SinceCompute()
+    branch.indicator.update(torch.zeros(5), None)
+    branch.indicator.end_step(True, None)
     assert sorted(t.numel() for t in branch.tensors()) == [3, 5]
     branch.start_afresh("shape")
     assert list(branch.tensors()) == []

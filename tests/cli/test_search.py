@@ -20,8 +20,8 @@ from dcache.eval.prompts import read
 from dcache.eval.subject import load
 from dcache.profile import Latencies, Profile
 from dcache.schedule import Schedule
-from dcache.search.judge import Judge
 from dcache.search.observe import observe
+from dcache.search.quality import QualityEvaluator
 
 SHORT = ["--steps", "4", "--prompts", "demo:3", "--first", "2", "--budget", "7", "--population", "4"]
 SHORT += ["--recipes", "reuse,fitted"]
@@ -55,15 +55,15 @@ def launched(profile: Path, out: Path, *more: str) -> list[str]:
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, before: int) -> None:
     """Ctrl-C before so manieth rendering, once."""
-    own, asked = Judge.judge, []
+    own, asked = QualityEvaluator.evaluate, []
 
-    def interrupted(self: Judge, schedule: Schedule, rung: int) -> dict[str, Any]:
+    def interrupted(self: QualityEvaluator, schedule: Schedule, rung: int) -> dict[str, Any]:
         asked.append(rung)
         if len(asked) == before:
             raise KeyboardInterrupt
         return own(self, schedule, rung)
 
-    monkeypatch.setattr(Judge, "judge", interrupted)
+    monkeypatch.setattr(QualityEvaluator, "judge", interrupted)
 
 
 def front(out: Path) -> object:
@@ -127,8 +127,8 @@ def test_weights_are_fitted_and_the_front_is_held_against_other_prompts(
     schedule = Schedule.load(tmp_path / one["schedule"])
     (plan,) = schedule.components.values()
     assert set(plan.parameters) == {"weights", "apart"}
-    judge = Judge(subject, [["a", "b"], ["c"]], held=read("demo-train:2"))
-    assert one["psnr_held_out"] == pytest.approx(judge.judge(schedule, 2)["values"]["psnr"], abs=1e-3)
+    judge = QualityEvaluator(subject, [["a", "b"], ["c"]], held_out=read("demo-train:2"))
+    assert one["psnr_held_out"] == pytest.approx(judge.evaluate(schedule, 2)["values"]["psnr"], abs=1e-3)
     assert search(profile, tmp_path / "other", *FITTED[:-1], "demo:5") == 2
     assert "3 of the held-out prompts are searched on too" in capsys.readouterr().err
 

@@ -23,7 +23,7 @@ from dcache.kernels.weighted_sum import batch, launching
 from dcache.predictors.corrections import Correction, Corrections
 from dcache.predictors.fitted import Fitted
 from dcache.probes import Probe
-from dcache.schedulers import Above, Moment, guarded
+from dcache.schedulers import ChangeAbove, StepContext, guarded
 from tests.engine.tiny_models import Mix, Toy, walk
 from tests.families.mmdit import COGVIEW4, SD3
 from tests.laws.product import PRESETS
@@ -78,7 +78,7 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def run(make: Any) -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr(together.Together, "leaves", lambda *_: None)
+            patch.setattr(together.BatchedSums, "leaves", lambda *_: None)
             return make()
 
     return run
@@ -167,13 +167,13 @@ def test_a_replay_has_the_bits_of_its_run(kernels: None) -> None:
 
 
 def test_a_dynamic_rule_is_not_asked_before_its_turn(kernels: None) -> None:
-    rule = guarded(Above(1e9), warmup=1)
+    rule = guarded(ChangeAbove(1e9), warmup=1)
     method = Method("near", rule=rule, sites=("attn",), probe=Probe("input"), clock="step")
     _, found = by_evaluation(dcache.enable(PIXART.build(), method))
     assert found[1:] == [[1] * 3] * 6
 
 
-def every_second(moment: Moment) -> str | None:
+def every_second(moment: StepContext) -> str | None:
     """Keeps count in its memory of how often it was asked; attentions and MLPs are computed by turns."""
     moment.memory["asked"] = moment.memory.get("asked", -1.0) + 1.0
     return "turn" if (moment.memory["asked"] + (moment.site.kind == "mlp")) % 2 else None
@@ -189,7 +189,7 @@ def test_what_a_rule_notes_is_noted_once(kernels: None) -> None:
     assert found[1:] == [[3], [6], [3], [6], [3], [6]]
 
 
-def only_with_the_prompt(moment: Moment) -> str | None:
+def only_with_the_prompt(moment: StepContext) -> str | None:
     return "prompt" if moment.index < 2 or moment.branch != "cond" else None
 
 
@@ -218,20 +218,20 @@ def test_what_waits_is_bounded(kernels: None, monkeypatch: pytest.MonkeyPatch) -
     pipe = dcache.enable(PIXART.build(), TAYLOR)
     session = session_on(pipe)
     waits: list[int] = []
-    leaves = together.Together.leaves
+    leaves = together.BatchedSums.leaves
 
-    def watched(its: together.Together, *given: Any) -> Any:
+    def watched(its: together.BatchedSums, *given: Any) -> Any:
         made = leaves(its, *given)
         held = sum(leaf.nbytes for one in its.ready.values() for leaf in one)
-        assert held == its.held
+        assert held == its.pending_bytes
         waits.append(held)
         return made
 
-    monkeypatch.setattr(together.Together, "leaves", watched)
+    monkeypatch.setattr(together.BatchedSums, "leaves", watched)
     _, found = by_evaluation(pipe, num_inference_steps=4)
     assert sizes_of(found) == [[4, 4, 1]] * 2
     assert max(waits) == 3 * leaf
-    assert session.batched.held == 0
+    assert session.batched.pending_bytes == 0
     # Leaves that are too large to wait are summed alone.
     monkeypatch.setattr(together, "MOST_BYTES", leaf)
     _, found = by_evaluation(dcache.enable(PIXART.build(), TAYLOR), num_inference_steps=3)
@@ -283,7 +283,7 @@ def test_nothing_that_was_made_outlives_the_call(
     assert not any(ref() is not None for ref in made)
     assert not session.batched.ready
     assert not session.batched.waiting
-    assert session.batched.held == 0
+    assert session.batched.pending_bytes == 0
     assert not session.decisions.foreseen
     if not breaks:
         return

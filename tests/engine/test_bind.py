@@ -17,13 +17,13 @@ from dcache import DcacheError, DcacheWarning, Method, methods
 from dcache.engine.bind import bind
 from dcache.engine.group import GroupRegion
 from dcache.engine.lowering.blocks import BlockCall, RunRegion
-from dcache.engine.lowering.bracket import BracketRegion, SinkCall
+from dcache.engine.lowering.bracket import BracketRegion, SkipConcatCall
 from dcache.engine.lowering.guidance import GuidanceRegion
-from dcache.engine.lowering.module import HollowCall, ModuleCall, ModuleRegion
-from dcache.engine.lowering.probe import FrontCall, PeekCall
+from dcache.engine.lowering.module import ModuleCall, ModuleRegion, PlaceholderCall
+from dcache.engine.lowering.probe import AttentionInputProbe, FrontProbeCall
 from dcache.engine.lowering.whole_model import WholeRegion
 from dcache.engine.session import Session
-from dcache.intercept.module_call import Intercept, intercepts_of
+from dcache.intercept.module_call import ModuleIntercept, intercepts_of
 from dcache.predictors.corrections import Correction, Corrections
 from dcache.probes import Probe
 from tests.engine.tiny_models import (
@@ -118,7 +118,7 @@ def test_of_a_fused_block_the_exit_is_a_region_and_the_rest_is_hollow() -> None:
     (block,) = toy.blocks
     session = bound(toy, on("fused"))
     assert kinds(session) == [("fused:0", ModuleRegion)]
-    hollow = [(HollowCall, m) for m in (block.proj_mlp, block.act_mlp, block.attn)]
+    hollow = [(PlaceholderCall, m) for m in (block.proj_mlp, block.act_mlp, block.attn)]
     assert calls(session) == [*hollow, (ModuleCall, block.proj_out)]
     assert len({intercept.region for intercept in session.binding.intercepts}) == 1  # type: ignore[attr-defined]
 
@@ -128,7 +128,7 @@ def test_a_bracket_is_everything_between_two_ends_and_its_sink() -> None:
     session = bound(model, on("bracket:1"))
     assert kinds(session) == [("bracket:1", BracketRegion)]
     skip = session.binding.structure.skips[1]
-    assert calls(session) == [*[(HollowCall, m) for m in skip.inside], (SinkCall, skip.sink)]
+    assert calls(session) == [*[(PlaceholderCall, m) for m in skip.inside], (SkipConcatCall, skip.sink)]
     replayed = bound(model, on("bracket:1"), lowering="replay")
     assert kinds(replayed) == [("bracket:1", GroupRegion)]
     assert [part.site.name for part in replayed.binding.storing()] == [
@@ -173,8 +173,8 @@ def test_what_is_compiled_is_what_is_intercepted_and_the_blocks_beside_it() -> N
     session = bound(toy, on("block:1"), compile={"backend": "eager"})
     assert calls(session) == [
         (BlockCall, toy.blocks[1]),
-        (Intercept, toy.blocks[0]),
-        (Intercept, toy.blocks[2]),
+        (ModuleIntercept, toy.blocks[0]),
+        (ModuleIntercept, toy.blocks[2]),
     ]
     assert integers(steps(toy, [4, 3])) == [40, 2 * (8 + 10)]
     torch.compiler.reset()
@@ -242,7 +242,7 @@ def test_what_a_rule_looks_at_in_front_is_computed_and_the_rest_is_the_site() ->
     for blocks, site in ((1, "run:1-3"), (2, "run:2-3")):
         session = bound(toy, on("auto", probe=Probe("front", blocks)))
         assert kinds(session) == [(site, RunRegion)]
-        fronts = [c for c in session.binding.intercepts if isinstance(c, FrontCall)]
+        fronts = [c for c in session.binding.intercepts if isinstance(c, FrontProbeCall)]
         assert [front.module for front in fronts] == list(toy.blocks[:blocks])
         assert [(f.first, f.last) for f in fronts] == [(i == 0, i == blocks - 1) for i in range(blocks)]
         assert len({front.front for front in fronts}) == 1
@@ -296,7 +296,7 @@ def test_a_model_of_no_more_blocks_than_the_rule_looks_at_is_refused() -> None:
 def test_a_rule_that_looks_at_the_first_attention_needs_one_and_a_site_that_begins_there() -> None:
     toy = Toy([BasicTransformerBlock() for _ in range(2)])
     session = bound(toy, TEACACHE)
-    assert calls(session)[-1] == (PeekCall, toy.blocks[0].attn1)
+    assert calls(session)[-1] == (AttentionInputProbe, toy.blocks[0].attn1)
     with pytest.raises(
         DcacheError, match=r"no attention is declared for Double .* Use a rule that looks else"
     ):

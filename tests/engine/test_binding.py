@@ -15,7 +15,7 @@ from dcache.engine.bind import bind
 from dcache.engine.binding import Binding
 from dcache.engine.lowering.blocks import BlockCall
 from dcache.engine.session import Session
-from dcache.intercept.module_call import Intercept, compiled_inside, intercepts_of
+from dcache.intercept.module_call import ModuleIntercept, compiled_inside, intercepts_of
 from dcache.predictors.corrections import Correction, Corrections
 from dcache.sites.blocks import SUBLAYERS
 from tests.engine.tiny_models import BasicTransformerBlock, Double, Toy, integers, session_on, steps
@@ -50,7 +50,7 @@ def test_what_was_displaced_is_put_back_and_the_rest_left_alone() -> None:
     _, binding = made(toy, "block")
     binding.install()
     toy.blocks[1]._compiled_call_impl = None
-    beside = Intercept(toy.blocks[0])
+    beside = ModuleIntercept(toy.blocks[0])
     beside.install()
     binding.reinstall()
     assert intercepts_of(toy.blocks[0]) == [beside, binding.intercepts[0]]

@@ -13,18 +13,18 @@ from dcache.cache.history import Branch
 from dcache.engine.call import Call
 from dcache.engine.region import Region
 from dcache.engine.session import Session
-from dcache.probes import Gauge, Probe
-from dcache.schedulers import Above, Moment, guarded
+from dcache.probes import Probe, SinceCompute
+from dcache.schedulers import ChangeAbove, StepContext, guarded
 from tests.engine.tiny_models import Toy, integers, session_on, steps
 
 X = torch.ones(1, 2, 4)
 
 
-def never(moment: Moment) -> str | None:
+def never(moment: StepContext) -> str | None:
     return None
 
 
-def always(reason: str) -> Callable[[Moment], str | None]:
+def always(reason: str) -> Callable[[StepContext], str | None]:
     return lambda moment: reason
 
 
@@ -90,9 +90,9 @@ def test_where_nothing_is_remembered_the_site_is_computed(says: str | None, rese
 
 
 def test_a_rule_is_shown_where_the_run_stands() -> None:
-    shown: list[Moment] = []
+    shown: list[StepContext] = []
 
-    def rule(moment: Moment) -> str | None:
+    def rule(moment: StepContext) -> str | None:
         shown.append(moment)
         return None
 
@@ -118,7 +118,7 @@ def test_without_a_run_the_time_is_not_known() -> None:
 
 
 def test_what_a_rule_keeps_it_finds_again_at_its_site_and_branch() -> None:
-    def rule(moment: Moment) -> str | None:
+    def rule(moment: StepContext) -> str | None:
         moment.memory["asked"] = moment.memory.get("asked", 0.0) + 1.0
         return "third" if moment.memory["asked"] == 3.0 else None
 
@@ -133,7 +133,7 @@ def test_what_a_rule_keeps_it_finds_again_at_its_site_and_branch() -> None:
 def test_branches_that_decide_together_ask_once_an_evaluation() -> None:
     asked: list[tuple[int, str]] = []
 
-    def rule(moment: Moment) -> str | None:
+    def rule(moment: StepContext) -> str | None:
         asked.append((moment.index, moment.branch))
         return "interval" if moment.index == 2 else None
 
@@ -153,7 +153,7 @@ def test_branches_that_decide_together_ask_once_an_evaluation() -> None:
 def test_a_rule_with_a_probe_is_not_asked_before_there_is_anything_to_predict_from() -> None:
     asked: list[int] = []
 
-    def rule(moment: Moment) -> str | None:
+    def rule(moment: StepContext) -> str | None:
         asked.append(moment.index)
         return None
 
@@ -164,11 +164,11 @@ def test_a_rule_with_a_probe_is_not_asked_before_there_is_anything_to_predict_fr
 
 
 def test_a_change_that_is_no_number_computes_and_says_so_once() -> None:
-    class Broken(Gauge):
+    class Broken(SinceCompute):
         def change(self) -> float:
             return math.nan
 
-    toy, _ = under(guarded(Above(0.5), warmup=1), probe=Probe("input", gauge=Broken))
+    toy, _ = under(guarded(ChangeAbove(0.5), warmup=1), probe=Probe("input", indicator=Broken))
     with pytest.warns(DcacheWarning, match="the denoiser produced NaN; the evaluation is computed") as told:
         assert integers(steps(toy, [4, 3, 2])) == [40, 32, 24]
     assert len(told) == 1
@@ -181,7 +181,7 @@ def test_a_change_that_is_no_number_computes_and_says_so_once() -> None:
 def test_what_is_foreseen_is_not_counted_and_predicted_without_asking_again() -> None:
     asked: list[int] = []
 
-    def rule(moment: Moment) -> str | None:
+    def rule(moment: StepContext) -> str | None:
         asked.append(moment.index)
         return None
 
@@ -212,7 +212,7 @@ def test_a_rule_that_looks_at_a_probe_foresees_nothing() -> None:
 
 
 def test_what_a_rule_notes_it_notes_at_the_sites_turn() -> None:
-    def rule(moment: Moment) -> str | None:
+    def rule(moment: StepContext) -> str | None:
         moment.memory["asked"] = moment.memory.get("asked", 0.0) + 1.0
         return None
 
@@ -241,38 +241,38 @@ def test_branches_that_decide_together_foresee_what_the_first_decided() -> None:
 # The probe ------------------------------------------------------------------------------------------
 
 
-def probed(session: Session) -> tuple[Call, Gauge]:
+def probed(session: Session) -> tuple[Call, SinceCompute]:
     call = Call(Branch("cond", 1), 1, 1.0)
-    gauge = call.branch.gauge = Gauge()
-    return call, gauge
+    indicator = call.branch.indicator = SinceCompute()
+    return call, indicator
 
 
 def test_the_probe_is_shown_once_an_evaluation() -> None:
     _, session = under(never, probe=Probe("input"))
-    call, gauge = probed(session)
+    call, indicator = probed(session)
     session.decisions.show(call, X)
     session.decisions.show(call, 2 * X)
-    assert gauge.now is not None
-    assert torch.equal(gauge.now, X)
+    assert indicator.now is not None
+    assert torch.equal(indicator.now, X)
 
 
 def test_a_tensor_that_belongs_to_the_model_is_copied() -> None:
     _, session = under(never, probe=Probe("input"))
     for own in (False, True):
-        call, gauge = probed(session)
+        call, indicator = probed(session)
         x = X.clone()
         session.decisions.show(call, x, own=own)
-        assert (gauge.now is x) is own
+        assert (indicator.now is x) is own
         x.zero_()
-        assert gauge.now is not None
-        assert float(gauge.now.sum()) == (0.0 if own else 8.0)
+        assert indicator.now is not None
+        assert float(indicator.now.sum()) == (0.0 if own else 8.0)
 
 
-def test_neither_a_replay_nor_a_branch_without_a_gauge_is_shown_anything() -> None:
+def test_neither_a_replay_nor_a_branch_without_an_indicator_is_shown_anything() -> None:
     _, session = under(never, probe=Probe("input"))
-    call, gauge = probed(session)
+    call, indicator = probed(session)
     session.decisions.show(Call(call.branch, 1, 1.0, checking=True), X)
-    assert gauge.now is None
-    call.branch.gauge = None
+    assert indicator.now is None
+    call.branch.indicator = None
     session.decisions.show(call, X)
-    assert gauge.now is None
+    assert indicator.now is None

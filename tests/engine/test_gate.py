@@ -258,18 +258,18 @@ def test_a_module_that_was_replaced_in_mid_run_is_bound_before_the_call() -> Non
     assert integers(walk(toy, [2])) == [2 * 3 * 2 * 3]
 
 
-def test_the_gauge_is_made_once_and_shown_the_input_where_the_probe_sits_there() -> None:
+def test_the_indicator_is_made_once_and_shown_the_input_where_the_probe_sits_there() -> None:
     session = session_on(Toy(), replace(EVERY_2, probe=Probe("input")))
     call = told(session, 0)
-    gauge = call.branch.gauge
-    assert gauge is not None
-    assert gauge.now is not None
-    assert torch.equal(gauge.now, X)
+    indicator = call.branch.indicator
+    assert indicator is not None
+    assert indicator.now is not None
+    assert torch.equal(indicator.now, X)
     # What it saw in the evaluation before is not what it sees now.
     second = told(session, 1, x=2 * X)
-    assert second.branch.gauge is gauge
-    assert torch.equal(gauge.now, 2 * X)
-    front = told(session_on(Toy(), methods.fbcache()), 0).branch.gauge
+    assert second.branch.indicator is indicator
+    assert torch.equal(indicator.now, 2 * X)
+    front = told(session_on(Toy(), methods.fbcache()), 0).branch.indicator
     assert front is not None
     assert front.now is None
 

@@ -10,7 +10,7 @@ from dcache.cache.history import Branch
 from dcache.engine.call import Call
 from dcache.engine.group import GroupRegion
 from dcache.engine.session import Session
-from dcache.schedulers import Moment
+from dcache.schedulers import StepContext
 from tests.engine.tiny_models import Toy, integers, session_on, steps
 
 TRUNK = methods.interval(interval=3, sites="trunk", codec="value")
@@ -36,7 +36,7 @@ def test_its_parts_are_its_followers_in_their_order() -> None:
 def test_the_rule_is_asked_once_for_all_and_counts_predictions_of_the_group() -> None:
     asked: list[tuple[str, int, int]] = []
 
-    def rule(moment: Moment) -> str | None:
+    def rule(moment: StepContext) -> str | None:
         asked.append((moment.site.name, moment.index, moment.run_length))
         return "interval" if moment.run_length == 2 else None
 

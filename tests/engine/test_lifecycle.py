@@ -106,12 +106,12 @@ def test_before_a_sampler_opens_a_run_the_last_one_is_over_and_nothing_is_said_o
     # A guider that died has left its name behind.
     session.context = "uncond"
     assert session.state.run is not None
-    assert session.tracker.told is not None
+    assert session.tracker.manual is not None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DcacheWarning)
         pipe.scheduler.set_timesteps(4)
     assert session.state.run is None
-    assert (session.tracker.told, session.context) == (None, None)
+    assert (session.tracker.manual, session.context) == (None, None)
     assert pipe(4) == [40, 39, 24, 23]
 
 

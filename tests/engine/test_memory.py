@@ -21,8 +21,8 @@ from dcache.engine.degrade import DegradeLevel
 from dcache.engine.memory import SessionMemory
 from dcache.engine.session import Session
 from dcache.identity.run import Run
-from dcache.probes import Gauge, Probe
-from dcache.schedulers import Above, guarded
+from dcache.probes import Probe, SinceCompute
+from dcache.schedulers import ChangeAbove, guarded
 from dcache.sites.blocks import SUBLAYERS
 from tests.engine.tiny_models import Double, Toy, integers, session_on, steps, walk
 
@@ -95,7 +95,7 @@ def test_full_bytes_at_a_lower_level_are_those_of_fewer_and_narrower_anchors() -
 
 def test_a_change_indicator_counts_with_what_it_sees_beside_what_it_compares_with() -> None:
     toy = Toy()
-    method = replace(methods.interval(), rule=guarded(Above(0.5), warmup=1), probe=Probe("input"))
+    method = replace(methods.interval(), rule=guarded(ChangeAbove(0.5), warmup=1), probe=Probe("input"))
     _, memory = limited(toy, method)
     wide(toy, [0.0])
     # The anchor; then what it compares with, and the tensor of the evaluation under way.
@@ -450,16 +450,16 @@ def session_of_budget(toy: nn.Module, budget: Budget) -> Session:
     return Session(toy, SessionConfig(LINE, budget=budget))
 
 
-def test_a_gauge_is_made_for_a_repeated_call_too() -> None:
+def test_an_indicator_is_made_for_a_repeated_call_too() -> None:
     toy = Toy()
-    method = replace(methods.interval(), rule=guarded(Above(0.5), warmup=1), probe=Probe("input"))
+    method = replace(methods.interval(), rule=guarded(ChangeAbove(0.5), warmup=1), probe=Probe("input"))
     session, memory = limited(toy, method)
     wide(toy, [0.0])
     assert memory.repeat_first_calls()
-    gauge = session.state.branches["0"].gauge
-    assert isinstance(gauge, Gauge)
-    assert gauge.then is not None
-    assert torch.equal(gauge.then, WIDE)
+    indicator = session.state.branches["0"].indicator
+    assert isinstance(indicator, SinceCompute)
+    assert indicator.then is not None
+    assert torch.equal(indicator.then, WIDE)
 
 
 def test_on_the_whole_model_changes_become_values() -> None:

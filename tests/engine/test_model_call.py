@@ -10,7 +10,7 @@ import torch
 
 from dcache import DcacheError
 from dcache.engine.model_call import ModelCall, NamedContext, model_call_of
-from dcache.intercept.module_call import Intercept, intercepts_of
+from dcache.intercept.module_call import ModuleIntercept, intercepts_of
 from tests.engine.tiny_models import Double
 
 
@@ -58,7 +58,11 @@ def test_the_session_is_handed_the_call_and_gives_the_output() -> None:
 
 def test_it_is_found_behind_and_in_front_of_other_intercepts() -> None:
     module = Double()
-    behind, model_call, in_front = Intercept(module), ModelCall(module, Denoiser()), Intercept(module)
+    behind, model_call, in_front = (
+        ModuleIntercept(module),
+        ModelCall(module, Denoiser()),
+        ModuleIntercept(module),
+    )
     for intercept in (behind, model_call, in_front):
         intercept.install()
     assert model_call_of(module) is model_call

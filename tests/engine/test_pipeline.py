@@ -14,10 +14,10 @@ from torch import nn
 
 import dcache
 from dcache import DcacheError, methods
-from dcache.engine.pipeline import PipeWatch, sessions_of, watch_of
+from dcache.engine.pipeline import PipelineIntercept, sessions_of, watch_of
 from dcache.engine.session import Session, session_of
 from dcache.identity.sampler import tap_of
-from dcache.intercept.method import MethodTap
+from dcache.intercept.method import MethodIntercept
 from tests.engine.tiny_models import BarePipe, Countdown, Double, Toy, ToyPipe, session_on, steps, walk
 
 EVERY_2 = methods.interval(interval=2, codec="delta")
@@ -25,7 +25,7 @@ EVERY_2 = methods.interval(interval=2, codec="delta")
 PLAIN, CACHED = [40, 32, 24, 16], [40, 39, 24, 23]
 
 
-def on(pipe: Any, method: Any = EVERY_2) -> tuple[PipeWatch, Session]:
+def on(pipe: Any, method: Any = EVERY_2) -> tuple[PipelineIntercept, Session]:
     """Enable a method on a pipeline; its watch, and the session of its one denoiser."""
     dcache.enable(pipe, method)
     watch = watch_of(pipe)
@@ -65,7 +65,7 @@ def test_taken_off_it_leaves_nothing_behind(kind: type[BarePipe], ran: bool) -> 
     pipe = kind(Toy())
     before = anatomy(pipe)
     dcache.enable(pipe, EVERY_2)
-    assert isinstance(vars(pipe.scheduler)["step"], MethodTap)
+    assert isinstance(vars(pipe.scheduler)["step"], MethodIntercept)
     if ran:
         assert pipe(4) == CACHED
     dcache.disable(pipe)
@@ -77,7 +77,7 @@ def test_taken_off_it_leaves_nothing_behind(kind: type[BarePipe], ran: bool) -> 
 def test_the_methods_that_begin_and_end_a_call_are_tapped_and_still_do_what_they_did() -> None:
     pipe = ToyPipe(Toy())
     watch, session = on(pipe)
-    assert {name for name, value in vars(pipe).items() if isinstance(value, MethodTap)} == {
+    assert {name for name, value in vars(pipe).items() if isinstance(value, MethodIntercept)} == {
         "progress_bar",
         "maybe_free_model_hooks",
     }
@@ -91,7 +91,7 @@ def test_the_methods_that_begin_and_end_a_call_are_tapped_and_still_do_what_they
 def test_a_pipeline_without_them_is_cached_all_the_same() -> None:
     pipe = BarePipe(Toy())
     dcache.enable(pipe, EVERY_2)
-    assert not any(isinstance(value, MethodTap) for value in vars(pipe).values())
+    assert not any(isinstance(value, MethodIntercept) for value in vars(pipe).values())
     for _ in range(2):
         assert pipe(4) == CACHED
         assert (dcache.stats(pipe).computed, dcache.stats(pipe).predicted) == (2, 2)

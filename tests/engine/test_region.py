@@ -18,7 +18,7 @@ from dcache.engine.region import Region, without_history
 from dcache.engine.session import Session
 from dcache.kernels.weighted_sum import weighted_sum
 from dcache.predictors import Newton
-from dcache.schedulers import Moment
+from dcache.schedulers import StepContext
 from dcache.sites.site import Site
 from tests.engine.tiny_models import Toy, integers, session_on, steps
 
@@ -61,7 +61,7 @@ def test_a_part_that_follows_another_has_a_history_of_its_own() -> None:
 def test_a_site_is_decided_once_in_a_call() -> None:
     asked: list[int] = []
 
-    def rule(moment: Moment) -> str | None:
+    def rule(moment: StepContext) -> str | None:
         asked.append(moment.index)
         return "always" if len(asked) % 2 else None
 
@@ -181,7 +181,7 @@ def test_sites_that_share_their_anchors_share_the_weights(sites: tuple[str, ...]
     toy = Toy()
     method = Method("counted", rule=LINE.rule, predictor=Counted(1), sites=sites, codec="value", clock="step")
     session = session_on(toy, method)
-    assert session.several is (sites == ("block",))
+    assert session.several_sites is (sites == ("block",))
     assert integers(steps(toy, [1, 2, 3, 4])) == [16, 24, 32, 40]
     assert WEIGHED == [2.0, 3.0]
 

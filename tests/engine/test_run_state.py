@@ -5,7 +5,7 @@ import torch
 from dcache.cache.history import Branch
 from dcache.engine.run_state import RunState
 from dcache.identity.run import Run
-from dcache.probes import Gauge
+from dcache.probes import SinceCompute
 
 
 def holding(**sizes: int) -> RunState:
@@ -36,9 +36,9 @@ def test_bytes_are_those_of_every_storage_once() -> None:
     shared = torch.zeros(100)
     state.branches["a"].history("model").push(0, 0.0, (shared[:3], shared[3:5]))
     assert state.bytes_now() == (12 + 100) * 4
-    gauge = Gauge()
-    gauge.see(torch.zeros(2), None)
-    state.branches["b"].gauge = gauge
+    indicator = SinceCompute()
+    indicator.update(torch.zeros(2), None)
+    state.branches["b"].indicator = indicator
     assert state.bytes_now() == (12 + 100 + 2) * 4
 
 

@@ -78,8 +78,8 @@ def test_neither_does_one_that_strict_refuses() -> None:
 def test_it_knows_its_component_and_what_it_has_bound() -> None:
     toy = Toy()
     session = Session(toy, SessionConfig(EVERY_2.with_sites(("block",)), component="transformer"))
-    assert (session.component, session.several, session.depth) == ("transformer", True, 3)
-    assert not session_on(Toy(), EVERY_2).several
+    assert (session.component, session.several_sites, session.depth) == ("transformer", True, 3)
+    assert not session_on(Toy(), EVERY_2).several_sites
     assert session.requested is session.method
     assert session.stats().method == EVERY_2.describe()
 

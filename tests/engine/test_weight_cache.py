@@ -1,11 +1,11 @@
 """The last weights that were asked for are those of the predictor now."""
 
-from dcache.engine.weight_cache import Lately
+from dcache.engine.weight_cache import WeightCache
 from dcache.predictors import Newton, Taylor
 
 
 def test_weights_asked_for_lately_are_those_of_the_predictor_now() -> None:
-    lately, taus, steps = Lately(), [0.0, 4.0], [0, 4]
+    lately, taus, steps = WeightCache(), [0.0, 4.0], [0, 4]
     line, curve = Newton(1), Taylor(1, since=5)
     for tau in (6.0, 6.0, 8.0):
         assert lately.weights(line, taus, steps, tau) == line.weights(taus, steps, tau)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from dcache.eval.contest import Contestant
+from dcache.eval.entries import BenchEntry
 from dcache.eval.manifest import Manifest
 from dcache.eval.prompts import digest
 from dcache.eval.settings import Settings
@@ -56,7 +56,7 @@ class Painter(Subject):
 
 
 @dataclass(frozen=True)
-class Paint(Contestant):
+class Paint(BenchEntry):
     """A method: another colour."""
 
     paint: int = 1
@@ -79,7 +79,7 @@ RED, BLUE = Paint("red", "red", paint=1), Paint("blue", "blue", paint=2)
 
 def begun(
     folder: Path,
-    contestants: Sequence[Contestant] = (RED,),
+    contestants: Sequence[BenchEntry] = (RED,),
     settings: Settings = SETTINGS,
     prompts: Sequence[str] = PROMPTS,
 ) -> Store:

@@ -15,8 +15,8 @@ import dcache
 from dcache.errors import DcacheError
 from dcache.eval.bench import bench
 from dcache.eval.bench_files import write_bench
-from dcache.eval.contest import UNCACHED, Contestant, one_call
-from dcache.eval.specs import Choice, parse
+from dcache.eval.entries import UNCACHED, BenchEntry, run_once
+from dcache.eval.specs import MethodEntry, parse
 from dcache.eval.subject import Subject, load
 
 CAPTION = "a large striped red circle at the top left on a blue background"
@@ -27,7 +27,7 @@ def subject() -> Subject:
     return load("demo", steps=2, device="cpu")
 
 
-class Marked(Contestant):
+class Marked(BenchEntry):
     """Somebody else's cache: a mark on the pipeline while it is on, eight bytes held."""
 
     @contextmanager
@@ -40,7 +40,7 @@ class Marked(Contestant):
         return 8 * pipe.marked
 
 
-class Careless(Contestant):
+class Careless(BenchEntry):
     """Leaves the model changed."""
 
     @contextmanager
@@ -87,7 +87,7 @@ def test_a_contestant_that_leaves_the_pipeline_changed_is_told() -> None:
     assert "did not leave it as it was" in done.unrestored
 
 
-class Ruinous(Contestant):
+class Ruinous(BenchEntry):
     """Leaves a model that makes NaN."""
 
     @contextmanager
@@ -98,7 +98,7 @@ class Ruinous(Contestant):
 
 def test_a_pipeline_that_makes_nan_afterwards_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     ruined = load("demo", steps=2, device="cpu")
-    monkeypatch.setattr("dcache.eval.bench.try_on", lambda *_: None)
+    monkeypatch.setattr("dcache.eval.bench.check_entry", lambda *_: None)
     done = bench(ruined, [Ruinous("ruinous", "ruinous")], [CAPTION], repeats=1)
     assert "did not leave it as it was" in done.unrestored
 
@@ -111,7 +111,7 @@ def test_too_large_a_batch_is_told(subject: Subject, monkeypatch: pytest.MonkeyP
     with pytest.raises(
         DcacheError, match="uncached: 1 prompts in one call do not fit into the memory: CUDA out"
     ):
-        one_call(subject, UNCACHED, [CAPTION], [0])
+        run_once(subject, UNCACHED, [CAPTION], [0])
 
 
 def test_what_cannot_be_used_is_refused_before_anything_runs(subject: Subject) -> None:
@@ -132,11 +132,11 @@ def test_broken_uncached_output_ends_the_comparison(
 
 def test_the_output_is_the_uncached_one_and_then_the_methods(subject: Subject) -> None:
     plain = subject([CAPTION], [3])
-    assert np.array_equal(one_call(subject, UNCACHED, [CAPTION], [3]).output, plain)
+    assert np.array_equal(run_once(subject, UNCACHED, [CAPTION], [3]).output, plain)
     method = dcache.methods.interval(interval=2)
     with dcache.enabled(subject.pipe, method):
         cached = subject([CAPTION], [3])
-    outcome = one_call(subject, Choice("i", "i", method=method), [CAPTION], [3])
+    outcome = run_once(subject, MethodEntry("i", "i", method=method), [CAPTION], [3])
     assert np.array_equal(outcome.output, cached)
     assert not np.array_equal(cached, plain)
     assert outcome.computed == 0.5

@@ -62,7 +62,9 @@ def renamed(cls: type) -> Iterator[None]:
         cls.__name__, cls.__qualname__, cls.__module__ = before
 
 
-@pytest.mark.parametrize("cls", [schedulers.AnyOf, schedulers.Every, probes.Gauge, Newton, Method, Schedule])
+@pytest.mark.parametrize(
+    "cls", [schedulers.AnyOf, schedulers.Every, probes.SinceCompute, Newton, Method, Schedule]
+)
 def test_a_class_may_be_renamed(cls: type) -> None:
     made = [choice.method for choice in parse("newton;fbcache;pab")] + [Schedule.of_steps([0, 2], 4)]
     before = [digest_of(one) for one in made]
@@ -118,12 +120,12 @@ def test_every_part_of_a_method_counts_but_what_it_was_called_with() -> None:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (schedulers.Every(3), schedulers.Multiple(3)),
+        (schedulers.Every(3), schedulers.EveryNthIndex(3)),
         (schedulers.ByKind({"attn": schedulers.Last()}), schedulers.BySite({"attn": schedulers.Last()})),
         (schedulers.Warmup(1), schedulers.Warmup(2)),
         (schedulers.Listed((0, 1)), schedulers.Listed((0, 2))),
         (Probe("front", 1), Probe("front", 2)),
-        (Probe("input"), Probe("input", gauge=probes.StepGauge)),
+        (Probe("input"), Probe("input", indicator=probes.SinceStep)),
         (np.arange(2000.0), np.arange(2000.0) + (np.arange(2000) == 1000)),
         (torch.zeros(2000), (torch.arange(2000) == 1000).float()),
         ({1, 2}, {1, 3}),

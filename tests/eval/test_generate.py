@@ -16,7 +16,7 @@ import pytest
 
 import dcache
 from dcache.errors import DcacheError
-from dcache.eval.contest import UNCACHED
+from dcache.eval.entries import UNCACHED
 from dcache.eval.folder import LOCK, alone
 from dcache.eval.generate import generate
 from dcache.eval.specs import parse
@@ -130,7 +130,8 @@ def test_killed_again_and_again_at_random_it_comes_to_an_end(tmp_path: Path, who
     draw, kills, pause = random.Random(5), 0, 0.001
     while ended(tmp_path, lambda: None, pause) == signal.SIGKILL and kills < MOST_KILLS:
         kills += 1
-        pause = draw.uniform(0.005, 0.04)
+        # Longer and longer, so that a slow machine gets through a batch as well.
+        pause = draw.uniform(0.005, 0.04) * 1.1**kills
         assert contents(tmp_path).items() <= whole.items()
     assert contents(tmp_path) == whole
     assert 0 < kills < MOST_KILLS

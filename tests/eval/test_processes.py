@@ -13,7 +13,7 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.eval import processes
-from dcache.eval.processes import ElsewhereError, Team, join, own_device
+from dcache.eval.processes import ElsewhereError, ProcessGroup, join, own_device
 from tests.eval.fake_pipeline import contents
 
 
@@ -32,7 +32,7 @@ class Table:
         return found
 
 
-def play(work: Callable[[Team], Any], monkeypatch: pytest.MonkeyPatch, count: int = 2) -> list[Any]:
+def play(work: Callable[[ProcessGroup], Any], monkeypatch: pytest.MonkeyPatch, count: int = 2) -> list[Any]:
     """What the work returns or raises in each process."""
     table, found = Table(count), [None] * count
     monkeypatch.setattr(processes, "_gathered", table.gather)
@@ -40,7 +40,7 @@ def play(work: Callable[[Team], Any], monkeypatch: pytest.MonkeyPatch, count: in
     def live(index: int) -> None:
         table.own.index = index
         try:
-            found[index] = work(Team(index, count))
+            found[index] = work(ProcessGroup(index, count))
         except Exception as error:
             found[index] = error
 
@@ -54,30 +54,30 @@ def play(work: Callable[[Team], Any], monkeypatch: pytest.MonkeyPatch, count: in
     return found
 
 
-def fails_in(index: int, team: Team) -> int:
-    if team.index == index:
+def fails_in(index: int, team: ProcessGroup) -> int:
+    if team.rank == index:
         raise ValueError("no disk")
-    return team.index
+    return team.rank
 
 
 def test_everybody_gets_its_own_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert play(lambda team: team.together(lambda: team.index * 10), monkeypatch, 3) == [0, 10, 20]
+    assert play(lambda team: team.all(lambda: team.rank * 10), monkeypatch, 3) == [0, 10, 20]
 
 
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize(
     "work",
     [
-        lambda index, team: team.together(lambda: fails_in(index, team)),
-        lambda index, team: team.in_turn(lambda: fails_in(index, team)),
+        lambda index, team: team.all(lambda: fails_in(index, team)),
+        lambda index, team: team.main_first(lambda: fails_in(index, team)),
         # In a step inside, before it, and after it.
-        lambda index, team: team.together(lambda: team.together(lambda: fails_in(index, team))),
-        lambda index, team: team.together(lambda: [fails_in(index, team), team.together(lambda: 1)]),
-        lambda index, team: team.together(lambda: [team.together(lambda: 1), fails_in(index, team)]),
+        lambda index, team: team.all(lambda: team.all(lambda: fails_in(index, team))),
+        lambda index, team: team.all(lambda: [fails_in(index, team), team.all(lambda: 1)]),
+        lambda index, team: team.all(lambda: [team.all(lambda: 1), fails_in(index, team)]),
     ],
 )
 def test_one_that_fails_stops_all_and_nobody_waits(
-    work: Callable[[int, Team], Any], index: int, monkeypatch: pytest.MonkeyPatch
+    work: Callable[[int, ProcessGroup], Any], index: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = play(lambda team: work(index, team), monkeypatch)
     assert isinstance(found[index], ValueError)
@@ -87,7 +87,7 @@ def test_one_that_fails_stops_all_and_nobody_waits(
 
 def test_the_first_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[int] = []
-    play(lambda team: team.in_turn(lambda: order.append(team.index)), monkeypatch, 3)
+    play(lambda team: team.main_first(lambda: order.append(team.rank)), monkeypatch, 3)
     assert order[0] == 0
     assert sorted(order) == [0, 1, 2]
 
@@ -96,8 +96,8 @@ def test_one_process_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr(processes, "_gathered", lambda message: pytest.fail("asked"))
     team = join()
-    assert team == Team(0, 1)
-    assert team.in_turn(lambda: team.together(lambda: 3)) == 3
+    assert team == ProcessGroup(0, 1)
+    assert team.main_first(lambda: team.all(lambda: 3)) == 3
     assert own_device("auto") == "auto"
 
 

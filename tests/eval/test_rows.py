@@ -7,10 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 import dcache
-from dcache.eval.contest import UNCACHED, Contestant, Outcome
+from dcache.eval.call_cost import Cost
+from dcache.eval.entries import UNCACHED, BenchEntry, CallResult
 from dcache.eval.measured import Measured
 from dcache.eval.rows import notes, row, table
-from dcache.eval.watch import Cost
 
 GOOD = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
 
@@ -19,9 +19,9 @@ def measured(
     name: str, seconds: list[float], output: NDArray[np.float32] = GOOD, flops: int = 100, predicted: int = 3
 ) -> Measured:
     stats = None if name == "uncached" else dcache.Stats(computed=1, predicted=predicted, bytes_held=2048)
-    contestant = UNCACHED if name == "uncached" else Contestant(name, name, ")")
-    calls = [Outcome(output, Cost(s, s / 2, None, None, 2048), stats) for s in seconds]
-    return Measured(contestant, Outcome(output, Cost(flops=flops), stats), calls)
+    contestant = UNCACHED if name == "uncached" else BenchEntry(name, name, ")")
+    calls = [CallResult(output, Cost(s, s / 2, None, None, 2048), stats) for s in seconds]
+    return Measured(contestant, CallResult(output, Cost(flops=flops), stats), calls)
 
 
 def test_ratios_are_those_of_the_medians() -> None:

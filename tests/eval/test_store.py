@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.eval.contest import UNCACHED
+from dcache.eval.entries import UNCACHED
 from dcache.eval.folder import alone
 from dcache.eval.generate import generate
 from dcache.eval.images import decode, encode

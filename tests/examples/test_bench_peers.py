@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from dcache.demo.pipeline import COEFFICIENTS
-from dcache.demo.world import prompts
+from dcache.demo.task import prompts
 from dcache.errors import DcacheError
 from dcache.eval.bench import bench
-from dcache.eval.contest import UNCACHED, Contestant, one_call
+from dcache.eval.entries import UNCACHED, BenchEntry, run_once
 from dcache.eval.specs import parse
 from dcache.eval.subject import Subject, load
 
@@ -56,14 +56,14 @@ def traces(pipe: Any, module: Any) -> list[Any]:
     return [dict(vars(type(pipe))), dict(vars(pipe)), *({**vars(m)} for m in module.modules())]
 
 
-def assert_saves_work_and_leaves_no_trace(subject: Subject, contestants: list[Contestant]) -> dict[str, Any]:
+def assert_saves_work_and_leaves_no_trace(subject: Subject, contestants: list[BenchEntry]) -> dict[str, Any]:
     """Bench them; the pipeline has to be what it was, and each has to save work and hold bytes."""
     pipe = subject.pipe
     module = subject.denoisers[0]
-    plain = one_call(subject, UNCACHED, prompts(1), [0])
+    plain = run_once(subject, UNCACHED, prompts(1), [0])
     before = traces(pipe, module)
     done = bench(subject, contestants, prompts(1), repeats=1)
-    after = one_call(subject, UNCACHED, prompts(1), [0])
+    after = run_once(subject, UNCACHED, prompts(1), [0])
     assert np.array_equal(plain.output, after.output)
     for was, now in zip(before, traces(pipe, module), strict=True):
         assert {k: id(v) for k, v in was.items()} == {k: id(v) for k, v in now.items()}
@@ -105,7 +105,7 @@ def test_a_hook_that_would_mix_the_branches_is_refused_with_the_reason() -> None
     video = load("demo-video", steps=2, device="cpu")
     one = Hooks("a", "a", library="diffusers", method="PyramidAttentionBroadcast", guided=True)
     with pytest.raises(DcacheError, match="keeps one state for both branches"):
-        one_call(video, one, ["a"], [0])
+        run_once(video, one, ["a"], [0])
 
 
 @needs("cache_dit")
@@ -139,7 +139,7 @@ def test_deepcache_and_the_preset_of_its_name_draw_the_same_pictures() -> None:
     subject = Subject(unet.pipe, "unet", {**unet.options, "num_inference_steps": STEPS})
     (theirs,) = (one for one in peer_deepcache.contestants() if one.label == "DeepCache 2 branch 1")
     (ours,) = parse("deepcache:interval=2,branch_id=1")
-    first, second = (one_call(subject, one, prompts(2), [0, 1]).output for one in (theirs, ours))
+    first, second = (run_once(subject, one, prompts(2), [0, 1]).output for one in (theirs, ours))
     assert np.array_equal(first, second)
 
 
@@ -147,7 +147,7 @@ def test_deepcache_is_refused_where_there_is_no_unet(demo: Subject) -> None:
     from peer_deepcache import DeepCache
 
     with pytest.raises(DcacheError, match="DeepCache needs a UNet, and PixArtAlphaPipeline has none"):
-        one_call(demo, DeepCache("a", "a"), prompts(1), [0])
+        run_once(demo, DeepCache("a", "a"), prompts(1), [0])
 
 
 def test_every_library_enters_equally_many_settings(demo: Subject, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_every_library_enters_equally_many_settings(demo: Subject, tmp_path: Pat
 
 
 @dataclass(frozen=True)
-class Careless(Contestant):
+class Careless(BenchEntry):
     """Leaves something behind, or breaks."""
 
     fails: bool = False
@@ -211,7 +211,7 @@ def test_whatever_a_peer_leaves_is_put_back_even_after_an_error(demo: Subject) -
 def test_a_trial_gives_the_reason_why_a_contestant_cannot_take_part(demo: Subject) -> None:
     from bench import why_not
 
-    plain = one_call(demo, UNCACHED, prompts(1), [0])
+    plain = run_once(demo, UNCACHED, prompts(1), [0])
     tried = {
         text: why_not(demo, one, prompts(1)[0], plain)
         for text, one in {"idle": UNCACHED, "fails": Careless("fails", "fails", fails=True)}.items()
@@ -223,7 +223,7 @@ def test_a_contestant_that_stays_on_stops_the_bench() -> None:
     from bench import why_not
 
     subject = load("demo", steps=2, device="cpu")
-    plain = one_call(subject, UNCACHED, prompts(1), [0], count_flops=True)
+    plain = run_once(subject, UNCACHED, prompts(1), [0], count_flops=True)
     with pytest.raises(DcacheError, match="stays: it did not leave the pipeline as it was"):
         why_not(subject, Careless("stays", "stays", stays=True), prompts(1)[0], plain)
 

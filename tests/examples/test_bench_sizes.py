@@ -17,7 +17,7 @@ import torch
 
 import dcache
 from dcache.errors import DcacheError
-from dcache.eval.watch import Cost
+from dcache.eval.call_cost import Cost
 from dcache.kernels import launch
 from dcache.kernels.weighted_sum import blocks, reference, weighted_sum
 

@@ -10,7 +10,7 @@ import pytest
 
 from dcache import predictors
 from dcache.errors import DcacheError
-from dcache.profile import Profile, Tables
+from dcache.profile import FeatureTables, Profile
 from dcache.schedule import Schedule
 from dcache.schedulers.planners.gram import combination
 from dcache.schedulers.planners.pairs import clock_values
@@ -39,8 +39,8 @@ def features(seed: int, bend: float = 0.0) -> np.ndarray:
     return 0.5 + 0.1 * rng.random((1, 2, 4, 4, 3)) * (clock + bend * clock**2)
 
 
-def nothing() -> Tables:
-    return Tables(np.eye(T), np.zeros((T, T)), np.ones(T))
+def nothing() -> FeatureTables:
+    return FeatureTables(np.eye(T), np.zeros((T, T)), np.ones(T))
 
 
 class World(Renderer):
@@ -67,7 +67,7 @@ class World(Renderer):
 def profile(z: np.ndarray) -> Profile:
     flat = z.reshape(T, -1)
     apart = np.abs(flat[:, None] - flat[None]).mean(axis=2)
-    seen = Tables(flat @ flat.T / flat.shape[1], apart, np.abs(flat).mean(axis=1))
+    seen = FeatureTables(flat @ flat.T / flat.shape[1], apart, np.abs(flat).mean(axis=1))
     return Profile(T, {"trunk": {"0": {"delta": seen}}}, sigmas=SIGMAS)
 
 

@@ -11,7 +11,7 @@ import dcache
 from dcache import DcacheError, methods
 from dcache.engine.session import session_of
 from dcache.sites.discovery import discover
-from dcache.sites.streams import Prober
+from dcache.sites.streams import StreamTracer
 from tests.families.mmdit import (
     AURAFLOW,
     CHROMA,
@@ -173,7 +173,7 @@ def test_the_order_is_seen_where_the_model_joins(image_first: bool, change: str)
         def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
             return hidden_states
 
-    prober, double, single = Prober(), Double(), Single()
+    prober, double, single = StreamTracer(), Double(), Single()
     image, text = torch.randn(1, 4, 8), torch.randn(1, 3, 8)
     leaves = double(image, text)
     prober.watch(double, (image, text), {}, leaves, tuple)

@@ -19,7 +19,7 @@ from torch import nn
 import dcache
 from dcache import methods
 from dcache.engine.session import session_of
-from dcache.intercept.method import MethodTap
+from dcache.intercept.method import MethodIntercept
 from tests.builders import embeds, generator
 from tests.families.unets import sdxl_model
 from tests.pipelines import FLOW_EULER, NOISE_SAMPLERS, flux_model, wan_model
@@ -288,7 +288,7 @@ def test_a_guiders_own_methods_come_back_and_its_copy_is_plain() -> None:
     pipe = dcache.enable(build("wan"), EVERY_2)
     assert "prepare_models" in vars(pipe.guider)
     assert "prepare_models" not in vars(pipe.guider.new())
-    assert not any(isinstance(v, MethodTap) for v in vars(copy.deepcopy(pipe.guider)).values())
+    assert not any(isinstance(v, MethodIntercept) for v in vars(copy.deepcopy(pipe.guider)).values())
     dcache.disable(pipe)
     assert "prepare_models" not in vars(pipe.guider)
 

@@ -361,7 +361,7 @@ def test_hunyuan_skips_are_where_the_model_puts_them(layers: int) -> None:
     for block in model.blocks:
         block.register_forward_hook(note, with_kwargs=True)
     HUNYUAN_DIT.run(pipe, "off", num_inference_steps=1)
-    assert sorted(given) == discovery.discover(model).joins
+    assert sorted(given) == discovery.discover(model).long_skips
     assert len(given) == layers // 2 - 1
 
 
@@ -434,7 +434,7 @@ def test_hunyuan_run_that_cuts_none_works(run: str) -> None:
 
 def test_hunyuan_cut_skip_would_be_noticed_by_the_self_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """The refusal is no mere caution: without it the skip would carry the wrong block's output."""
-    monkeypatch.setattr(structure, "refuse_cut_joins", lambda *_: None)
+    monkeypatch.setattr(structure, "refuse_cut_long_skips", lambda *_: None)
     pipe = dcache.enable(hunyuan(6), methods.interval(interval=2, sites="run:1-3"))
     with pytest.warns(DcacheWarning, match="replay .* differs from the computed output"):
         HUNYUAN_DIT.run(pipe)

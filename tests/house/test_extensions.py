@@ -19,7 +19,7 @@ from dcache.eval.metrics.options import MetricOptions
 from dcache.methods import registry as presets
 from dcache.predictors import registry as predictor_registry
 from dcache.schedulers import Every, planners
-from dcache.search.evolve import Ways
+from dcache.search.search import SearchConfig
 from dcache.search.strategies import registry as strategies
 from dcache.sites import blocks
 from dcache.sites.discovery import discover
@@ -99,7 +99,7 @@ def test_a_strategy(guide: Any) -> None:
     with pytest.raises(DcacheError, match="a strategy named 'nsga2' is registered already"):
         strategies.register("nsga2", guide.Climb)
     with pytest.raises(DcacheError, match=r"a strategy is one of .*climb, got 'walk'"):
-        Ways(strategy="walk")
+        SearchConfig(strategy="walk")
 
 
 def test_a_probe(guide: Any) -> None:

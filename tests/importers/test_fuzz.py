@@ -20,7 +20,7 @@ from dcache.errors import DcacheError
 from dcache.importers import read
 from dcache.methods.replay import replay
 from dcache.predictors.corrections import Correction, Corrections
-from dcache.profile import Latencies, Profile, Tables
+from dcache.profile import FeatureTables, Latencies, Profile
 from dcache.schedule import Plan, Schedule
 from tests.importers.published import bac, ecad, routers, smoothcache
 
@@ -218,13 +218,13 @@ def test_schedules(tmp_path: Path) -> None:
 def profile() -> Profile:
     """A small one with every table."""
     draw = np.random.default_rng(0)
-    tables = {"value": Tables(np.eye(4), 1 - np.eye(4), np.ones(4))}
+    tables = {"value": FeatureTables(np.eye(4), 1 - np.eye(4), np.ones(4))}
     return Profile(
         4,
         {site: {"cond": tables, "uncond": tables} for site in ("trunk", "attn:0")},
         latencies=Latencies(1.0, {"trunk": 0.2}, {"trunk": 0.01}),
         ratios=np.ones(4),
-        changes=draw.random((5, 2)),
+        input_output_changes=draw.random((5, 2)),
         importance=draw.random((1, 4)),
         important=("trunk",),
         attention={"block:0": 0.5},

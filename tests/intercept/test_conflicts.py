@@ -17,7 +17,7 @@ from dcache.intercept.conflicts import (
     refuse_compiled,
     refuse_other_cache,
 )
-from dcache.intercept.module_call import Intercept
+from dcache.intercept.module_call import ModuleIntercept
 
 
 class Model(nn.Module):
@@ -93,7 +93,7 @@ def test_a_model_whose_blocks_are_compiled_is_not_refused_and_neither_is_one_tha
     model = Model()
     model.block._compiled_call_impl = lambda x: x
     refuse_compiled(model)
-    intercept = Intercept(model)
+    intercept = ModuleIntercept(model)
     intercept.install()
     refuse_compiled(model)
     assert not intercept.displaced

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from dcache.intercept.method import MethodTap
+from dcache.intercept.method import MethodIntercept
 
 
 class Counter:
@@ -40,7 +40,7 @@ class Watcher:
 
 
 def tapped(counter, watcher=None):
-    tap = MethodTap(counter, "add", (watcher or Watcher()).around)
+    tap = MethodIntercept(counter, "add", (watcher or Watcher()).around)
     tap.install()
     return tap
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from dcache.intercept.module_call import Intercept, compiled_call, compiled_inside, intercepts_of
+from dcache.intercept.module_call import ModuleIntercept, compiled_call, compiled_inside, intercepts_of
 
 
-class Double(Intercept):
+class Double(ModuleIntercept):
     def __call__(self, *args, **kwargs):
         return 2 * self.inner(*args, **kwargs)
 
@@ -64,7 +64,7 @@ def test_a_compiled_call_set_in_the_meantime_is_noticed_and_stays():
     assert module(1.0) == 11.0
 
 
-class Add(Intercept):
+class Add(ModuleIntercept):
     name = "add"
 
     def __call__(self, x):
@@ -147,6 +147,6 @@ def test_a_compiled_call_is_found_behind_an_intercept():
 def test_an_intercept_that_says_nothing_hands_the_call_through():
     module, x = nn.Linear(2, 2), torch.randn(3, 2)
     plain = module(x)
-    Intercept(module).install()
+    ModuleIntercept(module).install()
     assert torch.equal(module(x), plain)
     assert torch.equal(module(input=x), plain)

@@ -1,4 +1,4 @@
-"""`changes`: torch reference and Triton kernel against float64 arithmetic, and the gauges' bits."""
+"""`changes`: torch reference and Triton kernel against float64 arithmetic, and the indicators' bits."""
 
 from __future__ import annotations
 

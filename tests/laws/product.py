@@ -37,7 +37,7 @@ from dcache.methods import (
     teacache,
     tgate,
 )
-from dcache.profile import Profile, Tables
+from dcache.profile import FeatureTables, Profile
 from tests.families import FAMILIES
 from tests.pipelines import SHAPES, STEPS, Shape
 
@@ -52,7 +52,7 @@ ONES = {"attn": [1] * STEPS, "mlp": [1] * STEPS}
 def seen(steps: int, site: str = "model") -> Profile:
     """Of a model whose output runs along a line: what is fitted to it goes on along the line."""
     x = 1.0 + 0.1 * np.arange(steps)
-    tables = Tables(np.outer(x, x), np.abs(x[:, None] - x[None]), x)
+    tables = FeatureTables(np.outer(x, x), np.abs(x[:, None] - x[None]), x)
     return Profile(steps, {site: {"0": {"value": tables, "delta": tables}}})
 
 

@@ -11,17 +11,17 @@ from dcache import methods
 from dcache.errors import DcacheError
 from dcache.methods.replay import replay
 from dcache.predictors.fitted import Fitted
-from dcache.profile import Latencies, Profile, Tables
+from dcache.profile import FeatureTables, Latencies, Profile
 from dcache.schedulers.planners import make
 from dcache.schedulers.planners.gram import table
 from tests.pipelines import PIXART, STEPS
 from tests.rules import computed_steps
 
 
-def tables(seed: int) -> Tables:
+def tables(seed: int) -> FeatureTables:
     z = np.cumsum(np.random.default_rng(seed).standard_normal((STEPS, 30)), axis=0)
     apart = np.abs(z[:, None] - z[None]).mean(axis=2)
-    return Tables(z @ z.T / z.shape[1], apart, np.abs(z).mean(axis=1))
+    return FeatureTables(z @ z.T / z.shape[1], apart, np.abs(z).mean(axis=1))
 
 
 def profile() -> Profile:

@@ -13,18 +13,18 @@ import pytest
 
 from dcache import methods
 from dcache.errors import DcacheError
-from dcache.methods.easycache import RateGauge
+from dcache.methods.easycache import OutputRate
 from dcache.methods.preset import FAMILIES, About
-from dcache.methods.seacache import SignalGauge
+from dcache.methods.seacache import WienerFiltered
 from dcache.predictors import Foca, Hermite, Linear, Newton, Reuse, Taylor
-from dcache.probes import Probe, StepGauge
-from dcache.profile import Latencies, Profile, Tables
+from dcache.probes import Probe, SinceStep
+from dcache.profile import FeatureTables, Latencies, Profile
 from tests.rules import computed_steps
 
 NAMES = list(methods.available())
 # What the presets need that cannot do without.
 LINE = np.arange(1.0, 10.0)
-SEEN = Tables(np.outer(LINE, LINE), np.abs(LINE[:, None] - LINE[None]), LINE)
+SEEN = FeatureTables(np.outer(LINE, LINE), np.abs(LINE[:, None] - LINE[None]), LINE)
 PROFILE = Profile(9, {"model": {"0": {"value": SEEN}}, "trunk": {"0": {"delta": SEEN}}})
 NEEDS = {
     "fitted": {"profile": PROFILE},
@@ -112,12 +112,12 @@ def test_fbcache_follows_the_probe():
             ("trunk",),
             "delta",
             None,
-            Probe("modulated", gauge=StepGauge),
+            Probe("modulated", indicator=SinceStep),
         ),
         (methods.magcache(**NEEDS["magcache"]), Reuse(), ("trunk",), "delta", None, None),
-        (methods.easycache(), Reuse(), ("model",), "delta", None, Probe("input", gauge=RateGauge)),
-        (methods.seacache(), Newton(1), ("auto",), None, "step", Probe("input", gauge=SignalGauge)),
-        (methods.seacache(order=0), Reuse(), ("auto",), None, None, Probe("input", gauge=SignalGauge)),
+        (methods.easycache(), Reuse(), ("model",), "delta", None, Probe("input", indicator=OutputRate)),
+        (methods.seacache(), Newton(1), ("auto",), None, "step", Probe("input", indicator=WienerFiltered)),
+        (methods.seacache(order=0), Reuse(), ("auto",), None, None, Probe("input", indicator=WienerFiltered)),
         (methods.bac(**NEEDS["bac"]), Reuse(), ("attn:0", "mlp:1"), "value", None, None),
         (methods.profilingdit([3, 1, 2, 5]), Reuse(), ("run:1-3", "block:5"), "delta", None, None),
         (methods.pab(), Reuse(), ("attn", "cross_attn?"), "value", None, None),

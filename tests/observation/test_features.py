@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dcache.errors import DcacheError
-from dcache.observation.features import FEWEST, Held, Key, room, sketch_error
+from dcache.observation.features import FEWEST, FeatureBuffer, Key, room, sketch_error
 from tests.search.pipeline_subjects import assert_tables, tables_of
 
 KEY, OTHER = Key("trunk", "0", "delta"), Key("attn:0", "0", "value")
@@ -16,8 +16,8 @@ def features(steps: int, size: int) -> torch.Tensor:
     return torch.randn(steps, size).cumsum(0) * 0.3 + torch.randn(size) + 0.5
 
 
-def filled(z: torch.Tensor, cap: int, seed: int = 0) -> Held:
-    held = Held({KEY: z.shape[1]}, len(z), cap)
+def filled(z: torch.Tensor, cap: int, seed: int = 0) -> FeatureBuffer:
+    held = FeatureBuffer({KEY: z.shape[1]}, len(z), cap)
     held.begin(seed)
     for t, vector in enumerate(z):
         held.put(KEY, t, [vector])
@@ -32,7 +32,7 @@ def test_whole_features_give_the_tables_of_their_definition() -> None:
 
 
 def test_a_feature_may_come_in_pieces_of_any_shape_and_dtype() -> None:
-    held = Held({KEY: 30, OTHER: 4}, 2, 10_000)
+    held = FeatureBuffer({KEY: 30, OTHER: 4}, 2, 10_000)
     pieces = [[torch.randn(2, 10).bfloat16(), torch.randn(10)] for _ in range(2)]
     for t, (first, second) in enumerate(pieces):
         held.put(KEY, t, [first])
@@ -114,7 +114,7 @@ def test_what_is_not_finite_is_named(cap: int, bad: float) -> None:
 
 
 def test_evaluations_without_a_call_count_as_the_nearest() -> None:
-    held = Held({KEY: 3}, 6, 10_000)
+    held = FeatureBuffer({KEY: 3}, 6, 10_000)
     for t in (1, 2, 5):
         held.put(KEY, t, [torch.full((3,), float(t))])
     assert held.tables(KEY).size.tolist() == [1, 1, 2, 2, 5, 5]
@@ -124,7 +124,7 @@ def test_evaluations_without_a_call_count_as_the_nearest() -> None:
 
 
 def test_features_of_changing_size_are_refused() -> None:
-    held = Held({KEY: 6}, 3, 10_000)
+    held = FeatureBuffer({KEY: 6}, 3, 10_000)
     held.put(KEY, 0, [torch.ones(6)])
     with pytest.raises(DcacheError, match=r"delta of 'trunk' .* another size in evaluation 1"):
         held.put(KEY, 1, [torch.ones(7)])

@@ -9,7 +9,7 @@ import torch
 
 import dcache
 from dcache import DcacheError, methods
-from dcache.observation.features import Held, Key
+from dcache.observation.features import FeatureBuffer, Key
 from dcache.observation.run import SiteObserver, keyed, observe_run, shape_of_run
 from tests.engine.tiny_models import Toy
 
@@ -42,7 +42,7 @@ def test_the_shape_of_a_run_is_what_there_is_to_hold(toy: Toy) -> None:
 
 def test_the_tables_are_those_of_the_known_features(toy: Toy) -> None:
     shape = shape_of_run(toy, lambda: walk(toy))
-    features = Held(shape.sizes, shape.steps, cap=1 << 20)
+    features = FeatureBuffer(shape.sizes, shape.steps, cap=1 << 20)
     observe_run(toy, lambda: walk(toy), features)
     t = np.array(TIMES)
     # Output 8 t, input t, so the change is 7 t; the model's own input is 0.

@@ -4,16 +4,16 @@ from typing import Any
 
 import numpy as np
 
-from dcache.profile import Latencies, Profile, Tables
+from dcache.profile import FeatureTables, Latencies, Profile
 
 STEPS = 4
 
 
-def tables(seed: int, steps: int = STEPS) -> tuple[Tables, np.ndarray]:
+def tables(seed: int, steps: int = STEPS) -> tuple[FeatureTables, np.ndarray]:
     """Tables of random features, by their definition, and the features."""
     z = np.random.default_rng(seed).normal(size=(steps, 30))
     distance = np.array([[np.abs(a - b).mean() for b in z] for a in z])
-    return Tables(z @ z.T / 30, distance, np.abs(z).mean(axis=1)), z
+    return FeatureTables(z @ z.T / 30, distance, np.abs(z).mean(axis=1)), z
 
 
 def profile(**more: Any) -> Profile:
@@ -30,7 +30,7 @@ def profile(**more: Any) -> Profile:
         "prompts": 3,
         "sketch": 0.1,
         "ratios": np.array([1.0, 0.9, 0.8, 0.7]),
-        "changes": np.array([[0.1, 0.2], [0.3, 0.4]]),
+        "input_output_changes": np.array([[0.1, 0.2], [0.3, 0.4]]),
         "importance": np.array([[np.nan, 0.1, 0.2, 0.3]]),
         "important": ("trunk",),
         "attention": {"block:0": 0.5},
@@ -48,10 +48,18 @@ def profile(**more: Any) -> Profile:
 
 def flat(one: Profile) -> dict[str, Any]:
     """Everything in it, comparable."""
-    found = {k: v for k, v in vars(one).items() if k not in ("sites", "ratios", "changes", "importance")}
+    found = {
+        k: v
+        for k, v in vars(one).items()
+        if k not in ("sites", "ratios", "input_output_changes", "importance")
+    }
     arrays = {
         f"{s}/{q}/{f}": vars(t) for s, qs in one.sites.items() for q, fs in qs.items() for f, t in fs.items()
     }
     found |= {f"{k}.{n}": a.tolist() for k, t in arrays.items() for n, a in t.items()}
-    loose = {"ratios": one.ratios, "changes": one.changes, "importance": one.importance}
+    loose = {
+        "ratios": one.ratios,
+        "input_output_changes": one.input_output_changes,
+        "importance": one.importance,
+    }
     return found | {k: None if v is None else np.nan_to_num(v, nan=-1).tolist() for k, v in loose.items()}

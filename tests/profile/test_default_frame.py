@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dcache import methods
-from dcache.profile import Profile, Tables
+from dcache.profile import FeatureTables, Profile
 from dcache.schedulers import planners
 from dcache.search.observe import observe
 from dcache.sites.discovery import discover
@@ -14,11 +14,11 @@ from tests.families.single import HUNYUAN_DIT, hunyuan_model
 from tests.pipelines import PIXART, SD
 from tests.search.pipeline_subjects import Shaped, shaped
 
-VALUE = Tables(np.ones((2, 2)), np.zeros((2, 2)), np.ones(2))
+VALUE = FeatureTables(np.ones((2, 2)), np.zeros((2, 2)), np.ones(2))
 DELTA = VALUE.scaled(2.0)
 
 
-def frame_of(site: str, **frames: Tables) -> str:
+def frame_of(site: str, **frames: FeatureTables) -> str:
     """The frame that a profile takes by default."""
     chosen = Profile(2, {site: {"0": frames}}).tables(site)
     return "delta" if chosen.size[0] == DELTA.size[0] else "value"

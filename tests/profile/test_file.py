@@ -14,7 +14,7 @@ from dcache.profile.file import FORMAT
 from tests.profile.full_profile import flat, profile
 
 
-@pytest.mark.parametrize("less", [{}, {"latencies": None, "ratios": None, "changes": None}])
+@pytest.mark.parametrize("less", [{}, {"latencies": None, "ratios": None, "input_output_changes": None}])
 def test_a_file_comes_back_as_it_was(tmp_path: Path, less: dict[str, Any]) -> None:
     one = profile(**less)
     path = one.save(tmp_path / "p.safetensors")
@@ -64,6 +64,6 @@ def test_a_damaged_file_is_read_as_it_says_or_refused(tmp_path: Path) -> None:
             refused += 1
         else:
             # A flip in a text or a digit may go unseen; what comes back is usable.
-            assert found.whole in found.sites
-            assert np.isfinite(found.tables(found.whole, "value").relative).all()
+            assert found.whole_site in found.sites
+            assert np.isfinite(found.tables(found.whole_site, "value").relative).all()
     assert refused > 200

@@ -16,13 +16,13 @@ def test_a_site_is_the_mean_of_its_branches_in_its_usual_frame() -> None:
     np.testing.assert_allclose(one.tables("trunk").gram, expected)
     np.testing.assert_allclose(one.tables("trunk", "value").size, (tables(0)[0].size + tables(1)[0].size) / 2)
     np.testing.assert_array_equal(one.tables("attn:0").gram, tables(20)[0].gram)
-    assert (one.whole, one.of_kind("attn", "mlp")) == ("trunk", ("attn:0", "mlp.context:3"))
+    assert (one.whole_site, one.of_kind("attn", "mlp")) == ("trunk", ("attn:0", "mlp.context:3"))
     with pytest.raises(DcacheError, match=r"no site 'block:1': it has trunk, .* --sites block:1"):
         one.tables("block:1")
     with pytest.raises(DcacheError, match="no 'delta' of site 'attn:0'"):
         one.tables("attn:0", "delta")
     with pytest.raises(DcacheError, match="neither trunk, bracket:0 nor model"):
-        replace(one, sites={"attn:0": one.sites["attn:0"]}, importance=None, important=()).whole  # noqa: B018
+        replace(one, sites={"attn:0": one.sites["attn:0"]}, importance=None, important=()).whole_site  # noqa: B018
 
 
 def test_profiles_of_several_runs_are_means_by_pictures() -> None:
@@ -35,7 +35,7 @@ def test_profiles_of_several_runs_are_means_by_pictures() -> None:
         0.75 * tables(6)[0].distance + 0.25 * tables(40)[0].distance,
     )
     np.testing.assert_allclose(both.ratios, [1.0, 0.8, 0.7, 0.6])
-    assert (both.prompts, len(both.changes)) == (4, 4)
+    assert (both.prompts, len(both.input_output_changes)) == (4, 4)
     # sqrt((3/4 * 0.1)^2 + (1/4 * 0.2)^2)
     assert both.sketch == pytest.approx(0.0901388)
     assert flat(one.merged([])) == flat(one)
@@ -70,7 +70,7 @@ def spoiled(gram: float) -> dict[str, Any]:
         ({"sites": spoiled(float("inf"))}, "'trunk' on branch '0' hold NaN or infinity"),
         ({"ratios": np.ones(3)}, r"\(3,\) ratios, expected \(4,\)"),
         ({"ratios": np.array([1, np.nan, 1, 1])}, "ratios are not all finite"),
-        ({"changes": np.ones((3, 3))}, r"expected \(N, 2\)"),
+        ({"input_output_changes": np.ones((3, 3))}, r"expected \(N, 2\)"),
         ({"importance": np.ones((2, 4))}, r"importance is \(2, 4\), expected \(1, 4\)"),
     ],
 )

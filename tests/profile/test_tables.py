@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dcache.profile import Tables
+from dcache.profile import FeatureTables
 from tests.profile.full_profile import STEPS, tables
 
 
@@ -15,7 +15,7 @@ def test_what_the_tables_say_is_what_the_features_do() -> None:
             assert made.relative[a, t] == pytest.approx(np.abs(z[a] - z[t]).mean() / np.abs(z[t]).mean())
             cosine = z[a] @ z[t] / np.linalg.norm(z[a]) / np.linalg.norm(z[t])
             assert made.cosine[a, t] == pytest.approx(cosine)
-    nothing = Tables(np.zeros((2, 2)), np.zeros((2, 2)), np.zeros(2))
+    nothing = FeatureTables(np.zeros((2, 2)), np.zeros((2, 2)), np.zeros(2))
     assert np.isfinite(nothing.relative).all()
     assert np.isfinite(nothing.cosine).all()
 
@@ -33,7 +33,7 @@ def test_two_tables_add_up_and_scale_number_by_number() -> None:
 
 def test_by_hand() -> None:
     # Two evaluations of two numbers: (1, 3) and (2, -1).
-    made = Tables(
+    made = FeatureTables(
         np.array([[5.0, -0.5], [-0.5, 2.5]]), np.array([[0.0, 2.5], [2.5, 0.0]]), np.array([2.0, 1.5])
     )
     # ((1 - 2)^2 + (3 + 1)^2) / 2
@@ -45,5 +45,5 @@ def test_by_hand() -> None:
 
 def test_a_sketchs_error_makes_no_square_negative() -> None:
     # Of a sketch the Gram matrix may claim that two evaluations are closer than they can be.
-    made = Tables(np.array([[1.0, 1.2], [1.2, 1.0]]), np.zeros((2, 2)), np.ones(2))
+    made = FeatureTables(np.array([[1.0, 1.2], [1.2, 1.0]]), np.zeros((2, 2)), np.ones(2))
     np.testing.assert_array_equal(made.squared, np.zeros((2, 2)))

@@ -8,7 +8,7 @@ import pytest
 from dcache.errors import DcacheError
 from dcache.methods import easycache, magcache, teacache
 from dcache.methods.teacache import PUBLISHED
-from dcache.schedulers import Accumulated, Magnitude, MaxRun, Retention, any_of
+from dcache.schedulers import Accumulated, MagCacheRule, MaxRun, Retention, any_of
 from dcache.schedulers.accumulate import horner, nearest
 from tests.rules import computed_steps, moment
 
@@ -99,12 +99,12 @@ def published_magcache(ratios, threshold, longest, retention, steps):
 def test_magcache_by_hand():
     # Products 0.9, 0.81, 0.729; errors 0.1, 0.29, 0.561.
     ratios = (1.0, *[0.9] * 9)
-    assert computed_steps(Magnitude(0.24, ratios), 10) == [0, 2, 4, 6, 8]
-    assert computed_steps(Magnitude(0.3, ratios), 10) == [0, 3, 6, 9]
-    assert computed_steps(Magnitude(0.57, ratios), 10) == [0, 4, 8]
+    assert computed_steps(MagCacheRule(0.24, ratios), 10) == [0, 2, 4, 6, 8]
+    assert computed_steps(MagCacheRule(0.3, ratios), 10) == [0, 3, 6, 9]
+    assert computed_steps(MagCacheRule(0.57, ratios), 10) == [0, 4, 8]
     # A magnitude that comes back cancels in the product, not in the error.
-    assert computed_steps(Magnitude(0.5, (1.0, 0.5, 2.0, 1.0, 1.0, 1.0)), 6) == [0]
-    assert computed_steps(Magnitude(0.49, (1.0, 0.5, 2.0, 1.0, 1.0, 1.0)), 6) == [0, 1, 2]
+    assert computed_steps(MagCacheRule(0.5, (1.0, 0.5, 2.0, 1.0, 1.0, 1.0)), 6) == [0]
+    assert computed_steps(MagCacheRule(0.49, (1.0, 0.5, 2.0, 1.0, 1.0, 1.0)), 6) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -116,7 +116,7 @@ def test_magcaches_rule_is_the_published_loop_and_a_table_known_beforehand(seed)
     retention = float(random.choice([0.0, 0.1, 0.2, 0.5]))
     expected = published_magcache(ratios, threshold, longest, retention, steps)
     assert computed_steps(magcache(threshold, ratios, longest, retention), steps) == expected
-    rule = any_of(Retention(retention), MaxRun(longest), Magnitude(threshold, ratios))
+    rule = any_of(Retention(retention), MaxRun(longest), MagCacheRule(threshold, ratios))
     # Nothing is looked at: whatever the change would be, the plan is the same.
     assert computed_steps(rule, steps, random.uniform(size=steps).tolist()) == expected
 
@@ -135,11 +135,11 @@ def test_ratios_of_another_number_of_evaluations_are_taken_from_the_nearest():
 
 def test_ratios_need_the_number_of_evaluations():
     with pytest.raises(DcacheError, match=r"does not tell how many.*dcache\.step\(module, index=.*steps="):
-        Magnitude(0.1, (1.0, 1.0))(moment(1, None))
+        MagCacheRule(0.1, (1.0, 1.0))(moment(1, None))
 
 
 @pytest.mark.parametrize("wrong", [-0.1, math.nan, "0.1", None, True])
 def test_bad_thresholds_are_refused(wrong):
-    for make in (Accumulated, lambda t: Magnitude(t, (1.0, 1.0))):
+    for make in (Accumulated, lambda t: MagCacheRule(t, (1.0, 1.0))):
         with pytest.raises(DcacheError, match="threshold"):
             make(wrong)

@@ -7,7 +7,18 @@ from torch import nn
 
 from dcache.errors import DcacheError
 from dcache.methods import delta_dit, fastercache, pab, tgate
-from dcache.schedulers import ByKind, BySite, Every, Multiple, Outside, Row, Stage, Switch, Warmup, any_of
+from dcache.schedulers import (
+    ByKind,
+    BySite,
+    DeltaDitStages,
+    Every,
+    EveryNthIndex,
+    OutsideWindow,
+    StepTable,
+    Switch,
+    Warmup,
+    any_of,
+)
 from dcache.schedulers.combine import share_of
 from dcache.sites.structure import Structure
 from tests.rules import computed_steps, moment
@@ -40,29 +51,29 @@ def test_a_switch_changes_rules_at_an_evaluation():
     [(1000.0, "window"), (850.0, "window"), (849.9, None), (100.1, None), (100.0, "window"), (0.0, "window")],
 )
 def test_a_window_is_open_at_both_ends(time, reason):
-    assert Outside(100.0, 850.0)(moment(time=time)) == reason
+    assert OutsideWindow(100.0, 850.0)(moment(time=time)) == reason
 
 
 def test_a_window_needs_timesteps():
     with pytest.raises(DcacheError, match=r"\(100, 850\).*dcache\.step\(module, index=\.\.\., timestep="):
-        Outside(100.0, 850.0)(moment())
+        OutsideWindow(100.0, 850.0)(moment())
     for low, high in [(5.0, 4.0), (0.0, math.nan), (0.0, "1"), (0.0, None)]:
         with pytest.raises(DcacheError, match="window"):
-            Outside(low, high)
+            OutsideWindow(low, high)
 
 
 def test_multiples_are_counted_from_the_start_and_not_from_the_last_compute():
-    late = any_of(Warmup(2), Multiple(3))
+    late = any_of(Warmup(2), EveryNthIndex(3))
     assert computed_steps(late, 8) == [0, 1, 3, 6]
     assert computed_steps(any_of(Warmup(2), Every(3)), 8) == [0, 1, 4, 7]
-    assert computed_steps(Multiple(1), 3) == [0, 1, 2]
+    assert computed_steps(EveryNthIndex(1), 3) == [0, 1, 2]
     for wrong in (0, 1.5, "2", None):
         with pytest.raises(DcacheError, match="interval"):
-            Multiple(wrong)
+            EveryNthIndex(wrong)
 
 
 def test_a_row_is_looked_up_whatever_the_site():
-    row = Row((True, False, False, True))
+    row = StepTable((True, False, False, True))
     for site in ("attn:0", "attn:3", "trunk"):
         assert [row(moment(i, site=site)) for i in range(4)] == ["schedule", None, None, "schedule"]
 
@@ -73,15 +84,15 @@ def test_a_row_is_looked_up_whatever_the_site():
     [("run:0-1", "stage", None), ("run:2-5", None, None), ("run:6-7", None, "stage")],
 )
 def test_a_stage_predicts_the_rear_before_the_boundary_and_the_front_from_it_on(site, early, late):
-    for rule in (Stage(5, 6), Stage(5, 0.75), Stage(0.5, 6)):
+    for rule in (DeltaDitStages(5, 6), DeltaDitStages(5, 0.75), DeltaDitStages(0.5, 6)):
         found = [rule(moment(i, 10, site=site, depth=8)) for i in range(10)]
         assert found == [early] * 5 + [late] * 5
 
 
 def test_a_boundary_that_is_a_share_needs_the_number_of_evaluations():
-    assert Stage(3, 2)(moment(2, None, site="run:2-3")) is None
+    assert DeltaDitStages(3, 2)(moment(2, None, site="run:2-3")) is None
     with pytest.raises(DcacheError, match=r"boundary=0\.5 is a share.*whole number"):
-        Stage(0.5, 2)(moment(2, None))
+        DeltaDitStages(0.5, 2)(moment(2, None))
 
 
 def test_the_published_numbers_of_delta_dit_are_the_defaults_shares():

@@ -7,7 +7,7 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.schedulers import (
-    Above,
+    ChangeAbove,
     Every,
     Last,
     Listed,
@@ -103,7 +103,7 @@ def test_warmup_counts_evaluations():
     ],
 )
 def test_above_predicts_only_strictly_below_its_threshold(threshold, change, reason):
-    assert Above(threshold)(moment(change=change)) == reason
+    assert ChangeAbove(threshold)(moment(change=change)) == reason
 
 
 def test_any_of_takes_the_first_reason_and_asks_no_further():
@@ -124,13 +124,21 @@ def test_a_cheap_guard_spares_the_probe():
         raise AssertionError("read a tensor")
 
     now = moment(0, run_length=9, change=read)
-    assert any_of(Warmup(1), Above(0.1))(now) == "warmup"
-    assert any_of(MaxRun(3), Above(0.1))(now) == "max_run"
+    assert any_of(Warmup(1), ChangeAbove(0.1))(now) == "warmup"
+    assert any_of(MaxRun(3), ChangeAbove(0.1))(now) == "max_run"
 
 
 @pytest.mark.parametrize(
     "rule",
-    [Warmup(2), Last(), MaxRun(2), Every(3), Listed((1, 5)), Above(0.3), any_of(Warmup(1), Above(0.3))],
+    [
+        Warmup(2),
+        Last(),
+        MaxRun(2),
+        Every(3),
+        Listed((1, 5)),
+        ChangeAbove(0.3),
+        any_of(Warmup(1), ChangeAbove(0.3)),
+    ],
 )
 def test_rules_are_pure_and_comparable(rule):
     moments = [moment(i, 6, i % 3, change=i / 5) for i in range(6)]
@@ -146,7 +154,7 @@ def test_rules_are_pure_and_comparable(rule):
         (Warmup, "warmup", (-1, 1.0, "1", None, True)),
         (MaxRun, "max_run", (-1, 2.5, "1", True)),
         (Every, "interval", (0, -3, 1.5, "3", None, True)),
-        (Above, "threshold", (-0.1, math.nan, "0.1", None, True)),
+        (ChangeAbove, "threshold", (-0.1, math.nan, "0.1", None, True)),
         (lambda step: Listed((0, step)), "steps", (-1, 1.5, "2", None)),
     ],
 )

@@ -1,60 +1,60 @@
 """A rule walked without a model: what it is given in each evaluation, and what is computed then."""
 
-from dcache.schedulers import Above, Every, Listed, Moment, any_of
-from dcache.schedulers.simulate import walked
+from dcache.schedulers import ChangeAbove, Every, Listed, StepContext, any_of
+from dcache.schedulers.simulate import simulate
 from dcache.sites.site import Site
 
 TRUNK = Site("trunk", "trunk", 0, 3)
 
 
 def test_the_first_evaluation_is_computed_whatever_the_rule_says() -> None:
-    assert walked(lambda moment: None, 5, TRUNK) == (0,)
-    assert walked(Listed((2, 4)), 6, TRUNK) == (0, 2, 4)
-    assert walked(lambda moment: None, 0, TRUNK) == ()
+    assert simulate(lambda moment: None, 5, TRUNK) == (0,)
+    assert simulate(Listed((2, 4)), 6, TRUNK) == (0, 2, 4)
+    assert simulate(lambda moment: None, 0, TRUNK) == ()
 
 
 def test_predictions_are_counted_since_the_last_compute() -> None:
-    assert walked(Every(3), 8, TRUNK) == (0, 3, 6)
+    assert simulate(Every(3), 8, TRUNK) == (0, 3, 6)
     lengths = []
 
-    def rule(moment: Moment) -> str | None:
+    def rule(moment: StepContext) -> str | None:
         lengths.append(moment.run_length)
         return "listed" if moment.index in (1, 4) else None
 
-    assert walked(rule, 7, TRUNK) == (0, 1, 4)
+    assert simulate(rule, 7, TRUNK) == (0, 1, 4)
     assert lengths == [0, 0, 0, 1, 2, 0, 1]
 
 
 def test_a_change_is_that_of_the_evaluation_and_without_any_everything_has_changed() -> None:
-    assert walked(Above(0.5), 6, TRUNK, [9.0, 0.1, 0.4, 0.5, 0.1, 0.6]) == (0, 3, 5)
-    assert walked(Above(0.5), 4, TRUNK) == (0, 1, 2, 3)
+    assert simulate(ChangeAbove(0.5), 6, TRUNK, [9.0, 0.1, 0.4, 0.5, 0.1, 0.6]) == (0, 3, 5)
+    assert simulate(ChangeAbove(0.5), 4, TRUNK) == (0, 1, 2, 3)
 
 
 def test_a_rule_is_told_the_run_the_site_and_the_depth() -> None:
     seen = []
 
-    def rule(moment: Moment) -> str | None:
+    def rule(moment: StepContext) -> str | None:
         seen.append((moment.index, moment.count, moment.site, moment.depth, moment.time()))
         return None
 
-    walked(rule, 2, Site("block:1", "block", 1, 1), depth=28)
+    simulate(rule, 2, Site("block:1", "block", 1, 1), depth=28)
     block = Site("block:1", "block", 1, 1)
     assert seen == [(0, 2, block, 28, None), (1, 2, block, 28, None)]
 
 
 def test_what_a_rule_notes_it_finds_again_and_another_walk_does_not() -> None:
-    def third(moment: Moment) -> str | None:
+    def third(moment: StepContext) -> str | None:
         moment.memory["asked"] = moment.memory.get("asked", 0) + 1
         return "listed" if moment.memory["asked"] % 3 == 0 else None
 
-    assert walked(third, 7, TRUNK) == (0, 2, 5)
-    assert walked(third, 7, TRUNK) == (0, 2, 5)
+    assert simulate(third, 7, TRUNK) == (0, 2, 5)
+    assert simulate(third, 7, TRUNK) == (0, 2, 5)
 
 
 def test_a_rule_is_not_asked_for_its_probe_behind_a_guard_that_computes() -> None:
     # Evaluation 2 is guarded; its change would be an error to read.
-    def above(moment: Moment) -> str | None:
+    def above(moment: StepContext) -> str | None:
         assert moment.index != 2
-        return Above(0.5)(moment)
+        return ChangeAbove(0.5)(moment)
 
-    assert walked(any_of(Listed((2,)), above), 4, TRUNK, [1.0, 0.0, 0.0, 0.0]) == (0, 2)
+    assert simulate(any_of(Listed((2,)), above), 4, TRUNK, [1.0, 0.0, 0.0, 0.0]) == (0, 2)

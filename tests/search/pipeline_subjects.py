@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dcache.eval.subject import Subject
-from dcache.profile import Tables
+from dcache.profile import FeatureTables
 from tests.pipelines import PIXART, Shape
 
 
@@ -58,7 +58,7 @@ def hooked(module: nn.Module, take: Any) -> Iterator[list[list[torch.Tensor]]]:
         hook.remove()
 
 
-def tables_of(features: Sequence[Sequence[Sequence[torch.Tensor]]]) -> Tables:
+def tables_of(features: Sequence[Sequence[Sequence[torch.Tensor]]]) -> FeatureTables:
     """The tables of runs x evaluations x leaves, by their definition."""
     runs = [
         np.stack([np.concatenate([leaf.double().numpy().ravel() for leaf in leaves]) for leaves in run])
@@ -67,7 +67,9 @@ def tables_of(features: Sequence[Sequence[Sequence[torch.Tensor]]]) -> Tables:
     steps = range(len(runs[0]))
     gram = [[np.mean([np.mean(z[t] * z[u]) for z in runs]) for u in steps] for t in steps]
     distance = [[np.mean([np.mean(np.abs(z[t] - z[u])) for z in runs]) for u in steps] for t in steps]
-    return Tables(np.array(gram), np.array(distance), np.array([np.mean(np.abs(z)) for z in zip_runs(runs)]))
+    return FeatureTables(
+        np.array(gram), np.array(distance), np.array([np.mean(np.abs(z)) for z in zip_runs(runs)])
+    )
 
 
 def zip_runs(runs: list[np.ndarray]) -> list[list[np.ndarray]]:
@@ -75,7 +77,7 @@ def zip_runs(runs: list[np.ndarray]) -> list[list[np.ndarray]]:
     return [[run[t] for run in runs] for t in range(len(runs[0]))]
 
 
-def assert_tables(found: Tables, expected: Tables, rel: float = 1e-5) -> None:
+def assert_tables(found: FeatureTables, expected: FeatureTables, rel: float = 1e-5) -> None:
     """All three agree, relative to the largest entry."""
     for name in ("gram", "distance", "size"):
         a, b = getattr(found, name), getattr(expected, name)

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from dcache.profile import Latencies, Profile, Tables
+from dcache.profile import FeatureTables, Latencies, Profile
 from dcache.search.closed_loop import line
-from dcache.search.driver import FIT, Task
+from dcache.search.loop import FIT, Task
 
 STEPS = 9
 
@@ -20,9 +20,9 @@ def walk(seed: int = 0, steps: int = STEPS) -> np.ndarray:
     return np.cumsum(rng.standard_normal((steps, 50)) * np.linspace(1.0, 0.2, steps)[:, None], axis=0)
 
 
-def tables(features: np.ndarray) -> Tables:
+def tables(features: np.ndarray) -> FeatureTables:
     apart = np.abs(features[:, None] - features[None]).mean(axis=-1)
-    return Tables(features @ features.T / features.shape[1], apart, np.abs(features).mean(axis=-1))
+    return FeatureTables(features @ features.T / features.shape[1], apart, np.abs(features).mean(axis=-1))
 
 
 def profile(steps: int = STEPS, sites: Sequence[str] = ("trunk",)) -> Profile:
@@ -55,7 +55,7 @@ class World:
         self.asked: list[tuple[str, int]] = []
         self.breaks: set[int] = set()
 
-    def judge(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    def evaluate(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
         return [self.one(schedule, rung) for schedule, rung in tasks]
 
     def one(self, schedule: Any, rung: int) -> dict[str, Any]:

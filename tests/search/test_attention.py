@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from dcache.errors import DcacheError
 from dcache.identity.denoisers import config_digest
-from dcache.profile import Profile, Tables
+from dcache.profile import FeatureTables, Profile
 from dcache.search import attention_mass
 from dcache.search.attention import with_attention
 from dcache.search.attention_mass import mass
@@ -126,7 +126,7 @@ def subject(name: str) -> Runs:
 
 def profile_of(runs: Runs) -> Profile:
     module = runs.shape.denoiser(runs.pipe)
-    empty = Tables(np.zeros((STEPS, STEPS)), np.zeros((STEPS, STEPS)), np.zeros(STEPS))
+    empty = FeatureTables(np.zeros((STEPS, STEPS)), np.zeros((STEPS, STEPS)), np.zeros(STEPS))
     return Profile(
         STEPS,
         {"trunk": {"0": {"delta": empty}}},

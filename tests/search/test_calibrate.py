@@ -11,11 +11,11 @@ from dcache.errors import DcacheError
 from dcache.eval.subject import load
 from dcache.schedule import Schedule
 from dcache.search.calibrate import calibrate, starting_places
-from dcache.search.pace import Pace, observe
+from dcache.search.latency_model import LinearLatency, observe
 
 
 def test_the_pace_is_a_line_between_its_ends() -> None:
-    pace = Pace(steps=11, uncached=10.0, fewest=2.0)
+    pace = LinearLatency(steps=11, uncached=10.0, fewest=2.0)
     assert (pace.seconds(1), pace.seconds(6), pace.seconds(11)) == (2.0, 6.0, 10.0)
     # 10 / 2.5 = 4 seconds: two, and 0.8 for each of two and a half more.
     assert pace.computes(2.5) == 3
@@ -60,10 +60,10 @@ def test_what_cannot_be_calibrated_is_told(capsys: pytest.CaptureFixture[str], t
 def test_the_same_seed_gives_the_same_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     """But for the measured seconds, which decide nothing but how often is computed."""
 
-    def pace(*_: Any) -> Pace:
-        return Pace(steps=5, uncached=10.0, fewest=2.0)
+    def pace(*_: Any) -> LinearLatency:
+        return LinearLatency(steps=5, uncached=10.0, fewest=2.0)
 
-    monkeypatch.setattr("dcache.search.calibrate.pace", pace)
+    monkeypatch.setattr("dcache.search.calibrate.fit_latency", pace)
     subject = load("demo", steps=5, device="cpu")
     found = [calibrate(subject, ["a red", "a blue", "a green"], 2.0, budget=3, repeats=1) for _ in range(2)]
     assert found[0].schedule.digest() == found[1].schedule.digest()
@@ -72,7 +72,7 @@ def test_the_same_seed_gives_the_same_schedule(monkeypatch: pytest.MonkeyPatch) 
 
 def known(monkeypatch: pytest.MonkeyPatch, uncached: float = 10.0) -> None:
     """The first of the tests' seconds: two computes of five give twice the speed."""
-    monkeypatch.setattr("dcache.search.calibrate.pace", lambda *_: Pace(5, uncached, 2.0))
+    monkeypatch.setattr("dcache.search.calibrate.fit_latency", lambda *_: LinearLatency(5, uncached, 2.0))
 
 
 def test_guidance_in_one_batch_is_seen() -> None:

@@ -12,16 +12,16 @@ import dcache
 from dcache.demo.pipeline import COEFFICIENTS
 from dcache.errors import DcacheError
 from dcache.methods.coefficients import numbers
-from dcache.profile import Profile, Tables
+from dcache.profile import FeatureTables, Profile
 from dcache.search.coefficients import ALPHAS, coefficients, save
 
 STEPS = 10
 
 
-def walk(steps: int = STEPS) -> Tables:
+def walk(steps: int = STEPS) -> FeatureTables:
     """Features whose relative error grows by 0.1 with every evaluation of distance."""
     apart = 0.1 * np.abs(np.subtract.outer(np.arange(steps), np.arange(steps)))
-    return Tables(np.ones((steps, steps)), apart, np.ones(steps))
+    return FeatureTables(np.ones((steps, steps)), apart, np.ones(steps))
 
 
 def profile(**more: Any) -> Profile:
@@ -47,7 +47,9 @@ def test_a_planted_polynomial_and_the_ratios_are_found() -> None:
     x = np.array([0.05 * i for i in range(18)])
     changes = np.stack([x, 3 * x**4 - 2 * x**2 + 0.5], axis=1)
     ratios = np.linspace(1.0, 0.9, STEPS)
-    found, missing = coefficients(profile(changes=changes, ratios=ratios, made={"ratios_deviation": 0.01}))
+    found, missing = coefficients(
+        profile(input_output_changes=changes, ratios=ratios, made={"ratios_deviation": 0.01})
+    )
     assert found["teacache"]["coefficients"] == pytest.approx([3, 0, -2, 0, 0.5], abs=1e-6)
     assert found["teacache"]["r2"] == pytest.approx(1.0)
     assert (found["teacache"]["points"], found["teacache"]["inputs_between"]) == (18, [0.0, 0.85])
@@ -60,7 +62,7 @@ def test_what_a_profile_does_not_tell_is_said(tmp_path: Path) -> None:
     assert list(found) == ["smoothcache"]
     assert list(missing) == ["teacache", "magcache"]
     assert "Toy has no list of blocks" in missing["magcache"]
-    few = coefficients(profile(changes=np.array([[0.1, 0.2]] * 9)))[1]
+    few = coefficients(profile(input_output_changes=np.array([[0.1, 0.2]] * 9)))[1]
     assert "9 changes are too few for a polynomial of degree 4" in few["teacache"]
     nothing = Profile(STEPS, {"trunk": {"0": {"value": walk()}}})
     with pytest.raises(DcacheError, match="nothing could be measured"):

@@ -17,7 +17,7 @@ from dcache.observation.run import SiteObserver
 from dcache.profile import Profile
 from dcache.search.observe import observe
 from dcache.search.passes import passes_of, sites_of
-from dcache.search.stopwatch import Stopwatch
+from dcache.search.site_timing import Stopwatch
 from dcache.sites.discovery import discover
 from dcache.sites.site import Sublayer
 from dcache.sites.structure import Structure
@@ -100,7 +100,7 @@ def test_ratios_and_changes_are_those_of_plain_hooks() -> None:
         ratios.append([1.0, *moved])
         pairs += [(relative(x[t], x[t - 1]), relative(d[t], d[t - 1])) for t in range(1, STEPS)]
     np.testing.assert_allclose(found.ratios, np.mean(ratios, axis=0), rtol=1e-5)
-    np.testing.assert_allclose(found.changes, pairs, rtol=1e-4)
+    np.testing.assert_allclose(found.input_output_changes, pairs, rtol=1e-4)
     assert found.made["ratios_deviation"] == pytest.approx(np.std(ratios, axis=0).max(), abs=1e-5)
 
 
@@ -128,8 +128,8 @@ def test_every_branch_has_tables_of_its_own(shape: Shape, guided: str, branches:
         alike = shape is not PIXART
         assert list(found.sites["model"][branch]) == ["value", "delta"][: 1 + alike]
     assert list(found.sites["trunk"]) == branches
-    assert found.changes is not None
-    assert found.changes.shape == (len(branches) * (STEPS - 1), 2)
+    assert found.input_output_changes is not None
+    assert found.input_output_changes.shape == (len(branches) * (STEPS - 1), 2)
     # DDIM tells no noise levels.
     assert len(found.sigmas) == (0 if shape is PIXART else STEPS + 1)
 
@@ -200,7 +200,7 @@ def test_a_unet_shows_its_brackets_one_in_each_pass() -> None:
         (run,) = seen(subject, skip.sink, lambda args, _, __, c=skip.channels: [args[0][:, :-c]])
         assert_tables(only(found, f"bracket:{level}", "value"), tables_of([run]))
     assert found.ratios is None
-    assert found.changes is None
+    assert found.input_output_changes is None
     usual = observe(subject, ["1"], timing=False)
     assert list(usual.sites)[:2] == ["bracket:0", "model"]
     assert usual.of_kind("attn")

@@ -16,18 +16,18 @@ from dcache.profile import cost
 from dcache.schedule import Schedule
 from dcache.search.candidate import Candidate
 from dcache.search.closed_loop import weights_of
-from dcache.search.driver import AROUND as FITS
-from dcache.search.driver import FIT, Search, Task
-from dcache.search.evolve import Ways, identity_of, opened, promising, search
-from dcache.search.found import growth, members, pick, write
 from dcache.search.front import dominates, hypervolume, nondominated
+from dcache.search.front_report import hypervolume_history, members, pick, write
+from dcache.search.initial_population import cheapest
 from dcache.search.journal import Journal
-from dcache.search.placing import even
-from dcache.search.seeds import cheapest
+from dcache.search.loop import AROUND as FITS
+from dcache.search.loop import FIT, Search, Task
+from dcache.search.placement import even_places
+from dcache.search.search import SearchConfig, identity_of, open_journal, promising, search
 from dcache.search.space import RECIPES, Space
 from dcache.search.strategies.map_elites import MapElites
 from dcache.search.strategies.nsga2 import NSGA2
-from dcache.search.strategies.plain import LocalSearch
+from dcache.search.strategies.random_and_local import LocalSearch
 from dcache.search.strategies.registry import STRATEGIES
 from dcache.search.variation import moved, moves, random_genome
 from tests.search.random_walk import STEPS, World, loss, profile
@@ -36,12 +36,12 @@ PROMPTS = ["a"] * 4
 SIGNS = {"psnr": 1}
 
 
-def ways(**options: Any) -> Ways:
+def ways(**options: Any) -> SearchConfig:
     usual: dict[str, Any] = {"budget": 200, "population": 12, "recipes": ("reuse",), "first": 2}
-    return Ways(**{**usual, "finishing": 0.4, "fitting": 0.0, **options})
+    return SearchConfig(**{**usual, "finishing": 0.4, "fitting": 0.0, **options})
 
 
-def found(asked: Ways, world: World | None = None, journal: Journal | None = None) -> Search:
+def found(asked: SearchConfig, world: World | None = None, journal: Journal | None = None) -> Search:
     return search(profile(), asked, world or World(), PROMPTS, SIGNS, journal)
 
 
@@ -79,7 +79,7 @@ def test_with_budget_enough_the_exact_front_is_found(strategy: str) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_beats_even_places(strategy: str) -> None:
     losses = reached(found(ways(strategy=strategy, budget=100)))
-    evenly = {count: loss([t in even(count, STEPS) for t in range(STEPS)]) for count in (2, 3, 5)}
+    evenly = {count: loss([t in even_places(count, STEPS) for t in range(STEPS)]) for count in (2, 3, 5)}
     assert all(losses[count] <= evenly[count] for count in evenly)
     assert sum(losses[count] for count in evenly) < 0.95 * sum(evenly.values())
 
@@ -126,13 +126,13 @@ def test_the_next_generation_depends_on_the_generator_passed_in_alone() -> None:
 def test_a_resumed_search_equals_one_that_was_never_stopped(tmp_path: Path, kept: int) -> None:
     asked = ways(budget=50)
     identity = identity_of(asked, PROMPTS, {"pipeline": "x"})
-    whole = found(asked, journal=opened(tmp_path, identity, resume=False))
+    whole = found(asked, journal=open_journal(tmp_path, identity, resume=False))
     path = tmp_path / "search.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     # As if killed while a line was written.
     path.write_bytes(b"".join(lines[:kept]) + lines[kept][:25])
     world = World()
-    again = found(asked, world, opened(tmp_path, identity, resume=True))
+    again = found(asked, world, open_journal(tmp_path, identity, resume=True))
     assert front_of(again) == front_of(whole)
     assert list(again.candidates) == list(whole.candidates)
     assert len(world.asked) == len(lines) - kept
@@ -142,11 +142,11 @@ def test_a_resumed_search_equals_one_that_was_never_stopped(tmp_path: Path, kept
 def test_another_strategy_and_budget_find_what_was_evaluated(tmp_path: Path) -> None:
     asked = ways(budget=40)
     identity = identity_of(asked, PROMPTS, {})
-    found(asked, journal=opened(tmp_path, identity, resume=False))
+    found(asked, journal=open_journal(tmp_path, identity, resume=False))
     for more in ({"budget": 60}, {"strategy": "map-elites", "budget": 60}):
         again, world = ways(**more), World()
         assert identity_of(again, PROMPTS, {}) == identity
-        journal = opened(tmp_path, identity, resume=True)
+        journal = open_journal(tmp_path, identity, resume=True)
         known = set(journal.found)
         done = found(again, world, journal)
         needed = {(c.digest, rung) for c in done.candidates.values() for rung in range(len(c.results))}
@@ -192,7 +192,7 @@ def test_nsga2_keeps_the_best_it_was_told() -> None:
 
 
 def test_hypervolume_never_falls() -> None:
-    volumes = growth(found(ways(budget=80)))
+    volumes = hypervolume_history(found(ways(budget=80)))
     assert all(b >= a - 1e-12 for a, b in itertools.pairwise(volumes))
     assert volumes[-1] > volumes[4] > 0.0
 
@@ -207,7 +207,7 @@ def test_hypervolume_is_the_mean_gain_over_the_cheapest() -> None:
     best = np.zeros_like(costs)
     for one in done.candidates.values():
         best = np.maximum(best, np.where(costs >= one.cost / 10.0, one.value("psnr", 1) - floor, 0.0))
-    assert growth(done)[-1] == pytest.approx(best.mean() / 1.5, rel=1e-3)
+    assert hypervolume_history(done)[-1] == pytest.approx(best.mean() / 1.5, rel=1e-3)
 
 
 def test_hypervolumes_of_all_strategies_are_measured_from_the_same() -> None:
@@ -225,7 +225,7 @@ def test_where_one_compute_is_slow_everything_counts() -> None:
     done = found(ways(budget=20, cost="measured"), Slow())
     assert done.reference is not None
     assert done.reference[0] == 100.0 + STEPS
-    assert growth(done)[-1] > 0.0
+    assert hypervolume_history(done)[-1] > 0.0
 
 
 def test_hypervolume_of_several_metrics_is_that_of_the_front() -> None:
@@ -241,7 +241,7 @@ def test_hypervolume_of_several_metrics_is_that_of_the_front() -> None:
     done = search(profile(), ways(budget=50, metrics=tuple(signs)), Three(), PROMPTS, signs)
     points = [done.objectives(c) for c in done.candidates.values()]
     assert done.reference is not None
-    for count, volume in list(enumerate(growth(done), 1))[::7]:
+    for count, volume in list(enumerate(hypervolume_history(done), 1))[::7]:
         assert volume == pytest.approx(hypervolume(points[:count], done.reference) / 10.0, abs=1e-9)
     # Cells of MAP-Elites hold all that none beats in both metrics.
     elites = MapElites(
@@ -260,7 +260,7 @@ def test_fitted_weights_enter_the_front_and_count_as_evaluations(tmp_path: Path)
     asked = ways(budget=120, fitting=0.4, finishing=0.2, recipes=("reuse", "line"), wanted=(2.0,))
     identity = identity_of(asked, PROMPTS, {})
     world = World()
-    done = found(asked, world, opened(tmp_path, identity, resume=False))
+    done = found(asked, world, open_journal(tmp_path, identity, resume=False))
     fitted = [c for c in done.candidates.values() if c.fitted]
     assert len(fitted) >= 2
     assert done.spent <= 120
@@ -275,7 +275,7 @@ def test_fitted_weights_enter_the_front_and_count_as_evaluations(tmp_path: Path)
     assert done.twins >= 0
     # Nothing is fitted again.
     again = World()
-    resumed = found(asked, again, opened(tmp_path, identity, resume=True))
+    resumed = found(asked, again, open_journal(tmp_path, identity, resume=True))
     assert again.asked == []
     assert front_of(resumed) == front_of(done)
     assert [c.fitted for c in resumed.candidates.values()] == [c.fitted for c in done.candidates.values()]
@@ -287,12 +287,12 @@ def test_held_out_prompts_are_rendered_of_the_front_alone() -> None:
     held = [digest for digest, rung in world.asked if rung == 2]
     assert held == [c.digest for c in done.front()]
     # The first computes everything, and loses nothing.
-    assert members(done)[0].held == {"psnr": 60.0}
+    assert members(done)[0].held_out_result == {"psnr": 60.0}
     for one in members(done)[1:]:
         # Of the world's third rung.
         lost = 10 ** (-one.values["psnr"] / 10) / 1.05 * 1.2
-        assert one.held["psnr"] == pytest.approx(-10 * np.log10(lost), abs=0.01)
-        assert one.schedule.measured["held_out"] == one.held
+        assert one.held_out_result["psnr"] == pytest.approx(-10 * np.log10(lost), abs=0.01)
+        assert one.schedule.measured["held_out"] == one.held_out_result
 
 
 def test_racing_goes_by_the_noise_of_differences() -> None:
@@ -364,7 +364,7 @@ def test_what_is_written_can_be_loaded_and_picked_from(tmp_path: Path) -> None:
 class Killed(World):
     """Is killed while it renders its seventh picture."""
 
-    def judge(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
+    def evaluate(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
         for schedule, rung in tasks:
             if len(self.asked) == 7:
                 raise KeyboardInterrupt
@@ -374,10 +374,10 @@ class Killed(World):
 def test_what_was_rendered_of_a_batch_is_kept(tmp_path: Path) -> None:
     asked = ways(budget=60)
     told: list[Search] = []
-    journal = opened(tmp_path, identity_of(asked, PROMPTS, {}), resume=False)
+    journal = open_journal(tmp_path, identity_of(asked, PROMPTS, {}), resume=False)
     with pytest.raises(KeyboardInterrupt):
         search(profile(), asked, Killed(), PROMPTS, SIGNS, journal, tell=told.append)
-    assert len(opened(tmp_path, identity_of(asked, PROMPTS, {}), resume=True).found) == 7
+    assert len(open_journal(tmp_path, identity_of(asked, PROMPTS, {}), resume=True).found) == 7
     # What there is makes a front, without those that were about to be rendered.
     stopped = told[-1]
     stopped.stop()

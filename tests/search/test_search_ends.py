@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from dcache.search.closed_loop import weights_of
-from dcache.search.driver import AROUND, FIT, Search, Task
-from dcache.search.evolve import Ways, fastest, identity_of, opened, promising, search, space_of
-from dcache.search.found import growth, members, write
+from dcache.search.front_report import hypervolume_history, members, write
+from dcache.search.loop import AROUND, FIT, Search, Task
+from dcache.search.search import SearchConfig, fastest, identity_of, open_journal, promising, search, space_of
 from tests.search.random_walk import World, profile
 
 PROMPTS = ["a"] * 4
@@ -19,9 +19,9 @@ SIGNS = {"psnr": 1}
 HELD = 2
 
 
-def ways(**options: Any) -> Ways:
+def ways(**options: Any) -> SearchConfig:
     usual: dict[str, Any] = {"budget": 120, "population": 12, "recipes": ("reuse", "line"), "first": 2}
-    return Ways(**{**usual, "finishing": 0.2, "fitting": 0.4, "wanted": (2.0,), **options})
+    return SearchConfig(**{**usual, "finishing": 0.2, "fitting": 0.4, "wanted": (2.0,), **options})
 
 
 class Until(World):
@@ -31,14 +31,14 @@ class Until(World):
         super().__init__()
         self.rung, self.count = rung, count
 
-    def judge(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+    def evaluate(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         for schedule, rung in tasks:
             if rung == self.rung and sum(r == rung for _, r in self.asked) == self.count:
                 raise KeyboardInterrupt
             yield self.one(schedule, rung)
 
 
-def stopped(world: World, asked: Ways, journal: Any = None, held_out: bool = False) -> Search:
+def stopped(world: World, asked: SearchConfig, journal: Any = None, held_out: bool = False) -> Search:
     """A search that was interrupted, as the command has it."""
     told: list[Search] = []
     with pytest.raises(KeyboardInterrupt):
@@ -55,7 +55,7 @@ def columns(out: Path) -> list[dict[str, str]]:
 def test_an_interrupt_amid_fits_counts_those_that_were_made(tmp_path: Path) -> None:
     whole = search(profile(), ways(), World(), PROMPTS, SIGNS)
     identity = identity_of(ways(), PROMPTS, {})
-    done = stopped(Until(FIT, 1), ways(), opened(tmp_path, identity, resume=False))
+    done = stopped(Until(FIT, 1), ways(), open_journal(tmp_path, identity, resume=False))
     first = promising(done, (2.0,))[0]
     assert done.fits == AROUND + weights_of(first.schedule, paired=True) - 1
     assert whole.fits > done.fits
@@ -63,7 +63,7 @@ def test_an_interrupt_amid_fits_counts_those_that_were_made(tmp_path: Path) -> N
     write(done, ways(), {}, tmp_path)
     # The one fit that was made is not made again, and the end is the same.
     world = World()
-    again = search(profile(), ways(), world, PROMPTS, SIGNS, opened(tmp_path, identity, resume=True))
+    again = search(profile(), ways(), world, PROMPTS, SIGNS, open_journal(tmp_path, identity, resume=True))
     assert (first.digest, FIT) not in world.asked
     assert list(again.candidates) == list(whole.candidates)
     assert again.fits == whole.fits
@@ -100,7 +100,7 @@ def test_a_fit_that_is_too_dear_makes_room_for_the_next() -> None:
     cheap = takes.index(least)
     assert takes[0] > least
     done.budget = done.spent + least
-    world = done.team
+    world = done.evaluator
     assert isinstance(world, World)
     done.fit(best)
     assert [digest for digest, rung in world.asked if rung == FIT] == [best[cheap].digest]
@@ -114,7 +114,7 @@ def test_as_many_are_fitted_as_the_budget_has_renderings_for(more: int, count: i
     assert len(best) > 2
     takes = [AROUND + weights_of(c.schedule, paired=True) for c in best]
     done.budget = done.spent + sum(takes[:2]) + more
-    world = done.team
+    world = done.evaluator
     assert isinstance(world, World)
     done.fit(best)
     assert [digest for digest, rung in world.asked if rung == FIT] == [c.digest for c in best[:count]]
@@ -159,7 +159,7 @@ def test_held_out_pictures_that_are_no_number_lose_nothing_else(tmp_path: Path) 
 
     done = search(profile(), ways(), Broken(), PROMPTS, SIGNS, held_out=True)
     write(done, ways(), {}, tmp_path)
-    values = [one.held["psnr"] for one in members(done)]
+    values = [one.held_out_result["psnr"] for one in members(done)]
     assert values.count(None) == 1
     assert [row["psnr_held_out"] for row in columns(tmp_path)].count("") == 1
     rows = json.loads((tmp_path / "front.json").read_text())["front"]
@@ -182,4 +182,4 @@ def test_hypervolumes_are_drawn_over_all_that_was_spent(tmp_path: Path) -> None:
     write(done, ways(), {}, tmp_path)
     content = json.loads((tmp_path / "front.json").read_text())
     assert content["spent"][-1] == done.spent == content["evaluations"] + content["renderings_of_fits"]
-    assert len(content["spent"]) == len(content["hypervolume"]) == len(growth(done))
+    assert len(content["spent"]) == len(content["hypervolume"]) == len(hypervolume_history(done))

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.eval.contest import Contestant, Outcome
-from dcache.eval.specs import Choice
+from dcache.eval.call_cost import Cost
+from dcache.eval.entries import BenchEntry, CallResult
+from dcache.eval.specs import MethodEntry
 from dcache.eval.subject import Subject, load
-from dcache.eval.watch import Cost
-from dcache.profile import Latencies, Profile, Tables, cost
+from dcache.profile import FeatureTables, Latencies, Profile, cost
 from dcache.schedule import Schedule
 from dcache.search import timing
 from dcache.search.cost_check import CostCheck, check_cost
@@ -63,11 +63,11 @@ def planted(
     """
     calls: list[str] = []
 
-    def call(_: Any, one: Contestant, __: Any, ___: Any) -> Outcome:
+    def call(_: Any, one: BenchEntry, __: Any, ___: Any) -> CallResult:
         calls.append(one.spec)
         slow = drift[calls.count(one.spec) - 1]
         spent = 10.0
-        if isinstance(one, Choice):
+        if isinstance(one, MethodEntry):
             plan = one.method.components["transformer"]
             spent += extra - hidden * sum(own[s] * row.count(False) for s, row in plan.rows["*"].items())
         if isinstance(one, timing._Clocked):
@@ -77,7 +77,7 @@ def planted(
                     spans = one.readings.computed if computed else one.readings.predicted
                     # Of two branches.
                     spans[site][t] = [(0.0, slow * value / 4), (5.0, 5.0 + slow * value * 3 / 4)]
-        return Outcome(np.zeros((1, 1, 1, 3), np.float32), Cost(seconds=spent * slow))
+        return CallResult(np.zeros((1, 1, 1, 3), np.float32), Cost(seconds=spent * slow))
 
     return call, calls
 
@@ -88,7 +88,7 @@ def test_a_planted_machine_is_recovered_although_it_slows_down(
 ) -> None:
     own = {"trunk": 0.9, "mlp:0": 0.1, "mlp:1": 0.3}
     call, calls = planted(own, extra, [9.0, 1.0, 1.1, 1.3], hidden)
-    monkeypatch.setattr(timing, "one_call", call)
+    monkeypatch.setattr(timing, "run_once", call)
     monkeypatch.setattr(
         timing._Group, "count", lambda group, *_: group.flops.update(dict.fromkeys(group.sites, 7.0))
     )
@@ -106,7 +106,7 @@ def test_a_planted_machine_is_recovered_although_it_slows_down(
     listed = [Schedule.of_steps([0, 2, 4], 5), Schedule.of_steps([0, 1], 5, ["mlp:0", "mlp:1"])]
     schedules = [Schedule(5, {"transformer": one.components[""]}) for one in listed]
     profile = Profile(5, {"trunk": {"0": {"value": flat(5)}}}, latencies=found)
-    monkeypatch.setattr(timing, "one_call", planted(own, extra, [9.0, 2.0, 2.0], hidden)[0])
+    monkeypatch.setattr(timing, "run_once", planted(own, extra, [9.0, 2.0, 2.0], hidden)[0])
     checks = check_cost(subject, profile, schedules, ["a red circle"], repeats=2)
     for check, saved in zip(checks, (2 * 0.9, 3 * 0.4), strict=True):
         assert check.expected == pytest.approx(2 * (10 + extra - hidden * saved))
@@ -114,15 +114,15 @@ def test_a_planted_machine_is_recovered_although_it_slows_down(
         assert check.spread == pytest.approx(0)
 
 
-def flat(steps: int) -> Tables:
-    return Tables(np.ones((steps, steps)), np.zeros((steps, steps)), np.ones(steps))
+def flat(steps: int) -> FeatureTables:
+    return FeatureTables(np.ones((steps, steps)), np.zeros((steps, steps)), np.ones(steps))
 
 
 def test_a_prediction_that_costs_more_than_the_site_saves_nothing_and_stays_finite(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call, _ = planted({"mlp:0": -0.01}, 0.5, [1.0, 1.0])
-    monkeypatch.setattr(timing, "one_call", call)
+    monkeypatch.setattr(timing, "run_once", call)
     monkeypatch.setattr(timing._Group, "count", lambda group, *_: group.flops.update({"mlp:0": 1.0}))
     found = latencies(subject, "transformer", ["mlp:0"], 5, BATCH, repeats=1)
     assert found.computed == found.predicted == {"mlp:0": pytest.approx(0.02)}

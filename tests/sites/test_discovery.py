@@ -122,7 +122,7 @@ def test_unconditional_unet_with_attention():
 
 def test_long_skips_between_blocks_are_paired_from_the_inside_out():
     found = discover(Skipping(8, [5, 6, 7]))
-    assert found.joins == [(0, 7), (1, 6), (2, 5)]
+    assert found.long_skips == [(0, 7), (1, 6), (2, 5)]
     assert found.skips == []
     assert found.offers().endswith("bracket:N with N from 0 to 2")
     assert found.select(["auto"]) == [Site("trunk", "trunk", 0, 7)]
@@ -135,7 +135,7 @@ def test_long_skips_between_blocks_are_paired_from_the_inside_out():
 )
 def test_blocks_with_a_skip_that_are_no_such_tail_join_nothing(sinks):
     found = discover(Skipping(8, sinks))
-    assert found.joins == []
+    assert found.long_skips == []
     with pytest.raises(DcacheError, match="Skipping has none"):
         found.select(["bracket:0"])
 

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from dcache.sites.site import Join, Site, Skip, Sublayer
+from dcache.sites.site import LongSkip, Site, Skip, Sublayer
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,6 @@ def test_what_was_found_is_equal_to_itself_only() -> None:
 
 
 def test_a_long_skip_is_the_pair_of_its_blocks() -> None:
-    assert Join(0, 7) == (0, 7)
-    source, sink = Join(source=1, sink=6)
+    assert LongSkip(0, 7) == (0, 7)
+    source, sink = LongSkip(source=1, sink=6)
     assert (source, sink) == (1, 6)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dcache.intercept.pytree import flatten
-from dcache.sites.streams import Prober, join, named_tensors, seam
+from dcache.sites.streams import StreamTracer, join, named_tensors, seam
 
 
 class One(nn.Module):
@@ -66,7 +66,7 @@ X, TEXT, TEMB = torch.randn(1, 6, 4), torch.randn(1, 3, 4), torch.randn(1, 4)
 
 @pytest.mark.parametrize("by_name", [False, True])
 def test_a_stream_is_found_by_its_shape(by_name):
-    prober, block = Prober(), One()
+    prober, block = StreamTracer(), One()
     args, kwargs = ((), {"temb": TEMB, "hidden_states": X}) if by_name else ((X, TEMB), {})
     watch(prober, block, *args, **kwargs)
     assert prober.sources(block) == ["hidden_states"]
@@ -75,7 +75,7 @@ def test_a_stream_is_found_by_its_shape(by_name):
 
 @pytest.mark.parametrize("by_name", [False, True])
 def test_two_streams_of_different_lengths(by_name):
-    prober, block = Prober(), Two()
+    prober, block = StreamTracer(), Two()
     args, kwargs = ((), {"hidden_states": X, "encoder_hidden_states": TEXT}) if by_name else ((X, TEXT), {})
     watch(prober, block, *args, **kwargs)
     assert prober.sources(block) == ["encoder_hidden_states", "hidden_states"]
@@ -85,7 +85,7 @@ def test_two_streams_of_different_lengths(by_name):
 
 
 def test_mixed_positions_and_names_pass_the_general_way():
-    prober, block = Prober(), Two()
+    prober, block = StreamTracer(), Two()
     watch(prober, block, X, encoder_hidden_states=TEXT)
     passing = prober.passing(block)
     assert passing.getter is None
@@ -93,13 +93,13 @@ def test_mixed_positions_and_names_pass_the_general_way():
 
 
 def test_of_two_arguments_of_one_shape_a_declaration_decides():
-    prober, block = Prober(), FluxTransformerBlock()
+    prober, block = StreamTracer(), FluxTransformerBlock()
     watch(prober, block, X, X.clone())
     assert prober.sources(block) == ["encoder_hidden_states", "hidden_states"]
 
 
 def test_else_what_the_next_block_was_given():
-    prober, first, second = Prober(), Two(), Two()
+    prober, first, second = StreamTracer(), Two(), Two()
     text, image = watch(prober, first, X, X.clone())
     # Before it is seen, the order of the arguments is the guess.
     assert prober.sources(first) == ["hidden_states", "encoder_hidden_states"]
@@ -109,7 +109,7 @@ def test_else_what_the_next_block_was_given():
 
 
 def test_votes_go_by_identity_not_by_shape():
-    prober, first, second = Prober(), Straight(), Straight()
+    prober, first, second = StreamTracer(), Straight(), Straight()
     image, text = watch(prober, first, X, X.clone())
     watch(prober, second, image, text)
     assert prober.votes == {(Straight, 0): "hidden_states", (Straight, 1): "encoder_hidden_states"}
@@ -117,7 +117,7 @@ def test_votes_go_by_identity_not_by_shape():
 
 
 def test_a_block_of_another_class_does_not_vote():
-    prober, first, second = Prober(), Two(), FluxTransformerBlock()
+    prober, first, second = StreamTracer(), Two(), FluxTransformerBlock()
     text, image = watch(prober, first, X, X.clone())
     watch(prober, second, image, text)
     assert prober.votes == {}
@@ -129,20 +129,20 @@ def test_a_block_of_another_class_does_not_vote():
     [torch.randn(1, 5, 4), X.to(torch.float16), torch.randn(6, 4), torch.ones(1, 6, 4, dtype=torch.long)],
 )
 def test_an_output_of_another_shape_or_dtype_continues_nothing(other):
-    prober, block = Prober(), Returns(lambda x, y: other)
+    prober, block = StreamTracer(), Returns(lambda x, y: other)
     watch(prober, block, X)
     assert prober.sources(block) == [None]
     assert prober.passing(block) is None
 
 
 def test_vectors_are_no_streams():
-    prober, block = Prober(), Returns(lambda x, y: x * 2)
+    prober, block = StreamTracer(), Returns(lambda x, y: x * 2)
     watch(prober, block, torch.randn(4))
     assert prober.passing(block) is None
 
 
 def test_one_argument_is_continued_only_once():
-    prober, block = Prober(), Returns(lambda x, y: (x * 2, x * 3))
+    prober, block = StreamTracer(), Returns(lambda x, y: (x * 2, x * 3))
     watch(prober, block, X)
     assert prober.sources(block) == ["x", None]
     assert prober.passing(block) is None
@@ -164,7 +164,7 @@ def test_one_argument_is_continued_only_once():
     ],
 )
 def test_a_skipped_block_returns_its_inputs_in_its_outputs_containers(shape, expected):
-    prober, block = Prober(), Returns(shape)
+    prober, block = StreamTracer(), Returns(shape)
     args = (X, TEXT)
     watch(prober, block, *args)
     # New tensors, as in a later step.
@@ -218,7 +218,7 @@ def test_entries_are_joined_along_their_seam():
 
 def test_where_the_streams_are_joined_between_two_blocks_is_seen_there():
     """As in Flux: two streams, and one of text and picture behind them."""
-    prober, block, behind = Prober(), FluxTransformerBlock(), One()
+    prober, block, behind = StreamTracer(), FluxTransformerBlock(), One()
     text, picture = watch(prober, block, X, TEXT)
     whole = torch.cat([text, picture], 1)
     given = named_tensors(block, (X, TEXT), {})
@@ -233,7 +233,7 @@ def test_where_the_streams_are_joined_between_two_blocks_is_seen_there():
 
 @pytest.mark.parametrize("over", [False, True])
 def test_a_watched_call_that_is_over_lets_go_of_its_tensors(over):
-    prober = Prober()
+    prober = StreamTracer()
     text, picture = watch(prober, Two(), X, TEXT)
     if over:
         prober.rest()

@@ -10,7 +10,7 @@ from dcache.errors import DcacheError
 from dcache.sites.discovery import discover
 from dcache.sites.names import SITE_NAME
 from dcache.sites.site import Site
-from dcache.sites.structure import SUBLAYER_KINDS, cut_into_atoms
+from dcache.sites.structure import SUBLAYER_KINDS, split_overlapping_runs
 from tests.sites.models import (
     BasicTransformerBlock,
     Flat,
@@ -251,7 +251,7 @@ def test_atoms_are_the_coarsest_disjoint_runs_that_make_up_every_run():
     for _ in range(200):
         ends = [sorted(rng.choices(range(12), k=2)) for _ in range(rng.randint(1, 5))]
         runs = [Site(f"run:{a}-{b}", "run", a, b) for a, b in ends]
-        atoms = cut_into_atoms(runs)
+        atoms = split_overlapping_runs(runs)
         covered = [depth for s in atoms for depth in range(s.first, s.last + 1)]
         assert sorted(covered) == sorted({d for s in runs for d in range(s.first, s.last + 1)})
         inside = {s: frozenset(r for r in runs if r.first <= s.first and s.last <= r.last) for s in atoms}

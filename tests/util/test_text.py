@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcache.profile import Profile, Tables
+from dcache.profile import FeatureTables, Profile
 from dcache.util.text import LONGEST, short
 
 
 def profile(last: float) -> Profile:
     ones = np.ones((40, 40))
     ones[39, 39] = last
-    return Profile(40, {"trunk": {"0": {"delta": Tables(ones, 1.0 - np.eye(40), np.ones(40))}}})
+    return Profile(40, {"trunk": {"0": {"delta": FeatureTables(ones, 1.0 - np.eye(40), np.ones(40))}}})
 
 
 @pytest.mark.parametrize(

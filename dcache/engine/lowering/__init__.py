@@ -3,8 +3,8 @@
 - `ModuleCall`: one module is the region (a sublayer). Predicted, it returns the prediction.
 - `BlockCall`: a run of the block list. Predicted, every block passes its inputs through and the last one
   returns the prediction, so that what is added between blocks, or a concatenation seam, does no harm.
-- `SinkCall`: a UNet bracket. Predicted, the modules inside are `HollowCall`s (placeholders of the true
-  shapes) and the prediction replaces the inner part of what the sink is given; the skip stays fresh.
+- `SkipConcatCall`: a UNet bracket. Predicted, the modules inside are `PlaceholderCall`s (empty tensors of the
+  true shapes) and the prediction replaces the inner part of the sink's input; the skip stays fresh.
 - replay: every module of a run or bracket returns its own prediction. It needs more memory and understands
   less: the reference for the others.
 

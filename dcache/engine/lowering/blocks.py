@@ -14,10 +14,10 @@ from dcache.engine.call import Call
 from dcache.engine.protocols import Engine, Lowered
 from dcache.engine.region import Region
 from dcache.errors import DcacheError
-from dcache.intercept.module_call import Intercept
+from dcache.intercept.module_call import ModuleIntercept
 from dcache.intercept.pytree import flatten, rebuild
 from dcache.sites.site import Site
-from dcache.sites.streams import Key, Passing, join, named_tensors
+from dcache.sites.streams import Key, PassThrough, join, named_tensors
 
 
 @final
@@ -102,7 +102,7 @@ class RunRegion(Region):
         self.constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
 
 
-class BlockCall(Intercept):
+class BlockCall(ModuleIntercept):
     """One block of the list."""
 
     name = "site"
@@ -112,7 +112,7 @@ class BlockCall(Intercept):
         self.region = region
         self.first = first
         self.last = last
-        self.passing: Passing | None = None
+        self.passing: PassThrough | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Pass through, return the prediction, or compute."""
@@ -122,9 +122,9 @@ class BlockCall(Intercept):
             return self.inner(*args, **kwargs)
         if self.first:
             if region.engine.method.probes_attention:
-                call.peek = partial(self.inner, *args, **kwargs)
+                call.probes_attention = partial(self.inner, *args, **kwargs)
             region.enter(call, self.module, args, kwargs)
-            call.peek = None
+            call.probes_attention = None
             call.entered += 1
         if region.predicting and region.decided_in is call:
             if self.last:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dcache.engine.region import Region
-from dcache.intercept.module_call import Intercept
+from dcache.intercept.module_call import ModuleIntercept
 from dcache.intercept.pytree import argument_names
 
 
@@ -22,7 +22,7 @@ class BracketRegion(Region):
         yield self
 
 
-class SinkCall(Intercept):
+class SkipConcatCall(ModuleIntercept):
     """The module that joins a bracket's inner result with the fresh skip."""
 
     name = "site"

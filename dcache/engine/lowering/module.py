@@ -13,7 +13,7 @@ from dcache.cache.codec import Codec
 from dcache.engine.call import Call
 from dcache.engine.protocols import Engine, Lowered
 from dcache.engine.region import Region
-from dcache.intercept.module_call import Intercept
+from dcache.intercept.module_call import ModuleIntercept
 from dcache.intercept.pytree import first_tensor, flatten, rebuild
 from dcache.sites.site import Site
 
@@ -54,7 +54,7 @@ class ModuleRegion(Region):
         return self.again[times - 1] if times else self
 
 
-class ModuleCall(Intercept):
+class ModuleCall(ModuleIntercept):
     """One module is the region."""
 
     name = "site"
@@ -86,7 +86,7 @@ class ModuleCall(Intercept):
         return output
 
 
-class HollowCall(Intercept):
+class PlaceholderCall(ModuleIntercept):
     """A module whose output is not read when the region is predicted: a placeholder of the true shapes."""
 
     name = "site"

@@ -10,13 +10,13 @@ from torch import nn
 
 from dcache.engine.call import Call
 from dcache.engine.protocols import Engine
-from dcache.intercept.module_call import Intercept
+from dcache.intercept.module_call import ModuleIntercept
 from dcache.intercept.pytree import first_tensor, flatten
-from dcache.probes import PeekedError
+from dcache.probes import AttentionInputSeenError
 from dcache.sites.streams import Key, join, named_tensors
 
 
-class Front:
+class FrontProbe:
     """The leading blocks whose own change is the dynamic rule's probe (First Block Cache, DBCache)."""
 
     def __init__(self, engine: Engine) -> None:
@@ -39,7 +39,7 @@ class Front:
         self.clones = {name: (key, tensor.clone()) for name, (key, tensor) in named.items()}
 
     def leave(self, call: Call, block: nn.Module, leaves: Sequence[Any]) -> None:
-        """The last of them has run: show the gauge output minus input."""
+        """The last of them has run: show the indicator output minus input."""
         if self.before is None:
             prober, first = self.engine.tracer, self.first
             sources = prober.sources(block)
@@ -58,12 +58,12 @@ class Front:
         self.before = None
 
 
-class FrontCall(Intercept):
+class FrontProbeCall(ModuleIntercept):
     """One of the leading blocks; always computed."""
 
     name = "probe"
 
-    def __init__(self, module: nn.Module, front: Front, first: bool, last: bool) -> None:
+    def __init__(self, module: nn.Module, front: FrontProbe, first: bool, last: bool) -> None:
         super().__init__(module)
         self.front = front
         self.first = first
@@ -88,7 +88,7 @@ class FrontCall(Intercept):
         return output
 
 
-class PeekCall(Intercept):
+class AttentionInputProbe(ModuleIntercept):
     """The first block's attention: what it is given is the dynamic rule's probe (TeaCache)."""
 
     name = "probe"
@@ -98,12 +98,12 @@ class PeekCall(Intercept):
         self.engine = engine
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Show the gauge the input; a peek ends here."""
+        """Show the indicator the input; a peek ends here."""
         call = self.engine.call
         if call is not None:
             seen = first_tensor(args, kwargs)
             if seen is not None:
                 self.engine.show(call, seen)
             if call.peeking:
-                raise PeekedError
+                raise AttentionInputSeenError
         return self.inner(*args, **kwargs)

@@ -20,7 +20,7 @@ from torch.utils.benchmark import Timer
 from dcache.errors import DcacheError
 from dcache.eval.kernel_bench.cases import Case, all_cases
 from dcache.eval.machine import machine, versions
-from dcache.eval.tell import Tell, nobody
+from dcache.eval.progress import Progress, silent
 
 SIZES = (1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26)
 
@@ -81,7 +81,7 @@ def kernel_bench(
     *,
     sizes: Sequence[int] = SIZES,
     repeats: int = 9,
-    tell: Tell = nobody,
+    tell: Progress = silent,
 ) -> KernelBench:
     """Time every op at every size; op, copy and eager chain take turns, each round in another order.
 

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dcache.eval.formatting import busy, number, share, size
 from dcache.eval.kernel_bench import KernelBench, Timed
 from dcache.eval.rows import aligned
-from dcache.eval.words import busy, number, share, size
 from dcache.util.files import make_folder, write_json
 
 FORMAT = "dcache.kernels"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dcache.errors import DcacheError
-from dcache.eval.contest import UNCACHED
+from dcache.eval.entries import UNCACHED
 from dcache.eval.fidelity import CLIP
 from dcache.eval.metrics.base import Batch, Metric, Source
 from dcache.eval.metrics.features import Chunk

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from dcache.eval.formatting import busy, no_gain
 from dcache.eval.manifest import Entry
 from dcache.eval.report.costs import COSTS, costs, timed, unsteady
 from dcache.eval.report.figure import AGAINST, Column, Figure
 from dcache.eval.store import Store
-from dcache.eval.words import busy, no_gain
 
 FORMAT, VERSION = "dcache.eval.report", 1
 # What the report puts beside the speedup where there is a choice, the first that was computed.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dcache.eval.words import number, share, size
+from dcache.eval.formatting import number, share, size
 
 # What a column compares with, in the order of the table -> its heading there.
 AGAINST = {

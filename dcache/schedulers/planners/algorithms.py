@@ -20,7 +20,9 @@ from dcache.profile import Floats
 Anchors = tuple[int, ...]
 
 
-def scan(error: Floats, threshold: float, longest: int | None = None, last: bool = False) -> Anchors:
+def threshold_scan(
+    error: Floats, threshold: float, longest: int | None = None, last: bool = False
+) -> Anchors:
     """Stay on an anchor while its error is below the threshold (SmoothCache; ERTACache's reuse set).
 
     Args:
@@ -39,7 +41,7 @@ def scan(error: Floats, threshold: float, longest: int | None = None, last: bool
     return tuple(anchors)
 
 
-def partition(error: Floats, computes: int, shortest: int = 1, longest: int | None = None) -> Anchors:
+def optimal_partition(error: Floats, computes: int, shortest: int = 1, longest: int | None = None) -> Anchors:
     """Cut the evaluations into groups that begin with their anchor, at the least sum of errors.
 
     BAC's scheduler (anchor-to-step form, with similarities as negative errors) and CacheQuant's, which bounds
@@ -75,7 +77,7 @@ def partition(error: Floats, computes: int, shortest: int = 1, longest: int | No
     return tuple(reversed(anchors))
 
 
-def adjacent(similarity: Sequence[float], computes: int) -> Anchors:
+def least_similar(similarity: Sequence[float], computes: int) -> Anchors:
     """Keep evaluation 0 and those least similar to the one before (BAC's scheduler as printed).
 
     Args:
@@ -231,7 +233,7 @@ def bubbling_union(
     return [tuple(map(bool, row)) for row in found]
 
 
-def runs(labels: Sequence[bool]) -> list[tuple[int, int]]:
+def maximal_runs(labels: Sequence[bool]) -> list[tuple[int, int]]:
     """The maximal runs of true labels, as (first, last): ProfilingDiT's background blocks."""
     found: list[tuple[int, int]] = []
     for i, label in enumerate(labels):

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from dcache.errors import DcacheError
-from dcache.profile import Floats, Profile, Tables
+from dcache.profile import FeatureTables, Floats, Profile
 from dcache.schedule import Schedule
-from dcache.schedulers.planners.algorithms import adjacent, bubbling_union, partition
+from dcache.schedulers.planners.algorithms import bubbling_union, least_similar, optimal_partition
 from dcache.schedulers.planners.registry import scheduled
 from dcache.sites.names import span_of
 from dcache.util.checks import check_whole
 
 KINDS = ("attn", "cross_attn", "mlp", "fused")
 # All of them are distances, [a, t] of evaluation t from the anchor a: whatever the name, they are minimised.
-METRICS: dict[str, Callable[[Tables], Floats]] = {
+METRICS: dict[str, Callable[[FeatureTables], Floats]] = {
     "cosine": lambda tables: 1.0 - tables.cosine,
     "l1": lambda tables: tables.distance,
     "l2": lambda tables: np.sqrt(tables.squared),
@@ -56,9 +56,9 @@ def plan(
     for site in sites:
         distance = METRICS[metric](profile.tables(site, "value"))
         if form == "anchor":
-            rows[site] = partition(distance, computes)
+            rows[site] = optimal_partition(distance, computes)
         else:
-            rows[site] = adjacent([0.0, *-np.diag(distance, 1)], computes)
+            rows[site] = least_similar([0.0, *-np.diag(distance, 1)], computes)
     return scheduled(profile, "bac", rows | _united(profile, rows, union), codec="value")
 
 

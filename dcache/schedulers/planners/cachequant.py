@@ -7,7 +7,7 @@ from typing import Any
 
 from dcache.profile import Profile
 from dcache.schedule import Schedule
-from dcache.schedulers.planners.algorithms import partition
+from dcache.schedulers.planners.algorithms import optimal_partition
 from dcache.schedulers.planners.registry import scheduled
 from dcache.util.checks import check_whole
 
@@ -27,14 +27,14 @@ def plan(profile: Profile, interval: int = 5, computes: int | None = None) -> Sc
     Raises:
         DcacheError: the profile has none of these sites, or a parameter makes no sense.
     """
-    T, site = profile.steps, profile.whole
+    T, site = profile.steps, profile.whole_site
     check_whole("interval", interval, 1)
     check_whole("computes", T if computes is None else computes, 1)
     K = -(-T // interval) if computes is None else min(computes, T)
     N = interval if computes is None else max(1, round(T / K))
     # Published bounds; near the ends of what is possible they are widened until there is a partition.
     shortest, longest = min(-(-N // 2), T // K), max(2 * N, -(-T // K))
-    anchors = partition(profile.tables(site, "value").distance, K, shortest, longest)
+    anchors = optimal_partition(profile.tables(site, "value").distance, K, shortest, longest)
     return scheduled(profile, "cachequant", {site: anchors}, codec="value")
 
 

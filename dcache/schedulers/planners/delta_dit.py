@@ -16,12 +16,12 @@ import numpy as np
 from dcache.errors import DcacheError
 from dcache.profile import Profile
 from dcache.schedule import Schedule
-from dcache.schedulers import Multiple, Stage, guarded
+from dcache.schedulers import DeltaDitStages, EveryNthIndex, guarded
 from dcache.schedulers.combine import share_of
 from dcache.schedulers.planners.registry import scheduled
-from dcache.schedulers.simulate import walked
+from dcache.schedulers.simulate import simulate
 from dcache.sites.site import Site
-from dcache.sites.structure import cut_into_atoms
+from dcache.sites.structure import split_overlapping_runs
 from dcache.util.checks import check_share, check_whole
 
 SHARE = 0.75
@@ -56,11 +56,11 @@ def plan(
     if not 1 <= size <= depth:
         raise DcacheError(f"blocks={blocks!r} is {size} blocks, and the profile has {depth}")
     front, rear = _run(0, size - 1), _run(depth - size, depth - 1)
-    atoms = sorted(cut_into_atoms([front, rear]), key=lambda site: site.first)
+    atoms = sorted(split_overlapping_runs([front, rear]), key=lambda site: site.first)
 
     def rows_of(stage: int) -> Rows:
-        rule = guarded(Multiple(interval), Stage(stage, size), warmup=warmup, last=last)
-        return {atom: walked(rule, profile.steps, atom, depth=depth) for atom in atoms}
+        rule = guarded(EveryNthIndex(interval), DeltaDitStages(stage, size), warmup=warmup, last=last)
+        return {atom: simulate(rule, profile.steps, atom, depth=depth) for atom in atoms}
 
     if boundary is None:
         harm = _on_pictures(profile, front.name, rear.name) or _by_tables(profile, atoms)

@@ -12,7 +12,7 @@ from dcache.errors import DcacheError
 from dcache.profile import Profile
 from dcache.schedule import Schedule
 from dcache.schedule.noise_levels import adjusted
-from dcache.schedulers.planners.algorithms import Anchors, scan
+from dcache.schedulers.planners.algorithms import Anchors, threshold_scan
 from dcache.schedulers.planners.registry import scheduled
 from dcache.util.checks import check_number
 
@@ -38,7 +38,7 @@ def plan(profile: Profile, threshold: float = 0.1, timesteps: bool = True) -> Sc
     """
     check_number("threshold", threshold, 0.0)
     residual = profile.tables(SITE, "delta")
-    computed = scan(residual.relative, threshold)
+    computed = threshold_scan(residual.relative, threshold)
     planned = scheduled(profile, "ertacache", {SITE: computed}, codec="delta")
     if not timesteps or len(computed) == profile.steps:
         return planned

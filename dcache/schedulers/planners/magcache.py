@@ -10,9 +10,9 @@ import numpy as np
 from dcache.errors import DcacheError
 from dcache.profile import Profile
 from dcache.schedule import Schedule
-from dcache.schedulers import Last, Magnitude, MaxRun, Retention, any_of
+from dcache.schedulers import Last, MagCacheRule, MaxRun, Retention, any_of
 from dcache.schedulers.planners.registry import scheduled
-from dcache.schedulers.simulate import walked
+from dcache.schedulers.simulate import simulate
 from dcache.sites.site import Site
 
 
@@ -36,9 +36,9 @@ def plan(
             "magcache plans from the ratios of the trunk's magnitudes, and this profile has none: they are "
             f"observed where there is a trunk; this one is of {', '.join(profile.sites)}"
         )
-    magnitude = Magnitude(threshold, tuple(map(float, profile.ratios)))
+    magnitude = MagCacheRule(threshold, tuple(map(float, profile.ratios)))
     rule = any_of(Retention(retention), Last() if last else None, MaxRun(max_run), magnitude)
-    computed = walked(rule, profile.steps, Site("trunk", "trunk"))
+    computed = simulate(rule, profile.steps, Site("trunk", "trunk"))
     return scheduled(profile, "magcache", {"trunk": computed}, codec="delta")
 
 

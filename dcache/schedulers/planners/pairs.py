@@ -57,7 +57,7 @@ def plan(
         raise DcacheError(
             f"{computes} computes, {list(forced)} among them, do not fit {profile.steps} evaluations"
         )
-    site = profile.whole if site is None else site
+    site = profile.whole_site if site is None else site
     weighted = errors(profile, site, predictor, ridge) * step_weights(profile, site, importance)
     anchors = pair_partition(weighted, computes, forced).anchors(computes)
     return scheduled(
@@ -115,7 +115,7 @@ def step_weights(profile: Profile, site: str, importance: str = "auto") -> Float
         return 1.0 / power
     if seen is not None:
         return seen
-    whole = profile.whole if profile.important else site
+    whole = profile.whole_site if profile.important else site
     of_all = _seen(profile, whole)
     return 1.0 / power if of_all is None else of_all * np.diag(profile.tables(whole).gram) / power
 

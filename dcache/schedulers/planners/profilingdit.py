@@ -9,10 +9,10 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.profile import Profile
 from dcache.schedule import Schedule
-from dcache.schedulers.planners.algorithms import runs
+from dcache.schedulers.planners.algorithms import maximal_runs
 from dcache.schedulers.planners.registry import scheduled
 from dcache.schedulers.shrinking import Shrinking, shrinking
-from dcache.schedulers.simulate import walked
+from dcache.schedulers.simulate import simulate
 from dcache.sites.names import span_of
 from dcache.sites.site import Site
 from dcache.util.checks import check_number
@@ -49,7 +49,7 @@ def plan(
             f"no block has R below tau={tau:g}: the least is {min(profile.attention.values()):g}"
         )
     rule = Shrinking(t_max, t_min, start)
-    rows = {site: walked(rule, profile.steps, Site(site, "run")) for site in sites(behind)}
+    rows = {site: simulate(rule, profile.steps, Site(site, "run")) for site in sites(behind)}
     return scheduled(profile, "profilingdit", rows, codec="delta")
 
 
@@ -86,7 +86,7 @@ def labelled(attention: Mapping[str, float], share: float = SHARE, tau: float | 
 def sites(blocks: Sequence[int]) -> list[str]:
     """The maximal runs of neighbouring blocks, as sites."""
     labels = [i in set(blocks) for i in range(max(blocks) + 1)]
-    return [f"block:{a}" if a == b else f"run:{a}-{b}" for a, b in runs(labels)]
+    return [f"block:{a}" if a == b else f"run:{a}-{b}" for a, b in maximal_runs(labels)]
 
 
 def levels(profile: Profile) -> Iterable[dict[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 from dcache.errors import DcacheError
 from dcache.profile import Profile
 from dcache.schedule import Schedule
-from dcache.schedulers.planners.algorithms import scan
+from dcache.schedulers.planners.algorithms import threshold_scan
 from dcache.schedulers.planners.registry import scheduled
 
 KINDS = ("attn", "cross_attn", "mlp")
@@ -34,7 +34,7 @@ def plan(profile: Profile, alpha: float = 0.15, lookahead: int = 3) -> Schedule:
         sites = profile.of_kind(kind)
         if sites:
             error = np.mean([profile.tables(site, "value").relative for site in sites], axis=0)
-            rows |= dict.fromkeys(sites, scan(error, alpha, lookahead, last=True))
+            rows |= dict.fromkeys(sites, threshold_scan(error, alpha, lookahead, last=True))
     if not rows:
         raise DcacheError(
             f"smoothcache plans for {', '.join(KINDS)}: the profile has {', '.join(profile.sites)}"

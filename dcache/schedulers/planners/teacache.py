@@ -13,7 +13,7 @@ from dcache.profile import Floats, Profile
 from dcache.schedule import Schedule
 from dcache.schedulers import Accumulated, guarded
 from dcache.schedulers.planners.registry import scheduled
-from dcache.schedulers.simulate import walked
+from dcache.schedulers.simulate import simulate
 from dcache.sites.site import Site
 
 DEGREE = 4
@@ -37,7 +37,7 @@ def plan(profile: Profile, threshold: float = 0.25, warmup: int = 1, last: bool 
     polynomial, _ = coefficients(profile)
     rule = guarded(Accumulated(threshold, polynomial), warmup=warmup, last=last)
     seen = [float("inf"), *_changes(profile).reshape(-1, profile.steps - 1, 2)[:, :, 0].mean(axis=0)]
-    computed = walked(rule, profile.steps, Site("trunk", "trunk"), seen)
+    computed = simulate(rule, profile.steps, Site("trunk", "trunk"), seen)
     return scheduled(profile, "teacache", {"trunk": computed}, codec="delta")
 
 
@@ -73,7 +73,7 @@ def levels(_: Profile) -> Iterable[dict[str, Any]]:
 
 def _changes(profile: Profile) -> Floats:
     """(N, 2), for each picture and branch those of evaluations 1 to T - 1."""
-    found, each = profile.changes, profile.steps - 1
+    found, each = profile.input_output_changes, profile.steps - 1
     if found is None:
         raise DcacheError(
             "teacache plans from changes of what the first block gives its attention, and this profile has "

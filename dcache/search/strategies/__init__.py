@@ -16,7 +16,7 @@ Told = Sequence[tuple[Genome, Objectives]]
 
 
 class Strategy(Protocol):
-    """What `dcache.search.driver` needs of a strategy."""
+    """What `dcache.search.loop` needs of a strategy."""
 
     def ask(self) -> list[Genome]:
         """The next batch of genomes, any of which may have been asked for before; none when it is done."""

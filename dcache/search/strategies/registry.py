@@ -10,7 +10,7 @@ from dcache.search.space import Space
 from dcache.search.strategies import Strategy, Told
 from dcache.search.strategies.map_elites import MapElites
 from dcache.search.strategies.nsga2 import NSGA2
-from dcache.search.strategies.plain import RandomSearch
+from dcache.search.strategies.random_and_local import RandomSearch
 from dcache.util.registry import Registry
 
 

@@ -8,8 +8,8 @@ from torch import nn
 
 import dcache
 from dcache import Method, methods
-from dcache.engine.lowering.bracket import BracketRegion, SinkCall
-from dcache.engine.lowering.module import HollowCall
+from dcache.engine.lowering.bracket import BracketRegion, SkipConcatCall
+from dcache.engine.lowering.module import PlaceholderCall
 from dcache.engine.session import Session
 from dcache.schedulers import Listed
 from tests.engine.tiny_models import integers, session_on, steps
@@ -174,9 +174,9 @@ def test_the_inner_parts_follow_the_predictor() -> None:
 def test_a_sink_knows_the_name_of_its_input_and_the_channels_of_its_skip() -> None:
     model = Net()
     session = on(model, 0, 0)
-    (sink,) = [i for i in session.binding.intercepts if isinstance(i, SinkCall)]
+    (sink,) = [i for i in session.binding.intercepts if isinstance(i, SkipConcatCall)]
     assert (sink.module, sink.name, sink.channels) == (model.sinks[1], "hidden", 2)
-    hollow = [i.module for i in session.binding.intercepts if isinstance(i, HollowCall)]
+    hollow = [i.module for i in session.binding.intercepts if isinstance(i, PlaceholderCall)]
     assert hollow == [model.down_blocks[0], model.mid_block, model.sinks[0]]
 
 

@@ -10,7 +10,7 @@ from dcache import Method
 from dcache.cache.codec import Codec
 from dcache.cache.history import Branch
 from dcache.engine.call import Call
-from dcache.engine.lowering.module import HollowCall, ModuleCall, ModuleRegion
+from dcache.engine.lowering.module import ModuleCall, ModuleRegion, PlaceholderCall
 from dcache.engine.session import Session
 from dcache.schedulers import Listed
 from dcache.sites.blocks import FUSED, SUBLAYERS, Fused
@@ -223,6 +223,6 @@ def test_calls_of_another_signature_have_placeholders_of_their_own() -> None:
             assert integers(outputs) == [20 if index == 0 else 19]
             wide, numbers = model.blocks[0].fed["wide"], model.blocks[0].fed["rest"][1]
             assert (wide.shape, numbers.shape) == ((len(x), 2, 8), (len(x),))
-    (hollow,) = [i for i in session.binding.intercepts if isinstance(i, HollowCall)]
+    (hollow,) = [i for i in session.binding.intercepts if isinstance(i, PlaceholderCall)]
     assert len(hollow.shapes) == 2
     assert model.blocks[0].widen.runs == 2

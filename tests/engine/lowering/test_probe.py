@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from dcache import Method
-from dcache.engine.lowering.probe import Front, FrontCall, PeekCall
+from dcache.engine.lowering.probe import AttentionInputProbe, FrontProbe, FrontProbeCall
 from dcache.engine.session import Session
-from dcache.probes import Gauge, Probe
-from dcache.schedulers import Above, Listed, Rule
+from dcache.probes import Probe, SinceCompute
+from dcache.schedulers import ChangeAbove, Listed, Rule
 from dcache.sites.blocks import SUBLAYERS
 from tests.engine.tiny_models import Double, Toy, integers, session_on, steps
 
@@ -19,12 +19,12 @@ TIMES = [4, 3, 2, 1]
 SHOWN: list[torch.Tensor] = []
 
 
-class Noting(Gauge):
+class Noting(SinceCompute):
     """Keeps a copy of everything it is shown, and the shown itself."""
 
-    def see(self, x: torch.Tensor, logsnr: float | None) -> None:
+    def update(self, x: torch.Tensor, logsnr: float | None) -> None:
         SHOWN.append(x.clone())
-        super().see(x, logsnr)
+        super().update(x, logsnr)
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +106,7 @@ def front(model: nn.Module, blocks: int, rule: Rule, codec: str = "delta") -> Se
 
 
 def modulated(model: nn.Module, rule: Rule, **more: Any) -> Session:
-    probe = Probe("modulated", gauge=Noting)
+    probe = Probe("modulated", indicator=Noting)
     return session_on(model, Method("mine", rule=rule, codec="delta", probe=probe, **more))
 
 
@@ -119,7 +119,7 @@ def shown() -> list[float]:
 
 @pytest.mark.parametrize("kind", [Double, Inplace])
 @pytest.mark.parametrize(("blocks", "changes"), [(1, [5, 4, 3, 2]), (2, [15, 12, 9, 6])])
-def test_the_gauge_is_shown_output_minus_input(kind: Any, blocks: int, changes: Sequence[int]) -> None:
+def test_the_indicator_is_shown_output_minus_input(kind: Any, blocks: int, changes: Sequence[int]) -> None:
     model = Toy([kind() for _ in range(3)])
     front(model, blocks, Listed((0, 2)))
     steps(model, TIMES)
@@ -134,14 +134,14 @@ def test_the_front_is_always_computed_and_the_rest_is_not(blocks: int) -> None:
     entries, r = [h * 2**blocks for h in (5, 4, 3, 2)], 2 ** (3 - blocks)
     changes = [entries[i] * (r - 1) for i in (0, 0, 2, 2)]
     assert integers(steps(model, TIMES)) == [e + c for e, c in zip(entries, changes, strict=True)]
-    # Once more in the self-check, which shows the gauge nothing.
+    # Once more in the self-check, which shows the indicator nothing.
     assert [block.runs for block in model.blocks] == [5] * blocks + [2] * (3 - blocks)
     assert len(SHOWN) == 4
 
 
 def test_the_rule_is_told_the_change_of_the_evaluation_under_way() -> None:
     model = Toy()
-    session = front(model, 1, Above(0.3))
+    session = front(model, 1, ChangeAbove(0.3))
     # The front's changes are 5, 4, 3, 2. By 1/5 a prediction; by 2/5 none; then by 1/3 none.
     assert integers(steps(model, TIMES)) == [40, 8 + 30, 24, 16]
     assert (session.stats().computed, session.stats().predicted) == (3, 1)
@@ -151,7 +151,7 @@ def test_the_rule_is_told_the_change_of_the_evaluation_under_way() -> None:
 def test_the_front_knows_its_main_stream_and_keeps_none_of_it() -> None:
     model = Toy()
     session = front(model, 2, Listed((0,)))
-    calls = [i for i in session.binding.intercepts if isinstance(i, FrontCall)]
+    calls = [i for i in session.binding.intercepts if isinstance(i, FrontProbeCall)]
     assert [(c.module, c.first, c.last) for c in calls] == [
         (model.blocks[0], True, False),
         (model.blocks[1], False, True),
@@ -179,28 +179,28 @@ def test_behind_a_seam_both_streams_are() -> None:
     # Text 2 becomes 8 and 16; the image becomes 9 and 18 times as much.
     assert integers([x[:, :3] for x in SHOWN]) == [14] * 4
     assert integers([x[:, 3:] for x in SHOWN]) == [17 * h for h in (5, 4, 3, 2)]
-    fronts: list[Front] = [i.front for i in session.binding.intercepts if isinstance(i, FrontCall)]
+    fronts: list[FrontProbe] = [i.front for i in session.binding.intercepts if isinstance(i, FrontProbeCall)]
     assert (fronts[0].keys, fronts[0].dim, fronts[0].leaf) == (("text", "image"), 1, 0)
 
 
-def test_what_is_shown_belongs_to_the_gauge() -> None:
+def test_what_is_shown_belongs_to_the_indicator() -> None:
     model = Toy()
     session = front(model, 1, Listed((0,)))
     steps(model, TIMES[:1])
     (branch,) = session.state.branches.values()
-    assert isinstance(branch.gauge, Noting)
-    assert branch.gauge.then is not None
-    assert integers([branch.gauge.then]) == [5]
+    assert isinstance(branch.indicator, Noting)
+    assert branch.indicator.then is not None
+    assert integers([branch.indicator.then]) == [5]
     # Later evaluations are computed in other memory.
     steps(model, TIMES[1:2], first=1)
-    assert integers([branch.gauge.then]) == [5]
+    assert integers([branch.indicator.then]) == [5]
 
 
 # The first block's attention ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [Attends, Overwritten])
-def test_the_gauge_is_shown_what_the_attention_is_given(kind: type[Attends]) -> None:
+def test_the_indicator_is_shown_what_the_attention_is_given(kind: type[Attends]) -> None:
     model = Toy([kind(), Double()])
     modulated(model, lambda moment: "change" if moment.change() > 10 else None)
     # A change from nothing is infinite; the others are small. h becomes 21 h and 42 h.
@@ -218,9 +218,9 @@ def test_peeking_ends_at_the_attention() -> None:
     assert first.begun == 1 + 3
 
 
-def test_an_evaluation_that_is_computed_after_peeking_shows_the_gauge_nothing_more() -> None:
+def test_an_evaluation_that_is_computed_after_peeking_shows_the_indicator_nothing_more() -> None:
     model = Toy([Attends(), Double()])
-    session = modulated(model, Above(0.3))
+    session = modulated(model, ChangeAbove(0.3))
     # 10 h changes by 1/5, a prediction; from 5 to 3 by 2/5, and from 3 to 2 by 1/3, both computed.
     assert integers(steps(model, TIMES)) == [210, 4 + 205, 126, 84]
     assert shown() == [50, 40, 30, 20]
@@ -245,7 +245,7 @@ def test_outside_of_a_call_a_peek_is_the_modules_own_call() -> None:
     model = Toy([Attends(), Double()])
     session = modulated(model, Listed((0,)))
     steps(model, TIMES[:1])
-    (peek,) = [i for i in session.binding.intercepts if isinstance(i, PeekCall)]
+    (peek,) = [i for i in session.binding.intercepts if isinstance(i, AttentionInputProbe)]
     assert peek.module is model.blocks[0].attn
     assert integers([model.blocks[0](torch.ones(1, 2, 4))]) == [21]
     assert shown() == [50]

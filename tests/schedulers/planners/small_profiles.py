@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from dcache.profile import Latencies, Profile, Tables
+from dcache.profile import FeatureTables, Latencies, Profile
 
 
-def tables(features: np.ndarray) -> Tables:
+def tables(features: np.ndarray) -> FeatureTables:
     """The tables of features (T, n)."""
     z = np.asarray(features, np.float64)
-    return Tables(
+    return FeatureTables(
         z @ z.T / z.shape[1],
         np.abs(z[:, None] - z[None, :]).mean(axis=2),
         np.abs(z).mean(axis=1),

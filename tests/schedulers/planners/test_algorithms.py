@@ -7,13 +7,13 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.schedulers.planners.algorithms import (
-    adjacent,
     bubbling_union,
     knapsack,
+    least_similar,
+    maximal_runs,
+    optimal_partition,
     pair_partition,
-    partition,
-    runs,
-    scan,
+    threshold_scan,
 )
 
 T = 9
@@ -45,12 +45,12 @@ def pairs(error: np.ndarray, anchors: tuple[int, ...]) -> float:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_partition_is_the_best_of_all(computes: int, seed: int) -> None:
     error = table(seed)
-    found = partition(error, computes)
+    found = optimal_partition(error, computes)
     best = min(subsets(computes), key=lambda anchors: single(error, anchors))
     assert len(found) == computes
     assert single(error, found) == pytest.approx(single(error, best))
     # Similarities are errors with the other sign.
-    similar = partition(-error, computes)
+    similar = optimal_partition(-error, computes)
     assert single(error, similar) == pytest.approx(max(single(error, a) for a in subsets(computes)))
 
 
@@ -65,20 +65,20 @@ def test_the_partition_keeps_to_its_bounds(computes: int, shortest: int, longest
         return bool(((lengths >= shortest) & (lengths <= longest)).all())
 
     best = min(filter(allowed, subsets(computes)), key=lambda anchors: single(error, anchors))
-    assert partition(error, computes, shortest, longest) == best
+    assert optimal_partition(error, computes, shortest, longest) == best
 
 
 @pytest.mark.parametrize(("computes", "shortest", "longest"), [(0, 1, 9), (10, 1, 9), (2, 1, 4), (3, 4, 9)])
 def test_a_partition_that_cannot_be_is_refused(computes: int, shortest: int, longest: int) -> None:
     with pytest.raises(DcacheError, match="9 evaluations cannot be cut into"):
-        partition(table(0), computes, shortest, longest)
+        optimal_partition(table(0), computes, shortest, longest)
 
 
 @pytest.mark.parametrize("computes", range(1, T + 1))
 def test_the_printed_form_keeps_the_least_similar(computes: int) -> None:
     similarity = np.random.default_rng(5).random(T)
     best = max(subsets(computes), key=lambda a: similarity[1:].sum() - sum(similarity[i] for i in a if i))
-    assert adjacent(similarity, computes) == best
+    assert least_similar(similarity, computes) == best
 
 
 @pytest.mark.parametrize("forced", [(), (T - 1,), (3, 6)])
@@ -100,11 +100,11 @@ def test_plans_of_pairs_are_the_best_of_all(seed: int, forced: tuple[int, ...]) 
 
 def test_scanning_stays_on_an_anchor_while_its_error_is_small() -> None:
     error = np.abs(np.subtract.outer(np.arange(T), np.arange(T))).astype(float)
-    assert scan(error, 0.0) == tuple(range(T))
-    assert scan(error, 2.5) == (0, 3, 6)
-    assert scan(error, 2.5, last=True) == (0, 3, 6, 8)
-    assert scan(error, 99.0, longest=3) == (0, 4, 8)
-    assert scan(error, 99.0) == (0,)
+    assert threshold_scan(error, 0.0) == tuple(range(T))
+    assert threshold_scan(error, 2.5) == (0, 3, 6)
+    assert threshold_scan(error, 2.5, last=True) == (0, 3, 6, 8)
+    assert threshold_scan(error, 99.0, longest=3) == (0, 4, 8)
+    assert threshold_scan(error, 99.0) == (0,)
 
 
 @pytest.mark.parametrize("budget", [3.0, 5.5, 8.0, 30.0])
@@ -152,14 +152,14 @@ def test_the_union_only_adds_and_doing_it_again_adds_nothing() -> None:
 
 
 def test_runs_of_labels_are_maximal() -> None:
-    assert runs([True, False, True, True, False, True]) == [(0, 0), (2, 3), (5, 5)]
-    assert runs([False]) == []
+    assert maximal_runs([True, False, True, True, False, True]) == [(0, 0), (2, 3), (5, 5)]
+    assert maximal_runs([False]) == []
 
 
 def test_tables_that_are_none_are_refused() -> None:
     with pytest.raises(DcacheError, match="equal sides"):
-        partition(np.zeros((3, 4)), 2)
+        optimal_partition(np.zeros((3, 4)), 2)
     bad = table(0)
     bad[1, 2] = np.nan
     with pytest.raises(DcacheError, match="NaN"):
-        scan(bad, 1.0)
+        threshold_scan(bad, 1.0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.profile import Latencies, Profile, Tables, cost
+from dcache.profile import FeatureTables, Latencies, Profile, cost
 from dcache.schedulers.planners import for_speedup, make
 from dcache.schedulers.planners.algorithms import pair_partition
 from dcache.schedulers.planners.knapsack import levels
@@ -18,10 +18,10 @@ T, N = 6, 20
 SECONDS = {"attn:0": 0.04, "mlp:0": 0.06, "attn:1": 0.02}
 
 
-def tables(seed: int, scale: float = 1.0) -> Tables:
+def tables(seed: int, scale: float = 1.0) -> FeatureTables:
     rng = np.random.default_rng(seed)
     z = 1.0 + scale * np.cumsum(rng.standard_normal((T, N)), axis=0)
-    return Tables(z @ z.T / N, np.abs(z[:, None] - z[None]).mean(axis=2), np.abs(z).mean(axis=1))
+    return FeatureTables(z @ z.T / N, np.abs(z[:, None] - z[None]).mean(axis=2), np.abs(z).mean(axis=1))
 
 
 def profile(scales: tuple[float, ...] = (1.0, 1.0, 1.0)) -> Profile:

@@ -9,7 +9,7 @@ import pytest
 from dcache.errors import DcacheError
 from dcache.identity.run import Run
 from dcache.methods.replay import replay
-from dcache.profile import Latencies, Profile, Tables
+from dcache.profile import FeatureTables, Latencies, Profile
 from dcache.schedulers.planners import for_speedup, make
 from dcache.schedulers.planners.gram import line_slopes, pair_errors, slope_errors
 from dcache.schedulers.planners.pairs import clock_values, errors, step_weights
@@ -17,10 +17,10 @@ from dcache.schedulers.planners.pairs import clock_values, errors, step_weights
 T, N = 9, 30
 
 
-def tables(z: np.ndarray) -> Tables:
+def tables(z: np.ndarray) -> FeatureTables:
     """Of features (T, N)."""
     apart = np.abs(z[:, None] - z[None, :]).mean(axis=2)
-    return Tables(z @ z.T / z.shape[1], apart, np.abs(z).mean(axis=1))
+    return FeatureTables(z @ z.T / z.shape[1], apart, np.abs(z).mean(axis=1))
 
 
 def curve(seed: int) -> np.ndarray:

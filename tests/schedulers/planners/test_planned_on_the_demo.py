@@ -9,7 +9,7 @@ from dcache.schedulers.planners import make, scheduled
 from dcache.schedulers.planners.gram import predicted_error
 from dcache.schedulers.planners.pairs import errors
 from dcache.search.observe import observe
-from dcache.search.placing import even
+from dcache.search.placement import even_places
 from dcache.search.render import Renderer
 
 T, COMPUTES = 20, 8
@@ -35,7 +35,7 @@ def test_planned_places_beat_even_ones(held: Renderer, profile: Profile, predict
     planned = make("pairs", profile, computes=COMPUTES, predictor=predictor)
     (plan,) = planned.components.values()
     assert sum(plan.rows["*"]["trunk"]) == COMPUTES
-    alike = scheduled(profile, "even", {"trunk": even(COMPUTES, T)}, predictor="reuse", clock="step")
+    alike = scheduled(profile, "even", {"trunk": even_places(COMPUTES, T)}, predictor="reuse", clock="step")
     assert held.quality(planned) > held.quality(alike) + 2
 
 

@@ -15,7 +15,7 @@ PLANTED = (2.0, -1.0, 0.5, 0.8, 0.05)
 
 
 def seen(pairs: np.ndarray | None, steps: int = T):
-    return profile({"trunk": drifting(steps, 0)}, changes=pairs)
+    return profile({"trunk": drifting(steps, 0)}, input_output_changes=pairs)
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ class Cost:
 
 
 @contextmanager
-def watched(
+def measure_call(
     denoisers: list[nn.Module], count_flops: bool = False, bytes_held: Callable[[], int] | None = None
 ) -> Iterator[Cost]:
     """Watch one call of a pipeline, made inside the block; the `Cost` is complete behind it.

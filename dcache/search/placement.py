@@ -28,17 +28,17 @@ class Placed:
     evaluated: int
 
 
-def even(computes: int, steps: int) -> Anchors:
+def even_places(computes: int, steps: int) -> Anchors:
     """So many computes at equal distances, the first at evaluation 0."""
     if not 1 <= computes <= steps:
         raise DcacheError(f"of {steps} evaluations 1 to {steps} can be computed, not {computes}")
     return tuple(i * steps // computes for i in range(computes))
 
 
-def early(computes: int, steps: int, power: float = 1.5) -> Anchors:
+def front_loaded_places(computes: int, steps: int, power: float = 1.5) -> Anchors:
     """So many computes, closer together at the beginning of the run, where pictures take shape."""
     found: list[int] = []
-    for i, place in enumerate(even(computes, steps)):
+    for i, place in enumerate(even_places(computes, steps)):
         later = int(steps * (i / computes) ** power) if i else place
         found.append(max(later, found[-1] + 1 if found else 0))
     return tuple(found)

@@ -19,9 +19,9 @@ from dcache.errors import DcacheError
 from dcache.eval.machine import machine, versions
 from dcache.schedule import Schedule
 from dcache.search.candidate import Candidate
-from dcache.search.driver import Search
-from dcache.search.evolve import Ways
 from dcache.search.front import WORST, Objectives, hypervolume, nondominated
+from dcache.search.loop import Search
+from dcache.search.search import SearchConfig
 from dcache.util import files
 
 FORMAT = "dcache.front"
@@ -29,7 +29,7 @@ _OURS = re.compile(r"schedules/[\w.-]+\.schedule\.json")
 
 
 @dataclass(frozen=True)
-class Member:
+class FrontEntry:
     """One schedule of the front.
 
     Attributes:
@@ -52,32 +52,34 @@ class Member:
     cost: float
     values: dict[str, float]
     noise: dict[str, float]
-    held: dict[str, float | None]
+    held_out_result: dict[str, float | None]
     recipe: str
     number: int
 
 
-def members(search: Search) -> list[Member]:
+def members(search: Search) -> list[FrontEntry]:
     """The front, slowest first."""
     front, here = search.front(), {"machine": machine(), "versions": versions()}
-    shown = tuple(search.signs) if any(one.held for one in front) else ()
-    found: list[Member] = []
+    shown = tuple(search.signs) if any(one.held_out_result for one in front) else ()
+    found: list[FrontEntry] = []
     for one in sorted(front, key=lambda c: -c.cost):
         speedup = search.uncached / one.cost if one.cost > 0 else float("inf")
         values = {name: round(one.value(name, search.rungs), 4) for name in search.signs}
-        held = {name: _value(one.held, name) for name in shown}
+        held = {name: _value(one.held_out_result, name) for name in shown}
         measured = {
             "expected_speedup": round(speedup, 3),
             "cost": search.by,
             **values,
-            **({"held_out": held} if one.held else {}),
+            **({"held_out": held} if one.held_out_result else {}),
             **here,
         }
         name = f"{len(found):02d}-{speedup:.2f}x"
         schedule = replace(one.schedule, measured=measured)
         noise = {name: round(one.noise(name), 4) for name in search.signs}
         found.append(
-            Member(name, schedule, speedup, one.cost, values, noise, held, _recipe(one, search), one.number)
+            FrontEntry(
+                name, schedule, speedup, one.cost, values, noise, held, _recipe(one, search), one.number
+            )
         )
     return found
 
@@ -94,7 +96,7 @@ def _value(held: Mapping[str, Any] | None, metric: str) -> float | None:
     return None if value is None or not math.isfinite(value) else round(float(value), 4)
 
 
-def pick(front: list[Member], speedup: float, metric: str, sign: int) -> Member:
+def pick(front: list[FrontEntry], speedup: float, metric: str, sign: int) -> FrontEntry:
     """The best of those that are fast enough.
 
     Raises:
@@ -107,7 +109,7 @@ def pick(front: list[Member], speedup: float, metric: str, sign: int) -> Member:
     return max(fast, key=lambda one: sign * one.values[metric])
 
 
-def growth(search: Search) -> list[float]:
+def hypervolume_history(search: Search) -> list[float]:
     """Hypervolume of the front after each evaluation, on the first rung.
 
     Measured from `Search.reference`, costs in units of an uncached call, metrics in their own: with one
@@ -135,7 +137,7 @@ def growth(search: Search) -> list[float]:
     return found
 
 
-def write(search: Search, ways: Ways, about: Mapping[str, Any], out: Path) -> list[Path]:
+def write(search: Search, ways: SearchConfig, about: Mapping[str, Any], out: Path) -> list[Path]:
     """Write front.json, front.csv, front.png, front.html and a schedule file for each member."""
     front = members(search)
     if not front:
@@ -146,7 +148,7 @@ def write(search: Search, ways: Ways, about: Mapping[str, Any], out: Path) -> li
     for old in _written_before(out) - {f"schedules/{one.name}.schedule.json" for one in front}:
         (out / old).unlink(missing_ok=True)
     saved = [one.schedule.save(folder / f"{one.name}.schedule.json") for one in front]
-    volumes = growth(search)
+    volumes = hypervolume_history(search)
     plot = draw(out / "front.png", search, front, volumes)
     content = {
         "format": FORMAT,
@@ -184,7 +186,7 @@ def _written_before(out: Path) -> set[str]:
         return set()
 
 
-def draw(path: Path, search: Search, front: list[Member], volumes: list[float]) -> Path:
+def draw(path: Path, search: Search, front: list[FrontEntry], volumes: list[float]) -> Path:
     """Every evaluation and the front, speedup against the first metric; how the hypervolume grew."""
     from dcache.eval.canvas import ACCENT, GREY, GRID, INK, new_figure, save
 
@@ -221,7 +223,7 @@ def draw(path: Path, search: Search, front: list[Member], volumes: list[float]) 
     return save(figure, path)
 
 
-def _row(one: Member) -> dict[str, Any]:
+def _row(one: FrontEntry) -> dict[str, Any]:
     (plan,) = one.schedule.components.values()
     row: dict[str, Any] = {
         "name": one.name,
@@ -232,10 +234,10 @@ def _row(one: Member) -> dict[str, Any]:
         "computed": plan.computed / (one.schedule.steps * len(plan.sites) * len(plan.rows)),
     }
     row |= one.values | {f"{name}_noise": value for name, value in one.noise.items()}
-    return row | {f"{name}_held_out": value for name, value in one.held.items()}
+    return row | {f"{name}_held_out": value for name, value in one.held_out_result.items()}
 
 
-def _csv(front: list[Member]) -> str:
+def _csv(front: list[FrontEntry]) -> str:
     rows = [_row(one) for one in front]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -244,7 +246,7 @@ def _csv(front: list[Member]) -> str:
     return text.getvalue()
 
 
-def _page(front: list[Member], plot: Path, content: Mapping[str, Any]) -> str:
+def _page(front: list[FrontEntry], plot: Path, content: Mapping[str, Any]) -> str:
     """One file that needs no other: the plot, the table, every schedule drawn."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dcache.eval.words import busy, number, share, size
+from dcache.eval.formatting import busy, number, share, size
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.schedulers.planners import PLANNERS, for_speedup
-from dcache.search.placing import early, even
+from dcache.search.placement import even_places, front_loaded_places
 from dcache.search.space import Genome, Space
 
 T = TypeVar("T", bound=Hashable)
@@ -25,7 +25,11 @@ def templates(space: Space) -> list[Genome]:
     """
     steps, units = space.profile.steps, len(space.units)
     counts = dict.fromkeys(max(1, -(-steps // n)) for n in (4, 3, 5, 2, 6, 7, 8))
-    rows = [[t in at(count, steps) for t in range(steps)] for count in counts for at in (even, early)]
+    rows = [
+        [t in at(count, steps) for t in range(steps)]
+        for count in counts
+        for at in (even_places, front_loaded_places)
+    ]
     # Diagonally: of a small budget all densities and all recipes have their turn.
     pairs = sorted(((i, r) for i in range(len(rows)) for r in range(len(space.recipes))), key=sum)
     found = [space.genome([rows[i]] * units, r) for i, r in pairs]

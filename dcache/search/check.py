@@ -9,7 +9,7 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.eval.bench import bench
 from dcache.eval.machine import machine, versions
-from dcache.eval.specs import Choice
+from dcache.eval.specs import MethodEntry
 from dcache.eval.subject import Subject
 from dcache.identity.denoisers import config_digest, denoisers
 from dcache.profile import Profile, cost
@@ -109,7 +109,7 @@ def check(
     timed = None if profile is None else profile.latencies
     done = bench(
         subject,
-        [Choice(schedule.method or "schedule", schedule.method, method=schedule)],
+        [MethodEntry(schedule.method or "schedule", schedule.method, method=schedule)],
         prompts,
         seed=seed,
         repeats=repeats if timed is None else 1,

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import dcache
 from dcache.engine.session import session_of
-from dcache.eval.watch import counting, device_of, watched
+from dcache.eval.call_cost import counting, device_of, measure_call
 
 
 class Attention(nn.Module):
@@ -43,7 +43,7 @@ def test_convolutions_are_counted_by_hand() -> None:
 @torch.no_grad()
 def test_the_denoisers_share_is_told_apart() -> None:
     module, x = Attention(), torch.randn(1, 8, 16)
-    with watched([module], count_flops=True) as cost:
+    with measure_call([module], count_flops=True) as cost:
         module(module(x))
         module.out(x)
     assert cost.denoiser_flops == 2 * (LINEAR + ATTENTION)
@@ -68,10 +68,10 @@ def test_seconds_are_those_inside_the_denoiser_and_of_the_whole_call(
     cached: bool, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, x = Slow().eval(), torch.zeros(1, 4)
-    monkeypatch.setattr("dcache.eval.watch.perf_counter", lambda: module.clock)
+    monkeypatch.setattr("dcache.eval.call_cost.perf_counter", lambda: module.clock)
     if cached:
         dcache.enable(module, "interval", interval=2, sites="model")
-    with watched([module]) as cost:
+    with measure_call([module]) as cost:
         for t in (4.0, 3.0, 2.0, 1.0):
             module(x, timestep=t)
         module.clock += 5.0
@@ -87,7 +87,7 @@ def test_nothing_is_left_on_the_module_also_after_an_error() -> None:
     before = {k: dict(v) if isinstance(v, dict) else v for k, v in vars(module).items()}
 
     def broken() -> None:
-        with watched([module], count_flops=True):
+        with measure_call([module], count_flops=True):
             module(torch.zeros(1), timestep=1.0)
             raise KeyboardInterrupt
 
@@ -107,7 +107,7 @@ def test_nothing_is_left_on_the_module_also_after_an_error() -> None:
 @torch.no_grad()
 def test_the_most_that_was_held_counts() -> None:
     held, module = iter([3, 9, 1]), Slow().eval()
-    with watched([module], bytes_held=lambda: next(held)) as cost:
+    with measure_call([module], bytes_held=lambda: next(held)) as cost:
         for t in (3.0, 2.0, 1.0):
             module(torch.zeros(1), timestep=t)
     assert cost.bytes_held == 9
@@ -125,9 +125,9 @@ def test_a_model_that_is_offloaded_works_on_the_gpu(monkeypatch: pytest.MonkeyPa
 
 
 def test_peak_memory_sees_what_was_allocated_for_a_while() -> None:
-    with watched([Slow()]) as small:
+    with measure_call([Slow()]) as small:
         pass
-    with watched([Slow()]) as large:
+    with measure_call([Slow()]) as large:
         torch.ones(16 * 1024 * 1024)
     if small.peak_memory is None or large.peak_memory is None:
         pytest.skip("this system does not tell a process's largest resident size")

@@ -9,7 +9,7 @@ import pytest
 from dcache.errors import DcacheError
 from dcache.eval.metrics.base import Batch, Metric, Reader, Sample, Score, Source
 from dcache.schedule import Schedule
-from dcache.search.judge import Judge
+from dcache.search.quality import QualityEvaluator
 
 ANY = Schedule.of_steps([0], 4)
 
@@ -38,8 +38,8 @@ def metric(summary: Any, kinds: tuple[str, ...] = ("image", "video")) -> Metric:
     return Metric("bright", "B", "", "higher", "", 1, source, summary, {}, kinds=kinds)
 
 
-def judge(*metrics: Metric, rungs: int = 2, brightness: float = 0.5) -> Judge:
-    found = Judge(SimpleNamespace(kind="image"), [["a", "b"]] * rungs)  # type: ignore[arg-type]
+def judge(*metrics: Metric, rungs: int = 2, brightness: float = 0.5) -> QualityEvaluator:
+    found = QualityEvaluator(SimpleNamespace(kind="image"), [["a", "b"]] * rungs)  # type: ignore[arg-type]
     found.chosen = [*found.chosen, *metrics]
     found.renderers = dict.fromkeys(range(rungs), Pictures(brightness))  # type: ignore[arg-type]
     return found
@@ -50,31 +50,31 @@ def each(sample: Sample) -> Score:
 
 
 def test_values_and_those_of_each_picture() -> None:
-    found = judge(metric(each)).judge(ANY, 0)
+    found = judge(metric(each)).evaluate(ANY, 0)
     assert found["values"] == {"psnr": 25.0, "bright": 128.0}
     assert found["each"] == {"psnr": [20.0, 30.0], "bright": [128.0, 128.0]}
 
 
 def test_broken_pictures_have_no_values() -> None:
-    found = judge(brightness=float("nan")).judge(ANY, 0)
+    found = judge(brightness=float("nan")).evaluate(ANY, 0)
     assert found["values"] == {"psnr": None}
 
 
 def test_a_metric_of_all_pictures_together_has_no_mean_over_rungs() -> None:
     together = metric(lambda sample: Score(float(sample.rows.std())))
     with pytest.raises(DcacheError, match=r"has no mean over rungs of prompts: .*--first 4"):
-        judge(together).judge(ANY, 0)
-    assert judge(together, rungs=1).judge(ANY, 0)["values"]["bright"] == 0.0
+        judge(together).evaluate(ANY, 0)
+    assert judge(together, rungs=1).evaluate(ANY, 0)["values"]["bright"] == 0.0
 
 
 def test_a_metric_of_videos_is_refused_for_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dcache.search.judge.chosen", lambda _: [metric(each, kinds=("video",))])
+    monkeypatch.setattr("dcache.search.quality.chosen", lambda _: [metric(each, kinds=("video",))])
     with pytest.raises(DcacheError, match="bright is not defined for images"):
         judge()
 
 
 def test_weights_are_not_fitted_on_one_prompt() -> None:
-    alone = Judge(SimpleNamespace(kind="image"), [["a"]])  # type: ignore[arg-type]
+    alone = QualityEvaluator(SimpleNamespace(kind="image"), [["a"]])  # type: ignore[arg-type]
     with pytest.raises(DcacheError, match="checked on others: give two or more"):
         alone.fit(ANY)
 
@@ -86,7 +86,7 @@ def test_whether_there_are_halves_is_looked_at_once(monkeypatch: pytest.MonkeyPa
         looked.append(prompt)
         return False
 
-    monkeypatch.setattr("dcache.search.judge.paired", look)
+    monkeypatch.setattr("dcache.search.quality.paired", look)
     found = judge()
     assert not found.paired
     assert not found.paired
@@ -101,6 +101,6 @@ def test_weights_are_fitted_on_the_rest_and_checked_on_the_first(monkeypatch: py
     assert fitting is rest
     assert checking is first
     # Of one rung the first third is checked on; every picture keeps its seed.
-    monkeypatch.setattr("dcache.search.judge.Renderer", lambda _subject, *what: what)
-    alone = Judge(SimpleNamespace(kind="image"), [list("abcdefg")], seed=5)  # type: ignore[arg-type]
+    monkeypatch.setattr("dcache.search.quality.Renderer", lambda _subject, *what: what)
+    alone = QualityEvaluator(SimpleNamespace(kind="image"), [list("abcdefg")], seed=5)  # type: ignore[arg-type]
     assert alone.parts == ((list("cdefg"), 7, 8), (list("ab"), 5, 8))

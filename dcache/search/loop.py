@@ -29,10 +29,10 @@ AROUND = 6
 SLOWEST = 1.5
 
 
-class Team(Protocol):
+class Evaluator(Protocol):
     """Who renders: this process, or several."""
 
-    def judge(self, tasks: Sequence[Task]) -> Iterable[dict[str, Any]]:
+    def evaluate(self, tasks: Sequence[Task]) -> Iterable[dict[str, Any]]:
         """What came of each task, in order; what has come is kept, whatever becomes of the rest."""
         ...
 
@@ -56,7 +56,7 @@ class Search:
     """
 
     space: Space
-    team: Team
+    evaluator: Evaluator
     journal: Journal
     signs: dict[str, int]
     rungs: int
@@ -112,7 +112,7 @@ class Search:
         """Render the front on the held-out prompts, the rung behind the last."""
         front = self.front()
         for one, result in zip(front, self._judged([(c, self.rungs) for c in front]), strict=True):
-            one.held = result
+            one.held_out_result = result
 
     def front(self) -> list[Candidate]:
         """The best of those that were rendered on all prompts and are all numbers, by cost."""
@@ -225,7 +225,7 @@ class Search:
     def _judged(self, tasks: Sequence[tuple[Candidate, int]]) -> Iterator[dict[str, Any]]:
         """What came of each, in order; nobody is judged twice."""
         missing = [(c, rung) for c, rung in tasks if (c.digest, rung) not in self.journal.found]
-        judged = iter(self.team.judge([(c.schedule, rung) for c, rung in missing]))
+        judged = iter(self.evaluator.evaluate([(c.schedule, rung) for c, rung in missing]))
         for candidate, rung in tasks:
             key = candidate.digest, rung
             if key not in self.journal.found:

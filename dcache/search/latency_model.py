@@ -11,18 +11,18 @@ from torch import nn
 
 import dcache
 from dcache.errors import DcacheError
-from dcache.eval.contest import UNCACHED, one_call
-from dcache.eval.specs import Choice
+from dcache.eval.entries import UNCACHED, run_once
+from dcache.eval.specs import MethodEntry
 from dcache.eval.subject import Subject
 from dcache.intercept.pytree import first_tensor
 from dcache.predictors.guided_pair import halves_equal
 from dcache.schedule import Schedule
 from dcache.search.closed_loop import with_slopes
-from dcache.search.placing import Anchors
+from dcache.search.placement import Anchors
 
 
 @dataclass(frozen=True)
-class Pace:
+class LinearLatency:
     """Seconds of a pipeline call by the number of computed evaluations: a line through two measured points.
 
     Attributes:
@@ -56,7 +56,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Base:
+class CalibrationTarget:
     """What is scheduled.
 
     Attributes:
@@ -81,7 +81,7 @@ class Base:
         return replace(self.trace, components={name: at}, measured={})
 
 
-def observe(subject: Subject, prompt: str, seed: int) -> Base:
+def observe(subject: Subject, prompt: str, seed: int) -> CalibrationTarget:
     """Run the default once, with one picture, and look at what it remembers.
 
     Raises:
@@ -89,11 +89,11 @@ def observe(subject: Subject, prompt: str, seed: int) -> Base:
     """
     halves = paired(subject, prompt, seed)
     method = dcache.methods.interval(interval=2)
-    trace = one_call(subject, Choice("interval", "interval", method=method), [prompt], [seed]).trace
+    trace = run_once(subject, MethodEntry("interval", "interval", method=method), [prompt], [seed]).trace
     if trace is None or len(trace.components) != 1:
         count = 0 if trace is None else len(trace.components)
         raise DcacheError(f"a schedule is calibrated for one denoiser; this pipeline's run showed {count}")
-    return Base(trace, halves)
+    return CalibrationTarget(trace, halves)
 
 
 def paired(subject: Subject, prompt: str, seed: int) -> bool:
@@ -105,21 +105,25 @@ def paired(subject: Subject, prompt: str, seed: int) -> bool:
 
     hooks = [one.register_forward_pre_hook(look, with_kwargs=True) for one in subject.denoisers]
     try:
-        one_call(subject, UNCACHED, [prompt], [seed])
+        run_once(subject, UNCACHED, [prompt], [seed])
     finally:
         for hook in hooks:
             hook.remove()
     return bool(seen) and all(seen)
 
 
-def pace(subject: Subject, base: Base, prompts: Sequence[str], seed: int, repeats: int) -> Pace:
+def fit_latency(
+    subject: Subject, base: CalibrationTarget, prompts: Sequence[str], seed: int, repeats: int
+) -> LinearLatency:
     """Time both ends in turns, on a batch of these prompts, after a call of each to warm up."""
-    fewest = Choice("one", "one", method=with_slopes(base.at((0,)), {}))
+    fewest = MethodEntry("one", "one", method=with_slopes(base.at((0,)), {}))
     seeds = [seed + i for i in range(len(prompts))]
     taken: dict[str, list[float]] = {UNCACHED.spec: [], fewest.spec: []}
     for turn in range(repeats + 1):
         for one in (UNCACHED, fewest):
-            seconds = one_call(subject, one, prompts, seeds).cost.seconds
+            seconds = run_once(subject, one, prompts, seeds).cost.seconds
             if turn:
                 taken[one.spec].append(seconds)
-    return Pace(base.steps, statistics.median(taken[UNCACHED.spec]), statistics.median(taken[fewest.spec]))
+    return LinearLatency(
+        base.steps, statistics.median(taken[UNCACHED.spec]), statistics.median(taken[fewest.spec])
+    )

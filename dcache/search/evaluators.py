@@ -18,40 +18,40 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.eval import processes
 from dcache.schedule import Schedule
-from dcache.search.driver import FIT, Task
-from dcache.search.judge import Judge
+from dcache.search.loop import FIT, Task
+from dcache.search.quality import QualityEvaluator
 
 # Tasks of each process between two exchanges of a launch: a kill costs as many, all wait for the last.
 ROUND = 4
-_judge: Judge | None = None
+_judge: QualityEvaluator | None = None
 
 
-def done(judge: Judge, schedule: Schedule, rung: int) -> dict[str, Any]:
+def done(judge: QualityEvaluator, schedule: Schedule, rung: int) -> dict[str, Any]:
     """One task: a rendering, or a fit of weights."""
-    return judge.fit(schedule) if rung == FIT else judge.judge(schedule, rung)
+    return judge.fit(schedule) if rung == FIT else judge.evaluate(schedule, rung)
 
 
-class Here:
+class LocalEvaluator:
     """This process."""
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: QualityEvaluator) -> None:
         self.own = judge
 
-    def judge(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
+    def evaluate(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
         """One after the other."""
         for schedule, rung in tasks:
             yield done(self.own, schedule, rung)
 
 
-class Dealt:
+class DistributedEvaluator:
     """Every process of a launch takes its share; all of them know all results afterwards."""
 
-    def __init__(self, judge: Judge, team: processes.Team) -> None:
+    def __init__(self, judge: QualityEvaluator, team: processes.ProcessGroup) -> None:
         self.own, self.team = judge, team
 
-    def judge(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
+    def evaluate(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
         """Task i is that of process i modulo their number."""
-        size = ROUND * self.team.count
+        size = ROUND * self.team.world_size
         for start in range(0, len(tasks), size):
             yield from self._round(tasks[start : start + size])
 
@@ -63,11 +63,11 @@ class Dealt:
         def share() -> list[tuple[int, dict[str, Any]]]:
             return [(i, done(self.own, *tasks[i])) for i in range(index, len(tasks), count)]
 
-        found: dict[int, dict[str, Any]] = dict(gather_object(self.team.together(share)))
+        found: dict[int, dict[str, Any]] = dict(gather_object(self.team.all(share)))
         return [found[i] for i in range(len(tasks))]
 
 
-class Workers:
+class ProcessPoolEvaluator:
     """Processes beside this one, each with a pipeline of its own.
 
     Args:
@@ -76,12 +76,12 @@ class Workers:
         threads: of each.
     """
 
-    def __init__(self, make: Callable[[], Judge], count: int, threads: int) -> None:
+    def __init__(self, make: Callable[[], QualityEvaluator], count: int, threads: int) -> None:
         # A forked process inherits locks of torch's threads that nobody will open.
         context = multiprocessing.get_context("spawn")
         self.pool = ProcessPoolExecutor(count, context, initializer=_begin, initargs=(make, threads))
 
-    def judge(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
+    def evaluate(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
         """Whoever is free takes the next.
 
         Raises:
@@ -100,7 +100,7 @@ class Workers:
         self.pool.shutdown(cancel_futures=True)
 
 
-def _begin(make: Callable[[], Judge], threads: int) -> None:
+def _begin(make: Callable[[], QualityEvaluator], threads: int) -> None:
     global _judge  # noqa: PLW0603 - a worker is a process, and this is its state
     import torch
 

@@ -14,20 +14,20 @@ from dcache.eval.prompts import digest
 from dcache.profile import Profile
 from dcache.search.candidate import COSTS, Candidate, cost_of, uncached_of
 from dcache.search.closed_loop import can_fit
-from dcache.search.driver import Search, Team
 from dcache.search.front import Objectives
+from dcache.search.initial_population import cheapest, interleaved, planned, templates
 from dcache.search.journal import Journal
-from dcache.search.seeds import cheapest, interleaved, planned, templates
+from dcache.search.loop import Evaluator, Search
 from dcache.search.space import RECIPES, Genome, Space, units_of
 from dcache.search.strategies.nsga2 import CONVENTIONS
-from dcache.search.strategies.plain import LocalSearch
+from dcache.search.strategies.random_and_local import LocalSearch
 from dcache.search.strategies.registry import STRATEGIES, Start
 
 JOURNAL = "search.jsonl"
 
 
 @dataclass(frozen=True)
-class Ways:
+class SearchConfig:
     """Settings of a search; every field affects its result.
 
     Attributes:
@@ -109,7 +109,7 @@ def rungs(prompts: Sequence[str], first: int) -> list[list[str]]:
     return [part for part in (list(prompts[:first]), list(prompts[first:])) if part]
 
 
-def opened(folder: Path | None, identity: dict[str, Any], resume: bool, writes: bool = True) -> Journal:
+def open_journal(folder: Path | None, identity: dict[str, Any], resume: bool, writes: bool = True) -> Journal:
     """The journal of a search in a folder.
 
     Args:
@@ -129,7 +129,7 @@ def opened(folder: Path | None, identity: dict[str, Any], resume: bool, writes: 
 
 
 def identity_of(
-    ways: Ways, prompts: Sequence[str], about: dict[str, Any], held: Sequence[str] = ()
+    ways: SearchConfig, prompts: Sequence[str], about: dict[str, Any], held: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Everything that decides what one schedule's evaluation gives; how candidates are chosen does not."""
     return {
@@ -143,7 +143,7 @@ def identity_of(
     }
 
 
-def space_of(profile: Profile, ways: Ways) -> Space:
+def space_of(profile: Profile, ways: SearchConfig) -> Space:
     """What is searched.
 
     Raises:
@@ -169,8 +169,8 @@ def fastest(space: Space, by: str) -> float:
 
 def search(
     profile: Profile,
-    ways: Ways,
-    team: Team,
+    ways: SearchConfig,
+    team: Evaluator,
     prompts: Sequence[str],
     signs: dict[str, int],
     journal: Journal | None = None,
@@ -200,7 +200,7 @@ def search(
     last, local = (round(share * ways.budget) for share in (ways.fitting, ways.finishing))
     _begin(found, ways, rng, main=max(2, ways.budget - last - local))
     limits = [found.uncached / speedup for speedup in ways.wanted]
-    around = LocalSearch(space, _told(found), rng, ways.population, limits)
+    around = LocalSearch(space, _evaluated(found), rng, ways.population, limits)
     found.run(around, ways.budget - last - len(found.candidates))
     # Weights are fitted on some prompts and checked on others.
     if ways.fitting and len(prompts) > 1:
@@ -212,7 +212,7 @@ def search(
     return found
 
 
-def _begin(found: Search, ways: Ways, rng: random.Random, main: int) -> None:
+def _begin(found: Search, ways: SearchConfig, rng: random.Random, main: int) -> None:
     """Both ends, the seeds and the strategy: so many evaluations together."""
     space = found.space
     # Both ends of all fronts: what costs the most, and the least.
@@ -227,13 +227,13 @@ def _begin(found: Search, ways: Ways, rng: random.Random, main: int) -> None:
     found.run(_Listed(first, ways.population), main - len(found.candidates))
     if make is not None:
         start = Start(
-            space, _told(found), rng, found.uncached, ways.population, ways.mutation, ways.convention
+            space, _evaluated(found), rng, found.uncached, ways.population, ways.mutation, ways.convention
         )
         found.run(make(start), main - len(found.candidates))
 
 
-def _told(found: Search) -> list[tuple[Genome, Objectives]]:
-    return [(c.genome, found.objectives(c)) for c in found.candidates.values()]
+def _evaluated(search: Search) -> list[tuple[Genome, Objectives]]:
+    return [(c.genome, search.objectives(c)) for c in search.candidates.values()]
 
 
 def promising(found: Search, wanted: Sequence[float]) -> list[Candidate]:

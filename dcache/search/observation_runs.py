@@ -16,9 +16,9 @@ import dcache
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.eval.subject import Subject
 from dcache.observation.changes import Changes
-from dcache.observation.features import Held, Key, sketch_error
+from dcache.observation.features import FeatureBuffer, Key, sketch_error
 from dcache.observation.run import observe_run, shape_of_run
-from dcache.profile import Profile, Tables
+from dcache.profile import FeatureTables, Profile
 from dcache.search.passes import MODEL, Pass
 
 Batch = tuple[list[str], list[int]]
@@ -26,7 +26,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass
-class Seen:
+class RunTotals:
     """What the runs of one pass gave.
 
     Attributes:
@@ -39,7 +39,7 @@ class Seen:
 
     changes: Changes | None
 
-    total: dict[Key, Tables] = field(default_factory=dict)
+    total: dict[Key, FeatureTables] = field(default_factory=dict)
     pictures: int = 0
     squares: int = 0
     numbers: int | None = None
@@ -53,13 +53,13 @@ class Seen:
         """Standard error of the mean of sketched inner products: every run has a sketch of its own."""
         return 0.0 if self.numbers is None else sketch_error(self.numbers) * self.squares**0.5 / self.pictures
 
-    def add(self, key: Key, tables: Tables) -> None:
+    def add(self, key: Key, tables: FeatureTables) -> None:
         """Add the tables of a run."""
         self.total[key] = self.total[key] + tables if key in self.total else tables
 
 
 @dataclass
-class Observer:
+class ObservationRuns:
     """Runs passes over the same batches."""
 
     subject: Subject
@@ -78,7 +78,7 @@ class Observer:
         Raises:
             DcacheError: one was not understood and cannot be left out, or a run is broken.
         """
-        seen: list[Seen] = []
+        seen: list[RunTotals] = []
         left_out: dict[str, str] = {}
         for i, one in enumerate(passes):
             name, wanted = f"pass {i + 1} of {len(passes)}", one
@@ -104,8 +104,8 @@ class Observer:
             warnings.warn(text, DcacheWarning, stacklevel=4)
         return _profile(seen, left_out)
 
-    def _pass(self, one: Pass, name: str) -> Seen:
-        seen = Seen(changes=Changes(self.module) if "trunk" in one.names else None)
+    def _pass(self, one: Pass, name: str) -> RunTotals:
+        seen = RunTotals(changes=Changes(self.module) if "trunk" in one.names else None)
         everything = dcache.methods.interval(interval=1, sites=one.names or [MODEL])
         with warnings.catch_warnings():
             # The engine warns where it falls back to other sites than were asked for.
@@ -115,12 +115,12 @@ class Observer:
                     self._runs(one, list(some), seen, name)
         return seen
 
-    def _runs(self, one: Pass, batches: list[Batch], seen: Seen, name: str) -> None:
+    def _runs(self, one: Pass, batches: list[Batch], seen: RunTotals, name: str) -> None:
         """Batches of one size: a run to see how much there is to hold, then all of them."""
         model = one.model or not one.sites
         self.tell(f"{name}: how much there is")
         sizes = self._sizes(batches[0], model, seen)
-        held = Held(sizes, seen.steps, self.cap, device_of(self.module))
+        held = FeatureBuffer(sizes, seen.steps, self.cap, device_of(self.module))
         kept = [numbers for numbers in (seen.numbers, held.numbers) if numbers is not None]
         seen.numbers = min(kept, default=None)
         for i, batch in enumerate(batches):
@@ -133,7 +133,7 @@ class Observer:
             seen.pictures += len(prompts)
             seen.squares += len(prompts) ** 2
 
-    def _sizes(self, batch: Batch, model: bool, seen: Seen) -> dict[Key, int]:
+    def _sizes(self, batch: Batch, model: bool, seen: RunTotals) -> dict[Key, int]:
         """Numbers of every feature; and how long the run is, with which sampler and how large a picture."""
 
         def run() -> None:
@@ -144,10 +144,10 @@ class Observer:
         return shape.sizes
 
 
-def _profile(seen: Sequence[Seen], left_out: dict[str, str]) -> Profile:
+def _profile(seen: Sequence[RunTotals], left_out: dict[str, str]) -> Profile:
     first = seen[0]
     changes = next((one.changes for one in seen if one.changes is not None), None)
-    sites: dict[str, dict[str, dict[str, Tables]]] = {}
+    sites: dict[str, dict[str, dict[str, FeatureTables]]] = {}
     for one in seen:
         for key, tables in one.total.items():
             frames = sites.setdefault(key.site, {}).setdefault(key.branch, {})
@@ -160,7 +160,7 @@ def _profile(seen: Sequence[Seen], left_out: dict[str, str]) -> Profile:
         prompts=first.pictures,
         sketch=max(one.error for one in seen),
         ratios=ratios,
-        changes=None if changes is None else changes.pairs(),
+        input_output_changes=None if changes is None else changes.pairs(),
         sampler=first.sampler,
         sigmas=first.sigmas,
         resolution=first.resolution,

@@ -23,12 +23,12 @@ from dcache.eval.subject import Subject
 from dcache.schedule import Schedule
 from dcache.search.calibrate import STEPS
 from dcache.search.closed_loop import beginning, fit, told_of
-from dcache.search.pace import paired
+from dcache.search.latency_model import paired
 from dcache.search.render import Renderer
 
 
 @dataclass
-class Judge:
+class QualityEvaluator:
     """Pictures of one pipeline under a schedule, and their metrics.
 
     Attributes:
@@ -49,7 +49,7 @@ class Judge:
     seed: int = 0
     batch_size: int = 8
     options: MetricOptions = field(default_factory=MetricOptions)
-    held: Sequence[str] = ()
+    held_out: Sequence[str] = ()
     renderers: dict[int, Renderer] = field(default_factory=dict, init=False)
     _uncached: dict[tuple[str, int], Any] = field(default_factory=dict, init=False)
     _readers: dict[str, Reader] = field(default_factory=dict, init=False)
@@ -68,7 +68,7 @@ class Judge:
         if wrong:
             raise DcacheError(f"{', '.join(wrong)} is not defined for {kind}s: ask for another metric")
 
-    def judge(self, schedule: Schedule, rung: int) -> dict[str, Any]:
+    def evaluate(self, schedule: Schedule, rung: int) -> dict[str, Any]:
         """What a schedule's pictures of one rung are worth.
 
         Returns:
@@ -132,7 +132,7 @@ class Judge:
         """Whether guidance makes one batch of both branches; looked at once, in a call of the pipeline."""
         return paired(self.subject, self.rungs[0][0], self.seed)
 
-    def better(self, name: str) -> int:
+    def direction(self, name: str) -> int:
         """1 where higher values of a metric are better, else -1."""
         return next(1 if metric.better == "higher" else -1 for metric in self.chosen if metric.name == name)
 
@@ -161,7 +161,7 @@ class Judge:
         found = self.renderers.get(rung)
         if found is None:
             before = sum(len(prompts) for prompts in self.rungs[:rung])
-            prompts = self.rungs[rung] if rung < len(self.rungs) else self.held
+            prompts = self.rungs[rung] if rung < len(self.rungs) else self.held_out
             found = Renderer(self.subject, prompts, self.seed + before, self.batch_size)
             self.renderers[rung] = found
         return found

@@ -12,10 +12,10 @@ import pytest
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from dcache.search.team import Workers
+from dcache.search.evaluators import Workers
 
 class Judge:
-    def judge(self, schedule, rung):
+    def evaluate(self, schedule, rung):
         Path(sys.argv[1], str(os.getpid())).touch()
         if rung:
             time.sleep(60)
@@ -24,7 +24,7 @@ class Judge:
 if __name__ == "__main__":
     pool = Workers(Judge, 2, 1)
     try:
-        for found in pool.judge([(None, 0), (None, 0), *[(None, int(sys.argv[2]))] * 4]):
+        for found in pool.evaluate([(None, 0), (None, 0), *[(None, int(sys.argv[2]))] * 4]):
             print(found, flush=True)
     finally:
         pool.close()
