@@ -18,6 +18,7 @@ from dcache.errors import DcacheError
 from dcache.identity.denoisers import denoisers
 from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
+from dcache.identity.token_models import refuse_token_models
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.method import Method
 from dcache.methods.replay import replay
@@ -272,6 +273,7 @@ def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) 
     """Take off what is enabled on an object and enable a method; all stays as it was where that fails."""
     before = Enabled.on(target)
     modules = denoisers(target)
+    refuse_token_models(target, modules)
     for module in modules.values():
         refuse_compiled(module)
         if session_of(module) is None:
