@@ -60,8 +60,8 @@ def _flux2_text(guided: bool = False, **more: Any) -> Call:
 
 
 ENTRIES: tuple[Entry, ...] = (
-    entry("FluxPipeline", _flux, lambda: text(**flux_true_cfg()), fast=True),
-    entry("FluxImg2ImgPipeline", _flux, lambda: text(image=noise_image(), **IMG2IMG), vae=VAE, fast=True),
+    entry("FluxPipeline", _flux, lambda: text(**flux_true_cfg())),
+    entry("FluxImg2ImgPipeline", _flux, lambda: text(image=noise_image(), **IMG2IMG), vae=VAE),
     entry(
         "FluxInpaintPipeline",
         _flux,
@@ -135,5 +135,5 @@ ENTRIES: tuple[Entry, ...] = (
         vae=FLUX2_VAE,
     ),
     # The first step stores keys and values of the reference image, which the later steps read.
-    entry("Flux2KleinKVPipeline", _flux2, lambda: _flux2_text(image=noise_image()), vae=FLUX2_VAE, fast=True),
+    entry("Flux2KleinKVPipeline", _flux2, lambda: _flux2_text(image=noise_image()), vae=FLUX2_VAE),
 )

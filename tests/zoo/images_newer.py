@@ -16,10 +16,10 @@ from tests.zoo.images_parts import (
     Letters,
     coarse,
     entry,
-    half_mask,
     kl_vae,
     llama,
     noise_image,
+    opened,
     words,
 )
 
@@ -79,6 +79,7 @@ _fibo2 = model(
 )
 _ernie = model(
     "ErnieImageTransformer2DModel",
+    opened,
     hidden_size=16,
     num_attention_heads=2,
     num_layers=3,
@@ -201,7 +202,7 @@ ENTRIES: tuple[Entry, ...] = (
     ),
     entry("GlmImagePipeline", _glm, _glm_text, vae=_glm_vae),
     # Reference images go through the denoiser before the loop, for their keys and values.
-    entry("GlmImagePipeline (edit)", _glm, _glm_edit, vae=_glm_vae, fast=True),
+    entry("GlmImagePipeline (edit)", _glm, _glm_edit, vae=_glm_vae),
     entry("BriaPipeline", _bria, lambda: PROMPTS(1), vae=kl_vae(4)),
     entry(
         "BriaFiboPipeline",

@@ -1,4 +1,4 @@
-"""Entries: PRX, Ideogram, JoyImage, Kandinsky 5, DreamLite, Cosmos, HunyuanImage, OmniGen, VisualCloze, Amused."""
+"""Entries: other families, from PRX to Amused."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _prx: Call = {
     "depth": 3,
     "axes_dim": [4, 4],
 }
-prx = model("PRXTransformer2DModel", in_channels=4, **_prx)
-prx_pixel = model("PRXTransformer2DModel", in_channels=3, patch_size=8, bottleneck_size=8, **_prx)
+prx = model("PRXTransformer2DModel", opened, in_channels=4, **_prx)
+prx_pixel = model("PRXTransformer2DModel", opened, in_channels=3, patch_size=8, bottleneck_size=8, **_prx)
 ideogram = model(
     "Ideogram4Transformer2DModel",
     in_channels=16,
@@ -138,8 +138,17 @@ omnigen = model(
     time_step_dim=8,
     rope_scaling={"long_factor": [1, 1, 2, 2], "short_factor": [1, 1, 2, 2]},
 )
+
+
+def _loud(amused: Any) -> None:
+    """Blocks that matter enough to change which tokens are drawn."""
+    for parameter in amused.transformer_layers.parameters():
+        parameter.mul_(2.0)
+
+
 amused = model(
     "UVit2DModel",
+    _loud,
     hidden_size=16,
     cond_embed_dim=8,
     micro_cond_encode_dim=2,
@@ -326,7 +335,7 @@ ENTRIES: tuple[Entry, ...] = (
     entry(
         "PRXPixelPipeline",
         prx_pixel,
-        lambda: {**PROMPTS(1), **masks(MASK.bool()), "use_resolution_binning": False},
+        lambda: {**PROMPTS(1), **masks(MASK.bool()), "use_resolution_binning": False, "guidance_scale": 1.5},
     ),
     entry(
         "Ideogram4Pipeline",
@@ -340,7 +349,6 @@ ENTRIES: tuple[Entry, ...] = (
         },
         change=_ideogram_text,
         unconditional_transformer=lambda: ideogram(1),
-        fast=True,
     ),
     entry(
         "JoyImageEditPipeline",

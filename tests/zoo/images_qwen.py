@@ -171,7 +171,7 @@ def _siglip() -> nn.Module:
 VAE4 = kl_vae(4)
 
 ENTRIES: tuple[Entry, ...] = (
-    entry("QwenImagePipeline", _qwen, guided, fast=True),
+    entry("QwenImagePipeline", _qwen, guided),
     entry("QwenImageImg2ImgPipeline", _qwen, lambda: guided(image=noise_image(), **IMG2IMG), vae=QWEN_VAE),
     entry(
         "QwenImageInpaintPipeline",
@@ -232,7 +232,7 @@ ENTRIES: tuple[Entry, ...] = (
         },
         processor=_Processor(),
     ),
-    entry("ZImagePipeline", _z_image, lambda: z_image(cfg_truncation=0.6), fast=True),
+    entry("ZImagePipeline", _z_image, lambda: z_image(cfg_truncation=0.6)),
     entry("ZImageImg2ImgPipeline", _z_image, lambda: z_image(image=noise_image(), **IMG2IMG), vae=VAE4),
     entry(
         "ZImageInpaintPipeline",

@@ -70,7 +70,7 @@ _cogview3 = model(
 VAE4, VAE16 = kl_vae(4), kl_vae(16)
 
 ENTRIES: tuple[Entry, ...] = (
-    entry("StableDiffusion3Pipeline", _sd3, lambda: {**SD3.inputs(1), **skipping(3)}, fast=True),
+    entry("StableDiffusion3Pipeline", _sd3, lambda: {**SD3.inputs(1), **skipping(3)}),
     entry("StableDiffusion3Img2ImgPipeline", _sd3, lambda: sd3(image=noise_image(), **IMG2IMG), vae=VAE4),
     entry(
         "StableDiffusion3InpaintPipeline",

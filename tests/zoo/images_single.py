@@ -88,14 +88,13 @@ def _hunyuan_controlnet() -> nn.Module:
 
 
 ENTRIES: tuple[Entry, ...] = (
-    entry("PixArtAlphaPipeline", lambda: PIXART.model(0), lambda: guided(PIXART), sampler=DPM, fast=True),
+    entry("PixArtAlphaPipeline", lambda: PIXART.model(0), lambda: guided(PIXART), sampler=DPM),
     entry("PixArtSigmaPipeline", lambda: PIXART_SIGMA.model(0), lambda: guided(PIXART_SIGMA), sampler=DPM),
     entry(
         "PixArtSigmaPAGPipeline",
         lambda: PIXART_SIGMA.model(0),
         lambda: guided(PIXART_SIGMA, pag_scale=2.0),
         sampler=DPM,
-        fast=True,
     ),
     entry("SanaPipeline", lambda: SANA.model(0), lambda: guided(SANA), sampler=FLOW_DPM),
     entry(
@@ -121,9 +120,7 @@ ENTRIES: tuple[Entry, ...] = (
         vae=DC_VAE,
     ),
     entry("LuminaPipeline", lambda: LUMINA.model(0), lambda: guided(LUMINA)),
-    entry(
-        "Lumina2Pipeline", lambda: LUMINA2.model(0), lambda: guided(LUMINA2, cfg_trunc_ratio=0.6), fast=True
-    ),
+    entry("Lumina2Pipeline", lambda: LUMINA2.model(0), lambda: guided(LUMINA2, cfg_trunc_ratio=0.6)),
     entry(
         "HunyuanDiTPipeline",
         lambda: HUNYUAN_DIT.model(0),
