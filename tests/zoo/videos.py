@@ -1,0 +1,7 @@
+"""Entries: videos."""
+
+from __future__ import annotations
+
+from tests.zoo.entry import Entry
+
+ENTRIES: tuple[Entry, ...] = ()
