@@ -229,8 +229,8 @@ ENTRIES: tuple[Entry, ...] = (
     of(MOCHI, "MochiPipeline"),
 )
 LATE = (
-    "the whole model is remembered instead of the trunk from the first run's first call on, in later runs from "
-    "before it: the second run differs from the first"
+    "in the first call of the first run it is found that the trunk cannot be used: nothing is remembered of that "
+    "call, the next one is computed too, and the second run differs from the first"
 )
 KNOWN: dict[tuple[str, str], str] = {
     ("ConsisIDPipeline", "interval"): LATE,

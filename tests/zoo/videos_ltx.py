@@ -199,4 +199,8 @@ ENTRIES: tuple[Entry, ...] = (
         parts={"temporal_latent_upsampler": _upsampler},
     ),
 )
-KNOWN: dict[tuple[str, str], str] = {}
+KNOWN: dict[tuple[str, str], str] = {
+    (name, method): COUNTED_ON
+    for name in ("LTXI2VLongMultiPromptPipeline", "LTX2DFRTemporalRefinePipeline")
+    for method in ("default", "interval", "fbcache", "easycache")
+}

@@ -1,4 +1,4 @@
-"""What the entries of video and audio pipelines share: the frame of an entry, frames of noise, VAEs, texts."""
+"""What the entries of videos and audio share: how an entry is made, frames of noise, VAEs, texts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ TEXT = 12
 NO_DELTA = {"easycache": "needs an output of the input's shape"}
 # Blocks that do not follow each other have no first one whose output says how much changes.
 NO_ORDER = {"fbcache": "looks inside"}
-ONE_LOOP = (
-    "the call has several denoising loops, each a run of its own: the trace is the last one's, "
-    "and is replayed in all of them"
+ONE_LOOP = "a call of several denoising loops, each a run: the trace is the last one's, and is replayed in all of them"
+COUNTED_ON = (
+    "a call of several denoising loops, each a run while methods decide: with a schedule the second loop is "
+    "counted on from the first, and the schedule is too short"
 )
 
 

@@ -146,4 +146,11 @@ ENTRIES: tuple[Entry, ...] = (
         VAE,
     ),
 )
-KNOWN: dict[tuple[str, str], str] = {}
+CLEAN = (
+    "behind each chunk the transformer is called once more, at timestep 0, to fill its cache of keys and values; "
+    "that call returns None, is counted as one more evaluation of the run, and a schedule is too short for it"
+)
+KNOWN: dict[tuple[str, str], str] = {
+    ("WanAnimatePipeline", "fbcache"): ONE_LOOP,
+    **{("AnyFlowFARPipeline", method): CLEAN for method in ("default", "interval", "fbcache", "easycache")},
+}

@@ -12,7 +12,7 @@ from tests.families.video import MASK
 from tests.pipelines import FLOW_EULER, UNIPC
 from tests.zoo.entry import Entry
 from tests.zoo.videos_ltx import ltx2_vae
-from tests.zoo.videos_parts import NO_DELTA, TEXT, call, entry, picture, spread, wan_vae
+from tests.zoo.videos_parts import NO_DELTA, TEXT, call, entry, picture, spread, wan_vae, words
 
 # The models ---------------------------------------------------------------------------------------
 
@@ -55,6 +55,20 @@ _sana = model(
     sample_size=4,
     rope_max_seq_len=32,
 )
+_cosmos3 = model(
+    "Cosmos3OmniTransformer",
+    head_dim=12,
+    hidden_size=24,
+    intermediate_size=24,
+    latent_channel=4,
+    latent_patch_size=1,
+    num_attention_heads=2,
+    num_hidden_layers=3,
+    num_key_value_heads=1,
+    patch_latent_dim=4,
+    rope_axes_dim=[2, 2, 2],
+    vocab_size=64,
+)
 _sana_wm = model(
     "SanaWMTransformer3DModel",
     then=spread(),
@@ -68,7 +82,7 @@ _sana_wm = model(
     chunk_plucker_post_attn_blocks=4,
     caption_channels=TEXT,
 )
-_helios = model(
+helios = model(
     "HeliosTransformer3DModel",
     num_attention_heads=2,
     attention_head_dim=12,
@@ -181,6 +195,13 @@ def _lenient() -> Lenient:
     return Lenient()
 
 
+def _chat() -> Any:
+    """A tokenizer of conversations."""
+    made = words()
+    made.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    return made
+
+
 # Their arguments ----------------------------------------------------------------------------------
 
 PROMPTS = prompts(5, TEXT)
@@ -264,6 +285,23 @@ ENTRIES: tuple[Entry, ...] = (
         UNIPC,
         {**COSMOS2, "controlnet": _cosmos_control},
     ),
+    # Text and video are tokens of one stream, and samples are lists.
+    entry(
+        "Cosmos3OmniPipeline",
+        _cosmos3,
+        call(
+            prompt="1 2 3",
+            negative_prompt="4 5",
+            num_frames=5,
+            guidance_scale=3.0,
+            use_system_prompt=False,
+            add_resolution_template=False,
+            add_duration_template=False,
+        ),
+        sampler("UniPCMultistepScheduler", prediction_type="flow_prediction", use_flow_sigmas=True),
+        {"vae": wan_vae(), "text_tokenizer": _chat, "enable_safety_checker": False},
+        refused=NO_DELTA,
+    ),
     entry("SanaVideoPipeline", _sana, call(PROMPTS, **SANA), FLOW_EULER, {"vae": wan_vae()}),
     entry(
         "SanaImageToVideoPipeline",
@@ -290,11 +328,11 @@ ENTRIES: tuple[Entry, ...] = (
         {"vae": ltx2_vae},
     ),
     # Chunks of frames, one denoising loop each.
-    entry("HeliosPipeline", _helios, call(PROMPTS, **CHUNKS), ONE_STAGE, {"vae": wan_vae()}),
+    entry("HeliosPipeline", helios, call(PROMPTS, **CHUNKS), ONE_STAGE, {"vae": wan_vae()}),
     # In each chunk one denoising loop for every stage of a pyramid.
     entry(
         "HeliosPyramidPipeline",
-        _helios,
+        helios,
         call(PROMPTS, 64, steps=None, **CHUNKS, pyramid_num_inference_steps_list=[3, 3, 3]),
         STAGES,
         {"vae": wan_vae()},
@@ -325,4 +363,6 @@ ENTRIES: tuple[Entry, ...] = (
         refused=NO_DELTA,
     ),
 )
-KNOWN: dict[tuple[str, str], str] = {}
+KNOWN: dict[tuple[str, str], str] = {
+    (name, "fbcache"): ONE_LOOP for name in ("HeliosPipeline", "HeliosPyramidPipeline")
+}
