@@ -229,8 +229,8 @@ ENTRIES: tuple[Entry, ...] = (
     of(MOCHI, "MochiPipeline"),
 )
 LATE = (
-    "in the first call of the first run it is found that the trunk cannot be used: nothing is remembered of that "
-    "call, the next one is computed too, and the second run differs from the first"
+    "the first call of the first run finds that the trunk cannot be used and remembers nothing: the next "
+    "call is computed too, and the second run differs from the first"
 )
 KNOWN: dict[tuple[str, str], str] = {
     ("ConsisIDPipeline", "interval"): LATE,

@@ -17,7 +17,10 @@ TEXT = 12
 NO_DELTA = {"easycache": "needs an output of the input's shape"}
 # Blocks that do not follow each other have no first one whose output says how much changes.
 NO_ORDER = {"fbcache": "looks inside"}
-ONE_LOOP = "a call of several denoising loops, each a run: the trace is the last one's, and is replayed in all of them"
+ONE_LOOP = (
+    "a call of several denoising loops, each a run: the trace is the last one's and is replayed in all of "
+    "them, whatever was decided there"
+)
 COUNTED_ON = (
     "a call of several denoising loops, each a run while methods decide: with a schedule the second loop is "
     "counted on from the first, and the schedule is too short"

@@ -8,6 +8,7 @@ from tests.pipelines import UNIPC, WAN, WAN_SIZES, wan_model
 from tests.zoo.entry import Entry
 from tests.zoo.videos_parts import (
     NO_DELTA,
+    ONE_LOOP,
     TEXT,
     call,
     clip_processor,
@@ -147,8 +148,8 @@ ENTRIES: tuple[Entry, ...] = (
     ),
 )
 CLEAN = (
-    "behind each chunk the transformer is called once more, at timestep 0, to fill its cache of keys and values; "
-    "that call returns None, is counted as one more evaluation of the run, and a schedule is too short for it"
+    "behind each chunk the transformer is called once more, at timestep 0, to fill its cache of keys and "
+    "values: that call returns None and counts as one more evaluation, for which a schedule is too short"
 )
 KNOWN: dict[tuple[str, str], str] = {
     ("WanAnimatePipeline", "fbcache"): ONE_LOOP,

@@ -12,7 +12,7 @@ from tests.families.video import MASK
 from tests.pipelines import FLOW_EULER, UNIPC
 from tests.zoo.entry import Entry
 from tests.zoo.videos_ltx import ltx2_vae
-from tests.zoo.videos_parts import NO_DELTA, TEXT, call, entry, picture, spread, wan_vae, words
+from tests.zoo.videos_parts import NO_DELTA, ONE_LOOP, TEXT, call, entry, picture, spread, wan_vae, words
 
 # The models ---------------------------------------------------------------------------------------
 
