@@ -200,7 +200,6 @@ ENTRIES: tuple[Entry, ...] = (
         ),
         sampler("FlowMatchEulerDiscreteScheduler", num_train_timesteps=1, shift=1.0),
         ACE,
-        fast=True,
     ),
     # Its timesteps rise, and it tells its two calls apart by nothing but the text.
     entry(
@@ -212,4 +211,9 @@ ENTRIES: tuple[Entry, ...] = (
         fast=True,
     ),
 )
-KNOWN: dict[tuple[str, str], str] = {}
+KNOWN: dict[tuple[str, str], str] = {
+    ("AceStepPipeline", "easycache"): (
+        "with output_type='latent' the call returns before it says that it is over: the run is not ended, and "
+        "that nothing was predicted is not said"
+    ),
+}

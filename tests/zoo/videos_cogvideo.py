@@ -144,7 +144,7 @@ HOLE = torch.zeros(1, 1, 5, 32, 32)
 HOLE[..., 8:24, 8:24] = 255.0
 
 ENTRIES: tuple[Entry, ...] = (
-    of(COGVIDEOX, "CogVideoXPipeline", fast=True),
+    of(COGVIDEOX, "CogVideoXPipeline"),
     entry(
         "CogVideoXImageToVideoPipeline",
         _cogvideox_with_control,
@@ -167,6 +167,7 @@ ENTRIES: tuple[Entry, ...] = (
         ),
         DPM,
         VAE,
+        fast=True,
     ),
     entry(
         "CogVideoXFunControlPipeline",

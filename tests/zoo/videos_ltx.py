@@ -160,11 +160,10 @@ ENTRIES: tuple[Entry, ...] = (
         ),
         FLOW,
         {"vae": ltx_vae, "tokenizer": words, "text_encoder": t5},
-        fast=True,
     ),
     # Three calls in each evaluation.
-    of(LTX2, "LTX2Pipeline", "three", fast=True),
-    ltx2("LTX2ImageToVideoPipeline", call(PROMPTS2, image=picture(), image_crf=0, **ONE_BATCH)),
+    of(LTX2, "LTX2Pipeline", "three"),
+    ltx2("LTX2ImageToVideoPipeline", call(PROMPTS2, image=picture(), image_crf=0, **ONE_BATCH), fast=True),
     ltx2("LTX2ConditionPipeline", _with(call(PROMPTS2, **ONE_BATCH), conditions=_condition)),
     ltx2("LTX2InContextPipeline", _with(call(PROMPTS2, **ONE_BATCH), reference_conditions=_reference)),
     ltx2(

@@ -52,7 +52,7 @@ _anyflow_far = model(
 FORCING = {"num_frames": 13, "base_num_frames": 13, "guidance_scale": 3.0}
 
 ENTRIES: tuple[Entry, ...] = (
-    of(WAN, "WanPipeline", fast=True),
+    of(WAN, "WanPipeline"),
     of(WAN_I2V, "WanImageToVideoPipeline", refused=NO_DELTA),
     of(WAN_VACE, "WanVACEPipeline"),
     entry(
@@ -77,7 +77,6 @@ ENTRIES: tuple[Entry, ...] = (
         ),
         UNIPC,
         SEEING,
-        fast=True,
         refused=NO_DELTA,
     ),
     # A denoiser each for the high and the low noise levels.
@@ -122,7 +121,7 @@ ENTRIES: tuple[Entry, ...] = (
         SEEING,
         refused=NO_DELTA,
     ),
-    of(SKYREELS, "SkyReelsV2DiffusionForcingPipeline"),
+    of(SKYREELS, "SkyReelsV2DiffusionForcingPipeline", fast=True),
     entry(
         "SkyReelsV2DiffusionForcingImageToVideoPipeline",
         _skyreels,
