@@ -8,12 +8,22 @@ from tests.zoo import (
     videos_hunyuan,
     videos_ltx,
     videos_modular,
+    videos_proteins,
     videos_wan,
     videos_worlds,
 )
 from tests.zoo.entry import Entry
 
-FILES = (videos_wan, videos_hunyuan, videos_cogvideo, videos_ltx, videos_audio, videos_worlds, videos_modular)
+FILES = (
+    videos_wan,
+    videos_hunyuan,
+    videos_cogvideo,
+    videos_ltx,
+    videos_audio,
+    videos_worlds,
+    videos_modular,
+    videos_proteins,
+)
 ENTRIES: tuple[Entry, ...] = tuple(entry for file in FILES for entry in file.ENTRIES)
 # (class, method) -> what fails, and why.
 KNOWN: dict[tuple[str, str], str] = {key: why for file in FILES for key, why in file.KNOWN.items()}

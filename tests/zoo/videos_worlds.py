@@ -363,8 +363,8 @@ ENTRIES: tuple[Entry, ...] = (
     ),
 )
 TIMESTEP = (
-    "the timestep's name, vision_timesteps, is not known: the first run counts its first evaluation in a branch "
-    "of its own and its branches part; later runs do not count the first evaluation, and differ"
+    "the timestep's name, vision_timesteps, is not known: the first run counts its first evaluation in a "
+    "branch of its own, later runs do not count it at all, and differ"
 )
 KNOWN: dict[tuple[str, str], str] = {
     **{("Cosmos3OmniPipeline", method): TIMESTEP for method in ("default", "interval", "fbcache")},
