@@ -10,7 +10,7 @@ from torch import nn
 from tests.builders import masks, model, pipeline, prompts, sampler
 from tests.families.video import HUNYUAN, HUNYUAN15, HUNYUAN_I2V, MASK
 from tests.zoo.entry import Entry
-from tests.zoo.videos_parts import NO_DELTA, TEXT, call, entry, of, picture, spread, wan_vae
+from tests.zoo.videos_parts import NO_DELTA, TEXT, call, entry, hunyuan_vae, of, picture, spread, wan_vae
 
 # The models ---------------------------------------------------------------------------------------
 
@@ -66,14 +66,6 @@ _motif = model(
 )
 
 # The other parts ----------------------------------------------------------------------------------
-
-_vae = model(
-    "AutoencoderKLHunyuanVideo",
-    latent_channels=4,
-    block_out_channels=(4, 4, 4, 4),
-    layers_per_block=1,
-    norm_num_groups=4,
-)
 
 
 def siglip() -> nn.Module:
@@ -147,7 +139,7 @@ ENTRIES: tuple[Entry, ...] = (
         _skyreels,
         call(TWO_PROMPTS, image=picture(), num_frames=5, true_cfg_scale=3.0, **masks(MASK)),
         FLOW,
-        {"vae": _vae},
+        {"vae": hunyuan_vae},
         refused=NO_DELTA,
     ),
     # Two sections of frames, one denoising loop each.
@@ -156,7 +148,7 @@ ENTRIES: tuple[Entry, ...] = (
         _framepack,
         call(PROMPT, image=picture(), num_frames=17, latent_window_size=3, prompt_attention_mask=MASK),
         FLOW,
-        {"vae": _vae, **SEEING},
+        {"vae": hunyuan_vae, **SEEING},
     ),
     of(HUNYUAN15, "HunyuanVideo15Pipeline", refused=NO_DELTA),
     Entry("HunyuanVideo15ImageToVideoPipeline", _hunyuan15_from_image, _hunyuan15_inputs, refused=NO_DELTA),
@@ -165,7 +157,7 @@ ENTRIES: tuple[Entry, ...] = (
         _kandinsky5,
         call(QWEN_AND_CLIP, **KANDINSKY),
         FLOW,
-        {"vae": _vae},
+        {"vae": hunyuan_vae},
         refused=NO_DELTA,
     ),
     # Its latents are changed in place.
@@ -174,7 +166,7 @@ ENTRIES: tuple[Entry, ...] = (
         _kandinsky5,
         call(QWEN_AND_CLIP, **{**KANDINSKY, "num_frames": 17}, image=picture()),
         FLOW,
-        {"vae": _vae},
+        {"vae": hunyuan_vae},
         fast=True,
         refused=NO_DELTA,
     ),

@@ -81,7 +81,7 @@ def _call(random: Mapping[str, tuple[int, ...]], size: int = 64, **fixed: Any) -
     return make
 
 
-def _two_guiders() -> Any:
+def _weak_guider() -> Any:
     from diffusers import ClassifierFreeGuidance
 
     return ClassifierFreeGuidance(guidance_scale=2.0)
@@ -101,7 +101,7 @@ def _ltx2_guider() -> Any:
 
 PROMPTS = {"prompt_embeds": (5, TEXT), "negative_prompt_embeds": (5, TEXT)}
 WAN = {"transformer": wan_model, "scheduler": UNIPC, "guider": guider}
-WAN22 = {**WAN, "transformer_2": lambda: wan_model(7), "guider_2": _two_guiders}
+WAN22 = {**WAN, "transformer_2": lambda: wan_model(7), "guider_2": _weak_guider}
 FLUX = {"transformer": flux_model, "scheduler": FLOW_EULER}
 # Without a VAE the pipeline knows no number of channels.
 FRAMES = {"num_frames": 5, "latents": torch.randn(1, 4, 2, 4, 4, generator=generator(5))}

@@ -139,6 +139,15 @@ def wan_vae(channels: int = 4, **over: Any) -> Callable[..., nn.Module]:
     )
 
 
+hunyuan_vae = model(
+    "AutoencoderKLHunyuanVideo",
+    latent_channels=4,
+    block_out_channels=(4, 4, 4, 4),
+    layers_per_block=1,
+    norm_num_groups=4,
+)
+
+
 def clip_processor() -> Any:
     """What prepares pictures for `clip_vision`."""
     from transformers import CLIPImageProcessor

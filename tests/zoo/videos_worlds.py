@@ -12,7 +12,18 @@ from tests.families.video import MASK
 from tests.pipelines import FLOW_EULER, UNIPC
 from tests.zoo.entry import Entry
 from tests.zoo.videos_ltx import ltx2_vae
-from tests.zoo.videos_parts import NO_DELTA, ONE_LOOP, TEXT, call, entry, picture, spread, wan_vae, words
+from tests.zoo.videos_parts import (
+    NO_DELTA,
+    ONE_LOOP,
+    TEXT,
+    call,
+    entry,
+    hunyuan_vae,
+    picture,
+    spread,
+    wan_vae,
+    words,
+)
 
 # The models ---------------------------------------------------------------------------------------
 
@@ -139,13 +150,6 @@ _cosmos_vae = model(
     scaling_factor=1.0,
     spatial_compression_ratio=8,
     temporal_compression_ratio=4,
-)
-_hunyuan_vae = model(
-    "AutoencoderKLHunyuanVideo",
-    latent_channels=4,
-    block_out_channels=(4, 4, 4, 4),
-    layers_per_block=1,
-    norm_num_groups=4,
 )
 _mel_vae = model(
     "MMAudioVAE",
@@ -342,7 +346,7 @@ ENTRIES: tuple[Entry, ...] = (
         _kandinsky6,
         call(KANDINSKY6, image=picture(), num_frames=5, guidance_scale=3.0),
         sampler("FlowMatchEulerDiscreteScheduler", shift=7.0),
-        {"vae": _hunyuan_vae, "audio_vae": _mel_vae, "vocoder": _vocoder},
+        {"vae": hunyuan_vae, "audio_vae": _mel_vae, "vocoder": _vocoder},
         fast=True,
         refused=NO_DELTA,
     ),
