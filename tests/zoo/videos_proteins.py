@@ -65,11 +65,8 @@ def _inputs() -> Call:
     }
 
 
-ENTRIES: tuple[Entry, ...] = (Entry("RFD4ProteinaPipeline", _build, _inputs),)
-UNFOUND = (
-    "no denoiser is found, which is said: the times are named bb_ca_time and local_latents_time, and the two "
-    "samplers bb_ca_scheduler and local_latents_scheduler"
+# Its times are named bb_ca_time and local_latents_time, and it has two samplers of other names.
+ENTRIES: tuple[Entry, ...] = (
+    Entry("RFD4ProteinaPipeline", _build, _inputs, refused={"every": "no denoiser found in RFD4Proteina"}),
 )
-KNOWN: dict[tuple[str, str], str] = {
-    ("RFD4ProteinaPipeline", method): UNFOUND for method in ("default", "interval", "fbcache", "easycache")
-}
+KNOWN: dict[tuple[str, str], str] = {}
