@@ -21,8 +21,8 @@ class Entry:
         name: class name in diffusers.
         build: makes the pipeline; equal weights in every call.
         inputs: makes the arguments of a call, with `num_inference_steps` or its like.
-        refused: for methods that must be refused on this pipeline, name -> a part of the error's text; `every`
-            stands for all of them, refused at `enable`.
+        refused: for methods that must be refused on this pipeline, name -> a part of the error's text;
+            `every` stands for all of them, refused at `enable`.
         nothing: methods that rightly predict nothing here, name -> the reason, a part of what `Stats` says.
         fast: whether it is one of the cover that the fast lane runs.
     """
