@@ -19,6 +19,7 @@ from dcache.identity.denoisers import denoisers
 from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
 from dcache.identity.token_models import refuse_token_models
+from dcache.identity.tracker import RunTracker
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.method import Method
 from dcache.methods.replay import replay
@@ -255,7 +256,20 @@ def step(
             check_number(what, value, -math.inf)
     if branch is not None and not isinstance(branch, str):
         raise DcacheError(f"branch must be a name or None, got {branch!r}")
-    tracker = sessions[0].tracker
+    with sessions[0].lanes.here():
+        _tell(sessions[0].tracker, index, sigma, branch, timestep, steps, flow)
+
+
+def _tell(
+    tracker: RunTracker,
+    index: int,
+    sigma: float | None,
+    branch: str | None,
+    timestep: float | None,
+    steps: int | None,
+    flow: bool,
+) -> None:
+    """Note what `step` was told; arguments as there."""
     told = tracker.manual
     called_again = told is not None and told.run.calls > 0 and branch is not None and branch in told.seen
     if told is None or index < told.run.index or (index == told.run.index == 0 and called_again):
