@@ -24,7 +24,7 @@ METHODS: dict[str, Callable[[], Method | None]] = {
     "default": lambda: None,
     "interval": lambda: methods.interval(interval=3),
     "fbcache": lambda: methods.fbcache(threshold=0.2),
-    "easycache": lambda: methods.easycache(threshold=0.3),
+    "easycache": lambda: methods.easycache(threshold=0.3, warmup=2),
 }
 # The fast lane gives each entry of its cover one of the methods, in turns.
 COVER = [entry.name for entry in ENTRIES if entry.fast]
