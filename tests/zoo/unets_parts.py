@@ -51,10 +51,12 @@ def entry(name: str, parts: Parts, call: Callable[[], Call], **more: Any) -> Ent
         name: as for `assemble`; the entry has the name of the class.
         parts: the constructor's arguments, or functions that make them.
         call: makes the arguments of a call.
-        **more: the entry's other fields; `label` is another name for it.
+        **more: the entry's other fields; `label` is another name for it, `wide` says that the denoiser's output
+            has not the shape of its input.
     """
     label = more.pop("label", name.rpartition(":")[2])
-    return Entry(label, lambda: assemble(name, parts), call, **more)
+    refused = {**more.pop("refused", {}), **({"easycache": "codec 'delta'"} if more.pop("wide", False) else {})}
+    return Entry(label, lambda: assemble(name, parts), call, refused=refused, **more)
 
 
 def unet(name: str, parts: Parts, call: Callable[[], Call], **more: Any) -> Entry:
@@ -64,10 +66,9 @@ def unet(name: str, parts: Parts, call: Callable[[], Call], **more: Any) -> Entr
         name: as for `entry`.
         parts: as for `entry`.
         call: as for `entry`.
-        **more: as for `entry`; `wide` says that the UNet has more channels in than out.
+        **more: as for `entry`.
     """
-    wide = {"easycache": "codec 'delta'"} if more.pop("wide", False) else {}
-    return entry(name, parts, call, refused={"fbcache": "has 0 block"} | wide, **more)
+    return entry(name, parts, call, refused={"fbcache": "has 0 block"}, **more)
 
 
 def arguments(**given: Any) -> Callable[[], Call]:
@@ -122,7 +123,7 @@ class Words:
     def __init__(self, length: int = TOKENS) -> None:
         self.model_max_length = length
 
-    def __call__(self, text: str | list[str], max_length: int | None = None, **_: Any) -> Any:
+    def __call__(self, text: str | list[str], max_length: int | None = None, **more: Any) -> Any:
         from transformers import BatchEncoding
 
         length = self.model_max_length if max_length is None else max_length
@@ -130,7 +131,8 @@ class Words:
         rows = [[1, *map(self.number, line.split()), 2][:length] for line in texts]
         ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
-        return BatchEncoding({"input_ids": ids, "attention_mask": mask})
+        lengths = {"length": mask.sum(1)} if more.get("return_length") else {}
+        return BatchEncoding({"input_ids": ids, "attention_mask": mask, **lengths})
 
     @staticmethod
     def number(word: str) -> int:
