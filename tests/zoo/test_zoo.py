@@ -60,8 +60,7 @@ def test_five_checks(entry: Entry, name: str) -> None:
 
     if name in entry.refused:
         with pytest.raises(DcacheError, match=entry.refused[name]):
-            dcache.enable(pipe, METHODS[name]())
-            entry.run(pipe)
+            entry.run(dcache.enable(pipe, METHODS[name]()))
         dcache.disable(pipe)
         assert equal(entry.run(pipe), plain), "a refused method left something behind"
         return

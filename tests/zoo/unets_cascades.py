@@ -6,7 +6,6 @@ from typing import Any
 
 from tests.builders import model, sampler
 from tests.zoo.entry import STEPS, Entry
-from tests.zoo.unets_kandinsky import prior
 from tests.zoo.unets_parts import (
     arguments,
     beside,
@@ -17,6 +16,7 @@ from tests.zoo.unets_parts import (
     entry,
     latent,
     picture,
+    prior,
     seeded,
     seeded_module,
     unet,
@@ -232,9 +232,7 @@ THINGS = (
     entry(
         "ShapEImg2ImgPipeline",
         {
-            "prior": lambda: shap_e(
-                clip_embed_dim=24, num_embeddings=5, embedding_proj_norm_type="layer"
-            ),
+            "prior": lambda: shap_e(clip_embed_dim=24, num_embeddings=5, embedding_proj_norm_type="layer"),
             "scheduler": KARRAS,
             "image_encoder": vision,
             "image_processor": clip_images(),

@@ -16,7 +16,6 @@ from tests.zoo.unets_parts import (
     TEXTS,
     TOKENS,
     Words,
-    arguments,
     beside,
     clip_images,
     clip_text,
@@ -25,6 +24,7 @@ from tests.zoo.unets_parts import (
     entry,
     latent,
     picture,
+    prior,
     seeded_module,
     unet,
     vae,
@@ -40,23 +40,6 @@ UNCLIP = sampler(
     num_train_timesteps=1000,
     clip_sample=True,
     clip_sample_range=5.0,
-)
-
-
-def _scaled(prior: Any) -> None:
-    """Fresh, a prior multiplies all it makes by zero at the end."""
-    prior.clip_std.fill_(1.0)
-
-
-prior = model(
-    "PriorTransformer",
-    _scaled,
-    num_attention_heads=2,
-    attention_head_dim=6,
-    num_layers=2,
-    embedding_dim=12,
-    num_embeddings=5,
-    additional_embeddings=4,
 )
 simple_unet = model(
     "UNet2DConditionModel",
@@ -152,12 +135,23 @@ KANDINSKY = (
         wide=True,
     ),
     unet(
-        "KandinskyInpaintPipeline", K21_INPAINT, pictures(prompt="a cat", **EMBEDS, **MASKED, **SIZED), wide=True
+        "KandinskyInpaintPipeline",
+        K21_INPAINT,
+        pictures(prompt="a cat", **EMBEDS, **MASKED, **SIZED),
+        wide=True,
     ),
     entry("KandinskyPriorPipeline", PRIOR, pictures(prompt="a cat"), fast=True),
-    unet("KandinskyCombinedPipeline", {**K21, **PRIOR_TOO}, pictures(**PRIOR_STEPS, negative_prompt="a dog"), wide=True),
     unet(
-        "KandinskyImg2ImgCombinedPipeline", {**K21, **PRIOR_TOO}, pictures(**PRIOR_STEPS, **PICTURE), wide=True
+        "KandinskyCombinedPipeline",
+        {**K21, **PRIOR_TOO},
+        pictures(**PRIOR_STEPS, negative_prompt="a dog"),
+        wide=True,
+    ),
+    unet(
+        "KandinskyImg2ImgCombinedPipeline",
+        {**K21, **PRIOR_TOO},
+        pictures(**PRIOR_STEPS, **PICTURE),
+        wide=True,
     ),
     unet(
         "KandinskyInpaintCombinedPipeline",
@@ -169,7 +163,10 @@ KANDINSKY = (
     unet("KandinskyV22Img2ImgPipeline", K22, pictures(**EMBEDS, **PICTURE, **SIZED), wide=True),
     unet("KandinskyV22InpaintPipeline", K22_INPAINT, pictures(**EMBEDS, **MASKED, **SIZED), wide=True),
     unet(
-        "KandinskyV22ControlnetPipeline", HINTED, pictures(**EMBEDS, hint=drawn(5, 3, 64, 64), **SIZED), wide=True
+        "KandinskyV22ControlnetPipeline",
+        HINTED,
+        pictures(**EMBEDS, hint=drawn(5, 3, 64, 64), **SIZED),
+        wide=True,
     ),
     unet(
         "KandinskyV22ControlnetImg2ImgPipeline",
@@ -218,7 +215,6 @@ KANDINSKY_3 = (
 )
 
 
-
 class Placed(Words):
     """A tokenizer that says where each token stands."""
 
@@ -226,6 +222,11 @@ class Placed(Words):
         batch = super().__call__(text, max_length=TOKENS, **more)
         batch["position_ids"] = torch.arange(TOKENS).expand_as(batch["input_ids"])
         return batch
+
+
+def placed() -> Placed:
+    """What makes it."""
+    return Placed()
 
 
 def chatglm() -> Any:
@@ -265,14 +266,16 @@ KOLORS = {
 }
 TEXTS_KOLORS = {**POOLED, "prompt_embeds": drawn(1, 5, 16), "negative_prompt_embeds": drawn(2, 5, 16)}
 KOLORS_ENTRIES = (
-    unet("diffusers.pipelines.kolors.pipeline_kolors:KolorsPipeline", KOLORS, latent(**TEXTS_KOLORS, **SIZED)),
+    unet(
+        "diffusers.pipelines.kolors.pipeline_kolors:KolorsPipeline", KOLORS, latent(**TEXTS_KOLORS, **SIZED)
+    ),
     unet(
         "diffusers.pipelines.kolors.pipeline_kolors_img2img:KolorsImg2ImgPipeline",
         {
             **KOLORS,
             "unet": kolors_unet(16),
             "text_encoder": chatglm,
-            "tokenizer": lambda: Placed(),
+            "tokenizer": placed,
         },
         latent(prompt="a cat", guidance_scale=3.0, **PICTURE, **SIZED),
     ),
@@ -332,7 +335,14 @@ cascade_decoder = model(
     switch_level=None,
     patch_size=2,
 )
-paella = beside("WuerstchenDecoderPipeline", "PaellaVQModel", embed_dim=8, levels=2, bottleneck_blocks=1, num_vq_embeddings=16)
+paella = beside(
+    "WuerstchenDecoderPipeline",
+    "PaellaVQModel",
+    embed_dim=8,
+    levels=2,
+    bottleneck_blocks=1,
+    num_vq_embeddings=16,
+)
 WALK = sampler("DDPMWuerstchenScheduler")
 CASCADE_TEXTS = {
     **TEXTS,
@@ -340,7 +350,12 @@ CASCADE_TEXTS = {
     "negative_prompt_embeds_pooled": drawn(4, 1, 12),
 }
 CASCADE_PRIOR = {"prior": cascade_prior, "scheduler": WALK, "text_encoder": clip_text(project=12)}
-CASCADE = {"text_encoder": clip_text(project=12), "decoder": cascade_decoder, "scheduler": WALK, "vqgan": paella}
+CASCADE = {
+    "text_encoder": clip_text(project=12),
+    "decoder": cascade_decoder,
+    "scheduler": WALK,
+    "vqgan": paella,
+}
 BOTH_TEXTS = {name: value for name, value in CASCADE_TEXTS.items() if name != "guidance_scale"}
 CASCADE_ENTRIES = (
     unet(
@@ -355,7 +370,12 @@ CASCADE_ENTRIES = (
     ),
     unet(
         "StableCascadeCombinedPipeline",
-        {**CASCADE, "prior_prior": cascade_prior, "prior_scheduler": WALK, "prior_text_encoder": clip_text(project=12)},
+        {
+            **CASCADE,
+            "prior_prior": cascade_prior,
+            "prior_scheduler": WALK,
+            "prior_text_encoder": clip_text(project=12),
+        },
         latent(
             **BOTH_TEXTS,
             height=128,
@@ -367,7 +387,9 @@ CASCADE_ENTRIES = (
     ),
 )
 
-wuerstchen_prior = beside("WuerstchenPriorPipeline", "WuerstchenPrior", c_in=4, c=16, c_cond=12, c_r=8, depth=2, nhead=2)
+wuerstchen_prior = beside(
+    "WuerstchenPriorPipeline", "WuerstchenPrior", c_in=4, c=16, c_cond=12, c_r=8, depth=2, nhead=2
+)
 wuerstchen_decoder = beside(
     "WuerstchenDecoderPipeline",
     "WuerstchenDiffNeXt",
@@ -384,7 +406,12 @@ wuerstchen_decoder = beside(
     effnet_embd=4,
 )
 
-WUERSTCHEN_PRIOR = {"prior": wuerstchen_prior, "scheduler": WALK, "text_encoder": clip_text(), "tokenizer": words()}
+WUERSTCHEN_PRIOR = {
+    "prior": wuerstchen_prior,
+    "scheduler": WALK,
+    "text_encoder": clip_text(),
+    "tokenizer": words(),
+}
 WUERSTCHEN = {
     "decoder": wuerstchen_decoder,
     "scheduler": WALK,
@@ -417,4 +444,10 @@ WUERSTCHEN_ENTRIES = (
     ),
 )
 
-ENTRIES: tuple[Entry, ...] = (*KANDINSKY, *KANDINSKY_3, *KOLORS_ENTRIES, *CASCADE_ENTRIES, *WUERSTCHEN_ENTRIES)
+ENTRIES: tuple[Entry, ...] = (
+    *KANDINSKY,
+    *KANDINSKY_3,
+    *KOLORS_ENTRIES,
+    *CASCADE_ENTRIES,
+    *WUERSTCHEN_ENTRIES,
+)

@@ -14,7 +14,6 @@ from tests.zoo.entry import STEPS, Entry
 from tests.zoo.unets_parts import (
     SIZED,
     TEXTS,
-    Words,
     arguments,
     assemble,
     beside,
@@ -23,6 +22,7 @@ from tests.zoo.unets_parts import (
     clip_vision,
     drawn,
     entry,
+    home,
     latent,
     picture,
     seeded,
@@ -36,6 +36,7 @@ DDIM, PNDM = NOISE_SAMPLERS["ddim"], NOISE_SAMPLERS["pndm"]
 SD = {"unet": sd_model, "scheduler": DDIM, "vae": vae}
 TALKING = {**SD, "text_encoder": clip_text(), "tokenizer": words()}
 SAID = {"prompt": "a cat", "guidance_scale": 3.0}
+
 
 class Speaker(nn.Module):
     """A text encoder with the interface of a language model."""
@@ -181,10 +182,8 @@ SOUNDS = (
 
 def example_encoder() -> Any:
     """Paint by Example's encoder of the example."""
-    import diffusers
     from transformers import CLIPVisionConfig
 
-    home = beside_module(diffusers.PaintByExamplePipeline)
     config = CLIPVisionConfig(
         hidden_size=12,
         intermediate_size=12,
@@ -194,14 +193,7 @@ def example_encoder() -> Any:
         image_size=8,
         patch_size=4,
     )
-    return seeded_module(lambda: home.PaintByExampleImageEncoder(config))
-
-
-def beside_module(pipeline: Any) -> Any:
-    """The module that a pipeline's class stands in."""
-    import importlib
-
-    return importlib.import_module(pipeline.__module__)
+    return seeded_module(lambda: home("PaintByExamplePipeline").PaintByExampleImageEncoder(config))
 
 
 text_unet = beside(
@@ -324,12 +316,13 @@ GLIGENS = (
             "image_encoder": clip_vision(),
             "image_project": image_project,
         },
-        latent(**SAID, **SIZED, **BOXES, gligen_images=lambda: [picture()()], gligen_scheduled_sampling_beta=0.5),
+        latent(
+            **SAID, **SIZED, **BOXES, gligen_images=lambda: [picture()()], gligen_scheduled_sampling_beta=0.5
+        ),
     ),
 )
 
 # Transformers -------------------------------------------------------------------------------------
-
 
 
 def _louder(transformer: Any) -> None:
@@ -356,10 +349,7 @@ codes = model(
 
 def _no_prompt() -> Any:
     """VQ-Diffusion's place for a learned empty prompt."""
-    import diffusers
-
-    home = beside_module(diffusers.VQDiffusionPipeline)
-    return home.LearnedClassifierFreeSamplingEmbeddings(learnable=False).eval()
+    return home("VQDiffusionPipeline").LearnedClassifierFreeSamplingEmbeddings(learnable=False).eval()
 
 
 uvit = beside(
@@ -435,7 +425,6 @@ TRANSFORMERS = (
             "scheduler": DDIM,
         },
         latent(**SAID, **SIZED),
-        refused={"fbcache": "has 1 block"},
     ),
 )
 
@@ -512,7 +501,13 @@ OTHERS = (
     unet("DreamLiteMobilePipeline", DREAM, latent(prompt=LONG, **SIZED)),
     unet(
         "LDMTextToImagePipeline",
-        {"unet": sd_model, "scheduler": DDIM, "vqvae": vae, "bert": clip_text(tokens=77), "tokenizer": words(77)},
+        {
+            "unet": sd_model,
+            "scheduler": DDIM,
+            "vqvae": vae,
+            "bert": clip_text(tokens=77),
+            "tokenizer": words(77),
+        },
         latent(**{**SAID, **SIZED, "output_type": "np"}),
     ),
     Entry(

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tests.builders import generator, model, sampler
+from tests.builders import sampler
 from tests.families.unets import DDIM as DDIM_SHAPE
 from tests.pipelines import NOISE_SAMPLERS, sd_model
 from tests.zoo.entry import STEPS, Entry
@@ -15,11 +15,8 @@ from tests.zoo.unets_parts import (
     SIZED,
     TEXTS,
     arguments,
-    clip_images,
     clip_text,
-    clip_vision,
     drawn,
-    entry,
     latent,
     picture,
     seeded,
@@ -96,17 +93,18 @@ MASKED = {"image": picture(), "mask_image": picture(mode="L")}
 
 EDITORS = (
     unet("StableDiffusionPanoramaPipeline", SD, latent(**TEXTS, **SIZED)),
+    # Views are 64 latents wide, and 8 apart.
     unet(
         "StableDiffusionPanoramaPipeline",
-        SD,
-        latent(**TEXTS, height=16, width=160),
+        {**SD, "vae": None},
+        latent(**TEXTS, height=64, width=8 * 80),
         label="StableDiffusionPanoramaPipeline (views)",
     ),
     unet(
         "StableDiffusionPanoramaPipeline",
-        SD,
-        latent(**TEXTS, height=16, width=160, view_batch_size=4, circular_padding=True),
-        label="StableDiffusionPanoramaPipeline (circular)",
+        {**SD, "vae": None},
+        latent(**TEXTS, height=64, width=8 * 80, view_batch_size=2, circular_padding=True),
+        label="StableDiffusionPanoramaPipeline (views in batches)",
     ),
     unet("StableDiffusionSAGPipeline", SD, latent(**TEXTS, **SIZED, sag_scale=0.75)),
     unet(
@@ -114,19 +112,63 @@ EDITORS = (
         {**SD, "vae": lambda: vae(in_channels=6, out_channels=6)},
         latent(**{**TEXTS, **SIZED, "output_type": "np"}),
     ),
-    unet("SemanticStableDiffusionPipeline", TALKING, latent(**SAID, **SIZED, editing_prompt="a dog", edit_warmup_steps=1)),
-    unet("StableDiffusionAttendAndExcitePipeline", TALKING, latent(**SAID, height=32, width=32, token_indices=lambda: [1], max_iter_to_alter=2, attn_res=(16, 16))),
+    unet(
+        "SemanticStableDiffusionPipeline",
+        TALKING,
+        latent(**SAID, **SIZED, editing_prompt="a dog", edit_warmup_steps=1),
+    ),
+    unet(
+        "StableDiffusionAttendAndExcitePipeline",
+        TALKING,
+        latent(
+            **SAID, height=32, width=32, token_indices=lambda: [1], max_iter_to_alter=2, attn_res=(16, 16)
+        ),
+    ),
     unet("StableDiffusionModelEditingPipeline", TALKING, latent(**SAID, **SIZED)),
-    unet("StableDiffusionParadigmsPipeline", {**SD, "scheduler": sampler("DDIMParallelScheduler", steps_offset=1, clip_sample=False)}, latent(**TEXTS, **SIZED, parallel=3)),
-    unet("StableDiffusionDiffEditPipeline", {**SD, "inverse_scheduler": sampler("DDIMInverseScheduler", clip_sample=False)}, latent(**TEXTS, mask_image=lambda: torch.ones(1, 8, 8), image_latents=drawn(5, 4, 4, 8, 8))),
-    unet("StableDiffusionPix2PixZeroPipeline", {**TALKING, "inverse_scheduler": sampler("DDIMInverseScheduler", clip_sample=False)}, latent(**SAID, **SIZED, source_embeds=drawn(5, 5, 12), target_embeds=drawn(6, 5, 12))),
-    unet("CycleDiffusionPipeline", {**TALKING, "scheduler": sampler("DDIMScheduler", clip_sample=False, set_alpha_to_one=False)}, latent(**SAID, source_prompt="a dog", image=picture(), strength=0.8, num_inference_steps=8)),
+    unet(
+        "StableDiffusionParadigmsPipeline",
+        {**SD, "scheduler": sampler("DDIMParallelScheduler", steps_offset=1, clip_sample=False)},
+        latent(**TEXTS, **SIZED, parallel=3),
+    ),
+    unet(
+        "StableDiffusionDiffEditPipeline",
+        {**SD, "inverse_scheduler": sampler("DDIMInverseScheduler", clip_sample=False)},
+        latent(**TEXTS, mask_image=lambda: torch.ones(1, 8, 8), image_latents=drawn(5, 4, 4, 8, 8)),
+    ),
+    unet(
+        "StableDiffusionPix2PixZeroPipeline",
+        {**TALKING, "inverse_scheduler": sampler("DDIMInverseScheduler", clip_sample=False)},
+        latent(**SAID, **SIZED, source_embeds=drawn(5, 5, 12), target_embeds=drawn(6, 5, 12)),
+    ),
+    unet(
+        "CycleDiffusionPipeline",
+        {**TALKING, "scheduler": sampler("DDIMScheduler", clip_sample=False, set_alpha_to_one=False)},
+        latent(**SAID, source_prompt="a dog", image=picture(), strength=0.8, num_inference_steps=8),
+    ),
     unet("AltDiffusionPipeline", SD, latent(**TEXTS, **SIZED)),
-    unet("AltDiffusionImg2ImgPipeline", SD, latent(**TEXTS, image=picture(), strength=0.8, num_inference_steps=8)),
+    unet(
+        "AltDiffusionImg2ImgPipeline",
+        SD,
+        latent(**TEXTS, image=picture(), strength=0.8, num_inference_steps=8),
+    ),
 )
 
+
 def depth_of(name: str, **more: Any) -> Entry:
-    return unet(name, {"unet": lambda: sd_model(in_channels=8), "scheduler": DDIM, "vae": vae, "text_encoder": clip_text(), "tokenizer": words()}, arguments(image=picture(), num_inference_steps=STEPS, processing_resolution=0, generator=seeded(1)), wide=True, **more)
+    return unet(
+        name,
+        {
+            "unet": lambda: sd_model(in_channels=8),
+            "scheduler": DDIM,
+            "vae": vae,
+            "text_encoder": clip_text(),
+            "tokenizer": words(),
+        },
+        arguments(image=picture(), num_inference_steps=STEPS, processing_resolution=0, generator=seeded(1)),
+        wide=True,
+        **more,
+    )
+
 
 MARIGOLDS = (
     depth_of("MarigoldDepthPipeline"),

@@ -51,11 +51,14 @@ def entry(name: str, parts: Parts, call: Callable[[], Call], **more: Any) -> Ent
         name: as for `assemble`; the entry has the name of the class.
         parts: the constructor's arguments, or functions that make them.
         call: makes the arguments of a call.
-        **more: the entry's other fields; `label` is another name for it, `wide` says that the denoiser's output
-            has not the shape of its input.
+        **more: the entry's other fields; `label` is another name for it, `wide` says that the denoiser's
+            output has not the shape of its input.
     """
     label = more.pop("label", name.rpartition(":")[2])
-    refused = {**more.pop("refused", {}), **({"easycache": "codec 'delta'"} if more.pop("wide", False) else {})}
+    refused = {
+        **more.pop("refused", {}),
+        **({"easycache": "codec 'delta'"} if more.pop("wide", False) else {}),
+    }
     return Entry(label, lambda: assemble(name, parts), call, refused=refused, **more)
 
 
@@ -161,6 +164,13 @@ def seeded_module(make: Callable[[], Any], seed: int = 0) -> Any:
         return ready(make(), seed)
 
 
+def home(pipeline: str) -> Any:
+    """The file of a pipeline of diffusers, as a module: it names the classes of the parts."""
+    import diffusers
+
+    return importlib.import_module(getattr(diffusers, pipeline).__module__)
+
+
 def beside(pipeline: str, name: str, **config: Any) -> Callable[..., Any]:
     """What makes a module that a pipeline's own file names, from a configuration; a call may change that.
 
@@ -171,9 +181,7 @@ def beside(pipeline: str, name: str, **config: Any) -> Callable[..., Any]:
     """
 
     def make(**over: Any) -> Any:
-        import diffusers
-
-        kind = getattr(importlib.import_module(getattr(diffusers, pipeline).__module__), name)
+        kind = getattr(home(pipeline), name)
         return seeded_module(lambda: kind(**{**config, **over}))
 
     return make
@@ -248,7 +256,24 @@ vae = model(
     sample_size=16,
 )
 
-# The same for the models of Stable Diffusion XL; its second text encoder gives the pooled embedding, of size 8.
+
+def _scaled(prior: Any) -> None:
+    """Fresh, a prior multiplies all it makes by zero at the end."""
+    prior.clip_std.fill_(1.0)
+
+
+prior = model(
+    "PriorTransformer",
+    _scaled,
+    num_attention_heads=2,
+    attention_head_dim=6,
+    num_layers=2,
+    embedding_dim=12,
+    num_embeddings=5,
+    additional_embeddings=4,
+)
+
+# Embeddings of a prompt. The second text encoder of Stable Diffusion XL gives the pooled one, of size 8.
 POOLED = {"pooled_prompt_embeds": drawn(3, 8), "negative_pooled_prompt_embeds": drawn(4, 8)}
 TEXTS = {"prompt_embeds": drawn(1, 5, 12), "negative_prompt_embeds": drawn(2, 5, 12), "guidance_scale": 3.0}
 TEXTS_XL = {**TEXTS, **POOLED}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tests.builders import model, sampler
+from tests.builders import sampler
 from tests.families.unets import sdxl_model
 from tests.pipelines import NOISE_SAMPLERS, sd_model
 from tests.zoo.entry import STEPS, Entry
@@ -13,14 +13,13 @@ from tests.zoo.unets_parts import (
     SIZED,
     TEXTS,
     TEXTS_XL,
-    arguments,
     clip_images,
     clip_text,
     clip_vision,
     drawn,
     latent,
     picture,
-    seeded,
+    prior,
     unet,
     vae,
     words,
@@ -57,23 +56,6 @@ def _normalizer() -> Any:
     return StableUnCLIPImageNormalizer(embedding_dim=12).eval()
 
 
-
-
-def _scaled(prior: Any) -> None:
-    """Fresh, a prior multiplies all it makes by zero at the end."""
-    prior.clip_std.fill_(1.0)
-
-
-prior = model(
-    "PriorTransformer",
-    _scaled,
-    num_attention_heads=2,
-    attention_head_dim=6,
-    num_layers=2,
-    embedding_dim=12,
-    num_embeddings=5,
-    additional_embeddings=4,
-)
 UNCLIP_PARTS = {
     "image_normalizer": _normalizer,
     "image_noising_scheduler": sampler("DDIMScheduler"),

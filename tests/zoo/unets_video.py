@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-
-from tests.builders import fixed, generator, model, sampler
+from tests.builders import model, sampler
 from tests.families.unets import SVD, sdxl_model
 from tests.pipelines import NOISE_SAMPLERS, sd_model
 from tests.zoo.entry import Entry
-from tests.zoo.unets_control import controlnet
+from tests.zoo.unets_control import controlnet, opened
 from tests.zoo.unets_parts import (
     SIZED,
     TEXTS,
     TEXTS_XL,
-    arguments,
     clip_images,
     clip_text,
     clip_vision,
-    entry,
     latent,
     picture,
-    seeded,
     unet,
     vae,
     video,
@@ -41,14 +34,9 @@ motion = model(
 )
 
 
-def _sparse_opened(control: Any) -> None:
-    for i, layer in enumerate((*control.controlnet_down_blocks, control.controlnet_mid_block)):
-        layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator(i)) * 0.5)
-
-
 sparse = model(
     "SparseControlNetModel",
-    _sparse_opened,
+    opened,
     in_channels=4,
     conditioning_channels=3,
     layers_per_block=1,
@@ -118,9 +106,18 @@ ENTRIES: tuple[Entry, ...] = (
         latent(**TEXTS, **VIDEO, conditioning_frames=video()),
     ),
     unet("AnimateDiffPAGPipeline", MOVED, latent(**TEXTS, **FRAMES, pag_scale=2.0)),
-    unet("PIAPipeline", {**MOVED, "unet": lambda: sd_model(in_channels=9)}, latent(**TEXTS, **FRAMES, image=picture()), wide=True),
+    unet(
+        "PIAPipeline",
+        {**MOVED, "unet": lambda: sd_model(in_channels=9)},
+        latent(**TEXTS, **FRAMES, image=picture()),
+        wide=True,
+    ),
     unet("TextToVideoSDPipeline", TEXT_VIDEO, latent(**TEXTS, **FRAMES)),
-    unet("VideoToVideoSDPipeline", TEXT_VIDEO, latent(**TEXTS, video=video(), strength=0.8, num_inference_steps=8)),
+    unet(
+        "VideoToVideoSDPipeline",
+        TEXT_VIDEO,
+        latent(**TEXTS, video=video(), strength=0.8, num_inference_steps=8),
+    ),
     unet(
         "TextToVideoZeroPipeline",
         {"unet": sd_model, "scheduler": DDIM, "vae": vae, "tokenizer": words(), "text_encoder": clip_text()},
@@ -128,18 +125,33 @@ ENTRIES: tuple[Entry, ...] = (
     ),
     unet(
         "TextToVideoZeroSDXLPipeline",
-        {"unet": sdxl_model, "scheduler": DDIM, "vae": vae, "add_watermarker": False, "tokenizer": words(), "text_encoder": clip_text(4), "tokenizer_2": words(), "text_encoder_2": clip_text(8, project=8)},
+        {
+            "unet": sdxl_model,
+            "scheduler": DDIM,
+            "vae": vae,
+            "add_watermarker": False,
+            "tokenizer": words(),
+            "text_encoder": clip_text(4),
+            "tokenizer_2": words(),
+            "text_encoder_2": clip_text(8, project=8),
+        },
         latent(prompt="a cat", video_length=2, t0=2, t1=4, guidance_scale=3.0, **SIZED),
     ),
     unet(
         "I2VGenXLPipeline",
-        {"unet": i2vgen, "scheduler": DDIM, "vae": vae, "image_encoder": clip_vision(), "feature_extractor": clip_images()},
+        {
+            "unet": i2vgen,
+            "scheduler": DDIM,
+            "vae": vae,
+            "image_encoder": clip_vision(),
+            "feature_extractor": clip_images(),
+        },
         latent(**TEXTS, **FRAMES, image=picture()),
     ),
     Entry(
         "StableVideoDiffusionPipeline",
         SVD.build,
-        lambda: SVD.arguments(),
+        SVD.arguments,
         refused={"fbcache": "has 0 block", "easycache": "codec 'delta'"},
         fast=True,
     ),
