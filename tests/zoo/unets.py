@@ -29,7 +29,7 @@ _CAUSES: dict[str, dict[str, tuple[str, ...]]] = {
     "a replay is refused: PNDM has a timestep twice, and the run is taken to begin at the first of both": {
         "StableDiffusionImg2ImgPipeline": ALL
     },
-    "a replay is refused: prior and decoder have different numbers of steps, a schedule has one": dict.fromkeys(
+    "a replay is refused: prior and decoder differ in steps, a schedule has one number": dict.fromkeys(
         (
             "KandinskyCombinedPipeline",
             "KandinskyImg2ImgCombinedPipeline",

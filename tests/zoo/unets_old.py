@@ -133,7 +133,12 @@ EDITORS = (
     unet(
         "StableDiffusionDiffEditPipeline",
         {**SD, "inverse_scheduler": sampler("DDIMInverseScheduler", clip_sample=False)},
-        latent(**TEXTS, mask_image=lambda: torch.ones(1, 8, 8), image_latents=drawn(5, 4, 4, 8, 8)),
+        latent(
+            **TEXTS,
+            mask_image=lambda: torch.ones(1, 8, 8),
+            image_latents=drawn(5, 6, 4, 8, 8),
+            num_inference_steps=8,
+        ),
     ),
     unet(
         "StableDiffusionPix2PixZeroPipeline",

@@ -84,7 +84,7 @@ ENTRIES: tuple[Entry, ...] = (
     unet(
         "StableDiffusionInpaintPipeline",
         PICTURED,
-        latent(**TEXTS, **MASKED, strength=0.8),
+        latent(**TEXTS, **MASKED, strength=0.8, num_inference_steps=8),
         label="StableDiffusionInpaintPipeline (four channels)",
     ),
     unet(
