@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.builders import generator, model, sampler
-from tests.pipelines import FLOW_EULER, NOISE_SAMPLERS, sd_model
+from tests.pipelines import NOISE_SAMPLERS, sd_model
 from tests.zoo.entry import STEPS, Entry
 from tests.zoo.unets_parts import (
     SIZED,
@@ -431,40 +431,6 @@ TRANSFORMERS = (
 # Others -------------------------------------------------------------------------------------------
 
 
-dreamlite = model(
-    "DreamLiteUNetModel",
-    sample_size=8,
-    in_channels=4,
-    out_channels=4,
-    layers_per_block=1,
-    block_out_channels=(8, 16),
-    down_block_types=("DreamLiteDownBlock2D", "DreamLiteCrossAttnDownBlock2D"),
-    up_block_types=("DreamLiteCrossAttnUpBlock2D", "DreamLiteUpBlock2D"),
-    cross_attention_dim=12,
-    attention_head_dim=(2, 4),
-    norm_num_groups=4,
-    use_linear_projection=True,
-    addition_embed_type="time",
-    addition_time_embed_dim=4,
-    projection_class_embeddings_input_dim=8,
-)
-LONG = " ".join(f"word{i}" for i in range(30))
-DREAM = {
-    "unet": dreamlite,
-    "scheduler": FLOW_EULER,
-    "text_encoder": speaker,
-    "tokenizer": words(),
-    "vae": model(
-        "AutoencoderTiny",
-        encoder_block_out_channels=(8, 8),
-        decoder_block_out_channels=(8, 8),
-        num_encoder_blocks=(1, 1),
-        num_decoder_blocks=(1, 1),
-        latent_channels=4,
-    ),
-}
-
-
 def edited(name: str) -> Any:
     """What makes a pipeline of LEDITS++ that has walked up to the noise already."""
 
@@ -493,12 +459,6 @@ def edited(name: str) -> Any:
 
 
 OTHERS = (
-    unet(
-        "DreamLitePipeline",
-        DREAM,
-        latent(prompt=LONG, negative_prompt=LONG, guidance_scale=3.0, **SIZED),
-    ),
-    unet("DreamLiteMobilePipeline", DREAM, latent(prompt=LONG, **SIZED)),
     unet(
         "LDMTextToImagePipeline",
         {

@@ -256,7 +256,6 @@ ENTRIES: tuple[Entry, ...] = (
         EDM,
         COSMOS,
     ),
-    entry("Cosmos2TextToImagePipeline", _cosmos, call(PROMPTS, guidance_scale=3.0), KARRAS, COSMOS2),
     entry(
         "Cosmos2VideoToWorldPipeline",
         lambda: _cosmos(**SEEN),
