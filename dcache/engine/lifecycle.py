@@ -21,6 +21,7 @@ from dcache.identity.run import Run
 from dcache.identity.sampler import Listener
 from dcache.identity.tracker import RunTracker
 from dcache.method import Method
+from dcache.schedule.plan import RunLength
 
 
 class Living(Protocol):
@@ -84,7 +85,8 @@ class Lifecycle(Listener):
         if self.session.removed:
             return
         self.session.verify()
-        self.end()
+        # Within one call of a pipeline the next run begins where the last one came to its end.
+        self.end(whole=self.session.tracker.runs_of_call is not None)
         self.session.tracker.manual = None
         # A guider that died within a call has not said that its turn is over.
         self.session.context = None
@@ -115,6 +117,20 @@ class Lifecycle(Listener):
             self.end()
         return True
 
+    def begin_call(self) -> None:
+        """A call of a pipeline begins, which may hold several runs; what is left of the last one is over."""
+        self.end()
+        self.session.tracker.runs_of_call = 0
+
+    def end_call(self, whole: bool) -> None:
+        """The pipeline's call is over.
+
+        Args:
+            whole: whether it was not interrupted.
+        """
+        self.end(whole)
+        self.session.tracker.runs_of_call = None
+
     def open(self, run: Run) -> None:
         """A call belongs to another run than the one under way.
 
@@ -125,10 +141,8 @@ class Lifecycle(Listener):
         self.end()
         session.verify()
         # The run is the session's only once nothing is wrong with it.
-        session.state = RunState(sampler=run.sampler)
-        steps = session.method.steps
-        if steps is not None and run.count is not None and run.count != steps:
-            raise wrong_count(steps, run.count)
+        session.state = self._next_state(run)
+        self._fit_table(run)
         if session.method.sigmas and (self.noise_grid is None or not self.noise_grid.holds):
             raise DcacheError(
                 f"{session.method.describe()} changes the noise levels of the run, and no sampler that "
@@ -140,21 +154,33 @@ class Lifecycle(Listener):
         for text in differences:
             session.warn(text)
 
-    def end(self) -> None:
-        """Free all histories; what was counted stays."""
+    def end(self, whole: bool = False) -> None:
+        """Free all histories; what was counted stays.
+
+        Args:
+            whole: whether the run is known to have come to its end; else its length tells.
+        """
         session = self.session
         session.call = None
         state, run = session.state, session.state.run
         if run is None:
             return
-        whole = run.count is None or state.steps >= run.count
+        lasted = state.steps
+        # An evaluation that no step ended is none that came to its end.
+        whole = whole and (not run.calls or run.over)
+        learned = whole and bool(run.entries) and lasted > 0 and lasted != run.count
+        expected = run.count
+        whole = whole or expected is None or lasted >= expected
         self.free()
         if self.noise_grid is not None and whole:
             # In the middle of a run the rest of it goes on with the levels it began with.
             self.noise_grid.restore()
             self.noise_grid = None
-        state.close()
+        state.close(whole)
         session.tracker.forget(run)
+        if learned and expected is not None:
+            session.tracker.learn(run, lasted)
+            self._say_length(expected, lasted)
         # An interrupted run had no time to predict; its own error is what should be seen.
         if whole and session.method.predicts and not state.record.predicted and self._missed():
             why = state.stats(session.method.describe()).why_nothing()
@@ -169,6 +195,49 @@ class Lifecycle(Listener):
             region.release()
         if session.memory is not None:
             session.memory.forget()
+
+    def _next_state(self, run: Run) -> RunState:
+        """The state of a run that opens; one that follows others in a pipeline's call knows them."""
+        session, last = self.session, self.session.state
+        number = session.tracker.runs_of_call
+        within = bool(number) and bool(last.record.events)
+        if number is not None:
+            session.tracker.runs_of_call = number + 1
+        return RunState(sampler=run.sampler, earlier=(*last.earlier, last) if within else ())
+
+    def _fit_table(self, run: Run) -> None:
+        """Find the run's rows in the method's table, where it has one.
+
+        Raises:
+            DcacheError: the run is of another length.
+        """
+        method, state = self.session.method, self.session.state
+        if method.steps is None:
+            return
+        lengths = method.runs or (RunLength(method.steps, method.steps),)
+        number = len(state.earlier)
+        if method.runs and number >= len(lengths):
+            raise DcacheError(
+                f"this schedule is for {len(lengths)} run(s) of the denoiser in one call of the pipeline, "
+                f"and this is run {number + 1}. Trace a call like this one and use its schedule."
+            )
+        length = lengths[number if method.runs else 0]
+        if run.count is not None and run.count not in length:
+            raise wrong_count(length.evaluations, run.count)
+        state.limit = length.evaluations
+        state.offset = sum(earlier.evaluations for earlier in lengths[:number]) if method.runs else 0
+        if run.count is not None:
+            # What the run had when the schedule was made, rather than what the sampler's table lists.
+            run.expect(length.evaluations)
+
+    def _say_length(self, expected: int, lasted: int) -> None:
+        method = self.session.method
+        if method.predicts and method.steps is None:
+            self.session.warn(
+                f"the sampler's table listed {expected} evaluations and the run had {lasted}: rules that "
+                "count from the end (last=True, shares of the run) were off in it. Later runs with this "
+                f"table are taken to have {lasted}."
+            )
 
     def _missed(self) -> bool:
         """Whether the denoiser was called, and nothing was said yet of why that could not be predicted."""

@@ -21,6 +21,8 @@ _BEGIN = "progress_bar"
 _END = "maybe_free_model_hooks"
 # Modular pipelines have neither; components are swapped by this.
 _SWAP = "register_components"
+# Called once at the very beginning of a call, which may hold several runs.
+_CHECK = "check_inputs"
 
 
 class PipeOwner:
@@ -71,7 +73,12 @@ class PipelineIntercept:
         self.scout: DenoiserDetector | None = None
         self.renew: Callable[[Any], None] = lambda _pipe: None
         self.guiders: list[GuiderIntercept] = guider_intercepts(pipe, [], _name_branch)
-        for name, around in {_BEGIN: self._begin, _END: self._end, _SWAP: self._swap}.items():
+        for name, around in {
+            _CHECK: self._check,
+            _BEGIN: self._begin,
+            _END: self._end,
+            _SWAP: self._swap,
+        }.items():
             if callable(getattr(pipe, name, None)):
                 MethodIntercept(pipe, name, around).install()
 
@@ -146,6 +153,12 @@ class PipelineIntercept:
             session.binding.install()
             raise
 
+    def _check(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
+        if owner is self.pipe() and callable(getattr(owner, _END, None)):
+            for session in self.live():
+                session.begin_call()
+        return original(*args, **kwargs)
+
     def _begin(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         # A run whose sampler was replaced as well as its denoiser has told nobody that it began.
         if owner is self.pipe():
@@ -163,8 +176,10 @@ class PipelineIntercept:
 
     def _end(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         if owner is self.pipe():
+            # Diffusers' way to cancel: the loop goes on without the denoiser, and the call ends as usual.
+            whole = not getattr(owner, "_interrupt", False)
             for session in self.live():
-                session.end_run()
+                session.end_call(whole)
                 for watched in session.tracker.taps:
                     watched.close()
             if self.scout is not None:
@@ -178,7 +193,7 @@ class PipelineIntercept:
 
 def watch_of(pipe: Any) -> PipelineIntercept | None:
     """The watch on this pipeline, if there is one."""
-    for name in (_END, _BEGIN, _SWAP):
+    for name in (_END, _BEGIN, _SWAP, _CHECK):
         watch = listener_on(pipe, name)
         if isinstance(watch, PipelineIntercept) and watch.pipe() is pipe:
             return watch
@@ -209,7 +224,7 @@ def sessions_of(target: Any, watch: PipelineIntercept | None = None) -> dict[str
 
 def _taps_of(pipe: Any, watch: PipelineIntercept) -> list[MethodIntercept]:
     """The watch's taps that are in place."""
-    each = [tap_on(pipe, name) for name in (_BEGIN, _END, _SWAP)]
+    each = [tap_on(pipe, name) for name in (_CHECK, _BEGIN, _END, _SWAP)]
     return [t for t in each if t is not None and t.listener is watch]
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from dcache.identity.loop import Loop
 from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
-from dcache.identity.sampler import Listener, SamplerIntercept, is_sampler, tap
+from dcache.identity.sampler import ENDED, Listener, SamplerIntercept, is_sampler, tap
 from dcache.identity.timestep import TimeArgument
 
 
@@ -34,10 +34,13 @@ class RunTracker:
         owners: the pipelines that the denoiser is part of; looked up in every call.
 
     Attributes:
-        told: what `dcache.step` said of the calls to come, or None.
+        manual: what `dcache.step` said of the calls to come, or None.
         loop: follows a hand-written loop that has no sampler.
         time: where the denoiser takes its timestep.
         taps: the samplers that are watched.
+        runs_of_call: runs that were opened in the pipeline's call under way, None outside of one.
+        lengths: (sampler, entries of its table, where it began) -> evaluations of such a run, where they were
+            others than the table lists.
     """
 
     def __init__(self, module: nn.Module, listener: Listener, owners: Sequence[SamplerOwner]) -> None:
@@ -47,6 +50,8 @@ class RunTracker:
         self.loop = Loop()
         self.time = TimeArgument(module)
         self.taps: list[SamplerIntercept] = []
+        self.runs_of_call: int | None = None
+        self.lengths: dict[tuple[str, int, int], int] = {}
 
     def run_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
         """The run of a call with these arguments.
@@ -70,7 +75,21 @@ class RunTracker:
         if not run.started:
             begin = newest.begin_index()
             run.place(self.time.read(args, kwargs) if begin is None else None, begin)
+            if self.lengths and _table_of(run) in self.lengths:
+                run.expect(self.lengths[_table_of(run)])
+        # Looked at here, for a call of a function would count in every predicted step.
+        state = newest.sampler.__dict__
+        if state.get(ENDED, 0) != newest.ended or state.get(newest.index_name) != newest.own_index:
+            newest.follow(run)
+        elif not run.calls:
+            run.view = 0
+            if run.starts and run.index:
+                run.narrow(self.time.read(args, kwargs))
         return run
+
+    def learn(self, run: Run, evaluations: int) -> None:
+        """Note how many evaluations a run had that came to its end."""
+        self.lengths[_table_of(run)] = evaluations
 
     def watch(self, sampler: Any) -> None:
         """Watch one more sampler."""
@@ -103,3 +122,7 @@ class RunTracker:
         self.taps = [t for t in self.taps if self.listener in t.listeners and t is not new] + [new]
         if new.run is None:
             new.open_from(sampler)
+
+
+def _table_of(run: Run) -> tuple[str, int, int]:
+    return run.sampler, len(run.timesteps), run.start

@@ -51,7 +51,7 @@ def test_once_closed_the_counts_stay_and_the_run_is_gone() -> None:
     state.note_peak()
     state.branches = {}
     assert state.stats("newton()").bytes_held == 0
-    state.close()
+    state.close(whole=True)
     assert (state.run, state.shared) == (None, {})
     stats = state.stats("newton()")
     assert (stats.steps, stats.computed, stats.bytes_held, stats.bytes_now) == (5, 1, 32, 0)
