@@ -85,6 +85,7 @@ class Lifecycle(Listener):
         if self.session.removed:
             return
         self.session.verify()
+        self._notice_call()
         # Within one call of a pipeline the next run begins where the last one came to its end.
         self.end(whole=self.session.tracker.runs_of_call is not None)
         self.session.tracker.manual = None
@@ -109,7 +110,8 @@ class Lifecycle(Listener):
 
     def after_last(self, run: Run) -> bool:
         """The sampler made its last step: the run's end, unless a pipeline will say that it is over."""
-        if any(owner.ends_itself for owner in self.session.owners):
+        ends_itself = any(owner.ends_itself for owner in self.session.owners)
+        if ends_itself and not self.session.tracker.is_guest(run):
             # It may do so late or never (Stable Audio's latents); what was remembered is of no more use.
             self.free()
             return False
@@ -117,10 +119,15 @@ class Lifecycle(Listener):
             self.end()
         return True
 
+    def orphaned(self) -> None:
+        """The sampler of the loop under way is gone, in which no pipeline took part: its run is over."""
+        if not self.session.removed:
+            self.end()
+
     def begin_call(self) -> None:
         """A call of a pipeline begins, which may hold several runs; what is left of the last one is over."""
         self.end()
-        self.session.tracker.runs_of_call = 0
+        self.session.tracker.runs_of_call, self.session.tracker.call_frame = 0, None
 
     def end_call(self, whole: bool) -> None:
         """The pipeline's call is over.
@@ -129,7 +136,7 @@ class Lifecycle(Listener):
             whole: whether it was not interrupted.
         """
         self.end(whole)
-        self.session.tracker.runs_of_call = None
+        self.session.tracker.runs_of_call = self.session.tracker.call_frame = None
 
     def open(self, run: Run) -> None:
         """A call belongs to another run than the one under way.
@@ -196,6 +203,25 @@ class Lifecycle(Listener):
         if session.memory is not None:
             session.memory.forget()
 
+    def _notice_call(self) -> None:
+        """Before a run opens: notice the call of a pipeline that did not say that it began.
+
+        The call's own frame tells it from the next one, unless that has the same place in memory; then a run
+        that came to its end was followed by another of the same call.
+        """
+        tracker = self.session.tracker
+        frame = next((f for owner in self.session.owners if (f := owner.call_frame()) is not None), None)
+        if tracker.call_frame is None and tracker.runs_of_call is not None:
+            return
+        run = self.session.state.run
+        broken_off = run is not None and (run.calls > 0 or not run.over)
+        if frame is None:
+            tracker.runs_of_call = None
+        elif frame != tracker.call_frame or tracker.runs_of_call is None or broken_off:
+            self.end()
+            tracker.runs_of_call = 0
+        tracker.call_frame = frame
+
     def _next_state(self, run: Run) -> RunState:
         """The state of a run that opens; one that follows others in a pipeline's call knows them."""
         session, last = self.session, self.session.state
@@ -222,7 +248,7 @@ class Lifecycle(Listener):
                 f"and this is run {number + 1}. Trace a call like this one and use its schedule."
             )
         length = lengths[number if method.runs else 0]
-        if run.count is not None and run.count not in length:
+        if run.count is not None and run.lengths().isdisjoint(length):
             raise wrong_count(length.evaluations, run.count)
         state.limit = length.evaluations
         state.offset = sum(earlier.evaluations for earlier in lengths[:number]) if method.runs else 0

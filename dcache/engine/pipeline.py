@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 
 from dcache.engine.session import Session, session_of
 from dcache.errors import DcacheError
+from dcache.identity.callers import call_frame
 from dcache.identity.denoisers import denoisers, is_pipeline
 from dcache.identity.detect import DenoiserDetector
 from dcache.identity.guider import GuiderIntercept, guidance_of, guider_intercepts
@@ -46,6 +48,11 @@ class PipeOwner:
     def guidance(self) -> float | None:
         """The guidance scale of its last call, where it keeps it."""
         return guidance_of(self.pipe())
+
+    def call_frame(self) -> int | None:
+        """Identity of the frame of its call under way, where that says when it is over; else None."""
+        code = getattr(inspect.unwrap(type(self.pipe()).__call__), "__code__", None)
+        return None if code is None or _END not in code.co_names else call_frame(code)
 
     def follow(self, session: Session) -> None:
         """Move the session if its denoiser was replaced in the pipeline."""

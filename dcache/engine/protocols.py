@@ -174,6 +174,10 @@ class Owner(Protocol):
         """The guidance scale of its last call, where it keeps it."""
         ...
 
+    def call_frame(self) -> int | None:
+        """Identity of the frame of its call under way, where it ends its calls itself; else None."""
+        ...
+
     def follow(self, session: Any) -> None:
         """Move the session if its denoiser was replaced in the pipeline."""
         ...

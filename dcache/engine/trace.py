@@ -81,12 +81,15 @@ def _lengths(states: Sequence[RunState]) -> tuple[RunLength, ...]:
 
 
 def _padded(plan: Plan, steps: int) -> Plan:
-    """The plan with rows of as many entries as the longest."""
+    """The plan with rows of as many entries as the longest; its own length is listed where it has fewer."""
+    length = len(next(iter(next(iter(plan.rows.values())).values())))
+    if length == steps:
+        return plan
     rows = {
         branch: {site: row + (True,) * (steps - len(row)) for site, row in sites.items()}
         for branch, sites in plan.rows.items()
     }
-    return replace(plan, rows=rows)
+    return replace(plan, rows=rows, runs=plan.runs or (RunLength(length, length),))
 
 
 def _corrections(method: Method, branches: Collection[Rows], several: bool) -> Corrections | None:

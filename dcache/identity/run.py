@@ -91,6 +91,12 @@ class Run:
             self.start = fits[0]
             self._count_entries()
 
+    def lengths(self) -> set[int]:
+        """The evaluations that it may have, as far as that is known by now; empty where nothing is."""
+        if self.count is None:
+            return set()
+        return {self.count, *(len(self.timesteps) - start for start in self.starts)}
+
     def begin_at(self, timestep: float | None) -> None:
         """Settle the start by the timestep of the sampler's first step, where the denoiser's does not."""
         self.located = True
@@ -120,6 +126,12 @@ class Run:
         """Whether the sampler made its last step: a call now is no evaluation of the run."""
         return self.index >= self.end
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the sampler's table has the first evaluation's timestep again at the one under way."""
+        i = self.start + self.index
+        return i < len(self.timesteps) and self.timesteps[i] == self.timesteps[self.start]
+
     def tell(self, timestep: float | None, sigma: float | None) -> None:
         """Note what a hand-written loop says of the evaluation under way."""
         self.told[self.index] = (timestep, sigma)
@@ -135,6 +147,8 @@ class Run:
         Raises:
             DcacheError: that clock is not known here.
         """
+        if (name or self.best) == "step":
+            return float(self.index)
         timestep, sigma = self._here()
         values = {
             "step": float(self.index),

@@ -51,6 +51,9 @@ class Listener:
     def stepped(self, mixed: torch.Tensor) -> None:
         """The sampler is given this model output."""
 
+    def orphaned(self) -> None:
+        """The sampler of a loop that belonged to no pipeline is gone."""
+
     def paused(self, run: Run) -> None:
         """An evaluation ended, in which another listener's denoiser may have been called instead."""
 

@@ -1,13 +1,19 @@
-"""The run of each denoiser call: said by `dcache.step`, by a sampler, or by a loop's timesteps."""
+"""The run of each denoiser call: told by `dcache.step`, by a sampler, or by a loop's timesteps.
+
+The samplers are those of the pipelines that the denoiser is enabled with, and, where none of these is under
+way, the one found in the loop from which the denoiser is called (`guest.py`).
+"""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from torch import nn
 
+from dcache.identity.guest import Guest
 from dcache.identity.loop import Loop
 from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
@@ -37,7 +43,9 @@ class RunTracker:
         manual: what `dcache.step` said of the calls to come, or None.
         loop: follows a hand-written loop that has no sampler.
         time: where the denoiser takes its timestep.
-        taps: the samplers that are watched.
+        taps: the samplers of the owners.
+        guest: the sampler of a loop that none of the owners runs.
+        call_frame: identity of that call's frame, where it did not say that it began.
         runs_of_call: runs that were opened in the pipeline's call under way, None outside of one.
         lengths: (sampler, entries of its table, where it began) -> evaluations of such a run, where they were
             others than the table lists.
@@ -51,7 +59,10 @@ class RunTracker:
         self.time = TimeArgument(module)
         self.taps: list[SamplerIntercept] = []
         self.runs_of_call: int | None = None
+        self.call_frame: int | None = None
         self.lengths: dict[tuple[str, int, int], int] = {}
+        self.guest = Guest(listener)
+        self._unseen: Run | None = None
 
     def run_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
         """The run of a call with these arguments.
@@ -61,31 +72,32 @@ class RunTracker:
         """
         if self.manual is not None:
             return self.manual.run
-        newest: SamplerIntercept | None = None
         for owner in self.owners:
             sampler = getattr(owner.pipe(), "scheduler", None)
-            if sampler is not None and not self._taps_sampler(sampler) and is_sampler(sampler):
-                self._retap(sampler)
+            # No function of ours, for its calls would count in every predicted step.
+            for watched in self.taps:
+                if watched.sampler is sampler:
+                    break
+            else:
+                if sampler is not None and is_sampler(sampler):
+                    self._retap(sampler)
+        reference = self.guest.reference
+        newest = None if reference is None else reference()
+        if newest is not None and newest.run is None:
+            newest = None
         for watched in self.taps:
             if watched.run is not None and (newest is None or watched.touched > newest.touched):
                 newest = watched
         if newest is None or newest.run is None:
-            return self.loop.see(self.time.read(args, kwargs), self.time.is_sigma)
-        run = newest.run
-        if not run.started:
-            begin = newest.begin_index()
-            run.place(self.time.read(args, kwargs) if begin is None else None, begin)
-            if self.lengths and _table_of(run) in self.lengths:
-                run.expect(self.lengths[_table_of(run)])
-        # Looked at here, for a call of a function would count in every predicted step.
-        state = newest.sampler.__dict__
-        if state.get(ENDED, 0) != newest.ended or state.get(newest.index_name) != newest.own_index:
-            newest.follow(run)
-        elif not run.calls:
-            run.view = 0
-            if run.starts and run.index:
-                run.narrow(self.time.read(args, kwargs))
-        return run
+            return self._run_without(args, kwargs)
+        if newest.run.calls and newest in self.taps:
+            return newest.run
+        return self._run_of(newest, newest.run, args, kwargs)
+
+    def is_guest(self, run: Run) -> bool:
+        """Whether a run is of a sampler that belongs to none of the owners."""
+        guest = self.guest.intercept
+        return guest is not None and guest.run is run
 
     def learn(self, run: Run, evaluations: int) -> None:
         """Note how many evaluations a run had that came to its end."""
@@ -105,13 +117,76 @@ class RunTracker:
         for watched in self.taps:
             watched.leave(self.listener)
         self.taps = []
+        self.guest.dismiss()
 
-    def _taps_sampler(self, sampler: Any) -> bool:
-        # Not any(): a generator costs Python calls on every predicted step.
-        for watched in self.taps:  # noqa: SIM110
-            if watched.sampler is sampler:
-                return True
-        return False
+    def _run_of(
+        self, watched: SamplerIntercept, run: Run, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Run:
+        """The run of the first call of an evaluation, or of any call in a guest's loop."""
+        # The run may have been broken off, and the loop that calls now be another's.
+        variable = self.guest.variable
+        if run is not self._unseen and (variable is None or variable.sampler() is not watched.sampler):
+            driving = self._driving(watched, args, kwargs)
+            if driving is None or driving.run is None:
+                return self._run_without(args, kwargs)
+            watched, run = driving, driving.run
+        if watched not in self.taps:
+            followed = self.guest.follow(watched, run, self.time.read(args, kwargs))
+            if followed is None:
+                return self._run_without(args, kwargs)
+            run = followed
+        if not run.started:
+            begin = watched.begin_index()
+            run.place(self.time.read(args, kwargs) if begin is None else None, begin)
+            if _table_of(run) in self.lengths:
+                run.expect(self.lengths[_table_of(run)])
+        state = watched.sampler.__dict__
+        if state.get(ENDED, 0) != watched.ended or state.get(watched.index_name) != watched.own_index:
+            watched.follow(run)
+        elif not run.calls:
+            run.view = 0
+            if run.starts and run.index:
+                run.narrow(self.time.read(args, kwargs))
+        return run
+
+    def _run_without(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
+        """The run of a call outside of all runs known so far: by its loop's sampler, else by timesteps."""
+        before = self.loop.run
+        run = None if before is None else self.loop.see(self.time.read(args, kwargs), self.time.is_sigma)
+        if run is not None and run is before:
+            return run
+        # A run opens: its sampler is looked for once.
+        sampler = self.guest.search(None, partial(self.time.read, args, kwargs))
+        if sampler is not None:
+            self.loop = Loop()
+            guest = self.guest.adopt(sampler)
+            if guest.run is not None:
+                return self._run_of(guest, guest.run, args, kwargs)
+        return run or self.loop.see(self.time.read(args, kwargs), self.time.is_sigma)
+
+    def _driving(
+        self, watched: SamplerIntercept, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> SamplerIntercept | None:
+        """The sampler whose loop a call comes from: the one that is believed to, unless another is seen.
+
+        Returns:
+            None where a guest is believed to and its loop is not the one that calls.
+        """
+        sampler = self.guest.search(watched.sampler, partial(self.time.read, args, kwargs))
+        if sampler is watched.sampler:
+            return watched
+        if sampler is not None:
+            other = next((tapped for tapped in self.taps if tapped.sampler is sampler), None)
+            if other is None:
+                return self.guest.adopt(sampler)
+            if other.run is None:
+                other.open_from(sampler)
+            return other
+        if watched not in self.taps:
+            return None
+        # Its loop is spread over functions, or out of sight: it is believed for the rest of the run.
+        self._unseen = watched.run
+        return watched
 
     def _retap(self, sampler: Any) -> None:
         wanted = [getattr(owner.pipe(), "scheduler", None) for owner in self.owners]
