@@ -78,6 +78,10 @@ class Lifecycle(Listener):
         pipes = [owner.pipe() for owner in self.session.owners]
         return any(id(pipe) in memo for pipe in pipes if pipe is not None)
 
+    def watch_of(self, pipe: Any) -> Any:
+        """The watch on a pipeline that has no method which could hold it, where it is one of the owners."""
+        return next((owner.watch for owner in self.session.owners if owner.pipe() is pipe), None)
+
     def before_run(self) -> None:
         """A sampler is about to open a run: notice what happened to the model since, free the last run."""
         for owner in tuple(self.session.owners):

@@ -108,7 +108,7 @@ class PipelineIntercept:
     def connect(self, session: Session) -> None:
         """Let the session know the pipeline and its sampler."""
         pipe = self.pipe()
-        session.owners.append(PipeOwner(pipe, None if watch_of(pipe) is self else self))
+        session.owners.append(PipeOwner(pipe, None if _watch_in_methods(pipe) is self else self))
         sampler = getattr(pipe, "scheduler", None)
         if is_sampler(sampler):
             session.tracker.watch(sampler)
@@ -200,9 +200,26 @@ class PipelineIntercept:
 
 def watch_of(pipe: Any) -> PipelineIntercept | None:
     """The watch on this pipeline, if there is one."""
+    return _watch_in_methods(pipe) or _watch_without_methods(pipe)
+
+
+def _watch_in_methods(pipe: Any) -> PipelineIntercept | None:
     for name in (_END, _BEGIN, _SWAP, _CHECK):
         watch = listener_on(pipe, name)
         if isinstance(watch, PipelineIntercept) and watch.pipe() is pipe:
+            return watch
+    return None
+
+
+def _watch_without_methods(pipe: Any) -> PipelineIntercept | None:
+    """The watch on a pipeline that has none of the methods which could hold it.
+
+    It is known to what looks for the pipeline's denoisers, and to the sessions on these.
+    """
+    watched = None if isinstance(pipe, nn.Module) else tap_of(getattr(pipe, "scheduler", None))
+    for listener in () if watched is None else tuple(watched.listeners):
+        watch = listener.watch_of(pipe)
+        if isinstance(watch, PipelineIntercept):
             return watch
     return None
 

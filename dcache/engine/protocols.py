@@ -165,6 +165,11 @@ class Owner(Protocol):
     pipe: weakref.ref[Any]
 
     @property
+    def watch(self) -> Any:
+        """The watch on the pipeline where it has no method that could hold one, else None."""
+        ...
+
+    @property
     def ends_itself(self) -> bool:
         """Whether the pipeline says when its call is over."""
         ...

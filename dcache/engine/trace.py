@@ -27,12 +27,14 @@ def trace_of(sessions: Mapping[str, Traced]) -> Schedule | None:
         return None
     steps = max(len(row) for plan in plans.values() for rows in plan.rows.values() for row in rows.values())
     traced = [sessions[name] for name in plans]
+    # A pipeline of several stages may have a sampler for each.
+    samplers = {session.state.sampler for session in traced if session.state.sampler}
     sigmas = next((session.method.sigmas for session in reversed(traced) if session.method.sigmas), ())
     return Schedule(
         steps,
         {name: _padded(plan, steps) for name, plan in plans.items()},
         method=traced[-1].method.name,
-        sampler=next((s.state.sampler for s in reversed(traced) if s.state.sampler), ""),
+        sampler=samplers.pop() if len(samplers) == 1 else "",
         guidance=traced[-1].guidance,
         # A run that was cut short has no grid to replay.
         sigmas=sigmas if len(sigmas) in (steps, steps + 1) else (),

@@ -42,6 +42,10 @@ class Listener:
         """Whether its pipeline is part of a deep copy under way, of which `memo` is the memory."""
         return False
 
+    def watch_of(self, pipe: Any) -> Any:
+        """The watch on a pipeline, where it can be reached from here only; else None."""
+        return None
+
     def before_run(self) -> None:
         """A run is about to open."""
 

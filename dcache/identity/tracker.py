@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from dcache.identity.content import Conditioning, Sample
 from dcache.identity.guest import Guest
 from dcache.identity.loop import Loop
 from dcache.identity.manual import ManualStep
@@ -42,6 +43,7 @@ class RunTracker:
     Attributes:
         manual: what `dcache.step` said of the calls to come, or None.
         loop: follows a hand-written loop that has no sampler.
+        sample, conditioning: what its last call and its run were given.
         time: where the denoiser takes its timestep.
         taps: the samplers of the owners.
         guest: the sampler of a loop that none of the owners runs.
@@ -62,6 +64,7 @@ class RunTracker:
         self.call_frame: int | None = None
         self.lengths: dict[tuple[str, int, int], int] = {}
         self.guest = Guest(listener)
+        self.sample, self.conditioning = Sample(), Conditioning()
         self._unseen: Run | None = None
 
     def run_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
@@ -71,7 +74,7 @@ class RunTracker:
             DcacheError: nothing tells evaluations apart.
         """
         if self.manual is not None:
-            return self.manual.run
+            return self.manual.run_of(args, kwargs)
         for owner in self.owners:
             sampler = getattr(owner.pipe(), "scheduler", None)
             # No function of ours, for its calls would count in every predicted step.
@@ -152,7 +155,7 @@ class RunTracker:
     def _run_without(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
         """The run of a call outside of all runs known so far: by its loop's sampler, else by timesteps."""
         before = self.loop.run
-        run = None if before is None else self.loop.see(self.time.read(args, kwargs), self.time.is_sigma)
+        run = None if before is None else self._seen_by_loop(args, kwargs)
         if run is not None and run is before:
             return run
         # A run opens: its sampler is looked for once.
@@ -162,7 +165,19 @@ class RunTracker:
             guest = self.guest.adopt(sampler)
             if guest.run is not None:
                 return self._run_of(guest, guest.run, args, kwargs)
-        return run or self.loop.see(self.time.read(args, kwargs), self.time.is_sigma)
+        return run or self._seen_by_loop(args, kwargs)
+
+    def _seen_by_loop(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
+        """The run of a call by its timestep; other conditioning in the last picture's place opens one."""
+        value, before = self.time.read(args, kwargs), self.loop.run
+        fresh = before is not None and self.conditioning.is_fresh(kwargs)
+        if fresh and (value != self.loop.value or not self.sample.is_same(args, kwargs)):
+            self.loop = Loop()
+        run = self.loop.see(value, self.time.is_sigma)
+        if run is not before:
+            self.conditioning.restart(kwargs)
+        self.sample.note(args, kwargs)
+        return run
 
     def _driving(
         self, watched: SamplerIntercept, args: Sequence[Any], kwargs: Mapping[str, Any]
