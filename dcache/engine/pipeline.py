@@ -163,7 +163,7 @@ class PipelineIntercept:
     def _check(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         if owner is self.pipe() and callable(getattr(owner, _END, None)):
             for session in self.live():
-                session.begin_call()
+                session.lifecycle.begin_call()
         return original(*args, **kwargs)
 
     def _begin(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
@@ -186,7 +186,7 @@ class PipelineIntercept:
             # Diffusers' way to cancel: the loop goes on without the denoiser, and the call ends as usual.
             whole = not getattr(owner, "_interrupt", False)
             for session in self.live():
-                session.end_call(whole)
+                session.lifecycle.end_call(whole)
                 for watched in session.tracker.taps:
                     watched.close()
             if self.scout is not None:

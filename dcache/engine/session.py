@@ -37,9 +37,7 @@ from dcache.stats import Stats
 _PARTS = [
     "attachment",
     "batched",
-    "begin_call",
     "decisions",
-    "end_call",
     "end_run",
     "free",
     "gate",
@@ -95,7 +93,6 @@ class Session:
         self.lifecycle = Lifecycle(self)
         self.tracker = RunTracker(module, self.lifecycle, self.owners)
         self.free, self.open_run, self.end_run = self.lifecycle.free, self.lifecycle.open, self.lifecycle.end
-        self.begin_call, self.end_call = self.lifecycle.begin_call, self.lifecycle.end_call
         self.gate = Gate(self, self.memory, config.skips_first)
         self.look = self.gate.look
         self.attachment = Attachment(module, self)
