@@ -139,7 +139,7 @@ class Lifecycle(Listener):
         Args:
             whole: whether it was not interrupted.
         """
-        self.end(whole)
+        self.end(whole, learns=True)
         self.session.tracker.runs_of_call = self.session.tracker.call_frame = None
 
     def open(self, run: Run) -> None:
@@ -165,11 +165,12 @@ class Lifecycle(Listener):
         for text in differences:
             session.warn(text)
 
-    def end(self, whole: bool = False) -> None:
+    def end(self, whole: bool = False, learns: bool = False) -> None:
         """Free all histories; what was counted stays.
 
         Args:
             whole: whether the run is known to have come to its end; else its length tells.
+            learns: whether later runs with the same table are to be taken for as long.
         """
         session = self.session
         session.call = None
@@ -179,7 +180,7 @@ class Lifecycle(Listener):
         lasted = state.steps
         # An evaluation that no step ended is none that came to its end.
         whole = whole and (not run.calls or run.over)
-        learned = whole and bool(run.entries) and lasted > 0 and lasted != run.count
+        learned = learns and whole and bool(run.entries) and lasted > 0 and lasted != run.count
         expected = run.count
         whole = whole or expected is None or lasted >= expected
         self.free()
@@ -229,6 +230,8 @@ class Lifecycle(Listener):
     def _next_state(self, run: Run) -> RunState:
         """The state of a run that opens; one that follows others in a pipeline's call knows them."""
         session, last = self.session, self.session.state
+        if session.tracker.is_guest(run):
+            session.tracker.runs_of_call = None
         number = session.tracker.runs_of_call
         within = bool(number) and bool(last.record.events)
         if number is not None:

@@ -181,8 +181,10 @@ class SamplerIntercept:
         self.touched = next(_activity)
         if owner is self.sampler:
             index = state.get(self.index_name)
-            self._own_before = before if isinstance(before, int) else None
-            self.own_index = index if isinstance(index, int) else None
+            self.own_index, self._own_before = (index, before) if isinstance(index, int) else (None, None)
+            if self.own_index is not None and before is None:
+                # It looked its index up within the step.
+                self._own_before = self.own_index - 1
             self.ended = state[ENDED] = state.get(ENDED, 0) + 1
         if self.several:
             for listener in list(self.listeners):
