@@ -219,7 +219,7 @@ class Lifecycle(Listener):
         if tracker.call_frame is None and tracker.runs_of_call is not None:
             return
         run = self.session.state.run
-        broken_off = run is not None and (run.calls > 0 or not run.over)
+        broken_off = run is not None and not run.over
         if frame is None:
             tracker.runs_of_call = None
         elif frame != tracker.call_frame or tracker.runs_of_call is None or broken_off:
