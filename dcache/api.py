@@ -19,7 +19,6 @@ from dcache.identity.denoisers import denoisers
 from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
 from dcache.identity.token_models import refuse_token_models
-from dcache.identity.tracker import RunTracker
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.method import Method
 from dcache.methods.replay import replay
@@ -235,8 +234,8 @@ def step(
 
     Args:
         module: the denoiser (or a pipeline with one denoiser) that caching is enabled on.
-        index: evaluation, from 0. An index below the last one, or 0 again for a branch that was already
-            called, opens a new run.
+        index: evaluation, from 0. An index below the last one opens a new run, and so does 0 again for a
+            branch that was already called, or, without a name, for a call with another sample.
         sigma: noise level, for the clocks "sigma" and "logsnr".
         branch: name of the guidance branch; None numbers the calls within an evaluation.
         timestep: timestep value, for the clock "timestep".
@@ -257,30 +256,12 @@ def step(
     if branch is not None and not isinstance(branch, str):
         raise DcacheError(f"branch must be a name or None, got {branch!r}")
     with sessions[0].lanes.here():
-        _tell(sessions[0].tracker, index, sigma, branch, timestep, steps, flow)
-
-
-def _tell(
-    tracker: RunTracker,
-    index: int,
-    sigma: float | None,
-    branch: str | None,
-    timestep: float | None,
-    steps: int | None,
-    flow: bool,
-) -> None:
-    """Note what `step` was told; arguments as there."""
-    told = tracker.manual
-    called_again = told is not None and told.run.calls > 0 and branch is not None and branch in told.seen
-    if told is None or index < told.run.index or (index == told.run.index == 0 and called_again):
-        told = tracker.manual = ManualStep(Run(started=True, count=steps, flow=flow), branch)
-    if index != told.run.index:
-        told.run.index = index
-        told.run.calls = 0
-        told.seen.clear()
-    told.branch = branch
-    told.seen.add(branch or "")
-    told.run.tell(timestep, sigma)
+        tracker = sessions[0].tracker
+        manual = tracker.manual
+        if manual is None or not manual.announce(index, branch):
+            manual = tracker.manual = ManualStep(Run(started=True, count=steps, flow=flow), branch)
+            manual.announce(index, branch)
+        manual.run.tell(timestep, sigma)
 
 
 def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) -> None:

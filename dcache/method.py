@@ -13,7 +13,7 @@ from dcache.predictors import Predictor, Reuse
 from dcache.predictors.corrections import Corrections
 from dcache.probes import Probe
 from dcache.schedule.noise_levels import check_grid
-from dcache.schedule.plan import check_clock_fits, check_terms
+from dcache.schedule.plan import RunLength, check_clock_fits, check_terms
 from dcache.schedulers import Rule, may_predict
 from dcache.sites.names import default_codec
 from dcache.sites.site import Site
@@ -38,6 +38,7 @@ class Method:
         sibling: at the site `guidance`, how the branch without the prompt follows from the one with it, as in
             `dcache.engine.lowering.guidance`; "" elsewhere.
         steps: number of evaluations the rule is made for, or None.
+        runs: lengths of the runs of one pipeline call, as in `dcache.schedule.plan.Plan`; () for one run.
         corrections: of what is predicted, by channel, or None.
         sigmas: noise levels that the sampler is given in place of its own, one for each evaluation and the
             end's; () leaves them.
@@ -59,6 +60,7 @@ class Method:
     fixed: bool = False
     sibling: str = ""
     steps: int | None = None
+    runs: tuple[RunLength, ...] = ()
     corrections: Corrections | None = None
     sigmas: tuple[float, ...] = ()
     made_for: tuple[str, str] = ("", "")

@@ -17,7 +17,8 @@ class Stats:
         computed: (evaluation, branch, site) events in which the site was run.
         predicted: events in which it was not.
         reasons: why events were computed: warmup, interval, threshold, last, max_run, schedule, shape,
-            no_history, nan; and why whole calls were passed through: training, gradients.
+            no_history, nan; and why whole calls were passed through: training, gradients,
+            after_last (a call behind the sampler's last step, which is no evaluation).
         bytes_held: bytes of the storages held by the histories of the run under way; after it, the most it
             held.
         bytes_now: bytes of the storages held at this moment (0 once the run is over).
@@ -119,6 +120,7 @@ _MEANING = {
     "training": "the module is in training mode (call .eval())",
     "gradients": "gradients are being recorded (use torch.no_grad())",
     "outside": "called outside a run",
+    "after_last": "called behind the sampler's last step",
 }
 
 

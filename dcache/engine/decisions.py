@@ -106,6 +106,7 @@ class Decisions:
             self._change,
             _unknown if run is None else run.time,
             memory,
+            self.engine.state.offset,
         )
 
     def _change(self) -> float:

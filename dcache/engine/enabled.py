@@ -112,7 +112,7 @@ def find_denoisers(pipe: Any, configure: Callable[[str], SessionConfig]) -> None
         watch.connect(session)
 
     try:
-        watch.scout = DenoiserDetector(pipe, candidates(pipe), take)
+        watch.scout = DenoiserDetector(pipe, candidates(pipe), take, watch)
     except BaseException:
         watch.remove()
         raise

@@ -103,16 +103,17 @@ class Gate:
         elif session.binding.moved():
             # A module replaced in mid-run (a LoRA layer) would compute on placeholders: bind again at once.
             session.rebind(session.method.sites)
-        state, steps = session.state, session.method.steps
+        state = session.state
         run.calls += 1
+        if run.index >= run.end or (state.limit is not None and run.index >= state.limit):
+            self._beyond(run)
+            return None
         index = state.last_index = run.index
-        if steps is not None and index >= steps:
-            raise wrong_count(steps, index + 1)
         condition = condition_of(kwargs)
         told = tracker.manual
         name = session.context if told is None or told.branch is None else told.branch
         if name is None:
-            name = state.names.name(index, condition, state.branches)
+            name = state.names.name(index, condition, state.branches, run.view)
         if self.share is not None:
             self.share.begin(index, args, kwargs)
         branch = state.branches.get(name)
@@ -143,6 +144,19 @@ class Gate:
             entry = first_tensor(args, kwargs)
             if entry is not None:
                 self.session.show(call, entry)
+
+    def _beyond(self, run: Run) -> None:
+        """Let a call behind the sampler's last step by.
+
+        Such a call writes into a cache of the model's own, or decodes: it is no evaluation.
+
+        Raises:
+            DcacheError: the run goes on behind the end of the method's table.
+        """
+        state = self.session.state
+        if not run.over and state.limit is not None:
+            raise wrong_count(state.limit, run.index + 1)
+        state.record.reasons["after_last"] = state.record.reasons.get("after_last", 0) + 1
 
     def _start(self, branch: Branch, mark: Hashable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """A branch whose calls look otherwise than before, or that is new, starts afresh."""

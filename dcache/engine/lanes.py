@@ -18,8 +18,6 @@ from typing import Any, Protocol
 
 from dcache.engine.lowering.guidance import GuidanceRegion
 from dcache.engine.run_state import RunState
-from dcache.identity.loop import Loop
-from dcache.identity.manual import ManualStep
 from dcache.identity.noise_grid import Grid
 from dcache.identity.tracker import RunTracker
 
@@ -31,16 +29,14 @@ class Lane:
     Attributes:
         state: the run under way, or the last one.
         context: name of the branch that the calls to come are for.
-        manual: what `dcache.step` said of the calls to come.
-        loop: follows a hand-written loop.
+        tracking: fields of the tracker that belong to a run: its sampler, its loop, what `dcache.step` said.
         noise_grid: the noise levels that the thread's sampler was given, and its own.
         guidance: the site `guidance` and its fields, None where it has none or was not called.
     """
 
     state: RunState = field(default_factory=RunState)
     context: str | None = None
-    manual: ManualStep | None = None
-    loop: Loop = field(default_factory=Loop)
+    tracking: dict[str, Any] = field(default_factory=dict)
     noise_grid: Grid | None = None
     guidance: tuple[GuidanceRegion, dict[str, Any]] | None = None
 
@@ -125,17 +121,17 @@ class Lanes:
         return lane.state if lane.state.record.events or lane.state.run is not None else self.session.state
 
     def _park(self, lane: Lane) -> None:
-        session, tracker = self.session, self.session.tracker
+        session = self.session
         lane.state, lane.context = session.state, session.context
-        lane.manual, lane.loop = tracker.manual, tracker.loop
+        lane.tracking = session.tracker.of_run()
         lane.noise_grid = session.lifecycle.noise_grid
         guidance = session.binding.guidance
         lane.guidance = None if guidance is None else (guidance, dict(vars(guidance)))
 
     def _activate(self, lane: Lane) -> None:
-        session, tracker = self.session, self.session.tracker
+        session = self.session
         session.state, session.context = lane.state, lane.context
-        tracker.manual, tracker.loop = lane.manual, lane.loop
+        session.tracker.restore(lane.tracking)
         session.lifecycle.noise_grid = lane.noise_grid
         guidance = session.binding.guidance
         if guidance is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from threading import get_ident
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +25,7 @@ from dcache.identity.sampler import Listener
 from dcache.identity.threads import is_called_in
 from dcache.identity.tracker import RunTracker
 from dcache.method import Method
+from dcache.schedule.plan import RunLength
 
 
 class Living(Protocol):
@@ -84,15 +86,18 @@ class Lifecycle(Listener):
         """Make this thread's run the session's, and keep others out."""
         return self.session.lanes.here()
 
-    def refuse_other_thread(self, sampler: Any, thread: int) -> None:
+    def refuse_other_thread(self, sampler: Any) -> None:
         """Refuse a second thread while the sampler's pipeline is called in the first.
 
         Raises:
             DcacheError: the pipeline's call is under way in that thread.
         """
+        taps = [tap for tap in self.session.tracker.taps if tap.sampler is sampler and tap.run is not None]
+        thread = taps[0].thread if taps else get_ident()
         for owner in tuple(self.session.owners):
             pipe = owner.pipe()
-            if getattr(pipe, "scheduler", None) is sampler and is_called_in(pipe, thread):
+            own = getattr(pipe, "scheduler", None) is sampler
+            if own and thread != get_ident() and is_called_in(pipe, thread):
                 name = type(pipe).__name__
                 raise DcacheError(
                     f"this {name} is being called in another thread, and its sampler can serve one call at a "
@@ -105,6 +110,10 @@ class Lifecycle(Listener):
         pipes = [owner.pipe() for owner in self.session.owners]
         return any(id(pipe) in memo for pipe in pipes if pipe is not None)
 
+    def watch_of(self, pipe: Any) -> Any:
+        """The watch on a pipeline that has no method which could hold it, where it is one of the owners."""
+        return next((owner.watch for owner in self.session.owners if owner.pipe() is pipe), None)
+
     def before_run(self) -> None:
         """A sampler is about to open a run: notice what happened to the model since, free the last run."""
         for owner in tuple(self.session.owners):
@@ -112,7 +121,9 @@ class Lifecycle(Listener):
         if self.session.removed:
             return
         self.session.verify()
-        self.end()
+        self._notice_call()
+        # Within one call of a pipeline the next run begins where the last one came to its end.
+        self.end(whole=self.session.tracker.runs_of_call is not None)
         self.session.tracker.manual = None
         # A guider that died within a call has not said that its turn is over.
         self.session.context = None
@@ -135,13 +146,34 @@ class Lifecycle(Listener):
 
     def after_last(self, run: Run) -> bool:
         """The sampler made its last step: the run's end, unless a pipeline will say that it is over."""
-        if any(owner.ends_itself for owner in self.session.owners):
+        ends_itself = any(owner.ends_itself for owner in self.session.owners)
+        if ends_itself and not self.session.tracker.is_guest(run):
             # It may do so late or never (Stable Audio's latents); what was remembered is of no more use.
             self.free()
             return False
         if run is self.session.state.run:
             self.end()
         return True
+
+    def orphaned(self) -> None:
+        """The sampler of the loop under way is gone, in which no pipeline took part: its run is over."""
+        if not self.session.removed:
+            with self.here():
+                self.end()
+
+    def begin_call(self) -> None:
+        """A call of a pipeline begins, which may hold several runs; what is left of the last one is over."""
+        self.end()
+        self.session.tracker.runs_of_call, self.session.tracker.call_frame = 0, None
+
+    def end_call(self, whole: bool) -> None:
+        """The pipeline's call is over.
+
+        Args:
+            whole: whether it was not interrupted.
+        """
+        self.end(whole, learns=True)
+        self.session.tracker.runs_of_call = self.session.tracker.call_frame = None
 
     def open(self, run: Run) -> None:
         """A call belongs to another run than the one under way.
@@ -153,10 +185,8 @@ class Lifecycle(Listener):
         self.end()
         session.verify()
         # The run is the session's only once nothing is wrong with it.
-        session.state = RunState(sampler=run.sampler)
-        steps = session.method.steps
-        if steps is not None and run.count is not None and run.count != steps:
-            raise wrong_count(steps, run.count)
+        session.state = self._next_state(run)
+        self._fit_table(run)
         if session.method.sigmas and (self.noise_grid is None or not self.noise_grid.holds):
             raise DcacheError(
                 f"{session.method.describe()} changes the noise levels of the run, and no sampler that "
@@ -168,21 +198,34 @@ class Lifecycle(Listener):
         for text in differences:
             session.warn(text)
 
-    def end(self) -> None:
-        """Free all histories; what was counted stays."""
+    def end(self, whole: bool = False, learns: bool = False) -> None:
+        """Free all histories; what was counted stays.
+
+        Args:
+            whole: whether the run is known to have come to its end; else its length tells.
+            learns: whether later runs with the same table are to be taken for as long.
+        """
         session = self.session
         session.call = None
         state, run = session.state, session.state.run
         if run is None:
             return
-        whole = run.count is None or state.steps >= run.count
+        lasted = state.steps
+        # An evaluation that no step ended is none that came to its end.
+        whole = whole and (not run.calls or run.over)
+        learned = learns and whole and bool(run.entries) and lasted > 0 and lasted != run.count
+        expected = run.count
+        whole = whole or expected is None or lasted >= expected
         self.free()
         if self.noise_grid is not None and whole:
             # In the middle of a run the rest of it goes on with the levels it began with.
             self.noise_grid.restore()
             self.noise_grid = None
-        state.close()
+        state.close(whole)
         session.tracker.forget(run)
+        if learned and expected is not None:
+            session.tracker.learn(run, lasted)
+            self._say_length(expected, lasted)
         # An interrupted run had no time to predict; its own error is what should be seen.
         if whole and session.method.predicts and not state.record.predicted and self._missed():
             why = state.stats(session.method.describe()).why_nothing()
@@ -197,6 +240,70 @@ class Lifecycle(Listener):
             region.release()
         if session.memory is not None:
             session.memory.forget()
+
+    def _notice_call(self) -> None:
+        """Before a run opens: notice the call of a pipeline that did not say that it began.
+
+        The call's own frame tells it from the next one, unless that has the same place in memory; then a run
+        that came to its end was followed by another of the same call.
+        """
+        tracker = self.session.tracker
+        frame = next((f for owner in self.session.owners if (f := owner.call_frame()) is not None), None)
+        if tracker.call_frame is None and tracker.runs_of_call is not None:
+            return
+        run = self.session.state.run
+        broken_off = run is not None and not run.over
+        if frame is None:
+            tracker.runs_of_call = None
+        elif frame != tracker.call_frame or tracker.runs_of_call is None or broken_off:
+            self.end()
+            tracker.runs_of_call = 0
+        tracker.call_frame = frame
+
+    def _next_state(self, run: Run) -> RunState:
+        """The state of a run that opens; one that follows others in a pipeline's call knows them."""
+        session, last = self.session, self.session.state
+        if session.tracker.is_guest(run):
+            session.tracker.runs_of_call = None
+        number = session.tracker.runs_of_call
+        within = bool(number) and bool(last.record.events)
+        if number is not None:
+            session.tracker.runs_of_call = number + 1
+        return RunState(sampler=run.sampler, earlier=(*last.earlier, last) if within else ())
+
+    def _fit_table(self, run: Run) -> None:
+        """Find the run's rows in the method's table, where it has one.
+
+        Raises:
+            DcacheError: the run is of another length.
+        """
+        method, state = self.session.method, self.session.state
+        if method.steps is None:
+            return
+        lengths = method.runs or (RunLength(method.steps, method.steps),)
+        number = len(state.earlier)
+        if method.runs and number >= len(lengths):
+            raise DcacheError(
+                f"this schedule is for {len(lengths)} run(s) of the denoiser in one call of the pipeline, "
+                f"and this is run {number + 1}. Trace a call like this one and use its schedule."
+            )
+        length = lengths[number if method.runs else 0]
+        if run.count is not None and run.lengths().isdisjoint(length):
+            raise wrong_count(length.evaluations, run.count)
+        state.limit = length.evaluations
+        state.offset = sum(earlier.evaluations for earlier in lengths[:number]) if method.runs else 0
+        if run.count is not None:
+            # What the run had when the schedule was made, rather than what the sampler's table lists.
+            run.expect(length.evaluations)
+
+    def _say_length(self, expected: int, lasted: int) -> None:
+        method = self.session.method
+        if method.predicts and method.steps is None:
+            self.session.warn(
+                f"the sampler's table listed {expected} evaluations and the run had {lasted}: rules that "
+                "count from the end (last=True, shares of the run) were off in it. Later runs with this "
+                f"table are taken to have {lasted}."
+            )
 
     def _missed(self) -> bool:
         """Whether the denoiser was called, and nothing was said yet of why that could not be predicted."""

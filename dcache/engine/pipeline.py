@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable
 from threading import get_ident
@@ -11,6 +12,7 @@ from torch import nn
 
 from dcache.engine.session import Session, session_of
 from dcache.errors import DcacheError
+from dcache.identity.callers import call_frame
 from dcache.identity.denoisers import denoisers, is_pipeline
 from dcache.identity.detect import DenoiserDetector
 from dcache.identity.guider import GuiderIntercept, guidance_of, guider_intercepts
@@ -22,6 +24,8 @@ _BEGIN = "progress_bar"
 _END = "maybe_free_model_hooks"
 # Modular pipelines have neither; components are swapped by this.
 _SWAP = "register_components"
+# Called once at the very beginning of a call, which may hold several runs.
+_CHECK = "check_inputs"
 
 
 class PipeOwner:
@@ -45,6 +49,11 @@ class PipeOwner:
     def guidance(self) -> float | None:
         """The guidance scale of its last call, where it keeps it."""
         return guidance_of(self.pipe())
+
+    def call_frame(self) -> int | None:
+        """Identity of the frame of its call under way, where that says when it is over; else None."""
+        code = getattr(inspect.unwrap(type(self.pipe()).__call__), "__code__", None)
+        return None if code is None or _END not in code.co_names else call_frame(code)
 
     def follow(self, session: Session) -> None:
         """Move the session if its denoiser was replaced in the pipeline."""
@@ -72,7 +81,12 @@ class PipelineIntercept:
         self.scout: DenoiserDetector | None = None
         self.renew: Callable[[Any], None] = lambda _pipe: None
         self.guiders: list[GuiderIntercept] = guider_intercepts(pipe, [], _name_branch)
-        for name, around in {_BEGIN: self._begin, _END: self._end, _SWAP: self._swap}.items():
+        for name, around in {
+            _CHECK: self._check,
+            _BEGIN: self._begin,
+            _END: self._end,
+            _SWAP: self._swap,
+        }.items():
             if callable(getattr(pipe, name, None)):
                 MethodIntercept(pipe, name, around).install()
 
@@ -95,7 +109,7 @@ class PipelineIntercept:
     def connect(self, session: Session) -> None:
         """Let the session know the pipeline and its sampler."""
         pipe = self.pipe()
-        session.owners.append(PipeOwner(pipe, None if watch_of(pipe) is self else self))
+        session.owners.append(PipeOwner(pipe, None if _watch_in_methods(pipe) is self else self))
         sampler = getattr(pipe, "scheduler", None)
         if is_sampler(sampler):
             session.tracker.watch(sampler)
@@ -147,6 +161,14 @@ class PipelineIntercept:
             session.binding.install()
             raise
 
+    def _check(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
+        if owner is self.pipe() and callable(getattr(owner, _END, None)):
+            for session in self.live():
+                session.lifecycle.refuse_other_thread(getattr(owner, "scheduler", None))
+                with session.lanes.here():
+                    session.lifecycle.begin_call()
+        return original(*args, **kwargs)
+
     def _begin(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         # A run whose sampler was replaced as well as its denoiser has told nobody that it began.
         if owner is self.pipe():
@@ -160,14 +182,17 @@ class PipelineIntercept:
         result = original(*args, **kwargs)
         if owner is self.pipe():
             for session in self.live():
-                self.follow(session)
+                with session.lanes.here():
+                    self.follow(session)
         return result
 
     def _end(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         if owner is self.pipe():
+            # Diffusers' way to cancel: the loop goes on without the denoiser, and the call ends as usual.
+            whole = not getattr(owner, "_interrupt", False)
             for session in self.live():
                 with session.lanes.here():
-                    session.end_run()
+                    session.lifecycle.end_call(whole)
                 for watched in session.tracker.taps:
                     # Another pipeline may use the denoiser in another thread.
                     if watched.thread == get_ident():
@@ -183,9 +208,26 @@ class PipelineIntercept:
 
 def watch_of(pipe: Any) -> PipelineIntercept | None:
     """The watch on this pipeline, if there is one."""
-    for name in (_END, _BEGIN, _SWAP):
+    return _watch_in_methods(pipe) or _watch_without_methods(pipe)
+
+
+def _watch_in_methods(pipe: Any) -> PipelineIntercept | None:
+    for name in (_END, _BEGIN, _SWAP, _CHECK):
         watch = listener_on(pipe, name)
         if isinstance(watch, PipelineIntercept) and watch.pipe() is pipe:
+            return watch
+    return None
+
+
+def _watch_without_methods(pipe: Any) -> PipelineIntercept | None:
+    """The watch on a pipeline that has none of the methods which could hold it.
+
+    It is known to what looks for the pipeline's denoisers, and to the sessions on these.
+    """
+    watched = None if isinstance(pipe, nn.Module) else tap_of(getattr(pipe, "scheduler", None))
+    for listener in () if watched is None else tuple(watched.listeners):
+        watch = listener.watch_of(pipe)
+        if isinstance(watch, PipelineIntercept):
             return watch
     return None
 
@@ -214,7 +256,7 @@ def sessions_of(target: Any, watch: PipelineIntercept | None = None) -> dict[str
 
 def _taps_of(pipe: Any, watch: PipelineIntercept) -> list[MethodIntercept]:
     """The watch's taps that are in place."""
-    each = [tap_on(pipe, name) for name in (_BEGIN, _END, _SWAP)]
+    each = [tap_on(pipe, name) for name in (_CHECK, _BEGIN, _END, _SWAP)]
     return [t for t in each if t is not None and t.listener is watch]
 
 

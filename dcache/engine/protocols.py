@@ -165,6 +165,11 @@ class Owner(Protocol):
     pipe: weakref.ref[Any]
 
     @property
+    def watch(self) -> Any:
+        """The watch on the pipeline where it has no method that could hold one, else None."""
+        ...
+
+    @property
     def ends_itself(self) -> bool:
         """Whether the pipeline says when its call is over."""
         ...
@@ -172,6 +177,10 @@ class Owner(Protocol):
     @property
     def guidance(self) -> float | None:
         """The guidance scale of its last call, where it keeps it."""
+        ...
+
+    def call_frame(self) -> int | None:
+        """Identity of the frame of its call under way, where it ends its calls itself; else None."""
         ...
 
     def follow(self, session: Any) -> None:

@@ -24,6 +24,11 @@ class RunState:
         shared: site -> (evaluation, reason) of the branch that decides for all, where branches decide so.
         last_index: the evaluation of the newest call.
         overhead_seconds: time in dcache's own code around computed regions.
+        earlier: the runs before it in the same call of a pipeline, in order.
+        whole: whether the run is over and came to its end, as far as that is known.
+        entries: evaluations that the sampler's table listed, None for a hand-written loop; set at the end.
+        limit: evaluations that the method's table has for this run, None without a table.
+        offset: where they begin in the table's rows.
     """
 
     run: Run | None = None
@@ -34,13 +39,19 @@ class RunState:
     shared: dict[str, tuple[int, str | None]] = field(default_factory=dict)
     last_index: int = 0
     overhead_seconds: float = 0.0
+    earlier: tuple[RunState, ...] = ()
+    whole: bool = False
+    entries: int | None = None
+    limit: int | None = None
+    offset: int = 0
 
     @property
     def steps(self) -> int:
         """Evaluations so far, or of the whole run once it is over."""
         if self.run is None:
             return self.record.steps
-        return self.run.index + (1 if self.run.calls else 0)
+        # A call behind the sampler's last step is no evaluation.
+        return self.run.index + (1 if self.run.calls and not self.run.over else 0)
 
     def bytes_now(self) -> int:
         """Bytes of the storages that the histories and change indicators hold."""
@@ -50,9 +61,14 @@ class RunState:
         """Some histories are about to shrink: keep the most bytes that were held."""
         self.record.peak(self.bytes_now())
 
-    def close(self) -> None:
-        """The run is over, and its histories were freed: keep what was counted."""
-        self.record.steps = self.steps
+    def close(self, whole: bool) -> None:
+        """The run is over, and its histories were freed: keep what was counted.
+
+        Args:
+            whole: whether it came to its end.
+        """
+        self.record.steps, self.whole = self.steps, whole
+        self.entries = None if self.run is None else self.run.entries
         self.run = None
         self.shared = {}
 

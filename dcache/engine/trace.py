@@ -2,65 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from dcache.engine.protocols import Traced
+from dcache.engine.run_state import RunState
 from dcache.identity.denoisers import config_digest
 from dcache.method import Method
 from dcache.predictors.corrections import Corrections
 from dcache.schedule import Plan, Rows, Schedule
-from dcache.schedule.plan import merge_equal_branches
+from dcache.schedule.plan import RunLength, merge_equal_branches
 
 
 def trace_of(sessions: Mapping[str, Traced]) -> Schedule | None:
     """The run under way, or the last one, of a pipeline's denoisers; None where there was none.
 
+    Where one call of the pipeline holds several runs of a denoiser, the rows of all follow each other.
+
     Args:
         sessions: by the denoiser's name in the pipeline, "" for a bare module.
     """
-    plans: dict[str, Plan] = {}
-    steps, sampler, name = 0, "", ""
-    sigmas: tuple[float, ...] = ()
-    guidance: float | None = None
-    for component, session in sessions.items():
-        state, method = session.lanes.shown(), session.method
-        record, count = state.record, state.steps
-        if not record.events or not count:
-            continue
-        steps, name = max(steps, count), method.name
-        sampler = state.sampler or sampler
-        rows = {b: {s: tuple(r) for s, r in sites.items()} for b, sites in record.rows(count).items()}
-        plans[component] = Plan(
-            merge_equal_branches(rows),
-            method.codec,
-            method.predictor.name,
-            method.predictor.parameters(),
-            method.clock,
-            sibling=method.sibling,
-            model=type(session.module).__name__,
-            config=config_digest(session.module),
-            corrections=_corrections(method, rows.values()),
-        )
-        sigmas = method.sigmas or sigmas
-        guidance = session.guidance
+    plans = {name: plan for name, session in sessions.items() if (plan := _plan(session)) is not None}
     if not plans:
         return None
-    padded = {
-        n: replace(
-            p,
-            rows={b: {s: r + (True,) * (steps - len(r)) for s, r in rs.items()} for b, rs in p.rows.items()},
-        )
-        for n, p in plans.items()
-    }
-    # A run that was cut short has no grid to replay.
-    whole = len(sigmas) in (steps, steps + 1)
+    steps = max(len(row) for plan in plans.values() for rows in plan.rows.values() for row in rows.values())
+    traced = [sessions[name] for name in plans]
+    # A pipeline of several stages may have a sampler for each.
+    samplers = {s.lanes.shown().sampler for s in traced if s.lanes.shown().sampler}
+    sigmas = next((session.method.sigmas for session in reversed(traced) if session.method.sigmas), ())
     return Schedule(
-        steps, padded, method=name, sampler=sampler, guidance=guidance, sigmas=sigmas if whole else ()
+        steps,
+        {name: _padded(plan, steps) for name, plan in plans.items()},
+        method=traced[-1].method.name,
+        sampler=samplers.pop() if len(samplers) == 1 else "",
+        guidance=traced[-1].guidance,
+        # A run that was cut short has no grid to replay.
+        sigmas=sigmas if len(sigmas) in (steps, steps + 1) else (),
     )
 
 
-def _corrections(method: Method, branches: Collection[Rows]) -> Corrections | None:
+def _plan(session: Traced) -> Plan | None:
+    """What one denoiser did in the runs of one call, None where it was not called."""
+    last = session.lanes.shown()
+    states = [s for s in (*last.earlier, last) if s.record.events and s.steps]
+    if not states:
+        return None
+    method = session.method
+    rows = _joined([(state.record.rows(state.steps), state.steps) for state in states])
+    return Plan(
+        merge_equal_branches(rows),
+        method.codec,
+        method.predictor.name,
+        method.predictor.parameters(),
+        method.clock,
+        sibling=method.sibling,
+        model=type(session.module).__name__,
+        config=config_digest(session.module),
+        corrections=_corrections(method, rows.values(), several=len(states) > 1),
+        runs=_lengths(states),
+    )
+
+
+def _joined(runs: Sequence[tuple[Mapping[str, Mapping[str, Sequence[bool]]], int]]) -> dict[str, Rows]:
+    """Rows of runs that follow each other; what was not seen in one of them counts as computed there."""
+    branches = dict.fromkeys(branch for rows, _ in runs for branch in rows)
+    sites = dict.fromkeys(site for rows, _ in runs for each in rows.values() for site in each)
+    return {
+        branch: {
+            site: tuple(c for rows, n in runs for c in rows.get(branch, {}).get(site, (True,) * n))
+            for site in sites
+        }
+        for branch in branches
+    }
+
+
+def _lengths(states: Sequence[RunState]) -> tuple[RunLength, ...]:
+    """The lengths of the runs, () for one run of as many evaluations as the sampler's table lists."""
+    # What a run that was cut short lacks of its table is no trait of the pipeline.
+    lengths = tuple(RunLength(s.steps, s.entries or s.steps if s.whole else s.steps) for s in states)
+    return () if len(lengths) == 1 and len(set(lengths[0])) == 1 else lengths
+
+
+def _padded(plan: Plan, steps: int) -> Plan:
+    """The plan with rows of as many entries as the longest; its own length is listed where it has fewer."""
+    length = len(next(iter(next(iter(plan.rows.values())).values())))
+    if length == steps:
+        return plan
+    rows = {
+        branch: {site: row + (True,) * (steps - len(row)) for site, row in sites.items()}
+        for branch, sites in plan.rows.items()
+    }
+    return replace(plan, rows=rows, runs=plan.runs or (RunLength(length, length),))
+
+
+def _corrections(method: Method, branches: Collection[Rows], several: bool) -> Corrections | None:
     """Those that the recorded rows stand on: a run that was cut short has no later ones."""
-    found = None if method.corrections is None else method.corrections.only(next(iter(branches)))
-    return None if found is None else found.used(branches)
+    if method.corrections is None:
+        return None
+    corrections = method.corrections.only(next(iter(branches)))
+    # They are listed by the evaluation of a run, and the rows of several runs follow each other.
+    return corrections if several or corrections is None else corrections.used(branches)

@@ -30,18 +30,30 @@ class BranchNames:
     def __init__(self) -> None:
         self._ordinal = -1
         self._index = -1
+        self._view = self._first = 0
 
-    def name(self, index: int, condition: torch.Tensor | None, branches: Mapping[str, Branch]) -> str:
+    def name(
+        self, index: int, condition: torch.Tensor | None, branches: Mapping[str, Branch], view: int = 0
+    ) -> str:
         """The branch of a call in evaluation `index` with this conditioning tensor.
 
+        Args:
+            index: the evaluation, from 0.
+            condition: the conditioning tensor, where it is known.
+            branches: the branches so far, by name.
+            view: how often the sampler was set back in this evaluation: each view has its own branches.
+
         Raises:
-            DcacheError: more calls in one evaluation than can be guidance branches.
+            DcacheError: more calls between two sampler steps than can be guidance branches.
         """
         self._ordinal = self._ordinal + 1 if self._index == index else 0
-        self._index = index
-        if self._ordinal >= MOST_BRANCHES:
+        if self._index != index or self._view != view:
+            self._first = self._ordinal
+        self._index, self._view = index, view
+        calls = self._ordinal - self._first + 1
+        if calls > MOST_BRANCHES:
             raise DcacheError(
-                f"the denoiser was called {self._ordinal + 1} times between two sampler steps; dcache takes "
+                f"the denoiser was called {calls} times between two sampler steps; dcache takes "
                 f"such calls for guidance branches and supports at most {MOST_BRANCHES}. Call "
                 "dcache.step(module, index=..., branch=...) before each denoiser call."
             )

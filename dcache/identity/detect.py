@@ -44,14 +44,20 @@ class DenoiserDetector(Listener):
     Args:
         pipe: the pipeline, whose sampler is `pipe.scheduler`.
         modules: name -> module of everything that may be one.
-        take: puts a session on the module of this name, once it is known.
+        on_found: puts a session on the module of this name, once it is known.
+        watch: the watch on the pipeline.
     """
 
     def __init__(
-        self, pipe: Any, modules: Mapping[str, nn.Module], on_found: Callable[[str, nn.Module], None]
+        self,
+        pipe: Any,
+        modules: Mapping[str, nn.Module],
+        on_found: Callable[[str, nn.Module], None],
+        watch: Any = None,
     ) -> None:
         self.pipe = weakref.ref(pipe)
-        self.take = on_found
+        self.on_found = on_found
+        self.watch = watch
         self.found: list[str] = []
         self.last: dict[str, int] = {}
         self.watched = [CandidateCall(module, name, self) for name, module in modules.items()]
@@ -62,6 +68,10 @@ class DenoiserDetector(Listener):
     def is_copied(self, memo: Mapping[int, Any]) -> bool:
         """Whether the pipeline is part of a deep copy under way."""
         return id(self.pipe()) in memo
+
+    def watch_of(self, pipe: Any) -> Any:
+        """The watch on the pipeline, if it is this one."""
+        return self.watch if self.pipe() is pipe else None
 
     def before_run(self) -> None:
         """A run opens: what the last one showed is enough, or the watch begins again."""
@@ -111,7 +121,7 @@ class DenoiserDetector(Listener):
         run.calls -= not self.found
         watched.remove()
         self.found.append(watched.component)
-        self.take(watched.component, watched.module)
+        self.on_found(watched.component, watched.module)
         return True
 
     def _follow_sampler(self) -> None:

@@ -6,6 +6,7 @@ A run is opened by the sampler (`identity/sampler.py`), by a hand-written loop (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -26,8 +27,17 @@ class Run:
         sampler: class name of the sampler, "" for a hand-written loop.
         start: index in the tables of the first evaluation (image-to-image starts late).
         index: the evaluation under way, from 0.
-        count: evaluations of the whole run, or None where nobody told.
+        count: evaluations of the whole run, or None where that is not known.
         calls: denoiser calls since the last sampler step, over all denoisers.
+        started: whether `place` was called.
+        located: whether `start` is known rather than assumed.
+        starts: entries of the table that the first evaluation may lie at, while there are several.
+        entries: evaluations that the sampler's table lists from `start` on, None without a sampler.
+        end: the first index behind the run, infinite where that is not known.
+        view: how often the sampler's state was set back within the evaluation under way.
+        views: the highest `view` of all evaluations so far.
+        told: evaluation -> (timestep, noise level) of a hand-written loop.
+        best: the clock that `clock(None)` stands for, once it was asked for.
     """
 
     timesteps: Sequence[float] = ()
@@ -40,6 +50,12 @@ class Run:
     count: int | None = None
     calls: int = 0
     started: bool = False
+    located: bool = False
+    starts: Sequence[int] = ()
+    entries: int | None = None
+    end: float = math.inf
+    view: int = 0
+    views: int = 0
     told: dict[int, tuple[float | None, float | None]] = field(default_factory=dict)
     best: str = ""
 
@@ -52,15 +68,69 @@ class Run:
         """
         self.started = True
         if begin is not None:
-            self.start = begin
-        elif timestep is not None and self.timesteps:
+            self.start, self.located = begin, True
+        elif timestep is not None and self.timesteps and not self.located:
             nearest = min(self.timesteps, key=lambda t: abs(t - timestep))
-            start = list(self.timesteps).index(nearest)
+            starts, last = self._starts(nearest), len(self.timesteps) - 1 - self.index
             # A model may be given t / 1000 or 1 - t, which looks like the last entry at the first evaluation.
-            if abs(nearest - timestep) <= 1e-2 * max(1.0, abs(timestep)) and start < len(self.timesteps) - 1:
-                self.start = start
-        if self.timesteps:
-            self.count = len(self.timesteps) - self.start
+            near = abs(nearest - timestep) <= 1e-2 * max(1.0, abs(timestep))
+            if near and starts and starts[0] < last:
+                self.start, self.located = starts[0], True
+                self.starts = starts if len(starts) > 1 else ()
+        self._count_entries()
+
+    def narrow(self, timestep: float | None) -> None:
+        """Settle the start among the entries of one value (PNDM repeats its second one).
+
+        Args:
+            timestep: value that the denoiser is called with in this evaluation, behind the first.
+        """
+        fits = [start for start in self.starts if self.timesteps[start + self.index :][:1] == [timestep]]
+        self.starts = fits if len(fits) > 1 else ()
+        if fits:
+            self.start = fits[0]
+            self._count_entries()
+
+    def lengths(self) -> set[int]:
+        """The evaluations that it may have, as far as that is known by now; empty where nothing is."""
+        if self.count is None:
+            return set()
+        return {self.count, *(len(self.timesteps) - start for start in self.starts)}
+
+    def begin_at(self, timestep: float | None) -> None:
+        """Settle the start by the timestep of the sampler's first step, where the denoiser's does not."""
+        self.located = True
+        fits = self._starts(timestep)
+        if len(fits) == 1 and fits[0] != self.start:
+            self.start = fits[0]
+            self._count_entries()
+
+    def set_back(self, evaluations: int) -> None:
+        """The sampler's state was set back: the call is another branch of an evaluation that was ended."""
+        self.index = max(0, self.index - evaluations)
+        self.view += 1
+        self.views = max(self.views, self.view)
+
+    def jump(self, entries: int) -> None:
+        """The sampler goes on this many entries of its table further on (or back, where negative)."""
+        self.start += entries
+        if self.count is not None:
+            self.expect(self.count - entries)
+
+    def expect(self, count: int) -> None:
+        """Take the run for one of so many evaluations: calls behind these are none of it."""
+        self.count = self.end = count
+
+    @property
+    def over(self) -> bool:
+        """Whether the sampler made its last step: a call now is no evaluation of the run."""
+        return self.index >= self.end
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the sampler's table has the first evaluation's timestep again at the one under way."""
+        i = self.start + self.index
+        return i < len(self.timesteps) and self.timesteps[i] == self.timesteps[self.start]
 
     def tell(self, timestep: float | None, sigma: float | None) -> None:
         """Note what a hand-written loop says of the evaluation under way."""
@@ -77,6 +147,8 @@ class Run:
         Raises:
             DcacheError: that clock is not known here.
         """
+        if (name or self.best) == "step":
+            return float(self.index)
         timestep, sigma = self._here()
         values = {
             "step": float(self.index),
@@ -111,9 +183,17 @@ class Run:
         if self.index in self.told:
             return self.told[self.index]
         i = self.start + self.index
-        timestep = self.timesteps[i] if i < len(self.timesteps) else None
-        sigma = self.sigmas[i] if i < len(self.sigmas) else None
-        return timestep, sigma
+        timestep = self.timesteps[i] if 0 <= i < len(self.timesteps) else None
+        return timestep, self.sigmas[i] if 0 <= i < len(self.sigmas) else None
+
+    def _count_entries(self) -> None:
+        if self.timesteps:
+            self.entries = len(self.timesteps) - self.start
+            self.expect(self.entries)
+
+    def _starts(self, timestep: float | None) -> list[int]:
+        """Where the run began if the evaluation under way has this entry of the table."""
+        return [i - self.index for i, t in enumerate(self.timesteps) if t == timestep and i >= self.index]
 
     @property
     def _monotone(self) -> bool:

@@ -2,13 +2,17 @@
 
 `set_timesteps` opens a run, each `step` ends one evaluation, `maybe_free_model_hooks` of the pipeline closes
 the run. Timesteps and call counts are never trusted: they repeat, rise, run the other way or come per token.
+
+Some pipelines step once for each view of a large picture and set the sampler's state back in between
+(MultiDiffusion). Where a sampler stands is read from its own index, and from a number that is kept among
+its attributes, so that it is saved and set back with them. Timesteps would not tell, for PNDM repeats some.
 """
 
 from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from threading import get_ident
 from typing import Any
@@ -16,9 +20,15 @@ from typing import Any
 import torch
 
 from dcache.identity.run import Run
+from dcache.identity.timestep import number
+from dcache.identity.timetable import run_from
 from dcache.intercept.method import MethodIntercept, listener_on, tap_on
 
 _activity = itertools.count(1)
+# An attribute of the sampler: evaluations that it ended in the run under way.
+ENDED = "_dcache_ended"
+# The sampler's own index, by the names that diffusers gives it.
+_INDICES = ("_step_index", "counter")
 
 
 class Listener:
@@ -34,8 +44,8 @@ class Listener:
         """What is entered around each of the following: it makes this thread's state the active one."""
         return nullcontext()
 
-    def refuse_other_thread(self, sampler: Any, thread: int) -> None:
-        """The sampler was last used in another thread, and is to begin a run in this one.
+    def refuse_other_thread(self, sampler: Any) -> None:
+        """A sampler that another thread used last is to begin a run in this thread.
 
         Raises:
             DcacheError: its pipeline's call is under way in that thread.
@@ -45,6 +55,10 @@ class Listener:
         """Whether its pipeline is part of a deep copy under way, of which `memo` is the memory."""
         return False
 
+    def watch_of(self, pipe: Any) -> Any:
+        """The watch on a pipeline, where it can be reached from here only; else None."""
+        return None
+
     def before_run(self) -> None:
         """A run is about to open."""
 
@@ -53,6 +67,9 @@ class Listener:
 
     def stepped(self, mixed: torch.Tensor) -> None:
         """The sampler is given this model output."""
+
+    def orphaned(self) -> None:
+        """The sampler of a loop that belonged to no pipeline is gone."""
 
     def paused(self, run: Run) -> None:
         """An evaluation ended, in which another listener's denoiser may have been called instead."""
@@ -71,6 +88,9 @@ class SamplerIntercept:
         touched: when the sampler was last used, on a counter shared by all taps.
         teaches: whether a listener wants to see what the sampler is given.
         several: whether there may be more than one listener.
+        ended: `ENDED` as it was left by the last step.
+        index_name: the attribute that holds the sampler's own index, "" where it has none.
+        own_index: that index behind the last step, None before one.
     """
 
     def __init__(self, sampler: Any) -> None:
@@ -80,6 +100,10 @@ class SamplerIntercept:
         self.touched = 0
         self.teaches = False
         self.several = False
+        self.ended = 0
+        self.own_index: int | None = None
+        self._own_before: int | None = None
+        self.index_name = next((name for name in _INDICES if name in vars(sampler)), "")
         self._copied = False
         self.listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
         self._taps = [
@@ -94,6 +118,7 @@ class SamplerIntercept:
         self.listeners.discard(listener)
         if not self.listeners:
             self.run = None
+            vars(self.sampler).pop(ENDED, None)
             for tap in self._taps:
                 tap.remove()
 
@@ -103,39 +128,44 @@ class SamplerIntercept:
 
     def open_from(self, sampler: Any) -> Run:
         """Open a run from what a sampler says of itself now."""
-        config = getattr(sampler, "config", {})
-        sigmas = _numbers(getattr(sampler, "sigmas", None))
-        alphas = getattr(sampler, "alphas_cumprod", None)
-        timesteps = _numbers(getattr(sampler, "timesteps", None))
-        if len(timesteps) > 1 and max(timesteps) <= 1.0 and timesteps[-1] == 0.0:
-            # On a scale from 1 to 0 the last entry is the clean picture, which nobody denoises.
-            timesteps = timesteps[:-1]
-        if len(sigmas) < len(timesteps):
-            sigmas = []
-        flow = bool(
-            config.get("use_flow_sigmas")
-            or str(config.get("prediction_type", "")).startswith("flow")
-            or (alphas is None and sigmas and max(sigmas) <= 1.0)
-        )
-        self.run = Run(
-            timesteps=timesteps,
-            sigmas=sigmas,
-            alphas_cumprod=_numbers(alphas) if not sigmas else [],
-            flow=flow,
-            sampler=type(sampler).__name__,
-        )
+        self.run = run_from(sampler)
         self.touched, self.thread = next(_activity), get_ident()
+        self.index_name = next((name for name in _INDICES if name in vars(self.sampler)), "")
+        self.ended = vars(self.sampler)[ENDED] = 0
+        self.own_index = self._own_before = None
         return self.run
 
+    def follow(self, run: Run) -> None:
+        """A denoiser call begins, and the sampler does not stand where its last step left it: note why."""
+        state = vars(self.sampler)
+        ended, index = state.get(ENDED, 0), state.get(self.index_name)
+        if ended != self.ended:
+            run.set_back(self.ended - ended)
+        elif self.own_index is not None and isinstance(index, int) and index != self.own_index:
+            if index == self._own_before:
+                run.set_back(1)
+            else:
+                run.jump(index - self.own_index)
+        self.ended = ended
+        if self.own_index is not None:
+            self.own_index = index if isinstance(index, int) else None
+
     def begin_index(self) -> int | None:
-        """Where the sampler was told to begin, if it was."""
+        """The entry of its table at which the sampler began or will begin, None where it does not know."""
+        index = getattr(self.sampler, "_step_index", None)
+        if (
+            isinstance(index, int)
+            and self.run is not None
+            and self.run.index <= index < len(self.run.timesteps)
+        ):
+            return index - self.run.index
         begin = getattr(self.sampler, "begin_index", None)
         return begin if isinstance(begin, int) else None
 
     def _set_timesteps(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         if self.run is not None and self.thread != get_ident():
             for listener in list(self.listeners):
-                listener.refuse_other_thread(self.sampler, self.thread)
+                listener.refuse_other_thread(self.sampler)
         for listener in list(self.listeners):
             with listener.here():
                 listener.before_run()
@@ -159,23 +189,36 @@ class SamplerIntercept:
                 if isinstance(mixed, torch.Tensor):
                     with listener.here():
                         listener.stepped(mixed)
+        state = vars(self.sampler)
+        before = state.get(self.index_name)
         result = original(*args, **kwargs)
         run = self.run
-        if run is not None and run.calls:
-            run.calls = 0
-            run.index += 1
-            self.touched = next(_activity)
-            if self.several:
-                for listener in list(self.listeners):
-                    with listener.here():
-                        listener.paused(run)
-            if run.count is not None and run.index >= run.count:
-                ended = []
-                for listener in list(self.listeners):
-                    with listener.here():
-                        ended.append(listener.after_last(run))
-                if ended and all(ended):
-                    self.close()
+        if run is None or not run.calls:
+            return result
+        if not run.located:
+            run.begin_at(number(args[1] if len(args) > 1 else kwargs.get("timestep")))
+        run.calls = 0
+        run.index += 1
+        self.touched = next(_activity)
+        if owner is self.sampler:
+            index = state.get(self.index_name)
+            self.own_index, self._own_before = (index, before) if isinstance(index, int) else (None, None)
+            if self.own_index is not None and before is None:
+                # It looked its index up within the step.
+                self._own_before = self.own_index - 1
+            self.ended = state[ENDED] = state.get(ENDED, 0) + 1
+        if self.several:
+            for listener in list(self.listeners):
+                with listener.here():
+                    listener.paused(run)
+        # Where there are views, the last of them ends the run.
+        if run.count is not None and run.index >= run.count and run.view >= run.views:
+            ended = []
+            for listener in list(self.listeners):
+                with listener.here():
+                    ended.append(listener.after_last(run))
+            if ended and all(ended):
+                self.close()
         return result
 
     def follows_copies(self, memo: Mapping[int, Any]) -> bool:
@@ -215,11 +258,3 @@ def tap(sampler: Any, listener: Listener) -> SamplerIntercept:
 def is_sampler(thing: Any) -> bool:
     """Whether this looks like a sampler: it has `set_timesteps` and `step`."""
     return callable(getattr(thing, "set_timesteps", None)) and callable(getattr(thing, "step", None))
-
-
-def _numbers(values: Any) -> Sequence[float]:
-    if values is None:
-        return []
-    if isinstance(values, torch.Tensor):
-        return [float(v) for v in values.detach().flatten().tolist()]
-    return [float(v) for v in values]

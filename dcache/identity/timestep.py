@@ -26,8 +26,13 @@ class TimeArgument:
         value = kwargs.get(self.name) if self.name else None
         if value is None and 0 <= self.place < len(args):
             value = args[self.place]
-        if isinstance(value, torch.Tensor):
-            if value.numel() == 0 or (value.numel() > 1 and bool((value != value.flatten()[0]).any())):
-                return None
-            return float(value.flatten()[0])
-        return float(value) if isinstance(value, int | float) else None
+        return number(value)
+
+
+def number(value: Any) -> float | None:
+    """A number or a tensor of one value as a float (one sync on a GPU); None for anything else."""
+    if isinstance(value, torch.Tensor):
+        if value.numel() == 0 or (value.numel() > 1 and bool((value != value.flatten()[0]).any())):
+            return None
+        return float(value.flatten()[0])
+    return float(value) if isinstance(value, int | float) else None

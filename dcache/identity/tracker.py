@@ -1,18 +1,25 @@
-"""The run of each denoiser call: said by `dcache.step`, by a sampler, or by a loop's timesteps."""
+"""The run of each denoiser call: told by `dcache.step`, by a sampler, or by a loop's timesteps.
+
+The samplers are those of the pipelines that the denoiser is enabled with, and, where none of these is under
+way, the one found in the loop from which the denoiser is called (`guest.py`).
+"""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
+from functools import partial
 from threading import get_ident
 from typing import Any, Protocol
 
 from torch import nn
 
+from dcache.identity.content import Conditioning, Sample
+from dcache.identity.guest import Guest
 from dcache.identity.loop import Loop
 from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
-from dcache.identity.sampler import Listener, SamplerIntercept, is_sampler, tap
+from dcache.identity.sampler import ENDED, Listener, SamplerIntercept, is_sampler, tap
 from dcache.identity.timestep import TimeArgument
 
 
@@ -26,6 +33,10 @@ class SamplerOwner(Protocol):
     pipe: weakref.ref[Any]
 
 
+# Fields of a tracker that all threads share.
+_SHARED = ("module", "listener", "owners", "time", "taps", "lengths")
+
+
 class RunTracker:
     """Follows the samplers of the pipelines that one denoiser is part of.
 
@@ -35,19 +46,32 @@ class RunTracker:
         owners: the pipelines that the denoiser is part of; looked up in every call.
 
     Attributes:
-        told: what `dcache.step` said of the calls to come, or None.
+        manual: what `dcache.step` said of the calls to come, or None.
         loop: follows a hand-written loop that has no sampler.
+        sample, conditioning: what its last call and its run were given.
         time: where the denoiser takes its timestep.
-        taps: the samplers that are watched.
+        taps: the samplers of the owners.
+        guest: the sampler of a loop that none of the owners runs.
+        call_frame: identity of that call's frame, where it did not say that it began.
+        runs_of_call: runs that were opened in the pipeline's call under way, None outside of one.
+        lengths: (sampler, entries of its table, where it began) -> evaluations of such a run, where they were
+            others than the table lists.
     """
 
     def __init__(self, module: nn.Module, listener: Listener, owners: Sequence[SamplerOwner]) -> None:
+        self.module = module
         self.listener = listener
         self.owners = owners
         self.manual: ManualStep | None = None
         self.loop = Loop()
         self.time = TimeArgument(module)
         self.taps: list[SamplerIntercept] = []
+        self.runs_of_call: int | None = None
+        self.call_frame: int | None = None
+        self.lengths: dict[tuple[str, int, int], int] = {}
+        self.guest = Guest(listener)
+        self.sample, self.conditioning = Sample(), Conditioning()
+        self._unseen: Run | None = None
 
     def run_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
         """The run of a call with these arguments.
@@ -56,12 +80,20 @@ class RunTracker:
             DcacheError: nothing tells evaluations apart.
         """
         if self.manual is not None:
-            return self.manual.run
-        newest: SamplerIntercept | None = None
+            return self.manual.run_of(args, kwargs)
         for owner in self.owners:
             sampler = getattr(owner.pipe(), "scheduler", None)
-            if sampler is not None and not self._taps_sampler(sampler) and is_sampler(sampler):
-                self._retap(sampler)
+            # No function of ours, for its calls would count in every predicted step.
+            for watched in self.taps:
+                if watched.sampler is sampler:
+                    break
+            else:
+                if sampler is not None and is_sampler(sampler):
+                    self._retap(sampler)
+        reference = self.guest.reference
+        newest = None if reference is None else reference()
+        if newest is not None and newest.run is None:
+            newest = None
         thread = get_ident()
         for watched in self.taps:
             if watched.run is not None and (
@@ -71,12 +103,28 @@ class RunTracker:
             ):
                 newest = watched
         if newest is None or newest.run is None:
-            return self.loop.see(self.time.read(args, kwargs), self.time.is_sigma)
-        run = newest.run
-        if not run.started:
-            begin = newest.begin_index()
-            run.place(self.time.read(args, kwargs) if begin is None else None, begin)
-        return run
+            return self._run_without(args, kwargs)
+        if newest.run.calls and newest in self.taps:
+            return newest.run
+        return self._run_of(newest, newest.run, args, kwargs)
+
+    def of_run(self) -> dict[str, Any]:
+        """The fields that belong to one thread's run; the samplers and what was learned are everybody's."""
+        return {name: value for name, value in vars(self).items() if name not in _SHARED}
+
+    def restore(self, fields: Mapping[str, Any]) -> None:
+        """Put those fields back; without any the tracker has seen no run."""
+        fresh = RunTracker(self.module, self.listener, self.owners)
+        vars(self).update(fields or fresh.of_run())
+
+    def is_guest(self, run: Run) -> bool:
+        """Whether a run is of a sampler that belongs to none of the owners."""
+        guest = self.guest.intercept
+        return guest is not None and guest.run is run
+
+    def learn(self, run: Run, evaluations: int) -> None:
+        """Note how many evaluations a run had that came to its end."""
+        self.lengths[_table_of(run)] = evaluations
 
     def watch(self, sampler: Any) -> None:
         """Watch one more sampler."""
@@ -92,13 +140,88 @@ class RunTracker:
         for watched in self.taps:
             watched.leave(self.listener)
         self.taps = []
+        self.guest.dismiss()
 
-    def _taps_sampler(self, sampler: Any) -> bool:
-        # Not any(): a generator costs Python calls on every predicted step.
-        for watched in self.taps:  # noqa: SIM110
-            if watched.sampler is sampler:
-                return True
-        return False
+    def _run_of(
+        self, watched: SamplerIntercept, run: Run, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Run:
+        """The run of the first call of an evaluation, or of any call in a guest's loop."""
+        # The run may have been broken off, and the loop that calls now be another's.
+        variable = self.guest.variable
+        if run is not self._unseen and (variable is None or variable.sampler() is not watched.sampler):
+            driving = self._driving(watched, args, kwargs)
+            if driving is None or driving.run is None:
+                return self._run_without(args, kwargs)
+            watched, run = driving, driving.run
+        if watched not in self.taps:
+            followed = self.guest.follow(watched, run, self.time.read(args, kwargs))
+            if followed is None:
+                return self._run_without(args, kwargs)
+            run = followed
+        if not run.started:
+            begin = watched.begin_index()
+            run.place(self.time.read(args, kwargs) if begin is None else None, begin)
+            if _table_of(run) in self.lengths:
+                run.expect(self.lengths[_table_of(run)])
+        state = watched.sampler.__dict__
+        if state.get(ENDED, 0) != watched.ended or state.get(watched.index_name) != watched.own_index:
+            watched.follow(run)
+        elif not run.calls:
+            run.view = 0
+            if run.starts and run.index:
+                run.narrow(self.time.read(args, kwargs))
+        return run
+
+    def _run_without(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
+        """The run of a call outside of all runs known so far: by its loop's sampler, else by timesteps."""
+        before = self.loop.run
+        run = None if before is None else self._seen_by_loop(args, kwargs)
+        if run is not None and run is before:
+            return run
+        # A run opens: its sampler is looked for once.
+        sampler = self.guest.search(None, partial(self.time.read, args, kwargs))
+        if sampler is not None:
+            self.loop = Loop()
+            guest = self.guest.adopt(sampler)
+            if guest.run is not None:
+                return self._run_of(guest, guest.run, args, kwargs)
+        return run or self._seen_by_loop(args, kwargs)
+
+    def _seen_by_loop(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
+        """The run of a call by its timestep; other conditioning in the last picture's place opens one."""
+        value, before = self.time.read(args, kwargs), self.loop.run
+        fresh = before is not None and self.conditioning.is_fresh(kwargs)
+        if fresh and (value != self.loop.value or not self.sample.is_same(args, kwargs)):
+            self.loop = Loop()
+        run = self.loop.see(value, self.time.is_sigma)
+        if run is not before:
+            self.conditioning.restart(kwargs)
+        self.sample.note(args, kwargs)
+        return run
+
+    def _driving(
+        self, watched: SamplerIntercept, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> SamplerIntercept | None:
+        """The sampler whose loop a call comes from: the one that is believed to, unless another is seen.
+
+        Returns:
+            None where a guest is believed to and its loop is not the one that calls.
+        """
+        sampler = self.guest.search(watched.sampler, partial(self.time.read, args, kwargs))
+        if sampler is watched.sampler:
+            return watched
+        if sampler is not None:
+            other = next((tapped for tapped in self.taps if tapped.sampler is sampler), None)
+            if other is None:
+                return self.guest.adopt(sampler)
+            if other.run is None:
+                other.open_from(sampler)
+            return other
+        if watched not in self.taps:
+            return None
+        # Its loop is spread over functions, or out of sight: it is believed for the rest of the run.
+        self._unseen = watched.run
+        return watched
 
     def _retap(self, sampler: Any) -> None:
         wanted = [getattr(owner.pipe(), "scheduler", None) for owner in self.owners]
@@ -109,3 +232,7 @@ class RunTracker:
         self.taps = [t for t in self.taps if self.listener in t.listeners and t is not new] + [new]
         if new.run is None:
             new.open_from(sampler)
+
+
+def _table_of(run: Run) -> tuple[str, int, int]:
+    return run.sampler, len(run.timesteps), run.start

@@ -33,6 +33,7 @@ def replay(schedule: Schedule, component: str = "", single: bool = True) -> Meth
         fixed="model" not in plan.sites,
         sibling=plan.sibling,
         steps=schedule.steps,
+        runs=plan.runs,
         corrections=plan.corrections,
         sigmas=schedule.sigmas,
         made_for=(plan.model, plan.config),

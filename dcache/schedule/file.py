@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from dcache.errors import DcacheError
 from dcache.predictors.corrections import Corrections
 from dcache.schedule import corrections_file
-from dcache.schedule.plan import Plan
+from dcache.schedule.plan import Plan, RunLength
 from dcache.util import files
 from dcache.util.checks import check_whole
 
@@ -151,9 +151,10 @@ def _components(content: Mapping[str, Any], folder: Path) -> dict[str, Plan]:
     for name, plan in plans.items():
         if not isinstance(plan, dict):
             raise DcacheError(f"component {name!r} must be an object, got {type(plan).__name__}")
-        _check(f"component {name!r}", plan, _PLAN_TYPES, ("sibling", "corrections"))
+        _check(f"component {name!r}", plan, _PLAN_TYPES, ("sibling", "corrections", "runs"))
         rows = {branch: _rows(name, branch, sites) for branch, sites in plan["rows"].items()}
-        components[name] = Plan(**{**plan, "rows": rows, "corrections": corrections.get(name)})
+        runs = _runs(name, plan.get("runs", []))
+        components[name] = Plan(**{**plan, "rows": rows, "corrections": corrections.get(name), "runs": runs})
         components[name].make_predictor()
     return components
 
@@ -180,6 +181,16 @@ def _sigmas(values: Any) -> tuple[float, ...]:
     if not plain or any(abs(v) > 1 for v in values):
         raise DcacheError(f'"sigmas" must be a list of numbers from 0 to 1, got {str(values)[:60]}')
     return tuple(map(float, values))
+
+
+def _runs(component: str, values: Any) -> tuple[RunLength, ...]:
+    pairs = isinstance(values, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in values)
+    if not pairs or any(type(n) is not int or n < 0 for pair in values for n in pair):
+        raise DcacheError(
+            f'"runs" of component {component!r} must be a list of pairs [evaluations, entries of the '
+            f"sampler's table], got {str(values)[:60]}"
+        )
+    return tuple(RunLength(*pair) for pair in values)
 
 
 def _rows(component: str, branch: str, sites: Any) -> dict[str, tuple[bool, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from dcache.cache.codec import parse
 from dcache.errors import DcacheError
@@ -52,6 +52,18 @@ def merge_equal_branches(rows: Mapping[str, Rows]) -> Mapping[str, Rows]:
     return {"*": first}
 
 
+class RunLength(NamedTuple):
+    """The length of one run.
+
+    Attributes:
+        evaluations: of the run.
+        entries: what the sampler's table listed, which may be more or fewer; 0 for a hand-written loop.
+    """
+
+    evaluations: int
+    entries: int
+
+
 @dataclass(frozen=True)
 class Plan:
     """The part of a schedule for one denoiser.
@@ -63,6 +75,8 @@ class Plan:
         config: digest of that denoiser's config, "" if unknown.
         sibling: how the site `guidance` is predicted, as in `dcache.method.Method`.
         corrections: of what is predicted, by channel; they belong to these rows.
+        runs: lengths of the runs that the denoiser makes in one call of its pipeline, whose rows follow each
+            other; () for one run of as many evaluations as the sampler's table lists.
     """
 
     rows: Mapping[str, Rows]
@@ -75,6 +89,7 @@ class Plan:
     config: str = ""
     sibling: str = ""
     corrections: Corrections | None = None
+    runs: tuple[RunLength, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the terms; rows are checked by the schedule, the predictor where it is made.

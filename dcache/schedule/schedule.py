@@ -58,6 +58,11 @@ class Schedule:
         for name, plan in self.components.items():
             if not plan.rows or any(not rows for rows in plan.rows.values()):
                 raise DcacheError(f"the schedule's component {name!r} has no rows")
+            if sum(run.evaluations for run in plan.runs) > self.steps:
+                raise DcacheError(
+                    f"the runs of component {name!r} have more evaluations ({list(plan.runs)}) than the "
+                    f"schedule, which has {self.steps}"
+                )
             if plan.corrections is not None:
                 _check_corrections(name, plan, plan.corrections, self.steps)
             for branch, rows in plan.rows.items():
@@ -131,6 +136,11 @@ class Schedule:
             raise DcacheError(
                 f"the corrections and noise levels of this schedule belong to its {self.steps} evaluations: "
                 f"plan and fit for {steps}, or stretch the schedule without them"
+            )
+        if any(plan.runs for plan in self.components.values()):
+            raise DcacheError(
+                "this schedule lists the lengths of the runs of one pipeline call, which cannot be "
+                f"stretched: trace a call of {steps} steps instead"
             )
         scale = (steps - 1) / max(self.steps - 1, 1)
 
@@ -227,6 +237,7 @@ class Schedule:
                     "branches": plan.branches,
                     **({"sibling": plan.sibling} if plan.sibling else {}),
                     **({} if plan.corrections is None else {"corrections": plan.corrections.content()}),
+                    **({"runs": [list(run) for run in plan.runs]} if plan.runs else {}),
                     "rows": {
                         branch: {site: "".join("1" if c else "0" for c in row) for site, row in rows.items()}
                         for branch, rows in plan.rows.items()

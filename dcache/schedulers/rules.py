@@ -55,6 +55,7 @@ class StepContext:
         change: what the probe's indicator says of its change; reads a tensor (one sync).
         time: timestep on the scale of training, 0 to 1000, or None where it is not known.
         memory: numbers that the rule keeps of this site and branch between its decisions.
+        offset: where the run's evaluations begin in the rows of a schedule of several runs.
     """
 
     index: int
@@ -66,6 +67,7 @@ class StepContext:
     change: Callable[[], float]
     time: Callable[[], float | None]
     memory: dict[str, float]
+    offset: int = 0
 
 
 @runtime_checkable

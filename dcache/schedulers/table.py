@@ -29,7 +29,7 @@ class Table:
                 "that overlap need a row for each of the parts they are cut into, and a schedule cannot fall "
                 "back to a site it does not have"
             )
-        return "schedule" if row[moment.index] else None
+        return "schedule" if row[moment.offset + moment.index] else None
 
     def may_predict(self, steps: int | None) -> bool:
         """Where any entry says so."""

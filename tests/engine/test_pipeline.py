@@ -192,8 +192,8 @@ def test_a_pipeline_that_shares_a_denoiser_finds_its_session() -> None:
     assert watch_of(other) is None
     assert sessions_of(other) == {"denoiser": session}
     assert other(4) == CACHED
-    # Its sampler is watched from the first call on that it makes itself.
-    assert tap_of(other.scheduler) is None
+    # Its sampler was found in the loop.
+    assert tap_of(other.scheduler) is session.tracker.guest.intercept is not None
 
 
 def test_a_watch_knows_what_was_enabled_elsewhere_on_its_denoiser() -> None:

@@ -51,7 +51,7 @@ def test_once_closed_the_counts_stay_and_the_run_is_gone() -> None:
     state.note_peak()
     state.branches = {}
     assert state.stats("newton()").bytes_held == 0
-    state.close()
+    state.close(whole=True)
     assert (state.run, state.shared) == (None, {})
     stats = state.stats("newton()")
     assert (stats.steps, stats.computed, stats.bytes_held, stats.bytes_now) == (5, 1, 32, 0)
@@ -64,3 +64,13 @@ def test_the_peak_is_noted_before_histories_shrink() -> None:
     del state.branches["b"]
     state.note_peak()
     assert state.record.most_bytes == 64
+
+
+def test_a_call_behind_the_last_evaluation_is_none() -> None:
+    run = Run(timesteps=[9.0, 8.0])
+    run.place(9.0, None)
+    state = RunState(run)
+    run.index, run.calls = 2, 1
+    assert state.steps == 2
+    state.close(whole=True)
+    assert (state.steps, state.whole, state.entries) == (2, True, 2)

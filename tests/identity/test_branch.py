@@ -63,3 +63,14 @@ def test_conditioning_is_a_tensor_of_tokens_under_a_known_name() -> None:
     other = tokens.clone()
     assert condition_of({"context": other, "encoder_hidden_states": tokens}) is tokens
     assert condition_of({"context": other, "encoder_hidden_states": None}) is other
+
+
+def test_views_of_one_evaluation_have_branches_of_their_own_and_any_number_of_them() -> None:
+    names = BranchNames()
+    for index in range(2):
+        seen = [names.name(index, None, {}, view) for view in range(20) for _ in range(2)]
+        assert seen == [str(i) for i in range(40)]
+    for _ in range(MOST_BRANCHES):
+        names.name(2, None, {}, 1)
+    with pytest.raises(DcacheError, match="called 9 times between two sampler steps"):
+        names.name(2, None, {}, 1)

@@ -197,3 +197,39 @@ def test_stable_cascade_names_its_time_otherwise() -> None:
     assert (dcache.stats(pipe).steps, dcache.stats(pipe).predicted) == (STEPS, 2)
     assert not torch.equal(cached, plain)
     assert torch.equal(run(dcache.enable(pipe, dcache.trace(pipe))), cached)
+
+
+class Plain:
+    """A pipeline with none of the methods that could hold a watch."""
+
+    def __init__(self) -> None:
+        from diffusers import EulerDiscreteScheduler
+
+        torch.manual_seed(0)
+        self.encoder, self.core, self.scheduler = Encoder(), Denoiser().eval(), EulerDiscreteScheduler()
+
+    @torch.no_grad()
+    def __call__(self) -> torch.Tensor:
+        self.scheduler.set_timesteps(STEPS)
+        x = self.encoder(torch.ones(1, 2, 4))
+        for t in self.scheduler.timesteps:
+            out = self.core(self.scheduler.scale_model_input(x, t), t)
+            x = self.scheduler.step(out, t, x).prev_sample
+        return x
+
+
+@pytest.mark.parametrize("runs", [0, 1, 3])
+def test_caching_comes_off_a_pipeline_without_any_method_to_hold_it(runs: int) -> None:
+    pipe = Plain()
+    picture = pipe()
+    parts = (pipe, pipe.encoder, pipe.core, pipe.scheduler)
+    before = [set(vars(part)) for part in parts]
+    dcache.enable(pipe, "interval", interval=2)
+    for _ in range(runs):
+        assert not torch.equal(pipe(), picture)
+        # Of evaluations 1 to 5, for the first one only shows the denoiser.
+        assert (dcache.stats(pipe).steps, dcache.stats(pipe).predicted) == (STEPS, 2)
+    dcache.disable(pipe)
+    assert [set(vars(part)) for part in parts] == before
+    assert torch.equal(pipe(), picture)
+    assert session_of(pipe.core) is None

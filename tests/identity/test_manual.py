@@ -5,6 +5,8 @@ import torch
 
 import dcache
 from dcache import methods
+from dcache.identity.manual import ManualStep
+from dcache.identity.run import Run
 from tests.engine.tiny_models import Toy
 
 EVERY_2 = methods.interval(interval=2)
@@ -84,3 +86,46 @@ def test_timesteps_and_noise_levels_are_clocks() -> None:
             outputs.append(float(toy(torch.zeros(1), t)))
     assert outputs == [64.0, 48.0, 16.0]
     assert dcache.stats(toy).predicted == 1
+
+
+def sample(value: float) -> torch.Tensor:
+    return torch.full((1, 2, 4), value)
+
+
+def test_a_run_that_broke_off_at_its_first_evaluation_is_over_where_another_sample_comes() -> None:
+    toy = dcache.enable(Toy(), methods.interval(interval=2, codec="delta"))
+    with torch.no_grad():
+        dcache.step(toy, 0, steps=3)
+        toy(sample(1), 9.0)
+        outputs = []
+        for i, t in enumerate((9.0, 8.0, 7.0)):
+            dcache.step(toy, i, steps=3)
+            outputs.append(float(toy(sample(2), t).flatten()[0]))
+    # 8 (x + t); the second one is 7 (2 + 9) more than its own input 2 + 8.
+    assert outputs == [88.0, 10.0 + 77.0, 72.0]
+    assert dcache.stats(toy).steps == 3
+    assert list(dcache.trace(toy).components[""].rows) == ["*"]
+
+
+def test_unnamed_calls_with_the_same_sample_are_branches() -> None:
+    toy = dcache.enable(Toy(), methods.interval(interval=2, codec="delta"))
+    with torch.no_grad():
+        for i, t in enumerate((9.0, 8.0)):
+            for _ in range(2):
+                dcache.step(toy, i)
+                toy(sample(1), t)
+    # Two branches: computed in the first evaluation, predicted in the second.
+    assert (dcache.stats(toy).steps, dcache.stats(toy).computed, dcache.stats(toy).predicted) == (2, 2, 2)
+
+
+def test_a_manual_step_keeps_its_run_or_opens_another() -> None:
+    manual = ManualStep(Run(started=True, count=5, flow=True), "a")
+    assert manual.announce(0, "a")
+    # Nothing was called yet: the same again.
+    assert manual.announce(0, "a")
+    manual.run.calls = 1
+    assert manual.announce(0, "b")
+    assert not manual.announce(0, "a")
+    assert manual.announce(1, "a")
+    assert manual.announce(1, "a")
+    assert not manual.announce(0, "b")

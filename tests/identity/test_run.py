@@ -213,3 +213,57 @@ def test_a_timestep_on_the_scale_of_training_is_told_by_what_was_told_before():
             run.tell(unit * (1 - i / 5), None)
             assert run.time() == pytest.approx(1000 * (1 - i / 5))
     assert Run(started=True).time() is None
+
+
+def test_a_start_among_equal_entries_is_settled_by_the_next_timestep():
+    """PNDM repeats its second entry: image-to-image may begin at either."""
+    for first, second, start in ((8.0, 8.0, 1), (8.0, 6.0, 2)):
+        run = Run(timesteps=[9.0, 8.0, 8.0, 6.0, 4.0])
+        run.place(first, None)
+        assert (run.start, run.lengths()) == (1, {4, 3})
+        run.index = 1
+        run.narrow(second)
+        assert (run.start, run.count, run.lengths()) == (start, 5 - start, {5 - start})
+        assert run.clock("timestep") == second
+    # One that fits neither leaves the first.
+    run = Run(timesteps=[9.0, 8.0, 8.0, 6.0, 4.0])
+    run.place(8.0, None)
+    run.index = 1
+    run.narrow(0.5)
+    assert (run.start, run.lengths()) == (1, {4})
+
+
+def test_a_run_is_over_behind_the_evaluations_that_are_expected():
+    run = Run(timesteps=[9.0, 8.0, 7.0])
+    assert (run.over, run.lengths()) == (False, set())
+    run.place(8.0, None)
+    run.index = 1
+    assert not run.over
+    run.index = 2
+    assert run.over
+    run.expect(3)
+    assert (run.over, run.count, run.entries) == (False, 3, 2)
+    # Without a table nothing is over.
+    assert not Run(index=10**6, count=3).over
+
+
+def test_a_sampler_that_jumps_in_its_table_has_as_many_evaluations_more_or_less():
+    run = Run(timesteps=[9.0, 8.0, 7.0, 6.0, 5.0])
+    run.place(9.0, None)
+    run.index = 3
+    run.jump(-2)
+    assert (run.clock("timestep"), run.count) == (8.0, 7)
+    run.jump(3)
+    assert (run.clock("timestep"), run.count) == (5.0, 4)
+    unknown = Run()
+    unknown.jump(1)
+    assert unknown.count is None
+
+
+def test_a_sampler_that_is_set_back_goes_on_with_another_view_of_the_evaluation():
+    run = Run(index=3)
+    run.set_back(1)
+    run.set_back(0)
+    assert (run.index, run.view, run.views) == (2, 2, 2)
+    run.set_back(9)
+    assert run.index == 0

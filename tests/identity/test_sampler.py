@@ -277,3 +277,135 @@ def test_what_looks_like_a_sampler():
     assert is_sampler(DDIMScheduler())
     assert not is_sampler(torch.optim.SGD([torch.zeros(1, requires_grad=True)]))
     assert not is_sampler(None)
+
+
+# Where a sampler stands ------------------------------------------------------------------------------
+
+
+def evaluation(watched, calls=1):
+    """A denoiser call, as the tracker sees it: the evaluation and the view that it belongs to."""
+    run = watched.run
+    if not run.calls:
+        state = vars(watched.sampler)
+        if state.get("_dcache_ended") != watched.ended or state.get(watched.index_name) != watched.own_index:
+            watched.follow(run)
+        else:
+            run.view = 0
+    run.calls += calls
+    return run.index, run.view
+
+
+def advance(sampler, i):
+    x = torch.ones(1, 4)
+    t = sampler.timesteps[i]
+    if hasattr(sampler, "scale_model_input"):
+        sampler.scale_model_input(x, t)
+    return sampler.step(0.1 * x, t, x).prev_sample
+
+
+@pytest.mark.parametrize("make", SAMPLERS)
+def test_a_step_that_finds_the_state_set_back_ends_no_further_evaluation(make, listener):
+    """MultiDiffusion: three views walk on copies of the sampler's attributes; multistep memory is theirs."""
+    sampler, plain = make(), make()
+    watched = tap(sampler, listener)
+    for each in (sampler, plain):
+        each.set_timesteps(4)
+    watched.run.place(float(sampler.timesteps[0]), watched.begin_index())
+    states = [copy.deepcopy(vars(sampler))] * 3
+    seen, outputs = [], []
+    for i in range(len(sampler.timesteps)):
+        for view in range(3):
+            vars(sampler).update(states[view])
+            seen.append(evaluation(watched))
+            outputs.append(advance(sampler, i))
+            states[view] = copy.deepcopy(vars(sampler))
+        expected = advance(plain, i)
+        assert all(torch.equal(output, expected) for output in outputs[-3:])
+    count = len(plain.timesteps)
+    assert seen == [(i, view) for i in range(count) for view in range(3)]
+    # The last view's last step is the end.
+    assert watched.run is None
+    watched.leave(listener)
+    assert "_dcache_ended" not in vars(sampler)
+
+
+def test_a_sampler_whose_own_index_alone_is_set_back_is_followed(listener):
+    sampler = FlowMatchEulerDiscreteScheduler()
+    watched = tap(sampler, listener)
+    sampler.set_timesteps(4)
+    seen = []
+    for i in range(4):
+        for view in range(2):
+            if view:
+                sampler._step_index -= 1
+            seen.append(evaluation(watched))
+            advance(sampler, i)
+    assert seen == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (3, 1)]
+
+
+def test_a_sampler_that_looks_its_index_up_anew_is_not_set_back(listener):
+    sampler = EulerDiscreteScheduler()
+    watched = tap(sampler, listener)
+    sampler.set_timesteps(4)
+    seen = []
+    for i in range(4):
+        sampler._step_index = None
+        seen.append(evaluation(watched))
+        advance(sampler, i)
+    assert seen == [(0, 0), (1, 0), (2, 0), (3, 0)]
+
+
+def test_a_restart_goes_on_counting_with_the_noise_levels_it_went_back_to(listener):
+    sampler = FlowMatchEulerDiscreteScheduler()
+    watched = tap(sampler, listener)
+    sampler.set_timesteps(5)
+    run = watched.run
+    run.place(None, 0)
+    sigmas = []
+    for i in (0, 1, 2, 3, 1, 2, 3, 4):
+        if sampler._step_index is not None and sampler._step_index != i:
+            # Back to the noise of the second evaluation: three of them are made again.
+            sampler._step_index = i
+        evaluation(watched)
+        sigmas.append(run.clock("sigma"))
+        advance(sampler, i)
+    assert sigmas == [float(sampler.sigmas[i]) for i in (0, 1, 2, 3, 1, 2, 3, 4)]
+    assert (run.index, run.count, run.entries) == (8, 8, 5)
+
+
+@pytest.mark.parametrize(
+    ("make", "evaluations"), [(lambda: PNDMScheduler(skip_prk_steps=True), 7), (HeunDiscreteScheduler, 11)]
+)
+def test_samplers_that_repeat_timesteps_end_an_evaluation_with_every_step(make, evaluations, listener):
+    sampler = make()
+    watched = tap(sampler, listener)
+    sampler.set_timesteps(6)
+    assert len(set(sampler.timesteps.tolist())) < len(sampler.timesteps)
+    seen = []
+    for i in range(len(sampler.timesteps)):
+        seen.append(evaluation(watched))
+        advance(sampler, i)
+    assert seen == [(i, 0) for i in range(evaluations)]
+
+
+def test_a_late_start_is_read_from_the_first_step_where_the_denoiser_takes_no_timestep(listener):
+    sampler = DDIMScheduler()
+    watched = tap(sampler, listener)
+    sampler.set_timesteps(10)
+    run = watched.run
+    run.place(None, None)
+    assert (run.start, run.count) == (0, 10)
+    evaluation(watched)
+    advance(sampler, 6)
+    assert (run.start, run.count) == (6, 4)
+
+
+def test_a_run_that_was_joined_in_the_middle_began_where_the_samplers_index_says(listener):
+    sampler = FlowMatchEulerDiscreteScheduler()
+    sampler.set_timesteps(6)
+    sampler.set_begin_index(1)
+    assert tap(sampler, listener).begin_index() == 1
+    advance(sampler, 1)
+    watched = tap(sampler, listener)
+    watched.open_from(sampler)
+    assert watched.begin_index() == 2

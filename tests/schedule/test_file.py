@@ -10,9 +10,10 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.methods.replay import replay
-from dcache.schedule import Schedule
+from dcache.schedule import Plan, Schedule
+from dcache.schedule.plan import RunLength
 from tests.schedule.corrected_schedules import edited
-from tests.schedule.schedules import FULL, SMALL
+from tests.schedule.schedules import FULL, SMALL, row
 
 
 @pytest.fixture
@@ -254,4 +255,25 @@ def test_noise_levels_of_a_file_are_checked(tmp_path, sigmas):
     path = Schedule.of_steps([0], 6).save(tmp_path / "s.json")
     edited(path, lambda content: content.update(sigmas=sigmas))
     with pytest.raises(DcacheError, match=r"noise levels|sigmas"):
+        Schedule.load(path)
+
+
+RUNS = Schedule(5, {"": Plan({"*": {"trunk": row("10010")}}, runs=(RunLength(3, 3), RunLength(2, 0)))})
+
+
+def test_lengths_of_runs_are_kept_and_left_out_where_there_are_none(tmp_path):
+    path = RUNS.save(tmp_path / "runs.json")
+    assert json.loads(path.read_text())["components"][""]["runs"] == [[3, 3], [2, 0]]
+    assert Schedule.load(path) == RUNS
+    assert "runs" not in SMALL.save(tmp_path / "small.json").read_text()
+
+
+@pytest.mark.parametrize("runs", [[[3]], [[3, -1]], [[3, 2.0]], [3, 2], "32", [[True, 2]]])
+def test_lengths_of_runs_are_pairs_of_whole_numbers(runs, tmp_path):
+    path = RUNS.save(tmp_path / "runs.json")
+    content = json.loads(path.read_text())
+    del content["checksum"]
+    content["components"][""]["runs"] = runs
+    path.write_text(json.dumps(content))
+    with pytest.raises(DcacheError, match=r'"runs" of component .* must be a list of pairs'):
         Schedule.load(path)

@@ -9,6 +9,7 @@ from dcache.errors import DcacheError
 from dcache.methods.replay import replay
 from dcache.predictors.corrections import Corrections
 from dcache.schedule import Plan, Schedule
+from dcache.schedule.plan import RunLength
 from tests.rules import moment
 from tests.schedule.corrected_schedules import ROW, corrected_schedule, entry, tables
 from tests.schedule.schedules import FULL, SMALL, row
@@ -174,3 +175,28 @@ def test_stretching_is_refused_and_replay_hands_on():
         ).stretch(3)
     method = replay(corrected_schedule(sigmas=levels))
     assert (method.corrections, method.sigmas) == (tables(), levels)
+
+
+def of_two_runs():
+    """Rows of two runs of 3 and 2 evaluations; the sampler's table of the second lists 3."""
+    runs = (RunLength(3, 3), RunLength(2, 3))
+    return Schedule(6, {"": Plan({"*": {"trunk": row("100101")}}, runs=runs)})
+
+
+def test_runs_of_one_call_are_replayed_and_are_not_stretched():
+    method = replay(of_two_runs())
+    assert method.runs == (RunLength(3, 3), RunLength(2, 3))
+    assert (method.runs[1].evaluations, method.runs[1].entries) == (2, 3)
+    assert of_two_runs().canonical().components[""].runs == method.runs
+    with pytest.raises(
+        DcacheError, match="lengths of the runs of one pipeline call, which cannot be stretched"
+    ):
+        of_two_runs().stretch(8)
+    # Runs are part of what decides the pictures.
+    plain = replace(of_two_runs(), components={"": Plan({"*": {"trunk": row("100101")}})})
+    assert plain.digest() != of_two_runs().digest()
+
+
+def test_runs_have_no_more_evaluations_than_the_schedule():
+    with pytest.raises(DcacheError, match="have more evaluations"):
+        Schedule(4, {"": Plan({"*": {"trunk": row("1001")}}, runs=(RunLength(3, 3), RunLength(2, 2)))})

@@ -1,0 +1,113 @@
+"""The sampler of a denoiser that nobody enabled a pipeline for: found in the loop that calls it.
+
+A loop that is driven by a sampler has it within reach and calls its `step`: a local variable (`scheduler`),
+or an attribute of one (`self.scheduler`, `pipe.scheduler`). So the frames of the callers are looked through,
+from the inside out, for a function whose code names both. That is done once a run; afterwards one look at the
+same variable says whether the loop is still the same sampler's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+
+from dcache.identity.sampler import is_sampler
+
+_PACKAGE = str(Path(__file__).parent.parent)
+
+
+@dataclass(frozen=True)
+class LoopVariable:
+    """Where a loop has its sampler.
+
+    Attributes:
+        code: of the function that the loop is in.
+        local: the variable.
+        attribute: the attribute of that variable which is the sampler, "" where it is the sampler itself.
+    """
+
+    code: CodeType
+    local: str
+    attribute: str
+
+    def sampler(self) -> Any:
+        """The sampler of the innermost such loop that the call came from, None where there is none."""
+        # No call of a function of ours: this is done in every evaluation.
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code is not self.code:
+            frame = frame.f_back
+        if frame is None:
+            return None
+        value = frame.f_locals.get(self.local)
+        return getattr(value, "__dict__", {}).get(self.attribute) if self.attribute else value
+
+
+def find_sampler(wanted: Any, timestep: Callable[[], float | None]) -> tuple[Any, LoopVariable] | None:
+    """The sampler that drives the loop from which a denoiser is called, and where the loop has it.
+
+    Args:
+        wanted: the sampler that is meant where the loop has several.
+        timestep: reads what the denoiser is called with; else the sampler whose table lists it is meant.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if "step" in code.co_names and not code.co_filename.startswith(_PACKAGE):
+            places = [place for place in _samplers(frame) if _is_set(place[0])]
+            if len(places) > 1:
+                places.sort(key=lambda place: place[0] is not wanted)
+                if places[0][0] is not wanted:
+                    value = timestep()
+                    places.sort(key=lambda place: not _lists(place[0], value))
+            if places:
+                return places[0]
+        frame = frame.f_back
+    return None
+
+
+def call_frame(code: CodeType) -> int | None:
+    """Identity of the innermost frame of this code that the call came from, None where there is none."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return None if frame is None else id(frame)
+
+
+def _samplers(frame: FrameType) -> Iterator[tuple[Any, LoopVariable]]:
+    code = frame.f_code
+    variables = frame.f_locals
+    for name in (*code.co_varnames, *code.co_freevars, *code.co_cellvars, *code.co_names):
+        value = variables.get(name)
+        if value is None or isinstance(value, torch.Tensor | type):
+            continue
+        if is_sampler(value):
+            yield value, LoopVariable(code, name, "")
+        attributes = getattr(value, "__dict__", None)
+        if isinstance(attributes, dict):
+            for attribute in code.co_names:
+                if is_sampler(attributes.get(attribute)):
+                    yield attributes[attribute], LoopVariable(code, name, attribute)
+
+
+def _is_set(sampler: Any) -> bool:
+    """Whether its table was made for a run."""
+    timesteps = getattr(sampler, "timesteps", None)
+    return (
+        timesteps is not None
+        and len(timesteps) > 0
+        and getattr(sampler, "num_inference_steps", 0) is not None
+    )
+
+
+def _lists(sampler: Any, timestep: float | None) -> bool:
+    """Whether its table has the timestep, which a denoiser may be given as t / 1000 or 1 - t / 1000."""
+    if timestep is None:
+        return False
+    scaled = (timestep, timestep * 1000.0, (1.0 - timestep) * 1000.0, 1.0 - timestep)
+    return any(abs(float(t) - s) <= 1e-3 * max(1.0, abs(s)) for t in sampler.timesteps for s in scaled)

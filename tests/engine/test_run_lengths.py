@@ -1,0 +1,304 @@
+"""The length of a run is what was evaluated; several runs of one call are traced together and replay.
+
+Toys answer in whole numbers: uncached 8 (t + 1), and with codec `delta` a prediction is 7 times what was
+given to the last computed one more than its own input. The oracle elsewhere is the uncached run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import dcache
+from dcache import DcacheError, DcacheWarning, Schedule, methods
+from dcache.schedule.plan import RunLength
+from tests.builders import generator, model, pipeline, sampler
+from tests.engine.tiny_models import Countdown, Toy, walk
+from tests.pipelines import SHAPES
+
+# Computes the first evaluation and the last one.
+ENDS = methods.newton(order=0, interval=99, warmup=1, last=True, codec="delta")
+
+LINE = methods.newton(order=1, interval=2, warmup=1, last=False, clock="step", sites="model")
+
+
+class Staged:
+    """A pipeline whose call holds several runs, each of which may leave entries of its table out."""
+
+    def __init__(self, stages: Sequence[int], left_out: int = 0, extra: bool = False) -> None:
+        self.denoiser, self.scheduler = Toy(), Countdown()
+        self.stages, self.left_out, self.extra = stages, left_out, extra
+        self._interrupt = False
+        self.stop_at = 99
+
+    def progress_bar(self) -> None:
+        """Begins every run."""
+
+    def maybe_free_model_hooks(self) -> None:
+        """Ends the call."""
+
+    def __call__(self) -> list[float]:
+        outputs, x = [], torch.ones(1, 2, 4)
+        for steps in self.stages:
+            self.progress_bar()
+            self.scheduler.set_timesteps(steps)
+            for i, t in enumerate(self.scheduler.timesteps[: steps - self.left_out]):
+                if self._interrupt:
+                    continue
+                outputs += walk(self.denoiser, [t], x)
+                self.scheduler.step(outputs[-1], t, x)
+                if i == self.stop_at:
+                    raise ZeroDivisionError
+            if self.extra:
+                outputs += walk(self.denoiser, [0.0], x)
+        self.maybe_free_model_hooks()
+        return [float(output.flatten()[0]) for output in outputs]
+
+
+class Checked(Staged):
+    """The same, and it says when its call begins."""
+
+    def check_inputs(self) -> None:
+        """Begins the call."""
+
+    def __call__(self) -> list[float]:
+        self.check_inputs()
+        return super().__call__()
+
+
+def row(pipe: Any) -> str:
+    """The row of the only site of all branches: C where it was computed."""
+    (plan,) = dcache.trace(pipe).components.values()
+    (computed,) = plan.rows["*"].values()
+    return "".join("-C"[c] for c in computed)
+
+
+def runs(pipe: Any) -> tuple[RunLength, ...]:
+    (plan,) = dcache.trace(pipe).components.values()
+    return plan.runs
+
+
+def test_a_table_that_is_not_walked_to_its_end_is_said_and_known_from_then_on() -> None:
+    pipe = dcache.enable(Staged([6], left_out=1), ENDS)
+    with pytest.warns(DcacheWarning, match="table listed 6 evaluations and the run had 5: rules that count"):
+        assert pipe() == [56, 55, 54, 53, 52]
+    assert (dcache.stats(pipe).steps, row(pipe), runs(pipe)) == (5, "C----", (RunLength(5, 6),))
+    first = dcache.trace(pipe)
+    assert pipe() == [56, 55, 54, 53, 24]
+    assert (row(pipe), runs(pipe)) == ("C---C", (RunLength(5, 6),))
+    second = dcache.trace(pipe)
+    for trace, outputs in ((first, [56, 55, 54, 53, 52]), (second, [56, 55, 54, 53, 24])):
+        dcache.enable(pipe, trace)
+        assert [pipe(), pipe()] == [outputs, outputs]
+
+
+def test_a_schedule_of_another_length_is_still_refused_at_the_first_call() -> None:
+    pipe = dcache.enable(Staged([6], left_out=1), ENDS)
+    with pytest.warns(DcacheWarning, match="table listed 6"):
+        pipe()
+    trace = dcache.trace(pipe)
+    for other in (Staged([7], left_out=1), Staged([4])):
+        dcache.enable(other, trace)
+        with pytest.raises(DcacheError, match="schedule is for 5 evaluations"):
+            other()
+        assert other.denoiser.blocks[0].runs == 0
+
+
+def test_a_cancelled_call_teaches_no_length() -> None:
+    pipe = dcache.enable(Staged([6]), ENDS)
+    pipe._interrupt = True
+    assert pipe() == []
+    pipe._interrupt, pipe.stop_at = False, 3
+    with pytest.raises(ZeroDivisionError):
+        pipe()
+    pipe.stop_at = 99
+    assert pipe() == [56, 55, 54, 53, 52, 16]
+    assert (row(pipe), runs(pipe)) == ("C----C", ())
+
+
+def test_a_call_behind_the_last_step_is_computed_and_no_evaluation() -> None:
+    pipe = dcache.enable(Staged([4], extra=True), ENDS)
+    # 8 (0 + 1) at the end.
+    assert pipe() == [40, 39, 38, 16, 8]
+    stats = dcache.stats(pipe)
+    assert (stats.steps, stats.computed, stats.predicted) == (4, 2, 2)
+    assert stats.reasons == {"warmup": 1, "last": 1, "after_last": 1}
+    assert (row(pipe), runs(pipe)) == ("C--C", ())
+    dcache.enable(pipe, dcache.trace(pipe))
+    assert pipe() == [40, 39, 38, 16, 8]
+
+
+@pytest.mark.parametrize("kind", [Staged, Checked])
+@pytest.mark.parametrize("extra", [False, True])
+def test_the_runs_of_one_call_are_traced_together_and_replay(
+    kind: type[Staged], extra: bool, tmp_path: Path
+) -> None:
+    pipe = dcache.enable(kind([4, 3], extra=extra), ENDS)
+    rest = [8] if extra else []
+    outputs = [40, 39, 38, 16, *rest, 32, 31, 16, *rest]
+    for _ in range(2):
+        assert pipe() == outputs
+        trace = dcache.trace(pipe)
+        assert (trace.steps, row(pipe)) == (7, "C--CC-C")
+        assert runs(pipe) == (RunLength(4, 4), RunLength(3, 3))
+        # The statistics are of the last run.
+        assert dcache.stats(pipe).steps == 3
+    again = Schedule.load(trace.save(tmp_path / "runs.json"))
+    assert again == trace
+    dcache.enable(pipe, again)
+    assert pipe() == outputs
+    # A call that broke off leaves nothing of its rows to the next one.
+    pipe.stop_at = 1
+    with pytest.raises(ZeroDivisionError):
+        pipe()
+    pipe.stop_at = 99
+    assert [pipe(), pipe()] == [outputs, outputs]
+    assert dcache.trace(pipe).components["denoiser"].rows == trace.components["denoiser"].rows
+
+
+def test_a_call_of_more_runs_than_were_traced_is_refused() -> None:
+    pipe = dcache.enable(Checked([4, 3]), ENDS)
+    pipe()
+    longer = dcache.enable(Checked([4, 3, 3]), dcache.trace(pipe))
+    with pytest.raises(DcacheError, match=r"is for 2 run\(s\) of the denoiser in one call .* this is run 3"):
+        longer()
+
+
+def test_a_pipeline_that_never_says_that_its_call_is_over_has_one_run_a_call() -> None:
+    class Endless(Staged):
+        maybe_free_model_hooks = None  # type: ignore[assignment]
+
+        def __call__(self) -> list[float]:
+            self.maybe_free_model_hooks = lambda: None  # type: ignore[assignment]
+            try:
+                return super().__call__()
+            finally:
+                del self.maybe_free_model_hooks
+
+    pipe = dcache.enable(Endless([4]), ENDS)
+    for _ in range(2):
+        assert pipe() == [40, 39, 38, 16]
+        assert (row(pipe), runs(pipe)) == ("C--C", ())
+
+
+def test_denoisers_with_samplers_of_their_own_have_rows_of_their_own_length() -> None:
+    class Cascade(Checked):
+        """A prior with a sampler of its own, then the decoder."""
+
+        def __init__(self) -> None:
+            super().__init__([4])
+            self.prior, self.prior_scheduler = Toy(), Countdown()
+
+        def __call__(self) -> list[float]:
+            self.prior_scheduler.set_timesteps(6)
+            for t in self.prior_scheduler.timesteps:
+                (output,) = walk(self.prior, [t])
+                self.prior_scheduler.step(output, t, output)
+            return super().__call__()
+
+    pipe = dcache.enable(Cascade(), ENDS)
+    outputs = pipe()
+    assert outputs == [40, 39, 38, 16]
+    trace = dcache.trace(pipe)
+    assert trace.steps == 6
+    assert trace.components["denoiser"].runs == (RunLength(4, 4),)
+    assert trace.components["prior"].runs == ()
+    assert [dcache.stats(pipe).components[name].steps for name in ("denoiser", "prior")] == [4, 6]
+    dcache.enable(pipe, trace)
+    assert pipe() == outputs
+
+
+# Real pipelines --------------------------------------------------------------------------------------
+
+PANORAMA = pipeline("StableDiffusionPanoramaPipeline", "unet", requires_safety_checker=False)
+
+
+def panorama(width: int, kind: str = "DDIMScheduler", **more: Any) -> tuple[Any, dict[str, Any]]:
+    """A pipeline and the arguments of a call of 6 steps over a picture so wide that it has several views."""
+    shape = SHAPES["sd"]
+    more_of_sampler = {"clip_sample": False} if kind == "DDIMScheduler" else {}
+    pipe = PANORAMA(shape.model(0), sampler(kind, steps_offset=1, **more_of_sampler)())
+    pipe.set_progress_bar_config(disable=True)
+    arguments = shape.arguments("off", height=64, width=width, num_inference_steps=6, **more)
+    return pipe, arguments
+
+
+def picture(pipe: Any, arguments: dict[str, Any]) -> torch.Tensor:
+    return pipe(**{**arguments, "generator": generator(3)}).images
+
+
+@pytest.mark.filterwarnings("ignore:The preprocess method|ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("kind", "evaluations"),
+    [
+        ("DDIMScheduler", 6),
+        ("EulerDiscreteScheduler", 6),
+        ("PNDMScheduler", 15),
+        ("HeunDiscreteScheduler", 11),
+    ],
+)
+def test_the_views_of_a_panorama_are_branches_of_one_evaluation(kind: str, evaluations: int) -> None:
+    # Windows of 64 latents in steps of 8.
+    views = 9 if kind == "DDIMScheduler" else 2
+    pipe, arguments = panorama(8 * (64 + 8 * (views - 1)), kind)
+    plain = picture(pipe, arguments)
+    dcache.enable(pipe, methods.interval(interval=1))
+    assert torch.equal(picture(pipe, arguments), plain)
+    dcache.enable(pipe, LINE)
+    first = picture(pipe, arguments)
+    stats = dcache.stats(pipe)
+    computed = -(-evaluations // 2)
+    assert stats.steps == evaluations
+    assert (stats.computed, stats.predicted) == (views * computed, views * (evaluations - computed))
+    (plan,) = dcache.trace(pipe).components.values()
+    assert plan.rows == {"*": {"model": tuple(i % 2 == 0 for i in range(evaluations))}}
+    dcache.enable(pipe, dcache.trace(pipe))
+    assert torch.equal(picture(pipe, arguments), first)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_resampling_counts_what_is_evaluated() -> None:
+    unet = model(
+        "UNet2DModel",
+        sample_size=8,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+    )
+    pipe = pipeline("RePaintPipeline", "unet")(unet(0), sampler("RePaintScheduler")())
+    pipe.set_progress_bar_config(disable=True)
+    image, mask = torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 8, 8)
+
+    def run() -> Any:
+        return torch.from_numpy(
+            pipe(
+                image=image,
+                mask_image=mask,
+                num_inference_steps=6,
+                jump_length=2,
+                jump_n_sample=2,
+                generator=generator(1),
+                output_type="np",
+            ).images
+        )
+
+    plain = run()
+    dcache.enable(pipe, methods.interval(interval=1))
+    assert torch.equal(run(), plain)
+    dcache.enable(pipe, methods.interval(interval=99, last=True))
+    first = run()
+    # The table of 14 entries has 10 on the way down (`tests/identity/test_timetable.py`).
+    stats = dcache.stats(pipe)
+    assert (stats.steps, stats.computed, stats.predicted) == (10, 2, 8)
+    assert stats.reasons["last"] == 1
+    assert torch.equal(run(), first)
+    dcache.enable(pipe, dcache.trace(pipe))
+    assert torch.equal(run(), first)
