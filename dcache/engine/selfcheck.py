@@ -16,6 +16,7 @@ from dcache.engine.lowering.blocks import RunRegion
 from dcache.engine.protocols import Engine
 from dcache.engine.region import Region
 from dcache.engine.tolerance import TOLERANCE
+from dcache.intercept.effects import undone
 from dcache.intercept.pytree import copy_containers, flatten, gpus, same
 
 
@@ -84,13 +85,18 @@ def _replay(
     replay = Call(call.branch, call.index, call.tau, checking=True, run=call.run)
     before = engine.call
     engine.call = replay
+    args, kwargs = copy_containers(kept[0]), copy_containers(kept[1])
     try:
-        with torch.random.fork_rng(gpus(*kept)):
-            again = inner(*copy_containers(kept[0]), **copy_containers(kept[1]))
+        with torch.random.fork_rng(gpus(*kept)), undone(args, kwargs) as written:
+            again = inner(*args, **kwargs)
+            writes = written()
     except Exception as error:
         return f"a replay with every site predicted failed ({type(error).__name__}: {error})"
     finally:
         engine.call = before
+    if writes:
+        # The computed call did not: parts that it skips now decide what is written.
+        return "a replay with every site predicted writes into the call's arguments"
     if replay.entered:
         return "the last block of a run is not called"
     distance, alike = same(output, again)

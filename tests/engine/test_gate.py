@@ -198,8 +198,9 @@ def test_a_call_that_looks_otherwise_starts_its_branch_afresh() -> None:
     branch = session.state.branches["0"]
     assert branch.history("trunk").taus
     call = told(session, 2, x=torch.ones(1, 5, 4))
-    assert call.branch is branch
-    assert (branch.histories, branch.reset) == ({}, "shape")
+    assert call.branch is session.state.branches["0"]
+    assert (call.branch.histories, call.branch.reset) == ({}, "shape")
+    branch = call.branch
     # What was held is remembered as the most: 2 tokens of 4 floats.
     assert session.state.record.most_bytes == 2 * 4 * 4
     # Another value of a flag is another look, another number is not.

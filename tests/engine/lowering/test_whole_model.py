@@ -91,8 +91,9 @@ def test_what_is_no_tensor_comes_back_in_its_place(codec: str) -> None:
     assert [rest[0], *integers([second["sample"], rest[1]]), *rest[2:]] == ["a flag", sample, 1200, None, 3]
     session = session_of(model)
     assert session is not None
-    assert session.binding.whole is not None
-    assert session.binding.whole.constants == [None, "a flag", None, None, 3]
+    form = session.state.branches["0"].history("model").form
+    assert form.constants == (None, "a flag", None, None, 3)
+    assert form.changes == (codec == "delta", False, False, False, False)
     assert model.runs == 1
 
 
