@@ -259,6 +259,16 @@ def test_a_module_that_was_replaced_in_mid_run_is_bound_before_the_call() -> Non
     assert integers(walk(toy, [2])) == [2 * 3 * 2 * 3]
 
 
+def test_of_a_list_of_samples_the_indicator_is_shown_the_first_and_not_the_timestep() -> None:
+    session = session_on(Toy(), replace(EVERY_2, probe=Probe("input")))
+    with torch.no_grad():
+        call = session.gate.admit(([X * 7, X], torch.tensor([4.0])), {"timestep": 4.0})
+    assert call is not None
+    assert call.branch.indicator is not None
+    assert call.branch.indicator.now is not None
+    assert torch.equal(call.branch.indicator.now, X * 7)
+
+
 def test_the_indicator_is_made_once_and_shown_the_input_where_the_probe_sits_there() -> None:
     session = session_on(Toy(), replace(EVERY_2, probe=Probe("input")))
     call = told(session, 0)
