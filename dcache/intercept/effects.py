@@ -110,7 +110,8 @@ def _state_of(tensor: torch.Tensor) -> object:
         return tensor.shape
     if tensor.is_inference():
         # These have no version; the sum of all bytes is what is left to tell by.
-        return tensor.shape, float(tensor.reshape(-1).view(torch.uint8).sum(dtype=torch.float64))
+        contents = tensor.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8)
+        return tensor.shape, float(contents.sum(dtype=torch.float64))
     return tensor.shape, tensor._version
 
 

@@ -102,7 +102,8 @@ def test_every_tensor_of_a_list_of_samples_may_be_written_into() -> None:
 def test_without_versions_the_contents_tell() -> None:
     with torch.inference_mode():
         buffer = torch.zeros(3, 4).t()[1:]
-        effects = Effects((torch.zeros(1),), {"buffer": buffer, "scalar": torch.tensor(1.0)})
+        given = {"buffer": buffer, "scalar": torch.tensor(1.0), "timestep": torch.tensor(3).expand(1)}
+        effects = Effects((torch.zeros(1),), given)
         assert not effects.written()
         buffer[0, 0] = 1.0
         assert effects.written()
