@@ -197,7 +197,7 @@ def never_left(module: nn.Module, entered: int) -> DcacheError:
         "a run of blocks was entered and its last block never called (skip-layer guidance?), so the "
         "prediction had nowhere to go. Choose a run that ends before the blocks that are skipped"
         if entered > 0
-        else "the last block of a run was called more than once, and which of its calls ends the run cannot "
-        "be told. Choose a run that ends before it"
+        else "the last block of a run was called more often than its first (skip-layer guidance, or a block "
+        "that is called twice?), so where the run ends is not known. Choose a run without these blocks"
     )
     return DcacheError(f"{type(module).__name__}: {what}, or sites='model'.")

@@ -363,7 +363,7 @@ def test_a_last_block_that_is_called_twice_from_some_evaluation_on_is_an_error_t
     walk(model, TIMES[:2])
     model.order = (0, 1, 2, 2)
     with pytest.raises(
-        DcacheError, match=r"Calls: the last block of a run was called more than once.*'model'"
+        DcacheError, match=r"Calls: the last block of a run was called more often than its first.*'model'"
     ):
         walk(model, TIMES[2:])
 
