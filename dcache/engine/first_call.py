@@ -90,14 +90,14 @@ class CallCheck:
         session.gate.count_writes(1 + lost)
         return True
 
-    def check(self, call: Call, output: Any, inner: Callable[..., Any], kept: Any) -> Call:
+    def check(self, call: Call, output: Any, inner: Callable[..., Any], arguments: Any) -> Call:
         """A call is over: the first of each signature checks what was understood of the model.
 
         Args:
             call: the call.
             output: what it returned.
             inner: the denoiser's own call.
-            kept: (args, kwargs) as they were before it, where something is to be checked.
+            arguments: (args, kwargs) as they were before it, where something is to be checked.
 
         Returns:
             The call, or the one that stands for it where the session fell back to the whole model.
@@ -106,7 +106,7 @@ class CallCheck:
             DcacheError: a run of blocks was entered and not left, or the method looks inside the model.
         """
         session, branch = self.session, call.branch
-        checks = call.observing and kept is not None
+        checks = call.observing and arguments is not None
         # Caching that is taken off in a computed run of blocks lets the rest of them compute.
         if call.entered and (call.predicted or not session.removed) and not (checks and self._repeats()):
             raise never_left(session.module, call.entered)
@@ -123,10 +123,10 @@ class CallCheck:
             return call
         problem = session.binding.settle()
         if problem is None and session.binding.whole is None:
-            problem = self_check(session, list(session.binding.storing()), call, inner, kept, output)
+            problem = self_check(session, list(session.binding.storing()), call, inner, arguments, output)
         if problem:
             self.fall_back(problem)
-            call = self._as_whole_model(call, reset, kept, output)
+            call = self._as_whole_model(call, reset, arguments, output)
         else:
             session.binding.check_corrections()
         session.verified.add(branch.signature)
@@ -153,13 +153,13 @@ class CallCheck:
         session.method = method.for_whole_model()
         session.rebind(("model",))
 
-    def _as_whole_model(self, call: Call, reset: str, kept: Any, output: Any) -> Call:
+    def _as_whole_model(self, call: Call, reset: str, arguments: Any, output: Any) -> Call:
         """Remember a call that was computed under other sites as one of the whole model.
 
         Args:
             call: the call.
             reset: why its branch had been emptied before it, "" if it had not.
-            kept: (args, kwargs) as they were before it.
+            arguments: (args, kwargs) as they were before it.
             output: what it returned.
         """
         session, before = self.session, call.branch
@@ -175,7 +175,7 @@ class CallCheck:
         state.branches[branch.name] = branch
         state.shared.clear()
         session.call = adopted = Call(branch, call.index, call.tau, run=call.run, counts=call.counts)
-        args, kwargs = kept
+        args, kwargs = arguments
         whole.adopt(adopted, args, kwargs, output)
         branch.reset = ""
         return adopted

@@ -111,8 +111,8 @@ class Gate:
         run.calls += 1
         state.last_index = index
         condition = condition_of(kwargs)
-        told = tracker.manual
-        name = session.context if told is None or told.branch is None else told.branch
+        manual = tracker.manual
+        name = session.context if manual is None or manual.branch is None else manual.branch
         if name is None:
             name = state.names.name(index, condition, state.branches)
         if self.share is not None:
@@ -203,7 +203,7 @@ class Gate:
             kwargs: keyword arguments of the call.
         """
         session, tracker = self.session, self.session.tracker
-        # A hand-written loop is known by its timesteps, and those of such calls (0) are not on its way.
+        # A hand-written loop is known by its timesteps, and such calls have one of their own (0, mostly).
         if evaluates and (tracker.manual is not None or any(tap.run is not None for tap in tracker.taps)):
             run = tracker.run_of(args, kwargs)
             if run is not session.state.run:
@@ -211,7 +211,7 @@ class Gate:
             run.calls += 1
             session.state.last_index = run.index
             if session.context is None and (tracker.manual is None or tracker.manual.branch is None):
-                # It has its place among the calls of the evaluation, so that the others keep theirs.
+                # It takes an ordinal, as in the evaluations that follow, where it is a branch like any other.
                 session.state.names.name(run.index, condition_of(kwargs), session.state.branches)
         self.count_writes(1)
 

@@ -120,22 +120,22 @@ class SessionMemory:
         self.budget.short = self._short_before
         self.budget.forget_call()
 
-    def settle(self, call: Call, inner: Callable[..., Any], kept: Any) -> None:
+    def settle(self, call: Call, inner: Callable[..., Any], arguments: Any) -> None:
         """After a computed call: give up what is needed to stay within the budget from now on.
 
         Args:
             call: the one that just ended.
             inner: the denoiser's own call.
-            kept: (args, kwargs) as they were before the call, None where the branch was called before.
+            arguments: (args, kwargs) as they were before the call, None where the branch was called before.
 
         Raises:
             DcacheError: there is nothing left to give up.
         """
         if call.branch.settled and not self.short:
             return
-        again = not call.branch.settled and kept is not None
+        again = not call.branch.settled and arguments is not None
         if again:
-            self.first_calls.append((call, inner, kept))
+            self.first_calls.append((call, inner, arguments))
         self._may_repeat = again
         self.budget.settle(self)
         for branch in self.session.state.branches.values():
@@ -222,8 +222,8 @@ class SessionMemory:
         counts = self.first_calls[0][0].counts
         if counts is not None:
             state.record.recount(counts)
-        for call, inner, kept in self.first_calls:
-            repeat_call(self.session, call, inner, kept)
+        for call, inner, arguments in self.first_calls:
+            repeat_call(self.session, call, inner, arguments)
         return True
 
     def free_if_idle(self, run: Run) -> None:

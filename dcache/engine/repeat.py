@@ -58,14 +58,14 @@ class Remembering(Protocol):
         ...
 
 
-def repeat_call(session: Remembering, call: Call, inner: Callable[..., Any], kept: Any) -> None:
+def repeat_call(session: Remembering, call: Call, inner: Callable[..., Any], arguments: Any) -> None:
     """Compute a branch's first call once more, to remember it; what it returns is known already.
 
     Args:
         session: the session.
         call: the call as it was.
         inner: the denoiser's own call.
-        kept: (args, kwargs) as they were before it.
+        arguments: (args, kwargs) as they were before it.
     """
     old = call.branch
     branch = Branch(old.name, session.method.predictor.order + 1, old.signature, condition=old.condition)
@@ -73,15 +73,15 @@ def repeat_call(session: Remembering, call: Call, inner: Callable[..., Any], kep
     session.state.branches[branch.name] = branch
     observing = old.signature not in session.verified
     session.call = repeated = Call(branch, call.index, call.tau, observing, run=call.run)
-    args, kwargs = copy_containers(kept[0]), copy_containers(kept[1])
+    args, kwargs = copy_containers(arguments[0]), copy_containers(arguments[1])
     session.look(repeated, args, kwargs)
     if observing:
         session.binding.observe()
     whole = session.binding.whole
     # Observers saw this call already.
-    with unobserved(session.observers), torch.random.fork_rng(gpus(*kept)), undone(args, kwargs):
+    with unobserved(session.observers), torch.random.fork_rng(gpus(*arguments)), undone(args, kwargs):
         if whole is None:
             output = inner(*args, **kwargs)
         else:
             output, _ = whole.run(repeated, inner, args, kwargs)
-    session.check(repeated, output, inner, kept)
+    session.check(repeated, output, inner, arguments)

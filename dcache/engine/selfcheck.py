@@ -25,7 +25,7 @@ def self_check(
     regions: Sequence[Region],
     call: Call,
     inner: Callable[..., Any],
-    kept: Any,
+    arguments: Any,
     output: Any,
 ) -> str | None:
     """Replay one call; return None if the outputs agree, else what differs.
@@ -35,13 +35,13 @@ def self_check(
         regions: everything that remembers inside the denoiser.
         call: the computed call that just ended.
         inner: the denoiser's own call.
-        kept: (args, kwargs) as they were before the call.
+        arguments: (args, kwargs) as they were before the call.
         output: what the computed call returned.
     """
     tolerance = _tolerance(regions, output)
 
     def replayed() -> str | None:
-        return _replay(engine, call, inner, kept, output, tolerance)
+        return _replay(engine, call, inner, arguments, output, tolerance)
 
     problem = replayed()
     if problem is None:
@@ -58,6 +58,7 @@ def drop_dead_leaves(regions: Iterable[RunRegion], agrees: Callable[[], bool]) -
         regions: those whose last block is the trunk's.
         agrees: whether a replay gives the computed output.
     """
+    # The output is compared as a whole, so one leaf is left out at a time: a model may read any of them.
     for region in regions:
         if region.history is None or sum(d is not None for d in region.dtypes) < 2 or region.live is not None:
             continue
@@ -72,7 +73,7 @@ def drop_dead_leaves(regions: Iterable[RunRegion], agrees: Callable[[], bool]) -
             leaf if keep else None for leaf, keep in zip(newest, live, strict=True)
         )
         like = region.history.like
-        region.history.like = tuple(one if keep else None for one, keep in zip(like, live, strict=False))
+        region.history.like = tuple(shape if keep else None for shape, keep in zip(like, live, strict=False))
 
 
 def _at_the_end(regions: Iterable[Region], depth: int) -> list[RunRegion]:
@@ -80,14 +81,15 @@ def _at_the_end(regions: Iterable[Region], depth: int) -> list[RunRegion]:
 
 
 def _replay(
-    engine: Engine, call: Call, inner: Callable[..., Any], kept: Any, output: Any, tolerance: float
+    engine: Engine, call: Call, inner: Callable[..., Any], arguments: Any, output: Any, tolerance: float
 ) -> str | None:
+    # It predicts from the anchors that were just stored, and counts nothing.
     replay = Call(call.branch, call.index, call.tau, checking=True, run=call.run)
     before = engine.call
     engine.call = replay
-    args, kwargs = copy_containers(kept[0]), copy_containers(kept[1])
+    args, kwargs = copy_containers(arguments[0]), copy_containers(arguments[1])
     try:
-        with torch.random.fork_rng(gpus(*kept)), undone(args, kwargs) as written:
+        with torch.random.fork_rng(gpus(*arguments)), undone(args, kwargs) as written:
             again = inner(*args, **kwargs)
             writes = written()
     except Exception as error:

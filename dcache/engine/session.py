@@ -133,9 +133,9 @@ class Session:
         call = self.gate.admit(args, kwargs)
         if call is None:
             return inner(*args, **kwargs)
-        kept = None
+        arguments = None
         if call.observing or (self.memory is not None and not call.branch.settled):
-            kept = self._prepare(call, args, kwargs)
+            arguments = self._prepare(call, args, kwargs)
         state, self.call = self.state, call
         try:
             # A predicted step is a matter of microseconds: no call of ours that is not needed.
@@ -150,9 +150,9 @@ class Session:
                 observer.on_output(call, output)
             if call.effects is not None and self.call_check.withdrawn(call, output):
                 return output
-            call = self.check(call, output, inner, kept)
+            call = self.check(call, output, inner, arguments)
             if self.memory is not None and call.computed and not self.removed:
-                self.memory.settle(call, inner, kept)
+                self.memory.settle(call, inner, arguments)
         finally:
             self.call = None
             if self.removed:
@@ -160,10 +160,10 @@ class Session:
             else:
                 if self.batched.call is not None:
                     self.batched.end_call()
-                if kept is not None:
+                if arguments is not None:
                     self.tracer.rest()
         total = perf_counter() - began
-        state.overhead_seconds += total - spent if kept is None else 0.0
+        state.overhead_seconds += total - spent if arguments is None else 0.0
         state.record.call(total, call.predicted > 0)
         return output
 

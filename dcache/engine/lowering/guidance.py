@@ -3,7 +3,8 @@
 Classifier-free guidance gives the sampler m = u + s (c - u), where u is the denoiser's output without the
 prompt and c that with it: two halves of one batch, or two calls. Which is which is learned there: once both
 outputs and m are seen, u is the one from which m lies further away. On a predicted evaluation only the rows
-with the prompt are run: a batch of half the size, or one call instead of two; the pipeline notices nothing.
+with the prompt are run: a batch of half the size, or one call instead of two; the outputs have
+the shapes of all rows.
 
 What is remembered is a change between siblings rather than in time:
 
@@ -108,9 +109,9 @@ class GuidanceRegion:
         self.learned, self.checked = False, set()
 
     def watched(self) -> list[torch.Tensor]:
-        """What is kept of the evaluation under way, until the sampler's step."""
-        kept = [t for _, entry, output in self.seen.calls for t in (entry, output) if t is not None]
-        return kept if self.cond is None else [*kept, self.cond[1]]
+        """The tensors of the evaluation under way, held until the sampler's step."""
+        tensors = [t for _, entry, output in self.seen.calls for t in (entry, output) if t is not None]
+        return tensors if self.cond is None else [*tensors, self.cond[1]]
 
     def run(
         self, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -146,17 +147,17 @@ class GuidanceRegion:
     ) -> tuple[Any, float]:
         run = self.engine.state.run
         if run is not None and not run.sampler and not self.useless:
-            self._give_up("in a hand-written loop nobody sees what the sampler is given, which would tell")
+            self._give_up("in a hand-written loop the tensor that the sampler is given cannot be seen")
         if not self.useless and len(samples(args, kwargs)) > 1:
             self._give_up("its rows come as a list of tensors, not as one batch")
         entry = batch_of(args, kwargs)
-        kept = None if self.useless or entry is None else entry.clone()
+        copied = None if self.useless or entry is None else entry.clone()
         output, spent = _timed(inner, args, kwargs)
         first = next(iter(flatten(output)[0]), None)
         if not self.useless and isinstance(first, torch.Tensor):
             if self.seen.index != call.index:
                 self.seen = Seen(call.index)
-            self.seen.calls.append((call.branch.name, kept, first.clone()))
+            self.seen.calls.append((call.branch.name, copied, first.clone()))
         return output, spent
 
     def _rows(
@@ -174,6 +175,7 @@ class GuidanceRegion:
         fewer = rows_of((args, kwargs), rows, cond)
         if mark in self.checked and self.decide(call):
             self._turn(halved=True)
+            # Sites inside the model keep the half of their anchors that belongs to these rows (`fit_rows`).
             call.half = (rows, cond)
             output, spent = _timed(inner, *fewer)
             call.half = None
@@ -182,16 +184,16 @@ class GuidanceRegion:
             whole = [self._whole(pair, leaf, other if i == 0 else leaf) for i, leaf in enumerate(leaves)]
             return rebuild(whole, recipe), spent
         self._turn(halved=False)
-        kept = None if mark in self.checked else copy_containers((args, kwargs))
+        arguments = None if mark in self.checked else copy_containers((args, kwargs))
         output, spent = _timed(inner, args, kwargs)
         if call.effects is not None and call.effects.written():
             # Neither a replay nor half of the rows would write what this call did.
             return output, spent
         first: torch.Tensor | None = flatten(output)[0][0]
-        if kept is not None:
+        if arguments is not None:
             if call.predicted:
                 # Only what is computed in full can be compared.
-                first = self._replay(inner, *kept)
+                first = self._replay(inner, *arguments)
             if first is None or (mark not in self.verified and self._differs(first, cond, inner, fewer)):
                 self._give_up("the rows with the prompt give another output without the others beside them")
                 return output, spent
@@ -255,10 +257,10 @@ class GuidanceRegion:
         self.history.limit = 1
         self.history.make_room(call.tau)
         bands = split(uncond.float() - cond.float()) if self.engine.method.sibling == "bands" else ()
-        kept = tuple(band.to(cond.dtype) for band in bands)
+        stored = tuple(band.to(cond.dtype) for band in bands)
         memory = self.engine.memory
-        if memory is None or memory.admits(call, self.history, [None] * len(kept), kept, None):
-            self.history.push(call.index, call.tau, kept)
+        if memory is None or memory.admits(call, self.history, [None] * len(stored), stored, None):
+            self.history.push(call.index, call.tau, stored)
 
     def decode(self, cond: torch.Tensor) -> torch.Tensor:
         """The predicted rows without the prompt, from the computed ones with it."""
