@@ -154,7 +154,8 @@ class Session:
             if self.memory is not None and call.computed and not self.removed:
                 self.memory.settle(call, inner, arguments)
         finally:
-            self.call = None
+            # Regions know their last call, which must not keep its arguments.
+            self.call = call.effects = call.withdraw = None
             if self.removed:
                 self._let_go()
             else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -217,6 +219,7 @@ def test_a_write_behind_the_last_step_is_no_evaluation_of_a_table(returns_sample
     expected = [plain[i - i % 2] for i in range(8)]
     for _ in range(2):
         assert (pipe(), pipe.cache.kept) == (expected, entries)
+        assert dcache.stats(pipe).reasons == {"warmup": 1, "interval": 1, "outside": 1}
     dcache.enable(pipe, dcache.trace(pipe))
     for _ in range(2):
         assert (pipe(), pipe.cache.kept) == (expected, entries)
@@ -292,6 +295,23 @@ def test_arguments_with_too_many_parts_to_watch_are_computed_always_and_said_onc
         assert integers(walk(model, TIMES, parts=parts)) == [40, 32, 24, 16]
     assert len(said) == 1
     assert integers(walk(model, TIMES, parts=parts)) == [40, 32, 24, 16]
+
+
+def test_a_first_call_that_fails_keeps_nothing_of_its_arguments() -> None:
+    class Fails(Writer):
+        def forward(self, x: torch.Tensor, timestep: Any, cache: Cache) -> Any:
+            for block in self.blocks:
+                x = block(x, [], "read")
+            raise ZeroDivisionError
+
+    model, cache = Fails(), Cache()
+    session_on(model, EVERY_2)
+    with pytest.raises(ZeroDivisionError) as error:
+        walk(model, [4.0], cache=cache)
+    alive = weakref.ref(cache)
+    del cache, error
+    gc.collect()
+    assert alive() is None
 
 
 # Sites that cannot be predicted ---------------------------------------------------------------------
