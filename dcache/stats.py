@@ -17,8 +17,8 @@ class Stats:
         computed: (evaluation, branch, site) events in which the site was run.
         predicted: events in which it was not.
         reasons: why events were computed: warmup, interval, threshold, last, max_run, schedule, shape,
-            no_history, nan; and why whole calls were passed through: training, gradients,
-            after_last (a call behind the sampler's last step, which is no evaluation).
+            no_history, nan; and why whole calls were passed through: training, gradients, writes (into the
+            call's arguments), after_last (behind the sampler's last step, which is no evaluation).
         bytes_held: bytes of the storages held by the histories of the run under way; after it, the most it
             held.
         bytes_now: bytes of the storages held at this moment (0 once the run is over).
@@ -119,6 +119,7 @@ _MEANING = {
     "nan": "the probe was not a number",
     "training": "the module is in training mode (call .eval())",
     "gradients": "gradients are being recorded (use torch.no_grad())",
+    "writes": "the call writes into its arguments, so it has to run",
     "outside": "called outside a run",
     "after_last": "called behind the sampler's last step",
 }

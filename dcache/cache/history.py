@@ -61,6 +61,7 @@ class History:
         forecast: the last entry before the newest anchor, predicted or computed, for predictors that read it.
         predicted_at: clock value of the last prediction.
         half: whether the anchors are of the rows with the prompt only.
+        form: how the site's output is put together from an anchor's leaves, where branches may differ in it.
     """
 
     limit: int
@@ -74,6 +75,7 @@ class History:
     half: bool = False
     spare: Leaves = ()
     like: tuple[tuple[torch.Size, torch.dtype] | None, ...] = ()
+    form: Any = None
 
     def make_room(self, tau: float) -> None:
         """Drop the anchor that one at this clock value replaces; its memory is spare then."""

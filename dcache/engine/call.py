@@ -8,6 +8,7 @@ from typing import Any
 
 from dcache.cache.history import Branch
 from dcache.identity.run import Run
+from dcache.intercept.effects import Effects
 
 
 @dataclass(slots=True, eq=False)
@@ -22,11 +23,14 @@ class Call:
         checking: a replay by the self-check; every site is predicted from what was just stored.
         predicted, computed: sites that were predicted and computed so far.
         entered: runs of blocks that were entered and not left (0 at the end, or a block was dropped).
-        peek: runs the first block as far as its attention, where the rule's probe sits there.
+        probes_attention: runs the first block as far as its attention, where the rule's probe sits there.
         peeking: whether that is under way.
         half: (rows of the whole batch, those that are run), where only a part of them is.
         counts: what was recorded before it, where it may have to be done again.
         run: the run, None in tests of single parts.
+        effects: in the first call of a signature, the arguments as they were before it.
+        withdraw: forgets such a call, where it turns out that it must not have been admitted; called with the
+            call and whether the model returned a sample, it returns whether the call stays an evaluation.
     """
 
     branch: Branch
@@ -42,3 +46,5 @@ class Call:
     half: tuple[int, slice] | None = None
     counts: tuple[int, int, dict[str, int]] | None = None
     run: Run | None = None
+    effects: Effects | None = None
+    withdraw: Callable[[Call, bool], bool] | None = None

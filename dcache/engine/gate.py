@@ -10,12 +10,14 @@ import torch
 
 from dcache.cache.history import Branch
 from dcache.engine.call import Call
+from dcache.engine.checkpoint import Checkpoint
 from dcache.engine.protocols import Engine
 from dcache.errors import DcacheError
 from dcache.identity.branch import condition_of
 from dcache.identity.run import Run
 from dcache.identity.tracker import RunTracker
-from dcache.intercept.pytree import first_tensor, signature
+from dcache.intercept.effects import Effects
+from dcache.intercept.pytree import batch_of, first_tensor, signature
 from dcache.predictors.guided_pair import halves_equal
 
 
@@ -42,11 +44,13 @@ class Gated(Engine, Protocol):
         tracker: tells the run of a call.
         context: name of the branch that the calls to come are for, None where their ordinal tells.
         verified: signatures of which a call was checked.
+        writers: signatures of calls that write into their arguments -> whether such a call is an evaluation.
     """
 
     tracker: RunTracker
     context: str | None
     verified: set[Hashable]
+    writers: dict[Hashable, bool]
 
     def open_run(self, run: Run) -> None:
         """A call belongs to another run than the one under way."""
@@ -75,14 +79,8 @@ class Gate:
         self.session = session
         self.share = share
         self.skips_first = skips_first
-
-    def _passes_by(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-        """Whether a call must not be touched (training, gradients); the reason is counted and said once."""
-        reason = self._reason_to_pass(args, kwargs)
-        if reason is not None:
-            reasons = self.session.state.record.reasons
-            reasons[reason] = reasons.get(reason, 0) + 1
-        return reason is not None
+        # Calls that wrote into their arguments before the run that they were made for was opened.
+        self._writes = 0
 
     def admit(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | None:
         """The call as the engine sees it; None if it is not to be touched.
@@ -92,14 +90,18 @@ class Gate:
         """
         # Called on every predicted step: no function call of ours that is not needed.
         session = self.session
-        if session.call is not None:
+        if session.call is not None or (
+            (torch.is_grad_enabled() or session.module.training) and self._passes_by(args, kwargs)
+        ):
             return None
-        if (torch.is_grad_enabled() or session.module.training) and self._passes_by(args, kwargs):
+        mark = signature(args, kwargs)
+        if session.writers and mark in session.writers:
+            self._pass_writer(session.writers[mark], args, kwargs)
             return None
-        tracker = session.tracker
+        checkpoint, tracker = None if mark in session.verified else Checkpoint(session), session.tracker
         run = tracker.run_of(args, kwargs)
         if run is not session.state.run:
-            session.open_run(run)
+            self._open(run)
         elif session.binding.moved():
             # A module replaced in mid-run (a LoRA layer) would compute on placeholders: bind again at once.
             session.rebind(session.method.sites)
@@ -110,28 +112,34 @@ class Gate:
             return None
         index = state.last_index = run.index
         condition = condition_of(kwargs)
-        told = tracker.manual
-        name = session.context if told is None or told.branch is None else told.branch
+        manual = tracker.manual
+        name = session.context if manual is None or manual.branch is None else manual.branch
         if name is None:
             name = state.names.name(index, condition, state.branches, run.view)
         if self.share is not None:
             self.share.begin(index, args, kwargs)
         branch = state.branches.get(name)
-        if branch is None:
-            branch = state.branches[name] = Branch(name, session.method.predictor.order + 1)
+        if branch is None or branch.signature != mark:
+            branch = self._start(name, branch, mark, args, kwargs)
         branch.condition = None if condition is None else weakref.ref(condition)
-        mark = signature(args, kwargs)
-        if branch.signature != mark:
-            self._start(branch, mark, args, kwargs)
         call = Call(branch, index, run.clock(session.method.clock), run=run)
         if session.method.probe is not None:
             self.look(call, args, kwargs)
         call.observing = mark not in session.verified
         if index == 0 and self.skips_first:
             return None
+        if checkpoint is not None:
+            call.effects, call.withdraw = Effects(args, kwargs), checkpoint.withdraw
         for observer in session.observers:
             observer.on_call(call, args, kwargs)
         return call
+
+    def count_writes(self, count: int) -> None:
+        """Count calls that write into their arguments; before a run they belong to the one that follows."""
+        if self.session.state.run is None:
+            self._writes += count
+        else:
+            self._count("writes", count)
 
     def look(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Create the branch's change indicator if the method has a probe."""
@@ -145,6 +153,13 @@ class Gate:
             if entry is not None:
                 self.session.show(call, entry)
 
+    def _open(self, run: Run) -> None:
+        """A call belongs to another run than the one under way."""
+        self.session.open_run(run)
+        if self._writes:
+            self.session.state.record.reasons["writes"] = self._writes
+            self._writes = 0
+
     def _beyond(self, run: Run) -> None:
         """Let a call behind the sampler's last step by.
 
@@ -156,15 +171,58 @@ class Gate:
         state = self.session.state
         if not run.over and state.limit is not None:
             raise wrong_count(state.limit, run.index + 1)
-        state.record.reasons["after_last"] = state.record.reasons.get("after_last", 0) + 1
+        self._count("after_last")
 
-    def _start(self, branch: Branch, mark: Hashable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """A branch whose calls look otherwise than before, or that is new, starts afresh."""
-        if branch.signature is not None:
-            self.session.state.note_peak()
-            branch.start_afresh("shape")
-        branch.signature = mark
-        branch.paired = self.session.method.predictor.pairs_halves and self._paired(args, kwargs)
+    def _start(
+        self,
+        name: str,
+        before: Branch | None,
+        mark: Hashable,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Branch:
+        """A branch that is new, or whose calls look otherwise than before, begins without histories."""
+        state, method = self.session.state, self.session.method
+        if before is not None:
+            state.note_peak()
+        # Not the same object emptied: should this call be withdrawn, the branch goes on as it was.
+        branch = state.branches[name] = Branch(name, method.predictor.order + 1, mark)
+        if before is not None:
+            branch.reset = "shape"
+        branch.paired = method.predictor.pairs_halves and self._paired(args, kwargs)
+        return branch
+
+    def _pass_writer(self, evaluates: bool, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """A call that writes into its arguments: count it; as an evaluation where a sampler says which.
+
+        Args:
+            evaluates: whether such calls are evaluations (keys and values extracted in the first one).
+            args: positional arguments of the call.
+            kwargs: keyword arguments of the call.
+        """
+        session, tracker = self.session, self.session.tracker
+        # A hand-written loop is known by its timesteps, and such calls have one of their own (0, mostly).
+        if evaluates and (tracker.manual is not None or any(tap.run is not None for tap in tracker.taps)):
+            run = tracker.run_of(args, kwargs)
+            if run is not session.state.run:
+                self._open(run)
+            run.calls += 1
+            session.state.last_index = run.index
+            if session.context is None and (tracker.manual is None or tracker.manual.branch is None):
+                # It takes an ordinal, as in the evaluations that follow, where it is a branch like any other.
+                session.state.names.name(run.index, condition_of(kwargs), session.state.branches)
+        self.count_writes(1)
+
+    def _count(self, reason: str, count: int = 1) -> None:
+        reasons = self.session.state.record.reasons
+        reasons[reason] = reasons.get(reason, 0) + count
+
+    def _passes_by(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call must not be touched (training, gradients); the reason is counted and said once."""
+        reason = self._reason_to_pass(args, kwargs)
+        if reason is not None:
+            self._count(reason)
+        return reason is not None
 
     def _reason_to_pass(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
         module = self.session.module
@@ -186,7 +244,7 @@ class Gate:
 
     def _paired(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         """Whether the batch is the same latents twice, as guidance makes it (one sync)."""
-        paired = halves_equal(first_tensor(args, kwargs))
+        paired = halves_equal(batch_of(args, kwargs))
         if not paired:
             self.session.warn(
                 f"{self.session.method.describe()} has weights for the two halves of a guided batch, and "

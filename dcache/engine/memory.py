@@ -4,62 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from dcache.cache.codec import Codec
-from dcache.cache.history import Branch, History, bytes_of, tensors_of
+from dcache.cache.history import History, bytes_of, tensors_of
 from dcache.cache.size import bytes_of_like
-from dcache.engine.binding import Binding
 from dcache.engine.budget import Budget
 from dcache.engine.call import Call
 from dcache.engine.degrade import DegradeLevel, precisions, shrink_history
-from dcache.engine.observe import unobserved
-from dcache.engine.run_state import RunState
+from dcache.engine.repeat import FirstCall, Remembering, repeat_call
 from dcache.identity.run import Run
-from dcache.intercept.pytree import copy_containers, gpus, signature
-from dcache.method import Method
-
-# A call, the denoiser's own call, and (args, kwargs) as they were before.
-First = tuple[Call, Callable[..., Any], Any]
-
-
-class Remembering(Protocol):
-    """What the memory reads and changes of a session; attributes as there."""
-
-    method: Method
-    requested: Method
-    call: Call | None
-    state: RunState
-    binding: Binding
-    verified: set[Hashable]
-    removed: bool
-
-    def free(self) -> None:
-        """Drop all histories."""
-        ...
-
-    def rebind(self, sites: Sequence[str]) -> None:
-        """Take all intercepts off and bind again."""
-        ...
-
-    @property
-    def observers(self) -> list[Any]:
-        """Who watches the denoiser."""
-        ...
-
-    def look(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Create the branch's change indicator if the method has a probe."""
-        ...
-
-    def check(self, call: Call, output: Any, inner: Callable[..., Any], kept: Any) -> None:
-        """Check a call after it was computed."""
-        ...
-
-    def warn(self, text: str) -> None:
-        """Warn once per session and text."""
-        ...
+from dcache.intercept.pytree import signature
 
 
 class SessionMemory:
@@ -74,10 +31,10 @@ class SessionMemory:
         self.session = session
         self.budget = budget
         # The first calls of branches in the evaluation under way, in case they have to be computed again.
-        self.first_calls: list[First] = []
+        self.first_calls: list[FirstCall] = []
         # The calls' signature for which the method was lowered, None while it is as it was asked for.
         self._lowered_for: Hashable = None
-        self._may_repeat = False
+        self._may_repeat = self._short_before = False
         budget.join(self)
 
     @property
@@ -146,6 +103,7 @@ class SessionMemory:
 
     def begin(self, index: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """A call begins; a run of other shapes than those that were lowered for asks for all again."""
+        self._short_before = self.short
         if self.first_calls and self.first_calls[0][0].index != index:
             self.forget()
         lowered_for = self._lowered_for
@@ -157,22 +115,27 @@ class SessionMemory:
         self.first_calls = []
         self.budget.forget_call()
 
-    def settle(self, call: Call, inner: Callable[..., Any], kept: Any) -> None:
+    def withdraw(self) -> None:
+        """The call under way is forgotten: what it found no room for is no sign of a lack of it."""
+        self.budget.short = self._short_before
+        self.budget.forget_call()
+
+    def settle(self, call: Call, inner: Callable[..., Any], arguments: Any) -> None:
         """After a computed call: give up what is needed to stay within the budget from now on.
 
         Args:
             call: the one that just ended.
             inner: the denoiser's own call.
-            kept: (args, kwargs) as they were before the call, None where the branch was called before.
+            arguments: (args, kwargs) as they were before the call, None where the branch was called before.
 
         Raises:
             DcacheError: there is nothing left to give up.
         """
         if call.branch.settled and not self.short:
             return
-        again = not call.branch.settled and kept is not None
+        again = not call.branch.settled and arguments is not None
         if again:
-            self.first_calls.append((call, inner, kept))
+            self.first_calls.append((call, inner, arguments))
         self._may_repeat = again
         self.budget.settle(self)
         for branch in self.session.state.branches.values():
@@ -259,8 +222,8 @@ class SessionMemory:
         counts = self.first_calls[0][0].counts
         if counts is not None:
             state.record.recount(counts)
-        for call, inner, kept in self.first_calls:
-            self._repeat(call, inner, kept)
+        for call, inner, arguments in self.first_calls:
+            repeat_call(self.session, call, inner, arguments)
         return True
 
     def free_if_idle(self, run: Run) -> None:
@@ -268,27 +231,6 @@ class SessionMemory:
         state = self.session.state
         if state.run is run and state.last_index < run.index:
             self.session.free()
-
-    def _repeat(self, call: Call, inner: Callable[..., Any], kept: Any) -> None:
-        """Compute a branch's first call once more, to remember it; what it returns is known already."""
-        session, old = self.session, call.branch
-        branch = Branch(old.name, session.method.predictor.order + 1, old.signature, condition=old.condition)
-        branch.paired, branch.reset = old.paired, old.reset
-        session.state.branches[branch.name] = branch
-        observing = old.signature not in session.verified
-        session.call = repeated = Call(branch, call.index, call.tau, observing, run=call.run)
-        args, kwargs = copy_containers(kept[0]), copy_containers(kept[1])
-        session.look(repeated, args, kwargs)
-        if observing:
-            session.binding.observe()
-        whole = session.binding.whole
-        # Observers saw this call already.
-        with unobserved(session.observers), torch.random.fork_rng(gpus(*kept)):
-            if whole is None:
-                output = inner(*args, **kwargs)
-            else:
-                output, _ = whole.run(repeated, inner, args, kwargs)
-            session.check(repeated, output, inner, kept)
 
     def _mark_lowered(self) -> None:
         if self._lowered_for is None:

@@ -43,6 +43,24 @@ class Record:
         """Go back to these counts: what came since is done again."""
         self.computed, self.predicted, self.reasons = counts[0], counts[1], dict(counts[2])
 
+    def withdraw(self, branch: str, index: int, counts: tuple[int, int, dict[str, int]] | None) -> None:
+        """Take out what was noted of one call.
+
+        Args:
+            branch: the call's branch.
+            index: its evaluation.
+            counts: of `counts` before it; None where nothing was counted since.
+        """
+        if counts is not None:
+            self.recount(counts)
+        sites = self.events.get(branch, {})
+        for site, indices in list(sites.items()):
+            indices.pop(index, None)
+            if not indices:
+                del sites[site]
+        if not sites:
+            self.events.pop(branch, None)
+
     def call(self, seconds: float, predicted: bool) -> None:
         """One denoiser call took so long."""
         if predicted:

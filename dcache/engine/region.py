@@ -102,7 +102,7 @@ class Region(ABC):
         """
         slots = self._make_room(call).spare
         return [
-            # What nobody reads is not stored.
+            # What is not read behind the site is not stored.
             self.codec.open(x, slots[i] if i < len(slots) else None)
             if self.live is None or self.live[i]
             else None
@@ -123,16 +123,16 @@ class Region(ABC):
             return
         history = self._make_room(call)
         slots = history.spare
-        kept = [
+        tensors = [
             leaf if isinstance(leaf, torch.Tensor) and (self.live is None or self.live[i]) else None
             for i, leaf in enumerate(leaves)
         ]
         self.dtypes = tuple([leaf.dtype if isinstance(leaf, torch.Tensor) else None for leaf in leaves])
-        self.grouped = any(leaf is not None and launch.possible(leaf.device) for leaf in kept)
+        self.grouped = any(leaf is not None and launch.possible(leaf.device) for leaf in tensors)
         memory = self.engine.memory
-        if memory is None or memory.admits(call, history, opened, kept, self.codec.store):
+        if memory is None or memory.admits(call, history, opened, tensors, self.codec.store):
             stored: list[Stored | None] = []
-            for i, leaf in enumerate(kept):
+            for i, leaf in enumerate(tensors):
                 slot = slots[i] if i < len(slots) else None
                 stored.append(None if leaf is None else self.codec.close(opened[i], leaf, slot))
             history.push(call.index, call.tau, tuple(stored))

@@ -16,6 +16,7 @@ from dcache.engine.lowering.blocks import RunRegion
 from dcache.engine.protocols import Engine
 from dcache.engine.region import Region
 from dcache.engine.tolerance import TOLERANCE
+from dcache.intercept.effects import undone
 from dcache.intercept.pytree import copy_containers, flatten, gpus, same
 
 
@@ -24,7 +25,7 @@ def self_check(
     regions: Sequence[Region],
     call: Call,
     inner: Callable[..., Any],
-    kept: Any,
+    arguments: Any,
     output: Any,
 ) -> str | None:
     """Replay one call; return None if the outputs agree, else what differs.
@@ -34,13 +35,13 @@ def self_check(
         regions: everything that remembers inside the denoiser.
         call: the computed call that just ended.
         inner: the denoiser's own call.
-        kept: (args, kwargs) as they were before the call.
+        arguments: (args, kwargs) as they were before the call.
         output: what the computed call returned.
     """
     tolerance = _tolerance(regions, output)
 
     def replayed() -> str | None:
-        return _replay(engine, call, inner, kept, output, tolerance)
+        return _replay(engine, call, inner, arguments, output, tolerance)
 
     problem = replayed()
     if problem is None:
@@ -57,6 +58,7 @@ def drop_dead_leaves(regions: Iterable[RunRegion], agrees: Callable[[], bool]) -
         regions: those whose last block is the trunk's.
         agrees: whether a replay gives the computed output.
     """
+    # The output is compared as a whole, so one leaf is left out at a time: a model may read any of them.
     for region in regions:
         if region.history is None or sum(d is not None for d in region.dtypes) < 2 or region.live is not None:
             continue
@@ -71,7 +73,7 @@ def drop_dead_leaves(regions: Iterable[RunRegion], agrees: Callable[[], bool]) -
             leaf if keep else None for leaf, keep in zip(newest, live, strict=True)
         )
         like = region.history.like
-        region.history.like = tuple(one if keep else None for one, keep in zip(like, live, strict=False))
+        region.history.like = tuple(shape if keep else None for shape, keep in zip(like, live, strict=False))
 
 
 def _at_the_end(regions: Iterable[Region], depth: int) -> list[RunRegion]:
@@ -79,18 +81,24 @@ def _at_the_end(regions: Iterable[Region], depth: int) -> list[RunRegion]:
 
 
 def _replay(
-    engine: Engine, call: Call, inner: Callable[..., Any], kept: Any, output: Any, tolerance: float
+    engine: Engine, call: Call, inner: Callable[..., Any], arguments: Any, output: Any, tolerance: float
 ) -> str | None:
+    # It predicts from the anchors that were just stored, and counts nothing.
     replay = Call(call.branch, call.index, call.tau, checking=True, run=call.run)
     before = engine.call
     engine.call = replay
+    args, kwargs = copy_containers(arguments[0]), copy_containers(arguments[1])
     try:
-        with torch.random.fork_rng(gpus(*kept)):
-            again = inner(*copy_containers(kept[0]), **copy_containers(kept[1]))
+        with torch.random.fork_rng(gpus(*arguments)), undone(args, kwargs) as written:
+            again = inner(*args, **kwargs)
+            writes = written()
     except Exception as error:
         return f"a replay with every site predicted failed ({type(error).__name__}: {error})"
     finally:
         engine.call = before
+    if writes:
+        # The computed call did not: parts that it skips now decide what is written.
+        return "a replay with every site predicted writes into the call's arguments"
     if replay.entered:
         return "the last block of a run is not called"
     distance, alike = same(output, again)

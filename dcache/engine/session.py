@@ -17,6 +17,7 @@ from dcache.engine.binding import Binding
 from dcache.engine.call import Call
 from dcache.engine.config import SessionConfig
 from dcache.engine.decisions import Decisions
+from dcache.engine.first_call import CallCheck
 from dcache.engine.gate import Gate
 from dcache.engine.lanes import Lanes
 from dcache.engine.lifecycle import Lifecycle
@@ -25,9 +26,8 @@ from dcache.engine.observe import Observer
 from dcache.engine.protocols import Owner
 from dcache.engine.region import Region
 from dcache.engine.run_state import RunState
-from dcache.engine.selfcheck import self_check
 from dcache.engine.weight_cache import WeightCache
-from dcache.errors import DcacheError, DcacheWarning
+from dcache.errors import DcacheWarning
 from dcache.identity.tracker import RunTracker
 from dcache.intercept.conflicts import refuse_other_cache
 from dcache.intercept.pytree import copy_containers
@@ -38,8 +38,11 @@ from dcache.stats import Stats
 _PARTS = [
     "attachment",
     "batched",
+    "call_check",
+    "check",
     "decisions",
     "end_run",
+    "fall_back",
     "free",
     "gate",
     "lanes",
@@ -66,6 +69,7 @@ class Session:
         owners: the pipelines that the denoiser is part of.
         context: name of the branch that the calls to come are for, None where their ordinal tells.
         verified: signatures of which a call was checked.
+        writers: signatures of calls that write into their arguments -> whether such a call is an evaluation.
         removed: whether caching was taken off.
 
     Raises:
@@ -83,10 +87,10 @@ class Session:
         self.owners: list[Owner] = []
         self.observers: list[Observer] = []
         self.verified: set[Hashable] = set()
+        self.writers: dict[Hashable, bool] = {}
         self.warned: set[str] = set()
         self.removed = False
-        self.several_sites = False
-        self.depth = 0
+        self.several_sites, self.depth = False, 0
         self.tracer = StreamTracer()
         self.weight_cache = WeightCache()
         self.decisions = Decisions(self)
@@ -98,6 +102,8 @@ class Session:
         self.free, self.open_run, self.end_run = self.lifecycle.free, self.lifecycle.open, self.lifecycle.end
         self.gate = Gate(self, self.memory, config.skips_first)
         self.look = self.gate.look
+        self.call_check = CallCheck(self)
+        self.check, self.fall_back = self.call_check.check, self.call_check.fall_back
         self.attachment = Attachment(module, self)
         try:
             self.binding: Binding = self._bound(self.method.sites)
@@ -129,12 +135,9 @@ class Session:
         call = self.gate.admit(args, kwargs)
         if call is None:
             return inner(*args, **kwargs)
-        kept = None
+        arguments = None
         if call.observing or (self.memory is not None and not call.branch.settled):
-            kept = (copy_containers(args), copy_containers(kwargs))
-            call.counts = self.state.record.counts()
-        if call.observing:
-            self.binding.observe()
+            arguments = self._prepare(call, args, kwargs)
         state, self.call = self.state, call
         try:
             # A predicted step is a matter of microseconds: no call of ours that is not needed.
@@ -147,54 +150,32 @@ class Session:
                 spent = perf_counter() - before
             for observer in self.observers:
                 observer.on_output(call, output)
-            self.check(call, output, inner, kept)
+            if call.effects is not None and self.call_check.withdrawn(call, output):
+                return output
+            call = self.check(call, output, inner, arguments)
             if self.memory is not None and call.computed and not self.removed:
-                self.memory.settle(call, inner, kept)
+                self.memory.settle(call, inner, arguments)
         finally:
-            self.call = None
+            # Regions know their last call, which must not keep its arguments.
+            self.call = call.effects = call.withdraw = None
             if self.removed:
                 self._let_go()
             else:
                 if self.batched.call is not None:
                     self.batched.end_call()
-                if kept is not None:
+                if arguments is not None:
                     self.tracer.rest()
         total = perf_counter() - began
-        state.overhead_seconds += total - spent if kept is None else 0.0
+        state.overhead_seconds += total - spent if arguments is None else 0.0
         state.record.call(total, call.predicted > 0)
         return output
 
-    def check(self, call: Call, output: Any, inner: Callable[..., Any], kept: Any) -> None:
-        """A call is over: the first of each signature checks what was understood of the model.
-
-        Args:
-            call: the call.
-            output: what it returned.
-            inner: the denoiser's own call.
-            kept: (args, kwargs) as they were before it, where something is to be checked.
-        """
-        # Caching that is taken off in a computed run of blocks lets the rest of them compute.
-        if call.entered and (call.predicted or not self.removed):
-            raise _never_left(self.module)
-        branch = call.branch
-        if branch.indicator is not None:
-            branch.indicator.end_step(call.computed > 0, output)
-        if call.computed:
-            branch.reset = ""
-        incomplete = self.memory is not None and self.memory.short
-        if not call.observing or kept is None or incomplete or self.removed:
-            if branch.indicator is not None:
-                # What the indicator compares with may take less after the next call.
-                self.state.note_peak()
-            return
-        problem = self.binding.settle()
-        if problem is None and self.binding.whole is None:
-            problem = self_check(self, list(self.binding.storing()), call, inner, kept, output)
-        if problem:
-            self.fall_back(problem)
-        else:
-            self.binding.check_corrections()
-            self.verified.add(branch.signature)
+    def _prepare(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Before a call that may be made once more: the arguments as they are, for the model may pop some."""
+        call.counts = self.state.record.counts()
+        if call.observing:
+            self.binding.observe()
+        return copy_containers(args), copy_containers(kwargs)
 
     @contextmanager
     def resting(self) -> Iterator[None]:
@@ -238,27 +219,6 @@ class Session:
         self.binding = self._bound(sites)
         self.binding.install()
 
-    def fall_back(self, why: str) -> None:
-        """Give the sites up for the whole model, and say so.
-
-        Raises:
-            DcacheError: the method makes no sense on the whole model; caching is taken off.
-        """
-        name = type(self.module).__name__
-        if self.method.probe or self.method.fixed or self.method.corrections is not None:
-            # The run ends here, and what was counted of it says nothing.
-            self.state.run = None
-            self.state.branches = {}
-            described = self.method.describe()
-            self.remove()
-            raise DcacheError(
-                f"{described} looks inside {name}, and that does not work there: {why}. Use a method with "
-                "sites='model'."
-            )
-        self.warn(f"{name}: {why}; the whole model is remembered instead (sites='model')")
-        self.method = self.method.for_whole_model()
-        self.rebind(("model",))
-
     def remove(self) -> None:
         """Take everything off the module and its samplers; another thread's call is waited for."""
         with self.lanes.here():
@@ -297,11 +257,3 @@ def session_of(module: nn.Module) -> Session | None:
     """The session of a module, if caching is enabled on it."""
     denoiser = denoiser_of(module)
     return denoiser if isinstance(denoiser, Session) else None
-
-
-def _never_left(module: nn.Module) -> DcacheError:
-    return DcacheError(
-        f"{type(module).__name__}: a run of blocks was entered and its last block never called (skip-layer "
-        "guidance?), so the prediction had nowhere to go. Choose a run that ends before the blocks that are "
-        "skipped, or sites='model'."
-    )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from dcache.intercept.objects import object_mark
 from dcache.kernels.changes import changes
 
 _FLAGS = (bool, str, type(None))
@@ -32,6 +33,11 @@ def rebuild(leaves: Sequence[Any], recipe: Any) -> Any:
     return pytree.tree_unflatten(list(leaves), recipe)
 
 
+def tree_leaves(value: Any) -> list[Any]:
+    """Every leaf of nested containers."""
+    return pytree.tree_leaves(value)
+
+
 def copy_containers(value: Any) -> Any:
     """The same tensors in fresh lists, tuples and dicts: some forwards pop from their keyword arguments."""
     if type(value) is dict:
@@ -46,11 +52,15 @@ def copy_containers(value: Any) -> Any:
 def gpus(*values: Any) -> list[int]:
     """Indices of the CUDA devices that tensors among these lie on, for `torch.random.fork_rng`."""
     leaves = pytree.tree_leaves(values)
-    return sorted({one.get_device() for one in leaves if isinstance(one, torch.Tensor) and one.is_cuda})
+    return sorted({leaf.get_device() for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.is_cuda})
 
 
 def signature(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable:
-    """What must stay the same for two calls to share histories: shapes, dtypes, devices, flags, lengths."""
+    """What must stay the same for two calls to share histories: shapes, dtypes, devices, flags, lengths.
+
+    Of an object it is what `object_mark` reads: a cache of keys and values that is in another mode makes
+    another call.
+    """
     marks: list[Hashable] = []
     for value in (*args, *kwargs.values()):
         if isinstance(value, torch.Tensor):
@@ -72,19 +82,35 @@ def _mark(value: Any) -> Hashable:
     if isinstance(value, dict):
         return signature((), value)
     # A timestep may be 1.0 now and 0 later.
-    return "object", "float" if isinstance(value, int) else type(value).__qualname__
+    return ("object", "float") if isinstance(value, int | float) else object_mark(value)
+
+
+def samples(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[torch.Tensor]:
+    """The first argument that is a tensor, or a list or tuple of tensors alone (Z-Image's latents)."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor):
+            return (value,)
+        if isinstance(value, list | tuple) and value and all(isinstance(x, torch.Tensor) for x in value):
+            return value
+    return ()
 
 
 def first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
-    """The first argument that is a tensor."""
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, torch.Tensor):
-            return value
+    """The first tensor of `samples`."""
+    for tensor in samples(args, kwargs):
+        return tensor
     return None
 
 
+def batch_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    """The sample, (B, ...), where it is one tensor; None where it comes as a list, a tensor for each row."""
+    first = first_tensor(args, kwargs)
+    # Of a list it is an item, which is no argument itself.
+    return first if any(value is first for value in (*args, *kwargs.values())) else None
+
+
 def argument_names(forward: Any) -> list[str]:
-    """Names of a forward's positional parameters, without self; empty where it does not tell."""
+    """Names of a forward's positional parameters, without self; empty where its signature cannot be read."""
     import inspect
 
     try:

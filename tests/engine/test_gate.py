@@ -198,8 +198,9 @@ def test_a_call_that_looks_otherwise_starts_its_branch_afresh() -> None:
     branch = session.state.branches["0"]
     assert branch.history("trunk").taus
     call = told(session, 2, x=torch.ones(1, 5, 4))
-    assert call.branch is branch
-    assert (branch.histories, branch.reset) == ({}, "shape")
+    assert call.branch is session.state.branches["0"]
+    assert (call.branch.histories, call.branch.reset) == ({}, "shape")
+    branch = call.branch
     # What was held is remembered as the most: 2 tokens of 4 floats.
     assert session.state.record.most_bytes == 2 * 4 * 4
     # Another value of a flag is another look, another number is not.
@@ -256,6 +257,16 @@ def test_a_module_that_was_replaced_in_mid_run_is_bound_before_the_call() -> Non
     assert told(session, 2).observing
     assert not session.binding.moved()
     assert integers(walk(toy, [2])) == [2 * 3 * 2 * 3]
+
+
+def test_of_a_list_of_samples_the_indicator_is_shown_the_first_and_not_the_timestep() -> None:
+    session = session_on(Toy(), replace(EVERY_2, probe=Probe("input")))
+    with torch.no_grad():
+        call = session.gate.admit(([X * 7, X], torch.tensor([4.0])), {"timestep": 4.0})
+    assert call is not None
+    assert call.branch.indicator is not None
+    assert call.branch.indicator.now is not None
+    assert torch.equal(call.branch.indicator.now, X * 7)
 
 
 def test_the_indicator_is_made_once_and_shown_the_input_where_the_probe_sits_there() -> None:

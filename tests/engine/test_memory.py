@@ -403,6 +403,26 @@ def test_the_repeat_is_given_what_the_call_was_given_and_draws_what_it_drew() ->
     assert [float(torch.rand(())), float(torch.rand(()))] == [toy.drawn[0], after]
 
 
+def test_a_call_that_is_withdrawn_is_no_sign_of_too_little_room() -> None:
+    class Writes(Toy):
+        def forward(self, x: torch.Tensor, timestep: Any, log: list[float] | None = None) -> torch.Tensor:
+            if log is not None:
+                log.append(float(timestep))
+            return super().forward(x, timestep)
+
+    toy = Writes()
+    # Three rows are too many, two are not; nothing may be lowered.
+    session, memory = limited(toy, methods.interval(interval=2, sites="model", codec="value"), TENSOR)
+    log: list[float] = []
+    dcache.step(toy, 0)
+    walk(toy, [9.0], torch.ones(1, 3, 64), log=log)
+    assert log == [9.0]
+    assert not memory.short
+    assert memory.bytes_now() == 0
+    assert wide(toy, [0.0, 1.0], first=1) == [8.0, 8.0]
+    assert session.method is session.requested
+
+
 def test_once_the_run_is_over_nothing_keeps_its_anchors() -> None:
     toy = Toy()
     session, _ = limited(toy, LINE)

@@ -39,6 +39,20 @@ def test_an_evaluation_that_is_done_again_is_counted_once() -> None:
     assert counts == (1, 0, {"warmup": 1})
 
 
+def test_a_call_that_was_none_is_taken_out_with_its_rows() -> None:
+    record = Record()
+    record.event("cond", "attn:0", 0, "warmup")
+    counts = record.counts()
+    for branch in ("cond", "uncond"):
+        record.event(branch, "attn:0", 1, "shape")
+        record.event(branch, "mlp:0", 1, None)
+    record.withdraw("uncond", 1, None)
+    record.withdraw("cond", 1, counts)
+    record.withdraw("never seen", 1, None)
+    assert record.events == {"cond": {"attn:0": {0: True}}}
+    assert record.counts() == counts == (1, 0, {"warmup": 1})
+
+
 def test_seconds_go_to_calls_that_predicted_something_or_to_those_that_did_not() -> None:
     record = Record()
     record.call(2.0, predicted=False)

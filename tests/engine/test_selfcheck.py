@@ -124,7 +124,7 @@ def test_a_replay_that_fails_is_told_and_no_error_of_the_run() -> None:
     with pytest.warns(
         DcacheWarning, match=r"replay with every site predicted failed \(ZeroDivisionError: a rep"
     ):
-        assert integers(steps(model, [4, 3, 2, 1])) == [40, 32, 32, 16]
+        assert integers(steps(model, [4, 3, 2, 1])) == [40, 40, 24, 24]
 
 
 def test_a_run_that_is_not_left_in_the_replay_is_told() -> None:
@@ -141,7 +141,7 @@ def test_a_run_that_is_not_left_in_the_replay_is_told() -> None:
     model = Skips()
     session_on(model, EVERY_2)
     with pytest.warns(DcacheWarning, match="Skips: the last block of a run is not called"):
-        assert integers(steps(model, [4, 3])) == [40, 32]
+        assert integers(steps(model, [4, 3])) == [40, 40]
 
 
 def test_an_error_that_is_none_of_the_models_is_raised() -> None:
@@ -179,6 +179,50 @@ def test_random_numbers_go_on_as_without_it() -> None:
             outputs = [model(torch.ones(1, 2, 4), float(t)) for t in (4, 3, 2)]
         drawn.append([*outputs, torch.rand(3)])
     assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
+
+
+class Log:
+    """An object among the arguments that is appended to."""
+
+    def __init__(self) -> None:
+        self.entries: list[float] = []
+
+
+def test_a_replay_that_writes_where_the_call_did_not_is_undone_and_gives_the_sites_up() -> None:
+    class Notices(Toy):
+        """Appends when its blocks give what they gave before without having run."""
+
+        def forward(self, x: torch.Tensor, timestep: Any, log: Log) -> torch.Tensor:
+            before = self.blocks[0].runs
+            y = super().forward(x, timestep)
+            if self.blocks[0].runs == before:
+                log.entries.append(float(timestep))
+            return y
+
+    model, log = Notices(), Log()
+    session = session_on(model, EVERY_2)
+    with pytest.warns(DcacheWarning, match=r"Notices: a replay .* writes into the call's arguments"):
+        assert integers(steps(model, [4, 3, 2, 1], log=log)) == [40, 40, 24, 24]
+    assert log.entries == []
+    assert [site.name for site in session.binding.sites] == ["model"]
+
+
+@pytest.mark.parametrize("append_in", ["the first block", "the last block", "the model"])
+def test_what_a_call_appends_is_appended_once(append_in: str) -> None:
+    class Appends(Toy):
+        def forward(self, x: torch.Tensor, timestep: Any, log: Log) -> torch.Tensor:
+            if append_in == "the model":
+                log.entries.append(float(timestep))
+            return super().forward(x, timestep)
+
+    model, log = Appends(), Log()
+    block = model.blocks[0 if append_in == "the first block" else 2]
+    if append_in != "the model":
+        block.register_forward_hook(lambda *_: log.entries.append(float(len(log.entries))))
+    session_on(model, methods.dbcache(front=1, back=1, warmup=0, threshold=0.0))
+    expected = [4.0, 3.0, 2.0, 1.0] if append_in == "the model" else [0.0, 1.0, 2.0, 3.0]
+    assert integers(steps(model, [4, 3, 2, 1], log=log)) == [40, 32, 24, 16]
+    assert log.entries == expected
 
 
 def test_no_block_runs_in_it_and_nothing_is_counted() -> None:

@@ -262,20 +262,36 @@ def test_z_image_lists_come_back_as_lists_of_new_tensors() -> None:
             assert a.any()
 
 
-def test_z_image_cannot_remember_the_whole_models_change() -> None:
-    """Its first tensor argument is the timestep: the latents come in a list."""
-    pipe = dcache.enable(Z_IMAGE.build(), methods.newton(interval=2, sites="model", codec="delta"))
-    with pytest.raises(DcacheError, match="use codec='value'"):
-        Z_IMAGE.run(pipe)
+def test_z_image_remembers_the_change_of_each_picture_of_its_list() -> None:
+    """The latents come as a list in front of the timestep, which is their first argument that is a tensor."""
+    pipe = Z_IMAGE.build()
+    plain = Z_IMAGE.run(pipe)
+    dcache.enable(pipe, methods.newton(interval=1, sites="model", codec="delta"))
+    assert torch.equal(Z_IMAGE.run(pipe), plain)
+    pictures = {}
+    for codec in ("value", "delta"):
+        dcache.enable(pipe, methods.interval(interval=2, sites="model", codec=codec))
+        pictures[codec] = Z_IMAGE.run(pipe)
+        assert dcache.stats(pipe).predicted > 0
+    assert not torch.equal(pictures["value"], pictures["delta"])
 
 
-@pytest.mark.parametrize(("shape", "over"), [(Z_IMAGE, {}), (LUMINA2, {"cfg_normalization": True})], ids=str)
-def test_guidance_that_cannot_be_told_apart_is_left_alone_loudly(shape: Shape, over: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("shape", "over", "why"),
+    [
+        (Z_IMAGE, {}, "its rows come as a list"),
+        (LUMINA2, {"cfg_normalization": True}, "the sampler is not given"),
+    ],
+    ids=str,
+)
+def test_guidance_that_cannot_be_told_apart_is_left_alone_loudly(
+    shape: Shape, over: dict[str, Any], why: str
+) -> None:
     """Z-Image's batch is a list; Lumina2 by default scales every row of what it mixed by its own factor."""
     pipe = shape.build()
     expected = shape.run(pipe, **over)
     dcache.enable(pipe, methods.tgate(gate=3, attn_interval=1))
-    why = "site 'guidance' is never predicted: the sampler is not given"
+    why = f"site 'guidance' is never predicted: {why}"
     with pytest.warns(DcacheWarning, match="nothing was predicted"), pytest.warns(DcacheWarning, match=why):
         assert torch.equal(shape.run(pipe, **over), expected)
 

@@ -9,12 +9,14 @@ from torch import nn
 
 from dcache.intercept.pytree import (
     argument_names,
+    batch_of,
     copy_containers,
     first_tensor,
     flatten,
     gpus,
     rebuild,
     same,
+    samples,
     signature,
 )
 
@@ -98,10 +100,23 @@ def test_distance_of_outputs():
     assert same((X, None), (X, Y)) == (float("inf"), False)
 
 
-def test_the_first_tensor_is_looked_for_in_order_and_not_inside_of_anything():
+def test_the_sample_is_the_first_argument_that_is_a_tensor_or_a_list_of_tensors():
     assert first_tensor((None, X, Y), {"a": Y}) is X
-    assert first_tensor((3, [X]), {"flag": True, "a": Y, "b": X}) is Y
+    assert samples((None, X, Y), {"a": Y}) == (X,)
+    # Z-Image's latents come as a list, in front of the timestep.
+    assert first_tensor((3, [X, Y], Y), {}) is X
+    assert samples(([X, Y], Y), {})[1] is Y
+    # What holds anything else, or nothing, is no sample.
+    assert first_tensor((3, [X, 1], [], {"a": X}), {"flag": True, "a": Y, "b": X}) is Y
     assert first_tensor((), {}) is None
+
+
+def test_a_batch_is_one_tensor():
+    assert batch_of((None, X, Y), {}) is X
+    assert batch_of((), {"a": X}) is X
+    # Items of a list are rows, whose own first dimension is no batch.
+    assert batch_of(([X], Y), {}) is None
+    assert batch_of((3,), {}) is None
 
 
 def test_tensors_of_the_host_lie_on_no_gpu():

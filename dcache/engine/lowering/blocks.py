@@ -93,9 +93,9 @@ class RunRegion(Region):
         pairs = zip(
             prober.sources(last) if self.codec.is_delta else [None] * len(leaves), leaves, strict=True
         )
-        found = [prober.entries(self.order[0], name, leaf, self.clones) for name, leaf in pairs]
-        self.sources = [names for names, _ in found]
-        self.dim = max((dim for _, dim in found), default=0)
+        entries = [prober.entries(self.order[0], name, leaf, self.clones) for name, leaf in pairs]
+        self.sources = [names for names, _ in entries]
+        self.dim = max((dim for _, dim in entries), default=0)
         keys = [tuple(first[n] for n in names) for names in self.sources]
         self.entry_keys = [k[0] if len(k) == 1 else None for k in keys]
         self.joined_keys = {i: k for i, k in enumerate(keys) if len(k) > 1}

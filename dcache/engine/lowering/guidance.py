@@ -3,7 +3,8 @@
 Classifier-free guidance gives the sampler m = u + s (c - u), where u is the denoiser's output without the
 prompt and c that with it: two halves of one batch, or two calls. Which is which is learned there: once both
 outputs and m are seen, u is the one from which m lies further away. On a predicted evaluation only the rows
-with the prompt are run: a batch of half the size, or one call instead of two; the pipeline notices nothing.
+with the prompt are run: a batch of half the size, or one call instead of two; the outputs have
+the shapes of all rows.
 
 What is remembered is a change between siblings rather than in time:
 
@@ -24,11 +25,12 @@ import torch
 
 from dcache.cache.history import History
 from dcache.engine.call import Call
-from dcache.engine.lowering.guidance_math import cond_is_first, rows_of, split
+from dcache.engine.lowering.guidance_math import Pair, SeenCall, pair_of, rows_of, split
 from dcache.engine.protocols import Engine
 from dcache.engine.region import Region, without_history
 from dcache.engine.tolerance import TOLERANCE
-from dcache.intercept.pytree import copy_containers, first_tensor, flatten, rebuild, same
+from dcache.intercept.effects import undone
+from dcache.intercept.pytree import batch_of, copy_containers, flatten, rebuild, same, samples
 from dcache.predictors.guided_pair import halves_equal
 from dcache.sites.site import Site
 
@@ -37,25 +39,12 @@ _RAISE = 1.1
 _LOW_WINDOW, _HIGH_WINDOW = (99.0, 901.0), (-1.0, 301.0)
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Where the two siblings are.
-
-    Attributes:
-        rows: whether they are halves of one batch, else two calls.
-        cond_first: whether the one with the prompt is the first half, or the first call.
-    """
-
-    rows: bool
-    cond_first: bool
-
-
 @dataclass
 class Seen:
-    """One evaluation's outputs: of each call its branch, its first tensor argument and its first output."""
+    """One evaluation's outputs: of each call its branch, the batch it was given and its first output."""
 
     index: int = -1
-    calls: list[tuple[str, torch.Tensor | None, torch.Tensor]] = field(default_factory=list)
+    calls: list[SeenCall] = field(default_factory=list)
 
 
 @final
@@ -120,9 +109,9 @@ class GuidanceRegion:
         self.learned, self.checked = False, set()
 
     def watched(self) -> list[torch.Tensor]:
-        """What is kept of the evaluation under way, until the sampler's step."""
-        kept = [t for _, entry, output in self.seen.calls for t in (entry, output) if t is not None]
-        return kept if self.cond is None else [*kept, self.cond[1]]
+        """The tensors of the evaluation under way, held until the sampler's step."""
+        tensors = [t for _, entry, output in self.seen.calls for t in (entry, output) if t is not None]
+        return tensors if self.cond is None else [*tensors, self.cond[1]]
 
     def run(
         self, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -139,53 +128,42 @@ class GuidanceRegion:
         calls, self.seen, self.cond = self.seen.calls, Seen(), None
         if self.learned or self.useless or not calls:
             return
-        outputs = [output for _, _, output in calls]
-        entry = calls[0][1]
-        rows = len(calls) == 1
-        if rows:
-            given, came = mixed.shape[:1].numel(), outputs[0].shape[0]
-            if not halves_equal(entry) or came % 2:
-                batch = entry is not None and entry.shape[:1].numel() == came
-                if batch and 0 < given < came and came % given == 0:
-                    self._give_up(
-                        f"the {came} rows of a batch are mixed, but are not two halves of equal inputs"
-                    )
-                return
-            if given == came and not halves_equal(mixed):
-                # No guidance in this run: pictures of equal seeds are halves too.
-                return
-            outputs = list(outputs[0].chunk(2))
-        if len(outputs) != 2:
-            self._give_up(f"the denoiser is called {len(outputs)} times between two sampler steps, not twice")
-            return
-        cond_first = cond_is_first(outputs[0], outputs[1], mixed)
-        if cond_first is None:
-            self._give_up("the sampler is not given u + s (c - u) of the denoiser's two outputs u and c")
-        elif not rows and not cond_first:
-            self._give_up("the branch without the prompt is called before the one with it")
-        else:
-            self.pair, self.learned = Pair(rows, cond_first), True
+        pair = pair_of(calls, mixed)
+        if isinstance(pair, str):
+            self._give_up(pair)
+        elif pair is not None:
+            self.pair, self.learned = pair, True
             self.names = [name for name, _, _ in calls]
+
+    def withdraw(self, call: Call) -> None:
+        """Forget the call that just ended: it writes into its arguments, so its like are computed always."""
+        if self.seen.index == call.index:
+            self.seen.calls = [seen for seen in self.seen.calls if seen[0] != call.branch.name]
+        self.cond = None
+        self.history = None
 
     def _watched(
         self, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, float]:
         run = self.engine.state.run
         if run is not None and not run.sampler and not self.useless:
-            self._give_up("in a hand-written loop nobody sees what the sampler is given, which would tell")
-        entry = first_tensor(args, kwargs)
-        kept = None if self.useless or entry is None else entry.clone()
+            self._give_up("in a hand-written loop the tensor that the sampler is given cannot be seen")
+        if not self.useless and len(samples(args, kwargs)) > 1:
+            self._give_up("its rows come as a list of tensors, not as one batch")
+        entry = batch_of(args, kwargs)
+        copied = None if self.useless or entry is None else entry.clone()
         output, spent = _timed(inner, args, kwargs)
-        if not self.useless:
+        first = next(iter(flatten(output)[0]), None)
+        if not self.useless and isinstance(first, torch.Tensor):
             if self.seen.index != call.index:
                 self.seen = Seen(call.index)
-            self.seen.calls.append((call.branch.name, kept, flatten(output)[0][0].clone()))
+            self.seen.calls.append((call.branch.name, copied, first.clone()))
         return output, spent
 
     def _rows(
         self, pair: Pair, call: Call, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, float]:
-        entry = first_tensor(args, kwargs)
+        entry = batch_of(args, kwargs)
         rows = 0 if entry is None else entry.shape[0]
         mark = call.branch.signature
         # What a run begins with is looked at in every run: two pictures without guidance are halves too.
@@ -197,6 +175,7 @@ class GuidanceRegion:
         fewer = rows_of((args, kwargs), rows, cond)
         if mark in self.checked and self.decide(call):
             self._turn(halved=True)
+            # Sites inside the model keep the half of their anchors that belongs to these rows (`fit_rows`).
             call.half = (rows, cond)
             output, spent = _timed(inner, *fewer)
             call.half = None
@@ -205,23 +184,40 @@ class GuidanceRegion:
             whole = [self._whole(pair, leaf, other if i == 0 else leaf) for i, leaf in enumerate(leaves)]
             return rebuild(whole, recipe), spent
         self._turn(halved=False)
-        kept = None if mark in self.checked else copy_containers((args, kwargs))
+        arguments = None if mark in self.checked else copy_containers((args, kwargs))
         output, spent = _timed(inner, args, kwargs)
-        first = flatten(output)[0][0]
-        if kept is not None:
-            with self.engine.resting():
-                if call.predicted:
-                    # Only what is computed in full can be compared.
-                    first = flatten(inner(*kept[0], **kept[1]))[0][0]
-                again = None if mark in self.verified else flatten(inner(*fewer[0], **fewer[1]))[0][0]
-            if again is not None and same(first[cond], again)[0] > TOLERANCE.get(first.dtype, 1e-3):
+        if call.effects is not None and call.effects.written():
+            # Neither a replay nor half of the rows would write what this call did.
+            return output, spent
+        first: torch.Tensor | None = flatten(output)[0][0]
+        if arguments is not None:
+            if call.predicted:
+                # Only what is computed in full can be compared.
+                first = self._replay(inner, *arguments)
+            if first is None or (mark not in self.verified and self._differs(first, cond, inner, fewer)):
                 self._give_up("the rows with the prompt give another output without the others beside them")
                 return output, spent
             self.checked.add(mark)
             self.verified.add(mark)
             self.decide(call)
-        self.store(call, first[cond], first[half:] if pair.cond_first else first[:half])
+        if first is not None:
+            self.store(call, first[cond], first[half:] if pair.cond_first else first[:half])
         return output, spent
+
+    def _differs(self, first: torch.Tensor, cond: slice, inner: Callable[..., Any], fewer: Any) -> bool:
+        """Whether the rows with the prompt alone give another output than among all."""
+        again = self._replay(inner, *copy_containers(fewer))
+        return again is None or same(first[cond], again)[0] > TOLERANCE.get(first.dtype, 1e-3)
+
+    def _replay(self, inner: Callable[..., Any], args: Any, kwargs: Any) -> torch.Tensor | None:
+        """The first output of one more call; None where it fails, or writes into its arguments."""
+        with self.engine.resting(), undone(args, kwargs) as written:
+            try:
+                output = inner(*args, **kwargs)
+            except Exception:
+                # Objects in the arguments may be made for the whole batch: keys and values of all rows.
+                return None
+            return None if written() else flatten(output)[0][0]
 
     def _turn(self, halved: bool) -> None:
         """The other histories are about to shrink to half their rows, or to be emptied: note their peak."""
@@ -261,10 +257,10 @@ class GuidanceRegion:
         self.history.limit = 1
         self.history.make_room(call.tau)
         bands = split(uncond.float() - cond.float()) if self.engine.method.sibling == "bands" else ()
-        kept = tuple(band.to(cond.dtype) for band in bands)
+        stored = tuple(band.to(cond.dtype) for band in bands)
         memory = self.engine.memory
-        if memory is None or memory.admits(call, self.history, [None] * len(kept), kept, None):
-            self.history.push(call.index, call.tau, kept)
+        if memory is None or memory.admits(call, self.history, [None] * len(stored), stored, None):
+            self.history.push(call.index, call.tau, stored)
 
     def decode(self, cond: torch.Tensor) -> torch.Tensor:
         """The predicted rows without the prompt, from the computed ones with it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +11,65 @@ import torch
 from dcache.predictors.guided_pair import halves_equal
 
 _COLLINEAR = 0.05
+
+# Of one call of the denoiser its branch, the batch that it was given, and its first output.
+SeenCall = tuple[str, torch.Tensor | None, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Where the two siblings are.
+
+    Attributes:
+        rows: whether they are halves of one batch, else two calls.
+        cond_first: whether the one with the prompt is the first half, or the first call.
+    """
+
+    rows: bool
+    cond_first: bool
+
+
+def pair_of(calls: Sequence[SeenCall], mixed: torch.Tensor) -> Pair | str | None:
+    """Which outputs of one evaluation guidance mixed, and how.
+
+    Args:
+        calls: those of the evaluation, in their order; at least one.
+        mixed: what the sampler is given after them.
+
+    Returns:
+        The pair; why there is none and never will be; or None where this run has no guidance.
+    """
+    outputs = [output for _, _, output in calls]
+    rows = len(calls) == 1
+    if rows:
+        halves = _halves_of(calls[0][1], outputs[0], mixed)
+        if halves is None or isinstance(halves, str):
+            return halves
+        outputs = halves
+    if len(outputs) != 2:
+        return f"the denoiser is called {len(outputs)} times between two sampler steps, not twice"
+    cond_first = cond_is_first(outputs[0], outputs[1], mixed)
+    if cond_first is None:
+        return "the sampler is not given u + s (c - u) of the denoiser's two outputs u and c"
+    if not rows and not cond_first:
+        return "the branch without the prompt is called before the one with it"
+    return Pair(rows, cond_first)
+
+
+def _halves_of(
+    entry: torch.Tensor | None, output: torch.Tensor, mixed: torch.Tensor
+) -> list[torch.Tensor] | str | None:
+    """The halves of the one batch of an evaluation; why there are none; None where there is no guidance."""
+    given, came = mixed.shape[:1].numel(), output.shape[0]
+    if not halves_equal(entry) or came % 2:
+        batch = entry is not None and entry.shape[:1].numel() == came
+        if batch and 0 < given < came and came % given == 0:
+            return f"the {came} rows of a batch are mixed, but are not two halves of equal inputs"
+        return None
+    if given == came and not halves_equal(mixed):
+        # Pictures of equal seeds are halves too.
+        return None
+    return list(output.chunk(2))
 
 
 def cond_is_first(a: torch.Tensor, b: torch.Tensor, mixed: torch.Tensor) -> bool | None:
@@ -34,7 +95,8 @@ def cond_is_first(a: torch.Tensor, b: torch.Tensor, mixed: torch.Tensor) -> bool
     # Apple's devices have no float64.
     wide = torch.float32 if a.device.type == "mps" else torch.float64
     a, b = a.to(wide), b.to(wide)
-    found: list[tuple[float, float]] = []
+    # Of each sign: how far off the line through both outputs the mixture lies, and where along it.
+    fits: list[tuple[float, float]] = []
     for signed in (mixed.to(wide), -mixed.to(wide)):
         free = (signed != a) & (signed != b)
         m, start, way = signed[free], a[free], (b - a)[free]
@@ -44,9 +106,9 @@ def cond_is_first(a: torch.Tensor, b: torch.Tensor, mixed: torch.Tensor) -> bool
         share = float(((m - start) * way).sum()) / length
         off = float((m - start - share * way).norm()) / max(float((m - start).norm()), 1e-30)
         if off < _COLLINEAR and not 0.0 <= share <= 1.0:
-            found.append((off, share))
+            fits.append((off, share))
     # Far from both outputs either sign is nearly on their line; the true one is on it.
-    return min(found)[1] < 0.0 if found else None
+    return min(fits)[1] < 0.0 if fits else None
 
 
 def split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

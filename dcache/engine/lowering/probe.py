@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,14 +41,8 @@ class FrontProbe:
     def leave(self, call: Call, block: nn.Module, leaves: Sequence[Any]) -> None:
         """The last of them has run: show the indicator output minus input."""
         if self.before is None:
-            prober, first = self.engine.tracer, self.first
-            sources = prober.sources(block)
             clones, self.clones = self.clones, {}
-            main = next((name for name in clones if name in sources), None)
-            if main is None or first is None:
-                return
-            self.leaf = sources.index(main)
-            names, self.dim = prober.entries(first, main, leaves[self.leaf], clones)
+            names, self.dim, self.leaf = self._stream(block, leaves, clones)
             self.keys = tuple(clones[n][0] for n in names)
             entry = join([clones[n][1] for n in names], self.dim)
             if entry is None:
@@ -56,6 +50,36 @@ class FrontProbe:
             self.before = torch.neg(entry)
         self.engine.show(call, self.before.add_(leaves[self.leaf]), own=True)
         self.before = None
+
+    def _stream(
+        self, block: nn.Module, leaves: Sequence[Any], given: Mapping[str, tuple[Key, torch.Tensor]]
+    ) -> tuple[tuple[str, ...], int, int]:
+        """Which arguments of the first block an output of the last one continues.
+
+        Args:
+            block: the last one.
+            leaves: its outputs.
+            given: the first block's arguments as they were.
+
+        Returns:
+            The arguments, the dimension along which they are joined, and the place of the output; no argument
+            where none is continued.
+        """
+        tracer, first = self.engine.tracer, self.first
+        if first is None:
+            return (), 0, 0
+        sources = tracer.sources(block)
+        main = next((name for name in given if name in sources), None)
+        places = range(len(leaves)) if main is None else [sources.index(main)]
+        for place in places:
+            names, dim = tracer.entries(first, sources[place], leaves[place], given)
+            if not names:
+                # Another class of blocks may have another name for the same stream.
+                shape = getattr(leaves[place], "shape", None)
+                names = tuple([name for name, (_, tensor) in given.items() if tensor.shape == shape][:1])
+            if names:
+                return names, dim, place
+        return (), 0, 0
 
 
 class FrontProbeCall(ModuleIntercept):

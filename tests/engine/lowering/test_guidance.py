@@ -202,7 +202,8 @@ def gives_up(pipe: Pipe, says: str, **call: Any) -> None:
     plain = pipe(**call)
     pipe.core.rows.clear()
     dcache.enable(pipe, BANDS)
-    with pytest.warns(DcacheWarning, match=f"Core: site 'guidance' is never predicted: .*{says}") as caught:
+    name = type(pipe.core).__name__
+    with pytest.warns(DcacheWarning, match=f"{name}: site 'guidance' is never predicted: .*{says}") as caught:
         found = [pipe(**call) for _ in range(2)]
     assert len([w for w in caught if "guidance" in str(w.message)]) == 1
     assert all(torch.equal(x, plain) for x in found)
@@ -248,6 +249,82 @@ def test_the_branch_with_the_prompt_called_last_is_not_understood():
 
 def test_a_denoiser_whose_rows_see_each_other_is_left_alone():
     gives_up(Pipe(Core(mixes=True)), "give another output without the others beside them")
+
+
+class Rows:
+    """Something made for the rows of the whole batch; filled in calls of mode "write"."""
+
+    def __init__(self) -> None:
+        self.mode, self.filled, self.rows = "read", [], 0
+
+
+class Filled(Core):
+    """Takes an object for all rows of its batch, which fewer rows do not fit where it `fits` not."""
+
+    fits = True
+
+    def forward(self, x: torch.Tensor, timestep: Any, encoder_hidden_states: Any, cache: Rows) -> Any:
+        if not self.fits and cache.rows not in {0, x.shape[0]}:
+            raise RuntimeError("rows of another batch")
+        if cache.mode == "write":
+            cache.filled.append(x.shape[0])
+        return super().forward(x, timestep, encoder_hidden_states)
+
+
+class FilledPipe(Pipe):
+    """Its denoiser is given the object; the calls of these steps write into it."""
+
+    writes: tuple[int, ...] = ()
+
+    def outputs(self, x: torch.Tensor, t: Any, c: torch.Tensor, u: torch.Tensor) -> list[torch.Tensor]:
+        core, step = self.core, self.scheduler.timesteps.tolist().index(float(t))
+        if step == 0:
+            self.cache = Rows()
+            self.cache.rows = 2 * x.shape[0]
+        self.cache.mode = "write" if step in self.writes else "read"
+        self.core = lambda *args, **kwargs: core(*args, cache=self.cache, **kwargs)
+        try:
+            return super().outputs(x, t, c, u)
+        finally:
+            self.core = core
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("sibling", ["bands", "drop"])
+def test_calls_that_write_are_computed_whole_and_once(batched, sibling):
+    pipe = FilledPipe(Filled(), cond_first=True, batched=batched)
+    # By then it is known which branch is which, so that this call would be halved and replayed.
+    pipe.writes = (2,)
+    pipe()
+    written = [2] if batched else [1, 1]
+    assert pipe.cache.filled == written
+    dcache.enable(pipe, only_guidance(sibling, 0, 1))
+    pictures = []
+    for _ in range(2):
+        pictures.append(pipe())
+        assert pipe.cache.filled == written
+        stats = dcache.stats(pipe)
+        assert stats.reasons["writes"] == len(written)
+        assert stats.predicted == 2
+    assert torch.equal(*pictures)
+
+
+def test_arguments_that_half_of_the_rows_do_not_fit_are_no_error_of_the_run():
+    core = Filled()
+    core.fits = False
+    gives_up(FilledPipe(core), "give another output without the others beside them")
+
+
+def test_rows_that_come_as_a_list_are_no_batch():
+    class Lists(Core):
+        def forward(self, x: list[torch.Tensor], timestep: Any, encoder_hidden_states: Any) -> Any:
+            return super().forward(torch.stack(x), timestep, encoder_hidden_states)
+
+    class ListPipe(Pipe):
+        def outputs(self, x: torch.Tensor, t: Any, c: torch.Tensor, u: torch.Tensor) -> list[torch.Tensor]:
+            return list(self.core([*x, *x], t, encoder_hidden_states=torch.cat([u, c])).chunk(2)[::-1])
+
+    gives_up(ListPipe(Lists()), "its rows come as a list of tensors, not as one batch")
 
 
 def test_a_hand_written_loop_shows_nobody_what_its_sampler_is_given():

@@ -55,13 +55,20 @@ class Single(Double):
         return super().forward(image)
 
 
+class Joined(Double):
+    """The same under a name that a `Pair` does not have."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return super().forward(hidden)
+
+
 class TwoStreams(nn.Module):
     """Two blocks of two streams, then two of both joined, the text in front."""
 
-    def __init__(self) -> None:
+    def __init__(self, single: type[nn.Module] = Single) -> None:
         super().__init__()
         self.pairs = nn.ModuleList([Pair(), Pair()])
-        self.single = nn.ModuleList([Single(), Single()])
+        self.single = nn.ModuleList([single(), single()])
         self.eval()
 
     def forward(self, x: torch.Tensor, timestep: Any) -> torch.Tensor:
@@ -171,8 +178,9 @@ def test_of_two_streams_the_first_is_looked_at() -> None:
     assert {x.shape for x in SHOWN} == {(1, 2, 4)}
 
 
-def test_behind_a_seam_both_streams_are() -> None:
-    model = TwoStreams()
+@pytest.mark.parametrize("single", [Single, Joined])
+def test_behind_a_seam_both_streams_are(single: type[nn.Module]) -> None:
+    model = TwoStreams(single)
     session = front(model, 3, Listed((0, 2)), codec="value")
     steps(model, TIMES)
     assert {x.shape for x in SHOWN} == {(1, 5, 4)}
@@ -181,6 +189,13 @@ def test_behind_a_seam_both_streams_are() -> None:
     assert integers([x[:, 3:] for x in SHOWN]) == [17 * h for h in (5, 4, 3, 2)]
     fronts: list[FrontProbe] = [i.front for i in session.binding.intercepts if isinstance(i, FrontProbeCall)]
     assert (fronts[0].keys, fronts[0].dim, fronts[0].leaf) == (("text", "image"), 1, 0)
+
+
+def test_a_stream_may_have_another_name_in_the_last_block_of_the_front() -> None:
+    model = Toy([Double(), Joined(), Double()])
+    front(model, 2, Listed((0, 2)))
+    steps(model, TIMES)
+    assert shown() == [15, 12, 9, 6]
 
 
 def test_what_is_shown_belongs_to_the_indicator() -> None:

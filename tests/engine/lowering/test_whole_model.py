@@ -91,14 +91,81 @@ def test_what_is_no_tensor_comes_back_in_its_place(codec: str) -> None:
     assert [rest[0], *integers([second["sample"], rest[1]]), *rest[2:]] == ["a flag", sample, 1200, None, 3]
     session = session_of(model)
     assert session is not None
-    assert session.binding.whole is not None
-    assert session.binding.whole.constants == [None, "a flag", None, None, 3]
+    form = session.state.branches["0"].history("model").form
+    assert form.constants == (None, "a flag", None, None, 3)
+    assert form.changes == (codec == "delta", False, False, False, False)
     assert model.runs == 1
 
 
 def test_the_constants_are_those_of_the_last_computed_call() -> None:
     model = Returns(lambda y: (y, float(y[0, 0, 0])))
     assert [flag for _, flag in outputs(model, "value", 1, 2, 3, 4)] == [12.0, 12.0, 14.0, 14.0]
+
+
+class Boxed(nn.Module):
+    """2 x + timestep, alone or in a dict with what else the caller asks for."""
+
+    def forward(self, x: torch.Tensor, timestep: Any, return_dict: bool = True, text: Any = None) -> Any:
+        y = (2 * x + timestep).to(torch.float32 if return_dict else torch.float64)
+        return {"sample": y, "text": text, "kind": "dict"} if return_dict else (y,)
+
+
+@pytest.mark.parametrize("codec", ["value", "delta"])
+def test_branches_that_ask_for_different_containers_are_each_given_their_own(codec: str) -> None:
+    model = Boxed().eval()
+    dcache.enable(model, every_2(codec))
+    outputs: dict[bool, list[Any]] = {True: [], False: []}
+    for i in range(4):
+        for boxed in (True, False):
+            dcache.step(model, i)
+            outputs[boxed] += walk(model, [10 - i], full(1), return_dict=boxed)
+    assert all(type(output) is dict and output["kind"] == "dict" for output in outputs[True])
+    assert all(type(output) is tuple for output in outputs[False])
+    assert integers([output["sample"] for output in outputs[True]]) == [12, 12, 10, 10]
+    assert integers([output[0] for output in outputs[False]]) == [12, 12, 10, 10]
+    assert {output["sample"].dtype for output in outputs[True]} == {torch.float32}
+    assert {output[0].dtype for output in outputs[False]} == {torch.float64}
+
+
+def test_a_tensor_that_is_handed_on_is_no_output_to_remember_and_belongs_to_its_branch() -> None:
+    model = Boxed().eval()
+    session = session_on(model, every_2("value"))
+    texts = {name: torch.full((1, 3, 4), float(i)) for i, name in enumerate(("a", "b"))}
+    for i in range(4):
+        for name, text in texts.items():
+            dcache.step(model, i, branch=name)
+            (output,) = walk(model, [10 - i], full(1), text=text)
+            assert output["text"] is text
+    # Of each branch the sample: 8 floats.
+    assert session.stats().bytes_now == 2 * 8 * 4
+
+
+@pytest.mark.parametrize(("codec", "expected"), [("value", [12, 12, 10, 10]), ("delta", [12, 13, 10, 11])])
+def test_samples_may_come_and_go_as_a_list(codec: str, expected: list[int]) -> None:
+    class Rows(nn.Module):
+        """Z-Image's way: a list of pictures in, a list of pictures out."""
+
+        def forward(self, x: list[torch.Tensor], timestep: Any) -> tuple[list[torch.Tensor]]:
+            return ([2 * row + timestep for row in x],)
+
+    model = Rows().eval()
+    dcache.enable(model, every_2(codec))
+    outputs = []
+    for i in range(4):
+        dcache.step(model, i)
+        entry = 1.0 + i % 2
+        with torch.no_grad():
+            outputs += model([full(entry), full(entry + 100)], 10 - i)
+    assert integers([rows[0] for rows in outputs]) == expected
+    # A hundred more in the entry is two hundred in the output, and its change is a hundred of them.
+    assert integers([rows[1] for rows in outputs]) == [value + 200 for value in expected]
+
+
+def test_a_call_without_a_sample_is_remembered_by_nobody() -> None:
+    for codec in ("value", "delta"):
+        region, branch = region_on(codec), Branch("0", 1)
+        assert region.run(Call(branch, 0, 0.0), lambda _: (None, 3), (full(1),), {})[0] == (None, 3)
+        assert not region.has_history
 
 
 def test_an_output_of_another_shape_is_no_change_of_the_input() -> None:

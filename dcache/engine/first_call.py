@@ -1,0 +1,203 @@
+"""After a call: whether it wrote into its arguments, and whether its sites can be predicted at all.
+
+Both are asked of the first call of each signature. One that writes is withdrawn, and its like are computed
+from then on. One whose sites cannot be predicted makes the session fall back to the whole model; what it
+returned is remembered as the whole model's, so that this run is like those that follow it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol
+
+from torch import nn
+
+from dcache.cache.history import Branch
+from dcache.engine.binding import Binding
+from dcache.engine.call import Call
+from dcache.engine.gate import Gate
+from dcache.engine.lowering.blocks import RunRegion
+from dcache.engine.memory import SessionMemory
+from dcache.engine.protocols import Engine
+from dcache.engine.selfcheck import self_check
+from dcache.errors import DcacheError
+from dcache.intercept.pytree import flatten
+
+
+class Checked(Engine, Protocol):
+    """What is read and changed of a session; attributes as there."""
+
+    verified: set[Hashable]
+    writers: dict[Hashable, bool]
+    removed: bool
+    binding: Binding
+    gate: Gate
+
+    @property
+    def memory(self) -> SessionMemory | None:
+        """The share in a budget, or None."""
+        ...
+
+    def rebind(self, sites: Sequence[str]) -> None:
+        """Take all intercepts off and bind again."""
+        ...
+
+    def remove(self) -> None:
+        """Take everything off the module."""
+        ...
+
+
+class CallCheck:
+    """Looks at every call of one session once it is over.
+
+    Args:
+        session: the session.
+    """
+
+    def __init__(self, session: Checked) -> None:
+        self.session = session
+
+    def withdrawn(self, call: Call, output: Any) -> bool:
+        """Whether a first call is none to predict: it wrote into its arguments, or returned no sample.
+
+        It is forgotten then, with everything that was remembered of it.
+        """
+        effects, withdraw = call.effects, call.withdraw
+        # They hold the arguments, and what other branches remember.
+        call.effects = call.withdraw = None
+        session = self.session
+        if effects is None or withdraw is None or session.removed:
+            return False
+        leaves = flatten(output)[0]
+        sampled = bool(leaves) and leaves[0] is not None
+        if sampled and not effects.written():
+            return False
+        if not effects.complete:
+            session.warn(
+                f"{type(session.module).__name__}: its arguments have too many parts to see which of them a "
+                "call writes into, so such calls are always computed"
+            )
+        state = session.state
+        session.writers[call.branch.signature] = withdraw(call, sampled)
+        # A run that only this call seemed to open is none; what was counted into it belongs to the next.
+        lost = 0 if session.state is state else state.record.reasons.get("writes", 0)
+        for region in session.binding.storing():
+            region.release()
+        if session.binding.guidance is not None:
+            session.binding.guidance.withdraw(call)
+        if session.memory is not None:
+            session.memory.withdraw()
+        session.gate.count_writes(1 + lost)
+        return True
+
+    def check(self, call: Call, output: Any, inner: Callable[..., Any], arguments: Any) -> Call:
+        """A call is over: the first of each signature checks what was understood of the model.
+
+        Args:
+            call: the call.
+            output: what it returned.
+            inner: the denoiser's own call.
+            arguments: (args, kwargs) as they were before it, where something is to be checked.
+
+        Returns:
+            The call, or the one that stands for it where the session fell back to the whole model.
+
+        Raises:
+            DcacheError: a run of blocks was entered and not left, or the method looks inside the model.
+        """
+        session, branch = self.session, call.branch
+        checks = call.observing and arguments is not None
+        # Caching that is taken off in a computed run of blocks lets the rest of them compute.
+        if call.entered and (call.predicted or not session.removed) and not (checks and self._repeats()):
+            raise never_left(session.module, call.entered)
+        if branch.indicator is not None:
+            branch.indicator.end_step(call.computed > 0, output)
+        reset = branch.reset
+        if call.computed:
+            branch.reset = ""
+        incomplete = session.memory is not None and session.memory.short
+        if not checks or incomplete or session.removed:
+            if branch.indicator is not None:
+                # What the indicator compares with may take less after the next call.
+                session.state.note_peak()
+            return call
+        problem = session.binding.settle()
+        if problem is None and session.binding.whole is None:
+            problem = self_check(session, list(session.binding.storing()), call, inner, arguments, output)
+        if problem:
+            self.fall_back(problem)
+            call = self._as_whole_model(call, reset, arguments, output)
+        else:
+            session.binding.check_corrections()
+        session.verified.add(branch.signature)
+        return call
+
+    def fall_back(self, why: str) -> None:
+        """Give the sites up for the whole model, and say so.
+
+        Raises:
+            DcacheError: the method makes no sense on the whole model; caching is taken off.
+        """
+        session = self.session
+        name, method = type(session.module).__name__, session.method
+        if method.probe or method.fixed or method.corrections is not None:
+            # The run ends here, and what was counted of it says nothing.
+            session.state.run = None
+            session.state.branches = {}
+            session.remove()
+            raise DcacheError(
+                f"{method.describe()} looks inside {name}, and that does not work there: {why}. Use a method "
+                "with sites='model'."
+            )
+        session.warn(f"{name}: {why}; the whole model is remembered instead (sites='model')")
+        session.method = method.for_whole_model()
+        session.rebind(("model",))
+
+    def _as_whole_model(self, call: Call, reset: str, arguments: Any, output: Any) -> Call:
+        """Remember a call that was computed under other sites as one of the whole model.
+
+        Args:
+            call: the call.
+            reset: why its branch had been emptied before it, "" if it had not.
+            arguments: (args, kwargs) as they were before it.
+            output: what it returned.
+        """
+        session, before = self.session, call.branch
+        state, whole = session.state, session.binding.whole
+        if whole is None:
+            return call
+        # Rows of sites that are bound no more are no part of the run's trace.
+        state.record.events.clear()
+        if call.counts is not None:
+            state.record.recount(call.counts)
+        branch = Branch(before.name, session.method.predictor.order + 1, before.signature)
+        branch.condition, branch.paired, branch.reset = before.condition, before.paired, reset
+        state.branches[branch.name] = branch
+        state.shared.clear()
+        session.call = adopted = Call(branch, call.index, call.tau, run=call.run, counts=call.counts)
+        args, kwargs = arguments
+        whole.adopt(adopted, args, kwargs, output)
+        branch.reset = ""
+        return adopted
+
+    def _repeats(self) -> bool:
+        """Whether a block of a run was called more than once, which `Binding.settle` has words for."""
+        runs = [region for region in self.session.binding.storing() if isinstance(region, RunRegion)]
+        return any(len(set(region.order)) < len(region.order) for region in runs)
+
+
+def never_left(module: nn.Module, entered: int) -> DcacheError:
+    """The error for runs of blocks that were not entered and left once each.
+
+    Args:
+        module: the denoiser.
+        entered: runs that were entered and not left; negative where more were left than entered.
+    """
+    what = (
+        "a run of blocks was entered and its last block never called (skip-layer guidance?), so the "
+        "prediction had nowhere to go. Choose a run that ends before the blocks that are skipped"
+        if entered > 0
+        else "the last block of a run was called more often than its first (skip-layer guidance, or a block "
+        "that is called twice?), so where the run ends is not known. Choose a run without these blocks"
+    )
+    return DcacheError(f"{type(module).__name__}: {what}, or sites='model'.")

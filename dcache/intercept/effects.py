@@ -1,0 +1,136 @@
+"""What a call of a module writes into its arguments: keys and values of causal video, of reference images.
+
+A pipeline may call the denoiser for this alone. Such a call must run, and must run once: predicted, it would
+write nothing; replayed, it might append twice.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from dcache.intercept.objects import PLAIN, attributes_of, put_back
+from dcache.intercept.pytree import samples
+
+# Layers times the parts of each; a walk over more would take as long as the call.
+_MOST_PARTS = 10_000
+
+
+class Effects:
+    """The arguments of one call as they were before it, to tell afterwards what the call wrote into them.
+
+    These count: another version or shape of a tensor that can be reached from the arguments; a list, dict,
+    set or deque that grew or whose items were replaced; an attribute that was set. These do not: the sample,
+    an item that was taken out, and entries of a dict of plain values alone, for a model may complete the
+    flags that it was given. An empty dict that is filled counts: it was made to be filled.
+
+    Args:
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
+
+    Attributes:
+        complete: False where the arguments have too many parts to watch.
+    """
+
+    def __init__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        self.complete = True
+        self._tensors: list[tuple[torch.Tensor, object]] = []
+        self._containers: list[tuple[Any, Any]] = []
+        self._objects: list[tuple[Any, dict[str, Any]]] = []
+        self._walk([*args, *kwargs.values()], {id(tensor) for tensor in samples(args, kwargs)})
+
+    def written(self) -> bool:
+        """Whether the call wrote into its arguments; True where that cannot be told."""
+        return (
+            not self.complete
+            or any(_state_of(tensor) != state for tensor, state in self._tensors)
+            or any(_differs(container, before) for container, before in self._containers)
+            or any(_has_new(before, attributes_of(value) or {}) for value, before in self._objects)
+        )
+
+    def restore(self) -> None:
+        """Put containers and attributes back as they were; tensors that were written into stay so."""
+        for container, before in self._containers:
+            if isinstance(container, list):
+                container[:] = before
+            else:
+                container.clear()
+                (container.extend if isinstance(container, deque) else container.update)(before)
+        for value, before in self._objects:
+            if _has_new(before, attributes_of(value) or {}):
+                put_back(value, before)
+
+    def _walk(self, stack: list[Any], seen: set[int]) -> None:
+        # Every part once, by its identity: caches refer to each other, and to themselves.
+        while stack:
+            value = stack.pop()
+            if isinstance(value, PLAIN) or id(value) in seen:
+                continue
+            seen.add(id(value))
+            if len(seen) > _MOST_PARTS:
+                self.complete = False
+                return
+            if isinstance(value, torch.Tensor):
+                self._tensors.append((value, _state_of(value)))
+            elif isinstance(value, dict):
+                self._containers.append((value, dict(value)))
+                stack += value.values()
+            elif isinstance(value, list | set | deque):
+                self._containers.append((value, value.copy()))
+                stack += value
+            elif isinstance(value, tuple):
+                stack += value
+            else:
+                attributes = attributes_of(value)
+                if attributes is not None:
+                    self._objects.append((value, dict(attributes)))
+                    stack += attributes.values()
+
+
+@contextmanager
+def undone(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Callable[[], bool]]:
+    """Inside this block a module may be called once more with these arguments, which are restored behind it.
+
+    Yields:
+        Whether the call wrote into them; to be asked inside the block.
+    """
+    effects = Effects(args, kwargs)
+    try:
+        yield effects.written
+    finally:
+        effects.restore()
+
+
+def _state_of(tensor: torch.Tensor) -> object:
+    if tensor.device.type == "meta":
+        return tensor.shape
+    if tensor.is_inference():
+        # These have no version; the sum of all bytes is what is left to tell by.
+        contents = tensor.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8)
+        return tensor.shape, float(contents.sum(dtype=torch.float64))
+    return tensor.shape, tensor._version
+
+
+def _differs(now: Any, before: Any) -> bool:
+    if isinstance(now, dict):
+        flags = bool(before) and all(isinstance(item, PLAIN) for item in (*before.values(), *now.values()))
+        return not flags and _has_new(before, now)
+    if isinstance(now, set):
+        return not now <= before
+    if len(now) >= len(before):
+        # A ring that is full drops an item for each that it is given.
+        return len(now) > len(before) or not all(map(_same, before, now))
+    left = {id(item) for item in before}
+    return any(id(item) not in left for item in now)
+
+
+def _has_new(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    return any(name not in before or not _same(before[name], item) for name, item in now.items())
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (isinstance(a, PLAIN) and type(a) is type(b) and a == b)
