@@ -1,4 +1,4 @@
-"""What is attached to the denoiser module itself: its call, and two of its methods."""
+"""`Attachment`: the intercepts on the denoiser module itself, of its call and of two methods."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Attachment:
         self.methods: list[MethodIntercept] = []
 
     def install(self) -> None:
-        """Put everything in place."""
+        """Install all intercepts."""
         self.call.install()
         self.methods = [MethodIntercept(self.module, "compile", self._compile)]
         if hasattr(type(self.module), "cache_context"):
@@ -36,7 +36,7 @@ class Attachment:
             method.install()
 
     def verify(self) -> None:
-        """Take the module's call again if the slot was taken since.
+        """Install the intercept of the module's call again if its slot was overwritten.
 
         Raises:
             DcacheError: the whole model was compiled.
@@ -46,7 +46,7 @@ class Attachment:
             self.call.install()
 
     def remove(self) -> None:
-        """Take everything off."""
+        """Remove all intercepts."""
         self.call.remove()
         for method in self.methods:
             method.remove()
@@ -66,10 +66,10 @@ class Attachment:
 
 
 def denoiser_of(module: nn.Module) -> Denoiser | None:
-    """What stands behind a denoiser's call, where caching is enabled on it."""
+    """The session that handles a denoiser's calls; None if caching is not enabled on it."""
     model_call = model_call_of(module)
     if model_call is not None:
         return model_call.session
-    # The slot was taken since; the next run notices.
+    # The slot of the call may have been overwritten, until the next run calls `verify`.
     owner = listener_on(module, "compile")
     return owner.session if isinstance(owner, Attachment) and owner.module is module else None

@@ -36,7 +36,7 @@ def trace_of(sessions: Mapping[str, Traced]) -> Schedule | None:
             method.predictor.name,
             method.predictor.parameters(),
             method.clock,
-            sibling=method.sibling,
+            uncond_from=method.uncond_from,
             model=type(session.module).__name__,
             config=config_digest(session.module),
             corrections=_corrections(method, rows.values()),

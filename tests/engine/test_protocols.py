@@ -132,7 +132,7 @@ def regions() -> Iterator[Any]:
         (Toy(), EVERY_2.with_sites(("model",)), {}),
         (layered, EVERY_2.with_sites(("mlp",)), {}),
         (unet(), EVERY_2.with_sites(("bracket:0",)), {}),
-        (Toy(), replace(EVERY_2, sites=("guidance",), sibling="drop"), {}),
+        (Toy(), replace(EVERY_2, sites=("guidance",), uncond_from="drop"), {}),
         (Toy(), EVERY_2, {"lowering": "replay"}),
     ):
         made = session_on(model, method, **options)
