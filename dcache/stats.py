@@ -113,14 +113,14 @@ def merge(parts: dict[str, Stats]) -> Stats:
 
 _MEANING = {
     "warmup": "inside the warm-up (raise the step count or lower warmup=)",
-    "interval": "the interval asked for a compute",
+    "interval": "the interval is over",
     "threshold": "the probe changed by more than the threshold (raise threshold=)",
     "last": "the last evaluation",
     "max_run": "the longest run of predictions was reached",
-    "schedule": "the schedule says compute",
+    "schedule": "the schedule computes",
     "listed": "listed to compute",
     "shape": "the call's shapes changed",
-    "no_history": "nothing was remembered yet",
+    "no_history": "there was no anchor to predict from yet",
     "nan": "the probe was not a number",
     "training": "the module is in training mode (call .eval())",
     "gradients": "gradients are being recorded (use torch.no_grad())",

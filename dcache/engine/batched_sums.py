@@ -27,7 +27,7 @@ MOST_BYTES = 1 << 26
 Sums = list[torch.Tensor | None]
 
 
-class Foreseeing(Protocol):
+class Lookahead(Protocol):
     """Decides in advance which sites will be predicted, as `engine.decisions.Decisions` does."""
 
     foreseen: set[str]
@@ -51,7 +51,7 @@ class BatchedSums:
         call: the call in which a site was predicted last, None between calls.
     """
 
-    def __init__(self, decisions: Foreseeing, regions: Callable[[], Sequence[Region]]) -> None:
+    def __init__(self, decisions: Lookahead, regions: Callable[[], Sequence[Region]]) -> None:
         self.decisions = decisions
         self.regions = regions
         self.waiting: dict[Region, History] = {}

@@ -111,8 +111,8 @@ def _default(options: Mapping[str, Any], taken: Iterable[str]) -> Method:
             f"methods with such options are {', '.join(takers)}"
         )
     raise DcacheError(
-        f"unknown option(s) {', '.join(options)} for {default.describe()}: {_says(taken)}a preset's own "
-        "options go with its name, as in dcache.enable(pipe, 'interval', interval=3)"
+        f"unknown option(s) {', '.join(options)} for {default.describe()}: {_engine_options(taken)}a "
+        "preset's own options go with its name, as in dcache.enable(pipe, 'interval', interval=3)"
     )
 
 
@@ -136,15 +136,15 @@ def _named(text: str, options: Mapping[str, Any]) -> Method | Schedule:
     )
 
 
-def _refuse_options(what: str, options: Mapping[str, Any], taken: Iterable[str]) -> None:
+def _refuse_options(name: str, options: Mapping[str, Any], taken: Iterable[str]) -> None:
     if options:
         raise DcacheError(
-            f"unknown option(s) {', '.join(options)} for {what}: {_says(taken)}a preset's own options go "
-            "with its name, as in dcache.enable(pipe, 'interval', interval=3)"
+            f"unknown option(s) {', '.join(options)} for {name}: {_engine_options(taken)}a preset's own "
+            "options go with its name, as in dcache.enable(pipe, 'interval', interval=3)"
         )
 
 
-def _says(taken: Iterable[str]) -> str:
+def _engine_options(taken: Iterable[str]) -> str:
     names = ", ".join(taken)
     return f"the engine takes {names}; " if names else ""
 

@@ -26,7 +26,7 @@ KINDS |= {kind: kind for kind in KINDS.values()}
 def smoothcache(
     table: str | os.PathLike[str] | Mapping[str, Sequence[int]] | None = None, branches: str = "separate"
 ) -> Method:
-    """SmoothCache (Liu et al. 2024): every kind of sublayer is computed where its row of a table says 1.
+    """SmoothCache (Liu et al. 2024): every kind of sublayer is computed where its row of a table has a 1.
 
     Args:
         table: kind ("attn1", "attn2", "ff", or dcache's own names) -> one 0 or 1 for each evaluation; or a

@@ -190,7 +190,7 @@ class Structure:
         brackets = [s for s in sites if s.kind == "bracket"]
         if len(brackets) > 1:
             raise DcacheError(
-                f"brackets nest, so only one can be remembered at a time; got {[s.name for s in brackets]}"
+                f"brackets nest, so only one can be cached at a time: got {[s.name for s in brackets]}"
             )
 
     def _class_name(self) -> str:
