@@ -249,14 +249,7 @@ def step(
         raise DcacheError(
             f"dcache.step needs a module with caching enabled on it, found {len(sessions)} denoisers"
         )
-    check_whole("index", index, 0)
-    if steps is not None:
-        check_whole("steps", steps, 1)
-    for name, value in (("sigma", sigma), ("timestep", timestep)):
-        if value is not None:
-            check_number(name, value, -math.inf)
-    if branch is not None and not isinstance(branch, str):
-        raise DcacheError(f"branch must be a name or None, got {branch!r}")
+    _check_step(index, sigma, branch, timestep, steps)
     tracker = sessions[0].tracker
     manual = tracker.manual
     called_again = (
@@ -271,6 +264,17 @@ def step(
     manual.branch = branch
     manual.seen.add(branch or "")
     manual.run.tell(timestep, sigma)
+
+
+def _check_step(index: Any, sigma: Any, branch: Any, timestep: Any, steps: Any) -> None:
+    check_whole("index", index, 0)
+    if steps is not None:
+        check_whole("steps", steps, 1)
+    for name, value in (("sigma", sigma), ("timestep", timestep)):
+        if value is not None:
+            check_number(name, value, -math.inf)
+    if branch is not None and not isinstance(branch, str):
+        raise DcacheError(f"branch must be a name or None, got {branch!r}")
 
 
 def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) -> None:

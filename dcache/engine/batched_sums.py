@@ -19,8 +19,7 @@ from dcache.engine.protocols import Lowered
 from dcache.engine.region import Region
 from dcache.kernels.weighted_sum import Job, weighted_sum, weighted_sums
 
-# Most bytes of outputs that are computed ahead. Larger sums gain little, since a launch is then cheap beside
-# them.
+# Most bytes of outputs that are computed ahead. Of larger sums the launch is a small share.
 MOST_BYTES = 1 << 26
 
 # The predicted outputs of one site, None for those that are not stored.

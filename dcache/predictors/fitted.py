@@ -54,7 +54,7 @@ class Fitted:
         weights: Mapping[str, Mapping[Any, Mapping[Any, float]]],
         difference_weights: Mapping[str, Mapping[Any, Mapping[Any, float]]] | None = None,
     ) -> None:
-        tables = (_checked(weights), _checked(difference_weights or {}))
+        tables = (_checked(weights), _checked({} if difference_weights is None else difference_weights))
         object.__setattr__(self, "mean_table", tables[0])
         object.__setattr__(self, "difference_table", tables[1])
         lengths = [len(row) for table in tables for rows in table.values() for row in rows.values()]

@@ -58,7 +58,7 @@ class StreamTracer:
     seen: dict[nn.Module, BlockTrace] = field(default_factory=dict)
     votes: dict[tuple[type, int], str] = field(default_factory=dict)
     joined: tuple[str, ...] = ()
-    _before: tuple[nn.Module, Sequence[Any]] | None = None
+    _previous: tuple[nn.Module, Sequence[Any]] | None = None
 
     def record(
         self,
@@ -78,14 +78,16 @@ class StreamTracer:
             recipe: how to rebuild the output container.
         """
         named = named_tensors(block, args, kwargs)
-        if self._before is not None and type(self._before[0]) is type(block):
-            for k, leaf in enumerate(self._before[1]):
+        if self._previous is not None and type(self._previous[0]) is type(block):
+            # The same tensor object, passed on to a block of the same class, shows which argument it
+            # continues.
+            for k, leaf in enumerate(self._previous[1]):
                 for name, (_, tensor) in named.items():
                     if tensor is leaf:
                         self.votes[type(block), k] = name
-        elif self._before is not None:
-            self._detect_join(*self._before, [tensor for _, tensor in named.values()])
-        self._before = (block, leaves)
+        elif self._previous is not None:
+            self._detect_join(*self._previous, [tensor for _, tensor in named.values()])
+        self._previous = (block, leaves)
         fits = [[n for n, (_, t) in named.items() if _matches(t, leaf)] for leaf in leaves]
         constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
         trace = BlockTrace(block, {n: key for n, (key, _) in named.items()}, fits, recipe, constants)
@@ -93,8 +95,8 @@ class StreamTracer:
         return trace
 
     def _detect_join(self, block: nn.Module, leaves: Sequence[Any], given: Sequence[torch.Tensor]) -> None:
-        # The first or the last stream must be found unchanged. Both need not: the model may have cut or
-        # changed a part of the other one.
+        """Note in which order the model concatenates this block's outputs for the next block, if it does."""
+        # Only the first or the last stream has to be unchanged: the model may have cut or changed the other.
         parts = {n: leaf for n, leaf in zip(self.sources(block), leaves, strict=True) if n is not None}
         for names in permutations(parts) if len(parts) > 1 else ():
             head, tail = parts[names[0]], parts[names[-1]]
@@ -109,7 +111,7 @@ class StreamTracer:
 
     def end_call(self) -> None:
         """End the recorded call: drop its tensors."""
-        self._before = None
+        self._previous = None
 
     def sources(self, block: nn.Module) -> list[str | None]:
         """For each output of a recorded block, the name of the argument that it continues, or None."""
