@@ -18,6 +18,8 @@ from dcache.errors import DcacheError
 from dcache.identity.denoisers import denoisers
 from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
+from dcache.identity.token_models import refuse_token_models
+from dcache.identity.tracker import RunTracker
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.method import Method
 from dcache.methods.replay import replay
@@ -250,7 +252,20 @@ def step(
             f"dcache.step needs a module with caching enabled on it, found {len(sessions)} denoisers"
         )
     _check_step(index, sigma, branch, timestep, steps)
-    tracker = sessions[0].tracker
+    with sessions[0].lanes.here():
+        _set_step(sessions[0].tracker, index, sigma, branch, timestep, steps, flow)
+
+
+def _set_step(
+    tracker: RunTracker,
+    index: int,
+    sigma: float | None,
+    branch: str | None,
+    timestep: float | None,
+    steps: int | None,
+    flow: bool,
+) -> None:
+    """Set the evaluation and branch of the next calls; arguments as for `step`."""
     manual = tracker.manual
     called_again = (
         manual is not None and manual.run.calls > 0 and branch is not None and branch in manual.seen
@@ -281,6 +296,7 @@ def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) 
     """Disable what is enabled on an object and enable a method; if that fails, restore the previous state."""
     before = Enabled.on(target)
     modules = denoisers(target)
+    refuse_token_models(target, modules)
     for module in modules.values():
         refuse_compiled(module)
         if session_of(module) is None:

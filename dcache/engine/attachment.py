@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from torch import nn
 
+from dcache.engine.inner_denoiser import InnerDenoiserCall, inner_denoiser
 from dcache.engine.model_call import Denoiser, ModelCall, NamedContext, model_call_of
+from dcache.engine.run_state import RunState
 from dcache.intercept.conflicts import compiled_whole, refuse_compiled
 from dcache.intercept.method import MethodIntercept, listener_on
+
+
+class Attached(Denoiser, Protocol):
+    """A session.
+
+    Attributes:
+        state: the run under way, or the last one.
+    """
+
+    state: RunState
+
+    def warn(self, text: str) -> None:
+        """Warn once per session and text."""
+        ...
 
 
 class Attachment:
@@ -20,11 +37,12 @@ class Attachment:
         session: its session.
     """
 
-    def __init__(self, module: nn.Module, session: Denoiser) -> None:
+    def __init__(self, module: nn.Module, session: Attached) -> None:
         self.module = module
         self.session = session
         self.call = ModelCall(module, session)
         self.methods: list[MethodIntercept] = []
+        self.inner: InnerDenoiserCall | None = None
 
     def install(self) -> None:
         """Install all intercepts."""
@@ -34,6 +52,11 @@ class Attachment:
             self.methods.append(MethodIntercept(self.module, "cache_context", self._cache_context))
         for method in self.methods:
             method.install()
+        part = inner_denoiser(self.module)
+        if part is not None:
+            path, denoiser = part
+            self.inner = InnerDenoiserCall(denoiser, self._idle, partial(self._warn_of_idle, path, denoiser))
+            self.inner.install()
 
     def verify(self) -> None:
         """Install the intercept of the module's call again if its slot was overwritten.
@@ -51,6 +74,22 @@ class Attachment:
         for method in self.methods:
             method.remove()
         self.methods = []
+        if self.inner is not None:
+            self.inner.remove()
+            self.inner = None
+
+    def _idle(self) -> bool:
+        """Whether no call of the module itself was seen."""
+        state = self.session.state
+        return state.run is None and not state.record.steps and not state.record.reasons
+
+    def _warn_of_idle(self, path: str, denoiser: nn.Module) -> None:
+        outer = type(self.module).__name__
+        self.session.warn(
+            f"caching is enabled on {outer}, and its part {path} ({type(denoiser).__name__}) was called "
+            f"where {outer} itself was not, so nothing is cached. Enable caching on that part instead: "
+            f"dcache.enable(module.{path})."
+        )
 
     def _compile(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         if owner is self.module:

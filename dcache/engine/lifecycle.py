@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -13,12 +14,14 @@ from dcache.engine.call import Call
 from dcache.engine.config import SessionConfig
 from dcache.engine.gate import wrong_count
 from dcache.engine.memory import SessionMemory
+from dcache.engine.model_call import Threads
 from dcache.engine.protocols import Owner
 from dcache.engine.run_state import RunState
 from dcache.errors import DcacheError
 from dcache.identity.noise_grid import Grid, put
 from dcache.identity.run import Run
 from dcache.identity.sampler import Listener
+from dcache.identity.threads import is_called_in
 from dcache.identity.tracker import RunTracker
 from dcache.method import Method
 
@@ -42,6 +45,11 @@ class Living(Protocol):
     tracker: RunTracker
     context: str | None
     removed: bool
+
+    @property
+    def lanes(self) -> Threads:
+        """What is kept apart for each thread."""
+        ...
 
     @property
     def guidance(self) -> float | None:
@@ -71,6 +79,26 @@ class Lifecycle(Listener):
         self.session = session
         self.noise_grid: Grid | None = None
         self.learns = session.method.needs_model_output
+
+    def here(self) -> AbstractContextManager[None]:
+        """Make this thread's run the session's, and keep others out."""
+        return self.session.lanes.here()
+
+    def refuse_other_thread(self, sampler: Any, thread: int) -> None:
+        """Refuse a second thread while the sampler's pipeline is called in the first.
+
+        Raises:
+            DcacheError: the pipeline's call is under way in that thread.
+        """
+        for owner in tuple(self.session.owners):
+            pipe = owner.pipe()
+            if getattr(pipe, "scheduler", None) is sampler and is_called_in(pipe, thread):
+                name = type(pipe).__name__
+                raise DcacheError(
+                    f"this {name} is being called in another thread, and its sampler can serve one call at a "
+                    f"time. Give each thread a pipeline of its own: {name}.from_pipe(pipe, "
+                    "scheduler=copy.deepcopy(pipe.scheduler)) shares the weights."
+                )
 
     def is_copied(self, memo: Mapping[int, Any]) -> bool:
         """Whether one of the pipelines is part of a deep copy under way."""

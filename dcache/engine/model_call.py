@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Protocol
 
@@ -21,6 +22,28 @@ class AroundCall(Protocol):
         ...
 
 
+class Threads(Protocol):
+    """What is kept apart for each thread; `engine.lanes.Lanes` is one.
+
+    Attributes:
+        lock: held during a call.
+        own: has, as `lane`, the part of the thread that looks.
+        active: the part that is in use.
+    """
+
+    lock: AbstractContextManager[Any]
+    own: Any
+    active: Any
+
+    def switch(self) -> None:
+        """Activate the part of this thread."""
+        ...
+
+    def here(self) -> AbstractContextManager[None]:
+        """Hold the lock, with the part of this thread active."""
+        ...
+
+
 class Denoiser(Protocol):
     """What stands behind the denoiser's call: a session.
 
@@ -30,6 +53,11 @@ class Denoiser(Protocol):
     """
 
     context: str | None
+
+    @property
+    def lanes(self) -> Threads:
+        """What is kept apart for each thread."""
+        ...
 
     @property
     def observers(self) -> list[Any]:
@@ -69,9 +97,14 @@ class ModelCall(ModuleIntercept):
         if being_compiled():
             raise compiled_whole(self.module)
         session = self.session
-        if session.observers:
-            return _observed(session.observers, partial(session.denoise, self.inner, args, kwargs))
-        return session.denoise(self.inner, args, kwargs)
+        lanes = session.lanes
+        # Not `lanes.here()`, here and below: a predicted step has few Python calls to spare.
+        with lanes.lock:
+            if lanes.own.lane is not lanes.active:
+                lanes.switch()
+            if session.observers:
+                return _observed(session.observers, partial(session.denoise, self.inner, args, kwargs))
+            return session.denoise(self.inner, args, kwargs)
 
 
 def _observed(observers: Sequence[AroundCall], denoise: Callable[[], Any]) -> Any:
@@ -93,9 +126,17 @@ class NamedContext:
         self.before: str | None = None
 
     def __enter__(self) -> Any:
-        self.before, self.session.context = self.session.context, self.name
+        lanes = self.session.lanes
+        with lanes.lock:
+            if lanes.own.lane is not lanes.active:
+                lanes.switch()
+            self.before, self.session.context = self.session.context, self.name
         return self.context.__enter__()
 
     def __exit__(self, *error: Any) -> Any:
-        self.session.context = self.before
+        lanes = self.session.lanes
+        with lanes.lock:
+            if lanes.own.lane is not lanes.active:
+                lanes.switch()
+            self.session.context = self.before
         return self.context.__exit__(*error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 from torch import nn
@@ -150,8 +151,9 @@ class PipelineIntercept:
         # A run whose sampler was replaced as well as its denoiser has told nobody that it began.
         if owner is self.pipe():
             for session in self.live():
-                self.join(session)
-                self.follow(session)
+                with session.lanes.here():
+                    self.join(session)
+                    self.follow(session)
         return original(*args, **kwargs)
 
     def _swap(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
@@ -164,9 +166,12 @@ class PipelineIntercept:
     def _end(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         if owner is self.pipe():
             for session in self.live():
-                session.end_run()
+                with session.lanes.here():
+                    session.end_run()
                 for watched in session.tracker.taps:
-                    watched.close()
+                    # Another pipeline may use the denoiser in another thread.
+                    if watched.thread == get_ident():
+                        watched.close()
             if self.scout is not None:
                 self.scout.end()
                 if self.scout.found:
@@ -217,4 +222,5 @@ def _name_branch(denoiser: nn.Module, condition: str | None) -> None:
     """A guider says which condition the denoiser's next calls are for."""
     session = session_of(denoiser)
     if session is not None:
-        session.context = condition
+        with session.lanes.here():
+            session.context = condition

@@ -181,12 +181,24 @@ class Owner(Protocol):
         ...
 
 
+class Shown(Protocol):
+    """The runs of the threads."""
+
+    def shown(self) -> RunState:
+        """This thread's run, or the newest one of all where it has none."""
+        ...
+
+
 class Traced(Protocol):
     """A session, as a trace reads it."""
 
     module: nn.Module
     method: Method
-    state: RunState
+
+    @property
+    def lanes(self) -> Shown:
+        """The runs of the threads."""
+        ...
 
     @property
     def guidance(self) -> float | None:

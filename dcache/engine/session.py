@@ -18,6 +18,7 @@ from dcache.engine.call import Call
 from dcache.engine.config import SessionConfig
 from dcache.engine.decisions import Decisions
 from dcache.engine.gate import Gate
+from dcache.engine.lanes import Lanes
 from dcache.engine.lifecycle import Lifecycle
 from dcache.engine.memory import SessionMemory
 from dcache.engine.observe import Observer
@@ -41,6 +42,7 @@ _PARTS = [
     "end_run",
     "free",
     "gate",
+    "lanes",
     "lifecycle",
     "look",
     "memory",
@@ -76,6 +78,7 @@ class Session:
         self.requested = self.method = config.method
         self.call: Call | None = None
         self.state = RunState()
+        self.lanes = Lanes(self)
         self.context: str | None = None
         self.owners: list[Owner] = []
         self.observers: list[Observer] = []
@@ -204,7 +207,7 @@ class Session:
 
     def stats(self) -> Stats:
         """What the run under way, or the last one, did."""
-        return self.state.stats(self.method.describe())
+        return self.lanes.shown().stats(self.method.describe())
 
     def warn(self, text: str) -> None:
         """Warn once per session and text."""
@@ -257,7 +260,11 @@ class Session:
         self.rebind(("model",))
 
     def remove(self) -> None:
-        """Take everything off the module and its samplers."""
+        """Take everything off the module and its samplers; another thread's call is waited for."""
+        with self.lanes.here():
+            self._remove()
+
+    def _remove(self) -> None:
         self.removed = True
         self.binding.remove()
         self.attachment.remove()

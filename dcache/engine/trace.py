@@ -24,11 +24,12 @@ def trace_of(sessions: Mapping[str, Traced]) -> Schedule | None:
     sigmas: tuple[float, ...] = ()
     guidance: float | None = None
     for component, session in sessions.items():
-        record, method, count = session.state.record, session.method, session.state.steps
+        state, method = session.lanes.shown(), session.method
+        record, count = state.record, state.steps
         if not record.events or not count:
             continue
         steps, name = max(steps, count), method.name
-        sampler = session.state.sampler or sampler
+        sampler = state.sampler or sampler
         rows = {b: {s: tuple(r) for s, r in sites.items()} for b, sites in record.rows(count).items()}
         plans[component] = Plan(
             merge_equal_branches(rows),

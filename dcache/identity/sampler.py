@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -27,6 +29,17 @@ class Listener:
     """
 
     learns = False
+
+    def here(self) -> AbstractContextManager[None]:
+        """What is entered around each of the following: it makes this thread's state the active one."""
+        return nullcontext()
+
+    def refuse_other_thread(self, sampler: Any, thread: int) -> None:
+        """The sampler was last used in another thread, and is to begin a run in this one.
+
+        Raises:
+            DcacheError: its pipeline's call is under way in that thread.
+        """
 
     def is_copied(self, memo: Mapping[int, Any]) -> bool:
         """Whether its pipeline is part of a deep copy under way, of which `memo` is the memory."""
@@ -54,6 +67,7 @@ class SamplerIntercept:
 
     Attributes:
         run: the run under way or None.
+        thread: identifier of the thread that opened the run.
         touched: when the sampler was last used, on a counter shared by all taps.
         teaches: whether a listener wants to see what the sampler is given.
         several: whether there may be more than one listener.
@@ -62,6 +76,7 @@ class SamplerIntercept:
     def __init__(self, sampler: Any) -> None:
         self.sampler = sampler
         self.run: Run | None = None
+        self.thread = get_ident()
         self.touched = 0
         self.teaches = False
         self.several = False
@@ -109,7 +124,7 @@ class SamplerIntercept:
             flow=flow,
             sampler=type(sampler).__name__,
         )
-        self.touched = next(_activity)
+        self.touched, self.thread = next(_activity), get_ident()
         return self.run
 
     def begin_index(self) -> int | None:
@@ -118,11 +133,16 @@ class SamplerIntercept:
         return begin if isinstance(begin, int) else None
 
     def _set_timesteps(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
+        if self.run is not None and self.thread != get_ident():
+            for listener in list(self.listeners):
+                listener.refuse_other_thread(self.sampler, self.thread)
         for listener in list(self.listeners):
-            listener.before_run()
+            with listener.here():
+                listener.before_run()
         result = original(*args, **kwargs)
         for listener in list(self.listeners):
-            listener.timed(owner)
+            with listener.here():
+                listener.timed(owner)
         if self.listeners:
             copied = owner is not self.sampler
             several = copied and self._copied and self.run is not None and not self.run.started
@@ -137,7 +157,8 @@ class SamplerIntercept:
             mixed = args[0] if args else kwargs.get("model_output")
             for listener in list(self.listeners):
                 if isinstance(mixed, torch.Tensor):
-                    listener.stepped(mixed)
+                    with listener.here():
+                        listener.stepped(mixed)
         result = original(*args, **kwargs)
         run = self.run
         if run is not None and run.calls:
@@ -146,9 +167,13 @@ class SamplerIntercept:
             self.touched = next(_activity)
             if self.several:
                 for listener in list(self.listeners):
-                    listener.paused(run)
+                    with listener.here():
+                        listener.paused(run)
             if run.count is not None and run.index >= run.count:
-                ended = [listener.after_last(run) for listener in list(self.listeners)]
+                ended = []
+                for listener in list(self.listeners):
+                    with listener.here():
+                        ended.append(listener.after_last(run))
                 if ended and all(ended):
                     self.close()
         return result

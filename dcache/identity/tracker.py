@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
+from threading import get_ident
 from typing import Any, Protocol
 
 from torch import nn
@@ -61,8 +62,13 @@ class RunTracker:
             sampler = getattr(owner.pipe(), "scheduler", None)
             if sampler is not None and not self._taps_sampler(sampler) and is_sampler(sampler):
                 self._retap(sampler)
+        thread = get_ident()
         for watched in self.taps:
-            if watched.run is not None and (newest is None or watched.touched > newest.touched):
+            if watched.run is not None and (
+                newest is None
+                # A run of this thread comes before those of others.
+                or (watched.thread == thread, watched.touched) > (newest.thread == thread, newest.touched)
+            ):
                 newest = watched
         if newest is None or newest.run is None:
             return self.loop.see(self.time.read(args, kwargs), self.time.is_sigma)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,6 +34,8 @@ class Denoiser:
     def __init__(self) -> None:
         self.context: str | None = None
         self.observers: list[Any] = []
+        # One thread: its part is always the active one.
+        self.lanes: Any = SimpleNamespace(lock=nullcontext(), own=SimpleNamespace(lane=None), active=None)
 
     def denoise(self, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         return inner(*args, **kwargs) + 1

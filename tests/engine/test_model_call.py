@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +21,8 @@ class Denoiser:
 
     def __init__(self, *observers: Any) -> None:
         self.context: str | None = None
+        # One thread: its part is always the active one.
+        self.lanes: Any = SimpleNamespace(lock=nullcontext(), own=SimpleNamespace(lane=None), active=None)
         self.observers = list(observers)
         self.given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 

@@ -196,7 +196,7 @@ def test_a_traced_thing_need_not_be_a_session() -> None:
         """As much as a trace reads."""
 
         def __init__(self, session: Any) -> None:
-            self.module, self.method, self.state = session.module, session.method, session.state
+            self.module, self.method, self.lanes = session.module, session.method, session.lanes
             self.guidance = 7.0
 
     toy = Toy()

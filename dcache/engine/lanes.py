@@ -1,0 +1,144 @@
+"""Threads: what a session keeps of a run, apart for each thread.
+
+Two pipelines may share a denoiser and run in two threads. Every thread has a lane: the run under way with its
+histories, the names of its guidance branches, and what the site `guidance` learned in the run. The session
+works on the lane of the thread that it is called from. A lock makes calls of the denoiser take turns: modules
+and intercepts are shared, and one call is what they can serve at a time.
+
+The lane of a thread dies with the thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from dcache.engine.lowering.guidance import GuidanceRegion
+from dcache.engine.run_state import RunState
+from dcache.identity.loop import Loop
+from dcache.identity.manual import ManualStep
+from dcache.identity.noise_grid import Grid
+from dcache.identity.tracker import RunTracker
+
+
+@dataclass(eq=False)
+class Lane:
+    """One thread's part of a session, while another thread's is the active one.
+
+    Attributes:
+        state: the run under way, or the last one.
+        context: name of the branch that the calls to come are for.
+        manual: what `dcache.step` said of the calls to come.
+        loop: follows a hand-written loop.
+        noise_grid: the noise levels that the thread's sampler was given, and its own.
+        guidance: the site `guidance` and its fields, None where it has none or was not called.
+    """
+
+    state: RunState = field(default_factory=RunState)
+    context: str | None = None
+    manual: ManualStep | None = None
+    loop: Loop = field(default_factory=Loop)
+    noise_grid: Grid | None = None
+    guidance: tuple[GuidanceRegion, dict[str, Any]] | None = None
+
+
+class Own(threading.local):
+    """The lane of the thread that looks; identifiers of threads would not do, for they are used again."""
+
+    lane: Lane | None = None
+
+
+class Bound(Protocol):
+    """Bound sites."""
+
+    guidance: GuidanceRegion | None
+
+
+class Alive(Protocol):
+    """Opens and ends runs."""
+
+    noise_grid: Grid | None
+
+
+class Shared(Protocol):
+    """A session, whose denoiser several threads may call."""
+
+    state: RunState
+    context: str | None
+    tracker: RunTracker
+
+    @property
+    def lifecycle(self) -> Alive:
+        """Opens and ends its runs."""
+        ...
+
+    @property
+    def binding(self) -> Bound:
+        """Its bound sites."""
+        ...
+
+
+class Lanes:
+    """The lanes of one session.
+
+    Args:
+        session: the session; the thread that makes it has the first lane.
+
+    Attributes:
+        lock: held during every call of the denoiser and every event of its samplers.
+        own: has the lane of the thread that looks.
+        active: the lane that the session works on.
+    """
+
+    def __init__(self, session: Shared) -> None:
+        self.session = session
+        self.lock: AbstractContextManager[Any] = threading.RLock()
+        self.own = Own()
+        self.active = self.own.lane = Lane(session.state)
+
+    @contextmanager
+    def here(self) -> Iterator[None]:
+        """Hold the lock, with the lane of this thread active."""
+        with self.lock:
+            self.switch()
+            yield
+
+    def switch(self) -> None:
+        """Activate the lane of this thread; the lock is held."""
+        lane = self.own.lane
+        if lane is self.active:
+            return
+        self._park(self.active)
+        if lane is None:
+            lane = self.own.lane = Lane()
+        self._activate(lane)
+        self.active = lane
+
+    def shown(self) -> RunState:
+        """This thread's run, or the newest one of all where it has none."""
+        lane = self.own.lane
+        if lane is None or lane is self.active:
+            return self.session.state
+        return lane.state if lane.state.record.events or lane.state.run is not None else self.session.state
+
+    def _park(self, lane: Lane) -> None:
+        session, tracker = self.session, self.session.tracker
+        lane.state, lane.context = session.state, session.context
+        lane.manual, lane.loop = tracker.manual, tracker.loop
+        lane.noise_grid = session.lifecycle.noise_grid
+        guidance = session.binding.guidance
+        lane.guidance = None if guidance is None else (guidance, dict(vars(guidance)))
+
+    def _activate(self, lane: Lane) -> None:
+        session, tracker = self.session, self.session.tracker
+        session.state, session.context = lane.state, lane.context
+        tracker.manual, tracker.loop = lane.manual, lane.loop
+        session.lifecycle.noise_grid = lane.noise_grid
+        guidance = session.binding.guidance
+        if guidance is not None:
+            known = lane.guidance is not None and lane.guidance[0] is guidance
+            fields = lane.guidance[1] if known and lane.guidance else None
+            vars(guidance).update(fields or vars(GuidanceRegion(guidance.engine, guidance.site)))

@@ -1,0 +1,86 @@
+"""Caching on a wrapper whose own call never runs: one warning names the part to enable it on."""
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import dcache
+from dcache import DcacheWarning
+from dcache.engine.inner_denoiser import inner_denoiser
+from tests.engine.tiny_models import Toy
+
+X = torch.ones(1, 2, 4)
+
+
+class Policy(nn.Module):
+    """A robot policy: its denoiser is called in a loop of `act`, its own call is for training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Identity()
+        self.unet = Toy()
+        self.eval()
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.unet(batch, 5.0)
+
+    @torch.no_grad()
+    def act(self) -> torch.Tensor:
+        x = X
+        for t in (3.0, 2.0, 1.0):
+            x = self.unet(x, t)
+        return x
+
+
+class Wrapper(nn.Module):
+    """Hands everything on, as DataParallel and peft's models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Toy()
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return self.inner(*args, **kwargs)
+
+
+def test_a_wrapper_that_is_never_called_is_said_once_with_the_part_to_take() -> None:
+    policy, plain = Policy(), Policy()
+    dcache.enable(policy, "interval", sites="model")
+    with pytest.warns(
+        DcacheWarning, match=r"Policy, and its part unet \(Toy\).*dcache\.enable\(module\.unet\)"
+    ):
+        # ((1 + 3) * 8 + 2) * 8 + 1) * 8 in integers: nothing was predicted.
+        assert torch.equal(policy.act(), plain.act())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        policy.act()
+        dcache.disable(policy)
+    assert "_compiled_call_impl" not in vars(policy.unet)
+
+
+def test_a_wrapper_that_is_called_is_cached_and_nothing_is_said() -> None:
+    policy = Policy()
+    dcache.enable(policy, "interval", interval=2, sites="model")
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        for i in range(4):
+            dcache.step(policy, i, timestep=4.0 - i)
+            policy(X)
+    assert (dcache.stats(policy).computed, dcache.stats(policy).predicted) == (2, 2)
+    dcache.disable(policy)
+    assert "_compiled_call_impl" not in vars(policy.unet)
+
+
+def test_the_part_is_the_one_that_takes_the_timestep_and_holds_most_parameters() -> None:
+    found = inner_denoiser(Policy())
+    assert found is not None
+    assert found[0] == "unet"
+    # The module's own call takes the timestep, or anything at all.
+    assert inner_denoiser(Toy()) is None
+    assert inner_denoiser(Wrapper()) is None
+    policy = Policy()
+    policy.encoder = nn.Linear(8, 8)  # type: ignore[assignment]
+    assert inner_denoiser(policy) is None

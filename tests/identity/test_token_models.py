@@ -1,0 +1,81 @@
+"""Models of tokens are refused at `enable`, with what to do; nothing is left behind."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import dcache
+from dcache import DcacheError
+from dcache.identity.token_models import takes_tokens
+
+
+class Causal(nn.Module):
+    """Looks like a causal language model of transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4) for _ in range(3)])
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: Any = None, past_key_values: Any = None
+    ) -> Any:
+        return self.layers[0](input_ids)
+
+
+class Decoder(Causal):
+    """DiffusionGemma's call: a canvas of tokens to be denoised."""
+
+    def forward(self, decoder_input_ids: torch.Tensor, past_key_values: Any = None) -> Any:  # type: ignore[override]
+        return self.layers[0](decoder_input_ids)
+
+
+class WithTime(nn.Module):
+    """OmniGen's call: tokens of the prompt beside the latents and the timestep."""
+
+    def forward(self, hidden_states: torch.Tensor, timestep: Any, input_ids: Any) -> torch.Tensor:
+        return hidden_states + timestep
+
+
+def tiny_llama() -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=16,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("build", [Causal, Decoder, tiny_llama])
+@pytest.mark.parametrize("method", [None, "interval", "taylorseer"])
+def test_a_language_model_is_refused_at_enable(build: Any, method: str | None) -> None:
+    model = build()
+    before = {path: dict(vars(module)) for path, module in model.named_modules()}
+    with pytest.raises(
+        DcacheError, match=rf"{type(model).__name__} takes token ids and no timestep: .*timestep"
+    ):
+        dcache.enable(model, method)
+    assert {path: dict(vars(module)) for path, module in model.named_modules()} == before
+
+
+@pytest.mark.parametrize(("name", "model"), [("LLaDA2Pipeline", Causal), ("DiffusionGemmaPipeline", Decoder)])
+def test_a_pipeline_that_generates_tokens_is_refused_at_enable(name: str, model: Any) -> None:
+    import diffusers
+
+    pipe = getattr(diffusers, name)(model(), diffusers.BlockRefinementScheduler(), None)
+    with pytest.raises(DcacheError, match=rf"{name} generates tokens: .*model: {model.__name__}.* uncached"):
+        dcache.enable(pipe)
+    assert dcache.disable(pipe) is pipe
+    with pytest.raises(DcacheError, match="caching is not enabled"):
+        dcache.stats(pipe)
+
+
+def test_a_denoiser_that_takes_tokens_as_well_is_no_language_model() -> None:
+    assert not takes_tokens(WithTime())
+    dcache.enable(WithTime(), "interval", sites="model")
