@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 Target = TypeVar("Target")
 Compile = bool | Mapping[str, Any]
 ENGINE_OPTIONS = ("compile", "strict", "lowering", "max_cache_bytes")
-# What the last run did on objects that nothing is enabled on any more.
-_last: weakref.WeakKeyDictionary[Any, tuple[Stats, Schedule | None]] = weakref.WeakKeyDictionary()
+# Stats and trace of the last run, for objects on which caching was disabled since.
+_last_runs: weakref.WeakKeyDictionary[Any, tuple[Stats, Schedule | None]] = weakref.WeakKeyDictionary()
 
 
 @overload
@@ -70,7 +70,7 @@ def enable(
     max_cache_bytes: int | str | None = None,
     **preset_options: Any,
 ) -> Target:
-    """Make a pipeline or denoiser remember; returns the same object. Enabling again replaces.
+    """Enable caching on a pipeline or denoiser, in place of what was enabled before; returns the same object.
 
     >>> import dcache
     >>> from dcache.demo.pipeline import call_options, load_pipeline
@@ -83,16 +83,16 @@ def enable(
         target: a diffusers pipeline, or any torch denoiser.
         method: a preset's name ("newton", "FORA", "newton:interval=4"), a preset object or function, a
             `Schedule`, the path of a schedule file, or None for the default.
-        compile: True, or arguments of `torch.compile`: the blocks that were found are compiled, one by one.
-        strict: refuse a schedule made with another config, sampler, guidance or resolution, instead of
-            warning.
-        lowering: "auto", or "replay" for the slow reference.
-        max_cache_bytes: the most that all histories may hold: bytes, or text such as "512MB"
+        compile: True, or arguments of `torch.compile`: every transformer block is compiled by itself.
+        strict: raise instead of warning where a schedule was made with another config, sampler, guidance or
+            resolution.
+        lowering: "auto", or "replay" for the slow reference implementation.
+        max_cache_bytes: limit of the bytes of all histories together: a number, or text such as "512MB"
             (docs/memory.md).
-        **preset_options: of the preset, where `method` is a name or a function.
+        **preset_options: options of the preset, where `method` is a name or a function.
 
     Raises:
-        DcacheError: what was asked cannot be done on this model; nothing was changed then.
+        DcacheError: the method or an option does not fit this model; nothing was changed then.
     """
     resolved = resolve(method, preset_options, ENGINE_OPTIONS)
     _replace(target, resolved, _shared(compile, strict, lowering, max_cache_bytes))
@@ -100,13 +100,13 @@ def enable(
 
 
 def disable(target: Target) -> Target:
-    """Take caching off; the object is exactly what it was. Not an error where nothing is enabled.
+    """Disable caching and restore the object exactly; without effect where nothing is enabled.
 
     >>> import dcache
     >>> from dcache.demo.pipeline import load_pipeline
     >>> pipe = dcache.disable(dcache.enable(load_pipeline()))
     """
-    _take_off(Enabled.on(target))
+    _remove(Enabled.on(target))
     return target
 
 
@@ -134,7 +134,7 @@ def enabled(
 ) -> AbstractContextManager[Target]: ...
 @contextmanager
 def enabled(target: Target, method: Any = None, **options: Any) -> Iterator[Target]:
-    """`enable` for the duration of a with-block; afterwards what was enabled before is enabled again.
+    """`enable` for the duration of a with-block; on exit the method that was enabled before is restored.
 
     >>> import dcache
     >>> from dcache.demo.pipeline import call_options, load_pipeline
@@ -163,7 +163,7 @@ def enabled(target: Target, method: Any = None, **options: Any) -> Iterator[Targ
 
 
 def stats(target: Any) -> Stats:
-    """Counts, bytes and seconds of the run under way, or of the last one if none is; also after `disable`.
+    """Counts, bytes and seconds of the run under way, else of the last run; also after `disable`.
 
     >>> import dcache
     >>> from dcache.demo.pipeline import call_options, load_pipeline
@@ -178,16 +178,16 @@ def stats(target: Any) -> Stats:
     Raises:
         DcacheError: caching was never enabled on this object.
     """
-    now = Enabled.on(target)
-    if not now.sessions and not now.looking:
-        if target in _last:
-            return _last[target][0]
+    enabled_now = Enabled.on(target)
+    if not enabled_now.sessions and not enabled_now.detecting:
+        if target in _last_runs:
+            return _last_runs[target][0]
         raise DcacheError(f"caching is not enabled on this {type(target).__name__}: call dcache.enable first")
-    return now.stats()
+    return enabled_now.stats()
 
 
 def trace(target: Any) -> Schedule:
-    """The run under way, or the last one, as a `Schedule`; replaying it gives the same bits.
+    """The run under way, else the last run, as a `Schedule`; replaying it gives the same bits.
 
     >>> import dcache
     >>> from dcache.demo.pipeline import call_options, load_pipeline
@@ -202,8 +202,8 @@ def trace(target: Any) -> Schedule:
     Raises:
         DcacheError: there was no run yet.
     """
-    now = Enabled.on(target)
-    schedule = now.trace() if now.sessions else _last.get(target, (None, None))[1]
+    enabled_now = Enabled.on(target)
+    schedule = enabled_now.trace() if enabled_now.sessions else _last_runs.get(target, (None, None))[1]
     if schedule is None:
         raise DcacheError("there is no run to trace yet: enable a method and call the pipeline first")
     return schedule
@@ -218,7 +218,7 @@ def step(
     steps: int | None = None,
     flow: bool = False,
 ) -> None:
-    """Say, in a hand-written loop, which evaluation and guidance branch the next denoiser calls belong to.
+    """Set the evaluation and guidance branch of the next denoiser calls of a hand-written loop.
 
     >>> import dcache, torch
     >>> from dcache.demo.pipeline import load_pipeline
@@ -240,21 +240,17 @@ def step(
         branch: name of the guidance branch; None numbers the calls within an evaluation.
         timestep: timestep value, for the clock "timestep".
         steps: number of evaluations of the run, where known (for `last=True` and schedules).
-        flow: whether sigma is that of flow matching (0 to 1) rather than noise over signal.
+        flow: True if sigma is that of flow matching (0 to 1), False if it is noise over signal.
+
+    Raises:
+        DcacheError: caching is not enabled on exactly one denoiser, or an argument is of the wrong type.
     """
     sessions = list(Enabled.on(module).sessions.values())
     if len(sessions) != 1:
         raise DcacheError(
             f"dcache.step needs a module with caching enabled on it, found {len(sessions)} denoisers"
         )
-    check_whole("index", index, 0)
-    if steps is not None:
-        check_whole("steps", steps, 1)
-    for what, value in (("sigma", sigma), ("timestep", timestep)):
-        if value is not None:
-            check_number(what, value, -math.inf)
-    if branch is not None and not isinstance(branch, str):
-        raise DcacheError(f"branch must be a name or None, got {branch!r}")
+    _check_step(index, sigma, branch, timestep, steps)
     with sessions[0].lanes.here():
         tracker = sessions[0].tracker
         manual = tracker.manual
@@ -264,8 +260,19 @@ def step(
         manual.run.tell(timestep, sigma)
 
 
+def _check_step(index: Any, sigma: Any, branch: Any, timestep: Any, steps: Any) -> None:
+    check_whole("index", index, 0)
+    if steps is not None:
+        check_whole("steps", steps, 1)
+    for name, value in (("sigma", sigma), ("timestep", timestep)):
+        if value is not None:
+            check_number(name, value, -math.inf)
+    if branch is not None and not isinstance(branch, str):
+        raise DcacheError(f"branch must be a name or None, got {branch!r}")
+
+
 def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) -> None:
-    """Take off what is enabled on an object and enable a method; all stays as it was where that fails."""
+    """Disable what is enabled on an object and enable a method; if that fails, restore the previous state."""
     before = Enabled.on(target)
     modules = denoisers(target)
     refuse_token_models(target, modules)
@@ -276,17 +283,18 @@ def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) 
     restore = before.restorer()
     sessions: list[Session] = []
     try:
-        _take_off(before)
+        _remove(before)
         for name, module in modules.items():
             config = _config(method, name, single=len(modules) == 1, shared=shared)
             sessions.append(Session(module, config))
         if modules:
             connect(target, sessions)
         else:
-            # Later runs do as the first, of which the first evaluation shows the denoiser.
+            # The denoiser is detected during the first evaluation, which is therefore not cached. Later runs
+            # skip it too, so that all runs give the same result.
             single = not isinstance(method, Schedule) or len(method.components) == 1
-            later = partial(_config, method, single=single, shared={**shared, "skips_first": True})
-            find_denoisers(target, later)
+            configure = partial(_config, method, single=single, shared={**shared, "skips_first": True})
+            find_denoisers(target, configure)
     except BaseException:
         for session in sessions:
             session.remove()
@@ -294,17 +302,17 @@ def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) 
         raise
 
 
-def _take_off(now: Enabled) -> None:
-    """Take everything off, and keep what the last run did."""
+def _remove(enabled_now: Enabled) -> None:
+    """Remove everything that is enabled on an object; remember stats and trace of its last run."""
     try:
-        if now.sessions:
-            _last[now.target] = (now.stats(), now.trace())
+        if enabled_now.sessions:
+            _last_runs[enabled_now.target] = (enabled_now.stats(), enabled_now.trace())
     finally:
-        now.remove()
+        enabled_now.remove()
 
 
 def _shared(compiling: Compile, strict: bool, lowering: str, limit: int | str | None) -> dict[str, Any]:
-    """The fields that the configurations of all denoisers of one `enable` share; the budget is one.
+    """The fields that the configurations of all denoisers of one `enable` share, such as the budget.
 
     Raises:
         DcacheError: an option is of the wrong type.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 class DcacheError(Exception):
-    """What was asked for cannot be done; the message says what was expected, what came, what to do."""
+    """A request that dcache cannot fulfil. The message names what was expected, what came, and what to do."""
 
 
 class DcacheWarning(UserWarning):
-    """dcache did less than it was asked for, or did it on weaker grounds, and went on."""
+    """dcache continues with less caching than requested, or with an assumption that it could not verify."""

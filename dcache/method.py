@@ -22,30 +22,31 @@ from dcache.util.text import short
 
 @dataclass(frozen=True)
 class Method:
-    """What to remember, where, how it is carried to now, and when to compute.
+    """A caching method: sites, codec, predictor, rule, and the details of their use.
 
     Attributes:
-        name: the preset's name, which `@preset` fills in, or the schedule's.
-        rule: says why a site must be computed now, or None.
+        name: the preset's name, which `@preset` fills in, or "schedule".
+        rule: returns the reason to compute a site in this evaluation, or None to predict it.
         predictor: weights over the last anchors.
         sites: specifications as in `dcache.sites`; `auto` is the trunk, else the UNet's outermost bracket,
             else the model.
-        codec: one codec for all sites, or None for `delta` on runs of blocks and `value` elsewhere.
-        clock: one of "step", "timestep", "sigma", "logsnr", or None for the best that is known.
-        branches: who decides: every guidance branch for itself, or the first one of an evaluation for all.
-        probe: what a dynamic rule looks at, or None for a rule that looks at nothing.
-        fixed: whether the rule knows sites by name or kind, so that it makes no sense on the whole model.
-        sibling: at the site `guidance`, how the branch without the prompt follows from the one with it, as in
-            `dcache.engine.lowering.guidance`; "" elsewhere.
-        steps: number of evaluations the rule is made for, or None.
+        codec: the codec of all sites, or None for `delta` on runs of blocks and `value` elsewhere.
+        clock: one of "step", "timestep", "sigma", "logsnr", or None for log-SNR where it is known.
+        branches: "separate": every guidance branch decides for itself; "together": the first branch of an
+            evaluation decides for all.
+        probe: the tensor that a dynamic rule reads, or None for a static rule.
+        fixed: True if the rule names sites or kinds, so that the method cannot fall back to the whole model.
+        uncond_from: at the site `guidance`, how the unconditional branch is predicted from the conditional
+            one: "drop" or "bands" (`dcache.engine.lowering.guidance`); "" without that site.
+        steps: number of evaluations the rule is made for, or None for any.
         runs: lengths of the runs of one pipeline call, as in `dcache.schedule.plan.Plan`; () for one run.
-        corrections: of what is predicted, by channel, or None.
-        sigmas: noise levels that the sampler is given in place of its own, one for each evaluation and the
-            end's; () leaves them.
-        made_for: class and config digest of the denoiser that its numbers are of, "" where it has none
-            of its own; another denoiser warns.
-        parameters: what the preset was called with, for reports; methods that differ in them alone are equal.
-        defaults: the preset's own values of these; `describe` leaves out what equals them.
+        corrections: scale and shift of the predictions, by channel, or None.
+        sigmas: noise levels that replace the sampler's: one for each evaluation, and the final one; () keeps
+            the sampler's.
+        made_for: class name and config digest of the denoiser that the method was fitted on, "" if it was
+            not fitted. On another denoiser the method warns.
+        parameters: arguments of the preset, for reports; they do not take part in comparisons.
+        defaults: the preset's default arguments, which `describe` leaves out.
     """
 
     name: str = "method"
@@ -58,7 +59,7 @@ class Method:
     branches: str = "separate"
     probe: Probe | None = None
     fixed: bool = False
-    sibling: str = ""
+    uncond_from: str = ""
     steps: int | None = None
     runs: tuple[RunLength, ...] = ()
     corrections: Corrections | None = None
@@ -68,8 +69,12 @@ class Method:
     defaults: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check what can be checked without a model."""
-        check_terms(self.codec, self.clock, self.branches, self.sibling)
+        """Check what can be checked without a model.
+
+        Raises:
+            DcacheError: a term is unknown, does not go with another, or no site is named.
+        """
+        check_terms(self.codec, self.clock, self.branches, self.uncond_from)
         check_clock_fits(self.predictor, self.clock)
         if self.sigmas:
             check_grid(self.sigmas, self.steps)
@@ -83,12 +88,12 @@ class Method:
 
     @property
     def needs_model_output(self) -> bool:
-        """Whether the site `guidance` has to see what the sampler is given."""
-        return bool(self.sibling)
+        """True if the site `guidance` needs the output that is passed to the sampler."""
+        return bool(self.uncond_from)
 
     @cached_property
     def probes_attention(self) -> bool:
-        """Whether the rule looks at what the first block gives its attention."""
+        """True if the rule's probe is the input of the first block's attention."""
         return self.probe is not None and self.probe.where == "modulated"
 
     def codec_for(self, site: Site) -> Codec:
@@ -96,18 +101,18 @@ class Method:
         return parse(self.codec or default_codec(site.kind))
 
     def for_whole_model(self) -> Method:
-        """The method with a codec for the whole model, whose output may have another shape than its input."""
+        """The method with `value` for `delta`, since a model's output may differ from its input in shape."""
         return self if self.codec is None else replace(self, codec=self.codec.replace("delta", "value"))
 
     def describe(self) -> str:
-        """Name, first parameter and every other one that is not the preset's default, on one line.
+        """Name, first parameter and all parameters that differ from the preset's defaults, on one line.
 
-        A long value is cut and ends with a hash, so that methods which differ are described differently.
+        A long value is cut and ends with a hash, so that different methods have different descriptions.
         """
         return self._description
 
     def with_parameters(self, **changed: Any) -> Method:
-        """The same method, described with these values even where they equal the preset's defaults."""
+        """The same method with these parameters, which `describe` shows even if they equal the defaults."""
         defaults = {name: value for name, value in self.defaults.items() if name not in changed}
         return replace(self, parameters={**self.parameters, **changed}, defaults=defaults)
 
@@ -120,12 +125,16 @@ class Method:
         return f"{self.name}({', '.join(shown)})"
 
     def with_sites(self, sites: tuple[str, ...]) -> Method:
-        """The same method elsewhere."""
+        """The same method at other sites."""
         return replace(self, sites=sites)
 
 
 def site_list(sites: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
-    """Accept one specification or several."""
+    """A site specification or a list of them, as a tuple.
+
+    Raises:
+        DcacheError: it is neither.
+    """
     if not isinstance(sites, str | list | tuple):
         raise DcacheError(f"sites must be a site name or a list of them, got {sites!r}")
     return (sites,) if isinstance(sites, str) else tuple(sites)

@@ -1,13 +1,13 @@
-"""Probes: the tensor that a dynamic rule looks at, and the change indicator that measures it.
+"""Probes: the tensor that a dynamic rule reads, and the change indicator that measures its change.
 
-| where       | the indicator's tensor                                         | source              |
-|-------------|----------------------------------------------------------------|---------------------|
-| `front`     | output minus input of the first `blocks` blocks                | FBCache, DBCache  |
-| `modulated` | what the first block gives its attention (norm and modulation) | TeaCache          |
-| `input`     | the denoiser's first tensor argument                           | EasyCache, SeaCache |
+| where       | the probe's tensor                                                     | source              |
+|-------------|------------------------------------------------------------------------|---------------------|
+| `front`     | output minus input of the first `blocks` blocks                        | FBCache, DBCache    |
+| `modulated` | input of the first block's attention, after norm and modulation        | TeaCache            |
+| `input`     | the denoiser's first tensor argument                                   | EasyCache, SeaCache |
 
-An indicator belongs to one guidance branch. It keeps tensors of its own and reads them, with one sync, only
-when a rule asks for the change; the guards before that rule cost nothing.
+Each guidance branch has its indicator, which keeps copies of the probe's tensors. The change is computed,
+with one device sync, only when a rule reads it; guards that come before that rule need no sync.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from dcache.kernels.changes import relative_change
 from dcache.util.renamed import renamed
 
 WHERE = ("front", "modulated", "input")
-# Attaches a probe, given the binding, the engine and the probe: `dcache.engine.bind` has those of `WHERE`.
+# Called with binding, engine and probe; `dcache.engine.bind` has the functions for `WHERE`.
 Attach = Callable[[Any, Any, Any], None]
 _registered: dict[str, Attach] = {}
 
 
 def register(where: str, attach: Attach) -> None:
-    """Make another place of probes known by name, so that `Probe(where)` can be made and bound.
+    """Register another place for probes, so that `Probe(where)` can be made and bound.
 
     Args:
-        where: as in `Probe`.
+        where: name of the place, as in `Probe`.
         attach: called with binding, engine and probe when a method is bound to a model. It adds intercepts to
-            `binding.intercepts` which hand what they see to `engine.show(engine.call, tensor)`.
+            `binding.intercepts` that pass the probe's tensor to `engine.show(engine.call, tensor)`.
 
     Raises:
-        DcacheError: another place has this name.
+        DcacheError: another place is registered under this name.
     """
     if where in WHERE or _registered.get(where, attach) is not attach:
         raise DcacheError(f"a place of probes named {where!r} is registered already: choose another name")
@@ -45,17 +45,17 @@ def register(where: str, attach: Attach) -> None:
 
 
 def attacher(where: str) -> Attach | None:
-    """What attaches a probe at a registered place; None where there is none of this name."""
+    """The function that attaches a probe at a registered place, or None if the name is not registered."""
     return _registered.get(where)
 
 
 class SinceCompute:
-    """Relative L1 change, mean|now - then| / mean|then|, of what is seen since the last computed evaluation.
+    """Relative L1 change of the probe since the last computed evaluation: mean|now - then| / mean|then|.
 
     Attributes:
-        now: what is seen in the evaluation under way, or None.
-        then: what it is compared with, or None.
-        most: tensors like the one it sees that it holds at most, with that one.
+        now: the probe's tensor in the current evaluation, or None.
+        then: the tensor it is compared with, or None.
+        max_tensors: most tensors of the probe's size that the indicator keeps, `now` included.
     """
 
     max_tensors = 2
@@ -65,56 +65,56 @@ class SinceCompute:
         self.then: torch.Tensor | None = None
 
     def update(self, x: torch.Tensor, logsnr: float | None) -> None:
-        """Take what the probe sees now; the tensor is the indicator's to keep.
+        """Take the probe's tensor of the current evaluation.
 
         Args:
-            x: the probe's tensor.
-            logsnr: log signal-to-noise ratio of the evaluation, where it is known.
+            x: the tensor; the indicator keeps it without a copy.
+            logsnr: log signal-to-noise ratio of the evaluation, None if unknown.
         """
         self.now = x
 
     def change(self) -> float:
-        """How much it has changed; infinite where there is nothing to compare with. One sync."""
+        """The relative change, infinite if there is nothing to compare with. One device sync."""
         if self.now is None or self.then is None:
             return float("inf")
         return float(relative_change(self.now, self.then))
 
     def end_step(self, computed: bool, output: Any) -> None:
-        """The evaluation is over.
+        """End the current evaluation.
 
         Args:
             computed: whether any site was computed in it.
-            output: what the denoiser returned.
+            output: the denoiser's output.
         """
         if computed:
             self.then = self.now
         self.now = None
 
     def tensors(self) -> Iterable[torch.Tensor]:
-        """Every tensor held."""
+        """All tensors that the indicator keeps, for counting bytes."""
         return [t for t in (self.now, self.then) if t is not None]
 
     def capacity(self) -> Iterable[torch.Tensor]:
-        """After one evaluation: tensors like those that will be held, each as often as there will be."""
+        """Tensors of the sizes and number that will be kept once all are there; read after one evaluation."""
         return self.tensors()
 
 
 class SinceStep(SinceCompute):
-    """The same since the evaluation before, computed or not."""
+    """The same change since the previous evaluation, computed or predicted."""
 
     def end_step(self, computed: bool, output: Any) -> None:
-        """See class."""
+        """Keep this evaluation's tensor for the next comparison."""
         self.then, self.now = self.now, None
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Where a dynamic rule looks.
+    """The tensor that a dynamic rule reads, and how its change is measured.
 
     Attributes:
         where: one of `WHERE`, or a registered place.
         blocks: for "front", the number of leading blocks; they are always computed.
-        indicator: makes the indicator of one branch.
+        indicator: makes the change indicator of a branch.
     """
 
     where: str = "front"
@@ -122,18 +122,20 @@ class Probe:
     indicator: Callable[[], SinceCompute] = SinceCompute
 
     def __post_init__(self) -> None:
-        """Check the fields."""
+        """Check the fields.
+
+        Raises:
+            DcacheError: the place is unknown, or `blocks` is no whole number above 0.
+        """
         known = (*WHERE, *_registered)
         if self.where not in known:
-            raise DcacheError(f"a probe sits at one of {', '.join(known)}, got {self.where!r}")
+            raise DcacheError(f"a probe's place must be one of {', '.join(known)}, got {self.where!r}")
         if not isinstance(self.blocks, int) or isinstance(self.blocks, bool) or self.blocks < 1:
-            raise DcacheError(
-                f"a probe looks at a whole number of at least 1 leading blocks, got {self.blocks!r}"
-            )
+            raise DcacheError(f"a probe's blocks must be a whole number of at least 1, got {self.blocks!r}")
 
 
 class AttentionInputSeenError(Exception):
-    """The first block was run as far as its attention, which is all that the probe wanted."""
+    """Ends a run of the first block once the input of its attention was read."""
 
 
 if not TYPE_CHECKING:

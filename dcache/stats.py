@@ -1,4 +1,4 @@
-"""What a run did: counts, reasons, bytes, seconds; prints as a small table."""
+"""`Stats`: counts, reasons, bytes and seconds of a run; prints as a small table."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from typing import Any
 
 @dataclass
 class Stats:
-    """One run of one or more denoisers.
+    """Counts, bytes and seconds of one run of one or more denoisers.
+
+    The clocks do not wait for a GPU: there the seconds are those of launching kernels. Measure wall-clock
+    time around the pipeline's call.
 
     Attributes:
-        steps: evaluations of the run under way, or of the last one if none is.
-        computed: (evaluation, branch, site) events in which the site was run.
-        predicted: events in which it was not.
-        reasons: why events were computed: warmup, interval, threshold, last, max_run, schedule, shape,
-            no_history, nan; and why whole calls were passed through: training, gradients, writes (into the
-            call's arguments), after_last (behind the sampler's last step, which is no evaluation).
-        bytes_held: bytes of the storages held by the histories of the run under way; after it, the most it
-            held.
-        bytes_now: bytes of the storages held at this moment (0 once the run is over).
-        seconds_compute: time in denoiser calls that computed every site. No clock here waits for a GPU: there
-            these are the seconds of launching, and wall clock is measured around the pipeline's call.
-        seconds_predict: time in denoiser calls that predicted at least one.
-        seconds_inside: time in dcache's own code around computed regions: bookkeeping, copies, decisions.
-        components: the same per denoiser, where a pipeline has several.
+        steps: evaluations of the run.
+        computed: (evaluation, branch, site) events in which the site was computed.
+        predicted: events in which the site was predicted.
+        reasons: reason -> events computed for it: warmup, interval, threshold, last, max_run, schedule,
+            shape, no_history, nan; or calls that were not cached at all: training, gradients, writes (into
+            their arguments), after_last (behind the sampler's last step).
+        bytes_held: bytes of the histories during the run; after it, their maximum.
+        bytes_now: bytes of the histories now, 0 once the run is over.
+        seconds_compute: seconds in denoiser calls that computed every site.
+        seconds_predict: seconds in denoiser calls that predicted at least one site.
+        seconds_inside: seconds in dcache's code around computed regions: bookkeeping, copies, decisions.
+        method: description of the method.
+        components: denoiser name -> its stats, where a pipeline has several.
     """
 
     steps: int = 0
@@ -43,12 +45,12 @@ class Stats:
 
     @property
     def computed_share(self) -> float:
-        """Share of the site events that were computed, 0 to 1; 1 where there were none."""
+        """Share of the site events that were computed, 0 to 1; 1 if there were none."""
         events = self.computed + self.predicted
         return self.computed / events if events else 1.0
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain values that JSON has, `computed_share` included."""
+        """All fields and `computed_share` as JSON values."""
         values = asdict(self)
         values["computed_share"] = self.computed_share
         values["components"] = {name: part.to_dict() for name, part in self.components.items()}
@@ -75,7 +77,7 @@ class Stats:
         return "\n".join(lines)
 
     def why_nothing(self) -> str:
-        """The reasons again, as a sentence for a run without predictions."""
+        """The reasons as a sentence, for a run without predictions."""
         if not self.reasons:
             return "no site of the denoiser was reached"
         return "; ".join(
@@ -84,7 +86,11 @@ class Stats:
 
 
 def merge(parts: dict[str, Stats]) -> Stats:
-    """The stats of a pipeline from those of its denoisers."""
+    """The stats of a pipeline: sums over its denoisers, and the largest number of steps.
+
+    Args:
+        parts: denoiser name -> stats.
+    """
     if len(parts) == 1:
         return next(iter(parts.values()))
     values: Iterable[Stats] = parts.values()
@@ -108,14 +114,14 @@ def merge(parts: dict[str, Stats]) -> Stats:
 
 _MEANING = {
     "warmup": "inside the warm-up (raise the step count or lower warmup=)",
-    "interval": "the interval asked for a compute",
+    "interval": "the interval is over",
     "threshold": "the probe changed by more than the threshold (raise threshold=)",
     "last": "the last evaluation",
     "max_run": "the longest run of predictions was reached",
-    "schedule": "the schedule says compute",
+    "schedule": "the schedule computes",
     "listed": "listed to compute",
     "shape": "the call's shapes changed",
-    "no_history": "nothing was remembered yet",
+    "no_history": "there was no anchor to predict from yet",
     "nan": "the probe was not a number",
     "training": "the module is in training mode (call .eval())",
     "gradients": "gradients are being recorded (use torch.no_grad())",

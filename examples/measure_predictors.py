@@ -31,7 +31,7 @@ from dcache.profile import Profile
 from dcache.schedule import Schedule
 from dcache.schedulers.planners import make, scheduled
 from dcache.schedulers.planners.gram import line_slopes, slopes
-from dcache.schedulers.planners.pairs import clock_values, how
+from dcache.schedulers.planners.pairs import clock_values, plan_terms
 from dcache.search.closed_loop import fit, with_slopes
 from dcache.search.observe import observe
 from dcache.search.placement import even_places
@@ -84,7 +84,7 @@ def without_pictures(profile: Profile, anchors: tuple[int, ...]) -> dict[str, Sc
     """Every predictor that needs no picture to be set up."""
     plans = dict(FIXED)
     for order in (1, 2):
-        plans[f"fitted {order + 1}"] = how(profile, {profile.whole_site: anchors}, "fitted", order)
+        plans[f"fitted {order + 1}"] = plan_terms(profile, {profile.whole_site: anchors}, "fitted", order)
     return {
         name: scheduled(profile, "measured", {profile.whole_site: anchors}, **plan)
         for name, plan in plans.items()

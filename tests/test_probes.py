@@ -179,7 +179,7 @@ def test_seacache_takes_inputs_without_any_space():
     [
         ({"where": "middle"}, "front, modulated, input, got 'middle'"),
         ({"where": None}, "front, modulated, input"),
-        ({"blocks": 0}, "at least 1 leading blocks, got 0"),
+        ({"blocks": 0}, "at least 1, got 0"),
         ({"blocks": 1.0}, "got 1.0"),
         ({"blocks": True}, "got True"),
     ],
@@ -317,12 +317,12 @@ def test_what_is_peeked_at_is_the_modulated_input_of_the_attention():
 
 
 def test_a_probe_that_finds_no_attention_or_no_run_that_begins_there_is_refused():
-    with pytest.raises(DcacheError, match=r"no attention is declared for Double .*'fbcache'"):
+    with pytest.raises(DcacheError, match=r"no attention is declared for Double.*'fbcache'"):
         dcache.enable(Toy(), methods.teacache(coefficients=(1.0, 0.0)))
     method = Method(
         "mine", rule=Accumulated(1.0), sites=("run:1-2",), codec="delta", probe=Probe("modulated")
     )
-    with pytest.raises(DcacheError, match=r"none of the sites \['run:1-2'\] begins there: choose 'trunk'"):
+    with pytest.raises(DcacheError, match=r"none of the sites \['run:1-2'\] begins with it: choose 'trunk'"):
         dcache.enable(PIXART.build(), method)
 
 

@@ -1,1 +1,1 @@
-"""What is remembered: codecs, histories, their bytes."""
+"""Cached features: codecs, histories and their sizes in bytes."""

@@ -1,4 +1,4 @@
-"""Histories: the anchors of one site on one branch, and the state of one branch."""
+"""`History`: the anchors of one site on one branch. `Branch`: the state of one guidance branch."""
 
 from __future__ import annotations
 
@@ -15,53 +15,58 @@ Leaves = tuple[Stored | None, ...]
 
 
 class ChangeIndicator(Protocol):
-    """What a branch keeps of a dynamic rule's probe; `dcache.probes.SinceCompute` is one.
+    """Measures how much a dynamic rule's probe has changed on a branch, as `dcache.probes.SinceCompute` does.
 
     Attributes:
-        now: the probe's tensor in the evaluation under way, or None.
-        most: how many tensors like it are held at most.
+        now: the probe's tensor in the current evaluation, or None.
+        max_tensors: most tensors of the probe's size that are kept.
     """
 
     now: torch.Tensor | None
     max_tensors: int
 
     def update(self, x: torch.Tensor, logsnr: float | None) -> None:
-        """Take the probe's tensor of this evaluation."""
+        """Take the probe's tensor of the current evaluation."""
         ...
 
     def change(self) -> float:
-        """The change since what it is compared with."""
+        """The relative change, infinite if there is nothing to compare with."""
         ...
 
     def end_step(self, computed: bool, output: Any) -> None:
-        """The evaluation is over."""
+        """End the current evaluation."""
         ...
 
     def tensors(self) -> Iterable[torch.Tensor]:
-        """Every tensor held."""
+        """All tensors that are kept."""
         ...
 
     def capacity(self) -> Iterable[torch.Tensor]:
-        """Tensors like those that will be held."""
+        """Tensors of the sizes and number that will be kept once all are there."""
         ...
 
 
 @dataclass(slots=True)
 class History:
-    """The last `limit` anchors of a site, oldest first, and how long ago the newest was computed.
+    """The last `limit` anchors of a site, oldest first, and the number of predictions since the newest.
 
     Memory is allocated for each of the first `limit` anchors; from then on each new one is written into the
     buffer of the one it replaces. The replaced anchor is dropped before its buffer is overwritten.
 
     Attributes:
-        spare: memory of an anchor that was dropped, for the next one.
-        like: shape and dtype of each leaf as it came, where there is a memory limit (`engine/memory.py`).
+        limit: most anchors.
+        leaves: for each anchor, one stored tensor per output tensor of the site; None where it is not stored.
+        taus: clock values of the anchors.
+        steps: evaluations of the anchors.
         run_length: predictions since the newest anchor.
-        memory: what the rule keeps of this site between its decisions.
+        memory: numbers that the rule stores for this site between its decisions.
         forecast: the last entry before the newest anchor, predicted or computed, for predictors that read it.
         predicted_at: clock value of the last prediction.
-        half: whether the anchors are of the rows with the prompt only.
-        form: how the site's output is put together from an anchor's leaves, where branches may differ in it.
+        half: True if the anchors cover only the conditional rows of the batch.
+        spare: memory of a dropped anchor, for the next one.
+        like: shape and dtype of each output tensor before encoding; filled only under a memory limit
+            (`engine/memory.py`).
+        form: how the output is put together from an anchor's leaves, where branches may differ in it.
     """
 
     limit: int
@@ -78,16 +83,16 @@ class History:
     form: Any = None
 
     def make_room(self, tau: float) -> None:
-        """Drop the anchor that one at this clock value replaces; its memory is spare then."""
+        """Drop the anchor that an anchor at this clock value replaces, and keep its memory as spare."""
         replaced = self._replaced(tau)
         if replaced is not None:
             dropped = self.leaves[replaced]
             self.drop(replaced)
-            # Without a prediction since, the last entry is the newest anchor itself.
+            # Without a prediction since, the forecast is the newest anchor itself and its memory is in use.
             self.spare = dropped if dropped is not self.forecast else ()
 
     def push(self, step: int, tau: float, leaves: Leaves) -> None:
-        """Add an anchor; one at the newest one's clock replaces it, the oldest beyond `limit` goes."""
+        """Add an anchor. It replaces one at the same clock value, else the oldest of `limit` anchors."""
         replaced = self._replaced(tau)
         if replaced is not None:
             self.drop(replaced)
@@ -98,7 +103,7 @@ class History:
         self.spare = ()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all anchors and the state that belongs to them."""
         self.leaves.clear()
         self.taus.clear()
         self.steps.clear()
@@ -109,12 +114,12 @@ class History:
         self.spare = ()
 
     def tensors(self) -> Iterable[torch.Tensor]:
-        """Every tensor held."""
+        """All tensors that the history keeps."""
         for leaves in (*self.leaves, self.forecast or (), self.spare):
             yield from tensors_of(leaves)
 
     def drop(self, i: int) -> None:
-        """Forget the i-th anchor."""
+        """Drop the i-th anchor."""
         del self.leaves[i], self.taus[i], self.steps[i]
 
     def _replaced(self, tau: float) -> int | None:
@@ -125,16 +130,19 @@ class History:
 
 @dataclass(slots=True)
 class Branch:
-    """One guidance branch of one run: its histories, by site, and what its calls look like.
+    """One guidance branch of one run: its histories by site, and the form of its calls.
 
     Attributes:
-        signature: shapes, dtypes and flags of its calls; another signature starts it afresh.
-        indicator: says how much the dynamic rule's probe has changed, or None.
-        condition: the conditioning tensor of its calls, to know the branch again when another stops calling.
-        reset: why the histories were emptied since the last computed event ("" if they were not).
-        refused: bytes of what the indicator could not be shown for want of room.
-        settled: whether it was seen to fit a budget, once it is full.
-        paired: whether its batch is known to be the two halves of guidance (asked only where it matters).
+        name: the branch's name, unique in its run.
+        limit: most anchors of each history.
+        signature: shapes, dtypes and flags of its calls; a call with another signature resets the branch.
+        histories: site -> history.
+        indicator: the change indicator of the rule's probe, or None.
+        condition: the conditioning tensor of its calls, which identifies the branch when others stop calling.
+        reset: why the histories were emptied since the last computed event, "" if they were not.
+        paired: True if its batch is known to be the two halves of guidance; set only where a method needs it.
+        settled: True if full histories were found to fit the memory limit.
+        refused: bytes of a probe tensor that the indicator could not keep for lack of memory.
     """
 
     name: str
@@ -149,21 +157,21 @@ class Branch:
     refused: int = 0
 
     def history(self, site: str) -> History:
-        """The history of a site, made when first asked for."""
-        found = self.histories.get(site)
-        if found is None:
-            found = self.histories[site] = History(self.limit)
-        return found
+        """The history of a site; an empty one is made on first use."""
+        history = self.histories.get(site)
+        if history is None:
+            history = self.histories[site] = History(self.limit)
+        return history
 
     def start_afresh(self, reason: str) -> None:
-        """Forget all histories."""
+        """Drop all histories and the indicator, and note the reason."""
         self.histories.clear()
         self.indicator = None
         self.settled = False
         self.reset = reason
 
     def tensors(self) -> Iterable[torch.Tensor]:
-        """Every tensor held."""
+        """All tensors of the histories and the indicator."""
         for history in self.histories.values():
             yield from history.tensors()
         if self.indicator is not None:
@@ -180,7 +188,7 @@ def tensors_of(leaves: Leaves) -> Iterable[torch.Tensor]:
 
 
 def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of the storages that the tensors keep alive, each storage once."""
+    """Bytes of the storages of these tensors, each storage counted once."""
     storages: dict[tuple[torch.device, int], int] = {}
     for tensor in tensors:
         storage = tensor.untyped_storage()

@@ -1,4 +1,4 @@
-"""Bytes that an anchor will take before it is there."""
+"""The size of an anchor in bytes, from shapes and dtypes alone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dcache.kernels.packed import LARGEST, groups
 
 
 def bytes_of_like(history: History, store: torch.dtype | None) -> int:
-    """Bytes of one anchor of a history, kept in `store`."""
-    return sum(bytes_in(*one, store) for one in history.like if one is not None)
+    """Bytes of one anchor of a history whose tensors are stored in the dtype `store`."""
+    return sum(bytes_in(*leaf, store) for leaf in history.like if leaf is not None)
 
 
-def bytes_in(shape: torch.Size, own: torch.dtype, store: torch.dtype | None) -> int:
-    """Bytes of a tensor of this shape and dtype, kept in `store` (its own dtype if None)."""
-    if store is None or not own.is_floating_point:
-        return shape.numel() * own.itemsize
+def bytes_in(shape: torch.Size, dtype: torch.dtype, store: torch.dtype | None) -> int:
+    """Bytes of a tensor stored in `store`; None, or a dtype that is not floating-point, keeps its dtype."""
+    if store is None or not dtype.is_floating_point:
+        return shape.numel() * dtype.itemsize
     return shape.numel() * store.itemsize + (4 * groups(shape) if store in LARGEST else 0)

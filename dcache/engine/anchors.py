@@ -1,4 +1,4 @@
-"""What happens to anchors between two computed calls: rows that are dropped, forecasts that are kept."""
+"""Changes of a history between computed calls: rows that are dropped, and the last entry as a forecast."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from dcache.predictors import Predictor
 
 
 def fit_rows(history: History, half: tuple[int, slice] | None, codec: Codec, mean: bool) -> None:
-    """Keep of the anchors the rows that are run; where all are run again nothing is left of them.
+    """Fit the anchors to the rows of the batch that are run.
+
+    If a part of the rows is run, the others are dropped from the anchors. If all rows are run again, the
+    history is cleared.
 
     Args:
         history: changed in place.
-        half: (rows of the whole batch, those that are run), None where all are.
-        codec: of the site.
+        half: (number of rows of the whole batch, the rows that are run), None if all are run.
+        codec: the site's codec.
         mean: keep the mean of both halves of a guided batch instead of the half that is run.
     """
     if half is None:
@@ -28,7 +31,13 @@ def fit_rows(history: History, half: tuple[int, slice] | None, codec: Codec, mea
 
 
 def latest_entry(history: History, predictor: Predictor, codec: Codec) -> Leaves:
-    """The last entry before a new anchor: the newest anchor, or what was predicted since, once more."""
+    """The last entry before a new anchor: the newest anchor, or the last prediction, computed again.
+
+    Args:
+        history: the site's history.
+        predictor: the site's predictor.
+        codec: the site's codec.
+    """
     if not history.run_length or len(history.taus) == 1:
         return history.leaves[-1]
     weights = predictor.weights(history.taus, history.steps, history.predicted_at)
@@ -44,15 +53,15 @@ def latest_entry(history: History, predictor: Predictor, codec: Codec) -> Leaves
 
 
 def _fewer(leaves: Leaves, rows: int, part: slice, codec: Codec, mean: bool) -> Leaves:
-    kept: list[Stored | None] = []
+    fewer: list[Stored | None] = []
     for leaf in leaves:
-        # Frames or places may lie inside the batch dimension, behind the rows.
+        # Dimension 0 may be rows times frames (or places); `each` is the number of entries per row.
         each = 0 if leaf is None or leaf.shape[0] % rows else leaf.shape[0] // rows
         if leaf is None or not each:
-            kept.append(leaf)
+            fewer.append(leaf)
         elif mean:
             a, b = (half.to(half.dtype) for half in leaf.chunk(2))
-            kept.append(codec.close(None, (a + b) / 2) if isinstance(leaf, Packed) else (a + b) / 2)
+            fewer.append(codec.close(None, (a + b) / 2) if isinstance(leaf, Packed) else (a + b) / 2)
         else:
-            kept.append(leaf[part.start * each : part.stop * each].clone())
-    return tuple(kept)
+            fewer.append(leaf[part.start * each : part.stop * each].clone())
+    return tuple(fewer)

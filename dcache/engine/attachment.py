@@ -1,4 +1,4 @@
-"""What is attached to the denoiser module itself: its call, and two of its methods."""
+"""`Attachment`: the intercepts on the denoiser module itself, of its call and of two methods."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Attachment:
         self.inner: InnerDenoiserCall | None = None
 
     def install(self) -> None:
-        """Put everything in place."""
+        """Install all intercepts."""
         self.call.install()
         self.methods = [MethodIntercept(self.module, "compile", self._compile)]
         if hasattr(type(self.module), "cache_context"):
@@ -59,7 +59,7 @@ class Attachment:
             self.inner.install()
 
     def verify(self) -> None:
-        """Take the module's call again if the slot was taken since.
+        """Install the intercept of the module's call again if its slot was overwritten.
 
         Raises:
             DcacheError: the whole model was compiled.
@@ -69,7 +69,7 @@ class Attachment:
             self.call.install()
 
     def remove(self) -> None:
-        """Take everything off."""
+        """Remove all intercepts."""
         self.call.remove()
         for method in self.methods:
             method.remove()
@@ -105,10 +105,10 @@ class Attachment:
 
 
 def denoiser_of(module: nn.Module) -> Denoiser | None:
-    """What stands behind a denoiser's call, where caching is enabled on it."""
+    """The session that handles a denoiser's calls; None if caching is not enabled on it."""
     model_call = model_call_of(module)
     if model_call is not None:
         return model_call.session
-    # The slot was taken since; the next run notices.
+    # The slot of the call may have been overwritten, until the next run calls `verify`.
     owner = listener_on(module, "compile")
     return owner.session if isinstance(owner, Attachment) and owner.module is module else None

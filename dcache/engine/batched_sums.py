@@ -1,10 +1,9 @@
-"""Sums of many sites in one kernel launch.
+"""Predictions of many sites in one kernel launch.
 
-A site that remembers values is predicted from its anchors alone, so its sum can be made before its turn. On
-a GPU a launch costs more than a small sum, so there the first site predicted in a call also computes the sums
-of the later ones that the rule will let be predicted: in one `weighted_sums`, or in few where they are large.
-Each of them finds its leaves ready. What was made for a site that is not called after all is dropped at the
-end of the call.
+Under the codec `value` a prediction depends on the anchors alone, so it can be computed before the site is
+reached. On a GPU a launch costs more than a small sum. So the first site predicted in a call also computes
+the predictions of the later sites, in one `weighted_sums`, or in a few if they are large. Later sites take
+their outputs from `ready`. Outputs of sites that are not called are dropped at the end of the call.
 """
 
 from __future__ import annotations
@@ -20,57 +19,58 @@ from dcache.engine.protocols import Lowered
 from dcache.engine.region import Region
 from dcache.kernels.weighted_sum import Job, weighted_sum, weighted_sums
 
-# Most bytes that may wait for their sites' turns. Where one leaf is a share of that, its launch is too.
+# Most bytes of outputs that are computed ahead. Of larger sums the launch is a small share.
 MOST_BYTES = 1 << 26
 
-Made = list[torch.Tensor | None]
+# The predicted outputs of one site, None for those that are not stored.
+Sums = list[torch.Tensor | None]
 
 
-class Foreseeing(Protocol):
-    """Says beforehand what will be predicted; `engine.decisions.Decisions` is one."""
+class Lookahead(Protocol):
+    """Decides in advance which sites will be predicted, as `engine.decisions.Decisions` does."""
 
     foreseen: set[str]
 
     def foresees(self, region: Lowered, call: Call, history: History) -> bool:
-        """Whether a site that was not reached yet in this call will be predicted."""
+        """True if a site that was not reached yet in this call will be predicted."""
         ...
 
 
 class BatchedSums:
-    """The sums of one call that are made before their sites' turns.
+    """The outputs of one call that are computed before their sites are reached.
 
     Args:
-        decisions: says which sites will be predicted.
-        regions: the bound regions, looked up in every call.
+        decisions: decides which sites will be predicted.
+        regions: returns the bound regions; called once per call.
 
     Attributes:
-        waiting: sites that will be predicted in this call and are not summed yet, with their histories.
-        ready: leaves that wait for their sites' turns; each is handed out once, and belongs to nobody else.
-        held: bytes of what is ready.
-        call: the one under way, if any site has asked in it.
+        waiting: regions that will be predicted in this call and are not computed yet, with their histories.
+        ready: computed outputs of regions that were not reached yet; each is handed out once.
+        pending_bytes: bytes of `ready`.
+        call: the call in which a site was predicted last, None between calls.
     """
 
-    def __init__(self, decisions: Foreseeing, regions: Callable[[], Sequence[Region]]) -> None:
+    def __init__(self, decisions: Lookahead, regions: Callable[[], Sequence[Region]]) -> None:
         self.decisions = decisions
         self.regions = regions
         self.waiting: dict[Region, History] = {}
-        self.ready: dict[Region, Made] = {}
+        self.ready: dict[Region, Sums] = {}
         self.pending_bytes = 0
         self.call: Call | None = None
 
-    def leaves(self, region: Region, call: Call) -> Made | None:
-        """What a region on kernels predicts, if that is summed with others; None if it is to sum alone."""
+    def leaves(self, region: Region, call: Call) -> Sums | None:
+        """The predicted outputs of a region; None if the region has to compute them itself."""
         if self.call is not call:
             self._look_ahead(region, call)
         if region in self.waiting:
             self._sum(region, call)
-        made = self.ready.pop(region, None)
-        if made is not None:
-            self.pending_bytes -= _bytes_of(made)
-        return made
+        outputs = self.ready.pop(region, None)
+        if outputs is not None:
+            self.pending_bytes -= _bytes_of(outputs)
+        return outputs
 
     def end_call(self) -> None:
-        """The call is over: drop what was not used."""
+        """End the call: drop outputs that were not used."""
         self.call = None
         self.pending_bytes = 0
         self.waiting.clear()
@@ -78,10 +78,10 @@ class BatchedSums:
         self.decisions.foreseen.clear()
 
     def _look_ahead(self, first: Region, call: Call) -> None:
-        """Note which regions are predicted from anchors alone: this one, and those whose turns will come."""
+        """Collect the regions that are predicted from anchors alone: this one, and those not reached yet."""
         self.end_call()
         self.call = call
-        # In the order of the blocks, so that what is ready is soon used.
+        # In the order of the blocks, so that outputs are used soon after they are computed.
         for region in sorted(self.regions(), key=_depth):
             history = _anchors_alone(region, call)
             if region is not first and (
@@ -96,7 +96,7 @@ class BatchedSums:
                     self.waiting[part] = history
 
     def _sum(self, first: Region, call: Call) -> None:
-        """Make the sums of this region, and of as many others as may wait."""
+        """Compute the outputs of this region, and of as many others as `MOST_BYTES` allows."""
         chosen: dict[Region, list[Job | None]] = {}
         total = self.pending_bytes
         for region in [first, *(r for r in self.waiting if r is not first)]:
@@ -109,6 +109,7 @@ class BatchedSums:
         for region in chosen:
             del self.waiting[region]
         every = [job for jobs in chosen.values() for job in jobs if job is not None]
+        # A single sum is no faster here: the region computes it itself.
         if len(every) < 2:
             return
         sums = iter(weighted_sums(every))
@@ -122,12 +123,12 @@ def _depth(region: Region) -> int:
     return region.site.first
 
 
-def _bytes_of(made: Iterable[torch.Tensor | None]) -> int:
-    return sum(leaf.nbytes for leaf in made if leaf is not None)
+def _bytes_of(outputs: Iterable[torch.Tensor | None]) -> int:
+    return sum(leaf.nbytes for leaf in outputs if leaf is not None)
 
 
 def _anchors_alone(region: Region, call: Call) -> History | None:
-    """The history that a region is predicted from, where that is all it needs, and as it lies there."""
+    """The region's history, if its prediction needs nothing else and the anchors have the call's rows."""
     if region.codec.is_delta or region.corrector is not None:
         return None
     history = call.branch.histories.get(region.key)
@@ -137,7 +138,7 @@ def _anchors_alone(region: Region, call: Call) -> History | None:
 
 
 def _jobs(region: Region, call: Call, history: History) -> list[Job | None]:
-    """The sum of each leaf, None for leaves that are not stored; none at all where it is no plain sum."""
+    """A sum for each output, None for outputs that are not stored; empty if it is no plain weighted sum."""
     weights, anchors, summed = region.terms(call, history)
     if summed is not weighted_sum:
         return []

@@ -1,4 +1,4 @@
-"""Binding the sites of a method to one model: each becomes a region and intercepts on the model's modules."""
+"""`bind`: makes a region and intercepts on the model's modules for each site of a method."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from dcache.engine.lowering.whole_model import WholeRegion
 from dcache.engine.protocols import Engine
 from dcache.errors import DcacheError
 from dcache.probes import Probe, attacher
-from dcache.schedule.plan import SIBLINGS
+from dcache.schedule.plan import UNCOND_FROM
 from dcache.sites.discovery import discover
 from dcache.sites.site import Site
 from dcache.sites.structure import Structure
 
 
 def bind(engine: Engine, specs: Sequence[str], compile_options: Any = None, replay: bool = False) -> Binding:
-    """Find the sites in a denoiser, build their regions and intercepts; nothing is installed yet.
+    """Find the sites in a denoiser and build their regions and intercepts, without installing them.
 
     Args:
         engine: the session.
-        specs: as in `dcache.sites`.
-        compile_options: arguments of `torch.compile` for what is intercepted, or None.
-        replay: lower every module of a run or bracket by itself: the slow reference.
+        specs: site specifications, as in `dcache.sites.structure`.
+        compile_options: arguments of `torch.compile` for the intercepted modules, or None.
+        replay: lower every module of a run or bracket by itself: the slow reference implementation.
 
     Raises:
-        DcacheError: a site does not exist, overlaps another, or its codec does not fit.
+        DcacheError: a site does not exist or overlaps another, or its codec or the probe does not fit.
     """
     model, method = engine.module, engine.method
     structure = discover(model)
@@ -43,8 +43,8 @@ def bind(engine: Engine, specs: Sequence[str], compile_options: Any = None, repl
     binding = Binding(model, structure, sites, compile_options=compile_options)
     if sites == [Site("model", "model")] and tuple(specs) == ("auto",):
         engine.warn(
-            f"{type(model).__name__} has no block list that dcache recognises: the whole model is "
-            "remembered (sites='model')"
+            f"{type(model).__name__} has no block list that dcache recognises: the output of the whole model "
+            "is cached (sites='model')"
         )
     for site in sites:
         _lower(binding, engine, site, method.codec_for(site), replay)
@@ -64,7 +64,7 @@ def bind(engine: Engine, specs: Sequence[str], compile_options: Any = None, repl
 
 
 def _lower(binding: Binding, engine: Engine, site: Site, codec: Codec, replay: bool) -> None:
-    """Make one site skippable: add its region and its intercepts to the binding."""
+    """Add the region and the intercepts of one site to the binding."""
     if site.kind == "model":
         binding.whole = WholeRegion(engine, site, codec)
         binding.regions.append(binding.whole)
@@ -105,26 +105,26 @@ def _lower_bracket(binding: Binding, engine: Engine, site: Site, codec: Codec, r
 def _lower_sublayer(binding: Binding, engine: Engine, site: Site, codec: Codec) -> None:
     if codec.is_delta:
         raise DcacheError(
-            f"codec 'delta' does not fit {site.name}: a sublayer's output is no change of its input; use "
+            f"codec 'delta' does not fit {site.name}: a sublayer's output does not continue its input; use "
             "codec='value'"
         )
     sublayer = next(s for s in binding.structure.sublayers if s.name == site.name)
     region = ModuleRegion(engine, site, codec)
     binding.regions.append(region)
-    binding.intercepts += [PlaceholderCall(module, region) for module in sublayer.hollow]
+    binding.intercepts += [PlaceholderCall(module, region) for module in sublayer.feeders]
     binding.intercepts.append(ModuleCall(sublayer.module, region))
 
 
 def _guidance(binding: Binding, engine: Engine, site: Site) -> GuidanceRegion:
-    if engine.method.sibling not in SIBLINGS:
+    if engine.method.uncond_from not in UNCOND_FROM:
         raise DcacheError(
-            f"site 'guidance' needs a method that says how one branch follows from the other "
-            f"({', '.join(SIBLINGS)}): 'tgate' or 'fastercache'"
+            "site 'guidance' needs a method that predicts the unconditional branch (uncond_from="
+            f"{', '.join(map(repr, UNCOND_FROM))}): use 'tgate' or 'fastercache'"
         )
     whole = [s.name for s in binding.sites if s.kind in {"model", "bracket", "fused"}]
     if whole:
         raise DcacheError(
-            f"site 'guidance' runs half of the batch, which {whole} cannot follow: choose sublayers or runs"
+            f"site 'guidance' runs half of the batch, which {whole} do not support: choose sublayers or runs"
         )
     return GuidanceRegion(engine, site)
 
@@ -139,7 +139,7 @@ def _lower_run(binding: Binding, engine: Engine, site: Site, codec: Codec, repla
             group.followers.append(follower)
             binding.intercepts.append(BlockCall(block, follower, first=True, last=True))
         if engine.method.corrections is not None:
-            # What the last block returns is what the run returns.
+            # The run's output is its last block's.
             group.followers[-1].corrector = engine.method.corrections.of(site.name)
         return
     region = RunRegion(engine, site, codec)
@@ -153,19 +153,19 @@ def _refuse_unbound(binding: Binding, corrected: Sequence[str]) -> None:
     unbound = [site for site in corrected if site not in bound]
     if unbound:
         raise DcacheError(
-            f"there are corrections for {', '.join(unbound)}, and the sites here are {', '.join(bound)}: "
-            "fit them with the schedule they are used with"
+            f"there are corrections for {', '.join(unbound)}, and the sites here are {', '.join(bound)}: fit "
+            "corrections with the schedule in which they are used"
         )
 
 
 def _beside_probe(structure: Structure, specs: Sequence[str], probe: Probe) -> Sequence[str]:
-    """The sites of a dynamic method: what its rule looks at is not remembered itself."""
+    """The site specifications of a dynamic method: by default all blocks but those of the probe."""
     if probe.where != "front":
         return specs
     depth = len(structure.blocks)
     if depth <= probe.blocks:
         raise DcacheError(
-            f"the dynamic rule looks at the first {probe.blocks} block(s) and remembers the rest; "
+            f"the dynamic rule's probe is the first {probe.blocks} block(s), and the others are cached; "
             f"{type(structure.model).__name__} has {depth} block(s). Choose a method with sites='model'."
         )
     if list(specs) == ["auto"]:
@@ -178,9 +178,9 @@ def _attach_front(binding: Binding, engine: Engine, probe: Probe) -> None:
     taken = [site.name for site in binding.sites if site.is_run and site.first < probe.blocks]
     if taken:
         raise DcacheError(
-            f"the dynamic rule looks at the first {probe.blocks} block(s), which are always computed, "
-            f"and {', '.join(taken)} would have them predicted: choose sites that begin at block "
-            f"{probe.blocks}, such as 'run:{probe.blocks}-{len(blocks) - 1}'"
+            f"the dynamic rule's probe is the first {probe.blocks} block(s), which are always computed, and "
+            f"{', '.join(taken)} would predict them: choose sites that begin at block {probe.blocks}, such "
+            f"as 'run:{probe.blocks}-{len(blocks) - 1}'"
         )
     front = FrontProbe(engine)
     for i, block in enumerate(blocks[: probe.blocks]):
@@ -191,22 +191,22 @@ def _attach_modulated(binding: Binding, engine: Engine, _: Probe) -> None:
     structure = binding.structure
     first = [s for s in structure.sublayers if s.depth == 0 and s.kind == "attn"]
     if not first or not structure.blocks:
-        what = type(structure.blocks[0]).__name__ if structure.blocks else type(structure.model).__name__
+        name = type(structure.blocks[0] if structure.blocks else structure.model).__name__
         raise DcacheError(
-            f"the dynamic rule looks at what the first block gives its attention, and no attention is "
-            f"declared for {what} (dcache.sites.blocks.register_block, one line). Use a rule that looks "
-            "elsewhere: 'fbcache', 'dbcache' or 'easycache'."
+            "the dynamic rule's probe is the input of the first block's attention, and no attention is "
+            f"declared for {name}. Declare it (dcache.sites.blocks.register_block, one line), or use a "
+            "method with another probe: 'fbcache', 'dbcache' or 'easycache'."
         )
     if not any(site.is_run and site.first == 0 for site in binding.sites):
         raise DcacheError(
-            f"the dynamic rule decides when the first block is entered, and none of the sites "
-            f"{[s.name for s in binding.sites]} begins there: choose 'trunk' or 'run:0-N'"
+            "the dynamic rule decides before the first block runs, and none of the sites "
+            f"{[s.name for s in binding.sites]} begins with it: choose 'trunk' or 'run:0-N'"
         )
     binding.intercepts.append(AttentionInputProbe(first[0].module, engine))
 
 
 def _attach_input(_binding: Binding, _engine: Engine, _probe: Probe) -> None:
-    """The gate shows what the denoiser is given: nothing is intercepted."""
+    """No intercept is needed: the gate passes the denoiser's input to the indicator."""
 
 
 _ATTACH = {"front": _attach_front, "modulated": _attach_modulated, "input": _attach_input}

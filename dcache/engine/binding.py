@@ -1,4 +1,4 @@
-"""Binding: sites become regions, regions become intercepts on the modules of one model."""
+"""`Binding`: the sites of one model, with their regions and the intercepts on its modules."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Binding:
 
     Attributes:
         model: the denoiser.
-        structure: what was found in it.
-        sites: what was asked for.
-        regions: one for each site, in their order.
+        structure: its blocks, sublayers and skips.
+        sites: the selected sites.
+        regions: one region for each site, in the same order.
         intercepts: in the order of their installation.
         whole: the region of the whole model, if that is a site.
-        guidance: the region of the rows without the prompt, if that is a site.
-        names: (parent, name, child) of every intercepted module, as they were when bound.
-        compile_options: arguments of `torch.compile` for what is intercepted, or None.
+        guidance: the region of the unconditional rows, if that is a site.
+        names: (parent, name, child) of every intercepted module, when it was bound.
+        compile_options: arguments of `torch.compile` for the intercepted modules, or None.
     """
 
     model: nn.Module
@@ -50,67 +50,71 @@ class Binding:
     compile_options: Any = None
 
     def install(self) -> None:
-        """Put all intercepts in place; compile what was asked for inside them."""
+        """Install all intercepts, and compile the modules inside them if options are given."""
         for intercept in self.intercepts:
             intercept.install()
         if self.compile_options is not None:
             self._compile()
-        wanted = {i.module for i in self.intercepts}
+        bound = {i.module for i in self.intercepts}
         self.names = [
             (parent, name, child)
             for parent in self.model.modules()
             for name, child in parent.named_children()
-            if child in wanted
+            if child in bound
         ]
 
     def remove(self) -> None:
-        """Take all intercepts off."""
+        """Remove all intercepts."""
         for intercept in reversed(self.intercepts):
             intercept.remove()
 
     def reinstall(self) -> None:
-        """Put the intercepts whose slot was taken since in place again."""
+        """Install again the intercepts whose slot was overwritten."""
         for intercept in self.intercepts:
             if intercept.displaced:
                 intercept.install()
 
     def clear(self) -> None:
-        """Drop everything that refers to the model: caching was taken off it."""
+        """Drop all references to the model's modules, after caching was disabled."""
         for region in self.storing():
-            # Leaders know their followers: with this link cut no circle keeps them alive.
+            # Leader and follower refer to each other. Cutting one link lets them be freed.
             region.leader = None
         self.intercepts, self.regions, self.names = [], [], []
         self.whole = self.guidance = None
 
     def storing(self) -> Iterator[Region]:
-        """Every region that remembers by a codec, those of repeated calls and of parts included."""
+        """Every region that stores anchors, including those of repeated calls and of parts."""
         for region in self.regions:
             yield from region.parts()
 
     def summable(self) -> list[Region]:
-        """The regions whose sums may be made together with others'."""
+        """The regions whose predictions can be computed in one launch (`engine.batched_sums`)."""
         return [region for region in self.regions if isinstance(region, Region)]
 
     def moved(self) -> bool:
-        """Whether a bound module was replaced since (a LoRA layer)."""
-        for parent, name, child in self.names:  # noqa: SIM110 - asked in every call, so no generator
+        """True if a bound module was replaced in the model, for example by a LoRA layer."""
+        for parent, name, child in self.names:  # noqa: SIM110 - runs in every call, so no generator
             if parent._modules.get(name) is not child:
                 return True
         return False
 
     def stale(self) -> bool:
-        """Whether a bound module was replaced since, or the list of blocks is another."""
+        """True if a bound module was replaced, or the model's list of blocks changed."""
         return self.moved() or (
             bool(self.structure.blocks) and find_blocks(self.model) != self.structure.blocks
         )
 
     def refuse_enclosed(self) -> None:
-        """Raise if a bound module lies inside one that somebody compiled: its call is part of that frame."""
-        ours = {i.module for i in self.intercepts}
+        """Check that no bound module lies inside a compiled one, where its intercept would not be called.
+
+        Raises:
+            DcacheError: one does.
+        """
+        bound = {i.module for i in self.intercepts}
         for module in self.model.modules():
             if compiled_inside(module) is None:
                 continue
-            enclosed = next((m for m in module.modules() if m is not module and m in ours), None)
+            enclosed = next((m for m in module.modules() if m is not module and m in bound), None)
             if enclosed is not None:
                 raise DcacheError(
                     f"{type(module).__name__} is compiled, and the sites {[s.name for s in self.sites]} "
@@ -120,7 +124,11 @@ class Binding:
                 )
 
     def settle(self) -> str | None:
-        """After a first computed call: learn how blocks pass inputs through. Returns what is against it."""
+        """Set up the skipping of blocks from the traces of a first computed call.
+
+        Returns:
+            None, or the reason why the blocks cannot be skipped.
+        """
         for intercept in self.intercepts:
             if not isinstance(intercept, BlockCall):
                 continue
@@ -129,12 +137,12 @@ class Binding:
             if intercept.module not in tracer.seen:
                 return f"block {type(intercept.module).__name__} of {region.site.name} was not called"
             expected = [i.module for i in self.intercepts if isinstance(i, BlockCall) and i.region is region]
-            # Skip-layer guidance leaves some out: no harm as long as the first and the last are called.
+            # Skip-layer guidance leaves some blocks out. That is allowed for all but the first.
             called = [m for m in expected if m in region.order]
             if region.order and (region.order != called or called[0] is not expected[0]):
                 return f"the blocks of {region.site.name} are not called once each, in their order"
             if not intercept.last:
-                intercept.passing = tracer.passing(intercept.module)
+                intercept.passing = tracer.pass_through(intercept.module)
                 if intercept.passing is None:
                     return (
                         f"an output of {type(intercept.module).__name__} continues none of its inputs, so "
@@ -145,32 +153,32 @@ class Binding:
         return None
 
     def check_corrections(self) -> None:
-        """After a first computed call: whether the corrections have as many channels as the outputs.
+        """Check, after a first computed call, that corrections and outputs have equal numbers of channels.
 
         Raises:
-            DcacheError: some have not.
+            DcacheError: they differ at a site.
         """
         for region in self.storing():
             region.check_corrections()
 
     def observe(self) -> None:
-        """A call begins in which the blocks are watched."""
+        """Prepare for a call in which the order of the blocks is recorded."""
         for intercept in self.intercepts:
             if isinstance(intercept, BlockCall):
                 intercept.region.order = []
 
     def _compile(self) -> None:
-        taken = {i.module for i in self.intercepts}
+        bound = {i.module for i in self.intercepts}
         for block in self.structure.blocks:
-            if not any(m in taken for m in block.modules()):
+            if not any(m in bound for m in block.modules()):
                 plain = ModuleIntercept(block)
                 plain.install()
                 self.intercepts.append(plain)
         for intercept in self.intercepts:
-            # What encloses another bound module stays as it is: the inner one must be called. Of a chain of
-            # intercepts the innermost stands in front of the compiled call.
+            # A module that contains another bound module is not compiled, since the inner intercept must be
+            # called. In a chain of intercepts the innermost calls the compiled module.
             if not isinstance(intercept.inner, ModuleIntercept) and not any(
-                m in taken for m in intercept.module.modules() if m is not intercept.module
+                m in bound for m in intercept.module.modules() if m is not intercept.module
             ):
                 intercept.inner = _compiled(intercept.module, self.compile_options)
 

@@ -1,15 +1,15 @@
-"""`max_cache_bytes`: the most that the histories of one `enable` may hold together.
+"""`max_cache_bytes`: a limit of the bytes of all histories of one `enable`.
 
-Every new piece of memory is asked for first (`take`), so the limit holds at any time. What a branch will hold
-once its histories are full is known after its first computed call (`settle`). Where all together would be too
-much, something is given up, in this order, until it is enough:
+Every anchor is checked against the limit before it is stored (`take`), so the limit holds at any time. After
+the first computed call of a branch its size with full histories is known (`settle`). If all denoisers
+together would exceed the limit, the method is degraded in this order until it fits:
 
 1. order: fewer anchors for each site;
 2. precision: float32 to bfloat16, then int8 with a scale for each row;
 3. granularity: the trunk (a UNet's outermost bracket) in place of its parts, then the whole model.
 
-One `DcacheWarning` says what; where even the last is too much, a `DcacheError` does. What is copied for a
-moment while a site is computed (the negated input of `delta`) is no history and is not counted.
+One `DcacheWarning` says what was changed. If even the last step does not fit, a `DcacheError` is raised. The
+temporary copy of a site's input under `delta` is not part of a history and is not counted.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from dcache.util.bytes import read_bytes
 
 
 class Budgeted(Protocol):
-    """One denoiser's share in a budget."""
+    """The histories of one denoiser, as a budget uses them."""
 
     @property
     def removed(self) -> bool:
-        """Whether caching was taken off the denoiser."""
+        """True if caching was disabled on the denoiser."""
         ...
 
     @property
     def holds(self) -> bool:
-        """Whether anything is remembered now."""
+        """True if there is any anchor now."""
         ...
 
     @property
@@ -43,39 +43,39 @@ class Budgeted(Protocol):
 
     @property
     def lowest(self) -> DegradeLevel:
-        """How far it can go down."""
+        """The lowest level of the method at its present sites."""
         ...
 
     def describe(self, requested: bool = False) -> str:
-        """The method as it is now, or as it was asked for."""
+        """Description of the present method, or of the one that the user requested."""
         ...
 
     def bytes_now(self) -> int:
-        """Bytes held now."""
+        """Bytes of the histories now."""
         ...
 
     def full_bytes(self, level: DegradeLevel) -> int:
-        """Bytes once every history is full, at that level."""
+        """Bytes of the histories at a level once all are full."""
         ...
 
     def degrade(self, level: DegradeLevel) -> None:
-        """Go down to a level: the method changes, and with it what is remembered already."""
+        """Lower the method to a level, and convert the existing anchors."""
         ...
 
     def coarsen(self) -> bool:
-        """Remember fewer, coarser sites at the order and precision asked for; False where that cannot be."""
+        """Use fewer, coarser sites at the requested order and precision; False if there are none."""
         ...
 
     def restore(self) -> None:
-        """Go back to the method that was asked for; nothing is remembered then."""
+        """Return to the requested method with empty histories."""
         ...
 
     def repeat_first_calls(self) -> bool:
-        """Compute this evaluation's first calls again, to remember them; False where there are none."""
+        """Compute this evaluation's first calls again to fill the histories; False if there are none."""
         ...
 
     def free_if_idle(self, run: Run) -> None:
-        """Free everything if the denoiser's turn in that run is over."""
+        """Free the histories if the denoiser is not called again in this run."""
         ...
 
     def warn(self, text: str) -> None:
@@ -84,40 +84,41 @@ class Budgeted(Protocol):
 
 
 class Budget:
-    """The limit, and who shares it.
+    """A limit of bytes, shared by the denoisers of one `enable`.
 
     Args:
         limit: bytes, or text such as "512MB".
 
     Attributes:
         limit: bytes.
-        short: whether something could not be remembered since the last `settle`.
+        short: True if an anchor was refused since the last `settle`.
     """
 
     def __init__(self, limit: Any) -> None:
         self.limit = read_bytes(limit)
         self.short = False
         self._sharers: weakref.WeakSet[Budgeted] = weakref.WeakSet()
-        # The bytes in use are added up once a call of a denoiser, and counted on from there.
+        # The bytes in use are summed up once in each call of a denoiser; `take` then adds to the sum.
         self._counted_in: object = None
         self._used = 0
-        # What the method would hold, and its description, for the warning; and the least that was possible.
+        # Bytes and description of the method before it was degraded, for the warning.
         self._too_much: tuple[int, str] | None = None
+        # Fewest bytes that any level needs, for the error.
         self._least = 0
 
     def join(self, sharer: Budgeted) -> None:
-        """Another denoiser shares the limit."""
+        """Add a denoiser that shares the limit."""
         self._sharers.add(sharer)
 
     def take(self, call: object, size: int) -> bool:
-        """Whether there is room for so many bytes more; noted as held if so.
+        """Reserve bytes for an anchor; False if they would exceed the limit.
 
         Args:
-            call: the call of a denoiser in which they are asked for.
+            call: the denoiser's call in which the anchor is stored.
             size: bytes.
         """
         if self._counted_in is not call:
-            self._counted_in, self._used = call, sum(sharer.bytes_now() for sharer in self._live())
+            self._counted_in, self._used = call, sum(sharer.bytes_now() for sharer in self._active())
         if self._used + size > self.limit:
             self.short = True
             return False
@@ -125,22 +126,22 @@ class Budget:
         return True
 
     def forget_call(self) -> None:
-        """Drop the last call: it holds its branch, and that holds histories."""
+        """Drop the reference to the last call, which keeps histories alive through its branch."""
         self._counted_in = None
 
     def settle(self, sharer: Budgeted) -> None:
-        """After a denoiser's computed call: give up what is needed to stay below the limit from now on.
+        """Degrade the methods after a denoiser's computed call, so that full histories fit the limit.
 
-        Where what is remembered is no more what the lowered method would have remembered, the first calls of
-        this evaluation are computed once more, so that this run is like those that follow it.
+        If the stored anchors differ from those that the degraded method would have stored, the first calls of
+        this evaluation are computed again. So this run gives the same result as the runs after it.
 
         Raises:
-            DcacheError: there is nothing left to give up.
+            DcacheError: the lowest level of the coarsest sites exceeds the limit.
         """
         run = sharer.run
-        if run is not None and (self.short or self._total(self._live(), DegradeLevel()) > self.limit):
-            # Some denoisers' turns in the run are over (the first of Wan 2.2's two).
-            for other in self._live():
+        if run is not None and (self.short or self._total(self._active(), DegradeLevel()) > self.limit):
+            # Free denoisers that are not called again in this run, such as the first of Wan 2.2's two.
+            for other in self._active():
                 if other is not sharer:
                     other.free_if_idle(run)
         repeated = False
@@ -148,32 +149,38 @@ class Budget:
             repeated = True
 
     def _lower(self, sharer: Budgeted, repeated: bool) -> bool:
-        """Give up what is needed; True where what is remembered is not what it would be then."""
+        """Degrade all denoisers to the first level that fits; True if the first calls must be repeated.
+
+        Args:
+            sharer: the denoiser whose call has ended.
+            repeated: whether the first calls were repeated already.
+        """
         short, self.short, self._counted_in = self.short, False, None
-        # Where nothing is held there is nothing to give up.
-        holders = [other for other in self._live() if other.holds]
+        holders = [other for other in self._active() if other.holds]
         lowest = lowest_level(holder.lowest for holder in holders)
         for level in levels_to(lowest):
             total = self._total(holders, level)
-            # What could not be remembered under the same method before does not fit, whatever its sum.
+            # If the present method was repeated and an anchor was refused again, the method does not fit,
+            # even if the sum of its full histories does.
             if total <= self.limit and not (short and repeated and level == DegradeLevel()):
                 for holder in holders:
                     holder.degrade(level)
-                self._tell(sharer, total)
+                self._warn_degraded(sharer, total)
                 return short or level.precision > 0
             self._too_much = self._too_much or (total, sharer.describe())
         least = self._total(holders, lowest)
         self._least = min(least, self._least or least)
-        # All of them: one denoiser on coarse sites beside one on fine ones helps little.
+        # No level fits. Coarsen all denoisers: one on coarse sites beside one on fine sites saves little. The
+        # list is built first, since `any` would stop at the first.
         coarsened = [holder.coarsen() for holder in holders]
         if not any(coarsened):
             least, self._least, self._too_much = self._least, 0, None
-            for other in self._live():
+            for other in self._active():
                 other.restore()
             raise DcacheError(
-                f"max_cache_bytes={self.limit:,} is too little for {sharer.describe(requested=True)}: with "
-                f"all that can be given up, about {least:,} bytes are needed. Allow them, or choose "
-                "sites='trunk' or 'model'"
+                f"max_cache_bytes={self.limit:,} is too little for {sharer.describe(requested=True)}: at the "
+                f"lowest order, precision and granularity it needs about {least:,} bytes. Allow them, or "
+                "choose sites='trunk' or 'model'"
             )
         return True
 
@@ -181,14 +188,14 @@ class Budget:
     def _total(sharers: list[Budgeted], level: DegradeLevel) -> int:
         return sum(sharer.full_bytes(level) for sharer in sharers)
 
-    def _tell(self, sharer: Budgeted, total: int) -> None:
+    def _warn_degraded(self, sharer: Budgeted, total: int) -> None:
         if self._too_much is None:
             return
         (before, method), self._too_much, self._least = self._too_much, None, 0
         sharer.warn(
-            f"max_cache_bytes={self.limit:,}: {method} would hold {before:,} bytes; it is lowered to "
-            f"{sharer.describe()}, which holds {total:,}"
+            f"max_cache_bytes={self.limit:,}: {method} would need {before:,} bytes; it is lowered to "
+            f"{sharer.describe()}, which needs {total:,}"
         )
 
-    def _live(self) -> list[Budgeted]:
+    def _active(self) -> list[Budgeted]:
         return [sharer for sharer in self._sharers if not sharer.removed]

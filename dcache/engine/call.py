@@ -23,8 +23,8 @@ class Call:
         checking: a replay by the self-check; every site is predicted from what was just stored.
         predicted, computed: sites that were predicted and computed so far.
         entered: runs of blocks that were entered and not left (0 at the end, or a block was dropped).
-        probes_attention: runs the first block as far as its attention, where the rule's probe sits there.
-        peeking: whether that is under way.
+        probe_attention: runs the first block up to its attention, where that input is the rule's probe.
+        probing_attention: True while that runs.
         half: (rows of the whole batch, those that are run), where only a part of them is.
         counts: what was recorded before it, where it may have to be done again.
         run: the run, None in tests of single parts.
@@ -41,8 +41,8 @@ class Call:
     predicted: int = 0
     computed: int = 0
     entered: int = 0
-    probes_attention: Callable[[], Any] | None = None
-    peeking: bool = False
+    probe_attention: Callable[[], Any] | None = None
+    probing_attention: bool = False
     half: tuple[int, slice] | None = None
     counts: tuple[int, int, dict[str, int]] | None = None
     run: Run | None = None

@@ -1,4 +1,4 @@
-"""The configuration of a session: everything that `enable` decides, once and for all."""
+"""`SessionConfig`: the immutable configuration of a session, from the arguments of `enable`."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class SessionConfig:
     """How one denoiser is cached.
 
     Attributes:
-        method: what to do; a schedule is replayed by a method.
+        method: the method; a schedule is given as its replay.
         component: the denoiser's name in its pipeline, "" for a bare module.
-        compile_options: arguments of `torch.compile` for the blocks that were found, or None to leave them.
-        lowering: "auto", or "replay" for the slow reference.
-        strict: refuse what differs from what the method was made with, instead of warning.
-        skips_first: the first evaluation of a run is not cached: it is the one in which a denoiser is still
-            being looked for (`identity.detect`), and later runs do as the first.
-        budget: the most bytes that the histories may hold, together with other denoisers', or None.
-        made_with: what the method was made with, for messages: "the schedule", "the profile of bac".
-        sampler: class of the sampler that it was made with, "" where that is not known or no matter.
-        guidance: guidance scale that it was made with, None where that is not known or no matter.
+        compile_options: arguments of `torch.compile` for the blocks, or None not to compile them.
+        lowering: "auto", or "replay" for the slow reference implementation.
+        strict: raise instead of warning if model, sampler or guidance differ from those of the method.
+        skips_first: do not cache the first evaluation of a run. In the first run the denoiser is detected
+            during that evaluation (`identity.detect`); later runs skip it too, for equal results.
+        budget: limit of the histories' bytes, shared with other denoisers, or None.
+        made_with: source of the method, for messages: "the schedule", "the profile of bac".
+        sampler: class name of the sampler it was made with, "" if unknown or irrelevant.
+        guidance: guidance scale it was made with, None if unknown or irrelevant.
 
     Raises:
         DcacheError: the lowering is unknown.
@@ -50,22 +50,21 @@ class SessionConfig:
     guidance: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the lowering."""
         if self.lowering not in LOWERINGS:
             raise DcacheError(f"lowering must be 'auto' or 'replay', got {self.lowering!r}")
 
     def differences_of_module(self, module: nn.Module) -> Iterator[str]:
-        """How a denoiser differs from the one that the method was made for: sentences for warnings.
+        """Sentences for warnings: how a denoiser differs from the one for which the method was made.
 
         Raises:
             DcacheError: it differs, and the configuration is strict.
         """
-        here = (type(module).__name__, config_digest(module))
-        for what, made, now in zip(("model", "config"), self.method.made_for, here, strict=True):
-            yield from self._difference(what, made, now)
+        actual = (type(module).__name__, config_digest(module))
+        for name, expected, used in zip(("model", "config"), self.method.made_for, actual, strict=True):
+            yield from self._difference(name, expected, used)
 
     def differences_of_run(self, run: Run, guidance: float | None) -> Iterator[str]:
-        """How a run differs from those that the method was made for: sentences for warnings.
+        """Sentences for warnings: how a run differs from those for which the method was made.
 
         Raises:
             DcacheError: it differs, and the configuration is strict.
@@ -74,9 +73,9 @@ class SessionConfig:
         if self.guidance is not None and guidance is not None:
             yield from self._difference("guidance", f"{self.guidance:g}", f"{guidance:g}")
 
-    def _difference(self, what: str, made: str, now: str) -> Iterator[str]:
-        if made and now and made != now:
-            text = f"{self.made_with} was made with {what} {made} and is used with {now}"
+    def _difference(self, name: str, expected: str, used: str) -> Iterator[str]:
+        if expected and used and expected != used:
+            text = f"{self.made_with} was made with {name} {expected} and is used with {used}"
             if self.strict:
                 raise DcacheError(f"{text} (strict=True)")
             yield text

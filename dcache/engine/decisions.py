@@ -51,7 +51,7 @@ class Decisions:
         if shared is not None and shared[0] == call.index:
             return shared[1] is None
         memory = dict(history.memory)
-        predicted = method.rule(self._moment(region, call, history, memory)) is None
+        predicted = method.rule(self._context(region, call, history, memory)) is None
         # What a rule notes, for itself or for other branches, it notes at the site's turn.
         if predicted and memory == history.memory and method.branches == "separate":
             self.foreseen.add(region.key)
@@ -80,8 +80,8 @@ class Decisions:
         if shared is not None and shared[0] == call.index:
             reason = shared[1]
         else:
-            moment = self._moment(region, call, history, {} if history is None else history.memory)
-            reason = method.rule(moment) if known or not method.probe else None
+            context = self._context(region, call, history, {} if history is None else history.memory)
+            reason = method.rule(context) if known or not method.probe else None
             if method.branches == "together":
                 engine.state.shared[site] = (call.index, reason)
         if reason == "nan":
@@ -92,7 +92,7 @@ class Decisions:
             return call.branch.reset or "no_history"
         return reason
 
-    def _moment(
+    def _context(
         self, region: Lowered, call: Call, history: History | None, memory: dict[str, float]
     ) -> StepContext:
         run = self.engine.state.run
@@ -114,12 +114,12 @@ class Decisions:
         indicator = call.branch.indicator if call is not None else None
         if call is None or indicator is None:
             return float("inf")
-        if indicator.now is None and call.probes_attention is not None:
+        if indicator.now is None and call.probe_attention is not None:
             # The first block has not run yet: run it as far as its attention.
             with suppress(AttentionInputSeenError):
-                call.peeking = True
-                call.probes_attention()
-            call.peeking = False
+                call.probing_attention = True
+                call.probe_attention()
+            call.probing_attention = False
         return indicator.change()
 
 

@@ -1,4 +1,4 @@
-"""What can be given up in mid-run to hold fewer bytes: anchors (the order), then their precision."""
+"""Levels by which a method is degraded during a run to save memory: fewer anchors, then narrower dtypes."""
 
 from __future__ import annotations
 
@@ -16,56 +16,56 @@ from dcache.predictors import Predictor, Reuse
 
 @dataclass(frozen=True)
 class DegradeLevel:
-    """How far several denoisers go down together.
+    """A level at which one or more denoisers are degraded; the default is not degraded.
 
     Attributes:
-        precision: how many dtypes narrower anchors are kept.
-        order: how much lower the order is.
+        precision: number of steps to a narrower dtype.
+        order: number by which the order is lowered.
     """
 
     precision: int = 0
     order: int = 0
 
     def predictor(self, predictor: Predictor) -> Predictor:
-        """The predictor at this level, or at the lowest it has."""
+        """The predictor at this level, at least of order 0."""
         return lowered(predictor, max(0, predictor.order - self.order))
 
     def store(self, stores: list[torch.dtype | None]) -> torch.dtype | None:
-        """The dtype of anchors at this level, or the narrowest; `stores` as `precisions` gives them."""
+        """The dtype of anchors at this level, at most the last of `stores`, which `precisions` lists."""
         return stores[min(self.precision, len(stores) - 1)]
 
 
 def lowest_level(levels: Iterable[DegradeLevel]) -> DegradeLevel:
-    """The level at which every denoiser has given up all but its sites."""
-    each = list(levels)
+    """The level at which every denoiser is at its own lowest level."""
+    every = list(levels)
     return DegradeLevel(
-        max((level.precision for level in each), default=0), max((level.order for level in each), default=0)
+        max((level.precision for level in every), default=0), max((level.order for level in every), default=0)
     )
 
 
 def levels_to(lowest: DegradeLevel) -> Iterator[DegradeLevel]:
-    """From nothing given up to the lowest level: order first, then precision."""
+    """All levels down to the lowest: order first, then precision."""
     for precision in range(lowest.precision + 1):
         for order in range(lowest.order + 1):
             yield DegradeLevel(precision, order)
 
 
 def precisions(regions: Iterable[Region], branches: Iterable[Branch]) -> list[torch.dtype | None]:
-    """What anchors are kept in now (None: their own dtype), and the narrower dtypes that they could be."""
+    """The present store dtype of the anchors (None: the output's), followed by narrower ones."""
     codecs = {region.codec for region in regions}
     if len({codec.frame for codec in codecs}) != 1:
-        # One name could not say both the frames and the dtype.
+        # `Method.codec` is one name for all sites, so it cannot give a dtype to both frames.
         return [None]
     now = next(iter(codecs)).store
     histories = [history for branch in branches for history in branch.histories.values()]
-    own = [like[1] for h in histories for like in h.like if like is not None and like[1].is_floating_point]
-    widest = now.itemsize if now is not None else max((dtype.itemsize for dtype in own), default=1)
+    dtypes = [leaf[1] for h in histories for leaf in h.like if leaf is not None and leaf[1].is_floating_point]
+    widest = now.itemsize if now is not None else max((dtype.itemsize for dtype in dtypes), default=1)
     half = [torch.bfloat16] if widest > torch.bfloat16.itemsize else []
     return [now, *half, torch.int8] if widest > 1 else [now]
 
 
 def lowered(predictor: Predictor, order: int) -> Predictor:
-    """The same predictor with at most `order + 1` anchors; reuse where it has no such order."""
+    """The same predictor with at most `order + 1` anchors; `Reuse` if it has no such order."""
     if order >= predictor.order:
         return predictor
     lower = predictor.lowered(order) if order > 0 else None
@@ -73,12 +73,12 @@ def lowered(predictor: Predictor, order: int) -> Predictor:
 
 
 def shrink_history(history: History, predictor: Predictor, codec: Codec | None) -> None:
-    """Drop the anchors that a lower predictor does not read, and narrow the others.
+    """Drop the anchors that a lowered predictor does not read, and encode the others anew.
 
     Args:
         history: changed in place.
-        predictor: reads it from now on.
-        codec: encodes what is kept; None leaves it as it is.
+        predictor: the lowered predictor.
+        codec: the codec of the anchors from now on; None leaves them unchanged.
     """
     history.limit = predictor.order + 1
     history.spare = ()
@@ -92,8 +92,8 @@ def shrink_history(history: History, predictor: Predictor, codec: Codec | None) 
 
 
 def _narrower(leaves: Leaves, codec: Codec) -> Leaves:
-    kept: list[Stored | None] = []
+    narrow: list[Stored | None] = []
     for leaf in leaves:
         wide = leaf if leaf is None or isinstance(leaf, torch.Tensor) else leaf.to(leaf.dtype)
-        kept.append(None if wide is None else codec.close(None, wide))
-    return tuple(kept)
+        narrow.append(None if wide is None else codec.close(None, wide))
+    return tuple(narrow)

@@ -1,4 +1,4 @@
-"""What is enabled on one object: looked up once, taken off, and enabled again."""
+"""`Enabled`: the sessions of one pipeline or denoiser, as a value to read, remove and restore."""
 
 from __future__ import annotations
 
@@ -22,98 +22,98 @@ from dcache.stats import Stats, merge
 
 @dataclass(frozen=True)
 class Enabled:
-    """What is enabled on a pipeline or a denoiser.
+    """The sessions of a pipeline or a denoiser, when it was looked up.
 
     Attributes:
         target: the object.
-        watch: the watch on it, None for a bare module and where nothing is enabled.
-        sessions: name -> session of its denoisers.
+        intercept: the pipeline's intercept; None for a bare module, or if nothing is enabled.
+        sessions: denoiser name -> session.
     """
 
     target: Any
-    watch: PipelineIntercept | None
+    intercept: PipelineIntercept | None
     sessions: Mapping[str, Session]
 
     @staticmethod
     def on(target: Any) -> Enabled:
-        """Look at an object.
+        """Look up the sessions of an object.
 
         Raises:
-            DcacheError: it is no module and no pipeline.
+            DcacheError: it is neither a module nor a pipeline.
         """
-        watch = watch_of(target)
-        return Enabled(target, watch, sessions_of(target, watch))
+        intercept = watch_of(target)
+        return Enabled(target, intercept, sessions_of(target, intercept))
 
     @property
-    def looking(self) -> bool:
-        """Whether a run has still to show which modules are denoisers."""
-        return self.watch is not None and self.watch.scout is not None
+    def detecting(self) -> bool:
+        """True if the denoisers are not known yet and are detected in the next run."""
+        return self.intercept is not None and self.intercept.scout is not None
 
     def stats(self) -> Stats:
-        """What the run under way, or the last one, did."""
+        """Stats of the run under way, or of the last one."""
         return merge({name: session.stats() for name, session in self.sessions.items()})
 
     def trace(self) -> Schedule | None:
-        """The same run as a schedule, None where there was none."""
+        """The same run as a schedule, None if there was none."""
         return trace_of(self.sessions)
 
     def remove(self) -> None:
-        """Take everything off."""
-        if self.watch is not None:
-            self.watch.remove()
+        """Remove the intercept and all sessions."""
+        if self.intercept is not None:
+            self.intercept.remove()
         for session in self.sessions.values():
             session.remove()
 
     def restorer(self) -> Callable[[], None]:
-        """What enables the same again, with what it had counted."""
-        if self.watch is not None and self.looking and not self.sessions:
-            return partial(self.watch.renew, self.target)
-        # Not the sessions themselves: they will have been taken off.
-        before = [(s.module, s.config, s.state, s.warned) for s in self.sessions.values()]
+        """A function that enables the same again, with the same counts, after `remove`."""
+        if self.intercept is not None and self.detecting and not self.sessions:
+            return partial(self.intercept.renew, self.target)
+        # The parts of the sessions, because a removed session cannot be used again.
+        parts = [(s.module, s.config, s.state, s.warned) for s in self.sessions.values()]
 
         def restore() -> None:
-            again = []
-            for module, config, state, warned in before:
+            sessions = []
+            for module, config, state, warned in parts:
                 session = Session(module, config)
                 session.state, session.warned = state, warned
-                again.append(session)
-            if again:
-                connect(self.target, again)
+                sessions.append(session)
+            if sessions:
+                connect(self.target, sessions)
 
         return restore
 
 
 def connect(target: Any, sessions: Sequence[Session]) -> None:
-    """Let sessions know the pipeline whose denoisers they are on; nothing to do for a bare module."""
+    """Connect the sessions of a pipeline's denoisers with the pipeline; without effect for a bare module."""
     if not is_pipeline(target):
         return
-    watch = PipelineIntercept(target)
-    watch.sessions += sessions
+    intercept = PipelineIntercept(target)
+    intercept.sessions += sessions
     for session in sessions:
-        watch.connect(session)
+        intercept.connect(session)
 
 
 def find_denoisers(pipe: Any, configure: Callable[[str], SessionConfig]) -> None:
-    """Let the first run of a pipeline show which modules are denoisers, and enable caching on these.
+    """Detect the denoisers of a pipeline during its next run, and enable caching on them.
 
     Args:
-        pipe: a pipeline of which no module takes a timestep by name.
-        configure: the configuration of a denoiser, by its name.
+        pipe: a pipeline without a module that has a timestep argument.
+        configure: returns the configuration of a denoiser, by its name.
 
     Raises:
         DcacheError: a module is compiled as a whole.
     """
-    watch = PipelineIntercept(pipe)
+    intercept = PipelineIntercept(pipe)
 
-    def take(name: str, module: nn.Module) -> None:
+    def on_found(name: str, module: nn.Module) -> None:
         refuse_other_cache(module)
         session = Session(module, configure(name))
-        watch.sessions.append(session)
-        watch.connect(session)
+        intercept.sessions.append(session)
+        intercept.connect(session)
 
     try:
-        watch.scout = DenoiserDetector(pipe, candidates(pipe), take, watch)
+        intercept.scout = DenoiserDetector(pipe, candidates(pipe), on_found, intercept)
     except BaseException:
-        watch.remove()
+        intercept.remove()
         raise
-    watch.renew = partial(find_denoisers, configure=configure)
+    intercept.renew = partial(find_denoisers, configure=configure)

@@ -1,4 +1,4 @@
-"""The reference lowering's region: several followers take one decision."""
+"""`GroupRegion`: the region of the reference lowering, with one decision for several regions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from dcache.sites.site import Site
 
 @final
 class GroupRegion:
-    """A site that is lowered as several regions which follow its decision; it holds nothing itself.
+    """A site that is lowered as several regions, which follow its decision; it stores no anchors.
 
     Attributes:
-        followers: the regions of its parts, in the order of execution.
+        followers: the regions of its parts, in execution order.
+        predicting: the decision of the last call.
+        decided_in: the call of that decision.
+        history: counts the predictions in a row; it has no anchors.
     """
 
     def __init__(self, engine: Engine, site: Site) -> None:
@@ -30,12 +33,12 @@ class GroupRegion:
         self.followers: list[Region] = []
 
     def parts(self) -> Iterator[Region]:
-        """The followers, which hold what is remembered."""
+        """The followers, which store the anchors."""
         for follower in self.followers:
             yield from follower.parts()
 
     def release(self) -> None:
-        """The run is over: drop its tensors."""
+        """Drop all tensors at the end of a run."""
         self.history = None
         self.decided_in = None
         for follower in self.followers:
@@ -43,12 +46,12 @@ class GroupRegion:
 
     @property
     def has_history(self) -> bool:
-        """Whether every follower has something to predict from."""
+        """True if every follower has an anchor to predict from."""
         branch = self.engine.call.branch if self.engine.call is not None else None
         return branch is not None and all(branch.history(f.key).taus for f in self.followers)
 
     def decide(self, call: Call) -> bool:
-        """Decide once per call, and count predictions in a row here: the followers' counts are their own."""
+        """Decide once per call, and count the predictions in a row."""
         if self.decided_in is call:
             return self.predicting
         self.decided_in = call

@@ -188,7 +188,7 @@ class SessionMemory:
         session = self.session
         method, binding = session.requested, session.binding
         named = method.fixed or method.corrections is not None or method.predictor.tabulated
-        if named or method.probe is not None or method.sibling or binding.whole is not None:
+        if named or method.probe is not None or method.uncond_from or binding.whole is not None:
             return False
         self._mark_lowered()
         sites = ("model",)

@@ -1,11 +1,11 @@
-"""Observation of one denoiser: what its sites give, and when, for those who measure and plan.
+"""Observers: callbacks for the calls and sites of one denoiser, for measurements and planning.
 
 ```python
 with observe(pipe.transformer, observer):
     pipe(prompt)
 ```
 
-A run without observers pays for the look at an empty list alone.
+Without observers a run only checks an empty list.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from dcache.errors import DcacheError
 
 @dataclass(frozen=True, slots=True)
 class SiteOutput:
-    """What a site gave in one computed call.
+    """The outputs of a site in one computed call.
 
     Attributes:
-        values: its outputs that are read behind it; not to be changed.
-        changes: the same minus the inputs that they continue, where the site's codec is `delta`; an output
-            that continues none is itself. None under `value`.
-        places: the place of each of `values` among all outputs of the site. In the first call of a signature
-            all outputs count as read.
+        values: the site's outputs that later modules read; they must not be changed. In the first call of a
+            signature all outputs count as read.
+        changes: under the codec `delta`, the same minus the inputs that they continue; an output that
+            continues no input is unchanged. None under `value`.
+        places: place of each of `values` among all outputs of the site.
     """
 
     values: Sequence[torch.Tensor]
@@ -41,48 +41,48 @@ class SiteOutput:
 
 
 class Observer:
-    """Watches one denoiser; every method may be left as it is.
+    """Base of observers of one denoiser; every method may be overridden.
 
     Attributes:
-        sees_outputs: whether `on_compute` is to be called.
-        stores: False where the engine need not remember anything meanwhile, but what it checks itself with:
-            in a run in which everything is computed.
+        sees_outputs: whether `on_compute` is called.
+        stores: False lets the engine store no anchors, except for its self-check; only for runs that compute
+            everything.
     """
 
     sees_outputs = True
     stores = True
 
     def around_call(self, denoise: Callable[[], Any]) -> Any:
-        """Called in place of the denoiser's call, dcache's own work included; returns what `denoise` does."""
+        """Wraps the denoiser's call with all of dcache's work; must return the result of `denoise`."""
         return denoise()
 
     def on_call(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """A call of the denoiser begins, with these arguments."""
+        """Called when a call of the denoiser begins, with its arguments."""
 
     def on_output(self, call: Call, output: Any) -> None:
-        """The denoiser returned this."""
+        """Called with the denoiser's output."""
 
     def on_enter(self, site: str, call: Call) -> None:
-        """A site is reached, before it is decided whether it is predicted."""
+        """Called when a site is reached, before the decision to predict it."""
 
     def on_compute(self, site: str, call: Call, output: SiteOutput) -> None:
-        """A site was computed, and its output is about to be stored.
+        """Called when a site was computed, before its output is stored.
 
-        A module that is called several times in an evaluation is seen each time.
+        For a module that runs several times in an evaluation it is called each time.
         """
 
     def on_leave(self, site: str, call: Call, computed: bool) -> None:
-        """A site was computed, its output stored; or it was predicted."""
+        """Called when a site was computed and its output stored, or when it was predicted."""
 
 
 def is_observable(module: nn.Module) -> bool:
-    """Whether caching is enabled on a module, so that it can be observed."""
+    """True if caching is enabled on a module, so that it can be observed."""
     return denoiser_of(module) is not None
 
 
 @contextmanager
 def observe(module: nn.Module, observer: Observer) -> Iterator[None]:
-    """Let an observer watch a denoiser that caching is enabled on, for as long as the block lasts.
+    """Attach an observer to a denoiser on which caching is enabled, for the duration of the with-block.
 
     Raises:
         DcacheError: caching is not enabled on the module.
@@ -103,14 +103,14 @@ def observe(module: nn.Module, observer: Observer) -> Iterator[None]:
 
 @contextmanager
 def unobserved(observers: list[Observer]) -> Iterator[None]:
-    """Inside this block observers see nothing.
+    """Detach all observers for the duration of the with-block.
 
     Args:
-        observers: a session's own list.
+        observers: the session's list, which is emptied and restored.
     """
-    asked = observers[:]
+    detached = observers[:]
     observers.clear()
     try:
         yield
     finally:
-        observers[:] = asked
+        observers[:] = detached

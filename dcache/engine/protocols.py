@@ -1,4 +1,4 @@
-"""What the parts of the engine know of each other: protocols, so that none imports a part above it."""
+"""Protocols by which the parts of the engine use each other, so that none imports a part above it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ from dcache.sites.streams import StreamTracer
 
 
 class Lowered(Protocol):
-    """A site as it was made skippable in one model."""
+    """A site of one model with its intercepts.
+
+    Attributes:
+        site: the site.
+        key: the key of its history in a branch.
+        history: the history of the call under way, None before it is decided.
+    """
 
     site: Site
     key: str
@@ -29,24 +35,24 @@ class Lowered(Protocol):
 
     @property
     def has_history(self) -> bool:
-        """Whether there is anything to predict from."""
+        """True if there is an anchor to predict from."""
         ...
 
     def decide(self, call: Call) -> bool:
-        """Whether the site is predicted in this call; settled when it is first asked."""
+        """True if the site is predicted in this call. The first call of this method decides."""
         ...
 
     def release(self) -> None:
-        """The run is over: drop its tensors."""
+        """Drop all tensors at the end of a run."""
         ...
 
 
 class Memory(Protocol):
-    """The memory that a denoiser's histories may take; None in its place where there is no limit."""
+    """The memory limit of a denoiser's histories."""
 
     @property
     def short(self) -> bool:
-        """Whether something could not be remembered lately."""
+        """True if an anchor was refused since the limit was last checked."""
         ...
 
     def admits(
@@ -57,54 +63,50 @@ class Memory(Protocol):
         leaves: Sequence[torch.Tensor | None],
         store: torch.dtype | None,
     ) -> bool:
-        """Whether an anchor may be stored; noted as held if so.
+        """Reserve the memory of an anchor; False if it may not be stored.
 
         Args:
             call: the call under way.
-            history: where it will be.
-            opened: what the codec took of each leaf's input, or None.
-            leaves: what is to be stored, None for leaves that are not.
-            store: what floating-point leaves are kept in, None for their own dtype.
+            history: the history of the anchor.
+            opened: the result of `Codec.open` for each output.
+            leaves: the outputs to store, None for those that are not stored.
+            store: store dtype of floating-point outputs, None for their own.
         """
         ...
 
     def admits_probe(self, call: Call, x: torch.Tensor) -> bool:
-        """Whether the change indicator may keep a tensor like this one."""
+        """True if the change indicator may keep a tensor of this size."""
         ...
 
 
 class Batched(Protocol):
-    """Sums of many sites, made together."""
+    """Predictions of many sites in one launch, as `engine.batched_sums.BatchedSums` computes them."""
 
     def leaves(self, region: Any, call: Call) -> list[torch.Tensor | None] | None:
-        """The predicted leaves of a region, or None if it is to sum alone."""
+        """The predicted outputs of a region; None if the region has to compute them itself."""
         ...
 
 
 class Weights(Protocol):
-    """The weights that were computed last."""
+    """A cache of weights, as `engine.weight_cache.WeightCache`."""
 
     def weights(
         self, predictor: Predictor, taus: Sequence[float], steps: Sequence[int], tau: float
     ) -> list[float]:
-        """As `Predictor.weights`; not to be written to."""
+        """As `Predictor.weights`; the result must not be changed."""
         ...
 
 
 class Engine(Protocol):
-    """What a region and its intercepts know of the session that they belong to.
+    """The session, as its regions and intercepts use it.
 
     Attributes:
         module: the denoiser.
-        method: the method; it may be lowered to stay within the memory.
-        call: the call of the denoiser under way, None outside of one.
-        state: the run under way, or the last one.
-        memory: the limit of its histories, or None.
-        tracer: what was seen of the blocks' calls.
-        observers: who watches; mostly none.
-        batched: the sums of many sites.
-        weight_cache: the weights that were computed last.
-        several: whether more than one site is bound.
+        method: the method; a memory limit may degrade it.
+        call: the denoiser's call under way, None outside of one.
+        state: state of the run under way, or of the last one.
+        tracer: traces of the blocks' calls.
+        several_sites: True if more than one site is bound.
         depth: number of blocks of the denoiser's trunk.
     """
 
@@ -118,32 +120,32 @@ class Engine(Protocol):
 
     @property
     def memory(self) -> Memory | None:
-        """The limit of the histories, or None."""
+        """The memory limit of the histories, or None."""
         ...
 
     @property
     def observers(self) -> list[Observer]:
-        """Who watches the denoiser."""
+        """Observers of the denoiser; usually empty."""
         ...
 
     @property
     def batched(self) -> Batched:
-        """The sums of many sites."""
+        """Predictions of many sites in one launch."""
         ...
 
     @property
     def weight_cache(self) -> Weights:
-        """The weights that were computed last."""
+        """The cache of the last weights."""
         ...
 
     @property
     def predicts(self) -> Callable[[Lowered, Call], bool]:
-        """Decides whether a site is predicted, and counts the decision."""
+        """Decides whether a site is predicted in a call, and counts the decision."""
         ...
 
     @property
     def show(self) -> Callable[..., None]:
-        """Shows the branch's change indicator what the probe sees: `show(call, x, own=False)`."""
+        """Passes the probe's tensor to the branch's change indicator: `show(call, x, own=False)`."""
         ...
 
     def resting(self) -> AbstractContextManager[None]:
@@ -156,7 +158,7 @@ class Engine(Protocol):
 
 
 class Owner(Protocol):
-    """A pipeline that a session's denoiser is part of.
+    """The intercept of a pipeline that contains a session's denoiser.
 
     Attributes:
         pipe: the pipeline.
@@ -171,12 +173,12 @@ class Owner(Protocol):
 
     @property
     def ends_itself(self) -> bool:
-        """Whether the pipeline says when its call is over."""
+        """True if the end of the pipeline's call is intercepted."""
         ...
 
     @property
     def guidance(self) -> float | None:
-        """The guidance scale of its last call, where it keeps it."""
+        """The guidance scale of the pipeline's last call, None if unknown."""
         ...
 
     def call_frame(self) -> int | None:
@@ -197,7 +199,7 @@ class Shown(Protocol):
 
 
 class Traced(Protocol):
-    """What a trace is made of: a session."""
+    """A session, as a trace reads it."""
 
     module: nn.Module
     method: Method
@@ -209,5 +211,5 @@ class Traced(Protocol):
 
     @property
     def guidance(self) -> float | None:
-        """The guidance scale of the last call, where it is known."""
+        """The guidance scale of the last call, None if unknown."""
         ...

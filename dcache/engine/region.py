@@ -20,7 +20,7 @@ from dcache.errors import DcacheError
 from dcache.kernels import launch
 from dcache.kernels.packed import Stored
 from dcache.kernels.weighted_sum import weighted_sum
-from dcache.predictors.guided_pair import Sum, apart
+from dcache.predictors.guided_pair import Sum, paired_sum
 from dcache.sites.site import Site
 
 
@@ -157,7 +157,7 @@ class Region(ABC):
             weights, anchors, summed = self.terms(call, history)
             rest = summed
             if self.corrector is not None and not call.checking:
-                summed = self.corrector.around(summed, call.index, history.steps[-1])
+                summed = self.corrector.corrected_sum(summed, call.index, history.steps[-1])
             predicted = []
             for i, newest in enumerate(anchors[-1]):
                 if newest is None or (self.live is not None and not self.live[i]):
@@ -187,7 +187,7 @@ class Region(ABC):
             anchors = [*anchors, history.forecast]
         summed: Sum = weighted_sum
         if call.branch.paired and call.half is None:
-            summed = apart(self.predictor, history.steps, call.tau) or weighted_sum
+            summed = paired_sum(self.predictor, history.steps, call.tau) or weighted_sum
         if 0.0 in weights and summed is weighted_sum:
             used = [i for i, w in enumerate(weights) if w != 0.0]
             weights, anchors = [weights[i] for i in used], [anchors[i] for i in used]
@@ -239,7 +239,7 @@ class Region(ABC):
 
     def _keeps_mean(self) -> bool:
         # T-GATE freezes the mean of both branches' cross-attention.
-        return self.site.kind == "cross_attn" and self.engine.method.sibling == "drop"
+        return self.site.kind == "cross_attn" and self.engine.method.uncond_from == "drop"
 
     def _make_room(self, call: Call) -> History:
         """The history, without the anchor that the one of this call replaces."""

@@ -164,7 +164,7 @@ class Session:
                 if self.batched.call is not None:
                     self.batched.end_call()
                 if arguments is not None:
-                    self.tracer.rest()
+                    self.tracer.end_call()
         total = perf_counter() - began
         state.overhead_seconds += total - spent if arguments is None else 0.0
         state.record.call(total, call.predicted > 0)

@@ -1,4 +1,4 @@
-"""How far two computations of one output may lie apart: relative distance, by dtype."""
+"""Tolerances of the self-check: largest relative distance of two computations of one output, by dtype."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def _plan(session: Traced) -> Plan | None:
         method.predictor.name,
         method.predictor.parameters(),
         method.clock,
-        sibling=method.sibling,
+        uncond_from=method.uncond_from,
         model=type(session.module).__name__,
         config=config_digest(session.module),
         corrections=_corrections(method, rows.values(), several=len(states) > 1),

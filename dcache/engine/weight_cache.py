@@ -1,4 +1,4 @@
-"""Caches the last weights: most sites share their anchors and ask for the same ones."""
+"""Caches the last weights: most sites have the same anchors, and so the same weights."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dcache.predictors.base import Predictor
 
 
 class WeightCache:
-    """The weights that were computed last, for the next site that asks for the same."""
+    """Stores the last weights with their arguments, and returns them again for equal arguments."""
 
     def __init__(self) -> None:
-        self._asked: tuple[Any, ...] = ()
+        self._key: tuple[Any, ...] = ()
         self._weights: list[float] = []
 
     def weights(
         self, predictor: Predictor, taus: Sequence[float], steps: Sequence[int], tau: float
     ) -> list[float]:
-        """As `Predictor.weights`; not to be written to."""
-        asked = self._asked
-        if not asked or asked[0] is not predictor or asked[1:] != (tau, taus, steps):
-            # The lists grow while a run goes on.
-            self._asked = (predictor, tau, list(taus), list(steps))
+        """As `Predictor.weights`; the result must not be changed."""
+        key = self._key
+        if not key or key[0] is not predictor or key[1:] != (tau, taus, steps):
+            # Copies, because a history changes its lists in place.
+            self._key = (predictor, tau, list(taus), list(steps))
             self._weights = predictor.weights(taus, steps, tau)
         return self._weights

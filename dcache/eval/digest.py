@@ -112,7 +112,7 @@ def _method(method: Method) -> dict[str, Any]:
         "branches": method.branches,
         "probe": None if method.probe is None else _probe(method.probe),
         "fixed": method.fixed,
-        "sibling": method.sibling,
+        "sibling": method.uncond_from,
         "steps": method.steps,
         "corrections": method.corrections,
         "sigmas": method.sigmas,

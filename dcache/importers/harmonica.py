@@ -9,7 +9,7 @@ from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.importers.imported import ORDERS, Imported, Options, imported
-from dcache.importers.routers import HELD, THRESHOLD, computed, logits_of, rows_of
+from dcache.importers.routers import FIRST_STEP_LOGIT, THRESHOLD, computed, logits_of, rows_of
 
 TAKES = ("threshold", "order")
 
@@ -38,7 +38,7 @@ def convert(content: Any, options: Options) -> Imported:
 
 
 def _order(logits: list[list[float]]) -> str:
-    held = [all(logit == HELD for logit in row) for row in (logits[0], logits[-1])]
+    held = [all(logit == FIRST_STEP_LOGIT for logit in row) for row in (logits[0], logits[-1])]
     if held[0] == held[1]:
         raise DcacheError(
             "the file does not tell which router is the first evaluation's (it is held at 5, and neither the "

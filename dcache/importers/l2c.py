@@ -10,7 +10,7 @@ from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.importers.imported import Imported, Options, imported
-from dcache.importers.routers import HELD, THRESHOLD, computed, logits_of, rows_of
+from dcache.importers.routers import FIRST_STEP_LOGIT, THRESHOLD, computed, logits_of, rows_of
 
 TAKES = ("threshold",)
 
@@ -26,7 +26,7 @@ def fits(content: Any) -> bool:
         logits = logits_of(content)
     except DcacheError:
         return True
-    return not all(logit == HELD for logit in logits[-1])
+    return not all(logit == FIRST_STEP_LOGIT for logit in logits[-1])
 
 
 def convert(content: Any, options: Options) -> Imported:

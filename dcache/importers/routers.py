@@ -16,7 +16,7 @@ from dcache.importers.imported import MOST_BLOCKS, MOST_STEPS
 
 THRESHOLD = 0.1
 # What HarmoniCa holds the logits of the first evaluation at.
-HELD = 5.0
+FIRST_STEP_LOGIT = 5.0
 
 
 def logits_of(content: Any) -> list[list[float]]:

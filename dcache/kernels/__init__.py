@@ -1,7 +1,7 @@
 """The arithmetic of caching: torch references, with Triton kernels beside them.
 
-Each op has a folder with its public function, `reference.py` (the specification, and what runs on CPUs) and
-`triton.py` (the kernel). `launch.py` says when a kernel is taken; nothing imports Triton before one is.
+Each op has a folder with its public function, `reference.py` (the specification, which also runs on CPUs) and
+`triton.py` (the kernel). `launch.py` decides when a kernel is used. Triton is imported with the first use.
 """
 
 from dcache.kernels.changes import changes, relative_change

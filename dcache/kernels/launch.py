@@ -1,9 +1,8 @@
-"""When an op takes its Triton kernel, and when its torch reference.
+"""The choice between an op's Triton kernel and its torch reference.
 
-A kernel is taken for tensors on one CUDA device from the size in `FROM` on, where Triton is installed. The
-environment variable DCACHE_KERNELS, read on import, changes that: `off` takes none; `on` takes them at every
-size, and on a CPU too where TRITON_INTERPRET=1 lets Triton's interpreter run them (slowly: to test what
-stands on them).
+A kernel is used for tensors on one CUDA device with at least `MIN_ELEMENTS` elements, if Triton is installed.
+The environment variable DCACHE_KERNELS, read on import, changes that: `off` uses no kernel; `on` uses kernels
+at every size, and also on a CPU if TRITON_INTERPRET=1 is set (Triton's interpreter: slow, for tests).
 """
 
 from __future__ import annotations
@@ -18,12 +17,19 @@ import torch
 
 from dcache.errors import DcacheError
 
-# Elements below which an op keeps to torch: 0 until it is measured on a GPU.
-FROM = {"weighted_sum": 0, "weighted_sums": 0, "store": 0, "changes": 0, "gather_rows": 0, "scatter_rows": 0}
-# What a kernel reads and writes; float64 and complex numbers are the references'.
+# Fewest elements for which an op uses its kernel.
+MIN_ELEMENTS = {
+    "weighted_sum": 0,
+    "weighted_sums": 0,
+    "store": 0,
+    "changes": 0,
+    "gather_rows": 0,
+    "scatter_rows": 0,
+}
+# Dtypes that kernels read and write; float64 and complex tensors use the references.
 DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn})
 _FP8_SINCE = (8, 9)
-# Elements of one thread that references work on at a time: 512 KiB in float32. Half of it was slower.
+# Elements per thread that references process at a time: 512 KiB in float32. Half of it was slower.
 CPU_BLOCK = 1 << 17
 _MODES = ("auto", "on", "off")
 
@@ -31,12 +37,12 @@ mode = os.environ.get("DCACHE_KERNELS", "auto")
 
 
 def possible(device: torch.device) -> bool:
-    """Whether kernels can run on this device, and may.
+    """True if kernels can run on this device and DCACHE_KERNELS allows them.
 
     Raises:
-        DcacheError: DCACHE_KERNELS is none of its values.
+        DcacheError: DCACHE_KERNELS has an unknown value.
     """
-    # Asked once for every op: the usual answers come first.
+    # Called for every op, so the usual case comes first.
     if mode == "auto":
         return device.type == "cuda" and _has_triton()
     if mode not in _MODES:
@@ -47,10 +53,14 @@ def possible(device: torch.device) -> bool:
 
 
 def taken(op: str, *tensors: torch.Tensor | None) -> bool:
-    """Whether an op takes its kernel for these tensors, all that it reads and writes.
+    """True if an op uses its kernel for these tensors.
 
-    They must be plain tensors on one device, of dtypes that kernels know, and gradients of none may be asked
-    for. The largest gives the size.
+    They must be plain tensors on one device, with dtypes that kernels support, and none may need gradients.
+    The size that counts is that of the largest.
+
+    Args:
+        op: name of the op.
+        *tensors: all tensors that the op reads and writes.
     """
     graded = torch.is_grad_enabled()
     device, most = None, 0
@@ -72,26 +82,26 @@ def taken(op: str, *tensors: torch.Tensor | None) -> bool:
         most = max(most, size)
     if device is None or not possible(device):
         return False
-    return mode == "on" or most >= FROM[op]
+    return mode == "on" or most >= MIN_ELEMENTS[op]
 
 
 def cpu_block() -> int:
-    """Elements that a reference works on at a time, for its wide copies to stay in the cores' caches."""
+    """Elements that a reference processes at a time, so that its wide copies stay in the cores' caches."""
     return CPU_BLOCK * torch.get_num_threads()
 
 
-def at(device: torch.device) -> AbstractContextManager[object]:
-    """Launches inside go to this device."""
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Context manager that makes this the current CUDA device."""
     if device.type != "cuda" or device.index == torch.cuda.current_device():
         return nullcontext()
     return torch.cuda.device(device)
 
 
 def upload(numbers: Sequence[object], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """A small tensor of these numbers on the device, without waiting for what runs there.
+    """A small tensor of these numbers on the device, without a sync.
 
     Raises:
-        DcacheError: a CUDA graph is being captured: by its replays the memory copied from is another's.
+        DcacheError: a CUDA graph is being captured. Its replays would copy from memory that was freed.
     """
     if device.type != "cuda":
         return torch.tensor(numbers, dtype=dtype)
@@ -113,7 +123,7 @@ def _has_triton() -> bool:
 
 @cache
 def _knows_fp8(device: torch.device) -> bool:
-    """Whether Triton converts float8_e4m3fn there: NVIDIA's from Ada and Hopper on, and its interpreter."""
+    """True if Triton converts float8_e4m3fn there: NVIDIA GPUs since Ada and Hopper, and the interpreter."""
     if device.type == "cpu":
         return True
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= _FP8_SINCE

@@ -10,9 +10,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dcache.methods.preset import About, preset
-from dcache.methods.registry import OWN, available, find, make, register
+from dcache.methods.registry import BUILT_IN, available, find, make, register
 
-# What `__getattr__` finds, for type checkers and editors; `OWN` is the list.
+# The presets that `__getattr__` imports, for type checkers and editors; `BUILT_IN` is the list.
 if TYPE_CHECKING:
     from dcache.methods.bac import bac as bac
     from dcache.methods.cachequant import cachequant as cachequant
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     from dcache.methods.teacache import teacache as teacache
     from dcache.methods.tgate import tgate as tgate
 
-__all__ = ["About", "available", "find", "make", "preset", "register", *OWN]  # noqa: PLE0604 - names
+__all__ = ["About", "available", "find", "make", "preset", "register", *BUILT_IN]  # noqa: PLE0604 - names
 
 
 class _Package(ModuleType):
-    """This package: where the import system binds `newton` to a module, the function is bound."""
+    """This package's module class: binds a preset's name to its function instead of its module."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in OWN and isinstance(value, ModuleType):
+        if name in BUILT_IN and isinstance(value, ModuleType):
             value = vars(value)[name]
         super().__setattr__(name, value)
 

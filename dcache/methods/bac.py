@@ -1,4 +1,4 @@
-"""BAC: every sublayer is updated at evaluations of its own, from a table or planned from a profile."""
+"""BAC: every sublayer is computed at its listed evaluations, from a table or planned from a profile."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from dcache.errors import DcacheError
 from dcache.method import Method
-from dcache.methods.coefficients import observed, table_in
+from dcache.methods.coefficients import profile_of, table_in
 from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.profile import Profile
@@ -28,30 +28,32 @@ def bac(
     steps: int | None = None,
     branches: str = "separate",
 ) -> Method:
-    """BAC (Ji et al. 2025): every sublayer is updated where that keeps it most similar to what it would be.
+    """BAC (Ji et al. 2025): every sublayer is computed where reuse would be least similar to its output.
 
     Args:
-        table: site ("attn:0", "mlp:3", ...) -> the evaluations that update it; or a JSON file with that, or
-            with it under "bac" and "table". `dcache import` reads the published files.
-        profile: without a table: of this model, or its file; updates are planned from it.
-        computes: planned updates of each sublayer.
-        union: planned: of how many feed-forward sublayers the updates are united; 0 for none.
+        table: site ("attn:0", "mlp:3", ...) -> its computed evaluations; or a JSON file with that, or with it
+            under "bac" and "table". `dcache import` reads the published files.
+        profile: of this model, or its file; used without a table, to plan one.
+        computes: planned computes of each sublayer.
+        union: planned: number of feed-forward sublayers whose computes are united; 0 for none.
         metric: planned: "cosine", "l1" or "l2".
-        steps: evaluations of the run that the table is made for; None for any. A profile tells its own.
-        branches: whether guidance branches decide "separate"ly or "together".
+        steps: evaluations of the run for which the table is made; None for any. With a profile: the
+            profile's.
+        branches: "separate" or "together", as in `Method`.
 
     Raises:
-        DcacheError: there is neither table nor profile, or it makes no sense.
+        DcacheError: there is neither table nor profile, or the table is not valid.
     """
     made_for = ("", "")
     if table is None:
-        seen = observed("bac", profile, instead="table")
-        (plan,) = make("bac", seen, computes=computes, union=union, metric=metric).components.values()
+        model_profile = profile_of("bac", profile, alternative="table")
+        schedule = make("bac", model_profile, computes=computes, union=union, metric=metric)
+        (plan,) = schedule.components.values()
         table = {site: [t for t, c in enumerate(row) if c] for site, row in plan.rows["*"].items()}
-        steps, made_for = seen.steps, (seen.model, seen.config)
+        steps, made_for = model_profile.steps, (model_profile.model, model_profile.config)
     rows = table_in("bac", table, lambda site: ":" in site)
-    listed = isinstance(rows, Mapping) and all(isinstance(row, list | tuple) for row in rows.values())
-    if not listed or not rows or not all(type(t) is int and t >= 0 for row in rows.values() for t in row):
+    lists = isinstance(rows, Mapping) and all(isinstance(row, list | tuple) for row in rows.values())
+    if not lists or not rows or not all(type(t) is int and t >= 0 for row in rows.values() for t in row):
         raise DcacheError(f"bac's table needs a list of evaluations for each site, got {str(rows)[:60]}")
     rules = {site: Listed(tuple(row)) for site, row in rows.items()}
     if steps is not None and max(max(rule.steps, default=0) for rule in rules.values()) >= steps:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from dcache.method import Method
-from dcache.methods.coefficients import observed
+from dcache.methods.coefficients import profile_of
 from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.profile import Profile
@@ -26,27 +26,27 @@ def cachequant(
     steps: Sequence[int] | None = None,
     branches: str = "separate",
 ) -> Method:
-    """CacheQuant (Liu et al. 2025): the run is cut into groups, each stands on what it began with.
+    """CacheQuant (Liu et al. 2025): the run is cut into groups, and the first evaluation of each is computed.
 
-    Its corrections of what is predicted travel in a schedule file: `fit_corrections` of
+    The method's corrections of the predictions belong to a schedule file: `fit_corrections` of
     `dcache.search.corrections` makes it, `dcache.enable(pipe, "FILE.schedule.json")` reads it.
 
     Args:
         profile: of this model, or its file; the groups are planned from it.
         interval: planned: mean length of a group, of ceil(interval / 2) to 2 interval evaluations.
-        steps: the evaluations that begin a group, in place of a plan.
-        branches: whether guidance branches decide "separate"ly or "together".
+        steps: the first evaluations of the groups, in place of a plan.
+        branches: "separate" or "together", as in `Method`.
 
     Raises:
-        DcacheError: there are neither profile nor steps, or they make no sense.
+        DcacheError: there is neither profile nor steps, or they are not valid.
     """
     count, site, made_for = None, "auto", ("", "")
     if steps is None:
-        seen = observed("cachequant", profile, instead="steps")
-        (plan,) = make("cachequant", seen, interval=interval).components.values()
+        model_profile = profile_of("cachequant", profile, alternative="steps")
+        (plan,) = make("cachequant", model_profile, interval=interval).components.values()
         ((site, row),) = plan.rows["*"].items()
-        steps, count = [t for t, computed in enumerate(row) if computed], seen.steps
-        made_for = (seen.model, seen.config)
+        steps, count = [t for t, computed in enumerate(row) if computed], model_profile.steps
+        made_for = (model_profile.model, model_profile.config)
     return Method(
         rule=Listed(tuple(steps)),
         predictor=Reuse(),

@@ -1,4 +1,4 @@
-"""Measured numbers that some presets need, as arguments or from a file."""
+"""Options of presets that hold measured numbers, tables or profiles: given directly or as files."""
 
 from __future__ import annotations
 
@@ -13,20 +13,29 @@ from dcache.errors import DcacheError
 from dcache.profile import Profile
 from dcache.util.checks import is_number
 
-HOW = (
+HOW_TO_MEASURE = (
     "Measure them once per model, resolution and sampler: `python examples/measure_coefficients.py --out "
     "FILE.json PIPE` writes a file that every preset in need of numbers reads"
 )
 
 
 def numbers(preset: str, name: str, given: object, least: int) -> tuple[float, ...]:
-    """The numbers called `name`, from a sequence or from the preset's entry of a JSON file.
+    """The numbers of a preset's option, from a sequence or from the preset's entry in a JSON file.
+
+    Args:
+        preset: the preset's name.
+        name: the option's name.
+        given: the option's value: a sequence, a path, or None.
+        least: fewest numbers.
 
     Raises:
-        DcacheError: none are given, the file cannot be read or lacks them, or they are no numbers.
+        DcacheError: nothing is given, the file cannot be read or lacks the entry, or it is not a list of at
+            least so many finite numbers.
     """
     if given is None:
-        raise DcacheError(f"{preset} needs {name}=, a list of numbers or a file, and has none. {HOW}.")
+        raise DcacheError(
+            f"{preset} needs {name}=, a list of numbers or a file, and has none. {HOW_TO_MEASURE}."
+        )
     values = entry(preset, name, given) if isinstance(given, str | os.PathLike) else given
     plain = isinstance(values, Sequence) and not isinstance(values, str)
     if not plain or not all(map(is_number, values)):  # type: ignore[arg-type]
@@ -41,10 +50,16 @@ def numbers(preset: str, name: str, given: object, least: int) -> tuple[float, .
 def table_in(
     preset: str, given: str | os.PathLike[str] | Mapping[str, Any], names: Callable[[str], object]
 ) -> Any:
-    """A table as given; of a file, all of it where `names` fits every key, else its entry of the preset.
+    """A preset's table, as given or from a JSON file.
+
+    Args:
+        preset: the preset's name.
+        given: the table or a path. The file's content is the table if `names` is true for all of its keys;
+            else the table is the file's entry for the preset.
+        names: whether a key is one of a table.
 
     Raises:
-        DcacheError: the file cannot be read, is no JSON, or lacks the entry.
+        DcacheError: the file cannot be read, is not JSON, or lacks the entry.
     """
     if not isinstance(given, str | os.PathLike):
         return given
@@ -56,39 +71,39 @@ def table_in(
     return content if plain else entry(preset, "table", given)
 
 
-def observed(preset: str, given: str | os.PathLike[str] | Profile | None, instead: str) -> Profile:
-    """A profile as it is given, or from its file.
+def profile_of(preset: str, given: str | os.PathLike[str] | Profile | None, alternative: str) -> Profile:
+    """A profile, as given or from its file.
 
     Args:
-        preset: who asks.
-        given: the profile, or where it is.
-        instead: what else could be given.
+        preset: the preset's name, for messages.
+        given: the profile or the path of its file.
+        alternative: the option that could be given instead.
 
     Raises:
-        DcacheError: there is none, or the file is none.
+        DcacheError: nothing is given, or the file is not a profile.
     """
     if given is None:
         raise DcacheError(
-            f"{preset} needs profile=, what was observed of this model, or {instead}=, and has neither. "
-            "Observe it: `dcache calibrate PIPE --out FILE.safetensors`"
+            f"{preset} needs profile=, a profile of this model, or {alternative}=, and has neither. "
+            "Make a profile: `dcache calibrate PIPE --out FILE.safetensors`"
         )
     return given if isinstance(given, Profile) else Profile.load(given)
 
 
 def entry(preset: str, name: str, path: str | os.PathLike[str]) -> Any:
-    """What a JSON file has under the preset's name and this one.
+    """The entry `name` under a preset's name in a JSON file.
 
     Raises:
-        DcacheError: the file cannot be read, is no JSON, or lacks the entry.
+        DcacheError: the file cannot be read, is not JSON, or lacks the entry.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise DcacheError(f"cannot read the file of {preset}'s {name} {path}: {error}") from None
     except ValueError as error:
-        raise DcacheError(f"the file {path} is no JSON ({error}). {HOW}.") from None
-    found = content.get(preset) if isinstance(content, dict) else None
-    if not isinstance(found, dict) or name not in found:
+        raise DcacheError(f"the file {path} is no JSON ({error}). {HOW_TO_MEASURE}.") from None
+    options = content.get(preset) if isinstance(content, dict) else None
+    if not isinstance(options, dict) or name not in options:
         have = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise DcacheError(f"the file {path} has no {preset}.{name}; it has: {have}. {HOW}.")
-    return found[name]
+        raise DcacheError(f"the file {path} has no {preset}.{name}; it has: {have}. {HOW_TO_MEASURE}.")
+    return options[name]

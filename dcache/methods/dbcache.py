@@ -1,4 +1,4 @@
-"""DBCache: the front blocks decide, the middle is predicted, the back blocks repair."""
+"""DBCache: the front blocks decide, the middle blocks are predicted, the back blocks are computed."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def dbcache(
 ) -> Method:
     """DBCache (cache-dit 2025): First Block Cache with more front blocks and with back blocks.
 
-    The front blocks' own change, output minus input, is compared with that of the last computed evaluation
-    by relative L1; what lies between front and back is predicted. `front=1, back=0` is `fbcache`. One sync
-    per decision.
+    The probe is output minus input of the front blocks, compared with that of the last computed evaluation by
+    relative L1. The blocks between front and back are predicted. `front=1, back=0` is `fbcache`. One sync per
+    decision.
 
     Args:
         front: leading blocks, always computed ("Fn"); the model needs more blocks than `front + back`.
         back: trailing blocks, always computed ("Bn").
-        threshold: relative L1 change from which on everything is computed.
+        threshold: relative L1 change; at or above it everything is computed.
         warmup: evaluations computed from the start.
         max_run: longest run of predictions ("max continuous"), or None for no limit.
         order: of the Taylor forecast of the middle blocks' delta; 0 reuses it.
-        last: compute the last evaluation where the number of evaluations is known.
-        branches: whether guidance branches decide "separate"ly or "together".
+        last: compute the last evaluation if the number of evaluations is known.
+        branches: "separate" or "together", as in `Method`.
     """
     check_whole("front", front, 1)
     check_whole("back", back, 0)

@@ -1,4 +1,4 @@
-"""DeepCache: a UNet's deep part is remembered, its outer levels stay fresh."""
+"""DeepCache: a UNet's deep part is reused, its outer levels are computed."""
 
 from __future__ import annotations
 
@@ -24,17 +24,16 @@ def deepcache(
     """DeepCache (Ma et al. 2023): everything between the source and the sink of one UNet skip is reused.
 
     Args:
-        interval: one full evaluation per this many (uniform schedule).
-        branch_id: the published index of the skip, counted from the outermost: its bracket is remembered.
-        steps: the full evaluations as a list (non-uniform schedule) instead of `interval`; 0 is always full.
+        interval: compute when `interval - 1` predictions have passed since the last compute (uniform
+            schedule).
+        branch_id: the published index of the skip whose bracket is cached, counted from the outermost.
+        steps: the computed evaluations (non-uniform schedule) instead of `interval`; 0 is always computed.
         sites: "bracket:N" instead of `branch_id`.
         warmup: evaluations computed from the start.
-        branches: whether guidance branches decide "separate"ly or "together".
+        branches: "separate" or "together", as in `Method`.
     """
     if sites is not None and not sites.startswith("bracket"):
-        raise DcacheError(
-            f"deepcache remembers a bracket of a UNet: expected sites='bracket:N', got {sites!r}"
-        )
+        raise DcacheError(f"deepcache caches a bracket of a UNet: expected sites='bracket:N', got {sites!r}")
     check_whole("branch_id", branch_id, 0)
     if steps is not None and not isinstance(steps, Sequence):
         raise DcacheError(f"steps must be a list of evaluations, got {steps!r}")

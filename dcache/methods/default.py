@@ -1,4 +1,4 @@
-"""What `dcache.enable(pipe)` does when nothing is said."""
+"""The default method: `dcache.enable(pipe)` without a method."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dcache.methods.preset import preset
 
 @preset("ours; docs/default.md", sites="trunk or bracket")
 def default() -> Method:
-    """The safe default: order 1 on log-SNR over the trunk's delta, every third evaluation after three.
+    """The default: order 1 on log-SNR over the trunk's delta, every third evaluation after three of warm-up.
 
-    Chosen by measurement on the trained demo model, fidelity first (docs/default.md has the table).
+    Chosen by measurements on the trained demo model, fidelity first (docs/default.md).
     """
     return newton(interval=3, order=1, warmup=3, last=True)

@@ -22,18 +22,18 @@ def delta_dit(
 ) -> Method:
     """Delta-DiT (Chen et al. 2024): early the rear blocks' delta is reused, late the front blocks'.
 
-    Early steps make the outline, to which the front blocks matter; late ones the detail, to which the rear
-    blocks do. Every `interval`-th evaluation computes all. The two runs overlap, so they are remembered as
-    three atoms, whose deltas add up. Defaults are the shares of the published settings (21 of 28 blocks, 60
-    of 250 steps); no official code exists.
+    The front blocks matter for the outline, which early steps make; the rear blocks for the details, which
+    late steps make. Every `interval`-th evaluation computes all blocks. The front and the rear run overlap,
+    so they are cached as three disjoint runs, whose deltas add up. Defaults are the shares of the published
+    settings (21 of 28 blocks, 60 of 250 steps); no official code exists.
 
     Args:
-        interval: every evaluation whose index is a multiple of it is computed.
-        blocks: how many blocks the front and the rear run have, or their share of the depth (a float).
-        boundary: the evaluation from which on the front is reused, or a share of the run (a float).
+        interval: evaluations whose index is a multiple of it are computed.
+        blocks: number of blocks of the front and of the rear run, or their share of the depth (a float).
+        boundary: first evaluation at which the front is reused, or a share of the run (a float).
         warmup: evaluations computed from the start.
-        last: compute the last evaluation where the number of evaluations is known.
-        branches: whether guidance branches decide "separate"ly or "together".
+        last: compute the last evaluation if the number of evaluations is known.
+        branches: "separate" or "together", as in `Method`.
     """
     check_share("blocks", blocks, 1)
     check_share("boundary", boundary, 0)

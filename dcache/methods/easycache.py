@@ -1,4 +1,4 @@
-"""EasyCache: how fast the output follows the input is nearly constant."""
+"""EasyCache: the ratio of the output's change to the input's change is nearly constant."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ class OutputRate(SinceCompute):
     def __init__(self) -> None:
         super().__init__()
         self.max_tensors = 6
+        # (input, output) of the last two computed evaluations, oldest first.
         self.anchors: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def change(self) -> float:
-        """Infinite until two evaluations were computed. One sync."""
+        """The expected relative change, infinite until two evaluations were computed. One sync."""
         if self.now is None or self.then is None or len(self.anchors) < 2:
             return float("inf")
         (x0, y0), (x1, y1) = self.anchors
@@ -33,17 +34,17 @@ class OutputRate(SinceCompute):
         return float(y.mean("distance") / moves[0] * moves[1] / y.mean("length"))
 
     def end_step(self, computed: bool, output: Any) -> None:
-        """See class."""
+        """Store input and output of a computed evaluation, and the input for the next comparison."""
         if computed and self.now is not None:
             self.anchors = [*self.anchors[-1:], (self.now, flatten(output)[0][0].clone())]
         self.then, self.now = self.now, None
 
     def tensors(self) -> list[torch.Tensor]:
-        """Every tensor held."""
+        """All tensors that the indicator keeps."""
         return [*super().tensors(), *(t for pair in self.anchors for t in pair)]
 
     def capacity(self) -> list[torch.Tensor]:
-        """The last input and two anchors."""
+        """The last input and two anchors, the second counted as large as the first."""
         return [*super().tensors(), *(t for pair in self.anchors[-1:] * 2 for t in pair)]
 
 
@@ -55,16 +56,17 @@ def easycache(
     codec: str | None = "delta",
     branches: str = "together",
 ) -> Method:
-    """EasyCache (Zhou et al. 2025): the model's output minus its input is reused while little has changed.
+    """EasyCache (Zhou et al. 2025): the model's delta is reused while little change is expected.
 
     The expected relative change of the output is summed since the last compute. Defaults are those of Wan;
-    HunyuanVideo has 0.025 and 5. The first branch of an evaluation decides for all. One sync per evaluation.
+    HunyuanVideo has threshold 0.025 and warmup 5. The first branch of an evaluation decides for all. One sync
+    per evaluation.
 
     Args:
         threshold: predicted while the sum is below it.
         warmup: evaluations computed from the start.
-        last: compute the last evaluation where the number of evaluations is known.
-        codec: "delta" as published; "value" for a model whose output is not of its input's shape.
+        last: compute the last evaluation if the number of evaluations is known.
+        codec: "delta" as published; "value" for a model whose output and input differ in shape.
         branches: "together" as published, or "separate".
     """
     return Method(

@@ -1,4 +1,4 @@
-"""ERTACache: the whole model's residual is carried on at profiled evaluations, on adjusted noise levels."""
+"""ERTACache: the model's residual is reused at profiled evaluations, with adjusted noise levels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from dcache.method import Method
-from dcache.methods.coefficients import observed
+from dcache.methods.coefficients import profile_of
 from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.profile import Profile
@@ -24,33 +24,35 @@ def ertacache(
     codec: str = "delta",
     branches: str = "separate",
 ) -> Method:
-    """ERTACache (Peng et al. 2025): v - x of the last compute is reused where profiling says that it may be.
+    """ERTACache (Peng et al. 2025): v - x of the last compute is reused where a profile shows a small error.
 
-    Its rectification of what is predicted travels in a schedule file: `fit_corrections` of
+    The method's rectification of the predictions belongs to a schedule file: `fit_corrections` of
     `dcache.search.corrections` makes it, `dcache.enable(pipe, "FILE.schedule.json")` reads it.
 
     Args:
         profile: of this model, or its file; evaluations and noise levels are planned from it.
-        threshold: planned: the largest relative error that is reused.
-        timesteps: planned: go less far on reused evaluations, which needs a sampler of flow matching.
-        steps: the evaluations that compute, in place of a plan.
-        sigmas: noise levels of a run, with or without the end's, beside steps; () leaves the sampler's.
-        codec: "delta" reuses v - x, "value" v itself (published: "delta"; where x and v differ in shape only
-            "value" fits).
-        branches: whether guidance branches decide "separate"ly or "together".
+        threshold: planned: relative error below which v - x is reused.
+        timesteps: planned: shorten the steps of reused evaluations; needs a sampler of flow matching.
+        steps: the computed evaluations, in place of a plan.
+        sigmas: noise levels of a run, with or without the final one, for use with `steps`; () keeps the
+            sampler's.
+        codec: "delta" reuses v - x as published, "value" reuses v; only "value" fits if x and v differ in
+            shape.
+        branches: "separate" or "together", as in `Method`.
 
     Raises:
-        DcacheError: there are neither profile nor steps, or they make no sense.
+        DcacheError: there is neither profile nor steps, or they are not valid.
     """
     count, levels, made_for = len(sigmas) or None, tuple(sigmas), ("", "")
     if levels and levels[-1] == 0:
         count = len(levels) - 1
     if steps is None:
-        seen = observed("ertacache", profile, instead="steps")
-        planned = make("ertacache", seen, threshold=threshold, timesteps=timesteps)
-        ((row,),) = (its.values() for p in planned.components.values() for its in p.rows.values())
-        steps, count, levels = [t for t, c in enumerate(row) if c], seen.steps, planned.sigmas
-        made_for = (seen.model, seen.config)
+        model_profile = profile_of("ertacache", profile, alternative="steps")
+        schedule = make("ertacache", model_profile, threshold=threshold, timesteps=timesteps)
+        (plan,) = schedule.components.values()
+        (row,) = plan.rows["*"].values()
+        steps, count = [t for t, computed in enumerate(row) if computed], model_profile.steps
+        levels, made_for = schedule.sigmas, (model_profile.model, model_profile.config)
     return Method(
         rule=Listed(tuple(steps)),
         predictor=Reuse(),

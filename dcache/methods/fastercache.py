@@ -1,4 +1,4 @@
-"""FasterCache: attention on alternate evaluations, and guidance from the sibling branch."""
+"""FasterCache: attention on alternate evaluations, and the unconditional branch from the conditional one."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ def fastercache(
     warmup: int = 1,
     branches: str = "separate",
 ) -> Method:
-    """FasterCache (Lv et al. 2024): attention is extrapolated, the branch without the prompt is not run.
+    """FasterCache (Lv et al. 2024): attention is extrapolated, the unconditional branch is predicted.
 
-    On alternate evaluations attention is z_n + weight (z_n - z_{n-1}). The branch without the prompt is the
-    one with it plus their last difference, whose low frequencies count 1.1 times early (timesteps 99 to 901)
-    and high ones late (below 301); every `guidance_interval`-th evaluation computes both. The factor does not
-    compound, as it does in the published code. Windows and intervals are those of diffusers.
+    On alternate evaluations attention is z_n + weight (z_n - z_{n-1}). The unconditional branch is predicted
+    as the conditional one plus their last difference. The difference's low frequencies are multiplied by 1.1
+    at timesteps 99 to 901, its high frequencies below 301. Every `guidance_interval`-th evaluation computes
+    both branches. In the published code the factor compounds from prediction to prediction; here it does not.
+    Windows and intervals are those of diffusers.
 
     Args:
         attn_interval: compute attention once per this many evaluations.
-        guidance_interval: compute the branch without the prompt once per this many.
-        weight: share of the last difference that attention goes on by.
+        guidance_interval: compute the unconditional branch once per this many evaluations.
+        weight: share of the last difference that is added to the last attention output.
         attn_below: timestep (0 to 1000) below which attention is predicted.
-        guidance_below: timestep below which guidance is predicted.
+        guidance_below: timestep below which the unconditional branch is predicted.
         warmup: evaluations computed from the start.
-        branches: whether guidance branches decide "separate"ly or "together".
+        branches: "separate" or "together", as in `Method`.
     """
     rules = {
         "attn": any_of(Warmup(warmup), OutsideWindow(-1.0, attn_below), Every(attn_interval)),
@@ -45,5 +46,5 @@ def fastercache(
         codec="value",
         branches=branches,
         fixed=True,
-        sibling="bands",
+        uncond_from="bands",
     )

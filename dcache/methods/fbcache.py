@@ -26,14 +26,13 @@ def fbcache(
     One sync per decision.
 
     Args:
-        threshold: relative L1 change from which on everything is computed; 0.08 is the published value for
-            FLUX.
+        threshold: relative L1 change; at or above it everything is computed. 0.08 is published for FLUX.
         max_run: longest run of predictions, or None for no limit.
         warmup: evaluations computed from the start.
-        last: compute the last evaluation where the number of evaluations is known.
-        sites: where, as in `dcache.sites`; "auto" is all blocks but the first.
-        codec: what is remembered, as in `dcache.cache.codec`.
-        branches: whether guidance branches decide "separate"ly or "together".
+        last: compute the last evaluation if the number of evaluations is known.
+        sites: as in `dcache.sites`; "auto" is all blocks but the first.
+        codec: as in `dcache.cache.codec`.
+        branches: "separate" or "together", as in `Method`.
     """
     return Method(
         rule=guarded(ChangeAbove(threshold), warmup=warmup, last=last, max_run=max_run),

@@ -1,4 +1,4 @@
-"""The fitted predictor on places of one's own, from a profile or a schedule file."""
+"""Weights fitted to a profile, at chosen or planned evaluations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dcache.profile import Profile
 from dcache.schedule import Schedule
 from dcache.schedulers.planners import for_speedup, scheduled
 from dcache.schedulers.planners.gram import RIDGE
-from dcache.schedulers.planners.pairs import how
+from dcache.schedulers.planners.pairs import plan_terms
 from dcache.util.checks import check_number, check_whole
 
 
@@ -29,24 +29,24 @@ def fitted(
     sites: str | list[str] | None = None,
     warmup: int = 2,
 ) -> Method:
-    """Weights over the last anchors that are the best ones for what was observed, for each evaluation (ours).
+    """Least-squares weights over the last anchors for each evaluation, from an observed run (ours).
 
     Args:
-        profile: of this model, or its file; a schedule, or its file, is taken as it is.
-        steps: the computed evaluations; 0 always is.
+        profile: of this model, or its file; or a schedule with fitted weights, or its file.
+        steps: the computed evaluations; 0 is always computed.
         interval: without `steps`: compute when `interval - 1` predictions have passed since the last compute.
-        speedup: without `steps`: the places that the planner `pairs` finds for this expected speedup.
-        order: `order + 1` anchors are read: 1 or 2.
-        ridge: pulls the weights towards reuse; share of the power of the differences between anchors.
-        sites: of the profile; None is the trunk, else a UNet's outermost bracket, else the model.
+        speedup: without `steps`: compute where the planner `pairs` places it for this expected speedup.
+        order: 1 or 2; `order + 1` anchors are read.
+        ridge: pulls the weights towards reuse; a share of the power of the differences between anchors.
+        sites: sites of the profile; None is the trunk, else a UNet's outermost bracket, else the model.
         warmup: evaluations computed from the start, with `interval`.
 
     Raises:
-        DcacheError: there is no profile, or it lacks what is asked for.
+        DcacheError: there is no profile, it lacks a site, or a parameter is not valid.
     """
     if profile is None:
         raise DcacheError(
-            "fitted needs profile=, what was observed of this model, or a schedule, and has neither: "
+            "fitted needs profile=, a profile of this model or a schedule, and has none. Make a profile: "
             "`dcache calibrate PIPE --out FILE.safetensors`"
         )
     if isinstance(profile, str | os.PathLike):
@@ -67,8 +67,8 @@ def fitted(
     else:
         anchors = (*range(warmup), *range(warmup + interval - 1, profile.steps, interval))
     rows = {site: tuple(t for t in anchors if t < profile.steps) for site in names}
-    made = scheduled(profile, "fitted", rows, **how(profile, rows, "fitted", order, ridge))
-    return replay(made, profile.component)
+    schedule = scheduled(profile, "fitted", rows, **plan_terms(profile, rows, "fitted", order, ridge))
+    return replay(schedule, profile.component)
 
 
 def _listed(profile: Profile, steps: Sequence[int]) -> tuple[int, ...]:

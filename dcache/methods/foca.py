@@ -1,4 +1,4 @@
-"""FoCa, as published."""
+"""FoCa, as published: forecasts by a BDF2 predictor and a Heun corrector."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ def foca(
 ) -> Method:
     """FoCa (Zheng et al. 2025): features as an ODE's trajectory, forecast by BDF2 and calibrated by Heun.
 
-    The recursion reads its own last forecast, so one tensor per site more is held than with order 1. It takes
-    steps of one: with anchors further apart it is not exact on lines (see the method's page).
+    The recursion reads its last forecast, so it stores one tensor more per site than other predictors of
+    order 1. It assumes steps of one: with anchors further apart it is not exact on lines
+    (docs/methods/foca.md).
 
     Args:
         interval: compute when `interval - 1` predictions have passed since the last compute; at least 1.
         warmup: evaluations computed from the start.
-        last: compute the last evaluation where the number of evaluations is known.
-        sites: where, as in `dcache.sites`.
-        codec: what is remembered, as in `dcache.cache.codec`.
-        branches: whether guidance branches decide "separate"ly or "together".
+        last: compute the last evaluation if the number of evaluations is known.
+        sites: as in `dcache.sites`.
+        codec: as in `dcache.cache.codec`.
+        branches: "separate" or "together", as in `Method`.
     """
     return Method(
         rule=guarded(Every(interval), warmup=warmup, last=last),

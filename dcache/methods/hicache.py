@@ -1,4 +1,4 @@
-"""HiCache, as published."""
+"""HiCache, as published: TaylorSeer with scaled Hermite polynomials."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def hicache(  # noqa: PLR0913, PLR0917 - the published options and dcache's own
 ) -> Method:
     """HiCache (Feng et al. 2025): TaylorSeer with scaled Hermite polynomials, which grow more slowly.
 
-    With the published scale of 0.5 order 1 follows a line with half its slope; `scale=0.5**0.5` is exact on
-    lines. Other parameters as in `taylorseer`.
+    With the published scale of 0.5, order 1 follows a line with half its slope; `scale=0.5**0.5` is exact on
+    lines.
 
     Args:
         interval: compute when `interval - 1` predictions have passed since the last compute; at least 1.
-        order: highest term; `order + 1` anchors are kept.
+        order: highest term; `order + 1` anchors are read.
         scale: the paper's sigma, above 0.
         warmup: evaluations computed from the start.
-        last: compute the last evaluation where the number of evaluations is known.
-        sites: where, as in `dcache.sites`.
-        codec: what is remembered, as in `dcache.cache.codec`.
+        last: compute the last evaluation if the number of evaluations is known.
+        sites: as in `dcache.sites`.
+        codec: as in `dcache.cache.codec`.
         clock: "step" as published, or "timestep", "sigma", "logsnr".
-        branches: whether guidance branches decide "separate"ly or "together".
+        branches: "separate" or "together", as in `Method`.
     """
     return Method(
         rule=guarded(Every(interval), warmup=warmup, last=last),

@@ -17,18 +17,18 @@ def interval(
     codec: str | None = None,
     branches: str = "separate",
 ) -> Method:
-    """FORA (Selvaraju et al. 2024): compute every `interval`-th evaluation, reuse what it gave in between.
+    """FORA (Selvaraju et al. 2024): compute every `interval`-th evaluation, reuse its features in between.
 
-    The paper remembers attention and MLP outputs (`sites=["attn", "mlp"]`); the default remembers the whole
-    trunk, which costs one tensor.
+    The paper caches attention and MLP outputs (`sites=["attn", "mlp"]`). The default caches the trunk, which
+    stores one tensor.
 
     Args:
         interval: compute when `interval - 1` predictions have passed since the last compute; at least 1.
         warmup: evaluations computed from the start.
-        last: compute the last evaluation where the number of evaluations is known.
-        sites: where, as in `dcache.sites`.
-        codec: what is remembered; None is `delta` on runs of blocks and `value` elsewhere.
-        branches: whether guidance branches decide "separate"ly or "together".
+        last: compute the last evaluation if the number of evaluations is known.
+        sites: as in `dcache.sites`.
+        codec: as in `dcache.cache.codec`; None is `delta` on runs of blocks and `value` elsewhere.
+        branches: "separate" or "together", as in `Method`.
     """
     return Method(
         rule=guarded(Every(interval), warmup=warmup, last=last),

@@ -1,4 +1,4 @@
-"""MagCache: the residual's magnitude falls in the same way whatever the prompt."""
+"""MagCache: the magnitude of the residual decreases in the same way for every prompt."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ def magcache(
     """MagCache (Ma et al. 2025): the trunk's delta is reused while its known change of magnitude is small.
 
     The ratio r_t = mean over tokens of |delta_t| / |delta_{t-1}| hardly depends on the prompt; the error
-    since the last compute is the sum of |1 - product of r|. Nothing is looked at while running. Defaults are
-    FLUX's; published elsewhere: 0.06, 3, 0.2 (diffusers), 0.24, 6, 0.2 (HunyuanVideo), 0.12, 2, 0.2 (Wan).
+    since the last compute is the sum of |1 - product of r|. No tensor is read for a decision. Defaults are
+    FLUX's; published elsewhere, as threshold, max_run, retention: 0.06, 3, 0.2 (diffusers), 0.24, 6, 0.2
+    (HunyuanVideo), 0.12, 2, 0.2 (Wan).
 
     Args:
-        threshold: the largest error that is predicted.
-        ratios: one for each evaluation of a run (for another number of evaluations, the nearest), or a file.
+        threshold: largest error that is predicted.
+        ratios: one for each evaluation of a run, or a file; another number of evaluations uses the nearest.
         max_run: longest run of predictions ("K").
         retention: share of the run computed from the start, at least one evaluation.
-        last: compute the last evaluation where the number of evaluations is known.
-        branches: whether guidance branches decide "separate"ly or "together".
+        last: compute the last evaluation if the number of evaluations is known.
+        branches: "separate" or "together", as in `Method`.
 
     Raises:
-        DcacheError: there are no ratios; the message says how to get them.
+        DcacheError: there are no ratios; the message says how to measure them.
     """
     table = numbers("magcache", "ratios", ratios, least=2)
     return Method(

@@ -1,4 +1,4 @@
-"""Exact polynomial prediction on the true clock."""
+"""Newton: the polynomial through the last anchors at their true clock values."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def newton(
 ) -> Method:
     """Newton interpolation through the last anchors at their true clocks: exact on polynomials of its order.
 
-    Ours; order 1 on log-SNR is the sweet spot of what was measured (see the docs of the default method).
+    Ours. Order 1 on log-SNR was the best of the measured settings (docs/default.md).
 
     Args:
         interval: compute when `interval - 1` predictions have passed since the last compute; at least 1.
-        order: degree of the polynomial; `order + 1` anchors are kept. It ramps up with the history.
+        order: degree of the polynomial, through `order + 1` anchors; lower while there are fewer anchors.
         warmup: evaluations computed from the start.
-        last: compute the last evaluation where the number of evaluations is known.
-        sites: where, as in `dcache.sites`.
-        codec: what is remembered; None is `delta` on runs of blocks and `value` elsewhere.
-        clock: "step", "timestep", "sigma" or "logsnr"; None is log-SNR where the noise level is known.
-        branches: whether guidance branches decide "separate"ly or "together".
+        last: compute the last evaluation if the number of evaluations is known.
+        sites: as in `dcache.sites`.
+        codec: as in `dcache.cache.codec`; None is `delta` on runs of blocks and `value` elsewhere.
+        clock: "step", "timestep", "sigma" or "logsnr"; None is log-SNR if the noise level is known.
+        branches: "separate" or "together", as in `Method`.
     """
     return Method(
         rule=guarded(Every(interval), warmup=warmup, last=last),

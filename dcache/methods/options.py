@@ -11,7 +11,7 @@ from dcache.schedule import Schedule
 
 Branches = Literal["separate", "together"]
 Clock = Literal["step", "timestep", "sigma", "logsnr"]
-# Sites have names with depths too ("block:3"), so any text is one; these are completed.
+# Editors complete these names; any other text may be a site too ("block:3").
 Sites = (
     Literal["auto", "trunk", "model", "block", "sublayers", "attn", "cross_attn", "mlp", "bracket:0"]
     | str
@@ -34,7 +34,7 @@ File = str | os.PathLike[str]
 
 
 class PresetOptions(TypedDict, total=False):
-    """Every option that some preset takes; `dcache methods NAME` says which ones and what they mean."""
+    """The options of all presets; `dcache methods NAME` lists those of one preset with their meanings."""
 
     attn: int
     attn_below: float

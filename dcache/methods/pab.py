@@ -1,4 +1,4 @@
-"""Pyramid Attention Broadcast: the more an attention mixes, the longer its output lasts."""
+"""Pyramid Attention Broadcast: each kind of attention is reused for a number of evaluations."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def pab(
     warmup: int = 1,
     branches: str = "separate",
 ) -> Method:
-    """PAB (Zhao et al. 2024): every kind of attention is reused for a number of evaluations of its own.
+    """PAB (Zhao et al. 2024): each kind of attention is reused for its number of evaluations.
 
     Outside of the window of timesteps everything is computed. Defaults are those of CogVideoX; published
-    elsewhere: Latte attn 2, cross_attn 6, (100, 800); Open-Sora attn 2, cross_attn 6, (450, 930). A model
-    without one of the kinds does without it.
+    elsewhere: Latte attn 2, cross_attn 6, (100, 800); Open-Sora attn 2, cross_attn 6, (450, 930). Kinds that
+    a model does not have are ignored, except self-attention.
 
     Args:
         attn: compute self-attention (joint attention) once per this many evaluations.
-        cross_attn: the same for cross-attention, None to leave it alone.
-        mlp: the same for MLPs, None as published for most models.
-        window: timesteps, 0 to 1000, strictly between which outputs are reused.
+        cross_attn: the same for cross-attention; None does not cache it.
+        mlp: the same for MLPs; None, as published for most models, does not cache them.
+        window: two timesteps, 0 to 1000; outputs are reused strictly between them.
         warmup: evaluations computed from the start.
-        branches: whether guidance branches decide "separate"ly or "together".
+        branches: "separate" or "together", as in `Method`.
     """
     ranges = {"attn": attn, "cross_attn": cross_attn, "mlp": mlp}
     for name, value in ranges.items():
@@ -39,8 +39,8 @@ def pab(
             check_whole(name, value, 1)
     if not isinstance(window, tuple | list) or len(window) != 2:
         raise DcacheError(f"window must be a pair of timesteps, got {window!r}")
-    inside = OutsideWindow(*window)
-    kinds = {k: any_of(Warmup(warmup), inside, Every(n)) for k, n in ranges.items() if n is not None}
+    outside = OutsideWindow(*window)
+    kinds = {k: any_of(Warmup(warmup), outside, Every(n)) for k, n in ranges.items() if n is not None}
     return Method(
         rule=ByKind(kinds),
         predictor=Reuse(),

@@ -1,4 +1,4 @@
-"""The decorator that makes a function which returns a `Method` a preset: named, described, registered."""
+"""`@preset`: turns a function that returns a `Method` into a preset with a name and a description."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ FAMILIES = ("any", "transformer", "unet", "sublayers", "cross-attention", "guida
 
 @dataclass(frozen=True)
 class About:
-    """What a preset is and where it makes sense.
+    """Description of a preset.
 
     Attributes:
         summary: one line.
-        paper: where it comes from.
-        needs: what must be brought along, "" if nothing.
-        sites: what it remembers, as in `dcache.sites`.
-        families: what a denoiser must have: "any", "transformer" (a list of blocks), "unet",
-            "sublayers" (block classes whose sublayers are declared), "cross-attention", "guidance" (a branch
-            without the prompt).
+        paper: its source.
+        needs: the data that it needs, such as a profile; "" for none.
+        sites: the sites that it caches, as in `dcache.sites`.
+        families: requirements on the denoiser: "any", "transformer" (a list of blocks), "unet", "sublayers"
+            (block classes whose sublayers are declared), "cross-attention", "guidance" (an unconditional
+            branch).
     """
 
     summary: str
@@ -44,13 +44,13 @@ def preset(
 ) -> Callable[[Callable[P, Method]], Callable[P, Method]]:
     """Declare a preset: its methods get the function's name, and the call's arguments as parameters.
 
-    The function stays a plain function with its signature and docstring, whose first line is the summary.
+    The function keeps its signature and its docstring, whose first line is the summary.
 
     Args:
-        paper: where it comes from.
-        sites: what it remembers.
-        families: what a denoiser must have; see `About`.
-        needs: what must be brought along, "" if nothing.
+        paper: as in `About`.
+        sites: as in `About`.
+        families: as in `About`.
+        needs: as in `About`.
     """
 
     def declare(function: Callable[P, Method]) -> Callable[P, Method]:
@@ -72,6 +72,6 @@ def preset(
 
 
 def about(function: Callable[..., Method]) -> About | None:
-    """What was declared of a preset; None of a function that is none."""
+    """The description of a preset; None for a function that is not a preset."""
     declared = getattr(function, "about", None)
     return declared if isinstance(declared, About) else None

@@ -1,4 +1,4 @@
-"""ProfilingDiT: blocks whose attention prefers the background are predicted, at intervals that shrink."""
+"""ProfilingDiT: blocks whose attention prefers the background are predicted, at shrinking intervals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from dcache.errors import DcacheError
 from dcache.method import Method
-from dcache.methods.coefficients import observed
+from dcache.methods.coefficients import profile_of
 from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.profile import Profile
@@ -30,26 +30,28 @@ def profilingdit(
     share: float = SHARE,
     branches: str = "separate",
 ) -> Method:
-    """ProfilingDiT (Ma et al. 2025): background blocks' deltas are reused, others run.
+    """ProfilingDiT (Ma et al. 2025): the deltas of background blocks are reused, other blocks are computed.
 
     Args:
         background: depths of the blocks that are predicted.
         profile: without `background`: of this model with attention statistics, or its file.
-        t_max: the interval at first; Wan's is 6 throughout.
-        t_min: the interval to which it shrinks linearly; None for `t_max`. Needs the number of evaluations.
-        start: where the first interval begins; everything before is computed.
-        steps: instead of intervals: the evaluations from `start` on that are computed. HunyuanVideo's: 6, 18,
-            26, 32, 38, 42, 46, 48 with `start` 6 (of 50).
-        share: of the profile's blocks that are background: those that prefer the foreground least.
-        branches: whether guidance branches decide "separate"ly or "together".
+        t_max: the first interval; 6 throughout is published for Wan.
+        t_min: the last interval, reached linearly; None for `t_max`. A shrinking interval needs the number of
+            evaluations.
+        start: first evaluation of the first interval; all before are computed.
+        steps: instead of intervals: the computed evaluations from `start` on. Published for HunyuanVideo: 6,
+            18, 26, 32, 38, 42, 46, 48 of 50 with `start` 6.
+        share: share of the profile's blocks that are background: those that prefer the foreground least.
+        branches: "separate" or "together", as in `Method`.
 
     Raises:
-        DcacheError: there are neither blocks nor statistics, or a parameter makes no sense.
+        DcacheError: there are neither blocks nor statistics, or a parameter is not valid.
     """
     made_for = ("", "")
     if background is None:
-        seen = observed("profilingdit", profile, instead="background")
-        background, made_for = labelled(seen.attention, share), (seen.model, seen.config)
+        model_profile = profile_of("profilingdit", profile, alternative="background")
+        background = labelled(model_profile.attention, share)
+        made_for = (model_profile.model, model_profile.config)
     depths = list(background)
     if not depths or not all(is_whole(i) and i >= 0 for i in depths):
         raise DcacheError(f"background must be depths of blocks, such as [0, 2, 3], got {background!r}")

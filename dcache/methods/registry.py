@@ -1,4 +1,4 @@
-"""Presets by name: dcache's own, imported when they are first used, and others that are registered."""
+"""Presets by name: built-in ones, imported on first use, and registered ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dcache.methods.preset import About, about
 Preset = Callable[..., Method]
 P = TypeVar("P", bound=Preset)
 
-# Each is the function of that name in the module of that name.
+# Each preset is a function in a module of the same name.
 PresetName = Literal[
     "default",
     "bac",
@@ -43,39 +43,39 @@ PresetName = Literal[
     "teacache",
     "tgate",
 ]
-OWN: tuple[str, ...] = get_args(PresetName)
-# Installed packages name their presets under this group of entry points.
+BUILT_IN: tuple[str, ...] = get_args(PresetName)
+# Entry point group under which installed packages register presets.
 GROUP = "dcache.presets"
 _registered: dict[str, Preset] = {}
 
 
 def register(preset: P) -> P:
-    """Make a preset known by its name to `enable`, `make`, `available` and the command line; returns it.
+    """Register a preset for `enable`, `make`, `available` and the command line; returns it.
 
     Args:
-        preset: a function under `dcache.methods.preset`.
+        preset: a function decorated with `dcache.methods.preset`.
 
     Raises:
-        DcacheError: it is no preset, or another one has its name.
+        DcacheError: it is not a preset, or its name is taken.
     """
     if about(preset) is None:
         raise DcacheError(f"expected a function decorated with @dcache.methods.preset(...), got {preset!r}")
     name = preset.__name__
-    if name in OWN or _registered.get(name, preset) is not preset:
+    if name in BUILT_IN or _registered.get(name, preset) is not preset:
         raise DcacheError(f"a preset named {name!r} is registered already: choose another name")
     _registered[name] = preset
     return preset
 
 
 def find(name: str) -> Preset | None:
-    """The preset of this name, None where there is none.
+    """The preset of this name, or None.
 
     Raises:
         DcacheError: an installed package's preset of this name cannot be loaded.
     """
-    if name in OWN:
-        own: Preset = vars(importlib.import_module(f"{__package__}.{name}"))[name]
-        return own
+    if name in BUILT_IN:
+        built_in: Preset = vars(importlib.import_module(f"{__package__}.{name}"))[name]
+        return built_in
     if name not in _registered:
         for point in entry_points(group=GROUP, name=name):
             _load(point)
@@ -83,16 +83,16 @@ def find(name: str) -> Preset | None:
 
 
 def names() -> list[str]:
-    """The names of all presets; none is imported for it."""
+    """The names of all presets, without importing any."""
     others = [*_registered, *(point.name for point in entry_points(group=GROUP))]
-    return list(dict.fromkeys([*OWN, *others]))
+    return list(dict.fromkeys([*BUILT_IN, *others]))
 
 
 def get(name: str) -> Preset:
     """The preset of this name.
 
     Raises:
-        DcacheError: there is none; the message lists what there is.
+        DcacheError: the name is unknown; the message lists all names.
     """
     preset = find(name)
     if preset is None:
@@ -107,7 +107,7 @@ def get(name: str) -> Preset:
 
 
 def available() -> dict[str, About]:
-    """Name of every preset -> what it is: a summary, its paper, what it needs, its sites and families.
+    """Name -> description of every preset.
 
     Presets of installed packages that cannot be loaded are left out, with a warning.
     """
@@ -117,16 +117,16 @@ def available() -> dict[str, About]:
                 _load(point)
             except DcacheError as error:
                 warnings.warn(str(error), DcacheWarning, stacklevel=2)
-    presets = {name: find(name) for name in (*OWN, *_registered)}
+    presets = {name: find(name) for name in (*BUILT_IN, *_registered)}
     declared = {name: about(preset) for name, preset in presets.items() if preset is not None}
-    return {name: what for name, what in declared.items() if what is not None}
+    return {name: description for name, description in declared.items() if description is not None}
 
 
 def make(name: str, **options: Any) -> Method:
     """Build a preset by name.
 
     Raises:
-        DcacheError: the name or an option is unknown; the message lists what there is.
+        DcacheError: the name or an option is unknown; the message lists the known ones.
     """
     return build(get(name), options)
 
@@ -140,7 +140,7 @@ def build(preset: Preset, options: Mapping[str, Any]) -> Method:
     """The method of a preset with these options.
 
     Raises:
-        DcacheError: an option is unknown; the message lists what there is.
+        DcacheError: an option is unknown; the message lists the known ones.
     """
     known = options_of(preset)
     unknown = [option for option in options if option not in known]
@@ -159,6 +159,6 @@ def _load(point: EntryPoint) -> None:
         raise DcacheError(f"the preset {point.name!r} of {point.value} cannot be loaded: {error}") from error
     if preset.__name__ != point.name:
         raise DcacheError(
-            f"the entry point {point.name!r} has another name than its preset {preset.__name__!r} of "
-            f"{point.value}: give both the same"
+            f"the entry point {point.name!r} and its preset {preset.__name__!r} of {point.value} differ in "
+            "name: give both the same name"
         )

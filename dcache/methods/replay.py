@@ -29,9 +29,9 @@ def replay(schedule: Schedule, component: str = "", single: bool = True) -> Meth
         codec=plan.codec,
         clock=plan.clock,
         branches="separate",
-        # The trace of a run that fell back has rows of both sites, and falls back again.
+        # The trace of a run that fell back to the whole model has rows of both sites: its replay may too.
         fixed="model" not in plan.sites,
-        sibling=plan.sibling,
+        uncond_from=plan.uncond_from,
         steps=schedule.steps,
         runs=plan.runs,
         corrections=plan.corrections,

@@ -1,4 +1,4 @@
-"""What `enable` takes as a method, made a method: names as people write them, presets, schedules, files."""
+"""Resolves the `method` argument of `enable`: preset names in any spelling, presets, schedules, files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dcache.methods.preset import about
 from dcache.methods.registry import build, get, make, names, options_of
 from dcache.schedule import Schedule
 
-# Names of papers and other libraries that are not the preset's own in another spelling.
+# Names in papers and other libraries that are more than another spelling of the preset's name.
 ALIASES = {
     "fora": "interval",
     "firstblockcache": "fbcache",
@@ -31,19 +31,16 @@ ALIASES = {
 
 
 def resolve(method: Any, options: Mapping[str, Any], taken: Iterable[str] = ()) -> Method | Schedule:
-    """The method or schedule that is meant.
+    """The method or schedule that `method` stands for.
 
     Args:
         method: a preset's name ("interval", "FORA", "newton:interval=4"), a preset function, a `Method`, a
             `Schedule`, the path of a schedule file, or None for the default.
-        options: of the preset.
-        taken: names of options that the caller takes beside the preset's, for messages.
-
-    Returns:
-        What is meant, with the options.
+        options: options of the preset.
+        taken: names of the caller's other options, for messages.
 
     Raises:
-        DcacheError: it means nothing, or takes no such options; the message has the line to type.
+        DcacheError: the method or an option is unknown; the message has the line to type.
     """
     if method is None:
         return _default(options, taken)
@@ -56,7 +53,7 @@ def resolve(method: Any, options: Mapping[str, Any], taken: Iterable[str] = ()) 
         _refuse_options(f"a {type(method).__name__}", options, taken)
         return method
     if callable(method) and about(method) is not None:
-        # A preset that was not called: `enable(pipe, dcache.methods.newton, interval=4)`.
+        # A preset function instead of its result: `enable(pipe, dcache.methods.newton, interval=4)`.
         return build(method, options)
     if inspect.isfunction(method):
         raise DcacheError(
@@ -71,7 +68,7 @@ def resolve(method: Any, options: Mapping[str, Any], taken: Iterable[str] = ()) 
 
 
 def preset_called(text: str) -> str | None:
-    """The preset that is meant by a name as people write it, None if none is.
+    """The name of the preset for a name in any spelling, or None.
 
     >>> preset_called("FORA"), preset_called("First-Block Cache"), preset_called("TaylorSeer")
     ('interval', 'fbcache', 'taylorseer')
@@ -85,17 +82,17 @@ def preset_called(text: str) -> str | None:
 
 
 def read_options(text: str, spec: str) -> dict[str, Any]:
-    """The options of a specification.
+    """The options in a method's text specification.
 
     >>> read_options("interval=4,sites=attn+mlp,last=true", "newton:...")
     {'interval': 4, 'sites': ['attn', 'mlp'], 'last': True}
 
     Args:
-        text: options separated by commas, the values as JSON, or as plain text; `+` separates a list's.
+        text: `option=value` separated by commas. A value is JSON or plain text; `+` separates a list's items.
         spec: the whole specification, for messages.
 
     Raises:
-        DcacheError: a part is no `option=value`.
+        DcacheError: a part is not `option=value`.
     """
     return dict(_option(spec, word) for word in text.split(",") if word.strip())
 
@@ -107,15 +104,15 @@ def _default(options: Mapping[str, Any], taken: Iterable[str]) -> Method:
     takers = [name for name in names() if _takes(name, options)]
     given = ", ".join(f"{key}={value!r}" for key, value in options.items())
     if takers:
-        # The published method of that name first: `enable(pipe, interval=3)` means interval.
+        # Suggest the preset with the option's name first: `enable(pipe, interval=3)` means interval.
         first = next((name for name in takers if name in options), takers[0])
         raise DcacheError(
-            f"an option needs the name of its method: write dcache.enable(pipe, {first!r}, {given}); the "
+            f"an option needs its method's name: write dcache.enable(pipe, {first!r}, {given}); the "
             f"methods with such options are {', '.join(takers)}"
         )
     raise DcacheError(
-        f"unknown option(s) {', '.join(options)} for {default.describe()}: {_says(taken)}a preset's own "
-        "options go with its name, as in dcache.enable(pipe, 'interval', interval=3)"
+        f"unknown option(s) {', '.join(options)} for {default.describe()}: {_engine_options(taken)}a "
+        "preset's own options go with its name, as in dcache.enable(pipe, 'interval', interval=3)"
     )
 
 
@@ -139,15 +136,15 @@ def _named(text: str, options: Mapping[str, Any]) -> Method | Schedule:
     )
 
 
-def _refuse_options(what: str, options: Mapping[str, Any], taken: Iterable[str]) -> None:
+def _refuse_options(name: str, options: Mapping[str, Any], taken: Iterable[str]) -> None:
     if options:
         raise DcacheError(
-            f"unknown option(s) {', '.join(options)} for {what}: {_says(taken)}a preset's own options go "
-            "with its name, as in dcache.enable(pipe, 'interval', interval=3)"
+            f"unknown option(s) {', '.join(options)} for {name}: {_engine_options(taken)}a preset's own "
+            "options go with its name, as in dcache.enable(pipe, 'interval', interval=3)"
         )
 
 
-def _says(taken: Iterable[str]) -> str:
+def _engine_options(taken: Iterable[str]) -> str:
     names = ", ".join(taken)
     return f"the engine takes {names}; " if names else ""
 

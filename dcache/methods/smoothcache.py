@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from dcache.errors import DcacheError
 from dcache.method import Method
-from dcache.methods.coefficients import HOW, table_in
+from dcache.methods.coefficients import HOW_TO_MEASURE, table_in
 from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.schedulers import ByKind, StepTable
 
-# The kinds as the published files call them.
+# Names of the kinds in the published files.
 KINDS = {"attn1": "attn", "attn2": "cross_attn", "ff": "mlp"}
 KINDS |= {kind: kind for kind in KINDS.values()}
 
@@ -26,19 +26,19 @@ KINDS |= {kind: kind for kind in KINDS.values()}
 def smoothcache(
     table: str | os.PathLike[str] | Mapping[str, Sequence[int]] | None = None, branches: str = "separate"
 ) -> Method:
-    """SmoothCache (Liu et al. 2024): every kind of sublayer is computed where its row of a table says 1.
+    """SmoothCache (Liu et al. 2024): every kind of sublayer is computed where its row of a table has a 1.
 
     Args:
         table: kind ("attn1", "attn2", "ff", or dcache's own names) -> one 0 or 1 for each evaluation; or a
             JSON file with that, or with it under "smoothcache" and "table".
-        branches: whether guidance branches decide "separate"ly or "together".
+        branches: "separate" or "together", as in `Method`.
 
     Raises:
-        DcacheError: there is no table (the message says how to get one), or it makes no sense.
+        DcacheError: there is no table (the message says how to measure one), or it is not valid.
     """
     if table is None:
         raise DcacheError(
-            f"smoothcache needs table=, a file or rows of 0 and 1 by kind, and has none. {HOW}."
+            f"smoothcache needs table=, a file or rows of 0 and 1 by kind, and has none. {HOW_TO_MEASURE}."
         )
     rows = table_in("smoothcache", table, KINDS.__contains__)
     if not isinstance(rows, Mapping) or not rows or any(kind not in KINDS for kind in rows):

@@ -1,4 +1,4 @@
-"""TaylorSeer, as published."""
+"""TaylorSeer, as published: forecasts by a Taylor series of backward differences."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def taylorseer(  # noqa: PLR0913, PLR0917 - the published options and dcache's o
 
     Args:
         interval: compute when `interval - 1` predictions have passed since the last compute; at least 1.
-        order: highest term of the series; `order + 1` anchors are kept. It ramps up with the history.
+        order: highest term of the series, over `order + 1` anchors; lower while there are fewer anchors.
         warmup: evaluations computed from the start ("first_enhance").
-        last: compute the last evaluation where the number of evaluations is known.
-        lite: remember only the output of the last block (one tensor per order for the whole model).
-        sites: where, as in `dcache.sites`; None is all sublayers, or the trunk if `lite`.
-        codec: what is remembered, as in `dcache.cache.codec`.
+        last: compute the last evaluation if the number of evaluations is known.
+        lite: cache only the output of the last block (`order + 1` tensors for the whole model).
+        sites: as in `dcache.sites`; None is all sublayers, or the trunk if `lite`.
+        codec: as in `dcache.cache.codec`.
         clock: "step" as published, or "timestep", "sigma", "logsnr".
-        branches: whether guidance branches decide "separate"ly or "together".
+        branches: "separate" or "together", as in `Method`.
     """
     where = sites if sites is not None else ("trunk" if lite else "sublayers")
     return Method(

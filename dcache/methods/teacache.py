@@ -1,4 +1,4 @@
-"""TeaCache: the first block's modulated input tells how much the output will change."""
+"""TeaCache: the change of the first block's modulated input predicts the change of the output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dcache.errors import DcacheError
 from dcache.method import Method
-from dcache.methods.coefficients import HOW, numbers
+from dcache.methods.coefficients import HOW_TO_MEASURE, numbers
 from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.probes import Probe, SinceStep
@@ -32,28 +32,28 @@ def teacache(
     last: bool = True,
     branches: str = "separate",
 ) -> Method:
-    """TeaCache (Liu et al. 2024): changes of the modulated input, rescaled and summed, decide on the trunk.
+    """TeaCache (Liu et al. 2024): the trunk is computed when rescaled changes of the modulated input add up.
 
-    d_t is the relative L1 change, between evaluations that follow one another, of what the first block gives
-    its attention; a polynomial turns it into the expected change of the output; the trunk's delta is reused
-    while the sum since the last compute stays below `threshold`. On a predicted evaluation the first block
-    runs as far as its attention. One sync per decision.
+    d_t is the relative L1 change of the first block's attention input from one evaluation to the next. A
+    polynomial of d_t gives the expected change of the output. The trunk's delta is reused while the sum since
+    the last compute is below `threshold`. In a predicted evaluation the first block runs up to its attention.
+    One sync per decision.
 
     Args:
         threshold: 0.25, 0.4, 0.6 and 0.8 are published for FLUX, 0.1 and 0.15 for HunyuanVideo.
-        coefficients: of the polynomial, highest power first; a published set's name; or a file.
+        coefficients: of the polynomial, highest power first; the name of a published set; or a file.
         warmup: evaluations computed from the start.
-        last: compute the last evaluation where the number of evaluations is known.
-        branches: whether guidance branches decide "separate"ly or "together".
+        last: compute the last evaluation if the number of evaluations is known.
+        branches: "separate" or "together", as in `Method`.
 
     Raises:
-        DcacheError: there are no coefficients; the message says how to get them.
+        DcacheError: there are no coefficients; the message says how to measure them.
     """
     known = PUBLISHED.get(coefficients) if isinstance(coefficients, str) else None
     if isinstance(coefficients, str) and known is None and not Path(coefficients).suffix:
         raise DcacheError(
             f"teacache has no published coefficients for {coefficients!r}: there are those of "
-            f"{', '.join(map(repr, PUBLISHED))}. {HOW}."
+            f"{', '.join(map(repr, PUBLISHED))}. {HOW_TO_MEASURE}."
         )
     polynomial = known or numbers("teacache", "coefficients", coefficients, least=1)
     rule = guarded(Accumulated(threshold, polynomial), warmup=warmup, last=last)

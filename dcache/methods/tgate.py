@@ -1,4 +1,4 @@
-"""T-GATE: once the picture is planned, the text is no longer needed."""
+"""T-GATE: cross-attention and guidance are cached from an evaluation on."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ def tgate(
     warmup: int = 2,
     branches: str = "separate",
 ) -> Method:
-    """T-GATE (Zhang et al. 2024): from the gate on cross-attention is frozen and guidance is off.
+    """T-GATE (Zhang et al. 2024): from the gate on, cross-attention is reused and guidance is off.
 
-    Cross-attention keeps the mean of both guidance branches' last output; the denoiser runs the rows with the
-    prompt only. Before the gate self-attention is reused between every `attn_interval` evaluations. Defaults
-    are those of SDXL at 25 steps; PixArt: gate 15, attn_interval 3, warmup 2. Where the two guidance branches
-    are calls of their own, each keeps its own cross-attention, and the call without the prompt is left out.
+    From the gate on, cross-attention is the mean of both guidance branches' last outputs, and the denoiser
+    runs the conditional rows only. Before the gate, self-attention is computed every `attn_interval`
+    evaluations. Defaults are those of SDXL at 25 steps; PixArt: gate 15, attn_interval 3, warmup 2. If the
+    guidance branches are separate calls, each reuses its last cross-attention, and the unconditional call is
+    skipped.
 
     Args:
-        gate: first evaluation without text and guidance, None for never.
+        gate: first evaluation without text and guidance; None for never.
         attn_interval: before the gate, compute self-attention once per this many evaluations.
         late_interval: the same from the gate on.
         warmup: evaluations computed from the start.
-        branches: whether guidance branches decide "separate"ly or "together".
+        branches: "separate" or "together", as in `Method`.
     """
     if gate is not None:
         check_whole("gate", gate, 1)
@@ -53,5 +54,5 @@ def tgate(
         codec="value",
         branches=branches,
         fixed=True,
-        sibling="drop",
+        uncond_from="drop",
     )

@@ -1,8 +1,8 @@
-"""Predictors: how remembered tensors are carried to now.
+"""Predictors: the weights of a prediction from the last anchors.
 
-Every predictor here is a set of host-side weights over the last anchors: `z(tau) = sum_i w_i z_i`. A
-predictor is pure; it sees the anchors' clock values (oldest first) and the clock value now, and returns one
-weight per anchor. Of anchors with equal clock values only the newest counts.
+A prediction is a weighted sum of anchors, `z(tau) = sum_i w_i z_i`. A predictor is a pure function on the
+CPU: it reads the clock values of the anchors (oldest first) and of the current evaluation, and returns one
+weight per anchor. Of anchors with equal clock values only the newest has a weight.
 
 | name     | anchors | exact on                                            | source                          |
 |----------|---------|-----------------------------------------------------|---------------------------------|
@@ -12,7 +12,7 @@ weight per anchor. Of anchors with equal clock values only the newest counts.
 | `linear` | 2       | lines whose last gap is `1 / weight` of the next    | FasterCache                     |
 | `hermite`| m + 1   | constants; lines if scale^2 = 1/2                   | HiCache                         |
 | `foca`   | 2       | lines with anchors one step apart                   | FoCa                            |
-| `fitted` | any     | what it was fitted on (`predictors.fitted`)         | ours                            |
+| `fitted` | any     | least squares on observed runs (`predictors.fitted`)| ours                            |
 """
 
 from typing import TYPE_CHECKING

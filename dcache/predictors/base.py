@@ -1,4 +1,4 @@
-"""What the engine needs of a predictor, and the base of predictors that are the same at every site."""
+"""`Predictor`, the protocol that the engine uses, and a base of predictors that are equal at every site."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_ORDER = 6
 
 
 class Predictor(Protocol):
-    """Weights over the last anchors; every predictor is immutable."""
+    """Weights over the last anchors; immutable."""
 
     @property
     def name(self) -> str:
@@ -24,22 +24,22 @@ class Predictor(Protocol):
 
     @property
     def order(self) -> int:
-        """Highest order; `order + 1` anchors are kept."""
+        """Highest order; `order + 1` anchors are read."""
         ...
 
     @property
     def forecasts(self) -> bool:
-        """Whether it also reads the last entry before the newest anchor; that one's weight comes last."""
+        """True if it also reads the last entry before the newest anchor, whose weight comes last."""
         ...
 
     @property
     def tabulated(self) -> bool:
-        """Whether its weights are listed by site and evaluation: it goes with the clock `step` alone."""
+        """True if its weights are listed by site and evaluation; then the clock must be `step`."""
         ...
 
     @property
     def pairs_halves(self) -> bool:
-        """Whether it has weights of their own for the difference between a guided batch's halves."""
+        """True if the difference of the two halves of a guided batch has separate weights."""
         ...
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
@@ -48,50 +48,54 @@ class Predictor(Protocol):
         Args:
             taus: clock values of the anchors, oldest first.
             steps: evaluation indices of the same anchors.
-            tau: the clock value to predict at.
+            tau: clock value of the current evaluation.
         """
         ...
 
     def difference_weights(self, steps: Sequence[int], tau: float) -> list[float] | None:
-        """The weights of the difference between a guided batch's halves; None where they are `weights`."""
+        """Weights of the difference of the two halves of a guided batch; None if they equal `weights`."""
         ...
 
     def lowered(self, order: int) -> Predictor | None:
-        """The same predictor with at most `order + 1` anchors; None where it has no lower order but reuse."""
+        """The same predictor with at most `order + 1` anchors; None if its only lower order is reuse."""
         ...
 
     def parameters(self) -> dict[str, Any]:
-        """What `make` needs beside the name to build an equal predictor."""
+        """The parameters with which `make` builds an equal predictor, as JSON values."""
         ...
 
     def at(self, site: str) -> Predictor:
-        """The predictor of one site, by its name."""
+        """The predictor of one site, by the site's name."""
         ...
 
 
 class SiteIndependent:
-    """Base of predictors that are the same at every site; a subclass is a frozen dataclass."""
+    """Base of predictors with the same weights at every site; a subclass is a frozen dataclass."""
 
     tabulated = False
     pairs_halves = False
 
     def at(self, site: str) -> Self:
-        """Itself."""
+        """The predictor itself."""
         return self
 
     def difference_weights(self, steps: Sequence[int], tau: float) -> list[float] | None:
-        """None: the difference between halves is predicted as their mean is."""
+        """None: the difference of the halves of a guided batch has the same weights as their mean."""
         return None
 
     def lowered(self, order: int) -> Self | None:
-        """The same with a lower `order`, where that is a field that it is made with; else None."""
-        itself = cast("DataclassInstance", self)
-        if not any(f.name == "order" and f.init for f in fields(itself)):
+        """The predictor with another `order`; None if `order` is no argument of its constructor."""
+        predictor = cast("DataclassInstance", self)
+        if not any(f.name == "order" and f.init for f in fields(predictor)):
             return None
-        return cast("Self", replace(itself, order=order))
+        return cast("Self", replace(predictor, order=order))
 
 
 def check_order(order: int) -> None:
-    """Raise unless `order` is a whole number from 0 to `MAX_ORDER`."""
+    """Check an order.
+
+    Raises:
+        DcacheError: it is not a whole number from 0 to `MAX_ORDER`.
+    """
     if not isinstance(order, int) or isinstance(order, bool) or not 0 <= order <= MAX_ORDER:
         raise DcacheError(f"order must be a whole number from 0 to {MAX_ORDER}, got {order!r}")

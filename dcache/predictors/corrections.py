@@ -1,12 +1,12 @@
-"""Corrections: `scale * y + shift`, channel by channel, of what a site predicts in one evaluation.
+"""Corrections: `scale * y + shift`, channel by channel, of a site's prediction in one evaluation.
 
-CacheQuant (Liu et al. 2025) fits them by least squares; ERTACache (Peng et al. 2025) rectifies with the
-linearised form of the same. A table belongs to the plan it was fitted with: every entry names the newest
-anchor that its prediction stood on, and is left out where a run stands on another.
+CacheQuant (Liu et al. 2025) fits them by least squares; ERTACache (Peng et al. 2025) uses a linearised form.
+A table belongs to the plan with which it was fitted: every entry names the newest anchor of its prediction,
+and is not applied in a run whose newest anchor is another.
 
-Only the first leaf of a site's output that is stored is corrected, after decoding and in float32 (float64 for
-float64); further leaves (the text stream beside the picture's) are returned as they are predicted. What is
-remembered is not corrected, and a module's further calls in one evaluation are not either.
+Only the first stored output of a site is corrected, after decoding and in float32 (float64 for float64);
+further outputs, such as the text stream, are not. Anchors are not corrected, nor are further calls of a
+module in one evaluation.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from dcache.sites.names import SITE_NAME
 
 Rows = Mapping[str, tuple[bool, ...]]
 Sum = Callable[..., torch.Tensor]
-# What narrow dtypes are corrected in.
+# The dtype in which narrow dtypes are corrected.
 _WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
 class Correction(NamedTuple):
-    """Of one site in one evaluation.
+    """The correction of one site in one evaluation.
 
     Attributes:
-        scale, shift: (C,), float32, on the CPU.
-        anchor: evaluation of the newest anchor that it was fitted for.
+        scale: (C,), float32, on the CPU.
+        shift: the same.
+        anchor: evaluation of the newest anchor for which it was fitted.
     """
 
     scale: torch.Tensor
@@ -42,16 +43,14 @@ class Correction(NamedTuple):
 
 
 class Corrections:
-    """Tables of corrections: site -> evaluation -> `Correction`; where there is no entry nothing is changed.
-
-    Two are equal if they correct alike.
+    """The corrections of a plan. Two are equal if all their numbers are.
 
     Args:
-        table: as above.
-        dims: for each site the dimension of its output's channels: -1 for tokens, 1 for maps and latents.
+        table: site -> evaluation -> `Correction`; predictions without an entry are not corrected.
+        dims: site -> dimension of its output's channels: -1 for tokens, 1 for feature maps and latents.
 
     Raises:
-        DcacheError: a site has no name or no dimension, its entries differ in length, or a number is not
+        DcacheError: a site is unknown or has no dimension, its entries differ in length, or a number is not
             finite.
     """
 
@@ -78,36 +77,40 @@ class Corrections:
         return int(next(iter(self.table[site].values())).scale.numel())
 
     def of(self, site: str) -> Corrector | None:
-        """What corrects one site, None where there is no entry."""
+        """The corrector of one site; None if it has no entry."""
         rows = self.table.get(site)
         return None if rows is None else Corrector(site, rows, self.dims[site])
 
     def only(self, sites: Iterable[str]) -> Corrections | None:
-        """The corrections of these sites; None where there are none."""
-        kept = {site: self.table[site] for site in self.table if site in set(sites)}
-        return Corrections(kept, self.dims) if kept else None
+        """The corrections of these sites; None if there are none."""
+        table = {site: self.table[site] for site in self.table if site in set(sites)}
+        return Corrections(table, self.dims) if table else None
 
     def used(self, branches: Iterable[Rows]) -> Corrections | None:
-        """Without the entries that no prediction of these rows stands on; None where nothing is left."""
+        """The entries that apply to a prediction of a schedule; None if there are none.
+
+        Args:
+            branches: for each branch of the schedule, site -> one bool per evaluation, True = compute.
+        """
         every = list(branches)
-        kept = {
-            site: {t: row for t, row in rows.items() if any(_stands(b[site], t, row.anchor) for b in every)}
+        table = {
+            site: {t: row for t, row in rows.items() if any(_is_used(b[site], t, row.anchor) for b in every)}
             for site, rows in self.table.items()
         }
-        found = Corrections(kept, self.dims)
-        return found if found.table else None
+        corrections = Corrections(table, self.dims)
+        return corrections if corrections.table else None
 
     @cached_property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits of all numbers."""
-        found = hashlib.sha256()
+        """Hash of all entries, sixteen hexadecimal digits."""
+        sha = hashlib.sha256()
         for site, rows in sorted(self.table.items()):
-            found.update(f"{site} {self.dims[site]} {self.channels(site)};".encode())
+            sha.update(f"{site} {self.dims[site]} {self.channels(site)};".encode())
             for t, row in rows.items():
-                found.update(f"{t} {row.anchor};".encode())
+                sha.update(f"{t} {row.anchor};".encode())
                 for part in (row.scale, row.shift):
-                    found.update(part.numpy().tobytes())
-        return found.hexdigest()[:16]
+                    sha.update(part.numpy().tobytes())
+        return sha.hexdigest()[:16]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Corrections) and self.digest == other.digest
@@ -119,7 +122,7 @@ class Corrections:
         return f"Corrections({', '.join(self.sites)}: {self.digest})"
 
     def content(self) -> dict[str, Any]:
-        """What a schedule file says of them, as plain JSON values; the numbers are elsewhere."""
+        """Their description in a schedule file, as JSON values; scales and shifts are in a second file."""
         return {
             "digest": self.digest,
             "sites": {
@@ -135,7 +138,13 @@ class Corrections:
 
 
 class Corrector:
-    """Corrects the predictions of one bound site; keeps the numbers on the devices where they are used."""
+    """Corrects the predictions of one bound site.
+
+    Args:
+        site: the site's name.
+        rows: evaluation -> correction. Scales and shifts are copied to each device on first use.
+        dim: dimension of the channels.
+    """
 
     def __init__(self, site: str, rows: Mapping[int, Correction], dim: int) -> None:
         self.site = site
@@ -143,11 +152,11 @@ class Corrector:
         self.dim = dim
         self._ready: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def around(self, summed: Sum, index: int, anchor: int) -> Sum:
-        """What `summed` gives, corrected; `summed` itself where there is no entry.
+    def corrected_sum(self, summed: Sum, index: int, anchor: int) -> Sum:
+        """`summed` followed by the correction of this evaluation; `summed` itself if there is no entry.
 
         Args:
-            summed: `weighted_sum`, or what takes its place.
+            summed: `weighted_sum`, or a function of the same signature.
             index: the evaluation.
             anchor: evaluation of the newest anchor.
         """
@@ -155,7 +164,7 @@ class Corrector:
         return summed if row is None or row.anchor != anchor else partial(self.predict, summed, index)
 
     def check(self, leaf: Stored) -> None:
-        """Check that a site's output has as many channels as there are numbers.
+        """Check that a site's stored output has as many channels as the corrections.
 
         Raises:
             DcacheError: it has not.
@@ -190,19 +199,20 @@ class Corrector:
         return y.mul_(ready[0]).add_(ready[1]).to(dtype)
 
 
-def _stands(row: tuple[bool, ...], t: int, anchor: int) -> bool:
+def _is_used(row: tuple[bool, ...], t: int, anchor: int) -> bool:
+    """True if evaluation t is predicted from `anchor` as its newest anchor."""
     before = [i for i in range(min(t, len(row))) if row[i]]
-    # The first evaluation is computed whatever the table says.
+    # Without an anchor a site is computed, so evaluation 0 is one whatever the row says.
     return t < len(row) and not row[t] and (before[-1] if before else 0) == anchor
 
 
-def _check(what: str, t: Any, row: Correction, channels: int) -> None:
+def _check(name: str, t: Any, row: Correction, channels: int) -> None:
     if not isinstance(t, int) or not isinstance(row.anchor, int) or not 0 <= row.anchor < t:
-        raise DcacheError(f"{what} must stand on an earlier evaluation, got {row.anchor!r}")
+        raise DcacheError(f"{name} must name an earlier evaluation as its anchor, got {row.anchor!r}")
     for part in (row.scale, row.shift):
         if part.shape != (channels,) or not channels or part.dtype != torch.float32:
             raise DcacheError(
-                f"{what} needs {channels} float32 numbers, got {tuple(part.shape)} of {part.dtype}"
+                f"{name} needs {channels} float32 numbers, got {tuple(part.shape)} of {part.dtype}"
             )
         if not bool(part.isfinite().all()):
-            raise DcacheError(f"{what} holds NaN or infinity: fit it again")
+            raise DcacheError(f"{name} holds NaN or infinity: fit it again")

@@ -1,10 +1,10 @@
 """The fitted predictor: weights over the last anchors from a table, one row for each predicted evaluation.
 
-Where guidance makes one batch of both branches, its halves can be carried apart: their mean by one table, the
-difference between them, which guidance magnifies, by another (`dcache.predictors.guided_pair`).
+For a guided batch there may be two tables: one for the mean of its two halves, one for their difference,
+which guidance magnifies (`dcache.predictors.guided_pair`).
 
-A table belongs to the places of its anchors: each row names them, and a row whose anchors are not those that
-the run has (it started afresh in the middle) is not used.
+Each row names its anchors. It is used only if the run has these anchors; after a reset in the middle of a run
+it may have others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dcache.errors import DcacheError
 
 Row = Mapping[int, float]
 EVERYWHERE = "*"
-# Weights beyond this magnify rounding and everything that was not seen when they were fitted.
+# Larger weights would magnify rounding errors, and any difference from the runs that were observed.
 LARGEST = 100.0
 
 
@@ -27,18 +27,23 @@ class Fitted:
     """Weights by site and evaluation, made by `dcache calibrate`; needs the clock `step`.
 
     Args:
-        weights: site -> evaluation -> {evaluation of an anchor: its weight}; the site `*` stands for all that
-            have no rows of their own. Keys may be text, as JSON has them. The weights of a row sum to one.
-        apart: the same for the difference between the halves of a guided batch; `weights` are then those of
-            their mean. Where there is no row, or the halves are no branches, `weights` are for both.
+        weights: site -> evaluation -> {evaluation of an anchor: its weight}; the site `*` stands for all
+            sites that are not listed. Keys may be text, as in JSON. The weights of a row sum to one.
+        difference_weights: the same for the difference of the two halves of a guided batch; `weights` are
+            then those of their mean. Without a row, or if the batch is not guided, `weights` are used for
+            both.
+
+    Attributes:
+        mean_table: `weights`, with whole numbers for keys.
+        difference_table: `difference_weights`, the same; empty if there are none.
 
     Raises:
-        DcacheError: a row is empty, its weights are no finite numbers or do not sum to one, or an anchor does
-            not come before the evaluation.
+        DcacheError: a row is empty, its weights are not finite or do not sum to one, or an anchor does not
+            come before the evaluation.
     """
 
-    table: Mapping[str, Mapping[int, Row]]
-    differences: Mapping[str, Mapping[int, Row]]
+    mean_table: Mapping[str, Mapping[int, Row]]
+    difference_table: Mapping[str, Mapping[int, Row]]
     order: int = field(init=False)
     name: str = field(default="fitted", init=False)
     forecasts: bool = field(default=False, init=False)
@@ -47,50 +52,61 @@ class Fitted:
     def __init__(
         self,
         weights: Mapping[str, Mapping[Any, Mapping[Any, float]]],
-        apart: Mapping[str, Mapping[Any, Mapping[Any, float]]] | None = None,
+        difference_weights: Mapping[str, Mapping[Any, Mapping[Any, float]]] | None = None,
     ) -> None:
-        table, differences = _checked(weights), _checked({} if apart is None else apart)
-        object.__setattr__(self, "table", table)
-        object.__setattr__(self, "differences", differences)
-        every = [row for one in (table, differences) for rows in one.values() for row in rows.values()]
-        longest = max(map(len, every), default=1)
-        object.__setattr__(self, "order", longest - 1)
+        tables = (_checked(weights), _checked({} if difference_weights is None else difference_weights))
+        object.__setattr__(self, "mean_table", tables[0])
+        object.__setattr__(self, "difference_table", tables[1])
+        lengths = [len(row) for table in tables for rows in table.values() for row in rows.values()]
+        object.__setattr__(self, "order", max(lengths, default=1) - 1)
+
+    @classmethod
+    def from_parameters(cls, weights: Any, apart: Any = None) -> Fitted:
+        """The predictor of a schedule file's parameters, in which `apart` is the table of the difference.
+
+        Raises:
+            DcacheError: as the constructor.
+        """
+        return cls(weights, apart)
 
     def at(self, site: str) -> Fitted:
-        """The predictor of one site."""
-        rows, apart = (t.get(site, t.get(EVERYWHERE, {})) for t in (self.table, self.differences))
-        return Fitted({EVERYWHERE: rows}, {EVERYWHERE: apart} if apart else None)
+        """The predictor of one site: its rows, else those of `*`."""
+        tables = (self.mean_table, self.difference_table)
+        mean, difference = (table.get(site, table.get(EVERYWHERE, {})) for table in tables)
+        return Fitted({EVERYWHERE: mean}, {EVERYWHERE: difference} if difference else None)
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
-        """The row of evaluation `tau`; the newest anchor as it is where there is none for these anchors."""
-        return _row(self.table, steps, tau) or [0.0] * (len(taus) - 1) + [1.0]
+        """The row of evaluation `tau`; reuse of the newest anchor if there is no row for these anchors."""
+        return _row(self.mean_table, steps, tau) or [0.0] * (len(taus) - 1) + [1.0]
 
     @property
     def pairs_halves(self) -> bool:
-        """Whether the difference between a guided batch's halves has rows of its own."""
-        return bool(self.differences)
+        """True if the difference of the two halves of a guided batch has separate rows."""
+        return bool(self.difference_table)
 
     def difference_weights(self, steps: Sequence[int], tau: float) -> list[float] | None:
-        """The weights of the difference between a guided batch's halves, None where they are `weights`."""
-        return _row(self.differences, steps, tau)
+        """The row of evaluation `tau` for the difference of the halves; None if it has the mean's weights."""
+        return _row(self.difference_table, steps, tau)
 
     def lowered(self, order: int) -> Fitted | None:
-        """The rows that have at most `order + 1` anchors; None for order 0, which is reuse."""
+        """The predictor with its rows of at most `order + 1` anchors; None for order 0, which is reuse."""
         if order <= 0:
             return None
         return Fitted(*(
             {s: {t: r for t, r in rows.items() if len(r) <= order + 1} for s, rows in table.items()}
-            for table in (self.table, self.differences)
+            for table in (self.mean_table, self.difference_table)
         ))  # fmt: skip
 
     def parameters(self) -> dict[str, Any]:
-        """The tables, as JSON has them."""
-        found = {"weights": as_json(self.table)}
-        return {**found, "apart": as_json(self.differences)} if self.differences else found
+        """The tables as JSON values: `weights`, and `apart` for the difference if it has a table."""
+        parameters = {"weights": as_json(self.mean_table)}
+        if self.difference_table:
+            parameters["apart"] = as_json(self.difference_table)
+        return parameters
 
 
 def _row(table: Mapping[str, Mapping[int, Row]], steps: Sequence[int], tau: float) -> list[float] | None:
-    """The row of evaluation `tau`, None where there is none for these anchors."""
+    """The weights of evaluation `tau`, one per anchor; None if there is no row for these anchors."""
     row = table.get(EVERYWHERE, {}).get(round(tau), {})
     if row and max(row) == steps[-1] and set(row) <= set(steps):
         return [row.get(step, 0.0) for step in steps]
@@ -98,7 +114,7 @@ def _row(table: Mapping[str, Mapping[int, Row]], steps: Sequence[int], tau: floa
 
 
 def as_json(table: Mapping[str, Mapping[int, Row]]) -> dict[str, dict[str, dict[str, float]]]:
-    """A table of weights with text for keys, as a schedule's parameters have it."""
+    """A table of weights with text keys, as in a schedule's parameters."""
     return {
         site: {str(t): {str(a): w for a, w in row.items()} for t, row in rows.items()}
         for site, rows in table.items()

@@ -24,11 +24,11 @@ class Foca(SiteIndependent):
     forecasts: bool = field(default=True, init=False)
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
-        """Of the two anchors, and of the entry before the newest."""
+        """Weights of the two anchors, and of the entry before the newest."""
         k = tau - taus[-1]
-        bend = 1.0 - 2.0**-k
-        return [bend - k, 1.0 + k, -bend]
+        decay = 1.0 - 2.0**-k
+        return [decay - k, 1.0 + k, -decay]
 
     def parameters(self) -> dict[str, Any]:
-        """Nothing to tell."""
+        """Empty: the predictor has no parameters."""
         return {}

@@ -1,4 +1,4 @@
-"""Reuse, a fixed line, and the polynomial through the anchors."""
+"""Reuse, the polynomial through the anchors, and a line with a fixed slope."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dcache.predictors.base import SiteIndependent, check_order
 
 @dataclass(frozen=True)
 class Reuse(SiteIndependent):
-    """The newest anchor as it is."""
+    """The newest anchor, unchanged."""
 
     name: str = field(default="reuse", init=False)
     order: int = field(default=0, init=False)
@@ -24,7 +24,7 @@ class Reuse(SiteIndependent):
         return [0.0] * (len(taus) - 1) + [1.0]
 
     def parameters(self) -> dict[str, Any]:
-        """Nothing to tell."""
+        """Empty: the predictor has no parameters."""
         return {}
 
 
@@ -37,21 +37,21 @@ class Newton(SiteIndependent):
     forecasts: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        """Check the order."""
         check_order(self.order)
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
-        """Lagrange weights."""
-        known: dict[float, int] = {}
+        """Lagrange weights: w_i = prod_j (tau - tau_j) / (tau_i - tau_j)."""
+        # The newest anchor at each of the last `order + 1` different clock values.
+        nodes: dict[float, int] = {}
         for i in range(len(taus) - 1, -1, -1):
-            if taus[i] not in known and len(known) <= self.order:
-                known[taus[i]] = i
+            if taus[i] not in nodes and len(nodes) <= self.order:
+                nodes[taus[i]] = i
         weights = [0.0] * len(taus)
-        for here, i in known.items():
+        for tau_i, i in nodes.items():
             w = 1.0
-            for other in known:
-                if other != here:
-                    w *= (tau - other) / (here - other)
+            for tau_j in nodes:
+                if tau_j != tau_i:
+                    w *= (tau - tau_j) / (tau_i - tau_j)
             weights[i] = w
         return weights
 
@@ -74,12 +74,11 @@ class Linear(SiteIndependent):
     forecasts: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        """Check the weight."""
         if not isinstance(self.weight, int | float) or isinstance(self.weight, bool) or isnan(self.weight):
             raise DcacheError(f"weight must be a number, got {self.weight!r}")
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
-        """The clock plays no part."""
+        """-weight and 1 + weight for the last two anchors, whatever the clock; reuse with one anchor."""
         return [0.0] * (len(taus) - 2) + [-self.weight, 1.0 + self.weight] if len(taus) > 1 else [1.0]
 
     def parameters(self) -> dict[str, Any]:

@@ -19,19 +19,19 @@ _MAKERS: dict[str, Callable[..., Predictor]] = {
     "linear": Linear,
     "hermite": Hermite,
     "foca": Foca,
-    "fitted": Fitted,
+    "fitted": Fitted.from_parameters,
 }
 
 
 def register(name: str, maker: Callable[..., Predictor]) -> None:
-    """Make a predictor known by name, so that schedules which use it can be loaded and replayed.
+    """Register a predictor by name, so that schedules which use it can be loaded and replayed.
 
     Args:
-        name: as written into schedules; the predictor's own `name`.
-        maker: called with the predictor's `parameters()`; usually its class.
+        name: the predictor's `name`, as written into schedules.
+        maker: called with the predictor's `parameters()` as keyword arguments; usually its class.
 
     Raises:
-        DcacheError: another predictor has this name.
+        DcacheError: another predictor is registered under this name.
     """
     if _MAKERS.get(name, maker) is not maker:
         raise DcacheError(f"a predictor named {name!r} is registered already: choose another name")
@@ -39,7 +39,7 @@ def register(name: str, maker: Callable[..., Predictor]) -> None:
 
 
 def make(name: str, parameters: Mapping[str, Any]) -> Predictor:
-    """Build a predictor from its name and parameters, as a schedule file holds them.
+    """Build a predictor from its name and parameters, as written in a schedule file.
 
     Raises:
         DcacheError: the name or a parameter is unknown.

@@ -14,11 +14,11 @@ from dcache.util.checks import check_whole
 
 @dataclass(frozen=True)
 class Taylor(SiteIndependent):
-    """The published TaylorSeer forecast: nested backward differences taken for derivatives at the anchor.
+    """TaylorSeer's forecast as published: backward differences stand for the derivatives at the anchor.
 
-    At an anchor with gap g to the one before: f_0 = y, f_{i+1} = (f_i - f_i of the anchor before) / g. The
-    forecast k after the anchor is `sum_i f_i k^i / i!`. Both are linear in the anchors, so the forecast is a
-    weighted sum of them.
+    At an anchor with gap g to the previous one: f_0 = y, f_{i+1} = (f_i - f_i of the previous anchor) / g.
+    The forecast k after the anchor is `sum_i f_i k^i / i!`. Both are linear in the anchors, so the forecast
+    is a weighted sum of them.
 
     Args:
         order: highest i.
@@ -32,18 +32,17 @@ class Taylor(SiteIndependent):
     forecasts: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        """Check the order and the first evaluation with differences."""
         check_order(self.order)
         check_whole("since", self.since, 0)
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
-        """The series over the factors at the newest anchor."""
+        """Weights of the Taylor series at the newest anchor."""
         k = tau - taus[-1]
         scales = [k**i / factorial(i) for i in range(self.order + 1)]
         return _combine(_factors(taus, steps, self.order, self.since), scales, len(taus))
 
     def parameters(self) -> dict[str, Any]:
-        """Order and first evaluation with differences."""
+        """`order` and `since`."""
         return {"order": self.order, "since": self.since}
 
 
@@ -68,43 +67,44 @@ class Hermite(SiteIndependent):
     forecasts: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        """Check the order, the first evaluation with differences and the scale."""
         check_order(self.order)
         check_whole("since", self.since, 0)
         if not isinstance(self.scale, int | float) or isinstance(self.scale, bool) or not self.scale > 0:
             raise DcacheError(f"scale must be a number above 0, got {self.scale!r}")
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
-        """The series over the factors at the newest anchor."""
+        """Weights of the Hermite series at the newest anchor."""
         x = self.scale * (tau - taus[-1])
-        before, here = 0.0, 1.0
+        # H_{i+1}(x) = 2 x H_i(x) - 2 i H_{i-1}(x)
+        previous, hermite = 0.0, 1.0
         scales = []
         for i in range(self.order + 1):
-            scales.append(self.scale**i * here / factorial(i))
-            before, here = here, 2.0 * x * here - 2.0 * i * before
+            scales.append(self.scale**i * hermite / factorial(i))
+            previous, hermite = hermite, 2.0 * x * hermite - 2.0 * i * previous
         return _combine(_factors(taus, steps, self.order, self.since), scales, len(taus))
 
     def parameters(self) -> dict[str, Any]:
-        """Order, scale, first evaluation with differences."""
+        """`order`, `scale` and `since`."""
         return {"order": self.order, "scale": self.scale, "since": self.since}
 
 
 def _factors(taus: Sequence[float], steps: Sequence[int], order: int, since: int) -> list[list[float]]:
-    """Nested backward differences at the newest anchor, each as a row of weights over the anchors."""
+    """Backward differences f_0, f_1, ... at the newest anchor, each as a row of weights over the anchors."""
     n = len(taus)
     previous: list[list[float]] = []
-    before = 0.0
+    previous_tau = 0.0
     for a in range(n):
+        # Of anchors with equal clock values only the newest counts.
         if a + 1 < n and taus[a + 1] == taus[a]:
             continue
-        own = [0.0] * n
-        own[a] = 1.0
-        factors = [own]
+        value = [0.0] * n
+        value[a] = 1.0
+        factors = [value]
         if previous and steps[a] >= since:
-            gap = taus[a] - before
+            gap = taus[a] - previous_tau
             for i in range(min(order, len(previous))):
                 factors.append([(new - old) / gap for new, old in zip(factors[i], previous[i], strict=True)])
-        previous, before = factors, taus[a]
+        previous, previous_tau = factors, taus[a]
     return previous
 
 

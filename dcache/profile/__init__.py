@@ -1,4 +1,4 @@
-"""The profile: tables of what was observed in full runs, its file, and what a schedule costs by it."""
+"""The profile: statistics of full runs as tables, its file, and the cost of a schedule by its latencies."""
 
 from typing import TYPE_CHECKING
 

@@ -1,10 +1,10 @@
-"""What a schedule will cost, from measured seconds: MACs mislead (a predicted evaluation is not free).
+"""The cost of a schedule from measured seconds. Operation counts mislead, since a prediction is not free.
 
-    seconds = uncached + sum over sites of what remembering them costs
+    seconds = uncached + sum over sites of the overhead of caching them
               - sum over predicted events of (seconds to compute the site - seconds to predict it)
 
-Events inside a predicted site do not happen. Dead computes cost nothing: the canonical form is priced. A run
-of blocks that was not timed costs what its blocks cost together, and is predicted as one of them.
+Events inside a predicted site do not happen. The canonical form is priced, so dead computes cost nothing. A
+run of blocks that was not timed costs the sum of its blocks to compute, and as much as one block to predict.
 """
 
 from __future__ import annotations
@@ -31,12 +31,20 @@ def seconds(schedule: Schedule, latencies: Latencies) -> float:
 
 
 def speedup(schedule: Schedule, latencies: Latencies) -> float:
-    """How much faster the whole call is than without caching."""
+    """Seconds of a whole call without caching over seconds with the schedule.
+
+    Raises:
+        DcacheError: as `seconds`.
+    """
     return latencies.uncached / max(seconds(schedule, latencies), 1e-12)
 
 
 def flops(schedule: Schedule, latencies: Latencies) -> float:
-    """Share of the sites' floating point operations that is still computed; 1 where none were counted."""
+    """Share of the sites' floating-point operations that the schedule computes; 1 if none were counted.
+
+    Raises:
+        DcacheError: as `seconds`.
+    """
     nothing = dict.fromkeys(latencies.flops, 0.0)
     outermost = _outermost(schedule)
     known = latencies.flops
@@ -58,7 +66,7 @@ def _saved(schedule: Schedule, computed: Mapping[str, float], predicted: Mapping
 
 
 def _priced(site: str, computed: Mapping[str, float], predicted: Mapping[str, float]) -> tuple[float, float]:
-    """What it takes to compute a site and to predict it; a run is predicted as one block is."""
+    """Costs of computing a site and of predicting it; a run that was not timed is predicted like a block."""
     parts = _parts(site, computed)
     missing = [part for part in parts if part not in computed or part not in predicted]
     if missing:
@@ -67,7 +75,7 @@ def _priced(site: str, computed: Mapping[str, float], predicted: Mapping[str, fl
 
 
 def _parts(site: str, timed: Mapping[str, float]) -> list[str]:
-    """The site itself; the blocks of a run that was not timed."""
+    """The site itself, or the blocks of a run that was not timed."""
     match = SITE_NAME.fullmatch(site)
     if site in timed or match is None or match["first"] is None:
         return [site]
@@ -75,7 +83,7 @@ def _parts(site: str, timed: Mapping[str, float]) -> list[str]:
 
 
 def _predicted(rows: Mapping[str, Row]) -> set[tuple[int, str]]:
-    """The events that are reached and predicted."""
+    """The events that are predicted, without those inside a predicted site."""
     ran, outer = executed(rows)
     return {
         (t, site)

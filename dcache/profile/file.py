@@ -1,4 +1,4 @@
-"""The profile file: safetensors, float64 tables, all else as JSON in its header; checked whole when read."""
+"""The profile file: safetensors with float64 tables and a JSON header; fully checked when read."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from dcache.util import files
 FORMAT = "dcache.profile"
 VERSION = 1
 _BY_SITE = ("computed", "predicted", "flops", "overhead")
-# Tables that are not of a site: field -> its name in the file.
+# Tables that belong to no site: field -> name in the file.
 _LOOSE = {"ratios": "ratios", "input_output_changes": "changes", "importance": "importance"}
-# Fields that JSON has as they are.
+# Fields that are JSON values.
 _PLAIN = ("steps", "prompts", "sketch", "model", "config", "component", "sampler", "guidance")
 
 Sites = Mapping[str, Mapping[str, Mapping[str, FeatureTables]]]
@@ -33,11 +33,11 @@ def write(fields: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     """Write a profile's file atomically; returns its path.
 
     Args:
-        fields: the fields of the profile, by name.
-        path: where.
+        fields: name -> value of the profile's fields.
+        path: path of the file.
 
     Raises:
-        DcacheError: it cannot be written there.
+        DcacheError: the file cannot be written, or `made` has values that are not JSON's.
     """
     from safetensors.numpy import save_file
 
@@ -76,11 +76,11 @@ def read(path: str | os.PathLike[str], build: Callable[..., T]) -> T:
     """Read and check a profile's file, and build the profile.
 
     Args:
-        path: of the file.
-        build: `Profile`; given by the caller, so that this module need not import the one that uses it.
+        path: path of the file.
+        build: `Profile`; an argument, because this module must not import the one that uses it.
 
     Raises:
-        DcacheError: it does not exist, is damaged, or is no profile.
+        DcacheError: the file does not exist, is damaged, or is not a profile.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Latencies:
-    """Seconds of one call of the pipeline and of its parts, medians.
+    """Median seconds of one call of the pipeline and of its parts.
 
     Attributes:
-        uncached: the whole call without caching.
+        uncached: seconds of the whole call without caching.
         computed: site -> seconds to compute it in one evaluation, on all branches together.
         predicted: site -> seconds to predict it instead.
-        flops: site -> floating point operations of one evaluation, 0 where they were not counted.
-        overhead: site -> seconds that a call pays for remembering it at all.
+        flops: site -> floating-point operations of one evaluation, 0 if they were not counted.
+        overhead: site -> seconds per call that caching it costs, apart from predictions.
         pictures: pictures or clips of the timed call.
         spread: half of the range between the quartiles of the uncached call, over its median.
     """

@@ -1,7 +1,7 @@
-"""`Profile`: what was observed in full runs of one denoiser, as tables; never the tensors themselves.
+"""`Profile`: statistics of full runs of one denoiser, as tables without the features themselves.
 
 `dcache.search.observe` makes one, `dcache.schedulers.planners` turn it into schedules. The file is
-safetensors: float64 tables, everything else as JSON in its header. Nothing in it is executed.
+safetensors: float64 tables, and everything else as JSON in its header. Nothing in it is executed.
 """
 
 from __future__ import annotations
@@ -24,25 +24,31 @@ from dcache.util.checks import is_whole
 
 @dataclass(frozen=True)
 class Profile:
-    """Tables of one denoiser's full runs.
+    """Statistics of full runs of one denoiser. All arrays are float64.
 
     Attributes:
         steps: T, evaluations of a run.
         sites: site -> branch -> frame -> tables. Sites may lie inside one another; branches are named as
             in `Schedule`.
-        latencies: None where nothing was timed.
-        prompts: how many pictures the tables are means over.
-        sketch: relative standard error of `gram` for vectors of equal length, 0 where the features were
-            kept whole.
-        ratios: (T,), MagCache's: mean over tokens of |d_t| / |d_{t-1}| of the trunk's delta; the first is 1.
-        changes: (N, 2), TeaCache's: relL1 from one evaluation to the next of what the first block gives its
-            attention, and of the trunk's delta.
-        importance: (len(important), T), the mean squared error of the final pictures where that site alone
-            is predicted (by reuse) in that evaluation alone; NaN where it was not looked at.
-        important: sites of `importance`'s rows.
+        latencies: measured seconds, None if nothing was timed.
+        prompts: number of pictures over which the tables are means.
+        sketch: relative standard error of `gram` for vectors of equal length, 0 if features were stored
+            completely.
+        ratios: (T,), MagCache's ratios: mean over tokens of |d_t| / |d_{t-1}| of the trunk's delta; the first
+            is 1.
+        input_output_changes: (N, 2), TeaCache's pairs: relative L1 change from one evaluation to the next of
+            the first block's attention input, and of the trunk's delta.
+        importance: (len(important), T), mean squared error of the final pictures if that site alone is
+            predicted (by reuse) in that evaluation alone; NaN if it was not measured.
+        important: the sites of the rows of `importance`.
         attention: block -> share of the foreground's tokens that its attention prefers (ProfilingDiT's R).
-        model, config, component, sampler, resolution, guidance: what was observed, as in `Schedule`.
-        sigmas: noise levels of the run's evaluations and the end's, () where the sampler does not tell.
+        model: class name of the denoiser.
+        config: digest of its config.
+        component: its name in the pipeline.
+        sampler: class name of the sampler.
+        resolution: sizes of the pictures.
+        guidance: guidance scale, None if unknown.
+        sigmas: noise levels of the evaluations, and the final one; () if unknown.
         made: machine, versions and options of the observation, free form.
     """
 
@@ -69,7 +75,7 @@ class Profile:
         """Check names, shapes and numbers.
 
         Raises:
-            DcacheError: something does not fit, or a table holds NaN.
+            DcacheError: a name, shape or number is not valid, or a table has NaN.
         """
         if not is_whole(self.steps) or self.steps < 1:
             raise DcacheError(f"a profile needs a whole number of at least 1 evaluations, got {self.steps!r}")
@@ -106,8 +112,8 @@ class Profile:
         """The tables of a site, the mean over its branches.
 
         Args:
-            site: its name.
-            frame: `value` or `delta`; None for the one that is remembered there by default.
+            site: the site's name.
+            frame: `value` or `delta`; None for the frame of the site's default codec.
 
         Raises:
             DcacheError: the site or the frame was not observed.
@@ -129,15 +135,15 @@ class Profile:
         return total.scaled(1.0 / len(observed))
 
     def of_kind(self, *kinds: str) -> tuple[str, ...]:
-        """Sites whose names begin so (`attn`, `mlp`, `block`, `trunk`), in the profile's order."""
+        """The sites of these kinds (`attn`, `mlp`, `block`, `trunk`), in the profile's order."""
         return tuple(site for site in self.sites if site.partition(":")[0].partition(".")[0] in kinds)
 
     @property
     def whole_site(self) -> str:
-        """The site of all blocks, or what stands for it: the trunk, a UNet's outermost bracket, the model.
+        """The largest observed site: the trunk, else a UNet's outermost bracket, else the model.
 
         Raises:
-            DcacheError: none was observed.
+            DcacheError: none of them was observed.
         """
         for site in ("trunk", "bracket:0", "model"):
             if site in self.sites:
@@ -147,24 +153,24 @@ class Profile:
         )
 
     def merged(self, others: Iterable[Profile]) -> Profile:
-        """The profile of all runs together: means weighted by the number of pictures.
+        """The profile of the runs of several profiles: means weighted by the number of pictures.
 
-        What was timed, importance and attention are this one's.
+        Latencies, importance and attention are those of this profile.
 
         Raises:
-            DcacheError: they are of different models, steps or sites.
+            DcacheError: the profiles differ in model, steps or sites.
         """
-        every = [self, *others]
-        for other in every[1:]:
+        profiles = [self, *others]
+        for other in profiles[1:]:
             for name in ("steps", "model", "config", "component", "sampler", "guidance", "resolution"):
                 a, b = getattr(self, name), getattr(other, name)
                 if a != b:
                     raise DcacheError(f"profiles of different {name} cannot be merged: {a!r} and {b!r}")
-        prompts = sum(one.prompts for one in every)
-        shares = [one.prompts / prompts for one in every]
+        prompts = sum(profile.prompts for profile in profiles)
+        shares = [profile.prompts / prompts for profile in profiles]
 
         def mean(tables: Sequence[FeatureTables]) -> FeatureTables:
-            parts = [one.scaled(share) for one, share in zip(tables, shares, strict=True)]
+            parts = [table.scaled(share) for table, share in zip(tables, shares, strict=True)]
             total = parts[0]
             for part in parts[1:]:
                 total = total + part
@@ -174,7 +180,8 @@ class Profile:
             sites = {
                 site: {
                     branch: {
-                        frame: mean([one.sites[site][branch][frame] for one in every]) for frame in frames
+                        frame: mean([profile.sites[site][branch][frame] for profile in profiles])
+                        for frame in frames
                     }
                     for branch, frames in branches.items()
                 }
@@ -184,16 +191,16 @@ class Profile:
             raise DcacheError(
                 f"profiles with different sites or branches cannot be merged: {error}"
             ) from None
-        ratios = [one.ratios for one in every if one.ratios is not None]
-        changes = [one.input_output_changes for one in every if one.input_output_changes is not None]
-        mixed = np.asarray(sum(r * share for r, share in zip(ratios, shares, strict=False)), np.float64)
+        ratios = [p.ratios for p in profiles if p.ratios is not None]
+        changes = [p.input_output_changes for p in profiles if p.input_output_changes is not None]
+        mean_ratios = np.asarray(sum(r * share for r, share in zip(ratios, shares, strict=False)), np.float64)
         return replace(
             self,
             sites=sites,
             prompts=prompts,
-            # Sketches of different runs err independently.
-            sketch=sum((share * one.sketch) ** 2 for one, share in zip(every, shares, strict=True)) ** 0.5,
-            ratios=mixed if len(ratios) == len(every) else None,
+            # The sketch errors of different runs are independent.
+            sketch=sum((share * p.sketch) ** 2 for p, share in zip(profiles, shares, strict=True)) ** 0.5,
+            ratios=mean_ratios if len(ratios) == len(profiles) else None,
             input_output_changes=np.concatenate(changes) if changes else None,
         )
 
@@ -201,7 +208,7 @@ class Profile:
         """Write the file atomically; returns its path.
 
         Raises:
-            DcacheError: it cannot be written there.
+            DcacheError: the file cannot be written.
         """
         return file.write(vars(self), path)
 
@@ -210,31 +217,33 @@ class Profile:
         """Read and check a file.
 
         Raises:
-            DcacheError: it does not exist, is damaged, or is no profile.
+            DcacheError: the file does not exist, is damaged, or is not a profile.
         """
         return file.read(path, Profile)
 
-    def _check(self, what: str, frame: str, tables: FeatureTables) -> None:
+    def _check(self, name: str, frame: str, tables: FeatureTables) -> None:
         if frame not in FRAMES:
-            raise DcacheError(f"the profile's {what}: expected one of {', '.join(FRAMES)}")
+            raise DcacheError(f"the profile's {name}: expected one of {', '.join(FRAMES)}")
         square = (self.steps, self.steps)
         shapes = (tables.gram.shape, tables.distance.shape, tables.size.shape)
         if shapes != (square, square, (self.steps,)):
             raise DcacheError(
-                f"the profile's tables of {what} are {shapes}, expected {square} of {self.steps}"
+                f"the profile's tables of {name} have the shapes {shapes}, expected "
+                f"{(square, square, (self.steps,))}"
             )
         for part in (tables.gram, tables.distance, tables.size):
             if not np.isfinite(part).all():
                 raise DcacheError(
-                    f"the profile's tables of {what} hold NaN or infinity: the observed run was broken. "
+                    f"the profile's tables of {name} hold NaN or infinity: the observed run was broken. "
                     "Observe again, in float32 if it was in a narrow dtype"
                 )
 
 
 def _default_frame(site: str, observed: Iterable[str]) -> str:
-    """The frame that is remembered at a site by default.
+    """The frame of a site's default codec.
 
-    A bracket of a UNet is observed without `delta`; one with it is a run of blocks.
+    A bracket is either a UNet's, which is observed without `delta`, or a run of blocks, which is observed
+    with it.
     """
     may_be_delta = any(default_codec(kind) == "delta" for kind in kinds_of(site))
     return "delta" if may_be_delta and "delta" in observed else "value"

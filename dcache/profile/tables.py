@@ -1,4 +1,4 @@
-"""`FeatureTables`: how the features of one site change over the evaluations of a run."""
+"""`FeatureTables`: second moments and distances of a site's features over the evaluations of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FRAMES = ("value", "delta")
 
 @dataclass(frozen=True)
 class FeatureTables:
-    """Statistics of one site on one branch, in one frame (`value`, its output, or `delta`, its change).
+    """Statistics of one site on one branch, in one frame: z is its output (`value`) or output minus input.
 
     Attributes:
         gram: (T, T), the mean over elements, prompts and seeds of z_t * z_u.
@@ -44,7 +44,6 @@ class FeatureTables:
         return self.gram / (power[:, None] * power[None, :])
 
     def __add__(self, other: FeatureTables) -> FeatureTables:
-        """The sum, as of two branches that decide together."""
         return FeatureTables(self.gram + other.gram, self.distance + other.distance, self.size + other.size)
 
     def scaled(self, by: float) -> FeatureTables:

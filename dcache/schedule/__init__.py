@@ -1,4 +1,4 @@
-"""The schedule: a portable table evaluation x site, its file, its canonical form, its noise levels."""
+"""The schedule: a table evaluation x site, with its file, its canonical form and its noise levels."""
 
 from dcache.schedule.plan import Plan, Rows
 from dcache.schedule.schedule import Schedule

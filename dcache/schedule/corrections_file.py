@@ -1,6 +1,6 @@
-"""The numbers of a schedule's corrections: a safetensors file beside the schedule's own, named in it.
+"""The numbers of a schedule's corrections: a safetensors file beside the schedule's file, which names it.
 
-The name holds the digest of its bytes, so that a schedule that is written anew never breaks the old one.
+The name contains a digest of its bytes, so that writing another schedule never overwrites it.
 """
 
 from __future__ import annotations
@@ -20,44 +20,61 @@ _SUFFIX = ".safetensors"
 
 
 def packed(corrections: Mapping[str, Corrections]) -> bytes:
-    """The file's bytes: for each component and site, by their places, (evaluations, C) of scale and shift."""
+    """The file's content.
+
+    Args:
+        corrections: component -> corrections.
+
+    Returns:
+        safetensors bytes with the arrays `i.j.scale` and `i.j.shift`, (evaluations, C) float32, of component
+        i and its site j.
+    """
     from safetensors.torch import save
 
     arrays = {}
-    for i, its in enumerate(corrections.values()):
-        for j, rows in enumerate(its.table.values()):
+    for i, component in enumerate(corrections.values()):
+        for j, rows in enumerate(component.table.values()):
             arrays[f"{i}.{j}.scale"] = torch.stack([row.scale for row in rows.values()])
             arrays[f"{i}.{j}.shift"] = torch.stack([row.shift for row in rows.values()])
     return save(arrays)
 
 
 def reference(schedule_file: Path, data: bytes) -> dict[str, str]:
-    """What the schedule's file says of this one."""
+    """The entry "tables" of the schedule's file: name and SHA-256 of the file with the numbers."""
     digest = hashlib.sha256(data).hexdigest()
     return {"file": f"{schedule_file.name.removesuffix('.json')}-{digest[:8]}{_SUFFIX}", "sha256": digest}
 
 
-def write(schedule_file: Path, told: Mapping[str, str], data: bytes) -> None:
-    """Write it beside the schedule's file; before that one, which names it."""
-    files.write(schedule_file.with_name(told["file"]), lambda temporary: temporary.write_bytes(data))
-
-
-def read(folder: Path, told: Any, wanted: Mapping[str, Any]) -> dict[str, Corrections]:
-    """Component -> corrections.
+def write(schedule_file: Path, tables: Mapping[str, str], data: bytes) -> None:
+    """Write the file beside the schedule's file, which is written afterwards.
 
     Args:
-        folder: where the schedule's file is.
-        told: what it says of the file with the numbers.
-        wanted: component -> what it says of the corrections, as `Corrections.content` does.
+        schedule_file: path of the schedule's file.
+        tables: the result of `reference`.
+        data: the result of `packed`.
+    """
+    files.write(schedule_file.with_name(tables["file"]), lambda temporary: temporary.write_bytes(data))
+
+
+def read(folder: Path, tables: Any, contents: Mapping[str, Any]) -> dict[str, Corrections]:
+    """Read the corrections of a schedule.
+
+    Args:
+        folder: folder of the schedule's file.
+        tables: the entry "tables" of that file, as `reference` makes it.
+        contents: component -> description of its corrections, as `Corrections.content` makes it.
+
+    Returns:
+        component -> corrections.
 
     Raises:
-        DcacheError: the file is not there, or not the one that was written with the schedule, or what is told
-            of it makes no sense.
+        DcacheError: the file cannot be read, is not the one that was written with the schedule, or does not
+            fit the descriptions.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    name, digest = _told(told)
+    name, digest = _checked_reference(tables)
     try:
         data = (folder / name).read_bytes()
     except OSError as error:
@@ -72,21 +89,25 @@ def read(folder: Path, told: Any, wanted: Mapping[str, Any]) -> dict[str, Correc
     except (SafetensorError, ValueError) as error:
         raise DcacheError(f"{name} is no safetensors file: {error}") from None
     try:
-        return {component: _parsed(its, arrays, f"{i}.") for i, (component, its) in enumerate(wanted.items())}
+        return {
+            component: _parsed(content, arrays, f"{i}.")
+            for i, (component, content) in enumerate(contents.items())
+        }
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DcacheError(
-            f"what the schedule says of its corrections does not fit {name}: {type(error).__name__} {error}"
+            f"the schedule's corrections do not fit {name}: {type(error).__name__} {error}"
         ) from None
 
 
-def _told(told: Any) -> tuple[str, str]:
-    name = told.get("file") if isinstance(told, dict) else None
-    digest = told.get("sha256") if isinstance(told, dict) else None
-    if not isinstance(name, str) or not isinstance(digest, str) or set(told) != {"file", "sha256"}:
-        raise DcacheError(f'corrections need "tables" with a "file" and its "sha256", got {told!r}')
+def _checked_reference(tables: Any) -> tuple[str, str]:
+    """Name and digest of the file. The name must have no folder: the file is always beside the schedule."""
+    name = tables.get("file") if isinstance(tables, dict) else None
+    digest = tables.get("sha256") if isinstance(tables, dict) else None
+    if not isinstance(name, str) or not isinstance(digest, str) or set(tables) != {"file", "sha256"}:
+        raise DcacheError(f'corrections need "tables" with a "file" and its "sha256", got {tables!r}')
     if name != Path(name).name or set(name) & set("/\\:\0") or not name.endswith(_SUFFIX):
         raise DcacheError(
-            f"the file of the corrections must be named plainly, beside the schedule, got {name!r}"
+            f"the corrections' file must be a name without a folder that ends with {_SUFFIX}, got {name!r}"
         )
     return name, digest
 
@@ -94,18 +115,19 @@ def _told(told: Any) -> tuple[str, str]:
 def _parsed(content: Any, arrays: Mapping[str, torch.Tensor], prefix: str) -> Corrections:
     table: dict[str, dict[int, Correction]] = {}
     dims: dict[str, int] = {}
-    for j, (site, its) in enumerate(content["sites"].items()):
+    for j, (site, entry) in enumerate(content["sites"].items()):
         scale, shift = arrays[f"{prefix}{j}.scale"], arrays[f"{prefix}{j}.shift"]
-        evaluations, anchors = list(its["evaluations"]), list(its["anchors"])
-        expected = (len(evaluations), its["channels"])
+        evaluations, anchors = list(entry["evaluations"]), list(entry["anchors"])
+        expected = (len(evaluations), entry["channels"])
         if tuple(scale.shape) != expected or tuple(shift.shape) != expected or len(anchors) != expected[0]:
             raise DcacheError(
-                f"the corrections of {site!r} are told to be {expected}, and are {tuple(scale.shape)}"
+                f"the corrections of {site!r} have scales of {tuple(scale.shape)}, shifts of "
+                f"{tuple(shift.shape)} and {len(anchors)} anchors, expected {expected} and {expected[0]}"
             )
         rows = zip(evaluations, scale.unbind(), shift.unbind(), anchors, strict=True)
         table[site] = {t: Correction(a, b, anchor) for t, a, b, anchor in rows}
-        dims[site] = its["dim"]
-    found = Corrections(table, dims)
-    if found.content() != content:
-        raise DcacheError("the corrections are not those that the schedule tells of: their digests differ")
-    return found
+        dims[site] = entry["dim"]
+    corrections = Corrections(table, dims)
+    if corrections.content() != content:
+        raise DcacheError("the corrections do not match the schedule: their digests differ")
+    return corrections

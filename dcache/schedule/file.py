@@ -1,4 +1,4 @@
-"""The schedule file: JSON, stable key order, written atomically, checked whole when read; nothing is run."""
+"""The schedule file: JSON with a stable key order, written atomically and fully checked when read."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def write(
     """Write a schedule's file; returns its path.
 
     Args:
-        content: `Schedule.content`.
-        corrections: component -> corrections; their numbers go into a file beside this one.
-        path: where.
+        content: the result of `Schedule.content`.
+        corrections: component -> corrections; their numbers are written to a second file beside this one.
+        path: path of the file.
 
     Raises:
-        DcacheError: it cannot be written there, or `measured` holds what JSON cannot.
+        DcacheError: the file cannot be written, or `measured` has values that are not JSON's.
     """
     target = Path(path)
     whole = {"format": FORMAT, "version": VERSION, **content}
@@ -56,11 +56,11 @@ def read(path: str | os.PathLike[str], build: Callable[..., T]) -> T:
     """Read and check a schedule's file, and build the schedule.
 
     Args:
-        path: of the file.
-        build: `Schedule`; given by the caller, so that this module need not import the one that uses it.
+        path: path of the file.
+        build: `Schedule`; an argument, because this module must not import the one that uses it.
 
     Raises:
-        DcacheError: it does not exist, is truncated, was edited by hand, or is no schedule.
+        DcacheError: the file does not exist, is truncated, was edited by hand, or is not a schedule.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -103,6 +103,8 @@ _PLAN_TYPES: dict[str, tuple[type, ...]] = {
     "branches": (str,),
     "rows": (dict,),
 }
+# Keys of a component that are named differently in `Plan`.
+FIELDS = {"sibling": "uncond_from"}
 
 
 def _fields(content: Any, folder: Path) -> dict[str, Any]:
@@ -143,10 +145,12 @@ def _fields(content: Any, folder: Path) -> dict[str, Any]:
 
 def _components(content: Mapping[str, Any], folder: Path) -> dict[str, Plan]:
     plans = content["components"]
-    wanted = {n: p["corrections"] for n, p in plans.items() if isinstance(p, dict) and "corrections" in p}
-    if bool(wanted) != ("tables" in content):
-        raise DcacheError('"corrections" of components and "tables" with their numbers belong together')
-    corrections = corrections_file.read(folder, content["tables"], wanted) if wanted else {}
+    contents = {n: p["corrections"] for n, p in plans.items() if isinstance(p, dict) and "corrections" in p}
+    if bool(contents) != ("tables" in content):
+        raise DcacheError(
+            'a schedule needs both "corrections" of components and "tables" with their numbers, or neither'
+        )
+    corrections = corrections_file.read(folder, content["tables"], contents) if contents else {}
     components = {}
     for name, plan in plans.items():
         if not isinstance(plan, dict):
@@ -154,24 +158,26 @@ def _components(content: Mapping[str, Any], folder: Path) -> dict[str, Plan]:
         _check(f"component {name!r}", plan, _PLAN_TYPES, ("sibling", "corrections", "runs"))
         rows = {branch: _rows(name, branch, sites) for branch, sites in plan["rows"].items()}
         runs = _runs(name, plan.get("runs", []))
-        components[name] = Plan(**{**plan, "rows": rows, "corrections": corrections.get(name), "runs": runs})
+        fields = {FIELDS.get(str(key), str(key)): value for key, value in plan.items()}
+        corrected = corrections.get(name)
+        components[name] = Plan(**{**fields, "rows": rows, "corrections": corrected, "runs": runs})
         components[name].make_predictor()
     return components
 
 
 def _check(
-    what: str, content: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], also: tuple[str, ...]
+    name: str, content: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], optional: tuple[str, ...]
 ) -> None:
     missing = [key for key in types if key not in content]
-    unknown = [key for key in content if key not in types and key not in also]
+    unknown = [key for key in content if key not in types and key not in optional]
     if missing or unknown:
         raise DcacheError(
-            f"{what} lacks {missing} and has unknown {unknown}: expected exactly {sorted(types)}"
+            f"{name} lacks {missing} and has unknown {unknown}: expected exactly {sorted(types)}"
         )
     for key, allowed in types.items():
         if not isinstance(content[key], allowed):
             raise DcacheError(
-                f"{what}: {key!r} must be {' or '.join(t.__name__ for t in allowed)}, "
+                f"{name}: {key!r} must be {' or '.join(t.__name__ for t in allowed)}, "
                 f"got {type(content[key]).__name__}"
             )
 

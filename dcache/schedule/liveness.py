@@ -1,9 +1,13 @@
-"""Liveness: which computed events of a schedule can reach an output. The rest is dead and may be dropped.
+"""Liveness: the computed events of a schedule that can reach an output. Others are dead and can be dropped.
 
-Events are (evaluation, site). The regions of a denoiser run one after another or inside one another. An event
-reads what ran before it in the same evaluation; a prediction reads its last `order + 1` computed anchors
-instead, each of which reads what ran before it in its own evaluation; predicted blocks under the `value`
-codec read nothing of their own evaluation. What lies inside a predicted region is not run.
+An event is (evaluation, site). Sites run one after another or inside one another, and this decides what an
+event reads:
+
+- a computed site reads everything that ran before it in its evaluation;
+- a predicted site reads its last `order + 1` anchors, and through each of them everything that ran before the
+  anchor in the anchor's evaluation;
+- it also reads its fresh input, unless it covers whole blocks under the codec `value`;
+- sites inside a predicted site do not run.
 """
 
 from __future__ import annotations
@@ -20,28 +24,31 @@ _WHOLE_BLOCKS = RUN_KINDS | {"model", "bracket"}
 
 
 def live_rows(rows: Mapping[str, Row], order: int, codec: str | None) -> dict[str, Row]:
-    """The canonical rows of one branch: dead computes off, forced first ones on where live; idempotent.
+    """The canonical rows of one branch: True for live computed events only. Idempotent.
 
-    A bracket's inside is not told by the names of other sites, so beside a bracket every row stays as it is;
-    so it does beside `guidance`, which is no part of the model but of its batch.
+    A site's first event is computed even if its row says predict, since there is no anchor; where it is live
+    the canonical row says so. Rows beside a bracket or `guidance` are returned unchanged.
 
     Args:
         rows: site -> one bool per evaluation.
         order: the predictor's order; `order + 1` anchors are read.
         codec: the codec of all sites, or None for the defaults.
     """
+    # Names do not say which sites lie inside a bracket; `guidance` is part of the batch, not of the model.
     if "guidance" in rows or (len(rows) > 1 and any(site.startswith("bracket") for site in rows)):
         return dict(rows)
     steps = len(next(iter(rows.values())))
     spans = {site: span_of(site) for site in rows}
     ran, outer = executed(rows)
     anchors = {site: [t for t in range(steps) if (t, site) in ran] for site in rows}
+    # Latest end first; of sites that end together the outermost first.
     backwards = sorted(rows, key=lambda s: (spans[s].last, -spans[s].first[0]), reverse=True)
     live: set[tuple[int, str]] = set()
-    # What is read: everything up to a place of an evaluation. First all outputs.
+    # A read (t, place) makes everything live that ran up to `place` in evaluation t. The first reads are the
+    # outputs of all evaluations.
     reads: deque[tuple[int, Place]] = deque((t, (FAR, 0)) for t in range(steps))
     done: set[tuple[int, Place]] = set()
-    # Evaluations of which everything was read: those come first, and most other reads are parts of them.
+    # Evaluations that were read completely, so that any other read of them adds nothing.
     whole: set[int] = set()
     while reads:
         t, place = reads.popleft()
@@ -49,15 +56,18 @@ def live_rows(rows: Mapping[str, Row], order: int, codec: str | None) -> dict[st
             continue
         done.add((t, place))
         for site in backwards:
+            # Skip sites after the place that is read, and sites that were not reached.
             if spans[site].last > place or any((t, o) not in ran for o in outer[site]):
                 continue
             if (t, site) in ran:
                 live.add((t, site))
                 continue
+            # Predicted: its anchors are read, in evaluations in which every site around it was computed.
             for i in last_before(t, anchors[site], order + 1):
                 live.update((i, o) for o in outer[site])
                 reads.append((i, spans[site].last))
-            if _reads_nothing_now(site, codec):
+            # The prediction ignores its input, so nothing before it in this evaluation is read.
+            if _ignores_input(site, codec):
                 break
         else:
             if place == (FAR, 0):
@@ -66,7 +76,17 @@ def live_rows(rows: Mapping[str, Row], order: int, codec: str | None) -> dict[st
 
 
 def executed(rows: Mapping[str, Row]) -> tuple[set[tuple[int, str]], dict[str, list[str]]]:
-    """The events that compute (reached, and asked to or without an anchor yet); site -> what it is inside."""
+    """The events that are computed, and the sites around each site.
+
+    A site is reached if every site around it is computed. It is computed if its row says so, or if it has no
+    anchor yet.
+
+    Args:
+        rows: site -> one bool per evaluation.
+
+    Returns:
+        The computed events (evaluation, site), and site -> sites that contain it.
+    """
     spans = {site: span_of(site) for site in rows}
     outer = {s: [o for o in rows if _contains(spans[o], spans[s])] for s in rows}
     ran: set[tuple[int, str]] = set()
@@ -85,10 +105,11 @@ def _contains(outer: Span, inner: Span) -> bool:
     return outer != inner and outer.first <= inner.first and inner.last <= outer.last
 
 
-def _reads_nothing_now(site: str, codec: str | None) -> bool:
-    """Whether a prediction here ignores its input, of whatever kind the site is.
+def _ignores_input(site: str, codec: str | None) -> bool:
+    """True if a prediction of the site does not depend on the site's input, for every kind the site can have.
 
-    Whole blocks do under `value`; sublayers never do, since they add to a fresh stream.
+    Under `value`, whole blocks ignore their input. Sublayers never do: their output is added to a fresh
+    stream.
     """
     kinds = kinds_of(site)
     by_value = all((codec or default_codec(kind)).startswith("value") for kind in kinds)

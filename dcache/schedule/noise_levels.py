@@ -1,7 +1,4 @@
-"""Noise levels of a run, changed: ERTACache's timestep adjustment.
-
-Where a prediction is worse the sampler should go less far on it.
-"""
+"""Noise levels of a run, and ERTACache's adjustment of them: the worse a prediction, the shorter its step."""
 
 from __future__ import annotations
 
@@ -13,18 +10,18 @@ from dcache.errors import DcacheError
 
 
 def adjusted(sigmas: Sequence[float], factors: Sequence[float]) -> tuple[float, ...]:
-    """Noise levels whose steps are multiplied by factors and made to reach the same end.
+    """Noise levels with every step multiplied by a factor, and with the same end.
 
-    Each step is its own length times its factor times what is left of the whole way over what was left of it
-    before any change (ERTACache's renormalisation, for levels of any spacing). The last step takes what is
-    left. Without a factor other than 1 the levels are returned as they are.
+    A step covers a share of the remaining distance to the end. The share is multiplied by the factor, and the
+    last step covers the rest (ERTACache's renormalisation, for levels of any spacing). If all factors are 1
+    the levels are returned unchanged.
 
     Args:
-        sigmas: T + 1 falling noise levels, the end's included.
-        factors: T numbers above 0; the last one counts nothing.
+        sigmas: T + 1 falling noise levels, the final one included.
+        factors: T numbers above 0; the last one has no effect.
 
     Raises:
-        DcacheError: they do not fit each other, or make no sense.
+        DcacheError: the lengths differ, a factor is not above 0, or the levels do not fall from 1 towards 0.
     """
     steps = len(sigmas) - 1
     check_grid(tuple(sigmas), steps)
@@ -32,21 +29,25 @@ def adjusted(sigmas: Sequence[float], factors: Sequence[float]) -> tuple[float, 
         raise DcacheError(f"expected {steps} factors above 0, one for each step, got {list(factors)}")
     if all(f == 1 for f in factors):
         return tuple(sigmas)
-    found, end = [float(sigmas[0])], float(sigmas[-1])
-    for (here, there), factor in zip(pairwise(sigmas), factors, strict=True):
-        # More than a whole way would overshoot the end.
-        share = min((here - there) * factor / (here - end), 1.0)
-        found.append(found[-1] - share * (found[-1] - end))
-    found[-1] = end
-    check_grid(tuple(found), steps)
-    return tuple(found)
+    levels, end = [float(sigmas[0])], float(sigmas[-1])
+    for (start, stop), factor in zip(pairwise(sigmas), factors, strict=True):
+        # A share above 1 would overshoot the end.
+        share = min((start - stop) * factor / (start - end), 1.0)
+        levels.append(levels[-1] - share * (levels[-1] - end))
+    levels[-1] = end
+    check_grid(tuple(levels), steps)
+    return tuple(levels)
 
 
 def check_grid(sigmas: Sequence[float], steps: int | None) -> None:
-    """Check noise levels: falling, from 0 to 1, one for each evaluation, with or without the end's.
+    """Check noise levels: falling, within 0 to 1, one for each evaluation and possibly the final one.
+
+    Args:
+        sigmas: the noise levels.
+        steps: number of evaluations, None if unknown.
 
     Raises:
-        DcacheError: they are not.
+        DcacheError: the levels do not fall within 0 to 1, or their number is wrong.
     """
     if steps is not None and len(sigmas) not in (steps, steps + 1):
         raise DcacheError(

@@ -1,4 +1,4 @@
-"""`Plan`: the part of a schedule for one denoiser, and the terms that it shares with a method."""
+"""`Plan`: the part of a schedule for one denoiser, and checks of the terms that it shares with a method."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dcache.predictors.corrections import Corrections
 Rows = Mapping[str, tuple[bool, ...]]
 
 BRANCHES = ("separate", "together")
-SIBLINGS = ("drop", "bands")
+UNCOND_FROM = ("drop", "bands")
 
 
-def check_terms(codec: str | None, clock: str | None, branches: str, sibling: str) -> None:
-    """Check the names that a method and a plan have in common.
+def check_terms(codec: str | None, clock: str | None, branches: str, uncond_from: str) -> None:
+    """Check the terms that a method and a plan have in common.
 
     Raises:
-        DcacheError: one is unknown.
+        DcacheError: a term is unknown.
     """
     if codec is not None:
         parse(codec)
@@ -30,22 +30,22 @@ def check_terms(codec: str | None, clock: str | None, branches: str, sibling: st
         raise DcacheError(f"clock must be one of {', '.join(CLOCKS)} or None, got {clock!r}")
     if branches not in BRANCHES:
         raise DcacheError(f"branches must be one of {', '.join(BRANCHES)}, got {branches!r}")
-    if sibling and sibling not in SIBLINGS:
-        raise DcacheError(f"sibling must be one of {', '.join(SIBLINGS)}, got {sibling!r}")
+    if uncond_from and uncond_from not in UNCOND_FROM:
+        raise DcacheError(f"uncond_from must be one of {', '.join(UNCOND_FROM)}, got {uncond_from!r}")
 
 
 def check_clock_fits(predictor: Predictor, clock: str | None) -> None:
-    """Check that fitted weights are used with the clock that lists them.
+    """Check that a predictor whose weights are listed by evaluation has the clock `step`.
 
     Raises:
-        DcacheError: they are not.
+        DcacheError: it has another clock.
     """
     if predictor.tabulated and clock != "step":
         raise DcacheError(f"fitted weights are listed by evaluation: clock must be 'step', got {clock!r}")
 
 
 def merge_equal_branches(rows: Mapping[str, Rows]) -> Mapping[str, Rows]:
-    """The rows under the branch `*` alone where all branches have the same ones; else as they are."""
+    """The rows under the single branch `*` if all branches have the same rows; else unchanged."""
     first = next(iter(rows.values()), None)
     if first is None or any(other != first for other in rows.values()):
         return rows
@@ -70,11 +70,15 @@ class Plan:
 
     Attributes:
         rows: branch -> site -> one bool per evaluation, True = compute; the branch `*` stands for all.
-        codec, predictor, parameters, clock: how predictions are made, as in `dcache.method.Method`.
-        model: class name of the denoiser the schedule was made on, "" if any.
+        codec: as in `dcache.method.Method`.
+        predictor: the predictor's registered name.
+        parameters: the predictor's parameters, as JSON values.
+        clock: as in `dcache.method.Method`.
+        branches: the same.
+        model: class name of the denoiser on which the schedule was made, "" for any.
         config: digest of that denoiser's config, "" if unknown.
-        sibling: how the site `guidance` is predicted, as in `dcache.method.Method`.
-        corrections: of what is predicted, by channel; they belong to these rows.
+        uncond_from: as in `dcache.method.Method`; the key `sibling` of the file.
+        corrections: scale and shift of the predictions, by channel; they belong to these rows.
         runs: lengths of the runs that the denoiser makes in one call of its pipeline, whose rows follow each
             other; () for one run of as many evaluations as the sampler's table lists.
     """
@@ -87,23 +91,23 @@ class Plan:
     branches: str = "separate"
     model: str = ""
     config: str = ""
-    sibling: str = ""
+    uncond_from: str = ""
     corrections: Corrections | None = None
     runs: tuple[RunLength, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the terms; rows are checked by the schedule, the predictor where it is made.
+        """Check the terms. `Schedule` checks the rows, `make_predictor` the predictor.
 
         Raises:
             DcacheError: a term is unknown.
         """
-        check_terms(self.codec, self.clock, self.branches, self.sibling)
+        check_terms(self.codec, self.clock, self.branches, self.uncond_from)
 
     def make_predictor(self) -> Predictor:
-        """The predictor, from its name and parameters.
+        """Build the predictor from its name and parameters.
 
         Raises:
-            DcacheError: the name or a parameter is unknown, or it does not go with the clock.
+            DcacheError: the name or a parameter is unknown, or the predictor needs another clock.
         """
         predictor = make(self.predictor, self.parameters)
         check_clock_fits(predictor, self.clock)
@@ -111,10 +115,10 @@ class Plan:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """The sites, in order."""
+        """Names of the sites, in the order of the rows."""
         return tuple(next(iter(self.rows.values())))
 
     @property
     def computed(self) -> int:
-        """Computed events of the table (each branch once; `*` counts once)."""
+        """Number of computed events in the rows; the branch `*` counts once."""
         return sum(sum(row) for rows in self.rows.values() for row in rows.values())

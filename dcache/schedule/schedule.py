@@ -1,7 +1,7 @@
-"""`Schedule`: the boolean table evaluation x site, with all that is needed to replay it, as a portable file.
+"""`Schedule`: a boolean table evaluation x site with everything that a replay needs, as a portable file.
 
-It is the normal form of every method: any run leaves a trace, the trace is a `Schedule`, replaying it gives
-the same bits. Files are JSON with a stable key order; nothing in them is executed.
+It is the normal form of every method: the trace of any run is a `Schedule`, and replaying it gives the same
+bits. Files are JSON with a stable key order; nothing in them is executed.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ from dcache.util.checks import check_whole
 
 @dataclass(frozen=True)
 class Schedule:
-    """A table for every denoiser of a pipeline.
+    """A plan for every denoiser of a pipeline.
 
     Attributes:
         steps: evaluations of the run (second-order samplers evaluate more than once per step).
-        components: denoiser name -> plan; "" is a bare module and fits any single denoiser.
-        method: what it came from.
-        sampler, resolution, guidance: what it was made with; a difference warns.
+        components: denoiser name -> plan; "" stands for a bare module and fits any single denoiser.
+        method: name of the method or planner it comes from.
+        sampler: class name of the sampler it was made with, "" if unknown; another one warns.
+        resolution: sizes of the pictures it was made with, () if unknown.
+        guidance: guidance scale it was made with, None if unknown; another one warns.
         measured: cost and quality with the machine they were measured on, free form.
-        sigmas: noise levels in place of the sampler's own, one for each evaluation and the end's; () leaves
-            them (`dcache.identity.noise_grid`).
+        sigmas: noise levels that replace the sampler's: one for each evaluation, and the final one; () keeps
+            the sampler's (`dcache.identity.noise_grid`).
     """
 
     steps: int
@@ -50,7 +52,12 @@ class Schedule:
     sigmas: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that every row is a site's and has one entry per evaluation."""
+        """Check rows, corrections and noise levels.
+
+        Raises:
+            DcacheError: there are none, a row is not a site's or has the wrong length, or branches differ in
+                their sites.
+        """
         if not self.components:
             raise DcacheError("a schedule needs at least one component")
         if self.sigmas:
@@ -84,7 +91,6 @@ class Schedule:
                         )
 
     def __str__(self) -> str:
-        """A table: a row for each site, a mark for each evaluation."""
         facts = [self.method, self.sampler, "" if self.guidance is None else f"guidance {self.guidance:g}"]
         heading = ", ".join([f"{self.steps} evaluations", *filter(None, facts)])
         return table(self.steps, dict(self.components), heading)
@@ -93,7 +99,17 @@ class Schedule:
     def of_steps(
         computed: Iterable[int], steps: int, sites: str | Iterable[str] = "trunk", **plan: Any
     ) -> Schedule:
-        """A schedule of one site (or several alike) that computes exactly the listed evaluations."""
+        """A schedule that computes exactly the listed evaluations.
+
+        Args:
+            computed: the computed evaluations.
+            steps: evaluations of the run.
+            sites: a site or several, with equal rows.
+            **plan: further fields of `Plan`.
+
+        Raises:
+            DcacheError: an evaluation is out of range, or a field of the plan is not valid.
+        """
         check_whole("steps", steps, 1)
         chosen = set(computed)
         wrong = sorted(chosen - set(range(steps)))
@@ -104,7 +120,15 @@ class Schedule:
         return Schedule(steps, {"": Plan({"*": dict.fromkeys(names, row)}, **plan)}, method="listed")
 
     def plan_for(self, component: str, single: bool) -> Plan:
-        """The plan of a denoiser of that name; a schedule with one component fits any single denoiser."""
+        """The plan of a denoiser.
+
+        Args:
+            component: the denoiser's name in its pipeline.
+            single: whether it is the only denoiser; then a schedule with one component fits it.
+
+        Raises:
+            DcacheError: the schedule has no plan for it.
+        """
         if component in self.components:
             return self.components[component]
         if single and len(self.components) == 1:
@@ -115,10 +139,9 @@ class Schedule:
         )
 
     def stretch(self, steps: int) -> Schedule:
-        """The same schedule for another number of evaluations: computes keep their fraction of the run.
+        """The schedule for another number of evaluations, with computes at the same fractions of the run.
 
-        The first evaluation stays computed if it was, and so does the last. `stretch(self.steps)` changes
-        nothing.
+        The first and the last evaluation stay computed if they were. `stretch(self.steps)` changes nothing.
 
         Raises:
             DcacheError: the schedule has fitted weights, corrections or noise levels, which belong to their
@@ -163,30 +186,29 @@ class Schedule:
         )
 
     def canonical(self) -> Schedule:
-        """The same outputs with dead computes removed and forced ones set; idempotent.
+        """The schedule with the same outputs and only live computes (`dcache.schedule.liveness`); idempotent.
 
-        Equal canonical forms are equal functions.
+        Schedules with equal canonical forms give equal outputs.
         """
         return self._canonical
 
     @cached_property
     def _canonical(self) -> Schedule:
-        """Found once: what compares schedules asks for it, for its digest and for its cost."""
         components = {}
         for name, plan in self.components.items():
             predictor = plan.make_predictor()
-            # One that reads its own forecasts reads, through them, every anchor before.
+            # A predictor that reads its last forecast depends, through it, on all earlier anchors.
             order = self.steps if predictor.forecasts else predictor.order
             rows = merge_equal_branches({b: live_rows(r, order, plan.codec) for b, r in plan.rows.items()})
             corrections = None if plan.corrections is None else plan.corrections.used(rows.values())
             components[name] = replace(plan, rows=rows, corrections=corrections)
         canonical = replace(self, components=components)
-        # It is its own canonical form.
+        # A canonical form is its own canonical form: spare the second computation.
         vars(canonical)["_canonical"] = canonical
         return canonical
 
     def digest(self) -> str:
-        """Hash of everything that decides the pictures: canonical rows, codec, predictor, clock."""
+        """Hash of everything that decides the outputs: canonical rows, codec, predictor, clock and so on."""
         content = self.canonical().content()
         core = {
             "steps": content["steps"],
@@ -202,7 +224,7 @@ class Schedule:
         """Write the file atomically; returns its path.
 
         Raises:
-            DcacheError: it cannot be written there, or `measured` holds what JSON cannot.
+            DcacheError: the file cannot be written, or `measured` has values that are not JSON's.
         """
         plans = self.components.items()
         corrections = {name: plan.corrections for name, plan in plans if plan.corrections is not None}
@@ -213,12 +235,12 @@ class Schedule:
         """Read and check a file.
 
         Raises:
-            DcacheError: it does not exist, is truncated, was edited by hand, or is no schedule.
+            DcacheError: the file does not exist, is truncated, was edited by hand, or is not a schedule.
         """
         return file.read(path, Schedule)
 
     def content(self) -> dict[str, Any]:
-        """Everything as plain JSON values, in the order of the file."""
+        """All fields as JSON values, in the order of the file."""
         return {
             "method": self.method,
             "steps": self.steps,
@@ -235,7 +257,7 @@ class Schedule:
                     "parameters": dict(plan.parameters),
                     "clock": plan.clock,
                     "branches": plan.branches,
-                    **({"sibling": plan.sibling} if plan.sibling else {}),
+                    **({"sibling": plan.uncond_from} if plan.uncond_from else {}),
                     **({} if plan.corrections is None else {"corrections": plan.corrections.content()}),
                     **({"runs": [list(run) for run in plan.runs]} if plan.runs else {}),
                     "rows": {

@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from dcache.schedule.plan import Plan
 
 COMPUTED, PREDICTED = "#", "."
-# Sites beyond this many are summed up in one line.
+# Further sites are summed up in one line.
 MOST_ROWS = 24
 
 
 def table(steps: int, components: dict[str, Plan], heading: str) -> str:
-    """The table of all denoisers.
+    """The tables of all denoisers.
 
     Args:
         steps: evaluations of the run.
-        components: denoiser's name -> plan.
+        components: denoiser name -> plan.
         heading: the first line.
     """
     lines = [heading]

@@ -1,7 +1,7 @@
 """When to compute: rules, guards and the static table. Pure functions of a `StepContext`; no tensors.
 
-`rules.py` has the plain rules and guards, `accumulate.py` those that add up a drift, `combine.py` rules made
-of rules, `table.py` the schedule's own.
+`rules.py` has the basic rules and guards, `accumulate.py` rules that sum up an error, `combine.py` rules made
+of rules, `table.py` the rule of a schedule.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Rules that add up how far a prediction may have drifted, and compute when that is too much."""
+"""Rules that sum up the expected error of predictions, and compute when the sum reaches a threshold."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dcache.util.checks import check_number
 
 @dataclass(frozen=True)
 class Accumulated:
-    """Add up the probe's change, rescaled by a polynomial; compute when the sum reaches the threshold.
+    """Sum up the probe's change, rescaled by a polynomial; compute when the sum reaches the threshold.
 
-    TeaCache's decision (Liu et al. 2024), and EasyCache's with the polynomial x. The sum starts afresh at
-    every computed evaluation. A change that is no number computes, with the reason "nan".
+    TeaCache's rule (Liu et al. 2024), and EasyCache's with the polynomial x. The sum restarts after every
+    computed evaluation. A change of NaN computes, with the reason "nan".
 
     Args:
         threshold: predicted while the sum is below it.
@@ -27,58 +27,56 @@ class Accumulated:
     polynomial: tuple[float, ...] = (1.0, 0.0)
 
     def __post_init__(self) -> None:
-        """Check the range."""
         check_number("threshold", self.threshold, 0.0)
 
-    def __call__(self, moment: StepContext) -> str | None:
-        """See class."""
-        change = moment.change()
+    def __call__(self, context: StepContext) -> str | None:
+        """The reason "threshold" or "nan", or None to let the site be predicted."""
+        change = context.change()
         if not math.isfinite(change):
             return "nan" if math.isnan(change) else "threshold"
-        before = moment.memory.get("sum", 0.0) if moment.run_length else 0.0
-        total = moment.memory["sum"] = before + horner(self.polynomial, change)
+        before = context.memory.get("sum", 0.0) if context.run_length else 0.0
+        total = context.memory["sum"] = before + horner(self.polynomial, change)
         return None if total < self.threshold else "threshold"
 
     def may_predict(self, steps: int | None) -> bool:
-        """Not with a threshold of 0."""
+        """False for a threshold of 0."""
         return self.threshold > 0
 
 
 @dataclass(frozen=True)
 class MagCacheRule:
-    """MagCache's decision (Ma et al. 2025): the change of the residual's magnitude is known beforehand.
+    """MagCache's rule (Ma et al. 2025): the change of the residual's magnitude is known from earlier runs.
 
-    With r_t = |residual_t| / |residual_{t-1}|, rho = product of r over the evaluations since the last
-    computed one; the error is the sum of |1 - rho| over them. Nothing is looked at: this is a static table.
+    With r_t = |residual_t| / |residual_{t-1}|, rho is the product of r over the evaluations since the last
+    compute, and the error is the sum of |1 - rho| over them. No tensor is read: the rule is static.
 
     Args:
         threshold: predicted while the error is at most this.
-        ratios: r for every evaluation of a run; for another number of them, the nearest.
+        ratios: r for every evaluation of a run; in a run of another length, that of the nearest evaluation.
     """
 
     threshold: float
     ratios: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Check the range."""
         check_number("threshold", self.threshold, 0.0)
 
-    def __call__(self, moment: StepContext) -> str | None:
-        """See class."""
-        if moment.count is None:
+    def __call__(self, context: StepContext) -> str | None:
+        """The reason "threshold", or None to let the site be predicted."""
+        if context.count is None:
             raise DcacheError(
-                "the ratios are one for each evaluation of a run, and this run does not tell how many it "
-                "has: call dcache.step(module, index=..., steps=...)"
+                "the ratios belong to the evaluations of a run, and the number of evaluations of this run is "
+                "unknown: call dcache.step(module, index=..., steps=...)"
             )
         rho, error = 1.0, 0.0
-        for step in range(moment.index - moment.run_length, moment.index + 1):
-            rho *= nearest(self.ratios, step, moment.count)
+        for step in range(context.index - context.run_length, context.index + 1):
+            rho *= nearest(self.ratios, step, context.count)
             error += abs(1.0 - rho)
         return None if error <= self.threshold else "threshold"
 
 
 def horner(coefficients: Sequence[float], x: float) -> float:
-    """The polynomial with these coefficients, highest power first, at x."""
+    """The value at x of the polynomial with these coefficients, highest power first."""
     value = 0.0
     for c in coefficients:
         value = value * x + c
@@ -86,7 +84,13 @@ def horner(coefficients: Sequence[float], x: float) -> float:
 
 
 def nearest(table: Sequence[float], step: int, count: int) -> float:
-    """The entry for evaluation `step` of `count`, of a table made for a run of its own length."""
+    """The entry of a table for evaluation `step` of `count`, at the same fraction of the run.
+
+    Args:
+        table: one number for each evaluation of a run of `len(table)` evaluations.
+        step: the evaluation.
+        count: evaluations of this run.
+    """
     if count == len(table):
         return table[min(step, count - 1)]
     return table[round(step * (len(table) - 1) / max(count - 1, 1))]

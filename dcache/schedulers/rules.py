@@ -1,7 +1,8 @@
-"""Rules say why a site must be computed now, or None to let it be predicted.
+"""Rules: functions that decide whether a site is computed in an evaluation.
 
-A rule is a callable `rule(moment) -> str | None`: the reason to compute. Guards are rules too; `any_of` asks
-them in order and takes the first reason, so cheap guards spare the rules behind them from reading a tensor.
+A rule is a callable `rule(context) -> str | None` that returns the reason to compute, or None to let the site
+be predicted. Guards are rules too. `any_of` calls rules in order until one returns a reason, so guards that
+come first save a later rule's reading of a tensor.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Rule = Callable[["StepContext"], str | None]
 
 
 class SiteInfo(Protocol):
-    """What a rule may know of a site; `dcache.sites.site.Site` is one."""
+    """The properties of a site that a rule can read; `dcache.sites.site.Site` has them."""
 
     @property
     def name(self) -> str:
@@ -43,19 +44,19 @@ class SiteInfo(Protocol):
 
 @dataclass(slots=True)
 class StepContext:
-    """All that a rule may look at.
+    """The argument of a rule: a site in one evaluation.
 
     Attributes:
-        index: evaluation under way, from 0.
-        count: evaluations of the run, or None where unknown.
+        index: the evaluation, from 0.
+        count: evaluations of the run, or None if unknown.
         run_length: predictions of this site on this branch since it was last computed.
-        site: the site: its name, kind, and first and last block.
+        site: the site: name, kind, first and last block.
         branch: the branch's name.
         depth: number of blocks of the denoiser's trunk.
-        change: what the probe's indicator says of its change; reads a tensor (one sync).
-        time: timestep on the scale of training, 0 to 1000, or None where it is not known.
-        memory: numbers that the rule keeps of this site and branch between its decisions.
-        offset: where the run's evaluations begin in the rows of a schedule of several runs.
+        change: returns the change of the method's probe; reads a tensor (one sync).
+        time: returns the timestep on the scale of training, 0 to 1000, or None if unknown.
+        memory: numbers that the rule may store for this site and branch between its decisions.
+        offset: index of the run's first evaluation in the rows of a schedule of several runs.
     """
 
     index: int
@@ -72,19 +73,19 @@ class StepContext:
 
 @runtime_checkable
 class Bounded(Protocol):
-    """A rule that says beforehand whether it ever lets a site be predicted."""
+    """A rule that knows in advance whether it can ever let a site be predicted."""
 
     def may_predict(self, steps: int | None) -> bool:
-        """Whether it ever does; `steps` is the number of evaluations, None where unknown."""
+        """False if the rule computes every one of `steps` evaluations; None is an unknown number."""
         ...
 
 
 def may_predict(rule: Rule, steps: int | None = None) -> bool:
-    """Whether a rule can ever let a site be predicted: `Every(1)` never does.
+    """False if a rule is known to compute every evaluation, as `Every(1)` does.
 
     Args:
-        rule: one without a method `may_predict`, such as a plain function, is assumed to.
-        steps: evaluations of the run, or None where unknown.
+        rule: True is returned for rules without a method `may_predict`, such as functions.
+        steps: evaluations of the run, or None if unknown.
     """
     return rule.may_predict(steps) if isinstance(rule, Bounded) else True
 
@@ -96,15 +97,14 @@ class Warmup:
     steps: int
 
     def __post_init__(self) -> None:
-        """Check the range."""
         check_whole("warmup", self.steps, 0)
 
-    def __call__(self, moment: StepContext) -> str | None:
-        """See class."""
-        return "warmup" if moment.index < self.steps else None
+    def __call__(self, context: StepContext) -> str | None:
+        """The reason "warmup", or None to let the site be predicted."""
+        return "warmup" if context.index < self.steps else None
 
     def may_predict(self, steps: int | None) -> bool:
-        """Not where the whole run is warm-up."""
+        """False if the warm-up covers the whole run."""
         return self.steps < (steps or sys.maxsize)
 
 
@@ -115,22 +115,21 @@ class Retention:
     share: float
 
     def __post_init__(self) -> None:
-        """Check the range."""
         check_number("retention", self.share, 0.0)
 
-    def __call__(self, moment: StepContext) -> str | None:
-        """See class."""
-        steps = 1 if moment.count is None else max(1, math.floor(self.share * moment.count))
-        return "warmup" if moment.index < steps else None
+    def __call__(self, context: StepContext) -> str | None:
+        """The reason "warmup", or None to let the site be predicted."""
+        steps = 1 if context.count is None else max(1, math.floor(self.share * context.count))
+        return "warmup" if context.index < steps else None
 
 
 @dataclass(frozen=True)
 class Last:
-    """Compute the last evaluation, where their number is known."""
+    """Compute the last evaluation, if the number of evaluations is known."""
 
-    def __call__(self, moment: StepContext) -> str | None:
-        """See class."""
-        return "last" if moment.count is not None and moment.index == moment.count - 1 else None
+    def __call__(self, context: StepContext) -> str | None:
+        """The reason "last", or None to let the site be predicted."""
+        return "last" if context.count is not None and context.index == context.count - 1 else None
 
 
 @dataclass(frozen=True)
@@ -140,34 +139,32 @@ class MaxRun:
     longest: int
 
     def __post_init__(self) -> None:
-        """Check the range."""
         check_whole("max_run", self.longest, 0)
 
-    def __call__(self, moment: StepContext) -> str | None:
-        """See class."""
-        return "max_run" if moment.run_length >= self.longest else None
+    def __call__(self, context: StepContext) -> str | None:
+        """The reason "max_run", or None to let the site be predicted."""
+        return "max_run" if context.run_length >= self.longest else None
 
     def may_predict(self, steps: int | None) -> bool:
-        """Not where no prediction in a row is allowed."""
+        """False if the longest run is 0."""
         return self.longest > 0
 
 
 @dataclass(frozen=True)
 class Every:
-    """Compute when `interval - 1` predictions have passed since the last compute (FORA and its kin)."""
+    """Compute when `interval - 1` predictions have passed since the last compute, as FORA does."""
 
     interval: int
 
     def __post_init__(self) -> None:
-        """Check the range."""
         check_whole("interval", self.interval, 1)
 
-    def __call__(self, moment: StepContext) -> str | None:
-        """See class."""
-        return "interval" if moment.run_length >= self.interval - 1 else None
+    def __call__(self, context: StepContext) -> str | None:
+        """The reason "interval", or None to let the site be predicted."""
+        return "interval" if context.run_length >= self.interval - 1 else None
 
     def may_predict(self, steps: int | None) -> bool:
-        """Not with an interval of 1."""
+        """False for an interval of 1."""
         return self.interval > 1
 
 
@@ -179,76 +176,74 @@ class Listed:
     known: frozenset[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check the list."""
         for step in self.steps:
             check_whole("every entry of steps", step, 0)
         object.__setattr__(self, "known", frozenset(self.steps))
 
-    def __call__(self, moment: StepContext) -> str | None:
-        """See class."""
-        return "listed" if moment.index in self.known else None
+    def __call__(self, context: StepContext) -> str | None:
+        """The reason "listed", or None to let the site be predicted."""
+        return "listed" if context.index in self.known else None
 
     def may_predict(self, steps: int | None) -> bool:
-        """Not where every evaluation of the run is listed."""
+        """False if every evaluation of the run is listed."""
         return steps is None or not self.known.issuperset(range(steps))
 
 
 @dataclass(frozen=True)
 class ChangeAbove:
-    """Compute unless the probe changed by less than `threshold` since the last compute (FBCache's decision).
+    """Compute unless the probe's change since the last compute is below `threshold` (FBCache's rule).
 
-    A change that is no number computes, with the reason `nan`.
+    A change of NaN computes, with the reason "nan".
     """
 
     threshold: float
 
     def __post_init__(self) -> None:
-        """Check the range."""
         check_number("threshold", self.threshold, 0.0)
 
-    def __call__(self, moment: StepContext) -> str | None:
-        """See class."""
-        change = moment.change()
+    def __call__(self, context: StepContext) -> str | None:
+        """The reason "threshold" or "nan", or None to let the site be predicted."""
+        change = context.change()
         if math.isnan(change):
             return "nan"
         return None if change < self.threshold else "threshold"
 
     def may_predict(self, steps: int | None) -> bool:
-        """Not with a threshold of 0, which no change is below."""
+        """False for a threshold of 0, since no change is below it."""
         return self.threshold > 0
 
 
 @dataclass(frozen=True)
 class AnyOf:
-    """The first reason any of the rules gives."""
+    """Compute for the first reason that any of the rules returns."""
 
     rules: tuple[Rule, ...]
 
-    def __call__(self, moment: StepContext) -> str | None:
-        """See class."""
+    def __call__(self, context: StepContext) -> str | None:
+        """The first reason of the rules in order, or None."""
         for rule in self.rules:
-            reason = rule(moment)
+            reason = rule(context)
             if reason is not None:
                 return reason
         return None
 
     def may_predict(self, steps: int | None) -> bool:
-        """Where each of the rules may."""
+        """True if every rule may."""
         return all(may_predict(rule, steps) for rule in self.rules)
 
 
 def any_of(*rules: Rule | None) -> AnyOf:
-    """Combine rules; None entries are left out."""
+    """Combine rules in this order; entries of None are left out."""
     return AnyOf(tuple(rule for rule in rules if rule is not None))
 
 
 def guarded(*rules: Rule, warmup: int, last: bool = False, max_run: int | None = None) -> AnyOf:
-    """The rules behind the guards that most methods have.
+    """Rules after the guards that most methods have.
 
     Args:
-        *rules: asked where no guard computes.
+        *rules: called if no guard returns a reason.
         warmup: evaluations computed from the start.
-        last: compute the last evaluation where the number of evaluations is known.
+        last: compute the last evaluation if the number of evaluations is known.
         max_run: longest run of predictions, or None for no limit.
     """
     limit = MaxRun(max_run) if max_run is not None else None

@@ -1,4 +1,4 @@
-"""ProfilingDiT's steps: the longer the run, the shorter the interval."""
+"""ProfilingDiT's intervals, which shrink linearly over the run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dcache.util.checks import check_whole
 
 @cache
 def shrinking(steps: int, t_max: int, t_min: int, start: int = 0) -> tuple[int, ...]:
-    """All evaluations before `start`, then intervals that shrink linearly over the run.
+    """The computed evaluations: all before `start`, then at intervals that shrink linearly over the run.
 
     Args:
         steps: T, evaluations of the run.
         t_max: the interval at `start`.
         t_min: the interval at T.
-        start: where the first interval begins.
+        start: first evaluation of the first interval.
     """
     computed, t = list(range(min(start, steps))), start
     while t < steps:
@@ -34,7 +34,7 @@ class Shrinking:
     Args:
         t_max: the interval at `start`.
         t_min: the interval at the end.
-        start: where the first interval begins; everything before is computed.
+        start: first evaluation of the first interval; all before are computed.
     """
 
     t_max: int
@@ -42,23 +42,21 @@ class Shrinking:
     start: int = 0
 
     def __post_init__(self) -> None:
-        """Check the range."""
         check_whole("t_min", self.t_min, 1)
         check_whole("t_max", self.t_max, self.t_min)
         check_whole("start", self.start, 0)
 
-    def __call__(self, moment: StepContext) -> str | None:
-        """See class."""
-        # Intervals that are all alike need not know where the run ends.
-        alike = self.t_max == self.t_min
-        count = moment.index + 1 if alike else moment.count
+    def __call__(self, context: StepContext) -> str | None:
+        """The reason "interval", or None to let the site be predicted."""
+        # With equal intervals the length of the run does not matter.
+        count = context.index + 1 if self.t_max == self.t_min else context.count
         if count is None:
             raise DcacheError(
                 f"intervals that shrink from {self.t_max} to {self.t_min} need to know how many evaluations "
                 "the run has: call dcache.step(module, index=..., steps=...), or give t_max alone"
             )
-        return "interval" if moment.index in shrinking(count, self.t_max, self.t_min, self.start) else None
+        return "interval" if context.index in shrinking(count, self.t_max, self.t_min, self.start) else None
 
     def may_predict(self, steps: int | None) -> bool:
-        """Not with intervals of 1."""
+        """False for intervals of 1."""
         return self.t_max > 1

@@ -1,4 +1,4 @@
-"""A rule without its model: which evaluations it computes at one site, from changes that are given."""
+"""Simulation of a rule without a model: the evaluations that it computes at one site."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dcache.schedulers.rules import Rule, SiteInfo, StepContext
 def simulate(
     rule: Rule, steps: int, site: SiteInfo, changes: Sequence[float] | None = None, depth: int = 1
 ) -> tuple[int, ...]:
-    """Walk a run as the session does: what has no anchor yet is computed whatever the rule says.
+    """The computed evaluations of a run, with the session's decisions: without an anchor a site is computed.
 
     Args:
-        rule: asked at every evaluation.
+        rule: called for every evaluation.
         steps: evaluations of the run.
-        site: where.
-        changes: what the probe says in each evaluation, for rules that look.
+        site: the site.
+        changes: the probe's change in each evaluation, for dynamic rules; None is infinite change.
         depth: number of blocks of the denoiser's trunk.
     """
     computed: list[int] = []
@@ -25,11 +25,13 @@ def simulate(
     for t in range(steps):
         run_length = t - computed[-1] - 1 if computed else 0
         change = float("inf") if changes is None else changes[t]
-        now = StepContext(t, steps, run_length, site, "*", depth, partial(float, change), _unknown, memory)
-        if rule(now) is not None or not computed:
+        context = StepContext(
+            t, steps, run_length, site, "*", depth, partial(float, change), _unknown, memory
+        )
+        if rule(context) is not None or not computed:
             computed.append(t)
     return tuple(computed)
 
 
 def _unknown() -> None:
-    """No run is under way that had timesteps."""
+    """The timestep of a simulated run: None."""

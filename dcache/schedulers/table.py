@@ -1,4 +1,4 @@
-"""The static table as a rule: a schedule's rows, looked up."""
+"""`Table`: the rule of a schedule, which looks up the schedule's rows."""
 
 from __future__ import annotations
 
@@ -11,26 +11,25 @@ from dcache.schedulers.rules import StepContext
 
 @dataclass(frozen=True)
 class Table:
-    """Compute where the table says so.
+    """Compute where the table is True.
 
     Args:
-        rows: branch -> site -> one bool per evaluation (True = compute). The branch `*` stands for any other.
+        rows: branch -> site -> one bool per evaluation, True = compute. The branch `*` stands for all others.
     """
 
     rows: Mapping[str, Mapping[str, tuple[bool, ...]]]
 
-    def __call__(self, moment: StepContext) -> str | None:
-        """See class."""
-        by_site = self.rows.get(moment.branch) or self.rows["*"]
-        row = by_site.get(moment.site.name)
+    def __call__(self, context: StepContext) -> str | None:
+        """The reason "schedule", or None to let the site be predicted."""
+        by_site = self.rows.get(context.branch) or self.rows["*"]
+        row = by_site.get(context.site.name)
         if row is None:
             raise DcacheError(
-                f"the schedule has no row for site {moment.site.name!r}, only for {', '.join(by_site)}: runs "
-                "that overlap need a row for each of the parts they are cut into, and a schedule cannot fall "
-                "back to a site it does not have"
+                f"the schedule has no row for site {context.site.name!r}, only for {', '.join(by_site)}. "
+                "Runs that overlap need a row for each of the disjoint runs into which they are split"
             )
-        return "schedule" if row[moment.offset + moment.index] else None
+        return "schedule" if row[context.offset + context.index] else None
 
     def may_predict(self, steps: int | None) -> bool:
-        """Where any entry says so."""
+        """True if any entry is False."""
         return not all(all(row) for sites in self.rows.values() for row in sites.values())

@@ -22,7 +22,7 @@ from dcache.kernels.weighted_sum import weighted_sum
 from dcache.observation.run import SiteObserver
 from dcache.predictors import Predictor, make
 from dcache.predictors.corrections import Correction, Corrections
-from dcache.predictors.guided_pair import Sum, apart
+from dcache.predictors.guided_pair import Sum, paired_sum
 from dcache.schedule import Plan, Schedule
 from dcache.schedule.liveness import Row
 from dcache.search.observe import denoiser_of
@@ -228,7 +228,7 @@ class Fitting:
         if len(its.held) > 1:
             weights = self.at[site].weights(its.taus, its.steps, call.tau)
             if call.branch.paired and call.half is None:
-                summed = apart(self.at[site], its.steps, call.tau) or weighted_sum
+                summed = paired_sum(self.at[site], its.steps, call.tau) or weighted_sum
         y = output.values[0].float()
         base = None if output.changes is None else y - output.changes[0].float()
         # In the first call all outputs count as read: an anchor may hold more of them.

@@ -63,7 +63,8 @@ def sites_of(structure: Structure, specs: Iterable[str] | None) -> list[Site]:
                 raise
     if not found:
         raise DcacheError(
-            f"no sites: expected some of those of {type(structure.model).__name__}: {structure.offers()}"
+            f"no sites: expected some of those of {type(structure.model).__name__}: "
+            f"{structure.available_specs()}"
         )
     return list(found.values())
 

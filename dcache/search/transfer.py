@@ -50,11 +50,13 @@ def _weighed(old: Plan, new: Plan) -> Plan:
             f"{', '.join(map(repr, old.rows))}"
         )
     ((_, rows),), ((_, others),) = old.rows.items(), new.rows.items()
-    fitted = Fitted(**old.parameters)
+    fitted = Fitted.from_parameters(**old.parameters)
     tables: dict[str, Any] = {"weights": {}}
     for site, row in rows.items():
         own = fitted.at(site)
-        parts = {"weights": own.table} | ({"apart": own.differences} if own.differences else {})
+        parts = {"weights": own.mean_table}
+        if own.difference_table:
+            parts["apart"] = own.difference_table
         for part, weights in parts.items():
             shares = _shares(row, next(iter(weights.values())), site)
             tables.setdefault(part, {})[site] = table(others[site], _slopes(shares, row, others[site]))

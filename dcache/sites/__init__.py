@@ -1,4 +1,4 @@
-"""Sites: which regions of a model can be remembered, their names, and how they are found."""
+"""Sites: the regions of a model that can be cached, their names, and their discovery in a model."""
 
 from dcache.sites.discovery import discover
 from dcache.sites.site import LongSkip, Site, Skip, Sublayer

@@ -1,13 +1,13 @@
-"""What block classes do not tell by themselves, as data. A new class of block is one row.
+"""Tables of block classes: properties that cannot be read off a module. A new class of block is one row.
 
-`SUBLAYERS`: where a block's sublayers are, by kind; the output of each is taken before the adaLN gate
-multiplies it.
-`FUSED`: blocks whose attention and MLP meet in one projection. The exit returns the prediction; the hollow
-modules are not run then.
-`STREAMS`: the block's outputs by the names of the arguments they continue, needed only where two arguments
-of one shape make the outputs ambiguous.
-`ASIDE`: attributes that hold lists of blocks which prepare the trunk's input or run beside it, and are no
-part of it.
+- `SUBLAYERS`: the attributes of a block's sublayers, by kind. The output of a sublayer is taken before the
+  adaLN gate multiplies it.
+- `FUSED`: blocks whose attention and MLP share one output projection. On a prediction the projection's output
+  is predicted, and the modules that feed it do not run.
+- `STREAMS`: for each output of a block, the argument that it continues. A row is needed only where two
+  arguments of one shape make the outputs ambiguous.
+- `ASIDE`: attributes with lists of blocks that prepare the trunk's input or run beside it, and do not belong
+  to the trunk.
 """
 
 from __future__ import annotations
@@ -19,10 +19,15 @@ from dcache.errors import DcacheError
 
 
 class Fused(NamedTuple):
-    """A block with one projection for attention and MLP: names of its exit and of what feeds only it."""
+    """A block with one output projection for attention and MLP.
+
+    Attributes:
+        exit: attribute of the projection.
+        feeders: attributes of the modules whose outputs only the projection reads.
+    """
 
     exit: str
-    hollow: tuple[str, ...]
+    feeders: tuple[str, ...]
 
 
 SUBLAYERS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -99,16 +104,16 @@ def register_block(
     fused: Fused | None = None,
     streams: tuple[str, ...] | None = None,
 ) -> None:
-    """Declare a class of blocks by its name, as the rows of the tables above do.
+    """Declare a class of blocks: one row in each table for which a value is given.
 
     Args:
-        name: the class's.
-        sublayers: kind ("attn", "cross_attn", "mlp") -> attributes whose outputs are remembered.
-        fused: of a block with one projection for attention and MLP.
-        streams: the arguments that the outputs continue, in the outputs' order.
+        name: name of the class.
+        sublayers: kind ("attn", "cross_attn", "mlp") -> attributes of the sublayers.
+        fused: for a block with one output projection for attention and MLP.
+        streams: the argument that each output continues, in the outputs' order.
 
     Raises:
-        DcacheError: nothing is declared, or something else was declared of this class already.
+        DcacheError: nothing is declared, or the class is declared differently already.
     """
     rows: list[tuple[str, dict[str, Any], Any]] = [
         ("sublayers", SUBLAYERS, None if sublayers is None else dict(sublayers)),
@@ -118,13 +123,15 @@ def register_block(
     given = [row for row in rows if row[2] is not None]
     if not given:
         raise DcacheError(f"{name} needs sublayers=, fused= or streams=, and has none")
-    for what, table, row in given:
+    for table_name, table, row in given:
         if table.get(name, row) != row:
-            raise DcacheError(f"{what} of {name} are declared already, as {table[name]}: nothing was changed")
+            raise DcacheError(
+                f"{table_name} of {name} are declared already, as {table[name]}: nothing was changed"
+            )
     for _, table, row in given:
         table[name] = row
 
 
 def register_aside(attribute: str) -> None:
-    """Declare that lists of blocks under this attribute are no part of the trunk."""
+    """Declare that lists of blocks under this attribute do not belong to the trunk."""
     ASIDE.add(attribute)

@@ -1,6 +1,6 @@
-"""Discovery: blocks, sublayers, skips and long skips of a model, found by looking at it.
+"""Discovery: blocks, sublayers, skips and long skips of a model, from its modules.
 
-What block classes do not tell by themselves is declared in `dcache.sites.blocks`.
+Properties of block classes that cannot be read off a module are declared in `dcache.sites.blocks`.
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ _STEM = re.compile(r"(?:^|_)(?:attn|attention|ff|ffn|mlp)\d*(?=_|$)")
 
 
 def discover(model: nn.Module) -> Structure:
-    """Look at a model and list the regions that can be remembered. Pure: nothing is run or changed."""
-    found = Structure(model)
-    found.skips = find_skips(model)
+    """List the regions of a model that can be cached. The model is neither run nor changed."""
+    structure = Structure(model)
+    structure.skips = find_skips(model)
     if not hasattr(model, "down_blocks"):
-        found.blocks = find_blocks(model)
-    found.long_skips = find_long_skips(found.blocks)
-    found.sublayers = list(find_sublayers(model, found.blocks))
-    return found
+        structure.blocks = find_blocks(model)
+    structure.long_skips = find_long_skips(structure.blocks)
+    structure.sublayers = list(find_sublayers(model, structure.blocks))
+    return structure
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:
-    """The trunk: the model's direct block lists; else the longest list of the shallowest level with any."""
+    """The trunk's blocks, in order of registration; empty if the model has no list of blocks.
+
+    They are those of all block lists that are attributes of the model itself; else of the longest list at the
+    shallowest level that has one.
+    """
     level = [model]
     while level:
         lists = [
@@ -44,7 +48,10 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def find_sublayers(model: nn.Module, blocks: Sequence[nn.Module]) -> Iterable[Sublayer]:
-    """Declared sublayers of the trunk, with their block's depth; without a trunk of the model, in order."""
+    """The declared sublayers of the trunk, with their block's depth.
+
+    Without a trunk: of all declared blocks of the model, whose depths are counted in order.
+    """
     depth_of = {inner: i for i, block in enumerate(blocks) for inner in block.modules()}
     order = 0
     for module in model.modules():
@@ -59,20 +66,20 @@ def find_sublayers(model: nn.Module, blocks: Sequence[nn.Module]) -> Iterable[Su
             for place, attribute in enumerate(attributes):
                 sub = getattr(module, attribute, None)
                 if isinstance(sub, nn.Module):
-                    yield Sublayer(f"{kind}{_own(attribute, place)}:{depth}", kind, depth, sub)
+                    yield Sublayer(f"{kind}{_suffix(attribute, place)}:{depth}", kind, depth, sub)
         if name in FUSED:
             fused = FUSED[name]
-            hollow = tuple(getattr(module, h) for h in fused.hollow)
-            yield Sublayer(f"fused:{depth}", "fused", depth, getattr(module, fused.exit), hollow)
+            feeders = tuple(getattr(module, attribute) for attribute in fused.feeders)
+            yield Sublayer(f"fused:{depth}", "fused", depth, getattr(module, fused.exit), feeders)
 
 
-def _own(attribute: str, place: int) -> str:
-    """What tells the further sublayers of one kind from the first: `ff_context` is `mlp.context`."""
+def _suffix(attribute: str, place: int) -> str:
+    """The suffix of a block's further sublayers of one kind: `ff_context` is named `mlp.context`."""
     return "." + (_STEM.sub("", attribute).strip("_") or str(place + 1)) if place else ""
 
 
 def find_skips(model: nn.Module) -> list[Skip]:
-    """The skips of a UNet of diffusers' shape, outermost first; empty where the shape is another."""
+    """The skips of a UNet of diffusers' form, outermost first; empty for any other model."""
     downs, ups = getattr(model, "down_blocks", None), getattr(model, "up_blocks", None)
     conv_in = getattr(model, "conv_in", None)
     if not isinstance(downs, nn.ModuleList) or not isinstance(ups, nn.ModuleList) or conv_in is None:
@@ -99,16 +106,16 @@ def find_skips(model: nn.Module) -> list[Skip]:
 
 
 def _out_channels(module: nn.Module) -> int:
-    """Channels of a module's output, as it or the first of its parts that knows tells; 0 where none does."""
-    told = (getattr(part, "out_channels", None) for part in module.modules())
-    return next((int(n) for n in told if isinstance(n, int)), 0)
+    """Channels of a module's output: `out_channels` of it or of its first part that has it; 0 without."""
+    channels = (getattr(part, "out_channels", None) for part in module.modules())
+    return next((int(count) for count in channels if isinstance(count, int)), 0)
 
 
 def _stages(block: nn.Module, up: bool = False) -> list[list[nn.Module]]:
-    """A UNet block as stages (resnet with its attentions; the downsampler), each source or sink of a skip.
+    """The stages of a UNet block, each the source or sink of a skip.
 
-    Lists beside that of the resnets (attentions, temporal convolutions, motion modules) go with them, one or
-    more each.
+    A stage is a resnet with its share of the block's other lists (attentions, temporal convolutions, motion
+    modules), or the downsampler.
     """
     resnets = getattr(block, "resnets", None)
     if not isinstance(resnets, nn.ModuleList):
@@ -127,10 +134,11 @@ def _stages(block: nn.Module, up: bool = False) -> list[list[nn.Module]]:
 
 
 def find_long_skips(blocks: Sequence[nn.Module]) -> list[LongSkip]:
-    """Long skips inside a list of blocks: the last blocks own modules for a skip, the first ones feed them.
+    """Long skips inside a list of blocks, outermost first.
 
-    Paired from the inside out, as a stack does. Where the blocks with such modules are no such tail, nothing
-    is claimed; the self-check notices what a skip does to a site then.
+    The last `n` blocks have modules named after a skip; the first `n` blocks feed them, paired like a stack.
+    If the blocks with such modules are not the last ones, no skip is reported: the self-check then rejects
+    sites that a skip crosses.
     """
     sinks = [i for i, block in enumerate(blocks) if any("skip" in name for name, _ in block.named_children())]
     count = len(sinks)

@@ -1,4 +1,4 @@
-"""Names of sites: what a name says of the region's kind, its place and its default codec."""
+"""Names of sites: the kind, place and default codec of a region, from its name."""
 
 from __future__ import annotations
 
@@ -12,36 +12,40 @@ SITE_NAME = re.compile(
     r"|(?P<kind>block|bracket|attn|cross_attn|mlp|fused)(?:\.\w+)?:(?P<depth>\d+))"
 )
 _ORDER = {"attn": 0, "cross_attn": 1, "mlp": 2, "fused": 3}
-# A depth behind every block.
+# A depth after every block.
 FAR = 1 << 30
 # Kinds of sites that cover whole blocks of the trunk.
 RUN_KINDS = frozenset(("trunk", "run", "block"))
 
 
 class Span(NamedTuple):
-    """Where a region begins and ends in the order of execution, as (block depth, place inside the block)."""
+    """First and last place of a region in execution order, as (block depth, place inside the block)."""
 
     first: Place
     last: Place
 
 
 def default_codec(kind: str) -> str:
-    """The codec of a site of this kind where none is named: `delta` on runs of blocks, `value` elsewhere."""
+    """The codec of a kind of site if the method names none: `delta` for runs of blocks, else `value`."""
     return "delta" if kind in RUN_KINDS else "value"
 
 
 def kinds_of(site: str) -> tuple[str, ...]:
-    """The kinds that a site of this name can be of.
+    """The kinds that a site of this name can have.
 
-    The name tells the kind, except of a bracket: on a block list with long skips it is the run of blocks
-    between two of them, on a UNet it is of a kind of its own.
+    It is one kind, except for a bracket: on a block list with long skips that is a run of blocks, on a UNet
+    it has its own kind.
     """
     kind = site.partition(":")[0].partition(".")[0]
     return ("run", "bracket") if kind == "bracket" else (kind,)
 
 
 def span_of(site: str) -> Span:
-    """The span of a site, from its name."""
+    """The span of a site, from its name.
+
+    Raises:
+        ValueError: it is no site's name.
+    """
     match = SITE_NAME.fullmatch(site)
     if match is None:
         raise ValueError(f"{site!r} is no site's name")

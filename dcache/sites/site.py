@@ -1,4 +1,4 @@
-"""The parts of a model that can be remembered: sites, and what discovery finds behind them."""
+"""Regions of a model that can be cached: sites, and the modules and skips that discovery finds for them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from dcache.sites.names import RUN_KINDS
 
 @dataclass(frozen=True)
 class Site:
-    """One region. `first` and `last` are block depths (skip level for brackets), both included."""
+    """One region of a model.
+
+    Attributes:
+        name: as in `dcache.sites.structure`.
+        kind: "model", "guidance", "trunk", "run", "block", "bracket", or a kind of sublayer.
+        first: depth of the first block; of a bracket, its skip's level.
+        last: depth of the last block, included.
+    """
 
     name: str
     kind: str
@@ -21,24 +28,32 @@ class Site:
 
     @property
     def is_run(self) -> bool:
-        """Whether it covers whole blocks of the trunk."""
+        """True if it covers whole blocks of the trunk."""
         return self.kind in RUN_KINDS
 
 
 @dataclass(frozen=True, eq=False)
 class Sublayer:
-    """A sublayer module found inside a block; `hollow` modules need not run when it is predicted."""
+    """A sublayer of a block.
+
+    Attributes:
+        name: the site's name.
+        kind: "attn", "cross_attn", "mlp" or "fused".
+        depth: depth of its block.
+        module: the module whose output is cached.
+        feeders: modules that only feed `module`, and do not run when its output is predicted.
+    """
 
     name: str
     kind: str
     depth: int
     module: nn.Module
-    hollow: tuple[nn.Module, ...] = ()
+    feeders: tuple[nn.Module, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Skip:
-    """One skip connection of a UNet: what runs strictly between its source and its sink.
+    """One skip connection of a UNet, and the region strictly between its source and its sink.
 
     Attributes:
         sink: the module whose first argument is the channel concatenation (inner, skip).
@@ -52,7 +67,7 @@ class Skip:
 
 
 class LongSkip(NamedTuple):
-    """A long skip between two blocks of the trunk: the sink is also given what the source returned."""
+    """A long skip: the block at depth `sink` also reads the output of the block at depth `source`."""
 
     source: int
     sink: int

@@ -1,10 +1,12 @@
-"""The contract of a block: which argument each of its outputs continues. Probed on the first real call.
+"""Streams: which argument each output of a block continues, inferred on the first computed call.
 
-An output continues the argument of its own shape and dtype. Where several fit, a declaration decides
-(`dcache.sites.blocks.STREAMS`), else what the next block of the same class was really given, else the
-order of the arguments. The self-check (`dcache.engine.selfcheck`) is what makes a wrong guess harmless.
+An output continues an argument of the same shape and dtype. If several fit, a declaration decides
+(`dcache.sites.blocks.STREAMS`); else the argument under which the next block of the same class received that
+output; else the order of the arguments. A wrong guess is harmless: the self-check (`dcache.engine.selfcheck`)
+compares a predicted call with the computed one and falls back to the whole model.
 
-Between two lists of blocks the model may join the streams into one; in which order is seen there.
+Between two lists of blocks the model may concatenate the streams. The dimension and order are inferred from
+the tensors that the next block receives.
 """
 
 from __future__ import annotations
@@ -26,14 +28,14 @@ Key = int | str
 
 @dataclass
 class BlockTrace:
-    """What one block's call looked like.
+    """The form of one block's call.
 
     Attributes:
-        keys: argument name -> position or keyword it was passed by, for every tensor argument.
-        fits: for each output leaf, the names of the arguments it may continue.
-        leaves: number of output leaves.
-        recipe: how to rebuild the output container.
-        constants: leaves that are no tensors.
+        block: the block.
+        keys: argument name -> position or keyword by which it was passed, for every tensor argument.
+        fits: for each output, the names of the arguments that it may continue.
+        recipe: how to rebuild the output container from its flat outputs.
+        constants: place -> output, for outputs that are not tensors.
     """
 
     block: nn.Module
@@ -45,18 +47,20 @@ class BlockTrace:
 
 @dataclass
 class StreamTracer:
-    """Collects what is seen of the blocks during one computed call.
+    """Collects the traces of the blocks during one computed call.
 
     Attributes:
-        joined: the streams in the order in which the model joins them between two blocks, if it does.
+        seen: block -> trace of its call.
+        votes: (block class, output's place) -> argument under which the next block received that output.
+        joined: names of the streams in the order in which the model concatenates them, () if it does not.
     """
 
     seen: dict[nn.Module, BlockTrace] = field(default_factory=dict)
     votes: dict[tuple[type, int], str] = field(default_factory=dict)
     joined: tuple[str, ...] = ()
-    _before: tuple[nn.Module, Sequence[Any]] | None = None
+    _previous: tuple[nn.Module, Sequence[Any]] | None = None
 
-    def watch(
+    def record(
         self,
         block: nn.Module,
         args: Sequence[Any],
@@ -64,29 +68,40 @@ class StreamTracer:
         leaves: Sequence[Any],
         recipe: Any,
     ) -> BlockTrace:
-        """Note one block's call."""
+        """Record one block's call.
+
+        Args:
+            block: the block.
+            args: positional arguments of the call.
+            kwargs: keyword arguments of the call.
+            leaves: the outputs, flat.
+            recipe: how to rebuild the output container.
+        """
         named = named_tensors(block, args, kwargs)
-        if self._before is not None and type(self._before[0]) is type(block):
-            for k, leaf in enumerate(self._before[1]):
+        if self._previous is not None and type(self._previous[0]) is type(block):
+            # The same tensor object, passed on to a block of the same class, shows which argument it
+            # continues.
+            for k, leaf in enumerate(self._previous[1]):
                 for name, (_, tensor) in named.items():
                     if tensor is leaf:
                         self.votes[type(block), k] = name
-        elif self._before is not None:
-            self._see_seam(*self._before, [tensor for _, tensor in named.values()])
-        self._before = (block, leaves)
-        fits = [[n for n, (_, t) in named.items() if _alike(t, leaf)] for leaf in leaves]
+        elif self._previous is not None:
+            self._detect_join(*self._previous, [tensor for _, tensor in named.values()])
+        self._previous = (block, leaves)
+        fits = [[n for n, (_, t) in named.items() if _matches(t, leaf)] for leaf in leaves]
         constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
-        seen = BlockTrace(block, {n: key for n, (key, _) in named.items()}, fits, recipe, constants)
-        self.seen[block] = seen
-        return seen
+        trace = BlockTrace(block, {n: key for n, (key, _) in named.items()}, fits, recipe, constants)
+        self.seen[block] = trace
+        return trace
 
-    def _see_seam(self, block: nn.Module, leaves: Sequence[Any], given: Sequence[torch.Tensor]) -> None:
-        # One end is enough: of the other the model may have cut a piece or added something to it.
+    def _detect_join(self, block: nn.Module, leaves: Sequence[Any], given: Sequence[torch.Tensor]) -> None:
+        """Note in which order the model concatenates this block's outputs for the next block, if it does."""
+        # Only the first or the last stream has to be unchanged: the model may have cut or changed the other.
         parts = {n: leaf for n, leaf in zip(self.sources(block), leaves, strict=True) if n is not None}
         for names in permutations(parts) if len(parts) > 1 else ():
             head, tail = parts[names[0]], parts[names[-1]]
             for whole in given:
-                dim = seam([parts[n] for n in names], whole)
+                dim = joined_dim([parts[n] for n in names], whole)
                 if dim is not None and (
                     torch.equal(whole.narrow(dim, 0, head.shape[dim]), head)
                     or torch.equal(whole.narrow(dim, -tail.shape[dim], tail.shape[dim]), tail)
@@ -94,16 +109,16 @@ class StreamTracer:
                     self.joined = names
                     return
 
-    def rest(self) -> None:
-        """The watched call is over: let go of its tensors."""
-        self._before = None
+    def end_call(self) -> None:
+        """End the recorded call: drop its tensors."""
+        self._previous = None
 
     def sources(self, block: nn.Module) -> list[str | None]:
-        """For each output leaf of a watched block, the name of the argument it continues."""
-        seen = self.seen[block]
+        """For each output of a recorded block, the name of the argument that it continues, or None."""
         declared = STREAMS.get(type(block).__name__, ())
         chosen: list[str | None] = []
-        for k, fits in enumerate(seen.fits):
+        for k, fits in enumerate(self.seen[block].fits):
+            # An argument is continued by one output only.
             free = [name for name in fits if name not in chosen]
             vote = self.votes.get((type(block), k))
             if len(free) > 1 and k < len(declared) and declared[k] in free:
@@ -117,38 +132,49 @@ class StreamTracer:
     def entries(
         self, first: nn.Module, name: str | None, leaf: Any, given: Mapping[str, tuple[Key, torch.Tensor]]
     ) -> tuple[tuple[str, ...], int]:
-        """What an output that continues `name` continues at the first block of its run.
+        """The arguments of a run's first block that an output of its last block continues.
 
         Args:
-            first: the first block, watched.
-            name: as `sources` of the last block tells.
+            first: the first block, recorded.
+            name: the argument of the last block that the output continues, as in `sources`.
             leaf: the output.
-            given: the first block's arguments as they were.
+            given: the first block's tensor arguments: name -> (position or keyword, tensor).
 
         Returns:
-            Arguments of the first block, and the dimension along which they are joined where there is more
-            than one; no argument where nothing has the output's shape.
+            Names of arguments of the first block, and the dimension along which they are concatenated if
+            there are several. No names if nothing has the output's shape.
         """
         if name is None:
             return (), 0
         if name in given and given[name][1].shape == leaf.shape:
             return (name,), 0
         streams = self.joined or tuple(n for n in self.sources(first) if n is not None)
-        dim = seam([given[n][1] for n in streams], leaf) if all(n in given for n in streams) else None
+        dim = joined_dim([given[n][1] for n in streams], leaf) if all(n in given for n in streams) else None
         return (streams, dim) if dim is not None else ((), 0)
 
-    def passing(self, block: nn.Module) -> PassThrough | None:
-        """How this block's inputs become its outputs when it is skipped; None where that cannot be."""
-        seen = self.seen[block]
+    def pass_through(self, block: nn.Module) -> PassThrough | None:
+        """A function that returns a block's inputs as its outputs; None if an output continues no input."""
+        trace = self.seen[block]
         sources = self.sources(block)
-        if any(s is None and k not in seen.constants for k, s in enumerate(sources)):
+        if any(s is None and k not in trace.constants for k, s in enumerate(sources)):
             return None
-        keys = [seen.keys[s] if s is not None else None for s in sources]
-        return PassThrough(tuple(keys), seen.constants, seen.recipe)
+        keys = [trace.keys[s] if s is not None else None for s in sources]
+        return PassThrough(tuple(keys), trace.constants, trace.recipe)
 
 
 class PassThrough:
-    """A skipped block: its inputs as its outputs."""
+    """Stands in for a skipped block: returns its inputs as its outputs.
+
+    Args:
+        keys: for each output, position or keyword of the argument that it continues; None for a constant.
+        constants: place -> output, for outputs that are not tensors.
+        recipe: how to rebuild the output container.
+
+    Attributes:
+        getter: the same as one `itemgetter` on args or kwargs, None where that is not enough. Skipped blocks
+            call it directly, which is faster.
+        by_name: True if `getter` reads kwargs.
+    """
 
     def __init__(self, keys: tuple[Key | None, ...], constants: Mapping[int, Any], recipe: Any) -> None:
         self.keys = keys
@@ -161,7 +187,7 @@ class PassThrough:
         self.by_name = by_name
 
     def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """The general way; blocks with a `getter` take the short one."""
+        """The block's outputs, given the arguments of its call."""
         from dcache.intercept.pytree import rebuild
 
         leaves = [
@@ -174,21 +200,21 @@ class PassThrough:
 def named_tensors(
     block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, tuple[Key, torch.Tensor]]:
-    """Every floating tensor argument by parameter name, with how it was passed; in the signature's order."""
+    """Parameter name -> (position or keyword, tensor) of every floating-point tensor, in signature order."""
     names = argument_names(block.forward)
-    found: dict[str, tuple[Key, torch.Tensor]] = {}
+    tensors: dict[str, tuple[Key, torch.Tensor]] = {}
     for i, value in enumerate(args):
         if isinstance(value, torch.Tensor) and value.is_floating_point():
-            found[names[i] if i < len(names) else f"argument {i}"] = (i, value)
+            tensors[names[i] if i < len(names) else f"argument {i}"] = (i, value)
     for key in sorted(kwargs, key=lambda k: names.index(k) if k in names else len(names)):
         value = kwargs[key]
         if isinstance(value, torch.Tensor) and value.is_floating_point():
-            found[key] = (key, value)
-    return found
+            tensors[key] = (key, value)
+    return tensors
 
 
-def seam(parts: Sequence[torch.Tensor], whole: torch.Tensor) -> int | None:
-    """The dimension along which tensors of these shapes add up to the whole's, or None."""
+def joined_dim(parts: Sequence[torch.Tensor], whole: torch.Tensor) -> int | None:
+    """The dimension along which tensors of these shapes concatenate to the shape of `whole`, or None."""
     if len(parts) < 2 or any(part.ndim != whole.ndim for part in parts):
         return None
     for dim, size in enumerate(whole.shape):
@@ -199,13 +225,13 @@ def seam(parts: Sequence[torch.Tensor], whole: torch.Tensor) -> int | None:
 
 
 def join(entries: list[torch.Tensor], dim: int) -> torch.Tensor | None:
-    """The entries that one exit continues as one tensor; None where it continues none."""
+    """Concatenate the inputs that one output continues; None if there are none."""
     if len(entries) < 2:
         return entries[0] if entries else None
     return torch.cat(entries, dim)
 
 
-def _alike(argument: torch.Tensor, leaf: Any) -> bool:
+def _matches(argument: torch.Tensor, leaf: Any) -> bool:
     return (
         isinstance(leaf, torch.Tensor)
         and argument.ndim >= 2

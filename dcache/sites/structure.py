@@ -1,13 +1,22 @@
-"""Sites: which regions of a model can be remembered, and their names. `dcache.sites.discovery` finds them.
+"""`Structure`: the regions of a model that can be cached, and the names by which they are selected.
 
-A site is named by kind and depth, never by module path, so that a schedule moves between sibling models:
-`model`, `trunk`, `run:3-9` (blocks 3 to 9, both included), `block:3`, `attn:3`, `cross_attn:3`, `mlp:3`,
-`mlp.context:3` (the text stream's own; further sublayers of a kind are told apart so), `fused:3`, `bracket:2`
-(everything between the source and the sink of a UNet's skip number 2, counted from the outermost). A
-specification is such a name, or a kind alone for all of that kind, or `sublayers`, or `auto` (the trunk, else
-the outermost bracket, else the model), or `front:4` and `rear:75%` (so many of the first or last blocks), or
-`middle:2-1` (all but the first two and the last one).
-Runs that overlap are cut into atoms. `cross_attn?` is a kind that need not exist.
+A site is named by kind and depth, never by module path, so that a schedule fits related models. A
+specification names one or more sites:
+
+| specification             | sites                                                                      |
+|---------------------------|----------------------------------------------------------------------------|
+| `model`, `trunk`          | the whole model; all transformer blocks                                    |
+| `run:3-9`, `block:3`      | blocks 3 to 9, both included; block 3                                      |
+| `attn:3`, `cross_attn:3`, `mlp:3`, `fused:3` | a sublayer of block 3                                   |
+| `mlp.context:3`           | a further sublayer of its kind in block 3, here the text stream's          |
+| `bracket:2`               | all between source and sink of skip 2 of a UNet, counted from the outermost |
+| `block`, `attn`, ...      | all sites of a kind; with `?` at the end (`cross_attn?`) there may be none |
+| `sublayers`               | all sublayers                                                              |
+| `auto`                    | the trunk, else the outermost bracket, else the model                      |
+| `front:4`, `rear:75%`     | so many of the first or last blocks                                        |
+| `middle:2-1`              | all blocks but the first 2 and the last 1                                  |
+
+Runs that overlap are split into disjoint runs.
 """
 
 from __future__ import annotations
@@ -37,14 +46,14 @@ _END = re.compile(r"(?P<end>front|rear):(?P<count>\d+(?:\.\d+)?)(?P<share>%)?")
 
 @dataclass(eq=False)
 class Structure:
-    """What was found in a model.
+    """The regions of a model, as `dcache.sites.discovery` finds them.
 
     Attributes:
+        model: the model.
         blocks: the trunk, in order of registration.
         sublayers: every declared sublayer.
-        skips: the UNet's skips, outermost first; empty where the model is no UNet.
-        joins: long skips between blocks of the trunk, outermost first.
-        paths: module path of everything above, to notice replaced modules.
+        skips: the UNet's skips, outermost first; empty if the model is not a UNet.
+        long_skips: long skips between blocks of the trunk, outermost first.
     """
 
     model: nn.Module
@@ -54,24 +63,27 @@ class Structure:
     long_skips: list[LongSkip] = field(default_factory=list)
 
     def select(self, specs: Sequence[str]) -> list[Site]:
-        """Turn site specifications into sites.
+        """The sites of these specifications; runs that overlap are split.
 
         Raises:
-            DcacheError: a specification is unknown, names something this model lacks, or overlaps another.
+            DcacheError: a specification is unknown or out of range, brackets are nested, or a run cuts a long
+                skip.
         """
         sites: dict[str, Site] = {}
         for spec in specs:
             for site in self._expand(str(spec)):
                 sites[site.name] = site
-        found = split_overlapping_runs(list(sites.values()))
-        if not found:
-            raise DcacheError(f"no site of {list(specs)} exists in {self._what()}; it has: {self.offers()}")
-        self._check_overlap(found)
-        refuse_cut_long_skips(self, found)
-        return found
+        selected = split_overlapping_runs(list(sites.values()))
+        if not selected:
+            raise DcacheError(
+                f"no site of {list(specs)} exists in {self._class_name()}; it has: {self.available_specs()}"
+            )
+        self._check_overlap(selected)
+        refuse_cut_long_skips(self, selected)
+        return selected
 
-    def offers(self) -> str:
-        """The specifications this model understands, for messages."""
+    def available_specs(self) -> str:
+        """The specifications that select a site of this model, as text for messages."""
         parts = ["model"]
         if self.blocks:
             last = len(self.blocks) - 1
@@ -90,7 +102,9 @@ class Structure:
             return relative
         match = SITE_NAME.fullmatch(spec)
         if match is None and spec not in ("sublayers", *_KINDS):
-            raise DcacheError(f"site {spec!r} is not understood; {self._what()} has: {self.offers()}")
+            raise DcacheError(
+                f"site {spec!r} is not understood; {self._class_name()} has: {self.available_specs()}"
+            )
         if spec in {"model", "guidance"}:
             return [Site(spec, spec)]
         if spec.startswith(("trunk", "run", "block")):
@@ -100,8 +114,8 @@ class Structure:
         chosen = [s for s in self.sublayers if spec in ("sublayers", s.kind, s.name)]
         if not chosen:
             raise DcacheError(
-                f"site {spec!r} does not exist in {self._what()}: no such sublayer is declared for its "
-                f"blocks; it has: {self.offers()}"
+                f"site {spec!r} does not exist in {self._class_name()}: no such sublayer is declared for its "
+                f"blocks; it has: {self.available_specs()}"
             )
         return [self._site(s) for s in chosen]
 
@@ -109,8 +123,8 @@ class Structure:
         if not self.blocks:
             hint = "a UNet has brackets instead" if self.skips else "use sites='model'"
             raise DcacheError(
-                f"site {spec!r} needs a list of blocks and {self._what()} has none: {hint}; it has: "
-                f"{self.offers()}"
+                f"site {spec!r} needs a list of blocks and {self._class_name()} has none: {hint}; it has: "
+                f"{self.available_specs()}"
             )
         end = len(self.blocks) - 1
         if spec == "trunk":
@@ -120,28 +134,29 @@ class Structure:
         kind, _, where = spec.partition(":")
         first, last = (int(depth) for depth in (where.split("-") if kind == "run" else (where, where)))
         if not 0 <= first <= last <= end:
-            raise DcacheError(f"site {spec!r} is out of range: {self._what()} has blocks 0 to {end}")
+            raise DcacheError(f"site {spec!r} is out of range: {self._class_name()} has blocks 0 to {end}")
         return [Site(spec, kind, first, last)]
 
     def _bracket(self, level: int) -> Iterable[Site]:
         skips = self.skips or self.long_skips
         if not skips:
             raise DcacheError(
-                f"site 'bracket:{level}' needs a UNet with skips and {self._what()} has none; it has: "
-                f"{self.offers()}"
+                f"site 'bracket:{level}' needs a UNet with skips and {self._class_name()} has none; it has: "
+                f"{self.available_specs()}"
             )
         if level >= len(skips):
             raise DcacheError(
-                f"site 'bracket:{level}' is out of range: {self._what()} has skips 0 to {len(skips) - 1}"
+                f"site 'bracket:{level}' is out of range: {self._class_name()} has skips 0 to "
+                f"{len(skips) - 1}"
             )
         if not self.skips:
-            # What runs strictly between two blocks is a run of blocks, and is made skippable as one.
-            join = self.long_skips[level]
-            return [Site(f"bracket:{level}", "run", join.source + 1, join.sink - 1)]
+            # The region between two blocks is a run of blocks, and is lowered as one.
+            skip = self.long_skips[level]
+            return [Site(f"bracket:{level}", "run", skip.source + 1, skip.sink - 1)]
         return [Site(f"bracket:{level}", "bracket", level, level)]
 
     def _relative(self, spec: str) -> list[Site] | None:
-        """Sites whose names depend on the depth, or that need not exist; None for any other specification."""
+        """Sites of a specification that depends on the depth, or may match nothing; None for any other."""
         end, middle = _END.fullmatch(spec), _MIDDLE.fullmatch(spec)
         if end is not None:
             return [self._end(end)]
@@ -155,8 +170,8 @@ class Structure:
         last = len(self.blocks) - 1 - back
         if last < front:
             raise DcacheError(
-                f"site {spec!r} leaves nothing between {front} front and {back} back blocks: {self._what()} "
-                f"has {len(self.blocks)} block(s)"
+                f"site {spec!r} leaves nothing between {front} front and {back} back blocks: "
+                f"{self._class_name()} has {len(self.blocks)} block(s)"
             )
         return Site(f"run:{front}-{last}", "run", front, last)
 
@@ -165,7 +180,8 @@ class Structure:
         count = round(float(spec["count"]) * depth / 100) if spec["share"] else round(float(spec["count"]))
         if not 0 < count <= depth:
             raise DcacheError(
-                f"site {spec[0]!r} is {count} blocks, and {self._what()} has {depth}; it has: {self.offers()}"
+                f"site {spec[0]!r} is {count} blocks, and {self._class_name()} has {depth}; it has: "
+                f"{self.available_specs()}"
             )
         first = 0 if spec["end"] == "front" else depth - count
         return Site(f"run:{first}-{first + count - 1}", "run", first, first + count - 1)
@@ -174,10 +190,10 @@ class Structure:
         brackets = [s for s in sites if s.kind == "bracket"]
         if len(brackets) > 1:
             raise DcacheError(
-                f"brackets nest, so only one can be remembered at a time; got {[s.name for s in brackets]}"
+                f"brackets nest, so only one can be cached at a time: got {[s.name for s in brackets]}"
             )
 
-    def _what(self) -> str:
+    def _class_name(self) -> str:
         return type(self.model).__name__
 
     @staticmethod
@@ -186,9 +202,9 @@ class Structure:
 
 
 def split_overlapping_runs(sites: Sequence[Site]) -> list[Site]:
-    """Cut runs that overlap into the runs they have in common and those they do not.
+    """Split runs that overlap into disjoint runs, at every first and last block.
 
-    A run's delta is the sum of its parts' deltas, so a decision on a run is the same decision on its atoms.
+    A run's delta is the sum of the deltas of its parts, so predicting all parts equals predicting the run.
     """
     runs = [s for s in sites if s.is_run]
     ordered = sorted(runs, key=lambda s: (s.first, s.last))
@@ -206,10 +222,14 @@ def split_overlapping_runs(sites: Sequence[Site]) -> list[Site]:
 
 
 def refuse_cut_long_skips(structure: Structure, sites: Sequence[Site]) -> None:
-    """Raise if a run would be predicted with one end of a long skip inside it and the other end outside.
+    """Check that no run contains one end of a long skip and not the other.
 
-    A run has one entry and one exit: a skip may begin at its exit or at its entry, and its first block may be
-    given one by the model.
+    A predicted run returns only its last block's output, so a skip out of it may start only there. A skip
+    into it may start at the block before it, whose output is the run's input, or end at its first block, to
+    which the model passes the skip.
+
+    Raises:
+        DcacheError: a run cuts a skip; the message names sites that do not.
     """
     for site in sites:
         for level, (source, sink) in enumerate(structure.long_skips if site.is_run else ()):

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of caching: files, bytes, checks."""
+"""Helpers that are independent of caching: files, byte sizes, checks, registries, texts."""

@@ -1,4 +1,4 @@
-"""Numbers of bytes and their text: a limit is read, a size is written."""
+"""Byte sizes as text: reading a limit, formatting a size."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ _UNITS = {
 
 
 def read_bytes(limit: Any) -> int:
-    """A number of bytes: a whole number, or text such as "512MB" (powers of 1000) or "1.5 GiB" (of 1024).
+    """The number of bytes of a limit: a whole number, "512MB" (powers of 1000) or "1.5 GiB" (of 1024).
 
     Raises:
-        DcacheError: it is neither, or not positive.
+        DcacheError: it is none of these, or below 1.
     """
-    found: float = 0
+    count: float = 0
     if isinstance(limit, int) and not isinstance(limit, bool):
-        found = limit
+        count = limit
     elif isinstance(limit, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", limit)
         if match is not None and match[2].lower() in _UNITS:
-            found = float(match[1]) * _UNITS[match[2].lower()]
-    if found < 1:
+            count = float(match[1]) * _UNITS[match[2].lower()]
+    if count < 1:
         raise DcacheError(
             "max_cache_bytes must be a number of bytes of at least 1, or text such as '512MB' or '1.5GiB', "
             f"got {limit!r}"
         )
-    return int(found)
+    return int(count)
 
 
 def format_bytes(count: int) -> str:
-    """A number of bytes in the unit that fits, from KiB to GiB.
+    """A number of bytes as text, in KiB, MiB or GiB.
 
     >>> format_bytes(1310720)
     '1.2 MiB'

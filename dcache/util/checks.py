@@ -1,4 +1,4 @@
-"""Checks of numbers that a user gives; one message for each kind."""
+"""Checks of users' numbers, with one message for each kind of number."""
 
 from __future__ import annotations
 
@@ -8,29 +8,41 @@ from dcache.errors import DcacheError
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """True for a whole number; truth values are none."""
+    """True for a whole number, but not for a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """True for a number, NaN and infinity included; truth values are none."""
+    """True for a number, NaN and infinity included, but not for a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_whole(name: str, value: object, least: int) -> None:
-    """Raise unless `value` is a whole number of at least `least`."""
+    """Check a whole number.
+
+    Raises:
+        DcacheError: it is not a whole number, or below `least`.
+    """
     if not is_whole(value) or value < least:
         raise DcacheError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 def check_number(name: str, value: object, least: float) -> None:
-    """Raise unless `value` is a number of at least `least`."""
+    """Check a number.
+
+    Raises:
+        DcacheError: it is not a number, or below `least`.
+    """
     if not is_number(value) or not value >= least:
         raise DcacheError(f"{name} must be a number of at least {least}, got {value!r}")
 
 
 def check_share(name: str, value: object, least: int) -> None:
-    """Raise unless this is a whole number of at least `least` or a share, a float between 0 and 1."""
+    """Check a count or a share.
+
+    Raises:
+        DcacheError: it is neither a whole number of at least `least`, nor a float between 0 and 1.
+    """
     if isinstance(value, float):
         if not 0.0 < value < 1.0:
             raise DcacheError(f"{name} as a share must lie between 0 and 1, got {value!r}")

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ from typing import Any
 
 from dcache.errors import DcacheError
 
-# How the names of temporary files begin; no other file's does.
+# Prefix of temporary files, and of no other file.
 TEMPORARY = ".dcache-"
 
 
 def write(path: Path, save: Callable[[Path], object]) -> Path:
-    """Let `save` write to a temporary file beside `path`, then put it in its place in one move.
+    """Write a file atomically: `save` writes a temporary file beside it, which then replaces it.
+
+    Args:
+        path: path of the file.
+        save: called with the path of the temporary file.
+
+    Returns:
+        `path`.
 
     Raises:
-        DcacheError: the place cannot be written to, or the disk is full; what stood there is untouched.
+        DcacheError: the folder cannot be written to, or the disk is full; an existing file is unchanged.
     """
     try:
         handle, name = tempfile.mkstemp(
@@ -29,7 +36,7 @@ def write(path: Path, save: Callable[[Path], object]) -> Path:
         temporary = Path(name)
         try:
             save(temporary)
-            # mkstemp makes files that only their owner can read; these are as shared as any other file.
+            # mkstemp makes files that only their owner can read. Set the usual permissions.
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)
@@ -39,23 +46,28 @@ def write(path: Path, save: Callable[[Path], object]) -> Path:
             raise
     except OSError as error:
         raise DcacheError(
-            f"cannot write {path}: {error.strerror or error}. Nothing that was written before is lost: make "
-            "room or choose another folder, and run the same command again."
+            f"cannot write {path}: {error.strerror or error}. Nothing that was written before is lost: free "
+            "some space or choose another folder, and run the same command again."
         ) from error
     return path
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """Write JSON; refuse NaN, which JSON does not have."""
+    """Write a JSON file atomically; returns its path.
+
+    Raises:
+        DcacheError: the file cannot be written.
+        ValueError: the content has NaN or infinity.
+    """
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     return write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def make_folder(path: Path) -> Path:
-    """Create the folder if it is not there.
+    """Create a folder and its parents if they do not exist; returns its path.
 
     Raises:
-        DcacheError: it cannot be.
+        DcacheError: the folder cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Things that are known by name: the package's own, made when first used, and those that others register."""
+"""Registries of named objects: built-in ones, made on first use, and ones that users register."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ T = TypeVar("T")
 
 
 class Registry(Collection[str], Generic[T]):
-    """The names of things of one kind, in the order in which they became known; `get` has the things.
+    """Objects of one kind by name. As a collection it has the names, in order of registration.
 
     Args:
-        kind: what they are, for messages: "planner".
-        makers: name -> what makes a thing when it is asked for.
+        kind: the kind of object, for messages: "planner".
+        makers: name -> function that makes the object; called by each `get`.
     """
 
     def __init__(self, kind: str, makers: Mapping[str, Callable[[], T]] | None = None) -> None:
         self.kind = kind
         self._makers = dict(makers or {})
 
-    def register(self, name: str, thing: T) -> None:
-        """Make a thing known by name.
+    def register(self, name: str, value: T) -> None:
+        """Register an object by name.
 
         Raises:
-            DcacheError: another one has this name.
+            DcacheError: the name is taken.
         """
         if name in self._makers:
             raise DcacheError(f"a {self.kind} named {name!r} is registered already: choose another name")
-        self._makers[name] = lambda: thing
+        self._makers[name] = lambda: value
 
     def get(self, name: str) -> T:
-        """The thing of this name.
+        """The object of this name.
 
         Raises:
-            DcacheError: there is none.
+            DcacheError: the name is unknown.
         """
         if name not in self._makers:
             raise DcacheError(f"{self.kind} {name!r} is unknown: expected one of {', '.join(self)}")
@@ -55,5 +55,5 @@ class Registry(Collection[str], Generic[T]):
 
 
 def modules(package: str, *names: str) -> dict[str, Callable[[], Any]]:
-    """Makers for modules of a package: each is imported when it is first used."""
+    """Module name -> function that imports that module of the package, for `Registry`."""
     return {name: partial(import_module, f"{package}.{name}") for name in names}

@@ -1,4 +1,4 @@
-"""Old names of public things: they work for one version and warn."""
+"""Old names of public objects: they work for one version, with a DeprecationWarning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
-    """A module's `__getattr__` that gives renamed things under their old names, with a DeprecationWarning.
+    """A module's `__getattr__` that returns renamed objects under their old names, with a DeprecationWarning.
 
     Args:
         module: the module's name.

@@ -11,7 +11,7 @@ LONGEST = 60
 
 
 def short(value: object) -> str:
-    """`repr` of a value; a long one is cut, a dataclass is its name, and both end with a hash of all of it.
+    """`repr` of a value. A long one is cut, of a dataclass only the name is given; both end with a hash.
 
     >>> short([1, 2, 3])
     '[1, 2, 3]'
@@ -21,9 +21,9 @@ def short(value: object) -> str:
     if is_dataclass(value) and not isinstance(value, type):
         return f"{type(value).__name__}#{_digest(value)}"
     text = repr(os.fspath(value)) if isinstance(value, os.PathLike) else repr(value)
-    # numpy leaves out the middle of a long array.
-    whole = len(text) <= LONGEST and "..." not in text
-    return text if whole else f"{' '.join(text.split())[: LONGEST - 3]}...#{_digest(value)}"
+    # numpy's repr leaves out the middle of a long array.
+    complete = len(text) <= LONGEST and "..." not in text
+    return text if complete else f"{' '.join(text.split())[: LONGEST - 3]}...#{_digest(value)}"
 
 
 def _digest(value: object) -> str:
@@ -34,7 +34,7 @@ def _digest(value: object) -> str:
 
 
 def _parts(value: object) -> Iterator[bytes]:
-    """Bytes that tell a value from others; arrays give all their numbers, which their `repr` does not."""
+    """Bytes that identify a value. Arrays give all their numbers, unlike their `repr`."""
     if is_dataclass(value) and not isinstance(value, type):
         yield type(value).__name__.encode()
         value = {field.name: getattr(value, field.name) for field in fields(value)}

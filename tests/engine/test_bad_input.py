@@ -118,7 +118,8 @@ def test_sites_of_a_unet_are_explained_too() -> None:
         lambda: dcache.enable(pipe, methods.interval(interval=2, sites="bracket:0", codec="delta")),
     )
     assert_refused(
-        "the dynamic rule looks at the first|sites='model'|0 block(s)", lambda: dcache.enable(pipe, "fbcache")
+        "the dynamic rule's probe is the first|sites='model'|0 block(s)",
+        lambda: dcache.enable(pipe, "fbcache"),
     )
 
 

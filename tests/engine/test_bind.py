@@ -142,11 +142,11 @@ def test_the_model_and_its_guidance_intercept_nothing_inside() -> None:
     session = bound(toy, on("model"))
     assert kinds(session) == [("model", WholeRegion)]
     assert session.binding.whole is session.binding.regions[0]
-    session = bound(toy, on("guidance", "trunk", sibling="drop"))
+    session = bound(toy, on("guidance", "trunk", uncond_from="drop"))
     assert kinds(session) == [("guidance", GuidanceRegion), ("trunk", RunRegion)]
     assert session.binding.guidance is session.binding.regions[0]
     assert session.binding.whole is None
-    session = bound(toy, on("guidance", sibling="drop"))
+    session = bound(toy, on("guidance", uncond_from="drop"))
     assert calls(session) == []
 
 
@@ -202,7 +202,7 @@ def test_where_there_is_nothing_to_compile_it_says_so() -> None:
 @pytest.mark.parametrize(
     ("model", "site", "what"),
     [
-        (lambda: Toy([BasicTransformerBlock()]), "mlp:0", "a sublayer's output is no change of its input"),
+        (lambda: Toy([BasicTransformerBlock()]), "mlp:0", "a sublayer's output does not continue its input"),
         (unet, "bracket:0", "a UNet's bracket begins and ends with different channel counts"),
     ],
 )
@@ -212,13 +212,15 @@ def test_changes_do_not_fit_what_has_no_entry_of_its_shape(model: Any, site: str
 
 
 def test_guidance_needs_a_method_for_it_and_sites_that_can_follow_half_a_batch() -> None:
-    with pytest.raises(DcacheError, match=r"one branch follows from the other .*: 'tgate' or 'fastercache'"):
+    with pytest.raises(
+        DcacheError, match=r"predicts the unconditional branch .*: use 'tgate' or 'fastercache'"
+    ):
         bound(Toy(), on("guidance", "trunk"))
-    with pytest.raises(DcacheError, match=r"which \['model'\] cannot follow: choose sublayers or runs"):
-        bound(Toy(), on("guidance", "model", sibling="drop"))
+    with pytest.raises(DcacheError, match=r"which \['model'\] do not support: choose sublayers or runs"):
+        bound(Toy(), on("guidance", "model", uncond_from="drop"))
     fused = Toy([FluxSingleTransformerBlock()])
-    with pytest.raises(DcacheError, match=r"which \['fused:0'\] cannot follow"):
-        bound(fused, on("guidance", "fused", sibling="drop"))
+    with pytest.raises(DcacheError, match=r"which \['fused:0'\] do not support"):
+        bound(fused, on("guidance", "fused", uncond_from="drop"))
 
 
 def test_corrections_need_their_site_and_the_usual_lowering_of_a_bracket() -> None:
@@ -277,8 +279,8 @@ def test_a_site_among_the_blocks_that_the_rule_looks_at_is_refused_with_one_to_c
         method = replace(method, sites=(sites,))
     with pytest.raises(
         DcacheError,
-        match=rf"first {blocks} block\(s\), which are always computed, and {taken} would have them "
-        rf"predicted: choose sites that begin at block {blocks}, such as '{instead}'",
+        match=rf"first {blocks} block\(s\), which are always computed, and {taken} would predict "
+        rf"them: choose sites that begin at block {blocks}, such as '{instead}'",
     ):
         dcache.enable(toy, method)
     assert integers(walk(toy, [4, 3])) == plain
@@ -287,7 +289,9 @@ def test_a_site_among_the_blocks_that_the_rule_looks_at_is_refused_with_one_to_c
 
 
 def test_a_model_of_no_more_blocks_than_the_rule_looks_at_is_refused() -> None:
-    with pytest.raises(DcacheError, match=r"the first 1 block\(s\) and remembers the rest; Toy has 1 block"):
+    with pytest.raises(
+        DcacheError, match=r"the first 1 block\(s\), and the others are cached; Toy has 1 block"
+    ):
         bound(Toy([Double()]), methods.fbcache())
     with pytest.raises(DcacheError, match=r"Flat has 0 block\(s\)\. Choose a method with sites='model'"):
         bound(Flat(), methods.fbcache())
@@ -298,14 +302,16 @@ def test_a_rule_that_looks_at_the_first_attention_needs_one_and_a_site_that_begi
     session = bound(toy, TEACACHE)
     assert calls(session)[-1] == (AttentionInputProbe, toy.blocks[0].attn1)
     with pytest.raises(
-        DcacheError, match=r"no attention is declared for Double .* Use a rule that looks else"
+        DcacheError, match=r"no attention is declared for Double.* use a method with another probe"
     ):
         bound(Toy(), TEACACHE)
     with pytest.raises(DcacheError, match="no attention is declared for Double"):
         bound(Toy([Double(), BasicTransformerBlock()]), TEACACHE)
     with pytest.raises(DcacheError, match="no attention is declared for Flat"):
         bound(Flat(), replace(TEACACHE, sites=("model",)))
-    with pytest.raises(DcacheError, match=r"none of the sites \['block:1'\] begins there: choose 'trunk' or"):
+    with pytest.raises(
+        DcacheError, match=r"none of the sites \['block:1'\] begins with it: choose 'trunk' or"
+    ):
         bound(toy, replace(TEACACHE, sites=("block:1",)))
 
 

@@ -77,7 +77,7 @@ def test_everything_that_remembers_is_named_and_groups_are_never_summed_with_oth
     replayed = session_on(Toy(), EVERY_2, lowering="replay").binding
     assert [region.site.name for region in replayed.storing()] == ["block:0", "block:1", "block:2"]
     assert replayed.summable() == []
-    session = session_on(Toy(), replace(EVERY_2, sites=("guidance", "trunk"), sibling="drop"))
+    session = session_on(Toy(), replace(EVERY_2, sites=("guidance", "trunk"), uncond_from="drop"))
     assert [region.site.name for region in session.binding.storing()] == ["trunk"]
 
 

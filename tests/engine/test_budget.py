@@ -93,8 +93,8 @@ def test_order_goes_first_then_precision_then_granularity(limit: int, holds: int
         assert warned == []
         return
     (text,) = warned
-    assert f"would hold {27 * ONE:,} bytes; it is lowered to" in text
-    assert text.endswith(f"which holds {holds:,}")
+    assert f"would need {27 * ONE:,} bytes; it is lowered to" in text
+    assert text.endswith(f"which needs {holds:,}")
     assert re.search(says, text), text
     # Later runs begin as lowered, and are told nothing new.
     second, again, warned = told(pipe, PIXART, "off", num_inference_steps=9)
@@ -152,12 +152,12 @@ def test_no_run_holds_more_at_any_time(shape: Shape, guidance: str, method: Meth
 def test_where_nothing_is_left_to_give_up_the_error_says_what_is_needed() -> None:
     pipe = dcache.enable(PIXART.build(), SUBLAYERS, max_cache_bytes=200)
     with pytest.raises(
-        DcacheError, match=r"max_cache_bytes=200 is too little for taylorseer.* 260 bytes are needed"
+        DcacheError, match=r"max_cache_bytes=200 is too little for taylorseer.* needs about 260 bytes"
     ):
         PIXART.run(pipe, "off")
     assert dcache.stats(pipe).bytes_now == 0
     # It is no less loud the next time, and what it says is enough.
-    with pytest.raises(DcacheError, match="260 bytes are needed"):
+    with pytest.raises(DcacheError, match="needs about 260 bytes"):
         PIXART.run(pipe, "off")
     dcache.enable(pipe, SUBLAYERS, max_cache_bytes=260)
     _, seen, warned = told(pipe, PIXART, "off")
@@ -214,7 +214,7 @@ def test_in_a_hand_written_loop_what_comes_out_is_what_the_lower_order_gives() -
         Toy(), methods.newton(order=1, interval=3, warmup=2, clock="step"), max_cache_bytes=8 * 4
     )
     dcache.step(toy, 0)
-    with pytest.warns(DcacheWarning, match="newton.*would hold 64 bytes; it is lowered to newton.*order=0"):
+    with pytest.warns(DcacheWarning, match="newton.*would need 64 bytes; it is lowered to newton.*order=0"):
         outputs = walk(toy, [0.0])
     for i in range(1, 5):
         dcache.step(toy, i)

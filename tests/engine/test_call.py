@@ -11,8 +11,8 @@ def test_a_call_begins_with_nothing_decided() -> None:
     call = Call(branch, 3, 0.5)
     assert (call.branch, call.index, call.tau) == (branch, 3, 0.5)
     assert (call.predicted, call.computed, call.entered) == (0, 0, 0)
-    assert (call.observing, call.checking, call.peeking) == (False, False, False)
-    assert (call.half, call.counts, call.probes_attention, call.run) == (None, None, None, None)
+    assert (call.observing, call.checking, call.probing_attention) == (False, False, False)
+    assert (call.half, call.counts, call.probe_attention, call.run) == (None, None, None, None)
 
 
 def test_two_calls_with_the_same_fields_are_two_calls() -> None:

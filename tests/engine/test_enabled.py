@@ -17,7 +17,7 @@ def test_nothing_is_enabled_on_a_plain_pipeline_and_removing_it_is_no_error() ->
     pipe = flux_pipe()
     before = set(vars(pipe))
     now = Enabled.on(pipe)
-    assert (now.watch, dict(now.sessions), now.looking, now.trace()) == (None, {}, False, None)
+    assert (now.intercept, dict(now.sessions), now.detecting, now.trace()) == (None, {}, False, None)
     now.remove()
     now.restorer()()
     assert set(vars(pipe)) == before
@@ -60,7 +60,7 @@ def test_connecting_sessions_watches_a_pipeline_and_leaves_a_module_alone() -> N
     assert watch_of(toy) is None
     dcache.enable(toy, EVERY_2)
     now = Enabled.on(toy)
-    assert (now.watch, list(now.sessions)) == (None, [""])
+    assert (now.intercept, list(now.sessions)) == (None, [""])
     with torch.no_grad():
         for i in range(4):
             dcache.step(toy, i)

@@ -36,9 +36,9 @@ def test_its_parts_are_its_followers_in_their_order() -> None:
 def test_the_rule_is_asked_once_for_all_and_counts_predictions_of_the_group() -> None:
     asked: list[tuple[str, int, int]] = []
 
-    def rule(moment: StepContext) -> str | None:
-        asked.append((moment.site.name, moment.index, moment.run_length))
-        return "interval" if moment.run_length == 2 else None
+    def rule(context: StepContext) -> str | None:
+        asked.append((context.site.name, context.index, context.run_length))
+        return "interval" if context.run_length == 2 else None
 
     toy = Toy()
     made = dcache.Method("often", rule=rule, sites=("trunk",), codec="value")

@@ -343,7 +343,7 @@ def test_a_run_whose_sampler_was_given_none_is_refused_and_is_no_run() -> None:
 
 def test_it_wants_to_see_what_the_sampler_is_given_only_where_a_method_learns_from_it() -> None:
     assert not session_on(Toy(), EVERY_2).lifecycle.learns
-    method = replace(EVERY_2, sites=("guidance", "trunk"), sibling="drop")
+    method = replace(EVERY_2, sites=("guidance", "trunk"), uncond_from="drop")
     session = session_on(Toy(), method)
     assert session.lifecycle.learns
     assert session.binding.guidance is not None

@@ -12,7 +12,7 @@ import pytest
 import dcache
 from dcache import methods
 from dcache.engine import protocols
-from dcache.engine.batched_sums import Foreseeing
+from dcache.engine.batched_sums import Lookahead
 from dcache.engine.budget import Budgeted
 from dcache.engine.config import SessionConfig
 from dcache.engine.gate import Beginning, Gated, Movable
@@ -118,7 +118,7 @@ def test_the_parts_of_a_session_are_what_it_says_they_are(session: Session) -> N
         (session.batched, Batched),
         (session.weight_cache, Weights),
         (session.binding, Movable),
-        (session.decisions, Foreseeing),
+        (session.decisions, Lookahead),
         (Observer(), AroundCall),
     ):
         assert missing(part, protocol) == [], protocol
@@ -132,7 +132,7 @@ def regions() -> Iterator[Any]:
         (Toy(), EVERY_2.with_sites(("model",)), {}),
         (layered, EVERY_2.with_sites(("mlp",)), {}),
         (unet(), EVERY_2.with_sites(("bracket:0",)), {}),
-        (Toy(), replace(EVERY_2, sites=("guidance",), sibling="drop"), {}),
+        (Toy(), replace(EVERY_2, sites=("guidance",), uncond_from="drop"), {}),
         (Toy(), EVERY_2, {"lowering": "replay"}),
     ):
         made = session_on(model, method, **options)

@@ -61,8 +61,8 @@ def test_a_part_that_follows_another_has_a_history_of_its_own() -> None:
 def test_a_site_is_decided_once_in_a_call() -> None:
     asked: list[int] = []
 
-    def rule(moment: StepContext) -> str | None:
-        asked.append(moment.index)
+    def rule(context: StepContext) -> str | None:
+        asked.append(context.index)
         return "always" if len(asked) % 2 else None
 
     region, branch = region_of(session_on(Toy(), Method("odd", rule=rule))), Branch("0", 1)

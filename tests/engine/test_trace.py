@@ -61,7 +61,7 @@ def test_a_trace_says_what_was_computed_and_how_the_rest_was_predicted() -> None
         "step",
     )
     assert (plan.model, plan.config) == ("Toy", config_digest(toy))
-    assert (plan.corrections, plan.sibling) == (None, "")
+    assert (plan.corrections, plan.uncond_from) == (None, "")
 
 
 def test_it_is_of_the_run_under_way_as_far_as_that_is() -> None:

@@ -100,7 +100,7 @@ CHANGED: dict[str, Any] = {
     "branches": "together",
     "probe": Probe("input"),
     "fixed": True,
-    "sibling": "drop",
+    "uncond_from": "drop",
     "steps": 20,
     "corrections": Corrections({"trunk": {1: Correction(torch.ones(2), torch.zeros(2), 0)}}, {"trunk": -1}),
     "sigmas": (1.0, 0.5, 0.0),

@@ -176,10 +176,10 @@ def test_the_order_is_seen_where_the_model_joins(image_first: bool, change: str)
     prober, double, single = StreamTracer(), Double(), Single()
     image, text = torch.randn(1, 4, 8), torch.randn(1, 3, 8)
     leaves = double(image, text)
-    prober.watch(double, (image, text), {}, leaves, tuple)
+    prober.record(double, (image, text), {}, leaves, tuple)
     after = {"text": leaves[0] + (change == "text"), "image": leaves[1] + (change == "image")}
     joined = torch.cat([after[name] for name in (("image", "text") if image_first else ("text", "image"))], 1)
-    prober.watch(single, (joined,), {}, (joined,), None)
+    prober.record(single, (joined,), {}, (joined,), None)
     names = ("hidden_states", "encoder_hidden_states")
     assert prober.joined == (names if image_first else names[::-1])
     given = {"hidden_states": (0, image), "encoder_hidden_states": (1, text)}

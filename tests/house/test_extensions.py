@@ -112,7 +112,9 @@ def test_a_probe(guide: Any) -> None:
     dcache.disable(toy)
     with pytest.raises(DcacheError, match="a place of probes named 'front' is registered already"):
         probes.register("front", guide.second_block)
-    with pytest.raises(DcacheError, match="a probe sits at one of front, modulated, input, second block"):
+    with pytest.raises(
+        DcacheError, match="a probe's place must be one of front, modulated, input, second block"
+    ):
         probes.Probe("third block")
 
 

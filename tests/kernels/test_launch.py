@@ -18,7 +18,7 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA dev
 
 
 def test_on_takes_every_op_of_what_kernels_know(kernels):
-    for op in launch.FROM:
+    for op in launch.MIN_ELEMENTS:
         for dtype in launch.DTYPES:
             assert launch.taken(op, X.to(dtype), None, X)
 
@@ -87,7 +87,7 @@ def test_numbers_are_not_uploaded_into_a_cuda_graph(monkeypatch):
 @gpu
 def test_on_a_gpu_it_is_taken_from_its_size_on(monkeypatch):
     monkeypatch.setattr(launch, "mode", "auto")
-    monkeypatch.setitem(launch.FROM, "store", 4)
+    monkeypatch.setitem(launch.MIN_ELEMENTS, "store", 4)
     assert launch.taken("store", X, X[:2])
     assert not launch.taken("store", X[:3])
 

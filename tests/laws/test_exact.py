@@ -55,7 +55,7 @@ def test_a_schedule_of_ones_is_bit_identical_to_the_plain_pipeline(shape: Shape,
     plan = dcache.trace(pipe).components
     ones: dict[str, Any] = {}
     for name, part in plan.items():
-        full = Schedule.of_steps(range(STEPS), STEPS, part.sites, sibling=part.sibling)
+        full = Schedule.of_steps(range(STEPS), STEPS, part.sites, uncond_from=part.uncond_from)
         ones[name] = full.components[""]
     dcache.enable(pipe, Schedule(STEPS, ones))
     assert torch.equal(case.run(pipe), plain_of(case))

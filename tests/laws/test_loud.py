@@ -43,7 +43,7 @@ def test_sites_that_do_not_exist_are_refused_with_those_that_do(
         ("block", "a UNet has brackets instead"),
         ("run:0-1", "a UNet has brackets instead"),
         ("bracket:4", "has skips 0 to 3"),
-        (["bracket:0", "bracket:1"], "only one can be remembered"),
+        (["bracket:0", "bracket:1"], "only one can be cached"),
     ],
 )
 def test_a_unet_has_no_trunk_and_says_what_it_has(sites: str | list[str], message: str) -> None:

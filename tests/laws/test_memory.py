@@ -96,7 +96,7 @@ def test_the_estimate_is_what_a_run_holds_at_its_end(case: Case) -> None:
     held: list[int] = []
     before_step(pipe, lambda: held.append(dcache.stats(pipe).bytes_held))
     case.run(pipe)
-    if case.method.sibling:
+    if case.method.uncond_from:
         # Less is remembered in the end where only half of the batch is run, or once it is known which half.
         assert held[-1] <= max(held) <= estimate
     else:

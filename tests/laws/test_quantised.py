@@ -65,7 +65,7 @@ def test_a_run_with_packed_anchors_is_near_the_plain_one_and_its_replay_is_it(
     came = shape.run(pipe)
     assert dcache.stats(pipe).predicted > 0
     assert max(seen) > 0
-    if not method.probe and not method.sibling:
+    if not method.probe and not method.uncond_from:
         # float32 is four bytes; one byte and a scale for every row of at least 64.
         assert dcache.stats(pipe).bytes_held <= full * (1 / 4 + 1 / 64) + 4
     assert 0.0 < float((came - close).norm() / close.norm()) < (0.05 if "int8" in str(method.codec) else 0.2)

@@ -7,7 +7,7 @@ import pytest
 
 from dcache import methods
 from dcache.errors import DcacheError
-from dcache.methods.coefficients import HOW, entry, numbers
+from dcache.methods.coefficients import HOW_TO_MEASURE, entry, numbers
 from dcache.methods.teacache import PUBLISHED
 
 RATIOS = [1.0, 0.9, 0.95]
@@ -46,8 +46,8 @@ def test_without_numbers_the_error_says_how_to_get_them(preset, option):
     with pytest.raises(DcacheError) as caught:
         methods.make(preset)
     assert f"{preset} needs {option}=" in str(caught.value)
-    assert HOW in str(caught.value)
-    assert "measure_coefficients.py" in HOW
+    assert HOW_TO_MEASURE in str(caught.value)
+    assert "measure_coefficients.py" in HOW_TO_MEASURE
     assert methods.available()[preset].needs
 
 

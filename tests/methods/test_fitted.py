@@ -56,7 +56,7 @@ def test_a_speedup_places_by_the_planner() -> None:
     assert len(found) == 2
     (plan,) = make("pairs", profile(), computes=2).components.values()
     assert found == [t for t, computed in enumerate(plan.rows["*"]["trunk"]) if computed]
-    assert method.predictor == Fitted(**plan.parameters)
+    assert method.predictor == Fitted.from_parameters(**plan.parameters)
 
 
 def test_files_of_profiles_and_schedules(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_on_a_pipeline_it_does_what_its_plan_does() -> None:
     assert (stats.computed, stats.predicted) == (3, 4)
     (plan,) = trace.components.values()
     assert plan.predictor == "fitted"
-    assert Fitted(**plan.parameters) == method.predictor
+    assert Fitted.from_parameters(**plan.parameters) == method.predictor
     with dcache.enabled(pipe, trace):
         assert torch.equal(PIXART.run(pipe), latents)
     with dcache.enabled(pipe, methods.interval(interval=STEPS)):

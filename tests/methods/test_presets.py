@@ -181,7 +181,7 @@ def test_every_file_of_a_preset_is_registered():
 
 def test_siblings_go_with_the_site_guidance():
     assert {
-        name: m.sibling for name in NAMES if (m := methods.make(name, **NEEDS.get(name, {}))).sibling
+        name: m.uncond_from for name in NAMES if (m := methods.make(name, **NEEDS.get(name, {}))).uncond_from
     } == {
         "tgate": "drop",
         "fastercache": "bands",

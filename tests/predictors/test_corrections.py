@@ -31,7 +31,11 @@ def test_equal_tables_are_equal_and_any_number_makes_another():
         ({"guidance": {1: entry()}}, {"guidance": -1}, "such as 'trunk'"),
         ({"trunk": {1: entry()}}, {}, "dimension of its channels, got None"),
         ({"trunk": {1: entry()}}, {"trunk": 9}, "dimension of its channels, got 9"),
-        ({"trunk": {1: entry(anchor=1)}}, {"trunk": -1}, "must stand on an earlier evaluation, got 1"),
+        (
+            {"trunk": {1: entry(anchor=1)}},
+            {"trunk": -1},
+            "must name an earlier evaluation as its anchor, got 1",
+        ),
         ({"trunk": {1: entry(anchor=-1)}}, {"trunk": -1}, "earlier evaluation"),
         ({"trunk": {1: entry(), 2: entry(4)}}, {"trunk": -1}, "evaluation 2 needs 3 float32"),
         ({"trunk": {1: entry(0)}}, {"trunk": -1}, "needs 0 float32"),
@@ -61,18 +65,18 @@ def by_hand(anchor=0, dim=-1):
 
 
 def test_a_prediction_is_scaled_and_shifted_channel_by_channel():
-    summed = by_hand().around(weighted_sum, 2, 0)
+    summed = by_hand().corrected_sum(weighted_sum, 2, 0)
     # Twice the anchor on a base of ones: 3, 5, 7 and 9, 11, 13.
     found = summed(torch.ones(2, 3), [Z], [2.0], torch.float32)
     assert found.tolist() == [[3.0, 11.0, 7.0], [9.0, 23.0, 7.0]]
     # The same numbers along the first dimension, as of maps.
-    along = by_hand(dim=0).around(weighted_sum, 2, 0)
+    along = by_hand(dim=0).corrected_sum(weighted_sum, 2, 0)
     assert along(None, [Z.T.contiguous()], [1.0], torch.float32).T.tolist() == [[1, 5, 7], [4, 11, 7]]
 
 
 def test_a_narrow_prediction_is_rounded_once():
     rows = {1: Correction(torch.tensor([256.0]), torch.tensor([-256.0]), 0)}
-    summed = Corrections({"trunk": rows}, {"trunk": -1}).of("trunk").around(weighted_sum, 1, 0)
+    summed = Corrections({"trunk": rows}, {"trunk": -1}).of("trunk").corrected_sum(weighted_sum, 1, 0)
     # 1 + 2^-8 is no bfloat16: rounded before the correction it would be 1, and the result 0.
     base, anchor = torch.ones(1, 1, dtype=torch.bfloat16), torch.full((1, 1), 2.0**-8, dtype=torch.bfloat16)
     found = summed(base, [anchor], [1.0], torch.bfloat16)
@@ -81,7 +85,7 @@ def test_a_narrow_prediction_is_rounded_once():
 
 @pytest.mark.parametrize(("index", "anchor"), [(1, 0), (3, 0), (2, 1)])
 def test_where_there_is_no_entry_for_this_anchor_nothing_is_corrected(index, anchor):
-    assert by_hand().around(weighted_sum, index, anchor) is weighted_sum
+    assert by_hand().corrected_sum(weighted_sum, index, anchor) is weighted_sum
 
 
 @pytest.mark.parametrize(("shape", "dim"), [((2, 4), -1), ((3, 2), -1), ((2, 3), 0), ((3,), 1), ((3,), -2)])

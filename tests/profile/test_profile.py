@@ -64,7 +64,7 @@ def spoiled(gram: float) -> dict[str, Any]:
         ({"sites": {"trunk": {"0": {"other": tables(0)[0]}}}}, "expected one of value, delta"),
         (
             {"sites": {"trunk": {"0": {"value": tables(0, 3)[0]}}}},
-            r"tables of value of 'trunk' .* are \(\(3, 3\)",
+            r"tables of value of 'trunk' .* have the shapes \(\(3, 3\)",
         ),
         ({"sites": spoiled(float("nan"))}, "'trunk' on branch '0' hold NaN or infinity"),
         ({"sites": spoiled(float("inf"))}, "'trunk' on branch '0' hold NaN or infinity"),

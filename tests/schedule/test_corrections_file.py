@@ -96,7 +96,7 @@ def test_only_a_plain_name_beside_the_schedule_is_followed(written, name):
     path, beside = written
     (path.parent.parent / "s.safetensors").write_bytes(beside.read_bytes())
     edited(path, lambda content: content["tables"].update(file=name))
-    with pytest.raises(DcacheError, match=r"named plainly|need .tables."):
+    with pytest.raises(DcacheError, match=r"without a folder|need .tables."):
         Schedule.load(path)
 
 
@@ -107,19 +107,19 @@ def set_site(**changed):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda c: c.pop("tables"), "belong together"),
-        (lambda c: c["components"]["transformer"].pop("corrections"), "belong together"),
+        (lambda c: c.pop("tables"), "needs both"),
+        (lambda c: c["components"]["transformer"].pop("corrections"), "needs both"),
         (lambda c: c.update(tables=[]), "need .tables."),
         (lambda c: c["tables"].update(more=1), "need .tables."),
-        (lambda c: c["components"]["transformer"].update(corrections=3), "does not fit"),
+        (lambda c: c["components"]["transformer"].update(corrections=3), "do not fit"),
         (lambda c: c["components"]["transformer"]["corrections"].update(digest="0"), "digests differ"),
-        (set_site(channels=4), r"told to be \(3, 4\)"),
-        (set_site(evaluations=[1, 2]), r"told to be \(2, 3\)"),
+        (set_site(channels=4), r"expected \(3, 4\)"),
+        (set_site(evaluations=[1, 2]), r"expected \(2, 3\)"),
         (set_site(evaluations=[1, 2, 5]), "digests differ"),
-        (set_site(evaluations=[1, 2, "4"]), "earlier evaluation|does not fit"),
+        (set_site(evaluations=[1, 2, "4"]), "earlier evaluation|do not fit"),
         (set_site(anchors=[0, 0, 4]), "earlier evaluation"),
-        (set_site(anchors=[0, 0]), "told to be"),
-        (set_site(dim="x"), "does not fit"),
+        (set_site(anchors=[0, 0]), "2 anchors, expected"),
+        (set_site(dim="x"), "do not fit"),
         (set_site(dim=1), "digests differ"),
     ],
 )

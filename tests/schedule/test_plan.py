@@ -18,11 +18,11 @@ LINE = {"*": {2: {0: -1.0, 1: 2.0}}}
         ({"codec": "zip"}, "codec 'zip' is unknown"),
         ({"clock": "noon"}, "clock must be one of step, timestep, sigma, logsnr or None, got 'noon'"),
         ({"branches": "alone"}, "branches must be one of separate, together, got 'alone'"),
-        ({"sibling": "mean"}, "sibling must be one of drop, bands, got 'mean'"),
+        ({"uncond_from": "mean"}, "uncond_from must be one of drop, bands, got 'mean'"),
     ],
 )
 def test_terms_that_are_unknown_are_refused_with_those_that_there_are(changed: Any, says: str) -> None:
-    terms = {"codec": "delta:fp8", "clock": "sigma", "branches": "together", "sibling": "bands"}
+    terms = {"codec": "delta:fp8", "clock": "sigma", "branches": "together", "uncond_from": "bands"}
     check_terms(**terms)
     Plan(ROWS, **terms)
     with pytest.raises(DcacheError, match=says):
@@ -31,10 +31,10 @@ def test_terms_that_are_unknown_are_refused_with_those_that_there_are(changed: A
         Plan(ROWS, **terms | changed)
 
 
-def test_without_a_codec_a_clock_and_a_sibling_there_is_nothing_to_check() -> None:
+def test_without_a_codec_a_clock_and_uncond_from_there_is_nothing_to_check() -> None:
     plan = Plan(ROWS)
-    check_terms(plan.codec, plan.clock, plan.branches, plan.sibling)
-    assert (plan.codec, plan.clock, plan.branches, plan.sibling) == (None, None, "separate", "")
+    check_terms(plan.codec, plan.clock, plan.branches, plan.uncond_from)
+    assert (plan.codec, plan.clock, plan.branches, plan.uncond_from) == (None, None, "separate", "")
 
 
 @pytest.mark.parametrize("clock", [None, "timestep", "sigma", "logsnr"])

@@ -134,7 +134,10 @@ def test_ratios_of_another_number_of_evaluations_are_taken_from_the_nearest():
 
 
 def test_ratios_need_the_number_of_evaluations():
-    with pytest.raises(DcacheError, match=r"does not tell how many.*dcache\.step\(module, index=.*steps="):
+    with pytest.raises(
+        DcacheError,
+        match=r"number of evaluations of this run is unknown.*dcache\.step\(module, index=.*steps=",
+    ):
         MagCacheRule(0.1, (1.0, 1.0))(moment(1, None))
 
 

@@ -8,18 +8,18 @@ TRUNK = Site("trunk", "trunk", 0, 3)
 
 
 def test_the_first_evaluation_is_computed_whatever_the_rule_says() -> None:
-    assert simulate(lambda moment: None, 5, TRUNK) == (0,)
+    assert simulate(lambda context: None, 5, TRUNK) == (0,)
     assert simulate(Listed((2, 4)), 6, TRUNK) == (0, 2, 4)
-    assert simulate(lambda moment: None, 0, TRUNK) == ()
+    assert simulate(lambda context: None, 0, TRUNK) == ()
 
 
 def test_predictions_are_counted_since_the_last_compute() -> None:
     assert simulate(Every(3), 8, TRUNK) == (0, 3, 6)
     lengths = []
 
-    def rule(moment: StepContext) -> str | None:
-        lengths.append(moment.run_length)
-        return "listed" if moment.index in (1, 4) else None
+    def rule(context: StepContext) -> str | None:
+        lengths.append(context.run_length)
+        return "listed" if context.index in (1, 4) else None
 
     assert simulate(rule, 7, TRUNK) == (0, 1, 4)
     assert lengths == [0, 0, 0, 1, 2, 0, 1]
@@ -33,8 +33,8 @@ def test_a_change_is_that_of_the_evaluation_and_without_any_everything_has_chang
 def test_a_rule_is_told_the_run_the_site_and_the_depth() -> None:
     seen = []
 
-    def rule(moment: StepContext) -> str | None:
-        seen.append((moment.index, moment.count, moment.site, moment.depth, moment.time()))
+    def rule(context: StepContext) -> str | None:
+        seen.append((context.index, context.count, context.site, context.depth, context.time()))
         return None
 
     simulate(rule, 2, Site("block:1", "block", 1, 1), depth=28)
@@ -43,9 +43,9 @@ def test_a_rule_is_told_the_run_the_site_and_the_depth() -> None:
 
 
 def test_what_a_rule_notes_it_finds_again_and_another_walk_does_not() -> None:
-    def third(moment: StepContext) -> str | None:
-        moment.memory["asked"] = moment.memory.get("asked", 0) + 1
-        return "listed" if moment.memory["asked"] % 3 == 0 else None
+    def third(context: StepContext) -> str | None:
+        context.memory["asked"] = context.memory.get("asked", 0) + 1
+        return "listed" if context.memory["asked"] % 3 == 0 else None
 
     assert simulate(third, 7, TRUNK) == (0, 2, 5)
     assert simulate(third, 7, TRUNK) == (0, 2, 5)
@@ -53,8 +53,8 @@ def test_what_a_rule_notes_it_finds_again_and_another_walk_does_not() -> None:
 
 def test_a_rule_is_not_asked_for_its_probe_behind_a_guard_that_computes() -> None:
     # Evaluation 2 is guarded; its change would be an error to read.
-    def above(moment: StepContext) -> str | None:
-        assert moment.index != 2
-        return ChangeAbove(0.5)(moment)
+    def above(context: StepContext) -> str | None:
+        assert context.index != 2
+        return ChangeAbove(0.5)(context)
 
     assert simulate(any_of(Listed((2,)), above), 4, TRUNK, [1.0, 0.0, 0.0, 0.0]) == (0, 2)

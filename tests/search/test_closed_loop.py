@@ -46,7 +46,7 @@ class Curve(Renderer):
     def pictures(self, method: Any) -> Any:
         self.rendered += 1
         (plan,) = method.components.values()
-        fitted = Fitted(**plan.parameters).at("trunk")
+        fitted = Fitted.from_parameters(**plan.parameters).at("trunk")
         row, made = plan.rows["*"]["trunk"], []
         for t in range(STEPS):
             before = [t] if row[t] else [a for a in ANCHORS if a < t][-2:]

@@ -50,8 +50,8 @@ def test_a_declared_block_has_its_sublayers(name: str) -> None:
 
 @pytest.mark.parametrize("name", FUSED)
 def test_a_fused_block_has_its_exit_and_what_feeds_only_it(name: str) -> None:
-    assert {FUSED[name].exit, *FUSED[name].hollow} <= attributes_of(name)
-    assert FUSED[name].exit not in FUSED[name].hollow
+    assert {FUSED[name].exit, *FUSED[name].feeders} <= attributes_of(name)
+    assert FUSED[name].exit not in FUSED[name].feeders
     assert name not in SUBLAYERS
 
 

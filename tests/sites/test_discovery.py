@@ -58,7 +58,7 @@ def test_flux_has_both_streams_and_fused_blocks(flux):
     assert [s.name for s in found.sublayers] == [*expected, "fused:2", "fused:3", "fused:4"]
     single = flux.single_transformer_blocks[0]
     assert found.sublayers[6].module is single.proj_out
-    assert found.sublayers[6].hollow == (single.proj_mlp, single.act_mlp, single.attn)
+    assert found.sublayers[6].feeders == (single.proj_mlp, single.act_mlp, single.attn)
 
 
 def test_pixart_trunk():
@@ -124,7 +124,7 @@ def test_long_skips_between_blocks_are_paired_from_the_inside_out():
     found = discover(Skipping(8, [5, 6, 7]))
     assert found.long_skips == [(0, 7), (1, 6), (2, 5)]
     assert found.skips == []
-    assert found.offers().endswith("bracket:N with N from 0 to 2")
+    assert found.available_specs().endswith("bracket:N with N from 0 to 2")
     assert found.select(["auto"]) == [Site("trunk", "trunk", 0, 7)]
 
 

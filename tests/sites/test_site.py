@@ -41,7 +41,7 @@ def test_what_was_found_is_equal_to_itself_only() -> None:
         assert one == one  # noqa: PLR0124 - identity is what is tested
         assert one != made()
     # A sublayer without more needs nothing else to be left out.
-    assert Sublayer("attn:0", "attn", 0, module).hollow == ()
+    assert Sublayer("attn:0", "attn", 0, module).feeders == ()
 
 
 def test_a_long_skip_is_the_pair_of_its_blocks() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dcache.intercept.pytree import flatten
-from dcache.sites.streams import StreamTracer, join, named_tensors, seam
+from dcache.sites.streams import StreamTracer, join, joined_dim, named_tensors
 
 
 class One(nn.Module):
@@ -45,7 +45,7 @@ class Returns(nn.Module):
 def watch(prober, block, *args, **kwargs):
     output = block(*args, **kwargs)
     leaves, recipe = flatten(output)
-    prober.watch(block, args, kwargs, leaves, recipe)
+    prober.record(block, args, kwargs, leaves, recipe)
     return output
 
 
@@ -70,7 +70,7 @@ def test_a_stream_is_found_by_its_shape(by_name):
     args, kwargs = ((), {"temb": TEMB, "hidden_states": X}) if by_name else ((X, TEMB), {})
     watch(prober, block, *args, **kwargs)
     assert prober.sources(block) == ["hidden_states"]
-    assert passed(prober.passing(block), args, kwargs) is X
+    assert passed(prober.pass_through(block), args, kwargs) is X
 
 
 @pytest.mark.parametrize("by_name", [False, True])
@@ -79,7 +79,7 @@ def test_two_streams_of_different_lengths(by_name):
     args, kwargs = ((), {"hidden_states": X, "encoder_hidden_states": TEXT}) if by_name else ((X, TEXT), {})
     watch(prober, block, *args, **kwargs)
     assert prober.sources(block) == ["encoder_hidden_states", "hidden_states"]
-    text, image = passed(prober.passing(block), args, kwargs)
+    text, image = passed(prober.pass_through(block), args, kwargs)
     assert text is TEXT
     assert image is X
 
@@ -87,7 +87,7 @@ def test_two_streams_of_different_lengths(by_name):
 def test_mixed_positions_and_names_pass_the_general_way():
     prober, block = StreamTracer(), Two()
     watch(prober, block, X, encoder_hidden_states=TEXT)
-    passing = prober.passing(block)
+    passing = prober.pass_through(block)
     assert passing.getter is None
     assert passing((X,), {"encoder_hidden_states": TEXT})[0] is TEXT
 
@@ -132,20 +132,20 @@ def test_an_output_of_another_shape_or_dtype_continues_nothing(other):
     prober, block = StreamTracer(), Returns(lambda x, y: other)
     watch(prober, block, X)
     assert prober.sources(block) == [None]
-    assert prober.passing(block) is None
+    assert prober.pass_through(block) is None
 
 
 def test_vectors_are_no_streams():
     prober, block = StreamTracer(), Returns(lambda x, y: x * 2)
     watch(prober, block, torch.randn(4))
-    assert prober.passing(block) is None
+    assert prober.pass_through(block) is None
 
 
 def test_one_argument_is_continued_only_once():
     prober, block = StreamTracer(), Returns(lambda x, y: (x * 2, x * 3))
     watch(prober, block, X)
     assert prober.sources(block) == ["x", None]
-    assert prober.passing(block) is None
+    assert prober.pass_through(block) is None
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_skipped_block_returns_its_inputs_in_its_outputs_containers(shape, exp
     args = (X, TEXT)
     watch(prober, block, *args)
     # New tensors, as in a later step.
-    later = passed(prober.passing(block), args, {})
+    later = passed(prober.pass_through(block), args, {})
     assert type(later) is type(expected())
     mine, theirs = flatten(later), flatten(expected())
     assert mine[1] == theirs[1]
@@ -204,7 +204,7 @@ class Swallows(nn.Module):
     ],
 )
 def test_a_seam_is_the_dimension_along_which_parts_add_up(parts, whole, dim):
-    assert seam([torch.empty(part) for part in parts], torch.empty(whole)) == dim
+    assert joined_dim([torch.empty(part) for part in parts], torch.empty(whole)) == dim
 
 
 def test_entries_are_joined_along_their_seam():
@@ -236,7 +236,7 @@ def test_a_watched_call_that_is_over_lets_go_of_its_tensors(over):
     prober = StreamTracer()
     text, picture = watch(prober, Two(), X, TEXT)
     if over:
-        prober.rest()
+        prober.end_call()
     # A block of the next call has no block before it, although it is given the same tensors.
     watch(prober, Two(), picture, text)
     assert bool(prober.votes) != over

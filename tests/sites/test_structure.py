@@ -22,7 +22,7 @@ from tests.sites.models import (
 def test_a_model_without_blocks_offers_itself():
     model = nn.Sequential(nn.Linear(2, 2), nn.SiLU())
     assert names(model, "auto") == ["model"]
-    assert discover(model).offers() == "model"
+    assert discover(model).available_specs() == "model"
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_a_run_needs_a_trunk(spec, unet):
 
 
 def test_kinds_that_are_not_there_are_not_offered(flux):
-    assert discover(flux).offers().endswith("attn, mlp, fused")
-    assert discover(Flat()).offers() == "model, trunk, run:A-B and block:N with depths 0 to 3"
+    assert discover(flux).available_specs().endswith("attn, mlp, fused")
+    assert discover(Flat()).available_specs() == "model, trunk, run:A-B and block:N with depths 0 to 3"
     with pytest.raises(DcacheError, match="no such sublayer"):
         discover(Flat()).select(["attn"])
 

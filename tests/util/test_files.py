@@ -39,7 +39,7 @@ def test_a_full_disk_is_told_and_what_was_there_stays(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(
-        DcacheError, match=r"cannot write .*figure\.txt: No space left on device\. .*make room"
+        DcacheError, match=r"cannot write .*figure\.txt: No space left on device\. .*free some space"
     ):
         write(path, full)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("figure.txt", "old")]

@@ -122,9 +122,9 @@ class BlockCall(ModuleIntercept):
             return self.inner(*args, **kwargs)
         if self.first:
             if region.engine.method.probes_attention:
-                call.probes_attention = partial(self.inner, *args, **kwargs)
+                call.probe_attention = partial(self.inner, *args, **kwargs)
             region.enter(call, self.module, args, kwargs)
-            call.probes_attention = None
+            call.probe_attention = None
             call.entered += 1
         if region.predicting and region.decided_in is call:
             if self.last:
@@ -144,7 +144,7 @@ class BlockCall(ModuleIntercept):
         if call.observing:
             region.order.append(self.module)
             leaves, recipe = flatten(output)
-            region.engine.tracer.watch(self.module, args, kwargs, leaves, recipe)
+            region.engine.tracer.record(self.module, args, kwargs, leaves, recipe)
         if self.last:
             call.entered -= 1
             region.leave(call, output)

@@ -256,7 +256,7 @@ class GuidanceRegion:
             self.history = call.branch.history(self.key)
         self.history.limit = 1
         self.history.make_room(call.tau)
-        bands = split(uncond.float() - cond.float()) if self.engine.method.sibling == "bands" else ()
+        bands = split(uncond.float() - cond.float()) if self.engine.method.uncond_from == "bands" else ()
         stored = tuple(band.to(cond.dtype) for band in bands)
         memory = self.engine.memory
         if memory is None or memory.admits(call, self.history, [None] * len(stored), stored, None):

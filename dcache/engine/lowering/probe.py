@@ -106,7 +106,7 @@ class FrontProbeCall(ModuleIntercept):
             return output
         leaves, recipe = flatten(output)
         if front.before is None:
-            front.engine.tracer.watch(self.module, args, kwargs, leaves, recipe)
+            front.engine.tracer.record(self.module, args, kwargs, leaves, recipe)
         if self.last:
             front.leave(call, self.module, leaves)
         return output
@@ -122,12 +122,12 @@ class AttentionInputProbe(ModuleIntercept):
         self.engine = engine
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Show the indicator the input; a peek ends here."""
+        """Show the indicator the input; a run for the probe alone ends here."""
         call = self.engine.call
         if call is not None:
             seen = first_tensor(args, kwargs)
             if seen is not None:
                 self.engine.show(call, seen)
-            if call.peeking:
+            if call.probing_attention:
                 raise AttentionInputSeenError
         return self.inner(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""`changes`: how far two tensors are apart, and how large they are, in one pass over both."""
+"""`changes`: distances and inner products of two tensors, in one pass over both."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["SUMS", "Sums", "changes", "relative_change"]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Sums:
-    """Sums over two tensors, still on their device: reading them is the caller's one sync.
+    """Sums over two tensors, on their device; reading a number is a device sync.
 
     Attributes:
-        names: which sums they are.
-        values: one tensor of shape (*lead,) for each, float32; float64 where an input is.
-        count: elements that each is over.
+        names: names of the sums.
+        values: one tensor of shape (*lead,) for each sum, float32, or float64 if an input is.
+        count: number of elements in each sum.
     """
 
     names: Sequence[str]
@@ -43,20 +43,20 @@ class Sums:
 
 
 def changes(x: torch.Tensor, y: torch.Tensor, names: Sequence[str] = SUMS, lead: int = 0) -> Sums:
-    """Sums over x and y: in total, or for every index of their leading dimensions.
+    """Sums over x and y: one total, or one sum for every index of their leading dimensions.
 
     `distance` is sum|x - y|, `length` sum|y|, `square` sum(x - y)^2; `xy`, `xx` and `yy` are inner products.
-    What is NaN or infinite anywhere shows in the sums over it. Equal inputs give equal bits.
+    A sum over NaN or infinity is not finite. Equal inputs give equal bits.
 
     Args:
         x: any real dtype.
-        y: of x's shape and device; its dtype may be another.
-        names: the sums that are wanted. The kernel makes all of them, for the same bytes read.
-        lead: how many leading dimensions keep sums of their own: 0 for one total, 1 for one per row of the
-            batch, 2 for one per token of (B, N, D).
+        y: of x's shape and device; the dtypes may differ.
+        names: names of the sums. The kernel computes all of them, since it reads the same bytes.
+        lead: number of leading dimensions that are not summed over: 0 for one total, 1 for one sum per row of
+            the batch, 2 for one per token of (B, N, D).
 
     Raises:
-        DcacheError: shapes differ, a dtype is complex, or there is no such sum or dimension.
+        DcacheError: shapes differ, a dtype is complex, or a name or `lead` is not valid.
     """
     _check(x, y, names, lead)
     x, y = in_memory_order(x.detach(), y.detach(), lead)
@@ -92,7 +92,7 @@ def _check(x: torch.Tensor, y: torch.Tensor, names: Sequence[str], lead: int) ->
 
 
 def in_memory_order(x: torch.Tensor, y: torch.Tensor, lead: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is summed over, in the order in which it lies in memory: channels_last needs no copy."""
+    """Both tensors with the summed dimensions in memory order of x, so that channels_last needs no copy."""
     if x.is_contiguous():
         return x, y
     summed = sorted(range(lead, x.ndim), key=x.stride, reverse=True)

@@ -1,4 +1,4 @@
-"""`changes` in plain torch: the specification of its kernel, and what runs on CPUs."""
+"""`changes` in plain torch: the specification of the kernel, which also runs on CPUs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-# Elements that are worked on at once: 1 MB in float32 stays in a CPU's cache, and is all that is allocated.
+# Elements processed at a time: 1 MB in float32, which stays in a CPU's cache and bounds the memory allocated.
 PIECE = 1 << 18
 
-# Each makes in `d` the terms whose sum is wanted.
+# Name of a sum -> function that writes its terms into `d`.
 _TERMS: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "distance": lambda x, y, d: torch.sub(x, y, out=d).abs_(),
     "length": lambda _, y, d: torch.abs(y, out=d),

@@ -1,8 +1,8 @@
-"""`changes` in Triton: both tensors are read once, and nothing of their size is written.
+"""`changes` in Triton: both tensors are read once, and no tensor of their size is written.
 
-Every program adds up a part of some rows in float32, lane by lane, and then its lanes; a second, small sum
-adds the parts. How the work is cut depends on the shape alone, and nothing is added atomically: equal inputs
-give equal bits.
+Every program sums a part of some rows in float32, lane by lane, and then over its lanes; a second, small sum
+adds the parts. The split of the work depends only on the shape, and there are no atomic additions, so equal
+inputs give equal bits.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import torch
 import triton
 import triton.language as tl
 
-from dcache.kernels.launch import at
+from dcache.kernels.launch import on_device
 
 _BLOCK = 1024
-# Elements of a row that one program takes at least, and the programs that are enough for a large GPU.
+# Fewest elements of a row per program, and the number of programs that fill a large GPU.
 _SPAN = 8 * _BLOCK
 _PROGRAMS = 1024
 
@@ -36,7 +36,7 @@ def changes_kernel(
     for start in range(0, span, BLOCK_N):
         o_n = i_p * span + start + tl.arange(0, BLOCK_N)
         mask = m_g[:, None] & (o_n < N)[None, :]
-        # [BLOCK_G, BLOCK_N]; what lies outside adds nothing
+        # [BLOCK_G, BLOCK_N]; zero outside the tensor
         b_x = tl.load(p_x + (o_g * stride_x)[:, None] + o_n[None, :], mask, other=0.0).to(tl.float32)
         b_y = tl.load(p_y + (o_g * stride_y)[:, None] + o_n[None, :], mask, other=0.0).to(tl.float32)
         b_d = b_x - b_y
@@ -61,7 +61,7 @@ def changes(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
     Args:
         x: (G, N), not empty, of one of `launch.DTYPES`.
-        y: (G, N), the same. What is not contiguous along a row is copied first.
+        y: (G, N), the same. Tensors that are not contiguous along a row are copied first.
 
     Returns:
         (6, G), float32, in the order of `SUMS`.
@@ -75,7 +75,7 @@ def changes(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     span = triton.cdiv(triton.cdiv(N, cuts), block_n) * block_n
     cuts = triton.cdiv(N, span)
     parts = torch.empty(6, G, cuts, dtype=torch.float32, device=x.device)
-    with at(x.device):
+    with on_device(x.device):
         changes_kernel[(programs, cuts)](
             x, y, parts, x.stride(0), y.stride(0), G, N, cuts, G * cuts, span,
             BLOCK_G=block_g, BLOCK_N=block_n,

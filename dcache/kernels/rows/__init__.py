@@ -1,9 +1,9 @@
-"""`gather_rows` and `scatter_rows`: some rows of an axis taken out, or written back in place.
+"""`gather_rows` and `scatter_rows`: copy some rows of an axis, or write them back in place.
 
-An axis is named by its dimension: 0 for the batch, 1 for the tokens of (B, N, D), 2 for those of
-(B, H, N, D). What follows it is a row, and is moved as bytes, so that any dtype will do. The index is (K,),
-the same for all, or has the dimensions before the axis, each of its size or 1, and then K: (B, K) for tokens
-that each sample chooses.
+An axis is given by its dimension: 0 for the batch, 1 for the tokens of (B, N, D), 2 for those of (B, H, N,
+D). The dimensions after it are a row, which is copied as bytes, so any dtype is supported. The index is (K,),
+the same for all, or has the dimensions before the axis, each of its size or 1, followed by K: (B, K) if the
+tokens differ between samples.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def gather_rows(
         out: where to write, x's shape with K in place of N; it must not overlap x. None: a new tensor.
 
     Raises:
-        DcacheError: shapes or dtypes do not fit; on a CPU also an index out of range. To see that, a GPU
-            would have to be waited for: the kernel makes zeros of such a row.
+        DcacheError: shapes or dtypes do not fit; on a CPU also if an index is out of range. On a GPU this
+            check would need a sync, so the kernel writes zeros for such a row instead.
     """
     index = _fitting(x, index, dim)
     shape = (*x.shape[:dim], index.shape[-1], *x.shape[dim + 1 :])
@@ -47,7 +47,7 @@ def scatter_rows(out: torch.Tensor, index: torch.Tensor, rows: torch.Tensor, dim
 
     Args:
         out: (..., N, ...) with N at `dim`; any strides, but no two elements in one place.
-        index: as for `gather_rows`, but no row twice: which of two would win is not defined.
+        index: as for `gather_rows`, but without duplicates, whose result would be undefined.
         rows: out's shape and dtype with K in place of N; any strides.
         dim: the axis; from 0.
 
@@ -55,8 +55,8 @@ def scatter_rows(out: torch.Tensor, index: torch.Tensor, rows: torch.Tensor, dim
         `out`.
 
     Raises:
-        DcacheError: as `gather_rows`, and on a CPU where a row is written twice. The kernel leaves out what
-            is out of range.
+        DcacheError: as `gather_rows`, and on a CPU also if a row is written twice. The kernel ignores indices
+            that are out of range.
     """
     index = _fitting(out, index, dim)
     _check(rows, (*out.shape[:dim], index.shape[-1], *out.shape[dim + 1 :]), out.dtype, "rows")
@@ -66,7 +66,7 @@ def scatter_rows(out: torch.Tensor, index: torch.Tensor, rows: torch.Tensor, dim
 
 
 def _move(many: torch.Tensor, index: torch.Tensor, few: torch.Tensor, dim: int, *, scatter: bool) -> None:
-    """Between the N rows of `many` and the K of `few`."""
+    """Copy rows between `many`, which has N, and `few`, which has K."""
     many, few = many.detach(), few.detach()
     if launch.possible(many.device) and launch.taken("scatter_rows" if scatter else "gather_rows", many, few):
         from dcache.kernels.rows import triton
@@ -80,7 +80,7 @@ def _move(many: torch.Tensor, index: torch.Tensor, few: torch.Tensor, dim: int, 
 
 
 def _fitting(x: torch.Tensor, index: torch.Tensor, dim: int) -> torch.Tensor:
-    """The index, spread over the dimensions before the axis unless it is shared; checked."""
+    """The checked index, expanded to the dimensions before the axis unless it is (K,)."""
     if not 0 <= dim < x.ndim:
         raise DcacheError(f"rows: dim names a dimension of {tuple(x.shape)}, 0 to {x.ndim - 1}, got {dim}")
     if index.dtype not in (torch.int64, torch.int32) or index.device != x.device:

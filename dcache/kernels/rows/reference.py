@@ -1,4 +1,4 @@
-"""`gather_rows` and `scatter_rows` in plain torch: the specification, and what runs on CPUs."""
+"""`gather_rows` and `scatter_rows` in plain torch: the specification, which also runs on CPUs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def gather_rows(x: torch.Tensor, index: torch.Tensor, out: torch.Tensor, dim: in
         flat = _flat(x, index)
         torch.index_select(x.flatten(0, dim), 0, flat, out=out.view(-1, *out.shape[dim + 1 :]))
     else:
-        for one, its, to in zip(x, index, out, strict=True):
-            gather_rows(one, its, to, dim - 1)
+        for x_i, index_i, out_i in zip(x, index, out, strict=True):
+            gather_rows(x_i, index_i, out_i, dim - 1)
 
 
 def scatter_rows(out: torch.Tensor, index: torch.Tensor, rows: torch.Tensor, dim: int) -> None:
@@ -30,17 +30,17 @@ def scatter_rows(out: torch.Tensor, index: torch.Tensor, rows: torch.Tensor, dim
     elif out.is_contiguous():
         out.view(-1, *out.shape[dim + 1 :]).index_copy_(0, _flat(out, index), rows.flatten(0, dim))
     else:
-        for one, its, some in zip(out, index, rows, strict=True):
-            scatter_rows(one, its, some, dim - 1)
+        for out_i, index_i, rows_i in zip(out, index, rows, strict=True):
+            scatter_rows(out_i, index_i, rows_i, dim - 1)
 
 
 def _indexable(t: torch.Tensor) -> torch.Tensor:
-    """The same bytes, where torch does not index the dtype."""
+    """The same bytes as int8, since torch does not index all dtypes of one byte."""
     return t.view(torch.int8) if t.itemsize == 1 else t
 
 
 def _flat(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Where the rows are when those of all leading dimensions follow one another."""
+    """Indices of the rows when all leading dimensions are flattened into one."""
     lead, N = index.shape[:-1], x.shape[index.ndim - 1]
     first = torch.arange(0, lead.numel() * N, N, device=index.device).view(*lead, 1)
     return (index + first).flatten()

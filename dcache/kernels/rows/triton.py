@@ -1,4 +1,4 @@
-"""`gather_rows` and `scatter_rows` in Triton: one kernel, since they differ only in who is read."""
+"""`gather_rows` and `scatter_rows` in Triton: one kernel, since they differ only in direction."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from dcache.kernels.launch import at
+from dcache.kernels.launch import on_device
 
 _BLOCK = 2048
 
@@ -21,7 +21,7 @@ def rows_kernel(
     many (L0, L1, N, R) has strides (m0, m1, m2, 1), few (L0, L1, K, R) has (f0, f1, f2, 1), index (L0, L1, K)
     has (x0, x1, x2).
     """
-    # One axis for all: a grid's others end at 65,535, and a row may be a whole video.
+    # A single grid axis: the others are limited to 65,535, and a row may be a whole video.
     i_0 = tl.program_id(0) // r_blocks
     i_l = i_0 // k_blocks
     i_l0, i_l1 = (i_l // L1).to(tl.int64), (i_l % L1).to(tl.int64)
@@ -61,7 +61,7 @@ def move(many: torch.Tensor, index: torch.Tensor, few: torch.Tensor, dim: int, s
     block_r = min(triton.next_power_of_2(R), _BLOCK)
     block_k = min(triton.next_power_of_2(K), _BLOCK // block_r)
     k_blocks, r_blocks = triton.cdiv(K, block_k), triton.cdiv(R, block_r)
-    with at(a.device):
+    with on_device(a.device):
         rows_kernel[(L0 * L1 * k_blocks * r_blocks,)](
             a, b, x, *a.stride()[:3], *b.stride()[:3], *x.stride(), L1, a.shape[2], K, R, k_blocks, r_blocks,
             SCATTER=scatter, BLOCK_K=block_k, BLOCK_R=block_r,
@@ -70,12 +70,12 @@ def move(many: torch.Tensor, index: torch.Tensor, few: torch.Tensor, dim: int, s
 
 
 def as_bytes(t: torch.Tensor) -> torch.Tensor:
-    """Integers of the same width: rows are moved, not calculated with."""
+    """A view as integers of the same width, since rows are only copied."""
     return t.view({1: torch.int8, 2: torch.int16, 4: torch.int32}[t.itemsize])
 
 
 def _as_rows(t: torch.Tensor, dim: int) -> torch.Tensor | None:
-    """(L0, L1, N, R), with the elements of a row side by side; None where that is no view."""
+    """A view (L0, L1, N, R) with contiguous rows; None if that needs a copy."""
     lead, rest = t.shape[:dim], t.shape[dim + 1 :].numel()
     try:
         rows = t.view(lead[:1].numel(), lead[1:].numel(), t.shape[dim], rest)

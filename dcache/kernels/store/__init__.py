@@ -1,4 +1,4 @@
-"""`store`: what a computed step leaves behind, written into memory that is already there."""
+"""`store`: writes an anchor into existing memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["empty", "store"]
 
 
 def empty(like: torch.Tensor, dtype: torch.dtype | None) -> Stored:
-    """Memory for `store`, not yet written.
+    """Uninitialised memory for `store`.
 
     Args:
-        like: a tensor of the shape, dtype and device of what will be stored.
-        dtype: what it is stored in, None for its own; int8 and float8_e4m3fn with a scale per row (`Packed`).
+        like: a tensor of the shape, dtype and device of the tensor to store.
+        dtype: store dtype, None for the tensor's own; int8 and float8_e4m3fn with a scale per row (`Packed`).
     """
     if dtype in LARGEST:
         return Packed.empty(like, dtype)
@@ -24,10 +24,10 @@ def empty(like: torch.Tensor, dtype: torch.dtype | None) -> Stored:
 
 
 def store(y: torch.Tensor, opened: torch.Tensor | None, out: Stored) -> None:
-    """Write `y + opened` into `out`, cast or quantised to what `out` is.
+    """Write `y + opened` into `out`, cast or quantised to its dtype.
 
     Args:
-        y: what was computed.
+        y: the computed output.
         opened: the negated input (for y - x), of `y`'s shape, or None; it may be `out`.
         out: memory of `y`'s shape (see `empty`), contiguous. A difference is rounded to `opened`'s dtype
             before it is cast, and quantised from float32.

@@ -1,4 +1,4 @@
-"""Launching the kernels of `store`: whether one fits, and what it is given."""
+"""Launching the kernels of `store`: whether they support the tensors, and their arguments."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dcache.kernels.store.reference import TINY
 from dcache.kernels.store.triton import cast_kernel, pack_kernel
 
 BLOCK = 1024
-# Elements of one program that quantises: as many rows as fill it, or this much of one row at a time.
+# Elements that one quantising program processes at a time: several rows, or a part of one row.
 _TILE = 4096
 _INPUTS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def fits(y: torch.Tensor, opened: torch.Tensor | None, out: Stored) -> bool:
-    """Whether a kernel takes these and torch would not read or write them more than once itself."""
+    """True if a kernel supports these tensors, and torch would need more than one pass over them."""
     if y.shape != out.shape or (opened is not None and opened.shape != y.shape):
         return False
     if y.dtype not in _INPUTS or (opened is not None and opened.dtype not in _INPUTS):
@@ -33,10 +33,10 @@ def fits(y: torch.Tensor, opened: torch.Tensor | None, out: Stored) -> bool:
 
 
 def run(y: torch.Tensor, opened: torch.Tensor | None, out: Stored) -> None:
-    """Write `out` by one launch. Inputs that are not contiguous are copied first."""
+    """Write `out` in one launch. Inputs that are not contiguous are copied first."""
     y = y.contiguous()
     opened = None if opened is None else opened.contiguous()
-    with launch.at(y.device):
+    with launch.on_device(y.device):
         if isinstance(out, Packed):
             _pack(y, opened, out)
         else:
@@ -48,7 +48,7 @@ def _pack(y: torch.Tensor, opened: torch.Tensor | None, out: Packed) -> None:
     row = y.numel() // count
     columns = min(1 << (row - 1).bit_length(), _TILE)
     rows = _TILE // columns
-    # Fused, a product would be rounded once where the reference rounds twice.
+    # Without fp fusion, because fused operations round once where the reference rounds twice.
     pack_kernel[(-(-count // rows),)](
         out.data, out.scale, y, opened, count,
         ROW=row, LARGEST=LARGEST[out.data.dtype], TINY=TINY, R=rows, C=columns, enable_fp_fusion=False,

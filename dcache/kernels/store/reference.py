@@ -1,4 +1,4 @@
-"""`store` in plain torch: the specification of its kernels, and what runs on CPUs."""
+"""`store` in plain torch: the specification of the kernels, which also runs on CPUs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from dcache.kernels import launch
 from dcache.kernels.packed import LARGEST, Packed, Stored
 
-# A row of smaller numbers counts as zeros: the inverse of its scale would overflow.
+# Rows of smaller numbers are stored as zeros, because the inverse of their scale would overflow.
 TINY = 2.0**-116
 
 
@@ -20,12 +20,12 @@ def store(y: torch.Tensor, opened: torch.Tensor | None, out: Stored) -> None:
     elif out.dtype == opened.dtype == y.dtype:
         torch.add(opened, y, out=out)
     else:
-        # The difference is one of the input's dtype, whatever it is kept in.
+        # The difference is rounded to the input's dtype before the cast to the store dtype.
         out.copy_((opened + y).to(opened.dtype))
 
 
 def _pack(y: torch.Tensor, opened: torch.Tensor | None, out: Packed) -> None:
-    """Quantise by blocks of rows that stay in a CPU's cache."""
+    """Quantise in blocks of rows that stay in a CPU's cache."""
     if not y.numel():
         out.scale.zero_()
         return
@@ -33,11 +33,11 @@ def _pack(y: torch.Tensor, opened: torch.Tensor | None, out: Packed) -> None:
     inputs = None if opened is None else out.by_row(opened.contiguous())
     step = max(launch.cpu_block() // rows.shape[1], 1)
     for i in range(0, rows.shape[0], step):
-        some = slice(i, i + step)
-        z = rows[some].to(torch.float32)
+        block = slice(i, i + step)
+        z = rows[block].to(torch.float32)
         if inputs is not None:
-            z = z + inputs[some].to(torch.float32)
-        _pack_rows(z, out.by_row(out.data)[some], out.scale[some])
+            z = z + inputs[block].to(torch.float32)
+        _pack_rows(z, out.by_row(out.data)[block], out.scale[block])
 
 
 def _pack_rows(z: torch.Tensor, data: torch.Tensor, scale: torch.Tensor) -> None:
@@ -46,6 +46,6 @@ def _pack_rows(z: torch.Tensor, data: torch.Tensor, scale: torch.Tensor) -> None
     torch.div(top, LARGEST[data.dtype], out=scale)
     scale.masked_fill_(top < TINY, 0.0).masked_fill_(~top.isfinite(), torch.nan)
     inverse = torch.where(scale > 0, 1 / scale, 0.0)
-    # NaN may be left in rows whose scale is NaN: it does not matter what becomes of it.
+    # Rows whose scale is NaN may contain NaN; their data does not matter.
     whole = z * inverse[:, None]
     data.copy_(whole.round_() if data.dtype == torch.int8 else whole)

@@ -1,4 +1,4 @@
-"""`store` in one pass: take the input off, find each row's largest magnitude, write one byte an element."""
+"""`store` in Triton: subtract the input, find each row's largest magnitude, quantise to one byte."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def _difference(p_y, p_x, o, m):
-    """`y` plus the negated input where there is one, float32, of the offsets' shape."""
+    """`y` plus the negated input if there is one, float32, of the offsets' shape."""
     b_z = tl.load(p_y + o, mask=m, other=0.0).to(tl.float32)
     if p_x is not None:
         b_z += tl.load(p_x + o, mask=m, other=0.0).to(tl.float32)
@@ -17,14 +17,14 @@ def _difference(p_y, p_x, o, m):
 
 @triton.jit
 def _top(b_z):
-    """(R, C) -> (R,), the largest magnitude; infinity where there is NaN."""
+    """(R, C) -> (R,), the largest magnitude; infinity for rows with NaN."""
     b_abs = tl.abs(b_z)
     return tl.max(tl.where(b_abs < float("inf"), b_abs, float("inf")), axis=1)
 
 
 @triton.jit
 def _scales(b_top, LARGEST: tl.constexpr, TINY: tl.constexpr):
-    """(R,) -> scales and their inverses: 0 and 0 for zeros, NaN and 0 for what is not finite."""
+    """(R,) -> scales and their inverses: 0 and 0 for zeros, NaN and 0 for rows that are not finite."""
     b_scale = tl.where(b_top < TINY, 0.0, tl.div_rn(b_top, tl.full(b_top.shape, LARGEST, tl.float32)))
     b_scale = tl.where(b_top < float("inf"), b_scale, float("nan"))
     good = b_scale > 0
@@ -34,10 +34,10 @@ def _scales(b_top, LARGEST: tl.constexpr, TINY: tl.constexpr):
 
 @triton.jit
 def _rounded(b_v, WHOLE: tl.constexpr):
-    """Round to nearest even, to whole numbers or to what float8_e4m3fn holds: then the cast is exact.
+    """Round to nearest even, to whole numbers or to numbers of float8_e4m3fn, so that the cast is exact.
 
-    Adding 1.5 * 2^23 quanta leaves no place for less than one. A quantum is 1, or an eighth of the power of
-    two below the number, of 2^-6 at the least.
+    Adding and subtracting 1.5 * 2^23 quanta rounds to a multiple of the quantum. The quantum is 1 for whole
+    numbers; for float8 it is an eighth of the power of two below the number, which is at least 2^-6.
     """
     if WHOLE:
         b_far = tl.full(b_v.shape, 12582912.0, tl.float32)
@@ -49,7 +49,7 @@ def _rounded(b_v, WHOLE: tl.constexpr):
 
 @triton.jit
 def _write(p_data, b_z, b_inverse, o, m):
-    """Quantise and write one block of rows, (R, C); zeros where the scale has no inverse."""
+    """Quantise and write one block of rows, (R, C); zeros if the scale has no inverse."""
     b_v = tl.where(b_inverse[:, None] > 0, b_z, 0.0) * b_inverse[:, None]
     b_v = _rounded(b_v, p_data.dtype.element_ty == tl.int8)
     tl.store(p_data + o, b_v.to(p_data.dtype.element_ty), mask=m)
@@ -60,7 +60,7 @@ def pack_kernel(
     p_data, p_scale, p_y, p_x, G,
     ROW: tl.constexpr, LARGEST: tl.constexpr, TINY: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """Quantise G rows of ROW elements, R to a program: grid (row blocks,). What is beyond C is read twice."""
+    """Quantise G rows of ROW elements, R per program: grid (row blocks,). Columns beyond C are read twice."""
     o_row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
     o_c = tl.arange(0, C)[None, :]
     m_row = o_row < G

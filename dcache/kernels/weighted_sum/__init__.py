@@ -1,4 +1,4 @@
-"""`weighted_sum`: base + gate * sum_i w_i z_i, the arithmetic of every prediction. Many: `weighted_sums`."""
+"""`weighted_sum`: base + gate * sum_i w_i z_i, the arithmetic of every prediction; `weighted_sums`: many."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def weighted_sum(
     """Return `base + gate * sum_i weights[i] * anchors[i]` in `dtype`.
 
     Args:
-        base: tensor of the anchors' shape added with weight one, or None.
-        anchors: at least one tensor or `Packed`, all of one shape; any floating dtype.
-        weights: as many Python floats as anchors, or a float32 tensor of them on the anchors' device.
+        base: tensor of the anchors' shape, added with weight one, or None.
+        anchors: at least one tensor or `Packed`, all of one shape; any floating-point dtype.
+        weights: one Python float per anchor, or a float32 tensor of them on the anchors' device.
         dtype: the result's dtype. Narrow dtypes accumulate in float32.
-        gate: what the sum is multiplied with, broadcastable to the anchors' shape, or None.
-        out: where to write the result, of `dtype`: one of the inputs, or other memory. None: a new tensor.
+        gate: factor of the sum, broadcastable to the anchors' shape, or None.
+        out: tensor for the result, of `dtype`; it may be one of the inputs. None: a new tensor.
     """
     like = anchors[0]
-    # On a CPU this is called for every site and evaluation: no calls but those that are needed.
+    # Called for every site and evaluation: on a CPU, avoid every function call that is not needed.
     if (like.device.type != "cpu" or launch.mode != "auto") and launch.possible(like.device):
         from dcache.kernels.weighted_sum import launching
 
@@ -57,11 +57,11 @@ class Job(NamedTuple):
 
 
 def weighted_sums(jobs: Sequence[Job]) -> list[torch.Tensor]:
-    """What `weighted_sum` returns for each of the jobs.
+    """The `weighted_sum` of each job.
 
-    On a GPU jobs of the same dtypes are one launch; their shapes and weights may differ. No job may write
-    what another one reads. On a CPU they run one by one: torch's `_foreach` functions are no faster in
-    float32, and several times slower in narrow dtypes, where they would hold all wide copies at once.
+    On a GPU jobs with the same dtypes share one launch; their shapes and weights may differ. No job may write
+    memory that another job reads. On a CPU they run one by one: torch's `_foreach` functions are no faster in
+    float32, and several times slower in narrow dtypes, where they would keep all wide copies at once.
     """
     sums: dict[int, torch.Tensor] = {}
     if jobs and launch.possible(jobs[0].anchors[0].device):

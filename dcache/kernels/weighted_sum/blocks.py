@@ -1,4 +1,4 @@
-"""The reference in blocks, where its float32 copies of narrow tensors would not stay in a CPU's cache."""
+"""The reference in blocks, for tensors whose float32 copies would not stay in a CPU's cache."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def weighted_sum(
     gate: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The same bits as the reference's, by pieces of the tensors as lines."""
-    if not _gains(base, anchors, dtype, gate, out):
+    """As the reference, with the same bits, in pieces of the flat tensors."""
+    if not _worth_splitting(base, anchors, dtype, gate, out):
         return reference.weighted_sum(base, anchors, weights, dtype, gate=gate, out=out)
     like = anchors[0]
     total = torch.empty(like.shape, dtype=dtype, device=like.device) if out is None else out
@@ -32,7 +32,7 @@ def weighted_sum(
     row = 1 if packed is None else packed.numel() // packed.scale.numel()
     lines = [_lines(anchor, row) for anchor in anchors]
     under = None if base is None else base.view(-1, row)
-    # Steps are multiples of what vector instructions take: the same elements are left over at the end.
+    # Steps are multiples of the vector width, so that the same elements as in one piece are the remainder.
     step = max(launch.cpu_block() // (_UNIT * row), 1) * _UNIT
     for i in range(0, like.numel() // row, step):
         part = slice(i, i + step)
@@ -42,14 +42,14 @@ def weighted_sum(
     return total
 
 
-def _gains(
+def _worth_splitting(
     base: torch.Tensor | None,
     anchors: Sequence[Stored],
     dtype: torch.dtype,
     gate: torch.Tensor | None,
     out: torch.Tensor | None,
 ) -> bool:
-    """Whether pieces are worth it: several, of contiguous tensors of one shape, with something to widen."""
+    """True if pieces help: there are several, of contiguous tensors of one shape, some of them narrow."""
     like = anchors[0]
     if like.numel() <= launch.cpu_block() or like.device.type != "cpu" or gate is not None:
         return False
@@ -62,7 +62,7 @@ def _gains(
 
 
 def _lines(anchor: Stored, row: int) -> Stored:
-    """Seen as (lines, row)."""
+    """A view as (lines, row)."""
     if isinstance(anchor, torch.Tensor):
         return anchor.view(-1, row)
     return Packed(anchor.data.view(-1, row), anchor.scale, anchor.dtype)

@@ -1,4 +1,4 @@
-"""Launching the kernel of `weighted_sum`: whether it fits, and what it is given."""
+"""Launching the kernel of `weighted_sum`: whether it supports the tensors, and its arguments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dcache.kernels.weighted_sum.reference import Weights
 from dcache.kernels.weighted_sum.triton import MOST, weighted_sum_kernel
 
 BLOCK = 1024
-# Elements that share the look-up of a scale, where rows are multiples of it.
+# Elements that share one load of a scale, if rows are multiples of it.
 GROUP = 16
 _RESULTS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -26,7 +26,7 @@ def fits(
     out: torch.Tensor | None,
     op: str = "weighted_sum",
 ) -> bool:
-    """Whether the kernel takes these; where it does not, the reference does."""
+    """True if the kernel supports these arguments; otherwise the reference is used."""
     shape = anchors[0].shape
     if dtype not in _RESULTS or len(anchors) > MOST or (gate is not None and not _fits_gate(gate, shape)):
         return False
@@ -49,7 +49,7 @@ def run(
     gate: torch.Tensor | None,
     out: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The sum, by one launch. Inputs that are not contiguous are copied first, such an `out` last."""
+    """The sum, in one launch. Inputs that are not contiguous are copied first, such an `out` last."""
     like = anchors[0]
     direct = out is not None and out.is_contiguous() and out.dtype == dtype
     total = out if out is not None and direct else torch.empty(like.shape, dtype=dtype, device=like.device)
@@ -57,16 +57,16 @@ def run(
     row = row_of(anchors)
     lines = size // width // (gate.numel() // width) if gate is not None else 1
     data, scales = operands(anchors)
-    with launch.at(like.device):
+    with launch.on_device(like.device):
         weighted_sum_kernel[(-(-size // BLOCK),)](
-            total, _flat(base), _flat(gate), on(weights, like.device), *data, *scales, size, lines,
+            total, _flat(base), _flat(gate), weights_on(weights, like.device), *data, *scales, size, lines,
             COUNT=len(anchors), ROW=row, D=width, BLOCK=BLOCK, V=GROUP if (row | width) % GROUP == 0 else 1,
         )  # fmt: skip
     return total if out is None or direct else out.copy_(total)
 
 
 def operands(anchors: Sequence[Stored]) -> tuple[list[torch.Tensor | None], list[torch.Tensor | None]]:
-    """Contiguous data and scales of the anchors, each filled up with None to what a launch takes."""
+    """Contiguous data and scales of the anchors, each padded with None to `MOST` entries."""
     parts = [_parts(anchor) for anchor in anchors]
     rest = [None] * (MOST - len(parts))
     data = [data.contiguous() for data, _ in parts]
@@ -74,20 +74,20 @@ def operands(anchors: Sequence[Stored]) -> tuple[list[torch.Tensor | None], list
 
 
 def row_of(anchors: Sequence[Stored]) -> int:
-    """Elements that share a scale; a multiple of everything, 0, where there are none."""
+    """Number of elements that share a scale; 0, a multiple of every number, if there are no scales."""
     return next((a.numel() // a.scale.numel() for a in anchors if isinstance(a, Packed)), 0)
 
 
-def on(weights: Weights, device: torch.device) -> torch.Tensor:
-    """The weights as a float32 tensor there; of the same numbers there is one."""
+def weights_on(weights: Weights, device: torch.device) -> torch.Tensor:
+    """The weights as a float32 tensor on the device; equal Python floats share one tensor."""
     if isinstance(weights, torch.Tensor):
         return weights.to(device, torch.float32).contiguous()
     return numbers(tuple(weights), device)
 
 
 def numbers(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    """These numbers in float32 on the device, uploaded once for each of its streams."""
-    # Another stream might read before the upload is there.
+    """These numbers in float32 on the device, uploaded once for each stream."""
+    # On another stream the upload might not be complete.
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
     return _uploaded(values, device, stream)
 
@@ -106,7 +106,7 @@ def _flat(tensor: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def _fits_gate(gate: torch.Tensor, shape: Sequence[int]) -> bool:
-    """Whether a gate is of the form (B or 1, 1, ..., D)."""
+    """True if a gate has the shape (B or 1, 1, ..., D)."""
     if gate.dtype not in _RESULTS or gate.ndim != len(shape) or gate.ndim < 2:
         return False
     between = all(size == 1 for size in gate.shape[1:-1])

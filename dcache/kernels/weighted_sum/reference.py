@@ -1,4 +1,4 @@
-"""`weighted_sum` in plain torch: the specification of its kernel, and what runs on CPUs."""
+"""`weighted_sum` in plain torch: the specification of the kernel, which also runs on CPUs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ def weighted_sum(
     """`base + gate * sum_i weights[i] * anchors[i]`; see `dcache.kernels.weighted_sum`."""
     w = weights.tolist() if isinstance(weights, torch.Tensor) else weights
     wide = torch.float32 if dtype in NARROW and not _rounds_once(base, anchors, w, dtype, gate) else dtype
-    inside = out if out is not None and out.dtype == wide and _is_free(out, base, anchors, gate) else None
+    inside = (
+        out
+        if out is not None and out.dtype == wide and _may_accumulate_in(out, base, anchors, gate)
+        else None
+    )
     first, under = anchors[0], base if gate is None else None
     if under is not None and under.dtype is wide and isinstance(first, torch.Tensor):
         total = torch.add(under, first.to(wide), alpha=w[0], out=inside)
@@ -51,7 +55,7 @@ def weighted_sum(
 def _widened(
     base: torch.Tensor | None, anchor: Stored, w: float, wide: torch.dtype, out: torch.Tensor | None
 ) -> torch.Tensor:
-    """The first addends where one is narrower, in memory that may be added to: new, or `out`."""
+    """The sum of base and first anchor, if one is narrower than `wide`, in new memory or in `out`."""
     if base is not None:
         total = base.to(wide, copy=True)
         _add(total, anchor, w)
@@ -75,16 +79,16 @@ def _rounds_once(
     dtype: torch.dtype,
     gate: torch.Tensor | None,
 ) -> bool:
-    """Whether the sum is one product, so that it need not be wider than its result."""
+    """True if the sum is a single product without further rounding, so that it needs no wider dtype."""
     if base is not None or gate is not None or len(anchors) > 1:
         return False
     (only,) = anchors
     return w[0] == 1.0 or (isinstance(only, torch.Tensor) and only.dtype == dtype)
 
 
-def _is_free(
+def _may_accumulate_in(
     out: torch.Tensor, base: torch.Tensor | None, anchors: Sequence[Stored], gate: torch.Tensor | None
 ) -> bool:
-    """Whether the sum may grow in `out`: nothing that is read after the first addend lies there."""
+    """True if `out` may hold the partial sum: it shares no memory with a tensor that is read later."""
     later = [*anchors[1:], gate, base if gate is not None else None]
     return all(not isinstance(t, torch.Tensor) or t.data_ptr() != out.data_ptr() for t in later)

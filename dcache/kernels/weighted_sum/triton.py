@@ -1,8 +1,8 @@
-"""`weighted_sum` in one pass: every input is read once, summed in float32, rounded once and written.
+"""`weighted_sum` in Triton: every input is read once, summed in float32, rounded once and written.
 
-All tensors are contiguous and seen flat. A program takes BLOCK elements as groups of V: offsets `o_g` of
-(groups, 1) and `o_v` of (1, V). A group lies within one row, so that a scale is looked up once for each. The
-block's first element `start` is counted in int64, the others in int32 from there.
+All tensors are contiguous and viewed flat. A program processes BLOCK elements in groups of V, with offsets
+`o_g` of (groups, 1) and `o_v` of (1, V). A group lies within one row, so it needs one load of a scale. The
+block's first element `start` is int64; offsets from there are int32.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Anchors that one launch takes: a line's two or a parabola's three, times the two halves of a guided batch.
+# Most anchors of one launch: three of a parabola, times the two halves of a guided batch.
 MOST = 6
 
 
@@ -22,7 +22,7 @@ def _float32(p, start, o_g, o_v, L):
 
 @triton.jit
 def _term(p_z, p_s, p_w, start, o_g, o_v, L, ROW: tl.constexpr):
-    """One anchor times its weight, (groups, V) float32; ROW elements share a scale where there are scales."""
+    """One anchor times its weight, (groups, V) float32; ROW elements share a scale if there are scales."""
     b_z = _float32(p_z, start, o_g, o_v, L)
     if p_s is not None:
         o_row = start // ROW + ((start % ROW).to(tl.int32) + o_g) // ROW
@@ -33,7 +33,7 @@ def _term(p_z, p_s, p_w, start, o_g, o_v, L, ROW: tl.constexpr):
 
 @triton.jit
 def _gate(p_gate, start, o_g, o_v, L, N, D: tl.constexpr):
-    """The gate of (B, 1, D) as (B, N, D) sees it, (groups, V) float32."""
+    """The gate (B, 1, D), broadcast to (B, N, D), (groups, V) float32."""
     o_line = start // D
     o_d = (start % D).to(tl.int32) + o_g
     o_b = o_line // N + ((o_line % N).to(tl.int32) + o_d // D) // N
@@ -91,7 +91,7 @@ def weighted_sum_kernel(
 
 @triton.jit
 def _pointer(p_address, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
-    """The address that is written there as a pointer, None where there is no dtype."""
+    """The address stored at `p_address` as a pointer, None if there is no dtype."""
     if DTYPE is None:
         p = None
     else:
@@ -112,10 +112,10 @@ def weighted_sums_kernel(
     COUNT: tl.constexpr, ROW: tl.constexpr, BLOCK: tl.constexpr, V: tl.constexpr,
     WIDTH: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """Many sums alike, grid (blocks of the longest, jobs).
+    """Many sums of equal dtypes, grid (blocks of the longest, jobs).
 
     A job is a line of `p_jobs`, (jobs, WIDTH) int64: its number of elements, then the addresses of out, base,
-    six anchors and six scales. Their dtypes are given for all, None where there is none. Weights are
+    six anchors and six scales. The dtypes are the same for all jobs, None for absent tensors. Weights are
     (jobs, COUNT), float32.
     """
     i_job = tl.program_id(1)

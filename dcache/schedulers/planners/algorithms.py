@@ -1,9 +1,9 @@
-"""Planners: where to compute, from tables of errors. Pure functions on arrays; no model, no torch.
+"""Algorithms of the planners: where to compute, from tables of errors. Pure functions on arrays; no torch.
 
-Tables are indexed by evaluation, 0 to T - 1. `error[a, t]`: error at step t when the feature cached at
-step a is reused. `error[a, b, t]`: error of predicting step t from the anchors a and b, with `a = b` where
-there is one anchor only. Anchors are sorted and begin with evaluation 0, which has nothing to predict
-from. The errors of different evaluations are taken to add up.
+Tables are indexed by evaluation, 0 to T - 1. `error[a, t]`: error at step t when the feature cached at step a
+is reused. `error[a, b, t]`: error of predicting step t from the anchors a and b, with `a = b` if there is
+only one anchor. Plans are anchors in ascending order, the first being evaluation 0. The errors of different
+evaluations are assumed to add up.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ Anchors = tuple[int, ...]
 def threshold_scan(
     error: Floats, threshold: float, longest: int | None = None, last: bool = False
 ) -> Anchors:
-    """Stay on an anchor while its error is below the threshold (SmoothCache; ERTACache's reuse set).
+    """Reuse an anchor while its error is below the threshold (SmoothCache; ERTACache's reuse set).
 
     Args:
         error: (T, T).
-        threshold: an error that is not below it computes.
-        longest: most predictions in a row.
-        last: compute the last evaluation in any case.
+        threshold: errors that are not below it compute.
+        longest: most predictions in a row, None for no limit.
+        last: always compute the last evaluation.
     """
     error = _table(error, 2)
     anchors = [0]
     for t in range(1, len(error)):
-        here = anchors[-1]
-        near = longest is None or t - here <= longest
-        if not (near and error[here, t] < threshold) or (last and t == len(error) - 1):
+        anchor = anchors[-1]
+        near = longest is None or t - anchor <= longest
+        if not (near and error[anchor, t] < threshold) or (last and t == len(error) - 1):
             anchors.append(t)
     return tuple(anchors)
 
 
 def optimal_partition(error: Floats, computes: int, shortest: int = 1, longest: int | None = None) -> Anchors:
-    """Cut the evaluations into groups that begin with their anchor, at the least sum of errors.
+    """Cut the evaluations into groups that begin with their anchor, with the least sum of errors.
 
     BAC's scheduler (anchor-to-step form, with similarities as negative errors) and CacheQuant's, which bounds
-    the groups' lengths. O(computes T^2).
+    the groups' lengths. Dynamic programming in O(computes T^2).
 
     Args:
         error: (T, T).
@@ -78,10 +78,10 @@ def optimal_partition(error: Floats, computes: int, shortest: int = 1, longest: 
 
 
 def least_similar(similarity: Sequence[float], computes: int) -> Anchors:
-    """Keep evaluation 0 and those least similar to the one before (BAC's scheduler as printed).
+    """Compute evaluation 0 and those that are least similar to the previous one (BAC's scheduler as printed).
 
     Args:
-        similarity: (T,), of each evaluation to the one before; the first entry counts nothing.
+        similarity: (T,), of each evaluation to the previous one; the first entry is ignored.
         computes: number of anchors.
     """
     values = np.asarray(similarity, np.float64)
@@ -95,7 +95,8 @@ class PairPlans:
     """The best plans with predictions from the last two anchors, for every number of computes.
 
     Attributes:
-        errors: (most + 1,), the least sum of errors for each number of computes; infinite without a plan.
+        errors: (most + 1,), the least sum of errors for each number of computes; infinite if there is no
+            plan.
     """
 
     errors: Floats
@@ -104,10 +105,10 @@ class PairPlans:
     _before: NDArray[np.int64]
 
     def anchors(self, computes: int) -> Anchors:
-        """The best places for so many computes.
+        """The best anchors for a number of computes.
 
         Raises:
-            DcacheError: there are none.
+            DcacheError: there is no such plan.
         """
         if not (1 <= computes < len(self.errors)) or not np.isfinite(self.errors[computes]):
             known = np.flatnonzero(np.isfinite(self.errors))
@@ -116,23 +117,23 @@ class PairPlans:
             )
         total = self._best[computes] + self._closing
         a, b = np.unravel_index(np.argmin(total), total.shape)
-        found, k = [int(b)], computes
+        anchors, k = [int(b)], computes
         while k > 1:
-            found.append(int(a))
+            anchors.append(int(a))
             a, b = self._before[k, a, b], a
             k -= 1
-        return tuple(sorted(set(found)))
+        return tuple(sorted(set(anchors)))
 
 
 def pair_partition(error: Floats, most: int, forced: Sequence[int] = ()) -> PairPlans:
-    """Place anchors so that predictions from the last two of them have the least sum of errors.
+    """The anchors with the least sum of errors of predictions from the last two of them.
 
-    Exact, by dynamic programming over the last two anchors; O(most T^3) on vectors.
+    Exact, by dynamic programming over the last two anchors; O(most T^3), vectorised.
 
     Args:
         error: (T, T, T), `[a, b, t]` for a < b < t, and `[b, b, t]` where `b` is the first anchor.
-        most: largest number of computes of interest.
-        forced: evaluations that are computed in any case, beside the first.
+        most: largest number of computes.
+        forced: evaluations that are always computed, besides the first.
     """
     error = _table(error, 3)
     count = len(error)
@@ -140,14 +141,14 @@ def pair_partition(error: Floats, most: int, forced: Sequence[int] = ()) -> Pair
     within = np.zeros((count, count, count + 1))
     for b in range(count):
         within[:, b, b + 2 :] = np.cumsum(error[:, b, b + 1 :], axis=1)[:, : count - b - 1]
-        for one in forced:
-            if one > b:
-                within[:, b, one + 1 :] = np.inf
+        for t in forced:
+            if t > b:
+                within[:, b, t + 1 :] = np.inf
     best = np.full((most + 1, count, count), np.inf)
     before = np.zeros((most + 1, count, count), np.int64)
     best[1, 0, 0] = 0.0
     for k in range(2, most + 1):
-        # From the anchors (a, b) to (b, c).
+        # best[k, a, b]: least error with k computes, of which a and b are the last. Extend by an anchor c.
         for b in range(count - 1):
             sums = best[k - 1, : b + 1, b, None] + within[: b + 1, b, b + 1 : count]
             before[k, b, b + 1 :] = np.argmin(sums, axis=0)
@@ -158,15 +159,16 @@ def pair_partition(error: Floats, most: int, forced: Sequence[int] = ()) -> Pair
 
 
 def knapsack(errors: Sequence[Floats], costs: Sequence[float], budget: float) -> tuple[int, ...]:
-    """How often to compute each site, at the least sum of errors within a budget of time.
+    """The number of computes of each site with the least sum of errors within a time budget.
 
-    One price on time is bisected; each site then takes the number of computes that is cheapest at that price.
-    A price reaches only the convex hull, so the rest of the budget is spent greedily.
+    Lagrangian relaxation: a price per second is found by bisection, and each site takes the number of
+    computes that minimises error plus price times seconds. This reaches only points on the convex hull, so
+    the rest of the budget is spent greedily.
 
     Args:
-        errors: for each site, `[k]` is its least error with k computes; infinite where there is no plan.
+        errors: for each site, `[k]` is its least error with k computes; infinite if there is no plan.
         costs: seconds of one compute of each site.
-        budget: seconds in all.
+        budget: seconds in total.
 
     Raises:
         DcacheError: even the fewest computes take longer.
@@ -185,8 +187,8 @@ def knapsack(errors: Sequence[Floats], costs: Sequence[float], budget: float) ->
 
     if spent(fewest) > budget:
         raise DcacheError(
-            f"the budget of {budget:.4g} s is below {spent(fewest):.4g} s, what the fewest computes take: "
-            "ask for less speedup"
+            f"the budget of {budget:.4g} s is below the {spent(fewest):.4g} s of the fewest computes: ask "
+            "for less speedup"
         )
     low, high = 0.0, 1.0
     while spent(at(high)) > budget and high < 1e30:
@@ -212,40 +214,44 @@ def knapsack(errors: Sequence[Floats], costs: Sequence[float], budget: float) ->
 def bubbling_union(
     rows: Sequence[Sequence[bool]], order: Sequence[int], errors: Sequence[float], top: int
 ) -> list[tuple[bool, ...]]:
-    """BAC's Bubbling Union: an error that enters early is not carried through feed-forward layers unseen.
+    """BAC's Bubbling Union: early feed-forward layers also compute where later ones do.
 
-    The `top` sites of the largest error are selected; each of them also computes wherever a selected site of
-    the same or a later layer does. Computes are only ever added; fewer than two selected change nothing.
+    The `top` sites with the largest errors are selected. Each of them also computes wherever a selected site
+    of the same or a later layer does. Computes are only added; with fewer than two selected sites nothing
+    changes.
 
     Args:
-        rows: of the feed-forward sites, one bool per evaluation.
+        rows: rows of the feed-forward sites, one bool per evaluation.
         order: their layers.
         errors: of each site, such as its mean change from evaluation to evaluation.
-        top: how many are selected.
+        top: number of selected sites.
+
+    Returns:
+        The new rows, in the same order.
     """
     table = np.asarray(rows, bool)
-    chosen = sorted(range(len(table)), key=lambda i: -errors[i])[:top]
-    found = table.copy()
-    if len(chosen) > 1:
-        for i in chosen:
-            later = [j for j in chosen if order[j] >= order[i]]
-            found[i] = table[later].any(axis=0)
-    return [tuple(map(bool, row)) for row in found]
+    selected = sorted(range(len(table)), key=lambda i: -errors[i])[:top]
+    united = table.copy()
+    if len(selected) > 1:
+        for i in selected:
+            later = [j for j in selected if order[j] >= order[i]]
+            united[i] = table[later].any(axis=0)
+    return [tuple(map(bool, row)) for row in united]
 
 
 def maximal_runs(labels: Sequence[bool]) -> list[tuple[int, int]]:
     """The maximal runs of true labels, as (first, last): ProfilingDiT's background blocks."""
-    found: list[tuple[int, int]] = []
+    runs: list[tuple[int, int]] = []
     for i, label in enumerate(labels):
-        if label and found and found[-1][1] == i - 1:
-            found[-1] = (found[-1][0], i)
+        if label and runs and runs[-1][1] == i - 1:
+            runs[-1] = (runs[-1][0], i)
         elif label:
-            found.append((i, i))
-    return found
+            runs.append((i, i))
+    return runs
 
 
 def _groups(error: Floats) -> Floats:
-    """`[a, end]`: the error of the group that begins with the anchor `a` and ends before `end`."""
+    """(T, T + 1), `[a, end]`: the error of the group that begins with anchor `a` and ends before `end`."""
     count = len(error)
     sums = np.full((count, count + 1), np.inf)
     for a in range(count):
@@ -254,12 +260,12 @@ def _groups(error: Floats) -> Floats:
 
 
 def _table(error: Floats, dimensions: int) -> Floats:
-    found = np.asarray(error, np.float64)
-    if found.ndim != dimensions or len(set(found.shape)) != 1 or not found.size:
-        raise DcacheError(f"expected a table of {dimensions} equal sides, got the shape {found.shape}")
-    if np.isnan(found).any():
+    table = np.asarray(error, np.float64)
+    if table.ndim != dimensions or len(set(table.shape)) != 1 or not table.size:
+        raise DcacheError(f"expected a table of {dimensions} equal sides, got the shape {table.shape}")
+    if np.isnan(table).any():
         raise DcacheError("the table of errors holds NaN: observe again, or leave out the run that made them")
-    return found
+    return table
 
 
 def _reachable(count: int, computes: int, shortest: int, longest: int) -> None:

@@ -1,4 +1,4 @@
-"""BAC (Ji et al. 2025): every sublayer is updated where that keeps it most similar to what it would be."""
+"""BAC (Ji et al. 2025): every sublayer is computed where reuse would be least similar to its output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dcache.sites.names import span_of
 from dcache.util.checks import check_whole
 
 KINDS = ("attn", "cross_attn", "mlp", "fused")
-# All of them are distances, [a, t] of evaluation t from the anchor a: whatever the name, they are minimised.
+# Each is a distance, [a, t] of evaluation t from the anchor a, also that named by a similarity.
 METRICS: dict[str, Callable[[FeatureTables], Floats]] = {
     "cosine": lambda tables: 1.0 - tables.cosine,
     "l1": lambda tables: tables.distance,
@@ -28,19 +28,19 @@ FORMS = ("anchor", "adjacent")
 def plan(
     profile: Profile, computes: int = 10, metric: str = "cosine", union: int = 0, form: str = "anchor"
 ) -> Schedule:
-    """A row for every sublayer, each on its own: the optimal partition, then the Bubbling Union.
+    """A row for every sublayer: the optimal partition, then the Bubbling Union.
 
     Args:
         profile: with sublayers.
-        computes: updates of each sublayer ("num_caches"; 5, 8, 10 and 20 of 100 evaluations are published).
+        computes: computes of each sublayer ("num_caches"; 5, 8, 10 and 20 of 100 evaluations are published).
         metric: "cosine", "l1" or "l2".
-        union: of how many feed-forward sublayers, those whose output moves most, the updates are united; 0
+        union: number of feed-forward sublayers whose computes are united, those whose output changes most; 0
             for none. It adds computes.
-        form: "anchor" sums each evaluation's distance to the update it stands on (the published code),
-            "adjacent" its distance to the evaluation before (the paper's printed formula).
+        form: "anchor" sums each evaluation's distance to the compute that it reuses (the published code),
+            "adjacent" its distance to the previous evaluation (the paper's printed formula).
 
     Raises:
-        DcacheError: the profile has no sublayers, or a parameter makes no sense.
+        DcacheError: the profile has no sublayers, or a parameter is not valid.
     """
     check_whole("union", union, 0)
     check_whole("computes", computes, 1)
@@ -63,15 +63,15 @@ def plan(
 
 
 def levels(profile: Profile) -> Iterable[dict[str, Any]]:
-    """From computing every evaluation down to the first alone."""
+    """Computes, descending to 1."""
     return ({"computes": k} for k in range(profile.steps, 0, -1))
 
 
 def _united(profile: Profile, rows: dict[str, tuple[int, ...]], top: int) -> dict[str, tuple[int, ...]]:
-    """The feed-forward sublayers' rows after the Bubbling Union, by their mean |y_t - y_u| over all pairs."""
+    """The feed-forward sublayers' rows after the Bubbling Union, by their mean |y_t - y_u| over all t, u."""
     sites = profile.of_kind("mlp")
     table = [[t in rows[site] for t in range(profile.steps)] for site in sites]
     depths = [span_of(site).first[0] for site in sites]
-    moves = [float(profile.tables(site, "value").distance.mean()) for site in sites]
-    united = bubbling_union(table, depths, moves, top) if top else []
+    changes = [float(profile.tables(site, "value").distance.mean()) for site in sites]
+    united = bubbling_union(table, depths, changes, top) if top else []
     return {site: tuple(np.flatnonzero(row)) for site, row in zip(sites, united, strict=bool(top))}

@@ -1,9 +1,9 @@
-"""Delta-DiT (Chen et al. 2024): rear blocks early, front blocks late, the boundary from what was observed.
+"""Delta-DiT (Chen et al. 2024): rear blocks early, front blocks late, with the boundary from a profile.
 
-The paper chooses the boundary by looking at which blocks matter in which stage, and publishes no tables. Our
-reading: the boundary is where predictions of the rear before it and of the front from it on do the least harm
-in sum. Harm is the error of the final pictures where the profile has the importance of both runs, and else
-how far the blocks' deltas have moved since they were last computed.
+The paper chooses the boundary by which blocks matter in which stage, and publishes no tables. Our reading:
+the boundary with the least sum of errors, of the rear run's predictions before it and the front run's from it
+on. An error is that of the final pictures if the profile has the importance of both runs; else the change of
+the blocks' deltas since their last compute.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from dcache.util.checks import check_share, check_whole
 
 SHARE = 0.75
 Rows = Mapping[Site, tuple[int, ...]]
-Harm = Callable[[int, Rows], float]
+# Boundary and rows -> sum of errors.
+Error = Callable[[int, Rows], float]
 
 
 def plan(
@@ -37,18 +38,18 @@ def plan(
     warmup: int = 1,
     last: bool = False,
 ) -> Schedule:
-    """The rows that `methods.delta_dit` makes, one for each part of the two overlapping runs.
+    """The rows of `methods.delta_dit`, one for each disjoint run of the overlapping front and rear run.
 
     Args:
         profile: with every block.
-        interval: every evaluation whose index is a multiple of it is computed.
-        blocks: of the front and of the rear run, or their share of the depth (a float).
-        boundary: the evaluation from which on the front is reused; None for the best.
+        interval: evaluations whose index is a multiple of it are computed.
+        blocks: number of blocks of the front and of the rear run, or their share of the depth (a float).
+        boundary: first evaluation at which the front is reused; None for the best.
         warmup: evaluations computed from the start.
         last: compute the last evaluation.
 
     Raises:
-        DcacheError: the profile has no blocks, or a parameter makes no sense.
+        DcacheError: the profile has no blocks, or a parameter is not valid.
     """
     check_share("blocks", blocks, 1)
     depth = _depth(profile)
@@ -56,22 +57,22 @@ def plan(
     if not 1 <= size <= depth:
         raise DcacheError(f"blocks={blocks!r} is {size} blocks, and the profile has {depth}")
     front, rear = _run(0, size - 1), _run(depth - size, depth - 1)
-    atoms = sorted(split_overlapping_runs([front, rear]), key=lambda site: site.first)
+    runs = sorted(split_overlapping_runs([front, rear]), key=lambda site: site.first)
 
     def rows_of(stage: int) -> Rows:
         rule = guarded(EveryNthIndex(interval), DeltaDitStages(stage, size), warmup=warmup, last=last)
-        return {atom: simulate(rule, profile.steps, atom, depth=depth) for atom in atoms}
+        return {run: simulate(rule, profile.steps, run, depth=depth) for run in runs}
 
     if boundary is None:
-        harm = _on_pictures(profile, front.name, rear.name) or _by_tables(profile, atoms)
-        boundary = min(range(profile.steps + 1), key=lambda stage: harm(stage, rows_of(stage)))
+        error = _picture_error(profile, front.name, rear.name) or _delta_error(profile, runs)
+        boundary = min(range(profile.steps + 1), key=lambda stage: error(stage, rows_of(stage)))
     check_whole("boundary", boundary, 0)
-    rows = {atom.name: computed for atom, computed in rows_of(boundary).items()}
+    rows = {run.name: computed for run, computed in rows_of(boundary).items()}
     return scheduled(profile, "delta_dit", rows, codec="delta")
 
 
 def levels(profile: Profile) -> Iterable[dict[str, Any]]:
-    """Intervals with the published share of blocks and with all but one, by the share that is computed."""
+    """Intervals with the published share of blocks and with all blocks but one, ordered by computed share."""
     depth = _depth(profile)
     sizes = sorted({max(1, share_of(SHARE, depth)), max(1, depth - 1)})
     pairs = [(interval, size) for interval in range(1, profile.steps + 1) for size in sizes]
@@ -79,39 +80,39 @@ def levels(profile: Profile) -> Iterable[dict[str, Any]]:
     return ({"interval": n, "blocks": size} for n, size in sorted(pairs, key=lambda p: (-share[p], p[1])))
 
 
-def _on_pictures(profile: Profile, front: str, rear: str) -> Harm | None:
-    """By the importance of both runs; None where one was not looked at in all evaluations but the first."""
+def _picture_error(profile: Profile, front: str, rear: str) -> Error | None:
+    """Error of the final pictures, from the importance of both runs; None if the profile has gaps in it."""
     if profile.importance is None or not {front, rear} <= set(profile.important):
         return None
     early, late = (profile.importance[profile.important.index(run), 1:] for run in (rear, front))
     if not np.isfinite([early, late]).all():
         return None
 
-    def harm(stage: int, rows: Rows) -> float:
-        whole = set.intersection(*map(set, rows.values()))
+    def error(stage: int, rows: Rows) -> float:
+        full = set.intersection(*map(set, rows.values()))
         return sum(
-            float((early if t < stage else late)[t - 1]) for t in range(1, profile.steps) if t not in whole
+            float((early if t < stage else late)[t - 1]) for t in range(1, profile.steps) if t not in full
         )
 
-    return harm
+    return error
 
 
-def _by_tables(profile: Profile, atoms: list[Site]) -> Harm:
-    """By the mean |d_a - d_t| of every block's delta, `a` being where it was last computed, summed."""
-    blocks = {atom: [_block(i) for i in range(atom.first, atom.last + 1)] for atom in atoms}
-    moved = {
-        atom: np.sum([profile.tables(one, "delta").distance for one in its], axis=0)
-        for atom, its in blocks.items()
+def _delta_error(profile: Profile, runs: list[Site]) -> Error:
+    """Sum over blocks of mean |d_a - d_t|, where d is the block's delta and a its last compute before t."""
+    blocks = {run: [_block(i) for i in range(run.first, run.last + 1)] for run in runs}
+    distance = {
+        run: np.sum([profile.tables(block, "delta").distance for block in names], axis=0)
+        for run, names in blocks.items()
     }
 
-    def harm(_: int, rows: Rows) -> float:
+    def error(_: int, rows: Rows) -> float:
         total = 0.0
-        for atom, computed in rows.items():
+        for run, computed in rows.items():
             last = np.searchsorted(computed, np.arange(profile.steps), side="right") - 1
-            total += float(moved[atom][np.asarray(computed)[last], np.arange(profile.steps)].sum())
+            total += float(distance[run][np.asarray(computed)[last], np.arange(profile.steps)].sum())
         return total
 
-    return harm
+    return error
 
 
 def _run(first: int, last: int) -> Site:

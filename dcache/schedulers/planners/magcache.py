@@ -1,4 +1,4 @@
-"""MagCache (Ma et al. 2025): its rule looks at nothing, so the run it makes is known beforehand."""
+"""MagCache (Ma et al. 2025): its rule reads no tensors, so its run is known in advance."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def plan(
 
     Args:
         profile: with ratios.
-        threshold: the largest error that is predicted.
+        threshold: largest error that is predicted.
         max_run: most predictions in a row.
         retention: share of the run computed from the start, at least one evaluation.
         last: compute the last evaluation.
 
     Raises:
-        DcacheError: the profile has no ratios, or a parameter makes no sense.
+        DcacheError: the profile has no ratios, or a parameter is not valid.
     """
     if profile.ratios is None:
         raise DcacheError(
             "magcache plans from the ratios of the trunk's magnitudes, and this profile has none: they are "
-            f"observed where there is a trunk; this one is of {', '.join(profile.sites)}"
+            f"observed if the model has a trunk; this profile has {', '.join(profile.sites)}"
         )
     magnitude = MagCacheRule(threshold, tuple(map(float, profile.ratios)))
     rule = any_of(Retention(retention), Last() if last else None, MaxRun(max_run), magnitude)
@@ -43,7 +43,7 @@ def plan(
 
 
 def levels(profile: Profile) -> Iterable[dict[str, Any]]:
-    """Thresholds, from the strictest; then longer runs, and at the end without retention."""
+    """Thresholds, ascending; then longer runs; last without retention."""
     yield {"max_run": 0}
     yield from ({"threshold": float(t)} for t in np.geomspace(0.002, 20.0, 120))
     yield from ({"threshold": 1e9, "max_run": k} for k in range(6, profile.steps))

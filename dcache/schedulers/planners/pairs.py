@@ -1,8 +1,8 @@
-"""Ours: one site's computes placed by dynamic programming over the last two anchors, with their own error.
+"""Ours: the computes of one site, placed by dynamic programming over the last two anchors.
 
-A prediction from two anchors has an error that follows from the Gram matrix for every pair of anchors
-(`planners.gram`), so the best places for any number of computes are found exactly. What an error
-at an evaluation means for the final picture is its weight: from observed importance where the profile has it.
+The Gram matrix gives the error of a prediction from any two anchors (`planners.gram`), so the best
+evaluations for any number of computes are found exactly. The error of each evaluation is weighted by its
+effect on the final picture, as `step_weights` estimates it.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ def plan(
     ridge: float = RIDGE,
     forced: Sequence[int] = (),
 ) -> Schedule:
-    """The places with the least sum of weighted squared errors, and the weights of the predictions.
+    """The computed evaluations with the least sum of weighted squared errors, and the predictor.
 
     Args:
         profile: with the site.
-        computes: how many evaluations are computed; None is a third of them.
-        predictor: `fitted`; a line: `newton` (on log-SNR where the profile tells noise levels) or `taylor`
-            (on the step); or `reuse`.
+        computes: number of computed evaluations; None is a third of all.
+        predictor: "fitted"; a line, "newton" (on log-SNR if the profile has noise levels) or "taylor" (on the
+            step); or "reuse".
         importance: weights of the evaluations, as in `step_weights`.
-        site: None for the whole: trunk, outermost bracket or model.
+        site: the site; None for the profile's `whole_site`.
         ridge: as in `dcache.schedulers.planners.gram`.
-        forced: evaluations that are computed in any case, beside the first.
+        forced: evaluations that are always computed, besides the first.
 
     Raises:
-        DcacheError: the site was not observed, or there are no such plans.
+        DcacheError: the site was not observed, or there is no such plan.
     """
     computes = max(profile.steps // 3, 1) if computes is None else computes
     check_whole("computes", computes, 1)
@@ -61,20 +61,20 @@ def plan(
     weighted = errors(profile, site, predictor, ridge) * step_weights(profile, site, importance)
     anchors = pair_partition(weighted, computes, forced).anchors(computes)
     return scheduled(
-        profile, "pairs", {site: anchors}, **how(profile, {site: anchors}, predictor, ridge=ridge)
+        profile, "pairs", {site: anchors}, **plan_terms(profile, {site: anchors}, predictor, ridge=ridge)
     )
 
 
 def levels(profile: Profile) -> Iterable[dict[str, Any]]:
-    """From one evaluation predicted to one computed."""
+    """Computes, descending from all evaluations but one to 1."""
     yield from ({"computes": k} for k in range(profile.steps - 1, 0, -1))
 
 
 def errors(profile: Profile, site: str, predictor: str, ridge: float = RIDGE) -> Floats:
-    """(T, T, T), `[a, b, t]`: the mean squared error at t of a predictor from the anchors a and b.
+    """(T, T, T), `[a, b, t]`: the mean squared error at t of a predictor with the anchors a and b.
 
     Raises:
-        DcacheError: the predictor is none of these, or the site was not observed.
+        DcacheError: the predictor is not one of `PREDICTORS`, or the site was not observed.
     """
     gram = profile.tables(site).gram
     if predictor == "fitted":
@@ -89,22 +89,24 @@ def errors(profile: Profile, site: str, predictor: str, ridge: float = RIDGE) ->
 
 
 def step_weights(profile: Profile, site: str, importance: str = "auto") -> Floats:
-    """(T,): what a squared error of the site's features at each evaluation counts.
+    """(T,): the weight of the squared error of a site's features at each evaluation.
 
-    `observed`: the final pictures' squared error when that evaluation alone was predicted by reuse, over the
-    squared error of that reuse. It says little of errors in a row, which add up, and under guidance it did
-    harm where it was measured (docs/predictors.md). `power`: one over the mean square of the features, so
-    that errors are relative. `none`: one. `auto`: observed where the profile has it; else that of the whole,
-    for the same relative error; else power.
+    - "observed": the final pictures' squared error when that evaluation alone was predicted by reuse, over
+      the squared error of that reuse. It ignores that errors in a row add up; measured under guidance it gave
+      worse plans (docs/predictors.md).
+    - "power": one over the mean square of the features, so that errors are relative.
+    - "none": one.
+    - "auto": "observed" if the profile has it; else the observed importance of the largest site, for the same
+      relative error; else "power".
 
     Raises:
-        DcacheError: the profile has no importance of the site, or the kind is none of these.
+        DcacheError: the profile has no importance of the site, or `importance` is not one of `IMPORTANCES`.
     """
     if importance not in IMPORTANCES:
         raise DcacheError(f"importance must be one of {', '.join(IMPORTANCES)}, got {importance!r}")
     power = np.maximum(np.diag(profile.tables(site).gram), _TINY)
-    seen = _seen(profile, site)
-    if importance == "observed" and seen is None:
+    observed = _observed_importance(profile, site)
+    if importance == "observed" and observed is None:
         raise DcacheError(
             f"the profile has no observed importance of {site!r}: it has that of "
             f"{', '.join(profile.important) or 'nothing'}. Observe with --importance"
@@ -113,21 +115,29 @@ def step_weights(profile: Profile, site: str, importance: str = "auto") -> Float
         return np.ones(profile.steps)
     if importance == "power":
         return 1.0 / power
-    if seen is not None:
-        return seen
-    whole = profile.whole_site if profile.important else site
-    of_all = _seen(profile, whole)
-    return 1.0 / power if of_all is None else of_all * np.diag(profile.tables(whole).gram) / power
+    if observed is not None:
+        return observed
+    largest = profile.whole_site if profile.important else site
+    of_largest = _observed_importance(profile, largest)
+    return 1.0 / power if of_largest is None else of_largest * np.diag(profile.tables(largest).gram) / power
 
 
-def how(
+def plan_terms(
     profile: Profile,
     rows: dict[str, tuple[int, ...]],
     predictor: str,
     order: int = 1,
     ridge: float = RIDGE,
 ) -> dict[str, Any]:
-    """The rest of a schedule's plan for these computed evaluations: predictor, parameters and clock."""
+    """The fields predictor, parameters and clock of a `Plan` with these rows.
+
+    Args:
+        profile: the profile.
+        rows: site -> computed evaluations.
+        predictor: one of `PREDICTORS`.
+        order: the predictor's order.
+        ridge: as in `dcache.schedulers.planners.gram`.
+    """
     if predictor == "newton":
         return {"predictor": "newton", "parameters": {"order": order}, "clock": clock_values(profile)[0]}
     if predictor == "taylor":
@@ -141,33 +151,37 @@ def how(
 
 
 def clock_values(profile: Profile) -> tuple[str, Floats]:
-    """The clock that `newton` runs on, and its value at every evaluation: log-SNR where it is known."""
+    """The clock of `newton`, log-SNR if the noise levels are known, else the step; and its values, (T,)."""
     sigmas = profile.sigmas[: profile.steps]
     if len(sigmas) < profile.steps:
         return "step", np.arange(profile.steps, dtype=np.float64)
-    # Noise levels of flow matching are shares of one; others begin far above.
+    # Noise levels of flow matching are at most 1; those of other samplers start far above.
     run = Run(sigmas=sigmas, flow=max(sigmas) <= 1.0)
-    found = []
+    taus = []
     for run.index in range(profile.steps):
-        found.append(run.clock("logsnr"))
-    return "logsnr", np.asarray(found)
+        taus.append(run.clock("logsnr"))
+    return "logsnr", np.asarray(taus)
 
 
-def _seen(profile: Profile, site: str) -> Floats | None:
-    """Observed importance for each unit of the error that was seen; gaps are filled from neighbours.
+def _observed_importance(profile: Profile, site: str) -> Floats | None:
+    """(T,): the pictures' error per unit of the site's squared error; gaps are interpolated.
+
+    None if the profile has no importance of the site.
 
     Raises:
-        DcacheError: it was observed and says nothing.
+        DcacheError: no entry of the importance is usable.
     """
     if profile.importance is None or site not in profile.important:
         return None
-    seen = profile.importance[profile.important.index(site)]
+    pictures = profile.importance[profile.important.index(site)]
     squared = profile.tables(site).squared
     reuse = np.append(squared[0, 0], np.diag(squared, 1))
-    known = np.flatnonzero(np.isfinite(seen) & (seen > 0) & (reuse > 0))
+    known = np.flatnonzero(np.isfinite(pictures) & (pictures > 0) & (reuse > 0))
     if not len(known):
         raise DcacheError(
-            f"the profile's importance of {site!r} says nothing: observe it again, or use importance='power'"
+            f"the profile's importance of {site!r} has no finite entry above 0: observe it again, or use "
+            "importance='power'"
         )
-    filled: Floats = np.exp(np.interp(np.arange(len(seen)), known, np.log(seen[known] / reuse[known])))
+    ratio = np.log(pictures[known] / reuse[known])
+    filled: Floats = np.exp(np.interp(np.arange(len(pictures)), known, ratio))
     return filled

@@ -35,21 +35,21 @@ def plan(
         t_max: the first interval.
         t_min: the interval at the end of the run. The paper's HunyuanVideo list goes from 12 to 2 with
             `start` 6, its Wan setting is 6 throughout.
-        start: where the first interval begins; everything before is computed.
-        share: of the blocks that are background, those whose attention prefers the foreground least (60 % and
-            70 % in the published lists).
-        tau: instead: background are blocks with R below this.
+        start: first evaluation of the first interval; all before are computed.
+        share: share of the blocks that are background, those whose attention prefers the foreground least
+            (60 % and 70 % in the published lists).
+        tau: instead of `share`: blocks with R below it are background.
 
     Raises:
         DcacheError: the profile has no attention statistics, or no block is background.
     """
-    behind = labelled(profile.attention, share, tau)
-    if not behind:
+    background = labelled(profile.attention, share, tau)
+    if not background:
         raise DcacheError(
             f"no block has R below tau={tau:g}: the least is {min(profile.attention.values()):g}"
         )
     rule = Shrinking(t_max, t_min, start)
-    rows = {site: simulate(rule, profile.steps, Site(site, "run")) for site in sites(behind)}
+    rows = {site: simulate(rule, profile.steps, Site(site, "run")) for site in sites(background)}
     return scheduled(profile, "profilingdit", rows, codec="delta")
 
 
@@ -58,11 +58,11 @@ def labelled(attention: Mapping[str, float], share: float = SHARE, tau: float | 
 
     Args:
         attention: `block:N` -> R, the share of the foreground's tokens that its attention prefers.
-        share: of the blocks with the least R, at least one.
+        share: share of the blocks, those with the least R; at least one block.
         tau: if not None, all blocks with R below it instead.
 
     Raises:
-        DcacheError: there are no statistics.
+        DcacheError: there are no statistics, or a parameter is not valid.
     """
     if not attention:
         raise DcacheError(
@@ -84,13 +84,13 @@ def labelled(attention: Mapping[str, float], share: float = SHARE, tau: float | 
 
 
 def sites(blocks: Sequence[int]) -> list[str]:
-    """The maximal runs of neighbouring blocks, as sites."""
+    """The maximal runs of adjacent blocks, as names of sites."""
     labels = [i in set(blocks) for i in range(max(blocks) + 1)]
     return [f"block:{a}" if a == b else f"run:{a}-{b}" for a, b in maximal_runs(labels)]
 
 
 def levels(profile: Profile) -> Iterable[dict[str, Any]]:
-    """Intervals that shrink to a third, for more and more blocks, by the share that is computed."""
+    """Intervals that shrink to a third, for increasing shares of blocks, ordered by computed share."""
     depth = max(len(profile.attention), 1)
     settings = [
         {"t_max": longest, "t_min": -(-longest // 3), "share": share}
@@ -98,9 +98,9 @@ def levels(profile: Profile) -> Iterable[dict[str, Any]]:
         for longest in range(1, profile.steps + 1)
     ]
 
-    def computed(one: dict[str, Any]) -> float:
-        anchors = shrinking(profile.steps, one["t_max"], one["t_min"])
+    def computed(setting: dict[str, Any]) -> float:
+        anchors = shrinking(profile.steps, setting["t_max"], setting["t_min"])
         predicted = 1.0 - len(anchors) / profile.steps
-        return 1.0 - predicted * max(1, round(one["share"] * depth)) / depth
+        return 1.0 - predicted * max(1, round(setting["share"] * depth)) / depth
 
-    return sorted(settings, key=lambda one: (-computed(one), one["share"]))
+    return sorted(settings, key=lambda setting: (-computed(setting), setting["share"]))

@@ -43,7 +43,7 @@ def plan(profile: Profile, alpha: float = 0.15, lookahead: int = 3) -> Schedule:
 
 
 def levels(profile: Profile) -> Iterable[dict[str, Any]]:
-    """Thresholds, from 0, which computes everything; longer runs where that is not enough."""
+    """Thresholds, ascending from 0, which computes everything; then longer runs."""
     yield {"alpha": 0.0}
     yield from ({"alpha": float(a)} for a in np.geomspace(0.005, 5.0, 60))
     yield from ({"alpha": 5.0, "lookahead": k} for k in range(4, profile.steps))

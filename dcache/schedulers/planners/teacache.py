@@ -1,4 +1,4 @@
-"""TeaCache (Liu et al. 2024): its polynomial, and the run it makes when the changes are as observed."""
+"""TeaCache (Liu et al. 2024): its polynomial, fitted to a profile, and its run with the observed changes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ POOR = 0.8
 
 
 def plan(profile: Profile, threshold: float = 0.25, warmup: int = 1, last: bool = True) -> Schedule:
-    """The trunk is computed where `methods.teacache` would compute it if it saw the mean observed changes.
+    """The trunk is computed where `methods.teacache` would compute it with the mean observed changes.
 
-    What that method sees while running differs with the prompt, and with what was predicted before.
+    In a run of that method the changes depend on the prompt and on earlier predictions.
 
     Args:
-        profile: with changes.
+        profile: with `input_output_changes`.
         threshold: predicted while the sum of rescaled changes is below it.
         warmup: evaluations computed from the start.
         last: compute the last evaluation.
@@ -36,16 +36,16 @@ def plan(profile: Profile, threshold: float = 0.25, warmup: int = 1, last: bool 
     """
     polynomial, _ = coefficients(profile)
     rule = guarded(Accumulated(threshold, polynomial), warmup=warmup, last=last)
-    seen = [float("inf"), *_changes(profile).reshape(-1, profile.steps - 1, 2)[:, :, 0].mean(axis=0)]
-    computed = simulate(rule, profile.steps, Site("trunk", "trunk"), seen)
+    changes = _changes(profile).reshape(-1, profile.steps - 1, 2)[:, :, 0].mean(axis=0)
+    computed = simulate(rule, profile.steps, Site("trunk", "trunk"), [float("inf"), *changes])
     return scheduled(profile, "teacache", {"trunk": computed}, codec="delta")
 
 
 def coefficients(profile: Profile) -> tuple[tuple[float, ...], float]:
     """The polynomial of degree 4, highest power first, by least squares; and its R^2.
 
-    It takes the relative L1 change of what the first block gives its attention to that of the trunk's delta.
-    Warns where it explains little.
+    It maps the relative L1 change of the first block's attention input to that of the trunk's delta. Warns if
+    R^2 is below 0.8.
 
     Raises:
         DcacheError: the profile has no changes, or not those of all evaluations.
@@ -53,8 +53,8 @@ def coefficients(profile: Profile) -> tuple[tuple[float, ...], float]:
     x, y = _changes(profile).T
     fitted = np.polyfit(x, y, DEGREE)
     spread = float(((y - y.mean()) ** 2).sum())
-    left = float(((y - np.polyval(fitted, x)) ** 2).sum())
-    quality = 1.0 - left / spread if spread else 1.0
+    residual = float(((y - np.polyval(fitted, x)) ** 2).sum())
+    quality = 1.0 - residual / spread if spread else 1.0
     if quality < POOR:
         warnings.warn(
             f"teacache's polynomial explains {quality:.0%} of how the trunk's delta changes (R^2, "
@@ -66,25 +66,24 @@ def coefficients(profile: Profile) -> tuple[tuple[float, ...], float]:
 
 
 def levels(_: Profile) -> Iterable[dict[str, Any]]:
-    """Thresholds, from the strictest; then without the last evaluation."""
+    """Thresholds, ascending; last without the last evaluation."""
     yield from ({"threshold": float(t)} for t in (0.0, *np.geomspace(0.01, 100.0, 120)))
     yield {"threshold": 1e9, "last": False}
 
 
 def _changes(profile: Profile) -> Floats:
-    """(N, 2), for each picture and branch those of evaluations 1 to T - 1."""
-    found, each = profile.input_output_changes, profile.steps - 1
-    if found is None:
+    """(N, 2): for each picture and branch, the changes at evaluations 1 to T - 1."""
+    changes, each = profile.input_output_changes, profile.steps - 1
+    if changes is None:
         raise DcacheError(
-            "teacache plans from changes of what the first block gives its attention, and this profile has "
-            "none: they are observed where there is a trunk whose attention is declared "
-            "(docs/add-a-family.md)"
+            "teacache plans from changes of the first block's attention input, and this profile has none: "
+            "they are observed if the model has a trunk whose attention is declared (docs/add-a-family.md)"
         )
-    distinct = len(np.unique(found[:, 0]))
-    if each < 1 or len(found) % each or distinct <= DEGREE:
+    distinct = len(np.unique(changes[:, 0]))
+    if each < 1 or len(changes) % each or distinct <= DEGREE:
         raise DcacheError(
             f"teacache plans from {each} changes for each picture and branch, with more than {DEGREE} "
-            f"different ones in all, and the profile has {len(found)}, {distinct} of them different: observe "
-            "whole runs, with more steps"
+            f"different ones in total, and the profile has {len(changes)}, {distinct} of them different: "
+            "observe whole runs, with more steps"
         )
-    return found
+    return changes

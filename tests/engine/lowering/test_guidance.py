@@ -114,7 +114,7 @@ class Pipe:
 
 def only_guidance(sibling: str, *computed: int) -> Method:
     """A method that predicts guidance at all evaluations but these, and nothing else."""
-    return Method("mine", rule=Listed(computed), sites=("guidance",), codec="value", sibling=sibling)
+    return Method("mine", rule=Listed(computed), sites=("guidance",), codec="value", uncond_from=sibling)
 
 
 def region_of(module: nn.Module) -> GuidanceRegion:
@@ -419,7 +419,7 @@ def test_a_trace_is_saved_with_its_sibling_and_replays(batched, sibling, tmp_pat
     pipe = dcache.enable(make(), only_guidance(sibling, 0, 1, 4))
     found, trace = pipe(), dcache.trace(pipe)
     plan = trace.components["core"]
-    assert plan.sibling == sibling
+    assert plan.uncond_from == sibling
     rows = {row for sites in plan.rows.values() for row in sites.values()}
     # Where the branches are two calls, the site is one of the second.
     assert (True, True, False, False, True, False) in rows
@@ -487,15 +487,15 @@ def test_the_bytes_of_the_bands_are_counted_and_freed():
     assert region_of(pipe.core).seen.calls == []
 
 
-def test_the_site_needs_a_method_that_knows_siblings_and_sites_that_can_be_halved():
+def test_the_site_needs_a_method_that_predicts_one_branch_and_sites_that_can_be_halved():
     pipe = SHAPES["sd"].build()
     with pytest.raises(DcacheError, match=r"'guidance' needs a method .*'tgate' or 'fastercache'"):
         dcache.enable(pipe, "interval", sites="guidance")
     for sites in (("guidance", "bracket:0"), ("guidance", "model")):
-        with pytest.raises(DcacheError, match="cannot follow"):
-            dcache.enable(pipe, Method("mine", rule=Listed((0,)), sites=sites, sibling="drop"))
-    with pytest.raises(DcacheError, match="sibling must be one of drop, bands"):
-        Method("mine", rule=Listed((0,)), sibling="mean")
+        with pytest.raises(DcacheError, match="do not support"):
+            dcache.enable(pipe, Method("mine", rule=Listed((0,)), sites=sites, uncond_from="drop"))
+    with pytest.raises(DcacheError, match="uncond_from must be one of drop, bands"):
+        Method("mine", rule=Listed((0,)), uncond_from="mean")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_a_larger_threshold_makes_the_first_gap_no_shorter():
 
 def test_refusals():
     profile = seen(RESIDUAL, OUTPUT)
-    with pytest.raises(DcacheError, match="told none: plan with timesteps=False"):
+    with pytest.raises(DcacheError, match="are unknown: plan with timesteps=False"):
         plans.make("ertacache", replace(profile, sigmas=()), threshold=0.1)
     with pytest.raises(DcacheError, match="no 'delta' of site 'model'"):
         plans.make("ertacache", replace(profile, sites={"model": {"0": {"value": tables(OUTPUT)}}}))

@@ -8,10 +8,10 @@ from dcache.errors import DcacheError
 from dcache.predictors.fitted import Fitted
 from dcache.schedulers.planners.gram import (
     combination,
+    errors_under_plan,
     line_slopes,
     pair_errors,
     predicted_error,
-    reached,
     slope_errors,
     slopes,
     table,
@@ -150,12 +150,12 @@ def test_the_table_is_what_fitted_takes() -> None:
     assert three < two
     errors = pair_errors(gram)
     expected = [0, errors[0, 0, 1], 0, errors[0, 2, 3], errors[0, 2, 4], 0, *errors[2, 5, 6:]]
-    np.testing.assert_allclose(reached(errors, anchors), expected)
+    np.testing.assert_allclose(errors_under_plan(errors, anchors), expected)
     assert [quadratic(gram, list(r), t, list(r.values())) for t, r in rows.items()] == pytest.approx(
         [errors[0, 0, 1], errors[0, 2, 3], errors[0, 2, 4], *errors[2, 5, 6:]]
     )
 
 
 def test_what_comes_before_all_anchors_is_refused() -> None:
-    with pytest.raises(DcacheError, match="evaluation 1 has nothing to predict from"):
+    with pytest.raises(DcacheError, match="evaluation 1 has no anchor to predict from"):
         combination(predictors.Reuse(), (3, 5), list(range(T)), 1)

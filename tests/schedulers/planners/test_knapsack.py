@@ -124,7 +124,7 @@ def test_blocks_stand_in_for_sublayers() -> None:
     [
         ({}, {"speedup": 9.0}, r"3 sites reach a speedup of 2\.11 with one compute of each"),
         ({}, {"speedup": 0.5}, "speedup"),
-        ({}, {"kinds": ("fused",)}, "knapsack deals computes out to fused"),
+        ({}, {"kinds": ("fused",)}, "knapsack plans for fused"),
         ({"latencies": None}, {}, "needs measured latencies"),
         ({"latencies": Latencies(1.0, {"attn:0": 0.1}, {})}, {}, "has none of mlp:0, attn:1"),
     ],

@@ -62,7 +62,7 @@ def test_levels_go_from_everything_to_the_first_evaluation():
 
 
 def test_without_ratios_it_says_what_is_missing():
-    with pytest.raises(DcacheError, match=r"magcache plans from the ratios .*this one is of attn:0"):
+    with pytest.raises(DcacheError, match=r"magcache plans from the ratios .*this profile has attn:0"):
         plans.make("magcache", profile({"attn:0": drifting(4, 0)}))
     with pytest.raises(DcacheError, match="max_run must be"):
         planned(RATIOS, max_run=-1)

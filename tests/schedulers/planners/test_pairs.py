@@ -138,7 +138,7 @@ def test_another_site_counts_as_the_whole_does_for_the_same_relative_error() -> 
     with pytest.raises(DcacheError, match="no observed importance of 'attn:0': it has that of trunk"):
         step_weights(observed, "attn:0", "observed")
     silent = replace(observed, importance=np.full((1, T), np.nan))
-    with pytest.raises(DcacheError, match="says nothing"):
+    with pytest.raises(DcacheError, match="has no finite entry above 0"):
         step_weights(silent, "trunk")
 
 
