@@ -1,7 +1,7 @@
 """Learning-to-Cache (Ma et al. 2024): learned routers; only every second evaluation may reuse.
 
-Router t belongs to the t-th smallest timestep, so the last one to the first evaluation. Routers with an odd
-number are not used: everything is computed there and remembered for the next evaluation.
+Router t belongs to the t-th smallest timestep, so the last router is the first evaluation's. Routers with odd
+numbers are not used: these evaluations compute everything and fill the cache for the next one.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.importers.imported import Imported, Options, imported
-from dcache.importers.routers import HELD, THRESHOLD, computed, logits_of, rows_of
+from dcache.importers.routers import FIRST_STEP_LOGIT, THRESHOLD, computed, logits_of, rows_of
 
 TAKES = ("threshold",)
 
 
 def fits(content: Any) -> bool:
-    """Whether it is a file of routers, and not surely HarmoniCa's, whose first evaluation's is held.
+    """Whether the content has routers and is not recognisably HarmoniCa's.
 
-    The last router here is an odd number's, or the first evaluation's, and was never trained.
+    HarmoniCa fixes the logits of the first evaluation. Here the last router is that evaluation's and
+    untrained.
     """
     if not isinstance(content, dict) or not isinstance(content.get("routers"), dict):
         return False
@@ -26,14 +27,14 @@ def fits(content: Any) -> bool:
         logits = logits_of(content)
     except DcacheError:
         return True
-    return not all(logit == HELD for logit in logits[-1])
+    return not all(logit == FIRST_STEP_LOGIT for logit in logits[-1])
 
 
 def convert(content: Any, options: Options) -> Imported:
-    """The schedule of such a file.
+    """Convert routers to a schedule.
 
     Raises:
-        DcacheError: it is none.
+        DcacheError: the content is not of this format.
     """
     logits = logits_of(content)
     tau = THRESHOLD if options.threshold is None else options.threshold

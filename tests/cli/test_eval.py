@@ -87,7 +87,7 @@ def test_every_argument_arrives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     ((pipeline, prompts, methods, settings), more) = asked[0]
     assert (pipeline, prompts, methods) == ("some/pipe", ["a fox"], "newton")
     assert settings == Settings(3, 5, 6, 2.5, 8, 16, 9, 4, "float16", "cpu", {"eta": 0.5})
-    del more["tell"]
+    del more["progress"]
     assert more == {
         "out": tmp_path,
         "metrics": ["psnr", "clip"],

@@ -36,7 +36,7 @@ def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_stages_leave_pictures_scores_and_a_report(painter: Painter, tmp_path: Path) -> None:
     told: list[str] = []
     result = evaluate(
-        "painter", PROMPTS, [RED], SETTINGS, out=tmp_path, **PSNR, tell=lambda what, *_: told.append(what)
+        "painter", PROMPTS, [RED], SETTINGS, out=tmp_path, **PSNR, progress=lambda what, *_: told.append(what)
     )
     assert result.scores is not None
     assert result.scores == json.loads((tmp_path / "scores.json").read_text())
