@@ -46,8 +46,8 @@ def lines(figures: dict[str, Any]) -> list[str]:
         *_held_lines(figures["rivals"]),
         "",
         f"Equal budgets: {figures['strategies']['budget']} evaluations on the first four prompts; "
-        f"hypervolume, means over {len(figures['strategies']['on']['random'])} seeds of the strategy's decisions, and the "
-        "best PSNR at each speedup:",
+        f"hypervolume, means over {len(figures['strategies']['on']['random'])} seeds of the strategy's "
+        "decisions, and the best PSNR at each speedup:",
         "",
         *_strategy_lines(figures["strategies"]),
         "",

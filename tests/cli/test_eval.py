@@ -141,7 +141,7 @@ def test_a_method_left_out_is_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     monkeypatch.setattr(evaluation, "evaluate", unfinished)
     assert main(["eval", "--out", str(tmp_path)]) == 0
-    assert "note: blue is left out: pictures of it are missing" in capsys.readouterr().out
+    assert "note: blue is left out, because its generation was interrupted" in capsys.readouterr().out
 
 
 def test_each_process_tells_its_progress(capsys: pytest.CaptureFixture[str]) -> None:

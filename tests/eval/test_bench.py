@@ -84,7 +84,7 @@ def test_somebody_elses_cache_is_measured_alike(subject: Subject) -> None:
 def test_a_contestant_that_leaves_the_pipeline_changed_is_told() -> None:
     careless = load("demo", steps=2, device="cpu")
     done = bench(careless, [Careless("careless", "careless")], [CAPTION], repeats=1)
-    assert "did not leave it as it was" in done.unrestored
+    assert "a method did not restore it" in done.unrestored
 
 
 class Ruinous(BenchEntry):
@@ -100,7 +100,7 @@ def test_a_pipeline_that_makes_nan_afterwards_is_told(monkeypatch: pytest.Monkey
     ruined = load("demo", steps=2, device="cpu")
     monkeypatch.setattr("dcache.eval.bench.check_entry", lambda *_: None)
     done = bench(ruined, [Ruinous("ruinous", "ruinous")], [CAPTION], repeats=1)
-    assert "did not leave it as it was" in done.unrestored
+    assert "a method did not restore it" in done.unrestored
 
 
 def test_too_large_a_batch_is_told(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_too_large_a_batch_is_told(subject: Subject, monkeypatch: pytest.MonkeyP
 def test_what_cannot_be_used_is_refused_before_anything_runs(subject: Subject) -> None:
     with pytest.raises(DcacheError, match=r"^deepcache: "):
         bench(subject, parse("default;deepcache"), [CAPTION], progress=lambda *_: pytest.fail("it ran"))
-    with pytest.raises(DcacheError, match="at least one timed round and one prompt: 3 and 0"):
+    with pytest.raises(DcacheError, match="at least one timed round and one prompt, got 3 and 0"):
         bench(subject, parse("default"), [])
 
 
