@@ -58,8 +58,7 @@ def observe(  # noqa: PLR0913
         progress: called with a description of each stage.
 
     Raises:
-        DcacheError: no prompts, a site that does not exist or cannot be observed, NaN or infinity in a run,
-            or a cap that is too small for a sketch.
+        DcacheError: no prompts, a site that cannot be observed, NaN in a run, or too small a cap.
     """
     if not prompts:
         raise DcacheError("expected at least one prompt to observe, got none")
@@ -70,9 +69,8 @@ def observe(  # noqa: PLR0913
     group = join(str(device_of(module)))
     wanted = sites_of(discover(module), sites)
     batches = batches_of(prompts, seed, batch_size, group)
-    profile = _observed(
-        ObservationRuns(subject, module, batches, cap, progress), wanted, sites is None, group
-    )
+    runs = ObservationRuns(subject, module, batches, cap, progress)
+    profile = _observed(runs, wanted, sites is None, group)
     order = [site.name for site in wanted if site.name in profile.sites]
 
     def seconds() -> Latencies | None:

@@ -111,10 +111,10 @@ def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
     with pytest.raises(DcacheError, match="read with weights_only=True"):
         read(path, "l2c")
     torch.save(content, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(DcacheError, match="not a tensor file of torch 1.6"):
+    with pytest.raises(DcacheError, match=r"not a tensor file of torch 1.6"):
         read(path, "l2c")
     path.write_bytes(pickle.dumps(content))
-    with pytest.raises(DcacheError, match="not a tensor file of torch 1.6"):
+    with pytest.raises(DcacheError, match=r"not a tensor file of torch 1.6"):
         read(path, "l2c")
     assert not (tmp_path / "ran").exists()
     # The planted call does run where a pickle is simply loaded.
