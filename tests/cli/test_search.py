@@ -145,7 +145,7 @@ def test_what_cannot_be_searched_is_told(
         (["--workers", "0"], "--workers must be at least 1"),
         (["--threads", "0"], "--threads must be at least 1"),
         (["--budget", "0"], "budget of at least one evaluation"),
-        (["--metrics", "beauty"], "no metric beauty: there are"),
+        (["--metrics", "beauty"], "no metric beauty: expected some of"),
         (["--units", "blocks"], "the profile has no blocks: its sites are trunk"),
         (["--profile", str(other)], "the profile is of a Other"),
         (["--profile", str(tmp_path / "none")], "cannot read the profile"),
