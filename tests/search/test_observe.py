@@ -296,7 +296,7 @@ def test_bad_input_is_refused_with_what_to_do() -> None:
         observe(subject, ["1"], batch_size=0, cap=5)
     with pytest.raises(DcacheError, match=r"has 'transformer'; got 'unet'"):
         observe(subject, ["1"], component="unet")
-    with pytest.raises(DcacheError, match=r"10752 bytes are the least"):
+    with pytest.raises(DcacheError, match=r"10752 bytes or more"):
         observe(subject, ["1"], sites=("block",), timing=False, cap=10751)
     left: list[int] = []
 
