@@ -1,4 +1,4 @@
-"""`memory_estimate`: what a method's histories will hold, from one evaluation."""
+"""`memory_estimate`: bytes that a method's caches will hold, measured in one evaluation."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from dcache.identity.sampler import Listener, is_sampler, tap
 from dcache.methods.registry import get, options_of
 from dcache.methods.resolve import preset_called, resolve
 
-# Guidance is learned in the first evaluation, and remembered in the second.
+# Guidance rows are inferred in the first evaluation and cached from the second on.
 _GUIDANCE_LEARNED = 2
 
 
 def memory_estimate(pipe_or_module: Any, method: Any = None, **arguments: Any) -> int:
-    """Bytes the histories of a method will hold, found by running one evaluation.
+    """Bytes that a method's caches will hold, measured by running one evaluation.
 
     >>> import dcache
     >>> from dcache.demo.pipeline import call_options, load_pipeline
@@ -37,28 +37,27 @@ def memory_estimate(pipe_or_module: Any, method: Any = None, **arguments: Any) -
     Args:
         pipe_or_module: as for `enable`.
         method: as for `enable`.
-        **arguments: options of the preset, where `method` is a name or None; all others are arguments of the
-            pipeline's (or module's) call, which is stopped after one evaluation.
+        **arguments: options of the preset (if `method` is a name or None) and arguments of the pipeline's or
+            module's call, which is stopped after one evaluation.
 
     Returns:
-        Bytes once the histories are full: order + 1 anchors for each site and branch, and what the change
-        indicators hold.
+        Bytes of the full caches: order + 1 anchors for each site and branch, and the tensors of the change
+        indicators.
 
     Raises:
-        DcacheError: an argument is neither the preset's nor the call's, or could be both; or the method does
-            not fit.
+        DcacheError: an argument belongs to neither preset nor call, or to both; or the method does not fit.
     """
-    options, call = _told_apart(pipe_or_module, method, arguments)
+    options, call = _split(pipe_or_module, method, arguments)
     modules = denoisers(pipe_or_module)
     if not modules:
         raise DcacheError(
-            f"only a run can tell which module of {type(pipe_or_module).__name__} is the denoiser: estimate "
-            "on that module itself"
+            f"only a run can tell which module of {type(pipe_or_module).__name__} is the denoiser: pass that "
+            "module instead of the pipeline"
         )
     with enabled(pipe_or_module, resolve(method, options)), torch.no_grad():
         sessions = list(sessions_of(pipe_or_module).values())
         if isinstance(pipe_or_module, nn.Module):
-            # A run that is not over yet is no run in which nothing was predicted.
+            # Two steps announced, one made: otherwise the engine would warn that the run predicted nothing.
             step(pipe_or_module, 0, sigma=1.0, timestep=1.0, steps=sessions[0].method.steps or 2)
             pipe_or_module(**call)
             return sum(_full_bytes(session) for session in sessions)
@@ -66,11 +65,11 @@ def memory_estimate(pipe_or_module: Any, method: Any = None, **arguments: Any) -
 
 
 class _EnoughError(Exception):
-    """One evaluation of every denoiser was seen."""
+    """Raised to stop a pipeline's call after one evaluation of every denoiser."""
 
 
 class _Stop(Listener):
-    """Ends a pipeline's call once every denoiser was called; they may take turns (Wan 2.2)."""
+    """Stops a pipeline's call once every denoiser was called; denoisers may take turns (Wan 2.2)."""
 
     learns = True
 
@@ -79,7 +78,7 @@ class _Stop(Listener):
         self.full: dict[int, int] = {}
 
     def stepped(self, mixed: torch.Tensor) -> None:
-        """The sampler is about to make a step."""
+        """Before a sampler step: record denoisers that are ready; stop when all are."""
         for i, session in enumerate(self.sessions):
             if i not in self.full and _is_ready(session):
                 self.full[i] = _full_bytes(session)
@@ -92,59 +91,57 @@ def _of_pipeline(pipe: Any, sessions: list[Session], call: Mapping[str, Any]) ->
     if not is_sampler(sampler):
         names = ", ".join(session.component for session in sessions)
         raise DcacheError(
-            f"{type(pipe).__name__} has no sampler to stop after one evaluation: estimate on its denoiser "
-            f"instead ({names})"
+            f"{type(pipe).__name__} has no `scheduler` that dcache can stop after one evaluation: pass its "
+            f"denoiser instead ({names})"
         )
     stop = _Stop(sessions)
-    watched = tap(sampler, stop)
+    intercept = tap(sampler, stop)
     try:
         pipe(**call)
     except _EnoughError:
         pass
     finally:
-        watched.leave(stop)
-        end = getattr(pipe, "maybe_free_model_hooks", None)
-        if end is not None:
-            end()
+        intercept.leave(stop)
+        # The stopped call did not reach its own clean-up of offloaded modules.
+        free = getattr(pipe, "maybe_free_model_hooks", None)
+        if free is not None:
+            free()
     return sum(stop.full.values())
 
 
-def _told_apart(
-    target: Any, method: Any, arguments: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The preset's options, and the arguments of the call."""
+def _split(target: Any, method: Any, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split the arguments into the preset's options and the arguments of the call."""
     preset = _preset_of(method)
     name = "" if preset is None else preset.__name__
-    takes = set() if preset is None else set(options_of(preset))
+    known_options = set() if preset is None else set(options_of(preset))
     call = target.forward if isinstance(target, nn.Module) else type(target).__call__
     parameters = inspect.signature(call).parameters
-    names = {name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD and name != "self"}
-    everything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    what = f"{type(target).__name__}'s call"
-    both = sorted(takes & names & set(arguments))
+    named = {name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD and name != "self"}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    callee = f"{type(target).__name__}'s call"
+    both = sorted(known_options & named & set(arguments))
     if both:
         raise DcacheError(
-            f"{', '.join(both)} may be an option of {name} or an argument of {what}: give the "
-            f"method as an object, dcache.methods.{name}({both[0]}=...), and the rest is the "
-            "call's"
+            f"{', '.join(both)} may be an option of {name} or an argument of {callee}. Pass the method as an "
+            f"object, dcache.methods.{name}({both[0]}=...): all keyword arguments are then the call's"
         )
-    unknown = [argument for argument in arguments if argument not in takes | names]
-    if everything and unknown:
-        # A call that takes anything: what is, or looks like, an option of ours is none of it.
+    unknown = [argument for argument in arguments if argument not in known_options | named]
+    if takes_any and unknown:
+        # The call has **kwargs and takes any name: refuse those that are, or resemble, an option of dcache.
         every = (option for name in methods.available() for option in options_of(get(name)))
-        options = {*takes, *ENGINE_OPTIONS, *every}
+        options = {*known_options, *ENGINE_OPTIONS, *every}
         unknown = [u for u in unknown if difflib.get_close_matches(u, options, n=1, cutoff=0.85)]
     if unknown:
-        known = "" if preset is None else f"{name} takes {', '.join(sorted(takes)) or 'no options'}; "
+        known = "" if preset is None else f"{name} takes {', '.join(sorted(known_options)) or 'no options'}; "
         raise DcacheError(
-            f"unknown argument(s) {', '.join(unknown)}: {known}{what} takes {', '.join(sorted(names))}"
+            f"unknown argument(s) {', '.join(unknown)}: {known}{callee} takes {', '.join(sorted(named))}"
         )
-    chosen = {name: value for name, value in arguments.items() if name in takes}
-    return chosen, {name: value for name, value in arguments.items() if name not in takes}
+    chosen = {name: value for name, value in arguments.items() if name in known_options}
+    return chosen, {name: value for name, value in arguments.items() if name not in known_options}
 
 
 def _preset_of(method: Any) -> Callable[..., Any] | None:
-    """The preset whose options may stand beside the call's arguments; None for a method that is made."""
+    """The preset whose options may be among the arguments; None if `method` is a finished Method."""
     if method is None:
         return methods.find("default")
     if isinstance(method, str):
@@ -154,7 +151,7 @@ def _preset_of(method: Any) -> Callable[..., Any] | None:
 
 
 def _is_ready(session: Session) -> bool:
-    """Whether one of everything is remembered; guidance is learned first, if there is any."""
+    """Whether every history has an anchor; with guidance, this is so only after its rows were inferred."""
     guidance, state = session.binding.guidance, session.state
     if guidance is None or guidance.useless or state.run is None or state.run.index >= _GUIDANCE_LEARNED:
         return bool(state.branches)
@@ -162,9 +159,10 @@ def _is_ready(session: Session) -> bool:
 
 
 def _full_bytes(session: Session) -> int:
+    """Bytes of the session's caches once all histories are full; each has at least one anchor now."""
     branches = session.state.branches.values()
     more = session.method.predictor.forecasts
     anchors = [(h.limit + more, h.leaves[-1]) for b in branches for h in b.histories.values() if h.leaves]
     probes = [t for b in branches if b.indicator is not None for t in b.indicator.capacity()]
-    held = sum(n * t.untyped_storage().nbytes() for n, leaves in anchors for t in tensors_of(leaves))
-    return held + sum(t.untyped_storage().nbytes() for t in probes)
+    cached = sum(n * t.untyped_storage().nbytes() for n, leaves in anchors for t in tensors_of(leaves))
+    return cached + sum(t.untyped_storage().nbytes() for t in probes)

@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--guidance", type=float, action="append", help="default: 3 and 1 (none)")
     parser.add_argument("--speedup", type=float, action="append", help="default: 2, 3 and 4")
     parser.add_argument("--prompts", type=int, default=24, help="to fit and check on (default: 24)")
-    parser.add_argument("--budget", type=int, default=60, help="sets of places to look at (default: 60)")
+    parser.add_argument("--budget", type=int, default=60, help="sets of places to try (default: 60)")
     parser.add_argument("--held-out", type=int, default=32, help="captions to measure on (default: 32)")
     parser.add_argument("--out", type=Path, default=SCHEDULES, help=f"(default: {SCHEDULES})")
     options = parser.parse_args()
@@ -54,21 +54,22 @@ def main() -> int:
             other = Renderer(subject, held_out)
             for speedup in options.speedup or SPEEDUPS:
                 began = time.perf_counter()
-                found = calibrate(
+                calibrated = calibrate(
                     subject,
                     [caption.text for caption in trained],
                     speedup,
                     budget=options.budget,
                     seed=SEED,
-                    tell=lambda what: print(f"  {what}", file=sys.stderr, flush=True),
+                    progress=lambda what: print(f"  {what}", file=sys.stderr, flush=True),
                 )
                 seconds = time.perf_counter() - began
-                checked = check(subject, found.schedule, held_out[:CHECKED])
+                checked = check(subject, calibrated.schedule, held_out[:CHECKED])
                 path = checked.schedule.save(out / file_name(speedup, guidance))
                 print(
-                    f"{path}: {checked.speedup:.2f}x, {found.placed:.1f} dB with these places, "
-                    f"{found.fitted:.1f} dB with fitted weights, {other.quality(found.schedule):.1f} dB on "
-                    f"captions it was not trained on; {found.rendered} cached runs, {seconds:.0f} s",
+                    f"{path}: {checked.speedup:.2f}x, {calibrated.placed:.1f} dB with these places, "
+                    f"{calibrated.fitted:.1f} dB with fitted weights, "
+                    f"{other.quality(calibrated.schedule):.1f} dB on captions it was not trained on; "
+                    f"{calibrated.rendered} cached runs, {seconds:.0f} s",
                     flush=True,
                 )
     except DcacheError as error:

@@ -47,11 +47,11 @@ PROMPTS = (
 
 
 def prompts_of(subject: Subject) -> list[str]:
-    """What to observe where nobody said."""
+    """The default prompts."""
     if subject.name == "demo":
         from dcache.demo.pictures import sample_captions
 
-        # Of those it was trained on: what is compared elsewhere is made from held-out ones.
+        # Trained captions: comparisons elsewhere use held-out ones.
         return [c.text for c in sample_captions(8, np.random.default_rng(1), unseen=False)]
     takes = inspect.signature(type(subject.pipe).__call__).parameters
     return list(PROMPTS) if "prompt" in takes else [str(i) for i in range(len(PROMPTS))]
@@ -83,19 +83,21 @@ def measure(options: argparse.Namespace) -> None:
         sites=("auto", "sublayers") if smooth else ("auto",),
         component=name,
         timing=False,
-        tell=lambda what: print(f"{what} ({time.perf_counter() - began:.0f} s)", file=sys.stderr, flush=True),
+        progress=lambda what: print(
+            f"{what} ({time.perf_counter() - began:.0f} s)", file=sys.stderr, flush=True
+        ),
     )
-    of = {
+    source = {
         "pipe": options.pipe,
         "call": {k: v for k, v in subject.options.items() if isinstance(v, str | int | float | bool | None)},
         "prompts": prompts,
         "dtype": options.dtype,
         "versions": versions(),
     }
-    found, missing = coefficients.save(profile, options.out, of, options.alpha)
-    print(f"wrote {options.out}: {', '.join(found)}; {profile.steps} evaluations, {len(prompts)} run(s)")
-    if "teacache" in found:
-        print(f"teacache: R^2 = {found['teacache']['r2']:.3f} over {found['teacache']['points']} changes")
+    entries, missing = coefficients.save(profile, options.out, source, options.alpha)
+    print(f"wrote {options.out}: {', '.join(entries)}; {profile.steps} evaluations, {len(prompts)} run(s)")
+    if "teacache" in entries:
+        print(f"teacache: R^2 = {entries['teacache']['r2']:.3f} over {entries['teacache']['points']} changes")
     for preset, why in missing.items():
         print(f"not measured: {preset}: {why}")
 

@@ -82,48 +82,50 @@ def short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else repr(value).replace("'", '"')
 
 
-def refusal(subject: Subject, prompt: str, one: MethodEntry) -> str:
-    """Why a method cannot be used here, "" if it can."""
+def refusal(subject: Subject, prompt: str, entry: MethodEntry) -> str:
+    """The reason why a method cannot be used here; "" if it can."""
     try:
-        run_once(subject, one, [prompt], [0])
+        run_once(subject, entry, [prompt], [0])
     except DcacheError as error:
-        return str(error).removeprefix(f"{one.spec}: ")
+        return str(error).removeprefix(f"{entry.spec}: ")
     return ""
 
 
 def measured(repeats: int, captions: int, only: set[str]) -> dict[str, Any]:
-    """Everything that goes into the tables."""
+    """All figures of the tables."""
     texts = [caption.text for caption in demo_captions(captions)]
     names = [n for n in SETTINGS if not only or n in only]
     choices = {(n, i): choice(n, options) for n in names for i, options in enumerate(SETTINGS[n])}
-    found: dict[tuple[str, int], dict[str, Any]] = {
+    rows: dict[tuple[str, int], dict[str, Any]] = {
         (n, i): {"method": n, "setting": c.label} for (n, i), c in choices.items()
     }
     began, seconds = time.perf_counter(), {}
 
-    def tell(turn: int, label: str) -> None:
+    def progress(turn: int, label: str) -> None:
         if label == "uncached":
             spent = time.perf_counter() - began
             print(f"guidance {guidance:g}, round {turn} of {repeats} ({spent:.0f} s)", file=sys.stderr)
 
     for mode, guidance in GUIDANCES.items():
         subject = load("demo", guidance=guidance, device="cpu")
-        refused = {key: refusal(subject, texts[0], one) for key, one in choices.items()}
-        fitting = {key: one for key, one in choices.items() if not refused[key]}
-        done = bench(subject, list(fitting.values()), texts, repeats=repeats, count_flops=False, tell=tell)
+        refused = {key: refusal(subject, texts[0], entry) for key, entry in choices.items()}
+        fitting = {key: entry for key, entry in choices.items() if not refused[key]}
+        done = bench(
+            subject, list(fitting.values()), texts, repeats=repeats, count_flops=False, progress=progress
+        )
         seconds[mode] = done.uncached.median
         for key, why in refused.items():
             if why:
-                found[key][mode] = {"refused": why}
-        for key, one, its in zip(fitting, done.methods, done.rows, strict=True):
-            found[key][mode] = {
-                "computed": its.computed,
-                "speedup": its.speedup,
-                "psnr": its.mean_psnr,
-                "ssim": its.mean_ssim,
-                "held": its.held,
-                "predicted": one.last.stats.predicted if one.last.stats else 0,
-                "warnings": one.warnings,
+                rows[key][mode] = {"refused": why}
+        for key, entry, result in zip(fitting, done.methods, done.rows, strict=True):
+            rows[key][mode] = {
+                "computed": result.computed,
+                "speedup": result.speedup,
+                "psnr": result.mean_psnr,
+                "ssim": result.mean_ssim,
+                "held": result.held,
+                "predicted": entry.last.stats.predicted if entry.last.stats else 0,
+                "warnings": entry.warnings,
             }
     return {
         "captions": captions,
@@ -133,57 +135,57 @@ def measured(repeats: int, captions: int, only: set[str]) -> dict[str, Any]:
         "uncached_seconds": seconds,
         "machine": machine(),
         "versions": versions(),
-        "rows": list(found.values()),
+        "rows": list(rows.values()),
     }
 
 
-def merged(kept: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """The figures with rows of some presets measured anew; where and when is kept beside them."""
-    names = {one["method"] for one in found["rows"]}
-    rows = [one for one in kept["rows"] if one["method"] not in names] + found["rows"]
+def merged(before: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    """The figures with new rows of some presets; machine and versions of these are listed under `later`."""
+    names = {row["method"] for row in measured["rows"]}
+    rows = [row for row in before["rows"] if row["method"] not in names] + measured["rows"]
     order = list(SETTINGS)
-    about = {key: found[key] for key in ("uncached_seconds", "machine", "versions")}
-    later = [*kept.get("later", []), {"presets": sorted(names), **about}]
-    return {**kept, "rows": sorted(rows, key=lambda one: order.index(one["method"])), "later": later}
+    about = {key: measured[key] for key in ("uncached_seconds", "machine", "versions")}
+    later = [*before.get("later", []), {"presets": sorted(names), **about}]
+    return {**before, "rows": sorted(rows, key=lambda row: order.index(row["method"])), "later": later}
 
 
-def lines(found: dict[str, Any], name: str = "") -> list[str]:
+def lines(figures: dict[str, Any], name: str = "") -> list[str]:
     """The table in Markdown, of one preset or of all."""
     heads = ["setting", "computed", "speedup", "PSNR", "SSIM", "held"]
     heads += [f"{h}, no guidance" for h in ("computed", "speedup", "PSNR", "SSIM")]
     if not name:
         heads.insert(0, "method")
     table = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for one in found["rows"]:
-        if name in ("", one["method"]):
-            first = [] if name else [f"[{one['method']}]({one['method']}.md)"]
-            cells = [*first, one["setting"], *cells_of(one["on"], held=True), *cells_of(one["off"])]
+    for row in figures["rows"]:
+        if name in ("", row["method"]):
+            first = [] if name else [f"[{row['method']}]({row['method']}.md)"]
+            cells = [*first, row["setting"], *cells_of(row["on"], with_bytes=True), *cells_of(row["off"])]
             table.append("| " + " | ".join(cells) + " |")
     return table
 
 
-def cells_of(its: dict[str, Any], held: bool = False) -> list[str]:
+def cells_of(row: dict[str, Any], with_bytes: bool = False) -> list[str]:
     """The figures of one row and guidance."""
-    empty = 4 + held
-    if "refused" in its:
+    empty = 4 + with_bytes
+    if "refused" in row:
         return ["refused", *["–"] * (empty - 1)]
-    if not its["predicted"]:
+    if not row["predicted"]:
         return ["100 %", "nothing predicted", *["–"] * (empty - 2)]
-    if its["psnr"] is None:
-        return [f"{its['computed']:.0%}".replace("%", " %"), "broken", *["–"] * (empty - 2)]
-    cells = [f"{its['computed']:.0%}".replace("%", " %"), f"{its['speedup']:.2f}x"]
-    cells += [f"{its['psnr']:.1f}", f"{its['ssim']:.3f}"]
-    return cells + ([size(its["held"])] if held else [])
+    if row["psnr"] is None:
+        return [f"{row['computed']:.0%}".replace("%", " %"), "broken", *["–"] * (empty - 2)]
+    cells = [f"{row['computed']:.0%}".replace("%", " %"), f"{row['speedup']:.2f}x"]
+    cells += [f"{row['psnr']:.1f}", f"{row['ssim']:.3f}"]
+    return cells + ([size(row["held"])] if with_bytes else [])
 
 
-def conditions(found: dict[str, Any]) -> str:
-    """What the figures are, in one sentence or two."""
-    hardware, software = found["machine"], found["versions"]
-    repeats = found["repeats"]
+def conditions(figures: dict[str, Any]) -> str:
+    """The conditions of the measurement as text."""
+    hardware, software = figures["machine"], figures["versions"]
+    repeats = figures["repeats"]
     calls = f"medians of {repeats} alternated calls" if repeats > 1 else "one call each after a warm-up"
-    guidance = found["guidance"]["on"]
+    guidance = figures["guidance"]["on"]
     text = (
-        f"{found['captions']} held-out captions, {found['steps']} steps, guidance {guidance:g} and none; "
+        f"{figures['captions']} held-out captions, {figures['steps']} steps, guidance {guidance:g} and none; "
         "PSNR (dB) and SSIM are to the uncached pictures of the same seeds; speedup is that of the whole "
         f"pipeline call, {calls}. {hardware['processor']}, {hardware['threads']} thread(s), "
         f"torch {software['torch']}, diffusers {software['diffusers']}, float32."
@@ -205,18 +207,18 @@ def fill(path: Path, text: str) -> None:
     write(path, lambda temporary: temporary.write_text(new, encoding="utf-8"))
 
 
-def draw(path: Path, found: dict[str, Any]) -> None:
+def draw(path: Path, figures: dict[str, Any]) -> None:
     """Speedup against PSNR, a colour and marker for each preset, with guidance and without."""
     from matplotlib import colormaps
 
     figure = new_figure(10.4, 4.6)
     both = figure.subplots(1, 2)
-    titles = {"on": f"guidance {found['guidance']['on']:g}", "off": "no guidance"}
-    names = list(dict.fromkeys(one["method"] for one in found["rows"]))
+    titles = {"on": f"guidance {figures['guidance']['on']:g}", "off": "no guidance"}
+    names = list(dict.fromkeys(row["method"] for row in figures["rows"]))
     for axes, (mode, title) in zip(both, titles.items(), strict=True):
         for i, name in enumerate(names):
-            its = [one[mode] for one in found["rows"] if one["method"] == name]
-            points = sorted((r["speedup"], r["psnr"]) for r in its if r.get("psnr") and r["predicted"])
+            results = [row[mode] for row in figures["rows"] if row["method"] == name]
+            points = sorted((r["speedup"], r["psnr"]) for r in results if r.get("psnr") and r["predicted"])
             if points:
                 style = {"color": colormaps["tab10"](i % 10), "marker": "osD^vPX*"[i % 8], "markersize": 6}
                 axes.plot(*zip(*points, strict=True), label=name, linestyle="none", **style)
@@ -233,15 +235,15 @@ def draw(path: Path, found: dict[str, Any]) -> None:
     save(figure, path)
 
 
-def write_docs(found: dict[str, Any], docs: Path) -> None:
+def write_docs(figures: dict[str, Any], docs: Path) -> None:
     """Fill the tables of all pages and draw the plot."""
-    fill(docs / "methods" / "README.md", "\n".join([conditions(found), "", *lines(found)]))
-    for name in dict.fromkeys(one["method"] for one in found["rows"]):
-        its = [one for one in found["rows"] if one["method"] == name]
-        why = {one["on"].get("refused") for one in its} - {None}
-        text = "\n".join(lines(found, name))
+    fill(docs / "methods" / "README.md", "\n".join([conditions(figures), "", *lines(figures)]))
+    for name in dict.fromkeys(row["method"] for row in figures["rows"]):
+        rows = [row for row in figures["rows"] if row["method"] == name]
+        why = {row["on"].get("refused") for row in rows} - {None}
+        text = "\n".join(lines(figures, name))
         fill(docs / "methods" / f"{name}.md", "Refused on this model: " + why.pop() if why else text)
-    draw(docs / "pictures" / "methods.png", found)
+    draw(docs / "pictures" / "methods.png", figures)
 
 
 def main() -> int:
@@ -255,25 +257,25 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the figures to this file and no page")
     parser.add_argument("--draw-only", action="store_true", help="measure nothing")
     options = parser.parse_args()
-    kept = options.docs / "methods" / "measured.json"
+    file = options.docs / "methods" / "measured.json"
     try:
         if missing := set(methods.available()) - set(SETTINGS):
             raise DcacheError(f"SETTINGS lacks {', '.join(sorted(missing))}")
         if options.draw_only:
-            found = json.loads(kept.read_text(encoding="utf-8"))
+            figures = json.loads(file.read_text(encoding="utf-8"))
         else:
-            found = measured(options.repeats, options.captions, set(options.only))
+            figures = measured(options.repeats, options.captions, set(options.only))
         if options.out:
-            print(f"wrote {write_json(options.out, found)}")
+            print(f"wrote {write_json(options.out, figures)}")
             return 0
         if options.only:
-            found = merged(json.loads(kept.read_text(encoding="utf-8")), found)
-        write_json(kept, found)
-        write_docs(found, options.docs)
+            figures = merged(json.loads(file.read_text(encoding="utf-8")), figures)
+        write_json(file, figures)
+        write_docs(figures, options.docs)
     except (DcacheError, OSError, ValueError) as error:
         print(f"measure_methods: {error}", file=sys.stderr)
         return 1
-    print(f"wrote {kept}, the pages beside it and {options.docs / 'pictures' / 'methods.png'}")
+    print(f"wrote {file}, the pages beside it and {options.docs / 'pictures' / 'methods.png'}")
     return 0
 
 

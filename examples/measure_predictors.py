@@ -100,20 +100,20 @@ def along(profile: Profile, anchors: tuple[int, ...], name: str, share: float) -
 
 
 def one(
-    profile: Profile, anchors: tuple[int, ...], held: Renderer, seen: Renderer, checking: Renderer
+    profile: Profile, anchors: tuple[int, ...], held_out: Renderer, seen: Renderer, checking: Renderer
 ) -> dict[str, Any]:
-    """The PSNR of every predictor at these anchors, and the shares that were chosen."""
+    """The PSNR of every predictor at these anchors, and the chosen shares of the line."""
     plans = without_pictures(profile, anchors)
-    bare, found, shares = plans["reuse"], {name: held.quality(plan) for name, plan in plans.items()}, {}
+    bare, psnr, shares = plans["reuse"], {name: held_out.quality(plan) for name, plan in plans.items()}, {}
     for name in ("fitted", "newton 1"):
         tried = {s: seen.quality(with_slopes(bare, along(profile, anchors, name, s))) for s in SHARES}
         shares[name] = max(SHARES, key=tried.__getitem__)
-        found[f"share of {name}"] = held.quality(
+        psnr[f"share of {name}"] = held_out.quality(
             with_slopes(bare, along(profile, anchors, name, shares[name]))
         )
     start = along(profile, anchors, "newton 1", shares["newton 1"])
-    found["pictures"] = held.quality(fit(bare, seen, checking, start, iterations=1).schedule)
-    return {"anchors": anchors, "psnr": found, "shares": shares}
+    psnr["pictures"] = held_out.quality(fit(bare, seen, checking, start, iterations=1).schedule)
+    return {"anchors": anchors, "psnr": psnr, "shares": shares}
 
 
 def chosen(profile: Profile, row: dict[str, Any], seen: Renderer) -> str:
@@ -126,7 +126,7 @@ def chosen(profile: Profile, row: dict[str, Any], seen: Renderer) -> str:
 
 
 def grid(only: Iterable[str]) -> Iterable[Key]:
-    """What is measured, the most telling first."""
+    """The measurements to make, the most informative first."""
     for count in BY_HAND:
         for model, (_, _, _, steps) in MODELS.items():
             for guidance in GUIDANCES if count in steps and (not only or model in only) else ():
@@ -142,18 +142,18 @@ def subject_of(model: str, guidance: float, steps: int) -> tuple[Subject, list[s
     return subject, [c.text for c in known], [c.text for c in world.demo_captions(HELD_OUT)]
 
 
-def measure(kept: Path, only: Iterable[str], minutes: float) -> dict[str, Any]:
-    """Everything that is not in the file yet, as long as there is time; written after each row."""
-    found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {"rows": []}
-    found |= {"fitting": FITTING, "held_out": HELD_OUT, "machine": machine(), "versions": versions()}
-    done = {(r["model"], r["guidance"], r["steps"], r["places"]): r for r in found["rows"]}
+def measure(file: Path, only: Iterable[str], minutes: float) -> dict[str, Any]:
+    """Measure what is not in the file yet, within a time limit; the file is written after each row."""
+    figures = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": []}
+    figures |= {"fitting": FITTING, "held_out": HELD_OUT, "machine": machine(), "versions": versions()}
+    done = {(r["model"], r["guidance"], r["steps"], r["places"]): r for r in figures["rows"]}
     began, before = time.perf_counter(), None
     for key in grid(only):
         row = done.get(key, {})
         if "chosen" in row:
             continue
         if time.perf_counter() - began > 60 * minutes:
-            print("out of time: call again to go on", file=sys.stderr)
+            print("out of time: run again to continue", file=sys.stderr)
             break
         model, guidance, steps, kind = key
         if key[:3] != before:
@@ -161,30 +161,33 @@ def measure(kept: Path, only: Iterable[str], minutes: float) -> dict[str, Any]:
             subject, known, others = subject_of(*before)
             profile = observe(subject, known, sites=["auto"], seed=FIT_SEED, batch_size=FITTING, timing=False)
             cut = FITTING // 3
-            held, seen = Renderer(subject, others, HELD_SEED), Renderer(subject, known[cut:], FIT_SEED + cut)
+            held_out, seen = (
+                Renderer(subject, others, HELD_SEED),
+                Renderer(subject, known[cut:], FIT_SEED + cut),
+            )
             checking = Renderer(subject, known[:cut], FIT_SEED)
         if not row:
             row = {"model": model, "guidance": guidance, "steps": steps, "places": kind}
-            row |= one(profile, places(profile, kind), held, seen, checking)
-            found["rows"].append(row)
+            row |= one(profile, places(profile, kind), held_out, seen, checking)
+            figures["rows"].append(row)
         row["chosen"] = chosen(profile, row, seen)
         row["psnr"]["chosen"] = row["psnr"][row["chosen"]]
         row["psnr"] = {name: round(row["psnr"][name], 2) for name in NAMES}
-        write_json(kept, found)
+        write_json(file, figures)
         spent = time.perf_counter() - began
         print(
             f"{model}, guidance {guidance:g}, {steps} steps, {kind} ({spent:.0f} s)",
             file=sys.stderr,
             flush=True,
         )
-    return found
+    return figures
 
 
-def lines(found: dict[str, Any]) -> list[str]:
+def lines(figures: dict[str, Any]) -> list[str]:
     """The table in Markdown; the best of each row in bold."""
     heads = ["model", "guidance", "steps", "computed", *NAMES]
     table = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for row in sorted(found["rows"], key=lambda r: (r["model"], r["steps"], -r["guidance"], r["places"])):
+    for row in sorted(figures["rows"], key=lambda r: (r["model"], r["steps"], -r["guidance"], r["places"])):
         psnr = row["psnr"]
         best = max(psnr.values())
         cells = [f"**{psnr[n]:.1f}**" if psnr[n] == best else f"{psnr[n]:.1f}" for n in NAMES]
@@ -194,7 +197,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     return table
 
 
-def summary(found: dict[str, Any]) -> list[str]:
+def summary(figures: dict[str, Any]) -> list[str]:
     """Each predictor against `newton 1` in the same row: median, worst and best difference."""
     table = [
         "| predictor | guidance 3: median (worst to best) | none: median (worst to best) |",
@@ -203,21 +206,23 @@ def summary(found: dict[str, Any]) -> list[str]:
     for name in NAMES:
         cells = []
         for guided in (True, False):
-            its = gains(found, name, guided)
+            differences = gains(figures, name, guided)
             cells.append(
-                f"{statistics.median(its):+.1f} ({min(its):+.1f} to {max(its):+.1f})" if its else "–"
+                f"{statistics.median(differences):+.1f} ({min(differences):+.1f} to {max(differences):+.1f})"
+                if differences
+                else "–"
             )
         table.append("| " + " | ".join([name, *cells]) + " |")
     return table
 
 
-def gains(found: dict[str, Any], name: str, guided: bool) -> list[float]:
+def gains(figures: dict[str, Any], name: str, guided: bool) -> list[float]:
     """Differences in dB to `newton 1` in the same row."""
-    rows = [row for row in found["rows"] if (row["guidance"] > 1) is guided]
+    rows = [row for row in figures["rows"] if (row["guidance"] > 1) is guided]
     return [row["psnr"][name] - row["psnr"]["newton 1"] for row in rows]
 
 
-def draw(path: Path, found: dict[str, Any]) -> None:
+def draw(path: Path, figures: dict[str, Any]) -> None:
     """A dot for each row: how much better or worse than `newton 1` each predictor is."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -229,8 +234,8 @@ def draw(path: Path, found: dict[str, Any]) -> None:
     for axes, guided in zip(both, (True, False), strict=True):
         axes.axvline(0, color="#6b7280", linewidth=1)
         for style, model in zip("osD", MODELS, strict=True):
-            its = {"rows": [row for row in found["rows"] if row["model"] == model]}
-            points = [(gain, i) for i, name in enumerate(names) for gain in gains(its, name, guided)]
+            rows = {"rows": [row for row in figures["rows"] if row["model"] == model]}
+            points = [(gain, i) for i, name in enumerate(names) for gain in gains(rows, name, guided)]
             if points:
                 axes.plot(*zip(*points, strict=True), style, label=model, markersize=5, alpha=0.6)
         axes.set_yticks(range(len(names)), names)
@@ -244,7 +249,7 @@ def draw(path: Path, found: dict[str, Any]) -> None:
     write(path, lambda temporary: figure.savefig(temporary, dpi=120, facecolor="white"))
 
 
-def write_docs(found: dict[str, Any], docs: Path) -> None:
+def write_docs(figures: dict[str, Any], docs: Path) -> None:
     """Fill the page's tables and draw the plot.
 
     Raises:
@@ -256,9 +261,9 @@ def write_docs(found: dict[str, Any], docs: Path) -> None:
     if begin not in page or end not in page:
         raise DcacheError(f"{path} has no place for measured figures: {begin} ... {end}")
     head, tail = page[: page.index(begin) + len(begin)], page[page.index(end) :]
-    new = "\n".join([head, *summary(found), "", *lines(found), tail])
+    new = "\n".join([head, *summary(figures), "", *lines(figures), tail])
     write(path, lambda temporary: temporary.write_text(new, encoding="utf-8"))
-    draw(docs / "pictures" / "predictors.png", found)
+    draw(docs / "pictures" / "predictors.png", figures)
 
 
 def main() -> int:
@@ -268,17 +273,17 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0, help="begin nothing new after these")
     parser.add_argument("--draw-only", action="store_true", help="measure nothing")
     options = parser.parse_args()
-    kept = options.docs / "predictors.json"
+    file = options.docs / "predictors.json"
     try:
         if options.draw_only:
-            found = json.loads(kept.read_text(encoding="utf-8"))
+            figures = json.loads(file.read_text(encoding="utf-8"))
         else:
-            found = measure(kept, options.only, options.minutes)
-        write_docs(found, options.docs)
+            figures = measure(file, options.only, options.minutes)
+        write_docs(figures, options.docs)
     except (DcacheError, OSError, ValueError) as error:
         print(f"measure_predictors: {error}", file=sys.stderr)
         return 1
-    print(f"wrote {kept}, the page and the plot")
+    print(f"wrote {file}, the page and the plot")
     return 0
 
 

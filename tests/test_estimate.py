@@ -122,7 +122,9 @@ def test_the_estimate_is_what_a_real_pipeline_holds() -> None:
 
 
 def test_what_cannot_be_stopped_or_found_is_refused_with_what_to_do_instead() -> None:
-    with pytest.raises(DcacheError, match=r"Pipe has no sampler to stop .* its denoiser instead \(high\)"):
+    with pytest.raises(
+        DcacheError, match=r"no `scheduler` that dcache can stop .* denoiser instead \(high\)"
+    ):
         dcache.memory_estimate(Pipe(Toy()), "interval", steps=6)
 
     class Nameless(nn.Module):
@@ -192,8 +194,8 @@ def test_an_argument_of_both_is_refused_with_the_line_to_type() -> None:
     toy = Ordered()
     with pytest.raises(
         DcacheError,
-        match=r"order may be an option of newton or an argument of Ordered's call: give the method as an "
-        r"object, dcache\.methods\.newton\(order=\.\.\.\), and the rest is the call's",
+        match=r"order may be an option of newton or an argument of Ordered's call\. Pass the method as an "
+        r"object, dcache\.methods\.newton\(order=\.\.\.\): all keyword arguments are then the call's",
     ):
         dcache.memory_estimate(toy, "newton", order=2, **CALL)
     # That line: three anchors, and the call's own order.

@@ -1,4 +1,4 @@
-"""The command line: thin commands over the library, one file each."""
+"""The command line: one file for each command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit status: 0, 2 where what was asked cannot be done, 130 on Ctrl-C."""
+    """Run one command; returns the exit status: 0, 2 for a user's error, 130 after Ctrl-C."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.run is None:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("dcache: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Python flushes at exit, and that must not reach the pipe.
+        # The reader (such as `head`) closed the pipe. Python flushes at exit, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

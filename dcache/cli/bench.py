@@ -1,4 +1,4 @@
-"""`dcache bench`: methods side by side on any pipeline: speed, memory, FLOPs, fidelity; or kernels timed."""
+"""`dcache bench`: comparison of methods on any pipeline (speed, memory, FLOPs, fidelity), or of kernels."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
     parser = commands.add_parser(
         "bench",
-        help="methods side by side: speed, memory, FLOPs, fidelity",
-        description="Run a pipeline without caching and with several methods, in turns; compare them. With "
-        "--kernels no pipeline is run: the ops that predict, store and compare are timed on bare tensors.",
+        help="compare methods: speed, memory, FLOPs, fidelity",
+        description="Run a pipeline without caching and with several methods, in turns, and compare them. "
+        "With --kernels no pipeline is run: the kernels that predict, store and compare are timed on bare "
+        "tensors.",
     )
     add_pipeline(parser)
     parser.add_argument("--prompts", default="", metavar="P", help=PROMPTS)
@@ -36,22 +37,24 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--repeats", type=int, metavar="R", help=f"timed calls of each (default: {REPEATS}; kernels: {TURNS})"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the first picture (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed of the first picture (default: 0)"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON in place of the table")
     parser.add_argument("--no-flops", action="store_true", help="do not count FLOPs in the warm-up calls")
     parser.add_argument(
         "--kernels",
         action="store_true",
-        help="time the kernels against a plain copy and against eager torch; --dtype and --device count",
+        help="time the kernels against a copy and against eager torch; uses --dtype and --device",
     )
     out = Path("bench-out")
     parser.add_argument(
-        "--out", type=Path, default=out, metavar="FOLDER", help=f"for the files (default: {out})"
+        "--out", type=Path, default=out, metavar="FOLDER", help=f"folder for the files (default: {out})"
     )
     parser.set_defaults(run=run)
 
 
-# Timed rounds of methods, and of kernels, whose calls are short.
+# Default timed rounds of methods, and of kernels, whose calls are short.
 REPEATS, TURNS = 3, 9
 LIST = (
     "presets, presets with options such as 'newton:interval=4,order=1', and schedule files, separated by ';'"
@@ -62,7 +65,7 @@ PROMPTS = (
 
 
 def add_pipeline(parser: argparse.ArgumentParser) -> None:
-    """Which pipeline, and how it is called: what `bench` and `eval` share."""
+    """Add the arguments of the pipeline and its call, shared by several commands."""
     from dcache.eval.subject import DTYPES
 
     parser.add_argument(
@@ -78,14 +81,14 @@ def add_pipeline(parser: argparse.ArgumentParser) -> None:
 
     option("steps", int, "N", "sampling steps")
     option("guidance", float, "G", "guidance scale")
-    option("height", int, "H", "of a picture, in pixels")
-    option("width", int, "W", "of a picture, in pixels")
-    option("frames", int, "F", "of a clip")
+    option("height", int, "H", "height of a picture, in pixels")
+    option("width", int, "W", "width of a picture, in pixels")
+    option("frames", int, "F", "frames of a clip")
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
         default="auto",
-        help="of the weights; auto: bfloat16 on a GPU, else float32",
+        help="dtype of the weights; auto: bfloat16 on a GPU, else float32",
     )
     parser.add_argument("--device", default="auto", help="auto: the first GPU, else the CPU")
     parser.add_argument(
@@ -93,15 +96,15 @@ def add_pipeline(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a further argument of the pipeline's call; may be given more than once",
+        help="further argument of the pipeline's call; may be repeated",
     )
 
 
 def pipeline_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What `add_pipeline` read, as keyword arguments of `dcache.eval.subject.load`.
+    """The arguments of `add_pipeline` as keyword arguments for `dcache.eval.subject.load`.
 
     Raises:
-        DcacheError: an `--option` has no value.
+        DcacheError: an `--option` is not of the form NAME=VALUE.
     """
     names = ("steps", "guidance", "height", "width", "frames", "dtype", "device")
     return {name: getattr(arguments, name) for name in names} | {
@@ -110,10 +113,10 @@ def pipeline_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def prompts_of(arguments: argparse.Namespace) -> list[str]:
-    """The prompts that were given, or those that a shipped pipeline has.
+    """The prompts of `--prompts`, or the default ones of a shipped pipeline.
 
     Raises:
-        DcacheError: there are none.
+        DcacheError: there are no prompts.
     """
     from dcache.eval.prompts import SETS, read
 
@@ -125,7 +128,7 @@ def prompts_of(arguments: argparse.Namespace) -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, print the table, write the files."""
+    """Measure, print the table and write the files."""
     return _kernels(arguments) if arguments.kernels else _methods(arguments)
 
 
@@ -139,7 +142,7 @@ def _methods(arguments: argparse.Namespace) -> int:
     prompts, options = prompts_of(arguments), pipeline_options(arguments)
     repeats = REPEATS if arguments.repeats is None else arguments.repeats
     make_folder(arguments.out)
-    with rounds(len(contestants) + 1, repeats) as tell:
+    with rounds(len(contestants) + 1, repeats) as progress:
         done = bench(
             load(arguments.pipeline, **options),
             contestants,
@@ -147,7 +150,7 @@ def _methods(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             repeats=repeats,
             count_flops=not arguments.no_flops,
-            tell=tell,
+            progress=progress,
         )
     files = write_bench(done, arguments.out)
     if arguments.json:
@@ -167,34 +170,34 @@ def _kernels(arguments: argparse.Namespace) -> int:
     from dcache.eval.subject import placed
 
     if arguments.pipeline != "demo" or arguments.prompts or arguments.methods != METHODS:
-        raise DcacheError("--kernels measures no pipeline: leave out the pipeline, --prompts and --methods")
+        raise DcacheError("--kernels runs no pipeline: leave out the pipeline, --prompts and --methods")
     dtype, device = placed(arguments.dtype, arguments.device)
     repeats = TURNS if arguments.repeats is None else arguments.repeats
     make_folder(arguments.out)
-    with shares(0, 1) as tell:
-        done = kernel_bench(getattr(torch, dtype), device, sizes=SIZES, repeats=repeats, tell=tell)
+    with shares(0, 1) as progress:
+        done = kernel_bench(getattr(torch, dtype), device, sizes=SIZES, repeats=repeats, progress=progress)
     report_kernels(done)
     print(f"\nwrote {write(done, arguments.out)}")
     return 0
 
 
 def report_kernels(done: KernelBench) -> None:
-    """Print how fast the ops are."""
+    """Print the table of the kernel measurement."""
     from dcache.eval.kernel_bench.report import notes, table
     from dcache.eval.machine import heading
 
     print(f"kernels on {done.device} in {done.dtype}; medians of {done.repeats} turns")
     print(heading(done.machine, done.versions), table(done), sep="\n\n", end="\n\n")
     print(
-        "tensor: bytes of one whole tensor; moved: bytes read and written; of copy: share of the rate at\n"
-        "which as many bytes are copied; eager: the same in plain torch; gain: times as fast as that"
+        "tensor: bytes of one whole tensor; moved: bytes read and written; of copy: share of the rate of a\n"
+        "copy of as many bytes; eager: the same in plain torch; gain: speedup over eager"
     )
     for note in notes(done):
         print(f"note: {note}")
 
 
 def report(done: Bench) -> None:
-    """Print what was measured."""
+    """Print the table of the comparison, with its notes."""
     from dcache.eval.machine import heading
     from dcache.eval.rows import notes, table
 

@@ -1,4 +1,4 @@
-"""`dcache calibrate`: observe a pipeline into a profile; plan, or search, a schedule for one speedup."""
+"""`dcache calibrate`: measure a profile of a pipeline, or find a schedule for one speedup."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcache.cli.bench import PROMPTS, add_pipeline, pipeline_options, prompts_of
-from dcache.cli.progress import Teller
+from dcache.cli.progress import StageLog
 from dcache.errors import DcacheError
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from dcache.search.check import Checked
 
 AUTO = "auto"
-# Planners whose schedules carry tables fitted to their anchors.
+# Planners whose schedules need corrections, which are fitted afterwards.
 CORRECTED = ("cachequant", "ertacache")
-# Planners and predictors whose plans `auto` begins with where there is a profile.
-OWN = (("pairs", "fitted"), ("pairs", "newton"), ("pairs", "reuse"), ("knapsack", "fitted"))
+# Planners and predictors whose plans `auto` starts from, if there is a profile.
+STARTS = (("pairs", "fitted"), ("pairs", "newton"), ("pairs", "reuse"), ("knapsack", "fitted"))
 PROFILE, SCHEDULE = ".safetensors", ".json"
 GIB = 1 << 30
 
@@ -33,12 +33,12 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
     parser = commands.add_parser(
         "calibrate",
-        help="a schedule for one pipeline and one speedup; or a profile of it",
+        help="find a schedule for one pipeline and one speedup, or measure a profile",
         description=(
-            "--method auto: search where to compute, fit the predictions' weights on the final pictures. Any "
-            "other method: observe full runs into a profile (or read --profile) and plan from it. Either way "
-            "the schedule is checked on prompts that were not fitted on, and written. With --out "
-            "FILE.safetensors the profile alone is observed and written."
+            "--method auto: search the evaluations to compute and fit the predictions' weights, both on "
+            "final pictures. Any other method: measure a profile from uncached runs (or read --profile) and "
+            "plan from it. Either way the schedule is checked on prompts that it was not fitted on, and "
+            "saved. With --out FILE.safetensors only the profile is measured and saved."
         ),
     )
     add_pipeline(parser)
@@ -46,7 +46,11 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     _add_planning(parser)
     _add_observation(parser)
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="of pictures and search (default: 0)"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="seed of the first picture and of the search (default: 0)",
     )
     parser.add_argument(
         "--repeats", type=int, default=3, metavar="R", help="timed calls of each (default: 3)"
@@ -63,7 +67,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _add_planning(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the schedule and how it is found."""
+    """Add the arguments of planning and search."""
     from dcache.schedulers.planners import PLANNERS
 
     parser.add_argument(
@@ -74,48 +78,48 @@ def _add_planning(parser: argparse.ArgumentParser) -> None:
         help=f"{AUTO}, {', '.join(PLANNERS)}",
     )
     parser.add_argument(
-        "--speedup", type=float, default=2.5, metavar="S", help="of the whole call (default: 2.5)"
+        "--speedup", type=float, default=2.5, metavar="S", help="speedup of the whole call (default: 2.5)"
     )
     parser.add_argument(
         "--profile",
         type=Path,
         metavar="FILE",
-        help="plan from this profile instead of observing; auto: begin with plans from it",
+        help="plan from this profile instead of observing; auto: start from plans made from it",
     )
     parser.add_argument(
         "--budget",
         type=int,
         default=60,
         metavar="N",
-        help="auto: most sets of places to look at (default: 60)",
+        help="auto: most sets of computed evaluations to try (default: 60)",
     )
 
 
 def _add_observation(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the profile that is observed."""
+    """Add the arguments of the observation."""
     parser.add_argument(
         "--importance",
         action="store_true",
-        help="also observe what predicting each evaluation alone does to the pictures: a run for each",
+        help="also measure the error of the pictures when each evaluation alone is predicted: a run for each",
     )
     parser.add_argument(
         "--attention",
         action="store_true",
-        help="also observe which blocks attend to the foreground, which --method profilingdit plans from",
+        help="also measure which blocks attend to the foreground, for --method profilingdit",
     )
     parser.add_argument(
         "--sites",
         metavar="LIST",
-        help="what to observe, separated by commas (default: all that is understood)",
+        help="sites to observe, separated by commas (default: all that dcache can observe)",
     )
     parser.add_argument(
-        "--cap", type=float, default=2.0, metavar="GIB", help="memory for observed features (default: 2)"
+        "--cap", type=float, default=2.0, metavar="GIB", help="host memory for features, in GiB (default: 2)"
     )
-    parser.add_argument("--component", metavar="NAME", help="which denoiser, where there are several")
+    parser.add_argument("--component", metavar="NAME", help="name of the denoiser, if there are several")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what the ending of `--out` asks for."""
+    """Measure a profile or find a schedule, by the ending of `--out`."""
     from dcache.eval.subject import load
 
     if arguments.out.suffix not in (PROFILE, SCHEDULE):
@@ -126,30 +130,32 @@ def run(arguments: argparse.Namespace) -> int:
         raise DcacheError(f"--out: there is no folder {arguments.out.resolve().parent}")
     if arguments.profile is not None and arguments.out.suffix == PROFILE:
         raise DcacheError(
-            f"--profile is what a schedule is planned from, and --out FILE{PROFILE} observes a new one: "
-            "leave one of them out"
+            f"--profile is read to plan a schedule, but --out FILE{PROFILE} measures a new profile: leave "
+            "one of them out"
         )
     prompts = prompts_of(arguments)
     if not prompts:
-        raise DcacheError("no prompts: give at least three, to observe or fit on and to check on")
+        raise DcacheError(
+            "expected at least three prompts, for observing or fitting and for checking, got none"
+        )
     subject = load(arguments.pipeline, **pipeline_options(arguments))
-    tell = Teller()
+    progress = StageLog()
     if arguments.out.suffix == PROFILE:
-        return _observe_only(arguments, subject, prompts, tell)
+        return _observe_only(arguments, subject, prompts, progress)
     if arguments.method == AUTO:
-        return _search(arguments, subject, prompts, tell)
-    return _plan(arguments, subject, prompts, tell)
+        return _search(arguments, subject, prompts, progress)
+    return _plan(arguments, subject, prompts, progress)
 
 
 def _observe_only(
-    arguments: argparse.Namespace, subject: Subject, prompts: Sequence[str], tell: Teller
+    arguments: argparse.Namespace, subject: Subject, prompts: Sequence[str], progress: StageLog
 ) -> int:
-    profile = _observed(arguments, subject, prompts, tell)
+    profile = _observed(arguments, subject, prompts, progress)
     profile.save(arguments.out)
     timed = profile.latencies
     print(
         f"observed {len(profile.sites)} sites in {profile.prompts} runs of {profile.steps} evaluations, "
-        f"{tell.seconds:.0f} s; Gram matrices "
+        f"{progress.seconds:.0f} s; Gram matrices "
         + (f"from sketches, standard error {profile.sketch:.1%}" if profile.sketch else "exact")
     )
     if timed is not None:
@@ -163,7 +169,7 @@ def _observe_only(
 
 
 def _observed(
-    arguments: argparse.Namespace, subject: Subject, prompts: Sequence[str], tell: Teller
+    arguments: argparse.Namespace, subject: Subject, prompts: Sequence[str], progress: StageLog
 ) -> Profile:
     from dcache.search.attention import with_attention
     from dcache.search.importance import importance
@@ -177,49 +183,51 @@ def _observed(
         cap=int(arguments.cap * GIB),
         component=arguments.component,
         repeats=arguments.repeats,
-        tell=tell,
+        progress=progress,
     )
     if arguments.importance:
-        profile = importance(subject, profile, prompts, seed=arguments.seed, tell=tell)
+        profile = importance(subject, profile, prompts, seed=arguments.seed, progress=progress)
     if arguments.attention or arguments.method == "profilingdit":
-        tell("attention")
+        progress("attention")
         profile = with_attention(subject, profile, prompts)
     return profile
 
 
-def _plan(arguments: argparse.Namespace, subject: Subject, prompts: Sequence[str], tell: Teller) -> int:
+def _plan(arguments: argparse.Namespace, subject: Subject, prompts: Sequence[str], progress: StageLog) -> int:
     from dcache.profile import Profile
     from dcache.schedulers.planners import for_speedup
     from dcache.search.check import check, refuse_other
     from dcache.search.corrections import fit_corrections
 
     held_out = max(1, len(prompts) // 3)
-    seeing, checking = prompts[held_out:], prompts[:held_out]
-    if not seeing:
-        raise DcacheError(f"expected two or more prompts, to observe and to check on: {len(prompts)}")
+    seen, checking = prompts[held_out:], prompts[:held_out]
+    if not seen:
+        raise DcacheError(f"expected two or more prompts, for observing and for checking, got {len(prompts)}")
     if arguments.profile is not None:
         profile = Profile.load(arguments.profile)
         refuse_other(profile, subject)
     else:
-        profile = _observed(arguments, subject, seeing, tell)
-    tell(f"planning: {arguments.method}")
+        profile = _observed(arguments, subject, seen, progress)
+    progress(f"planning: {arguments.method}")
     schedule = for_speedup(profile, arguments.method, arguments.speedup)
     if arguments.method in CORRECTED:
-        tell("corrections")
-        schedule = fit_corrections(subject, schedule, seeing, seed=arguments.seed + held_out)[0]
-    tell("checking on the pipeline")
+        progress("corrections")
+        schedule = fit_corrections(subject, schedule, seen, seed=arguments.seed + held_out)[0]
+    progress("checking on the pipeline")
     checked = check(
         subject, schedule, checking, profile=profile, seed=arguments.seed, repeats=arguments.repeats
     )
-    _written(checked, arguments.out)
-    print(f"{tell.seconds:.0f} s in all\n\n{_how(arguments.out)}")
+    _save(checked, arguments.out)
+    print(f"{progress.seconds:.0f} s in all\n\n{_how(arguments.out)}")
     return 0
 
 
-def _search(arguments: argparse.Namespace, subject: Subject, prompts: Sequence[str], tell: Teller) -> int:
+def _search(
+    arguments: argparse.Namespace, subject: Subject, prompts: Sequence[str], progress: StageLog
+) -> int:
     from dcache.search.calibrate import calibrate
 
-    found = calibrate(
+    calibrated = calibrate(
         subject,
         prompts,
         arguments.speedup,
@@ -227,21 +235,21 @@ def _search(arguments: argparse.Namespace, subject: Subject, prompts: Sequence[s
         seed=arguments.seed,
         repeats=arguments.repeats,
         starts=_starts(arguments, subject),
-        tell=tell,
+        progress=progress,
     )
-    found.schedule.save(arguments.out)
+    calibrated.schedule.save(arguments.out)
     print(
-        f"{_computes(found.schedule)}\n"
-        f"speedup: {found.expected:.2f}x expected, {found.speedup:.2f}x measured\n"
-        f"PSNR on prompts that were not fitted on: {found.placed:.1f} dB with these places, "
-        f"{found.fitted:.1f} dB with fitted weights\n"
-        f"{found.rendered} cached runs, {tell.seconds:.0f} s\n\n{_how(arguments.out)}"
+        f"{_computes(calibrated.schedule)}\n"
+        f"speedup: {calibrated.expected:.2f}x expected, {calibrated.speedup:.2f}x measured\n"
+        f"PSNR on other prompts: {calibrated.placed:.1f} dB with these computed evaluations, "
+        f"{calibrated.fitted:.1f} dB with fitted weights\n"
+        f"{calibrated.rendered} cached runs, {progress.seconds:.0f} s\n\n{_how(arguments.out)}"
     )
     return 0
 
 
 def _starts(arguments: argparse.Namespace, subject: Subject) -> list[Schedule]:
-    """What our own planners make of the profile, if there is one."""
+    """Plans of dcache's planners from `--profile`; none without it."""
     from dcache.profile import Profile
     from dcache.schedulers.planners import for_speedup
     from dcache.search.check import refuse_other
@@ -250,30 +258,30 @@ def _starts(arguments: argparse.Namespace, subject: Subject) -> list[Schedule]:
         return []
     profile = Profile.load(arguments.profile)
     refuse_other(profile, subject)
-    found = []
-    for name, predictor in OWN:
-        # A planner may not be that fast here.
+    starts = []
+    for name, predictor in STARTS:
+        # A planner may not reach this speedup.
         with suppress(DcacheError):
-            found.append(for_speedup(profile, name, arguments.speedup, predictor=predictor))
-    return found
+            starts.append(for_speedup(profile, name, arguments.speedup, predictor=predictor))
+    return starts
 
 
-def _written(checked: Checked, out: Path) -> None:
-    """Save the schedule, say what it promises and what it did."""
+def _save(checked: Checked, out: Path) -> None:
+    """Save the schedule and print its expected and measured figures."""
     checked.schedule.save(out)
     expected = "" if checked.expected is None else f"{checked.expected:.2f}x expected, "
     share = "" if checked.flops is None else f"; {checked.flops:.0%} of the sites' FLOPs"
     print(
         f"{_computes(checked.schedule)}\n"
         f"speedup: {expected}{checked.speedup:.2f}x measured{share}\n"
-        f"PSNR on prompts that nothing was fitted on: {checked.psnr:.1f} dB"
+        f"PSNR on other prompts: {checked.psnr:.1f} dB"
     )
     if checked.cost is not None:
         print(f"a call of as many pictures as the profile was timed with: {checked.cost}")
 
 
 def _computes(schedule: Schedule) -> str:
-    """Which evaluations are computed, where all sites agree; else the share of them."""
+    """The computed evaluations if all sites have the same ones; else the computed share."""
     (plan,) = schedule.components.values()
     rows = [row for sites in plan.rows.values() for row in sites.values()]
     if len(set(rows)) == 1:

@@ -1,4 +1,4 @@
-"""`dcache import` and `dcache export`: schedules and coefficients of other methods' files, and back."""
+"""`dcache import` and `dcache export`: conversion of other methods' files to schedules, and back."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _add_import(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("import", help="turn another method's file into a schedule or coefficients")
-    parser.add_argument("file", type=Path, metavar="FILE", help="the file; of BAC also a folder of lists")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the file; for BAC also a folder of lists")
     parser.add_argument(
         "--from",
         dest="source",
         choices=FORMATS,
         metavar="FORMAT",
-        help=f"{', '.join(FORMATS)} (default: told from the content)",
+        help=f"{', '.join(FORMATS)} (default: detected from the content)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.json", help="where to write it")
     parser.add_argument("--steps", type=int, metavar="N", help="evaluations of a run (bac; magcache)")
     parser.add_argument("--blocks", type=int, metavar="N", help="blocks of the model (smoothcache)")
     parser.add_argument(
-        "--threshold", type=float, metavar="T", help="of routers (l2c, harmonica; default: 0.1)"
+        "--threshold", type=float, metavar="T", help="threshold of routers (l2c, harmonica; default: 0.1)"
     )
     parser.add_argument(
         "--order", choices=ORDERS, help="whether the file's first row is the run's first step (harmonica)"
@@ -62,29 +62,29 @@ def _add_export(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="a schedule file")
     parser.add_argument("--to", choices=TARGETS, required=True, help="the format")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.json", help="where to write it")
-    parser.add_argument("--steps", type=int, metavar="N", help="carry it to a run of so many evaluations")
-    parser.add_argument("--layout", choices=("flux", "pixart"), help="where the schedule does not tell")
-    parser.add_argument("--blocks", type=int, metavar="N", help="blocks (default: those that have sites)")
-    parser.add_argument("--single-blocks", type=int, metavar="N", help="FLUX's, after them")
+    parser.add_argument("--steps", type=int, metavar="N", help="transfer it to a run of N evaluations")
+    parser.add_argument("--layout", choices=("flux", "pixart"), help="if it cannot be inferred")
+    parser.add_argument("--blocks", type=int, metavar="N", help="blocks (default: those with sites)")
+    parser.add_argument("--single-blocks", type=int, metavar="N", help="FLUX's single blocks after them")
     parser.set_defaults(run=run_export)
 
 
 def run_import(arguments: argparse.Namespace) -> int:
-    """Read, say what was read, write a schedule or a coefficients file."""
+    """Read a file, print a summary, and write a schedule or a coefficients file."""
     from dcache.importers import read
     from dcache.util.files import write_json
 
     options = {name: getattr(arguments, name) for name in OPTIONS}
     _refuse_same(arguments)
-    found = read(arguments.file, arguments.source, **options)
-    for line in describe(found):
+    imported = read(arguments.file, arguments.source, **options)
+    for line in describe(imported):
         print(line)
-    if found.schedule is not None:
-        written = found.schedule.save(arguments.out)
+    if imported.schedule is not None:
+        written = imported.schedule.save(arguments.out)
     else:
         content = {"format": "dcache.coefficients", "version": 1, "of": {"imported": arguments.file.name}}
-        written = write_json(arguments.out, {**content, **found.coefficients})
-    print(f"wrote {written}\n\n{_how(found, written)}")
+        written = write_json(arguments.out, {**content, **imported.coefficients})
+    print(f"wrote {written}\n\n{_how(imported, written)}")
     return 0
 
 
@@ -99,7 +99,9 @@ def run_export(arguments: argparse.Namespace) -> int:
     if arguments.to == "ecad":
         return _to_ecad(schedule, arguments)
     if arguments.steps is None:
-        raise DcacheError("--to schedule carries a schedule to another number of evaluations: give --steps N")
+        raise DcacheError(
+            "--to schedule transfers a schedule to another number of evaluations: give --steps N"
+        )
     foreign = [name for name in LAYOUT if getattr(arguments, name.replace("-", "_")) is not None]
     if foreign:
         raise DcacheError(f"--{' and --'.join(foreign)} belong to --to ecad: leave them out")
@@ -124,35 +126,35 @@ def _to_ecad(schedule: Schedule, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def describe(found: Imported) -> Iterator[str]:
-    """What was read, in lines."""
-    if found.schedule is None:
-        for preset, numbers in found.coefficients.items():
+def describe(imported: Imported) -> Iterator[str]:
+    """Lines that summarise an imported file."""
+    if imported.schedule is None:
+        for preset, numbers in imported.coefficients.items():
             for name, values in numbers.items():
-                yield f"{found.format}: {name} of {preset}, {len(values)} numbers"
+                yield f"{imported.format}: {name} of {preset}, {len(values)} numbers"
     else:
-        (plan,) = found.schedule.components.values()
-        events = found.schedule.steps * len(plan.sites)
-        yield f"{found.format}: {found.schedule.steps} evaluations, {len(plan.sites)} sites" + (
+        (plan,) = imported.schedule.components.values()
+        events = imported.schedule.steps * len(plan.sites)
+        yield f"{imported.format}: {imported.schedule.steps} evaluations, {len(plan.sites)} sites" + (
             f" of {plan.model}" if plan.model else ""
         )
-        dead = plan.computed - next(iter(found.schedule.canonical().components.values())).computed
+        dead = plan.computed - next(iter(imported.schedule.canonical().components.values())).computed
         yield (
             f"computed {plan.computed} of {events} ({plan.computed / events:.0%}); {dead} of them are dead"
             + (": Schedule.canonical() drops them" if dead else "")
         )
-    for note in found.notes:
+    for note in imported.notes:
         yield f"note: {note}"
 
 
-def _how(found: Imported, written: Path) -> str:
-    if found.schedule is not None:
+def _how(imported: Imported, written: Path) -> str:
+    if imported.schedule is not None:
         return f"dcache.enable(pipe, {str(written)!r})  # dcache show {written}"
-    (preset,) = found.coefficients
-    (name,) = found.coefficients[preset]
+    (preset,) = imported.coefficients
+    (name,) = imported.coefficients[preset]
     return f"dcache.enable(pipe, {preset!r}, {name}={str(written)!r})"
 
 
 def _refuse_same(arguments: argparse.Namespace) -> None:
     if arguments.out.resolve() == arguments.file.resolve():
-        raise DcacheError(f"--out is the file that is read, {arguments.file}: write another")
+        raise DcacheError(f"--out is the input file, {arguments.file}: choose another name")

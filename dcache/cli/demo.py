@@ -1,4 +1,4 @@
-"""`dcache demo`: everything on a shipped model, on a CPU, with and without caching."""
+"""`dcache demo`: a comparison of methods on a shipped model, on a CPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcache.cli.progress import rounds
-from dcache.demo.settings import Settings, usual
+from dcache.demo.settings import Settings, default_settings
 from dcache.util.files import make_folder
 
 if TYPE_CHECKING:
@@ -18,17 +18,18 @@ if TYPE_CHECKING:
     from dcache.demo.run import Report
     from dcache.eval.rows import Row
 
+# PSNR in dB above which a method counts as faithful.
 FAITHFUL = 35.0
 SHOWN = ("computed", "seconds", "speedup", "PSNR dB", "SSIM", "held")
 
 
 def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
-    pictures, clips = usual(video=False), usual(video=True)
+    pictures, clips = default_settings(video=False), default_settings(video=True)
     parser = commands.add_parser(
         "demo",
-        help="the shipped model with and without caching, on a CPU",
-        description="Make the same pictures without caching and with several methods; compare them.",
+        help="run the shipped model with and without caching, on a CPU",
+        description="Make the same pictures without caching and with several methods, and compare them.",
     )
     parser.add_argument(
         "--video", action="store_true", help="clips of a small video model, instead of pictures"
@@ -36,12 +37,12 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
     def option(name: str, kind: Callable[[str], object], metavar: str, text: str) -> None:
         default, other = getattr(pictures, name), getattr(clips, name)
-        told = f"default: {default}" + (f"; with --video: {other}" if other != default else "")
+        defaults = f"default: {default}" + (f"; with --video: {other}" if other != default else "")
         parser.add_argument(
-            f"--{name}", type=kind, default=argparse.SUPPRESS, metavar=metavar, help=f"{text} ({told})"
+            f"--{name}", type=kind, default=argparse.SUPPRESS, metavar=metavar, help=f"{text} ({defaults})"
         )
 
-    option("out", Path, "FOLDER", "where the files go")
+    option("out", Path, "FOLDER", "folder for the files")
     option("steps", int, "N", "sampling steps")
     option("prompts", int, "N", "number of captions")
     option(
@@ -58,17 +59,17 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    """Run it, print the table, write the files, say what to do next."""
+    """Run the demonstration, print the table, write the files, and print the next steps."""
     from dcache.demo.run import run, task_of, write_report
     from dcache.eval.rows import notes, table
     from dcache.eval.specs import parse
 
     given = {field.name: getattr(arguments, field.name, None) for field in fields(Settings)}
-    settings = replace(usual(arguments.video), **{k: v for k, v in given.items() if v is not None})
+    settings = replace(default_settings(arguments.video), **{k: v for k, v in given.items() if v is not None})
     count = len(parse(settings.methods, task_of(settings).COEFFICIENTS)) + 1
     make_folder(settings.out)
-    with rounds(count, settings.repeats) as tell:
-        report = run(settings, tell)
+    with rounds(count, settings.repeats) as progress:
+        report = run(settings, progress)
     done = report.bench
     print(_heading(report), table(done.uncached, done.rows, SHOWN, _judged(report)), sep="\n\n")
     print(_legend(settings.video))
@@ -99,7 +100,7 @@ def _legend(clips: bool) -> str:
         )
     return (
         "* best of its column; PSNR and SSIM are to the uncached clips, means over all frames;\n"
-        "  flicker is how much the error changes from frame to frame, in levels of 255"
+        "  flicker is the mean change of the error from frame to frame, in levels of 255"
     )
 
 
@@ -117,9 +118,9 @@ def _heading(report: Report) -> str:
 
 
 def next_steps(report: Report) -> str:
-    """Three lines: enable, enable the fastest faithful method, ask what it did."""
+    """Three lines of code with comments: enable, enable the fastest faithful method, print statistics."""
     pairs = zip(report.bench.methods, report.bench.rows, strict=True)
-    calls = [(its.speedup, one.contestant.call) for one, its in pairs if _faithful(its)]
+    calls = [(row.speedup, measured.contestant.call) for measured, row in pairs if _faithful(row)]
     good = [pair for pair in calls if pair[1] != ")"]
     call = max(good, key=lambda pair: pair[0] or 0)[1] if good else ", dcache.methods.newton(interval=4))"
     lines = {
@@ -132,6 +133,6 @@ def next_steps(report: Report) -> str:
     return "\n".join(f"{line:<{width}}  # {comment}" for line, comment in lines.items())
 
 
-def _faithful(its: Row) -> bool:
-    # What predicts nothing is as faithful as can be, and faster only by chance.
-    return its.computed != 1 and (its.speedup or 0) > 1 and (its.mean_psnr or 0) >= FAITHFUL
+def _faithful(row: Row) -> bool:
+    # A method that predicted nothing has perfect fidelity, but any speedup is chance.
+    return row.computed != 1 and (row.speedup or 0) > 1 and (row.mean_psnr or 0) >= FAITHFUL

@@ -1,4 +1,4 @@
-"""`dcache env`: what a bug report needs: versions, devices, and what of dcache works here."""
+"""`dcache env`: facts for a bug report: versions, devices, availability of kernels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import dcache
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-# Packages whose versions matter, the required ones first.
+# Packages whose versions are printed, the required ones first.
 PACKAGES = (
     "torch",
     "diffusers",

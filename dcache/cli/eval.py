@@ -1,4 +1,4 @@
-"""`dcache eval`: pictures of a pipeline with and without caching: generate, score, report."""
+"""`dcache eval`: evaluation of methods on many prompts, in the stages generate, score and report."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "eval",
         help="pictures of many prompts, metrics, one report",
         description=(
-            "Make pictures without caching and with several methods, score them, write a report. The same "
-            "command goes on where an earlier one stopped. With several processes: accelerate launch -m "
-            "dcache.cli eval ..."
+            "Make pictures without caching and with several methods, score them, and write a report. The "
+            "same command continues where an earlier one stopped. With several processes: accelerate launch "
+            "-m dcache.cli eval ..."
         ),
     )
-    usual = Settings()
+    defaults = Settings()
     add_pipeline(parser)
 
     def option(name: str, default: Any, metavar: str, text: str, kind: Callable[[str], object] = str) -> None:
@@ -45,43 +45,43 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     option("prompt_column", COLUMN, "NAME", "column of the csv or parquet file, key of the jsonl file")
     option("methods", METHODS, "LIST", LIST)
-    option("images_per_prompt", usual.images_per_prompt, "N", "pictures or clips of each prompt", int)
-    option("seed", usual.seed, "S", "of the first picture; the others have the next ones", int)
-    option("batch_size", usual.batch_size, "N", "pictures in a call", int)
-    option("metrics", None, "LIST", f"of {','.join(METRICS)} (default: those that need no download)")
-    option("out", Path("eval-out"), "FOLDER", "where everything goes", Path)
+    option("images_per_prompt", defaults.images_per_prompt, "N", "pictures or clips of each prompt", int)
+    option("seed", defaults.seed, "S", "seed of the first picture; picture i has seed S + i", int)
+    option("batch_size", defaults.batch_size, "N", "pictures in a call", int)
+    option("metrics", None, "LIST", f"some of {','.join(METRICS)} (default: those that need no download)")
+    option("out", Path("eval-out"), "FOLDER", "folder for all files", Path)
     parser.add_argument(
         "--stage",
         action="append",
         choices=STAGES,
-        help="only this; may be given more than once (default: all three)",
+        help="run only this stage; may be repeated (default: all three)",
     )
     parser.add_argument(
         "--no-warm-up",
         action="store_true",
         help="no untimed first call of each method; FLOPs are not counted then",
     )
-    group = parser.add_argument_group("options of metrics")
-    for one in fields(MetricOptions):
-        _metric_option(group, one)
-    # Without the generate stage the pipeline is the folder's, unless one is named.
+    metric_options = parser.add_argument_group("options of metrics")
+    for field in fields(MetricOptions):
+        _metric_option(metric_options, field)
+    # None, so that without the generate stage the pipeline of the folder is used.
     parser.set_defaults(run=run, pipeline=None)
 
 
-def _metric_option(group: argparse._ArgumentGroup, one: Field[Any]) -> None:
-    shown = "" if one.default is None else f" (default: {one.default})"
+def _metric_option(group: argparse._ArgumentGroup, field: Field[Any]) -> None:
+    shown = "" if field.default is None else f" (default: {field.default})"
     group.add_argument(
-        f"--{one.name.replace('_', '-')}",
-        type=Path if one.default is None else type(one.default),
-        default=one.default,
-        choices=one.metadata.get("choices"),
-        metavar="PATH" if one.default is None else None,
-        help=one.metadata["help"] + shown,
+        f"--{field.name.replace('_', '-')}",
+        type=Path if field.default is None else type(field.default),
+        default=field.default,
+        choices=field.metadata.get("choices"),
+        metavar="PATH" if field.default is None else None,
+        help=field.metadata["help"] + shown,
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluate; print the table, where the files are, and what to do next."""
+    """Evaluate; print the table, the paths of the files, and the next command."""
     from dcache.eval.evaluation import evaluate
     from dcache.eval.processes import join
 
@@ -92,8 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         batch_size=arguments.batch_size,
     )
-    team = join(settings.device)
-    with shares(team.rank, team.world_size) as tell:
+    group = join(settings.device)
+    with shares(group.rank, group.world_size) as progress:
         result = evaluate(
             arguments.pipeline,
             None if prompts is None else read(prompts, arguments.prompt_column),
@@ -106,16 +106,16 @@ def run(arguments: argparse.Namespace) -> int:
             ),
             warm_up=not arguments.no_warm_up,
             stages=arguments.stage or STAGES,
-            tell=tell,
+            progress=progress,
         )
-    if team.first:
+    if group.first:
         for line in _summary(result):
             print(line)
     return 0
 
 
 def _summary(result: Result) -> Iterator[str]:
-    """The table and its notes, where the files are, what to do next."""
+    """Lines of the table, its notes, the paths of the files, and the next command."""
     from dcache.eval.machine import heading
     from dcache.eval.report.content import gather
     from dcache.eval.rows import aligned
@@ -137,7 +137,7 @@ def _summary(result: Result) -> Iterator[str]:
     for note in content.notes:
         yield f"note: {note.about}: {note.text}" if note.about else f"note: {note.text}"
     for label in result.unfinished:
-        yield f"note: {label} is left out: pictures of it are missing, as its generation was interrupted"
+        yield f"note: {label} is left out, because its generation was interrupted and pictures are missing"
     if result.files:
         yield f"\nwrote {', '.join(map(str, result.files))}\nnext: open {result.files[0]} in a browser"
     else:

@@ -1,4 +1,4 @@
-"""`dcache methods`: what there is; with names, all about these."""
+"""`dcache methods`: a list of all methods, or a page for each named one."""
 
 from __future__ import annotations
 
@@ -35,43 +35,43 @@ ARXIV = re.compile(r"arXiv (\d{4}\.\d{5})")
 def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
     parser = commands.add_parser("methods", help="list the methods and their options")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="tell all about this method")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="print a page on this method")
     parser.add_argument("--json", action="store_true", help="print them as JSON")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print one paragraph per preset, or a page for each that is named."""
-    found = methods.available()
+    """Print one paragraph for each preset, or a page for each named one."""
+    presets = methods.available()
     for i, name in enumerate(arguments.names):
         arguments.names[i] = preset_called(name) or name
-        if arguments.names[i] not in found:
-            close = difflib.get_close_matches(name, found, n=1)
+        if arguments.names[i] not in presets:
+            close = difflib.get_close_matches(name, presets, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise DcacheError(f"method {name!r} is unknown: expected one of {', '.join(found)}.{hint}")
+            raise DcacheError(f"method {name!r} is unknown: expected one of {', '.join(presets)}.{hint}")
     if arguments.json:
-        names = arguments.names or list(found)
-        print(json.dumps({name: described(name, found[name]) for name in names}, indent=1))
+        names = arguments.names or list(presets)
+        print(json.dumps({name: described(name, presets[name]) for name in names}, indent=1))
         return 0
     if arguments.names:
-        print("\n\n".join("\n".join(page(name, found[name])) for name in arguments.names))
+        print("\n\n".join("\n".join(page(name, presets[name])) for name in arguments.names))
         return 0
-    for name, what in found.items():
-        for line in paragraph(name, what, max(map(len, found)) + 2):
+    for name, what in presets.items():
+        for line in paragraph(name, what, max(map(len, presets)) + 2):
             print(line)
-    print("\n`dcache methods NAME` tells what the options mean.")
+    print("\n`dcache methods NAME` explains the options.")
     return 0
 
 
 def described(name: str, what: About) -> dict[str, Any]:
-    """What there is to know of one preset, as plain JSON values; defaults that JSON has not as text."""
+    """All facts of one preset as JSON values; defaults of other types as text."""
     parameters = inspect.signature(getattr(methods, name)).parameters.values()
     defaults = {p.name: json.loads(json.dumps(p.default, default=str)) for p in parameters}
     return {**asdict(what), "families": list(what.families), "options": defaults}
 
 
 def paragraph(name: str, what: About, width: int) -> Iterator[str]:
-    """Name and summary, then options with defaults, what it is for, what it needs and where it comes from."""
+    """Name and summary, then options with defaults, model families, sites, paper and requirements."""
     yield f"{name:<{width}}{what}"
     lines = [", ".join(_options(name)) or "no options"]
     lines += [f"for: {_families(what)}; sites: {what.sites}; from: {what.paper}"]
@@ -81,7 +81,7 @@ def paragraph(name: str, what: About, width: int) -> Iterator[str]:
 
 
 def page(name: str, what: About) -> Iterator[str]:
-    """All about one preset: its docstring, what each option means, what it needs and where it comes from."""
+    """A page on one preset: docstring, meaning of each option, model families, requirements and paper."""
     about, _, rest = (inspect.getdoc(getattr(methods, name)) or "").partition("\nArgs:\n")
     summary, *paragraphs = re.split(r"\n\s*\n", about.strip())
     yield _filled(f"{name}: {summary}")
@@ -110,7 +110,7 @@ def page(name: str, what: About) -> Iterator[str]:
 
 
 def _meanings(text: str) -> dict[str, str]:
-    """Name -> meaning, from the `Args:` of a docstring that begins where this text does."""
+    """Option -> meaning, from the text after `Args:` in a docstring."""
     section = re.split(r"\n(?=\S)", text)[0]
     entries = re.split(r"\n(?=    \S)", section)
     pairs = (entry.strip().partition(": ") for entry in entries)

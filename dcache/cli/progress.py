@@ -15,46 +15,50 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @contextmanager
 def rounds(contestants: int, repeats: int) -> Iterator[Callable[[int, str], None]]:
-    """A bar on a terminal; elsewhere a line for each round, and now and then one within a long round."""
+    """Progress of timed rounds: a bar on a terminal; elsewhere a line for each round, more in long rounds.
+
+    Yields:
+        A function of round (0 is the warm-up) and label, to call before every pipeline call.
+    """
     total = contestants * (repeats + 1)
     with _display("loading the model", total) as display:
         display.line(f"loading the model; then {repeats + 1} x {contestants} calls")
-        calls, told = 0, -1
+        calls, last = 0, -1
 
-        def tell(turn: int, label: str) -> None:
-            nonlocal calls, told
+        def report(turn: int, label: str) -> None:
+            nonlocal calls, last
             name = f"round {turn} of {repeats}" if turn else "warm-up"
             display.bar(f"{name}: {label}", calls, total)
-            if turn > told:
+            if turn > last:
                 display.timed_line(name)
             elif display.quiet:
                 display.timed_line(f"{name}: {label}")
-            calls, told = calls + 1, turn
+            calls, last = calls + 1, turn
 
-        yield tell
+        yield report
 
 
 @contextmanager
 def shares(index: int, count: int) -> Iterator[Progress]:
-    """A bar on a terminal, that of each process below the one before; elsewhere a line now and then.
+    """Progress of stages: a bar on a terminal, one below the other for several processes; elsewhere lines.
 
     Args:
-        index: of this process.
-        count: of processes.
+        index: rank of this process.
+        count: number of processes.
     """
-    before = f"process {index} of {count}: " if count > 1 else ""
-    with _display(f"{before}loading", position=index) as display:
+    prefix = f"process {index} of {count}: " if count > 1 else ""
+    with _display(f"{prefix}loading", position=index) as display:
 
-        def tell(what: str, done: int, total: int) -> None:
-            display.bar(before + what, done, total)
+        def report(what: str, done: int, total: int) -> None:
+            display.bar(prefix + what, done, total)
             if display.quiet or done == total:
-                display.timed_line(f"{before}{what}: {done} of {total}")
+                display.timed_line(f"{prefix}{what}: {done} of {total}")
 
-        yield tell
+        yield report
 
 
 class _Display:
-    """Where progress is shown: a bar of tqdm, which ignores lines, or lines, if there is no bar."""
+    """Shows progress as a tqdm bar, or as lines if `tqdm` is None; each ignores the other's calls."""
 
     def __init__(self, tqdm: Any = None) -> None:
         self.tqdm = tqdm
@@ -63,11 +67,11 @@ class _Display:
 
     @property
     def quiet(self) -> bool:
-        """Whether the last line with a time is a while ago."""
+        """Whether the last line with a time is more than `SECONDS_BETWEEN_LINES` ago."""
         return time.perf_counter() - self.last > SECONDS_BETWEEN_LINES
 
     def bar(self, text: str, done: int, total: int) -> None:
-        """Move the bar; it begins anew where there is another total, or less is done."""
+        """Move the bar; a new total, or fewer items done, restarts it."""
         if self.tqdm is None:
             return
         if done < self.tqdm.n or total != self.tqdm.total:
@@ -82,7 +86,7 @@ class _Display:
             print(text, file=sys.stderr, flush=True)
 
     def timed_line(self, text: str) -> None:
-        """Write a line with the seconds since the beginning."""
+        """Write a line with the seconds since the start."""
         self.last = time.perf_counter()
         self.line(f"{text} ({self.last - self.began:.0f} s)")
 
@@ -98,17 +102,17 @@ def _display(loading: str, total: int | None = None, position: int | None = None
         yield _Display(bar)
 
 
-class Teller:
-    """Says what is under way, and how long it has been."""
+class StageLog:
+    """Prints a line for every stage of a command, with the seconds since its start."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        """Since the command began."""
+        """Seconds since the command began."""
         return time.perf_counter() - self.began
 
-    def __call__(self, what: str) -> None:
-        """Print it on the error stream."""
-        print(f"{what} ({self.seconds:.0f} s)", file=sys.stderr, flush=True)
+    def __call__(self, stage: str) -> None:
+        """Print a stage to standard error."""
+        print(f"{stage} ({self.seconds:.0f} s)", file=sys.stderr, flush=True)

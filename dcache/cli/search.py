@@ -1,4 +1,4 @@
-"""`dcache search`: the best schedules of a pipeline, found by rendering candidates; resumable."""
+"""`dcache search`: the Pareto front of schedules of a pipeline, from rendered candidates; resumable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dcache.cli.bench import pipeline_options, prompts_of
-from dcache.cli.search_arguments import add_arguments, held_out, set_threads, speedup_of, ways_of
+from dcache.cli.search_arguments import add_arguments, config_of, held_out, set_threads, speedup_of
 from dcache.cli.search_output import Progress, finish, finish_interrupted, silent
 from dcache.errors import DcacheError
 from dcache.util.files import make_folder
@@ -19,7 +19,7 @@ from dcache.util.files import make_folder
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from dcache.eval.processes import ProcessGroup as Launch
+    from dcache.eval.processes import ProcessGroup
     from dcache.profile import Profile
     from dcache.search.loop import Evaluator
     from dcache.search.quality import QualityEvaluator
@@ -31,10 +31,10 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
     parser = commands.add_parser(
         "search",
-        help="a front of schedules, cost against quality, found by rendering candidates",
+        help="search the front of schedules, cost against quality, by rendering candidates",
         description=(
             "Search schedules of a pipeline that was observed (dcache calibrate PIPE --out X.safetensors). "
-            "Every evaluation is kept in --out; a search that was stopped goes on with --resume. Several "
+            "Every evaluation is logged in --out; --resume continues a search that was stopped. Several "
             "processes: --workers N, or accelerate launch -m dcache.cli search ..."
         ),
     )
@@ -43,65 +43,77 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Search, write the front, print it."""
+    """Search, write the front and print it."""
     from dcache.eval.processes import join, own_device
     from dcache.profile import Profile
     from dcache.search.search import identity_of, open_journal, rungs, search, space_of
 
     wanted = speedup_of(arguments.pick)
-    ways, prompts = ways_of(arguments, wanted), prompts_of(arguments)
+    config, prompts = config_of(arguments, wanted), prompts_of(arguments)
     if arguments.workers < 1:
         raise DcacheError(f"--workers must be at least 1, got {arguments.workers}")
-    profile, launch = Profile.load(arguments.profile), join(arguments.device)
+    profile, group = Profile.load(arguments.profile), join(arguments.device)
     options = pipeline_options(arguments) | {"device": own_device(arguments.device)}
-    parts, held = rungs(prompts, ways.first), held_out(arguments.held_out, prompts)
-    make = partial(make_judge, arguments.pipeline, options, parts, ways, arguments.batch_size, profile, held)
+    parts, unseen = rungs(prompts, config.first), held_out(arguments.held_out, prompts)
+    make = partial(
+        make_quality, arguments.pipeline, options, parts, config, arguments.batch_size, profile, unseen
+    )
     threads = set_threads(arguments.threads, arguments.workers)
-    judge = make()
-    about = _about(arguments, options, judge)
-    # Before anything is written.
-    ways = replace(ways, paired=judge.paired)
-    _refuse_beyond(wanted, space_of(profile, ways), ways.cost)
+    quality = make()
+    about = _about(arguments, options, quality)
+    config = replace(config, paired=quality.paired)
+    # Refused before anything is written.
+    _refuse_beyond(wanted, space_of(profile, config), config.cost)
     make_folder(arguments.out)
-    identity = identity_of(ways, prompts, about, held)
-    journal = launch.main_first(lambda: open_journal(arguments.out, identity, arguments.resume, launch.first))
-    signs = {name: judge.direction(name) for name in ways.metrics}
-    tell = Progress(journal.damaged) if launch.first else silent
+    identity = identity_of(config, prompts, about, unseen)
+    # Process 0 creates the journal; the others read it afterwards.
+    journal = group.main_first(lambda: open_journal(arguments.out, identity, arguments.resume, group.first))
+    signs = {name: quality.direction(name) for name in config.metrics}
+    progress = Progress(journal.damaged) if group.first else silent
     try:
-        with _team(judge, launch, make, arguments.workers, threads) as team:
-            done = search(profile, ways, team, prompts, signs, journal, bool(held), tell)
+        with _evaluator(quality, group, make, arguments.workers, threads) as evaluator:
+            done = search(profile, config, evaluator, prompts, signs, journal, bool(unseen), progress)
     except KeyboardInterrupt:
-        if launch.world_size == 1 and isinstance(tell, Progress) and tell.latest is not None:
-            finish_interrupted(tell.latest, ways, about, arguments.out, wanted)
+        if group.world_size == 1 and isinstance(progress, Progress) and progress.latest is not None:
+            finish_interrupted(progress.latest, config, about, arguments.out, wanted)
         raise
-    if launch.first:
-        if done.spent < ways.budget:
-            print(f"it ended before its budget of {ways.budget}: nothing new was asked for", file=sys.stderr)
-        finish(done, ways, about, arguments.out, wanted)
+    if group.first:
+        if done.spent < config.budget:
+            print(
+                f"the search ended before its budget of {config.budget}: it proposed nothing new",
+                file=sys.stderr,
+            )
+        finish(done, config, about, arguments.out, wanted)
     return 0
 
 
-def _about(arguments: argparse.Namespace, options: dict[str, Any], judge: QualityEvaluator) -> dict[str, Any]:
-    """The pipeline that is searched on, its options and weights."""
+def _about(
+    arguments: argparse.Namespace, options: dict[str, Any], quality: QualityEvaluator
+) -> dict[str, Any]:
+    """The pipeline, its options and the digest of its weights, for the journal."""
     return {
         "pipeline": arguments.pipeline,
         "options": {k: str(v) for k, v in options.items() if k != "device"},
-        "components": judge.subject.digest,
+        "components": quality.subject.digest,
         "batch_size": arguments.batch_size,
     }
 
 
 @contextmanager
-def _team(
-    judge: QualityEvaluator, launch: Launch, make: Callable[[], QualityEvaluator], workers: int, threads: int
+def _evaluator(
+    quality: QualityEvaluator,
+    group: ProcessGroup,
+    make: Callable[[], QualityEvaluator],
+    workers: int,
+    threads: int,
 ) -> Iterator[Evaluator]:
-    """Who renders: this process, the processes of a launch, or workers of its own."""
+    """The evaluator for this process, for the processes of a launch, or with a pool of workers."""
     from dcache.search.evaluators import DistributedEvaluator, LocalEvaluator, ProcessPoolEvaluator
 
-    if launch.world_size > 1 and workers > 1:
-        raise DcacheError("accelerate launch brings the processes: leave --workers out")
+    if group.world_size > 1 and workers > 1:
+        raise DcacheError("accelerate launch starts the processes: leave --workers out")
     if workers == 1:
-        yield DistributedEvaluator(judge, launch) if launch.world_size > 1 else LocalEvaluator(judge)
+        yield DistributedEvaluator(quality, group) if group.world_size > 1 else LocalEvaluator(quality)
         return
     pool = ProcessPoolEvaluator(make, workers, threads)
     try:
@@ -110,16 +122,16 @@ def _team(
         pool.close()
 
 
-def make_judge(
+def make_quality(
     pipeline: str,
     options: dict[str, Any],
     parts: list[list[str]],
-    ways: SearchConfig,
+    config: SearchConfig,
     batch_size: int,
     profile: Profile,
-    held: list[str],
+    unseen: list[str],
 ) -> QualityEvaluator:
-    """The judge of one process.
+    """The quality evaluator of one process; `unseen` are the held-out prompts.
 
     Raises:
         DcacheError: the pipeline cannot be loaded, or the profile is of another one.
@@ -130,7 +142,7 @@ def make_judge(
 
     subject = load(pipeline, **options)
     refuse_other(profile, subject)
-    return QualityEvaluator(subject, parts, ways.metrics, ways.seed, batch_size, held_out=held)
+    return QualityEvaluator(subject, parts, config.metrics, config.seed, batch_size, held_out=unseen)
 
 
 def _refuse_beyond(wanted: float | None, space: Space, by: str) -> None:
@@ -139,6 +151,6 @@ def _refuse_beyond(wanted: float | None, space: Space, by: str) -> None:
     most = fastest(space, by)
     if wanted is not None and wanted > most:
         raise DcacheError(
-            f"--pick {wanted:g}x cannot be had: one compute alone is expected to be {most:.2f}x here. Ask "
-            "for less"
+            f"--pick {wanted:g}x is out of reach: one computed evaluation alone is expected to be "
+            f"{most:.2f}x here. Choose a smaller speedup"
         )

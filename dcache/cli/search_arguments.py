@@ -1,4 +1,4 @@
-"""Arguments of `dcache search`: what they are, and what is asked for by them."""
+"""Arguments of `dcache search`, and the `SearchConfig` made from them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dcache.errors import DcacheError
 if TYPE_CHECKING:
     from dcache.search.search import SearchConfig
 
-# ECAD (2025) as published: PixArt's setting of its code (the card in docs/search.md says where from).
+# ECAD (2025) as published: the setting for PixArt in its code (source: the card in docs/search.md).
 ECAD = {
     "strategy": "nsga2",
     "units": "sublayers",
@@ -32,18 +32,22 @@ ECAD = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add all of them to the command's parser."""
+    """Add all arguments to the command's parser."""
     add_pipeline(parser)
     parser.add_argument("--prompts", default="", metavar="P", help=PROMPTS.partition(";")[0])
-    parser.add_argument("--profile", type=Path, required=True, metavar="FILE", help="of this pipeline")
-    parser.add_argument("--ecad", action="store_true", help="the published setting; other options change it")
-    _add_ways(parser)
     parser.add_argument(
-        "--held-out", metavar="P", help="prompts that nothing is chosen by: the front is rendered on them too"
+        "--profile", type=Path, required=True, metavar="FILE", help="profile of this pipeline"
     )
-    parser.add_argument("--no-seeds", action="store_true", help="begin with random schedules alone")
+    parser.add_argument("--ecad", action="store_true", help="the published setting; other options change it")
+    _add_config(parser)
+    parser.add_argument(
+        "--held-out",
+        metavar="P",
+        help="prompts that no choice is based on: the front is rendered on them too, at the end",
+    )
+    parser.add_argument("--no-seeds", action="store_true", help="start from random schedules only")
     _add_processes(parser)
-    parser.add_argument("--resume", action="store_true", help="go on with the search in --out")
+    parser.add_argument("--resume", action="store_true", help="continue the search in --out")
     parser.add_argument(
         "--pick", metavar="2.5x", help="save the best schedule of that speedup as picked.schedule.json"
     )
@@ -51,22 +55,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=out, metavar="FOLDER", help=f"(default: {out})")
 
 
-def _add_ways(parser: argparse.ArgumentParser) -> None:
-    """Fields of `SearchConfig`; None marks an option that was not given."""
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the fields of `SearchConfig`; an option that is not given is None."""
     from dcache.search.search import SearchConfig
     from dcache.search.space import RECIPES
     from dcache.search.strategies.registry import STRATEGIES
 
-    usual = SearchConfig()
+    defaults = SearchConfig()
 
-    def option(name: str, kind: Any, metavar: str, text: str) -> None:
-        default = getattr(usual, name)
+    def option(name: str, kind: Any, metavar: str, description: str) -> None:
+        default = getattr(defaults, name)
         shown = ",".join(default) if isinstance(default, tuple) else default
-        text += "" if default is None else f" (default: {shown})"
-        parser.add_argument(f"--{name}", type=kind, metavar=metavar, help=text)
+        description += "" if default is None else f" (default: {shown})"
+        parser.add_argument(f"--{name}", type=kind, metavar=metavar, help=description)
 
     option("strategy", str, "S", f"one of {', '.join(STRATEGIES)}")
-    option("units", str, "U", "what decides alone: whole, kinds, blocks, sublayers, sections:N")
+    option("units", str, "U", "sites that decide together: whole, kinds, blocks, sublayers, sections:N")
     option("recipes", _names, "LIST", f"how predictions may be made: {', '.join(RECIPES)}")
     option("budget", int, "N", "most schedules to evaluate")
     option("population", int, "N", "schedules of a generation")
@@ -74,59 +78,59 @@ def _add_ways(parser: argparse.ArgumentParser) -> None:
         "mutation",
         float,
         "R",
-        "mutation rate; where none is given two bits of a genome, or 0.05 of the offspring",
+        "mutation rate (default: two bits of a genome, or 0.05 of the offspring)",
     )
-    option("convention", str, "C", "that rate is of each bit (each), or of mutated offspring (some)")
+    option("convention", str, "C", "each: the rate is of each bit; some: of the offspring")
     option("finishing", float, "F", "share of the budget for the local search around the front")
     option(
         "fitting",
         float,
         "F",
-        "share for fits of weights on the pictures, of the best at --pick (or 2x 3x 4x)",
+        "share of the budget for fits of weights, of the best schedules at --pick (or 2x 3x 4x)",
     )
-    option("metrics", _names, "LIST", "traded against cost, as in dcache eval")
-    option("cost", str, "C", "seconds by the profile, flops, or measured")
-    option("first", int, "N", "prompts that every schedule is rendered on; the rest for those worth it")
-    option("seed", int, "S", "of pictures and decisions")
+    option("metrics", _names, "LIST", "metrics traded against cost, as in dcache eval")
+    option("cost", str, "C", "seconds from the profile, flops, or measured")
+    option("first", int, "N", "prompts that every schedule is rendered on; the better ones on the rest too")
+    option("seed", int, "S", "seed of the first picture and of random decisions")
 
 
 def _add_processes(parser: argparse.ArgumentParser) -> None:
-    """How the work is dealt out."""
+    """Add the arguments on batches, processes and threads."""
     parser.add_argument(
         "--batch-size", type=int, default=8, metavar="N", help="pictures in a call (default: 8)"
     )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="of each process (default: a share of torch's own)"
+        "--threads", type=int, metavar="N", help="torch threads of each process (default: an equal share)"
     )
 
 
-def ways_of(arguments: argparse.Namespace, wanted: float | None) -> SearchConfig:
-    """How the search goes about it.
+def config_of(arguments: argparse.Namespace, wanted: float | None) -> SearchConfig:
+    """The settings of the search.
 
     Args:
-        arguments: of the command line.
-        wanted: the speedup that is picked in the end, if any.
+        arguments: arguments of the command line.
+        wanted: the speedup of `--pick`; None if it is not given.
     """
     from dcache.search.search import SearchConfig
 
-    asked: dict[str, Any] = dict(ECAD) if arguments.ecad else {}
+    settings: dict[str, Any] = dict(ECAD) if arguments.ecad else {}
     for field in fields(SearchConfig):
         value = getattr(arguments, field.name, None)
         if value is not None:
-            asked[field.name] = value
+            settings[field.name] = value
     if arguments.no_seeds:
-        asked["seeds"] = False
+        settings["seeds"] = False
     if wanted is not None:
-        asked["wanted"] = (wanted,)
-    return SearchConfig(**asked)
+        settings["wanted"] = (wanted,)
+    return SearchConfig(**settings)
 
 
 def held_out(source: str | None, prompts: list[str]) -> list[str]:
     """The held-out prompts.
 
     Raises:
-        DcacheError: one of them is searched on.
+        DcacheError: a held-out prompt is among the prompts of the search.
     """
     from dcache.eval.prompts import read
 
@@ -134,7 +138,8 @@ def held_out(source: str | None, prompts: list[str]) -> list[str]:
     both = sorted(set(chosen) & set(prompts))
     if both:
         raise DcacheError(
-            f"{len(both)} of the held-out prompts are searched on too ({both[0]!r}): hold out others"
+            f"{len(both)} of the held-out prompts are among the prompts of the search too ({both[0]!r}): "
+            "hold out others"
         )
     return chosen
 
@@ -143,7 +148,7 @@ def speedup_of(text: str | None) -> float | None:
     """The speedup of `--pick`.
 
     Raises:
-        DcacheError: it is no positive number.
+        DcacheError: the text is no positive number.
     """
     if text is None:
         return None
@@ -156,17 +161,19 @@ def speedup_of(text: str | None) -> float | None:
     return value
 
 
-def set_threads(asked: int | None, workers: int) -> int:
-    """Set the threads of each process: shares of torch's own number, which knows of OMP_NUM_THREADS.
+def set_threads(count: int | None, workers: int) -> int:
+    """Set torch's threads of each process; returns their number.
+
+    None is an equal share of torch's current number, which respects OMP_NUM_THREADS.
 
     Raises:
-        DcacheError: fewer than one was asked for.
+        DcacheError: `asked` is below 1.
     """
     import torch
 
-    if asked is not None and asked < 1:
-        raise DcacheError(f"--threads must be at least 1, got {asked}")
-    threads = asked or max(1, torch.get_num_threads() // workers)
+    if count is not None and count < 1:
+        raise DcacheError(f"--threads must be at least 1, got {count}")
+    threads = count or max(1, torch.get_num_threads() // workers)
     torch.set_num_threads(threads)
     return threads
 

@@ -1,4 +1,4 @@
-"""What `dcache search` prints and leaves: progress, the front, the picked schedule."""
+"""Output of `dcache search`: progress lines, the front, the picked schedule."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ if TYPE_CHECKING:
     from dcache.search.search import SearchConfig
 
 COSTED = {
-    "seconds": "Speedups are expected ones, by the profile's seconds.",
+    "seconds": "Speedups are expected from the profile's seconds.",
     "flops": "Speedups are of the sites' FLOPs.",
-    "measured": "Speedups are of single measured calls, noise and all.",
+    "measured": "Speedups are of single measured calls, with their noise.",
 }
 
 
 class Progress:
-    """Says how far the search is, and what its front is like.
+    """Prints the state of a search and of its front after every batch.
 
     Args:
-        damaged: lines of the journal that could not be read.
+        damaged: number of lines of the journal that could not be read.
 
     Attributes:
-        latest: the search, after its last batch.
+        latest: the search after its last batch; None before the first.
     """
 
     def __init__(self, damaged: int) -> None:
         self.began = time.perf_counter()
         self.latest: Search | None = None
-        self.said = 0
+        self.printed = 0
         if damaged:
             print(
                 f"{damaged} damaged line(s) of the journal are skipped and evaluated again", file=sys.stderr
             )
 
     def __call__(self, search: Search) -> None:
-        """After a batch."""
+        """Print one line after a batch."""
         self.latest = search
-        if search.spent == self.said:
-            # Twins alone: a strategy that has seen nearly all there is asks for them again and again.
+        if search.spent == self.printed:
+            # Known schedules only: late in a small space a strategy proposes them again and again.
             return
-        self.said = search.spent
+        self.printed = search.spent
         metric, sign = next(iter(search.signs.items()))
         front, full, marks = search.front(), search.uncached, []
         for speedup in (2.0, 3.0, 4.0):
@@ -63,27 +63,29 @@ class Progress:
 
 
 def silent(_: Search) -> None:
-    """All processes but the first."""
+    """Print nothing, in all processes but the first."""
 
 
 def finish_interrupted(
-    done: Search, ways: SearchConfig, about: dict[str, Any], out: Path, wanted: float | None
+    done: Search, config: SearchConfig, about: dict[str, Any], out: Path, wanted: float | None
 ) -> None:
-    """Write what there is; that nothing is as fast yet is no error."""
+    """Write the front so far; it is no error here if no schedule reaches `wanted` yet."""
     done.stop()
-    print("interrupted: this is the front so far; --resume goes on", file=sys.stderr)
+    print("interrupted: this is the front so far; --resume continues the search", file=sys.stderr)
     try:
-        finish(done, ways, about, out, wanted)
+        finish(done, config, about, out, wanted)
     except DcacheError as error:
         print(error, file=sys.stderr)
 
 
-def finish(done: Search, ways: SearchConfig, about: dict[str, Any], out: Path, wanted: float | None) -> None:
-    """Write everything, print the front, pick from it."""
+def finish(
+    done: Search, config: SearchConfig, about: dict[str, Any], out: Path, wanted: float | None
+) -> None:
+    """Write all files, print the front, and save the best schedule of the `wanted` speedup, if any."""
     from dcache.search.front_report import members, pick, write
 
-    paths, front, metric = write(done, ways, about, out), members(done), ways.metrics[0]
-    _report(done, front, ways)
+    paths, front, metric = write(done, config, about, out), members(done), config.metrics[0]
+    _report(done, front, config)
     print(f"\nwrote {', '.join(map(str, paths[:4]))} and {out / 'schedules'}")
     if wanted is not None:
         best = pick(front, wanted, metric, done.signs[metric])
@@ -91,43 +93,41 @@ def finish(done: Search, ways: SearchConfig, about: dict[str, Any], out: Path, w
         print(f"\npicked {best.name}: dcache.enable(pipe, {str(path)!r})")
 
 
-def _report(done: Search, front: list[FrontEntry], ways: SearchConfig) -> None:
-    metric, held = ways.metrics[0], any(one.held_out_result for one in front)
-    print(f"{'speedup':>8}  {metric:>8}  {'held out  ' if held else ''}computes  predicted by")
-    for one in front:
-        (plan,) = one.schedule.components.values()
-        share = plan.computed / (one.schedule.steps * len(plan.sites) * len(plan.rows))
-        value = one.held_out_result.get(metric)
-        other = "" if not held else f"{'–' if value is None else format(value, '.4g'):>8}  "
-        print(f"{one.speedup:7.2f}x  {one.values[metric]:8.4g}  {other}{share:8.0%}  {one.recipe}")
-    noise = sorted(one.noise[metric] for one in front)[len(front) // 2]
+def _report(done: Search, front: list[FrontEntry], config: SearchConfig) -> None:
+    metric, held_out = config.metrics[0], any(entry.held_out_result for entry in front)
+    print(f"{'speedup':>8}  {metric:>8}  {'held out  ' if held_out else ''}computes  predicted by")
+    for entry in front:
+        (plan,) = entry.schedule.components.values()
+        share = plan.computed / (entry.schedule.steps * len(plan.sites) * len(plan.rows))
+        value = entry.held_out_result.get(metric)
+        other = "" if not held_out else f"{'–' if value is None else format(value, '.4g'):>8}  "
+        print(f"{entry.speedup:7.2f}x  {entry.values[metric]:8.4g}  {other}{share:8.0%}  {entry.recipe}")
+    noise = sorted(entry.noise[metric] for entry in front)[len(front) // 2]
     words = (
-        f"the column 'held out' is of {metric} on prompts that nothing was chosen by."
-        if held
+        f"the column 'held out' is {metric} on prompts that no choice was based on."
+        if held_out
         else "compare on other prompts and seeds (--held-out, or dcache bench)."
     )
     print(
-        f"\n{len(done.candidates)} schedules evaluated; {done.twins} of {done.asked} that were asked for "
-        f"were twins of them ({done.twins / max(done.asked, 1):.0%}){_fits(done, ways)}. {metric} on "
+        f"\n{len(done.candidates)} schedules evaluated; {done.twins} of {done.asked} proposals "
+        f"were twins of them ({done.twins / max(done.asked, 1):.0%}){_fits(done, config)}. {metric} on "
         f"{done.rungs} rung(s) of prompts; its standard error on the first: {noise:.2g}. "
-        f"{COSTED[ways.cost]} They were chosen by these very figures, which flatter them: {words}"
+        f"{COSTED[config.cost]} The schedules were chosen by these figures, so they are optimistic: {words}"
     )
     if done.broken:
-        print(
-            f"{done.broken} with broken pictures, or a metric that is no number, count as the worst there is."
-        )
+        print(f"{done.broken} schedules have broken pictures or a metric that is no number, and rank last.")
 
 
-def _fits(done: Search, ways: SearchConfig) -> str:
-    """Text on the renderings that went into fits of weights, or on why there were none."""
+def _fits(done: Search, config: SearchConfig) -> str:
+    """How many renderings the fits of weights took, or why there were no fits."""
     from dcache.search.loop import AROUND
 
     if done.fits:
-        return f"; {done.fits} renderings went into fits of weights"
-    if not ways.fitting:
+        return f"; fits of weights took {done.fits} renderings"
+    if not config.fitting:
         return ""
     return (
-        "; no weights were fitted: that takes two prompts, a schedule that is as fast as wanted and computes "
-        f"all units together, and a share (--fitting) of {AROUND} renderings and one or two for each "
-        "prediction"
+        "; no weights were fitted: a fit needs two prompts, a schedule that reaches a wanted speedup and "
+        f"computes all units together, and a share (--fitting) of {AROUND} renderings plus one or two for "
+        "each prediction"
     )

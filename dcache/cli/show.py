@@ -1,4 +1,4 @@
-"""`dcache show FILE`: what a schedule does, as a picture made of text, or as a PNG."""
+"""`dcache show FILE`: a schedule drawn as text, or as a PNG."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print one row per site (or run of sites alike): a filled mark where it is computed."""
+    """Print one row for each group of sites with equal rows: a filled mark where it is computed."""
     schedule = Schedule.load(arguments.file)
     if arguments.json:
         print(json.dumps(schedule.content(), indent=1))
@@ -43,18 +43,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def draw(schedule: Schedule, marks: tuple[str, str] = MARKS) -> Iterator[str]:
-    """The lines of the picture."""
+    """The lines of the drawing; `marks` are those of computed and predicted."""
     yield heading(schedule)
     if schedule.sigmas:
-        yield f"noise levels of its own: {', '.join(f'{s:.3g}' for s in schedule.sigmas)}"
+        yield f"own noise levels: {', '.join(f'{s:.3g}' for s in schedule.sigmas)}"
     tables = panels(schedule)
     for name, plan in schedule.components.items():
-        own = [table for table in tables if table.component == name]
+        parts = [table for table in tables if table.component == name]
         yield ""
-        yield f"{own[0].denoiser}: predicted by {own[0].predictor}"
+        yield f"{parts[0].denoiser}: predicted by {parts[0].predictor}"
         if plan.corrections is not None:
             yield f"corrected by channel: {', '.join(plan.corrections.sites)}"
-        for table in own:
+        for table in parts:
             if table.branch:
                 yield table.branch
             yield from _rows(table, schedule.steps, marks)

@@ -1,6 +1,6 @@
-"""The demo's own judges: a small CLIP and a small feature network that know nothing but its coloured shapes.
+"""Metrics of the demo: a small CLIP and a small feature network, trained on its coloured shapes only.
 
-They need no download and mean something in the demo's world only; their names say so.
+They need no download. Their values are meaningful only for the demo's own pictures.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The procedural world that the demo model was trained on: one textured object on a coloured background.
+"""The drawn pictures that the demo model was trained on: one textured object on a coloured background.
 
 >>> import numpy as np
 >>> caption = Caption("large", "striped", "red", "circle", "top left", "blue")
@@ -48,7 +48,7 @@ INK = 0.2
 
 @dataclass(frozen=True)
 class Caption:
-    """What a picture shows. The fields are the keys of `ATTRIBUTES`, in the same order."""
+    """Content of a picture. The fields are the keys of `ATTRIBUTES`, in the same order."""
 
     size: str
     texture: str
@@ -206,7 +206,7 @@ def _colours(names: Sequence[str], rng: np.random.Generator) -> Floats:
 
 
 def _by_kind(kinds: dict[str, Pattern], names: Sequence[str], u: Floats, v: Floats) -> Floats:
-    """Apply to each picture's coordinates the pattern of its own name."""
+    """Apply to each picture's coordinates the pattern with its name."""
     out = np.empty_like(u)
     for name in set(names):
         rows = [i for i, other in enumerate(names) if other == name]
@@ -215,12 +215,12 @@ def _by_kind(kinds: dict[str, Pattern], names: Sequence[str], u: Floats, v: Floa
 
 
 def held_out(caption: Caption) -> bool:
-    """Whether the caption is kept from training: one in ten, by a hash of its text."""
+    """Whether the caption is held out of training: one in ten, by a hash of its text."""
     return zlib.crc32(caption.text.encode()) % 10 == 0
 
 
 def all_captions() -> list[Caption]:
-    """Every caption of the world, in a fixed order."""
+    """All possible captions, in a fixed order."""
     products = itertools.product(*ATTRIBUTES.values())
     return [Caption(*values) for values in products if values[2] != values[5]]
 
@@ -231,7 +231,7 @@ def neighbours(caption: Caption) -> list[Caption]:
         replace(caption, **{name: value})
         for name, values in ATTRIBUTES.items()
         for value in values
-        # The background's colour is not free for the object, nor the object's for the background.
+        # Object and background must differ in colour.
         if value not in astuple(caption)
     ]
 
@@ -248,7 +248,7 @@ def trained_captions(count: int) -> list[Caption]:
 
 
 def demo_captions(count: int) -> list[Caption]:
-    """Pick `count` held-out captions that between them show every attribute's values about equally often."""
+    """Choose `count` held-out captions in which every attribute's values are about equally frequent."""
     pool = sample_captions(400, np.random.default_rng(0), unseen=True)
     used: Counter[tuple[str, str]] = Counter()
     chosen: list[Caption] = []

@@ -1,4 +1,4 @@
-"""The trained demo pipeline: an unmodified `PixArtAlphaPipeline` of diffusers, kept beside this file."""
+"""The trained demo pipeline: an unmodified `PixArtAlphaPipeline` of diffusers, with its files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ def load_pipeline(
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Load in silence, then leave both libraries' progress bars as they were."""
+    """Disable the progress bars of diffusers and transformers inside the block."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

@@ -1,4 +1,4 @@
-"""`dcache demo`: measure methods on a shipped model, and write what was found."""
+"""`dcache demo`: measure methods on a shipped model, and write the results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dcache.demo.settings import Settings, require_packages, usual
+from dcache.demo.settings import Settings, default_settings, require_packages
 from dcache.demo.shipped import shipped_schedules
 from dcache.eval.bench import Bench, bench
 from dcache.eval.bench_files import results, write_schedules
@@ -25,9 +25,11 @@ class Report:
     """A finished demonstration.
 
     Attributes:
-        judged: heading -> what the demo's own judges say, the uncached pipeline first, None where a method's
-            output is broken.
-        seconds: that the whole demonstration took.
+        settings: its settings.
+        bench: the comparison.
+        judged: heading -> values of a metric of the demo, the uncached pipeline first; None for broken
+            output.
+        seconds: duration of the whole demonstration.
     """
 
     settings: Settings
@@ -36,12 +38,12 @@ class Report:
     seconds: float = 0.0
 
 
-def run(settings: Settings, tell: Callable[[int, str], None] = lambda _turn, _label: None) -> Report:
-    """Measure, compare with the uncached output, and let the judges of this small world look.
+def run(settings: Settings, progress: Callable[[int, str], None] = lambda _turn, _label: None) -> Report:
+    """Measure methods, compare them with the uncached output, and compute the demo's metrics.
 
     Args:
-        settings: what was asked for.
-        tell: called with round (0 is the warm-up) and label before each call.
+        settings: settings of the demonstration.
+        progress: called with round (0 is the warm-up) and label before each call.
 
     Raises:
         DcacheError: a package is missing, a method is unknown or does not fit, or the uncached output is
@@ -51,7 +53,7 @@ def run(settings: Settings, tell: Callable[[int, str], None] = lambda _turn, _la
     require_packages(settings.video)
     shown = task_of(settings)
     contestants = parse(settings.methods, shown.COEFFICIENTS)
-    if settings.methods == usual(settings.video).methods:
+    if settings.methods == default_settings(settings.video).methods:
         contestants += shipped_schedules(shown.SCHEDULES, settings.steps, settings.guidance)
     subject = load(shown.NAME, steps=settings.steps, guidance=settings.guidance, device="cpu")
     done = bench(
@@ -60,17 +62,17 @@ def run(settings: Settings, tell: Callable[[int, str], None] = lambda _turn, _la
         shown.prompts(settings.prompts),
         seed=settings.seed,
         repeats=settings.repeats,
-        tell=tell,
+        progress=progress,
     )
     return Report(settings, done, shown.judged(done), time.perf_counter() - began)
 
 
 def write_report(report: Report) -> list[Path]:
-    """Write schedules, pictures and results.json into the settings' folder, each whole or not at all."""
+    """Write schedules, pictures and results.json into the settings' folder, each atomically."""
     settings, done = report.settings, report.bench
     out = make_folder(settings.out)
     write_schedules(done, out)
-    outputs = [to_uint8(one.last.output) for one in [done.uncached, *done.methods]]
+    outputs = [to_uint8(measured.last.output) for measured in [done.uncached, *done.methods]]
     drawn: list[Path] = task_of(settings).draw(out, done, outputs)
     content = results(done) | {
         "format": FORMAT,
@@ -82,7 +84,7 @@ def write_report(report: Report) -> list[Path]:
 
 
 def task_of(settings: Settings) -> Any:
-    """The module of the shipped model: its name, prompts, judges and drawing."""
+    """The module of the shipped model, with its name, prompts, metrics and drawings."""
     if settings.video:
         from dcache.demo.video import task as video
 

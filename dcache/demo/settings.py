@@ -1,4 +1,4 @@
-"""What `dcache demo` is asked for, checked when it is made."""
+"""Settings of `dcache demo`, checked on construction."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ PACKAGES = {
     "PIL": "pillow",
     "torchmetrics": "torchmetrics",
 }
-# Those of the pictures' judges: the clips have none that reads captions.
+# Packages of the metrics of pictures; those of clips need none.
 JUDGES = {"open_clip": "open-clip-torch"}
-# For a single step diffusers' PixArt pipeline takes a path that only distilled models have.
+# With one step diffusers' PixArt pipeline takes a code path for distilled models only.
 FEWEST_STEPS, MOST_STEPS = 2, 1000
 MOST_PROMPTS = 100
 
@@ -54,7 +54,7 @@ class Settings:
         guidance: classifier-free guidance; 1 turns it off.
         seed: picture i starts from noise of seed + i.
         repeats: timed calls of each method.
-        video: clips of the video model instead of pictures.
+        video: make clips with the video model instead of pictures.
     """
 
     out: Path = Path("demo-out")
@@ -67,7 +67,7 @@ class Settings:
     video: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot run, before anything is loaded."""
+        """Check the ranges."""
         between("--steps", self.steps, FEWEST_STEPS, MOST_STEPS)
         between("--prompts", self.prompts, 1, MOST_PROMPTS)
         between("--repeats", self.repeats, 1, 1000)
@@ -80,21 +80,21 @@ class Settings:
             raise DcacheError(f"--out must name a folder, and {self.out} is a file")
 
 
-def usual(video: bool) -> Settings:
-    """What `dcache demo` does unless it is told otherwise, without `--video` or with it."""
+def default_settings(video: bool) -> Settings:
+    """The default settings of `dcache demo`, without or with `--video`."""
     if video:
         return Settings(out=Path("demo-out/video"), methods=VIDEO_METHODS, repeats=2, video=True)
     return Settings()
 
 
 def require_packages(video: bool = False) -> None:
-    """Say in one message which optional packages are missing.
+    """Check that the optional packages are installed.
 
     Args:
-        video: for the clips, which need fewer.
+        video: check those of clips, which are fewer.
 
     Raises:
-        DcacheError: one is missing.
+        DcacheError: packages are missing; the message names all of them.
     """
     absent = missing(PACKAGES if video else PACKAGES | JUDGES)
     if absent:
@@ -102,6 +102,6 @@ def require_packages(video: bool = False) -> None:
 
 
 def between(option: str, value: int, low: int, high: int) -> None:
-    """Refuse a number out of range."""
+    """Raise `DcacheError` if a number is out of range."""
     if not low <= value <= high:
         raise DcacheError(f"{option} must lie between {low} and {high}, got {value}")

@@ -1,4 +1,4 @@
-"""The calibrated schedules that ship with the demo's model, as contestants."""
+"""The calibrated schedules that ship with the demo's model, as methods of a comparison."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dcache.schedule import Schedule
 
 
 def shipped_schedules(folder: Path, steps: int | None, guidance: float | None) -> list[MethodEntry]:
-    """Those that were made for so many steps and this guidance, the slowest first.
+    """The shipped schedules for this number of steps and this guidance, the slowest first.
 
     Args:
-        folder: with `NAME-3x.schedule.json` and the like.
-        steps: of the calls to come.
-        guidance: of the calls to come.
+        folder: folder with files such as `NAME-3x.schedule.json`.
+        steps: sampling steps of the calls.
+        guidance: guidance scale of the calls.
     """
-    found = []
+    entries = []
     for path in sorted(folder.glob("*.schedule.json"), key=lambda path: (path.stem.rpartition("-")[2], path)):
         schedule = Schedule.load(path)
         if (schedule.steps, schedule.guidance) == (steps, guidance):
             speed = path.name.removesuffix(".schedule.json").rpartition("-")[2]
-            found.append(
+            entries.append(
                 MethodEntry(
                     f"calibrated {speed}",
                     f"calibrated {speed}",
@@ -30,4 +30,4 @@ def shipped_schedules(folder: Path, steps: int | None, guidance: float | None) -
                     method=schedule,
                 )
             )
-    return found
+    return entries

@@ -1,4 +1,4 @@
-"""What `dcache demo` shows of the picture model: captions, its judges' columns, the drawn files."""
+"""The picture model's part of `dcache demo`: captions, metrics, drawings."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ def prompts(count: int) -> list[str]:
 
 
 def judged(done: Bench) -> dict[str, list[float | None]]:
-    """What clip-shapes and frechet-shapes say, the uncached pipeline first; nothing of broken pictures."""
+    """Metric -> values of clip-shapes and frechet-shapes, the uncached pipeline first; None if broken."""
     from dcache.demo.metrics import METRICS
     from dcache.eval.fidelity import to_uint8
     from dcache.eval.metrics.base import Batch, Sample
     from dcache.eval.metrics.options import MetricOptions
 
-    outputs = [to_uint8(one.last.output) for one in [done.uncached, *done.methods]]
-    broken = [False, *(its.broken is not None for its in done.rows)]
+    outputs = [to_uint8(measured.last.output) for measured in [done.uncached, *done.methods]]
+    broken = [False, *(row.broken is not None for row in done.rows)]
     numbers = np.arange(len(done.prompts))
-    found: dict[str, list[float | None]] = {}
+    columns: dict[str, list[float | None]] = {}
     for metric in METRICS:
         read = metric.source.load(MetricOptions(score_device="cpu")).read
         rows = [read(Batch(pictures, None, done.prompts)) for pictures in outputs]
-        values = [metric.summary(Sample(own, rows[0], numbers)).value for own in rows]
-        # Of equal sets the distance is zero up to rounding, of either sign.
+        values = [metric.summary(Sample(sample, rows[0], numbers)).value for sample in rows]
+        # The distance of equal sets may be rounded to -0.0; adding 0.0 removes the sign.
         shown = [None if value is None else round(value, metric.digits) + 0.0 for value in values]
-        found[metric.title] = [None if bad else value for bad, value in zip(broken, shown, strict=True)]
-    return found
+        columns[metric.title] = [None if bad else value for bad, value in zip(broken, shown, strict=True)]
+    return columns
 
 
 def draw(out: Path, done: Bench, outputs: Sequence[NDArray[np.uint8]]) -> list[Path]:
-    """The grid of pictures, and speed against fidelity."""
+    """Draw the grid of pictures, and speed against fidelity; returns the paths."""
     from dcache.eval.figures import draw_grid, draw_speed_fidelity
 
     return [

@@ -1,4 +1,4 @@
-"""Methods side by side on one pipeline: the same prompts and seeds, in turns, a warm-up, medians."""
+"""Comparison of methods on one pipeline: same prompts and seeds, a warm-up, calls in turns, medians."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Bench:
     """A finished comparison. `rows` belong to `methods`, in the same order.
 
     Attributes:
-        unrestored: what is known of contestants that did not leave the pipeline as they found it.
+        unrestored: warning that the uncached output changed between rounds; "" if it did not.
     """
 
     subject: Subject
@@ -45,40 +45,46 @@ def bench(
     seed: int = 0,
     repeats: int = 3,
     count_flops: bool = True,
-    tell: Callable[[int, str], None] = lambda _turn, _label: None,
+    progress: Callable[[int, str], None] = lambda _turn, _label: None,
     packages: Sequence[str] = (),
 ) -> Bench:
-    """Run the uncached pipeline and every contestant once to warm up and `repeats` times on the clock.
+    """Run the uncached pipeline and every method once to warm up, and `repeats` times on the clock.
 
-    The contestants take turns, each round in another order (the uncached pipeline first), so that a machine
-    that slows down slows all of them. The warm-up call counts FLOPs.
+    Every round calls the uncached pipeline and then all methods, in random order, so that a drift of the
+    machine's speed affects all of them. The warm-up call counts FLOPs.
 
     Args:
-        subject: a pipeline without caching, and how it is called.
-        contestants: the methods.
+        subject: a pipeline without caching, and its call settings.
+        contestants: the methods to compare.
         prompts: one picture or clip each, all in one batch; picture i has seed `seed + i`.
-        seed: the first seed.
+        seed: the first seed, and the seed of the order.
         repeats: timed rounds.
-        count_flops: count them, and ask everybody for the bytes held, in the warm-up.
-        tell: called with round (0 is the warm-up) and label before each call.
-        packages: further packages whose versions belong to the figures.
+        count_flops: count FLOPs and the bytes held by caches, in the warm-up.
+        progress: called with round (0 is the warm-up) and label before each call.
+        packages: further packages whose versions are recorded.
 
     Raises:
-        DcacheError: a contestant cannot be used on this pipeline, or the uncached output is broken.
+        DcacheError: a method cannot be used on this pipeline, or the uncached output is broken.
     """
     if repeats < 1 or not prompts:
-        raise DcacheError(f"expected at least one timed round and one prompt: {repeats} and {len(prompts)}")
+        raise DcacheError(
+            f"expected at least one timed round and one prompt, got {repeats} and {len(prompts)}"
+        )
     hardware, seeds = machine(), [seed + i for i in range(len(prompts))]
-    for one in contestants:
-        check_entry(subject, one)
+    for contestant in contestants:
+        check_entry(subject, contestant)
 
-    def call(turn: int, one: BenchEntry) -> CallResult:
-        tell(turn, one.label)
-        return run_once(subject, one, prompts, seeds, count_flops=count_flops and turn == 0)
+    def call(turn: int, contestant: BenchEntry) -> CallResult:
+        progress(turn, contestant.label)
+        return run_once(subject, contestant, prompts, seeds, count_flops=count_flops and turn == 0)
 
-    uncached, *methods = [Measured(one, call(0, one)) for one in (UNCACHED, *contestants)]
+    uncached, *methods = [
+        Measured(contestant, call(0, contestant)) for contestant in (UNCACHED, *contestants)
+    ]
     if problem := broken(uncached.inspected.output):
-        raise DcacheError(f"without caching {problem}: there is nothing to compare with. Try more steps.")
+        raise DcacheError(
+            f"without caching {problem}, so there is nothing to compare with. Try more sampling steps."
+        )
     order = random.Random(seed)
     moved = max(_round(turn, uncached, methods, order, call) for turn in range(1, repeats + 1))
     rows = [row(measured, uncached) for measured in methods]
@@ -93,10 +99,10 @@ def _round(
     order: random.Random,
     call: Callable[[int, BenchEntry], CallResult],
 ) -> float:
-    """Call everybody once; return by how much the uncached output differs from that of the warm-up."""
+    """Call each once; returns the largest change of the uncached output since the warm-up."""
     for measured in (uncached, *order.sample(methods, len(methods))):
         if measured.last is not uncached.inspected:
-            # A copy: a view would keep all of it.
+            # Frees the output of the call before; an empty view would keep all of it alive.
             measured.last.output = measured.last.output[:0].copy()
         measured.timed.append(call(turn, measured.contestant))
     change = np.abs(uncached.last.output - uncached.inspected.output)
@@ -104,10 +110,10 @@ def _round(
 
 
 def _unrestored(moved: float) -> str:
-    # Kernels that add up in any order differ in the last bits; a cache left on differs visibly.
+    # Kernels that sum in varying order change the last bits only; a cache that was left on changes more.
     if moved < 1 / 255:
         return ""
     return (
         f"the uncached output changed by up to {moved:.3f} (of 1) between rounds: either the pipeline is not "
-        "repeatable, or a contestant did not leave it as it was; do not trust these figures"
+        "repeatable, or a method did not restore it. Do not trust these figures"
     )

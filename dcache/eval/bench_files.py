@@ -1,4 +1,4 @@
-"""What a comparison leaves in a folder: figures as JSON, a plot, the schedule of each method."""
+"""Files of a comparison: figures as JSON, a plot, and the schedule of each method."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT = "dcache.bench"
 
 
 def write_bench(done: Bench, out: Path) -> list[Path]:
-    """Write results.json, speed-fidelity.png and the schedules, each whole or not at all."""
+    """Write results.json, speed-fidelity.png and the schedules, each atomically."""
     from dcache.eval.figures import draw_speed_fidelity
 
     make_folder(out)
@@ -29,11 +29,11 @@ def write_bench(done: Bench, out: Path) -> list[Path]:
 
 
 def write_schedules(done: Bench, out: Path) -> None:
-    """Write what each method did into the folder `schedules`."""
+    """Write the trace of each method into the folder `schedules`."""
     make_folder(out / "schedules")
-    for one in done.methods:
-        if one.last.trace:
-            one.last.trace.save(out / _schedule_name(one.contestant))
+    for measured in done.methods:
+        if measured.last.trace:
+            measured.last.trace.save(out / _schedule_name(measured.contestant))
 
 
 def results(done: Bench) -> dict[str, Any]:
@@ -62,26 +62,26 @@ def results(done: Bench) -> dict[str, Any]:
             "denoiser_flops": uncached.inspected.cost.denoiser_flops,
             "peak_memory": uncached.peak_memory,
         },
-        "methods": [_entry(one, its) for one, its in zip(done.methods, done.rows, strict=True)],
+        "methods": [_entry(measured, row) for measured, row in zip(done.methods, done.rows, strict=True)],
         "unrestored": done.unrestored,
     }
 
 
-def _entry(one: Measured, its: Row) -> dict[str, Any]:
-    stats = one.last.stats
+def _entry(measured: Measured, row: Row) -> dict[str, Any]:
+    stats = measured.last.stats
     return {
-        **asdict(its),
-        "mean_psnr": its.mean_psnr,
-        "mean_ssim": its.mean_ssim,
-        "all_seconds": one.seconds,
-        "spec": one.contestant.spec,
-        "digest": one.contestant.digest,
-        "note": one.contestant.note,
-        "schedule": _schedule_name(one.contestant) if one.last.trace else None,
+        **asdict(row),
+        "mean_psnr": row.mean_psnr,
+        "mean_ssim": row.mean_ssim,
+        "all_seconds": measured.seconds,
+        "spec": measured.contestant.spec,
+        "digest": measured.contestant.digest,
+        "note": measured.contestant.note,
+        "schedule": _schedule_name(measured.contestant) if measured.last.trace else None,
         "stats": {k: v for k, v in asdict(stats).items() if k not in ("components", "bytes_now")}
         if stats
         else None,
-        "warnings": one.warnings,
+        "warnings": measured.warnings,
     }
 
 

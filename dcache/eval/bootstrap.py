@@ -14,14 +14,14 @@ def interval(
 ) -> tuple[float, float] | None:
     """The 95 % percentile interval of the mean (Efron 1979), over prompts.
 
-    Pictures of one prompt are alike, so prompts are what is drawn, with replacement, and each brings all its
-    values along. With few prompts the interval is somewhat too narrow, as all percentile intervals are.
+    Pictures of one prompt are not independent, so whole prompts are resampled, each with all its values. With
+    few prompts the interval is somewhat too narrow, as all percentile intervals are.
 
     Args:
         values: (N,) one for each picture.
-        prompts: (N,) which prompt each belongs to.
-        resamples: how many means are drawn.
-        seed: of the draws; the same seed gives the same interval.
+        prompts: (N,) number of each picture's prompt.
+        resamples: number of resampled means.
+        seed: seed of the resampling.
 
     Returns:
         Low and high, or None for fewer than two prompts.

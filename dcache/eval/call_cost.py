@@ -1,8 +1,8 @@
-"""What one call of a pipeline costs, seen from outside whatever caching is on.
+"""Cost of one pipeline call: seconds, FLOPs, bytes held by the cache, peak memory.
 
-Seconds of the whole call and inside the denoisers, FLOPs by torch's own counter, bytes that a cache holds,
-peak memory. On a CUDA GPU the denoisers' seconds are those between two events on its stream, and the call's
-are waited for; nothing waits inside the call. On Apple's GPU every call of a denoiser is waited for.
+It is measured from outside, so it works for any caching method. On a CUDA GPU, denoiser calls are timed by
+two events on the stream, without synchronisation inside the pipeline call; the whole call is synchronised at
+its ends. On Apple's GPU every denoiser call is synchronised.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass
 class Cost:
-    """What one call cost.
+    """Cost of one pipeline call.
 
     Attributes:
         seconds: wall clock of the whole call, text encoder and VAE included.
-        denoiser_seconds: the part inside the denoisers, the cache's own work on their calls included.
-        calls: the same of each call of a denoiser, in order.
+        denoiser_seconds: time inside the denoisers, the overhead of caching included.
+        calls: seconds of each denoiser call, in order.
         flops, denoiser_flops: floating point operations (two for a multiply-add) of matrix products,
-            convolutions and attention; None where they were not counted.
-        bytes_held: most bytes that the cache held; None where nobody asked.
-        peak_memory: most bytes allocated on the GPU; on a CPU the process's largest resident size (Linux), or
-            None.
+            convolutions and attention; None if they were not counted.
+        bytes_held: most bytes that the cache held; None if it was not measured.
+        peak_memory: most bytes allocated on the GPU; on a CPU the largest resident size of the process (Linux
+            only, else None).
     """
 
     seconds: float = 0.0
@@ -53,12 +53,12 @@ class Cost:
 def measure_call(
     denoisers: list[nn.Module], count_flops: bool = False, bytes_held: Callable[[], int] | None = None
 ) -> Iterator[Cost]:
-    """Watch one call of a pipeline, made inside the block; the `Cost` is complete behind it.
+    """Measure one pipeline call made inside the `with` block; the `Cost` is complete after the block.
 
     Args:
-        denoisers: the modules to time; the call's device is that of the first one's parameters.
-        count_flops: count them, which slows the call down: its seconds are worth nothing then.
-        bytes_held: asked after every call of a denoiser.
+        denoisers: the modules to time; their parameters' device is the device of the call.
+        count_flops: count FLOPs; this slows the call down, so its seconds are not usable.
+        bytes_held: returns the bytes that the cache holds; called after every denoiser call.
     """
     cost, device = Cost(), device_of(denoisers)
     counter = counting() if count_flops else None
@@ -79,7 +79,7 @@ def measure_call(
 
 
 def counting() -> FlopCounterMode:
-    """Torch's counter of FLOPs, silent, with the CPU's fused attention added to what it knows."""
+    """Torch's FLOP counter, silent, extended by the fused attention kernel of CPUs."""
 
     def attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
         return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
@@ -89,7 +89,7 @@ def counting() -> FlopCounterMode:
 
 
 class _Clock:
-    """Adds up what happens between the begin and the end of denoiser calls; nested ones count once."""
+    """Sums up seconds, FLOPs and bytes of denoiser calls; nested calls count once."""
 
     def __init__(
         self,
@@ -129,13 +129,13 @@ class _Clock:
             self.cost.bytes_held = max(self.cost.bytes_held or 0, self.bytes_held())
 
     def finish(self) -> None:
-        """Read the GPU's events, which are over by now."""
+        """Read the CUDA events; all must be complete."""
         self.cost.calls += [first.elapsed_time(last) / 1000 for first, last in self.events]
         self.cost.denoiser_seconds = sum(self.cost.calls)
 
 
 class _Timed(Observer):
-    """Runs the clock around calls of a denoiser, dcache's own work included."""
+    """Runs the clock around denoiser calls, with dcache's own work inside."""
 
     sees_outputs = False
 
@@ -143,7 +143,7 @@ class _Timed(Observer):
         self.clock = clock
 
     def around_call(self, denoise: Callable[[], Any]) -> Any:
-        """One call."""
+        """Time one denoiser call."""
         self.clock.begin()
         try:
             return denoise()
@@ -153,7 +153,7 @@ class _Timed(Observer):
 
 @contextmanager
 def _around(module: nn.Module, clock: _Clock) -> Iterator[None]:
-    """Let the clock see every call: where dcache stands in front of the module, outside of dcache."""
+    """Run the clock around every call of the module; with dcache enabled, around dcache's work too."""
     if is_observable(module):
         with observe(module, _Timed(clock)):
             yield
@@ -170,18 +170,18 @@ def _around(module: nn.Module, clock: _Clock) -> Iterator[None]:
 
 
 def device_of(modules: list[nn.Module]) -> torch.device:
-    """Where the modules compute."""
-    found = (p.device for m in modules for p in m.parameters())
-    # Offloaded parameters wait on the CPU or nowhere: where there is a GPU, it is what works.
-    device = next(found, torch.device("cpu"))
+    """The device on which the modules compute."""
+    devices = (p.device for m in modules for p in m.parameters())
+    # Offloaded parameters lie on the CPU or the meta device between calls, but the GPU computes.
+    device = next(devices, torch.device("cpu"))
     offloaded = torch.cuda.is_available() and any(_offloaded(m) for m in modules)
     return torch.device("cuda") if offloaded else device
 
 
 def _offloaded(module: nn.Module) -> bool:
-    """Whether accelerate's hooks or diffusers' group offloading move it about."""
+    """Whether the module is offloaded, by accelerate's hooks or by diffusers' group offloading."""
     registries = (getattr(part, "_diffusers_hook", None) for part in module.modules())
-    grouped = any(one is not None and one.get_hook("group_offloading") for one in registries)
+    grouped = any(hooks is not None and hooks.get_hook("group_offloading") for hooks in registries)
     return grouped or hasattr(module, "_hf_hook")
 
 

@@ -1,4 +1,4 @@
-"""What all drawn files share: colours, resolution, a figure that needs no display, saving it whole."""
+"""Common parts of all plots: colours, resolution, figures without a display, atomic saving."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dcache.util.files import write
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Text, lesser text, what a picture is about, the same faintly, lines of a grid.
+# Colours of text, secondary text, data, faint data, grid lines.
 INK, GREY, ACCENT, FAINT, GRID = "#1f2430", "#6b7280", "#1d6fd1", "#dbe6f4", "#e5e7eb"
 DPI = 160
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches."""
+    """An empty figure; width and height in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,8 +1,8 @@
-"""The digest of a method: it tells methods apart that were asked for by the same words.
+"""The digest of a method: distinguishes methods that have the same specification text.
 
-It is made of plain values in a fixed order. Classes are hashed under the names listed here and fields by
-their place, so that renaming one in the code leaves the digest as it is. Folders of evaluations hold it: what
-changes it needs another `VERSION`, and `dcache.eval.earlier` to go on in the folders of before.
+It is computed from plain values in a fixed order. Classes are hashed under the names listed here and fields
+by position, so that a renamed class or field keeps the digest. Evaluation folders store digests: a change
+that alters them needs another `VERSION`, and `dcache.eval.earlier` must recognise the old folders.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ NAMES: dict[type, str] = {
 
 
 def digest_of(value: Any) -> str:
-    """Twelve hexadecimal digits of everything that a method, a schedule or another value is made of."""
+    """Twelve hexadecimal digits over all parts of a method, a schedule or another value."""
     text = json.dumps(plain(value), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON has it, the same in every process and release.
+    """The value as plain JSON, the same in every process and release.
 
-    Of what is unknown here it is `repr`: a function's differs from process to process, so that its pictures
-    are made again rather than taken for another's.
+    An unknown object becomes its `repr`. That of a function differs from process to process: its pictures are
+    made again, which is safer than taking another function's.
     """
     content: Any
     match value:
@@ -101,7 +101,7 @@ def plain(value: Any) -> Any:
 
 
 def _method(method: Method) -> dict[str, Any]:
-    """All fields but the parameters, which tell the same in the preset's words and may name files."""
+    """All fields but the parameters, which repeat the other fields in the preset's terms and may be paths."""
     return {
         "name": method.name,
         "rule": method.rule,
@@ -130,5 +130,5 @@ def _probe(probe: Probe) -> list[Any]:
 
 
 def _name(cls: type) -> str:
-    """The name that a class is hashed under; its own where it is none of dcache's."""
+    """The name that a class is hashed under: from `NAMES`, or its qualified name."""
     return NAMES.get(cls, f"{cls.__module__}.{cls.__qualname__}")

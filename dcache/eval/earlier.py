@@ -1,8 +1,8 @@
-"""Folders that an earlier release wrote: their entries hold digests of another kind.
+"""Evaluation folders of earlier releases, whose entries have digests of version 1.
 
-The first kind was a hash of `repr`, in which every class had its name: it cannot be made again once a class
-is renamed. Settings, prompts and pipeline of the folder were compared before; what is left to ask is whether
-the method is the same one.
+A digest of version 1 was a hash of `repr`, with class names in it; it cannot be recomputed after a class was
+renamed. Settings, prompts and pipeline of the folder are compared elsewhere. Here only the method is
+compared.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from dcache.eval.store import Store
 from dcache.schedule import Schedule
 
 NOTE = (
-    "{label}: an earlier release of dcache made these pictures and wrote a digest of another kind. They are "
-    "taken for this method's: what was asked for, or the schedule that was followed, is the same"
+    "{label}: an earlier release of dcache made these pictures and wrote a digest of another version. They "
+    "are used for this method, because its specification or its schedule is the same"
 )
 
 
 def adopt(store: Store, contestants: Sequence[BenchEntry]) -> None:
-    """Give contestants the pictures that an earlier release made of them, and note it in the manifest, once.
+    """Assign old entries of the folder to the methods that made them, with a note in the manifest.
 
-    An entry is a contestant's if it has its name and `BenchEntry.same_as` says so. Where that is not sure, or
-    several entries may be meant, the pictures are made again beside the old ones.
+    An entry belongs to a method if it has its file name and `BenchEntry.same_as` is true. If several entries
+    match, or none does, the pictures are made again beside the old ones.
 
     Args:
-        store: the folder; its manifest is changed, not written.
-        contestants: those that are asked for.
+        store: the folder; its manifest is changed, but not written.
+        contestants: the methods to evaluate.
     """
     manifest = store.manifest
-    for one in contestants:
-        if manifest.find(one) is not None:
+    for contestant in contestants:
+        if manifest.find(contestant) is not None:
             continue
         places = [
             i
             for i, entry in enumerate(manifest.methods)
             if entry.digest_version < VERSION
-            and entry.name == one.file_name
-            and one.same_as(entry.spec, _trace(store, entry))
+            and entry.name == contestant.file_name
+            and contestant.same_as(entry.spec, _trace(store, entry))
         ]
         if len(places) == 1:
             entry = manifest.methods[places[0]]
-            manifest.methods[places[0]] = replace(entry, digest=one.digest, digest_version=VERSION)
+            manifest.methods[places[0]] = replace(entry, digest=contestant.digest, digest_version=VERSION)
             manifest.notes.append(NOTE.format(label=entry.label))
 
 
@@ -54,5 +54,5 @@ def _trace(store: Store, entry: Entry) -> Schedule | None:
     try:
         return store.schedule(entry)
     except DcacheError:
-        # A file that is damaged tells nothing.
+        # A damaged schedule file is no evidence that the method is the same.
         return None

@@ -1,4 +1,4 @@
-"""Contestants: ways to run one pipeline, dcache's and others', measured by the same call."""
+"""Contestants of a comparison: ways to run one pipeline, with dcache or another library."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from dcache.eval.subject import Subject
 
 @dataclass(frozen=True)
 class BenchEntry:
-    """A way to run a pipeline; this one runs it as it is. Subclasses switch something on.
+    """A way to run a pipeline. This class runs it unchanged; subclasses enable a caching method.
 
     Attributes:
-        spec: what was asked for, unique among those measured together.
-        label: a short name for tables and pictures.
-        call: how to do the same by hand, as the rest of the line after `dcache.enable(pipe`, "" if it cannot.
-        note: what a reader of its figures has to know.
-        library: who made it.
+        spec: specification text, unique within a comparison.
+        label: short name for tables and plots.
+        call: the rest of the line after `dcache.enable(pipe` that does the same; "" if there is none.
+        note: remark on its figures, for readers.
+        library: name of the library.
     """
 
     spec: str
@@ -45,29 +45,29 @@ class BenchEntry:
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that change with what it computes: here with any field."""
+        """Twelve hexadecimal digits that identify what is computed: here over all fields."""
         return digest_of([getattr(self, field.name) for field in fields(self)])
 
     def same_as(self, spec: str, trace: dcache.Schedule | None) -> bool:
-        """Whether a method is this one, as far as can be told without its digest.
+        """Whether pictures of an earlier release, without a comparable digest, were made by this method.
 
         Args:
-            spec: what was asked for.
-            trace: what it computed, where that was recorded.
+            spec: specification text of the method that made them.
+            trace: the schedule that it followed; None if it was not recorded.
         """
         return spec == self.spec
 
     @contextmanager
     def enabled(self, pipe: Any) -> Iterator[None]:
-        """Switch it on for the calls inside the block, and surely off again."""
+        """Enable the method inside the block; it is disabled afterwards even if the block raises."""
         yield
 
     def bytes_held(self, pipe: Any) -> int:
-        """Bytes of the storages that its cache holds at this moment, where it gives no `Stats`."""
+        """Bytes that the method's cache holds now; used for methods without `Stats`."""
         return 0
 
     def observe(self, pipe: Any) -> tuple[dcache.Stats | None, dcache.Schedule | None]:
-        """What it tells about the last call, asked before it is switched off."""
+        """Statistics and trace of the last call, read before the method is disabled; None without them."""
         return None, None
 
 
@@ -76,13 +76,13 @@ UNCACHED = BenchEntry("uncached", "uncached")
 
 @dataclass
 class CallResult:
-    """One call.
+    """Result of one pipeline call.
 
     Attributes:
         output: pictures (N, H, W, 3) or clips (N, F, H, W, 3), float32.
         cost: seconds, FLOPs, bytes.
-        stats, trace: dcache's own account of the call, None for anybody else.
-        warnings: what was warned about.
+        stats, trace: statistics and trace of dcache; None for other libraries.
+        warnings: texts of the warnings, each once.
     """
 
     output: NDArray[np.float32]
@@ -93,7 +93,7 @@ class CallResult:
 
     @property
     def computed(self) -> float | None:
-        """Share of the site events that were computed, None where nobody counts them."""
+        """Share of the site events that were computed; None without statistics."""
         if self.stats is None:
             return None
         events = self.stats.computed + self.stats.predicted
@@ -101,10 +101,10 @@ class CallResult:
 
 
 def check_entry(subject: Subject, contestant: BenchEntry) -> None:
-    """Switch it on and off, so that one that cannot be used is refused before anything is measured.
+    """Enable and disable a method once, to refuse an unusable one before anything is measured.
 
     Raises:
-        DcacheError: it cannot; the message names it.
+        DcacheError: the method cannot be used on this pipeline; the message names it.
     """
     try:
         with warnings.catch_warnings():
@@ -122,21 +122,19 @@ def run_once(
     seeds: Sequence[int],
     count_flops: bool = False,
 ) -> CallResult:
-    """Call the pipeline once with the contestant switched on; switching is not timed.
-
-    Every call is the first one after switching on, its self-check included.
+    """Call the pipeline once with a method enabled. Enabling is not timed; the method's self-check is.
 
     Args:
         subject: the pipeline.
-        contestant: how to run it.
+        contestant: the method.
         prompts: one picture or clip each.
-        seeds: of the pictures' noise, one each.
-        count_flops: count FLOPs and ask for the bytes held after every denoiser call; both take time, so
-            the seconds of such a call are worth nothing.
+        seeds: seeds of the noise, one each.
+        count_flops: count FLOPs, and the cache's bytes after every denoiser call. Both take time, so the
+            seconds of such a call are not usable.
 
     Raises:
-        DcacheError: the contestant cannot be used on this pipeline, or the GPU's memory is too small for so
-            many prompts; the message names it.
+        DcacheError: the method cannot be used on this pipeline, or the GPU's memory is too small for the
+            batch; the message names the method.
     """
     pipe = subject.pipe
     with warnings.catch_warnings(record=True) as caught:
@@ -144,8 +142,8 @@ def run_once(
         warnings.simplefilter("always", DcacheWarning)
         try:
             with contestant.enabled(pipe):
-                held = (lambda: contestant.bytes_held(pipe)) if count_flops else None
-                with measure_call(subject.denoisers, count_flops, held) as cost:
+                bytes_held = (lambda: contestant.bytes_held(pipe)) if count_flops else None
+                with measure_call(subject.denoisers, count_flops, bytes_held) as cost:
                     output = subject(prompts, seeds)
                 stats, trace = contestant.observe(pipe)
                 if trace is not None:
@@ -157,8 +155,8 @@ def run_once(
         except torch.cuda.OutOfMemoryError as error:
             raise DcacheError(
                 f"{contestant.spec}: {len(prompts)} prompts in one call do not fit into the memory: "
-                f"{str(error).splitlines()[0]} Make smaller pictures or fewer at once: fewer --prompts in "
+                f"{str(error).splitlines()[0]} Use smaller pictures or fewer at once: fewer --prompts in "
                 "dcache bench, a smaller --batch-size in dcache eval"
             ) from error
-    told = dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, DcacheWarning))
-    return CallResult(output, cost, stats, trace, list(told))
+    messages = dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, DcacheWarning))
+    return CallResult(output, cost, stats, trace, list(messages))

@@ -1,4 +1,4 @@
-"""Evaluate methods on a pipeline: generate pictures, score them, report; each stage by itself or all."""
+"""Evaluation of methods on a pipeline, in three stages: generate pictures, score them, write a report."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from dcache.eval.specs import parse
 from dcache.eval.store import Store
 from dcache.eval.subject import Subject, coefficients, load, placed
 
-# What the shipped pipelines are asked for unless other prompts are given.
+# Default prompts of the shipped pipelines.
 PROMPTS = {"demo": "demo:96", "demo-video": "demo-video:16"}
 
 
 @dataclass(frozen=True)
 class Result:
-    """What an evaluation left.
+    """Result of an evaluation.
 
     Attributes:
-        store: the pictures, and what their calls cost.
-        scores: the content of `scores.json`; None before the score stage, and in all processes but the first.
-        files: the reports.
-        unfinished: labels of methods in the folder that are in neither, since pictures of theirs are missing.
+        store: the pictures and the cost of their calls.
+        scores: content of `scores.json`; None before the score stage, and in all processes but the first.
+        files: paths of the reports.
+        unfinished: labels of methods that are left out because some of their pictures are missing.
     """
 
     store: Store
@@ -60,58 +60,59 @@ def evaluate(  # noqa: PLR0913
     metric_options: MetricOptions | None = None,
     warm_up: bool = True,
     stages: Sequence[str] = STAGES,
-    tell: Progress = silent,
+    progress: Progress = silent,
 ) -> Result:
-    """Make pictures without caching and with several methods, score them, report.
+    """Make pictures without caching and with several methods, score them, and write a report.
 
-    The same call goes on where an earlier one stopped, however that ended, and makes nothing twice; with more
-    methods it adds theirs. Under `accelerate launch` every process makes and reads its share of the pictures.
+    Resumable: the same call continues an earlier one that stopped or was killed, and makes nothing twice. A
+    call with more methods adds them. Under `accelerate launch` the processes share the pictures.
 
     >>> result = evaluate("demo", "demo:2", out=folder, settings=Settings(steps=4))  # doctest: +SKIP
 
     Args:
-        pipeline: `demo` (the default), `demo-video`, a folder that `save_pretrained` wrote, an id of the hub,
-            or a pipeline that is loaded already.
-        prompts: the prompts, or where `dcache.eval.prompts.read` finds them; the shipped pipelines have some.
-        methods: as `dcache.eval.specs.parse` reads them, or contestants.
-        settings: how the pipeline is called.
-        out: the folder.
-        metrics: names of `dcache.eval.metrics.METRICS`; None takes those that need no download.
-        metric_options: theirs.
-        warm_up: call each method once off the clock first, and count its FLOPs in that call.
-        stages: some of `generate`, `score`, `report`. Without the first, pipeline, prompts and settings are
-            the folder's; those that are given must be the same.
-        tell: called with what is under way, how much of it is done, and how much of it there is.
+        pipeline: `demo` (the default), `demo-video`, a folder written by `save_pretrained`, an id of the hub,
+            or a loaded pipeline.
+        prompts: the prompts, or a source for `dcache.eval.prompts.read`; None only for shipped pipelines.
+        methods: specifications for `dcache.eval.specs.parse`, or contestants.
+        settings: settings of the pipeline's calls.
+        out: folder of all files.
+        metrics: names in `dcache.eval.metrics.METRICS`; None takes those that need no download.
+        metric_options: options of the metrics.
+        warm_up: call each method once untimed first, and count its FLOPs in that call.
+        stages: some of `generate`, `score`, `report`. Without `generate`, pipeline, prompts and settings are
+            read from the folder, and those that are given must be equal.
+        progress: called with the stage, the number of items done, and the number of items.
 
     Raises:
-        DcacheError: something that was asked for cannot be done; what was finished before stays.
+        DcacheError: an argument is wrong, or a stage failed; finished pictures stay in the folder.
     """
     _refuse(stages, metrics)
     settings, options, folder = settings or Settings(), metric_options or MetricOptions(), Path(out)
-    team = join(settings.device)
-    with ExitStack() as held:
+    group = join(settings.device)
+    with ExitStack() as stack:
 
-        def hold() -> None:
-            if team.first:
-                held.enter_context(alone(folder))
+        def lock() -> None:
+            # One process locks the folder for the whole group.
+            if group.first:
+                stack.enter_context(alone(folder))
 
         if "generate" in stages:
-            job = team.all(lambda: job_of(pipeline, prompts, methods, settings, folder))
+            job = group.all(lambda: job_of(pipeline, prompts, methods, settings, folder))
             if "score" in stages:
-                job.check(metrics, options, team)
-            team.all(hold)
-            store = job.make(folder, team, warm_up, tell)
-            # Its memory is the metrics' now.
+                job.check(metrics, options, group)
+            group.all(lock)
+            store = job.make(folder, group, warm_up, progress)
+            # Frees the pipeline's memory for the networks of the metrics.
             del job
         else:
             store = Store.open(folder)
             store.manifest.refuse_other(_given(pipeline, prompts, settings), folder)
-            team.all(hold)
-        return _result(store, stages, metrics, options, team, tell)
+            group.all(lock)
+        return _result(store, stages, metrics, options, group, progress)
 
 
 def _refuse(stages: Sequence[str], metrics: Sequence[str] | None) -> None:
-    """Refuse stages and metrics that are not there, before anything else is looked at."""
+    """Refuse unknown stages and metrics, before anything is loaded."""
     if not stages or set(stages) - set(STAGES):
         raise DcacheError(f"stages must be some of {', '.join(STAGES)}, got {', '.join(stages) or 'none'}")
     if metrics is not None:
@@ -119,48 +120,48 @@ def _refuse(stages: Sequence[str], metrics: Sequence[str] | None) -> None:
 
 
 def usual_metrics(pipeline: str, kind: str, other_size: bool = False) -> list[str]:
-    """The metrics that need no download.
+    """The default metrics: those that need no download.
 
     Args:
-        pipeline: its name; the shipped ones have judges of their own.
+        pipeline: name of the pipeline; `demo` has metrics of its own.
         kind: "image" or "video".
-        other_size: whether a size was asked for: the demo's judges know one only.
+        other_size: whether a picture size is set; the demo's metrics know one size only.
     """
     judges = ["clip-shapes", "frechet-shapes"] if pipeline == "demo" and not other_size else []
     return ["psnr", "ssim", *(["flicker"] if kind == "video" else []), *judges]
 
 
 def resized(settings: Mapping[str, Any]) -> bool:
-    """Whether a folder's settings ask for a size of their own."""
+    """Whether the settings set a picture size."""
     return any(settings.get(name) is not None for name in ("height", "width"))
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the generate stage is asked for, loaded and checked."""
+    """The inputs of the generate stage, loaded and checked."""
 
     subject: Subject
     contestants: Sequence[BenchEntry]
     prompts: list[str]
     settings: dict[str, Any]
 
-    def check(self, metrics: Sequence[str] | None, options: MetricOptions, team: ProcessGroup) -> None:
-        """Make sure that the pictures can be scored, before there are any."""
+    def check(self, metrics: Sequence[str] | None, options: MetricOptions, group: ProcessGroup) -> None:
+        """Check that the metrics can be computed, before any picture is made."""
         names = metrics or usual_metrics(self.subject.name, self.subject.kind, resized(self.settings))
-        team.main_first(lambda: check(names, options, self.subject.kind))
+        group.main_first(lambda: check(names, options, self.subject.kind))
 
-    def make(self, folder: Path, team: ProcessGroup, warm_up: bool, tell: Progress) -> Store:
-        """Make all pictures, each process its share."""
-        store = team.main_first(lambda: self.begin(folder))
-        team.all(
+    def make(self, folder: Path, group: ProcessGroup, warm_up: bool, progress: Progress) -> Store:
+        """Make all missing pictures; every process makes its share."""
+        store = group.main_first(lambda: self.begin(folder))
+        group.all(
             lambda: generate(
-                store, self.subject, self.contestants, warm_up=warm_up, process=team.place, tell=tell
+                store, self.subject, self.contestants, warm_up=warm_up, process=group.place, progress=progress
             )
         )
         return store
 
     def begin(self, folder: Path) -> Store:
-        """Write what is asked for into the folder, or find it there."""
+        """Create or extend the folder's manifest, and write it."""
         pipe = self.subject.pipe
         about = {
             "name": self.subject.name,
@@ -184,12 +185,16 @@ def job_of(
     settings: Settings,
     folder: Path,
 ) -> Job:
-    """Check everything that can be checked without the pipeline, then load it."""
+    """The job of these arguments. All that needs no pipeline is checked before it is loaded.
+
+    Raises:
+        DcacheError: an argument is wrong, or the folder holds an evaluation with other settings.
+    """
     pipeline = "demo" if pipeline is None else pipeline
     name = _name(pipeline)
     prompts = PROMPTS.get(name) if prompts is None else prompts
     if prompts is None:
-        raise DcacheError(f"{name} needs prompts (--prompts): a file, a named set or a prompt")
+        raise DcacheError(f"{name} has no default prompts: give --prompts, a file, a named set or a prompt")
     texts = _texts(prompts)
     contestants = parse(methods, coefficients(name)) if isinstance(methods, str) else methods
     if isinstance(pipeline, str):
@@ -197,22 +202,22 @@ def job_of(
         dtype, device = placed(settings.dtype, settings.device)
     else:
         dtype, device = str(pipeline.dtype).removeprefix("torch."), str(pipeline.device)
-    asked = _given(name, texts, settings) | replace(settings, dtype=dtype, device=device).content()
+    wanted = _given(name, texts, settings) | replace(settings, dtype=dtype, device=device).content()
     if (folder / FILE).exists():
-        Manifest.read(folder).refuse_other(asked, folder)
+        Manifest.read(folder).refuse_other(wanted, folder)
     subject = load(pipeline, **settings.call())
-    for one in contestants:
-        check_entry(subject, one)
-    return Job(subject, contestants, texts, asked)
+    for contestant in contestants:
+        check_entry(subject, contestant)
+    return Job(subject, contestants, texts, wanted)
 
 
 def _given(pipeline: Any, prompts: str | Sequence[str] | None, settings: Settings) -> dict[str, Any]:
-    """What was asked for, without what was left to others to choose."""
-    found = {} if pipeline is None else {"pipeline": _name(pipeline)}
+    """The settings that were given explicitly, without defaults."""
+    given = {} if pipeline is None else {"pipeline": _name(pipeline)}
     if prompts is not None:
         texts = _texts(prompts)
-        found["prompts"] = f"{len(texts)} ({digest(texts)})"
-    return found | settings.given()
+        given["prompts"] = f"{len(texts)} ({digest(texts)})"
+    return given | settings.given()
 
 
 def _result(
@@ -220,34 +225,38 @@ def _result(
     stages: Sequence[str],
     metrics: Sequence[str] | None,
     options: MetricOptions,
-    team: ProcessGroup,
-    tell: Progress,
+    group: ProcessGroup,
+    progress: Progress,
 ) -> Result:
-    """Score and report the methods whose pictures are all there."""
+    """Score and report the methods whose pictures are complete."""
     done, scores = store.finished(), None
     if "score" in stages:
-        scores = _score(done, metrics, options, team, tell)
+        scores = _score(done, metrics, options, group, progress)
     elif "report" in stages:
         scores = _scores(store.folder)
-    wanted = "report" in stages and team.first
-    files = team.all(lambda: report(done, scores or {}) if wanted else [])
-    return Result(done, scores, files, [one.label for one in store.methods if one not in done.methods])
+    wanted = "report" in stages and group.first
+    files = group.all(lambda: report(done, scores or {}) if wanted else [])
+    return Result(done, scores, files, [entry.label for entry in store.methods if entry not in done.methods])
 
 
 def _score(
-    done: Store, metrics: Sequence[str] | None, options: MetricOptions, team: ProcessGroup, tell: Progress
+    done: Store,
+    metrics: Sequence[str] | None,
+    options: MetricOptions,
+    group: ProcessGroup,
+    progress: Progress,
 ) -> dict[str, Any] | None:
     settings, kind = done.settings, done.manifest.pipeline["kind"]
     names = metrics or usual_metrics(settings["pipeline"], kind, resized(settings))
-    return team.all(lambda: score(done, names, options, tell, team.place, team.all))
+    return group.all(lambda: score(done, names, options, progress, group.place, group.all))
 
 
 def _scores(folder: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+        scores: dict[str, Any] = json.loads((folder / SCORES).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DcacheError(f"cannot read {folder / SCORES}: {error}. The score stage writes it.") from None
-    return found
+        raise DcacheError(f"cannot read {folder / SCORES}: {error}. Run the score stage first.") from None
+    return scores
 
 
 def _name(pipeline: Any) -> str:

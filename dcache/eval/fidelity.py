@@ -1,6 +1,6 @@
-"""How close pictures are to the uncached ones, and whether they are pictures at all.
+"""Fidelity to the uncached pictures (PSNR, SSIM, flicker), and detection of broken pictures.
 
-Pictures are (N, H, W, 3), clips (N, F, H, W, 3); figures of a clip are means over its frames.
+Pictures are (N, H, W, 3), clips (N, F, H, W, 3). Figures of a clip are means over its frames.
 """
 
 from __future__ import annotations
@@ -17,22 +17,24 @@ PICTURE, CLIP = 4, 5
 
 
 def broken(pictures: NDArray[np.float32], beside: NDArray[np.uint8] | None = None) -> str | None:
-    """Say what is wrong with pictures or clips in [0, 1], or None.
+    """What is wrong with pictures or clips in [0, 1]; None if nothing is.
+
+    Pictures with NaN or infinity are broken. Constant pictures are broken if the uncached picture is not
+    constant; without uncached pictures, only if all pictures are constant, because one black picture may come
+    from a safety checker.
 
     Args:
-        pictures: any of them with NaN or infinity is broken.
-        beside: the uncached ones: a picture that is constant where its uncached one is not is broken too.
-            Without them only a set in which every picture is constant is: one black picture may be what a
-            safety checker left.
+        pictures: the pictures, float.
+        beside: the uncached pictures of the same prompts and seeds.
     """
     count, what = len(pictures), "clips" if pictures.ndim == CLIP else "pictures"
     unreal = sum(not np.isfinite(p).all() for p in pictures)
     if unreal:
         return f"{unreal} of {count} {what} contain NaN or infinity"
-    own = [_constant(p) for p in to_uint8(pictures)]
-    expected = [_constant(p) for p in beside] if beside is not None else [not all(own)] * count
-    found = sum(here and not there for here, there in zip(own, expected, strict=True))
-    return f"{found} of {count} {what} are constant" if found else None
+    constant = [_constant(p) for p in to_uint8(pictures)]
+    expected = [_constant(p) for p in beside] if beside is not None else [not all(constant)] * count
+    wrong = sum(here and not there for here, there in zip(constant, expected, strict=True))
+    return f"{wrong} of {count} {what} are constant" if wrong else None
 
 
 def _constant(picture: NDArray[np.uint8]) -> bool:
@@ -40,35 +42,32 @@ def _constant(picture: NDArray[np.uint8]) -> bool:
 
 
 def to_uint8(pictures: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Round as diffusers does when it makes a PIL image."""
+    """Pixels as diffusers rounds them for a PIL image; NaN becomes 0."""
     pixels: NDArray[np.uint8] = (np.nan_to_num(pictures).clip(0, 1) * 255).round().astype(np.uint8)
     return pixels
 
 
 def psnr(pictures: NDArray[np.uint8], reference: NDArray[np.uint8]) -> list[float]:
-    """PSNR of each picture in dB, capped at 100; of a clip the mean over its frames."""
+    """PSNR of each picture in dB, capped at 100; for a clip the mean over its frames."""
 
-    def measure(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-        return decibels(float(((one.astype(np.float64) - other) ** 2).mean()), peak=255)
+    def measure(picture: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+        return decibels(float(((picture.astype(np.float64) - other) ** 2).mean()), peak=255)
 
     return _each(measure, pictures, reference)
 
 
 def decibels(error: float, peak: float = 1.0) -> float:
-    """The PSNR of a mean squared error, capped at 100.
+    """PSNR in dB of a mean squared error, capped at 100.
 
     Args:
-        error: of pixels from 0 to `peak`.
-        peak: the largest value that a pixel has.
+        error: mean squared error of pixels from 0 to `peak`.
+        peak: largest possible pixel value.
     """
     return min(10 * math.log10(peak**2 / error), CAP) if error else CAP
 
 
 def squared_errors(pictures: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N,), the mean squared error of each unrounded picture or whole clip, on pixels clipped to [0, 1].
-
-    It is NaN where a picture holds NaN.
-    """
+    """(N,) mean squared error of each unrounded picture or clip, clipped to [0, 1]; NaN stays NaN."""
     errors: NDArray[np.float64] = (pictures.clip(0, 1) - reference.clip(0, 1)) ** 2
     return errors.reshape(len(pictures), -1).mean(axis=1)
 
@@ -86,9 +85,9 @@ def ssim(pictures: NDArray[np.uint8], reference: NDArray[np.uint8]) -> list[floa
 
 
 def flicker(clips: NDArray[np.uint8], reference: NDArray[np.uint8]) -> list[float]:
-    """How much the error of each clip changes from frame to frame: mean absolute value, in levels of 255.
+    """Mean absolute change of each clip's error from frame to frame, in levels of 255.
 
-    An error that stands still counts nothing here: PSNR has it already.
+    A constant error does not count; PSNR measures it.
 
     >>> black = np.zeros((1, 3, 4, 4, 3), np.uint8)
     >>> flicker(black + np.uint8(9), black)
@@ -107,7 +106,7 @@ def _each(
     pictures: NDArray[np.uint8],
     reference: NDArray[np.uint8],
 ) -> list[float]:
-    """Measure picture by picture, since SSIM keeps ten maps of each; of a clip the mean over its frames."""
+    """Measure one picture at a time, because SSIM needs ten maps of each; for a clip the mean over frames."""
     pairs = zip(*(p.reshape(-1, *p.shape[-3:]) for p in (pictures, reference)), strict=True)
-    values = np.array([measure(one, other) for one, other in pairs])
+    values = np.array([measure(picture, other) for picture, other in pairs])
     return [float(value) for value in values.reshape(len(pictures), -1).mean(axis=1)]

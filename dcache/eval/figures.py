@@ -1,4 +1,4 @@
-"""The two pictures of a comparison: the grid of images, and speed against fidelity."""
+"""The two plots of a comparison: a grid of pictures, and speed against fidelity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_ROWS = 6
 def draw_grid(
     path: Path, columns: Sequence[NDArray[np.uint8]], captions: Sequence[str], rows: Sequence[Row]
 ) -> Path:
-    """One row per caption (six at most), one column per method, the uncached pictures first."""
+    """Draw a grid: one row per caption (six at most), one column per method, the uncached pictures first."""
     captions = captions[:MOST_ROWS]
     side, margin, head, gap = 1.0, 1.5, 0.78, 0.06
     width = margin + len(columns) * (side + gap)
@@ -47,14 +47,14 @@ def draw_grid(
 
 
 def draw_speed_fidelity(path: Path, rows: Sequence[Row], of: str = "picture") -> Path:
-    """Speedup against PSNR, one point per method with unbroken pictures; a line joins the unbeaten ones.
+    """Plot speedup against PSNR, one point per method with sound pictures; a line joins the Pareto front.
 
-    What predicted nothing is left out: its point would lie far above all others and say nothing.
+    Methods that predicted nothing are left out: their PSNR is that of equal pictures, far above all others.
     """
     shown = [
-        (one.label, one.speedup, one.mean_psnr)
-        for one in rows
-        if one.speedup and one.mean_psnr is not None and one.computed != 1
+        (row.label, row.speedup, row.mean_psnr)
+        for row in rows
+        if row.speedup and row.mean_psnr is not None and row.computed != 1
     ]
     figure = new_figure(6.4, 4.2)
     axes = figure.add_axes((0.11, 0.13, 0.86, 0.77))

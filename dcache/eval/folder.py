@@ -1,4 +1,4 @@
-"""A folder that one run at a time writes to, and that a killed run leaves clean for the next."""
+"""Exclusive access to an evaluation folder, with clean-up after a killed run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ LOCK = ".lock"
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if it is not there, until the block ends or the process does; sweep it first.
+    """Lock a folder for the block; make it if it is missing, and delete temporary files of killed runs.
+
+    The operating system releases the lock when the process ends, so a killed run leaves none behind.
 
     Raises:
-        DcacheError: another run holds it, or it cannot be written to.
+        DcacheError: another run has the lock, or the folder cannot be written to.
     """
     from filelock import FileLock, Timeout
 
@@ -28,10 +30,10 @@ def alone(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise DcacheError(
-            f"another run is writing to {folder}: wait until it is done, or give another folder (--out)"
+            f"another run is writing to {folder}: wait until it is done, or choose another folder (--out)"
         ) from None
     except OSError as error:
-        # Some network file systems have no locks: there, two runs on one folder are the user's to avoid.
+        # Some network file systems have no locks. There the run goes on without one.
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
             raise DcacheError(f"cannot write to {folder}: {error.strerror}") from None
     try:

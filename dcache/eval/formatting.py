@@ -1,15 +1,15 @@
-"""How figures and findings are written, in the table of a bench and in a report alike."""
+"""Text of figures and notes, for the table of a bench and for reports."""
 
 from __future__ import annotations
 
 from dcache.util.bytes import format_bytes
 
-# Equal calls whose seconds differ by more than this share make the figures doubtful.
+# If the seconds of equal calls differ by more than this share, a note says so.
 BUSY = 0.25
 
 
 def share(value: float | None) -> str:
-    """A share of 1 in per cent, "-" if it is unknown.
+    """A share of 1 in per cent; "-" for None.
 
     >>> share(0.351)
     '35 %'
@@ -18,12 +18,12 @@ def share(value: float | None) -> str:
 
 
 def number(value: float | None, digits: int) -> str:
-    """A number with so many digits behind the point, "-" if it is unknown."""
+    """A number with `digits` decimals; "-" for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def size(count: int | None) -> str:
-    """Bytes in the unit that fits, "-" if they are unknown.
+    """Bytes in a fitting unit; "-" for None.
 
     >>> size(1310720)
     '1.2 MiB'
@@ -32,16 +32,16 @@ def size(count: int | None) -> str:
 
 
 def no_gain(broken: str) -> str:
-    """Why a method with broken output has no speedup."""
+    """The note on a method with broken output."""
     return f"{broken}, so no gain is reported"
 
 
 def busy(longer: float, doubtful: str) -> list[str]:
-    """The note on a busy machine, if there is one to make.
+    """The note on a busy machine, in a list; empty if calls were steady.
 
     Args:
-        longer: how much longer than the fastest of equal calls the slowest took, 0.1 for a tenth.
-        doubtful: the figures that follow from these calls.
+        longer: slowest over fastest of equal calls, minus 1.
+        doubtful: name of the figures computed from these calls.
     """
     if longer <= BUSY:
         return []

@@ -1,4 +1,4 @@
-"""Make the pictures of an evaluation: batch after batch, in each of them one method after the other."""
+"""The generate stage: makes the pictures of an evaluation, batch by batch, with all methods in each batch."""
 
 from __future__ import annotations
 
@@ -20,61 +20,61 @@ def generate(
     *,
     warm_up: bool = True,
     process: tuple[int, int] = (0, 1),
-    tell: Progress = silent,
+    progress: Progress = silent,
 ) -> int:
-    """Make what is missing or damaged; what is there and right is not touched.
+    """Make the pictures that are missing or damaged; sound ones are not touched.
 
-    Methods take turns within a batch, so that a machine that slows down slows all of them. Batches are the
-    same whatever the number of processes, and so are the pictures.
+    Methods take turns within a batch, so that a drift of the machine's speed affects all of them. Batches,
+    and so the pictures, do not depend on the number of processes.
 
     Args:
-        store: the folder, with these methods in it.
-        subject: the pipeline, as the folder's settings say.
-        contestants: the methods; the uncached pipeline comes by itself.
-        warm_up: call each method once off the clock before its first batch, and count FLOPs in that call.
-        process: index and count; batch i belongs to process i modulo their number.
-        tell: called with a label, how many calls are done, and how many this process has, before each.
+        store: the folder; its manifest has these methods.
+        subject: the pipeline with the folder's settings.
+        contestants: the methods; the uncached pipeline is added.
+        warm_up: call each method once untimed before its first batch, and count FLOPs in that call.
+        process: rank and world size; batch i belongs to the process of rank i modulo world size.
+        progress: called before each call with the method's label, the calls done, and this process's calls.
 
     Returns:
-        How many batches were made.
+        Number of batches that were made.
 
     Raises:
         DcacheError: a method cannot be used on this pipeline, or a file cannot be written.
     """
-    index, count = process
-    mine = range(index, len(store.batches), count)
-    turns = [(batch, one) for batch in mine for one in (UNCACHED, *contestants)]
-    # Method -> the sizes of batches that this process called it with.
+    rank, world_size = process
+    mine = range(rank, len(store.batches), world_size)
+    turns = [(batch, contestant) for batch in mine for contestant in (UNCACHED, *contestants)]
+    # Method -> batch sizes that this process has called it with.
     called: dict[str, set[int]] = {}
-    made, began = 0, datetime.now().isoformat(timespec="seconds")
-    for done, (batch, one) in enumerate(turns):
-        tell(one.label, done, len(turns))
-        entry, items = store.entry(one), store.batches[batch]
+    count, began = 0, datetime.now().isoformat(timespec="seconds")
+    for done, (batch, contestant) in enumerate(turns):
+        progress(contestant.label, done, len(turns))
+        entry, items = store.entry(contestant), store.batches[batch]
         if store.sound(entry, batch):
             continue
         prompts, seeds = [item.prompt for item in items], [item.seed for item in items]
         inspected, sizes = None, called.setdefault(entry.folder, set())
         if warm_up and not sizes:
-            inspected = run_once(subject, one, prompts, seeds, count_flops=True)
+            inspected = run_once(subject, contestant, prompts, seeds, count_flops=True)
             sizes.add(len(items))
-        outcome = run_once(subject, one, prompts, seeds)
-        beside = None if one is UNCACHED else store.pictures(store.methods[0], items)
+        outcome = run_once(subject, contestant, prompts, seeds)
+        beside = None if contestant is UNCACHED else store.pictures(store.methods[0], items)
         record = _record(outcome, inspected, warm=len(items) in sizes)
         record |= {"broken": broken(outcome.output, beside), "run": began}
         store.keep(entry, batch, to_uint8(outcome.output), record, outcome.trace)
         sizes.add(len(items))
-        made += 1
-    tell("pictures", len(turns), len(turns))
-    return made
+        count += 1
+    progress("pictures", len(turns), len(turns))
+    return count
 
 
 def _record(outcome: CallResult, inspected: CallResult | None, warm: bool) -> dict[str, Any]:
-    """What is kept of a call.
+    """The record of a call, as JSON values.
 
     Args:
-        outcome: the call on the clock.
-        inspected: the same call before it, off the clock, if there was one.
-        warm: whether this process had called the method with as many pictures before.
+        outcome: the timed call.
+        inspected: the untimed warm-up call before it; None if there was none.
+        warm: whether this process had called the method with the same batch size before.
     """
     cost, seen = outcome.cost, (inspected or outcome).cost
     return {

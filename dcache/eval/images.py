@@ -14,13 +14,14 @@ MILLISECONDS = 125
 
 
 def encode(pixels: NDArray[np.uint8]) -> bytes:
-    """A picture (H, W, 3) or a clip (F, H, W, 3) as the content of its file."""
+    """The bytes of a PNG file, of a picture (H, W, 3) or a clip (F, H, W, 3)."""
     from PIL import Image
 
     first, *rest = map(Image.fromarray, pixels if pixels.ndim > 3 else pixels[None])
     content = io.BytesIO()
     if rest:
-        # Equal frames in a row become one if they are blended alike. Opaque ones look the same either way.
+        # PIL merges equal successive frames with the same blend mode; alternating modes prevent that. They
+        # look the same for opaque frames.
         blend = [i % 2 for i in range(1 + len(rest))]
         first.save(content, "PNG", save_all=True, append_images=rest, duration=MILLISECONDS, blend=blend)
     else:
@@ -41,6 +42,7 @@ def decode(path: Path) -> NDArray[np.uint8]:
             frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
     except (OSError, SyntaxError) as error:
         raise DcacheError(
-            f"cannot read {path}: {error}. The generate stage makes again what is missing or damaged."
+            f"cannot read {path}: {error}. Run the generate stage: it makes missing and damaged pictures "
+            "again."
         ) from None
     return np.stack(frames) if len(frames) > 1 else frames[0]

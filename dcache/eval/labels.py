@@ -1,4 +1,4 @@
-"""Labels of points in a plot that do not cover one another."""
+"""Placement of labels in a plot so that they do not overlap."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from dcache.eval.canvas import GREY, INK
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# A label keeps CLEAR pixels from every point; a thin line joins the two where it stands FAR points off.
+# A label keeps CLEAR pixels from every point; beyond FAR points from its own point a thin line joins them.
 CLEAR, FAR = 11, 10
-# Where a label may stand around its point: offset in points, horizontal and vertical alignment.
+# Candidate positions around a point, in order of preference: offset in points, horizontal and vertical
+# alignment.
 PLACES = (
     (8, 0, "left", "center"),
     (-8, 0, "right", "center"),
@@ -53,7 +54,7 @@ def place_labels(
     points: Sequence[tuple[float, float]],
     line: Sequence[tuple[float, float]],
 ) -> None:
-    """Write each label at the first place around its point where it covers no point, label or line."""
+    """Draw each label at the first candidate position where it covers no point, label or line."""
     from matplotlib.text import Text
 
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What figures were measured on and with."""
+"""Machine and package versions that figures were measured with."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PACKAGES = ("torch", "diffusers", "transformers", "torchmetrics", "matplotlib", 
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, threads, system, load, and the GPUs where there are any."""
+    """Processor, cores, threads, system and load; and the GPUs, if there are any."""
     import torch
 
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -24,23 +24,23 @@ def machine() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
     if torch.cuda.is_available():
-        found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        found["cuda"] = torch.version.cuda
-    return found
+        facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        facts["cuda"] = torch.version.cuda
+    return facts
 
 
 def versions(more: Iterable[str] = ()) -> dict[str, str]:
-    """Python's version and those of the packages that figures depend on."""
+    """Versions of Python, dcache, the packages that figures depend on, and those in `more`."""
     import dcache
 
-    # Not from the installed metadata: an editable install keeps the version that it was installed with.
-    found = {"python": platform.python_version(), "dcache": dcache.__version__}
+    # dcache's own version is not read from metadata, which is outdated in an editable install.
+    installed = {"python": platform.python_version(), "dcache": dcache.__version__}
     for name in (*PACKAGES, *more):
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def heading(hardware: dict[str, Any], software: dict[str, str]) -> str:

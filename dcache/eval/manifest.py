@@ -1,4 +1,4 @@
-"""What an evaluation is of: settings, prompts, methods, machine; kept in the folder's `run.json`."""
+"""The manifest of an evaluation folder, `run.json`: settings, prompts, methods, machine."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from dcache.eval.settings import differences
 from dcache.util.files import write_json
 
 FORMAT, VERSION, FILE = "dcache.eval", 2, "run.json"
-# Of the first version, entries had no `digest_version`.
+# In version 1, entries have no `digest_version`.
 READABLE = (1, VERSION)
-# What seconds and the last bits of pictures depend on, of machine and versions.
+# Facts of machine and versions that seconds and the last bits of pictures depend on.
 DECISIVE = ("processor", "gpus", "threads", "torch", "diffusers", "transformers", "dcache")
 
 
@@ -34,17 +34,17 @@ class Item:
 
     @property
     def file(self) -> str:
-        """Name of the file: prompt and seed."""
+        """Name of the picture file, from prompt and seed."""
         return f"{hashlib.sha256(self.prompt.encode()).hexdigest()[:8]}-{self.seed}.png"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One method; `dcache.eval.entries.BenchEntry` has the meaning of the other fields.
+    """One method of the folder. Fields that are not listed are those of `dcache.eval.entries.BenchEntry`.
 
     Attributes:
-        folder: its name among the pictures: label and digest.
-        digest_version: `dcache.eval.digest.VERSION` of the digest.
+        folder: name of its subfolders, from label and digest.
+        digest_version: the `dcache.eval.digest.VERSION` of its digest.
     """
 
     folder: str
@@ -63,16 +63,15 @@ class Entry:
 
 @dataclass
 class Manifest:
-    """What the pictures of a folder are.
+    """Description of the pictures in a folder.
 
     Attributes:
-        settings: what they are made with: name of the pipeline, digest of the prompts, `Settings.content`.
-        pipeline: name, class, kind ("image" or "video"), digest of its components, and the steps and guidance
-            that it runs with.
-        prompts: in order.
-        methods: the uncached pipeline, then the methods in the order in which they were asked for.
-        machine, versions: where and with what the folder was begun.
-        notes: what a reader has to know.
+        settings: name of the pipeline, digest of the prompts, and `Settings.content`.
+        pipeline: name, class, kind ("image" or "video") and digest of the pipeline, its steps and guidance.
+        prompts: the prompts, in order.
+        methods: the uncached pipeline, then the methods in the order they were added.
+        machine, versions: machine and package versions of the run that started the folder.
+        notes: remarks for readers of the report.
     """
 
     settings: dict[str, Any]
@@ -88,18 +87,18 @@ class Manifest:
         """Read a folder's manifest.
 
         Raises:
-            DcacheError: there is none, or another release wrote it.
+            DcacheError: there is none, it is damaged, or another release wrote it.
         """
         path = folder / FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise DcacheError(
-                f"{folder} holds no evaluation: cannot read {FILE} ({error.strerror}). The generate stage "
-                "writes it."
+                f"{folder} holds no evaluation: cannot read {FILE} ({error.strerror}). Run the generate "
+                "stage first."
             ) from None
         except ValueError as error:
-            raise DcacheError(f"{path} is damaged ({error}): begin anew in another folder (--out)") from None
+            raise DcacheError(f"{path} is damaged ({error}): start again in another folder (--out)") from None
         content = content if isinstance(content, dict) else {}
         written = content.pop("format", ""), content.pop("version", 0)
         if written not in [(FORMAT, version) for version in READABLE]:
@@ -111,80 +110,88 @@ class Manifest:
 
     @staticmethod
     def of(
-        folder: Path, asked: Mapping[str, Any], pipeline: Mapping[str, Any], prompts: Sequence[str]
+        folder: Path, settings: Mapping[str, Any], pipeline: Mapping[str, Any], prompts: Sequence[str]
     ) -> Manifest:
-        """The manifest that is in the folder, or a new one, not written yet.
+        """The manifest of the folder, or a new one, which is not written yet.
 
         Args:
-            folder: of the evaluation.
-            asked: settings, with name of the pipeline and digest of the prompts.
-            pipeline: what is known of it.
-            prompts: in order.
+            folder: folder of the evaluation.
+            settings: as the attribute.
+            pipeline: as the attribute.
+            prompts: as the attribute.
 
         Raises:
             DcacheError: the folder was made with other settings.
         """
         if not (folder / FILE).exists():
-            return Manifest(dict(asked), dict(pipeline), list(prompts))
-        found = Manifest.read(folder)
-        found.refuse_other(asked, folder)
-        here, given = (one.get("digest") for one in (found.pipeline, pipeline))
-        if here != given:
+            return Manifest(dict(settings), dict(pipeline), list(prompts))
+        manifest = Manifest.read(folder)
+        manifest.refuse_other(settings, folder)
+        expected, given = manifest.pipeline.get("digest"), pipeline.get("digest")
+        if expected != given:
             raise DcacheError(
-                f"{folder} holds pictures of another {pipeline.get('class')}: the digest of its components "
-                f"is {here}, of those asked for {given} (other weights, a LoRA, another sampler). Ask for "
-                "the same, or give another folder (--out)."
+                f"{folder} holds pictures of another {pipeline.get('class')}: expected components with "
+                f"digest {expected}, got {given} (other weights, a LoRA or another sampler). Use the same "
+                "pipeline, or choose another folder (--out)."
             )
-        now, then = machine() | versions(), found.machine | found.versions
+        now, then = machine() | versions(), manifest.machine | manifest.versions
         other = {name: now.get(name) for name in DECISIVE if now.get(name) != then.get(name)}
         if other:
             what = ", ".join(f"{name} {value}" for name, value in other.items())
-            note = f"continued with {what}: pictures and seconds are not all of one kind"
-            found.notes += [note] if note not in found.notes else []
-        return found
+            note = f"continued with {what}: pictures and seconds are not all comparable"
+            manifest.notes += [note] if note not in manifest.notes else []
+        return manifest
 
     def write(self, folder: Path) -> None:
-        """Write it, whole or not at all."""
+        """Write the manifest, atomically."""
         write_json(folder / FILE, {"format": FORMAT, "version": VERSION, **asdict(self)})
 
     def add(self, contestants: Iterable[BenchEntry]) -> None:
-        """Add the uncached pipeline and these methods where they are not there yet."""
-        for one in (UNCACHED, *contestants):
-            if self.find(one) is None:
-                taken = one.label in (entry.label for entry in self.methods)
+        """Add the uncached pipeline and these methods, if they are missing."""
+        for contestant in (UNCACHED, *contestants):
+            if self.find(contestant) is None:
+                taken = contestant.label in (entry.label for entry in self.methods)
                 # A schedule file that was changed is another method with the same label.
-                label = f"{one.label} {one.digest[:4]}" if taken else one.label
-                name = one.file_name
-                folder = name if one == UNCACHED else f"{name}-{one.digest[:8]}"
-                entry = Entry(folder, label, one.spec, one.digest, one.call, one.note, digest.VERSION)
+                label = f"{contestant.label} {contestant.digest[:4]}" if taken else contestant.label
+                name = contestant.file_name
+                folder = name if contestant == UNCACHED else f"{name}-{contestant.digest[:8]}"
+                entry = Entry(
+                    folder,
+                    label,
+                    contestant.spec,
+                    contestant.digest,
+                    contestant.call,
+                    contestant.note,
+                    digest.VERSION,
+                )
                 self.methods.append(entry)
 
     def find(self, contestant: BenchEntry) -> Entry | None:
-        """The entry of a contestant, None where it has none yet."""
+        """The entry of a method; None if there is none."""
         for entry in self.methods:
             alike = contestant == UNCACHED or entry.digest == contestant.digest
             if alike and entry.name == contestant.file_name:
                 return entry
         return None
 
-    def refuse_other(self, asked: Mapping[str, Any], folder: Path) -> None:
-        """Refuse settings that differ from these.
+    def refuse_other(self, settings: Mapping[str, Any], folder: Path) -> None:
+        """Raise an error if settings differ from the manifest's.
 
         Args:
-            asked: some or all settings.
-            folder: where these are from.
+            settings: some or all settings.
+            folder: folder of the manifest, for the message.
 
         Raises:
-            DcacheError: with a line for each that differs.
+            DcacheError: has a line for each setting that differs.
         """
-        if found := differences(self.settings, asked):
+        if lines := differences(self.settings, settings):
             raise DcacheError(
-                "\n  ".join([f"{folder} holds an evaluation with other settings:", *found])
-                + "\nAsk for the same, or give another folder (--out)."
+                "\n  ".join([f"{folder} holds an evaluation with other settings:", *lines])
+                + "\nUse the same settings, or choose another folder (--out)."
             )
 
     def items(self) -> list[Item]:
-        """All pictures of one method, one prompt after the other."""
+        """All pictures of one method, prompt by prompt."""
         each, seed = self.settings["images_per_prompt"], self.settings["seed"]
         return [
             Item(i, i // each, self.prompts[i // each], seed + i) for i in range(len(self.prompts) * each)

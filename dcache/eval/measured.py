@@ -1,4 +1,4 @@
-"""`Measured`: a contestant with its calls, and the medians over them."""
+"""`Measured`: one method's calls in a comparison, and medians over them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from dcache.eval.entries import BenchEntry, CallResult
 
 @dataclass
 class Measured:
-    """One contestant and its calls.
+    """One method and its calls.
 
     Attributes:
-        inspected: the warm-up call; with FLOPs and bytes held if they were counted, without its output but
-            for the uncached pipeline's.
-        timed: the calls on the clock, without their outputs but for the last one's.
+        contestant: the method.
+        inspected: the warm-up call, with FLOPs and bytes held if they were counted. Its output is kept only
+            for the uncached pipeline.
+        timed: the timed calls. Only the last one keeps its output.
     """
 
     contestant: BenchEntry
@@ -24,18 +25,18 @@ class Measured:
 
     @property
     def label(self) -> str:
-        """Its name in tables and pictures."""
+        """Name in tables and plots."""
         return self.contestant.label
 
     @property
     def last(self) -> CallResult:
-        """The last call."""
+        """The last timed call; the warm-up if there is none."""
         return self.timed[-1] if self.timed else self.inspected
 
     @property
     def seconds(self) -> list[float]:
         """Wall clock of every timed call."""
-        return [one.cost.seconds for one in self.timed]
+        return [call.cost.seconds for call in self.timed]
 
     @property
     def median(self) -> float:
@@ -50,14 +51,14 @@ class Measured:
     @property
     def denoiser_median(self) -> float:
         """Median time inside the denoisers, in seconds."""
-        return statistics.median(one.cost.denoiser_seconds for one in self.timed)
+        return statistics.median(call.cost.denoiser_seconds for call in self.timed)
 
     @property
     def peak_memory(self) -> int | None:
-        """The largest of the timed calls, as `dcache.eval.call_cost.Cost` has it."""
-        return max((one.cost.peak_memory or 0 for one in self.timed), default=0) or None
+        """Largest peak memory of the timed calls, in bytes, as in `dcache.eval.call_cost.Cost`."""
+        return max((call.cost.peak_memory or 0 for call in self.timed), default=0) or None
 
     @property
     def warnings(self) -> list[str]:
         """Texts of the warnings of all calls, each once."""
-        return list(dict.fromkeys(text for one in (self.inspected, *self.timed) for text in one.warnings))
+        return list(dict.fromkeys(text for call in (self.inspected, *self.timed) for text in call.warnings))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 
 def missing(packages: Mapping[str, str]) -> list[str]:
-    """Those that are not installed, by the names that pip knows.
+    """Names, as pip uses them, of the packages that are not installed.
 
     Args:
         packages: module -> package.

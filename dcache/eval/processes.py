@@ -1,9 +1,10 @@
-"""Several processes that do one evaluation together.
+"""Several processes that share one evaluation.
 
     accelerate launch -m dcache.cli eval ...                                   a process for each GPU
     accelerate launch --multi_gpu --num_processes 2 -m dcache.cli eval ...     two, on CPUs too
 
-On CPUs the pictures are those of one process, bit for bit, where each has as many threads (OMP_NUM_THREADS).
+On CPUs the pictures equal those of one process bit for bit if each process has as many threads as that one
+(OMP_NUM_THREADS).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TypeVar
 from dcache.errors import DcacheError
 
 Done = TypeVar("Done")
-# One process may be busy while the others wait for it: no wait is cut short but by a process that dies.
+# Timeout of a wait. It is long, because one process may be busy for hours while the others wait for it.
 PATIENCE = timedelta(days=7)
 
 
@@ -27,12 +28,12 @@ class ElsewhereError(DcacheError):
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """All processes, seen from one of them.
+    """The processes of a launch, as seen from one of them.
 
     Attributes:
-        index: of this process, from 0.
-        count: of processes.
-        told: errors that all processes know of.
+        rank: number of this process, from 0.
+        world_size: number of processes.
+        broadcast: errors that were sent to all processes.
     """
 
     rank: int = 0
@@ -46,26 +47,29 @@ class ProcessGroup:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Index and count."""
+        """Rank and world size."""
         return self.rank, self.world_size
 
     def barrier(self) -> None:
-        """Return when every process is here."""
+        """Wait until every process has reached this point."""
         self.all(lambda: None)
 
     def all(self, work: Callable[[], Done]) -> Done:
-        """Do something in every process, and return when all have done it; may be used inside itself.
+        """Run `work` in every process and wait for all; calls may be nested.
+
+        Every process must make the same calls in the same order: each call is one exchange of messages.
 
         Raises:
-            ElsewhereError: it failed in another process; the message is that of the first that did.
+            ElsewhereError: `work` failed in another process; has the message of the first that failed.
         """
         if self.world_size == 1:
             return work()
         try:
             done = work()
         except Exception as error:
-            # One that comes from a `together` inside is known to everybody.
-            if not any(error is one for one in self.broadcast):
+            # An error from a nested call was sent to all processes already. Sending it twice would put the
+            # exchanges of the processes out of step, and they would wait for each other forever.
+            if not any(error is sent for sent in self.broadcast):
                 self.broadcast.append(error)
                 _gathered(str(error) or type(error).__name__)
             raise
@@ -79,10 +83,10 @@ class ProcessGroup:
         return done
 
     def gather(self, mine: Done) -> list[Done]:
-        """What every process has, in the order of their indices, in every process.
+        """The values of all processes, in order of rank; every process gets the list.
 
         Raises:
-            ElsewhereError: one of them failed before it came here.
+            ElsewhereError: a process failed before it reached this point.
         """
         if self.world_size == 1:
             return [mine]
@@ -90,10 +94,10 @@ class ProcessGroup:
         return _gathered(mine)
 
     def main_first(self, work: Callable[[], Done]) -> Done:
-        """Do something in process 0 and then in the others, which find what it left.
+        """Run `work` in process 0 first, then in the others, which find the files that it wrote.
 
         Raises:
-            ElsewhereError: it failed in another process.
+            ElsewhereError: `work` failed in another process.
         """
         if self.first:
             done = self.all(work)
@@ -104,13 +108,13 @@ class ProcessGroup:
 
 
 def join(device: str = "auto") -> ProcessGroup:
-    """The processes that this one was started with.
+    """The group of processes that this one was started in.
 
     Args:
-        device: what they work on, as in `dcache.eval.settings.Settings`: they talk to each other through it.
+        device: device of the work, as in `dcache.eval.settings.Settings`; it decides the backend of messages.
 
     Raises:
-        DcacheError: there are several, and accelerate is not installed or cannot connect them.
+        DcacheError: there are several processes, and accelerate is not installed or cannot connect them.
     """
     if _alone():
         return ProcessGroup()
@@ -124,14 +128,14 @@ def join(device: str = "auto") -> ProcessGroup:
     state = PartialState(cpu=on_cpu, timeout=PATIENCE)
     if str(state.num_processes) != os.environ["WORLD_SIZE"]:
         raise DcacheError(
-            f"started as one of {os.environ['WORLD_SIZE']} processes, of which accelerate connects "
-            f"{state.num_processes} on the device {device!r}: name another device, or start one process"
+            f"this is one of {os.environ['WORLD_SIZE']} processes, but accelerate connects only "
+            f"{state.num_processes} on the device {device!r}: choose another device, or start one process"
         )
     return ProcessGroup(state.process_index, state.num_processes)
 
 
 def own_device(device: str) -> str:
-    """The device of this process: with several processes, `auto` and `cuda` are a GPU for each."""
+    """The device of this process; with several processes, `auto` and `cuda` mean a GPU for each."""
     if _alone() or device not in ("auto", "cuda"):
         return device
     from accelerate import PartialState
@@ -144,8 +148,8 @@ def _alone() -> bool:
 
 
 def _gathered(message: Done) -> list[Done]:
-    """Everybody's message."""
+    """The messages of all processes, in order of rank."""
     from accelerate.utils import gather_object
 
-    found: list[Done] = gather_object([message])
-    return found
+    messages: list[Done] = gather_object([message])
+    return messages

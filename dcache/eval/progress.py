@@ -1,12 +1,14 @@
-"""How the stages of an evaluation tell how far they are."""
+"""Progress callbacks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-# Called with what is under way, how much of it is done, and how much of it there is.
+# Called with a description of each stage.
+StageProgress = Callable[[str], None]
+# Called with the name of the stage, the number of items done, and the number in total.
 Progress = Callable[[str, int, int], None]
 
 
-def silent(_what: str, _done: int, _all: int) -> None:
-    """Tell nobody."""
+def silent(_stage: str, _done: int, _total: int) -> None:
+    """Report nothing."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from dcache.errors import DcacheError
 
 COLUMN = "prompt"
-# Named sets -> a module, its function that draws so many captions, and the most that it has.
+# Named set -> module, function of the module that draws captions, and the largest count.
 SETS = {
     "demo": ("dcache.demo.pictures", "demo_captions", 400),
     "demo-train": ("dcache.demo.pictures", "trained_captions", 400),
@@ -31,17 +31,16 @@ Row = tuple[str, object]
 
 
 def read(source: str, column: str = COLUMN) -> list[str]:
-    """Read prompts, in order; one that comes twice stays twice.
+    """Read prompts, in order; duplicates are kept.
 
     Args:
-        source: the path of a file: txt (a prompt a line), csv (with a line of column names), jsonl (an object
-            a line) or parquet, in UTF-8; or a named set with a number, as `demo:32` (captions that the model
-            was not trained on; `demo-train:32` those that it was); or a prompt, which is anything else that
-            has more than one word.
-        column: of the csv or parquet file, key of the jsonl objects.
+        source: a file in UTF-8: txt (one prompt per line), csv (with a header line), jsonl (one object per
+            line) or parquet; or a named set with a number, such as `demo:32` (captions that the model was not
+            trained on) and `demo-train:32` (captions that it was); or a prompt of two or more words.
+        column: column of the csv or parquet file, key of the jsonl objects.
 
     Raises:
-        DcacheError: there is no such file or set, or a prompt of it is missing or empty.
+        DcacheError: there is no such file or set, or a prompt is missing or empty.
     """
     path = Path(source)
     name, _, count = source.partition(":")
@@ -54,8 +53,8 @@ def read(source: str, column: str = COLUMN) -> list[str]:
         return [source.strip()]
     raise DcacheError(
         f"no prompts in {source!r}: expected a file ending in {', '.join(READERS)}, a named set "
-        f"({', '.join(f'{name}:{USUAL}' for name in SETS)}), or a prompt of two or more words. A set such as "
-        "DrawBench or COCO's captions is such a file: a prompt a line."
+        f"({', '.join(f'{name}:{USUAL}' for name in SETS)}), or a prompt of two or more words. For "
+        "DrawBench or COCO captions make a text file with one prompt per line."
     )
 
 
@@ -86,7 +85,7 @@ def _from_file(path: Path, column: str) -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a text file, without a mark of UTF-8 and without the end of the last line."""
+    """The lines of a text file, without a byte order mark and without a last empty line."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -144,11 +143,11 @@ def _parquet(path: Path, column: str) -> Iterator[Row]:
         yield f"row {number}", value
 
 
-def _expect(where: Path | str, column: str, there: Sequence[str]) -> None:
-    if column not in there:
+def _expect(where: Path | str, column: str, names: Sequence[str]) -> None:
+    if column not in names:
         raise DcacheError(
-            f"{where} has no column {column!r}, it has {', '.join(map(repr, there)) or 'none'}: name the one "
-            "with the prompts (--prompt-column)"
+            f"{where} has no column {column!r}, it has {', '.join(map(repr, names)) or 'none'}: name the "
+            "column with the prompts (--prompt-column)"
         )
 
 

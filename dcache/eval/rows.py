@@ -1,4 +1,4 @@
-"""Figures of a comparison: one row per method, the table that is printed, what a reader has to know."""
+"""Figures of a comparison: one row per method, the printed table, and its notes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """What one method did. Where its output is broken there is neither a speedup nor a fidelity.
+    """Figures of one method. A method with broken output has no speedup and no fidelity.
 
     Attributes:
-        computed: share of the site events that were computed, None where nobody counts them.
-        seconds, denoiser_seconds: medians.
+        computed: share of the site events that were computed; None without statistics.
+        seconds, denoiser_seconds: medians over the timed calls.
         spread: (slowest - fastest) / median of the timed calls.
-        speedup, denoiser_speedup: the uncached median divided by this one's.
-        flops: share of the uncached call's FLOPs, None where they were not counted.
-        psnr, ssim: per picture or clip, to the uncached one.
-        held: most bytes that the cache held, None where nobody asked.
-        peak_memory: as `dcache.eval.call_cost.Cost` has it, the largest of the timed calls.
-        broken: what is wrong with the output, or None.
+        speedup, denoiser_speedup: the uncached median divided by this method's.
+        flops: share of the uncached call's FLOPs; None if they were not counted.
+        psnr, ssim: per picture or clip, to the uncached one; PSNR in dB.
+        held: most bytes that the cache held; None if they were not counted.
+        peak_memory: largest peak memory of the timed calls, in bytes, as in `dcache.eval.call_cost.Cost`.
+        broken: what is wrong with the output; None if it is sound.
     """
 
     label: str
@@ -47,7 +47,7 @@ class Row:
 
     @property
     def mean_psnr(self) -> float | None:
-        """Mean over the pictures of the PSNR of each."""
+        """Mean PSNR over the pictures, in dB."""
         return statistics.fmean(self.psnr) if self.psnr else None
 
     @property
@@ -56,26 +56,26 @@ class Row:
         return statistics.fmean(self.ssim) if self.ssim else None
 
 
-def row(one: Measured, uncached: Measured) -> Row:
+def row(measured: Measured, uncached: Measured) -> Row:
     """Compare one method with the uncached pipeline."""
-    pictures, reference = to_uint8(one.last.output), to_uint8(uncached.last.output)
-    problem = broken(one.last.output, reference)
-    denoiser = one.denoiser_median
-    own, whole = one.inspected.cost.flops, uncached.inspected.cost.flops
+    pictures, reference = to_uint8(measured.last.output), to_uint8(uncached.last.output)
+    problem = broken(measured.last.output, reference)
+    denoiser = measured.denoiser_median
+    flops, uncached_flops = measured.inspected.cost.flops, uncached.inspected.cost.flops
     return Row(
-        label=one.label,
-        library=one.contestant.library,
-        computed=one.last.computed,
-        seconds=one.median,
+        label=measured.label,
+        library=measured.contestant.library,
+        computed=measured.last.computed,
+        seconds=measured.median,
         denoiser_seconds=denoiser,
-        spread=one.spread,
-        speedup=None if problem else uncached.median / one.median,
+        spread=measured.spread,
+        speedup=None if problem else uncached.median / measured.median,
         denoiser_speedup=None if problem or not denoiser else uncached.denoiser_median / denoiser,
-        flops=None if own is None or not whole else own / whole,
+        flops=None if flops is None or not uncached_flops else flops / uncached_flops,
         psnr=None if problem else psnr(pictures, reference),
         ssim=None if problem else ssim(pictures, reference),
-        held=one.last.cost.bytes_held if one.last.stats else one.inspected.cost.bytes_held,
-        peak_memory=one.peak_memory,
+        held=measured.last.cost.bytes_held if measured.last.stats else measured.inspected.cost.bytes_held,
+        peak_memory=measured.peak_memory,
         broken=problem,
     )
 
@@ -91,8 +91,8 @@ class Column:
 
 
 def columns(uncached: Measured, rows: Sequence[Row]) -> list[Column]:
-    """The columns that these rows can fill."""
-    found = [
+    """The columns for which the rows have values."""
+    every = [
         Column("computed", lambda r: share(r.computed), lambda _: "100 %"),
         Column("FLOPs", lambda r: share(r.flops), lambda _: "100 %"),
         Column("seconds", lambda r: number(r.seconds, 2), lambda m: number(m.median, 2)),
@@ -110,7 +110,7 @@ def columns(uncached: Measured, rows: Sequence[Row]) -> list[Column]:
         "denoiser": not uncached.denoiser_median,
         "peak": all(r.peak_memory is None for r in rows),
     }
-    return [column for column in found if not unknown.get(column.head)]
+    return [column for column in every if not unknown.get(column.head)]
 
 
 def table(
@@ -122,10 +122,10 @@ def table(
     """The rows as aligned text; a star marks the best of a column.
 
     Args:
-        uncached: the pipeline as it is.
+        uncached: the uncached pipeline.
         rows: the methods.
-        only: the headings of the columns to show; none shows all that can be filled.
-        extra: further columns of ready cells, the uncached pipeline's first.
+        only: headings of the columns to show; empty shows all that have values.
+        extra: heading -> cells of a further column, the uncached pipeline's first.
     """
     shown = [c for c in columns(uncached, rows) if not only or c.head in only]
     more = extra or {}
@@ -134,14 +134,14 @@ def table(
         [uncached.label, *(f"{c.uncached(uncached)} " for c in shown), *(f"{c[0]} " for c in more.values())]
     ]
     stars = [_best(rows, column.best) for column in shown]
-    for i, one in enumerate(rows):
-        cells = [c.cell(one) + "* "[i != star] for c, star in zip(shown, stars, strict=True)]
-        lines.append([f"{one.label} ", *cells, *(f"{column[i + 1]} " for column in more.values())])
+    for i, row in enumerate(rows):
+        cells = [c.cell(row) + "* "[i != star] for c, star in zip(shown, stars, strict=True)]
+        lines.append([f"{row.label} ", *cells, *(f"{column[i + 1]} " for column in more.values())])
     return aligned(lines)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Cells in columns, the first one to the left, with a rule below the headings."""
+    """Text of a table: the first column aligned left, the others right, with a rule below the headings."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = [
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
@@ -151,20 +151,20 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 
 def notes(uncached: Measured, methods: Sequence[Measured], rows: Sequence[Row]) -> list[str]:
-    """What a reader has to know: broken output, nothing predicted, warnings, a busy machine."""
-    found = []
-    for one, its in zip(methods, rows, strict=True):
-        stats = one.last.stats
-        if its.broken:
-            found.append(f"{one.label}: {no_gain(its.broken)}")
+    """Notes on the figures: broken output, nothing predicted, warnings, a busy machine."""
+    texts = []
+    for measured, row in zip(methods, rows, strict=True):
+        stats = measured.last.stats
+        if row.broken:
+            texts.append(f"{measured.label}: {no_gain(row.broken)}")
         elif stats is not None and stats.predicted == 0:
-            found.append(f"{one.label}: nothing was predicted: {stats.why_nothing()}")
-        if one.contestant.note:
-            found.append(f"{one.label}: {one.contestant.note}")
+            texts.append(f"{measured.label}: nothing was predicted: {stats.why_nothing()}")
+        if measured.contestant.note:
+            texts.append(f"{measured.label}: {measured.contestant.note}")
         if stats is None or stats.predicted:
-            found += [f"{one.label}: {warning}" for warning in one.warnings]
-    spread = max(max(one.seconds) / min(one.seconds) - 1 for one in [uncached, *methods])
-    return found + busy(spread, "speedups")
+            texts += [f"{measured.label}: {warning}" for warning in measured.warnings]
+    spread = max(max(measured.seconds) / min(measured.seconds) - 1 for measured in [uncached, *methods])
+    return texts + busy(spread, "speedups")
 
 
 def _times(value: float | None) -> str:
@@ -172,7 +172,7 @@ def _times(value: float | None) -> str:
 
 
 def _best(rows: Sequence[Row], score: Callable[[Row], float | None] | None) -> int | None:
-    # What predicts nothing is as close as can be, and no achievement.
-    ranked = [(i, one) for i, one in enumerate(rows) if one.computed != 1]
-    scores = {i: s for i, one in ranked if score and (s := score(one)) is not None}
+    # A method that predicted nothing has perfect fidelity and must not count as the best.
+    ranked = [(i, row) for i, row in enumerate(rows) if row.computed != 1]
+    scores = {i: s for i, row in ranked if score and (s := score(row)) is not None}
     return max(scores, key=lambda i: scores[i]) if len(scores) > 1 else None

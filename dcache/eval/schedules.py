@@ -1,4 +1,4 @@
-"""A schedule as something to look at: rows of sites alike, and their picture, steps x sites."""
+"""Drawings of a schedule: sites with equal rows joined, and a plot of steps x sites."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COMPUTED, PREDICTED = ACCENT, FAINT
-# Inches: a row of cells, what stands above and below the rows of a panel, the figure, a letter of a name.
+# Inches: height of a row, space above and below a panel's rows, width of the figure, width of a letter.
 ROW, ABOVE, BELOW, WIDTH, LETTER = 0.17, 0.42, 0.3, 9.0, 0.068
 # With more rows or steps than these, cells are drawn without gaps between them.
 MOST_APART = 100
@@ -29,7 +29,7 @@ class Strip:
 
     Attributes:
         name: the sites, ranges of depths joined.
-        cells: one bool per evaluation, True = computed.
+        cells: one bool per evaluation; True is computed.
     """
 
     name: str
@@ -43,12 +43,13 @@ class Strip:
 
 @dataclass(frozen=True)
 class Panel:
-    """The table of one denoiser, for all branches whose tables are alike.
+    """The rows of one denoiser, for all guidance branches with equal rows.
 
     Attributes:
-        component, model: the denoiser's name in the pipeline and its class, "" where unknown.
-        branches: names of the guidance branches; `*` stands for all.
-        predictor: how predictions are made, with parameters.
+        component, model: name of the denoiser in the pipeline, and its class; "" if unknown.
+        branches: names of the guidance branches; `*` is all.
+        predictor: predictor with its parameters, as text.
+        strips: the rows.
     """
 
     component: str
@@ -59,36 +60,36 @@ class Panel:
 
     @property
     def denoiser(self) -> str:
-        """The denoiser in words."""
+        """Name and class of the denoiser."""
         return f"{self.component or 'denoiser'} {self.model}".rstrip()
 
     @property
     def branch(self) -> str:
-        """The branches in words, "" if the panel is for all of them."""
+        """The branches as text; "" if the panel is for all branches."""
         if self.branches == ("*",):
             return ""
         return f"{'branch' if len(self.branches) == 1 else 'branches'} {', '.join(self.branches)}"
 
 
 def panels(schedule: Schedule) -> list[Panel]:
-    """The tables of a schedule, denoiser by denoiser."""
+    """The panels of a schedule, denoiser by denoiser."""
     return [panel for name, plan in schedule.components.items() for panel in _panels(name, plan)]
 
 
 def computed_share(plan: Plan) -> str:
-    """Counted: the computed (evaluation, branch, site) events of a denoiser."""
+    """Text with the computed share of a denoiser's (evaluation, branch, site) events."""
     events = sum(len(row) for rows in plan.rows.values() for row in rows.values())
     return f"computed {plan.computed} of {events} ({plan.computed / events:.0%})"
 
 
 def heading(schedule: Schedule) -> str:
-    """What a schedule is, on one line."""
+    """One line with method, evaluations, sampler, guidance and resolution of a schedule."""
     parts = [f"{schedule.method or 'schedule'}: {schedule.steps} evaluations"]
     parts += [schedule.sampler] if schedule.sampler else []
     guidance = schedule.guidance
-    # A whole number may lie beyond floats.
-    told = f"{guidance:g}" if isinstance(guidance, float) else str(guidance)
-    parts += [f"guidance {told}"] if guidance is not None else []
+    # An int may be too large for a float format.
+    number = f"{guidance:g}" if isinstance(guidance, float) else str(guidance)
+    parts += [f"guidance {number}"] if guidance is not None else []
     parts += ["x".join(map(str, schedule.resolution))] if schedule.resolution else []
     return ", ".join(parts)
 
@@ -158,7 +159,7 @@ def _strips(rows: Mapping[str, tuple[bool, ...]]) -> tuple[Strip, ...]:
 
 
 def _joined(sites: list[str]) -> str:
-    """Names of sites, depths of a kind that follow one another as a range: `attn:0-11, mlp:3, guidance`.
+    """Names of sites, with successive depths of a kind as a range: `attn:0-11, mlp:3, guidance`.
 
     >>> _joined(["attn:0", "mlp:3", "attn:1", "attn:2", "guidance"])
     'attn:0-2, mlp:3, guidance'
@@ -170,7 +171,7 @@ def _joined(sites: list[str]) -> str:
     names = []
     for kind, depths in kinds.items():
         if all(depth.isdecimal() for depth in depths):
-            # Depths that follow one another keep their distance to their place in the list.
+            # In a run of successive depths, depth minus list position is constant.
             for _, run in groupby(enumerate(sorted(map(int, depths))), key=lambda at: at[1] - at[0]):
                 first, *more = (depth for _, depth in run)
                 names.append(f"{kind}:{first}-{more[-1]}" if more else f"{kind}:{first}")

@@ -1,4 +1,4 @@
-"""Score the pictures of a run: every metric of every method, written to `scores.json`."""
+"""The score stage: every metric of every method, written to `scores.json`."""
 
 from __future__ import annotations
 
@@ -26,52 +26,55 @@ def score(
     store: Store,
     names: Sequence[str],
     options: MetricOptions | None = None,
-    tell: Progress = silent,
+    progress: Progress = silent,
     process: tuple[int, int] = (0, 1),
-    together: Callable[[Callable[[], Any]], Any] = lambda work: work(),
+    run_on_all: Callable[[Callable[[], Any]], Any] = lambda work: work(),
 ) -> dict[str, Any] | None:
     """Compute metrics of all methods of a run and write `scores.json` into its folder.
 
-    Networks read pictures in fixed batches, which are dealt to the processes and kept in `features/`; process
-    0 does all else. So the numbers do not depend on how many processes there are (of equally many threads
-    each: sums of another number of threads differ in the last bit), and a second run reads nothing anew.
+    Networks read pictures in fixed batches, which are split over the processes; the features are stored in
+    `features/`, so that a second run computes none again. Process 0 does the rest. The results do not depend
+    on the number of processes (but on the number of threads of each, in the last bit).
 
     Args:
         store: a finished run.
-        names: of metrics.
-        options: theirs; None leaves the defaults.
-        tell: called with what is under way, how much of it is done, and how much of it this process has.
-        process: index and count.
-        together: does the work that it is given, and returns its result when every process has done its own.
+        names: names of metrics.
+        options: options of the metrics; None is the defaults.
+        progress: called with the stage, the items done, and the items of this process.
+        process: rank and world size.
+        run_on_all: runs work in every process and waits for all, as `ProcessGroup.all`.
 
     Returns:
-        What was written; None in every process but the first.
+        The content of `scores.json`; None in every process but the first.
 
     Raises:
         DcacheError: pictures are missing, or a metric is unknown or cannot be computed here.
     """
     options, metrics = options or MetricOptions(), chosen(names)
     batches = Batches(store, options)
-    features = together(lambda: _read(store, metrics, batches, options, tell, process))
+    features = run_on_all(lambda: _read(store, metrics, batches, options, progress, process))
     if process[0] != 0:
         return None
     described = {metric.name: about(metric, options) for metric in metrics}
     scores: dict[str, dict[str, Score]] = {entry.folder: {} for entry in store.methods}
     for done, metric in enumerate(metrics):
-        tell("scores", done, len(metrics))
+        progress("scores", done, len(metrics))
         for entry in store.methods:
             against = described[metric.name]["against"]
             scores[entry.folder][metric.name] = _score(metric, entry, against, batches, features)
-    tell("scores", len(metrics), len(metrics))
-    told = dict.fromkeys(text for its in scores.values() for one in its.values() for text in one.warnings)
+    progress("scores", len(metrics), len(metrics))
+    warnings = dict.fromkeys(
+        text for by_metric in scores.values() for value in by_metric.values() for text in value.warnings
+    )
     content = {
         "format": FORMAT,
         "version": VERSION,
         "metrics": described,
         "methods": {
-            folder: {name: one.content() for name, one in its.items()} for folder, its in scores.items()
+            folder: {name: value.content() for name, value in by_metric.items()}
+            for folder, by_metric in scores.items()
         },
-        "warnings": list(told),
+        "warnings": list(warnings),
     }
     write_json(Path(store.folder, FILE), content)
     return content
@@ -82,19 +85,19 @@ def _read(
     metrics: Sequence[Metric],
     batches: Batches,
     options: MetricOptions,
-    tell: Progress,
+    progress: Progress,
     process: tuple[int, int],
 ) -> dict[str, Features]:
-    """Have every source of the metrics read this process's batches; one network is loaded at a time."""
-    found = {}
+    """Compute the features of this process's batches, source by source: one network is loaded at a time."""
+    features = {}
     defined = [metric for metric in metrics if batches.kind in metric.kinds]
     for source in sources(defined):
         compared = any(metric.against == "pictures" for metric in defined if metric.source == source)
         folder = Path(store.folder, "features", source.name)
         reader = source.load(options)
-        found[source.name] = Features(folder, reader.identity, batches.sets(source, compared))
-        found[source.name].fill(reader.read, process, partial(tell, source.name))
-    return found
+        features[source.name] = Features(folder, reader.identity, batches.sets(source, compared))
+        features[source.name].fill(reader.read, process, partial(progress, source.name))
+    return features
 
 
 def _score(

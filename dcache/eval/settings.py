@@ -1,4 +1,4 @@
-"""What an evaluation is asked for: its stages, and how the pipeline is called; checked when it is made."""
+"""Settings of an evaluation: its stages and the pipeline's call options; checked on construction."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ RANGES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the pictures, beside pipeline, prompts and methods. None is the pipeline's own choice.
+    """Settings that decide the pictures, beside pipeline, prompts and methods. None: the pipeline's default.
 
     Attributes:
         images_per_prompt: pictures or clips of each prompt.
-        seed: of the first picture; picture i has seed + i.
+        seed: seed of the first picture; picture i has seed + i.
         steps: sampling steps.
         guidance: guidance scale.
-        height: of a picture, in pixels.
-        width: of a picture, in pixels.
-        frames: of a clip.
-        batch_size: pictures in a call, whatever the number of processes: it decides their last bits.
-        dtype: of the weights; `auto` is bfloat16 on a GPU, float32 elsewhere.
+        height: height of a picture, in pixels.
+        width: width of a picture, in pixels.
+        frames: frames of a clip.
+        batch_size: pictures in a call, for any number of processes, because it affects their last bits.
+        dtype: dtype of the weights; `auto` is bfloat16 on a GPU, float32 elsewhere.
         device: `auto` is the first GPU, or one for each of several processes, or the CPU.
         options: further arguments of the pipeline's call.
     """
@@ -54,7 +54,7 @@ class Settings:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be, before anything is loaded.
+        """Check the ranges.
 
         Raises:
             DcacheError: a number is out of range.
@@ -67,34 +67,34 @@ class Settings:
             raise DcacheError(f"guidance must be a number of at least 0, got {self.guidance}")
 
     def call(self) -> dict[str, Any]:
-        """The part that `dcache.eval.subject.load` takes."""
+        """The arguments for `dcache.eval.subject.load`."""
         names = ("steps", "guidance", "height", "width", "frames", "dtype", "device", "options")
         return {name: getattr(self, name) for name in names}
 
     def content(self) -> dict[str, Any]:
-        """As plain JSON values: a device by its type, an option that JSON does not have by its text."""
+        """All fields as JSON values: the device by its type, other objects by their `repr`."""
         plain = (str, int, float, bool, type(None))
         options = {k: v if isinstance(v, plain) else repr(v) for k, v in sorted(self.options.items())}
         return vars(self) | {"device": self.device.partition(":")[0], "options": options}
 
     def given(self) -> dict[str, Any]:
-        """The part of the content that is not the default."""
-        usual = Settings().content()
-        return {name: value for name, value in self.content().items() if value != usual[name]}
+        """The fields of `content` that differ from the defaults."""
+        defaults = Settings().content()
+        return {name: value for name, value in self.content().items() if value != defaults[name]}
 
 
-def differences(here: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """Where settings differ: a line for each of `asked`.
+def differences(here: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """A line for each of the `wanted` settings that differs.
 
     >>> differences({"seed": 1, "steps": None}, {"seed": 1, "steps": 20})
-    ["steps: here the pipeline's own, asked for 20"]
+    ["steps: expected the pipeline's default, got 20"]
     """
     return [
-        f"{name}: here {_shown(here.get(name))}, asked for {_shown(value)}"
-        for name, value in asked.items()
+        f"{name}: expected {_shown(here.get(name))}, got {_shown(value)}"
+        for name, value in wanted.items()
         if here.get(name) != value
     ]
 
 
 def _shown(value: Any) -> str:
-    return "the pipeline's own" if value is None else str(value)
+    return "the pipeline's default" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""From the text of `--methods` to methods: presets, presets with options, schedule files.
+"""Parsing of `--methods`: presets, presets with options, schedule files.
 
 >>> [c.label for c in parse("default; newton:interval=4,order=2")]
 ['default', 'newton 4 order=2']
@@ -23,10 +23,10 @@ from dcache.method import Method
 from dcache.methods.resolve import preset_called, read_options
 from dcache.schedule import Schedule
 
-# Which option of a preset takes measured numbers, and which takes a profile.
+# Preset -> its option for measured numbers; preset -> its option for a profile.
 NUMBERS = {"teacache": "coefficients", "magcache": "ratios", "smoothcache": "table"}
 PROFILED = dict.fromkeys(("bac", "cachequant", "ertacache", "fitted", "profilingdit"), "profile")
-# A shipped model's profile lies beside the file with its numbers.
+# Name of a shipped model's profile, in the folder of its coefficients file.
 PROFILE = "demo.profile.safetensors"
 
 
@@ -35,20 +35,21 @@ class MethodEntry(BenchEntry):
     """One of dcache's methods.
 
     Attributes:
-        method: what `dcache.enable` takes.
+        method: the method or schedule, for `dcache.enable`.
     """
 
     method: Method | Schedule | None = None
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits of everything that the method is made of."""
+        """Twelve hexadecimal digits over all parts of the method."""
         return digest_of(self.method)
 
     def same_as(self, spec: str, trace: Schedule | None) -> bool:
-        """A schedule is the same if it was followed; a preset if it reads no file of the user's.
+        """Whether old pictures were made by this method.
 
-        Such a file may hold something else today.
+        True for a schedule that the trace followed. True for a preset with the same specification, unless it
+        reads a file, whose content may have changed since.
         """
         if isinstance(self.method, Schedule):
             return trace is not None and _followed(self.method, trace)
@@ -56,24 +57,24 @@ class MethodEntry(BenchEntry):
 
     @contextmanager
     def enabled(self, pipe: Any) -> Iterator[None]:
-        """As `dcache.enabled`."""
+        """Enable the method with `dcache.enabled`."""
         with dcache.enabled(pipe, self.method):
             yield
 
     def observe(self, pipe: Any) -> tuple[dcache.Stats | None, dcache.Schedule | None]:
-        """The statistics and the trace of the last call."""
+        """Statistics and trace of the last call."""
         return dcache.stats(pipe), dcache.trace(pipe)
 
 
 def parse(text: str, numbers: Path | None = None) -> list[MethodEntry]:
-    """Read specifications separated by `;` (or by `,` where that is not an option of the one before).
+    """Read specifications separated by `;`, or by `,` if the next word is not an option.
 
     Args:
         text: the specifications.
-        numbers: the file that presets read their measured numbers from where none are given.
+        numbers: a shipped model's coefficients file, for presets whose numbers are not given.
 
     Raises:
-        DcacheError: an unknown method or option, a file that is no schedule, a method twice, or nothing.
+        DcacheError: an unknown method or option, a file that is no schedule, a duplicate, or an empty text.
     """
     specs: list[str] = []
     for part in text.split(";"):
@@ -85,22 +86,22 @@ def parse(text: str, numbers: Path | None = None) -> list[MethodEntry]:
     if not specs:
         known = ", ".join(methods.available())
         raise DcacheError(f"--methods names none: give some of {known}, as in 'default;newton:interval=4'")
-    choices = [_choice(spec, numbers) for spec in specs]
-    names = [choice.file_name for choice in choices]
-    twice = sorted({choice.label for choice in choices if names.count(choice.file_name) > 1})
+    entries = [_entry(spec, numbers) for spec in specs]
+    names = [entry.file_name for entry in entries]
+    twice = sorted({entry.label for entry in entries if names.count(entry.file_name) > 1})
     if twice:
         raise DcacheError(
-            f"--methods names {', '.join(map(repr, twice))} more than once: each method once is enough"
+            f"--methods names {', '.join(map(repr, twice))} more than once: name each method once"
         )
-    return choices
+    return entries
 
 
 def shipped(name: str, numbers: Path) -> dict[str, Path]:
-    """The option of a preset that takes what was measured of a shipped model, and the file; {} if none does.
+    """The preset's option for measurements of a shipped model, with the file; {} if it has no such option.
 
     Args:
-        name: the preset's.
-        numbers: the model's file of numbers.
+        name: name of the preset.
+        numbers: the model's coefficients file.
     """
     if name in PROFILED:
         return {PROFILED[name]: numbers.with_name(PROFILE)}
@@ -108,7 +109,7 @@ def shipped(name: str, numbers: Path) -> dict[str, Path]:
 
 
 def _followed(schedule: Schedule, trace: Schedule) -> bool:
-    """Whether a run of a pipeline with one denoiser or more computed what the schedule says."""
+    """Whether the trace of a run equals the schedule."""
     plans = list(schedule.components.values())
     if len(plans) == len(trace.components) == 1:
         # A schedule of one component fits a denoiser of any name.
@@ -117,36 +118,38 @@ def _followed(schedule: Schedule, trace: Schedule) -> bool:
 
 
 def _values(spec: str) -> list[str]:
-    """The values of a specification's options, as text."""
+    """The values of a specification's options, as texts."""
     words = spec.partition(":")[2].split(",")
     return [value.strip() for word in words for value in word.partition("=")[2].split("+")]
 
 
-def _choice(spec: str, numbers: Path | None) -> MethodEntry:
+def _entry(spec: str, numbers: Path | None) -> MethodEntry:
     name, _, inside = spec.partition(":")
     name = preset_called(name) or name
-    # An option of a preset may be a file too.
+    # A path may also be an option's value, so a known preset comes first.
     if methods.find(name) is None and (spec.endswith(".json") or os.sep in spec):
         schedule = Schedule.load(spec)
         return MethodEntry(spec, f"file {Path(spec).stem}", f", {spec!r})", method=schedule)
     options = read_options(inside, spec)
-    own = {} if numbers is None else {k: v for k, v in shipped(name, numbers).items() if k not in options}
+    measured = (
+        {} if numbers is None else {k: v for k, v in shipped(name, numbers).items() if k not in options}
+    )
     try:
-        method = methods.make(name, **own, **options)
+        method = methods.make(name, **measured, **options)
     except DcacheError as error:
         raise DcacheError(f"{spec}: {error}") from None
     if name == "default" and not options:
         return MethodEntry(spec, name, ")", method=method)
-    theirs = {option: f"FILE{file.suffix}" for option, file in own.items()}
-    arguments = ", ".join(f"{key}={value!r}" for key, value in {**options, **theirs}.items())
-    how = "dcache calibrate" if "profile" in own else "examples/measure_coefficients.py"
-    note = f"{next(iter(own))} of the shipped model; for yours: {how}" if own else ""
+    shown = {option: f"FILE{file.suffix}" for option, file in measured.items()}
+    arguments = ", ".join(f"{key}={value!r}" for key, value in {**options, **shown}.items())
+    how = "dcache calibrate" if "profile" in measured else "examples/measure_coefficients.py"
+    note = f"{next(iter(measured))} of the shipped model; for yours: {how}" if measured else ""
     call = f", dcache.methods.{name}({arguments}))"
     return MethodEntry(spec, _label(name, options), call, note, method=method)
 
 
 def _label(name: str, options: Mapping[str, Any]) -> str:
-    """The name, the value of the main option, and whatever else differs from the preset's own defaults."""
+    """The name, the value of the first option, and all other options that differ from the defaults."""
     parameters = inspect.signature(getattr(methods, name)).parameters
     main = next(iter(parameters), "")
     words = [name]

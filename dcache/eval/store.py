@@ -1,7 +1,8 @@
-"""The folder of an evaluation: every picture, and what every call of the pipeline cost.
+"""The folder of an evaluation: all pictures, and a record of every pipeline call.
 
-A batch is done when the record of its call is there, which is written last, and its pictures have the SHA-256
-that the record says. Every file is whole or not there: a run that was killed goes on where it stopped.
+Resuming: every file is written atomically, and the record of a call is written after its pictures. So a batch
+is done if its record exists and its pictures have the SHA-256 digests in the record. A run that was killed at
+any moment continues with the first batch that is not done.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from dcache.util.files import make_folder, write, write_json
 
 
 class Store:
-    """A folder of pictures to score and to report.
+    """An evaluation folder.
 
     Attributes:
-        folder: where.
-        manifest: what the pictures are.
-        methods: the uncached pipeline, then the others.
-        items: all pictures of one method, one prompt after the other.
-        batches: the items of each call of the pipeline.
+        folder: its path.
+        manifest: its manifest.
+        methods: entries of the uncached pipeline and of the methods, in this order.
+        items: all pictures of one method, prompt by prompt.
+        batches: the items of each pipeline call.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -44,89 +45,88 @@ class Store:
 
     @staticmethod
     def open(folder: Path) -> Store:
-        """Open a folder in which an evaluation was begun.
+        """Open the folder of an evaluation.
 
         Raises:
-            DcacheError: it is none.
+            DcacheError: the folder has no readable manifest.
         """
         return Store(folder, Manifest.read(folder))
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the pictures are made with."""
+        """The settings of the manifest."""
         return self.manifest.settings
 
     def finished(self) -> Store:
-        """The same folder with the methods whose pictures are all there, and no others.
+        """The same folder, restricted to methods whose pictures are complete.
 
         Raises:
-            DcacheError: the uncached pictures are not.
+            DcacheError: the uncached pictures are not complete.
         """
-        there = [entry for entry in self.methods if self.complete(entry)]
-        if self.methods[0] not in there:
+        complete = [entry for entry in self.methods if self.complete(entry)]
+        if self.methods[0] not in complete:
             raise DcacheError(f"uncached pictures are missing in {self.folder}: run the generate stage first")
-        return Store(self.folder, replace(self.manifest, methods=there))
+        return Store(self.folder, replace(self.manifest, methods=complete))
 
     def entry(self, contestant: BenchEntry) -> Entry:
-        """A method's entry.
+        """The entry of a method.
 
         Raises:
-            DcacheError: it has none: it was not added to the manifest.
+            DcacheError: the method was not added to the manifest.
         """
         entry = self.manifest.find(contestant)
         if entry is None:
-            raise DcacheError(f"{contestant.label} is none of the methods of {self.folder}")
+            raise DcacheError(f"{contestant.label} is not among the methods of {self.folder}")
         return entry
 
     def picture(self, entry: Entry, item: Item) -> NDArray[np.uint8]:
         """Read a picture (H, W, 3) or a clip (F, H, W, 3).
 
         Raises:
-            DcacheError: it is missing or damaged.
+            DcacheError: the file is missing or damaged.
         """
         return decode(self.picture_path(entry, item))
 
     def pictures(self, entry: Entry, items: Sequence[Item]) -> NDArray[np.uint8]:
-        """Read several, stacked: (N, H, W, 3) or (N, F, H, W, 3)."""
+        """Read several pictures, stacked: (N, H, W, 3) or (N, F, H, W, 3)."""
         return np.stack([self.picture(entry, item) for item in items])
 
     def picture_path(self, entry: Entry, item: Item) -> Path:
-        """Where a picture is."""
+        """Path of a picture."""
         return self.folder / "images" / entry.folder / item.file
 
     def calls(self, entry: Entry) -> list[dict[str, Any]]:
-        """The records of the calls that are done, in the order of the batches."""
+        """Records of the calls that were made, in the order of the batches."""
         records = (self._record(entry, index) for index in range(len(self.batches)))
         return [record for record in records if record is not None]
 
     def schedule(self, entry: Entry) -> Schedule | None:
-        """What the method computed in its first batch; None where nobody recorded it."""
+        """The trace of the method's first batch; None if it was not recorded."""
         path = self._schedule_path(entry)
         return Schedule.load(path) if path.exists() else None
 
     def complete(self, entry: Entry) -> bool:
-        """Whether all pictures of a method are there; only `sound` looks into them."""
+        """Whether all records and picture files of a method exist; only `sound` checks their content."""
         there = (self.picture_path(entry, item).exists() for item in self.items)
         return len(self.calls(entry)) == len(self.batches) and all(there)
 
     def broken(self, entry: Entry) -> str | None:
-        """What is wrong with a method's pictures, or None.
+        """What is wrong with a method's pictures; None if nothing is.
 
-        Of the uncached ones a whole batch may be constant (a safety checker leaves black pictures), but not
-        every batch.
+        Some uncached batches may be constant (a safety checker returns black pictures), but not all of them.
         """
-        said = [call["broken"] for call in self.calls(entry)]
-        if entry == self.methods[0] and not all(said):
-            said = [why for why in said if why and "NaN" in why]
-        return "; ".join(dict.fromkeys(why for why in said if why)) or None
+        problems = [call["broken"] for call in self.calls(entry)]
+        if entry == self.methods[0] and not all(problems):
+            problems = [problem for problem in problems if problem and "NaN" in problem]
+        return "; ".join(dict.fromkeys(problem for problem in problems if problem)) or None
 
     def sound(self, entry: Entry, batch: int) -> bool:
-        """Whether a batch is done and its pictures are what was written."""
+        """Whether a batch has a record and its picture files have the recorded digests."""
         record = self._record(entry, batch)
         if record is None:
             return False
-        found = [_sha256_of(self.picture_path(entry, item)) for item in self.batches[batch]]
-        return found == record["sha256"]
+        digests = [_sha256_of(self.picture_path(entry, item)) for item in self.batches[batch]]
+        return digests == record["sha256"]
 
     def keep(
         self,
@@ -136,23 +136,25 @@ class Store:
         record: Mapping[str, Any],
         trace: Schedule | None,
     ) -> None:
-        """Write what a call made: pictures, what it computed if it was the first, and its record, last.
+        """Write the pictures of a call, the trace if it is the first batch, and then the record.
 
-        A picture that is there and right is not written again.
+        Existing sound pictures are not written again.
 
         Raises:
-            DcacheError: the disk is full or the folder cannot be written to; what was there stays.
+            DcacheError: the disk is full or the folder cannot be written to; existing files stay.
         """
         items, before = self.batches[batch], self._record(entry, batch)
         make_folder(self.folder / "images" / entry.folder)
         digests = before["sha256"] if before else [""] * len(items)
         for i, (item, picture) in enumerate(zip(items, pictures, strict=True)):
             path, content = self.picture_path(entry, item), encode(picture)
-            right, there = hashlib.sha256(content).hexdigest(), _sha256_of(path)
-            if there not in (right, digests[i]):
+            expected, current = hashlib.sha256(content).hexdigest(), _sha256_of(path)
+            # A file with the old record's digest stays, even if the new picture differs in its last bits:
+            # features and scores may have been computed from it.
+            if current not in (expected, digests[i]):
                 write(path, partial(Path.write_bytes, data=content))
-                there = right
-            digests[i] = there
+                current = expected
+            digests[i] = current
         if batch == 0 and trace is not None:
             make_folder(self.folder / "schedules")
             trace.save(self._schedule_path(entry))
@@ -164,7 +166,7 @@ class Store:
         try:
             record = json.loads(self._record_path(entry, batch).read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            # One that is damaged is as good as none: its call is made again.
+            # A damaged record counts as missing: its call is made again.
             return None
         files = [item.file for item in self.batches[batch]]
         return record if isinstance(record, dict) and record.get("files") == files else None
@@ -177,7 +179,7 @@ class Store:
 
 
 def _sha256_of(path: Path) -> str:
-    """Digest of a file, "missing" where there is none."""
+    """SHA-256 of a file; "missing" if it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:

@@ -1,4 +1,4 @@
-"""What is measured: a pipeline and how it is called."""
+"""`Subject`: the pipeline under test, with the options of its calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dcache.eval.fidelity import CLIP, PICTURE
 if TYPE_CHECKING:
     from torch import nn
 
-# Names of shipped pipelines -> the module with `load_pipeline`, `call_options` and `COEFFICIENTS`.
+# Shipped pipeline -> its module, which has `load_pipeline`, `call_options` and `COEFFICIENTS`.
 SHIPPED = {"demo": "dcache.demo.pipeline", "demo-video": "dcache.demo.video.pipeline"}
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
@@ -29,8 +29,8 @@ class Subject:
 
     Attributes:
         pipe: a diffusers pipeline.
-        name: what to call it in reports.
-        options: keyword arguments of every call beside prompts and seeds.
+        name: name in reports.
+        options: keyword arguments of every call, beside prompts and seeds.
     """
 
     pipe: Any
@@ -38,10 +38,10 @@ class Subject:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse an option that the pipeline's call does not take.
+        """Check the options.
 
         Raises:
-            DcacheError: there is one.
+            DcacheError: the pipeline's call does not take an option.
         """
         takes = self._takes()
         unknown = [name for name in self.options if name not in takes]
@@ -52,74 +52,76 @@ class Subject:
             )
 
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.float32]:
-        """One call of the pipeline, one picture or clip for each prompt.
+        """Call the pipeline once; makes one picture or clip for each prompt.
 
         Args:
-            prompts: the prompts of one batch; class numbers for a pipeline that takes `class_labels`, and
-                only their count for one that takes nothing.
-            seeds: picture i starts from the noise of seed i, whatever else is in the batch.
+            prompts: the prompts of one batch. For a pipeline that takes `class_labels`: class numbers as
+                texts. For one that takes neither, only their number counts.
+            seeds: seeds of the noise, one for each picture.
 
         Returns:
-            Pictures (N, H, W, 3) or clips (N, F, H, W, 3), in [0, 1] unless they are broken.
+            Pictures (N, H, W, 3) or clips (N, F, H, W, 3), float32 in [0, 1]; they may have NaN.
 
         Raises:
-            DcacheError: the pipeline returned something else.
+            DcacheError: the pipeline did not return one picture or clip for each prompt.
         """
         import torch
 
         noise = [torch.Generator().manual_seed(seed) for seed in seeds]
         with torch.no_grad():
-            made = self.pipe(**self._what(list(prompts)), generator=noise, output_type="np", **self.options)
-        found = getattr(made, "images", None)
-        found = getattr(made, "frames", None) if found is None else found
-        pixels = np.asarray(found) if found is not None else np.zeros(0)
+            output = self.pipe(
+                **self._inputs(list(prompts)), generator=noise, output_type="np", **self.options
+            )
+        pictures = getattr(output, "images", None)
+        pictures = getattr(output, "frames", None) if pictures is None else pictures
+        pixels = np.asarray(pictures) if pictures is not None else np.zeros(0)
         if pixels.ndim not in (PICTURE, CLIP) or len(pixels) != len(prompts):
             raise DcacheError(
-                f"{type(self.pipe).__name__} returned {type(made).__name__} with shape {pixels.shape} for "
-                f"{len(prompts)} prompts: expected one picture (H, W, 3) or clip (F, H, W, 3) for each"
+                f"expected one picture (H, W, 3) or clip (F, H, W, 3) for each of {len(prompts)} prompts, "
+                f"and {type(self.pipe).__name__} returned {type(output).__name__} with shape {pixels.shape}"
             )
         return pixels.astype(np.float32, copy=False)
 
     @property
     def steps(self) -> int | None:
-        """Sampling steps, the pipeline's own number where none was asked for."""
+        """Sampling steps: the option, or the pipeline's default."""
         return self._option("num_inference_steps")
 
     @property
     def guidance(self) -> float | None:
-        """Guidance scale, the pipeline's own where none was asked for."""
+        """Guidance scale: the option, or the pipeline's default."""
         return self._option("guidance_scale")
 
     @property
     def kind(self) -> str:
-        """What it makes: "image" or "video"."""
+        """Kind of output: "image" or "video"."""
         return "video" if "num_frames" in self._takes() else "image"
 
     @property
     def denoisers(self) -> list[nn.Module]:
-        """The pipeline's denoisers; none where only a run can tell."""
+        """The pipeline's denoisers; empty if they can only be detected in a run."""
         from dcache.identity.denoisers import denoisers
 
         return list(denoisers(self.pipe).values())
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits of the pipeline's components: configurations, shapes and some weights.
+        """Twelve hexadecimal digits over the components' configurations, shapes and some weights.
 
-        Other weights, a LoRA or another sampler of the same class change it.
+        They change with other weights, a LoRA or another sampler.
         """
         from dcache.identity.digest import model_digest
 
         return model_digest(type(self.pipe).__name__, getattr(self.pipe, "components", {}))
 
     def _option(self, name: str) -> Any:
-        found = self._takes().get(name)
-        return self.options.get(name, None if found is None else found.default)
+        parameter = self._takes().get(name)
+        return self.options.get(name, None if parameter is None else parameter.default)
 
     def _takes(self) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(type(self.pipe).__call__).parameters
 
-    def _what(self, prompts: list[str]) -> dict[str, Any]:
+    def _inputs(self, prompts: list[str]) -> dict[str, Any]:
         takes = self._takes()
         if "prompt" in takes:
             return {"prompt": prompts}
@@ -129,9 +131,9 @@ class Subject:
 
 
 def coefficients(name: str) -> Path | None:
-    """The file with the measured numbers of a shipped pipeline, None of any other; loads no model."""
-    found: Path | None = importlib.import_module(SHIPPED[name]).COEFFICIENTS if name in SHIPPED else None
-    return found
+    """The coefficients file of a shipped pipeline; None for all others. Loads no model."""
+    path: Path | None = importlib.import_module(SHIPPED[name]).COEFFICIENTS if name in SHIPPED else None
+    return path
 
 
 def load(  # noqa: PLR0913
@@ -149,49 +151,49 @@ def load(  # noqa: PLR0913
     """Load a pipeline to measure.
 
     Args:
-        name: `demo`, `demo-video`, a folder that `save_pretrained` wrote, or an id of the hub; or a pipeline
-            that is loaded already, whose dtype and device stay what they are.
-        steps: sampling steps; None leaves the pipeline's own, as below.
+        name: `demo`, `demo-video`, a folder written by `save_pretrained`, or an id of the hub; or a loaded
+            pipeline, whose dtype and device do not change.
+        steps: sampling steps. None is the pipeline's default, here and below.
         guidance: guidance scale.
-        height: of a picture, in pixels.
-        width: of a picture, in pixels.
-        frames: of a clip.
-        dtype: of the weights; `auto` is bfloat16 on a GPU, float32 elsewhere.
-        device: `auto` is the first GPU, else the CPU.
+        height: height of a picture, in pixels.
+        width: width of a picture, in pixels.
+        frames: frames of a clip.
+        dtype: dtype of the weights; `auto` is bfloat16 on a GPU, float32 elsewhere.
+        device: `auto` is the first GPU, or the CPU if there is none.
         options: further keyword arguments of the call.
 
     Raises:
-        DcacheError: there is no such pipeline, or it does not take an option.
+        DcacheError: the pipeline cannot be loaded, or does not take an option.
     """
     import torch
 
-    asked = {
+    named = {
         "num_inference_steps": steps,
         "guidance_scale": guidance,
         "height": height,
         "width": width,
         "num_frames": frames,
     }
-    given = {key: value for key, value in asked.items() if value is not None} | dict(options or {})
+    given = {key: value for key, value in named.items() if value is not None} | dict(options or {})
     if not isinstance(name, str):
         if (dtype, device) != ("auto", "auto"):
             raise DcacheError(
-                f"a pipeline that is loaded keeps its dtype and device: cast and move it before, instead of "
-                f"asking for {dtype} and {device}"
+                "a loaded pipeline keeps its dtype and device: expected 'auto' for both, got "
+                f"{dtype!r} and {device!r}. Cast and move the pipeline before"
             )
         return Subject(name, type(name).__name__, given)
     dtype, device = placed(dtype, device)
     kind: torch.dtype = getattr(torch, dtype)
     if name in SHIPPED:
         shipped = importlib.import_module(SHIPPED[name])
-        # The shipped weights are loaded as float32, and only then cast.
+        # The shipped weights are loaded in float32 and cast afterwards.
         pipe = shipped.load_pipeline(device, None if kind is torch.float32 else kind)
         return Subject(pipe, name, shipped.call_options() | given)
     return Subject(_loaded(name, kind).to(device), name, given)
 
 
 def placed(dtype: str, device: str) -> tuple[str, str]:
-    """Torch's names of a dtype and a device: `auto` is bfloat16 on the first GPU, else float32 on the CPU.
+    """Resolve `auto` in a dtype and a device: bfloat16 on the first GPU, or float32 on the CPU.
 
     Raises:
         DcacheError: there is no such dtype.
@@ -215,7 +217,7 @@ def _loaded(name: str, dtype: Any) -> Any:
     except (OSError, ValueError) as error:
         raise DcacheError(
             f"cannot load the pipeline {name!r}: {str(error).splitlines()[0]}. Expected "
-            f"{', '.join(SHIPPED)}, a folder that save_pretrained wrote (with model_index.json), or the id "
+            f"{', '.join(SHIPPED)}, a folder written by save_pretrained (with model_index.json), or the id "
             "of a pipeline on the hub."
         ) from error
     pipe.set_progress_bar_config(disable=True)

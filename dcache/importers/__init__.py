@@ -1,8 +1,7 @@
-"""Importers: what other caching methods publish, as schedules and coefficient files of dcache.
+"""Importers: conversion of files that other caching methods publish to schedules and coefficient files.
 
-Each module reads one format: `fits(content)` tells whether a file's content is of it, `convert(content,
-options)` checks all of it and translates. Sites are named as everywhere in dcache, and nothing that a format
-says is dropped without a note.
+Each module reads one format: `fits(content)` detects it, `convert(content, options)` checks the whole content
+and converts it. Sites have dcache's names. Whatever cannot be converted is reported in a note.
 """
 
 from __future__ import annotations
@@ -25,15 +24,19 @@ class Format(Protocol):
 
     @property
     def TAKES(self) -> tuple[str, ...]:  # noqa: N802 - a module's constant
-        """Fields of `Options` that it has a use for."""
+        """Fields of `Options` that the format uses."""
         ...
 
     def fits(self, content: Any) -> bool:
-        """Whether a file's content, JSON or tensors by name, is of it."""
+        """Whether a file's content (JSON, or tensors by name) has this format."""
         ...
 
     def convert(self, content: Any, options: Options) -> Imported:
-        """Check all of the content and translate it."""
+        """Check the whole content and convert it.
+
+        Raises:
+            DcacheError: the content is damaged, or an option is missing.
+        """
         ...
 
 
@@ -44,7 +47,7 @@ FORMATS: Registry[Format] = Registry(
 
 
 def register(name: str, form: Format) -> None:
-    """Make a format known by name to `read`, which also tells it from a file's content.
+    """Register a format, so that `read` finds it by name and detects it from a file's content.
 
     Raises:
         DcacheError: another format has this name.
@@ -56,13 +59,13 @@ def read(path: str | os.PathLike[str], source: str | None = None, **options: Any
     """Read a file of another method.
 
     Args:
-        path: the file; of BAC also the folder with a file for each site.
-        source: one of `FORMATS`; None to tell it from the content.
-        options: fields of `Options` that the format needs because its files do not tell.
+        path: the file; for BAC also a folder with a file for each site.
+        source: one of `FORMATS`; None detects it from the content.
+        options: fields of `Options`, for facts that the file lacks.
 
     Raises:
-        DcacheError: the file cannot be read, is of no known format or of several, is damaged, or an option is
-            missing or of no use.
+        DcacheError: the file cannot be read, has no known format or fits several, or is damaged; or an option
+            is missing or not used by the format.
     """
     if source is not None and source not in FORMATS:
         raise DcacheError(f"format {source!r} is unknown: expected one of {', '.join(FORMATS)}")
@@ -70,29 +73,29 @@ def read(path: str | os.PathLike[str], source: str | None = None, **options: Any
     try:
         name = source or detect(content)
         form = FORMATS.get(name)
-        found = form.convert(content, _options(name, form.TAKES, options))
+        imported = form.convert(content, _options(name, form.TAKES, options))
     except (DcacheError, RecursionError) as error:
         raise DcacheError(f"{path}: {error}") from None
-    if found.schedule is None:
-        return found
-    told = {**found.schedule.measured.get("imported", {}), "format": name, "file": Path(path).name}
-    return replace(found, schedule=replace(found.schedule, measured={"imported": told}))
+    if imported.schedule is None:
+        return imported
+    origin = {**imported.schedule.measured.get("imported", {}), "format": name, "file": Path(path).name}
+    return replace(imported, schedule=replace(imported.schedule, measured={"imported": origin}))
 
 
 def detect(content: Any) -> str:
-    """The one format that a file's content fits.
+    """Name of the format that a file's content fits.
 
     Raises:
         DcacheError: it fits none, or several.
     """
-    found = [name for name in FORMATS if FORMATS.get(name).fits(content)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise DcacheError(f"this can be a file of {' or of '.join(found)}: say which, with --from")
+    names = [name for name in FORMATS if FORMATS.get(name).fits(content)]
+    if len(names) == 1:
+        return names[0]
+    if names:
+        raise DcacheError(f"this can be a file of {' or of '.join(names)}: say which, with --from")
     if isinstance(content, dict) and str(content.get("format", "")).startswith("dcache."):
-        raise DcacheError(f"this is dcache's own {content['format']} already: there is nothing to import")
-    raise DcacheError(f"this is a file of none of {', '.join(FORMATS)}, as far as can be seen")
+        raise DcacheError(f"this is a {content['format']} file of dcache: there is nothing to import")
+    raise DcacheError(f"this is none of the formats {', '.join(FORMATS)}, as far as can be detected")
 
 
 def _options(name: str, takes: tuple[str, ...], given: dict[str, Any]) -> Options:
@@ -102,6 +105,6 @@ def _options(name: str, takes: tuple[str, ...], given: dict[str, Any]) -> Option
         raise DcacheError(f"importers take {', '.join(known)}, got {', '.join(unknown)}")
     useless = [option for option, value in given.items() if value is not None and option not in takes]
     if useless:
-        told = ", ".join(takes) or "no options"
-        raise DcacheError(f"{name} has no use for {', '.join(useless)}: it takes {told}")
+        accepted = ", ".join(takes) or "no options"
+        raise DcacheError(f"{name} has no use for {', '.join(useless)}: it takes {accepted}")
     return Options(**given)

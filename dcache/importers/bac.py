@@ -1,9 +1,9 @@
-"""BAC (Ji et al. 2025): for every sublayer of a policy's decoder the list of steps that update it.
+"""BAC (Ji et al. 2025): for every sublayer of a policy's decoder, the list of steps that compute it.
 
     {"decoder.layers.0.dropout1": [0, 12, 40, 71, 90], "decoder.layers.0.dropout3": [...], ...}
 
-as one object, or a folder of such lists. The dropouts 1, 2 and 3 of a layer stand for self-attention,
-cross-attention and MLP, whose outputs they are; RDT's blocks name them attn, cross_attn and ffn.
+A file has all lists in one object; or a folder has a file for each list. The dropouts 1, 2 and 3 of a layer
+are the outputs of self-attention, cross-attention and MLP; RDT's blocks name them attn, cross_attn and ffn.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ _NAME = re.compile(
 
 
 def fits(content: Any) -> bool:
-    """Whether it is such a file."""
+    """Whether a key of the content is a sublayer's name."""
     return isinstance(content, dict) and any(_NAME.fullmatch(str(name)) for name in content)
 
 
 def convert(content: Any, options: Options) -> Imported:
-    """The schedule of such a file.
+    """Convert lists of steps to a schedule.
 
     Args:
-        content: the file's.
-        options: `steps`, the evaluations of a run, is needed.
+        content: content of the file.
+        options: needs `steps`, the number of evaluations of a run.
 
     Raises:
-        DcacheError: it is no such file, or the number of steps is not known or too small.
+        DcacheError: the content is not of this format, or the number of steps is missing or too small.
     """
     if not fits(content):
         raise DcacheError(
-            "this is no file of BAC: expected lists of steps by names such as decoder.layers.0.dropout1 or "
+            "this is not BAC's format: expected lists of steps by names such as decoder.layers.0.dropout1 or "
             "blocks.0.attn"
         )
     if options.steps is None:
-        raise DcacheError("the lists do not tell how many evaluations a run has: give --steps")
+        raise DcacheError("the file does not have the number of evaluations of a run: give --steps")
     rows: dict[str, list[bool]] = {}
     others = []
     for name, steps in content.items():
@@ -57,7 +57,7 @@ def convert(content: Any, options: Options) -> Imported:
         chosen = _checked(name, steps, options.steps)
         site = _site(name, match)
         if site in rows:
-            raise DcacheError(f"two lists are of {site}, the second is {name!r}")
+            raise DcacheError(f"two lists are for {site}, the second is {name!r}")
         rows[site] = [t in chosen for t in range(options.steps)]
     note = f"not cached by BAC, so left out: {', '.join(others[:5])}" + (
         f" and {len(others) - 5} more" if len(others) > 5 else ""

@@ -1,4 +1,4 @@
-"""Reading files of others: JSON and tensors, never a pickle that could run something."""
+"""Reading of foreign files: JSON and tensors, but no pickles, which could run code."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from dcache.errors import DcacheError
 
 TENSORS = (".pt", ".pth", ".ckpt", ".bin")
 PICKLES = (".pkl", ".pickle")
-# Published files have 0.2 MB.
+# Published files are about 0.2 MB.
 MOST_BYTES = 1 << 26
 _ZIP = b"PK\x03\x04"
 _SITE = re.compile(r"optimal_steps_(?P<site>.+)_(?P<budget>\d+)_(?P<metric>[a-z0-9]+)\.(?:json|txt)")
 
 
 def content_of(path: Path) -> Any:
-    """What a file holds: a JSON value, or a dict with tensors; of a folder, a dict by site (BAC).
+    """Content of a file: a JSON value, or a dict with tensors; of a folder, lists by site (BAC).
 
     Raises:
-        DcacheError: it cannot be read, or holds more than data.
+        DcacheError: the file cannot be read, is too large, or is a pickle.
     """
     if path.suffix in PICKLES:
         raise DcacheError(
-            f"{path} is a pickle, and reading one may run anything. Where it was made, write it as JSON: "
-            f"python -c \"import json, pickle; json.dump(pickle.load(open('{path.name}', 'rb')), "
+            f"{path} is a pickle, and reading a pickle may run any code. Convert it to JSON where it was "
+            f"made: python -c \"import json, pickle; json.dump(pickle.load(open('{path.name}', 'rb')), "
             f"open('{path.stem}.json', 'w'), default=lambda o: o.tolist())\""
         )
     try:
@@ -38,7 +38,7 @@ def content_of(path: Path) -> Any:
     except (OSError, ValueError) as error:
         raise DcacheError(f"cannot read {path}: {error}") from None
     if size > MOST_BYTES:
-        raise DcacheError(f"{path} has {size} bytes, expected at most {MOST_BYTES}: it is no such file")
+        raise DcacheError(f"expected a file of at most {MOST_BYTES} bytes, and {path} has {size}")
     return _tensors(path) if path.suffix in TENSORS else _json(path)
 
 
@@ -50,14 +50,14 @@ def _json(path: Path) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
         raise ValueError("an object has the same key twice")
-    return found
+    return content
 
 
 def _tensors(path: Path) -> Any:
-    """Weights only: torch's reader that builds tensors and containers and calls nothing else."""
+    """Read a torch file with `weights_only=True`, which builds tensors and containers and runs no code."""
     import torch
 
     try:
@@ -67,46 +67,46 @@ def _tensors(path: Path) -> Any:
         raise DcacheError(f"cannot read {path}: {error}") from None
     if not zipped:
         raise DcacheError(
-            f"{path} is no file of tensors as torch writes them since 1.6. An older one: write it again with "
+            f"{path} is not a tensor file of torch 1.6 or newer. If it is an older one, save it again with "
             f"torch.save(torch.load({path.name!r}, weights_only=True), ...)"
         )
     try:
-        # Training scripts add their arguments: a Namespace is a bag of values, like a dict.
+        # Training scripts store their arguments as a Namespace, which holds values only, like a dict.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # Damaged files raise what the damage looks like: a dozen kinds.
-        told = str(error).partition("\n")[0][:200]
+    except Exception as error:  # Damaged files raise a dozen kinds of errors.
+        message = str(error).partition("\n")[0][:200]
         raise DcacheError(
-            f"{path} cannot be read as a file of tensors ({type(error).__name__}: {told}). It is read with "
-            "weights_only=True: save it again with tensors, numbers and texts alone"
+            f"{path} cannot be read as a file of tensors ({type(error).__name__}: {message}). It is read "
+            "with weights_only=True: save it again with tensors, numbers and texts only"
         ) from None
 
 
 def _folder(path: Path) -> dict[str, Any]:
-    """BAC's folder: for each site a file `optimal_steps_<site>_<budget>_<metric>`, .json or .txt."""
-    found: dict[str, Any] = {}
+    """Lists of a BAC folder, by site: files `optimal_steps_<site>_<budget>_<metric>`, .json or .txt."""
+    lists: dict[str, Any] = {}
     kinds = set()
     for file in sorted(path.rglob("optimal_steps_*")):
         match = _SITE.fullmatch(file.name)
         if match is not None:
             kinds.add((match["budget"], match["metric"]))
-            found[match["site"]] = _steps(file)
+            lists[match["site"]] = _steps(file)
     if len(kinds) > 1:
-        told = ", ".join(f"{budget} steps by {metric}" for budget, metric in sorted(kinds))
-        raise DcacheError(f"{path} holds several schedules ({told}): keep the files of one in a folder")
-    if not found:
+        schedules = ", ".join(f"{budget} steps by {metric}" for budget, metric in sorted(kinds))
+        raise DcacheError(f"{path} holds several schedules ({schedules}): keep the files of one in a folder")
+    if not lists:
         pickled = any(path.rglob("optimal_steps_*.pkl"))
         raise DcacheError(
             f"{path} has no file optimal_steps_<site>_<number>_<metric>.json or .txt"
             + (
-                ", only pickles, which may run anything: where they were made, write each as JSON with "
+                ", only pickles, which may run any code: convert each to JSON where it was made, with "
                 "json.dump([int(i) for i in pickle.load(file)], out)"
                 if pickled
                 else ""
             )
         )
-    return found
+    return lists
 
 
 def _steps(file: Path) -> Any:
@@ -115,4 +115,4 @@ def _steps(file: Path) -> Any:
     try:
         return [int(word) for word in re.split(r"[\s,\[\]]+", file.read_text(encoding="utf-8")) if word]
     except (OSError, ValueError) as error:
-        raise DcacheError(f"{file} is no list of steps: {error}") from None
+        raise DcacheError(f"{file} does not hold a list of steps: {error}") from None

@@ -1,11 +1,11 @@
-"""ECAD (Aggarwal et al. 2025): an evolved table step x block x component, as its JSON files.
+"""ECAD (Aggarwal et al. 2025): evolved tables of step x block x component, in JSON.
 
     {"cache_schedule": {"name", "num_blocks", "num_single_blocks", "num_inference_steps", "attributes",
                         "schedule": {"000": {"0": {"attn1": true, ...}, "single_0": {...}, ...}, ...}},
      "config": {"height", "width", "guidance_scale"}, "metrics": {...}}
 
-True computes. FLUX's single blocks have three components there, of which the last projects the other two; in
-dcache attention and MLP of such a block are one site, `fused`, that remembers the projection.
+True is computed. FLUX's single blocks have three components in the file; the last one projects the other two.
+In dcache such a block has one site, `fused`, which caches the output of the projection.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _KNOWN = ("name", "num_blocks", "num_single_blocks", "num_inference_steps", "att
 
 
 class Layout(NamedTuple):
-    """How one model's components are named: the denoiser's class, and component -> kind of site."""
+    """Names of one model: the denoiser's class, component -> kind of site; `single`: it has single blocks."""
 
     model: str
     kinds: Mapping[str, str]
@@ -45,25 +45,25 @@ Bits = Mapping[str, Mapping[str, bool]]
 
 
 def fits(content: Any) -> bool:
-    """Whether it is such a file."""
+    """Whether the content has a `cache_schedule`."""
     return isinstance(content, dict) and "cache_schedule" in content
 
 
 def convert(content: Any, options: Options) -> Imported:
-    """The schedule of such a file; `options` has nothing to add.
+    """Convert ECAD's table to a schedule; `options` are not used.
 
     Raises:
         DcacheError: a step, block or component is missing, unknown, or no bool.
     """
     table = content.get("cache_schedule") if isinstance(content, dict) else None
     if not isinstance(table, dict):
-        raise DcacheError('this is no file of ECAD: expected an object under "cache_schedule"')
+        raise DcacheError('this is not ECAD\'s format: expected an object under "cache_schedule"')
     steps = _count(table, "num_inference_steps", MOST_STEPS)
     blocks = _count(table, "num_blocks", MOST_BLOCKS)
     singles = _count(table, "num_single_blocks", MOST_BLOCKS, 0) if "num_single_blocks" in table else 0
     layout = _layout(table)
     if bool(singles) and not layout.single:
-        raise DcacheError(f'"num_single_blocks" is {singles}, and the blocks are those of {layout.model}')
+        raise DcacheError(f'"num_single_blocks" is {singles}, but {layout.model} has no single blocks')
     expected = {str(i): tuple(layout.kinds) for i in range(blocks)}
     expected |= {f"single_{i}": SINGLE for i in range(singles)}
     run = [_step(table["schedule"], t, steps, expected) for t in range(steps)]
@@ -82,13 +82,13 @@ def convert(content: Any, options: Options) -> Imported:
 
 
 def _fused(bits: list[Mapping[str, bool]]) -> tuple[list[bool], int]:
-    """The row of a single block, and the number of steps that are not what the file says.
+    """The row of a single block, and the number of steps that differ from the file.
 
-    The site is computed where the projection is, unless what it projects is what it projected before.
+    The site is computed where the projection is, unless its inputs are unchanged since the last projection.
     """
     row, differs, stale = [], 0, True
     for t, step in enumerate(bits):
-        # The first step computes everything whatever its bits say.
+        # `stale`: attention or MLP was computed since the last projection. Step 0 always computes everything.
         stale = stale or step[SINGLE[0]] or step[SINGLE[1]]
         computes = stale and (t == 0 or step[SINGLE[2]])
         row.append(computes)
@@ -102,8 +102,8 @@ def _about_single(differs: int) -> list[str]:
         return []
     return [
         f"{differs} times the file computes only a part of a single block. Attention, MLP and projection of "
-        "such a block are one site here: it is computed, whole and fresh, where the file projects something "
-        "new, and nowhere else"
+        "such a block are one site in dcache: the whole site is computed where the file projects new inputs, "
+        "and nowhere else"
     ]
 
 
@@ -130,9 +130,7 @@ def _step(schedule: Any, t: int, steps: int, expected: Mapping[str, tuple[str, .
     blocks = schedule[name]
     if not isinstance(blocks, dict) or set(blocks) != set(expected):
         given = len(blocks) if isinstance(blocks, dict) else type(blocks).__name__
-        raise DcacheError(
-            f"step {name!r} has the blocks ({given}) of another model: expected {len(expected)}"
-        )
+        raise DcacheError(f"step {name!r} must have the {len(expected)} blocks of this model, got {given}")
     for block, components in expected.items():
         bits = blocks[block]
         if not isinstance(bits, dict) or set(bits) != set(components):
@@ -159,7 +157,7 @@ def _ignored(table: Mapping[str, Any]) -> str:
 
 
 def _about(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Resolution, guidance and what the file tells of itself; numbers and texts alone."""
+    """Resolution, guidance and attributes of the file; only numbers and texts."""
     config, metrics = (content.get(part) or {} for part in ("config", "metrics"))
     if not isinstance(config, dict) or not isinstance(metrics, dict):
         raise DcacheError('"config" and "metrics" must be objects')
@@ -187,5 +185,5 @@ def _text(value: Any) -> str:
 
 
 def _finite(value: Any) -> bool:
-    # A whole number may lie beyond floats.
+    # An int may be too large for a float.
     return isinstance(value, int | float) and abs(value) < 1e300

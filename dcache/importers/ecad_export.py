@@ -1,4 +1,4 @@
-"""A schedule as ECAD's JSON, the inverse of `dcache.importers.ecad`."""
+"""Export of a schedule to ECAD's JSON, the inverse of `dcache.importers.ecad`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ def export(
     blocks: int | None = None,
     single_blocks: int | None = None,
 ) -> dict[str, Any]:
-    """The content of such a file.
+    """The content of ECAD's file for a schedule.
 
-    Sublayers that the schedule has no site for are always computed, and so are they there. The first step
-    computes everything. A `fused` site is all three components of a single block.
+    Sublayers without a site, and all sublayers of the first step, are computed. A `fused` site becomes all
+    three components of a single block.
 
     Args:
-        schedule: of one denoiser, by reuse, on attention, cross-attention, MLP and fused sites.
-        layout: "pixart" or "flux"; None where the schedule tells by its model's class or its sites.
-        blocks: of the model; by default as many as have sites.
-        single_blocks: of FLUX, those after them; by default as many as have sites.
+        schedule: a schedule of one denoiser by reuse, with sites of attention, cross-attention, MLP and
+            `fused`.
+        layout: "pixart" or "flux"; None infers it from the model's class or the sites.
+        blocks: number of blocks; by default those with sites.
+        single_blocks: number of FLUX's single blocks; by default those with sites.
 
     Raises:
-        DcacheError: their format cannot hold the schedule.
+        DcacheError: ECAD's format cannot represent the schedule, or the layout cannot be inferred.
     """
     plan = _plan(schedule)
     chosen = _layout(plan, layout)
@@ -58,21 +59,21 @@ def export(
 
 def _plan(schedule: Schedule) -> Plan:
     if len(schedule.components) != 1:
-        raise DcacheError(f"ECAD's files are of one denoiser, this schedule is of {len(schedule.components)}")
+        raise DcacheError(f"ECAD's files are for one denoiser, this schedule has {len(schedule.components)}")
     (plan,) = schedule.components.values()
     if plan.predictor != "reuse":
         raise DcacheError(
-            f"ECAD's files reuse the last value, and this schedule predicts by {plan.predictor!r}: another "
-            "method's pictures would come of it"
+            f"ECAD's files can only reuse the last value, but this schedule predicts by {plan.predictor!r}: "
+            "the pictures would differ"
         )
     if plan.codec not in (None, "value"):
-        raise DcacheError(f"ECAD's files remember values, and this schedule remembers {plan.codec!r}")
+        raise DcacheError(f"ECAD's files cache values, but this schedule caches {plan.codec!r}")
     if plan.corrections is not None or schedule.sigmas:
-        raise DcacheError("ECAD's files have neither corrections nor noise levels, and this schedule has")
+        raise DcacheError("ECAD's files cannot hold the corrections or noise levels of this schedule")
     others = [site for site in plan.sites if not site.startswith(("attn", "cross_attn", "mlp", "fused"))]
     if others:
         raise DcacheError(
-            f"ECAD's files hold attention and MLPs of blocks, and this schedule has {', '.join(others[:5])}"
+            f"ECAD's files hold attention and MLPs of blocks, but this schedule has {', '.join(others[:5])}"
         )
     return plan
 
@@ -100,16 +101,16 @@ def _layout(plan: Plan, name: str | None) -> Layout:
     if "cross_attn" in kinds:
         return LAYOUTS["pixart"]
     raise DcacheError(
-        f"the schedule does not tell which of ECAD's layouts it is for (model {plan.model or 'unknown'}): "
-        f"say --layout {' or '.join(LAYOUTS)}"
+        f"cannot infer ECAD's layout from the schedule (model {plan.model or 'unknown'}): give --layout "
+        f"{' or '.join(LAYOUTS)}"
     )
 
 
 def _counts(rows: Rows, layout: Layout, blocks: int | None, single_blocks: int | None) -> tuple[int, int]:
-    """The number of blocks, and that with the single blocks after them.
+    """The number of blocks, and of blocks and single blocks together.
 
     Raises:
-        DcacheError: a site is of none of them.
+        DcacheError: a site belongs to none of them.
     """
     depths = {site: (kind, int(depth)) for site in rows for kind, _, depth in [site.partition(":")]}
     double = [depth for kind, depth in depths.values() if kind != "fused"]
@@ -121,7 +122,7 @@ def _counts(rows: Rows, layout: Layout, blocks: int | None, single_blocks: int |
         fits = kind in kinds and depth < count if kind != "fused" else count <= depth < count + single
         if not fits:
             raise DcacheError(
-                f"site {site!r} is none of {count} blocks of {layout.model} with {', '.join(kinds)}"
+                f"site {site!r} is in none of {count} blocks of {layout.model} with {', '.join(kinds)}"
                 + (f" and {single} single blocks after them" if layout.single else "")
             )
     return count, count + single
@@ -129,8 +130,10 @@ def _counts(rows: Rows, layout: Layout, blocks: int | None, single_blocks: int |
 
 def _count(name: str, given: int | None, depths: list[int]) -> int:
     if given is None and name == "blocks" and not depths:
-        raise DcacheError("the schedule has sites of single blocks alone: say --blocks, how many come before")
-    # Sites before the single blocks are refused by name, later.
+        raise DcacheError(
+            "the schedule has sites of single blocks only: give --blocks, the number of blocks before them"
+        )
+    # Too small a depth is refused later, with the name of its site.
     count = max([*depths, -1]) + 1 if given is None else given
     least = 1 if name == "blocks" else 0
     if not least <= count <= MOST_BLOCKS:
@@ -139,7 +142,7 @@ def _count(name: str, given: int | None, depths: list[int]) -> int:
 
 
 def _config(schedule: Schedule) -> dict[str, Any]:
-    """Size and guidance of the pictures, as far as the schedule tells."""
+    """Size and guidance of the pictures, if the schedule has them."""
     config: dict[str, Any] = {}
     if len(schedule.resolution) == 2:
         config |= dict(zip(("height", "width"), schedule.resolution, strict=True))
@@ -149,6 +152,6 @@ def _config(schedule: Schedule) -> dict[str, Any]:
 
 
 def _name(schedule: Schedule) -> str:
-    told: Any = schedule.measured.get("imported")
-    name = told.get("name") if isinstance(told, Mapping) else None
+    origin: Any = schedule.measured.get("imported")
+    name = origin.get("name") if isinstance(origin, Mapping) else None
     return name if isinstance(name, str) and name else schedule.method or "dcache"

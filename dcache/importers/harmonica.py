@@ -1,6 +1,6 @@
 """HarmoniCa (Huang et al. 2025): routers learned over whole runs; any evaluation but the first may reuse.
 
-The router of the first evaluation is held at 5, which tells where the file's order begins.
+All logits of the first evaluation's router are fixed at 5, which shows the order of the file.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ TAKES = ("threshold", "order")
 
 
 def fits(content: Any) -> bool:
-    """Whether it is a file of routers; Learning-to-Cache's look the same."""
+    """Whether the content has routers; Learning-to-Cache's files fit too."""
     return isinstance(content, dict) and isinstance(content.get("routers"), dict)
 
 
 def convert(content: Any, options: Options) -> Imported:
-    """The schedule of such a file.
+    """Convert routers to a schedule.
 
     Args:
-        content: the file's.
-        options: `order` where no router, or more than one, is held at 5.
+        content: content of the file.
+        options: `order` is needed if neither or both of the first and last router are fixed at 5.
 
     Raises:
-        DcacheError: it is no such file, or its order cannot be told.
+        DcacheError: the content is not of this format, or its order is not known.
     """
     logits = logits_of(content)
     tau = THRESHOLD if options.threshold is None else options.threshold
@@ -38,11 +38,11 @@ def convert(content: Any, options: Options) -> Imported:
 
 
 def _order(logits: list[list[float]]) -> str:
-    held = [all(logit == FIRST_STEP_LOGIT for logit in row) for row in (logits[0], logits[-1])]
-    if held[0] == held[1]:
+    fixed = [all(logit == FIRST_STEP_LOGIT for logit in row) for row in (logits[0], logits[-1])]
+    if fixed[0] == fixed[1]:
         raise DcacheError(
-            "the file does not tell which router is the first evaluation's (it is held at 5, and neither the "
-            "first nor the last alone is): say --order last-first where routers are numbered by timestep, as "
-            "its code for DiT does, or --order first-last"
+            "the order of the routers is not clear: the first evaluation's is fixed at 5, but both or "
+            "neither of the first and last one are. Give --order last-first if routers are numbered by "
+            "timestep, as in the code for DiT, or --order first-last"
         )
-    return ORDERS[0] if held[0] else ORDERS[1]
+    return ORDERS[0] if fixed[0] else ORDERS[1]

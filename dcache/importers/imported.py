@@ -1,4 +1,4 @@
-"""What an importer is told, and what it returns."""
+"""`Options` and `Imported`: input and output of importers."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from dcache.errors import DcacheError
 from dcache.schedule import Plan, Schedule
 from dcache.util.checks import is_whole
 
-# More of these than any published run or model has: a damaged number must not fill the memory.
+# Limits far above any published run or model, so that a damaged number cannot exhaust the memory.
 MOST_STEPS, MOST_BLOCKS = 4096, 4096
 ORDERS = ("first-last", "last-first")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a file of another method may leave open.
+    """Facts that a file of another method may lack.
 
     Attributes:
-        steps: evaluations of a run.
-        blocks: blocks of the model.
-        threshold: routers compute where the sigmoid of their logit is above it.
-        order: whether the file's step 0 is the run's first evaluation ("first-last") or its last
-            ("last-first").
-        interleaved: whether numbers of the two guidance branches alternate, the one with the prompt first.
+        steps: number of evaluations of a run.
+        blocks: number of blocks of the model.
+        threshold: a sublayer is computed where the sigmoid of its router's logit is above it.
+        order: "first-last" if the file's step 0 is the run's first evaluation, "last-first" if its last.
+        interleaved: whether the numbers of the two guidance branches alternate, the conditional one first.
     """
 
     steps: int | None = None
@@ -48,13 +47,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Imported:
-    """A translated file: a schedule, or the content of a coefficients file.
+    """A converted file: a schedule, or the content of a coefficients file.
 
     Attributes:
-        format: which of `dcache.importers.FORMATS`.
-        schedule: None where the format holds no schedule.
-        coefficients: preset -> name -> numbers, for the presets that read such files.
-        notes: what the format says that ours cannot, and what was decided; one sentence each.
+        format: name in `dcache.importers.FORMATS`.
+        schedule: the schedule; None for coefficients.
+        coefficients: preset -> name -> numbers; empty for a schedule.
+        notes: one sentence for each thing that could not be converted, and for each decision.
     """
 
     format: str
@@ -64,31 +63,31 @@ class Imported:
 
 
 def imported(
-    source: str, rows: Mapping[str, Iterable[bool]], *notes: str, model: str = "", **told: Any
+    source: str, rows: Mapping[str, Iterable[bool]], *notes: str, model: str = "", **facts: Any
 ) -> Imported:
-    """A schedule of sublayers that reuse their last value, the first evaluation computed.
+    """The result of an importer of schedules: sites reuse their last value, the first evaluation is computed.
 
     Args:
-        source: the format.
+        source: name of the format.
         rows: site -> one bool per evaluation.
         notes: as in `Imported`; empty ones are left out.
-        model: class of the denoiser, where the format tells.
-        told: resolution and guidance of the schedule; anything else goes into `measured`.
+        model: class of the denoiser, if the format has it.
+        facts: resolution and guidance of the schedule; all others go into `measured`.
     """
     table = {site: tuple(row) for site, row in rows.items()}
     dead = sum(not row[0] for row in table.values())
     first = (
-        f"{dead} of {len(table)} sites are not computed in the first evaluation by the file: nothing is "
-        "remembered yet, so they are"
+        f"{dead} of {len(table)} sites are not computed in the file's first evaluation: nothing is cached "
+        "then, so they are computed here"
     )
     table = {site: (True, *row[1:]) for site, row in table.items()}
-    known = {name: told.pop(name) for name in ("resolution", "guidance") if name in told}
+    known = {name: facts.pop(name) for name in ("resolution", "guidance") if name in facts}
     steps = len(next(iter(table.values())))
-    made = Schedule(
+    schedule = Schedule(
         steps,
         {"": Plan({"*": table}, codec="value", model=model)},
         method=source,
-        measured={"imported": {name: value for name, value in told.items() if value not in ("", None)}},
+        measured={"imported": {name: value for name, value in facts.items() if value not in ("", None)}},
         **known,
     )
-    return Imported(source, made, notes=tuple(note for note in (*notes, first if dead else "") if note))
+    return Imported(source, schedule, notes=tuple(note for note in (*notes, first if dead else "") if note))

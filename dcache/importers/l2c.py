@@ -1,7 +1,7 @@
 """Learning-to-Cache (Ma et al. 2024): learned routers; only every second evaluation may reuse.
 
-Router t belongs to the t-th smallest timestep, so the last one to the first evaluation. Routers with an odd
-number are not used: everything is computed there and remembered for the next evaluation.
+Router t belongs to the t-th smallest timestep, so the last router is the first evaluation's. Routers with odd
+numbers are not used: these evaluations compute everything and fill the cache for the next one.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ TAKES = ("threshold",)
 
 
 def fits(content: Any) -> bool:
-    """Whether it is a file of routers, and not surely HarmoniCa's, whose first evaluation's is held.
+    """Whether the content has routers and is not recognisably HarmoniCa's.
 
-    The last router here is an odd number's, or the first evaluation's, and was never trained.
+    HarmoniCa fixes the logits of the first evaluation. Here the last router is that evaluation's and
+    untrained.
     """
     if not isinstance(content, dict) or not isinstance(content.get("routers"), dict):
         return False
@@ -30,10 +31,10 @@ def fits(content: Any) -> bool:
 
 
 def convert(content: Any, options: Options) -> Imported:
-    """The schedule of such a file.
+    """Convert routers to a schedule.
 
     Raises:
-        DcacheError: it is none.
+        DcacheError: the content is not of this format.
     """
     logits = logits_of(content)
     tau = THRESHOLD if options.threshold is None else options.threshold

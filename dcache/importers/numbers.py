@@ -11,25 +11,25 @@ from dcache.util.checks import is_number
 
 
 def numbers_of(content: Any, *names: str) -> list[float] | None:
-    """The list of a file, bare or under one of the names; None if it is no list of finite numbers."""
+    """The list of numbers in a file, bare or under one of the names; None if there is no such list."""
     if isinstance(content, dict):
-        found = [content[name] for name in names if name in content]
-        content = found[0] if len(found) == 1 and len(content) == 1 else None
+        lists = [content[name] for name in names if name in content]
+        content = lists[0] if len(lists) == 1 and len(content) == 1 else None
     if not isinstance(content, list) or not 0 < len(content) <= 2 * MOST_STEPS:
         return None
     plain = all(map(is_number, content))
-    # A whole number beyond floats is no ratio; comparing it does not overflow, converting it would.
+    # An int may be too large for a float: comparing it works, converting it would overflow.
     if not plain or not all(abs(v) < 1e300 and not math.isnan(v) for v in content):
         return None
     return [float(v) for v in content]
 
 
-def needed(found: list[float] | None, what: str) -> list[float]:
-    """The list.
+def needed(values: list[float] | None, method: str) -> list[float]:
+    """The list of `numbers_of`.
 
     Raises:
-        DcacheError: there is none.
+        DcacheError: the list is None.
     """
-    if found is None:
-        raise DcacheError(f"this is no file of {what}: expected a list of finite numbers")
-    return found
+    if values is None:
+        raise DcacheError(f"this is not {method}'s format: expected a list of finite numbers")
+    return values

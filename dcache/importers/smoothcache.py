@@ -1,9 +1,9 @@
 """SmoothCache (Liu et al. 2024): a row of 0 and 1 for every kind of sublayer, or for every sublayer.
 
-    {"attn1": [1, 0, ...], "ff": [...]}        of all blocks
-    {"attn-0": [1, 0, ...], "mlp-0": [...]}    of each block, as its files for Learning-to-Cache have it
+    {"attn1": [1, 0, ...], "ff": [...]}        for all blocks
+    {"attn-0": [1, 0, ...], "mlp-0": [...]}    for each block, as in its files for Learning-to-Cache
 
-1 computes.
+1 is computed.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ _NAME = re.compile(rf"(?P<kind>{'|'.join(KINDS)})(?:-(?P<depth>\d{{1,6}}))?")
 
 
 def fits(content: Any) -> bool:
-    """Whether it is such a file."""
+    """Whether all keys of the content are names of rows."""
     return isinstance(content, dict) and bool(content) and all(_NAME.fullmatch(str(k)) for k in content)
 
 
 def convert(content: Any, options: Options) -> Imported:
-    """The schedule of such a file.
+    """Convert rows to a schedule.
 
     Args:
-        content: the file's.
-        options: `blocks` is needed where rows are of kinds.
+        content: content of the file.
+        options: needs `blocks`, the number of blocks, if rows are for kinds of sublayers.
 
     Raises:
-        DcacheError: it is no such file, or the number of blocks is not known.
+        DcacheError: the content is not of this format, or the number of blocks is missing.
     """
     if not fits(content):
         raise DcacheError(
-            f"this is no file of SmoothCache: expected rows named {', '.join(KINDS)}, or attn-0 and the like"
+            f"this is not SmoothCache's format: expected rows named {', '.join(KINDS)}, or attn-0 and so on"
         )
     lengths = {len(row) if isinstance(row, list) else 0 for row in content.values()}
     if len(lengths) != 1 or not 0 < max(lengths) <= MOST_STEPS:
@@ -45,13 +45,13 @@ def convert(content: Any, options: Options) -> Imported:
     depths = {name: match["depth"] for name, match in names.items() if match is not None}
     by_block = {depth is not None for depth in depths.values()}
     if len(by_block) > 1:
-        raise DcacheError("some rows are of one block and some of all: expected one or the other")
+        raise DcacheError("some rows are for one block and some for all: expected one kind only")
     if by_block == {True} and options.blocks is not None:
-        raise DcacheError("the rows are of single blocks: leave the number of blocks out")
+        raise DcacheError("the rows are for single blocks: leave --blocks out")
     if by_block == {False} and options.blocks is None:
         raise DcacheError(
-            "the rows are of kinds of sublayers, and the file does not tell how many blocks there are: give "
-            "--blocks. Or, without importing: dcache.methods.smoothcache(table=FILE) asks the model"
+            "the rows are for kinds of sublayers, and the file does not have the number of blocks: give "
+            "--blocks. Or use the file without importing it: dcache.methods.smoothcache(table=FILE)"
         )
     rows: dict[str, list[bool]] = {}
     for name, row in content.items():
@@ -63,6 +63,6 @@ def convert(content: Any, options: Options) -> Imported:
             raise DcacheError(f"row {name!r}: blocks are numbered up to {MOST_BLOCKS - 1}")
         for i in [int(depth)] if depth is not None else range(options.blocks or 0):
             if f"{kind}:{i}" in rows:
-                raise DcacheError(f"two rows are of {kind}:{i}")
+                raise DcacheError(f"two rows are for {kind}:{i}")
             rows[f"{kind}:{i}"] = [bool(value) for value in row]
     return imported("smoothcache", rows)

@@ -1,4 +1,4 @@
-"""TeaCache (Liu et al. 2024): five coefficients of a polynomial, highest power first, as a list."""
+"""TeaCache (Liu et al. 2024): a list of five polynomial coefficients, highest power first."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ DEGREE = 4
 
 
 def fits(content: Any) -> bool:
-    """Whether it is such a file; MagCache's ratios of a run of five steps would look the same."""
-    found = numbers_of(content, "coefficients")
-    return found is not None and len(found) == DEGREE + 1
+    """Whether the content is a list of five numbers; MagCache's ratios of five steps would fit too."""
+    numbers = numbers_of(content, "coefficients")
+    return numbers is not None and len(numbers) == DEGREE + 1
 
 
 def convert(content: Any, options: Options) -> Imported:
-    """The content of a coefficients file; `options` has nothing to add.
+    """Convert the list to coefficients; `options` are not used.
 
     Raises:
-        DcacheError: it is no list of five numbers.
+        DcacheError: the content is no list of five numbers.
     """
-    found = needed(numbers_of(content, "coefficients"), "TeaCache")
-    if len(found) != DEGREE + 1:
-        raise DcacheError(f"expected {DEGREE + 1} coefficients, highest power first, got {len(found)}")
-    return Imported("teacache", coefficients={"teacache": {"coefficients": found}})
+    numbers = needed(numbers_of(content, "coefficients"), "TeaCache")
+    if len(numbers) != DEGREE + 1:
+        raise DcacheError(f"expected {DEGREE + 1} coefficients, highest power first, got {len(numbers)}")
+    return Imported("teacache", coefficients={"teacache": {"coefficients": numbers}})

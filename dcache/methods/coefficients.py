@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,30 @@ HOW_TO_MEASURE = (
 )
 
 
-def numbers(preset: str, name: str, given: object, least: int) -> tuple[float, ...]:
-    """The numbers of a preset's option, from a sequence or from the preset's entry in a JSON file.
+def numbers(
+    preset: str, name: str, given: object, least: int, published: Mapping[str, Sequence[float]] | None = None
+) -> tuple[float, ...]:
+    """The numbers called `name`: from a sequence, a published set, or the preset's entry of a JSON file.
 
     Args:
-        preset: the preset's name.
-        name: the option's name.
-        given: the option's value: a sequence, a path, or None.
-        least: fewest numbers.
+        preset: name of the preset.
+        name: name of its option.
+        given: the numbers, the name of a published set, or the path of a file.
+        least: smallest number of numbers.
+        published: name -> published numbers; None if there are none.
 
     Raises:
-        DcacheError: nothing is given, the file cannot be read or lacks the entry, or it is not a list of at
-            least so many finite numbers.
+        DcacheError: none are given, the name is unknown, the file cannot be read or lacks them, or they are
+            no numbers.
     """
     if given is None:
         raise DcacheError(
             f"{preset} needs {name}=, a list of numbers or a file, and has none. {HOW_TO_MEASURE}."
         )
+    if isinstance(given, str):
+        if given in (published or {}):
+            return tuple((published or {})[given])
+        refuse_name(preset, name, given, published or {})
     values = entry(preset, name, given) if isinstance(given, str | os.PathLike) else given
     plain = isinstance(values, Sequence) and not isinstance(values, str)
     if not plain or not all(map(is_number, values)):  # type: ignore[arg-type]
@@ -69,6 +76,24 @@ def table_in(
         content = None
     plain = isinstance(content, dict) and bool(content) and all(map(names, content))
     return content if plain else entry(preset, "table", given)
+
+
+def refuse_name(preset: str, option: str, given: str, published: Iterable[str] = ()) -> None:
+    """Refuse a model's name where numbers or a file are expected.
+
+    A text is a name if it has no folder and no ending, and no file of that name exists.
+
+    Raises:
+        DcacheError: the text is a name; the message has the known names and the lines to type.
+    """
+    if Path(given).suffix or Path(given).name != given or os.path.exists(given):  # noqa: PTH110 - any text
+        return
+    names = "".join(f"{name!r}, " for name in published)
+    raise DcacheError(
+        f"{preset} has no {option} named {given!r}: expected {names}a list of numbers or a file. Measure "
+        "them with `python examples/measure_coefficients.py --out FILE.json PIPE`, then call "
+        f"dcache.enable(pipe, {preset!r}, {option}='FILE.json')."
+    )
 
 
 def profile_of(preset: str, given: str | os.PathLike[str] | Profile | None, alternative: str) -> Profile:

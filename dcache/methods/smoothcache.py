@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from dcache.errors import DcacheError
 from dcache.method import Method
-from dcache.methods.coefficients import HOW_TO_MEASURE, table_in
+from dcache.methods.coefficients import HOW_TO_MEASURE, refuse_name, table_in
 from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.schedulers import ByKind, StepTable
@@ -40,6 +40,8 @@ def smoothcache(
         raise DcacheError(
             f"smoothcache needs table=, a file or rows of 0 and 1 by kind, and has none. {HOW_TO_MEASURE}."
         )
+    if isinstance(table, str):
+        refuse_name("smoothcache", "table", table)
     rows = table_in("smoothcache", table, KINDS.__contains__)
     if not isinstance(rows, Mapping) or not rows or any(kind not in KINDS for kind in rows):
         raise DcacheError(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
-from dcache.errors import DcacheError
 from dcache.method import Method
-from dcache.methods.coefficients import HOW_TO_MEASURE, numbers
+from dcache.methods.coefficients import numbers
 from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.probes import Probe, SinceStep
@@ -49,13 +47,7 @@ def teacache(
     Raises:
         DcacheError: there are no coefficients; the message says how to measure them.
     """
-    known = PUBLISHED.get(coefficients) if isinstance(coefficients, str) else None
-    if isinstance(coefficients, str) and known is None and not Path(coefficients).suffix:
-        raise DcacheError(
-            f"teacache has no published coefficients for {coefficients!r}: there are those of "
-            f"{', '.join(map(repr, PUBLISHED))}. {HOW_TO_MEASURE}."
-        )
-    polynomial = known or numbers("teacache", "coefficients", coefficients, least=1)
+    polynomial = numbers("teacache", "coefficients", coefficients, least=1, published=PUBLISHED)
     rule = guarded(Accumulated(threshold, polynomial), warmup=warmup, last=last)
     return Method(
         rule=rule,

@@ -1,4 +1,4 @@
-"""How the trunk's change grows and moves from one evaluation to the next: for MagCache and TeaCache."""
+"""Changes of the trunk between successive evaluations, for MagCache (ratios) and TeaCache (pairs)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ Now = tuple[int, torch.Tensor]
 
 
 class Changes(Observer):
-    """Collects, over runs: ratios of magnitudes, and pairs of relative changes.
+    """Collects ratios of magnitudes and pairs of relative changes, over runs.
 
-    With d_t the first stream of the trunk's delta that somebody reads, x_t what the first block gives its
-    attention, and relL1(p, q) = mean|p - q| / mean|q|: the ratio is the mean over tokens of |d_t| / |d_{t-1}|
-    (Euclidean norms over channels, which come last), the pair is relL1(x_t, x_{t-1}) and relL1(d_t, d_{t-1}).
+    d_t is the trunk's delta in evaluation t (its first stream that is read later), x_t is the input of the
+    first block's attention, relL1(p, q) = mean|p - q| / mean|q|. The ratio is the mean over tokens of
+    |d_t| / |d_{t-1}| (Euclidean norms over channels, the last dimension). The pair is relL1(x_t, x_{t-1}) and
+    relL1(d_t, d_{t-1}).
 
     Args:
         module: the denoiser.
@@ -38,21 +39,21 @@ class Changes(Observer):
         sublayers = discover(module).sublayers
         self._attention = next((s.module for s in sublayers if s.kind == "attn" and s.depth == 0), None)
         self._call: Call | None = None
-        self._given: dict[str, Now] = {}
+        self._inputs: dict[str, Now] = {}
         self._deltas: dict[str, Now] = {}
-        self._moved: dict[str, Now] = {}
+        self._input_changes: dict[str, Now] = {}
         self._run: dict[str, list[tuple[float, float]]] = defaultdict(list)
         self._ratios: dict[int, list[float]] = defaultdict(list)
         self._pairs: list[tuple[float, float]] = []
 
     @contextmanager
     def watching(self, module: nn.Module) -> Iterator[None]:
-        """Look at the trunk and at what the first attention is given, during one run of the denoiser."""
+        """Observe the trunk and the input of the first attention, during one run of the denoiser."""
 
         def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             now = first_tensor(args, kwargs)
             if self._call is not None and now is not None:
-                self._see_given(self._call, now)
+                self._see_input(self._call, now)
 
         hook = None
         if self._attention is not None:
@@ -65,19 +66,19 @@ class Changes(Observer):
                 hook.remove()
             for pairs in self._run.values():
                 self._pairs += pairs
-            for kept in (self._given, self._deltas, self._moved, self._run):
-                kept.clear()
+            for buffer in (self._inputs, self._deltas, self._input_changes, self._run):
+                buffer.clear()
 
     def on_call(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """A call begins."""
+        """Note the call."""
         self._call = call
 
     def on_output(self, call: Call, output: Any) -> None:
-        """It is over: what is called from now on is the engine's check of itself."""
+        """Forget the call: later calls of the modules belong to the engine's self-check."""
         self._call = None
 
     def on_compute(self, site: str, call: Call, output: SiteOutput) -> None:
-        """Look at the trunk's change."""
+        """Record the trunk's delta."""
         if site == "trunk" and output.changes:
             self._see_delta(call, output.changes[0])
 
@@ -88,14 +89,14 @@ class Changes(Observer):
         if index != call.index - 1 or index < 0 or before.shape != delta.shape:
             return
         self._ratios[call.index].append(_magnitude(delta, before))
-        when, moved = self._moved.get(branch, (-1, delta))
+        when, moved = self._input_changes.get(branch, (-1, delta))
         if when == call.index:
             self._run[branch].append((float(moved), float(relative_change(delta, before))))
 
     def ratios(self, steps: int) -> tuple[Floats | None, float]:
-        """(T,), the mean ratio of every evaluation, the first 1; and the largest standard deviation of one.
+        """(T,) mean ratio of every evaluation (the first is 1), and the largest standard deviation.
 
-        None where the trunk's change was not seen in every evaluation.
+        None and 0 if the trunk was not observed in every evaluation.
         """
         if any(t not in self._ratios for t in range(1, steps)):
             return None, 0.0
@@ -103,18 +104,18 @@ class Changes(Observer):
         return np.array(means), max(float(np.std(self._ratios[t])) for t in range(1, steps))
 
     def pairs(self) -> Floats | None:
-        """(N, 2), run by run, branch by branch, from evaluation 1 on; None where nothing was seen."""
+        """(N, 2) pairs, by run, branch and evaluation (from 1 on); None if nothing was observed."""
         return np.array(self._pairs) if self._pairs else None
 
-    def _see_given(self, call: Call, now: torch.Tensor) -> None:
+    def _see_input(self, call: Call, now: torch.Tensor) -> None:
         branch = call.branch.name
-        index, before = self._given.get(branch, (-1, now))
+        index, before = self._inputs.get(branch, (-1, now))
         if index == call.index:
-            # Some models send both of their streams through one module: the first is the picture's.
+            # Some models call one module for two streams: the first call is the picture's.
             return
         if index == call.index - 1 and index >= 0 and before.shape == now.shape:
-            self._moved[branch] = (call.index, relative_change(now, before))
-        self._given[branch] = (call.index, now.detach().clone())
+            self._input_changes[branch] = (call.index, relative_change(now, before))
+        self._inputs[branch] = (call.index, now.detach().clone())
 
 
 def _magnitude(now: torch.Tensor, before: torch.Tensor) -> float:

@@ -1,10 +1,10 @@
-"""The features of one run, held in host memory until their tables are formed.
+"""The features of one run, held in host memory until their tables are computed.
 
-Every feature (one site, branch and frame in one evaluation) is a long vector. Where all of them fit into the
-cap they are kept whole, in float32. Where they do not, a long one becomes as many numbers as there is room
-for: one half a count-sketch (Charikar et al. 2002), whose inner products are right on average, the other half
-a sample of its coordinates, for what is a sum over coordinates. All evaluations of a run go through the same
-sketch, so that differences of features are as exact, relative to their own length, as the features.
+A feature (one site, branch and frame in one evaluation) is a long vector. If all features fit into the cap,
+they are kept whole, in float32. If not, long ones are reduced to as many numbers as fit: one half is a
+count-sketch (Charikar et al. 2002), whose inner products are unbiased, the other half a sample of the
+coordinates, for sums over coordinates. All evaluations of a run use the same sketch, so that differences of
+features have the same relative error as the features.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ import torch
 from dcache.errors import DcacheError
 from dcache.profile import FeatureTables
 
+# Smallest size of a sketch.
 FEWEST = 64
+# Columns that are converted to float64 at once.
 _CHUNK = 1 << 14
 
 
 class Key(NamedTuple):
-    """What a row of features belongs to."""
+    """Identifies a feature: its site, guidance branch and frame (`value` or `delta`)."""
 
     site: str
     branch: str
@@ -35,15 +37,15 @@ class Key(NamedTuple):
 
 
 def room(sizes: Mapping[Key, int], steps: int, cap: int) -> int | None:
-    """The most numbers that a feature may be kept as; None where all fit whole.
+    """Largest number of elements to keep of a feature; None if all features fit whole.
 
     Args:
-        sizes: numbers of every feature.
+        sizes: number of elements of every feature.
         steps: evaluations, each with a feature of every key.
-        cap: bytes for all of them.
+        cap: bytes for all features of a run.
 
     Raises:
-        DcacheError: too few numbers are left to tell anything.
+        DcacheError: fewer than `FEWEST` elements are left for a feature.
     """
     left = cap // (4 * steps)
     for i, size in enumerate(sorted(sizes.values())):
@@ -53,8 +55,8 @@ def room(sizes: Mapping[Key, int], steps: int, cap: int) -> int | None:
                 least = 4 * steps * sum(min(size, FEWEST) for size in sizes.values())
                 raise DcacheError(
                     f"a cap of {cap} bytes leaves {max(share, 0)} numbers for each of {len(sizes)} features "
-                    f"in each of {steps} evaluations, and fewer than {FEWEST} tell nothing: {least} bytes "
-                    "are the least; observe fewer sites, or raise the cap"
+                    f"in each of {steps} evaluations, and a sketch needs at least {FEWEST}. Raise the cap to "
+                    f"{least} bytes or more, or observe fewer sites"
                 )
             return share
         left -= size
@@ -67,27 +69,27 @@ def sketch_error(numbers: int) -> float:
 
 
 def not_finite(key: Key, index: int) -> DcacheError:
-    """What to say of a broken feature."""
+    """The error for a feature with NaN or infinity."""
     return DcacheError(
-        f"the {key} is NaN or infinite in evaluation {index}: nothing can be planned from a broken run. Try "
-        "more steps, or float32 in place of a narrow dtype"
+        f"the {key} is NaN or infinite in evaluation {index}, so nothing can be planned from this run. Try "
+        "more steps, or float32 instead of a 16-bit dtype"
     )
 
 
 class FeatureBuffer:
-    """The features of a run of every key.
+    """Stores the features of one run, whole or as sketches.
 
     Args:
-        sizes: numbers of every feature; one comes in pieces that add up to it.
+        sizes: number of elements of every feature; its pieces must add up to it.
         steps: evaluations of a run.
-        cap: bytes that may be held.
-        device: where the tables are computed.
+        cap: bytes to hold at most.
+        device: device on which the tables are computed.
 
     Raises:
-        DcacheError: the cap is too small for a useful sketch.
+        DcacheError: the cap is too small for a sketch.
 
     Attributes:
-        numbers: that a sketched feature is kept as, None where all are whole.
+        numbers: size of a sketched feature; None if all are whole.
     """
 
     def __init__(
@@ -104,17 +106,17 @@ class FeatureBuffer:
         self.begin(0)
 
     def begin(self, seed: int) -> None:
-        """Forget what is held: another run begins, with a sketch of its own."""
+        """Clear the buffer for another run; `seed` draws its sketch."""
         self._seed = seed
         self._seen: dict[Key, set[int]] = {key: set() for key in self.sizes}
         self._pieces: dict[tuple[Key, int], list[torch.Tensor]] = {}
         self._mixes: dict[tuple[int, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def put(self, key: Key, index: int, pieces: Sequence[torch.Tensor]) -> None:
-        """Take a feature, or a part of it, of evaluation `index`.
+        """Store a feature of evaluation `index`, or some pieces of it.
 
         Raises:
-            DcacheError: it is not as long as those before it.
+            DcacheError: the key or evaluation is not expected, or the feature is longer than its size.
         """
         waiting = self._pieces.setdefault((key, index), [])
         waiting += [piece.detach().flatten().float() for piece in pieces]
@@ -128,10 +130,10 @@ class FeatureBuffer:
         self._seen[key].add(index)
 
     def tables(self, key: Key) -> FeatureTables:
-        """The tables of one key; an evaluation in which it was not called counts as the nearest that was.
+        """The tables of one key. An evaluation without the feature gets the one of the nearest evaluation.
 
         Raises:
-            DcacheError: a feature has NaN or infinity, or only a part of it was seen.
+            DcacheError: a feature has NaN or infinity, is incomplete, or was never stored.
         """
         for waiting, index in self._pieces:
             if waiting == key:
@@ -154,7 +156,7 @@ class FeatureBuffer:
         return self.numbers is None or self.sizes[key] <= self.numbers
 
     def _sketched(self, vector: torch.Tensor) -> torch.Tensor:
-        """A count-sketch, then a sample of the coordinates."""
+        """(numbers,): a count-sketch, then a sample of the coordinates."""
         numbers = self.numbers or 0
         half = numbers // 2
         place = (len(vector), vector.device)
@@ -167,14 +169,14 @@ class FeatureBuffer:
         mixed = vector[order]
         sample = mixed[: numbers - half].clone()
         mixed.mul_(signs)
-        # Shuffled and dealt out in turns: every bucket gets as many, and no atomic addition is needed.
+        # Bucket j gets every `half`-th of the shuffled elements: buckets of equal size, no atomic additions.
         padded = torch.nn.functional.pad(mixed, (0, -len(mixed) % half))
         return torch.cat([padded.view(-1, half).sum(0), sample])
 
     def _irregular(self, key: Key, index: int) -> DcacheError:
         return DcacheError(
-            f"the {key} has another size in evaluation {index} than in others of this run, so that they "
-            "cannot be compared: leave the site out (sites=...)"
+            f"the {key} has another size in evaluation {index} than in other evaluations, so they cannot be "
+            "compared: leave the site out (sites=...)"
         )
 
 
@@ -183,7 +185,10 @@ def _nearest(among: Sequence[int], t: int) -> int:
 
 
 def _tables(rows: torch.Tensor, sample: torch.Tensor, size: int, device: torch.device) -> FeatureTables:
-    """Means over the elements: inner products of `rows`, sums over `sample`."""
+    """Tables of features: means of inner products from `rows` (T, N), of L1 sums from `sample` (T, M).
+
+    `size` is the number of elements of the whole feature.
+    """
     steps = len(rows)
     gram = torch.zeros(steps, steps, dtype=torch.float64, device=device)
     for part in torch.split(rows, _CHUNK, 1):
@@ -195,5 +200,5 @@ def _tables(rows: torch.Tensor, sample: torch.Tensor, size: int, device: torch.d
         distance += torch.cdist(some, some, p=1.0)
         lengths += some.abs().sum(1)
     count = sample.shape[1]
-    found = (gram / size, distance / count, lengths / count)
-    return FeatureTables(*(np.asarray(one.cpu().numpy(), np.float64) for one in found))
+    means = (gram / size, distance / count, lengths / count)
+    return FeatureTables(*(np.asarray(table.cpu().numpy(), np.float64) for table in means))

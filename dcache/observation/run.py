@@ -1,4 +1,4 @@
-"""Observation of one run in which everything is computed: the features of every site."""
+"""Observation of one uncached run: collects the features of every site."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ MODEL = "model"
 
 
 class See(Protocol):
-    """Takes what a site gave in one call."""
+    """Callback for the output of a site in one call."""
 
     def __call__(self, site: str, call: Call, output: SiteOutput) -> None:
-        """The outputs must not be changed."""
+        """Receive the output; its tensors must not be changed."""
 
 
 class SiteObserver(Observer):
-    """Shows a callback what every bound site gives; the engine stores nothing meanwhile.
+    """Passes the output of every bound site to a callback; the engine caches nothing meanwhile.
 
     Args:
-        see: called with every site's output in every call. A module that is called several times in an
-            evaluation is seen several times.
-        model: show the whole denoiser too; its change is that of its first argument, where the shapes agree.
+        see: called with every site's output in every call; several times for a module that is called several
+            times in an evaluation.
+        model: pass the output of the whole denoiser too. Its delta is output minus first argument, if their
+            shapes are equal.
     """
 
     stores = False
@@ -45,17 +46,17 @@ class SiteObserver(Observer):
         self.entry: torch.Tensor | None = None
 
     def on_call(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Keep the first argument: the denoiser may write over it."""
+        """Copy the first argument, because the denoiser may overwrite it."""
         if self.model:
             entry = first_tensor(args, kwargs)
             self.entry = None if entry is None else entry.detach().clone()
 
     def on_compute(self, site: str, call: Call, output: SiteOutput) -> None:
-        """Show the site."""
+        """Pass on the site's output."""
         self.see(site, call, output)
 
     def on_output(self, call: Call, output: Any) -> None:
-        """Show the denoiser."""
+        """Pass on the denoiser's output."""
         if not self.model:
             return
         leaves = [leaf for leaf in flatten(output)[0] if isinstance(leaf, torch.Tensor)]
@@ -68,13 +69,13 @@ class SiteObserver(Observer):
 
 @dataclass
 class RunShape:
-    """What a run consists of.
+    """Number of evaluations, sampler and feature sizes of a run.
 
     Attributes:
-        sizes: numbers of every feature.
-        steps: evaluations.
+        sizes: number of elements of every feature.
+        steps: number of evaluations.
         sampler: class name of the sampler, "" for a hand-written loop.
-        sigmas: noise levels of the evaluations and the end's, () where the sampler does not tell.
+        sigmas: noise levels of the evaluations and the final one, () if the sampler has none.
     """
 
     sizes: dict[Key, int] = field(default_factory=dict)
@@ -84,12 +85,12 @@ class RunShape:
 
 
 def shape_of_run(module: nn.Module, run: Callable[[], Any], model: bool = True) -> RunShape:
-    """Make one run to see how much there is to hold.
+    """Make one run to measure the sizes of its features.
 
     Args:
-        module: a denoiser on which a method that computes everything is enabled.
+        module: a denoiser with a method enabled that computes everything.
         run: makes the run.
-        model: look at the whole denoiser too.
+        model: observe the whole denoiser too.
 
     Raises:
         DcacheError: a feature is not finite, the denoiser was not called, or the run has one evaluation.
@@ -104,10 +105,10 @@ def shape_of_run(module: nn.Module, run: Callable[[], Any], model: bool = True) 
             shape.sigmas = _sigmas(call.run) or shape.sigmas
         for key, leaves in keyed(site, call, output):
             if call.observing and not all(bool(leaf.isfinite().all()) for leaf in leaves):
-                # Else the engine's check of itself would be what fails.
+                # Raised here, because otherwise the engine's self-check would fail with a less clear error.
                 raise not_finite(key, call.index)
-            at = sizes.setdefault(key, {})
-            at[call.index] = at.get(call.index, 0) + sum(leaf.numel() for leaf in leaves)
+            by_step = sizes.setdefault(key, {})
+            by_step[call.index] = by_step.get(call.index, 0) + sum(leaf.numel() for leaf in leaves)
 
     with observe(module, SiteObserver(look, model)):
         run()
@@ -115,8 +116,8 @@ def shape_of_run(module: nn.Module, run: Callable[[], Any], model: bool = True) 
         raise DcacheError(f"{type(module).__name__} was not called in the run")
     if shape.steps < 2:
         raise DcacheError(f"the run has {shape.steps} evaluation: there is nothing to predict")
-    # Until the first call was checked all streams count as read: take the last.
-    shape.sizes = {key: at[max(at)] for key, at in sizes.items()}
+    # The first call counts all streams as read, before the engine knows which are: take the last call's size.
+    shape.sizes = {key: by_step[max(by_step)] for key, by_step in sizes.items()}
     return shape
 
 
@@ -127,14 +128,14 @@ def observe_run(
     changes: Changes | None = None,
     model: bool = True,
 ) -> None:
-    """Make one run and keep its features.
+    """Make one run and store its features.
 
     Args:
-        module: a denoiser on which a method that computes everything is enabled.
+        module: a denoiser with a method enabled that computes everything.
         run: makes the run.
-        features: takes what the sites give.
-        changes: takes how the trunk's change moves, or None.
-        model: look at the whole denoiser too.
+        features: stores the features.
+        changes: collects changes of the trunk; None collects none.
+        model: observe the whole denoiser too.
 
     Raises:
         DcacheError: a feature's size changes within the run.
@@ -152,7 +153,7 @@ def observe_run(
 
 
 def keyed(site: str, call: Call, output: SiteOutput) -> list[tuple[Key, Sequence[torch.Tensor]]]:
-    """The features of one output: its value, and its change where there is one."""
+    """The features of one output with their keys: its value, and its delta if there is one."""
     value = (Key(site, call.branch.name, "value"), output.values)
     if output.changes is None:
         return [value]

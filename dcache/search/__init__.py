@@ -1,6 +1,8 @@
-"""Schedule search: caching schedules judged by the pictures they make and by measured cost.
+"""Schedule search: caching schedules chosen by the quality of their final pictures and by measured cost.
 
-`calibrate.py` finds one for a wanted speedup: `placing.py` searches the places of computes, `closed_loop.py`
-fits the weights, both on final pictures (`render.py`). What will be: NSGA-II and MAP-Elites over genomes with
-a canonical live form, the resumable evaluation of candidates by several processes, and the Pareto front.
+- `calibrate.py` finds one schedule for a speedup: `placement.py` searches the computed evaluations,
+  `closed_loop.py` fits the weights, both on final pictures (`render.py`).
+- `search.py` finds a Pareto front: `strategies/` propose genomes (`space.py`), `loop.py` evaluates them
+  (`evaluators.py`, `quality.py`) and logs the results (`journal.py`), `front_report.py` writes the front.
+- `observe.py` measures the profile that planners and searches start from.
 """

@@ -1,8 +1,8 @@
-"""Which tokens the attention of each block prefers, seen in uncached runs (ProfilingDiT's profile).
+"""ProfilingDiT's profile: how much of the foreground each block's self-attention prefers, from uncached runs.
 
-For every block l: R(l) = |high and foreground| / |foreground|, with `high` the share of the tokens that
-receive most of the block's self-attention, and the foreground as in `dcache.search.foreground`. It costs the
-runs, and in the evaluations that are looked at every self-attention a second time.
+For every block l: R(l) = |high & foreground| / |foreground|, where `high` are the tokens that receive most of
+the block's self-attention, and the foreground is as in `dcache.search.foreground`. The observed evaluations
+compute every self-attention a second time.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ import dcache
 from dcache.engine.call import Call
 from dcache.engine.observe import Observer, observe
 from dcache.errors import DcacheError, DcacheWarning
+from dcache.eval.progress import StageProgress
 from dcache.eval.subject import Subject
 from dcache.identity.denoisers import denoisers
 from dcache.intercept.pytree import first_tensor, flatten
 from dcache.profile import Profile
-from dcache.search.attention_mass import Seeing, mass
+from dcache.search.attention_mass import AttentionCalls, mass
 from dcache.search.check import refuse_other
 from dcache.search.foreground import foreground, patches, preference
 from dcache.sites.discovery import discover
@@ -44,46 +45,46 @@ def with_attention(
     seed: int = 0,
     every: int = EVERY,
     top: float = TOP,
-    tell: Callable[[str], None] = lambda _what: None,
+    progress: StageProgress = lambda _stage: None,
 ) -> Profile:
     """The profile with `attention`: for every block the share of the foreground that its attention prefers.
 
     Args:
         subject: the pipeline.
-        profile: of it.
+        profile: a profile of the pipeline.
         prompts: one run each.
         seed: picture i has seed + i.
-        every: every so many evaluations are looked at, from the first on.
-        top: the share of the tokens that counts as preferred; with attention that prefers nothing R is this.
-        tell: called with what is under way.
+        every: observe every `every`-th evaluation, from the first on.
+        top: share of the tokens that counts as preferred. Attention without any preference gives R = `top`.
+        progress: called with a description of each stage.
 
     Raises:
         DcacheError: no prompts, a profile of another model, or a model whose self-attention cannot be seen.
     """
     if not prompts:
-        raise DcacheError("no prompts: give at least one to observe attention")
+        raise DcacheError("expected at least one prompt to observe attention, got none")
     check_whole("every", every, 1)
     check_number("top", top, 0.0)
     refuse_other(profile, subject)
     module = denoisers(subject.pipe)[profile.component]
-    # Remembering the whole model says which evaluation a call belongs to, and costs one latent.
+    # Caching the model's output is the cheapest method (one latent); it numbers the evaluations.
     everything = dcache.methods.interval(interval=1, sites="model")
     try:
         with warnings.catch_warnings(), dcache.enabled(subject.pipe, everything):
             warnings.simplefilter("error", DcacheWarning)
             watch = Watch(module, every, top)
             for i, prompt in enumerate(prompts):
-                tell(f"attention: run {i + 1} of {len(prompts)}")
+                progress(f"attention: run {i + 1} of {len(prompts)}")
                 with watch.looking():
                     subject([prompt], [seed + i])
     except DcacheWarning as warning:
         raise DcacheError(f"{type(module).__name__} cannot be observed: {warning}") from None
-    made = {**profile.made, "attention": {"prompts": len(prompts), "every": every, "top": top}}
-    return replace(profile, attention=watch.result(), made=made)
+    recorded = {**profile.made, "attention": {"prompts": len(prompts), "every": every, "top": top}}
+    return replace(profile, attention=watch.result(), made=recorded)
 
 
 class Watch(Observer):
-    """Looks at one denoiser's self-attention, block by block.
+    """Observes one denoiser's self-attention, block by block.
 
     Args:
         module: the denoiser.
@@ -91,7 +92,7 @@ class Watch(Observer):
         top: as in `with_attention`.
 
     Raises:
-        DcacheError: it has no list of blocks, or blocks whose self-attention is not declared.
+        DcacheError: the module has no list of blocks, or blocks whose self-attention is not declared.
     """
 
     sees_outputs = False
@@ -115,17 +116,17 @@ class Watch(Observer):
         self.inside: int | None = None
         self.masses: dict[int, torch.Tensor] = {}
         self.channels = 0
-        self.found: dict[int, list[float]] = defaultdict(list)
+        self.preferences: dict[int, list[float]] = defaultdict(list)
 
     @contextmanager
     def looking(self) -> Iterator[None]:
-        """Watch the model, its attentions, and torch's attention function, for one run."""
+        """Observe the model, its attention modules and torch's attention function during one run."""
         hooks = []
         for depth, attention in self.attentions.items():
             hooks.append(attention.register_forward_pre_hook(self._entering(depth)))
             hooks.append(attention.register_forward_hook(self._entering(None), always_call=True))
         try:
-            with observe(self.module, self), Seeing(self._see):
+            with observe(self.module, self), AttentionCalls(self._see):
                 yield
         finally:
             for hook in hooks:
@@ -137,22 +138,22 @@ class Watch(Observer):
         Raises:
             DcacheError: the attention of some block was not seen.
         """
-        blind = [str(i) for i in range(self.depth) if not self.found[i]]
-        if blind:
+        unseen = [str(i) for i in range(self.depth) if not self.preferences[i]]
+        if unseen:
             raise DcacheError(
-                f"the self-attention of blocks {', '.join(blind)} of {type(self.module).__name__} was not "
+                f"the self-attention of blocks {', '.join(unseen)} of {type(self.module).__name__} was not "
                 "seen: it must go through torch.nn.functional.scaled_dot_product_attention, not compiled, "
                 "and the predicted noise must differ from token to token"
             )
-        return {f"block:{i}": float(np.mean(self.found[i])) for i in range(self.depth)}
+        return {f"block:{i}": float(np.mean(self.preferences[i])) for i in range(self.depth)}
 
     @property
     def wanted(self) -> bool:
-        """Whether the call under way is looked at."""
+        """Whether the current call belongs to an observed evaluation."""
         return self.call is not None and self.call.index % self.every == 0
 
     def on_call(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """A call begins."""
+        """Note the call and the number of latent channels; forget the last call's attention."""
         self.call, self.masses = call, {}
         entry = first_tensor(args, kwargs)
         self.channels = 0 if entry is None else entry.shape[1]
@@ -164,12 +165,12 @@ class Watch(Observer):
         return see
 
     def _see(self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scale: Any) -> None:
-        # Beside its own tokens a block may attend to others in the same module: the first is self-attention.
+        # A module may attend more than once, to other tokens after its own: the first call is self-attention.
         if self.inside is not None and self.inside not in self.masses and self.wanted:
             self.masses[self.inside] = mass(query, key, mask, scale)
 
     def on_output(self, call: Call, output: Any) -> None:
-        """A call is over: compare what its attentions preferred with the foreground of its prediction."""
+        """At the end of a call, compare each block's attention with the foreground of the prediction."""
         wanted, self.call = self.wanted, None
         if not wanted or not self.masses:
             return
@@ -180,14 +181,15 @@ class Watch(Observer):
             if masses.shape != tokens.shape[:2]:
                 raise DcacheError(
                     f"block {depth} of {type(self.module).__name__} attends to {masses.shape[1]} tokens, "
-                    f"and the prediction has {tokens.shape[1]}: attention with text in it is not understood"
+                    f"and the prediction has {tokens.shape[1]}: attention that includes text tokens is not "
+                    "supported"
                 )
             for row, mask in zip(masses.cpu().double().numpy(), masks, strict=True):
                 if mask.any():
-                    self.found[depth].append(preference(row, mask, self.top))
+                    self.preferences[depth].append(preference(row, mask, self.top))
 
     def _tokens(self, prediction: torch.Tensor) -> torch.Tensor:
-        """(B, N, C), the prediction as the tokens that it was put together from."""
+        """(B, N, C): the prediction cut into the tokens it was assembled from."""
         if prediction.ndim == 3:
             return prediction
         size = getattr(getattr(self.module, "config", None), "patch_size", None)
@@ -195,7 +197,7 @@ class Watch(Observer):
         extents = prediction.shape[2:]
         if len(sizes) != len(extents) or any(e % s for e, s in zip(extents, sizes, strict=True)):
             raise DcacheError(
-                f"{type(self.module).__name__} does not tell how its prediction {tuple(prediction.shape)} is "
-                f"made of patches: its config's patch_size is {size!r}"
+                f"cannot cut the prediction {tuple(prediction.shape)} of {type(self.module).__name__} into "
+                f"patches: expected config.patch_size to divide it, got {size!r}"
             )
         return patches(prediction, sizes)

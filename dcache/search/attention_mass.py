@@ -1,4 +1,4 @@
-"""How much of an attention each token receives, computed a second time beside torch's own function."""
+"""Attention received by each token, recomputed beside torch's attention function."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-# Of longer sequences so many queries are looked at, evenly spaced.
+# Longer sequences are sampled: at most this many queries, evenly spaced.
 QUERIES = 1024
 
 
-class Seeing(TorchFunctionMode):
-    """Shows every call of torch's attention before it is made."""
+class AttentionCalls(TorchFunctionMode):
+    """Calls `see(query, key, mask, scale)` before every call of torch's scaled_dot_product_attention."""
 
     def __init__(self, see: Callable[..., None]) -> None:
         super().__init__()
@@ -39,8 +39,8 @@ def mass(
     Args:
         query: (B, heads, N, C).
         key: (B, heads or a divisor of them, M, C).
-        mask: as of scaled_dot_product_attention, bool or added.
-        scale: of the products; None for 1 / sqrt(C).
+        mask: as for scaled_dot_product_attention, bool or additive; broadcast to (B, heads, N, M).
+        scale: factor of the products; None is 1 / sqrt(C).
 
     Returns:
         (B, M), float32.
@@ -50,12 +50,16 @@ def mass(
         some = query[..., ::step, :].float()
         keys = key.float().repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         total = torch.zeros(query.shape[0], key.shape[-2], device=query.device)
-        # Head by head: the weights of all heads at once may be large.
+        # One head at a time, to limit memory: the weights are (B, N, M) for each.
         for head in range(query.shape[1]):
             logits = some[:, head] @ keys[:, head].transpose(-1, -2)
             logits *= 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
             if mask is not None:
-                its = torch.broadcast_to(mask, (*query.shape[:-1], key.shape[-2]))[:, head, ::step]
-                logits = logits.masked_fill(~its, -math.inf) if mask.dtype == torch.bool else logits + its
+                head_mask = torch.broadcast_to(mask, (*query.shape[:-1], key.shape[-2]))[:, head, ::step]
+                logits = (
+                    logits.masked_fill(~head_mask, -math.inf)
+                    if mask.dtype == torch.bool
+                    else logits + head_mask
+                )
             total += logits.softmax(dim=-1).mean(dim=-2)
         return total / query.shape[1]

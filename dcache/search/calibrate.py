@@ -1,9 +1,10 @@
-"""A schedule for one pipeline and one speedup: how often to compute, where, and with which weights.
+"""Calibration: a schedule for one pipeline and one speedup.
 
-How often follows from measured seconds (`pace.py`); where, from a local search on the final pictures
-(`placing.py`); the weights are fitted on them (`closed_loop.py`). Prompts are parted: places and weights come
-from one part, what is kept of them is decided on the other. The trunk (or what the default remembers) is
-scheduled, with all guidance branches together; schedules of any other kind can be handed in to compete.
+The number of computed evaluations follows from measured seconds (`latency_model.py`). Their places come from
+a local search on the final pictures (`placement.py`), the weights from a fit on them (`closed_loop.py`).
+Places and weights are fitted on one part of the prompts and checked on the other. The schedule is for the
+trunk (or the site that the default method caches instead), the same for all guidance branches. Other
+schedules can be passed in to compete.
 """
 
 from __future__ import annotations
@@ -14,39 +15,39 @@ from dataclasses import dataclass, replace
 
 from dcache.errors import DcacheError
 from dcache.eval.bench import bench
+from dcache.eval.progress import StageProgress
 from dcache.eval.specs import MethodEntry
 from dcache.eval.subject import Subject
 from dcache.schedule import Schedule
 from dcache.search.check import figures
 from dcache.search.closed_loop import Share, fit, straight, with_slopes
 from dcache.search.latency_model import CalibrationTarget, LinearLatency, fit_latency, observe
-from dcache.search.observation_runs import Tell
 from dcache.search.placement import Anchors, Placed, descend, even_places, front_loaded_places
 from dcache.search.render import Renderer
 
 FEWEST_PROMPTS = 3
-# A schedule that was handed in may be this much slower than asked: seconds are not known better.
+# A start may miss the speedup by this factor: timings are no more precise.
 LEEWAY = 0.98
 # Gauss-Newton steps of the weights: a second one gained less than 0.1 dB on the demo, for as many runs.
 STEPS = 1
 
 
 SHARES = (Share(0.0), Share(0.5), Share(1.0))
-# Guidance magnifies the difference between the halves, and what a line does to it.
+# Guidance magnifies the difference of the halves, and with it the error of extrapolating that.
 PAIRED = (Share(1.0, 0.0), Share(0.5, 0.0), Share(1.0, 0.25))
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What was found.
+    """Result of a calibration.
 
     Attributes:
-        schedule: with its measured cost and quality.
-        placed: mean PSNR of the places before weights were fitted, on the checking prompts, in dB.
-        fitted: the same of the schedule.
-        expected: speedup by the pace; of a schedule that was handed in, by a first timing.
-        speedup: measured, of the whole call.
-        rendered: cached runs of the search and the fit.
+        schedule: the schedule, with its measured speedup and quality.
+        placed: mean PSNR in dB on the checking prompts, before weights were fitted.
+        fitted: mean PSNR in dB on the checking prompts, of the schedule.
+        expected: speedup expected from the latency model; for a start, its first timing.
+        speedup: measured speedup of the whole call.
+        rendered: number of cached runs of the search and the fit.
     """
 
     schedule: Schedule
@@ -66,49 +67,49 @@ def calibrate(
     seed: int = 0,
     repeats: int = 3,
     starts: Sequence[Schedule] = (),
-    tell: Tell = lambda _what: None,
+    progress: StageProgress = lambda _stage: None,
 ) -> Calibrated:
-    """Find a schedule that makes the pipeline's calls this much faster.
+    """Find a schedule for a speedup of the pipeline's calls.
 
     Args:
         subject: the pipeline and its steps, guidance and size, which the schedule is for.
-        prompts: three or more; two thirds to fit on, one third to check on.
-        speedup: of the whole call.
-        budget: most sets of places to look at; each costs a cached run of the fitting prompts.
-        seed: of the pictures and of the search.
-        repeats: calls of each that are timed.
-        starts: schedules to begin with. One whose rows are all equal gives its places, if they are as many as
-            can be afforded; every one competes as it is, if it is fast enough.
-        tell: called with what is under way.
+        prompts: three or more; two thirds are for fitting, one third for checking.
+        speedup: wanted speedup of the whole call.
+        budget: most sets of places to evaluate; each takes a cached run of the fitting prompts.
+        seed: seed of the first picture and of the search.
+        repeats: timed calls of each.
+        starts: schedules to start from. If all rows of one are equal and compute as often as the speedup
+            allows, its places start a local search. Each also competes unchanged, if it is fast enough.
+        progress: called with a description of each stage.
 
     Raises:
-        DcacheError: too few prompts, no budget, a speedup that cannot be had, a start that does not fit, or a
+        DcacheError: too few prompts, no budget, a speedup out of reach, a start that does not fit, or a
             pipeline with several denoisers.
     """
     if len(prompts) < FEWEST_PROMPTS:
         raise DcacheError(
-            f"expected {FEWEST_PROMPTS} or more prompts, to fit on and to check on: {len(prompts)}"
+            f"expected {FEWEST_PROMPTS} or more prompts, for fitting and for checking, got {len(prompts)}"
         )
     if budget < 1:
-        raise DcacheError(f"expected a budget of 1 or more sets of places to look at, got {budget}")
-    tell("timing")
-    base = observe(subject, prompts[0], seed)
+        raise DcacheError(f"expected a budget of 1 or more sets of places to evaluate, got {budget}")
+    progress("timing")
+    target = observe(subject, prompts[0], seed)
     cut = max(1, len(prompts) // 3)
-    known = fit_latency(subject, base, prompts[:cut], seed, repeats)
-    computes = known.computes(speedup)
-    tell("uncached pictures")
+    latency = fit_latency(subject, target, prompts[:cut], seed, repeats)
+    computes = latency.computes(speedup)
+    progress("uncached pictures")
     fitting = Renderer(subject, prompts[cut:], seed + cut)
     checking = Renderer(subject, prompts[:cut], seed)
-    tell(f"places of {computes} computes")
-    places = [make(computes, base.steps) for make in (even_places, front_loaded_places)]
-    places += starting_places(starts, computes, base.steps)
-    found, share = _search(base, fitting, places, budget, random.Random(seed))
-    tell("weights")
-    best = _weighed(base, found.anchors, share, fitting, checking, known)
-    tell("timing the schedule")
-    rivals = [_rival(subject, one, checking, prompts[:cut], seed, repeats) for one in starts]
-    allowed = [one for one in rivals if one.expected >= LEEWAY * speedup]
-    best = max([best, *allowed], key=lambda one: one.fitted)
+    progress(f"places of {computes} computes")
+    places = [make(computes, target.steps) for make in (even_places, front_loaded_places)]
+    places += starting_places(starts, computes, target.steps)
+    placed, share = _search(target, fitting, places, budget, random.Random(seed))
+    progress("weights")
+    best = _weighed(target, placed.anchors, share, fitting, checking, latency)
+    progress("timing the schedule")
+    rivals = [_rival(subject, start, checking, prompts[:cut], seed, repeats) for start in starts]
+    allowed = [rival for rival in rivals if rival.expected >= LEEWAY * speedup]
+    best = max([best, *allowed], key=lambda candidate: candidate.fitted)
     reached = measured_speedup(subject, best.schedule, prompts[:cut], seed, repeats)
     schedule = replace(
         best.schedule,
@@ -119,62 +120,65 @@ def calibrate(
     return replace(best, schedule=schedule, speedup=reached, rendered=fitting.rendered + checking.rendered)
 
 
-def followed(base: CalibrationTarget, anchors: Anchors, share: Share) -> Schedule:
-    """Computed at these places, predicted along the lines through the last two."""
-    at = base.at(anchors)
+def followed(target: CalibrationTarget, anchors: Anchors, share: Share) -> Schedule:
+    """The schedule that computes at these places and predicts along the line through the last two anchors."""
+    at = target.at(anchors)
     apart = None if share.apart is None else straight(at, share.apart)
     return with_slopes(at, straight(at, share.mean), apart)
 
 
 def _search(
-    base: CalibrationTarget, fitting: Renderer, places: Sequence[Anchors], budget: int, rng: random.Random
+    target: CalibrationTarget, fitting: Renderer, places: Sequence[Anchors], budget: int, rng: random.Random
 ) -> tuple[Placed, Share]:
-    """Take the best of the starts, with the share that suits it, and move on from there."""
-    shares = (*SHARES, *PAIRED) if base.paired else SHARES
+    """Local search over places, from the best pair of a start and a share; the share stays fixed."""
+    shares = (*SHARES, *PAIRED) if target.paired else SHARES
     tried = [
-        (fitting.quality(followed(base, start, one)), start, one)
+        (fitting.quality(followed(target, start, share)), start, share)
         for start in dict.fromkeys(places)
-        # Where nothing has two anchors before it, every share is the same.
-        for one in (shares if straight(base.at(start)) else shares[:1])
+        # If no prediction has two anchors before it, all shares are the same.
+        for share in (shares if straight(target.at(start)) else shares[:1])
     ]
-    _, start, share = max(tried, key=lambda one: one[0])
-    found = descend(
-        lambda anchors: fitting.quality(followed(base, anchors, share)), start, base.steps, budget, rng
+    _, start, share = max(tried, key=lambda trial: trial[0])
+    placed = descend(
+        lambda anchors: fitting.quality(followed(target, anchors, share)), start, target.steps, budget, rng
     )
-    return found, share
+    return placed, share
 
 
 def _weighed(
-    base: CalibrationTarget,
+    target: CalibrationTarget,
     anchors: Anchors,
     share: Share,
     fitting: Renderer,
     checking: Renderer,
-    known: LinearLatency,
+    latency: LinearLatency,
 ) -> Calibrated:
-    """Fit the weights of these places."""
-    at = base.at(anchors)
+    """Fit the weights for these places."""
+    at = target.at(anchors)
     slopes = straight(at, share.mean)
-    expected = known.uncached / known.seconds(len(anchors))
+    expected = latency.uncached / latency.seconds(len(anchors))
     if not slopes:
         quality = checking.quality(with_slopes(at, {}))
         return Calibrated(with_slopes(at, {}), quality, quality, expected, 0.0, 0)
-    apart = straight(at, share.apart or 0.0) if base.paired and share.apart is not None else None
+    apart = straight(at, share.apart or 0.0) if target.paired and share.apart is not None else None
     fitted = fit(at, fitting, checking, slopes, STEPS, apart)
     return Calibrated(fitted.schedule, fitted.before, fitted.after, expected, 0.0, 0)
 
 
 def starting_places(starts: Sequence[Schedule], computes: int, steps: int) -> list[Anchors]:
-    """The places of the schedules that compute everything at the same evaluations, as often as asked."""
-    found = []
-    for one in starts:
+    """Places of the starts whose sites are all computed at the same `computes` evaluations of `steps`."""
+    places = []
+    for start in starts:
         rows = {
-            row for plan in one.components.values() for sites in plan.rows.values() for row in sites.values()
+            row
+            for plan in start.components.values()
+            for sites in plan.rows.values()
+            for row in sites.values()
         }
         anchors = tuple(t for t, computed in enumerate(rows.pop()) if computed) if len(rows) == 1 else ()
-        if len(anchors) == computes and one.steps == steps and anchors[0] == 0:
-            found.append(anchors)
-    return found
+        if len(anchors) == computes and start.steps == steps and anchors[0] == 0:
+            places.append(anchors)
+    return places
 
 
 def _rival(
@@ -185,7 +189,7 @@ def _rival(
     seed: int,
     repeats: int,
 ) -> Calibrated:
-    """A schedule as it was handed in."""
+    """Quality and speedup of a start, unchanged."""
     quality = checking.quality(schedule)
     expected = measured_speedup(subject, schedule, prompts, seed, repeats)
     return Calibrated(schedule, quality, quality, expected, 0.0, 0)
@@ -194,7 +198,7 @@ def _rival(
 def measured_speedup(
     subject: Subject, schedule: Schedule, prompts: Sequence[str], seed: int, repeats: int
 ) -> float:
-    """Measured, of the whole call; 0 where the pictures are broken."""
-    choice = MethodEntry("calibrated", "calibrated", method=schedule)
-    done = bench(subject, [choice], prompts, seed=seed, repeats=repeats, count_flops=False)
-    return done.rows[0].speedup or 0.0
+    """Measured speedup of the whole call; 0 if the pictures are broken."""
+    entry = MethodEntry("calibrated", "calibrated", method=schedule)
+    result = bench(subject, [entry], prompts, seed=seed, repeats=repeats, count_flops=False)
+    return result.rows[0].speedup or 0.0

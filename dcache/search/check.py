@@ -1,4 +1,4 @@
-"""Schedules planned from a profile, and any schedule checked on the real pipeline."""
+"""Checks of a schedule on the pipeline, and of a profile against the pipeline."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from dcache.search.cost_check import CostCheck, check_cost
 
 @dataclass(frozen=True)
 class Checked:
-    """A schedule and what it did.
+    """A checked schedule and its figures.
 
     Attributes:
-        schedule: with the figures below in `measured`.
-        expected: speedup of the whole call by the profile's latencies, None without them.
-        speedup: measured, medians of calls in turns with uncached ones, of as many pictures as the latencies
-            are of (without latencies, of all prompts).
-        psnr: mean PSNR to the uncached pictures of prompts that nothing was fitted on, in dB.
-        flops: share of the sites' FLOPs that is still computed, None where they were not counted.
-        cost: what was expected and measured, with a word on how far to trust it; None without latencies.
+        schedule: the schedule, with the figures below in `measured`.
+        expected: speedup of the whole call from the profile's latencies; None without them.
+        speedup: measured speedup, from medians of calls that alternate with uncached ones. The batch has as
+            many pictures as the latencies were timed with (without latencies, all prompts).
+        psnr: mean PSNR to the uncached pictures, in dB, on prompts that nothing was fitted on.
+        flops: share of the sites' FLOPs that is still computed; None if they were not counted.
+        cost: expected and measured seconds, and how far to trust the expectation; None without latencies.
     """
 
     schedule: Schedule
@@ -40,24 +40,24 @@ class Checked:
 
 
 def refuse_other(profile: Profile, subject: Subject) -> None:
-    """Refuse a profile of another model, or of calls that differ.
+    """Raise an error if a profile does not belong to this pipeline and its call settings.
 
     Raises:
         DcacheError: the pipeline has no denoiser of that name, class or config; or its calls have other steps
             or guidance.
     """
-    found = denoisers(subject.pipe)
-    module = found.get(profile.component)
+    available = denoisers(subject.pipe)
+    module = available.get(profile.component)
     if module is None:
         raise DcacheError(
-            f"the profile is of the denoiser {profile.component!r}, and {type(subject.pipe).__name__} has "
-            f"{', '.join(map(repr, found)) or 'none'}: observe this pipeline"
+            f"the profile is of a denoiser {profile.component!r}, and {type(subject.pipe).__name__} has "
+            f"{', '.join(map(repr, available)) or 'none'}: observe this pipeline"
         )
-    came = (type(module).__name__, config_digest(module))
-    if came != (profile.model, profile.config):
+    actual = (type(module).__name__, config_digest(module))
+    if actual != (profile.model, profile.config):
         raise DcacheError(
             f"the profile is of a {profile.model} (config {profile.config}), and this pipeline's "
-            f"{profile.component} is a {came[0]} (config {came[1]}): observe this model"
+            f"{profile.component} is a {actual[0]} (config {actual[1]}): observe this model"
         )
     observed = profile.made.get("sampling_steps")
     if observed is not None and subject.steps not in (None, observed):
@@ -73,7 +73,7 @@ def refuse_other(profile: Profile, subject: Subject) -> None:
 
 
 def figures(speedup: float, psnr: float, prompts: int) -> dict[str, Any]:
-    """What a schedule file keeps as `measured`: speedup of the whole call, PSNR in dB, and where that was."""
+    """The `measured` entry of a schedule file: speedup of the call, PSNR in dB, machine, versions."""
     return {
         "speedup": round(speedup, 3),
         "psnr": round(psnr, 2),
@@ -92,14 +92,14 @@ def check(
     seed: int = 0,
     repeats: int = 3,
 ) -> Checked:
-    """Run a schedule, in its canonical form, against the uncached pipeline, in turns.
+    """Run a schedule, in its canonical form, in turns with the uncached pipeline, and compare.
 
     Args:
         subject: the pipeline.
-        schedule: what to check.
+        schedule: the schedule to check.
         prompts: one batch; nothing should have been fitted on them.
-        profile: for the expected speedup.
-        seed: of the first picture.
+        profile: gives the expected speedup.
+        seed: seed of the first picture.
         repeats: timed calls of each.
 
     Raises:
@@ -117,12 +117,12 @@ def check(
     )
     (row,) = done.rows
     if row.speedup is None or row.mean_psnr is None:
-        raise DcacheError(f"with this schedule {row.broken}: plan for less speedup")
-    speedup, expected, told = row.speedup, None, None
+        raise DcacheError(f"with this schedule {row.broken}. Plan for less speedup")
+    speedup, expected, cost_check = row.speedup, None, None
     if profile is not None and timed is not None:
-        (told,) = check_cost(subject, profile, [schedule], prompts, seed=seed, repeats=repeats)
+        (cost_check,) = check_cost(subject, profile, [schedule], prompts, seed=seed, repeats=repeats)
         expected = cost.speedup(schedule, timed)
-        speedup = expected * told.expected / told.measured
+        speedup = expected * cost_check.expected / cost_check.measured
     measured = figures(speedup, row.mean_psnr, len(prompts))
     share = None if timed is None or not timed.flops else cost.flops(schedule, timed)
-    return Checked(replace(schedule, measured=measured), expected, speedup, row.mean_psnr, share, told)
+    return Checked(replace(schedule, measured=measured), expected, speedup, row.mean_psnr, share, cost_check)

@@ -1,4 +1,4 @@
-"""A profile as the file of numbers that the presets `teacache`, `magcache` and `smoothcache` read."""
+"""Coefficients file of a profile, read by the presets `teacache`, `magcache` and `smoothcache`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ ALPHAS = (0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 
 
 def coefficients(profile: Profile, alpha: float = ALPHA) -> tuple[dict[str, Any], dict[str, str]]:
-    """What the profile tells each preset; and of the others, why it tells them nothing.
+    """The numbers for each preset, computed from a profile.
 
     Args:
-        profile: an observed one.
-        alpha: SmoothCache's threshold of the table that is used where none is named.
+        profile: an observed profile.
+        alpha: SmoothCache's threshold for the default table.
+
+    Returns:
+        Preset -> content of its entry; and preset -> reason, for presets that the profile has no data for.
     """
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     missing: dict[str, str] = {}
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "teacache": partial(_teacache, profile),
@@ -33,29 +36,29 @@ def coefficients(profile: Profile, alpha: float = ALPHA) -> tuple[dict[str, Any]
     }
     for preset, part in parts.items():
         try:
-            found[preset] = part()
+            entries[preset] = part()
         except DcacheError as error:
             missing[preset] = str(error)
-    return found, missing
+    return entries, missing
 
 
 def save(
-    profile: Profile, path: Path, of: dict[str, Any], alpha: float = ALPHA
+    profile: Profile, path: Path, source: dict[str, Any], alpha: float = ALPHA
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Write the file; returns what `coefficients` does.
+    """Write the coefficients file; returns the same as `coefficients`.
 
     Args:
-        profile: an observed one.
-        path: where to.
-        of: what else to say of the pipeline and its calls.
+        profile: an observed profile.
+        path: the file.
+        source: further entries about the pipeline and its calls, for the file's `of`.
         alpha: as in `coefficients`.
 
     Raises:
-        DcacheError: the profile tells no preset anything, or the file cannot be written.
+        DcacheError: the profile has no data for any preset, or the file cannot be written.
     """
-    found, missing = coefficients(profile, alpha)
-    if not found:
-        raise DcacheError("nothing could be measured. " + "; ".join(missing.values()))
+    entries, missing = coefficients(profile, alpha)
+    if not entries:
+        raise DcacheError("the profile has no data for any preset: " + "; ".join(missing.values()))
     about = {
         "model": profile.model,
         "config": profile.config,
@@ -63,20 +66,20 @@ def save(
         "sampler": profile.sampler,
         "evaluations": profile.steps,
     }
-    write_json(path, {"format": FORMAT, "version": VERSION, "of": about | of, **found})
-    return found, missing
+    write_json(path, {"format": FORMAT, "version": VERSION, "of": about | source, **entries})
+    return entries, missing
 
 
 def _teacache(profile: Profile) -> dict[str, Any]:
     changes = profile.input_output_changes
     if changes is not None and len({float(x) for x, _ in changes}) <= teacache.DEGREE + 1:
         raise DcacheError(
-            f"{len(changes)} changes are too few for a polynomial of degree {teacache.DEGREE}: observe more "
-            "steps"
+            f"{len(changes)} observed changes are too few for a polynomial of degree {teacache.DEGREE}: "
+            "observe more steps"
         )
     polynomial, quality = teacache.coefficients(profile)
     if changes is None:
-        raise DcacheError("no changes were observed")
+        raise DcacheError("no changes of the trunk were observed")
     return {
         "coefficients": [float(f"{c:.9g}") for c in polynomial],
         "r2": round(quality, 4),
@@ -87,7 +90,7 @@ def _teacache(profile: Profile) -> dict[str, Any]:
 
 def _magcache(profile: Profile) -> dict[str, Any]:
     if profile.ratios is None:
-        raise DcacheError(f"{profile.model} has no list of blocks that dcache recognises")
+        raise DcacheError(f"dcache finds no list of blocks in {profile.model}")
     deviation = profile.made.get("ratios_deviation", 0.0)
     return {"ratios": [round(float(r), 6) for r in profile.ratios], "largest_deviation": deviation}
 
@@ -101,7 +104,7 @@ def _smoothcache(profile: Profile, alpha: float) -> dict[str, Any]:
 
 
 def _table(profile: Profile, alpha: float) -> dict[str, list[int]]:
-    """A row for every kind of sublayer."""
+    """A row of 0 and 1 for every kind of sublayer; 1 is computed."""
     (plan,) = smoothcache.plan(profile, alpha).components.values()
     rows = next(iter(plan.rows.values()))
     return {

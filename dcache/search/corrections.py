@@ -1,14 +1,14 @@
 """Corrections fitted to a schedule: per site, evaluation and channel, y ~ scale * prediction + shift.
 
-Full runs are observed; beside every output stands the prediction that the schedule would have made of it,
-from true anchors. Least squares need five sums for each channel, so no tensor outlives its run (CacheQuant,
-Liu et al. 2025; ERTACache's rectification, Peng et al. 2025, in its linearised form).
+Uncached runs are observed. Every output is compared with the prediction that the schedule would have made of
+it from the true anchors. Least squares need five sums for each channel, so no tensor is held beyond its run
+(CacheQuant, Liu et al. 2025; ERTACache's rectification, Peng et al. 2025, in its linearised form).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,6 +17,7 @@ import dcache
 from dcache.engine.call import Call
 from dcache.engine.observe import SiteOutput, observe
 from dcache.errors import DcacheError, DcacheWarning
+from dcache.eval.progress import StageProgress
 from dcache.eval.subject import Subject
 from dcache.kernels.weighted_sum import weighted_sum
 from dcache.observation.run import SiteObserver
@@ -27,7 +28,7 @@ from dcache.schedule import Plan, Schedule
 from dcache.schedule.liveness import Row
 from dcache.search.observe import denoiser_of
 
-# A fit that explains less of the outputs' variance is worth a warning.
+# Below this share of explained variance a fit is reported with a warning.
 POOR = 0.5
 # Variances below this share of the mean square are rounding.
 _FLAT = 1e-12
@@ -35,7 +36,7 @@ _FLAT = 1e-12
 
 @dataclass(frozen=True)
 class Quality:
-    """How much of the variance of a site's outputs its predictions explain (R^2), over all its entries."""
+    """R^2 of a site's predictions over all its entries, before and after correction."""
 
     before: float
     after: float
@@ -49,46 +50,45 @@ def fit_corrections(
     seed: int = 0,
     batch_size: int = 8,
     published: bool = False,
-    tell: Callable[[str], None] = lambda _what: None,
+    progress: StageProgress = lambda _stage: None,
 ) -> tuple[Schedule, dict[str, Quality]]:
-    """Fit the corrections of everything that a schedule predicts.
+    """Fit corrections for all predictions of a schedule.
 
     Args:
-        subject: the pipeline and how it is called.
-        schedule: of one denoiser, its branches computed at the same evaluations.
+        subject: the pipeline and its call settings.
+        schedule: a schedule of one denoiser whose branches are computed at the same evaluations.
         prompts: one picture each.
         seed: picture i has seed + i.
         batch_size: pictures in a call.
-        published: slopes as CacheQuant's code has them, a mean covariance over an unbiased variance, which
-            is (n - 1) / n of the least squares' for n numbers.
-        tell: called with what is under way.
+        published: use the slopes of CacheQuant's code: the mean covariance over the unbiased variance, which
+            is (n - 1) / n times the least-squares slope of n numbers.
+        progress: called with a description of each stage.
 
     Returns:
-        The schedule with corrections (and without what was measured of it before), and the fit's quality by
-        site.
+        The schedule with corrections (its former `measured` removed), and the quality of the fit by site.
 
     Raises:
-        DcacheError: no prompts, a schedule of several denoisers, of another number of evaluations or of a
-            predictor that reads its own forecasts, nothing predicted, or a broken run.
+        DcacheError: no prompts; a schedule of several denoisers or of another number of evaluations; a
+            predictor that reads its own forecasts; no predictions; or NaN or infinity in a run.
     """
     if not prompts:
-        raise DcacheError("no prompts: give at least one to fit corrections on")
+        raise DcacheError("expected at least one prompt to fit corrections on, got none")
     if len(schedule.components) != 1:
         raise DcacheError(
-            f"corrections are fitted for one denoiser; this schedule is of {sorted(schedule.components)}"
+            f"corrections are fitted for one denoiser, and this schedule has {sorted(schedule.components)}"
         )
     ((component, plan),) = schedule.components.items()
     fitting = Fitting(plan)
     for start in range(0, len(prompts), batch_size):
-        tell(f"corrections: {start} of {len(prompts)} pictures")
+        progress(f"corrections: {start} of {len(prompts)} pictures")
         batch = list(prompts[start : start + batch_size])
         _observe(subject, schedule, component, fitting, batch, [seed + start + i for i in range(len(batch))])
     corrections, quality = fitting.solve(published)
-    for site, its in quality.items():
-        if its.after < POOR:
+    for site, explained in quality.items():
+        if explained.after < POOR:
             warnings.warn(
-                f"corrections of {site} explain {its.after:.0%} of the variance of its outputs: the schedule "
-                "predicts it too seldom well; compute more often",
+                f"corrected predictions of {site} explain {explained.after:.0%} of the variance of its "
+                "outputs: compute it more often",
                 DcacheWarning,
                 stacklevel=2,
             )
@@ -104,7 +104,7 @@ def _observe(
     prompts: list[str],
     seeds: list[int],
 ) -> None:
-    """One full run, on the schedule's noise levels."""
+    """One uncached run, on the schedule's noise levels."""
     plan = schedule.components[component]
     everything = replace(
         dcache.methods.interval(interval=1, sites=list(plan.sites)),
@@ -124,21 +124,31 @@ def _observe(
 
 @dataclass
 class Anchors:
-    """The true anchors of one site on one branch in the run under way.
+    """The true anchors of one site on one branch in the current run, oldest first.
 
     Attributes:
-        held: of each anchor what is remembered of the outputs, by their places.
+        taus: their times on the predictor's clock.
+        steps: their evaluations.
+        leaves: for each anchor, index in the output -> cached tensor.
+        last: the evaluation seen last.
     """
 
     taus: list[float] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
-    held: list[dict[int, torch.Tensor]] = field(default_factory=list)
-    seen: int = -1
+    leaves: list[dict[int, torch.Tensor]] = field(default_factory=list)
+    last: int = -1
 
 
 @dataclass
 class Sums:
-    """Of n pairs (p, y) per channel: count, sums of p, y, p p, p y, y y, each (C,) float64."""
+    """Sums over n pairs of prediction p and output y, per channel.
+
+    Attributes:
+        n: number of pairs per channel.
+        moments: (5, C) float64, sums of p, y, p p, p y, y y.
+        anchor: evaluation of the newest anchor.
+        dim: dimension of the channels in the output.
+    """
 
     n: int
     moments: torch.Tensor
@@ -147,21 +157,21 @@ class Sums:
 
     @staticmethod
     def of(p: torch.Tensor, y: torch.Tensor, anchor: int) -> Sums:
-        """Of a prediction and what was computed, of one shape."""
-        # Tokens have their channels last, pictures, clips and feature maps behind the batch.
+        """Sums of a prediction `p` and the computed output `y`, tensors of one shape."""
+        # Channels are last in tokens, and second in pictures, clips and feature maps.
         dim = 1 if y.ndim > 3 else -1
-        # Not every accelerator has float64.
+        # Some accelerators have no float64: sum on the CPU there.
         p, y = (x if x.is_cuda else x.cpu() for x in (p, y))
         p, y = (x.movedim(dim, -1).reshape(-1, x.shape[dim]).double() for x in (p, y))
         moments = torch.stack([x.sum(0) for x in (p, y, p * p, p * y, y * y)])
         return Sums(len(p), moments.cpu(), anchor, dim)
 
     def __add__(self, other: Sums) -> Sums:
-        """Of both."""
+        """Sums over both sets of pairs."""
         return Sums(self.n + other.n, self.moments + other.moments, self.anchor, self.dim)
 
     def solve(self, published: bool) -> tuple[Correction, torch.Tensor]:
-        """The correction; and sums over channels: squared errors without it, with it, and the variance."""
+        """The correction; and (3,) sums: squared error without it, with it, and the variance."""
         p, y, pp, py, yy = self.moments / self.n
         var, cov = pp - p * p, py - p * y
         flat = var <= _FLAT * pp
@@ -174,13 +184,13 @@ class Sums:
             square = yy + a * a * pp + b * b - 2 * a * py - 2 * b * y + 2 * a * b * p
             return (square * self.n).sum()
 
-        one, none = torch.ones_like(scale), torch.zeros_like(shift)
-        sums = torch.stack([error(one, none), error(scale, shift), ((yy - y * y) * self.n).sum()])
+        ones, zeros = torch.ones_like(scale), torch.zeros_like(shift)
+        sums = torch.stack([error(ones, zeros), error(scale, shift), ((yy - y * y) * self.n).sum()])
         return Correction(scale.float(), shift.float(), self.anchor), sums
 
 
 class Fitting:
-    """Gathers the sums of one plan's predictions over runs.
+    """Accumulates the sums of one plan's predictions over runs.
 
     Raises:
         DcacheError: the plan's branches differ, or its predictor reads its own forecasts.
@@ -190,70 +200,73 @@ class Fitting:
         first, *others = plan.rows.values()
         if any(dict(rows) != dict(first) for rows in others):
             raise DcacheError(
-                "corrections are shared by all guidance branches, and those of this schedule are computed at "
-                "different evaluations: plan one row for all ('*')"
+                "corrections are shared by all guidance branches, but the branches of this schedule are "
+                "computed at different evaluations: plan one row for all branches ('*')"
             )
         self.rows: dict[str, Row] = dict(first)
         self.predictor: Predictor = make(plan.predictor, plan.parameters)
         if self.predictor.forecasts:
             raise DcacheError(
-                f"predictor {plan.predictor!r} reads its own forecasts, which a run in which everything is "
-                "computed does not show: choose another"
+                f"predictor {plan.predictor!r} reads its own forecasts, which an uncached run does not have: "
+                "choose another predictor"
             )
         self.at = {site: self.predictor.at(site) for site in self.rows}
         self.sums: dict[tuple[str, int], Sums] = {}
         self.anchors: dict[tuple[str, str], Anchors] = {}
 
     def begin(self) -> None:
-        """Another run."""
+        """Start another run: forget its anchors."""
         self.anchors = {}
 
     def see(self, site: str, call: Call, output: SiteOutput) -> None:
-        """What a site gave: its first output that is read is what is corrected."""
-        its = self.anchors.setdefault((site, call.branch.name), Anchors())
-        if its.seen == call.index:
-            # A module's further calls in one evaluation are not corrected.
+        """Add one output of a site to its anchors or its sums; the first output that is read is corrected."""
+        anchors = self.anchors.setdefault((site, call.branch.name), Anchors())
+        if anchors.last == call.index:
+            # Repeated calls of a module in one evaluation are not corrected.
             return
-        its.seen = call.index
+        anchors.last = call.index
         frame = output.values if output.changes is None else output.changes
-        if self.rows[site][call.index] or not its.held:
-            its.taus.append(call.tau)
-            its.steps.append(call.index)
-            its.held.append(dict(zip(output.places, (z.float().clone() for z in frame), strict=True)))
-            for kept in (its.taus, its.steps, its.held):
-                del kept[: -(self.predictor.order + 1)]
+        if self.rows[site][call.index] or not anchors.leaves:
+            anchors.taus.append(call.tau)
+            anchors.steps.append(call.index)
+            anchors.leaves.append(dict(zip(output.places, (z.float().clone() for z in frame), strict=True)))
+            for column in (anchors.taus, anchors.steps, anchors.leaves):
+                del column[: -(self.predictor.order + 1)]
             return
         summed: Sum = weighted_sum
         weights = [1.0]
-        if len(its.held) > 1:
-            weights = self.at[site].weights(its.taus, its.steps, call.tau)
+        if len(anchors.leaves) > 1:
+            weights = self.at[site].weights(anchors.taus, anchors.steps, call.tau)
             if call.branch.paired and call.half is None:
-                summed = paired_sum(self.at[site], its.steps, call.tau) or weighted_sum
+                summed = paired_sum(self.at[site], anchors.steps, call.tau) or weighted_sum
         y = output.values[0].float()
         base = None if output.changes is None else y - output.changes[0].float()
-        # In the first call all outputs count as read: an anchor may hold more of them.
-        anchors = [leaves[output.places[0]] for leaves in its.held]
-        predicted = summed(base, anchors, weights, torch.float32)
-        new = Sums.of(predicted, y, its.steps[-1])
+        # In the first call all outputs count as read, so an anchor may have more leaves than this output.
+        features = [leaves[output.places[0]] for leaves in anchors.leaves]
+        predicted = summed(base, features, weights, torch.float32)
+        new = Sums.of(predicted, y, anchors.steps[-1])
         key = (site, call.index)
         self.sums[key] = self.sums[key] + new if key in self.sums else new
 
     def solve(self, published: bool) -> tuple[Corrections, dict[str, Quality]]:
-        """The corrections and how well they fit.
+        """The corrections, and the quality of the fit by site.
 
         Raises:
-            DcacheError: nothing was predicted, or the run was broken.
+            DcacheError: nothing was predicted, or a run had NaN or infinity.
         """
         if not self.sums:
-            raise DcacheError("nothing to correct: the schedule computes everything, or its run is shorter")
+            raise DcacheError(
+                "nothing to correct: the schedule predicts nothing, or the run ended before its first "
+                "prediction"
+            )
         table: dict[str, dict[int, Correction]] = {}
         dims: dict[str, int] = {}
         totals: dict[str, torch.Tensor] = {}
         for (site, t), sums in self.sums.items():
             if not bool(sums.moments.isfinite().all()):
                 raise DcacheError(
-                    f"{site} gave NaN or infinity in evaluation {t}, so nothing can be fitted to it: run the "
-                    "pipeline in float32 if it is in a narrow dtype"
+                    f"the output of {site} has NaN or infinity in evaluation {t}, so corrections cannot be "
+                    "fitted. Try float32 if the pipeline runs in a 16-bit dtype"
                 )
             table.setdefault(site, {})[t], errors = sums.solve(published)
             dims[site] = sums.dim

@@ -1,4 +1,4 @@
-"""Whether the cost that a profile expects of a schedule is what it costs."""
+"""Comparison of a schedule's expected cost, from a profile, with its measured cost."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from dcache.profile import Profile, cost
 from dcache.schedule import Schedule
 from dcache.search.timing import seconds_of, spread
 
-# Beyond this an expected cost does not rank schedules.
+# With a larger relative error, expected costs are not good enough to rank schedules.
 TRUSTED = 0.05
 
 
 @dataclass(frozen=True)
 class CostCheck:
-    """What a schedule was expected to cost, and what it did.
+    """Expected and measured cost of a schedule.
 
     Attributes:
         expected, measured: seconds of the whole call.
-        spread: half of the range between the quartiles of the measured seconds, over their median.
+        spread: half the interquartile range of the measured seconds, divided by their median.
     """
 
     expected: float
@@ -33,7 +33,7 @@ class CostCheck:
 
     @property
     def off(self) -> float:
-        """How far the expectation is above the measurement, as a share of it."""
+        """Relative error of the expectation; positive if it is above the measurement."""
         return self.expected / self.measured - 1.0
 
     def __str__(self) -> str:
@@ -55,41 +55,42 @@ def check_cost(
     seed: int = 0,
     repeats: int = 5,
 ) -> list[CostCheck]:
-    """Measure schedules in turns with the uncached call, and compare with what the profile expects.
+    """Measure schedules in turns with the uncached call, and compare with the profile's expected costs.
 
-    What is expected is scaled by how fast the machine is now: by the uncached calls of each round.
+    Expected costs are scaled by the speed of the machine now, from the uncached calls of each round.
 
     Args:
         subject: the pipeline.
-        profile: with latencies.
-        schedules: of the profile's denoiser; run in their canonical form, which is what is priced.
-        prompts: as many as were timed are used, again from the first one where there are fewer.
-        seed: of the first picture.
-        repeats: timed rounds.
+        profile: a profile with latencies.
+        schedules: schedules of the profile's denoiser; they run in their canonical form, which is also
+            priced.
+        prompts: repeated or cut to the number of pictures that the latencies were timed with.
+        seed: seed of the first picture.
+        repeats: timed rounds, after one that warms up.
 
     Raises:
-        DcacheError: nothing was timed, or a schedule cannot be priced or used.
+        DcacheError: the profile has no latencies, there are no prompts, or a schedule does not fit.
     """
     timed = profile.latencies
     if timed is None or not prompts:
-        raise DcacheError("a cost can be checked with latencies in the profile, and at least one prompt")
+        raise DcacheError("checking a cost needs a profile with latencies, and at least one prompt")
     count = timed.pictures
     batch = ([prompts[i % len(prompts)] for i in range(count)], [seed + i for i in range(count)])
-    choices = [
-        MethodEntry(f"schedule {i}", f"schedule {i}", method=one.canonical())
-        for i, one in enumerate(schedules)
+    entries = [
+        MethodEntry(f"schedule {i}", f"schedule {i}", method=schedule.canonical())
+        for i, schedule in enumerate(schedules)
     ]
-    taken: list[list[float]] = [[] for _ in range(len(choices) + 1)]
+    timings: list[list[float]] = [[] for _ in range(len(entries) + 1)]
     for turn in range(repeats + 1):
-        for one, spent in zip((UNCACHED, *choices), taken, strict=True):
-            now = seconds_of(subject, one, batch)
+        for entry, spent in zip((UNCACHED, *entries), timings, strict=True):
+            now = seconds_of(subject, entry, batch)
             if turn:
                 spent.append(now)
-    uncached, *others = taken
+    uncached, *others = timings
     whole = statistics.median(uncached)
-    found = []
+    checks = []
     for schedule, spent in zip(schedules, others, strict=True):
         shares = [a / b for a, b in zip(spent, uncached, strict=True)]
         expected = cost.seconds(schedule, timed) / timed.uncached * whole
-        found.append(CostCheck(expected, statistics.median(shares) * whole, spread(shares)))
-    return found
+        checks.append(CostCheck(expected, statistics.median(shares) * whole, spread(shares)))
+    return checks

@@ -1,8 +1,7 @@
-"""Which tokens of a predicted noise are the foreground's: those that stand out in its first components.
+"""Foreground tokens of a predicted noise: those far from the mean in its first principal components.
 
-ProfilingDiT projects the predicted noise on three principal components and lets a segmenter draw the mask. A
-segmenter is a model of its own; in its place Otsu's threshold splits the tokens by how far from their mean
-they lie in these components.
+ProfilingDiT projects the predicted noise on three principal components and runs a segmentation model for the
+mask. Here Otsu's threshold on the distance from the mean replaces the segmentation model.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ COMPONENTS = 3
 
 
 def foreground(tokens: torch.Tensor) -> NDArray[np.bool_]:
-    """The mask of the tokens that stand out.
+    """The mask of the foreground tokens.
 
     Args:
         tokens: (N, C), the predicted noise of one picture or clip.
 
     Returns:
-        (N,), none of them where all tokens are alike.
+        (N,) bool; all False if all tokens are equal.
     """
     x = tokens.detach().to("cpu", torch.float64).numpy()
     x = x - x.mean(axis=0)
-    # The components' scores are what projecting on the first right singular vectors gives.
+    # Scores of the components: projections on the right singular vectors.
     left, sizes, _ = np.linalg.svd(x, full_matrices=False)
     scores = left[:, :COMPONENTS] * sizes[:COMPONENTS]
     far = np.sqrt((scores**2).sum(axis=1))
@@ -35,10 +34,10 @@ def foreground(tokens: torch.Tensor) -> NDArray[np.bool_]:
 
 
 def otsu(values: NDArray[np.float64]) -> float:
-    """The threshold that splits values into two classes whose means differ most (Otsu 1979).
+    """Otsu's threshold (1979): the split of the values with the largest variance between the two classes.
 
-    Exact, without a histogram: among all splits of the sorted values the one with the largest variance
-    between the classes; the threshold is the lower class's largest value.
+    Exact, without a histogram: all splits of the sorted values are compared. Returns the largest value of the
+    lower class.
     """
     ordered = np.sort(values)
     count = len(ordered)
@@ -46,7 +45,7 @@ def otsu(values: NDArray[np.float64]) -> float:
     sums = np.cumsum(ordered)
     means = (sums[:-1] / lower, (sums[-1] - sums[:-1]) / (count - lower))
     between = lower * (count - lower) * (means[1] - means[0]) ** 2
-    # A split between equal values is none.
+    # Equal values belong to the same class.
     between[ordered[1:] == ordered[:-1]] = -1.0
     if count < 2 or between.max() < 0:
         return float(ordered[-1])
@@ -54,14 +53,14 @@ def otsu(values: NDArray[np.float64]) -> float:
 
 
 def patches(prediction: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-    """Tokens of a prediction, in the order of a patch embedding: row by row, of a clip frame by frame.
+    """Tokens of a prediction, in the order of a patch embedding: row by row, for a clip frame by frame.
 
     Args:
         prediction: (B, C, H, W) or (B, C, F, H, W).
-        sizes: of a patch, one for each dimension behind the channels.
+        sizes: patch size, one number for each dimension after the channels.
 
     Returns:
-        (B, N, C times a patch's points).
+        (B, N, C * product of `sizes`).
     """
     batch, channels, *extents = prediction.shape
     split = [part for extent, size in zip(extents, sizes, strict=True) for part in (extent // size, size)]
@@ -72,12 +71,12 @@ def patches(prediction: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
 
 
 def preference(masses: NDArray[np.float64], mask: NDArray[np.bool_], top: float) -> float:
-    """R: which share of the foreground's tokens is among the `top` share of those that receive most.
+    """R: share of the foreground tokens that are among the tokens with the most attention.
 
     Args:
-        masses: (N,), attention that each token receives.
-        mask: (N,), True where the foreground is.
-        top: a share of the tokens, at least one.
+        masses: (N,), attention received by each token.
+        mask: (N,), True for foreground tokens; at least one.
+        top: share of all tokens that counts as those with the most attention; rounded to one token or more.
     """
     most = np.argsort(-masses, kind="stable")[: max(1, round(top * len(masses)))]
     return float(mask[most].sum() / mask.sum())

@@ -1,4 +1,4 @@
-"""Which candidates are worth keeping: dominance, and a front's hypervolume. Objectives are minimised."""
+"""Pareto dominance and hypervolume; all objectives are minimised."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from itertools import pairwise
 from math import isnan
 
 Objectives = tuple[float, ...]
-# In place of what is no number: worse than all that can be measured, finite for the arithmetic of selection.
+# Stands for a value that is no number: worse than any measurement, but finite, so that selection can compute.
 WORST = 1e9
 
 
 def settled(objectives: Sequence[float]) -> Objectives:
-    """The same; all of them the worst if one is not a number, so that it cannot win by being cheap."""
+    """The objectives, clipped to +-`WORST`. If one is NaN, all are `WORST`: a broken candidate ranks last."""
     if any(isnan(value) for value in objectives):
         return (WORST,) * len(objectives)
     return tuple(min(max(value, -WORST), WORST) for value in objectives)
 
 
 def dominates(a: Objectives, b: Objectives) -> bool:
-    """Whether `a` is nowhere worse and somewhere better."""
+    """Whether `a` is no worse than `b` in every objective and better in one."""
     return a != b and all(x <= y for x, y in zip(a, b, strict=True))
 
 
 def nondominated(points: Sequence[Objectives]) -> list[int]:
-    """Indices of the points that none dominates, by their first objective; of equal points the first."""
+    """Indices of the nondominated points, sorted by the first objective; of equal points the first."""
     order = sorted(range(len(points)), key=lambda i: (points[i], i))
-    kept: list[int] = []
+    front: list[int] = []
     for i in order:
-        if not any(points[j] == points[i] or dominates(points[j], points[i]) for j in kept):
-            kept.append(i)
-    return kept
+        if not any(points[j] == points[i] or dominates(points[j], points[i]) for j in front):
+            front.append(i)
+    return front
 
 
 def hypervolume(points: Sequence[Objectives], reference: Objectives) -> float:
-    """Volume that the points dominate within the reference point, by slicing along the last objective.
+    """Volume between the points and the reference point, by slicing along the last objective.
 
     Args:
-        points: any; those outside the reference count for nothing.
+        points: points of any kind; those that are not better than the reference everywhere add nothing.
         reference: a point worse than all of interest.
     """
     inside = [p for p in points if all(x < r for x, r in zip(p, reference, strict=True))]

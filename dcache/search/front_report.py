@@ -1,4 +1,4 @@
-"""What a search leaves in its folder: the front as schedule files, a table, a plot, a page."""
+"""Files of a search: the front as schedule files, table, plot and page."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class FrontEntry:
     """One schedule of the front.
 
     Attributes:
-        name: of its file, without the ending.
-        schedule: with its figures in `measured`.
-        speedup: expected, of the whole call; of the FLOPs where costs are those.
-        cost: as the search had it.
+        name: name of its file, without the ending.
+        schedule: the schedule, with its figures in `measured`.
+        speedup: expected speedup of the whole call; of the FLOPs if costs are FLOPs.
+        cost: cost in the unit of the search.
         values: metric -> value on all prompts.
         noise: metric -> standard error on the first rung.
-        held: metric -> value on held-out prompts, if there are any; None where it is no number, or the search
-            was stopped before.
-        recipe: how predictions are made, as in `dcache.search.space.RECIPES`; or `closed loop`, weights that
-            were fitted on the pictures.
-        number: of its evaluation.
+        held_out_result: metric -> value on held-out prompts; None if it is no number, or if the search was
+            stopped before. Empty without held-out prompts.
+        recipe: name of the recipe in `dcache.search.space.RECIPES`; or `closed loop` for weights that were
+            fitted on the pictures.
+        number: order of its evaluation.
     """
 
     name: str
@@ -60,100 +60,114 @@ class FrontEntry:
 def members(search: Search) -> list[FrontEntry]:
     """The front, slowest first."""
     front, here = search.front(), {"machine": machine(), "versions": versions()}
-    shown = tuple(search.signs) if any(one.held_out_result for one in front) else ()
-    found: list[FrontEntry] = []
-    for one in sorted(front, key=lambda c: -c.cost):
-        speedup = search.uncached / one.cost if one.cost > 0 else float("inf")
-        values = {name: round(one.value(name, search.rungs), 4) for name in search.signs}
-        held = {name: _value(one.held_out_result, name) for name in shown}
+    held_out_metrics = tuple(search.signs) if any(candidate.held_out_result for candidate in front) else ()
+    entries: list[FrontEntry] = []
+    for candidate in sorted(front, key=lambda c: -c.cost):
+        speedup = search.uncached / candidate.cost if candidate.cost > 0 else float("inf")
+        values = {name: round(candidate.value(name, search.rungs), 4) for name in search.signs}
+        held_out = {name: _value(candidate.held_out_result, name) for name in held_out_metrics}
         measured = {
             "expected_speedup": round(speedup, 3),
             "cost": search.by,
             **values,
-            **({"held_out": held} if one.held_out_result else {}),
+            **({"held_out": held_out} if candidate.held_out_result else {}),
             **here,
         }
-        name = f"{len(found):02d}-{speedup:.2f}x"
-        schedule = replace(one.schedule, measured=measured)
-        noise = {name: round(one.noise(name), 4) for name in search.signs}
-        found.append(
+        name = f"{len(entries):02d}-{speedup:.2f}x"
+        schedule = replace(candidate.schedule, measured=measured)
+        noise = {name: round(candidate.noise(name), 4) for name in search.signs}
+        entries.append(
             FrontEntry(
-                name, schedule, speedup, one.cost, values, noise, held, _recipe(one, search), one.number
+                name,
+                schedule,
+                speedup,
+                candidate.cost,
+                values,
+                noise,
+                held_out,
+                _recipe(candidate, search),
+                candidate.number,
             )
         )
-    return found
+    return entries
 
 
-def _recipe(one: Candidate, search: Search) -> str:
-    (plan,) = one.schedule.components.values()
-    if one.fitted or plan.predictor == "reuse":
-        return "closed loop" if one.fitted else "reuse"
-    return search.space.recipes[one.genome[search.space.bits]].name
+def _recipe(candidate: Candidate, search: Search) -> str:
+    (plan,) = candidate.schedule.components.values()
+    if candidate.fitted or plan.predictor == "reuse":
+        return "closed loop" if candidate.fitted else "reuse"
+    return search.space.recipes[candidate.genome[search.space.bits]].name
 
 
-def _value(held: Mapping[str, Any] | None, metric: str) -> float | None:
-    value = None if held is None else held["values"].get(metric)
+def _value(result: Mapping[str, Any] | None, metric: str) -> float | None:
+    value = None if result is None else result["values"].get(metric)
     return None if value is None or not math.isfinite(value) else round(float(value), 4)
 
 
 def pick(front: list[FrontEntry], speedup: float, metric: str, sign: int) -> FrontEntry:
-    """The best of those that are fast enough.
+    """The best entry, by a metric, with at least this speedup.
 
     Raises:
-        DcacheError: none is.
+        DcacheError: no entry is that fast.
     """
-    fast = [one for one in front if one.speedup >= speedup]
+    fast = [entry for entry in front if entry.speedup >= speedup]
     if not fast:
-        most = max((one.speedup for one in front), default=1.0)
+        most = max((entry.speedup for entry in front), default=1.0)
         raise DcacheError(f"no schedule of the front is expected to be {speedup:g}x: at most {most:.2f}x")
-    return max(fast, key=lambda one: sign * one.values[metric])
+    return max(fast, key=lambda entry: sign * entry.values[metric])
 
 
 def hypervolume_history(search: Search) -> list[float]:
     """Hypervolume of the front after each evaluation, on the first rung.
 
-    Measured from `Search.reference`, costs in units of an uncached call, metrics in their own: with one
-    metric it is its gain over the cheapest schedule, summed over all costs up to the reference's.
-    Without a reference (its pictures are broken) the worst of the candidates stands in its place.
+    The reference point is `Search.reference`, or the worst of all candidates if that is None. Costs are in
+    units of an uncached call, metrics in their own units. With one metric, the hypervolume is the metric's
+    gain over the cheapest schedule, integrated over cost up to the reference's cost.
     """
-    points = [search.objectives(one) for one in search.candidates.values()]
+    points = [search.objectives(candidate) for candidate in search.candidates.values()]
     sane = [p for p in points if max(p) < WORST]
     if not sane:
         return [0.0] * len(points)
     reference = search.reference or tuple(map(max, zip(*sane, strict=True)))
-    kept: list[Objectives] = []
-    found: list[float] = []
+    front: list[Objectives] = []
+    history: list[float] = []
     volume = 0.0
     for point in points:
-        if max(point) < WORST and not any(all(map(le, k, point)) for k in kept):
-            # What it dominates, less what of that was dominated before: of many objectives the front's volume
-            # is slow to compute, and most of the front has no part in this.
-            before = [tuple(map(max, k, point)) for k in kept]
-            front = [before[i] for i in nondominated(before)]
-            gain = hypervolume([point], reference) - hypervolume(front, reference)
+        if max(point) < WORST and not any(all(map(le, k, point)) for k in front):
+            # The gain is the volume that the point dominates, minus the part of it that the front dominated
+            # before. Clipped to the point's region most of the front drops out, which keeps the computation
+            # fast for many objectives.
+            clipped = [tuple(map(max, k, point)) for k in front]
+            shared = [clipped[i] for i in nondominated(clipped)]
+            gain = hypervolume([point], reference) - hypervolume(shared, reference)
             volume += gain / search.uncached
-            kept = [k for k in kept if not all(map(ge, k, point))] + [point]
-        found.append(volume)
-    return found
+            front = [k for k in front if not all(map(ge, k, point))] + [point]
+        history.append(volume)
+    return history
 
 
-def write(search: Search, ways: SearchConfig, about: Mapping[str, Any], out: Path) -> list[Path]:
-    """Write front.json, front.csv, front.png, front.html and a schedule file for each member."""
+def write(search: Search, config: SearchConfig, about: Mapping[str, Any], out: Path) -> list[Path]:
+    """Write front.json, front.csv, front.png, front.html and a schedule file for each entry.
+
+    Raises:
+        DcacheError: the front is empty, or a file cannot be written.
+    """
     front = members(search)
     if not front:
         raise DcacheError(
-            "nothing was found: every candidate's pictures are broken, or the budget is too small"
+            "the front is empty: every candidate's pictures are broken, or the budget is too small. Try more "
+            "sampling steps, or a larger --budget"
         )
     folder = files.make_folder(out / "schedules")
-    for old in _written_before(out) - {f"schedules/{one.name}.schedule.json" for one in front}:
+    for old in _written_before(out) - {f"schedules/{entry.name}.schedule.json" for entry in front}:
         (out / old).unlink(missing_ok=True)
-    saved = [one.schedule.save(folder / f"{one.name}.schedule.json") for one in front]
+    saved = [entry.schedule.save(folder / f"{entry.name}.schedule.json") for entry in front]
     volumes = hypervolume_history(search)
     plot = draw(out / "front.png", search, front, volumes)
     content = {
         "format": FORMAT,
         "version": 1,
-        "ways": asdict(ways),
+        "ways": asdict(config),
         "about": dict(about),
         "evaluations": len(search.candidates),
         "asked": search.asked,
@@ -163,8 +177,8 @@ def write(search: Search, ways: SearchConfig, about: Mapping[str, Any], out: Pat
         "renderings_of_fits": search.fits,
         "reference": search.reference,
         "hypervolume": [round(v, 6) for v in volumes],
-        "spent": [one.spent for one in search.candidates.values()],
-        "front": [_row(one) | {"schedule": f"schedules/{one.name}.schedule.json"} for one in front],
+        "spent": [entry.spent for entry in search.candidates.values()],
+        "front": [_row(entry) | {"schedule": f"schedules/{entry.name}.schedule.json"} for entry in front],
     }
     return [
         files.write_json(out / "front.json", content),
@@ -178,7 +192,7 @@ def write(search: Search, ways: SearchConfig, about: Mapping[str, Any], out: Pat
 
 
 def _written_before(out: Path) -> set[str]:
-    """The schedule files that the last search here wrote; others in the folder are none of ours."""
+    """Paths of the schedule files that an earlier search wrote here; only these may be deleted."""
     try:
         rows = json.loads((out / "front.json").read_text(encoding="utf-8"))["front"]
         return {str(row["schedule"]) for row in rows if _OURS.fullmatch(str(row["schedule"]))}
@@ -187,7 +201,7 @@ def _written_before(out: Path) -> set[str]:
 
 
 def draw(path: Path, search: Search, front: list[FrontEntry], volumes: list[float]) -> Path:
-    """Every evaluation and the front, speedup against the first metric; how the hypervolume grew."""
+    """Plot all evaluations and the front, speedup against the first metric, and the hypervolume's growth."""
     from dcache.eval.canvas import ACCENT, GREY, GRID, INK, new_figure, save
 
     metric = next(iter(search.signs))
@@ -199,11 +213,11 @@ def draw(path: Path, search: Search, front: list[FrontEntry], volumes: list[floa
     left.scatter(
         *zip(*shown, strict=True) if shown else ([], []), s=9, color=GREY, alpha=0.4, label="evaluated"
     )
-    line = [(one.speedup, one.values[metric]) for one in front]
+    line = [(entry.speedup, entry.values[metric]) for entry in front]
     left.plot(*zip(*line, strict=True), "o-", color=ACCENT, markersize=4, label="front, on all prompts")
     values = sorted(y for _, y in shown)
     if values:
-        # One broken candidate must not squeeze all others into a line.
+        # Limits without the worst 5 %: one bad candidate must not squeeze all others into a line.
         worst = values[len(values) // 20] if search.signs[metric] > 0 else values[-1 - len(values) // 20]
         best = values[-1] if search.signs[metric] > 0 else values[0]
         margin = 0.05 * (best - worst) or 0.05 * abs(best) or 1.0
@@ -211,7 +225,7 @@ def draw(path: Path, search: Search, front: list[FrontEntry], volumes: list[floa
     left.set_xlabel("expected speedup" if search.by == "seconds" else f"speedup ({search.by})", color=INK)
     left.set_ylabel(metric, color=INK)
     left.legend(frameon=False, fontsize=8)
-    right.plot([one.spent for one in search.candidates.values()], volumes, color=ACCENT)
+    right.plot([candidate.spent for candidate in search.candidates.values()], volumes, color=ACCENT)
     right.set_xlabel("evaluations, renderings of fits included", color=INK)
     right.set_ylabel("hypervolume, first prompts", color=INK)
     for axes in (left, right):
@@ -223,22 +237,22 @@ def draw(path: Path, search: Search, front: list[FrontEntry], volumes: list[floa
     return save(figure, path)
 
 
-def _row(one: FrontEntry) -> dict[str, Any]:
-    (plan,) = one.schedule.components.values()
+def _row(entry: FrontEntry) -> dict[str, Any]:
+    (plan,) = entry.schedule.components.values()
     row: dict[str, Any] = {
-        "name": one.name,
-        "speedup": round(one.speedup, 4),
-        "cost": one.cost,
-        "evaluation": one.number,
-        "recipe": one.recipe,
-        "computed": plan.computed / (one.schedule.steps * len(plan.sites) * len(plan.rows)),
+        "name": entry.name,
+        "speedup": round(entry.speedup, 4),
+        "cost": entry.cost,
+        "evaluation": entry.number,
+        "recipe": entry.recipe,
+        "computed": plan.computed / (entry.schedule.steps * len(plan.sites) * len(plan.rows)),
     }
-    row |= one.values | {f"{name}_noise": value for name, value in one.noise.items()}
-    return row | {f"{name}_held_out": value for name, value in one.held_out_result.items()}
+    row |= entry.values | {f"{name}_noise": value for name, value in entry.noise.items()}
+    return row | {f"{name}_held_out": value for name, value in entry.held_out_result.items()}
 
 
 def _csv(front: list[FrontEntry]) -> str:
-    rows = [_row(one) for one in front]
+    rows = [_row(entry) for entry in front]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -247,7 +261,7 @@ def _csv(front: list[FrontEntry]) -> str:
 
 
 def _page(front: list[FrontEntry], plot: Path, content: Mapping[str, Any]) -> str:
-    """One file that needs no other: the plot, the table, every schedule drawn."""
+    """A self-contained HTML page: plot, table and a drawing of every schedule."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from dcache.eval.schedules import draw_schedule
@@ -259,9 +273,11 @@ def _page(front: list[FrontEntry], plot: Path, content: Mapping[str, Any]) -> st
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    rows = [_row(one) for one in front]
+    rows = [_row(entry) for entry in front]
     with tempfile.TemporaryDirectory() as scratch:
-        drawn = {one.name: encoded(draw_schedule(Path(scratch) / "one.png", one.schedule)) for one in front}
+        drawn = {
+            entry.name: encoded(draw_schedule(Path(scratch) / "one.png", entry.schedule)) for entry in front
+        }
     return templates.get_template("front.html").render(
         columns=list(rows[0]),
         rows=[[_text(value) for value in row.values()] for row in rows],

@@ -1,4 +1,4 @@
-"""What a search begins with: templates, and the plans of every planner that the profile has tables for."""
+"""The first genomes of a search: templates, and plans of every planner that the profile has tables for."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from dcache.search.placement import even_places, front_loaded_places
 from dcache.search.space import Genome, Space
 
 T = TypeVar("T", bound=Hashable)
-# Those that most people ask for first: of a small budget not all have their turn.
+# The usual speedups first, because a small budget does not reach all of them.
 SPEEDUPS = (3.0, 2.0, 4.0, 2.5, 1.5)
 
 
 def templates(space: Space) -> list[Genome]:
-    """All units at even places and at early ones, from every second evaluation to one in eight, every recipe.
+    """Regular schedules with every recipe.
 
-    Then each unit alone at every third one, the others computed throughout (FORA on one kind, as ECAD's
-    first population has it).
+    First all units together, at even and at front-loaded places, from every second evaluation to one in
+    eight. Then each unit alone at every third evaluation, the others computed throughout (FORA on one kind of
+    sublayer, as in ECAD's first population).
     """
     steps, units = space.profile.steps, len(space.units)
     counts = dict.fromkeys(max(1, -(-steps // n)) for n in (4, 3, 5, 2, 6, 7, 8))
@@ -30,41 +31,41 @@ def templates(space: Space) -> list[Genome]:
         for count in counts
         for at in (even_places, front_loaded_places)
     ]
-    # Diagonally: of a small budget all densities and all recipes have their turn.
+    # Diagonal order, so that a small budget still reaches several densities and recipes.
     pairs = sorted(((i, r) for i in range(len(rows)) for r in range(len(space.recipes))), key=sum)
-    found = [space.genome([rows[i]] * units, r) for i, r in pairs]
+    genomes = [space.genome([rows[i]] * units, r) for i, r in pairs]
     if units > 1:
         all_of, third = [True] * steps, [t % 3 == 0 for t in range(steps)]
-        alone = [[third if i == own else all_of for i in range(units)] for own in range(min(units, 6))]
-        found += [space.genome(rows_of) for rows_of in alone]
-    return found
+        alone = [[third if i == chosen else all_of for i in range(units)] for chosen in range(min(units, 6))]
+        genomes += [space.genome(rows_of) for rows_of in alone]
+    return genomes
 
 
 def cheapest(space: Space) -> Genome:
-    """The one compute that nothing is cheaper than, by reuse where there is that recipe."""
+    """The cheapest genome: evaluation 0 alone is computed, and reused if a recipe for that is available."""
     row = [True] + [False] * (space.profile.steps - 1)
     reuses = (i for i, recipe in enumerate(space.recipes) if recipe.codec is None)
     return space.genome([row] * len(space.units), next(reuses, 0))
 
 
 def planned(space: Space, speedups: Sequence[float] = SPEEDUPS) -> list[Genome]:
-    """Every planner at every speedup that it reaches, in the terms of the space."""
-    found = []
+    """The plans of every planner at every speedup it reaches, each as the nearest genome of the space."""
+    genomes = []
     for speedup in speedups:
         for name in PLANNERS:
             try:
                 with warnings.catch_warnings():
-                    # A poor fit makes a poor seed, and no harm.
+                    # A planner may warn of a poor fit; a poor seed does no harm.
                     warnings.simplefilter("ignore", DcacheWarning)
                     schedule = for_speedup(space.profile, name, speedup)
             except DcacheError:
-                # It needs tables that were not observed, or is not that fast here.
+                # The planner needs tables that were not observed, or does not reach this speedup.
                 continue
-            found += [space.nearest(schedule, r) for r in range(len(space.recipes))]
-    return list(dict.fromkeys(found))
+            genomes += [space.nearest(schedule, r) for r in range(len(space.recipes))]
+    return list(dict.fromkeys(genomes))
 
 
 def interleaved(*lists: Sequence[T]) -> list[T]:
-    """The first of each, the second of each, and so on; each once."""
+    """The first items of all lists, then the second ones, and so on, without duplicates."""
     turns = chain.from_iterable(zip_longest(*lists))
-    return list(dict.fromkeys(one for one in turns if one is not None))
+    return list(dict.fromkeys(item for item in turns if item is not None))

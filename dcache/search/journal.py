@@ -1,7 +1,7 @@
-"""The journal of a search: every evaluation on a line of its own, appended as it is made.
+"""The journal of a search: one line for each evaluation, appended when it is done.
 
-A line is JSON with a checksum. A search that was killed at any moment leaves at most one torn line behind;
-such lines are skipped, counted and evaluated again. The first line says which search it is.
+A line is JSON with a CRC-32 checksum. A killed search leaves at most one torn line; torn lines are skipped,
+counted and evaluated again. The first line identifies the search.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ class Journal:
     """Evaluations by schedule digest and rung, kept in a file.
 
     Attributes:
-        path: the file; None keeps them in memory only.
-        about: what decides the results: model, prompts, space, strategy, seed.
-        found: what is known.
-        damaged: lines that could not be read.
+        path: the file; None keeps the results in memory only.
+        about: everything that decides the results, from `dcache.search.search.identity_of`.
+        results: (schedule digest, rung) -> result.
+        damaged: number of lines that could not be read.
     """
 
     path: Path | None
     about: Mapping[str, Any]
-    found: dict[Key, dict[str, Any]] = field(default_factory=dict)
+    results: dict[Key, dict[str, Any]] = field(default_factory=dict)
     damaged: int = 0
 
     @staticmethod
     def start(path: Path, about: Mapping[str, Any], resume: bool) -> Journal:
-        """Begin a file, or go on with one. One that has no evaluation yet is begun anew.
+        """Start a new file, or continue an existing one. A file without evaluations is started anew.
 
         Raises:
-            DcacheError: there is a file and `resume` is false; it is of another search; or it cannot be
+            DcacheError: there is a file and `resume` is False; it is of another search; or it cannot be
                 written.
         """
         journal = Journal(path, about)
@@ -52,10 +52,10 @@ class Journal:
         if lines is not None and (len(lines) != 1 or not _heads(lines[0]) or journal.damaged):
             if not resume:
                 raise DcacheError(
-                    f"{path} is there already: go on with that search (--resume), or choose another --out"
+                    f"{path} exists already: continue that search (--resume), or choose another --out"
                 )
             journal._read(lines)
-        elif lines is None or lines[0].get("about") != journal._own():
+        elif lines is None or lines[0].get("about") != journal._as_read():
             if lines is not None:
                 path.unlink()
             head = {"format": FORMAT, "version": VERSION, "about": dict(about), "versions": versions()}
@@ -63,36 +63,39 @@ class Journal:
         return journal
 
     def add(self, key: Key, result: Mapping[str, Any]) -> None:
-        """Write down one evaluation."""
-        self.found[key] = dict(result)
+        """Log one evaluation."""
+        self.results[key] = dict(result)
         self._append({"key": list(key), "result": dict(result)})
 
-    def _own(self) -> Any:
-        """What this search is about, as it comes back from a file."""
+    def _as_read(self) -> Any:
+        """`about` after a round trip through JSON (tuples become lists), for comparison with the file's."""
         return json.loads(json.dumps(dict(self.about)))
 
     def _read(self, lines: list[dict[str, Any]]) -> None:
         if not lines or not _heads(lines[0]):
-            raise DcacheError(f"{self.path} is no journal of a search: its first line does not say so")
-        about, own = lines[0].get("about"), self._own()
-        if about != own:
-            names = [k for k in {*own, *(about or {})} if (about or {}).get(k) != own.get(k)]
             raise DcacheError(
-                f"{self.path} is of another search: {', '.join(sorted(names))} differ. Ask for the same, or "
-                "choose another --out"
+                f"{self.path} is no journal of a search: its first line is not a journal's. Choose another "
+                "--out"
             )
-        made = lines[0].get("versions")
-        if made != versions():
+        about, expected = lines[0].get("about"), self._as_read()
+        if about != expected:
+            names = [k for k in {*expected, *(about or {})} if (about or {}).get(k) != expected.get(k)]
+            raise DcacheError(
+                f"{self.path} is of another search: {', '.join(sorted(names))} differ. Use the same "
+                "settings, or choose another --out"
+            )
+        written_with = lines[0].get("versions")
+        if written_with != versions():
             warnings.warn(
-                f"{self.path} was written with {made}, and this is {versions()}: equal schedules may give "
-                "figures that differ in their last digits",
+                f"{self.path} was written with {written_with}, and this is {versions()}: equal schedules may "
+                "give figures that differ in their last digits",
                 DcacheWarning,
                 stacklevel=2,
             )
         for line in lines[1:]:
             try:
                 digest, rung = line["key"]
-                self.found[str(digest), int(rung)] = dict(line["result"])
+                self.results[str(digest), int(rung)] = dict(line["result"])
             except (KeyError, TypeError, ValueError):
                 self.damaged += 1
 
@@ -113,41 +116,43 @@ class Journal:
         return lines
 
     def _append(self, content: dict[str, Any]) -> None:
-        """One write of one line; a torn line before it is ended first."""
+        """Append one line, in one write."""
         if self.path is None:
             return
         body = json.dumps(content)
         line = json.dumps({**content, "sum": zlib.crc32(body.encode())}) + "\n"
         try:
             with self.path.open("ab") as opened:
-                if opened.tell() and not _ends(self.path):
+                # A kill may have torn the last line: end it, so that this line is not lost with it.
+                if opened.tell() and not _ends_whole(self.path):
                     line = "\n" + line
                 opened.write(line.encode())
                 opened.flush()
+                # On disk before the search goes on: a result that strategies have seen must survive a crash.
                 os.fsync(opened.fileno())
         except OSError as error:
             raise DcacheError(
-                f"cannot write the journal {self.path}: {error.strerror}. What was written before is kept: "
-                "make room, and run the same command with --resume"
+                f"cannot write the journal {self.path}: {error.strerror}. Earlier results are saved: free "
+                "some space and run the same command with --resume"
             ) from error
 
 
 def _heads(line: dict[str, Any]) -> bool:
-    """Whether a line is the first of a journal."""
+    """Whether a line is a journal's first line, of this version."""
     return line.get("format") == FORMAT and line.get("version") == VERSION
 
 
 def _checked(raw: bytes) -> dict[str, Any] | None:
-    """What a line says, None if it is torn or was changed."""
+    """Content of a line; None if it is torn or its checksum is wrong."""
     try:
         content = json.loads(raw)
-        told = content.pop("sum")
-        return content if told == zlib.crc32(json.dumps(content).encode()) else None
+        checksum = content.pop("sum")
+        return content if checksum == zlib.crc32(json.dumps(content).encode()) else None
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
 
 
-def _ends(path: Path) -> bool:
+def _ends_whole(path: Path) -> bool:
     """Whether the file ends with a whole line."""
     with path.open("rb") as opened:
         opened.seek(-1, os.SEEK_END)

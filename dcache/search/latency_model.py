@@ -1,4 +1,4 @@
-"""How often can be computed: seconds of a call by the number of computes, from two timed ends."""
+"""Latency model: seconds of a call by the number of computed evaluations, from two timed calls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dcache.search.placement import Anchors
 
 @dataclass(frozen=True)
 class LinearLatency:
-    """Seconds of a pipeline call by the number of computed evaluations: a line through two measured points.
+    """Seconds of a pipeline call as a linear function of the number of computed evaluations.
 
     Attributes:
         steps: number of evaluations.
@@ -36,31 +36,31 @@ class LinearLatency:
     fewest: float
 
     def seconds(self, computes: int) -> float:
-        """Of a call with so many computes."""
+        """Seconds of a call with this many computed evaluations."""
         share = (computes - 1) / max(self.steps - 1, 1)
         return self.fewest + share * (self.uncached - self.fewest)
 
     def computes(self, speedup: float) -> int:
-        """The most computes that are still that fast.
+        """Largest number of computed evaluations that reaches a speedup.
 
         Raises:
-            DcacheError: even one compute is slower, or the speedup is none.
+            DcacheError: the speedup is not above 1, or not even one computed evaluation reaches it.
         """
         most = self.uncached / self.fewest
         if not 1 < speedup <= most:
             raise DcacheError(
-                f"a speedup of {speedup:g} cannot be had: expected more than 1 and at most {most:.2f}, what "
-                "one computed evaluation gives here (the rest of the call is not cached)"
+                f"expected a speedup above 1 and at most {most:.2f} (that of one computed evaluation; the "
+                f"rest of the call is not cached), got {speedup:g}"
             )
         return max(k for k in range(1, self.steps + 1) if self.uncached / self.seconds(k) >= speedup)
 
 
 @dataclass(frozen=True)
 class CalibrationTarget:
-    """What is scheduled.
+    """The sites and evaluations that a calibration schedules.
 
     Attributes:
-        trace: of a run of the default: its sites, and how many evaluations there are.
+        trace: trace of a run with the default sites.
         paired: whether guidance makes one batch of both branches.
     """
 
@@ -69,11 +69,11 @@ class CalibrationTarget:
 
     @property
     def steps(self) -> int:
-        """Evaluations of a run."""
+        """Number of evaluations of a run."""
         return self.trace.steps
 
     def at(self, anchors: Anchors) -> Schedule:
-        """The same sites, all computed at these evaluations, predicted by reuse."""
+        """The schedule that computes all sites at these evaluations and predicts by reuse."""
         ((name, plan),) = self.trace.components.items()
         row = tuple(t in anchors for t in range(self.steps))
         rows = {"*": dict.fromkeys(plan.sites, row)}
@@ -82,28 +82,28 @@ class CalibrationTarget:
 
 
 def observe(subject: Subject, prompt: str, seed: int) -> CalibrationTarget:
-    """Run the default once, with one picture, and look at what it remembers.
+    """Find out what to schedule, from a run of one picture with the default sites.
 
     Raises:
-        DcacheError: the pipeline has several denoisers.
+        DcacheError: the pipeline does not have exactly one denoiser.
     """
     halves = paired(subject, prompt, seed)
     method = dcache.methods.interval(interval=2)
     trace = run_once(subject, MethodEntry("interval", "interval", method=method), [prompt], [seed]).trace
     if trace is None or len(trace.components) != 1:
         count = 0 if trace is None else len(trace.components)
-        raise DcacheError(f"a schedule is calibrated for one denoiser; this pipeline's run showed {count}")
+        raise DcacheError(f"expected a pipeline with one denoiser to calibrate, got {count}")
     return CalibrationTarget(trace, halves)
 
 
 def paired(subject: Subject, prompt: str, seed: int) -> bool:
-    """Whether guidance makes one batch of both branches, seen in an uncached call of one picture."""
+    """Whether guidance makes one batch of both branches, observed in an uncached call of one picture."""
     seen: list[bool] = []
 
     def look(_module: nn.Module, args: Any, kwargs: Any) -> None:
         seen.append(halves_equal(first_tensor(args, kwargs)))
 
-    hooks = [one.register_forward_pre_hook(look, with_kwargs=True) for one in subject.denoisers]
+    hooks = [module.register_forward_pre_hook(look, with_kwargs=True) for module in subject.denoisers]
     try:
         run_once(subject, UNCACHED, [prompt], [seed])
     finally:
@@ -113,17 +113,17 @@ def paired(subject: Subject, prompt: str, seed: int) -> bool:
 
 
 def fit_latency(
-    subject: Subject, base: CalibrationTarget, prompts: Sequence[str], seed: int, repeats: int
+    subject: Subject, target: CalibrationTarget, prompts: Sequence[str], seed: int, repeats: int
 ) -> LinearLatency:
-    """Time both ends in turns, on a batch of these prompts, after a call of each to warm up."""
-    fewest = MethodEntry("one", "one", method=with_slopes(base.at((0,)), {}))
+    """Time the uncached call and the cheapest one in turns, on one batch, after a warm-up call of each."""
+    fewest = MethodEntry("one", "one", method=with_slopes(target.at((0,)), {}))
     seeds = [seed + i for i in range(len(prompts))]
     taken: dict[str, list[float]] = {UNCACHED.spec: [], fewest.spec: []}
     for turn in range(repeats + 1):
-        for one in (UNCACHED, fewest):
-            seconds = run_once(subject, one, prompts, seeds).cost.seconds
+        for entry in (UNCACHED, fewest):
+            seconds = run_once(subject, entry, prompts, seeds).cost.seconds
             if turn:
-                taken[one.spec].append(seconds)
+                taken[entry.spec].append(seconds)
     return LinearLatency(
-        base.steps, statistics.median(taken[UNCACHED.spec]), statistics.median(taken[fewest.spec])
+        target.steps, statistics.median(taken[UNCACHED.spec]), statistics.median(taken[fewest.spec])
     )

@@ -1,9 +1,9 @@
-"""The runs of an observation: passes over the same batches, each with the sites that fit together."""
+"""The runs of an observation: several passes over the same batches, each with sites that do not overlap."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -14,6 +14,7 @@ from torch import nn
 
 import dcache
 from dcache.errors import DcacheError, DcacheWarning
+from dcache.eval.progress import StageProgress
 from dcache.eval.subject import Subject
 from dcache.observation.changes import Changes
 from dcache.observation.features import FeatureBuffer, Key, sketch_error
@@ -22,19 +23,19 @@ from dcache.profile import FeatureTables, Profile
 from dcache.search.passes import MODEL, Pass
 
 Batch = tuple[list[str], list[int]]
-Tell = Callable[[str], None]
 
 
 @dataclass
 class RunTotals:
-    """What the runs of one pass gave.
+    """Totals over the runs of one pass.
 
     Attributes:
-        total: sums over pictures.
-        pictures: how many.
-        squares: sum over runs of their squared number of pictures.
-        numbers: that a sketch keeps, None where all was kept whole.
-        changes: of the trunk, where it is one of the sites.
+        changes: changes of the trunk, if it is one of the sites.
+        total: tables of every feature, summed over pictures.
+        pictures: number of pictures.
+        squares: sum over runs of the squared number of pictures.
+        numbers: size of the sketches; None if all features were kept whole.
+        steps, sampler, sigmas, resolution: as in `Profile`.
     """
 
     changes: Changes | None
@@ -50,7 +51,7 @@ class RunTotals:
 
     @property
     def error(self) -> float:
-        """Standard error of the mean of sketched inner products: every run has a sketch of its own."""
+        """Standard error of the mean sketched inner product; each run has an independent sketch."""
         return 0.0 if self.numbers is None else sketch_error(self.numbers) * self.squares**0.5 / self.pictures
 
     def add(self, key: Key, tables: FeatureTables) -> None:
@@ -60,28 +61,36 @@ class RunTotals:
 
 @dataclass
 class ObservationRuns:
-    """Runs passes over the same batches."""
+    """Runs passes over the same batches.
+
+    Attributes:
+        subject: the pipeline.
+        module: the denoiser.
+        batches: prompts and seeds of every call.
+        cap: bytes of host memory for the features of one run.
+        progress: called with a description of each stage.
+    """
 
     subject: Subject
     module: nn.Module
     batches: Sequence[Batch]
     cap: int
-    tell: Tell
+    progress: StageProgress
 
     def profile(self, passes: Sequence[Pass], lenient: bool) -> Profile:
-        """All passes.
+        """Run all passes; returns the profile of the features.
 
         Args:
-            passes: what to look at.
-            lenient: sites that the engine does not understand are left out with a warning.
+            passes: the sites to observe.
+            lenient: leave out sites that cannot be observed, with a warning, instead of raising.
 
         Raises:
-            DcacheError: one was not understood and cannot be left out, or a run is broken.
+            DcacheError: a site cannot be observed and `lenient` is False, or a run has NaN or infinity.
         """
         seen: list[RunTotals] = []
         left_out: dict[str, str] = {}
-        for i, one in enumerate(passes):
-            name, wanted = f"pass {i + 1} of {len(passes)}", one
+        for i, planned in enumerate(passes):
+            name, wanted = f"pass {i + 1} of {len(passes)}", planned
             while wanted.sites or wanted.model:
                 try:
                     seen.append(self._pass(wanted, name))
@@ -93,81 +102,85 @@ class ObservationRuns:
                         raise DcacheError(text) from None
                     left_out |= dict.fromkeys(dropped, str(warning))
                     warnings.warn(f"{text}. Left out of the profile", DcacheWarning, stacklevel=4)
-        if any(one.numbers is not None for one in seen):
-            kept = min(one.numbers for one in seen if one.numbers is not None)
+        sketches = [totals.numbers for totals in seen if totals.numbers is not None]
+        if sketches:
             text = (
                 f"the features of a run do not fit into {self.cap} bytes: long ones are kept as sketches of "
-                f"{kept} numbers, with a standard error of {max(one.error for one in seen):.2g} of their "
-                "length squared (docs/profile.md)"
+                f"{min(sketches)} numbers, with a standard error of {max(t.error for t in seen):.2g} of "
+                "their length squared (docs/profile.md)"
             )
-            self.tell(text)
+            self.progress(text)
             warnings.warn(text, DcacheWarning, stacklevel=4)
         return _profile(seen, left_out)
 
-    def _pass(self, one: Pass, name: str) -> RunTotals:
-        seen = RunTotals(changes=Changes(self.module) if "trunk" in one.names else None)
-        everything = dcache.methods.interval(interval=1, sites=one.names or [MODEL])
+    def _pass(self, wanted: Pass, name: str) -> RunTotals:
+        totals = RunTotals(changes=Changes(self.module) if "trunk" in wanted.names else None)
+        everything = dcache.methods.interval(interval=1, sites=wanted.names or [MODEL])
         with warnings.catch_warnings():
-            # The engine warns where it falls back to other sites than were asked for.
+            # The engine warns when it replaces a site by another one, which must not go unnoticed here.
             warnings.simplefilter("error", DcacheWarning)
             with dcache.enabled(self.subject.pipe, everything):
-                for _, some in groupby(self.batches, lambda batch: len(batch[0])):
-                    self._runs(one, list(some), seen, name)
-        return seen
+                for _, batches in groupby(self.batches, lambda batch: len(batch[0])):
+                    self._runs(wanted, list(batches), totals, name)
+        return totals
 
-    def _runs(self, one: Pass, batches: list[Batch], seen: RunTotals, name: str) -> None:
-        """Batches of one size: a run to see how much there is to hold, then all of them."""
-        model = one.model or not one.sites
-        self.tell(f"{name}: how much there is")
-        sizes = self._sizes(batches[0], model, seen)
-        held = FeatureBuffer(sizes, seen.steps, self.cap, device_of(self.module))
-        kept = [numbers for numbers in (seen.numbers, held.numbers) if numbers is not None]
-        seen.numbers = min(kept, default=None)
+    def _runs(self, wanted: Pass, batches: list[Batch], totals: RunTotals, name: str) -> None:
+        """Run batches of one size: one run to measure the size of the features, then all of them."""
+        model = wanted.model or not wanted.sites
+        self.progress(f"{name}: size of the features")
+        sizes = self._sizes(batches[0], model, totals)
+        features = FeatureBuffer(sizes, totals.steps, self.cap, device_of(self.module))
+        sketches = [numbers for numbers in (totals.numbers, features.numbers) if numbers is not None]
+        totals.numbers = min(sketches, default=None)
         for i, batch in enumerate(batches):
-            self.tell(f"{name}: run {i + 1} of {len(batches)}")
+            self.progress(f"{name}: run {i + 1} of {len(batches)}")
             prompts, seeds = batch
-            held.begin(seeds[0])
-            observe_run(self.module, partial(self.subject, prompts, seeds), held, seen.changes, model)
+            features.begin(seeds[0])
+            observe_run(self.module, partial(self.subject, prompts, seeds), features, totals.changes, model)
             for key in sizes:
-                seen.add(key, held.tables(key).scaled(float(len(prompts))))
-            seen.pictures += len(prompts)
-            seen.squares += len(prompts) ** 2
+                totals.add(key, features.tables(key).scaled(float(len(prompts))))
+            totals.pictures += len(prompts)
+            totals.squares += len(prompts) ** 2
 
-    def _sizes(self, batch: Batch, model: bool, seen: RunTotals) -> dict[Key, int]:
-        """Numbers of every feature; and how long the run is, with which sampler and how large a picture."""
+    def _sizes(self, batch: Batch, model: bool, totals: RunTotals) -> dict[Key, int]:
+        """Number of elements of every feature; also records steps, sampler, sigmas and resolution."""
 
         def run() -> None:
-            seen.resolution = tuple(self.subject(*batch).shape[1:-1])
+            totals.resolution = tuple(self.subject(*batch).shape[1:-1])
 
         shape = shape_of_run(self.module, run, model)
-        seen.steps, seen.sampler, seen.sigmas = shape.steps, shape.sampler, shape.sigmas or seen.sigmas
+        totals.steps, totals.sampler, totals.sigmas = (
+            shape.steps,
+            shape.sampler,
+            shape.sigmas or totals.sigmas,
+        )
         return shape.sizes
 
 
 def _profile(seen: Sequence[RunTotals], left_out: dict[str, str]) -> Profile:
     first = seen[0]
-    changes = next((one.changes for one in seen if one.changes is not None), None)
+    changes = next((totals.changes for totals in seen if totals.changes is not None), None)
     sites: dict[str, dict[str, dict[str, FeatureTables]]] = {}
-    for one in seen:
-        for key, tables in one.total.items():
+    for totals in seen:
+        for key, tables in totals.total.items():
             frames = sites.setdefault(key.site, {}).setdefault(key.branch, {})
-            frames[key.frame] = tables.scaled(1.0 / one.pictures)
+            frames[key.frame] = tables.scaled(1.0 / totals.pictures)
     ratios, spread = (None, 0.0) if changes is None else changes.ratios(first.steps)
-    made: dict[str, Any] = {"ratios_deviation": round(spread, 6)}
+    record: dict[str, Any] = {"ratios_deviation": round(spread, 6)}
     return Profile(
         steps=first.steps,
         sites=sites,
         prompts=first.pictures,
-        sketch=max(one.error for one in seen),
+        sketch=max(totals.error for totals in seen),
         ratios=ratios,
         input_output_changes=None if changes is None else changes.pairs(),
         sampler=first.sampler,
         sigmas=first.sigmas,
         resolution=first.resolution,
-        made=made | ({"left_out": left_out} if left_out else {}),
+        made=record | ({"left_out": left_out} if left_out else {}),
     )
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where its parameters are."""
+    """Device of a module's parameters; the CPU if it has none."""
     return next((p.device for p in module.parameters()), torch.device("cpu"))

@@ -1,7 +1,7 @@
-"""Full runs of one denoiser, observed into a `Profile`.
+"""Observation of uncached runs of one denoiser; makes a `Profile`.
 
-Sites that overlap cannot be bound at once, so there may be several passes over the same prompts and seeds;
-each begins with a run that only looks how much there is to hold.
+Sites that overlap cannot be bound at the same time, so there may be several passes over the same prompts and
+seeds. Each pass begins with a run that only measures the size of the features.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from torch import nn
 from dcache.errors import DcacheError
 from dcache.eval.machine import machine, versions
 from dcache.eval.processes import ProcessGroup, join
+from dcache.eval.progress import StageProgress
 from dcache.eval.subject import Subject
 from dcache.identity.denoisers import config_digest, denoisers
 from dcache.profile import Latencies, Profile
-from dcache.search.observation_runs import Batch, ObservationRuns, Tell, device_of
+from dcache.search.observation_runs import Batch, ObservationRuns, device_of
 from dcache.search.passes import passes_of, sites_of
 from dcache.search.timing import latencies
 from dcache.sites.discovery import discover
 from dcache.sites.site import Site
 
+# Default memory for the features of a run, in bytes.
 CAP = 2 << 30
 
 
@@ -39,69 +41,69 @@ def observe(  # noqa: PLR0913
     component: str | None = None,
     timing: bool = True,
     repeats: int = 3,
-    tell: Tell = lambda _what: None,
+    progress: StageProgress = lambda _stage: None,
 ) -> Profile:
-    """Run a pipeline without predictions, and keep tables of what its sites give.
+    """Run a pipeline without predictions and compute a profile of its sites' outputs.
 
     Args:
-        subject: the pipeline and how it is called.
+        subject: the pipeline and its call settings.
         prompts: one picture each.
         sites: specifications as in `dcache.sites`; None is `auto`, the model, and every block and sublayer.
         seed: picture i has seed + i.
         batch_size: pictures in a call.
-        cap: bytes of host memory for the features of a run; beyond it they are sketched, with a warning.
-        component: which denoiser, where the pipeline has several.
+        cap: bytes of host memory for the features of a run; larger ones are sketched, with a warning.
+        component: name of the denoiser, if the pipeline has several.
         timing: measure seconds too.
         repeats: timed calls of each.
-        tell: called with what is under way.
+        progress: called with a description of each stage.
 
     Raises:
-        DcacheError: no prompts, a site that does not exist or cannot be observed, a broken run, or a cap that
-            is too small for even a sketch.
+        DcacheError: no prompts, a site that cannot be observed, NaN in a run, or too small a cap.
     """
     if not prompts:
-        raise DcacheError("no prompts: give at least one to observe")
+        raise DcacheError("expected at least one prompt to observe, got none")
     if batch_size < 1 or cap < 1:
         raise DcacheError(f"batch_size and cap must be at least 1, got {batch_size} and {cap}")
     began = time.perf_counter()
     name, module = denoiser_of(subject, component)
-    team = join(str(device_of(module)))
+    group = join(str(device_of(module)))
     wanted = sites_of(discover(module), sites)
-    batches = batches_of(prompts, seed, batch_size, team)
-    profile = _observed(ObservationRuns(subject, module, batches, cap, tell), wanted, sites is None, team)
+    batches = batches_of(prompts, seed, batch_size, group)
+    runs = ObservationRuns(subject, module, batches, cap, progress)
+    profile = _observed(runs, wanted, sites is None, group)
     order = [site.name for site in wanted if site.name in profile.sites]
 
     def seconds() -> Latencies | None:
-        # In one process alone: the others would slow it down.
-        if not (timing and team.first):
+        # In one process only: others that time at once would slow it down.
+        if not (timing and group.first):
             return None
-        return latencies(subject, name, order, profile.steps, batches[0], repeats, tell)
+        return latencies(subject, name, order, profile.steps, batches[0], repeats, progress)
 
-    asked = {"seed": seed, "batch_size": batch_size, "cap": cap, "processes": team.world_size}
+    settings = {"seed": seed, "batch_size": batch_size, "cap": cap, "processes": group.world_size}
     return replace(
         profile,
         sites={site: profile.sites[site] for site in order},
-        latencies=team.gather(team.all(seconds))[0],
+        latencies=group.gather(group.all(seconds))[0],
         component=name,
         model=type(module).__name__,
         config=config_digest(module),
         guidance=subject.guidance,
-        made=_made(subject, asked, time.perf_counter() - began) | dict(profile.made),
+        made=_provenance(subject, settings, time.perf_counter() - began) | dict(profile.made),
     )
 
 
-def _observed(observer: ObservationRuns, sites: Sequence[Site], lenient: bool, team: ProcessGroup) -> Profile:
-    """The mean of what every process observed on its batches."""
-    first, *others = team.gather(team.all(lambda: observer.profile(passes_of(sites), lenient)))
+def _observed(runs: ObservationRuns, sites: Sequence[Site], lenient: bool, group: ProcessGroup) -> Profile:
+    """Observe this process's batches; returns the mean profile over all processes."""
+    first, *others = group.gather(group.all(lambda: runs.profile(passes_of(sites), lenient)))
     return first.merged(others)
 
 
-def _made(subject: Subject, asked: dict[str, int], seconds: float) -> dict[str, Any]:
-    """How the profile was made: what was observed and asked for, where, and how long it took."""
+def _provenance(subject: Subject, settings: dict[str, int], seconds: float) -> dict[str, Any]:
+    """The profile's `made`: pipeline, settings, machine, versions and duration of the observation."""
     return {
         "pipeline": subject.name,
         "sampling_steps": subject.steps,
-        **asked,
+        **settings,
         "machine": machine(),
         "versions": versions(),
         "seconds": round(seconds, 1),
@@ -112,31 +114,31 @@ def denoiser_of(subject: Subject, component: str | None = None) -> tuple[str, nn
     """Name and module of the denoiser to observe.
 
     Raises:
-        DcacheError: there are several and none was named, or none of that name.
+        DcacheError: there are several and none was named, or there is none of that name.
     """
-    found = denoisers(subject.pipe)
-    name = next(iter(found)) if component is None and len(found) == 1 else component
-    if name is None or name not in found:
-        have = ", ".join(map(repr, found)) or "none that its modules' arguments tell"
+    available = denoisers(subject.pipe)
+    name = next(iter(available)) if component is None and len(available) == 1 else component
+    if name is None or name not in available:
+        have = ", ".join(map(repr, available)) or "none that dcache recognises by its modules' arguments"
         raise DcacheError(
             f"component must be one denoiser of {type(subject.pipe).__name__}, which has {have}; got {name!r}"
         )
-    return name, found[name]
+    return name, available[name]
 
 
-def batches_of(prompts: Sequence[str], seed: int, size: int, team: ProcessGroup) -> list[Batch]:
+def batches_of(prompts: Sequence[str], seed: int, size: int, group: ProcessGroup) -> list[Batch]:
     """Prompts and seeds of every call of this process.
 
     Raises:
-        DcacheError: there is none for some process.
+        DcacheError: there are fewer batches than processes.
     """
     every = [
         (list(prompts[i : i + size]), [seed + j for j in range(i, min(i + size, len(prompts)))])
         for i in range(0, len(prompts), size)
     ]
-    if len(every) < team.world_size:
+    if len(every) < group.world_size:
         raise DcacheError(
-            f"{len(prompts)} prompts in calls of {size} leave nothing to do for some of {team.world_size} "
+            f"{len(prompts)} prompts in calls of {size} leave nothing to do for some of {group.world_size} "
             "processes: give more prompts, or start fewer processes"
         )
-    return every[team.rank :: team.world_size]
+    return every[group.rank :: group.world_size]

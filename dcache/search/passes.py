@@ -1,4 +1,4 @@
-"""Which sites are observed in the same runs: those that do not overlap."""
+"""Passes of an observation: sets of sites without overlaps, which are observed in the same runs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Pass:
     """Sites that are observed in the same runs.
 
     Attributes:
-        sites: bound ones.
-        model: whether the denoiser as a whole is looked at; it needs no site.
+        sites: the sites to bind.
+        model: whether the whole denoiser is observed too; that needs no site.
     """
 
     sites: list[Site] = field(default_factory=list)
@@ -31,50 +31,50 @@ class Pass:
         return [site.name for site in self.sites]
 
     def without_runs(self) -> tuple[list[str], Pass]:
-        """Names of sites that span blocks, or of all if there are none; and the pass without them."""
+        """Names of the sites that span blocks (of all sites if none does), and the pass without them."""
         rest = [site for site in self.sites if not site.is_run and site.kind != "bracket"]
         if len(rest) == len(self.sites):
             rest = []
         return [name for name in self.names if name not in {s.name for s in rest}], Pass(rest, self.model)
 
-    def takes(self, site: Site) -> bool:
-        """Whether the site can be bound together with the others; takes it then."""
-        runs = [one for one in self.sites if one.is_run]
+    def add(self, site: Site) -> bool:
+        """Add a site if it can be bound together with the others; returns whether it was added."""
+        runs = [bound for bound in self.sites if bound.is_run]
         overlaps = site.is_run and any(a.first <= site.last and site.first <= a.last for a in runs)
-        nests = site.kind == "bracket" and any(one.kind == "bracket" for one in self.sites)
+        nests = site.kind == "bracket" and any(bound.kind == "bracket" for bound in self.sites)
         if not overlaps and not nests:
             self.sites.append(site)
         return not overlaps and not nests
 
 
 def sites_of(structure: Structure, specs: Iterable[str] | None) -> list[Site]:
-    """The sites that are meant; None is `auto`, the model, and every block and sublayer that there are.
+    """The sites of some specifications; None is `auto`, the model, and every block and sublayer.
 
     Raises:
-        DcacheError: a specification is unknown or names what the model lacks, or there is none.
+        DcacheError: a specification is unknown, the model has no such site, or no site is left.
     """
-    found: dict[str, Site] = {}
+    sites: dict[str, Site] = {}
     for spec in EVERYTHING if specs is None else specs:
         try:
-            found |= {site.name: site for site in structure.select([spec])}
+            sites |= {site.name: site for site in structure.select([spec])}
         except DcacheError:
-            # What is meant by default need not exist: a UNet has no blocks.
+            # Not every model has all the default sites: a UNet has no blocks.
             if specs is not None:
                 raise
-    if not found:
+    if not sites:
         raise DcacheError(
             f"no sites: expected some of those of {type(structure.model).__name__}: "
             f"{structure.available_specs()}"
         )
-    return list(found.values())
+    return list(sites.values())
 
 
 def passes_of(sites: Iterable[Site]) -> list[Pass]:
-    """A few passes in which all sites are seen: each goes to the first that takes it."""
+    """Split sites into passes greedily: each site joins the first pass it fits."""
     passes = [Pass()]
     for site in sites:
         if site.name == MODEL:
             passes[0].model = True
-        elif not any(one.takes(site) for one in passes):
+        elif not any(candidate.add(site) for candidate in passes):
             passes.append(Pass([site]))
     return passes

@@ -1,4 +1,4 @@
-"""Local search over the places of computes: one is moved by one or two evaluations, the result looked at."""
+"""Local search over the places of computed evaluations: each step moves one by one or two evaluations."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MOVES = (-1, 1, -2, 2)
 
 @dataclass(frozen=True)
 class Placed:
-    """The best places that were found.
+    """Result of a local search.
 
     Attributes:
-        anchors: where is computed.
-        quality: there.
-        evaluated: how many sets of places were looked at, each once.
+        anchors: the computed evaluations, ascending.
+        quality: quality of these anchors.
+        evaluated: number of sets of anchors evaluated, each once.
     """
 
     anchors: Anchors
@@ -29,47 +29,51 @@ class Placed:
 
 
 def even_places(computes: int, steps: int) -> Anchors:
-    """So many computes at equal distances, the first at evaluation 0."""
+    """`computes` anchors at equal distances, the first at evaluation 0.
+
+    Raises:
+        DcacheError: `computes` is not between 1 and `steps`.
+    """
     if not 1 <= computes <= steps:
-        raise DcacheError(f"of {steps} evaluations 1 to {steps} can be computed, not {computes}")
+        raise DcacheError(f"expected 1 to {steps} computed evaluations of {steps}, got {computes}")
     return tuple(i * steps // computes for i in range(computes))
 
 
 def front_loaded_places(computes: int, steps: int, power: float = 1.5) -> Anchors:
-    """So many computes, closer together at the beginning of the run, where pictures take shape."""
-    found: list[int] = []
+    """`computes` anchors, closer together at the start of the run, where pictures take shape."""
+    places: list[int] = []
     for i, place in enumerate(even_places(computes, steps)):
         later = int(steps * (i / computes) ** power) if i else place
-        found.append(max(later, found[-1] + 1 if found else 0))
-    return tuple(found)
+        places.append(max(later, places[-1] + 1 if places else 0))
+    return tuple(places)
 
 
 def descend(
     quality: Callable[[Anchors], float], start: Anchors, steps: int, budget: int, rng: random.Random
 ) -> Placed:
-    """Take any better neighbour until there is none, or the budget is spent.
+    """Move to the first better neighbour until there is none, or the budget is spent.
 
     Args:
-        quality: higher is better; what is not a number is worse than everything.
-        start: sorted, with evaluation 0, which stays.
+        quality: rates a set of anchors; higher is better, NaN is worst.
+        start: ascending anchors; the first is evaluation 0 and is never moved.
         steps: number of evaluations.
-        budget: most sets of places to look at.
-        rng: decides in which order neighbours are tried.
+        budget: most sets of anchors to evaluate, the start included.
+        rng: shuffles the order in which neighbours are tried.
     """
     seen: set[Anchors] = {start}
-    here, best = start, quality(start)
+    anchors, best = start, quality(start)
     while True:
-        for other in _neighbours(here, steps, rng):
+        for other in _neighbours(anchors, steps, rng):
             if len(seen) >= budget:
-                return Placed(here, best, len(seen))
+                return Placed(anchors, best, len(seen))
             if other in seen:
                 continue
             seen.add(other)
-            if (found := quality(other)) > best or isnan(best):
-                here, best = other, found
+            if (value := quality(other)) > best or isnan(best):
+                anchors, best = other, value
                 break
         else:
-            return Placed(here, best, len(seen))
+            return Placed(anchors, best, len(seen))
 
 
 def _neighbours(anchors: Anchors, steps: int, rng: random.Random) -> Iterator[Anchors]:

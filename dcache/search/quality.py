@@ -1,7 +1,7 @@
-"""The judge of a search: renders a schedule on fixed prompts and seeds, and says how good the pictures are.
+"""Quality of a schedule: its pictures of fixed prompts and seeds, and their metrics.
 
-Prompts come in rungs: every candidate is rendered on those of the first, those that look worth it on the next
-ones too.
+Prompts come in rungs: every candidate is rendered on those of the first, the better ones on the next rungs
+too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dcache.eval.metrics.options import MetricOptions
 from dcache.eval.subject import Subject
 from dcache.schedule import Schedule
 from dcache.search.calibrate import STEPS
-from dcache.search.closed_loop import beginning, fit, told_of
+from dcache.search.closed_loop import beginning, fit, slopes_to_json
 from dcache.search.latency_model import paired
 from dcache.search.render import Renderer
 
@@ -34,13 +34,13 @@ class QualityEvaluator:
     Attributes:
         subject: the pipeline.
         rungs: prompts of each rung; picture i, counted over all rungs, has seed + i.
-        metrics: names, as in `dcache eval`; `psnr` is that of unrounded pixels.
-        seed: of the first picture.
+        metrics: names, as in `dcache eval`; `psnr` is computed on unrounded pixels.
+        seed: seed of the first picture.
         batch_size: pictures in a call.
-        options: of the metrics.
-        held: held-out prompts, the rung behind the last.
-        renderers: rung -> what renders it, made when it is first asked for.
-        chosen: the metrics.
+        options: options of the metrics.
+        held_out: held-out prompts; their rung number follows the last rung's.
+        renderers: rung -> its renderer, made on first use.
+        chosen: the metric objects.
     """
 
     subject: Subject
@@ -55,10 +55,10 @@ class QualityEvaluator:
     _readers: dict[str, Reader] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        """Check that there is something to judge by.
+        """Load the metrics.
 
         Raises:
-            DcacheError: no prompts, or a metric that cannot be had.
+            DcacheError: a rung has no prompts, or a metric is unknown or not defined for this kind of output.
         """
         if not self.rungs or not all(self.rungs):
             raise DcacheError("a search needs one prompt or more in every rung")
@@ -69,11 +69,12 @@ class QualityEvaluator:
             raise DcacheError(f"{', '.join(wrong)} is not defined for {kind}s: ask for another metric")
 
     def evaluate(self, schedule: Schedule, rung: int) -> dict[str, Any]:
-        """What a schedule's pictures of one rung are worth.
+        """Render a schedule on one rung and compute the metrics.
 
         Returns:
-            `values`: metric -> value, NaN as None; `each`: metric -> value of each picture, where it has one;
-            `seconds`: wall clock of the rendering.
+            A dict, ready for JSON. `values`: metric -> value, NaN as None; all None if the pictures are
+            broken. `each`: metric -> values of the single pictures, for metrics that have them. `seconds`:
+            wall clock of the rendering.
         """
         renderer = self._renderer(rung)
         began = time.perf_counter()
@@ -84,38 +85,39 @@ class QualityEvaluator:
         if broken(pictures.astype(np.float32), renderer.reference.astype(np.float32)):
             return {"values": dict.fromkeys(self.metrics), "each": {}, "seconds": seconds}
         for metric in self.chosen:
-            value, own = self._value(metric, pictures, renderer, rung)
+            value, by_picture = self._value(metric, pictures, renderer, rung)
             values[metric.name] = value if value is not None and np.isfinite(value) else None
-            if own is not None:
-                each[metric.name] = own
+            if by_picture is not None:
+                each[metric.name] = by_picture
             elif len(self.rungs) > 1 and value is not None:
                 raise DcacheError(
-                    f"{metric.name} is of all pictures together, and has no mean over rungs of prompts: "
-                    f"render every schedule on all of them (--first {sum(map(len, self.rungs))})"
+                    f"{metric.name} is one value of all pictures together, so it cannot be averaged over "
+                    "rungs of prompts. Render every schedule on all prompts (--first "
+                    f"{sum(map(len, self.rungs))})"
                 )
         return {"values": values, "each": each, "seconds": seconds}
 
     def fit(self, schedule: Schedule) -> dict[str, Any]:
-        """Fit a schedule's weights on the pictures of all rungs but the first, and check them on the first.
+        """Fit a schedule's weights on the pictures of the second rung, and check them on the first.
 
-        Of one rung the first third is checked on.
+        If there is one rung, its first third is for checking and the rest for fitting.
 
         Returns:
-            `fitted`: the slopes, as `closed_loop.told_of` has them; `before` and `after`: mean PSNR in dB
-            where it was checked; `rendered`: how many renderings it took.
+            A dict, ready for JSON. `fitted`: the slopes, from `closed_loop.slopes_to_json`; `before` and
+            `after`: mean PSNR in dB on the checking prompts; `rendered`: number of renderings.
 
         Raises:
-            DcacheError: there is one prompt alone, and none to check on.
+            DcacheError: there is only one prompt, so none is left for checking.
         """
         fitting, checking = self.parts
         mean, apart = beginning(schedule, self.paired)
-        found = fit(schedule, fitting, checking, mean, STEPS, apart)
-        told = {"before": found.before, "after": found.after, "rendered": found.rendered}
-        return {"fitted": told_of(found), **told}
+        result = fit(schedule, fitting, checking, mean, STEPS, apart)
+        figures = {"before": result.before, "after": result.after, "rendered": result.rendered}
+        return {"fitted": slopes_to_json(result), **figures}
 
     @cached_property
     def parts(self) -> tuple[Renderer, Renderer]:
-        """Renderers to fit weights on, and to check them on."""
+        """The renderers for fitting and for checking weights."""
         if len(self.rungs) > 1:
             return self._renderer(1), self._renderer(0)
         prompts = list(self.rungs[0])
@@ -129,7 +131,7 @@ class QualityEvaluator:
 
     @cached_property
     def paired(self) -> bool:
-        """Whether guidance makes one batch of both branches; looked at once, in a call of the pipeline."""
+        """Whether guidance makes one batch of both branches; observed once, in a call of the pipeline."""
         return paired(self.subject, self.rungs[0][0], self.seed)
 
     def direction(self, name: str) -> int:
@@ -140,8 +142,8 @@ class QualityEvaluator:
         self, metric: Metric, pictures: Any, renderer: Renderer, rung: int
     ) -> tuple[float | None, list[float] | None]:
         if metric.name == "psnr":
-            own = renderer.psnr(pictures)
-            return float(np.mean(own)), own
+            by_picture = renderer.psnr(pictures)
+            return float(np.mean(by_picture)), by_picture
         reader = self._readers.get(metric.source.name)
         if reader is None:
             reader = self._readers[metric.source.name] = metric.source.load(self.options)
@@ -158,10 +160,10 @@ class QualityEvaluator:
         return score.value, score.each
 
     def _renderer(self, rung: int) -> Renderer:
-        found = self.renderers.get(rung)
-        if found is None:
+        renderer = self.renderers.get(rung)
+        if renderer is None:
             before = sum(len(prompts) for prompts in self.rungs[:rung])
             prompts = self.rungs[rung] if rung < len(self.rungs) else self.held_out
-            found = Renderer(self.subject, prompts, self.seed + before, self.batch_size)
-            self.renderers[rung] = found
-        return found
+            renderer = Renderer(self.subject, prompts, self.seed + before, self.batch_size)
+            self.renderers[rung] = renderer
+        return renderer

@@ -1,4 +1,4 @@
-"""`dcache search`: a front of schedules, cost against quality, found by rendering candidates."""
+"""`dcache search`: the Pareto front of schedules, cost against quality, from rendered candidates."""
 
 from __future__ import annotations
 
@@ -31,23 +31,24 @@ class SearchConfig:
     """Settings of a search; every field affects its result.
 
     Attributes:
-        strategy: one of `STRATEGIES`; `local` begins around templates and plans.
+        strategy: one of `STRATEGIES`; `local` starts from templates and plans.
         units: as in `dcache.search.space.units_of`.
-        recipes: names of `dcache.search.space.RECIPES`.
+        recipes: names in `dcache.search.space.RECIPES`.
         budget: most candidates to evaluate.
-        population: of a generation or batch.
-        mutation: rate, None for two bits of a genome (of the offspring: 0.05, as ECAD has it).
-        convention: `each` bit at that rate, or `some` of the offspring at all (ECAD's pymoo).
-        finishing: share of the budget that is kept for a local search around the front.
-        fitting: share that is kept for fits of weights on the pictures (`dcache.search.closed_loop`), of the
-            best at the speedups that are wanted; each rendering counts as an evaluation. They need two
+        population: candidates in a generation or batch.
+        mutation: rate; None is two bits of a genome with `each`, 5 % of the offspring with `some`.
+        convention: `each`: every bit flips at that rate; `some`: that share of the offspring is mutated
+            (pymoo's meaning, as ECAD uses it).
+        finishing: share of the budget for a local search around the front.
+        fitting: share of the budget for fits of weights on the pictures (`dcache.search.closed_loop`), of the
+            best candidates at the `wanted` speedups; each rendering counts as an evaluation. Fits need two
             prompts. Both shares together are below 1.
-        wanted: speedups that half of the local search and the fits are for, the most wanted first.
-        seeds: begin with templates and plans; else with random genomes alone.
-        metrics: what is traded against cost, as in `dcache eval`.
-        cost: `seconds` by the profile's latencies, `flops`, or `measured`.
-        first: prompts of the first rung; the rest is for those that look worth it.
-        seed: of the pictures and of every decision.
+        wanted: speedups that the fits and half of the local search aim at, the most important first.
+        seeds: start from templates and plans; otherwise from random genomes.
+        metrics: metrics traded against cost, as in `dcache eval`.
+        cost: `seconds` from the profile's latencies, `flops`, or `measured`.
+        first: prompts of the first rung; better candidates are rendered on the remaining prompts too.
+        seed: seed of the first picture, and of every random decision.
         paired: whether guidance makes one batch of both branches, as in `Space`.
     """
 
@@ -69,7 +70,7 @@ class SearchConfig:
     paired: bool | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense.
+        """Check names and ranges.
 
         Raises:
             DcacheError: an unknown name or a number out of range.
@@ -83,13 +84,13 @@ class SearchConfig:
             )
         if min(self.finishing, self.fitting) < 0.0 or not self.finishing + self.fitting < 1.0:
             raise DcacheError(
-                "the shares of finishing and fitting lie between 0 and 1, and are less than 1 together, got "
+                "finishing and fitting are shares between 0 and 1 whose sum is below 1, got "
                 f"{self.finishing:g} and {self.fitting:g}"
             )
         if not all(0.0 < speedup < inf for speedup in self.wanted):
-            raise DcacheError(f"speedups that are wanted are numbers above 0, got {self.wanted}")
+            raise DcacheError(f"wanted speedups are numbers above 0, got {self.wanted}")
         if self.mutation is not None and not 0.0 <= self.mutation <= 1.0:
-            raise DcacheError(f"a mutation's rate lies between 0 and 1, got {self.mutation}")
+            raise DcacheError(f"a mutation rate lies between 0 and 1, got {self.mutation}")
         if self.budget < 1:
             raise DcacheError(f"a search needs a budget of at least one evaluation, got {self.budget}")
         if self.population < 4 or self.population % 4:
@@ -98,14 +99,14 @@ class SearchConfig:
             raise DcacheError(f"the cost is one of {', '.join(COSTS)}, got {self.cost!r}")
         if self.convention not in CONVENTIONS:
             raise DcacheError(
-                f"a mutation's convention is one of {', '.join(CONVENTIONS)}, got {self.convention!r}"
+                f"a mutation convention is one of {', '.join(CONVENTIONS)}, got {self.convention!r}"
             )
         if self.first < 1 or not self.metrics:
             raise DcacheError("a search needs one prompt or more in its first rung, and a metric")
 
 
 def rungs(prompts: Sequence[str], first: int) -> list[list[str]]:
-    """The prompts of the first rung, and the rest."""
+    """The prompts split into rungs: the `first` ones, and the rest if there are any."""
     return [part for part in (list(prompts[:first]), list(prompts[first:])) if part]
 
 
@@ -113,13 +114,14 @@ def open_journal(folder: Path | None, identity: dict[str, Any], resume: bool, wr
     """The journal of a search in a folder.
 
     Args:
-        folder: None keeps nothing.
-        identity: what decides the results, as `identity_of` has it.
-        resume: go on with the journal that is there.
-        writes: False in all processes but the first: they read what is there and write nothing.
+        folder: None keeps the journal in memory.
+        identity: everything that decides the results, from `identity_of`.
+        resume: continue an existing journal.
+        writes: False in all processes but the first: they only read the journal, so that no line is written
+            twice.
 
     Raises:
-        DcacheError: it is of another search, or there is one already.
+        DcacheError: the journal is of another search, or exists and `resume` is False.
     """
     if folder is None:
         return Journal(None, identity)
@@ -129,37 +131,40 @@ def open_journal(folder: Path | None, identity: dict[str, Any], resume: bool, wr
 
 
 def identity_of(
-    ways: SearchConfig, prompts: Sequence[str], about: dict[str, Any], held: Sequence[str] = ()
+    config: SearchConfig, prompts: Sequence[str], about: dict[str, Any], held_out: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Everything that decides what one schedule's evaluation gives; how candidates are chosen does not."""
+    """Everything that decides the result of evaluating one schedule, for the journal's first line.
+
+    Strategy and budget are left out: they choose candidates, and a search may be resumed with others.
+    """
     return {
         **about,
         "prompts": digest(prompts),
-        "held_out": digest(held),
-        "first": ways.first,
-        "metrics": ways.metrics,
-        "seed": ways.seed,
-        "measured": ways.cost == "measured",
+        "held_out": digest(held_out),
+        "first": config.first,
+        "metrics": config.metrics,
+        "seed": config.seed,
+        "measured": config.cost == "measured",
     }
 
 
-def space_of(profile: Profile, ways: SearchConfig) -> Space:
-    """What is searched.
+def space_of(profile: Profile, config: SearchConfig) -> Space:
+    """The search space of a profile under a configuration.
 
     Raises:
-        DcacheError: the profile lacks the units, or the latencies that costs come from.
+        DcacheError: the profile lacks the units, or the latencies or FLOPs that costs are computed from.
     """
-    if ways.cost != "measured" and profile.latencies is None:
+    if config.cost != "measured" and profile.latencies is None:
         raise DcacheError("the profile has no latencies: observe with timing, or search by measured seconds")
-    units = units_of(profile, ways.units)
+    units = units_of(profile, config.units)
     counted = {} if profile.latencies is None else profile.latencies.flops
-    if ways.cost == "flops" and not any(counted.get(site) for unit in units for site in unit):
+    if config.cost == "flops" and not any(counted.get(site) for unit in units for site in unit):
         raise DcacheError("the profile has no FLOPs of these sites: observe again, or search by seconds")
-    return Space(profile, units, tuple(RECIPES[name] for name in ways.recipes), ways.paired)
+    return Space(profile, units, tuple(RECIPES[name] for name in config.recipes), config.paired)
 
 
 def fastest(space: Space, by: str) -> float:
-    """The speedup of one compute, which no schedule exceeds; infinity where costs are to be measured."""
+    """Largest possible speedup: that of one computed evaluation. Infinity if costs are measured."""
     full = uncached_of(space.profile, by)
     if full is None:
         return inf
@@ -169,105 +174,112 @@ def fastest(space: Space, by: str) -> float:
 
 def search(
     profile: Profile,
-    ways: SearchConfig,
-    team: Evaluator,
+    config: SearchConfig,
+    evaluator: Evaluator,
     prompts: Sequence[str],
     signs: dict[str, int],
     journal: Journal | None = None,
     held_out: bool = False,
-    tell: Callable[[Search], None] = lambda _search: None,
+    progress: Callable[[Search], None] = lambda _search: None,
 ) -> Search:
-    """Search the front.
+    """Run a search; its result has the front.
 
     Args:
-        profile: of the model; its latencies say what candidates cost.
-        ways: how.
-        team: who renders.
-        prompts: of all rungs.
+        profile: profile of the model; candidates are priced from its latencies.
+        config: settings of the search.
+        evaluator: renders the candidates.
+        prompts: prompts of all rungs.
         signs: metric -> 1 if higher is better, else -1.
-        journal: where evaluations are kept and found; None keeps none.
-        held_out: whether the team has held-out prompts, to render the front on in the end.
-        tell: called after every batch.
+        journal: evaluations are read from it and logged to it; None keeps them in memory.
+        held_out: whether the evaluator has held-out prompts, on which the front is rendered at the end.
+        progress: called after every batch.
 
     Raises:
-        DcacheError: the profile lacks something, or a metric gives no number even with everything computed.
+        DcacheError: the profile lacks sites, latencies or FLOPs, or a metric is no number even with
+            everything computed.
     """
-    space = space_of(profile, ways)
-    parts = len(rungs(prompts, ways.first))
-    kept = Journal(None, {}) if journal is None else journal
-    found = Search(space, team, kept, signs, parts, ways.budget, ways.cost, tell)
-    rng = random.Random(ways.seed)
-    last, local = (round(share * ways.budget) for share in (ways.fitting, ways.finishing))
-    _begin(found, ways, rng, main=max(2, ways.budget - last - local))
-    limits = [found.uncached / speedup for speedup in ways.wanted]
-    around = LocalSearch(space, _evaluated(found), rng, ways.population, limits)
-    found.run(around, ways.budget - last - len(found.candidates))
-    # Weights are fitted on some prompts and checked on others.
-    if ways.fitting and len(prompts) > 1:
-        found.fit(promising(found, ways.wanted))
-    # What fits had no use for.
-    found.run(around, ways.budget - found.spent)
+    space = space_of(profile, config)
+    parts = len(rungs(prompts, config.first))
+    log = Journal(None, {}) if journal is None else journal
+    state = Search(space, evaluator, log, signs, parts, config.budget, config.cost, progress)
+    rng = random.Random(config.seed)
+    for_fits, for_local = (round(share * config.budget) for share in (config.fitting, config.finishing))
+    _begin(state, config, rng, main=max(2, config.budget - for_fits - for_local))
+    limits = [state.uncached / speedup for speedup in config.wanted]
+    local = LocalSearch(space, _evaluated(state), rng, config.population, limits)
+    state.run(local, config.budget - for_fits - len(state.candidates))
+    # Weights are fitted on some prompts and checked on others, so one prompt is too few.
+    if config.fitting and len(prompts) > 1:
+        state.fit(promising(state, config.wanted))
+    # The local search uses up what the fits left of the budget.
+    state.run(local, config.budget - state.spent)
     if held_out:
-        found.hold_out()
-    return found
+        state.hold_out()
+    return state
 
 
-def _begin(found: Search, ways: SearchConfig, rng: random.Random, main: int) -> None:
-    """Both ends, the seeds and the strategy: so many evaluations together."""
-    space = found.space
-    # Both ends of all fronts: what costs the most, and the least.
+def _begin(search: Search, config: SearchConfig, rng: random.Random, main: int) -> None:
+    """Evaluate both ends of the front, the seeds and the strategy's candidates: `main` evaluations in all."""
+    space = search.space
+    # Both ends of every front: the uncached run and the cheapest schedule.
     full = space.genome([[True] * space.profile.steps] * len(space.units))
-    found.run(_Listed([full], 1), 1)
-    _refuse_without_numbers(found)
-    found.run(_Listed([cheapest(space)], 1), 1)
-    # At most half of it where a strategy follows: the rest is for what it makes of them.
-    make = STRATEGIES.get(ways.strategy)
+    search.run(_Listed([full], 1), 1)
+    _refuse_without_numbers(search)
+    search.run(_Listed([cheapest(space)], 1), 1)
+    # Seeds take at most half of the evaluations, so that the strategy has some left.
+    make = STRATEGIES.get(config.strategy)
     share = main if make is None else main // 2
-    first = interleaved(templates(space), planned(space))[:share] if ways.seeds else []
-    found.run(_Listed(first, ways.population), main - len(found.candidates))
+    first = interleaved(templates(space), planned(space))[:share] if config.seeds else []
+    search.run(_Listed(first, config.population), main - len(search.candidates))
     if make is not None:
         start = Start(
-            space, _evaluated(found), rng, found.uncached, ways.population, ways.mutation, ways.convention
+            space,
+            _evaluated(search),
+            rng,
+            search.uncached,
+            config.population,
+            config.mutation,
+            config.convention,
         )
-        found.run(make(start), main - len(found.candidates))
+        search.run(make(start), main - len(search.candidates))
 
 
 def _evaluated(search: Search) -> list[tuple[Genome, Objectives]]:
     return [(c.genome, search.objectives(c)) for c in search.candidates.values()]
 
 
-def promising(found: Search, wanted: Sequence[float]) -> list[Candidate]:
-    """Whose weights to fit: for each speedup the best that is as fast, then the second best, and so on."""
-    (metric, sign), *_ = found.signs.items()
-    able = [c for c in found.whole() if not c.fitted and can_fit(c.schedule)]
-    able.sort(key=lambda c: -sign * c.value(metric, found.rungs))
-    # Of the same places once: a fit ends near the same weights from wherever it begins.
-    first = {c.genome[: found.space.bits]: c for c in reversed(able)}
-    able = [c for c in able if first[c.genome[: found.space.bits]] is c]
-    ranked = [[c.digest for c in able if found.uncached / c.cost >= speedup] for speedup in wanted]
-    return [found.candidates[digest] for digest in interleaved(*ranked)]
+def promising(search: Search, wanted: Sequence[float]) -> list[Candidate]:
+    """Candidates for fits of weights: the best for each wanted speedup, then the second best, ..."""
+    (metric, sign), *_ = search.signs.items()
+    able = [c for c in search.whole() if not c.fitted and can_fit(c.schedule)]
+    able.sort(key=lambda c: -sign * c.value(metric, search.rungs))
+    # One of each set of places: a fit ends near the same weights wherever it starts.
+    first = {c.genome[: search.space.bits]: c for c in reversed(able)}
+    able = [c for c in able if first[c.genome[: search.space.bits]] is c]
+    ranked = [[c.digest for c in able if search.uncached / c.cost >= speedup] for speedup in wanted]
+    return [search.candidates[digest] for digest in interleaved(*ranked)]
 
 
 class _Listed:
-    """Genomes that are evaluated once, in their order, a batch at a time."""
+    """Strategy that proposes given genomes once, in order, a batch at a time."""
 
     def __init__(self, genomes: Sequence[Genome], batch: int) -> None:
         self.genomes, self.batch = list(genomes), batch
 
     def ask(self) -> list[Genome]:
-        """The next of them, in the end none."""
+        """The next batch; empty when all were proposed."""
         asked, self.genomes = self.genomes[: self.batch], self.genomes[self.batch :]
         return asked
 
     def tell(self, results: Sequence[tuple[Genome, Objectives]]) -> None:
-        """Nothing to learn."""
+        """Ignore the results: the genomes are fixed."""
 
 
-def _refuse_without_numbers(found: Search) -> None:
-    (full,) = found.candidates.values()
-    wrong = [name for name in found.signs if not isfinite(full.value(name, 1))]
+def _refuse_without_numbers(search: Search) -> None:
+    (full,) = search.candidates.values()
+    wrong = [name for name in search.signs if not isfinite(full.value(name, 1))]
     if wrong:
         raise DcacheError(
-            f"{', '.join(wrong)} is no number even with everything computed: nothing can be compared by it "
-            "on these prompts. Ask for another metric, or for more prompts (--first)"
+            f"{', '.join(wrong)} is no number even with everything computed, so candidates cannot be "
+            "compared by it on these prompts. Choose another metric, or more prompts (--first)"
         )

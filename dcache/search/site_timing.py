@@ -1,4 +1,4 @@
-"""A clock on every site of a denoiser: read when the site is entered and when it is left."""
+"""Timing of the sites of a denoiser: a clock is read on entry and exit of every site."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Spans = dict[int, list[tuple[Reading, Reading]]]
 
 @dataclass
 class Readings:
-    """Readings at the beginning and the end of every event: site -> evaluation -> one for each branch."""
+    """Start and end readings: site -> evaluation -> one pair for each branch."""
 
     computed: dict[str, Spans] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     predicted: dict[str, Spans] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
 
 
 class Stopwatch(Observer):
-    """Reads something whenever a site is entered and left.
+    """Calls `read` on entry and exit of every site.
 
     Args:
-        read: gives the reading.
-        readings: takes them; new ones if None.
+        read: returns the current reading, such as a time or a FLOP count.
+        readings: receives the readings; None makes a new one.
     """
 
     sees_outputs = False
@@ -43,36 +43,36 @@ class Stopwatch(Observer):
         self._began: dict[str, Reading] = {}
 
     def on_enter(self, site: str, call: Call) -> None:
-        """Begin."""
+        """Read at the start."""
         self._began[site] = self.read()
 
     def on_leave(self, site: str, call: Call, computed: bool) -> None:
-        """End."""
+        """Read at the end; the engine's self-check does not count."""
         if not call.checking and site in self._began:
             spans = self.readings.computed if computed else self.readings.predicted
             spans[site][call.index].append((self._began[site], self.read()))
 
 
 def reader(module: nn.Module) -> Callable[[], Reading]:
-    """What reads the time: on a GPU that of its stream."""
+    """A function that reads the time: a CUDA event on the current stream, or `perf_counter` on a CPU."""
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     if device.type != "cuda":
         return perf_counter
 
-    def event() -> torch.cuda.Event:
-        made = torch.cuda.Event(True)  # type: ignore[no-untyped-call]
-        made.record(torch.cuda.current_stream(device))
-        return made
+    def read_event() -> torch.cuda.Event:
+        event = torch.cuda.Event(True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(device))
+        return event
 
-    return event
+    return read_event
 
 
 def seconds(began: Reading, ended: Reading) -> float:
-    """Between two readings of the time that are over."""
+    """Seconds between two readings; on a GPU both events must be complete."""
     return ended - began if isinstance(began, float) else began.elapsed_time(ended) / 1000.0
 
 
 def median(spans: Spans, between: Callable[[Reading, Reading], float]) -> float:
-    """Over evaluations, of the sum over branches; without the first, in which the engine checks itself."""
+    """Median over evaluations of the sum over branches; the first is dropped, it includes the self-check."""
     usual = [spans[t] for t in sorted(spans)][1:] or list(spans.values())
-    return statistics.median(sum(between(*one) for one in some) for some in usual) if usual else 0.0
+    return statistics.median(sum(between(*span) for span in branches) for branches in usual) if usual else 0.0

@@ -1,15 +1,19 @@
-"""Seconds of a pipeline's sites: computed, and predicted.
+"""Seconds of a pipeline's sites, computed and predicted.
 
-A site's own clock tells what a prediction saves. What remembering costs in every evaluation is outside of it,
-so whole calls are measured too, in turns with uncached ones, for each set of sites that can be predicted
-together: ones in which every second evaluation is computed, in which the clocks run, and ones in which
-evaluation 0 alone is. All is divided by the uncached call of its round, for machines slow down and recover.
+A clock around a site measures what a prediction saves, but not the overhead of caching in every evaluation.
+So whole calls are timed too, in turns with uncached ones, for each set of sites that can be predicted
+together:
+
+- `often`: every second evaluation is computed; the clocks run in these calls.
+- `once`: only evaluation 0 is computed.
+
+All times are divided by the uncached call of the same round, because the speed of a machine drifts.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +22,7 @@ from dcache.engine.observe import observe
 from dcache.errors import DcacheError
 from dcache.eval.call_cost import counting
 from dcache.eval.entries import UNCACHED, BenchEntry, run_once
+from dcache.eval.progress import StageProgress
 from dcache.eval.specs import MethodEntry
 from dcache.eval.subject import Subject
 from dcache.identity.denoisers import denoisers
@@ -36,41 +41,41 @@ def latencies(
     steps: int,
     batch: Batch,
     repeats: int = 3,
-    tell: Callable[[str], None] = lambda _what: None,
+    progress: StageProgress = lambda _stage: None,
 ) -> Latencies:
     """Time the sites of one denoiser.
 
     Args:
         subject: the pipeline.
-        component: the denoiser's name in it.
-        sites: names of sites; they may lie inside one another.
+        component: the denoiser's name in the pipeline.
+        sites: names of sites; they may overlap.
         steps: evaluations of a run.
         batch: prompts and seeds of every timed call.
-        repeats: timed rounds, behind one that warms up.
-        tell: called with what is under way.
+        repeats: timed rounds, after one that warms up.
+        progress: called with a description of each stage.
 
     Raises:
-        DcacheError: there are no rounds, or a site cannot be predicted.
+        DcacheError: `repeats` is below 1, or a site cannot be predicted.
     """
     if repeats < 1:
         raise DcacheError(f"expected at least one timed round, got {repeats}")
     groups = [_Group(subject, component, group, steps) for group in apart(sites)]
     for i, group in enumerate(groups):
-        tell(f"FLOPs, set of sites {i + 1} of {len(groups)}")
+        progress(f"FLOPs, set of sites {i + 1} of {len(groups)}")
         group.count(subject, batch)
     uncached: list[float] = []
     for turn in range(repeats + 1):
-        tell(f"timed round {turn} of {repeats}" if turn else "warm-up")
+        progress(f"timed round {turn} of {repeats}" if turn else "warm-up")
         whole = seconds_of(subject, UNCACHED, batch)
         rounds = [group.measure(subject, batch, whole) for group in groups]
         if turn:
             uncached.append(whole)
-            for group, one in zip(groups, rounds, strict=True):
-                group.rounds.append(one)
+            for group, timed in zip(groups, rounds, strict=True):
+                group.rounds.append(timed)
     whole = statistics.median(uncached)
-    found = [group.result(whole) for group in groups]
+    results = [group.result(whole) for group in groups]
     merged = {
-        name: {site: value for one in found for site, value in getattr(one, name).items()}
+        name: {site: value for clocks in results for site, value in getattr(clocks, name).items()}
         for name in ("computed", "predicted", "flops", "overhead")
     }
     ordered = {name: {site: table[site] for site in sites} for name, table in merged.items()}
@@ -78,7 +83,7 @@ def latencies(
 
 
 def apart(sites: Sequence[str]) -> list[list[str]]:
-    """Sets of sites of which none overlaps another: each site goes to the first that it fits."""
+    """Split sites into sets without overlaps; each site joins the first set that it fits."""
     groups: list[list[str]] = []
     for site in sites:
         group = next((g for g in groups if not any(_overlap(site, other) for other in g)), None)
@@ -91,7 +96,13 @@ def apart(sites: Sequence[str]) -> list[list[str]]:
 
 @dataclass
 class _Clocks:
-    """What the sites of one set take in one evaluation, and a call for remembering each."""
+    """Figures of the sites of one set.
+
+    Attributes:
+        computed, predicted: seconds of a site in one evaluation.
+        flops: FLOPs of a site in one evaluation.
+        overhead: seconds that caching a site adds to a whole call.
+    """
 
     computed: dict[str, float] = field(default_factory=dict)
     predicted: dict[str, float] = field(default_factory=dict)
@@ -101,7 +112,7 @@ class _Clocks:
 
 @dataclass
 class _Round:
-    """One round of one set, all as shares of the uncached call: both whole calls and the sites' clocks."""
+    """Times of one round in units of the uncached call: the calls `often` and `once`, and the clocks."""
 
     often: float
     once: float
@@ -110,14 +121,14 @@ class _Round:
 
 
 class _Group:
-    """Sites that can be predicted together."""
+    """A set of sites that can be predicted together."""
 
     def __init__(self, subject: Subject, component: str, sites: Sequence[str], steps: int) -> None:
         self.sites = list(sites)
         self.steps = steps
         self.module = denoisers(subject.pipe)[component]
-        self.often = _choice(subject, component, sites, steps, range(0, steps, 2))
-        self.once = _choice(subject, component, sites, steps, range(1))
+        self.often = _entry(subject, component, sites, steps, range(0, steps, 2))
+        self.once = _entry(subject, component, sites, steps, range(1))
         self.flops: dict[str, float] = {}
         self.rounds: list[_Round] = []
 
@@ -132,7 +143,7 @@ class _Group:
         self.flops = {site: median(computed[site], lambda a, b: float(b - a)) for site in self.sites}
 
     def measure(self, subject: Subject, batch: Batch, whole: float) -> _Round:
-        """Both calls; `whole` is the uncached one of this round."""
+        """Time both calls; `whole` is the seconds of this round's uncached call."""
         clocked = _Clocked(self.often.spec, self.often.label, method=self.often.method, module=self.module)
         often = seconds_of(subject, clocked, batch)
         once = seconds_of(subject, self.once, batch)
@@ -143,21 +154,21 @@ class _Group:
         return _Round(often / whole, once / whole, computed, predicted)
 
     def result(self, whole: float) -> _Clocks:
-        """Medians over rounds, such that both measured calls cost what they did on average."""
+        """Medians over rounds, adjusted so that the sum over sites reproduces both whole calls on average."""
 
         def medians(tables: list[dict[str, float]]) -> dict[str, float]:
             return {site: whole * statistics.median(table[site] for table in tables) for site in self.sites}
 
-        predicted = medians([one.predicted for one in self.rounds])
-        computed = medians([one.computed for one in self.rounds])
+        predicted = medians([timed.predicted for timed in self.rounds])
+        computed = medians([timed.computed for timed in self.rounds])
         gains = {site: max(0.0, computed[site] - predicted[site]) for site in self.sites}
-        # Events that the two measured calls predict, and what they saved by it.
+        # Predictions of each site in the two calls, and the seconds that both calls saved.
         events = self.steps // 2 + self.steps - 1
-        calls = (statistics.median(getattr(one, name) for one in self.rounds) for name in ("often", "once"))
+        calls = (statistics.median(getattr(t, name) for t in self.rounds) for name in ("often", "once"))
         saved = sum(whole * (1.0 - share) for share in calls)
         overhead = (sum(gains.values()) * events - saved) / 2.0
         if overhead < 0.0:
-            # More goes away with a site than its clock sees.
+            # The calls saved more than the clocks account for: scale the gains, without overhead.
             factor = saved / events / sum(gains.values()) if any(gains.values()) else 1.0
             gains, overhead = {site: gain * factor for site, gain in gains.items()}, 0.0
         return _Clocks(
@@ -170,7 +181,7 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Clocked(MethodEntry):
-    """A schedule under which every site's clock runs; the readings are of its last call."""
+    """A schedule that runs with a clock on every site; `readings` are those of the last call."""
 
     module: Any = None
     readings: Readings = field(default_factory=Readings)
@@ -182,15 +193,15 @@ class _Clocked(MethodEntry):
             yield
 
 
-def seconds_of(subject: Subject, one: BenchEntry, batch: Batch) -> float:
-    """Of one whole call."""
-    return run_once(subject, one, *batch).cost.seconds
+def seconds_of(subject: Subject, entry: BenchEntry, batch: Batch) -> float:
+    """Seconds of one whole call."""
+    return run_once(subject, entry, *batch).cost.seconds
 
 
-def _choice(
+def _entry(
     subject: Subject, component: str, sites: Sequence[str], steps: int, computed: range
 ) -> MethodEntry:
-    """A schedule of some sites of one denoiser; others compute everything."""
+    """A schedule that computes some sites at `computed`; other denoisers compute everything."""
     plans = {
         name: Plan({"*": {"model": (True,) * steps}}) for name in denoisers(subject.pipe) if name != component
     }
@@ -203,12 +214,12 @@ def _choice(
 def _overlap(a: str, b: str) -> bool:
     if a.startswith("bracket") or b.startswith("bracket"):
         return True
-    one, other = span_of(a), span_of(b)
-    return one.first <= other.last and other.first <= one.last
+    span, other = span_of(a), span_of(b)
+    return span.first <= other.last and other.first <= span.last
 
 
 def spread(values: Sequence[float]) -> float:
-    """Half of the range between the quartiles, over the median."""
+    """Half the interquartile range, divided by the median."""
     if len(values) < 2:
         return 0.0
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")

@@ -1,7 +1,7 @@
-"""A schedule for another number of evaluations, fitted weights included.
+"""Transfer of a schedule to another number of evaluations, fitted weights included.
 
-`Schedule.stretch` carries places. Weights belong to distances between evaluations, so they are carried as
-what they mean: how far a prediction follows the line through its last two anchors.
+`Schedule.stretch` maps the computed places. Weights depend on the distances between evaluations, so they are
+mapped as shares: how far a prediction follows the line through its last two anchors.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Row = Sequence[bool]
 
 
 def resample_steps(schedule: Schedule, steps: int) -> Schedule:
-    """The schedule for a run of so many evaluations.
+    """The schedule for a run of `steps` evaluations.
 
-    A prediction's share of its line is that of the old prediction at the nearest fraction of the run.
+    A prediction gets the share of the old prediction at the nearest fraction of the run.
 
     Raises:
-        DcacheError: the schedule has corrections or noise levels, or its branches or weights are not of this
-            form (more than the last two anchors); those belong to their evaluations.
+        DcacheError: the schedule has corrections, noise levels, weights of more than the last two anchors, or
+            weights with different rows for its branches. Those belong to their evaluations.
     """
     if steps == schedule.steps:
         return schedule
@@ -43,20 +43,20 @@ def resample_steps(schedule: Schedule, steps: int) -> Schedule:
 
 
 def _weighed(old: Plan, new: Plan) -> Plan:
-    """The new places with the old weights."""
+    """The new plan with the old plan's weights, mapped."""
     if len(old.rows) != 1:
         raise DcacheError(
-            "weights are carried of schedules whose branches are computed alike: this one has "
-            f"{', '.join(map(repr, old.rows))}"
+            "weights can be transferred only if all guidance branches share their rows ('*'), and this "
+            f"schedule has {', '.join(map(repr, old.rows))}: plan anew for the other number of steps"
         )
     ((_, rows),), ((_, others),) = old.rows.items(), new.rows.items()
     fitted = Fitted.from_parameters(**old.parameters)
     tables: dict[str, Any] = {"weights": {}}
     for site, row in rows.items():
-        own = fitted.at(site)
-        parts = {"weights": own.mean_table}
-        if own.difference_table:
-            parts["apart"] = own.difference_table
+        predictor = fitted.at(site)
+        parts = {"weights": predictor.mean_table}
+        if predictor.difference_table:
+            parts["apart"] = predictor.difference_table
         for part, weights in parts.items():
             shares = _shares(row, next(iter(weights.values())), site)
             tables.setdefault(part, {})[site] = table(others[site], _slopes(shares, row, others[site]))
@@ -64,21 +64,22 @@ def _weighed(old: Plan, new: Plan) -> Plan:
 
 
 def _shares(row: Row, weights: Mapping[int, Mapping[int, float]], site: str) -> dict[int, float]:
-    """How far each prediction from two anchors follows their line; one without weights is reuse."""
-    lines, found = line(row, 1.0), {}
+    """Share of the line of each prediction from two anchors; 0 (reuse) for one without weights."""
+    lines, shares = line(row, 1.0), {}
     for t, anchors in anchored(row).items():
-        own = weights.get(t, {anchors[1]: 1.0})
-        if not set(own) <= set(anchors):
+        by_anchor = weights.get(t, {anchors[1]: 1.0})
+        if not set(by_anchor) <= set(anchors):
             raise DcacheError(
-                f"the weights of {site} at evaluation {t} are of the anchors {sorted(own)}, and only those "
-                f"of the last two, {anchors[0]} and {anchors[1]}, can be carried elsewhere: plan anew"
+                f"only weights of the last two anchors can be transferred ({anchors[0]} and {anchors[1]} for "
+                f"{site} at evaluation {t}), and these are of the anchors {sorted(by_anchor)}: plan anew "
+                "for the other number of steps"
             )
-        found[t] = -own.get(anchors[0], 0.0) / lines[t]
-    return found
+        shares[t] = -by_anchor.get(anchors[0], 0.0) / lines[t]
+    return shares
 
 
 def _slopes(shares: Mapping[int, float], row: Row, other: Row) -> dict[int, float]:
-    """The slopes of the other row, with the shares of the nearest fractions of the run."""
+    """Slopes of the other row, each with the share at the nearest fraction of the run."""
     if not shares:
         return {}
     scale = (len(row) - 1) / max(len(other) - 1, 1)

@@ -1,7 +1,8 @@
-"""How genomes are varied: k-point crossover and bit flips, with a generator of their own.
+"""Variation of genomes: k-point crossover, bit flips and moves, with a random generator that is passed in.
 
-Two conventions of a mutation rate are about. ECAD's pymoo setting of 0.05 means that 5 % of the offspring are
-mutated at all, each bit of those with 1 / length; elsewhere a rate is of each bit. Both are here by name.
+A mutation rate has two meanings in the literature. ECAD's 0.05 is pymoo's: 5 % of the offspring are mutated,
+each of their bits with probability 1 / length (`mutate_some`). Elsewhere it is the probability of each bit
+(`mutate_each`).
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import random
 
 from dcache.search.space import Genome, Space
 
-# Places of a genome, and what they become.
+# Index and new value of every place that changes.
 Move = tuple[tuple[int, int], ...]
 
 
 def crossover(a: Genome, b: Genome, rng: random.Random, points: int = 4) -> tuple[Genome, Genome]:
-    """Exchange the stretches between so many cuts."""
+    """Exchange every second stretch between `points` random cuts."""
     cuts = sorted(rng.sample(range(1, len(a)), min(points, len(a) - 1)))
     swapped, begin = False, 0
     first: list[int] = []
@@ -29,51 +30,51 @@ def crossover(a: Genome, b: Genome, rng: random.Random, points: int = 4) -> tupl
 
 
 def mutate_each(genome: Genome, space: Space, rng: random.Random, rate: float) -> Genome:
-    """Flip every bit with this probability; redraw the recipe with it too."""
+    """Flip each bit with probability `rate`; redraw the recipe with the same probability."""
     bits = tuple(bit ^ (rng.random() < rate) for bit in genome[: space.bits])
     recipe = rng.randrange(len(space.recipes)) if rng.random() < rate else genome[space.bits]
     return (*bits, recipe)
 
 
 def mutate_some(genome: Genome, space: Space, rng: random.Random, share: float) -> Genome:
-    """Mutate this share of the genomes, each bit of those with 1 / length (pymoo's convention)."""
+    """Mutate a genome with probability `share`, each of its bits with 1 / length (pymoo's convention)."""
     return mutate_each(genome, space, rng, 1.0 / len(genome)) if rng.random() < share else genome
 
 
 def shift_one(genome: Genome, space: Space, rng: random.Random) -> Genome:
-    """Move one computed evaluation of one unit by one or two places."""
-    found = moves(genome, space)
-    return moved(genome, rng.choice(found)) if found else genome
+    """Apply one random move of `moves`; the genome itself if there is none."""
+    options = moves(genome, space)
+    return moved(genome, rng.choice(options)) if options else genome
 
 
 def moves(genome: Genome, space: Space) -> list[Move]:
-    """All moves of one computed evaluation of one unit by one or two places, and to another recipe.
+    """All moves of one computed evaluation of one unit by one or two places, and changes of the recipe.
 
-    Moves, for a genome may have thousands of places, and as many moves: those are few numbers each.
+    Returns moves, not genomes: a genome may have thousands of places and as many moves, each a few numbers.
     """
-    found: list[Move] = []
+    shifts: list[Move] = []
     for begin in range(0, space.bits, space.width):
         row = genome[begin : begin + space.width]
-        found += [
+        shifts += [
             ((begin + i, 0), (begin + to, 1))
             for i, bit in enumerate(row)
             for to in ((i - 1, i + 1, i - 2, i + 2) if bit else ())
             if 0 <= to < space.width and not row[to]
         ]
     others = (r for r in range(len(space.recipes)) if r != genome[space.bits])
-    return found + [((space.bits, r),) for r in others]
+    return shifts + [((space.bits, r),) for r in others]
 
 
 def moved(genome: Genome, move: Move) -> Genome:
     """The genome after a move."""
-    found = list(genome)
+    places = list(genome)
     for place, value in move:
-        found[place] = value
-    return tuple(found)
+        places[place] = value
+    return tuple(places)
 
 
 def random_genome(space: Space, rng: random.Random) -> Genome:
-    """Each bit with a probability that is drawn once for the genome, so that all densities are met."""
+    """A random genome. The probability of a set bit is drawn once for each, so that all densities occur."""
     density = rng.random()
     bits = tuple(int(rng.random() < density) for _ in range(space.bits))
     return (*bits, rng.randrange(len(space.recipes)))

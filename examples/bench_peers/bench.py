@@ -56,29 +56,32 @@ KEPT = (
 )
 
 
-def why_not(subject: Subject, one: BenchEntry, prompt: str, plain: Any) -> str:
-    """Why a contestant cannot take part, "" if it can.
+def why_not(subject: Subject, contestant: BenchEntry, prompt: str, plain: Any) -> str:
+    """The reason why a contestant cannot be used; "" if it can.
 
     Args:
-        subject, one: the model and the contestant.
-        prompt: for one picture.
-        plain: the outcome of the same call without caching.
+        subject: the model.
+        contestant: the contestant.
+        prompt: prompt of one picture.
+        plain: the result of the same call without caching.
 
     Raises:
-        DcacheError: the pipeline was not bit for bit what it was when the contestant was off again.
+        DcacheError: the contestant did not restore the pipeline: the uncached output changed.
     """
     try:
-        outcome = run_once(subject, one, [prompt], [0])
+        outcome = run_once(subject, contestant, [prompt], [0])
     except DcacheError as error:
-        reason = str(error).removeprefix(f"{one.spec}: ")
-    # Others raise what they like; whatever it is, it is the reason.
+        reason = str(error).removeprefix(f"{contestant.spec}: ")
+    # Other libraries raise errors of any type.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
     else:
         reason = broken(outcome.output, to_uint8(plain.output)) or ""
     again = run_once(subject, UNCACHED, [prompt], [0])
     if not np.array_equal(again.output, plain.output):
-        raise DcacheError(f"{one.spec}: it did not leave the pipeline as it was: the uncached output changed")
+        raise DcacheError(
+            f"{contestant.spec}: it did not leave the pipeline as it was: the uncached output changed"
+        )
     return reason
 
 
@@ -89,26 +92,31 @@ def measured(name: str, guidance: str, folder: Path, options: argparse.Namespace
     plain = run_once(subject, UNCACHED, prompts[:1], [0])
     fitting, left_out = [], []
     entered = everyone(name, subject, folder, options.only)
-    for i, one in enumerate(entered):
+    for i, contestant in enumerate(entered):
         if i % PROGRESS == 0:
             print(
                 f"{name}, guidance {guidance}: trying {i + 1} of {len(entered)}", file=sys.stderr, flush=True
             )
-        if reason := why_not(subject, one, prompts[0], plain):
-            left_out.append({"library": one.library, "label": one.label, "why": reason})
+        if reason := why_not(subject, contestant, prompts[0], plain):
+            left_out.append({"library": contestant.library, "label": contestant.label, "why": reason})
         else:
-            fitting.append(one)
+            fitting.append(contestant)
     print(f"{len(fitting)} of {len(entered)} settings apply", file=sys.stderr, flush=True)
     first = run(subject, fitting, prompts, options.repeats)
-    everybody = []
+    settings = []
     for setting in results(first)["methods"]:
         if setting["flops"] < 1:
-            everybody.append(setting)
+            settings.append(setting)
         else:
             label, library = setting["label"], setting["library"]
             left_out.append({"library": library, "label": label, "why": "nothing is left out"})
-    stay = {setting["spec"] for speed in (speedup, work_saved) for setting in front(everybody, speed)}
-    final = run(subject, [one for one in fitting if one.spec in stay], prompts, options.final_repeats)
+    stay = {setting["spec"] for speed in (speedup, work_saved) for setting in front(settings, speed)}
+    final = run(
+        subject,
+        [contestant for contestant in fitting if contestant.spec in stay],
+        prompts,
+        options.final_repeats,
+    )
     write_schedules(final, folder)
     return {
         **results(final),
@@ -116,8 +124,8 @@ def measured(name: str, guidance: str, folder: Path, options: argparse.Namespace
         "title": model.title,
         "guided": guidance,
         "asked": asked(options),
-        "entered": Counter(one.library for one in entered),
-        "first_round": [{key: setting[key] for key in KEPT} for setting in everybody],
+        "entered": Counter(contestant.library for contestant in entered),
+        "first_round": [{key: setting[key] for key in KEPT} for setting in settings],
         "left_out": left_out,
     }
 
@@ -127,34 +135,34 @@ def asked(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("captions", "repeats", "final_repeats", "only")}
 
 
-def kept(name: str, guidance: str, options: argparse.Namespace) -> dict[str, Any]:
-    """What is measured, now or by an earlier run.
+def measured_once(name: str, guidance: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The results on one model, from an earlier run's file or measured now.
 
     Raises:
-        DcacheError: the earlier run was asked for something else.
+        DcacheError: the earlier run had other options.
     """
     folder = options.out / f"{name}-{guidance}"
     file = folder / "results.json"
     if not file.exists():
         make_folder(folder)
         write_json(file, measured(name, guidance, folder, options))
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if found["asked"] != asked(options):
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if content["asked"] != asked(options):
         raise DcacheError(
-            f"{folder} holds a run with {found['asked']}, not {asked(options)}: ask for the same, delete the "
-            "folder, or give another --out"
+            f"{folder} holds a run with {content['asked']}, got {asked(options)}: use the same options, "
+            "delete the folder, or choose another --out"
         )
-    return found
+    return content
 
 
 def run(subject: Subject, contestants: Sequence[BenchEntry], prompts: Sequence[str], repeats: int) -> Bench:
-    """One round.
+    """Run one round.
 
     Raises:
-        DcacheError: somebody changed the pipeline.
+        DcacheError: a contestant did not restore the pipeline.
     """
-    with rounds(len(contestants) + 1, repeats) as tell:
-        done = bench(subject, contestants, prompts, repeats=repeats, tell=tell, packages=PEERS)
+    with rounds(len(contestants) + 1, repeats) as progress:
+        done = bench(subject, contestants, prompts, repeats=repeats, progress=progress, packages=PEERS)
     if done.unrestored:
         raise DcacheError(done.unrestored)
     return done
@@ -178,14 +186,14 @@ def main() -> int:
     parser.add_argument("--docs", type=Path, help="write bench.md, bench.json and the plot of this folder")
     options = parser.parse_args()
     logging.set_verbosity_error()
-    found = []
+    measurements = []
     try:
         for name in options.model or MODELS:
             for guidance in GUIDANCES if options.guidance == "both" else [options.guidance]:
-                found.append(kept(name, guidance, options))
-                print("\n".join(shown(found[-1])), end="\n\n")
+                measurements.append(measured_once(name, guidance, options))
+                print("\n".join(shown(measurements[-1])), end="\n\n")
         if options.docs:
-            for path in write_page(found, options.docs):
+            for path in write_page(measurements, options.docs):
                 print(f"wrote {path}")
     except (DcacheError, OSError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)

@@ -127,15 +127,15 @@ def everyone(name: str, subject: Subject, out: Path, only: Sequence[str] = ()) -
         out: the folder where dcache's numbers of this model are measured to, once.
         only: libraries; none means all.
     """
-    found: list[BenchEntry] = []
+    entries: list[BenchEntry] = []
     for library in only or LIBRARIES:
         if importlib.util.find_spec(library.replace("-", "_")) is None:
             print(f"{library} is not installed: left out", file=sys.stderr)
         else:
-            found += of_library(library, name, subject, out)
+            entries += of_library(library, name, subject, out)
             if library == "dcache":
-                found += calibrated(name, subject)
-    return found
+                entries += calibrated(name, subject)
+    return entries
 
 
 def calibrated(name: str, subject: Subject) -> list[MethodEntry]:
@@ -165,10 +165,10 @@ def of_library(library: str, name: str, subject: Subject, out: Path) -> Sequence
 
 
 def numbers(model: Model, subject: Subject, out: Path) -> Path:
-    """What `teacache` and `magcache` need, measured as a user would, on the calibration captions.
+    """The coefficients file for `teacache` and `magcache`, measured on the calibration captions.
 
     Raises:
-        DcacheError: it could not be measured.
+        DcacheError: the measurement failed.
     """
     file = out / "numbers.json"
     if not file.exists():

@@ -22,60 +22,62 @@ CLOSE, FAST = 35.0, 2.0
 MOST_NAMED = 3
 
 
-def libraries(one: dict[str, Any]) -> list[str]:
-    """Those that took part in a measurement with a setting that applies."""
-    there = {setting["library"] for setting in one["first_round"]}
+def libraries(measurement: dict[str, Any]) -> list[str]:
+    """The libraries with an applicable setting in a measurement."""
+    there = {setting["library"] for setting in measurement["first_round"]}
     return [library for library in COLOURS if library in there]
 
 
-def title(one: dict[str, Any]) -> str:
+def title(measurement: dict[str, Any]) -> str:
     """Model and guidance."""
-    guidance = one["pipeline"]["guidance"]
-    return f"{one['title']}, " + (f"guidance {guidance:g}" if one["guided"] == "on" else "no guidance")
+    guidance = measurement["pipeline"]["guidance"]
+    return f"{measurement['title']}, " + (
+        f"guidance {guidance:g}" if measurement["guided"] == "on" else "no guidance"
+    )
 
 
-def shown(one: dict[str, Any]) -> list[str]:
+def shown(measurement: dict[str, Any]) -> list[str]:
     """One measurement in Markdown: both tables, the verdict, what was left out."""
-    who = libraries(one)
-    took = Counter(setting["library"] for setting in one["first_round"])
-    counts = ", ".join(f"{library} {took[library]} of {one['entered'][library]}" for library in who)
-    seconds, inside = one["uncached"]["seconds"], one["uncached"]["denoiser_seconds"]
-    spread = statistics.median(setting["spread"] for setting in one["methods"])
+    who = libraries(measurement)
+    took = Counter(setting["library"] for setting in measurement["first_round"])
+    counts = ", ".join(f"{library} {took[library]} of {measurement['entered'][library]}" for library in who)
+    seconds, inside = measurement["uncached"]["seconds"], measurement["uncached"]["denoiser_seconds"]
+    spread = statistics.median(setting["spread"] for setting in measurement["methods"])
     lines = [
-        f"### {title(one)}",
+        f"### {title(measurement)}",
         "",
-        f"{len(one['prompts'])} in one batch, {one['pipeline']['steps']} steps, uncached {seconds:.2f} s "
-        f"({inside:.2f} s of it in the denoiser). Settings that apply: {counts}. "
+        f"{len(measurement['prompts'])} in one batch, {measurement['pipeline']['steps']} steps, uncached "
+        f"{seconds:.2f} s ({inside:.2f} s of it in the denoiser). Settings that apply: {counts}. "
         f"Equal calls differed by {spread:.0%} (median over settings, slowest to fastest).",
         "",
-        *markdown(one["methods"], who, FIDELITY),
+        *markdown(measurement["methods"], who, FIDELITY),
         "",
-        *markdown(one["methods"], who, SPEED),
+        *markdown(measurement["methods"], who, SPEED),
         "",
-        *sentences(one),
+        *sentences(measurement),
     ]
-    if one["left_out"]:
-        lines += ["", "Left out:", "", *reasons(one["left_out"])]
+    if measurement["left_out"]:
+        lines += ["", "Left out:", "", *reasons(measurement["left_out"])]
     return lines
 
 
-def sentences(one: dict[str, Any]) -> list[str]:
+def sentences(measurement: dict[str, Any]) -> list[str]:
     """Where dcache is ahead, level and behind."""
-    if "dcache" not in libraries(one) or len(libraries(one)) == 1:
+    if "dcache" not in libraries(measurement) or len(libraries(measurement)) == 1:
         return []
-    found = verdicts(one["methods"])
-    rows = sum(map(len, found.values()))
-    lines = [f"dcache is ahead in {len(found['ahead'])} of {rows} rows, level in {len(found['level'])}."]
-    if found["behind"]:
-        lines += ["", "Where another library wins:", "", *(f"- {text}" for text in found["behind"])]
+    verdict = verdicts(measurement["methods"])
+    rows = sum(map(len, verdict.values()))
+    lines = [f"dcache is ahead in {len(verdict['ahead'])} of {rows} rows, level in {len(verdict['level'])}."]
+    if verdict["behind"]:
+        lines += ["", "Where another library wins:", "", *(f"- {text}" for text in verdict["behind"])]
     return lines
 
 
 def reasons(left_out: Sequence[dict[str, str]]) -> list[str]:
     """One line for each library and reason."""
     by_reason: dict[tuple[str, str], list[str]] = {}
-    for one in left_out:
-        by_reason.setdefault((one["library"], one["why"]), []).append(one["label"])
+    for setting in left_out:
+        by_reason.setdefault((setting["library"], setting["why"]), []).append(setting["label"])
     lines = []
     for (library, why), labels in by_reason.items():
         more = f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
@@ -83,13 +85,17 @@ def reasons(left_out: Sequence[dict[str, str]]) -> list[str]:
     return lines
 
 
-def short_table(found: Sequence[dict[str, Any]]) -> list[str]:
+def short_table(measurements: Sequence[dict[str, Any]]) -> list[str]:
     """For the README: a row for each measurement, the fastest at one fidelity, the closest at one speed."""
-    who = [library for library in COLOURS if any(library in libraries(one) for one in found)]
+    who = [
+        library
+        for library in COLOURS
+        if any(library in libraries(measurement) for measurement in measurements)
+    ]
     heads = [f"{library}: speed at {CLOSE:g} dB, dB at {FAST:g}x" for library in who]
     lines = [f"| model | {' | '.join(heads)} |", "|---" * (len(who) + 1) + "|"]
-    for one in found:
-        close, fast = (winners(one["methods"], *at) for at in ((FIDELITY, CLOSE), (SPEED, FAST)))
+    for measurement in measurements:
+        close, fast = (winners(measurement["methods"], *at) for at in ((FIDELITY, CLOSE), (SPEED, FAST)))
         first, closest = leaders(close, FIDELITY), leaders(fast, SPEED)
         cells = []
         for library in who:
@@ -97,48 +103,52 @@ def short_table(found: Sequence[dict[str, Any]]) -> list[str]:
             decibels = f"{fast[library]['mean_psnr']:.1f}" if library in fast else "–"
             speed = f"**{speed}**" if library in first else speed
             cells.append(f"{speed}, " + (f"**{decibels}**" if library in closest else decibels))
-        lines.append(f"| {title(one)} | {' | '.join(cells)} |")
+        lines.append(f"| {title(measurement)} | {' | '.join(cells)} |")
     return lines
 
 
-def conditions(found: Sequence[dict[str, Any]]) -> str:
+def conditions(measurements: Sequence[dict[str, Any]]) -> str:
     """Machine and versions."""
-    first = found[0]
+    first = measurements[0]
     peers = ", ".join(f"{name} {first['versions'][name]}" for name in ("cache-dit", "DeepCache"))
     final = first["asked"]["final_repeats"]
     machine = heading(first["machine"], first["versions"])
     return f"{machine}, {peers}; float32, {final} calls of each in turns, medians."
 
 
-def write_page(found: Sequence[dict[str, Any]], docs: Path) -> list[Path]:
+def write_page(measurements: Sequence[dict[str, Any]], docs: Path) -> list[Path]:
     """Write bench.json, the plot, the tables of bench.md between its markers; print the README's table."""
     page, pictures = docs / "bench.md", make_folder(docs / "pictures")
-    short = short_table(found)
-    text = [conditions(found), "", *short, ""]
-    for one in found:
-        text += [*shown(one), ""]
+    short = short_table(measurements)
+    text = [conditions(measurements), "", *short, ""]
+    for measurement in measurements:
+        text += [*shown(measurement), ""]
     text.append("All settings, with FLOPs, bytes held and SSIM, are in [bench.json](bench.json).")
     fill(page, "\n".join(text))
     print("\n".join(["for the README:", "", *short]))
     return [
         page,
-        write_json(docs / "bench.json", {"measured": list(found)}),
-        draw(pictures / "bench.png", found),
+        write_json(docs / "bench.json", {"measured": list(measurements)}),
+        draw(pictures / "bench.png", measurements),
     ]
 
 
-def draw(path: Path, found: Sequence[dict[str, Any]]) -> Path:
+def draw(path: Path, measurements: Sequence[dict[str, Any]]) -> Path:
     """Speedup against PSNR: a panel for each measurement, a colour for each library, its best joined."""
-    columns = min(2, len(found))
-    rows = -(-len(found) // columns)
+    columns = min(2, len(measurements))
+    rows = -(-len(measurements) // columns)
     figure = new_figure(5.2 * columns, 3.6 * rows + 0.5)
     panels = figure.subplots(rows, columns, squeeze=False).flat
-    # In this order, or the zip takes a panel more than it fills.
-    for one, axes in zip(found, panels, strict=False):
-        panel(axes, one)
+    # Measurements first: with panels first, zip would consume one panel too many.
+    for measurement, axes in zip(measurements, panels, strict=False):
+        panel(axes, measurement)
     for axes in list(panels):
         axes.set_visible(False)
-    who = [library for library in COLOURS if any(library in libraries(one) for one in found)]
+    who = [
+        library
+        for library in COLOURS
+        if any(library in libraries(measurement) for measurement in measurements)
+    ]
     handles = [
         figure.axes[0].plot([], [], MARKERS[library], color=COLOURS[library], label=library)[0]
         for library in who
@@ -148,26 +158,26 @@ def draw(path: Path, found: Sequence[dict[str, Any]]) -> Path:
     return save(figure, path)
 
 
-def panel(axes: Any, one: dict[str, Any]) -> None:
+def panel(axes: Any, measurement: dict[str, Any]) -> None:
     """Every setting of the second round as a faint point, the best of each library as a line."""
-    best = front(one["methods"], slack=1.0)
-    for library in libraries(one):
+    best = front(measurement["methods"], slack=1.0)
+    for library in libraries(measurement):
         colour, marker = COLOURS[library], MARKERS[library]
         style = {"color": colour, "markersize": 4.5, "markeredgewidth": 0}
-        axes.plot(*points(one["methods"], library), marker, alpha=0.25, **style)
+        axes.plot(*points(measurement["methods"], library), marker, alpha=0.25, **style)
         axes.plot(*points(best, library), f"-{marker}", linewidth=1.2, **style)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.grid(color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.set_title(title(one), size=10, color=GREY, loc="left")
+    axes.set_title(title(measurement), size=10, color=GREY, loc="left")
     axes.set_xlabel("speedup of the whole pipeline call (×)", color=INK)
     axes.set_ylabel("PSNR to the uncached output (dB)", color=INK)
 
 
 def points(settings: Sequence[dict[str, Any]], library: str) -> tuple[list[float], list[float]]:
     """Speedups and PSNRs of one library's unbroken settings, the slowest first."""
-    found = sorted(
+    pairs = sorted(
         (s["speedup"], s["mean_psnr"]) for s in settings if s["library"] == library and s["speedup"]
     )
-    return [x for x, _ in found], [y for _, y in found]
+    return [x for x, _ in pairs], [y for _, y in pairs]

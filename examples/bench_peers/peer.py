@@ -60,15 +60,16 @@ def denoiser(pipe: Any) -> nn.Module:
 
 @contextmanager
 def restored(pipe: Any) -> Iterator[None]:
-    """Put back every attribute of the pipeline, its class and its denoiser's modules.
+    """Restore all attributes of the pipeline, of its class and of its denoiser's modules after the block.
 
-    Peers switch themselves off by their own functions; what those leave behind (a `forward` of the instance,
-    an empty registry, another order of the submodules), or cannot remove after an error, goes here: nobody
-    pays for who ran before.
+    Peers have functions to disable themselves. These may leave something behind (a `forward` of the instance,
+    an empty registry, another order of the submodules) or fail after an error; it is removed here, so that no
+    peer affects the next one.
     """
     places = [vars(pipe)]
     for module in denoiser(pipe).modules():
-        places += [vars(module), *(own for own in vars(module).values() if type(own) in (dict, OrderedDict))]
+        parts = vars(module).values()
+        places += [vars(module), *(part for part in parts if type(part) in (dict, OrderedDict))]
     before = [dict(place) for place in places]
     kind, of_class = type(pipe), dict(vars(type(pipe)))
     try:
@@ -90,17 +91,17 @@ def storage_bytes(*roots: Any) -> int:
     storages: dict[int, int] = {}
     waiting = list(roots)
     while waiting:
-        one = waiting.pop()
-        if id(one) in seen or isinstance(one, nn.Module | type):
+        item = waiting.pop()
+        if id(item) in seen or isinstance(item, nn.Module | type):
             continue
-        seen.add(id(one))
-        if isinstance(one, torch.Tensor):
-            storage = one.untyped_storage()
+        seen.add(id(item))
+        if isinstance(item, torch.Tensor):
+            storage = item.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
-        elif isinstance(one, dict):
-            waiting += one.values()
-        elif isinstance(one, list | tuple | set):
-            waiting += one
-        elif hasattr(one, "__dict__") and not callable(one):
-            waiting += vars(one).values()
+        elif isinstance(item, dict):
+            waiting += item.values()
+        elif isinstance(item, list | tuple | set):
+            waiting += item
+        elif hasattr(item, "__dict__") and not callable(item):
+            waiting += vars(item).values()
     return sum(storages.values())

@@ -186,7 +186,7 @@ def _apply(module: nn.Module, config: Any) -> None:
 
 
 def _latents(_: nn.Module, args: Any, kwargs: Any) -> list[torch.Tensor]:
-    """What SeaCache compares: each picture's latents, (channels, 1, height, width)."""
+    """The latents of each picture, (channels, 1, height, width), which SeaCache compares."""
     latents = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
     return list(latents.unsqueeze(2).unbind())
 
@@ -199,18 +199,20 @@ def contestants(subject: Subject, prompts: Sequence[str]) -> list[Hooks]:
         prompts: for MagCache's own calibration, which runs here, once.
     """
     ratios = magnitude_ratios(subject, prompts)
-    found = []
+    entries = []
     for method, settings in SETTINGS.items():
         for name, options in settings:
             measured = {"mag_ratios": ratios, "num_inference_steps": subject.steps}
-            found.append(_hooks(subject, method, name, options | (measured if method == "MagCache" else {})))
-    return found
+            entries.append(
+                _hooks(subject, method, name, options | (measured if method == "MagCache" else {}))
+            )
+    return entries
 
 
 def magnitude_ratios(subject: Subject, prompts: Sequence[str]) -> list[float]:
-    """What MagCache's calibration mode prints for its user to paste back; 1 where it cannot run.
+    """The ratios that MagCache's calibration mode prints for its users; [1.0] if it cannot run.
 
-    With two branches it prints two lists and takes one: this gives it the prompt's.
+    With two branches it prints two lists but accepts one: this returns the conditional branch's.
     """
     options = {"calibrate": True, "num_inference_steps": subject.steps}
     calibration = _hooks(subject, "MagCache", "calibration", options)

@@ -91,28 +91,30 @@ def front(
 
 def winners(settings: Sequence[Setting], kind: Comparison, level: float) -> dict[str, Setting]:
     """Each library's best setting at a level; libraries that do not reach it are absent."""
-    found: dict[str, Setting] = {}
+    best: dict[str, Setting] = {}
     for s in settings:
         if s["speedup"] is not None and s[kind.given] >= level:
-            known = found.get(s["library"])
+            known = best.get(s["library"])
             if known is None or s[kind.best] > known[kind.best]:
-                found[s["library"]] = s
-    return found
+                best[s["library"]] = s
+    return best
 
 
-def leaders(found: dict[str, Setting], kind: Comparison) -> set[str]:
+def leaders(settings: dict[str, Setting], kind: Comparison) -> set[str]:
     """The library with the best setting, and those level with it."""
-    best = max((s[kind.best] for s in found.values()), default=0.0)
-    return {library for library, s in found.items() if s[kind.best] == best or kind.equal(s[kind.best], best)}
+    best = max((s[kind.best] for s in settings.values()), default=0.0)
+    return {
+        library for library, s in settings.items() if s[kind.best] == best or kind.equal(s[kind.best], best)
+    }
 
 
 def markdown(settings: Sequence[Setting], libraries: Sequence[str], kind: Comparison) -> list[str]:
     """A table: a row for each level, a column for each library, the leaders in bold."""
     lines = [f"| {kind.heading} | {' | '.join(libraries)} |", "|---" * (len(libraries) + 1) + "|"]
     for level in kind.levels:
-        found = winners(settings, kind, level)
-        first = leaders(found, kind)
-        cells = [cell(found.get(library), kind, bold=library in first) for library in libraries]
+        best = winners(settings, kind, level)
+        first = leaders(best, kind)
+        cells = [cell(best.get(library), kind, bold=library in first) for library in libraries]
         lines.append(f"| {kind.level(level)} | {' | '.join(cells)} |")
     return lines
 
@@ -125,9 +127,9 @@ def cell(setting: Setting | None, kind: Comparison, bold: bool) -> str:
     return f"**{figure}** ({rest}" if bold else f"{figure} ({rest}"
 
 
-def verdicts(settings: Sequence[Setting], own: str = "dcache") -> dict[str, list[str]]:
-    """Where the own library is ahead, level, and behind, in words."""
-    found: dict[str, list[str]] = {"ahead": [], "level": [], "behind": []}
+def verdicts(settings: Sequence[Setting], library: str = "dcache") -> dict[str, list[str]]:
+    """Texts of the rows in which a library is ahead, level or behind."""
+    rows: dict[str, list[str]] = {"ahead": [], "level": [], "behind": []}
     for kind in (FIDELITY, SPEED):
         for level in kind.levels:
             at = winners(settings, kind, level)
@@ -135,12 +137,12 @@ def verdicts(settings: Sequence[Setting], own: str = "dcache") -> dict[str, list
                 continue
             first = leaders(at, kind)
             where = f"{kind.heading} {kind.level(level)}"
-            if first == {own}:
-                found["ahead"].append(where)
-            elif own in first:
-                found["level"].append(f"{where}: with {' and '.join(sorted(first - {own}))}")
+            if first == {library}:
+                rows["ahead"].append(where)
+            elif library in first:
+                rows["level"].append(f"{where}: with {' and '.join(sorted(first - {library}))}")
             else:
-                best = max((at[library] for library in first), key=lambda s: s[kind.best])
-                mine = kind.cell(at[own]) if own in at else "not reached"
-                found["behind"].append(f"{where}: {best['library']} {kind.cell(best)}; {own} {mine}")
-    return found
+                best = max((at[name] for name in first), key=lambda s: s[kind.best])
+                mine = kind.cell(at[library]) if library in at else "not reached"
+                rows["behind"].append(f"{where}: {best['library']} {kind.cell(best)}; {library} {mine}")
+    return rows

@@ -146,11 +146,11 @@ def eager_chain(
 
 
 def entrants(device: str, threshold: float, compile: Compile, guided: bool) -> list[BenchEntry]:
-    """Everybody, the uncached pipeline first.
+    """All entrants, the uncached pipeline first.
 
     Args:
-        device: where the model is: other arithmetic is measured where that makes a difference.
-        threshold: of First Block Cache, in both libraries.
+        device: device of the model; on a GPU other implementations of the sums are measured too.
+        threshold: threshold of First Block Cache, in both libraries.
         compile: arguments of `torch.compile` for the blocks, None for eager ones.
         guided: whether the denoiser is called for a second branch.
     """
@@ -160,22 +160,22 @@ def entrants(device: str, threshold: float, compile: Compile, guided: bool) -> l
         TAYLORSEER: make.taylorseer(interval=INTERVAL, order=1, warmup=WARMUP),
         FBCACHE: make.fbcache(threshold=threshold),
     }
-    found: list[BenchEntry] = [Plain("uncached", "uncached", compile=compile)]
-    found += [Ours(name, name, method=method, compile=compile) for name, method in ours.items()]
+    entries: list[BenchEntry] = [Plain("uncached", "uncached", compile=compile)]
+    entries += [Ours(name, name, method=method, compile=compile) for name, method in ours.items()]
     if compile is None:
         others = [how for how in SUMS[1:] if how == "chain" or launch.possible(torch.device(device))]
-        found += [
+        entries += [
             Ours(f"{name}, {how}", f"{name}, {how}", method=ours[name], sums=how)
             for name in (NEWTON, TAYLORSEER)
             for how in others
         ]
-    found += [
+    entries += [
         Theirs(
             name, name, library="diffusers", options=options, method=method, guided=guided, compile=compile
         )
         for name, method, options in _hooks(threshold)
     ]
-    return found
+    return entries
 
 
 def _hooks(threshold: float) -> list[tuple[str, str, dict[str, Any]]]:

@@ -123,19 +123,19 @@ class Loaded:
         """One run from the noise of seed 0; returns the last latents, on the CPU."""
         options = self.options | ({} if steps is None else {"num_inference_steps": steps})
         noise = torch.Generator().manual_seed(0)
-        made = self.pipe(**self.text, **options, generator=noise, output_type="latent")
-        return (made.images if hasattr(made, "images") else made.frames).float().cpu()
+        output = self.pipe(**self.text, **options, generator=noise, output_type="latent")
+        return (output.images if hasattr(output, "images") else output.frames).float().cpu()
 
 
-def load(giant: Giant, device: str, dtype: torch.dtype, tiny: bool, asked: dict[str, int]) -> Loaded:
-    """Make a giant where it is to run.
+def load(giant: Giant, device: str, dtype: torch.dtype, tiny: bool, overrides: dict[str, int]) -> Loaded:
+    """Make a giant on its device, with random weights.
 
     Args:
-        giant: which.
-        device: where.
-        dtype: of the weights; what diffusers keeps in float32 when it loads is float32 here too.
-        tiny: a small model of the same shape.
-        asked: options of the call that replace the giant's.
+        giant: its description.
+        device: device of the model.
+        dtype: dtype of the weights; modules that diffusers loads in float32 are float32 here too.
+        tiny: make a small model of the same structure.
+        overrides: options of the call that replace the giant's.
 
     Raises:
         DcacheError: the memory is too small.
@@ -158,7 +158,7 @@ def load(giant: Giant, device: str, dtype: torch.dtype, tiny: bool, asked: dict[
     shapes = giant.tiny_text if tiny else giant.text
     text = {key: torch.randn(shape, generator=random).to(device, dtype) for key, shape in shapes.items()}
     options = giant.options | (giant.tiny_options if tiny else {})
-    known = {key: value for key, value in asked.items() if key in options}
+    known = {key: value for key, value in overrides.items() if key in options}
     return Loaded(giant, pipe, options | known, text)
 
 

@@ -55,7 +55,7 @@ class Entry:
     failed: str = ""
 
     def state(self) -> dict[str, Any]:
-        """What was seen, as plain values."""
+        """The measurements so far, as JSON values."""
         return {name: _plain(getattr(self, name)) for name in (*LOOKS, "runs", "warming")}
 
     def take(self, state: dict[str, Any], names: Sequence[str] = (*LOOKS, "runs", "warming")) -> None:
@@ -66,11 +66,11 @@ class Entry:
 
     def figures(self, steps: int) -> dict[str, Any]:
         """As plain values; milliseconds are medians over the steps of all runs."""
-        made: dict[str, Any] = {"label": self.contestant.label, "library": self.contestant.library}
+        names: dict[str, Any] = {"label": self.contestant.label, "library": self.contestant.library}
         if self.failed or not self.runs:
-            return made | {"failed": self.failed or "it was not run"}
+            return names | {"failed": self.failed or "it was not run"}
         full, predicted = self._step_seconds(steps)
-        return made | {
+        return names | {
             "run_seconds": [run.seconds for run in self.runs],
             "full_ms": _milliseconds(full),
             "predicted_ms": _milliseconds(predicted),
@@ -125,39 +125,38 @@ def branches_of(loaded: Loaded) -> int:
     return 2 if "negative_prompt_embeds" in loaded.text else 1
 
 
-def eager_rounds(loaded: Loaded, entries: list[Entry], repeats: int, tell: Tell, keep: Keep) -> None:
-    """Time `repeats` runs of each entry in turns, the uncached pipeline first, as far as they lack them.
+def eager_rounds(loaded: Loaded, entries: list[Entry], repeats: int, progress: Tell, keep: Keep) -> None:
+    """Time the missing ones of `repeats` runs of each entry, in turns, the uncached pipeline first.
 
-    Before every timed run a short one warms up: dcache's self-check, which belongs to the first call, is
-    not in the figures.
+    A short run before every timed one warms up and takes dcache's self-check, which is in the first call.
 
     Args:
         loaded: the model.
-        entries: the uncached pipeline's first; looked at.
-        repeats: rounds.
-        tell: told who is on.
-        keep: called after every run.
+        entries: the entries after `look`, the uncached pipeline first.
+        repeats: timed rounds.
+        progress: called with a description of each run.
+        keep: called after every run, to save the state.
     """
     order = random.Random(0)
     for turn in range(repeats):
         for entry in (entries[0], *order.sample(entries[1:], len(entries) - 1)):
             if not entry.failed and len(entry.runs) <= turn:
-                tell(f"round {turn + 1} of {repeats}: {entry.contestant.label}")
+                progress(f"round {turn + 1} of {repeats}: {entry.contestant.label}")
                 with guarded(entry), entry.contestant.enabled(loaded.pipe):
                     loaded(min(WARMING, loaded.steps))
                     _timed(loaded, entry)
                 keep()
 
 
-def compiled_rounds(loaded: Loaded, entries: list[Entry], repeats: int, tell: Tell, keep: Keep) -> None:
-    """Time compiled blocks: one entrant after another, since each starts without the others' compiled code.
+def compiled_rounds(loaded: Loaded, entries: list[Entry], repeats: int, progress: Tell, keep: Keep) -> None:
+    """Time compiled blocks, one entrant after another, so that each starts without the others' compiled code.
 
-    The uncached pipeline is timed once more behind all others. Arguments are those of `eager_rounds`.
+    The uncached pipeline is timed once more after all others. Arguments are those of `eager_rounds`.
     """
     for entry, runs in (*((entry, repeats) for entry in entries), (entries[0], 2 * repeats)):
         if entry.failed or len(entry.runs) >= runs:
             continue
-        tell(f"compiled: {entry.contestant.label}")
+        progress(f"compiled: {entry.contestant.label}")
         torch._dynamo.reset()
         # Beyond torch's own limit a block goes on uncompiled: hooks inside the blocks meet it.
         limit = torch._dynamo.config.patch(recompile_limit=RECOMPILES)
@@ -172,8 +171,8 @@ def compiled_rounds(loaded: Loaded, entries: list[Entry], repeats: int, tell: Te
     torch._dynamo.reset()
 
 
-def look(loaded: Loaded, entries: list[Entry], tell: Tell, keep: Keep) -> None:
-    """An eager run of each that is not timed: what it computes, holds, and how far its latents are off.
+def look(loaded: Loaded, entries: list[Entry], progress: Tell, keep: Keep) -> None:
+    """An untimed eager run of each entry: computed share, bytes held, and the error of its latents.
 
     Raises:
         DcacheError: the uncached latents are not finite.
@@ -184,7 +183,7 @@ def look(loaded: Loaded, entries: list[Entry], tell: Tell, keep: Keep) -> None:
     for entry in entries:
         if reference is not None and (entry.computed or entry.failed):
             continue
-        tell(f"a look at {entry.contestant.label}")
+        progress(f"a look at {entry.contestant.label}")
         entry.computed = []
         with guarded(entry), replace(entry.contestant, compile=None).enabled(loaded.pipe):
             latents = _look(loaded, entry)
@@ -262,9 +261,9 @@ def guarded(entry: Entry) -> Iterator[None]:
 
 
 def _plain(value: Any) -> Any:
-    return (
-        [asdict(one) if isinstance(one, Cost) else one for one in value] if isinstance(value, list) else value
-    )
+    if not isinstance(value, list):
+        return value
+    return [asdict(item) if isinstance(item, Cost) else item for item in value]
 
 
 def _milliseconds(seconds: list[float]) -> float | None:

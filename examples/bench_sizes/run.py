@@ -199,7 +199,7 @@ def _measure_part(loaded: Loaded, part: dict[str, Any], looks: dict[str, Any], t
     backend = part["settings"].get("backend")
     compiling: Compile = None if backend is None else {"backend": backend}
     guided = branches_of(loaded) > 1
-    entries = [Entry(one) for one in entrants(to.device, part["threshold"], compiling, guided)]
+    entries = [Entry(entrant) for entrant in entrants(to.device, part["threshold"], compiling, guided)]
     for entry in entries:
         label = entry.contestant.label
         before = part.get("seen", {}).get(label)

@@ -104,16 +104,16 @@ def _kernels(rows: Sequence[dict[str, Any]], there: bool) -> list[str]:
 
 
 def _notes(rows: Sequence[dict[str, Any]]) -> list[str]:
-    found = []
+    notes = []
     for row in rows:
         if row.get("mixed_up", 0) > DOUBTFUL:
-            found.append(
+            notes.append(
                 f"{row['label']}: {share(row['mixed_up'])} of the steps took as long as those of the other "
                 "kind, so trust its two medians less."
             )
         if "failed" not in row and row["label"] != "uncached" and row["predicted_ms"] is None:
-            found.append(f"{row['label']}: it predicted no whole step.")
-    return ["", *(f"- {one}" for one in found)] if found else []
+            notes.append(f"{row['label']}: it predicted no whole step.")
+    return ["", *(f"- {note}" for note in notes)] if notes else []
 
 
 def _uncached(rows: Sequence[dict[str, Any]]) -> float | None:

@@ -33,8 +33,8 @@ class Average:
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         mine, theirs = list(self.module.parameters()), list(module.parameters())
         torch._foreach_lerp_(mine, [p.detach() for p in theirs], weight)
-        for kept, current in zip(self.module.buffers(), module.buffers(), strict=True):
-            kept.copy_(current)
+        for average, current in zip(self.module.buffers(), module.buffers(), strict=True):
+            average.copy_(current)
 
 
 class Run:
@@ -52,8 +52,8 @@ class Run:
             self.first = state["step"]
             module.load_state_dict(state["model"])
             self.average.module.load_state_dict(state["average"])
-            for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(kept)
+            for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
 
     def gradients(self, pieces: Sequence[Callable[[], Tensor]]) -> float:
         """Set the gradients of the pieces' mean loss, and return that loss.

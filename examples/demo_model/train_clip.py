@@ -62,7 +62,7 @@ def family(caption: Caption, rng: np.random.Generator) -> list[Caption]:
 
 
 class Pupil(nn.Module):
-    """The CLIP and, while it learns, a classifier on its features: it tells shapes apart sooner so."""
+    """The CLIP with a classifier on its features, which speeds up training; only the CLIP is saved."""
 
     def __init__(self, clip: CLIP) -> None:
         super().__init__()

@@ -46,8 +46,8 @@ def main() -> None:
         for steps in args.steps:
             for guidance in args.guidance:
                 start = time.time()
-                made = generate([c.text for c in captions], range(args.count), steps, guidance)
-                right = read(made) == labels
+                pixels = generate([c.text for c in captions], range(args.count), steps, guidance)
+                right = read(pixels) == labels
                 each = {k: round(float(v), 3) for k, v in zip(clips.ATTRIBUTES, right.mean(0), strict=True)}
                 kind = "held-out" if unseen else "trained"
                 spent = time.time() - start
@@ -56,12 +56,12 @@ def main() -> None:
                     flush=True,
                 )
                 if unseen and args.sheet:
-                    sheet(made[:16]).save(args.sheet)
+                    sheet(pixels[:16]).save(args.sheet)
 
 
-def sheet(made: NDArray[np.float32]) -> Image.Image:
+def sheet(pixels: NDArray[np.float32]) -> Image.Image:
     """A row for each clip, its frames side by side."""
-    rows = made.transpose(0, 2, 1, 3, 4).reshape(-1, made.shape[1] * clips.SIDE, 3)
+    rows = pixels.transpose(0, 2, 1, 3, 4).reshape(-1, pixels.shape[1] * clips.SIDE, 3)
     return Image.fromarray((rows * 255).round().astype(np.uint8))
 
 

@@ -58,9 +58,9 @@ def test_it_prints_a_table_and_writes_a_file(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["demo-video"], "measures no pipeline"),
-        (["--prompts", "a fox"], "measures no pipeline"),
-        (["--methods", "newton"], "measures no pipeline"),
+        (["demo-video"], "runs no pipeline"),
+        (["--prompts", "a fox"], "runs no pipeline"),
+        (["--methods", "newton"], "runs no pipeline"),
         (["--repeats", "0"], "at least one timed round"),
     ],
 )
@@ -153,7 +153,7 @@ def test_medians_of_turns_and_what_follows_from_them(monkeypatch: pytest.MonkeyP
     plain = dataclasses.replace(row, kernel=False)
     notes = report.notes(dataclasses.replace(done, rows=[row, dataclasses.replace(plain, op="other")]))
     assert notes[0] == "on cpu torch references are measured in other, no Triton kernels"
-    assert notes[1] == "kernels were interpreted: their times say nothing"
+    assert notes[1] == "kernels were interpreted: their times are meaningless"
 
 
 def test_a_turn_repeats_short_calls_and_divides_by_their_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,10 +108,10 @@ def test_dead_computes_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture
     [
         ("", [], "cannot be read as JSON"),
         ("{", [], "cannot be read as JSON"),
-        ("{}", [], "a file of none of"),
+        ("{}", [], "none of the formats"),
         ('{"cache_schedule": {}}', [], '"num_inference_steps" must be'),
         ("[1, 2, 3, 4, 5]", [], "of magcache or of teacache: say which, with --from"),
-        ("[1, 2, 3, 4, 5]", ["--from", "ecad"], "this is no file of ECAD"),
+        ("[1, 2, 3, 4, 5]", ["--from", "ecad"], "this is not ECAD's format"),
         ('{"attn1": [1, 0]}', [], "give --blocks"),
         ('{"attn1": [1, 0]}', ["--blocks", "-1"], "blocks must be a whole number"),
         ('{"attn1": [1, 0]}', ["--blocks", "2", "--steps", "2"], "smoothcache has no use for steps"),
@@ -148,7 +148,7 @@ def test_an_export_that_cannot_be_ends_in_a_message_and_writes_nothing(
     assert not (tmp_path / "out.json").exists()
     for command in (["import", str(file)], ["export", str(path), "--to", "ecad"]):
         assert main([*command, "--out", command[1]]) == 2
-        assert "--out is the file that is read" in capsys.readouterr().err
+        assert "--out is the input file" in capsys.readouterr().err
     assert Schedule.load(path).steps == 4
 
 

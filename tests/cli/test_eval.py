@@ -87,7 +87,7 @@ def test_every_argument_arrives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     ((pipeline, prompts, methods, settings), more) = asked[0]
     assert (pipeline, prompts, methods) == ("some/pipe", ["a fox"], "newton")
     assert settings == Settings(3, 5, 6, 2.5, 8, 16, 9, 4, "float16", "cpu", {"eta": 0.5})
-    del more["tell"]
+    del more["progress"]
     assert more == {
         "out": tmp_path,
         "metrics": ["psnr", "clip"],
@@ -141,7 +141,7 @@ def test_a_method_left_out_is_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     monkeypatch.setattr(evaluation, "evaluate", unfinished)
     assert main(["eval", "--out", str(tmp_path)]) == 0
-    assert "note: blue is left out: pictures of it are missing" in capsys.readouterr().out
+    assert "note: blue is left out, because its generation was interrupted" in capsys.readouterr().out
 
 
 def test_each_process_tells_its_progress(capsys: pytest.CaptureFixture[str]) -> None:

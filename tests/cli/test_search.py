@@ -63,7 +63,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, before: int) -> None:
             raise KeyboardInterrupt
         return own(self, schedule, rung)
 
-    monkeypatch.setattr(QualityEvaluator, "judge", interrupted)
+    monkeypatch.setattr(QualityEvaluator, "evaluate", interrupted)
 
 
 def front(out: Path) -> object:
@@ -101,7 +101,7 @@ def test_going_on_evaluates_nothing_twice_and_skips_what_is_damaged(
     journal.write_bytes(b"".join([*lines[:3], b"{nonsense\n", *lines[4:]]))
     capsys.readouterr()
     assert search(profile, tmp_path) == 2
-    assert "is there already: go on with that search (--resume)" in capsys.readouterr().err
+    assert "exists already: continue that search (--resume)" in capsys.readouterr().err
     assert search(profile, tmp_path, "--resume") == 0
     assert "1 damaged line(s) of the journal are skipped" in capsys.readouterr().err
     assert front(tmp_path) == before
@@ -120,7 +120,7 @@ def test_weights_are_fitted_and_the_front_is_held_against_other_prompts(
     fitted = [one for one in content["front"] if one["recipe"] == "closed loop"]
     assert fitted
     assert content["renderings_of_fits"] + content["evaluations"] <= 34
-    assert "renderings went into fits of weights" in printed
+    assert "fits of weights took" in printed
     assert "held out" in printed
     # The judge says of a member what the journal and the table say.
     subject, one = load("demo", steps=4, device="cpu"), fitted[0]
@@ -130,7 +130,7 @@ def test_weights_are_fitted_and_the_front_is_held_against_other_prompts(
     judge = QualityEvaluator(subject, [["a", "b"], ["c"]], held_out=read("demo-train:2"))
     assert one["psnr_held_out"] == pytest.approx(judge.evaluate(schedule, 2)["values"]["psnr"], abs=1e-3)
     assert search(profile, tmp_path / "other", *FITTED[:-1], "demo:5") == 2
-    assert "3 of the held-out prompts are searched on too" in capsys.readouterr().err
+    assert "3 of the held-out prompts are among the prompts of the search" in capsys.readouterr().err
 
 
 def test_what_cannot_be_searched_is_told(
@@ -141,12 +141,12 @@ def test_what_cannot_be_searched_is_told(
         (["--pick", "fast"], "--pick expects a speedup such as 2.5x"),
         (["--pick", "0x"], "--pick expects a speedup such as 2.5x"),
         (["--pick", "nan"], "--pick expects a speedup such as 2.5x"),
-        (["--pick", "90x"], "--pick 90x cannot be had: one compute alone is expected to be"),
+        (["--pick", "90x"], "--pick 90x is out of reach: one computed evaluation alone is expected to be"),
         (["--workers", "0"], "--workers must be at least 1"),
         (["--threads", "0"], "--threads must be at least 1"),
         (["--budget", "0"], "budget of at least one evaluation"),
-        (["--metrics", "beauty"], "no metric beauty: there are"),
-        (["--units", "blocks"], "there are no blocks in this profile: it has trunk"),
+        (["--metrics", "beauty"], "no metric beauty: expected some of"),
+        (["--units", "blocks"], "the profile has no blocks: its sites are trunk"),
         (["--profile", str(other)], "the profile is of a Other"),
         (["--profile", str(tmp_path / "none")], "cannot read the profile"),
         (["--guidance", "2"], "observed with guidance 3, and the calls have 2"),
@@ -164,7 +164,7 @@ def test_an_interrupted_search_leaves_its_front_and_goes_on(
     interrupt(monkeypatch, 6)
     capsys.readouterr()
     assert search(profile, tmp_path / "stopped") == 130
-    assert "this is the front so far; --resume goes on" in capsys.readouterr().err
+    assert "this is the front so far; --resume continues the search" in capsys.readouterr().err
     content = json.loads((tmp_path / "stopped" / "front.json").read_text())
     assert 1 <= content["evaluations"] <= 5
     assert search(profile, tmp_path / "stopped", "--resume") == 0

@@ -42,7 +42,7 @@ def test_show_tells_of_corrections_and_noise_levels() -> None:
     plan = Plan({"*": {"trunk": (True, False)}}, corrections=Corrections(table, {"trunk": -1}))
     text = list(draw(Schedule(2, {"": plan}, sigmas=(0.9994, 0.5, 0.0))))
     assert "corrected by channel: trunk" in text
-    assert "noise levels of its own: 0.999, 0.5, 0" in text
+    assert "own noise levels: 0.999, 0.5, 0" in text
     assert not any("own" in line or "corrected" in line for line in draw(LISTED))
 
 

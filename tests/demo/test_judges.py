@@ -137,7 +137,7 @@ def test_frechet_shapes_gives_float_features_of_the_size_it_says(network: Freche
     "pictures", [torch.zeros(2, 3, 64, 64), torch.zeros(2, 3, 32, 32, dtype=torch.uint8)]
 )
 def test_frechet_shapes_refuses_other_pictures(network: FrechetShapes, pictures: Tensor) -> None:
-    with pytest.raises(DcacheError, match=r"wants torch.uint8 pictures \(N, 3, 64, 64\)"):
+    with pytest.raises(DcacheError, match=r"expects torch.uint8 pictures \(N, 3, 64, 64\)"):
         network(pictures)
 
 

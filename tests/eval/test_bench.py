@@ -52,7 +52,7 @@ class Careless(BenchEntry):
 def test_contestants_take_turns_after_a_warm_up(subject: Subject) -> None:
     calls: list[tuple[int, str]] = []
     choices = parse("interval;newton")
-    done = bench(subject, choices, [CAPTION], repeats=2, tell=lambda turn, label: calls.append((turn, label)))
+    done = bench(subject, choices, [CAPTION], repeats=2, progress=lambda *both: calls.append(both))
     rounds = [[label for turn, label in calls if turn == i] for i in range(3)]
     assert rounds[0] == ["uncached", "interval", "newton"]
     for labels in rounds[1:]:
@@ -84,7 +84,7 @@ def test_somebody_elses_cache_is_measured_alike(subject: Subject) -> None:
 def test_a_contestant_that_leaves_the_pipeline_changed_is_told() -> None:
     careless = load("demo", steps=2, device="cpu")
     done = bench(careless, [Careless("careless", "careless")], [CAPTION], repeats=1)
-    assert "did not leave it as it was" in done.unrestored
+    assert "a method did not restore it" in done.unrestored
 
 
 class Ruinous(BenchEntry):
@@ -100,7 +100,7 @@ def test_a_pipeline_that_makes_nan_afterwards_is_told(monkeypatch: pytest.Monkey
     ruined = load("demo", steps=2, device="cpu")
     monkeypatch.setattr("dcache.eval.bench.check_entry", lambda *_: None)
     done = bench(ruined, [Ruinous("ruinous", "ruinous")], [CAPTION], repeats=1)
-    assert "did not leave it as it was" in done.unrestored
+    assert "a method did not restore it" in done.unrestored
 
 
 def test_too_large_a_batch_is_told(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,8 +116,8 @@ def test_too_large_a_batch_is_told(subject: Subject, monkeypatch: pytest.MonkeyP
 
 def test_what_cannot_be_used_is_refused_before_anything_runs(subject: Subject) -> None:
     with pytest.raises(DcacheError, match=r"^deepcache: "):
-        bench(subject, parse("default;deepcache"), [CAPTION], tell=lambda *_: pytest.fail("it ran"))
-    with pytest.raises(DcacheError, match="at least one timed round and one prompt: 3 and 0"):
+        bench(subject, parse("default;deepcache"), [CAPTION], progress=lambda *_: pytest.fail("it ran"))
+    with pytest.raises(DcacheError, match="at least one timed round and one prompt, got 3 and 0"):
         bench(subject, parse("default"), [])
 
 

@@ -36,7 +36,7 @@ def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_stages_leave_pictures_scores_and_a_report(painter: Painter, tmp_path: Path) -> None:
     told: list[str] = []
     result = evaluate(
-        "painter", PROMPTS, [RED], SETTINGS, out=tmp_path, **PSNR, tell=lambda what, *_: told.append(what)
+        "painter", PROMPTS, [RED], SETTINGS, out=tmp_path, **PSNR, progress=lambda what, *_: told.append(what)
     )
     assert result.scores is not None
     assert result.scores == json.loads((tmp_path / "scores.json").read_text())
@@ -55,7 +55,7 @@ def test_stages_run_apart_give_the_same(painter: Painter, tmp_path: Path, monkey
     out = tmp_path / "b"
     made = evaluate("painter", PROMPTS, [RED], SETTINGS, out=out, stages=["generate"])
     assert (made.scores, made.files) == (None, [])
-    with pytest.raises(DcacheError, match=r"cannot read .*scores\.json.*The score stage writes it"):
+    with pytest.raises(DcacheError, match=r"cannot read .*scores\.json.*Run the score stage"):
         evaluate(out=out, stages=["report"])
     no_loading(monkeypatch)
     scored = evaluate(out=out, stages=["score"], **PSNR)
@@ -120,11 +120,13 @@ def test_other_settings_are_refused_before_anything_is_loaded(
     evaluate("painter", PROMPTS, [RED], SETTINGS, out=tmp_path, stages=["generate"])
     before = (tmp_path / FILE).read_bytes()
     no_loading(monkeypatch)
-    with pytest.raises(DcacheError, match=r"seed: here 7, asked for 8\nAsk for the same, or give another"):
+    with pytest.raises(
+        DcacheError, match=r"seed: expected 7, got 8\nUse the same settings, or choose another"
+    ):
         evaluate("painter", PROMPTS, [RED], replace(SETTINGS, seed=8), out=tmp_path)
-    with pytest.raises(DcacheError, match="pipeline: here painter, asked for sculptor"):
+    with pytest.raises(DcacheError, match="pipeline: expected painter, got sculptor"):
         evaluate("sculptor", PROMPTS, [RED], SETTINGS, out=tmp_path)
-    with pytest.raises(DcacheError, match=r"prompts: here 3 \(.*, asked for 1 \("):
+    with pytest.raises(DcacheError, match=r"prompts: expected 3 \(.*, got 1 \("):
         evaluate("painter", ["a red fox"], [RED], SETTINGS, out=tmp_path)
     assert (tmp_path / FILE).read_bytes() == before
 
@@ -134,7 +136,7 @@ def test_another_pipeline_of_the_same_name_is_refused(
 ) -> None:
     evaluate("painter", PROMPTS, [RED], SETTINGS, out=tmp_path, stages=["generate"])
     monkeypatch.setattr(Painter, "digest", "other")
-    with pytest.raises(DcacheError, match=r"holds pictures of another Pipe: .* of those asked for other"):
+    with pytest.raises(DcacheError, match=r"holds pictures of another Pipe: .* got other"):
         evaluate("painter", PROMPTS, [RED], SETTINGS, out=tmp_path, stages=["generate"])
 
 
@@ -152,9 +154,9 @@ def test_later_stages_refuse_only_what_is_given_and_differs(painter: Painter, tm
     [
         ({"stages": ["generat"]}, "stages must be some of generate, score, report, got generat"),
         ({"stages": []}, "stages must be some of .* got none"),
-        ({"metrics": ["psnrr"]}, "no metric psnrr: there are psnr"),
+        ({"metrics": ["psnrr"]}, "no metric psnrr: expected some of psnr"),
         ({"methods": "newtn"}, "Did you mean 'newton'"),
-        ({"pipeline": "somebody/else", "prompts": None}, "somebody/else needs prompts"),
+        ({"pipeline": "somebody/else", "prompts": None}, "somebody/else has no default prompts"),
         ({"prompts": "nowhere.txt"}, "cannot read the prompts nowhere.txt"),
         ({"settings": Settings(dtype="int3")}, "dtype must be one of"),
         ({"stages": ["score"]}, "holds no evaluation"),

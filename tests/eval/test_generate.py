@@ -64,7 +64,7 @@ def ended(folder: Path, before: Callable[[], None], seconds: float = 0.0) -> int
 def test_methods_take_turns_within_a_batch(tmp_path: Path) -> None:
     painter, told = Painter(), []
     store = begun(tmp_path, METHODS)
-    count = generate(store, painter, METHODS, tell=lambda *progress: told.append(progress))
+    count = generate(store, painter, METHODS, progress=lambda *progress: told.append(progress))
     first, second = [7, 8, 9, 10], [11, 12]
     # Twice in the first batch: once to warm up.
     assert painter.pipe.calls == [(p, first) for p in (0, 0, 1, 1, 2, 2)] + [(p, second) for p in (0, 1, 2)]

@@ -91,7 +91,7 @@ def test_the_uncached_pictures_are_not_compared_with_themselves(run):
     own = score(run[0], NAMES, OPTIONS)["methods"]["uncached"]
 
     assert own["psnr"]["value"] is None
-    assert own["frechet-shapes"]["why_not"] == "it is what the methods are compared with"
+    assert own["frechet-shapes"]["why_not"] == "the methods are compared with it"
     assert own["clip-shapes"]["value"] > 0
 
 
@@ -117,7 +117,7 @@ def test_two_processes_give_the_numbers_of_one(run, tmp_path):
         assert score(store, NAMES, OPTIONS, process=(1, 2)) is None
         return work()
 
-    assert score(store, NAMES, OPTIONS, process=(0, 2), together=second_first) == alone
+    assert score(store, NAMES, OPTIONS, process=(0, 2), run_on_all=second_first) == alone
     files = {path.name for path in (store.folder / "features" / "psnr" / "near").iterdir()}
     assert files == {"0.safetensors", "1.safetensors"}
 
@@ -190,7 +190,7 @@ def test_missing_pictures_are_told_with_what_to_do(run):
 
 def test_progress_is_told_by_source(run):
     told = []
-    score(run[0], ["psnr", "clip-shapes"], OPTIONS, tell=lambda *one: told.append(one))
+    score(run[0], ["psnr", "clip-shapes"], OPTIONS, progress=lambda *one: told.append(one))
 
     # Two methods of four batches beside the uncached one; all three by themselves.
     assert ("psnr", 8, 8) in told

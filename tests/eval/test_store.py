@@ -81,7 +81,7 @@ def test_a_damaged_picture_is_noticed_and_only_it_is_made_again(store: Store, ha
         path.write_bytes(right[: len(right) // 2] if harm == "cut" else right[:60] + b"x" + right[61:])
     assert not store.sound(red, 0)
     assert store.sound(red, 1)
-    with pytest.raises(DcacheError, match="makes again what is missing or damaged"):
+    with pytest.raises(DcacheError, match="makes missing and damaged pictures again"):
         store.picture(red, item)
     painter = Painter()
     assert generate(store, painter, [RED], warm_up=False) == 1
@@ -131,8 +131,8 @@ def test_other_settings_are_refused_with_each_that_differs(store: Store) -> None
     assert [line.strip().partition(":")[0] for line in lines[1:-1]] == [
         "prompts", "seed", "steps", "device", "options",
     ]  # fmt: skip
-    assert "  seed: here 7, asked for 8" in lines
-    assert "  steps: here 3, asked for the pipeline's own" in lines
+    assert "  seed: expected 7, got 8" in lines
+    assert "  steps: expected 3, got the pipeline's default" in lines
     assert "another folder" in lines[-1]
     assert (store.folder / FILE).read_bytes() == before
 

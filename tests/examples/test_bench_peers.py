@@ -244,15 +244,15 @@ def test_bytes_are_those_of_distinct_storages_outside_of_modules() -> None:
 
 
 def test_an_earlier_run_with_other_options_is_not_taken_for_this_one(tmp_path: Path) -> None:
-    from bench import asked, kept
+    from bench import asked, measured_once
 
     options = Namespace(captions=8, repeats=2, final_repeats=7, only=[], out=tmp_path)
     (tmp_path / "demo-on").mkdir()
     (tmp_path / "demo-on" / "results.json").write_text(json.dumps({"asked": asked(options), "figures": 1}))
-    assert kept("demo", "on", options)["figures"] == 1
+    assert measured_once("demo", "on", options)["figures"] == 1
     options.captions = 1
-    with pytest.raises(DcacheError, match=r"holds a run with {'captions': 8, .* not {'captions': 1,"):
-        kept("demo", "on", options)
+    with pytest.raises(DcacheError, match=r"holds a run with {'captions': 8, .* got {'captions': 1,"):
+        measured_once("demo", "on", options)
 
 
 # Tables --------------------------------------------------------------------------------------------

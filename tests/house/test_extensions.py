@@ -95,7 +95,7 @@ def test_a_strategy(guide: Any) -> None:
     done = found(ways(strategy="climb", budget=40), world)
     assert len(done.candidates) > 20
     assert reached(done)
-    assert guide.ways.strategy == "climb"
+    assert guide.config.strategy == "climb"
     with pytest.raises(DcacheError, match="a strategy named 'nsga2' is registered already"):
         strategies.register("nsga2", guide.Climb)
     with pytest.raises(DcacheError, match=r"a strategy is one of .*climb, got 'walk'"):

@@ -65,7 +65,7 @@ def test_dead_bits_of_the_first_step_are_told() -> None:
     for block in bits_of(content)["000"].values():
         block.update(attn1=True, attn2=False, ff=True)
     (note,) = imported(content).notes
-    assert note.startswith("2 of 6 sites are not computed in the first evaluation")
+    assert note.startswith("2 of 6 sites are not computed in the file's first evaluation")
 
 
 def test_where_it_comes_from_is_kept(tmp_path: Path) -> None:
@@ -189,20 +189,20 @@ def changed(**plan: Any) -> Schedule:
     ("schedule", "options", "says"),
     [
         (changed(predictor="newton", parameters={"order": 1}), {}, "predicts by 'newton'"),
-        (changed(codec="delta"), {}, "remembers 'delta'"),
-        (replace(changed(), sigmas=(1.0, 0.5, 0.0)), {}, "neither corrections nor noise levels"),
-        (changed(codec="value:bfloat16"), {}, "remembers 'value:bfloat16'"),
+        (changed(codec="delta"), {}, "caches 'delta'"),
+        (replace(changed(), sigmas=(1.0, 0.5, 0.0)), {}, "cannot hold the corrections or noise levels"),
+        (changed(codec="value:bfloat16"), {}, "caches 'value:bfloat16'"),
         (Schedule.of_steps([0], 2), {}, "this schedule has trunk"),
         (Schedule.of_steps([0], 2, ["block:3"]), {}, "this schedule has block:3"),
-        (Schedule.of_steps([0], 2, ["attn:0"]), {}, "say --layout flux or pixart"),
+        (Schedule.of_steps([0], 2, ["attn:0"]), {}, "give --layout flux or pixart"),
         (Schedule.of_steps([0], 2, ["attn:0"]), {"layout": "dit"}, "one of flux, pixart"),
-        (Schedule.of_steps([0], 2, ["fused:0"]), {}, "say --blocks"),
-        (Schedule.of_steps([0], 2, ["fused:0"]), {"blocks": 2}, "'fused:0' is none of 2 blocks"),
-        (Schedule.of_steps([0], 2, ["fused:0", "cross_attn:0"]), {}, "'(fused|cross_attn):0' is none of"),
+        (Schedule.of_steps([0], 2, ["fused:0"]), {}, "give --blocks"),
+        (Schedule.of_steps([0], 2, ["fused:0"]), {"blocks": 2}, "'fused:0' is in none of 2 blocks"),
+        (Schedule.of_steps([0], 2, ["fused:0", "cross_attn:0"]), {}, "'(fused|cross_attn):0' is in none of"),
         (changed(), {"blocks": 0}, "blocks must be a whole number from 1"),
-        (changed(), {"layout": "flux"}, "'cross_attn:0' is none of"),
-        (Schedule.of_steps([0], 2, ["cross_attn:4"]), {"blocks": 3}, "'cross_attn:4' is none of 3 blocks"),
-        (Schedule(2, dict.fromkeys("ab", changed().components[""])), {}, "this schedule is of 2"),
+        (changed(), {"layout": "flux"}, "'cross_attn:0' is in none of"),
+        (Schedule.of_steps([0], 2, ["cross_attn:4"]), {"blocks": 3}, "'cross_attn:4' is in none of 3 blocks"),
+        (Schedule(2, dict.fromkeys("ab", changed().components[""])), {}, "this schedule has 2"),
         (
             Schedule(2, {"": Plan({b: {"cross_attn:0": (True, b == "a")} for b in "ab"})}),
             {},
@@ -223,13 +223,13 @@ def test_what_their_format_cannot_hold_is_refused(
         (("num_blocks",), 0, '"num_blocks" must be a whole number'),
         (("num_blocks",), True, '"num_blocks" must be a whole number'),
         (("num_blocks",), 10**30, '"num_blocks" must be a whole number'),
-        (("num_blocks",), 3, "blocks .* of another model"),
+        (("num_blocks",), 3, "must have the 3 blocks of this model"),
         (("num_inference_steps",), None, '"num_inference_steps" must be'),
         (("num_inference_steps",), 5, "has 4 steps"),
-        (("num_single_blocks",), 2, "the blocks are those of PixArt"),
+        (("num_single_blocks",), 2, "but PixArt"),
         (("schedule",), [], '"schedule" to hold steps'),
         (("schedule",), {}, '"schedule" to hold steps'),
-        (("schedule", "001"), [], "blocks .list. of another model"),
+        (("schedule", "001"), [], "blocks of this model, got list"),
         (("schedule", "001", "1"), {}, "must have attn1, attn2, ff"),
         (("schedule", "001", "1", "attn1"), 1, "must hold true or false"),
         (("schedule", "001", "1", "attn1"), "true", "must hold true or false"),

@@ -111,10 +111,10 @@ def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
     with pytest.raises(DcacheError, match="read with weights_only=True"):
         read(path, "l2c")
     torch.save(content, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(DcacheError, match="no file of tensors as torch writes them since"):
+    with pytest.raises(DcacheError, match=r"not a tensor file of torch 1.6"):
         read(path, "l2c")
     path.write_bytes(pickle.dumps(content))
-    with pytest.raises(DcacheError, match="no file of tensors as torch writes them since"):
+    with pytest.raises(DcacheError, match=r"not a tensor file of torch 1.6"):
         read(path, "l2c")
     assert not (tmp_path / "ran").exists()
     # The planted call does run where a pickle is simply loaded.
@@ -134,7 +134,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
         ({"0.prob": torch.zeros(4, dtype=torch.long)}, "floating point"),
         ({"0.prob": [0.0, 0.0]}, "floating point"),
         ({"0.prob": torch.tensor([0.0, float("nan")])}, "NaN"),
-        ({"0.prob": torch.zeros(1).expand(10**9)}, "no such model"),
+        ({"0.prob": torch.zeros(1).expand(10**9)}, "expected at most 8192"),
         ({"0.prob": torch.zeros(4).to_sparse()}, "floating point"),
     ],
 )
@@ -147,5 +147,5 @@ def test_routers_that_make_no_sense_are_refused(routers: dict[str, Any], says: s
 def test_another_layout_is_refused() -> None:
     with pytest.raises(DcacheError, match="U-ViT"):
         l2c.convert({"0.prob": torch.zeros(4)}, Options())
-    with pytest.raises(DcacheError, match="no file of routers"):
+    with pytest.raises(DcacheError, match="not a file of routers"):
         l2c.convert([], Options())

@@ -139,11 +139,28 @@ def test_one_kind_under_two_names_is_refused():
         methods.smoothcache(table={"attn1": [1, 0], "attn": [1, 1]})
 
 
-def test_a_model_without_published_coefficients_is_answered_with_those_that_there_are():
-    with pytest.raises(
-        DcacheError, match="no published coefficients for 'sdxl': there are those of 'flux'"
-    ) as told:
-        methods.teacache(coefficients="sdxl")
-    assert "measure_coefficients.py" in str(told.value)
+@pytest.mark.parametrize(
+    ("preset", "option", "names"),
+    [
+        ("teacache", "coefficients", "'flux', 'hunyuan-video', a list"),
+        ("magcache", "ratios", "a list"),
+        ("smoothcache", "table", "a list"),
+    ],
+)
+def test_the_name_of_a_model_is_answered_with_the_lines_to_type(preset, option, names, tmp_path, monkeypatch):
+    with pytest.raises(DcacheError) as caught:
+        methods.make(preset, **{option: "sdxl"})
+    assert str(caught.value) == (
+        f"{preset} has no {option} named 'sdxl': expected {names} of numbers or a file. Measure them with "
+        "`python examples/measure_coefficients.py --out FILE.json PIPE`, then call "
+        f"dcache.enable(pipe, '{preset}', {option}='FILE.json')."
+    )
+    # A file of that name is read, and a path without a file is no name.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sdxl").write_text("{}")
+    with pytest.raises(DcacheError, match=f"has no {preset}"):
+        methods.make(preset, **{option: "sdxl"})
     with pytest.raises(DcacheError, match="cannot read the file"):
-        methods.teacache(coefficients="sdxl.json")
+        methods.make(preset, **{option: "models/sdxl"})
+    with pytest.raises(DcacheError, match="cannot read the file"):
+        methods.make(preset, **{option: "sdxl.json"})

@@ -64,7 +64,7 @@ def test_a_cap_that_is_too_small_says_what_would_do() -> None:
     sizes = {KEY: 1000, OTHER: 10}
     least = 4 * 6 * (FEWEST + 10)
     assert room(sizes, 6, least) == FEWEST
-    with pytest.raises(DcacheError, match=rf"{least - 1} bytes leaves 63 numbers .* {least} bytes are"):
+    with pytest.raises(DcacheError, match=rf"{least - 1} bytes leaves 63 numbers .* to {least} bytes"):
         room(sizes, 6, least - 1)
 
 

@@ -188,7 +188,7 @@ def test_clips_are_seen_too_and_nothing_is_left_behind():
     before = runs([], [0])
     told: list[str] = []
     profile = profile_of(runs)
-    found = with_attention(runs, profile, PROMPTS, tell=told.append)
+    found = with_attention(runs, profile, PROMPTS, progress=told.append)
     assert set(found.attention) == {f"block:{i}" for i in range(runs.shape.depth)}
     assert all(0.0 <= r <= 1.0 for r in found.attention.values())
     assert found.made["attention"] == {"prompts": 2, "every": 4, "top": 0.5}
@@ -230,7 +230,7 @@ def test_models_whose_self_attention_is_not_known_are_refused(name, says):
 def test_bad_input_is_refused():
     runs = subject("pixart")
     profile = profile_of(runs)
-    with pytest.raises(DcacheError, match="no prompts"):
+    with pytest.raises(DcacheError, match="at least one prompt to observe attention"):
         with_attention(runs, profile, [])
     with pytest.raises(DcacheError, match="every must be"):
         with_attention(runs, profile, PROMPTS, every=0)

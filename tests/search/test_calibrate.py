@@ -22,7 +22,7 @@ def test_the_pace_is_a_line_between_its_ends() -> None:
     assert pace.computes(5.0) == 1
     assert pace.computes(1.01) == 10
     for speedup in (1.0, 0.5, 5.01, float("nan")):
-        with pytest.raises(DcacheError, match=r"cannot be had: expected more than 1 and at most 5\.00"):
+        with pytest.raises(DcacheError, match=r"expected a speedup above 1 and at most 5\.00"):
             pace.computes(speedup)
 
 
@@ -48,9 +48,9 @@ def test_a_schedule_is_found_written_and_used(tmp_path: Path, capsys: pytest.Cap
 
 def test_what_cannot_be_calibrated_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     subject = load("demo", steps=3, device="cpu")
-    with pytest.raises(DcacheError, match="expected 3 or more prompts, to fit on and to check on: 2"):
+    with pytest.raises(DcacheError, match="expected 3 or more prompts, for fitting and for checking, got 2"):
         calibrate(subject, ["a", "b"], 2.0)
-    with pytest.raises(DcacheError, match="cannot be had"):
+    with pytest.raises(DcacheError, match="a speedup above 1 and at most"):
         calibrate(subject, ["a", "b", "c"], 50.0, repeats=1)
     assert main(["calibrate", "somebody/model", "--out", str(tmp_path / "x.json")]) == 2
     assert "somebody/model needs --prompts" in capsys.readouterr().err
@@ -109,5 +109,5 @@ def test_one_compute_leaves_nothing_to_place_or_to_weigh(monkeypatch: pytest.Mon
 
 
 def test_a_budget_of_nothing_is_refused() -> None:
-    with pytest.raises(DcacheError, match="expected a budget of 1 or more sets of places to look at, got 0"):
+    with pytest.raises(DcacheError, match="expected a budget of 1 or more sets of places to evaluate, got 0"):
         calibrate(load("demo", steps=3, device="cpu"), ["a", "b", "c"], 2.0, budget=0)

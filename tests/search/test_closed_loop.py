@@ -142,7 +142,7 @@ def test_schedules_without_slopes_are_refused(made: Callable[[], Schedule], expe
 
 def test_a_renderer_needs_prompts_and_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = load("demo", steps=2, device="cpu")
-    with pytest.raises(DcacheError, match="no prompts"):
+    with pytest.raises(DcacheError, match="at least one prompt to render"):
         Renderer(subject, [])
     monkeypatch.setattr(subject.pipe.vae, "decode", lambda z, **_: (torch.full((1, 3, 64, 64), torch.nan),))
     with pytest.raises(DcacheError, match="contain NaN"):

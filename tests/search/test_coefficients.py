@@ -61,11 +61,11 @@ def test_what_a_profile_does_not_tell_is_said(tmp_path: Path) -> None:
     found, missing = coefficients(profile(model="Toy"))
     assert list(found) == ["smoothcache"]
     assert list(missing) == ["teacache", "magcache"]
-    assert "Toy has no list of blocks" in missing["magcache"]
+    assert "no list of blocks in Toy" in missing["magcache"]
     few = coefficients(profile(input_output_changes=np.array([[0.1, 0.2]] * 9)))[1]
-    assert "9 changes are too few for a polynomial of degree 4" in few["teacache"]
+    assert "9 observed changes are too few for a polynomial of degree 4" in few["teacache"]
     nothing = Profile(STEPS, {"trunk": {"0": {"value": walk()}}})
-    with pytest.raises(DcacheError, match="nothing could be measured"):
+    with pytest.raises(DcacheError, match="the profile has no data for any preset"):
         save(nothing, tmp_path / "none.json", {})
     assert list(tmp_path.iterdir()) == []
 

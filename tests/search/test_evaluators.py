@@ -12,7 +12,7 @@ import pytest
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from dcache.search.evaluators import Workers
+from dcache.search.evaluators import ProcessPoolEvaluator
 
 class Judge:
     def evaluate(self, schedule, rung):
@@ -22,7 +22,7 @@ class Judge:
         return {"rung": rung}
 
 if __name__ == "__main__":
-    pool = Workers(Judge, 2, 1)
+    pool = ProcessPoolEvaluator(Judge, 2, 1)
     try:
         for found in pool.evaluate([(None, 0), (None, 0), *[(None, int(sys.argv[2]))] * 4]):
             print(found, flush=True)

@@ -145,7 +145,7 @@ def test_nothing_and_nan_are_refused() -> None:
     features = noise(6, 1, 4, 2).float()
     features[4, 0, 0, 1] = float("nan")
     walk(fitting, features)
-    with pytest.raises(DcacheError, match="trunk gave NaN or infinity in evaluation 4"):
+    with pytest.raises(DcacheError, match="trunk has NaN or infinity in evaluation 4"):
         fitting.solve(published=False)
 
 
@@ -256,14 +256,14 @@ def test_a_poor_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     _, quality = fitting.solve(published=False)
     assert quality["trunk"].before < 0 < quality["trunk"].after < 0.05
     monkeypatch.setattr("dcache.search.corrections.POOR", 1.0)
-    with pytest.warns(DcacheWarning, match=r"corrections of trunk explain \d+% of the variance"):
+    with pytest.warns(DcacheWarning, match=r"predictions of trunk explain \d+% of the variance"):
         fit_corrections(shaped(PIXART), made("trunk", "value", "transformer"), ["1"])
 
 
 def test_bad_input() -> None:
     subject = shaped(PIXART)
     schedule = made("trunk", "delta", "transformer")
-    with pytest.raises(DcacheError, match="no prompts"):
+    with pytest.raises(DcacheError, match="at least one prompt to fit corrections"):
         fit_corrections(subject, schedule, [])
     two = replace(schedule, components={**schedule.components, "b": schedule.components["transformer"]})
     with pytest.raises(DcacheError, match="fitted for one denoiser"):

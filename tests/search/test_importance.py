@@ -24,7 +24,7 @@ def seen() -> tuple[Shaped, Profile]:
 def test_it_is_the_mean_squared_error_of_the_pictures(seen: tuple[Shaped, Profile]) -> None:
     subject, profile = seen
     told: list[str] = []
-    found = importance(subject, profile, ["1", "2"], seed=3, batch_size=1, tell=told.append)
+    found = importance(subject, profile, ["1", "2"], seed=3, batch_size=1, progress=told.append)
     assert found.important == ("trunk",)
     assert found.importance.shape == (1, STEPS)
     assert np.isnan(found.importance[0, 0])
@@ -56,5 +56,5 @@ def test_what_was_not_observed_is_refused(seen: tuple[Shaped, Profile]) -> None:
     subject, profile = seen
     with pytest.raises(DcacheError, match=r"which has trunk, mlp:0; got \['block:1'\]"):
         importance(subject, profile, ["1"], sites=("trunk", "block:1"))
-    with pytest.raises(DcacheError, match=r"0 prompts for 1 process"):
+    with pytest.raises(DcacheError, match=r"at least one prompt for each of 1 process"):
         importance(subject, profile, [])

@@ -257,7 +257,7 @@ def test_beyond_the_cap_features_are_sketched_and_it_is_said() -> None:
     # A trunk's value and delta of 2 x 16 x 16 numbers in seven evaluations: 28,672 bytes.
     with pytest.warns(DcacheWarning, match=r"do not fit into 20000 bytes: .* sketches of 357 numbers"):
         found = observe(
-            subject, ["1", "2"], sites=("trunk", "block:1"), timing=False, cap=20_000, tell=told.append
+            subject, ["1", "2"], sites=("trunk", "block:1"), timing=False, cap=20_000, progress=told.append
         )
     assert any("sketches of 357 numbers" in text for text in told)
     assert found.sketch == pytest.approx(np.sqrt(2 / (357 // 2)) / np.sqrt(2))
@@ -290,13 +290,13 @@ def test_sites_that_the_engine_does_not_understand_are_left_out_aloud(
 
 def test_bad_input_is_refused_with_what_to_do() -> None:
     subject = shaped(PIXART)
-    with pytest.raises(DcacheError, match="no prompts: give at least one"):
+    with pytest.raises(DcacheError, match="at least one prompt to observe, got none"):
         observe(subject, [])
     with pytest.raises(DcacheError, match=r"batch_size and cap must be at least 1, got 0 and 5"):
         observe(subject, ["1"], batch_size=0, cap=5)
     with pytest.raises(DcacheError, match=r"has 'transformer'; got 'unet'"):
         observe(subject, ["1"], component="unet")
-    with pytest.raises(DcacheError, match=r"10752 bytes are the least"):
+    with pytest.raises(DcacheError, match=r"10752 bytes or more"):
         observe(subject, ["1"], sites=("block",), timing=False, cap=10751)
     left: list[int] = []
 

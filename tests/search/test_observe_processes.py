@@ -38,7 +38,7 @@ def test_importance_of_several_is_that_of_one(monkeypatch: pytest.MonkeyPatch) -
     profile = observe(shaped(PIXART), ["1", "2", "3"], sites=("trunk",), timing=False)
 
     def work(team: ProcessGroup) -> Any:
-        return staged.importance(shaped(PIXART), profile, ["1", "2", "3"], seed=4, team=team).importance
+        return staged.importance(shaped(PIXART), profile, ["1", "2", "3"], seed=4, group=team).importance
 
     one = work(ProcessGroup())
     found: list[Any] = []

@@ -63,7 +63,7 @@ def test_even_places_are_spread_over_the_run() -> None:
     assert even_places(5, 20) == (0, 4, 8, 12, 16)
     assert even_places(1, 20) == (0,)
     assert even_places(20, 20) == tuple(range(20))
-    with pytest.raises(DcacheError, match="of 20 evaluations 1 to 20 can be computed, not 21"):
+    with pytest.raises(DcacheError, match="expected 1 to 20 computed evaluations of 20, got 21"):
         even_places(21, 20)
 
 

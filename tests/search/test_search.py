@@ -147,7 +147,7 @@ def test_another_strategy_and_budget_find_what_was_evaluated(tmp_path: Path) -> 
         again, world = ways(**more), World()
         assert identity_of(again, PROMPTS, {}) == identity
         journal = open_journal(tmp_path, identity, resume=True)
-        known = set(journal.found)
+        known = set(journal.results)
         done = found(again, world, journal)
         needed = {(c.digest, rung) for c in done.candidates.values() for rung in range(len(c.results))}
         assert set(world.asked) == needed - known
@@ -376,8 +376,8 @@ def test_what_was_rendered_of_a_batch_is_kept(tmp_path: Path) -> None:
     told: list[Search] = []
     journal = open_journal(tmp_path, identity_of(asked, PROMPTS, {}), resume=False)
     with pytest.raises(KeyboardInterrupt):
-        search(profile(), asked, Killed(), PROMPTS, SIGNS, journal, tell=told.append)
-    assert len(open_journal(tmp_path, identity_of(asked, PROMPTS, {}), resume=True).found) == 7
+        search(profile(), asked, Killed(), PROMPTS, SIGNS, journal, progress=told.append)
+    assert len(open_journal(tmp_path, identity_of(asked, PROMPTS, {}), resume=True).results) == 7
     # What there is makes a front, without those that were about to be rendered.
     stopped = told[-1]
     stopped.stop()
@@ -390,7 +390,7 @@ def test_what_was_rendered_of_a_batch_is_kept(tmp_path: Path) -> None:
 def test_seeds_come_in_batches_too() -> None:
     sizes: list[int] = [0]
     asked = ways(population=4)
-    search(profile(), asked, World(), PROMPTS, SIGNS, tell=lambda s: sizes.append(len(s.candidates)))
+    search(profile(), asked, World(), PROMPTS, SIGNS, progress=lambda s: sizes.append(len(s.candidates)))
     assert max(b - a for a, b in itertools.pairwise(sizes)) <= 4
 
 
@@ -534,11 +534,11 @@ def test_what_makes_no_sense_is_refused() -> None:
     for wrong, match in [
         ({"strategy": "magic"}, "a strategy is one of nsga2"),
         ({"recipes": ("reuse", "hope")}, "recipes are some of reuse"),
-        ({"finishing": 0.7, "fitting": 0.3}, "less than 1 together, got 0.7 and 0.3"),
-        ({"fitting": -0.1}, "lie between 0 and 1"),
+        ({"finishing": 0.7, "fitting": 0.3}, "whose sum is below 1, got 0.7 and 0.3"),
+        ({"fitting": -0.1}, "are shares between 0 and 1"),
         ({"mutation": -0.1}, "rate lies between 0 and 1"),
-        ({"wanted": (3.0, 0.0)}, "wanted are numbers above 0"),
-        ({"wanted": (float("nan"),)}, "wanted are numbers above 0"),
+        ({"wanted": (3.0, 0.0)}, "wanted speedups are numbers above 0"),
+        ({"wanted": (float("nan"),)}, "wanted speedups are numbers above 0"),
         ({"first": 0}, "one prompt or more in its first rung"),
     ]:
         with pytest.raises(DcacheError, match=match):

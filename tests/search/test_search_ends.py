@@ -71,7 +71,7 @@ def test_an_interrupt_amid_fits_counts_those_that_were_made(tmp_path: Path) -> N
 
 def test_progress_is_told_after_every_fit() -> None:
     spent: list[int] = []
-    done = search(profile(), ways(), World(), PROMPTS, SIGNS, tell=lambda s: spent.append(s.fits))
+    done = search(profile(), ways(), World(), PROMPTS, SIGNS, progress=lambda s: spent.append(s.fits))
     made = sum(c.fitted for c in done.candidates.values())
     assert made >= 2
     assert len(set(spent) - {0}) == made

@@ -37,7 +37,7 @@ def test_units_by_name() -> None:
     for wrong in ("section", "sections:0", "sections:x", ""):
         with pytest.raises(DcacheError, match="are unknown: expected whole, kinds"):
             units_of(seen, wrong)
-    with pytest.raises(DcacheError, match="the profile has 3 blocks"):
+    with pytest.raises(DcacheError, match="the profile has only 3 blocks"):
         units_of(seen, "sections:4")
     with pytest.raises(DcacheError, match="there are no kinds in this profile: it has trunk"):
         units_of(profile(), "kinds")

@@ -39,7 +39,7 @@ def test_sites_that_overlap_are_timed_apart() -> None:
 
 def test_flops_of_parts_add_up_to_those_of_the_whole(subject: Subject) -> None:
     told: list[str] = []
-    found = latencies(subject, "transformer", SITES, 5, BATCH, repeats=1, tell=told.append)
+    found = latencies(subject, "transformer", SITES, 5, BATCH, repeats=1, progress=told.append)
     blocks = sum(found.flops[f"block:{i}"] for i in range(12))
     assert found.flops["trunk"] == blocks > 0
     # A multiply-add with every weight for each token.
@@ -140,7 +140,7 @@ def test_what_cannot_be_timed_is_told(subject: Subject) -> None:
     with pytest.raises(DcacheError, match="at least one timed round, got 0"):
         latencies(subject, "transformer", ["trunk"], 5, BATCH, repeats=0)
     untimed = Profile(5, {"trunk": {"0": {"value": flat(5)}}})
-    with pytest.raises(DcacheError, match="latencies in the profile, and at least one prompt"):
+    with pytest.raises(DcacheError, match="a profile with latencies, and at least one prompt"):
         check_cost(subject, untimed, [Schedule.of_steps([0], 5)], ["a"])
     timed = Profile(5, untimed.sites, latencies=Latencies(1.0, {}, {}))
     with pytest.raises(DcacheError, match="trunk was not timed"):

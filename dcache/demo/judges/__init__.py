@@ -1,7 +1,7 @@
-"""The demo's own judges: `clip-shapes` in the place of a CLIP, `frechet-shapes` in that of FID's Inception.
+"""Networks of the demo's metrics: `clip-shapes` instead of a CLIP, `frechet-shapes` instead of Inception.
 
-Both are small, were trained on drawn pictures of the demo's world, and know nothing else: their figures say
-how a demo's pictures compare with each other and are neither CLIP scores nor FIDs of the literature.
+Both are small and were trained only on the demo's drawn pictures. Their figures compare pictures of the demo
+with each other; they are not the CLIP scores and FIDs of the literature.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CLIP_SHAPES = Path(__file__).with_name("clip-shapes")
 def load_clip_shapes(
     device: str | torch.device = "cpu",
 ) -> tuple[nn.Module, Callable[[Any], Tensor], Callable[[list[str]], Tensor]]:
-    """Load a small CLIP of the demo's captions and pictures, the way open_clip loads any model in a folder.
+    """Load a small CLIP of the demo's captions and pictures, with open_clip.
 
     Returns:
         The `open_clip.CLIP` in float32 and eval mode; its preprocessing, from a PIL picture to a tensor
@@ -37,7 +37,7 @@ def load_clip_shapes(
 
 
 def load_frechet_shapes(device: str | torch.device = "cpu") -> FrechetShapes:
-    """Load the feature network for a Frechet distance between pictures of the demo's world.
+    """Load the feature network for a Frechet distance between the demo's pictures.
 
     Returns:
         A float32 module in eval mode, from uint8 pictures (N, 3, 64, 64) to features (N, num_features). That

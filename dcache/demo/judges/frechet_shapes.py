@@ -1,7 +1,7 @@
-"""`frechet-shapes`: the network whose features a Frechet distance compares in the demo's world.
+"""`frechet-shapes`: a feature network for a Frechet distance between the demo's pictures.
 
-It stands in for FID's Inception there, and its distances are not FIDs. It learnt on drawn pictures to read a
-caption's attributes, which it does as well.
+It replaces FID's Inception there; its distances are not FIDs. It was trained on drawn pictures to classify
+the attributes of the caption, and can be used for that too (`read`).
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from dcache.demo.pictures import ATTRIBUTES, SIDE
 from dcache.errors import DcacheError
 
 WEIGHTS = Path(__file__).with_name("frechet-shapes.safetensors")
-# So much that the two kinds of features weigh about the same in a distance between drawn pictures.
+# Weight of the first kind of features: both kinds contribute about equally to distances of drawn pictures.
 DRAWN = 2.0
 
 
 class FrechetShapes(nn.Module):
     """A convnet with one head per attribute of `ATTRIBUTES`.
 
-    Its features are how a picture is drawn (the second convolution's mean activations, which blur, noise and
-    contrast change) and what it shows (the probabilities of the attributes' values, which a wrong colour or
-    shape changes).
+    Its features are of two kinds: the mean activations of the second convolution, which react to blur, noise
+    and contrast; and the probabilities of the attributes' values, which react to a wrong colour or shape.
 
     Attributes:
-        num_features: how many features a picture has, where torchmetrics looks for it.
+        num_features: number of features of a picture, under the name that torchmetrics reads.
     """
 
     def __init__(self) -> None:
@@ -56,10 +55,9 @@ class FrechetShapes(nn.Module):
             DcacheError: pictures of another dtype or shape.
         """
         if pictures.dtype != torch.uint8 or pictures.shape[1:] != (3, SIDE, SIDE):
-            came = f"{pictures.dtype} {tuple(pictures.shape)}"
             raise DcacheError(
-                f"frechet-shapes wants torch.uint8 pictures (N, 3, {SIDE}, {SIDE}), not {came}. It judges "
-                "the demo's own pictures alone: use FID's Inception for any others."
+                f"frechet-shapes expects torch.uint8 pictures (N, 3, {SIDE}, {SIDE}), got {pictures.dtype} "
+                f"{tuple(pictures.shape)}. It is for the demo's own pictures: use FID's Inception for others."
             )
         early = self.trunk[:6](pictures.to(self.heads.weight.dtype) / 255 - 0.5)
         logits = self.heads(self.trunk[6:](early)).split(self.sizes, dim=1)

@@ -1,4 +1,4 @@
-"""Animated GIFs and a contact sheet of clips, with captions beside and methods above."""
+"""Animated GIFs and a contact sheet of clips."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ Clips = NDArray[np.uint8]
 ENLARGED = 4
 MARGIN, HEAD, GAP = 150, 36, 6
 MOST_ROWS = 4
-# The last frame stands longer, so that the jump back to the first is seen as one.
+# Duration of a frame, and of the last one, which is longer to separate the loop's end from its start.
 MILLISECONDS, LAST = 120, 600
 
 
 def draw_gif(path: Path, columns: Sequence[Clips], titles: Sequence[str], captions: Sequence[str]) -> Path:
-    """A row for each caption (four at most) and a column for each contestant, all moving together.
+    """Draw an animated GIF: a row for each caption (four at most), a column for each method.
 
     Args:
         path: the file.
-        columns: for each contestant the clips (N, T, H, W, 3), one of each caption.
-        titles: what stands above the columns; a line break starts a second line.
-        captions: what stands beside the rows.
+        columns: for each method the clips (N, T, H, W, 3), one of each caption.
+        titles: text above the columns; a line break starts a second line.
+        captions: text beside the rows.
     """
     from PIL.Image import Dither
 
     captions = captions[:MOST_ROWS]
     frames = columns[0].shape[1]
     sheets = [_sheet([list(c[: len(captions), t]) for c in columns], titles, captions) for t in range(frames)]
-    # One palette for all frames, made from all of them: a palette for each would flicker by itself.
+    # One palette for all frames: palettes that differ from frame to frame would flicker.
     strip = np.concatenate([np.asarray(sheet) for sheet in sheets[:: max(1, frames // 4)]])
     palette = _image(strip).quantize(256)
     moving = [sheet.quantize(palette=palette, dither=Dither.NONE) for sheet in sheets]
@@ -53,7 +53,7 @@ def draw_gif(path: Path, columns: Sequence[Clips], titles: Sequence[str], captio
 
 
 def draw_contact_sheet(path: Path, columns: Sequence[Clips], titles: Sequence[str], caption: int) -> Path:
-    """One caption's clips: a row for each contestant, a column for every other frame."""
+    """Draw one caption's clips: a row for each method, a column for every other frame."""
     shown = range(0, columns[0].shape[1], 2)
     cells = [[clips[caption, t] for clips in columns] for t in shown]
     sheet = _sheet(cells, [f"frame {t + 1}" for t in shown], titles)
@@ -61,7 +61,7 @@ def draw_contact_sheet(path: Path, columns: Sequence[Clips], titles: Sequence[st
 
 
 def _sheet(cells: Sequence[Sequence[Clips]], titles: Sequence[str], sides: Sequence[str]) -> Image:
-    """Pictures by column and row, text above the columns and beside the rows."""
+    """A sheet of pictures `cells[column][row]`, with text above the columns and beside the rows."""
     from PIL import ImageDraw, ImageFont
 
     side = cells[0][0].shape[0] * ENLARGED

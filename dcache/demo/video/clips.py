@@ -1,4 +1,4 @@
-"""The procedural world that the video model was trained on: one shape that moves over a plain background.
+"""The drawn clips that the video model was trained on: one shape that moves over a plain background.
 
 >>> import numpy as np
 >>> caption = Caption("large", "red", "circle", "quickly", "up", "black")
@@ -25,7 +25,8 @@ FRAMES = 9
 WINDOW = 20
 
 PALETTE = {name: pictures.PALETTE[name] for name in ("red", "yellow", "green", "cyan", "blue", "purple")}
-# No object has the colour of a background: a caption means the same in whatever order its words are read.
+# Backgrounds have other colours than objects, so that a colour word's meaning does not depend on its
+# position.
 GROUNDS = {"black": (22, 22, 26), "grey": (128, 128, 132), "white": (238, 238, 236)}
 SHAPES = {name: pictures.SHAPES[name] for name in ("circle", "square", "triangle")}
 RADII = {"small": 4.5, "large": 7.0}
@@ -41,7 +42,7 @@ DIRECTIONS = {
 
 @dataclass(frozen=True)
 class Caption:
-    """What a clip shows. The fields are the keys of `ATTRIBUTES`, in the same order."""
+    """Content of a clip. The fields are the keys of `ATTRIBUTES`, in the same order."""
 
     size: str
     colour: str
@@ -95,7 +96,7 @@ def render(captions: Sequence[Caption], rng: np.random.Generator) -> NDArray[np.
     start = rng.uniform(low, high)
     centre = start[:, None] + whole[:, None] * np.linspace(0, 1, FRAMES)[:, None]
 
-    # Only a window around the shape is computed; the shape fits into it wherever it is.
+    # Only a window around the shape is computed; it is large enough for any shape.
     corner = np.clip(np.floor(centre).astype(int) - WINDOW // 2, 0, SIDE - WINDOW)
     offset = np.arange(WINDOW)
     columns, rows = (corner[:, :, k, None] + offset for k in (0, 1))
@@ -105,8 +106,8 @@ def render(captions: Sequence[Caption], rng: np.random.Generator) -> NDArray[np.
     u, v = (dx * cos + dy * sin) / r, (dx * sin - dy * cos) / r
     inside = np.empty_like(u)
     for name, distance in SHAPES.items():
-        its = [i for i, caption in enumerate(captions) if caption.shape == name]
-        inside[its] = np.clip(0.5 - r[its] * distance(u[its], v[its]), 0, 1)
+        members = [i for i, caption in enumerate(captions) if caption.shape == name]
+        inside[members] = np.clip(0.5 - r[members] * distance(u[members], v[members]), 0, 1)
 
     ground = _colours([GROUNDS[c.background] for c in captions], rng)
     body = _colours([PALETTE[c.colour] for c in captions], rng)
@@ -124,12 +125,12 @@ def _colours(named: Sequence[tuple[int, ...]], rng: np.random.Generator) -> Floa
 
 
 def held_out(caption: Caption) -> bool:
-    """Whether the caption is kept from training: one in ten, by a hash of its text."""
+    """Whether the caption is held out of training: one in ten, by a hash of its text."""
     return zlib.crc32(caption.text.encode()) % 10 == 0
 
 
 def all_captions() -> list[Caption]:
-    """Every caption of the world, in a fixed order."""
+    """All possible captions, in a fixed order."""
     return [Caption(*values) for values in itertools.product(*ATTRIBUTES.values())]
 
 
@@ -145,7 +146,7 @@ def trained_captions(count: int) -> list[Caption]:
 
 
 def demo_captions(count: int) -> list[Caption]:
-    """Pick `count` held-out captions that between them show every attribute's values about equally often."""
+    """Choose `count` held-out captions in which every attribute's values are about equally frequent."""
     pool = [caption for caption in all_captions() if held_out(caption)]
     np.random.default_rng(0).shuffle(pool)
     used: Counter[tuple[str, str]] = Counter()

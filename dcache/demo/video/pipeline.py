@@ -1,4 +1,4 @@
-"""The trained video pipeline: an unmodified `WanPipeline` of diffusers, kept beside this file."""
+"""The trained video pipeline: an unmodified `WanPipeline` of diffusers; its files are in this folder."""
 
 import logging
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from diffusers import WanPipeline
 
 MODEL_PATH = Path(__file__).parent / "model"
-# Nobody measured this model's numbers: presets that need some are not offered on it.
+# There are no measured coefficients for this model, so presets that need some do not run on it by default.
 COEFFICIENTS = None
 SCHEDULES = Path(__file__).parent / "schedules"
 STEPS = 20
@@ -25,7 +25,7 @@ def load_pipeline(
     """Load the pipeline in float32, or in `dtype`, without progress bars."""
     from diffusers import WanPipeline
 
-    logging.getLogger("diffusers.pipelines.wan.pipeline_wan").addFilter(_sensible)
+    logging.getLogger("diffusers.pipelines.wan.pipeline_wan").addFilter(_not_about_one)
     with no_progress_bars():
         pipe: WanPipeline = WanPipeline.from_pretrained(path)
     pipe.set_progress_bar_config(disable=True)
@@ -35,8 +35,8 @@ def load_pipeline(
     return pipe
 
 
-def _sensible(record: logging.LogRecord) -> bool:
-    """Whether a message says anything: any number is "divisible by 1", and yet diffusers complains."""
+def _not_about_one(record: logging.LogRecord) -> bool:
+    """Filter out diffusers' warning that a number "has to be divisible by 1", which every number is."""
     return "has to be divisible by 1." not in record.getMessage()
 
 
@@ -47,7 +47,7 @@ def call_options() -> dict[str, Any]:
         "guidance_scale": GUIDANCE,
         "height": SIDE,
         "width": SIDE,
-        # The autoencoder does not compress time, and for such a one diffusers' pipeline adds a frame.
+        # The autoencoder does not compress time; for such models diffusers' pipeline adds a frame.
         "num_frames": FRAMES - 1,
         "max_sequence_length": 16,
     }

@@ -1,4 +1,4 @@
-"""What `dcache demo --video` shows of the video model: captions, flicker, the drawn files."""
+"""The video model's part of `dcache demo --video`: captions, flicker, drawings."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ def prompts(count: int) -> list[str]:
 
 
 def judged(done: Bench) -> dict[str, list[float | None]]:
-    """Flicker to the uncached clips."""
+    """Mean flicker to the uncached clips; None for the uncached pipeline and for broken output."""
     first = to_uint8(done.uncached.last.output)
-    found: list[float | None] = [None]
-    for one, its in zip(done.methods, done.rows, strict=True):
-        found.append(None if its.broken else float(np.mean(flicker(to_uint8(one.last.output), first))))
-    return {"flicker": found}
+    values: list[float | None] = [None]
+    for measured, row in zip(done.methods, done.rows, strict=True):
+        clips = to_uint8(measured.last.output)
+        values.append(None if row.broken else float(np.mean(flicker(clips, first))))
+    return {"flicker": values}
 
 
 def draw(out: Path, done: Bench, outputs: Sequence[NDArray[np.uint8]]) -> list[Path]:
-    """Two GIFs, a contact sheet, and speed against fidelity."""
+    """Draw two GIFs, a contact sheet, and speed against fidelity; returns the paths."""
     from dcache.demo.video.animate import draw_contact_sheet, draw_gif
     from dcache.eval.figures import draw_speed_fidelity
 
@@ -47,7 +48,7 @@ def draw(out: Path, done: Bench, outputs: Sequence[NDArray[np.uint8]]) -> list[P
     ]
 
 
-def _title(its: Row) -> str:
-    if its.speedup is None or its.mean_psnr is None:
-        return f"{its.label}\nbroken"
-    return f"{its.label}\n{its.speedup:.1f}x, {its.mean_psnr:.1f} dB"
+def _title(row: Row) -> str:
+    if row.speedup is None or row.mean_psnr is None:
+        return f"{row.label}\nbroken"
+    return f"{row.label}\n{row.speedup:.1f}x, {row.mean_psnr:.1f} dB"

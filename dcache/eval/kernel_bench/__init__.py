@@ -1,7 +1,7 @@
-"""The ops of `dcache.kernels` timed, each beside a copy of as many bytes and the eager chain it replaces.
+"""Timing of the ops of `dcache.kernels`, each beside a copy of as many bytes and an eager chain in torch.
 
-What limits all of them is memory, so the copy is the ceiling: an op that moves B bytes is compared with a
-copy that reads B / 2 and writes B / 2. The eager chain is the same arithmetic as one writes it in torch.
+All ops are limited by memory bandwidth, so the copy is the upper bound: an op that moves B bytes is compared
+with a copy that reads B / 2 and writes B / 2. The eager chain is the same arithmetic in plain torch ops.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dcache.eval.progress import Progress, silent
 
 SIZES = (1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26)
 
-# A turn takes about so many seconds, by repeating the call as often in every round.
+# Target duration of a turn in seconds: the call is repeated accordingly.
 _TURN = 2e-3
 _MOST_CALLS = 2000
 
@@ -34,15 +34,15 @@ class Timed:
     """One op at one size. Seconds and ratios are medians over the rounds; a ratio is of one round.
 
     Attributes:
-        op: what is measured.
-        size: bytes of one whole tensor of its, in the dtype of the computation.
-        moved: bytes that it reads and writes.
-        kernel: whether a Triton kernel ran, or the torch reference.
-        seconds, copy_seconds, eager_seconds: of one call.
+        op: name of the op.
+        size: bytes of one whole tensor, in the dtype of the computation.
+        moved: bytes read and written.
+        kernel: True for a Triton kernel, False for the torch reference.
+        seconds, copy_seconds, eager_seconds: seconds of one call.
         of_copy: share of the copy's rate.
-        gain: how many times as fast as the eager chain.
+        gain: speedup over the eager chain.
         spread: (slowest - fastest) / median of its turns.
-        off: largest difference to the eager chain's result, as a share of that one's largest magnitude.
+        off: largest difference to the eager chain's result, divided by that result's largest magnitude.
     """
 
     op: str
@@ -81,19 +81,19 @@ def kernel_bench(
     *,
     sizes: Sequence[int] = SIZES,
     repeats: int = 9,
-    tell: Progress = silent,
+    progress: Progress = silent,
 ) -> KernelBench:
-    """Time every op at every size; op, copy and eager chain take turns, each round in another order.
+    """Time every op at every size; op, copy and eager chain take turns, in random order.
 
     Args:
-        dtype: of the tensors.
-        device: where they are.
+        dtype: dtype of the tensors.
+        device: device of the tensors.
         sizes: bytes of one tensor.
-        repeats: rounds.
-        tell: called before each case.
+        repeats: timed rounds.
+        progress: called before each case with its name, the number of sizes done, and the number of sizes.
 
     Raises:
-        DcacheError: there are no rounds, or a size is not a whole number of the cases' tensors.
+        DcacheError: `repeats` is below 1, or a size is not a multiple of the smallest tensor.
     """
     if repeats < 1:
         raise DcacheError(f"expected at least one timed round, got {repeats}")
@@ -102,7 +102,7 @@ def kernel_bench(
     with torch.no_grad():
         for i, size in enumerate(sizes):
             for case in all_cases(size, dtype, device):
-                tell(f"{case.op}, {size >> 10} KiB", i, len(sizes))
+                progress(f"{case.op}, {size >> 10} KiB", i, len(sizes))
                 rows.append(_timed(case, size, device, repeats, order))
     return KernelBench(device, str(dtype).removeprefix("torch."), repeats, rows, hardware, versions())
 
@@ -115,21 +115,21 @@ def _timed(case: Case, size: int, device: str, repeats: int, order: random.Rando
     for _ in range(repeats):
         for i in order.sample(range(3), 3):
             seconds[i].append(timers[i].timeit(counts[i]).mean)
-    own, copy, eager = (statistics.median(its) for its in seconds)
-    # A machine that slows down slows all of a round.
+    op, copy, eager = (statistics.median(turns) for turns in seconds)
+    # Ratios within a round: a drift of the machine's speed cancels.
     of_copy, gain = (
-        statistics.median(b / a for a, b in zip(seconds[0], its, strict=True)) for its in seconds[1:]
+        statistics.median(b / a for a, b in zip(seconds[0], turns, strict=True)) for turns in seconds[1:]
     )
-    spread = (max(seconds[0]) - min(seconds[0])) / own
-    return Timed(case.op, size, case.moved, case.kernel, own, copy, eager, of_copy, gain, spread, off)
+    spread = (max(seconds[0]) - min(seconds[0])) / op
+    return Timed(case.op, size, case.moved, case.kernel, op, copy, eager, of_copy, gain, spread, off)
 
 
 def timer_of(run: Callable[[], Any], device: str) -> Timer:
-    """A timer of one op, on as many threads as the rest of the program."""
+    """A timer of one op, with torch's current number of threads."""
 
     def clock() -> float:
         if device != "cpu":
-            # Of several GPUs the one that is measured, whichever is the current one.
+            # The measured device need not be the current one.
             torch.accelerator.synchronize(torch.device(device))
         return perf_counter()
 
@@ -137,6 +137,6 @@ def timer_of(run: Callable[[], Any], device: str) -> Timer:
 
 
 def calls_of(timer: Timer) -> int:
-    """How many calls a turn has; the first ones, which compile and allocate, do not count."""
+    """Number of calls in a turn, estimated after a first call that compiles and allocates."""
     timer.timeit(1)
     return min(max(math.ceil(_TURN / max(timer.timeit(1).mean, 1e-9)), 1), _MOST_CALLS)

@@ -1,4 +1,4 @@
-"""What is put on the clock: the ops as the engine calls them, and the eager chains that they replace."""
+"""The timed cases: ops as the engine calls them, and the eager chains that they replace."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Case:
     """One op on given tensors.
 
     Attributes:
-        op: what it is called in the table.
-        tensors: all that are read, and for what is written another of its size: the bytes moved.
-        run: calls it.
+        op: name in the table.
+        tensors: all tensors that are read, and one for each that is written: their sizes are the bytes moved.
+        run: calls the op.
         eager: the same in plain torch.
-        kernel: whether a Triton kernel is taken.
-        new: whether its result is new memory; then the copy it is compared with makes new memory too.
+        kernel: whether a Triton kernel runs.
+        new: whether the op allocates its result; then the copy allocates too.
     """
 
     op: str
@@ -57,22 +57,22 @@ class Case:
         return sum(t.numel() * t.itemsize for t in _plain(self.tensors))
 
     def copy(self) -> Callable[[], Any]:
-        """A copy that moves as many bytes."""
+        """A copy that moves the same number of bytes."""
         source = torch.zeros(self.moved // 2, dtype=torch.uint8, device=_plain(self.tensors)[0].device)
         target = torch.empty_like(source)
         return source.clone if self.new else lambda: target.copy_(source)
 
     def off(self) -> float:
-        """Largest difference of the two results, as a share of the eager one's largest magnitude."""
-        found, expected = (torch.cat([t.flatten() for t in _wide(of())]) for of in (self.run, self.eager))
-        return float((found - expected).abs().max() / expected.abs().max())
+        """Largest difference of the two results, divided by the eager result's largest magnitude."""
+        result, expected = (torch.cat([t.flatten() for t in _wide(op())]) for op in (self.run, self.eager))
+        return float((result - expected).abs().max() / expected.abs().max())
 
 
 def all_cases(size: int, dtype: torch.dtype, device: str) -> Iterator[Case]:
-    """All of them, for tensors of `size` bytes.
+    """All cases, for tensors of `size` bytes.
 
     Raises:
-        DcacheError: a size is not a whole number of pairs of tokens.
+        DcacheError: `size` is not a multiple of the smallest tensor.
     """
     N = size // (BATCH * WIDTH * dtype.itemsize)
     if N < TOGETHER or N % TOGETHER or size != N * BATCH * WIDTH * dtype.itemsize:
@@ -127,13 +127,13 @@ def _sums(tensors: list[torch.Tensor]) -> Iterator[Case]:
 
 def _stores(x: torch.Tensor, y: torch.Tensor) -> Iterator[Case]:
     minus = -x
-    for kept in (None, torch.bfloat16, torch.int8):
-        out = empty(y, kept)
+    for dtype in (None, torch.bfloat16, torch.int8):
+        out = empty(y, dtype)
         yield Case(
-            f"store, delta{'' if kept is None else f' in {kept}'.replace('torch.', '')}",
+            f"store, delta{'' if dtype is None else f' in {dtype}'.replace('torch.', '')}",
             (minus, y, out),
             partial(_stored, y, minus, out),
-            partial(_difference, y, x, kept),
+            partial(_difference, y, x, dtype),
             _launches_store(y, minus, out),
             new=False,
         )
@@ -193,7 +193,7 @@ def _chain(
 
 
 def _launches_store(y: torch.Tensor, minus: torch.Tensor, out: Stored) -> bool:
-    """Whether a kernel is taken: what is one pass in torch needs none."""
+    """Whether `store` launches a kernel; a store that is one pass in torch does not."""
     if not launch.possible(y.device):
         return False
     from dcache.kernels.store import launching
@@ -206,8 +206,8 @@ def _stored(y: torch.Tensor, minus: torch.Tensor, out: Stored) -> Stored:
     return out
 
 
-def _difference(y: torch.Tensor, x: torch.Tensor, kept: torch.dtype | None) -> Stored:
-    return _packed(y - x) if kept is torch.int8 else (y - x).to(kept or y.dtype)
+def _difference(y: torch.Tensor, x: torch.Tensor, dtype: torch.dtype | None) -> Stored:
+    return _packed(y - x) if dtype is torch.int8 else (y - x).to(dtype or y.dtype)
 
 
 def _packed(z: torch.Tensor) -> Packed:
@@ -230,10 +230,11 @@ def _plain(values: Any) -> list[torch.Tensor]:
     """All tensors, those of a `Packed` among them."""
     if isinstance(values, torch.Tensor):
         return [values]
-    return [t for one in (values.tensors() if isinstance(values, Packed) else values) for t in _plain(one)]
+    parts = values.tensors() if isinstance(values, Packed) else values
+    return [tensor for part in parts for tensor in _plain(part)]
 
 
 def _wide(result: Any) -> list[torch.Tensor]:
     if isinstance(result, torch.Tensor | Packed):
         result = [result]
-    return [one.float32() if isinstance(one, Packed) else one.float() for one in result]
+    return [part.float32() if isinstance(part, Packed) else part.float() for part in result]

@@ -1,4 +1,4 @@
-"""How the measurement of kernels is told: a table, notes, a file."""
+"""Output of the kernel measurement: table, notes, JSON file."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def table(done: KernelBench) -> str:
 
 
 def notes(done: KernelBench) -> list[str]:
-    """What a reader has to know."""
-    found = [
+    """Notes on the figures: disagreeing results, references in place of kernels, a busy machine."""
+    texts = [
         f"{row.op}, {size(row.size)}: the result differs from the eager chain's by {share(row.off)}, so no "
         "gain is reported"
         for row in done.rows
@@ -33,10 +33,10 @@ def notes(done: KernelBench) -> list[str]:
     plain = list(dict.fromkeys(row.op for row in done.rows if not row.kernel))
     if plain:
         which = "" if all(not row.kernel for row in done.rows) else f" in {'; '.join(plain)}"
-        found.append(f"on {done.device} torch references are measured{which}, no Triton kernels")
+        texts.append(f"on {done.device} torch references are measured{which}, no Triton kernels")
     if done.device == "cpu" and any(row.kernel for row in done.rows):
-        found.append("kernels were interpreted: their times say nothing")
-    return found + busy(max(row.spread for row in done.rows), "rates")
+        texts.append("kernels were interpreted: their times are meaningless")
+    return texts + busy(max(row.spread for row in done.rows), "rates")
 
 
 def write(done: KernelBench, out: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The metrics there are, and whether they can be had here."""
+"""The registry of metrics, and the check that they can be computed here."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SHIPPED = ("dcache.demo.metrics",)
 
 
 class Registry(Mapping[str, Metric]):
-    """Name -> metric. The modules of `SHIPPED` are imported when the first metric is asked for."""
+    """Name -> metric. The metric modules are imported on first use."""
 
     def register(self, metric: Metric) -> None:
-        """Make a metric known by its name.
+        """Add a metric.
 
         Raises:
             DcacheError: another metric has this name.
@@ -52,7 +52,7 @@ METRICS = Registry()
 
 
 def register(metric: Metric) -> None:
-    """Make a metric known by its name to `dcache eval` and the search.
+    """Register a metric, so that `dcache eval` and the search find it by name.
 
     Raises:
         DcacheError: another metric has this name.
@@ -68,7 +68,7 @@ def chosen(names: Sequence[str]) -> list[Metric]:
     """
     unknown = [name for name in names if name not in METRICS]
     if unknown or not names:
-        raise DcacheError(f"no metric {', '.join(unknown) or 'named'}: there are {', '.join(METRICS)}")
+        raise DcacheError(f"no metric {', '.join(unknown) or 'named'}: expected some of {', '.join(METRICS)}")
     metrics = [METRICS[name] for name in dict.fromkeys(names)]
     absent = {package: metric.name for metric in metrics for package in missing(metric.packages)}
     if absent:
@@ -80,23 +80,23 @@ def chosen(names: Sequence[str]) -> list[Metric]:
 
 
 def sources(metrics: Sequence[Metric]) -> list[Source]:
-    """Where their numbers come from, each source once."""
+    """The sources of metrics, each once."""
     return list({metric.source.name: metric.source for metric in metrics}.values())
 
 
 def check(names: Sequence[str], options: MetricOptions, kind: str | None = None) -> None:
-    """Make sure, before anything is generated, that these metrics can be computed here.
+    """Check that metrics can be computed here, before anything is generated.
 
-    Loads every network once, so it downloads the weights that are missing: of several processes call it in
-    one, and in the others after it.
+    Loads every network once, which downloads missing weights. With several processes, call it in one first
+    and then in the others.
 
     Args:
-        names: of metrics.
-        options: theirs.
-        kind: "image" or "video", what will be generated; None if it is not known yet.
+        names: names of metrics.
+        options: options of the metrics.
+        kind: kind of the pictures, "image" or "video"; None if it is not known yet.
 
     Raises:
-        DcacheError: one cannot; the message says what is missing and where it comes from.
+        DcacheError: a metric cannot be computed; the message says what is missing and where to get it.
     """
     metrics = chosen(names)
     for metric in metrics:
@@ -111,12 +111,12 @@ def check(names: Sequence[str], options: MetricOptions, kind: str | None = None)
 
 
 def fitting(names: Sequence[str], kind: str) -> str:
-    """Those of the names that are defined for what is generated, joined by commas."""
+    """The names of the metrics that are defined for this kind of pictures, joined by commas."""
     return ",".join(name for name in names if kind in METRICS[name].kinds)
 
 
 def about(metric: Metric, options: MetricOptions) -> dict[str, Any]:
-    """What `scores.json` says of a metric."""
+    """The description of a metric in `scores.json`."""
     against = metric.against
     if against == "pictures":
         against = "uncached" if options.reference is None else "reference"

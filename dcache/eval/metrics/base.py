@@ -1,4 +1,4 @@
-"""What a metric is made of: a source that makes a row of numbers of each picture, and a summary of rows."""
+"""The parts of a metric: a source that computes a row of numbers for each picture, and a summary of rows."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Batch:
 
     Attributes:
         pictures: uint8, (N, H, W, 3), or clips (N, F, H, W, 3).
-        uncached: the uncached pictures of the same prompts and seeds, where the source is paired.
-        prompts: N of them.
+        uncached: the uncached pictures of the same prompts and seeds, for a paired source; else None.
+        prompts: one for each picture.
     """
 
     pictures: Pixels
@@ -37,11 +37,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Reader:
-    """A source that is ready to read.
+    """A loaded source.
 
     Attributes:
-        identity: changes with everything but the pictures and prompts that decides the numbers.
-        read: one row for each picture or clip of the batch, (N, D).
+        identity: digest of all that decides the rows, except pictures and prompts.
+        read: returns the rows of a batch, (N, D), one for each picture or clip.
     """
 
     identity: str
@@ -50,12 +50,12 @@ class Reader:
 
 @dataclass(frozen=True)
 class Source:
-    """Where numbers come from. Metrics that share one share its work.
+    """Computes rows of numbers from pictures. Metrics with the same source share its rows.
 
     Attributes:
-        name: its folder among the cached features.
-        load: makes it ready; raises DcacheError, before anything is generated, if that cannot be.
-        paired: it compares with the uncached picture of the same prompt and seed.
+        name: name of its folder among the stored features.
+        load: loads it; raises DcacheError if it cannot be loaded.
+        paired: whether it compares with the uncached picture of the same prompt and seed.
     """
 
     name: str
@@ -65,12 +65,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a summary sees of one method.
+    """The input of a summary: the rows of one method.
 
     Attributes:
         rows: (N, D), in item order.
-        against: (M, D), of the pictures that a distribution is compared with.
-        prompts: (N,) the number of each row's prompt.
+        against: (M, D) rows of the pictures to compare with, for a metric that compares distributions.
+        prompts: (N,) number of each row's prompt.
     """
 
     rows: Rows
@@ -83,11 +83,11 @@ class Score:
     """One metric of one method.
 
     Attributes:
-        value: None if there is none, and `why_not` says why.
-        low, high: the 95 % interval of a bootstrap over prompts, where it is defined.
-        std: over the random subsets or splits of a metric that is defined by them.
+        value: the value; None if there is none, for the reason in `why_not`.
+        low, high: the 95 % interval of a bootstrap over prompts, for metrics that have one.
+        std: standard deviation over random subsets or splits, for metrics that have them.
         each: the value of each item, in item order.
-        warnings: what a reader of the value has to know.
+        warnings: remarks for readers.
     """
 
     value: float | None = None
@@ -99,10 +99,10 @@ class Score:
     warnings: list[str] = field(default_factory=list)
 
     def content(self) -> dict[str, Any]:
-        """As `scores.json` has it."""
-        found: dict[str, Any] = {"value": self.value, "low": self.low, "high": self.high, "each": self.each}
+        """The score as JSON values, for `scores.json`."""
+        always: dict[str, Any] = {"value": self.value, "low": self.low, "high": self.high, "each": self.each}
         more = {"std": self.std, "why_not": self.why_not}
-        return found | {key: value for key, value in more.items() if value is not None}
+        return always | {key: value for key, value in more.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -110,18 +110,18 @@ class Metric:
     """A metric.
 
     Attributes:
-        name: on the command line and in files.
-        title: in tables.
-        what: one line; names of options in braces are filled in.
-        unit: of the value, or "".
+        name: name on the command line and in files.
+        title: name in tables.
+        what: description, one line; names of options in braces are filled in.
+        unit: unit of the value, or "".
         better: "higher" or "lower".
-        against: "uncached", "prompts", "" for nothing, or "pictures": the reference pictures where there are
-            some, else the uncached ones.
-        digits: to show behind the point.
-        source: where its rows come from.
-        summary: makes the score of a method from them.
-        packages: module -> what to ask pip for.
-        kinds: what it is defined for, of "image" and "video".
+        against: what it compares with: "uncached", "prompts", "" for nothing, or "pictures" (the reference
+            pictures, or the uncached ones without a reference).
+        digits: decimals to show.
+        source: computes its rows.
+        summary: computes the score of a method from the rows.
+        packages: module -> name for pip.
+        kinds: kinds of pictures it is defined for, of "image" and "video".
     """
 
     name: str
@@ -138,11 +138,11 @@ class Metric:
 
 
 def framewise(read: Callable[[Batch], Rows], size: int) -> Callable[[Batch], Rows]:
-    """Read pictures and the frames of clips, `size` of them at once; a clip's row is the mean of its frames'.
+    """Extend a reader of pictures to clips, in batches of `size`; a clip's row is the mean over its frames.
 
     Args:
         read: reads a batch of pictures.
-        size: the most pictures that it is given.
+        size: most pictures in a batch.
     """
 
     def read_all(batch: Batch) -> Rows:
@@ -170,7 +170,7 @@ def channels_first(pictures: Pixels, device: str) -> Any:
 
 
 def identity(name: str, *settings: object, device: str = "cpu", network: nn.Module | None = None) -> str:
-    """Name what decides a reader's numbers: settings, torch's version, device, a network's weights."""
+    """Digest of all that decides a reader's rows: settings, torch's version, device, a network's weights."""
     import torch
 
     parts = (name, *settings, torch.__version__, torch.device(device).type)

@@ -1,4 +1,4 @@
-"""The pictures of a finished run, as batches that sources read."""
+"""The pictures of a finished run, as batches for sources."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ REFERENCE = "reference"
 
 
 class Batches:
-    """What can be read, and why some of it cannot.
+    """The batches of all methods that can be read, and the reasons for those that cannot.
 
     Args:
         store: a finished run.
-        options: the size of batches, the reference folder.
+        options: gives the batch size and the reference folder.
 
     Attributes:
         kind: "image" or "video".
-        uncached: the entry that the others are compared with.
-        prompts: (N,) the number of each item's prompt.
+        uncached: entry of the uncached pipeline.
+        prompts: (N,) number of each item's prompt.
         broken: method folder -> what is wrong with its pictures.
 
     Raises:
@@ -50,33 +50,33 @@ class Batches:
             )
         self._store, self._options = store, options
         calls = {entry.folder: store.calls(entry) for entry in store.methods}
-        self._digests = {folder: _digests(its) for folder, its in calls.items()}
+        self._digests = {folder: _digests(records) for folder, records in calls.items()}
         self.broken = {entry.folder: why for entry in store.methods if (why := store.broken(entry))}
         (self.uncached,) = uncached
         self.prompts = np.array([item.prompt_index for item in store.items])
         first = store.picture(self.uncached, store.items[0])
         self.kind = "video" if first.ndim == CLIP - 1 else "image"
-        # A clip counts as its frames, so that a batch of clips holds no more than one of pictures.
+        # The batch size counts frames, so that a batch of clips is no larger than one of pictures.
         self._size = max(1, options.score_batch_size // (len(first) if self.kind == "video" else 1))
 
     def sets(self, source: Source, compared: bool) -> dict[str, list[Chunk]]:
-        """What a source has to read: the sound methods, and the reference pictures where there are any.
+        """The batches that a source must read: those of sound methods, and of the reference pictures.
 
         Args:
-            source: a paired one reads a method only beside sound uncached pictures.
-            compared: whether a metric compares what it reads with other pictures.
+            source: the source; a paired one needs sound uncached pictures.
+            compared: whether a metric compares its rows with those of reference pictures.
         """
-        found = {e.folder: self._chunks(source, e) for e in self._store.methods if self._readable(source, e)}
+        chunks = {e.folder: self._chunks(source, e) for e in self._store.methods if self._readable(source, e)}
         if compared and self._options.reference is not None:
-            found[REFERENCE] = reference_chunks(self._options.reference, self._options.score_batch_size)
-        return found
+            chunks[REFERENCE] = reference_chunks(self._options.reference, self._options.score_batch_size)
+        return chunks
 
     def why_not(self, metric: Metric, against: str, entry: Entry) -> str | None:
-        """What keeps a method from having this metric, or None.
+        """The reason why a method has no value of a metric; None if it has one.
 
         Args:
             metric: the metric.
-            against: what it compares with in this run.
+            against: what it compares with in this run, as in `Metric.against`.
             entry: the method.
         """
         if entry.folder in self.broken:
@@ -84,7 +84,7 @@ class Batches:
         if self.kind not in metric.kinds:
             return f"{metric.title} is not defined for {self.kind}s"
         if against == "uncached" and entry == self.uncached:
-            return "it is what the methods are compared with"
+            return "the methods are compared with it"
         if against == "uncached" and self.uncached.folder in self.broken:
             return f"there is nothing to compare with: uncached, {self.broken[self.uncached.folder]}"
         return None
@@ -103,8 +103,8 @@ class Batches:
             uncached = None if beside is None else self._store.pictures(beside, items)
             return Batch(self._store.pictures(entry, items), uncached, [item.prompt for item in items])
 
-        both = [one for one in (entry, beside) if one is not None]
-        digests = [self._digests[one.folder][item.file] for one in both for item in items]
+        both = [method for method in (entry, beside) if method is not None]
+        digests = [self._digests[method.folder][item.file] for method in both for item in items]
         return Chunk((*digests, *(item.prompt for item in items)), load)
 
 

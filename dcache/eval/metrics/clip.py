@@ -1,4 +1,4 @@
-"""CLIP score: how well a picture fits its prompt, by any model that open_clip can load."""
+"""CLIP score: similarity of picture and prompt, by any model that open_clip can load."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = {"open_clip": "open-clip-torch"}
 def clip_reader(
     model: Any, preprocess: Callable[[Any], Any], tokenizer: Any, options: MetricOptions
 ) -> Reader:
-    """Read 100 max(cos, 0) of picture and prompt: torchmetrics' definition.
+    """A reader of 100 max(cos, 0) of picture and prompt, torchmetrics' definition.
 
     Hessel et al. (2021) scale by 2.5 instead of 100. Prompts are cut at the model's context length.
 
@@ -36,13 +36,13 @@ def clip_reader(
     def read(batch: Batch) -> Rows:
         with torch.no_grad():
             pictures = torch.stack([preprocess(Image.fromarray(p)) for p in batch.pictures]).to(device)
-            seen = model.encode_image(pictures, normalize=True)
-            said = model.encode_text(tokenizer(batch.prompts).to(device), normalize=True)
-            cosine = (seen * said).sum(dim=-1, keepdim=True)
+            image = model.encode_image(pictures, normalize=True)
+            text = model.encode_text(tokenizer(batch.prompts).to(device), normalize=True)
+            cosine = (image * text).sum(dim=-1, keepdim=True)
         return (100 * cosine).clamp(min=0).float().cpu().numpy()
 
-    told = identity("clip", sorted(model.visual.preprocess_cfg.items()), size, device=device, network=model)
-    return Reader(told, framewise(read, size))
+    settings = sorted(model.visual.preprocess_cfg.items())
+    return Reader(identity("clip", settings, size, device=device, network=model), framewise(read, size))
 
 
 def load_clip(name: str, pretrained: str) -> tuple[Any, Callable[[Any], Any], Any]:
@@ -50,10 +50,10 @@ def load_clip(name: str, pretrained: str) -> tuple[Any, Callable[[Any], Any], An
 
     Args:
         name: a model name of open_clip, `hf-hub:ORG/NAME`, or `local-dir:FOLDER`.
-        pretrained: a tag of that model, or a checkpoint file; unused with a schema, which has its weights.
+        pretrained: a tag of that model, or a checkpoint file; unused with `hf-hub:` and `local-dir:`.
 
     Raises:
-        DcacheError: there is no such model, its weights cannot be had, or they were trained with another
+        DcacheError: there is no such model, its weights cannot be loaded, or they were trained with another
             activation than the model's.
     """
     import open_clip
@@ -66,13 +66,14 @@ def load_clip(name: str, pretrained: str) -> tuple[Any, Callable[[Any], Any], An
         )
     try:
         with warnings.catch_warnings():
-            # With the other activation the weights load, and every score is off.
+            # Weights for the other activation load without an error, but every score is wrong.
             warnings.filterwarnings("error", "QuickGELU mismatch", UserWarning)
             model, preprocess = open_clip.create_model_from_pretrained(name, None if schema else pretrained)
         return model, preprocess, open_clip.get_tokenizer(name)
     except UserWarning as error:
         raise DcacheError(
-            f"{error} Take the model whose activation fits: ViT-L-14-quickgelu, not ViT-L-14, for openai"
+            f"{error} Choose the model with the right activation: ViT-L-14-quickgelu, not ViT-L-14, for "
+            "openai"
         ) from error
     except (OSError, RuntimeError, ValueError) as error:
         tags = "" if schema else f" Its tags: {', '.join(open_clip.list_pretrained_tags_by_model(name))}."

@@ -1,8 +1,8 @@
 """Distances between sets of pictures: Frechet (FID) and kernel (KID), and the Inception score of one set.
 
-Features come ready; torchmetrics does the arithmetic, in float64. None of the three has a bootstrap interval:
-a Frechet distance is no mean over pictures, and a resampled set, which repeats pictures, lies farther off
-than the set itself. KID and the Inception score report the spread over their own subsets.
+The arithmetic on the features is torchmetrics', in float64. None of the three has a bootstrap interval: a
+Frechet distance is no mean over pictures, and a resampled set, which repeats pictures, has a larger distance
+than the set itself. KID and the Inception score report the spread over their subsets.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SUBSETS, SUBSET_SIZE = 100, 1000
 SPLITS = 10
 FEW_FOR_SPLITS = 5000
 PACKAGES = {"torchmetrics": "torchmetrics", "torch_fidelity": "torch-fidelity"}
-# Of several processes one computes, with the features of all: torchmetrics must not wait for the others.
+# Only one process computes, with the features of all; torchmetrics must not synchronise with the others.
 ALONE: dict[str, Any] = {"sync_on_compute": False}
 
 
@@ -51,7 +51,7 @@ def fid(sample: Sample) -> Score:
 def kid(sample: Sample) -> Score:
     """Kernel Inception distance (Binkowski et al. 2018): mean over 100 random subsets of 1000, unbiased.
 
-    Where there are not more pictures than a subset has, all of them are compared once.
+    With no more pictures than a subset has, all of them are compared once.
     """
     from torchmetrics.image.kid import KernelInceptionDistance
 
@@ -87,11 +87,11 @@ def inception_score(sample: Sample) -> Score:
         metric = InceptionScore(feature=_given(logits.shape[1]), splits=SPLITS, **ALONE)
         metric.update(_tensor(logits))
         value, std = metric.compute()
-    told = [
+    warning = [
         f"Inception score of {count} pictures: it grows with their number, and published ones are of 50 000; "
         "compare methods of this run only"
     ]
-    return _finite(Score(float(value), std=float(std), warnings=told if count < FEW_FOR_SPLITS else []))
+    return _finite(Score(float(value), std=float(std), warnings=warning if count < FEW_FOR_SPLITS else []))
 
 
 METRICS = (
@@ -144,9 +144,10 @@ def _few(name: str, count: int, features: int) -> list[str]:
 
 
 def _rotated(rows: Rows, against: Rows) -> tuple[Rows, Rows]:
-    """The same distances in as many dimensions as there are pictures, where those are fewer.
+    """The rows in the basis of all pictures, if there are fewer pictures than dimensions.
 
-    A Frechet distance does not change with a rotation, and its eigenvalues cost the cube of the dimensions.
+    A rotation does not change the Frechet distance, and the cost of its eigenvalues is cubic in the
+    dimensions.
     """
     if len(rows) + len(against) >= rows.shape[1]:
         return rows, against
@@ -155,7 +156,7 @@ def _rotated(rows: Rows, against: Rows) -> tuple[Rows, Rows]:
 
 
 def _given(features: int) -> nn.Module:
-    """What torchmetrics takes for a network: features pass through as they are."""
+    """A network for torchmetrics that passes features through unchanged."""
     from torch import nn
 
     network = nn.Identity()

@@ -1,4 +1,4 @@
-"""ImageReward (Xu et al. 2023): a model of which picture people prefer for a prompt, by its own package."""
+"""ImageReward (Xu et al. 2023): a model of human preference for a picture given its prompt."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _load(options: MetricOptions) -> Reader:
     name, device = options.image_reward_model, options.device()
     config = Path(name).with_name("med_config.json")
     try:
-        # It reports on standard output, where a command's own results belong.
+        # It prints to standard output, which is for the command's results.
         with contextlib.redirect_stdout(io.StringIO()):
             beside = str(config) if Path(name).is_file() and config.is_file() else None
             network = ImageReward.load(name, device=device, med_config=beside)

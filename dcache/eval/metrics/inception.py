@@ -28,12 +28,12 @@ def _load(options: MetricOptions) -> Reader:
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
         ).to(device)
     except (RuntimeError, AttributeError) as error:
-        raise DcacheError(f"{path} holds other weights than torch-fidelity's InceptionV3") from error
+        raise DcacheError(f"{path} does not hold the weights of torch-fidelity's InceptionV3") from error
 
     def read(batch: Batch) -> Rows:
         with torch.no_grad():
             features = network(channels_first(batch.pictures, device))
-        return np.concatenate([one.cpu().numpy() for one in features], axis=1)
+        return np.concatenate([part.cpu().numpy() for part in features], axis=1)
 
     return Reader(
         identity("inception", options.score_batch_size, device=device, network=network),

@@ -1,4 +1,4 @@
-"""The summary of every metric that has a value for each picture: their mean, and its interval."""
+"""Summary of metrics with a value for each picture: the mean and its interval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What metrics can be told: weights, model names, the device they run on."""
+"""Options of metrics: weights, model names, device."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class MetricOptions:
     )
 
     def __post_init__(self) -> None:
-        """Refuse what no metric could use."""
+        """Check the values."""
         if self.lpips_net not in LPIPS_NETS:
             raise DcacheError(f"lpips_net must be one of {', '.join(LPIPS_NETS)}, got {self.lpips_net!r}")
         if self.score_batch_size < 1:

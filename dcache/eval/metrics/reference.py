@@ -1,4 +1,4 @@
-"""A folder of real pictures, to compare sets of generated ones with."""
+"""A folder of reference pictures, for metrics that compare sets of pictures."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def pictures_in(folder: Path) -> list[Path]:
     """The picture files of a folder and of the folders below it, sorted.
 
     Raises:
-        DcacheError: there are none.
+        DcacheError: the folder has no picture files.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
         raise DcacheError(
             f"--reference: no pictures in {folder}. Expected a folder of {', '.join(sorted(SUFFIXES))} files"
         )
-    return found
+    return paths
 
 
 def reference_chunks(folder: Path, size: int) -> list[Chunk]:
-    """Batches of at most `size` neighbours of the same height and width, without their prompts.
+    """Batches of at most `size` successive pictures of equal height and width, with empty prompts.
 
     Raises:
-        DcacheError: there are none, or one cannot be read.
+        DcacheError: there are no pictures, or one cannot be read.
     """
     groups: list[list[Path]] = []
     last = None

@@ -1,4 +1,4 @@
-"""Files of published weights: given, in torch hub's cache, or downloaded; never missed in silence."""
+"""Files of published weights: a given file, torch hub's cache, or a download; an error otherwise."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Weights:
     """A published file.
 
     Attributes:
-        what: whose weights these are, for messages.
-        url: where they are published.
+        what: name of the model, for messages.
+        url: address of the published file.
         option: the field of `MetricOptions` that names a local copy.
     """
 
@@ -41,11 +41,11 @@ class Weights:
 
 
 def locate(weights: Weights, given: Path | None) -> Path:
-    """Find the file: the given one, else torch hub's copy, else download it there.
+    """Path of the file: the given one, or torch hub's copy, which is downloaded if it is missing.
 
     Raises:
-        DcacheError: it is nowhere to be had, or it is not a plain file of tensors; the message says where it
-            was looked for, where it comes from, and the option that names a copy.
+        DcacheError: there is no file and the download failed, or the file is not a plain file of tensors. The
+            message has the expected path, the address, and the option for a local copy.
     """
     import torch
 
@@ -62,7 +62,7 @@ def locate(weights: Weights, given: Path | None) -> Path:
 
 @contextmanager
 def hub_with(name: str, path: Path) -> Iterator[None]:
-    """Let torch hub find `path` under `name`, for libraries that take weights from nowhere else."""
+    """Make torch hub find `path` under `name` inside the block, for libraries that only load from the hub."""
     import torch
 
     before = torch.hub.get_dir()
@@ -72,7 +72,7 @@ def hub_with(name: str, path: Path) -> Iterator[None]:
         try:
             (checkpoints / name).symlink_to(path.resolve())
         except OSError:
-            # Windows lets only some users make links.
+            # On Windows only some users may create links.
             shutil.copyfile(path, checkpoints / name)
         torch.hub.set_dir(folder)
         try:
@@ -96,7 +96,7 @@ def _download(weights: Weights, path: Path) -> None:
 
 
 def _check_plain(path: Path, weights: Weights) -> None:
-    # Both libraries that read these files unpickle whatever is in them.
+    # Both libraries that read these files unpickle arbitrary content, so it is checked here.
     import torch
 
     try:

@@ -1,4 +1,4 @@
-"""The report of an evaluation: `report.html`, one file with all in it, and the same as Markdown and JSON."""
+"""The report stage: `report.html` (self-contained), `report.md` and `report.json`."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def report(store: Store, scores: Mapping[str, Any]) -> list[Path]:
     from dcache.eval.report.pictures import gallery
 
     content = gather(store, scores)
-    found = {entry.folder: store.schedule(entry) for entry in store.methods}
-    schedules = {folder: schedule for folder, schedule in found.items() if schedule is not None}
+    traces = {entry.folder: store.schedule(entry) for entry in store.methods}
+    schedules = {folder: schedule for folder, schedule in traces.items() if schedule is not None}
     html = page(content, gallery(store), schedules, scores)
     return [
         write(store.folder / "report.html", lambda path: path.write_text(html, encoding="utf-8")),

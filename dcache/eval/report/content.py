@@ -1,4 +1,4 @@
-"""What a report says, as plain values: the one source of the page, the Markdown and the JSON."""
+"""Content of a report as plain values, from which page, Markdown and JSON are made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dcache.eval.report.figure import AGAINST, Column, Figure
 from dcache.eval.store import Store
 
 FORMAT, VERSION = "dcache.eval.report", 1
-# What the report puts beside the speedup where there is a choice, the first that was computed.
+# Metrics to show beside the speedup, in order of preference.
 CLOSENESS = ("lpips", "psnr", "ssim")
 
 
@@ -24,7 +24,7 @@ class Row:
 
     Attributes:
         folder, label, spec, call, note: as in `dcache.eval.manifest.Entry`.
-        broken: what is wrong with its pictures, or "".
+        broken: what is wrong with its pictures; "" if nothing is.
         figures: column -> figure.
     """
 
@@ -39,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Note:
-    """Something a reader has to know; `about` is a method's label, or "" for all."""
+    """A remark for readers; `about` is a method's label, or "" for all methods."""
 
     about: str
     text: str
@@ -51,12 +51,12 @@ class Content:
 
     Attributes:
         pipeline: name, class, steps and guidance.
-        made: date and time of the report, local, to the minute.
-        pictures, prompts: how many of each method, and of how many prompts.
+        made: local date and time of the report, to the minute.
+        pictures, prompts: number of pictures of each method, and of prompts.
         columns, rows: the table, the uncached pipeline first.
-        closeness: the column that a plot puts beside the speedup, or "".
-        notes: what a reader has to know.
-        settings, machine, versions: of the run.
+        closeness: the fidelity column that is plotted against speedup, or "".
+        notes: remarks for readers.
+        settings, machine, versions: those of the run.
     """
 
     pipeline: dict[str, Any]
@@ -72,11 +72,11 @@ class Content:
     versions: dict[str, str]
 
     def best(self, column: str) -> Row | None:
-        """The first of the methods that are best in a column."""
+        """The best method of a column, the first of equal ones; None if no figure is marked."""
         return next((row for row in self.rows if row.figures[column].best), None)
 
     def facts(self) -> list[str]:
-        """What was made, in a few words each."""
+        """Facts of the run as short texts: pictures, seeds, steps, guidance, size, batches."""
         seed, batch = self.settings["seed"], self.settings["batch_size"]
         sides = [str(self.settings[side]) for side in ("width", "height") if self.settings[side]]
         steps, guidance = self.pipeline.get("steps"), self.pipeline.get("guidance")
@@ -91,7 +91,7 @@ class Content:
         ]
 
     def tables(self) -> dict[str, dict[str, str]]:
-        """Settings, machine and versions for people: title -> name -> value."""
+        """Settings, machine and versions as text: title -> name -> value."""
         tables = {
             "Settings": {**{f"pipeline {k}": v for k, v in self.pipeline.items()}, **self.settings},
             "Machine": self.machine,
@@ -103,31 +103,34 @@ class Content:
         }
 
     def plain(self) -> dict[str, Any]:
-        """As JSON values, with the format's name and version."""
+        """All fields as JSON values, with the format's name and version."""
         return {"format": FORMAT, "version": VERSION, **asdict(self)}
 
 
 def gather(store: Store, scores: Mapping[str, Any]) -> Content:
-    """Bring together what was measured and what was scored.
+    """The content of the report of a run.
 
     Args:
-        store: a run with the uncached pipeline first.
+        store: a finished run, the uncached pipeline first.
         scores: the content of its `scores.json`.
     """
     uncached = store.methods[0]
     calls = {entry.folder: store.calls(entry) for entry in store.methods}
     broken = {entry.folder: store.broken(entry) or "" for entry in store.methods}
     metrics = [Column.of(name, about) for name, about in scores["metrics"].items()]
-    # Those that compare with the same thing stand together.
+    # Metrics that compare with the same pictures are adjacent.
     metrics.sort(key=lambda metric: list(AGAINST).index(metric.against))
 
     def row(entry: Entry) -> Row:
         why = broken[entry.folder] or (broken[uncached.folder] and f"uncached: {broken[uncached.folder]}")
         figures = costs(calls[entry.folder], calls[uncached.folder], why)
-        its = scores["methods"].get(entry.folder, {})
-        figures |= {one.key: _scored(one, its.get(one.key, {}), broken[entry.folder]) for one in metrics}
-        said = {key: getattr(entry, key) for key in ("folder", "label", "spec", "call", "note")}
-        return Row(**said, broken=broken[entry.folder], figures=figures)
+        values = scores["methods"].get(entry.folder, {})
+        figures |= {
+            column.key: _scored(column, values.get(column.key, {}), broken[entry.folder])
+            for column in metrics
+        }
+        names = {key: getattr(entry, key) for key in ("folder", "label", "spec", "call", "note")}
+        return Row(**names, broken=broken[entry.folder], figures=figures)
 
     rows = [row(entry) for entry in store.methods]
     columns = [c for c in (*COSTS, *metrics) if any(row.figures[c.key].value is not None for row in rows)]
@@ -154,7 +157,7 @@ def _scored(column: Column, score: Mapping[str, Any], broken: str) -> Figure:
 
 
 def _with_best(columns: Sequence[Column], rows: Sequence[Row]) -> list[Row]:
-    """Mark the best figures of each column: of the methods that work, unless all show the same."""
+    """Mark the best figures of each column among sound methods, unless all figures are equal."""
     best: dict[str, set[str]] = {}
     for column in columns:
         able = {r.folder: r.figures[column.key] for r in rows[1:] if not r.broken}
@@ -178,50 +181,50 @@ def _with_best(columns: Sequence[Column], rows: Sequence[Row]) -> list[Row]:
 def _notes(
     store: Store, calls: Mapping[str, list[dict[str, Any]]], rows: Sequence[Row], scores: Mapping[str, Any]
 ) -> list[Note]:
-    found, first = [], _runs(calls[store.methods[0].folder])
+    notes, first = [], _runs(calls[store.methods[0].folder])
     for entry, row in zip(store.methods, rows, strict=True):
-        found += [Note(entry.label, text) for text in _notes_on(entry, row, calls[entry.folder])]
+        notes += [Note(entry.label, text) for text in _notes_on(entry, row, calls[entry.folder])]
         if entry.folder != store.methods[0].folder and _runs(calls[entry.folder]).isdisjoint(first):
-            apart = "timed in another run than the uncached pipeline, so trust its speedup less"
-            found.append(Note(entry.label, apart))
-    found += [Note("", text) for text in (*store.manifest.notes, *_empty(scores), *scores["warnings"])]
-    spread = max(unsteady(its) for its in calls.values())
-    found += [Note("", text) for text in busy(spread, "seconds")]
-    if not all(call["warm"] for its in calls.values() for call in timed(its)):
-        found.append(Note("", "a method had no warm call: its seconds are those of a first call"))
-    return found
+            apart = "timed in another run than the uncached pipeline, so its speedup is less reliable"
+            notes.append(Note(entry.label, apart))
+    notes += [Note("", text) for text in (*store.manifest.notes, *_empty(scores), *scores["warnings"])]
+    spread = max(unsteady(records) for records in calls.values())
+    notes += [Note("", text) for text in busy(spread, "seconds")]
+    if not all(call["warm"] for records in calls.values() for call in timed(records)):
+        notes.append(Note("", "a method had no warm call: its seconds are those of a first call"))
+    return notes
 
 
 def _runs(calls: Sequence[Mapping[str, Any]]) -> set[str]:
-    """When the runs began that made these calls."""
+    """Start times of the runs that made these calls."""
     return {call["run"] for call in calls}
 
 
 def _notes_on(entry: Entry, row: Row, calls: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = [no_gain(row.broken)] if row.broken else []
+    texts = [no_gain(row.broken)] if row.broken else []
     shares = [call["computed"] for call in calls if call["computed"] is not None]
     if shares and min(shares) == 1 and row.label != "uncached":
-        found.append("nothing was predicted: every call computed everything")
-    found += [entry.note] if entry.note else []
-    return found + list(dict.fromkeys(text for call in calls for text in call["warnings"]))
+        texts.append("nothing was predicted: every call computed everything")
+    texts += [entry.note] if entry.note else []
+    return texts + list(dict.fromkeys(text for call in calls for text in call["warnings"]))
 
 
 def _empty(scores: Mapping[str, Any]) -> Iterator[str]:
-    """Why a metric has no value of any method."""
+    """A text for each metric without any value, with the reasons."""
     for name, about in scores["metrics"].items():
-        its = [method.get(name, {}) for method in scores["methods"].values()]
-        if all(one.get("value") is None for one in its):
-            reasons = dict.fromkeys(one["why_not"] for one in its if one.get("why_not"))
+        values = [method.get(name, {}) for method in scores["methods"].values()]
+        if all(value.get("value") is None for value in values):
+            reasons = dict.fromkeys(value["why_not"] for value in values if value.get("why_not"))
             yield f"{about['title']} has no value: {'; '.join(reasons)}"
 
 
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" + "s" * (count != 1)
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" + "s" * (count != 1)
 
 
 def _shown(value: Any) -> str:
     if value is None:
-        return "the pipeline's own"
+        return "the pipeline's default"
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={each}" for key, each in value.items()) or "none"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

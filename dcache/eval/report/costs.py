@@ -1,4 +1,4 @@
-"""What calls cost, from their records in the run folder: seconds, FLOPs, bytes, beside the uncached ones."""
+"""Costs of calls from their records: seconds, FLOPs and bytes, compared with the uncached pipeline."""
 
 from __future__ import annotations
 
@@ -29,42 +29,42 @@ def costs(calls: Calls, uncached: Calls, broken: str) -> dict[str, Figure]:
     """The figures of `COSTS` for one method.
 
     Args:
-        calls: the records of its calls.
-        uncached: those of the uncached pipeline.
-        broken: why a gain would mean nothing, or "".
+        calls: records of its calls.
+        uncached: records of the uncached pipeline's calls.
+        broken: what is wrong with the pictures, so that no speedup is reported; "" if nothing is.
     """
-    own, whole = _per_picture(calls, "seconds"), _per_picture(uncached, "seconds")
+    seconds, whole = _per_picture(calls, "seconds"), _per_picture(uncached, "seconds")
     inside, all_inside = (_per_picture(c, "denoiser_seconds") for c in (calls, uncached))
     flops, all_flops = _counted(calls), _counted(uncached)
-    shares = _told(calls, "computed")
-    held = None if calls is uncached else max(_told(calls, "bytes_held"), default=None)
+    shares = _recorded(calls, "computed")
+    bytes_held = None if calls is uncached else max(_recorded(calls, "bytes_held"), default=None)
     values = {
         "computed": statistics.fmean(shares) if shares else 1.0 if calls is uncached else None,
-        "speedup": _ratio(whole, own),
+        "speedup": _ratio(whole, seconds),
         "denoiser_speedup": _ratio(all_inside, inside),
-        "seconds": statistics.median(own) if own else None,
+        "seconds": statistics.median(seconds) if seconds else None,
         "flops": flops / all_flops if flops and all_flops else None,
-        "bytes_held": held,
-        "peak_memory": max(_told(calls, "peak_memory"), default=None),
+        "bytes_held": bytes_held,
+        "peak_memory": max(_recorded(calls, "peak_memory"), default=None),
     }
-    found = {key: Figure.of(_COLUMNS[key], value) for key, value in values.items()}
-    if len(own) > 1:
-        low, _, high = statistics.quantiles(own, n=4, method="inclusive")
-        found["seconds"] = Figure.of(_COLUMNS["seconds"], values["seconds"], low, high)
+    figures = {key: Figure.of(_COLUMNS[key], value) for key, value in values.items()}
+    if len(seconds) > 1:
+        low, _, high = statistics.quantiles(seconds, n=4, method="inclusive")
+        figures["seconds"] = Figure.of(_COLUMNS["seconds"], values["seconds"], low, high)
     if broken:
-        found |= dict.fromkeys(("speedup", "denoiser_speedup"), Figure(why_not=broken))
-    return found
+        figures |= dict.fromkeys(("speedup", "denoiser_speedup"), Figure(why_not=broken))
+    return figures
 
 
 def timed(calls: Calls) -> Calls:
-    """The calls whose seconds count: those with most pictures, and of these the first only if it is alone."""
+    """The calls whose seconds count: warm ones with the full batch size; cold ones if there are no others."""
     full = max((len(call["files"]) for call in calls), default=0)
     alike = [call for call in calls if len(call["files"]) == full]
     return [call for call in alike if call["warm"]] or alike
 
 
 def unsteady(calls: Calls) -> float:
-    """How much longer than the fastest quarter of equal calls the slowest quarter took, 0.1 for a tenth."""
+    """Third quartile of the seconds of equal calls over the first, minus 1."""
     seconds = _per_picture(calls, "seconds")
     if len(seconds) < 2:
         return 0.0
@@ -76,16 +76,16 @@ def _per_picture(calls: Calls, clock: str) -> list[float]:
     return [call[clock] / len(call["files"]) for call in timed(calls)]
 
 
-def _ratio(whole: Sequence[float], own: Sequence[float]) -> float | None:
-    if not whole or not own or not statistics.median(own):
+def _ratio(whole: Sequence[float], seconds: Sequence[float]) -> float | None:
+    if not whole or not seconds or not statistics.median(seconds):
         return None
-    return statistics.median(whole) / statistics.median(own)
+    return statistics.median(whole) / statistics.median(seconds)
 
 
 def _counted(calls: Calls) -> float | None:
-    """FLOPs per picture, of the first call in which they were counted."""
+    """FLOPs per picture, from the first call with a count; None if there is none."""
     return next((call["flops"] / len(call["files"]) for call in calls if call["flops"]), None)
 
 
-def _told(calls: Calls, key: str) -> list[Any]:
+def _recorded(calls: Calls, key: str) -> list[Any]:
     return [call[key] for call in calls if call[key] is not None]

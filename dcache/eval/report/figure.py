@@ -1,4 +1,4 @@
-"""A figure of a report's table, and the column that it stands in."""
+"""Figures and columns of a report's table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from dcache.eval.formatting import number, share, size
 
-# What a column compares with, in the order of the table -> its heading there.
+# What a column compares with -> heading of the group, in the order of the table.
 AGAINST = {
     "cost": "cost",
     "uncached": "against the uncached pictures",
@@ -23,14 +23,14 @@ class Column:
     """A column.
 
     Attributes:
-        key: its name in files.
-        title: its heading, with the unit.
-        what: what the figures are, one line.
-        better: "higher", "lower", or "" where neither is.
+        key: name in files.
+        title: heading, with the unit.
+        what: description, one line.
+        better: "higher", "lower", or "" for neither.
         against: a key of `AGAINST`.
-        kind: how figures are written: "number", "share" (of 1, in per cent), "times" or "bytes".
-        digits: behind the point.
-        spread: what stands in brackets behind a figure.
+        kind: format of the figures: "number", "share" (of 1, in per cent), "times" or "bytes".
+        digits: decimals.
+        spread: meaning of the brackets after a figure.
     """
 
     key: str
@@ -49,7 +49,7 @@ class Column:
         return Column(name, title, about["what"], about["better"], about["against"], digits=about["digits"])
 
     def text(self, value: float) -> str:
-        """A value for people."""
+        """A value as text."""
         if self.kind == "share":
             return share(value)
         if self.kind == "bytes":
@@ -62,9 +62,10 @@ class Figure:
     """One cell.
 
     Attributes:
-        value: None if there is none, and `why_not` says why, or is "" where it makes no sense.
-        low, high: the spread.
-        text, spread: the same for people.
+        value: the value; None if there is none.
+        low, high: its spread.
+        text, spread: value and spread as text.
+        why_not: reason for a missing value; "" if it does not apply to the method.
         best: whether it is the best of its column.
     """
 
@@ -80,7 +81,7 @@ class Figure:
     def of(
         column: Column, value: float | None, low: float | None = None, high: float | None = None
     ) -> Figure:
-        """A figure written as its column says; no value makes an empty one."""
+        """A figure in the format of its column; empty for None."""
         if value is None:
             return Figure()
         spread = "" if low is None or high is None else f"{column.text(low)}–{column.text(high)}"

@@ -1,4 +1,4 @@
-"""The report as Markdown: the table, the notes, what it was measured with."""
+"""The report as Markdown: table, notes, machine and versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no network, no other file."""
+"""The report as one self-contained HTML file, without network access or other files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dcache.eval.schedules import Panel, heading, panels
 from dcache.schedule import Schedule
 
 HERE = Path(__file__).parent
-# Evaluations between two numbers below a schedule.
+# Evaluations between two axis labels of a schedule.
 TICK = 5
 
 
@@ -26,10 +26,10 @@ def page(
     """The text of `report.html`.
 
     Args:
-        content: what it says.
-        gallery: the pictures that it shows.
-        schedules: of the methods that have one, by folder.
-        scores: for the score of each shown picture.
+        content: the content of the report.
+        gallery: the embedded pictures.
+        schedules: method folder -> trace, for methods that have one.
+        scores: the content of `scores.json`, for the value of each shown picture.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -48,7 +48,8 @@ def page(
         highlights=_highlights(content, columns),
         spreads={key: any(row.figures[key].spread for row in content.rows) for key in columns},
         groups=[
-            (AGAINST[against], len(list(its))) for against, its in groupby(c.against for c in content.columns)
+            (AGAINST[against], len(list(members)))
+            for against, members in groupby(c.against for c in content.columns)
         ],
         gallery=gallery,
         each=[_each(content, scores, row, columns) for row in content.rows],
@@ -64,7 +65,7 @@ def page(
 
 
 def drawn(panel: Panel, computed: bool) -> str:
-    """The cells of a panel that are computed, or those that are not, as an SVG path in steps and rows."""
+    """The computed (or predicted) cells of a panel as an SVG path, in units of steps and rows."""
     return "".join(
         f"M{i} {j}h1v1h-1z"
         for j, strip in enumerate(panel.strips)
@@ -74,19 +75,19 @@ def drawn(panel: Panel, computed: bool) -> str:
 
 
 def _highlights(content: Content, columns: Mapping[str, Column]) -> list[tuple[str, Row, list[str]]]:
-    """The fastest method and the one closest to the uncached pipeline, each with both figures."""
+    """The fastest method and the most faithful one, as (title, row, texts of both figures)."""
     keys = [key for key in ("speedup", content.closeness) if key in columns]
-    found = []
+    highlights = []
     for key in keys:
         if row := content.best(key):
             title = "fastest" if key == "speedup" else f"best {columns[key].title}"
             order = sorted(keys, key=lambda other: other != key)
-            found.append((title, row, [f"{row.figures[k].text} {columns[k].title}" for k in order]))
-    return found
+            highlights.append((title, row, [f"{row.figures[k].text} {columns[k].title}" for k in order]))
+    return highlights
 
 
 def _each(content: Content, scores: Mapping[str, Any], row: Row, columns: Mapping[str, Column]) -> list[str]:
-    """How close each picture of a method is to the uncached one, for people; nothing where nobody says."""
+    """The fidelity of each picture of a method as text; empty if there are no values by picture."""
     each = scores["methods"].get(row.folder, {}).get(content.closeness, {}).get("each")
     if not each or row.broken or row is content.rows[0]:
         return []

@@ -1,4 +1,4 @@
-"""Pictures for a page of bounded size: the first prompts, without loss where that fits."""
+"""Pictures embedded in a report, within a limit of bytes: the first prompts, lossless if they fit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dcache.eval.manifest import Item
 from dcache.eval.store import Store
 
 MOST_PICTURES, MOST_ROWS = 48, 12
-# Bytes of all pictures as they are embedded, and the most frames of a clip.
+# Limit for the bytes of all embedded pictures; most frames of a clip.
 BUDGET, MOST_FRAMES = 7_000_000, 16
 # Longest sides to try, largest first; None keeps the picture as it is.
 SIDES = (None, 768, 512, 384, 256, 192, 128, 64)
@@ -26,12 +26,11 @@ class Gallery:
     """The pictures of a page, row by row, the uncached one first in each.
 
     Attributes:
-        items: what each row shows.
-        sources: for each row the `data:` addresses of its pictures; a clip is a strip of its frames, the
-            first one on top.
-        frames: of each strip.
-        width, height: of a picture as it was made.
-        reduced: how the embedded pictures differ from those, or "".
+        items: item of each row.
+        sources: for each row the `data:` addresses of its pictures; a clip is a vertical strip of its frames.
+        frames: number of frames in a strip.
+        width, height: size of the original pictures.
+        reduced: how the embedded pictures differ from the original ones; "" if they do not.
     """
 
     items: list[Item]
@@ -43,14 +42,14 @@ class Gallery:
 
 
 def gallery(store: Store) -> Gallery:
-    """Embed the first pictures of every method, as many as make a readable page.
+    """Embed the first pictures of every method.
 
     Raises:
         DcacheError: a picture is missing or damaged.
     """
     columns = len(store.methods)
     rows = min(MOST_ROWS, max(1, MOST_PICTURES // columns), len(store.items))
-    # One of each prompt first, then the others.
+    # First one picture of each prompt, then the others.
     each = store.settings["images_per_prompt"]
     items = sorted(
         sorted(store.items, key=lambda item: item.index % each)[:rows], key=lambda item: item.index
@@ -75,19 +74,19 @@ def _sources(store: Store, items: list[Item], side: int | None) -> Iterator[str]
 
 
 def _clip(store: Store, item: Item, column: int) -> NDArray[np.uint8]:
-    """A clip (F, H, W, 3); a picture is one of a single frame."""
+    """The pixels as a clip (F, H, W, 3); a picture is a clip of one frame."""
     pixels = store.picture(store.methods[column], item)
     return pixels if pixels.ndim > 3 else pixels[None]
 
 
 def _frames(clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """All frames, or the most that are shown, evenly spread."""
+    """All frames, or `MOST_FRAMES` evenly spaced ones."""
     count = min(len(clip), MOST_FRAMES)
     return clip[np.linspace(0, len(clip) - 1, count).round().astype(int)]
 
 
 def _address(clip: NDArray[np.uint8], side: int | None) -> str:
-    """One below the other, as a `data:` address."""
+    """The frames of a clip, one below the other, as a `data:` address."""
     from PIL import Image
 
     kind, content = "png" if side is None else "webp", io.BytesIO()
@@ -101,7 +100,7 @@ def _address(clip: NDArray[np.uint8], side: int | None) -> str:
 
 
 def _within(budget: int, addresses: Iterator[str]) -> Iterator[str]:
-    """As many as are no longer than the budget together."""
+    """The first addresses whose total length is within the budget."""
     for address in addresses:
         budget -= len(address)
         if budget < 0:

@@ -1,7 +1,7 @@
-"""Strategies: what to evaluate next. All are asked for genomes and told what came of them, nothing else.
+"""Search strategies, with the ask/tell interface: `ask` proposes genomes, `tell` receives their objectives.
 
-A strategy is deterministic for its seed and what it is told, so that a search which is resumed, or shared by
-several processes, does again what it did.
+A strategy must be deterministic for its seed and the objectives it receives. A resumed search, and every
+process of a launch, replays the strategy and must get the same proposals.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from typing import Protocol
 from dcache.search.front import Objectives
 from dcache.search.space import Genome
 
-Told = Sequence[tuple[Genome, Objectives]]
+# Genomes with their objectives, which are minimised.
+Evaluated = Sequence[tuple[Genome, Objectives]]
 
 
 class Strategy(Protocol):
-    """What `dcache.search.loop` needs of a strategy."""
+    """Interface of a strategy; register one with `dcache.search.strategies.registry.register`."""
 
     def ask(self) -> list[Genome]:
-        """The next batch of genomes, any of which may have been asked for before; none when it is done."""
+        """Propose the next batch of genomes; repeats are allowed, an empty list ends the strategy."""
         ...
 
-    def tell(self, results: Told) -> None:
-        """What came of the batch: of as many of its genomes as the budget allowed, in its order."""
+    def tell(self, results: Evaluated) -> None:
+        """Receive the objectives of the batch, in its order; fewer than proposed if the budget ran out."""
         ...

@@ -1,6 +1,7 @@
-"""MAP-Elites (Mouret & Clune 2015): the best genomes of every cell, cells by cost and by when is computed.
+"""MAP-Elites (Mouret & Clune 2015): the best genomes of every cell of an archive.
 
-With several metrics a cell keeps all that none beats in them (MOME, Pierrot et al. 2022).
+Cells are bins of the cost and of the mean position of the computed evaluations. With several metrics a cell
+keeps its nondominated genomes (MOME, Pierrot et al. 2022).
 """
 
 from __future__ import annotations
@@ -9,28 +10,28 @@ import random
 
 from dcache.search.front import WORST, Objectives, nondominated
 from dcache.search.space import Genome, Space
-from dcache.search.strategies import Told
+from dcache.search.strategies import Evaluated
 from dcache.search.variation import mutate_each, random_genome, shift_one
 
 Cell = tuple[int, int]
 
 
 class MapElites:
-    """An archive of cells; elites are drawn at random and varied, without crossover.
+    """An archive of cells; elites are drawn at random and mutated, without crossover.
 
     Args:
-        space: of genomes.
-        known: what was evaluated, to begin with; random genomes fill the first batch up.
-        rng: decides everything.
-        full: what a genome without any prediction costs, the first objective's upper end.
-        cells: bins of the cost, and of the centre of mass of the computed evaluations.
-        batch: genomes at a time.
+        space: the space of genomes.
+        known: genomes evaluated before; random genomes fill up the first batch.
+        rng: source of all random decisions.
+        full: cost of a genome without predictions, the upper end of the first objective.
+        cells: number of bins of the cost, and of the mean position of the computed evaluations.
+        batch: genomes in a batch.
     """
 
     def __init__(
         self,
         space: Space,
-        known: Told,
+        known: Evaluated,
         rng: random.Random,
         full: float,
         cells: Cell = (20, 8),
@@ -43,25 +44,25 @@ class MapElites:
         self.asked = self.asked or [self._varied() for _ in range(batch)]
 
     def ask(self) -> list[Genome]:
-        """The next batch."""
+        """Propose the next batch."""
         return self.asked
 
-    def tell(self, results: Told) -> None:
-        """Put what is better than its cell's elite in its place; vary elites into the next batch."""
+    def tell(self, results: Evaluated) -> None:
+        """Update the elites of the cells, and mutate elites into the next batch."""
         self._keep(results)
         self.asked = [self._varied() for _ in range(self.batch)]
 
-    def _keep(self, results: Told) -> None:
+    def _keep(self, results: Evaluated) -> None:
         for genome, objectives in results:
             if objectives[0] >= WORST:
                 continue
             elites = self.elites.setdefault(self.cell(genome, objectives), [])
             elites.append((genome, objectives))
-            # Of the metrics alone: costs within a cell are equal enough. Of equal ones the first stays.
-            elites[:] = [elites[i] for i in nondominated([own[1:] for _, own in elites])]
+            # Compared by metrics only: costs within a cell are similar. Of equal genomes the first stays.
+            elites[:] = [elites[i] for i in nondominated([values[1:] for _, values in elites])]
 
     def cell(self, genome: Genome, objectives: Objectives) -> Cell:
-        """Where a genome belongs."""
+        """The cell of a genome with these objectives."""
         bits = genome[: self.space.bits]
         places = [i % self.space.width + 1 for i, bit in enumerate(bits) if bit]
         centre = sum(places) / len(places) / self.space.width if places else 0.0

@@ -1,6 +1,7 @@
 """NSGA-II (Deb et al. 2002), as ECAD (2025) uses it: tournament, 4-point crossover, bit flips.
 
-DEAP sorts and selects; whatever is random is drawn here, from the generator that is passed in.
+DEAP sorts and selects. All random draws are made here, from the generator that is passed in, because DEAP's
+own variation uses Python's global generator.
 """
 
 from __future__ import annotations
@@ -10,29 +11,31 @@ from typing import Any
 
 from dcache.search.front import Objectives
 from dcache.search.space import Genome, Space
-from dcache.search.strategies import Told
+from dcache.search.strategies import Evaluated
 from dcache.search.variation import crossover, mutate_each, mutate_some, random_genome
 
 CONVENTIONS = ("each", "some")
 
 
 class NSGA2:
-    """A population that is asked for as a whole, generation by generation.
+    """One batch is one generation.
 
     Args:
-        space: of genomes.
-        known: what was evaluated, the best of which are the first parents; random genomes fill them up.
-        rng: decides everything.
-        population: genomes of a generation.
+        space: the space of genomes.
+        known: genomes evaluated before, the candidates for the first parents; random genomes fill up the
+            population.
+        rng: source of all random decisions.
+        population: genomes in a generation.
         crossing: probability that two parents are crossed.
-        mutation: a rate, in the sense of `convention`.
-        convention: `each` bit is flipped at that rate, or `some` of the offspring are mutated at all (ECAD).
+        mutation: mutation rate, with the meaning of `convention`; None is two bits of a genome.
+        convention: `each`: every bit flips at that rate; `some`: that share of the offspring is mutated
+            (ECAD).
     """
 
     def __init__(
         self,
         space: Space,
-        known: Told,
+        known: Evaluated,
         rng: random.Random,
         population: int = 24,
         crossing: float = 0.9,
@@ -48,41 +51,42 @@ class NSGA2:
             self.tell(())
 
     def ask(self) -> list[Genome]:
-        """The next generation."""
+        """Propose the next generation."""
         return self.asked
 
-    def tell(self, results: Told) -> None:
-        """Select by rank and crowding among parents and offspring, breed the next generation."""
+    def tell(self, results: Evaluated) -> None:
+        """Select by rank and crowding distance among parents and offspring, and breed the next generation."""
         from deap import tools
 
         offspring = [_individual(genome, objectives) for genome, objectives in results]
-        # Twins would crowd each other out of the front's ends.
-        known = {tuple(one): one for one in (*self.parents, *offspring)}
+        # Without duplicates: equal individuals take each other's crowding distance, and the front could lose
+        # its ends.
+        known = {tuple(individual): individual for individual in (*self.parents, *offspring)}
         self.parents = tools.selNSGA2(list(known.values()), min(self.size, len(known)))
         self.asked = self._bred()
 
     def _bred(self) -> list[Genome]:
-        chosen = self._tournament() or [tuple(one) for one in self.parents]
+        chosen = self._tournament() or [tuple(genome) for genome in self.parents]
         while len(chosen) < self.size:
             chosen.append(random_genome(self.space, self.rng))
         bred: list[Genome] = []
         for a, b in zip(chosen[::2], chosen[1::2], strict=False):
             pair = crossover(a, b, self.rng) if self.rng.random() < self.crossing else (a, b)
-            bred += [self._mutated(one) for one in pair]
+            bred += [self._mutated(genome) for genome in pair]
         return bred
 
     def _tournament(self) -> list[Genome]:
-        """The winners of two rounds, in which every parent meets another; as many as there are parents."""
+        """Winners of two tournament rounds, in each of which every parent meets one other."""
         rounds = [self.rng.sample(self.parents, len(self.parents)) for _ in range(2)]
         pairs = [pair for order in rounds for pair in zip(order[::2], order[1::2], strict=False)]
         return [tuple(self._winner(a, b)) for a, b in pairs]
 
     def _winner(self, a: Any, b: Any) -> Any:
-        """The one that dominates the other, else the one in the less crowded place, else either."""
+        """The dominating individual; if neither dominates, the less crowded one; if equal, a random one."""
         if a.fitness.dominates(b.fitness) or b.fitness.dominates(a.fitness):
             return a if a.fitness.dominates(b.fitness) else b
         if a.fitness.crowding_dist != b.fitness.crowding_dist:
-            return max(a, b, key=lambda one: one.fitness.crowding_dist)
+            return max(a, b, key=lambda individual: individual.fitness.crowding_dist)
         return self.rng.choice((a, b))
 
     def _mutated(self, genome: Genome) -> Genome:
@@ -91,10 +95,10 @@ class NSGA2:
 
 
 def _individual(genome: Genome, objectives: Objectives) -> Any:
-    """What DEAP works on: a list with a fitness, here of objectives that are minimised."""
+    """An individual for DEAP: a list with a fitness of minimised objectives."""
     from deap import base
 
     minimised = type("Minimised", (base.Fitness,), {"weights": (-1.0,) * len(objectives)})
-    one = type("Individual", (list,), {})(genome)
-    one.fitness = minimised(objectives)
-    return one
+    individual = type("Individual", (list,), {})(genome)
+    individual.fitness = minimised(objectives)
+    return individual

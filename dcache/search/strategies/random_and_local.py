@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from dcache.search.front import Objectives, nondominated
 from dcache.search.space import Genome, Space
-from dcache.search.strategies import Told
+from dcache.search.strategies import Evaluated
 from dcache.search.variation import Move, moved, moves, random_genome
 
 
@@ -18,32 +18,32 @@ class RandomSearch:
         self.space, self.rng, self.batch = space, rng, batch
 
     def ask(self) -> list[Genome]:
-        """The next batch."""
+        """Propose a random batch."""
         return [random_genome(self.space, self.rng) for _ in range(self.batch)]
 
-    def tell(self, results: Told) -> None:
-        """Nothing is learned."""
+    def tell(self, results: Evaluated) -> None:
+        """Ignore the results."""
 
 
-# How many of the best within a limit are moved.
+# Number of best genomes within a cost limit whose neighbours are proposed.
 BEAM = 4
 
 
 class LocalSearch:
-    """Around every member of the front: one computed evaluation is moved by one or two places.
+    """Proposes neighbours of every genome of the front: one computed evaluation moved by one or two places.
 
     Args:
-        space: of genomes.
-        known: genomes and what came of them, to begin around.
-        rng: the order in which neighbours are tried.
-        batch: genomes at a time, dealt out over the front so that all of it moves.
-        limits: costs; half of each batch is around the few best within each of them.
+        space: the space of genomes.
+        known: genomes evaluated before.
+        rng: shuffles the order of the neighbours.
+        batch: genomes in a batch, spread evenly over the front.
+        limits: costs; half of each batch are neighbours of the best few genomes within each limit.
     """
 
     def __init__(
         self,
         space: Space,
-        known: Told,
+        known: Evaluated,
         rng: random.Random,
         batch: int = 12,
         limits: Sequence[float] = (),
@@ -53,24 +53,24 @@ class LocalSearch:
         self.tried: set[Genome] = set(self.known)
 
     def ask(self) -> list[Genome]:
-        """Untried neighbours of the front, some of each member; none when all were tried."""
+        """Propose untried neighbours of the front, some of each genome; empty when all were tried."""
         genomes, values = list(self.known), list(self.known.values())
         front = [genomes[i] for i in nondominated(values)]
         near: list[Genome] = []
         for limit in self.limits:
-            # Not the best alone: it has few neighbours, and all of them may be worse.
-            within = [(told[1:], genome) for genome, told in self.known.items() if told[0] <= limit]
+            # More than the best one: its neighbours are few, and all of them may be worse.
+            within = [(values[1:], genome) for genome, values in self.known.items() if values[0] <= limit]
             near += [genome for _, genome in sorted(within)[:BEAM]]
         asked = self._dealt(list(dict.fromkeys(near)), self.batch // 2)
         return asked + self._dealt(front, self.batch - len(asked))
 
     def _dealt(self, members: Sequence[Genome], count: int) -> list[Genome]:
-        """So many untried neighbours, the same number of each member as far as there are any."""
+        """`count` untried neighbours, taken in turns from all members."""
         queues: list[tuple[Genome, list[Move]]] = []
         for member in members:
-            found = moves(member, self.space)
-            self.rng.shuffle(found)
-            queues.append((member, found))
+            neighbours = moves(member, self.space)
+            self.rng.shuffle(neighbours)
+            queues.append((member, neighbours))
         self.rng.shuffle(queues)
         asked: list[Genome] = []
         while len(asked) < count and any(left for _, left in queues):
@@ -82,13 +82,13 @@ class LocalSearch:
         return asked
 
     def _untried(self, member: Genome, left: list[Move]) -> Genome | None:
-        """The next neighbour that was not tried, None if there is none left."""
+        """The next neighbour that was not tried; None if there is none left."""
         while left:
-            one = moved(member, left.pop())
-            if one not in self.tried:
-                return one
+            neighbour = moved(member, left.pop())
+            if neighbour not in self.tried:
+                return neighbour
         return None
 
-    def tell(self, results: Told) -> None:
-        """Remember what came of them."""
+    def tell(self, results: Evaluated) -> None:
+        """Add the results to the known genomes."""
         self.known |= dict(results)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dcache.search.space import Space
-from dcache.search.strategies import Strategy, Told
+from dcache.search.strategies import Evaluated, Strategy
 from dcache.search.strategies.map_elites import MapElites
 from dcache.search.strategies.nsga2 import NSGA2
 from dcache.search.strategies.random_and_local import RandomSearch
@@ -16,20 +16,20 @@ from dcache.util.registry import Registry
 
 @dataclass(frozen=True)
 class Start:
-    """What a strategy is made from.
+    """Arguments for making a strategy.
 
     Attributes:
-        space: of genomes.
-        known: what was evaluated: both ends of the front and the seeds.
-        rng: decides everything.
-        uncached: the cost with everything computed.
-        population: of a generation or batch.
-        mutation: rate, None for the strategy's own.
-        convention: `each` bit at that rate, or `some` of the offspring at all.
+        space: the space of genomes.
+        known: genomes evaluated before: both ends of the front and the seeds.
+        rng: source of all random decisions.
+        uncached: cost with everything computed.
+        population: genomes in a generation or batch.
+        mutation: mutation rate; None for the strategy's default.
+        convention: `each` or `some`, the meaning of the rate, as in `SearchConfig`.
     """
 
     space: Space
-    known: Told
+    known: Evaluated
     rng: random.Random
     uncached: float
     population: int
@@ -37,12 +37,12 @@ class Start:
     convention: str
 
 
-# None begins with seeds alone; the local search, which ends every other one too, does the rest.
+# None stands for `local`: seeds only, then the local search that follows every strategy.
 Maker = Callable[[Start], Strategy] | None
 
 
 def _nsga2(start: Start) -> Strategy:
-    # ECAD's rate, of the offspring.
+    # With `some` the default is ECAD's rate: 5 % of the offspring.
     mutation = 0.05 if start.mutation is None and start.convention == "some" else start.mutation
     return NSGA2(
         start.space,
@@ -70,7 +70,7 @@ STRATEGIES.register("local", None)
 
 
 def register(name: str, maker: Callable[[Start], Strategy]) -> None:
-    """Make a strategy known by name to `dcache search`.
+    """Register a strategy, so that `dcache search --strategy NAME` finds it.
 
     Raises:
         DcacheError: another strategy has this name.

@@ -18,21 +18,21 @@ PIECE = 32
 
 
 def timesteps(n: int, generator: torch.Generator) -> Tensor:
-    """Timesteps (n,) spread evenly, but one in six from the noisiest tenth, where only the caption tells."""
+    """Timesteps (n,) spread evenly, but one in six from the noisiest tenth, which the caption decides."""
     u = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n
     noisiest = torch.rand(n, generator=generator) < 1 / 6
     return (1000 * torch.where(noisiest, 0.9 + 0.1 * u, u)).long()
 
 
 def loss_of(
-    unet: nn.Module, encode: Callable[[Tensor, Tensor], Tensor], kept: Tensor, batch: Batch, seed: int
+    unet: nn.Module, encode: Callable[[Tensor, Tensor], Tensor], signal_share: Tensor, batch: Batch, seed: int
 ) -> Tensor:
-    """Squared error of the velocity; `kept` is the share of signal (1000,) in the square at each timestep."""
+    """Squared error of the velocity; `signal_share` (1000,) is alpha-bar of each timestep."""
     x, ids, mask = batch
     generator = torch.Generator().manual_seed(seed)
     t = timesteps(len(x), generator)
     noise = torch.randn(x.shape, generator=generator)
-    signal, spread = (part.sqrt()[:, None, None, None] for part in (kept[t], 1 - kept[t]))
+    signal, spread = (part.sqrt()[:, None, None, None] for part in (signal_share[t], 1 - signal_share[t]))
     noisy = signal * x + spread * noise
     velocity = unet(noisy, t, encode(ids, mask), return_dict=False)[0]
     return (velocity - (signal * noise - spread * x)).square().mean()
@@ -53,7 +53,7 @@ def main() -> None:
     # On a CPU the plain attention is the fastest to train at this size: the fused one is slow backwards.
     torch.backends.cuda.enable_flash_sdp(False)
 
-    vae, (tokenizer, encoder), kept = load_vae(), load_text(), make_scheduler().alphas_cumprod
+    vae, (tokenizer, encoder), signal_share = load_vae(), load_text(), make_scheduler().alphas_cumprod
     empty = tokens(tokenizer, [""])
     unet = make_unet()
     run = Run(args.out / "unet.pt", unet, make_optimizers(unet, args.muon_rate, args.adam_rate), decay=0.996)
@@ -75,7 +75,7 @@ def main() -> None:
         dropped = torch.from_numpy(rng.random((args.batch, 1)) < 0.1)
         batch = x[rows], torch.where(dropped, empty[0], ids[rows]), torch.where(dropped, empty[1], mask[rows])
         pieces = [
-            partial(loss_of, unet, encode, kept, piece, seed=1000 * step + i)
+            partial(loss_of, unet, encode, signal_share, piece, seed=1000 * step + i)
             for i, piece in enumerate(zip(*(part.split(PIECE) for part in batch), strict=True))
         ]
         losses.append(run.gradients(pieces))

@@ -23,9 +23,9 @@ class Counting:
         return batch.pictures[:, 0, 0, :1].astype(np.float32)
 
 
-def filled(folder, chunks, identity="reader", process=(0, 1), tell=lambda *_: None):
+def filled(folder, chunks, identity="reader", process=(0, 1), progress=lambda *_: None):
     read = Counting()
-    Features(folder, identity, {"m": chunks}).fill(read, process, tell)
+    Features(folder, identity, {"m": chunks}).fill(read, process, progress)
     return read.seen
 
 
@@ -96,13 +96,13 @@ def test_rows_survive_a_stop_in_the_middle(tmp_path, monkeypatch):
 
     chunks = [chunk(i) for i in range(3)]
     with pytest.raises(KeyboardInterrupt):
-        filled(tmp_path, chunks, tell=stop)
+        filled(tmp_path, chunks, progress=stop)
     assert filled(tmp_path, chunks) == [1, 2]
 
 
 def test_progress_counts_the_batches_of_this_process(tmp_path):
     told = []
-    filled(tmp_path, [chunk(i) for i in range(5)], process=(1, 2), tell=lambda *both: told.append(both))
+    filled(tmp_path, [chunk(i) for i in range(5)], process=(1, 2), progress=lambda *both: told.append(both))
 
     assert told == [(1, 2), (2, 2)]
 
