@@ -208,7 +208,7 @@ def test_two_pipelines_that_share_a_denoiser(shape: Shape, preset: str) -> None:
 
     dcache.enable(first, method)
     assert torch.equal(shape.run(first), cached[0])
-    # The session belongs to the module, so the other pipeline caches as well: its sampler is found in its loop.
+    # The session belongs to the module, so the other pipeline caches as well: its loop shows the sampler.
     assert torch.equal(shape.run(second, seed=5), cached[1])
     assert dcache.stats(second).predicted > 0
     assert torch.equal(shape.run(first), cached[0])
