@@ -125,7 +125,11 @@ class Lifecycle(Listener):
 
     def orphaned(self) -> None:
         """The sampler of the loop under way is gone, in which no pipeline took part: its run is over."""
-        if not self.session.removed:
+        if self.session.removed:
+            return
+        tracker, run = self.session.tracker, self.session.state.run
+        others = [tracker.loop.run, *(watched.run for watched in tracker.taps)]
+        if tracker.manual is None and all(other is not run for other in others):
             self.end()
 
     def begin_call(self) -> None:
