@@ -223,7 +223,8 @@ class Lifecycle(Listener):
         if tracker.call_frame is None and tracker.runs_of_call is not None:
             return
         run = self.session.state.run
-        broken_off = run is not None and not run.over
+        # Some leave the last entry of the sampler's table out.
+        broken_off = run is not None and run.count is not None and run.index < run.count - 1
         if frame is None:
             tracker.runs_of_call = None
         elif frame != tracker.call_frame or tracker.runs_of_call is None or broken_off:
