@@ -157,8 +157,12 @@ class Lifecycle(Listener):
 
     def orphaned(self) -> None:
         """The sampler of the loop under way is gone, in which no pipeline took part: its run is over."""
-        if not self.session.removed:
-            with self.here():
+        if self.session.removed:
+            return
+        with self.here():
+            tracker, run = self.session.tracker, self.session.state.run
+            others = [tracker.loop.run, *(watched.run for watched in tracker.taps)]
+            if tracker.manual is None and all(other is not run for other in others):
                 self.end()
 
     def begin_call(self) -> None:
@@ -252,7 +256,8 @@ class Lifecycle(Listener):
         if tracker.call_frame is None and tracker.runs_of_call is not None:
             return
         run = self.session.state.run
-        broken_off = run is not None and not run.over
+        # Some leave the last entry of the sampler's table out.
+        broken_off = run is not None and run.count is not None and run.index < run.count - 1
         if frame is None:
             tracker.runs_of_call = None
         elif frame != tracker.call_frame or tracker.runs_of_call is None or broken_off:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from inspect import CO_OPTIMIZED
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -44,7 +45,10 @@ class LoopVariable:
             frame = frame.f_back
         if frame is None:
             return None
-        value = frame.f_locals.get(self.local)
+        variables = frame.f_locals
+        value = variables.get(self.local)
+        if _is_copy(frame):
+            variables.clear()
         return getattr(value, "__dict__", {}).get(self.attribute) if self.attribute else value
 
 
@@ -80,8 +84,10 @@ def call_frame(code: CodeType) -> int | None:
 
 
 def _samplers(frame: FrameType) -> Iterator[tuple[Any, LoopVariable]]:
-    code = frame.f_code
-    variables = frame.f_locals
+    code, original = frame.f_code, frame.f_locals
+    variables = dict(original)
+    if _is_copy(frame):
+        original.clear()
     for name in (*code.co_varnames, *code.co_freevars, *code.co_cellvars, *code.co_names):
         value = variables.get(name)
         if value is None or isinstance(value, torch.Tensor | type):
@@ -93,6 +99,15 @@ def _samplers(frame: FrameType) -> Iterator[tuple[Any, LoopVariable]]:
             for attribute in code.co_names:
                 if is_sampler(attributes.get(attribute)):
                     yield attributes[attribute], LoopVariable(code, name, attribute)
+
+
+def _is_copy(frame: FrameType) -> bool:
+    """Whether the frame keeps a copy of a function's variables, which would keep their values alive.
+
+    Python does so before 3.13. What a debugger looks at is left alone.
+    """
+    optimized = bool(frame.f_code.co_flags & CO_OPTIMIZED)
+    return sys.version_info < (3, 13) and optimized and frame.f_trace is None
 
 
 def _is_set(sampler: Any) -> bool:

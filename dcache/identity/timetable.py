@@ -19,7 +19,7 @@ def run_from(sampler: Any) -> Run:
     timesteps = _numbers(getattr(sampler, "timesteps", None))
     if len(sigmas) < len(timesteps):
         sigmas = []
-    entries = _evaluated(sampler, timesteps)
+    entries = _evaluated(sampler, timesteps, sigmas)
     if len(entries) < len(timesteps):
         timesteps = [timesteps[i] for i in entries]
         sigmas = [sigmas[i] for i in entries] if sigmas else []
@@ -37,7 +37,7 @@ def run_from(sampler: Any) -> Run:
     )
 
 
-def _evaluated(sampler: Any, timesteps: Sequence[float]) -> list[int]:
+def _evaluated(sampler: Any, timesteps: Sequence[float], sigmas: Sequence[float]) -> list[int]:
     """Indices of the entries that a denoiser is called for."""
     every = list(range(len(timesteps)))
     if callable(getattr(sampler, "undo_step", None)):
@@ -48,7 +48,9 @@ def _evaluated(sampler: Any, timesteps: Sequence[float]) -> list[int]:
         # last evaluation is at timestep 0 have no more entries than steps, or (PNDM, Heun) repeat some.
         falling = all(a > b for a, b in pairwise(timesteps))
         surplus = getattr(sampler, "num_inference_steps", None) == len(timesteps) - 1
-        if max(timesteps) <= 1.0 or (falling and surplus):
+        # LTX's long videos give flow matching a grid with its own end.
+        clean = sigmas[len(timesteps) - 1] == 0.0 if sigmas else False
+        if max(timesteps) <= 1.0 or (falling and (surplus or clean)):
             return every[:-1]
     return every
 

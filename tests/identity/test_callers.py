@@ -1,5 +1,6 @@
 """The sampler of a loop, found in the frames of its functions."""
 
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -122,3 +123,25 @@ def test_a_call_is_told_by_its_frame() -> None:
     assert None not in (first, second)
     assert first != second
     assert call_frame(outer.__code__) is None
+
+
+def test_looking_keeps_no_variable_alive_and_changes_none() -> None:
+    class Large:
+        """Something that the loop deletes."""
+
+    sampler = made()
+
+    def loop(scheduler: Any) -> tuple[Any, Any, Any]:
+        large, kept = Large(), Large()
+        life = weakref.ref(large)
+        _, variable = find_sampler(None, nothing)
+        seen = variable.sampler()
+        assert isinstance(large, Large)
+        del large
+        scheduler.step(torch.zeros(1), scheduler.timesteps[0], torch.zeros(1))
+        return life(), seen, kept
+
+    gone, seen, kept = loop(sampler)
+    assert gone is None
+    assert seen is sampler
+    assert isinstance(kept, Large)

@@ -47,6 +47,12 @@ def test_a_table_that_ends_with_the_clean_picture_has_one_evaluation_less(steps:
     assert list(run_from(sampler).timesteps) == [float(t) for t in sampler.timesteps[:-1]]
 
 
+def test_a_grid_of_flow_matching_that_has_its_own_end_has_one_evaluation_less() -> None:
+    sampler = FlowMatchEulerDiscreteScheduler()
+    sampler.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.0])
+    assert list(run_from(sampler).timesteps) == [1000.0, 750.0, 500.0]
+
+
 def test_of_a_table_that_goes_up_and_down_the_entries_on_the_way_down_are_evaluations() -> None:
     sampler = RePaintScheduler(num_train_timesteps=6)
     sampler.set_timesteps(6, jump_length=2, jump_n_sample=2)
