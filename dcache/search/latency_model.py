@@ -14,7 +14,7 @@ from dcache.errors import DcacheError
 from dcache.eval.entries import UNCACHED, run_once
 from dcache.eval.specs import MethodEntry
 from dcache.eval.subject import Subject
-from dcache.intercept.pytree import first_tensor
+from dcache.intercept.pytree import batch_of
 from dcache.predictors.guided_pair import halves_equal
 from dcache.schedule import Schedule
 from dcache.search.closed_loop import with_slopes
@@ -101,7 +101,7 @@ def paired(subject: Subject, prompt: str, seed: int) -> bool:
     seen: list[bool] = []
 
     def look(_module: nn.Module, args: Any, kwargs: Any) -> None:
-        seen.append(halves_equal(first_tensor(args, kwargs)))
+        seen.append(halves_equal(batch_of(args, kwargs)))
 
     hooks = [module.register_forward_pre_hook(look, with_kwargs=True) for module in subject.denoisers]
     try:
