@@ -219,7 +219,7 @@ def test_a_write_behind_the_last_step_is_no_evaluation_of_a_table(returns_sample
     expected = [plain[i - i % 2] for i in range(8)]
     for _ in range(2):
         assert (pipe(), pipe.cache.kept) == (expected, entries)
-        assert dcache.stats(pipe).reasons == {"warmup": 1, "interval": 1, "outside": 1}
+        assert dcache.stats(pipe).reasons == {"warmup": 1, "interval": 1, "after_last": 1}
     dcache.enable(pipe, dcache.trace(pipe))
     for _ in range(2):
         assert (pipe(), pipe.cache.kept) == (expected, entries)
