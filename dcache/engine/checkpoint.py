@@ -10,6 +10,7 @@ from copy import copy
 from typing import Any, Protocol
 
 from dcache.engine.call import Call
+from dcache.engine.protocols import Owner
 from dcache.engine.run_state import RunState
 from dcache.identity.tracker import RunTracker
 from dcache.intercept.pytree import copy_containers
@@ -20,6 +21,7 @@ class Rewound(Protocol):
 
     state: RunState
     tracker: RunTracker
+    owners: list[Owner]
 
 
 class Checkpoint:
@@ -35,14 +37,14 @@ class Checkpoint:
         self.branches = dict(state.branches)
         self.names, self.shared, self.last_index = copy(state.names), dict(state.shared), state.last_index
         tracker = session.tracker
-        runs = [tracker.loop.run, *(tap.run for tap in tracker.taps)]
+        self.loop, guest = tracker.loop, tracker.guest.intercept
+        runs = [tracker.loop.run, *(tap.run for tap in tracker.taps), None if guest is None else guest.run]
         if tracker.manual is not None:
             runs.append(tracker.manual.run)
+        following = [tracker.loop, tracker.sample, tracker.conditioning]
         # Where the loop and the runs stand: attributes, with containers of their own.
         self.places: list[tuple[Any, dict[str, Any]]] = [
-            (thing, copy_containers(dict(vars(thing))))
-            for thing in (tracker.loop, *runs)
-            if thing is not None
+            (place, copy_containers(dict(vars(place)))) for place in (*following, *runs) if place is not None
         ]
 
     def withdraw(self, call: Call, sampled: bool) -> bool:
@@ -57,7 +59,10 @@ class Checkpoint:
             its timestep says which evaluation it is.
         """
         session, state = self.session, self.session.state
-        evaluates = sampled and call.run is not session.tracker.loop.run
+        tracker, run = session.tracker, call.run
+        # A pipeline's own sampler is no guest once its run is open: before that, nothing is evaluated.
+        early = run is not None and bool(session.owners) and tracker.is_guest(run)
+        evaluates = sampled and run is not tracker.loop.run and not early
         state.record.withdraw(call.branch.name, call.index, call.counts)
         opened = state is not self.state
         # A run that was opened by this call ended the one before it, and freed what that remembered.
@@ -68,7 +73,7 @@ class Checkpoint:
         for place, attributes in self.places:
             vars(place).clear()
             vars(place).update(attributes)
-        session.state = self.state
+        session.tracker.loop, session.state = self.loop, self.state
         self.state.branches, self.state.shared = branches, self.shared
         self.state.names, self.state.last_index = self.names, self.last_index
         return False

@@ -11,7 +11,7 @@ import torch
 from dcache.cache.history import Branch
 from dcache.engine.call import Call
 from dcache.engine.checkpoint import Checkpoint
-from dcache.engine.protocols import Engine
+from dcache.engine.protocols import Engine, Owner
 from dcache.errors import DcacheError
 from dcache.identity.branch import condition_of
 from dcache.identity.run import Run
@@ -49,6 +49,7 @@ class Gated(Engine, Protocol):
 
     tracker: RunTracker
     context: str | None
+    owners: list[Owner]
     verified: set[Hashable]
     writers: dict[Hashable, bool]
 
@@ -201,16 +202,23 @@ class Gate:
             kwargs: keyword arguments of the call.
         """
         session, tracker = self.session, self.session.tracker
+        # As in `Checkpoint.withdraw`: a pipeline's own sampler is no guest once its run is open.
+        guest = None if session.owners else tracker.guest.intercept
+        samplers = [*tracker.taps, *([] if guest is None else [guest])]
         # A hand-written loop is known by its timesteps, and such calls have one of their own (0, mostly).
-        if evaluates and (tracker.manual is not None or any(tap.run is not None for tap in tracker.taps)):
+        if evaluates and (tracker.manual is not None or any(tap.run is not None for tap in samplers)):
             run = tracker.run_of(args, kwargs)
             if run is not session.state.run:
                 self._open(run)
             run.calls += 1
             session.state.last_index = run.index
-            if session.context is None and (tracker.manual is None or tracker.manual.branch is None):
+            if (
+                not run.over
+                and session.context is None
+                and (tracker.manual is None or tracker.manual.branch is None)
+            ):
                 # It takes an ordinal, as in the evaluations that follow, where it is a branch like any other.
-                session.state.names.name(run.index, condition_of(kwargs), session.state.branches)
+                session.state.names.name(run.index, condition_of(kwargs), session.state.branches, run.view)
         self.count_writes(1)
 
     def _count(self, reason: str, count: int = 1) -> None:
