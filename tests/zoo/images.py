@@ -7,29 +7,6 @@ from dataclasses import replace
 from tests.zoo import images_flux, images_newer, images_others, images_qwen, images_sd3, images_single
 from tests.zoo.entry import Entry
 
-# (class, method) -> what fails, and why.
-_REPLAY = "the trace does not replay: "
-_SPRINT = "the pipeline leaves out the last of the sampler's timesteps, so the run is short of one evaluation"
-_START = "the pipeline skips the first timesteps and does not tell the sampler where it begins"
-_STAGES = "two stages with one denoiser: the trace is of the second, the replay begins with the first"
-KNOWN: dict[tuple[str, str], str] = {
-    **{
-        (name, method): _REPLAY + _SPRINT
-        for name in ("SanaSprintPipeline", "SanaSprintImg2ImgPipeline")
-        for method in ("default", "interval", "fbcache")
-    },
-    **{
-        (name, "easycache"): f"nothing is predicted and nothing is said of it: {_SPRINT}"
-        for name in ("SanaSprintPipeline", "SanaSprintImg2ImgPipeline")
-    },
-    **{("AmusedImg2ImgPipeline", method): _REPLAY + _START for method in ("default", "interval", "fbcache")},
-    **{("VisualClozePipeline", method): _REPLAY + _STAGES for method in ("default", "interval", "fbcache")},
-    ("GlmImagePipeline (edit)", "fbcache"): (
-        "the second run differs from the first, which is wrong: the self-check of the reference image's call "
-        "runs block 0 again, which writes its keys and values once more into the `kv_caches` it is given"
-    ),
-}
-
 
 def _classes(text: str) -> set[str]:
     return {f"{name}Pipeline" for name in text.split()}

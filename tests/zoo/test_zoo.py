@@ -18,7 +18,8 @@ import torch
 import dcache
 from dcache import DcacheError, Method, methods
 from tests.zoo.entry import Entry
-from tests.zoo.registry import ENTRIES, KNOWN
+from tests.zoo.known import KNOWN
+from tests.zoo.registry import ENTRIES
 
 METHODS: dict[str, Callable[[], Method | None]] = {
     "default": lambda: None,

@@ -1,4 +1,4 @@
-"""Entries: videos and audio, from the files named after this one, and what fails today."""
+"""Entries: videos and audio, from the files named after this one."""
 
 from __future__ import annotations
 
@@ -25,5 +25,3 @@ FILES = (
     videos_proteins,
 )
 ENTRIES: tuple[Entry, ...] = tuple(entry for file in FILES for entry in file.ENTRIES)
-# (class, method) -> what fails, and why.
-KNOWN: dict[tuple[str, str], str] = {key: why for file in FILES for key, why in file.KNOWN.items()}

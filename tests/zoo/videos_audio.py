@@ -211,8 +211,3 @@ ENTRIES: tuple[Entry, ...] = (
         fast=True,
     ),
 )
-LATENTS = (
-    "with output_type='latent' the call returns before it says that it is over: the run is not ended, and "
-    "that nothing was predicted is not said"
-)
-KNOWN: dict[tuple[str, str], str] = {("AceStepPipeline", "easycache"): LATENTS}

@@ -229,11 +229,3 @@ ENTRIES: tuple[Entry, ...] = (
     ),
     of(MOCHI, "MochiPipeline"),
 )
-LATE = (
-    "the first call of the first run finds that the trunk cannot be used and remembers nothing: the next "
-    "call is computed too, and the second run differs from the first"
-)
-KNOWN: dict[tuple[str, str], str] = {
-    ("ConsisIDPipeline", "interval"): LATE,
-    ("LattePipeline", "interval"): LATE,
-}

@@ -188,4 +188,3 @@ ENTRIES: tuple[Entry, ...] = (
         refused=NO_DELTA,
     ),
 )
-KNOWN: dict[tuple[str, str], str] = {}

@@ -11,7 +11,7 @@ from torch import nn
 from tests.builders import Call, embeds, generator, masks, model, pipeline, prompts, sampler
 from tests.families.video import LTX, LTX2, LTX_I2V, MASK, SHIFTED, ltx2_model
 from tests.zoo.entry import STEPS, Entry
-from tests.zoo.videos_parts import COUNTED_ON, TEXT, call, entry, frames, of, picture, spread, t5, words
+from tests.zoo.videos_parts import TEXT, call, entry, frames, of, picture, spread, t5, words
 
 # The parts ----------------------------------------------------------------------------------------
 
@@ -198,8 +198,3 @@ ENTRIES: tuple[Entry, ...] = (
         parts={"temporal_latent_upsampler": _upsampler},
     ),
 )
-KNOWN: dict[tuple[str, str], str] = {
-    (name, method): COUNTED_ON
-    for name in ("LTXI2VLongMultiPromptPipeline", "LTX2DFRTemporalRefinePipeline")
-    for method in ("default", "interval", "fbcache", "easycache")
-}

@@ -17,7 +17,7 @@ from tests.families.video import HUNYUAN15, LTX, LTX2, MASK
 from tests.pipelines import FLOW_EULER, NOISE_SAMPLERS, UNIPC, flux_model, wan_model
 from tests.zoo.entry import STEPS, Entry
 from tests.zoo.videos_hunyuan import guider
-from tests.zoo.videos_parts import COUNTED_ON, NO_DELTA, ONE_LOOP, TEXT
+from tests.zoo.videos_parts import NO_DELTA, TEXT
 from tests.zoo.videos_worlds import helios
 
 
@@ -306,11 +306,3 @@ ENTRIES: tuple[Entry, ...] = (
         "latent_chunks",
     ),
 )
-KNOWN: dict[tuple[str, str], str] = {
-    ("HeliosModularPipeline", "fbcache"): ONE_LOOP,
-    ("HeliosPyramidModularPipeline", "fbcache"): ONE_LOOP,
-    **{
-        ("HeliosPyramidDistilledModularPipeline", method): COUNTED_ON
-        for method in ("default", "interval", "fbcache", "easycache")
-    },
-}

@@ -69,4 +69,3 @@ def _inputs() -> Call:
 ENTRIES: tuple[Entry, ...] = (
     Entry("RFD4ProteinaPipeline", _build, _inputs, refused={"every": "no denoiser found in RFD4Proteina"}),
 )
-KNOWN: dict[tuple[str, str], str] = {}

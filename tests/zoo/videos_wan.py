@@ -8,7 +8,6 @@ from tests.pipelines import UNIPC, WAN, WAN_SIZES, wan_model
 from tests.zoo.entry import Entry
 from tests.zoo.videos_parts import (
     NO_DELTA,
-    ONE_LOOP,
     TEXT,
     call,
     clip_processor,
@@ -146,11 +145,3 @@ ENTRIES: tuple[Entry, ...] = (
         VAE,
     ),
 )
-CLEAN = (
-    "behind each chunk the transformer is called once more, at timestep 0, to fill its cache of keys and "
-    "values: that call returns None and counts as one more evaluation, for which a schedule is too short"
-)
-KNOWN: dict[tuple[str, str], str] = {
-    ("WanAnimatePipeline", "fbcache"): ONE_LOOP,
-    **{("AnyFlowFARPipeline", method): CLEAN for method in ("default", "interval", "fbcache", "easycache")},
-}

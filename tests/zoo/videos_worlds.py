@@ -14,7 +14,6 @@ from tests.zoo.entry import Entry
 from tests.zoo.videos_ltx import ltx2_vae
 from tests.zoo.videos_parts import (
     NO_DELTA,
-    ONE_LOOP,
     TEXT,
     call,
     entry,
@@ -365,12 +364,3 @@ ENTRIES: tuple[Entry, ...] = (
         refused=NO_DELTA,
     ),
 )
-TIMESTEP = (
-    "the timestep's name, vision_timesteps, is not known: the first run counts its first evaluation in a "
-    "branch of its own, later runs do not count it at all, and differ"
-)
-KNOWN: dict[tuple[str, str], str] = {
-    **{("Cosmos3OmniPipeline", method): TIMESTEP for method in ("default", "interval", "fbcache")},
-    ("HeliosPipeline", "fbcache"): ONE_LOOP,
-    ("HeliosPyramidPipeline", "fbcache"): ONE_LOOP,
-}
