@@ -3,6 +3,7 @@
     python examples/measure_methods.py                 # ten minutes of two idle cores
     python examples/measure_methods.py --draw-only     # the tables and the plot again, from measured.json
     python examples/measure_methods.py --only bac      # its rows measured anew, beside an uncached pipeline
+    python examples/measure_methods.py --only bac --untimed    # the same without speedups, on a busy machine
 
 Eight held-out captions, 20 steps; all methods take turns, the median counts. PSNR, SSIM and the computed
 share do not depend on the machine; the speedups do.
@@ -60,6 +61,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "profilingdit": [{}, {"t_max": 3}, {"t_max": 4, "t_min": 2}],
     "seacache": [{}, {"threshold": 0.5}, {"order": 0}],
     "smoothcache": [{"alpha": 0.08}, {"alpha": 0.15}, {"alpha": 0.3}],
+    "spectrum": [{}, {"last": True, "steps": 20}, {"blend": 1.0}],
     "taylorseer": [{"interval": 4}, {"interval": 4, "lite": True}, {}],
     "teacache": [{}, {"threshold": 0.4}, {"threshold": 0.8}],
     "tgate": [{}, {"gate": 15, "attn_interval": 3}, {"gate": 15, "attn_interval": 1}],
@@ -91,8 +93,8 @@ def refusal(subject: Subject, prompt: str, one: MethodEntry) -> str:
     return ""
 
 
-def measured(repeats: int, captions: int, only: set[str]) -> dict[str, Any]:
-    """Everything that goes into the tables."""
+def measured(repeats: int, captions: int, only: set[str], timed: bool = True) -> dict[str, Any]:
+    """Everything that goes into the tables; speedups are None where they are not `timed`."""
     texts = [caption.text for caption in demo_captions(captions)]
     names = [n for n in SETTINGS if not only or n in only]
     choices = {(n, i): choice(n, options) for n in names for i, options in enumerate(SETTINGS[n])}
@@ -118,7 +120,7 @@ def measured(repeats: int, captions: int, only: set[str]) -> dict[str, Any]:
         for key, one, its in zip(fitting, done.methods, done.rows, strict=True):
             found[key][mode] = {
                 "computed": its.computed,
-                "speedup": its.speedup,
+                "speedup": its.speedup if timed else None,
                 "psnr": its.mean_psnr,
                 "ssim": its.mean_ssim,
                 "held": its.held,
@@ -130,7 +132,7 @@ def measured(repeats: int, captions: int, only: set[str]) -> dict[str, Any]:
         "steps": STEPS,
         "guidance": GUIDANCES,
         "repeats": repeats,
-        "uncached_seconds": seconds,
+        "uncached_seconds": seconds if timed else None,
         "machine": machine(),
         "versions": versions(),
         "rows": list(found.values()),
@@ -171,7 +173,8 @@ def cells_of(its: dict[str, Any], held: bool = False) -> list[str]:
         return ["100 %", "nothing predicted", *["–"] * (empty - 2)]
     if its["psnr"] is None:
         return [f"{its['computed']:.0%}".replace("%", " %"), "broken", *["–"] * (empty - 2)]
-    cells = [f"{its['computed']:.0%}".replace("%", " %"), f"{its['speedup']:.2f}x"]
+    speedup = "not timed" if its["speedup"] is None else f"{its['speedup']:.2f}x"
+    cells = [f"{its['computed']:.0%}".replace("%", " %"), speedup]
     cells += [f"{its['psnr']:.1f}", f"{its['ssim']:.3f}"]
     return cells + ([size(its["held"])] if held else [])
 
@@ -216,7 +219,9 @@ def draw(path: Path, found: dict[str, Any]) -> None:
     for axes, (mode, title) in zip(both, titles.items(), strict=True):
         for i, name in enumerate(names):
             its = [one[mode] for one in found["rows"] if one["method"] == name]
-            points = sorted((r["speedup"], r["psnr"]) for r in its if r.get("psnr") and r["predicted"])
+            points = sorted(
+                (r["speedup"], r["psnr"]) for r in its if r.get("psnr") and r["predicted"] and r["speedup"]
+            )
             if points:
                 style = {"color": colormaps["tab10"](i % 10), "marker": "osD^vPX*"[i % 8], "markersize": 6}
                 axes.plot(*zip(*points, strict=True), label=name, linestyle="none", **style)
@@ -253,6 +258,7 @@ def main() -> int:
     )
     parser.add_argument("--docs", type=Path, default=DOCS, help="the folder whose pages are written")
     parser.add_argument("--out", type=Path, help="write the figures to this file and no page")
+    parser.add_argument("--untimed", action="store_true", help="one call each, and no speedups")
     parser.add_argument("--draw-only", action="store_true", help="measure nothing")
     options = parser.parse_args()
     kept = options.docs / "methods" / "measured.json"
@@ -262,7 +268,8 @@ def main() -> int:
         if options.draw_only:
             found = json.loads(kept.read_text(encoding="utf-8"))
         else:
-            found = measured(options.repeats, options.captions, set(options.only))
+            repeats = 1 if options.untimed else options.repeats
+            found = measured(repeats, options.captions, set(options.only), timed=not options.untimed)
         if options.out:
             print(f"wrote {write_json(options.out, found)}")
             return 0

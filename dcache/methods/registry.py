@@ -39,6 +39,7 @@ PresetName = Literal[
     "profilingdit",
     "seacache",
     "smoothcache",
+    "spectrum",
     "taylorseer",
     "teacache",
     "tgate",

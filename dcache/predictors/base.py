@@ -91,7 +91,7 @@ class SiteIndependent:
         return cast("Self", replace(itself, order=order))
 
 
-def check_order(order: int) -> None:
-    """Raise unless `order` is a whole number from 0 to `MAX_ORDER`."""
+def check_order(order: int, name: str = "order") -> None:
+    """Raise unless `order` is a whole number from 0 to `MAX_ORDER`; `name` is the option's."""
     if not isinstance(order, int) or isinstance(order, bool) or not 0 <= order <= MAX_ORDER:
-        raise DcacheError(f"order must be a whole number from 0 to {MAX_ORDER}, got {order!r}")
+        raise DcacheError(f"{name} must be a whole number from 0 to {MAX_ORDER}, got {order!r}")

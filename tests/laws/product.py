@@ -33,6 +33,7 @@ from dcache.methods import (
     profilingdit,
     seacache,
     smoothcache,
+    spectrum,
     taylorseer,
     teacache,
     tgate,
@@ -117,6 +118,9 @@ PRESETS = {
     "hicache": Preset(hicache, {"interval": 3, "order": 2, "warmup": 2}, kinds=("attn", "mlp")),
     "foca": Preset(foca, {"interval": 3, "warmup": 2}, kinds=("attn", "mlp")),
     "foca-trunk": Preset(foca, {"interval": 3, "sites": "trunk", "codec": "delta"}, unet=False),
+    "spectrum": Preset(
+        spectrum, {"warmup": 2, "growth": 0.5, "anchors": 3}, twin={"window": 1, "growth": 0.0}
+    ),
     "teacache": Preset(
         teacache, {"threshold": 0.4, "coefficients": (1.0, 0.0)}, unet=False, kinds=("attn",), twin=NEVER
     ),

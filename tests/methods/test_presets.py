@@ -16,7 +16,7 @@ from dcache.errors import DcacheError
 from dcache.methods.easycache import OutputRate
 from dcache.methods.preset import FAMILIES, About
 from dcache.methods.seacache import WienerFiltered
-from dcache.predictors import Foca, Hermite, Linear, Newton, Reuse, Taylor
+from dcache.predictors import Chebyshev, Foca, Hermite, Linear, Newton, Reuse, Taylor
 from dcache.probes import Probe, SinceStep
 from dcache.profile import FeatureTables, Latencies, Profile
 from tests.rules import computed_steps
@@ -53,6 +53,8 @@ NEEDS = {
         (methods.default(), 20, [0, 1, 2, 5, 8, 11, 14, 17, 19]),
         (methods.hicache(), 50, [0, 1, 2, 8, 14, 20, 26, 32, 38, 44]),
         (methods.foca(interval=5, last=True), 20, [0, 1, 2, 7, 12, 17, 19]),
+        (methods.spectrum(), 50, [0, 1, 2, 3, 4, 6, 8, 11, 15, 20, 25, 31, 38, 46]),
+        (methods.spectrum(window=3, growth=0, warmup=1, last=True), 9, [0, 3, 6, 8]),
         (methods.magcache(ratios=[1.0, 1.0], max_run=3, retention=0.2), 12, [0, 1, 5, 9]),
         (methods.magcache(ratios=[1.0, 1.0], retention=0.0, last=True), 8, [0, 6, 7]),
         (methods.fitted(PROFILE), 9, [0, 1, 4, 7]),
@@ -102,6 +104,7 @@ def test_fbcache_follows_the_probe():
         (methods.default(), Newton(1), ("auto",), None, None, None),
         (methods.hicache(), Hermite(1, 0.5, since=2), ("sublayers",), "value", "step", None),
         (methods.foca(), Foca(), ("sublayers",), "value", "step", None),
+        (methods.spectrum(), Chebyshev(4, 0.1, 0.5, 50, 15), ("auto",), "value", "step", None),
         (methods.delta_dit(), Reuse(), ("front:75%", "rear:75%"), "delta", None, None),
         (methods.delta_dit(blocks=5), Reuse(), ("front:5", "rear:5"), "delta", None, None),
         (methods.dbcache(), Reuse(), ("middle:8-0",), "delta", None, Probe("front", 8)),
@@ -211,6 +214,9 @@ def test_every_parameter_of_a_preset_is_documented_and_annotated(name):
         (methods.interval(interval=2), True),
         (methods.hicache(interval=1), False),
         (methods.foca(interval=1), False),
+        (methods.spectrum(window=1.5, growth=0), False),
+        (methods.spectrum(window=1), True),
+        (methods.spectrum(growth=0), True),
         (methods.delta_dit(interval=1), False),
         (methods.dbcache(threshold=0), False),
         (methods.dbcache(max_run=0), False),
@@ -265,6 +271,14 @@ def test_methods_that_compute_everything_on_request_say_so(method, predicts):
             itertools.product(
                 ["hicache"],
                 [{"order": -1}, {"scale": 0.0}, {"scale": "1"}, {"clock": "noon"}, {"codec": "x"}],
+            ),
+            itertools.product(
+                ["spectrum"],
+                [
+                    *({"window": w} for w in (0.5, "2", math.inf, True)),
+                    *({"growth": -0.1}, {"warmup": 1.5}, {"anchors": 0}, {"anchors": 4.0}),
+                    *({"degree": 7}, {"ridge": -0.1}, {"blend": 1.5}, {"blend": math.nan}, {"steps": 0}),
+                ],
             ),
             itertools.product(
                 ["delta_dit"],
@@ -346,7 +360,8 @@ OTHER = {
     "weight": 0.4, "attn_below": 500.0, "guidance_below": 500.0, "steps": [0, 2], "branch_id": 1,
     "ridge": 0.2, "t_max": 5, "t_min": 2, "start": 1, "share": 0.4, "computes": 3, "union": 2, "metric": "l2",
     "sigmas": (1.0, 0.7, 0.3, 0.0), "coefficients": "flux", "ratios": [1.0, 0.8], "background": [1, 2],
-    ("fitted", "profile"): replace(PROFILE, prompts=2), ("fitted", "speedup"): 1.5,
+    "growth": 0.5, "degree": 3, "anchors": 8, "blend": 1.0, ("spectrum", "window"): 3,
+    ("spectrum", "steps"): 20, ("fitted", "profile"): replace(PROFILE, prompts=2), ("fitted", "speedup"): 1.5,
     ("fitted", "sites"): "model", ("easycache", "branches"): "separate",
     ("bac", "table"): {"attn:0": [0, 3], "mlp:1": [0]}, ("bac", "steps"): 9, ("bac", "profile"): PROFILE,
     ("cachequant", "profile"): PROFILE, ("cachequant", "steps"): [0, 4], ("ertacache", "profile"): PROFILE,
