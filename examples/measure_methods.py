@@ -60,6 +60,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "pab": [{}, {"mlp": 2}, {"cross_attn": 4, "mlp": 2, "window": (0.0, 950.0)}],
     "profilingdit": [{}, {"t_max": 3}, {"t_max": 4, "t_min": 2}],
     "seacache": [{}, {"threshold": 0.5}, {"order": 0}],
+    "sencache": [{"early": 4}, {"early": 4, "early_threshold": 0.2, "threshold": 0.5}, {}],
     "smoothcache": [{"alpha": 0.08}, {"alpha": 0.15}, {"alpha": 0.3}],
     "spectrum": [{}, {"last": True, "steps": 20}, {"blend": 1.0}],
     "taylorseer": [{"interval": 4}, {"interval": 4, "lite": True}, {}],

@@ -24,7 +24,12 @@ from dcache.methods.resolve import preset_called, read_options
 from dcache.schedule import Schedule
 
 # Which option of a preset takes measured numbers, and which takes a profile.
-NUMBERS = {"teacache": "coefficients", "magcache": "ratios", "smoothcache": "table"}
+NUMBERS = {
+    "teacache": "coefficients",
+    "magcache": "ratios",
+    "smoothcache": "table",
+    "sencache": "sensitivities",
+}
 PROFILED = dict.fromkeys(("bac", "cachequant", "ertacache", "fitted", "profilingdit"), "profile")
 # A shipped model's profile lies beside the file with its numbers.
 PROFILE = "demo.profile.safetensors"

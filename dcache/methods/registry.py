@@ -38,6 +38,7 @@ PresetName = Literal[
     "pab",
     "profilingdit",
     "seacache",
+    "sencache",
     "smoothcache",
     "spectrum",
     "taylorseer",

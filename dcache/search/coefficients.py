@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,11 @@ def coefficients(profile: Profile, alpha: float = ALPHA) -> tuple[dict[str, Any]
 
 
 def save(
-    profile: Profile, path: Path, of: dict[str, Any], alpha: float = ALPHA
+    profile: Profile,
+    path: Path,
+    of: dict[str, Any],
+    alpha: float = ALPHA,
+    more: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write the file; returns what `coefficients` does.
 
@@ -49,6 +53,7 @@ def save(
         path: where to.
         of: what else to say of the pipeline and its calls.
         alpha: as in `coefficients`.
+        more: entries of presets whose numbers are in no profile.
 
     Raises:
         DcacheError: the profile tells no preset anything, or the file cannot be written.
@@ -56,6 +61,7 @@ def save(
     found, missing = coefficients(profile, alpha)
     if not found:
         raise DcacheError("nothing could be measured. " + "; ".join(missing.values()))
+    found |= more or {}
     about = {
         "model": profile.model,
         "config": profile.config,

@@ -84,6 +84,7 @@ def test_what_the_script_measures_the_presets_read(tmp_path: Path) -> None:
         dcache.methods.teacache(coefficients=out, threshold=2.0),
         dcache.methods.magcache(ratios=out),
         dcache.methods.smoothcache(table=out),
+        dcache.methods.sencache(sensitivities=out, threshold=1.0, early=0),
     )
     for method in made:
         with dcache.enabled(pipe, method):

@@ -14,6 +14,7 @@ import pytest
 from dcache import methods
 from dcache.errors import DcacheError
 from dcache.methods.easycache import OutputRate
+from dcache.methods.expected_change import Sensitivities
 from dcache.methods.preset import FAMILIES, About
 from dcache.methods.seacache import WienerFiltered
 from dcache.predictors import Chebyshev, Foca, Hermite, Linear, Newton, Reuse, Taylor
@@ -34,6 +35,7 @@ NEEDS = {
     "ertacache": {"steps": [0, 3]},
     "teacache": {"coefficients": (1.0, 0.0)},
     "magcache": {"ratios": [1.0, 0.9]},
+    "sencache": {"sensitivities": [0.2, 3.0, 1.0, 0.8, 1.0, 2.0]},
     "smoothcache": {"table": {"attn": [1, 0]}},
 }
 
@@ -121,6 +123,14 @@ def test_fbcache_follows_the_probe():
         (methods.easycache(), Reuse(), ("model",), "delta", None, Probe("input", indicator=OutputRate)),
         (methods.seacache(), Newton(1), ("auto",), None, "step", Probe("input", indicator=WienerFiltered)),
         (methods.seacache(order=0), Reuse(), ("auto",), None, None, Probe("input", indicator=WienerFiltered)),
+        (
+            methods.sencache(**NEEDS["sencache"]),
+            Reuse(),
+            ("trunk",),
+            "delta",
+            None,
+            Probe("input", indicator=Sensitivities((0.2, 3.0, 1.0, 0.8, 1.0, 2.0))),
+        ),
         (methods.bac(**NEEDS["bac"]), Reuse(), ("attn:0", "mlp:1"), "value", None, None),
         (methods.profilingdit([3, 1, 2, 5]), Reuse(), ("run:1-3", "block:5"), "delta", None, None),
         (methods.pab(), Reuse(), ("attn", "cross_attn?"), "value", None, None),
@@ -177,7 +187,16 @@ def test_a_preset_is_one_short_file(name):
 
 def test_every_file_of_a_preset_is_registered():
     files = {path.stem for path in Path(methods.__file__).parent.glob("*.py")}
-    helpers = {"__init__", "coefficients", "options", "preset", "registry", "replay", "resolve"}
+    helpers = {
+        "__init__",
+        "coefficients",
+        "expected_change",
+        "options",
+        "preset",
+        "registry",
+        "replay",
+        "resolve",
+    }
     assert files - helpers == set(NAMES)
     assert set(NAMES) <= set(methods.__all__)
 
@@ -225,6 +244,8 @@ def test_every_parameter_of_a_preset_is_documented_and_annotated(name):
         (methods.magcache(threshold=0, ratios=[1, 1]), True),
         (methods.easycache(threshold=0), False),
         (methods.seacache(max_run=0), False),
+        (methods.sencache(0, NEEDS["sencache"]["sensitivities"], early=0), False),
+        (methods.sencache(0, NEEDS["sencache"]["sensitivities"]), True),
         (methods.pab(attn=1, cross_attn=None), False),
         (methods.pab(attn=1), True),
         (methods.tgate(gate=None, attn_interval=1), False),
@@ -296,6 +317,17 @@ def test_methods_that_compute_everything_on_request_say_so(method, predicts):
                 ],
             ),
             itertools.product(["dbcache", "seacache"], [{"max_run": -1}, {"warmup": 1.0}, {"order": -1}]),
+            itertools.product(
+                ["sencache"],
+                [
+                    *({"threshold": -1.0, **NEEDS["sencache"]}, {"early": 1.5, **NEEDS["sencache"]}),
+                    *({"early_threshold": -1.0, **NEEDS["sencache"]}, {"max_run": -1, **NEEDS["sencache"]}),
+                    *(
+                        {"sensitivities": wrong}
+                        for wrong in (None, [1.0, 2.0], [1.0] * 4, [0.5, math.nan, 1])
+                    ),
+                ],
+            ),
             itertools.product(["easycache", "seacache"], [{"threshold": -1}, {"threshold": math.nan}]),
             itertools.product(
                 ["pab"],
@@ -360,8 +392,10 @@ OTHER = {
     "weight": 0.4, "attn_below": 500.0, "guidance_below": 500.0, "steps": [0, 2], "branch_id": 1,
     "ridge": 0.2, "t_max": 5, "t_min": 2, "start": 1, "share": 0.4, "computes": 3, "union": 2, "metric": "l2",
     "sigmas": (1.0, 0.7, 0.3, 0.0), "coefficients": "flux", "ratios": [1.0, 0.8], "background": [1, 2],
-    "growth": 0.5, "degree": 3, "anchors": 8, "blend": 1.0, ("spectrum", "window"): 3,
-    ("spectrum", "steps"): 20, ("fitted", "profile"): replace(PROFILE, prompts=2), ("fitted", "speedup"): 1.5,
+    "early": 4, "early_threshold": 0.1, "sensitivities": (0.5, 2.0, 2.0),
+    ("sencache", "branches"): "separate", "growth": 0.5, "degree": 3, "anchors": 8, "blend": 1.0,
+    ("spectrum", "window"): 3, ("spectrum", "steps"): 20,
+    ("fitted", "profile"): replace(PROFILE, prompts=2), ("fitted", "speedup"): 1.5,
     ("fitted", "sites"): "model", ("easycache", "branches"): "separate",
     ("bac", "table"): {"attn:0": [0, 3], "mlp:1": [0]}, ("bac", "steps"): 9, ("bac", "profile"): PROFILE,
     ("cachequant", "profile"): PROFILE, ("cachequant", "steps"): [0, 4], ("ertacache", "profile"): PROFILE,
