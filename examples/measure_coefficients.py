@@ -1,4 +1,4 @@
-"""Measure the numbers that `teacache`, `magcache` and `smoothcache` need, in a few uncached runs.
+"""Measure the numbers that `teacache`, `magcache`, `smoothcache` and `sencache` need, in uncached runs.
 
     python examples/measure_coefficients.py demo --out numbers.json
     python examples/measure_coefficients.py black-forest-labs/FLUX.1-dev --out flux.json --device cuda
@@ -14,6 +14,8 @@ What is measured, y_t being what is looked at in evaluation t and relL1(p, q) = 
 - smoothcache: relL1(y_t, y_{t+j}) of every sublayer's output for j = 1, 2, 3, averaged over the sublayers of
   a kind. From evaluation 0 on, the table leaves out as many evaluations, up to 3, as have errors below alpha;
   the first and the last are computed. alpha = 0 computes all.
+- sencache: how the output changes with the latents and with the timestep (`dcache.search.sensitivity`), in
+  runs of its own with three calls in place of one; `--no-sencache` leaves them out.
 
 Every number is a mean over prompts and guidance branches (of smoothcache's, above and below the line). They
 hold for this model, number of steps, sampler, resolution and guidance: "of" in the file says which.
@@ -28,14 +30,17 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from torch import nn
 
 from dcache.errors import DcacheError
 from dcache.eval.machine import versions
 from dcache.eval.subject import Subject, load
 from dcache.search import coefficients
 from dcache.search.observe import denoiser_of, observe
+from dcache.search.sensitivity import sensitivities
 from dcache.sites.discovery import discover
 
 PROMPTS = (
@@ -55,6 +60,15 @@ def prompts_of(subject: Subject) -> list[str]:
         return [c.text for c in sample_captions(8, np.random.default_rng(1), unseen=False)]
     takes = inspect.signature(type(subject.pipe).__call__).parameters
     return list(PROMPTS) if "prompt" in takes else [str(i) for i in range(len(PROMPTS))]
+
+
+def sensitivities_of(subject: Subject, prompts: list[str], module: nn.Module) -> dict[str, Any]:
+    """SenCache's entry of the file; none, and a line, for a denoiser whose timestep cannot be changed."""
+    try:
+        return {"sencache": {"sensitivities": sensitivities(subject, prompts, module)}}
+    except DcacheError as error:
+        print(f"not measured: sencache: {error}")
+        return {}
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -94,7 +108,8 @@ def measure(options: argparse.Namespace) -> None:
         "dtype": options.dtype,
         "versions": versions(),
     }
-    entries, missing = coefficients.save(profile, options.out, source, options.alpha)
+    more = {} if options.no_sencache else sensitivities_of(subject, prompts, module)
+    entries, missing = coefficients.save(profile, options.out, source, options.alpha, more)
     print(f"wrote {options.out}: {', '.join(entries)}; {profile.steps} evaluations, {len(prompts)} run(s)")
     if "teacache" in entries:
         print(f"teacache: R^2 = {entries['teacache']['r2']:.3f} over {entries['teacache']['points']} changes")
@@ -115,6 +130,7 @@ def main() -> int:
     parser.add_argument("--component", help="which denoiser, where the pipeline has several")
     parser.add_argument("--alpha", type=float, default=0.15, help="SmoothCache's threshold (default: 0.15)")
     parser.add_argument("--no-smoothcache", action="store_true", help="keep no sublayer outputs: less memory")
+    parser.add_argument("--no-sencache", action="store_true", help="leave out the runs that it needs")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     try:

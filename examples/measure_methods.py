@@ -3,6 +3,7 @@
     python examples/measure_methods.py                 # ten minutes of two idle cores
     python examples/measure_methods.py --draw-only     # the tables and the plot again, from measured.json
     python examples/measure_methods.py --only bac      # its rows measured anew, beside an uncached pipeline
+    python examples/measure_methods.py --only bac --untimed    # the same without speedups, on a busy machine
 
 Eight held-out captions, 20 steps; all methods take turns, the median counts. PSNR, SSIM and the computed
 share do not depend on the machine; the speedups do.
@@ -59,7 +60,9 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "pab": [{}, {"mlp": 2}, {"cross_attn": 4, "mlp": 2, "window": (0.0, 950.0)}],
     "profilingdit": [{}, {"t_max": 3}, {"t_max": 4, "t_min": 2}],
     "seacache": [{}, {"threshold": 0.5}, {"order": 0}],
+    "sencache": [{"early": 4}, {"early": 4, "early_threshold": 0.2, "threshold": 0.5}, {}],
     "smoothcache": [{"alpha": 0.08}, {"alpha": 0.15}, {"alpha": 0.3}],
+    "spectrum": [{}, {"last": True, "steps": 20}, {"blend": 1.0}],
     "taylorseer": [{"interval": 4}, {"interval": 4, "lite": True}, {}],
     "teacache": [{}, {"threshold": 0.4}, {"threshold": 0.8}],
     "tgate": [{}, {"gate": 15, "attn_interval": 3}, {"gate": 15, "attn_interval": 1}],
@@ -91,8 +94,8 @@ def refusal(subject: Subject, prompt: str, entry: MethodEntry) -> str:
     return ""
 
 
-def measured(repeats: int, captions: int, only: set[str]) -> dict[str, Any]:
-    """All figures of the tables."""
+def measured(repeats: int, captions: int, only: set[str], timed: bool = True) -> dict[str, Any]:
+    """All figures of the tables; speedups are None where they are not `timed`."""
     texts = [caption.text for caption in demo_captions(captions)]
     names = [n for n in SETTINGS if not only or n in only]
     choices = {(n, i): choice(n, options) for n in names for i, options in enumerate(SETTINGS[n])}
@@ -120,7 +123,7 @@ def measured(repeats: int, captions: int, only: set[str]) -> dict[str, Any]:
         for key, entry, result in zip(fitting, done.methods, done.rows, strict=True):
             rows[key][mode] = {
                 "computed": result.computed,
-                "speedup": result.speedup,
+                "speedup": result.speedup if timed else None,
                 "psnr": result.mean_psnr,
                 "ssim": result.mean_ssim,
                 "held": result.held,
@@ -132,7 +135,7 @@ def measured(repeats: int, captions: int, only: set[str]) -> dict[str, Any]:
         "steps": STEPS,
         "guidance": GUIDANCES,
         "repeats": repeats,
-        "uncached_seconds": seconds,
+        "uncached_seconds": seconds if timed else None,
         "machine": machine(),
         "versions": versions(),
         "rows": list(rows.values()),
@@ -173,7 +176,8 @@ def cells_of(row: dict[str, Any], with_bytes: bool = False) -> list[str]:
         return ["100 %", "nothing predicted", *["–"] * (empty - 2)]
     if row["psnr"] is None:
         return [f"{row['computed']:.0%}".replace("%", " %"), "broken", *["–"] * (empty - 2)]
-    cells = [f"{row['computed']:.0%}".replace("%", " %"), f"{row['speedup']:.2f}x"]
+    speedup = "not timed" if row["speedup"] is None else f"{row['speedup']:.2f}x"
+    cells = [f"{row['computed']:.0%}".replace("%", " %"), speedup]
     cells += [f"{row['psnr']:.1f}", f"{row['ssim']:.3f}"]
     return cells + ([size(row["held"])] if with_bytes else [])
 
@@ -255,6 +259,7 @@ def main() -> int:
     )
     parser.add_argument("--docs", type=Path, default=DOCS, help="the folder whose pages are written")
     parser.add_argument("--out", type=Path, help="write the figures to this file and no page")
+    parser.add_argument("--untimed", action="store_true", help="one call each, and no speedups")
     parser.add_argument("--draw-only", action="store_true", help="measure nothing")
     options = parser.parse_args()
     file = options.docs / "methods" / "measured.json"

@@ -354,7 +354,7 @@ def syncs_per_step(shape: Shape, method: Method | None) -> list[int]:
 
 
 @pytest.mark.parametrize("shape", [SHAPES["pixart"], SHAPES["flux"]], ids=str)
-@pytest.mark.parametrize("name", ["fbcache", "dbcache", "teacache", "easycache", "seacache"])
+@pytest.mark.parametrize("name", ["fbcache", "dbcache", "teacache", "easycache", "seacache", "sencache"])
 def test_a_decision_costs_one_sync_and_a_guard_none(shape, name):
     plain = syncs_per_step(shape, None)
     found = syncs_per_step(shape, PRESETS[name].method())
@@ -371,7 +371,7 @@ def test_methods_that_look_at_nothing_cost_no_sync(name):
     assert [b - a for a, b in zip(syncs_per_step(PIXART, None), found, strict=True)][1:] == [0] * (STEPS - 1)
 
 
-@pytest.mark.parametrize("name", ["fbcache", "dbcache", "teacache", "easycache", "seacache"])
+@pytest.mark.parametrize("name", ["fbcache", "dbcache", "teacache", "easycache", "seacache", "sencache"])
 def test_the_indicators_tensors_are_counted_and_estimated(name):
     pipe = PIXART.build()
     method = PRESETS[name].method()

@@ -21,6 +21,7 @@ import torch
 from dcache import probes, schedulers
 from dcache.method import Method
 from dcache.methods.easycache import OutputRate
+from dcache.methods.expected_change import ExpectedChange, Sensitivities
 from dcache.methods.seacache import WienerFiltered
 from dcache.predictors import Predictor
 from dcache.predictors.corrections import Corrections
@@ -37,6 +38,7 @@ NAMES: dict[type, str] = {
     schedulers.ByKind: "by kind",
     schedulers.BySite: "by site",
     schedulers.Every: "every",
+    schedulers.Growing: "growing",
     schedulers.Last: "last",
     schedulers.Listed: "listed",
     schedulers.MagCacheRule: "magnitude",
@@ -54,6 +56,8 @@ NAMES: dict[type, str] = {
     probes.SinceStep: "since step",
     OutputRate: "output rate",
     WienerFiltered: "filtered",
+    ExpectedChange: "expected change",
+    Sensitivities: "sensitivities",
 }
 
 

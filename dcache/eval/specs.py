@@ -24,7 +24,12 @@ from dcache.methods.resolve import preset_called, read_options
 from dcache.schedule import Schedule
 
 # Preset -> its option for measured numbers; preset -> its option for a profile.
-NUMBERS = {"teacache": "coefficients", "magcache": "ratios", "smoothcache": "table"}
+NUMBERS = {
+    "teacache": "coefficients",
+    "magcache": "ratios",
+    "smoothcache": "table",
+    "sencache": "sensitivities",
+}
 PROFILED = dict.fromkeys(("bac", "cachequant", "ertacache", "fitted", "profilingdit"), "profile")
 # Name of a shipped model's profile, in the folder of its coefficients file.
 PROFILE = "demo.profile.safetensors"

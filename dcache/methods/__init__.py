@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from dcache.methods.pab import pab as pab
     from dcache.methods.profilingdit import profilingdit as profilingdit
     from dcache.methods.seacache import seacache as seacache
+    from dcache.methods.sencache import sencache as sencache
     from dcache.methods.smoothcache import smoothcache as smoothcache
+    from dcache.methods.spectrum import spectrum as spectrum
     from dcache.methods.taylorseer import taylorseer as taylorseer
     from dcache.methods.teacache import teacache as teacache
     from dcache.methods.tgate import tgate as tgate

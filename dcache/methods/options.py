@@ -36,11 +36,13 @@ File = str | os.PathLike[str]
 class PresetOptions(TypedDict, total=False):
     """The options of all presets; `dcache methods NAME` lists those of one preset with their meanings."""
 
+    anchors: int
     attn: int
     attn_below: float
     attn_interval: int
     back: int
     background: Sequence[int] | None
+    blend: float
     blocks: float
     boundary: float
     branch_id: int
@@ -50,8 +52,12 @@ class PresetOptions(TypedDict, total=False):
     coefficients: File | Sequence[float] | None
     computes: int
     cross_attn: int | None
+    degree: int
+    early: int
+    early_threshold: float
     front: int
     gate: int | None
+    growth: float
     guidance_below: float
     guidance_interval: int
     interval: int
@@ -67,6 +73,7 @@ class PresetOptions(TypedDict, total=False):
     retention: float
     ridge: float
     scale: float
+    sensitivities: File | Sequence[float] | None
     share: float
     sigmas: Sequence[float]
     sites: Sites | None
@@ -81,4 +88,4 @@ class PresetOptions(TypedDict, total=False):
     union: int
     warmup: int
     weight: float
-    window: tuple[float, float]
+    window: float | tuple[float, float]

@@ -12,12 +12,14 @@ weight per anchor. Of anchors with equal clock values only the newest has a weig
 | `linear` | 2       | lines whose last gap is `1 / weight` of the next    | FasterCache                     |
 | `hermite`| m + 1   | constants; lines if scale^2 = 1/2                   | HiCache                         |
 | `foca`   | 2       | lines with anchors one step apart                   | FoCa                            |
+| `chebyshev` | many | polynomials up to its degree, where ridge is 0      | Spectrum                        |
 | `fitted` | any     | least squares on observed runs (`predictors.fitted`)| ours                            |
 """
 
 from typing import TYPE_CHECKING
 
 from dcache.predictors.base import MAX_ORDER, Predictor, SiteIndependent
+from dcache.predictors.chebyshev import Chebyshev
 from dcache.predictors.fitted import Fitted
 from dcache.predictors.foca import Foca
 from dcache.predictors.polynomial import Linear, Newton, Reuse
@@ -27,6 +29,7 @@ from dcache.util.renamed import renamed
 
 __all__ = [
     "MAX_ORDER",
+    "Chebyshev",
     "Fitted",
     "Foca",
     "Hermite",

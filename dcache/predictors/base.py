@@ -91,11 +91,11 @@ class SiteIndependent:
         return cast("Self", replace(predictor, order=order))
 
 
-def check_order(order: int) -> None:
-    """Check an order.
+def check_order(order: int, name: str = "order") -> None:
+    """Check an order, the option `name`.
 
     Raises:
         DcacheError: it is not a whole number from 0 to `MAX_ORDER`.
     """
     if not isinstance(order, int) or isinstance(order, bool) or not 0 <= order <= MAX_ORDER:
-        raise DcacheError(f"order must be a whole number from 0 to {MAX_ORDER}, got {order!r}")
+        raise DcacheError(f"{name} must be a whole number from 0 to {MAX_ORDER}, got {order!r}")

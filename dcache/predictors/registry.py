@@ -7,6 +7,7 @@ from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.predictors.base import Predictor
+from dcache.predictors.chebyshev import Chebyshev
 from dcache.predictors.fitted import Fitted
 from dcache.predictors.foca import Foca
 from dcache.predictors.polynomial import Linear, Newton, Reuse
@@ -19,6 +20,7 @@ _MAKERS: dict[str, Callable[..., Predictor]] = {
     "linear": Linear,
     "hermite": Hermite,
     "foca": Foca,
+    "chebyshev": Chebyshev,
     "fitted": Fitted.from_parameters,
 }
 

@@ -16,6 +16,7 @@ from dcache.schedulers.combine import (
     StepTable,
     Switch,
 )
+from dcache.schedulers.growing import Growing
 from dcache.schedulers.rules import (
     AnyOf,
     ChangeAbove,
@@ -44,6 +45,7 @@ __all__ = [
     "DeltaDitStages",
     "Every",
     "EveryNthIndex",
+    "Growing",
     "Last",
     "Listed",
     "MagCacheRule",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,11 @@ def coefficients(profile: Profile, alpha: float = ALPHA) -> tuple[dict[str, Any]
 
 
 def save(
-    profile: Profile, path: Path, source: dict[str, Any], alpha: float = ALPHA
+    profile: Profile,
+    path: Path,
+    source: dict[str, Any],
+    alpha: float = ALPHA,
+    more: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write the coefficients file; returns the same as `coefficients`.
 
@@ -52,6 +56,7 @@ def save(
         path: the file.
         source: further entries about the pipeline and its calls, for the file's `of`.
         alpha: as in `coefficients`.
+        more: entries of presets whose numbers are in no profile.
 
     Raises:
         DcacheError: the profile has no data for any preset, or the file cannot be written.
@@ -59,6 +64,7 @@ def save(
     entries, missing = coefficients(profile, alpha)
     if not entries:
         raise DcacheError("the profile has no data for any preset: " + "; ".join(missing.values()))
+    entries |= more or {}
     about = {
         "model": profile.model,
         "config": profile.config,

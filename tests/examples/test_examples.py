@@ -84,6 +84,7 @@ def test_what_the_script_measures_the_presets_read(tmp_path: Path) -> None:
         dcache.methods.teacache(coefficients=out, threshold=2.0),
         dcache.methods.magcache(ratios=out),
         dcache.methods.smoothcache(table=out),
+        dcache.methods.sencache(sensitivities=out, threshold=1.0, early=0),
     )
     for method in made:
         with dcache.enabled(pipe, method):
@@ -138,6 +139,16 @@ def test_the_shipped_numbers_are_of_the_shipped_model() -> None:
 
 
 # Measuring methods --------------------------------------------------------------------------------
+
+
+def test_a_row_that_was_not_timed_says_so_and_is_not_drawn(tmp_path: Path) -> None:
+    script = load_script("measure_methods")
+    row = {"computed": 0.45, "speedup": None, "psnr": 40.04, "ssim": 0.9912, "held": 2**20, "predicted": 11}
+    assert script.cells_of(row, with_bytes=True) == ["45 %", "not timed", "40.0", "0.991", "1.0 MiB"]
+    assert script.cells_of(row | {"speedup": 2.0})[1] == "2.00x"
+    rows = [{"method": "spectrum", "setting": "as it comes", "on": row, "off": row}]
+    script.draw(tmp_path / "plot.png", {"rows": rows, "guidance": {"on": 3.0}})
+    assert (tmp_path / "plot.png").exists()
 
 
 def test_the_table_of_methods_is_measured_and_written(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ FRONT_DOOR = {
 PRESETS = {
     "bac", "cachequant", "dbcache", "deepcache", "default", "delta_dit", "easycache", "ertacache",
     "fastercache", "fbcache", "fitted", "foca", "hicache", "interval", "magcache", "newton", "pab",
-    "profilingdit", "seacache", "smoothcache", "taylorseer", "teacache", "tgate",
+    "profilingdit", "seacache", "sencache", "smoothcache", "spectrum", "taylorseer", "teacache", "tgate",
 }  # fmt: skip
 
 

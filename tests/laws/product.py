@@ -32,7 +32,9 @@ from dcache.methods import (
     pab,
     profilingdit,
     seacache,
+    sencache,
     smoothcache,
+    spectrum,
     taylorseer,
     teacache,
     tgate,
@@ -117,6 +119,9 @@ PRESETS = {
     "hicache": Preset(hicache, {"interval": 3, "order": 2, "warmup": 2}, kinds=("attn", "mlp")),
     "foca": Preset(foca, {"interval": 3, "warmup": 2}, kinds=("attn", "mlp")),
     "foca-trunk": Preset(foca, {"interval": 3, "sites": "trunk", "codec": "delta"}, unet=False),
+    "spectrum": Preset(
+        spectrum, {"warmup": 2, "growth": 0.5, "anchors": 3}, twin={"window": 1, "growth": 0.0}
+    ),
     "teacache": Preset(
         teacache, {"threshold": 0.4, "coefficients": (1.0, 0.0)}, unet=False, kinds=("attn",), twin=NEVER
     ),
@@ -127,6 +132,12 @@ PRESETS = {
         easycache, {"threshold": 5.0, "warmup": 1, "last": False, "codec": "value"}, twin=NEVER
     ),
     "seacache": Preset(seacache, {"threshold": 5.0, "last": False}, twin=NEVER),
+    "sencache": Preset(
+        sencache,
+        {"threshold": 1e3, "sensitivities": (0.5, 1.0, 1.0), "early": 2, "max_run": 2},
+        unet=False,
+        twin={"threshold": 0.0, "early": 0},
+    ),
     "pab": Preset(
         pab,
         {"attn": 2, "cross_attn": 3, "mlp": 2, "window": (0.0, 1001.0)},
@@ -188,7 +199,7 @@ PRESETS = {
     "deepcache-2": Preset(deepcache, {"interval": 3, "branch_id": 2}, unet=True),
 }
 # These decide by what they see, so their number of computed evaluations is not known beforehand.
-DYNAMIC = ("fbcache", "dbcache", "teacache", "easycache", "seacache")
+DYNAMIC = ("fbcache", "dbcache", "teacache", "easycache", "seacache", "sencache")
 
 
 @dataclass(frozen=True)

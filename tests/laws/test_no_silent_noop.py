@@ -20,6 +20,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "fitted": {"profile": seen(EVALUATIONS)},
     "magcache": {"ratios": [1.0] * STEPS},
     "profilingdit": {"background": [1, 2]},
+    "sencache": {"sensitivities": (0.5, 1.0, 1.0)},
     "teacache": {"coefficients": (1.0, 0.0)},
     "smoothcache": {"table": {"attn": [1, 0] * STEPS}},
 }
@@ -71,7 +72,7 @@ def test_guidance_that_cannot_be_learned_is_said(shape: Shape, guidance: str) ->
 @pytest.mark.parametrize("name", sorted(methods.available()))
 def test_what_is_told_of_a_preset_fits_what_it_does(name: str) -> None:
     told = methods.available()[name]
-    required = {"ratios", "coefficients", "table", "profile"} & set(
+    required = {"ratios", "coefficients", "table", "profile", "sensitivities"} & set(
         inspect.signature(getattr(methods, name)).parameters
     )
     assert bool(told.needs) == bool(required) == (name in GIVEN)

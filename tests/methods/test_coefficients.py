@@ -40,7 +40,11 @@ def test_published_coefficients_go_by_name(name):
 
 
 @pytest.mark.parametrize(
-    ("preset", "option"), [("teacache", "coefficients"), ("magcache", "ratios"), ("smoothcache", "table")]
+    ("preset", "option"),
+    [
+        *(("teacache", "coefficients"), ("magcache", "ratios")),
+        *(("smoothcache", "table"), ("sencache", "sensitivities")),
+    ],
 )
 def test_without_numbers_the_error_says_how_to_get_them(preset, option):
     with pytest.raises(DcacheError) as caught:
@@ -52,7 +56,11 @@ def test_without_numbers_the_error_says_how_to_get_them(preset, option):
 
 
 @pytest.mark.parametrize(
-    ("preset", "option"), [("teacache", "coefficients"), ("magcache", "ratios"), ("smoothcache", "table")]
+    ("preset", "option"),
+    [
+        *(("teacache", "coefficients"), ("magcache", "ratios")),
+        *(("smoothcache", "table"), ("sencache", "sensitivities")),
+    ],
 )
 @pytest.mark.parametrize(
     ("content", "says"),

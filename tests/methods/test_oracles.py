@@ -85,6 +85,16 @@ def test_foca_computes_its_warmup_and_every_interval(sites):
     assert row_of(model) == [0, 1, 5]
 
 
+def test_spectrum_without_a_ridge_is_exact_on_a_line():
+    model = Toy()
+    options = {"ridge": 0.0, "blend": 1.0, "steps": 16}
+    dcache.enable(model, "spectrum", warmup=3, sites="model", **options)
+    found = [float(y.flatten()[0]) for y in walk(model, range(16))]
+    assert found == pytest.approx([8 * (1 + t) for t in range(16)], rel=1e-5)
+    # After 0 to 2: intervals of 2, 2 (2.75), 3 (3.5), 4 (4.25).
+    assert row_of(model) == [0, 1, 2, 4, 6, 9, 13]
+
+
 @pytest.mark.parametrize(("scale", "slope"), [(0.5, 0.5), (0.5**0.5, 1.0), (1.0, 2.0)])
 def test_hicache_on_a_line(scale, slope):
     model = Toy()
@@ -263,6 +273,20 @@ def test_easycache_is_exact_where_the_output_is_the_input_and_a_constant():
             assert torch.equal(model(x, t)[0], x + model.field)
     assert model.runs == 3
     assert row_of(model) == [0, 1, 2]
+
+
+def test_sencaches_decisions_by_hand():
+    # The input stays the same: only the noise level counts, sigma / (1 + sigma), from the last compute on.
+    model = adding()
+    options = {"sensitivities": (0.5, 1.0, 2.0), "early": 4, "early_threshold": 0.3, "last": False}
+    dcache.enable(model, "sencache", threshold=0.5, **options)
+    found = []
+    for i, level in enumerate((0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)):
+        dcache.step(model, i, sigma=level / (1.0 - level))
+        found += integers(walk(model, [i]))
+    # 0.2, then 0.4 above 0.3; 0.2; from evaluation 4 on 0.4, then 0.6 above 0.5; 0.2, 0.3.
+    assert row_of(model) == [0, 2, 5]
+    assert found == [1112.0 + i for i in range(8)]
 
 
 def test_easycaches_decisions_by_hand():

@@ -14,9 +14,10 @@ import pytest
 from dcache import methods
 from dcache.errors import DcacheError
 from dcache.methods.easycache import OutputRate
+from dcache.methods.expected_change import Sensitivities
 from dcache.methods.preset import FAMILIES, About
 from dcache.methods.seacache import WienerFiltered
-from dcache.predictors import Foca, Hermite, Linear, Newton, Reuse, Taylor
+from dcache.predictors import Chebyshev, Foca, Hermite, Linear, Newton, Reuse, Taylor
 from dcache.probes import Probe, SinceStep
 from dcache.profile import FeatureTables, Latencies, Profile
 from tests.rules import computed_steps
@@ -34,6 +35,7 @@ NEEDS = {
     "ertacache": {"steps": [0, 3]},
     "teacache": {"coefficients": (1.0, 0.0)},
     "magcache": {"ratios": [1.0, 0.9]},
+    "sencache": {"sensitivities": [0.2, 3.0, 1.0, 0.8, 1.0, 2.0]},
     "smoothcache": {"table": {"attn": [1, 0]}},
 }
 
@@ -53,6 +55,8 @@ NEEDS = {
         (methods.default(), 20, [0, 1, 2, 5, 8, 11, 14, 17, 19]),
         (methods.hicache(), 50, [0, 1, 2, 8, 14, 20, 26, 32, 38, 44]),
         (methods.foca(interval=5, last=True), 20, [0, 1, 2, 7, 12, 17, 19]),
+        (methods.spectrum(), 50, [0, 1, 2, 3, 4, 6, 8, 11, 15, 20, 25, 31, 38, 46]),
+        (methods.spectrum(window=3, growth=0, warmup=1, last=True), 9, [0, 3, 6, 8]),
         (methods.magcache(ratios=[1.0, 1.0], max_run=3, retention=0.2), 12, [0, 1, 5, 9]),
         (methods.magcache(ratios=[1.0, 1.0], retention=0.0, last=True), 8, [0, 6, 7]),
         (methods.fitted(PROFILE), 9, [0, 1, 4, 7]),
@@ -102,6 +106,7 @@ def test_fbcache_follows_the_probe():
         (methods.default(), Newton(1), ("auto",), None, None, None),
         (methods.hicache(), Hermite(1, 0.5, since=2), ("sublayers",), "value", "step", None),
         (methods.foca(), Foca(), ("sublayers",), "value", "step", None),
+        (methods.spectrum(), Chebyshev(4, 0.1, 0.5, 50, 15), ("auto",), "value", "step", None),
         (methods.delta_dit(), Reuse(), ("front:75%", "rear:75%"), "delta", None, None),
         (methods.delta_dit(blocks=5), Reuse(), ("front:5", "rear:5"), "delta", None, None),
         (methods.dbcache(), Reuse(), ("middle:8-0",), "delta", None, Probe("front", 8)),
@@ -118,6 +123,14 @@ def test_fbcache_follows_the_probe():
         (methods.easycache(), Reuse(), ("model",), "delta", None, Probe("input", indicator=OutputRate)),
         (methods.seacache(), Newton(1), ("auto",), None, "step", Probe("input", indicator=WienerFiltered)),
         (methods.seacache(order=0), Reuse(), ("auto",), None, None, Probe("input", indicator=WienerFiltered)),
+        (
+            methods.sencache(**NEEDS["sencache"]),
+            Reuse(),
+            ("trunk",),
+            "delta",
+            None,
+            Probe("input", indicator=Sensitivities((0.2, 3.0, 1.0, 0.8, 1.0, 2.0))),
+        ),
         (methods.bac(**NEEDS["bac"]), Reuse(), ("attn:0", "mlp:1"), "value", None, None),
         (methods.profilingdit([3, 1, 2, 5]), Reuse(), ("run:1-3", "block:5"), "delta", None, None),
         (methods.pab(), Reuse(), ("attn", "cross_attn?"), "value", None, None),
@@ -174,7 +187,16 @@ def test_a_preset_is_one_short_file(name):
 
 def test_every_file_of_a_preset_is_registered():
     files = {path.stem for path in Path(methods.__file__).parent.glob("*.py")}
-    helpers = {"__init__", "coefficients", "options", "preset", "registry", "replay", "resolve"}
+    helpers = {
+        "__init__",
+        "coefficients",
+        "expected_change",
+        "options",
+        "preset",
+        "registry",
+        "replay",
+        "resolve",
+    }
     assert files - helpers == set(NAMES)
     assert set(NAMES) <= set(methods.__all__)
 
@@ -211,6 +233,9 @@ def test_every_parameter_of_a_preset_is_documented_and_annotated(name):
         (methods.interval(interval=2), True),
         (methods.hicache(interval=1), False),
         (methods.foca(interval=1), False),
+        (methods.spectrum(window=1.5, growth=0), False),
+        (methods.spectrum(window=1), True),
+        (methods.spectrum(growth=0), True),
         (methods.delta_dit(interval=1), False),
         (methods.dbcache(threshold=0), False),
         (methods.dbcache(max_run=0), False),
@@ -219,6 +244,8 @@ def test_every_parameter_of_a_preset_is_documented_and_annotated(name):
         (methods.magcache(threshold=0, ratios=[1, 1]), True),
         (methods.easycache(threshold=0), False),
         (methods.seacache(max_run=0), False),
+        (methods.sencache(0, NEEDS["sencache"]["sensitivities"], early=0), False),
+        (methods.sencache(0, NEEDS["sencache"]["sensitivities"]), True),
         (methods.pab(attn=1, cross_attn=None), False),
         (methods.pab(attn=1), True),
         (methods.tgate(gate=None, attn_interval=1), False),
@@ -267,6 +294,14 @@ def test_methods_that_compute_everything_on_request_say_so(method, predicts):
                 [{"order": -1}, {"scale": 0.0}, {"scale": "1"}, {"clock": "noon"}, {"codec": "x"}],
             ),
             itertools.product(
+                ["spectrum"],
+                [
+                    *({"window": w} for w in (0.5, "2", math.inf, True)),
+                    *({"growth": -0.1}, {"warmup": 1.5}, {"anchors": 0}, {"anchors": 4.0}),
+                    *({"degree": 7}, {"ridge": -0.1}, {"blend": 1.5}, {"blend": math.nan}, {"steps": 0}),
+                ],
+            ),
+            itertools.product(
                 ["delta_dit"],
                 [{"blocks": 0}, {"blocks": 1.5}, {"blocks": "3"}, {"boundary": -1}, {"boundary": 1.0}],
             ),
@@ -282,6 +317,17 @@ def test_methods_that_compute_everything_on_request_say_so(method, predicts):
                 ],
             ),
             itertools.product(["dbcache", "seacache"], [{"max_run": -1}, {"warmup": 1.0}, {"order": -1}]),
+            itertools.product(
+                ["sencache"],
+                [
+                    *({"threshold": -1.0, **NEEDS["sencache"]}, {"early": 1.5, **NEEDS["sencache"]}),
+                    *({"early_threshold": -1.0, **NEEDS["sencache"]}, {"max_run": -1, **NEEDS["sencache"]}),
+                    *(
+                        {"sensitivities": wrong}
+                        for wrong in (None, [1.0, 2.0], [1.0] * 4, [0.5, math.nan, 1])
+                    ),
+                ],
+            ),
             itertools.product(["easycache", "seacache"], [{"threshold": -1}, {"threshold": math.nan}]),
             itertools.product(
                 ["pab"],
@@ -346,6 +392,9 @@ OTHER = {
     "weight": 0.4, "attn_below": 500.0, "guidance_below": 500.0, "steps": [0, 2], "branch_id": 1,
     "ridge": 0.2, "t_max": 5, "t_min": 2, "start": 1, "share": 0.4, "computes": 3, "union": 2, "metric": "l2",
     "sigmas": (1.0, 0.7, 0.3, 0.0), "coefficients": "flux", "ratios": [1.0, 0.8], "background": [1, 2],
+    "early": 4, "early_threshold": 0.1, "sensitivities": (0.5, 2.0, 2.0),
+    ("sencache", "branches"): "separate", "growth": 0.5, "degree": 3, "anchors": 8, "blend": 1.0,
+    ("spectrum", "window"): 3, ("spectrum", "steps"): 20,
     ("fitted", "profile"): replace(PROFILE, prompts=2), ("fitted", "speedup"): 1.5,
     ("fitted", "sites"): "model", ("easycache", "branches"): "separate",
     ("bac", "table"): {"attn:0": [0, 3], "mlp:1": [0]}, ("bac", "steps"): 9, ("bac", "profile"): PROFILE,

@@ -4,7 +4,7 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.methods.replay import replay
-from dcache.predictors import Foca, Hermite, Linear, Newton, Reuse, Taylor, make, register
+from dcache.predictors import Chebyshev, Foca, Hermite, Linear, Newton, Reuse, Taylor, make, register
 from dcache.schedule import Schedule
 
 
@@ -12,6 +12,7 @@ from dcache.schedule import Schedule
     "predictor",
     [
         *(Reuse(), Newton(0), Newton(3), Taylor(2, since=4), Foca()),
+        *(Chebyshev(), Chebyshev(2, 0.0, 1.0, steps=20, order=7)),
         *(Linear(), Linear(0.75), Hermite(), Hermite(3, 0.7, since=2)),
     ],
 )
