@@ -122,6 +122,8 @@ def _method(method: Method) -> dict[str, Any]:
         "sigmas": method.sigmas,
         "made_for": method.made_for,
         "predicts": method.predicts,
+        # Only where there are any: digests of before stay as they are.
+        **({"runs": [tuple(run) for run in method.runs]} if method.runs else {}),
     }
 
 

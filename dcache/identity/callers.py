@@ -23,6 +23,10 @@ from dcache.identity.sampler import is_sampler
 _PACKAGE = str(Path(__file__).parent.parent)
 
 
+# Whether this Python keeps a copy of a function's variables beside a frame that was asked for them.
+_COPIES = sys.version_info < (3, 13)
+
+
 @dataclass(frozen=True)
 class LoopVariable:
     """Where a loop has its sampler.
@@ -47,7 +51,8 @@ class LoopVariable:
             return None
         variables = frame.f_locals
         value = variables.get(self.local)
-        if _is_copy(frame):
+        # As `_is_copy` has it.
+        if _COPIES and self.code.co_flags & CO_OPTIMIZED and frame.f_trace is None:
             variables.clear()
         return getattr(value, "__dict__", {}).get(self.attribute) if self.attribute else value
 
@@ -106,8 +111,7 @@ def _is_copy(frame: FrameType) -> bool:
 
     Python does so before 3.13. What a debugger looks at is left alone.
     """
-    optimized = bool(frame.f_code.co_flags & CO_OPTIMIZED)
-    return sys.version_info < (3, 13) and optimized and frame.f_trace is None
+    return _COPIES and bool(frame.f_code.co_flags & CO_OPTIMIZED) and frame.f_trace is None
 
 
 def _is_set(sampler: Any) -> bool:

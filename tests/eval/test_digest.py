@@ -20,6 +20,7 @@ from dcache.predictors import Newton, Taylor
 from dcache.predictors.corrections import Correction, Corrections
 from dcache.probes import Probe
 from dcache.schedule import Schedule
+from dcache.schedule.plan import RunLength
 
 # Folders of evaluations hold them: whoever changes one makes every such folder start afresh.
 PINNED = {
@@ -102,6 +103,7 @@ CHANGED: dict[str, Any] = {
     "fixed": True,
     "uncond_from": "drop",
     "steps": 20,
+    "runs": (RunLength(10, 10), RunLength(10, 11)),
     "corrections": Corrections({"trunk": {1: Correction(torch.ones(2), torch.zeros(2), 0)}}, {"trunk": -1}),
     "sigmas": (1.0, 0.5, 0.0),
     "made_for": ("Model", "abc"),
