@@ -107,6 +107,7 @@ class Lanes:
         lane = self.own.lane
         if lane is self.active:
             return
+        # Only the active lane's fields lie on the session, where the engine reads them without a call.
         self._park(self.active)
         if lane is None:
             lane = self.own.lane = Lane()
@@ -135,6 +136,7 @@ class Lanes:
         session.lifecycle.noise_grid = lane.noise_grid
         guidance = session.binding.guidance
         if guidance is not None:
+            # After a rebind the site is another object, and what was learned on the old one is void.
             known = lane.guidance is not None and lane.guidance[0] is guidance
             fields = lane.guidance[1] if known and lane.guidance else None
             vars(guidance).update(fields or vars(GuidanceRegion(guidance.engine, guidance.site)))

@@ -54,6 +54,7 @@ def _paired(
     weights: Sequence[float],
     dtype: torch.dtype,
 ) -> torch.Tensor:
+    # A leaf that is not a batch of two halves, such as a shared embedding, has the mean's weights.
     if anchors[-1].ndim == 0 or anchors[-1].shape[0] % 2:
         return weighted_sum(base, anchors, weights, dtype)
     pairs = list(zip(weights, difference_weights, strict=True))

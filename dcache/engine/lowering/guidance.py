@@ -151,6 +151,7 @@ class GuidanceRegion:
         if not self.useless and len(samples(args, kwargs)) > 1:
             self._give_up("its rows come as a list of tensors, not as one batch")
         entry = batch_of(args, kwargs)
+        # Copies: pipelines write the next latents, and some the output, into the same memory.
         copied = None if self.useless or entry is None else entry.clone()
         output, spent = _timed(inner, args, kwargs)
         first = next(iter(flatten(output)[0]), None)
@@ -230,6 +231,7 @@ class GuidanceRegion:
     ) -> tuple[Any, float]:
         if call.branch.name == self.names[0]:
             output, spent = _timed(inner, args, kwargs)
+            # The call without the prompt follows in the same evaluation and is predicted from this output.
             self.cond = (call.index, flatten(output)[0][0].clone())
             return output, spent
         sibling = self.cond[1] if self.cond is not None and self.cond[0] == call.index else None
@@ -254,6 +256,7 @@ class GuidanceRegion:
         """Store what the rows without the prompt are predicted from."""
         if self.history is None or self.decided_in is not call:
             self.history = call.branch.history(self.key)
+        # Only the newest difference is read: the branches are compared within an evaluation, not in time.
         self.history.limit = 1
         self.history.make_room(call.tau)
         bands = split(uncond.float() - cond.float()) if self.engine.method.uncond_from == "bands" else ()
@@ -270,6 +273,7 @@ class GuidanceRegion:
         history.run_length += 1
         stored = history.leaves[-1]
         if not stored:
+            # `drop`: both branches are alike, and guidance has no effect.
             return cond.clone()
         time = run.time() if run is not None else None
         raised = [
