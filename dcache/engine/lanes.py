@@ -65,6 +65,7 @@ class Shared(Protocol):
     state: RunState
     context: str | None
     tracker: RunTracker
+    removed: bool
 
     @property
     def lifecycle(self) -> Alive:
@@ -99,7 +100,8 @@ class Lanes:
     def here(self) -> Iterator[None]:
         """Hold the lock, with the lane of this thread active."""
         with self.lock:
-            self.switch()
+            if not self.session.removed:
+                self.switch()
             yield
 
     def switch(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from threading import get_ident
 from typing import Any, Protocol
 
@@ -84,7 +84,8 @@ class Lifecycle(Listener):
 
     def here(self) -> AbstractContextManager[None]:
         """Make this thread's run the session's, and keep others out."""
-        return self.session.lanes.here()
+        lanes = getattr(self.session, "lanes", None)
+        return nullcontext() if lanes is None else lanes.here()
 
     def refuse_other_thread(self, sampler: Any) -> None:
         """Refuse a second thread while the sampler's pipeline is called in the first.

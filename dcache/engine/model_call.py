@@ -50,9 +50,11 @@ class Denoiser(Protocol):
     Attributes:
         context: name of the guidance branch that the next calls are for, None where the ordinal tells.
         observers: who watches.
+        removed: whether caching was taken off.
     """
 
     context: str | None
+    removed: bool
 
     @property
     def lanes(self) -> Threads:
@@ -97,9 +99,14 @@ class ModelCall(ModuleIntercept):
         if being_compiled():
             raise compiled_whole(self.module)
         session = self.session
-        lanes = session.lanes
+        lanes = getattr(session, "lanes", None)
+        if lanes is None:
+            # Taken off meanwhile by another thread.
+            return self.inner(*args, **kwargs)
         # Not `lanes.here()`, here and below: a predicted step has few Python calls to spare.
         with lanes.lock:
+            if session.removed:
+                return self.inner(*args, **kwargs)
             if lanes.own.lane is not lanes.active:
                 lanes.switch()
             if session.observers:
@@ -126,17 +133,20 @@ class NamedContext:
         self.before: str | None = None
 
     def __enter__(self) -> Any:
-        lanes = self.session.lanes
-        with lanes.lock:
-            if lanes.own.lane is not lanes.active:
-                lanes.switch()
-            self.before, self.session.context = self.session.context, self.name
+        self._rename(self.name)
         return self.context.__enter__()
 
     def __exit__(self, *error: Any) -> Any:
-        lanes = self.session.lanes
-        with lanes.lock:
-            if lanes.own.lane is not lanes.active:
-                lanes.switch()
-            self.session.context = self.before
+        self._rename(self.before)
         return self.context.__exit__(*error)
+
+    def _rename(self, name: str | None) -> None:
+        """Exchange the name of the calls to come for another, unless caching was taken off meanwhile."""
+        session, lanes = self.session, getattr(self.session, "lanes", None)
+        if lanes is None:
+            return
+        with lanes.lock:
+            if not session.removed:
+                if lanes.own.lane is not lanes.active:
+                    lanes.switch()
+                self.before, session.context = session.context, name

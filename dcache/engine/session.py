@@ -221,8 +221,10 @@ class Session:
 
     def remove(self) -> None:
         """Take everything off the module and its samplers; another thread's call is waited for."""
-        with self.lanes.here():
-            self._remove()
+        lanes = vars(self).get("lanes")
+        if lanes is not None:
+            with lanes.here():
+                self._remove()
 
     def _remove(self) -> None:
         self.removed = True

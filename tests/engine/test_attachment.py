@@ -34,6 +34,7 @@ class Denoiser:
     def __init__(self) -> None:
         self.context: str | None = None
         self.observers: list[Any] = []
+        self.removed = False
         # One thread: its part is always the active one.
         self.lanes: Any = SimpleNamespace(lock=nullcontext(), own=SimpleNamespace(lane=None), active=None)
 

@@ -131,3 +131,20 @@ def test_what_a_thread_remembered_is_freed_with_its_run() -> None:
     dcache.disable(first)
     dcache.disable(second)
     assert "_compiled_call_impl" not in vars(PIXART.denoiser(first))
+
+
+def test_enabling_in_one_thread_while_another_runs_the_shared_denoiser_raises_nothing() -> None:
+    first = PIXART.build()
+    second = PIXART.build(model=PIXART.denoiser(first))
+    dcache.enable(first, "interval", interval=3)
+    dcache.enable(second, "interval", interval=3)
+    alone = PIXART.run(second, seed=1)
+
+    def enable_and_run() -> torch.Tensor:
+        dcache.enable(second, "interval", interval=3)
+        return PIXART.run(second, seed=1)
+
+    for _ in range(TRIES):
+        running, enabled = together(lambda: PIXART.run(first, seed=0), enable_and_run)
+        assert isinstance(running, torch.Tensor), repr(running)
+        assert torch.equal(enabled, alone)

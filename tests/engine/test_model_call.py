@@ -21,6 +21,7 @@ class Denoiser:
 
     def __init__(self, *observers: Any) -> None:
         self.context: str | None = None
+        self.removed = False
         # One thread: its part is always the active one.
         self.lanes: Any = SimpleNamespace(lock=nullcontext(), own=SimpleNamespace(lane=None), active=None)
         self.observers = list(observers)
