@@ -275,8 +275,7 @@ def _attention(
             f"{type(module).__name__} changes keys after it gave them to the cache, so their storage cannot "
             "be read; this family is not supported"
         )
-    config: Any = module.config
-    before = _previous[id(config)][1]
+    before = _implementation(module.config)
     eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     function: Any = ALL_ATTENTION_FUNCTIONS.get_interface(before, eager)
     result: tuple[torch.Tensor, torch.Tensor | None] = function(
@@ -290,8 +289,14 @@ def _mask(**kwargs: Any) -> Any:
     if plain and _current() is not None:
         # Storage is ragged: what remains of the mask is which of this call's tokens are pads.
         return kwargs.get("attention_mask")
-    before = _previous[id(kwargs["config"])][1]
-    return ALL_MASK_ATTENTION_FUNCTIONS[before](**kwargs)
+    return ALL_MASK_ATTENTION_FUNCTIONS[_implementation(kwargs["config"])](**kwargs)
+
+
+def _implementation(config: Any) -> str:
+    """The implementation that was set before ours, or is again, where another thread's forward ended meanwhile."""
+    with _lock:
+        entry = _previous.get(id(config))
+        return config._attn_implementation if entry is None else entry[1]
 
 
 def _current() -> LiveCache | None:

@@ -28,10 +28,12 @@ class Turn:
     Attributes:
         tables: positions `[B, n]`, `like` -> (cos, sin), each `[B, n, r]`.
         apply: `[B, h, n, r]`, cos, sin -> turned.
+        size: how many of a head's channels turn; None for all.
     """
 
     tables: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
     apply: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    size: int | None = None
 
     def __call__(self, states: torch.Tensor, positions: torch.Tensor, mode: str) -> torch.Tensor:
         """States `[B, h, n, d]` turned by positions `[B, n]`.
@@ -48,9 +50,8 @@ class Turn:
             cos, sin = cos / scale, -sin / scale
         elif mode == "shift":
             cos, sin = cos / scale.sqrt(), sin / scale.sqrt()
-        size = cos.shape[-1]
-        turned = self.apply(states[..., :size], cos, sin)
-        return turned if size == states.shape[-1] else torch.cat([turned, states[..., size:]], -1)
+        turned = self.apply(states[..., : self.size], cos, sin)
+        return turned if self.size is None else torch.cat([turned, states[..., self.size :]], -1)
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,17 @@ def _turn_of(decoder: torch.nn.Module, layer: int, first: Tried, second: Tried) 
     if torch.allclose(first.keys, second.keys, atol=1e-5, rtol=1e-4):
         return None
     functions = _rotary_functions(decoder, first.module)
+    positions = torch.full((1, 1), TRIED[1], device=first.keys.device)
+    tolerance = 1e-4 if first.keys.dtype == torch.float32 else 5e-2
+    # Some families' functions leave channels beyond their tables alone, others must be given those that turn.
+    turns = []
     if functions is not None:
-        turn = Turn(*functions)
-        positions = torch.full((1, 1), TRIED[1], device=first.keys.device)
-        tolerance = 1e-4 if first.keys.dtype == torch.float32 else 5e-2
-        turned = turn(first.keys, positions, "shift")
+        turns = [Turn(*functions), Turn(*functions, functions[0](positions, first.keys)[0].shape[-1])]
+    for turn in turns:
+        try:
+            turned = turn(first.keys, positions, "shift")
+        except RuntimeError:
+            continue
         if torch.allclose(turned.float(), second.keys.float(), atol=tolerance, rtol=tolerance):
             return turn
     raise DcacheError(

@@ -43,8 +43,8 @@ LLAMA3 = rope(
 YARN = rope("yarn", factor=4.0, original_max_position_embeddings=512)
 OPT = {**PLAIN, "hidden_size": 64, "num_hidden_layers": 3, "ffn_dim": 96, "num_attention_heads": 4}
 
-# Families that the fast lane runs: plain, per-head norms, soft cap, attention sinks, chunked and NoPE layers, learned
-# positions with fused projections, linear attention, partial rotation.
+# The fast lane's: plain, per-head norms, soft cap, attention sinks, chunked and NoPE layers, learned positions
+# with fused projections, linear attention, partial rotation.
 FAST: dict[str, Callable[[], Any]] = {
     "llama": lambda: T.LlamaConfig(**GROUPED),
     "qwen3": lambda: T.Qwen3Config(**SIZED),
@@ -62,9 +62,7 @@ SLOW: dict[str, Callable[[], Any]] = {
     "llama3_rope": lambda: T.LlamaConfig(**LLAMA3),
     "yarn": lambda: T.LlamaConfig(**YARN),
     "qwen2": lambda: T.Qwen2Config(**GROUPED),
-    "qwen2_sw": lambda: T.Qwen2Config(
-        **GROUPED, **SLIDING, use_sliding_window=True, max_window_layers=2
-    ),
+    "qwen2_sw": lambda: T.Qwen2Config(**GROUPED, **SLIDING, use_sliding_window=True, max_window_layers=2),
     "qwen3_moe": lambda: T.Qwen3MoeConfig(**SIZED, **EXPERTS),
     "mistral": lambda: T.MistralConfig(**GROUPED, sliding_window=None),
     "mixtral": lambda: T.MixtralConfig(**GROUPED, num_local_experts=2),

@@ -39,7 +39,7 @@ def test_rows_have_budgets_of_their_own():
 
 def test_all_layers_share_a_global_budget():
     layers = [SCORES, SCORES - 5.5]
-    # Eight tokens: the first layer's first head and three of its second, and what is above 2.5 of the second layer.
+    # Eight tokens: the first layer's first head and three of its second, and the best of the second layer.
     first, second = keep_global(layers, torch.tensor([2]), floor=0.0)
     assert kept(first) == [[0, 1, 2, 3], [0, 1, 2]]
     assert kept(second) == [[0], []]
@@ -52,7 +52,9 @@ def test_a_global_budget_is_spent_to_the_last_token_with_random_scores():
     assert min(int(mask[2].sum(1).min()) for mask in masks) >= 2
 
 
-@pytest.mark.parametrize(("tokens", "layers", "least", "most"), [(10, 7, 2, 100), (33, 4, 6, 50), (5, 2, 5, 5)])
+@pytest.mark.parametrize(
+    ("tokens", "layers", "least", "most"), [(10, 7, 2, 100), (33, 4, 6, 50), (5, 2, 5, 5)]
+)
 def test_layer_budgets_fall_and_add_up(tokens, layers, least, most):
     budgets = layer_budgets(tokens, layers, least, most)
     assert sum(budgets) == tokens * layers

@@ -7,7 +7,9 @@ from dcache.lm_kv.store import LayerStore
 
 def store(columns: int = 4, scored: bool = False) -> LayerStore:
     """One row, two heads, keys 0, 1, 2, ... in the first and 100, 101, ... in the second."""
-    keys = torch.stack([torch.arange(float(columns)), 100 + torch.arange(float(columns))]).view(1, 2, columns, 1)
+    keys = torch.stack([torch.arange(float(columns)), 100 + torch.arange(float(columns))]).view(
+        1, 2, columns, 1
+    )
     new = LayerStore(keys, keys, scored)
     new.append(keys, keys, torch.arange(columns)[None], None, torch.tensor([columns]))
     return new
@@ -53,8 +55,8 @@ def test_scores_follow_their_tokens_and_go_on_adding_up():
 def test_a_crop_takes_true_tokens_back():
     one = store()
     one.append(
-        torch.zeros(1, 2, 2, 1), torch.zeros(1, 2, 2, 1), torch.tensor([[4, 4]]), torch.tensor([[True, False]]),
-        torch.tensor([1]),
+        torch.zeros(1, 2, 2, 1), torch.zeros(1, 2, 2, 1), torch.tensor([[4, 4]]),
+        torch.tensor([[True, False]]), torch.tensor([1]),
     )  # fmt: skip
     one.crop(2)
     assert one.seen.tolist() == [4]
