@@ -34,17 +34,9 @@ FullLayer = DynamicLayer
 class Tagged(Protocol):
     """A layer whose storage attention reads."""
 
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None,
-        scaling: float,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        """`[B, S, H, d_v]`."""
+    @property
+    def attend(self) -> Callable[..., torch.Tensor]:
+        """(module, query, key, value, mask, scaling, **kwargs) -> `[B, S, H, d_v]`."""
 
 
 class LiveCache(Cache):
@@ -113,19 +105,11 @@ def layers_for(
     if not full:
         kinds = sorted({type(layer).__name__ for layer in layers})
         raise DcacheError(
-            f"{name} has no layer with full attention (its cache has {', '.join(kinds)}): there is nothing "
-            "to compress"
+            f"{name} has no layer with full attention, nothing to compress: it has {', '.join(kinds)}"
         )
     for index in full:
         layers[index] = make(index)
     return layers, full
-
-
-def storages(layer: Any) -> list[torch.Tensor]:
-    """Every tensor that one of the library's cache layers holds."""
-    values = list(vars(layer).values())
-    nested = [v for value in values if isinstance(value, dict) for v in value.values()]
-    return [value for value in (*values, *nested) if isinstance(value, torch.Tensor)]
 
 
 def is_empty_dynamic(cache: object) -> bool:
@@ -148,8 +132,7 @@ class Attachment:
     """dcache's hooks on one decoder; they go when the last cache that holds this goes."""
 
     def __init__(self, decoder: torch.nn.Module) -> None:
-        # Some families keep several configs; walking the modules for them costs a millisecond, so it is done
-        # once.
+        # Some families keep several configs; walking all modules costs a millisecond, so it is done once.
         configs = {id(m.config): m.config for m in decoder.modules() if hasattr(m, "config")}
         self.configs: list[Any] = list(configs.values())
         handles = [
@@ -185,6 +168,7 @@ def attach(decoder: torch.nn.Module) -> Attachment:
 
 
 def _discard_copies(decoder: torch.nn.Module) -> None:
+    """Remove hooks that a deep copy of a model took along."""
     for hooks, function in ((decoder._forward_pre_hooks, _enter), (decoder._forward_hooks, _leave)):
         for key in [key for key, hook in hooks.items() if hook is function]:
             del hooks[key]
@@ -205,9 +189,7 @@ class _Frame:
 
 
 def _frames() -> list[_Frame]:
-    if not hasattr(_thread, "frames"):
-        _thread.frames = []
-    frames: list[_Frame] = _thread.frames
+    frames: list[_Frame] = _thread.__dict__.setdefault("frames", [])
     return frames
 
 
@@ -241,7 +223,7 @@ def _switch_on(attachment: Attachment | None) -> None:
         for config in attachment.configs if attachment is not None else ():
             count, before = _previous.get(id(config), (0, config._attn_implementation))
             _previous[id(config)] = (count + 1, before)
-        for config in attachment.configs if attachment is not None else ():
+            # Not the property: it would also set the configs of other parts, an image encoder's say.
             config._attn_implementation_internal = NAME
 
 
@@ -293,7 +275,7 @@ def _mask(**kwargs: Any) -> Any:
 
 
 def _implementation(config: Any) -> str:
-    """The implementation that was set before ours, or is again, where another thread's forward ended meanwhile."""
+    """The implementation before ours; it may be set again already, by another thread whose forward ended."""
     with _lock:
         entry = _previous.get(id(config))
         return config._attn_implementation if entry is None else entry[1]

@@ -18,7 +18,7 @@ from dcache.lm_kv.cache_stats import CacheReport, CacheStats
 from dcache.lm_kv.calls import mask_of, read_call
 from dcache.lm_kv.codec import Codec
 from dcache.lm_kv.eviction import evict
-from dcache.lm_kv.figures import figures, kept_by_head
+from dcache.lm_kv.figures import count_bytes, figures, kept_by_head, tensors_of
 from dcache.lm_kv.guards import check_call, inputs_of
 from dcache.lm_kv.layer import LayerCache
 from dcache.lm_kv.policy import Policy
@@ -58,8 +58,8 @@ class KVCache(adapter.LiveCache):
     ...     num_key_value_heads=2, intermediate_size=32, eos_token_id=None)
     >>> model = LlamaForCausalLM(config).eval()
     >>> cache = lm_kv.KVCache(model, lm_kv.snapkv(window=4, sinks=0), budget=0.25)
-    >>> out = model.generate(torch.arange(40)[None] + 5, past_key_values=cache, max_new_tokens=3,
-    do_sample=False)
+    >>> ids = torch.arange(40)[None] + 5
+    >>> out = model.generate(ids, past_key_values=cache, max_new_tokens=3, do_sample=False)
     >>> cache.report().kept[0]
     (12.0, 12.0)
     """
@@ -167,12 +167,13 @@ class KVCache(adapter.LiveCache):
 
     def stats(self) -> CacheStats:
         """Tokens seen and kept, and bytes."""
-        return figures(self._shared, self._compressed(), self._library_bytes())
+        return figures(self._shared, self._compressed(), self._library(), tensors_of(self._text))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all storages held, statistics and the library's own layers included."""
-        return self._shared.bytes_held + self._library_bytes()
+        """Bytes of all storages held: layers, statistics, the library's own layers, remembered text."""
+        others = [*self._library(), *tensors_of(self._text)]
+        return self._shared.bytes_held + count_bytes(others)
 
     def save(self, path: str | Path) -> Path:
         """Write the cache to a safetensors file.
@@ -291,12 +292,8 @@ class KVCache(adapter.LiveCache):
             received = received_attention(self.decoder, self, self._shared, *text)
         evict(self._compressed(), received)
 
-    def _library_bytes(self) -> int:
-        """Bytes of the library's own layers, and of the text where it is remembered."""
+    def _library(self) -> list[torch.Tensor]:
+        """What the library's own layers hold."""
         own = set(self.compressed_layers)
         others = [layer for i, layer in enumerate(self.layers) if i not in own]
-        held = [tensor.untyped_storage() for layer in others for tensor in adapter.storages(layer)]
-        held += [
-            tensor.untyped_storage() for tensor in (self._text.ids, self._text.valid) if tensor is not None
-        ]
-        return sum({storage.data_ptr(): storage.nbytes() for storage in held}.values())
+        return [tensor for layer in others for tensor in tensors_of(layer)]

@@ -95,7 +95,8 @@ def plan_rows(shared: Shared, seen: Sequence[int]) -> Plan:
     whole = is_whole(policy.window)
     asked = [int(policy.window) if whole else math.floor(n * policy.window + 1e-9) for n in tokens]
     window = [min(w, n // 2 - s) for w, n, s in zip(asked, tokens, sinks, strict=True)]
-    short = any(s < policy.sinks or (whole and w < a) for s, w, a in zip(sinks, window, asked, strict=True))
+    rows = zip(sinks, window, asked, tokens, seen, strict=True)
+    short = any(n < all_ and (s < policy.sinks or (whole and w < a)) for s, w, a, n, all_ in rows)
     if short and not shared.warned:
         shared.warned = True
         warnings.warn(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -12,13 +13,19 @@ from dcache.lm_kv.shared import Shared
 from dcache.lm_kv.store import LayerStore
 
 
-def figures(shared: Shared, layers: Sequence[LayerCache], library_bytes: int) -> CacheStats:
+def figures(
+    shared: Shared,
+    layers: Sequence[LayerCache],
+    library: Sequence[torch.Tensor],
+    text: Sequence[torch.Tensor],
+) -> CacheStats:
     """What these layers hold.
 
     Args:
         shared: the cache's state.
         layers: its compressed layers.
-        library_bytes: bytes of the layers that are the library's.
+        library: what the library's own layers hold.
+        text: what is remembered of the text.
     """
     stores = [layer.store for layer in layers if layer.store is not None]
     kept = (
@@ -30,11 +37,24 @@ def figures(shared: Shared, layers: Sequence[LayerCache], library_bytes: int) ->
         allocation=shared.policy.allocation,
         seen=tuple(stores[0].seen.tolist()) if stores else (),
         kept=tuple(kept.tolist()),
-        bytes_held=shared.bytes_held + library_bytes,
-        bytes_full=sum(_full_bytes(store) for store in stores) + library_bytes,
+        bytes_held=shared.bytes_held + count_bytes([*library, *text]),
+        bytes_full=sum(_full_bytes(store) for store in stores) + count_bytes(library),
         peak_bytes=shared.peak_bytes,
         evictions=max((layer.evictions for layer in layers), default=0),
     )
+
+
+def tensors_of(part: Any) -> list[torch.Tensor]:
+    """Every tensor that one of the library's cache layers, or another plain object, holds."""
+    values = list(vars(part).values())
+    nested = [v for value in values if isinstance(value, dict) for v in value.values()]
+    return [value for value in (*values, *nested) if isinstance(value, torch.Tensor)]
+
+
+def count_bytes(tensors: Sequence[torch.Tensor]) -> int:
+    """Bytes of the storages of these tensors; a view counts with all of its storage, which it keeps alive."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def kept_by_head(layers: Sequence[LayerCache]) -> dict[int, tuple[float, ...]]:

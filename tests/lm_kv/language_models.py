@@ -43,8 +43,8 @@ LLAMA3 = rope(
 YARN = rope("yarn", factor=4.0, original_max_position_embeddings=512)
 OPT = {**PLAIN, "hidden_size": 64, "num_hidden_layers": 3, "ffn_dim": 96, "num_attention_heads": 4}
 
-# The fast lane's: plain, per-head norms, soft cap, attention sinks, chunked and NoPE layers, learned positions
-# with fused projections, linear attention, partial rotation.
+# The fast lane's: plain, norms of heads, soft cap, attention sinks, chunked and NoPE layers, learned
+# positions with fused projections, linear attention, partial rotation.
 FAST: dict[str, Callable[[], Any]] = {
     "llama": lambda: T.LlamaConfig(**GROUPED),
     "qwen3": lambda: T.Qwen3Config(**SIZED),
