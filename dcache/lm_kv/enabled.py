@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,15 +24,29 @@ class _Enabled:
         policy: what is kept.
         attachment: dcache's hooks, which must not go between two caches.
         handle: the hook that gives calls their cache.
-        cache: the last one, as long as somebody holds it.
-        last: its figures when its last forward ended.
+        cache: the last text's, as long as somebody holds it.
+        number: how many caches there were; the last one's number.
+        last: the last text's figures, once its cache is gone.
     """
 
     policy: Policy
     attachment: adapter.Attachment
-    handles: list[Any] = field(default_factory=list)
+    handle: Any = None
     cache: weakref.ref[KVCache] | None = None
+    number: int = 0
     last: CacheStats | None = None
+
+
+class _TextCache(KVCache):
+    """The cache of one text, whose figures stay when it goes."""
+
+    entry: _Enabled | None = None
+    number = 0
+
+    def __del__(self) -> None:
+        # An older cache may go after a newer one came.
+        if self.entry is not None and self.entry.number == self.number:
+            self.entry.last = self.stats()
 
 
 _enabled: weakref.WeakKeyDictionary[torch.nn.Module, _Enabled] = weakref.WeakKeyDictionary()
@@ -80,10 +94,8 @@ def enable(model: Any, policy: Policy | str, **options: Any) -> Any:
     # Refuses now what the first call would refuse.
     KVCache(decoder, policy)
     entry = _Enabled(policy, adapter.attach(decoder))
-    entry.handles = [
-        decoder.register_forward_pre_hook(_give_cache, with_kwargs=True, prepend=True),
-        decoder.register_forward_hook(_note_stats),
-    ]
+    # In front of the hook that looks for a cache among the arguments.
+    entry.handle = decoder.register_forward_pre_hook(_give_cache, with_kwargs=True, prepend=True)
     _enabled[decoder] = entry
     return model
 
@@ -98,8 +110,7 @@ def disable(model: Any) -> Any:
         DcacheError: none is enabled.
     """
     entry = _entry(model)
-    for handle in entry.handles:
-        handle.remove()
+    entry.handle.remove()
     del _enabled[adapter.decoder_of(model)]
     return model
 
@@ -148,13 +159,8 @@ def _give_cache(
             f"{type(cache).__name__}, which would not be compressed. Leave past_key_values and "
             "cache_implementation out, or call disable first."
         )
-    new = KVCache(decoder, entry.policy)
-    entry.cache = weakref.ref(new)
+    new = _TextCache(decoder, entry.policy)
+    entry.number += 1
+    new.entry, new.number = entry, entry.number
+    entry.cache, entry.last = weakref.ref(new), None
     return args, {**kwargs, "past_key_values": new, "use_cache": True}
-
-
-def _note_stats(decoder: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    entry = _enabled.get(decoder)
-    cache = None if entry is None or entry.cache is None else entry.cache()
-    if entry is not None and cache is not None:
-        entry.last = cache.stats()

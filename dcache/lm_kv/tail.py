@@ -66,7 +66,9 @@ class Tail:
             valid: bool `[rows, n]`, None where no column is a pad.
         """
         start, end = self.length, self.length + keys.shape[2]
-        if end > self._keys.shape[2]:
+        # What was made under inference_mode cannot be written to outside it.
+        locked = self._keys.is_inference() and not torch.is_inference_mode_enabled()
+        if locked or end > self._keys.shape[2]:
             self._resize(max(end, start + BLOCK))
         self._keys[:, :, start:end] = keys
         self._values[:, :, start:end] = values

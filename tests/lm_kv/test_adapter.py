@@ -15,7 +15,16 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from dcache import DcacheError, lm_kv
 from dcache.lm_kv import adapter
-from tests.lm_kv.language_models import REFUSED, batch, family, generate, language_model, llama, prefill
+from tests.lm_kv.language_models import (
+    REFUSED,
+    SIZED,
+    batch,
+    family,
+    generate,
+    language_model,
+    llama,
+    prefill,
+)
 
 
 def cache(model: Any, **more: Any) -> Any:
@@ -145,3 +154,48 @@ def test_other_caches_run_as_before_beside_ours():
         **inputs, cache_implementation="static", max_new_tokens=3, do_sample=False, disable_compile=True
     )
     assert torch.equal(static[:, -3:], generate(model, inputs, kept, 3)[0])
+
+
+@pytest.mark.slow
+# peft asks for an attribute that transformers is about to rename.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_peft_wrapper_is_looked_through():
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(llama(2), peft.LoraConfig(target_modules=["q_proj"])).eval()
+    expected = model.generate(**batch(), max_new_tokens=6, do_sample=False)
+    with torch.no_grad():
+        assert torch.equal(
+            model.generate(**batch(), past_key_values=cache(model), max_new_tokens=6, do_sample=False),
+            expected,
+        )
+
+
+@pytest.mark.slow
+def test_a_vision_models_bidirectional_image_block_is_kept():
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    text = {**SIZED, "sliding_window": 16, "sliding_window_pattern": 2, "query_pre_attn_scalar": 16}
+    vision = {
+        "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model = Gemma3ForConditionalGeneration(
+        Gemma3Config(
+            text_config=text,
+            vision_config=vision,
+            image_token_index=96,
+            boi_token_index=94,
+            eoi_token_index=95,
+        )
+    ).eval()
+    inputs = batch()
+    types = torch.zeros_like(inputs["input_ids"])
+    types[:, 20:26] = 1
+    with torch.no_grad():
+        expected = model(**inputs, token_type_ids=types).logits
+        own = model(**inputs, token_type_ids=types, past_key_values=cache(model)).logits
+        causal = model(**inputs, token_type_ids=types * 0).logits
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(own[real], expected[real], atol=1e-5, rtol=0)
+    assert (expected - causal)[real].abs().max() > 1e-3

@@ -309,3 +309,19 @@ def test_bad_calls_are_refused_before_any_work():
     # The library's own refusal names both arguments.
     with pytest.raises(ValueError, match="cache_implementation"):
         model.generate(**inputs, past_key_values=full(model), cache_implementation="static", max_new_tokens=3)
+
+
+def test_inference_mode_and_no_grad_may_take_turns():
+    model, inputs = llama(2), batch()
+    expected = lm_kv.KVCache(model, SNAPKV, budget=0.4)
+    cache = lm_kv.KVCache(model, SNAPKV, budget=0.4)
+    prefill(model, inputs, expected)
+    with torch.inference_mode():
+        prefill(model, inputs, cache)
+    new = {"input_ids": torch.tensor([[5], [6]]), "position_ids": torch.tensor([[27], [40]])}
+    with torch.no_grad():
+        first, second = (
+            model(**new, attention_mask=torch.ones(2, 41), past_key_values=one).logits
+            for one in (cache, expected)
+        )
+    close(first, second, 0)

@@ -97,3 +97,16 @@ def test_before_the_first_call_the_figures_are_empty():
     model = lm_kv.enable(llama(1), "keydiff", budget=0.5)
     assert lm_kv.stats(model).method == "keydiff"
     assert lm_kv.stats(model).seen == ()
+
+
+def test_the_figures_are_the_newest_texts_even_if_an_older_cache_goes_later():
+    model, inputs = llama(1), batch()
+    lm_kv.enable(model, "keydiff", budget=10)
+    with torch.no_grad():
+        older = model(**inputs).past_key_values
+        newer = model(inputs["input_ids"][:1]).past_key_values
+    assert lm_kv.stats(model).seen == (40,)
+    del newer
+    assert lm_kv.stats(model).seen == (40,)
+    del older
+    assert lm_kv.stats(model).seen == (40,)

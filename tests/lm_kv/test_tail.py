@@ -94,3 +94,12 @@ def test_a_fork_shares_nothing():
     one.keys.fill_(7.0)
     append(one, 2, 1)
     assert other.keys.flatten().tolist() == [0, 1]
+
+
+def test_what_was_made_under_inference_mode_is_copied_before_it_is_written_to():
+    with torch.inference_mode():
+        one = tail(scored=True)
+        append(one, 0, 2)
+    append(one, 2, 1)
+    one.score.add_(1.0)
+    assert one.keys.flatten().tolist() == [0, 1, 2]
