@@ -118,6 +118,18 @@ def test_a_copy_of_a_model_runs_with_caches_of_its_own():
     torch.testing.assert_close(prefill(other, batch(), cache(other)), prefill(model, batch(), first))
 
 
+def test_hooks_that_a_copy_took_along_do_not_run_twice():
+    model = llama(1)
+    first = cache(model)
+    other = copy.deepcopy(model)
+    kvzip = [lm_kv.KVCache(one, "kvzip", budget=0.4) for one in (model, other)]
+    _, expected = generate(model, batch(), kvzip[0], 3)
+    _, logits = generate(other, batch(), kvzip[1], 3)
+    torch.testing.assert_close(logits, expected, atol=0, rtol=0)
+    assert kvzip[1].stats().bytes_held == kvzip[0].stats().bytes_held
+    assert first.get_seq_length() == 0
+
+
 def test_a_model_that_never_had_a_cache_refuses_anothers():
     with pytest.raises(DcacheError, match="belongs to another model"):
         prefill(llama(1), batch(), cache(llama(1)))

@@ -144,12 +144,42 @@ def test_beams_equal_dynamic_cache_and_a_row_its_single_run_while_evicting():
     assert caches[0].stats().evictions > 1
 
 
-def test_kvzip_with_beams_reorders_the_text_as_well():
+@torch.no_grad()
+def test_kvzip_reads_each_rows_own_text_after_rows_moved():
     model, inputs = llama(), batch()
-    cache = lm_kv.KVCache(model, lm_kv.kvzip(every=3), budget=0.4)
-    model.generate(**inputs, past_key_values=cache, num_beams=2, max_new_tokens=8, do_sample=False)
-    assert cache._text.ids.shape == (4, cache.get_seq_length())
-    assert cache.stats().evictions == 3
+    swapped = {name: tensor[[1, 0]] for name, tensor in inputs.items()}
+    moved, expected = (lm_kv.KVCache(model, "kvzip", budget=0.4) for _ in range(2))
+    with moved.hold(), expected.hold():
+        prefill(model, inputs, moved)
+        prefill(model, swapped, expected)
+    moved.reorder_cache(torch.tensor([1, 0]))
+    for cache in (moved, expected):
+        cache.batch_repeat_interleave(2)
+        cache.batch_select_indices(torch.tensor([0, 2]))
+        cache.compress()
+    for layer in range(3):
+        first, second = (cache.layers[layer].store.segments[0] for cache in (moved, expected))
+        assert torch.equal(first.positions, second.positions)
+
+
+def test_kvzip_with_beams_equals_its_single_run():
+    model, inputs = llama(), batch()
+    options = {"num_beams": 2, "max_new_tokens": 8, "do_sample": False}
+    caches = [lm_kv.KVCache(model, lm_kv.kvzip(every=3), budget=0.4) for _ in range(2)]
+    both = model.generate(**inputs, past_key_values=caches[0], **options)
+    single = model.generate(**alone(inputs), past_key_values=caches[1], **options)
+    assert torch.equal(both[:1, 40:], single[:, 27:])
+    assert caches[0].stats().evictions == 3
+
+
+def test_a_row_with_nothing_to_evict_is_asked_at_the_same_columns_as_alone():
+    # 27 tokens and a budget of 30: the row is asked at 27, 30 and 33 tokens, and evicts at 33.
+    model, inputs = llama(), batch()
+    caches = [lm_kv.KVCache(model, lm_kv.keydiff(every=3), budget=30) for _ in range(2)]
+    _, both = generate(model, inputs, caches[0], 9)
+    _, single = generate(model, alone(inputs), caches[1], 9)
+    close(both[:1], single)
+    assert caches[1].stats().kept == (32.0,)
 
 
 def test_a_chunked_prefill_equals_dynamic_cache():
