@@ -40,7 +40,7 @@ class Tagged(Protocol):
 
 
 class LiveCache(Cache):
-    """A cache that hears when its decoder's forward begins and ends.
+    """A cache with callbacks at the begin and the end of its decoder's forward.
 
     Attributes:
         compressed_layers: indices of the layers whose storage attention reads.
@@ -120,8 +120,8 @@ def is_empty_dynamic(cache: object) -> bool:
 def wants_cache(decoder: torch.nn.Module, call: Mapping[str, Any]) -> bool:
     """Whether this forward would make a cache if it is given none."""
     config: Any = decoder.config
-    asked = call.get("use_cache")
-    return bool(getattr(config, "use_cache", False) if asked is None else asked)
+    use_cache = call.get("use_cache")
+    return bool(getattr(config, "use_cache", False) if use_cache is None else use_cache)
 
 
 def _has_index(module: torch.nn.Module) -> bool:

@@ -206,9 +206,10 @@ class KVCache(adapter.LiveCache):
         other = copy.copy(self)
         shared = replace(self._shared, bytes_held=0, peak_bytes=0)
         other._shared = shared
-        own = set(self.compressed_layers)
+        compressed = set(self.compressed_layers)
         other.layers = [
-            layer.fork(shared) if i in own else copy.deepcopy(layer) for i, layer in enumerate(self.layers)
+            layer.fork(shared) if i in compressed else copy.deepcopy(layer)
+            for i, layer in enumerate(self.layers)
         ]
         other._text = self._text.fork()
         return other
@@ -225,9 +226,9 @@ class KVCache(adapter.LiveCache):
             DcacheError: some of them are compressed already; nothing was taken back then.
         """
         first = self._lead()
-        own = set(self.compressed_layers)
+        compressed = set(self.compressed_layers)
         # Ours first: they refuse before anything was changed.
-        for index in sorted(range(len(self.layers)), key=lambda i: i not in own):
+        for index in sorted(range(len(self.layers)), key=lambda i: i not in compressed):
             self.layers[index].crop(tokens_to_remove)
         self._text.crop(abs(tokens_to_remove))
         verifies = first.record_past and first.store is not None and not self._shared.holding
@@ -294,6 +295,6 @@ class KVCache(adapter.LiveCache):
 
     def _library(self) -> list[torch.Tensor]:
         """What the library's own layers hold."""
-        own = set(self.compressed_layers)
-        others = [layer for i, layer in enumerate(self.layers) if i not in own]
+        compressed = set(self.compressed_layers)
+        others = [layer for i, layer in enumerate(self.layers) if i not in compressed]
         return [tensor for layer in others for tensor in tensors_of(layer)]

@@ -42,7 +42,8 @@ def read_call(mask: Any, rope: torch.Tensor | None, rows: int, queries: int, sta
 
     Args:
         mask: None; bool or int `[B, columns so far + S]`; a 4-D mask `[B, 1, S, columns so far + S]`, bool or
-            added to logits, of which only the last S columns matter, for what is stored knows its own pads.
+            added to logits, of which only the last S columns are read: pads among stored tokens are in the
+            store.
         rope: `[B or 1, S]` positions, None for columns counted from `start`.
         rows: B.
         queries: S.

@@ -24,7 +24,7 @@ class _Enabled:
         policy: what is kept.
         attachment: dcache's hooks, which must not go between two caches.
         handle: the hook that gives calls their cache.
-        cache: the last text's, as long as somebody holds it.
+        cache: the last text's, by weak reference.
         number: how many caches there were; the last one's number.
         last: the last text's figures, once its cache is gone.
     """

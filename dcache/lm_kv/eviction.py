@@ -93,9 +93,9 @@ def plan_rows(shared: Shared, seen: Sequence[int]) -> Plan:
     tokens = shared.budget.tokens(seen)
     sinks = [min(policy.sinks, n // 2) for n in tokens]
     whole = is_whole(policy.window)
-    asked = [int(policy.window) if whole else math.floor(n * policy.window + 1e-9) for n in tokens]
-    window = [min(w, n // 2 - s) for w, n, s in zip(asked, tokens, sinks, strict=True)]
-    rows = zip(sinks, window, asked, tokens, seen, strict=True)
+    requested = [int(policy.window) if whole else math.floor(n * policy.window + 1e-9) for n in tokens]
+    window = [min(w, n // 2 - s) for w, n, s in zip(requested, tokens, sinks, strict=True)]
+    rows = zip(sinks, window, requested, tokens, seen, strict=True)
     short = any(n < all_ and (s < policy.sinks or (whole and w < a)) for s, w, a, n, all_ in rows)
     if short and not shared.warned:
         shared.warned = True
@@ -118,8 +118,8 @@ def _evict_together(
 ) -> None:
     """Evict from all layers at once: their heads share one budget."""
     allowed = torch.tensor(plan.tokens, device=pairs[0][1].seen.device)
-    held = torch.stack([store.kept().sum(1) for _, store in pairs]).sum(0)
-    if not bool((held > allowed * sum(store.heads for _, store in pairs)).any()):
+    stored = torch.stack([store.kept().sum(1) for _, store in pairs]).sum(0)
+    if not bool((stored > allowed * sum(store.heads for _, store in pairs)).any()):
         return
     candidates = [_candidates(layer, store, plan, received) for layer, store in pairs]
     scores = [layer.scores for layer in candidates]

@@ -288,7 +288,7 @@ class LayerCache(adapter.BaseLayer):
             shared.evict([self])
 
     def _account(self) -> None:
-        held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.storages()}
-        total = sum(held.values())
+        sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.storages()}
+        total = sum(sizes.values())
         self.shared.count_bytes(total - self.bytes_held)
         self.bytes_held = total

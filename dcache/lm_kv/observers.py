@@ -71,7 +71,7 @@ class ColumnSums(Nothing):
     """The attention that each stored token received from all queries so far, the mean over its group's heads.
 
     The sums lie beside the tokens (`Stored.score`) and are dropped with them. A query that `crop` takes back
-    has given its weights all the same.
+    stays in the sums.
     """
 
     statistic: ClassVar[str | None] = "sum"

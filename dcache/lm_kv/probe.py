@@ -60,8 +60,8 @@ def _read(
 ) -> None:
     """One forward; the library's own layers (sliding, linear) are put back as they were."""
     layers = list(cache.layers)
-    own = set(cache.compressed_layers)
-    cache.layers = [layer if i in own else copy.deepcopy(layer) for i, layer in enumerate(layers)]
+    compressed = set(cache.compressed_layers)
+    cache.layers = [layer if i in compressed else copy.deepcopy(layer) for i, layer in enumerate(layers)]
     try:
         decoder(
             input_ids=text,

@@ -27,7 +27,7 @@ class Shared:
         rotary: the model's rotations, None for policies that turn nothing.
         live: whether the decoder's forward runs with this cache.
         holding: depth of `hold()`; nothing is evicted above 0.
-        reader: set during a read-only forward: is given each layer's index and the largest weights that its
+        reader: called in a read-only forward with each layer's index and the largest weights that its
             stored columns got, `[B, h, columns]`; nothing is stored meanwhile.
         rope: the running forward's position ids.
         bytes_held: bytes of all storages of the compressed layers.

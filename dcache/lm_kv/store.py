@@ -127,7 +127,7 @@ class LayerStore:
         return [*packed, *self.tail.storages()]
 
     def fork(self) -> LayerStore:
-        """A copy with the same segments, which nobody writes to, and a tail of its own."""
+        """A copy with the same immutable segments and a copied tail."""
         other = LayerStore.__new__(LayerStore)
         other.segments, other.tail = self.segments, self.tail.fork()
         other.seen, other.columns = self.seen, self.columns

@@ -355,3 +355,21 @@ def test_inference_mode_and_no_grad_may_take_turns():
             for one in (cache, expected)
         )
     close(first, second, 0)
+
+
+@torch.no_grad()
+def test_positions_are_the_models_where_a_padded_batch_is_called_without_position_ids():
+    # The model then rotates by columns; true tokens are counted apart.
+    model, inputs = llama(), batch()
+    expected = model(**inputs).logits[:, -1]
+    cache = full(model)
+    close(model(**inputs, past_key_values=cache).logits[:, -1], expected)
+    moments = lm_kv.KVCache(model, "expected_attention", budget=1.0)
+    model(**inputs, past_key_values=moments)
+    layer = model.model.layers[0]
+    queries = layer.self_attn.q_proj(layer.input_layernorm(model.model.embed_tokens(inputs["input_ids"])))
+    true = queries[0, 13:].view(27, 4, 16).sum(0)
+    close(moments.layers[0].state["sum"][0].float(), true, 1e-4)
+    evicting = lm_kv.KVCache(model, SNAPKV, budget=0.4)
+    model(**inputs, past_key_values=evicting)
+    assert evicting.stats().kept == (10.0, 16.0)

@@ -1,5 +1,6 @@
 """The Python of docs/lm_kv runs."""
 
+import json
 import re
 from pathlib import Path
 
@@ -24,6 +25,13 @@ def test_a_page_runs(page, monkeypatch, capsys):
     for block in blocks:
         exec(compile(block, page, "exec", dont_inherit=True), names)
     assert isinstance(names["cache"], lm_kv.KVCache)
+
+
+def test_the_figures_are_those_that_were_measured():
+    table = json.loads((Path(__file__).parent / "recall" / "table.json").read_text(encoding="utf-8"))
+    page = (DOCS / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\w ]+) \| (0\.\d+) \| (0\.\d+) \| (0\.\d+) \| (0\.\d+) \|$", page, re.M)
+    assert {name: [float(figure) for figure in figures] for name, *figures in rows} == table
 
 
 def test_the_page_lists_every_policy():
