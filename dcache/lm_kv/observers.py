@@ -111,8 +111,8 @@ class QueryWindow:
 class QueryMoments:
     """Count, sum and sum of products of all true queries before rotation.
 
-    State: `count` `[B]`, `sum` `[B, H, d]`, `products` `[B, H, d, d]`, all float64. A query that `crop` takes
-        back
+    State: `count` `[B]`, `sum` `[B, H, d]`, `products` `[B, H, d, d]`, all float32 and added to in float64. A
+        query that `crop` takes back
     still counts.
     """
 
@@ -127,7 +127,9 @@ class QueryMoments:
             "sum": query.sum(2),
             "products": query.mT @ query,
         }
-        return {name: state[name] + value for name, value in new.items()} if state else new
+        total = {name: state[name] + value for name, value in new.items()} if state else new
+        # float64 would double the bytes, which do not shrink with the budget.
+        return {name: value.float() for name, value in total.items()}
 
     def crop(self, state: State, end: torch.Tensor) -> State:
         """Sums stay."""

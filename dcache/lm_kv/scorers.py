@@ -173,7 +173,8 @@ class ExpectedAttention:
 
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
         """softmax(s K mu + s^2 K^T Sigma K / 2) |v|; mu, Sigma turned by the mean of the next rotations."""
-        state, heads = context.state, stored.keys.shape[1]
+        state = {name: tensor.double() for name, tensor in context.state.items()}
+        heads = stored.keys.shape[1]
         mean = state["sum"] / state["count"][:, None, None]
         spread = (
             state["products"] / state["count"][:, None, None, None] - mean[..., :, None] * mean[..., None, :]

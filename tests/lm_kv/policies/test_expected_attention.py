@@ -19,7 +19,7 @@ def test_the_moments_are_of_queries_before_rotation():
     cache = prefilled(model, "expected_attention", inputs, budget=1.0)
     attention = model.model.layers[0].self_attn
     hidden = model.model.layers[0].input_layernorm(model.model.embed_tokens(inputs["input_ids"]))
-    queries = attention.q_proj(hidden).view(1, 40, 4, 16).transpose(1, 2).double()
+    queries = attention.q_proj(hidden).view(1, 40, 4, 16).transpose(1, 2)
     state = cache.layers[0].state
     torch.testing.assert_close(state["sum"], queries.sum(2), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(state["products"], queries.mT @ queries, atol=1e-3, rtol=1e-4)
