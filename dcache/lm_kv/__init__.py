@@ -1,5 +1,72 @@
-"""Key-value caches for autoregressive transformers: eviction, quantisation and sharing under a byte budget.
+"""Key-value caches for autoregressive transformers that evict for real, in padded batches.
 
-Nothing is here yet. What will be: caches that stand in for the `transformers` cache classes, with one
-small file for each published method. This part stands on `dcache.kernels` and `dcache.errors` alone.
+    from dcache import lm_kv
+    cache = lm_kv.KVCache(model, lm_kv.kvzip(allocation="global"), budget=0.25)
+    out = model.generate(**batch, past_key_values=cache)
+
+A published method is one small file in `policies/`, a function that returns a frozen `Policy`. This part
+stands on `dcache.util` and `dcache.errors` alone; `transformers` is imported when a cache is made.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dcache.lm_kv.cache_stats import CacheReport, CacheStats
+from dcache.lm_kv.policies.expected_attention import expected_attention
+from dcache.lm_kv.policies.h2o import h2o
+from dcache.lm_kv.policies.keydiff import keydiff
+from dcache.lm_kv.policies.kvzip import kvzip
+from dcache.lm_kv.policies.random import random
+from dcache.lm_kv.policies.snapkv import snapkv
+from dcache.lm_kv.policies.streaming_llm import streaming_llm
+from dcache.lm_kv.policies.tova import tova
+from dcache.lm_kv.policy import Policy
+from dcache.lm_kv.registry import available, make, preset
+
+if TYPE_CHECKING:
+    from dcache.lm_kv.cache import KVCache
+    from dcache.lm_kv.enabled import disable, enable, is_enabled, stats
+
+__all__ = [
+    "CacheReport",
+    "CacheStats",
+    "KVCache",
+    "Policy",
+    "available",
+    "disable",
+    "enable",
+    "expected_attention",
+    "h2o",
+    "is_enabled",
+    "keydiff",
+    "kvzip",
+    "make",
+    "preset",
+    "random",
+    "snapkv",
+    "stats",
+    "streaming_llm",
+    "tova",
+]
+
+# These import transformers, which takes seconds.
+_LAZY = {
+    "KVCache": "cache",
+    "disable": "enabled",
+    "enable": "enabled",
+    "is_enabled": "enabled",
+    "stats": "enabled",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,6 +10,7 @@ ROOMS = (
     "engine",
     "identity",
     "intercept",
+    "lm_kv",
     "observation",
     "predictors",
     "profile",

@@ -1,0 +1,293 @@
+"""The one file that touches transformers' internals: attention and mask functions, hooks, cache layers.
+
+A cache is in force only while its decoder's forward runs. Meanwhile the attention implementation of the
+decoder's configs is dcache's; it reads a layer's storage through a tag on the keys that `update` returned,
+and hands whatever has no tag to the implementation that was set before.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
+from transformers.masking_utils import (
+    ALL_MASK_ATTENTION_FUNCTIONS,
+    AttentionMaskInterface,
+    causal_mask_function,
+)
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+from dcache.errors import DcacheError
+
+NAME = "dcache_lm_kv"
+BaseLayer = CacheLayerMixin
+FullLayer = DynamicLayer
+
+
+class Tagged(Protocol):
+    """A layer whose storage attention reads."""
+
+    @property
+    def attend(self) -> Callable[..., torch.Tensor]:
+        """(module, query, key, value, mask, scaling, **kwargs) -> `[B, S, H, d_v]`."""
+
+
+class LiveCache(Cache):
+    """A cache with callbacks at the begin and the end of its decoder's forward.
+
+    Attributes:
+        compressed_layers: indices of the layers whose storage attention reads.
+    """
+
+    layers: list[Any]
+    compressed_layers: list[int]
+
+    def begin(self, decoder: torch.nn.Module, call: Mapping[str, Any]) -> None:
+        """A forward begins with these keyword arguments; raise to refuse it."""
+
+    def end(self, completed: bool) -> None:
+        """It ended, in an exception where it was not completed."""
+
+
+def decoder_of(model: Any) -> torch.nn.Module:
+    """The innermost model of transformers that holds the attention layers: every wrapper calls it by keyword.
+
+    Raises:
+        DcacheError: there is none, there are several, or its attention cannot be replaced.
+    """
+    modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
+    models = [m for m in modules if isinstance(m, PreTrainedModel) and any(map(_has_index, m.modules()))]
+    inner = [m for m in models if not any(other is not m and other in models for other in m.modules())]
+    if len(inner) != 1:
+        raise DcacheError(
+            "lm_kv needs a causal language model of transformers with one decoder, got "
+            f"{type(model).__name__}, which has {len(inner)}"
+        )
+    (decoder,) = inner
+    # Not the class's own flag: it is unset for families that do use the interface (Qwen3-Next).
+    files = {sys.modules[type(m).__module__] for m in decoder.modules() if _has_index(m)}
+    if not any(hasattr(file, "ALL_ATTENTION_FUNCTIONS") for file in files):
+        raise DcacheError(
+            f"{type(decoder).__name__} does not call its attention through transformers' attention "
+            "interface, so its cache cannot be replaced"
+        )
+    return decoder
+
+
+def layers_for(
+    decoder: torch.nn.Module, make: Callable[[int], CacheLayerMixin]
+) -> tuple[list[Any], list[int]]:
+    """A cache layer for each layer of a decoder, and the indices of those that are `make`'s.
+
+    Sliding, chunked, linear and convolutional layers keep the library's.
+
+    Raises:
+        DcacheError: no layer has full attention, or keys change after the cache (MLA).
+    """
+    config: Any = decoder.config
+    name = type(decoder).__name__
+    if getattr(config, "kv_lora_rank", None):
+        raise DcacheError(
+            f"{name} has latent attention (MLA): it stores latents, not keys and values, so there are no "
+            "tokens per head to evict"
+        )
+    layers: list[Any] = list(DynamicCache(config=config).layers)
+    if getattr(config, "num_kv_shared_layers", 0):
+        raise DcacheError(f"{name} shares keys between layers, which lm_kv does not support")
+    full = [i for i, layer in enumerate(layers) if type(layer) is DynamicLayer]
+    if not full:
+        kinds = sorted({type(layer).__name__ for layer in layers})
+        raise DcacheError(
+            f"{name} has no layer with full attention, nothing to compress: it has {', '.join(kinds)}"
+        )
+    for index in full:
+        layers[index] = make(index)
+    return layers, full
+
+
+def is_empty_dynamic(cache: object) -> bool:
+    """Whether this is a plain DynamicCache that holds nothing."""
+    return type(cache) is DynamicCache and cache.get_seq_length() == 0
+
+
+def wants_cache(decoder: torch.nn.Module, call: Mapping[str, Any]) -> bool:
+    """Whether this forward would make a cache if it is given none."""
+    config: Any = decoder.config
+    use_cache = call.get("use_cache")
+    return bool(getattr(config, "use_cache", False) if use_cache is None else use_cache)
+
+
+def _has_index(module: torch.nn.Module) -> bool:
+    return getattr(module, "layer_idx", None) is not None
+
+
+class Attachment:
+    """dcache's hooks on one decoder; they go when the last cache that holds this goes."""
+
+    def __init__(self, decoder: torch.nn.Module) -> None:
+        # Some families keep several configs; walking all modules costs a millisecond, so it is done once.
+        configs = {id(m.config): m.config for m in decoder.modules() if hasattr(m, "config")}
+        self.configs: list[Any] = list(configs.values())
+        handles = [
+            decoder.register_forward_pre_hook(_enter, with_kwargs=True),
+            decoder.register_forward_hook(_leave, always_call=True),
+        ]
+        weakref.finalize(self, _remove, handles)
+
+
+_attachments: weakref.WeakKeyDictionary[torch.nn.Module, weakref.ref[Attachment]] = (
+    weakref.WeakKeyDictionary()
+)
+_lock = threading.RLock()
+_thread = threading.local()
+# id of a config -> [forwards that run with dcache's implementation, the one that was set before].
+_previous: dict[int, tuple[int, str]] = {}
+
+
+def attach(decoder: torch.nn.Module) -> Attachment:
+    """Hooks on a decoder, shared by all its caches."""
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, _mask)
+    with _lock:
+        reference = _attachments.get(decoder)
+        attachment = None if reference is None else reference()
+        if attachment is None:
+            # A deep copy of a model copies its hooks; they are functions of this module and serve the copy as
+            # well.
+            _discard_copies(decoder)
+            attachment = Attachment(decoder)
+            _attachments[decoder] = weakref.ref(attachment)
+        return attachment
+
+
+def _discard_copies(decoder: torch.nn.Module) -> None:
+    """Remove hooks that a deep copy of a model took along."""
+    for hooks, function in ((decoder._forward_pre_hooks, _enter), (decoder._forward_hooks, _leave)):
+        for key in [key for key, hook in hooks.items() if hook is function]:
+            del hooks[key]
+
+
+def _remove(handles: Iterable[Any]) -> None:
+    for handle in handles:
+        handle.remove()
+
+
+@dataclass
+class _Frame:
+    """One forward that runs in this thread; `cache` is None for forwards without one of ours."""
+
+    decoder: torch.nn.Module
+    cache: LiveCache | None = None
+    attachment: Attachment | None = None
+
+
+def _frames() -> list[_Frame]:
+    frames: list[_Frame] = _thread.__dict__.setdefault("frames", [])
+    return frames
+
+
+def _enter(decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    frame = _Frame(decoder)
+    # First of all, for `_leave` is called even where this raises.
+    _frames().append(frame)
+    cache = kwargs.get("past_key_values")
+    if not isinstance(cache, LiveCache):
+        return
+    call = {**kwargs, "input_ids": kwargs.get("input_ids", args[0] if args else None)}
+    cache.begin(decoder, call)
+    reference = _attachments.get(decoder)
+    frame.attachment = None if reference is None else reference()
+    _switch_on(frame.attachment)
+    frame.cache = cache
+
+
+def _leave(decoder: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    frames = _frames()
+    if not frames or frames[-1].decoder is not decoder:
+        return
+    frame = frames.pop()
+    if frame.cache is not None:
+        _switch_off(frame.attachment)
+        frame.cache.end(completed=output is not None)
+
+
+def _switch_on(attachment: Attachment | None) -> None:
+    with _lock:
+        for config in attachment.configs if attachment is not None else ():
+            count, before = _previous.get(id(config), (0, config._attn_implementation))
+            _previous[id(config)] = (count + 1, before)
+            # Not the property: it would also set the configs of other parts, an image encoder's say.
+            config._attn_implementation_internal = NAME
+
+
+def _switch_off(attachment: Attachment | None) -> None:
+    with _lock:
+        for config in attachment.configs if attachment is not None else ():
+            count, before = _previous.pop(id(config))
+            if count > 1:
+                _previous[id(config)] = (count - 1, before)
+            else:
+                config._attn_implementation_internal = before
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    layer: Tagged | None = getattr(key, "_dcache_layer", None)
+    if layer is not None:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return layer.attend(module, query, key, value, attention_mask, scale, **kwargs), None
+    cache = _current()
+    if cache is not None and getattr(module, "layer_idx", None) in cache.compressed_layers:
+        raise DcacheError(
+            f"{type(module).__name__} changes keys after it gave them to the cache, so their storage cannot "
+            "be read; this family is not supported"
+        )
+    before = _implementation(module.config)
+    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    function: Any = ALL_ATTENTION_FUNCTIONS.get_interface(before, eager)
+    result: tuple[torch.Tensor, torch.Tensor | None] = function(
+        module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+    )
+    return result
+
+
+def _mask(**kwargs: Any) -> Any:
+    plain = kwargs.get("mask_function") is causal_mask_function and kwargs.get("local_size") is None
+    if plain and _current() is not None:
+        # Storage is ragged: what remains of the mask is which of this call's tokens are pads.
+        return kwargs.get("attention_mask")
+    return ALL_MASK_ATTENTION_FUNCTIONS[_implementation(kwargs["config"])](**kwargs)
+
+
+def _implementation(config: Any) -> str:
+    """The implementation before ours; it may be set again already, by another thread whose forward ended."""
+    with _lock:
+        entry = _previous.get(id(config))
+        return config._attn_implementation if entry is None else entry[1]
+
+
+def _current() -> LiveCache | None:
+    frames = _frames()
+    return frames[-1].cache if frames else None
+
+
+def tag(keys: torch.Tensor, layer: Tagged) -> torch.Tensor:
+    """A view of this call's keys that names the layer to attention."""
+    view = keys.view_as(keys)
+    view._dcache_layer = layer  # type: ignore[attr-defined]
+    return view

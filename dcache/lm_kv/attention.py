@@ -1,0 +1,265 @@
+"""Attention over the parts of a cache: packed segments, the dense tail, and the tokens of this call.
+
+This is the torch reference, exact in float32. Logits of all parts are normalised together, so no part's keys
+or values are ever copied to lie beside another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch.nn import functional as F
+
+# Queries are taken in blocks with at most this many logits.
+LOGITS = 2**24
+
+
+@dataclass(frozen=True)
+class Logits:
+    """How a layer makes logits of q and k.
+
+    Attributes:
+        scaling: factor of the dot product.
+        softcap: logits become `softcap * tanh(logits / softcap)`; None leaves them.
+        sinks: `[H]`, a logit for each query head that takes mass and gives nothing; None where there is none.
+    """
+
+    scaling: float
+    softcap: float | None = None
+    sinks: torch.Tensor | None = None
+
+    def of(self, products: torch.Tensor) -> torch.Tensor:
+        """Logits of dot products of any shape."""
+        logits = products * self.scaling
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def softmax(self, logits: torch.Tensor) -> torch.Tensor:
+        """Weights of logits `[B, h, G, S, T]`; they sum to one with the sinks' share."""
+        if self.sinks is None:
+            return logits.softmax(-1)
+        rows, heads, groups, queries, _ = logits.shape
+        sinks = self.sinks.to(logits.dtype).view(1, heads, groups, 1, 1).expand(rows, -1, -1, queries, 1)
+        return torch.cat([logits, sinks], -1).softmax(-1)[..., :-1]
+
+
+class Part(Protocol):
+    """Keys and values of some columns."""
+
+    @property
+    def columns(self) -> int:
+        """Number of columns in the padded form."""
+
+    def products(self, query: torch.Tensor) -> torch.Tensor:
+        """`[B, h, G*S, d]` -> dot products with every key, `[B, h, G*S, columns]`."""
+
+    def mask(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits `[B, h, G, S, columns]` with biases added and -inf at columns without a token."""
+
+    def combine(self, weights: torch.Tensor) -> torch.Tensor:
+        """Weights `[B, h, G*S, columns]` -> weighted sums of values `[B, h, G*S, d_v]`."""
+
+
+@dataclass(frozen=True)
+class DensePart:
+    """Keys `[B, h, n, d]`, values `[B, h, n, d_v]`; bool `[B, 1 or h, n]` where columns may hold no token."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    valid: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+
+    @property
+    def columns(self) -> int:
+        """Number of columns."""
+        return self.keys.shape[2]
+
+    def products(self, query: torch.Tensor) -> torch.Tensor:
+        """Dot products of all queries with all keys."""
+        return query @ self.keys.to(query.dtype).mT
+
+    def mask(self, logits: torch.Tensor) -> torch.Tensor:
+        """Bias added; -inf at pads."""
+        if self.bias is not None:
+            logits = logits + self.bias[:, :, None, None]
+        if self.valid is not None:
+            logits = logits.masked_fill(~self.valid[:, :, None, None], float("-inf"))
+        return logits
+
+    def combine(self, weights: torch.Tensor) -> torch.Tensor:
+        """Weighted sums of values."""
+        return weights @ self.values.to(weights.dtype)
+
+
+@dataclass(frozen=True)
+class RaggedPart:
+    """Runs of unequal length: flat keys `[N, d]`, values `[N, d_v]`, bias `[B, h, width]` or None."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    lengths: torch.Tensor
+    sizes: list[int]
+    bias: torch.Tensor | None = None
+
+    @property
+    def columns(self) -> int:
+        """Tokens in the longest run."""
+        return max(self.sizes)
+
+    def products(self, query: torch.Tensor) -> torch.Tensor:
+        """Dot products, run by run; 0 in unused columns."""
+        out = query.new_zeros(*query.shape[:3], self.columns)
+        flat_out, flat_query = out.flatten(0, 1), query.flatten(0, 1)
+        for run, keys in enumerate(self.keys.split(self.sizes)):
+            flat_out[run, :, : self.sizes[run]] = flat_query[run] @ keys.to(query.dtype).mT
+        return out
+
+    def mask(self, logits: torch.Tensor) -> torch.Tensor:
+        """Bias added; -inf in unused columns."""
+        if self.bias is not None:
+            logits = logits + self.bias[:, :, None, None]
+        unused = torch.arange(self.columns, device=logits.device) >= self.lengths[..., None]
+        return logits.masked_fill(unused[:, :, None, None], float("-inf"))
+
+    def combine(self, weights: torch.Tensor) -> torch.Tensor:
+        """Weighted sums of values, run by run."""
+        flat = weights.flatten(0, 1)
+        sums = [
+            flat[run, :, : self.sizes[run]] @ values.to(weights.dtype)
+            for run, values in enumerate(self.values.split(self.sizes))
+        ]
+        return torch.stack(sums).unflatten(0, weights.shape[:2])
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """Which tokens of this call may be seen by which of its queries.
+
+    Attributes:
+        valid: bool `[B, S]`, False at pads; None where none is a pad.
+        visible: bool `[B, S, S]` (query, key); None for causal attention.
+    """
+
+    valid: torch.Tensor | None = None
+    visible: torch.Tensor | None = None
+
+    def allowed(self, queries: int, device: torch.device) -> torch.Tensor | None:
+        """Bool `[B or 1, S, S]`, None where everything may be seen.
+
+        A pad sees itself, so that every query has a key and its output is finite.
+        """
+        if queries == 1 and self.visible is None:
+            return None
+        causal = torch.ones(queries, queries, dtype=torch.bool, device=device).tril()
+        seen = causal[None] if self.visible is None else self.visible
+        if self.valid is None:
+            return seen
+        return (seen & self.valid[:, None]) | torch.eye(queries, dtype=torch.bool, device=device)
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What attention gives.
+
+    Attributes:
+        output: `[B, S, H, d_v]` in the query's dtype.
+        columns: float32 `[B, h, columns of all parts]`, weights that each column got from this call's
+            queries; None where they were not asked for.
+    """
+
+    output: torch.Tensor
+    columns: torch.Tensor | None
+
+
+def attend(
+    query: torch.Tensor, parts: Sequence[Part], logits: Logits, fresh: Fresh, statistic: str | None = None
+) -> Attended:
+    """Attention of queries on all parts; the last part is this call's own tokens.
+
+    Args:
+        query: `[B, H, S, d]`.
+        parts: what there is to see; the last has S columns.
+        logits: how logits are made.
+        fresh: what may be seen of the last part.
+        statistic: "sum": columns get the mean over a group's heads of the sum over queries; "max": the
+            largest weight of all queries and heads of the group; None: nothing is gathered. Pads give
+            nothing.
+    """
+    heads = _heads(parts[-1])
+    groups = query.shape[1] // heads
+    folded = query.unflatten(1, (heads, groups))
+    size = query.shape[2]
+    allowed = fresh.allowed(size, query.device)
+    total = sum(part.columns for part in parts)
+    block = max(1, LOGITS // max(1, query.shape[0] * query.shape[1] * total))
+    outputs, gathered = [], []
+    for start in range(0, size, block):
+        rows = slice(start, min(start + block, size))
+        weights = _weights(
+            folded[:, :, :, rows], parts, logits, None if allowed is None else allowed[:, rows]
+        )
+        outputs.append(_combine(weights, parts))
+        if statistic is not None:
+            counted = None if fresh.valid is None else fresh.valid[:, rows]
+            gathered.append(_column_statistic(weights, counted, statistic))
+    output = torch.cat(outputs, 3) if len(outputs) > 1 else outputs[0]
+    columns = None
+    if statistic is not None:
+        stacked = torch.stack(gathered)
+        columns = stacked.sum(0) if statistic == "sum" else stacked.amax(0)
+    output = output.flatten(1, 2).transpose(1, 2).to(query.dtype).contiguous()
+    return Attended(output, columns)
+
+
+def attend_fresh(query: torch.Tensor, part: DensePart, logits: Logits, fresh: Fresh) -> torch.Tensor:
+    """Attention of a first call on its own tokens by torch's fused attention; `[B, S, H, d_v]`.
+
+    It has no soft cap and no sinks: `attend` has.
+    """
+    groups = query.shape[1] // part.keys.shape[1]
+    keys, values = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (part.keys, part.values))
+    causal = fresh.valid is None and fresh.visible is None
+    allowed = None if causal else fresh.allowed(query.shape[2], query.device)
+    mask = None if allowed is None else allowed[:, None]
+    output = F.scaled_dot_product_attention(
+        query, keys, values, attn_mask=mask, is_causal=causal and query.shape[2] > 1, scale=logits.scaling
+    )
+    return output.transpose(1, 2).contiguous()
+
+
+def _heads(part: Part) -> int:
+    if not isinstance(part, DensePart):
+        raise TypeError("the last part must be dense")
+    return part.keys.shape[1]
+
+
+def _weights(
+    query: torch.Tensor, parts: Sequence[Part], logits: Logits, allowed: torch.Tensor | None
+) -> torch.Tensor:
+    """Weights `[B, h, G, S, T]` of queries `[B, h, G, S, d]` over all columns, in float32 or better."""
+    exact = torch.promote_types(query.dtype, torch.float32)
+    flat = query.to(exact).flatten(2, 3)
+    columns = [part.mask(logits.of(part.products(flat).unflatten(2, query.shape[2:4]))) for part in parts]
+    if allowed is not None:
+        columns[-1] = columns[-1].masked_fill(~allowed[:, None, None], float("-inf"))
+    return logits.softmax(torch.cat(columns, -1) if len(columns) > 1 else columns[0])
+
+
+def _combine(weights: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
+    """Weighted sums of all parts' values, `[B, h, G, S, d_v]`."""
+    flat = weights.flatten(2, 3)
+    pieces = flat.split([part.columns for part in parts], -1)
+    sums = [part.combine(piece) for part, piece in zip(parts, pieces, strict=True) if part.columns]
+    total = sums[0]
+    for more in sums[1:]:
+        total = total + more
+    return total.unflatten(2, weights.shape[2:4])
+
+
+def _column_statistic(weights: torch.Tensor, counted: torch.Tensor | None, statistic: str) -> torch.Tensor:
+    """`[B, h, T]` of weights `[B, h, G, S, T]`; queries that do not count give nothing."""
+    if counted is not None:
+        weights = weights * counted[:, None, None, :, None]
+    return weights.mean(2).sum(2) if statistic == "sum" else weights.amax((2, 3))

@@ -1,0 +1,300 @@
+"""The cache: hand it to `model.generate` as `past_key_values`."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcache.errors import DcacheError
+from dcache.lm_kv import adapter, files
+from dcache.lm_kv.budget import Budget
+from dcache.lm_kv.cache_stats import CacheReport, CacheStats
+from dcache.lm_kv.calls import mask_of, read_call
+from dcache.lm_kv.codec import Codec
+from dcache.lm_kv.eviction import evict
+from dcache.lm_kv.figures import count_bytes, figures, kept_by_head, tensors_of
+from dcache.lm_kv.guards import check_call, inputs_of
+from dcache.lm_kv.layer import LayerCache
+from dcache.lm_kv.policy import Policy
+from dcache.lm_kv.probe import received_attention
+from dcache.lm_kv.registry import make
+from dcache.lm_kv.rotary import find_rotary
+from dcache.lm_kv.shared import Shared
+from dcache.lm_kv.text import Text
+from dcache.lm_kv.trigger import due_at_crop
+
+
+class KVCache(adapter.LiveCache):
+    """A KV cache that evicts for real, ragged over rows, heads and layers, in padded batches.
+
+    It replaces the layers with full attention; sliding, chunked, linear and convolutional layers keep the
+    library's. Memory is freed when tokens are evicted. The peak at the prompt is one layer's full keys and
+    values, or all layers' where tokens are evicted after the forward (allocation "global", kvzip).
+
+    Args:
+        model: a causal language model of transformers, or what wraps one (a vision model, peft).
+        policy: what is kept, or the name of a preset.
+        budget: a float in (0, 1], the share of each row's true tokens, or an int, tokens per KV head.
+        codec: how kept tokens are stored; None for the policy's.
+        allocation: "uniform", "heads", "layers" or "global"; None for the policy's.
+        floor: the least share of the mean budget that a head or layer keeps; 0.2 leaves the policy's.
+        dense_layers: indices of layers that keep everything, beside the budget; () leaves the policy's.
+        every: decoded tokens between evictions; 0 leaves the policy's.
+
+    Raises:
+        DcacheError: no budget is given anywhere, an option is outside its range, or the family is not
+            supported.
+
+    >>> import torch
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> from dcache import lm_kv
+    >>> config = LlamaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+    ...     num_key_value_heads=2, intermediate_size=32, eos_token_id=None)
+    >>> model = LlamaForCausalLM(config).eval()
+    >>> cache = lm_kv.KVCache(model, lm_kv.snapkv(window=4, sinks=0), budget=0.25)
+    >>> ids = torch.arange(40)[None] + 5
+    >>> out = model.generate(ids, past_key_values=cache, max_new_tokens=3, do_sample=False)
+    >>> cache.report().kept[0]
+    (12.0, 12.0)
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        policy: Policy | str,
+        *,
+        budget: float | None = None,
+        codec: Codec | None = None,
+        allocation: str | None = None,
+        floor: float = 0.2,
+        dense_layers: tuple[int, ...] = (),
+        every: int = 0,
+    ) -> None:
+        given = {
+            "budget": budget,
+            "codec": codec,
+            "allocation": allocation,
+            "floor": None if floor == 0.2 else floor,
+            "dense_layers": tuple(dense_layers) or None,
+            "every": every or None,
+        }
+        chosen = make(policy) if isinstance(policy, str) else policy
+        if not isinstance(chosen, Policy):
+            raise DcacheError(f"policy must be an lm_kv.Policy or the name of one, got {chosen!r}")
+        changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        self._build(model, replace(chosen, **changed))
+
+    def _build(self, model: Any, policy: Policy) -> None:
+        if policy.budget is None:
+            raise DcacheError(
+                f"no budget was given: pass budget= to KVCache or to {policy.name}, a share such as 0.25 or "
+                "a number of tokens per KV head such as 512"
+            )
+        self.policy = policy
+        self.decoder = adapter.decoder_of(model)
+        shared = Shared(policy, Budget(policy.budget), evict)
+        layers, self.compressed_layers = adapter.layers_for(self.decoder, lambda i: LayerCache(i, shared))
+        super().__init__(layers=layers)
+        self._shared = shared
+        shared.places = self._places()
+        self._attachment = adapter.attach(self.decoder)
+        if policy.needs_rotary:
+            shared.rotary = find_rotary(self.decoder, self.compressed_layers)
+        self._text = Text()
+        self._new = 0
+        self._failed = False
+
+    # The library's own hooks.
+
+    def begin(self, decoder: torch.nn.Module, call: Mapping[str, Any]) -> None:
+        """The decoder's forward begins.
+
+        Raises:
+            DcacheError: the cache is another model's, the batch is empty, gradients are recorded, or an
+                earlier forward was broken off in the middle.
+        """
+        check_call(self.decoder, decoder, call, self._failed)
+        rope = call.get("position_ids")
+        self._shared.begin(rope if isinstance(rope, torch.Tensor) else None)
+        if self._shared.reader is None:
+            self._note(call)
+
+    def end(self, completed: bool) -> None:
+        """It ended; tokens are evicted now where all layers must have run."""
+        self._shared.end()
+        if self._shared.reader is not None:
+            return
+        self._failed = not completed
+        late = completed and self.policy.after_forward and not self._shared.holding
+        if late and self._lead().is_due(self._new):
+            self._evict_all(None)
+
+    # What users call.
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[KVCache]:
+        """Nothing is evicted inside; `compress()` still does when it is called."""
+        self._shared.holding += 1
+        try:
+            yield self
+        finally:
+            self._shared.holding -= 1
+
+    @torch.no_grad()
+    def compress(self, context: torch.Tensor | None = None) -> None:
+        """Evict tokens now.
+
+        Args:
+            context: int64 `[B, T]`, what kvzip reads again to find out what matters; None for the text that
+                the cache has seen. Other policies do not read it.
+
+        Raises:
+            DcacheError: nothing is stored, or the batch of `context` is another one.
+        """
+        if self._compressed()[0].store is None:
+            raise DcacheError("this cache holds nothing yet: run the model with it first")
+        self._evict_all(context)
+
+    def report(self) -> CacheReport:
+        """Kept tokens by layer and head, and the figures of `stats()`."""
+        return CacheReport(self.stats(), kept_by_head(self._compressed()))
+
+    def stats(self) -> CacheStats:
+        """Tokens seen and kept, and bytes."""
+        return figures(self._shared, self._compressed(), self._library(), tensors_of(self._text))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all storages held: layers, statistics, the library's own layers, remembered text."""
+        others = [*self._library(), *tensors_of(self._text)]
+        return self._shared.bytes_held + count_bytes(others)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the cache to a safetensors file.
+
+        Raises:
+            DcacheError: nothing is stored, the policy is no registered preset, or the model has layers of the
+                library's.
+        """
+        if len(self.compressed_layers) < len(self.layers):
+            raise DcacheError(
+                f"{type(self.decoder).__name__} has layers whose cache is the library's; a cache can be "
+                "saved where every layer has full attention"
+            )
+        return files.save(Path(path), self.policy, self._compressed(), self._text)
+
+    @classmethod
+    def load(cls, path: str | Path, model: Any) -> KVCache:
+        """Read a cache that `save` wrote, for the same model.
+
+        Raises:
+            DcacheError: the file is none of these, or of another model.
+        """
+        saved = files.load(Path(path))
+        cache = cls(model, saved.policy)
+        saved.fill(cache._compressed(), cache._text, next(cache.decoder.parameters()).device)
+        return cache
+
+    def fork(self) -> KVCache:
+        """A second cache that goes on from here; what was compressed is shared, the tail is copied."""
+        other = copy.copy(self)
+        shared = replace(self._shared, bytes_held=0, peak_bytes=0)
+        other._shared = shared
+        compressed = set(self.compressed_layers)
+        other.layers = [
+            layer.fork(shared) if i in compressed else copy.deepcopy(layer)
+            for i, layer in enumerate(self.layers)
+        ]
+        other._text = self._text.fork()
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KVCache:
+        return self.fork()
+
+    # What transformers asks of a cache beside its layers.
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take the newest columns back; tokens are evicted afterwards where the library verifies drafts.
+
+        Raises:
+            DcacheError: some of them are compressed already; nothing was taken back then.
+        """
+        first = self._lead()
+        compressed = set(self.compressed_layers)
+        # Ours first: they refuse before anything was changed.
+        for index in sorted(range(len(self.layers)), key=lambda i: i not in compressed):
+            self.layers[index].crop(tokens_to_remove)
+        self._text.crop(abs(tokens_to_remove))
+        verifies = first.record_past and first.store is not None and not self._shared.holding
+        if verifies and due_at_crop(first.evictions, first.since, self.policy.every):
+            self._evict_all(None)
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Keep these rows, in this order."""
+        for layer in self.layers:
+            layer.reorder_cache(beam_idx)
+        self._text.select_rows(beam_idx)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows, in this order."""
+        super().batch_select_indices(indices)
+        self._text.select_rows(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row."""
+        super().batch_repeat_interleave(repeats)
+        self._text.repeat_rows(repeats)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()
+        self._text, self._failed = Text(), False
+
+    # Parts of these.
+
+    def _compressed(self) -> list[LayerCache]:
+        return [self.layers[i] for i in self.compressed_layers]
+
+    def _lead(self) -> LayerCache:
+        """The first layer that has a budget, which says when tokens are evicted; else the first."""
+        return self.layers[next(iter(self._shared.places), self.compressed_layers[0])]
+
+    def _places(self) -> dict[int, int]:
+        """The layers that have a budget, in order."""
+        dense = self.policy.dense_layers
+        outside = [str(i) for i in dense if i not in range(len(self.layers))]
+        if outside:
+            last = len(self.layers) - 1
+            raise DcacheError(f"dense_layers must be indices from 0 to {last}, got {', '.join(outside)}")
+        return {i: place for place, i in enumerate(i for i in self.compressed_layers if i not in dense)}
+
+    def _note(self, call: Mapping[str, Any]) -> None:
+        """Remember what this call brings."""
+        inputs = inputs_of(call)
+        if inputs is None:
+            return
+        rows, self._new = inputs.shape[:2]
+        if self.policy.scorer.probes:
+            start = self.get_seq_length(self.compressed_layers[0])
+            read = read_call(mask_of(call), None, rows, self._new, start, inputs.device)
+            self._text.append(inputs if inputs.ndim == 2 else None, read.valid)
+
+    def _evict_all(self, context: torch.Tensor | None) -> None:
+        """Evict from all layers, after a probe where the scorer reads one."""
+        received = None
+        if self.policy.scorer.probes:
+            text = self._text.to_read(context, self.policy.name)
+            received = received_attention(self.decoder, self, self._shared, *text)
+        evict(self._compressed(), received)
+
+    def _library(self) -> list[torch.Tensor]:
+        """What the library's own layers hold."""
+        compressed = set(self.compressed_layers)
+        others = [layer for i, layer in enumerate(self.layers) if i not in compressed]
+        return [tensor for layer in others for tensor in tensors_of(layer)]

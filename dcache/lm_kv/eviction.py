@@ -1,0 +1,163 @@
+"""Evicting tokens: each row's and layer's budget, scores, what is protected, and which tokens that leaves."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from dcache.errors import DcacheWarning
+from dcache.lm_kv.allocation import (
+    ALWAYS,
+    NOTHING,
+    keep_global,
+    keep_heads,
+    keep_uniform,
+    layer_budgets,
+)
+from dcache.lm_kv.layer import LayerCache
+from dcache.lm_kv.scorers import Context
+from dcache.lm_kv.shared import Shared
+from dcache.lm_kv.store import LayerStore
+from dcache.lm_kv.stored import Stored
+from dcache.util.checks import is_whole
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tokens of each row.
+
+    Attributes:
+        tokens: that a KV head keeps, the mean over heads and layers.
+        sinks: first ones that are always kept.
+        window: newest ones that are always kept; sinks and window are at most half of `tokens`.
+    """
+
+    tokens: list[int]
+    sinks: list[int]
+    window: list[int]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """A layer's tokens and scores `[rows, heads, M]`: +inf where protected, -inf where there is no token."""
+
+    layer: LayerCache
+    store: LayerStore
+    stored: Stored
+    scores: torch.Tensor
+
+
+def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | None = None) -> None:
+    """Evict tokens of these layers down to their budgets; layers that have none are left alone.
+
+    Args:
+        layers: layers of one cache whose tokens have been stored.
+        received: index -> what a probe found, for scorers that need it.
+    """
+    shared = layers[0].shared
+    places = shared.places
+    for layer in layers:
+        # Also where nothing has to go: a row is evicted at the same columns in any batch.
+        layer.since = 0
+    pairs = [(layer, layer.store) for layer in layers if layer.store is not None and layer.index in places]
+    if not pairs:
+        return
+    plan = plan_rows(shared, pairs[0][1].seen.tolist())
+    if shared.policy.allocation == "global":
+        _evict_together(pairs, plan, received)
+        return
+    for layer, store in pairs:
+        tokens = plan.tokens
+        if shared.policy.allocation == "layers":
+            tokens = [
+                layer_budgets(n, len(places), _least(shared, n, s + w), seen)[places[layer.index]]
+                for n, s, w, seen in zip(tokens, plan.sinks, plan.window, store.seen.tolist(), strict=True)
+            ]
+        allowed = torch.tensor(tokens, device=store.seen.device)
+        if bool((store.kept().sum(1) > allowed * store.heads).any()):
+            candidates = _candidates(layer, store, plan, received)
+            if shared.policy.allocation == "heads":
+                keep = keep_heads(candidates.scores, allowed, shared.policy.floor)
+            else:
+                keep = keep_uniform(candidates.scores, allowed)
+            _pack(candidates, keep, plan)
+
+
+def plan_rows(shared: Shared, seen: Sequence[int]) -> Plan:
+    """Each row's budget; sinks and window shrink to half of it, which is said once for a cache."""
+    policy = shared.policy
+    tokens = shared.budget.tokens(seen)
+    sinks = [min(policy.sinks, n // 2) for n in tokens]
+    whole = is_whole(policy.window)
+    requested = [int(policy.window) if whole else math.floor(n * policy.window + 1e-9) for n in tokens]
+    window = [min(w, n // 2 - s) for w, n, s in zip(requested, tokens, sinks, strict=True)]
+    rows = zip(sinks, window, requested, tokens, seen, strict=True)
+    short = any(n < all_ and (s < policy.sinks or (whole and w < a)) for s, w, a, n, all_ in rows)
+    if short and not shared.warned:
+        shared.warned = True
+        warnings.warn(
+            f"sinks={policy.sinks} and window={policy.window} take more than half of a budget of "
+            f"{min(tokens)} tokens; they shrink to {min(sinks)} and {min(window)}",
+            DcacheWarning,
+            stacklevel=2,
+        )
+    return Plan(tokens, sinks, window)
+
+
+def _least(shared: Shared, tokens: int, protected: int) -> int:
+    """Tokens that every layer keeps at least."""
+    return max(1, protected, math.floor(tokens * shared.policy.floor + 1e-9))
+
+
+def _evict_together(
+    pairs: Sequence[tuple[LayerCache, LayerStore]], plan: Plan, received: Mapping[int, torch.Tensor] | None
+) -> None:
+    """Evict from all layers at once: their heads share one budget."""
+    allowed = torch.tensor(plan.tokens, device=pairs[0][1].seen.device)
+    stored = torch.stack([store.kept().sum(1) for _, store in pairs]).sum(0)
+    if not bool((stored > allowed * sum(store.heads for _, store in pairs)).any()):
+        return
+    candidates = [_candidates(layer, store, plan, received) for layer, store in pairs]
+    scores = [layer.scores for layer in candidates]
+    for layer, keep in zip(
+        candidates, keep_global(scores, allowed, pairs[0][0].shared.policy.floor), strict=True
+    ):
+        _pack(layer, keep, plan)
+
+
+def _candidates(
+    layer: LayerCache, store: LayerStore, plan: Plan, received: Mapping[int, torch.Tensor] | None
+) -> Candidates:
+    """A layer's tokens and their scores."""
+    stored, shared = store.stored(), layer.shared
+
+    def mean_rotation(start: int, count: int) -> torch.Tensor:
+        return shared.mean_rotation(layer.index, stored.keys.shape[3], start, count, stored.keys)
+
+    context = Context(
+        layer.index,
+        layer.state,
+        store.seen,
+        layer.logits,
+        mean_rotation,
+        None if received is None else received[layer.index],
+    )
+    scores = shared.policy.scorer.score(stored, context).float().nan_to_num(0.0)
+    sinks = torch.tensor(plan.sinks, device=store.seen.device)[:, None, None]
+    window = torch.tensor(plan.window, device=store.seen.device)[:, None, None]
+    newest = stored.positions >= store.seen[:, None, None] - window
+    scores = scores.masked_fill((stored.positions < sinks) | newest, ALWAYS)
+    return Candidates(layer, store, stored, scores.masked_fill(~stored.valid, NOTHING))
+
+
+def _pack(candidates: Candidates, keep: torch.Tensor, plan: Plan) -> None:
+    """Store what is kept; columns in every row's window stay in the tail, where they can be cropped."""
+    layer, store = candidates.layer, candidates.store
+    columns = min(store.tail.length, *plan.window)
+    policy = layer.shared.policy
+    store.pack(candidates.stored, keep, columns, policy.reducer, policy.codec)
+    layer.packed()

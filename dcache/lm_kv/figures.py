@@ -1,0 +1,70 @@
+"""The figures of a cache, from its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from dcache.lm_kv.cache_stats import CacheStats
+from dcache.lm_kv.layer import LayerCache
+from dcache.lm_kv.shared import Shared
+from dcache.lm_kv.store import LayerStore
+
+
+def figures(
+    shared: Shared,
+    layers: Sequence[LayerCache],
+    library: Sequence[torch.Tensor],
+    text: Sequence[torch.Tensor],
+) -> CacheStats:
+    """What these layers hold.
+
+    Args:
+        shared: the cache's state.
+        layers: its compressed layers.
+        library: what the library's own layers hold.
+        text: what is remembered of the text.
+    """
+    stores = [layer.store for layer in layers if layer.store is not None]
+    kept = (
+        torch.stack([store.kept().float().mean(1) for store in stores]).mean(0) if stores else torch.zeros(0)
+    )
+    return CacheStats(
+        method=shared.policy.name,
+        budget=str(shared.budget),
+        allocation=shared.policy.allocation,
+        seen=tuple(stores[0].seen.tolist()) if stores else (),
+        kept=tuple(kept.tolist()),
+        bytes_held=shared.bytes_held + count_bytes([*library, *text]),
+        bytes_full=sum(_full_bytes(store) for store in stores) + count_bytes(library),
+        peak_bytes=shared.peak_bytes,
+        evictions=max((layer.evictions for layer in layers), default=0),
+    )
+
+
+def tensors_of(part: Any) -> list[torch.Tensor]:
+    """Every tensor that one of the library's cache layers, or another plain object, holds."""
+    values = list(vars(part).values())
+    nested = [v for value in values if isinstance(value, dict) for v in value.values()]
+    return [value for value in (*values, *nested) if isinstance(value, torch.Tensor)]
+
+
+def count_bytes(tensors: Sequence[torch.Tensor]) -> int:
+    """Bytes of the storages of these tensors; a view counts with all of its storage, which it keeps alive."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def kept_by_head(layers: Sequence[LayerCache]) -> dict[int, tuple[float, ...]]:
+    """Layer index -> mean over the rows of the tokens that each KV head holds."""
+    stores = [(layer.index, layer.store) for layer in layers]
+    return {i: tuple(store.kept().float().mean(0).tolist()) for i, store in stores if store is not None}
+
+
+def _full_bytes(store: LayerStore) -> int:
+    """Bytes of all seen tokens' keys and values."""
+    keys, values = store.tail.keys, store.tail.values
+    token = keys.shape[3] * keys.element_size() + values.shape[3] * values.element_size()
+    return int(store.seen.sum()) * store.heads * token

@@ -1,0 +1,294 @@
+"""One layer of the cache: what transformers asks of a cache layer, and attention over what is stored."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from dcache.errors import DcacheError
+from dcache.lm_kv import adapter
+from dcache.lm_kv.attention import DensePart, Logits, Part, attend, attend_fresh
+from dcache.lm_kv.calls import Call
+from dcache.lm_kv.observers import Observed, State
+from dcache.lm_kv.shared import Shared
+from dcache.lm_kv.store import LayerStore
+from dcache.lm_kv.trigger import due
+
+
+class LayerCache(adapter.BaseLayer):
+    """A layer with full attention.
+
+    Args:
+        index: the layer's index in the model.
+        shared: what all layers of the cache share.
+
+    Attributes:
+        store: keys and values; None before the first call.
+        state: what the observer gathered.
+        logits: how the layer makes logits; known after the first call.
+        since: columns since the last eviction.
+        evictions: how often tokens were evicted.
+    """
+
+    is_sliding = False
+    is_compileable = False
+    is_croppable = True
+    store: LayerStore | None
+    state: State
+    logits: Logits
+    since: int
+    evictions: int
+    # int64 `[rows]`, the model's position of a token minus its index among the row's true ones.
+    _offset: torch.Tensor
+
+    def __init__(self, index: int, shared: Shared) -> None:
+        super().__init__()
+        self.index, self.shared = index, shared
+        self.record_past = False
+        self.bytes_held = 0
+        self._clear()
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Storage is made by the first attention."""
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """This call's keys and values; the keys name this layer to attention, which stores them.
+
+        Raises:
+            DcacheError: no forward of this cache's model runs.
+        """
+        if not self.shared.live:
+            raise DcacheError(
+                "this KVCache belongs to another model: it works only inside the forward of the model that "
+                "it was made for. Make one with lm_kv.KVCache(this_model, ...)."
+            )
+        return adapter.tag(key_states, self), value_states
+
+    def get_seq_length(self) -> int:
+        """Columns so far, evicted ones and pads included: what masks and positions count."""
+        return 0 if self.store is None else self.store.columns
+
+    def get_max_length(self) -> int:
+        """No limit."""
+        return -1
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Masks have a column for everything seen."""
+        return self.get_seq_length() + query_length, 0
+
+    @property
+    def batch_size(self) -> int:
+        """Rows; -1 before the first call."""
+        return -1 if self.store is None else len(self.store.seen)
+
+    def activate_past_recording(self) -> None:
+        """Calls may be taken back by `crop` from now on."""
+        self.record_past = True
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._clear()
+        self._account()
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take the newest `abs(tokens_to_remove)` columns back.
+
+        Raises:
+            DcacheError: some of them left the tail; they are compressed.
+        """
+        count = abs(tokens_to_remove)
+        if count == 0 or self.store is None:
+            return
+        if count > self.store.tail.length:
+            raise DcacheError(
+                f"crop({tokens_to_remove}) reaches into compressed tokens: only the newest "
+                f"{self.store.tail.length} can be taken back. Give the policy a larger window, or crop "
+                "before tokens are evicted."
+            )
+        self.store.crop(count)
+        self.since = max(0, self.since - count)
+        self.state = self.shared.policy.observer.crop(self.state, self.store.seen)
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Keep these rows, in this order."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row."""
+        if self.store is not None:
+            self.batch_select_indices(torch.arange(self.batch_size).repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows, in this order."""
+        if self.store is None:
+            return
+        rows = indices.to(self.store.seen.device)
+        if rows.dtype == torch.bool:
+            rows = rows.nonzero()[:, 0]
+        self.store.select_rows(rows)
+        self._offset = self._offset[rows]
+        self.state = {name: tensor[rows] for name, tensor in self.state.items()}
+        self._account()
+
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scaling: float,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Attention of this call's queries on everything stored and on its own tokens, which are then stored.
+
+        Args:
+            module: the attention module.
+            query: `[B, H, S, d]`.
+            key: `[B, h, S, d]`.
+            value: `[B, h, S, d_v]`.
+            mask: as in `calls.read_call`.
+            scaling: factor of the dot products.
+            **kwargs: `softcap` and `s_aux` as transformers passes them; others are ignored.
+
+        Returns:
+            `[B, S, H, d_v]`.
+
+        Raises:
+            DcacheError: keys are another layer's, or the batch is another one.
+        """
+        store = self._started(module, key, value)
+        call = self.shared.call(mask, key, store.columns)
+        self.logits = Logits(scaling, kwargs.get("softcap"), kwargs.get("s_aux"))
+        self._check_gaps(store, call)
+        reader, policy = self.shared.reader, self.shared.policy
+        statistic = "max" if reader is not None else policy.observer.statistic
+        fresh = DensePart(key, value)
+        plain = self.logits.softcap is None and self.logits.sinks is None and statistic is None
+        if plain and store.columns == 0 and query.shape[2] > 1:
+            output = attend_fresh(query, fresh, self.logits, call.fresh)
+            self._append(store, query, key, value, call)
+            return output
+        attended = attend(query, [*self._parts(store), fresh], self.logits, call.fresh, statistic)
+        if reader is None:
+            self._append(store, query, key, value, call, attended.columns)
+        elif attended.columns is not None:
+            reader(self.index, attended.columns[..., : -key.shape[2]])
+        return attended.output
+
+    def is_due(self, new: int) -> bool:
+        """Whether tokens are evicted at the end of a call with so many columns."""
+        return due(new, self.since, self.shared.policy.every, self.record_past)
+
+    def packed(self) -> None:
+        """Tokens were evicted from the store."""
+        self.evictions += 1
+        self._account()
+
+    def storages(self) -> list[torch.Tensor]:
+        """Every tensor that is held, for counting bytes."""
+        return [*([] if self.store is None else self.store.storages()), *self.state.values()]
+
+    def fork(self, shared: Shared) -> LayerCache:
+        """A copy for another cache, which shares what is never written to."""
+        other = copy.copy(self)
+        other.shared = shared
+        other.store = None if self.store is None else self.store.fork()
+        other.bytes_held = 0
+        other._account()
+        return other
+
+    def restore(self, store: LayerStore, state: State, logits: Logits, since: int, evictions: int) -> None:
+        """Take over what was saved."""
+        self.store, self.state, self.logits = store, state, logits
+        self.since, self.evictions = since, evictions
+        self._offset = torch.zeros_like(store.seen)
+        self.is_initialized = True
+        self._account()
+
+    def _clear(self) -> None:
+        self.store = None
+        self.state = {}
+        self.since = self.evictions = 0
+        self.is_initialized = False
+
+    def _started(self, module: torch.nn.Module, key: torch.Tensor, value: torch.Tensor) -> LayerStore:
+        """The store, made on the first call; refuse what does not fit it."""
+        if getattr(module, "layer_idx", self.index) != self.index:
+            raise DcacheError(
+                f"{type(module).__name__} shares keys between layers, which lm_kv does not support"
+            )
+        if self.store is None:
+            self.store = LayerStore(key, value, self.shared.policy.observer.statistic is not None)
+            self._offset = torch.zeros_like(self.store.seen)
+            self.is_initialized = True
+        elif len(key) != self.batch_size:
+            raise DcacheError(
+                f"this cache holds {self.batch_size} rows, the call has {len(key)}: use a new cache for "
+                "another batch"
+            )
+        return self.store
+
+    def _check_gaps(self, store: LayerStore, call: Call) -> None:
+        """Refuse positions that jump between calls where kept tokens are shifted."""
+        if self.shared.policy.positions != "shifted":
+            return
+        first = call.valid.int().argmax(1, keepdim=True)
+        offset = call.rope.gather(1, first)[:, 0] - store.seen
+        started = call.valid.any(1)
+        if bool((started & (store.seen > 0) & (offset != self._offset)).any()):
+            raise DcacheError(
+                "positions must go on without gaps where kept tokens are shifted, but pads lie between a "
+                "row's tokens. Pass position_ids that count true tokens, as model.generate does."
+            )
+        self._offset = torch.where(started, offset, self._offset)
+
+    def _parts(self, store: LayerStore) -> list[Part]:
+        """What is stored; with its keys shifted where the policy says so."""
+        if self.shared.policy.positions == "original" or not store.segments:
+            return store.parts()
+        # Turned so that kept tokens stand without gaps before this call's first token, whose position is
+        # `seen`.
+        stored = store.stored()
+        rank = stored.valid.long().cumsum(-1) - 1
+        first = store.seen[:, None] - stored.valid.sum(-1)
+        gap = (first[..., None] + rank - stored.positions).masked_fill(~stored.valid, 0)
+        rows, heads, slots, size = stored.keys.shape
+        flat = stored.keys.reshape(rows * heads, 1, slots, size)
+        keys = self.shared.turn(self.index, flat, gap.reshape(rows * heads, slots), "shift")
+        return [DensePart(keys.view(rows, heads, slots, size), stored.values, stored.valid, stored.bias)]
+
+    def _append(
+        self,
+        store: LayerStore,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        call: Call,
+        columns: torch.Tensor | None = None,
+    ) -> None:
+        """Store this call's tokens, show it to the observer, evict where it is time."""
+        positions = store.seen[:, None] + call.rank
+        store.append(key, value, positions, call.fresh.valid, call.count)
+        if columns is not None:
+            store.add_scores(columns)
+        self.since += key.shape[2]
+        policy, shared = self.shared.policy, self.shared
+        seen = Observed(
+            query, call.valid, positions, lambda: shared.turn(self.index, query, call.rope, "back")
+        )
+        self.state = policy.observer.observe(self.state, seen)
+        self._account()
+        if not policy.after_forward and not shared.holding and self.is_due(key.shape[2]):
+            shared.evict([self])
+
+    def _account(self) -> None:
+        sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.storages()}
+        total = sum(sizes.values())
+        self.shared.count_bytes(total - self.bytes_held)
+        self.bytes_held = total

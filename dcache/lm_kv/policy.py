@@ -1,0 +1,95 @@
+"""A policy: one choice of observer, scorer, allocation and so on; a published method returns one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
+
+from dcache.errors import DcacheError
+from dcache.lm_kv.allocation import ALLOCATIONS
+from dcache.lm_kv.budget import Budget
+from dcache.lm_kv.codec import Codec, Plain
+from dcache.lm_kv.observers import Nothing, Observer
+from dcache.lm_kv.reducers import Reducer, drop
+from dcache.lm_kv.scorers import Scorer
+from dcache.util.checks import check_whole, is_number, is_whole
+
+POSITIONS = ("original", "shifted")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is kept of a KV cache.
+
+    Attributes:
+        name: the preset's name.
+        scorer: says how much each stored token matters.
+        observer: gathers what the scorer reads.
+        budget: a float in (0, 1], the share of a row's true tokens, or an int, tokens per KV head; None where
+            `KVCache` is given it.
+        sinks: first true tokens of a row that are always kept.
+        window: newest true tokens that are always kept: an int, or a float in [0, 0.5], a share of the
+            budget. Sinks and window together take at most half the budget.
+        allocation: how the budget is divided: "uniform"; "heads" of a layer share it (AdaKV); "layers" get
+            less from the first to the last (PyramidKV); "global", all heads of all layers share it.
+        floor: the share of the mean budget that any head (layer, for "layers") keeps at least, 0 to 1.
+        positions: "original" positions of kept tokens, or "shifted" together behind the newest
+            (StreamingLLM).
+        every: decoded tokens between evictions; 0 evicts after prompts alone.
+        dense_layers: indices of layers that keep everything, beside the budget.
+        codec: how kept tokens are stored.
+        reducer: what becomes of the others.
+        parameters: what the preset was called with, for reports and files.
+
+    Raises:
+        DcacheError: a field is outside its range.
+    """
+
+    name: str = "policy"
+    _: KW_ONLY
+    scorer: Scorer
+    observer: Observer = field(default_factory=Nothing)
+    budget: float | None = None
+    sinks: int = 4
+    window: float = 32
+    allocation: str = "uniform"
+    floor: float = 0.2
+    positions: str = "original"
+    every: int = 0
+    dense_layers: tuple[int, ...] = ()
+    codec: Codec = field(default_factory=Plain, compare=False)
+    reducer: Reducer = drop
+    parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check every field's range."""
+        if self.budget is not None:
+            Budget(self.budget)
+        check_whole("sinks", self.sinks, 0)
+        check_whole("every", self.every, 0)
+        if is_whole(self.window):
+            check_whole("window", self.window, 0)
+        elif not is_number(self.window) or not 0.0 <= self.window <= 0.5:
+            raise DcacheError(
+                f"window must be a whole number of tokens or a float in [0, 0.5], a share of the budget, "
+                f"got {self.window!r}"
+            )
+        if self.allocation not in ALLOCATIONS:
+            raise DcacheError(f"allocation must be one of {', '.join(ALLOCATIONS)}, got {self.allocation!r}")
+        if self.positions not in POSITIONS:
+            raise DcacheError(f"positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}")
+        if not is_number(self.floor) or not 0.0 <= self.floor <= 1.0:
+            raise DcacheError(f"floor must be a number from 0 to 1, got {self.floor!r}")
+        if not isinstance(self.dense_layers, tuple) or not all(is_whole(i) for i in self.dense_layers):
+            raise DcacheError(f"dense_layers must be a tuple of layer indices, got {self.dense_layers!r}")
+
+    @property
+    def after_forward(self) -> bool:
+        """Whether tokens can be evicted only when all layers have run; the whole cache is held till then."""
+        return self.allocation == "global" or self.scorer.probes
+
+    @property
+    def needs_rotary(self) -> bool:
+        """Whether keys or queries are turned, so that the model's rotation must be known."""
+        return self.positions == "shifted" or self.observer.needs_rotary

@@ -1,0 +1,73 @@
+"""The published policies by name, and those that others register."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from typing import Any, ParamSpec, TypeAlias
+
+from dcache.errors import DcacheError
+from dcache.lm_kv.policy import Policy
+
+P = ParamSpec("P")
+Preset: TypeAlias = Callable[..., Policy]
+_presets: dict[str, Preset] = {}
+
+
+def preset(function: Callable[P, Policy]) -> Callable[P, Policy]:
+    """Register a function that returns a policy; its policies get its name and the call's arguments.
+
+    The first line of its docstring is its summary in `available()`.
+
+    Raises:
+        DcacheError: another one has its name.
+    """
+    signature = inspect.signature(function)
+    name = function.__name__
+
+    @wraps(function)
+    def make(*args: P.args, **kwargs: P.kwargs) -> Policy:
+        call = signature.bind(*args, **kwargs)
+        call.apply_defaults()
+        return replace(function(*args, **kwargs), name=name, parameters=dict(call.arguments))
+
+    if name in _presets:
+        raise DcacheError(f"a policy named {name!r} is registered already: choose another name")
+    _presets[name] = make
+    return make
+
+
+def available() -> dict[str, str]:
+    """Name of every policy -> its summary.
+
+    >>> from dcache import lm_kv
+    >>> sorted(lm_kv.available())
+    ['expected_attention', 'h2o', 'keydiff', 'kvzip', 'random', 'snapkv', 'streaming_llm', 'tova']
+    """
+    return {name: (function.__doc__ or "").partition("\n")[0] for name, function in _presets.items()}
+
+
+def make(name: str, **options: Any) -> Policy:
+    """Build a policy by name.
+
+    Raises:
+        DcacheError: the name or an option is unknown; the message lists what there is.
+
+    >>> from dcache import lm_kv
+    >>> lm_kv.make("snapkv", budget=0.25).budget
+    0.25
+    """
+    if name not in _presets:
+        close = difflib.get_close_matches(name, _presets, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise DcacheError(f"policy {name!r} is unknown: expected one of {', '.join(_presets)}.{hint}")
+    known = list(inspect.signature(_presets[name]).parameters)
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise DcacheError(
+            f"{name} has no option {', '.join(map(repr, unknown))}: it takes {', '.join(known)}"
+        )
+    return _presets[name](**options)

@@ -1,0 +1,103 @@
+"""A packed segment: what was kept of a layer, ragged over rows and KV heads, without pads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from dcache.lm_kv.codec import Codec, Plain
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Keys and values of `rows * heads` runs, one after the other; never written to once made.
+
+    Run `b * heads + h` has the kept tokens of row b and KV head h in ascending order of position.
+
+    Attributes:
+        keys: encoded keys of all runs, decoded to `[N, d]`.
+        values: encoded values, decoded to `[N, d_v]`.
+        positions: int32 `[N]`, each token's index among its row's true tokens.
+        lengths: int64 `[rows, heads]`, tokens in each run.
+        bias: float32 `[N]` added to each token's logits, None where all are 0.
+        score: float32 `[N]`, running statistic of an observer, None where it has none.
+        codec: how keys and values are encoded.
+    """
+
+    keys: Any
+    values: Any
+    positions: torch.Tensor
+    lengths: torch.Tensor
+    bias: torch.Tensor | None = None
+    score: torch.Tensor | None = None
+    codec: Codec = field(default_factory=Plain)
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Tokens in each run, on the host."""
+        sizes: list[int] = self.lengths.flatten().tolist()
+        return sizes
+
+    @property
+    def width(self) -> int:
+        """Tokens in the longest run."""
+        return max(self.sizes, default=0)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all runs are equally long, so that the storage is `[rows, heads, width, ...]`."""
+        return len(set(self.sizes)) <= 1
+
+    @property
+    def valid(self) -> torch.Tensor:
+        """Bool `[rows, heads, width]`: which slots of the padded form hold a token."""
+        slots = torch.arange(self.width, device=self.lengths.device)
+        return slots < self.lengths[..., None]
+
+    def pad(self, flat: torch.Tensor, fill: float = 0.0) -> torch.Tensor:
+        """A flat `[N, ...]` as `[rows, heads, width, ...]`; a view where the runs are equally long."""
+        shape = (*self.lengths.shape, self.width, *flat.shape[1:])
+        if self.uniform:
+            return flat.view(shape)
+        padded = flat.new_full(shape, fill)
+        padded[self.valid] = flat
+        return padded
+
+    def flatten(self, padded: torch.Tensor) -> torch.Tensor:
+        """The inverse of `pad`."""
+        return padded.reshape(-1, *padded.shape[3:]) if self.uniform else padded[self.valid]
+
+    def decoded(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Flat keys `[N, d]` and values `[N, d_v]` in the model's dtype."""
+        return self.codec.decode(self.keys), self.codec.decode(self.values)
+
+    def with_score(self, score: torch.Tensor) -> Segment:
+        """The same tokens with another running statistic `[N]`."""
+        return replace(self, score=score)
+
+    def select_rows(self, rows: torch.Tensor) -> Segment:
+        """Rows by index, in this order, repeated where an index is."""
+        heads = self.lengths.shape[1]
+        starts = self.lengths.flatten().cumsum(0) - self.lengths.flatten()
+        runs = (rows[:, None] * heads + torch.arange(heads, device=rows.device)).flatten()
+        lengths = self.lengths.flatten()[runs]
+        first = torch.repeat_interleave(starts[runs] - (lengths.cumsum(0) - lengths), lengths)
+        index = first + torch.arange(len(first), device=rows.device)
+        return replace(
+            self,
+            keys=self.codec.take(self.keys, index),
+            values=self.codec.take(self.values, index),
+            positions=self.positions[index],
+            lengths=self.lengths[rows],
+            bias=None if self.bias is None else self.bias[index],
+            score=None if self.score is None else self.score[index],
+        )
+
+    def storages(self) -> list[torch.Tensor]:
+        """Every tensor that is held, for counting bytes."""
+        optional = [part for part in (self.bias, self.score) if part is not None]
+        encoded = [*self.codec.storages(self.keys), *self.codec.storages(self.values)]
+        return [*encoded, self.positions, self.lengths, *optional]

@@ -1,0 +1,134 @@
+"""A layer's storage: immutable packed segments of what was kept, and a dense tail of the newest columns."""
+
+from __future__ import annotations
+
+import torch
+
+from dcache.lm_kv.attention import DensePart, Part, RaggedPart
+from dcache.lm_kv.codec import Codec
+from dcache.lm_kv.reducers import Reducer
+from dcache.lm_kv.segment import Segment
+from dcache.lm_kv.stored import Stored, gather
+from dcache.lm_kv.tail import Tail
+
+
+class LayerStore:
+    """Keys and values of one layer, ragged over rows and KV heads.
+
+    Args:
+        keys: `[rows, heads, n, d]`, for shape, dtype and device; nothing of it is stored.
+        values: `[rows, heads, n, d_v]`, likewise.
+        scored: whether each token has a running statistic.
+
+    Attributes:
+        segments: what was kept.
+        tail: the newest columns; they alone can be taken back.
+        seen: int64 `[rows]`, true tokens so far, evicted ones included.
+        columns: columns so far, pads and evicted ones included.
+    """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, scored: bool) -> None:
+        self.segments: tuple[Segment, ...] = ()
+        self.tail = Tail(keys, values, scored)
+        self.seen = torch.zeros(len(keys), dtype=torch.long, device=keys.device)
+        self.columns = 0
+
+    @property
+    def heads(self) -> int:
+        """KV heads."""
+        return self.tail.keys.shape[1]
+
+    def append(
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        positions: torch.Tensor,
+        valid: torch.Tensor | None,
+        count: torch.Tensor,
+    ) -> None:
+        """Store new columns in the tail; see `Tail.append`.
+
+        Args:
+            keys: `[rows, heads, n, d]`.
+            values: `[rows, heads, n, d_v]`.
+            positions: `[rows, n]`.
+            valid: bool `[rows, n]` or None.
+            count: int64 `[rows]`, true tokens among them.
+        """
+        self.tail.append(keys, values, positions, valid)
+        self.seen = self.seen + count
+        self.columns += keys.shape[2]
+
+    def crop(self, count: int) -> None:
+        """Take the newest columns of the tail back."""
+        self.seen = self.seen - self.tail.valid[:, self.tail.length - count :].sum(1)
+        self.tail.drop_newest(count)
+        self.columns -= count
+
+    def select_rows(self, rows: torch.Tensor) -> None:
+        """Keep these rows, in this order."""
+        self.segments = tuple(segment.select_rows(rows) for segment in self.segments)
+        self.tail.select_rows(rows)
+        self.seen = self.seen[rows]
+
+    def stored(self) -> Stored:
+        """Everything stored, in one padded form; its columns are in the order of `parts`."""
+        return gather(self.segments, self.tail)
+
+    def parts(self) -> list[Part]:
+        """Everything stored, for attention."""
+        parts: list[Part] = []
+        for segment in self.segments:
+            keys, values = segment.decoded()
+            bias = None if segment.bias is None else segment.pad(segment.bias)
+            if segment.uniform:
+                parts.append(DensePart(segment.pad(keys), segment.pad(values), None, bias))
+            else:
+                parts.append(RaggedPart(keys, values, segment.lengths, segment.sizes, bias))
+        mask = self.tail.valid[:, None] if self.tail.padded else None
+        return [*parts, DensePart(self.tail.keys, self.tail.values, mask)]
+
+    def kept(self) -> torch.Tensor:
+        """int64 `[rows, heads]`, tokens that each KV head holds."""
+        kept = self.tail.valid.sum(1)[:, None].expand(-1, self.heads)
+        for segment in self.segments:
+            kept = kept + segment.lengths
+        return kept
+
+    def pack(self, stored: Stored, keep: torch.Tensor, columns: int, reducer: Reducer, codec: Codec) -> None:
+        """Replace everything stored by one segment of what is kept; the newest columns stay in the tail.
+
+        Args:
+            stored: what `stored` gave.
+            keep: bool `[rows, heads, M]`; True at every token of the newest columns.
+            columns: how many of the tail's columns stay.
+            reducer: what becomes of the others.
+            codec: how the segment is stored.
+        """
+        packed = keep.clone()
+        packed[:, :, packed.shape[2] - columns :] = False
+        self.segments = (reducer(stored, packed, codec),)
+        self.tail.keep_newest(columns)
+
+    def add_scores(self, columns: torch.Tensor) -> None:
+        """Add `[rows, heads, M]` to the running statistics; columns are in the order of `parts`."""
+        segments, start = [], 0
+        for segment in self.segments:
+            added = segment.flatten(columns[..., start : start + segment.width])
+            segments.append(segment.with_score(added if segment.score is None else segment.score + added))
+            start += segment.width
+        self.segments = tuple(segments)
+        if self.tail.score is not None:
+            self.tail.score.add_(columns[..., start:])
+
+    def storages(self) -> list[torch.Tensor]:
+        """Every tensor that is held, for counting bytes."""
+        packed = [tensor for segment in self.segments for tensor in segment.storages()]
+        return [*packed, *self.tail.storages()]
+
+    def fork(self) -> LayerStore:
+        """A copy with the same immutable segments and a copied tail."""
+        other = LayerStore.__new__(LayerStore)
+        other.segments, other.tail = self.segments, self.tail.fork()
+        other.seen, other.columns = self.seen, self.columns
+        return other

@@ -1,0 +1,132 @@
+"""The dense tail of a layer: the newest tokens, uncompressed, in slabs that grow by blocks."""
+
+from __future__ import annotations
+
+import torch
+
+# A slab that is too small grows to the tokens it needs, rounded up to this many more. Doubling would let a
+# cache that keeps a quarter hold far more than a quarter of the bytes.
+BLOCK = 64
+
+
+class Tail:
+    """Keys, values, positions and validity of the newest columns of all rows.
+
+    Args:
+        keys: `[rows, heads, 0, d]`, for shape, dtype and device.
+        values: `[rows, heads, 0, d_v]`.
+        scored: whether each slot has a running statistic (float32).
+    """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, scored: bool = False) -> None:
+        rows, heads = keys.shape[:2]
+        self.length = 0
+        # False while no column is a pad in any row, so that attention needs no mask.
+        self.padded = False
+        self._keys = keys.new_empty(rows, heads, 0, keys.shape[3])
+        self._values = values.new_empty(rows, heads, 0, values.shape[3])
+        self._positions = torch.empty(rows, 0, dtype=torch.int32, device=keys.device)
+        self._valid = torch.empty(rows, 0, dtype=torch.bool, device=keys.device)
+        self._score = keys.new_empty(rows, heads, 0, dtype=torch.float32) if scored else None
+
+    @property
+    def keys(self) -> torch.Tensor:
+        """`[rows, heads, length, d]`."""
+        return self._keys[:, :, : self.length]
+
+    @property
+    def values(self) -> torch.Tensor:
+        """`[rows, heads, length, d_v]`."""
+        return self._values[:, :, : self.length]
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """int32 `[rows, length]`: each token's index among its row's true tokens."""
+        return self._positions[:, : self.length]
+
+    @property
+    def valid(self) -> torch.Tensor:
+        """Bool `[rows, length]`: False at pads."""
+        return self._valid[:, : self.length]
+
+    @property
+    def score(self) -> torch.Tensor | None:
+        """float32 `[rows, heads, length]`; it may be added to in place."""
+        return None if self._score is None else self._score[:, :, : self.length]
+
+    def append(
+        self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor, valid: torch.Tensor | None
+    ) -> None:
+        """Copy new columns in; their statistics start at 0.
+
+        Args:
+            keys: `[rows, heads, n, d]`.
+            values: `[rows, heads, n, d_v]`.
+            positions: `[rows, n]`.
+            valid: bool `[rows, n]`, None where no column is a pad.
+        """
+        start, end = self.length, self.length + keys.shape[2]
+        # What was made under inference_mode cannot be written to outside it.
+        locked = self._keys.is_inference() and not torch.is_inference_mode_enabled()
+        if locked or end > self._keys.shape[2]:
+            self._resize(max(end, start + BLOCK))
+        self._keys[:, :, start:end] = keys
+        self._values[:, :, start:end] = values
+        self._positions[:, start:end] = positions
+        self._valid[:, start:end] = True if valid is None else valid
+        if self._score is not None:
+            self._score[:, :, start:end] = 0.0
+        self.length = end
+        self.padded = self.padded or valid is not None
+
+    def drop_newest(self, columns: int) -> None:
+        """Forget the newest columns."""
+        self.length -= columns
+
+    def keep_newest(self, columns: int) -> None:
+        """Forget all but the newest columns, in slabs without spare room."""
+        kept = slice(self.length - columns, self.length)
+        self._take(kept)
+        self.length = columns
+        self.padded = self.padded and not bool(self._valid.all())
+
+    def select_rows(self, rows: torch.Tensor) -> None:
+        """Keep these rows, in this order."""
+        self._keys, self._values = self._keys[rows], self._values[rows]
+        self._positions, self._valid = self._positions[rows], self._valid[rows]
+        self._score = None if self._score is None else self._score[rows]
+
+    def fork(self) -> Tail:
+        """A copy that shares nothing."""
+        other = Tail.__new__(Tail)
+        other.__dict__ = self.__dict__.copy()
+        other._take(slice(0, self.length))
+        return other
+
+    def storages(self) -> list[torch.Tensor]:
+        """Every tensor that is held, for counting bytes."""
+        score = [] if self._score is None else [self._score]
+        return [self._keys, self._values, self._positions, self._valid, *score]
+
+    def _resize(self, slots: int) -> None:
+        """Slabs with this many slots, the stored columns in front."""
+        n = self.length
+        for name in ("_keys", "_values", "_score"):
+            slab = getattr(self, name)
+            if slab is not None:
+                grown = slab.new_empty(*slab.shape[:2], slots, *slab.shape[3:])
+                grown[:, :, :n] = slab[:, :, :n]
+                setattr(self, name, grown)
+        for name in ("_positions", "_valid"):
+            slab = getattr(self, name)
+            grown = slab.new_zeros(slab.shape[0], slots)
+            grown[:, :n] = slab[:, :n]
+            setattr(self, name, grown)
+
+    def _take(self, columns: slice) -> None:
+        self._keys = self._keys[:, :, columns].clone(memory_format=torch.contiguous_format)
+        self._values = self._values[:, :, columns].clone(memory_format=torch.contiguous_format)
+        self._positions = self._positions[:, columns].clone(memory_format=torch.contiguous_format)
+        self._valid = self._valid[:, columns].clone(memory_format=torch.contiguous_format)
+        if self._score is not None:
+            self._score = self._score[:, :, columns].clone(memory_format=torch.contiguous_format)

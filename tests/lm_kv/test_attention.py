@@ -1,0 +1,109 @@
+import pytest
+import torch
+
+from dcache.lm_kv import attention
+from dcache.lm_kv.attention import DensePart, Fresh, Logits, RaggedPart, attend, attend_fresh
+
+ROWS, HEADS, GROUPS, SIZE = 2, 2, 2, 8
+PLAIN = Logits(SIZE**-0.5)
+
+
+def tensors(*columns: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(torch.randn(ROWS, HEADS, n, SIZE), torch.randn(ROWS, HEADS, n, SIZE)) for n in columns]
+
+
+def queries(count: int) -> torch.Tensor:
+    return torch.randn(ROWS, HEADS * GROUPS, count, SIZE)
+
+
+def dense(query, keys, values, bias, logits=PLAIN):
+    """The specification: every key for every query, with what must not be seen at -inf."""
+    keys, values = keys.repeat_interleave(GROUPS, 1), values.repeat_interleave(GROUPS, 1)
+    scores = logits.of(query @ keys.mT) + bias.repeat_interleave(GROUPS, 1)
+    if logits.sinks is not None:
+        sinks = logits.sinks.view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        weights = torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
+    else:
+        weights = scores.softmax(-1)
+    return (weights @ values).transpose(1, 2), weights
+
+
+def causal(count: int, older: int) -> torch.Tensor:
+    mask = torch.ones(count, older + count).tril(older).bool()
+    return torch.zeros(ROWS, HEADS, count, older + count).masked_fill(~mask, float("-inf"))
+
+
+@pytest.mark.parametrize("logits", [PLAIN, Logits(0.3, softcap=2.0), Logits(0.3, sinks=torch.randn(4))])
+def test_parts_are_normalised_together(logits):
+    (k0, v0), (k1, v1), (k2, v2) = tensors(5, 3, 4)
+    query = queries(4)
+    parts = [DensePart(k0, v0), DensePart(k1, v1), DensePart(k2, v2)]
+    keys, values = torch.cat([k0, k1, k2], 2), torch.cat([v0, v1, v2], 2)
+    expected, weights = dense(query, keys, values, causal(4, 8), logits)
+    result = attend(query, parts, logits, Fresh(), "sum")
+    torch.testing.assert_close(result.output, expected, atol=1e-6, rtol=1e-5)
+    sums = weights.unflatten(1, (HEADS, GROUPS)).mean(2).sum(2)
+    torch.testing.assert_close(result.columns, sums, atol=1e-6, rtol=1e-5)
+
+
+def test_ragged_runs_equal_dense_attention_with_dropped_keys_at_minus_infinity():
+    ((k0, v0), (k1, v1)) = tensors(6, 1)
+    query, lengths = queries(1), torch.tensor([[6, 0], [2, 4]])
+    kept = torch.arange(6) < lengths[..., None]
+    bias = torch.randn(ROWS, HEADS, 6)
+    part = RaggedPart(k0[kept], v0[kept], lengths, lengths.flatten().tolist(), bias)
+    full = torch.cat([bias.masked_fill(~kept, float("-inf")), torch.zeros(ROWS, HEADS, 1)], -1)[:, :, None]
+    expected, weights = dense(query, torch.cat([k0, k1], 2), torch.cat([v0, v1], 2), full)
+    result = attend(query, [part, DensePart(k1, v1)], PLAIN, Fresh(), "max")
+    torch.testing.assert_close(result.output, expected, atol=1e-6, rtol=1e-5)
+    largest = weights.unflatten(1, (HEADS, GROUPS)).amax((2, 3))
+    torch.testing.assert_close(result.columns, largest, atol=1e-6, rtol=1e-5)
+
+
+def test_pads_of_this_call_are_neither_seen_nor_counted():
+    ((k0, v0),) = tensors(4)
+    query, valid = queries(4), torch.tensor([[False, True, True, True], [True] * 4])
+    result = attend(query, [DensePart(k0, v0)], PLAIN, Fresh(valid), "sum")
+    lone = attend(query[:1, :, 1:], [DensePart(k0[:1, :, 1:], v0[:1, :, 1:])], PLAIN, Fresh(), "sum")
+    torch.testing.assert_close(result.output[:1, 1:], lone.output)
+    torch.testing.assert_close(result.columns[:1, :, 1:], lone.columns)
+    assert result.columns[0, :, 0].tolist() == [0.0, 0.0]
+    assert result.output.isfinite().all()
+
+
+def test_blocks_of_queries_change_nothing(monkeypatch):
+    ((k0, v0), (k1, v1)) = tensors(3, 7)
+    query, parts = queries(7), [DensePart(k0, v0), DensePart(k1, v1)]
+    whole = attend(query, parts, PLAIN, Fresh(), "sum")
+    largest = attend(query, parts, PLAIN, Fresh(), "max")
+    # One query at a time.
+    monkeypatch.setattr(attention, "LOGITS", 1)
+    split = attend(query, parts, PLAIN, Fresh(), "sum")
+    torch.testing.assert_close(split.output, whole.output)
+    torch.testing.assert_close(split.columns, whole.columns)
+    torch.testing.assert_close(attend(query, parts, PLAIN, Fresh(), "max").columns, largest.columns)
+
+
+@pytest.mark.parametrize(
+    "fresh",
+    [
+        Fresh(),
+        Fresh(valid=torch.tensor([[False, True, True, True], [True] * 4])),
+        Fresh(visible=torch.ones(ROWS, 4, 4, dtype=torch.bool)),
+    ],
+)
+def test_fused_attention_of_a_first_call_equals_the_reference(fresh):
+    ((k0, v0),) = tensors(4)
+    query = queries(4)
+    expected = attend(query, [DensePart(k0, v0)], PLAIN, fresh).output
+    torch.testing.assert_close(attend_fresh(query, DensePart(k0, v0), PLAIN, fresh), expected)
+
+
+def test_half_precision_is_normalised_in_float32_and_given_back_in_its_own():
+    ((k0, v0),) = tensors(3)
+    query = queries(1)
+    low = [x.bfloat16() for x in (query, k0, v0)]
+    result = attend(low[0], [DensePart(low[1], low[2])], PLAIN, Fresh()).output
+    exact = attend(low[0].float(), [DensePart(low[1].float(), low[2].float())], PLAIN, Fresh()).output
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(result, exact.bfloat16(), atol=0, rtol=0)

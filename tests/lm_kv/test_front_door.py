@@ -1,0 +1,48 @@
+"""The public names of lm_kv, pinned."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from dcache import lm_kv
+
+POLICIES = {"streaming_llm", "kvzip", "snapkv", "keydiff", "h2o", "tova", "expected_attention", "random"}
+OTHERS = {
+    "CacheReport", "CacheStats", "KVCache", "Policy", "available", "disable", "enable", "is_enabled", "make",
+    "preset", "stats",
+}  # fmt: skip
+
+
+def test_the_names_are_these():
+    assert set(lm_kv.__all__) == POLICIES | OTHERS
+    assert set(lm_kv.available()) == POLICIES
+    assert set(lm_kv.__all__) <= set(dir(lm_kv))
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES | OTHERS))
+def test_every_name_exists_and_is_documented(name):
+    thing = getattr(lm_kv, name)
+    assert inspect.getdoc(thing)
+    if inspect.isfunction(thing):
+        parameters = inspect.signature(thing).parameters.values()
+        assert all(parameter.annotation is not parameter.empty for parameter in parameters)
+
+
+def test_another_name_is_no_attribute():
+    with pytest.raises(AttributeError, match="has no attribute 'snapvk'"):
+        _ = lm_kv.snapvk
+
+
+def test_the_options_of_the_cache_are_these():
+    options = inspect.signature(lm_kv.KVCache).parameters
+    defaults = {name: parameter.default for name, parameter in options.items()}
+    assert {name: value for name, value in defaults.items() if name not in ("model", "policy")} == {
+        "budget": None, "codec": None, "allocation": None, "floor": 0.2, "dense_layers": (), "every": 0,
+    }  # fmt: skip
+
+
+def test_policies_are_there_without_transformers():
+    script = "import sys; from dcache import lm_kv; lm_kv.snapkv(); assert 'transformers' not in sys.modules"
+    assert subprocess.run([sys.executable, "-P", "-c", script], check=False).returncode == 0

@@ -1,0 +1,59 @@
+"""The Python of docs/lm_kv runs."""
+
+import ast
+import inspect
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from dcache import lm_kv
+from dcache.lm_kv import registry
+from tests.lm_kv.language_models import batch, llama
+
+DOCS = Path(__file__).parents[2] / "docs" / "lm_kv"
+FIGURES = r"^\| ([\w ]+)" + 4 * r" \| (0\.\d+)" + r" \|$"
+
+
+@pytest.mark.parametrize("page", ["README.md", "add-a-policy.md"])
+def test_a_page_runs(page, monkeypatch, capsys):
+    monkeypatch.setattr(registry, "_presets", dict(registry._presets))
+    model, inputs = llama(2), batch(length=80)
+    names = {"model": model, "batch": inputs, "__name__": page}
+    blocks = re.findall(
+        r"^```python\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.M
+    )
+    assert blocks
+    for block in blocks:
+        exec(compile(block, page, "exec", dont_inherit=True), names)
+    assert isinstance(names["cache"], lm_kv.KVCache)
+
+
+def test_the_figures_are_those_that_were_measured():
+    table = json.loads((Path(__file__).parent / "recall" / "table.json").read_text(encoding="utf-8"))
+    page = (DOCS / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(FIGURES, page, re.M)
+    assert {name: [float(figure) for figure in figures] for name, *figures in rows} == table
+
+
+def test_the_page_lists_every_policy():
+    page = (DOCS / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(\w+)\]\(policies/\1\.md\) \|", page, re.M)
+    assert sorted(rows) == sorted(lm_kv.available())
+    assert {path.stem for path in (DOCS / "policies").glob("*.md")} == set(lm_kv.available())
+
+
+@pytest.mark.parametrize("name", sorted(lm_kv.available()))
+def test_a_policys_page_has_its_options_and_figures(name):
+    page = (DOCS / "policies" / f"{name}.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \| `(.*?)` \|", page, re.M)
+    parameters = inspect.signature(getattr(lm_kv, name)).parameters
+    assert {option: ast.literal_eval(value) for option, value in listed} == {
+        option: parameter.default for option, parameter in parameters.items()
+    }
+    table = json.loads((Path(__file__).parent / "recall" / "table.json").read_text(encoding="utf-8"))
+    rows = re.findall(FIGURES, page, re.M)
+    assert rows
+    for label, *figures in rows:
+        assert [float(figure) for figure in figures] == table[label]

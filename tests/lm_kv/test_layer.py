@@ -1,0 +1,117 @@
+import pytest
+import torch
+
+from dcache import DcacheError, lm_kv
+from dcache.lm_kv.budget import Budget
+from dcache.lm_kv.layer import LayerCache
+from dcache.lm_kv.policy import Policy
+from dcache.lm_kv.scorers import KeyDistance
+from dcache.lm_kv.shared import Shared
+from tests.lm_kv.language_models import batch, llama, prefill, prefilled
+
+HEADS, SIZE = 2, 4
+
+
+def layer(**policy) -> LayerCache:
+    shared = Shared(Policy(scorer=KeyDistance(), budget=1.0, **policy), Budget(1.0), lambda layers: None)
+    return LayerCache(0, shared)
+
+
+def run(one: LayerCache, columns: int, rows: int = 1, mask=None) -> torch.Tensor:
+    keys = torch.randn(rows, HEADS, columns, SIZE)
+    query = torch.randn(rows, 2 * HEADS, columns, SIZE)
+    one.shared.begin(None)
+    output = one.attend(torch.nn.Identity(), query, keys, keys, mask, 0.5)
+    one.shared.end()
+    return output
+
+
+def test_lengths_count_columns_and_rows_true_tokens():
+    one = layer()
+    assert one.get_seq_length() == 0
+    assert one.batch_size == -1
+    run(one, 3, rows=2, mask=torch.tensor([[0, 1, 1], [1, 1, 1]]))
+    assert one.get_seq_length() == 3
+    assert one.get_mask_sizes(2) == (5, 0)
+    assert one.get_max_length() == -1
+    assert one.store.seen.tolist() == [2, 3]
+    assert one.batch_size == 2
+
+
+def test_keys_and_values_that_are_views_do_not_keep_their_storage_alive():
+    one = layer()
+    fused = torch.randn(1, HEADS, 5, 3 * SIZE)
+    key, value = fused[..., :SIZE], fused[..., 2 * SIZE :]
+    one.shared.begin(None)
+    one.attend(torch.nn.Identity(), torch.randn(1, 2 * HEADS, 5, SIZE), key, value, None, 0.5)
+    pointers = {tensor.untyped_storage().data_ptr() for tensor in one.storages()}
+    assert fused.untyped_storage().data_ptr() not in pointers
+
+
+def test_bytes_are_those_of_the_storages():
+    one = layer()
+    run(one, 5)
+    held = sum(tensor.untyped_storage().nbytes() for tensor in one.storages())
+    # A slab of 64 slots: keys and values of 2 heads and 4 channels, an int32 position, a validity.
+    assert held == one.bytes_held == one.shared.bytes_held == 64 * (2 * 2 * 4 * 4 + 4 + 1)
+    one.reset()
+    assert one.shared.bytes_held == 0
+    assert one.shared.peak_bytes == held
+
+
+def test_another_batch_or_another_layers_keys_are_refused():
+    one = layer()
+    run(one, 2, rows=2)
+    with pytest.raises(DcacheError, match="this cache holds 2 rows, the call has 3"):
+        run(one, 1, rows=3)
+    other = torch.nn.Identity()
+    other.layer_idx = 7
+    with pytest.raises(DcacheError, match="Identity shares keys between layers"):
+        one.attend(
+            other, torch.zeros(2, 4, 1, SIZE), torch.zeros(2, 2, 1, SIZE), torch.zeros(2, 2, 1, SIZE), None, 1
+        )
+
+
+def test_a_crop_takes_columns_of_the_tail_back_and_no_more():
+    one = layer()
+    run(one, 5)
+    one.crop(-2)
+    assert one.get_seq_length() == 3
+    assert one.store.seen.tolist() == [3]
+    with pytest.raises(DcacheError, match=r"crop\(-4\) reaches into compressed tokens: only the newest 3"):
+        one.crop(-4)
+
+
+def test_rows_are_selected_repeated_and_masked():
+    one = layer()
+    run(one, 3, rows=2, mask=torch.tensor([[0, 1, 1], [1, 1, 1]]))
+    one.batch_repeat_interleave(2)
+    assert one.store.seen.tolist() == [2, 2, 3, 3]
+    one.reorder_cache(torch.tensor([3, 0]))
+    assert one.store.seen.tolist() == [3, 2]
+    one.batch_select_indices(torch.tensor([False, True]))
+    assert one.store.seen.tolist() == [2]
+
+
+@torch.no_grad()
+def test_shifted_positions_equal_a_run_of_the_kept_tokens_alone():
+    # In one layer keys depend on their token alone, so kept ones are what a short text has.
+    model, inputs = llama(1), {name: tensor[1:] for name, tensor in batch().items()}
+    cache = prefilled(model, lm_kv.streaming_llm(sinks=2), inputs, budget=10)
+    new = torch.tensor([[50]])
+    out = model(new, past_key_values=cache, position_ids=torch.tensor([[40]])).logits[:, -1]
+    ids = inputs["input_ids"]
+    short = torch.cat([ids[:, :2], ids[:, -8:], new], 1)
+    torch.testing.assert_close(out, model(short, use_cache=False).logits[:, -1], atol=1e-5, rtol=1e-5)
+    assert cache.stats().kept == (11.0,)
+
+
+@torch.no_grad()
+def test_positions_that_jump_are_refused_where_tokens_are_shifted():
+    model, inputs = llama(1), batch()
+    cache = lm_kv.KVCache(model, lm_kv.streaming_llm(sinks=2), budget=10)
+    prefill(model, inputs, cache)
+    mask = torch.cat([inputs["attention_mask"], torch.ones(2, 1)], 1)
+    with pytest.raises(DcacheError, match="positions must go on without gaps"):
+        # Without position_ids the model counts columns: for the padded row that is 13 further on.
+        model(torch.tensor([[5], [6]]), attention_mask=mask, past_key_values=cache)

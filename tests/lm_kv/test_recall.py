@@ -1,0 +1,72 @@
+"""Quality gates on the recall model: 241 tokens are compressed before any of 32 questions is asked.
+
+`recall/table.json` has the shares of right answers that `measured` gave for every policy and budget.
+"""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from dcache import lm_kv
+from tests.lm_kv.recall_task import FOLDER, recall_batch
+
+CONTEXT, PAIRS, ROWS = 240, 32, 24
+BUDGETS = (0.5, 0.25, 0.125, 0.0625)
+POLICIES = {
+    "random": lm_kv.random(),
+    "streaming_llm": lm_kv.streaming_llm(shift=False),
+    "keydiff": lm_kv.keydiff(),
+    "snapkv": lm_kv.snapkv(window=16, pool=1),
+    "tova": lm_kv.tova(),
+    "h2o": lm_kv.h2o(window=0),
+    "expected_attention": lm_kv.expected_attention(sinks=0),
+    "kvzip uniform": lm_kv.kvzip(allocation="uniform"),
+    "kvzip heads": lm_kv.kvzip(allocation="heads"),
+    "kvzip global": lm_kv.kvzip(allocation="global"),
+}
+TABLE = json.loads((FOLDER / "table.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    from transformers import LlamaForCausalLM
+
+    return LlamaForCausalLM.from_pretrained(FOLDER).eval()
+
+
+@torch.no_grad()
+def measured(model: Any, name: str, budget: float) -> float:
+    """Share of right answers with layer 0 dense."""
+    ids = recall_batch(CONTEXT, PAIRS, ROWS, torch.Generator().manual_seed(7))
+    context, asked = ids[:, : CONTEXT + 1], ids[:, CONTEXT + 1 :]
+    cache = lm_kv.KVCache(model, POLICIES[name], budget=budget, dense_layers=(0,))
+    with cache.hold():
+        model(context, past_key_values=cache)
+        cache.compress()
+        logits = model(asked, past_key_values=cache).logits
+    return (logits[:, 0::2].argmax(-1) == asked[:, 1::2]).float().mean().item()
+
+
+def test_the_checkpoint_is_small_and_knows_the_task(model: Any) -> None:
+    assert (FOLDER / "model.safetensors").stat().st_size < 1_000_000
+    assert measured(model, "random", 1.0) > 0.95
+
+
+@pytest.mark.filterwarnings("ignore:sinks=:dcache.DcacheWarning")
+def test_a_second_reading_beats_sums_of_attention(model: Any) -> None:
+    assert measured(model, "kvzip uniform", 0.125) >= measured(model, "h2o", 0.125) + 0.1
+
+
+@pytest.mark.parametrize("allocation", ["heads", "global"])
+def test_shared_budgets_beat_uniform_ones_where_little_is_kept(model: Any, allocation: str) -> None:
+    assert measured(model, f"kvzip {allocation}", 0.0625) >= measured(model, "kvzip uniform", 0.0625) + 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:sinks=:dcache.DcacheWarning")
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_the_table_is_what_was_measured(model: Any, name: str) -> None:
+    # 768 answers: one in fifty may fall otherwise where sums are rounded in another order.
+    assert [measured(model, name, budget) for budget in BUDGETS] == pytest.approx(TABLE[name], abs=0.02)

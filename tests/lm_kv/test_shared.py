@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from dcache import DcacheError
+from dcache.lm_kv.budget import Budget
+from dcache.lm_kv.policy import Policy
+from dcache.lm_kv.scorers import KeyDistance
+from dcache.lm_kv.shared import Shared
+
+
+def shared() -> Shared:
+    return Shared(Policy(scorer=KeyDistance()), Budget(0.5), lambda layers: None)
+
+
+def test_the_peak_is_the_most_that_was_held():
+    one = shared()
+    for change in (100, 50, -120, 20):
+        one.count_bytes(change)
+    assert one.bytes_held == 50
+    assert one.peak_bytes == 150
+
+
+def test_a_mask_is_read_once_for_all_layers_and_anew_for_each_forward():
+    one, mask = shared(), torch.tensor([[0, 1]])
+    key = torch.zeros(1, 1, 2, 4)
+    one.begin(None)
+    first = one.call(mask, key, 0)
+    assert one.call(mask, key, 0) is first
+    one.end()
+    one.begin(torch.tensor([[5, 6]]))
+    assert one.call(mask, key, 0).rope.tolist() == [[5, 6]]
+
+
+def test_a_policy_that_turns_without_saying_so_is_told_what_to_set():
+    with pytest.raises(DcacheError, match="set `needs_rotary`"):
+        shared().turn(0, torch.zeros(1, 1, 1, 4), torch.zeros(1, 1), "shift")
+    with pytest.raises(DcacheError, match="set `needs_rotary`"):
+        shared().mean_rotation(0, 4, 0, 8, torch.zeros(1))
