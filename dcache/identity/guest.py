@@ -80,7 +80,7 @@ class Guest:
         if value is None or (times and times[-1] == value):
             return run
         times.append(value)
-        if run.calls:
+        if run.calls and not guest.unseen_step(run, value):
             # Another timestep, and the sampler did not step.
             self._idle = weakref.ref(guest.sampler)
             self.dismiss()

@@ -197,16 +197,7 @@ class SamplerIntercept:
             return result
         if not run.located:
             run.begin_at(number(args[1] if len(args) > 1 else kwargs.get("timestep")))
-        run.calls = 0
-        run.index += 1
-        self.touched = next(_activity)
-        if owner is self.sampler:
-            index = state.get(self.index_name)
-            self.own_index, self._own_before = (index, before) if isinstance(index, int) else (None, None)
-            if self.own_index is not None and before is None:
-                # It looked its index up within the step.
-                self._own_before = self.own_index - 1
-            self.ended = state[ENDED] = state.get(ENDED, 0) + 1
+        self._end_evaluation(run, owner is self.sampler, before)
         if self.several:
             for listener in list(self.listeners):
                 with listener.here():
@@ -220,6 +211,49 @@ class SamplerIntercept:
             if ended and all(ended):
                 self.close()
         return result
+
+    def unseen_step(self, run: Run, timestep: float) -> bool:
+        """Take a step into account that was looked up before the sampler was intercepted.
+
+        In `x = sampler.step(model(x, t), t, x)` Python looks `step` up first; the sampler is found only in
+        the model's call. The sampler's own index tells, or else the table's next timestep.
+
+        Args:
+            run: the run under way.
+            timestep: what the denoiser is called with now.
+
+        Returns:
+            Whether such a step ended the first evaluation.
+        """
+        if run.index or self.ended:
+            return False
+        index = vars(self.sampler).get(self.index_name)
+        following = list(run.timesteps[run.start + 1 : run.start + 2])
+        if not (isinstance(index, int) if self.index_name else following == [timestep]):
+            return False
+        self._end_evaluation(run, True, None)
+        return True
+
+    def _end_evaluation(self, run: Run, own: bool, before: int | None) -> None:
+        """Note that a step ended the evaluation under way.
+
+        Args:
+            run: the run under way.
+            own: whether the sampler made it, not a copy of it.
+            before: the sampler's index before the step, None where it had looked up none.
+        """
+        run.calls = 0
+        run.index += 1
+        self.touched = next(_activity)
+        if not own:
+            return
+        state = vars(self.sampler)
+        index = state.get(self.index_name)
+        self.own_index, self._own_before = (index, before) if isinstance(index, int) else (None, None)
+        if self.own_index is not None and before is None:
+            # It looked its index up within the step.
+            self._own_before = self.own_index - 1
+        self.ended = state[ENDED] = state.get(ENDED, 0) + 1
 
     def follows_copies(self, memo: Mapping[int, Any]) -> bool:
         """Whether a deep copy of the sampler is watched too, as LTX2's in a run; a copied pipe's is not."""

@@ -4,11 +4,14 @@ import gc
 import weakref
 from typing import Any
 
+import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
+import dcache
 from dcache.identity.guest import Guest
 from dcache.identity.sampler import Listener, tap_of
+from tests.engine.tiny_models import Toy
 
 
 class Spy(Listener):
@@ -130,3 +133,41 @@ def test_timesteps_that_the_table_repeats_or_that_never_change_open_no_run() -> 
         assert follow(guest, 0.0) is run
     # A timestep that cannot be read says nothing.
     assert follow(guest, None) is run
+
+
+SAMPLERS = (
+    "DDIMScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "PNDMScheduler",
+)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_step_in_one_expression_with_the_call_ends_its_evaluation_as_well(name: str) -> None:
+    import diffusers
+
+    def loop(denoiser: Any, one_expression: bool, stop: int | None = None) -> torch.Tensor:
+        sampler = getattr(diffusers, name)()
+        sampler.set_timesteps(6)
+        x = torch.full((1, 2, 4), 0.5)
+        for i, t in enumerate(sampler.timesteps):
+            if i == stop:
+                break
+            if one_expression:
+                x = sampler.step(denoiser(x * 0.1, t), t, x, return_dict=False)[0]
+            else:
+                output = denoiser(x * 0.1, t)
+                x = sampler.step(output, t, x, return_dict=False)[0]
+        return x
+
+    with torch.no_grad():
+        toys = [dcache.enable(Toy(), "interval", interval=3, sites="model") for _ in range(2)]
+        one, two = (loop(toy, expression) for toy, expression in zip(toys, (True, False), strict=True))
+        assert torch.equal(one, two)
+        first, second = (dcache.stats(toy) for toy in toys)
+        assert (first.steps, first.computed, first.bytes_now) == (second.steps, second.computed, 0)
+        # A cancelled loop is no part of the next one.
+        loop(toys[0], True, stop=3)
+        assert torch.equal(loop(toys[0], True), two)
