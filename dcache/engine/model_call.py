@@ -133,20 +133,22 @@ class NamedContext:
         self.before: str | None = None
 
     def __enter__(self) -> Any:
-        self._rename(self.name)
+        session, lanes = self.session, getattr(self.session, "lanes", None)
+        if lanes is not None:
+            # Without a function of our own, as in `ModelCall`.
+            with lanes.lock:
+                if not session.removed:
+                    if lanes.own.lane is not lanes.active:
+                        lanes.switch()
+                    self.before, session.context = session.context, self.name
         return self.context.__enter__()
 
     def __exit__(self, *error: Any) -> Any:
-        self._rename(self.before)
-        return self.context.__exit__(*error)
-
-    def _rename(self, name: str | None) -> None:
-        """Exchange the name of the calls to come for another, unless caching was taken off meanwhile."""
         session, lanes = self.session, getattr(self.session, "lanes", None)
-        if lanes is None:
-            return
-        with lanes.lock:
-            if not session.removed:
-                if lanes.own.lane is not lanes.active:
-                    lanes.switch()
-                self.before, session.context = session.context, name
+        if lanes is not None:
+            with lanes.lock:
+                if not session.removed:
+                    if lanes.own.lane is not lanes.active:
+                        lanes.switch()
+                    session.context = self.before
+        return self.context.__exit__(*error)

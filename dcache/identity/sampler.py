@@ -197,7 +197,16 @@ class SamplerIntercept:
             return result
         if not run.located:
             run.begin_at(number(args[1] if len(args) > 1 else kwargs.get("timestep")))
-        self._end_evaluation(run, owner is self.sampler, before)
+        run.calls = 0
+        run.index += 1
+        self.touched = next(_activity)
+        if owner is self.sampler:
+            index = state.get(self.index_name)
+            self.own_index, self._own_before = (index, before) if isinstance(index, int) else (None, None)
+            if self.own_index is not None and before is None:
+                # It looked its index up within the step.
+                self._own_before = self.own_index - 1
+            self.ended = state[ENDED] = state.get(ENDED, 0) + 1
         if self.several:
             for listener in list(self.listeners):
                 with listener.here():
@@ -231,29 +240,11 @@ class SamplerIntercept:
         following = list(run.timesteps[run.start + 1 : run.start + 2])
         if not (isinstance(index, int) if self.index_name else following == [timestep]):
             return False
-        self._end_evaluation(run, True, None)
-        return True
-
-    def _end_evaluation(self, run: Run, own: bool, before: int | None) -> None:
-        """Note that a step ended the evaluation under way.
-
-        Args:
-            run: the run under way.
-            own: whether the sampler made it, not a copy of it.
-            before: the sampler's index before the step, None where it had looked up none.
-        """
-        run.calls = 0
-        run.index += 1
+        run.calls, run.index = 0, 1
         self.touched = next(_activity)
-        if not own:
-            return
-        state = vars(self.sampler)
-        index = state.get(self.index_name)
-        self.own_index, self._own_before = (index, before) if isinstance(index, int) else (None, None)
-        if self.own_index is not None and before is None:
-            # It looked its index up within the step.
-            self._own_before = self.own_index - 1
-        self.ended = state[ENDED] = state.get(ENDED, 0) + 1
+        self.own_index, self._own_before = (index, index - 1) if isinstance(index, int) else (None, None)
+        self.ended = vars(self.sampler)[ENDED] = 1
+        return True
 
     def follows_copies(self, memo: Mapping[int, Any]) -> bool:
         """Whether a deep copy of the sampler is watched too, as LTX2's in a run; a copied pipe's is not."""
