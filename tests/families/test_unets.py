@@ -232,6 +232,8 @@ def test_ip_adapter_embeddings_come_as_lists(shape: Shape) -> None:
     assert dcache.stats(pipe).predicted > 0
 
 
+# The base model leaves the end of the sampler's table to the refiner, which only the end of its run shows.
+@pytest.mark.filterwarnings("ignore:the sampler's table listed")
 @pytest.mark.parametrize("end", [0.5, 0.8])
 def test_a_base_model_that_hands_over_to_a_refiner_early(end: float) -> None:
     # The pipeline cuts the timesteps, the sampler does not know.
