@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import dcache
-from dcache.engine import bind, session
+from dcache.engine import bind
 from dcache.engine.observe import observe as watch
 from dcache.engine.session import session_of
 from dcache.errors import DcacheError, DcacheWarning
@@ -276,7 +276,7 @@ def test_sites_that_the_engine_does_not_understand_are_left_out_aloud(
     def check(owner: Any, *_: Any) -> str | None:
         return "planted" if any(region.site.is_run for region in owner.binding.regions) else None
 
-    monkeypatch.setattr(session, "self_check", check)
+    monkeypatch.setattr("dcache.engine.first_call.self_check", check)
     subject = shaped(PIXART)
     with pytest.warns(DcacheWarning, match=r"planted.*Left out of the profile") as told:
         found = observe(subject, ["1"], timing=False)

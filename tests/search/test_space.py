@@ -39,7 +39,7 @@ def test_units_by_name() -> None:
             units_of(seen, wrong)
     with pytest.raises(DcacheError, match="the profile has only 3 blocks"):
         units_of(seen, "sections:4")
-    with pytest.raises(DcacheError, match="there are no kinds in this profile: it has trunk"):
+    with pytest.raises(DcacheError, match="the profile has no kinds: its sites are trunk"):
         units_of(profile(), "kinds")
 
 
