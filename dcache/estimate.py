@@ -18,8 +18,9 @@ from dcache.engine.session import Session
 from dcache.errors import DcacheError
 from dcache.identity.denoisers import denoisers
 from dcache.identity.sampler import Listener, is_sampler, tap
-from dcache.methods.registry import get, options_of
+from dcache.methods.registry import get
 from dcache.methods.resolve import preset_called, resolve
+from dcache.util.options import options_of
 
 # Guidance rows are inferred in the first evaluation and cached from the second on.
 _GUIDANCE_LEARNED = 2

@@ -34,6 +34,14 @@ def ready(model: nn.Module, seed: int) -> nn.Module:
     return model.eval()
 
 
+def noise_image(seed: int = 0, size: int = 64) -> Any:
+    """A PIL picture of noise."""
+    from PIL import Image
+
+    pixels = torch.randint(0, 256, (size, size, 3), dtype=torch.uint8, generator=generator(seed))
+    return Image.fromarray(pixels.numpy())
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Some models of diffusers import a part from the place that diffusers deprecated."""

@@ -185,12 +185,3 @@ def tensors_of(leaves: Leaves) -> Iterable[torch.Tensor]:
             yield from leaf.tensors()
         elif leaf is not None:
             yield leaf
-
-
-def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of the storages of these tensors, each storage counted once."""
-    storages: dict[tuple[torch.device, int], int] = {}
-    for tensor in tensors:
-        storage = tensor.untyped_storage()
-        storages[storage.device, storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())

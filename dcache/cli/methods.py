@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import inspect
 import json
 import re
@@ -16,6 +15,7 @@ from dcache import methods
 from dcache.errors import DcacheError
 from dcache.methods import About
 from dcache.methods.resolve import preset_called
+from dcache.util.options import did_you_mean
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -46,9 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
     for i, name in enumerate(arguments.names):
         arguments.names[i] = preset_called(name) or name
         if arguments.names[i] not in presets:
-            close = difflib.get_close_matches(name, presets, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise DcacheError(f"method {name!r} is unknown: expected one of {', '.join(presets)}.{hint}")
+            raise DcacheError(
+                f"method {name!r} is unknown: expected one of {', '.join(presets)}."
+                f"{did_you_mean(name, presets)}"
+            )
     if arguments.json:
         names = arguments.names or list(presets)
         print(json.dumps({name: described(name, presets[name]) for name in names}, indent=1))

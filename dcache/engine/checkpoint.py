@@ -17,7 +17,7 @@ from dcache.intercept.pytree import copy_containers
 
 
 class Rewound(Protocol):
-    """What a checkpoint reads and restores of a session; attributes as there."""
+    """Interface: the part of a session that a checkpoint saves and restores."""
 
     state: RunState
     tracker: RunTracker

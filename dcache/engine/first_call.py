@@ -25,7 +25,7 @@ from dcache.intercept.pytree import flatten
 
 
 class Checked(Engine, Protocol):
-    """What is read and changed of a session; attributes as there."""
+    """Interface: the part of a session that `CallCheck` reads and changes."""
 
     verified: set[Hashable]
     writers: dict[Hashable, bool]

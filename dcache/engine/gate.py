@@ -22,7 +22,7 @@ from dcache.predictors.guided_pair import halves_equal
 
 
 class Beginning(Protocol):
-    """What a share in a budget needs to know of a call that begins."""
+    """Interface: is notified when a call begins."""
 
     def begin(self, index: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """A call begins."""
@@ -38,7 +38,7 @@ class Movable(Protocol):
 
 
 class Gated(Engine, Protocol):
-    """What the gate needs of the session.
+    """Interface: the part of a session that the gate reads and changes.
 
     Attributes:
         tracker: tells the run of a call.
@@ -84,7 +84,7 @@ class Gate:
         self._writes = 0
 
     def admit(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | None:
-        """The call as the engine sees it; None if it is not to be touched.
+        """Find the run, evaluation and branch of a call; None if it must run as it is.
 
         Raises:
             DcacheError: nothing tells evaluations apart, or the run is longer than the method's table.

@@ -7,15 +7,14 @@ the parameters is watched: where it runs and the wrapper's own call did not, one
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from dcache.identity.loop import TIME_NAMES
+from dcache.identity.timestep import takes_time
 from dcache.intercept.module_call import ModuleIntercept
-from dcache.intercept.pytree import argument_names
+from dcache.intercept.pytree import parameters_of
 
 # A part with a smaller share of the parameters is an embedding or a block, not the denoiser.
 SHARE = 0.5
@@ -32,13 +31,12 @@ def inner_denoiser(module: nn.Module) -> tuple[str, nn.Module] | None:
     >>> inner_denoiser(nn.Linear(2, 2)) is None
     True
     """
-    forward = type(module).forward
-    takes_any = any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(forward).parameters.values())
-    if takes_any or _takes_time(module):
+    takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters_of(type(module).forward))
+    if takes_any or takes_time(module):
         return None
     size = _size(module)
     for path, part in module.named_modules():
-        if path and _takes_time(part) and _size(part) >= SHARE * size > 0:
+        if path and takes_time(part) and _size(part) >= SHARE * size > 0:
             return path, part
     return None
 
@@ -66,10 +64,6 @@ class InnerDenoiserCall(ModuleIntercept):
         if self.idle():
             self.warn()
         return inner(*args, **kwargs)
-
-
-def _takes_time(module: nn.Module) -> bool:
-    return not set(argument_names(type(module).forward)).isdisjoint(TIME_NAMES)
 
 
 def _size(module: nn.Module) -> int:

@@ -11,6 +11,7 @@ The lane of a thread dies with the thread.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -65,7 +66,6 @@ class Shared(Protocol):
     state: RunState
     context: str | None
     tracker: RunTracker
-    removed: bool
 
     @property
     def lifecycle(self) -> Alive:
@@ -87,30 +87,35 @@ class Lanes:
     Attributes:
         lock: held during every call of the denoiser and every event of its samplers.
         own: has the lane of the thread that looks.
-        active: the lane that the session works on.
+        active: the lane that the session works on, None once caching was taken off.
     """
 
     def __init__(self, session: Shared) -> None:
-        self.session = session
+        # The session keeps its lanes for as long as it lives: another thread may wait for the lock.
+        self.session: Shared = weakref.proxy(session)
         self.lock: AbstractContextManager[Any] = threading.RLock()
         self.own = Own()
-        self.active = self.own.lane = Lane(session.state)
+        self.active: Lane | None = Lane(session.state)
+        self.own.lane = self.active
 
     @contextmanager
     def here(self) -> Iterator[None]:
         """Hold the lock, with the lane of this thread active."""
         with self.lock:
-            if not self.session.removed:
-                self.switch()
+            self.switch()
             yield
+
+    def clear(self) -> None:
+        """Forget all threads' runs: caching was taken off, and no lane is to be activated any more."""
+        self.own, self.active = Own(), None
 
     def switch(self) -> None:
         """Activate the lane of this thread; the lock is held."""
-        lane = self.own.lane
-        if lane is self.active:
+        lane, active = self.own.lane, self.active
+        if lane is active or active is None:
             return
         # Only the active lane's fields lie on the session, where the engine reads them without a call.
-        self._park(self.active)
+        self._park(active)
         if lane is None:
             lane = self.own.lane = Lane()
         self._activate(lane)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from threading import get_ident
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ from dcache.schedule.plan import RunLength
 
 
 class Living(Protocol):
-    """What the life of a run needs of the session.
+    """Interface: the part of a session that opening and ending a run reads and changes.
 
     Attributes:
         owners: the pipelines that the denoiser is part of.
@@ -50,7 +50,7 @@ class Living(Protocol):
 
     @property
     def lanes(self) -> Threads:
-        """What is kept apart for each thread."""
+        """The state of each thread."""
         ...
 
     @property
@@ -84,8 +84,7 @@ class Lifecycle(Listener):
 
     def here(self) -> AbstractContextManager[None]:
         """Make this thread's run the session's, and keep others out."""
-        lanes = getattr(self.session, "lanes", None)
-        return nullcontext() if lanes is None else lanes.here()
+        return self.session.lanes.here()
 
     def refuse_other_thread(self, sampler: Any) -> None:
         """Refuse a second thread while the sampler's pipeline is called in the first.
@@ -93,12 +92,14 @@ class Lifecycle(Listener):
         Raises:
             DcacheError: the pipeline's call is under way in that thread.
         """
-        taps = [tap for tap in self.session.tracker.taps if tap.sampler is sampler and tap.run is not None]
-        thread = taps[0].thread if taps else get_ident()
+        here = get_ident()
+        taps = self.session.tracker.taps
+        thread = next((tap.thread for tap in taps if tap.sampler is sampler and tap.run is not None), here)
+        if thread == here:
+            return
         for owner in tuple(self.session.owners):
             pipe = owner.pipe()
-            own = getattr(pipe, "scheduler", None) is sampler
-            if own and thread != get_ident() and is_called_in(pipe, thread):
+            if getattr(pipe, "scheduler", None) is sampler and is_called_in(pipe, thread):
                 name = type(pipe).__name__
                 raise DcacheError(
                     f"this {name} is being called in another thread, and its sampler can serve one call at a "
@@ -247,7 +248,7 @@ class Lifecycle(Listener):
             session.memory.forget()
 
     def _notice_call(self) -> None:
-        """Before a run opens: notice the call of a pipeline that did not say that it began.
+        """Before a run opens: find out whether a pipeline without `check_inputs` began a new call.
 
         The call's own frame tells it from the next one, unless that has the same place in memory; then a run
         that came to its end was followed by another of the same call.

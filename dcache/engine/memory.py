@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dcache.cache.codec import Codec
-from dcache.cache.history import History, bytes_of, tensors_of
+from dcache.cache.history import History, tensors_of
 from dcache.cache.size import bytes_of_like
 from dcache.engine.budget import Budget
 from dcache.engine.call import Call
@@ -17,10 +17,11 @@ from dcache.engine.degrade import DegradeLevel, precisions, shrink_history
 from dcache.engine.repeat import FirstCall, Remembering, repeat_call
 from dcache.identity.run import Run
 from dcache.intercept.pytree import signature
+from dcache.util.bytes import bytes_of
 
 
 class SessionMemory:
-    """What one session may remember under a budget that it may share with others.
+    """One session's share of a memory budget.
 
     Args:
         session: the session.

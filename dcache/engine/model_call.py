@@ -15,7 +15,7 @@ from dcache.intercept.module_call import ModuleIntercept, intercepts_of
 
 
 class AroundCall(Protocol):
-    """What may be called around the denoiser's call; `engine.observe.Observer` is one."""
+    """Interface: wraps the denoiser's call, as `engine.observe.Observer` does."""
 
     def around_call(self, denoise: Callable[[], Any]) -> Any:
         """Call `denoise` and return what it does."""
@@ -23,7 +23,7 @@ class AroundCall(Protocol):
 
 
 class Threads(Protocol):
-    """What is kept apart for each thread; `engine.lanes.Lanes` is one.
+    """Interface: the state of each thread, as `engine.lanes.Lanes` has it.
 
     Attributes:
         lock: held during a call.
@@ -45,7 +45,7 @@ class Threads(Protocol):
 
 
 class Denoiser(Protocol):
-    """What stands behind the denoiser's call: a session.
+    """Interface: computes or predicts the denoiser's call, as a session does.
 
     Attributes:
         context: name of the guidance branch that the next calls are for, None where the ordinal tells.
@@ -58,7 +58,7 @@ class Denoiser(Protocol):
 
     @property
     def lanes(self) -> Threads:
-        """What is kept apart for each thread."""
+        """The state of each thread."""
         ...
 
     @property
@@ -99,13 +99,11 @@ class ModelCall(ModuleIntercept):
         if being_compiled():
             raise compiled_whole(self.module)
         session = self.session
-        lanes = getattr(session, "lanes", None)
-        if lanes is None:
-            # Taken off meanwhile by another thread.
-            return self.inner(*args, **kwargs)
+        lanes = session.lanes
         # Not `lanes.here()`, here and below: a predicted step has few Python calls to spare.
         with lanes.lock:
             if session.removed:
+                # Taken off by another thread, while this one waited.
                 return self.inner(*args, **kwargs)
             if lanes.own.lane is not lanes.active:
                 lanes.switch()
@@ -126,29 +124,25 @@ def model_call_of(module: nn.Module) -> ModelCall | None:
 
 
 class NamedContext:
-    """A cache context of diffusers that also tells the session its name."""
+    """A cache context of diffusers whose name is also the name of the guidance branch."""
 
     def __init__(self, session: Denoiser, context: Any, name: str) -> None:
         self.session, self.context, self.name = session, context, name
         self.before: str | None = None
 
     def __enter__(self) -> Any:
-        session, lanes = self.session, getattr(self.session, "lanes", None)
-        if lanes is not None:
-            # Without a function of our own, as in `ModelCall`.
-            with lanes.lock:
-                if not session.removed:
-                    if lanes.own.lane is not lanes.active:
-                        lanes.switch()
-                    self.before, session.context = session.context, self.name
+        session, lanes = self.session, self.session.lanes
+        # Without a function of our own, as in `ModelCall`.
+        with lanes.lock:
+            if lanes.own.lane is not lanes.active:
+                lanes.switch()
+            self.before, session.context = session.context, self.name
         return self.context.__enter__()
 
     def __exit__(self, *error: Any) -> Any:
-        session, lanes = self.session, getattr(self.session, "lanes", None)
-        if lanes is not None:
-            with lanes.lock:
-                if not session.removed:
-                    if lanes.own.lane is not lanes.active:
-                        lanes.switch()
-                    session.context = self.before
+        session, lanes = self.session, self.session.lanes
+        with lanes.lock:
+            if lanes.own.lane is not lanes.active:
+                lanes.switch()
+            session.context = self.before
         return self.context.__exit__(*error)

@@ -36,7 +36,7 @@ class Record:
             self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
     def counts(self) -> tuple[int, int, dict[str, int]]:
-        """What was counted so far, for `recount`."""
+        """The counts so far, for `recount`."""
         return self.computed, self.predicted, dict(self.reasons)
 
     def recount(self, counts: tuple[int, int, dict[str, int]]) -> None:

@@ -21,7 +21,7 @@ FirstCall = tuple[Call, Callable[..., Any], Any]
 
 
 class Remembering(Protocol):
-    """What the memory reads and changes of a session; attributes as there."""
+    """Interface: the part of a session that its memory reads and changes."""
 
     method: Method
     requested: Method

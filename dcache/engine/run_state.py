@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dcache.cache.history import Branch, bytes_of
+from dcache.cache.history import Branch
 from dcache.engine.record import Record
 from dcache.identity.branch import BranchNames
 from dcache.identity.run import Run
 from dcache.stats import Stats
+from dcache.util.bytes import bytes_of
 
 
 @dataclass(eq=False)

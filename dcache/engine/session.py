@@ -45,7 +45,6 @@ _PARTS = [
     "fall_back",
     "free",
     "gate",
-    "lanes",
     "lifecycle",
     "look",
     "memory",
@@ -187,7 +186,7 @@ class Session:
             self.call = call
 
     def stats(self) -> Stats:
-        """What the run under way, or the last one, did."""
+        """Counts, bytes and seconds of the run under way, or of the last one."""
         return self.lanes.shown().stats(self.method.describe())
 
     def warn(self, text: str) -> None:
@@ -221,13 +220,12 @@ class Session:
 
     def remove(self) -> None:
         """Take everything off the module and its samplers; another thread's call is waited for."""
-        lanes = vars(self).get("lanes")
-        if lanes is not None:
-            with lanes.here():
+        with self.lanes.here():
+            if not self.removed:
+                self.removed = True
                 self._remove()
 
     def _remove(self) -> None:
-        self.removed = True
         self.binding.remove()
         self.attachment.remove()
         self.tracker.leave()
@@ -243,6 +241,7 @@ class Session:
     def _let_go(self) -> None:
         """Break the circles between the session and its parts, so that all are freed without a collector."""
         self.owners.clear()
+        self.lanes.clear()
         for part in _PARTS:
             vars(self).pop(part, None)
 

@@ -42,7 +42,7 @@ def trace_of(sessions: Mapping[str, Traced]) -> Schedule | None:
 
 
 def _plan(session: Traced) -> Plan | None:
-    """What one denoiser did in the runs of one call, None where it was not called."""
+    """The rows of one denoiser in the runs of one pipeline call; None where it was not called."""
     last = session.lanes.shown()
     states = [s for s in (*last.earlier, last) if s.record.events and s.steps]
     if not states:

@@ -17,7 +17,7 @@ PICTURE, CLIP = 4, 5
 
 
 def broken(pictures: NDArray[np.float32], beside: NDArray[np.uint8] | None = None) -> str | None:
-    """What is wrong with pictures or clips in [0, 1]; None if nothing is.
+    """The fault of pictures or clips in [0, 1], in words; None if there is none.
 
     Pictures with NaN or infinity are broken. Constant pictures are broken if the uncached picture is not
     constant; without uncached pictures, only if all pictures are constant, because one black picture may come

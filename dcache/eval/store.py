@@ -111,7 +111,7 @@ class Store:
         return len(self.calls(entry)) == len(self.batches) and all(there)
 
     def broken(self, entry: Entry) -> str | None:
-        """What is wrong with a method's pictures; None if nothing is.
+        """The fault of a method's pictures, in words; None if there is none.
 
         Some uncached batches may be constant (a safety checker returns black pictures), but not all of them.
         """

@@ -58,8 +58,8 @@ class BranchNames:
                 "dcache.step(module, index=..., branch=...) before each denoiser call."
             )
         name = str(self._ordinal)
-        own = branches.get(name)
-        if condition is None or own is None or own.condition is None or own.condition() is condition:
+        branch = branches.get(name)
+        if condition is None or branch is None or branch.condition is None or branch.condition() is condition:
             return name
         for other in branches.values():
             if other.condition is not None and other.condition() is condition:

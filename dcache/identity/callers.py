@@ -125,7 +125,7 @@ def _is_set(sampler: Any) -> bool:
 
 
 def _lists(sampler: Any, timestep: float | None) -> bool:
-    """Whether its table has the timestep, which a denoiser may be given as t / 1000 or 1 - t / 1000."""
+    """True if the table lists the timestep, which may come as t / 1000 or 1 - t / 1000."""
     if timestep is None:
         return False
     scaled = (timestep, timestep * 1000.0, (1.0 - timestep) * 1000.0, 1.0 - timestep)

@@ -11,6 +11,7 @@ from torch import nn
 from dcache.errors import DcacheError
 from dcache.identity.loop import TIME_NAMES
 from dcache.identity.sampler import is_sampler
+from dcache.identity.timestep import takes_time
 from dcache.intercept.conflicts import refuse_compiled
 from dcache.intercept.pytree import argument_names
 
@@ -39,18 +40,18 @@ def denoisers(target: Any) -> dict[str, nn.Module]:
     if not modules:
         raise DcacheError(f"expected a diffusers pipeline or a torch module, got {type(target).__name__}")
     for module in modules.values():
-        if _takes_time(getattr(module, "_orig_mod", module)):
+        if _is_denoiser(getattr(module, "_orig_mod", module)):
             refuse_compiled(module)
-    found = {name: module for name, module in modules.items() if _takes_time(module)}
+    named = {name: module for name, module in modules.items() if _is_denoiser(module)}
     # ControlNet-XS: control and denoiser are one model.
-    found = found or {name: module for name, module in modules.items() if _names_time(module)}
-    if not found and not is_sampler(getattr(target, "scheduler", None)):
+    named = named or {name: module for name, module in modules.items() if takes_time(module)}
+    if not named and not is_sampler(getattr(target, "scheduler", None)):
         raise DcacheError(
             f"no denoiser found in {type(target).__name__}: none of its modules ({', '.join(modules)}) "
             f"takes a timestep (looked for {', '.join(TIME_NAMES)}), and it has no sampler to watch. Enable "
             "caching on the denoiser module itself."
         )
-    return found
+    return named
 
 
 def candidates(pipe: Any) -> dict[str, nn.Module]:
@@ -59,10 +60,10 @@ def candidates(pipe: Any) -> dict[str, nn.Module]:
     Raises:
         DcacheError: one of them is compiled as a whole.
     """
-    found = {name: module for name, module in _modules(pipe).items() if not _takes_control(module)}
-    for module in found.values():
+    modules = {name: module for name, module in _modules(pipe).items() if not _takes_control(module)}
+    for module in modules.values():
         refuse_compiled(module)
-    return found
+    return modules
 
 
 def config_digest(module: nn.Module) -> str:
@@ -81,12 +82,8 @@ def _modules(thing: Any) -> dict[str, nn.Module]:
     return {name: part for name, part in components.items() if isinstance(part, nn.Module)}
 
 
-def _takes_time(module: nn.Module) -> bool:
-    return _names_time(module) and not _takes_control(module)
-
-
-def _names_time(module: nn.Module) -> bool:
-    return any(n in TIME_NAMES for n in argument_names(type(module).forward))
+def _is_denoiser(module: nn.Module) -> bool:
+    return takes_time(module) and not _takes_control(module)
 
 
 def _takes_control(module: nn.Module) -> bool:

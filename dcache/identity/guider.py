@@ -78,12 +78,12 @@ def guider_intercepts(pipe: Any, before: list[GuiderIntercept], notice: Notice) 
     components = getattr(pipe, "components", None)
     parts = components.values() if isinstance(components, dict) else ()
     guiders = [part for part in parts if _is_guider(part)]
-    kept = [found for found in before if any(found.guider is guider for guider in guiders)]
-    for found in before:
-        if found not in kept:
-            found.remove()
-    return kept + [
-        GuiderIntercept(g, notice) for g in guiders if all(found.guider is not g for found in kept)
+    current = [intercept for intercept in before if any(intercept.guider is guider for guider in guiders)]
+    for intercept in before:
+        if intercept not in current:
+            intercept.remove()
+    return current + [
+        GuiderIntercept(g, notice) for g in guiders if all(intercept.guider is not g for intercept in current)
     ]
 
 

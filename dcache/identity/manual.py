@@ -12,7 +12,7 @@ from dcache.identity.run import Run
 
 @dataclass
 class ManualStep:
-    """What `dcache.step` told of the calls to come.
+    """The evaluation and guidance branch that `dcache.step` announced for the next calls.
 
     Attributes:
         run: the run that they belong to.
@@ -59,8 +59,8 @@ class ManualStep:
         if not self.run.calls:
             self.sample.note(args, kwargs)
         elif self.unsure and not self.sample.is_same(args, kwargs):
-            told = dict(self.run.told)
-            self.run = Run(started=True, count=self.run.count, flow=self.run.flow, told=told)
+            announced = dict(self.run.told)
+            self.run = Run(started=True, count=self.run.count, flow=self.run.flow, told=announced)
             self.sample.note(args, kwargs)
         self.unsure = False
         return self.run

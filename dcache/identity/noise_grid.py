@@ -49,11 +49,11 @@ def put(sampler: Any, sigmas: Sequence[float]) -> Grid:
         DcacheError: it is no sampler of flow matching, or its number of steps or its ends are others.
     """
     name = type(sampler).__name__
-    own, times = getattr(sampler, "sigmas", None), getattr(sampler, "timesteps", None)
+    sigmas_before, times = getattr(sampler, "sigmas", None), getattr(sampler, "timesteps", None)
     train = getattr(sampler, "config", {}).get("num_train_timesteps")
-    if not isinstance(own, torch.Tensor) or not isinstance(times, torch.Tensor) or not train:
+    if not isinstance(sigmas_before, torch.Tensor) or not isinstance(times, torch.Tensor) or not train:
         raise _refusal(name, "it has no noise levels")
-    levels = own.detach().double().cpu()
+    levels = sigmas_before.detach().double().cpu()
     # Whole timesteps are cut off, from numbers that may lie just below them.
     rounding = 1e-4 * train if times.is_floating_point() else 1.01
     if len(levels) != len(times) + 1 or levels.max() > 1 or bool((levels.diff() >= 0).any()):
@@ -72,12 +72,12 @@ def put(sampler: Any, sigmas: Sequence[float]) -> Grid:
             f"this schedule's noise levels go from {wanted[0]:.4g} to {wanted[-1]:.4g} and {name}'s from "
             f"{levels[0]:.4g} to {levels[-1]:.4g}: it was planned for another sampler; plan for this one"
         )
-    # Its own levels keep their timesteps to the bit.
-    kept = (wanted[:-1].to(own) == own[:-1]).to(times.device)
-    told = torch.where(kept, times, (wanted[:-1] * train).to(times))
-    if bool((told.diff() >= 0).any()):
+    # Levels that are the sampler's own keep their timesteps to the bit.
+    unchanged = (wanted[:-1].to(sigmas_before) == sigmas_before[:-1]).to(times.device)
+    timesteps = torch.where(unchanged, times, (wanted[:-1] * train).to(times))
+    if bool((timesteps.diff() >= 0).any()):
         raise DcacheError(f"two of this schedule's noise levels are one timestep to {name}: plan fewer steps")
-    grid = Grid(sampler, wanted.to(own), told, (own, times))
+    grid = Grid(sampler, wanted.to(sigmas_before), timesteps, (sigmas_before, times))
     sampler.sigmas, sampler.timesteps = grid.sigmas, grid.timesteps
     return grid
 

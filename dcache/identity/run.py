@@ -171,8 +171,8 @@ class Run:
         timestep, _ = self._here()
         if timestep is None:
             return None
-        told = (t for t, _ in self.told.values() if t is not None)
-        scale = max(map(abs, (*self.timesteps, *told)), default=1000.0)
+        announced = (t for t, _ in self.told.values() if t is not None)
+        scale = max(map(abs, (*self.timesteps, *announced)), default=1000.0)
         return timestep if scale > 1.0 else timestep * 1000.0
 
     def logsnr(self) -> float | None:

@@ -41,11 +41,11 @@ class Listener:
     learns = False
 
     def here(self) -> AbstractContextManager[None]:
-        """What is entered around each of the following: it makes this thread's state the active one."""
+        """A context around each of the following calls, in which this thread's state is the active one."""
         return nullcontext()
 
     def refuse_other_thread(self, sampler: Any) -> None:
-        """A sampler that another thread used last is to begin a run in this thread.
+        """The sampler is to begin a run in this thread; another one may have used it last.
 
         Raises:
             DcacheError: its pipeline's call is under way in that thread.
@@ -103,7 +103,7 @@ class SamplerIntercept:
         self.ended = 0
         self.own_index: int | None = None
         self._own_before: int | None = None
-        self.index_name = next((name for name in _INDICES if name in vars(sampler)), "")
+        self.index_name = _index_name(sampler)
         self._copied = False
         self.listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
         self._taps = [
@@ -130,7 +130,7 @@ class SamplerIntercept:
         """Open a run from what a sampler says of itself now."""
         self.run = run_from(sampler)
         self.touched, self.thread = next(_activity), get_ident()
-        self.index_name = next((name for name in _INDICES if name in vars(self.sampler)), "")
+        self.index_name = _index_name(self.sampler)
         self.ended = vars(self.sampler)[ENDED] = 0
         self.own_index = self._own_before = None
         return self.run
@@ -163,9 +163,8 @@ class SamplerIntercept:
         return begin if isinstance(begin, int) else None
 
     def _set_timesteps(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
-        if self.run is not None and self.thread != get_ident():
-            for listener in list(self.listeners):
-                listener.refuse_other_thread(self.sampler)
+        for listener in list(self.listeners):
+            listener.refuse_other_thread(self.sampler)
         for listener in list(self.listeners):
             with listener.here():
                 listener.before_run()
@@ -251,7 +250,7 @@ class SamplerIntercept:
         return not any(listener.is_copied(memo) for listener in self.listeners)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SamplerIntercept:
-        """A copied sampler tells the same tap."""
+        """A copied sampler has the same intercept."""
         return self
 
 
@@ -267,17 +266,21 @@ def tap_of(sampler: Any) -> SamplerIntercept | None:
 
 def tap(sampler: Any, listener: Listener) -> SamplerIntercept:
     """Watch a sampler on behalf of `listener` ."""
-    found = tap_of(sampler)
-    if found is None:
+    intercept = tap_of(sampler)
+    if intercept is None:
         # What a copied sampler brought along listens for the original's pipeline.
         for name in ("set_timesteps", "step"):
             if tap_on(sampler, name) is not None:
                 delattr(sampler, name)
-        found = SamplerIntercept(sampler)
-    found.listeners.add(listener)
-    found.teaches = found.teaches or listener.learns
-    found.several = len(found.listeners) > 1
-    return found
+        intercept = SamplerIntercept(sampler)
+    intercept.listeners.add(listener)
+    intercept.teaches = intercept.teaches or listener.learns
+    intercept.several = len(intercept.listeners) > 1
+    return intercept
+
+
+def _index_name(sampler: Any) -> str:
+    return next((name for name in _INDICES if name in vars(sampler)), "")
 
 
 def is_sampler(thing: Any) -> bool:

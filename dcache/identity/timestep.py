@@ -12,6 +12,11 @@ from dcache.identity.loop import TIME_NAMES
 from dcache.intercept.pytree import argument_names
 
 
+def takes_time(module: nn.Module) -> bool:
+    """Whether a module's call has an argument of a timestep's name."""
+    return any(name in TIME_NAMES for name in argument_names(type(module).forward))
+
+
 class TimeArgument:
     """Where a denoiser takes its timestep, found by the argument's name."""
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from dcache.errors import DcacheError
 from dcache.identity.denoisers import candidates
-from dcache.identity.loop import TIME_NAMES
+from dcache.identity.timestep import takes_time
 from dcache.intercept.pytree import argument_names
 
 TOKEN_NAMES = ("input_ids", "decoder_input_ids")
@@ -17,8 +17,8 @@ TOKEN_NAMES = ("input_ids", "decoder_input_ids")
 
 def takes_tokens(module: nn.Module) -> bool:
     """Whether a module takes token ids and no timestep, as language models and text encoders do."""
-    names = set(argument_names(type(module).forward))
-    return not names.isdisjoint(TOKEN_NAMES) and names.isdisjoint(TIME_NAMES)
+    names = argument_names(type(module).forward)
+    return any(name in TOKEN_NAMES for name in names) and not takes_time(module)
 
 
 def refuse_token_models(target: Any, found: Mapping[str, nn.Module]) -> None:

@@ -24,7 +24,7 @@ from dcache.identity.timestep import TimeArgument
 
 
 class SamplerOwner(Protocol):
-    """What has a sampler.
+    """Interface: has a sampler.
 
     Attributes:
         pipe: the pipeline whose `scheduler` is the sampler.

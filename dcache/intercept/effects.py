@@ -44,7 +44,7 @@ class Effects:
         self._walk([*args, *kwargs.values()], {id(tensor) for tensor in samples(args, kwargs)})
 
     def written(self) -> bool:
-        """Whether the call wrote into its arguments; True where that cannot be told."""
+        """True if the call wrote into its arguments, or has too many of them to know."""
         return (
             not self.complete
             or any(_state_of(tensor) != state for tensor, state in self._tensors)

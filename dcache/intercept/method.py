@@ -54,7 +54,7 @@ class MethodIntercept:
         return self.around(self.original, self.owner, args, kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """A tap of the copied owner that tells the same listener."""
+        """An intercept of the copied owner with the same listener."""
         copied = memo.get(id(self.owner))
         if copied is None:
             return self
@@ -87,6 +87,6 @@ def tap_on(owner: Any, name: str) -> MethodIntercept | None:
 
 
 def listener_on(owner: Any, name: str) -> Any:
-    """What listens to this method of this object, None where nothing does."""
+    """The listener of an object's intercepted method; None where it is not intercepted."""
     method_tap = tap_on(owner, name)
     return None if method_tap is None else method_tap.listener

@@ -47,7 +47,7 @@ def put_back(value: Any, before: Mapping[str, Any]) -> None:
 
 
 def object_mark(value: Any, levels: int = _LEVELS) -> Hashable:
-    """What belongs to a call's signature of an object: its class, plain attributes, lengths of containers.
+    """An object's part of a call's signature: its class, plain attributes, lengths of its containers.
 
     Of a container within it, only the first item is looked at: a cache has like parts for all layers.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -33,11 +34,6 @@ def rebuild(leaves: Sequence[Any], recipe: Any) -> Any:
     return pytree.tree_unflatten(list(leaves), recipe)
 
 
-def tree_leaves(value: Any) -> list[Any]:
-    """Every leaf of nested containers."""
-    return pytree.tree_leaves(value)
-
-
 def copy_containers(value: Any) -> Any:
     """The same tensors in fresh lists, tuples and dicts: some forwards pop from their keyword arguments."""
     if type(value) is dict:
@@ -56,7 +52,7 @@ def gpus(*values: Any) -> list[int]:
 
 
 def signature(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable:
-    """What must stay the same for two calls to share histories: shapes, dtypes, devices, flags, lengths.
+    """A key that two calls have in common if they may share histories: shapes, dtypes, devices, flags.
 
     Of an object it is what `object_mark` reads: a cache of keys and values that is in another mode makes
     another call.
@@ -109,14 +105,17 @@ def batch_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | N
     return first if any(value is first for value in (*args, *kwargs.values())) else None
 
 
-def argument_names(forward: Any) -> list[str]:
-    """Names of a forward's positional parameters, without self; empty where its signature cannot be read."""
-    import inspect
-
+def parameters_of(forward: Any) -> list[inspect.Parameter]:
+    """Parameters of a forward; empty where its signature cannot be read (a scripted module's)."""
     try:
-        parameters = inspect.signature(forward).parameters.values()
+        return list(inspect.signature(forward).parameters.values())
     except (TypeError, ValueError):
         return []
+
+
+def argument_names(forward: Any) -> list[str]:
+    """Names of a forward's positional parameters; empty where its signature cannot be read."""
+    parameters = parameters_of(forward)
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 

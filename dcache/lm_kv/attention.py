@@ -161,7 +161,7 @@ class Fresh:
 
 @dataclass(frozen=True)
 class Attended:
-    """What attention gives.
+    """The result of attention.
 
     Attributes:
         output: `[B, S, H, d_v]` in the query's dtype.

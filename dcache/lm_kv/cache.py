@@ -18,7 +18,7 @@ from dcache.lm_kv.cache_stats import CacheReport, CacheStats
 from dcache.lm_kv.calls import mask_of, read_call
 from dcache.lm_kv.codec import Codec
 from dcache.lm_kv.eviction import evict
-from dcache.lm_kv.figures import count_bytes, figures, kept_by_head, tensors_of
+from dcache.lm_kv.figures import figures, kept_by_head, tensors_of
 from dcache.lm_kv.guards import check_call, inputs_of
 from dcache.lm_kv.layer import LayerCache
 from dcache.lm_kv.policy import Policy
@@ -28,6 +28,7 @@ from dcache.lm_kv.rotary import find_rotary
 from dcache.lm_kv.shared import Shared
 from dcache.lm_kv.text import Text
 from dcache.lm_kv.trigger import due_at_crop
+from dcache.util.bytes import bytes_of
 
 
 class KVCache(adapter.LiveCache):
@@ -172,8 +173,7 @@ class KVCache(adapter.LiveCache):
     @property
     def nbytes(self) -> int:
         """Bytes of all storages held: layers, statistics, the library's own layers, remembered text."""
-        others = [*self._library(), *tensors_of(self._text)]
-        return self._shared.bytes_held + count_bytes(others)
+        return self._shared.bytes_held + bytes_of([*self._library(), *tensors_of(self._text)])
 
     def save(self, path: str | Path) -> Path:
         """Write the cache to a safetensors file.
@@ -294,7 +294,7 @@ class KVCache(adapter.LiveCache):
         evict(self._compressed(), received)
 
     def _library(self) -> list[torch.Tensor]:
-        """What the library's own layers hold."""
+        """The tensors of the library's own layers."""
         compressed = set(self.compressed_layers)
         others = [layer for i, layer in enumerate(self.layers) if i not in compressed]
         return [tensor for layer in others for tensor in tensors_of(layer)]

@@ -14,7 +14,7 @@ from dcache.lm_kv.attention import Fresh
 
 @dataclass(frozen=True)
 class Call:
-    """What a mask says of this call's tokens.
+    """This call's tokens, as its mask describes them.
 
     Attributes:
         valid: bool `[B, S]`, False at pads.

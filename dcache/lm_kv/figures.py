@@ -11,6 +11,7 @@ from dcache.lm_kv.cache_stats import CacheStats
 from dcache.lm_kv.layer import LayerCache
 from dcache.lm_kv.shared import Shared
 from dcache.lm_kv.store import LayerStore
+from dcache.util.bytes import bytes_of
 
 
 def figures(
@@ -19,7 +20,7 @@ def figures(
     library: Sequence[torch.Tensor],
     text: Sequence[torch.Tensor],
 ) -> CacheStats:
-    """What these layers hold.
+    """Count tokens and bytes of the layers.
 
     Args:
         shared: the cache's state.
@@ -37,8 +38,8 @@ def figures(
         allocation=shared.policy.allocation,
         seen=tuple(stores[0].seen.tolist()) if stores else (),
         kept=tuple(kept.tolist()),
-        bytes_held=shared.bytes_held + count_bytes([*library, *text]),
-        bytes_full=sum(_full_bytes(store) for store in stores) + count_bytes(library),
+        bytes_held=shared.bytes_held + bytes_of([*library, *text]),
+        bytes_full=sum(_full_bytes(store) for store in stores) + bytes_of(library),
         peak_bytes=shared.peak_bytes,
         evictions=max((layer.evictions for layer in layers), default=0),
     )
@@ -49,12 +50,6 @@ def tensors_of(part: Any) -> list[torch.Tensor]:
     values = list(vars(part).values())
     nested = [v for value in values if isinstance(value, dict) for v in value.values()]
     return [value for value in (*values, *nested) if isinstance(value, torch.Tensor)]
-
-
-def count_bytes(tensors: Sequence[torch.Tensor]) -> int:
-    """Bytes of the storages of these tensors; a view counts with all of its storage, which it keeps alive."""
-    storages = [tensor.untyped_storage() for tensor in tensors]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def kept_by_head(layers: Sequence[LayerCache]) -> dict[int, tuple[float, ...]]:

@@ -52,7 +52,7 @@ def read_policy(described: Mapping[str, Any]) -> Policy:
 
 @dataclass(frozen=True)
 class Saved:
-    """What a file has.
+    """The content of a cache file.
 
     Attributes:
         path: the file.
@@ -111,7 +111,7 @@ def save(path: Path, policy: Policy, layers: Sequence[LayerCache], text: Text) -
 
 
 def load(path: Path) -> Saved:
-    """What `save` wrote.
+    """Read a cache file that `save` wrote.
 
     Raises:
         DcacheError: the file cannot be read, or is none of these.

@@ -15,6 +15,7 @@ from dcache.lm_kv.observers import Observed, State
 from dcache.lm_kv.shared import Shared
 from dcache.lm_kv.store import LayerStore
 from dcache.lm_kv.trigger import due
+from dcache.util.bytes import bytes_of
 
 
 class LayerCache(adapter.BaseLayer):
@@ -249,7 +250,7 @@ class LayerCache(adapter.BaseLayer):
         self._offset = torch.where(started, offset, self._offset)
 
     def _parts(self, store: LayerStore) -> list[Part]:
-        """What is stored; with its keys shifted where the policy says so."""
+        """Segments and tail, with their keys shifted where the policy says so."""
         if self.shared.policy.positions == "original" or not store.segments:
             return store.parts()
         # Turned so that kept tokens stand without gaps before this call's first token, whose position is
@@ -288,7 +289,6 @@ class LayerCache(adapter.BaseLayer):
             shared.evict([self])
 
     def _account(self) -> None:
-        sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.storages()}
-        total = sum(sizes.values())
+        total = bytes_of(self.storages())
         self.shared.count_bytes(total - self.bytes_held)
         self.bytes_held = total

@@ -20,7 +20,7 @@ POSITIONS = ("original", "shifted")
 
 @dataclass(frozen=True)
 class Policy:
-    """What is kept of a KV cache.
+    """Which tokens of a KV cache are kept, and how they are stored.
 
     Attributes:
         name: the preset's name.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any, ParamSpec, TypeAlias
 
 from dcache.errors import DcacheError
 from dcache.lm_kv.policy import Policy
+from dcache.util.options import call_with, did_you_mean
 
 P = ParamSpec("P")
 Preset: TypeAlias = Callable[..., Policy]
@@ -61,13 +61,8 @@ def make(name: str, **options: Any) -> Policy:
     0.25
     """
     if name not in _presets:
-        close = difflib.get_close_matches(name, _presets, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise DcacheError(f"policy {name!r} is unknown: expected one of {', '.join(_presets)}.{hint}")
-    known = list(inspect.signature(_presets[name]).parameters)
-    unknown = [option for option in options if option not in known]
-    if unknown:
+        known = ", ".join(_presets)
         raise DcacheError(
-            f"{name} has no option {', '.join(map(repr, unknown))}: it takes {', '.join(known)}"
+            f"policy {name!r} is unknown: expected one of {known}.{did_you_mean(name, _presets)}"
         )
-    return _presets[name](**options)
+    return call_with(_presets[name], options)

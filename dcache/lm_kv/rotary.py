@@ -160,7 +160,7 @@ class _TriedCache(adapter.LiveCache):
 
 @torch.no_grad()
 def _keys_at(decoder: torch.nn.Module, layers: list[int], position: int) -> dict[int, Tried]:
-    """What these layers make of one token at a position."""
+    """The layers' keys of one token at a position."""
     attachment = adapter.attach(decoder)
     cache = _TriedCache(decoder)
     token = torch.ones(1, 1, dtype=torch.long, device=next(decoder.parameters()).device)

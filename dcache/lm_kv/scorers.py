@@ -17,7 +17,7 @@ from dcache.lm_kv.stored import Stored
 
 @dataclass(frozen=True)
 class Context:
-    """What a scorer may read beside the stored tokens.
+    """The data that a scorer may read beside the stored tokens.
 
     Attributes:
         layer: index of the layer.

@@ -31,7 +31,7 @@ class Text:
     def to_read(
         self, context: torch.Tensor | None, reader: str
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What is read again: ids `[B, T]`, their validity, and the validity of all columns so far.
+        """The text to read again: ids `[B, T]`, their validity, and the validity of all columns so far.
 
         Args:
             context: ids `[B, T]` that stand for the text, None for the text itself.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
-import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -13,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.method import Method
 from dcache.methods.preset import About, about
+from dcache.util.options import call_with, did_you_mean
 
 Preset = Callable[..., Method]
 P = TypeVar("P", bound=Preset)
@@ -99,11 +98,9 @@ def get(name: str) -> Preset:
     preset = find(name)
     if preset is None:
         known = available()
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise DcacheError(
             f"method {name!r} is unknown: expected one of {', '.join(known)}, a preset object, a "
-            f"Schedule, or the path of a schedule file.{hint}"
+            f"Schedule, or the path of a schedule file.{did_you_mean(name, known)}"
         )
     return preset
 
@@ -133,24 +130,13 @@ def make(name: str, **options: Any) -> Method:
     return build(get(name), options)
 
 
-def options_of(preset: Preset) -> list[str]:
-    """The names of a preset's options."""
-    return list(inspect.signature(preset).parameters)
-
-
 def build(preset: Preset, options: Mapping[str, Any]) -> Method:
     """The method of a preset with these options.
 
     Raises:
         DcacheError: an option is unknown; the message lists the known ones.
     """
-    known = options_of(preset)
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        raise DcacheError(
-            f"{preset.__name__} has no option {', '.join(map(repr, unknown))}: it takes {', '.join(known)}"
-        )
-    return preset(**options)
+    return call_with(preset, options)
 
 
 def _load(point: EntryPoint) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.method import Method
 from dcache.methods.preset import about
-from dcache.methods.registry import build, get, make, names, options_of
+from dcache.methods.registry import build, get, make, names
 from dcache.schedule import Schedule
+from dcache.util.options import options_of
 
 # Names in papers and other libraries that are more than another spelling of the preset's name.
 ALIASES = {

@@ -1,9 +1,12 @@
-"""Byte sizes as text: reading a limit, formatting a size."""
+"""Sizes in bytes: of tensors, read from a text, written as one."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
+
+import torch
 
 from dcache.errors import DcacheError
 
@@ -46,3 +49,12 @@ def format_bytes(count: int) -> str:
     while value >= 1024 and len(units) > 1:
         value, units = value / 1024, units[1:]
     return f"{value:.0f} KiB" if units[0] == "KiB" else f"{value:.1f} {units[0]}"
+
+
+def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of the storages of these tensors, each storage counted once."""
+    storages: dict[tuple[torch.device, int], int] = {}
+    for tensor in tensors:
+        storage = tensor.untyped_storage()
+        storages[storage.device, storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())

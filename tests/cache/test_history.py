@@ -2,9 +2,10 @@
 
 import torch
 
-from dcache.cache.history import Branch, History, bytes_of
+from dcache.cache.history import Branch, History
 from dcache.kernels.packed import Packed
 from dcache.probes import SinceCompute
+from dcache.util.bytes import bytes_of
 
 
 def leaf(value):

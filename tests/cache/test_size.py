@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from dcache.cache.codec import Codec
-from dcache.cache.history import History, bytes_of, tensors_of
+from dcache.cache.history import History, tensors_of
 from dcache.cache.size import bytes_in, bytes_of_like
+from dcache.util.bytes import bytes_of
 
 
 def test_bytes_by_hand() -> None:

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from dcache.cache.codec import Codec
-from dcache.cache.history import History, Leaves, bytes_of
+from dcache.cache.history import History, Leaves
 from dcache.engine.anchors import fit_rows, latest_entry
 from dcache.kernels.packed import Packed
 from dcache.predictors import Foca, Newton, Reuse
+from dcache.util.bytes import bytes_of
 
 VALUE = Codec("value")
 INT8 = Codec("value", torch.int8)

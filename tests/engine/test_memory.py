@@ -13,7 +13,7 @@ from torch import nn
 
 import dcache
 from dcache import DcacheError, DcacheWarning, Method, methods
-from dcache.cache.history import Branch, bytes_of, tensors_of
+from dcache.cache.history import Branch, tensors_of
 from dcache.engine.budget import Budget
 from dcache.engine.call import Call
 from dcache.engine.config import SessionConfig
@@ -24,6 +24,7 @@ from dcache.identity.run import Run
 from dcache.probes import Probe, SinceCompute
 from dcache.schedulers import ChangeAbove, guarded
 from dcache.sites.blocks import SUBLAYERS
+from dcache.util.bytes import bytes_of
 from tests.engine.tiny_models import Double, Toy, integers, session_on, steps, walk
 
 # (1, 2, 64) in float32: two rows of 64, so that int8 has one scale for each.

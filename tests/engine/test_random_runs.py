@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 import dcache
 from dcache import DcacheError, Method, methods
 from dcache.cache.codec import Codec
-from dcache.cache.history import History, bytes_of, tensors_of
+from dcache.cache.history import History, tensors_of
 from dcache.engine.pipeline import sessions_of
 from dcache.engine.region import Region
+from dcache.util.bytes import bytes_of
 from tests.engine.tiny_models import Double, Mix, Toy
 
 METHODS: list[Callable[[], Method]] = [

@@ -8,7 +8,7 @@ import torch
 
 from dcache import DcacheError, Method, methods
 from dcache.cache.codec import Codec
-from dcache.cache.history import Branch, bytes_of
+from dcache.cache.history import Branch
 from dcache.engine.call import Call
 from dcache.engine.lowering.blocks import RunRegion
 from dcache.engine.lowering.bracket import BracketRegion
@@ -20,6 +20,7 @@ from dcache.kernels.weighted_sum import weighted_sum
 from dcache.predictors import Newton
 from dcache.schedulers import StepContext
 from dcache.sites.site import Site
+from dcache.util.bytes import bytes_of
 from tests.engine.tiny_models import Toy, integers, session_on, steps
 
 LINE = methods.newton(order=1, interval=3, warmup=2, clock="step", last=False)

@@ -9,6 +9,7 @@ timesteps).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -137,17 +138,24 @@ _mochi_model = model(
 
 # The other parts ----------------------------------------------------------------------------------
 
-_wan_vae = model(
-    "AutoencoderKLWan",
-    base_dim=3,
-    z_dim=4,
-    dim_mult=[1, 1, 1, 1],
-    num_res_blocks=1,
-    temperal_downsample=[False, True, True],
-    latents_mean=[0.0] * 4,
-    latents_std=[1.0] * 4,
-)
-_hunyuan_vae = model(
+
+def wan_vae(channels: int = 4, name: str = "AutoencoderKLWan", **over: Any) -> Callable[..., nn.Module]:
+    """How to build Wan's VAE, or one of the same parts: 8 times smaller, 4 times shorter."""
+    return model(
+        name,
+        base_dim=3,
+        z_dim=channels,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * channels,
+        latents_std=[1.0] * channels,
+        **over,
+    )
+
+
+_wan_vae = wan_vae()
+hunyuan_vae = model(
     "AutoencoderKLHunyuanVideo",
     latent_channels=4,
     block_out_channels=(4, 4, 4, 4),
@@ -384,7 +392,7 @@ HUNYUAN = Shape(
 HUNYUAN_I2V = Shape(
     "hunyuan_video_i2v",
     _hunyuan_i2v_model,
-    pipeline("HunyuanVideoImageToVideoPipeline", vae=_hunyuan_vae),
+    pipeline("HunyuanVideoImageToVideoPipeline", vae=hunyuan_vae),
     lambda seed: {**_hunyuan_inputs(seed), "image": image(seed)},
     {"flow_euler": FLOW_EULER},
     {"off": dict},

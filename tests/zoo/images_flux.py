@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from tests.builders import Call, model
+from tests.builders import Call, model, noise_image
 from tests.families.mmdit import FLUX2, flux_controlnet
 from tests.pipelines import flux_inputs, flux_model, flux_true_cfg
 from tests.zoo.entry import Entry
-from tests.zoo.images_parts import MORE_STEPS, entry, half_mask, kl_vae, noise_image
+from tests.zoo.images_parts import MORE_STEPS, entry, half_mask, kl_vae
 
 VAE = kl_vae(16)
 IMG2IMG: Call = {"strength": 0.75, "num_inference_steps": MORE_STEPS}

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.builders import Call, embeds, generator, inputs, model, prompts
+from tests.builders import Call, embeds, generator, inputs, model, noise_image, prompts
+from tests.families.video import wan_vae
 from tests.pipelines import FLUX
 from tests.zoo.entry import Entry
 from tests.zoo.images_flux import FLUX2_VAE
@@ -18,7 +19,6 @@ from tests.zoo.images_parts import (
     entry,
     kl_vae,
     llama,
-    noise_image,
     opened,
     words,
 )
@@ -168,16 +168,6 @@ def _glm_edit() -> Call:
     )
 
 
-_wan_vae = model(
-    "AutoencoderKLWan",
-    base_dim=3,
-    z_dim=16,
-    dim_mult=[1, 1, 1, 1],
-    num_res_blocks=1,
-    temperal_downsample=[False, True, True],
-    latents_mean=[0.0] * 16,
-    latents_std=[1.0] * 16,
-)
 # Named as what the pipeline wants of a prompt.
 EDIT = json.dumps({"edit_instruction": "a"})
 SHIFTED = FLUX.samplers["flow_euler"]
@@ -214,7 +204,7 @@ ENTRIES: tuple[Entry, ...] = (
         "BriaFiboEditPipeline",
         _fibo,
         lambda: {"prompt": EDIT, "negative_prompt": "bcd", "image": noise_image(), "height": 64, "width": 64},
-        vae=_wan_vae,
+        vae=wan_vae(16),
         **LETTERS,
     ),
     entry(

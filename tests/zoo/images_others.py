@@ -7,18 +7,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.builders import Call, embeds, inputs, masks, model, prompts, sampler
+from tests.builders import Call, embeds, inputs, masks, model, noise_image, prompts, sampler
+from tests.families.video import wan_vae
 from tests.pipelines import flux_model
 from tests.zoo.entry import Entry
 from tests.zoo.images_parts import (
-    WAN_VAE,
     Letters,
     coarse,
     entry,
     half_mask,
     kl_vae,
     llama,
-    noise_image,
     opened,
     words,
 )
@@ -355,7 +354,7 @@ ENTRIES: tuple[Entry, ...] = (
         joy,
         lambda: _joy_text(image=noise_image()),
         change=coarse(8, "vae_scale_factor_spatial"),
-        vae=WAN_VAE,
+        vae=wan_vae(),
     ),
     entry(
         "JoyImageEditPlusPipeline",
@@ -368,7 +367,7 @@ ENTRIES: tuple[Entry, ...] = (
             "guidance_scale": 3.0,
         },
         change=_joy_plus_text,
-        vae=WAN_VAE,
+        vae=wan_vae(),
     ),
     entry("Kandinsky5T2IPipeline", kandinsky, _kandinsky, change=_small),
     # Its latents are one tensor, which the sampler's result is written into.

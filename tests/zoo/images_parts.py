@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tests.builders import Call, embeds, generator, model, pipeline
+from tests.families.video import wan_vae
 from tests.pipelines import FLOW_EULER
 from tests.zoo.entry import STEPS, Entry
 
@@ -48,14 +49,6 @@ def entry(
         return {**call, **inputs()}
 
     return Entry(name, build, arguments)
-
-
-def noise_image(seed: int = 0, size: int = 64) -> Any:
-    """A PIL picture of noise."""
-    from PIL import Image
-
-    pixels = torch.randint(0, 256, (size, size, 3), dtype=torch.uint8, generator=generator(seed))
-    return Image.fromarray(pixels.numpy())
 
 
 def half_mask(size: int = 64) -> Any:
@@ -177,23 +170,4 @@ def coarse(factor: int, name: str = "vae_scale_factor") -> Callable[[Any], None]
     return change
 
 
-QWEN_VAE = model(
-    "AutoencoderKLQwenImage",
-    base_dim=3,
-    z_dim=4,
-    dim_mult=[1, 1, 1, 1],
-    num_res_blocks=1,
-    temperal_downsample=[False, True, True],
-    latents_mean=[0.0] * 4,
-    latents_std=[1.0] * 4,
-)
-WAN_VAE = model(
-    "AutoencoderKLWan",
-    base_dim=3,
-    z_dim=4,
-    dim_mult=[1, 1, 1, 1],
-    num_res_blocks=1,
-    temperal_downsample=[False, True, True],
-    latents_mean=[0.0] * 4,
-    latents_std=[1.0] * 4,
-)
+QWEN_VAE = wan_vae(name="AutoencoderKLQwenImage")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.builders import Call, embeds, model
+from tests.builders import Call, embeds, model, noise_image
 from tests.families.mmdit import QWEN
 from tests.families.single import Z_IMAGE
 from tests.zoo.entry import Entry
@@ -19,7 +19,6 @@ from tests.zoo.images_parts import (
     half_mask,
     kl_vae,
     llama,
-    noise_image,
     opened,
     words,
 )

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from tests.builders import Call, inputs, model, prompts, sampler
+from tests.builders import Call, inputs, model, noise_image, prompts, sampler
 from tests.families.mmdit import AURAFLOW, CHROMA, COGVIEW4, HIDREAM, SD3, skipping
 from tests.families.video import COGVIDEOX_NOISE
 from tests.zoo.entry import Entry
-from tests.zoo.images_parts import MORE_STEPS, entry, half_mask, kl_vae, noise_image, opened
+from tests.zoo.images_parts import MORE_STEPS, entry, half_mask, kl_vae, opened
 
 IMG2IMG: Call = {"strength": 0.75, "num_inference_steps": MORE_STEPS}
 

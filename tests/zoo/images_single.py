@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from tests.builders import Call, model, sampler
+from tests.builders import Call, model, noise_image, sampler
 from tests.families.single import DIT, HUNYUAN_DIT, LUMINA, LUMINA2, PIXART_SIGMA, SANA
 from tests.pipelines import PIXART
 from tests.zoo.entry import Entry
-from tests.zoo.images_parts import entry, kl_vae, noise_image, opened
+from tests.zoo.images_parts import entry, kl_vae, opened
 
 DPM = PIXART.samplers["dpm"]
 FLOW_DPM = SANA.samplers["dpm_flow"]

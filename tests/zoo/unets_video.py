@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.builders import model, sampler
+from tests.builders import model
 from tests.families.unets import SVD, sdxl_model
 from tests.pipelines import NOISE_SAMPLERS, sd_model
 from tests.zoo.entry import Entry
@@ -23,7 +23,6 @@ from tests.zoo.unets_parts import (
 )
 
 DDIM, EULER = NOISE_SAMPLERS["ddim"], NOISE_SAMPLERS["euler"]
-PLAIN_DDIM = sampler("DDIMScheduler", steps_offset=1, clip_sample=False, beta_schedule="linear")
 motion = model(
     "MotionAdapter",
     block_out_channels=(8, 16),

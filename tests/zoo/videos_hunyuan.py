@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from tests.builders import masks, model, pipeline, prompts, sampler
-from tests.families.video import HUNYUAN, HUNYUAN15, HUNYUAN_I2V, MASK
+from tests.families.video import HUNYUAN, HUNYUAN15, HUNYUAN_I2V, MASK, hunyuan_vae, wan_vae
 from tests.zoo.entry import Entry
-from tests.zoo.videos_parts import NO_DELTA, TEXT, call, entry, hunyuan_vae, of, picture, spread, wan_vae
+from tests.zoo.videos_parts import NO_DELTA, TEXT, call, entry, of, picture, spread
 
 # The models ---------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.builders import Call, generator, inputs, model, pipeline
+from tests.builders import Call, generator, inputs, noise_image, pipeline
 from tests.pipelines import FLOW_EULER, Shape
 from tests.zoo.entry import STEPS, Entry
 
@@ -17,14 +17,6 @@ TEXT = 12
 NO_DELTA = {"easycache": "needs an output of the input's shape"}
 # Blocks that do not follow each other have no first one whose output says how much changes.
 NO_ORDER = {"fbcache": "looks inside"}
-ONE_LOOP = (
-    "a call of several denoising loops, each a run: the trace is the last one's and is replayed in all of "
-    "them, whatever was decided there"
-)
-COUNTED_ON = (
-    "a call of several denoising loops, each a run while methods decide: with a schedule the second loop is "
-    "counted on from the first, and the schedule is too short"
-)
 
 
 def call(
@@ -111,41 +103,14 @@ def spread(std: float = 0.2) -> Callable[[Any], None]:
     return fill
 
 
-def picture(seed: int = 0, size: int = 32) -> Any:
-    """A picture of noise, as PIL has it."""
-    from PIL import Image
-
-    pixels = torch.randint(0, 256, (size, size, 3), dtype=torch.uint8, generator=generator(seed))
-    return Image.fromarray(pixels.numpy())
+def picture(seed: int = 0) -> Any:
+    """A picture of noise of the usual size, as PIL has it."""
+    return noise_image(seed, 32)
 
 
 def frames(count: int = 5, size: int = 32) -> list[Any]:
     """A video of noise, as a list of PIL's pictures."""
-    return [picture(seed, size) for seed in range(count)]
-
-
-def wan_vae(channels: int = 4, **over: Any) -> Callable[..., nn.Module]:
-    """How to build Wan's VAE: 8 times smaller, 4 times shorter."""
-    return model(
-        "AutoencoderKLWan",
-        base_dim=3,
-        z_dim=channels,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-        latents_mean=[0.0] * channels,
-        latents_std=[1.0] * channels,
-        **over,
-    )
-
-
-hunyuan_vae = model(
-    "AutoencoderKLHunyuanVideo",
-    latent_channels=4,
-    block_out_channels=(4, 4, 4, 4),
-    layers_per_block=1,
-    norm_num_groups=4,
-)
+    return [noise_image(seed, size) for seed in range(count)]
 
 
 def clip_processor() -> Any:

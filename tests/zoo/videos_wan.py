@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.builders import model, prompts, sampler
-from tests.families.video import SKYREELS, WAN_I2V, WAN_VACE
+from tests.families.video import SKYREELS, WAN_I2V, WAN_VACE, wan_vae
 from tests.pipelines import UNIPC, WAN, WAN_SIZES, wan_model
 from tests.zoo.entry import Entry
 from tests.zoo.videos_parts import (
@@ -16,7 +16,6 @@ from tests.zoo.videos_parts import (
     frames,
     of,
     picture,
-    wan_vae,
 )
 
 PROMPTS = prompts(5, TEXT)

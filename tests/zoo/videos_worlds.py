@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from tests.builders import generator, masks, model, prompts, sampler
-from tests.families.video import MASK
+from tests.families.video import MASK, hunyuan_vae, wan_vae
 from tests.pipelines import FLOW_EULER, UNIPC
 from tests.zoo.entry import Entry
 from tests.zoo.videos_ltx import ltx2_vae
@@ -17,10 +17,8 @@ from tests.zoo.videos_parts import (
     TEXT,
     call,
     entry,
-    hunyuan_vae,
     picture,
     spread,
-    wan_vae,
     words,
 )
 

@@ -13,7 +13,7 @@ import torch
 from dcache.engine.call import Call
 from dcache.engine.region import Region, without_history
 from dcache.errors import DcacheError
-from dcache.intercept.pytree import flatten, rebuild, samples, tree_leaves
+from dcache.intercept.pytree import flatten, rebuild, samples
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _stored_leaves(
     tensors = [leaf if isinstance(leaf, torch.Tensor) else None for leaf in leaves]
     if len(leaves) == 1:
         return tensors
-    given = {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+    given = {id(leaf) for leaf in flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)}
     return [leaf if i == 0 or id(leaf) not in given else None for i, leaf in enumerate(tensors)]
 
 
