@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from dcache.cache.continued import cut
 from dcache.cache.history import Branch
 from dcache.engine.call import Call
 from dcache.engine.checkpoint import Checkpoint
@@ -141,7 +142,11 @@ class Gate:
             self._count("writes", count)
 
     def look(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Create the branch's change indicator if the method has a probe."""
+        """Create the branch's change indicator if the method has a probe, and show it the input.
+
+        Of the input it sees the channels and tokens that the output continues: masks and references that come
+        with them do not change.
+        """
         probe, branch = self.session.method.probe, call.branch
         if probe is None:
             return
@@ -149,8 +154,11 @@ class Gate:
         branch.indicator.now = None
         if probe.where == "input":
             entry = first_tensor(args, kwargs)
+            if branch.output is None:
+                # Shown again behind the call, for no rule reads the change before there is an anchor.
+                call.sample = entry
             if entry is not None:
-                self.session.show(call, entry)
+                self.session.show(call, cut(entry, branch.output))
 
     def _open(self, run: Run) -> None:
         """A call belongs to another run than the one under way."""

@@ -156,7 +156,7 @@ class Session:
                 self.memory.settle(call, inner, arguments)
         finally:
             # Regions know their last call, which must not keep its arguments.
-            self.call = call.effects = call.withdraw = None
+            self.call = call.effects = call.withdraw = call.sample = None
             if self.removed:
                 self._let_go()
             else:

@@ -280,10 +280,15 @@ def test_the_indicator_is_made_once_and_shown_the_input_where_the_probe_sits_the
     assert indicator is not None
     assert indicator.now is not None
     assert torch.equal(indicator.now, X)
-    # What it saw in the evaluation before is not what it sees now.
-    second = told(session, 1, x=2 * X)
-    assert second.branch.indicator is indicator
-    assert torch.equal(indicator.now, 2 * X)
+    assert call.sample is X
+    # Behind the first call it is known what of the input the output continues: one of two tokens, say.
+    for first, output, expected in ((1, None, X), (3, X.shape, X), (5, torch.Size((1, 1, 4)), X[:, :1])):
+        call.branch.output = output
+        for index in (first, first + 1):
+            later = told(session, index, x=index * X)
+            assert later.branch.indicator is indicator
+            # What it saw in the evaluation before is not what it sees now.
+            assert torch.equal(indicator.now, index * expected)
     front = told(session_on(Toy(), methods.fbcache()), 0).branch.indicator
     assert front is not None
     assert front.now is None
