@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from dcache.cache.history import Branch
 from dcache.identity.run import Run
 from dcache.intercept.effects import Effects
@@ -31,6 +33,8 @@ class Call:
         effects: in the first call of a signature, the arguments as they were before it.
         withdraw: forgets such a call, where it turns out that it must not have been admitted; called with the
             call and whether the model returned a sample, it returns whether the call stays an evaluation.
+        sample: its first tensor, where that is the rule's probe and the part of it that the output continues
+            is not known before it returns.
     """
 
     branch: Branch
@@ -48,3 +52,4 @@ class Call:
     run: Run | None = None
     effects: Effects | None = None
     withdraw: Callable[[Call, bool], bool] | None = None
+    sample: torch.Tensor | None = None

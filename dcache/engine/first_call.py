@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
+from dcache.cache.continued import cut
 from dcache.cache.history import Branch
 from dcache.engine.binding import Binding
 from dcache.engine.call import Call
@@ -111,6 +113,7 @@ class CallCheck:
         if call.entered and (call.predicted or not session.removed) and not (checks and self._repeats()):
             raise never_left(session.module, call.entered)
         if branch.indicator is not None:
+            self._show_sample(call, output)
             branch.indicator.end_step(call.computed > 0, output)
         reset = branch.reset
         if call.computed:
@@ -152,6 +155,16 @@ class CallCheck:
         session.warn(f"{name}: {why}; the whole model is remembered instead (sites='model')")
         session.method = method.for_whole_model()
         session.rebind(("model",))
+
+    def _show_sample(self, call: Call, output: Any) -> None:
+        """Show the probe the part of the first call's input that the output turned out to continue."""
+        branch, sample, indicator = call.branch, call.sample, call.branch.indicator
+        call.sample = None
+        if branch.output is None:
+            branch.output = next((x.shape for x in flatten(output)[0] if isinstance(x, torch.Tensor)), None)
+        if indicator is not None and sample is not None and cut(sample, branch.output) is not sample:
+            indicator.now = None
+            self.session.show(call, cut(sample, branch.output))
 
     def _as_whole_model(self, call: Call, reset: str, arguments: Any, output: Any) -> Call:
         """Remember a call that was computed under other sites as one of the whole model.

@@ -26,6 +26,7 @@ from dcache.identity.threads import is_called_in
 from dcache.identity.tracker import RunTracker
 from dcache.method import Method
 from dcache.schedule.plan import RunLength
+from dcache.schedulers.rules import counts_from_end
 
 
 class Living(Protocol):
@@ -193,6 +194,8 @@ class Lifecycle(Listener):
         # The run is the session's only once nothing is wrong with it.
         session.state = self._next_state(run)
         self._fit_table(run)
+        if run.count is None:
+            session.tracker.learned.foresee(run)
         if session.method.sigmas and (self.noise_grid is None or not self.noise_grid.holds):
             raise DcacheError(
                 f"{session.method.describe()} changes the noise levels of the run, and no sampler that "
@@ -221,6 +224,7 @@ class Lifecycle(Listener):
         whole = whole and (not run.calls or run.over)
         learned = learns and whole and bool(run.entries) and lasted > 0 and lasted != run.count
         expected = run.count
+        interrupted = learns and not whole
         whole = whole or expected is None or lasted >= expected
         self.free()
         if self.noise_grid is not None and whole:
@@ -232,6 +236,8 @@ class Lifecycle(Listener):
         if learned and expected is not None:
             session.tracker.learn(run, lasted)
             self._say_length(expected, lasted)
+        elif expected is None and lasted > 0 and not interrupted and self._learned(run, lasted):
+            return
         # An interrupted run had no time to predict; its own error is what should be seen.
         if whole and session.method.predicts and not state.record.predicted and self._missed():
             why = state.stats(session.method.describe()).why_nothing()
@@ -311,6 +317,23 @@ class Lifecycle(Listener):
                 "count from the end (last=True, shares of the run) were off in it. Later runs with this "
                 f"table are taken to have {lasted}."
             )
+
+    def _learned(self, run: Run, lasted: int) -> bool:
+        """Learn the length of a run that no table lists; whether that was said of it."""
+        session = self.session
+        length, method = session.tracker.learned.learn(run, lasted), session.method
+        computed = session.state.record.reasons.get("length", 0)
+        if lasted < 2 or run.expected == length or method.steps is not None or not method.predicts:
+            return False
+        if not computed and not counts_from_end(method.rule):
+            return False
+        why = f"{computed} site events were computed for that" if computed else "last=True was off in it"
+        session.warn(
+            f"this run of {type(session.module).__name__} had {lasted} evaluations, which nothing said "
+            f"beforehand: {why}. Later runs with the same timesteps are taken to have {length}; "
+            "dcache.step(module, index=..., steps=...) says it from the start."
+        )
+        return True
 
     def _missed(self) -> bool:
         """Whether the denoiser was called, and nothing was said yet of why that could not be predicted."""

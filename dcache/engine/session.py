@@ -29,7 +29,7 @@ from dcache.engine.run_state import RunState
 from dcache.engine.weight_cache import WeightCache
 from dcache.errors import DcacheWarning
 from dcache.identity.tracker import RunTracker
-from dcache.intercept.conflicts import refuse_other_cache
+from dcache.intercept.conflicts import active_dropout, refuse_other_cache
 from dcache.intercept.pytree import copy_containers
 from dcache.sites.streams import StreamTracer
 from dcache.stats import Stats
@@ -156,7 +156,7 @@ class Session:
                 self.memory.settle(call, inner, arguments)
         finally:
             # Regions know their last call, which must not keep its arguments.
-            self.call = call.effects = call.withdraw = None
+            self.call = call.effects = call.withdraw = call.sample = None
             if self.removed:
                 self._let_go()
             else:
@@ -203,6 +203,8 @@ class Session:
                 enabled.
         """
         refuse_other_cache(self.module)
+        for text in active_dropout(self.module):
+            self.warn(text)
         self.attachment.verify()
         if self.binding.stale():
             self.rebind(self.method.sites)

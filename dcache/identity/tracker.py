@@ -16,6 +16,7 @@ from torch import nn
 
 from dcache.identity.content import Conditioning, Sample
 from dcache.identity.guest import Guest
+from dcache.identity.lengths import Lengths
 from dcache.identity.loop import Loop
 from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
@@ -34,7 +35,7 @@ class SamplerOwner(Protocol):
 
 
 # Fields of a tracker that all threads share.
-_SHARED = ("module", "listener", "owners", "time", "taps", "lengths")
+_SHARED = ("module", "listener", "owners", "time", "taps", "lengths", "learned")
 
 
 class RunTracker:
@@ -56,6 +57,7 @@ class RunTracker:
         runs_of_call: runs that were opened in the pipeline's call under way, None outside of one.
         lengths: (sampler, entries of its table, where it began) -> evaluations of such a run, where they were
             others than the table lists.
+        learned: lengths of earlier runs that no table lists.
     """
 
     def __init__(self, module: nn.Module, listener: Listener, owners: Sequence[SamplerOwner]) -> None:
@@ -69,6 +71,7 @@ class RunTracker:
         self.runs_of_call: int | None = None
         self.call_frame: int | None = None
         self.lengths: dict[tuple[str, int, int], int] = {}
+        self.learned = Lengths()
         self.guest = Guest(listener)
         self.sample, self.conditioning = Sample(), Conditioning()
         self._unseen: Run | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AnimateDiffPipeline
 from torch import nn
 
 import dcache
@@ -15,7 +16,9 @@ from dcache import DcacheError, DcacheWarning, methods
 from dcache.sites.discovery import discover
 from tests.builders import Call, embeds, generator, ready
 from tests.families.unets import DDIM, SDXL, SVD, UNETS, sdxl_model
-from tests.pipelines import NOISE_SAMPLERS, SHAPES, STEPS, Shape
+from tests.pipelines import NOISE_SAMPLERS, SHAPES, STEPS, Shape, sd_model
+from tests.zoo.unets_parts import TEXTS, latent
+from tests.zoo.unets_video import FRAMES, motion
 
 EVERY_2 = methods.interval(interval=2)
 LEVELS = [(shape, level) for shape in UNETS for level in range(shape.skips)]
@@ -386,3 +389,19 @@ def test_an_unconditional_pipeline_without_flags_or_prompts() -> None:
     assert cached.shape == plain.shape == (2, 3, 8, 8)
     assert dcache.stats(pipe).predicted == 3
     assert float((cached - plain).abs().mean()) < 0.1
+
+
+def test_a_motion_unet_that_is_built_in_training_mode_is_cached() -> None:
+    runs = []
+    for training in (True, False):
+        parts = {"unet": sd_model(), "motion_adapter": motion(), "scheduler": NOISE_SAMPLERS["ddim"]()}
+        missing = dict.fromkeys(("vae", "text_encoder", "tokenizer"))
+        pipe = AnimateDiffPipeline(**missing, **parts)
+        assert pipe.unet.training
+        pipe.unet.train(training)
+        pipe.set_progress_bar_config(disable=True)
+        dcache.enable(pipe, EVERY_2)
+        runs.append(pipe(**latent(**TEXTS, **FRAMES)()).frames)
+        stats = dcache.stats(pipe)
+        assert (stats.computed, stats.predicted) == (3, 3)
+    assert torch.equal(*runs)

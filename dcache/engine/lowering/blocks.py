@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any, final
 
 import torch
@@ -17,7 +18,7 @@ from dcache.errors import DcacheError
 from dcache.intercept.module_call import ModuleIntercept
 from dcache.intercept.pytree import flatten, rebuild
 from dcache.sites.site import Site
-from dcache.sites.streams import Key, PassThrough, join, named_tensors
+from dcache.sites.streams import Key, PassThrough, join, named_tensors, with_rows_of
 
 
 @final
@@ -33,6 +34,7 @@ class RunRegion(Region):
         self.entry_keys: list[Key | None] = []
         self.joined_keys: dict[int, tuple[Key, ...]] = {}
         self.dim = 0
+        self.broadcasts = False
         self.recipe: Any = None
         self.constants: dict[int, Any] = {}
         self.entries: Sequence[torch.Tensor | None] = ()
@@ -73,11 +75,16 @@ class RunRegion(Region):
             self.clones = {}
         else:
             opened = self.opened or [None] * len(leaves)
+        if self.broadcasts:
+            opened = [_widened(taken, leaf) for taken, leaf in zip(opened, leaves, strict=True)]
         self.remember(call, opened, leaves)
         self.opened = ()
 
     def leave_predicted(self, call: Call) -> Any:
         """The last block is replaced by the prediction."""
+        if self.broadcasts and self.history is not None:
+            newest = self.history.leaves[-1]
+            self.entries = [_widened(x, z) for x, z in zip_longest(self.entries, newest)]
         leaves = self.predict(call, self.entries)
         self.entries = ()
         for i, constant in self.constants.items():
@@ -100,6 +107,18 @@ class RunRegion(Region):
         self.entry_keys = [k[0] if len(k) == 1 else None for k in keys]
         self.joined_keys = {i: k for i, k in enumerate(keys) if len(k) > 1}
         self.constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
+        # Once a call of some signature was broadcast: calls of others may follow it.
+        self.broadcasts = self.broadcasts or any(
+            len(names) == 1 and self.clones[names[0]][1].shape != leaf.shape
+            for names, leaf in zip(self.sources, leaves, strict=True)
+        )
+
+
+def _widened(entry: torch.Tensor | None, like: Any) -> torch.Tensor | None:
+    """An entry of a single row with the rows of its output or of an anchor, in memory of its own."""
+    if entry is None or like is None or entry.shape == like.shape:
+        return entry
+    return with_rows_of(entry, like).contiguous()
 
 
 class BlockCall(ModuleIntercept):

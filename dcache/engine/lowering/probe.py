@@ -48,7 +48,9 @@ class FrontProbe:
             if entry is None:
                 return
             self.before = torch.neg(entry)
-        self.engine.show(call, self.before.add_(leaves[self.leaf]), own=True)
+        # A stream of a single row may have been broadcast.
+        leaf, before = leaves[self.leaf], self.before
+        self.engine.show(call, before.add_(leaf) if before.shape == leaf.shape else before + leaf, own=True)
         self.before = None
 
     def _stream(
