@@ -166,6 +166,32 @@ def test_without_any_sampler_a_prompt_in_the_old_ones_place_opens_a_run(name: st
     assert dcache.stats(net).steps == dcache.stats(fresh).steps == 4
 
 
+def with_one_prompt(
+    net: nn.Module, seed: int, begin: float = 1.0, evaluations: int = 99, prompt: torch.Tensor | None = None
+) -> torch.Tensor:
+    """As `hand_written`, with latents large enough to be recognised and a prompt that the caller may hold."""
+    x = torch.randn(1, 64, 4, generator=torch.Generator().manual_seed(seed))
+    prompt = torch.ones(1, 3, 4) if prompt is None else prompt
+    with torch.no_grad():
+        for i in range(min(6, evaluations)):
+            x = x - net(x, torch.tensor(begin * (1 - i / 6)), encoder_hidden_states=prompt) / 6
+    return x
+
+
+@quiet
+@pytest.mark.parametrize("holds", [False, True], ids=["same prompt", "prompts that live on"])
+@pytest.mark.parametrize("broken_off", [1, 2, 3])
+@pytest.mark.parametrize("name", ["default", "interval", "easycache"])
+def test_without_any_sampler_other_latents_open_a_run(name: str, broken_off: int, holds: bool) -> None:
+    net, fresh = dcache.enable(Net(), PRESETS[name]()), dcache.enable(Net(), PRESETS[name]())
+    first, second = torch.ones(1, 3, 4), torch.full((1, 3, 4), 2.0)
+    with_one_prompt(net, 50, evaluations=broken_off, prompt=first)
+    # It goes on downwards from where the other one stopped, with other noise.
+    then = {"seed": 51, "begin": 0.5, "prompt": second if holds else first}
+    assert torch.equal(with_one_prompt(net, **then), with_one_prompt(fresh, **then))
+    assert dcache.stats(net).steps == dcache.stats(fresh).steps == 6
+
+
 def test_a_sampler_within_reach_that_the_loop_does_without_is_no_matter() -> None:
     net = dcache.enable(Net(), "interval", interval=2)
 
