@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,8 +51,8 @@ class Sample:
 class Continuity:
     """Tells from the samples of two evaluations whether the second can have come of the first.
 
-    A step of a sampler keeps most of the latents, at first and last as well: their correlation is seldom below
-    0.5. The noise of another picture has none with them. Up to `_ELEMENTS` elements are compared; small or
+    A step of a sampler keeps most of the latents, at first and last as well: their correlation is seldom
+    below 0.5. The noise of another picture has none with them. Up to `_ELEMENTS` elements are compared; small or
     constant samples, and samples of other batches, say nothing.
     """
 
@@ -82,7 +83,7 @@ class Continuity:
             return False
         likeness = float((values * self._values).sum())
         # Without a direction the product is NaN.
-        if likeness != likeness:
+        if math.isnan(likeness):
             return False
         if likeness < _UNRELATED or (self._least is not None and likeness < _DROP * self._least):
             return True

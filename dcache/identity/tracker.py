@@ -197,10 +197,13 @@ class RunTracker:
         can have made of the last evaluation's.
         """
         value, before, last = self.time.read(args, kwargs), self.loop.run, self.loop.value
-        fresh = before is not None and self.conditioning.is_fresh(kwargs)
-        if fresh and (value != last or not self.sample.is_same(args, kwargs)):
-            self.loop = Loop()
-        elif before is not None and value != last and self.continuity.is_broken(args, kwargs):
+        if before is not None and (
+            (
+                self.conditioning.is_fresh(kwargs)
+                and (value != last or not self.sample.is_same(args, kwargs))
+            )
+            or (value != last and self.continuity.is_broken(args, kwargs))
+        ):
             self.loop = Loop()
         run = self.loop.see(value, self.time.is_sigma)
         if run is not before:

@@ -1,5 +1,7 @@
 """What `dcache.step` says: which evaluation and branch the next calls are, and where a run begins."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -190,7 +192,7 @@ def test_a_second_order_step_is_announced_once_and_calls_at_two_timesteps() -> N
     net = dcache.enable(mixing(), EVERY_2)
     x = torch.randn(1, 4, 64)
     with torch.no_grad():
-        for i, (t, following) in enumerate(zip(DOWN[:-1], DOWN[1:], strict=True)):
+        for i, (t, following) in enumerate(pairwise(DOWN)):
             dcache.step(net, i, timestep=t)
             slope = net(x, torch.tensor(t))
             x = x - 0.05 * (slope + net(x - 0.1 * slope, torch.tensor(following)))
