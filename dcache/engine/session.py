@@ -149,14 +149,14 @@ class Session:
                 spent = perf_counter() - before
             for observer in self.observers:
                 observer.on_output(call, output)
-            if call.effects is not None and self.call_check.withdrawn(call, output):
+            if call.effects is not None and self.call_check.withdrawn(call, output, inner, arguments):
                 return output
             call = self.check(call, output, inner, arguments)
             if self.memory is not None and call.computed and not self.removed:
                 self.memory.settle(call, inner, arguments)
         finally:
             # Regions know their last call, which must not keep its arguments.
-            self.call = call.effects = call.withdraw = None
+            self.call = call.effects = call.own_state = call.withdraw = None
             if self.removed:
                 self._let_go()
             else:

@@ -52,8 +52,8 @@ class Continuity:
     """Tells from the samples of two evaluations whether the second can have come of the first.
 
     A step of a sampler keeps most of the latents, at first and last as well: their correlation is seldom
-    below 0.5. The noise of another picture has none with them. Up to `_ELEMENTS` elements are compared; small or
-    constant samples, and samples of other batches, say nothing.
+    below 0.5. The noise of another picture has none with them. Up to `_ELEMENTS` elements are compared;
+    small or constant samples say nothing.
     """
 
     def __init__(self) -> None:

@@ -198,10 +198,7 @@ class RunTracker:
         """
         value, before, last = self.time.read(args, kwargs), self.loop.run, self.loop.value
         if before is not None and (
-            (
-                self.conditioning.is_fresh(kwargs)
-                and (value != last or not self.sample.is_same(args, kwargs))
-            )
+            (self.conditioning.is_fresh(kwargs) and (value != last or not self.sample.is_same(args, kwargs)))
             or (value != last and self.continuity.is_broken(args, kwargs))
         ):
             self.loop = Loop()
