@@ -125,10 +125,10 @@ def undone(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Callable[
         effects.restore()
 
 
-def state_of(tensor: torch.Tensor) -> object:
+def state_of(tensor: torch.Tensor) -> tuple[object, ...]:
     """Shape, version and sums over the bytes of a tensor: what a write changes, one through `.data` too."""
     if tensor.device.type == "meta":
-        return tensor.shape
+        return (tensor.shape,)
     version = None if tensor.is_inference() else tensor._version
     plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout is torch.strided
     if not plain or tensor.is_quantized or tensor.numel() * tensor.element_size() > _MOST_BYTES:

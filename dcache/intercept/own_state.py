@@ -6,9 +6,10 @@ written once and for all, such as a table that the first call makes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,23 +25,34 @@ _INTERCEPTED = {"_compiled_call_impl", "compile", "cache_context"}
 _LEVELS = 4
 
 
-class Place(NamedTuple):
-    """Where a module holds a tensor, or a tuple of them.
+@dataclass(frozen=True)
+class Place:
+    """Where a module holds something that is or may hold tensors.
 
     Attributes:
         owner: a dict (of attributes, of buffers, or any other) or a list.
         key: key or index in it.
-        value: the tensor, or the tuple.
+        value: a tensor, a tuple of them, a container or an object.
+        parent: the place of the owner, None where that is a module's own dict.
+        in_object: whether the place lies in an object that is no module.
     """
 
     owner: Any
     key: Any
     value: Any
+    parent: Place | None = None
+    in_object: bool = False
 
     @property
     def name(self) -> tuple[int, Any]:
         """What the place is known by."""
         return id(self.owner), self.key
+
+    @property
+    def tensors(self) -> Sequence[torch.Tensor]:
+        """The tensors that lie here, without those deeper in."""
+        items = self.value if isinstance(self.value, tuple) else (self.value,)
+        return [item for item in items if isinstance(item, torch.Tensor)]
 
 
 class Rewrites(Enum):
@@ -48,8 +60,9 @@ class Rewrites(Enum):
 
     Attributes:
         NOTHING: only the first one wrote: it prepared something.
-        REPLACES: it puts others in their places; whether anything reads them behind the call is not known.
-        ADDS: it writes into them, or adds more, so that they depend on every call before.
+        REPLACES: it sets attributes anew; whether anything reads them behind the call is not known.
+        ADDS: it writes into tensors, or holds more of them, so that they depend on every call before; or it
+            fills an object, such as an attention processor that stores maps, for others to read.
     """
 
     NOTHING, REPLACES, ADDS = range(3)
@@ -64,16 +77,28 @@ class OwnState:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
+        # They keep their owners, whose identities are therefore not used again.
         self._before = {place.name: place for place in _places(module)}
-        self._states = {
-            name: state_of(place.value)
-            for name, place in self._before.items()
-            if isinstance(place.value, torch.Tensor)
-        }
+        self._owners = {id(place.owner) for place in self._before.values()}
+        self._owners |= {id(_parts_of(place.value)) for place in self._before.values()}
+        tensors = [tensor for place in self._before.values() for tensor in place.tensors]
+        self._states = {id(tensor): state_of(tensor) for tensor in tensors}
 
     def written(self) -> list[Place]:
-        """Places that hold another tensor than before, or one that was written into."""
-        return [place for place in _places(self.module) if self._is_new(place) or self._is_changed(place)]
+        """Places that hold other contents than before: new tensors, or some that were written into."""
+        return [place for place in self._changed() if not self._is_equal(place)]
+
+    def _changed(self) -> list[Place]:
+        """Places that hold tensors which were not there before, or which were written into."""
+        places: dict[tuple[int, Any], Place] = {}
+        for place in _places(self.module):
+            if any(self._states.get(id(tensor)) != state_of(tensor) for tensor in place.tensors):
+                outer = place
+                # In a container that is new, which is taken out as a whole.
+                while id(outer.owner) not in self._owners and outer.parent is not None:
+                    outer = outer.parent
+                places[outer.name] = outer
+        return list(places.values())
 
     def rewrites(self, call: Callable[[], Any]) -> Rewrites:
         """Whether a further call writes again, so that the first one was no preparation; it is undone.
@@ -81,8 +106,8 @@ class OwnState:
         Args:
             call: makes the call.
         """
-        if any(self._is_changed(place) for place in _places(self.module)):
-            # In place: it could not be undone.
+        if any(self._is_written_into(place) for place in self.written()):
+            # It could not be undone.
             return Rewrites.ADDS
         again = OwnState(self.module)
         try:
@@ -91,20 +116,33 @@ class OwnState:
             # Such as keys of the first call that those of the second do not go with.
             return Rewrites.ADDS
         finally:
-            written = again.written()
+            # The same call makes equal tensors.
+            written = again._changed()
             again._put_back(written)
-        if any(place.name not in again._before or again._is_changed(place) for place in written):
+        if any(
+            place.in_object or again._is_written_into(place) or again._is_more(place) for place in written
+        ):
             return Rewrites.ADDS
         return Rewrites.REPLACES if written else Rewrites.NOTHING
 
-    def _is_new(self, place: Place) -> bool:
+    def _is_written_into(self, place: Place) -> bool:
         before = self._before.get(place.name)
-        return before is None or before.value is not place.value
+        return before is not None and before.value is place.value and bool(place.tensors)
 
-    def _is_changed(self, place: Place) -> bool:
-        return not self._is_new(place) and self._states.get(place.name) != (
-            state_of(place.value) if isinstance(place.value, torch.Tensor) else None
-        )
+    def _is_equal(self, place: Place) -> bool:
+        """Whether a tensor was replaced by one of the same content (a table that is made anew)."""
+        before = self._before.get(place.name)
+        first, second = None if before is None else before.value, place.value
+        if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor) or first is second:
+            return False
+        if (first.dtype, first.device) != (second.dtype, second.device):
+            return False
+        old, new = self._states[id(first)], state_of(second)
+        # All but their versions.
+        return len(new) > 2 and old[0] == new[0] and old[2:] == new[2:]
+
+    def _is_more(self, place: Place) -> bool:
+        return place.name not in self._before
 
     def _put_back(self, places: list[Place]) -> None:
         # From the end of lists, so that indices stay.
@@ -122,28 +160,29 @@ def _places(module: nn.Module) -> Iterator[Place]:
         # Offloading gives a part its buffers for the time of each call.
         if "_hf_hook" not in vars(part):
             for key, buffer in part._buffers.items():
-                if buffer is not None:
-                    yield Place(part._buffers, key, buffer)
+                yield Place(part._buffers, key, buffer)
         for key, value in list(vars(part).items()):
             if key not in _NOT_ITS_OWN and key not in _INTERCEPTED:
-                yield from _within(vars(part), key, value, seen, _LEVELS)
+                yield from _within(Place(vars(part), key, value), seen, _LEVELS)
 
 
-def _within(owner: Any, key: Any, value: Any, seen: set[int], levels: int) -> Iterator[Place]:
-    if isinstance(value, torch.Tensor) or (
-        isinstance(value, tuple) and any(isinstance(item, torch.Tensor) for item in value)
-    ):
-        yield Place(owner, key, value)
+def _within(place: Place, seen: set[int], levels: int) -> Iterator[Place]:
+    """The place and those in what lies there, from the outside in."""
+    yield place
+    parts = _parts_of(place.value)
+    if not levels or parts is None or id(parts) in seen:
         return
-    if not levels or isinstance(value, PLAIN) or id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, list):
-        for i, item in enumerate(list(value)):
-            yield from _within(value, i, item, seen, levels - 1)
-        return
-    parts = value if isinstance(value, dict) else attributes_of(value)
-    # Attributes in slots cannot be set through a dict.
-    if isinstance(parts, dict) and (parts is value or hasattr(value, "__dict__")):
-        for name, item in list(parts.items()):
-            yield from _within(parts, name, item, seen, levels - 1)
+    seen.add(id(parts))
+    in_object = place.in_object or parts is not place.value
+    for key, item in list(enumerate(parts) if isinstance(parts, list) else parts.items()):
+        yield from _within(Place(parts, key, item, place, in_object), seen, levels - 1)
+
+
+def _parts_of(value: Any) -> Any:
+    """The list or dict of what a container or an object holds; None where nothing can be put back there."""
+    if isinstance(value, list | dict):
+        return value
+    if isinstance(value, PLAIN) or not hasattr(value, "__dict__"):
+        return None
+    attributes = attributes_of(value)
+    return attributes if isinstance(attributes, dict) else None

@@ -33,6 +33,7 @@ class Part(nn.Module):
         self.register_buffer("later", None)
         self.processor = Processor()
         self.keys: list[torch.Tensor] = []
+        self.tables = [torch.zeros(2), torch.ones(2)]
         self.ropes: dict[int, torch.Tensor] = {}
         self.calls = 0
         self.shapes: list[int] = []
@@ -44,23 +45,25 @@ class Whole(nn.Module):
         self.part = Part()
 
 
-ONE = torch.ones(2)
 REPLACES: dict[str, Callable[[Part], Any]] = {
     "an attribute": lambda p: setattr(p, "last", torch.ones(2)),
     "a pair of tensors": lambda p: setattr(p, "last", (torch.ones(2), torch.ones(2))),
     "a buffer replaced": lambda p: setattr(p, "table", torch.ones(3)),
     "a buffer that was None": lambda p: setattr(p, "later", torch.ones(1)),
     "an entry": lambda p: p.ropes.__setitem__(0, torch.ones(2)),
+    "a list of new tensors": lambda p: setattr(p, "keys", [torch.ones(2), torch.ones(2)]),
 }
 ADDS: dict[str, Callable[[Part], Any]] = {
     "a buffer in place": lambda p: p.table.add_(1),
     "a buffer without a trace": lambda p: p.table.data.copy_(p.table + 1),
     "an item of a list": lambda p: p.keys.append(torch.ones(2)),
     "a map of a processor's store": lambda p: p.processor.store.maps["down"].append(torch.ones(2)),
+    "a processor's attribute": lambda p: setattr(p.processor, "last", torch.ones(2)),
     "a new entry in every call": lambda p: p.ropes.__setitem__(len(p.ropes), torch.ones(2)),
 }
 ONCE: dict[str, Callable[[Part], Any]] = {
     "a table that is made once": lambda p: p.ropes.setdefault(8, torch.ones(2)),
+    "a list of tensors that are moved once": lambda p: setattr(p, "tables", [t.half() for t in p.tables]),
     "an attribute that is moved once": lambda p: setattr(p, "table", p.table.to(torch.float16)),
 }
 NO_WRITES: dict[str, Callable[[Part], Any]] = {
@@ -69,6 +72,8 @@ NO_WRITES: dict[str, Callable[[Part], Any]] = {
     "a list of numbers": lambda p: p.shapes.append(3),
     "a processor's counter": lambda p: setattr(p.processor, "calls", 1),
     "a parameter": lambda p: p.lin.weight.data.add_(1),
+    "a list of the same tensors": lambda p: setattr(p, "tables", [table.float() for table in p.tables]),
+    "a buffer of the same content": lambda p: setattr(p, "table", p.table + 0),
     "the same tensor again": lambda p: setattr(p, "table", p.table.to(torch.float32)),
 }
 
@@ -82,6 +87,8 @@ def held(whole: Whole) -> dict[str, Any]:
         "last": str(vars(part).get("last")),
         "keys": len(part.keys),
         "ropes": list(part.ropes),
+        "stored": str(vars(part.processor).get("last")),
+        "tables": str(part.tables),
         "maps": len(part.processor.store.maps["down"]),
     }
 
@@ -121,7 +128,7 @@ def test_a_second_call_that_fails_is_no_repetition() -> None:
     state = OwnState(whole)
 
     def call() -> None:
-        whole.part.keys.append(ONE)
+        whole.part.keys.append(torch.ones(2))
         if len(whole.part.keys) > 1:
             raise ValueError("too many keys")
 

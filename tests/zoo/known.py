@@ -12,11 +12,6 @@ CAUSES: dict[str, dict[str, tuple[str, ...]]] = {
     "a replay is refused: a UNet that is never called is taken for a denoiser, and is not in the trace": {
         "VersatileDiffusionTextToImagePipeline": STEADY
     },
-    "the pipeline reads attention maps that processors store; a predicted block stores none": {
-        "StableDiffusionSAGPipeline": STEADY,
-        "StableDiffusionPix2PixZeroPipeline": STEADY,
-        "LEditsPPPipelineStableDiffusion": ("default", "interval"),
-    },
     "nothing is said of a run without predictions: `step` of the sampler is not called, no run ends": {
         "StableDiffusionParadigmsPipeline": STEADY
     },
