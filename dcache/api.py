@@ -18,7 +18,7 @@ from dcache.errors import DcacheError
 from dcache.identity.denoisers import denoisers
 from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
-from dcache.identity.token_models import refuse_token_models
+from dcache.identity.token_models import refuse_autoencoder, refuse_token_models
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.method import Method
 from dcache.methods.replay import replay
@@ -205,7 +205,10 @@ def trace(target: Any) -> Schedule:
     enabled_now = Enabled.on(target)
     schedule = enabled_now.trace() if enabled_now.sessions else _last_runs.get(target, (None, None))[1]
     if schedule is None:
-        raise DcacheError("there is no run to trace yet: enable a method and call the pipeline first")
+        raise DcacheError(
+            "there is no run to trace yet, or all of its calls were passed through (dcache.stats says "
+            "why): enable a method and call the pipeline first"
+        )
     return schedule
 
 
@@ -275,6 +278,7 @@ def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) 
     """Disable what is enabled on an object and enable a method; if that fails, restore the previous state."""
     before = Enabled.on(target)
     modules = denoisers(target)
+    refuse_autoencoder(target)
     refuse_token_models(target, modules)
     for module in modules.values():
         refuse_compiled(module)

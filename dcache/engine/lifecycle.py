@@ -21,8 +21,8 @@ from dcache.engine.run_state import RunState
 from dcache.errors import DcacheError
 from dcache.identity.noise_grid import Grid, put
 from dcache.identity.run import Run
-from dcache.identity.sampler import Listener
-from dcache.identity.threads import is_called_in
+from dcache.identity.sampler import Listener, tap_of
+from dcache.identity.threads import is_called_in, is_driven_in
 from dcache.identity.tracker import RunTracker
 from dcache.method import Method
 from dcache.schedule.plan import RunLength
@@ -87,25 +87,28 @@ class Lifecycle(Listener):
         return self.session.lanes.here()
 
     def refuse_other_thread(self, sampler: Any) -> None:
-        """Refuse a second thread while the sampler's pipeline is called in the first.
+        """Refuse a second thread while the sampler is in use in the first: by a pipeline's call, or a loop.
 
         Raises:
-            DcacheError: the pipeline's call is under way in that thread.
+            DcacheError: that call or loop is under way.
         """
-        here = get_ident()
-        taps = self.session.tracker.taps
-        thread = next((tap.thread for tap in taps if tap.sampler is sampler and tap.run is not None), here)
-        if thread == here:
+        watched = tap_of(sampler)
+        if watched is None or not watched.in_use or watched.thread == get_ident():
             return
         for owner in tuple(self.session.owners):
             pipe = owner.pipe()
-            if getattr(pipe, "scheduler", None) is sampler and is_called_in(pipe, thread):
+            if getattr(pipe, "scheduler", None) is sampler and is_called_in(pipe, watched.thread):
                 name = type(pipe).__name__
                 raise DcacheError(
                     f"this {name} is being called in another thread, and its sampler can serve one call at a "
                     f"time. Give each thread a pipeline of its own: {name}.from_pipe(pipe, "
                     "scheduler=copy.deepcopy(pipe.scheduler)) shares the weights."
                 )
+        if is_driven_in(sampler, watched.thread):
+            raise DcacheError(
+                f"this {type(sampler).__name__} drives a loop in another thread, and it can serve one at a "
+                "time. Give each thread a pipeline of its own, or a sampler: copy.deepcopy(pipe.scheduler)."
+            )
 
     def is_copied(self, memo: Mapping[int, Any]) -> bool:
         """Whether one of the pipelines is part of a deep copy under way."""
@@ -199,7 +202,8 @@ class Lifecycle(Listener):
                 "dcache knows of was given them: enable it on the pipeline, before its call, or use the "
                 "schedule without them: dataclasses.replace(schedule, sigmas=())"
             )
-        differences = list(session.config.differences_of_run(run, session.guidance))
+        session.state.guidance = session.guidance
+        differences = list(session.config.differences_of_run(run, session.state.guidance))
         session.state.run = run
         for text in differences:
             session.warn(text)

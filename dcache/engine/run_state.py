@@ -19,6 +19,7 @@ class RunState:
     Attributes:
         run: where it stands; None before the first run and once it is over.
         sampler: class name of its sampler, "" for a hand-written loop.
+        guidance: guidance scale of the pipeline's call, None where that is not known.
         record: events, reasons and seconds; they stay when the run is over.
         branches: name -> guidance branch with its histories; empty once they were freed.
         names: names the branches of calls.
@@ -34,6 +35,7 @@ class RunState:
 
     run: Run | None = None
     sampler: str = ""
+    guidance: float | None = None
     record: Record = field(default_factory=Record)
     branches: dict[str, Branch] = field(default_factory=dict)
     names: BranchNames = field(default_factory=BranchNames)

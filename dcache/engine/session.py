@@ -125,8 +125,9 @@ class Session:
 
     @property
     def guidance(self) -> float | None:
-        """The guidance scale of the last call, where a pipeline keeps it."""
-        return next((g for owner in self.owners if (g := owner.guidance) is not None), None)
+        """The guidance scale of the last call, where a pipeline keeps it or was seen to be given it."""
+        known = next((g for owner in self.owners if (g := owner.guidance) is not None), None)
+        return self.lanes.shown().guidance if known is None else known
 
     def denoise(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The denoiser's call: predicted where the method lets it, computed and remembered elsewhere."""
