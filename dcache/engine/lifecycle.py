@@ -155,6 +155,8 @@ class Lifecycle(Listener):
         if ends_itself and not self.session.tracker.is_guest(run):
             # It may do so late or never (Stable Audio's latents); what was remembered is of no more use.
             self.free()
+            if run is self.session.state.run:
+                self._say_nothing()
             return False
         if run is self.session.state.run:
             self.end()
@@ -237,9 +239,8 @@ class Lifecycle(Listener):
             session.tracker.learn(run, lasted)
             self._say_length(expected, lasted)
         # An interrupted run had no time to predict; its own error is what should be seen.
-        if whole and session.method.predicts and not state.record.predicted and self._missed():
-            why = state.stats(session.method.describe()).why_nothing()
-            session.warn(f"nothing was predicted in this run of {type(session.module).__name__}: {why}")
+        if whole:
+            self._say_nothing()
 
     def free(self) -> None:
         """Drop all histories; what was counted stays, a further call finds nothing to predict from."""
@@ -315,6 +316,14 @@ class Lifecycle(Listener):
                 "count from the end (last=True, shares of the run) were off in it. Later runs with this "
                 f"table are taken to have {lasted}."
             )
+
+    def _say_nothing(self) -> None:
+        """Warn where the run that came to its end had nothing to predict, once for each run."""
+        session, state = self.session, self.session.state
+        if session.method.predicts and not state.record.predicted and not state.said and self._missed():
+            state.said = True
+            why = state.stats(session.method.describe()).why_nothing()
+            session.warn(f"nothing was predicted in this run of {type(session.module).__name__}: {why}")
 
     def _missed(self) -> bool:
         """Whether the denoiser was called, and nothing was said yet of why that could not be predicted."""

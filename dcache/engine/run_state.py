@@ -26,6 +26,7 @@ class RunState:
         shared: site -> (evaluation, reason) of the branch that decides for all, where branches decide so.
         last_index: the evaluation of the newest call.
         overhead_seconds: time in dcache's own code around computed regions.
+        said: whether the user was warned that nothing was predicted in it.
         earlier: the runs before it in the same call of a pipeline, in order.
         whole: whether the run is over and came to its end, as far as that is known.
         entries: evaluations that the sampler's table listed, None for a hand-written loop; set at the end.
@@ -42,6 +43,7 @@ class RunState:
     shared: dict[str, tuple[int, str | None]] = field(default_factory=dict)
     last_index: int = 0
     overhead_seconds: float = 0.0
+    said: bool = False
     earlier: tuple[RunState, ...] = ()
     whole: bool = False
     entries: int | None = None

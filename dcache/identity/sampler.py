@@ -176,12 +176,6 @@ class SamplerIntercept:
             for listener in list(self.listeners):
                 listener.refuse_other_thread(self.sampler)
             self.opening, self.thread = True, get_ident()
-        try:
-            return self._opened(original, owner, args, kwargs)
-        finally:
-            self.opening = False
-
-    def _opened(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         for listener in list(self.listeners):
             with listener.here():
                 listener.before_run()
@@ -196,6 +190,8 @@ class SamplerIntercept:
             if several:
                 # Diffusion forcing: every frame walks on a copy of its own; no table tells where the run is.
                 run.timesteps = run.sigmas = run.alphas_cumprod = ()
+        # Where this is not reached, the thread's frames still tell that the sampler is free.
+        self.opening = False
         return result
 
     def _step(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
@@ -218,10 +214,9 @@ class SamplerIntercept:
         self.touched = next(_activity)
         if owner is self.sampler:
             index = state.get(self.index_name)
+            # Without an index before it, it looked that up within the step.
+            before = index - 1 if before is None and isinstance(index, int) else before
             self.own_index, self._own_before = (index, before) if isinstance(index, int) else (None, None)
-            if self.own_index is not None and before is None:
-                # It looked its index up within the step.
-                self._own_before = self.own_index - 1
             self.ended = state[ENDED] = state.get(ENDED, 0) + 1
         if self.several:
             for listener in list(self.listeners):
