@@ -27,6 +27,9 @@ from dcache.identity.tracker import RunTracker
 from dcache.method import Method
 from dcache.schedule.plan import RunLength
 
+# So many runs in a row that break off early are taken for loops that take turns.
+_TURNS = 3
+
 
 class Living(Protocol):
     """Interface: the part of a session that opening and ending a run reads and changes.
@@ -81,6 +84,8 @@ class Lifecycle(Listener):
         self.session = session
         self.noise_grid: Grid | None = None
         self.learns = session.method.needs_model_output
+        # Runs in a row that broke off.
+        self._broken_off = 0
 
     def here(self) -> AbstractContextManager[None]:
         """Make this thread's run the session's, and keep others out."""
@@ -241,6 +246,13 @@ class Lifecycle(Listener):
         # An interrupted run had no time to predict; its own error is what should be seen.
         if whole:
             self._say_nothing()
+        self._broken_off = 0 if whole or state.record.predicted else self._broken_off + 1
+        if self._broken_off == _TURNS and session.method.predicts:
+            session.warn(
+                f"{_TURNS} runs of {type(session.module).__name__} in a row broke off before anything was "
+                "predicted. If loops take turns on it (generators), each call begins a run anew: let one end "
+                "before the next begins, or give each a thread of its own."
+            )
 
     def free(self) -> None:
         """Drop all histories; what was counted stays, a further call finds nothing to predict from."""
