@@ -6,19 +6,22 @@ write nothing; replayed, it might append twice.
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from dcache.intercept.objects import PLAIN, attributes_of, put_back
 from dcache.intercept.pytree import samples
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Layers times the parts of each; a walk over more would take as long as the call.
 _MOST_PARTS = 10_000
@@ -91,7 +94,7 @@ class Effects:
                 return
             if isinstance(value, torch.Tensor):
                 self._tensors.append((value, state_of(value)))
-            elif isinstance(value, np.ndarray):
+            elif _is_array(value):
                 self._arrays.append((value, value.copy(), _checksum(value)))
             elif isinstance(value, _FUNCTIONS):
                 self.calls_back = True
@@ -138,6 +141,12 @@ def state_of(tensor: torch.Tensor) -> tuple[object, ...]:
     # Of all bytes, and of some, so that values that change places are noticed.
     sums = [content[::stride].sum(dtype=torch.int64) for stride in (1, 2, 7)]
     return tensor.shape, version, *torch.stack(sums).tolist()
+
+
+def _is_array(value: Any) -> bool:
+    # Without an import: who has an array has imported numpy.
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
 
 
 def _checksum(array: np.ndarray[Any, Any]) -> int:
