@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 # Layers times the parts of each; a walk over more would take as long as the call.
 _MOST_PARTS = 10_000
-# Bytes up to which contents are looked at: larger tensors are known by version and shape alone.
-_MOST_BYTES = 2**28
+# Bytes up to which contents are looked at: larger tensors are known by version and shape.
+_MOST_BYTES = 2**24
 _FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType, partial)
 
 
@@ -128,16 +128,24 @@ def undone(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Callable[
         effects.restore()
 
 
-def state_of(tensor: torch.Tensor) -> tuple[object, ...]:
-    """Shape, version and sums over the bytes of a tensor: what a write changes, one through `.data` too."""
+def state_of(tensor: torch.Tensor, most_bytes: int = _MOST_BYTES) -> tuple[object, ...]:
+    """Shape, version and sums over the bytes of a tensor: what a write changes, one through `.data` too.
+
+    Args:
+        tensor: the tensor.
+        most_bytes: larger ones are known by shape and version alone, unless they have no version.
+    """
     if tensor.device.type == "meta":
         return (tensor.shape,)
     version = None if tensor.is_inference() else tensor._version
     plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout is torch.strided
-    if not plain or tensor.is_quantized or tensor.numel() * tensor.element_size() > _MOST_BYTES:
+    small = version is None or tensor.numel() * tensor.element_size() <= most_bytes
+    if not plain or tensor.is_quantized or not small:
         return tensor.shape, version
-    content = tensor.detach().resolve_conj().clone(memory_format=torch.contiguous_format)
-    content = content.reshape(-1).view(torch.uint8)
+    flat = tensor.detach().resolve_conj().reshape(-1)
+    # What was expanded from one element has no stride to view it by.
+    flat = flat if flat.stride() == (1,) else flat.clone(memory_format=torch.contiguous_format)
+    content = flat.view(torch.uint8)
     # Of all bytes, and of some, so that values that change places are noticed.
     sums = [content[::stride].sum(dtype=torch.int64) for stride in (1, 2, 7)]
     return tensor.shape, version, *torch.stack(sums).tolist()

@@ -21,6 +21,8 @@ from dcache.intercept.objects import PLAIN, attributes_of
 _NOT_ITS_OWN = {*vars(nn.Module()), "_hf_hook", "_diffusers_hook", "_old_forward", "forward"}
 # Intercepts hold the engine.
 _INTERCEPTED = {"_compiled_call_impl", "compile", "cache_context"}
+# Bytes of the largest buffer whose content is looked at: quantised weights are buffers too.
+_MOST_BYTES = 2**20
 # Objects within a module, such as attention processors and their stores, are looked into this deep.
 _LEVELS = 4
 
@@ -82,7 +84,7 @@ class OwnState:
         self._owners = {id(place.owner) for place in self._before.values()}
         self._owners |= {id(_parts_of(place.value)) for place in self._before.values()}
         tensors = [tensor for place in self._before.values() for tensor in place.tensors]
-        self._states = {id(tensor): state_of(tensor) for tensor in tensors}
+        self._states = {id(tensor): state_of(tensor, _MOST_BYTES) for tensor in tensors}
 
     def written(self) -> list[Place]:
         """Places that hold other contents than before: new tensors, or some that were written into."""
@@ -92,7 +94,7 @@ class OwnState:
         """Places that hold tensors which were not there before, or which were written into."""
         places: dict[tuple[int, Any], Place] = {}
         for place in _places(self.module):
-            if any(self._states.get(id(tensor)) != state_of(tensor) for tensor in place.tensors):
+            if any(self._states.get(id(tensor)) != state_of(tensor, _MOST_BYTES) for tensor in place.tensors):
                 outer = place
                 # In a container that is new, which is taken out as a whole.
                 while id(outer.owner) not in self._owners and outer.parent is not None:
@@ -137,7 +139,7 @@ class OwnState:
             return False
         if (first.dtype, first.device) != (second.dtype, second.device):
             return False
-        old, new = self._states[id(first)], state_of(second)
+        old, new = self._states[id(first)], state_of(second, _MOST_BYTES)
         # All but their versions.
         return len(new) > 2 and old[0] == new[0] and old[2:] == new[2:]
 

@@ -192,6 +192,20 @@ def test_contents_are_read_in_every_dtype(dtype: torch.dtype) -> None:
     assert effects.written()
 
 
+def test_large_tensors_are_known_by_version_alone_unless_they_have_none() -> None:
+    large = torch.zeros(2**24 + 1, dtype=torch.uint8)
+    effects = Effects((X,), {"keys": large})
+    large.data[0] = 1
+    assert not effects.written()
+    large[0] = 2
+    assert effects.written()
+    with torch.inference_mode():
+        large = torch.zeros(2**24 + 1, dtype=torch.uint8)
+        effects = Effects((X,), {"keys": large})
+        large[-1] = 1
+        assert effects.written()
+
+
 def test_tensors_of_other_layouts_have_shape_and_version() -> None:
     sparse = torch.eye(3).to_sparse()
     effects = Effects((X,), {"sparse": sparse})
