@@ -73,8 +73,13 @@ def preset(
                 call = signature.bind(*args, **kwargs)
             except TypeError as error:
                 raise TypeError(f"{function.__name__}() {error}") from None
+            try:
+                # A preset's own checks say more: they know the smallest value.
+                method = function(*args, **kwargs)
+            except TypeError:
+                _check_types(function, call.arguments)
+                raise
             _check_types(function, call.arguments)
-            method = function(*args, **kwargs)
             call.apply_defaults()
             return replace(method, name=function.__name__, parameters=call.arguments, defaults=defaults)
 
