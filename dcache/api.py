@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
+from torch import nn
+
 from dcache.engine.budget import Budget
 from dcache.engine.config import SessionConfig
 from dcache.engine.enabled import Enabled, connect, find_denoisers
 from dcache.engine.session import Session, session_of
-from dcache.errors import DcacheError
+from dcache.errors import DcacheError, DcacheWarning
 from dcache.identity.denoisers import denoisers
 from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
-from dcache.identity.token_models import refuse_token_models
+from dcache.identity.token_models import refuse_autoencoder, refuse_token_models
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.method import Method
 from dcache.methods.replay import replay
@@ -205,7 +208,10 @@ def trace(target: Any) -> Schedule:
     enabled_now = Enabled.on(target)
     schedule = enabled_now.trace() if enabled_now.sessions else _last_runs.get(target, (None, None))[1]
     if schedule is None:
-        raise DcacheError("there is no run to trace yet: enable a method and call the pipeline first")
+        raise DcacheError(
+            "there is no run to trace yet, or all of its calls were passed through (dcache.stats says "
+            "why): enable a method and call the pipeline first"
+        )
     return schedule
 
 
@@ -275,7 +281,10 @@ def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) 
     """Disable what is enabled on an object and enable a method; if that fails, restore the previous state."""
     before = Enabled.on(target)
     modules = denoisers(target)
+    refuse_autoencoder(target)
     refuse_token_models(target, modules)
+    single = len(modules) == 1
+    modules = _scheduled(method, modules)
     for module in modules.values():
         refuse_compiled(module)
         if session_of(module) is None:
@@ -285,7 +294,7 @@ def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) 
     try:
         _remove(before)
         for name, module in modules.items():
-            config = _config(method, name, single=len(modules) == 1, shared=shared)
+            config = _config(method, name, single, shared)
             sessions.append(Session(module, config))
         if modules:
             connect(target, sessions)
@@ -300,6 +309,22 @@ def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) 
             session.remove()
         restore()
         raise
+
+
+def _scheduled(method: Method | Schedule, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """The denoisers that a schedule has rows for; all where it has none of their names, or for a method."""
+    if not isinstance(method, Schedule):
+        return modules
+    known = {name: module for name, module in modules.items() if name in method.components}
+    if known and len(known) < len(modules):
+        # Versatile Diffusion has two and calls one of them.
+        others = ", ".join(name for name in modules if name not in known)
+        warnings.warn(
+            f"the schedule has no rows for {others}, which is therefore not cached",
+            DcacheWarning,
+            stacklevel=4,
+        )
+    return known or modules
 
 
 def _remove(enabled_now: Enabled) -> None:

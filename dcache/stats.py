@@ -21,7 +21,8 @@ class Stats:
         predicted: events in which the site was predicted.
         reasons: reason -> events computed for it: warmup, interval, threshold, last, length (of the run,
             which was not known), max_run, schedule, shape, no_history, nan; or calls that were not cached at
-            all: gradients, writes (into their arguments), after_last (behind the sampler's last step).
+            all: gradients, writes (into their arguments or the model), after_last (behind the sampler's last
+            step).
         bytes_held: bytes of the histories during the run; after it, their maximum.
         bytes_now: bytes of the histories now, 0 once the run is over.
         seconds_compute: seconds in denoiser calls that computed every site.

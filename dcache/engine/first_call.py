@@ -8,6 +8,7 @@ returned is remembered as the whole model's, so that this run is like those that
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -23,7 +24,9 @@ from dcache.engine.memory import SessionMemory
 from dcache.engine.protocols import Engine
 from dcache.engine.selfcheck import self_check
 from dcache.errors import DcacheError
-from dcache.intercept.pytree import flatten
+from dcache.intercept.effects import undone
+from dcache.intercept.own_state import OwnState, Rewrites
+from dcache.intercept.pytree import copy_containers, flatten, gpus
 
 
 class Checked(Engine, Protocol):
@@ -44,6 +47,10 @@ class Checked(Engine, Protocol):
         """Take all intercepts off and bind again."""
         ...
 
+    def resting(self) -> AbstractContextManager[None]:
+        """Inside this block, intercepts pass calls through untouched."""
+        ...
+
     def remove(self) -> None:
         """Take everything off the module."""
         ...
@@ -59,26 +66,33 @@ class CallCheck:
     def __init__(self, session: Checked) -> None:
         self.session = session
 
-    def withdrawn(self, call: Call, output: Any) -> bool:
-        """Whether a first call is none to predict: it wrote into its arguments, or returned no sample.
+    def withdrawn(self, call: Call, output: Any, inner: Callable[..., Any], arguments: Any) -> bool:
+        """Whether a first call is none to predict: it wrote somewhere, or returned no sample.
 
-        It is forgotten then, with everything that was remembered of it.
+        It is forgotten then, with everything that was remembered of it. Arguments are those of `check`.
         """
-        effects, withdraw = call.effects, call.withdraw
+        effects, own_state, withdraw = call.effects, call.own_state, call.withdraw
         # They hold the arguments, and what other branches remember.
-        call.effects = call.withdraw = None
+        call.effects = call.own_state = call.withdraw = None
         session = self.session
         if effects is None or withdraw is None or session.removed:
             return False
         leaves = flatten(output)[0]
         sampled = bool(leaves) and leaves[0] is not None
-        if sampled and not effects.written():
+        into_itself = own_state is not None and self._adds_to_itself(own_state, inner, arguments)
+        if sampled and not effects.written() and not into_itself:
             return False
-        if not effects.complete:
-            session.warn(
-                f"{type(session.module).__name__}: its arguments have too many parts to see which of them a "
-                "call writes into, so such calls are always computed"
-            )
+        reason = (
+            "its arguments have too many parts to see which of them a call writes into"
+            if not effects.complete
+            else "one of its arguments is a function, and what that does in a call cannot be seen"
+            if effects.calls_back
+            else "each call writes into the model itself, and a prediction would not"
+            if into_itself
+            else ""
+        )
+        if reason:
+            session.warn(f"{type(session.module).__name__}: {reason}, so such calls are always computed")
         state = session.state
         session.writers[call.branch.signature] = withdraw(call, sampled)
         # A run that only this call seemed to open is none; what was counted into it belongs to the next.
@@ -192,6 +206,26 @@ class CallCheck:
         whole.adopt(adopted, args, kwargs, output)
         branch.reset = ""
         return adopted
+
+    def _adds_to_itself(self, before: OwnState, inner: Callable[..., Any], arguments: Any) -> bool:
+        """Whether each call writes into the model, so that what it holds depends on every call before."""
+        session = self.session
+        if not before.written():
+            return False
+
+        def again() -> None:
+            args, kwargs = copy_containers(arguments[0]), copy_containers(arguments[1])
+            with torch.random.fork_rng(gpus(*arguments)), undone(args, kwargs):
+                inner(*args, **kwargs)
+
+        with session.resting():
+            rewrites = before.rewrites(again)
+        if rewrites is Rewrites.REPLACES:
+            session.warn(
+                f"{type(session.module).__name__} sets tensors on itself in each call, and a prediction does "
+                "not: what reads them behind the call gets older ones. Disable caching where that matters."
+            )
+        return rewrites is Rewrites.ADDS
 
     def _repeats(self) -> bool:
         """Whether a block of a run was called more than once, which `Binding.settle` has words for."""

@@ -18,6 +18,7 @@ from dcache.identity.branch import condition_of
 from dcache.identity.run import Run
 from dcache.identity.tracker import RunTracker
 from dcache.intercept.effects import Effects
+from dcache.intercept.own_state import OwnState
 from dcache.intercept.pytree import batch_of, first_tensor, flatten, signature
 from dcache.predictors.guided_pair import halves_equal
 
@@ -130,6 +131,7 @@ class Gate:
             return None
         if checkpoint is not None:
             call.effects, call.withdraw = Effects(args, kwargs), checkpoint.withdraw
+            call.own_state = OwnState(session.module)
         for observer in session.observers:
             observer.on_call(call, args, kwargs)
         return call

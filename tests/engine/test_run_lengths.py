@@ -6,6 +6,7 @@ given to the last computed one more than its own input. The oracle elsewhere is 
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -304,6 +305,33 @@ def test_resampling_counts_what_is_evaluated() -> None:
     assert torch.equal(run(), first)
     dcache.enable(pipe, dcache.trace(pipe))
     assert torch.equal(run(), first)
+
+
+def test_a_call_that_goes_on_with_a_copy_of_its_sampler_is_traced_as_two_runs_and_replays() -> None:
+    class Parts(Checked):
+        """As Text2Video-Zero: evaluations for one frame, then for all from an earlier entry on."""
+
+        def __call__(self) -> list[float]:
+            self.check_inputs()
+            self.progress_bar()
+            self.scheduler.set_timesteps(6)
+            outputs: list[torch.Tensor] = []
+            for part, frames in ((slice(0, 3), 1), (slice(1, 6), 2)):
+                x = torch.ones(frames, 2, 4)
+                for t in self.scheduler.timesteps[part]:
+                    outputs += walk(self.denoiser, [t], x)
+                    self.scheduler.step(outputs[-1], t, x)
+                self.scheduler = copy.deepcopy(self.scheduler)
+            self.maybe_free_model_hooks()
+            return [float(output.flatten()[0]) for output in outputs]
+
+    pipe = dcache.enable(Parts([]), methods.interval(interval=3, codec="value"))
+    outputs = pipe()
+    # 8 (t + 1) at t = 6, 5, 4 and at 5, 4, 3, 2, 1; computed at 0, 3, ... of both runs.
+    assert outputs == [56, 56, 56, 48, 48, 48, 24, 24]
+    assert row(pipe) == "C--C--C-"
+    dcache.enable(pipe, dcache.trace(pipe))
+    assert pipe() == outputs
 
 
 # Hand-written loops: nothing lists the evaluations -----------------------------------------------------
