@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import sys
 import threading
+import traceback
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
+from transformers.generation.utils import GenerationMixin
 from transformers.masking_utils import (
     ALL_MASK_ATTENTION_FUNCTIONS,
     AttentionMaskInterface,
@@ -113,8 +115,17 @@ def layers_for(
 
 
 def is_empty_dynamic(cache: object) -> bool:
-    """Whether this is a plain DynamicCache that holds nothing."""
-    return type(cache) is DynamicCache and cache.get_seq_length() == 0
+    """Whether this is a plain DynamicCache that holds nothing and moves nothing to the CPU."""
+    return type(cache) is DynamicCache and not cache.offloading and cache.get_seq_length() == 0
+
+
+def verifies_drafts() -> bool:
+    """Whether transformers' assisted decoding runs in this thread, which takes tokens back after a call.
+
+    It says so to the cache that it begins with, which keeps no trace of it where all attention is full.
+    """
+    code = GenerationMixin._assisted_decoding.__code__
+    return any(frame.f_code is code for frame, _ in traceback.walk_stack(None))
 
 
 def wants_cache(decoder: torch.nn.Module, call: Mapping[str, Any]) -> bool:
@@ -135,11 +146,8 @@ class Attachment:
         # Some families keep several configs; walking all modules costs a millisecond, so it is done once.
         configs = {id(m.config): m.config for m in decoder.modules() if hasattr(m, "config")}
         self.configs: list[Any] = list(configs.values())
-        handles = [
-            decoder.register_forward_pre_hook(_enter, with_kwargs=True),
-            decoder.register_forward_hook(_leave, always_call=True),
-        ]
-        weakref.finalize(self, _remove, handles)
+        weakref.finalize(self, decoder.register_forward_pre_hook(_enter, with_kwargs=True).remove)
+        weakref.finalize(self, decoder.register_forward_hook(_leave, always_call=True).remove)
 
 
 _attachments: weakref.WeakKeyDictionary[torch.nn.Module, weakref.ref[Attachment]] = (
@@ -172,11 +180,6 @@ def _discard_copies(decoder: torch.nn.Module) -> None:
     for hooks, function in ((decoder._forward_pre_hooks, _enter), (decoder._forward_hooks, _leave)):
         for key in [key for key, hook in hooks.items() if hook is function]:
             del hooks[key]
-
-
-def _remove(handles: Iterable[Any]) -> None:
-    for handle in handles:
-        handle.remove()
 
 
 @dataclass
