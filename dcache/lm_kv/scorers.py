@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dcache.errors import DcacheError
 from dcache.lm_kv.attention import Logits
-from dcache.lm_kv.observers import State
+from dcache.lm_kv.observers import State, symmetric
 from dcache.lm_kv.stored import Stored
 
 
@@ -176,9 +176,8 @@ class ExpectedAttention:
         state = {name: tensor.double() for name, tensor in context.state.items()}
         heads = stored.keys.shape[1]
         mean = state["sum"] / state["count"][:, None, None]
-        spread = (
-            state["products"] / state["count"][:, None, None, None] - mean[..., :, None] * mean[..., None, :]
-        )
+        products = symmetric(state["products"], mean.shape[-1])
+        spread = products / state["count"][:, None, None, None] - mean[..., :, None] * mean[..., None, :]
         turns = torch.stack([context.mean_rotation(int(n), self.future) for n in context.seen]).double()
         mu = (mean @ turns.mT).float()
         sigma = (turns[:, None] @ spread @ turns[:, None].mT).float()

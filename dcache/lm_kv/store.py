@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from dcache.lm_kv.attention import DensePart, Part, RaggedPart
 from dcache.lm_kv.codec import Codec
+from dcache.lm_kv.parts import DensePart, Part, RaggedPart
 from dcache.lm_kv.reducers import Reducer
 from dcache.lm_kv.segment import Segment
 from dcache.lm_kv.stored import Stored, gather

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-# A slab that is too small grows to the tokens it needs, rounded up to this many more. Doubling would let a
-# cache that keeps a quarter hold far more than a quarter of the bytes.
-BLOCK = 64
+# A slab that is too small grows by an eighth of the tokens in it, within these bounds. Doubling would let a
+# cache that keeps a quarter hold far more than a quarter of the bytes; with less, steps would copy more.
+LEAST, MOST = 8, 64
 
 
 class Tail:
@@ -69,7 +69,7 @@ class Tail:
         # What was made under inference_mode cannot be written to outside it.
         locked = self._keys.is_inference() and not torch.is_inference_mode_enabled()
         if locked or end > self._keys.shape[2]:
-            self._resize(max(end, start + BLOCK))
+            self._resize(max(end, start + min(MOST, max(LEAST, start // 8))))
         self._keys[:, :, start:end] = keys
         self._values[:, :, start:end] = values
         self._positions[:, start:end] = positions
