@@ -1,9 +1,9 @@
 """Decode steps and bytes of lm_kv's caches against transformers' DynamicCache: python examples/bench_lm_kv.py
 
-A small Llama with random weights (4 layers, width 512, 8 query and 4 KV heads of 64), one row. Each cache has a
-process of its own, as it would in use: what one allocates and frees decides how fast another one is. They take
-turns of a few decode steps. A figure is the median over the rounds of the ratio to DynamicCache's turn of the
-same round. After a turn the newest tokens are cropped, so that the length stays.
+A small Llama with random weights (4 layers, width 512, 8 query and 4 KV heads of 64), one row. Each cache has
+a process of its own, as it would in use: what one allocates and frees decides how fast another one is. They
+take turns of a few decode steps. A figure is the median over the rounds of the ratio to DynamicCache's turn
+of the same round. After a turn the newest tokens are cropped, so that the length stays.
 """
 
 from __future__ import annotations

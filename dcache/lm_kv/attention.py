@@ -110,22 +110,20 @@ def attend(
             largest weight of all queries and heads of the group; None: nothing is gathered. Pads give
             nothing.
     """
-    heads = _heads(parts[-1])
-    groups = query.shape[1] // heads
-    folded = query.unflatten(1, (heads, groups))
-    size = query.shape[2]
+    rows, size = query.shape[0], query.shape[2]
+    folded = query.reshape(rows, _heads(parts[-1]), -1, size, query.shape[3])
     allowed = fresh.allowed(size, query.device)
     total = sum(part.columns for part in parts)
-    block = max(1, LOGITS // max(1, query.shape[0] * query.shape[1] * total))
+    block = max(1, LOGITS // max(1, rows * query.shape[1] * total))
     outputs, gathered = [], []
     for start in range(0, size, block):
-        rows = slice(start, min(start + block, size))
+        some = slice(start, min(start + block, size))
         weights = _weights(
-            folded[:, :, :, rows], parts, logits, None if allowed is None else allowed[:, rows]
+            folded[:, :, :, some], parts, logits, None if allowed is None else allowed[:, some]
         )
         outputs.append(_combine(weights, parts))
         if statistic is not None:
-            counted = None if fresh.valid is None else fresh.valid[:, rows]
+            counted = None if fresh.valid is None else fresh.valid[:, some]
             gathered.append(_column_statistic(weights, counted, statistic))
     output = torch.cat(outputs, 3) if len(outputs) > 1 else outputs[0]
     columns = None
@@ -145,7 +143,7 @@ def attend_one(query: torch.Tensor, parts: Sequence[Part], logits: Logits, stati
     plain = logits.plain and statistic is None
     if not plain or len(parts) > 1 or not isinstance(part, DensePart) or part.keys.dtype != query.dtype:
         return attend(query, parts, logits, Fresh(), statistic)
-    folded = query.unflatten(1, (part.keys.shape[1], -1))[:, :, :, 0]
+    folded = query.reshape(len(query), part.keys.shape[1], -1, query.shape[3])
     mask = None if part.valid is None else part.valid[:, :, None]
     output = F.scaled_dot_product_attention(
         folded, part.keys, part.values, attn_mask=mask, scale=logits.scaling
@@ -183,23 +181,24 @@ def _weights(
     query: torch.Tensor, parts: Sequence[Part], logits: Logits, allowed: torch.Tensor | None
 ) -> torch.Tensor:
     """Weights `[B, h, G, S, T]` of queries `[B, h, G, S, d]` over all columns, in float32 or better."""
-    exact = torch.promote_types(query.dtype, torch.float32)
-    flat = query.to(exact).flatten(2, 3)
-    columns = [part.mask(logits.of(part.products(flat).unflatten(2, query.shape[2:4]))) for part in parts]
+    rows, heads, groups, size, _ = query.shape
+    flat = query.to(torch.promote_types(query.dtype, torch.float32)).flatten(2, 3)
+    columns = [part.mask(logits.of(part.products(flat))) for part in parts]
     if allowed is not None:
-        columns[-1] = columns[-1].masked_fill(~allowed[:, None, None], float("-inf"))
-    return logits.softmax(torch.cat(columns, -1) if len(columns) > 1 else columns[0])
+        own = columns[-1].view(rows, heads, groups, size, -1)
+        columns[-1] = own.masked_fill(~allowed[:, None, None], float("-inf")).flatten(2, 3)
+    joined = torch.cat(columns, -1) if len(columns) > 1 else columns[0]
+    return logits.softmax(joined.view(rows, heads, groups, size, -1))
 
 
 def _combine(weights: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
     """Weighted sums of all parts' values, `[B, h, G, S, d_v]`."""
-    flat = weights.flatten(2, 3)
-    pieces = flat.split([part.columns for part in parts], -1)
+    pieces = weights.flatten(2, 3).split([part.columns for part in parts], -1)
     sums = [part.combine(piece) for part, piece in zip(parts, pieces, strict=True) if part.columns]
     total = sums[0]
     for more in sums[1:]:
         total = total + more
-    return total.unflatten(2, weights.shape[2:4])
+    return total.view(*weights.shape[:4], -1)
 
 
 def _column_statistic(weights: torch.Tensor, counted: torch.Tensor | None, statistic: str) -> torch.Tensor:

@@ -251,7 +251,8 @@ class LayerCache(adapter.BaseLayer):
     def _store(self, store: LayerStore, key: torch.Tensor, value: torch.Tensor, call: Call) -> torch.Tensor:
         """Store this call's tokens; their positions int64 `[B, S]`."""
         positions = store.seen[:, None] + call.rank
-        store.append(key, value, positions, call.fresh.valid, call.count)
+        if store.append(key, value, positions, call.fresh.valid, call.count):
+            self._account()
         self.since += key.shape[2]
         return positions
 
@@ -270,8 +271,9 @@ class LayerCache(adapter.BaseLayer):
         seen = Observed(
             query, call.valid, positions, lambda: shared.turn(self.index, query, call.rope, "back")
         )
-        self.state = policy.observer.observe(self.state, seen)
-        self._account()
+        before, self.state = self.state, policy.observer.observe(self.state, seen)
+        if columns is not None or self.state is not before:
+            self._account()
         if not policy.after_forward and not shared.holding and self.is_due(query.shape[2]):
             shared.evict([self])
 

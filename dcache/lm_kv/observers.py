@@ -109,20 +109,22 @@ class QueryWindow:
 
 @dataclass(frozen=True)
 class QueryMoments:
-    """Count, sum and sum of products of all true queries before rotation.
+    """Count, sum and sum of products of all true queries before rotation, but for the first `skip`.
 
     State: `count` `[B]`, `sum` `[B, H, d]`, `products` `[B, H, d * (d + 1) / 2]` (see `upper_triangle`), all
     float32 and added to in float64. A query that `crop` takes back still counts.
     """
 
+    skip: int = 0
     statistic: ClassVar[str | None] = None
     needs_rotary: ClassVar[bool] = True
 
     def observe(self, state: State, call: Observed) -> State:
         """Add a call's queries."""
-        query = call.unrotate().double() * call.valid[:, None, :, None]
+        counted = call.valid & (call.positions >= self.skip)
+        query = call.unrotate().double() * counted[:, None, :, None]
         new = {
-            "count": call.valid.sum(1).double(),
+            "count": counted.sum(1).double(),
             "sum": query.sum(2),
             "products": upper_triangle(query.mT @ query),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -19,7 +20,7 @@ class Part(Protocol):
         """`[B, h, G*S, d]` -> dot products with every key, `[B, h, G*S, columns]`."""
 
     def mask(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits `[B, h, G, S, columns]` with biases added and -inf at columns without a token."""
+        """Logits `[B, h, G*S, columns]` with biases added and -inf at columns without a token."""
 
     def combine(self, weights: torch.Tensor) -> torch.Tensor:
         """Weights `[B, h, G*S, columns]` -> weighted sums of values `[B, h, G*S, d_v]`."""
@@ -41,19 +42,19 @@ class DensePart:
 
     def products(self, query: torch.Tensor) -> torch.Tensor:
         """Dot products of all queries with all keys."""
-        return query @ self.keys.to(query.dtype).mT
+        return query @ _as(self.keys, query).mT
 
     def mask(self, logits: torch.Tensor) -> torch.Tensor:
         """Bias added; -inf at pads."""
         if self.bias is not None:
-            logits = logits + self.bias[:, :, None, None]
+            logits = logits + self.bias[:, :, None]
         if self.valid is not None:
-            logits = logits.masked_fill(~self.valid[:, :, None, None], float("-inf"))
+            logits = logits.masked_fill(~self.valid[:, :, None], float("-inf"))
         return logits
 
     def combine(self, weights: torch.Tensor) -> torch.Tensor:
         """Weighted sums of values."""
-        return weights @ self.values.to(weights.dtype)
+        return weights @ _as(self.values, weights)
 
 
 @dataclass(frozen=True)
@@ -66,31 +67,41 @@ class RaggedPart:
     sizes: list[int]
     bias: torch.Tensor | None = None
 
-    @property
+    @cached_property
     def columns(self) -> int:
         """Tokens in the longest run."""
         return max(self.sizes)
+
+    @cached_property
+    def unused(self) -> torch.Tensor:
+        """Bool `[B, h, 1, columns]`: which columns of the padded form hold no token."""
+        columns = torch.arange(self.columns, device=self.lengths.device)
+        return (columns >= self.lengths[..., None])[:, :, None]
 
     def products(self, query: torch.Tensor) -> torch.Tensor:
         """Dot products, run by run; 0 in unused columns."""
         out = query.new_zeros(*query.shape[:3], self.columns)
         flat_out, flat_query = out.flatten(0, 1), query.flatten(0, 1)
         for run, keys in enumerate(self.keys.split(self.sizes)):
-            flat_out[run, :, : self.sizes[run]] = flat_query[run] @ keys.to(query.dtype).mT
+            flat_out[run, :, : self.sizes[run]] = flat_query[run] @ _as(keys, query).mT
         return out
 
     def mask(self, logits: torch.Tensor) -> torch.Tensor:
         """Bias added; -inf in unused columns."""
         if self.bias is not None:
-            logits = logits + self.bias[:, :, None, None]
-        unused = torch.arange(self.columns, device=logits.device) >= self.lengths[..., None]
-        return logits.masked_fill(unused[:, :, None, None], float("-inf"))
+            logits = logits + self.bias[:, :, None]
+        return logits.masked_fill(self.unused, float("-inf"))
 
     def combine(self, weights: torch.Tensor) -> torch.Tensor:
         """Weighted sums of values, run by run."""
         flat = weights.flatten(0, 1)
         sums = [
-            flat[run, :, : self.sizes[run]] @ values.to(weights.dtype)
+            flat[run, :, : self.sizes[run]] @ _as(values, weights)
             for run, values in enumerate(self.values.split(self.sizes))
         ]
         return torch.stack(sums).unflatten(0, weights.shape[:2])
+
+
+def _as(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    # `to` costs a call into torch for every run, though most need none.
+    return tensor if tensor.dtype == like.dtype else tensor.to(like.dtype)

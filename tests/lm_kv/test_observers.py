@@ -44,6 +44,7 @@ def test_moments_are_of_true_queries_before_rotation():
     assert state["sum"].flatten().tolist() == [9]
     assert state["products"].flatten().tolist() == [4 + 9 + 16]
     assert moments.crop(state, torch.tensor([0])) is state
+    assert QueryMoments(skip=1).observe({}, call([[1, 9, 2]], [[1, 0, 1]], [[0, 0, 1]]))["sum"].item() == 3
 
 
 def test_column_sums_lie_beside_the_tokens():
