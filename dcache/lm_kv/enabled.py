@@ -13,6 +13,7 @@ from dcache.errors import DcacheError
 from dcache.lm_kv import adapter
 from dcache.lm_kv.cache import KVCache
 from dcache.lm_kv.cache_stats import CacheStats
+from dcache.lm_kv.families import decoder_of
 from dcache.lm_kv.policy import Policy
 
 
@@ -73,7 +74,7 @@ def enable(model: Any, policy: Policy) -> None:
         DcacheError: the family is not supported, or no budget is given; nothing was changed then. A call that
             brings another cache raises as well, for it would not be compressed.
     """
-    decoder = adapter.decoder_of(model)
+    decoder = decoder_of(model)
     # Refuses now what the first call would refuse.
     KVCache(decoder, policy)
     disable(model)
@@ -119,10 +120,11 @@ def _give_cache(
     decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     entry = _enabled.get(decoder)
-    cache = kwargs.get("past_key_values")
+    call = adapter.named(decoder, args, kwargs)
+    cache = call.get("past_key_values")
     recorded = torch.is_grad_enabled() and any(p.requires_grad for p in decoder.parameters())
     # A deep copy of the model copies this hook, but not what is enabled.
-    if entry is None or entry.handle is None or recorded or not adapter.wants_cache(decoder, kwargs):
+    if entry is None or entry.handle is None or recorded or not adapter.wants_cache(decoder, call):
         return None
     if isinstance(cache, adapter.LiveCache):
         return None
@@ -130,7 +132,7 @@ def _give_cache(
         raise DcacheError(
             f"{entry.policy.name} is enabled on this model, but the call brings its own "
             f"{type(cache).__name__}, which would not be compressed. Leave past_key_values and "
-            "cache_implementation out, or call dcache.disable first."
+            'cache_implementation out ("dynamic" is taken over), or call dcache.disable first.'
         )
     new = _TextCache(decoder, entry.policy)
     if adapter.verifies_drafts():
@@ -139,4 +141,4 @@ def _give_cache(
     entry.number += 1
     new.entry, new.number = entry, entry.number
     entry.cache, entry.last = weakref.ref(new), None
-    return args, {**kwargs, "past_key_values": new, "use_cache": True}
+    return (), {**call, "past_key_values": new, "use_cache": True}

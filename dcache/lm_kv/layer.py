@@ -33,6 +33,7 @@ class LayerCache(adapter.BaseLayer):
         logits: how the layer makes logits; known after the first call.
         since: columns since the last eviction.
         evictions: how often tokens were evicted.
+        offset: int64 `[rows]`, the model's position of a token minus its index among the row's true ones.
     """
 
     is_sliding = False
@@ -43,8 +44,7 @@ class LayerCache(adapter.BaseLayer):
     logits: Logits
     since: int
     evictions: int
-    # int64 `[rows]`, the model's position of a token minus its index among the row's true ones.
-    _offset: torch.Tensor
+    offset: torch.Tensor
 
     def __init__(self, index: int, shared: Shared) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class LayerCache(adapter.BaseLayer):
         if rows.dtype == torch.bool:
             rows = rows.nonzero()[:, 0]
         self.store.select_rows(rows)
-        self._offset = self._offset[rows]
+        self.offset = self.offset[rows]
         self.state = {name: tensor[rows] for name, tensor in self.state.items()}
         self._account()
 
@@ -169,7 +169,7 @@ class LayerCache(adapter.BaseLayer):
         call = self.shared.call(mask, key, store.columns)
         self.logits = Logits(scaling, kwargs.get("softcap"), kwargs.get("s_aux"))
         if self.shared.policy.positions == "shifted":
-            self._offset = next_offset(store, call, self._offset)
+            self.offset = next_offset(store, call, self.offset)
         reader, policy = self.shared.reader, self.shared.policy
         statistic = "max" if reader is not None else policy.observer.statistic
         fresh = DensePart(key, value)
@@ -211,11 +211,18 @@ class LayerCache(adapter.BaseLayer):
         other._account()
         return other
 
-    def restore(self, store: LayerStore, state: State, logits: Logits, since: int, evictions: int) -> None:
+    def restore(
+        self,
+        store: LayerStore,
+        state: State,
+        logits: Logits,
+        offset: torch.Tensor,
+        since: int,
+        evictions: int,
+    ) -> None:
         """Take over what was saved."""
-        self.store, self.state, self.logits = store, state, logits
+        self.store, self.state, self.logits, self.offset = store, state, logits, offset
         self.since, self.evictions = since, evictions
-        self._offset = torch.zeros_like(store.seen)
         self.is_initialized = True
         self._account()
 
@@ -233,7 +240,7 @@ class LayerCache(adapter.BaseLayer):
             )
         if self.store is None:
             self.store = LayerStore(key, value, self.shared.policy.observer.statistic is not None)
-            self._offset = torch.zeros_like(self.store.seen)
+            self.offset = torch.zeros_like(self.store.seen)
             self.is_initialized = True
         elif len(key) != self.batch_size:
             raise DcacheError(

@@ -46,7 +46,8 @@ def next_offset(store: LayerStore, call: Call, offset: torch.Tensor) -> torch.Te
     started = call.valid.any(1)
     if bool((started & (store.seen > 0) & (new != offset)).any()):
         raise DcacheError(
-            "positions must go on without gaps where kept tokens are shifted, but pads lie between a row's "
-            "tokens. Pass position_ids that count true tokens, as model.generate does."
+            "positions must go on without gaps where kept tokens are shifted: pads lie between a row's "
+            "tokens, or one call counted columns and another one true tokens. Pass position_ids that count "
+            "true tokens in every call, as model.generate does."
         )
     return torch.where(started, new, offset)
