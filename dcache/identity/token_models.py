@@ -47,30 +47,31 @@ def refuse_autoencoder(target: Any) -> None:
         )
 
 
-def refuse_token_models(target: Any, found: Mapping[str, nn.Module]) -> None:
-    """Refuse a language model, or a pipeline that generates tokens, in place of a denoiser.
+def is_language_model(target: Any) -> bool:
+    """Whether this is a module that takes token ids and no timestep, or wraps one; a pipeline is none."""
+    module = getattr(target, "_orig_mod", target)
+    return isinstance(module, nn.Module) and (takes_tokens(module) or wraps_tokens(module))
+
+
+def refuse_token_models(pipe: Any, found: Mapping[str, nn.Module]) -> None:
+    """Refuse a pipeline that generates tokens in the place of one that denoises.
 
     Args:
-        target: the module or pipeline.
+        pipe: the pipeline.
         found: its denoisers by name, as `dcache.identity.denoisers.denoisers` finds them; may be empty.
 
     Raises:
-        DcacheError: the module takes token ids and no timestep, or every module of the pipeline does.
+        DcacheError: every module of the pipeline takes token ids and no timestep.
     """
-    modules = found or candidates(target)
+    modules = found or candidates(pipe)
     if not modules or not all(takes_tokens(module) or wraps_tokens(module) for module in modules.values()):
         return
-    if isinstance(target, nn.Module):
-        raise DcacheError(
-            f"{type(target).__name__} takes token ids and no timestep: it is a language model. dcache.enable "
-            "caches features of a denoiser from one noise level to the next: give it the pipeline, or the "
-            "module that takes the timestep. Methods for language models are not part of this version."
-        )
     listed = ", ".join(f"{name}: {type(module).__name__}" for name, module in modules.items())
     raise DcacheError(
-        f"{type(target).__name__} generates tokens: its modules ({listed}) take token ids and no timestep, "
-        "so methods that cache features between noise levels do not apply. Methods for diffusion language "
-        "models are not part of this version: run it uncached."
+        f"{type(pipe).__name__} generates tokens: its modules ({listed}) take token ids and no timestep, "
+        "so methods that cache features between noise levels do not apply. A causal language model is given "
+        "itself, dcache.enable(model, 'snapkv', budget=0.25). Methods for diffusion language models are not "
+        "part of this version: run it uncached."
     )
 
 

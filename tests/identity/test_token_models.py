@@ -8,7 +8,7 @@ from torch import nn
 
 import dcache
 from dcache import DcacheError
-from dcache.identity.token_models import takes_tokens
+from dcache.identity.token_models import is_language_model, takes_tokens
 
 
 class Causal(nn.Module):
@@ -78,6 +78,8 @@ def test_a_pipeline_that_generates_tokens_is_refused_at_enable(name: str, model:
 
 def test_a_denoiser_that_takes_tokens_as_well_is_no_language_model() -> None:
     assert not takes_tokens(WithTime())
+    assert not is_language_model(WithTime())
+    assert is_language_model(Causal())
     dcache.enable(WithTime(), "interval", sites="model")
 
 
