@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dcache.engine.group import GroupRegion
+from dcache.engine.lowering.block_watch import BlockWatch
 from dcache.engine.lowering.blocks import BlockCall
 from dcache.engine.lowering.guidance import GuidanceRegion
 from dcache.engine.lowering.whole_model import WholeRegion
@@ -37,6 +38,7 @@ class Binding:
         guidance: the region of the unconditional rows, if that is a site.
         names: (parent, name, child) of every intercepted module, when it was bound.
         compile_options: arguments of `torch.compile` for the intercepted modules, or None.
+        watches: in front of blocks whose sublayers a first call has to confirm.
     """
 
     model: nn.Module
@@ -48,6 +50,7 @@ class Binding:
     guidance: GuidanceRegion | None = None
     names: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list)
     compile_options: Any = None
+    watches: list[BlockWatch] = field(default_factory=list)
 
     def install(self) -> None:
         """Install all intercepts, and compile the modules inside them if options are given."""
@@ -55,6 +58,8 @@ class Binding:
             intercept.install()
         if self.compile_options is not None:
             self._compile()
+        for watch in self.watches:
+            watch.install()
         bound = {i.module for i in self.intercepts}
         self.names = [
             (parent, name, child)
@@ -65,6 +70,7 @@ class Binding:
 
     def remove(self) -> None:
         """Remove all intercepts."""
+        self._remove_watches()
         for intercept in reversed(self.intercepts):
             intercept.remove()
 
@@ -151,6 +157,27 @@ class Binding:
             if region.codec.is_delta and region.sources is not None and not any(region.sources):
                 return f"codec 'delta' at {region.site.name} needs an output of an input's shape"
         return None
+
+    def confirm(self) -> dict[str, str]:
+        """After a first computed call: keep what it showed of sublayers that were found by structure.
+
+        Returns:
+            What differs: class of block and attribute -> the reason, and the kind that it has instead.
+        """
+        differences = {}
+        for watch in self.watches:
+            for verdict in watch.confirm():
+                where = f"{type(watch.module).__name__}.{verdict.part.path}"
+                taken = f"{where} was taken for {verdict.part.kind}, but {verdict.why}"
+                rest = f"it is {verdict.kind}" if verdict.kind else "it is not cached by itself"
+                differences[where] = f"{taken}: {rest}"
+        self._remove_watches()
+        return differences
+
+    def _remove_watches(self) -> None:
+        for watch in reversed(self.watches):
+            watch.remove()
+        self.watches = []
 
     def check_corrections(self) -> None:
         """Check, after a first computed call, that corrections and outputs have equal numbers of channels.
