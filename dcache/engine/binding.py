@@ -158,21 +158,25 @@ class Binding:
                 return f"codec 'delta' at {region.site.name} needs an output of an input's shape"
         return None
 
-    def confirm(self) -> dict[str, str]:
+    def confirm(self) -> tuple[bool, list[str]]:
         """After a first computed call: keep what it showed of sublayers that were found by structure.
 
         Returns:
-            What differs: class of block and attribute -> the reason, and the kind that it has instead.
+            Whether anything differs, and a sentence for each bound sublayer that is none. One of another kind
+            is cached under the right one: nothing is lost.
         """
-        differences = {}
+        bound = {intercept.module for intercept in self.intercepts}
+        differs, texts = False, []
         for watch in self.watches:
             for verdict in watch.confirm():
-                where = f"{type(watch.module).__name__}.{verdict.part.path}"
-                taken = f"{where} was taken for {verdict.part.kind}, but {verdict.why}"
-                rest = f"it is {verdict.kind}" if verdict.kind else "it is not cached by itself"
-                differences[where] = f"{taken}: {rest}"
+                differs, part = True, verdict.part
+                if not verdict.kind and watch.module.get_submodule(part.path) in bound:
+                    where = f"{type(watch.module).__name__}.{part.path}"
+                    texts.append(
+                        f"{where} looks like {part.kind}, and {verdict.why}: it is not cached by itself"
+                    )
         self._remove_watches()
-        return differences
+        return differs, texts
 
     def _remove_watches(self) -> None:
         for watch in reversed(self.watches):

@@ -123,10 +123,10 @@ class CallCheck:
                 # What the indicator compares with may take less after the next call.
                 session.state.note_peak()
             return call
-        differences = session.binding.confirm()
-        if differences:
-            for text in differences.values():
-                session.warn(text)
+        differs, texts = session.binding.confirm()
+        for text in texts:
+            session.warn(text)
+        if differs:
             call = self._again(call, reset, inner, arguments, output)
         problem = session.binding.settle()
         if problem is None and session.binding.whole is None:

@@ -166,12 +166,12 @@ class BlockFlow(TorchFunctionMode):
             self.carried[x] = {path: NOTHING}
 
     def _together(self, module: nn.Module) -> bool | None:
-        """Whether a key projection was given what a query projection was; None if one was not called."""
+        """Whether keys are projected from what queries are, perhaps among others; None without a call."""
         asked = [x for name in queries(module) for x in self.projected.get(name, ())]
         given = [x for name in keys(module) for x in self.projected.get(name, ())]
         if not asked or not given:
             return None
-        return any(q is k or (q.shape == k.shape and torch.equal(q, k)) for q in asked for k in given)
+        return any(_holds(k, q) for q in asked for k in given)
 
     def _finish(self, named: Mapping[str, torch.Tensor], outputs: Sequence[torch.Tensor]) -> None:
         shapes = [x.shape for x in outputs if x.is_floating_point() and x.ndim > 1]
@@ -187,6 +187,18 @@ class BlockFlow(TorchFunctionMode):
             )
         self.roots.clear()
         self.carried.clear()
+
+
+def _holds(whole: torch.Tensor, part: torch.Tensor) -> bool:
+    """Whether one tensor is the other, or the other at an end of its tokens (the last dimension but one)."""
+    if whole is part:
+        return True
+    if whole.ndim != part.ndim or whole.ndim < 2:
+        return False
+    size, total = part.shape[-2], whole.shape[-2]
+    if (*whole.shape[:-2], whole.shape[-1]) != (*part.shape[:-2], part.shape[-1]) or size > total:
+        return False
+    return any(torch.equal(whole.narrow(-2, start, size), part) for start in {0, total - size})
 
 
 def _tensors(value: Any) -> Iterable[torch.Tensor]:

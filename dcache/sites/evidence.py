@@ -78,7 +78,7 @@ def judge(part: Part, uses: dict[str, Use], streams: int) -> Verdict:
     elif not use.reads_stream:
         why = "it reads no stream of the block"
     elif use.leaves:
-        why = "its output is also an output of the block"
+        why = "its output leaves the block without being added to a stream"
     elif not use.added:
         why = "its output is not added to a stream"
     else:

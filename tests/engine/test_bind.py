@@ -20,16 +20,16 @@ from dcache.engine.lowering.blocks import BlockCall, RunRegion
 from dcache.engine.lowering.bracket import BracketRegion, SkipConcatCall
 from dcache.engine.lowering.guidance import GuidanceRegion
 from dcache.engine.lowering.module import ModuleCall, ModuleRegion, PlaceholderCall
-from dcache.engine.lowering.probe import AttentionInputProbe, FrontProbeCall
+from dcache.engine.lowering.probe import AttentionInputProbe, BlockInputProbe, FrontProbeCall
 from dcache.engine.lowering.whole_model import WholeRegion
 from dcache.engine.session import Session
 from dcache.intercept.module_call import ModuleIntercept, intercepts_of
 from dcache.predictors.corrections import Correction, Corrections
 from dcache.probes import Probe
 from tests.engine.tiny_models import (
-    BasicTransformerBlock,
     Double,
-    FluxSingleTransformerBlock,
+    Meeting,
+    ThreeSublayers,
     Toy,
     integers,
     session_on,
@@ -106,7 +106,7 @@ def test_the_reference_lowering_makes_a_part_of_each_block() -> None:
 
 
 def test_a_sublayer_is_a_region_of_its_module() -> None:
-    toy = Toy([BasicTransformerBlock() for _ in range(2)])
+    toy = Toy([ThreeSublayers() for _ in range(2)])
     session = bound(toy, on("attn", "mlp:1"))
     assert kinds(session) == [(name, ModuleRegion) for name in ("attn:0", "attn:1", "mlp:1")]
     first, second = toy.blocks
@@ -114,7 +114,7 @@ def test_a_sublayer_is_a_region_of_its_module() -> None:
 
 
 def test_of_a_fused_block_the_exit_is_a_region_and_the_rest_is_hollow() -> None:
-    toy = Toy([FluxSingleTransformerBlock()])
+    toy = Toy([Meeting()])
     (block,) = toy.blocks
     session = bound(toy, on("fused"))
     assert kinds(session) == [("fused:0", ModuleRegion)]
@@ -151,7 +151,7 @@ def test_the_model_and_its_guidance_intercept_nothing_inside() -> None:
 
 
 def test_every_site_has_the_codec_of_the_method_or_of_its_kind() -> None:
-    toy = Toy([BasicTransformerBlock() for _ in range(2)])
+    toy = Toy([ThreeSublayers() for _ in range(2)])
     session = bound(toy, on("block:0", "attn:1"))
     assert [region.codec.name for region in session.binding.storing()] == ["delta", "value"]
     session = bound(toy, on("block:0", "attn:1", codec="value:int8"))
@@ -202,7 +202,7 @@ def test_where_there_is_nothing_to_compile_it_says_so() -> None:
 @pytest.mark.parametrize(
     ("model", "site", "what"),
     [
-        (lambda: Toy([BasicTransformerBlock()]), "mlp:0", "a sublayer's output does not continue its input"),
+        (lambda: Toy([ThreeSublayers()]), "mlp:0", "a sublayer's output does not continue its input"),
         (unet, "bracket:0", "a UNet's bracket begins and ends with different channel counts"),
     ],
 )
@@ -218,7 +218,7 @@ def test_guidance_needs_a_method_for_it_and_sites_that_can_follow_half_a_batch()
         bound(Toy(), on("guidance", "trunk"))
     with pytest.raises(DcacheError, match=r"which \['model'\] do not support: choose sublayers or runs"):
         bound(Toy(), on("guidance", "model", uncond_from="drop"))
-    fused = Toy([FluxSingleTransformerBlock()])
+    fused = Toy([Meeting()])
     with pytest.raises(DcacheError, match=r"which \['fused:0'\] do not support"):
         bound(fused, on("guidance", "fused", uncond_from="drop"))
 
@@ -297,17 +297,19 @@ def test_a_model_of_no_more_blocks_than_the_rule_looks_at_is_refused() -> None:
         bound(Flat(), methods.fbcache())
 
 
-def test_a_rule_that_looks_at_the_first_attention_needs_one_and_a_site_that_begins_there() -> None:
-    toy = Toy([BasicTransformerBlock() for _ in range(2)])
+@pytest.mark.parametrize("others", [Double, ThreeSublayers])
+def test_without_attention_in_the_first_block_its_input_is_what_the_rule_looks_at(others: type) -> None:
+    toy = Toy([Double(), others()])
+    with pytest.warns(DcacheWarning, match="none is found in Double: the block's own input is the probe"):
+        session = bound(toy, TEACACHE)
+    assert calls(session)[-1] == (BlockInputProbe, toy.blocks[0])
+
+
+def test_a_rule_that_looks_at_the_first_attention_needs_a_site_that_begins_there() -> None:
+    toy = Toy([ThreeSublayers() for _ in range(2)])
     session = bound(toy, TEACACHE)
     assert calls(session)[-1] == (AttentionInputProbe, toy.blocks[0].attn1)
-    with pytest.raises(
-        DcacheError, match=r"no attention is declared for Double.* use a method with another probe"
-    ):
-        bound(Toy(), TEACACHE)
-    with pytest.raises(DcacheError, match="no attention is declared for Double"):
-        bound(Toy([Double(), BasicTransformerBlock()]), TEACACHE)
-    with pytest.raises(DcacheError, match="no attention is declared for Flat"):
+    with pytest.raises(DcacheError, match=r"none of the sites \['model'\] begins with it"):
         bound(Flat(), replace(TEACACHE, sites=("model",)))
     with pytest.raises(
         DcacheError, match=r"none of the sites \['block:1'\] begins with it: choose 'trunk' or"
