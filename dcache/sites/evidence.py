@@ -24,14 +24,14 @@ class Use:
     """What one call of a block showed of one of its sublayers.
 
     Attributes:
-        calls: number of its calls.
+        calls: number of its calls; more than one for several streams, or for one in chunks.
         reads_stream: whether one of its arguments is computed from a stream of the block.
         keys_of_queries: whether its keys are projected from what its queries are projected from; None where
             its projections were not called.
         added: whether an output was added to what is computed from a stream.
         leaves: whether an output leaves the block without being added to a stream.
         plain: whether every output is a tensor, None, or a tuple of these.
-        read_by: the other sublayers and feeders that read its output.
+        read_by: the sublayers and feeders that read its output, or what it was added to.
     """
 
     calls: int = 0
@@ -71,8 +71,8 @@ def judge(part: Part, uses: dict[str, Use], streams: int) -> Verdict:
         why = "no output of the block continues an argument"
     elif not use.calls:
         why = "it is not called"
-    elif use.calls > streams:
-        why = f"it is called {use.calls} times by a block of {streams} stream(s)"
+    elif part.path in use.read_by:
+        why = "it is called in a loop, on what it returned before"
     elif not use.plain:
         why = "it returns more than tensors"
     elif not use.reads_stream:

@@ -142,12 +142,17 @@ def test_a_loop_is_refuted_and_one_mlp_for_two_streams_is_not() -> None:
             x = x + self.ff(x)
         return x
 
-    assert verdicts(made(loop))["ff"] == ("", "it is called 2 times by a block of 1 stream(s)")
+    assert verdicts(made(loop))["ff"] == ("", "it is called in a loop, on what it returned before")
 
     def shared(self, x, text, temb):
         return x + self.ff(x), temb + self.ff(temb)
 
     assert verdicts(made(shared))["ff"] == ("mlp", "")
+
+    def chunked(self, x, text, temb):
+        return x + torch.cat([self.ff(part) for part in x.chunk(3, 1)], 1)
+
+    assert verdicts(made(chunked))["ff"] == ("mlp", "")
 
 
 def test_an_attention_that_returns_a_tuple_is_added_by_its_parts_and_a_dict_is_refuted() -> None:
