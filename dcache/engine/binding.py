@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,7 +145,7 @@ class Binding:
             expected = [i.module for i in self.intercepts if isinstance(i, BlockCall) and i.region is region]
             # Skip-layer guidance leaves some blocks out. That is allowed for all but the first.
             called = [m for m in expected if m in region.order]
-            if region.order and (region.order != called or called[0] is not expected[0]):
+            if region.order and not _once_each(region.order, called, expected):
                 return f"the blocks of {region.site.name} are not called once each, in their order"
             if not intercept.last:
                 intercept.passing = tracer.pass_through(intercept.module)
@@ -212,6 +212,19 @@ class Binding:
                 m in bound for m in intercept.module.modules() if m is not intercept.module
             ):
                 intercept.inner = _compiled(intercept.module, self.compile_options)
+
+
+def _once_each(
+    order: Sequence[nn.Module], called: Sequence[nn.Module], expected: Sequence[nn.Module]
+) -> bool:
+    """Whether a run was entered at its first block, and each block called once, in their order.
+
+    Two lists of blocks may take turns (Latte's spatial and temporal ones): blocks between the first and the
+    last may be called in any order, for all of them pass their inputs through.
+    """
+    if order[0] is not expected[0] or len(order) != len(called):
+        return False
+    return order[-1] is expected[-1] or list(order) == list(called)
 
 
 def _compiled(module: nn.Module, options: Mapping[str, Any]) -> Callable[..., Any]:

@@ -58,6 +58,7 @@ ASIDE: set[str] = {
     "context_refiner",
     "face_adapter",
     "noise_refiner",
+    "perceiver_cross_attention",
     "refiner_blocks",
     "siglip_refiner",
     "text_conv_layer",
