@@ -26,6 +26,7 @@ from dcache.sites.blocks import FUSED, SUBLAYERS
 
 QUERY = frozenset(("q", "wq", "query", "qkv"))
 KEY = frozenset(("k", "wk", "key", "kv", "qkv"))
+VALUE = frozenset(("v", "wv", "value"))
 # In the name of a query projection: attention and MLP are one module, with one projection into both.
 PARALLEL = frozenset(("mlp", "ff"))
 _STEM = re.compile(
@@ -110,6 +111,11 @@ def queries(module: nn.Module) -> list[str]:
 def keys(module: nn.Module) -> list[str]:
     """Names of a module's key projections, fused ones included."""
     return [name for name in projections(module) if KEY & _words(name)]
+
+
+def values(module: nn.Module) -> list[str]:
+    """Names of a module's value projections that are not fused with others."""
+    return [name for name in projections(module) if VALUE & _words(name)]
 
 
 def is_attention(module: nn.Module) -> bool:
