@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import dcache
 import dcache.engine
 from dcache import DcacheError, DcacheWarning, Method, methods
 from dcache.engine.bind import bind
@@ -315,6 +316,53 @@ def test_a_rule_that_looks_at_the_first_attention_needs_a_site_that_begins_there
         DcacheError, match=r"none of the sites \['block:1'\] begins with it: choose 'trunk' or"
     ):
         bound(toy, replace(TEACACHE, sites=("block:1",)))
+
+
+# Default sites of sublayers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["taylorseer", "hicache", "foca"])
+@pytest.mark.parametrize(
+    ("model", "site", "sites"),
+    [(Toy, "block", ["block:0", "block:1", "block:2"]), (Flat, "model", ["model"])],
+)
+def test_default_sublayers_fall_back_with_one_warning_and_stats_name_what_is_used(
+    preset: str, model: type, site: str, sites: list[str]
+) -> None:
+    denoiser = model()
+    with pytest.warns(DcacheWarning) as caught:
+        dcache.enable(denoiser, preset, interval=2, warmup=1)
+    assert [str(w.message) for w in caught] == [
+        f"{preset} caches sublayers, and none are found in {model.__name__}: sites='{site}' is cached instead"
+    ]
+    steps(denoiser, [3, 2, 1])
+    assert f"sites='{site}'" in dcache.stats(denoiser).method
+    assert list(dcache.trace(denoiser).components[""].sites) == sites
+    assert dcache.stats(denoiser).predicted == len(sites)
+
+
+@pytest.mark.parametrize(
+    ("preset", "options"),
+    [
+        ("taylorseer", {"sites": "sublayers"}),
+        ("hicache", {"sites": "sublayers"}),
+        ("pab", {}),
+        ("smoothcache", {"table": {"attn": [1, 0]}}),
+        ("interval", {"sites": ["attn", "mlp"]}),
+    ],
+)
+def test_sublayers_that_were_asked_for_or_that_a_preset_is_about_stay_refused(
+    preset: str, options: dict[str, Any]
+) -> None:
+    with pytest.raises(DcacheError, match=r"does not exist in Toy: no such sublayer is found"):
+        dcache.enable(Toy(), preset, **options)
+
+
+def test_sublayers_that_exist_are_cached_without_a_word() -> None:
+    toy = dcache.enable(Toy([ThreeSublayers()]), "taylorseer", interval=2, warmup=1)
+    steps(toy, [3, 2, 1])
+    assert list(dcache.trace(toy).components[""].sites) == ["attn:0", "cross_attn:0", "mlp:0"]
+    assert "sites" not in dcache.stats(toy).method
 
 
 # What is raised --------------------------------------------------------------------------------------
