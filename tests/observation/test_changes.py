@@ -28,8 +28,10 @@ def test_ratios_are_those_of_the_lengths_of_the_change() -> None:
     # The change is 7 t.
     np.testing.assert_allclose(ratios, [1.0, 0.5, 0.5])
     assert spread == 0.0
-    # Without an attention that is known there is nothing to pair it with.
-    assert changes.pairs() is None
+    # Without attention the block's own input is paired with it; both are multiples of t.
+    pairs = changes.pairs()
+    assert pairs is not None
+    np.testing.assert_allclose(pairs, [[0.5, 0.5], [0.5, 0.5]], rtol=1e-6)
 
 
 def test_pairs_are_changes_of_what_attention_is_given_and_of_the_trunk() -> None:
