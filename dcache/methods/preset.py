@@ -35,7 +35,7 @@ class About:
         needs: the data that it needs, such as a profile; "" for none.
         sites: the sites that it caches, as in `dcache.sites`.
         families: requirements on the denoiser: "any", "transformer" (a list of blocks), "unet", "sublayers"
-            (block classes whose sublayers are declared), "cross-attention", "guidance" (an unconditional
+            (attention and MLPs that are found or declared), "cross-attention", "guidance" (an unconditional
             branch).
     """
 

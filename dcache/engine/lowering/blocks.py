@@ -17,6 +17,7 @@ from dcache.engine.region import Region
 from dcache.errors import DcacheError
 from dcache.intercept.module_call import ModuleIntercept
 from dcache.intercept.pytree import flatten, rebuild
+from dcache.sites.regroup import regroup, regrouped_size
 from dcache.sites.site import Site
 from dcache.sites.streams import Key, PassThrough, join, named_tensors, with_rows_of
 
@@ -25,7 +26,8 @@ from dcache.sites.streams import Key, PassThrough, join, named_tensors, with_row
 class RunRegion(Region):
     """A run of blocks. Which entry each exit continues is known once the blocks were seen.
 
-    An exit continues one entry, or several joined along `dim` where the run crosses a seam, or none.
+    An exit continues one entry, or several joined along `dim` where the run crosses a seam, or one in another
+    grouping (`sizes`), or none.
     """
 
     def __init__(self, engine: Engine, site: Site, codec: Codec, leader: Lowered | None = None) -> None:
@@ -33,6 +35,7 @@ class RunRegion(Region):
         self.sources: list[tuple[str, ...]] | None = None
         self.entry_keys: list[Key | None] = []
         self.joined_keys: dict[int, tuple[Key, ...]] = {}
+        self.sizes: dict[int, int] = {}
         self.dim = 0
         self.broadcasts = False
         self.recipe: Any = None
@@ -55,11 +58,13 @@ class RunRegion(Region):
             named = named_tensors(block, args, kwargs)
             self.clones = {name: (key, tensor.clone()) for name, (key, tensor) in named.items()}
             return
-        picked = [
+        picked: list[Any] = [
             None if k is None else args[k] if isinstance(k, int) else kwargs[k] for k in self.entry_keys
         ]
         for i, keys in self.joined_keys.items():
             picked[i] = join([args[k] if isinstance(k, int) else kwargs[k] for k in keys], self.dim)
+        for i, size in self.sizes.items():
+            picked[i] = regroup(picked[i], size)
         if predicting:
             self.entries = picked
         else:
@@ -71,6 +76,8 @@ class RunRegion(Region):
         if call.observing or self.sources is None:
             self.settle(leaves)
             entries = [join([self.clones[n][1] for n in names], self.dim) for names in self.sources or ()]
+            for i, size in self.sizes.items():
+                entries[i] = regroup(self.clones[(self.sources or [])[i][0]][1], size)
             opened: Sequence[torch.Tensor | None] = self.open(call, entries)
             self.clones = {}
         else:
@@ -97,11 +104,16 @@ class RunRegion(Region):
         prober = self.engine.tracer
         first = prober.seen[self.order[0]].keys
         # Only a change needs an entry.
-        pairs = zip(
-            prober.sources(last) if self.codec.is_delta else [None] * len(leaves), leaves, strict=True
-        )
+        names = prober.sources(last) if self.codec.is_delta else [None] * len(leaves)
+        pairs = list(zip(names, leaves, strict=True))
         entries = [prober.entries(self.order[0], name, leaf, self.clones) for name, leaf in pairs]
         self.sources = [names for names, _ in entries]
+        self.sizes = {}
+        for i, (name, leaf) in enumerate(pairs):
+            if name in self.clones and not self.sources[i]:
+                size = regrouped_size(self.clones[name][1].shape, leaf.shape)
+                if size is not None:
+                    self.sources[i], self.sizes[i] = (name,), size
         self.dim = max((dim for _, dim in entries), default=0)
         keys = [tuple(first[n] for n in names) for names in self.sources]
         self.entry_keys = [k[0] if len(k) == 1 else None for k in keys]
