@@ -185,8 +185,8 @@ def _weights(
     flat = query.to(torch.promote_types(query.dtype, torch.float32)).flatten(2, 3)
     columns = [part.mask(logits.of(part.products(flat))) for part in parts]
     if allowed is not None:
-        own = columns[-1].view(rows, heads, groups, size, -1)
-        columns[-1] = own.masked_fill(~allowed[:, None, None], float("-inf")).flatten(2, 3)
+        fresh = columns[-1].view(rows, heads, groups, size, -1)
+        columns[-1] = fresh.masked_fill(~allowed[:, None, None], float("-inf")).flatten(2, 3)
     joined = torch.cat(columns, -1) if len(columns) > 1 else columns[0]
     return logits.softmax(joined.view(rows, heads, groups, size, -1))
 

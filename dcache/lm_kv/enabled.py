@@ -53,8 +53,7 @@ class _TextCache(KVCache):
     number = 0
 
     def __del__(self) -> None:
-        # An older cache may go after a newer one came. When the interpreter ends nobody reads figures, and torch
-        # may be gone in part.
+        # An older cache may go after a newer one came. At the interpreter's end torch may be gone in part.
         newest = self.entry is not None and self.entry.number == self.number
         if self.entry is not None and newest and not sys.is_finalizing():
             self.entry.last = self.stats()
