@@ -15,11 +15,19 @@ from torch import nn
 from dcache.engine.config import SessionConfig, shared_fields
 from dcache.engine.enabled import Enabled, connect, find_denoisers, schedule_of, stats_of, take_off
 from dcache.engine.session import Session, session_of
+<<<<<<< HEAD
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.identity.denoisers import denoisers
 from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
 from dcache.identity.token_models import is_language_model, refuse_autoencoder, refuse_token_models
+=======
+from dcache.errors import DcacheError
+from dcache.identity import token_models
+from dcache.identity.denoisers import denoisers
+from dcache.identity.manual import ManualStep
+from dcache.identity.run import Run
+>>>>>>> k19
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.method import Method
 from dcache.methods import language_models
@@ -106,11 +114,12 @@ def enable(
     Raises:
         DcacheError: the method or an option does not fit this model; nothing was changed then.
     """
-    if is_language_model(target):
+    if token_models.is_language_model(target):
         given = (compile is not False, strict is not False, lowering != "auto", max_cache_bytes is not None)
         engine = dict(zip(ENGINE_OPTIONS, given, strict=True))
         language_models.enable(target, method, preset_options, engine)
         return target
+    token_models.refuse_text_pipeline(target)
     resolved = resolve(method, preset_options, ENGINE_OPTIONS)
     _replace(target, resolved, shared_fields(compile, strict, lowering, max_cache_bytes))
     return target
@@ -123,7 +132,7 @@ def disable(target: Target) -> Target:
     >>> from dcache.demo.pipeline import load_pipeline
     >>> pipe = dcache.disable(dcache.enable(load_pipeline()))
     """
-    if is_language_model(target):
+    if token_models.is_language_model(target):
         language_models.disable(target)
     else:
         take_off(Enabled.on(target))
@@ -175,7 +184,7 @@ def enabled(target: Target, method: Any = None, **options: Any) -> Iterator[Targ
     Raises:
         DcacheError: as `enable`.
     """
-    on_text = is_language_model(target)
+    on_text = token_models.is_language_model(target)
     restore = language_models.restorer(target) if on_text else Enabled.on(target).restorer()
     enable(target, method, **options)
     try:
@@ -210,7 +219,7 @@ def stats(target: Any) -> Stats | CacheStats:
     Raises:
         DcacheError: caching was never enabled on this object.
     """
-    if is_language_model(target):
+    if token_models.is_language_model(target):
         return language_models.stats(target)
     figures = stats_of(target)
     if figures is None:
@@ -234,7 +243,7 @@ def trace(target: Any) -> Schedule:
     Raises:
         DcacheError: there was no run yet.
     """
-    if is_language_model(target):
+    if token_models.is_language_model(target):
         raise DcacheError(f"{type(target).__name__} is a language model, which has no schedule to trace")
     schedule = schedule_of(target)
     if schedule is None:
@@ -311,10 +320,14 @@ def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) 
     """Disable what is enabled on an object and enable a method; if that fails, restore the previous state."""
     before = Enabled.on(target)
     modules = denoisers(target)
+<<<<<<< HEAD
     refuse_autoencoder(target)
     refuse_token_models(target, modules)
     single = len(modules) == 1
     modules = _scheduled(method, modules)
+=======
+    token_models.refuse_token_models(target, modules)
+>>>>>>> k19
     for module in modules.values():
         refuse_compiled(module)
         if session_of(module) is None:

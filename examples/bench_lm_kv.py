@@ -103,14 +103,14 @@ def compare_steps(context: int, rounds: int, count: int) -> None:
 
     for name in NAMES:
         timed(name, 2)
-    seconds = [{name: timed(name, count) for name in NAMES} for _ in range(rounds)]
+    turns = [{name: timed(name, count) for name in NAMES} for _ in range(rounds)]
     for pipe in pipes.values():
         pipe.send(0)
     for worker in workers:
         worker.join()
     for name in NAMES:
-        ratio = statistics.median(one[name] / one["DynamicCache"] for one in seconds)
-        step = statistics.median(one[name] for one in seconds) / count
+        ratio = statistics.median(seconds[name] / seconds["DynamicCache"] for seconds in turns)
+        step = statistics.median(seconds[name] for seconds in turns) / count
         bar = BARS.get((name.partition(",")[0], context))
         print(
             f"  {name:<20}  {1000 * step:7.1f} ms  x{ratio:.2f}" + ("" if bar is None else f"  bar {bar:.2f}")

@@ -110,8 +110,10 @@ class Session:
             self._let_go()
             raise
         try:
-            self.attachment.install()
-            self.binding.install()
+            # Another thread may call the denoiser: it waits until all is installed, else it would install the rest.
+            with self.lanes.lock:
+                self.attachment.install()
+                self.binding.install()
             for text in config.differences_of_module(module):
                 self.warn(text)
         except BaseException:

@@ -139,15 +139,20 @@ def attend_one(query: torch.Tensor, parts: Sequence[Part], logits: Logits, stati
 
     Where all lies in one dense part, torch's fused attention reads it as it is, a group's heads as queries.
     """
-    part = parts[0]
-    plain = logits.plain and statistic is None
-    if not plain or len(parts) > 1 or not isinstance(part, DensePart) or part.keys.dtype != query.dtype:
+    if statistic is not None or logits.sinks is not None:
         return attend(query, parts, logits, Fresh(), statistic)
-    folded = query.reshape(len(query), part.keys.shape[1], -1, query.shape[3])
-    mask = None if part.valid is None else part.valid[:, :, None]
-    output = F.scaled_dot_product_attention(
-        folded, part.keys, part.values, attn_mask=mask, scale=logits.scaling
-    )
+    folded = query.reshape(query.shape[0], _heads(parts[-1]), -1, query.shape[3])
+    part = parts[0]
+    fused = len(parts) == 1 and logits.softcap is None
+    if fused and isinstance(part, DensePart) and part.keys.dtype == query.dtype:
+        mask = None if part.valid is None else part.valid[:, :, None]
+        output = F.scaled_dot_product_attention(
+            folded, part.keys, part.values, attn_mask=mask, scale=logits.scaling
+        )
+    else:
+        folded = folded.to(torch.promote_types(query.dtype, torch.float32))
+        weights = torch.cat([p.mask(logits.of(p.products(folded))) for p in parts], -1).softmax(-1)
+        output = _sums(weights, parts).to(query.dtype)
     return Attended(output.flatten(1, 2)[:, None].contiguous())
 
 
@@ -185,20 +190,25 @@ def _weights(
     flat = query.to(torch.promote_types(query.dtype, torch.float32)).flatten(2, 3)
     columns = [part.mask(logits.of(part.products(flat))) for part in parts]
     if allowed is not None:
-        own = columns[-1].view(rows, heads, groups, size, -1)
-        columns[-1] = own.masked_fill(~allowed[:, None, None], float("-inf")).flatten(2, 3)
+        fresh = columns[-1].view(rows, heads, groups, size, -1)
+        columns[-1] = fresh.masked_fill(~allowed[:, None, None], float("-inf")).flatten(2, 3)
     joined = torch.cat(columns, -1) if len(columns) > 1 else columns[0]
     return logits.softmax(joined.view(rows, heads, groups, size, -1))
 
 
 def _combine(weights: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
-    """Weighted sums of all parts' values, `[B, h, G, S, d_v]`."""
-    pieces = weights.flatten(2, 3).split([part.columns for part in parts], -1)
+    """Weighted sums of all parts' values, `[B, h, G, S, d_v]`, by weights `[B, h, G, S, T]`."""
+    return _sums(weights.flatten(2, 3), parts).view(*weights.shape[:4], -1)
+
+
+def _sums(weights: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
+    """Weighted sums of all parts' values, `[B, h, R, d_v]`, by weights `[B, h, R, T]`."""
+    pieces = weights.split([part.columns for part in parts], -1)
     sums = [part.combine(piece) for part, piece in zip(parts, pieces, strict=True) if part.columns]
     total = sums[0]
     for more in sums[1:]:
         total = total + more
-    return total.view(*weights.shape[:4], -1)
+    return total
 
 
 def _column_statistic(weights: torch.Tensor, counted: torch.Tensor | None, statistic: str) -> torch.Tensor:

@@ -22,6 +22,7 @@ from dcache.lm_kv.families import decoder_of, layers_for
 from dcache.lm_kv.figures import figures, kept_by_head, tensors_of
 from dcache.lm_kv.guards import check_call, inputs_of
 from dcache.lm_kv.layer import LayerCache
+from dcache.lm_kv.options import Allocation, PolicyName
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.probe import received_attention
 from dcache.lm_kv.registry import make
@@ -69,11 +70,11 @@ class KVCache(adapter.LiveCache):
     def __init__(
         self,
         model: Any,
-        policy: Policy | str,
+        policy: Policy | PolicyName | str,
         *,
         budget: float | None = None,
         codec: Codec | None = None,
-        allocation: str | None = None,
+        allocation: Allocation | None = None,
         floor: float = 0.2,
         dense_layers: tuple[int, ...] = (),
         every: int = 0,

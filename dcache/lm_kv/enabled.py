@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -52,8 +53,9 @@ class _TextCache(KVCache):
     number = 0
 
     def __del__(self) -> None:
-        # An older cache may go after a newer one came.
-        if self.entry is not None and self.entry.number == self.number:
+        # An older cache may go after a newer one came. At the interpreter's end torch may be gone in part.
+        newest = self.entry is not None and self.entry.number == self.number
+        if self.entry is not None and newest and not sys.is_finalizing():
             self.entry.last = self.stats()
 
 

@@ -87,7 +87,7 @@ class LayerCache(adapter.BaseLayer):
     @property
     def batch_size(self) -> int:
         """Rows; -1 before the first call."""
-        return -1 if self.store is None else len(self.store.seen)
+        return -1 if self.store is None else self.store.seen.shape[0]
 
     def activate_past_recording(self) -> None:
         """Calls may be taken back by `crop` from now on."""
@@ -242,9 +242,9 @@ class LayerCache(adapter.BaseLayer):
             self.store = LayerStore(key, value, self.shared.policy.observer.statistic is not None)
             self.offset = torch.zeros_like(self.store.seen)
             self.is_initialized = True
-        elif len(key) != self.batch_size:
+        elif key.shape[0] != self.batch_size:
             raise DcacheError(
-                f"this cache holds {self.batch_size} rows, the call has {len(key)}: use a new cache for "
+                f"this cache holds {self.batch_size} rows, the call has {key.shape[0]}: use a new cache for "
                 "another batch"
             )
         return self.store

@@ -10,6 +10,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeAlias
 
 from dcache.errors import DcacheError
+from dcache.lm_kv.options import PolicyName
 from dcache.lm_kv.policy import Policy
 from dcache.util.options import call_with, did_you_mean, options_of
 
@@ -53,7 +54,7 @@ def available() -> dict[str, str]:
     return {name: (function.__doc__ or "").partition("\n")[0] for name, function in _presets.items()}
 
 
-def make(name: str, **options: Any) -> Policy:
+def make(name: PolicyName | str, **options: Any) -> Policy:
     """Build a policy by name, in any spelling.
 
     Args:

@@ -37,6 +37,15 @@ def test_the_engine_benchmark_prints_its_figures() -> None:
     assert 0 < int(found[1]) <= 40 + int(found[2])
 
 
+@pytest.mark.slow
+def test_the_benchmark_of_language_models_prints_its_figures() -> None:
+    command = [sys.executable, str(EXAMPLES / "bench_lm_kv.py"), "--context", "256", "--rounds", "1"]
+    run = subprocess.run([*command, "--steps", "1"], capture_output=True, text=True, timeout=110, check=False)
+    assert run.returncode == 0, run.stderr
+    assert len(re.findall(r" ms  x\d+\.\d\d", run.stdout)) == 5
+    assert len(re.findall(r"\d\d\.\d\d%", run.stdout)) == 8
+
+
 # Measuring coefficients ---------------------------------------------------------------------------
 
 

@@ -76,6 +76,19 @@ def test_a_pipeline_that_generates_tokens_is_refused_at_enable(name: str, model:
         dcache.stats(pipe)
 
 
+@pytest.mark.parametrize("method", [None, "interval", "snapkv"])
+def test_a_text_pipeline_of_transformers_is_refused_with_the_line_to_type(method: str | None) -> None:
+    class TextGenerationPipeline:
+        def __init__(self) -> None:
+            self.model = tiny_llama()
+
+    with pytest.raises(
+        DcacheError,
+        match=r"LlamaForCausalLM: give dcache\.enable the model itself, .*\(pipe\.model, 'snapkv'",
+    ):
+        dcache.enable(TextGenerationPipeline(), method)
+
+
 def test_a_denoiser_that_takes_tokens_as_well_is_no_language_model() -> None:
     assert not takes_tokens(WithTime())
     assert not is_language_model(WithTime())

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+from transformers.generation.utils import GenerationMixin
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -39,6 +40,8 @@ def test_the_pinned_surface_of_transformers():
     config = llama(1).config
     assert config._attn_implementation == config._attn_implementation_internal == "sdpa"
     assert type(DynamicCache(config=config).layers[0]) is DynamicLayer
+    assert DynamicCache(config=config).offloading is False
+    assert inspect.isfunction(GenerationMixin._assisted_decoding)
     # Mask functions are handed the config, by which the implementation that was set before is found.
     for create in (create_causal_mask, create_sliding_window_causal_mask):
         assert "config=config" in inspect.getsource(create)

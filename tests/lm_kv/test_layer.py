@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,9 +10,10 @@ from dcache.lm_kv.layer import LayerCache
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scorers import KeyDistance
 from dcache.lm_kv.shared import Shared
-from tests.lm_kv.language_models import batch, llama, prefill
+from tests.lm_kv.language_models import batch, llama, prefill, prefilled
 
 HEADS, SIZE = 2, 4
+PACKAGE = str(Path("dcache") / "lm_kv")
 
 
 def layer(**policy) -> LayerCache:
@@ -113,3 +117,27 @@ def test_one_new_token_sees_what_a_call_of_two_would_show_it(name):
         if name == "h2o":
             scores = (layer.store.stored().score for layer in (first, second))
             torch.testing.assert_close(*scores, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("budget", [0.4, 1.0])
+def test_python_calls_of_a_decoded_token_do_not_grow_with_the_heads(budget):
+    counts = {}
+    for heads in (1, 4):
+        model = llama(1, num_key_value_heads=heads)
+        cache = prefilled(model, "keydiff", batch(pads=0), budget=budget)
+        counts[heads] = [0, 0]
+        # The first step grows the tail's slab.
+        for index in range(2):
+            new = {"input_ids": torch.tensor([[5], [6]]), "position_ids": torch.full((2, 1), 40 + index)}
+
+            def count(frame, event, _, to=counts[heads], at=index):
+                to[at] += event == "call" and PACKAGE in frame.f_code.co_filename
+
+            with torch.no_grad():
+                sys.setprofile(count)
+                try:
+                    model(**new, past_key_values=cache)
+                finally:
+                    sys.setprofile(None)
+    assert 0 < counts[1][1] <= 100
+    assert counts[1] == counts[4]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dcache.lm_kv.observers import QueryMoments
+from dcache.lm_kv.options import Allocation
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
 from dcache.lm_kv.scorers import ExpectedAttention
@@ -15,7 +16,7 @@ def expected_attention(
     future: int = 512,
     sinks: int = 4,
     window: float = 0,
-    allocation: str = "uniform",
+    allocation: Allocation = "uniform",
     every: int = 0,
 ) -> Policy:
     """Keep what future queries are expected to attend to (Devoto et al. 2025, arXiv 2510.00636).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dcache.lm_kv.observers import ColumnSums
+from dcache.lm_kv.options import Allocation
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
 from dcache.lm_kv.scorers import ReceivedSum
@@ -13,7 +14,7 @@ def h2o(
     budget: float | None = None,
     window: float = 0.5,
     sinks: int = 0,
-    allocation: str = "uniform",
+    allocation: Allocation = "uniform",
     every: int = 32,
 ) -> Policy:
     """Keep heavy hitters and recent tokens, half and half (Zhang et al. 2023, arXiv 2306.14048).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dcache.lm_kv.options import Allocation
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
 from dcache.lm_kv.scorers import KeyDistance
@@ -12,7 +13,7 @@ def keydiff(
     budget: float | None = None,
     sinks: int = 0,
     window: float = 0,
-    allocation: str = "uniform",
+    allocation: Allocation = "uniform",
     every: int = 0,
 ) -> Policy:
     """Keep the keys least like the others (Park et al. 2025, arXiv 2504.15364).

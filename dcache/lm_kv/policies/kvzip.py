@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dcache.lm_kv.options import Allocation
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
 from dcache.lm_kv.scorers import Reconstruction
@@ -12,7 +13,7 @@ def kvzip(
     budget: float | None = None,
     sinks: int = 0,
     window: float = 0,
-    allocation: str = "global",
+    allocation: Allocation = "global",
     every: int = 0,
 ) -> Policy:
     """Keep what is attended to while the text is read a second time (Kim et al. 2025, arXiv 2505.23416).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dcache.errors import DcacheError
 from dcache.lm_kv.observers import QueryWindow
+from dcache.lm_kv.options import Allocation
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
 from dcache.lm_kv.scorers import WindowAttention
@@ -16,7 +17,7 @@ def snapkv(
     window: int = 64,
     pool: int = 5,
     sinks: int = 0,
-    allocation: str = "uniform",
+    allocation: Allocation = "uniform",
     every: int = 0,
 ) -> Policy:
     """Keep what the last queries of the prompt attend to (Li et al. 2024, arXiv 2404.14469).
