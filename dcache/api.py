@@ -15,19 +15,11 @@ from torch import nn
 from dcache.engine.config import SessionConfig, shared_fields
 from dcache.engine.enabled import Enabled, connect, find_denoisers, schedule_of, stats_of, take_off
 from dcache.engine.session import Session, session_of
-<<<<<<< HEAD
 from dcache.errors import DcacheError, DcacheWarning
-from dcache.identity.denoisers import denoisers
-from dcache.identity.manual import ManualStep
-from dcache.identity.run import Run
-from dcache.identity.token_models import is_language_model, refuse_autoencoder, refuse_token_models
-=======
-from dcache.errors import DcacheError
 from dcache.identity import token_models
 from dcache.identity.denoisers import denoisers
 from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
->>>>>>> k19
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.method import Method
 from dcache.methods import language_models
@@ -320,14 +312,10 @@ def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) 
     """Disable what is enabled on an object and enable a method; if that fails, restore the previous state."""
     before = Enabled.on(target)
     modules = denoisers(target)
-<<<<<<< HEAD
-    refuse_autoencoder(target)
-    refuse_token_models(target, modules)
+    token_models.refuse_autoencoder(target)
+    token_models.refuse_token_models(target, modules)
     single = len(modules) == 1
     modules = _scheduled(method, modules)
-=======
-    token_models.refuse_token_models(target, modules)
->>>>>>> k19
     for module in modules.values():
         refuse_compiled(module)
         if session_of(module) is None:

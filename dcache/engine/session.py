@@ -110,15 +110,18 @@ class Session:
             self._let_go()
             raise
         try:
-            # Another thread may call the denoiser: it waits until all is installed, else it would install the rest.
-            with self.lanes.lock:
-                self.attachment.install()
-                self.binding.install()
-            for text in config.differences_of_module(module):
-                self.warn(text)
+            self._install()
         except BaseException:
             self.remove()
             raise
+
+    def _install(self) -> None:
+        """Install everything. A call in another thread waits meanwhile: it would install the rest itself."""
+        with self.lanes.lock:
+            self.attachment.install()
+            self.binding.install()
+        for text in self.config.differences_of_module(self.module):
+            self.warn(text)
 
     @property
     def component(self) -> str:

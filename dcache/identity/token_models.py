@@ -75,10 +75,6 @@ def refuse_token_models(pipe: Any, found: Mapping[str, nn.Module]) -> None:
     )
 
 
-<<<<<<< HEAD
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-=======
 def refuse_text_pipeline(pipe: Any) -> None:
     """Refuse transformers' pipelines, which have a language model and no sampler.
 
@@ -91,4 +87,7 @@ def refuse_text_pipeline(pipe: Any) -> None:
             f"{type(pipe).__name__} generates text with a language model, {type(model).__name__}: give "
             "dcache.enable the model itself, dcache.enable(pipe.model, 'snapkv', budget=0.25)"
         )
->>>>>>> k19
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
