@@ -139,6 +139,11 @@ def test_a_kind_that_the_call_shows_to_be_another_is_that_one_without_a_word() -
         walk(model, [0, 1, 2])
     assert [site.name for site in session_of(model).binding.sites] == ["attn:0", "mlp:0"]
     assert [s.name for s in discover(model).sublayers] == ["attn:0", "mlp:0"]
+    # The trace names what was confirmed, and replays on a model that was never called.
+    schedule, cached = dcache.trace(model), integers(walk(model, [0, 1, 2]))
+    fresh = dcache.enable(Toy([Crossed()]), schedule)
+    assert integers(walk(fresh, [0, 1, 2])) == cached
+    assert dcache.stats(fresh).predicted == 2
 
 
 def test_compiled_blocks_are_not_watched() -> None:
