@@ -37,7 +37,7 @@ def bind(engine: Engine, specs: Sequence[str], compile_options: Any = None, repl
         DcacheError: a site does not exist or overlaps another, or its codec or the probe does not fit.
     """
     model, method = engine.module, engine.method
-    structure = discover(model)
+    structure = discover(model, specs)
     specs = _existing(engine, structure, specs)
     if method.probe:
         specs = _beside_probe(structure, specs, method.probe)

@@ -17,7 +17,7 @@ from dcache.engine.lowering.whole_model import WholeRegion
 from dcache.engine.region import Region
 from dcache.errors import DcacheError
 from dcache.intercept.module_call import ModuleIntercept, compiled_inside
-from dcache.sites.discovery import find_blocks
+from dcache.sites.discovery import find_blocks, find_sublayers
 from dcache.sites.site import Site
 from dcache.sites.structure import Structure
 
@@ -162,21 +162,26 @@ class Binding:
         """After a first computed call: keep what it showed of sublayers that were found by structure.
 
         Returns:
-            Whether anything differs, and a sentence for each bound sublayer that is none. One of another kind
-            is cached under the right one: nothing is lost.
+            Whether the binding differs from it, and a sentence for each bound sublayer that is none. One of
+            another kind is cached under the right one: nothing is lost.
         """
         bound = {intercept.module for intercept in self.intercepts}
-        differs, texts = False, []
+        watched, texts = bool(self.watches), []
         for watch in self.watches:
             for verdict in watch.confirm():
-                differs, part = True, verdict.part
+                part = verdict.part
                 if not verdict.kind and watch.module.get_submodule(part.path) in bound:
                     where = f"{type(watch.module).__name__}.{part.path}"
                     texts.append(
                         f"{where} looks like {part.kind}, and {verdict.why}: it is not cached by itself"
                     )
         self._remove_watches()
-        return differs, texts
+        return watched and self._outdated(), texts
+
+    def _outdated(self) -> bool:
+        """Whether the sublayers have other names than those by which they were bound."""
+        now = [(s.name, s.module) for s in find_sublayers(self.model, self.structure.blocks)]
+        return now != [(s.name, s.module) for s in self.structure.sublayers]
 
     def _remove_watches(self) -> None:
         for watch in reversed(self.watches):

@@ -22,6 +22,7 @@ from dcache.engine.gate import Gate
 from dcache.engine.lowering.blocks import RunRegion
 from dcache.engine.memory import SessionMemory
 from dcache.engine.protocols import Engine
+from dcache.engine.recompute import computed_again
 from dcache.engine.selfcheck import self_check
 from dcache.errors import DcacheError
 from dcache.intercept.effects import undone
@@ -142,7 +143,7 @@ class CallCheck:
         for text in texts:
             session.warn(text)
         if differs:
-            call = self._again(call, reset, inner, arguments, output)
+            call = computed_again(session, call, reset, inner, arguments, output)
         problem = session.binding.settle()
         if problem is None and session.binding.whole is None:
             problem = self_check(session, list(session.binding.storing()), call, inner, arguments, output)
@@ -184,51 +185,6 @@ class CallCheck:
         if indicator is not None and sample is not None and cut(sample, branch.output) is not sample:
             indicator.now = None
             self.session.show(call, cut(sample, branch.output))
-
-    def _again(self, call: Call, reset: str, inner: Callable[..., Any], arguments: Any, output: Any) -> Call:
-        """Bind anew with the sublayers that the call confirmed, and compute it once more under these sites.
-
-        Args:
-            call: the call.
-            reset: why its branch had been emptied before it, "" if it had not.
-            inner: the denoiser's own call.
-            arguments: (args, kwargs) as they were before it.
-            output: what it returned.
-
-        Raises:
-            DcacheError: the method's sites do not exist any more; caching is taken off.
-        """
-        session, before = self.session, call.branch
-        record = session.state.record
-        try:
-            session.rebind(session.method.sites)
-        except DcacheError:
-            session.state.run = None
-            session.remove()
-            raise
-        record.withdraw(before.name, call.index, call.counts)
-        branch = Branch(before.name, session.method.predictor.order + 1, before.signature)
-        branch.condition, branch.paired, branch.reset = before.condition, before.paired, reset
-        probe, branch.indicator = session.method.probe, before.indicator
-        probes = probe is not None and probe.where != "input"
-        if probe is not None and probes:
-            # It may look elsewhere now.
-            branch.indicator = probe.indicator()
-        session.state.branches[branch.name] = branch
-        again = Call(branch, call.index, call.tau, observing=True, run=call.run, counts=call.counts)
-        session.call = again
-        session.binding.observe()
-        args, kwargs = copy_containers(arguments[0]), copy_containers(arguments[1])
-        around = session.binding.whole or session.binding.guidance
-        with torch.random.fork_rng(gpus(*arguments)), undone(args, kwargs):
-            if around is None:
-                inner(*args, **kwargs)
-            else:
-                around.run(again, inner, args, kwargs)
-        if branch.indicator is not None and probes:
-            branch.indicator.end_step(again.computed > 0, output)
-        branch.reset = ""
-        return again
 
     def _as_whole_model(self, call: Call, reset: str, arguments: Any, output: Any) -> Call:
         """Remember a call that was computed under other sites as one of the whole model.

@@ -11,20 +11,26 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from dcache.sites.blocks import ASIDE
-from dcache.sites.evidence import sublayers_of
+from dcache.sites.evidence import named_sublayers, sublayers_of
 from dcache.sites.site import LongSkip, Skip, Sublayer
-from dcache.sites.structure import Structure
+from dcache.sites.structure import SUBLAYER_KINDS, Structure
 from dcache.sites.sublayers import is_holder, suffixes
 
 
-def discover(model: nn.Module) -> Structure:
-    """List the regions of a model that can be cached. The model is neither run nor changed."""
+def discover(model: nn.Module, specs: Sequence[str] = ()) -> Structure:
+    """List the regions of a model that can be cached. The model is neither run nor changed.
+
+    Args:
+        model: the model.
+        specs: specifications of sites. Names of single sublayers among them decide where a block's sublayers
+            may have several names before its first call.
+    """
     structure = Structure(model)
     structure.skips = find_skips(model)
     if not hasattr(model, "down_blocks"):
         structure.blocks = find_blocks(model)
     structure.long_skips = find_long_skips(structure.blocks)
-    structure.sublayers = list(find_sublayers(model, structure.blocks))
+    structure.sublayers = list(find_sublayers(model, structure.blocks, specs))
     return structure
 
 
@@ -47,13 +53,20 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
     return []
 
 
-def find_sublayers(model: nn.Module, blocks: Sequence[nn.Module]) -> Iterable[Sublayer]:
+def find_sublayers(
+    model: nn.Module, blocks: Sequence[nn.Module], specs: Sequence[str] = ()
+) -> Iterable[Sublayer]:
     """The sublayers of the trunk, with their block's depth: by structure, or as rows declare them.
 
     Without a trunk: of all modules that have attention and an MLP, whose depths are counted in order.
     """
+    names: dict[str, set[str]] = {}
+    for spec in specs:
+        name, _, depth_text = spec.partition(":")
+        if name.partition(".")[0] in SUBLAYER_KINDS and depth_text:
+            names.setdefault(depth_text, set()).add(name)
     for depth, block in enumerate(blocks or find_holders(model)):
-        parts = sublayers_of(block)
+        parts = named_sublayers(block, names[str(depth)]) if str(depth) in names else sublayers_of(block)
         suffix = suffixes(parts)
         for part in parts:
             yield Sublayer(

@@ -7,12 +7,17 @@ outside of the block.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from itertools import islice, product
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from dcache.sites.sublayers import Part, parts_of
+from dcache.sites.sublayers import Part, parts_of, suffixes
+
+# Assignments of kinds that are tried for the names of a schedule.
+_MOST_KINDS = 5000
 
 # Block -> its sublayers by structure, and those that its first call confirmed. Sites are named by them, and a
 # second `enable` must find what the first one did.
@@ -107,6 +112,35 @@ def sublayers_of(block: nn.Module) -> tuple[Part, ...]:
     parts = parts_of(block)
     known = _confirmed.get(block)
     return known[1] if known is not None and known[0] == parts else parts
+
+
+def named_sublayers(block: nn.Module, names: Collection[str]) -> tuple[Part, ...]:
+    """The sublayers of a block under kinds by which they have these names, where there are such kinds.
+
+    A schedule names what the first call confirmed. On a model that was not called yet, sublayers may look
+    like others: of another kind of attention, or like some that a call refutes.
+
+    Args:
+        block: the block.
+        names: kinds with suffixes, such as "attn" and "mlp.context".
+    """
+    parts = sublayers_of(block)
+    if is_confirmed(block):
+        return parts
+    for kinds in islice(product(*map(_possible_kinds, parts)), _MOST_KINDS):
+        named = tuple(replace(part, kind=kind) for part, kind in zip(parts, kinds, strict=True) if kind)
+        suffix = suffixes(named)
+        if {part.kind + suffix[part] for part in named} >= set(names):
+            return named
+    return parts
+
+
+def _possible_kinds(part: Part) -> tuple[str, ...]:
+    if part.declared:
+        return (part.kind,)
+    if part.kind in {"attn", "cross_attn"}:
+        return (part.kind, "cross_attn" if part.kind == "attn" else "attn", "")
+    return (part.kind, "")
 
 
 def is_confirmed(block: nn.Module) -> bool:

@@ -213,8 +213,8 @@ def _is_activation(module: nn.Module) -> bool:
 
 
 def _widths(module: nn.Module) -> Widths | None:
-    # Quantised layers and those of LoRA are no `nn.Linear`, and have its attributes.
-    if next(module.children(), None) is not None and not hasattr(module, "base_layer"):
+    # Quantised layers and those of LoRA are no `nn.Linear`, and have its attributes, and parts of their own.
+    if not hasattr(module, "base_layer") and any(_widths(part) is not None for part in module.children()):
         return None
     for into, out in (("in_features", "out_features"), ("in_channels", "out_channels")):
         sizes = getattr(module, into, None), getattr(module, out, None)

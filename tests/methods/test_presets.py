@@ -13,6 +13,7 @@ import pytest
 
 from dcache import methods
 from dcache.errors import DcacheError
+from dcache.method import SUBLAYERS_FIRST
 from dcache.methods.easycache import OutputRate
 from dcache.methods.expected_change import Sensitivities
 from dcache.methods.preset import FAMILIES, About
@@ -88,7 +89,7 @@ def test_fbcache_follows_the_probe():
 @pytest.mark.parametrize(
     ("method", "predictor", "sites", "codec", "clock", "probe"),
     [
-        (methods.taylorseer(), Taylor(1, since=2), ("sublayers",), "value", "step", None),
+        (methods.taylorseer(), Taylor(1, since=2), (SUBLAYERS_FIRST,), "value", "step", None),
         (
             methods.taylorseer(order=2, warmup=0, lite=True),
             Taylor(2, since=0),
@@ -104,8 +105,8 @@ def test_fbcache_follows_the_probe():
         (methods.deepcache(branch_id=2), Reuse(), ("bracket:2",), "value", None, None),
         (methods.deepcache(sites="bracket:1"), Reuse(), ("bracket:1",), "value", None, None),
         (methods.default(), Newton(1), ("auto",), None, None, None),
-        (methods.hicache(), Hermite(1, 0.5, since=2), ("sublayers",), "value", "step", None),
-        (methods.foca(), Foca(), ("sublayers",), "value", "step", None),
+        (methods.hicache(), Hermite(1, 0.5, since=2), (SUBLAYERS_FIRST,), "value", "step", None),
+        (methods.foca(), Foca(), (SUBLAYERS_FIRST,), "value", "step", None),
         (methods.spectrum(), Chebyshev(4, 0.1, 0.5, 50, 15), ("auto",), "value", "step", None),
         (methods.delta_dit(), Reuse(), ("front:75%", "rear:75%"), "delta", None, None),
         (methods.delta_dit(blocks=5), Reuse(), ("front:5", "rear:5"), "delta", None, None),

@@ -176,7 +176,7 @@ class Twice(nn.Module):
 def test_a_module_that_is_called_twice_gives_one_longer_feature(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Twice().eval()
     sublayer = Sublayer("mlp:0", "mlp", 0, model.inner)
-    monkeypatch.setattr(bind, "discover", lambda m: Structure(m, sublayers=[sublayer]))
+    monkeypatch.setattr(bind, "discover", lambda m, specs: Structure(m, sublayers=[sublayer]))
     found: dict[int, list[torch.Tensor]] = {}
 
     def see(site: str, call: Any, output: Any) -> None:

@@ -10,9 +10,17 @@ import pytest
 from torch import nn
 
 from dcache.sites.blocks import SUBLAYERS
-from dcache.sites.evidence import Use, Verdict, confirm, is_confirmed, judge, sublayers_of
+from dcache.sites.evidence import (
+    Use,
+    Verdict,
+    confirm,
+    is_confirmed,
+    judge,
+    named_sublayers,
+    sublayers_of,
+)
 from dcache.sites.sublayers import Part, parts_of
-from tests.sites.models import BasicTransformerBlock
+from tests.sites.models import BasicTransformerBlock, FeedForward
 
 MLP = Part("mlp", "ff")
 GOOD = Use(calls=1, reads_stream=True, added=True)
@@ -94,3 +102,31 @@ def test_a_block_that_is_gone_is_forgotten() -> None:
 def test_what_a_row_declares_needs_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SUBLAYERS, "BasicTransformerBlock", {"mlp": ("ff",)})
     assert is_confirmed(BasicTransformerBlock())
+
+
+@pytest.mark.parametrize(
+    ("names", "kinds"),
+    [
+        ({"attn", "mlp"}, ["attn", "cross_attn", "mlp"]),
+        ({"attn.2"}, ["attn", "attn", "mlp"]),
+        ({"cross_attn.2", "mlp"}, ["cross_attn", "cross_attn", "mlp"]),
+        ({"fused"}, ["attn", "cross_attn", "mlp"]),
+    ],
+)
+def test_names_of_a_schedule_decide_what_no_call_has_confirmed(names: set[str], kinds: list[str]) -> None:
+    block = BasicTransformerBlock()
+    assert [part.kind for part in named_sublayers(block, names)] == kinds
+    confirm(block, [])
+    assert [part.kind for part in named_sublayers(block, names)] == ["attn", "cross_attn", "mlp"]
+
+
+def test_names_that_a_dropped_sublayer_leaves_to_another_are_found() -> None:
+    block = BasicTransformerBlock()
+    block.ff_context = FeedForward()
+    assert [part.path for part in named_sublayers(block, {"mlp.context"})] == [
+        "attn1",
+        "attn2",
+        "ff",
+        "ff_context",
+    ]
+    assert [part.path for part in named_sublayers(block, {"attn", "mlp"})][2:] == ["ff", "ff_context"]

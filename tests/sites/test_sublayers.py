@@ -195,6 +195,17 @@ def test_a_wrapped_layer_is_a_projection_as_before() -> None:
     assert found(attn=attention, adapter=lora) == {"attn": "attn"}
 
 
+def test_a_quantised_layer_keeps_its_weights_in_a_part_and_is_a_projection() -> None:
+    quantised = Holder(packed=nn.Identity())
+    quantised.in_features, quantised.out_features = 4, 4
+    attention = Attention()
+    attention.to_q = quantised
+    assert found(attn=attention) == {"attn": "attn"}
+    # A block of convolutions has such attributes as well.
+    quantised.packed = nn.Linear(4, 4)
+    assert found(attn=attention) == {}
+
+
 def test_a_holder_has_attention_and_an_mlp_of_its_own() -> None:
     assert is_holder(BasicTransformerBlock())
     assert not is_holder(Holder(attn=Attention()))
