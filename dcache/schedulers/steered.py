@@ -9,31 +9,30 @@ from dcache.errors import DcacheError
 from dcache.schedulers.rules import StepContext
 from dcache.util.checks import is_number
 
-# Evaluation t of T is expected behind K (t / T)^(1 / FRONT_LOADED) of K computes: more at the start, where
-# pictures take shape. With 1 they would be even.
-FRONT_LOADED = 1.5
-# Power by which the threshold grows with the computes ahead of that plan.
-GAIN = 4.0
-# The threshold at a share of 1; FBCache's probe computed shares of 0.25 to 0.5 of the demo's evaluations at
-# this over the share's square.
-THRESHOLD = 0.025
+# Of K computes, this share is spent near the start, where pictures take shape, beside one that is even.
+EARLY = 0.2
+# How far the computes may be ahead of the plan or behind it.
+BAND = 0.6
+# The threshold at a share of 1. Over the share's square it is what FBCache's probe needs for shares of 0.25
+# to 0.5 of the demo's evaluations.
+THRESHOLD = 0.0235
 
 
 @dataclass(frozen=True)
 class Steered:
-    """Compute where the probe's change reaches a threshold that follows the number of computes so far.
+    """Compute where the probe's change reaches a threshold, near a plan of the computes so far.
 
-    Of T evaluations K = round(share * T) are computed, neither more nor fewer: when all are spent the rest is
-    predicted, and when as many are left as evaluations, the rest is computed. In between the threshold is
+    Of T evaluations K = round(share * T) are computed, neither more nor fewer. Before evaluation t = x T
 
-        threshold (done / planned)^GAIN,   planned = K (t / T)^(1 / FRONT_LOADED)
+        planned = K ((1 - EARLY) x + EARLY (1 - exp(-10 x)))
 
-    with `done` computes before evaluation t. So it adapts to the scale of the model's changes within a few
-    evaluations, and the change only decides the places. Ours.
+    computes are planned. At `BAND` computes behind the plan the evaluation is computed, at as many ahead it
+    is predicted; in between the change decides. So on a model whose changes have another scale the places
+    follow the plan, and where the threshold fits they follow the changes. Ours.
 
     Args:
         share: computed share of the run's evaluations, above 0 and at most 1.
-        threshold: the threshold where the computes are as planned; None is `THRESHOLD / share^2`.
+        threshold: the change from which on an evaluation is computed; None is `THRESHOLD / share^2`.
 
     Raises:
         DcacheError: the share is outside its range, or, in a run, the number of evaluations is unknown.
@@ -69,9 +68,12 @@ class Steered:
             return None
         if count - context.index <= computes - done:
             return "share"
+        x = context.index / count
+        ahead = done - computes * ((1.0 - EARLY) * x + EARLY * (1.0 - math.exp(-10.0 * x)))
+        if abs(ahead) >= BAND:
+            return "share" if ahead < 0 else None
         change = context.change()
-        if not math.isfinite(change):
-            return "nan" if math.isnan(change) else "threshold"
-        planned = computes * (context.index / count) ** (1.0 / FRONT_LOADED)
-        usual = THRESHOLD / self.share**2 if self.threshold is None else self.threshold
-        return None if change < usual * (done / max(planned, 1e-9)) ** GAIN else "threshold"
+        if math.isnan(change):
+            return "nan"
+        edge = THRESHOLD / self.share**2 if self.threshold is None else self.threshold
+        return None if change < edge else "threshold"

@@ -307,7 +307,13 @@ def test_methods_that_compute_everything_on_request_say_so(method, predicts):
             ),
             itertools.product(
                 ["adaptive"],
-                [{"share": 0}, {"share": 1.5}, {"share": 0.5, "max_run": 2}, {"threshold": -1}, {"difference": -1}],
+                [
+                    {"share": 0},
+                    {"share": 1.5},
+                    {"share": 0.5, "max_run": 2},
+                    {"threshold": -1},
+                    {"difference": -1},
+                ],
             ),
             itertools.product(
                 ["delta_dit"],
@@ -412,6 +418,7 @@ OTHER = {
 }  # fmt: skip
 # Parameters that need others beside them.
 BESIDE = {
+    ("adaptive", "max_run"): {"threshold": 0.1},
     ("fitted", "speedup"): {
         "profile": replace(PROFILE, latencies=Latencies(1.0, {"model": 0.1, "trunk": 0.1}, {"trunk": 0.0}))
     },

@@ -7,7 +7,7 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.schedulers import Steered, guarded
-from dcache.schedulers.steered import FRONT_LOADED, GAIN, THRESHOLD
+from dcache.schedulers.steered import BAND, EARLY, THRESHOLD
 from tests.rules import computed_steps, moment
 
 
@@ -21,44 +21,50 @@ def test_the_share_is_exact_whatever_the_changes_are(share, scale):
     assert computed[:2] == [0, 1]
 
 
-def test_the_change_decides_the_places():
-    # Three of ten, one of them after the warm-up: the evaluation whose change is large.
+def planned(computes, x):
+    """The formula of the class."""
+    return computes * ((1 - EARLY) * x + EARLY * (1 - math.exp(-10 * x)))
+
+
+def test_the_change_decides_the_places_near_the_plan():
+    # Planned for 4 of 10 are 1.72 at 3, 2.07 at 4, 2.39 at 5; then, with 3 done, 3.36 at 8 and 3.68 at 9.
+    assert planned(4, 0.5) == pytest.approx(2.3946, abs=1e-4)
     changes = [0.0] * 10
-    changes[6] = 100.0
-    assert computed_steps(guarded(Steered(0.3), warmup=2), 10, changes) == [0, 1, 6]
-    # Without a change the last of the share is spent at the end of the run.
-    assert computed_steps(guarded(Steered(0.3), warmup=2), 10, [0.0] * 10) == [0, 1, 9]
+    changes[5] = 100.0
+    assert computed_steps(guarded(Steered(0.4), warmup=2), 10, changes) == [0, 1, 5, 9]
+    # Without changes each comes where the plan is a band ahead; with many, where it is a band behind.
+    late = [t for t, done in ((6, 2), (9, 3)) if planned(4, t / 10) - done >= BAND]
+    assert computed_steps(guarded(Steered(0.4), warmup=2), 10, [0.0] * 10) == [0, 1, *late]
+    early = computed_steps(guarded(Steered(0.4), warmup=2), 10, [100.0] * 10)
+    assert all(i - planned(4, t / 10) < BAND for i, t in enumerate(early) if t >= 2)
 
 
-def test_the_threshold_grows_with_the_computes_ahead_of_the_plan():
-    # Evaluation 8 of 27 with 9 computes: planned 9 * (8 / 27)^(2 / 3) = 4 computes.
-    assert FRONT_LOADED == 1.5
-    rule = Steered(1 / 3, threshold=0.1)
+def test_in_the_band_the_threshold_decides():
+    # Evaluation 10 of 20 with 10 computes.
+    plan = planned(10, 0.5)
+    assert plan == pytest.approx(5.9865, abs=1e-4)
+    rule = Steered(0.5, threshold=0.1)
 
-    def reason(predicted, change):
-        return rule(moment(8, 27, change=change, memory={"predicted": float(predicted)}))
+    def reason(done, change):
+        return rule(moment(10, 20, change=change, memory={"predicted": 10.0 - done}))
 
-    # As planned, 4 computes and 4 predictions: the threshold itself.
-    assert reason(4, 0.0999) is None
-    assert reason(4, 0.1001) == "threshold"
-    # 2 of 4: a half to the fourth power; 6 of 4: three halves.
-    assert GAIN == 4.0
-    assert reason(6, 0.1 / 16 + 1e-6) == "threshold"
-    assert reason(6, 0.1 / 16 - 1e-6) is None
-    assert reason(2, 0.1 * 1.5**4 + 1e-6) == "threshold"
-    assert reason(2, 0.1 * 1.5**4 - 1e-6) is None
+    assert reason(6, 0.0999) is None
+    assert reason(6, 0.1001) == "threshold"
+    assert reason(5, 0.0) == "share"
+    assert reason(7, 99.0) is None
 
 
 def test_without_a_threshold_it_follows_the_share():
-    # Half of 8 evaluations, evaluation 1, one compute: planned 4 * (1 / 8)^(2 / 3) = 1.
     edge = THRESHOLD / 0.5**2
-    assert Steered(0.5)(moment(1, 8, change=edge - 1e-6)) is None
-    assert Steered(0.5)(moment(1, 8, change=edge + 1e-6)) == "threshold"
+    memory = {"predicted": 4.0}
+    assert Steered(0.5)(moment(10, 20, change=edge - 1e-6, memory=dict(memory))) is None
+    assert Steered(0.5)(moment(10, 20, change=edge + 1e-6, memory=dict(memory))) == "threshold"
 
 
 def test_not_a_number_computes():
-    assert Steered(0.5)(moment(2, 8, change=math.nan)) == "nan"
-    assert Steered(0.5)(moment(2, 8, change=math.inf)) == "threshold"
+    memory = {"predicted": 4.0}
+    assert Steered(0.5)(moment(10, 20, change=math.nan, memory=dict(memory))) == "nan"
+    assert Steered(0.5)(moment(10, 20, change=math.inf, memory=dict(memory))) == "threshold"
 
 
 def test_what_is_spent_needs_no_change():
