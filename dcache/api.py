@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 import os
-import weakref
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
-from dcache.engine.budget import Budget
-from dcache.engine.config import SessionConfig
-from dcache.engine.enabled import Enabled, connect, find_denoisers
+from torch import nn
+
+from dcache.engine.config import SessionConfig, shared_fields
+from dcache.engine.enabled import Enabled, connect, find_denoisers, schedule_of, stats_of, take_off
 from dcache.engine.session import Session, session_of
-from dcache.errors import DcacheError
+from dcache.errors import DcacheError, DcacheWarning
 from dcache.identity.denoisers import denoisers
 from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
-from dcache.identity.token_models import refuse_token_models
+from dcache.identity.token_models import is_language_model, refuse_autoencoder, refuse_token_models
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.method import Method
+from dcache.methods import language_models
 from dcache.methods.replay import replay
 from dcache.methods.resolve import resolve
 from dcache.schedule import Schedule
@@ -28,14 +30,16 @@ from dcache.stats import Stats
 from dcache.util.checks import check_number, check_whole
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from dcache.lm_kv import CacheStats, Policy
+    from dcache.lm_kv.options import PolicyName, PolicyOptions
     from dcache.methods.options import PresetOptions
     from dcache.methods.registry import PresetName
 
 Target = TypeVar("Target")
 Compile = bool | Mapping[str, Any]
 ENGINE_OPTIONS = ("compile", "strict", "lowering", "max_cache_bytes")
-# Stats and trace of the last run, for objects on which caching was disabled since.
-_last_runs: weakref.WeakKeyDictionary[Any, tuple[Stats, Schedule | None]] = weakref.WeakKeyDictionary()
 
 
 @overload
@@ -48,6 +52,10 @@ def enable(
     lowering: Literal["auto", "replay"] = "auto",
     max_cache_bytes: int | str | None = None,
     **preset_options: Unpack[PresetOptions],
+) -> Target: ...
+@overload
+def enable(
+    target: Target, method: Policy | PolicyName, **policy_options: Unpack[PolicyOptions]
 ) -> Target: ...
 @overload
 def enable(
@@ -70,7 +78,7 @@ def enable(
     max_cache_bytes: int | str | None = None,
     **preset_options: Any,
 ) -> Target:
-    """Enable caching on a pipeline or denoiser, in place of what was enabled before; returns the same object.
+    """Enable caching on a pipeline, denoiser or language model, in place of what was enabled before.
 
     >>> import dcache
     >>> from dcache.demo.pipeline import call_options, load_pipeline
@@ -80,22 +88,31 @@ def enable(
     13
 
     Args:
-        target: a diffusers pipeline, or any torch denoiser.
+        target: a diffusers pipeline, any torch denoiser, or a causal language model of transformers.
         method: a preset's name ("newton", "FORA", "newton:interval=4"), a preset object or function, a
-            `Schedule`, the path of a schedule file, or None for the default.
+            `Schedule`, the path of a schedule file, or None for the default; for a language model a policy of
+            `dcache.lm_kv` or its name.
         compile: True, or arguments of `torch.compile`: every transformer block is compiled by itself.
         strict: raise instead of warning where a schedule was made with another config, sampler, guidance or
             resolution.
         lowering: "auto", or "replay" for the slow reference implementation.
         max_cache_bytes: limit of the bytes of all histories together: a number, or text such as "512MB"
             (docs/memory.md).
-        **preset_options: options of the preset, where `method` is a name or a function.
+        **preset_options: options of the preset or policy, where `method` is a name or a function.
+
+    Returns:
+        The same object.
 
     Raises:
         DcacheError: the method or an option does not fit this model; nothing was changed then.
     """
+    if is_language_model(target):
+        given = (compile is not False, strict is not False, lowering != "auto", max_cache_bytes is not None)
+        engine = dict(zip(ENGINE_OPTIONS, given, strict=True))
+        language_models.enable(target, method, preset_options, engine)
+        return target
     resolved = resolve(method, preset_options, ENGINE_OPTIONS)
-    _replace(target, resolved, _shared(compile, strict, lowering, max_cache_bytes))
+    _replace(target, resolved, shared_fields(compile, strict, lowering, max_cache_bytes))
     return target
 
 
@@ -106,7 +123,10 @@ def disable(target: Target) -> Target:
     >>> from dcache.demo.pipeline import load_pipeline
     >>> pipe = dcache.disable(dcache.enable(load_pipeline()))
     """
-    _remove(Enabled.on(target))
+    if is_language_model(target):
+        language_models.disable(target)
+    else:
+        take_off(Enabled.on(target))
     return target
 
 
@@ -120,6 +140,10 @@ def enabled(
     lowering: Literal["auto", "replay"] = "auto",
     max_cache_bytes: int | str | None = None,
     **preset_options: Unpack[PresetOptions],
+) -> AbstractContextManager[Target]: ...
+@overload
+def enabled(
+    target: Target, method: Policy | PolicyName, **policy_options: Unpack[PolicyOptions]
 ) -> AbstractContextManager[Target]: ...
 @overload
 def enabled(
@@ -151,7 +175,8 @@ def enabled(target: Target, method: Any = None, **options: Any) -> Iterator[Targ
     Raises:
         DcacheError: as `enable`.
     """
-    restore = Enabled.on(target).restorer()
+    on_text = is_language_model(target)
+    restore = language_models.restorer(target) if on_text else Enabled.on(target).restorer()
     enable(target, method, **options)
     try:
         yield target
@@ -162,7 +187,11 @@ def enabled(target: Target, method: Any = None, **options: Any) -> Iterator[Targ
             restore()
 
 
-def stats(target: Any) -> Stats:
+@overload
+def stats(target: PreTrainedModel) -> CacheStats: ...
+@overload
+def stats(target: Any) -> Stats: ...
+def stats(target: Any) -> Stats | CacheStats:
     """Counts, bytes and seconds of the run under way, else of the last run; also after `disable`.
 
     >>> import dcache
@@ -173,17 +202,20 @@ def stats(target: Any) -> Stats:
     0.5
 
     Args:
-        target: a pipeline or denoiser.
+        target: a pipeline, denoiser or language model.
+
+    Returns:
+        `Stats`; for a language model the last text's `lm_kv.CacheStats`.
 
     Raises:
         DcacheError: caching was never enabled on this object.
     """
-    enabled_now = Enabled.on(target)
-    if not enabled_now.sessions and not enabled_now.detecting:
-        if target in _last_runs:
-            return _last_runs[target][0]
+    if is_language_model(target):
+        return language_models.stats(target)
+    figures = stats_of(target)
+    if figures is None:
         raise DcacheError(f"caching is not enabled on this {type(target).__name__}: call dcache.enable first")
-    return enabled_now.stats()
+    return figures
 
 
 def trace(target: Any) -> Schedule:
@@ -202,10 +234,14 @@ def trace(target: Any) -> Schedule:
     Raises:
         DcacheError: there was no run yet.
     """
-    enabled_now = Enabled.on(target)
-    schedule = enabled_now.trace() if enabled_now.sessions else _last_runs.get(target, (None, None))[1]
+    if is_language_model(target):
+        raise DcacheError(f"{type(target).__name__} is a language model, which has no schedule to trace")
+    schedule = schedule_of(target)
     if schedule is None:
-        raise DcacheError("there is no run to trace yet: enable a method and call the pipeline first")
+        raise DcacheError(
+            "there is no run to trace yet, or all of its calls were passed through (dcache.stats says "
+            "why): enable a method and call the pipeline first"
+        )
     return schedule
 
 
@@ -275,7 +311,10 @@ def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) 
     """Disable what is enabled on an object and enable a method; if that fails, restore the previous state."""
     before = Enabled.on(target)
     modules = denoisers(target)
+    refuse_autoencoder(target)
     refuse_token_models(target, modules)
+    single = len(modules) == 1
+    modules = _scheduled(method, modules)
     for module in modules.values():
         refuse_compiled(module)
         if session_of(module) is None:
@@ -283,9 +322,9 @@ def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) 
     restore = before.restorer()
     sessions: list[Session] = []
     try:
-        _remove(before)
+        take_off(before)
         for name, module in modules.items():
-            config = _config(method, name, single=len(modules) == 1, shared=shared)
+            config = _config(method, name, single, shared)
             sessions.append(Session(module, config))
         if modules:
             connect(target, sessions)
@@ -302,32 +341,20 @@ def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) 
         raise
 
 
-def _remove(enabled_now: Enabled) -> None:
-    """Remove everything that is enabled on an object; remember stats and trace of its last run."""
-    try:
-        if enabled_now.sessions:
-            _last_runs[enabled_now.target] = (enabled_now.stats(), enabled_now.trace())
-    finally:
-        enabled_now.remove()
-
-
-def _shared(compiling: Compile, strict: bool, lowering: str, limit: int | str | None) -> dict[str, Any]:
-    """The fields that the configurations of all denoisers of one `enable` share, such as the budget.
-
-    Raises:
-        DcacheError: an option is of the wrong type.
-    """
-    if not isinstance(compiling, bool | Mapping):
-        raise DcacheError(f"compile must be True, False or arguments of torch.compile, got {compiling!r}")
-    if not isinstance(strict, bool):
-        raise DcacheError(f"strict must be True or False, got {strict!r}")
-    options = None if not compiling else dict(compiling) if isinstance(compiling, Mapping) else {}
-    return {
-        "compile_options": options,
-        "lowering": lowering,
-        "strict": strict,
-        "budget": None if limit is None else Budget(limit),
-    }
+def _scheduled(method: Method | Schedule, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """The denoisers that a schedule has rows for; all where it has none of their names, or for a method."""
+    if not isinstance(method, Schedule):
+        return modules
+    known = {name: module for name, module in modules.items() if name in method.components}
+    if known and len(known) < len(modules):
+        # Versatile Diffusion has two and calls one of them.
+        others = ", ".join(name for name in modules if name not in known)
+        warnings.warn(
+            f"the schedule has no rows for {others}, which is therefore not cached",
+            DcacheWarning,
+            stacklevel=4,
+        )
+    return known or modules
 
 
 def _config(method: Method | Schedule, name: str, single: bool, shared: Mapping[str, Any]) -> SessionConfig:

@@ -19,6 +19,9 @@ from dcache.sites.names import default_codec
 from dcache.sites.site import Site
 from dcache.util.text import short
 
+# Default sites of presets that cache sublayers: where a model has none, the next larger sites that it has.
+SUBLAYERS_FIRST = "sublayers|block|trunk|model"
+
 
 @dataclass(frozen=True)
 class Method:

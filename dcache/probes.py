@@ -4,7 +4,7 @@
 |-------------|------------------------------------------------------------------------|---------------------|
 | `front`     | output minus input of the first `blocks` blocks                        | FBCache, DBCache    |
 | `modulated` | input of the first block's attention, after norm and modulation        | TeaCache            |
-| `input`     | the denoiser's first tensor argument                                   | EasyCache, SeaCache |
+| `input`     | channels and tokens of the denoiser's input that its output continues  | EasyCache, SeaCache |
 
 Each guidance branch has its indicator, which keeps copies of the probe's tensors. The change is computed,
 with one device sync, only when a rule reads it; guards that come before that rule need no sync.

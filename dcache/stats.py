@@ -19,9 +19,10 @@ class Stats:
         steps: evaluations of the run.
         computed: (evaluation, branch, site) events in which the site was computed.
         predicted: events in which the site was predicted.
-        reasons: reason -> events computed for it: warmup, interval, threshold, last, max_run, schedule,
-            shape, no_history, nan; or calls that were not cached at all: training, gradients, writes (into
-            their arguments), after_last (behind the sampler's last step).
+        reasons: reason -> events computed for it: warmup, interval, threshold, last, length (of the run,
+            which was not known), max_run, schedule, shape, no_history, nan; or calls that were not cached at
+            all: gradients, writes (into their arguments or the model), after_last (behind the sampler's last
+            step).
         bytes_held: bytes of the histories during the run; after it, their maximum.
         bytes_now: bytes of the histories now, 0 once the run is over.
         seconds_compute: seconds in denoiser calls that computed every site.
@@ -117,13 +118,13 @@ _MEANING = {
     "interval": "the interval is over",
     "threshold": "the probe changed by more than the threshold (raise threshold=)",
     "last": "the last evaluation",
+    "length": "the number of evaluations of the run was not known",
     "max_run": "the longest run of predictions was reached",
     "schedule": "the schedule computes",
     "listed": "listed to compute",
     "shape": "the call's shapes changed",
     "no_history": "there was no anchor to predict from yet",
     "nan": "the probe was not a number",
-    "training": "the module is in training mode (call .eval())",
     "gradients": "gradients are being recorded (use torch.no_grad())",
     "writes": "the call writes into its arguments, so it has to run",
     "outside": "called outside a run",

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import dcache
-from dcache import DcacheError, Schedule, methods
-from tests.engine.tiny_models import Toy, flux_pipe, flux_run, integers, sd_pipe, sd_run, walk
+from dcache import DcacheError, DcacheWarning, Schedule, methods
+from tests.engine.tiny_models import Toy, ToyPipe, flux_pipe, flux_run, integers, sd_pipe, sd_run, walk
 
 EVERY_2 = methods.interval(interval=2)
 
@@ -162,3 +162,17 @@ def test_the_with_form_hands_out_the_object_and_leaves_it_plain() -> None:
         assert inside is toy
         assert integers(walk(toy, TIMES)) == [40.0, 39.0, 24.0, 23.0]
     assert integers(walk(toy, TIMES)) == [40.0, 32.0, 24.0, 16.0]
+
+
+def test_a_denoiser_that_a_schedule_has_no_rows_for_is_left_alone_and_said() -> None:
+    # As Versatile Diffusion's: it has two, and a call uses one of them.
+    pipe = ToyPipe(Toy(), Toy())
+    pipe.names = ["denoiser"]
+    cached = dcache.enable(pipe, EVERY_2)()
+    assert dcache.stats(pipe).predicted > 0
+    with pytest.warns(DcacheWarning, match="has no rows for denoiser_1, which is therefore not cached"):
+        dcache.enable(pipe, dcache.trace(pipe))
+    assert pipe() == cached
+    assert "_compiled_call_impl" not in vars(pipe.denoiser_1)
+    with pytest.raises(DcacheError, match="schedule is for the denoisers"):
+        dcache.enable(pipe, Schedule(6, {"other": dcache.trace(pipe).components["denoiser"]}))

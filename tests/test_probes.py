@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dcache
-from dcache import DcacheError, methods
+from dcache import DcacheError
 from dcache.engine.session import session_of
 from dcache.method import Method
 from dcache.methods.easycache import OutputRate
@@ -316,9 +316,7 @@ def test_what_is_peeked_at_is_the_modulated_input_of_the_attention():
     assert min(told) > 0
 
 
-def test_a_probe_that_finds_no_attention_or_no_run_that_begins_there_is_refused():
-    with pytest.raises(DcacheError, match=r"no attention is declared for Double.*'fbcache'"):
-        dcache.enable(Toy(), methods.teacache(coefficients=(1.0, 0.0)))
+def test_a_probe_without_a_run_that_begins_there_is_refused():
     method = Method(
         "mine", rule=Accumulated(1.0), sites=("run:1-2",), codec="delta", probe=Probe("modulated")
     )

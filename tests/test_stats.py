@@ -45,8 +45,8 @@ def test_sizes(count, text):
 
 def test_a_run_without_predictions_says_why():
     assert "nothing ran yet" in str(Stats())
-    text = str(Stats(3, 3, 0, {"warmup": 2, "training": 1, "odd": 5}))
-    assert "nothing was predicted: 5 x odd; 1 x the module is in training mode" in text
+    text = str(Stats(3, 3, 0, {"warmup": 2, "gradients": 1, "odd": 5}))
+    assert "nothing was predicted: 1 x gradients are being recorded (use torch.no_grad()); 5 x odd" in text
     assert "2 x inside the warm-up" in text
     assert Stats().why_nothing() == "no site of the denoiser was reached"
 

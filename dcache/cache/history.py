@@ -142,6 +142,7 @@ class Branch:
         reset: why the histories were emptied since the last computed event, "" if they were not.
         paired: True if its batch is known to be the two halves of guidance; set only where a method needs it.
         settled: True if full histories were found to fit the memory limit.
+        output: shape of what its calls return, the first tensor of it; None before the first one.
         refused: bytes of a probe tensor that the indicator could not keep for lack of memory.
     """
 
@@ -155,6 +156,7 @@ class Branch:
     paired: bool = False
     settled: bool = False
     refused: int = 0
+    output: torch.Size | None = None
 
     def history(self, site: str) -> History:
         """The history of a site; an empty one is made on first use."""

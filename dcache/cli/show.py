@@ -1,4 +1,4 @@
-"""`dcache show FILE`: a schedule drawn as text, or as a PNG."""
+"""`dcache show`: a schedule drawn as text or as a PNG, or what dcache finds in a pipeline."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dcache.errors import DcacheError
 from dcache.eval.schedules import Panel, computed_share, draw_schedule, heading, panels
 from dcache.schedule import Schedule
 
@@ -22,16 +23,25 @@ WIDTH = 80
 
 def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
-    parser = commands.add_parser("show", help="draw a schedule: which site is computed at which evaluation")
-    parser.add_argument("file", type=Path, metavar="FILE", help="a schedule file")
+    parser = commands.add_parser("show", help="draw a schedule, or say what dcache finds in a pipeline")
+    parser.add_argument(
+        "what",
+        metavar="FILE|PIPE",
+        help="a schedule file, or a pipeline: demo, demo-video, a folder of save_pretrained, a hub id",
+    )
     parser.add_argument("--png", type=Path, metavar="OUT.png", help="also draw it into this file")
     parser.add_argument("--json", action="store_true", help="print the schedule as JSON instead")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print one row for each group of sites with equal rows: a filled mark where it is computed."""
-    schedule = Schedule.load(arguments.file)
+    """Print one row for each group of sites with equal rows: a filled mark where it is computed.
+
+    Of a pipeline: its blocks, sublayers and skips, and how they are found.
+    """
+    if _is_pipeline(arguments.what):
+        return _show_pipeline(arguments)
+    schedule = Schedule.load(Path(arguments.what))
     if arguments.json:
         print(json.dumps(schedule.content(), indent=1))
         return 0
@@ -39,6 +49,24 @@ def run(arguments: argparse.Namespace) -> int:
         print(line)
     if arguments.png is not None:
         print(f"\n{draw_schedule(arguments.png, schedule)}")
+    return 0
+
+
+def _is_pipeline(what: str) -> bool:
+    from dcache.eval.subject import SHIPPED
+
+    path = Path(what)
+    return not path.is_file() and (what in SHIPPED or path.is_dir() or path.suffix != ".json")
+
+
+def _show_pipeline(arguments: argparse.Namespace) -> int:
+    if arguments.json or arguments.png is not None:
+        raise DcacheError(f"--json and --png are for schedules, and {arguments.what!r} is no schedule file")
+    from dcache.cli.show_pipeline import describe
+    from dcache.eval.subject import load
+
+    for line in describe(load(arguments.what, device="cpu").pipe):
+        print(line)
     return 0
 
 

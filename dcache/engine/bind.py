@@ -8,11 +8,12 @@ from typing import Any
 from dcache.cache.codec import Codec
 from dcache.engine.binding import Binding
 from dcache.engine.group import GroupRegion
+from dcache.engine.lowering.block_watch import BlockWatch, watches
 from dcache.engine.lowering.blocks import BlockCall, RunRegion
 from dcache.engine.lowering.bracket import BracketRegion, SkipConcatCall
 from dcache.engine.lowering.guidance import GuidanceRegion
 from dcache.engine.lowering.module import ModuleCall, ModuleRegion, PlaceholderCall
-from dcache.engine.lowering.probe import AttentionInputProbe, FrontProbe, FrontProbeCall
+from dcache.engine.lowering.probe import AttentionInputProbe, BlockInputProbe, FrontProbe, FrontProbeCall
 from dcache.engine.lowering.whole_model import WholeRegion
 from dcache.engine.protocols import Engine
 from dcache.errors import DcacheError
@@ -37,6 +38,7 @@ def bind(engine: Engine, specs: Sequence[str], compile_options: Any = None, repl
     """
     model, method = engine.module, engine.method
     structure = discover(model)
+    specs = _existing(engine, structure, specs)
     if method.probe:
         specs = _beside_probe(structure, specs, method.probe)
     sites = structure.select(specs)
@@ -55,12 +57,34 @@ def bind(engine: Engine, specs: Sequence[str], compile_options: Any = None, repl
         if attach is not None:
             attach(binding, engine, method.probe)
     binding.refuse_enclosed()
+    if compile_options is None:
+        binding.watches = _watches(binding, engine)
     if binding.compile_options is not None and not binding.intercepts and not structure.blocks:
         engine.warn(
             f"compile=True found nothing to compile in {type(model).__name__}: it has no blocks that "
             "dcache recognises"
         )
     return binding
+
+
+def _existing(engine: Engine, structure: Structure, specs: Sequence[str]) -> Sequence[str]:
+    """The specifications with the first alternative that exists; another one than the first is said."""
+    existing = structure.existing(specs)
+    for spec, chosen in zip(specs, existing, strict=True):
+        asked = spec.partition("|")[0]
+        if asked != chosen:
+            engine.warn(
+                f"{engine.method.name} caches {asked}, and none are found in {type(engine.module).__name__}: "
+                f"sites={chosen!r} is cached instead"
+            )
+            engine.method = engine.method.with_parameters(sites=chosen)
+    return existing
+
+
+def _watches(binding: Binding, engine: Engine) -> list[BlockWatch]:
+    """Watches for the blocks of the bound sublayers, and of the attention that is the rule's probe."""
+    bound = {intercept.module for intercept in binding.intercepts}
+    return watches(engine, [s.block for s in binding.structure.sublayers if s.module in bound])
 
 
 def _lower(binding: Binding, engine: Engine, site: Site, codec: Codec, replay: bool) -> None:
@@ -189,20 +213,21 @@ def _attach_front(binding: Binding, engine: Engine, probe: Probe) -> None:
 
 def _attach_modulated(binding: Binding, engine: Engine, _: Probe) -> None:
     structure = binding.structure
-    first = [s for s in structure.sublayers if s.depth == 0 and s.kind == "attn"]
-    if not first or not structure.blocks:
-        name = type(structure.blocks[0] if structure.blocks else structure.model).__name__
-        raise DcacheError(
-            "the dynamic rule's probe is the input of the first block's attention, and no attention is "
-            f"declared for {name}. Declare it (dcache.sites.blocks.register_block, one line), or use a "
-            "method with another probe: 'fbcache', 'dbcache' or 'easycache'."
-        )
     if not any(site.is_run and site.first == 0 for site in binding.sites):
         raise DcacheError(
             "the dynamic rule decides before the first block runs, and none of the sites "
             f"{[s.name for s in binding.sites]} begins with it: choose 'trunk' or 'run:0-N'"
         )
-    binding.intercepts.append(AttentionInputProbe(first[0].module, engine))
+    first = [s for s in structure.sublayers if s.depth == 0 and s.kind == "attn"]
+    if first:
+        binding.intercepts.append(AttentionInputProbe(first[0].module, engine))
+        return
+    block = structure.blocks[0]
+    engine.warn(
+        "the dynamic rule's probe is the input of the first block's attention, and none is found in "
+        f"{type(block).__name__}: the block's own input is the probe instead"
+    )
+    binding.intercepts.append(BlockInputProbe(block, engine))
 
 
 def _attach_input(_binding: Binding, _engine: Engine, _probe: Probe) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dcache.engine.group import GroupRegion
+from dcache.engine.lowering.block_watch import BlockWatch
 from dcache.engine.lowering.blocks import BlockCall
 from dcache.engine.lowering.guidance import GuidanceRegion
 from dcache.engine.lowering.whole_model import WholeRegion
@@ -37,6 +38,7 @@ class Binding:
         guidance: the region of the unconditional rows, if that is a site.
         names: (parent, name, child) of every intercepted module, when it was bound.
         compile_options: arguments of `torch.compile` for the intercepted modules, or None.
+        watches: in front of blocks whose sublayers a first call has to confirm.
     """
 
     model: nn.Module
@@ -48,6 +50,7 @@ class Binding:
     guidance: GuidanceRegion | None = None
     names: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list)
     compile_options: Any = None
+    watches: list[BlockWatch] = field(default_factory=list)
 
     def install(self) -> None:
         """Install all intercepts, and compile the modules inside them if options are given."""
@@ -55,6 +58,8 @@ class Binding:
             intercept.install()
         if self.compile_options is not None:
             self._compile()
+        for watch in self.watches:
+            watch.install()
         bound = {i.module for i in self.intercepts}
         self.names = [
             (parent, name, child)
@@ -65,6 +70,7 @@ class Binding:
 
     def remove(self) -> None:
         """Remove all intercepts."""
+        self._remove_watches()
         for intercept in reversed(self.intercepts):
             intercept.remove()
 
@@ -139,7 +145,7 @@ class Binding:
             expected = [i.module for i in self.intercepts if isinstance(i, BlockCall) and i.region is region]
             # Skip-layer guidance leaves some blocks out. That is allowed for all but the first.
             called = [m for m in expected if m in region.order]
-            if region.order and (region.order != called or called[0] is not expected[0]):
+            if region.order and not _once_each(region.order, called, expected):
                 return f"the blocks of {region.site.name} are not called once each, in their order"
             if not intercept.last:
                 intercept.passing = tracer.pass_through(intercept.module)
@@ -151,6 +157,31 @@ class Binding:
             if region.codec.is_delta and region.sources is not None and not any(region.sources):
                 return f"codec 'delta' at {region.site.name} needs an output of an input's shape"
         return None
+
+    def confirm(self) -> tuple[bool, list[str]]:
+        """After a first computed call: keep what it showed of sublayers that were found by structure.
+
+        Returns:
+            Whether anything differs, and a sentence for each bound sublayer that is none. One of another kind
+            is cached under the right one: nothing is lost.
+        """
+        bound = {intercept.module for intercept in self.intercepts}
+        differs, texts = False, []
+        for watch in self.watches:
+            for verdict in watch.confirm():
+                differs, part = True, verdict.part
+                if not verdict.kind and watch.module.get_submodule(part.path) in bound:
+                    where = f"{type(watch.module).__name__}.{part.path}"
+                    texts.append(
+                        f"{where} looks like {part.kind}, and {verdict.why}: it is not cached by itself"
+                    )
+        self._remove_watches()
+        return differs, texts
+
+    def _remove_watches(self) -> None:
+        for watch in reversed(self.watches):
+            watch.remove()
+        self.watches = []
 
     def check_corrections(self) -> None:
         """Check, after a first computed call, that corrections and outputs have equal numbers of channels.
@@ -181,6 +212,19 @@ class Binding:
                 m in bound for m in intercept.module.modules() if m is not intercept.module
             ):
                 intercept.inner = _compiled(intercept.module, self.compile_options)
+
+
+def _once_each(
+    order: Sequence[nn.Module], called: Sequence[nn.Module], expected: Sequence[nn.Module]
+) -> bool:
+    """Whether a run was entered at its first block, and each block called once, in their order.
+
+    Two lists of blocks may take turns (Latte's spatial and temporal ones): blocks between the first and the
+    last may be called in any order, for all of them pass their inputs through.
+    """
+    if order[0] is not expected[0] or len(order) != len(called):
+        return False
+    return order[-1] is expected[-1] or list(order) == list(called)
 
 
 def _compiled(module: nn.Module, options: Mapping[str, Any]) -> Callable[..., Any]:

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from dcache.cache.history import Branch
 from dcache.identity.run import Run
 from dcache.intercept.effects import Effects
+from dcache.intercept.own_state import OwnState
 
 
 @dataclass(slots=True, eq=False)
@@ -29,8 +32,11 @@ class Call:
         counts: what was recorded before it, where it may have to be done again.
         run: the run, None in tests of single parts.
         effects: in the first call of a signature, the arguments as they were before it.
+        own_state: in such a call, what the denoiser itself held before it.
         withdraw: forgets such a call, where it turns out that it must not have been admitted; called with the
             call and whether the model returned a sample, it returns whether the call stays an evaluation.
+        sample: its first tensor, where that is the rule's probe and the part of it that the output continues
+            is not known before it returns.
     """
 
     branch: Branch
@@ -47,4 +53,6 @@ class Call:
     counts: tuple[int, int, dict[str, int]] | None = None
     run: Run | None = None
     effects: Effects | None = None
+    own_state: OwnState | None = None
     withdraw: Callable[[Call, bool], bool] | None = None
+    sample: torch.Tensor | None = None

@@ -37,11 +37,12 @@ class Checkpoint:
         self.branches = dict(state.branches)
         self.names, self.shared, self.last_index = copy(state.names), dict(state.shared), state.last_index
         tracker = session.tracker
-        self.loop, guest = tracker.loop, tracker.guest.intercept
+        self.loop, self.manual, guest = tracker.loop, tracker.manual, tracker.guest.intercept
         runs = [tracker.loop.run, *(tap.run for tap in tracker.taps), None if guest is None else guest.run]
         if tracker.manual is not None:
             runs.append(tracker.manual.run)
-        following = [tracker.loop, tracker.sample, tracker.conditioning]
+        following = [tracker.loop, tracker.manual, tracker.sample, tracker.conditioning]
+        self.continuity = copy(tracker.continuity)
         # Where the loop and the runs stand: attributes, with containers of their own.
         self.places: list[tuple[Any, dict[str, Any]]] = [
             (place, copy_containers(dict(vars(place)))) for place in (*following, *runs) if place is not None
@@ -73,7 +74,8 @@ class Checkpoint:
         for place, attributes in self.places:
             vars(place).clear()
             vars(place).update(attributes)
-        session.tracker.loop, session.state = self.loop, self.state
+        tracker.loop, tracker.manual, session.state = self.loop, self.manual, self.state
+        tracker.continuity = self.continuity
         self.state.branches, self.state.shared = branches, self.shared
         self.state.names, self.state.last_index = self.names, self.last_index
         return False

@@ -79,3 +79,22 @@ class SessionConfig:
             if self.strict:
                 raise DcacheError(f"{text} (strict=True)")
             yield text
+
+
+def shared_fields(compiling: Any, strict: Any, lowering: str, limit: int | str | None) -> dict[str, Any]:
+    """The fields that the configurations of all denoisers of one `enable` share, such as the budget.
+
+    Raises:
+        DcacheError: an option is of the wrong type.
+    """
+    if not isinstance(compiling, bool | Mapping):
+        raise DcacheError(f"compile must be True, False or arguments of torch.compile, got {compiling!r}")
+    if not isinstance(strict, bool):
+        raise DcacheError(f"strict must be True or False, got {strict!r}")
+    options = None if not compiling else dict(compiling) if isinstance(compiling, Mapping) else {}
+    return {
+        "compile_options": options,
+        "lowering": lowering,
+        "strict": strict,
+        "budget": None if limit is None else Budget(limit),
+    }

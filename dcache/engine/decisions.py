@@ -13,7 +13,7 @@ from dcache.probes import AttentionInputSeenError
 from dcache.schedulers import StepContext
 
 # Reasons of guards: they compute whatever is remembered.
-_GUARDS = ("warmup", "last", "listed", "schedule")
+_GUARDS = ("warmup", "last", "length", "listed", "schedule")
 
 
 class Decisions:
@@ -88,6 +88,12 @@ class Decisions:
             engine.warn(
                 "the change indicator is not a number: the denoiser produced NaN; the evaluation is computed"
             )
+        if reason == "length":
+            engine.warn(
+                f"{method.describe()} depends on the number of evaluations of the run, which is not known: "
+                "all are computed, and later runs with the same timesteps are taken to have as many. To "
+                "cache this run too, call dcache.step(module, index=..., steps=...) before each evaluation."
+            )
         if not known and reason not in _GUARDS:
             return call.branch.reset or "no_history"
         return reason
@@ -96,9 +102,13 @@ class Decisions:
         self, region: Lowered, call: Call, history: History | None, memory: dict[str, float]
     ) -> StepContext:
         run = self.engine.state.run
+        count = None if run is None else run.count
+        if count is None and run is not None and run.expected is not None and call.index < run.expected:
+            # As long as an earlier run; one that goes on behind its end is longer than was expected.
+            count = run.expected
         return StepContext(
             call.index,
-            None if run is None else run.count,
+            count,
             history.run_length if history is not None else 0,
             region.site,
             call.branch.name,

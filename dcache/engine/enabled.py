@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,9 @@ from dcache.identity.detect import DenoiserDetector
 from dcache.intercept.conflicts import refuse_other_cache
 from dcache.schedule import Schedule
 from dcache.stats import Stats, merge
+
+# Stats and trace of the last run, for objects on which caching was disabled since.
+_last_runs: weakref.WeakKeyDictionary[Any, tuple[Stats, Schedule | None]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,29 @@ class Enabled:
                 connect(self.target, sessions)
 
         return restore
+
+
+def take_off(enabled_now: Enabled) -> None:
+    """Remove everything that is enabled on an object; remember stats and trace of its last run."""
+    try:
+        if enabled_now.sessions:
+            _last_runs[enabled_now.target] = (enabled_now.stats(), enabled_now.trace())
+    finally:
+        enabled_now.remove()
+
+
+def stats_of(target: Any) -> Stats | None:
+    """Stats of the run under way or the last one, also after `take_off`; None where nothing was enabled."""
+    enabled_now = Enabled.on(target)
+    if enabled_now.sessions or enabled_now.detecting:
+        return enabled_now.stats()
+    return _last_runs.get(target, (None, None))[0]
+
+
+def schedule_of(target: Any) -> Schedule | None:
+    """The same run as a schedule; None if there was none."""
+    enabled_now = Enabled.on(target)
+    return enabled_now.trace() if enabled_now.sessions else _last_runs.get(target, (None, None))[1]
 
 
 def connect(target: Any, sessions: Sequence[Session]) -> None:

@@ -8,10 +8,13 @@ returned is remembered as the whole model's, so that this run is like those that
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
+from dcache.cache.continued import cut
 from dcache.cache.history import Branch
 from dcache.engine.binding import Binding
 from dcache.engine.call import Call
@@ -21,7 +24,9 @@ from dcache.engine.memory import SessionMemory
 from dcache.engine.protocols import Engine
 from dcache.engine.selfcheck import self_check
 from dcache.errors import DcacheError
-from dcache.intercept.pytree import flatten
+from dcache.intercept.effects import undone
+from dcache.intercept.own_state import OwnState, Rewrites
+from dcache.intercept.pytree import copy_containers, flatten, gpus
 
 
 class Checked(Engine, Protocol):
@@ -42,6 +47,10 @@ class Checked(Engine, Protocol):
         """Take all intercepts off and bind again."""
         ...
 
+    def resting(self) -> AbstractContextManager[None]:
+        """Inside this block, intercepts pass calls through untouched."""
+        ...
+
     def remove(self) -> None:
         """Take everything off the module."""
         ...
@@ -57,26 +66,33 @@ class CallCheck:
     def __init__(self, session: Checked) -> None:
         self.session = session
 
-    def withdrawn(self, call: Call, output: Any) -> bool:
-        """Whether a first call is none to predict: it wrote into its arguments, or returned no sample.
+    def withdrawn(self, call: Call, output: Any, inner: Callable[..., Any], arguments: Any) -> bool:
+        """Whether a first call is none to predict: it wrote somewhere, or returned no sample.
 
-        It is forgotten then, with everything that was remembered of it.
+        It is forgotten then, with everything that was remembered of it. Arguments are those of `check`.
         """
-        effects, withdraw = call.effects, call.withdraw
+        effects, own_state, withdraw = call.effects, call.own_state, call.withdraw
         # They hold the arguments, and what other branches remember.
-        call.effects = call.withdraw = None
+        call.effects = call.own_state = call.withdraw = None
         session = self.session
         if effects is None or withdraw is None or session.removed:
             return False
         leaves = flatten(output)[0]
         sampled = bool(leaves) and leaves[0] is not None
-        if sampled and not effects.written():
+        into_itself = own_state is not None and self._adds_to_itself(own_state, inner, arguments)
+        if sampled and not effects.written() and not into_itself:
             return False
-        if not effects.complete:
-            session.warn(
-                f"{type(session.module).__name__}: its arguments have too many parts to see which of them a "
-                "call writes into, so such calls are always computed"
-            )
+        reason = (
+            "its arguments have too many parts to see which of them a call writes into"
+            if not effects.complete
+            else "one of its arguments is a function, and what that does in a call cannot be seen"
+            if effects.calls_back
+            else "each call writes into the model itself, and a prediction would not"
+            if into_itself
+            else ""
+        )
+        if reason:
+            session.warn(f"{type(session.module).__name__}: {reason}, so such calls are always computed")
         state = session.state
         session.writers[call.branch.signature] = withdraw(call, sampled)
         # A run that only this call seemed to open is none; what was counted into it belongs to the next.
@@ -111,6 +127,7 @@ class CallCheck:
         if call.entered and (call.predicted or not session.removed) and not (checks and self._repeats()):
             raise never_left(session.module, call.entered)
         if branch.indicator is not None:
+            self._show_sample(call, output)
             branch.indicator.end_step(call.computed > 0, output)
         reset = branch.reset
         if call.computed:
@@ -121,6 +138,11 @@ class CallCheck:
                 # What the indicator compares with may take less after the next call.
                 session.state.note_peak()
             return call
+        differs, texts = session.binding.confirm()
+        for text in texts:
+            session.warn(text)
+        if differs:
+            call = self._again(call, reset, inner, arguments, output)
         problem = session.binding.settle()
         if problem is None and session.binding.whole is None:
             problem = self_check(session, list(session.binding.storing()), call, inner, arguments, output)
@@ -153,6 +175,61 @@ class CallCheck:
         session.method = method.for_whole_model()
         session.rebind(("model",))
 
+    def _show_sample(self, call: Call, output: Any) -> None:
+        """Show the probe the part of the first call's input that the output turned out to continue."""
+        branch, sample, indicator = call.branch, call.sample, call.branch.indicator
+        call.sample = None
+        if branch.output is None:
+            branch.output = next((x.shape for x in flatten(output)[0] if isinstance(x, torch.Tensor)), None)
+        if indicator is not None and sample is not None and cut(sample, branch.output) is not sample:
+            indicator.now = None
+            self.session.show(call, cut(sample, branch.output))
+
+    def _again(self, call: Call, reset: str, inner: Callable[..., Any], arguments: Any, output: Any) -> Call:
+        """Bind anew with the sublayers that the call confirmed, and compute it once more under these sites.
+
+        Args:
+            call: the call.
+            reset: why its branch had been emptied before it, "" if it had not.
+            inner: the denoiser's own call.
+            arguments: (args, kwargs) as they were before it.
+            output: what it returned.
+
+        Raises:
+            DcacheError: the method's sites do not exist any more; caching is taken off.
+        """
+        session, before = self.session, call.branch
+        record = session.state.record
+        try:
+            session.rebind(session.method.sites)
+        except DcacheError:
+            session.state.run = None
+            session.remove()
+            raise
+        record.withdraw(before.name, call.index, call.counts)
+        branch = Branch(before.name, session.method.predictor.order + 1, before.signature)
+        branch.condition, branch.paired, branch.reset = before.condition, before.paired, reset
+        probe, branch.indicator = session.method.probe, before.indicator
+        probes = probe is not None and probe.where != "input"
+        if probe is not None and probes:
+            # It may look elsewhere now.
+            branch.indicator = probe.indicator()
+        session.state.branches[branch.name] = branch
+        again = Call(branch, call.index, call.tau, observing=True, run=call.run, counts=call.counts)
+        session.call = again
+        session.binding.observe()
+        args, kwargs = copy_containers(arguments[0]), copy_containers(arguments[1])
+        around = session.binding.whole or session.binding.guidance
+        with torch.random.fork_rng(gpus(*arguments)), undone(args, kwargs):
+            if around is None:
+                inner(*args, **kwargs)
+            else:
+                around.run(again, inner, args, kwargs)
+        if branch.indicator is not None and probes:
+            branch.indicator.end_step(again.computed > 0, output)
+        branch.reset = ""
+        return again
+
     def _as_whole_model(self, call: Call, reset: str, arguments: Any, output: Any) -> Call:
         """Remember a call that was computed under other sites as one of the whole model.
 
@@ -179,6 +256,26 @@ class CallCheck:
         whole.adopt(adopted, args, kwargs, output)
         branch.reset = ""
         return adopted
+
+    def _adds_to_itself(self, before: OwnState, inner: Callable[..., Any], arguments: Any) -> bool:
+        """Whether each call writes into the model, so that what it holds depends on every call before."""
+        session = self.session
+        if not before.written():
+            return False
+
+        def again() -> None:
+            args, kwargs = copy_containers(arguments[0]), copy_containers(arguments[1])
+            with torch.random.fork_rng(gpus(*arguments)), undone(args, kwargs):
+                inner(*args, **kwargs)
+
+        with session.resting():
+            rewrites = before.rewrites(again)
+        if rewrites is Rewrites.REPLACES:
+            session.warn(
+                f"{type(session.module).__name__} sets tensors on itself in each call, and a prediction does "
+                "not: what reads them behind the call gets older ones. Disable caching where that matters."
+            )
+        return rewrites is Rewrites.ADDS
 
     def _repeats(self) -> bool:
         """Whether a block of a run was called more than once, which `Binding.settle` has words for."""

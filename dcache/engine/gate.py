@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from dcache.cache.continued import cut
 from dcache.cache.history import Branch
 from dcache.engine.call import Call
 from dcache.engine.checkpoint import Checkpoint
@@ -17,7 +18,8 @@ from dcache.identity.branch import condition_of
 from dcache.identity.run import Run
 from dcache.identity.tracker import RunTracker
 from dcache.intercept.effects import Effects
-from dcache.intercept.pytree import batch_of, first_tensor, signature
+from dcache.intercept.own_state import OwnState
+from dcache.intercept.pytree import batch_of, first_tensor, flatten, signature
 from dcache.predictors.guided_pair import halves_equal
 
 
@@ -91,9 +93,7 @@ class Gate:
         """
         # Called on every predicted step: no function call of ours that is not needed.
         session = self.session
-        if session.call is not None or (
-            (torch.is_grad_enabled() or session.module.training) and self._passes_by(args, kwargs)
-        ):
+        if session.call is not None or (torch.is_grad_enabled() and self._records_gradients(args, kwargs)):
             return None
         mark = signature(args, kwargs)
         if session.writers and mark in session.writers:
@@ -131,6 +131,7 @@ class Gate:
             return None
         if checkpoint is not None:
             call.effects, call.withdraw = Effects(args, kwargs), checkpoint.withdraw
+            call.own_state = OwnState(session.module)
         for observer in session.observers:
             observer.on_call(call, args, kwargs)
         return call
@@ -143,7 +144,11 @@ class Gate:
             self._count("writes", count)
 
     def look(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Create the branch's change indicator if the method has a probe."""
+        """Create the branch's change indicator if the method has a probe, and show it the input.
+
+        Of the input it sees the channels and tokens that the output continues: masks and references that come
+        with them do not change.
+        """
         probe, branch = self.session.method.probe, call.branch
         if probe is None:
             return
@@ -151,8 +156,11 @@ class Gate:
         branch.indicator.now = None
         if probe.where == "input":
             entry = first_tensor(args, kwargs)
+            if branch.output is None:
+                # Shown again behind the call, for no rule reads the change before there is an anchor.
+                call.sample = entry
             if entry is not None:
-                self.session.show(call, entry)
+                self.session.show(call, cut(entry, branch.output))
 
     def _open(self, run: Run) -> None:
         """A call belongs to another run than the one under way."""
@@ -225,30 +233,20 @@ class Gate:
         reasons = self.session.state.record.reasons
         reasons[reason] = reasons.get(reason, 0) + count
 
-    def _passes_by(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-        """Whether a call must not be touched (training, gradients); the reason is counted and said once."""
-        reason = self._reason_to_pass(args, kwargs)
-        if reason is not None:
-            self._count(reason)
-        return reason is not None
+    def _records_gradients(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call records gradients and must not be touched, in training or elsewhere; said once.
 
-    def _reason_to_pass(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-        module = self.session.module
-        if module.training:
-            self.session.warn(
-                f"{type(module).__name__} is in training mode: dcache passes its calls through. Call .eval() "
-                "on it to cache."
-            )
-            return "training"
-        if torch.is_grad_enabled() and (
-            any(p.requires_grad for p in module.parameters())
-            or any(isinstance(v, torch.Tensor) and v.requires_grad for v in (*args, *kwargs.values()))
-        ):
+        The module's training mode tells nothing: some pipelines build a denoiser in it and never call `eval`.
+        """
+        recorded = any(p.requires_grad for p in self.session.module.parameters()) or any(
+            isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in flatten((args, kwargs))[0]
+        )
+        if recorded:
+            self._count("gradients")
             self.session.warn(
                 "gradients are being recorded: dcache passes the calls through. Use torch.no_grad() to cache."
             )
-            return "gradients"
-        return None
+        return recorded
 
     def _paired(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         """Whether the batch is the same latents twice, as guidance makes it (one sync)."""

@@ -23,8 +23,11 @@ SHARE = 0.5
 def inner_denoiser(module: nn.Module) -> tuple[str, nn.Module] | None:
     """The part of a module that looks like its denoiser: path and module, None where there is none.
 
+    Where the module's own call takes a timestep it may be the denoiser, and its parts those of one: blocks in
+    lists are none then. Should such a part be called by others, this is noticed as well.
+
     Args:
-        module: a module; one whose own call takes a timestep, or any arguments (`*args`), has none.
+        module: a module; one whose own call takes any arguments (`*args`) has none.
 
     >>> from torch import nn
     >>> from dcache.engine.inner_denoiser import inner_denoiser
@@ -32,11 +35,12 @@ def inner_denoiser(module: nn.Module) -> tuple[str, nn.Module] | None:
     True
     """
     takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters_of(type(module).forward))
-    if takes_any or takes_time(module):
+    if takes_any:
         return None
-    size = _size(module)
+    size, itself = _size(module), takes_time(module)
     for path, part in module.named_modules():
-        if path and takes_time(part) and _size(part) >= SHARE * size > 0:
+        in_list = any(name.isdigit() for name in path.split("."))
+        if path and takes_time(part) and not (itself and in_list) and _size(part) >= SHARE * size > 0:
             return path, part
     return None
 

@@ -21,11 +21,15 @@ from dcache.engine.run_state import RunState
 from dcache.errors import DcacheError
 from dcache.identity.noise_grid import Grid, put
 from dcache.identity.run import Run
-from dcache.identity.sampler import Listener
-from dcache.identity.threads import is_called_in
+from dcache.identity.sampler import Listener, tap_of
+from dcache.identity.threads import is_called_in, is_driven_in
 from dcache.identity.tracker import RunTracker
 from dcache.method import Method
 from dcache.schedule.plan import RunLength
+from dcache.schedulers.rules import counts_from_end
+
+# So many runs in a row that break off early are taken for loops that take turns.
+_TURNS = 3
 
 
 class Living(Protocol):
@@ -81,31 +85,36 @@ class Lifecycle(Listener):
         self.session = session
         self.noise_grid: Grid | None = None
         self.learns = session.method.needs_model_output
+        # Runs in a row that broke off.
+        self._broken_off = 0
 
     def here(self) -> AbstractContextManager[None]:
         """Make this thread's run the session's, and keep others out."""
         return self.session.lanes.here()
 
     def refuse_other_thread(self, sampler: Any) -> None:
-        """Refuse a second thread while the sampler's pipeline is called in the first.
+        """Refuse a second thread while the sampler is in use in the first: by a pipeline's call, or a loop.
 
         Raises:
-            DcacheError: the pipeline's call is under way in that thread.
+            DcacheError: that call or loop is under way.
         """
-        here = get_ident()
-        taps = self.session.tracker.taps
-        thread = next((tap.thread for tap in taps if tap.sampler is sampler and tap.run is not None), here)
-        if thread == here:
+        watched = tap_of(sampler)
+        if watched is None or not watched.in_use or watched.thread == get_ident():
             return
         for owner in tuple(self.session.owners):
             pipe = owner.pipe()
-            if getattr(pipe, "scheduler", None) is sampler and is_called_in(pipe, thread):
+            if getattr(pipe, "scheduler", None) is sampler and is_called_in(pipe, watched.thread):
                 name = type(pipe).__name__
                 raise DcacheError(
                     f"this {name} is being called in another thread, and its sampler can serve one call at a "
                     f"time. Give each thread a pipeline of its own: {name}.from_pipe(pipe, "
                     "scheduler=copy.deepcopy(pipe.scheduler)) shares the weights."
                 )
+        if is_driven_in(sampler, watched.thread):
+            raise DcacheError(
+                f"this {type(sampler).__name__} drives a loop in another thread, and it can serve one at a "
+                "time. Give each thread a pipeline of its own, or a sampler: copy.deepcopy(pipe.scheduler)."
+            )
 
     def is_copied(self, memo: Mapping[int, Any]) -> bool:
         """Whether one of the pipelines is part of a deep copy under way."""
@@ -152,6 +161,8 @@ class Lifecycle(Listener):
         if ends_itself and not self.session.tracker.is_guest(run):
             # It may do so late or never (Stable Audio's latents); what was remembered is of no more use.
             self.free()
+            if run is self.session.state.run:
+                self._say_nothing()
             return False
         if run is self.session.state.run:
             self.end()
@@ -193,13 +204,16 @@ class Lifecycle(Listener):
         # The run is the session's only once nothing is wrong with it.
         session.state = self._next_state(run)
         self._fit_table(run)
+        if run.count is None:
+            session.tracker.learned.foresee(run)
         if session.method.sigmas and (self.noise_grid is None or not self.noise_grid.holds):
             raise DcacheError(
                 f"{session.method.describe()} changes the noise levels of the run, and no sampler that "
                 "dcache knows of was given them: enable it on the pipeline, before its call, or use the "
                 "schedule without them: dataclasses.replace(schedule, sigmas=())"
             )
-        differences = list(session.config.differences_of_run(run, session.guidance))
+        session.state.guidance = session.guidance
+        differences = list(session.config.differences_of_run(run, session.state.guidance))
         session.state.run = run
         for text in differences:
             session.warn(text)
@@ -221,6 +235,7 @@ class Lifecycle(Listener):
         whole = whole and (not run.calls or run.over)
         learned = learns and whole and bool(run.entries) and lasted > 0 and lasted != run.count
         expected = run.count
+        interrupted = learns and not whole
         whole = whole or expected is None or lasted >= expected
         self.free()
         if self.noise_grid is not None and whole:
@@ -232,10 +247,18 @@ class Lifecycle(Listener):
         if learned and expected is not None:
             session.tracker.learn(run, lasted)
             self._say_length(expected, lasted)
+        elif expected is None and lasted > 0 and not interrupted and self._learned(run, lasted):
+            return
         # An interrupted run had no time to predict; its own error is what should be seen.
-        if whole and session.method.predicts and not state.record.predicted and self._missed():
-            why = state.stats(session.method.describe()).why_nothing()
-            session.warn(f"nothing was predicted in this run of {type(session.module).__name__}: {why}")
+        if whole:
+            self._say_nothing()
+        self._broken_off = 0 if whole or state.record.predicted else self._broken_off + 1
+        if self._broken_off == _TURNS and session.method.predicts:
+            session.warn(
+                f"{_TURNS} runs of {type(session.module).__name__} in a row broke off before anything was "
+                "predicted. If loops take turns on it (generators), each call begins a run anew: let one end "
+                "before the next begins, or give each a thread of its own."
+            )
 
     def free(self) -> None:
         """Drop all histories; what was counted stays, a further call finds nothing to predict from."""
@@ -311,6 +334,31 @@ class Lifecycle(Listener):
                 "count from the end (last=True, shares of the run) were off in it. Later runs with this "
                 f"table are taken to have {lasted}."
             )
+
+    def _learned(self, run: Run, lasted: int) -> bool:
+        """Learn the length of a run that no table lists; whether that was said of it."""
+        session = self.session
+        length, method = session.tracker.learned.learn(run, lasted), session.method
+        computed = session.state.record.reasons.get("length", 0)
+        if lasted < 2 or run.expected == length or method.steps is not None or not method.predicts:
+            return False
+        if not computed and not counts_from_end(method.rule):
+            return False
+        why = f"{computed} site events were computed for that" if computed else "last=True was off in it"
+        session.warn(
+            f"this run of {type(session.module).__name__} had {lasted} evaluations, which nothing said "
+            f"beforehand: {why}. Later runs with the same timesteps are taken to have {length}; "
+            "dcache.step(module, index=..., steps=...) says it from the start."
+        )
+        return True
+
+    def _say_nothing(self) -> None:
+        """Warn where the run that came to its end had nothing to predict, once for each run."""
+        session, state = self.session, self.session.state
+        if session.method.predicts and not state.record.predicted and not state.said and self._missed():
+            state.said = True
+            why = state.stats(session.method.describe()).why_nothing()
+            session.warn(f"nothing was predicted in this run of {type(session.module).__name__}: {why}")
 
     def _missed(self) -> bool:
         """Whether the denoiser was called, and nothing was said yet of why that could not be predicted."""

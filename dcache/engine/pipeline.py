@@ -12,13 +12,14 @@ from torch import nn
 
 from dcache.engine.session import Session, session_of
 from dcache.errors import DcacheError
-from dcache.identity.callers import call_frame
+from dcache.identity.callers import call_argument, call_frame
 from dcache.identity.denoisers import denoisers, is_pipeline
 from dcache.identity.detect import DenoiserDetector
 from dcache.identity.guider import GuiderIntercept, guidance_of, guider_intercepts
 from dcache.identity.sampler import is_sampler, tap_of
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.intercept.method import MethodIntercept, listener_on, tap_on
+from dcache.util.checks import is_number
 
 _BEGIN = "progress_bar"
 _END = "maybe_free_model_hooks"
@@ -47,8 +48,11 @@ class PipeOwner:
 
     @property
     def guidance(self) -> float | None:
-        """The guidance scale of its last call, where it keeps it."""
-        return guidance_of(self.pipe())
+        """The guidance scale of the call under way, or of the last one where it keeps it."""
+        pipe = self.pipe()
+        kept = guidance_of(pipe)
+        given = call_argument(pipe, "guidance_scale") if kept is None and pipe is not None else None
+        return float(given) if is_number(given) else kept
 
     def call_frame(self) -> int | None:
         """Identity of the frame of its call under way, where that says when it is over; else None."""

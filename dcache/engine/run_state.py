@@ -19,12 +19,14 @@ class RunState:
     Attributes:
         run: where it stands; None before the first run and once it is over.
         sampler: class name of its sampler, "" for a hand-written loop.
+        guidance: guidance scale of the pipeline's call, None where that is not known.
         record: events, reasons and seconds; they stay when the run is over.
         branches: name -> guidance branch with its histories; empty once they were freed.
         names: names the branches of calls.
         shared: site -> (evaluation, reason) of the branch that decides for all, where branches decide so.
         last_index: the evaluation of the newest call.
         overhead_seconds: time in dcache's own code around computed regions.
+        said: whether the user was warned that nothing was predicted in it.
         earlier: the runs before it in the same call of a pipeline, in order.
         whole: whether the run is over and came to its end, as far as that is known.
         entries: evaluations that the sampler's table listed, None for a hand-written loop; set at the end.
@@ -34,12 +36,14 @@ class RunState:
 
     run: Run | None = None
     sampler: str = ""
+    guidance: float | None = None
     record: Record = field(default_factory=Record)
     branches: dict[str, Branch] = field(default_factory=dict)
     names: BranchNames = field(default_factory=BranchNames)
     shared: dict[str, tuple[int, str | None]] = field(default_factory=dict)
     last_index: int = 0
     overhead_seconds: float = 0.0
+    said: bool = False
     earlier: tuple[RunState, ...] = ()
     whole: bool = False
     entries: int | None = None

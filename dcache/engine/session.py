@@ -29,7 +29,7 @@ from dcache.engine.run_state import RunState
 from dcache.engine.weight_cache import WeightCache
 from dcache.errors import DcacheWarning
 from dcache.identity.tracker import RunTracker
-from dcache.intercept.conflicts import refuse_other_cache
+from dcache.intercept.conflicts import active_dropout, refuse_other_cache
 from dcache.intercept.pytree import copy_containers
 from dcache.sites.streams import StreamTracer
 from dcache.stats import Stats
@@ -125,8 +125,9 @@ class Session:
 
     @property
     def guidance(self) -> float | None:
-        """The guidance scale of the last call, where a pipeline keeps it."""
-        return next((g for owner in self.owners if (g := owner.guidance) is not None), None)
+        """The guidance scale of the last call, where a pipeline keeps it or was seen to be given it."""
+        known = next((g for owner in self.owners if (g := owner.guidance) is not None), None)
+        return self.lanes.shown().guidance if known is None else known
 
     def denoise(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The denoiser's call: predicted where the method lets it, computed and remembered elsewhere."""
@@ -149,14 +150,14 @@ class Session:
                 spent = perf_counter() - before
             for observer in self.observers:
                 observer.on_output(call, output)
-            if call.effects is not None and self.call_check.withdrawn(call, output):
+            if call.effects is not None and self.call_check.withdrawn(call, output, inner, arguments):
                 return output
             call = self.check(call, output, inner, arguments)
             if self.memory is not None and call.computed and not self.removed:
                 self.memory.settle(call, inner, arguments)
         finally:
             # Regions know their last call, which must not keep its arguments.
-            self.call = call.effects = call.withdraw = None
+            self.call = call.effects = call.own_state = call.withdraw = call.sample = None
             if self.removed:
                 self._let_go()
             else:
@@ -203,6 +204,8 @@ class Session:
                 enabled.
         """
         refuse_other_cache(self.module)
+        for text in active_dropout(self.module):
+            self.warn(text)
         self.attachment.verify()
         if self.binding.stale():
             self.rebind(self.method.sites)

@@ -78,8 +78,9 @@ def _joined(runs: Sequence[tuple[Mapping[str, Mapping[str, Sequence[bool]]], int
 
 def _lengths(states: Sequence[RunState]) -> tuple[RunLength, ...]:
     """The lengths of the runs, () for one run of as many evaluations as the sampler's table lists."""
-    # What a run that was cut short lacks of its table is no trait of the pipeline.
-    lengths = tuple(RunLength(s.steps, s.entries or s.steps if s.whole else s.steps) for s in states)
+    # What a run that was cut short lacks of its table is no trait of the pipeline, unless the call went on.
+    listed = [state.entries if state.whole or state is not states[-1] else None for state in states]
+    lengths = tuple(RunLength(s.steps, entries or s.steps) for s, entries in zip(states, listed, strict=True))
     return () if len(lengths) == 1 and len(set(lengths[0])) == 1 else lengths
 
 

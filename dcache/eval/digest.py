@@ -110,7 +110,8 @@ def _method(method: Method) -> dict[str, Any]:
         "name": method.name,
         "rule": method.rule,
         "predictor": _predictor(method.predictor),
-        "sites": method.sites,
+        # What a method caches elsewhere, where a model lacks its sites, is no part of what it is.
+        "sites": tuple(site.partition("|")[0] for site in method.sites),
         "codec": method.codec,
         "clock": method.clock,
         "branches": method.branches,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from inspect import CO_OPTIMIZED
+from inspect import CO_OPTIMIZED, unwrap
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -86,6 +86,27 @@ def call_frame(code: CodeType) -> int | None:
     while frame is not None and frame.f_code is not code:
         frame = frame.f_back
     return None if frame is None else id(frame)
+
+
+def call_argument(pipe: Any, name: str) -> Any:
+    """The value of a variable in the pipeline's call that the call came from, None where there is none."""
+    code = getattr(unwrap(type(pipe).__call__), "__code__", None)
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is code:
+            original = frame.f_locals
+            owner, value = original.get("self"), original.get(name)
+            if _is_copy(frame):
+                original.clear()
+            if owner is pipe:
+                return value
+        frame = frame.f_back
+    return None
+
+
+def drives(frame: FrameType, sampler: Any) -> bool:
+    """Whether a function's code names `step` and has this sampler within reach."""
+    return "step" in frame.f_code.co_names and any(place[0] is sampler for place in _samplers(frame))
 
 
 def _samplers(frame: FrameType) -> Iterator[tuple[Any, LoopVariable]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,11 @@ import torch
 
 from dcache.identity.branch import condition_of
 from dcache.intercept.pytree import first_tensor
+
+# Elements of a sample that are compared, from how many on; a correlation that noise has, and one that is a
+# fall in a run.
+_ELEMENTS, _FEWEST = 65_536, 64
+_UNRELATED, _DROP = 0.25, 0.6
 
 
 def content_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -40,6 +46,49 @@ class Sample:
         if sample is None or self._content is None:
             return True
         return sample.shape == self._shape and bool((content_of(sample) == self._content).all())
+
+
+class Continuity:
+    """Tells from the samples of two evaluations whether the second can have come of the first.
+
+    A step of a sampler keeps most of the latents, at first and last as well: their correlation is seldom
+    below 0.5. The noise of another picture has none with them. Up to `_ELEMENTS` elements are compared;
+    small or constant samples say nothing.
+    """
+
+    def __init__(self) -> None:
+        self._values: torch.Tensor | None = None
+        self._shape = torch.Size()
+        self._least: float | None = None
+
+    def note(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Remember the sample of the first call of an evaluation."""
+        sample = first_tensor(args, kwargs)
+        self._values = None if sample is None else _direction(sample)
+        self._shape = torch.Size() if sample is None else sample.shape
+
+    def is_broken(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call has a sample that no step can have made of the noted one (one sync).
+
+        A step of few may keep little, so the first one of a run is judged more mildly than those after it,
+        which are compared with the least that a step of this run kept.
+        """
+        sample = first_tensor(args, kwargs)
+        if sample is None or self._values is None:
+            return False
+        if sample.shape[1:] != self._shape[1:]:
+            return sample.dim() == len(self._shape)
+        values = _direction(sample)
+        if values is None or values.shape != self._values.shape or values.device != self._values.device:
+            return False
+        likeness = float((values * self._values).sum())
+        # Without a direction the product is NaN.
+        if math.isnan(likeness):
+            return False
+        if likeness < _UNRELATED or (self._least is not None and likeness < _DROP * self._least):
+            return True
+        self._least = min(likeness, likeness if self._least is None else self._least)
+        return False
 
 
 class Conditioning:
@@ -73,3 +122,13 @@ class Conditioning:
         """A run opens with this call: forget the last one's."""
         self._seen = []
         self.is_fresh(kwargs)
+
+
+def _direction(sample: torch.Tensor) -> torch.Tensor | None:
+    """Elements of the first item of a batch, (n,), without their mean and of length 1; None of too few."""
+    values = sample.detach()[:1].flatten()
+    if values.numel() < _FEWEST:
+        return None
+    values = values[:: max(1, values.numel() // _ELEMENTS)].to(torch.float32)
+    values = values - values.mean()
+    return values / values.norm()

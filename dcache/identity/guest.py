@@ -50,9 +50,14 @@ class Guest:
         return place[0]
 
     def adopt(self, sampler: Any) -> SamplerIntercept:
-        """Watch this sampler, in place of the last guest; a run is open afterwards."""
+        """Watch this sampler, in place of the last guest; a run is open afterwards.
+
+        Raises:
+            DcacheError: it drives a loop in another thread.
+        """
         guest = self.intercept
         if guest is None or guest.sampler is not sampler:
+            self.listener.refuse_other_thread(sampler)
             self.dismiss()
             guest = tap(sampler, self.listener)
             listener = weakref.ref(self.listener)

@@ -20,6 +20,7 @@ TIME_NAMES = (
     "sigmas",
     "noise_level",
     "noise_levels",
+    "vision_timesteps",
 )
 MOST_BRANCHES = 8
 _HINT = (

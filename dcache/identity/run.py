@@ -14,6 +14,9 @@ from itertools import pairwise
 from dcache.errors import DcacheError
 from dcache.identity.clock import log_snr
 
+# (timestep, noise level) of every evaluation of a run; None for what is not known.
+Timesteps = tuple[tuple[float | None, float | None], ...]
+
 
 @dataclass
 class Run:
@@ -37,6 +40,8 @@ class Run:
         view: how often the sampler's state was set back within the evaluation under way.
         views: the highest `view` of all evaluations so far.
         told: evaluation -> (timestep, noise level) of a hand-written loop.
+        like: earlier runs that had the timesteps of this one so far, where nothing tells its length.
+        expected: evaluations that it is taken to have because the newest of those had as many, or None.
         best: the clock that `clock(None)` stands for, once it was asked for.
     """
 
@@ -57,6 +62,8 @@ class Run:
     view: int = 0
     views: int = 0
     told: dict[int, tuple[float | None, float | None]] = field(default_factory=dict)
+    like: Sequence[Timesteps] = ()
+    expected: int | None = None
     best: str = ""
 
     def place(self, timestep: float | None, begin: int | None) -> None:
@@ -135,6 +142,21 @@ class Run:
     def tell(self, timestep: float | None, sigma: float | None) -> None:
         """Note what a hand-written loop says of the evaluation under way."""
         self.told[self.index] = (timestep, sigma)
+        if self.like:
+            self.resemble(self.like)
+
+    def resemble(self, runs: Sequence[Timesteps]) -> None:
+        """Take the run for one as long as the newest of these that has the same timesteps so far.
+
+        Args:
+            runs: earlier runs, the newest last.
+        """
+        self.like = [
+            other
+            for other in runs
+            if all(i < len(other) and other[i] == values for i, values in self.told.items())
+        ]
+        self.expected = len(self.like[-1]) if self.like else None
 
     def clock(self, name: str | None) -> float:
         """The clock value of the evaluation under way.

@@ -14,7 +14,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from dcache.identity.timetable import run_from
 from dcache.intercept.method import MethodIntercept, listener_on, tap_on
 
 _activity = itertools.count(1)
+_CLAIM = Lock()
 # An attribute of the sampler: evaluations that it ended in the run under way.
 ENDED = "_dcache_ended"
 # The sampler's own index, by the names that diffusers gives it.
@@ -85,6 +86,7 @@ class SamplerIntercept:
     Attributes:
         run: the run under way or None.
         thread: identifier of the thread that opened the run.
+        opening: whether that thread is opening it.
         touched: when the sampler was last used, on a counter shared by all taps.
         teaches: whether a listener wants to see what the sampler is given.
         several: whether there may be more than one listener.
@@ -97,6 +99,7 @@ class SamplerIntercept:
         self.sampler = sampler
         self.run: Run | None = None
         self.thread = get_ident()
+        self.opening = False
         self.touched = 0
         self.teaches = False
         self.several = False
@@ -121,6 +124,11 @@ class SamplerIntercept:
             vars(self.sampler).pop(ENDED, None)
             for tap in self._taps:
                 tap.remove()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a run is under way, or about to be."""
+        return self.opening or self.run is not None
 
     def close(self) -> None:
         """The pipeline call is over."""
@@ -163,8 +171,11 @@ class SamplerIntercept:
         return begin if isinstance(begin, int) else None
 
     def _set_timesteps(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
-        for listener in list(self.listeners):
-            listener.refuse_other_thread(self.sampler)
+        # Two threads may come at once: one of them claims the sampler, and the other is refused.
+        with _CLAIM:
+            for listener in list(self.listeners):
+                listener.refuse_other_thread(self.sampler)
+            self.opening, self.thread = True, get_ident()
         for listener in list(self.listeners):
             with listener.here():
                 listener.before_run()
@@ -179,6 +190,8 @@ class SamplerIntercept:
             if several:
                 # Diffusion forcing: every frame walks on a copy of its own; no table tells where the run is.
                 run.timesteps = run.sigmas = run.alphas_cumprod = ()
+        # Where this is not reached, the thread's frames still tell that the sampler is free.
+        self.opening = False
         return result
 
     def _step(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
@@ -201,10 +214,9 @@ class SamplerIntercept:
         self.touched = next(_activity)
         if owner is self.sampler:
             index = state.get(self.index_name)
+            # Without an index before it, it looked that up within the step.
+            before = index - 1 if before is None and isinstance(index, int) else before
             self.own_index, self._own_before = (index, before) if isinstance(index, int) else (None, None)
-            if self.own_index is not None and before is None:
-                # It looked its index up within the step.
-                self._own_before = self.own_index - 1
             self.ended = state[ENDED] = state.get(ENDED, 0) + 1
         if self.several:
             for listener in list(self.listeners):

@@ -1,10 +1,12 @@
-"""Threads that call a pipeline."""
+"""Threads that call a pipeline, or run a loop with a sampler."""
 
 from __future__ import annotations
 
 import inspect
 import sys
 from typing import Any
+
+from dcache.identity.callers import drives
 
 
 def is_called_in(pipe: Any, thread: int) -> bool:
@@ -28,6 +30,21 @@ def is_called_in(pipe: Any, thread: int) -> bool:
     frame = sys._current_frames().get(thread)
     while frame is not None:
         if frame.f_code in codes and frame.f_locals.get("self") is pipe:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def is_driven_in(sampler: Any, thread: int) -> bool:
+    """Whether a loop with this sampler is under way in a thread, by the thread's frames too.
+
+    Args:
+        sampler: the sampler.
+        thread: the thread's identifier; it may be over.
+    """
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if drives(frame, sampler):
             return True
         frame = frame.f_back
     return False

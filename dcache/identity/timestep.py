@@ -28,10 +28,14 @@ class TimeArgument:
 
     def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
         """The call's timestep (one sync on a GPU), or None where it has not exactly one value."""
+        return number(self.argument(args, kwargs))
+
+    def argument(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """What the call has in the timestep's place, None without one."""
         value = kwargs.get(self.name) if self.name else None
         if value is None and 0 <= self.place < len(args):
             value = args[self.place]
-        return number(value)
+        return value
 
 
 def number(value: Any) -> float | None:

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from dcache.identity.content import Conditioning, Sample
+from dcache.identity.content import Conditioning, Continuity, Sample
 from dcache.identity.guest import Guest
+from dcache.identity.lengths import Lengths
 from dcache.identity.loop import Loop
 from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
@@ -34,7 +35,7 @@ class SamplerOwner(Protocol):
 
 
 # Fields of a tracker that all threads share.
-_SHARED = ("module", "listener", "owners", "time", "taps", "lengths")
+_SHARED = ("module", "listener", "owners", "time", "taps", "lengths", "learned")
 
 
 class RunTracker:
@@ -49,6 +50,7 @@ class RunTracker:
         manual: what `dcache.step` said of the calls to come, or None.
         loop: follows a hand-written loop that has no sampler.
         sample, conditioning: what its last call and its run were given.
+        continuity: whether the samples of two evaluations can belong to one run.
         time: where the denoiser takes its timestep.
         taps: the samplers of the owners.
         guest: the sampler of a loop that none of the owners runs.
@@ -56,6 +58,7 @@ class RunTracker:
         runs_of_call: runs that were opened in the pipeline's call under way, None outside of one.
         lengths: (sampler, entries of its table, where it began) -> evaluations of such a run, where they were
             others than the table lists.
+        learned: lengths of earlier runs that no table lists.
     """
 
     def __init__(self, module: nn.Module, listener: Listener, owners: Sequence[SamplerOwner]) -> None:
@@ -69,8 +72,9 @@ class RunTracker:
         self.runs_of_call: int | None = None
         self.call_frame: int | None = None
         self.lengths: dict[tuple[str, int, int], int] = {}
+        self.learned = Lengths()
         self.guest = Guest(listener)
-        self.sample, self.conditioning = Sample(), Conditioning()
+        self.sample, self.conditioning, self.continuity = Sample(), Conditioning(), Continuity()
         self._unseen: Run | None = None
 
     def run_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
@@ -80,7 +84,9 @@ class RunTracker:
             DcacheError: nothing tells evaluations apart.
         """
         if self.manual is not None:
-            return self.manual.run_of(args, kwargs)
+            if self.manual.speaks_for(self.time.argument(args, kwargs), args, kwargs):
+                return self.manual.run_of(args, kwargs)
+            self.manual, self.loop = None, Loop()
         for owner in self.owners:
             sampler = getattr(owner.pipe(), "scheduler", None)
             # No function of ours, for its calls would count in every predicted step.
@@ -188,14 +194,24 @@ class RunTracker:
         return run or self._seen_by_loop(args, kwargs)
 
     def _seen_by_loop(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
-        """The run of a call by its timestep; other conditioning in the last picture's place opens one."""
-        value, before = self.time.read(args, kwargs), self.loop.run
-        fresh = before is not None and self.conditioning.is_fresh(kwargs)
-        if fresh and (value != self.loop.value or not self.sample.is_same(args, kwargs)):
+        """The run of a call by its timestep.
+
+        Other conditioning in the last picture's place opens one, and so does a sample that is not what a step
+        can have made of the last evaluation's.
+        """
+        value, before, last = self.time.read(args, kwargs), self.loop.run, self.loop.value
+        if before is not None and (
+            (self.conditioning.is_fresh(kwargs) and (value != last or not self.sample.is_same(args, kwargs)))
+            or (value != last and self.continuity.is_broken(args, kwargs))
+        ):
             self.loop = Loop()
         run = self.loop.see(value, self.time.is_sigma)
         if run is not before:
             self.conditioning.restart(kwargs)
+            self.continuity = Continuity()
+        if run is not before or value != last:
+            # Views of one large picture have samples of their own, in the same order in every evaluation.
+            self.continuity.note(args, kwargs)
         self.sample.note(args, kwargs)
         return run
 

@@ -34,6 +34,24 @@ def refuse_other_cache(module: nn.Module) -> None:
         )
 
 
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+def active_dropout(module: nn.Module) -> list[str]:
+    """A warning where a dropout layer is in training mode with p above 0, else nothing."""
+    names = [
+        name
+        for name, layer in module.named_modules()
+        if layer.training and isinstance(layer, _DROPOUTS) and layer.p > 0
+    ]
+    if not names:
+        return []
+    return [
+        f"{type(module).__name__} is in training mode with active dropout ({names[0]}; {len(names)} in all): "
+        "computed calls differ at random, and predictions repeat it. Call .eval() on it."
+    ]
+
+
 def being_compiled() -> bool:
     """Whether `torch.compile` is at work around this call: traces it, or runs what it could not trace."""
     if torch.compiler.is_dynamo_compiling():

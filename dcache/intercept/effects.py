@@ -6,27 +6,38 @@ write nothing; replayed, it might append twice.
 
 from __future__ import annotations
 
+import sys
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dcache.intercept.objects import PLAIN, attributes_of, put_back
 from dcache.intercept.pytree import samples
 
+if TYPE_CHECKING:
+    import numpy as np
+
 # Layers times the parts of each; a walk over more would take as long as the call.
 _MOST_PARTS = 10_000
+# Bytes up to which contents are looked at: larger tensors are known by version and shape.
+_MOST_BYTES = 2**24
+_FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType, partial)
 
 
 class Effects:
     """The arguments of one call as they were before it, to tell afterwards what the call wrote into them.
 
-    These count: another version or shape of a tensor that can be reached from the arguments; a list, dict,
-    set or deque that grew or whose items were replaced; an attribute that was set. These do not: the sample,
-    an item that was taken out, and entries of a dict of plain values alone, for a model may complete the
-    flags that it was given. An empty dict that is filled counts: it was made to be filled.
+    These count: another version, shape or content of a tensor or array that can be reached from the
+    arguments; a list, dict, set or deque that grew or whose items were replaced; an attribute that was set.
+    These do not: the sample, an item that was taken out, and entries of a dict of plain values alone, for a
+    model may complete the flags that it was given. An empty dict that is filled counts: it was made to be
+    filled. What a function does that is passed cannot be seen, so a call with one is taken for a write.
 
     Args:
         args: positional arguments of the call.
@@ -34,11 +45,13 @@ class Effects:
 
     Attributes:
         complete: False where the arguments have too many parts to watch.
+        calls_back: whether a function, a method or a partial is among the arguments.
     """
 
     def __init__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        self.complete = True
+        self.complete, self.calls_back = True, False
         self._tensors: list[tuple[torch.Tensor, object]] = []
+        self._arrays: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], int]] = []
         self._containers: list[tuple[Any, Any]] = []
         self._objects: list[tuple[Any, dict[str, Any]]] = []
         self._walk([*args, *kwargs.values()], {id(tensor) for tensor in samples(args, kwargs)})
@@ -47,13 +60,18 @@ class Effects:
         """True if the call wrote into its arguments, or has too many of them to know."""
         return (
             not self.complete
-            or any(_state_of(tensor) != state for tensor, state in self._tensors)
+            or self.calls_back
+            or any(_checksum(array) != checksum for array, _, checksum in self._arrays)
+            or any(state_of(tensor) != state for tensor, state in self._tensors)
             or any(_differs(container, before) for container, before in self._containers)
             or any(_has_new(before, attributes_of(value) or {}) for value, before in self._objects)
         )
 
     def restore(self) -> None:
-        """Put containers and attributes back as they were; tensors that were written into stay so."""
+        """Put containers, attributes and arrays back; tensors that were written into stay so."""
+        for array, copy, checksum in self._arrays:
+            if _checksum(array) != checksum:
+                array[...] = copy
         for container, before in self._containers:
             if isinstance(container, list):
                 container[:] = before
@@ -75,7 +93,11 @@ class Effects:
                 self.complete = False
                 return
             if isinstance(value, torch.Tensor):
-                self._tensors.append((value, _state_of(value)))
+                self._tensors.append((value, state_of(value)))
+            elif _is_array(value):
+                self._arrays.append((value, value.copy(), _checksum(value)))
+            elif isinstance(value, _FUNCTIONS):
+                self.calls_back = True
             elif isinstance(value, dict):
                 self._containers.append((value, dict(value)))
                 stack += value.values()
@@ -88,7 +110,8 @@ class Effects:
                 attributes = attributes_of(value)
                 if attributes is not None:
                     self._objects.append((value, dict(attributes)))
-                    stack += attributes.values()
+                    # An object may have functions as parts for its own use.
+                    stack += [item for item in attributes.values() if not isinstance(item, _FUNCTIONS)]
 
 
 @contextmanager
@@ -105,14 +128,38 @@ def undone(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Callable[
         effects.restore()
 
 
-def _state_of(tensor: torch.Tensor) -> object:
+def state_of(tensor: torch.Tensor, most_bytes: int = _MOST_BYTES) -> tuple[object, ...]:
+    """Shape, version and sums over the bytes of a tensor: what a write changes, one through `.data` too.
+
+    Args:
+        tensor: the tensor.
+        most_bytes: larger ones are known by shape and version alone, unless they have no version.
+    """
     if tensor.device.type == "meta":
-        return tensor.shape
-    if tensor.is_inference():
-        # These have no version; the sum of all bytes is what is left to tell by.
-        contents = tensor.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8)
-        return tensor.shape, float(contents.sum(dtype=torch.float64))
-    return tensor.shape, tensor._version
+        return (tensor.shape,)
+    version = None if tensor.is_inference() else tensor._version
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout is torch.strided
+    small = version is None or tensor.numel() * tensor.element_size() <= most_bytes
+    if not plain or tensor.is_quantized or not small:
+        return tensor.shape, version
+    flat = tensor.detach().resolve_conj().reshape(-1)
+    # What was expanded from one element has no stride to view it by.
+    flat = flat if flat.stride() == (1,) else flat.clone(memory_format=torch.contiguous_format)
+    content = flat.view(torch.uint8)
+    # Of all bytes, and of some, so that values that change places are noticed.
+    sums = [content[::stride].sum(dtype=torch.int64) for stride in (1, 2, 7)]
+    return tensor.shape, version, *torch.stack(sums).tolist()
+
+
+def _is_array(value: Any) -> bool:
+    # Without an import: who has an array has imported numpy.
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def _checksum(array: np.ndarray[Any, Any]) -> int:
+    # Of objects this is their identity.
+    return zlib.crc32(array.tobytes())
 
 
 def _differs(now: Any, before: Any) -> bool:

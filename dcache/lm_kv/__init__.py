@@ -26,7 +26,6 @@ from dcache.lm_kv.registry import available, make, preset
 
 if TYPE_CHECKING:
     from dcache.lm_kv.cache import KVCache
-    from dcache.lm_kv.enabled import disable, enable, is_enabled, stats
 
 __all__ = [
     "CacheReport",
@@ -34,38 +33,26 @@ __all__ = [
     "KVCache",
     "Policy",
     "available",
-    "disable",
-    "enable",
     "expected_attention",
     "h2o",
-    "is_enabled",
     "keydiff",
     "kvzip",
     "make",
     "preset",
     "random",
     "snapkv",
-    "stats",
     "streaming_llm",
     "tova",
 ]
 
-# These import transformers, which takes seconds.
-_LAZY = {
-    "KVCache": "cache",
-    "disable": "enabled",
-    "enable": "enabled",
-    "is_enabled": "enabled",
-    "stats": "enabled",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    # Imported when it is used: it imports transformers, which takes seconds.
+    if name != "KVCache":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    from dcache.lm_kv.cache import KVCache
 
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    return KVCache
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""The one file that touches transformers' internals: attention and mask functions, hooks, cache layers.
+"""The one file that touches transformers' internals: attention and mask functions, hooks, cache classes.
 
 A cache is in force only while its decoder's forward runs. Meanwhile the attention implementation of the
 decoder's configs is dcache's; it reads a layer's storage through a tag on the keys that `update` returned,
@@ -7,16 +7,18 @@ and hands whatever has no tag to the implementation that was set before.
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
+import traceback
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
+from transformers.generation.utils import GenerationMixin
 from transformers.masking_utils import (
     ALL_MASK_ATTENTION_FUNCTIONS,
     AttentionMaskInterface,
@@ -56,65 +58,25 @@ class LiveCache(Cache):
         """It ended, in an exception where it was not completed."""
 
 
-def decoder_of(model: Any) -> torch.nn.Module:
-    """The innermost model of transformers that holds the attention layers: every wrapper calls it by keyword.
-
-    Raises:
-        DcacheError: there is none, there are several, or its attention cannot be replaced.
-    """
-    modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
-    models = [m for m in modules if isinstance(m, PreTrainedModel) and any(map(_has_index, m.modules()))]
-    inner = [m for m in models if not any(other is not m and other in models for other in m.modules())]
-    if len(inner) != 1:
-        raise DcacheError(
-            "lm_kv needs a causal language model of transformers with one decoder, got "
-            f"{type(model).__name__}, which has {len(inner)}"
-        )
-    (decoder,) = inner
-    # Not the class's own flag: it is unset for families that do use the interface (Qwen3-Next).
-    files = {sys.modules[type(m).__module__] for m in decoder.modules() if _has_index(m)}
-    if not any(hasattr(file, "ALL_ATTENTION_FUNCTIONS") for file in files):
-        raise DcacheError(
-            f"{type(decoder).__name__} does not call its attention through transformers' attention "
-            "interface, so its cache cannot be replaced"
-        )
-    return decoder
-
-
-def layers_for(
-    decoder: torch.nn.Module, make: Callable[[int], CacheLayerMixin]
-) -> tuple[list[Any], list[int]]:
-    """A cache layer for each layer of a decoder, and the indices of those that are `make`'s.
-
-    Sliding, chunked, linear and convolutional layers keep the library's.
-
-    Raises:
-        DcacheError: no layer has full attention, or keys change after the cache (MLA).
-    """
-    config: Any = decoder.config
-    name = type(decoder).__name__
-    if getattr(config, "kv_lora_rank", None):
-        raise DcacheError(
-            f"{name} has latent attention (MLA): it stores latents, not keys and values, so there are no "
-            "tokens per head to evict"
-        )
-    layers: list[Any] = list(DynamicCache(config=config).layers)
-    if getattr(config, "num_kv_shared_layers", 0):
-        raise DcacheError(f"{name} shares keys between layers, which lm_kv does not support")
-    full = [i for i, layer in enumerate(layers) if type(layer) is DynamicLayer]
-    if not full:
-        kinds = sorted({type(layer).__name__ for layer in layers})
-        raise DcacheError(
-            f"{name} has no layer with full attention, nothing to compress: it has {', '.join(kinds)}"
-        )
-    for index in full:
-        layers[index] = make(index)
-    return layers, full
-
-
 def is_empty_dynamic(cache: object) -> bool:
-    """Whether this is a plain DynamicCache that holds nothing."""
-    return type(cache) is DynamicCache and cache.get_seq_length() == 0
+    """Whether this is a plain DynamicCache that holds nothing and moves nothing to the CPU."""
+    return type(cache) is DynamicCache and not cache.offloading and cache.get_seq_length() == 0
+
+
+def verifies_drafts() -> bool:
+    """Whether transformers' assisted decoding runs in this thread, which takes tokens back after a call.
+
+    It says so to the cache that it begins with, which keeps no trace of it where all attention is full.
+    """
+    code = GenerationMixin._assisted_decoding.__code__
+    return any(frame.f_code is code for frame, _ in traceback.walk_stack(None))
+
+
+def named(decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A forward's arguments by name."""
+    if not args:
+        return dict(kwargs)
+    return {**dict(zip(inspect.signature(decoder.forward).parameters, args, strict=False)), **kwargs}
 
 
 def wants_cache(decoder: torch.nn.Module, call: Mapping[str, Any]) -> bool:
@@ -124,10 +86,6 @@ def wants_cache(decoder: torch.nn.Module, call: Mapping[str, Any]) -> bool:
     return bool(getattr(config, "use_cache", False) if use_cache is None else use_cache)
 
 
-def _has_index(module: torch.nn.Module) -> bool:
-    return getattr(module, "layer_idx", None) is not None
-
-
 class Attachment:
     """dcache's hooks on one decoder; they go when the last cache that holds this goes."""
 
@@ -135,11 +93,8 @@ class Attachment:
         # Some families keep several configs; walking all modules costs a millisecond, so it is done once.
         configs = {id(m.config): m.config for m in decoder.modules() if hasattr(m, "config")}
         self.configs: list[Any] = list(configs.values())
-        handles = [
-            decoder.register_forward_pre_hook(_enter, with_kwargs=True),
-            decoder.register_forward_hook(_leave, always_call=True),
-        ]
-        weakref.finalize(self, _remove, handles)
+        weakref.finalize(self, decoder.register_forward_pre_hook(_enter, with_kwargs=True).remove)
+        weakref.finalize(self, decoder.register_forward_hook(_leave, always_call=True).remove)
 
 
 _attachments: weakref.WeakKeyDictionary[torch.nn.Module, weakref.ref[Attachment]] = (
@@ -174,11 +129,6 @@ def _discard_copies(decoder: torch.nn.Module) -> None:
             del hooks[key]
 
 
-def _remove(handles: Iterable[Any]) -> None:
-    for handle in handles:
-        handle.remove()
-
-
 @dataclass
 class _Frame:
     """One forward that runs in this thread; `cache` is None for forwards without one of ours."""
@@ -197,10 +147,10 @@ def _enter(decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     frame = _Frame(decoder)
     # First of all, for `_leave` is called even where this raises.
     _frames().append(frame)
-    cache = kwargs.get("past_key_values")
+    call = named(decoder, args, kwargs)
+    cache = call.get("past_key_values")
     if not isinstance(cache, LiveCache):
         return
-    call = {**kwargs, "input_ids": kwargs.get("input_ids", args[0] if args else None)}
     cache.begin(decoder, call)
     reference = _attachments.get(decoder)
     frame.attachment = None if reference is None else reference()

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch.nn import functional as F
+
+from dcache.lm_kv.parts import DensePart, Part
 
 # Queries are taken in blocks with at most this many logits.
 LOGITS = 2**24
@@ -31,6 +32,11 @@ class Logits:
     softcap: float | None = None
     sinks: torch.Tensor | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether logits are scaled products and nothing else takes mass."""
+        return self.softcap is None and self.sinks is None
+
     def of(self, products: torch.Tensor) -> torch.Tensor:
         """Logits of dot products of any shape."""
         logits = products * self.scaling
@@ -45,94 +51,6 @@ class Logits:
         return torch.cat([logits, sinks], -1).softmax(-1)[..., :-1]
 
 
-class Part(Protocol):
-    """Keys and values of some columns."""
-
-    @property
-    def columns(self) -> int:
-        """Number of columns in the padded form."""
-
-    def products(self, query: torch.Tensor) -> torch.Tensor:
-        """`[B, h, G*S, d]` -> dot products with every key, `[B, h, G*S, columns]`."""
-
-    def mask(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits `[B, h, G, S, columns]` with biases added and -inf at columns without a token."""
-
-    def combine(self, weights: torch.Tensor) -> torch.Tensor:
-        """Weights `[B, h, G*S, columns]` -> weighted sums of values `[B, h, G*S, d_v]`."""
-
-
-@dataclass(frozen=True)
-class DensePart:
-    """Keys `[B, h, n, d]`, values `[B, h, n, d_v]`; bool `[B, 1 or h, n]` where columns may hold no token."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-    valid: torch.Tensor | None = None
-    bias: torch.Tensor | None = None
-
-    @property
-    def columns(self) -> int:
-        """Number of columns."""
-        return self.keys.shape[2]
-
-    def products(self, query: torch.Tensor) -> torch.Tensor:
-        """Dot products of all queries with all keys."""
-        return query @ self.keys.to(query.dtype).mT
-
-    def mask(self, logits: torch.Tensor) -> torch.Tensor:
-        """Bias added; -inf at pads."""
-        if self.bias is not None:
-            logits = logits + self.bias[:, :, None, None]
-        if self.valid is not None:
-            logits = logits.masked_fill(~self.valid[:, :, None, None], float("-inf"))
-        return logits
-
-    def combine(self, weights: torch.Tensor) -> torch.Tensor:
-        """Weighted sums of values."""
-        return weights @ self.values.to(weights.dtype)
-
-
-@dataclass(frozen=True)
-class RaggedPart:
-    """Runs of unequal length: flat keys `[N, d]`, values `[N, d_v]`, bias `[B, h, width]` or None."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-    lengths: torch.Tensor
-    sizes: list[int]
-    bias: torch.Tensor | None = None
-
-    @property
-    def columns(self) -> int:
-        """Tokens in the longest run."""
-        return max(self.sizes)
-
-    def products(self, query: torch.Tensor) -> torch.Tensor:
-        """Dot products, run by run; 0 in unused columns."""
-        out = query.new_zeros(*query.shape[:3], self.columns)
-        flat_out, flat_query = out.flatten(0, 1), query.flatten(0, 1)
-        for run, keys in enumerate(self.keys.split(self.sizes)):
-            flat_out[run, :, : self.sizes[run]] = flat_query[run] @ keys.to(query.dtype).mT
-        return out
-
-    def mask(self, logits: torch.Tensor) -> torch.Tensor:
-        """Bias added; -inf in unused columns."""
-        if self.bias is not None:
-            logits = logits + self.bias[:, :, None, None]
-        unused = torch.arange(self.columns, device=logits.device) >= self.lengths[..., None]
-        return logits.masked_fill(unused[:, :, None, None], float("-inf"))
-
-    def combine(self, weights: torch.Tensor) -> torch.Tensor:
-        """Weighted sums of values, run by run."""
-        flat = weights.flatten(0, 1)
-        sums = [
-            flat[run, :, : self.sizes[run]] @ values.to(weights.dtype)
-            for run, values in enumerate(self.values.split(self.sizes))
-        ]
-        return torch.stack(sums).unflatten(0, weights.shape[:2])
-
-
 @dataclass(frozen=True)
 class Fresh:
     """Which tokens of this call may be seen by which of its queries.
@@ -144,6 +62,11 @@ class Fresh:
 
     valid: torch.Tensor | None = None
     visible: torch.Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether attention is causal and no token is a pad."""
+        return self.valid is None and self.visible is None
 
     def allowed(self, queries: int, device: torch.device) -> torch.Tensor | None:
         """Bool `[B or 1, S, S]`, None where everything may be seen.
@@ -170,7 +93,7 @@ class Attended:
     """
 
     output: torch.Tensor
-    columns: torch.Tensor | None
+    columns: torch.Tensor | None = None
 
 
 def attend(
@@ -187,22 +110,20 @@ def attend(
             largest weight of all queries and heads of the group; None: nothing is gathered. Pads give
             nothing.
     """
-    heads = _heads(parts[-1])
-    groups = query.shape[1] // heads
-    folded = query.unflatten(1, (heads, groups))
-    size = query.shape[2]
+    rows, size = query.shape[0], query.shape[2]
+    folded = query.reshape(rows, _heads(parts[-1]), -1, size, query.shape[3])
     allowed = fresh.allowed(size, query.device)
     total = sum(part.columns for part in parts)
-    block = max(1, LOGITS // max(1, query.shape[0] * query.shape[1] * total))
+    block = max(1, LOGITS // max(1, rows * query.shape[1] * total))
     outputs, gathered = [], []
     for start in range(0, size, block):
-        rows = slice(start, min(start + block, size))
+        some = slice(start, min(start + block, size))
         weights = _weights(
-            folded[:, :, :, rows], parts, logits, None if allowed is None else allowed[:, rows]
+            folded[:, :, :, some], parts, logits, None if allowed is None else allowed[:, some]
         )
         outputs.append(_combine(weights, parts))
         if statistic is not None:
-            counted = None if fresh.valid is None else fresh.valid[:, rows]
+            counted = None if fresh.valid is None else fresh.valid[:, some]
             gathered.append(_column_statistic(weights, counted, statistic))
     output = torch.cat(outputs, 3) if len(outputs) > 1 else outputs[0]
     columns = None
@@ -213,6 +134,23 @@ def attend(
     return Attended(output, columns)
 
 
+def attend_one(query: torch.Tensor, parts: Sequence[Part], logits: Logits, statistic: str | None) -> Attended:
+    """Attention of one query `[B, H, 1, d]` on all parts, its own token among them; as `attend` otherwise.
+
+    Where all lies in one dense part, torch's fused attention reads it as it is, a group's heads as queries.
+    """
+    part = parts[0]
+    plain = logits.plain and statistic is None
+    if not plain or len(parts) > 1 or not isinstance(part, DensePart) or part.keys.dtype != query.dtype:
+        return attend(query, parts, logits, Fresh(), statistic)
+    folded = query.reshape(len(query), part.keys.shape[1], -1, query.shape[3])
+    mask = None if part.valid is None else part.valid[:, :, None]
+    output = F.scaled_dot_product_attention(
+        folded, part.keys, part.values, attn_mask=mask, scale=logits.scaling
+    )
+    return Attended(output.flatten(1, 2)[:, None].contiguous())
+
+
 def attend_fresh(query: torch.Tensor, part: DensePart, logits: Logits, fresh: Fresh) -> torch.Tensor:
     """Attention of a first call on its own tokens by torch's fused attention; `[B, S, H, d_v]`.
 
@@ -220,11 +158,15 @@ def attend_fresh(query: torch.Tensor, part: DensePart, logits: Logits, fresh: Fr
     """
     groups = query.shape[1] // part.keys.shape[1]
     keys, values = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (part.keys, part.values))
-    causal = fresh.valid is None and fresh.visible is None
-    allowed = None if causal else fresh.allowed(query.shape[2], query.device)
+    allowed = None if fresh.plain else fresh.allowed(query.shape[2], query.device)
     mask = None if allowed is None else allowed[:, None]
     output = F.scaled_dot_product_attention(
-        query, keys, values, attn_mask=mask, is_causal=causal and query.shape[2] > 1, scale=logits.scaling
+        query,
+        keys,
+        values,
+        attn_mask=mask,
+        is_causal=fresh.plain and query.shape[2] > 1,
+        scale=logits.scaling,
     )
     return output.transpose(1, 2).contiguous()
 
@@ -239,23 +181,24 @@ def _weights(
     query: torch.Tensor, parts: Sequence[Part], logits: Logits, allowed: torch.Tensor | None
 ) -> torch.Tensor:
     """Weights `[B, h, G, S, T]` of queries `[B, h, G, S, d]` over all columns, in float32 or better."""
-    exact = torch.promote_types(query.dtype, torch.float32)
-    flat = query.to(exact).flatten(2, 3)
-    columns = [part.mask(logits.of(part.products(flat).unflatten(2, query.shape[2:4]))) for part in parts]
+    rows, heads, groups, size, _ = query.shape
+    flat = query.to(torch.promote_types(query.dtype, torch.float32)).flatten(2, 3)
+    columns = [part.mask(logits.of(part.products(flat))) for part in parts]
     if allowed is not None:
-        columns[-1] = columns[-1].masked_fill(~allowed[:, None, None], float("-inf"))
-    return logits.softmax(torch.cat(columns, -1) if len(columns) > 1 else columns[0])
+        own = columns[-1].view(rows, heads, groups, size, -1)
+        columns[-1] = own.masked_fill(~allowed[:, None, None], float("-inf")).flatten(2, 3)
+    joined = torch.cat(columns, -1) if len(columns) > 1 else columns[0]
+    return logits.softmax(joined.view(rows, heads, groups, size, -1))
 
 
 def _combine(weights: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
     """Weighted sums of all parts' values, `[B, h, G, S, d_v]`."""
-    flat = weights.flatten(2, 3)
-    pieces = flat.split([part.columns for part in parts], -1)
+    pieces = weights.flatten(2, 3).split([part.columns for part in parts], -1)
     sums = [part.combine(piece) for part, piece in zip(parts, pieces, strict=True) if part.columns]
     total = sums[0]
     for more in sums[1:]:
         total = total + more
-    return total.unflatten(2, weights.shape[2:4])
+    return total.view(*weights.shape[:4], -1)
 
 
 def _column_statistic(weights: torch.Tensor, counted: torch.Tensor | None, statistic: str) -> torch.Tensor:

@@ -18,6 +18,7 @@ from dcache.lm_kv.cache_stats import CacheReport, CacheStats
 from dcache.lm_kv.calls import mask_of, read_call
 from dcache.lm_kv.codec import Codec
 from dcache.lm_kv.eviction import evict
+from dcache.lm_kv.families import decoder_of, layers_for
 from dcache.lm_kv.figures import figures, kept_by_head, tensors_of
 from dcache.lm_kv.guards import check_call, inputs_of
 from dcache.lm_kv.layer import LayerCache
@@ -25,7 +26,7 @@ from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.probe import received_attention
 from dcache.lm_kv.registry import make
 from dcache.lm_kv.rotary import find_rotary
-from dcache.lm_kv.shared import Shared
+from dcache.lm_kv.shared import Shared, places_of
 from dcache.lm_kv.text import Text
 from dcache.lm_kv.trigger import due_at_crop
 from dcache.util.bytes import bytes_of
@@ -98,12 +99,12 @@ class KVCache(adapter.LiveCache):
                 "a number of tokens per KV head such as 512"
             )
         self.policy = policy
-        self.decoder = adapter.decoder_of(model)
+        self.decoder = decoder_of(model)
         shared = Shared(policy, Budget(policy.budget), evict)
-        layers, self.compressed_layers = adapter.layers_for(self.decoder, lambda i: LayerCache(i, shared))
+        layers, self.compressed_layers = layers_for(self.decoder, lambda i: LayerCache(i, shared))
         super().__init__(layers=layers)
         self._shared = shared
-        shared.places = self._places()
+        shared.places = places_of(policy, self.compressed_layers, len(layers))
         self._attachment = adapter.attach(self.decoder)
         if policy.needs_rotary:
             shared.rotary = find_rotary(self.decoder, self.compressed_layers)
@@ -127,10 +128,16 @@ class KVCache(adapter.LiveCache):
             self._note(call)
 
     def end(self, completed: bool) -> None:
-        """It ended; tokens are evicted now where all layers must have run."""
+        """It ended; tokens are evicted now where all layers must have run.
+
+        Raises:
+            DcacheError: the model did not use the cache.
+        """
         self._shared.end()
         if self._shared.reader is not None:
             return
+        if completed and not any(layer.is_initialized for layer in self._compressed()):
+            raise DcacheError(f"{type(self.decoder).__name__} ran without its cache, though it was given one")
         self._failed = not completed
         late = completed and self.policy.after_forward and not self._shared.holding
         if late and self._lead().is_due(self._new):
@@ -262,17 +269,8 @@ class KVCache(adapter.LiveCache):
         return [self.layers[i] for i in self.compressed_layers]
 
     def _lead(self) -> LayerCache:
-        """The first layer that has a budget, which says when tokens are evicted; else the first."""
-        return self.layers[next(iter(self._shared.places), self.compressed_layers[0])]
-
-    def _places(self) -> dict[int, int]:
-        """The layers that have a budget, in order."""
-        dense = self.policy.dense_layers
-        outside = [str(i) for i in dense if i not in range(len(self.layers))]
-        if outside:
-            last = len(self.layers) - 1
-            raise DcacheError(f"dense_layers must be indices from 0 to {last}, got {', '.join(outside)}")
-        return {i: place for place, i in enumerate(i for i in self.compressed_layers if i not in dense)}
+        """The first layer that has a budget, which says when tokens are evicted."""
+        return self.layers[next(iter(self._shared.places))]
 
     def _note(self, call: Mapping[str, Any]) -> None:
         """Remember what this call brings."""

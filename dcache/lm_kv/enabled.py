@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,29 +13,36 @@ from dcache.errors import DcacheError
 from dcache.lm_kv import adapter
 from dcache.lm_kv.cache import KVCache
 from dcache.lm_kv.cache_stats import CacheStats
+from dcache.lm_kv.families import decoder_of
 from dcache.lm_kv.policy import Policy
-from dcache.lm_kv.registry import make
 
 
 @dataclass
 class _Enabled:
-    """A policy on one decoder.
+    """A policy on one decoder; it stays behind, for its figures, when it is taken off.
 
     Attributes:
         policy: what is kept.
-        attachment: dcache's hooks, which must not go between two caches.
-        handle: the hook that gives calls their cache.
+        attachment: dcache's hooks, which must not go between two caches; None when it is taken off.
+        handle: the hook that gives calls their cache; None when it is taken off.
         cache: the last text's, by weak reference.
         number: how many caches there were; the last one's number.
         last: the last text's figures, once its cache is gone.
     """
 
     policy: Policy
-    attachment: adapter.Attachment
+    attachment: adapter.Attachment | None = None
     handle: Any = None
     cache: weakref.ref[KVCache] | None = None
     number: int = 0
     last: CacheStats | None = None
+
+    def figures(self) -> CacheStats:
+        """The last text's."""
+        cache = None if self.cache is None else self.cache()
+        if cache is not None:
+            return cache.stats()
+        return self.last or replace(CacheStats(), method=self.policy.name)
 
 
 class _TextCache(KVCache):
@@ -52,104 +60,71 @@ class _TextCache(KVCache):
 _enabled: weakref.WeakKeyDictionary[torch.nn.Module, _Enabled] = weakref.WeakKeyDictionary()
 
 
-def enable(model: Any, policy: Policy | str, **options: Any) -> Any:
-    """Give every new text of a language model a `KVCache`.
+def enable(model: Any, policy: Policy) -> None:
+    """Give every new text of a language model a `KVCache`, in place of what was enabled before.
 
     A call without a cache, or with an empty plain DynamicCache (what `generate` makes), gets one. Calls that
     record gradients run as they are.
 
     Args:
         model: a causal language model of transformers, or what wraps one.
-        policy: a policy with a budget, or the name of a preset.
-        **options: the preset's, where a name is given.
-
-    Returns:
-        The model.
+        policy: a policy with a budget.
 
     Raises:
-        DcacheError: the family is not supported, no budget is given, or a policy is enabled already. A call
-            that brings another cache raises as well, for it would not be compressed.
-
-    >>> import torch
-    >>> from transformers import LlamaConfig, LlamaForCausalLM
-    >>> from dcache import lm_kv
-    >>> config = LlamaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-    ...     num_key_value_heads=2, intermediate_size=32, eos_token_id=None)
-    >>> model = lm_kv.enable(LlamaForCausalLM(config).eval(), "keydiff", budget=0.5)
-    >>> out = model.generate(torch.arange(40)[None] + 5, max_new_tokens=3, do_sample=False)
-    >>> lm_kv.stats(model).kept
-    (22.0,)
-    >>> lm_kv.disable(model) is model
-    True
+        DcacheError: the family is not supported, or no budget is given; nothing was changed then. A call that
+            brings another cache raises as well, for it would not be compressed.
     """
-    if isinstance(policy, str):
-        policy = make(policy, **options)
-    elif options:
-        raise DcacheError(
-            f"options ({', '.join(options)}) go with a policy's name: give them to the policy itself"
-        )
-    decoder = adapter.decoder_of(model)
-    if decoder in _enabled:
-        raise DcacheError("an lm_kv policy is enabled on this model already: call disable first")
+    decoder = decoder_of(model)
     # Refuses now what the first call would refuse.
     KVCache(decoder, policy)
-    entry = _Enabled(policy, adapter.attach(decoder))
+    disable(model)
+    _switch_on(decoder, _Enabled(policy))
+
+
+def disable(model: Any) -> None:
+    """Take the policy off again; caches that users hold go on working. Without effect where none is on."""
+    _, entry = _entry_of(model)
+    if entry is not None and entry.handle is not None:
+        entry.handle.remove()
+        entry.handle = entry.attachment = None
+
+
+def stats(model: Any) -> CacheStats | None:
+    """Figures of the last text's cache, also after `disable`; None where no policy was ever enabled."""
+    _, entry = _entry_of(model)
+    return None if entry is None else entry.figures()
+
+
+def restorer(model: Any) -> Callable[[], None]:
+    """A function that enables what is enabled now once more, after `disable`, with the figures it had."""
+    decoder, entry = _entry_of(model)
+    if decoder is None or entry is None or entry.handle is None:
+        return lambda: None
+    return lambda: _switch_on(decoder, entry)
+
+
+def _entry_of(model: Any) -> tuple[torch.nn.Module | None, _Enabled | None]:
+    """The decoder in a model that a policy is or was enabled on, and what is known of it."""
+    modules = model.modules() if isinstance(model, torch.nn.Module) else ()
+    return next(((module, _enabled[module]) for module in modules if module in _enabled), (None, None))
+
+
+def _switch_on(decoder: torch.nn.Module, entry: _Enabled) -> None:
+    entry.attachment = adapter.attach(decoder)
     # In front of the hook that looks for a cache among the arguments.
     entry.handle = decoder.register_forward_pre_hook(_give_cache, with_kwargs=True, prepend=True)
     _enabled[decoder] = entry
-    return model
-
-
-def disable(model: Any) -> Any:
-    """Take the policy off again; caches that users hold go on working.
-
-    Returns:
-        The model.
-
-    Raises:
-        DcacheError: none is enabled.
-    """
-    entry = _entry(model)
-    entry.handle.remove()
-    del _enabled[adapter.decoder_of(model)]
-    return model
-
-
-def is_enabled(model: Any) -> bool:
-    """Whether a policy is enabled on this model."""
-    return (
-        any(module in _enabled for module in model.modules()) if isinstance(model, torch.nn.Module) else False
-    )
-
-
-def stats(model: Any) -> CacheStats:
-    """The figures of the last text's cache.
-
-    Raises:
-        DcacheError: no policy is enabled.
-    """
-    entry = _entry(model)
-    cache = None if entry.cache is None else entry.cache()
-    if cache is not None:
-        return cache.stats()
-    return entry.last or replace(CacheStats(), method=entry.policy.name)
-
-
-def _entry(model: Any) -> _Enabled:
-    entry = _enabled.get(adapter.decoder_of(model))
-    if entry is None:
-        raise DcacheError("no lm_kv policy is enabled on this model: call enable first")
-    return entry
 
 
 def _give_cache(
     decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     entry = _enabled.get(decoder)
-    cache = kwargs.get("past_key_values")
+    call = adapter.named(decoder, args, kwargs)
+    cache = call.get("past_key_values")
     recorded = torch.is_grad_enabled() and any(p.requires_grad for p in decoder.parameters())
     # A deep copy of the model copies this hook, but not what is enabled.
-    if entry is None or recorded or isinstance(cache, KVCache) or not adapter.wants_cache(decoder, kwargs):
+    if entry is None or entry.handle is None or recorded or not adapter.wants_cache(decoder, call):
         return None
     if isinstance(cache, adapter.LiveCache):
         return None
@@ -157,10 +132,13 @@ def _give_cache(
         raise DcacheError(
             f"{entry.policy.name} is enabled on this model, but the call brings its own "
             f"{type(cache).__name__}, which would not be compressed. Leave past_key_values and "
-            "cache_implementation out, or call disable first."
+            'cache_implementation out ("dynamic" is taken over), or call dcache.disable first.'
         )
     new = _TextCache(decoder, entry.policy)
+    if adapter.verifies_drafts():
+        # It was said to the cache that is replaced.
+        new.activate_past_recording()
     entry.number += 1
     new.entry, new.number = entry, entry.number
     entry.cache, entry.last = weakref.ref(new), None
-    return args, {**kwargs, "past_key_values": new, "use_cache": True}
+    return (), {**call, "past_key_values": new, "use_cache": True}

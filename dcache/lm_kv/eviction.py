@@ -95,13 +95,14 @@ def plan_rows(shared: Shared, seen: Sequence[int]) -> Plan:
     whole = is_whole(policy.window)
     requested = [int(policy.window) if whole else math.floor(n * policy.window + 1e-9) for n in tokens]
     window = [min(w, n // 2 - s) for w, n, s in zip(requested, tokens, sinks, strict=True)]
-    rows = zip(sinks, window, requested, tokens, seen, strict=True)
-    short = any(n < all_ and (s < policy.sinks or (whole and w < a)) for s, w, a, n, all_ in rows)
+    rows = zip(tokens, sinks, window, requested, seen, strict=True)
+    short = [(n, s, w) for n, s, w, r, all_ in rows if n < all_ and (s < policy.sinks or (whole and w < r))]
     if short and not shared.warned:
         shared.warned = True
+        budget, fewer_sinks, smaller_window = min(short)
         warnings.warn(
-            f"sinks={policy.sinks} and window={policy.window} take more than half of a budget of "
-            f"{min(tokens)} tokens; they shrink to {min(sinks)} and {min(window)}",
+            f"sinks={policy.sinks} and window={policy.window} take more than half of a budget of {budget} "
+            f"token{'s' if budget > 1 else ''}; they shrink to {fewer_sinks} and {smaller_window}",
             DcacheWarning,
             stacklevel=2,
         )

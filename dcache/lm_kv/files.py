@@ -137,6 +137,7 @@ def layer_tensors(layer: LayerCache) -> dict[str, torch.Tensor]:
         raise DcacheError("this cache holds nothing yet: run the model with it first")
     tensors = {
         "seen": store.seen,
+        "offset": layer.offset,
         "counts": torch.tensor([store.columns, layer.since, layer.evictions]),
         "scaling": torch.tensor([layer.logits.scaling], dtype=torch.float64),
         "tail.keys": store.tail.keys,
@@ -182,4 +183,4 @@ def restore_layer(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> Non
     logits = Logits(float(tensors["scaling"]), softcap, tensors.get("sinks"))
     prefix = "state."
     state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    layer.restore(store, state, logits, since, evictions)
+    layer.restore(store, state, logits, tensors["offset"], since, evictions)

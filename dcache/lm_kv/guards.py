@@ -22,7 +22,8 @@ def check_call(
         broken: whether an exception broke off the cache's last forward.
 
     Raises:
-        DcacheError: another model's cache, a broken one, an empty batch, or gradients that are recorded.
+        DcacheError: another model's cache, a broken one, an empty batch, attention weights that are asked
+            for, or gradients that are recorded.
     """
     if decoder is not expected:
         raise DcacheError(
@@ -38,6 +39,11 @@ def check_call(
     if inputs is not None and 0 in inputs.shape[:2]:
         raise DcacheError(
             f"the batch is empty: expected at least one row and one token, got {tuple(inputs.shape)}"
+        )
+    if call.get("output_attentions"):
+        raise DcacheError(
+            "output_attentions=True asks for attention weights, which a KVCache does not return: leave it "
+            "out, or call without the cache"
         )
     if torch.is_grad_enabled() and any(p.requires_grad for p in decoder.parameters()):
         raise DcacheError(

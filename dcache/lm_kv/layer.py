@@ -9,10 +9,12 @@ import torch
 
 from dcache.errors import DcacheError
 from dcache.lm_kv import adapter
-from dcache.lm_kv.attention import DensePart, Logits, Part, attend, attend_fresh
+from dcache.lm_kv.attention import Attended, Logits, attend, attend_fresh, attend_one
 from dcache.lm_kv.calls import Call
 from dcache.lm_kv.observers import Observed, State
+from dcache.lm_kv.parts import DensePart, Part
 from dcache.lm_kv.shared import Shared
+from dcache.lm_kv.shifted import next_offset, shifted
 from dcache.lm_kv.store import LayerStore
 from dcache.lm_kv.trigger import due
 from dcache.util.bytes import bytes_of
@@ -31,6 +33,7 @@ class LayerCache(adapter.BaseLayer):
         logits: how the layer makes logits; known after the first call.
         since: columns since the last eviction.
         evictions: how often tokens were evicted.
+        offset: int64 `[rows]`, the model's position of a token minus its index among the row's true ones.
     """
 
     is_sliding = False
@@ -41,8 +44,7 @@ class LayerCache(adapter.BaseLayer):
     logits: Logits
     since: int
     evictions: int
-    # int64 `[rows]`, the model's position of a token minus its index among the row's true ones.
-    _offset: torch.Tensor
+    offset: torch.Tensor
 
     def __init__(self, index: int, shared: Shared) -> None:
         super().__init__()
@@ -132,7 +134,7 @@ class LayerCache(adapter.BaseLayer):
         if rows.dtype == torch.bool:
             rows = rows.nonzero()[:, 0]
         self.store.select_rows(rows)
-        self._offset = self._offset[rows]
+        self.offset = self.offset[rows]
         self.state = {name: tensor[rows] for name, tensor in self.state.items()}
         self._account()
 
@@ -166,18 +168,23 @@ class LayerCache(adapter.BaseLayer):
         store = self._started(module, key, value)
         call = self.shared.call(mask, key, store.columns)
         self.logits = Logits(scaling, kwargs.get("softcap"), kwargs.get("s_aux"))
-        self._check_gaps(store, call)
+        if self.shared.policy.positions == "shifted":
+            self.offset = next_offset(store, call, self.offset)
         reader, policy = self.shared.reader, self.shared.policy
         statistic = "max" if reader is not None else policy.observer.statistic
         fresh = DensePart(key, value)
-        plain = self.logits.softcap is None and self.logits.sinks is None and statistic is None
-        if plain and store.columns == 0 and query.shape[2] > 1:
-            output = attend_fresh(query, fresh, self.logits, call.fresh)
-            self._append(store, query, key, value, call)
-            return output
-        attended = attend(query, [*self._parts(store), fresh], self.logits, call.fresh, statistic)
+        if query.shape[2] == 1 and reader is None and call.fresh.plain and policy.positions == "original":
+            # One new token sees all there is, so it is stored first and is no part by itself.
+            positions = self._store(store, key, value, call)
+            attended = attend_one(query, store.parts(), self.logits, statistic)
+            self._observe(store, query, call, positions, attended.columns)
+            return attended.output
+        if self.logits.plain and statistic is None and store.columns == 0 and query.shape[2] > 1:
+            attended = Attended(attend_fresh(query, fresh, self.logits, call.fresh))
+        else:
+            attended = attend(query, [*self._parts(store), fresh], self.logits, call.fresh, statistic)
         if reader is None:
-            self._append(store, query, key, value, call, attended.columns)
+            self._observe(store, query, call, self._store(store, key, value, call), attended.columns)
         elif attended.columns is not None:
             reader(self.index, attended.columns[..., : -key.shape[2]])
         return attended.output
@@ -204,11 +211,18 @@ class LayerCache(adapter.BaseLayer):
         other._account()
         return other
 
-    def restore(self, store: LayerStore, state: State, logits: Logits, since: int, evictions: int) -> None:
+    def restore(
+        self,
+        store: LayerStore,
+        state: State,
+        logits: Logits,
+        offset: torch.Tensor,
+        since: int,
+        evictions: int,
+    ) -> None:
         """Take over what was saved."""
-        self.store, self.state, self.logits = store, state, logits
+        self.store, self.state, self.logits, self.offset = store, state, logits, offset
         self.since, self.evictions = since, evictions
-        self._offset = torch.zeros_like(store.seen)
         self.is_initialized = True
         self._account()
 
@@ -226,7 +240,7 @@ class LayerCache(adapter.BaseLayer):
             )
         if self.store is None:
             self.store = LayerStore(key, value, self.shared.policy.observer.statistic is not None)
-            self._offset = torch.zeros_like(self.store.seen)
+            self.offset = torch.zeros_like(self.store.seen)
             self.is_initialized = True
         elif len(key) != self.batch_size:
             raise DcacheError(
@@ -235,57 +249,39 @@ class LayerCache(adapter.BaseLayer):
             )
         return self.store
 
-    def _check_gaps(self, store: LayerStore, call: Call) -> None:
-        """Refuse positions that jump between calls where kept tokens are shifted."""
-        if self.shared.policy.positions != "shifted":
-            return
-        first = call.valid.int().argmax(1, keepdim=True)
-        offset = call.rope.gather(1, first)[:, 0] - store.seen
-        started = call.valid.any(1)
-        if bool((started & (store.seen > 0) & (offset != self._offset)).any()):
-            raise DcacheError(
-                "positions must go on without gaps where kept tokens are shifted, but pads lie between a "
-                "row's tokens. Pass position_ids that count true tokens, as model.generate does."
-            )
-        self._offset = torch.where(started, offset, self._offset)
-
     def _parts(self, store: LayerStore) -> list[Part]:
         """Segments and tail, with their keys shifted where the policy says so."""
         if self.shared.policy.positions == "original" or not store.segments:
             return store.parts()
-        # Turned so that kept tokens stand without gaps before this call's first token, whose position is
-        # `seen`.
-        stored = store.stored()
-        rank = stored.valid.long().cumsum(-1) - 1
-        first = store.seen[:, None] - stored.valid.sum(-1)
-        gap = (first[..., None] + rank - stored.positions).masked_fill(~stored.valid, 0)
-        rows, heads, slots, size = stored.keys.shape
-        flat = stored.keys.reshape(rows * heads, 1, slots, size)
-        keys = self.shared.turn(self.index, flat, gap.reshape(rows * heads, slots), "shift")
-        return [DensePart(keys.view(rows, heads, slots, size), stored.values, stored.valid, stored.bias)]
+        return [shifted(store, lambda keys, by: self.shared.turn(self.index, keys, by, "shift"))]
 
-    def _append(
+    def _store(self, store: LayerStore, key: torch.Tensor, value: torch.Tensor, call: Call) -> torch.Tensor:
+        """Store this call's tokens; their positions int64 `[B, S]`."""
+        positions = store.seen[:, None] + call.rank
+        if store.append(key, value, positions, call.fresh.valid, call.count):
+            self._account()
+        self.since += key.shape[2]
+        return positions
+
+    def _observe(
         self,
         store: LayerStore,
         query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
         call: Call,
-        columns: torch.Tensor | None = None,
+        positions: torch.Tensor,
+        columns: torch.Tensor | None,
     ) -> None:
-        """Store this call's tokens, show it to the observer, evict where it is time."""
-        positions = store.seen[:, None] + call.rank
-        store.append(key, value, positions, call.fresh.valid, call.count)
+        """Show a call whose tokens are stored to the observer; evict where it is time."""
+        policy, shared = self.shared.policy, self.shared
         if columns is not None:
             store.add_scores(columns)
-        self.since += key.shape[2]
-        policy, shared = self.shared.policy, self.shared
         seen = Observed(
             query, call.valid, positions, lambda: shared.turn(self.index, query, call.rope, "back")
         )
-        self.state = policy.observer.observe(self.state, seen)
-        self._account()
-        if not policy.after_forward and not shared.holding and self.is_due(key.shape[2]):
+        before, self.state = self.state, policy.observer.observe(self.state, seen)
+        if columns is not None or self.state is not before:
+            self._account()
+        if not policy.after_forward and not shared.holding and self.is_due(query.shape[2]):
             shared.evict([self])
 
     def _account(self) -> None:

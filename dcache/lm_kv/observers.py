@@ -109,31 +109,47 @@ class QueryWindow:
 
 @dataclass(frozen=True)
 class QueryMoments:
-    """Count, sum and sum of products of all true queries before rotation.
+    """Count, sum and sum of products of all true queries before rotation, but for the first `skip`.
 
-    State: `count` `[B]`, `sum` `[B, H, d]`, `products` `[B, H, d, d]`, all float32 and added to in float64. A
-        query that `crop` takes back
-    still counts.
+    State: `count` `[B]`, `sum` `[B, H, d]`, `products` `[B, H, d * (d + 1) / 2]` (see `upper_triangle`), all
+    float32 and added to in float64. A query that `crop` takes back still counts.
     """
 
+    skip: int = 0
     statistic: ClassVar[str | None] = None
     needs_rotary: ClassVar[bool] = True
 
     def observe(self, state: State, call: Observed) -> State:
         """Add a call's queries."""
-        query = call.unrotate().double() * call.valid[:, None, :, None]
+        counted = call.valid & (call.positions >= self.skip)
+        query = call.unrotate().double() * counted[:, None, :, None]
         new = {
-            "count": call.valid.sum(1).double(),
+            "count": counted.sum(1).double(),
             "sum": query.sum(2),
-            "products": query.mT @ query,
+            "products": upper_triangle(query.mT @ query),
         }
         total = {name: state[name] + value for name, value in new.items()} if state else new
-        # float64 would double the bytes, which do not shrink with the budget.
+        # float64, or both triangles, would double the bytes, which do not shrink with the budget.
         return {name: value.float() for name, value in total.items()}
 
     def crop(self, state: State, end: torch.Tensor) -> State:
         """Sums stay."""
         return state
+
+
+def upper_triangle(matrices: torch.Tensor) -> torch.Tensor:
+    """Symmetric matrices `[..., d, d]` as their upper triangles `[..., d * (d + 1) / 2]`."""
+    rows, columns = torch.triu_indices(*matrices.shape[-2:], device=matrices.device)
+    return matrices[..., rows, columns]
+
+
+def symmetric(triangles: torch.Tensor, size: int) -> torch.Tensor:
+    """The inverse of `upper_triangle`, `[..., size, size]`."""
+    rows, columns = torch.triu_indices(size, size, device=triangles.device)
+    matrices = triangles.new_empty(*triangles.shape[:-1], size, size)
+    matrices[..., rows, columns] = triangles
+    matrices[..., columns, rows] = triangles
+    return matrices
 
 
 def _newest(query: torch.Tensor, position: torch.Tensor, valid: torch.Tensor, size: int) -> State:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
@@ -10,10 +11,12 @@ from typing import Any, ParamSpec, TypeAlias
 
 from dcache.errors import DcacheError
 from dcache.lm_kv.policy import Policy
-from dcache.util.options import call_with, did_you_mean
+from dcache.util.options import call_with, did_you_mean, options_of
 
 P = ParamSpec("P")
 Preset: TypeAlias = Callable[..., Policy]
+# Options of every policy, because they are fields of `Policy` and arguments of `KVCache`.
+SHARED = ("budget", "codec", "allocation", "floor", "dense_layers", "every")
 _presets: dict[str, Preset] = {}
 
 
@@ -51,18 +54,30 @@ def available() -> dict[str, str]:
 
 
 def make(name: str, **options: Any) -> Policy:
-    """Build a policy by name.
+    """Build a policy by name, in any spelling.
+
+    Args:
+        name: such as "snapkv" or "SnapKV".
+        **options: the preset's, and those that `KVCache` takes for all.
 
     Raises:
         DcacheError: the name or an option is unknown; the message lists what there is.
 
     >>> from dcache import lm_kv
-    >>> lm_kv.make("snapkv", budget=0.25).budget
-    0.25
+    >>> lm_kv.make("SnapKV", budget=0.25, dense_layers=(0,)).dense_layers
+    (0,)
     """
-    if name not in _presets:
+    function = _presets.get(name) or {_plain(known): f for known, f in _presets.items()}.get(_plain(name))
+    if function is None:
         known = ", ".join(_presets)
         raise DcacheError(
             f"policy {name!r} is unknown: expected one of {known}.{did_you_mean(name, _presets)}"
         )
-    return call_with(_presets[name], options)
+    takes = options_of(function)
+    shared = {key: value for key, value in options.items() if key in SHARED and key not in takes}
+    policy = call_with(function, {key: value for key, value in options.items() if key not in shared})
+    return replace(policy, **shared)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())

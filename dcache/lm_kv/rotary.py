@@ -12,6 +12,7 @@ import torch
 
 from dcache.errors import DcacheError
 from dcache.lm_kv import adapter
+from dcache.lm_kv.families import layers_for
 
 # Positions of the one token that is tried; rotation at 37 differs from none in every frequency.
 TRIED = (0, 37)
@@ -154,7 +155,7 @@ class _TriedCache(adapter.LiveCache):
     """A cache for one token."""
 
     def __init__(self, decoder: torch.nn.Module) -> None:
-        layers, self.compressed_layers = adapter.layers_for(decoder, lambda _: _TriedLayer())
+        layers, self.compressed_layers = layers_for(decoder, lambda _: _TriedLayer())
         super().__init__(layers=layers)
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dcache.errors import DcacheError
 from dcache.lm_kv.attention import Logits
-from dcache.lm_kv.observers import State
+from dcache.lm_kv.observers import State, symmetric
 from dcache.lm_kv.stored import Stored
 
 
@@ -166,19 +166,21 @@ class ExpectedAttention:
 
     Args:
         future: positions ahead over which the rotation is averaged.
+        skip: first tokens that take no share of the attention, as their queries have none in the moments.
     """
 
     future: int = 512
+    skip: int = 0
     probes: ClassVar[bool] = False
 
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
         """softmax(s K mu + s^2 K^T Sigma K / 2) |v|; mu, Sigma turned by the mean of the next rotations."""
         state = {name: tensor.double() for name, tensor in context.state.items()}
         heads = stored.keys.shape[1]
-        mean = state["sum"] / state["count"][:, None, None]
-        spread = (
-            state["products"] / state["count"][:, None, None, None] - mean[..., :, None] * mean[..., None, :]
-        )
+        count = state["count"].clamp_min(1)[:, None, None]
+        mean = state["sum"] / count
+        products = symmetric(state["products"], mean.shape[-1])
+        spread = products / count[..., None] - mean[..., :, None] * mean[..., None, :]
         turns = torch.stack([context.mean_rotation(int(n), self.future) for n in context.seen]).double()
         mu = (mean @ turns.mT).float()
         sigma = (turns[:, None] @ spread @ turns[:, None].mT).float()
@@ -186,7 +188,8 @@ class ExpectedAttention:
         keys = stored.keys.float().repeat_interleave(groups, 1)
         scaling = context.logits.scaling
         logits = (keys @ mu[..., None])[..., 0] * scaling + 0.5 * scaling**2 * ((keys @ sigma) * keys).sum(-1)
-        logits = logits.masked_fill(~stored.valid.repeat_interleave(groups, 1), float("-inf"))
+        counted = stored.valid & (stored.positions >= self.skip)
+        logits = logits.masked_fill(~counted.repeat_interleave(groups, 1), float("-inf"))
         weights = logits.softmax(-1).nan_to_num(0.0).unflatten(1, (heads, groups)).mean(2)
         return weights * stored.values.float().norm(dim=-1)
 

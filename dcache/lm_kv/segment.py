@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from dcache.lm_kv.codec import Codec, Plain
+from dcache.lm_kv.parts import DensePart, Part, RaggedPart
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,12 @@ class Segment:
         sizes: list[int] = self.lengths.flatten().tolist()
         return sizes
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Tokens in the longest run."""
         return max(self.sizes, default=0)
 
-    @property
+    @cached_property
     def uniform(self) -> bool:
         """Whether all runs are equally long, so that the storage is `[rows, heads, width, ...]`."""
         return len(set(self.sizes)) <= 1
@@ -74,9 +76,16 @@ class Segment:
         """Flat keys `[N, d]` and values `[N, d_v]` in the model's dtype."""
         return self.codec.decode(self.keys), self.codec.decode(self.values)
 
+    def part(self) -> Part:
+        """All of it for attention. Views of plain keys and values are made once, decoded ones every time."""
+        return self._plain_part if isinstance(self.codec, Plain) else self._part()
+
     def with_score(self, score: torch.Tensor) -> Segment:
         """The same tokens with another running statistic `[N]`."""
-        return replace(self, score=score)
+        # Unlike `replace`, a copy takes along what is known of sizes and parts.
+        other = copy.copy(self)
+        object.__setattr__(other, "score", score)
+        return other
 
     def select_rows(self, rows: torch.Tensor) -> Segment:
         """Rows by index, in this order, repeated where an index is."""
@@ -101,3 +110,14 @@ class Segment:
         optional = [part for part in (self.bias, self.score) if part is not None]
         encoded = [*self.codec.storages(self.keys), *self.codec.storages(self.values)]
         return [*encoded, self.positions, self.lengths, *optional]
+
+    @cached_property
+    def _plain_part(self) -> Part:
+        return self._part()
+
+    def _part(self) -> Part:
+        keys, values = self.decoded()
+        bias = None if self.bias is None else self.pad(self.bias)
+        if self.uniform:
+            return DensePart(self.pad(keys), self.pad(values), None, bias)
+        return RaggedPart(keys, values, self.lengths, self.sizes, bias)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,30 @@ from dcache.lm_kv.budget import Budget
 from dcache.lm_kv.calls import Call, read_call
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.rotary import Rotary
+
+
+def places_of(policy: Policy, compressed: Sequence[int], count: int) -> dict[int, int]:
+    """Index -> place of every layer that has a budget, in order.
+
+    Args:
+        policy: the cache's.
+        compressed: indices of the layers with full attention.
+        count: how many layers the model has.
+
+    Raises:
+        DcacheError: `dense_layers` has other indices, or all that could be compressed.
+    """
+    dense = policy.dense_layers
+    outside = ", ".join(str(i) for i in dense if i not in range(count))
+    if outside:
+        raise DcacheError(f"dense_layers must be indices from 0 to {count - 1}, got {outside}")
+    places = {i: place for place, i in enumerate(i for i in compressed if i not in dense)}
+    if not places:
+        raise DcacheError(
+            f"dense_layers={dense} leaves nothing to compress: the layers with full attention are "
+            f"{', '.join(map(str, compressed))}"
+        )
+    return places
 
 
 @dataclass

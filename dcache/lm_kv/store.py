@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from dcache.lm_kv.attention import DensePart, Part, RaggedPart
 from dcache.lm_kv.codec import Codec
+from dcache.lm_kv.parts import DensePart, Part
 from dcache.lm_kv.reducers import Reducer
 from dcache.lm_kv.segment import Segment
 from dcache.lm_kv.stored import Stored, gather
@@ -45,7 +45,7 @@ class LayerStore:
         positions: torch.Tensor,
         valid: torch.Tensor | None,
         count: torch.Tensor,
-    ) -> None:
+    ) -> bool:
         """Store new columns in the tail; see `Tail.append`.
 
         Args:
@@ -54,10 +54,13 @@ class LayerStore:
             positions: `[rows, n]`.
             valid: bool `[rows, n]` or None.
             count: int64 `[rows]`, true tokens among them.
+
+        Returns:
+            Whether the bytes that are held changed.
         """
-        self.tail.append(keys, values, positions, valid)
         self.seen = self.seen + count
         self.columns += keys.shape[2]
+        return self.tail.append(keys, values, positions, valid)
 
     def crop(self, count: int) -> None:
         """Take the newest columns of the tail back."""
@@ -77,16 +80,9 @@ class LayerStore:
 
     def parts(self) -> list[Part]:
         """Everything stored, for attention."""
-        parts: list[Part] = []
-        for segment in self.segments:
-            keys, values = segment.decoded()
-            bias = None if segment.bias is None else segment.pad(segment.bias)
-            if segment.uniform:
-                parts.append(DensePart(segment.pad(keys), segment.pad(values), None, bias))
-            else:
-                parts.append(RaggedPart(keys, values, segment.lengths, segment.sizes, bias))
         mask = self.tail.valid[:, None] if self.tail.padded else None
-        return [*parts, DensePart(self.tail.keys, self.tail.values, mask)]
+        tail = DensePart(self.tail.keys, self.tail.values, mask)
+        return [*(segment.part() for segment in self.segments), tail]
 
     def kept(self) -> torch.Tensor:
         """int64 `[rows, heads]`, tokens that each KV head holds."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-# A slab that is too small grows to the tokens it needs, rounded up to this many more. Doubling would let a
-# cache that keeps a quarter hold far more than a quarter of the bytes.
-BLOCK = 64
+# A slab that is too small grows by an eighth of the tokens in it, within these bounds. Doubling would let a
+# cache that keeps a quarter hold far more than a quarter of the bytes; with less, steps would copy more.
+LEAST, MOST = 8, 64
 
 
 class Tail:
@@ -56,7 +56,7 @@ class Tail:
 
     def append(
         self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor, valid: torch.Tensor | None
-    ) -> None:
+    ) -> bool:
         """Copy new columns in; their statistics start at 0.
 
         Args:
@@ -64,12 +64,16 @@ class Tail:
             values: `[rows, heads, n, d_v]`.
             positions: `[rows, n]`.
             valid: bool `[rows, n]`, None where no column is a pad.
+
+        Returns:
+            Whether the slabs grew.
         """
         start, end = self.length, self.length + keys.shape[2]
         # What was made under inference_mode cannot be written to outside it.
         locked = self._keys.is_inference() and not torch.is_inference_mode_enabled()
-        if locked or end > self._keys.shape[2]:
-            self._resize(max(end, start + BLOCK))
+        grows = locked or end > self._keys.shape[2]
+        if grows:
+            self._resize(max(end, start + min(MOST, max(LEAST, start // 8))))
         self._keys[:, :, start:end] = keys
         self._values[:, :, start:end] = values
         self._positions[:, start:end] = positions
@@ -78,6 +82,7 @@ class Tail:
             self._score[:, :, start:end] = 0.0
         self.length = end
         self.padded = self.padded or valid is not None
+        return grows
 
     def drop_newest(self, columns: int) -> None:
         """Forget the newest columns."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,9 @@ def numbers(
             f"{preset} needs {name}=, a list of numbers or a file, and has none. {HOW_TO_MEASURE}."
         )
     if isinstance(given, str):
-        if given in (published or {}):
-            return tuple((published or {})[given])
+        spelled = {_plain(known): table for known, table in (published or {}).items()}
+        if _plain(given) in spelled:
+            return tuple(spelled[_plain(given)])
         refuse_name(preset, name, given, published or {})
     values = entry(preset, name, given) if isinstance(given, str | os.PathLike) else given
     plain = isinstance(values, Sequence) and not isinstance(values, str)
@@ -52,6 +54,10 @@ def numbers(
     if len(values) < least:  # type: ignore[arg-type]
         raise DcacheError(f"{name} of {preset} must be at least {least} numbers, got {len(values)}")  # type: ignore[arg-type]
     return tuple(float(v) for v in values)  # type: ignore[union-attr]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def table_in(

@@ -16,7 +16,11 @@ from dcache.schedulers import Accumulated, guarded
 
 
 class OutputRate(SinceCompute):
-    """Expected relative change of the output: k |x_t - x_{t-1}| / |y|, k from the last two computed y."""
+    """Expected relative change of the output: k |x_t - x_{t-1}| / |y|, k from the last two computed y.
+
+    x is the part of the denoiser's input that its output continues. An evaluation that returns no tensor is
+    none to learn k from.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,8 +39,9 @@ class OutputRate(SinceCompute):
 
     def end_step(self, computed: bool, output: Any) -> None:
         """Store input and output of a computed evaluation, and the input for the next comparison."""
-        if computed and self.now is not None:
-            self.anchors = [*self.anchors[-1:], (self.now, flatten(output)[0][0].clone())]
+        y = next((leaf for leaf in flatten(output)[0] if isinstance(leaf, torch.Tensor)), None)
+        if computed and self.now is not None and y is not None:
+            self.anchors = [*self.anchors[-1:], (self.now, y.clone())]
         self.then, self.now = self.now, None
 
     def tensors(self) -> list[torch.Tensor]:
@@ -66,7 +71,8 @@ def easycache(
         threshold: predicted while the sum is below it.
         warmup: evaluations computed from the start.
         last: compute the last evaluation if the number of evaluations is known.
-        codec: "delta" as published; "value" for a model whose output and input differ in shape.
+        codec: "delta" as published, for the channels and tokens that input and output have in common, or
+            "value".
         branches: "together" as published, or "separate".
     """
     return Method(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dcache.method import Method, site_list
+from dcache.method import SUBLAYERS_FIRST, Method, site_list
 from dcache.methods.preset import preset
 from dcache.predictors import Foca
 from dcache.schedulers import Every, guarded
@@ -13,7 +13,7 @@ def foca(
     interval: int = 6,
     warmup: int = 3,
     last: bool = False,
-    sites: str | list[str] = "sublayers",
+    sites: str | list[str] | None = None,
     codec: str | None = "value",
     branches: str = "separate",
 ) -> Method:
@@ -27,14 +27,14 @@ def foca(
         interval: compute when `interval - 1` predictions have passed since the last compute; at least 1.
         warmup: evaluations computed from the start.
         last: compute the last evaluation if the number of evaluations is known.
-        sites: as in `dcache.sites`.
+        sites: as in `dcache.sites`; None is all sublayers (where a model has none: its blocks).
         codec: as in `dcache.cache.codec`.
         branches: "separate" or "together", as in `Method`.
     """
     return Method(
         rule=guarded(Every(interval), warmup=warmup, last=last),
         predictor=Foca(),
-        sites=site_list(sites),
+        sites=site_list(SUBLAYERS_FIRST if sites is None else sites),
         codec=codec,
         clock="step",
         branches=branches,

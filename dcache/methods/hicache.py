@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dcache.method import Method, site_list
+from dcache.method import SUBLAYERS_FIRST, Method, site_list
 from dcache.methods.preset import preset
 from dcache.predictors import Hermite
 from dcache.schedulers import Every, guarded
@@ -15,7 +15,7 @@ def hicache(  # noqa: PLR0913, PLR0917 - the published options and dcache's own
     scale: float = 0.5,
     warmup: int = 3,
     last: bool = False,
-    sites: str | list[str] = "sublayers",
+    sites: str | list[str] | None = None,
     codec: str | None = "value",
     clock: str | None = "step",
     branches: str = "separate",
@@ -31,7 +31,7 @@ def hicache(  # noqa: PLR0913, PLR0917 - the published options and dcache's own
         scale: the paper's sigma, above 0.
         warmup: evaluations computed from the start.
         last: compute the last evaluation if the number of evaluations is known.
-        sites: as in `dcache.sites`.
+        sites: as in `dcache.sites`; None is all sublayers (where a model has none: its blocks).
         codec: as in `dcache.cache.codec`.
         clock: "step" as published, or "timestep", "sigma", "logsnr".
         branches: "separate" or "together", as in `Method`.
@@ -39,7 +39,7 @@ def hicache(  # noqa: PLR0913, PLR0917 - the published options and dcache's own
     return Method(
         rule=guarded(Every(interval), warmup=warmup, last=last),
         predictor=Hermite(order, scale, since=max(warmup - 1, 0)),
-        sites=site_list(sites),
+        sites=site_list(SUBLAYERS_FIRST if sites is None else sites),
         codec=codec,
         clock=clock,
         branches=branches,

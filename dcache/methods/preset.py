@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import wraps
-from typing import ParamSpec
+from types import NoneType, UnionType
+from typing import ParamSpec, Union, get_args, get_origin, get_type_hints
 
+from dcache.errors import DcacheError
 from dcache.method import Method
+from dcache.util.checks import is_number, is_whole
 
 P = ParamSpec("P")
+# What options of one type are called, and whether a value is of it; options of other types check themselves.
+_TYPES: dict[object, tuple[str, Callable[[object], bool]]] = {
+    bool: ("True or False", lambda value: isinstance(value, bool)),
+    int: ("a whole number", is_whole),
+    float: ("a number", is_number),
+    str: ("text", lambda value: isinstance(value, str)),
+}
 
 FAMILIES = ("any", "transformer", "unet", "sublayers", "cross-attention", "guidance")
 
@@ -25,7 +35,7 @@ class About:
         needs: the data that it needs, such as a profile; "" for none.
         sites: the sites that it caches, as in `dcache.sites`.
         families: requirements on the denoiser: "any", "transformer" (a list of blocks), "unet", "sublayers"
-            (block classes whose sublayers are declared), "cross-attention", "guidance" (an unconditional
+            (attention and MLPs that are found or declared), "cross-attention", "guidance" (an unconditional
             branch).
     """
 
@@ -59,8 +69,17 @@ def preset(
 
         @wraps(function)
         def make(*args: P.args, **kwargs: P.kwargs) -> Method:
-            method = function(*args, **kwargs)
-            call = signature.bind(*args, **kwargs)
+            try:
+                call = signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{function.__name__}() {error}") from None
+            try:
+                # A preset's own checks say more: they know the smallest value.
+                method = function(*args, **kwargs)
+            except TypeError:
+                _check_types(function, call.arguments)
+                raise
+            _check_types(function, call.arguments)
             call.apply_defaults()
             return replace(method, name=function.__name__, parameters=call.arguments, defaults=defaults)
 
@@ -69,6 +88,33 @@ def preset(
         return make
 
     return declare
+
+
+def _check_types(function: Callable[..., Method], options: Mapping[str, object]) -> None:
+    """Check the types of a preset's options, as its annotations have them.
+
+    Raises:
+        DcacheError: a value is of another type.
+    """
+    try:
+        annotated = get_type_hints(function)
+    except NameError:
+        # A name that is imported for type checkers alone.
+        return
+    for option, value in options.items():
+        allowed, optional = _alternatives(annotated.get(option))
+        if len(allowed) != 1 or allowed[0] not in _TYPES or (optional and value is None):
+            continue
+        name, fits = _TYPES[allowed[0]]
+        if not fits(value):
+            name += " or None" if optional else ""
+            raise DcacheError(f"{option} of {function.__name__} must be {name}, got {value!r}")
+
+
+def _alternatives(annotation: object) -> tuple[list[object], bool]:
+    """The types of a union but None, or the only type; whether None is one of them."""
+    union = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return [kind for kind in union if kind is not NoneType], NoneType in union
 
 
 def about(function: Callable[..., Method]) -> About | None:

@@ -137,7 +137,9 @@ def build(preset: Preset, options: Mapping[str, Any]) -> Method:
     Raises:
         DcacheError: an option is unknown; the message lists the known ones.
     """
-    return call_with(preset, options)
+    described = about(preset)
+    needs = "" if described is None else described.needs
+    return call_with(preset, options, f". It needs {needs}." if needs else "")
 
 
 def _load(point: EntryPoint) -> None:

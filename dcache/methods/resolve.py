@@ -56,6 +56,7 @@ def resolve(method: Any, options: Mapping[str, Any], taken: Iterable[str] = ()) 
     if callable(method) and about(method) is not None:
         # A preset function instead of its result: `enable(pipe, dcache.methods.newton, interval=4)`.
         return build(method, options)
+    refuse_policy(method)
     if inspect.isfunction(method):
         raise DcacheError(
             f"{method.__name__} is a function and no preset: call it, dcache.enable(pipe, "
@@ -66,6 +67,19 @@ def resolve(method: Any, options: Mapping[str, Any], taken: Iterable[str] = ()) 
         f"{type(method).__name__}: write dcache.enable(pipe, 'interval', interval=3) or "
         "dcache.enable(pipe, 'file.schedule.json')"
     )
+
+
+def refuse_policy(method: Any) -> None:
+    """Raise if this is a policy for KV caches of language models, its name or its function."""
+    from dcache.lm_kv import Policy, available
+
+    name = method.name if isinstance(method, Policy) else getattr(method, "__name__", method)
+    if isinstance(method, Policy) or (isinstance(name, str) and name in available()):
+        raise DcacheError(
+            f"{name} is a policy for the KV cache of a causal language model, and a method for a diffusion "
+            "model is expected here, as in dcache.enable(pipe, 'interval', interval=3). Give dcache.enable "
+            f"the language model itself: dcache.enable(model, {name!r}, budget=0.25)."
+        )
 
 
 def preset_called(text: str) -> str | None:
@@ -128,6 +142,7 @@ def _named(text: str, options: Mapping[str, Any]) -> Method | Schedule:
     name = preset_called(head) if colon else None
     if name is not None:
         return make(name, **{**read_options(rest, text), **options})
+    refuse_policy(head)
     known = names()
     close = difflib.get_close_matches(_plain(head), [*known, *ALIASES], n=1)
     hint = f" Did you mean {ALIASES.get(close[0], close[0])!r}?" if close else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dcache.method import Method, site_list
+from dcache.method import SUBLAYERS_FIRST, Method, site_list
 from dcache.methods.preset import preset
 from dcache.predictors import Taylor
 from dcache.schedulers import Every, guarded
@@ -32,12 +32,13 @@ def taylorseer(  # noqa: PLR0913, PLR0917 - the published options and dcache's o
         warmup: evaluations computed from the start ("first_enhance").
         last: compute the last evaluation if the number of evaluations is known.
         lite: cache only the output of the last block (`order + 1` tensors for the whole model).
-        sites: as in `dcache.sites`; None is all sublayers, or the trunk if `lite`.
+        sites: as in `dcache.sites`; None is all sublayers (where a model has none: its blocks), or the
+            trunk if `lite`.
         codec: as in `dcache.cache.codec`.
         clock: "step" as published, or "timestep", "sigma", "logsnr".
         branches: "separate" or "together", as in `Method`.
     """
-    where = sites if sites is not None else ("trunk" if lite else "sublayers")
+    where = sites if sites is not None else ("trunk" if lite else SUBLAYERS_FIRST)
     return Method(
         rule=guarded(Every(interval), warmup=warmup, last=last),
         predictor=Taylor(order, since=max(warmup - 1, 0)),

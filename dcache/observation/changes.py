@@ -25,9 +25,9 @@ class Changes(Observer):
     """Collects ratios of magnitudes and pairs of relative changes, over runs.
 
     d_t is the trunk's delta in evaluation t (its first stream that is read later), x_t is the input of the
-    first block's attention, relL1(p, q) = mean|p - q| / mean|q|. The ratio is the mean over tokens of
-    |d_t| / |d_{t-1}| (Euclidean norms over channels, the last dimension). The pair is relL1(x_t, x_{t-1}) and
-    relL1(d_t, d_{t-1}).
+    first block's attention (of the block itself where it has none), relL1(p, q) = mean|p - q| / mean|q|. The
+    ratio is the mean over tokens of |d_t| / |d_{t-1}| (Euclidean norms over channels, the last dimension).
+    The pair is relL1(x_t, x_{t-1}) and relL1(d_t, d_{t-1}).
 
     Args:
         module: the denoiser.
@@ -36,8 +36,10 @@ class Changes(Observer):
     stores = False
 
     def __init__(self, module: nn.Module) -> None:
-        sublayers = discover(module).sublayers
-        self._attention = next((s.module for s in sublayers if s.kind == "attn" and s.depth == 0), None)
+        structure = discover(module)
+        attentions = [s.module for s in structure.sublayers if s.kind == "attn" and s.depth == 0]
+        # Where the first block has no attention, its own input is TeaCache's probe.
+        self._probed = next(iter((*attentions, *structure.blocks[:1])), None)
         self._call: Call | None = None
         self._inputs: dict[str, Now] = {}
         self._deltas: dict[str, Now] = {}
@@ -56,8 +58,8 @@ class Changes(Observer):
                 self._see_input(self._call, now)
 
         hook = None
-        if self._attention is not None:
-            hook = self._attention.register_forward_pre_hook(see, with_kwargs=True)
+        if self._probed is not None:
+            hook = self._probed.register_forward_pre_hook(see, with_kwargs=True)
         try:
             with observe(module, self):
                 yield

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from dcache.cache.continued import cut
 from dcache.engine.call import Call
 from dcache.engine.observe import Observer, SiteOutput, observe
 from dcache.errors import DcacheError
@@ -34,8 +35,8 @@ class SiteObserver(Observer):
     Args:
         see: called with every site's output in every call; several times for a module that is called several
             times in an evaluation.
-        model: pass the output of the whole denoiser too. Its delta is output minus first argument, if their
-            shapes are equal.
+        model: pass the output of the whole denoiser too. Its delta is output minus first argument, if that
+            has all the channels and tokens of the output.
     """
 
     stores = False
@@ -62,8 +63,9 @@ class SiteObserver(Observer):
         leaves = [leaf for leaf in flatten(output)[0] if isinstance(leaf, torch.Tensor)]
         entry, self.entry = self.entry, None
         changes = None
-        if leaves and entry is not None and entry.shape == leaves[0].shape:
-            changes = [leaves[0].float() - entry.float(), *leaves[1:]]
+        part = None if not leaves or entry is None else cut(entry, leaves[0])
+        if part is not None and part.shape == leaves[0].shape:
+            changes = [leaves[0].float() - part.float(), *leaves[1:]]
         self.see(MODEL, call, SiteOutput(leaves, changes, tuple(range(len(leaves)))))
 
 

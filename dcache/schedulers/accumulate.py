@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dcache.errors import DcacheError
 from dcache.schedulers.rules import StepContext
 from dcache.util.checks import check_number
 
@@ -62,12 +61,9 @@ class MagCacheRule:
         check_number("threshold", self.threshold, 0.0)
 
     def __call__(self, context: StepContext) -> str | None:
-        """The reason "threshold", or None to let the site be predicted."""
+        """The reason "threshold" or "length", or None to let the site be predicted."""
         if context.count is None:
-            raise DcacheError(
-                "the ratios belong to the evaluations of a run, and the number of evaluations of this run is "
-                "unknown: call dcache.step(module, index=..., steps=...)"
-            )
+            return "length"
         rho, error = 1.0, 0.0
         for step in range(context.index - context.run_length, context.index + 1):
             rho *= nearest(self.ratios, step, context.count)

@@ -127,14 +127,11 @@ class DeltaDitStages:
     blocks: float
 
     def __call__(self, context: StepContext) -> str | None:
-        """The reason "stage", or None to let the site be predicted."""
+        """The reason "stage" or "length", or None to let the site be predicted."""
         boundary = self.boundary
         if isinstance(boundary, float):
             if context.count is None:
-                raise DcacheError(
-                    f"boundary={boundary} is a share of the run, and the run's number of evaluations is "
-                    "unknown: give the boundary as a whole number"
-                )
+                return "length"
             boundary = round(boundary * context.count)
         blocks = share_of(self.blocks, context.depth)
         rear = context.index < boundary

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Protocol, runtime_checkable
 
 from dcache.util.checks import check_number, check_whole
@@ -48,7 +48,8 @@ class StepContext:
 
     Attributes:
         index: the evaluation, from 0.
-        count: evaluations of the run, or None if unknown.
+        count: evaluations of the run, or None if unknown. A rule that cannot do without returns the reason
+            "length": the run is computed, and later ones with the same timesteps are taken to be as long.
         run_length: predictions of this site on this branch since it was last computed.
         site: the site: name, kind, first and last block.
         branch: the branch's name.
@@ -118,9 +119,10 @@ class Retention:
         check_number("retention", self.share, 0.0)
 
     def __call__(self, context: StepContext) -> str | None:
-        """The reason "warmup", or None to let the site be predicted."""
-        steps = 1 if context.count is None else max(1, math.floor(self.share * context.count))
-        return "warmup" if context.index < steps else None
+        """The reason "warmup", "length" in a run of unknown length, or None to let the site be predicted."""
+        if context.count is None:
+            return "length"
+        return "warmup" if context.index < max(1, math.floor(self.share * context.count)) else None
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,20 @@ class Last:
     def __call__(self, context: StepContext) -> str | None:
         """The reason "last", or None to let the site be predicted."""
         return "last" if context.count is not None and context.index == context.count - 1 else None
+
+
+def counts_from_end(rule: object) -> bool:
+    """True if a rule is `Last`, or is made of rules of which one is."""
+    if isinstance(rule, Last):
+        return True
+    parts: Iterable[object] = ()
+    if is_dataclass(rule):
+        parts = [getattr(rule, part.name) for part in fields(rule)]
+    elif isinstance(rule, Mapping):
+        parts = rule.values()
+    elif isinstance(rule, tuple):
+        parts = rule
+    return any(counts_from_end(part) for part in parts)
 
 
 @dataclass(frozen=True)

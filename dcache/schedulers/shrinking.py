@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from dcache.errors import DcacheError
 from dcache.schedulers.rules import StepContext
 from dcache.util.checks import check_whole
 
@@ -47,14 +46,11 @@ class Shrinking:
         check_whole("start", self.start, 0)
 
     def __call__(self, context: StepContext) -> str | None:
-        """The reason "interval", or None to let the site be predicted."""
+        """The reason "interval" or "length", or None to let the site be predicted."""
         # With equal intervals the length of the run does not matter.
         count = context.index + 1 if self.t_max == self.t_min else context.count
         if count is None:
-            raise DcacheError(
-                f"intervals that shrink from {self.t_max} to {self.t_min} need to know how many evaluations "
-                "the run has: call dcache.step(module, index=..., steps=...), or give t_max alone"
-            )
+            return "length"
         return "interval" if context.index in shrinking(count, self.t_max, self.t_min, self.start) else None
 
     def may_predict(self, steps: int | None) -> bool:

@@ -28,9 +28,12 @@ from dcache.identity.denoisers import denoisers
 from dcache.intercept.pytree import first_tensor, flatten
 from dcache.profile import Profile
 from dcache.search.attention_mass import AttentionCalls, mass
+from dcache.search.attention_tokens import PictureTokens
 from dcache.search.check import refuse_other
 from dcache.search.foreground import foreground, patches, preference
 from dcache.sites.discovery import discover
+from dcache.sites.structure import Structure
+from dcache.sites.sublayers import is_attention
 from dcache.util.checks import check_number, check_whole
 
 EVERY = 4
@@ -83,6 +86,19 @@ def with_attention(
     return replace(profile, attention=watch.result(), made=recorded)
 
 
+def attentions(structure: Structure) -> dict[int, nn.Module]:
+    """Depth -> the self-attention of that block; of a fused block the one that feeds its exit."""
+    every: dict[int, nn.Module] = {}
+    for sublayer in structure.sublayers:
+        depth = sublayer.depth
+        if sublayer.name in {f"attn:{depth}", f"fused:{depth}"}:
+            first = next(
+                (m for m in (*sublayer.feeders, sublayer.module) if is_attention(m)), sublayer.module
+            )
+            every.setdefault(depth, first)
+    return every
+
+
 class Watch(Observer):
     """Observes one denoiser's self-attention, block by block.
 
@@ -103,17 +119,16 @@ class Watch(Observer):
         self.every, self.top = every, top
         structure = discover(self.module)
         self.depth = len(structure.blocks)
-        self.attentions = {
-            site.depth: site.module for site in structure.sublayers if site.name == f"attn:{site.depth}"
-        }
+        self.attentions = attentions(structure)
         missing = [str(i) for i in range(self.depth) if i not in self.attentions]
         if not self.depth or missing:
             what = f"of its blocks {', '.join(missing)} none" if self.depth else "no list of blocks"
             raise DcacheError(
-                f"the self-attention of {type(self.module).__name__} cannot be observed: {what} is declared "
+                f"the self-attention of {type(self.module).__name__} cannot be observed: {what} is found "
                 "(docs/add-a-family.md)"
             )
         self.inside: int | None = None
+        self.picture = PictureTokens()
         self.masses: dict[int, torch.Tensor] = {}
         self.channels = 0
         self.preferences: dict[int, list[float]] = defaultdict(list)
@@ -123,6 +138,7 @@ class Watch(Observer):
         """Observe the model, its attention modules and torch's attention function during one run."""
         hooks = []
         for depth, attention in self.attentions.items():
+            hooks += self.picture.hooks(attention)
             hooks.append(attention.register_forward_pre_hook(self._entering(depth)))
             hooks.append(attention.register_forward_hook(self._entering(None), always_call=True))
         try:
@@ -164,10 +180,18 @@ class Watch(Observer):
 
         return see
 
-    def _see(self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scale: Any) -> None:
+    def _see(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scale: Any,
+    ) -> None:
         # A module may attend more than once, to other tokens after its own: the first call is self-attention.
         if self.inside is not None and self.inside not in self.masses and self.wanted:
             self.masses[self.inside] = mass(query, key, mask, scale)
+            self.picture.see(value)
 
     def on_output(self, call: Call, output: Any) -> None:
         """At the end of a call, compare each block's attention with the foreground of the prediction."""
@@ -177,12 +201,13 @@ class Watch(Observer):
         prediction = next(leaf for leaf in flatten(output)[0] if isinstance(leaf, torch.Tensor))
         tokens = self._tokens(prediction[:, : self.channels] if prediction.ndim > 3 else prediction)
         masks = [foreground(picture) for picture in tokens]
-        for depth, masses in self.masses.items():
+        for depth, every in self.masses.items():
+            masses = self.picture.of_picture(every, tokens.shape[1])
             if masses.shape != tokens.shape[:2]:
                 raise DcacheError(
                     f"block {depth} of {type(self.module).__name__} attends to {masses.shape[1]} tokens, "
-                    f"and the prediction has {tokens.shape[1]}: attention that includes text tokens is not "
-                    "supported"
+                    f"and the prediction has {tokens.shape[1]}: attention that includes text tokens is "
+                    "supported only where another block projects text and picture apart"
                 )
             for row, mask in zip(masses.cpu().double().numpy(), masks, strict=True):
                 if mask.any():

@@ -15,7 +15,7 @@ QUERIES = 1024
 
 
 class AttentionCalls(TorchFunctionMode):
-    """Calls `see(query, key, mask, scale)` before every call of torch's scaled_dot_product_attention."""
+    """Calls `see(query, key, value, mask, scale)` before each of torch's scaled_dot_product_attention."""
 
     def __init__(self, see: Callable[..., None]) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class AttentionCalls(TorchFunctionMode):
         named = kwargs or {}
         if func is F.scaled_dot_product_attention:
             given = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | named
-            self.see(given["query"], given["key"], given.get("attn_mask"), named.get("scale"))
+            self.see(given["query"], given["key"], given["value"], given.get("attn_mask"), named.get("scale"))
         return func(*args, **named)
 
 

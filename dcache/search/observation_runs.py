@@ -97,8 +97,8 @@ class ObservationRuns:
                     break
                 except DcacheWarning as warning:
                     dropped, wanted = wanted.without_runs()
-                    text = f"{', '.join(dropped)} cannot be observed: {warning}"
-                    if not lenient:
+                    text = f"{', '.join(dropped) or MODEL} cannot be observed: {warning}"
+                    if not (lenient and dropped):
                         raise DcacheError(text) from None
                     left_out |= dict.fromkeys(dropped, str(warning))
                     warnings.warn(f"{text}. Left out of the profile", DcacheWarning, stacklevel=4)

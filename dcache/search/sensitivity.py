@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 import dcache
+from dcache.cache.continued import cut
 from dcache.errors import DcacheError
 from dcache.eval.subject import Subject
 from dcache.intercept.pytree import flatten
@@ -69,7 +70,8 @@ class SensitivityHook:
         if before is not None:
             change_x = self._change(module, before, self.sample, now)
             change_s = self._change(module, before, "timestep", now)
-            moved = rms(arguments[self.sample] - before.arguments[self.sample])
+            # As the probe sees it: without the channels and tokens that the output does not continue.
+            moved = rms(cut(arguments[self.sample] - before.arguments[self.sample], now.output))
             self.rows.append((before.level, change_x / moved, change_s / abs(level - before.level)))
         self.before = now
 

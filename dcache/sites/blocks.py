@@ -1,9 +1,10 @@
 """Tables of block classes: properties that cannot be read off a module. A new class of block is one row.
 
-- `SUBLAYERS`: the attributes of a block's sublayers, by kind. The output of a sublayer is taken before the
-  adaLN gate multiplies it.
-- `FUSED`: blocks whose attention and MLP share one output projection. On a prediction the projection's output
-  is predicted, and the modules that feed it do not run.
+- `SUBLAYERS`: the attributes of a block's sublayers, by kind, where `dcache.sites.sublayers` does not find
+  them, or takes them for another kind: the attentions of LTX are of one class, under names that say nothing.
+  The output of a sublayer is taken before the adaLN gate multiplies it.
+- `FUSED`: the same for blocks whose attention and MLP share one output projection. On a prediction the
+  projection's output is predicted, and the modules that feed it do not run.
 - `STREAMS`: for each output of a block, the argument that it continues. A row is needed only where two
   arguments of one shape make the outputs ambiguous.
 - `ASIDE`: attributes with lists of blocks that prepare the trunk's input or run beside it, and do not belong
@@ -31,46 +32,15 @@ class Fused(NamedTuple):
 
 
 SUBLAYERS: dict[str, dict[str, tuple[str, ...]]] = {
-    "AuraFlowJointTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
-    "AuraFlowSingleTransformerBlock": {"attn": ("attn",), "mlp": ("ff",)},
-    "BasicTransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff",)},
-    "ChromaTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
-    "CogVideoXBlock": {"attn": ("attn1",), "mlp": ("ff",)},
-    "CogView4TransformerBlock": {"attn": ("attn1",), "mlp": ("ff",)},
-    "Flux2TransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
-    "FluxTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
-    "HiDreamImageSingleTransformerBlock": {"attn": ("attn1",), "mlp": ("ff_i",)},
-    "HiDreamImageTransformerBlock": {"attn": ("attn1",), "mlp": ("ff_i", "ff_t")},
-    "HunyuanDiTBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff",)},
-    "HunyuanVideo15TransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
-    "HunyuanVideoTokenReplaceTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
-    "HunyuanVideoTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
-    "JointTransformerBlock": {"attn": ("attn", "attn2"), "mlp": ("ff", "ff_context")},
     "LTX2VideoTransformerBlock": {
         "attn": ("attn1", "audio_attn1"),
         "cross_attn": ("attn2", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn"),
         "mlp": ("ff", "audio_ff"),
     },
     "LTXVideoTransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff",)},
-    "Lumina2TransformerBlock": {"attn": ("attn",), "mlp": ("feed_forward",)},
-    "LuminaNextDiTBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("feed_forward",)},
-    "MochiTransformerBlock": {"attn": ("attn1",), "mlp": ("ff", "ff_context")},
-    "QwenImageTransformerBlock": {"attn": ("attn",), "mlp": ("img_mlp", "txt_mlp")},
-    "SanaTransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff",)},
-    "SkyReelsV2TransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ffn",)},
-    "StableAudioDiTBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff",)},
-    "TemporalBasicTransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff", "ff_in")},
-    "WanTransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ffn",)},
-    "ZImageTransformerBlock": {"attn": ("attention",), "mlp": ("feed_forward",)},
 }
 
-FUSED: dict[str, Fused] = {
-    "ChromaSingleTransformerBlock": Fused("proj_out", ("proj_mlp", "act_mlp", "attn")),
-    "Flux2SingleTransformerBlock": Fused("attn", ()),
-    "FluxSingleTransformerBlock": Fused("proj_out", ("proj_mlp", "act_mlp", "attn")),
-    "HunyuanVideoSingleTransformerBlock": Fused("proj_out", ("proj_mlp", "act_mlp", "attn")),
-    "HunyuanVideoTokenReplaceSingleTransformerBlock": Fused("proj_out", ("proj_mlp", "act_mlp", "attn")),
-}
+FUSED: dict[str, Fused] = {}
 
 STREAMS: dict[str, tuple[str, ...]] = {
     "AuraFlowJointTransformerBlock": ("encoder_hidden_states", "hidden_states"),
@@ -88,6 +58,7 @@ ASIDE: set[str] = {
     "context_refiner",
     "face_adapter",
     "noise_refiner",
+    "perceiver_cross_attention",
     "refiner_blocks",
     "siglip_refiner",
     "text_conv_layer",

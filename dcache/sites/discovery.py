@@ -1,20 +1,20 @@
 """Discovery: blocks, sublayers, skips and long skips of a model, from its modules.
 
-Properties of block classes that cannot be read off a module are declared in `dcache.sites.blocks`.
+Sublayers are found by structure (`dcache.sites.sublayers`) and confirmed on the first call. Properties of
+block classes that cannot be read off a module are declared in `dcache.sites.blocks`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from dcache.sites.blocks import ASIDE, FUSED, SUBLAYERS
+from dcache.sites.blocks import ASIDE
+from dcache.sites.evidence import sublayers_of
 from dcache.sites.site import LongSkip, Skip, Sublayer
 from dcache.sites.structure import Structure
-
-_STEM = re.compile(r"(?:^|_)(?:attn|attention|ff|ffn|mlp)\d*(?=_|$)")
+from dcache.sites.sublayers import is_holder, suffixes
 
 
 def discover(model: nn.Module) -> Structure:
@@ -48,34 +48,33 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def find_sublayers(model: nn.Module, blocks: Sequence[nn.Module]) -> Iterable[Sublayer]:
-    """The declared sublayers of the trunk, with their block's depth.
+    """The sublayers of the trunk, with their block's depth: by structure, or as rows declare them.
 
-    Without a trunk: of all declared blocks of the model, whose depths are counted in order.
+    Without a trunk: of all modules that have attention and an MLP, whose depths are counted in order.
     """
-    depth_of = {inner: i for i, block in enumerate(blocks) for inner in block.modules()}
-    order = 0
+    for depth, block in enumerate(blocks or find_holders(model)):
+        parts = sublayers_of(block)
+        suffix = suffixes(parts)
+        for part in parts:
+            yield Sublayer(
+                f"{part.kind}{suffix[part]}:{depth}",
+                part.kind,
+                depth,
+                block.get_submodule(part.path),
+                tuple(block.get_submodule(feeder) for feeder in part.feeders),
+                None if part.declared else block,
+            )
+
+
+def find_holders(model: nn.Module) -> list[nn.Module]:
+    """The outermost modules that have attention and an MLP, or that a row declares, in order."""
+    holders: list[nn.Module] = []
+    inside: set[nn.Module] = set()
     for module in model.modules():
-        name = type(module).__name__
-        if name not in SUBLAYERS and name not in FUSED:
-            continue
-        if blocks and module not in depth_of:
-            continue
-        depth = depth_of.get(module, order)
-        order += 1
-        for kind, attributes in SUBLAYERS.get(name, {}).items():
-            for place, attribute in enumerate(attributes):
-                sub = getattr(module, attribute, None)
-                if isinstance(sub, nn.Module):
-                    yield Sublayer(f"{kind}{_suffix(attribute, place)}:{depth}", kind, depth, sub)
-        if name in FUSED:
-            fused = FUSED[name]
-            feeders = tuple(getattr(module, attribute) for attribute in fused.feeders)
-            yield Sublayer(f"fused:{depth}", "fused", depth, getattr(module, fused.exit), feeders)
-
-
-def _suffix(attribute: str, place: int) -> str:
-    """The suffix of a block's further sublayers of one kind: `ff_context` is named `mlp.context`."""
-    return "." + (_STEM.sub("", attribute).strip("_") or str(place + 1)) if place else ""
+        if module not in inside and is_holder(module):
+            holders.append(module)
+            inside.update(module.modules())
+    return holders
 
 
 def find_skips(model: nn.Module) -> list[Skip]:

@@ -42,6 +42,7 @@ class Sublayer:
         depth: depth of its block.
         module: the module whose output is cached.
         feeders: modules that only feed `module`, and do not run when its output is predicted.
+        block: the block that it is found in by structure; None where a row declares it.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Sublayer:
     depth: int
     module: nn.Module
     feeders: tuple[nn.Module, ...] = ()
+    block: nn.Module | None = None
 
 
 @dataclass(frozen=True, eq=False)

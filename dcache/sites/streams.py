@@ -1,6 +1,7 @@
 """Streams: which argument each output of a block continues, inferred on the first computed call.
 
-An output continues an argument of the same shape and dtype. If several fit, a declaration decides
+An output continues an argument of the same shape and dtype, or one of a single row that the block broadcasts
+(prompt embeddings that were not repeated for each picture). If several fit, a declaration decides
 (`dcache.sites.blocks.STREAMS`); else the argument under which the next block of the same class received that
 output; else the order of the arguments. A wrong guess is harmless: the self-check (`dcache.engine.selfcheck`)
 compares a predicted call with the computed one and falls back to the whole model.
@@ -36,6 +37,8 @@ class BlockTrace:
         fits: for each output, the names of the arguments that it may continue.
         recipe: how to rebuild the output container from its flat outputs.
         constants: place -> output, for outputs that are not tensors.
+        single: names of the arguments of one row.
+        rows: for each output, an argument that has as many rows, None where there is none.
     """
 
     block: nn.Module
@@ -43,6 +46,8 @@ class BlockTrace:
     fits: list[list[str]]
     recipe: Any
     constants: dict[int, Any]
+    single: frozenset[str] = frozenset()
+    rows: tuple[str | None, ...] = ()
 
 
 @dataclass
@@ -53,11 +58,14 @@ class StreamTracer:
         seen: block -> trace of its call.
         votes: (block class, output's place) -> argument under which the next block received that output.
         joined: names of the streams in the order in which the model concatenates them, () if it does not.
+        broadcast: (block, output's place) -> argument with the rows of an output whose stream the block
+            broadcasts. Calls of another signature may not broadcast it, which this does not change.
     """
 
     seen: dict[nn.Module, BlockTrace] = field(default_factory=dict)
     votes: dict[tuple[type, int], str] = field(default_factory=dict)
     joined: tuple[str, ...] = ()
+    broadcast: dict[tuple[nn.Module, int], Key] = field(default_factory=dict)
     _previous: tuple[nn.Module, Sequence[Any]] | None = None
 
     def record(
@@ -88,9 +96,17 @@ class StreamTracer:
         elif self._previous is not None:
             self._detect_join(*self._previous, [tensor for _, tensor in named.values()])
         self._previous = (block, leaves)
-        fits = [[n for n, (_, t) in named.items() if _matches(t, leaf)] for leaf in leaves]
+        fits = [_fitting(named, leaf) for leaf in leaves]
         constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
-        trace = BlockTrace(block, {n: key for n, (key, _) in named.items()}, fits, recipe, constants)
+        trace = BlockTrace(
+            block,
+            {n: key for n, (key, _) in named.items()},
+            fits,
+            recipe,
+            constants,
+            frozenset(n for n, (_, t) in named.items() if t.shape[:1] == (1,)),
+            tuple([_with_rows(named, leaf) for leaf in leaves]),
+        )
         self.seen[block] = trace
         return trace
 
@@ -146,10 +162,11 @@ class StreamTracer:
         """
         if name is None:
             return (), 0
-        if name in given and given[name][1].shape == leaf.shape:
+        if name in given and with_rows_of(given[name][1], leaf).shape == leaf.shape:
             return (name,), 0
         streams = self.joined or tuple(n for n in self.sources(first) if n is not None)
-        dim = joined_dim([given[n][1] for n in streams], leaf) if all(n in given for n in streams) else None
+        parts = [with_rows_of(given[n][1], leaf) for n in streams if n in given]
+        dim = joined_dim(parts, leaf) if len(parts) == len(streams) else None
         return (streams, dim) if dim is not None else ((), 0)
 
     def pass_through(self, block: nn.Module) -> PassThrough | None:
@@ -159,7 +176,12 @@ class StreamTracer:
         if any(s is None and k not in trace.constants for k, s in enumerate(sources)):
             return None
         keys = [trace.keys[s] if s is not None else None for s in sources]
-        return PassThrough(tuple(keys), trace.constants, trace.recipe)
+        for k, source in enumerate(sources):
+            like = trace.rows[k] if k < len(trace.rows) else None
+            if source in trace.single and like is not None and like not in trace.single:
+                self.broadcast[block, k] = trace.keys[like]
+        rows = tuple([self.broadcast.get((block, k)) for k in range(len(keys))])
+        return PassThrough(tuple(keys), trace.constants, trace.recipe, rows)
 
 
 class PassThrough:
@@ -169,6 +191,7 @@ class PassThrough:
         keys: for each output, position or keyword of the argument that it continues; None for a constant.
         constants: place -> output, for outputs that are not tensors.
         recipe: how to rebuild the output container.
+        rows: for each output whose stream the block broadcasts, the argument that has its rows.
 
     Attributes:
         getter: the same as one `itemgetter` on args or kwargs, None where that is not enough. Skipped blocks
@@ -176,11 +199,18 @@ class PassThrough:
         by_name: True if `getter` reads kwargs.
     """
 
-    def __init__(self, keys: tuple[Key | None, ...], constants: Mapping[int, Any], recipe: Any) -> None:
+    def __init__(
+        self,
+        keys: tuple[Key | None, ...],
+        constants: Mapping[int, Any],
+        recipe: Any,
+        rows: tuple[Key | None, ...] = (),
+    ) -> None:
         self.keys = keys
+        self.rows = {k: key for k, key in enumerate(rows) if key is not None}
         self.constants = dict(constants)
         self.recipe = recipe
-        plain = not constants and (recipe is None or (recipe is tuple and len(keys) > 1))
+        plain = not (constants or self.rows) and (recipe is None or (recipe is tuple and len(keys) > 1))
         by_name = all(isinstance(k, str) for k in keys)
         by_place = all(isinstance(k, int) for k in keys)
         self.getter = itemgetter(*keys) if plain and (by_name or by_place) else None
@@ -194,6 +224,8 @@ class PassThrough:
             self.constants[k] if key is None else args[key] if isinstance(key, int) else kwargs[key]
             for k, key in enumerate(self.keys)
         ]
+        for k, key in self.rows.items():
+            leaves[k] = with_rows_of(leaves[k], args[key] if isinstance(key, int) else kwargs[key])
         return rebuild(leaves, self.recipe)
 
 
@@ -225,16 +257,39 @@ def joined_dim(parts: Sequence[torch.Tensor], whole: torch.Tensor) -> int | None
 
 
 def join(entries: list[torch.Tensor], dim: int) -> torch.Tensor | None:
-    """Concatenate the inputs that one output continues; None if there are none."""
+    """Concatenate the inputs that one output continues, a single row broadcast; None if there are none."""
     if len(entries) < 2:
         return entries[0] if entries else None
+    rows = [entry.shape[0] for entry in entries]
+    if dim and min(rows) < max(rows):
+        most = entries[rows.index(max(rows))]
+        entries = [with_rows_of(entry, most) for entry in entries]
     return torch.cat(entries, dim)
 
 
-def _matches(argument: torch.Tensor, leaf: Any) -> bool:
-    return (
-        isinstance(leaf, torch.Tensor)
-        and argument.ndim >= 2
-        and argument.shape == leaf.shape
-        and argument.dtype == leaf.dtype
-    )
+def with_rows_of(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A tensor of a single row as one of as many rows as another has, in the same memory."""
+    if tensor.shape[:1] != (1,) or like.shape[:1] == (1,):
+        return tensor
+    return tensor.expand(like.shape[0], *tensor.shape[1:])
+
+
+def _fitting(named: Mapping[str, tuple[Key, torch.Tensor]], leaf: Any) -> list[str]:
+    """Names of the arguments that an output may continue: those of its shape, then those of a single row."""
+    if not isinstance(leaf, torch.Tensor):
+        return []
+    alike = {name: t for name, (_, t) in named.items() if t.ndim >= 2 and t.dtype == leaf.dtype}
+    same = [name for name, t in alike.items() if t.shape == leaf.shape]
+    return same + [
+        name
+        for name, t in alike.items()
+        if name not in same and with_rows_of(t, leaf).shape == leaf.shape and _with_rows(named, leaf)
+    ]
+
+
+def _with_rows(named: Mapping[str, tuple[Key, torch.Tensor]], leaf: Any) -> str | None:
+    """An argument that has the rows of an output, one of as many dimensions if there is any; or None."""
+    if not isinstance(leaf, torch.Tensor):
+        return None
+    rows = {name: t for name, (_, t) in named.items() if t.shape[:1] == leaf.shape[:1]}
+    return next((name for name, t in rows.items() if t.ndim == leaf.ndim), next(iter(rows), None))

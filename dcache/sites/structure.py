@@ -15,6 +15,7 @@ specification names one or more sites:
 | `auto`                    | the trunk, else the outermost bracket, else the model                      |
 | `front:4`, `rear:75%`     | so many of the first or last blocks                                        |
 | `middle:2-1`              | all blocks but the first 2 and the last 1                                  |
+| `sublayers|block`         | the first of these that exists                                             |
 
 Runs that overlap are split into disjoint runs.
 """
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -51,7 +53,7 @@ class Structure:
     Attributes:
         model: the model.
         blocks: the trunk, in order of registration.
-        sublayers: every declared sublayer.
+        sublayers: every sublayer that is found or declared.
         skips: the UNet's skips, outermost first; empty if the model is not a UNet.
         long_skips: long skips between blocks of the trunk, outermost first.
     """
@@ -70,7 +72,7 @@ class Structure:
                 skip.
         """
         sites: dict[str, Site] = {}
-        for spec in specs:
+        for spec in self.existing(specs):
             for site in self._expand(str(spec)):
                 sites[site.name] = site
         selected = split_overlapping_runs(list(sites.values()))
@@ -81,6 +83,20 @@ class Structure:
         self._check_overlap(selected)
         refuse_cut_long_skips(self, selected)
         return selected
+
+    def existing(self, specs: Sequence[str]) -> tuple[str, ...]:
+        """The specifications, each with the first of its alternatives that names a site of this model.
+
+        The last alternative stands where none does, so that `select` can say what is missing.
+        """
+        return tuple(self._existing(str(spec).split("|")) for spec in specs)
+
+    def _existing(self, alternatives: Sequence[str]) -> str:
+        for spec in alternatives[:-1]:
+            with suppress(DcacheError):
+                if list(self._expand(spec)):
+                    return spec
+        return alternatives[-1]
 
     def available_specs(self) -> str:
         """The specifications that select a site of this model, as text for messages."""
@@ -114,8 +130,8 @@ class Structure:
         chosen = [s for s in self.sublayers if spec in ("sublayers", s.kind, s.name)]
         if not chosen:
             raise DcacheError(
-                f"site {spec!r} does not exist in {self._class_name()}: no such sublayer is declared for its "
-                f"blocks; it has: {self.available_specs()}"
+                f"site {spec!r} does not exist in {self._class_name()}: no such sublayer is found in its "
+                f"blocks, or declared for them; it has: {self.available_specs()}"
             )
         return [self._site(s) for s in chosen]
 

@@ -27,8 +27,13 @@ def options_of(function: Callable[..., Any]) -> list[str]:
     return list(inspect.signature(function).parameters)
 
 
-def call_with(function: Callable[..., T], options: Mapping[str, Any]) -> T:
+def call_with(function: Callable[..., T], options: Mapping[str, Any], hint: str = "") -> T:
     """Call a function with options by name.
+
+    Args:
+        function: the function.
+        options: name -> value.
+        hint: a text to end the error with.
 
     Raises:
         DcacheError: an option is unknown; the message lists the known ones.
@@ -37,6 +42,7 @@ def call_with(function: Callable[..., T], options: Mapping[str, Any]) -> T:
     unknown = [option for option in options if option not in known]
     if unknown:
         raise DcacheError(
-            f"{function.__name__} has no option {', '.join(map(repr, unknown))}: it takes {', '.join(known)}"
+            f"{function.__name__} has no option {', '.join(map(repr, unknown))}: "
+            f"it takes {', '.join(known)}{hint}"
         )
     return function(**options)

@@ -6,6 +6,7 @@ The oracle is a fresh pipeline that was enabled as a whole, or a fresh denoiser.
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,11 +14,12 @@ import torch
 from torch import nn
 
 import dcache
-from dcache import methods
+from dcache import DcacheWarning, methods
 from tests.engine.tiny_models import Mix, Toy, ToyPipe, flux_model
+from tests.laws.product import PRESETS as EVERY_PRESET
 from tests.pipelines import SHAPES, Shape, at_step_end
 
-FLUX = SHAPES["flux"]
+FLUX, PIXART = SHAPES["flux"], SHAPES["pixart"]
 PRESETS = {
     "default": lambda: None,
     "interval": lambda: methods.interval(interval=3),
@@ -26,9 +28,15 @@ PRESETS = {
     "fbcache": lambda: methods.fbcache(threshold=0.3),
     "teacache": lambda: methods.teacache(threshold=0.3, coefficients=(1.0, 0.0)),
     "dbcache": lambda: methods.dbcache(threshold=0.3, front=1),
-    "magcache": lambda: methods.interval(interval=2, sites="model", last=True),
+    "model": lambda: methods.interval(interval=2, sites="model", last=True),
 }
 ONE_STEP = 12
+# Tables are for runs of their own length.
+ONE_STEP_PRESETS = [
+    pytest.param(name, marks=[] if name in PRESETS else pytest.mark.slow)
+    for name, preset in EVERY_PRESET.items()
+    if preset.fits(FLUX, "flow") and not preset.sized
+]
 quiet = pytest.mark.filterwarnings("ignore:nothing was predicted:dcache.DcacheWarning")
 
 
@@ -47,10 +55,10 @@ def stop_after(shape: Shape, steps: int) -> dict[str, Any]:
 
 
 @quiet
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", ONE_STEP_PRESETS)
 def test_twelve_pictures_of_one_step_are_a_fresh_pipelines(name: str) -> None:
     plain, pipe = FLUX.build(), FLUX.build()
-    dcache.enable(pipe.transformer, PRESETS[name]())
+    dcache.enable(pipe.transformer, EVERY_PRESET[name].method())
     for seed in range(ONE_STEP):
         picture = FLUX.run(pipe, seed=seed, num_inference_steps=1)
         assert torch.equal(picture, FLUX.run(plain, seed=seed, num_inference_steps=1))
@@ -153,6 +161,7 @@ def hand_written(
 
 
 @quiet
+@pytest.mark.filterwarnings("ignore:this run of Net had 2 evaluations:dcache.DcacheWarning")
 @pytest.mark.parametrize("name", ["default", "interval", "easycache"])
 def test_without_any_sampler_a_prompt_in_the_old_ones_place_opens_a_run(name: str) -> None:
     net, plain = dcache.enable(Net(), PRESETS[name]()), Net()
@@ -164,6 +173,32 @@ def test_without_any_sampler_a_prompt_in_the_old_ones_place_opens_a_run(name: st
     picture = hand_written(net, 51, 4, begin=0.5)
     assert torch.equal(picture, hand_written(fresh, 51, 4, begin=0.5))
     assert dcache.stats(net).steps == dcache.stats(fresh).steps == 4
+
+
+def with_one_prompt(
+    net: nn.Module, seed: int, begin: float = 1.0, evaluations: int = 99, prompt: torch.Tensor | None = None
+) -> torch.Tensor:
+    """As `hand_written`, with latents large enough to be recognised and a prompt that the caller may hold."""
+    x = torch.randn(1, 64, 4, generator=torch.Generator().manual_seed(seed))
+    prompt = torch.ones(1, 3, 4) if prompt is None else prompt
+    with torch.no_grad():
+        for i in range(min(6, evaluations)):
+            x = x - net(x, torch.tensor(begin * (1 - i / 6)), encoder_hidden_states=prompt) / 6
+    return x
+
+
+@quiet
+@pytest.mark.parametrize("holds", [False, True], ids=["same prompt", "prompts that live on"])
+@pytest.mark.parametrize("broken_off", [1, 2, 3])
+@pytest.mark.parametrize("name", ["default", "interval", "easycache"])
+def test_without_any_sampler_other_latents_open_a_run(name: str, broken_off: int, holds: bool) -> None:
+    net, fresh = dcache.enable(Net(), PRESETS[name]()), dcache.enable(Net(), PRESETS[name]())
+    first, second = torch.ones(1, 3, 4), torch.full((1, 3, 4), 2.0)
+    with_one_prompt(net, 50, evaluations=broken_off, prompt=first)
+    # It goes on downwards from where the other one stopped, with other noise.
+    then = {"seed": 51, "begin": 0.5, "prompt": second if holds else first}
+    assert torch.equal(with_one_prompt(net, **then), with_one_prompt(fresh, **then))
+    assert dcache.stats(net).steps == dcache.stats(fresh).steps == 6
 
 
 def test_a_sampler_within_reach_that_the_loop_does_without_is_no_matter() -> None:
@@ -205,3 +240,43 @@ def test_a_loop_of_a_flux_without_a_sampler_still_goes_by_its_timesteps() -> Non
     for _ in range(2):
         flux_loop(model, steps=6)
         assert (dcache.stats(model).steps, dcache.stats(model).predicted) == (6, 3)
+
+
+def turns(net: nn.Module, count: int) -> None:
+    """Loops of six evaluations, each with a sampler of its own, that take turns evaluation by evaluation."""
+    from diffusers import DDIMScheduler
+
+    def loop(seed: int) -> Iterator[None]:
+        scheduler = DDIMScheduler()
+        scheduler.set_timesteps(6)
+        x = torch.randn(1, 64, 4, generator=torch.Generator().manual_seed(seed))
+        prompt = torch.full((1, 3, 4), float(seed))
+        for t in scheduler.timesteps:
+            with torch.no_grad():
+                output = net(x, t / 1000, encoder_hidden_states=prompt)
+            x = scheduler.step(output, t, x).prev_sample
+            yield
+
+    for _ in zip(*(loop(seed) for seed in range(count)), strict=True):
+        pass
+
+
+@quiet
+def test_loops_that_take_turns_in_one_thread_predict_nothing_and_that_is_said_once() -> None:
+    net = dcache.enable(Net(), "interval", interval=2)
+    with pytest.warns(DcacheWarning, match=r"3 runs of Net in a row broke off .*take turns") as caught:
+        turns(net, 2)
+    assert sum("take turns" in str(warning.message) for warning in caught) == 1
+    assert dcache.stats(net).predicted == 0
+    turns(net, 1)
+    assert dcache.stats(net).predicted == 3
+
+
+def test_a_run_that_is_cancelled_now_and_then_is_no_turn() -> None:
+    shape = PIXART
+    pipe = shape.build()
+    dcache.enable(shape.denoiser(pipe), "interval", interval=3)
+    for _ in range(3):
+        with pytest.raises(StoppedError):
+            shape.run(pipe, **stop_after(shape, 1))
+        shape.run(pipe)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import dcache
 import dcache.engine
 from dcache import DcacheError, DcacheWarning, Method, methods
 from dcache.engine.bind import bind
@@ -20,16 +21,16 @@ from dcache.engine.lowering.blocks import BlockCall, RunRegion
 from dcache.engine.lowering.bracket import BracketRegion, SkipConcatCall
 from dcache.engine.lowering.guidance import GuidanceRegion
 from dcache.engine.lowering.module import ModuleCall, ModuleRegion, PlaceholderCall
-from dcache.engine.lowering.probe import AttentionInputProbe, FrontProbeCall
+from dcache.engine.lowering.probe import AttentionInputProbe, BlockInputProbe, FrontProbeCall
 from dcache.engine.lowering.whole_model import WholeRegion
 from dcache.engine.session import Session
 from dcache.intercept.module_call import ModuleIntercept, intercepts_of
 from dcache.predictors.corrections import Correction, Corrections
 from dcache.probes import Probe
 from tests.engine.tiny_models import (
-    BasicTransformerBlock,
     Double,
-    FluxSingleTransformerBlock,
+    Meeting,
+    ThreeSublayers,
     Toy,
     integers,
     session_on,
@@ -106,7 +107,7 @@ def test_the_reference_lowering_makes_a_part_of_each_block() -> None:
 
 
 def test_a_sublayer_is_a_region_of_its_module() -> None:
-    toy = Toy([BasicTransformerBlock() for _ in range(2)])
+    toy = Toy([ThreeSublayers() for _ in range(2)])
     session = bound(toy, on("attn", "mlp:1"))
     assert kinds(session) == [(name, ModuleRegion) for name in ("attn:0", "attn:1", "mlp:1")]
     first, second = toy.blocks
@@ -114,7 +115,7 @@ def test_a_sublayer_is_a_region_of_its_module() -> None:
 
 
 def test_of_a_fused_block_the_exit_is_a_region_and_the_rest_is_hollow() -> None:
-    toy = Toy([FluxSingleTransformerBlock()])
+    toy = Toy([Meeting()])
     (block,) = toy.blocks
     session = bound(toy, on("fused"))
     assert kinds(session) == [("fused:0", ModuleRegion)]
@@ -151,7 +152,7 @@ def test_the_model_and_its_guidance_intercept_nothing_inside() -> None:
 
 
 def test_every_site_has_the_codec_of_the_method_or_of_its_kind() -> None:
-    toy = Toy([BasicTransformerBlock() for _ in range(2)])
+    toy = Toy([ThreeSublayers() for _ in range(2)])
     session = bound(toy, on("block:0", "attn:1"))
     assert [region.codec.name for region in session.binding.storing()] == ["delta", "value"]
     session = bound(toy, on("block:0", "attn:1", codec="value:int8"))
@@ -202,7 +203,7 @@ def test_where_there_is_nothing_to_compile_it_says_so() -> None:
 @pytest.mark.parametrize(
     ("model", "site", "what"),
     [
-        (lambda: Toy([BasicTransformerBlock()]), "mlp:0", "a sublayer's output does not continue its input"),
+        (lambda: Toy([ThreeSublayers()]), "mlp:0", "a sublayer's output does not continue its input"),
         (unet, "bracket:0", "a UNet's bracket begins and ends with different channel counts"),
     ],
 )
@@ -218,7 +219,7 @@ def test_guidance_needs_a_method_for_it_and_sites_that_can_follow_half_a_batch()
         bound(Toy(), on("guidance", "trunk"))
     with pytest.raises(DcacheError, match=r"which \['model'\] do not support: choose sublayers or runs"):
         bound(Toy(), on("guidance", "model", uncond_from="drop"))
-    fused = Toy([FluxSingleTransformerBlock()])
+    fused = Toy([Meeting()])
     with pytest.raises(DcacheError, match=r"which \['fused:0'\] do not support"):
         bound(fused, on("guidance", "fused", uncond_from="drop"))
 
@@ -297,22 +298,71 @@ def test_a_model_of_no_more_blocks_than_the_rule_looks_at_is_refused() -> None:
         bound(Flat(), methods.fbcache())
 
 
-def test_a_rule_that_looks_at_the_first_attention_needs_one_and_a_site_that_begins_there() -> None:
-    toy = Toy([BasicTransformerBlock() for _ in range(2)])
+@pytest.mark.parametrize("others", [Double, ThreeSublayers])
+def test_without_attention_in_the_first_block_its_input_is_what_the_rule_looks_at(others: type) -> None:
+    toy = Toy([Double(), others()])
+    with pytest.warns(DcacheWarning, match="none is found in Double: the block's own input is the probe"):
+        session = bound(toy, TEACACHE)
+    assert calls(session)[-1] == (BlockInputProbe, toy.blocks[0])
+
+
+def test_a_rule_that_looks_at_the_first_attention_needs_a_site_that_begins_there() -> None:
+    toy = Toy([ThreeSublayers() for _ in range(2)])
     session = bound(toy, TEACACHE)
     assert calls(session)[-1] == (AttentionInputProbe, toy.blocks[0].attn1)
-    with pytest.raises(
-        DcacheError, match=r"no attention is declared for Double.* use a method with another probe"
-    ):
-        bound(Toy(), TEACACHE)
-    with pytest.raises(DcacheError, match="no attention is declared for Double"):
-        bound(Toy([Double(), BasicTransformerBlock()]), TEACACHE)
-    with pytest.raises(DcacheError, match="no attention is declared for Flat"):
+    with pytest.raises(DcacheError, match=r"none of the sites \['model'\] begins with it"):
         bound(Flat(), replace(TEACACHE, sites=("model",)))
     with pytest.raises(
         DcacheError, match=r"none of the sites \['block:1'\] begins with it: choose 'trunk' or"
     ):
         bound(toy, replace(TEACACHE, sites=("block:1",)))
+
+
+# Default sites of sublayers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["taylorseer", "hicache", "foca"])
+@pytest.mark.parametrize(
+    ("model", "site", "sites"),
+    [(Toy, "block", ["block:0", "block:1", "block:2"]), (Flat, "model", ["model"])],
+)
+def test_default_sublayers_fall_back_with_one_warning_and_stats_name_what_is_used(
+    preset: str, model: type, site: str, sites: list[str]
+) -> None:
+    denoiser = model()
+    with pytest.warns(DcacheWarning) as caught:
+        dcache.enable(denoiser, preset, interval=2, warmup=1)
+    assert [str(w.message) for w in caught] == [
+        f"{preset} caches sublayers, and none are found in {model.__name__}: sites='{site}' is cached instead"
+    ]
+    steps(denoiser, [3, 2, 1])
+    assert f"sites='{site}'" in dcache.stats(denoiser).method
+    assert list(dcache.trace(denoiser).components[""].sites) == sites
+    assert dcache.stats(denoiser).predicted == len(sites)
+
+
+@pytest.mark.parametrize(
+    ("preset", "options"),
+    [
+        ("taylorseer", {"sites": "sublayers"}),
+        ("hicache", {"sites": "sublayers"}),
+        ("pab", {}),
+        ("smoothcache", {"table": {"attn": [1, 0]}}),
+        ("interval", {"sites": ["attn", "mlp"]}),
+    ],
+)
+def test_sublayers_that_were_asked_for_or_that_a_preset_is_about_stay_refused(
+    preset: str, options: dict[str, Any]
+) -> None:
+    with pytest.raises(DcacheError, match=r"does not exist in Toy: no such sublayer is found"):
+        dcache.enable(Toy(), preset, **options)
+
+
+def test_sublayers_that_exist_are_cached_without_a_word() -> None:
+    toy = dcache.enable(Toy([ThreeSublayers()]), "taylorseer", interval=2, warmup=1)
+    steps(toy, [3, 2, 1])
+    assert list(dcache.trace(toy).components[""].sites) == ["attn:0", "cross_attn:0", "mlp:0"]
+    assert "sites" not in dcache.stats(toy).method
 
 
 # What is raised --------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from dcache.engine.session import Session
 from dcache.intercept.module_call import ModuleIntercept, compiled_inside, intercepts_of
 from dcache.predictors.corrections import Correction, Corrections
 from dcache.sites.blocks import SUBLAYERS
-from tests.engine.tiny_models import BasicTransformerBlock, Double, Toy, integers, session_on, steps
+from tests.engine.tiny_models import Double, ThreeSublayers, Toy, integers, session_on, steps
 
 EVERY_2 = methods.interval(interval=2, codec="value")
 TIMES = [4, 3, 2, 1]
@@ -125,7 +125,7 @@ def test_a_block_that_was_added_makes_it_stale() -> None:
 
 
 def test_a_sublayer_that_was_replaced_is_noticed_inside_its_block() -> None:
-    toy = Toy([BasicTransformerBlock() for _ in range(2)])
+    toy = Toy([ThreeSublayers() for _ in range(2)])
     _, binding = made(toy, "mlp:1")
     binding.install()
     toy.blocks[1].attn1 = Double()
@@ -136,13 +136,13 @@ def test_a_sublayer_that_was_replaced_is_noticed_inside_its_block() -> None:
 
 
 def test_a_site_inside_a_compiled_module_is_refused_and_a_compiled_site_is_not() -> None:
-    toy = Toy([BasicTransformerBlock() for _ in range(2)])
+    toy = Toy([ThreeSublayers() for _ in range(2)])
     session, blocks = made(toy, "block")
     toy.blocks[1].compile(backend="eager")
     blocks.refuse_enclosed()
     sublayers = bind(session, ["attn:0"])
     sublayers.refuse_enclosed()
-    with pytest.raises(DcacheError, match=r"sites \['attn:1'\] lie inside it \(Double\).*compile=True"):
+    with pytest.raises(DcacheError, match=r"sites \['attn:1'\] lie inside it \(Attention\).*compile=True"):
         bind(session, ["attn:1"])
     torch.compiler.reset()
 
@@ -151,7 +151,7 @@ def test_a_site_inside_a_compiled_module_is_refused_and_a_compiled_site_is_not()
 
 
 def test_what_encloses_another_site_is_not_compiled_and_what_is_beside_it_is() -> None:
-    toy = Toy([BasicTransformerBlock() for _ in range(3)])
+    toy = Toy([ThreeSublayers() for _ in range(3)])
     options = {"compile": {"backend": "eager"}}
     session = session_on(toy, EVERY_2.with_sites(("block:0", "mlp:0", "mlp:1")), **options)
     first, second, third = toy.blocks

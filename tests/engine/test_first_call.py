@@ -6,6 +6,7 @@ import gc
 import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from dcache.engine.first_call import never_left
 from tests.engine.tiny_models import Toy, ToyPipe, integers, session_on, steps, walk
 
 TIMES = [4, 3, 2, 1]
+quiet = pytest.mark.filterwarnings("ignore:.*:dcache.DcacheWarning")
 EVERY_2 = methods.interval(interval=2, codec="value")
 METHODS = {
     "interval": EVERY_2,
@@ -295,6 +297,78 @@ def test_arguments_with_too_many_parts_to_watch_are_computed_always_and_said_onc
         assert integers(walk(model, TIMES, parts=parts)) == [40, 32, 24, 16]
     assert len(said) == 1
     assert integers(walk(model, TIMES, parts=parts)) == [40, 32, 24, 16]
+
+
+class Adding(Toy):
+    """(x + timestep) * 8; each call writes into what `hold` made of the model."""
+
+    def __init__(self, into: str) -> None:
+        super().__init__()
+        self.into = into
+        self.register_buffer("sums", torch.zeros(1))
+        self.keys: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor, timestep: Any, given: Any = None) -> torch.Tensor:
+        value = x.flatten()[:1]
+        if self.into == "buffer":
+            self.sums += value
+        elif self.into == "list":
+            self.keys.append(value.clone())
+        elif self.into == "attribute":
+            self.last = value.clone()
+        elif self.into == "array":
+            given += float(value)
+        elif self.into == "data":
+            given.data.copy_(given + value)
+        elif self.into == "function":
+            given(value.clone())
+        return super().forward(x, timestep)
+
+    def run(self) -> list[float]:
+        """Four evaluations; what was written by them."""
+        entries: list[torch.Tensor] = []
+        given = {"array": np.zeros(1), "data": torch.zeros(1), "function": entries.append}.get(self.into)
+        walk(self, TIMES, given=given)
+        return {
+            "buffer": self.sums.tolist(),
+            "list": [float(key) for key in self.keys],
+            "array": None if given is None else list(np.ravel(given)) if self.into == "array" else None,
+            "data": given.tolist() if self.into == "data" else None,  # type: ignore[union-attr]
+            "function": [float(entry) for entry in entries],
+        }[self.into]  # type: ignore[return-value]
+
+
+@quiet
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("into", ["buffer", "list", "array", "data", "function"])
+def test_a_write_that_leaves_little_trace_is_made_in_every_call(into: str, name: str) -> None:
+    # Ones are written in each of the four calls.
+    right = [1.0] * 4 if into in ("list", "function") else [4.0]
+    model = Adding(into)
+    assert model.run() == right
+    model = Adding(into)
+    dcache.enable(model, METHODS[name])
+    assert model.run() == right
+    assert dcache.stats(model).predicted == 0
+
+
+@pytest.mark.parametrize(
+    ("into", "says"),
+    [("buffer", "writes into the model itself"), ("function", "one of its arguments is a function")],
+)
+def test_why_nothing_is_predicted_is_said(into: str, says: str) -> None:
+    model = dcache.enable(Adding(into), EVERY_2)
+    with pytest.warns(DcacheWarning, match=rf"Adding: .*{says}.*always computed"):
+        model.run()
+
+
+def test_tensors_that_each_call_sets_anew_are_said_and_the_call_is_predicted() -> None:
+    model = dcache.enable(Adding("attribute"), EVERY_2)
+    with pytest.warns(DcacheWarning, match="Adding sets tensors on itself in each call"):
+        walk(model, TIMES)
+    assert dcache.stats(model).predicted == 2
+    # Those of the first call: nothing that the check did is left.
+    assert float(model.last) == 1.0
 
 
 def test_a_first_call_that_fails_keeps_nothing_of_its_arguments() -> None:

@@ -42,27 +42,31 @@ def told(session: Session, index: int, branch: str | None = None, **more: Any) -
 # Calls that are not ours ----------------------------------------------------------------------------
 
 
-def test_calls_in_training_mode_are_passed_by_counted_and_said_once() -> None:
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_training_mode_alone_is_no_reason_to_pass_a_call_by(mode: Any) -> None:
     toy = Toy()
     session = session_on(toy, EVERY_2)
     toy.train()
-    with pytest.warns(DcacheWarning, match=r"Toy is in training mode.*Call \.eval\(\) on it") as said:
-        assert [admitted(session) for _ in range(3)] == [None] * 3
-    assert len(said) == 1
-    assert session.state.record.reasons == {"training": 3}
-    toy.eval()
-    assert admitted(session) is not None
-    # A run of its own begins there.
+    # The toy's weights need no gradients, so that none are recorded in any of the modes.
+    with mode():
+        assert session.gate.admit((X, 4.0), {}) is not None
     assert session.state.record.reasons == {}
+    toy.requires_grad_()
+    with torch.no_grad():
+        assert session.gate.admit((X, 4.0), {}) is not None
 
 
-@pytest.mark.parametrize("where", ["positional", "keyword", "parameter"])
-def test_calls_that_record_gradients_are_passed_by(where: str) -> None:
-    toy = Toy()
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("where", ["positional", "keyword", "nested", "parameter"])
+def test_calls_that_record_gradients_are_passed_by(where: str, training: bool) -> None:
+    toy = Toy().train(training)
     session = session_on(toy, EVERY_2)
     x = torch.ones(1, 2, 4, requires_grad=where != "parameter")
     toy.blocks[0].weight.requires_grad_(where == "parameter")
-    args, kwargs = ((x, 4.0), {}) if where != "keyword" else ((), {"x": x, "timestep": 4.0})
+    args: tuple[Any, ...] = (x, 4.0) if where in ("positional", "parameter") else ()
+    kwargs: dict[str, Any] = {} if args else {"x": x, "timestep": 4.0}
+    if where == "nested":
+        kwargs |= {"x": X, "added": {"rows": [X, x]}}
     with pytest.warns(DcacheWarning, match=r"gradients are being recorded.*torch\.no_grad\(\)") as said:
         assert [session.gate.admit(args, kwargs) for _ in range(2)] == [None, None]
     assert len(said) == 1
@@ -164,7 +168,7 @@ def test_a_branch_is_named_by_dcache_step_else_by_its_context_else_by_its_ordina
 
 
 def test_calls_of_one_branch_share_its_histories_and_the_number_of_anchors_is_the_predictors() -> None:
-    session = session_on(Toy(), methods.newton(order=2, clock="step"))
+    session = session_on(Toy(), methods.newton(order=2, clock="step", last=False))
     first = told(session, 0, "cond").branch
     assert first.limit == 3
     assert told(session, 1, "cond").branch is first
@@ -276,10 +280,15 @@ def test_the_indicator_is_made_once_and_shown_the_input_where_the_probe_sits_the
     assert indicator is not None
     assert indicator.now is not None
     assert torch.equal(indicator.now, X)
-    # What it saw in the evaluation before is not what it sees now.
-    second = told(session, 1, x=2 * X)
-    assert second.branch.indicator is indicator
-    assert torch.equal(indicator.now, 2 * X)
+    assert call.sample is X
+    # Behind the first call it is known what of the input the output continues: one of two tokens, say.
+    for first, output, expected in ((1, None, X), (3, X.shape, X), (5, torch.Size((1, 1, 4)), X[:, :1])):
+        call.branch.output = output
+        for index in (first, first + 1):
+            later = told(session, index, x=index * X)
+            assert later.branch.indicator is indicator
+            # What it saw in the evaluation before is not what it sees now.
+            assert torch.equal(indicator.now, index * expected)
     front = told(session_on(Toy(), methods.fbcache()), 0).branch.indicator
     assert front is not None
     assert front.now is None

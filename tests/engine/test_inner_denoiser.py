@@ -84,3 +84,49 @@ def test_the_part_is_the_one_that_takes_the_timestep_and_holds_most_parameters()
     policy = Policy()
     policy.encoder = nn.Linear(8, 8)  # type: ignore[assignment]
     assert inner_denoiser(policy) is None
+
+
+class Timed(nn.Module):
+    """A wrapper whose own call takes a timestep too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Toy()
+        self.eval()
+
+    def forward(self, x: torch.Tensor, timestep: Any) -> torch.Tensor:
+        return self.model(x, timestep)
+
+
+def test_a_wrapper_that_takes_a_timestep_and_is_never_called_is_said_too() -> None:
+    outer = dcache.enable(Timed(), "interval", interval=2, sites="model")
+    with (
+        torch.no_grad(),
+        pytest.warns(
+            DcacheWarning, match=r"Timed, and its part model \(Toy\).*dcache\.enable\(module\.model\)"
+        ),
+    ):
+        outer.model(X, 1.0)
+    dcache.disable(outer)
+    assert "_compiled_call_impl" not in vars(outer.model)
+
+
+def test_a_wrapper_that_takes_a_timestep_and_is_called_is_cached_in_silence() -> None:
+    outer = dcache.enable(Timed(), "interval", interval=2, sites="model")
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        for t in (4.0, 3.0, 2.0, 1.0):
+            outer(X, t)
+    assert (dcache.stats(outer).computed, dcache.stats(outer).predicted) == (2, 2)
+
+
+def test_blocks_that_take_the_timestep_are_no_denoisers() -> None:
+    class Blocks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([Timed()])
+
+        def forward(self, x: torch.Tensor, timestep: Any) -> torch.Tensor:
+            return self.blocks[0](x, timestep)
+
+    assert inner_denoiser(Blocks()) is None

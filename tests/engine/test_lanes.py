@@ -66,8 +66,10 @@ def test_a_denoiser_in_hand_written_loops_of_two_threads() -> None:
         assert together(lambda: loop(1.0), lambda: loop(2.0)) == [[40, 40, 24, 24], [48, 48, 32, 32]]
 
 
-def test_one_pipe_in_two_threads_is_refused_in_the_second_and_goes_on_in_the_first() -> None:
-    pipe = dcache.enable(PIXART.build(), "interval", interval=3)
+@pytest.mark.parametrize("whole", [True, False], ids=["pipe", "denoiser alone"])
+def test_one_pipe_in_two_threads_is_refused_in_the_second_and_goes_on_in_the_first(whole: bool) -> None:
+    pipe = PIXART.build()
+    dcache.enable(pipe if whole else PIXART.denoiser(pipe), "interval", interval=3)
     alone = PIXART.run(pipe)
     inside, refused = threading.Event(), threading.Event()
     errors: list[BaseException] = []
@@ -98,8 +100,36 @@ def test_one_pipe_in_two_threads_is_refused_in_the_second_and_goes_on_in_the_fir
     assert torch.equal(later, alone)
 
 
-def test_a_run_that_broke_off_in_a_thread_does_not_lock_the_pipe() -> None:
-    pipe = dcache.enable(PIXART.build(), "interval", interval=3)
+def test_of_two_threads_that_begin_at_once_one_is_refused() -> None:
+    pipe = PIXART.build()
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Slow(type(pipe.scheduler)):  # type: ignore[misc]
+        def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+            super().set_timesteps(*args, **kwargs)
+            inside.set()
+            go_on.wait(timeout=60)
+
+    pipe.scheduler = Slow.from_config(pipe.scheduler.config)
+    dcache.enable(pipe, "interval", interval=3)
+
+    def second() -> Any:
+        inside.wait(timeout=60)
+        try:
+            return PIXART.run(pipe, seed=2)
+        finally:
+            go_on.set()
+
+    picture, error = together(lambda: PIXART.run(pipe), second)
+    assert isinstance(error, DcacheError)
+    assert "another thread" in str(error)
+    assert torch.equal(picture, PIXART.run(pipe))
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["pipe", "denoiser alone"])
+def test_a_run_that_broke_off_in_a_thread_does_not_lock_the_pipe(whole: bool) -> None:
+    pipe = PIXART.build()
+    dcache.enable(pipe if whole else PIXART.denoiser(pipe), "interval", interval=3)
     alone = PIXART.run(pipe)
 
     def broken(step: int) -> None:

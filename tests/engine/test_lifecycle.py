@@ -381,3 +381,19 @@ def test_a_replaced_module_is_bound_before_a_run_opens() -> None:
     pipe.denoiser.blocks[1] = Double(3.0)
     # 12 h and 11 h more.
     assert pipe(4) == [60, 4 + 55, 36, 2 + 33]
+
+
+def test_a_pipeline_that_does_not_say_that_its_call_is_over_is_warned_in_that_call() -> None:
+    class Silent(ToyPipe):
+        """It has the method that ends a call, and does not use it."""
+
+        def end(self) -> None:
+            """Say nothing."""
+
+    pipe = Silent(Toy())
+    enabled(pipe, ALL_WARMUP)
+    with pytest.warns(DcacheWarning, match="nothing was predicted in this run of Toy: 6 x inside") as caught:
+        assert pipe() == PLAIN
+    # Nor is it said again where the next call ends that run.
+    assert len(caught) == 1
+    pipe()

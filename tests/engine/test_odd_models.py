@@ -1,6 +1,7 @@
 """Block contracts, glue and loops that no diffusers model has in just this form: right, or refused aloud."""
 
 import threading
+import warnings
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import dcache
 from dcache import DcacheError, DcacheWarning, methods
 from tests.engine.tiny_models import Double, Mix, Toy, integers, walk
 
+# `Hidden` and its like, on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:.* sets tensors on itself in each call:dcache.DcacheWarning")
 TIMES = [4, 3, 2, 1]
 ALWAYS = methods.interval(interval=1)
 EVERY_2 = methods.interval(interval=2)
@@ -345,16 +348,42 @@ def test_a_changes_codec_falls_back_to_values() -> None:
 # modes --------------------------------------------------------------------------------------------
 
 
-def test_training_mode_passes_through_and_says_so() -> None:
+def test_training_mode_without_gradients_is_cached() -> None:
     toy = Toy().train()
     dcache.enable(toy, EVERY_2)
-    with pytest.warns(DcacheWarning, match=r"training mode.*\.eval\(\)"):
-        assert integers(walk(toy, TIMES)) == [40, 32, 24, 16]
-    stats = dcache.stats(toy)
-    assert (stats.computed, stats.predicted, stats.reasons) == (0, 0, {"training": 4})
-    assert "training mode" in str(stats)
+    assert integers(walk(toy, TIMES)) == [40, 39, 24, 23]
     toy.eval()
     assert integers(walk(toy, TIMES)) == [40, 39, 24, 23]
+
+
+class Dropped(Double):
+    """x -> 2x, of which dropout is a part."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(p)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dropout(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    ("p", "training", "active"), [(0.5, True, True), (0.0, True, False), (0.5, False, False)]
+)
+def test_active_dropout_is_said_once(p: float, training: bool, active: bool) -> None:
+    toy = Toy([Dropped(p) for _ in range(3)]).train(training)
+    dcache.enable(toy, EVERY_2)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            walk(toy, TIMES)
+    said = [str(warning.message) for warning in seen]
+    text = (
+        "Toy is in training mode with active dropout (blocks.0.dropout; 3 in all): computed calls differ at "
+        "random, and predictions repeat it. Call .eval() on it."
+    )
+    assert said == [text] * active
+    assert dcache.stats(toy).predicted == 2
 
 
 def test_recorded_gradients_pass_through_and_arrive() -> None:
@@ -374,7 +403,7 @@ def test_recorded_gradients_pass_through_and_arrive() -> None:
 def test_inference_mode_and_no_grad_may_alternate_even_within_a_run(modes: tuple[str, str]) -> None:
     torch.manual_seed(0)
     model = Toy([Mix() for _ in range(3)])
-    dcache.enable(model, methods.newton(interval=2, order=1, warmup=1))
+    dcache.enable(model, methods.newton(interval=2, order=1, warmup=1, last=False))
     context = {"inference": torch.inference_mode, "no_grad": torch.no_grad}
     reference = walk(model, [8, 7, 6, 5, 4, 3, 2, 1])
     outputs = []

@@ -25,7 +25,7 @@ from dcache.engine.protocols import Batched, Engine, Lowered, Memory, Owner, Sho
 from dcache.engine.region import Region
 from dcache.engine.session import Session
 from dcache.identity.tracker import SamplerOwner
-from tests.engine.tiny_models import BasicTransformerBlock, Toy, ToyPipe, integers, session_on, steps, unet
+from tests.engine.tiny_models import ThreeSublayers, Toy, ToyPipe, integers, session_on, steps, unet
 
 EVERY_2 = methods.interval(interval=2)
 
@@ -126,7 +126,7 @@ def test_the_parts_of_a_session_are_what_it_says_they_are(session: Session) -> N
 
 def regions() -> Iterator[Any]:
     """One region of every kind, bound to a model."""
-    layered = Toy([BasicTransformerBlock() for _ in range(2)])
+    layered = Toy([ThreeSublayers() for _ in range(2)])
     for model, method, options in (
         (Toy(), EVERY_2, {}),
         (Toy(), EVERY_2.with_sites(("model",)), {}),

@@ -6,7 +6,10 @@ given to the last computed one more than its own input. The oracle elsewhere is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ import dcache
 from dcache import DcacheError, DcacheWarning, Schedule, methods
 from dcache.schedule.plan import RunLength
 from tests.builders import generator, model, pipeline, sampler
-from tests.engine.tiny_models import Countdown, Toy, walk
+from tests.engine.tiny_models import Countdown, Double, Toy, integers, steps, walk
 from tests.pipelines import SHAPES
 
 # Computes the first evaluation and the last one.
@@ -43,10 +46,10 @@ class Staged:
 
     def __call__(self) -> list[float]:
         outputs, x = [], torch.ones(1, 2, 4)
-        for steps in self.stages:
+        for stage in self.stages:
             self.progress_bar()
-            self.scheduler.set_timesteps(steps)
-            for i, t in enumerate(self.scheduler.timesteps[: steps - self.left_out]):
+            self.scheduler.set_timesteps(stage)
+            for i, t in enumerate(self.scheduler.timesteps[: stage - self.left_out]):
                 if self._interrupt:
                     continue
                 outputs += walk(self.denoiser, [t], x)
@@ -302,3 +305,137 @@ def test_resampling_counts_what_is_evaluated() -> None:
     assert torch.equal(run(), first)
     dcache.enable(pipe, dcache.trace(pipe))
     assert torch.equal(run(), first)
+
+
+def test_a_call_that_goes_on_with_a_copy_of_its_sampler_is_traced_as_two_runs_and_replays() -> None:
+    class Parts(Checked):
+        """As Text2Video-Zero: evaluations for one frame, then for all from an earlier entry on."""
+
+        def __call__(self) -> list[float]:
+            self.check_inputs()
+            self.progress_bar()
+            self.scheduler.set_timesteps(6)
+            outputs: list[torch.Tensor] = []
+            for part, frames in ((slice(0, 3), 1), (slice(1, 6), 2)):
+                x = torch.ones(frames, 2, 4)
+                for t in self.scheduler.timesteps[part]:
+                    outputs += walk(self.denoiser, [t], x)
+                    self.scheduler.step(outputs[-1], t, x)
+                self.scheduler = copy.deepcopy(self.scheduler)
+            self.maybe_free_model_hooks()
+            return [float(output.flatten()[0]) for output in outputs]
+
+    pipe = dcache.enable(Parts([]), methods.interval(interval=3, codec="value"))
+    outputs = pipe()
+    # 8 (t + 1) at t = 6, 5, 4 and at 5, 4, 3, 2, 1; computed at 0, 3, ... of both runs.
+    assert outputs == [56, 56, 56, 48, 48, 48, 24, 24]
+    assert row(pipe) == "C--C--C-"
+    dcache.enable(pipe, dcache.trace(pipe))
+    assert pipe() == outputs
+
+
+# Hand-written loops: nothing lists the evaluations -----------------------------------------------------
+
+
+def down(steps: int, last: float = 1.0) -> list[float]:
+    """Timesteps of a loop of so many evaluations."""
+    return [last + k for k in reversed(range(steps))]
+
+
+@contextmanager
+def said(*texts: str) -> Iterator[None]:
+    """Exactly these warnings are given, in this order."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        yield
+    assert len(seen) == len(texts), [str(w.message) for w in seen]
+    for warning, text in zip(seen, texts, strict=True):
+        assert text in str(warning.message)
+
+
+def test_a_share_of_a_run_of_unknown_length_computes_it_and_is_applied_to_the_next() -> None:
+    model = Toy([Double(1.0) for _ in range(4)])
+    method = methods.delta_dit(interval=2, blocks=3, boundary=0.5)
+    dcache.enable(model, method)
+    with said("delta_dit(interval=2, blocks=3, boundary=0.5) depends on the number of evaluations"):
+        walk(model, down(8))
+    stats = dcache.stats(model)
+    # Three atoms: the front block, the two in the middle, the rear one. Evaluations 0, 2, 4 and 6 are
+    # computed whatever the length is.
+    assert (stats.computed, stats.predicted) == (24, 0)
+    assert stats.reasons == {"warmup": 3, "interval": 9, "length": 12}
+    assert "12 x the number of evaluations of the run was not known" in stats.why_nothing()
+    with said("had 8 evaluations, which nothing said beforehand: 12 site events were computed"):
+        walk(model, down(8))
+    for _ in range(2):
+        (plan,) = dcache.trace(model).components.values()
+        rows = {site: [i for i, c in enumerate(row) if c] for site, row in plan.rows["*"].items()}
+        # The same method with the boundary at evaluation 4.
+        assert rows["block:0"] == [0, 1, 2, 3, 4, 6]
+        assert rows["run:1-2"] == [0, 2, 4, 6]
+        assert rows["block:3"] == [0, 2, 4, 5, 6, 7]
+        with said():
+            walk(model, down(8))
+
+
+def test_the_last_evaluation_is_known_from_the_second_run_on() -> None:
+    model = dcache.enable(Toy(), ENDS)
+    # 8 (5 + 1), then 7 times 6 and the own input; the last of the second run is 8 (1 + 1).
+    assert integers(walk(model, down(5))) == [48, 47, 46, 45, 44]
+    with said("had 5 evaluations, which nothing said beforehand: last=True was off in it. Later runs"):
+        assert integers(walk(model, down(5))) == [48, 47, 46, 45, 16]
+    with said():
+        assert integers(walk(model, down(5))) == [48, 47, 46, 45, 16]
+    assert row(model) == "C---C"
+
+
+def test_a_loop_that_is_broken_off_is_no_shorter_one_and_a_longer_one_goes_on() -> None:
+    model = dcache.enable(Toy(), ENDS)
+    times = down(6)
+    with said("had 3 evaluations"):
+        walk(model, times[:3])
+        # Taken for three: the third is computed, and the others are none that was foreseen.
+        assert integers(walk(model, times)) == [56, 55, 40, 39, 38, 37]
+    with said("had 6 evaluations"):
+        assert integers(walk(model, times)) == [56, 55, 54, 53, 52, 16]
+    walk(model, times[:2])
+    assert integers(walk(model, times)) == [56, 55, 54, 53, 52, 16]
+
+
+def test_loops_of_other_timesteps_have_lengths_of_their_own() -> None:
+    model = dcache.enable(Toy(), ENDS)
+    short, long = [9.0, 5.0, 1.0], [9.0, 7.0, 5.0, 3.0, 1.0]
+    with said("had 3 evaluations", "had 5 evaluations"):
+        walk(model, short)
+        # Not the same from the second timestep on.
+        assert integers(walk(model, long)) == [80, 78, 76, 74, 72]
+        walk(model, short)
+    for times, last in ((short, 16), (long, 16)) * 2:
+        outputs = integers(walk(model, times))
+        assert outputs[:-1] == [80.0, *(70 + t + 1 for t in times[1:-1])]
+        assert outputs[-1] == last
+
+
+def test_announced_evaluations_without_timesteps_have_the_length_of_the_newest_run() -> None:
+    model = dcache.enable(Toy(), ENDS)
+    with said("had 5 evaluations", "had 4 evaluations"):
+        steps(model, down(5))
+        assert row(model) == "C----"
+        steps(model, down(5))
+        assert row(model) == "C---C"
+        steps(model, down(4))
+        assert row(model) == "C---"
+        steps(model, down(4))
+    assert row(model) == "C--C"
+
+
+def test_what_the_loop_says_is_believed() -> None:
+    model = dcache.enable(Toy(), methods.magcache(ratios=[1.0] * 6, threshold=0.1, retention=0.5, max_run=9))
+    for _ in range(2):
+        with said():
+            for i, time in enumerate(down(6)):
+                dcache.step(model, i, steps=6)
+                walk(model, [time])
+        # Half of six.
+        assert row(model) == "CCC---"
+        assert dcache.stats(model).reasons == {"warmup": 3}

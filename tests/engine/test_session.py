@@ -409,12 +409,12 @@ def test_what_was_counted_outlives_a_method_that_was_enabled_meanwhile() -> None
     assert dcache.stats(toy) == replace(before, bytes_now=0)
     assert dcache.trace(toy) == trace
     # Nor is anything said twice.
-    toy.train()
-    with pytest.warns(DcacheWarning, match="training mode"):
-        walk(toy, TIMES)
+    x = torch.ones(1, 2, 4, requires_grad=True)
+    with pytest.warns(DcacheWarning, match="gradients are being recorded"):
+        toy(x, 4.0)
     with dcache.enabled(toy, "interval"):
         pass
-    walk(toy, TIMES)
+    toy(x, 4.0)
 
 
 # One inside another ---------------------------------------------------------------------------------

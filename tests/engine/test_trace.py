@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import dcache
-from dcache import DcacheWarning, Schedule, methods
+from dcache import DcacheError, DcacheWarning, Schedule, methods
 from dcache.engine.config import SessionConfig
 from dcache.engine.pipeline import sessions_of
 from dcache.engine.session import Session
@@ -17,6 +17,7 @@ from dcache.engine.trace import trace_of
 from dcache.identity.denoisers import config_digest
 from dcache.predictors.corrections import Correction, Corrections
 from tests.engine.tiny_models import BarePipe, Toy, ToyPipe, integers, session_on, steps, walk
+from tests.pipelines import PIXART
 
 LINE = methods.newton(order=1, interval=3, warmup=1, clock="step", last=False, codec="value")
 TIMES = [6, 5, 4, 3, 2, 1]
@@ -135,6 +136,19 @@ def test_a_denoiser_that_stops_early_is_padded_to_the_run() -> None:
         assert schedule.steps == 6
         assert rows(schedule, "a") == {"*": {"trunk": "C-CCCC"}}
         assert rows(schedule, "b") == {"*": {"trunk": "C--C--"}}
+
+
+def test_the_guidance_scale_that_a_pipeline_does_not_keep_is_that_of_its_call() -> None:
+    pipe = dcache.enable(PIXART.build(), "interval", interval=3)
+    assert not hasattr(pipe, "_guidance_scale")
+    for scale in (3.5, 1.0):
+        PIXART.run(pipe, guidance_scale=scale)
+        assert dcache.trace(pipe).guidance == scale
+    schedule = dcache.trace(dcache.disable(pipe))
+    dcache.enable(pipe, schedule, strict=True)
+    PIXART.run(pipe, guidance_scale=1.0)
+    with pytest.raises(DcacheError, match="guidance 1 and is used with 2"):
+        PIXART.run(pipe, guidance_scale=2.0)
 
 
 def test_the_guidance_scale_is_that_of_the_pipeline() -> None:

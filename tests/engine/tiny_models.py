@@ -40,23 +40,49 @@ class Toy(nn.Module):
         return x
 
 
-class BasicTransformerBlock(nn.Module):
-    """h -> h + 2 h + 2 h + 2 h through three sublayers; discovery knows them by the name of this class."""
+class Projection(Double):
+    """x -> 2x, and looks like a linear map of these widths."""
+
+    def __init__(self, into: int = 1, out: int = 1) -> None:
+        super().__init__()
+        self.in_features, self.out_features = into, out
+
+
+class Attention(Double):
+    """x -> 2x, and looks like attention: its projections are there and do nothing."""
+
+    def __init__(self, cross: bool = False) -> None:
+        super().__init__()
+        self.is_cross_attention = cross
+        self.to_q, self.to_k = Projection(), Projection()
+
+
+class FeedForward(Double):
+    """x -> 2x, and looks like an MLP beside attention of width 1."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.attn1, self.attn2, self.ff = Double(), Double(), Double()
+        self.enter, self.leave = Projection(1, 4), Projection(4, 1)
+
+
+class ThreeSublayers(nn.Module):
+    """h -> h + 2 h + 2 h + 2 h through self-attention, cross-attention and an MLP, found by structure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn1, self.attn2, self.ff = Attention(), Attention(cross=True), FeedForward()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.attn1(x) + self.attn2(x) + self.ff(x)
 
 
-class FluxSingleTransformerBlock(nn.Module):
-    """h -> h + 2 (2 h + 2 (2 h)): attention and MLP meet in one projection; known by its name as well."""
+class Meeting(nn.Module):
+    """h -> h + 2 (2 h + 2 h): attention and MLP meet in one projection, found by structure."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.attn, self.proj_mlp, self.act_mlp, self.proj_out = (Double() for _ in range(4))
+        self.attn, self.proj_mlp, self.act_mlp = Attention(), Projection(1, 4), nn.ReLU()
+        self.proj_out = Projection(5, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.proj_out(self.attn(x) + self.act_mlp(self.proj_mlp(x)))

@@ -26,7 +26,7 @@ from tests.families.mmdit import (
     flux_controlnet,
     skipping,
 )
-from tests.pipelines import STEPS, Shape, at_step_end, before_step, generator
+from tests.pipelines import FLUX, STEPS, Shape, at_step_end, before_step, generator
 
 SEAMS = {
     FLUX2: ("encoder_hidden_states", "hidden_states"),
@@ -433,3 +433,53 @@ def test_a_controlnet_made_for_a_test_matters() -> None:
     pipe.controlnet = flux_controlnet(FLUX_CONTROLNET.denoiser(pipe))
     assert torch.equal(FLUX_CONTROLNET.run(pipe), plain)
     assert distance(FLUX_CONTROLNET.run(pipe, controlnet_conditioning_scale=0.0), plain) > 0.01
+
+
+# Prompt embeddings that were not repeated for each picture ---------------------------------------------
+
+TWICE = {"num_images_per_prompt": 2}
+ONE_TEXT = {
+    "default": lambda: None,
+    "value": lambda: methods.interval(interval=2, codec="value"),
+    "block": lambda: methods.interval(interval=2, codec="delta", sites="block"),
+    "newton": lambda: methods.newton(interval=2, codec="delta"),
+    "fbcache": lambda: methods.fbcache(threshold=9.0),
+    "teacache": lambda: methods.teacache(coefficients=(1.0, 0.0), threshold=1.0),
+}
+
+
+def repeated(shape: Shape, mode: str) -> dict[str, Any]:
+    """The call's prompt embeddings, and those of its guidance mode, two of each."""
+    arguments = {**shape.inputs(1), **shape.guidance[mode]()}
+    return {
+        name: value.repeat_interleave(2, dim=0)
+        for name, value in arguments.items()
+        if "prompt_embeds" in name
+    }
+
+
+@pytest.mark.parametrize("name", ONE_TEXT)
+@pytest.mark.parametrize(
+    ("shape", "mode"), [(FLUX, "off"), (FLUX, "sequential"), (COGVIEW4, "sequential")], ids=str
+)
+def test_text_of_a_single_row_is_as_text_of_as_many_as_there_are_pictures(
+    shape: Shape, mode: str, name: str
+) -> None:
+    plain = shape.run(shape.build(), mode, **TWICE)
+    pipe = dcache.enable(shape.build(), methods.interval(interval=1, codec="delta"))
+    assert torch.equal(shape.run(pipe, mode, **TWICE), plain)
+    # Warnings are errors: nothing falls back to the whole model.
+    pipe = dcache.enable(shape.build(), ONE_TEXT[name]())
+    cached = shape.run(pipe, mode, **TWICE)
+    stats, trace = dcache.stats(pipe), dcache.trace(pipe)
+    assert stats.predicted > 0
+    assert not torch.equal(cached, plain)
+    assert all(site.name != "model" for site in session(shape, pipe).binding.sites)
+    assert torch.equal(shape.run(dcache.enable(shape.build(), trace), mode, **TWICE), cached)
+    explicit = dcache.enable(shape.build(), ONE_TEXT[name]())
+    torch.testing.assert_close(shape.run(explicit, mode, **repeated(shape, mode)), cached)
+    assert (dcache.stats(explicit).computed, dcache.stats(explicit).predicted) == (
+        stats.computed,
+        stats.predicted,
+    )
+    assert dcache.stats(explicit).bytes_held == stats.bytes_held

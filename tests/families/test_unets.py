@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AnimateDiffPipeline
 from torch import nn
 
 import dcache
@@ -15,7 +16,9 @@ from dcache import DcacheError, DcacheWarning, methods
 from dcache.sites.discovery import discover
 from tests.builders import Call, embeds, generator, ready
 from tests.families.unets import DDIM, SDXL, SVD, UNETS, sdxl_model
-from tests.pipelines import NOISE_SAMPLERS, SHAPES, STEPS, Shape
+from tests.pipelines import NOISE_SAMPLERS, SHAPES, STEPS, Shape, sd_model
+from tests.zoo.unets_parts import TEXTS, latent
+from tests.zoo.unets_video import FRAMES, motion
 
 EVERY_2 = methods.interval(interval=2)
 LEVELS = [(shape, level) for shape in UNETS for level in range(shape.skips)]
@@ -386,3 +389,52 @@ def test_an_unconditional_pipeline_without_flags_or_prompts() -> None:
     assert cached.shape == plain.shape == (2, 3, 8, 8)
     assert dcache.stats(pipe).predicted == 3
     assert float((cached - plain).abs().mean()) < 0.1
+
+
+def test_a_motion_unet_that_is_built_in_training_mode_is_cached() -> None:
+    runs = []
+    for training in (True, False):
+        parts = {"unet": sd_model(), "motion_adapter": motion(), "scheduler": NOISE_SAMPLERS["ddim"]()}
+        missing = dict.fromkeys(("vae", "text_encoder", "tokenizer"))
+        pipe = AnimateDiffPipeline(**missing, **parts)
+        assert pipe.unet.training
+        pipe.unet.train(training)
+        pipe.set_progress_bar_config(disable=True)
+        dcache.enable(pipe, EVERY_2)
+        runs.append(pipe(**latent(**TEXTS, **FRAMES)()).frames)
+        stats = dcache.stats(pipe)
+        assert (stats.computed, stats.predicted) == (3, 3)
+    assert torch.equal(*runs)
+
+
+def test_the_unet_of_kandinsky_with_its_published_blocks_has_brackets() -> None:
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    crossed = ["SimpleCrossAttn"] * 3
+    model = UNet2DConditionModel(
+        in_channels=4,
+        out_channels=8,
+        layers_per_block=3,
+        block_out_channels=(16, 32, 48, 64),
+        down_block_types=("ResnetDownsampleBlock2D", *(f"{name}DownBlock2D" for name in crossed)),
+        up_block_types=(*(f"{name}UpBlock2D" for name in crossed), "ResnetUpsampleBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        cross_attention_dim=24,
+        attention_head_dim=8,
+        norm_num_groups=4,
+        encoder_hid_dim=32,
+        encoder_hid_dim_type="image_proj",
+        addition_embed_type="image",
+        resnet_time_scale_shift="scale_shift",
+    )
+    dcache.enable(ready(model, 0), methods.interval(interval=2))
+    image = {"image_embeds": torch.randn(1, 32, generator=torch.Generator().manual_seed(0))}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error", dcache.DcacheWarning)
+        for t in (900, 600, 300):
+            model(torch.zeros(1, 4, 24, 24), t, encoder_hidden_states=None, added_cond_kwargs=image)
+    # conv_in, three resnets in each of four blocks, three downsamplers.
+    assert len(discover(model).skips) == 1 + 4 * 3 + 3
+    assert dcache.trace(model).components[""].sites == ("bracket:0",)
+    assert dcache.stats(model).predicted == 1

@@ -294,9 +294,7 @@ CLASSES: dict[str, Unnamed] = {
         },
         (1, 4, 2, 8, 8),
         lambda: {"encoder_hidden_states": text()},
-        site="model",
         depth=4,
-        told=UNORDERED,
         told_at="called",
     ),
     "LuminaNextDiT2DModel": Unnamed(

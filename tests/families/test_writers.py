@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import dcache
-from dcache import DcacheError, Method, methods
+from dcache import Method, methods
 from dcache.intercept.objects import attributes_of
 from tests.builders import model
 from tests.families.mmdit import FLUX2
@@ -275,23 +275,21 @@ class Writer:
     Attributes:
         build: the denoiser.
         run: its loop.
-        refused: the methods that cannot be had.
     """
 
     build: Callable[[], nn.Module]
     run: Callable[[Loop], Part]
-    refused: tuple[str, ...] = ()
 
     def loop(self) -> Loop:
         return Loop(self.build(), self.run)
 
 
 WRITERS = {
-    "glm": Writer(_glm, glm, ("teacache",)),
-    "glm-late": Writer(_glm, partial(glm, late=True), ("teacache",)),
+    "glm": Writer(_glm, glm),
+    "glm-late": Writer(_glm, partial(glm, late=True)),
     "klein": Writer(_klein, klein, ("easycache",)),
-    "sana-refiner": Writer(_refiner, refiner, ("teacache",)),
-    "wan-animate-2": Writer(_animate, animate, ("teacache",)),
+    "sana-refiner": Writer(_refiner, refiner),
+    "wan-animate-2": Writer(_animate, animate),
 }
 # With everything computed, and with most of it predicted.
 LINE = (1.0, 0.0)
@@ -344,11 +342,6 @@ def same(a: tuple[torch.Tensor, list[torch.Tensor]], b: tuple[torch.Tensor, list
     return all(torch.equal(x, y) for x, y in pairs)
 
 
-def enabled_and_run(loop: Loop, method: Method | None) -> None:
-    dcache.enable(loop, method)
-    loop()
-
-
 @pytest.mark.parametrize(("name", "preset"), CASES)
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 @pytest.mark.filterwarnings("ignore::dcache.DcacheWarning")
@@ -360,10 +353,6 @@ def test_the_cache_is_filled_as_without_dcache(name: str, preset: str) -> None:
     assert lengths
     assert same(loop(), plain)
     full, some = PRESETS[preset]
-    if preset in writer.refused:
-        with pytest.raises(DcacheError, match=r"no attention is declared|codec 'delta' at sites='model'"):
-            enabled_and_run(loop, full())
-        return
     dcache.enable(loop, full())
     for _ in range(2):
         assert same(loop(), plain), "all computed differs from uncached"

@@ -180,7 +180,7 @@ def test_the_guide_to_families_runs(guide: Any, capsys: pytest.CaptureFixture[st
     guide("add-a-family")
     printed = capsys.readouterr().out
     assert "model, trunk, run:A-B and block:N with depths 0 to 3\n" in printed
-    assert "no such sublayer is declared for its blocks" in printed
+    assert "no such sublayer is found in its blocks" in printed
 
 
 def test_the_guide_left_no_declaration_behind() -> None:

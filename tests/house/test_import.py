@@ -86,6 +86,7 @@ def test_import_is_light() -> None:
     assert "dcache" in loaded
     assert not {name.partition(".")[0] for name in loaded} & HEAVY
     assert {name for name in loaded if name.startswith("dcache.methods.")} == {
+        "dcache.methods.language_models",
         "dcache.methods.preset",
         "dcache.methods.registry",
         "dcache.methods.replay",

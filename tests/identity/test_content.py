@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dcache.identity.content import Conditioning, Sample, content_of
+from dcache.identity.content import Conditioning, Continuity, Sample, content_of
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
@@ -76,3 +76,53 @@ def test_a_run_that_opens_knows_its_own_only() -> None:
     assert not fresh(seen, prompt(2))
     # The prompt of the run before is another one by now.
     assert fresh(seen, prompt(1))
+
+
+def noise(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*(shape or (1, 16, 16)), generator=torch.Generator().manual_seed(seed))
+
+
+def breaks(*samples: torch.Tensor) -> list[bool]:
+    """Whether each sample cannot have come of the one before it."""
+    continuity, result = Continuity(), []
+    for sample in samples:
+        result.append(continuity.is_broken((sample,), {}))
+        continuity.note((sample,), {})
+    return result
+
+
+def test_a_step_keeps_some_of_the_sample_and_other_noise_keeps_nothing() -> None:
+    x = noise(0)
+    # The correlation of x + 2 n with x is 1 / sqrt(5), about 0.45; that of other noise about 0.
+    assert breaks(x, x + 2 * noise(1)) == [False, False]
+    assert breaks(x, noise(1)) == [False, True]
+
+
+def test_a_step_is_measured_by_those_before_it() -> None:
+    x = noise(0)
+    near, half = x + 0.1 * noise(1), x + 1.5 * noise(2)
+    # About 0.995 and then 0.55: too little after so much, and enough as a first step.
+    assert breaks(x, near, half) == [False, False, True]
+    assert breaks(x, half) == [False, False]
+
+
+def test_the_first_item_tells_of_batches_and_another_size_is_another_picture() -> None:
+    x = noise(0)
+    # Guidance that ends: the batch of two becomes one.
+    assert breaks(torch.cat([x, x]), x) == [False, False]
+    assert breaks(x, noise(0, 1, 8, 16)) == [False, True]
+
+
+@pytest.mark.parametrize("x", [torch.ones(1, 16, 16), torch.zeros(1, 100)], ids=["ones", "zeros"])
+def test_constant_samples_say_nothing(x: torch.Tensor) -> None:
+    assert breaks(x, noise(0, *x.shape), x) == [False, False, False]
+
+
+def test_few_elements_say_nothing() -> None:
+    assert breaks(noise(0, 1, 63), noise(1, 1, 63)) == [False, False]
+    assert breaks(noise(0, 1, 256), noise(1, 1, 256)) == [False, True]
+
+
+def test_large_samples_are_compared_by_some_of_their_elements() -> None:
+    x = noise(0, 1, 400_000)
+    assert breaks(x, x.half(), noise(1, 1, 400_000)) == [False, False, True]

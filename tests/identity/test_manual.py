@@ -1,5 +1,7 @@
 """What `dcache.step` says: which evaluation and branch the next calls are, and where a run begins."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ import dcache
 from dcache import methods
 from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
-from tests.engine.tiny_models import Toy
+from tests.engine.tiny_models import Mix, Toy
 
 EVERY_2 = methods.interval(interval=2)
 
@@ -129,3 +131,80 @@ def test_a_manual_step_keeps_its_run_or_opens_another() -> None:
     assert manual.announce(1, "a")
     assert manual.announce(1, "a")
     assert not manual.announce(0, "b")
+
+
+def mixing() -> Toy:
+    """Two blocks on latents that are large enough to be recognised."""
+    torch.manual_seed(0)
+    return Toy([Mix(64), Mix(64)])
+
+
+def loop(
+    net: torch.nn.Module,
+    seed: int,
+    times: list[float],
+    announce: bool,
+    branch: str | None = None,
+    calls: int = 1,
+) -> torch.Tensor:
+    """A loop that announces its evaluations, or does not; with guidance where it has two calls for each."""
+    x = torch.randn(1, 4, 64, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        for i, t in enumerate(times):
+            if announce:
+                dcache.step(net, i, timestep=t, branch=branch)
+            outputs = [net(x, torch.tensor(t)) for _ in range(calls)]
+            x = x - 0.05 * sum(outputs)
+    return x
+
+
+DOWN = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
+
+
+@pytest.mark.filterwarnings("ignore:nothing was predicted in this run")
+@pytest.mark.parametrize("calls", [1, 2])
+@pytest.mark.parametrize("branch", [None, "c"])
+@pytest.mark.parametrize("announced", [1, 3, 6])
+def test_a_loop_that_announces_nothing_is_none_of_what_was_announced(
+    announced: int, branch: str | None, calls: int
+) -> None:
+    net = dcache.enable(mixing(), EVERY_2)
+    loop(net, 1, DOWN[:announced], True, branch, calls)
+    fresh = dcache.enable(mixing(), EVERY_2)
+    assert torch.equal(loop(net, 2, DOWN, False, calls=calls), loop(fresh, 2, DOWN, False, calls=calls))
+    assert (dcache.stats(net).steps, dcache.stats(net).predicted) == (6, 3 * calls)
+    # And it may announce again.
+    assert torch.equal(
+        loop(net, 3, DOWN, True, branch, calls),
+        loop(dcache.enable(mixing(), EVERY_2), 3, DOWN, True, branch, calls),
+    )
+
+
+@pytest.mark.filterwarnings("ignore:nothing was predicted in this run")
+def test_a_broken_off_first_evaluation_with_guidance_is_forgotten() -> None:
+    net, fresh = dcache.enable(mixing(), EVERY_2), dcache.enable(mixing(), EVERY_2)
+    loop(net, 1, DOWN[:1], True, calls=2)
+    assert torch.equal(loop(net, 2, DOWN, True, calls=2), loop(fresh, 2, DOWN, True, calls=2))
+    assert dcache.stats(net).steps == 6
+
+
+def test_a_second_order_step_is_announced_once_and_calls_at_two_timesteps() -> None:
+    net = dcache.enable(mixing(), EVERY_2)
+    x = torch.randn(1, 4, 64)
+    with torch.no_grad():
+        for i, (t, following) in enumerate(pairwise(DOWN)):
+            dcache.step(net, i, timestep=t)
+            slope = net(x, torch.tensor(t))
+            x = x - 0.05 * (slope + net(x - 0.1 * slope, torch.tensor(following)))
+    stats = dcache.stats(net)
+    # Two branches of five evaluations, of which 0, 2 and 4 are computed.
+    assert (stats.steps, stats.computed, stats.predicted) == (5, 6, 4)
+
+
+def test_timesteps_in_one_tensor_that_is_written_to_are_told_apart() -> None:
+    step, t = ManualStep(Run(started=True), None), torch.tensor(5.0)
+    for index in range(3):
+        step.announce(index, None)
+        assert step.speaks_for(t.fill_(5.0 - index), (), {})
+    assert step.speaks_for(t, (), {})
+    assert not step.speaks_for(t.fill_(0.0), (), {})

@@ -6,7 +6,7 @@ from functools import wraps
 from threading import get_ident
 from typing import Any
 
-from dcache.identity.threads import is_called_in
+from dcache.identity.threads import is_called_in, is_driven_in
 
 
 def no_grad(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,3 +63,27 @@ def test_it_is_seen_from_another_thread_until_the_call_ends_or_the_thread_does()
     rest.set()
     thread.join(timeout=60)
     assert not is_called_in(pipe, thread.ident)
+
+
+def test_a_loop_with_the_sampler_is_seen_from_another_thread() -> None:
+    class Sampler:
+        def set_timesteps(self) -> None:
+            """Stand for one."""
+
+        def step(self) -> None:
+            inside.set()
+            go_on.wait(timeout=60)
+
+    def loop(scheduler: Sampler) -> None:
+        scheduler.step()
+
+    inside, go_on, sampler = threading.Event(), threading.Event(), Sampler()
+    thread = threading.Thread(target=loop, args=(sampler,))
+    thread.start()
+    assert thread.ident is not None
+    assert inside.wait(timeout=60)
+    assert is_driven_in(sampler, thread.ident)
+    assert not is_driven_in(Sampler(), thread.ident)
+    go_on.set()
+    thread.join(timeout=60)
+    assert not is_driven_in(sampler, thread.ident)

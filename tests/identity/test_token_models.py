@@ -8,7 +8,7 @@ from torch import nn
 
 import dcache
 from dcache import DcacheError
-from dcache.identity.token_models import takes_tokens
+from dcache.identity.token_models import is_language_model, takes_tokens
 
 
 class Causal(nn.Module):
@@ -78,4 +78,57 @@ def test_a_pipeline_that_generates_tokens_is_refused_at_enable(name: str, model:
 
 def test_a_denoiser_that_takes_tokens_as_well_is_no_language_model() -> None:
     assert not takes_tokens(WithTime())
+    assert not is_language_model(WithTime())
+    assert is_language_model(Causal())
     dcache.enable(WithTime(), "interval", sites="model")
+
+
+class Prefixed(nn.Module):
+    """A wrapper that calls its tokens otherwise."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.base = model
+
+    def forward(self, tokens: torch.Tensor, **more: Any) -> Any:
+        return self.base(tokens, **more)
+
+
+class HandsOn(Prefixed):
+    """A wrapper that hands everything on, as peft's and DataParallel do."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        return self.base(*args, **kwargs)
+
+
+@pytest.mark.parametrize("wrapper", [Prefixed, HandsOn])
+@pytest.mark.parametrize("build", [Causal, tiny_llama])
+def test_a_wrapped_language_model_is_refused_too(wrapper: Any, build: Any) -> None:
+    model = wrapper(wrapper(build()))
+    with pytest.raises(DcacheError, match=rf"{wrapper.__name__} takes token ids and no timestep"):
+        dcache.enable(model, "interval")
+
+
+class Robot(nn.Module):
+    """A language model sees, and a small part that takes the timestep acts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sees, self.acts = Causal(), WithTime()
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return batch
+
+
+def test_a_wrapper_with_a_denoiser_beside_the_language_model_is_none() -> None:
+    dcache.enable(Robot(), "interval", sites="model")
+
+
+def test_an_autoencoder_is_refused_with_the_line_to_type() -> None:
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, sample_size=8)
+    with pytest.raises(DcacheError, match=r"AutoencoderKL encodes and decodes .*dcache\.enable\(pipe\)"):
+        dcache.enable(vae, "interval")
+    with pytest.raises(DcacheError, match="caching is not enabled"):
+        dcache.stats(vae)

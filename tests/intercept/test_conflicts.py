@@ -12,6 +12,7 @@ from torch import nn
 from dcache.errors import DcacheError
 from dcache.intercept.conflicts import (
     NotInlined,
+    active_dropout,
     being_compiled,
     compiled_whole,
     refuse_compiled,
@@ -43,6 +44,25 @@ def with_attribute(name: str, value: Any) -> Model:
     model = Model()
     setattr(model, name, value)
     return model
+
+
+@pytest.mark.parametrize(
+    ("layer", "active"),
+    [
+        (nn.Dropout(0.1), True),
+        (nn.Dropout2d(0.1), True),
+        (nn.AlphaDropout(0.1), True),
+        (nn.Dropout(0.0), False),
+        (nn.Dropout(0.1).eval(), False),
+        (nn.Identity(), False),
+    ],
+    ids=str,
+)
+def test_dropout_is_active_in_training_mode_with_a_probability(layer: nn.Module, active: bool) -> None:
+    model = Model()
+    model.block = nn.Sequential(nn.Linear(2, 2), layer)  # type: ignore[assignment]
+    assert [text.count("(block.1; 1 in all)") for text in active_dropout(model)] == [1] * active
+    assert active_dropout(model.eval()) == []
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -163,3 +165,77 @@ def shape_of(value: Any, depth: int = 6) -> Any:
     if isinstance(value, Cache | Layer):
         return shape_of(vars(value), depth - 1)
     return value
+
+
+def test_contents_tell_where_a_write_leaves_no_trace() -> None:
+    given = {"buffer": torch.zeros(4, 2), "bits": torch.zeros(3, dtype=torch.bool)}
+    effects = Effects((X,), given)
+    version = given["buffer"]._version
+    given["buffer"].data.copy_(torch.tensor([[1.0, 0.0]]).expand(4, 2))
+    assert given["buffer"]._version == version
+    assert effects.written()
+    # Values that change places have the same sum.
+    effects = Effects((X,), given)
+    given["buffer"].data.copy_(given["buffer"].flip(1))
+    assert effects.written()
+    effects = Effects((X,), given)
+    given["bits"].data[1] = True
+    assert effects.written()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.complex64, torch.float8_e4m3fn, torch.int8])
+def test_contents_are_read_in_every_dtype(dtype: torch.dtype) -> None:
+    given = {"buffer": torch.zeros(4, dtype=torch.float32).to(dtype)}
+    effects = Effects((X,), given)
+    assert not effects.written()
+    given["buffer"].data = torch.ones(4).to(dtype)
+    assert effects.written()
+
+
+def test_large_tensors_are_known_by_version_alone_unless_they_have_none() -> None:
+    large = torch.zeros(2**24 + 1, dtype=torch.uint8)
+    effects = Effects((X,), {"keys": large})
+    large.data[0] = 1
+    assert not effects.written()
+    large[0] = 2
+    assert effects.written()
+    with torch.inference_mode():
+        large = torch.zeros(2**24 + 1, dtype=torch.uint8)
+        effects = Effects((X,), {"keys": large})
+        large[-1] = 1
+        assert effects.written()
+
+
+def test_tensors_of_other_layouts_have_shape_and_version() -> None:
+    sparse = torch.eye(3).to_sparse()
+    effects = Effects((X,), {"sparse": sparse})
+    assert not effects.written()
+    sparse.zero_()
+    assert effects.written()
+
+
+@pytest.mark.parametrize("value", [np.zeros(3), np.array([None, 1], dtype=object), np.zeros(())], ids=str)
+def test_arrays_are_seen_and_put_back(value: np.ndarray[Any, Any]) -> None:
+    before = value.copy()
+    with undone((), {"cache": {"sums": value}}) as written:
+        assert not written()
+        value[...] = 7
+        assert written()
+    assert (value == before).all()
+
+
+def test_what_a_function_does_cannot_be_seen() -> None:
+    entries: list[int] = []
+
+    class Store:
+        def put(self, item: int) -> None:
+            entries.append(item)
+
+    for function in (entries.append, lambda: None, Store().put, partial(Store().put, 1)):
+        effects = Effects((X,), {"extra": {"on_block": function}})
+        assert effects.calls_back
+        assert effects.written()
+    # An object may have functions for its own use.
+    store = Store()
+    store.key = lambda x: x  # type: ignore[attr-defined]
+    assert not Effects((X,), {"store": store}).written()

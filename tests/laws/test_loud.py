@@ -76,14 +76,14 @@ def test_a_run_that_predicts_nothing_warns(shape: Shape) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=str)
-def test_training_mode_is_passed_through_and_said(shape: Shape) -> None:
-    pipe = dcache.enable(shape.build(), "interval")
-    shape.denoiser(pipe).train()
-    with pytest.warns(DcacheWarning, match="training mode"):
-        latents = shape.run(pipe)
-    twin = shape.build()
-    shape.denoiser(twin).train()
-    assert torch.equal(latents, shape.run(twin))
+def test_training_mode_without_gradients_is_cached_like_any_other(shape: Shape) -> None:
+    runs = []
+    for training in (False, True):
+        pipe = dcache.enable(shape.build(), "interval")
+        shape.denoiser(pipe).train(training)
+        runs.append(shape.run(pipe))
+        assert dcache.stats(pipe).predicted > 0
+    assert torch.equal(*runs)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=str)

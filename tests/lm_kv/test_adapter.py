@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -16,12 +16,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from dcache import DcacheError, lm_kv
 from dcache.lm_kv import adapter
 from tests.lm_kv.language_models import (
-    REFUSED,
     SIZED,
     batch,
-    family,
     generate,
-    language_model,
     llama,
     prefill,
 )
@@ -45,33 +42,6 @@ def test_the_pinned_surface_of_transformers():
     # Mask functions are handed the config, by which the implementation that was set before is found.
     for create in (create_causal_mask, create_sliding_window_causal_mask):
         assert "config=config" in inspect.getsource(create)
-
-
-def test_the_decoder_is_the_innermost_model_with_attention():
-    model = llama(1)
-    assert adapter.decoder_of(model) is model.model
-    assert adapter.decoder_of(model.model) is model.model
-    assert isinstance(model.model, PreTrainedModel)
-
-
-@pytest.mark.parametrize("name", sorted(REFUSED))
-def test_unsupported_families_are_refused_with_the_reason(name):
-    make, reason = REFUSED[name]
-    model = language_model(make(), "eager")
-    with pytest.raises(DcacheError, match=reason):
-        cache(model)
-
-
-def test_what_is_no_language_model_is_refused():
-    with pytest.raises(DcacheError, match="needs a causal language model of transformers with one decoder"):
-        cache(torch.nn.Linear(1, 1))
-
-
-def test_layers_that_are_not_full_attention_stay_the_librarys():
-    layers = cache(family("qwen3_next")).layers
-    assert [type(layer).__name__ for layer in layers] == ["LinearAttentionLayer"] * 3 + ["LayerCache"]
-    sliding = [type(layer).__name__ for layer in cache(family("gemma2")).layers]
-    assert sliding == ["DynamicSlidingWindowLayer", "LayerCache", "DynamicSlidingWindowLayer"]
 
 
 def test_the_implementation_is_ours_only_while_the_forward_runs():
@@ -157,6 +127,17 @@ def test_threads_with_and_without_a_cache_share_a_model():
     torch.testing.assert_close(results["ours"], expected)
     torch.testing.assert_close(results["none"], expected)
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_arguments_may_be_given_by_position():
+    model, inputs = llama(1), batch()
+    expected = prefill(model, inputs, cache(model))
+    own = cache(model)
+    positions = (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)
+    with torch.no_grad():
+        out = model.model(inputs["input_ids"], inputs["attention_mask"], positions, own)
+    torch.testing.assert_close(model.lm_head(out.last_hidden_state[:, -1]), expected)
+    assert own.get_seq_length() == 40
 
 
 def test_other_caches_run_as_before_beside_ours():

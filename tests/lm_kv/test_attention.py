@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from dcache.lm_kv import attention
-from dcache.lm_kv.attention import DensePart, Fresh, Logits, RaggedPart, attend, attend_fresh
+from dcache.lm_kv.attention import Fresh, Logits, attend, attend_fresh, attend_one
+from dcache.lm_kv.parts import DensePart, RaggedPart
 
 ROWS, HEADS, GROUPS, SIZE = 2, 2, 2, 8
 PLAIN = Logits(SIZE**-0.5)
@@ -107,3 +108,27 @@ def test_half_precision_is_normalised_in_float32_and_given_back_in_its_own():
     exact = attend(low[0].float(), [DensePart(low[1].float(), low[2].float())], PLAIN, Fresh()).output
     assert result.dtype == torch.bfloat16
     torch.testing.assert_close(result, exact.bfloat16(), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("valid", [None, torch.tensor([[[False, True, True, True]], [[True] * 4]])])
+def test_fused_attention_of_one_query_equals_the_reference(valid, dtype):
+    ((k0, v0),) = [[x.to(dtype) for x in pair] for pair in tensors(4)]
+    query, part = queries(1).to(dtype), DensePart(k0, v0, valid)
+    expected = attend(query, [part], PLAIN, Fresh()).output
+    result = attend_one(query, [part], PLAIN, None)
+    assert result.columns is None
+    tolerance = {torch.float32: 1e-6, torch.bfloat16: 2e-2}[dtype]
+    torch.testing.assert_close(result.output, expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("logits", [PLAIN, Logits(0.3, softcap=2.0), Logits(0.3, sinks=torch.randn(4))])
+@pytest.mark.parametrize("statistic", [None, "sum"])
+def test_what_fused_attention_does_not_have_the_reference_does(logits, statistic):
+    (k0, v0), (k1, v1) = tensors(4, 3)
+    query, parts = queries(1), [DensePart(k0, v0), DensePart(k1, v1)]
+    for some in (parts[:1], parts):
+        expected = attend(query, some, logits, Fresh(), statistic)
+        result = attend_one(query, some, logits, statistic)
+        torch.testing.assert_close(result.output, expected.output)
+        assert (result.columns is None) == (statistic is None)

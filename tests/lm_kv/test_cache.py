@@ -288,7 +288,7 @@ def test_nobody_else_keeps_a_cache_alive():
 def test_what_is_given_to_the_cache_wins_over_the_policy():
     policy = lm_kv.snapkv(budget=0.5, window=4, every=8)
     cache = lm_kv.KVCache(
-        llama(1), policy, budget=16, allocation="heads", floor=0.5, dense_layers=(0,), every=2
+        llama(2), policy, budget=16, allocation="heads", floor=0.5, dense_layers=(0,), every=2
     )
     chosen = cache.policy
     assert (chosen.budget, chosen.allocation, chosen.floor, chosen.dense_layers, chosen.every) == (
@@ -317,6 +317,10 @@ def test_a_crop_into_compressed_tokens_is_refused_and_changes_nothing():
         (
             lambda model: lm_kv.KVCache(model, "keydiff", budget=0.5, dense_layers=(7,)),
             "dense_layers must be indices from 0 to 0, got 7",
+        ),
+        (
+            lambda model: lm_kv.KVCache(model, "keydiff", budget=0.5, dense_layers=(0,)),
+            r"dense_layers=\(0,\) leaves nothing to compress: the layers with full attention are 0",
         ),
         (lambda model: lm_kv.KVCache(model, "keydiff", budget=0.5).compress(), "holds nothing yet"),
     ],
@@ -368,7 +372,8 @@ def test_positions_are_the_models_where_a_padded_batch_is_called_without_positio
     model(**inputs, past_key_values=moments)
     layer = model.model.layers[0]
     queries = layer.self_attn.q_proj(layer.input_layernorm(model.model.embed_tokens(inputs["input_ids"])))
-    true = queries[0, 13:].view(27, 4, 16).sum(0)
+    # Beside 13 pads, the first four are sinks.
+    true = queries[0, 13 + 4 :].view(23, 4, 16).sum(0)
     close(moments.layers[0].state["sum"][0].float(), true, 1e-4)
     evicting = lm_kv.KVCache(model, SNAPKV, budget=0.4)
     model(**inputs, past_key_values=evicting)

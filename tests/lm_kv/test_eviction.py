@@ -45,6 +45,11 @@ def test_sinks_and_window_shrink_to_half_the_budget_which_is_said_once():
         plan_rows(one, SEEN)
 
 
+def test_rows_without_a_token_yet_are_no_reason_to_speak():
+    with pytest.warns(DcacheWarning, match="half of a budget of 1 token; they shrink to 0 and 0"):
+        plan_rows(shared(sinks=4, window=0), (0, 3, 40))
+
+
 @pytest.mark.parametrize("name", ["keydiff", "h2o", "snapkv"])
 def test_uniform_budgets_are_the_same_in_every_head_and_layer(name):
     policy = lm_kv.snapkv(window=4) if name == "snapkv" else lm_kv.make(name)

@@ -31,6 +31,31 @@ def test_a_quarter_of_the_tokens_is_about_a_quarter_of_the_bytes():
     assert stats.bytes_held / stats.bytes_full <= 0.27
 
 
+# Newest tokens that stay in the tail, and bytes of a row's statistics at a layer of 4 query and 2 KV heads.
+BESIDE = {
+    "keydiff": (0, 0),
+    # Each kept token's running sum.
+    "h2o": (128, 2 * 256 * 4),
+    # Queries, an int64 position and a validity for each.
+    "snapkv": (64, 64 * (4 * 16 * 4 + 8 + 1)),
+    "tova": (1, 4 * 16 * 4 + 8 + 1),
+    # A count; sums and one triangle of the sums of products for each head.
+    "expected_attention": (0, 4 + 4 * (16 + 16 * 17 // 2) * 4),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BESIDE))
+def test_what_is_held_beside_keys_and_values_is_arithmetic(name):
+    window, statistics = BESIDE[name]
+    cache = prefilled(llama(), name, batch(pads=0, length=1024), budget=0.25)
+    # Packed tokens have an int32 position in each head, those of the tail one and a validity for all heads.
+    positions = 2 * (2 * (256 - window) * 4 + window * 5)
+    lengths = 2 * 2 * 8
+    assert [layer.bytes_held for layer in cache.layers] == [
+        2 * 256 * TOKEN + positions + lengths + 2 * statistics
+    ] * 3
+
+
 def test_the_peak_is_one_layers_prompt_or_all_layers_where_they_wait_for_each_other():
     inputs = batch(pads=0, length=512)
     layerwise = prefilled(llama(), "keydiff", inputs, budget=0.25).stats()

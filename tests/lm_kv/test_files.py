@@ -29,6 +29,18 @@ def test_a_loaded_cache_goes_on_as_the_saved_one(policy, tmp_path):
     torch.testing.assert_close(step(model, loaded), step(model, cache), atol=0, rtol=0)
 
 
+@torch.no_grad()
+def test_a_loaded_cache_knows_from_where_positions_go_on(tmp_path):
+    # Called without position_ids, the padded row counts columns: 13 more than true tokens.
+    model, inputs = llama(1), batch()
+    cache = lm_kv.KVCache(model, lm_kv.streaming_llm(sinks=2), budget=10)
+    model(**inputs, past_key_values=cache)
+    loaded = lm_kv.KVCache.load(cache.save(tmp_path / "cache.safetensors"), model)
+    new = {"input_ids": NEW["input_ids"], "attention_mask": torch.ones(2, 41)}
+    logits = [model(**new, past_key_values=one).logits for one in (cache, loaded)]
+    torch.testing.assert_close(*logits, atol=0, rtol=0)
+
+
 def test_a_cache_of_another_model_is_refused(tmp_path):
     path = prefilled(llama(), "keydiff", batch(), budget=0.4).save(tmp_path / "cache.safetensors")
     with pytest.raises(DcacheError, match="is a cache of a model with 3 layers, this one has 2"):

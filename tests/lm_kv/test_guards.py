@@ -21,6 +21,8 @@ def test_each_reason_to_refuse_has_its_message():
             check_call(module, module, {"input_ids": IDS}, broken=True)
         with pytest.raises(DcacheError, match=r"the batch is empty.*got \(0, 3\)"):
             check_call(module, module, {"input_ids": IDS[:0]}, broken=False)
+        with pytest.raises(DcacheError, match="which a KVCache does not return: leave it out"):
+            check_call(module, module, {"input_ids": IDS, "output_attentions": True}, broken=False)
     with pytest.raises(DcacheError, match="gradients are recorded"):
         check_call(module, module, {"input_ids": IDS}, broken=False)
 

@@ -7,7 +7,7 @@ from dcache.lm_kv.layer import LayerCache
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scorers import KeyDistance
 from dcache.lm_kv.shared import Shared
-from tests.lm_kv.language_models import batch, llama, prefill, prefilled
+from tests.lm_kv.language_models import batch, llama, prefill
 
 HEADS, SIZE = 2, 4
 
@@ -52,8 +52,8 @@ def test_bytes_are_those_of_the_storages():
     one = layer()
     run(one, 5)
     held = sum(tensor.untyped_storage().nbytes() for tensor in one.storages())
-    # A slab of 64 slots: keys and values of 2 heads and 4 channels, an int32 position, a validity.
-    assert held == one.bytes_held == one.shared.bytes_held == 64 * (2 * 2 * 4 * 4 + 4 + 1)
+    # A slab of 8 slots: keys and values of 2 heads and 4 channels, an int32 position, a validity.
+    assert held == one.bytes_held == one.shared.bytes_held == 8 * (2 * 2 * 4 * 4 + 4 + 1)
     one.reset()
     assert one.shared.bytes_held == 0
     assert one.shared.peak_bytes == held
@@ -94,24 +94,22 @@ def test_rows_are_selected_repeated_and_masked():
 
 
 @torch.no_grad()
-def test_shifted_positions_equal_a_run_of_the_kept_tokens_alone():
-    # In one layer keys depend on their token alone, so kept ones are what a short text has.
-    model, inputs = llama(1), {name: tensor[1:] for name, tensor in batch().items()}
-    cache = prefilled(model, lm_kv.streaming_llm(sinks=2), inputs, budget=10)
-    new = torch.tensor([[50]])
-    out = model(new, past_key_values=cache, position_ids=torch.tensor([[40]])).logits[:, -1]
-    ids = inputs["input_ids"]
-    short = torch.cat([ids[:, :2], ids[:, -8:], new], 1)
-    torch.testing.assert_close(out, model(short, use_cache=False).logits[:, -1], atol=1e-5, rtol=1e-5)
-    assert cache.stats().kept == (11.0,)
-
-
-@torch.no_grad()
-def test_positions_that_jump_are_refused_where_tokens_are_shifted():
-    model, inputs = llama(1), batch()
-    cache = lm_kv.KVCache(model, lm_kv.streaming_llm(sinks=2), budget=10)
-    prefill(model, inputs, cache)
-    mask = torch.cat([inputs["attention_mask"], torch.ones(2, 1)], 1)
-    with pytest.raises(DcacheError, match="positions must go on without gaps"):
-        # Without position_ids the model counts columns: for the padded row that is 13 further on.
-        model(torch.tensor([[5], [6]]), attention_mask=mask, past_key_values=cache)
+@pytest.mark.parametrize("name", ["keydiff", "h2o"])
+def test_one_new_token_sees_what_a_call_of_two_would_show_it(name):
+    # A decoded token is stored before it is attended to, tokens of a longer call afterwards.
+    model, inputs = llama(2), batch(pads=0)
+    together, apart = (lm_kv.KVCache(model, name, budget=0.4) for _ in range(2))
+    for cache in (together, apart):
+        prefill(model, inputs, cache)
+    new = torch.tensor([[5, 7], [6, 8]])
+    positions = torch.tensor([[40, 41]]).expand(2, -1)
+    with together.hold(), apart.hold():
+        expected = model(new, position_ids=positions, past_key_values=together).logits[:, -1]
+        for column in range(2):
+            one = slice(column, column + 1)
+            logits = model(new[:, one], position_ids=positions[:, one], past_key_values=apart).logits[:, -1]
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+    for first, second in zip(together.layers, apart.layers, strict=True):
+        if name == "h2o":
+            scores = (layer.store.stored().score for layer in (first, second))
+            torch.testing.assert_close(*scores, atol=1e-5, rtol=0)

@@ -1,6 +1,14 @@
 import torch
 
-from dcache.lm_kv.observers import ColumnSums, Nothing, Observed, QueryMoments, QueryWindow
+from dcache.lm_kv.observers import (
+    ColumnSums,
+    Nothing,
+    Observed,
+    QueryMoments,
+    QueryWindow,
+    symmetric,
+    upper_triangle,
+)
 
 
 def call(values: list[list[float]], valid: list[list[int]], positions: list[list[int]]) -> Observed:
@@ -36,9 +44,16 @@ def test_moments_are_of_true_queries_before_rotation():
     assert state["sum"].flatten().tolist() == [9]
     assert state["products"].flatten().tolist() == [4 + 9 + 16]
     assert moments.crop(state, torch.tensor([0])) is state
+    assert QueryMoments(skip=1).observe({}, call([[1, 9, 2]], [[1, 0, 1]], [[0, 0, 1]]))["sum"].item() == 3
 
 
 def test_column_sums_lie_beside_the_tokens():
     assert ColumnSums().statistic == "sum"
     assert ColumnSums().observe({}, call([[1]], [[1]], [[0]])) == {}
     assert Nothing().statistic is None
+
+
+def test_symmetric_matrices_are_kept_as_one_triangle():
+    matrices = torch.tensor([[[1.0, 2.0, 3.0], [2.0, 4.0, 5.0], [3.0, 5.0, 6.0]]])
+    assert upper_triangle(matrices).tolist() == [[1, 2, 3, 4, 5, 6]]
+    assert torch.equal(symmetric(upper_triangle(matrices), 3), matrices)

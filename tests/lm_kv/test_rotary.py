@@ -3,7 +3,7 @@ import torch
 from transformers import LlamaConfig
 
 from dcache import DcacheError, lm_kv
-from dcache.lm_kv import adapter
+from dcache.lm_kv import adapter, families
 from dcache.lm_kv.rotary import find_rotary
 from tests.lm_kv.language_models import FAST, YARN, family, language_model, llama, rope
 
@@ -17,8 +17,8 @@ ROTATING = {
 
 
 def found(model):
-    decoder = adapter.decoder_of(model)
-    _, full = adapter.layers_for(decoder, lambda index: adapter.FullLayer())
+    decoder = families.decoder_of(model)
+    _, full = families.layers_for(decoder, lambda index: adapter.FullLayer())
     return find_rotary(decoder, full)
 
 

@@ -3,6 +3,7 @@ import torch
 
 from dcache import DcacheError
 from dcache.lm_kv.attention import Logits
+from dcache.lm_kv.observers import upper_triangle
 from dcache.lm_kv.scorers import (
     Chance,
     Context,
@@ -111,7 +112,7 @@ def test_expected_attention_in_closed_form():
     state = {
         "count": torch.tensor([2.0]).double(),
         "sum": queries.sum(0).view(1, 1, 2),
-        "products": (queries.T @ queries).view(1, 1, 2, 2),
+        "products": upper_triangle(queries.T @ queries).view(1, 1, 3),
     }
     tokens = stored([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     logits = torch.tensor([1.0, 1.0 + 0.5, 0.0])

@@ -5,7 +5,7 @@ from dcache import DcacheError
 from dcache.lm_kv.budget import Budget
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scorers import KeyDistance
-from dcache.lm_kv.shared import Shared
+from dcache.lm_kv.shared import Shared, places_of
 
 
 def shared() -> Shared:
@@ -36,3 +36,12 @@ def test_a_policy_that_turns_without_saying_so_is_told_what_to_set():
         shared().turn(0, torch.zeros(1, 1, 1, 4), torch.zeros(1, 1), "shift")
     with pytest.raises(DcacheError, match="set `needs_rotary`"):
         shared().mean_rotation(0, 4, 0, 8, torch.zeros(1))
+
+
+def test_layers_with_a_budget_have_places_in_their_order():
+    policy = Policy(scorer=KeyDistance(), dense_layers=(0, 4))
+    assert places_of(policy, [0, 1, 3, 5], 6) == {1: 0, 3: 1, 5: 2}
+    with pytest.raises(DcacheError, match="dense_layers must be indices from 0 to 3, got 4"):
+        places_of(policy, [0, 1], 4)
+    with pytest.raises(DcacheError, match="leaves nothing to compress"):
+        places_of(policy, [0, 4], 6)

@@ -1,6 +1,6 @@
 import torch
 
-from dcache.lm_kv.tail import BLOCK, Tail
+from dcache.lm_kv.tail import LEAST, MOST, Tail
 
 
 def columns(first: int, count: int) -> torch.Tensor:
@@ -26,15 +26,21 @@ def test_a_new_tail_holds_nothing_of_what_it_was_shown():
     assert slots(tail()) == 0
 
 
-def test_columns_are_appended_and_the_slab_grows_by_a_block():
+def test_columns_are_appended_and_the_slab_grows_by_an_eighth_within_bounds():
     one = tail()
     append(one, 0, 5)
-    assert slots(one) == BLOCK
-    append(one, 5, BLOCK)
-    assert one.keys[0, 0, :, 0].tolist() == list(range(5 + BLOCK))
+    assert slots(one) == LEAST
+    append(one, 5, 75)
+    assert one.keys[0, 0, :, 0].tolist() == list(range(80))
     assert one.values[0, 0, 5, 0] == -5
-    assert one.positions[0].tolist() == list(range(5 + BLOCK))
-    assert slots(one) == 5 + BLOCK
+    assert one.positions[0].tolist() == list(range(80))
+    assert slots(one) == 80
+    append(one, 80, 1)
+    assert slots(one) == 80 + 10
+    append(one, 81, 800)
+    append(one, 881, 1)
+    assert slots(one) == 881 + MOST
+    assert one.keys[0, 0, :, 0].tolist() == list(range(882))
 
 
 def test_a_prompt_gets_a_slab_of_its_size():
@@ -43,14 +49,14 @@ def test_a_prompt_gets_a_slab_of_its_size():
     assert slots(one) == 200
 
 
-def test_after_keeping_the_newest_there_is_no_spare_room_and_then_at_most_a_block():
+def test_after_keeping_the_newest_there_is_no_spare_room_and_then_a_few_slots():
     one = tail()
     append(one, 0, 200)
     one.keep_newest(7)
     assert one.keys[0, 0, :, 0].tolist() == list(range(193, 200))
     assert slots(one) == 7
     append(one, 200, 1)
-    assert slots(one) == 7 + BLOCK
+    assert slots(one) == 7 + LEAST
     assert one.keys[0, 0, :, 0].tolist() == list(range(193, 201))
 
 

@@ -15,6 +15,7 @@ from dcache.engine.session import session_of
 from dcache.method import Method
 from dcache.predictors import Foca
 from dcache.schedulers import Listed
+from dcache.sites.blocks import SUBLAYERS
 from tests.engine.tiny_models import Toy, integers, walk
 from tests.laws.product import ONES, plain
 from tests.pipelines import SHAPES, STEPS, at_step_end, generator
@@ -206,8 +207,8 @@ def test_dbcache_needs_blocks_between_front_and_back(front, back):
 # Rules that add up --------------------------------------------------------------------------------------
 
 
-class BasicTransformerBlock(nn.Module):
-    """A block of a declared name; its attention is given one and the same in every evaluation."""
+class Declared(nn.Module):
+    """A block that a row declares; its attention is given one and the same in every evaluation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -217,11 +218,16 @@ class BasicTransformerBlock(nn.Module):
         return x + self.attn1(torch.ones_like(x)) + self.ff(x * 0)
 
 
+@pytest.fixture
+def declared(monkeypatch):
+    monkeypatch.setitem(SUBLAYERS, "Declared", {"attn": ("attn1",), "mlp": ("ff",)})
+
+
 @pytest.mark.parametrize(
     ("threshold", "full"), [(0.25, list(range(8))), (0.4, [0, 2, 4, 6]), (0.6, [0, 3, 6]), (0.8, [0, 4])]
 )
-def test_teacache_with_flux_coefficients_and_a_probe_that_never_changes(threshold, full):
-    model = Toy([BasicTransformerBlock() for _ in range(2)])
+def test_teacache_with_flux_coefficients_and_a_probe_that_never_changes(threshold, full, declared):
+    model = Toy([Declared() for _ in range(2)])
     dcache.enable(model, "teacache", threshold=threshold, coefficients="flux", last=False)
     # Each block adds 1, so the reused delta is right.
     found = integers(walk(model, range(8)))
@@ -337,8 +343,8 @@ def test_pabs_kinds_go_by_their_own_intervals_within_the_window():
     assert row_of(pipe, "cross_attn:0") == [0, 3, 6]
 
 
-def test_a_window_of_timesteps_in_a_loop_that_counts_from_one_to_zero():
-    model = Toy([BasicTransformerBlock() for _ in range(2)])
+def test_a_window_of_timesteps_in_a_loop_that_counts_from_one_to_zero(declared):
+    model = Toy([Declared() for _ in range(2)])
     method = methods.pab(attn=2, cross_attn=None, window=(100.0, 850.0))
     dcache.enable(model, method)
     times = [1 - i / 10 for i in range(10)]

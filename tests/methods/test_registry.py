@@ -1,6 +1,7 @@
 """Presets of others: registered by hand or by the entry points of installed packages."""
 
 import inspect
+import re
 from importlib.metadata import EntryPoint
 from types import ModuleType
 
@@ -11,6 +12,7 @@ from dcache import methods
 from dcache.cli import main
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.methods import registry
+from dcache.methods.resolve import resolve
 from dcache.schedulers import Every
 
 
@@ -115,3 +117,44 @@ def test_what_cannot_be_loaded_is_left_out_of_the_list_with_a_warning():
 def test_the_packages_own_presets_look_up_no_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "entry_points", None)
     assert methods.make("interval").name == "interval"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("interval", {"last": 3}, "last of interval must be True or False, got 3"),
+        ("interval", {"last": "yes"}, "last of interval must be True or False, got 'yes'"),
+        ("taylorseer", {"lite": 3}, "lite of taylorseer must be True or False, got 3"),
+        ("interval", {"interval": "4"}, "interval must be a whole number of at least 1, got '4'"),
+        ("interval", {"interval": True}, "interval must be a whole number of at least 1, got True"),
+        ("interval", {"interval": 4.0}, "interval must be a whole number of at least 1, got 4.0"),
+        ("fbcache", {"threshold": "0.1"}, "threshold must be a number of at least 0.0, got '0.1'"),
+        ("fbcache", {"max_run": 1.5}, "max_run must be a whole number of at least 0, got 1.5"),
+        ("interval:last=3", {}, "last of interval must be True or False, got 3"),
+    ],
+)
+def test_options_of_another_type_are_refused(name: str, options: dict[str, object], says: str) -> None:
+    with pytest.raises(DcacheError, match=re.escape(says)):
+        resolve(name, options)
+
+
+def test_a_whole_number_is_a_number_and_none_may_stand_for_no_limit() -> None:
+    assert methods.make("fbcache", threshold=1, max_run=None).parameters["threshold"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [("sencache", "sensitivities: measured"), ("magcache", "ratios of one observed run")],
+)
+def test_an_unknown_option_is_answered_with_what_the_preset_needs(name: str, needs: str) -> None:
+    with pytest.raises(DcacheError, match=rf"{name} has no option 'coefficients': .*It needs {needs}\.$"):
+        methods.make(name, coefficients="flux")
+
+
+@pytest.mark.parametrize("spelled", ["FLUX", "Flux", "HunyuanVideo", "hunyuan_video"])
+def test_published_numbers_are_known_in_any_spelling(spelled: str) -> None:
+    exact = "flux" if spelled.lower() == "flux" else "hunyuan-video"
+    assert (
+        methods.make("teacache", coefficients=spelled).rule
+        == methods.make("teacache", coefficients=exact).rule
+    )

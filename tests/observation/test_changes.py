@@ -8,7 +8,7 @@ import dcache
 from dcache import methods
 from dcache.engine.session import session_of
 from dcache.observation.changes import Changes
-from tests.engine.tiny_models import BasicTransformerBlock, Toy
+from tests.engine.tiny_models import ThreeSublayers, Toy
 
 EVERYTHING = methods.interval(interval=1, sites="trunk")
 
@@ -28,12 +28,14 @@ def test_ratios_are_those_of_the_lengths_of_the_change() -> None:
     # The change is 7 t.
     np.testing.assert_allclose(ratios, [1.0, 0.5, 0.5])
     assert spread == 0.0
-    # Without an attention that is known there is nothing to pair it with.
-    assert changes.pairs() is None
+    # Without attention the block's own input is paired with it; both are multiples of t.
+    pairs = changes.pairs()
+    assert pairs is not None
+    np.testing.assert_allclose(pairs, [[0.5, 0.5], [0.5, 0.5]], rtol=1e-6)
 
 
 def test_pairs_are_changes_of_what_attention_is_given_and_of_the_trunk() -> None:
-    toy = dcache.enable(Toy([BasicTransformerBlock(), BasicTransformerBlock()]), EVERYTHING)
+    toy = dcache.enable(Toy([ThreeSublayers(), ThreeSublayers()]), EVERYTHING)
     changes = Changes(toy)
     for times in ((4.0, 2.0, 1.0), (8.0, 2.0, 1.0)):
         with changes.watching(toy):
@@ -56,7 +58,7 @@ def test_an_evaluation_that_was_not_seen_leaves_no_ratios() -> None:
 
 
 def test_nothing_is_left_on_the_model() -> None:
-    toy = dcache.enable(Toy([BasicTransformerBlock()]), EVERYTHING)
+    toy = dcache.enable(Toy([ThreeSublayers()]), EVERYTHING)
     with Changes(toy).watching(toy):
         assert toy.blocks[0].attn1._forward_pre_hooks
         walk(toy)

@@ -91,8 +91,8 @@ def test_a_stage_predicts_the_rear_before_the_boundary_and_the_front_from_it_on(
 
 def test_a_boundary_that_is_a_share_needs_the_number_of_evaluations():
     assert DeltaDitStages(3, 2)(moment(2, None, site="run:2-3")) is None
-    with pytest.raises(DcacheError, match=r"boundary=0\.5 is a share.*whole number"):
-        DeltaDitStages(0.5, 2)(moment(2, None))
+    assert DeltaDitStages(0.5, 2)(moment(2, 10, site="run:2-3")) is None
+    assert DeltaDitStages(0.5, 2)(moment(2, None, site="run:2-3")) == "length"
 
 
 def test_the_published_numbers_of_delta_dit_are_the_defaults_shares():

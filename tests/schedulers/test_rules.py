@@ -7,15 +7,20 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.schedulers import (
+    ByKind,
+    BySite,
     ChangeAbove,
     Every,
     Last,
     Listed,
     MaxRun,
     Retention,
+    Switch,
     Warmup,
     any_of,
+    guarded,
 )
+from dcache.schedulers.rules import counts_from_end
 from tests.rules import computed_steps, moment
 
 
@@ -165,10 +170,28 @@ def test_bad_parameters_are_refused_by_name(make, name, wrong):
 
 
 @pytest.mark.parametrize(
-    ("share", "count", "first"), [(0.1, 28, 2), (0.2, 50, 10), (0.0, 50, 1), (0.1, 5, 1), (0.5, None, 1)]
+    ("share", "count", "first"), [(0.1, 28, 2), (0.2, 50, 10), (0.0, 50, 1), (0.1, 5, 1)]
 )
 def test_retention_is_a_share_of_the_run_and_at_least_one_evaluation(share, count, first):
     rule = Retention(share)
     assert [rule(moment(i, count)) for i in (first - 1, first)] == ["warmup", None]
+    # A share of nothing known.
+    assert [rule(moment(i, None)) for i in (0, 9)] == ["length"] * 2
     with pytest.raises(DcacheError, match="retention"):
         Retention(-0.1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (Last(), True),
+        (guarded(Every(3), warmup=1, last=True), True),
+        (guarded(Every(3), warmup=1, last=False), False),
+        (BySite({"trunk": any_of(Warmup(1), Last())}), True),
+        (ByKind({"attn": Every(2)}), False),
+        (Switch(2, Every(2), guarded(Every(3), warmup=1, last=True)), True),
+        (lambda context: None, False),
+    ],
+)
+def test_a_rule_counts_from_the_end_where_last_is_part_of_it(rule, expected):
+    assert counts_from_end(rule) is expected

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from dcache.errors import DcacheError
 from dcache.identity.denoisers import config_digest
@@ -182,6 +183,47 @@ def test_a_run_gives_what_the_explicit_attention_does():
     assert len(set(found.values())) > 1
 
 
+class Queries(TorchFunctionMode):
+    """Keeps the weights of every attention, the mean over heads and queries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            given = dict(zip(("query", "key"), args, strict=False)) | (kwargs or {})
+            query, key = given["query"], given["key"]
+            logits = query @ key.mT / query.shape[-1] ** 0.5
+            self.seen.append(logits.softmax(-1).mean((1, 2)))
+        return func(*args, **(kwargs or {}))
+
+
+def test_of_joint_attention_the_pictures_part_is_taken_in_single_blocks_too():
+    runs = subject("flux")
+    found = with_attention(runs, profile_of(runs), PROMPTS[:1], seed=5, every=3, top=0.3).attention
+    by_hand = subject("flux")
+    predictions = []
+    model = by_hand.shape.denoiser(by_hand.pipe)
+    model.register_forward_hook(lambda m, args, out: predictions.append(out[0]))
+    with Queries() as queries:
+        by_hand([], [5])
+    depth = by_hand.shape.depth
+    expected = {i: [] for i in range(depth)}
+    for call in [c for c in range(STEPS) if c % 3 == 0]:
+        tokens = predictions[call]
+        masks = [foreground(row) for row in tokens]
+        for i, mass_of_all in enumerate(queries.seen[call * depth : (call + 1) * depth]):
+            # FLUX joins the text in front of the picture, in double and in single blocks.
+            picture = mass_of_all[:, -tokens.shape[1] :]
+            for row, mask in zip(picture.double().numpy(), masks, strict=True):
+                if mask.any():
+                    expected[i].append(preference(row, mask, 0.3))
+    assert list(found) == [f"block:{i}" for i in range(depth)]
+    assert list(found.values()) == pytest.approx([np.mean(rows) for rows in expected.values()])
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in runs.shape.denoiser(runs.pipe).modules())
+
+
 def test_clips_are_seen_too_and_nothing_is_left_behind():
     runs = subject("wan")
     module = runs.shape.denoiser(runs.pipe)
@@ -219,10 +261,12 @@ def test_attention_that_does_not_go_through_torchs_function_is_refused():
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("flux", "of its blocks .* none is declared"), ("sd", "no list of blocks is declared")],
+    [("pixart", "of its blocks 1 none is found"), ("sd", "no list of blocks is found")],
 )
 def test_models_whose_self_attention_is_not_known_are_refused(name, says):
     runs = subject(name)
+    if name == "pixart":
+        runs.pipe.transformer.transformer_blocks[1].attn1 = torch.nn.Identity()
     with pytest.raises(DcacheError, match=f"cannot be observed: .*{says}"):
         with_attention(runs, profile_of(runs), PROMPTS)
 

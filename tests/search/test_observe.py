@@ -45,6 +45,21 @@ def change(args: Any, _: Any, y: Any) -> list[torch.Tensor]:
     return [y - args[0]]
 
 
+def test_what_is_said_of_the_model_itself_ends_the_observation() -> None:
+    subject = shaped(PIXART)
+    for module in PIXART.denoiser(subject.pipe).modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.5
+    PIXART.denoiser(subject.pipe).train()
+    with pytest.raises(DcacheError, match=r"^model cannot be observed: .*active dropout"):
+        observe(subject, ["1"], sites=["model"], timing=False)
+    with (
+        pytest.warns(DcacheWarning, match="Left out of the profile"),
+        pytest.raises(DcacheError, match=r"^model cannot be observed: .*active dropout"),
+    ):
+        observe(subject, ["1"], timing=False)
+
+
 def only(profile: Profile, site: str, frame: str, branch: str = "0") -> Any:
     return profile.sites[site][branch][frame]
 

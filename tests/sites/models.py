@@ -6,16 +6,40 @@ from dcache.sites.discovery import discover
 
 
 class Block(nn.Module):
-    """A block without declared sublayers."""
+    """A block without sublayers."""
+
+
+class Attention(nn.Module):
+    """Mixes tokens; its keys are the queries' tokens, or those of a context."""
+
+    def __init__(self, width=4, context=None, out=True):
+        super().__init__()
+        self.to_q = nn.Linear(width, width)
+        self.to_k = nn.Linear(context or width, width)
+        self.to_v = nn.Linear(context or width, width)
+        self.to_out = nn.Linear(width, width) if out else nn.Identity()
+
+    def forward(self, x, context=None):
+        context = x if context is None else context
+        weights = (self.to_q(x) @ self.to_k(context).mT).softmax(-1)
+        return self.to_out(weights @ self.to_v(context))
+
+
+class FeedForward(nn.Sequential):
+    """Four times as wide inside."""
+
+    def __init__(self, width=4):
+        super().__init__(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
 
 class BasicTransformerBlock(nn.Module):
-    """Declared by its name."""
+    """Self-attention, perhaps cross-attention to a context of another width, and an MLP."""
 
     def __init__(self, cross=True):
         super().__init__()
-        self.attn1, self.ff = nn.Identity(), nn.Identity()
-        self.attn2 = nn.Identity() if cross else None
+        self.attn1 = Attention()
+        self.attn2 = Attention(context=6) if cross else None
+        self.ff = FeedForward()
 
 
 class Flat(nn.Module):

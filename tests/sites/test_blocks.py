@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from dcache.sites.blocks import ASIDE, FUSED, STREAMS, SUBLAYERS
+from dcache.sites.blocks import ASIDE, STREAMS, SUBLAYERS
 from dcache.sites.discovery import find_sublayers
 from dcache.sites.names import SITE_NAME
 from dcache.sites.structure import SUBLAYER_KINDS
@@ -46,13 +46,6 @@ def test_a_declared_block_has_its_sublayers(name: str) -> None:
     declared = {attribute for attributes in SUBLAYERS[name].values() for attribute in attributes}
     assert declared <= attributes_of(name)
     assert set(SUBLAYERS[name]) <= set(SUBLAYER_KINDS) - {"fused"}
-
-
-@pytest.mark.parametrize("name", FUSED)
-def test_a_fused_block_has_its_exit_and_what_feeds_only_it(name: str) -> None:
-    assert {FUSED[name].exit, *FUSED[name].feeders} <= attributes_of(name)
-    assert FUSED[name].exit not in FUSED[name].feeders
-    assert name not in SUBLAYERS
 
 
 @pytest.mark.parametrize("name", STREAMS)

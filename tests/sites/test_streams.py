@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dcache.intercept.pytree import flatten
-from dcache.sites.streams import StreamTracer, join, joined_dim, named_tensors
+from dcache.sites.streams import StreamTracer, join, joined_dim, named_tensors, with_rows_of
 
 
 class One(nn.Module):
@@ -240,3 +240,84 @@ def test_a_watched_call_that_is_over_lets_go_of_its_tensors(over):
     # A block of the next call has no block before it, although it is given the same tensors.
     watch(prober, Two(), picture, text)
     assert bool(prober.votes) != over
+
+
+# A stream of a single row -----------------------------------------------------------------------------
+
+
+class Broadcasts(nn.Module):
+    """Two streams; a scale of as many rows as pictures broadcasts the text."""
+
+    def forward(self, hidden_states, encoder_hidden_states, temb):
+        scale = temb[:, None]
+        return encoder_hidden_states * scale, hidden_states * scale
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_stream_of_a_single_row_that_a_block_broadcasts_is_continued_and_passed_with_all_rows(by_name):
+    image, scale = torch.randn(2, 6, 4), torch.randn(2, 4)
+    prober, block = StreamTracer(), Broadcasts()
+    args = () if by_name else (image, TEXT, scale)
+    kwargs = {"hidden_states": image, "encoder_hidden_states": TEXT, "temb": scale} if by_name else {}
+    outputs = watch(prober, block, *args, **kwargs)
+    assert prober.sources(block) == ["encoder_hidden_states", "hidden_states"]
+    given = named_tensors(block, args, kwargs)
+    assert prober.entries(block, "encoder_hidden_states", outputs[0], given) == (
+        ("encoder_hidden_states",),
+        0,
+    )
+    # Joined for the blocks behind, the text has the rows of the image.
+    whole = torch.cat(outputs, dim=1)
+    assert prober.entries(block, "hidden_states", whole, given) == (
+        ("encoder_hidden_states", "hidden_states"),
+        1,
+    )
+    text, same = prober.pass_through(block)(args, kwargs)
+    assert torch.equal(text, TEXT.expand(2, 3, 4))
+    assert text.data_ptr() == TEXT.data_ptr()
+    assert same is image
+
+
+def test_calls_that_broadcast_and_calls_that_do_not_share_a_block():
+    prober, block = StreamTracer(), Broadcasts()
+    watch(prober, block, torch.randn(2, 6, 4), TEXT, torch.randn(2, 4))
+    prober.pass_through(block)
+    # The next signature has a row of text for each picture, and is the last one that was seen.
+    watch(prober, block, torch.randn(3, 6, 4), torch.randn(3, 3, 4), torch.randn(3, 4))
+    passing = prober.pass_through(block)
+    for rows in (2, 3, 5):
+        image, own = torch.randn(rows, 6, 4), torch.randn(rows, 3, 4)
+        text, same = passing((image, TEXT, torch.randn(rows, 4)), {})
+        assert torch.equal(text, TEXT.expand(rows, 3, 4))
+        assert same is image
+        assert passing((image, own, torch.randn(rows, 4)), {})[0] is own
+
+
+def test_an_argument_of_the_outputs_shape_comes_before_one_of_a_single_row():
+    class Placed(nn.Module):
+        def forward(self, positions, hidden_states):
+            return hidden_states + positions
+
+    prober, block = StreamTracer(), Placed()
+    watch(prober, block, torch.randn(1, 6, 4), torch.randn(2, 6, 4))
+    assert prober.sources(block) == ["hidden_states"]
+
+
+def test_a_row_is_only_broadcast_where_there_are_as_many_elsewhere():
+    class Repeats(nn.Module):
+        def forward(self, hidden_states):
+            return hidden_states.repeat(2, 1, 1)
+
+    prober, block = StreamTracer(), Repeats()
+    watch(prober, block, X)
+    assert prober.sources(block) == [None]
+
+
+def test_joining_broadcasts_a_single_row():
+    one, two = torch.randn(1, 3, 4), torch.randn(2, 6, 4)
+    assert torch.equal(join([one, two], 1), torch.cat([one.expand(2, 3, 4), two], 1))
+    assert torch.equal(join([two, one], 1), torch.cat([two, one.expand(2, 3, 4)], 1))
+    # Along the rows themselves nothing is broadcast.
+    assert join([one, torch.randn(2, 3, 4)], 0).shape == (3, 3, 4)
+    assert with_rows_of(two, one) is two
+    assert with_rows_of(one, one) is one

@@ -264,3 +264,17 @@ def test_atoms_are_the_coarsest_disjoint_runs_that_make_up_every_run():
         ordered = sorted(atoms, key=lambda s: s.first)
         for a, b in pairwise(ordered):
             assert b.first > a.last + 1 or inside[a] != inside[b]
+
+
+def test_of_alternatives_the_first_that_exists_is_selected() -> None:
+    model = Flat(BasicTransformerBlock, 2)
+    assert names(model, "mlp|block") == ["mlp:0", "mlp:1"]
+    assert names(model, "fused|bracket:0|block:1|trunk") == ["block:1"]
+    assert discover(model).existing(["sublayers|block", "trunk", "fused|bracket|model"]) == (
+        "sublayers",
+        "trunk",
+        "model",
+    )
+    assert names(Flat(), "sublayers|block:3|model") == ["block:3"]
+    with pytest.raises(DcacheError, match="'bracket:0' needs a UNet"):
+        names(Flat(), "attn|bracket")

@@ -12,14 +12,8 @@ def _classes(text: str) -> set[str]:
     return {f"{name}Pipeline" for name in text.split()}
 
 
-# Their output is not of their first argument's shape, and EasyCache remembers the difference of the two.
-_OTHER_SHAPE = _classes("""
-    FluxFill FluxControl FluxControlImg2Img FluxControlInpaint Flux2KleinKV CogView4Control QwenImage21
-    PixArtAlpha PixArtSigma PixArtSigmaPAG Lumina DiT HunyuanDiT HunyuanDiTPAG HunyuanDiTControlNet
-    ZImage ZImageImg2Img ZImageInpaint ZImageOmni ZImageControlNet ZImageControlNetInpaint
-    Kandinsky5I2I HunyuanImageRefiner VisualCloze VisualClozeGeneration
-    Amused AmusedImg2Img AmusedInpaint
-""")
+# Their first argument is no sample: tokens as numbers, or noise levels.
+_NO_SAMPLE = _classes("ZImageOmni Amused AmusedImg2Img AmusedInpaint")
 _UNETS = _classes("DreamLite DreamLiteMobile")
 # One of each kind of trap: true guidance, a late start, a ControlNet, stored keys and values, skipped layers,
 # perturbed attention, guidance that stops, cache contexts, lists, two denoisers, a guider, latents that are
@@ -33,7 +27,7 @@ _FAST = _classes("""
 def _refused(name: str) -> dict[str, str]:
     if name in _UNETS:
         return {"fbcache": "has 0 block"}
-    return {"easycache": "needs an output of the input's shape"} if name in _OTHER_SHAPE else {}
+    return {"easycache": "needs an output of the input's channels"} if name in _NO_SAMPLE else {}
 
 
 ENTRIES: tuple[Entry, ...] = tuple(

@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-STEADY = ("default", "interval", "easycache")
-EVERY = (*STEADY, "fbcache")
+EVERY = ("default", "interval", "fbcache", "easycache")
 CAUSES: dict[str, dict[str, tuple[str, ...]]] = {
-    "a replay is refused: three loops walk parts of one table of timesteps": {
-        "TextToVideoZeroPipeline": STEADY,
-        "TextToVideoZeroSDXLPipeline": STEADY,
-    },
-    "a replay is refused: a UNet that is never called is taken for a denoiser, and is not in the trace": {
-        "VersatileDiffusionTextToImagePipeline": STEADY
-    },
-    "the pipeline reads attention maps that processors store; a predicted block stores none": {
-        "StableDiffusionSAGPipeline": STEADY,
-        "StableDiffusionPix2PixZeroPipeline": STEADY,
-        "LEditsPPPipelineStableDiffusion": ("default", "interval"),
-    },
     "nothing is said of a run without predictions: `step` of the sampler is not called, no run ends": {
-        "StableDiffusionParadigmsPipeline": STEADY
-    },
-    "nothing is said of a run without predictions: it has less evaluations than timesteps": {
-        "RePaintPipeline": ("easycache",)
-    },
-    "what is said of a run without predictions comes with the next: `maybe_free_model_hooks` is not called": {
-        "StableDiffusionXLControlNetInpaintPipeline": ("easycache",),
-        "StableDiffusionXLControlNetUnionInpaintPipeline": ("easycache",),
-        "StableDiffusionXLAdapterPipeline": ("easycache",),
-        "StableDiffusionXLPAGInpaintPipeline": ("easycache",),
+        "StableDiffusionParadigmsPipeline": ("default", "interval", "easycache"),
         "ScoreSdeVePipeline": ("easycache",),
-        "DanceDiffusionPipeline": ("easycache",),
-        "VQDiffusionPipeline": ("fbcache",),
-        # That of the pipelines inside is; the prior is not cached at all, its sampler is not watched.
-        "StableCascadeCombinedPipeline": ("easycache",),
-        "WuerstchenCombinedPipeline": ("easycache",),
     },
     "the first call differs: it leaves out the last entry of its table, which only its end shows": {
         "LTXI2VLongMultiPromptPipeline": ("default", "easycache")
-    },
-    "the timestep's name, vision_timesteps, is not known: the first run differs from the others": {
-        "Cosmos3OmniPipeline": ("default", "interval", "fbcache")
     },
     "several loops in one call of a modular pipeline, which does not say when it begins or ends": {
         "HeliosModularPipeline": ("fbcache",),

@@ -87,12 +87,18 @@ def test_five_checks(entry: Entry, name: str) -> None:
     assert stats.predicted > 0 or said, f"nothing is predicted, and nothing is said: {stats}"
     if stats.predicted:
         assert not equal(first, plain), "sites are predicted without any effect"
-    schedule = dcache.trace(pipe)
-    assert equal(entry.run(pipe), first), "the second run differs from the first"
-
-    assert schedule is not None
-    dcache.enable(pipe, schedule)
-    assert equal(entry.run(pipe), first), "the trace does not replay"
+    if stats.computed + stats.predicted:
+        schedule = dcache.trace(pipe)
+        assert equal(entry.run(pipe), first), "the second run differs from the first"
+        dcache.enable(pipe, schedule)
+        assert equal(entry.run(pipe), first), "the trace does not replay"
+    else:
+        # Every call writes somewhere and is passed through: attention maps, for one.
+        assert stats.reasons["writes"] > 0
+        assert equal(first, plain)
+        with pytest.raises(DcacheError, match="no run to trace"):
+            dcache.trace(pipe)
+        assert equal(entry.run(pipe), first), "the second run differs from the first"
 
     dcache.disable(pipe)
     assert equal(entry.run(pipe), plain), "disable does not restore"

@@ -75,9 +75,9 @@ MASK = {"mask_image": picture(mode="L")}
 LARGE = {"height": 16, "width": 16}
 
 FLOYD = (
-    unet("IFPipeline", IF, latent(**IF_TEXTS, **LARGE), wide=True, fast=True),
-    unet("IFImg2ImgPipeline", IF, latent(**IF_TEXTS, **PICTURE), wide=True),
-    unet("IFInpaintingPipeline", IF, latent(**IF_TEXTS, **PICTURE, **MASK), wide=True),
+    unet("IFPipeline", IF, latent(**IF_TEXTS, **LARGE), fast=True),
+    unet("IFImg2ImgPipeline", IF, latent(**IF_TEXTS, **PICTURE)),
+    unet("IFInpaintingPipeline", IF, latent(**IF_TEXTS, **PICTURE, **MASK)),
     unet("IFSuperResolutionPipeline", IF_LARGE, latent(**IF_TEXTS, **LARGE, image=picture(8))),
     unet(
         "IFImg2ImgSuperResolutionPipeline",
@@ -163,13 +163,11 @@ UNCLIPS = (
             "prior_scheduler": walk(variance_type="fixed_small_log", prediction_type="sample"),
         },
         arguments(prompt="a cat", prior_num_inference_steps=5, **UNCLIP_STEPS),
-        wide=True,
     ),
     unet(
         "UnCLIPImageVariationPipeline",
         {**UNCLIP, "feature_extractor": clip_images(), "image_encoder": clip_vision()},
         arguments(image=picture(), **UNCLIP_STEPS),
-        wide=True,
     ),
 )
 
@@ -226,7 +224,6 @@ THINGS = (
             "tokenizer": words(),
         },
         latent(prompt="a cat", guidance_scale=3.0),
-        wide=True,
         fast=True,
     ),
     entry(
@@ -238,7 +235,6 @@ THINGS = (
             "image_processor": clip_images(),
         },
         latent(image=picture(8), guidance_scale=3.0),
-        wide=True,
     ),
 )
 

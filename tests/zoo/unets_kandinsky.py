@@ -127,52 +127,45 @@ MASKED = {"image": picture(), "mask_image": picture(mode="L")}
 PRIOR_STEPS = {"prompt": "a cat", "prior_num_inference_steps": STEPS + 2, **SIZED}
 
 KANDINSKY = (
-    unet("KandinskyPipeline", K21, pictures(prompt="a cat", **EMBEDS, **SIZED), wide=True),
+    unet("KandinskyPipeline", K21, pictures(prompt="a cat", **EMBEDS, **SIZED)),
     unet(
         "KandinskyImg2ImgPipeline",
         {**K21, "scheduler": sampler("DDIMScheduler", clip_sample=False)},
         pictures(prompt="a cat", **EMBEDS, **PICTURE, **SIZED),
-        wide=True,
     ),
     unet(
         "KandinskyInpaintPipeline",
         K21_INPAINT,
         pictures(prompt="a cat", **EMBEDS, **MASKED, **SIZED),
-        wide=True,
     ),
     entry("KandinskyPriorPipeline", PRIOR, pictures(prompt="a cat"), fast=True),
     unet(
         "KandinskyCombinedPipeline",
         {**K21, **PRIOR_TOO},
         pictures(**PRIOR_STEPS, negative_prompt="a dog"),
-        wide=True,
     ),
     unet(
         "KandinskyImg2ImgCombinedPipeline",
         {**K21, **PRIOR_TOO},
         pictures(**PRIOR_STEPS, **PICTURE),
-        wide=True,
     ),
     unet(
         "KandinskyInpaintCombinedPipeline",
         {**K21_INPAINT, **PRIOR_TOO},
         pictures(**PRIOR_STEPS, **MASKED),
-        wide=True,
     ),
-    unet("KandinskyV22Pipeline", K22, pictures(**EMBEDS, **SIZED), wide=True),
-    unet("KandinskyV22Img2ImgPipeline", K22, pictures(**EMBEDS, **PICTURE, **SIZED), wide=True),
-    unet("KandinskyV22InpaintPipeline", K22_INPAINT, pictures(**EMBEDS, **MASKED, **SIZED), wide=True),
+    unet("KandinskyV22Pipeline", K22, pictures(**EMBEDS, **SIZED)),
+    unet("KandinskyV22Img2ImgPipeline", K22, pictures(**EMBEDS, **PICTURE, **SIZED)),
+    unet("KandinskyV22InpaintPipeline", K22_INPAINT, pictures(**EMBEDS, **MASKED, **SIZED)),
     unet(
         "KandinskyV22ControlnetPipeline",
         HINTED,
         pictures(**EMBEDS, hint=drawn(5, 3, 64, 64), **SIZED),
-        wide=True,
     ),
     unet(
         "KandinskyV22ControlnetImg2ImgPipeline",
         HINTED,
         pictures(**EMBEDS, **PICTURE, hint=drawn(5, 3, 64, 64), **SIZED),
-        wide=True,
     ),
     entry("KandinskyV22PriorPipeline", PRIOR, pictures(prompt="a cat")),
     entry(
@@ -180,18 +173,16 @@ KANDINSKY = (
         PRIOR,
         pictures(prompt="a cat", image=drawn(3, 12), strength=0.8, num_inference_steps=8),
     ),
-    unet("KandinskyV22CombinedPipeline", {**K22, **PRIOR_TOO}, pictures(**PRIOR_STEPS), wide=True),
+    unet("KandinskyV22CombinedPipeline", {**K22, **PRIOR_TOO}, pictures(**PRIOR_STEPS)),
     unet(
         "KandinskyV22Img2ImgCombinedPipeline",
         {**K22, **PRIOR_TOO},
         pictures(**PRIOR_STEPS, **PICTURE),
-        wide=True,
     ),
     unet(
         "KandinskyV22InpaintCombinedPipeline",
         {**K22_INPAINT, **PRIOR_TOO},
         pictures(**PRIOR_STEPS, **MASKED),
-        wide=True,
     ),
 )
 

@@ -82,7 +82,6 @@ UNCONDITIONAL = (
             "vqvae": lambda: movq(latent_channels=3, vq_embed_dim=3),
         },
         arguments(**TENSORS, image=picture(32)),
-        wide=True,
     ),
 )
 
@@ -170,7 +169,6 @@ def depth_of(name: str, **more: Any) -> Entry:
             "tokenizer": words(),
         },
         arguments(image=picture(), num_inference_steps=STEPS, processing_resolution=0, generator=seeded(1)),
-        wide=True,
         **more,
     )
 

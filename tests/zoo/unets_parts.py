@@ -51,15 +51,10 @@ def entry(name: str, parts: Parts, call: Callable[[], Call], **more: Any) -> Ent
         name: as for `assemble`; the entry has the name of the class.
         parts: the constructor's arguments, or functions that make them.
         call: makes the arguments of a call.
-        **more: the entry's other fields; `label` is another name for it, `wide` says that the denoiser's
-            output has not the shape of its input.
+        **more: the entry's other fields; `label` is another name for it.
     """
     label = more.pop("label", name.rpartition(":")[2])
-    refused = {
-        **more.pop("refused", {}),
-        **({"easycache": "codec 'delta'"} if more.pop("wide", False) else {}),
-    }
-    return Entry(label, lambda: assemble(name, parts), call, refused=refused, **more)
+    return Entry(label, lambda: assemble(name, parts), call, **more)
 
 
 def unet(name: str, parts: Parts, call: Callable[[], Call], **more: Any) -> Entry:

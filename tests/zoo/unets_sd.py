@@ -79,7 +79,6 @@ ENTRIES: tuple[Entry, ...] = (
         "StableDiffusionInpaintPipeline",
         {**PICTURED, "unet": sd(in_channels=9)},
         latent(**TEXTS, **MASKED),
-        wide=True,
     ),
     unet(
         "StableDiffusionInpaintPipeline",
@@ -91,14 +90,12 @@ ENTRIES: tuple[Entry, ...] = (
         "StableDiffusionInstructPix2PixPipeline",
         {**PICTURED, "unet": sd(in_channels=8), "scheduler": EULER},
         latent(**TEXTS, image=picture(), image_guidance_scale=1.5),
-        wide=True,
         fast=True,
     ),
     unet(
         "StableDiffusionDepth2ImgPipeline",
         {**PICTURED, "unet": sd(in_channels=5)},
         latent(**TEXTS, **PICTURE, depth_map=drawn(3, 8, 8)),
-        wide=True,
     ),
     unet(
         "StableDiffusionImageVariationPipeline",
@@ -113,7 +110,6 @@ ENTRIES: tuple[Entry, ...] = (
             "scheduler": EULER,
         },
         latent(**TEXTS_XL, image=drawn(5, 4, 4, 4)),
-        wide=True,
     ),
     unet(
         "StableDiffusionUpscalePipeline",
@@ -124,7 +120,6 @@ ENTRIES: tuple[Entry, ...] = (
             "max_noise_level": 350,
         },
         latent(**TEXTS, image=picture(8)),
-        wide=True,
     ),
     unet(
         "StableUnCLIPPipeline",
@@ -160,7 +155,6 @@ ENTRIES: tuple[Entry, ...] = (
         "StableDiffusionXLInstructPix2PixPipeline",
         {**XL, "unet": xl(in_channels=8)},
         latent(**TEXTS_XL, image=picture(), **SIZED),
-        wide=True,
     ),
     unet(
         "LatentConsistencyModelPipeline",

@@ -109,7 +109,6 @@ ENTRIES: tuple[Entry, ...] = (
         "PIAPipeline",
         {**MOVED, "unet": lambda: sd_model(in_channels=9)},
         latent(**TEXTS, **FRAMES, image=picture()),
-        wide=True,
     ),
     unet("TextToVideoSDPipeline", TEXT_VIDEO, latent(**TEXTS, **FRAMES)),
     unet(
@@ -151,7 +150,7 @@ ENTRIES: tuple[Entry, ...] = (
         "StableVideoDiffusionPipeline",
         SVD.build,
         SVD.arguments,
-        refused={"fbcache": "has 0 block", "easycache": "codec 'delta'"},
+        refused={"fbcache": "has 0 block"},
         fast=True,
     ),
 )

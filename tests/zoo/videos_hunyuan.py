@@ -10,7 +10,7 @@ from torch import nn
 from tests.builders import masks, model, pipeline, prompts, sampler
 from tests.families.video import HUNYUAN, HUNYUAN15, HUNYUAN_I2V, MASK, hunyuan_vae, wan_vae
 from tests.zoo.entry import Entry
-from tests.zoo.videos_parts import NO_DELTA, TEXT, call, entry, of, picture, spread
+from tests.zoo.videos_parts import TEXT, call, entry, of, picture, spread
 
 # The models ---------------------------------------------------------------------------------------
 
@@ -140,7 +140,6 @@ ENTRIES: tuple[Entry, ...] = (
         call(TWO_PROMPTS, image=picture(), num_frames=5, true_cfg_scale=3.0, **masks(MASK)),
         FLOW,
         {"vae": hunyuan_vae},
-        refused=NO_DELTA,
     ),
     # Two sections of frames, one denoising loop each.
     entry(
@@ -150,15 +149,14 @@ ENTRIES: tuple[Entry, ...] = (
         FLOW,
         {"vae": hunyuan_vae, **SEEING},
     ),
-    of(HUNYUAN15, "HunyuanVideo15Pipeline", refused=NO_DELTA),
-    Entry("HunyuanVideo15ImageToVideoPipeline", _hunyuan15_from_image, _hunyuan15_inputs, refused=NO_DELTA),
+    of(HUNYUAN15, "HunyuanVideo15Pipeline"),
+    Entry("HunyuanVideo15ImageToVideoPipeline", _hunyuan15_from_image, _hunyuan15_inputs),
     entry(
         "Kandinsky5T2VPipeline",
         _kandinsky5,
         call(QWEN_AND_CLIP, **KANDINSKY),
         FLOW,
         {"vae": hunyuan_vae},
-        refused=NO_DELTA,
     ),
     # Its latents are changed in place.
     entry(
@@ -168,7 +166,6 @@ ENTRIES: tuple[Entry, ...] = (
         FLOW,
         {"vae": hunyuan_vae},
         fast=True,
-        refused=NO_DELTA,
     ),
     entry(
         "MotifVideoPipeline",
@@ -177,7 +174,6 @@ ENTRIES: tuple[Entry, ...] = (
         FLOW,
         {"vae": wan_vae(), "guider": guider},
         fast=True,
-        refused=NO_DELTA,
     ),
     entry(
         "MotifVideoImage2VideoPipeline",
@@ -185,6 +181,5 @@ ENTRIES: tuple[Entry, ...] = (
         call(prompts(5, TEXT), prompt=None, image=picture(), num_frames=5, **masks(MASK)),
         FLOW,
         {"vae": wan_vae(), "guider": guider},
-        refused=NO_DELTA,
     ),
 )

@@ -17,7 +17,7 @@ from tests.families.video import HUNYUAN15, LTX, LTX2, MASK
 from tests.pipelines import FLOW_EULER, NOISE_SAMPLERS, UNIPC, flux_model, wan_model
 from tests.zoo.entry import STEPS, Entry
 from tests.zoo.videos_hunyuan import guider
-from tests.zoo.videos_parts import NO_DELTA, TEXT
+from tests.zoo.videos_parts import TEXT
 from tests.zoo.videos_worlds import helios
 
 
@@ -130,7 +130,6 @@ ENTRIES: tuple[Entry, ...] = (
         "wan.modular_blocks_wan_i2v:WanImage2VideoCoreDenoiseStep",
         {**WAN, "transformer": lambda: wan_model(0, **FROM_IMAGE, image_dim=8, added_kv_proj_dim=24)},
         _call({**PROMPTS, "image_embeds": (4, 8), "image_condition_latents": (8, 2, 4, 4)}, 32, **FRAMES),
-        refused=NO_DELTA,
     ),
     # A denoiser and a guider each for the high and the low noise levels.
     modular(
@@ -148,7 +147,6 @@ ENTRIES: tuple[Entry, ...] = (
             "transformer_2": lambda: wan_model(7, **FROM_IMAGE),
         },
         _call({**PROMPTS, "image_condition_latents": (8, 2, 4, 4)}, 32, **FRAMES, num_inference_steps=12),
-        refused=NO_DELTA,
     ),
     modular(
         "FluxModularPipeline",
@@ -219,7 +217,6 @@ ENTRIES: tuple[Entry, ...] = (
         "z_image.modular_blocks_z_image:ZImageCoreDenoiseStep",
         {**_of(Z_IMAGE.model), "guider": guider},
         _call({}, prompt_embeds=[embeds(1, 5, TEXT)[0]], negative_prompt_embeds=[embeds(2, 4, TEXT)[0]]),
-        refused=NO_DELTA,
     ),
     modular(
         "HunyuanVideo15ModularPipeline",
@@ -234,7 +231,6 @@ ENTRIES: tuple[Entry, ...] = (
             prompt_embeds_mask_2=MASK[:, 1:],
             negative_prompt_embeds_mask_2=MASK[:, 1:],
         ),
-        refused=NO_DELTA,
     ),
     modular(
         "LTXModularPipeline",

@@ -13,8 +13,8 @@ from tests.pipelines import FLOW_EULER, Shape
 from tests.zoo.entry import STEPS, Entry
 
 TEXT = 12
-# A model that takes more channels than it returns has no difference of output and input.
-NO_DELTA = {"easycache": "needs an output of the input's shape"}
+# A model whose first argument is no sample has no difference of output and input.
+NO_SAMPLE = {"easycache": "needs an output of the input's channels"}
 # Blocks that do not follow each other have no first one whose output says how much changes.
 NO_ORDER = {"fbcache": "looks inside"}
 

@@ -7,7 +7,6 @@ from tests.families.video import SKYREELS, WAN_I2V, WAN_VACE, wan_vae
 from tests.pipelines import UNIPC, WAN, WAN_SIZES, wan_model
 from tests.zoo.entry import Entry
 from tests.zoo.videos_parts import (
-    NO_DELTA,
     TEXT,
     call,
     clip_processor,
@@ -51,7 +50,7 @@ FORCING = {"num_frames": 13, "base_num_frames": 13, "guidance_scale": 3.0}
 
 ENTRIES: tuple[Entry, ...] = (
     of(WAN, "WanPipeline"),
-    of(WAN_I2V, "WanImageToVideoPipeline", refused=NO_DELTA),
+    of(WAN_I2V, "WanImageToVideoPipeline"),
     of(WAN_VACE, "WanVACEPipeline"),
     entry(
         "WanVideoToVideoPipeline",
@@ -75,7 +74,6 @@ ENTRIES: tuple[Entry, ...] = (
         ),
         UNIPC,
         SEEING,
-        refused=NO_DELTA,
     ),
     # A denoiser each for the high and the low noise levels.
     entry(
@@ -85,7 +83,6 @@ ENTRIES: tuple[Entry, ...] = (
         UNIPC,
         {**VAE, "transformer_2": lambda: wan_model(seed=7, in_channels=8), "boundary_ratio": 0.8},
         fast=True,
-        refused=NO_DELTA,
     ),
     # From the third step on fewer frames.
     entry(
@@ -102,7 +99,6 @@ ENTRIES: tuple[Entry, ...] = (
         UNIPC,
         SEEING,
         fast=True,
-        refused=NO_DELTA,
     ),
     entry(
         "SkyReelsV2Pipeline",
@@ -117,7 +113,6 @@ ENTRIES: tuple[Entry, ...] = (
         call(PROMPTS, image=picture(), num_frames=5, guidance_scale=3.0),
         UNIPC,
         SEEING,
-        refused=NO_DELTA,
     ),
     of(SKYREELS, "SkyReelsV2DiffusionForcingPipeline", fast=True),
     entry(

@@ -13,7 +13,7 @@ from tests.pipelines import FLOW_EULER, UNIPC
 from tests.zoo.entry import Entry
 from tests.zoo.videos_ltx import ltx2_vae
 from tests.zoo.videos_parts import (
-    NO_DELTA,
+    NO_SAMPLE,
     TEXT,
     call,
     entry,
@@ -299,7 +299,7 @@ ENTRIES: tuple[Entry, ...] = (
         ),
         sampler("UniPCMultistepScheduler", prediction_type="flow_prediction", use_flow_sigmas=True),
         {"vae": wan_vae(), "text_tokenizer": _chat, "enable_safety_checker": False},
-        refused=NO_DELTA,
+        refused=NO_SAMPLE,
     ),
     entry("SanaVideoPipeline", _sana, call(PROMPTS, **SANA), FLOW_EULER, {"vae": wan_vae()}),
     entry(
@@ -344,7 +344,6 @@ ENTRIES: tuple[Entry, ...] = (
         sampler("FlowMatchEulerDiscreteScheduler", shift=7.0),
         {"vae": hunyuan_vae, "audio_vae": _mel_vae, "vocoder": _vocoder},
         fast=True,
-        refused=NO_DELTA,
     ),
     # Tiles of the picture, in batches.
     entry(
@@ -359,6 +358,5 @@ ENTRIES: tuple[Entry, ...] = (
         ),
         sampler("FlowMatchEulerDiscreteScheduler", shift=3.5),
         {"vae": _sr_vae},
-        refused=NO_DELTA,
     ),
 )

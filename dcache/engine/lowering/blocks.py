@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any, final
 
 import torch
@@ -16,15 +17,17 @@ from dcache.engine.region import Region
 from dcache.errors import DcacheError
 from dcache.intercept.module_call import ModuleIntercept
 from dcache.intercept.pytree import flatten, rebuild
+from dcache.sites.regroup import regroup, regrouped_size
 from dcache.sites.site import Site
-from dcache.sites.streams import Key, PassThrough, join, named_tensors
+from dcache.sites.streams import Key, PassThrough, join, named_tensors, with_rows_of
 
 
 @final
 class RunRegion(Region):
     """A run of blocks. Which entry each exit continues is known once the blocks were seen.
 
-    An exit continues one entry, or several joined along `dim` where the run crosses a seam, or none.
+    An exit continues one entry, or several joined along `dim` where the run crosses a seam, or one in another
+    grouping (`sizes`), or none.
     """
 
     def __init__(self, engine: Engine, site: Site, codec: Codec, leader: Lowered | None = None) -> None:
@@ -32,7 +35,9 @@ class RunRegion(Region):
         self.sources: list[tuple[str, ...]] | None = None
         self.entry_keys: list[Key | None] = []
         self.joined_keys: dict[int, tuple[Key, ...]] = {}
+        self.sizes: dict[int, int] = {}
         self.dim = 0
+        self.broadcasts = False
         self.recipe: Any = None
         self.constants: dict[int, Any] = {}
         self.entries: Sequence[torch.Tensor | None] = ()
@@ -53,11 +58,13 @@ class RunRegion(Region):
             named = named_tensors(block, args, kwargs)
             self.clones = {name: (key, tensor.clone()) for name, (key, tensor) in named.items()}
             return
-        picked = [
+        picked: list[Any] = [
             None if k is None else args[k] if isinstance(k, int) else kwargs[k] for k in self.entry_keys
         ]
         for i, keys in self.joined_keys.items():
             picked[i] = join([args[k] if isinstance(k, int) else kwargs[k] for k in keys], self.dim)
+        for i, size in self.sizes.items():
+            picked[i] = regroup(picked[i], size)
         if predicting:
             self.entries = picked
         else:
@@ -69,15 +76,22 @@ class RunRegion(Region):
         if call.observing or self.sources is None:
             self.settle(leaves)
             entries = [join([self.clones[n][1] for n in names], self.dim) for names in self.sources or ()]
+            for i, size in self.sizes.items():
+                entries[i] = regroup(self.clones[(self.sources or [])[i][0]][1], size)
             opened: Sequence[torch.Tensor | None] = self.open(call, entries)
             self.clones = {}
         else:
             opened = self.opened or [None] * len(leaves)
+        if self.broadcasts:
+            opened = [_widened(taken, leaf) for taken, leaf in zip(opened, leaves, strict=True)]
         self.remember(call, opened, leaves)
         self.opened = ()
 
     def leave_predicted(self, call: Call) -> Any:
         """The last block is replaced by the prediction."""
+        if self.broadcasts and self.history is not None:
+            newest = self.history.leaves[-1]
+            self.entries = [_widened(x, z) for x, z in zip_longest(self.entries, newest)]
         leaves = self.predict(call, self.entries)
         self.entries = ()
         for i, constant in self.constants.items():
@@ -90,16 +104,33 @@ class RunRegion(Region):
         prober = self.engine.tracer
         first = prober.seen[self.order[0]].keys
         # Only a change needs an entry.
-        pairs = zip(
-            prober.sources(last) if self.codec.is_delta else [None] * len(leaves), leaves, strict=True
-        )
+        names = prober.sources(last) if self.codec.is_delta else [None] * len(leaves)
+        pairs = list(zip(names, leaves, strict=True))
         entries = [prober.entries(self.order[0], name, leaf, self.clones) for name, leaf in pairs]
         self.sources = [names for names, _ in entries]
+        self.sizes = {}
+        for i, (name, leaf) in enumerate(pairs):
+            if name in self.clones and not self.sources[i]:
+                size = regrouped_size(self.clones[name][1].shape, leaf.shape)
+                if size is not None:
+                    self.sources[i], self.sizes[i] = (name,), size
         self.dim = max((dim for _, dim in entries), default=0)
         keys = [tuple(first[n] for n in names) for names in self.sources]
         self.entry_keys = [k[0] if len(k) == 1 else None for k in keys]
         self.joined_keys = {i: k for i, k in enumerate(keys) if len(k) > 1}
         self.constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
+        # Once a call of some signature was broadcast: calls of others may follow it.
+        self.broadcasts = self.broadcasts or any(
+            len(names) == 1 and self.clones[names[0]][1].shape != leaf.shape
+            for names, leaf in zip(self.sources, leaves, strict=True)
+        )
+
+
+def _widened(entry: torch.Tensor | None, like: Any) -> torch.Tensor | None:
+    """An entry of a single row with the rows of its output or of an anchor, in memory of its own."""
+    if entry is None or like is None or entry.shape == like.shape:
+        return entry
+    return with_rows_of(entry, like).contiguous()
 
 
 class BlockCall(ModuleIntercept):

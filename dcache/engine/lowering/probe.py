@@ -48,7 +48,9 @@ class FrontProbe:
             if entry is None:
                 return
             self.before = torch.neg(entry)
-        self.engine.show(call, self.before.add_(leaves[self.leaf]), own=True)
+        # A stream of a single row may have been broadcast.
+        leaf, before = leaves[self.leaf], self.before
+        self.engine.show(call, before.add_(leaf) if before.shape == leaf.shape else before + leaf, own=True)
         self.before = None
 
     def _stream(
@@ -130,4 +132,23 @@ class AttentionInputProbe(ModuleIntercept):
                 self.engine.show(call, seen)
             if call.probing_attention:
                 raise AttentionInputSeenError
+        return self.inner(*args, **kwargs)
+
+
+class BlockInputProbe(ModuleIntercept):
+    """The first block: what it is given is the dynamic rule's probe where its attention is not found."""
+
+    name = "probe"
+
+    def __init__(self, module: nn.Module, engine: Engine) -> None:
+        super().__init__(module)
+        self.engine = engine
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Show the indicator the input, before the run that begins here is decided."""
+        call = self.engine.call
+        if call is not None:
+            seen = first_tensor(args, kwargs)
+            if seen is not None:
+                self.engine.show(call, seen)
         return self.inner(*args, **kwargs)

@@ -10,6 +10,7 @@ from typing import Any, final
 
 import torch
 
+from dcache.cache.continued import continued, continues
 from dcache.engine.call import Call
 from dcache.engine.region import Region, without_history
 from dcache.errors import DcacheError
@@ -24,13 +25,13 @@ class OutputForm:
         recipe: as `flatten` gave it.
         constants: the leaves that are not remembered, None in the place of those that are.
         dtypes: of the leaves that are remembered, None in the place of the others.
-        changes: of which leaves the change is remembered.
+        changes: shapes of the leaves of which the change is remembered, None in the place of the others.
     """
 
     recipe: Any
     constants: tuple[Any, ...]
     dtypes: tuple[Any, ...]
-    changes: tuple[bool, ...]
+    changes: tuple[torch.Size | None, ...]
 
 
 @final
@@ -52,7 +53,7 @@ class WholeRegion(Region):
         entries = samples(args, kwargs) if self.codec.is_delta else ()
         if self.decide(call):
             return self._predicted(call, entries), 0.0
-        opened = self.open(call, entries) if entries else ()
+        opened = self._opened(call, entries)
         before = perf_counter()
         output = inner(*args, **kwargs)
         spent = perf_counter() - before
@@ -63,7 +64,7 @@ class WholeRegion(Region):
         """Remember an output that was computed before this site was bound; arguments as before that call."""
         entries = samples(args, kwargs) if self.codec.is_delta else ()
         self.decide(call)
-        opened = self.open(call, entries) if entries else ()
+        opened = self._opened(call, entries)
         self._remember_output(call, entries, opened, args, kwargs, output)
 
     def _predicted(self, call: Call, entries: Sequence[torch.Tensor]) -> Any:
@@ -71,10 +72,27 @@ class WholeRegion(Region):
         if form is None:
             raise without_history(self.site)
         self.dtypes = form.dtypes
-        bases = [entry if change else None for entry, change in zip_longest(entries, form.changes)]
+        bases = [
+            None if entry is None or shape is None else continued(entry, shape)
+            for entry, shape in zip_longest(entries, form.changes)
+        ]
         predicted = self.predict(call, bases if entries else ())
         leaves = [c if p is None else p for p, c in zip(predicted, form.constants, strict=True)]
         return rebuild(leaves, form.recipe)
+
+    def _opened(self, call: Call, entries: Sequence[torch.Tensor]) -> Sequence[torch.Tensor | None]:
+        """Of each entry what is needed of it behind the call, before the model may write over it."""
+        if not entries:
+            return ()
+        form: OutputForm | None = None if self.history is None else self.history.form
+        if form is None:
+            return self.open(call, entries)
+        # What the output does not continue is left out once its shape is known.
+        bases = [
+            entry if entry is None or shape is None else continued(entry, shape)
+            for entry, shape in zip_longest(entries, form.changes)
+        ]
+        return self.open(call, bases)
 
     def _remember_output(
         self,
@@ -93,11 +111,8 @@ class WholeRegion(Region):
         if self.codec.is_delta:
             _refuse_other_shape(entries[0] if entries else None, first)
         stored = _stored_leaves(leaves, args, kwargs)
-        opened = [
-            taken if taken is not None and taken.shape == _shape_of(leaf) else None
-            for taken, leaf in zip_longest(opened[: len(stored)], stored)
-        ]
-        changes = tuple([taken is not None for taken in opened])
+        opened = [_part(taken, leaf) for taken, leaf in zip_longest(opened[: len(stored)], stored)]
+        changes = tuple([None if taken is None else taken.shape for taken in opened])
         self.remember(call, opened, stored)
         if self.history is not None:
             pairs = zip(leaves, stored, strict=True)
@@ -116,11 +131,20 @@ def _stored_leaves(
     return [leaf if i == 0 or id(leaf) not in given else None for i, leaf in enumerate(tensors)]
 
 
+def _part(taken: torch.Tensor | None, leaf: torch.Tensor | None) -> torch.Tensor | None:
+    """What was taken of an entry, as its output continues it; None where that continues none."""
+    if taken is None or leaf is None or not continues(leaf.shape, taken.shape):
+        return None
+    # A view would keep what the output does not continue in memory.
+    return taken if taken.shape == leaf.shape else continued(taken, leaf.shape).clone()
+
+
 def _refuse_other_shape(entry: torch.Tensor | None, first: Any) -> None:
-    if entry is None or not entry.is_floating_point() or entry.shape != getattr(first, "shape", None):
+    given, came = _shape_of(entry), _shape_of(first)
+    if entry is None or not entry.is_floating_point() or came is None or not continues(came, entry.shape):
         raise DcacheError(
-            "codec 'delta' at sites='model' needs an output of the input's shape; this model maps "
-            f"{_shape_of(entry)} to {_shape_of(first)}: use codec='value'"
+            "codec 'delta' at sites='model' needs an output of the input's channels and tokens, or of a part "
+            f"of them; this model maps {given} to {came}: use codec='value'"
         )
 
 

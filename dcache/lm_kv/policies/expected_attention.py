@@ -21,21 +21,20 @@ def expected_attention(
     """Keep what future queries are expected to attend to (Devoto et al. 2025, arXiv 2510.00636).
 
     Score: softmax(s K mu + s^2 K^T Sigma K / 2) |v|, with mean and covariance of past queries before
-        rotation, turned
-    by the mean of the next rotations.
+    rotation, turned by the mean of the next rotations.
 
     Args:
         budget: as in `Policy`.
         future: positions ahead over which the rotation is averaged; at least 1.
-        sinks: first tokens kept beside the score.
+        sinks: first tokens kept beside the score; neither they nor their queries count in it.
         window: newest tokens kept beside the score.
         allocation: as in `Policy`.
         every: decoded tokens between evictions; 0 evicts after prompts alone.
     """
     check_whole("future", future, 1)
     return Policy(
-        scorer=ExpectedAttention(future),
-        observer=QueryMoments(),
+        scorer=ExpectedAttention(future, skip=sinks),
+        observer=QueryMoments(skip=sinks),
         budget=budget,
         sinks=sinks,
         window=window,

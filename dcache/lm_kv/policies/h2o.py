@@ -19,8 +19,7 @@ def h2o(
     """Keep heavy hitters and recent tokens, half and half (Zhang et al. 2023, arXiv 2306.14048).
 
     Score: the attention that a token received from all queries so far, the mean over the group's heads. It
-        must see
-    all weights, so prompts are attended to without fused attention.
+    must see all weights, so prompts are attended to without fused attention.
 
     Args:
         budget: as in `Policy`.

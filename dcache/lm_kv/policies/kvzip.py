@@ -18,8 +18,7 @@ def kvzip(
     """Keep what is attended to while the text is read a second time (Kim et al. 2025, arXiv 2505.23416).
 
     Score: the largest attention that a token receives during a read-only forward of the row's own text behind
-        the
-    cache. It costs a second prompt, and holds the full cache until then.
+    the cache. It costs a second prompt, and holds the full cache until then.
 
     Args:
         budget: as in `Policy`.

@@ -77,7 +77,7 @@ def _changes(profile: Profile) -> Floats:
     if changes is None:
         raise DcacheError(
             "teacache plans from changes of the first block's attention input, and this profile has none: "
-            "they are observed if the model has a trunk whose attention is declared (docs/add-a-family.md)"
+            "they are observed if the model has a trunk"
         )
     distinct = len(np.unique(changes[:, 0]))
     if each < 1 or len(changes) % each or distinct <= DEGREE:

@@ -264,3 +264,15 @@ def test_outside_of_a_call_a_peek_is_the_modules_own_call() -> None:
     assert peek.module is model.blocks[0].attn
     assert integers([model.blocks[0](torch.ones(1, 2, 4))]) == [21]
     assert shown() == [50]
+
+
+@pytest.mark.filterwarnings("ignore:the dynamic rule's probe")
+def test_without_attention_the_first_blocks_input_is_shown_before_the_decision() -> None:
+    model = Toy([Double(), Double()])
+    session = modulated(model, ChangeAbove(0.3))
+    # h = 5, 4, 3, 2 changes by 1/5, a prediction; from 5 to 3 by 2/5, and from 3 to 2 by 1/3, both computed.
+    assert integers(steps(model, TIMES)) == [20, 4 + 15, 12, 8]
+    assert shown() == [5, 4, 3, 2]
+    # There is nothing to peek for: no block ran for the decision alone.
+    assert [block.runs for block in model.blocks] == [3, 3]
+    assert session.call is None

@@ -93,7 +93,7 @@ def test_what_is_no_tensor_comes_back_in_its_place(codec: str) -> None:
     assert session is not None
     form = session.state.branches["0"].history("model").form
     assert form.constants == (None, "a flag", None, None, 3)
-    assert form.changes == (codec == "delta", False, False, False, False)
+    assert form.changes == ((1, 2, 4) if codec == "delta" else None, None, None, None, None)
     assert model.runs == 1
 
 
@@ -168,12 +168,33 @@ def test_a_call_without_a_sample_is_remembered_by_nobody() -> None:
         assert not region.has_history
 
 
-def test_an_output_of_another_shape_is_no_change_of_the_input() -> None:
+@pytest.mark.parametrize("codec", ["delta", "delta:float16"])
+def test_an_output_with_a_part_of_the_inputs_tokens_is_a_change_of_that_part(codec: str) -> None:
     model = Returns(lambda y: y[:, :1])
-    with pytest.raises(DcacheError, match=r"maps \(1, 2, 4\) to \(1, 1, 4\): use codec='value'"):
+    dcache.enable(model, every_2(codec))
+    found = []
+    for i, entry in enumerate((1, 2, 3, 4)):
+        dcache.step(model, i)
+        # The second token is none of the output's.
+        found += walk(model, [10 - i], torch.cat([full(entry)[:, :1], full(50)[:, :1]], dim=1))
+    assert integers(found) == [12, 13, 14, 15]
+    assert model.runs == 2
+    assert dcache.stats(model).bytes_held == (4 if codec == "delta" else 2) * 4
+
+
+def test_an_output_with_more_channels_than_the_input_is_a_change_in_those_of_the_input() -> None:
+    model = Returns(lambda y: torch.cat([y, 10 * y], dim=-1))
+    found = outputs(model, "delta", 1, 2, 3, 4)
+    assert integers([y[..., :4] for y in found]) == [12, 13, 14, 15]
+    assert integers([y[..., 4:] for y in found]) == [120, 120, 140, 140]
+
+
+def test_an_output_of_another_form_is_no_change_of_the_input() -> None:
+    model = Returns(lambda y: y[:, 0])
+    with pytest.raises(DcacheError, match=r"maps \(1, 2, 4\) to \(1, 4\): use codec='value'"):
         outputs(model, "delta", 1)
     assert model.runs == 1
-    model = Returns(lambda y: y[:, :1])
+    model = Returns(lambda y: y[:, 0])
     assert integers(outputs(model, "value", 1, 2)) == [12, 12]
 
 

@@ -1,0 +1,41 @@
+"""Names and options of the policies, for editors and type checkers; a test compares them with the presets."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+from dcache.lm_kv.codec import Codec
+
+PolicyName = Literal[
+    "expected_attention",
+    "h2o",
+    "keydiff",
+    "kvzip",
+    "random",
+    "snapkv",
+    "streaming_llm",
+    "tova",
+]
+Allocation = Literal["uniform", "heads", "layers", "global"]
+
+
+class CacheOptions(TypedDict, total=False):
+    """The options that every policy has, because `KVCache` takes them too."""
+
+    budget: float
+    codec: Codec
+    allocation: Allocation
+    floor: float
+    dense_layers: tuple[int, ...]
+    every: int
+
+
+class PolicyOptions(CacheOptions, total=False):
+    """The options of all policies; the pages in docs/lm_kv/policies list those of one policy."""
+
+    future: int
+    pool: int
+    seed: int
+    shift: bool
+    sinks: int
+    window: float

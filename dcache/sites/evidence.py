@@ -1,0 +1,124 @@
+"""What one call of a block shows of its sublayers, and what is concluded from it.
+
+`dcache.sites.block_flow` watches the call. A sublayer that was found by structure is cached only if the call
+agrees: it is called, on what belongs to a stream, and what it returns is added to a stream and read nowhere
+outside of the block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from dcache.sites.sublayers import Part, parts_of
+
+# Block -> its sublayers by structure, and those that its first call confirmed. Sites are named by them, and a
+# second `enable` must find what the first one did.
+_confirmed: WeakKeyDictionary[nn.Module, tuple[tuple[Part, ...], tuple[Part, ...]]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Use:
+    """What one call of a block showed of one of its sublayers.
+
+    Attributes:
+        calls: number of its calls; more than one for several streams, or for one in chunks.
+        reads_stream: whether one of its arguments is computed from a stream of the block.
+        keys_of_queries: whether its keys are projected from what its queries are projected from; None where
+            its projections were not called.
+        added: whether an output was added to what is computed from a stream.
+        leaves: whether an output leaves the block without being added to a stream.
+        plain: whether every output is a tensor, None, or a tuple of these.
+        read_by: the sublayers and feeders that read its output, or what it was added to.
+    """
+
+    calls: int = 0
+    reads_stream: bool = False
+    keys_of_queries: bool | None = None
+    added: bool = False
+    leaves: bool = False
+    plain: bool = True
+    read_by: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is concluded of one sublayer.
+
+    Attributes:
+        part: the sublayer as it was found.
+        kind: its kind, "" if it is none that can be cached.
+        why: what the call showed, "" if it agrees.
+    """
+
+    part: Part
+    kind: str
+    why: str = ""
+
+
+def judge(part: Part, uses: dict[str, Use], streams: int) -> Verdict:
+    """Whether a call of the block agrees that this is a sublayer, and of which kind.
+
+    Args:
+        part: the sublayer.
+        uses: attribute path -> what the call showed of it, for every sublayer and feeder.
+        streams: number of the block's outputs that continue an argument.
+    """
+    use = uses[part.path]
+    if not streams:
+        why = "no output of the block continues an argument"
+    elif not use.calls:
+        why = "it is not called"
+    elif part.path in use.read_by:
+        why = "it is called in a loop, on what it returned before"
+    elif not use.plain:
+        why = "it returns more than tensors"
+    elif not use.reads_stream:
+        why = "it reads no stream of the block"
+    elif use.leaves:
+        why = "its output leaves the block without being added to a stream"
+    elif not use.added:
+        why = "its output is not added to a stream"
+    else:
+        why = _feeders_elsewhere(part, uses)
+    if why:
+        return Verdict(part, "", why)
+    if part.kind in {"attn", "cross_attn"} and use.keys_of_queries is not None:
+        kind = "attn" if use.keys_of_queries else "cross_attn"
+        if kind != part.kind:
+            source = "what its queries are from" if use.keys_of_queries else "something else than its queries"
+            return Verdict(part, kind, f"its keys are from {source}")
+    return Verdict(part, part.kind)
+
+
+def _feeders_elsewhere(part: Part, uses: dict[str, Use]) -> str:
+    inside = {part.path, *part.feeders}
+    for feeder in part.feeders:
+        use = uses[feeder]
+        if use.calls and (use.added or use.leaves or not use.read_by or not use.read_by <= inside):
+            return f"{feeder} is not read by {part.path} alone"
+    return ""
+
+
+def sublayers_of(block: nn.Module) -> tuple[Part, ...]:
+    """The sublayers of a block: as its first call showed them, else by structure."""
+    parts = parts_of(block)
+    known = _confirmed.get(block)
+    return known[1] if known is not None and known[0] == parts else parts
+
+
+def is_confirmed(block: nn.Module) -> bool:
+    """True if a call of the block was watched, or if nothing in it is found by structure alone."""
+    parts = parts_of(block)
+    known = _confirmed.get(block)
+    return all(part.declared for part in parts) or (known is not None and known[0] == parts)
+
+
+def confirm(block: nn.Module, verdicts: list[Verdict]) -> None:
+    """Keep what a call of a block showed, for as long as the block lives."""
+    parts = parts_of(block)
+    kinds = {verdict.part: verdict.kind for verdict in verdicts}
+    shown = [replace(part, kind=kinds.get(part, part.kind)) for part in parts]
+    _confirmed[block] = parts, tuple(part for part in shown if part.kind)

@@ -1,0 +1,23 @@
+"""What editors complete is what there is."""
+
+import inspect
+from dataclasses import fields
+from typing import get_args
+
+from dcache import lm_kv
+from dcache.lm_kv import options, registry
+from dcache.lm_kv.allocation import ALLOCATIONS
+
+
+def test_the_names_are_those_of_the_policies():
+    assert set(get_args(options.PolicyName)) == set(lm_kv.available())
+    assert get_args(options.Allocation) == ALLOCATIONS
+
+
+def test_the_options_are_those_of_the_presets_and_of_every_policy():
+    presets = [getattr(lm_kv, name) for name in lm_kv.available()]
+    takes = {option for preset in presets for option in inspect.signature(preset).parameters}
+    assert set(options.PolicyOptions.__annotations__) == takes | set(registry.SHARED)
+    assert set(options.CacheOptions.__annotations__) == set(registry.SHARED)
+    assert set(registry.SHARED) <= {field.name for field in fields(lm_kv.Policy)}
+    assert set(registry.SHARED) <= set(inspect.signature(lm_kv.KVCache).parameters)
