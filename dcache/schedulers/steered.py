@@ -35,7 +35,7 @@ class Steered:
         threshold: the change from which on an evaluation is computed; None is `THRESHOLD / share^2`.
 
     Raises:
-        DcacheError: the share is outside its range, or, in a run, the number of evaluations is unknown.
+        DcacheError: the share is outside its range.
     """
 
     share: float
@@ -46,12 +46,9 @@ class Steered:
             raise DcacheError(f"share must be a number above 0 and at most 1, got {self.share!r}")
 
     def __call__(self, context: StepContext) -> str | None:
-        """The reason "threshold", "share" or "nan", or None to let the site be predicted."""
+        """The reason "threshold", "share", "length" or "nan", or None to let the site be predicted."""
         if context.count is None:
-            raise DcacheError(
-                f"share={self.share:g} is a share of the run, and its number of evaluations is unknown: "
-                "give a threshold instead, or call dcache.step(module, index=..., steps=...)"
-            )
+            return "length"
         reason = self._reason(context, max(1, round(self.share * context.count)), context.count)
         if reason is None:
             context.memory["predicted"] = context.memory.get("predicted", 0.0) + 1.0

@@ -86,3 +86,7 @@ def test_shares_that_compute_everything_predict_nothing():
 def test_a_share_outside_its_range_is_refused(share):
     with pytest.raises(DcacheError, match="share must be a number above 0 and at most 1"):
         Steered(share)
+
+
+def test_a_run_of_unknown_length_is_computed():
+    assert computed_steps(Steered(0.5), 4, [0.0] * 4, known=False) == [0, 1, 2, 3]
