@@ -37,6 +37,7 @@ GUIDANCES = {"on": GUIDANCE, "off": 1.0}
 CAPTIONS = 8
 # Options beside the defaults; {} is the preset as it comes.
 SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "adaptive": [{}, {"share": 0.35}, {"share": 0.25}],
     "default": [{}],
     "bac": [{}, {"computes": 7}, {"computes": 7, "union": 4}],
     "cachequant": [{"interval": 2}, {"interval": 3}, {}],

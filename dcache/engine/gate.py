@@ -251,7 +251,8 @@ class Gate:
     def _paired(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         """Whether the batch is the same latents twice, as guidance makes it (one sync)."""
         paired = halves_equal(batch_of(args, kwargs))
-        if not paired:
+        # A table for both halves is made for guidance; other predictors serve any batch.
+        if not paired and self.session.method.predictor.tabulated:
             self.session.warn(
                 f"{self.session.method.describe()} has weights for the two halves of a guided batch, and "
                 f"the batch of {type(self.session.module).__name__} is no such two halves: those of their "

@@ -187,7 +187,7 @@ class Region(ABC):
             anchors = [*anchors, history.forecast]
         summed: Sum = weighted_sum
         if call.branch.paired and call.half is None:
-            summed = paired_sum(self.predictor, history.steps, call.tau) or weighted_sum
+            summed = paired_sum(self.predictor, history.taus, history.steps, call.tau) or weighted_sum
         if 0.0 in weights and summed is weighted_sum:
             used = [i for i, w in enumerate(weights) if w != 0.0]
             weights, anchors = [weights[i] for i in used], [anchors[i] for i in used]

@@ -14,6 +14,7 @@ from dcache.methods.registry import BUILT_IN, available, find, make, register
 
 # The presets that `__getattr__` imports, for type checkers and editors; `BUILT_IN` is the list.
 if TYPE_CHECKING:
+    from dcache.methods.adaptive import adaptive as adaptive
     from dcache.methods.bac import bac as bac
     from dcache.methods.cachequant import cachequant as cachequant
     from dcache.methods.dbcache import dbcache as dbcache

@@ -53,6 +53,7 @@ class PresetOptions(TypedDict, total=False):
     computes: int
     cross_attn: int | None
     degree: int
+    difference: float
     early: int
     early_threshold: float
     front: int
@@ -74,7 +75,7 @@ class PresetOptions(TypedDict, total=False):
     ridge: float
     scale: float
     sensitivities: File | Sequence[float] | None
-    share: float
+    share: float | None
     sigmas: Sequence[float]
     sites: Sites | None
     speedup: float | None
@@ -83,7 +84,7 @@ class PresetOptions(TypedDict, total=False):
     t_max: int
     t_min: int | None
     table: File | Mapping[str, Sequence[int]] | None
-    threshold: float
+    threshold: float | None
     timesteps: bool
     union: int
     warmup: int

@@ -19,6 +19,7 @@ P = TypeVar("P", bound=Preset)
 # Each preset is a function in a module of the same name.
 PresetName = Literal[
     "default",
+    "adaptive",
     "bac",
     "cachequant",
     "dbcache",

@@ -13,6 +13,7 @@ weight per anchor. Of anchors with equal clock values only the newest has a weig
 | `hermite`| m + 1   | constants; lines if scale^2 = 1/2                   | HiCache                         |
 | `foca`   | 2       | lines with anchors one step apart                   | FoCa                            |
 | `chebyshev` | many | polynomials up to its degree, where ridge is 0      | Spectrum                        |
+| `guided_line` | 2  | lines; in a guided batch the mean of the halves     | ours                            |
 | `fitted` | any     | least squares on observed runs (`predictors.fitted`)| ours                            |
 """
 
@@ -22,6 +23,7 @@ from dcache.predictors.base import MAX_ORDER, Predictor, SiteIndependent
 from dcache.predictors.chebyshev import Chebyshev
 from dcache.predictors.fitted import Fitted
 from dcache.predictors.foca import Foca
+from dcache.predictors.guided_line import GuidedLine
 from dcache.predictors.polynomial import Linear, Newton, Reuse
 from dcache.predictors.registry import make, register
 from dcache.predictors.taylor import Hermite, Taylor
@@ -32,6 +34,7 @@ __all__ = [
     "Chebyshev",
     "Fitted",
     "Foca",
+    "GuidedLine",
     "Hermite",
     "Linear",
     "Newton",

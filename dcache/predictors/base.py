@@ -52,7 +52,9 @@ class Predictor(Protocol):
         """
         ...
 
-    def difference_weights(self, steps: Sequence[int], tau: float) -> list[float] | None:
+    def difference_weights(
+        self, taus: Sequence[float], steps: Sequence[int], tau: float
+    ) -> list[float] | None:
         """Weights of the difference of the two halves of a guided batch; None if they equal `weights`."""
         ...
 
@@ -79,7 +81,9 @@ class SiteIndependent:
         """The predictor itself."""
         return self
 
-    def difference_weights(self, steps: Sequence[int], tau: float) -> list[float] | None:
+    def difference_weights(
+        self, taus: Sequence[float], steps: Sequence[int], tau: float
+    ) -> list[float] | None:
         """None: the difference of the halves of a guided batch has the same weights as their mean."""
         return None
 

@@ -84,7 +84,9 @@ class Fitted:
         """True if the difference of the two halves of a guided batch has separate rows."""
         return bool(self.difference_table)
 
-    def difference_weights(self, steps: Sequence[int], tau: float) -> list[float] | None:
+    def difference_weights(
+        self, taus: Sequence[float], steps: Sequence[int], tau: float
+    ) -> list[float] | None:
         """The row of evaluation `tau` for the difference of the halves; None if it has the mean's weights."""
         return _row(self.difference_table, steps, tau)
 

@@ -32,18 +32,19 @@ def halves_equal(entry: torch.Tensor | None) -> bool:
     return torch.equal(a, b)
 
 
-def paired_sum(predictor: Predictor, steps: Sequence[int], tau: float) -> Sum | None:
+def paired_sum(predictor: Predictor, taus: Sequence[float], steps: Sequence[int], tau: float) -> Sum | None:
     """A `weighted_sum` for a guided batch: its `weights` are the mean's, the predictor adds the difference's.
 
     Args:
         predictor: the predictor of one site.
-        steps: evaluations of the anchors, oldest first.
+        taus: clock values of the anchors, oldest first.
+        steps: evaluations of the same anchors.
         tau: clock value of the current evaluation.
 
     Returns:
         A function like `weighted_sum`; None if the difference has the mean's weights.
     """
-    difference_weights = predictor.difference_weights(steps, tau)
+    difference_weights = predictor.difference_weights(taus, steps, tau)
     return None if difference_weights is None else partial(_paired, difference_weights)
 
 

@@ -10,6 +10,7 @@ from dcache.predictors.base import Predictor
 from dcache.predictors.chebyshev import Chebyshev
 from dcache.predictors.fitted import Fitted
 from dcache.predictors.foca import Foca
+from dcache.predictors.guided_line import GuidedLine
 from dcache.predictors.polynomial import Linear, Newton, Reuse
 from dcache.predictors.taylor import Hermite, Taylor
 
@@ -21,6 +22,7 @@ _MAKERS: dict[str, Callable[..., Predictor]] = {
     "hermite": Hermite,
     "foca": Foca,
     "chebyshev": Chebyshev,
+    "guided_line": GuidedLine,
     "fitted": Fitted.from_parameters,
 }
 

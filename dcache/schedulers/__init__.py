@@ -33,6 +33,7 @@ from dcache.schedulers.rules import (
     may_predict,
 )
 from dcache.schedulers.shrinking import Shrinking
+from dcache.schedulers.steered import Steered
 from dcache.schedulers.table import Table
 from dcache.util.renamed import renamed
 
@@ -54,6 +55,7 @@ __all__ = [
     "Retention",
     "Rule",
     "Shrinking",
+    "Steered",
     "StepContext",
     "StepTable",
     "Switch",

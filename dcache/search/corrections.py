@@ -238,7 +238,8 @@ class Fitting:
         if len(anchors.leaves) > 1:
             weights = self.at[site].weights(anchors.taus, anchors.steps, call.tau)
             if call.branch.paired and call.half is None:
-                summed = paired_sum(self.at[site], anchors.steps, call.tau) or weighted_sum
+                predictor = self.at[site]
+                summed = paired_sum(predictor, anchors.taus, anchors.steps, call.tau) or weighted_sum
         y = output.values[0].float()
         base = None if output.changes is None else y - output.changes[0].float()
         # In the first call all outputs count as read, so an anchor may have more leaves than this output.

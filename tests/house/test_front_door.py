@@ -28,7 +28,7 @@ FRONT_DOOR = {
     "trace",
 }
 PRESETS = {
-    "bac", "cachequant", "dbcache", "deepcache", "default", "delta_dit", "easycache", "ertacache",
+    "adaptive", "bac", "cachequant", "dbcache", "deepcache", "default", "delta_dit", "easycache", "ertacache",
     "fastercache", "fbcache", "fitted", "foca", "hicache", "interval", "magcache", "newton", "pab",
     "profilingdit", "seacache", "sencache", "smoothcache", "spectrum", "taylorseer", "teacache", "tgate",
 }  # fmt: skip

@@ -14,6 +14,7 @@ import torch
 
 from dcache import Method
 from dcache.methods import (
+    adaptive,
     bac,
     cachequant,
     dbcache,
@@ -109,6 +110,8 @@ PRESETS = {
     "newton-2-sigma": Preset(newton, {"interval": 2, "order": 2, "clock": "sigma", "sites": "model"}),
     "newton-2-timestep": Preset(newton, {"interval": 2, "order": 2, "clock": "timestep"}),
     "fbcache": Preset(fbcache, {"threshold": 0.3, "max_run": 2}, unet=False, twin=NEVER),
+    "adaptive": Preset(adaptive, {"threshold": 0.3, "max_run": 2}, unet=False, twin=NEVER),
+    "adaptive-share": Preset(adaptive, {"share": 0.6}, unet=False, twin={"share": 1.0}),
     "dbcache": Preset(
         dbcache,
         {"front": 1, "back": 1, "threshold": 0.3, "warmup": 2, "max_run": 2, "order": 1},

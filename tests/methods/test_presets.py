@@ -18,7 +18,7 @@ from dcache.methods.easycache import OutputRate
 from dcache.methods.expected_change import Sensitivities
 from dcache.methods.preset import FAMILIES, About
 from dcache.methods.seacache import WienerFiltered
-from dcache.predictors import Chebyshev, Foca, Hermite, Linear, Newton, Reuse, Taylor
+from dcache.predictors import Chebyshev, Foca, GuidedLine, Hermite, Linear, Newton, Reuse, Taylor
 from dcache.probes import Probe, SinceStep
 from dcache.profile import FeatureTables, Latencies, Profile
 from tests.rules import computed_steps
@@ -102,6 +102,7 @@ def test_fbcache_follows_the_probe():
         (methods.newton(order=2, sites=["attn", "mlp"]), Newton(2), ("attn", "mlp"), None, None, None),
         (methods.interval(), Reuse(), ("auto",), None, None, None),
         (methods.fbcache(), Reuse(), ("auto",), "delta", None, Probe()),
+        (methods.adaptive(), GuidedLine(0.25), ("auto",), "delta", None, Probe()),
         (methods.deepcache(branch_id=2), Reuse(), ("bracket:2",), "value", None, None),
         (methods.deepcache(sites="bracket:1"), Reuse(), ("bracket:1",), "value", None, None),
         (methods.default(), Newton(1), ("auto",), None, None, None),
@@ -231,6 +232,9 @@ def test_every_parameter_of_a_preset_is_documented_and_annotated(name):
         (methods.deepcache(interval=1, steps=[0]), True),
         (methods.fbcache(threshold=0), False),
         (methods.fbcache(max_run=0), False),
+        (methods.adaptive(), True),
+        (methods.adaptive(share=1.0), False),
+        (methods.adaptive(threshold=0), False),
         (methods.interval(interval=2), True),
         (methods.hicache(interval=1), False),
         (methods.foca(interval=1), False),
@@ -300,6 +304,16 @@ def test_methods_that_compute_everything_on_request_say_so(method, predicts):
                     *({"window": w} for w in (0.5, "2", math.inf, True)),
                     *({"growth": -0.1}, {"warmup": 1.5}, {"anchors": 0}, {"anchors": 4.0}),
                     *({"degree": 7}, {"ridge": -0.1}, {"blend": 1.5}, {"blend": math.nan}, {"steps": 0}),
+                ],
+            ),
+            itertools.product(
+                ["adaptive"],
+                [
+                    {"share": 0},
+                    {"share": 1.5},
+                    {"share": 0.5, "max_run": 2},
+                    {"threshold": -1},
+                    {"difference": -1},
                 ],
             ),
             itertools.product(
@@ -395,7 +409,7 @@ OTHER = {
     "sigmas": (1.0, 0.7, 0.3, 0.0), "coefficients": "flux", "ratios": [1.0, 0.8], "background": [1, 2],
     "early": 4, "early_threshold": 0.1, "sensitivities": (0.5, 2.0, 2.0),
     ("sencache", "branches"): "separate", "growth": 0.5, "degree": 3, "anchors": 8, "blend": 1.0,
-    ("spectrum", "window"): 3, ("spectrum", "steps"): 20,
+    "difference": 0.5, ("spectrum", "window"): 3, ("spectrum", "steps"): 20,
     ("fitted", "profile"): replace(PROFILE, prompts=2), ("fitted", "speedup"): 1.5,
     ("fitted", "sites"): "model", ("easycache", "branches"): "separate",
     ("bac", "table"): {"attn:0": [0, 3], "mlp:1": [0]}, ("bac", "steps"): 9, ("bac", "profile"): PROFILE,
@@ -405,6 +419,7 @@ OTHER = {
 }  # fmt: skip
 # Parameters that need others beside them.
 BESIDE = {
+    ("adaptive", "max_run"): {"threshold": 0.1},
     ("fitted", "speedup"): {
         "profile": replace(PROFILE, latencies=Latencies(1.0, {"model": 0.1, "trunk": 0.1}, {"trunk": 0.0}))
     },

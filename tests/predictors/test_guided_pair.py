@@ -29,7 +29,7 @@ BOTH = Fitted(MEAN, KEPT).at("trunk")
 
 def test_the_mean_follows_its_weights_and_the_difference_its_own() -> None:
     u0, c0, u1, c1 = (torch.randn(3, 5, generator=torch.Generator().manual_seed(i)) for i in range(4))
-    summed = paired_sum(BOTH, [0, 1], 2.0)
+    summed = paired_sum(BOTH, [0.0, 1.0], [0, 1], 2.0)
     assert summed is not None
     base = torch.randn(6, 5)
     u, c = (
@@ -42,24 +42,24 @@ def test_the_mean_follows_its_weights_and_the_difference_its_own() -> None:
 def test_which_half_is_which_does_not_matter() -> None:
     first, second = torch.randn(4, 5), torch.randn(4, 5)
     swapped = [torch.cat(x.chunk(2)[::-1]) for x in (first, second)]
-    summed = paired_sum(BOTH, [0, 1], 2.0)
+    summed = paired_sum(BOTH, [0.0, 1.0], [0, 1], 2.0)
     assert summed is not None
     straight = summed(None, [first, second], [-1.0, 2.0], torch.float32)
     assert torch.equal(summed(None, swapped, [-1.0, 2.0], torch.float32), torch.cat(straight.chunk(2)[::-1]))
 
 
 def test_an_odd_leaf_is_carried_whole() -> None:
-    summed = paired_sum(BOTH, [0, 1], 2.0)
+    summed = paired_sum(BOTH, [0.0, 1.0], [0, 1], 2.0)
     assert summed is not None
     made = summed(None, [torch.tensor([1.0, 2, 3]), torch.tensor([2.0, 4, 9])], [-1.0, 2.0], torch.float32)
     assert made.tolist() == [3.0, 6.0, 15.0]
 
 
 def test_nothing_is_apart_without_a_row_for_these_anchors() -> None:
-    assert paired_sum(BOTH, [0, 3], 2.0) is None
-    assert paired_sum(BOTH, [0, 1], 3.0) is None
-    assert paired_sum(Fitted(MEAN).at("trunk"), [0, 1], 2.0) is None
-    assert paired_sum(Reuse(), [0, 1], 2.0) is None
+    assert paired_sum(BOTH, [0.0, 3.0], [0, 3], 2.0) is None
+    assert paired_sum(BOTH, [0.0, 1.0], [0, 1], 3.0) is None
+    assert paired_sum(Fitted(MEAN).at("trunk"), [0.0, 1.0], [0, 1], 2.0) is None
+    assert paired_sum(Reuse(), [0.0, 1.0], [0, 1], 2.0) is None
 
 
 @pytest.mark.parametrize(
