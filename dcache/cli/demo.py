@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dcache.cli.parser import path_of
 from dcache.cli.progress import rounds
 from dcache.demo.settings import Settings, default_settings
-from dcache.util.files import make_folder
+from dcache.util.files import try_folder
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -42,7 +42,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
             f"--{name}", type=kind, default=argparse.SUPPRESS, metavar=metavar, help=f"{text} ({defaults})"
         )
 
-    option("out", Path, "FOLDER", "folder for the files")
+    option("out", path_of, "FOLDER", "folder for the files")
     option("steps", int, "N", "sampling steps")
     option("prompts", int, "N", "number of captions")
     option(
@@ -67,7 +67,7 @@ def demo(arguments: argparse.Namespace) -> int:
     given = {field.name: getattr(arguments, field.name, None) for field in fields(Settings)}
     settings = replace(default_settings(arguments.video), **{k: v for k, v in given.items() if v is not None})
     count = len(parse(settings.methods, task_of(settings).COEFFICIENTS)) + 1
-    make_folder(settings.out)
+    try_folder(settings.out)
     with rounds(count, settings.repeats) as progress:
         report = run(settings, progress)
     done = report.bench

@@ -1,4 +1,4 @@
-"""`dcache show FILE`: a schedule drawn as text, or as a PNG."""
+"""`dcache show FILE`: a schedule drawn as text, or as a PNG; a profile as a table."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcache.eval.schedules import Panel, computed_share, draw_schedule, heading, panels
-from dcache.schedule import Schedule
+from dcache.cli.parser import path_of, png_of
+from dcache.cli.show_profile import draw_profile, profile_content
+from dcache.errors import DcacheError
+from dcache.eval.packages import require
+from dcache.eval.schedules import Panel, computed_share, draw_schedule, heading, panels, weight_lines
+from dcache.profile import Profile
+from dcache.schedule import Plan, Schedule
+from dcache.util.files import try_file
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -22,16 +27,25 @@ WIDTH = 80
 
 def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
-    parser = commands.add_parser("show", help="draw a schedule: which site is computed at which evaluation")
-    parser.add_argument("file", type=Path, metavar="FILE", help="a schedule file")
-    parser.add_argument("--png", type=Path, metavar="OUT.png", help="also draw it into this file")
+    parser = commands.add_parser(
+        "show", help="draw a schedule, which site is computed at which evaluation, or a profile"
+    )
+    parser.add_argument(
+        "file", type=path_of, metavar="FILE", help="a schedule file, or a profile (.safetensors)"
+    )
+    parser.add_argument("--png", type=png_of, metavar="OUT.png", help="also draw it into this file")
     parser.add_argument("--json", action="store_true", help="print the schedule as JSON instead")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print one row for each group of sites with equal rows: a filled mark where it is computed."""
+    """Print a schedule, one row for each group of sites with equal rows, or a profile."""
+    if arguments.file.suffix == ".safetensors":
+        return _profile(arguments)
     schedule = Schedule.load(arguments.file)
+    if arguments.png is not None:
+        require("bench", "--png", "matplotlib")
+        try_file(arguments.png)
     if arguments.json:
         print(json.dumps(schedule.content(), indent=1))
         return 0
@@ -39,6 +53,18 @@ def run(arguments: argparse.Namespace) -> int:
         print(line)
     if arguments.png is not None:
         print(f"\n{draw_schedule(arguments.png, schedule)}")
+    return 0
+
+
+def _profile(arguments: argparse.Namespace) -> int:
+    profile = Profile.load(arguments.file)
+    if arguments.png is not None:
+        raise DcacheError("--png draws a schedule, and this is a profile: leave --png out")
+    if arguments.json:
+        print(json.dumps(profile_content(profile), indent=1))
+        return 0
+    for line in draw_profile(profile):
+        print(line)
     return 0
 
 
@@ -59,8 +85,21 @@ def draw(schedule: Schedule, marks: tuple[str, str] = MARKS) -> Iterator[str]:
                 yield table.branch
             yield from _rows(table, schedule.steps, marks)
         yield computed_share(plan)
+        yield from _weights(plan)
     yield ""
     yield f"{marks[0]} computed  {marks[1]} predicted"
+
+
+def _weights(plan: Plan) -> Iterator[str]:
+    """The table of a fitted predictor's weights; nothing for all other predictors."""
+    lines = weight_lines(plan)
+    if not lines:
+        return
+    heads = ["table", "site", "evaluation", "= weight of the output at each computed evaluation"]
+    widths = [max(len(line[i]) for line in [heads, *lines]) for i in range(3)]
+    yield ""
+    for name, site, t, weights in [heads, *lines]:
+        yield f"  {name:<{widths[0]}}  {site:<{widths[1]}}  {t:>{widths[2]}}  {weights}"
 
 
 def _rows(table: Panel, steps: int, marks: tuple[str, str]) -> Iterator[str]:

@@ -16,6 +16,10 @@ COEFFICIENTS = MODEL_PATH / "coefficients.json"
 SCHEDULES = Path(__file__).parent / "schedules"
 STEPS = 20
 GUIDANCE = 3.0
+# Heights and widths are multiples of it.
+MULTIPLE = 8
+# With one step diffusers' PixArt pipeline takes a code path for distilled models only.
+FEWEST_STEPS = 2
 
 
 def load_pipeline(

@@ -68,19 +68,20 @@ def run(settings: Settings, progress: Callable[[int, str], None] = lambda _turn,
 
 
 def write_report(report: Report) -> list[Path]:
-    """Write schedules, pictures and results.json into the settings' folder, each atomically."""
+    """Write results.json, schedules and pictures into the settings' folder, each atomically."""
     settings, done = report.settings, report.bench
     out = make_folder(settings.out)
-    write_schedules(done, out)
-    outputs = [to_uint8(measured.last.output) for measured in [done.uncached, *done.methods]]
-    drawn: list[Path] = task_of(settings).draw(out, done, outputs)
     content = results(done) | {
         "format": FORMAT,
         "settings": {**asdict(settings), "out": str(settings.out)},
         "judged": report.judged,
         "total_seconds": report.seconds,
     }
-    return [*drawn, write_json(out / "results.json", content)]
+    figures = write_json(out / "results.json", content)
+    write_schedules(done, out)
+    outputs = [to_uint8(measured.last.output) for measured in [done.uncached, *done.methods]]
+    drawn: list[Path] = task_of(settings).draw(out, done, outputs)
+    return [*drawn, figures]
 
 
 def task_of(settings: Settings) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dcache.errors import DcacheError
 from dcache.schedulers.rules import Rule, StepContext, may_predict
-from dcache.util.checks import check_number, check_whole
+from dcache.util.checks import check_number, check_whole, is_whole
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,18 @@ class DeltaDitStages:
     def __call__(self, context: StepContext) -> str | None:
         """The reason "stage", or None to let the site be predicted."""
         boundary = self.boundary
-        if isinstance(boundary, float):
+        if not is_whole(boundary):
             if context.count is None:
                 raise DcacheError(
                     f"boundary={boundary} is a share of the run, and the run's number of evaluations is "
                     "unknown: give the boundary as a whole number"
                 )
             boundary = round(boundary * context.count)
+        elif context.count is not None and boundary >= context.count:
+            raise DcacheError(
+                f"boundary={boundary} is behind the run's last evaluation, so its second stage never begins: "
+                f"expected a whole number below {context.count}, or a share of the run such as 0.24"
+            )
         blocks = share_of(self.blocks, context.depth)
         rear = context.index < boundary
         inside = context.site.first >= context.depth - blocks if rear else context.site.last < blocks

@@ -17,6 +17,9 @@ COEFFICIENTS = None
 SCHEDULES = Path(__file__).parent / "schedules"
 STEPS = 20
 GUIDANCE = 3.0
+# Heights and widths are multiples of it.
+MULTIPLE = 16
+FEWEST_STEPS = 1
 
 
 def load_pipeline(
