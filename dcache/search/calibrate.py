@@ -86,12 +86,11 @@ def calibrate(  # noqa: PLR0913
         repeats: timed calls of each.
         starts: schedules to start from. If all rows of one are equal and compute as often as the speedup
             allows, its places start a local search. Each also competes unchanged, if it is fast enough.
-        results: what an earlier run of the same calibration had made; None starts afresh and keeps nothing.
+        results: results of an earlier run of the same calibration; None keeps nothing.
         progress: called with the stage, the number of pipeline calls done, and their planned number.
 
     Raises:
-        DcacheError: too few prompts, no budget, a speedup out of reach, a start that does not fit, or a
-            pipeline with several denoisers.
+        DcacheError: a number out of range, too few prompts, a start that does not fit, or several denoisers.
     """
     _refuse_few(prompts)
     for name, value in (("speedup", speedup), ("budget", budget), ("seed", seed), ("repeats", repeats)):
@@ -113,10 +112,10 @@ def calibrate(  # noqa: PLR0913
     stages.weights(len(straight(target.at(placed.anchors))) * (2 if target.paired else 1))
     best = _weighed(target, placed.anchors, share, fitting, checking, latency)
     stages.timing(1 + len(starts))
-    rivals = [
+    rivals = (
         _rival(subject, start, checking, prompts[:cut], seed, repeats, timer, f"start {i}")
         for i, start in enumerate(starts)
-    ]
+    )
     allowed = [rival for rival in rivals if rival.expected >= LEEWAY * speedup]
     best = max([best, *allowed], key=lambda candidate: candidate.fitted)
     reached = measured_speedup(subject, best.schedule, prompts[:cut], seed, repeats, timer, "result")

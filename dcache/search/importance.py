@@ -49,7 +49,7 @@ def importance(  # noqa: PLR0913
         batch_size: pictures in a call.
         progress: called with a description of each stage; the first ones estimate the duration.
         group: the processes that share the prompts; None is the group that this process was started in.
-        results: the runs that were made before a kill; None keeps nothing.
+        results: runs of an earlier run of the same command; None keeps nothing.
 
     Raises:
         DcacheError: fewer prompts than processes, or a site that was not observed.
@@ -69,9 +69,7 @@ def importance(  # noqa: PLR0913
     progress("importance: uncached pictures")
     began = time.perf_counter()
     begin, earlier = seed + int(part[0]), results or Results()
-    renderer = group.all(
-        lambda: Renderer(subject, mine, begin, batch_size, results=earlier, part="importance")
-    )
+    renderer = group.all(lambda: Renderer(subject, mine, begin, batch_size, results=earlier, part="single"))
     each = time.perf_counter() - began
     runs = len(chosen) * (profile.steps - 1)
     progress(f"importance: {runs} runs of {len(mine)} pictures, at most about {runs * each:.0f} s")
