@@ -9,6 +9,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -109,7 +110,7 @@ def resumable(out: Path, about: Mapping[str, Any]) -> Iterator[Results]:
 def _loaded(path: Path) -> Arrays | None:
     """Arrays that were saved; None if there are none, or if a crash has damaged them."""
     try:
-        with np.load(path, allow_pickle=False) as opened:
+        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as opened:
             return dict(opened)
     except (OSError, ValueError, EOFError, BadZipFile):
         return None
