@@ -75,7 +75,7 @@ def _methods(arguments: argparse.Namespace) -> int:
     from dcache.eval.specs import parse
     from dcache.eval.subject import coefficients, load
 
-    require("bench", "dcache bench", "matplotlib")
+    require("bench", "dcache bench", "matplotlib", "torchmetrics")
     settings = RunSettings.of(arguments)
     contestants = parse(arguments.methods, coefficients(arguments.pipeline))
     prompts = settings.texts()

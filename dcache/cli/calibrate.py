@@ -15,6 +15,7 @@ from dcache.cli.calibrate_arguments import AUTO, DESCRIPTION, HELP, PROFILE, SCH
 from dcache.cli.progress import StageLog, stages
 from dcache.cli.run_settings import RunSettings
 from dcache.errors import DcacheError
+from dcache.eval.packages import require
 from dcache.eval.prompts import digest
 from dcache.profile import Profile
 from dcache.util.files import try_file
@@ -47,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     from dcache.eval.subject import load
     from dcache.search.results import Results, resumable
 
+    if arguments.method != AUTO and arguments.out.suffix != PROFILE:
+        require("bench", "the check of the schedule", "torchmetrics")
     settings = RunSettings.of(arguments)
     prompts = _checked(arguments, settings)
     try_file(arguments.out)

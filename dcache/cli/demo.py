@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dcache.cli.parser import path_of
 from dcache.cli.progress import rounds
-from dcache.demo.settings import Settings, default_settings
+from dcache.demo.settings import Settings, default_settings, require_packages
 from dcache.util.files import try_folder
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def demo(arguments: argparse.Namespace) -> int:
 
     given = {field.name: getattr(arguments, field.name, None) for field in fields(Settings)}
     settings = replace(default_settings(arguments.video), **{k: v for k, v in given.items() if v is not None})
+    require_packages(settings.video)
     count = len(methods_of(settings)) + 1
     try_folder(settings.out)
     with rounds(count, settings.repeats) as progress:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dcache.errors import DcacheError
 from dcache.eval.fidelity import CLIP, PICTURE
 from dcache.eval.limits import check_device
+from dcache.eval.packages import require
 from dcache.eval.sources import EXPECTED, SHIPPED, check_source
 from dcache.util.text import first_sentence
 
@@ -207,6 +208,7 @@ def load(  # noqa: PLR0913
     dtype, device = placed(dtype, device)
     kind: torch.dtype = getattr(torch, dtype)
     if name in SHIPPED:
+        require("demo", f"the shipped pipeline {name}", "transformers")
         shipped = importlib.import_module(SHIPPED[name])
         # The shipped weights are loaded in float32 and cast afterwards.
         pipe = shipped.load_pipeline(device, None if kind is torch.float32 else kind)
