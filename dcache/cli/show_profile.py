@@ -72,7 +72,12 @@ def _rows(profile: Profile) -> list[list[str]]:
     for site, branches in profile.sites.items():
         row = [site, ", ".join(map(str, branches)), f"{change(profile, site):.3f}"]
         if timed is not None:
-            row += [f"{timed.computed[site]:.3g} s", f"{timed.predicted[site]:.3g} s"]
-            row.append(f"{timed.flops.get(site, 0.0) / 1e9:.3g}")
+            # A profile may have timed some of its sites only.
+            row += [_seconds(timed.computed.get(site)), _seconds(timed.predicted.get(site))]
+            row.append(f"{timed.flops[site] / 1e9:.3g}" if site in timed.flops else "-")
         rows.append(row)
     return rows
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g} s"

@@ -12,6 +12,7 @@ import pytest
 
 from dcache.cli import main
 from dcache.schedule import Schedule
+from tests.profile.full_profile import profile
 
 COMMANDS = {
     "demo": ["demo", "--out", "out"],
@@ -20,6 +21,7 @@ COMMANDS = {
     "kernels": ["bench", "--kernels", "--out", "out"],
     "eval": ["eval", "--out", "out"],
     "calibrate": ["calibrate", "--prompts", "demo:3", "--out", "out.schedule.json"],
+    "search": ["search", "--profile", "x.safetensors", "--out", "out"],
     "profile": ["calibrate", "--out", "out.profile.safetensors"],
     "import": ["import", "ratios.json", "--out", "out.json"],
     "export": ["export", "good.json", "--to", "schedule", "--steps", "12", "--out", "out.json"],
@@ -31,6 +33,7 @@ COMMANDS = {
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Schedule.of_steps([0, 1, 4], 6).save("good.json")
+    profile().save("x.safetensors")
     (tmp_path / "ratios.json").write_text("[1.0, 0.9, 1.1, 1.05]")
     return tmp_path
 
