@@ -64,9 +64,7 @@ def main() -> int:
                     speedup,
                     budget=options.budget,
                     seed=SEED,
-                    progress=lambda what, done, total: print(
-                        f"  {what}: {done}/{total}", file=sys.stderr, flush=True
-                    ),
+                    progress=show,
                 )
                 seconds = time.perf_counter() - began
                 checked = check(subject, calibrated.schedule, held_out[:CHECKED])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
+import ast
+import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 from dcache.errors import DcacheError
 
 # Shipped pipeline -> its module, which has `load_pipeline`, `call_options`, `COEFFICIENTS`, `FEWEST_STEPS`,
-# and `MULTIPLE` (of heights and widths).
+# `MULTIPLE` (of heights and widths), `CLASS` and `SOURCE`.
 SHIPPED = {"demo": "dcache.demo.pipeline", "demo-video": "dcache.demo.video.pipeline"}
 INDEX = "model_index.json"
 EXPECTED = (
@@ -53,6 +54,12 @@ def _check_shipped(name: str, options: Mapping[str, Any]) -> None:
     shipped = importlib.import_module(SHIPPED[name])
     if options.get("num_frames") is not None and "num_frames" not in shipped.call_options():
         raise DcacheError(f"{name} makes pictures, which have no frames: leave --frames out")
+    takes = arguments_of(shipped.CLASS, shipped.SOURCE)
+    unknown = [option for option in options if takes and option not in takes]
+    if unknown:
+        raise DcacheError(
+            f"{name} takes no {', '.join(map(repr, unknown))}: its call takes {', '.join(takes)}"
+        )
     for side in ("height", "width"):
         value = options.get(side)
         if isinstance(value, int) and value % shipped.MULTIPLE:
@@ -60,6 +67,29 @@ def _check_shipped(name: str, options: Mapping[str, Any]) -> None:
     steps = options.get("num_inference_steps")
     if isinstance(steps, int) and steps < shipped.FEWEST_STEPS:
         raise DcacheError(f"steps must be at least {shipped.FEWEST_STEPS} for {name}, got {steps}")
+
+
+def arguments_of(pipeline: str, source: str) -> list[str]:
+    """Names of the arguments of a pipeline's call, from its source: importing it takes seconds.
+
+    Args:
+        pipeline: name of the class.
+        source: path of its file in the package diffusers.
+
+    Returns:
+        The names; none where another version of diffusers has no such file or class.
+    """
+    spec = importlib.util.find_spec("diffusers")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        try:
+            tree = ast.parse((Path(folder) / source).read_text(encoding="utf-8"))
+        except (OSError, ValueError, SyntaxError):
+            continue
+        for kind in tree.body:
+            if isinstance(kind, ast.ClassDef) and kind.name == pipeline:
+                calls = [f for f in kind.body if isinstance(f, ast.FunctionDef) and f.name == "__call__"]
+                return [argument.arg for call in calls for argument in call.args.args[1:]]
+    return []
 
 
 def _check_folder(path: Path) -> None:

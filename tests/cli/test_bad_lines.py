@@ -41,6 +41,7 @@ COMMON = [
     ("--seed 100000000000000000000", "--seed must be a whole number"),
     ("--seed 0.5", "--seed: invalid int value"),
     ("--option eta", "expected NAME=VALUE"),
+    ("--option foo=3", "demo takes no 'foo'"),
     ("--option =3", "expected NAME=VALUE"),
     ("--option '=' ", "expected NAME=VALUE"),
     ("--option eta=1 --option eta=2", "is given twice"),

@@ -1,14 +1,17 @@
 """What is refused of a pipeline before it is loaded, and of a call by the pipeline itself."""
 
+import importlib
+import inspect
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 
 from dcache.errors import DcacheError
 from dcache.eval.limits import LIMITS, check_device, check_limit
 from dcache.eval.packages import PACKAGES, require
-from dcache.eval.sources import check_source
+from dcache.eval.sources import SHIPPED, arguments_of, check_source
 from dcache.eval.subject import Subject, load
 
 
@@ -41,6 +44,15 @@ def test_limits_let_their_ends_pass_and_nothing_beyond() -> None:
                 check_limit(name, value)
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_arguments_read_from_the_source_are_those_of_the_class(name: str) -> None:
+    shipped = importlib.import_module(SHIPPED[name])
+    parameters = list(inspect.signature(getattr(diffusers, shipped.CLASS).__call__).parameters.values())[1:]
+    named = [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    assert arguments_of(shipped.CLASS, shipped.SOURCE) == named
+    assert arguments_of("NoPipeline", shipped.SOURCE) == arguments_of(shipped.CLASS, "no/file.py") == []
+
+
 class Strict:
     """A pipeline of its own that refuses odd heights, and takes everything else."""
 
@@ -59,8 +71,10 @@ def test_a_pipelines_own_refusal_is_one_sentence() -> None:
 
 
 def test_options_that_diffusers_would_drop_are_refused() -> None:
-    with pytest.raises(DcacheError, match="PixArtAlphaPipeline takes no 'foo': its call takes prompt"):
+    with pytest.raises(DcacheError, match="demo takes no 'foo': its call takes prompt"):
         load("demo", device="cpu", options={"foo": 3})
+    with pytest.raises(DcacheError, match="PixArtAlphaPipeline takes no 'foo': its call takes prompt"):
+        Subject(load("demo", device="cpu").pipe, "demo", {"foo": 3})
     # A pipeline that is not diffusers' own may take what it likes.
     assert Subject(Strict(), "strict", {"foo": 3}).options == {"foo": 3}
 
