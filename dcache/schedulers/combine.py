@@ -136,10 +136,10 @@ class DeltaDitStages:
                     "unknown: give the boundary as a whole number"
                 )
             boundary = round(boundary * context.count)
-        elif context.count is not None and boundary >= context.count:
+        elif context.count is not None and boundary > context.count:
             raise DcacheError(
-                f"boundary={boundary} is behind the run's last evaluation, so its second stage never begins: "
-                f"expected a whole number below {context.count}, or a share of the run such as 0.24"
+                f"boundary={boundary} is behind the run's last evaluation: expected a whole number of at "
+                f"most {context.count}, or a share of the run such as 0.24"
             )
         blocks = share_of(self.blocks, context.depth)
         rear = context.index < boundary
