@@ -120,7 +120,11 @@ class Retention:
     def __call__(self, context: StepContext) -> str | None:
         """The reason "warmup", or None to let the site be predicted."""
         steps = 1 if context.count is None else max(1, math.floor(self.share * context.count))
-        return "warmup" if context.index < steps else None
+        return "warmup" if context.index < steps or self.share >= 1.0 else None
+
+    def may_predict(self, steps: int | None) -> bool:
+        """False for the whole run."""
+        return self.share < 1.0
 
 
 @dataclass(frozen=True)

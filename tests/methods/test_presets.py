@@ -239,6 +239,8 @@ def test_every_parameter_of_a_preset_is_documented_and_annotated(name):
         (methods.dbcache(threshold=0), False),
         (methods.teacache(0, "flux"), False),
         (methods.magcache(threshold=0, ratios=[1, 1]), True),
+        (methods.magcache(ratios=[1, 1], retention=1.0), False),
+        (methods.magcache(ratios=[1, 1], retention=0.99), True),
         (methods.easycache(threshold=0), False),
         (methods.sencache(0, NEEDS["sencache"]["sensitivities"], early=0), False),
         (methods.sencache(0, NEEDS["sencache"]["sensitivities"]), True),
