@@ -12,6 +12,9 @@ import pytest
 
 from dcache.cli import main
 from dcache.schedule import Schedule
+from dcache.search.calibrate import Calibrated
+from dcache.search.results import Results
+from tests.eval.fake_pipeline import Painter
 from tests.profile.full_profile import profile
 
 COMMANDS = {
@@ -119,3 +122,35 @@ def test_a_disk_that_fills_up_costs_bench_the_plot_and_no_figure(
         "results.json",
     ]
     Schedule.load(here / "out" / "schedules" / "interval.json")
+
+
+def test_a_disk_that_fills_up_costs_calibrate_neither_figures_nor_results(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schedule = Schedule.of_steps([0, 2], 4)
+
+    def calibrate(*_: Any, results: Results, **__: Any) -> Calibrated:
+        results.number("dear", lambda: 1.0)
+        return Calibrated(schedule, 30.0, 40.0, 2.0, 1.9, 7)
+
+    monkeypatch.setattr("dcache.eval.subject.load", lambda *_, **__: Painter())
+    monkeypatch.setattr("dcache.search.calibrate.calibrate", calibrate)
+    command = ["calibrate", "demo", "--prompts", "demo:3", "--out", "out.schedule.json"]
+    with monkeypatch.context() as patch:
+        replace = Path.replace
+
+        def full(self: Path, target: Any) -> Path:
+            if target.name == "out.schedule.json":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return replace(self, target)
+
+        patch.setattr(Path, "replace", full)
+        assert main(command) == 2
+    printed = capsys.readouterr()
+    assert "2.00x expected, 1.90x measured" in printed.out
+    assert "No space left on device" in printed.err.splitlines()[-1]
+    assert "dear" in (here / "out.schedule.json.resume" / "journal.jsonl").read_text()
+    assert main(command) == 0
+    assert "going on with 1 results of an earlier run" in capsys.readouterr().err
+    assert Schedule.load("out.schedule.json").digest() == schedule.digest()
+    assert not (here / "out.schedule.json.resume").exists()
