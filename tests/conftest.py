@@ -14,6 +14,7 @@ os.environ.update(
     }
 )
 
+import gc
 import random
 
 import numpy as np
@@ -34,3 +35,9 @@ def seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the collection made out of all later garbage collections, which would walk through it."""
+    gc.collect()
+    gc.freeze()

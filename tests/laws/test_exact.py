@@ -15,7 +15,7 @@ from tests.pipelines import SHAPES, STEPS, Shape
 @pytest.mark.parametrize("case", lanes(0))
 def test_computing_everything_is_bit_identical_to_the_plain_pipeline(case: Case) -> None:
     pipe = dcache.enable(case.build(), PRESETS[case.preset].all_compute())
-    for _ in range(2):
+    for _ in range(2 if case.deep else 1):
         assert torch.equal(case.run(pipe), plain_of(case))
         stats = dcache.stats(pipe)
         assert stats.steps == evaluations_of(case)
@@ -37,6 +37,8 @@ def test_replaying_a_trace_gives_the_same_bits(case: Case, tmp_path: Path) -> No
     assert torch.equal(case.run(dcache.enable(pipe, trace)), cached)
     again = dcache.stats(pipe)
     assert (again.computed, again.predicted) == (stats.computed, stats.predicted)
+    if not case.deep:
+        return
 
     fresh = dcache.enable(case.build(), str(trace.save(tmp_path / "run.json")), strict=True)
     assert torch.equal(case.run(fresh), cached)
