@@ -36,6 +36,10 @@ def file_name(speedup: float, guidance: float) -> str:
     return f"{'guided' if guidance > 1 else 'plain'}-{speedup:g}x.schedule.json"
 
 
+def show(stage: str, done: int, total: int) -> None:
+    print(f"  {stage}: {done} of at most {total} calls", file=sys.stderr, flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--guidance", type=float, action="append", help="default: 3 and 1 (none)")
@@ -60,7 +64,7 @@ def main() -> int:
                     speedup,
                     budget=options.budget,
                     seed=SEED,
-                    progress=lambda what: print(f"  {what}", file=sys.stderr, flush=True),
+                    progress=show,
                 )
                 seconds = time.perf_counter() - began
                 checked = check(subject, calibrated.schedule, held_out[:CHECKED])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import dcache
 from dcache.cli import bench, calibrate, convert, demo, env, methods, search, show
 from dcache.cli import eval as evaluate
+from dcache.cli.parser import Parser, add_verbose
 from dcache.errors import DcacheError
 
 COMMANDS = (demo, bench, calibrate, search, convert, evaluate, methods, show, env)
@@ -20,15 +20,14 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 2 for a user's error, 130 after Ctrl-C."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    if arguments.run is None:
-        parser.print_help()
-        return WRONG
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return int(arguments.run(arguments))
+        return _run(arguments)
     except DcacheError as error:
-        print(f"dcache: {error}", file=sys.stderr)
+        print(f"dcache: {_one_line(str(error))}", file=sys.stderr)
+        if "--verbose" in arguments:
+            for line in _causes(error):
+                print(line, file=sys.stderr)
         return WRONG
     except KeyboardInterrupt:
         print("dcache: interrupted", file=sys.stderr)
@@ -39,11 +38,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dcache", description="Caching for diffusion models.")
+def _run(argv: Sequence[str]) -> int:
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.run is None:
+        parser.print_help()
+        return WRONG
+    return int(arguments.run(arguments))
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="dcache", description="Caching for diffusion models.")
     parser.add_argument("--version", action="version", version=f"dcache {dcache.__version__}")
+    add_verbose(parser)
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="")
     for command in COMMANDS:
         command.add(commands)
+    for each in commands.choices.values():
+        add_verbose(each)
     return parser
+
+
+def _one_line(message: str) -> str:
+    """The message of an error with its lines joined by spaces."""
+    return " ".join(line.strip() for line in message.splitlines())
+
+
+def _causes(error: BaseException) -> Iterator[str]:
+    """The errors that led to this one, the last one first, each with its type and its whole message."""
+    cause = error.__cause__ or error.__context__
+    while cause is not None:
+        if str(cause) and str(cause) not in str(error):
+            yield f"caused by {type(cause).__name__}: {cause}"
+        cause = cause.__cause__ or cause.__context__

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dcache.cli.parser import path_of
 from dcache.cli.progress import rounds
+from dcache.cli.run_settings import CALL, PROMPTS, RunSettings, add_pipeline, add_prompts
 from dcache.errors import DcacheError
-from dcache.util.files import make_folder
+from dcache.eval.packages import require
+from dcache.util.files import try_folder
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -32,7 +35,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "tensors.",
     )
     add_pipeline(parser)
-    parser.add_argument("--prompts", default="", metavar="P", help=PROMPTS)
+    add_prompts(parser, f"{PROMPTS}; all are one batch")
     parser.add_argument("--methods", default=METHODS, metavar="LIST", help=f"{LIST} (default: {METHODS})")
     parser.add_argument(
         "--repeats", type=int, metavar="R", help=f"timed calls of each (default: {REPEATS}; kernels: {TURNS})"
@@ -49,7 +52,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     out = Path("bench-out")
     parser.add_argument(
-        "--out", type=Path, default=out, metavar="FOLDER", help=f"folder for the files (default: {out})"
+        "--out", type=path_of, default=out, metavar="FOLDER", help=f"folder for the files (default: {out})"
     )
     parser.set_defaults(run=run)
 
@@ -59,72 +62,6 @@ REPEATS, TURNS = 3, 9
 LIST = (
     "presets, presets with options such as 'newton:interval=4,order=1', and schedule files, separated by ';'"
 )
-PROMPTS = (
-    "a file (txt, csv, jsonl, parquet), a named set such as demo:8, or the prompt itself; all are one batch"
-)
-
-
-def add_pipeline(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the pipeline and its call, shared by several commands."""
-    from dcache.eval.subject import DTYPES
-
-    parser.add_argument(
-        "pipeline",
-        nargs="?",
-        default="demo",
-        metavar="PIPE",
-        help="demo, demo-video, a folder written by save_pretrained, or the id of a pipeline on the hub",
-    )
-
-    def option(name: str, kind: Any, metavar: str, text: str) -> None:
-        parser.add_argument(f"--{name}", type=kind, metavar=metavar, help=f"{text} (default: the pipeline's)")
-
-    option("steps", int, "N", "sampling steps")
-    option("guidance", float, "G", "guidance scale")
-    option("height", int, "H", "height of a picture, in pixels")
-    option("width", int, "W", "width of a picture, in pixels")
-    option("frames", int, "F", "frames of a clip")
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default="auto",
-        help="dtype of the weights; auto: bfloat16 on a GPU, else float32",
-    )
-    parser.add_argument("--device", default="auto", help="auto: the first GPU, else the CPU")
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="further argument of the pipeline's call; may be repeated",
-    )
-
-
-def pipeline_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of `add_pipeline` as keyword arguments for `dcache.eval.subject.load`.
-
-    Raises:
-        DcacheError: an `--option` is not of the form NAME=VALUE.
-    """
-    names = ("steps", "guidance", "height", "width", "frames", "dtype", "device")
-    return {name: getattr(arguments, name) for name in names} | {
-        "options": dict(_option(text) for text in arguments.option)
-    }
-
-
-def prompts_of(arguments: argparse.Namespace) -> list[str]:
-    """The prompts of `--prompts`, or the default ones of a shipped pipeline.
-
-    Raises:
-        DcacheError: there are no prompts.
-    """
-    from dcache.eval.prompts import SETS, read
-
-    if not arguments.prompts and arguments.pipeline not in SETS:
-        raise DcacheError(
-            f"{arguments.pipeline} needs --prompts: a file, a named set such as demo:8, or a prompt"
-        )
-    return read(arguments.prompts or arguments.pipeline)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -138,25 +75,29 @@ def _methods(arguments: argparse.Namespace) -> int:
     from dcache.eval.specs import parse
     from dcache.eval.subject import coefficients, load
 
+    require("bench", "dcache bench", "matplotlib", "torchmetrics")
+    settings = RunSettings.of(arguments)
     contestants = parse(arguments.methods, coefficients(arguments.pipeline))
-    prompts, options = prompts_of(arguments), pipeline_options(arguments)
-    repeats = REPEATS if arguments.repeats is None else arguments.repeats
-    make_folder(arguments.out)
+    prompts = settings.texts()
+    repeats = REPEATS if settings.repeats is None else settings.repeats
+    try_folder(arguments.out)
     with rounds(len(contestants) + 1, repeats) as progress:
         done = bench(
-            load(arguments.pipeline, **options),
+            load(arguments.pipeline, **settings.call()),
             contestants,
             prompts,
-            seed=arguments.seed,
+            seed=settings.seed,
             repeats=repeats,
             count_flops=not arguments.no_flops,
             progress=progress,
         )
-    files = write_bench(done, arguments.out)
+    # Printed before they are saved: a disk that is full by now must not cost the figures.
     if arguments.json:
-        print(json.dumps(results(done), indent=1))
+        print(json.dumps(results(done), indent=1), flush=True)
+        write_bench(done, arguments.out)
         return 0
     report(done)
+    files = write_bench(done, arguments.out)
     print(f"\nwrote {', '.join(map(str, files))} and {arguments.out / 'schedules'}")
     return 0
 
@@ -169,11 +110,16 @@ def _kernels(arguments: argparse.Namespace) -> int:
     from dcache.eval.kernel_bench.report import write
     from dcache.eval.subject import placed
 
-    if arguments.pipeline != "demo" or arguments.prompts or arguments.methods != METHODS:
-        raise DcacheError("--kernels runs no pipeline: leave out the pipeline, --prompts and --methods")
-    dtype, device = placed(arguments.dtype, arguments.device)
-    repeats = TURNS if arguments.repeats is None else arguments.repeats
-    make_folder(arguments.out)
+    settings = RunSettings.of(arguments)
+    given = [f"--{name}" for name in ("prompts", *CALL) if settings.given(name)]
+    given += ["--option"] if settings.option else []
+    if arguments.pipeline != "demo" or given or arguments.methods != METHODS:
+        raise DcacheError(
+            "--kernels runs no pipeline: leave out the pipeline, its options, --prompts and --methods"
+        )
+    dtype, device = placed(settings.dtype, settings.device)
+    repeats = TURNS if settings.repeats is None else settings.repeats
+    try_folder(arguments.out)
     with shares(0, 1) as progress:
         done = kernel_bench(getattr(torch, dtype), device, sizes=SIZES, repeats=repeats, progress=progress)
     report_kernels(done)
@@ -215,15 +161,3 @@ def report(done: Bench) -> None:
     for note in [*notes(done.uncached, done.methods, done.rows), done.unrestored]:
         if note:
             print(f"note: {note}")
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise DcacheError(
-            f"cannot read --option {text!r}: expected NAME=VALUE, as in max_sequence_length=256"
-        )
-    try:
-        return name.strip(), json.loads(value)
-    except json.JSONDecodeError:
-        return name.strip(), value

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dcache.cli.parser import path_of
 from dcache.errors import DcacheError
 from dcache.importers import FORMATS
 from dcache.importers.imported import ORDERS
 from dcache.schedule import Schedule
+from dcache.util.files import try_file, write_json
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -30,7 +32,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _add_import(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("import", help="turn another method's file into a schedule or coefficients")
-    parser.add_argument("file", type=Path, metavar="FILE", help="the file; for BAC also a folder of lists")
+    parser.add_argument("file", type=path_of, metavar="FILE", help="the file; for BAC also a folder of lists")
     parser.add_argument(
         "--from",
         dest="source",
@@ -38,7 +40,7 @@ def _add_import(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="FORMAT",
         help=f"{', '.join(FORMATS)} (default: detected from the content)",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT.json", help="where to write it")
+    parser.add_argument("--out", type=path_of, required=True, metavar="OUT.json", help="where to write it")
     parser.add_argument("--steps", type=int, metavar="N", help="evaluations of a run (bac; magcache)")
     parser.add_argument("--blocks", type=int, metavar="N", help="blocks of the model (smoothcache)")
     parser.add_argument(
@@ -59,9 +61,9 @@ def _add_export(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "export", help="turn a schedule into another method's file, or one for another number of evaluations"
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="a schedule file")
+    parser.add_argument("file", type=path_of, metavar="FILE", help="a schedule file")
     parser.add_argument("--to", choices=TARGETS, required=True, help="the format")
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT.json", help="where to write it")
+    parser.add_argument("--out", type=path_of, required=True, metavar="OUT.json", help="where to write it")
     parser.add_argument("--steps", type=int, metavar="N", help="transfer it to a run of N evaluations")
     parser.add_argument("--layout", choices=("flux", "pixart"), help="if it cannot be inferred")
     parser.add_argument("--blocks", type=int, metavar="N", help="blocks (default: those with sites)")
@@ -72,7 +74,6 @@ def _add_export(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def run_import(arguments: argparse.Namespace) -> int:
     """Read a file, print a summary, and write a schedule or a coefficients file."""
     from dcache.importers import read
-    from dcache.util.files import write_json
 
     options = {name: getattr(arguments, name) for name in OPTIONS}
     _refuse_same(arguments)
@@ -112,7 +113,6 @@ def run_export(arguments: argparse.Namespace) -> int:
 
 def _to_ecad(schedule: Schedule, arguments: argparse.Namespace) -> int:
     from dcache.importers.ecad_export import export
-    from dcache.util.files import write_json
 
     content = export(schedule, arguments.layout, arguments.blocks, arguments.single_blocks)
     written = write_json(arguments.out, content)
@@ -156,5 +156,6 @@ def _how(imported: Imported, written: Path) -> str:
 
 
 def _refuse_same(arguments: argparse.Namespace) -> None:
+    try_file(arguments.out)
     if arguments.out.resolve() == arguments.file.resolve():
         raise DcacheError(f"--out is the input file, {arguments.file}: choose another name")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dcache.cli.parser import path_of
 from dcache.cli.progress import rounds
-from dcache.demo.settings import Settings, default_settings
-from dcache.util.files import make_folder
+from dcache.demo.settings import Settings, default_settings, require_packages
+from dcache.util.files import try_folder
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -42,7 +42,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
             f"--{name}", type=kind, default=argparse.SUPPRESS, metavar=metavar, help=f"{text} ({defaults})"
         )
 
-    option("out", Path, "FOLDER", "folder for the files")
+    option("out", path_of, "FOLDER", "folder for the files")
     option("steps", int, "N", "sampling steps")
     option("prompts", int, "N", "number of captions")
     option(
@@ -60,18 +60,18 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def demo(arguments: argparse.Namespace) -> int:
     """Run the demonstration, print the table, write the files, and print the next steps."""
-    from dcache.demo.run import run, task_of, write_report
+    from dcache.demo.run import methods_of, run, write_report
     from dcache.eval.rows import notes, table
-    from dcache.eval.specs import parse
 
     given = {field.name: getattr(arguments, field.name, None) for field in fields(Settings)}
     settings = replace(default_settings(arguments.video), **{k: v for k, v in given.items() if v is not None})
-    count = len(parse(settings.methods, task_of(settings).COEFFICIENTS)) + 1
-    make_folder(settings.out)
+    require_packages(settings.video)
+    count = len(methods_of(settings)) + 1
+    try_folder(settings.out)
     with rounds(count, settings.repeats) as progress:
         report = run(settings, progress)
     done = report.bench
-    print(_heading(report), table(done.uncached, done.rows, SHOWN, _judged(report)), sep="\n\n")
+    print(_heading(report), table(done.uncached, done.rows, SHOWN, judged_cells(report.judged)), sep="\n\n")
     print(_legend(settings.video))
     for note in [*notes(done.uncached, done.methods, done.rows), done.unrestored]:
         if note:
@@ -84,11 +84,13 @@ def demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _judged(report: Report) -> dict[str, list[str]]:
-    return {
-        head: ["-" if value is None else f"{value:.3f}" for value in values]
-        for head, values in report.judged.items()
-    }
+def judged_cells(judged: Mapping[str, Sequence[float | None]]) -> dict[str, list[str]]:
+    """Heading -> cells of the demo's own metrics, the uncached pipeline's first."""
+    cells = {}
+    for head, values in judged.items():
+        digits = 2 if head == "flicker" else 3
+        cells[head] = ["-" if value is None else f"{value:.{digits}f}" for value in values]
+    return cells
 
 
 def _legend(clips: bool) -> str:
@@ -118,14 +120,21 @@ def _heading(report: Report) -> str:
 
 
 def next_steps(report: Report) -> str:
-    """Three lines of code with comments: enable, enable the fastest faithful method, print statistics."""
+    """Three lines of code with comments: enable, enable the fastest faithful method, print statistics.
+
+    The lines are for the reader's own pipeline: schedules and measurements of the demo's model are left out.
+    """
     pairs = zip(report.bench.methods, report.bench.rows, strict=True)
-    calls = [(row.speedup, measured.contestant.call) for measured, row in pairs if _faithful(row)]
+    calls = [
+        (row.speedup, measured.contestant.call)
+        for measured, row in pairs
+        if _faithful(row) and measured.contestant.portable
+    ]
     good = [pair for pair in calls if pair[1] != ")"]
     call = max(good, key=lambda pair: pair[0] or 0)[1] if good else ", dcache.methods.newton(interval=4))"
     lines = {
         "dcache.enable(pipe)": "next: on your own diffusers pipeline",
-        f"dcache.enable(pipe{call}": f"the fastest above {FAITHFUL:.0f} dB here"
+        f"dcache.enable(pipe{call}": f"the fastest preset above {FAITHFUL:.0f} dB here; yours: dcache bench"
         if good else "more speed, less fidelity; `dcache methods` lists more",
         "print(dcache.stats(pipe))": "what it computed, and why",
     }  # fmt: skip

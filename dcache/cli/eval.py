@@ -8,12 +8,15 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcache.cli.bench import LIST, METHODS, add_pipeline, pipeline_options
+from dcache.cli.bench import LIST, METHODS
+from dcache.cli.parser import path_of
 from dcache.cli.progress import shares
+from dcache.cli.run_settings import RunSettings, add_pipeline, add_prompts
 from dcache.eval.metrics import METRICS
 from dcache.eval.metrics.options import MetricOptions
-from dcache.eval.prompts import COLUMN, read
+from dcache.eval.packages import require
 from dcache.eval.settings import STAGES, Settings
+from dcache.util.files import try_folder
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -40,16 +43,13 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=kind, default=default, metavar=metavar, help=text + shown)
 
-    option(
-        "prompts", None, "P", "a file (txt, csv, jsonl, parquet), a named set such as demo:64, or the prompt"
-    )
-    option("prompt_column", COLUMN, "NAME", "column of the csv or parquet file, key of the jsonl file")
+    add_prompts(parser)
     option("methods", METHODS, "LIST", LIST)
     option("images_per_prompt", defaults.images_per_prompt, "N", "pictures or clips of each prompt", int)
     option("seed", defaults.seed, "S", "seed of the first picture; picture i has seed S + i", int)
     option("batch_size", defaults.batch_size, "N", "pictures in a call", int)
     option("metrics", None, "LIST", f"some of {','.join(METRICS)} (default: those that need no download)")
-    option("out", Path("eval-out"), "FOLDER", "folder for all files", Path)
+    option("out", Path("eval-out"), "FOLDER", "folder for all files", path_of)
     parser.add_argument(
         "--stage",
         action="append",
@@ -72,7 +72,7 @@ def _metric_option(group: argparse._ArgumentGroup, field: Field[Any]) -> None:
     shown = "" if field.default is None else f" (default: {field.default})"
     group.add_argument(
         f"--{field.name.replace('_', '-')}",
-        type=Path if field.default is None else type(field.default),
+        type=path_of if field.default is None else type(field.default),
         default=field.default,
         choices=field.metadata.get("choices"),
         metavar="PATH" if field.default is None else None,
@@ -85,18 +85,20 @@ def run(arguments: argparse.Namespace) -> int:
     from dcache.eval.evaluation import evaluate
     from dcache.eval.processes import join
 
-    prompts, metrics = arguments.prompts, arguments.metrics
+    require("eval", "dcache eval", "filelock", "jinja2", "matplotlib", "PIL")
+    metrics, given = arguments.metrics, RunSettings.of(arguments)
     settings = Settings(
-        **pipeline_options(arguments),
+        **given.call(),
         images_per_prompt=arguments.images_per_prompt,
-        seed=arguments.seed,
+        seed=given.seed,
         batch_size=arguments.batch_size,
     )
+    try_folder(arguments.out)
     group = join(settings.device)
     with shares(group.rank, group.world_size) as progress:
         result = evaluate(
             arguments.pipeline,
-            None if prompts is None else read(prompts, arguments.prompt_column),
+            None if given.prompts is None else given.texts(),
             arguments.methods,
             settings,
             out=arguments.out,

@@ -10,11 +10,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dcache.cli.bench import pipeline_options, prompts_of
+from dcache.cli.run_settings import RunSettings
 from dcache.cli.search_arguments import add_arguments, config_of, held_out, set_threads, speedup_of
 from dcache.cli.search_output import Progress, finish, finish_interrupted, silent
 from dcache.errors import DcacheError
-from dcache.util.files import make_folder
+from dcache.eval.packages import require
+from dcache.util.files import make_folder, try_folder
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -48,13 +49,16 @@ def run(arguments: argparse.Namespace) -> int:
     from dcache.profile import Profile
     from dcache.search.search import identity_of, open_journal, rungs, search, space_of
 
-    wanted = speedup_of(arguments.pick)
-    config, prompts = config_of(arguments, wanted), prompts_of(arguments)
-    if arguments.workers < 1:
-        raise DcacheError(f"--workers must be at least 1, got {arguments.workers}")
-    profile, group = Profile.load(arguments.profile), join(arguments.device)
-    options = pipeline_options(arguments) | {"device": own_device(arguments.device)}
-    parts, unseen = rungs(prompts, config.first), held_out(arguments.held_out, prompts)
+    require("search", "dcache search", "filelock", "jinja2", "matplotlib")
+    settings, wanted = RunSettings.of(arguments), speedup_of(arguments.pick)
+    config, prompts = config_of(arguments, wanted), settings.texts()
+    if config.strategy == "nsga2":
+        require("search", "--strategy nsga2", "deap")
+    unseen = held_out(arguments.held_out, prompts, settings.prompt_column)
+    _refuse_nothing_to_resume(arguments)
+    profile, group = Profile.load(arguments.profile), join(settings.device)
+    try_folder(arguments.out)
+    options, parts = settings.call() | {"device": own_device(settings.device)}, rungs(prompts, config.first)
     make = partial(
         make_quality, arguments.pipeline, options, parts, config, arguments.batch_size, profile, unseen
     )
@@ -85,6 +89,16 @@ def run(arguments: argparse.Namespace) -> int:
             )
         finish(done, config, about, arguments.out, wanted)
     return 0
+
+
+def _refuse_nothing_to_resume(arguments: argparse.Namespace) -> None:
+    from dcache.search.search import JOURNAL
+
+    if arguments.resume and not (arguments.out / JOURNAL).is_file():
+        raise DcacheError(
+            f"--resume: there is no search in {arguments.out} (no {JOURNAL}). Leave --resume out, or give "
+            "the --out of the search"
+        )
 
 
 def _about(

@@ -8,8 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcache.cli.bench import PROMPTS, add_pipeline
+from dcache.cli.parser import path_of
+from dcache.cli.run_settings import add_pipeline, add_prompts
 from dcache.errors import DcacheError
+from dcache.eval.prompts import COLUMN, read
 
 if TYPE_CHECKING:
     from dcache.search.search import SearchConfig
@@ -34,9 +36,9 @@ ECAD = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add all arguments to the command's parser."""
     add_pipeline(parser)
-    parser.add_argument("--prompts", default="", metavar="P", help=PROMPTS.partition(";")[0])
+    add_prompts(parser)
     parser.add_argument(
-        "--profile", type=Path, required=True, metavar="FILE", help="profile of this pipeline"
+        "--profile", type=path_of, required=True, metavar="FILE", help="profile of this pipeline"
     )
     parser.add_argument("--ecad", action="store_true", help="the published setting; other options change it")
     _add_config(parser)
@@ -52,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pick", metavar="2.5x", help="save the best schedule of that speedup as picked.schedule.json"
     )
     out = Path("search-out")
-    parser.add_argument("--out", type=Path, default=out, metavar="FOLDER", help=f"(default: {out})")
+    parser.add_argument("--out", type=path_of, default=out, metavar="FOLDER", help=f"(default: {out})")
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -126,15 +128,13 @@ def config_of(arguments: argparse.Namespace, wanted: float | None) -> SearchConf
     return SearchConfig(**settings)
 
 
-def held_out(source: str | None, prompts: list[str]) -> list[str]:
-    """The held-out prompts.
+def held_out(source: str | None, prompts: list[str], column: str = COLUMN) -> list[str]:
+    """The held-out prompts; `column` is that of a csv, parquet or jsonl file.
 
     Raises:
         DcacheError: a held-out prompt is among the prompts of the search.
     """
-    from dcache.eval.prompts import read
-
-    chosen = [] if source is None else read(source)
+    chosen = [] if source is None else read(source, column)
     both = sorted(set(chosen) & set(prompts))
     if both:
         raise DcacheError(
@@ -165,14 +165,9 @@ def set_threads(count: int | None, workers: int) -> int:
     """Set torch's threads of each process; returns their number.
 
     None is an equal share of torch's current number, which respects OMP_NUM_THREADS.
-
-    Raises:
-        DcacheError: `asked` is below 1.
     """
     import torch
 
-    if count is not None and count < 1:
-        raise DcacheError(f"--threads must be at least 1, got {count}")
     threads = count or max(1, torch.get_num_threads() // workers)
     torch.set_num_threads(threads)
     return threads

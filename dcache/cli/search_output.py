@@ -81,11 +81,13 @@ def finish_interrupted(
 def finish(
     done: Search, config: SearchConfig, about: dict[str, Any], out: Path, wanted: float | None
 ) -> None:
-    """Write all files, print the front, and save the best schedule of the `wanted` speedup, if any."""
+    """Print the front, write all files, and save the best schedule of the `wanted` speedup, if any."""
     from dcache.search.front_report import members, pick, write
 
-    paths, front, metric = write(done, config, about, out), members(done), config.metrics[0]
+    front, metric = members(done), config.metrics[0]
+    # Printed before it is saved: a disk that is full by now must not cost the figures.
     _report(done, front, config)
+    paths = write(done, config, about, out)
     print(f"\nwrote {', '.join(map(str, paths[:4]))} and {out / 'schedules'}")
     if wanted is not None:
         best = pick(front, wanted, metric, done.signs[metric])

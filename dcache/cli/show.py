@@ -1,4 +1,4 @@
-"""`dcache show`: a schedule drawn as text or as a PNG, or what dcache finds in a pipeline."""
+"""`dcache show`: a schedule as text or as a PNG, a profile as a table, what is found in a pipeline."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dcache.cli.parser import path_of, png_of
+from dcache.cli.show_profile import draw_profile, profile_content
 from dcache.errors import DcacheError
-from dcache.eval.schedules import Panel, computed_share, draw_schedule, heading, panels
-from dcache.schedule import Schedule
+from dcache.eval.packages import require
+from dcache.eval.schedules import Panel, computed_share, draw_schedule, heading, panels, weight_lines
+from dcache.profile import Profile
+from dcache.schedule import Plan, Schedule
+from dcache.util.files import try_file
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -23,25 +28,34 @@ WIDTH = 80
 
 def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
-    parser = commands.add_parser("show", help="draw a schedule, or say what dcache finds in a pipeline")
+    parser = commands.add_parser(
+        "show", help="draw a schedule or a profile, or say what dcache finds in a pipeline"
+    )
     parser.add_argument(
         "what",
+        type=path_of,
         metavar="FILE|PIPE",
-        help="a schedule file, or a pipeline: demo, demo-video, a folder of save_pretrained, a hub id",
+        help="a schedule file, a profile (.safetensors), or a pipeline: demo, demo-video, a folder of "
+        "save_pretrained, a hub id",
     )
-    parser.add_argument("--png", type=Path, metavar="OUT.png", help="also draw it into this file")
+    parser.add_argument("--png", type=png_of, metavar="OUT.png", help="also draw it into this file")
     parser.add_argument("--json", action="store_true", help="print the schedule as JSON instead")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print one row for each group of sites with equal rows: a filled mark where it is computed.
+    """Print a schedule, one row for each group of sites with equal rows, or a profile.
 
     Of a pipeline: its blocks, sublayers and skips, and how they are found.
     """
     if _is_pipeline(arguments.what):
         return _show_pipeline(arguments)
-    schedule = Schedule.load(Path(arguments.what))
+    if arguments.what.suffix == ".safetensors":
+        return _profile(arguments)
+    schedule = Schedule.load(arguments.what)
+    if arguments.png is not None:
+        require("bench", "--png", "matplotlib")
+        try_file(arguments.png)
     if arguments.json:
         print(json.dumps(schedule.content(), indent=1))
         return 0
@@ -52,20 +66,33 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _is_pipeline(what: str) -> bool:
+def _is_pipeline(path: Path) -> bool:
     from dcache.eval.subject import SHIPPED
 
-    path = Path(what)
-    return not path.is_file() and (what in SHIPPED or path.is_dir() or path.suffix != ".json")
+    known = str(path) in SHIPPED or path.is_dir()
+    return not path.is_file() and (known or path.suffix not in (".json", ".safetensors"))
 
 
 def _show_pipeline(arguments: argparse.Namespace) -> int:
+    what = str(arguments.what)
     if arguments.json or arguments.png is not None:
-        raise DcacheError(f"--json and --png are for schedules, and {arguments.what!r} is no schedule file")
+        raise DcacheError(f"--json and --png are for schedules, and {what!r} is no schedule file")
     from dcache.cli.show_pipeline import describe
     from dcache.eval.subject import load
 
-    for line in describe(load(arguments.what, device="cpu").pipe):
+    for line in describe(load(what, device="cpu").pipe):
+        print(line)
+    return 0
+
+
+def _profile(arguments: argparse.Namespace) -> int:
+    profile = Profile.load(arguments.what)
+    if arguments.png is not None:
+        raise DcacheError("--png draws a schedule, and this is a profile: leave --png out")
+    if arguments.json:
+        print(json.dumps(profile_content(profile), indent=1))
+        return 0
+    for line in draw_profile(profile):
         print(line)
     return 0
 
@@ -87,8 +114,21 @@ def draw(schedule: Schedule, marks: tuple[str, str] = MARKS) -> Iterator[str]:
                 yield table.branch
             yield from _rows(table, schedule.steps, marks)
         yield computed_share(plan)
+        yield from _weights(plan)
     yield ""
     yield f"{marks[0]} computed  {marks[1]} predicted"
+
+
+def _weights(plan: Plan) -> Iterator[str]:
+    """The table of a fitted predictor's weights; nothing for all other predictors."""
+    lines = weight_lines(plan)
+    if not lines:
+        return
+    heads = ["table", "site", "evaluation", "= weight of the output at each computed evaluation"]
+    widths = [max(len(line[i]) for line in [heads, *lines]) for i in range(3)]
+    yield ""
+    for name, site, t, weights in [heads, *lines]:
+        yield f"  {name:<{widths[0]}}  {site:<{widths[1]}}  {t:>{widths[2]}}  {weights}"
 
 
 def _rows(table: Panel, steps: int, marks: tuple[str, str]) -> Iterator[str]:

@@ -16,6 +16,12 @@ COEFFICIENTS = MODEL_PATH / "coefficients.json"
 SCHEDULES = Path(__file__).parent / "schedules"
 STEPS = 20
 GUIDANCE = 3.0
+# The pipeline's class, and its file in diffusers.
+CLASS, SOURCE = "PixArtAlphaPipeline", "pipelines/pixart_alpha/pipeline_pixart_alpha.py"
+# Heights and widths are multiples of it.
+MULTIPLE = 8
+# With one step diffusers' PixArt pipeline takes a code path for distilled models only.
+FEWEST_STEPS = 2
 
 
 def load_pipeline(

@@ -13,7 +13,7 @@ from dcache.demo.shipped import shipped_schedules
 from dcache.eval.bench import Bench, bench
 from dcache.eval.bench_files import results, write_schedules
 from dcache.eval.fidelity import to_uint8
-from dcache.eval.specs import parse
+from dcache.eval.specs import MethodEntry, parse
 from dcache.eval.subject import load
 from dcache.util.files import make_folder, write_json
 
@@ -52,9 +52,7 @@ def run(settings: Settings, progress: Callable[[int, str], None] = lambda _turn,
     began = time.perf_counter()
     require_packages(settings.video)
     shown = task_of(settings)
-    contestants = parse(settings.methods, shown.COEFFICIENTS)
-    if settings.methods == default_settings(settings.video).methods:
-        contestants += shipped_schedules(shown.SCHEDULES, settings.steps, settings.guidance)
+    contestants = methods_of(settings)
     subject = load(shown.NAME, steps=settings.steps, guidance=settings.guidance, device="cpu")
     done = bench(
         subject,
@@ -67,20 +65,34 @@ def run(settings: Settings, progress: Callable[[int, str], None] = lambda _turn,
     return Report(settings, done, shown.judged(done), time.perf_counter() - began)
 
 
+def methods_of(settings: Settings) -> list[MethodEntry]:
+    """The methods to compare: those of the settings, and with the default ones the shipped schedules.
+
+    Raises:
+        DcacheError: a method is unknown, or its options are wrong.
+    """
+    shown = task_of(settings)
+    methods = parse(settings.methods, shown.COEFFICIENTS)
+    if settings.methods == default_settings(settings.video).methods:
+        methods += shipped_schedules(shown.SCHEDULES, settings.steps, settings.guidance)
+    return methods
+
+
 def write_report(report: Report) -> list[Path]:
-    """Write schedules, pictures and results.json into the settings' folder, each atomically."""
+    """Write results.json, schedules and pictures into the settings' folder, each atomically."""
     settings, done = report.settings, report.bench
     out = make_folder(settings.out)
-    write_schedules(done, out)
-    outputs = [to_uint8(measured.last.output) for measured in [done.uncached, *done.methods]]
-    drawn: list[Path] = task_of(settings).draw(out, done, outputs)
     content = results(done) | {
         "format": FORMAT,
         "settings": {**asdict(settings), "out": str(settings.out)},
         "judged": report.judged,
         "total_seconds": report.seconds,
     }
-    return [*drawn, write_json(out / "results.json", content)]
+    figures = write_json(out / "results.json", content)
+    write_schedules(done, out)
+    outputs = [to_uint8(measured.last.output) for measured in [done.uncached, *done.methods]]
+    drawn: list[Path] = task_of(settings).draw(out, done, outputs)
+    return [*drawn, figures]
 
 
 def task_of(settings: Settings) -> Any:

@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcache.demo.pipeline import GUIDANCE, STEPS
+from dcache.demo.pipeline import FEWEST_STEPS, GUIDANCE, STEPS
 from dcache.errors import DcacheError
-from dcache.eval.packages import missing
-from dcache.util.distribution import install_line
+from dcache.eval.packages import require
 
 METHODS = (
     "default;"
@@ -29,16 +28,10 @@ VIDEO_METHODS = (
     "taylorseer:interval=4,order=1,lite=true;"
     "fbcache:threshold=0.1"
 )
-PACKAGES = {
-    "transformers": "transformers",
-    "matplotlib": "matplotlib",
-    "PIL": "pillow",
-    "torchmetrics": "torchmetrics",
-}
-# Packages of the metrics of pictures; those of clips need none.
-JUDGES = {"open_clip": "open-clip-torch"}
-# With one step diffusers' PixArt pipeline takes a code path for distilled models only.
-FEWEST_STEPS, MOST_STEPS = 2, 1000
+PACKAGES = ("transformers", "matplotlib", "PIL", "torchmetrics")
+# Modules of the metrics of pictures; those of clips need none.
+JUDGES = ("open_clip",)
+MOST_STEPS = 1000
 MOST_PROMPTS = 100
 
 
@@ -96,9 +89,7 @@ def require_packages(video: bool = False) -> None:
     Raises:
         DcacheError: packages are missing; the message names all of them.
     """
-    absent = missing(PACKAGES if video else PACKAGES | JUDGES)
-    if absent:
-        raise DcacheError(f"the demo needs {', '.join(absent)}: {install_line('demo')}")
+    require("demo", "the demo", *(PACKAGES if video else (*PACKAGES, *JUDGES)))
 
 
 def between(option: str, value: int, low: int, high: int) -> None:

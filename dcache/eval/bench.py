@@ -12,6 +12,7 @@ import numpy as np
 from dcache.errors import DcacheError
 from dcache.eval.entries import UNCACHED, BenchEntry, CallResult, check_entry, run_once
 from dcache.eval.fidelity import broken
+from dcache.eval.limits import check_limit
 from dcache.eval.machine import machine, versions
 from dcache.eval.measured import Measured
 from dcache.eval.rows import Row, row
@@ -70,6 +71,7 @@ def bench(
         raise DcacheError(
             f"expected at least one timed round and one prompt, got {repeats} and {len(prompts)}"
         )
+    check_limit("seed", seed)
     hardware, seeds = machine(), [seed + i for i in range(len(prompts))]
     for contestant in contestants:
         check_entry(subject, contestant)

@@ -16,16 +16,14 @@ FORMAT = "dcache.bench"
 
 
 def write_bench(done: Bench, out: Path) -> list[Path]:
-    """Write results.json, speed-fidelity.png and the schedules, each atomically."""
+    """Write results.json, the schedules and speed-fidelity.png, each atomically."""
     from dcache.eval.figures import draw_speed_fidelity
 
     make_folder(out)
+    figures = write_json(out / "results.json", results(done))
     write_schedules(done, out)
     of = "clip" if done.subject.kind == "video" else "picture"
-    return [
-        draw_speed_fidelity(out / "speed-fidelity.png", done.rows, of),
-        write_json(out / "results.json", results(done)),
-    ]
+    return [figures, draw_speed_fidelity(out / "speed-fidelity.png", done.rows, of)]
 
 
 def write_schedules(done: Bench, out: Path) -> None:

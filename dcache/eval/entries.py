@@ -39,6 +39,11 @@ class BenchEntry:
     library: str = "dcache"
 
     @property
+    def portable(self) -> bool:
+        """Whether the line of `call` can be used on other pipelines too."""
+        return True
+
+    @property
     def file_name(self) -> str:
         """The label as a file name."""
         return re.sub(r"[^a-z0-9.]+", "-", self.label.lower()).strip("-.") or "method"

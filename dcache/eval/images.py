@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcache.errors import DcacheError
+from dcache.util.text import first_sentence
 
 MILLISECONDS = 125
 
@@ -42,7 +43,7 @@ def decode(path: Path) -> NDArray[np.uint8]:
             frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
     except (OSError, SyntaxError) as error:
         raise DcacheError(
-            f"cannot read {path}: {error}. Run the generate stage: it makes missing and damaged pictures "
-            "again."
+            f"cannot read {path}: {first_sentence(error)}. Run the generate stage: it makes missing and "
+            "damaged pictures again."
         ) from None
     return np.stack(frames) if len(frames) > 1 else frames[0]

@@ -5,6 +5,23 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 
+from dcache.errors import DcacheError
+from dcache.util.distribution import install_line
+
+# Module -> package, of those that commands need and a plain installation may lack.
+PACKAGES = {
+    "PIL": "pillow",
+    "accelerate": "accelerate",
+    "deap": "deap",
+    "filelock": "filelock",
+    "jinja2": "jinja2",
+    "matplotlib": "matplotlib",
+    "open_clip": "open-clip-torch",
+    "torchmetrics": "torchmetrics",
+    "torchvision": "torchvision",
+    "transformers": "transformers",
+}
+
 
 def missing(packages: Mapping[str, str]) -> list[str]:
     """Names, as pip uses them, of the packages that are not installed.
@@ -13,3 +30,19 @@ def missing(packages: Mapping[str, str]) -> list[str]:
         packages: module -> package.
     """
     return [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
+
+
+def require(extra: str, user: str, *modules: str) -> None:
+    """Check that the packages of an extra are installed, before the work that needs them.
+
+    Args:
+        extra: name of dcache's extra that installs them.
+        user: what needs them, for the message: "dcache bench".
+        modules: modules in `PACKAGES`.
+
+    Raises:
+        DcacheError: some are missing; the message names them and has the line that installs the extra.
+    """
+    absent = missing({module: PACKAGES[module] for module in modules})
+    if absent:
+        raise DcacheError(f"{user} needs {', '.join(absent)}: {install_line(extra)}")

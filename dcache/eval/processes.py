@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from dcache.errors import DcacheError
+from dcache.eval.packages import require
 
 Done = TypeVar("Done")
 # Timeout of a wait. It is long, because one process may be busy for hours while the others wait for it.
@@ -118,11 +119,9 @@ def join(device: str = "auto") -> ProcessGroup:
     """
     if _alone():
         return ProcessGroup()
-    try:
-        from accelerate import PartialState
-    except ImportError:
-        raise DcacheError("several processes need accelerate: pip install accelerate") from None
+    require("bench", "a launch of several processes", "accelerate")
     import torch
+    from accelerate import PartialState
 
     on_cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
     state = PartialState(cpu=on_cpu, timeout=PATIENCE)

@@ -13,10 +13,13 @@ import hashlib
 import importlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from dcache.errors import DcacheError
+from dcache.util.options import did_you_mean
+from dcache.util.text import first_sentence
 
 COLUMN = "prompt"
 # Named set -> module, function of the module that draws captions, and the largest count.
@@ -36,7 +39,7 @@ def read(source: str, column: str = COLUMN) -> list[str]:
     Args:
         source: a file in UTF-8: txt (one prompt per line), csv (with a header line), jsonl (one object per
             line) or parquet; or a named set with a number, such as `demo:32` (captions that the model was not
-            trained on) and `demo-train:32` (captions that it was); or a prompt of two or more words.
+            trained on) and `demo-train:32` (captions that it was); or a prompt.
         column: column of the csv or parquet file, key of the jsonl objects.
 
     Raises:
@@ -49,13 +52,20 @@ def read(source: str, column: str = COLUMN) -> list[str]:
     if path.suffix.lower() in READERS:
         return _from_file(path, column)
     # Not Path.exists: it fails on a prompt that is too long for a file's name.
-    if len(source.split()) > 1 and not os.path.exists(source):  # noqa: PTH110
+    exists = "\0" in source or os.path.exists(source)  # noqa: PTH110
+    if source.strip() and not exists and (len(source.split()) > 1 or not _looks_like_a_name(source)):
         return [source.strip()]
+    close = did_you_mean(name, SETS) if count.isdecimal() else ""
     raise DcacheError(
         f"no prompts in {source!r}: expected a file ending in {', '.join(READERS)}, a named set "
-        f"({', '.join(f'{name}:{USUAL}' for name in SETS)}), or a prompt of two or more words. For "
-        "DrawBench or COCO captions make a text file with one prompt per line."
+        f"({', '.join(f'{name}:{USUAL}' for name in SETS)}), or a prompt. For DrawBench or COCO captions "
+        f"make a text file with one prompt per line.{close}"
     )
+
+
+def _looks_like_a_name(word: str) -> bool:
+    """Whether one word is a path, a file's name or the name of a set, and not a prompt."""
+    return bool(os.sep in word or re.search(r"\.[A-Za-z]\w{0,6}$", word) or re.search(r"\w:\d*$", word))
 
 
 def digest(prompts: Sequence[str]) -> str:
@@ -138,7 +148,7 @@ def _parquet(path: Path, column: str) -> Iterator[Row]:
         _expect(path, column, parquet.read_schema(path).names)
         values = parquet.read_table(path, columns=[column])[column].to_pylist()
     except (OSError, ArrowException) as error:
-        raise DcacheError(f"cannot read the prompts {path}: {error}") from None
+        raise DcacheError(f"cannot read the prompts {path}: {first_sentence(error)}") from None
     for number, value in enumerate(values, 1):
         yield f"row {number}", value
 

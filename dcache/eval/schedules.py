@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dcache.eval.canvas import ACCENT, FAINT, GREY, INK, new_figure, save
 from dcache.schedule import Plan, Schedule
@@ -82,6 +82,25 @@ def computed_share(plan: Plan) -> str:
     return f"computed {plan.computed} of {events} ({plan.computed / events:.0%})"
 
 
+def weight_lines(plan: Plan) -> list[list[str]]:
+    """A denoiser's tables of weights as rows of text: table, site, evaluation, weights by anchor.
+
+    `weights` are those of the mean and `apart` those of the difference of the halves of a guided batch, where
+    both are given. Site `*` is every site.
+    """
+    return [
+        [name, site, str(t), "  ".join(f"{w:+.3f} of {a}" for a, w in sorted(weights.items(), key=_number))]
+        for name, table in plan.parameters.items()
+        if isinstance(table, Mapping)
+        for site, rows in table.items()
+        for t, weights in rows.items()
+    ]
+
+
+def _number(item: tuple[Any, float]) -> int:
+    return int(item[0])
+
+
 def heading(schedule: Schedule) -> str:
     """One line with method, evaluations, sampler, guidance and resolution of a schedule."""
     parts = [f"{schedule.method or 'schedule'}: {schedule.steps} evaluations"]
@@ -146,8 +165,12 @@ def _panels(name: str, plan: Plan) -> list[Panel]:
     alike: dict[tuple[Strip, ...], list[str]] = {}
     for branch, rows in plan.rows.items():
         alike.setdefault(_strips(rows), []).append(branch)
-    parameters = ", ".join(f"{key}={value}" for key, value in plan.parameters.items())
-    predictor = f"{plan.predictor}({parameters})"
+    # Tables of weights are drawn by `weight_lines`: as text they are longer than any screen.
+    shown = [
+        f"{key}: a table" if isinstance(value, Mapping) else f"{key}={value}"
+        for key, value in plan.parameters.items()
+    ]
+    predictor = f"{plan.predictor}({', '.join(shown)})"
     return [Panel(name, plan.model, tuple(b), predictor, strips) for strips, b in alike.items()]
 
 

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dcache.errors import DcacheError
-from dcache.util.checks import is_whole
+from dcache.eval.limits import check_limit
 
 STAGES = ("generate", "score", "report")
-MOST = 10**6
-RANGES = {
-    "images_per_prompt": (1, MOST),
-    "seed": (0, 2**62),
-    "steps": (1, MOST),
-    "height": (1, MOST),
-    "width": (1, MOST),
-    "frames": (1, MOST),
-    "batch_size": (1, MOST),
-}
+CHECKED = ("images_per_prompt", "seed", "steps", "guidance", "height", "width", "frames", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -59,12 +48,8 @@ class Settings:
         Raises:
             DcacheError: a number is out of range.
         """
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not (is_whole(value) and low <= value <= high):
-                raise DcacheError(f"{name} must be a whole number between {low} and {high}, got {value!r}")
-        if self.guidance is not None and not (math.isfinite(self.guidance) and self.guidance >= 0):
-            raise DcacheError(f"guidance must be a number of at least 0, got {self.guidance}")
+        for name in CHECKED:
+            check_limit(name, getattr(self, name))
 
     def call(self) -> dict[str, Any]:
         """The arguments for `dcache.eval.subject.load`."""

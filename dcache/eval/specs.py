@@ -46,6 +46,11 @@ class MethodEntry(BenchEntry):
     method: Method | Schedule | None = None
 
     @property
+    def portable(self) -> bool:
+        """False for a schedule, which is for one model, and for measurements of a shipped model."""
+        return not (isinstance(self.method, Schedule) or self.note)
+
+    @property
     def digest(self) -> str:
         """Twelve hexadecimal digits over all parts of the method."""
         return digest_of(self.method)

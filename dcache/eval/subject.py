@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +16,14 @@ from numpy.typing import NDArray
 
 from dcache.errors import DcacheError
 from dcache.eval.fidelity import CLIP, PICTURE
+from dcache.eval.limits import check_device
+from dcache.eval.packages import require
+from dcache.eval.sources import EXPECTED, SHIPPED, check_source
+from dcache.util.text import first_sentence
 
 if TYPE_CHECKING:
     from torch import nn
 
-# Shipped pipeline -> its module, which has `load_pipeline`, `call_options` and `COEFFICIENTS`.
-SHIPPED = {"demo": "dcache.demo.pipeline", "demo-video": "dcache.demo.video.pipeline"}
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -45,7 +49,10 @@ class Subject:
         """
         takes = self._takes()
         unknown = [name for name in self.options if name not in takes]
-        if unknown and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values()):
+        # The **kwargs of diffusers' own pipelines take deprecated names only, and drop all others in silence.
+        diffusers = type(self.pipe).__module__.startswith("diffusers.")
+        anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values()) and not diffusers
+        if unknown and not anything:
             raise DcacheError(
                 f"{type(self.pipe).__name__} takes no {', '.join(map(repr, unknown))}: its call takes "
                 f"{', '.join(name for name in takes if name != 'self')}"
@@ -63,12 +70,13 @@ class Subject:
             Pictures (N, H, W, 3) or clips (N, F, H, W, 3), float32 in [0, 1]; they may have NaN.
 
         Raises:
-            DcacheError: the pipeline did not return one picture or clip for each prompt.
+            DcacheError: the pipeline refused the call's arguments, or did not return one picture or clip for
+                each prompt.
         """
         import torch
 
         noise = [torch.Generator().manual_seed(seed) for seed in seeds]
-        with torch.no_grad():
+        with torch.no_grad(), self._refusals():
             output = self.pipe(
                 **self._inputs(list(prompts)), generator=noise, output_type="np", **self.options
             )
@@ -113,6 +121,20 @@ class Subject:
         from dcache.identity.digest import model_digest
 
         return model_digest(type(self.pipe).__name__, getattr(self.pipe, "components", {}))
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Turn a pipeline's own refusal of its arguments into a `DcacheError`; errors of dcache pass."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            if _passed_through_dcache(error):
+                raise
+            options = ", ".join(f"{name}={value!r}" for name, value in self.options.items()) or "no options"
+            raise DcacheError(
+                f"{type(self.pipe).__name__} refused the call with {options}: "
+                f"{first_sentence(error)}. Change the options"
+            ) from error
 
     def _option(self, name: str) -> Any:
         parameter = self._takes().get(name)
@@ -182,9 +204,11 @@ def load(  # noqa: PLR0913
                 f"{dtype!r} and {device!r}. Cast and move the pipeline before"
             )
         return Subject(name, type(name).__name__, given)
+    check_source(name, given)
     dtype, device = placed(dtype, device)
     kind: torch.dtype = getattr(torch, dtype)
     if name in SHIPPED:
+        require("demo", f"the shipped pipeline {name}", "transformers")
         shipped = importlib.import_module(SHIPPED[name])
         # The shipped weights are loaded in float32 and cast afterwards.
         pipe = shipped.load_pipeline(device, None if kind is torch.float32 else kind)
@@ -196,10 +220,11 @@ def placed(dtype: str, device: str) -> tuple[str, str]:
     """Resolve `auto` in a dtype and a device: bfloat16 on the first GPU, or float32 on the CPU.
 
     Raises:
-        DcacheError: there is no such dtype.
+        DcacheError: there is no such dtype or device.
     """
     import torch
 
+    check_device(device)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if dtype not in DTYPES:
         raise DcacheError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -214,11 +239,16 @@ def _loaded(name: str, dtype: Any) -> Any:
     old = tuple(map(int, __version__.split(".")[:2])) < (0, 42)
     try:
         pipe = DiffusionPipeline.from_pretrained(name, **{"torch_dtype" if old else "dtype": dtype})
-    except (OSError, ValueError) as error:
+    except Exception as error:  # Damaged folders raise a dozen kinds of errors.
         raise DcacheError(
-            f"cannot load the pipeline {name!r}: {str(error).splitlines()[0]}. Expected "
-            f"{', '.join(SHIPPED)}, a folder written by save_pretrained (with model_index.json), or the id "
-            "of a pipeline on the hub."
+            f"cannot load the pipeline {name!r} ({type(error).__name__}). {EXPECTED}"
         ) from error
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _passed_through_dcache(error: BaseException) -> bool:
+    """Whether an error came from code of dcache below the pipeline, and not from the pipeline alone."""
+    # The first two frames are this module's own, of the call and of its context manager.
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    return any(name.partition(".")[0] == "dcache" and name != __name__ for name in modules)

@@ -95,7 +95,10 @@ def detect(content: Any) -> str:
         raise DcacheError(f"this can be a file of {' or of '.join(names)}: say which, with --from")
     if isinstance(content, dict) and str(content.get("format", "")).startswith("dcache."):
         raise DcacheError(f"this is a {content['format']} file of dcache: there is nothing to import")
-    raise DcacheError(f"this is none of the formats {', '.join(FORMATS)}, as far as can be detected")
+    raise DcacheError(
+        f"this is none of the formats {', '.join(FORMATS)}, as far as can be detected. If you know which "
+        "it is, say so with --from"
+    )
 
 
 def _options(name: str, takes: tuple[str, ...], given: dict[str, Any]) -> Options:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dcache.errors import DcacheError
+from dcache.util.text import first_sentence
 
 TENSORS = (".pt", ".pth", ".ckpt", ".bin")
 PICKLES = (".pkl", ".pickle")
@@ -36,7 +37,8 @@ def content_of(path: Path) -> Any:
             return _folder(path)
         size = path.stat().st_size
     except (OSError, ValueError) as error:
-        raise DcacheError(f"cannot read {path}: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else first_sentence(error)
+        raise DcacheError(f"cannot read {path}: {reason}") from error
     if size > MOST_BYTES:
         raise DcacheError(f"expected a file of at most {MOST_BYTES} bytes, and {path} has {size}")
     return _tensors(path) if path.suffix in TENSORS else _json(path)
@@ -46,7 +48,8 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except (OSError, ValueError, RecursionError) as error:
-        raise DcacheError(f"{path} cannot be read as JSON: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else first_sentence(error)
+        raise DcacheError(f"{path} cannot be read as JSON: {reason}") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -76,11 +79,10 @@ def _tensors(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # Damaged files raise a dozen kinds of errors.
-        message = str(error).partition("\n")[0][:200]
         raise DcacheError(
-            f"{path} cannot be read as a file of tensors ({type(error).__name__}: {message}). It is read "
-            "with weights_only=True: save it again with tensors, numbers and texts only"
-        ) from None
+            f"{path} is damaged, or holds more than tensors, numbers and texts, which is not read because it "
+            "may run any code. Save it again with these only"
+        ) from error
 
 
 def _folder(path: Path) -> dict[str, Any]:

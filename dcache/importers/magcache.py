@@ -10,16 +10,20 @@ from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.importers.imported import Imported, Options
-from dcache.importers.numbers import needed, numbers_of
+from dcache.importers.numbers import needed, numbers_of, plausible
 
 TAKES = ("steps", "interleaved")
 NAMES = ("mag_ratios", "ratios")
+# Magnitudes of successive evaluations are alike, so most ratios are near 1.
+USUAL = (0.7, 1.4)
 
 
 def fits(content: Any) -> bool:
-    """Whether the content is a list of positive numbers."""
+    """Whether the content is a list of positive numbers that is named so, or whose median is near 1."""
     ratios = numbers_of(content, *NAMES)
-    return ratios is not None and min(ratios) > 0
+    if ratios is None or min(ratios) <= 0:
+        return False
+    return isinstance(content, dict) or plausible(ratios, *USUAL)
 
 
 def convert(content: Any, options: Options) -> Imported:

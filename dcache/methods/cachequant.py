@@ -12,6 +12,7 @@ from dcache.predictors import Reuse
 from dcache.profile import Profile
 from dcache.schedulers import Listed
 from dcache.schedulers.planners import make
+from dcache.util.checks import check_wholes
 
 
 @preset(
@@ -48,7 +49,7 @@ def cachequant(
         steps, count = [t for t, computed in enumerate(row) if computed], model_profile.steps
         made_for = (model_profile.model, model_profile.config)
     return Method(
-        rule=Listed(tuple(steps)),
+        rule=Listed(check_wholes("steps", steps, 0)),
         predictor=Reuse(),
         sites=(site,),
         codec="value",

@@ -9,7 +9,7 @@ from dcache.method import Method
 from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.schedulers import Every, Listed, Warmup, any_of
-from dcache.util.checks import check_whole
+from dcache.util.checks import check_whole, check_wholes
 
 
 @preset("DeepCache, Ma et al. 2023, arXiv 2312.00858", sites="bracket", families=("unet",))
@@ -35,10 +35,8 @@ def deepcache(
     if sites is not None and not sites.startswith("bracket"):
         raise DcacheError(f"deepcache caches a bracket of a UNet: expected sites='bracket:N', got {sites!r}")
     check_whole("branch_id", branch_id, 0)
-    if steps is not None and not isinstance(steps, Sequence):
-        raise DcacheError(f"steps must be a list of evaluations, got {steps!r}")
     where = sites or f"bracket:{branch_id}"
-    when = Every(interval) if steps is None else Listed(tuple(steps))
+    when = Every(interval) if steps is None else Listed(check_wholes("steps", steps, 0))
     return Method(
         rule=any_of(Warmup(warmup), when),
         predictor=Reuse(),

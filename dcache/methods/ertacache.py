@@ -12,6 +12,7 @@ from dcache.predictors import Reuse
 from dcache.profile import Profile
 from dcache.schedulers import Listed
 from dcache.schedulers.planners import make
+from dcache.util.checks import check_wholes
 
 
 @preset("ERTACache, Peng et al. 2025, arXiv 2508.21091", sites="model", needs="a profile or steps")
@@ -54,7 +55,7 @@ def ertacache(
         steps, count = [t for t, computed in enumerate(row) if computed], model_profile.steps
         levels, made_for = schedule.sigmas, (model_profile.model, model_profile.config)
     return Method(
-        rule=Listed(tuple(steps)),
+        rule=Listed(check_wholes("steps", steps, 0)),
         predictor=Reuse(),
         sites=("model",),
         codec=codec,

@@ -13,7 +13,7 @@ from dcache.predictors import Reuse
 from dcache.profile import Profile
 from dcache.schedulers import Listed, Shrinking, guarded
 from dcache.schedulers.planners.profilingdit import SHARE, labelled, sites
-from dcache.util.checks import is_whole
+from dcache.util.checks import check_wholes, is_whole
 
 
 @preset(
@@ -56,7 +56,9 @@ def profilingdit(
     if not depths or not all(is_whole(i) and i >= 0 for i in depths):
         raise DcacheError(f"background must be depths of blocks, such as [0, 2, 3], got {background!r}")
     rule = (
-        Shrinking(t_max, t_max if t_min is None else t_min, start) if steps is None else Listed(tuple(steps))
+        Shrinking(t_max, t_max if t_min is None else t_min, start)
+        if steps is None
+        else Listed(check_wholes("steps", steps, 0))
     )
     return Method(
         rule=guarded(rule, warmup=start),

@@ -84,6 +84,21 @@ class Changes(Observer):
         if site == "trunk" and output.changes:
             self._see_delta(call, output.changes[0])
 
+    def content(self) -> dict[str, Floats]:
+        """What was observed so far, as arrays: `moments` (N, 2) of evaluation and ratio, `pairs` (M, 2)."""
+        moments = [(t, ratio) for t, ratios in self._ratios.items() for ratio in ratios]
+        return {
+            "moments": np.array(moments, np.float64).reshape(-1, 2),
+            "pairs": np.array(self._pairs, np.float64).reshape(-1, 2),
+        }
+
+    def restore(self, content: Mapping[str, Floats]) -> None:
+        """Replace what was observed by a `content`."""
+        self._ratios.clear()
+        for t, ratio in content["moments"].tolist():
+            self._ratios[int(t)].append(ratio)
+        self._pairs = [(a, b) for a, b in content["pairs"].tolist()]
+
     def _see_delta(self, call: Call, delta: torch.Tensor) -> None:
         branch = call.branch.name
         index, before = self._deltas.get(branch, (-1, delta))

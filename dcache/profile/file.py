@@ -39,7 +39,7 @@ def write(fields: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     Raises:
         DcacheError: the file cannot be written, or `made` has values that are not JSON's.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     arrays: dict[str, Floats] = {}
     names: list[list[str]] = []
@@ -69,7 +69,9 @@ def write(fields: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
         header = {FORMAT: json.dumps(about, allow_nan=False)}
     except (TypeError, ValueError) as error:
         raise DcacheError(f"the profile cannot be written as JSON: {error}") from None
-    return files.write(Path(path), lambda temporary: save_file(arrays, temporary, header))
+    # Not `save_file`, whose error on a full disk is no OSError.
+    content = save(arrays, header)
+    return files.write(files.as_path(path, "profile"), lambda temporary: temporary.write_bytes(content))
 
 
 def read(path: str | os.PathLike[str], build: Callable[..., T]) -> T:
@@ -84,6 +86,7 @@ def read(path: str | os.PathLike[str], build: Callable[..., T]) -> T:
     """
     from safetensors import SafetensorError, safe_open
 
+    path = files.as_path(path, "profile")
     try:
         with safe_open(path, framework="numpy") as opened:
             header = opened.metadata() or {}
@@ -91,8 +94,13 @@ def read(path: str | os.PathLike[str], build: Callable[..., T]) -> T:
                 raise DcacheError("this is no profile: expected one that `dcache calibrate` wrote")
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         return _built(json.loads(header[FORMAT], parse_constant=_finite), arrays, build)
+    except FileNotFoundError as error:
+        raise DcacheError(f"cannot read the profile {path}: there is no such file") from error
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise DcacheError(f"cannot read the profile {path}: {error}") from None
+        raise DcacheError(
+            f"cannot read the profile {path}: expected a file that `dcache calibrate` wrote, and this is "
+            "damaged or of another kind. Observe again: dcache calibrate PIPE --out FILE.safetensors"
+        ) from error
     except DcacheError as error:
         raise DcacheError(f"{path}: {error}") from None
 

@@ -15,6 +15,7 @@ import torch
 from dcache.errors import DcacheError
 from dcache.predictors.corrections import Correction, Corrections
 from dcache.util import files
+from dcache.util.text import first_sentence
 
 _SUFFIX = ".safetensors"
 
@@ -87,7 +88,7 @@ def read(folder: Path, tables: Any, contents: Mapping[str, Any]) -> dict[str, Co
     try:
         arrays = load(data)
     except (SafetensorError, ValueError) as error:
-        raise DcacheError(f"{name} is no safetensors file: {error}") from None
+        raise DcacheError(f"{name} is no safetensors file: {first_sentence(error)}") from None
     try:
         return {
             component: _parsed(content, arrays, f"{i}.")
@@ -95,7 +96,7 @@ def read(folder: Path, tables: Any, contents: Mapping[str, Any]) -> dict[str, Co
         }
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DcacheError(
-            f"the schedule's corrections do not fit {name}: {type(error).__name__} {error}"
+            f"the schedule's corrections do not fit {name}: {type(error).__name__} {first_sentence(error)}"
         ) from None
 
 

@@ -37,7 +37,7 @@ def write(
     Raises:
         DcacheError: the file cannot be written, or `measured` has values that are not JSON's.
     """
-    target = Path(path)
+    target = files.as_path(path, "schedule")
     whole = {"format": FORMAT, "version": VERSION, **content}
     try:
         numbers = corrections_file.packed(corrections) if corrections else b""
@@ -62,19 +62,20 @@ def read(path: str | os.PathLike[str], build: Callable[..., T]) -> T:
     Raises:
         DcacheError: the file does not exist, is truncated, was edited by hand, or is not a schedule.
     """
+    path = files.as_path(path, "schedule")
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise DcacheError(f"cannot read the schedule {path}: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise DcacheError(f"cannot read the schedule {path}: {reason}") from error
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DcacheError(
-            f"{path} is not valid JSON, so it was truncated or damaged ({error}). Write it again "
-            "with Schedule.save."
-        ) from None
+            f"{path} is not valid JSON, so it was truncated or damaged. Write it again with Schedule.save."
+        ) from error
     try:
-        return build(**_fields(content, Path(path).parent))
+        return build(**_fields(content, path.parent))
     except (DcacheError, RecursionError) as error:
         raise DcacheError(f"{path}: {error}") from None
 

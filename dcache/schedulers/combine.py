@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dcache.errors import DcacheError
 from dcache.schedulers.rules import Rule, StepContext, may_predict
-from dcache.util.checks import check_number, check_whole
+from dcache.util.checks import check_number, check_whole, is_whole
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,15 @@ class DeltaDitStages:
     def __call__(self, context: StepContext) -> str | None:
         """The reason "stage" or "length", or None to let the site be predicted."""
         boundary = self.boundary
-        if isinstance(boundary, float):
+        if not is_whole(boundary):
             if context.count is None:
                 return "length"
             boundary = round(boundary * context.count)
+        elif context.count is not None and boundary > context.count:
+            raise DcacheError(
+                f"boundary={boundary} is behind the run's last evaluation: expected a whole number of at "
+                f"most {context.count}, or a share of the run such as 0.24"
+            )
         blocks = share_of(self.blocks, context.depth)
         rear = context.index < boundary
         inside = context.site.first >= context.depth - blocks if rear else context.site.last < blocks

@@ -120,9 +120,15 @@ class Retention:
 
     def __call__(self, context: StepContext) -> str | None:
         """The reason "warmup", "length" in a run of unknown length, or None to let the site be predicted."""
+        if self.share >= 1.0:
+            return "warmup"
         if context.count is None:
             return "length"
         return "warmup" if context.index < max(1, math.floor(self.share * context.count)) else None
+
+    def may_predict(self, steps: int | None) -> bool:
+        """False for the whole run."""
+        return self.share < 1.0
 
 
 @dataclass(frozen=True)
@@ -155,15 +161,11 @@ class MaxRun:
     longest: int
 
     def __post_init__(self) -> None:
-        check_whole("max_run", self.longest, 0)
+        check_whole("max_run", self.longest, 1)
 
     def __call__(self, context: StepContext) -> str | None:
         """The reason "max_run", or None to let the site be predicted."""
         return "max_run" if context.run_length >= self.longest else None
-
-    def may_predict(self, steps: int | None) -> bool:
-        """False if the longest run is 0."""
-        return self.longest > 0
 
 
 @dataclass(frozen=True)

@@ -12,22 +12,27 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 
 from dcache.errors import DcacheError
-from dcache.eval.bench import bench
-from dcache.eval.progress import StageProgress
+from dcache.eval.entries import UNCACHED
+from dcache.eval.limits import check_limit
+from dcache.eval.progress import Planned, Progress, silent
 from dcache.eval.specs import MethodEntry
 from dcache.eval.subject import Subject
 from dcache.schedule import Schedule
 from dcache.search.check import figures
 from dcache.search.closed_loop import Share, fit, straight, with_slopes
-from dcache.search.latency_model import CalibrationTarget, LinearLatency, fit_latency, observe
+from dcache.search.latency_model import CalibrationTarget, LinearLatency, Timer, fit_latency, observe
 from dcache.search.placement import Anchors, Placed, descend, even_places, front_loaded_places
 from dcache.search.render import Renderer
+from dcache.search.results import Results
 
 FEWEST_PROMPTS = 3
 # A start may miss the speedup by this factor: timings are no more precise.
 LEEWAY = 0.98
+# Pictures in a call.
+SIZE = 8
 # Gauss-Newton steps of the weights: a second one gained less than 0.1 dB on the demo, for as many runs.
 STEPS = 1
 
@@ -58,7 +63,7 @@ class Calibrated:
     rendered: int
 
 
-def calibrate(
+def calibrate(  # noqa: PLR0913
     subject: Subject,
     prompts: Sequence[str],
     speedup: float,
@@ -67,7 +72,8 @@ def calibrate(
     seed: int = 0,
     repeats: int = 3,
     starts: Sequence[Schedule] = (),
-    progress: StageProgress = lambda _stage: None,
+    results: Results | None = None,
+    progress: Progress = silent,
 ) -> Calibrated:
     """Find a schedule for a speedup of the pipeline's calls.
 
@@ -80,44 +86,86 @@ def calibrate(
         repeats: timed calls of each.
         starts: schedules to start from. If all rows of one are equal and compute as often as the speedup
             allows, its places start a local search. Each also competes unchanged, if it is fast enough.
-        progress: called with a description of each stage.
+        results: results of an earlier run of the same calibration; None keeps nothing.
+        progress: called with the stage, the number of pipeline calls done, and their planned number.
 
     Raises:
-        DcacheError: too few prompts, no budget, a speedup out of reach, a start that does not fit, or a
-            pipeline with several denoisers.
+        DcacheError: a number out of range, too few prompts, a start that does not fit, or several denoisers.
     """
+    _refuse_few(prompts)
+    for name, value in (("speedup", speedup), ("budget", budget), ("seed", seed), ("repeats", repeats)):
+        check_limit(name, value)
+    results, cut = results or Results(), max(1, len(prompts) // 3)
+    stages = Stages(len(prompts) - cut, cut, budget, repeats, progress)
+    timer = Timer(results, stages.step)
+    stages.timing(1)
+    target = observe(subject, prompts[0], seed)
+    latency = fit_latency(subject, target, prompts[:cut], seed, repeats, timer)
+    computes = latency.computes(speedup)
+    stages.uncached()
+    fitting = Renderer(subject, prompts[cut:], seed + cut, SIZE, stages.step, results, "fitting")
+    checking = Renderer(subject, prompts[:cut], seed, SIZE, stages.step, results, "checking")
+    places = [make(computes, target.steps) for make in (even_places, front_loaded_places)]
+    places += starting_places(starts, computes, target.steps)
+    stages.places(computes, len(places))
+    placed, share = _search(target, fitting, places, budget, random.Random(seed))
+    stages.weights(len(straight(target.at(placed.anchors))) * (2 if target.paired else 1))
+    best = _weighed(target, placed.anchors, share, fitting, checking, latency)
+    stages.timing(1 + len(starts))
+    rivals = (
+        _rival(subject, start, checking, prompts[:cut], seed, repeats, timer, f"start {i}")
+        for i, start in enumerate(starts)
+    )
+    allowed = [rival for rival in rivals if rival.expected >= LEEWAY * speedup]
+    best = max([best, *allowed], key=lambda candidate: candidate.fitted)
+    reached = measured_speedup(subject, best.schedule, prompts[:cut], seed, repeats, timer, "result")
+    method = best.schedule.method if best in allowed else "calibrated"
+    measured = figures(reached, best.fitted, cut)
+    schedule = replace(best.schedule, method=method, guidance=subject.guidance, measured=measured)
+    return replace(best, schedule=schedule, speedup=reached, rendered=fitting.rendered + checking.rendered)
+
+
+def _refuse_few(prompts: Sequence[str]) -> None:
     if len(prompts) < FEWEST_PROMPTS:
         raise DcacheError(
             f"expected {FEWEST_PROMPTS} or more prompts, for fitting and for checking, got {len(prompts)}"
         )
-    if budget < 1:
-        raise DcacheError(f"expected a budget of 1 or more sets of places to evaluate, got {budget}")
-    progress("timing")
-    target = observe(subject, prompts[0], seed)
-    cut = max(1, len(prompts) // 3)
-    latency = fit_latency(subject, target, prompts[:cut], seed, repeats)
-    computes = latency.computes(speedup)
-    progress("uncached pictures")
-    fitting = Renderer(subject, prompts[cut:], seed + cut)
-    checking = Renderer(subject, prompts[:cut], seed)
-    progress(f"places of {computes} computes")
-    places = [make(computes, target.steps) for make in (even_places, front_loaded_places)]
-    places += starting_places(starts, computes, target.steps)
-    placed, share = _search(target, fitting, places, budget, random.Random(seed))
-    progress("weights")
-    best = _weighed(target, placed.anchors, share, fitting, checking, latency)
-    progress("timing the schedule")
-    rivals = [_rival(subject, start, checking, prompts[:cut], seed, repeats) for start in starts]
-    allowed = [rival for rival in rivals if rival.expected >= LEEWAY * speedup]
-    best = max([best, *allowed], key=lambda candidate: candidate.fitted)
-    reached = measured_speedup(subject, best.schedule, prompts[:cut], seed, repeats)
-    schedule = replace(
-        best.schedule,
-        method=best.schedule.method if best in allowed else "calibrated",
-        guidance=subject.guidance,
-        measured=figures(reached, best.fitted, cut),
-    )
-    return replace(best, schedule=schedule, speedup=reached, rendered=fitting.rendered + checking.rendered)
+
+
+class Stages(Planned):
+    """The stages of a calibration, with the pipeline calls that each takes at most.
+
+    Args:
+        fitting: number of prompts for fitting.
+        checking: number of prompts for checking.
+        budget: most sets of places.
+        repeats: timed calls of each.
+        progress: as in `calibrate`.
+    """
+
+    def __init__(self, fitting: int, checking: int, budget: int, repeats: int, progress: Progress) -> None:
+        self.calls, self.checks = -(-fitting // SIZE), -(-checking // SIZE)
+        self.budget, self.timed = budget, 2 * (repeats + 1)
+        # The weights take about as many renderings as there are predictions to fit, here 16.
+        guess = 2 * self.timed + self.calls * (1 + budget + 2 * len(SHARES + PAIRED) + 16)
+        super().__init__(progress, guess)
+
+    def timing(self, schedules: int) -> None:
+        """Begin to time so many schedules, in turns with the uncached call."""
+        self.begin("timing the schedule" if self.end else "timing", schedules * (self.timed + self.checks))
+
+    def uncached(self) -> None:
+        """Begin the uncached pictures."""
+        self.begin("uncached pictures", self.calls + self.checks)
+
+    def places(self, computes: int, starts: int) -> None:
+        """Begin the search of places."""
+        tried = starts * len(SHARES + PAIRED) + self.budget
+        self.begin(f"places of {computes} computes", self.calls * tried)
+
+    def weights(self, slopes: int) -> None:
+        """Begin the fit of so many slopes."""
+        self.begin("weights", self.calls * (slopes + 1) + self.checks * 4)
 
 
 def followed(target: CalibrationTarget, anchors: Anchors, share: Share) -> Schedule:
@@ -188,17 +236,27 @@ def _rival(
     prompts: Sequence[str],
     seed: int,
     repeats: int,
+    timer: Timer,
+    stage: str,
 ) -> Calibrated:
     """Quality and speedup of a start, unchanged."""
     quality = checking.quality(schedule)
-    expected = measured_speedup(subject, schedule, prompts, seed, repeats)
-    return Calibrated(schedule, quality, quality, expected, 0.0, 0)
+    speedup = 0.0
+    if isfinite(quality):
+        speedup = measured_speedup(subject, schedule, prompts, seed, repeats, timer, stage)
+    return Calibrated(schedule, quality, quality, speedup, 0.0, 0)
 
 
 def measured_speedup(
-    subject: Subject, schedule: Schedule, prompts: Sequence[str], seed: int, repeats: int
+    subject: Subject,
+    schedule: Schedule,
+    prompts: Sequence[str],
+    seed: int,
+    repeats: int,
+    timer: Timer,
+    stage: str,
 ) -> float:
-    """Measured speedup of the whole call; 0 if the pictures are broken."""
+    """Measured speedup of the whole call; `stage` names the timings in the timer's results."""
     entry = MethodEntry("calibrated", "calibrated", method=schedule)
-    result = bench(subject, [entry], prompts, seed=seed, repeats=repeats, count_flops=False)
-    return result.rows[0].speedup or 0.0
+    uncached, cached = timer.medians(subject, stage, [UNCACHED, entry], prompts, seed, repeats)
+    return uncached / cached

@@ -17,12 +17,13 @@ from dcache.identity.denoisers import denoisers
 from dcache.profile import Floats, Profile
 from dcache.schedule import Plan, Schedule
 from dcache.search.render import Renderer
+from dcache.search.results import Results
 
 # Mean squared error assigned to broken pictures: the largest between pictures in [0, 1].
 BROKEN = 1.0
 
 
-def importance(
+def importance(  # noqa: PLR0913
     subject: Subject,
     profile: Profile,
     prompts: Sequence[str],
@@ -32,11 +33,12 @@ def importance(
     batch_size: int = 8,
     progress: StageProgress = lambda _stage: None,
     group: ProcessGroup | None = None,
+    results: Results | None = None,
 ) -> Profile:
     """The profile with the importance of every evaluation added; rows of other sites stay.
 
-    The evaluation is predicted by reuse of the one before; evaluation 0 cannot be predicted and gets NaN.
-    Each site takes a run of all prompts for each evaluation but the first.
+    The evaluation is predicted by reuse. Evaluation 0 cannot be predicted and gets NaN. Each site takes a run
+    of all prompts for each of the others.
 
     Args:
         subject: the pipeline that was profiled.
@@ -47,6 +49,7 @@ def importance(
         batch_size: pictures in a call.
         progress: called with a description of each stage; the first ones estimate the duration.
         group: the processes that share the prompts; None is the group that this process was started in.
+        results: runs of an earlier run of the same command; None keeps nothing.
 
     Raises:
         DcacheError: fewer prompts than processes, or a site that was not observed.
@@ -65,7 +68,8 @@ def importance(
     mine = [prompts[i] for i in part]
     progress("importance: uncached pictures")
     began = time.perf_counter()
-    renderer = group.all(lambda: Renderer(subject, mine, seed + int(part[0]), batch_size))
+    begin, earlier = seed + int(part[0]), results or Results()
+    renderer = group.all(lambda: Renderer(subject, mine, begin, batch_size, results=earlier, part="single"))
     each = time.perf_counter() - began
     runs = len(chosen) * (profile.steps - 1)
     progress(f"importance: {runs} runs of {len(mine)} pictures, at most about {runs * each:.0f} s")

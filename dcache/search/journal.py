@@ -32,22 +32,30 @@ class Journal:
         about: everything that decides the results, from `dcache.search.search.identity_of`.
         results: (schedule digest, rung) -> result.
         damaged: number of lines that could not be read.
+        what: what it is the journal of, for messages.
     """
 
     path: Path | None
     about: Mapping[str, Any]
     results: dict[Key, dict[str, Any]] = field(default_factory=dict)
     damaged: int = 0
+    what: str = "search"
 
     @staticmethod
-    def start(path: Path, about: Mapping[str, Any], resume: bool) -> Journal:
+    def start(path: Path, about: Mapping[str, Any], resume: bool, what: str = "search") -> Journal:
         """Start a new file, or continue an existing one. A file without evaluations is started anew.
+
+        Args:
+            path: the file.
+            about: everything that decides the results.
+            resume: continue an existing file.
+            what: what it is the journal of, for messages.
 
         Raises:
             DcacheError: there is a file and `resume` is False; it is of another search; or it cannot be
                 written.
         """
-        journal = Journal(path, about)
+        journal = Journal(path, about, what=what)
         lines = journal._lines() if path.exists() and path.stat().st_size else None
         if lines is not None and (len(lines) != 1 or not _heads(lines[0]) or journal.damaged):
             if not resume:
@@ -74,15 +82,15 @@ class Journal:
     def _read(self, lines: list[dict[str, Any]]) -> None:
         if not lines or not _heads(lines[0]):
             raise DcacheError(
-                f"{self.path} is no journal of a search: its first line is not a journal's. Choose another "
-                "--out"
+                f"{self.path} is no journal of a {self.what}: its first line is not a journal's. Choose "
+                "another --out"
             )
         about, expected = lines[0].get("about"), self._as_read()
         if about != expected:
             names = [k for k in {*expected, *(about or {})} if (about or {}).get(k) != expected.get(k)]
             raise DcacheError(
-                f"{self.path} is of another search: {', '.join(sorted(names))} differ. Use the same "
-                "settings, or choose another --out"
+                f"{self.path} is of another {self.what}: {', '.join(sorted(names))} differ. Use the same "
+                "settings, delete it, or choose another --out"
             )
         written_with = lines[0].get("versions")
         if written_with != versions():
@@ -131,9 +139,10 @@ class Journal:
                 # On disk before the search goes on: a result that strategies have seen must survive a crash.
                 os.fsync(opened.fileno())
         except OSError as error:
+            again = "with --resume" if self.what == "search" else "again"
             raise DcacheError(
                 f"cannot write the journal {self.path}: {error.strerror}. Earlier results are saved: free "
-                "some space and run the same command with --resume"
+                f"some space and run the same command {again}"
             ) from error
 
 

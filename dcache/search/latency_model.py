@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 import dcache
 from dcache.errors import DcacheError
-from dcache.eval.entries import UNCACHED, run_once
+from dcache.eval.entries import UNCACHED, BenchEntry, run_once
 from dcache.eval.specs import MethodEntry
 from dcache.eval.subject import Subject
 from dcache.intercept.pytree import batch_of
@@ -19,6 +20,7 @@ from dcache.predictors.guided_pair import halves_equal
 from dcache.schedule import Schedule
 from dcache.search.closed_loop import with_slopes
 from dcache.search.placement import Anchors
+from dcache.search.results import Results
 
 
 @dataclass(frozen=True)
@@ -113,17 +115,66 @@ def paired(subject: Subject, prompt: str, seed: int) -> bool:
 
 
 def fit_latency(
-    subject: Subject, target: CalibrationTarget, prompts: Sequence[str], seed: int, repeats: int
+    subject: Subject,
+    target: CalibrationTarget,
+    prompts: Sequence[str],
+    seed: int,
+    repeats: int,
+    timer: Timer | None = None,
 ) -> LinearLatency:
     """Time the uncached call and the cheapest one in turns, on one batch, after a warm-up call of each."""
     fewest = MethodEntry("one", "one", method=with_slopes(target.at((0,)), {}))
-    seeds = [seed + i for i in range(len(prompts))]
-    taken: dict[str, list[float]] = {UNCACHED.spec: [], fewest.spec: []}
-    for turn in range(repeats + 1):
-        for entry in (UNCACHED, fewest):
-            seconds = run_once(subject, entry, prompts, seeds).cost.seconds
-            if turn:
-                taken[entry.spec].append(seconds)
-    return LinearLatency(
-        target.steps, statistics.median(taken[UNCACHED.spec]), statistics.median(taken[fewest.spec])
-    )
+    seconds = (timer or Timer()).medians(subject, "latency", [UNCACHED, fewest], prompts, seed, repeats)
+    return LinearLatency(target.steps, *seconds)
+
+
+@dataclass(frozen=True)
+class Timer:
+    """Times calls in turns.
+
+    Attributes:
+        results: the seconds of earlier runs, and of this one.
+        progress: called after each call.
+    """
+
+    results: Results = field(default_factory=Results)
+    progress: Callable[[], None] = lambda: None
+
+    def medians(
+        self,
+        subject: Subject,
+        stage: str,
+        entries: Sequence[BenchEntry],
+        prompts: Sequence[str],
+        seed: int,
+        repeats: int,
+    ) -> list[float]:
+        """Median seconds of a call of each entry, in turns, after a warm-up call of each.
+
+        Args:
+            subject: the pipeline.
+            stage: name of these timings, unique within the results.
+            entries: the methods; their `spec` is unique.
+            prompts: one batch.
+            seed: picture i has seed + i.
+            repeats: timed calls of each.
+        """
+        seeds = [seed + i for i in range(len(prompts))]
+
+        def seconds(entry: BenchEntry) -> float:
+            taken = run_once(subject, entry, prompts, seeds).cost.seconds
+            self.progress()
+            return taken
+
+        names = {
+            (turn, e.spec): f"{stage}:{turn}:{e.spec}" for turn in range(1, repeats + 1) for e in entries
+        }
+        if not all(map(self.results.has, names.values())):
+            for entry in entries:
+                seconds(entry)
+        taken: dict[str, list[float]] = {entry.spec: [] for entry in entries}
+        for turn in range(1, repeats + 1):
+            for entry in entries:
+                name = names[turn, entry.spec]
+                taken[entry.spec].append(self.results.number(name, partial(seconds, entry)))
+        return [statistics.median(values) for values in taken.values()]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -20,7 +21,9 @@ from dcache.observation.changes import Changes
 from dcache.observation.features import FeatureBuffer, Key, sketch_error
 from dcache.observation.run import observe_run, shape_of_run
 from dcache.profile import FeatureTables, Profile
+from dcache.profile.tables import Floats
 from dcache.search.passes import MODEL, Pass
+from dcache.search.results import Results
 
 Batch = tuple[list[str], list[int]]
 
@@ -69,6 +72,7 @@ class ObservationRuns:
         batches: prompts and seeds of every call.
         cap: bytes of host memory for the features of one run.
         progress: called with a description of each stage.
+        results: the runs that were made before a kill.
     """
 
     subject: Subject
@@ -76,6 +80,7 @@ class ObservationRuns:
     batches: Sequence[Batch]
     cap: int
     progress: StageProgress
+    results: Results = field(default_factory=Results)
 
     def profile(self, passes: Sequence[Pass], lenient: bool) -> Profile:
         """Run all passes; returns the profile of the features.
@@ -127,34 +132,61 @@ class ObservationRuns:
     def _runs(self, wanted: Pass, batches: list[Batch], totals: RunTotals, name: str) -> None:
         """Run batches of one size: one run to measure the size of the features, then all of them."""
         model = wanted.model or not wanted.sites
-        self.progress(f"{name}: size of the features")
-        sizes = self._sizes(batches[0], model, totals)
+        label = f"{','.join(wanted.names)}:{model}"
+        names = [f"{label}:run {seeds[0]}" for _, seeds in batches]
+        shape = f"{label}:shape {batches[0][1][0]}"
+        # The first run of a process also settles which streams the engine reads. It can be left out only if
+        # no other run is missing.
+        if self.results.has(shape) and all(map(self.results.has_arrays, names)):
+            shaped = self.results.number(shape, dict)
+        else:
+            self.progress(f"{name}: size of the features")
+            shaped = self._shape(batches[0], model)
+            self.results.number(shape, lambda: shaped)
+        sizes = {Key(*key): count for key, count in shaped["sizes"]}
+        totals.steps, totals.sampler = shaped["steps"], shaped["sampler"]
+        totals.sigmas = tuple(shaped["sigmas"]) or totals.sigmas
+        totals.resolution = tuple(shaped["resolution"])
         features = FeatureBuffer(sizes, totals.steps, self.cap, device_of(self.module))
         sketches = [numbers for numbers in (totals.numbers, features.numbers) if numbers is not None]
         totals.numbers = min(sketches, default=None)
         for i, batch in enumerate(batches):
             self.progress(f"{name}: run {i + 1} of {len(batches)}")
-            prompts, seeds = batch
-            features.begin(seeds[0])
-            observe_run(self.module, partial(self.subject, prompts, seeds), features, totals.changes, model)
-            for key in sizes:
-                totals.add(key, features.tables(key).scaled(float(len(prompts))))
-            totals.pictures += len(prompts)
-            totals.squares += len(prompts) ** 2
+            run = partial(self._run, batch, features, totals.changes, model)
+            self._add(totals, list(sizes), self.results.arrays(names[i], run), len(batch[0]))
 
-    def _sizes(self, batch: Batch, model: bool, totals: RunTotals) -> dict[Key, int]:
-        """Number of elements of every feature; also records steps, sampler, sigmas and resolution."""
+    def _run(
+        self, batch: Batch, features: FeatureBuffer, changes: Changes | None, model: bool
+    ) -> dict[str, Floats]:
+        """One run: its tables, (keys, 2 T + 1, T), and all changes of the trunk up to it."""
+        features.begin(batch[1][0])
+        observe_run(self.module, partial(self.subject, *batch), features, changes, model)
+        tables = [features.tables(key) for key in features.sizes]
+        stacked = np.stack([np.concatenate([t.gram, t.distance, t.size[None]]) for t in tables])
+        return {"tables": stacked} | ({} if changes is None else changes.content())
 
-        def run() -> None:
-            totals.resolution = tuple(self.subject(*batch).shape[1:-1])
+    def _add(self, totals: RunTotals, keys: Sequence[Key], run: Mapping[str, Floats], pictures: int) -> None:
+        """Add the result of a run."""
+        steps = totals.steps
+        for key, rows in zip(keys, run["tables"], strict=True):
+            tables = FeatureTables(rows[:steps], rows[steps : 2 * steps], rows[2 * steps])
+            totals.add(key, tables.scaled(float(pictures)))
+        if totals.changes is not None:
+            totals.changes.restore(run)
+        totals.pictures += pictures
+        totals.squares += pictures**2
 
-        shape = shape_of_run(self.module, run, model)
-        totals.steps, totals.sampler, totals.sigmas = (
-            shape.steps,
-            shape.sampler,
-            shape.sigmas or totals.sigmas,
-        )
-        return shape.sizes
+    def _shape(self, batch: Batch, model: bool) -> dict[str, Any]:
+        """Sizes of all features, steps, sampler, sigmas and resolution, as JSON values."""
+        shapes: list[tuple[int, ...]] = []
+        shape = shape_of_run(self.module, lambda: shapes.append(self.subject(*batch).shape[1:-1]), model)
+        return {
+            "sizes": [[list(key), count] for key, count in shape.sizes.items()],
+            "steps": shape.steps,
+            "sampler": shape.sampler,
+            "sigmas": list(shape.sigmas),
+            "resolution": list(shapes[0]),
+        }
 
 
 def _profile(seen: Sequence[RunTotals], left_out: dict[str, str]) -> Profile:

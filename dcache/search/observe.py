@@ -22,6 +22,7 @@ from dcache.identity.denoisers import config_digest, denoisers
 from dcache.profile import Latencies, Profile
 from dcache.search.observation_runs import Batch, ObservationRuns, device_of
 from dcache.search.passes import passes_of, sites_of
+from dcache.search.results import Results
 from dcache.search.timing import latencies
 from dcache.sites.discovery import discover
 from dcache.sites.site import Site
@@ -41,6 +42,7 @@ def observe(  # noqa: PLR0913
     component: str | None = None,
     timing: bool = True,
     repeats: int = 3,
+    results: Results | None = None,
     progress: StageProgress = lambda _stage: None,
 ) -> Profile:
     """Run a pipeline without predictions and compute a profile of its sites' outputs.
@@ -55,29 +57,28 @@ def observe(  # noqa: PLR0913
         component: name of the denoiser, if the pipeline has several.
         timing: measure seconds too.
         repeats: timed calls of each.
+        results: the runs of the same observation that were made before a kill; None keeps nothing.
         progress: called with a description of each stage.
 
     Raises:
         DcacheError: no prompts, a site that cannot be observed, NaN in a run, or too small a cap.
     """
-    if not prompts:
-        raise DcacheError("expected at least one prompt to observe, got none")
-    if batch_size < 1 or cap < 1:
-        raise DcacheError(f"batch_size and cap must be at least 1, got {batch_size} and {cap}")
+    _refuse_nothing(prompts, batch_size, cap)
     began = time.perf_counter()
     name, module = denoiser_of(subject, component)
     group = join(str(device_of(module)))
     wanted = sites_of(discover(module), sites)
     batches = batches_of(prompts, seed, batch_size, group)
-    runs = ObservationRuns(subject, module, batches, cap, progress)
+    runs = ObservationRuns(subject, module, batches, cap, progress, results or Results())
     profile = _observed(runs, wanted, sites is None, group)
     order = [site.name for site in wanted if site.name in profile.sites]
 
     def seconds() -> Latencies | None:
         # In one process only: others that time at once would slow it down.
-        if not (timing and group.first):
-            return None
-        return latencies(subject, name, order, profile.steps, batches[0], repeats, progress)
+        time_it = timing and group.first
+        return (
+            latencies(subject, name, order, profile.steps, batches[0], repeats, progress) if time_it else None
+        )
 
     settings = {"seed": seed, "batch_size": batch_size, "cap": cap, "processes": group.world_size}
     return replace(
@@ -90,6 +91,13 @@ def observe(  # noqa: PLR0913
         guidance=subject.guidance,
         made=_provenance(subject, settings, time.perf_counter() - began) | dict(profile.made),
     )
+
+
+def _refuse_nothing(prompts: Sequence[str], batch_size: int, cap: int) -> None:
+    if not prompts:
+        raise DcacheError("expected at least one prompt to observe, got none")
+    if batch_size < 1 or cap < 1:
+        raise DcacheError(f"batch_size and cap must be at least 1, got {batch_size} and {cap}")
 
 
 def _observed(runs: ObservationRuns, sites: Sequence[Site], lenient: bool, group: ProcessGroup) -> Profile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeGuard
 
 from dcache.errors import DcacheError
@@ -35,6 +36,19 @@ def check_number(name: str, value: object, least: float) -> None:
     """
     if not is_number(value) or not value >= least:
         raise DcacheError(f"{name} must be a number of at least {least}, got {value!r}")
+
+
+def check_wholes(name: str, values: object, least: int) -> tuple[int, ...]:
+    """Check a list of whole numbers; returns it as a tuple.
+
+    Raises:
+        DcacheError: it is no list, or an entry is not a whole number of at least `least`.
+    """
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
+        raise DcacheError(f"{name} must be a list of whole numbers, got {values!r}")
+    for value in values:
+        check_whole(f"every entry of {name}", value, least)
+    return tuple(values)
 
 
 def check_share(name: str, value: object, least: int) -> None:

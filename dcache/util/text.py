@@ -26,6 +26,16 @@ def short(value: object) -> str:
     return text if complete else f"{' '.join(text.split())[: LONGEST - 3]}...#{_digest(value)}"
 
 
+def first_sentence(error: BaseException) -> str:
+    r"""The first sentence of another library's error, without its full stop; at most 200 characters.
+
+    >>> first_sentence(ValueError("no such file. Try `pip install x`.\nSee https://example.org"))
+    'no such file'
+    """
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line.split(". ", 1)[0].rstrip(".")[:200]
+
+
 def _digest(value: object) -> str:
     sha = hashlib.sha256()
     for part in _parts(value):

@@ -61,7 +61,7 @@ def test_it_prints_a_table_and_writes_a_file(
         (["demo-video"], "runs no pipeline"),
         (["--prompts", "a fox"], "runs no pipeline"),
         (["--methods", "newton"], "runs no pipeline"),
-        (["--repeats", "0"], "at least one timed round"),
+        (["--repeats", "0"], "--repeats must be a whole number"),
     ],
 )
 def test_what_means_nothing_here_is_refused(

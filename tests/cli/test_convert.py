@@ -110,7 +110,7 @@ def test_dead_computes_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture
         ("{", [], "cannot be read as JSON"),
         ("{}", [], "none of the formats"),
         ('{"cache_schedule": {}}', [], '"num_inference_steps" must be'),
-        ("[1, 2, 3, 4, 5]", [], "of magcache or of teacache: say which, with --from"),
+        ("[1, 1.1, 0.9, 1, 1]", [], "of magcache or of teacache: say which, with --from"),
         ("[1, 2, 3, 4, 5]", ["--from", "ecad"], "this is not ECAD's format"),
         ('{"attn1": [1, 0]}', [], "give --blocks"),
         ('{"attn1": [1, 0]}', ["--blocks", "-1"], "blocks must be a whole number"),

@@ -115,7 +115,7 @@ def test_every_option_of_metrics_is_a_flag() -> None:
         (["--steps", "0"], "steps must be a whole number between 1"),
         (["--metrics", "psnr,,"], "no metric"),
         (["--metrics", ""], "no metric"),
-        (["--prompts", ""], "no prompts in ''"),
+        (["--prompts", ""], "--prompts is empty"),
         (["--option", "eta"], "expected NAME=VALUE"),
         (["--score-batch-size", "0"], "score_batch_size must be at least 1"),
         (["--stage", "score"], "holds no evaluation"),

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from dcache.cli import progress
-from dcache.cli.progress import rounds, shares
+from dcache.cli.progress import rounds, shares, stages
+from dcache.eval.progress import Planned
 
 
 class Terminal(io.StringIO):
@@ -74,3 +75,55 @@ def test_a_bar_begins_anew_with_each_stage(monkeypatch: pytest.MonkeyPatch) -> N
     assert "pictures: 100%" in shown
     assert "psnr:  12%" in shown
     assert "1/8" in shown
+
+
+def test_a_long_call_is_no_silence(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """The clock stands for the display; the thread that looks at it beats fast."""
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_BEATS", 0.001)
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    shown = ""
+    with stages() as log:
+        log("rendering")
+        assert "still" not in capsys.readouterr().err
+        now[0] += 9.0
+        while "still at it: rendering (9 s)" not in shown:
+            shown += capsys.readouterr().err
+    assert shown.count("still") == 1
+    assert progress.SECONDS_BETWEEN_LINES + 2.0 <= 10.0
+
+
+def test_stages_of_calls_say_how_much_is_left(clock: list[float], capsys) -> None:
+    with stages() as log:
+        plan = Planned(log.counted, 10)
+        plan.begin("timing", 4)
+        for _ in range(3):
+            clock[0] += 4
+            plan.step()
+        # The stage needed fewer calls than planned: the next begins where it was planned to end.
+        plan.begin("places", 6)
+        clock[0] += 10
+        plan.step()
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("still")]
+    assert lines == [
+        "loading the model",
+        "timing (0 s)",
+        "timing: 3 of at most 10 calls (12 s, about 28 s left)",
+        "places (12 s)",
+        "places: 5 of at most 10 calls (22 s, about 22 s left)",
+    ]
+
+
+def test_a_terminal_shows_one_bar_over_all_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with stages() as log:
+        plan = Planned(log.counted, 10)
+        plan.begin("timing", 4)
+        plan.step()
+        plan.begin("places", 6)
+        plan.step()
+    shown = sys.stderr.getvalue()
+    assert "places:  50%" in shown
+    assert "5/10" in shown
+    # tqdm's time left.
+    assert "<" in shown

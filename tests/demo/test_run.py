@@ -70,7 +70,7 @@ def test_it_ends_well_and_prints_a_row_for_each(ran: Ran) -> None:
         assert f"{method['mean_psnr']:.1f}" in [word.rstrip("*") for word in its]
     assert "fbcache 0: nothing was predicted" in ran.printed
     assert len(ran.printed.rstrip().split("\n\n")[-1].splitlines()) == 3
-    assert ran.told.splitlines()[1].startswith("warm-up")
+    assert any(line.startswith("warm-up") for line in ran.told.splitlines())
 
 
 def test_psnr_is_that_of_the_pictures(ran: Ran, pipe: Any) -> None:

@@ -144,8 +144,8 @@ def test_it_ends_well_and_prints_a_row_for_each(ran: Ran) -> None:
         bare = [word.rstrip("*") for word in its]
         assert f"{method['speedup']:.2f}x" in bare
         assert f"{method['mean_psnr']:.1f}" in bare
-        assert bare[-1] == f"{judged:.3f}"
-    assert ran.told.splitlines()[1].startswith("warm-up")
+        assert bare[-1] == f"{judged:.2f}"
+    assert any(line.startswith("warm-up") for line in ran.told.splitlines())
 
 
 def test_figures_are_those_of_the_clips(ran: Ran, pipe: WanPipeline) -> None:

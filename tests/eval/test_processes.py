@@ -103,8 +103,9 @@ def test_one_process_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_several_without_accelerate_are_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(DcacheError, match="several processes need accelerate: pip install accelerate"):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    expected = r"several processes needs accelerate: pip install 'dcache-torch\[bench\]'"
+    with pytest.raises(DcacheError, match=expected):
         join()
 
 

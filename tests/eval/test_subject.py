@@ -45,7 +45,7 @@ def test_a_pipeline_without_prompts_is_called_without() -> None:
 
 
 def test_what_cannot_be_loaded_or_called_is_told(tmp_path: object) -> None:
-    with pytest.raises(DcacheError, match=r"cannot load the pipeline .*demo, demo-video, a folder"):
+    with pytest.raises(DcacheError, match=r"has no model_index\.json\. Expected demo, demo-video, a folder"):
         load(str(tmp_path))
     with pytest.raises(DcacheError, match="dtype must be one of"):
         load("demo", dtype="int3")

@@ -111,7 +111,7 @@ def test_what_the_script_measures_the_presets_read(tmp_path: Path) -> None:
             ["demo", "--out", "a.json", "--component", "unet"],
             "component must be one denoiser of PixArtAlphaPipeline, which has 'transformer'; got 'unet'",
         ),
-        (["demo", "--out", "a.json", "--call", '{"frames": 3}'], "takes no frames"),
+        (["demo", "--out", "a.json", "--call", '{"frames": 3}'], "demo takes no 'frames'"),
         (["no/such/pipeline", "--out", "a.json"], "measure_coefficients: "),
     ],
 )

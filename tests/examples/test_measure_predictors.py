@@ -15,6 +15,7 @@ from dcache.schedule import Schedule
 from dcache.schedulers.planners.gram import combination
 from dcache.schedulers.planners.pairs import clock_values
 from dcache.search.render import Renderer
+from dcache.search.results import Results
 
 T = 12
 SIGMAS = tuple(np.linspace(0.98, 0.0, T + 1))
@@ -47,6 +48,7 @@ class World(Renderer):
     """Pictures are the mean of a run's features."""
 
     def __init__(self, z: np.ndarray) -> None:
+        self.results = Results()
         self.z, self.reference, self.rendered = z, z.mean(axis=0), 0
 
     def pictures(self, method: Any) -> Any:

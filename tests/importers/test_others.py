@@ -211,8 +211,12 @@ def test_each_format_is_told_from_its_content() -> None:
     assert {*examples, "l2c", "harmonica"} == set(FORMATS)
     with pytest.raises(DcacheError, match="of magcache or of teacache"):
         detect([1.0, 0.9, 1.1, 0.9, 1.1])
-    with pytest.raises(DcacheError, match="none of the formats bac, ecad"):
-        detect({"steps": 3})
+    # A list without a name, of numbers that are no measurements of either: it is not guessed at.
+    for other in ({"steps": 3}, [3, 1, 2], [1, 1, 1, 1, 1], [0.1, 0.05, 0.01], [999.0, 750.5, 500.0], []):
+        with pytest.raises(DcacheError, match=r"none of the formats bac, ecad.* say so with --from"):
+            detect(other)
+    assert detect({"mag_ratios": [3, 1, 2]}) == "magcache"
+    assert detect({"coefficients": [5, 4, 3, 2, 1]}) == "teacache"
 
 
 def test_dcaches_own_files_are_recognised(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ PRESETS = {
         teacache, {"threshold": 0.4, "coefficients": (1.0, 0.0)}, unet=False, kinds=("attn",), twin=NEVER
     ),
     "magcache": Preset(
-        magcache, {"ratios": [1.0, 0.9] * 3 + [1.0], "max_run": 2}, unet=False, twin={"max_run": 0}
+        magcache, {"ratios": [1.0, 0.9] * 3 + [1.0], "max_run": 2}, unet=False, twin={"retention": 1.0}
     ),
     "easycache": Preset(
         easycache, {"threshold": 5.0, "warmup": 1, "last": False, "codec": "value"}, twin=NEVER

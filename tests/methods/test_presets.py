@@ -82,7 +82,7 @@ def test_fbcache_follows_the_probe():
     assert computed_steps(methods.fbcache(), 7, changes) == [0, 3, 5]
     assert computed_steps(methods.fbcache(threshold=0), 7, [0.0] * 7) == list(range(7))
     assert computed_steps(methods.fbcache(max_run=2), 7, [0.0] * 7) == [0, 3, 6]
-    assert computed_steps(methods.fbcache(max_run=0), 4, [0.0] * 4) == [0, 1, 2, 3]
+    assert computed_steps(methods.fbcache(max_run=1), 5, [0.0] * 5) == [0, 2, 4]
     assert computed_steps(methods.fbcache(warmup=3, last=True), 7, [0.0] * 7) == [0, 1, 2, 6]
 
 
@@ -231,7 +231,6 @@ def test_every_parameter_of_a_preset_is_documented_and_annotated(name):
         (methods.deepcache(interval=1), False),
         (methods.deepcache(interval=1, steps=[0]), True),
         (methods.fbcache(threshold=0), False),
-        (methods.fbcache(max_run=0), False),
         (methods.adaptive(), True),
         (methods.adaptive(share=1.0), False),
         (methods.adaptive(threshold=0), False),
@@ -243,12 +242,11 @@ def test_every_parameter_of_a_preset_is_documented_and_annotated(name):
         (methods.spectrum(growth=0), True),
         (methods.delta_dit(interval=1), False),
         (methods.dbcache(threshold=0), False),
-        (methods.dbcache(max_run=0), False),
         (methods.teacache(0, "flux"), False),
-        (methods.magcache(ratios=[1, 1], max_run=0), False),
         (methods.magcache(threshold=0, ratios=[1, 1]), True),
+        (methods.magcache(ratios=[1, 1], retention=1.0), False),
+        (methods.magcache(ratios=[1, 1], retention=0.99), True),
         (methods.easycache(threshold=0), False),
-        (methods.seacache(max_run=0), False),
         (methods.sencache(0, NEEDS["sencache"]["sensitivities"], early=0), False),
         (methods.sencache(0, NEEDS["sencache"]["sensitivities"]), True),
         (methods.pab(attn=1, cross_attn=None), False),

@@ -49,6 +49,23 @@ def test_pairs_are_changes_of_what_attention_is_given_and_of_the_trunk() -> None
     assert spread == pytest.approx(0.125)
 
 
+def test_what_was_seen_can_be_put_into_another() -> None:
+    toy = dcache.enable(Toy([BasicTransformerBlock(), BasicTransformerBlock()]), EVERYTHING)
+    changes, other = Changes(toy), Changes(toy)
+    with changes.watching(toy):
+        walk(toy)
+    other.restore(changes.content())
+    for one, two in ((changes.pairs(), other.pairs()), (changes.ratios(3)[0], other.ratios(3)[0])):
+        assert one is not None
+        np.testing.assert_array_equal(one, two)
+    # Both go on alike.
+    for each in (changes, other):
+        with each.watching(toy):
+            walk(toy, (8.0, 2.0, 1.0))
+    np.testing.assert_array_equal(changes.pairs(), other.pairs())
+    assert Changes(toy).content()["pairs"].shape == (0, 2)
+
+
 def test_an_evaluation_that_was_not_seen_leaves_no_ratios() -> None:
     toy = dcache.enable(Toy(), EVERYTHING)
     changes = Changes(toy)

@@ -85,7 +85,7 @@ def test_every_is_the_number_of_predictions_in_between():
 
 def test_max_run_is_the_longest_row_of_predictions():
     assert computed_steps(MaxRun(2), 8) == [0, 3, 6]
-    assert MaxRun(0)(moment()) == "max_run"
+    assert MaxRun(1)(moment(run_length=1)) == "max_run"
     assert MaxRun(1)(moment()) is None
 
 
@@ -157,7 +157,7 @@ def test_rules_are_pure_and_comparable(rule):
     ("make", "name", "wrong"),
     [
         (Warmup, "warmup", (-1, 1.0, "1", None, True)),
-        (MaxRun, "max_run", (-1, 2.5, "1", True)),
+        (MaxRun, "max_run", (0, -1, 2.5, "1", True)),
         (Every, "interval", (0, -3, 1.5, "3", None, True)),
         (ChangeAbove, "threshold", (-0.1, math.nan, "0.1", None, True)),
         (lambda step: Listed((0, step)), "steps", (-1, 1.5, "2", None)),

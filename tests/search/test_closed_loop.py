@@ -14,6 +14,7 @@ from dcache.predictors.fitted import Fitted
 from dcache.schedule import Plan, Schedule
 from dcache.search.closed_loop import fit, straight, with_slopes
 from dcache.search.render import Renderer
+from dcache.search.results import Results
 
 STEPS, ANCHORS = 8, (0, 2, 5)
 CAPTIONS = [
@@ -41,6 +42,7 @@ class Curve(Renderer):
         self.features = self.features + rng.random((1, 2, 4, 4, 3)) * 0.01
         self.reference = self.features.mean(axis=0)
         self.rendered = 0
+        self.results = Results()
         self.worse = worse
 
     def pictures(self, method: Any) -> Any:

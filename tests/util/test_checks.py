@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.util.checks import check_number, check_share, check_whole, is_number, is_whole
+from dcache.util.checks import check_number, check_share, check_whole, check_wholes, is_number, is_whole
 
 
 def test_a_share_is_a_float_below_one_and_a_count_a_whole_number():
@@ -71,3 +71,14 @@ def test_what_is_no_whole_number_from_a_bound_on_is_refused(value: Any) -> None:
     with pytest.raises(DcacheError, match="count must be a whole number of at least 1, got"):
         check_whole("count", value, 1)
     check_whole("count", 1, 1)
+
+
+def test_a_list_of_whole_numbers_is_returned_as_a_tuple():
+    assert check_wholes("steps", [0, 3], 0) == check_wholes("steps", (0, 3), 0) == (0, 3)
+    assert check_wholes("steps", range(2), 0) == (0, 1)
+    for wrong in (-4, None, "03", b"\x00", {0, 3}, 1.5):
+        with pytest.raises(DcacheError, match="steps must be a list of whole numbers"):
+            check_wholes("steps", wrong, 0)
+    for wrong in ([-1], [1.0], [True], ["1"]):
+        with pytest.raises(DcacheError, match="every entry of steps must be a whole number of at least 0"):
+            check_wholes("steps", wrong, 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dcache.errors import DcacheError
-from dcache.util.files import make_folder, write, write_json
+from dcache.util.files import as_path, make_folder, try_file, try_folder, write, write_json
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
@@ -55,3 +55,47 @@ def test_a_folder_below_a_file_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     with pytest.raises(DcacheError, match="cannot create the folder"):
         make_folder(tmp_path / "file" / "below")
+
+
+def test_a_place_is_tried_without_a_trace(tmp_path: Path) -> None:
+    assert try_file(tmp_path / "a.json") == tmp_path / "a.json"
+    assert try_folder(tmp_path / "not" / "yet") == tmp_path / "not" / "yet"
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("kept")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(DcacheError, match=r"cannot write to .*file is a file"):
+            try_folder(path)
+    with pytest.raises(DcacheError, match=r"it is a folder\. Give the name of a file"):
+        try_file(tmp_path)
+    with pytest.raises(DcacheError, match="there is no folder"):
+        try_file(tmp_path / "no" / "a.json")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "kept")]
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    with pytest.raises(DcacheError, match=r"Read-only file system\. Choose another folder before the work"):
+        try_folder(tmp_path / "out")
+
+
+def test_a_small_disk_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"free": 1 << 20})
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: usage)
+    with pytest.raises(DcacheError, match=r"expected 16\.0 MiB free on its disk, got 1\.0 MiB"):
+        try_folder(tmp_path)
+    try_folder(tmp_path, room=1 << 20)
+
+
+@pytest.mark.parametrize("path", [3, None, "", b"a.json", True, ["a"]])
+def test_what_is_no_path_is_refused(path: object) -> None:
+    with pytest.raises(DcacheError, match="expected the path of a schedule file, got"):
+        as_path(path, "schedule")
+
+
+def test_a_path_may_be_text_or_an_object() -> None:
+    assert as_path("a/b", "schedule") == as_path(Path("a/b"), "schedule") == Path("a/b")

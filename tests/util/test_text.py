@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dcache.profile import FeatureTables, Profile
-from dcache.util.text import LONGEST, short
+from dcache.util.text import LONGEST, first_sentence, short
 
 
 def profile(last: float) -> Profile:
@@ -43,3 +43,10 @@ def test_long_values_are_cut_and_still_told_apart(one, other):
 
 def test_equal_profiles_have_one_text():
     assert short(profile(1.0)) == short(profile(1.0)) == "Profile#" + short(profile(1.0))[-8:]
+
+
+def test_of_anothers_error_the_first_sentence_is_taken() -> None:
+    assert first_sentence(OSError("no such file. Try again.\nSee https://example.org")) == "no such file"
+    assert first_sentence(ValueError("\n  a: b, c.\n")) == "a: b, c"
+    assert first_sentence(RuntimeError()) == "RuntimeError"
+    assert len(first_sentence(ValueError("x" * 1000))) == 200

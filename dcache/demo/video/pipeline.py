@@ -17,6 +17,11 @@ COEFFICIENTS = None
 SCHEDULES = Path(__file__).parent / "schedules"
 STEPS = 20
 GUIDANCE = 3.0
+# The pipeline's class, and its file in diffusers.
+CLASS, SOURCE = "WanPipeline", "pipelines/wan/pipeline_wan.py"
+# Heights and widths are multiples of it.
+MULTIPLE = 16
+FEWEST_STEPS = 1
 
 
 def load_pipeline(

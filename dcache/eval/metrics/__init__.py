@@ -14,9 +14,12 @@ from dcache.eval.metrics.base import Metric, Source
 from dcache.eval.metrics.options import MetricOptions
 from dcache.eval.metrics.reference import pictures_in
 from dcache.eval.packages import missing
+from dcache.util.distribution import install_line
 
 # Modules above this package with metrics of a shipped pipeline, in `METRICS`.
 SHIPPED = ("dcache.demo.metrics",)
+# Packages of metrics that the extra `eval` installs.
+EXTRA = frozenset({"torchmetrics", "torch-fidelity", "torchvision", "open-clip-torch"})
 
 
 class Registry(Mapping[str, Metric]):
@@ -74,7 +77,7 @@ def chosen(names: Sequence[str]) -> list[Metric]:
     if absent:
         raise DcacheError(
             f"not installed: {', '.join(f'{package} (for {name})' for package, name in absent.items())}; "
-            f"pip install {' '.join(absent)}"
+            f"{install_line('eval') if EXTRA.issuperset(absent) else 'pip install ' + ' '.join(absent)}"
         )
     return metrics
 

@@ -12,6 +12,7 @@ from dcache.errors import DcacheError
 from dcache.eval.metrics.base import Batch, Metric, Reader, Rows, Source, framewise, identity
 from dcache.eval.metrics.mean import mean
 from dcache.eval.metrics.options import MetricOptions
+from dcache.util.text import first_sentence
 
 
 def _load(options: MetricOptions) -> Reader:
@@ -21,8 +22,9 @@ def _load(options: MetricOptions) -> Reader:
         import ImageReward
     except ImportError as error:
         raise DcacheError(
-            f"the package image-reward cannot be imported: {error}. It pins old versions of others (timm "
-            "0.6.13): install it in an environment of its own and run the score stage alone there"
+            f"the package image-reward cannot be imported: {first_sentence(error)}. It pins old "
+            "versions of others (timm 0.6.13): install it in an environment of its own and "
+            "run the score stage alone there"
         ) from error
     name, device = options.image_reward_model, options.device()
     config = Path(name).with_name("med_config.json")
@@ -33,8 +35,8 @@ def _load(options: MetricOptions) -> Reader:
             network = ImageReward.load(name, device=device, med_config=beside)
     except (OSError, RuntimeError, ValueError) as error:
         raise DcacheError(
-            f"cannot load ImageReward {name!r}: {error}. Without a network name its checkpoint, with "
-            "med_config.json beside it, by --image-reward-model FILE (both from "
+            f"cannot load ImageReward {name!r}: {first_sentence(error)}. Without a network name its "
+            "checkpoint, with med_config.json beside it, by --image-reward-model FILE (both from "
             "https://huggingface.co/THUDM/ImageReward)"
         ) from error
 

@@ -11,6 +11,7 @@ import numpy as np
 from dcache.errors import DcacheError
 from dcache.eval.metrics.base import Batch, Pixels
 from dcache.eval.metrics.features import Chunk
+from dcache.util.text import first_sentence
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -62,7 +63,7 @@ def _pixels(path: Path) -> Pixels:
         with _open(path) as picture:
             return np.asarray(picture.convert("RGB"))
     except (OSError, SyntaxError) as error:
-        raise DcacheError(f"--reference: {path} is damaged: {error}") from error
+        raise DcacheError(f"--reference: {path} is damaged: {first_sentence(error)}") from error
 
 
 def _open(path: Path) -> Image.Image:
@@ -71,4 +72,5 @@ def _open(path: Path) -> Image.Image:
     try:
         return Image.open(path)
     except OSError as error:
-        raise DcacheError(f"--reference: {path} cannot be read as a picture: {error}") from error
+        reason = first_sentence(error)
+        raise DcacheError(f"--reference: {path} cannot be read as a picture: {reason}") from error

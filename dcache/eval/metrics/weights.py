@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dcache.errors import DcacheError
 from dcache.util.files import make_folder
+from dcache.util.text import first_sentence
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,9 @@ def _download(weights: Weights, path: Path) -> None:
         torch.hub.download_url_to_file(weights.url, str(path), digits and digits[1])
     except (OSError, RuntimeError) as error:
         raise DcacheError(
-            f"the weights of {weights.what} are not at {path} and cannot be downloaded: {error}. Fetch "
-            f"{weights.url} where there is a network, then put it there or name it with {weights.flag}"
+            f"the weights of {weights.what} are not at {path} and cannot be downloaded: "
+            f"{first_sentence(error)}. Fetch {weights.url} where there is a network, then put it there or "
+            f"name it with {weights.flag}"
         ) from error
 
 

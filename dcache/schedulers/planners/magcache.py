@@ -44,7 +44,7 @@ def plan(
 
 def levels(profile: Profile) -> Iterable[dict[str, Any]]:
     """Thresholds, ascending; then longer runs; last without retention."""
-    yield {"max_run": 0}
+    yield {"retention": 1.0}
     yield from ({"threshold": float(t)} for t in np.geomspace(0.002, 20.0, 120))
     yield from ({"threshold": 1e9, "max_run": k} for k in range(6, profile.steps))
     yield {"threshold": 1e9, "max_run": profile.steps, "retention": 0.0}

@@ -32,7 +32,7 @@ def test_a_run_by_hand():
 
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("retention", [0.0, 0.1, 0.3])
-@pytest.mark.parametrize(("threshold", "max_run"), [(0.05, 2), (0.24, 5), (0.6, 12), (0.0, 3), (9.0, 0)])
+@pytest.mark.parametrize(("threshold", "max_run"), [(0.05, 2), (0.24, 5), (0.6, 12), (0.0, 3), (9.0, 1)])
 def test_the_plan_is_what_the_presets_rule_does(threshold, max_run, retention, last):
     options = {"threshold": threshold, "max_run": max_run, "retention": retention, "last": last}
     method = methods.magcache(ratios=[float(r) for r in RATIOS], **options)
@@ -65,4 +65,4 @@ def test_without_ratios_it_says_what_is_missing():
     with pytest.raises(DcacheError, match=r"magcache plans from the ratios .*this profile has attn:0"):
         plans.make("magcache", profile({"attn:0": drifting(4, 0)}))
     with pytest.raises(DcacheError, match="max_run must be"):
-        planned(RATIOS, max_run=-1)
+        planned(RATIOS, max_run=0)

@@ -1,0 +1,98 @@
+"""Arguments of `dcache calibrate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dcache.cli.parser import path_of
+from dcache.cli.run_settings import add_pipeline, add_prompts
+
+AUTO = "auto"
+# Endings of `--out`.
+PROFILE, SCHEDULE = ".safetensors", ".json"
+HELP = "find a schedule for one pipeline and one speedup, or measure a profile"
+DESCRIPTION = (
+    "--method auto: search the evaluations to compute and fit the predictions' weights, both on final "
+    "pictures. Any other method: measure a profile from uncached runs (or read --profile) and plan from it. "
+    "Either way the schedule is checked on prompts that it was not fitted on, and saved. With --out "
+    "FILE.safetensors only the profile is measured and saved. After a kill the same command goes on."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add all arguments to the command's parser."""
+    add_pipeline(parser)
+    add_prompts(parser)
+    _add_planning(parser)
+    _add_observation(parser)
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="seed of the first picture and of the search (default: 0)",
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, metavar="R", help="timed calls of each (default: 3)"
+    )
+    out = Path("calibrated.schedule.json")
+    parser.add_argument(
+        "--out",
+        type=path_of,
+        default=out,
+        metavar="FILE",
+        help=f"{SCHEDULE} for the schedule (default: {out}), {PROFILE} for the profile",
+    )
+
+
+def _add_planning(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of planning and search."""
+    from dcache.schedulers.planners import PLANNERS
+
+    parser.add_argument(
+        "--method",
+        default=AUTO,
+        choices=(AUTO, *PLANNERS),
+        metavar="M",
+        help=f"{AUTO}, {', '.join(PLANNERS)}",
+    )
+    parser.add_argument(
+        "--speedup", type=float, default=2.5, metavar="S", help="speedup of the whole call (default: 2.5)"
+    )
+    parser.add_argument(
+        "--profile",
+        type=path_of,
+        metavar="FILE",
+        help="plan from this profile instead of observing; auto: start from plans made from it",
+    )
+    parser.add_argument(
+        "--budget",
+        type=int,
+        default=60,
+        metavar="N",
+        help="auto: most sets of computed evaluations to try (default: 60)",
+    )
+
+
+def _add_observation(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the observation."""
+    parser.add_argument(
+        "--importance",
+        action="store_true",
+        help="also measure the error of the pictures when each evaluation alone is predicted: a run for each",
+    )
+    parser.add_argument(
+        "--attention",
+        action="store_true",
+        help="also measure which blocks attend to the foreground, for --method profilingdit",
+    )
+    parser.add_argument(
+        "--sites",
+        metavar="LIST",
+        help="sites to observe, separated by commas (default: all that dcache can observe)",
+    )
+    parser.add_argument(
+        "--cap", type=float, default=2.0, metavar="GIB", help="host memory for features, in GiB (default: 2)"
+    )
+    parser.add_argument("--component", metavar="NAME", help="name of the denoiser, if there are several")

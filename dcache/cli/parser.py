@@ -1,0 +1,60 @@
+"""The argument parser of all commands: a wrong command line is a `DcacheError`, said in one line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dcache.errors import DcacheError
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` that raises `DcacheError` in place of printing its usage and leaving Python.
+
+    Options cannot be shortened: a script with `--prompt` would change its meaning with every new option.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs | {"allow_abbrev": False})
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message of a wrong command line.
+
+        Raises:
+            DcacheError: always.
+        """
+        raise DcacheError(f"{message}. See `{self.prog} --help`.")
+
+
+def path_of(text: str) -> Path:
+    """The path of an argument; `Path("")` would be the current folder.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is empty or has a null character.
+    """
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError(f"expected a path, got {text!r}")
+    return Path(text)
+
+
+def png_of(text: str) -> Path:
+    """The path of a picture to draw.
+
+    Raises:
+        argparse.ArgumentTypeError: it does not end with .png.
+    """
+    path = path_of(text)
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"expected the name of a PNG file (.png), got {text!r}")
+    return path
+
+
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    """Add `--verbose`; a command's own does not reset that of `dcache --verbose COMMAND`."""
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="with an error, also print the messages of other libraries that led to it",
+    )
