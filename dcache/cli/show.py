@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _is_pipeline(path: Path) -> bool:
-    from dcache.eval.subject import SHIPPED
+    from dcache.eval.sources import SHIPPED
 
     known = str(path) in SHIPPED or path.is_dir()
     return not path.is_file() and (known or path.suffix not in (".json", ".safetensors"))

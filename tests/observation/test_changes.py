@@ -50,7 +50,7 @@ def test_pairs_are_changes_of_what_attention_is_given_and_of_the_trunk() -> None
 
 
 def test_what_was_seen_can_be_put_into_another() -> None:
-    toy = dcache.enable(Toy([BasicTransformerBlock(), BasicTransformerBlock()]), EVERYTHING)
+    toy = dcache.enable(Toy([ThreeSublayers(), ThreeSublayers()]), EVERYTHING)
     changes, other = Changes(toy), Changes(toy)
     with changes.watching(toy):
         walk(toy)
