@@ -226,11 +226,6 @@ class CallCheck:
 
         with session.resting():
             rewrites = before.rewrites(again)
-        if rewrites is Rewrites.REPLACES:
-            session.warn(
-                f"{type(session.module).__name__} sets tensors on itself in each call, and a prediction does "
-                "not: what reads them behind the call gets older ones. Disable caching where that matters."
-            )
         return rewrites is Rewrites.ADDS
 
     def _repeats(self) -> bool:

@@ -14,7 +14,7 @@ from torch import nn
 
 from dcache.identity.timestep import takes_time
 from dcache.intercept.module_call import ModuleIntercept
-from dcache.intercept.pytree import parameters_of
+from dcache.intercept.pytree import argument_names, parameters_of
 
 # A part with a smaller share of the parameters is an embedding or a block, not the denoiser.
 SHARE = 0.5
@@ -40,7 +40,9 @@ def inner_denoiser(module: nn.Module) -> tuple[str, nn.Module] | None:
     size, itself = _size(module), takes_time(module)
     for path, part in module.named_modules():
         in_list = any(name.isdigit() for name in path.split("."))
-        if path and takes_time(part) and not (itself and in_list) and _size(part) >= SHARE * size > 0:
+        # Beside itself an embedding of the timestep takes nothing else.
+        denoises = takes_time(part) and len(argument_names(type(part).forward)) > 2
+        if path and denoises and not (itself and in_list) and _size(part) >= SHARE * size > 0:
             return path, part
     return None
 

@@ -26,7 +26,6 @@ from dcache.identity.threads import is_called_in, is_driven_in
 from dcache.identity.tracker import RunTracker
 from dcache.method import Method
 from dcache.schedule.plan import RunLength
-from dcache.schedulers.rules import counts_from_end
 
 # So many runs in a row that break off early are taken for loops that take turns.
 _TURNS = 3
@@ -338,17 +337,17 @@ class Lifecycle(Listener):
     def _learned(self, run: Run, lasted: int) -> bool:
         """Learn the length of a run that no table lists; whether that was said of it."""
         session = self.session
-        length, method = session.tracker.learned.learn(run, lasted), session.method
         computed = session.state.record.reasons.get("length", 0)
+        # For `last` alone nothing is learned: it would change the second picture of a seed.
+        if not computed and run.expected is None:
+            return False
+        length, method = session.tracker.learned.learn(run, lasted), session.method
         if lasted < 2 or run.expected == length or method.steps is not None or not method.predicts:
             return False
-        if not computed and not counts_from_end(method.rule):
-            return False
-        why = f"{computed} site events were computed for that" if computed else "last=True was off in it"
         session.warn(
             f"this run of {type(session.module).__name__} had {lasted} evaluations, which nothing said "
-            f"beforehand: {why}. Later runs with the same timesteps are taken to have {length}; "
-            "dcache.step(module, index=..., steps=...) says it from the start."
+            f"beforehand: {computed} site events were computed for that. Later runs with the same timesteps "
+            f"are taken to have {length}; dcache.step(module, index=..., steps=...) says it from the start."
         )
         return True
 

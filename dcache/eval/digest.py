@@ -49,6 +49,7 @@ NAMES: dict[type, str] = {
     schedulers.StepTable: "row",
     schedulers.Shrinking: "shrinking",
     schedulers.DeltaDitStages: "stage",
+    schedulers.Steered: "steered",
     schedulers.Switch: "switch",
     schedulers.Table: "table",
     schedulers.Warmup: "warmup",

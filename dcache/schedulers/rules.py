@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from dcache.util.checks import check_number, check_whole
@@ -138,20 +138,6 @@ class Last:
     def __call__(self, context: StepContext) -> str | None:
         """The reason "last", or None to let the site be predicted."""
         return "last" if context.count is not None and context.index == context.count - 1 else None
-
-
-def counts_from_end(rule: object) -> bool:
-    """True if a rule is `Last`, or is made of rules of which one is."""
-    if isinstance(rule, Last):
-        return True
-    parts: Iterable[object] = ()
-    if is_dataclass(rule):
-        parts = [getattr(rule, part.name) for part in fields(rule)]
-    elif isinstance(rule, Mapping):
-        parts = rule.values()
-    elif isinstance(rule, tuple):
-        parts = rule
-    return any(counts_from_end(part) for part in parts)
 
 
 @dataclass(frozen=True)

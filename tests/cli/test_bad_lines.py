@@ -150,7 +150,7 @@ LINES = [
     ("show", "arguments are required: FILE"),
     ("show ''", "expected a path"),
     ("show {0}/nowhere.json", "No such file or directory"),
-    ("show {0}", "Is a directory"),
+    ("show {0}", "is no pipeline"),
     ("show {0}/latin.txt", "no text in UTF-8"),
     ("show {0}/list.json", "this is no schedule"),
     ("show {0}/nowhere.profile.safetensors", "there is no such file"),

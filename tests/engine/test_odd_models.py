@@ -13,7 +13,6 @@ from dcache import DcacheError, DcacheWarning, methods
 from tests.engine.tiny_models import Double, Mix, Toy, integers, walk
 
 # `Hidden` and its like, on purpose.
-pytestmark = pytest.mark.filterwarnings("ignore:.* sets tensors on itself in each call:dcache.DcacheWarning")
 TIMES = [4, 3, 2, 1]
 ALWAYS = methods.interval(interval=1)
 EVERY_2 = methods.interval(interval=2)

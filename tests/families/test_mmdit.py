@@ -406,7 +406,8 @@ def test_residuals_written_into_a_joined_stream_in_place_are_right_or_given_up_l
         "controlnet_single_block_samples": [torch.randn(1, 16, 16, generator=generator(3))] * 2,
         "return_dict": False,
     }
-    xs = [torch.randn(1, 16, 16, generator=generator(10 + i)) for i in range(4)]
+    start, to = (torch.randn(1, 16, 16, generator=generator(10 + i)) for i in range(2))
+    xs = [start + i / 4 * to for i in range(4)]
 
     def walk() -> list[torch.Tensor]:
         with torch.no_grad():

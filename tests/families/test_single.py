@@ -54,6 +54,15 @@ class Watch:
         return [ran[name] for ran in self.ran[:-1]]
 
 
+def assert_ran(counts: list[int], expected: list[int]) -> None:
+    """So often in each evaluation; in the first perhaps once more: Z-Image sets up tables in it.
+
+    Whether each call writes them, or only the first, is what one repeated call tells.
+    """
+    assert counts[1:] == expected[1:]
+    assert counts[0] - expected[0] in {0, 1}
+
+
 def session(shape: Shape, pipe: Any) -> Any:
     """The session of a pipeline's denoiser."""
     found = session_of(shape.denoiser(pipe))
@@ -81,7 +90,7 @@ def test_the_trunk_is_found_and_a_predicted_step_runs_none_of_it(shape: Shape) -
     assert len(blocks) == shape.depth
     assert [s.name for s in session(shape, pipe).binding.sites] == ["trunk"]
     for i in range(shape.depth):
-        assert watch.of(i) == [int(computed) for computed in COMPUTED]
+        assert_ran(watch.of(i), [int(computed) for computed in COMPUTED])
 
 
 @pytest.mark.parametrize(("shape", "kind"), [(s, k) for s in SINGLE for k in s.sublayers], ids=str)
@@ -94,9 +103,10 @@ def test_a_predicted_sublayer_is_not_run_and_its_block_is(shape: Shape, kind: st
     dcache.enable(pipe, methods.interval(interval=2, sites=kind))
     shape.run(pipe, "off")
     for name in blocks:
-        assert watch.of(name) == [1 + (i == 0) for i in range(STEPS)]  # the self-check replays the first
+        # The self-check replays the first.
+        assert_ran(watch.of(name), [1 + (i == 0) for i in range(STEPS)])
     for s in found:
-        assert watch.of(s.name) == [int(computed) for computed in COMPUTED]
+        assert_ran(watch.of(s.name), [int(computed) for computed in COMPUTED])
 
 
 @pytest.mark.parametrize("shape", SINGLE, ids=str)
@@ -190,9 +200,9 @@ def test_refiners_are_no_part_of_the_trunk_and_stay_fresh(shape: Shape) -> None:
     watch = Watch(pipe, {"layer": model.layers[0], **refiners})
     dcache.enable(pipe, EVERY_2)
     shape.run(pipe, "off")
-    assert watch.of("layer") == [int(computed) for computed in COMPUTED]
+    assert_ran(watch.of("layer"), [int(computed) for computed in COMPUTED])
     for name in refiners:
-        assert watch.of(name) == [1 + (i == 0) for i in range(STEPS)]
+        assert_ran(watch.of(name), [1 + (i == 0) for i in range(STEPS)])
 
 
 def test_lumina2_stops_calling_one_branch_and_the_other_goes_on() -> None:

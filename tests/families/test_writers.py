@@ -287,7 +287,7 @@ class Writer:
 WRITERS = {
     "glm": Writer(_glm, glm),
     "glm-late": Writer(_glm, partial(glm, late=True)),
-    "klein": Writer(_klein, klein, ("easycache",)),
+    "klein": Writer(_klein, klein),
     "sana-refiner": Writer(_refiner, refiner),
     "wan-animate-2": Writer(_animate, animate),
 }

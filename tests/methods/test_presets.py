@@ -193,6 +193,7 @@ def test_every_file_of_a_preset_is_registered():
         "__init__",
         "coefficients",
         "expected_change",
+        "language_models",
         "options",
         "preset",
         "registry",

@@ -62,7 +62,7 @@ def test_options_go_in_the_name_or_beside_it() -> None:
             {"order": 2, "interval": 4},
             r"write dcache\.enable\(pipe, '\w+', order=2, interval=4\)",
         ),
-        (None, {"threshold": 0.1}, r"enable\(pipe, 'dbcache', threshold=0\.1\); .* fbcache"),
+        (None, {"threshold": 0.1}, r"enable\(pipe, 'adaptive', threshold=0\.1\); .* fbcache"),
         ("newtn", {}, "Did you mean 'newton'"),
         ("firstblockcach", {}, "Did you mean 'fbcache'"),
         ("newton:4", {}, "expected option=value, as in newton:interval=4"),

@@ -7,20 +7,15 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.schedulers import (
-    ByKind,
-    BySite,
     ChangeAbove,
     Every,
     Last,
     Listed,
     MaxRun,
     Retention,
-    Switch,
     Warmup,
     any_of,
-    guarded,
 )
-from dcache.schedulers.rules import counts_from_end
 from tests.rules import computed_steps, moment
 
 
@@ -179,19 +174,3 @@ def test_retention_is_a_share_of_the_run_and_at_least_one_evaluation(share, coun
     assert [rule(moment(i, None)) for i in (0, 9)] == ["length"] * 2
     with pytest.raises(DcacheError, match="retention"):
         Retention(-0.1)
-
-
-@pytest.mark.parametrize(
-    ("rule", "expected"),
-    [
-        (Last(), True),
-        (guarded(Every(3), warmup=1, last=True), True),
-        (guarded(Every(3), warmup=1, last=False), False),
-        (BySite({"trunk": any_of(Warmup(1), Last())}), True),
-        (ByKind({"attn": Every(2)}), False),
-        (Switch(2, Every(2), guarded(Every(3), warmup=1, last=True)), True),
-        (lambda context: None, False),
-    ],
-)
-def test_a_rule_counts_from_the_end_where_last_is_part_of_it(rule, expected):
-    assert counts_from_end(rule) is expected

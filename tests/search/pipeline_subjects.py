@@ -24,6 +24,11 @@ class Shaped(Subject):
     shape: Shape = field(default_factory=lambda: PIXART)
     guided: str = ""
 
+    @property
+    def guidance(self) -> float | None:
+        """None: the shape's runs bring a scale of their own."""
+        return None
+
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.float32]:
         made = [
             self.shape.run(self.pipe, self.guided, int(prompt), generator=torch.Generator().manual_seed(seed))
