@@ -319,7 +319,7 @@ class Lifecycle(Listener):
             )
         length = lengths[number if method.runs else 0]
         if run.count is not None and run.lengths().isdisjoint(length):
-            raise wrong_count(length.evaluations, run.count)
+            raise wrong_count(length.evaluations, run.count, method)
         state.limit = length.evaluations
         state.offset = sum(earlier.evaluations for earlier in lengths[:number]) if method.runs else 0
         if run.count is not None:
@@ -340,6 +340,13 @@ class Lifecycle(Listener):
         session = self.session
         length, method = session.tracker.learned.learn(run, lasted), session.method
         computed = session.state.record.reasons.get("length", 0)
+        limit = session.state.limit
+        if limit is not None and lasted < limit and not method.runs:
+            session.warn(
+                f"{method.describe()} is for {limit} evaluations, and this run of "
+                f"{type(session.module).__name__} ended after {lasted}. If that is its whole length, use a "
+                "table for it; dcache.step(module, index=..., steps=...) checks the length from the start."
+            )
         if lasted < 2 or run.expected == length or method.steps is not None or not method.predicts:
             return False
         if not computed and not counts_from_end(method.rule):

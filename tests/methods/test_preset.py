@@ -8,7 +8,7 @@ import torch
 
 import dcache
 from dcache import DcacheError, Schedule, methods
-from tests.engine.tiny_models import Toy, walk
+from tests.engine.tiny_models import ThreeSublayers, Toy, walk
 
 RATIOS = {"magcache": {"ratios": [1.0, 1.0]}, "teacache": {"coefficients": [1.0, 0.0]}}
 # Nothing that an option takes: neither a number, a list, a path nor one of dcache's classes.
@@ -109,3 +109,24 @@ def test_the_trace_of_a_method_with_numpys_numbers_is_json(tmp_path):
     walk(toy, [4, 3, 2, 1])
     traced = dcache.trace(toy)
     assert Schedule.load(traced.save(tmp_path / "a.schedule.json")) == traced
+
+
+TABLE = {"attn": [1, 0] * 4}
+
+
+def test_a_table_for_more_evaluations_than_a_run_has_is_said_at_its_end():
+    toy = dcache.enable(Toy([ThreeSublayers() for _ in range(2)]), "smoothcache", table=TABLE)
+    for _ in range(2):
+        # The second run's first call ends the first run.
+        walk(toy, [float(t) for t in range(8, 0, -1)])
+    short = [float(t) for t in range(6, 0, -1)]
+    walk(toy, short)
+    with pytest.warns(dcache.DcacheWarning, match="is for 8 evaluations, and this run of Toy ended after 6"):
+        walk(toy, short)
+
+
+def test_a_table_of_the_wrong_length_names_the_option_to_change():
+    toy = dcache.enable(Toy([ThreeSublayers() for _ in range(2)]), "smoothcache", table=TABLE)
+    dcache.step(toy, 0, steps=10)
+    with pytest.raises(DcacheError, match=r"table of smoothcache is for 8 evaluations .* give table= for 10"):
+        walk(toy, [1.0])
