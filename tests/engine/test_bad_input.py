@@ -68,7 +68,7 @@ def assert_refused(words: str, act: Callable[[], Any]) -> None:
         ("fbcache", {"threshold": -0.1}, "threshold must be a number of at least 0.0, got -0.1"),
         ("fbcache", {"threshold": float("nan")}, "threshold must be a number of at least 0.0, got nan"),
         ("fbcache", {"threshold": "0.1"}, "threshold must be a number of at least 0.0, got '0.1'"),
-        ("fbcache", {"max_run": -1}, "max_run must be a whole number of at least 0"),
+        ("fbcache", {"max_run": -1}, "max_run must be a whole number of at least 1"),
         ("interval", {"codec": "difference"}, "codec 'difference' is unknown|value, delta|'delta:bfloat16'"),
         ("interval", {"codec": "delta:int4"}, "codec 'delta:int4' is unknown|bfloat16"),
         ("interval", {"branches": "both"}, "branches must be one of separate, together, got 'both'"),

@@ -129,7 +129,7 @@ def test_the_packages_own_presets_look_up_no_entry_points(monkeypatch: pytest.Mo
         ("interval", {"interval": True}, "interval must be a whole number of at least 1, got True"),
         ("interval", {"interval": 4.0}, "interval must be a whole number of at least 1, got 4.0"),
         ("fbcache", {"threshold": "0.1"}, "threshold must be a number of at least 0.0, got '0.1'"),
-        ("fbcache", {"max_run": 1.5}, "max_run must be a whole number of at least 0, got 1.5"),
+        ("fbcache", {"max_run": 1.5}, "max_run must be a whole number of at least 1, got 1.5"),
         ("interval:last=3", {}, "last of interval must be True or False, got 3"),
     ],
 )
