@@ -267,10 +267,11 @@ class Gate:
 
 def wrong_count(expected: int, count: int, method: Method | None = None) -> DcacheError:
     """The error for a run of another length than the method's table; without a method, a schedule's."""
-    options = [name for name in _TABLES if method is not None and method.parameters.get(name)]
-    if method is not None and options:
+    preset = None if method is None or method.name == "schedule" else method
+    options = [name for name in _TABLES if preset is not None and preset.parameters.get(name)]
+    if preset is not None and options:
         return DcacheError(
-            f"{options[0]} of {method.name} is for {expected} evaluations and the run has {count} or more. "
+            f"{options[0]} of {preset.name} is for {expected} evaluations and the run has {count} or more. "
             f"Run {expected} evaluations, or give {options[0]}= for {count}; second-order samplers "
             "evaluate more than once per step."
         )
