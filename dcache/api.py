@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -271,8 +270,8 @@ def step(
 
     Args:
         module: the denoiser (or a pipeline with one denoiser) that caching is enabled on.
-        index: evaluation, from 0. An index below the last one opens a new run, and so does 0 again for a
-            branch that was already called, or, without a name, for a call with another sample.
+        index: evaluation, from 0, below `steps`. An index below the last one opens a new run, and so does 0
+            again for a branch that was already called, or, without a name, for a call with another sample.
         sigma: noise level, for the clocks "sigma" and "logsnr".
         branch: name of the guidance branch; None numbers the calls within an evaluation.
         timestep: timestep value, for the clock "timestep".
@@ -287,7 +286,9 @@ def step(
         raise DcacheError(
             f"dcache.step needs a module with caching enabled on it, found {len(sessions)} denoisers"
         )
-    _check_step(index, sigma, branch, timestep, steps)
+    index, steps = check_whole("index", index, 0), _optional(check_whole, "steps", steps, 1)
+    sigma, timestep = _optional(check_number, "sigma", sigma), _optional(check_number, "timestep", timestep)
+    _check_step(index, branch, steps, flow)
     with sessions[0].lanes.here():
         tracker = sessions[0].tracker
         manual = tracker.manual
@@ -297,13 +298,16 @@ def step(
         manual.run.tell(timestep, sigma)
 
 
-def _check_step(index: Any, sigma: Any, branch: Any, timestep: Any, steps: Any) -> None:
-    check_whole("index", index, 0)
-    if steps is not None:
-        check_whole("steps", steps, 1)
-    for name, value in (("sigma", sigma), ("timestep", timestep)):
-        if value is not None:
-            check_number(name, value, -math.inf)
+def _optional(check: Callable[..., Any], name: str, value: Any, *least: int) -> Any:
+    """A number as `check` returns it, or None."""
+    return None if value is None else check(name, value, *least)
+
+
+def _check_step(index: int, branch: Any, steps: int | None, flow: Any) -> None:
+    if steps is not None and index >= steps:
+        raise DcacheError(f"index counts from 0 and must be below steps={steps}, got {index}")
+    if not isinstance(flow, bool):
+        raise DcacheError(f"flow must be True or False, got {flow!r}")
     if branch is not None and not isinstance(branch, str):
         raise DcacheError(f"branch must be a name or None, got {branch!r}")
 

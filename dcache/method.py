@@ -136,8 +136,11 @@ def site_list(sites: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
     """A site specification or a list of them, as a tuple.
 
     Raises:
-        DcacheError: it is neither.
+        DcacheError: it is neither, or has the whole model and a part of it.
     """
     if not isinstance(sites, str | list | tuple):
         raise DcacheError(f"sites must be a site name or a list of them, got {sites!r}")
-    return (sites,) if isinstance(sites, str) else tuple(sites)
+    listed = (sites,) if isinstance(sites, str) else tuple(sites)
+    if "model" in listed and set(listed) != {"model"}:
+        raise DcacheError(f"site 'model' is the whole model, with all other sites in it: got {listed!r}")
+    return listed

@@ -122,9 +122,9 @@ def parse(name: str | Codec) -> Codec:
     """
     if isinstance(name, Codec):
         return name
-    frame, _, store = str(name).partition(":")
+    frame, colon, store = str(name).partition(":")
     store = _ALIASES.get(store, store)
-    if frame not in _FRAMES or (store and store not in _STORES):
+    if frame not in _FRAMES or (colon and store not in _STORES):
         raise DcacheError(
             f"codec {name!r} is unknown: expected one of {', '.join(_FRAMES)}, each optionally with a store "
             f"dtype behind a colon ({', '.join(_STORES)}), as in 'delta:bfloat16'"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
+import torch
 from torch import nn
 
 from dcache.engine.budget import Budget
@@ -81,6 +83,17 @@ class SessionConfig:
             yield text
 
 
+def _check_compile(options: Mapping[str, Any]) -> None:
+    """Check the options' names, also where nothing is compiled yet."""
+    takes = list(signature(torch.compile).parameters)[1:]
+    unknown = [name for name in options if name not in takes]
+    if unknown:
+        raise DcacheError(
+            f"torch.compile refuses compile={dict(options)!r}: it has no option "
+            f"{', '.join(map(repr, unknown))}, only {', '.join(takes)}"
+        )
+
+
 def shared_fields(compiling: Any, strict: Any, lowering: str, limit: int | str | None) -> dict[str, Any]:
     """The fields that the configurations of all denoisers of one `enable` share, such as the budget.
 
@@ -91,6 +104,8 @@ def shared_fields(compiling: Any, strict: Any, lowering: str, limit: int | str |
         raise DcacheError(f"compile must be True, False or arguments of torch.compile, got {compiling!r}")
     if not isinstance(strict, bool):
         raise DcacheError(f"strict must be True or False, got {strict!r}")
+    if isinstance(compiling, Mapping):
+        _check_compile(compiling)
     options = None if not compiling else dict(compiling) if isinstance(compiling, Mapping) else {}
     return {
         "compile_options": options,

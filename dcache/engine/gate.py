@@ -20,7 +20,11 @@ from dcache.identity.tracker import RunTracker
 from dcache.intercept.effects import Effects
 from dcache.intercept.own_state import OwnState
 from dcache.intercept.pytree import batch_of, first_tensor, flatten, signature
+from dcache.method import Method
 from dcache.predictors.guided_pair import halves_equal
+
+# Options of presets that fix the number of evaluations.
+_TABLES = ("table", "profile", "steps", "sigmas")
 
 
 class Beginning(Protocol):
@@ -179,7 +183,7 @@ class Gate:
         """
         state = self.session.state
         if not run.over and state.limit is not None:
-            raise wrong_count(state.limit, run.index + 1)
+            raise wrong_count(state.limit, run.index + 1, self.session.method)
         self._count("after_last")
 
     def _start(
@@ -261,8 +265,16 @@ class Gate:
         return paired
 
 
-def wrong_count(expected: int, count: int) -> DcacheError:
-    """The error for a run of another length than the method's table."""
+def wrong_count(expected: int, count: int, method: Method | None = None) -> DcacheError:
+    """The error for a run of another length than the method's table; without a method, a schedule's."""
+    preset = None if method is None or method.name == "schedule" else method
+    options = [name for name in _TABLES if preset is not None and preset.parameters.get(name)]
+    if preset is not None and options:
+        return DcacheError(
+            f"{options[0]} of {preset.name} is for {expected} evaluations and the run has {count} or more. "
+            f"Run {expected} evaluations, or give {options[0]}= for {count}; second-order samplers "
+            "evaluate more than once per step."
+        )
     return DcacheError(
         f"this schedule is for {expected} evaluations and the run has {count} or more. Use the schedule's "
         "own number of steps, or Schedule.load(path).stretch(steps); second-order samplers evaluate more "

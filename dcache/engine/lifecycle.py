@@ -318,7 +318,7 @@ class Lifecycle(Listener):
             )
         length = lengths[number if method.runs else 0]
         if run.count is not None and run.lengths().isdisjoint(length):
-            raise wrong_count(length.evaluations, run.count)
+            raise wrong_count(length.evaluations, run.count, method)
         state.limit = length.evaluations
         state.offset = sum(earlier.evaluations for earlier in lengths[:number]) if method.runs else 0
         if run.count is not None:
@@ -338,10 +338,17 @@ class Lifecycle(Listener):
         """Learn the length of a run that no table lists; whether that was said of it."""
         session = self.session
         computed = session.state.record.reasons.get("length", 0)
+        limit, method = session.state.limit, session.method
+        if limit is not None and lasted < limit and not method.runs:
+            session.warn(
+                f"{method.describe()} is for {limit} evaluations, and this run of "
+                f"{type(session.module).__name__} ended after {lasted}. If that is its whole length, use a "
+                "table for it; dcache.step(module, index=..., steps=...) checks the length from the start."
+            )
         # For `last` alone nothing is learned: it would change the second picture of a seed.
         if not computed and run.expected is None:
             return False
-        length, method = session.tracker.learned.learn(run, lasted), session.method
+        length = session.tracker.learned.learn(run, lasted)
         if lasted < 2 or run.expected == length or method.steps is not None or not method.predicts:
             return False
         session.warn(

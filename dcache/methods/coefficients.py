@@ -13,6 +13,7 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.profile import Profile
 from dcache.util.checks import is_number
+from dcache.util.text import short
 
 HOW_TO_MEASURE = (
     "Measure them once per model, resolution and sampler: `python examples/measure_coefficients.py --out "
@@ -46,14 +47,16 @@ def numbers(
             return tuple(spelled[_plain(given)])
         refuse_name(preset, name, given, published or {})
     values = entry(preset, name, given) if isinstance(given, str | os.PathLike) else given
-    plain = isinstance(values, Sequence) and not isinstance(values, str)
+    plain = isinstance(values, Sequence) and not isinstance(values, str | bytes)
     if not plain or not all(map(is_number, values)):  # type: ignore[arg-type]
         raise DcacheError(f"{name} of {preset} must be a list of numbers, got {str(values)[:60]}")
     if not all(math.isfinite(v) for v in values):  # type: ignore[union-attr]
         raise DcacheError(f"{name} of {preset} must be a list of finite numbers, got {str(values)[:60]}")
-    if len(values) < least:  # type: ignore[arg-type]
-        raise DcacheError(f"{name} of {preset} must be at least {least} numbers, got {len(values)}")  # type: ignore[arg-type]
-    return tuple(float(v) for v in values)  # type: ignore[union-attr]
+    table = tuple(float(v) for v in values)  # type: ignore[union-attr]
+    if len(table) < least:
+        count = "1 number" if least == 1 else f"{least} numbers"
+        raise DcacheError(f"{name} of {preset} must be a list of at least {count}, got {len(table)}")
+    return table
 
 
 def _plain(name: str) -> str:
@@ -102,7 +105,7 @@ def refuse_name(preset: str, option: str, given: str, published: Iterable[str] =
     )
 
 
-def profile_of(preset: str, given: str | os.PathLike[str] | Profile | None, alternative: str) -> Profile:
+def profile_of(preset: str, given: object, alternative: str) -> Profile:
     """A profile, as given or from its file.
 
     Args:
@@ -117,6 +120,11 @@ def profile_of(preset: str, given: str | os.PathLike[str] | Profile | None, alte
         raise DcacheError(
             f"{preset} needs profile=, a profile of this model, or {alternative}=, and has neither. "
             "Make a profile: `dcache calibrate PIPE --out FILE.safetensors`"
+        )
+    if not isinstance(given, Profile | str | os.PathLike):
+        raise DcacheError(
+            f"profile of {preset} must be a Profile or the path of its file, got {short(given)}. Make a "
+            "profile: `dcache calibrate PIPE --out FILE.safetensors`"
         )
     return given if isinstance(given, Profile) else Profile.load(given)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dcache.errors import DcacheError
-from dcache.method import Method
+from dcache.method import Method, site_list
 from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.schedulers import Every, Listed, Warmup, any_of
@@ -17,7 +17,7 @@ def deepcache(
     interval: int = 3,
     branch_id: int = 0,
     steps: Sequence[int] | None = None,
-    sites: str | None = None,
+    sites: str | list[str] | None = None,
     warmup: int = 1,
     branches: str = "separate",
 ) -> Method:
@@ -32,15 +32,15 @@ def deepcache(
         warmup: evaluations computed from the start.
         branches: "separate" or "together", as in `Method`.
     """
-    if sites is not None and not sites.startswith("bracket"):
-        raise DcacheError(f"deepcache caches a bracket of a UNet: expected sites='bracket:N', got {sites!r}")
     check_whole("branch_id", branch_id, 0)
-    where = sites or f"bracket:{branch_id}"
+    where = (f"bracket:{branch_id}",) if sites is None else site_list(sites)
+    if len(where) != 1 or not str(where[0]).startswith("bracket"):
+        raise DcacheError(f"deepcache caches a bracket of a UNet: expected sites='bracket:N', got {sites!r}")
     when = Every(interval) if steps is None else Listed(check_wholes("steps", steps, 0))
     return Method(
         rule=any_of(Warmup(warmup), when),
         predictor=Reuse(),
-        sites=(where,),
+        sites=where,
         codec="value",
         branches=branches,
     )

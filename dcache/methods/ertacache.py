@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from dcache.errors import DcacheError
 from dcache.method import Method
 from dcache.methods.coefficients import profile_of
 from dcache.methods.preset import preset
@@ -12,7 +13,8 @@ from dcache.predictors import Reuse
 from dcache.profile import Profile
 from dcache.schedulers import Listed
 from dcache.schedulers.planners import make
-from dcache.util.checks import check_wholes
+from dcache.util.checks import check_wholes, is_number
+from dcache.util.text import short
 
 
 @preset("ERTACache, Peng et al. 2025, arXiv 2508.21091", sites="model", needs="a profile or steps")
@@ -44,6 +46,8 @@ def ertacache(
     Raises:
         DcacheError: there is neither profile nor steps, or they are not valid.
     """
+    if not isinstance(sigmas, list | tuple) or not all(map(is_number, sigmas)):
+        raise DcacheError(f"sigmas must be a list of numbers, or () for the sampler's, got {short(sigmas)}")
     count, levels, made_for = len(sigmas) or None, tuple(sigmas), ("", "")
     if levels and levels[-1] == 0:
         count = len(levels) - 1

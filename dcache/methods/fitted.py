@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dcache.errors import DcacheError
 from dcache.method import Method, site_list
+from dcache.methods.coefficients import profile_of
 from dcache.methods.preset import preset
 from dcache.methods.replay import replay
 from dcache.profile import Profile
@@ -15,7 +16,7 @@ from dcache.schedule import Schedule
 from dcache.schedulers.planners import for_speedup, scheduled
 from dcache.schedulers.planners.gram import RIDGE
 from dcache.schedulers.planners.pairs import plan_terms
-from dcache.util.checks import check_number, check_whole
+from dcache.util.checks import check_number, check_whole, check_wholes
 
 
 @preset("ours; least squares on the Gram matrix of an observed run", sites="any", needs="a profile")
@@ -49,10 +50,11 @@ def fitted(
             "fitted needs profile=, a profile of this model or a schedule, and has none. Make a profile: "
             "`dcache calibrate PIPE --out FILE.safetensors`"
         )
-    if isinstance(profile, str | os.PathLike):
-        profile = Schedule.load(profile) if Path(profile).suffix == ".json" else Profile.load(profile)
+    if isinstance(profile, str | os.PathLike) and Path(profile).suffix == ".json":
+        profile = Schedule.load(profile)
     if isinstance(profile, Schedule):
         return replay(profile)
+    profile = profile_of("fitted", profile, alternative="")
     if order not in (1, 2):
         raise DcacheError(f"order must be 1 or 2, got {order!r}")
     check_number("ridge", ridge, 0.0)
@@ -72,6 +74,6 @@ def fitted(
 
 
 def _listed(profile: Profile, steps: Sequence[int]) -> tuple[int, ...]:
-    if not isinstance(steps, Sequence) or not set(steps) <= set(range(profile.steps)):
+    if not set(check_wholes("steps", steps, 0)) <= set(range(profile.steps)):
         raise DcacheError(f"steps must be evaluations from 0 to {profile.steps - 1}, got {steps!r}")
     return tuple(sorted({0, *steps}))

@@ -28,7 +28,7 @@ def hicache(  # noqa: PLR0913, PLR0917 - the published options and dcache's own
     Args:
         interval: compute when `interval - 1` predictions have passed since the last compute; at least 1.
         order: highest term; `order + 1` anchors are read.
-        scale: the paper's sigma, above 0.
+        scale: the paper's sigma, above 0 and at most 10.
         warmup: evaluations computed from the start.
         last: compute the last evaluation if the number of evaluations is known.
         sites: as in `dcache.sites`; None is all sublayers (where a model has none: its blocks).

@@ -82,6 +82,7 @@ def policy_of(model: Any, method: Any, options: Mapping[str, Any]) -> Policy:
 
     if method is None or _is_for_denoisers(method):
         name = type(model).__name__
+        _refuse_unsupported(model)
         missing = "" if method is None else f", and {_name_of(method)} is a method for diffusion models"
         raise DcacheError(
             f"{name} takes token ids and no timestep: it is a language model{missing}. Name a policy for its "
@@ -103,6 +104,30 @@ def policy_of(model: Any, method: Any, options: Mapping[str, Any]) -> Policy:
             "budget=0.25) for a quarter of each row's tokens, or budget=512 for 512 tokens per KV head"
         )
     return policy
+
+
+def _refuse_unsupported(model: Any) -> None:
+    """Refuse a model of transformers that no policy takes either, such as a pipeline's text encoder.
+
+    Raises:
+        DcacheError: this is one; the message has the line to type.
+    """
+    generates = getattr(model, "can_generate", None)
+    if generates is None:
+        return
+    try:
+        from dcache.lm_kv.families import decoder_of
+    except ImportError:
+        return
+    try:
+        decoder_of(model)
+    except DcacheError as error:
+        kind = "a language model that lm_kv does not support" if generates() else "an encoder"
+        raise DcacheError(
+            f"{type(model).__name__} takes token ids and no timestep: it is {kind}, and there is nothing to "
+            f"cache in it ({error}). Enable caching on the diffusion pipeline that it belongs to: "
+            "dcache.enable(pipe)."
+        ) from None
 
 
 def _named(method: Any, options: Mapping[str, Any]) -> Policy:

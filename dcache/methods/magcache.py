@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from dcache.errors import DcacheError
 from dcache.method import Method
 from dcache.methods.coefficients import numbers
 from dcache.methods.preset import preset
@@ -43,6 +44,8 @@ def magcache(
         DcacheError: there are no ratios; the message says how to measure them.
     """
     table = numbers("magcache", "ratios", ratios, least=2)
+    if min(table) <= 0:
+        raise DcacheError(f"ratios of magcache are ratios of magnitudes, above 0, and one is {min(table):g}")
     return Method(
         rule=any_of(
             Retention(retention), Last() if last else None, MaxRun(max_run), MagCacheRule(threshold, table)

@@ -14,6 +14,7 @@ from dcache.profile import Profile
 from dcache.schedulers import Listed, Shrinking, guarded
 from dcache.schedulers.planners.profilingdit import SHARE, labelled, sites
 from dcache.util.checks import check_wholes, is_whole
+from dcache.util.text import short
 
 
 @preset(
@@ -52,9 +53,9 @@ def profilingdit(
         model_profile = profile_of("profilingdit", profile, alternative="background")
         background = labelled(model_profile.attention, share)
         made_for = (model_profile.model, model_profile.config)
-    depths = list(background)
-    if not depths or not all(is_whole(i) and i >= 0 for i in depths):
-        raise DcacheError(f"background must be depths of blocks, such as [0, 2, 3], got {background!r}")
+    listed = isinstance(background, Sequence) and not isinstance(background, str | bytes)
+    if not listed or not background or not all(is_whole(i) and i >= 0 for i in background):
+        raise DcacheError(f"background must be depths of blocks, such as [0, 2, 3], got {short(background)}")
     rule = (
         Shrinking(t_max, t_max if t_min is None else t_min, start)
         if steps is None
@@ -63,7 +64,7 @@ def profilingdit(
     return Method(
         rule=guarded(rule, warmup=start),
         predictor=Reuse(),
-        sites=tuple(sites(depths)),
+        sites=tuple(sites(list(background))),
         codec="delta",
         branches=branches,
         made_for=made_for,

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 from dcache.errors import DcacheError
+from dcache.util.checks import is_whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -101,5 +102,5 @@ def check_order(order: int, name: str = "order") -> None:
     Raises:
         DcacheError: it is not a whole number from 0 to `MAX_ORDER`.
     """
-    if not isinstance(order, int) or isinstance(order, bool) or not 0 <= order <= MAX_ORDER:
+    if not is_whole(order) or not 0 <= order <= MAX_ORDER:
         raise DcacheError(f"{name} must be a whole number from 0 to {MAX_ORDER}, got {order!r}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import isnan
+from math import isfinite
 from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.predictors.base import SiteIndependent, check_order
+from dcache.util.checks import is_number
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class Linear(SiteIndependent):
     forecasts: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.weight, int | float) or isinstance(self.weight, bool) or isnan(self.weight):
-            raise DcacheError(f"weight must be a number, got {self.weight!r}")
+        if not is_number(self.weight) or not isfinite(self.weight):
+            raise DcacheError(f"weight must be a finite number, got {self.weight!r}")
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
         """-weight and 1 + weight for the last two anchors, whatever the clock; reuse with one anchor."""

@@ -9,7 +9,10 @@ from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.predictors.base import SiteIndependent, check_order
-from dcache.util.checks import check_whole
+from dcache.util.checks import check_whole, is_number
+
+# The published scales lie below 1; with a far larger one the weights leave the range of float32.
+MAX_SCALE = 10
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Hermite(SiteIndependent):
 
     Args:
         order: highest i.
-        scale: the paper's sigma.
+        scale: the paper's sigma, above 0 and at most `MAX_SCALE`.
         since: as in `Taylor`.
     """
 
@@ -69,8 +72,8 @@ class Hermite(SiteIndependent):
     def __post_init__(self) -> None:
         check_order(self.order)
         check_whole("since", self.since, 0)
-        if not isinstance(self.scale, int | float) or isinstance(self.scale, bool) or not self.scale > 0:
-            raise DcacheError(f"scale must be a number above 0, got {self.scale!r}")
+        if not is_number(self.scale) or not 0 < self.scale <= MAX_SCALE:
+            raise DcacheError(f"scale must be a number above 0 and at most {MAX_SCALE}, got {self.scale!r}")
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:
         """Weights of the Hermite series at the newest anchor."""

@@ -11,6 +11,7 @@ from dcache.errors import DcacheError
 from dcache.identity.clock import CLOCKS
 from dcache.predictors import Predictor, make
 from dcache.predictors.corrections import Corrections
+from dcache.util.checks import plain
 
 Rows = Mapping[str, tuple[bool, ...]]
 
@@ -102,6 +103,8 @@ class Plan:
             DcacheError: a term is unknown.
         """
         check_terms(self.codec, self.clock, self.branches, self.uncond_from)
+        plain_parameters = {name: plain(value) for name, value in self.parameters.items()}
+        object.__setattr__(self, "parameters", plain_parameters)
 
     def make_predictor(self) -> Predictor:
         """Build the predictor from its name and parameters.

@@ -110,7 +110,7 @@ class Schedule:
         Raises:
             DcacheError: an evaluation is out of range, or a field of the plan is not valid.
         """
-        check_whole("steps", steps, 1)
+        steps = check_whole("steps", steps, 1)
         chosen = set(computed)
         wrong = sorted(chosen - set(range(steps)))
         if wrong:
@@ -147,7 +147,7 @@ class Schedule:
             DcacheError: the schedule has fitted weights, corrections or noise levels, which belong to their
                 evaluations.
         """
-        check_whole("steps", steps, 1)
+        steps = check_whole("steps", steps, 1)
         if steps == self.steps:
             return self
         if any(plan.predictor == "fitted" for plan in self.components.values()):

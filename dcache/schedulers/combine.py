@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,7 +81,7 @@ class OutsideWindow:
     high: float
 
     def __post_init__(self) -> None:
-        check_number("the window's start", self.low, -math.inf)
+        check_number("the window's start", self.low)
         check_number("the window's end", self.high, self.low)
 
     def __call__(self, context: StepContext) -> str | None:

@@ -26,12 +26,13 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from torch import nn
 
 from dcache.errors import DcacheError
+from dcache.sites.blocks import SUBLAYERS
 from dcache.sites.names import SITE_NAME
+from dcache.sites.overlap import refuse_nested, split_overlapping_runs
 from dcache.sites.site import LongSkip, Site, Skip, Sublayer
 
 SUBLAYER_KINDS = ("attn", "cross_attn", "mlp", "fused")
@@ -68,7 +69,7 @@ class Structure:
         """The sites of these specifications; runs that overlap are split.
 
         Raises:
-            DcacheError: a specification is unknown or out of range, brackets are nested, or a run cuts a long
+            DcacheError: a specification is unknown or out of range, sites are nested, or a run cuts a long
                 skip.
         """
         sites: dict[str, Site] = {}
@@ -81,6 +82,7 @@ class Structure:
                 f"no site of {list(specs)} exists in {self._class_name()}; it has: {self.available_specs()}"
             )
         self._check_overlap(selected)
+        refuse_nested({site: self._parts(site) for site in selected})
         refuse_cut_long_skips(self, selected)
         return selected
 
@@ -92,6 +94,11 @@ class Structure:
         return tuple(self._existing(str(spec).split("|")) for spec in specs)
 
     def _existing(self, alternatives: Sequence[str]) -> str:
+        if len(alternatives) > 1 and not all(alternatives):
+            raise DcacheError(
+                f"site {'|'.join(alternatives)!r} has an empty alternative: expected names on both sides of "
+                "'|', as in 'sublayers|block'"
+            )
         for spec in alternatives[:-1]:
             with suppress(DcacheError):
                 if list(self._expand(spec)):
@@ -131,17 +138,35 @@ class Structure:
         if not chosen:
             raise DcacheError(
                 f"site {spec!r} does not exist in {self._class_name()}: no such sublayer is found in its "
-                f"blocks, or declared for them; it has: {self.available_specs()}"
+                f"blocks, or declared for them; it has: {self.available_specs()}.{self._how_to_declare(spec)}"
             )
         return [self._site(s) for s in chosen]
 
-    def _runs(self, spec: str) -> Iterable[Site]:
+    def _how_to_declare(self, spec: str) -> str:
+        """The line that declares a sublayer; "" where a row would be refused or would not help."""
+        kind = "attn" if spec == "sublayers" else re.split("[:.]", spec)[0]
+        block = type(self.blocks[0]).__name__ if self.blocks else ""
+        if not block or block in SUBLAYERS or kind == "fused" or any(s.kind == kind for s in self.sublayers):
+            return ""
+        return (
+            f" Declare it with dcache.sites.blocks.register_block({block!r}, sublayers={{{kind!r}: "
+            "('NAME',)}) before dcache.enable (docs/add-a-family.md)."
+        )
+
+    def _check_blocks(self, spec: str) -> None:
         if not self.blocks:
-            hint = "a UNet has brackets instead" if self.skips else "use sites='model'"
+            # Presets with fixed sites take no sites=.
+            other = (
+                "choose a method that caches the whole model, as in dcache.enable(pipe, 'interval', sites="
+            )
+            hint = "a UNet has brackets instead" if self.skips else f"{other}'model')"
             raise DcacheError(
                 f"site {spec!r} needs a list of blocks and {self._class_name()} has none: {hint}; it has: "
                 f"{self.available_specs()}"
             )
+
+    def _runs(self, spec: str) -> Iterable[Site]:
+        self._check_blocks(spec)
         end = len(self.blocks) - 1
         if spec == "trunk":
             return [Site("trunk", "trunk", 0, end)]
@@ -174,6 +199,8 @@ class Structure:
     def _relative(self, spec: str) -> list[Site] | None:
         """Sites of a specification that depends on the depth, or may match nothing; None for any other."""
         end, middle = _END.fullmatch(spec), _MIDDLE.fullmatch(spec)
+        if end is not None or middle is not None:
+            self._check_blocks(spec)
         if end is not None:
             return [self._end(end)]
         if middle is not None:
@@ -193,6 +220,11 @@ class Structure:
 
     def _end(self, spec: re.Match[str]) -> Site:
         depth = len(self.blocks)
+        if not spec["share"] and not spec["count"].isdecimal():
+            raise DcacheError(
+                f"site {spec[0]!r} must be a whole number of blocks, as in 'front:2', or a share of them, as "
+                "in 'front:50%'"
+            )
         count = round(float(spec["count"]) * depth / 100) if spec["share"] else round(float(spec["count"]))
         if not 0 < count <= depth:
             raise DcacheError(
@@ -212,29 +244,17 @@ class Structure:
     def _class_name(self) -> str:
         return type(self.model).__name__
 
+    def _parts(self, site: Site) -> Sequence[nn.Module]:
+        """The modules of a site; none of the whole model and of the guidance."""
+        if site.is_run:
+            return self.blocks[site.first : site.last + 1]
+        if site.kind == "bracket":
+            return self.skips[site.first].inside
+        return [s.module for s in self.sublayers if s.name == site.name]
+
     @staticmethod
     def _site(sublayer: Sublayer) -> Site:
         return Site(sublayer.name, sublayer.kind, sublayer.depth, sublayer.depth)
-
-
-def split_overlapping_runs(sites: Sequence[Site]) -> list[Site]:
-    """Split runs that overlap into disjoint runs, at every first and last block.
-
-    A run's delta is the sum of the deltas of its parts, so predicting all parts equals predicting the run.
-    """
-    runs = [s for s in sites if s.is_run]
-    ordered = sorted(runs, key=lambda s: (s.first, s.last))
-    if all(b.first > a.last for a, b in pairwise(ordered)):
-        return list(sites)
-    edges = sorted({s.first for s in runs} | {s.last + 1 for s in runs})
-    atoms = []
-    for first, after in pairwise(edges):
-        last = after - 1
-        if any(s.first <= first and last <= s.last for s in runs):
-            same = next((s for s in runs if (s.first, s.last) == (first, last)), None)
-            name = f"block:{first}" if first == last else f"run:{first}-{last}"
-            atoms.append(same or Site(name, "block" if first == last else "run", first, last))
-    return [*(s for s in sites if not s.is_run), *atoms]
 
 
 def refuse_cut_long_skips(structure: Structure, sites: Sequence[Site]) -> None:

@@ -1,8 +1,11 @@
 """What a new user's session broke, each with the value that is right."""
 
+import json
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import dcache
 from dcache import DcacheError, Method, methods
@@ -21,15 +24,33 @@ from tests.pipelines import FLUX, PIXART, SD, before_step
         ({"sigma": "a"}, "sigma must be a number"),
         ({"timestep": "x"}, "timestep must be a number"),
         ({"branch": 1}, "branch must be a name or None, got 1"),
+        ({"flow": "yes"}, "flow must be True or False, got 'yes'"),
+        ({"steps": 3, "index": 5}, "index counts from 0 and must be below steps=3, got 5"),
+        ({"sigma": float("nan")}, "sigma must be a number, got nan"),
+        ({"index": True}, "index must be a whole number of at least 0, got True"),
+        ({"timestep": torch.tensor([1.0])}, "timestep must be a number, got tensor"),
     ],
 )
 def test_a_step_is_checked_when_it_is_said(said: dict[str, Any], words: str) -> None:
     toy = dcache.enable(Toy(), methods.interval(interval=2))
     with pytest.raises(DcacheError, match=words):
-        dcache.step(toy, 0, **said)
+        dcache.step(toy, **{"index": 0, **said})
     dcache.step(toy, 0, sigma=float("inf"))
     walk(toy, [0.0])
     assert dcache.stats(toy).computed == 1
+
+
+@pytest.mark.parametrize("of", [np.asarray, torch.tensor], ids=["numpy", "torch"])
+def test_a_step_takes_numbers_of_other_libraries(of: Any) -> None:
+    traces = []
+    for number in (lambda value: value, of):
+        toy = dcache.enable(Toy(), "newton", interval=2, clock="sigma")
+        for i in range(4):
+            sigma, steps = number(0.9 - 0.2 * i), number(4)
+            dcache.step(toy, number(i), sigma=sigma, timestep=number(900 - 200 * i), steps=steps)
+            walk(toy, [float(i)])
+        traces.append(json.dumps(dcache.trace(toy).content()))
+    assert traces[0] == traces[1]
 
 
 def test_an_error_while_caching_is_taken_off_brings_the_outer_method_back(
@@ -105,6 +126,7 @@ def test_observers_see_a_call_once_however_often_a_budget_repeats_it() -> None:
     [
         ({"compile": {"backend": "nope"}}, "torch.compile refuses compile={'backend': 'nope'}"),
         ({"compile": {"foo": 1}}, "torch.compile refuses compile={'foo': 1}"),
+        ({"compile": {"bogus": 1}}, "it has no option 'bogus', only fullgraph"),
         ({"compile": "yes"}, "compile must be True, False or arguments of torch.compile, got 'yes'"),
         ({"strict": "no"}, "strict must be True or False, got 'no'"),
     ],

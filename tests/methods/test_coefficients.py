@@ -109,7 +109,7 @@ def test_numbers_are_numbers(given):
 def test_too_few_numbers_are_refused():
     with pytest.raises(DcacheError, match="at least 2 numbers, got 1"):
         methods.magcache(ratios=[1.0])
-    with pytest.raises(DcacheError, match="at least 1 numbers, got 0"):
+    with pytest.raises(DcacheError, match="at least 1 number, got 0"):
         methods.teacache(coefficients=())
 
 

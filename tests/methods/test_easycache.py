@@ -181,3 +181,23 @@ def test_a_wider_output_is_continued_as_far_as_the_input_reaches() -> None:
             outputs.append(model(torch.full((1, 1, 2, 2), value), float(t))[:, :, 0, 0].tolist())
     # The sample's channel follows the input, 2 + (3 - 1); the variance stays.
     assert outputs == [[[3.0, 5.0]], [[4.0, 5.0]]]
+
+
+class _Behind(nn.Module):
+    """Three channels of the sample, which come behind one of a condition, times the timestep."""
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        return sample[:, 1:] * timestep
+
+
+def test_a_condition_in_front_of_the_sample_is_said_and_everything_is_computed() -> None:
+    model = dcache.enable(_Behind(), "easycache", warmup=2, last=False)
+    condition = torch.ones(1, 3, 2)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for i, t in enumerate((4.0, 3.0, 2.0, 1.0)):
+            dcache.step(model, i, timestep=t, steps=4)
+            model(torch.cat([condition, torch.full((1, 1, 2), t)], 1), torch.tensor([t]))
+    assert sum("did not change between two computed evaluations" in str(w.message) for w in said) == 1
+    assert not any("produced NaN" in str(w.message) for w in said)
+    assert dcache.stats(model).computed == 4

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 import dcache
 from dcache import DcacheError, lm_kv
@@ -121,3 +122,15 @@ def test_a_module_of_tokens_that_is_no_language_model_is_refused():
         DcacheError, match="needs a causal language model of transformers with one decoder, got Tokens"
     ):
         dcache.enable(Tokens(), "snapkv", budget=0.25)
+
+
+def test_a_text_encoder_is_sent_to_its_pipeline():
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    clip = transformers.CLIPTextModel(transformers.CLIPTextConfig(**sizes, vocab_size=49408))
+    tiny = {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 97}
+    t5 = transformers.T5EncoderModel(transformers.T5Config(**tiny))
+    for encoder in (clip, t5):
+        for method in (None, "newton"):
+            with pytest.raises(DcacheError, match=r"it is an encoder, .* dcache\.enable\(pipe\)\.") as caught:
+                dcache.enable(encoder, method)
+            assert "snapkv" not in str(caught.value)

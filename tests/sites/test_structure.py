@@ -229,7 +229,7 @@ def test_a_kind_that_need_not_exist():
         (["trunk", "block:3"], ["run:0-2", "block:3", "run:4-7"]),
         (["run:0-1", "run:1-2", "run:5-6"], ["block:0", "block:1", "block:2", "run:5-6"]),
         (["run:1-6", "run:3-4", "run:4-7"], ["run:1-2", "block:3", "block:4", "run:5-6", "block:7"]),
-        (["attn", "front:2", "rear:7"], [*(f"attn:{i}" for i in range(8)), "block:0", "block:1", "run:2-7"]),
+        (["guidance", "front:2", "rear:7"], ["guidance", "block:0", "block:1", "run:2-7"]),
     ],
 )
 def test_overlapping_runs_are_cut_into_atoms(specs, atoms):
@@ -238,6 +238,36 @@ def test_overlapping_runs_are_cut_into_atoms(specs, atoms):
     # The order of the specifications does not matter, and atoms are not cut any further.
     assert sorted(names(model, *reversed(specs))) == sorted(atoms)
     assert names(model, *atoms) == atoms
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("front:1.5", "site 'front:1.5' must be a whole number of blocks, as in 'front:2', or a share"),
+        ("attn|", "site 'attn|' has an empty alternative"),
+        ("|", "site '|' has an empty alternative"),
+    ],
+)
+def test_a_site_that_cannot_be_is_refused_with_what_can(spec, says):
+    with pytest.raises(DcacheError) as caught:
+        discover(Flat(BasicTransformerBlock)).select([spec])
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("spec", ["trunk", "front:75%", "rear:2", "middle:1-0", "block:0"])
+def test_a_model_without_blocks_is_sent_to_methods_for_whole_models(spec):
+    with pytest.raises(DcacheError, match=r"and Sequential has none: .*'interval', sites='model'"):
+        discover(nn.Sequential(nn.Linear(2, 2))).select([spec])
+
+
+def test_a_missing_sublayer_is_answered_with_the_line_that_declares_it():
+    for spec in ("mlp", "mlp:2", "mlp.context:1"):
+        with pytest.raises(DcacheError, match=r"register_block\('Block', sublayers=\{'mlp': \('NAME',\)\}\)"):
+            discover(Flat()).select([spec])
+    # A second row of a class would be refused, and more depth is no row's.
+    with pytest.raises(DcacheError) as caught:
+        discover(Flat(BasicTransformerBlock)).select(["attn:9"])
+    assert "register_block" not in str(caught.value)
 
 
 def test_of_two_names_for_the_same_blocks_the_first_is_kept():

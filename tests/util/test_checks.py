@@ -1,13 +1,24 @@
 """Checks of numbers: what passes, and what the message says of the rest."""
 
+import json
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from dcache.errors import DcacheError
-from dcache.util.checks import check_number, check_share, check_whole, check_wholes, is_number, is_whole
+from dcache.util.checks import (
+    check_number,
+    check_share,
+    check_whole,
+    check_wholes,
+    is_number,
+    is_whole,
+    plain,
+)
 
 
 def test_a_share_is_a_float_below_one_and_a_count_a_whole_number():
@@ -59,7 +70,17 @@ def test_a_share_is_refused_as_a_share_and_a_count_as_a_count():
         (True, False, False),
         ("1", False, False),
         (None, False, False),
-        (np.int64(1), False, False),
+        (np.int64(1), True, True),
+        (np.float32(1), False, True),
+        (torch.tensor(1), True, True),
+        (torch.tensor(0.5), False, True),
+        (torch.tensor(True), False, False),
+        (torch.tensor([1]), False, False),
+        (torch.empty((), device="meta"), False, False),
+        (np.bool_(True), False, False),
+        (Fraction(1, 2), False, True),
+        (1j, False, False),
+        ([1], False, False),
     ],
 )
 def test_a_truth_value_is_no_number(value: Any, whole: bool, number: bool) -> None:
@@ -82,3 +103,47 @@ def test_a_list_of_whole_numbers_is_returned_as_a_tuple():
     for wrong in ([-1], [1.0], [True], ["1"]):
         with pytest.raises(DcacheError, match="every entry of steps must be a whole number of at least 0"):
             check_wholes("steps", wrong, 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (np.int64(3), 3),
+        (np.float64(0.5), 0.5),
+        (torch.tensor(0.25, dtype=torch.bfloat16, requires_grad=True), 0.25),
+        (Fraction(1, 4), 0.25),
+        (np.array([1, 2]), [1, 2]),
+        (torch.tensor([0.5]), [0.5]),
+        ((np.int8(1), [np.float32(0.5), "a"]), (1, [0.5, "a"])),
+        (np.bool_(False), False),
+    ],
+)
+def test_numbers_of_other_libraries_become_pythons_to_the_last_entry(value: Any, number: Any) -> None:
+    assert json.dumps(plain(value)) == json.dumps(number)
+    assert type(plain(value)) is type(number)
+
+
+@pytest.mark.parametrize("value", ["3", b"3", None, True, 3, 0.5, [1, "a"], (), {"a": 1}, math.inf, object])
+def test_all_else_stays_the_same_object(value: Any) -> None:
+    assert plain(value) is value
+
+
+def test_checked_numbers_are_returned_as_pythons():
+    wholes = check_wholes("a", np.ones(1, int), 0)
+    assert json.dumps([check_whole("a", np.int64(3), 0), check_number("a", torch.tensor(0.5)), *wholes]) == (
+        "[3, 0.5, 1]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("bounds", "says"),
+    [
+        ({}, "a number"),
+        ({"most": 1}, "a number of at most 1"),
+        ({"least": 0, "most": 1}, "a number of at least 0 and at most 1"),
+    ],
+)
+def test_a_number_is_refused_with_the_bounds_that_there_are(bounds: dict[str, float], says: str) -> None:
+    with pytest.raises(DcacheError) as caught:
+        check_number("sigma", math.nan, **bounds)
+    assert str(caught.value) == f"sigma must be {says}, got nan"

@@ -20,8 +20,8 @@ from dcache.schedulers import DeltaDitStages, EveryNthIndex, guarded
 from dcache.schedulers.combine import share_of
 from dcache.schedulers.planners.registry import scheduled
 from dcache.schedulers.simulate import simulate
+from dcache.sites.overlap import split_overlapping_runs
 from dcache.sites.site import Site
-from dcache.sites.structure import split_overlapping_runs
 from dcache.util.checks import check_share, check_whole
 
 SHARE = 0.75
