@@ -195,6 +195,7 @@ def test_steps_are_sorted_by_what_ran() -> None:
     assert "full_ms" not in replace(entry, failed="why").figures(4)
 
 
+@pytest.mark.slow
 def test_compiled_blocks_are_timed_with_what_the_look_saw() -> None:
     entrants, rounds = script("entrants"), script("rounds")
     loaded = tiny("wan")

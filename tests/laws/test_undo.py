@@ -84,7 +84,10 @@ def calls_and_raises(shape: Shape, pipe: Any) -> None:
         shape.run(pipe, **stop_at(shape, 3))
 
 
-@pytest.mark.parametrize("use", [calls_nothing, calls_once, calls_and_raises])
+# What dies has run once before.
+@pytest.mark.parametrize(
+    "use", [calls_nothing, pytest.param(calls_once, marks=pytest.mark.slow), calls_and_raises]
+)
 @pytest.mark.parametrize(("shape", "preset"), PAIRS)
 def test_nothing_is_left_behind(shape: Shape, preset: str, use: Callable[[Shape, Any], None]) -> None:
     twin, pipe = shape.build(), shape.build()

@@ -62,6 +62,7 @@ def test_what_cannot_be_calibrated_is_told(capsys: pytest.CaptureFixture[str], t
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     """But for the measured seconds, which decide nothing but how often is computed."""
 
