@@ -37,6 +37,7 @@ class Call:
             call and whether the model returned a sample, it returns whether the call stays an evaluation.
         sample: its first tensor, where that is the rule's probe and the part of it that the output continues
             is not known before it returns.
+        problem: what a site met in it that cannot be predicted, "" if nothing; the session falls back then.
     """
 
     branch: Branch
@@ -56,3 +57,4 @@ class Call:
     own_state: OwnState | None = None
     withdraw: Callable[[Call, bool], bool] | None = None
     sample: torch.Tensor | None = None
+    problem: str = ""
