@@ -88,12 +88,14 @@ class RunRegion(Region):
 
     def leave_predicted(self, call: Call) -> Any:
         """The last block is replaced by the prediction."""
-        if self.broadcasts and self.history is not None:
-            newest = self.history.leaves[-1]
+        # An observer may disable caching meanwhile.
+        history = self.history
+        if self.broadcasts and history is not None:
+            newest = history.leaves[-1]
             self.entries = [_widened(x, z) for x, z in zip_longest(self.entries, newest)]
         leaves = self.predict(call, self.entries)
         self.entries = ()
-        form: OutputForm = self.history.form  # type: ignore[union-attr]
+        form: OutputForm = history.form  # type: ignore[union-attr]
         for i, constant in form.constants.items():
             leaves[i] = constant
         return rebuild(leaves, form.recipe)

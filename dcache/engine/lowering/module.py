@@ -71,8 +71,10 @@ class ModuleCall(ModuleIntercept):
         region = self.region.next_of(call)
         if region.decide(call):
             entries = [first_tensor(args, kwargs)] if region.codec.is_delta else ()
+            # An observer may disable caching meanwhile.
+            history = region.history
             predicted = region.predict(call, entries)
-            form: OutputForm = region.history.form  # type: ignore[union-attr]
+            form: OutputForm = history.form  # type: ignore[union-attr]
             for i, constant in form.constants.items():
                 predicted[i] = constant
             return rebuild(predicted, form.recipe)
