@@ -16,7 +16,7 @@ from dcache.engine.protocols import Engine, Lowered
 from dcache.engine.region import OutputForm, Region
 from dcache.errors import DcacheError
 from dcache.intercept.module_call import ModuleIntercept
-from dcache.intercept.pytree import flatten, rebuild, unpredictable
+from dcache.intercept.pytree import first_tensor, flatten, rebuild, unpredictable
 from dcache.sites.regroup import regroup, regrouped_size
 from dcache.sites.site import Site
 from dcache.sites.streams import Key, PassThrough, join, named_tensors, with_rows_of
@@ -155,6 +155,8 @@ class BlockCall(ModuleIntercept):
         if self.first:
             if region.engine.method.probes_attention:
                 call.probe_attention = partial(self.inner, *args, **kwargs)
+                picture = first_tensor(args, kwargs)
+                call.block_input = None if picture is None else picture.shape
             region.enter(call, self.module, args, kwargs)
             call.probe_attention = None
             call.entered += 1
