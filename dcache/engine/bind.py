@@ -21,7 +21,7 @@ from dcache.probes import Probe, attacher
 from dcache.schedule.plan import UNCOND_FROM
 from dcache.sites.discovery import discover
 from dcache.sites.site import Site
-from dcache.sites.structure import Structure
+from dcache.sites.structure import SUBLAYER_KINDS, Structure
 
 
 def bind(engine: Engine, specs: Sequence[str], compile_options: Any = None, replay: bool = False) -> Binding:
@@ -38,6 +38,7 @@ def bind(engine: Engine, specs: Sequence[str], compile_options: Any = None, repl
     """
     model, method = engine.module, engine.method
     structure = discover(model, specs)
+    _say_shared(engine, structure, specs)
     specs = _existing(engine, structure, specs)
     if method.probe:
         specs = _beside_probe(structure, specs, method.probe)
@@ -65,6 +66,17 @@ def bind(engine: Engine, specs: Sequence[str], compile_options: Any = None, repl
             "dcache recognises"
         )
     return binding
+
+
+def _say_shared(engine: Engine, structure: Structure, specs: Sequence[str]) -> None:
+    """Name the modules that look like the sublayers asked for, and that several blocks share."""
+    kinds = {spec.partition(":")[0].partition(".")[0].strip("?") for s in specs for spec in str(s).split("|")}
+    if structure.shared and kinds & {"sublayers", *SUBLAYER_KINDS}:
+        names = ", ".join(dict.fromkeys(type(module).__name__ for module in structure.shared))
+        engine.warn(
+            f"blocks of {type(structure.model).__name__} share modules ({names}), and which block calls one "
+            "is not known: these are not cached by themselves. Use sites of whole blocks to skip them."
+        )
 
 
 def _existing(engine: Engine, structure: Structure, specs: Sequence[str]) -> Sequence[str]:
@@ -218,9 +230,10 @@ def _attach_modulated(binding: Binding, engine: Engine, _: Probe) -> None:
             "the dynamic rule decides before the first block runs, and none of the sites "
             f"{[s.name for s in binding.sites]} begins with it: choose 'trunk' or 'run:0-N'"
         )
-    first = [s for s in structure.sublayers if s.depth == 0 and s.kind == "attn"]
-    if first:
-        binding.intercepts.append(AttentionInputProbe(first[0].module, engine))
+    # Not the first that is registered: that may be the text's.
+    attention = next((s for s in structure.sublayers if s.name == "attn:0"), None)
+    if attention is not None:
+        binding.intercepts.append(AttentionInputProbe(attention.module, engine))
         return
     block = structure.blocks[0]
     engine.warn(

@@ -118,12 +118,16 @@ class Binding:
         """
         bound = {i.module for i in self.intercepts}
         for module in self.model.modules():
-            if compiled_inside(module) is None:
+            # `torch.compile(block)` makes another module around the block.
+            around = hasattr(module, "_orig_mod")
+            if compiled_inside(module) is None and not around:
                 continue
             enclosed = next((m for m in module.modules() if m is not module and m in bound), None)
             if enclosed is not None:
+                block = type(getattr(module, "_orig_mod", module)).__name__
+                by = " by torch.compile(block)" if around else ""
                 raise DcacheError(
-                    f"{type(module).__name__} is compiled, and the sites {[s.name for s in self.sites]} "
+                    f"{block} is compiled{by}, and the sites {[s.name for s in self.sites]} "
                     f"lie inside it ({type(enclosed).__name__}): leave the blocks as they are and call "
                     "dcache.enable(pipe, ..., compile=True), which compiles the sublayers instead; or "
                     "choose sites of whole blocks"

@@ -28,6 +28,7 @@ class Call:
         entered: runs of blocks that were entered and not left (0 at the end, or a block was dropped).
         probe_attention: runs the first block up to its attention, where that input is the rule's probe.
         probing_attention: True while that runs.
+        block_input: shape of the first block's first tensor, where its attention's input is the rule's probe.
         half: (rows of the whole batch, those that are run), where only a part of them is.
         counts: what was recorded before it, where it may have to be done again.
         run: the run, None in tests of single parts.
@@ -37,6 +38,7 @@ class Call:
             call and whether the model returned a sample, it returns whether the call stays an evaluation.
         sample: its first tensor, where that is the rule's probe and the part of it that the output continues
             is not known before it returns.
+        problem: what a site met in it that cannot be predicted, "" if nothing; the session falls back then.
     """
 
     branch: Branch
@@ -49,6 +51,7 @@ class Call:
     entered: int = 0
     probe_attention: Callable[[], Any] | None = None
     probing_attention: bool = False
+    block_input: torch.Size | None = None
     half: tuple[int, slice] | None = None
     counts: tuple[int, int, dict[str, int]] | None = None
     run: Run | None = None
@@ -56,3 +59,4 @@ class Call:
     own_state: OwnState | None = None
     withdraw: Callable[[Call, bool], bool] | None = None
     sample: torch.Tensor | None = None
+    problem: str = ""

@@ -138,18 +138,19 @@ class CallCheck:
             if branch.indicator is not None:
                 # What the indicator compares with may take less after the next call.
                 session.state.note_peak()
+            if call.problem and not session.removed:
+                return self._given_up(call, call.problem, reset, arguments, output)
             return call
         differs, texts = session.binding.confirm()
         for text in texts:
             session.warn(text)
         if differs:
             call = computed_again(session, call, reset, inner, arguments, output)
-        problem = session.binding.settle()
+        problem = call.problem or session.binding.settle()
         if problem is None and session.binding.whole is None:
             problem = self_check(session, list(session.binding.storing()), call, inner, arguments, output)
         if problem:
-            self.fall_back(problem)
-            call = self._as_whole_model(call, reset, arguments, output)
+            call = self._given_up(call, problem, reset, arguments, output)
         else:
             session.binding.check_corrections()
         session.verified.add(branch.signature)
@@ -175,6 +176,15 @@ class CallCheck:
         session.warn(f"{name}: {why}; the whole model is remembered instead (sites='model')")
         session.method = method.for_whole_model()
         session.rebind(("model",))
+
+    def _given_up(self, call: Call, why: str, reset: str, arguments: Any, output: Any) -> Call:
+        """Fall back to the whole model after a call; returns the call that stands for it."""
+        self.fall_back(why)
+        if arguments is None:
+            # A later call than the first: its arguments may have been written over.
+            self.session.state.record.events.clear()
+            return call
+        return self._as_whole_model(call, reset, arguments, output)
 
     def _show_sample(self, call: Call, output: Any) -> None:
         """Show the probe the part of the first call's input that the output turned out to continue."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from time import perf_counter
 from typing import Any, TypeGuard
@@ -17,11 +18,27 @@ from dcache.engine.call import Call
 from dcache.engine.observe import SiteOutput
 from dcache.engine.protocols import Engine, Lowered
 from dcache.errors import DcacheError
+from dcache.intercept.pytree import unpredictable
 from dcache.kernels import launch
 from dcache.kernels.packed import Stored
 from dcache.kernels.weighted_sum import weighted_sum
 from dcache.predictors.guided_pair import Sum, paired_sum
 from dcache.sites.site import Site
+
+
+@dataclass(frozen=True)
+class OutputForm:
+    """How a module's output is put together from what is remembered of it.
+
+    Attributes:
+        recipe: as `flatten` gave it.
+        constants: place -> leaf that is no tensor.
+        count: number of leaves.
+    """
+
+    recipe: Any
+    constants: Mapping[int, Any]
+    count: int
 
 
 class Region(ABC):
@@ -139,6 +156,25 @@ class Region(ABC):
         self.engine.state.overhead_seconds += perf_counter() - began
         for observer in observers:
             observer.on_leave(self._observed_as(), call, computed=True)
+
+    def keep_form(self, call: Call, leaves: Sequence[Any], recipe: Any) -> None:
+        """Keep how an output is put together, beside the anchors of its branch.
+
+        Leaves that are no tensors are returned again by predictions. If they changed since the last anchor,
+        or cannot be returned again, the call says so.
+        """
+        history = self.history
+        if history is None or self.decided_in is not call:
+            history = self.history = call.branch.history(self.key)
+        constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
+        before, history.form = history.form, OutputForm(recipe, constants, len(leaves))
+        problem = unpredictable(list(constants.values())) if constants and call.observing else ""
+        if problem:
+            call.problem = call.problem or f"{self.site.name} returns {problem}"
+        elif before is not None and (before.count != len(leaves) or before.constants != constants):
+            call.problem = call.problem or (
+                f"{self.site.name} returns something beside its tensors that changes between evaluations"
+            )
 
     def predict(self, call: Call, entries: Sequence[torch.Tensor | None]) -> list[Any]:
         """The predicted leaves, new tensors of the outputs' dtypes; None for leaves that are not stored.

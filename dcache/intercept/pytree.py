@@ -3,26 +3,79 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Hashable, Mapping, Sequence
+import sys
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
+from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
-from dcache.intercept.objects import object_mark
+from dcache.intercept.objects import CONTAINERS, PLAIN, attributes_of, object_mark
 from dcache.kernels.changes import changes
 
 _FLAGS = (bool, str, type(None))
+_LEAVES = (torch.Tensor, *PLAIN)
+_FUNCTIONS = (FunctionType, MethodType, partial)
+# Objects within objects that are taken apart; what lies deeper stays one leaf.
+_LEVELS = 3
 
 
-def flatten(output: Any) -> tuple[tuple[Any, ...], Any]:
-    """Split an output into leaves and a recipe for `rebuild`. Leaves that are no tensors are constants."""
+@dataclass(frozen=True)
+class _Object:
+    """Recipe of a dataclass instance or a namespace.
+
+    Attributes:
+        kind: its class.
+        names: of its fields.
+        recipe: how the tuple of their values is put together.
+        count: number of leaves of these.
+    """
+
+    kind: Any
+    names: tuple[str, ...]
+    recipe: Any
+    count: int
+
+
+@dataclass(frozen=True)
+class _WithObjects:
+    """Recipe of an output with such objects: for each leaf of `spec` an object's recipe, or None."""
+
+    spec: Any
+    objects: tuple[_Object | None, ...]
+
+
+def flatten(output: Any, levels: int = _LEVELS) -> tuple[tuple[Any, ...], Any]:
+    """Split an output into leaves and a recipe for `rebuild`. Leaves that are no tensors are constants.
+
+    Dataclasses and namespaces are taken apart like dicts.
+
+    Args:
+        output: the output.
+        levels: how many of them deep.
+    """
     if isinstance(output, torch.Tensor):
         return (output,), None
-    if type(output) is tuple and not any(isinstance(item, tuple | list | dict) for item in output):
+    if type(output) is tuple and all(isinstance(item, _LEAVES) for item in output):
         return output, tuple
     leaves, spec = pytree.tree_flatten(output)
-    return tuple(leaves), spec
+    attributes = [_fields_of(leaf) if levels else None for leaf in leaves]
+    if all(values is None for values in attributes):
+        return tuple(leaves), spec
+    flat: list[Any] = []
+    objects: list[_Object | None] = []
+    for leaf, values in zip(leaves, attributes, strict=True):
+        if values is None:
+            flat.append(leaf)
+            objects.append(None)
+            continue
+        parts, recipe = flatten(tuple(values.values()), levels - 1)
+        flat += parts
+        objects.append(_Object(type(leaf), tuple(values), recipe, len(parts)))
+    return tuple(flat), _WithObjects(spec, tuple(objects))
 
 
 def rebuild(leaves: Sequence[Any], recipe: Any) -> Any:
@@ -31,7 +84,64 @@ def rebuild(leaves: Sequence[Any], recipe: Any) -> Any:
         return leaves[0]
     if recipe is tuple:
         return tuple(leaves)
-    return pytree.tree_unflatten(list(leaves), recipe)
+    if not isinstance(recipe, _WithObjects):
+        return pytree.tree_unflatten(list(leaves), recipe)
+    rest = iter(leaves)
+    parts = [next(rest) if part is None else _made(part, rest) for part in recipe.objects]
+    return pytree.tree_unflatten(parts, recipe.spec)
+
+
+def _fields_of(value: Any) -> Mapping[str, Any] | None:
+    """Name -> value of an object that is nothing but its fields, else None."""
+    attributes = None if isinstance(value, _LEAVES) else attributes_of(value)
+    if attributes is None or type(value) is SimpleNamespace:
+        return attributes
+    plain = is_dataclass(value) and set(attributes) <= {field.name for field in fields(value)}
+    return attributes if plain else None
+
+
+def _made(part: _Object, leaves: Iterator[Any]) -> Any:
+    values = rebuild([next(leaves) for _ in range(part.count)], part.recipe)
+    fresh = part.kind.__new__(part.kind)
+    for name, value in zip(part.names, values, strict=True):
+        # Also of a frozen dataclass.
+        object.__setattr__(fresh, name, value)
+    return fresh
+
+
+def unpredictable(leaves: Sequence[Any]) -> str:
+    """What among an output's leaves can be neither predicted nor returned again, in words; "" if nothing.
+
+    Flags, integers and texts are returned again. A float is computed from tensors as a rule, and an object
+    that is not taken apart may hold tensors of the call that made it.
+    """
+    for leaf in leaves:
+        if isinstance(leaf, torch.Tensor):
+            continue
+        if isinstance(leaf, float | complex):
+            return f"a {type(leaf).__name__} beside its tensors"
+        if next(_data_within(leaf), None) is not None:
+            return f"a {type(leaf).__name__}, which dcache cannot take apart"
+    return ""
+
+
+def _data_within(leaf: Any) -> Iterator[Any]:
+    """Tensors, arrays and functions that an object leads to."""
+    stack, seen = [leaf], set()
+    numpy = sys.modules.get("numpy")
+    arrays = () if numpy is None else (numpy.ndarray, numpy.generic)
+    kinds = (torch.Tensor, *_FUNCTIONS, *arrays)
+    while stack:
+        value = stack.pop()
+        if id(value) in seen or isinstance(value, PLAIN):
+            continue
+        seen.add(id(value))
+        if isinstance(value, kinds):
+            yield value
+        elif isinstance(value, CONTAINERS):
+            stack += value.values() if isinstance(value, dict) else value
+        else:
+            stack += (attributes_of(value) or {}).values()
 
 
 def copy_containers(value: Any) -> Any:
@@ -120,8 +230,11 @@ def argument_names(forward: Any) -> list[str]:
 
 
 def same(a: Any, b: Any) -> tuple[float, bool]:
-    """Largest relative L1 distance between two outputs' tensors, and whether their structures agree."""
-    left, right = flatten(a)[0], flatten(b)[0]
+    """Largest relative L1 distance between two outputs' tensors, and whether their structures agree.
+
+    Tensors of objects that cannot be taken apart are compared too.
+    """
+    left, right = _seen_in(a), _seen_in(b)
     if len(left) != len(right):
         return float("inf"), False
     worst = 0.0
@@ -135,3 +248,12 @@ def same(a: Any, b: Any) -> tuple[float, bool]:
             distance = sums.mean("distance") / sums.mean("length").clamp_min(1e-12)
             worst = float("inf") if distance.isnan() else max(worst, float(distance))
     return worst, True
+
+
+def _seen_in(output: Any) -> list[Any]:
+    seen: list[Any] = []
+    for leaf in flatten(output)[0]:
+        seen.append(leaf)
+        if not isinstance(leaf, torch.Tensor):
+            seen += _data_within(leaf)
+    return seen

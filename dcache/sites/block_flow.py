@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import torch
@@ -18,13 +19,40 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
-from dcache.sites.evidence import Use, Verdict, judge
+from dcache.intercept.pytree import flatten
+from dcache.sites.evidence import Use, Verdict, judged
 from dcache.sites.streams import named_tensors
 from dcache.sites.sublayers import Part, keys, queries
 
-Roots = frozenset[str]
-NOTHING: Roots = frozenset()
-_ADDING = {"add", "add_", "__add__", "__radd__", "__iadd__", "addcmul", "addcmul_", "sub", "__sub__", "lerp"}
+# Where a tensor is computed from: (argument of the block, sublayers on the way), the fewest of these.
+Way = tuple[str, frozenset[str]]
+Ways = frozenset[Way]
+# A sublayer, and those that its output went through since.
+Carrier = tuple[str, frozenset[str]]
+NOTHING: Ways = frozenset()
+_ADDING = {
+    "add",
+    "add_",
+    "__add__",
+    "__radd__",
+    "__iadd__",
+    "addcmul",
+    "addcmul_",
+    "sub",
+    "sub_",
+    "__sub__",
+    "__rsub__",
+    "__isub__",
+    "rsub",
+    "lerp",
+}
+_MULTIPLYING = {"mul", "mul_", "__mul__", "__rmul__", "__imul__"}
+# What leaves a tensor the stream that it was.
+_CONTINUING = {
+    *_ADDING, *_MULTIPLYING, "__getitem__", "chunk", "clone", "contiguous", "div", "__truediv__", "div_",
+    "dropout", "expand", "flatten", "float", "group_norm", "layer_norm", "permute", "reshape", "rms_norm",
+    "split", "squeeze", "to", "transpose", "type", "type_as", "unflatten", "unsqueeze", "view",
+}  # fmt: skip
 
 
 class BlockFlow(TorchFunctionMode):
@@ -46,19 +74,25 @@ class BlockFlow(TorchFunctionMode):
         self.parts = parts
         paths = dict.fromkeys(path for part in parts for path in (part.path, *part.feeders))
         self.uses = {path: Use() for path in paths}
-        self.streams: Roots = NOTHING
+        self.streams: frozenset[str] = frozenset()
         self.outputs = 0
         self.inside = 0
         self.projected: dict[str, list[torch.Tensor]] = {}
-        self.read: dict[str, Roots] = dict.fromkeys(paths, NOTHING)
-        self.met: dict[str, Roots] = dict.fromkeys(paths, NOTHING)
+        self.through: dict[Carrier, Ways] = {}
+        self.read: dict[str, Ways] = dict.fromkeys(paths, NOTHING)
+        self.met: dict[Carrier, Ways] = {}
         # Weak: the activations of a block are freed as ever.
         self.roots: Any = WeakIdKeyDictionary()
         self.carried: Any = WeakIdKeyDictionary()
+        # What is an argument still, under norms, gates and additions -> names of these arguments.
+        self.streaming: Any = WeakIdKeyDictionary()
+        self.scaled: dict[str, frozenset[str]] = dict.fromkeys(paths, frozenset())
+        # Of the sublayer under way, what is its input still -> whether something was added to it.
+        self.within: Any = WeakIdKeyDictionary()
 
     def verdicts(self) -> list[Verdict]:
         """What the call showed of each sublayer that is not declared."""
-        return [judge(part, self.uses, self.outputs) for part in self.parts if not part.declared]
+        return judged([part for part in self.parts if not part.declared], self.uses, self.outputs)
 
     def run(self, call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Call the block, and note what happens.
@@ -70,10 +104,12 @@ class BlockFlow(TorchFunctionMode):
         """
         named = {name: tensor for name, (_, tensor) in named_tensors(self.block, args, kwargs).items()}
         for name, tensor in named.items():
-            self.roots[tensor] = frozenset((name,))
+            self.roots[tensor] = frozenset([(name, frozenset[str]())])
+            self.streaming[tensor] = frozenset([name])
         with self._watching_modules(), self:
             output = call(*args, **kwargs)
-        self._finish(named, list(_tensors(output)))
+        leaves = [leaf for leaf in flatten(output)[0] if isinstance(leaf, torch.Tensor)]
+        self._finish(named, leaves)
         return output
 
     def __torch_function__(
@@ -81,31 +117,60 @@ class BlockFlow(TorchFunctionMode):
     ) -> Any:
         """Call one function of torch; its results come from where its operands come from."""
         result = func(*args, **(kwargs or {}))
-        if self.inside:
-            return result
         results = list(_tensors(result))
         name = getattr(func, "__name__", "")
         operands = list(_tensors((args, kwargs)))
         if name == "__setitem__":
             results = operands[:1]
-        if results and operands:
-            self._follow(results, operands, adds=name in _ADDING)
+        if not results or not operands:
+            return result
+        if self.inside:
+            self._follow_within(results, operands, name)
+        else:
+            self._follow(results, operands, name)
         return result
 
-    def _follow(self, results: list[torch.Tensor], operands: list[torch.Tensor], adds: bool) -> None:
-        roots = NOTHING.union(*(self.roots.get(x, NOTHING) for x in operands))
-        carried: dict[str, Roots] = {}
+    def _follow(self, results: list[torch.Tensor], operands: list[torch.Tensor], name: str) -> None:
+        roots = fewest(way for x in operands for way in self.roots.get(x, NOTHING))
+        if name in _MULTIPLYING:
+            self._note_scales(operands)
+        carried: dict[Carrier, Ways] = {}
         for x in operands:
-            for path, met in self.carried.get(x, {}).items():
-                carried[path] = carried.get(path, NOTHING) | met
-        if adds:
-            for path, met in carried.items():
-                beside = [self.roots.get(x, NOTHING) for x in operands if path not in self.carried.get(x, {})]
-                carried[path] = met.union(*beside)
-                self.met[path] |= carried[path]
+            for carrier, met in self.carried.get(x, {}).items():
+                carried[carrier] = carried.get(carrier, NOTHING) | met
+        if name in _ADDING:
+            for carrier, met in carried.items():
+                beside = [x for x in operands if all(c[0] != carrier[0] for c in self.carried.get(x, {}))]
+                carried[carrier] = fewest(
+                    [*met, *(way for x in beside for way in self.roots.get(x, NOTHING))]
+                )
+                self.met[carrier] = self.met.get(carrier, NOTHING) | carried[carrier]
+        same = [self.streaming[x] for x in operands if x in self.streaming and name in _CONTINUING]
         for x in results:
             self.roots[x] = roots
             self.carried[x] = carried
+            if same:
+                self.streaming[x] = frozenset[str]().union(*same)
+
+    def _note_scales(self, operands: list[torch.Tensor]) -> None:
+        """Of a product, note the sublayers whose output multiplies arguments of the block, and which ones."""
+        for x, other in permutations(operands, 2):
+            if x is other or x in self.streaming:
+                continue
+            names = self.streaming.get(other, frozenset())
+            if x.numel() < other.numel():
+                names = names | {name for name, _ in self.roots.get(other, NOTHING)}
+            beside = {path for path, _ in self.carried.get(other, {})}
+            for path in {path for path, _ in self.carried.get(x, {})} - beside:
+                self.scaled[path] |= names
+
+    def _follow_within(self, results: list[torch.Tensor], operands: list[torch.Tensor], name: str) -> None:
+        """Follow what a sublayer does to its input itself."""
+        size = max(x.numel() for x in results)
+        given = [self.within[x] for x in operands if x in self.within and x.numel() >= size]
+        if name in _CONTINUING and given:
+            for x in results:
+                self.within[x] = any(given) or (name in _ADDING and len(operands) > 1)
 
     @contextmanager
     def _watching_modules(self) -> Iterator[None]:
@@ -130,8 +195,17 @@ class BlockFlow(TorchFunctionMode):
                 return
             self.projected = {}
             given = list(_tensors((args, kwargs)))
-            self.read[path] = self.read[path].union(*(self.roots.get(x, NOTHING) for x in given))
-            for source in {path for x in given for path in self.carried.get(x, {})}:
+            self.within = WeakIdKeyDictionary()
+            if given and any(self.roots.get(x) for x in given[:1]):
+                self.within[given[0]] = False
+            self.read[path] = fewest(
+                [*self.read[path], *(w for x in given for w in self.roots.get(x, NOTHING))]
+            )
+            self.through = {}
+            for x in given:
+                for carrier, met in self.carried.get(x, {}).items():
+                    self.through[carrier] = self.through.get(carrier, NOTHING) | met
+            for source in {path for path, _ in self.through}:
                 use = self.uses[source]
                 self.uses[source] = replace(use, read_by=use.read_by | {path})
 
@@ -160,10 +234,14 @@ class BlockFlow(TorchFunctionMode):
             calls=use.calls + 1,
             keys_of_queries=use.keys_of_queries if together is None else together,
             plain=use.plain and all(leaf is None or isinstance(leaf, torch.Tensor) for leaf in leaves),
+            residual=use.residual or any(self.within.get(x, False) for x in _tensors(output)),
         )
+        self.within = WeakIdKeyDictionary()
+        carried = {(source, via | {path}): met for (source, via), met in self.through.items()}
         for x in _tensors(output):
-            self.roots[x] = self.read[path]
-            self.carried[x] = {path: NOTHING}
+            self.roots[x] = frozenset((name, passed | {path}) for name, passed in self.read[path])
+            self.carried[x] = {**carried, (path, frozenset[str]()): NOTHING}
+            self.streaming.pop(x, None)
 
     def _together(self, module: nn.Module) -> bool | None:
         """Whether keys are projected from what queries are, perhaps among others; None without a call."""
@@ -178,15 +256,33 @@ class BlockFlow(TorchFunctionMode):
         self.streams = frozenset(name for name, x in named.items() if x.shape in shapes)
         self.outputs = sum(any(x.shape == shape for x in named.values()) for shape in shapes)
         for path, use in self.uses.items():
-            alone = [self.carried.get(x, {}).get(path) for x in outputs]
+            ends = [self.carried.get(x, {}) for x in outputs]
+            out = [(via, met) for end in ends for (name, via), met in end.items() if name == path]
+            # What is lost sight of behind its addition, in memory that is shared, was added too.
+            lost = [(via, met) for (name, via), met in self.met.items() if name == path and not use.read_by]
             self.uses[path] = replace(
                 use,
-                reads_stream=bool(self.read[path] & self.streams),
-                added=bool(self.met[path] & self.streams),
-                leaves=any(met is not None and not met & self.streams for met in alone),
+                reads_stream=any(name in self.streams for name, _ in self.read[path]),
+                multiplies=bool(self.scaled[path] & self.streams),
+                outputs=tuple((via, self._of_streams(met)) for via, met in out),
+                added=tuple((via, self._of_streams(met)) for via, met in [*out, *lost]),
             )
         self.roots.clear()
         self.carried.clear()
+        self.streaming.clear()
+
+    def _of_streams(self, ways: Ways) -> frozenset[frozenset[str]]:
+        return frozenset(passed for name, passed in ways if name in self.streams)
+
+
+def fewest(ways: Iterable[Way]) -> Ways:
+    """These ways without those that go through more sublayers than another from the same argument."""
+    distinct = frozenset(ways)
+    return frozenset(
+        (name, passed)
+        for name, passed in distinct
+        if not any(other == name and fewer < passed for other, fewer in distinct)
+    )
 
 
 def _holds(whole: torch.Tensor, part: torch.Tensor) -> bool:

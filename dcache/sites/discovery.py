@@ -14,7 +14,7 @@ from dcache.sites.blocks import ASIDE
 from dcache.sites.evidence import named_sublayers, sublayers_of
 from dcache.sites.site import LongSkip, Skip, Sublayer
 from dcache.sites.structure import SUBLAYER_KINDS, Structure
-from dcache.sites.sublayers import is_holder, suffixes
+from dcache.sites.sublayers import Part, is_holder, parts_of, suffixes
 
 
 def discover(model: nn.Module, specs: Sequence[str] = ()) -> Structure:
@@ -31,6 +31,7 @@ def discover(model: nn.Module, specs: Sequence[str] = ()) -> Structure:
         structure.blocks = find_blocks(model)
     structure.long_skips = find_long_skips(structure.blocks)
     structure.sublayers = list(find_sublayers(model, structure.blocks, specs))
+    structure.shared = shared_parts(structure.blocks or find_holders(model))
     return structure
 
 
@@ -58,8 +59,10 @@ def find_sublayers(
 ) -> Iterable[Sublayer]:
     """The sublayers of the trunk, with their block's depth: by structure, or as rows declare them.
 
-    Without a trunk: of all modules that have attention and an MLP, whose depths are counted in order.
+    Without a trunk: of all modules that have attention and an MLP, whose depths are counted in order. A
+    module that several blocks share is left out: which block calls it is not known when it is called.
     """
+    shared = shared_parts(blocks or find_holders(model))
     names: dict[str, set[str]] = {}
     for spec in specs:
         name, _, depth_text = spec.partition(":")
@@ -67,6 +70,7 @@ def find_sublayers(
             names.setdefault(depth_text, set()).add(name)
     for depth, block in enumerate(blocks or find_holders(model)):
         parts = named_sublayers(block, names[str(depth)]) if str(depth) in names else sublayers_of(block)
+        parts = tuple(part for part in parts if not any(map(shared.__contains__, _modules_of(block, part))))
         suffix = suffixes(parts)
         for part in parts:
             yield Sublayer(
@@ -77,6 +81,20 @@ def find_sublayers(
                 tuple(block.get_submodule(feeder) for feeder in part.feeders),
                 None if part.declared else block,
             )
+
+
+def shared_parts(blocks: Sequence[nn.Module]) -> list[nn.Module]:
+    """Modules of sublayers that more than one block has."""
+    owners: dict[nn.Module, set[nn.Module]] = {}
+    for block in blocks:
+        for part in parts_of(block):
+            for module in _modules_of(block, part):
+                owners.setdefault(module, set()).add(block)
+    return [module for module, sharers in owners.items() if len(sharers) > 1]
+
+
+def _modules_of(block: nn.Module, part: Part) -> list[nn.Module]:
+    return [block.get_submodule(path) for path in (part.path, *part.feeders)]
 
 
 def find_holders(model: nn.Module) -> list[nn.Module]:

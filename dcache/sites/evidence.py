@@ -7,7 +7,7 @@ outside of the block.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, product
 from weakref import WeakKeyDictionary
@@ -24,6 +24,9 @@ _MOST_KINDS = 5000
 _confirmed: WeakKeyDictionary[nn.Module, tuple[tuple[Part, ...], tuple[Part, ...]]] = WeakKeyDictionary()
 
 
+Ends = tuple[frozenset[str], frozenset[frozenset[str]]]
+
+
 @dataclass(frozen=True)
 class Use:
     """What one call of a block showed of one of its sublayers.
@@ -33,8 +36,11 @@ class Use:
         reads_stream: whether one of its arguments is computed from a stream of the block.
         keys_of_queries: whether its keys are projected from what its queries are projected from; None where
             its projections were not called.
-        added: whether an output was added to what is computed from a stream.
-        leaves: whether an output leaves the block without being added to a stream.
+        outputs: for each output of the block that is computed from its output: the sublayers in between, and
+            for each way from a stream to what was added to it, the sublayers on that way.
+        added: the same of all outputs of functions, where none of the block's is.
+        multiplies: whether its output multiplies a stream.
+        residual: whether its output is its own input with something added to it.
         plain: whether every output is a tensor, None, or a tuple of these.
         read_by: the sublayers and feeders that read its output, or what it was added to.
     """
@@ -42,8 +48,10 @@ class Use:
     calls: int = 0
     reads_stream: bool = False
     keys_of_queries: bool | None = None
-    added: bool = False
-    leaves: bool = False
+    outputs: tuple[Ends, ...] = ()
+    added: tuple[Ends, ...] = ()
+    multiplies: bool = False
+    residual: bool = False
     plain: bool = True
     read_by: frozenset[str] = frozenset()
 
@@ -63,31 +71,38 @@ class Verdict:
     why: str = ""
 
 
-def judge(part: Part, uses: dict[str, Use], streams: int) -> Verdict:
+def judged(parts: Sequence[Part], uses: dict[str, Use], streams: int) -> list[Verdict]:
+    """The verdicts on the sublayers of one block.
+
+    A stream goes on through a module that is no sublayer (`x = attn(x)`), so what the others are added to
+    depends on which are refuted. Refuted first is what is no sublayer even if all others are not.
+
+    Args:
+        parts: the sublayers, as they were found.
+        uses: attribute path -> what the call showed of it, for every sublayer and feeder.
+        streams: number of the block's outputs that continue an argument.
+    """
+    paths = frozenset(uses)
+    verdicts = {part: judge(part, uses, streams, paths - {part.path}) for part in parts}
+    while True:
+        refuted = frozenset(part.path for part, verdict in verdicts.items() if not verdict.kind)
+        left = [part for part, verdict in verdicts.items() if verdict.kind]
+        verdicts |= {part: judge(part, uses, streams, refuted) for part in left}
+        if all(verdicts[part].kind for part in left):
+            return list(verdicts.values())
+
+
+def judge(part: Part, uses: dict[str, Use], streams: int, refuted: frozenset[str] = frozenset()) -> Verdict:
     """Whether a call of the block agrees that this is a sublayer, and of which kind.
 
     Args:
         part: the sublayer.
         uses: attribute path -> what the call showed of it, for every sublayer and feeder.
         streams: number of the block's outputs that continue an argument.
+        refuted: paths of the modules that are no sublayers.
     """
     use = uses[part.path]
-    if not streams:
-        why = "no output of the block continues an argument"
-    elif not use.calls:
-        why = "it is not called"
-    elif part.path in use.read_by:
-        why = "it is called in a loop, on what it returned before"
-    elif not use.plain:
-        why = "it returns more than tensors"
-    elif not use.reads_stream:
-        why = "it reads no stream of the block"
-    elif use.leaves:
-        why = "its output leaves the block without being added to a stream"
-    elif not use.added:
-        why = "its output is not added to a stream"
-    else:
-        why = _feeders_elsewhere(part, uses)
+    why = _why_not(part, use, streams, refuted) or _feeders_elsewhere(part, uses)
     if why:
         return Verdict(part, "", why)
     if part.kind in {"attn", "cross_attn"} and use.keys_of_queries is not None:
@@ -98,11 +113,40 @@ def judge(part: Part, uses: dict[str, Use], streams: int) -> Verdict:
     return Verdict(part, part.kind)
 
 
+def _why_not(part: Part, use: Use, streams: int, refuted: frozenset[str]) -> str:
+    against = {
+        "no output of the block continues an argument": not streams,
+        "it is not called": not use.calls,
+        "it is called in a loop, on what it returned before": part.path in use.read_by,
+        "it returns more than tensors": not use.plain,
+        "it reads no stream of the block": not use.reads_stream,
+        "its output is its own input with something added": use.residual,
+        "its output multiplies a stream": use.multiplies,
+        "its output leaves the block without being added to a stream": _leaves(use, refuted),
+        "its output is not added to a stream": not _added(use, refuted),
+    }
+    return next((why for why, holds in against.items() if holds), "")
+
+
+def _added(use: Use, refuted: frozenset[str]) -> bool:
+    """Whether an output was added to a stream that goes through no sublayer."""
+    return any(via <= refuted and _meets(met, refuted) for via, met in use.added)
+
+
+def _leaves(use: Use, refuted: frozenset[str]) -> bool:
+    return any(via <= refuted and not _meets(met, refuted) for via, met in use.outputs)
+
+
+def _meets(ways: frozenset[frozenset[str]], refuted: frozenset[str]) -> bool:
+    return any(passed <= refuted for passed in ways)
+
+
 def _feeders_elsewhere(part: Part, uses: dict[str, Use]) -> str:
     inside = {part.path, *part.feeders}
     for feeder in part.feeders:
         use = uses[feeder]
-        if use.calls and (use.added or use.leaves or not use.read_by or not use.read_by <= inside):
+        elsewhere = any(not via for via, _ in (*use.added, *use.outputs))
+        if use.calls and (elsewhere or not use.read_by or not use.read_by <= inside):
             return f"{feeder} is not read by {part.path} alone"
     return ""
 

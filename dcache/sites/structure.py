@@ -57,6 +57,7 @@ class Structure:
         sublayers: every sublayer that is found or declared.
         skips: the UNet's skips, outermost first; empty if the model is not a UNet.
         long_skips: long skips between blocks of the trunk, outermost first.
+        shared: modules of sublayers that several blocks share, which are no sites.
     """
 
     model: nn.Module
@@ -64,6 +65,7 @@ class Structure:
     sublayers: list[Sublayer] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
     long_skips: list[LongSkip] = field(default_factory=list)
+    shared: list[nn.Module] = field(default_factory=list)
 
     def select(self, specs: Sequence[str]) -> list[Site]:
         """The sites of these specifications; runs that overlap are split.

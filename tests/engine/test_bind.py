@@ -28,6 +28,7 @@ from dcache.intercept.module_call import ModuleIntercept, intercepts_of
 from dcache.predictors.corrections import Correction, Corrections
 from dcache.probes import Probe
 from tests.engine.tiny_models import (
+    Attention,
     Double,
     Meeting,
     ThreeSublayers,
@@ -379,3 +380,29 @@ def test_the_engine_raises_no_error_that_is_not_of_dcache() -> None:
         if hasattr(builtins, name)
     ]
     assert raised == []
+
+
+def test_a_sublayer_that_blocks_share_is_computed_in_each_and_said() -> None:
+    model = Toy([ThreeSublayers(), ThreeSublayers()])
+    model.blocks[1].attn1 = model.blocks[0].attn1
+    with pytest.warns(DcacheWarning, match=r"share modules \(Attention\).*not cached by themselves"):
+        session = session_on(model, methods.interval(interval=2, sites="sublayers"))
+    assert [site.name for site in session.binding.sites] == ["cross_attn:0", "mlp:0", "cross_attn:1", "mlp:1"]
+    session.remove()
+    with (
+        pytest.warns(DcacheWarning, match="share modules"),
+        pytest.raises(DcacheError, match="'attn:1' does not exist"),
+    ):
+        session_on(model, methods.interval(interval=2, sites="attn:1"))
+
+
+def test_the_rules_probe_is_the_attention_that_is_named_without_a_suffix() -> None:
+    class TextFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attn_context, self.attn = Attention(), Attention()
+
+    model = Toy([TextFirst(), TextFirst()])
+    session = session_on(model, TEACACHE)
+    (probe,) = [i for i in session.binding.intercepts if isinstance(i, AttentionInputProbe)]
+    assert probe.module is model.blocks[0].attn

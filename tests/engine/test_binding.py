@@ -147,6 +147,18 @@ def test_a_site_inside_a_compiled_module_is_refused_and_a_compiled_site_is_not()
     torch.compiler.reset()
 
 
+def test_a_block_that_torch_compile_wrapped_is_named() -> None:
+    toy = Toy([ThreeSublayers() for _ in range(2)])
+    toy.blocks[1] = torch.compile(toy.blocks[1], backend="eager")
+    session, blocks = made(toy, "block")
+    blocks.refuse_enclosed()
+    with pytest.raises(
+        DcacheError, match=r"ThreeSublayers is compiled by torch\.compile\(block\), and the sites"
+    ):
+        bind(session, ["attn:1"])
+    torch.compiler.reset()
+
+
 # Compiling -------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 import threading
 import warnings
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,12 @@ from tests.engine.tiny_models import Double, Mix, Toy, integers, walk
 TIMES = [4, 3, 2, 1]
 ALWAYS = methods.interval(interval=1)
 EVERY_2 = methods.interval(interval=2)
+
+
+@dataclass
+class Streams:
+    hidden: torch.Tensor
+    context: torch.Tensor
 
 
 class Pair(nn.Module):
@@ -37,6 +45,8 @@ class Pair(nn.Module):
             "one-tuple": (h,),
             "none": (None, h),
             "extra": (h, c, h.mean((1, 2))),
+            "dataclass": Streams(h, c),
+            "namespace": SimpleNamespace(hidden=h, context=c),
         }[self.form]
 
 
@@ -60,6 +70,8 @@ class PairModel(nn.Module):
                 c, h = out
             elif self.form == "dict":
                 h, c = out["hidden"], out["context"]
+            elif self.form in {"dataclass", "namespace"}:
+                h, c = out.hidden, out.context
             elif self.form == "single":
                 h = out
             elif self.form == "one-tuple":
@@ -81,7 +93,9 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("form", ["tuple", "swapped", "list", "dict", "single", "one-tuple", "none"])
+@pytest.mark.parametrize(
+    "form", ["tuple", "swapped", "list", "dict", "single", "one-tuple", "none", "dataclass", "namespace"]
+)
 @pytest.mark.parametrize("tokens", [3, 2])
 @pytest.mark.parametrize("codec", ["value", "delta"])
 def test_any_container_and_order_of_streams_is_learned_on_the_first_call(
@@ -121,6 +135,80 @@ def test_an_output_that_continues_no_input_falls_back_to_the_whole_model() -> No
     assert torch.equal(outputs[3], outputs[2])
     # Every run is like the first.
     assert same(walk(model, TIMES, x), outputs)
+
+
+class Beside(nn.Module):
+    """Doubles x, and returns something beside it that depends on the call."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form = form
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = 2 * x
+        if self.form == "object":
+            return Held(y)
+        return y, float(x.mean()) if self.form == "float" else int(x.mean())
+
+
+class Held:
+    """Opaque on purpose."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+
+class ReadsBeside(Toy):
+    """Two blocks, each of which doubles and adds what came beside it."""
+
+    def forward(self, x: torch.Tensor, timestep: Any) -> torch.Tensor:
+        x = x + timestep
+        for block in self.blocks:
+            out = block(x)
+            x = out.x if isinstance(out, Held) else out[0] + out[1]
+        return x
+
+
+@pytest.mark.parametrize("sites", ["block", "block:1", "trunk"])
+@pytest.mark.parametrize("form", ["object", "float"])
+def test_a_block_that_returns_what_cannot_be_predicted_gives_way_to_the_whole_model(
+    form: str, sites: str
+) -> None:
+    model = ReadsBeside([Beside(form), Beside(form)])
+    plain = integers(walk(model, TIMES))
+    # By value the whole model repeats evaluations 0 and 2.
+    expected = [plain[0], plain[0], plain[2], plain[2]]
+    dcache.enable(model, methods.interval(interval=2, sites=sites, codec="value"))
+    with pytest.warns(DcacheWarning, match=r"returns a (float|Held).*sites='model'"):
+        assert integers(walk(model, TIMES)) == expected
+    # Nothing of the first run is in the second one.
+    other = [t + 3 for t in TIMES]
+    cached = integers(walk(model, other))
+    dcache.disable(model)
+    plain = integers(walk(model, other))
+    assert cached == [plain[0], plain[0], plain[2], plain[2]]
+
+
+def test_a_block_whose_integer_changes_gives_way_to_the_whole_model_once_it_does() -> None:
+    model = ReadsBeside([Beside("int"), Beside("int")])
+    plain = integers(walk(model, TIMES))
+    dcache.enable(model, methods.interval(interval=2, sites="trunk", codec="value"))
+    with pytest.warns(DcacheWarning, match=r"trunk returns something beside its tensors that changes"):
+        cached = integers(walk(model, TIMES))
+    # The third evaluation is computed and shows it; the whole model has nothing to predict the fourth from.
+    assert cached == [plain[0], plain[0], plain[2], plain[3]]
+    assert integers(walk(model, TIMES)) == [plain[0], plain[0], plain[2], plain[2]]
+
+
+@pytest.mark.filterwarnings("ignore:nothing was predicted:dcache.DcacheWarning")
+@pytest.mark.parametrize("codec", ["value", "delta"])
+def test_a_model_that_returns_an_opaque_object_is_refused(codec: str) -> None:
+    model = Toy([Beside("object")])
+    dcache.enable(model, methods.interval(interval=2, sites="model", codec=codec))
+    with pytest.raises(DcacheError, match=r"dataclass of tensors; Toy returns a Held, which dcache cannot"):
+        walk(model, TIMES)
+    dcache.disable(model)
+    assert isinstance(walk(model, TIMES)[0], Held)
 
 
 class InPlace(nn.Module):

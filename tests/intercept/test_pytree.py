@@ -1,6 +1,9 @@
 """Outputs and arguments as flat tensors and back."""
 
 from collections import namedtuple
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,16 +21,30 @@ from dcache.intercept.pytree import (
     same,
     samples,
     signature,
+    unpredictable,
 )
 
 Pair = namedtuple("Pair", "a b")
+
+
+@dataclass(frozen=True)
+class Output:
+    a: Any
+    b: Any = None
+
+
+class Opaque:
+    def __init__(self, a: Any) -> None:
+        self.a = a
+
+
 X, Y = torch.randn(2, 3), torch.randn(4)
 
 
 @pytest.mark.parametrize(
     "output",
     [X, (X,), (X, Y), [X, Y], (None, X), (X, (Y, None)), {"a": X, "b": [Y]}, Pair(X, Y), (), (X, "s", 1),
-     Transformer2DModelOutput(sample=X)],
+     Transformer2DModelOutput(sample=X), Output(X), (X, Output([Y], Output(X))), SimpleNamespace(a=X, b=2)],
 )  # fmt: skip
 def test_rebuild_is_the_inverse_of_flatten(output):
     leaves, recipe = flatten(output)
@@ -35,6 +52,33 @@ def test_rebuild_is_the_inverse_of_flatten(output):
     assert type(again) is type(output)
     assert all(a is b for a, b in zip(flatten(again)[0], leaves, strict=True))
     assert flatten(again)[1] == recipe
+
+
+def test_fields_of_dataclasses_are_leaves_and_those_of_other_classes_are_not():
+    opaque = Opaque(Y)
+    leaves, recipe = flatten((Output([X, "s"]), SimpleNamespace(c=Y), opaque))
+    assert leaves == (X, "s", None, Y, opaque)
+    again = rebuild(("x", "t", 1, "y", 2), recipe)
+    assert again == (Output(["x", "t"], 1), SimpleNamespace(c="y"), 2)
+
+
+@pytest.mark.parametrize(
+    ("leaves", "what"),
+    [
+        ((X, None, True, 3, "s", torch.float16, Opaque([1])), ""),
+        ((X, 0.5), "a float beside its tensors"),
+        ((X, Opaque({"deep": [Opaque(Y)]})), "a Opaque, which dcache cannot take apart"),
+        ((X, Y.numpy()), "a ndarray, which dcache cannot take apart"),
+    ],
+)
+def test_what_a_prediction_can_return_again(leaves, what):
+    assert unpredictable(leaves) == what
+
+
+def test_outputs_are_compared_by_the_tensors_of_opaque_objects_too():
+    assert same(Opaque(X), Opaque(X.clone())) == (0.0, True)
+    assert same(Opaque(X), Opaque(2 * X))[0] > 0.4
+    assert same(Opaque(X), Opaque(None)) == (float("inf"), False)
 
 
 def test_copied_containers_hold_the_same_tensors():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -116,7 +117,67 @@ def test_what_multiplies_a_stream_and_is_read_no_more_is_no_sublayer() -> None:
         scale = self.ff(x).sigmoid()
         return x + self.attn(x * scale)
 
-    assert verdicts(made(forward))["ff"] == ("", "its output is not added to a stream")
+    assert verdicts(made(forward))["ff"] == ("", "its output multiplies a stream")
+
+
+class Residual(FeedForward):
+    """Adds its own input."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+RESIDUAL, SCALE = "its output is its own input with something added", "its output multiplies a stream"
+NOT_ADDED, LEAVES = (
+    "its output is not added to a stream",
+    "its output leaves the block without being added to a stream",
+)
+# What a block does with x, and what follows from it for its attention and its MLP, "" if they are sublayers.
+FORWARDS = {
+    "replaced first": (lambda s, x: (x := s.attn(s.norm(x))) + s.ff(s.norm(x)), LEAVES, ""),
+    "replaced last": (lambda s, x: s.ff(x + s.attn(s.norm(x))), "", LEAVES),
+    "both replaced": (lambda s, x: s.ff(s.attn(x)), LEAVES, LEAVES),
+    "no stream": (lambda s, x: s.attn(x) + s.ff(x), LEAVES, LEAVES),
+    "scale first": (lambda s, x: (x := x * s.attn(x).sigmoid()) + s.ff(x), SCALE, ""),
+    "scale last": (lambda s, x: (x := x + s.attn(x)) * (1 + s.ff(x)), "", SCALE),
+    "scale added": (lambda s, x: x + s.norm(x) * s.attn(x) + s.ff(x), SCALE, ""),
+    "gate of the other": (lambda s, x: x + s.attn(x) * s.ff(x.mean(1, keepdim=True)), "", SCALE),
+    "gated by itself": (lambda s, x: x + s.attn(x) * s.norm.weight + s.ff(x), "", ""),
+    "read alone": (lambda s, x: x + s.ff(s.norm(x) + s.attn(x)), NOT_ADDED, ""),
+    "before the sum": (lambda s, x: x + (s.attn(x) + s.ff(x)), "", ""),
+    "post-norm": (lambda s, x: s.norm((x := s.norm(x + s.attn(x))) + s.ff(x)), "", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+def test_a_sublayer_is_added_to_a_stream_wherever_it_stands(name: str) -> None:
+    forward, attn, ff = FORWARDS[name]
+    found = verdicts(made(lambda self, x, text, temb: forward(self, x)))
+    assert (found["attn"][1], found["ff"][1]) == (attn, ff)
+
+
+@pytest.mark.parametrize(
+    ("forward", "attn"),
+    [
+        (lambda s, x: s.ff(x + s.attn(x)), ""),
+        (lambda s, x: x + s.ff(s.attn(x)), ""),
+        (lambda s, x: (x := s.ff(x)) + s.attn(x), ""),
+    ],
+)
+def test_what_adds_its_own_input_is_no_sublayer_and_a_stream_goes_through_it(forward: Any, attn: str) -> None:
+    found = verdicts(made(lambda self, x, text, temb: forward(self, x), ff=Residual()))
+    assert (found["attn"][1], found["ff"][1]) == (attn, RESIDUAL)
+
+
+def test_a_block_may_return_a_dataclass() -> None:
+    @dataclass
+    class Output:
+        x: torch.Tensor
+
+    block = Block()
+    flow = BlockFlow(block, parts_of(block))
+    flow.run(lambda *args: Output(block(*args)), (X, TEXT, TEMB), {})
+    assert {verdict.kind for verdict in flow.verdicts()} == {"attn", "cross_attn", "mlp"}
 
 
 def test_an_output_that_the_block_returns_beside_the_stream_is_not_cached() -> None:

@@ -8,7 +8,17 @@ from torch import nn
 from dcache.errors import DcacheError
 from dcache.sites.discovery import discover
 from dcache.sites.site import Site
-from tests.sites.models import Aside, Block, Flat, Nested, Refined, Skipping, TwoLists, names
+from tests.sites.models import (
+    Aside,
+    BasicTransformerBlock,
+    Block,
+    Flat,
+    Nested,
+    Refined,
+    Skipping,
+    TwoLists,
+    names,
+)
 
 
 def test_a_list_of_blocks_is_the_trunk_and_plain_layers_are_not():
@@ -150,3 +160,11 @@ def test_a_unet_of_another_shape_has_no_skips():
 
     assert discover(Odd()).skips == []
     assert names(Odd(), "auto") == ["model"]
+
+
+def test_sublayers_that_blocks_share_are_no_sites():
+    model = Flat(lambda: BasicTransformerBlock(cross=False), 3)
+    model.blocks[2].ff = model.blocks[0].ff
+    structure = discover(model)
+    assert [s.name for s in structure.sublayers] == ["attn:0", "attn:1", "mlp:1", "attn:2"]
+    assert structure.shared == [model.blocks[0].ff]

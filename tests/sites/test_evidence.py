@@ -16,6 +16,7 @@ from dcache.sites.evidence import (
     confirm,
     is_confirmed,
     judge,
+    judged,
     named_sublayers,
     sublayers_of,
 )
@@ -23,7 +24,11 @@ from dcache.sites.sublayers import Part, parts_of
 from tests.sites.models import BasicTransformerBlock, FeedForward
 
 MLP = Part("mlp", "ff")
-GOOD = Use(calls=1, reads_stream=True, added=True)
+DIRECT: frozenset[str] = frozenset()
+# To an output without a detour, and added to the stream itself; or to nothing of a stream.
+ADDED = ((DIRECT, frozenset([DIRECT])),)
+BESIDE = ((DIRECT, frozenset[frozenset[str]]()),)
+GOOD = Use(calls=1, reads_stream=True, outputs=ADDED, added=ADDED)
 
 
 def test_what_is_called_on_a_stream_and_added_to_one_is_a_sublayer() -> None:
@@ -40,14 +45,33 @@ def test_what_is_called_on_a_stream_and_added_to_one_is_a_sublayer() -> None:
         (replace(GOOD, calls=2, read_by=frozenset(("ff",))), 1, "called in a loop"),
         (replace(GOOD, plain=False), 1, "more than tensors"),
         (replace(GOOD, reads_stream=False), 1, "reads no stream"),
-        (replace(GOOD, leaves=True), 1, "leaves the block"),
-        (replace(GOOD, added=False), 1, "not added to a stream"),
+        (replace(GOOD, residual=True), 1, "its own input with something added"),
+        (replace(GOOD, multiplies=True), 1, "multiplies a stream"),
+        (replace(GOOD, outputs=ADDED + BESIDE), 1, "leaves the block"),
+        (replace(GOOD, outputs=(), added=()), 1, "not added to a stream"),
+        (replace(GOOD, added=((frozenset(("attn",)), frozenset([DIRECT])),)), 1, "not added to a stream"),
     ],
 )
 def test_what_differs_is_no_sublayer(use: Use, streams: int, why: str) -> None:
     verdict = judge(MLP, {"ff": use}, streams)
     assert verdict.kind == ""
     assert why in verdict.why
+
+
+def test_a_stream_goes_on_through_what_is_no_sublayer() -> None:
+    attn = Part("attn", "attn")
+    # x = attn(x); x + ff(x): each is added to what the other returned, and attn's output to nothing else.
+    over_attn = ((DIRECT, frozenset([frozenset(("attn",))])),)
+    over_both = ((DIRECT, frozenset([frozenset(("attn", "ff"))])),)
+    seen = {
+        "attn": replace(GOOD, outputs=over_both, added=over_both),
+        "ff": replace(GOOD, outputs=over_attn, added=over_attn),
+    }
+    assert [verdict.kind for verdict in judged([attn, MLP], seen, 1)] == ["", "mlp"]
+    # attn(x) + ff(x): neither is a stream.
+    over_ff = ((DIRECT, frozenset([frozenset(("ff",))])),)
+    seen["attn"] = replace(GOOD, outputs=over_ff, added=over_ff)
+    assert [verdict.kind for verdict in judged([attn, MLP], seen, 1)] == ["", ""]
 
 
 @pytest.mark.parametrize("kind", ["attn", "cross_attn"])
@@ -69,7 +93,12 @@ def uses(**feeders: Use) -> dict[str, Use]:
 
 def test_feeders_are_read_by_the_exit_alone() -> None:
     assert judge(FUSED, uses(), 1).kind == "fused"
-    for change in ({"added": True}, {"leaves": True}, {"read_by": frozenset()}, {"read_by": frozenset("x")}):
+    for change in (
+        {"added": ADDED},
+        {"outputs": BESIDE},
+        {"read_by": frozenset()},
+        {"read_by": frozenset("x")},
+    ):
         read_elsewhere = replace(uses()["attn"], **change)
         assert judge(FUSED, uses(attn=read_elsewhere), 1).why == "attn is not read by exit alone"
     assert judge(FUSED, uses(attn=Use()), 1).kind == "fused"

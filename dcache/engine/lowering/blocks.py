@@ -13,10 +13,10 @@ from torch import nn
 from dcache.cache.codec import Codec
 from dcache.engine.call import Call
 from dcache.engine.protocols import Engine, Lowered
-from dcache.engine.region import Region
+from dcache.engine.region import OutputForm, Region
 from dcache.errors import DcacheError
 from dcache.intercept.module_call import ModuleIntercept
-from dcache.intercept.pytree import flatten, rebuild
+from dcache.intercept.pytree import first_tensor, flatten, rebuild, unpredictable
 from dcache.sites.regroup import regroup, regrouped_size
 from dcache.sites.site import Site
 from dcache.sites.streams import Key, PassThrough, join, named_tensors, with_rows_of
@@ -38,8 +38,6 @@ class RunRegion(Region):
         self.sizes: dict[int, int] = {}
         self.dim = 0
         self.broadcasts = False
-        self.recipe: Any = None
-        self.constants: dict[int, Any] = {}
         self.entries: Sequence[torch.Tensor | None] = ()
         self.clones: dict[str, tuple[int | str, torch.Tensor]] = {}
         self.order: list[nn.Module] = []
@@ -72,7 +70,8 @@ class RunRegion(Region):
 
     def leave(self, call: Call, output: Any) -> None:
         """The last block has run."""
-        leaves, self.recipe = flatten(output)
+        leaves, recipe = flatten(output)
+        self.keep_form(call, leaves, recipe)
         if call.observing or self.sources is None:
             self.settle(leaves)
             entries = [join([self.clones[n][1] for n in names], self.dim) for names in self.sources or ()]
@@ -89,14 +88,17 @@ class RunRegion(Region):
 
     def leave_predicted(self, call: Call) -> Any:
         """The last block is replaced by the prediction."""
-        if self.broadcasts and self.history is not None:
-            newest = self.history.leaves[-1]
+        # An observer may disable caching meanwhile.
+        history = self.history
+        if self.broadcasts and history is not None:
+            newest = history.leaves[-1]
             self.entries = [_widened(x, z) for x, z in zip_longest(self.entries, newest)]
         leaves = self.predict(call, self.entries)
         self.entries = ()
-        for i, constant in self.constants.items():
+        form: OutputForm = history.form  # type: ignore[union-attr]
+        for i, constant in form.constants.items():
             leaves[i] = constant
-        return rebuild(leaves, self.recipe)
+        return rebuild(leaves, form.recipe)
 
     def settle(self, leaves: Sequence[Any]) -> None:
         """Match the last block's outputs with the first block's arguments."""
@@ -118,7 +120,6 @@ class RunRegion(Region):
         keys = [tuple(first[n] for n in names) for names in self.sources]
         self.entry_keys = [k[0] if len(k) == 1 else None for k in keys]
         self.joined_keys = {i: k for i, k in enumerate(keys) if len(k) > 1}
-        self.constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
         # Once a call of some signature was broadcast: calls of others may follow it.
         self.broadcasts = self.broadcasts or any(
             len(names) == 1 and self.clones[names[0]][1].shape != leaf.shape
@@ -154,6 +155,8 @@ class BlockCall(ModuleIntercept):
         if self.first:
             if region.engine.method.probes_attention:
                 call.probe_attention = partial(self.inner, *args, **kwargs)
+                picture = first_tensor(args, kwargs)
+                call.block_input = None if picture is None else picture.shape
             region.enter(call, self.module, args, kwargs)
             call.probe_attention = None
             call.entered += 1
@@ -175,6 +178,9 @@ class BlockCall(ModuleIntercept):
         if call.observing:
             region.order.append(self.module)
             leaves, recipe = flatten(output)
+            problem = unpredictable(leaves)
+            if problem:
+                call.problem = f"{region.site.name}: {type(self.module).__name__} returns {problem}"
             region.engine.tracer.record(self.module, args, kwargs, leaves, recipe)
         if self.last:
             call.entered -= 1

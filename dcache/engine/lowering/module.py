@@ -12,7 +12,7 @@ from torch import nn
 from dcache.cache.codec import Codec
 from dcache.engine.call import Call
 from dcache.engine.protocols import Engine, Lowered
-from dcache.engine.region import Region
+from dcache.engine.region import OutputForm, Region
 from dcache.intercept.module_call import ModuleIntercept
 from dcache.intercept.pytree import first_tensor, flatten, rebuild
 from dcache.sites.site import Site
@@ -62,8 +62,6 @@ class ModuleCall(ModuleIntercept):
     def __init__(self, module: nn.Module, region: ModuleRegion) -> None:
         super().__init__(module)
         self.region = region
-        self.recipe: Any = None
-        self.constants: dict[int, Any] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Predict or compute."""
@@ -73,15 +71,17 @@ class ModuleCall(ModuleIntercept):
         region = self.region.next_of(call)
         if region.decide(call):
             entries = [first_tensor(args, kwargs)] if region.codec.is_delta else ()
+            # An observer may disable caching meanwhile.
+            history = region.history
             predicted = region.predict(call, entries)
-            for i, constant in self.constants.items():
+            form: OutputForm = history.form  # type: ignore[union-attr]
+            for i, constant in form.constants.items():
                 predicted[i] = constant
-            return rebuild(predicted, self.recipe)
+            return rebuild(predicted, form.recipe)
         opened = region.open(call, [first_tensor(args, kwargs)]) if region.codec.is_delta else [None]
         output = self.inner(*args, **kwargs)
-        leaves, self.recipe = flatten(output)
-        if call.observing:
-            self.constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
+        leaves, recipe = flatten(output)
+        region.keep_form(call, leaves, recipe)
         region.remember(call, opened + [None] * (len(leaves) - 1), leaves)
         return output
 

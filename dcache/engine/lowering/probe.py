@@ -115,22 +115,46 @@ class FrontProbeCall(ModuleIntercept):
 
 
 class AttentionInputProbe(ModuleIntercept):
-    """The first block's attention: what it is given is the dynamic rule's probe (TeaCache)."""
+    """The first block's attention: what it is given is the dynamic rule's probe (TeaCache).
+
+    Where it is called for several streams, the probe is its call of the shape of the block's first argument;
+    else its first call.
+
+    Attributes:
+        place: which of its calls in one evaluation that is, from 0.
+        matched: whether that call's input has the shape of the block's first argument.
+        served: the call under way, whether that runs for the probe alone, and the calls in it so far.
+    """
 
     name = "probe"
 
     def __init__(self, module: nn.Module, engine: Engine) -> None:
         super().__init__(module)
         self.engine = engine
+        self.place, self.matched = 0, False
+        self.served: tuple[Call, bool, int] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Show the indicator the input; a run for the probe alone ends here."""
         call = self.engine.call
-        if call is not None:
-            seen = first_tensor(args, kwargs)
+        if call is None:
+            return self.inner(*args, **kwargs)
+        before, probing = self.served, call.probing_attention
+        again = before is not None and before[0] is call and before[1] is probing
+        place = before[2] + 1 if again and before is not None else 0
+        self.served = (call, probing, place)
+        seen = first_tensor(args, kwargs)
+        if call.observing and place == 0:
+            self.place, self.matched = 0, False
+        if call.observing and not self.matched and seen is not None and seen.shape == call.block_input:
+            self.place, self.matched = place, True
+            if place and call.branch.indicator is not None:
+                # What was shown is another stream's.
+                call.branch.indicator.now = None
+        if place == self.place:
             if seen is not None:
                 self.engine.show(call, seen)
-            if call.probing_attention:
+            if probing:
                 raise AttentionInputSeenError
         return self.inner(*args, **kwargs)
 

@@ -14,11 +14,11 @@ from dcache.cache.continued import continued, continues
 from dcache.engine.call import Call
 from dcache.engine.region import Region, without_history
 from dcache.errors import DcacheError
-from dcache.intercept.pytree import flatten, rebuild, samples
+from dcache.intercept.pytree import flatten, rebuild, samples, unpredictable
 
 
 @dataclass(frozen=True)
-class OutputForm:
+class WholeForm:
     """How an output is put together from what is remembered of it.
 
     Attributes:
@@ -68,7 +68,7 @@ class WholeRegion(Region):
         self._remember_output(call, entries, opened, args, kwargs, output)
 
     def _predicted(self, call: Call, entries: Sequence[torch.Tensor]) -> Any:
-        form: OutputForm | None = None if self.history is None else self.history.form
+        form: WholeForm | None = None if self.history is None else self.history.form
         if form is None:
             raise without_history(self.site)
         self.dtypes = form.dtypes
@@ -84,7 +84,7 @@ class WholeRegion(Region):
         """Of each entry what is needed of it behind the call, before the model may write over it."""
         if not entries:
             return ()
-        form: OutputForm | None = None if self.history is None else self.history.form
+        form: WholeForm | None = None if self.history is None else self.history.form
         if form is None:
             return self.open(call, entries)
         # What the output does not continue is left out once its shape is known.
@@ -108,6 +108,14 @@ class WholeRegion(Region):
         if first is None:
             # A call without a sample is withdrawn once it is over.
             return
+        # A number is returned again as the last computed call returned it: there is nothing to fall back to.
+        problem = unpredictable([leaf for leaf in leaves if not isinstance(leaf, float | complex)])
+        if problem:
+            raise DcacheError(
+                "sites='model' predicts a tensor, or a tuple, list, dict or dataclass of tensors; "
+                f"{type(self.engine.module).__name__} returns {problem}. Return one of these, or disable "
+                "caching."
+            )
         if self.codec.is_delta:
             _refuse_other_shape(entries[0] if entries else None, first)
         stored = _stored_leaves(leaves, args, kwargs)
@@ -117,7 +125,7 @@ class WholeRegion(Region):
         if self.history is not None:
             pairs = zip(leaves, stored, strict=True)
             constants = tuple([leaf if remembered is None else None for leaf, remembered in pairs])
-            self.history.form = OutputForm(recipe, constants, self.dtypes, changes)
+            self.history.form = WholeForm(recipe, constants, self.dtypes, changes)
 
 
 def _stored_leaves(

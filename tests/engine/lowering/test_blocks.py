@@ -149,7 +149,9 @@ def test_what_is_no_tensor_is_as_it_was_seen(codec: str) -> None:
     model = Unpacks([Flagged(), Flagged()])
     session = session_on(model, every_2(codec))
     assert integers(steps(model, TIMES[:2])) == [20 + 7, (4 + 15 if codec == "delta" else 20) + 7]
-    assert region_of(session).constants == {1: None, 2: 7}
+    history = region_of(session).history
+    assert history is not None
+    assert history.form.constants == {1: None, 2: 7}
     assert [block.runs for block in model.blocks] == [1, 1]
 
 

@@ -162,8 +162,8 @@ def test_what_is_no_tensor_comes_back_and_each_tensor_in_its_dtype() -> None:
     model = Toy([Flags()])
     session = on(model, "mlp", 0, 2)
     assert integers(steps(model, TIMES)) == [5 + 110, 4 + 110, 3 + 66, 2 + 66]
-    (intercept,) = [i for i in session.binding.intercepts if isinstance(i, ModuleCall)]
-    assert intercept.constants == {1: "a flag"}
+    (history,) = [h for b in session.state.branches.values() for h in b.histories.values()]
+    assert history.form.constants == {1: "a flag"}
     assert model.blocks[0].ff.runs == 2
 
 

@@ -30,7 +30,7 @@ class Noting(SinceCompute):
 @pytest.fixture(autouse=True)
 def nothing_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     SHOWN.clear()
-    for kind in (Attends, Overwritten):
+    for kind in (Attends, TextFirst, Overwritten):
         monkeypatch.setitem(SUBLAYERS, kind.__name__, {"attn": ("attn",)})
 
 
@@ -221,6 +221,23 @@ def test_the_indicator_is_shown_what_the_attention_is_given(kind: type[Attends])
     # A change from nothing is infinite; the others are small. h becomes 21 h and 42 h.
     assert integers(steps(model, TIMES)) == [42 * 5, 4 + 41 * 5, 3 + 41 * 5, 2 + 41 * 5]
     assert shown() == [50, 40, 30, 20]
+
+
+class TextFirst(Attends):
+    """Gives a text of three tokens to the same attention first; x has two."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.attn(torch.full((1, 3, 4), 7.0))
+        return super().forward(x)
+
+
+def test_of_an_attention_of_two_streams_the_call_of_the_first_argument_is_shown() -> None:
+    model = Toy([TextFirst(), Double()])
+    modulated(model, lambda moment: "change" if moment.change() > 10 else None)
+    assert integers(steps(model, TIMES)) == [42 * 5, 4 + 41 * 5, 3 + 41 * 5, 2 + 41 * 5]
+    # 7 was shown in the first evaluation, before its second call was known.
+    assert shown() == [7, 50, 40, 30, 20]
+    assert model.blocks[0].ended == 1
 
 
 def test_peeking_ends_at_the_attention() -> None:
