@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from dcache.sites.blocks import ASIDE
-from dcache.sites.evidence import named_sublayers, sublayers_of
+from dcache.sites.evidence import may_hide_a_kind, named_sublayers, sublayers_of
 from dcache.sites.site import LongSkip, Skip, Sublayer
 from dcache.sites.structure import SUBLAYER_KINDS, Structure
 from dcache.sites.sublayers import is_holder, suffixes
@@ -65,8 +65,11 @@ def find_sublayers(
         name, _, depth_text = spec.partition(":")
         if name.partition(".")[0] in SUBLAYER_KINDS and depth_text:
             names.setdefault(depth_text, set()).add(name)
-    for depth, block in enumerate(blocks or find_holders(model)):
-        parts = named_sublayers(block, names[str(depth)]) if str(depth) in names else sublayers_of(block)
+    holders = blocks or find_holders(model)
+    unseen = _unseen_kinds(holders, specs)
+    for depth, block in enumerate(holders):
+        wanted = names.get(str(depth), set()) | (unseen if may_hide_a_kind(block) else set())
+        parts = named_sublayers(block, wanted) if wanted else sublayers_of(block)
         suffix = suffixes(parts)
         for part in parts:
             yield Sublayer(
@@ -77,6 +80,12 @@ def find_sublayers(
                 tuple(block.get_submodule(feeder) for feeder in part.feeders),
                 None if part.declared else block,
             )
+
+
+def _unseen_kinds(holders: Sequence[nn.Module], specs: Sequence[str]) -> set[str]:
+    """The kinds of attention among specifications that no block has by structure."""
+    asked = {"attn", "cross_attn"}.intersection(specs)
+    return asked - {part.kind for block in holders for part in sublayers_of(block)} if asked else set()
 
 
 def find_holders(model: nn.Module) -> list[nn.Module]:
