@@ -19,7 +19,8 @@ from dcache.identity.run import Run
 from dcache.identity.tracker import RunTracker
 from dcache.intercept.effects import Effects
 from dcache.intercept.own_state import OwnState
-from dcache.intercept.pytree import batch_of, first_tensor, flatten, signature
+from dcache.intercept.pytree import batch_of, first_tensor, flatten, gpus, signature
+from dcache.intercept.snapshot import Snapshot
 from dcache.predictors.guided_pair import halves_equal
 
 
@@ -132,6 +133,7 @@ class Gate:
         if checkpoint is not None:
             call.effects, call.withdraw = Effects(args, kwargs), checkpoint.withdraw
             call.own_state = OwnState(session.module)
+            call.snapshot = Snapshot(session.module, gpus(args, kwargs))
         for observer in session.observers:
             observer.on_call(call, args, kwargs)
         return call

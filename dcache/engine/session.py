@@ -162,7 +162,7 @@ class Session:
                 self.memory.settle(call, inner, arguments)
         finally:
             # Regions know their last call, which must not keep its arguments.
-            self.call = call.effects = call.own_state = call.withdraw = call.sample = None
+            self.call = call.effects = call.own_state = call.withdraw = call.sample = call.snapshot = None
             if self.removed:
                 self._let_go()
             else:
