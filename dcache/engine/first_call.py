@@ -101,6 +101,7 @@ class CallCheck:
         )
         if reason:
             session.warn(f"{type(session.module).__name__}: {reason}, so such calls are always computed")
+            session.gate.said_writes = True
         state = session.state
         session.writers[call.branch.signature] = withdraw(call, sampled)
         # A run that only this call seemed to open is none; what was counted into it belongs to the next.

@@ -536,3 +536,14 @@ def test_a_model_that_holds_an_iterator_is_remembered_as_a_whole_and_that_is_sai
     with pytest.warns(DcacheWarning, match="it holds an iterator.*whole model is remembered"):
         model.walk()
     assert dcache.stats(model).predicted == 2
+
+
+def test_a_loop_of_calls_that_write_is_counted_and_said_once_though_nothing_tells_its_run() -> None:
+    plain, cache = Cache(), Cache()
+    write(Writer(), plain, 20)
+    model = dcache.enable(Writer(), EVERY_2)
+    with pytest.warns(DcacheWarning) as warned:
+        write(model, cache, 20)
+    assert ["nothing is predicted in Writer" in str(w.message) for w in warned] == [True]
+    assert cache.kept == plain.kept
+    assert (dcache.stats(model).reasons, dcache.stats(model).predicted) == ({"writes": 20}, 0)
