@@ -17,7 +17,7 @@ from dcache.engine.session import Session, session_of
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.identity import token_models
 from dcache.identity.denoisers import denoisers
-from dcache.identity.manual import ManualStep
+from dcache.identity.manual import following
 from dcache.identity.run import Run
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.method import Method
@@ -272,10 +272,12 @@ def step(
         module: the denoiser (or a pipeline with one denoiser) that caching is enabled on.
         index: evaluation, from 0, below `steps`. An index below the last one opens a new run, and so does 0
             again for a branch that was already called, or, without a name, for a call with another sample.
+            Loops that take turns are not mixed up, but only branches of different names are predicted then.
         sigma: noise level, for the clocks "sigma" and "logsnr".
         branch: name of the guidance branch; None numbers the calls within an evaluation.
         timestep: timestep value, for the clock "timestep".
-        steps: number of evaluations of the run, where known (for `last=True` and schedules).
+        steps: number of evaluations of the run, where known (for `last=True` and schedules). Another number
+            opens a new run.
         flow: True if sigma is that of flow matching (0 to 1), False if it is noise over signal.
 
     Raises:
@@ -292,9 +294,10 @@ def step(
     with sessions[0].lanes.here():
         tracker = sessions[0].tracker
         manual = tracker.manual
-        if manual is None or not manual.announce(index, branch):
-            manual = tracker.manual = ManualStep(Run(started=True, count=steps, flow=flow), branch)
-            manual.announce(index, branch)
+        if manual is None or not manual.announce(index, branch, steps):
+            run = Run(started=True, index=index, count=steps, flow=flow)
+            manual = tracker.manual = following(manual, run, branch)
+            manual.announce(index, branch, steps)
         manual.run.tell(timestep, sigma)
 
 

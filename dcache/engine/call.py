@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from dcache.cache.history import Branch
 from dcache.identity.run import Run
 from dcache.intercept.effects import Effects
 from dcache.intercept.own_state import OwnState
+from dcache.intercept.snapshot import Snapshot
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +36,7 @@ class Call:
         run: the run, None in tests of single parts.
         effects: in the first call of a signature, the arguments as they were before it.
         own_state: in such a call, what the denoiser itself held before it.
+        snapshot: in such a call, what else it held and drew from, for calls that are made once more.
         withdraw: forgets such a call, where it turns out that it must not have been admitted; called with the
             call and whether the model returned a sample, it returns whether the call stays an evaluation.
         sample: its first tensor, where that is the rule's probe and the part of it that the output continues
@@ -57,6 +60,11 @@ class Call:
     run: Run | None = None
     effects: Effects | None = None
     own_state: OwnState | None = None
+    snapshot: Snapshot | None = None
     withdraw: Callable[[Call, bool], bool] | None = None
     sample: torch.Tensor | None = None
     problem: str = ""
+
+    def again(self) -> AbstractContextManager[None]:
+        """Inside this block the denoiser finds what the call found; behind it, it is as it is now."""
+        return nullcontext() if self.snapshot is None else self.snapshot.again()

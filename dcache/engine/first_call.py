@@ -28,6 +28,7 @@ from dcache.errors import DcacheError
 from dcache.intercept.effects import undone
 from dcache.intercept.own_state import OwnState, Rewrites
 from dcache.intercept.pytree import copy_containers, flatten, gpus
+from dcache.intercept.snapshot import Snapshot
 
 
 class Checked(Engine, Protocol):
@@ -80,20 +81,27 @@ class CallCheck:
             return False
         leaves = flatten(output)[0]
         sampled = bool(leaves) and leaves[0] is not None
-        into_itself = own_state is not None and self._adds_to_itself(own_state, inner, arguments)
-        if sampled and not effects.written() and not into_itself:
+        wrote = effects.written()
+        # Only a call that can be made once more tells that; one that wrote is withdrawn as it is.
+        into_itself = (
+            own_state is not None and not wrote and self._adds_to_itself(own_state, inner, arguments)
+        )
+        if sampled and not wrote and not into_itself:
             return False
         reason = (
             "its arguments have too many parts to see which of them a call writes into"
             if not effects.complete
             else "one of its arguments is a function, and what that does in a call cannot be seen"
             if effects.calls_back
+            else "one of its arguments is an iterator, and what a call takes from it cannot be put back"
+            if effects.iterates
             else "each call writes into the model itself, and a prediction would not"
             if into_itself
             else ""
         )
         if reason:
             session.warn(f"{type(session.module).__name__}: {reason}, so such calls are always computed")
+            session.gate.said_writes = True
         state = session.state
         session.writers[call.branch.signature] = withdraw(call, sampled)
         # A run that only this call seemed to open is none; what was counted into it belongs to the next.
@@ -144,9 +152,10 @@ class CallCheck:
         differs, texts = session.binding.confirm()
         for text in texts:
             session.warn(text)
-        if differs:
+        problem = self._once_only(call)
+        if differs and not problem:
             call = computed_again(session, call, reset, inner, arguments, output)
-        problem = call.problem or session.binding.settle()
+        problem = problem or call.problem or session.binding.settle()
         if problem is None and session.binding.whole is None:
             problem = self_check(session, list(session.binding.storing()), call, inner, arguments, output)
         if problem:
@@ -234,9 +243,21 @@ class CallCheck:
             with torch.random.fork_rng(gpus(*arguments)), undone(args, kwargs):
                 inner(*args, **kwargs)
 
+        now = Snapshot(session.module, gpus(*arguments))
+        if now.iterates:
+            return True
         with session.resting():
-            rewrites = before.rewrites(again)
+            try:
+                rewrites = before.rewrites(again)
+            finally:
+                now.restore()
         return rewrites is Rewrites.ADDS
+
+    def _once_only(self, call: Call) -> str | None:
+        """Why a call whose sites lie in the model cannot be made once more, to check them; None if it can."""
+        if self.session.binding.whole is not None or call.snapshot is None or not call.snapshot.iterates:
+            return None
+        return "it holds an iterator, so that no call can be made once more to check what was understood"
 
     def _repeats(self) -> bool:
         """Whether a block of a run was called more than once, which `Binding.settle` has words for."""

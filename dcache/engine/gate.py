@@ -19,12 +19,15 @@ from dcache.identity.run import Run
 from dcache.identity.tracker import RunTracker
 from dcache.intercept.effects import Effects
 from dcache.intercept.own_state import OwnState
-from dcache.intercept.pytree import batch_of, first_tensor, flatten, signature
+from dcache.intercept.pytree import batch_of, first_tensor, flatten, gpus, signature
+from dcache.intercept.snapshot import Snapshot
 from dcache.method import Method
 from dcache.predictors.guided_pair import halves_equal
 
 # Options of presets that fix the number of evaluations.
 _TABLES = ("table", "profile", "steps", "sigmas")
+# So many calls that write, without a run, are taken for evaluations; pipelines make few to fill a cache.
+_MANY_WRITES = 16
 
 
 class Beginning(Protocol):
@@ -80,14 +83,18 @@ class Gate:
         session: the session of the denoiser.
         share: its share in a budget, or None.
         skips_first: the first evaluation of a run is not touched.
+
+    Attributes:
+        writes: calls that wrote into their arguments before the run that they were made for was opened.
+        said_writes: whether the user was told why such calls are always computed.
     """
 
     def __init__(self, session: Gated, share: Beginning | None, skips_first: bool) -> None:
         self.session = session
         self.share = share
         self.skips_first = skips_first
-        # Calls that wrote into their arguments before the run that they were made for was opened.
-        self._writes = 0
+        self.writes = 0
+        self.said_writes = False
 
     def admit(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | None:
         """Find the run, evaluation and branch of a call; None if it must run as it is.
@@ -136,6 +143,7 @@ class Gate:
         if checkpoint is not None:
             call.effects, call.withdraw = Effects(args, kwargs), checkpoint.withdraw
             call.own_state = OwnState(session.module)
+            call.snapshot = Snapshot(session.module, gpus(args, kwargs))
         for observer in session.observers:
             observer.on_call(call, args, kwargs)
         return call
@@ -143,7 +151,8 @@ class Gate:
     def count_writes(self, count: int) -> None:
         """Count calls that write into their arguments; before a run they belong to the one that follows."""
         if self.session.state.run is None:
-            self._writes += count
+            self.writes += count
+            self._say_writes()
         else:
             self._count("writes", count)
 
@@ -169,9 +178,18 @@ class Gate:
     def _open(self, run: Run) -> None:
         """A call belongs to another run than the one under way."""
         self.session.open_run(run)
-        if self._writes:
-            self.session.state.record.reasons["writes"] = self._writes
-            self._writes = 0
+        if self.writes:
+            self.session.state.record.reasons["writes"] = self.writes
+            self.writes = 0
+
+    def _say_writes(self) -> None:
+        """Warn once where a bare denoiser's loop seems to consist of calls that write: no run opens."""
+        name = type(self.session.module).__name__
+        if self.writes >= _MANY_WRITES and not self.session.owners and not self.said_writes:
+            self.session.warn(
+                f"nothing is predicted in {name}: its calls write into their arguments, so each has to run "
+                "(a cache of keys and values, a generator). Leave that argument out where it is not needed."
+            )
 
     def _beyond(self, run: Run) -> None:
         """Let a call behind the sampler's last step by.

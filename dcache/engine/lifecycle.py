@@ -234,6 +234,10 @@ class Lifecycle(Listener):
         whole = whole and (not run.calls or run.over)
         learned = learns and whole and bool(run.entries) and lasted > 0 and lasted != run.count
         expected = run.count
+        # One that was left and went on at a later evaluation has no length of its own.
+        from_start = lasted > 0 and (not run.told or 0 in run.told)
+        # Of unknown length, a run of one evaluation is all that is seen of a loop where others take turns.
+        brief = expected is None and len(state.record.evaluations()) < 2
         interrupted = learns and not whole
         whole = whole or expected is None or lasted >= expected
         self.free()
@@ -246,17 +250,18 @@ class Lifecycle(Listener):
         if learned and expected is not None:
             session.tracker.learn(run, lasted)
             self._say_length(expected, lasted)
-        elif expected is None and lasted > 0 and not interrupted and self._learned(run, lasted):
+        elif expected is None and from_start and not interrupted and self._learned(run, lasted):
             return
+        self._broken_off = 0 if (whole and not brief) or state.record.predicted else self._broken_off + 1
         # An interrupted run had no time to predict; its own error is what should be seen.
-        if whole:
+        if whole and self._broken_off < _TURNS:
             self._say_nothing()
-        self._broken_off = 0 if whole or state.record.predicted else self._broken_off + 1
         if self._broken_off == _TURNS and session.method.predicts:
             session.warn(
                 f"{_TURNS} runs of {type(session.module).__name__} in a row broke off before anything was "
                 "predicted. If loops take turns on it (generators), each call begins a run anew: let one end "
-                "before the next begins, or give each a thread of its own."
+                "before the next begins, give each a thread of its own, or tell them apart by "
+                "dcache.step(module, index=..., branch=...)."
             )
 
     def free(self) -> None:

@@ -73,12 +73,12 @@ def computed_again(
         branch.indicator = probe.indicator()
     session.state.branches[branch.name] = branch
     session.call = again = Call(
-        branch, call.index, call.tau, observing=True, run=call.run, counts=call.counts
+        branch, call.index, call.tau, observing=True, run=call.run, counts=call.counts, snapshot=call.snapshot
     )
     session.binding.observe()
     args, kwargs = copy_containers(arguments[0]), copy_containers(arguments[1])
     around = session.binding.whole or session.binding.guidance
-    with torch.random.fork_rng(gpus(*arguments)), undone(args, kwargs):
+    with call.again(), torch.random.fork_rng(gpus(*arguments)), undone(args, kwargs):
         if around is None:
             inner(*args, **kwargs)
         else:

@@ -68,6 +68,10 @@ class Record:
         else:
             self.seconds_compute += seconds
 
+    def evaluations(self) -> set[int]:
+        """The evaluations in which anything was computed or predicted."""
+        return {i for sites in self.events.values() for indices in sites.values() for i in indices}
+
     def peak(self, now: int) -> None:
         """Keep the most bytes seen."""
         self.most_bytes = max(self.most_bytes, now)

@@ -72,14 +72,17 @@ def repeat_call(session: Remembering, call: Call, inner: Callable[..., Any], arg
     branch.paired, branch.reset = old.paired, old.reset
     session.state.branches[branch.name] = branch
     observing = old.signature not in session.verified
-    session.call = repeated = Call(branch, call.index, call.tau, observing, run=call.run)
+    session.call = repeated = Call(
+        branch, call.index, call.tau, observing, run=call.run, snapshot=call.snapshot
+    )
     args, kwargs = copy_containers(arguments[0]), copy_containers(arguments[1])
     session.look(repeated, args, kwargs)
     if observing:
         session.binding.observe()
     whole = session.binding.whole
     # Observers saw this call already.
-    with unobserved(session.observers), torch.random.fork_rng(gpus(*arguments)), undone(args, kwargs):
+    generators = torch.random.fork_rng(gpus(*arguments))
+    with unobserved(session.observers), call.again(), generators, undone(args, kwargs):
         if whole is None:
             output = inner(*args, **kwargs)
         else:

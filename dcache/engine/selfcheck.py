@@ -89,7 +89,7 @@ def _replay(
     engine.call = replay
     args, kwargs = copy_containers(arguments[0]), copy_containers(arguments[1])
     try:
-        with torch.random.fork_rng(gpus(*arguments)), undone(args, kwargs) as written:
+        with call.again(), torch.random.fork_rng(gpus(*arguments)), undone(args, kwargs) as written:
             again = inner(*args, **kwargs)
             writes = written()
     except Exception as error:

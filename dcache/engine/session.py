@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -162,7 +163,7 @@ class Session:
                 self.memory.settle(call, inner, arguments)
         finally:
             # Regions know their last call, which must not keep its arguments.
-            self.call = call.effects = call.own_state = call.withdraw = call.sample = None
+            self.call = call.effects = call.own_state = call.withdraw = call.sample = call.snapshot = None
             if self.removed:
                 self._let_go()
             else:
@@ -193,7 +194,12 @@ class Session:
 
     def stats(self) -> Stats:
         """Counts, bytes and seconds of the run under way, or of the last one."""
-        return self.lanes.shown().stats(self.method.describe())
+        state = self.lanes.shown()
+        stats, gate = state.stats(self.method.describe()), vars(self).get("gate")
+        if gate is None or not gate.writes or state.run is not None or state.record.events:
+            return stats
+        # No run was opened, and these calls are all that there was.
+        return replace(stats, reasons={**stats.reasons, "writes": gate.writes})
 
     def warn(self, text: str) -> None:
         """Warn once per session and text."""

@@ -14,6 +14,8 @@ from dcache.identity.timestep import number
 
 # In a first evaluation nothing tells yet how many timesteps a step of the loop's own sampler has.
 _MOST_AT_FIRST = 3
+# Evaluations that are kept at which runs that were left may go on.
+_MOST_RIVALS = 8
 
 
 @dataclass
@@ -24,14 +26,18 @@ class ManualStep:
         run: the run that they belong to.
         branch: name of their guidance branch, None where their ordinal names it.
         seen: branches that the evaluation under way was announced for, "" for an unnamed one.
-        unsure: whether the first evaluation was announced again without a branch: the next call is either a
-            further branch of it, or the first of another run.
+        unsure: whether the evaluation was announced again for a branch that was called: the next call is
+            either made once more, a further branch of it, or one of another run.
         sample: that of the first call.
         said: whether the next call was announced, and none has come since.
         times: timestep arguments of the calls of the evaluation under way.
         before: the first of them in the evaluation before, None without one.
         most: most different timesteps of one evaluation so far (a second-order sampler has two).
         first: the sample of the run's first call.
+        rivals: evaluations with which runs that were left may go on in this one's place, the newest last.
+        samples: branch -> sample of the evaluation under way, where a rival may go on with it or the next.
+        earlier: the same of the evaluation before.
+        steps: evaluations of the run, as announced.
     """
 
     run: Run
@@ -44,22 +50,35 @@ class ManualStep:
     before: Any = None
     most: int = 1
     first: Continuity = field(default_factory=Continuity)
+    rivals: tuple[int, ...] = ()
+    samples: dict[str, Continuity] = field(default_factory=dict)
+    earlier: dict[str, Continuity] = field(default_factory=dict)
+    steps: int | None = field(init=False)
 
-    def announce(self, index: int, branch: str | None) -> bool:
+    def __post_init__(self) -> None:
+        self.steps = self.run.count
+
+    def announce(self, index: int, branch: str | None, steps: int | None = None) -> bool:
         """Take the next announcement of this run; False where it opens another one.
 
         Args:
             index: the evaluation, from 0.
             branch: name of the guidance branch, or None.
+            steps: number of evaluations, or None.
         """
-        called_again = self.run.calls > 0 and (branch or "") in self.seen
-        if index < self.run.index or (index == self.run.index == 0 and called_again and branch is not None):
+        run = self.run
+        called_again = run.calls > 0 and (branch or "") in self.seen
+        # A length may be announced once and left out behind that.
+        of_other_length = steps not in (None, self.steps) and (self.steps is not None or not run.calls)
+        left_before = index > run.index + 1 and index in self.rivals
+        opens = index == run.index == 0 and called_again and branch is not None
+        if index < run.index or of_other_length or left_before or opens:
             return False
-        self.unsure = index == self.run.index == 0 and called_again
-        if index != self.run.index:
-            self.run.index = index
-            self.run.calls = 0
+        self.unsure = index == run.index and called_again
+        if index != run.index:
+            run.index, run.calls = index, 0
             self.seen.clear()
+            self.earlier, self.samples = self.samples, {}
             self.before = self.times[0] if self.times else None
             self.times = []
         self.said, self.branch = True, branch
@@ -106,17 +125,52 @@ class ManualStep:
         """The run of a call.
 
         Branches of one evaluation are given the same sample; a run that broke off in its first evaluation and
-        the next one are not.
+        the next one are not. Nor can a loop that was left go on in another's place: its sample is not what a
+        step can have made of the other's.
         """
-        if self.run.index or self.branch is not None:
-            return self.run
-        if not self.run.calls:
-            self.sample.note(args, kwargs)
-        elif self.unsure and not self.sample.is_same(args, kwargs):
-            announced = dict(self.run.told)
-            self.run = Run(started=True, count=self.run.count, flow=self.run.flow, told=announced)
-            self.sample.note(args, kwargs)
-            self.times, self.before, self.most = self.times[-1:], None, 1
-            self.first.note(args, kwargs)
-        self.unsure = False
+        index, unsure, self.unsure = self.run.index, self.unsure, False
+        if not index and self.branch is None:
+            if not self.run.calls:
+                self.sample.note(args, kwargs)
+            elif unsure and not self.sample.is_same(args, kwargs):
+                self._reopen(args, kwargs)
+                self.sample.note(args, kwargs)
+        if index in self.rivals or index + 1 in self.rivals:
+            self._compare(unsure, args, kwargs)
         return self.run
+
+    def left(self) -> tuple[int, ...]:
+        """The evaluations with which this run, and those that were left before it, may go on."""
+        run = self.run
+        if self.steps is not None and run.index >= self.steps - 1:
+            return self.rivals
+        resumes = run.index + 1 if run.calls else run.index
+        return (*(rival for rival in self.rivals if rival != resumes), resumes)[-_MOST_RIVALS:]
+
+    def _compare(self, unsure: bool, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Compare a call's sample with the one that it must have come of (one sync), and remember it."""
+        name, rival = self.branch or "", self.run.index in self.rivals
+        known = name in self.samples
+        before = (self.samples if known else self.earlier).get(name)
+        compares = rival and before is not None and (unsure or not known)
+        if compares and before is not None and before.is_broken(args, kwargs):
+            self._reopen(args, kwargs)
+            known = False
+        if not known:
+            self.samples[name] = Continuity()
+            self.samples[name].note(args, kwargs)
+
+    def _reopen(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """The call under way is another run's."""
+        before = self.run
+        self.rivals = self.left()
+        announced = {i: values for i, values in before.told.items() if i == before.index}
+        self.run = Run(started=True, count=before.count, flow=before.flow, index=before.index, told=announced)
+        self.times, self.before, self.most = self.times[-1:], None, 1
+        self.samples, self.earlier = {}, {}
+        self.first.note(args, kwargs)
+
+
+def following(before: ManualStep | None, run: Run, branch: str | None) -> ManualStep:
+    """What is announced of a run that opens; the one before it may be left rather than over."""
+    return ManualStep(run, branch, rivals=() if before is None else before.left())

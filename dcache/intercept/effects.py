@@ -19,6 +19,7 @@ import torch
 
 from dcache.intercept.objects import PLAIN, attributes_of, put_back
 from dcache.intercept.pytree import samples
+from dcache.intercept.random_states import Draws, is_random_source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +38,8 @@ class Effects:
     arguments; a list, dict, set or deque that grew or whose items were replaced; an attribute that was set.
     These do not: the sample, an item that was taken out, and entries of a dict of plain values alone, for a
     model may complete the flags that it was given. An empty dict that is filled counts: it was made to be
-    filled. What a function does that is passed cannot be seen, so a call with one is taken for a write.
+    filled. What a function does that is passed cannot be seen, nor what is taken from an iterator, so a call
+    with one is taken for a write. So is one that draws from a generator that is passed.
 
     Args:
         args: positional arguments of the call.
@@ -46,10 +48,12 @@ class Effects:
     Attributes:
         complete: False where the arguments have too many parts to watch.
         calls_back: whether a function, a method or a partial is among the arguments.
+        iterates: whether an iterator is among them, from which nothing that was taken can be put back.
     """
 
     def __init__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        self.complete, self.calls_back = True, False
+        self.complete, self.calls_back, self.iterates = True, False, False
+        self._draws: list[Draws] = []
         self._tensors: list[tuple[torch.Tensor, object]] = []
         self._arrays: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], int]] = []
         self._containers: list[tuple[Any, Any]] = []
@@ -61,6 +65,8 @@ class Effects:
         return (
             not self.complete
             or self.calls_back
+            or self.iterates
+            or any(draws.moved() for draws in self._draws)
             or any(_checksum(array) != checksum for array, _, checksum in self._arrays)
             or any(state_of(tensor) != state for tensor, state in self._tensors)
             or any(_differs(container, before) for container, before in self._containers)
@@ -81,6 +87,8 @@ class Effects:
         for value, before in self._objects:
             if _has_new(before, attributes_of(value) or {}):
                 put_back(value, before)
+        for draws in self._draws:
+            draws.restore()
 
     def _walk(self, stack: list[Any], seen: set[int]) -> None:
         # Every part once, by its identity: caches refer to each other, and to themselves.
@@ -96,8 +104,11 @@ class Effects:
                 self._tensors.append((value, state_of(value)))
             elif _is_array(value):
                 self._arrays.append((value, value.copy(), _checksum(value)))
-            elif isinstance(value, _FUNCTIONS):
-                self.calls_back = True
+            elif isinstance(value, (*_FUNCTIONS, Iterator)):
+                self.iterates = self.iterates or isinstance(value, Iterator)
+                self.calls_back = self.calls_back or not isinstance(value, Iterator)
+            elif is_random_source(value):
+                self._draws.append(Draws(value))
             elif isinstance(value, dict):
                 self._containers.append((value, dict(value)))
                 stack += value.values()

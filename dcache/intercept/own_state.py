@@ -156,6 +156,11 @@ class OwnState:
                 del place.owner[place.key]
 
 
+def is_its_own(name: str) -> bool:
+    """Whether an attribute is the module's own: none of torch's, of offloading's or of intercepts."""
+    return name not in _NOT_ITS_OWN and name not in _INTERCEPTED
+
+
 def _places(module: nn.Module) -> Iterator[Place]:
     seen = set[int]()
     for part in module.modules():
@@ -164,7 +169,7 @@ def _places(module: nn.Module) -> Iterator[Place]:
             for key, buffer in part._buffers.items():
                 yield Place(part._buffers, key, buffer)
         for key, value in list(vars(part).items()):
-            if key not in _NOT_ITS_OWN and key not in _INTERCEPTED:
+            if is_its_own(key):
                 yield from _within(Place(vars(part), key, value), seen, _LEVELS)
 
 

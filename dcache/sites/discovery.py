@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from dcache.sites.blocks import ASIDE
-from dcache.sites.evidence import named_sublayers, sublayers_of
+from dcache.sites.evidence import may_hide_a_kind, named_sublayers, sublayers_of
 from dcache.sites.site import LongSkip, Skip, Sublayer
 from dcache.sites.structure import SUBLAYER_KINDS, Structure
 from dcache.sites.sublayers import Part, is_holder, parts_of, suffixes
@@ -62,14 +62,17 @@ def find_sublayers(
     Without a trunk: of all modules that have attention and an MLP, whose depths are counted in order. A
     module that several blocks share is left out: which block calls it is not known when it is called.
     """
-    shared = shared_parts(blocks or find_holders(model))
+    holders = blocks or find_holders(model)
+    shared = shared_parts(holders)
     names: dict[str, set[str]] = {}
     for spec in specs:
         name, _, depth_text = spec.partition(":")
         if name.partition(".")[0] in SUBLAYER_KINDS and depth_text:
             names.setdefault(depth_text, set()).add(name)
-    for depth, block in enumerate(blocks or find_holders(model)):
-        parts = named_sublayers(block, names[str(depth)]) if str(depth) in names else sublayers_of(block)
+    unseen = _unseen_kinds(holders, specs)
+    for depth, block in enumerate(holders):
+        wanted = names.get(str(depth), set()) | (unseen if may_hide_a_kind(block) else set())
+        parts = named_sublayers(block, wanted) if wanted else sublayers_of(block)
         parts = tuple(part for part in parts if not any(map(shared.__contains__, _modules_of(block, part))))
         suffix = suffixes(parts)
         for part in parts:
@@ -95,6 +98,12 @@ def shared_parts(blocks: Sequence[nn.Module]) -> list[nn.Module]:
 
 def _modules_of(block: nn.Module, part: Part) -> list[nn.Module]:
     return [block.get_submodule(path) for path in (part.path, *part.feeders)]
+
+
+def _unseen_kinds(holders: Sequence[nn.Module], specs: Sequence[str]) -> set[str]:
+    """The kinds of attention among specifications that no block has by structure."""
+    asked = {"attn", "cross_attn"}.intersection(specs)
+    return asked - {part.kind for block in holders for part in sublayers_of(block)} if asked else set()
 
 
 def find_holders(model: nn.Module) -> list[nn.Module]:

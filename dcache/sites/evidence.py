@@ -179,6 +179,11 @@ def named_sublayers(block: nn.Module, names: Collection[str]) -> tuple[Part, ...
     return parts
 
 
+def may_hide_a_kind(block: nn.Module) -> bool:
+    """Whether a block that was not called yet has several attentions, of which a call may tell the kinds."""
+    return not is_confirmed(block) and sum(len(_possible_kinds(part)) > 2 for part in parts_of(block)) > 1
+
+
 def _possible_kinds(part: Part) -> tuple[str, ...]:
     if part.declared:
         return (part.kind,)

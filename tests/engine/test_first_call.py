@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import weakref
 from typing import Any
 
@@ -464,3 +465,84 @@ def test_a_last_block_that_is_called_twice_from_some_evaluation_on_is_an_error_t
 def test_the_error_says_which_end_of_the_run_is_wrong() -> None:
     assert "its last block never called" in str(never_left(Toy(), 1))
     assert "its last block never called" not in str(never_left(Toy(), -1))
+
+
+class Stateful(Toy):
+    """A toy whose output depends on what each call changes: in the model, its generators or its argument."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.calls, self.table, self.array = kind, 0, {"calls": 0}, np.zeros(1)
+        self.generator, self.noises = torch.Generator(), iter(range(9)) if kind == "its iterator" else None
+
+    def forward(self, x: torch.Tensor, timestep: Any, given: Any = None) -> torch.Tensor:
+        return super().forward(x, timestep) + self.change(given)
+
+    def change(self, given: Any) -> float:
+        self.calls += self.kind == "counter"
+        self.table["calls"] += self.kind == "dict"
+        self.array += self.kind == "array"
+        value = self.calls + self.table["calls"] + float(self.array[0])
+        match self.kind:
+            case "generator":
+                value += float(torch.rand(1, generator=self.generator))
+            case "torch":
+                value += float(torch.rand(1))
+            case "numpy":
+                value += np.random.rand()
+            case "python":
+                value += random.random()
+            case "generator argument":
+                value += float(torch.rand(1, generator=given))
+            case "iterator argument":
+                value += next(given)
+            case "its iterator":
+                value += next(self.noises)
+        return value
+
+    def walk(self) -> list[float]:
+        """The outputs of a loop."""
+        seeds: list[Any] = [torch.manual_seed, np.random.seed, random.seed]
+        for seed in seeds:
+            seed(0)
+        given: Any = torch.Generator() if self.kind == "generator argument" else None
+        given = iter(range(9)) if self.kind == "iterator argument" else given
+        with torch.no_grad():
+            return [float(self(torch.ones(1, 2), torch.tensor(float(t)), given)[0, 0]) for t in TIMES]
+
+
+KINDS = ("counter", "dict", "array", "generator", "torch", "numpy", "python")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_call_that_is_checked_leaves_the_model_and_its_generators_as_without_the_check(kind: str) -> None:
+    plain = Stateful(kind).walk()
+    model = dcache.enable(Stateful(kind), methods.interval(interval=1))
+    # No warning: the replay finds what the call found, and agrees.
+    assert model.walk() == plain
+    assert list(dcache.trace(model).components[""].sites) == ["trunk"]
+
+
+@pytest.mark.filterwarnings("ignore:.*:dcache.DcacheWarning")
+@pytest.mark.parametrize("kind", ["generator argument", "iterator argument", "its iterator"])
+def test_what_cannot_be_put_back_is_not_called_again(kind: str) -> None:
+    plain = Stateful(kind).walk()
+    assert dcache.enable(Stateful(kind), methods.interval(interval=1)).walk() == plain
+
+
+def test_a_model_that_holds_an_iterator_is_remembered_as_a_whole_and_that_is_said() -> None:
+    model = dcache.enable(Stateful("its iterator"), EVERY_2)
+    with pytest.warns(DcacheWarning, match="it holds an iterator.*whole model is remembered"):
+        model.walk()
+    assert dcache.stats(model).predicted == 2
+
+
+def test_a_loop_of_calls_that_write_is_counted_and_said_once_though_nothing_tells_its_run() -> None:
+    plain, cache = Cache(), Cache()
+    write(Writer(), plain, 20)
+    model = dcache.enable(Writer(), EVERY_2)
+    with pytest.warns(DcacheWarning) as warned:
+        write(model, cache, 20)
+    assert ["nothing is predicted in Writer" in str(w.message) for w in warned] == [True]
+    assert cache.kept == plain.kept
+    assert (dcache.stats(model).reasons, dcache.stats(model).predicted) == ({"writes": 20}, 0)

@@ -25,7 +25,7 @@ from dcache.probes import Probe, SinceCompute
 from dcache.schedulers import ChangeAbove, guarded
 from dcache.sites.blocks import SUBLAYERS
 from dcache.util.bytes import bytes_of
-from tests.engine.tiny_models import Double, Toy, integers, session_on, steps, walk
+from tests.engine.tiny_models import Double, OutOfSight, Toy, integers, session_on, steps, walk
 
 # (1, 2, 64) in float32: two rows of 64, so that int8 has one scale for each.
 SIZE, TENSOR = 128, 128 * 4
@@ -318,9 +318,11 @@ def test_restored_sites_are_bound_again() -> None:
 class Seen(Toy):
     """Notes what it is called with."""
 
+    calls = OutOfSight()
+
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[tuple[float, float]] = []
+        self.calls = []
 
     def forward(self, x: torch.Tensor, timestep: Any) -> torch.Tensor:
         self.calls.append((float(x.flatten()[0]), float(timestep)))

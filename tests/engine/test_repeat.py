@@ -10,13 +10,13 @@ from dcache import methods
 from dcache.engine.observe import Observer, observe
 from dcache.engine.repeat import repeat_call
 from dcache.engine.session import Session
-from tests.engine.tiny_models import Toy, integers, session_on
+from tests.engine.tiny_models import OutOfSight, Toy, integers, session_on
 
 
 class Notes(Toy):
     """Takes a shift out of its arguments, and appends to a list in an object from its second call on."""
 
-    calls = 0
+    calls = OutOfSight()
 
     def forward(self, x: torch.Tensor, timestep: Any, extra: dict[str, float], log: Log) -> torch.Tensor:
         self.calls += 1

@@ -14,7 +14,7 @@ from dcache.engine.call import Call
 from dcache.engine.lowering.blocks import RunRegion
 from dcache.engine.selfcheck import drop_dead_leaves, self_check
 from dcache.engine.session import Session
-from tests.engine.tiny_models import Toy, integers, session_on, steps
+from tests.engine.tiny_models import OutOfSight, Toy, integers, session_on, steps
 
 EVERY_2 = methods.interval(interval=2, codec="value")
 
@@ -22,10 +22,11 @@ EVERY_2 = methods.interval(interval=2, codec="value")
 class Drifting(Toy):
     """Every call gives so much more than the one before, for the same input."""
 
+    calls = OutOfSight()
+
     def __init__(self, share: float, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.share = share
-        self.calls = 0
         self.to(dtype)
 
     def forward(self, x: torch.Tensor, timestep: Any) -> torch.Tensor:
@@ -111,7 +112,7 @@ def test_it_says_how_far_the_replay_is_from_what_was_computed() -> None:
 
 def test_a_replay_that_fails_is_told_and_no_error_of_the_run() -> None:
     class Fails(Toy):
-        calls = 0
+        calls = OutOfSight()
 
         def forward(self, x: torch.Tensor, timestep: Any) -> torch.Tensor:
             self.calls += 1
@@ -129,7 +130,7 @@ def test_a_replay_that_fails_is_told_and_no_error_of_the_run() -> None:
 
 def test_a_run_that_is_not_left_in_the_replay_is_told() -> None:
     class Skips(Toy):
-        calls = 0
+        calls = OutOfSight()
 
         def forward(self, x: torch.Tensor, timestep: Any) -> torch.Tensor:
             self.calls += 1
@@ -146,7 +147,7 @@ def test_a_run_that_is_not_left_in_the_replay_is_told() -> None:
 
 def test_an_error_that_is_none_of_the_models_is_raised() -> None:
     class Interrupted(Toy):
-        calls = 0
+        calls = OutOfSight()
 
         def forward(self, x: torch.Tensor, timestep: Any) -> torch.Tensor:
             self.calls += 1

@@ -1,12 +1,13 @@
 """What `dcache.step` says: which evaluation and branch the next calls are, and where a run begins."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
 import torch
 
 import dcache
-from dcache import methods
+from dcache import DcacheWarning, methods
 from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
 from tests.engine.tiny_models import Mix, Toy
@@ -208,3 +209,61 @@ def test_timesteps_in_one_tensor_that_is_written_to_are_told_apart() -> None:
         assert step.speaks_for(t.fill_(5.0 - index), (), {})
     assert step.speaks_for(t, (), {})
     assert not step.speaks_for(t.fill_(0.0), (), {})
+
+
+def announced(net: torch.nn.Module, seed: int, steps: int | None = None) -> Iterator[torch.Tensor]:
+    """The outputs of a loop that names no branches, one by one, so that others may take turns with it."""
+    x = torch.randn(1, 4, 64, generator=torch.Generator().manual_seed(seed))
+    for i, t in enumerate(DOWN):
+        dcache.step(net, i, timestep=t, steps=steps)
+        with torch.no_grad():
+            output = net(x, torch.tensor(t))
+        x = x - 0.05 * output
+        yield output
+
+
+def in_turns(net: torch.nn.Module, steps: int | None, ahead: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The outputs of two loops in turns; the first has a start of so many evaluations."""
+    first, second = announced(net, 1, steps), announced(net, 2, steps)
+    for _ in range(ahead):
+        next(first)
+    return list(zip(first, second, strict=False))
+
+
+@pytest.mark.parametrize("steps", [None, 6])
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_announced_loops_in_turns_are_not_predicted_from_each_other_and_that_is_said_once(
+    steps: int | None, ahead: int
+) -> None:
+    net = dcache.enable(mixing(), methods.interval(interval=9, codec="value"))
+    with pytest.warns(DcacheWarning) as warned:
+        outputs = in_turns(net, steps, ahead)
+    assert sum("take turns" in str(w.message) for w in warned) == 1
+    computed = dcache.enable(mixing(), methods.interval(interval=1))
+    assert len(outputs) == 6 - ahead
+    assert all(torch.equal(b, right) for (_, b), right in zip(outputs, announced(computed, 2), strict=False))
+    # The start of the first one was predicted, so what follows is another walk.
+    assert ahead or all(map(torch.equal, [a for a, _ in outputs], announced(computed, 1)))
+
+
+def test_a_loop_that_goes_on_where_another_stands_is_not_predicted_from_it() -> None:
+    net = dcache.enable(mixing(), methods.interval(interval=9, codec="value"))
+    first, second = announced(net, 1), announced(net, 2)
+    for _ in range(3):
+        next(first)
+    for _ in range(3):
+        next(second)
+    stale = next(first)
+    alone = dcache.enable(mixing(), methods.interval(interval=3, codec="value"))
+    # Evaluation 3 of the first loop: computed, on the latents that evaluations 0 (computed), 1 and 2 led to.
+    assert torch.equal(stale, list(announced(alone, 1))[3])
+
+
+@pytest.mark.filterwarnings("ignore:nothing was predicted in this run")
+def test_a_number_of_steps_holds_for_the_run_that_it_was_announced_for() -> None:
+    rule = methods.interval(interval=3, last=True)
+    net = dcache.enable(mixing(), rule)
+    # Announced, and never called: that loop had 3 evaluations, this one has 6.
+    dcache.step(net, 0, steps=3)
+    list(announced(net, 1, 6))
+    assert rows(net) == {"*": "100101"}

@@ -64,3 +64,20 @@ def test_a_call_without_its_time_has_none() -> None:
     assert time.read((), {"sigma": 3.0}) is None
     # By position where the keyword is there but empty.
     assert time.read((None, 6), {"timestep": None}) == 6.0
+
+
+class Wrapper(nn.Module):
+    """Passes on whatever it is called with."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return args, kwargs
+
+
+def test_a_wrapper_that_names_no_argument_is_called_with_a_timestep_by_its_name() -> None:
+    time = TimeArgument(Wrapper())
+    assert time.read((torch.ones(1), 5.0), {}) is None
+    assert time.read((), {"hidden_states": torch.ones(1), "timestep": torch.tensor([3.0])}) == 3.0
+    assert (time.name, time.is_sigma) == ("timestep", False)
+    level = TimeArgument(Wrapper())
+    assert level.read((torch.ones(1),), {"sigma": 0.5}) == 0.5
+    assert level.is_sigma

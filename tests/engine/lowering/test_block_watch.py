@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 import dcache
-from dcache import DcacheWarning, methods
+from dcache import DcacheError, DcacheWarning, methods
 from dcache.engine.session import session_of
 from dcache.intercept.module_call import intercepts_of
 from dcache.sites.discovery import discover
@@ -91,3 +92,55 @@ def test_compiled_blocks_are_not_watched() -> None:
     assert watched(model) == 0
     dcache.disable(model)
     torch.compiler.reset()
+
+
+class Projecting(Attention):
+    """x -> 2x: attention whose keys are from x, or from something else."""
+
+    def __init__(self, elsewhere: bool) -> None:
+        super().__init__()
+        self.elsewhere = elsewhere
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.to_q(x)
+        self.to_k(torch.full(x.shape, -1.0) if self.elsewhere else x)
+        return super().forward(x)
+
+
+class Reading(Block):
+    """h -> 7 h: two attentions that differ in nothing but what their keys are from, which a call shows."""
+
+    def __init__(self, elsewhere: bool = True) -> None:
+        super().__init__()
+        self.attn, self.attn2 = Projecting(elsewhere), Projecting(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.attn(x) + self.attn2(x) + self.ff(x)
+
+
+@pytest.mark.parametrize("sites", [["cross_attn"], ["cross_attn", "mlp"], ["cross_attn:0"]])
+def test_kinds_that_only_a_call_shows_may_be_asked_for_before_it(sites: list[str]) -> None:
+    rule = methods.interval(interval=2, sites=sites)
+    known = dcache.disable(walked(dcache.enable(Toy([Reading()]), EVERY_2)))
+    expected = integers(walk(dcache.enable(known, rule), [0, 1, 2, 3]))
+    names = [site.name for site in session_of(known).binding.sites]
+    assert names[0] == "cross_attn:0"
+    fresh = dcache.enable(Toy([Reading()]), rule)
+    assert integers(walk(fresh, [0, 1, 2, 3])) == expected
+    assert [site.name for site in session_of(fresh).binding.sites] == names
+    # And a trace of it loads on a model that was never called.
+    replaying = dcache.enable(Toy([Reading()]), dcache.trace(fresh))
+    assert integers(walk(replaying, [0, 1, 2, 3])) == expected
+
+
+def test_a_kind_that_the_call_does_not_show_is_refused_then() -> None:
+    both = dcache.enable(Toy([Reading(elsewhere=False)]), methods.interval(interval=2, sites=["cross_attn"]))
+    with pytest.raises(DcacheError, match="'cross_attn' does not exist"):
+        walk(both, [0])
+    assert not any(intercepts_of(m) for m in both.modules())
+
+
+def walked(model: nn.Module) -> nn.Module:
+    """The model after a run."""
+    walk(model, [0, 1])
+    return model

@@ -10,7 +10,7 @@ from torch import nn
 from dcache import DcacheError, methods
 from dcache.engine.lowering.blocks import BlockCall, RunRegion
 from dcache.engine.session import Session
-from tests.engine.tiny_models import Double, Toy, integers, session_on, steps
+from tests.engine.tiny_models import Double, OutOfSight, Toy, integers, session_on, steps
 
 TIMES = [4, 3, 2, 1]
 
@@ -76,9 +76,10 @@ class Unpacks(Toy):
 class Pair(nn.Module):
     """Two streams: the text twice, the image three times as much, returned in the other order."""
 
+    runs = OutOfSight()
+
     def __init__(self) -> None:
         super().__init__()
-        self.runs = 0
 
     def forward(self, image: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         self.runs += 1

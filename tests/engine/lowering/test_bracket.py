@@ -12,13 +12,15 @@ from dcache.engine.lowering.bracket import BracketRegion, SkipConcatCall
 from dcache.engine.lowering.module import PlaceholderCall
 from dcache.engine.session import Session
 from dcache.schedulers import Listed
-from tests.engine.tiny_models import integers, session_on, steps
+from tests.engine.tiny_models import OutOfSight, integers, session_on, steps
 
 TIMES = [4, 3, 2, 1]
 
 
 class Times(nn.Module):
     """A multiple of its input; counts its own runs."""
+
+    runs = OutOfSight()
 
     def __init__(self, factor: float, channels: int = 2) -> None:
         super().__init__()
@@ -31,6 +33,8 @@ class Times(nn.Module):
 
 class Sink(nn.Module):
     """Inner part plus a multiple of the skip plus a bias, in so many channels; keeps what it was given."""
+
+    runs = OutOfSight()
 
     def __init__(self, factor: float, channels: int) -> None:
         super().__init__()

@@ -21,6 +21,7 @@ from dcache.engine.session import session_of
 from dcache.identity.run import Run
 from dcache.method import Method
 from dcache.schedulers import Listed
+from tests.engine.tiny_models import OutOfSight
 from tests.families import FAMILIES
 from tests.pipelines import SHAPES, generator
 
@@ -33,11 +34,13 @@ class Core(nn.Module):
     `mixes` lets the rows of a batch see each other.
     """
 
+    rows = OutOfSight()
+
     def __init__(self, extra: int = 0, mixes: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(0.5), requires_grad=False)
         self.extra, self.mixes = extra, mixes
-        self.rows: list[int] = []
+        self.rows = []
         self.eval()
 
     def forward(self, x: torch.Tensor, timestep: Any, encoder_hidden_states: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from dcache.engine.session import Session
 from dcache.schedulers import Listed
 from dcache.sites.blocks import FUSED, SUBLAYERS, Fused
 from dcache.sites.site import Site
-from tests.engine.tiny_models import Double, Toy, integers, session_on, steps
+from tests.engine.tiny_models import Double, OutOfSight, Toy, integers, session_on, steps
 
 TIMES = [4, 3, 2, 1]
 
@@ -63,9 +63,10 @@ class Flags(nn.Module):
 class Widen(nn.Module):
     """Twice the columns in double precision, with a constant and a nested tensor of integers."""
 
+    runs = OutOfSight()
+
     def __init__(self) -> None:
         super().__init__()
-        self.runs = 0
 
     def forward(self, x: torch.Tensor) -> Any:
         self.runs += 1
@@ -73,9 +74,10 @@ class Widen(nn.Module):
 
 
 class ProjOut(nn.Module):
+    runs = OutOfSight()
+
     def __init__(self) -> None:
         super().__init__()
-        self.runs = 0
 
     def forward(self, wide: torch.Tensor) -> torch.Tensor:
         self.runs += 1

@@ -13,7 +13,7 @@ from dcache.cache.history import Branch
 from dcache.engine.call import Call
 from dcache.engine.lowering.whole_model import WholeRegion
 from dcache.engine.session import session_of
-from tests.engine.tiny_models import Toy, integers, session_on, walk
+from tests.engine.tiny_models import OutOfSight, Toy, integers, session_on, walk
 
 
 def full(value: float) -> torch.Tensor:
@@ -22,6 +22,8 @@ def full(value: float) -> torch.Tensor:
 
 class Returns(nn.Module):
     """Whatever `what` makes of 2 x + timestep; counts its own runs."""
+
+    runs = OutOfSight()
 
     def __init__(self, what: Callable[[torch.Tensor], Any] = lambda y: y) -> None:
         super().__init__()
