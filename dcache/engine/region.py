@@ -34,11 +34,13 @@ class OutputForm:
         recipe: as `flatten` gave it.
         constants: place -> leaf that is no tensor.
         count: number of leaves.
+        place: of a module that may be called several times, what tells this call of it from the others.
     """
 
     recipe: Any
     constants: Mapping[int, Any]
     count: int
+    place: Any = None
 
 
 class Region(ABC):
@@ -157,7 +159,7 @@ class Region(ABC):
         for observer in observers:
             observer.on_leave(self._observed_as(), call, computed=True)
 
-    def keep_form(self, call: Call, leaves: Sequence[Any], recipe: Any) -> None:
+    def keep_form(self, call: Call, leaves: Sequence[Any], recipe: Any, place: Any = None) -> None:
         """Keep how an output is put together, beside the anchors of its branch.
 
         Leaves that are no tensors are returned again by predictions. If they changed since the last anchor,
@@ -167,14 +169,22 @@ class Region(ABC):
         if history is None or self.decided_in is not call:
             history = self.history = call.branch.history(self.key)
         constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
-        before, history.form = history.form, OutputForm(recipe, constants, len(leaves))
+        before, history.form = history.form, OutputForm(recipe, constants, len(leaves), place)
         problem = unpredictable(list(constants.values())) if constants and call.observing else ""
         if problem:
             call.problem = call.problem or f"{self.site.name} returns {problem}"
+        elif before is not None and before.place != place:
+            call.problem = call.problem or self.other_call()
         elif before is not None and (before.count != len(leaves) or before.constants != constants):
             call.problem = call.problem or (
                 f"{self.site.name} returns something beside its tensors that changes between evaluations"
             )
+
+    def other_call(self) -> str:
+        """What is said where another call of the module stands in the place of the one that is remembered."""
+        return (
+            f"the module of {self.site.name} is called in another order or size than in earlier evaluations"
+        )
 
     def predict(self, call: Call, entries: Sequence[torch.Tensor | None]) -> list[Any]:
         """The predicted leaves, new tensors of the outputs' dtypes; None for leaves that are not stored.
