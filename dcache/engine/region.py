@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from time import perf_counter
 from typing import Any, TypeGuard
@@ -13,7 +12,7 @@ import torch
 
 from dcache.cache.codec import Codec
 from dcache.cache.history import History, Leaves
-from dcache.engine.anchors import fit_rows, latest_entry
+from dcache.engine.anchors import OutputForm, fit_rows, latest_entry
 from dcache.engine.call import Call
 from dcache.engine.observe import SiteOutput
 from dcache.engine.protocols import Engine, Lowered
@@ -24,23 +23,6 @@ from dcache.kernels.packed import Stored
 from dcache.kernels.weighted_sum import weighted_sum
 from dcache.predictors.guided_pair import Sum, paired_sum
 from dcache.sites.site import Site
-
-
-@dataclass(frozen=True)
-class OutputForm:
-    """How a module's output is put together from what is remembered of it.
-
-    Attributes:
-        recipe: as `flatten` gave it.
-        constants: place -> leaf that is no tensor.
-        count: number of leaves.
-        place: of a module that may be called several times, what tells this call of it from the others.
-    """
-
-    recipe: Any
-    constants: Mapping[int, Any]
-    count: int
-    place: Any = None
 
 
 class Region(ABC):
