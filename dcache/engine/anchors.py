@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 from dcache.cache.codec import Codec
 from dcache.cache.history import History, Leaves
 from dcache.kernels.packed import Packed, Stored
 from dcache.kernels.weighted_sum import weighted_sum
 from dcache.predictors import Predictor
+
+
+@dataclass(frozen=True)
+class OutputForm:
+    """How a module's output is put together from what is remembered of it.
+
+    Attributes:
+        recipe: as `flatten` gave it.
+        constants: place -> leaf that is no tensor.
+        count: number of leaves.
+        place: of a module that may be called several times, what tells this call of it from the others.
+    """
+
+    recipe: Any
+    constants: Mapping[int, Any]
+    count: int
+    place: Any = None
 
 
 def fit_rows(history: History, half: tuple[int, slice] | None, codec: Codec, mean: bool) -> None:

@@ -81,6 +81,15 @@ def _say_shared(engine: Engine, structure: Structure, specs: Sequence[str]) -> N
 
 def _existing(engine: Engine, structure: Structure, specs: Sequence[str]) -> Sequence[str]:
     """The specifications with the first alternative that exists; another one than the first is said."""
+    for kind in (str(spec).removesuffix("?") for spec in specs if str(spec).endswith("?")):
+        # Most models have no cross-attention, which methods name by default; an MLP was asked for.
+        if kind == "mlp" and not any(sublayer.kind == kind for sublayer in structure.sublayers):
+            engine.warn(
+                f"{engine.method.name} caches {kind}, and none is found in the blocks of "
+                f"{type(engine.module).__name__}, or left by its first call: nothing of it is cached"
+            )
+            if kind in engine.method.parameters:
+                engine.method = engine.method.with_parameters(**{kind: None})
     existing = structure.existing(specs)
     for spec, chosen in zip(specs, existing, strict=True):
         asked = spec.partition("|")[0]

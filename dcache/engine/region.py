@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from time import perf_counter
 from typing import Any, TypeGuard
@@ -13,7 +12,7 @@ import torch
 
 from dcache.cache.codec import Codec
 from dcache.cache.history import History, Leaves
-from dcache.engine.anchors import fit_rows, latest_entry
+from dcache.engine.anchors import OutputForm, fit_rows, latest_entry
 from dcache.engine.call import Call
 from dcache.engine.observe import SiteOutput
 from dcache.engine.protocols import Engine, Lowered
@@ -24,21 +23,6 @@ from dcache.kernels.packed import Stored
 from dcache.kernels.weighted_sum import weighted_sum
 from dcache.predictors.guided_pair import Sum, paired_sum
 from dcache.sites.site import Site
-
-
-@dataclass(frozen=True)
-class OutputForm:
-    """How a module's output is put together from what is remembered of it.
-
-    Attributes:
-        recipe: as `flatten` gave it.
-        constants: place -> leaf that is no tensor.
-        count: number of leaves.
-    """
-
-    recipe: Any
-    constants: Mapping[int, Any]
-    count: int
 
 
 class Region(ABC):
@@ -157,7 +141,7 @@ class Region(ABC):
         for observer in observers:
             observer.on_leave(self._observed_as(), call, computed=True)
 
-    def keep_form(self, call: Call, leaves: Sequence[Any], recipe: Any) -> None:
+    def keep_form(self, call: Call, leaves: Sequence[Any], recipe: Any, place: Any = None) -> None:
         """Keep how an output is put together, beside the anchors of its branch.
 
         Leaves that are no tensors are returned again by predictions. If they changed since the last anchor,
@@ -167,14 +151,22 @@ class Region(ABC):
         if history is None or self.decided_in is not call:
             history = self.history = call.branch.history(self.key)
         constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
-        before, history.form = history.form, OutputForm(recipe, constants, len(leaves))
+        before, history.form = history.form, OutputForm(recipe, constants, len(leaves), place)
         problem = unpredictable(list(constants.values())) if constants and call.observing else ""
         if problem:
             call.problem = call.problem or f"{self.site.name} returns {problem}"
+        elif before is not None and before.place != place:
+            call.problem = call.problem or self.other_call()
         elif before is not None and (before.count != len(leaves) or before.constants != constants):
             call.problem = call.problem or (
                 f"{self.site.name} returns something beside its tensors that changes between evaluations"
             )
+
+    def other_call(self) -> str:
+        """What is said where another call of the module stands in the place of the one that is remembered."""
+        return (
+            f"the module of {self.site.name} is called in another order or size than in earlier evaluations"
+        )
 
     def predict(self, call: Call, entries: Sequence[torch.Tensor | None]) -> list[Any]:
         """The predicted leaves, new tensors of the outputs' dtypes; None for leaves that are not stored.

@@ -20,13 +20,10 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
 from dcache.intercept.pytree import flatten
-from dcache.sites.evidence import Use, Verdict, judged
+from dcache.sites.evidence import Use, Verdict, Ways, fewest, judged
 from dcache.sites.streams import named_tensors
 from dcache.sites.sublayers import Part, keys, queries
 
-# Where a tensor is computed from: (argument of the block, sublayers on the way), the fewest of these.
-Way = tuple[str, frozenset[str]]
-Ways = frozenset[Way]
 # A sublayer, and those that its output went through since.
 Carrier = tuple[str, frozenset[str]]
 NOTHING: Ways = frozenset()
@@ -273,16 +270,6 @@ class BlockFlow(TorchFunctionMode):
 
     def _of_streams(self, ways: Ways) -> frozenset[frozenset[str]]:
         return frozenset(passed for name, passed in ways if name in self.streams)
-
-
-def fewest(ways: Iterable[Way]) -> Ways:
-    """These ways without those that go through more sublayers than another from the same argument."""
-    distinct = frozenset(ways)
-    return frozenset(
-        (name, passed)
-        for name, passed in distinct
-        if not any(other == name and fewer < passed for other, fewer in distinct)
-    )
 
 
 def _holds(whole: torch.Tensor, part: torch.Tensor) -> bool:

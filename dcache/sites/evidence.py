@@ -7,7 +7,7 @@ outside of the block.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, product
 from weakref import WeakKeyDictionary
@@ -24,6 +24,9 @@ _MOST_KINDS = 5000
 _confirmed: WeakKeyDictionary[nn.Module, tuple[tuple[Part, ...], tuple[Part, ...]]] = WeakKeyDictionary()
 
 
+# Where a tensor is computed from: (argument of the block, sublayers on the way), the fewest of these.
+Way = tuple[str, frozenset[str]]
+Ways = frozenset[Way]
 Ends = tuple[frozenset[str], frozenset[frozenset[str]]]
 
 
@@ -149,6 +152,16 @@ def _feeders_elsewhere(part: Part, uses: dict[str, Use]) -> str:
         if use.calls and (elsewhere or not use.read_by or not use.read_by <= inside):
             return f"{feeder} is not read by {part.path} alone"
     return ""
+
+
+def fewest(ways: Iterable[Way]) -> Ways:
+    """These ways without those that go through more sublayers than another from the same argument."""
+    distinct = frozenset(ways)
+    return frozenset(
+        (name, passed)
+        for name, passed in distinct
+        if not any(other == name and fewer < passed for other, fewer in distinct)
+    )
 
 
 def sublayers_of(block: nn.Module) -> tuple[Part, ...]:

@@ -406,3 +406,18 @@ def test_the_rules_probe_is_the_attention_that_is_named_without_a_suffix() -> No
     session = session_on(model, TEACACHE)
     (probe,) = [i for i in session.binding.intercepts if isinstance(i, AttentionInputProbe)]
     assert probe.module is model.blocks[0].attn
+
+
+def test_an_mlp_that_was_asked_for_and_is_not_there_is_said() -> None:
+    class Alone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attn = Attention()
+
+    model = Toy([Alone(), Alone()])
+    with pytest.warns(DcacheWarning, match=r"pab caches mlp, and none is found in the blocks of Toy"):
+        session = session_on(model, methods.pab(mlp=2))
+    assert session.method.describe() == "pab(attn=2, mlp=None)"
+    session.remove()
+    # Without an MLP in the method nothing is said.
+    session_on(model, methods.pab()).remove()

@@ -40,7 +40,7 @@ def enabled(block: type, method: Any) -> nn.Module:
 def test_what_the_call_refutes_is_dropped_and_said_once() -> None:
     model = enabled(Scaled, EVERY_2)
     assert len(session_of(model).binding.regions) == 4
-    with pytest.warns(DcacheWarning, match="Scaled.ff looks like mlp, and its output leaves") as caught:
+    with pytest.warns(DcacheWarning, match="Scaled.ff looks like mlp, and its output multiplies") as caught:
         first = integers(walk(model, [0, 1, 2]))
     assert len(caught) == 1
     assert [site.name for site in session_of(model).binding.sites] == ["attn:0", "attn:1"]
@@ -80,8 +80,8 @@ def test_where_nothing_is_left_of_default_sites_the_next_larger_ones_are_cached(
     with pytest.warns(DcacheWarning) as caught:
         walk(model, [0, 1, 2])
     assert [str(w.message).partition(":")[0] for w in caught] == [
-        "Nothing.attn looks like attn, and its output leaves the block without being added to a stream",
-        "Nothing.ff looks like mlp, and its output leaves the block without being added to a stream",
+        "Nothing.attn looks like attn, and its output multiplies a stream",
+        "Nothing.ff looks like mlp, and its output multiplies a stream",
         "taylorseer caches sublayers, and none are found in Toy",
     ]
     assert [site.name for site in session_of(model).binding.sites] == ["block:0", "block:1"]

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from dcache.cache.codec import Codec
+from dcache.engine.anchors import OutputForm
 from dcache.engine.call import Call
 from dcache.engine.protocols import Engine, Lowered
-from dcache.engine.region import OutputForm, Region
+from dcache.engine.region import Region
 from dcache.errors import DcacheError
 from dcache.intercept.module_call import ModuleIntercept
 from dcache.intercept.pytree import first_tensor, flatten, rebuild, unpredictable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, final
@@ -10,9 +11,11 @@ import torch
 from torch import nn
 
 from dcache.cache.codec import Codec
+from dcache.engine.anchors import OutputForm
 from dcache.engine.call import Call
 from dcache.engine.protocols import Engine, Lowered
-from dcache.engine.region import OutputForm, Region
+from dcache.engine.region import Region
+from dcache.errors import DcacheError
 from dcache.intercept.module_call import ModuleIntercept
 from dcache.intercept.pytree import first_tensor, flatten, rebuild
 from dcache.sites.site import Site
@@ -53,6 +56,21 @@ class ModuleRegion(Region):
             self.again.append(ModuleRegion(self.engine, site, self.codec, self))
         return self.again[times - 1] if times else self
 
+    def continues(self, call: Call, place: tuple[Any, ...]) -> bool:
+        """Whether what is remembered is of this call of the module; if it is of another, the call says so.
+
+        Raises:
+            DcacheError: it is not, and the modules that feed this one did not run.
+        """
+        form: OutputForm | None = None if self.history is None else self.history.form
+        if form is not None and form.place == place and self.has_history:
+            return True
+        problem = self.other_call()
+        if self.site.kind == "fused":
+            raise DcacheError(f"{problem}, so it cannot be predicted: use sites='trunk' or sites='model'")
+        call.problem = call.problem or problem
+        return False
+
 
 class ModuleCall(ModuleIntercept):
     """One module is the region."""
@@ -69,7 +87,12 @@ class ModuleCall(ModuleIntercept):
         if call is None:
             return self.inner(*args, **kwargs)
         region = self.region.next_of(call)
-        if region.decide(call):
+        # Where the block calls it, past torch's own frame, and on what but for rows: half of them may run.
+        caller = sys._getframe(2)
+        given = args[0] if args else next(iter(kwargs.values()), None)
+        shape = given.shape[1:] if isinstance(given, torch.Tensor) else None
+        place = (id(caller.f_code), caller.f_lasti, shape)
+        if region.decide(call) and region.continues(call, place):
             entries = [first_tensor(args, kwargs)] if region.codec.is_delta else ()
             # An observer may disable caching meanwhile.
             history = region.history
@@ -78,10 +101,13 @@ class ModuleCall(ModuleIntercept):
             for i, constant in form.constants.items():
                 predicted[i] = constant
             return rebuild(predicted, form.recipe)
+        if region.predicting:
+            # The decision was another call's.
+            return self.inner(*args, **kwargs)
         opened = region.open(call, [first_tensor(args, kwargs)]) if region.codec.is_delta else [None]
         output = self.inner(*args, **kwargs)
         leaves, recipe = flatten(output)
-        region.keep_form(call, leaves, recipe)
+        region.keep_form(call, leaves, recipe, place)
         region.remember(call, opened + [None] * (len(leaves) - 1), leaves)
         return output
 

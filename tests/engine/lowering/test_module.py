@@ -1,5 +1,6 @@
 """A sublayer as a site: repeated calls of one module, and placeholders for what is not read."""
 
+import warnings
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from dcache.engine.session import Session
 from dcache.schedulers import Listed
 from dcache.sites.blocks import FUSED, SUBLAYERS, Fused
 from dcache.sites.site import Site
-from tests.engine.tiny_models import Double, OutOfSight, Toy, integers, session_on, steps
+from tests.engine.tiny_models import Double, OutOfSight, Toy, integers, session_on, steps, walk
 
 TIMES = [4, 3, 2, 1]
 
@@ -155,6 +156,50 @@ def test_at_the_end_of_a_run_the_further_calls_hold_nothing_either() -> None:
     region.release()
     assert [part.has_history for part in region.parts()] == [False] * 3
     assert region.served is None
+
+
+class Turns(nn.Module):
+    """x + 2 (10 x) + 2 x, by two calls of one module whose order or number changes at some evaluations."""
+
+    def __init__(self, form: str, at: int) -> None:
+        super().__init__()
+        self.ff, self.form, self.at, self.evaluation = Double(), form, at, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        changed = int(x.mean()) == self.at
+        if changed and self.form == "first alone":
+            return x + self.ff(x)
+        if changed and self.form == "order":
+            y = self.ff(x)
+            return x + self.ff(x * 10) + y
+        y = self.ff(x * 10)
+        if changed and self.form == "once more":
+            return x + y + self.ff(x) + self.ff(x)
+        return x + y + self.ff(x[:, :1] if changed and self.form == "size" else x)
+
+
+@pytest.mark.parametrize("form", ["first alone", "order", "once more", "size"])
+@pytest.mark.parametrize("evaluation", [1, 2])
+def test_no_call_is_given_what_is_remembered_of_another(
+    monkeypatch: pytest.MonkeyPatch, form: str, evaluation: int
+) -> None:
+    monkeypatch.setitem(SUBLAYERS, "Turns", {"mlp": ("ff",)})
+    # Evaluations 0 and 2 are computed; the change is in a predicted or in a computed one.
+    model = Toy([Turns(form, TIMES[evaluation] + 1)])
+    plain = integers(walk(model, TIMES))
+    on(model, "mlp", 0, 2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cached = integers(steps(model, TIMES))
+    assert any("is called in another order or size" in str(warning.message) for warning in caught)
+    # h + 2 (10 h) + 2 h; in evaluation 1 the last two terms are those of evaluation 0, where h is 5.
+    assert plain[0] == 23 * 5
+    if evaluation == 1:
+        known = {"once more": 4 + 100 + 8 + 8, "size": 4 + 100 + 8}.get(form, plain[1])
+        # Behind it the whole model is cached.
+        assert cached == [plain[0], known, plain[2], plain[2]]
+    else:
+        assert cached == [plain[0], 4 + 22 * 5, plain[2], plain[3]]
 
 
 # One module -----------------------------------------------------------------------------------------
