@@ -148,6 +148,13 @@ class Gate:
             observer.on_call(call, args, kwargs)
         return call
 
+    def take_back(self, call: Call) -> None:
+        """A call failed: one that is made in its place is the same evaluation of the same branch."""
+        session = self.session
+        if call.run is not None and call.run is session.state.run:
+            session.tracker.take_back(call.run)
+            session.state.take_back(call.branch, call.index, call.tau)
+
     def count_writes(self, count: int) -> None:
         """Count calls that write into their arguments; before a run they belong to the one that follows."""
         if self.session.state.run is None:

@@ -84,6 +84,8 @@ class Lifecycle(Listener):
         self.session = session
         self.noise_grid: Grid | None = None
         self.learns = session.method.needs_model_output
+        # Runs that ended before their last evaluation, and may go on.
+        self._left: list[Run] = []
         # Runs in a row that broke off.
         self._broken_off = 0
 
@@ -202,6 +204,8 @@ class Lifecycle(Listener):
         session.verify()
         # The run is the session's only once nothing is wrong with it.
         session.state = self._next_state(run)
+        if any(left is run for left in self._left):
+            session.state.untraced = f"it was left for another one, and evaluation {run.index} began afresh"
         self._fit_table(run)
         if run.count is None:
             session.tracker.learned.foresee(run)
@@ -245,6 +249,8 @@ class Lifecycle(Listener):
             # In the middle of a run the rest of it goes on with the levels it began with.
             self.noise_grid.restore()
             self.noise_grid = None
+        if state.record.events and not run.over:
+            self._left = [*self._left[-_TURNS:], run]
         state.close(whole)
         session.tracker.forget(run)
         if learned and expected is not None:

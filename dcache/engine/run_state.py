@@ -31,6 +31,7 @@ class RunState:
         whole: whether the run is over and came to its end, as far as that is known.
         entries: evaluations that the sampler's table listed, None for a hand-written loop; set at the end.
         limit: evaluations that the method's table has for this run, None without a table.
+        untraced: why its trace would not give the same bits, "" where it does.
         offset: where they begin in the table's rows.
     """
 
@@ -49,6 +50,7 @@ class RunState:
     entries: int | None = None
     limit: int | None = None
     offset: int = 0
+    untraced: str = ""
 
     @property
     def steps(self) -> int:
@@ -65,6 +67,23 @@ class RunState:
     def note_peak(self) -> None:
         """Some histories are about to shrink: keep the most bytes that were held."""
         self.record.peak(self.bytes_now())
+
+    def take_back(self, branch: Branch, index: int, tau: float) -> None:
+        """A call failed: nothing that it decided is left.
+
+        Args:
+            branch: its branch; emptied if sites before the failure have anchors of it.
+            index: its evaluation.
+            tau: its clock value.
+        """
+        self.names.take_back()
+        histories = branch.histories.values()
+        if any(history.steps and history.steps[-1] == index for history in histories):
+            self.note_peak()
+            self.branches.pop(branch.name, None)
+            self.untraced = f"a call of evaluation {index} failed after it had remembered something"
+        for history in histories:
+            history.run_length -= history.predicted_at == tau and history.run_length > 0
 
     def close(self, whole: bool) -> None:
         """The run is over, and its histories were freed: keep what was counted.

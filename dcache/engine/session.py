@@ -138,12 +138,12 @@ class Session:
     def denoise(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The denoiser's call: predicted where the method lets it, computed and remembered elsewhere."""
         began = perf_counter()
-        call = self.gate.admit(args, kwargs)
+        gate = self.gate
+        call = gate.admit(args, kwargs)
         if call is None:
             return inner(*args, **kwargs)
-        arguments = None
-        if call.observing or (self.memory is not None and not call.branch.settled):
-            arguments = self._prepare(call, args, kwargs)
+        repeats = call.observing or (self.memory is not None and not call.branch.settled)
+        arguments = self._prepare(call, args, kwargs) if repeats else None
         state, self.call = self.state, call
         try:
             # A predicted step is a matter of microseconds: no call of ours that is not needed.
@@ -161,6 +161,9 @@ class Session:
             call = self.check(call, output, inner, arguments)
             if self.memory is not None and call.computed and not self.removed:
                 self.memory.settle(call, inner, arguments)
+        except BaseException:
+            gate.take_back(call)
+            raise
         finally:
             # Regions know their last call, which must not keep its arguments.
             self.call = call.effects = call.own_state = call.withdraw = call.sample = call.snapshot = None

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from dcache.engine.protocols import Traced
 from dcache.engine.run_state import RunState
+from dcache.errors import DcacheError
 from dcache.identity.denoisers import config_digest
 from dcache.method import Method
 from dcache.predictors.corrections import Corrections
@@ -47,6 +48,12 @@ def _plan(session: Traced) -> Plan | None:
     states = [s for s in (*last.earlier, last) if s.record.events and s.steps]
     if not states:
         return None
+    untraced = next((s.untraced for s in states if s.untraced and s.record.predicted), "")
+    if untraced:
+        raise DcacheError(
+            f"no trace of this run of {type(session.module).__name__} gives the same bits: {untraced}. "
+            "Trace a run that is not interrupted."
+        )
     method = session.method
     rows = _joined([(state.record.rows(state.steps), state.steps) for state in states])
     return Plan(

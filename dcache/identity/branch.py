@@ -32,6 +32,10 @@ class BranchNames:
         self._index = -1
         self._view = self._first = 0
 
+    def take_back(self) -> None:
+        """The newest call failed: the next one has its ordinal."""
+        self._ordinal = max(-1, self._ordinal - 1)
+
     def name(
         self, index: int, condition: torch.Tensor | None, branches: Mapping[str, Branch], view: int = 0
     ) -> str:

@@ -141,6 +141,12 @@ class RunTracker:
         if self.loop.run is run:
             self.loop = Loop()
 
+    def take_back(self, run: Run) -> None:
+        """A call of the run failed: one that is made in its place is no further branch."""
+        run.calls = max(0, run.calls - 1)
+        if self.loop.run is run:
+            self.loop.branches[-1] -= 1
+
     def leave(self) -> None:
         """Watch no sampler any more."""
         for watched in self.taps:

@@ -162,6 +162,7 @@ def hand_written(
 
 @quiet
 @pytest.mark.filterwarnings("ignore:this run of Net had 2 evaluations:dcache.DcacheWarning")
+@pytest.mark.filterwarnings("ignore:3 runs of Net in a row broke off:dcache.DcacheWarning")
 @pytest.mark.parametrize("name", ["default", "interval", "easycache"])
 def test_without_any_sampler_a_prompt_in_the_old_ones_place_opens_a_run(name: str) -> None:
     net, plain = dcache.enable(Net(), PRESETS[name]()), Net()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import dcache
-from dcache import DcacheWarning, methods
+from dcache import DcacheError, DcacheWarning, methods
 from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
 from tests.engine.tiny_models import Mix, Toy
@@ -267,3 +267,58 @@ def test_a_number_of_steps_holds_for_the_run_that_it_was_announced_for() -> None
     dcache.step(net, 0, steps=3)
     list(announced(net, 1, 6))
     assert rows(net) == {"*": "100101"}
+
+
+class InterruptedCallError(Exception):
+    """What a call fails with."""
+
+
+def fail(*_: object) -> None:
+    """A hook that fails, such as one that runs out of memory."""
+    raise InterruptedCallError
+
+
+@pytest.mark.parametrize("announces", [True, False])
+@pytest.mark.parametrize("index", [1, 2, 4])
+def test_a_call_that_failed_is_made_once_more_as_the_same_evaluation_of_the_same_branch(
+    announces: bool, index: int
+) -> None:
+    rule = methods.interval(interval=3, codec="value", sites="run:0-0")
+    expected = dcache.enable(mixing(), rule)
+    right = loop(expected, 1, DOWN, announces)
+    net, x = dcache.enable(mixing(), rule), torch.randn(1, 4, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for i, t in enumerate(DOWN):
+            if announces:
+                dcache.step(net, i, timestep=t)
+            if i == index:
+                hook = net.blocks[1].register_forward_pre_hook(fail)
+                with pytest.raises(InterruptedCallError):
+                    net(x, torch.tensor(t))
+                hook.remove()
+            x = x - 0.05 * net(x, torch.tensor(t))
+    assert torch.equal(x, right)
+    assert rows_of(net) == rows_of(expected)
+    again = dcache.enable(mixing(), dcache.trace(net))
+    assert torch.equal(loop(again, 1, DOWN, announces), right)
+
+
+def rows_of(net: torch.nn.Module) -> dict[str, dict[str, tuple[bool, ...]]]:
+    """Branch -> site -> whether each evaluation was computed."""
+    (plan,) = dcache.trace(net).components.values()
+    return {branch: dict(sites) for branch, sites in plan.rows.items()}
+
+
+def test_a_call_that_failed_after_it_had_remembered_leaves_no_trace_that_would_replay_otherwise() -> None:
+    net = dcache.enable(mixing(), methods.interval(interval=2, codec="value", sites="run:0-0"))
+    x = torch.randn(1, 4, 64)
+    with torch.no_grad():
+        for i, t in enumerate(DOWN):
+            if i == 2:
+                hook = net.blocks[1].register_forward_pre_hook(fail)
+                with pytest.raises(InterruptedCallError):
+                    net(x, torch.tensor(t))
+                hook.remove()
+            net(x, torch.tensor(t))
+    with pytest.raises(DcacheError, match="evaluation 2 failed after it had remembered"):
+        dcache.trace(net)
