@@ -90,6 +90,9 @@ def test_only_the_first_leaf_that_is_stored_is_corrected() -> None:
     assert integers(walk(pair, TIMES))[:2] == [4520, 4500 + 41]
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.* is for 4 evaluations, and this run of Toy ended after 2:dcache.DcacheWarning"
+)
 def test_narrow_predictions_are_rounded_once() -> None:
     torch.manual_seed(0)
     model = Toy([Mix(), Mix()]).to(torch.bfloat16)

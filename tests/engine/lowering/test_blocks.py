@@ -32,9 +32,11 @@ def region_of(session: Session) -> RunRegion:
 class Open(Toy):
     """Keeps what went in and what came out of each block in the last evaluation; can leave blocks out."""
 
+    went = OutOfSight()
+
     def __init__(self, blocks: Sequence[nn.Module] | None = None) -> None:
         super().__init__(blocks)
-        self.went: list[torch.Tensor] = []
+        self.went = []
         self.without: tuple[int, ...] = ()
 
     def forward(self, x: torch.Tensor, timestep: Any) -> torch.Tensor:

@@ -34,7 +34,7 @@ class Times(nn.Module):
 class Sink(nn.Module):
     """Inner part plus a multiple of the skip plus a bias, in so many channels; keeps what it was given."""
 
-    runs = OutOfSight()
+    runs, given = OutOfSight(), OutOfSight()
 
     def __init__(self, factor: float, channels: int) -> None:
         super().__init__()

@@ -88,10 +88,12 @@ class ProjOut(nn.Module):
 class Meets(nn.Module):
     """x + 3 x, by a module that only feeds the exit."""
 
+    fed = OutOfSight()
+
     def __init__(self) -> None:
         super().__init__()
         self.widen, self.proj_out = Widen(), ProjOut()
-        self.fed: Any = None
+        self.fed = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.fed = self.widen(x)
