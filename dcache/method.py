@@ -23,6 +23,10 @@ from dcache.util.text import short
 SUBLAYERS_FIRST = "sublayers|block|trunk|model"
 
 
+# Options of presets that fix the number of evaluations.
+_TABLES = ("table", "profile", "steps", "sigmas")
+
+
 @dataclass(frozen=True)
 class Method:
     """A caching method: sites, codec, predictor, rule, and the details of their use.
@@ -144,3 +148,20 @@ def site_list(sites: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
     if "model" in listed and set(listed) != {"model"}:
         raise DcacheError(f"site 'model' is the whole model, with all other sites in it: got {listed!r}")
     return listed
+
+
+def wrong_count(expected: int, count: int, method: Method | None = None) -> DcacheError:
+    """The error for a run of another length than the method's table; without a method, a schedule's."""
+    preset = None if method is None or method.name == "schedule" else method
+    options = [name for name in _TABLES if preset is not None and preset.parameters.get(name)]
+    if preset is not None and options:
+        return DcacheError(
+            f"{options[0]} of {preset.name} is for {expected} evaluations and the run has {count} or more. "
+            f"Run {expected} evaluations, or give {options[0]}= for {count}; second-order samplers "
+            "evaluate more than once per step."
+        )
+    return DcacheError(
+        f"this schedule is for {expected} evaluations and the run has {count} or more. Use the schedule's "
+        "own number of steps, or Schedule.load(path).stretch(steps); second-order samplers evaluate more "
+        "than once per step."
+    )

@@ -17,7 +17,7 @@ import dcache
 from dcache import DcacheError
 from dcache.engine.session import session_of
 from dcache.method import Method
-from dcache.methods.easycache import OutputRate
+from dcache.methods.output_rate import OutputRate
 from dcache.methods.seacache import WienerFiltered
 from dcache.probes import Probe, SinceCompute, SinceStep
 from dcache.schedulers import Accumulated, Listed

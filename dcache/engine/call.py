@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,7 +13,9 @@ from dcache.cache.history import Branch
 from dcache.identity.run import Run
 from dcache.intercept.effects import Effects
 from dcache.intercept.own_state import OwnState
-from dcache.intercept.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from dcache.intercept.snapshot import Snapshot
 
 
 @dataclass(slots=True, eq=False)

@@ -22,13 +22,11 @@ from dcache.engine.gate import Gate
 from dcache.engine.lowering.blocks import RunRegion
 from dcache.engine.memory import SessionMemory
 from dcache.engine.protocols import Engine
-from dcache.engine.recompute import computed_again
 from dcache.engine.selfcheck import self_check
 from dcache.errors import DcacheError
 from dcache.intercept.effects import undone
 from dcache.intercept.own_state import OwnState, Rewrites
 from dcache.intercept.pytree import copy_containers, flatten, gpus
-from dcache.intercept.snapshot import Snapshot
 
 
 class Checked(Engine, Protocol):
@@ -154,6 +152,9 @@ class CallCheck:
             session.warn(text)
         problem = self._once_only(call)
         if differs and not problem:
+            # Few first calls come to it.
+            from dcache.engine.recompute import computed_again
+
             call = computed_again(session, call, reset, inner, arguments, output)
         problem = problem or call.problem or session.binding.settle()
         if problem is None and session.binding.whole is None:
@@ -242,6 +243,8 @@ class CallCheck:
             args, kwargs = copy_containers(arguments[0]), copy_containers(arguments[1])
             with torch.random.fork_rng(gpus(*arguments)), undone(args, kwargs):
                 inner(*args, **kwargs)
+
+        from dcache.intercept.snapshot import Snapshot
 
         now = Snapshot(session.module, gpus(*arguments))
         if now.iterates:

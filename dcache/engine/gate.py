@@ -13,19 +13,15 @@ from dcache.cache.history import Branch
 from dcache.engine.call import Call
 from dcache.engine.checkpoint import Checkpoint
 from dcache.engine.protocols import Engine, Owner
-from dcache.errors import DcacheError
 from dcache.identity.branch import condition_of
 from dcache.identity.run import Run
 from dcache.identity.tracker import RunTracker
 from dcache.intercept.effects import Effects
 from dcache.intercept.own_state import OwnState
 from dcache.intercept.pytree import batch_of, first_tensor, flatten, gpus, signature
-from dcache.intercept.snapshot import Snapshot
-from dcache.method import Method
+from dcache.method import wrong_count
 from dcache.predictors.guided_pair import halves_equal
 
-# Options of presets that fix the number of evaluations.
-_TABLES = ("table", "profile", "steps", "sigmas")
 # So many calls that write, without a run, are taken for evaluations; pipelines make few to fill a cache.
 _MANY_WRITES = 16
 
@@ -143,6 +139,8 @@ class Gate:
         if checkpoint is not None:
             call.effects, call.withdraw = Effects(args, kwargs), checkpoint.withdraw
             call.own_state = OwnState(session.module)
+            from dcache.intercept.snapshot import Snapshot
+
             call.snapshot = Snapshot(session.module, gpus(args, kwargs))
         for observer in session.observers:
             observer.on_call(call, args, kwargs)
@@ -288,20 +286,3 @@ class Gate:
                 "mean are used for all"
             )
         return paired
-
-
-def wrong_count(expected: int, count: int, method: Method | None = None) -> DcacheError:
-    """The error for a run of another length than the method's table; without a method, a schedule's."""
-    preset = None if method is None or method.name == "schedule" else method
-    options = [name for name in _TABLES if preset is not None and preset.parameters.get(name)]
-    if preset is not None and options:
-        return DcacheError(
-            f"{options[0]} of {preset.name} is for {expected} evaluations and the run has {count} or more. "
-            f"Run {expected} evaluations, or give {options[0]}= for {count}; second-order samplers "
-            "evaluate more than once per step."
-        )
-    return DcacheError(
-        f"this schedule is for {expected} evaluations and the run has {count} or more. Use the schedule's "
-        "own number of steps, or Schedule.load(path).stretch(steps); second-order samplers evaluate more "
-        "than once per step."
-    )

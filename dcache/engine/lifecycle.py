@@ -13,7 +13,6 @@ from torch import nn
 from dcache.engine.binding import Binding
 from dcache.engine.call import Call
 from dcache.engine.config import SessionConfig
-from dcache.engine.gate import wrong_count
 from dcache.engine.memory import SessionMemory
 from dcache.engine.model_call import Threads
 from dcache.engine.protocols import Owner
@@ -24,7 +23,7 @@ from dcache.identity.run import Run
 from dcache.identity.sampler import Listener, tap_of
 from dcache.identity.threads import is_called_in, is_driven_in
 from dcache.identity.tracker import RunTracker
-from dcache.method import Method
+from dcache.method import Method, wrong_count
 from dcache.schedule.plan import RunLength
 
 # So many runs in a row that break off early are taken for loops that take turns.

@@ -20,8 +20,8 @@ import torch
 
 from dcache import probes, schedulers
 from dcache.method import Method
-from dcache.methods.easycache import OutputRate
 from dcache.methods.expected_change import ExpectedChange, Sensitivities
+from dcache.methods.output_rate import OutputRate
 from dcache.methods.seacache import WienerFiltered
 from dcache.predictors import Predictor
 from dcache.predictors.corrections import Corrections

@@ -13,9 +13,10 @@ import dcache
 from dcache import DcacheError, DcacheWarning, Schedule, methods
 from dcache.engine.call import Call
 from dcache.engine.config import SessionConfig
-from dcache.engine.gate import Gate, wrong_count
+from dcache.engine.gate import Gate
 from dcache.engine.observe import Observer, observe
 from dcache.engine.session import Session
+from dcache.method import wrong_count
 from dcache.predictors.fitted import Fitted
 from dcache.probes import Probe
 from tests.engine.tiny_models import Double, Toy, integers, session_on, steps, walk

@@ -14,8 +14,8 @@ import pytest
 from dcache import methods
 from dcache.errors import DcacheError
 from dcache.method import SUBLAYERS_FIRST
-from dcache.methods.easycache import OutputRate
 from dcache.methods.expected_change import Sensitivities
+from dcache.methods.output_rate import OutputRate
 from dcache.methods.preset import FAMILIES, About
 from dcache.methods.seacache import WienerFiltered
 from dcache.predictors import Chebyshev, Foca, GuidedLine, Hermite, Linear, Newton, Reuse, Taylor
@@ -195,6 +195,7 @@ def test_every_file_of_a_preset_is_registered():
         "expected_change",
         "language_models",
         "options",
+        "output_rate",
         "preset",
         "registry",
         "replay",

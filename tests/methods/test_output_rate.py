@@ -20,7 +20,7 @@ from dcache.engine.observe import Observer, observe
 from dcache.identity.denoisers import denoisers
 from dcache.intercept.pytree import flatten
 from dcache.method import Method
-from dcache.methods.easycache import OutputRate
+from dcache.methods.output_rate import OutputRate
 from dcache.probes import Probe, SinceCompute
 from dcache.schedulers import ChangeAbove, any_of
 from tests.zoo.registry import ENTRIES
