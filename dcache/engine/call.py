@@ -41,6 +41,7 @@ class Call:
         snapshot: in such a call, what else it held and drew from, for calls that are made once more.
         withdraw: forgets such a call, where it turns out that it must not have been admitted; called with the
             call and whether the model returned a sample, it returns whether the call stays an evaluation.
+        attention_calls: whether the last call of the probe's attention was for it alone, and its number.
         sample: its first tensor, where that is the rule's probe and the part of it that the output continues
             is not known before it returns.
         problem: what a site met in it that cannot be predicted, "" if nothing; the session falls back then.
@@ -65,6 +66,7 @@ class Call:
     snapshot: Snapshot | None = None
     withdraw: Callable[[Call, bool], bool] | None = None
     sample: torch.Tensor | None = None
+    attention_calls: tuple[bool | None, int] = (None, -1)
     problem: str = ""
 
     def again(self) -> AbstractContextManager[None]:

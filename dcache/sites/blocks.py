@@ -37,6 +37,9 @@ SUBLAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "cross_attn": ("attn2", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn"),
         "mlp": ("ff", "audio_ff"),
     },
+    "AuraFlowJointTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
+    "AuraFlowSingleTransformerBlock": {"attn": ("attn",), "mlp": ("ff",)},
+    "ChromaTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
     "LTXVideoTransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff",)},
 }
 

@@ -32,7 +32,7 @@ from torch import nn
 from dcache.errors import DcacheError
 from dcache.sites.blocks import SUBLAYERS
 from dcache.sites.names import SITE_NAME
-from dcache.sites.overlap import refuse_nested, split_overlapping_runs
+from dcache.sites.overlap import split_overlapping_runs
 from dcache.sites.site import LongSkip, Site, Skip, Sublayer
 
 SUBLAYER_KINDS = ("attn", "cross_attn", "mlp", "fused")
@@ -84,7 +84,6 @@ class Structure:
                 f"no site of {list(specs)} exists in {self._class_name()}; it has: {self.available_specs()}"
             )
         self._check_overlap(selected)
-        refuse_nested({site: self._parts(site) for site in selected})
         refuse_cut_long_skips(self, selected)
         return selected
 
@@ -245,14 +244,6 @@ class Structure:
 
     def _class_name(self) -> str:
         return type(self.model).__name__
-
-    def _parts(self, site: Site) -> Sequence[nn.Module]:
-        """The modules of a site; none of the whole model and of the guidance."""
-        if site.is_run:
-            return self.blocks[site.first : site.last + 1]
-        if site.kind == "bracket":
-            return self.skips[site.first].inside
-        return [s.module for s in self.sublayers if s.name == site.name]
 
     @staticmethod
     def _site(sublayer: Sublayer) -> Site:

@@ -123,7 +123,6 @@ class AttentionInputProbe(ModuleIntercept):
     Attributes:
         place: which of its calls in one evaluation that is, from 0.
         matched: whether that call's input has the shape of the block's first argument.
-        served: the call under way, whether that runs for the probe alone, and the calls in it so far.
     """
 
     name = "probe"
@@ -132,17 +131,15 @@ class AttentionInputProbe(ModuleIntercept):
         super().__init__(module)
         self.engine = engine
         self.place, self.matched = 0, False
-        self.served: tuple[Call, bool, int] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Show the indicator the input; a run for the probe alone ends here."""
         call = self.engine.call
         if call is None:
             return self.inner(*args, **kwargs)
-        before, probing = self.served, call.probing_attention
-        again = before is not None and before[0] is call and before[1] is probing
-        place = before[2] + 1 if again and before is not None else 0
-        self.served = (call, probing, place)
+        probing, (counted, before) = call.probing_attention, call.attention_calls
+        place = before + 1 if counted is probing else 0
+        call.attention_calls = (probing, place)
         seen = first_tensor(args, kwargs)
         if call.observing and place == 0:
             self.place, self.matched = 0, False
