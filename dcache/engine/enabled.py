@@ -14,6 +14,7 @@ from dcache.engine.config import SessionConfig
 from dcache.engine.pipeline import PipelineIntercept, sessions_of, watch_of
 from dcache.engine.session import Session
 from dcache.engine.trace import trace_of
+from dcache.errors import DcacheError
 from dcache.identity.denoisers import candidates, is_pipeline
 from dcache.identity.detect import DenoiserDetector
 from dcache.intercept.conflicts import refuse_other_cache
@@ -87,11 +88,19 @@ class Enabled:
         return restore
 
 
+def _trace_or_none(enabled_now: Enabled) -> Schedule | None:
+    """The trace, None where the run has none that replays: taking caching off does not fail for that."""
+    try:
+        return enabled_now.trace()
+    except DcacheError:
+        return None
+
+
 def take_off(enabled_now: Enabled) -> None:
     """Remove everything that is enabled on an object; remember stats and trace of its last run."""
     try:
         if enabled_now.sessions:
-            _last_runs[enabled_now.target] = (enabled_now.stats(), enabled_now.trace())
+            _last_runs[enabled_now.target] = (enabled_now.stats(), _trace_or_none(enabled_now))
     finally:
         enabled_now.remove()
 

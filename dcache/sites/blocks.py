@@ -32,6 +32,7 @@ class Fused(NamedTuple):
 
 
 SUBLAYERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "FluxTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
     "LTX2VideoTransformerBlock": {
         "attn": ("attn1", "audio_attn1"),
         "cross_attn": ("attn2", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn"),

@@ -607,7 +607,8 @@ def test_a_predicted_evaluation_runs_nothing_of_the_site(name: str) -> None:
     counts = count_calls(inside)
     dcache.enable(model, EVERY_2)
     walk(model, name, told=name in UNTIMED)
-    assert set(counts.values()) == {STEPS // 2}
+    # OmniGen sets up a table in its first call, which is therefore made once more.
+    assert set(counts.values()) == {STEPS // 2 + (name == "OmniGenTransformer2DModel")}
 
 
 @pytest.mark.parametrize("name", [n for n, case in CLASSES.items() if case.site != "model"])
