@@ -165,6 +165,17 @@ class Branch:
             history = self.histories[site] = History(self.limit)
         return history
 
+    def emptied(self, limit: int, reset: str) -> Branch:
+        """Another object for the same calls, without histories and indicator.
+
+        Args:
+            limit: most anchors of each history.
+            reset: why the histories are empty, "" where they always were.
+        """
+        return Branch(
+            self.name, limit, self.signature, condition=self.condition, reset=reset, paired=self.paired
+        )
+
     def start_afresh(self, reason: str) -> None:
         """Drop all histories and the indicator, and note the reason."""
         self.histories.clear()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import torch
 
 from dcache.cache.history import Branch
 from dcache.identity.run import Run
-from dcache.intercept.effects import Effects
+from dcache.intercept.effects import Effects, once_more
 from dcache.intercept.own_state import OwnState
 
 if TYPE_CHECKING:
@@ -69,6 +69,16 @@ class Call:
     attention_calls: tuple[bool | None, int] = (None, -1)
     problem: str = ""
 
-    def again(self) -> AbstractContextManager[None]:
-        """Inside this block the denoiser finds what the call found; behind it, it is as it is now."""
-        return nullcontext() if self.snapshot is None else self.snapshot.again()
+    @contextmanager
+    def again(self, arguments: Any) -> Iterator[tuple[Any, Any, Callable[[], bool]]]:
+        """Inside this block the denoiser finds what the call found; behind it, it is as it is now.
+
+        Args:
+            arguments: (args, kwargs) as they were before the call.
+
+        Yields:
+            As `dcache.intercept.effects.once_more`.
+        """
+        found = nullcontext() if self.snapshot is None else self.snapshot.again()
+        with found, once_more(arguments) as repeated:
+            yield repeated

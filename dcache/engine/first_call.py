@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from dcache.cache.continued import cut
-from dcache.cache.history import Branch
 from dcache.engine.binding import Binding
 from dcache.engine.call import Call
 from dcache.engine.gate import Gate
@@ -24,9 +23,9 @@ from dcache.engine.memory import SessionMemory
 from dcache.engine.protocols import Engine
 from dcache.engine.selfcheck import self_check
 from dcache.errors import DcacheError
-from dcache.intercept.effects import undone
+from dcache.intercept.effects import once_more
 from dcache.intercept.own_state import OwnState, Rewrites
-from dcache.intercept.pytree import copy_containers, flatten, gpus
+from dcache.intercept.pytree import flatten, gpus
 
 
 class Checked(Engine, Protocol):
@@ -223,8 +222,7 @@ class CallCheck:
         state.record.events.clear()
         if call.counts is not None:
             state.record.recount(call.counts)
-        branch = Branch(before.name, session.method.predictor.order + 1, before.signature)
-        branch.condition, branch.paired, branch.reset = before.condition, before.paired, reset
+        branch = before.emptied(session.method.predictor.order + 1, reset)
         state.branches[branch.name] = branch
         state.shared.clear()
         session.call = adopted = Call(branch, call.index, call.tau, run=call.run, counts=call.counts)
@@ -240,8 +238,7 @@ class CallCheck:
             return False
 
         def again() -> None:
-            args, kwargs = copy_containers(arguments[0]), copy_containers(arguments[1])
-            with torch.random.fork_rng(gpus(*arguments)), undone(args, kwargs):
+            with once_more(arguments) as (args, kwargs, _):
                 inner(*args, **kwargs)
 
         from dcache.intercept.snapshot import Snapshot

@@ -50,9 +50,9 @@ class PipeOwner:
     def guidance(self) -> float | None:
         """The guidance scale of the call under way, or of the last one where it keeps it."""
         pipe = self.pipe()
-        kept = guidance_of(pipe)
-        given = call_argument(pipe, "guidance_scale") if kept is None and pipe is not None else None
-        return float(given) if is_number(given) else kept
+        scale = guidance_of(pipe)
+        given = call_argument(pipe, "guidance_scale") if scale is None and pipe is not None else None
+        return float(given) if is_number(given) else scale
 
     def call_frame(self) -> int | None:
         """Identity of the frame of its call under way, where that says when it is over; else None."""

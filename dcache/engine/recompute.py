@@ -8,15 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import torch
-
-from dcache.cache.history import Branch
 from dcache.engine.binding import Binding
 from dcache.engine.call import Call
 from dcache.engine.protocols import Engine
 from dcache.errors import DcacheError
-from dcache.intercept.effects import undone
-from dcache.intercept.pytree import copy_containers, gpus
 
 
 class Rebinding(Engine, Protocol):
@@ -65,8 +60,7 @@ def computed_again(
         raise
     before, record = call.branch, session.state.record
     record.withdraw(before.name, call.index, call.counts)
-    branch = Branch(before.name, session.method.predictor.order + 1, before.signature)
-    branch.condition, branch.paired, branch.reset = before.condition, before.paired, reset
+    branch = before.emptied(session.method.predictor.order + 1, reset)
     probe, branch.indicator = session.method.probe, before.indicator
     if probe is not None and probe.where != "input":
         # It may look elsewhere now.
@@ -76,9 +70,8 @@ def computed_again(
         branch, call.index, call.tau, observing=True, run=call.run, counts=call.counts, snapshot=call.snapshot
     )
     session.binding.observe()
-    args, kwargs = copy_containers(arguments[0]), copy_containers(arguments[1])
     around = session.binding.whole or session.binding.guidance
-    with call.again(), torch.random.fork_rng(gpus(*arguments)), undone(args, kwargs):
+    with call.again(arguments) as (args, kwargs, _):
         if around is None:
             inner(*args, **kwargs)
         else:

@@ -163,7 +163,7 @@ class Region(ABC):
             )
 
     def other_call(self) -> str:
-        """What is said where another call of the module stands in the place of the one that is remembered."""
+        """The message where another call of the module stands in the place of the remembered one."""
         return (
             f"the module of {self.site.name} is called in another order or size than in earlier evaluations"
         )

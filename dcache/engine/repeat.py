@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
-import torch
-
-from dcache.cache.history import Branch
 from dcache.engine.binding import Binding
 from dcache.engine.call import Call
 from dcache.engine.observe import unobserved
 from dcache.engine.run_state import RunState
-from dcache.intercept.effects import undone
-from dcache.intercept.pytree import copy_containers, gpus
 from dcache.method import Method
 
 # A call, the denoiser's own call, and (args, kwargs) as they were before.
@@ -68,21 +63,18 @@ def repeat_call(session: Remembering, call: Call, inner: Callable[..., Any], arg
         arguments: (args, kwargs) as they were before it.
     """
     old = call.branch
-    branch = Branch(old.name, session.method.predictor.order + 1, old.signature, condition=old.condition)
-    branch.paired, branch.reset = old.paired, old.reset
+    branch = old.emptied(session.method.predictor.order + 1, old.reset)
     session.state.branches[branch.name] = branch
     observing = old.signature not in session.verified
     session.call = repeated = Call(
         branch, call.index, call.tau, observing, run=call.run, snapshot=call.snapshot
     )
-    args, kwargs = copy_containers(arguments[0]), copy_containers(arguments[1])
-    session.look(repeated, args, kwargs)
+    session.look(repeated, *arguments)
     if observing:
         session.binding.observe()
     whole = session.binding.whole
     # Observers saw this call already.
-    generators = torch.random.fork_rng(gpus(*arguments))
-    with unobserved(session.observers), call.again(), generators, undone(args, kwargs):
+    with unobserved(session.observers), call.again(arguments) as (args, kwargs, _):
         if whole is None:
             output = inner(*args, **kwargs)
         else:

@@ -16,8 +16,7 @@ from dcache.engine.lowering.blocks import RunRegion
 from dcache.engine.protocols import Engine
 from dcache.engine.region import Region
 from dcache.engine.tolerance import TOLERANCE
-from dcache.intercept.effects import undone
-from dcache.intercept.pytree import copy_containers, flatten, gpus, same
+from dcache.intercept.pytree import flatten, same
 
 
 def self_check(
@@ -87,9 +86,8 @@ def _replay(
     replay = Call(call.branch, call.index, call.tau, checking=True, run=call.run)
     before = engine.call
     engine.call = replay
-    args, kwargs = copy_containers(arguments[0]), copy_containers(arguments[1])
     try:
-        with call.again(), torch.random.fork_rng(gpus(*arguments)), undone(args, kwargs) as written:
+        with call.again(arguments) as (args, kwargs, written):
             again = inner(*args, **kwargs)
             writes = written()
     except Exception as error:

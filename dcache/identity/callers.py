@@ -136,7 +136,7 @@ def _is_copy(frame: FrameType) -> bool:
 
 
 def _is_set(sampler: Any) -> bool:
-    """Whether its table was made for a run."""
+    """Whether a sampler has the table of a run."""
     timesteps = getattr(sampler, "timesteps", None)
     return (
         timesteps is not None

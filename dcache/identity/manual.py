@@ -172,5 +172,5 @@ class ManualStep:
 
 
 def following(before: ManualStep | None, run: Run, branch: str | None) -> ManualStep:
-    """What is announced of a run that opens; the one before it may be left rather than over."""
+    """The announcements of a run that opens; the run before it may be left rather than over."""
     return ManualStep(run, branch, rivals=() if before is None else before.left())

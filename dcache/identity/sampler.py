@@ -53,7 +53,7 @@ class Listener:
         """
 
     def is_copied(self, memo: Mapping[int, Any]) -> bool:
-        """Whether its pipeline is part of a deep copy under way, of which `memo` is the memory."""
+        """Whether the listener's pipeline is part of a deep copy under way, whose memory is `memo`."""
         return False
 
     def watch_of(self, pipe: Any) -> Any:

@@ -37,7 +37,7 @@ class TimeArgument:
         return number(self.argument(args, kwargs))
 
     def argument(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """What the call has in the timestep's place, None without one."""
+        """The timestep argument of a call, None without one."""
         if self.passes_on:
             self._find(kwargs)
         value = kwargs.get(self.name) if self.name else None

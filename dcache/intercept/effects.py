@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dcache.intercept.objects import PLAIN, attributes_of, put_back
-from dcache.intercept.pytree import samples
+from dcache.intercept.objects import PLAIN, attributes_of, put_back, refill
+from dcache.intercept.pytree import copy_containers, gpus, samples
 from dcache.intercept.random_states import Draws, is_random_source
 
 if TYPE_CHECKING:
@@ -79,11 +79,7 @@ class Effects:
             if _checksum(array) != checksum:
                 array[...] = copy
         for container, before in self._containers:
-            if isinstance(container, list):
-                container[:] = before
-            else:
-                container.clear()
-                (container.extend if isinstance(container, deque) else container.update)(before)
+            refill(container, before)
         for value, before in self._objects:
             if _has_new(before, attributes_of(value) or {}):
                 put_back(value, before)
@@ -137,6 +133,23 @@ def undone(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Callable[
         yield effects.written
     finally:
         effects.restore()
+
+
+@contextmanager
+def once_more(arguments: Any) -> Iterator[tuple[Any, Any, Callable[[], bool]]]:
+    """Inside this block a module may be called once more, on what an earlier call was given.
+
+    The arguments are restored behind it, and so are torch's random numbers.
+
+    Args:
+        arguments: (args, kwargs) as they were before the earlier call.
+
+    Yields:
+        args and kwargs in fresh containers, for some forwards pop from them; and what `undone` yields.
+    """
+    args, kwargs = copy_containers(arguments[0]), copy_containers(arguments[1])
+    with torch.random.fork_rng(gpus(*arguments)), undone(args, kwargs) as written:
+        yield args, kwargs, written
 
 
 def state_of(tensor: torch.Tensor, most_bytes: int = _MOST_BYTES) -> tuple[object, ...]:

@@ -46,6 +46,19 @@ def put_back(value: Any, before: Mapping[str, Any]) -> None:
         object.__setattr__(value, name, item)
 
 
+def refill(container: Any, before: Any) -> None:
+    """Give a list, dict, set or deque the items that it had before, where it has others."""
+    if isinstance(container, dict):
+        same = list(container) == list(before) and all(container[key] is before[key] for key in before)
+    elif isinstance(container, set):
+        same = container == before
+    else:
+        same = len(container) == len(before) and all(a is b for a, b in zip(container, before, strict=True))
+    if not same:
+        container.clear()
+        (container.update if isinstance(container, dict | set) else container.extend)(before)
+
+
 def object_mark(value: Any, levels: int = _LEVELS) -> Hashable:
     """An object's part of a call's signature: its class, plain attributes, lengths of its containers.
 

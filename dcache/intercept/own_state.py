@@ -47,7 +47,7 @@ class Place:
 
     @property
     def name(self) -> tuple[int, Any]:
-        """What the place is known by."""
+        """Identity of the owner, and the key: equal for the same place at two times."""
         return id(self.owner), self.key
 
     @property
@@ -58,7 +58,7 @@ class Place:
 
 
 class Rewrites(Enum):
-    """What every call does to tensors that a module holds.
+    """Effect of every call on the tensors that a module holds.
 
     Attributes:
         NOTHING: only the first one wrote: it prepared something.

@@ -110,7 +110,7 @@ def _made(part: _Object, leaves: Iterator[Any]) -> Any:
 
 
 def unpredictable(leaves: Sequence[Any]) -> str:
-    """What among an output's leaves can be neither predicted nor returned again, in words; "" if nothing.
+    """Names the leaf of an output that can be neither predicted nor returned again; "" if there is none.
 
     Flags, integers and texts are returned again. A float is computed from tensors as a rule, and an object
     that is not taken apart may hold tensors of the call that made it.

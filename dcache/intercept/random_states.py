@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import random
 import sys
 from typing import Any
@@ -20,11 +19,10 @@ class Draws:
     def __init__(self, source: Any) -> None:
         self.source = source
         self._state = _read(source)
-        self._content = _content(self._state)
 
     def moved(self) -> bool:
         """Whether numbers were drawn since, or the source was seeded."""
-        return _content(_read(self.source)) != self._content
+        return _content(_read(self.source)) != _content(self._state)
 
     def restore(self) -> None:
         """Let it draw the same numbers again."""
@@ -57,5 +55,10 @@ def _read(source: Any) -> Any:
     return source.get_state() if hasattr(source, "get_state") else source.bit_generator.state
 
 
-def _content(state: Any) -> bytes:
-    return bytes(state.tolist()) if isinstance(state, torch.Tensor) else pickle.dumps(state)
+def _content(state: Any) -> Any:
+    """A state as plain values, which can be compared: some are arrays, or have such as parts."""
+    if hasattr(state, "tolist"):
+        return state.tolist()
+    if isinstance(state, dict):
+        return {name: _content(part) for name, part in state.items()}
+    return [_content(part) for part in state] if isinstance(state, tuple) else state

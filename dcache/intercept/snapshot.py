@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcache.intercept.objects import PLAIN, attributes_of, put_back
+from dcache.intercept.objects import PLAIN, attributes_of, put_back, refill
 from dcache.intercept.own_state import is_its_own
 from dcache.intercept.random_states import Draws, global_sources, is_random_source
 
@@ -40,6 +40,7 @@ class Snapshot:
 
     def __init__(self, module: nn.Module, devices: Sequence[int] = ()) -> None:
         self.module, self.devices, self.iterates = module, devices, False
+        self._after: Snapshot | None = None
         self._tables: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._containers: list[tuple[Any, Any]] = []
         self._objects: list[tuple[Any, dict[str, Any]]] = []
@@ -65,7 +66,7 @@ class Snapshot:
                 if key not in table or table[key] is not value:
                     table[key] = value
         for container, before in self._containers:
-            _refill(container, before)
+            refill(container, before)
         for value, before in self._objects:
             now = attributes_of(value) or {}
             if len(now) != len(before) or any(now.get(name) is not item for name, item in before.items()):
@@ -81,12 +82,13 @@ class Snapshot:
     @contextmanager
     def again(self) -> Iterator[None]:
         """Inside this block the module is as it was; behind it, as it is now."""
-        now = Snapshot(self.module, self.devices)
+        # The check may make several calls, each of which is left as the first one left it.
+        self._after = self._after or Snapshot(self.module, self.devices)
         self.restore()
         try:
             yield
         finally:
-            now.restore()
+            self._after.restore()
 
     def _visit(self, value: Any, seen: set[int], levels: int, in_object: bool) -> None:
         if isinstance(value, _NO_STATE) or id(value) in seen or type(value).__module__.startswith("dcache."):
@@ -114,15 +116,3 @@ class Snapshot:
         if levels:
             for part in list(parts):
                 self._visit(part, seen, levels - 1, in_object)
-
-
-def _refill(container: Any, before: Any) -> None:
-    if isinstance(container, dict):
-        same = list(container) == list(before) and all(container[key] is before[key] for key in before)
-    elif isinstance(container, set):
-        same = container == before
-    else:
-        same = len(container) == len(before) and all(a is b for a, b in zip(container, before, strict=True))
-    if not same:
-        container.clear()
-        (container.update if isinstance(container, dict | set) else container.extend)(before)

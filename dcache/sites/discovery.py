@@ -30,8 +30,8 @@ def discover(model: nn.Module, specs: Sequence[str] = ()) -> Structure:
     if not hasattr(model, "down_blocks"):
         structure.blocks = find_blocks(model)
     structure.long_skips = find_long_skips(structure.blocks)
-    structure.sublayers = list(find_sublayers(model, structure.blocks, specs))
     structure.shared = shared_parts(structure.blocks or find_holders(model))
+    structure.sublayers = list(find_sublayers(model, structure.blocks, specs, structure.shared))
     return structure
 
 
@@ -55,15 +55,24 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def find_sublayers(
-    model: nn.Module, blocks: Sequence[nn.Module], specs: Sequence[str] = ()
+    model: nn.Module,
+    blocks: Sequence[nn.Module],
+    specs: Sequence[str] = (),
+    shared: Sequence[nn.Module] | None = None,
 ) -> Iterable[Sublayer]:
     """The sublayers of the trunk, with their block's depth: by structure, or as rows declare them.
 
     Without a trunk: of all modules that have attention and an MLP, whose depths are counted in order. A
     module that several blocks share is left out: which block calls it is not known when it is called.
+
+    Args:
+        model: the model.
+        blocks: the trunk, empty without one.
+        specs: as for `discover`.
+        shared: the modules that are left out, where they are known already.
     """
     holders = blocks or find_holders(model)
-    shared = shared_parts(holders)
+    shared = shared_parts(holders) if shared is None else shared
     names: dict[str, set[str]] = {}
     for spec in specs:
         name, _, depth_text = spec.partition(":")
@@ -71,7 +80,7 @@ def find_sublayers(
             names.setdefault(depth_text, set()).add(name)
     unseen = _unseen_kinds(holders, specs)
     for depth, block in enumerate(holders):
-        wanted = names.get(str(depth), set()) | (unseen if may_hide_a_kind(block) else set())
+        wanted = names.get(str(depth), set()) | (unseen if unseen and may_hide_a_kind(block) else set())
         parts = named_sublayers(block, wanted) if wanted else sublayers_of(block)
         parts = tuple(part for part in parts if not any(map(shared.__contains__, _modules_of(block, part))))
         suffix = suffixes(parts)

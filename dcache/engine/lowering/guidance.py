@@ -29,7 +29,7 @@ from dcache.engine.lowering.guidance_math import Pair, SeenCall, pair_of, rows_o
 from dcache.engine.protocols import Engine
 from dcache.engine.region import Region, without_history
 from dcache.engine.tolerance import TOLERANCE
-from dcache.intercept.effects import undone
+from dcache.intercept.effects import once_more
 from dcache.intercept.pytree import batch_of, copy_containers, flatten, rebuild, same, samples
 from dcache.predictors.guided_pair import halves_equal
 from dcache.sites.site import Site
@@ -194,7 +194,7 @@ class GuidanceRegion:
         if arguments is not None:
             if call.predicted:
                 # Only what is computed in full can be compared.
-                first = self._replay(inner, *arguments)
+                first = self._replay(inner, arguments)
             if first is None or (mark not in self.verified and self._differs(first, cond, inner, fewer)):
                 self._give_up("the rows with the prompt give another output without the others beside them")
                 return output, spent
@@ -207,12 +207,12 @@ class GuidanceRegion:
 
     def _differs(self, first: torch.Tensor, cond: slice, inner: Callable[..., Any], fewer: Any) -> bool:
         """Whether the rows with the prompt alone give another output than among all."""
-        again = self._replay(inner, *copy_containers(fewer))
+        again = self._replay(inner, fewer)
         return again is None or same(first[cond], again)[0] > TOLERANCE.get(first.dtype, 1e-3)
 
-    def _replay(self, inner: Callable[..., Any], args: Any, kwargs: Any) -> torch.Tensor | None:
+    def _replay(self, inner: Callable[..., Any], arguments: Any) -> torch.Tensor | None:
         """The first output of one more call; None where it fails, or writes into its arguments."""
-        with self.engine.resting(), undone(args, kwargs) as written:
+        with self.engine.resting(), once_more(arguments) as (args, kwargs, written):
             try:
                 output = inner(*args, **kwargs)
             except Exception:

@@ -140,7 +140,7 @@ def _stored_leaves(
 
 
 def _part(taken: torch.Tensor | None, leaf: torch.Tensor | None) -> torch.Tensor | None:
-    """What was taken of an entry, as its output continues it; None where that continues none."""
+    """The part of an entry that its output continues; None where the output continues none."""
     if taken is None or leaf is None or not continues(leaf.shape, taken.shape):
         return None
     # A view would keep what the output does not continue in memory.
