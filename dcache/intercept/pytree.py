@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from functools import partial
+from functools import lru_cache, partial
 from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
@@ -217,10 +217,17 @@ def batch_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | N
 
 def parameters_of(forward: Any) -> list[inspect.Parameter]:
     """Parameters of a forward; empty where its signature cannot be read (a scripted module's)."""
+    # A bound method, or one with a closure, may hold a module: these are not kept.
+    plain = isinstance(forward, FunctionType) and forward.__closure__ is None
+    return list((_parameters if plain else _parameters.__wrapped__)(forward))
+
+
+@lru_cache(maxsize=1024)
+def _parameters(forward: Any) -> tuple[inspect.Parameter, ...]:
     try:
-        return list(inspect.signature(forward).parameters.values())
+        return tuple(inspect.signature(forward).parameters.values())
     except (TypeError, ValueError):
-        return []
+        return ()
 
 
 def argument_names(forward: Any) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.method import Method
 from dcache.methods.preset import about
-from dcache.methods.registry import build, get, make, names
+from dcache.methods.registry import BUILT_IN, build, get, make, names
 from dcache.schedule import Schedule
 from dcache.util.options import options_of
 
@@ -88,6 +88,9 @@ def preset_called(text: str) -> str | None:
     >>> preset_called("FORA"), preset_called("First-Block Cache"), preset_called("TaylorSeer")
     ('interval', 'fbcache', 'taylorseer')
     """
+    if text in BUILT_IN:
+        # The names of other packages' presets are read from the disk.
+        return text
     known = names()
     if text in known:
         return text
