@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dcache.cli.progress import stages
 from dcache.cli.run_settings import RunSettings
 from dcache.cli.search_arguments import add_arguments, config_of, held_out, set_threads, speedup_of
 from dcache.cli.search_output import Progress, finish, finish_interrupted, silent
@@ -63,20 +64,24 @@ def run(arguments: argparse.Namespace) -> int:
         make_quality, arguments.pipeline, options, parts, config, arguments.batch_size, profile, unseen
     )
     threads = set_threads(arguments.threads, arguments.workers)
-    quality = make()
-    about = _about(arguments, options, quality)
-    config = replace(config, paired=quality.paired)
-    # Refused before anything is written.
-    _refuse_beyond(wanted, space_of(profile, config), config.cost)
-    make_folder(arguments.out)
-    identity = identity_of(config, prompts, about, unseen)
-    # Process 0 creates the journal; the others read it afterwards.
-    journal = group.main_first(lambda: open_journal(arguments.out, identity, arguments.resume, group.first))
-    signs = {name: quality.direction(name) for name in config.metrics}
-    progress = Progress(journal.damaged) if group.first else silent
+    progress = None
     try:
-        with _evaluator(quality, group, make, arguments.workers, threads) as evaluator:
-            done = search(profile, config, evaluator, prompts, signs, journal, bool(unseen), progress)
+        with stages() if group.first else nullcontext() as log:
+            quality = make()
+            about = _about(arguments, options, quality)
+            config = replace(config, paired=quality.paired)
+            # Refused before anything is written.
+            _refuse_beyond(wanted, space_of(profile, config), config.cost)
+            make_folder(arguments.out)
+            identity = identity_of(config, prompts, about, unseen)
+            # Process 0 creates the journal; the others read it afterwards.
+            journal = group.main_first(
+                lambda: open_journal(arguments.out, identity, arguments.resume, group.first)
+            )
+            signs = {name: quality.direction(name) for name in config.metrics}
+            progress = silent if log is None else Progress(log, journal.damaged)
+            with _evaluator(quality, group, make, arguments.workers, threads) as evaluator:
+                done = search(profile, config, evaluator, prompts, signs, journal, bool(unseen), progress)
     except KeyboardInterrupt:
         if group.world_size == 1 and isinstance(progress, Progress) and progress.latest is not None:
             finish_interrupted(progress.latest, config, about, arguments.out, wanted)

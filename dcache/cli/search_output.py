@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcache.errors import DcacheError
 
 if TYPE_CHECKING:
+    from dcache.cli.progress import StageLog
     from dcache.search.front_report import FrontEntry
     from dcache.search.loop import Search
     from dcache.search.search import SearchConfig
@@ -22,17 +22,18 @@ COSTED = {
 
 
 class Progress:
-    """Prints the state of a search and of its front after every batch.
+    """Shows the state of a search and of its front after every batch.
 
     Args:
+        log: shows it, and that the work goes on during a long batch.
         damaged: number of lines of the journal that could not be read.
 
     Attributes:
         latest: the search after its last batch; None before the first.
     """
 
-    def __init__(self, damaged: int) -> None:
-        self.began = time.perf_counter()
+    def __init__(self, log: StageLog, damaged: int) -> None:
+        self.log = log
         self.latest: Search | None = None
         self.printed = 0
         if damaged:
@@ -41,7 +42,7 @@ class Progress:
             )
 
     def __call__(self, search: Search) -> None:
-        """Print one line after a batch."""
+        """Show the front after a batch."""
         self.latest = search
         if search.spent == self.printed:
             # Known schedules only: late in a small space a strategy proposes them again and again.
@@ -53,13 +54,11 @@ class Progress:
             values = [c.value(metric, search.rungs) for c in front if full / c.cost >= speedup]
             if values:
                 marks.append(f"{speedup:g}x {sign * max(sign * v for v in values):.4g}")
-        print(
+        state = (
             f"{search.spent} of {search.budget} evaluated, {search.twins} twins spared, front of "
-            f"{len(front)}: {metric} at {', '.join(marks) or 'no 2x yet'} "
-            f"({time.perf_counter() - self.began:.0f} s)",
-            file=sys.stderr,
-            flush=True,
+            f"{len(front)}: {metric} at {', '.join(marks) or 'no 2x yet'}"
         )
+        self.log.counted(state, search.spent, search.budget)
 
 
 def silent(_: Search) -> None:

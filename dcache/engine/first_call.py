@@ -24,7 +24,7 @@ from dcache.engine.protocols import Engine
 from dcache.engine.selfcheck import self_check
 from dcache.errors import DcacheError
 from dcache.intercept.effects import once_more
-from dcache.intercept.own_state import OwnState, Rewrites
+from dcache.intercept.own_state import OwnState
 from dcache.intercept.pytree import flatten, gpus
 
 
@@ -248,10 +248,9 @@ class CallCheck:
             return True
         with session.resting():
             try:
-                rewrites = before.rewrites(again)
+                return before.adds(again)
             finally:
                 now.restore()
-        return rewrites is Rewrites.ADDS
 
     def _once_only(self, call: Call) -> str | None:
         """Why a call whose sites lie in the model cannot be made once more, to check them; None if it can."""

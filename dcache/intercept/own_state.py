@@ -6,9 +6,8 @@ written once and for all, such as a table that the first call makes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import torch
@@ -17,57 +16,48 @@ from torch import nn
 from dcache.intercept.effects import state_of
 from dcache.intercept.objects import PLAIN, attributes_of
 
-# Attributes that torch, wrappers and offloading put on every module; buffers are looked at apart.
-_NOT_ITS_OWN = {*vars(nn.Module()), "_hf_hook", "_diffusers_hook", "_old_forward", "forward"}
-# Intercepts hold the engine.
-_INTERCEPTED = {"_compiled_call_impl", "compile", "cache_context"}
+# Attributes that torch, wrappers and offloading put on every module, and those of intercepts, which hold the
+# engine; buffers are looked at apart.
+_NOT_ITS_OWN = frozenset(vars(nn.Module())) | {
+    "_hf_hook",
+    "_diffusers_hook",
+    "_old_forward",
+    "forward",
+    "_compiled_call_impl",
+    "compile",
+    "cache_context",
+}
 # Bytes of the largest buffer whose content is looked at: quantised weights are buffers too.
 _MOST_BYTES = 2**20
 # Objects within a module, such as attention processors and their stores, are looked into this deep.
 _LEVELS = 4
+_ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A dict (of attributes, of buffers, or any other) or a list, and what it held.
+
+    Attributes:
+        owner: the dict or list.
+        contents: key or index -> value.
+        place: where the owner itself lies; None where it is a module's own dict.
+        in_object: whether that is in an object that is no module.
+    """
+
+    owner: Any
+    contents: dict[Any, Any]
+    place: Place | None = None
+    in_object: bool = False
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a module holds something that is or may hold tensors.
+    """Where a module holds tensors: a table's key, and what lies there."""
 
-    Attributes:
-        owner: a dict (of attributes, of buffers, or any other) or a list.
-        key: key or index in it.
-        value: a tensor, a tuple of them, a container or an object.
-        parent: the place of the owner, None where that is a module's own dict.
-        in_object: whether the place lies in an object that is no module.
-    """
-
-    owner: Any
+    table: Table
     key: Any
     value: Any
-    parent: Place | None = None
-    in_object: bool = False
-
-    @property
-    def name(self) -> tuple[int, Any]:
-        """Identity of the owner, and the key: equal for the same place at two times."""
-        return id(self.owner), self.key
-
-    @property
-    def tensors(self) -> Sequence[torch.Tensor]:
-        """The tensors that lie here, without those deeper in."""
-        items = self.value if isinstance(self.value, tuple) else (self.value,)
-        return [item for item in items if isinstance(item, torch.Tensor)]
-
-
-class Rewrites(Enum):
-    """Effect of every call on the tensors that a module holds.
-
-    Attributes:
-        NOTHING: only the first one wrote: it prepared something.
-        REPLACES: it sets attributes anew; whether anything reads them behind the call is not known.
-        ADDS: it writes into tensors, or holds more of them, so that they depend on every call before; or it
-            fills an object, such as an attention processor that stores maps, for others to read.
-    """
-
-    NOTHING, REPLACES, ADDS = range(3)
 
 
 class OwnState:
@@ -79,62 +69,70 @@ class OwnState:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        # They keep their owners, whose identities are therefore not used again.
-        self._before = {place.name: place for place in _places(module)}
-        self._owners = {id(place.owner) for place in self._before.values()}
-        self._owners |= {id(_parts_of(place.value)) for place in self._before.values()}
-        tensors = [tensor for place in self._before.values() for tensor in place.tensors]
-        self._states = {id(tensor): state_of(tensor, _MOST_BYTES) for tensor in tensors}
+        # They keep their owners and the tensors, whose identities are therefore not used again.
+        self._tables = {id(table.owner): table for table in _tables(module)}
+        values = (value for table in self._tables.values() for value in table.contents.values())
+        self._states = {
+            id(tensor): state_of(tensor, _MOST_BYTES) for value in values for tensor in _tensors_of(value)
+        }
 
     def written(self) -> list[Place]:
         """Places that hold other contents than before: new tensors, or some that were written into."""
         return [place for place in self._changed() if not self._is_equal(place)]
 
-    def _changed(self) -> list[Place]:
-        """Places that hold tensors which were not there before, or which were written into."""
-        places: dict[tuple[int, Any], Place] = {}
-        for place in _places(self.module):
-            if any(self._states.get(id(tensor)) != state_of(tensor, _MOST_BYTES) for tensor in place.tensors):
-                outer = place
-                # In a container that is new, which is taken out as a whole.
-                while id(outer.owner) not in self._owners and outer.parent is not None:
-                    outer = outer.parent
-                places[outer.name] = outer
-        return list(places.values())
+    def adds(self, call: Callable[[], Any]) -> bool:
+        """Whether what the module holds depends on every call before: whether a further call adds to it.
 
-    def rewrites(self, call: Callable[[], Any]) -> Rewrites:
-        """Whether a further call writes again, so that the first one was no preparation; it is undone.
+        It does where it writes into tensors, holds more of them, or fills an object, such as an attention
+        processor that stores maps for others to read. It does not where it sets attributes anew, or where
+        only the first call wrote, to prepare something.
 
         Args:
-            call: makes the call.
+            call: makes the call, which is undone.
         """
         if any(self._is_written_into(place) for place in self.written()):
             # It could not be undone.
-            return Rewrites.ADDS
+            return True
         again = OwnState(self.module)
         try:
             call()
         except Exception:
             # Such as keys of the first call that those of the second do not go with.
-            return Rewrites.ADDS
+            return True
         finally:
             # The same call makes equal tensors.
             written = again._changed()
             again._put_back(written)
-        if any(
-            place.in_object or again._is_written_into(place) or again._is_more(place) for place in written
-        ):
-            return Rewrites.ADDS
-        return Rewrites.REPLACES if written else Rewrites.NOTHING
+        return any(
+            place.table.in_object or again._is_written_into(place) or again._before(place) is _ABSENT
+            for place in written
+        )
+
+    def _changed(self) -> list[Place]:
+        """Places that hold tensors which were not there before, or which were written into."""
+        places: dict[tuple[int, Any], Place] = {}
+        for table in _tables(self.module):
+            for key, value in table.contents.items():
+                tensors = _tensors_of(value)
+                if any(self._states.get(id(tensor)) != state_of(tensor, _MOST_BYTES) for tensor in tensors):
+                    outer = Place(table, key, value)
+                    # In a container that is new, which is taken out as a whole.
+                    while id(outer.table.owner) not in self._tables and outer.table.place is not None:
+                        outer = outer.table.place
+                    places[id(outer.table.owner), outer.key] = outer
+        return list(places.values())
+
+    def _before(self, place: Place) -> Any:
+        """What lay in a place, `_ABSENT` where nothing did."""
+        table = self._tables.get(id(place.table.owner))
+        return _ABSENT if table is None else table.contents.get(place.key, _ABSENT)
 
     def _is_written_into(self, place: Place) -> bool:
-        before = self._before.get(place.name)
-        return before is not None and before.value is place.value and bool(place.tensors)
+        return self._before(place) is place.value and bool(_tensors_of(place.value))
 
     def _is_equal(self, place: Place) -> bool:
         """Whether a tensor was replaced by one of the same content (a table that is made anew)."""
-        before = self._before.get(place.name)
-        first, second = None if before is None else before.value, place.value
+        first, second = self._before(place), place.value
         if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor) or first is second:
             return False
         if (first.dtype, first.device) != (second.dtype, second.device):
@@ -143,53 +141,63 @@ class OwnState:
         # All but their versions.
         return len(new) > 2 and old[0] == new[0] and old[2:] == new[2:]
 
-    def _is_more(self, place: Place) -> bool:
-        return place.name not in self._before
-
     def _put_back(self, places: list[Place]) -> None:
-        # From the end of lists, so that indices stay.
-        for place in reversed(places):
-            before = self._before.get(place.name)
-            if before is not None:
-                place.owner[place.key] = before.value
+        for place in places:
+            owner, before = place.table.owner, self._before(place)
+            if isinstance(owner, list):
+                owner[:] = self._tables[id(owner)].contents.values()
+            elif before is _ABSENT:
+                del owner[place.key]
             else:
-                del place.owner[place.key]
+                owner[place.key] = before
+
+
+def own_attributes(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module that are its own: none of torch's, of offloading's or of intercepts."""
+    return {name: value for name, value in vars(module).items() if name not in _NOT_ITS_OWN}
 
 
 def is_its_own(name: str) -> bool:
-    """Whether an attribute is the module's own: none of torch's, of offloading's or of intercepts."""
-    return name not in _NOT_ITS_OWN and name not in _INTERCEPTED
+    """Whether an attribute is among `own_attributes`."""
+    return name not in _NOT_ITS_OWN
 
 
-def _places(module: nn.Module) -> Iterator[Place]:
+def _tables(module: nn.Module) -> Iterator[Table]:
     seen = set[int]()
     for part in module.modules():
         # Offloading gives a part its buffers for the time of each call.
-        if "_hf_hook" not in vars(part):
-            for key, buffer in part._buffers.items():
-                yield Place(part._buffers, key, buffer)
-        for key, value in list(vars(part).items()):
-            if is_its_own(key):
-                yield from _within(Place(vars(part), key, value), seen, _LEVELS)
+        if part._buffers and "_hf_hook" not in vars(part):
+            yield Table(part._buffers, dict(part._buffers))
+        yield from _within(Table(vars(part), own_attributes(part)), seen, _LEVELS)
 
 
-def _within(place: Place, seen: set[int], levels: int) -> Iterator[Place]:
-    """The place and those in what lies there, from the outside in."""
-    yield place
-    parts = _parts_of(place.value)
-    if not levels or parts is None or id(parts) in seen:
+def _within(table: Table, seen: set[int], levels: int) -> Iterator[Table]:
+    """The table and those in what lies there, from the outside in."""
+    yield table
+    if not levels:
         return
-    seen.add(id(parts))
-    in_object = place.in_object or parts is not place.value
-    for key, item in list(enumerate(parts) if isinstance(parts, list) else parts.items()):
-        yield from _within(Place(parts, key, item, place, in_object), seen, levels - 1)
+    for key, value in table.contents.items():
+        parts = None if isinstance(value, PLAIN) else _parts_of(value)
+        if parts is None or id(parts) in seen:
+            continue
+        seen.add(id(parts))
+        contents = dict(enumerate(parts)) if isinstance(parts, list) else dict(parts)
+        in_object = table.in_object or parts is not value
+        yield from _within(Table(parts, contents, Place(table, key, value), in_object), seen, levels - 1)
 
 
 def _parts_of(value: Any) -> Any:
     """The list or dict of what a container or an object holds; None where nothing can be put back there."""
     if isinstance(value, list | dict):
         return value
-    if isinstance(value, PLAIN) or not hasattr(value, "__dict__"):
+    if not hasattr(value, "__dict__"):
         return None
     attributes = attributes_of(value)
     return attributes if isinstance(attributes, dict) else None
+
+
+def _tensors_of(value: Any) -> list[torch.Tensor]:
+    """The tensors that are a value, or the items of a tuple; not those deeper in."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [item for item in value if isinstance(item, torch.Tensor)] if isinstance(value, tuple) else []

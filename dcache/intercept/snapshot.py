@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from dcache.intercept.objects import PLAIN, attributes_of, put_back, refill
-from dcache.intercept.own_state import is_its_own
+from dcache.intercept.own_state import is_its_own, own_attributes
 from dcache.intercept.random_states import Draws, global_sources, is_random_source
 
 # Containers and objects within a module are looked into this deep, and arrays up to so many bytes are copied.
@@ -50,17 +50,18 @@ class Snapshot:
         self._cuda = [torch.cuda.get_rng_state(i) for i in devices]
         seen = set[int]()
         for part in module.modules():
-            own = {key: value for key, value in vars(part).items() if is_its_own(key)}
+            own = own_attributes(part)
             self._tables.append((vars(part), own))
             if "_hf_hook" not in vars(part):
                 self._tables.append((part._buffers, dict(part._buffers)))
             for value in own.values():
-                self._visit(value, seen, _LEVELS, in_object=False)
+                if not isinstance(value, PLAIN):
+                    self._visit(value, seen, _LEVELS, in_object=False)
 
     def restore(self) -> None:
         """Put everything back that is not as it was."""
         for table, before in self._tables:
-            for key in [key for key in table if key not in before and is_its_own(key)]:
+            for key in filter(is_its_own, table.keys() - before.keys()):
                 del table[key]
             for key, value in before.items():
                 if key not in table or table[key] is not value:
@@ -115,4 +116,5 @@ class Snapshot:
                 parts, in_object = attributes.values(), True
         if levels:
             for part in list(parts):
-                self._visit(part, seen, levels - 1, in_object)
+                if not isinstance(part, PLAIN):
+                    self._visit(part, seen, levels - 1, in_object)

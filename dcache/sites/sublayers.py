@@ -18,7 +18,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary, ref
 
 from torch import nn
 
@@ -32,6 +33,10 @@ PARALLEL = frozenset(("mlp", "ff"))
 _STEM = re.compile(
     r"(?:^|_)(?:self_|cross_)?(?:attn|attention|attend|ffn|ff|feed_forward|mlp)\d*(?=_|$)|(?:^|_)(?:self|cross)$"
 )
+
+
+# Block -> its modules with what `_says` of them, and its sublayers.
+_known: WeakKeyDictionary[nn.Module, tuple[list[Any], tuple[Part, ...]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,13 @@ class Widths(NamedTuple):
 
 def parts_of(block: nn.Module) -> tuple[Part, ...]:
     """The sublayers of a block, in order of registration; those of a declared class as its row lists them."""
-    return tuple(_parts(block, ""))
+    # Read many times while a pipeline is enabled and first called. A LoRA layer, a processor or a row that is
+    # registered changes them.
+    mark = [(path, ref(module), *_says(module)) for path, module in block.named_modules()]
+    known = _known.get(block)
+    if known is None or known[0] != mark:
+        known = _known[block] = mark, tuple(_parts(block, ""))
+    return known[1]
 
 
 def is_holder(module: nn.Module) -> bool:
@@ -221,6 +232,12 @@ def _widths(module: nn.Module) -> Widths | None:
         if all(isinstance(size, int) for size in sizes):
             return Widths(*sizes)  # type: ignore[arg-type]
     return None
+
+
+def _says(module: nn.Module) -> tuple[Any, ...]:
+    """What else than its parts a module's sublayers depend on."""
+    own, name = vars(module), type(module).__name__
+    return type(own.get("processor")), own.get("is_cross_attention"), SUBLAYERS.get(name), FUSED.get(name)
 
 
 def _words(name: str) -> set[str]:

@@ -1,6 +1,7 @@
 """`dcache search` on the shipped model: a front, the same for one process and two, and after a kill."""
 
 import json
+import re
 import os
 import signal
 import subprocess
@@ -85,7 +86,9 @@ def test_a_front_is_found_written_and_picked_from(
     assert content["front"][0]["speedup"] == pytest.approx(timed.uncached / paid, abs=1e-3)
     assert content["front"][0]["psnr"] == 100.0
     assert all(f"{one['speedup']:.2f}x" in printed for one in content["front"])
-    assert "twins spared" in told
+    lines = told.splitlines()
+    assert lines[0] == "loading the model"
+    assert re.fullmatch(r"\d of 7 evaluated, \d+ twins spared, front of \d: psnr at .* \(\d+ s\)", lines[1])
     subject = load("demo", steps=4, device="cpu")
     with dcache.enabled(subject.pipe, tmp_path / "picked.schedule.json"):
         subject(["a red circle"], [0])
@@ -111,6 +114,7 @@ def test_going_on_evaluates_nothing_twice_and_skips_what_is_damaged(
     assert "is of another search: seed differ" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_weights_are_fitted_and_the_front_is_held_against_other_prompts(
     profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

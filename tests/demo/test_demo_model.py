@@ -86,6 +86,7 @@ def test_the_autoencoder_keeps_drawn_pictures(pipe: PixArtAlphaPipeline, reader:
     assert right(reader, (y / 2 + 0.5).permute(0, 2, 3, 1).numpy(), captions).mean() > 0.95
 
 
+@pytest.mark.slow
 def test_generated_pictures_show_what_held_out_captions_say(
     pipe: PixArtAlphaPipeline, reader: FrechetShapes
 ) -> None:

@@ -72,7 +72,7 @@ CHANGES: dict[str, Callable[[Shape, Any], object]] = {
 }
 
 
-@pytest.mark.parametrize("sites", ["auto", "sublayers"])
+@pytest.mark.parametrize("sites", ["auto", pytest.param("sublayers", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("shape", LOADERS, ids=str)
 def test_adapters_come_and_go_between_runs_while_caching_is_enabled(shape: Shape, sites: str) -> None:
     where = SUBLAYERS[shape.name] if sites == "sublayers" else sites

@@ -265,6 +265,7 @@ def test_a_model_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch, t
 # The command ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_measures_writes_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "sizes.json"
     words = ["--tiny", "--models", "wan", "--modes", "eager", "--repeats", "1", "--out", str(out)]

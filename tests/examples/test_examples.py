@@ -19,6 +19,7 @@ from dcache.identity.denoisers import config_digest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+@pytest.mark.slow
 def test_the_engine_benchmark_prints_its_figures() -> None:
     """One short run; timings are printed, not judged here; the count of Python calls is."""
     run = subprocess.run(
@@ -77,6 +78,7 @@ def measure(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_what_the_script_measures_the_presets_read(tmp_path: Path) -> None:
     out = tmp_path / "numbers.json"
     run = measure("demo", "--out", str(out), "--steps", "8", "--prompt", "a red circle", "--alpha", "0.3")

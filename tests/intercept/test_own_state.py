@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from dcache.intercept.own_state import OwnState, Rewrites
+from dcache.intercept.own_state import OwnState
 
 
 class Store:
@@ -101,7 +101,7 @@ def test_a_write_of_every_call_is_seen(name: str) -> None:
     write(whole.part)
     assert state.written()
     after = held(whole)
-    assert state.rewrites(lambda: write(whole.part)) is (Rewrites.ADDS if name in ADDS else Rewrites.REPLACES)
+    assert state.adds(lambda: write(whole.part)) is (name in ADDS)
     # The call that shows it leaves nothing behind.
     assert held(whole) == after
 
@@ -112,7 +112,7 @@ def test_what_the_first_call_prepares_is_not_written_again(name: str) -> None:
     state = OwnState(whole)
     ONCE[name](whole.part)
     assert state.written()
-    assert state.rewrites(lambda: ONCE[name](whole.part)) is Rewrites.NOTHING
+    assert not state.adds(lambda: ONCE[name](whole.part))
 
 
 @pytest.mark.parametrize("name", NO_WRITES)
@@ -133,7 +133,7 @@ def test_a_second_call_that_fails_is_no_repetition() -> None:
             raise ValueError("too many keys")
 
     call()
-    assert state.rewrites(call) is Rewrites.ADDS
+    assert state.adds(call)
     assert len(whole.part.keys) == 1
 
 

@@ -89,6 +89,7 @@ def test_guidance_in_one_batch_is_seen() -> None:
         assert not any(module._forward_pre_hooks for module in subject.denoisers)
 
 
+@pytest.mark.slow
 def test_a_start_gives_its_places_and_competes(monkeypatch: pytest.MonkeyPatch) -> None:
     known(monkeypatch)
     subject = load("demo", steps=5, device="cpu")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+from dcache.sites.blocks import SUBLAYERS
 from dcache.sites.discovery import discover
 from dcache.sites.sublayers import Part, is_attention, is_holder, parts_of, suffixes
 from tests.families import FAMILIES
@@ -210,6 +211,30 @@ def test_a_holder_has_attention_and_an_mlp_of_its_own() -> None:
     assert is_holder(BasicTransformerBlock())
     assert not is_holder(Holder(attn=Attention()))
     assert not is_holder(Holder(block=BasicTransformerBlock()))
+
+
+class CrossProcessor:
+    """Its name says what its attention is."""
+
+
+def test_what_changes_a_block_changes_its_sublayers(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = Holder(attn=Attention(), ff=FeedForward())
+
+    def now() -> dict[str, str]:
+        return {part.path: part.kind for part in parts_of(block)}
+
+    assert now() == {"attn": "attn", "ff": "mlp"}
+    block.attn.processor = CrossProcessor()
+    assert now() == {"attn": "cross_attn", "ff": "mlp"}
+    block.attn.is_cross_attention = False
+    assert now() == {"attn": "attn", "ff": "mlp"}
+    block.ff = nn.Identity()
+    assert now() == {"attn": "attn"}
+    block.other = block.attn
+    del block.attn
+    assert now() == {"other": "attn"}
+    monkeypatch.setitem(SUBLAYERS, "Holder", {"mlp": ("ff",)})
+    assert now() == {"ff": "mlp"}
 
 
 def names(*paths: str, kind: str = "mlp") -> list[str]:
