@@ -1,8 +1,8 @@
 """`dcache search` on the shipped model: a front, the same for one process and two, and after a kill."""
 
 import json
-import re
 import os
+import re
 import signal
 import subprocess
 import sys
