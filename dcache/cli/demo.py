@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from dcache.cli.parser import path_of
 from dcache.cli.progress import rounds
@@ -71,8 +71,10 @@ def demo(arguments: argparse.Namespace) -> int:
     with rounds(count, settings.repeats) as progress:
         report = run(settings, progress)
     done = report.bench
-    print(_heading(report), table(done.uncached, done.rows, SHOWN, judged_cells(report.judged)), sep="\n\n")
-    print(_legend(settings.video))
+    print(heading_of(asdict(settings), done.machine, done.versions), end="\n\n")
+    print(
+        table(done.uncached, done.rows, SHOWN, judged_cells(report.judged)), legend(settings.video), sep="\n"
+    )
     for note in [*notes(done.uncached, done.methods, done.rows), done.unrestored]:
         if note:
             print(f"note: {note}")
@@ -93,7 +95,8 @@ def judged_cells(judged: Mapping[str, Sequence[float | None]]) -> dict[str, list
     return cells
 
 
-def _legend(clips: bool) -> str:
+def legend(clips: bool) -> str:
+    """The lines below the table of pictures or clips."""
     if not clips:
         return (
             "* best of its column; PSNR, SSIM and frechet-shapes are to the uncached pictures; clip-shapes\n"
@@ -106,16 +109,22 @@ def _legend(clips: bool) -> str:
     )
 
 
-def _heading(report: Report) -> str:
+def heading_of(settings: Mapping[str, Any], machine: dict[str, Any], versions: dict[str, str]) -> str:
+    """The two lines above the table: what was made, and where.
+
+    Args:
+        settings: fields of `dcache.demo.settings.Settings`.
+        machine: `dcache.eval.machine.machine`.
+        versions: `dcache.eval.machine.versions`.
+    """
     from dcache.demo.video.clips import FRAMES
     from dcache.eval.machine import heading
 
-    settings = report.settings
-    what = f"clips of {FRAMES} frames" if settings.video else "pictures"
+    what = f"clips of {FRAMES} frames" if settings["video"] else "pictures"
     return (
-        f"{what}: {settings.prompts}, steps: {settings.steps}, guidance: {settings.guidance:g}, "
-        f"timed calls of each: {settings.repeats} (seconds: the median, whole pipeline)\n"
-        + heading(report.bench.machine, report.bench.versions)
+        f"{what}: {settings['prompts']}, steps: {settings['steps']}, guidance: {settings['guidance']:g}, "
+        f"timed calls of each: {settings['repeats']} (seconds: the median, whole pipeline)\n"
+        + heading(machine, versions)
     )
 
 
