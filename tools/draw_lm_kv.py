@@ -2,11 +2,10 @@
 
     python tools/draw_lm_kv.py [PATH]
 
-The model is the recall model of tests/lm_kv, the policy SnapKV with budgets shared by the heads of a layer.
+The model is the recall model of dcache.demo, the policy SnapKV with budgets shared by the heads of a layer.
 """
 
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,9 @@ from matplotlib.patches import Patch, Rectangle
 from transformers import LlamaForCausalLM
 
 from dcache import lm_kv
+from dcache.demo.recall import task
 
 ROOT = Path(__file__).parents[1]
-# The root must not be on the path, for its links shadow other packages.
-SPEC = spec_from_file_location("recall_task", ROOT / "tests" / "lm_kv" / "recall_task.py")
-task = module_from_spec(SPEC)
-SPEC.loader.exec_module(task)
 
 TOKENS, PADS, WINDOW, LAYER = 49, 16, 6, 1
 PAD, EVICTED, PACKED, TAIL = range(4)

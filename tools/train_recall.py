@@ -1,19 +1,12 @@
-"""Train the recall model of tests/lm_kv, some minutes on one core: python tools/train_recall.py [SEED]."""
+"""Train the recall model of dcache.demo, some minutes on one core: python tools/train_recall.py [SEED]."""
 
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
-# The root must not be on the path, for its links shadow other packages.
-SPEC = spec_from_file_location(
-    "recall_task", Path(__file__).parents[1] / "tests" / "lm_kv" / "recall_task.py"
-)
-task = module_from_spec(SPEC)
-SPEC.loader.exec_module(task)
+from dcache.demo.recall import task
 
 # (context, pairs, rows): the next stage begins when the running accuracy passes .96.
 STAGES = [(16, 8, 64), (32, 12, 48), (64, 16, 32), (128, 24, 16), (240, 32, 8)]

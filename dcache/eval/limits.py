@@ -46,6 +46,9 @@ class Real:
 
 LIMITS: dict[str, Whole | Real] = {
     "seed": Whole(0, 2**62),
+    "contexts": Whole(1),
+    "questions": Whole(1, 12),
+    "tokens": Whole(32),
     "steps": Whole(1),
     "height": Whole(1),
     "width": Whole(1),

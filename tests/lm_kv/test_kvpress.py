@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lm_kv.recall_task import FOLDER
+from dcache.demo.recall.task import FOLDER
 
 
 @pytest.mark.skipif(importlib.util.find_spec("kvpress") is None, reason="kvpress is not installed")

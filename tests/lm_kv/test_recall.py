@@ -1,16 +1,17 @@
 """Quality gates on the recall model: 241 tokens are compressed before any of 32 questions is asked.
 
-`recall/table.json` has the shares of right answers that `measured` gave for every policy and budget.
+`recall_table.json` has the shares of right answers that `measured` gave for every policy and budget.
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from dcache import lm_kv
-from tests.lm_kv.recall_task import FOLDER, recall_batch
+from dcache.demo.recall.task import FOLDER, recall_batch
 
 CONTEXT, PAIRS, ROWS = 240, 32, 24
 BUDGETS = (0.5, 0.25, 0.125, 0.0625)
@@ -26,7 +27,7 @@ POLICIES = {
     "kvzip heads": lm_kv.kvzip(allocation="heads"),
     "kvzip global": lm_kv.kvzip(allocation="global"),
 }
-TABLE = json.loads((FOLDER / "table.json").read_text(encoding="utf-8"))
+TABLE = json.loads(Path(__file__).with_name("recall_table.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,18 @@
 Tokens: 0 begins, 1 to 4 are filler, 8 to 71 keys, 72 to 135 values.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 
 import torch
 
-FOLDER = Path(__file__).parent / "recall"
+from dcache.eval.language.task import Context, Question
+
+FOLDER = Path(__file__).parent / "model"
+# Tokens of a context and its pairs, as many as the model was trained on.
+TOKENS, PAIRS = 240, 32
 VOCABULARY, KEYS, FIRST_KEY, FIRST_VALUE = 136, 64, 8, 72
 
 
@@ -49,3 +55,30 @@ def recall_config() -> Any:
         eos_token_id=None,
         pad_token_id=None,
     )
+
+
+def load_model() -> Any:
+    """The trained model, float32, on the CPU."""
+    from transformers import LlamaForCausalLM
+
+    model: Any = LlamaForCausalLM.from_pretrained(FOLDER)
+    return model.eval()
+
+
+def contexts(count: int, questions: int, seed: int) -> list[Context]:
+    """Contexts of 241 tokens, each with questions of one token whose answer is one token.
+
+    Args:
+        count: number of contexts.
+        questions: questions to each, at most 32.
+        seed: seed of the contexts.
+    """
+    ids = recall_batch(TOKENS, PAIRS, count, torch.Generator().manual_seed(seed))
+    texts, asked = ids[:, : TOKENS + 1].tolist(), ids[:, TOKENS + 1 :].tolist()
+    return [
+        Context(
+            tuple(text),
+            tuple(Question((pairs[2 * i],), (pairs[2 * i + 1],)) for i in range(min(questions, PAIRS))),
+        )
+        for text, pairs in zip(texts, asked, strict=True)
+    ]

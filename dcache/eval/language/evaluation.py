@@ -1,0 +1,139 @@
+"""The evaluation: every policy at every budget on every context; what is done is kept, and not done again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dcache import lm_kv
+from dcache.errors import DcacheError
+from dcache.eval.digest import digest_of
+from dcache.eval.language.ask import ask
+from dcache.eval.language.policies import FULL, PolicyEntry
+from dcache.eval.language.settings import LanguageSettings
+from dcache.eval.language.subject import LanguageSubject
+from dcache.eval.language.task import Context
+from dcache.eval.machine import machine, versions
+from dcache.util.files import make_folder, write_json
+
+FORMAT, VERSION = "dcache.lm", 1
+SETTINGS = "settings.json"
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A policy at a budget, on all contexts.
+
+    Attributes:
+        label: the policy.
+        budget: its budget; 1.0 for the uncompressed cache.
+        answers: of each context, as `Answers.plain`.
+    """
+
+    label: str
+    budget: float
+    answers: list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """Label and budget."""
+        return self.label if self.label == FULL else f"{self.label}, {budget_text(self.budget)}"
+
+
+def budget_text(budget: float) -> str:
+    """A budget in words.
+
+    >>> budget_text(0.125), budget_text(512)
+    ('12.5 %', '512 tokens')
+    """
+    return f"{budget} tokens" if isinstance(budget, int) else f"{100 * budget:g} %"
+
+
+def evaluate(
+    subject: LanguageSubject,
+    entries: Sequence[PolicyEntry],
+    budgets: Sequence[float],
+    settings: LanguageSettings,
+    out: Path,
+    progress: Progress = lambda _what, _done, _total: None,
+) -> list[Measured]:
+    """Ask every context under every policy and budget, the uncompressed cache first.
+
+    Args:
+        subject: the model.
+        entries: the policies.
+        budgets: for policies without a budget of their own.
+        settings: what is asked.
+        out: folder of the results; those of the same settings are read from it.
+        progress: called with what is at work, the number done and all.
+
+    Raises:
+        DcacheError: the folder holds results of other settings, or cannot be written to.
+    """
+    folder = _opened(out, subject, settings)
+    contexts = subject.contexts(settings.contexts, settings.questions, settings.tokens, settings.seed)
+    jobs = list(_jobs(entries, budgets))
+    total, done = len(jobs) * len(contexts), 0
+    measured = []
+    for label, name, policy in jobs:
+        answers = []
+        for index, context in enumerate(contexts):
+            progress(label, done, total)
+            answers.append(_answers(folder / f"{name}.{index}.json", subject, policy, context))
+            done += 1
+        budget = policy.budget
+        measured.append(Measured(label, 1.0 if budget is None else budget, answers))
+    progress("done", total, total)
+    return measured
+
+
+def _jobs(
+    entries: Sequence[PolicyEntry], budgets: Sequence[float]
+) -> Iterator[tuple[str, str, lm_kv.Policy]]:
+    """Label, name of a file and policy of all that is measured."""
+    # Without a window nothing is special about the newest tokens; all are kept.
+    yield FULL, FULL, lm_kv.keydiff(budget=1.0)
+    for entry in entries:
+        for budget in budgets if entry.policy.budget is None else [entry.policy.budget]:
+            policy = entry.at(budget)
+            yield entry.label, f"{entry.file_name}.{budget}.{digest_of(policy)}", policy
+
+
+def _answers(path: Path, subject: LanguageSubject, policy: lm_kv.Policy, context: Context) -> dict[str, Any]:
+    """Answers from a file; they are found out and written where there is none, or a damaged one."""
+    try:
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if known["exact"] and known["bytes_full"]:
+            return known
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    answers = ask(subject.model, policy, context).plain()
+    write_json(path, answers)
+    # As they are read from a file: lists in place of tuples.
+    again: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return again
+
+
+def _opened(out: Path, subject: LanguageSubject, settings: LanguageSettings) -> Path:
+    """The folder of single answers; a folder of other settings is refused."""
+    folder = make_folder(out / "answers")
+    about = {"format": FORMAT, "version": VERSION, "model": subject.name, **vars(settings)}
+    path = out / SETTINGS
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            others = [name for name in about if before.get(name) != about[name]]
+        except (OSError, ValueError, AttributeError):
+            others = ["everything"]
+        if others:
+            raise DcacheError(
+                f"{out} has results of another evaluation ({', '.join(others)} differ): choose another "
+                "--out, or remove that folder"
+            )
+    else:
+        write_json(path, about | {"machine": machine(), "versions": versions()})
+    return folder

@@ -1,0 +1,102 @@
+"""Parsing of `--policies`: policies of `lm_kv` with their options, and codecs.
+
+>>> [entry.label for entry in parse("kvzip:allocation=global;snapkv:window=16,pool=1")]
+['kvzip allocation=global', 'snapkv window=16 pool=1']
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dcache import lm_kv
+from dcache.errors import DcacheError
+from dcache.methods.resolve import read_options
+
+# Without compression, to compare with.
+FULL = "full"
+
+
+@dataclass(frozen=True)
+class PolicyEntry:
+    """A policy to measure.
+
+    Attributes:
+        label: name in tables.
+        policy: the policy; its budget, where it has one, is the only one measured.
+    """
+
+    label: str
+    policy: lm_kv.Policy
+
+    @property
+    def file_name(self) -> str:
+        """The label as part of a file's name."""
+        return re.sub(r"[^a-zA-Z0-9.=]+", "-", self.label)
+
+    def at(self, budget: float) -> lm_kv.Policy:
+        """The policy with a budget; with its own where it has one."""
+        return self.policy if self.policy.budget is not None else replace(self.policy, budget=budget)
+
+
+def parse(text: str) -> list[PolicyEntry]:
+    """Read policies separated by `;`, each a name with options, as in "snapkv:window=16,pool=1".
+
+    Raises:
+        DcacheError: an unknown policy or option, one named twice, or none.
+    """
+    entries = [_entry(spec.strip()) for spec in text.split(";") if spec.strip()]
+    if not entries:
+        known = ", ".join(lm_kv.available())
+        raise DcacheError(f"--policies names none: give some of {known}, as in 'kvzip;snapkv:window=16'")
+    names = [entry.file_name for entry in entries]
+    twice = sorted({entry.label for entry in entries if names.count(entry.file_name) > 1})
+    if twice:
+        raise DcacheError(f"--policies names {', '.join(twice)} more than once: name each policy once")
+    return entries
+
+
+def budgets_of(text: str) -> list[float]:
+    """Read budgets separated by commas: shares in (0, 1], or whole numbers of tokens per KV head.
+
+    Raises:
+        DcacheError: one is no number, or there is none.
+
+    >>> budgets_of("0.5, 0.25, 512")
+    [0.5, 0.25, 512]
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise DcacheError("--budgets names none: give shares or numbers of tokens, as in 0.5,0.25")
+    return [_number(word) for word in words]
+
+
+def _number(word: str) -> float:
+    try:
+        value = float(word) if "." in word or "e" in word.lower() else int(word)
+    except ValueError:
+        value = float("nan")
+    whole = isinstance(value, int)
+    if not (value >= 1 if whole else 0 < value <= 1):
+        raise DcacheError(
+            f"--budgets has {word!r}: expected a share in (0, 1] such as 0.25, or a whole number of tokens"
+        )
+    return value
+
+
+def _entry(spec: str) -> PolicyEntry:
+    name, _, rest = spec.partition(":")
+    options: dict[str, Any] = read_options(rest, spec)
+    layers = options.get("dense_layers")
+    if layers is not None:
+        # A layer, or several as in 0+1.
+        several = layers if isinstance(layers, list) else [layers]
+        options["dense_layers"] = tuple(int(n) if str(n).isdecimal() else n for n in several)
+    policy = lm_kv.make(name, **options)
+    words = [policy.name, *(f"{key}={_word(value)}" for key, value in options.items())]
+    return PolicyEntry(" ".join(words), policy)
+
+
+def _word(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,66 @@
+"""`dcache lm`: the policies, and an evaluation of the shipped model."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from dcache import lm_kv
+from dcache.cli import main
+
+SHORT = ["--contexts", "1", "--questions", "2", "--budgets", "0.5", "--policies", "kvzip"]
+
+
+def test_policies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lm", "methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(lm_kv.available())
+    assert main(["lm", "methods", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == lm_kv.available()
+
+
+def test_an_evaluation_prints_what_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["lm", "eval", "recall", "--out", str(tmp_path), *SHORT]
+    assert main(line) == 0
+    printed, told = capsys.readouterr()
+    assert "done: 2 of 2" in told
+    results = json.loads((tmp_path / "results.json").read_text())
+    for row in results["rows"]:
+        (shown,) = [text for text in printed.splitlines() if text.startswith(row["name"])]
+        assert f"{row['held']:.1%}" in shown
+    assert str(tmp_path / "report.html") in printed
+    # Going on costs nothing, and prints the same.
+    assert main([*line, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == results["rows"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("lm eval", "MODEL"),
+        ("lm eval recall --contexts 0", "contexts must be a whole number"),
+        ("lm eval recall --questions 13", "questions must be a whole number between 1 and 12"),
+        ("lm eval recall --tokens 3", "tokens must be a whole number"),
+        ("lm eval recall --seed -1", "seed must be a whole number"),
+        ("lm eval recall --policies ''", "--policies names none"),
+        ("lm eval recall --policies snapvk", "Did you mean 'snapkv'"),
+        ("lm eval recall --budgets 2.0", "--budgets has '2.0'"),
+        ("lm eval recall --dtype float8", "--dtype: invalid choice"),
+        ("lm eval recall --device bogus", "there is no device 'bogus'"),
+        ("lm eval recall --out ''", "expected a path"),
+        ("lm evil", "invalid choice"),
+    ],
+)
+def test_bad_lines_are_one_sentence(
+    line: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(line)) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert message in told[-1]
+    assert told[-1].startswith("dcache: ")

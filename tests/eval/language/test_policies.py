@@ -1,0 +1,51 @@
+"""Policies and budgets on a command line."""
+
+import pytest
+
+from dcache import lm_kv
+from dcache.errors import DcacheError
+from dcache.eval.language.policies import budgets_of, parse
+
+
+def test_names_in_any_spelling_with_their_options() -> None:
+    first, second = parse("SnapKV:window=16,pool=1; kvzip:budget=64")
+    assert first.policy == lm_kv.snapkv(window=16, pool=1)
+    assert first.label == "snapkv window=16 pool=1"
+    assert first.file_name == "snapkv-window=16-pool=1"
+    assert first.at(0.25).budget == 0.25
+    # A budget of its own stays.
+    assert second.at(0.25).budget == 64
+
+
+def test_layers_that_stay_dense_are_one_or_several() -> None:
+    one, several = parse("kvzip:dense_layers=0;kvzip:dense_layers=0+3")
+    assert (one.policy.dense_layers, several.policy.dense_layers) == ((0,), (0, 3))
+    assert several.label == "kvzip dense_layers=0+3"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names none"),
+        (" ; ", "names none"),
+        ("snapvk", "Did you mean 'snapkv'"),
+        ("snapkv:windows=3", "window"),
+        ("kvzip;kvzip", "more than once"),
+        ("snapkv:window", "window"),
+        ("kvzip:dense_layers=first", "dense_layers"),
+    ],
+)
+def test_what_is_no_policy_is_named(text: str, message: str) -> None:
+    with pytest.raises(DcacheError, match=message):
+        parse(text)
+
+
+def test_budgets_are_shares_or_tokens() -> None:
+    assert budgets_of("1.0,1, 0.5,1e-1") == [1.0, 1, 0.5, 0.1]
+    assert [type(budget) for budget in budgets_of("1.0,1")] == [float, int]
+
+
+@pytest.mark.parametrize("text", ["", ",", "0", "0.0", "-1", "1.5", "nan", "a", "0.5;0.25"])
+def test_other_budgets_are_refused(text: str) -> None:
+    with pytest.raises(DcacheError, match="--budgets"):
+        budgets_of(text)
