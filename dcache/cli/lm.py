@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcache.cli.parser import path_of
 from dcache.cli.progress import shares
+from dcache.errors import DcacheError
 from dcache.eval.language.settings import LanguageSettings
+from dcache.eval.limits import check_limit
 from dcache.eval.packages import require
 from dcache.util.files import try_folder
 
@@ -32,6 +35,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parts = parser.add_subparsers(title="commands", metavar="")
     _add_methods(parts)
     _add_eval(parts)
+    _add_bench(parts)
 
 
 def _help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:
@@ -69,11 +73,37 @@ def _add_eval(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
         parser.add_argument(
             f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})"
         )
-    parser.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu (default) or a GPU")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    _add_device(parser)
     parser.add_argument("--out", type=path_of, default=Path("lm-eval-out"), metavar="FOLDER")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.set_defaults(run=evaluate_policies)
+
+
+def _add_bench(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = parts.add_parser(
+        "bench",
+        help="first token, decode steps and bytes against transformers' DynamicCache",
+        description=(
+            "Caches take turns on prompts of random tokens. MODEL is random (4 layers), recall, smollm2, a "
+            "folder, or the id of a model on the hub."
+        ),
+    )
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument(
+        "--policies", default="keydiff;kvzip", metavar="LIST", help="policies, separated by ';'"
+    )
+    parser.add_argument("--budgets", default="0.25", metavar="LIST", help="budgets (default: 0.25)")
+    parser.add_argument("--lengths", default="1024,8192", metavar="LIST", help="tokens (default: 1024,8192)")
+    parser.add_argument("--steps", type=int, default=16, metavar="N", help="decoded tokens (default: 16)")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="turns of each (default: 5)")
+    _add_device(parser)
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.set_defaults(run=bench_policies)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu (default) or a GPU")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
 
 
 def list_policies(arguments: argparse.Namespace) -> int:
@@ -113,3 +143,44 @@ def evaluate_policies(arguments: argparse.Namespace) -> int:
     else:
         print(f"\nwrote {', '.join(map(str, files))}")
     return 0
+
+
+def bench_policies(arguments: argparse.Namespace) -> int:
+    """Bench, print the table."""
+    require("lm_kv", "dcache lm bench", "transformers")
+    from dcache.eval.language.bench import costs, table
+    from dcache.eval.language.policies import budgets_of, parse
+    from dcache.eval.language.subject import RANDOM, load, random_model
+    from dcache.eval.machine import heading, machine, versions
+
+    check_limit("steps", arguments.steps, "--steps")
+    check_limit("repeats", arguments.repeats, "--repeats")
+    entries, budgets = parse(arguments.policies), budgets_of(arguments.budgets)
+    lengths = lengths_of(arguments.lengths)
+    with shares(0, 1) as progress:
+        if arguments.model == RANDOM:
+            model = random_model(max(lengths) + arguments.steps)
+        else:
+            model = load(arguments.model, arguments.device, arguments.dtype).model
+        rows = costs(model, entries, budgets, lengths, arguments.steps, arguments.repeats, progress)
+    if arguments.json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+    else:
+        print(
+            heading(machine(), versions()), table(rows), "x: median of the ratios to DynamicCache", sep="\n\n"
+        )
+    return 0
+
+
+def lengths_of(text: str) -> list[int]:
+    """Read numbers of tokens separated by commas.
+
+    Raises:
+        DcacheError: one is no whole number of at least 32, or there is none.
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise DcacheError("--lengths names none: give numbers of tokens, as in 1024,8192")
+    for word in words:
+        check_limit("tokens", int(word) if word.isdecimal() else word, "--lengths")
+    return [int(word) for word in words]

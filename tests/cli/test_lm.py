@@ -35,6 +35,29 @@ def test_an_evaluation_prints_what_it_writes(tmp_path: Path, capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out)["rows"] == results["rows"]
 
 
+def test_a_bench_prints_a_row_for_each_cache(capsys: pytest.CaptureFixture[str]) -> None:
+    line = [
+        "lm",
+        "bench",
+        "recall",
+        "--lengths",
+        "64",
+        "--steps",
+        "2",
+        "--repeats",
+        "1",
+        "--policies",
+        "tova",
+    ]
+    assert main(line) == 0
+    printed = capsys.readouterr().out
+    assert [text.split()[0] for text in printed.splitlines() if " 64 " in text] == ["DynamicCache", "tova,"]
+    assert main([*line, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == ["DynamicCache", "tova, 25 %"]
+    assert rows[1]["held_share"] < 0.5 < rows[0]["held_share"] == 1.0
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -50,6 +73,13 @@ def test_an_evaluation_prints_what_it_writes(tmp_path: Path, capsys: pytest.Capt
         ("lm eval recall --device bogus", "there is no device 'bogus'"),
         ("lm eval recall --out ''", "expected a path"),
         ("lm evil", "invalid choice"),
+        ("lm bench random --steps 0", "--steps must be a whole number"),
+        ("lm bench random --repeats 0", "--repeats must be a whole number"),
+        ("lm bench random --lengths ''", "--lengths names none"),
+        ("lm bench random --lengths 64,many", "--lengths must be a whole number"),
+        ("lm bench random --lengths 8", "--lengths must be a whole number"),
+        ("lm bench random --budgets none", "--budgets has 'none'"),
+        ("lm bench nowhere/at/all", "cannot load the language model"),
     ],
 )
 def test_bad_lines_are_one_sentence(

@@ -12,7 +12,7 @@ from dcache import lm_kv
 from dcache.errors import DcacheError
 from dcache.eval.digest import digest_of
 from dcache.eval.language.ask import ask
-from dcache.eval.language.policies import FULL, PolicyEntry
+from dcache.eval.language.policies import FULL, PolicyEntry, budget_text
 from dcache.eval.language.settings import LanguageSettings
 from dcache.eval.language.subject import LanguageSubject
 from dcache.eval.language.task import Context
@@ -42,15 +42,6 @@ class Measured:
     def name(self) -> str:
         """Label and budget."""
         return self.label if self.label == FULL else f"{self.label}, {budget_text(self.budget)}"
-
-
-def budget_text(budget: float) -> str:
-    """A budget in words.
-
-    >>> budget_text(0.125), budget_text(512)
-    ('12.5 %', '512 tokens')
-    """
-    return f"{budget} tokens" if isinstance(budget, int) else f"{100 * budget:g} %"
 
 
 def evaluate(

