@@ -5,7 +5,7 @@
     out = model.generate(**batch, past_key_values=cache)
 
 A published method is one small file in `policies/`, a function that returns a frozen `Policy`. This part
-stands on `dcache.util` and `dcache.errors` alone; `transformers` is imported when a cache is made.
+stands on `kernels`, `util` and `errors`; `transformers` is imported when a cache is made.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dcache.lm_kv.cache_stats import CacheReport, CacheStats
 from dcache.lm_kv.policies.expected_attention import expected_attention
 from dcache.lm_kv.policies.h2o import h2o
 from dcache.lm_kv.policies.keydiff import keydiff
+from dcache.lm_kv.policies.kivi import kivi
 from dcache.lm_kv.policies.kvzip import kvzip
 from dcache.lm_kv.policies.random import random
 from dcache.lm_kv.policies.snapkv import snapkv
@@ -36,6 +37,7 @@ __all__ = [
     "expected_attention",
     "h2o",
     "keydiff",
+    "kivi",
     "kvzip",
     "make",
     "preset",

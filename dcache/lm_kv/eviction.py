@@ -52,7 +52,9 @@ class Candidates:
 
 
 def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | None = None) -> None:
-    """Evict tokens of these layers down to their budgets; layers that have none are left alone.
+    """Evict tokens of these layers down to their budgets, then encode what leaves the tail.
+
+    Layers without a budget are left alone.
 
     Args:
         layers: layers of one cache whose tokens have been stored.
@@ -69,7 +71,18 @@ def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | N
     plan = plan_rows(shared, pairs[0][1].seen.tolist())
     if shared.policy.allocation == "global":
         _evict_together(pairs, plan, received)
-        return
+    else:
+        _evict_each(pairs, plan, received)
+    for layer, _ in pairs:
+        layer.flush()
+
+
+def _evict_each(
+    pairs: Sequence[tuple[LayerCache, LayerStore]], plan: Plan, received: Mapping[int, torch.Tensor] | None
+) -> None:
+    """Evict from every layer by itself."""
+    shared = pairs[0][0].shared
+    places = shared.places
     for layer, store in pairs:
         tokens = plan.tokens
         if shared.policy.allocation == "layers":

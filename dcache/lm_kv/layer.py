@@ -107,15 +107,18 @@ class LayerCache(adapter.BaseLayer):
         count = abs(tokens_to_remove)
         if count == 0 or self.store is None:
             return
-        if count > self.store.tail.length:
+        free = self.store.tail.length - self.store.tail.locked
+        if count > free:
             raise DcacheError(
-                f"crop({tokens_to_remove}) reaches into compressed tokens: only the newest "
-                f"{self.store.tail.length} can be taken back. Give the policy a larger window, or crop "
-                "before tokens are evicted."
+                f"crop({tokens_to_remove}) reaches into compressed tokens: only the newest {free} can be "
+                "taken back. Give the policy a larger window, or its codec a larger residual, or crop before "
+                "tokens are compressed."
             )
         self.store.crop(count)
         self.since = max(0, self.since - count)
         self.state = self.shared.policy.observer.crop(self.state, self.store.seen)
+        if self.record_past:
+            self.flush()
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Keep these rows, in this order."""
@@ -192,6 +195,13 @@ class LayerCache(adapter.BaseLayer):
     def is_due(self, new: int) -> bool:
         """Whether tokens are evicted at the end of a call with so many columns."""
         return due(new, self.since, self.shared.policy.every, self.record_past)
+
+    def flush(self) -> None:
+        """Encode tokens that leave the tail, where the codec does so before an eviction."""
+        if self.store is None or self.shared.holding or self.index not in self.shared.places:
+            return
+        if self.store.flush(self.shared.policy.codec):
+            self._account()
 
     def packed(self) -> None:
         """Tokens were evicted from the store."""
@@ -281,8 +291,11 @@ class LayerCache(adapter.BaseLayer):
         before, self.state = self.state, policy.observer.observe(self.state, seen)
         if columns is not None or self.state is not before:
             self._account()
-        if not policy.after_forward and not shared.holding and self.is_due(query.shape[2]):
+        due_now = not shared.holding and self.is_due(query.shape[2])
+        if due_now and not policy.after_forward:
             shared.evict([self])
+        elif not due_now and not self.record_past:
+            self.flush()
 
     def _account(self) -> None:
         total = bytes_of(self.storages())

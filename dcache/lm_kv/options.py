@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Literal, TypedDict
 
 from dcache.lm_kv.codec import Codec
+from dcache.lm_kv.policy import Policy
 
 PolicyName = Literal[
     "expected_attention",
     "h2o",
     "keydiff",
+    "kivi",
     "kvzip",
     "random",
     "snapkv",
@@ -23,7 +25,7 @@ class CacheOptions(TypedDict, total=False):
     """The options that every policy has, because `KVCache` takes them too."""
 
     budget: float
-    codec: Codec
+    codec: Codec | Policy
     allocation: Allocation
     floor: float
     dense_layers: tuple[int, ...]
@@ -33,8 +35,11 @@ class CacheOptions(TypedDict, total=False):
 class PolicyOptions(CacheOptions, total=False):
     """The options of all policies; the pages in docs/lm_kv/policies list those of one policy."""
 
+    bits: int
     future: int
+    group: int
     pool: int
+    residual: int
     seed: int
     shift: bool
     sinks: int

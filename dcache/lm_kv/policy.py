@@ -38,7 +38,7 @@ class Policy:
             (StreamingLLM).
         every: decoded tokens between evictions; 0 evicts after prompts alone.
         dense_layers: indices of layers that keep everything, beside the budget.
-        codec: how kept tokens are stored.
+        codec: how kept tokens are stored; a policy with a codec stands for it, such as `kivi(bits=4)`.
         reducer: what becomes of the others.
         parameters: what the preset was called with, for reports and files.
 
@@ -64,6 +64,15 @@ class Policy:
 
     def __post_init__(self) -> None:
         """Check every field's range."""
+        codec: Any = self.codec
+        if isinstance(codec, Policy):
+            object.__setattr__(self, "codec", codec.codec)
+        if not hasattr(self.codec, "encode_keys") or (
+            isinstance(codec, Policy) and isinstance(codec.codec, Plain)
+        ):
+            raise DcacheError(
+                f"codec must be a codec, or a policy that has one such as lm_kv.kivi(bits=4), got {codec!r}"
+            )
         if self.budget is not None:
             Budget(self.budget)
         check_whole("sinks", self.sinks, 0)

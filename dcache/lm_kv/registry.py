@@ -49,7 +49,7 @@ def available() -> dict[str, str]:
 
     >>> from dcache import lm_kv
     >>> sorted(lm_kv.available())
-    ['expected_attention', 'h2o', 'keydiff', 'kvzip', 'random', 'snapkv', 'streaming_llm', 'tova']
+    ['expected_attention', 'h2o', 'keydiff', 'kivi', 'kvzip', 'random', 'snapkv', 'streaming_llm', 'tova']
     """
     return {name: (function.__doc__ or "").partition("\n")[0] for name, function in _presets.items()}
 

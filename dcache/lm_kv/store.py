@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from dcache.lm_kv.codec import Codec
+from dcache.lm_kv.codec import Codec, Plain
 from dcache.lm_kv.parts import DensePart, Part
-from dcache.lm_kv.reducers import Reducer
-from dcache.lm_kv.segment import Segment
+from dcache.lm_kv.reducers import Reducer, drop
+from dcache.lm_kv.segment import Segment, append, join
 from dcache.lm_kv.stored import Stored, gather
 from dcache.lm_kv.tail import Tail
 
@@ -103,8 +105,32 @@ class LayerStore:
         """
         packed = keep.clone()
         packed[:, :, packed.shape[2] - columns :] = False
-        self.segments = (reducer(stored, packed, codec),)
+        if reducer is drop and not all(isinstance(segment.codec, Plain) for segment in self.segments):
+            # What is encoded already stays as it is: encoded again, errors would add up.
+            self.segments = (self._subset(packed, codec),)
+        else:
+            self.segments = (reducer(stored, packed, codec),)
         self.tail.keep_newest(columns)
+
+    def flush(self, codec: Codec) -> bool:
+        """Encode the oldest tokens of the tail in whole blocks, where each row has its residual beside them.
+
+        Returns:
+            Whether there were any.
+        """
+        oldest = self.tail.oldest(codec.residual, codec.block) if codec.block else None
+        if oldest is None:
+            return False
+        tokens = oldest[:, None].expand(-1, self.heads, -1)
+        new = drop(gather((), self.tail), tokens, codec)
+        start = self.tail.positions.gather(1, oldest.int().argmax(1, keepdim=True)).long()
+        new = replace(new, positions=None, first=start.expand(-1, self.heads))
+        if self.segments and self.segments[-1].first is not None:
+            self.segments = (*self.segments[:-1], append(self.segments[-1], new))
+        else:
+            self.segments = (*self.segments, new)
+        self.tail.drop(oldest)
+        return True
 
     def add_scores(self, columns: torch.Tensor) -> None:
         """Add `[rows, heads, M]` to the running statistics; columns are in the order of `parts`."""
@@ -116,6 +142,12 @@ class LayerStore:
         self.segments = tuple(segments)
         if self.tail.score is not None:
             self.tail.score.add_(columns[..., start:])
+
+    def _subset(self, keep: torch.Tensor, codec: Codec) -> Segment:
+        """The tokens in `keep`, bool `[rows, heads, M]`; those of the tail are encoded."""
+        pieces = keep.split([*(segment.width for segment in self.segments), self.tail.length], 2)
+        segments = [s.subset(piece) for s, piece in zip(self.segments, pieces, strict=False)]
+        return join([*segments, drop(gather((), self.tail), pieces[-1], codec)])
 
     def storages(self) -> list[torch.Tensor]:
         """Every tensor that is held, for counting bytes."""

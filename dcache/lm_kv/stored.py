@@ -42,7 +42,7 @@ def gather(segments: Sequence[Segment], tail: Tail) -> Stored:
             Stored(
                 segment.pad(keys),
                 segment.pad(values),
-                segment.pad(segment.positions).long(),
+                segment.pad(segment.places()).long(),
                 segment.valid,
                 None if segment.bias is None else segment.pad(segment.bias),
                 None if segment.score is None else segment.pad(segment.score),

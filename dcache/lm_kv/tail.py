@@ -21,6 +21,8 @@ class Tail:
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, scored: bool = False) -> None:
         rows, heads = keys.shape[:2]
         self.length = 0
+        # Oldest columns of which a row's tokens have been encoded, so that none can be taken back.
+        self.locked = 0
         # False while no column is a pad in any row, so that attention needs no mask.
         self.padded = False
         self._keys = keys.new_empty(rows, heads, 0, keys.shape[3])
@@ -92,8 +94,32 @@ class Tail:
         """Forget all but the newest columns, in slabs without spare room."""
         kept = slice(self.length - columns, self.length)
         self._take(kept)
+        self.locked = max(0, self.locked - (self.length - columns))
         self.length = columns
         self.padded = self.padded and not bool(self._valid.all())
+
+    def oldest(self, residual: int, block: int) -> torch.Tensor | None:
+        """Bool `[rows, length]`: each row's oldest tokens, in whole blocks, without its newest `residual`.
+
+        None where no row has so many.
+        """
+        if self.length < residual + block:
+            return None
+        count = self.valid.sum(1) - residual
+        leaving = count.clamp_min(0) // block * block
+        oldest = self.valid & (self.valid.cumsum(1) <= leaving[:, None])
+        return oldest if bool(oldest.any()) else None
+
+    def drop(self, tokens: torch.Tensor) -> None:
+        """Forget these tokens, bool `[rows, length]`, and the columns in front that no row needs then."""
+        valid = self.valid & ~tokens
+        needed = valid.any(0).nonzero()
+        columns = self.length - int(needed[0]) if len(needed) else 0
+        last = int(tokens.any(0).nonzero()[-1]) + 1
+        self.locked = max(self.locked, last)
+        self._valid = valid
+        self.padded = True
+        self.keep_newest(columns)
 
     def select_rows(self, rows: torch.Tensor) -> None:
         """Keep these rows, in this order."""

@@ -15,6 +15,8 @@ from tests.lm_kv.language_models import FAST, SLOW, alone, batch, family, genera
 TOLERANCE = 1.5e-5
 LINEAR_TOLERANCE = 1.5e-4
 SNAPKV = lm_kv.snapkv(window=4, pool=3, every=4)
+# They round; test_low_bit.py has their bounds.
+LOW_BIT = {"kivi"}
 POLICIES = {
     "streaming_llm": lm_kv.streaming_llm(sinks=2, every=4),
     "random": lm_kv.random(every=4),
@@ -76,7 +78,7 @@ def test_a_padded_row_equals_its_single_run_while_evicting_with_every_policy(nam
     ]
 
 
-@pytest.mark.parametrize("name", sorted(lm_kv.available()))
+@pytest.mark.parametrize("name", sorted(lm_kv.available().keys() - LOW_BIT))
 def test_a_budget_of_everything_equals_dynamic_cache_with_every_policy(name):
     model, inputs = llama(), batch()
     ids, logits = generate(model, inputs, DynamicCache(config=model.config))

@@ -8,7 +8,9 @@ import pytest
 
 from dcache import lm_kv
 
-POLICIES = {"streaming_llm", "kvzip", "snapkv", "keydiff", "h2o", "tova", "expected_attention", "random"}
+POLICIES = {
+    "streaming_llm", "kvzip", "snapkv", "keydiff", "h2o", "tova", "expected_attention", "random", "kivi",
+}  # fmt: skip
 OTHERS = {"CacheReport", "CacheStats", "KVCache", "Policy", "available", "make", "preset"}
 
 

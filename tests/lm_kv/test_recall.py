@@ -25,6 +25,8 @@ POLICIES = {
     "kvzip uniform": lm_kv.kvzip(allocation="uniform"),
     "kvzip heads": lm_kv.kvzip(allocation="heads"),
     "kvzip global": lm_kv.kvzip(allocation="global"),
+    "kvzip with kivi 4 bit": lm_kv.make("kvzip", codec=lm_kv.kivi(bits=4, group=32)),
+    "kvzip with kivi 2 bit": lm_kv.make("kvzip", codec=lm_kv.kivi(bits=2, group=32)),
 }
 TABLE = json.loads((FOLDER / "table.json").read_text(encoding="utf-8"))
 
@@ -39,9 +41,14 @@ def model() -> Any:
 @torch.no_grad()
 def measured(model: Any, name: str, budget: float) -> float:
     """Share of right answers with layer 0 dense."""
+    return share(model, lm_kv.KVCache(model, POLICIES[name], budget=budget, dense_layers=(0,)))
+
+
+@torch.no_grad()
+def share(model: Any, cache: Any) -> float:
+    """Share of right answers."""
     ids = recall_batch(CONTEXT, PAIRS, ROWS, torch.Generator().manual_seed(7))
     context, asked = ids[:, : CONTEXT + 1], ids[:, CONTEXT + 1 :]
-    cache = lm_kv.KVCache(model, POLICIES[name], budget=budget, dense_layers=(0,))
     with cache.hold():
         model(context, past_key_values=cache)
         cache.compress()
@@ -62,6 +69,14 @@ def test_a_second_reading_beats_sums_of_attention(model: Any) -> None:
 @pytest.mark.parametrize("allocation", ["heads", "global"])
 def test_shared_budgets_beat_uniform_ones_where_little_is_kept(model: Any, allocation: str) -> None:
     assert measured(model, f"kvzip {allocation}", 0.0625) >= measured(model, "kvzip uniform", 0.0625) + 0.1
+
+
+def test_four_bits_answer_as_all_do(model: Any) -> None:
+    whole = share(model, lm_kv.KVCache(model, "keydiff", budget=1.0))
+    for group in (32, 64):
+        cache = lm_kv.KVCache(model, lm_kv.kivi(bits=4, group=group, residual=32))
+        assert share(model, cache) >= whole - 0.02
+        assert min(layer.store.segments[0].width for layer in cache.layers) >= 192
 
 
 @pytest.mark.slow

@@ -68,9 +68,8 @@ def unpack_codes(stream: torch.Tensor, bits: int, channels: int) -> torch.Tensor
     padded = F.pad(stream, (0, -stream.shape[1] % width))
     if width > 1:
         places = torch.arange(width, dtype=torch.int32, device=stream.device) * 8
-        words = (padded.unflatten(1, (padded.shape[1] // width, width)).int() << places).sum(
-            -1, dtype=torch.int32
-        )
+        words = padded.view(len(stream), padded.shape[1] // width, width).int()
+        words = (words << places).sum(-1, dtype=torch.int32)
     else:
         # In bytes all the way: four times less to move.
         words = padded
