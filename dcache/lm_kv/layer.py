@@ -49,8 +49,7 @@ class LayerCache(adapter.BaseLayer):
     def __init__(self, index: int, shared: Shared) -> None:
         super().__init__()
         self.index, self.shared = index, shared
-        self.record_past = False
-        self.bytes_held = 0
+        self.record_past, self.bytes_held = False, 0
         self._clear()
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -107,17 +106,16 @@ class LayerCache(adapter.BaseLayer):
         count = abs(tokens_to_remove)
         if count == 0 or self.store is None:
             return
-        free = self.store.tail.length - self.store.tail.locked
-        if count > free:
+        if count > self.store.tail.free:
             raise DcacheError(
-                f"crop({tokens_to_remove}) reaches into compressed tokens: only the newest {free} can be "
-                "taken back. Give the policy a larger window, or its codec a larger residual, or crop before "
-                "tokens are compressed."
+                f"crop({tokens_to_remove}) reaches into compressed tokens: only the newest "
+                f"{self.store.tail.free} can be taken back. Give the policy a larger window, or its codec a "
+                "larger residual, or crop before tokens are compressed."
             )
         self.store.crop(count)
         self.since = max(0, self.since - count)
         self.state = self.shared.policy.observer.crop(self.state, self.store.seen)
-        if self.record_past:
+        if self.record_past and not self.shared.holding:
             self.flush()
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
@@ -175,13 +173,13 @@ class LayerCache(adapter.BaseLayer):
             self.offset = next_offset(store, call, self.offset)
         reader, policy = self.shared.reader, self.shared.policy
         statistic = "max" if reader is not None else policy.observer.statistic
-        fresh = DensePart(key, value)
         if query.shape[2] == 1 and reader is None and call.fresh.plain and policy.positions == "original":
             # One new token sees all there is, so it is stored first and is no part by itself.
             positions = self._store(store, key, value, call)
             attended = attend_one(query, store.parts(), self.logits, statistic)
             self._observe(store, query, call, positions, attended.columns)
             return attended.output
+        fresh = DensePart(key, value)
         if self.logits.plain and statistic is None and store.columns == 0 and query.shape[2] > 1:
             attended = Attended(attend_fresh(query, fresh, self.logits, call.fresh))
         else:
@@ -198,9 +196,8 @@ class LayerCache(adapter.BaseLayer):
 
     def flush(self) -> None:
         """Encode tokens that leave the tail, where the codec does so before an eviction."""
-        if self.store is None or self.shared.holding or self.index not in self.shared.places:
-            return
-        if self.store.flush(self.shared.policy.codec):
+        store = self.store if self.index in self.shared.places else None
+        if store is not None and store.flush(self.shared.policy.codec):
             self._account()
 
     def packed(self) -> None:
@@ -283,19 +280,19 @@ class LayerCache(adapter.BaseLayer):
     ) -> None:
         """Show a call whose tokens are stored to the observer; evict where it is time."""
         policy, shared = self.shared.policy, self.shared
-        if columns is not None:
-            store.add_scores(columns)
+        grows = columns is not None and store.add_scores(columns)
         seen = Observed(
             query, call.valid, positions, lambda: shared.turn(self.index, query, call.rope, "back")
         )
         before, self.state = self.state, policy.observer.observe(self.state, seen)
-        if columns is not None or self.state is not before:
+        if grows or self.state is not before:
             self._account()
-        due_now = not shared.holding and self.is_due(query.shape[2])
-        if due_now and not policy.after_forward:
-            shared.evict([self])
-        elif not due_now and not self.record_past:
+        if shared.holding or self.record_past:
+            return
+        if not self.is_due(query.shape[2]):
             self.flush()
+        elif not policy.after_forward:
+            shared.evict([self])
 
     def _account(self) -> None:
         total = bytes_of(self.storages())

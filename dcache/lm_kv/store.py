@@ -132,9 +132,14 @@ class LayerStore:
         self.tail.drop(oldest)
         return True
 
-    def add_scores(self, columns: torch.Tensor) -> None:
-        """Add `[rows, heads, M]` to the running statistics; columns are in the order of `parts`."""
+    def add_scores(self, columns: torch.Tensor) -> bool:
+        """Add `[rows, heads, M]` to the running statistics; columns are in the order of `parts`.
+
+        Returns:
+            Whether the bytes that are held changed.
+        """
         segments, start = [], 0
+        grows = any(segment.score is None for segment in self.segments)
         for segment in self.segments:
             added = segment.flatten(columns[..., start : start + segment.width])
             segments.append(segment.with_score(added if segment.score is None else segment.score + added))
@@ -142,6 +147,7 @@ class LayerStore:
         self.segments = tuple(segments)
         if self.tail.score is not None:
             self.tail.score.add_(columns[..., start:])
+        return grows
 
     def _subset(self, keep: torch.Tensor, codec: Codec) -> Segment:
         """The tokens in `keep`, bool `[rows, heads, M]`; those of the tail are encoded."""
