@@ -20,9 +20,11 @@ KERNELS = {
     "pack_channels_kernel",
     "pack_tokens_kernel",
     "unpack_kernel",
+    "ragged_attention_kernel",
+    "merge_kernel",
 }
 # Several numbers lie in a byte: each lane loads the byte of its own.
-BYTES = {"unpack_kernel"}
+BYTES = {"unpack_kernel", "ragged_attention_kernel"}
 
 
 @pytest.mark.slow
