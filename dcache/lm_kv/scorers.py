@@ -13,6 +13,7 @@ from dcache.errors import DcacheError
 from dcache.lm_kv.attention import Logits
 from dcache.lm_kv.observers import State, symmetric
 from dcache.lm_kv.stored import Stored
+from dcache.lm_kv.window_columns import window_columns
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,8 @@ class WindowAttention:
 
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
         """Mean over the group's heads and the window's queries of A[q, k]."""
-        weights, counted = window_attention(stored, context)
-        score = weights.mean(2).sum(2) / counted.sum(1).clamp_min(1)[:, None, None]
+        sums, _, counted = window_columns(stored, context.state, context.logits)
+        score = sums / counted.sum(1).clamp_min(1)[:, None, None]
         if self.pool == 1:
             return score
         window = context.state["query"].shape[2]
@@ -130,8 +131,8 @@ class LastQueryAttention:
 
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
         """Mean over heads of A[last, k]."""
-        weights, _ = window_attention(stored, context)
-        return weights.mean((1, 2)).sum(1)[:, None].expand(-1, stored.keys.shape[1], -1)
+        sums, _, _ = window_columns(stored, context.state, context.logits)
+        return sums.mean(1, keepdim=True).expand(-1, stored.keys.shape[1], -1)
 
 
 @dataclass(frozen=True)

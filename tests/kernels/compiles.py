@@ -20,6 +20,8 @@ from triton.compiler import ASTSource
 from dcache import kernels
 from dcache.kernels import launch
 from dcache.kernels.changes import triton as of_changes
+from dcache.kernels.column_stats import column_stats
+from dcache.kernels.column_stats import triton as of_columns
 from dcache.kernels.lowbit import pack, unpack
 from dcache.kernels.lowbit import triton as of_lowbit
 from dcache.kernels.ragged_attention import merge, ragged_attention
@@ -93,7 +95,7 @@ def multiple(value: Any) -> bool:
 
 def stand_in(target: GPUTarget) -> None:
     """Compile instead of launching, in every module that launches."""
-    for module in (of_attention, of_changes, of_lowbit, of_rows, of_store, of_sum, of_sums):
+    for module in (of_attention, of_changes, of_columns, of_lowbit, of_rows, of_store, of_sum, of_sums):
         for name in [n for n in vars(module) if n.endswith("_kernel")]:
             setattr(module, name, Compiled(getattr(module, name), target))
     # Now that the kernels are not interpreted, let them be taken on a CPU.
@@ -127,6 +129,10 @@ def every_attention(x: torch.Tensor) -> None:
     query = torch.ones(2, 4, 128, dtype=x.dtype)
     out, lse = ragged_attention(query, x, x, lengths, 0.1)
     merge(out[None], lse[None])
+    column_stats(query, x, lengths, 0.1)
+    at, pos = torch.ones(2, 4, dtype=torch.int64), torch.arange(len(x))
+    options = {"bias": torch.ones(len(x)), "sinks": torch.ones(2, 4), "positions": (at, pos)}
+    column_stats(query, x, lengths, 0.1, softcap=5.0, **options)
     keys, values = pack(x, 4, 64, lengths), pack(x, 4, 64)
     bias = torch.ones(len(x))
     ragged_attention(query, keys, values, lengths, 0.1, softcap=5.0, bias=bias)

@@ -22,6 +22,8 @@ KERNELS = {
     "unpack_kernel",
     "ragged_attention_kernel",
     "merge_kernel",
+    "query_sums_kernel",
+    "column_stats_kernel",
 }
 # Several numbers lie in a byte: each lane loads the byte of its own.
 BYTES = {"unpack_kernel", "ragged_attention_kernel"}
