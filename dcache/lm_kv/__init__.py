@@ -19,6 +19,7 @@ from dcache.lm_kv.policies.keydiff import keydiff
 from dcache.lm_kv.policies.kivi import kivi
 from dcache.lm_kv.policies.kvzip import kvzip
 from dcache.lm_kv.policies.random import random
+from dcache.lm_kv.policies.rotatekv import rotatekv
 from dcache.lm_kv.policies.snapkv import snapkv
 from dcache.lm_kv.policies.streaming_llm import streaming_llm
 from dcache.lm_kv.policies.tova import tova
@@ -42,6 +43,7 @@ __all__ = [
     "make",
     "preset",
     "random",
+    "rotatekv",
     "snapkv",
     "streaming_llm",
     "tova",

@@ -14,6 +14,7 @@ PolicyName = Literal[
     "kivi",
     "kvzip",
     "random",
+    "rotatekv",
     "snapkv",
     "streaming_llm",
     "tova",

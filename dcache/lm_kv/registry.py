@@ -48,8 +48,8 @@ def available() -> dict[str, str]:
     """Name of every policy -> its summary.
 
     >>> from dcache import lm_kv
-    >>> sorted(lm_kv.available())
-    ['expected_attention', 'h2o', 'keydiff', 'kivi', 'kvzip', 'random', 'snapkv', 'streaming_llm', 'tova']
+    >>> sorted(lm_kv.available())[:5]
+    ['expected_attention', 'h2o', 'keydiff', 'kivi', 'kvzip']
     """
     return {name: (function.__doc__ or "").partition("\n")[0] for name, function in _presets.items()}
 

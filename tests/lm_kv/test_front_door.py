@@ -10,6 +10,7 @@ from dcache import lm_kv
 
 POLICIES = {
     "streaming_llm", "kvzip", "snapkv", "keydiff", "h2o", "tova", "expected_attention", "random", "kivi",
+    "rotatekv",
 }  # fmt: skip
 OTHERS = {"CacheReport", "CacheStats", "KVCache", "Policy", "available", "make", "preset"}
 

@@ -27,6 +27,8 @@ POLICIES = {
     "kvzip global": lm_kv.kvzip(allocation="global"),
     "kvzip with kivi 4 bit": lm_kv.make("kvzip", codec=lm_kv.kivi(bits=4, group=32)),
     "kvzip with kivi 2 bit": lm_kv.make("kvzip", codec=lm_kv.kivi(bits=2, group=32)),
+    "kvzip with rotatekv 4 bit": lm_kv.make("kvzip", codec=lm_kv.rotatekv(bits=4, group=32)),
+    "kvzip with rotatekv 2 bit": lm_kv.make("kvzip", codec=lm_kv.rotatekv(bits=2, group=32)),
 }
 TABLE = json.loads((FOLDER / "table.json").read_text(encoding="utf-8"))
 
@@ -73,8 +75,8 @@ def test_shared_budgets_beat_uniform_ones_where_little_is_kept(model: Any, alloc
 
 def test_four_bits_answer_as_all_do(model: Any) -> None:
     whole = share(model, lm_kv.KVCache(model, "keydiff", budget=1.0))
-    for group in (32, 64):
-        cache = lm_kv.KVCache(model, lm_kv.kivi(bits=4, group=group, residual=32))
+    for policy in (lm_kv.kivi(group=32), lm_kv.kivi(group=64), lm_kv.rotatekv()):
+        cache = lm_kv.KVCache(model, policy)
         assert share(model, cache) >= whole - 0.02
         assert min(layer.store.segments[0].width for layer in cache.layers) >= 192
 
