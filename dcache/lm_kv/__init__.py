@@ -13,11 +13,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dcache.lm_kv.cache_stats import CacheReport, CacheStats
+from dcache.lm_kv.policies.cake import cake
 from dcache.lm_kv.policies.expected_attention import expected_attention
 from dcache.lm_kv.policies.h2o import h2o
 from dcache.lm_kv.policies.keydiff import keydiff
 from dcache.lm_kv.policies.kvzip import kvzip
 from dcache.lm_kv.policies.random import random
+from dcache.lm_kv.policies.scissorhands import scissorhands
 from dcache.lm_kv.policies.snapkv import snapkv
 from dcache.lm_kv.policies.streaming_llm import streaming_llm
 from dcache.lm_kv.policies.tova import tova
@@ -33,6 +35,7 @@ __all__ = [
     "KVCache",
     "Policy",
     "available",
+    "cake",
     "expected_attention",
     "h2o",
     "keydiff",
@@ -40,6 +43,7 @@ __all__ = [
     "make",
     "preset",
     "random",
+    "scissorhands",
     "snapkv",
     "streaming_llm",
     "tova",

@@ -17,6 +17,7 @@ from dcache.lm_kv.allocation import (
     keep_heads,
     keep_uniform,
     layer_budgets,
+    preference_budgets,
 )
 from dcache.lm_kv.layer import LayerCache
 from dcache.lm_kv.scorers import Context
@@ -43,12 +44,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Candidates:
-    """A layer's tokens and scores `[rows, heads, M]`: +inf where protected, -inf where there is no token."""
+    """A layer's tokens and scores `[rows, heads, M]`: +inf where protected, -inf where there is no token.
+
+    `preference`, float `[rows]`, is the layer's claim on a budget that layers share by preference.
+    """
 
     layer: LayerCache
     store: LayerStore
     stored: Stored
     scores: torch.Tensor
+    preference: torch.Tensor | None = None
 
 
 def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | None = None) -> None:
@@ -69,6 +74,9 @@ def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | N
     plan = plan_rows(shared, pairs[0][1].seen.tolist())
     if shared.policy.allocation == "global":
         _evict_together(pairs, plan, received)
+        return
+    if shared.policy.allocation == "preference":
+        _evict_by_preference(pairs, plan, received)
         return
     for layer, store in pairs:
         tokens = plan.tokens
@@ -119,8 +127,7 @@ def _evict_together(
 ) -> None:
     """Evict from all layers at once: their heads share one budget."""
     allowed = torch.tensor(plan.tokens, device=pairs[0][1].seen.device)
-    stored = torch.stack([store.kept().sum(1) for _, store in pairs]).sum(0)
-    if not bool((stored > allowed * sum(store.heads for _, store in pairs)).any()):
+    if not bool(_over(pairs, allowed).any()):
         return
     candidates = [_candidates(layer, store, plan, received) for layer, store in pairs]
     scores = [layer.scores for layer in candidates]
@@ -128,6 +135,33 @@ def _evict_together(
         candidates, keep_global(scores, allowed, pairs[0][0].shared.policy.floor), strict=True
     ):
         _pack(layer, keep, plan)
+
+
+def _evict_by_preference(
+    pairs: Sequence[tuple[LayerCache, LayerStore]], plan: Plan, received: Mapping[int, torch.Tensor] | None
+) -> None:
+    """Evict from all layers at once: they get shares of one budget, which their heads keep alike."""
+    shared, device = pairs[0][0].shared, pairs[0][1].seen.device
+    over = _over(pairs, torch.tensor(plan.tokens, device=device))
+    if not bool(over.any()):
+        return
+    candidates = [_candidates(layer, store, plan, received) for layer, store in pairs]
+    wanted = torch.stack([c.preference for c in candidates if c.preference is not None]).T.tolist()
+    held = torch.stack([store.kept().amax(1) for _, store in pairs], 1).tolist()
+    rows = zip(plan.tokens, plan.sinks, plan.window, wanted, held, over.tolist(), strict=True)
+    budgets = [
+        preference_budgets(n, preferences, _least(shared, n, s + w), most) if full else most
+        for n, s, w, preferences, most, full in rows
+    ]
+    for place, layer in enumerate(candidates):
+        tokens = torch.tensor([row[place] for row in budgets], device=device)
+        _pack(layer, keep_uniform(layer.scores, tokens), plan)
+
+
+def _over(pairs: Sequence[tuple[LayerCache, LayerStore]], allowed: torch.Tensor) -> torch.Tensor:
+    """Bool `[rows]`: whether all these layers together hold more than `allowed` tokens for each head."""
+    stored = torch.stack([store.kept().sum(1) for _, store in pairs]).sum(0)
+    return stored > allowed * sum(store.heads for _, store in pairs)
 
 
 def _candidates(
@@ -147,12 +181,14 @@ def _candidates(
         mean_rotation,
         None if received is None else received[layer.index],
     )
-    scores = shared.policy.scorer.score(stored, context).float().nan_to_num(0.0)
+    policy = shared.policy
+    scores = policy.scorer.score(stored, context).float().nan_to_num(0.0)
+    preference = None if policy.preference is None else policy.preference.of(stored, context)
     sinks = torch.tensor(plan.sinks, device=store.seen.device)[:, None, None]
     window = torch.tensor(plan.window, device=store.seen.device)[:, None, None]
     newest = stored.positions >= store.seen[:, None, None] - window
     scores = scores.masked_fill((stored.positions < sinks) | newest, ALWAYS)
-    return Candidates(layer, store, stored, scores.masked_fill(~stored.valid, NOTHING))
+    return Candidates(layer, store, stored, scores.masked_fill(~stored.valid, NOTHING), preference)
 
 
 def _pack(candidates: Candidates, keep: torch.Tensor, plan: Plan) -> None:

@@ -7,16 +7,18 @@ from typing import Literal, TypedDict
 from dcache.lm_kv.codec import Codec
 
 PolicyName = Literal[
+    "cake",
     "expected_attention",
     "h2o",
     "keydiff",
     "kvzip",
     "random",
+    "scissorhands",
     "snapkv",
     "streaming_llm",
     "tova",
 ]
-Allocation = Literal["uniform", "heads", "layers", "global"]
+Allocation = Literal["uniform", "heads", "layers", "global", "preference"]
 
 
 class CacheOptions(TypedDict, total=False):
@@ -34,8 +36,12 @@ class PolicyOptions(CacheOptions, total=False):
     """The options of all policies; the pages in docs/lm_kv/policies list those of one policy."""
 
     future: int
+    gamma: float
+    history: int
     pool: int
     seed: int
     shift: bool
     sinks: int
+    tau1: float
+    tau2: float
     window: float

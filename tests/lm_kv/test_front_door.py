@@ -8,7 +8,18 @@ import pytest
 
 from dcache import lm_kv
 
-POLICIES = {"streaming_llm", "kvzip", "snapkv", "keydiff", "h2o", "tova", "expected_attention", "random"}
+POLICIES = {
+    "cake",
+    "expected_attention",
+    "h2o",
+    "keydiff",
+    "kvzip",
+    "random",
+    "scissorhands",
+    "snapkv",
+    "streaming_llm",
+    "tova",
+}
 OTHERS = {"CacheReport", "CacheStats", "KVCache", "Policy", "available", "make", "preset"}
 
 

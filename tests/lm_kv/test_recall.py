@@ -22,6 +22,8 @@ POLICIES = {
     "tova": lm_kv.tova(),
     "h2o": lm_kv.h2o(window=0),
     "expected_attention": lm_kv.expected_attention(sinks=0),
+    "scissorhands": lm_kv.scissorhands(history=32),
+    "cake": lm_kv.cake(window=16, pool=1),
     "kvzip uniform": lm_kv.kvzip(allocation="uniform"),
     "kvzip heads": lm_kv.kvzip(allocation="heads"),
     "kvzip global": lm_kv.kvzip(allocation="global"),
