@@ -39,8 +39,15 @@ class Logits:
 
     def of(self, products: torch.Tensor) -> torch.Tensor:
         """Logits of dot products of any shape."""
-        logits = products * self.scaling
-        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+        return self.capped(products * self.scaling)
+
+    def capped(self, products: torch.Tensor) -> torch.Tensor:
+        """Logits of dot products with queries that are scaled already."""
+        return products if self.softcap is None else self.softcap * torch.tanh(products / self.softcap)
+
+    def scaled(self, query: torch.Tensor) -> torch.Tensor:
+        """Queries in float32 or better, times `scaling`: one small product instead of one for each part."""
+        return query.to(torch.promote_types(query.dtype, torch.float32)) * self.scaling
 
     def softmax(self, logits: torch.Tensor) -> torch.Tensor:
         """Weights of logits `[B, h, G, S, T]`; they sum to one with the sinks' share."""
@@ -139,21 +146,23 @@ def attend_one(query: torch.Tensor, parts: Sequence[Part], logits: Logits, stati
 
     Where all lies in one dense part, torch's fused attention reads it as it is, a group's heads as queries.
     """
-    if statistic is not None or logits.sinks is not None:
+    if logits.sinks is not None:
         return attend(query, parts, logits, Fresh(), statistic)
     folded = query.reshape(query.shape[0], _heads(parts[-1]), -1, query.shape[3])
     part = parts[0]
-    fused = len(parts) == 1 and logits.softcap is None
+    columns = None
+    fused = len(parts) == 1 and logits.softcap is None and statistic is None
     if fused and isinstance(part, DensePart) and part.keys.dtype == query.dtype:
         mask = None if part.valid is None else part.valid[:, :, None]
         output = F.scaled_dot_product_attention(
             folded, part.keys, part.values, attn_mask=mask, scale=logits.scaling
         )
     else:
-        folded = folded.to(torch.promote_types(query.dtype, torch.float32))
-        weights = torch.cat([p.mask(logits.of(p.products(folded))) for p in parts], -1).softmax(-1)
+        weights = _columns(folded, parts, logits).softmax(-1)
         output = _sums(weights, parts).to(query.dtype)
-    return Attended(output.flatten(1, 2)[:, None].contiguous())
+        if statistic is not None:
+            columns = weights.mean(2) if statistic == "sum" else weights.amax(2)
+    return Attended(output.flatten(1, 2)[:, None].contiguous(), columns)
 
 
 def attend_fresh(query: torch.Tensor, part: DensePart, logits: Logits, fresh: Fresh) -> torch.Tensor:
@@ -182,18 +191,22 @@ def _heads(part: Part) -> int:
     return part.keys.shape[1]
 
 
+def _columns(query: torch.Tensor, parts: Sequence[Part], logits: Logits) -> torch.Tensor:
+    """Logits `[B, h, R, T]` of queries `[B, h, R, d]` and the columns of all parts, in float32 or better."""
+    scaled = logits.scaled(query)
+    columns = [part.mask(logits.capped(part.products(scaled))) for part in parts]
+    return torch.cat(columns, -1) if len(columns) > 1 else columns[0]
+
+
 def _weights(
     query: torch.Tensor, parts: Sequence[Part], logits: Logits, allowed: torch.Tensor | None
 ) -> torch.Tensor:
     """Weights `[B, h, G, S, T]` of queries `[B, h, G, S, d]` over all columns, in float32 or better."""
-    rows, heads, groups, size, _ = query.shape
-    flat = query.to(torch.promote_types(query.dtype, torch.float32)).flatten(2, 3)
-    columns = [part.mask(logits.of(part.products(flat))) for part in parts]
+    joined = _columns(query.flatten(2, 3), parts, logits).view(*query.shape[:4], -1)
     if allowed is not None:
-        fresh = columns[-1].view(rows, heads, groups, size, -1)
-        columns[-1] = fresh.masked_fill(~allowed[:, None, None], float("-inf")).flatten(2, 3)
-    joined = torch.cat(columns, -1) if len(columns) > 1 else columns[0]
-    return logits.softmax(joined.view(rows, heads, groups, size, -1))
+        fresh = joined[..., joined.shape[-1] - parts[-1].columns :]
+        fresh.masked_fill_(~allowed[:, None, None], float("-inf"))
+    return logits.softmax(joined)
 
 
 def _combine(weights: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:

@@ -172,13 +172,13 @@ class LayerCache(adapter.BaseLayer):
             self.offset = next_offset(store, call, self.offset)
         reader, policy = self.shared.reader, self.shared.policy
         statistic = "max" if reader is not None else policy.observer.statistic
-        fresh = DensePart(key, value)
         if query.shape[2] == 1 and reader is None and call.fresh.plain and policy.positions == "original":
             # One new token sees all there is, so it is stored first and is no part by itself.
             positions = self._store(store, key, value, call)
             attended = attend_one(query, store.parts(), self.logits, statistic)
             self._observe(store, query, call, positions, attended.columns)
             return attended.output
+        fresh = DensePart(key, value)
         if self.logits.plain and statistic is None and store.columns == 0 and query.shape[2] > 1:
             attended = Attended(attend_fresh(query, fresh, self.logits, call.fresh))
         else:
@@ -273,13 +273,12 @@ class LayerCache(adapter.BaseLayer):
     ) -> None:
         """Show a call whose tokens are stored to the observer; evict where it is time."""
         policy, shared = self.shared.policy, self.shared
-        if columns is not None:
-            store.add_scores(columns)
+        grows = columns is not None and store.add_scores(columns)
         seen = Observed(
             query, call.valid, positions, lambda: shared.turn(self.index, query, call.rope, "back")
         )
         before, self.state = self.state, policy.observer.observe(self.state, seen)
-        if columns is not None or self.state is not before:
+        if grows or self.state is not before:
             self._account()
         if not policy.after_forward and not shared.holding and self.is_due(query.shape[2]):
             shared.evict([self])

@@ -17,10 +17,10 @@ class Part(Protocol):
         """Number of columns in the padded form."""
 
     def products(self, query: torch.Tensor) -> torch.Tensor:
-        """`[B, h, G*S, d]` -> dot products with every key, `[B, h, G*S, columns]`."""
+        """`[B, h, G*S, d]` -> new tensor of dot products with every key, `[B, h, G*S, columns]`."""
 
     def mask(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits `[B, h, G*S, columns]` with biases added and -inf at columns without a token."""
+        """Logits `[B, h, G*S, columns]` with biases added and -inf at columns without a token, in place."""
 
     def combine(self, weights: torch.Tensor) -> torch.Tensor:
         """Weights `[B, h, G*S, columns]` -> weighted sums of values `[B, h, G*S, d_v]`."""
@@ -47,9 +47,9 @@ class DensePart:
     def mask(self, logits: torch.Tensor) -> torch.Tensor:
         """Bias added; -inf at pads."""
         if self.bias is not None:
-            logits = logits + self.bias[:, :, None]
+            logits += self.bias[:, :, None]
         if self.valid is not None:
-            logits = logits.masked_fill(~self.valid[:, :, None], float("-inf"))
+            logits.masked_fill_(~self.valid[:, :, None], float("-inf"))
         return logits
 
     def combine(self, weights: torch.Tensor) -> torch.Tensor:
@@ -78,28 +78,34 @@ class RaggedPart:
         columns = torch.arange(self.columns, device=self.lengths.device)
         return (columns >= self.lengths[..., None])[:, :, None]
 
+    @cached_property
+    def runs(self) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
+        """Size, keys `[d, n]` and values `[n, d_v]` of each run, as views."""
+        keys, values = self.keys.split(self.sizes), self.values.split(self.sizes)
+        return [(n, k.t(), v) for n, k, v in zip(self.sizes, keys, values, strict=True)]
+
     def products(self, query: torch.Tensor) -> torch.Tensor:
         """Dot products, run by run; 0 in unused columns."""
         out = query.new_zeros(*query.shape[:3], self.columns)
-        flat_out, flat_query = out.flatten(0, 1), query.flatten(0, 1)
-        for run, keys in enumerate(self.keys.split(self.sizes)):
-            flat_out[run, :, : self.sizes[run]] = flat_query[run] @ _as(keys, query).mT
+        places = zip(out.flatten(0, 1).unbind(), query.flatten(0, 1).unbind(), self.runs, strict=True)
+        # Each product is written where it belongs: a copy would cost as much as the product of a short run.
+        for place, queries, (size, keys, _) in places:
+            torch.mm(queries, _as(keys, query), out=place[:, :size])
         return out
 
     def mask(self, logits: torch.Tensor) -> torch.Tensor:
         """Bias added; -inf in unused columns."""
         if self.bias is not None:
-            logits = logits + self.bias[:, :, None]
-        return logits.masked_fill(self.unused, float("-inf"))
+            logits += self.bias[:, :, None]
+        return logits.masked_fill_(self.unused, float("-inf"))
 
     def combine(self, weights: torch.Tensor) -> torch.Tensor:
         """Weighted sums of values, run by run."""
-        flat = weights.flatten(0, 1)
-        sums = [
-            flat[run, :, : self.sizes[run]] @ _as(values, weights)
-            for run, values in enumerate(self.values.split(self.sizes))
-        ]
-        return torch.stack(sums).unflatten(0, weights.shape[:2])
+        out = weights.new_empty(*weights.shape[:3], self.values.shape[-1])
+        places = zip(out.flatten(0, 1).unbind(), weights.flatten(0, 1).unbind(), self.runs, strict=True)
+        for place, shares, (size, _, values) in places:
+            torch.mm(shares[:, :size], _as(values, weights), out=place)
+        return out
 
 
 def _as(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

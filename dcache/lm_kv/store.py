@@ -106,9 +106,14 @@ class LayerStore:
         self.segments = (reducer(stored, packed, codec),)
         self.tail.keep_newest(columns)
 
-    def add_scores(self, columns: torch.Tensor) -> None:
-        """Add `[rows, heads, M]` to the running statistics; columns are in the order of `parts`."""
+    def add_scores(self, columns: torch.Tensor) -> bool:
+        """Add `[rows, heads, M]` to the running statistics; columns are in the order of `parts`.
+
+        Returns:
+            Whether the bytes that are held changed.
+        """
         segments, start = [], 0
+        grows = any(segment.score is None for segment in self.segments)
         for segment in self.segments:
             added = segment.flatten(columns[..., start : start + segment.width])
             segments.append(segment.with_score(added if segment.score is None else segment.score + added))
@@ -116,6 +121,7 @@ class LayerStore:
         self.segments = tuple(segments)
         if self.tail.score is not None:
             self.tail.score.add_(columns[..., start:])
+        return grows
 
     def storages(self) -> list[torch.Tensor]:
         """Every tensor that is held, for counting bytes."""
