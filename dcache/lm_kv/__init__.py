@@ -18,6 +18,7 @@ from dcache.lm_kv.policies.expected_attention import expected_attention
 from dcache.lm_kv.policies.h2o import h2o
 from dcache.lm_kv.policies.keydiff import keydiff
 from dcache.lm_kv.policies.kvzip import kvzip
+from dcache.lm_kv.policies.lazy_eviction import lazy_eviction
 from dcache.lm_kv.policies.random import random
 from dcache.lm_kv.policies.scissorhands import scissorhands
 from dcache.lm_kv.policies.snapkv import snapkv
@@ -40,6 +41,7 @@ __all__ = [
     "h2o",
     "keydiff",
     "kvzip",
+    "lazy_eviction",
     "make",
     "preset",
     "random",

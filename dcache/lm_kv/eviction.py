@@ -71,6 +71,8 @@ def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | N
     pairs = [(layer, layer.store) for layer in layers if layer.store is not None and layer.index in places]
     if not pairs:
         return
+    for layer, store in pairs:
+        _settle(layer, store)
     plan = plan_rows(shared, pairs[0][1].seen.tolist())
     if shared.policy.allocation == "global":
         _evict_together(pairs, plan, received)
@@ -93,6 +95,15 @@ def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | N
             else:
                 keep = keep_uniform(candidates.scores, allowed)
             _pack(candidates, keep, plan)
+
+
+def _settle(layer: LayerCache, store: LayerStore) -> None:
+    """Bring the observer's statistics up to date, also of rows that evict nothing: their queries go on."""
+    observer = layer.shared.policy.observer
+    if observer.beside is not None:
+        scores = observer.settle(layer.state, store.stored(), layer.logits)
+        if scores is not None:
+            store.set_scores(scores)
 
 
 def plan_rows(shared: Shared, seen: Sequence[int]) -> Plan:

@@ -158,13 +158,15 @@ def layer_tensors(layer: LayerCache) -> dict[str, torch.Tensor]:
 
 def restore_layer(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> None:
     """Fill a new layer with what `layer_tensors` gave."""
-    store = LayerStore(tensors["tail.keys"], tensors["tail.values"], "tail.score" in tensors)
+    score = tensors.get("tail.score")
+    beside = None if score is None else tuple(score.shape[3:])
+    store = LayerStore(tensors["tail.keys"], tensors["tail.values"], beside)
     positions, valid = tensors["tail.positions"], tensors["tail.valid"]
     store.tail.append(
         tensors["tail.keys"], tensors["tail.values"], positions, None if bool(valid.all()) else valid
     )
-    if store.tail.score is not None:
-        store.tail.score.copy_(tensors["tail.score"])
+    if score is not None and store.tail.score is not None:
+        store.tail.score.copy_(score)
     columns, since, evictions = tensors["counts"].tolist()
     store.seen, store.columns = tensors["seen"], columns
     numbers = sorted({int(name.partition(".")[0]) for name in tensors if name[0].isdigit()})

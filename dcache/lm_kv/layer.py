@@ -239,7 +239,7 @@ class LayerCache(adapter.BaseLayer):
                 f"{type(module).__name__} shares keys between layers, which lm_kv does not support"
             )
         if self.store is None:
-            self.store = LayerStore(key, value, self.shared.policy.observer.statistic is not None)
+            self.store = LayerStore(key, value, self.shared.policy.observer.beside)
             self.offset = torch.zeros_like(self.store.seen)
             self.is_initialized = True
         elif key.shape[0] != self.batch_size:

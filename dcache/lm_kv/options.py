@@ -12,6 +12,7 @@ PolicyName = Literal[
     "h2o",
     "keydiff",
     "kvzip",
+    "lazy_eviction",
     "random",
     "scissorhands",
     "snapkv",
@@ -44,4 +45,5 @@ class PolicyOptions(CacheOptions, total=False):
     sinks: int
     tau1: float
     tau2: float
+    threshold: float
     window: float

@@ -25,7 +25,7 @@ class Segment:
         positions: int32 `[N]`, each token's index among its row's true tokens.
         lengths: int64 `[rows, heads]`, tokens in each run.
         bias: float32 `[N]` added to each token's logits, None where all are 0.
-        score: float32 `[N]`, running statistic of an observer, None where it has none.
+        score: float32 `[N, ...]`, an observer's statistic of each token, None where it has none.
         codec: how keys and values are encoded.
     """
 

@@ -18,7 +18,7 @@ class LayerStore:
     Args:
         keys: `[rows, heads, n, d]`, for shape, dtype and device; nothing of it is stored.
         values: `[rows, heads, n, d_v]`, likewise.
-        scored: whether each token has a running statistic.
+        beside: shape of each token's statistic, as in `Tail`.
 
     Attributes:
         segments: what was kept.
@@ -27,9 +27,11 @@ class LayerStore:
         columns: columns so far, pads and evicted ones included.
     """
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, scored: bool) -> None:
+    def __init__(
+        self, keys: torch.Tensor, values: torch.Tensor, beside: tuple[int, ...] | None = None
+    ) -> None:
         self.segments: tuple[Segment, ...] = ()
-        self.tail = Tail(keys, values, scored)
+        self.tail = Tail(keys, values, beside)
         self.seen = torch.zeros(len(keys), dtype=torch.long, device=keys.device)
         self.columns = 0
 
@@ -122,6 +124,18 @@ class LayerStore:
         if self.tail.score is not None:
             self.tail.score.add_(columns[..., start:])
         return grows
+
+    def set_scores(self, scores: torch.Tensor) -> None:
+        """Replace all statistics by `[rows, heads, M, ...]`; columns are in the order of `parts`."""
+        segments, start = [], 0
+        for segment in self.segments:
+            piece = scores[:, :, start : start + segment.width]
+            # A piece of a larger tensor would keep all of it alive.
+            segments.append(segment.with_score(segment.flatten(piece).clone()))
+            start += segment.width
+        self.segments = tuple(segments)
+        if self.tail.score is not None:
+            self.tail.score.copy_(scores[:, :, start:])
 
     def storages(self) -> list[torch.Tensor]:
         """Every tensor that is held, for counting bytes."""

@@ -21,7 +21,7 @@ class Stored:
         positions: int64 `[rows, heads, M]`, each token's index among its row's true tokens.
         valid: bool `[rows, heads, M]`; False at pads and in unused slots.
         bias: float32 `[rows, heads, M]` or None.
-        score: float32 `[rows, heads, M]`, an observer's running statistic, or None.
+        score: float32 `[rows, heads, M, ...]`, an observer's statistic of each token, or None.
     """
 
     keys: torch.Tensor

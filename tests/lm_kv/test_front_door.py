@@ -14,6 +14,7 @@ POLICIES = {
     "h2o",
     "keydiff",
     "kvzip",
+    "lazy_eviction",
     "random",
     "scissorhands",
     "snapkv",

@@ -24,6 +24,7 @@ POLICIES = {
     "expected_attention": lm_kv.expected_attention(sinks=0),
     "scissorhands": lm_kv.scissorhands(history=32),
     "cake": lm_kv.cake(window=16, pool=1),
+    "lazy_eviction": lm_kv.lazy_eviction(window=32, threshold=0.01),
     "kvzip uniform": lm_kv.kvzip(allocation="uniform"),
     "kvzip heads": lm_kv.kvzip(allocation="heads"),
     "kvzip global": lm_kv.kvzip(allocation="global"),
