@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from dcache.lm_kv.cache_stats import CacheReport, CacheStats
 from dcache.lm_kv.policies.cake import cake
+from dcache.lm_kv.policies.duo_attention import duo_attention
 from dcache.lm_kv.policies.expected_attention import expected_attention
 from dcache.lm_kv.policies.h2o import h2o
 from dcache.lm_kv.policies.keydiff import keydiff
 from dcache.lm_kv.policies.kvzip import kvzip
 from dcache.lm_kv.policies.lazy_eviction import lazy_eviction
 from dcache.lm_kv.policies.random import random
+from dcache.lm_kv.policies.razor_attention import razor_attention
 from dcache.lm_kv.policies.scissorhands import scissorhands
 from dcache.lm_kv.policies.snapkv import snapkv
 from dcache.lm_kv.policies.streaming_llm import streaming_llm
@@ -29,6 +31,7 @@ from dcache.lm_kv.registry import available, make, preset
 
 if TYPE_CHECKING:
     from dcache.lm_kv.cache import KVCache
+    from dcache.lm_kv.repeated_text import head_pattern
 
 __all__ = [
     "CacheReport",
@@ -37,14 +40,17 @@ __all__ = [
     "Policy",
     "available",
     "cake",
+    "duo_attention",
     "expected_attention",
     "h2o",
+    "head_pattern",
     "keydiff",
     "kvzip",
     "lazy_eviction",
     "make",
     "preset",
     "random",
+    "razor_attention",
     "scissorhands",
     "snapkv",
     "streaming_llm",
@@ -54,11 +60,15 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Imported when it is used: it imports transformers, which takes seconds.
-    if name != "KVCache":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from dcache.lm_kv.cache import KVCache
+    if name == "KVCache":
+        from dcache.lm_kv.cache import KVCache
 
-    return KVCache
+        return KVCache
+    if name == "head_pattern":
+        from dcache.lm_kv.repeated_text import head_pattern
+
+        return head_pattern
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -88,7 +88,9 @@ def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | N
                 for n, s, w, seen in zip(tokens, plan.sinks, plan.window, store.seen.tolist(), strict=True)
             ]
         allowed = torch.tensor(tokens, device=store.seen.device)
-        if bool((store.kept().sum(1) > allowed * store.heads).any()):
+        over = _over([(layer, store)], allowed)
+        if bool(over.any()):
+            allowed = _without_slots(shared, allowed, over)
             candidates = _candidates(layer, store, plan, received)
             if shared.policy.allocation == "heads":
                 keep = keep_heads(candidates.scores, allowed, shared.policy.floor)
@@ -138,8 +140,10 @@ def _evict_together(
 ) -> None:
     """Evict from all layers at once: their heads share one budget."""
     allowed = torch.tensor(plan.tokens, device=pairs[0][1].seen.device)
-    if not bool(_over(pairs, allowed).any()):
+    over = _over(pairs, allowed)
+    if not bool(over.any()):
         return
+    allowed = _without_slots(pairs[0][0].shared, allowed, over)
     candidates = [_candidates(layer, store, plan, received) for layer, store in pairs]
     scores = [layer.scores for layer in candidates]
     for layer, keep in zip(
@@ -165,7 +169,7 @@ def _evict_by_preference(
         for n, s, w, preferences, most, full in rows
     ]
     for place, layer in enumerate(candidates):
-        tokens = torch.tensor([row[place] for row in budgets], device=device)
+        tokens = _without_slots(shared, torch.tensor([row[place] for row in budgets], device=device), over)
         _pack(layer, keep_uniform(layer.scores, tokens), plan)
 
 
@@ -173,6 +177,11 @@ def _over(pairs: Sequence[tuple[LayerCache, LayerStore]], allowed: torch.Tensor)
     """Bool `[rows]`: whether all these layers together hold more than `allowed` tokens for each head."""
     stored = torch.stack([store.kept().sum(1) for _, store in pairs]).sum(0)
     return stored > allowed * sum(store.heads for _, store in pairs)
+
+
+def _without_slots(shared: Shared, allowed: torch.Tensor, over: torch.Tensor) -> torch.Tensor:
+    """Tokens that rows over their budget keep beside the slots of those that they lose."""
+    return (allowed - shared.policy.reducer.slots * over).clamp_min(0)
 
 
 def _candidates(
@@ -199,6 +208,9 @@ def _candidates(
     window = torch.tensor(plan.window, device=store.seen.device)[:, None, None]
     newest = stored.positions >= store.seen[:, None, None] - window
     scores = scores.masked_fill((stored.positions < sinks) | newest, ALWAYS)
+    if policy.reducer.slots and stored.bias is not None:
+        # Slots of earlier evictions are no tokens: they go into the new ones.
+        scores = scores.masked_fill(stored.bias > 0, NOTHING)
     return Candidates(layer, store, stored, scores.masked_fill(~stored.valid, NOTHING), preference)
 
 

@@ -46,8 +46,13 @@ def read_policy(described: Mapping[str, Any]) -> Policy:
     """The policy that `describe` described."""
     fields = dict(described["fields"])
     fields["dense_layers"] = tuple(fields["dense_layers"])
-    parameters = {k: tuple(v) if isinstance(v, list) else v for k, v in described["parameters"].items()}
+    parameters = {k: _frozen(v) for k, v in described["parameters"].items()}
     return replace(make(described["name"], **parameters), **fields)
+
+
+def _frozen(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Literal, TypedDict
 
 from dcache.lm_kv.codec import Codec
+from dcache.lm_kv.heads import Pattern
 
 PolicyName = Literal[
     "cake",
+    "duo_attention",
     "expected_attention",
     "h2o",
     "keydiff",
     "kvzip",
     "lazy_eviction",
     "random",
+    "razor_attention",
     "scissorhands",
     "snapkv",
     "streaming_llm",
@@ -39,6 +42,7 @@ class PolicyOptions(CacheOptions, total=False):
     future: int
     gamma: float
     history: int
+    pattern: Pattern | None
     pool: int
     seed: int
     shift: bool

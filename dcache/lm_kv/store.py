@@ -103,9 +103,8 @@ class LayerStore:
             reducer: what becomes of the others.
             codec: how the segment is stored.
         """
-        packed = keep.clone()
-        packed[:, :, packed.shape[2] - columns :] = False
-        self.segments = (reducer(stored, packed, codec),)
+        older = keep.shape[2] - columns
+        self.segments = (reducer(stored.first(older), keep[:, :, :older], codec),)
         self.tail.keep_newest(columns)
 
     def add_scores(self, columns: torch.Tensor) -> bool:

@@ -31,6 +31,17 @@ class Stored:
     bias: torch.Tensor | None = None
     score: torch.Tensor | None = None
 
+    def first(self, slots: int) -> Stored:
+        """The first slots of every run; the newest columns of the tail are the last ones."""
+        return Stored(
+            self.keys[:, :, :slots],
+            self.values[:, :, :slots],
+            self.positions[:, :, :slots],
+            self.valid[:, :, :slots],
+            None if self.bias is None else self.bias[:, :, :slots],
+            None if self.score is None else self.score[:, :, :slots],
+        )
+
 
 def gather(segments: Sequence[Segment], tail: Tail) -> Stored:
     """Segments and tail side by side; the columns are in the order of attention's."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from dcache.lm_kv.scorers import Context, smoothed, visible_from, window_attention
+from dcache.lm_kv.observers import State
+from dcache.lm_kv.scorers import Context, attention_of, smoothed, visible_from, window_attention
 from dcache.lm_kv.stored import Stored
 
 # Queries whose weights are held at once: a long history's weights would outweigh the cache.
@@ -29,9 +30,9 @@ class Pivotal:
         """-#{q, heads of the group: A[q, k] < 1/t}, plus the mean attention, which is below 1."""
         ignored = torch.zeros(stored.valid.shape, device=stored.keys.device)
         received, queries = torch.zeros_like(ignored), context.state["valid"].sum(1)
-        for block in query_blocks(context):
-            weights, counted = window_attention(stored, block)
-            visible = visible_from(block.state["position"], stored) & counted[:, None, :, None]
+        for block in query_blocks(context.state):
+            weights, counted = attention_of(block, stored, context.logits)
+            visible = visible_from(block["position"], stored) & counted[:, None, :, None]
             share = 1.0 / visible.sum(-1, keepdim=True).clamp_min(1)
             low = (weights < share[:, :, None]) & visible[:, :, None]
             ignored += low.sum((2, 3))
@@ -67,14 +68,12 @@ def window_moments(stored: Stored, context: Context) -> tuple[torch.Tensor, torc
     return mean, deviation.square().sum(3) / (queries - 1).clamp_min(1)
 
 
-def query_blocks(context: Context, size: int = BLOCK) -> Iterator[Context]:
-    """The context with so many of its last queries at a time."""
-    state = context.state
+def query_blocks(state: State, size: int = BLOCK) -> Iterator[State]:
+    """What a `QueryWindow` kept, so many queries at a time."""
     for start in range(0, state["query"].shape[2], size):
         some = slice(start, start + size)
-        block = {
+        yield {
             "query": state["query"][:, :, some],
             "position": state["position"][:, some],
             "valid": state["valid"][:, some],
         }
-        yield replace(context, state=block)

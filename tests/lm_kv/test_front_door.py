@@ -10,18 +10,20 @@ from dcache import lm_kv
 
 POLICIES = {
     "cake",
+    "duo_attention",
     "expected_attention",
     "h2o",
     "keydiff",
     "kvzip",
     "lazy_eviction",
     "random",
+    "razor_attention",
     "scissorhands",
     "snapkv",
     "streaming_llm",
     "tova",
 }
-OTHERS = {"CacheReport", "CacheStats", "KVCache", "Policy", "available", "make", "preset"}
+OTHERS = {"CacheReport", "CacheStats", "KVCache", "Policy", "available", "head_pattern", "make", "preset"}
 
 
 def test_the_names_are_these():

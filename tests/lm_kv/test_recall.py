@@ -25,6 +25,8 @@ POLICIES = {
     "scissorhands": lm_kv.scissorhands(history=32),
     "cake": lm_kv.cake(window=16, pool=1),
     "lazy_eviction": lm_kv.lazy_eviction(window=32, threshold=0.01),
+    "duo_attention": lm_kv.duo_attention(sinks=4, window=0.2),
+    "razor_attention": lm_kv.razor_attention(),
     "kvzip uniform": lm_kv.kvzip(allocation="uniform"),
     "kvzip heads": lm_kv.kvzip(allocation="heads"),
     "kvzip global": lm_kv.kvzip(allocation="global"),

@@ -16,11 +16,11 @@ def test_blocks_of_queries_are_all_queries():
     queries = BLOCK + 3
     tokens = stored(torch.randn(queries, 2).tolist())
     state = window(torch.randn(queries, 2).tolist(), list(range(queries)))
-    blocks = [block.state["query"] for block in query_blocks(context(queries, state))]
+    blocks = [block["query"] for block in query_blocks(state)]
     assert [block.shape[2] for block in blocks] == [BLOCK, 3]
     assert torch.equal(torch.cat(blocks, 2), state["query"])
     # What is added to the counts is at least 0 and below 1.
-    counts = [Pivotal().score(tokens, block).floor() for block in query_blocks(context(queries, state), 1)]
+    counts = [Pivotal().score(tokens, context(queries, block)).floor() for block in query_blocks(state, 1)]
     assert torch.equal(Pivotal().score(tokens, context(queries, state)).floor(), sum(counts))
 
 
