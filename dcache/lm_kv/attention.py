@@ -47,7 +47,7 @@ class Logits:
 
     def scaled(self, query: torch.Tensor) -> torch.Tensor:
         """Queries in float32 or better, times `scaling`: one small product instead of one for each part."""
-        return query.to(torch.promote_types(query.dtype, torch.float32)) * self.scaling
+        return (query.float() if query.dtype.itemsize < 4 else query) * self.scaling
 
     def softmax(self, logits: torch.Tensor) -> torch.Tensor:
         """Weights of logits `[B, h, G, S, T]`; they sum to one with the sinks' share."""

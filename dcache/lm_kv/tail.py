@@ -73,17 +73,14 @@ class Tail:
             Whether the slabs grew.
         """
         start, end = self.length, self.length + keys.shape[2]
-        # What was made under inference_mode cannot be written to outside it.
-        locked = self._keys.is_inference() and not torch.is_inference_mode_enabled()
-        grows = locked or end > self._keys.shape[2]
+        grows = self._locked or end > self._keys.shape[2]
         if grows:
             self._resize(max(end, start + min(MOST, max(LEAST, start // 8))))
         self._keys[:, :, start:end] = keys
         self._values[:, :, start:end] = values
         self._positions[:, start:end] = positions
-        self._valid[:, start:end] = True if valid is None else valid
-        if self._score is not None:
-            self._score[:, :, start:end] = 0.0
+        if valid is not None:
+            self._valid[:, start:end] = valid
         self.length = end
         self.padded = self.padded or valid is not None
         return grows
@@ -91,6 +88,12 @@ class Tail:
     def drop_newest(self, columns: int) -> None:
         """Forget the newest columns."""
         self.length -= columns
+        if self._locked:
+            self._resize(self._keys.shape[2])
+            return
+        self._valid[:, self.length :] = True
+        if self._score is not None:
+            self._score[:, :, self.length :] = 0.0
 
     def keep_newest(self, columns: int) -> None:
         """Forget all but the newest columns, in slabs without spare room."""
@@ -117,20 +120,28 @@ class Tail:
         score = [] if self._score is None else [self._score]
         return [self._keys, self._values, self._positions, self._valid, *score]
 
+    @property
+    def _locked(self) -> bool:
+        """Whether the slabs were made under inference_mode, outside which they cannot be written to."""
+        return self._keys.is_inference() and not torch.is_inference_mode_enabled()
+
     def _resize(self, slots: int) -> None:
-        """Slabs with this many slots, the stored columns in front."""
-        n = self.length
-        for name in ("_keys", "_values", "_score"):
-            slab = getattr(self, name)
-            if slab is not None:
-                grown = slab.new_empty(*slab.shape[:2], slots, *slab.shape[3:])
-                grown[:, :, :n] = slab[:, :, :n]
-                setattr(self, name, grown)
-        for name in ("_positions", "_valid"):
-            slab = getattr(self, name)
-            grown = slab.new_zeros(slab.shape[0], slots)
-            grown[:, :n] = slab[:, :n]
-            setattr(self, name, grown)
+        """Slabs with this many slots, the stored columns in front.
+
+        Spare slots are valid and have a statistic of 0, so that a decoded token need not write them.
+        """
+        self._keys, self._values = self._wider(self._keys, slots), self._wider(self._values, slots)
+        self._positions = self._wider(self._positions, slots, 0)
+        self._valid = self._wider(self._valid, slots, 1)
+        self._score = None if self._score is None else self._wider(self._score, slots, 0)
+
+    def _wider(self, slab: torch.Tensor, slots: int, fill: int | None = None) -> torch.Tensor:
+        """A slab with this many slots, the spare ones filled where a value is given."""
+        axis = min(2, slab.ndim - 1)
+        shape = (*slab.shape[:axis], slots, *slab.shape[axis + 1 :])
+        wider = slab.new_empty(shape) if fill is None else slab.new_full(shape, fill)
+        wider.narrow(axis, 0, self.length).copy_(slab.narrow(axis, 0, self.length))
+        return wider
 
     def _take(self, columns: slice) -> None:
         self._keys = self._keys[:, :, columns].clone(memory_format=torch.contiguous_format)

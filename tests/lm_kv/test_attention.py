@@ -1,9 +1,12 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dcache.lm_kv import attention
 from dcache.lm_kv.attention import Fresh, Logits, attend, attend_fresh, attend_one
 from dcache.lm_kv.parts import DensePart, RaggedPart
+from dcache.lm_kv.segment import Segment
 
 ROWS, HEADS, GROUPS, SIZE = 2, 2, 2, 8
 PLAIN = Logits(SIZE**-0.5)
@@ -132,3 +135,45 @@ def test_what_fused_attention_does_not_have_the_reference_does(logits, statistic
         result = attend_one(query, some, logits, statistic)
         torch.testing.assert_close(result.output, expected.output)
         assert (result.columns is None) == (statistic is None)
+
+
+@pytest.mark.parametrize("statistic", ["sum", "max"])
+def test_one_query_gives_columns_the_statistic_of_the_reference(statistic):
+    ((k0, v0), (k1, v1)) = tensors(5, 3)
+    query, parts = queries(1), [DensePart(k0, v0), DensePart(k1, v1)]
+    expected = attend(query, parts, PLAIN, Fresh(), statistic)
+    result = attend_one(query, parts, PLAIN, statistic)
+    torch.testing.assert_close(result.output, expected.output, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(result.columns, expected.columns, atol=1e-6, rtol=1e-5)
+
+
+class Sizes(TorchDispatchMode):
+    """Collects how many elements each new tensor has; views of what is there are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.new: list[int] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        known = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if torch.is_tensor(t)}
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if torch.is_tensor(tensor) and tensor.untyped_storage().data_ptr() not in known:
+                self.new.append(tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("lengths", [[[30, 30], [30, 30]], [[10, 50], [20, 40]]])
+def test_a_decoded_token_copies_no_stored_keys_or_values(lengths):
+    # Channels are many, so that even the shortest run has more elements than all weights.
+    sizes, size = torch.tensor(lengths), 64
+    flat = torch.randn(120, size)
+    segment = Segment(flat, flat.clone(), torch.zeros(120, dtype=torch.int32), sizes)
+    newest = torch.randn(ROWS, HEADS, 3, size)
+    query, parts = torch.randn(ROWS, HEADS * GROUPS, 1, size), [segment.part(), DensePart(newest, newest)]
+    attend_one(query, parts, PLAIN, None)
+    with Sizes() as made:
+        attend_one(query, parts, PLAIN, None)
+    # The largest are queries and outputs, or weights of all columns of the longest run and the tail.
+    weights = ROWS * HEADS * GROUPS * (int(sizes.max()) + 3)
+    assert max(made.new) == max(weights, query.numel()) < int(sizes.min()) * size

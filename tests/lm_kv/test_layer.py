@@ -141,3 +141,14 @@ def test_python_calls_of_a_decoded_token_do_not_grow_with_the_heads(budget):
                     sys.setprofile(None)
     assert 0 < counts[1][1] <= 100
     assert counts[1] == counts[4]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("policy", ["h2o", "keydiff", lm_kv.snapkv(window=4, sinks=0)])
+def test_bytes_held_are_those_of_the_storages_after_every_decoded_token(policy):
+    model = llama(1)
+    cache = prefilled(model, policy, batch(pads=0), budget=0.4)
+    for index in range(3):
+        model(torch.tensor([[5], [6]]), position_ids=torch.full((2, 1), 40 + index), past_key_values=cache)
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in cache.layers[0].storages()}
+        assert cache.layers[0].bytes_held == sum(storage.nbytes() for storage in storages.values())

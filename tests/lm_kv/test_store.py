@@ -47,7 +47,7 @@ def test_scores_follow_their_tokens_and_go_on_adding_up():
     one = store(scored=True)
     one.add_scores(torch.tensor([[[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]]))
     pack(one, [[0, 3], [1, 2, 3]], columns=1)
-    one.add_scores(torch.full((1, 2, 3), 10.0))
+    assert not one.add_scores(torch.full((1, 2, 3), 10.0))
     assert one.segments[0].score.tolist() == [11, 16, 17]
     assert one.tail.score.tolist() == [[[14.0], [18.0]]]
 
@@ -71,3 +71,12 @@ def test_a_fork_shares_segments_and_goes_its_own_way():
     one.append(torch.ones(1, 2, 1, 1), torch.ones(1, 2, 1, 1), torch.tensor([[4]]), None, torch.tensor([1]))
     assert other.kept().tolist() == [[2, 1]]
     assert other.columns == 4
+
+
+def test_a_segment_without_scores_gets_some_which_are_bytes_that_are_held():
+    one = store()
+    pack(one, [[0, 3], [1, 2, 3]], columns=1)
+    columns = torch.full((1, 2, 3), 10.0)
+    assert one.add_scores(columns)
+    assert not one.add_scores(columns)
+    assert one.segments[0].score.tolist() == [20, 20, 20]

@@ -109,3 +109,22 @@ def test_what_was_made_under_inference_mode_is_copied_before_it_is_written_to():
     append(one, 2, 1)
     one.score.add_(1.0)
     assert one.keys.flatten().tolist() == [0, 1, 2]
+
+
+def test_slots_that_held_pads_are_true_tokens_when_they_are_used_again():
+    one = tail()
+    append(one, 0, 4, [True, True, False, False])
+    one.drop_newest(2)
+    append(one, 2, 1)
+    assert one.valid.tolist() == [[True, True, True]]
+
+
+def test_columns_made_under_inference_mode_can_be_dropped_outside_it():
+    with torch.inference_mode():
+        one = tail(scored=True)
+        append(one, 0, 3, [True, True, False])
+        one.score.add_(5.0)
+    one.drop_newest(2)
+    append(one, 1, 1)
+    assert one.valid.tolist() == [[True, True]]
+    assert one.score.tolist() == [[[5.0, 0.0]]]
