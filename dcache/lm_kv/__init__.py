@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from dcache.lm_kv.cache_stats import CacheReport, CacheStats
 from dcache.lm_kv.policies.cake import cake
+from dcache.lm_kv.policies.double_sparsity import double_sparsity
 from dcache.lm_kv.policies.duo_attention import duo_attention
 from dcache.lm_kv.policies.expected_attention import expected_attention
 from dcache.lm_kv.policies.h2o import h2o
 from dcache.lm_kv.policies.keydiff import keydiff
 from dcache.lm_kv.policies.kvzip import kvzip
 from dcache.lm_kv.policies.lazy_eviction import lazy_eviction
+from dcache.lm_kv.policies.quest import quest
 from dcache.lm_kv.policies.random import random
 from dcache.lm_kv.policies.razor_attention import razor_attention
 from dcache.lm_kv.policies.scissorhands import scissorhands
@@ -40,6 +42,7 @@ __all__ = [
     "Policy",
     "available",
     "cake",
+    "double_sparsity",
     "duo_attention",
     "expected_attention",
     "h2o",
@@ -49,6 +52,7 @@ __all__ = [
     "lazy_eviction",
     "make",
     "preset",
+    "quest",
     "random",
     "razor_attention",
     "scissorhands",

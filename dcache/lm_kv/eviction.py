@@ -21,6 +21,7 @@ from dcache.lm_kv.allocation import (
 )
 from dcache.lm_kv.layer import LayerCache
 from dcache.lm_kv.scorers import Context
+from dcache.lm_kv.selection import index_tokens
 from dcache.lm_kv.shared import Shared
 from dcache.lm_kv.store import LayerStore
 from dcache.lm_kv.stored import Stored
@@ -74,6 +75,11 @@ def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | N
     for layer, store in pairs:
         _settle(layer, store)
     plan = plan_rows(shared, pairs[0][1].seen.tolist())
+    if shared.policy.selector is not None:
+        for layer, store in pairs:
+            index_tokens(store, shared.policy, layer.state, min(store.tail.length, *plan.window))
+            layer.packed()
+        return
     if shared.policy.allocation == "global":
         _evict_together(pairs, plan, received)
         return

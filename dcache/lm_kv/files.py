@@ -156,9 +156,15 @@ def layer_tensors(layer: LayerCache) -> dict[str, torch.Tensor]:
     for number, segment in enumerate(store.segments):
         tensors[f"{number}.keys"], tensors[f"{number}.values"] = segment.decoded()
         tensors[f"{number}.positions"], tensors[f"{number}.lengths"] = segment.positions, segment.lengths
+        tensors |= {f"{number}.index.{name}": part for name, part in (segment.index or {}).items()}
         optional[f"{number}.bias"], optional[f"{number}.score"] = segment.bias, segment.score
     tensors |= {f"state.{name}": tensor for name, tensor in layer.state.items()}
     return tensors | {name: tensor for name, tensor in optional.items() if tensor is not None}
+
+
+def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def restore_layer(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -183,11 +189,10 @@ def restore_layer(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> Non
             lengths=tensors[f"{n}.lengths"],
             bias=tensors.get(f"{n}.bias"),
             score=tensors.get(f"{n}.score"),
+            index=_under(f"{n}.index.", tensors) or None,
         )
         for n in numbers
     )
     softcap = float(tensors["softcap"]) if "softcap" in tensors else None
     logits = Logits(float(tensors["scaling"]), softcap, tensors.get("sinks"))
-    prefix = "state."
-    state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    layer.restore(store, state, logits, tensors["offset"], since, evictions)
+    layer.restore(store, _under("state.", tensors), logits, tensors["offset"], since, evictions)

@@ -13,6 +13,7 @@ from dcache.lm_kv.attention import Attended, Logits, attend, attend_fresh, atten
 from dcache.lm_kv.calls import Call
 from dcache.lm_kv.observers import Observed, State
 from dcache.lm_kv.parts import DensePart, Part
+from dcache.lm_kv.selection import read_parts
 from dcache.lm_kv.shared import Shared
 from dcache.lm_kv.shifted import next_offset, shifted
 from dcache.lm_kv.store import LayerStore
@@ -33,6 +34,7 @@ class LayerCache(adapter.BaseLayer):
         logits: how the layer makes logits; known after the first call.
         since: columns since the last eviction.
         evictions: how often tokens were evicted.
+        read: float `[rows]`, tokens that a KV head read at the last step; None where all are read.
         offset: int64 `[rows]`, the model's position of a token minus its index among the row's true ones.
     """
 
@@ -44,6 +46,7 @@ class LayerCache(adapter.BaseLayer):
     logits: Logits
     since: int
     evictions: int
+    read: torch.Tensor | None
     offset: torch.Tensor
 
     def __init__(self, index: int, shared: Shared) -> None:
@@ -175,7 +178,8 @@ class LayerCache(adapter.BaseLayer):
         if query.shape[2] == 1 and reader is None and call.fresh.plain and policy.positions == "original":
             # One new token sees all there is, so it is stored first and is no part by itself.
             positions = self._store(store, key, value, call)
-            attended = attend_one(query, store.parts(), self.logits, statistic)
+            parts, self.read = read_parts(store, self.shared, self.index, query, self.logits)
+            attended = attend_one(query, parts, self.logits, statistic)
             self._observe(store, query, call, positions, attended.columns)
             return attended.output
         fresh = DensePart(key, value)
@@ -230,6 +234,7 @@ class LayerCache(adapter.BaseLayer):
         self.store = None
         self.state = {}
         self.since = self.evictions = 0
+        self.read = None
         self.is_initialized = False
 
     def _started(self, module: torch.nn.Module, key: torch.Tensor, value: torch.Tensor) -> LayerStore:

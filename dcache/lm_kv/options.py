@@ -9,12 +9,14 @@ from dcache.lm_kv.heads import Pattern
 
 PolicyName = Literal[
     "cake",
+    "double_sparsity",
     "duo_attention",
     "expected_attention",
     "h2o",
     "keydiff",
     "kvzip",
     "lazy_eviction",
+    "quest",
     "random",
     "razor_attention",
     "scissorhands",
@@ -39,9 +41,11 @@ class CacheOptions(TypedDict, total=False):
 class PolicyOptions(CacheOptions, total=False):
     """The options of all policies; the pages in docs/lm_kv/policies list those of one policy."""
 
+    channels: int
     future: int
     gamma: float
     history: int
+    page: int
     pattern: Pattern | None
     pool: int
     seed: int

@@ -14,6 +14,7 @@ from dcache.lm_kv.observers import Nothing, Observer
 from dcache.lm_kv.preference import Preference
 from dcache.lm_kv.reducers import Reducer, drop
 from dcache.lm_kv.scorers import Scorer
+from dcache.lm_kv.selectors import Selector
 from dcache.util.checks import check_whole, is_number, is_whole
 
 POSITIONS = ("original", "shifted")
@@ -42,6 +43,8 @@ class Policy:
         dense_layers: indices of layers that keep everything, beside the budget.
         codec: how kept tokens are stored.
         reducer: what becomes of the others.
+        selector: which kept tokens a decoded token reads; then all tokens are kept, and the budget is of
+            those that are read at a step.
         preference: how much of the budget a layer wants, for the allocation "preference".
         parameters: what the preset was called with, for reports and files.
 
@@ -64,6 +67,7 @@ class Policy:
     codec: Codec = field(default_factory=Plain, compare=False)
     reducer: Reducer = drop
     preference: Preference | None = None
+    selector: Selector | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -85,6 +89,11 @@ class Policy:
             raise DcacheError(
                 f"{self.name} does not say which layers want more of the budget: choose another allocation, "
                 "or a policy with a preference, such as cake"
+            )
+        if self.selector is not None and (self.observer.statistic or self.positions != "original"):
+            raise DcacheError(
+                "a selector reads some tokens at a step, so the attention that all receive cannot be summed, "
+                "nor can they be shifted: choose an observer without a statistic and original positions"
             )
         if self.positions not in POSITIONS:
             raise DcacheError(f"positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}")

@@ -27,6 +27,7 @@ class Segment:
         bias: float32 `[N]` added to each token's logits, None where all are 0.
         score: float32 `[N, ...]`, an observer's statistic of each token, None where it has none.
         codec: how keys and values are encoded.
+        index: tensors `[rows, ...]` that a selector looks at instead of the keys; None without one.
     """
 
     keys: Any
@@ -36,6 +37,7 @@ class Segment:
     bias: torch.Tensor | None = None
     score: torch.Tensor | None = None
     codec: Codec = field(default_factory=Plain)
+    index: dict[str, torch.Tensor] | None = None
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -103,13 +105,14 @@ class Segment:
             lengths=self.lengths[rows],
             bias=None if self.bias is None else self.bias[index],
             score=None if self.score is None else self.score[index],
+            index=None if self.index is None else {name: part[rows] for name, part in self.index.items()},
         )
 
     def storages(self) -> list[torch.Tensor]:
         """Every tensor that is held, for counting bytes."""
         optional = [part for part in (self.bias, self.score) if part is not None]
         encoded = [*self.codec.storages(self.keys), *self.codec.storages(self.values)]
-        return [*encoded, self.positions, self.lengths, *optional]
+        return [*encoded, self.positions, self.lengths, *optional, *(self.index or {}).values()]
 
     @cached_property
     def _plain_part(self) -> Part:

@@ -10,12 +10,14 @@ from dcache import lm_kv
 
 POLICIES = {
     "cake",
+    "double_sparsity",
     "duo_attention",
     "expected_attention",
     "h2o",
     "keydiff",
     "kvzip",
     "lazy_eviction",
+    "quest",
     "random",
     "razor_attention",
     "scissorhands",
