@@ -53,10 +53,15 @@ def read_policy(described: Mapping[str, Any]) -> Policy:
     """The policy that `describe` described."""
     fields = dict(described["fields"])
     fields["dense_layers"] = tuple(fields["dense_layers"])
-    parameters = {k: tuple(v) if isinstance(v, list) else v for k, v in described["parameters"].items()}
+    parameters = {k: _frozen(v) for k, v in described["parameters"].items()}
     if "codec" in described:
         fields["codec"] = make(described["codec"]["name"], **described["codec"]["options"]).codec
     return replace(make(described["name"], **parameters), **fields)
+
+
+def _frozen(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -163,19 +168,27 @@ def layer_tensors(layer: LayerCache) -> dict[str, torch.Tensor]:
             tensors |= {f"{number}.{part}{'.' if n else ''}{n}": tensor for n, tensor in named.items()}
         tensors[f"{number}.lengths"] = segment.lengths
         optional |= {f"{number}.{name}": getattr(segment, name) for name in OPTIONAL}
+        tensors |= {f"{number}.index.{name}": part for name, part in (segment.index or {}).items()}
     tensors |= {f"state.{name}": tensor for name, tensor in layer.state.items()}
     return tensors | {name: tensor for name, tensor in optional.items() if tensor is not None}
 
 
+def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
 def restore_layer(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> None:
     """Fill a new layer with what `layer_tensors` gave."""
-    store = LayerStore(tensors["tail.keys"], tensors["tail.values"], "tail.score" in tensors)
+    score = tensors.get("tail.score")
+    beside = None if score is None else tuple(score.shape[3:])
+    store = LayerStore(tensors["tail.keys"], tensors["tail.values"], beside)
     positions, valid = tensors["tail.positions"], tensors["tail.valid"]
     store.tail.append(
         tensors["tail.keys"], tensors["tail.values"], positions, None if bool(valid.all()) else valid
     )
-    if store.tail.score is not None:
-        store.tail.score.copy_(tensors["tail.score"])
+    if score is not None and store.tail.score is not None:
+        store.tail.score.copy_(score)
     columns, since, evictions, store.tail.locked = tensors["counts"].tolist()
     store.seen, store.columns = tensors["seen"], columns
     numbers = sorted({int(name.partition(".")[0]) for name in tensors if name[0].isdigit()})
@@ -183,9 +196,7 @@ def restore_layer(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> Non
     store.segments = tuple(_segment(tensors, f"{n}.", codec, store.tail) for n in numbers)
     softcap = float(tensors["softcap"]) if "softcap" in tensors else None
     logits = Logits(float(tensors["scaling"]), softcap, tensors.get("sinks"))
-    prefix = "state."
-    state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    layer.restore(store, state, logits, tensors["offset"], since, evictions)
+    layer.restore(store, _under("state.", tensors), logits, tensors["offset"], since, evictions)
 
 
 def _segment(tensors: Mapping[str, torch.Tensor], prefix: str, codec: Codec, tail: Tail) -> Segment:
@@ -200,5 +211,6 @@ def _segment(tensors: Mapping[str, torch.Tensor], prefix: str, codec: Codec, tai
         values=codec.restore(encoded("values"), tail.values),
         lengths=tensors[f"{prefix}lengths"],
         codec=codec,
+        index=_under(f"{prefix}index.", tensors) or None,
         **{name: tensors.get(prefix + name) for name in OPTIONAL},
     )

@@ -28,8 +28,9 @@ class Segment:
         lengths: int64 `[rows, heads]`, tokens in each run.
         first: int64 `[rows, heads]`, each run's first position; None where there are positions.
         bias: float32 `[N]` added to each token's logits, None where all are 0.
-        score: float32 `[N]`, running statistic of an observer, None where it has none.
+        score: float32 `[N, ...]`, an observer's statistic of each token, None where it has none.
         codec: how keys and values are encoded.
+        index: tensors `[rows, ...]` that a selector looks at instead of the keys; None without one.
     """
 
     keys: Any
@@ -40,6 +41,7 @@ class Segment:
     score: torch.Tensor | None = None
     codec: Codec = field(default_factory=Plain)
     first: torch.Tensor | None = None
+    index: dict[str, torch.Tensor] | None = None
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -111,6 +113,8 @@ class Segment:
         first = torch.repeat_interleave(starts[runs] - (lengths.cumsum(0) - lengths), lengths)
         index = first + torch.arange(len(first), device=rows.device)
         taken = self._take(index, self.lengths[rows])
+        if self.index is not None:
+            taken = replace(taken, index={name: part[rows] for name, part in self.index.items()})
         if self.first is None:
             return taken
         return replace(taken, positions=None, first=self.first[rows])
@@ -129,13 +133,19 @@ class Segment:
             bias=None if self.bias is None else self.bias[index],
             score=None if self.score is None else self.score[index],
             first=None,
+            index=None,
         )
 
     def storages(self) -> list[torch.Tensor]:
         """Every tensor that is held, for counting bytes."""
         optional = [self.positions, self.first, self.bias, self.score]
         encoded = [t for part in (self.keys, self.values) for t in self.codec.tensors(part).values()]
-        return [*encoded, self.lengths, *(part for part in optional if part is not None)]
+        return [
+            *encoded,
+            self.lengths,
+            *(part for part in optional if part is not None),
+            *(self.index or {}).values(),
+        ]
 
     @cached_property
     def _plain_part(self) -> Part:
@@ -159,8 +169,9 @@ def join(segments: Sequence[Segment]) -> Segment:
     def joined(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
         if all(tensor is None for tensor in tensors):
             return None
+        more = next(tensor.shape[1:] for tensor in tensors if tensor is not None)
         sizes = (segment.lengths.sum() for segment in segments)
-        zeros = (torch.zeros(int(size), device=runs.device) for size in sizes)
+        zeros = (torch.zeros(int(size), *more, device=runs.device) for size in sizes)
         return torch.cat([z if t is None else t for t, z in zip(tensors, zeros, strict=True)])[order]
 
     return Segment(

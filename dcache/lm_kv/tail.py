@@ -15,10 +15,12 @@ class Tail:
     Args:
         keys: `[rows, heads, 0, d]`, for shape, dtype and device.
         values: `[rows, heads, 0, d_v]`.
-        scored: whether each slot has a running statistic (float32).
+        beside: shape of the float32 statistic of each slot, () for a number; None for none.
     """
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, scored: bool = False) -> None:
+    def __init__(
+        self, keys: torch.Tensor, values: torch.Tensor, beside: tuple[int, ...] | None = None
+    ) -> None:
         rows, heads = keys.shape[:2]
         self.length = 0
         # Oldest columns of which a row's tokens have been encoded, so that none can be taken back.
@@ -29,7 +31,9 @@ class Tail:
         self._values = values.new_empty(rows, heads, 0, values.shape[3])
         self._positions = torch.empty(rows, 0, dtype=torch.int32, device=keys.device)
         self._valid = torch.empty(rows, 0, dtype=torch.bool, device=keys.device)
-        self._score = keys.new_empty(rows, heads, 0, dtype=torch.float32) if scored else None
+        self._score: torch.Tensor | None = None
+        if beside is not None:
+            self._score = keys.new_empty(rows, heads, 0, *beside, dtype=torch.float32)
 
     @property
     def keys(self) -> torch.Tensor:
@@ -53,7 +57,7 @@ class Tail:
 
     @property
     def score(self) -> torch.Tensor | None:
-        """float32 `[rows, heads, length]`; it may be added to in place."""
+        """float32 `[rows, heads, length, ...]`; it may be written to in place."""
         return None if self._score is None else self._score[:, :, : self.length]
 
     @property

@@ -27,6 +27,11 @@ POLICIES = {
     "h2o each step": lm_kv.h2o(every=1),
     "expected_attention": lm_kv.expected_attention(sinks=2, every=4),
     "kvzip": lm_kv.kvzip(every=6),
+    "scissorhands": lm_kv.scissorhands(history=8, window=2, every=4),
+    "lazy_eviction": lm_kv.lazy_eviction(window=4, threshold=0.02, every=4),
+    "duo_attention": lm_kv.duo_attention(sinks=2, window=2, every=4),
+    "razor_attention": lm_kv.razor_attention(sinks=2, every=4),
+    "cake": lm_kv.cake(window=4, pool=3, every=4),
 }
 
 

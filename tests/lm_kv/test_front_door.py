@@ -9,10 +9,25 @@ import pytest
 from dcache import lm_kv
 
 POLICIES = {
-    "streaming_llm", "kvzip", "snapkv", "keydiff", "h2o", "tova", "expected_attention", "random", "kivi",
+    "cake",
+    "double_sparsity",
+    "duo_attention",
+    "expected_attention",
+    "h2o",
+    "keydiff",
+    "kivi",
+    "kvzip",
+    "lazy_eviction",
+    "quest",
+    "random",
+    "razor_attention",
     "rotatekv",
-}  # fmt: skip
-OTHERS = {"CacheReport", "CacheStats", "KVCache", "Policy", "available", "make", "preset"}
+    "scissorhands",
+    "snapkv",
+    "streaming_llm",
+    "tova",
+}
+OTHERS = {"CacheReport", "CacheStats", "KVCache", "Policy", "available", "head_pattern", "make", "preset"}
 
 
 def test_the_names_are_these():
