@@ -14,6 +14,10 @@ EVICTING = {
     "h2o": lm_kv.h2o(every=3),
     "kvzip": lm_kv.kvzip(every=6),
     "streaming_llm": lm_kv.streaming_llm(sinks=2, every=4),
+    "quest": lm_kv.quest(page=4, window=4, every=4),
+    "scissorhands": lm_kv.scissorhands(window=4, every=4),
+    "razor_attention": lm_kv.razor_attention(sinks=2, every=4),
+    "cake": lm_kv.cake(window=4, pool=1, every=4),
 }
 
 
