@@ -50,6 +50,13 @@ def test_every_number_is_within_half_a_step(path, bits, channels):
     assert_within_half_a_step(x, pack(x, bits, 64))
 
 
+@pytest.mark.parametrize("size", [1e-6, 1e-3])
+def test_small_numbers_are_within_half_a_step_where_float16_has_few_places(path, size):
+    x = size * tokens(16) / 30
+    assert_within_half_a_step(x, pack(x, 8, 3, lengths(LENGTHS)))
+    assert_within_half_a_step(x, pack(x, 8, 8))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_other_dtypes(path, dtype):
     x = tokens(16, dtype)
