@@ -25,6 +25,11 @@ MIN_ELEMENTS = {
     "changes": 0,
     "gather_rows": 0,
     "scatter_rows": 0,
+    "pack": 0,
+    "unpack": 0,
+    "ragged_attention": 0,
+    "merge": 0,
+    "column_stats": 0,
 }
 # Dtypes that kernels read and write; float64 and complex tensors use the references.
 DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn})

@@ -5,7 +5,7 @@
     out = model.generate(**batch, past_key_values=cache)
 
 A published method is one small file in `policies/`, a function that returns a frozen `Policy`. This part
-stands on `dcache.util` and `dcache.errors` alone; `transformers` is imported when a cache is made.
+stands on `kernels`, `util` and `errors`; `transformers` is imported when a cache is made.
 """
 
 from __future__ import annotations
@@ -13,11 +13,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dcache.lm_kv.cache_stats import CacheReport, CacheStats
+from dcache.lm_kv.policies.cake import cake
+from dcache.lm_kv.policies.double_sparsity import double_sparsity
+from dcache.lm_kv.policies.duo_attention import duo_attention
 from dcache.lm_kv.policies.expected_attention import expected_attention
 from dcache.lm_kv.policies.h2o import h2o
 from dcache.lm_kv.policies.keydiff import keydiff
+from dcache.lm_kv.policies.kivi import kivi
 from dcache.lm_kv.policies.kvzip import kvzip
+from dcache.lm_kv.policies.lazy_eviction import lazy_eviction
+from dcache.lm_kv.policies.quest import quest
 from dcache.lm_kv.policies.random import random
+from dcache.lm_kv.policies.razor_attention import razor_attention
+from dcache.lm_kv.policies.rotatekv import rotatekv
+from dcache.lm_kv.policies.scissorhands import scissorhands
 from dcache.lm_kv.policies.snapkv import snapkv
 from dcache.lm_kv.policies.streaming_llm import streaming_llm
 from dcache.lm_kv.policies.tova import tova
@@ -26,6 +35,7 @@ from dcache.lm_kv.registry import available, make, preset
 
 if TYPE_CHECKING:
     from dcache.lm_kv.cache import KVCache
+    from dcache.lm_kv.repeated_text import head_pattern
 
 __all__ = [
     "CacheReport",
@@ -33,13 +43,23 @@ __all__ = [
     "KVCache",
     "Policy",
     "available",
+    "cake",
+    "double_sparsity",
+    "duo_attention",
     "expected_attention",
     "h2o",
+    "head_pattern",
     "keydiff",
+    "kivi",
     "kvzip",
+    "lazy_eviction",
     "make",
     "preset",
+    "quest",
     "random",
+    "razor_attention",
+    "rotatekv",
+    "scissorhands",
     "snapkv",
     "streaming_llm",
     "tova",
@@ -48,11 +68,15 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Imported when it is used: it imports transformers, which takes seconds.
-    if name != "KVCache":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from dcache.lm_kv.cache import KVCache
+    if name == "KVCache":
+        from dcache.lm_kv.cache import KVCache
 
-    return KVCache
+        return KVCache
+    if name == "head_pattern":
+        from dcache.lm_kv.repeated_text import head_pattern
+
+        return head_pattern
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

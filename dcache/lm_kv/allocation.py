@@ -6,12 +6,15 @@ bool of the same shape. Ties keep the lowest position.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 import torch
 
-ALLOCATIONS = ("uniform", "heads", "layers", "global")
+ALLOCATIONS = ("uniform", "heads", "layers", "global", "preference")
+# Rounds of a bisection in float64.
+ROUNDS = 120
 NOTHING = float("-inf")
 ALWAYS = float("inf")
 
@@ -60,6 +63,43 @@ def layer_budgets(tokens: int, layers: int, least: int, most: int) -> list[int]:
     sums = [0.0, *accumulate(top - slope * index for index in range(layers))]
     # Cumulative sums are rounded, not the budgets, so that they add up.
     return [end - start for start, end in pairwise(round(total) for total in sums)]
+
+
+def preference_budgets(
+    tokens: int, preferences: Sequence[float], least: int, most: Sequence[int]
+) -> list[int]:
+    """CAKE: tokens per head of each layer, in proportion to the layers' preferences, within bounds.
+
+    They sum to `tokens` times the number of layers, or to what the layers hold where that is less.
+
+    Args:
+        tokens: the mean over the layers.
+        preferences: of each layer, at least 0.
+        least: what a layer keeps at least, where it holds so much; at most `tokens`.
+        most: what each layer holds.
+
+    >>> preference_budgets(10, [1.0, 2.0, 3.0], 2, [100, 100, 100])
+    [5, 10, 15]
+    >>> preference_budgets(10, [1.0, 2.0, 3.0], 2, [100, 100, 12])
+    [6, 12, 12]
+    """
+    total = min(tokens * len(preferences), sum(most))
+    # Preferences of 0 share what bounds leave.
+    weights = [preference + 1e-12 * (max(preferences) or 1.0) for preference in preferences]
+
+    def shares(factor: float) -> list[float]:
+        pairs = zip(weights, most, strict=True)
+        return [min(max(factor * weight, float(least)), float(limit)) for weight, limit in pairs]
+
+    # The sum of the shares grows with the factor, up to what the layers hold.
+    low, high = 0.0, max(most, default=0) / min(weights) + 1.0
+    for _ in range(ROUNDS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(shares(middle)) < total else (low, middle)
+    sums = [0.0, *accumulate(shares(high))]
+    # Cumulative sums are rounded, so that whole bounds stay and budgets add up.
+    whole = [math.floor(value + 0.5) for value in sums[:-1]]
+    return [end - start for start, end in pairwise([*whole, total])]
 
 
 def _with_floor(scores: torch.Tensor, tokens: torch.Tensor, floor: float) -> torch.Tensor:

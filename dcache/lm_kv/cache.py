@@ -44,7 +44,7 @@ class KVCache(adapter.LiveCache):
         model: a causal language model of transformers, or what wraps one (a vision model, peft).
         policy: what is kept, or the name of a preset.
         budget: a float in (0, 1], the share of each row's true tokens, or an int, tokens per KV head.
-        codec: how kept tokens are stored; None for the policy's.
+        codec: how kept tokens are stored, such as `lm_kv.kivi(bits=4)`; None for the policy's.
         allocation: "uniform", "heads", "layers" or "global"; None for the policy's.
         floor: the least share of the mean budget that a head or layer keeps; 0.2 leaves the policy's.
         dense_layers: indices of layers that keep everything, beside the budget; () leaves the policy's.
@@ -73,7 +73,7 @@ class KVCache(adapter.LiveCache):
         policy: Policy | PolicyName | str,
         *,
         budget: float | None = None,
-        codec: Codec | None = None,
+        codec: Codec | Policy | None = None,
         allocation: Allocation | None = None,
         floor: float = 0.2,
         dense_layers: tuple[int, ...] = (),

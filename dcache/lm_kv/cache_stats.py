@@ -26,6 +26,8 @@ class CacheStats:
         peak_bytes: the most that the compressed layers held at once; the prompt's full keys and values are in
             it where tokens are evicted after the forward ("global", kvzip).
         evictions: how often tokens were evicted.
+        read: mean tokens that a KV head read at the last decoded token, by row, where a policy selects them;
+            it keeps all of them, so it saves reads and no bytes.
     """
 
     method: str = ""
@@ -37,10 +39,11 @@ class CacheStats:
     bytes_full: int = 0
     peak_bytes: int = 0
     evictions: int = 0
+    read: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values that JSON has."""
-        return {**asdict(self), "seen": list(self.seen), "kept": list(self.kept)}
+        return {**asdict(self), "seen": list(self.seen), "kept": list(self.kept), "read": list(self.read)}
 
     def __str__(self) -> str:
         """A small table."""
@@ -58,6 +61,8 @@ class CacheStats:
             ("peak", format_bytes(self.peak_bytes)),
             ("evictions", str(self.evictions)),
         ]
+        if self.read:
+            rows.append(("read per step", ", ".join(f"{read:.1f}" for read in self.read)))
         width = max(len(name) for name, _ in rows)
         lines = [f"{name:<{width}}  {value}" for name, value in rows]
         if not self.seen:

@@ -1,8 +1,10 @@
-"""How keys and values of a packed segment are stored; a low-bit codec implements the same protocol."""
+"""How keys and values of a packed segment are stored: plain, or by a codec of the same protocol."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -11,7 +13,16 @@ class Codec(Protocol):
     """Encodes the packed keys and values of one segment.
 
     Runs (one for each row and KV head) lie one after the other in dimension 0; `lengths` has their sizes.
+    What is encoded never changes: tokens are taken and joined as they are.
     """
+
+    @property
+    def block(self) -> int:
+        """Tokens of a row that leave the tail together, encoded; 0 encodes at evictions alone."""
+
+    @property
+    def residual(self) -> int:
+        """Newest tokens of a row that stay in the tail as they came."""
 
     def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> Any:
         """Encoded keys `[N, d]`; the result shares no storage with `keys`."""
@@ -22,15 +33,25 @@ class Codec(Protocol):
     def decode(self, encoded: Any) -> torch.Tensor:
         """The tensor `[N, d]` in the model's dtype."""
 
-    def take(self, encoded: Any, rows: torch.Tensor) -> Any:
-        """The encoded tokens at these indices of dimension 0."""
+    def take(self, encoded: Any, rows: torch.Tensor, lengths: torch.Tensor) -> Any:
+        """The encoded tokens at these indices of dimension 0, which make runs of these lengths."""
 
-    def storages(self, encoded: Any) -> list[torch.Tensor]:
-        """Every tensor that is held, for counting bytes."""
+    def join(self, parts: Sequence[Any], order: torch.Tensor, lengths: torch.Tensor) -> Any:
+        """Encoded tokens of several parts, one after the other and then in this order, as one."""
+
+    def tensors(self, encoded: Any) -> dict[str, torch.Tensor]:
+        """Every tensor that is held, by name: for counting bytes, and for files."""
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], like: torch.Tensor) -> Any:
+        """What `tensors` gave, as it was encoded from tokens of this tensor's dtype and last dimension."""
 
 
+@dataclass(frozen=True)
 class Plain:
     """Keys and values as they came, in the model's dtype."""
+
+    block: ClassVar[int] = 0
+    residual: ClassVar[int] = 0
 
     def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """The keys, in a storage without spare room."""
@@ -44,13 +65,21 @@ class Plain:
         """The same tensor."""
         return encoded
 
-    def take(self, encoded: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def take(self, encoded: torch.Tensor, rows: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Rows of the tensor."""
         return encoded[rows]
 
-    def storages(self, encoded: torch.Tensor) -> list[torch.Tensor]:
+    def join(self, parts: Sequence[torch.Tensor], order: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Rows of all tensors."""
+        return torch.cat(list(parts))[order]
+
+    def tensors(self, encoded: torch.Tensor) -> dict[str, torch.Tensor]:
         """The tensor alone."""
-        return [encoded]
+        return {"": encoded}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+        """The tensor."""
+        return tensors[""]
 
 
 def _compact(flat: torch.Tensor) -> torch.Tensor:

@@ -29,6 +29,7 @@ def figures(
         text: what is remembered of the text.
     """
     stores = [layer.store for layer in layers if layer.store is not None]
+    selects = shared.policy.selector is not None
     kept = (
         torch.stack([store.kept().float().mean(1) for store in stores]).mean(0) if stores else torch.zeros(0)
     )
@@ -41,7 +42,8 @@ def figures(
         bytes_held=shared.bytes_held + bytes_of([*library, *text]),
         bytes_full=sum(_full_bytes(store) for store in stores) + bytes_of(library),
         peak_bytes=shared.peak_bytes,
-        evictions=max((layer.evictions for layer in layers), default=0),
+        evictions=0 if selects else max((layer.evictions for layer in layers), default=0),
+        read=_read(layers) if selects else (),
     )
 
 
@@ -56,6 +58,16 @@ def kept_by_head(layers: Sequence[LayerCache]) -> dict[int, tuple[float, ...]]:
     """Layer index -> mean over the rows of the tokens that each KV head holds."""
     stores = [(layer.index, layer.store) for layer in layers]
     return {i: tuple(store.kept().float().mean(0).tolist()) for i, store in stores if store is not None}
+
+
+def _read(layers: Sequence[LayerCache]) -> tuple[float, ...]:
+    """Mean tokens of each row that a KV head read at the last step; layers without a choice read all."""
+    pairs = [(layer.read, layer.store) for layer in layers if layer.store is not None]
+    if all(read is None for read, _ in pairs):
+        return ()
+    counts = [store.kept().float().mean(1) if read is None else read for read, store in pairs]
+    figures: list[float] = torch.stack(counts).mean(0).tolist()
+    return tuple(figures)
 
 
 def _full_bytes(store: LayerStore) -> int:

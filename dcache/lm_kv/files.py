@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,19 @@ import torch
 
 from dcache.errors import DcacheError
 from dcache.lm_kv.attention import Logits
-from dcache.lm_kv.codec import Plain
+from dcache.lm_kv.codec import Codec, Plain
 from dcache.lm_kv.layer import LayerCache
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import available, make
 from dcache.lm_kv.segment import Segment
 from dcache.lm_kv.store import LayerStore
+from dcache.lm_kv.tail import Tail
 from dcache.lm_kv.text import Text
 from dcache.util.files import write
 
 FORMAT = "dcache.lm_kv.cache 1"
 # A policy's fields that KVCache can set beside the preset's own options.
+OPTIONAL = ("positions", "first", "bias", "score")
 FIELDS = ("budget", "allocation", "floor", "dense_layers", "every")
 
 
@@ -36,18 +38,30 @@ def describe(policy: Policy) -> dict[str, Any]:
         raise DcacheError(
             f"only caches of registered policies can be saved, got {policy.name!r}: see lm_kv.preset"
         )
-    if not isinstance(policy.codec, Plain):
-        raise DcacheError(f"only caches that store plain keys and values can be saved, got {policy.codec!r}")
     fields = {name: getattr(policy, name) for name in FIELDS}
-    return {"name": policy.name, "parameters": dict(policy.parameters), "fields": fields}
+    described = {"name": policy.name, "parameters": dict(policy.parameters), "fields": fields}
+    if isinstance(policy.codec, Plain):
+        return described
+    codec: Any = policy.codec
+    name = getattr(codec, "name", None)
+    if name not in available():
+        raise DcacheError(f"only caches with a registered policy's codec can be saved, got {codec!r}")
+    return {**described, "codec": {"name": name, "options": asdict(codec)}}
 
 
 def read_policy(described: Mapping[str, Any]) -> Policy:
     """The policy that `describe` described."""
     fields = dict(described["fields"])
     fields["dense_layers"] = tuple(fields["dense_layers"])
-    parameters = {k: tuple(v) if isinstance(v, list) else v for k, v in described["parameters"].items()}
+    parameters = {k: _frozen(v) for k, v in described["parameters"].items()}
+    if "codec" in described:
+        fields["codec"] = make(described["codec"]["name"], **described["codec"]["options"]).codec
     return replace(make(described["name"], **parameters), **fields)
+
+
+def _frozen(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -138,7 +152,7 @@ def layer_tensors(layer: LayerCache) -> dict[str, torch.Tensor]:
     tensors = {
         "seen": store.seen,
         "offset": layer.offset,
-        "counts": torch.tensor([store.columns, layer.since, layer.evictions]),
+        "counts": torch.tensor([store.columns, layer.since, layer.evictions, store.tail.locked]),
         "scaling": torch.tensor([layer.logits.scaling], dtype=torch.float64),
         "tail.keys": store.tail.keys,
         "tail.values": store.tail.values,
@@ -149,38 +163,54 @@ def layer_tensors(layer: LayerCache) -> dict[str, torch.Tensor]:
     if layer.logits.softcap is not None:
         optional["softcap"] = torch.tensor([layer.logits.softcap], dtype=torch.float64)
     for number, segment in enumerate(store.segments):
-        tensors[f"{number}.keys"], tensors[f"{number}.values"] = segment.decoded()
-        tensors[f"{number}.positions"], tensors[f"{number}.lengths"] = segment.positions, segment.lengths
-        optional[f"{number}.bias"], optional[f"{number}.score"] = segment.bias, segment.score
+        for part, encoded in (("keys", segment.keys), ("values", segment.values)):
+            named = segment.codec.tensors(encoded)
+            tensors |= {f"{number}.{part}{'.' if n else ''}{n}": tensor for n, tensor in named.items()}
+        tensors[f"{number}.lengths"] = segment.lengths
+        optional |= {f"{number}.{name}": getattr(segment, name) for name in OPTIONAL}
+        tensors |= {f"{number}.index.{name}": part for name, part in (segment.index or {}).items()}
     tensors |= {f"state.{name}": tensor for name, tensor in layer.state.items()}
     return tensors | {name: tensor for name, tensor in optional.items() if tensor is not None}
 
 
+def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
 def restore_layer(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> None:
     """Fill a new layer with what `layer_tensors` gave."""
-    store = LayerStore(tensors["tail.keys"], tensors["tail.values"], "tail.score" in tensors)
+    score = tensors.get("tail.score")
+    beside = None if score is None else tuple(score.shape[3:])
+    store = LayerStore(tensors["tail.keys"], tensors["tail.values"], beside)
     positions, valid = tensors["tail.positions"], tensors["tail.valid"]
     store.tail.append(
         tensors["tail.keys"], tensors["tail.values"], positions, None if bool(valid.all()) else valid
     )
-    if store.tail.score is not None:
-        store.tail.score.copy_(tensors["tail.score"])
-    columns, since, evictions = tensors["counts"].tolist()
+    if score is not None and store.tail.score is not None:
+        store.tail.score.copy_(score)
+    columns, since, evictions, store.tail.locked = tensors["counts"].tolist()
     store.seen, store.columns = tensors["seen"], columns
     numbers = sorted({int(name.partition(".")[0]) for name in tensors if name[0].isdigit()})
-    store.segments = tuple(
-        Segment(
-            keys=tensors[f"{n}.keys"],
-            values=tensors[f"{n}.values"],
-            positions=tensors[f"{n}.positions"],
-            lengths=tensors[f"{n}.lengths"],
-            bias=tensors.get(f"{n}.bias"),
-            score=tensors.get(f"{n}.score"),
-        )
-        for n in numbers
-    )
+    codec = layer.shared.policy.codec
+    store.segments = tuple(_segment(tensors, f"{n}.", codec, store.tail) for n in numbers)
     softcap = float(tensors["softcap"]) if "softcap" in tensors else None
     logits = Logits(float(tensors["scaling"]), softcap, tensors.get("sinks"))
-    prefix = "state."
-    state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    layer.restore(store, state, logits, tensors["offset"], since, evictions)
+    layer.restore(store, _under("state.", tensors), logits, tensors["offset"], since, evictions)
+
+
+def _segment(tensors: Mapping[str, torch.Tensor], prefix: str, codec: Codec, tail: Tail) -> Segment:
+    """The segment whose tensors have this prefix."""
+
+    def encoded(part: str) -> dict[str, torch.Tensor]:
+        start = prefix + part
+        return {n.removeprefix(start).removeprefix("."): t for n, t in tensors.items() if n.startswith(start)}
+
+    return Segment(
+        keys=codec.restore(encoded("keys"), tail.keys),
+        values=codec.restore(encoded("values"), tail.values),
+        lengths=tensors[f"{prefix}lengths"],
+        codec=codec,
+        index=_under(f"{prefix}index.", tensors) or None,
+        **{name: tensors.get(prefix + name) for name in OPTIONAL},
+    )

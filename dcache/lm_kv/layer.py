@@ -13,6 +13,7 @@ from dcache.lm_kv.attention import Attended, Logits, attend, attend_fresh, atten
 from dcache.lm_kv.calls import Call
 from dcache.lm_kv.observers import Observed, State
 from dcache.lm_kv.parts import DensePart, Part
+from dcache.lm_kv.selection import read_parts
 from dcache.lm_kv.shared import Shared
 from dcache.lm_kv.shifted import next_offset, shifted
 from dcache.lm_kv.store import LayerStore
@@ -33,6 +34,7 @@ class LayerCache(adapter.BaseLayer):
         logits: how the layer makes logits; known after the first call.
         since: columns since the last eviction.
         evictions: how often tokens were evicted.
+        read: float `[rows]`, tokens that a KV head read at the last step; None where all are read.
         offset: int64 `[rows]`, the model's position of a token minus its index among the row's true ones.
     """
 
@@ -44,13 +46,13 @@ class LayerCache(adapter.BaseLayer):
     logits: Logits
     since: int
     evictions: int
+    read: torch.Tensor | None
     offset: torch.Tensor
 
     def __init__(self, index: int, shared: Shared) -> None:
         super().__init__()
         self.index, self.shared = index, shared
-        self.record_past = False
-        self.bytes_held = 0
+        self.record_past, self.bytes_held = False, 0
         self._clear()
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -107,15 +109,11 @@ class LayerCache(adapter.BaseLayer):
         count = abs(tokens_to_remove)
         if count == 0 or self.store is None:
             return
-        if count > self.store.tail.length:
-            raise DcacheError(
-                f"crop({tokens_to_remove}) reaches into compressed tokens: only the newest "
-                f"{self.store.tail.length} can be taken back. Give the policy a larger window, or crop "
-                "before tokens are evicted."
-            )
-        self.store.crop(count)
+        self.store.crop(tokens_to_remove)
         self.since = max(0, self.since - count)
         self.state = self.shared.policy.observer.crop(self.state, self.store.seen)
+        if self.record_past and not self.shared.holding:
+            self.flush()
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Keep these rows, in this order."""
@@ -175,7 +173,8 @@ class LayerCache(adapter.BaseLayer):
         if query.shape[2] == 1 and reader is None and call.fresh.plain and policy.positions == "original":
             # One new token sees all there is, so it is stored first and is no part by itself.
             positions = self._store(store, key, value, call)
-            attended = attend_one(query, store.parts(), self.logits, statistic)
+            parts, self.read = read_parts(store, self.shared, self.index, query, self.logits)
+            attended = attend_one(query, parts, self.logits, statistic)
             self._observe(store, query, call, positions, attended.columns)
             return attended.output
         fresh = DensePart(key, value)
@@ -192,6 +191,12 @@ class LayerCache(adapter.BaseLayer):
     def is_due(self, new: int) -> bool:
         """Whether tokens are evicted at the end of a call with so many columns."""
         return due(new, self.since, self.shared.policy.every, self.record_past)
+
+    def flush(self) -> None:
+        """Encode tokens that leave the tail, where the codec does so before an eviction."""
+        flushes = self.index in self.shared.places and self.shared.policy.selector is None
+        if flushes and self.store is not None and self.store.flush(self.shared.policy.codec):
+            self._account()
 
     def packed(self) -> None:
         """Tokens were evicted from the store."""
@@ -230,6 +235,7 @@ class LayerCache(adapter.BaseLayer):
         self.store = None
         self.state = {}
         self.since = self.evictions = 0
+        self.read = None
         self.is_initialized = False
 
     def _started(self, module: torch.nn.Module, key: torch.Tensor, value: torch.Tensor) -> LayerStore:
@@ -239,7 +245,7 @@ class LayerCache(adapter.BaseLayer):
                 f"{type(module).__name__} shares keys between layers, which lm_kv does not support"
             )
         if self.store is None:
-            self.store = LayerStore(key, value, self.shared.policy.observer.statistic is not None)
+            self.store = LayerStore(key, value, self.shared.policy.observer.beside)
             self.offset = torch.zeros_like(self.store.seen)
             self.is_initialized = True
         elif key.shape[0] != self.batch_size:
@@ -280,7 +286,11 @@ class LayerCache(adapter.BaseLayer):
         before, self.state = self.state, policy.observer.observe(self.state, seen)
         if grows or self.state is not before:
             self._account()
-        if not policy.after_forward and not shared.holding and self.is_due(query.shape[2]):
+        if shared.holding or self.record_past:
+            return
+        if not self.is_due(query.shape[2]):
+            self.flush()
+        elif not policy.after_forward:
             shared.evict([self])
 
     def _account(self) -> None:

@@ -12,6 +12,9 @@ from typing import ClassVar, Protocol, TypeAlias
 
 import torch
 
+from dcache.lm_kv.attention import Logits
+from dcache.lm_kv.stored import Stored
+
 State: TypeAlias = dict[str, torch.Tensor]
 
 
@@ -40,6 +43,10 @@ class Observer(Protocol):
         """Text "sum" where every stored token gets a running sum of the attention it received, else None."""
 
     @property
+    def beside(self) -> tuple[int, ...] | None:
+        """Shape of the statistic beside each stored token, () for a number; None where there is none."""
+
+    @property
     def needs_rotary(self) -> bool:
         """Whether `unrotate` is called."""
 
@@ -49,12 +56,19 @@ class Observer(Protocol):
     def crop(self, state: State, end: torch.Tensor) -> State:
         """The state without queries at positions of at least `end` `[B]`."""
 
+    def settle(self, state: State, stored: Stored, logits: Logits) -> torch.Tensor | None:
+        """New statistics `[B, h, M, *beside]` of stored tokens, before any is evicted; None to leave them.
+
+        It is called again for the same queries where tokens are evicted by hand.
+        """
+
 
 @dataclass(frozen=True)
 class Nothing:
     """For scorers that read stored keys and values alone."""
 
     statistic: ClassVar[str | None] = None
+    beside: ClassVar[tuple[int, ...] | None] = None
     needs_rotary: ClassVar[bool] = False
 
     def observe(self, state: State, call: Observed) -> State:
@@ -64,6 +78,10 @@ class Nothing:
     def crop(self, state: State, end: torch.Tensor) -> State:
         """Nothing."""
         return state
+
+    def settle(self, state: State, stored: Stored, logits: Logits) -> torch.Tensor | None:
+        """Nothing."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -75,18 +93,17 @@ class ColumnSums(Nothing):
     """
 
     statistic: ClassVar[str | None] = "sum"
+    beside: ClassVar[tuple[int, ...] | None] = ()
 
 
 @dataclass(frozen=True)
-class QueryWindow:
+class QueryWindow(Nothing):
     """The last true queries of every row, whose attention can be computed again when tokens are evicted.
 
     State: `query` `[B, H, W, d]`, `position` int64 `[B, W]`, `valid` bool `[B, W]`; W is at most `size`.
     """
 
     size: int
-    statistic: ClassVar[str | None] = None
-    needs_rotary: ClassVar[bool] = False
 
     def observe(self, state: State, call: Observed) -> State:
         """Take the newest true queries in, drop the oldest."""
@@ -108,7 +125,7 @@ class QueryWindow:
 
 
 @dataclass(frozen=True)
-class QueryMoments:
+class QueryMoments(Nothing):
     """Count, sum and sum of products of all true queries before rotation, but for the first `skip`.
 
     State: `count` `[B]`, `sum` `[B, H, d]`, `products` `[B, H, d * (d + 1) / 2]` (see `upper_triangle`), all
@@ -116,7 +133,6 @@ class QueryMoments:
     """
 
     skip: int = 0
-    statistic: ClassVar[str | None] = None
     needs_rotary: ClassVar[bool] = True
 
     def observe(self, state: State, call: Observed) -> State:

@@ -5,25 +5,36 @@ from __future__ import annotations
 from typing import Literal, TypedDict
 
 from dcache.lm_kv.codec import Codec
+from dcache.lm_kv.heads import Pattern
+from dcache.lm_kv.policy import Policy
 
 PolicyName = Literal[
+    "cake",
+    "double_sparsity",
+    "duo_attention",
     "expected_attention",
     "h2o",
     "keydiff",
+    "kivi",
     "kvzip",
+    "lazy_eviction",
+    "quest",
     "random",
+    "razor_attention",
+    "rotatekv",
+    "scissorhands",
     "snapkv",
     "streaming_llm",
     "tova",
 ]
-Allocation = Literal["uniform", "heads", "layers", "global"]
+Allocation = Literal["uniform", "heads", "layers", "global", "preference"]
 
 
 class CacheOptions(TypedDict, total=False):
     """The options that every policy has, because `KVCache` takes them too."""
 
     budget: float
-    codec: Codec
+    codec: Codec | Policy
     allocation: Allocation
     floor: float
     dense_layers: tuple[int, ...]
@@ -33,9 +44,20 @@ class CacheOptions(TypedDict, total=False):
 class PolicyOptions(CacheOptions, total=False):
     """The options of all policies; the pages in docs/lm_kv/policies list those of one policy."""
 
+    bits: int
+    channels: int
     future: int
+    gamma: float
+    group: int
+    history: int
+    page: int
+    pattern: Pattern | None
     pool: int
+    residual: int
     seed: int
     shift: bool
     sinks: int
+    tau1: float
+    tau2: float
+    threshold: float
     window: float

@@ -11,8 +11,10 @@ from dcache.lm_kv.allocation import ALLOCATIONS
 from dcache.lm_kv.budget import Budget
 from dcache.lm_kv.codec import Codec, Plain
 from dcache.lm_kv.observers import Nothing, Observer
+from dcache.lm_kv.preference import Preference
 from dcache.lm_kv.reducers import Reducer, drop
 from dcache.lm_kv.scorers import Scorer
+from dcache.lm_kv.selectors import Selector
 from dcache.util.checks import check_whole, is_number, is_whole
 
 POSITIONS = ("original", "shifted")
@@ -32,14 +34,18 @@ class Policy:
         window: newest true tokens that are always kept: an int, or a float in [0, 0.5], a share of the
             budget. Sinks and window together take at most half the budget.
         allocation: how the budget is divided: "uniform"; "heads" of a layer share it (AdaKV); "layers" get
-            less from the first to the last (PyramidKV); "global", all heads of all layers share it.
+            less from the first to the last (PyramidKV); "global", all heads of all layers share it;
+            "preference", layers get it in proportion to `preference` (CAKE).
         floor: the share of the mean budget that any head (layer, for "layers") keeps at least, 0 to 1.
         positions: "original" positions of kept tokens, or "shifted" together behind the newest
             (StreamingLLM).
         every: decoded tokens between evictions; 0 evicts after prompts alone.
         dense_layers: indices of layers that keep everything, beside the budget.
-        codec: how kept tokens are stored.
+        codec: how kept tokens are stored; a policy with a codec stands for it, such as `kivi(bits=4)`.
         reducer: what becomes of the others.
+        selector: which kept tokens a decoded token reads; then all tokens are kept, and the budget is of
+            those that are read at a step.
+        preference: how much of the budget a layer wants, for the allocation "preference".
         parameters: what the preset was called with, for reports and files.
 
     Raises:
@@ -60,10 +66,21 @@ class Policy:
     dense_layers: tuple[int, ...] = ()
     codec: Codec = field(default_factory=Plain, compare=False)
     reducer: Reducer = drop
+    preference: Preference | None = None
+    selector: Selector | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         """Check every field's range."""
+        codec: Any = self.codec
+        if isinstance(codec, Policy):
+            object.__setattr__(self, "codec", codec.codec)
+        if not hasattr(self.codec, "encode_keys") or (
+            isinstance(codec, Policy) and isinstance(codec.codec, Plain)
+        ):
+            raise DcacheError(
+                f"codec must be a codec, or a policy that has one such as lm_kv.kivi(bits=4), got {codec!r}"
+            )
         if self.budget is not None:
             Budget(self.budget)
         check_whole("sinks", self.sinks, 0)
@@ -77,6 +94,16 @@ class Policy:
             )
         if self.allocation not in ALLOCATIONS:
             raise DcacheError(f"allocation must be one of {', '.join(ALLOCATIONS)}, got {self.allocation!r}")
+        if self.allocation == "preference" and self.preference is None:
+            raise DcacheError(
+                f"{self.name} does not say which layers want more of the budget: choose another allocation, "
+                "or a policy with a preference, such as cake"
+            )
+        if self.selector is not None and (self.observer.statistic or self.positions != "original"):
+            raise DcacheError(
+                "a selector reads some tokens at a step, so the attention that all receive cannot be summed, "
+                "nor can they be shifted: choose an observer without a statistic and original positions"
+            )
         if self.positions not in POSITIONS:
             raise DcacheError(f"positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}")
         if not is_number(self.floor) or not 0.0 <= self.floor <= 1.0:
@@ -87,7 +114,7 @@ class Policy:
     @property
     def after_forward(self) -> bool:
         """Whether tokens can be evicted only when all layers have run; the whole cache is held till then."""
-        return self.allocation == "global" or self.scorer.probes
+        return self.allocation in ("global", "preference") or self.scorer.probes
 
     @property
     def needs_rotary(self) -> bool:

@@ -13,6 +13,7 @@ from dcache.errors import DcacheError
 from dcache.lm_kv.attention import Logits
 from dcache.lm_kv.observers import State, symmetric
 from dcache.lm_kv.stored import Stored
+from dcache.lm_kv.window_columns import window_columns
 
 
 @dataclass(frozen=True)
@@ -108,18 +109,9 @@ class WindowAttention:
 
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
         """Mean over the group's heads and the window's queries of A[q, k]."""
-        weights, counted = window_attention(stored, context)
-        score = weights.mean(2).sum(2) / counted.sum(1).clamp_min(1)[:, None, None]
-        if self.pool == 1:
-            return score
-        window = context.state["query"].shape[2]
-        older = stored.valid & (stored.positions < (context.seen - window)[:, None, None])
-        # Unused slots lie between the tokens of short runs: tokens are moved together to meet their
-        # neighbours.
-        order = (~stored.valid).int().argsort(dim=-1, stable=True)
-        dense = score.masked_fill(~older, 0.0).gather(-1, order)
-        pooled = F.avg_pool1d(dense, self.pool, 1, self.pool // 2)
-        return torch.zeros_like(score).scatter(-1, order, pooled)
+        sums, _, counted = window_columns(stored, context.state, context.logits)
+        score = sums / counted.sum(1).clamp_min(1)[:, None, None]
+        return smoothed(score, self.pool, stored, context)
 
 
 @dataclass(frozen=True)
@@ -130,8 +122,8 @@ class LastQueryAttention:
 
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
         """Mean over heads of A[last, k]."""
-        weights, _ = window_attention(stored, context)
-        return weights.mean((1, 2)).sum(1)[:, None].expand(-1, stored.keys.shape[1], -1)
+        sums, _, _ = window_columns(stored, context.state, context.logits)
+        return sums.mean(1, keepdim=True).expand(-1, stored.keys.shape[1], -1)
 
 
 @dataclass(frozen=True)
@@ -194,18 +186,44 @@ class ExpectedAttention:
         return weights * stored.values.float().norm(dim=-1)
 
 
+def smoothed(score: torch.Tensor, pool: int, stored: Stored, context: Context) -> torch.Tensor:
+    """Moving average of a window's score `[B, h, M]` along the tokens; keys of the window itself give 0."""
+    if pool == 1:
+        return score
+    # Unused slots lie between the tokens of short runs: tokens are moved together to meet their neighbours.
+    order = (~stored.valid).int().argsort(dim=-1, stable=True)
+    dense = score.masked_fill(~older_than_window(stored, context), 0.0).gather(-1, order)
+    pooled = F.avg_pool1d(dense, pool, 1, pool // 2)
+    return torch.zeros_like(score).scatter(-1, order, pooled)
+
+
+def older_than_window(stored: Stored, context: Context) -> torch.Tensor:
+    """Bool `[B, h, M]`: tokens before the kept queries' own."""
+    window = context.state["query"].shape[2]
+    return stored.valid & (stored.positions < (context.seen - window)[:, None, None])
+
+
 def window_attention(stored: Stored, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention of the kept queries on everything stored, causal by position.
+    """Attention of the kept queries on everything stored, as `attention_of` has it."""
+    return attention_of(context.state, stored, context.logits)
+
+
+def attention_of(state: State, stored: Stored, logits: Logits) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of the queries that a `QueryWindow` kept on everything stored, causal by position.
 
     Returns:
         Weights float32 `[B, h, G, W, M]`, 0 for queries that are not there, and bool `[B, W]`, which are.
     """
-    query, position = context.state["query"], context.state["position"]
-    counted = context.state["valid"]
+    query, position, counted = state["query"], state["position"], state["valid"]
     folded = query.float().unflatten(1, (stored.keys.shape[1], -1))
-    logits = context.logits.of(torch.einsum("bhgwd,bhtd->bhgwt", folded, stored.keys.float()))
+    products = logits.of(torch.einsum("bhgwd,bhtd->bhgwt", folded, stored.keys.float()))
     if stored.bias is not None:
-        logits = logits + stored.bias[:, :, None, None]
-    visible = stored.valid[:, :, None] & (stored.positions[:, :, None] <= position[:, None, :, None])
-    weights = context.logits.softmax(logits.masked_fill(~visible[:, :, None], float("-inf"))).nan_to_num(0.0)
+        products = products + stored.bias[:, :, None, None]
+    visible = visible_from(position, stored)[:, :, None]
+    weights = logits.softmax(products.masked_fill(~visible, float("-inf"))).nan_to_num(0.0)
     return weights * counted[:, None, None, :, None], counted
+
+
+def visible_from(position: torch.Tensor, stored: Stored) -> torch.Tensor:
+    """Bool `[B, h, W, M]`: stored tokens that queries at `position` `[B, W]` see."""
+    return stored.valid[:, :, None] & (stored.positions[:, :, None] <= position[:, None, :, None])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from dcache.lm_kv.codec import Codec
+from dcache.errors import DcacheError
+from dcache.lm_kv.codec import Codec, Plain
 from dcache.lm_kv.parts import DensePart, Part
-from dcache.lm_kv.reducers import Reducer
-from dcache.lm_kv.segment import Segment
+from dcache.lm_kv.reducers import Reducer, drop
+from dcache.lm_kv.segment import Segment, append, join
 from dcache.lm_kv.stored import Stored, gather
 from dcache.lm_kv.tail import Tail
 
@@ -18,7 +21,7 @@ class LayerStore:
     Args:
         keys: `[rows, heads, n, d]`, for shape, dtype and device; nothing of it is stored.
         values: `[rows, heads, n, d_v]`, likewise.
-        scored: whether each token has a running statistic.
+        beside: shape of each token's statistic, as in `Tail`.
 
     Attributes:
         segments: what was kept.
@@ -27,9 +30,11 @@ class LayerStore:
         columns: columns so far, pads and evicted ones included.
     """
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, scored: bool) -> None:
+    def __init__(
+        self, keys: torch.Tensor, values: torch.Tensor, beside: tuple[int, ...] | None = None
+    ) -> None:
         self.segments: tuple[Segment, ...] = ()
-        self.tail = Tail(keys, values, scored)
+        self.tail = Tail(keys, values, beside)
         self.seen = torch.zeros(len(keys), dtype=torch.long, device=keys.device)
         self.columns = 0
 
@@ -62,8 +67,19 @@ class LayerStore:
         self.columns += keys.shape[2]
         return self.tail.append(keys, values, positions, valid)
 
-    def crop(self, count: int) -> None:
-        """Take the newest columns of the tail back."""
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take the newest `abs(tokens_to_remove)` columns of the tail back.
+
+        Raises:
+            DcacheError: some of them left the tail; they are compressed.
+        """
+        count = abs(tokens_to_remove)
+        if count > self.tail.free:
+            raise DcacheError(
+                f"crop({tokens_to_remove}) reaches into compressed tokens: only the newest "
+                f"{self.tail.free} can be taken back. Give the policy a larger window, or its codec a "
+                "larger residual, or crop before tokens are compressed."
+            )
         self.seen = self.seen - self.tail.valid[:, self.tail.length - count :].sum(1)
         self.tail.drop_newest(count)
         self.columns -= count
@@ -101,10 +117,33 @@ class LayerStore:
             reducer: what becomes of the others.
             codec: how the segment is stored.
         """
-        packed = keep.clone()
-        packed[:, :, packed.shape[2] - columns :] = False
-        self.segments = (reducer(stored, packed, codec),)
+        older = keep.shape[2] - columns
+        if reducer is drop and not all(isinstance(segment.codec, Plain) for segment in self.segments):
+            # What is encoded already stays as it is: encoded again, errors would add up.
+            self.segments = (self._subset(keep[:, :, :older], codec),)
+        else:
+            self.segments = (reducer(stored.first(older), keep[:, :, :older], codec),)
         self.tail.keep_newest(columns)
+
+    def flush(self, codec: Codec) -> bool:
+        """Encode the oldest tokens of the tail in whole blocks, where each row has its residual beside them.
+
+        Returns:
+            Whether there were any.
+        """
+        oldest = self.tail.oldest(codec.residual, codec.block) if codec.block else None
+        if oldest is None:
+            return False
+        tokens = oldest[:, None].expand(-1, self.heads, -1)
+        new = drop(gather((), self.tail), tokens, codec)
+        start = self.tail.positions.gather(1, oldest.int().argmax(1, keepdim=True)).long()
+        new = replace(new, positions=None, first=start.expand(-1, self.heads))
+        if self.segments and self.segments[-1].first is not None:
+            self.segments = (*self.segments[:-1], append(self.segments[-1], new))
+        else:
+            self.segments = (*self.segments, new)
+        self.tail.drop(oldest)
+        return True
 
     def add_scores(self, columns: torch.Tensor) -> bool:
         """Add `[rows, heads, M]` to the running statistics; columns are in the order of `parts`.
@@ -122,6 +161,26 @@ class LayerStore:
         if self.tail.score is not None:
             self.tail.score.add_(columns[..., start:])
         return grows
+
+    def set_scores(self, scores: torch.Tensor) -> None:
+        """Replace all statistics by `[rows, heads, M, ...]`; columns are in the order of `parts`."""
+        segments, start = [], 0
+        for segment in self.segments:
+            piece = scores[:, :, start : start + segment.width]
+            # A piece of a larger tensor would keep all of it alive.
+            segments.append(segment.with_score(segment.flatten(piece).clone()))
+            start += segment.width
+        self.segments = tuple(segments)
+        if self.tail.score is not None:
+            self.tail.score.copy_(scores[:, :, start:])
+
+    def _subset(self, keep: torch.Tensor, codec: Codec) -> Segment:
+        """The tokens in `keep`, bool `[rows, heads, M]`; those of the tail are encoded."""
+        widths = [segment.width for segment in self.segments]
+        columns = keep.shape[2] - sum(widths)
+        *pieces, newest = keep.split([*widths, columns], 2)
+        segments = [segment.subset(piece) for segment, piece in zip(self.segments, pieces, strict=True)]
+        return join([*segments, drop(gather((), self.tail).first(columns), newest, codec)])
 
     def storages(self) -> list[torch.Tensor]:
         """Every tensor that is held, for counting bytes."""

@@ -21,7 +21,7 @@ class Stored:
         positions: int64 `[rows, heads, M]`, each token's index among its row's true tokens.
         valid: bool `[rows, heads, M]`; False at pads and in unused slots.
         bias: float32 `[rows, heads, M]` or None.
-        score: float32 `[rows, heads, M]`, an observer's running statistic, or None.
+        score: float32 `[rows, heads, M, ...]`, an observer's statistic of each token, or None.
     """
 
     keys: torch.Tensor
@@ -30,6 +30,17 @@ class Stored:
     valid: torch.Tensor
     bias: torch.Tensor | None = None
     score: torch.Tensor | None = None
+
+    def first(self, slots: int) -> Stored:
+        """The first slots of every run; the newest columns of the tail are the last ones."""
+        return Stored(
+            self.keys[:, :, :slots],
+            self.values[:, :, :slots],
+            self.positions[:, :, :slots],
+            self.valid[:, :, :slots],
+            None if self.bias is None else self.bias[:, :, :slots],
+            None if self.score is None else self.score[:, :, :slots],
+        )
 
 
 def gather(segments: Sequence[Segment], tail: Tail) -> Stored:
@@ -42,7 +53,7 @@ def gather(segments: Sequence[Segment], tail: Tail) -> Stored:
             Stored(
                 segment.pad(keys),
                 segment.pad(values),
-                segment.pad(segment.positions).long(),
+                segment.pad(segment.places()).long(),
                 segment.valid,
                 None if segment.bias is None else segment.pad(segment.bias),
                 None if segment.score is None else segment.pad(segment.score),

@@ -15,19 +15,25 @@ class Tail:
     Args:
         keys: `[rows, heads, 0, d]`, for shape, dtype and device.
         values: `[rows, heads, 0, d_v]`.
-        scored: whether each slot has a running statistic (float32).
+        beside: shape of the float32 statistic of each slot, () for a number; None for none.
     """
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, scored: bool = False) -> None:
+    def __init__(
+        self, keys: torch.Tensor, values: torch.Tensor, beside: tuple[int, ...] | None = None
+    ) -> None:
         rows, heads = keys.shape[:2]
         self.length = 0
+        # Oldest columns of which a row's tokens have been encoded, so that none can be taken back.
+        self.locked = 0
         # False while no column is a pad in any row, so that attention needs no mask.
         self.padded = False
         self._keys = keys.new_empty(rows, heads, 0, keys.shape[3])
         self._values = values.new_empty(rows, heads, 0, values.shape[3])
         self._positions = torch.empty(rows, 0, dtype=torch.int32, device=keys.device)
         self._valid = torch.empty(rows, 0, dtype=torch.bool, device=keys.device)
-        self._score = keys.new_empty(rows, heads, 0, dtype=torch.float32) if scored else None
+        self._score: torch.Tensor | None = None
+        if beside is not None:
+            self._score = keys.new_empty(rows, heads, 0, *beside, dtype=torch.float32)
 
     @property
     def keys(self) -> torch.Tensor:
@@ -51,8 +57,13 @@ class Tail:
 
     @property
     def score(self) -> torch.Tensor | None:
-        """float32 `[rows, heads, length]`; it may be added to in place."""
+        """float32 `[rows, heads, length, ...]`; it may be written to in place."""
         return None if self._score is None else self._score[:, :, : self.length]
+
+    @property
+    def free(self) -> int:
+        """Newest columns that can be taken back."""
+        return self.length - self.locked
 
     def append(
         self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor, valid: torch.Tensor | None
@@ -95,8 +106,32 @@ class Tail:
         """Forget all but the newest columns, in slabs without spare room."""
         kept = slice(self.length - columns, self.length)
         self._take(kept)
+        self.locked = max(0, self.locked - (self.length - columns))
         self.length = columns
         self.padded = self.padded and not bool(self._valid.all())
+
+    def oldest(self, residual: int, block: int) -> torch.Tensor | None:
+        """Bool `[rows, length]`: each row's oldest tokens, in whole blocks, without its newest `residual`.
+
+        None where no row has so many.
+        """
+        if self.length < residual + block:
+            return None
+        count = self.valid.sum(1) - residual
+        leaving = count.clamp_min(0) // block * block
+        oldest = self.valid & (self.valid.cumsum(1) <= leaving[:, None])
+        return oldest if bool(oldest.any()) else None
+
+    def drop(self, tokens: torch.Tensor) -> None:
+        """Forget these tokens, bool `[rows, length]`, and the columns in front that no row needs then."""
+        valid = self.valid & ~tokens
+        needed = valid.any(0).nonzero()
+        columns = self.length - int(needed[0]) if len(needed) else 0
+        last = int(tokens.any(0).nonzero()[-1]) + 1
+        self.locked = max(self.locked, last)
+        self._valid = valid
+        self.padded = True
+        self.keep_newest(columns)
 
     def select_rows(self, rows: torch.Tensor) -> None:
         """Keep these rows, in this order."""

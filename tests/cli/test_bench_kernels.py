@@ -15,12 +15,14 @@ import torch
 from dcache import DcacheError
 from dcache.cli import main
 from dcache.eval import kernel_bench as bench
-from dcache.eval.kernel_bench import cases, report
+from dcache.eval.kernel_bench import cases, kv_cases, report
 from dcache.kernels import changes, launch, store
+from dcache.kernels.lowbit import pack
 
 # Two samples of 32 tokens of 512 numbers.
 SIZE = 2 * 32 * 512 * 4
 OPS = {"weighted_sum", "weighted_sums", "store", "changes", "gather_rows", "scatter_rows"}
+OPS |= {"pack", "unpack", "ragged_attention", "column_stats"}
 
 
 @pytest.fixture
@@ -31,7 +33,11 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def found() -> dict[str, cases.Case]:
-    return {case.op: case for case in cases.all_cases(SIZE, torch.float32, "cpu")}
+    return {case.op: case for case in every(torch.float32)}
+
+
+def every(dtype: torch.dtype) -> list[cases.Case]:
+    return [*cases.all_cases(SIZE, dtype, "cpu"), *kv_cases.cache_cases(SIZE, dtype, "cpu")]
 
 
 def test_it_prints_a_table_and_writes_a_file(
@@ -77,6 +83,9 @@ def test_the_bytes_that_each_op_moves() -> None:
     # One byte for each number and a scale for each token.
     packed = SIZE // 4 + 4 * tokens
     index = tokens // 2 * 8
+    # 256 keys of 128 channels in runs of 128, 64, 32 and 32: five groups of up to 64 tokens, or two groups of
+    # channels for each; two numbers of two bytes for a group.
+    codes, channels, each = SIZE // 8, 5 * 128 * 4, 256 * 2 * 4
     assert moved == {
         "weighted_sum, 2 anchors": 3 * SIZE,
         "weighted_sum, base + 2 anchors": 4 * SIZE,
@@ -90,6 +99,13 @@ def test_the_bytes_that_each_op_moves() -> None:
         "changes, six sums by token": 2 * SIZE,
         "gather_rows, every second token": 2 * half + index,
         "scatter_rows, every second token": 2 * half + index,
+        "pack, 4 bits per channel": SIZE + codes + channels,
+        "unpack, 4 bits per channel": SIZE + codes + channels,
+        "pack, 4 bits per token": SIZE + codes + each,
+        "unpack, 4 bits per token": SIZE + codes + each,
+        "ragged_attention, 4 heads a run": 2 * SIZE,
+        "ragged_attention, 4 heads a run, 4 bits": 2 * codes + channels + each,
+        "column_stats, 64 queries": 2 * SIZE,
     }
 
 
@@ -101,7 +117,7 @@ def test_a_copy_moves_as_many_bytes() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_ops_and_eager_chains_agree(dtype: torch.dtype) -> None:
-    assert max(case.off() for case in cases.all_cases(SIZE, dtype, "cpu")) < report.AGREE
+    assert max(case.off() for case in every(dtype)) < report.AGREE
 
 
 # Ops that do nothing, or return what they are given.
@@ -113,12 +129,16 @@ WRONG = {
     "changes": lambda x, y, lead: changes(y, x, lead=lead),
     "gather_rows": lambda x, index: x[:, : index.shape[1]],
     "scatter_rows": lambda out, index, rows: out,
+    "pack": lambda x, bits, group, lengths=None: pack(-x, bits, group, lengths),
+    "unpack": lambda packed: torch.zeros(len(packed.codes), packed.channels),
+    "ragged_attention": lambda query, keys, values, lengths, scale: (torch.zeros_like(query), None),
+    "column_stats": lambda query, keys, lengths, scale: [torch.ones(len(keys))] * 2,
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_every_case_would_show_a_wrong_result(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cases, name, WRONG[name])
+    monkeypatch.setattr(cases if hasattr(cases, name) else kv_cases, name, WRONG[name])
     op = {"relative_change": "changes, relative", "changes": "changes, six"}.get(name, f"{name},")
     its = [case for case in found().values() if case.op.startswith(op)]
     assert its
@@ -136,6 +156,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, run: list[float], copy: list[float
 
     monkeypatch.setattr(bench, "timer_of", timer_of)
     monkeypatch.setattr(bench, "all_cases", lambda *_: [case])
+    monkeypatch.setattr(bench, "cache_cases", lambda *_: [])
     return bench.kernel_bench(torch.float32, "cpu", sizes=[16], repeats=len(run) - 2).rows[0]
 
 

@@ -20,6 +20,12 @@ from triton.compiler import ASTSource
 from dcache import kernels
 from dcache.kernels import launch
 from dcache.kernels.changes import triton as of_changes
+from dcache.kernels.column_stats import column_stats
+from dcache.kernels.column_stats import triton as of_columns
+from dcache.kernels.lowbit import pack, unpack
+from dcache.kernels.lowbit import triton as of_lowbit
+from dcache.kernels.ragged_attention import merge, ragged_attention
+from dcache.kernels.ragged_attention import triton as of_attention
 from dcache.kernels.rows import triton as of_rows
 from dcache.kernels.store import empty
 from dcache.kernels.store import launching as of_store
@@ -31,7 +37,7 @@ from dcache.kernels.weighted_sum import launching as of_sum
 MULTIPLE = 16
 POINTERS = {
     torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float8_e4m3fn: "*fp8e4nv",
-    torch.int8: "*i8", torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64",
+    torch.int8: "*i8", torch.uint8: "*u8", torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64",
 }  # fmt: skip
 
 
@@ -89,7 +95,7 @@ def multiple(value: Any) -> bool:
 
 def stand_in(target: GPUTarget) -> None:
     """Compile instead of launching, in every module that launches."""
-    for module in (of_changes, of_rows, of_store, of_sum, of_sums):
+    for module in (of_attention, of_changes, of_columns, of_lowbit, of_rows, of_store, of_sum, of_sums):
         for name in [n for n in vars(module) if n.endswith("_kernel")]:
             setattr(module, name, Compiled(getattr(module, name), target))
     # Now that the kernels are not interpreted, let them be taken on a CPU.
@@ -111,6 +117,28 @@ def every_op(dtype: torch.dtype, stored: torch.dtype) -> None:
     kernels.weighted_sum(None, [x, y], [0.5, 0.5], dtype)
     kernels.weighted_sum(x, [y, z, slot], [1.0, -3.0, 3.0], dtype, gate=torch.ones(2, 1, 1152, dtype=dtype))
     weighted_sums([Job(x, [y, slot], [-1.0, 2.0], dtype)] * 3)
+    for bits in (3, 4):
+        unpack(pack(x.view(-1, 128), bits, 64, torch.tensor([500, 652])))
+        unpack(pack(x.view(-1, 128), bits, 64))
+    every_attention(x.view(-1, 128))
+
+
+def every_attention(x: torch.Tensor) -> None:
+    """Attention on two runs of these tokens, plain and in four bits."""
+    lengths = torch.tensor([500, 652])
+    query = torch.ones(2, 4, 128, dtype=x.dtype)
+    out, lse = ragged_attention(query, x, x, lengths, 0.1)
+    merge(out[None], lse[None])
+    column_stats(query, x, lengths, 0.1)
+    at, pos = torch.ones(2, 4, dtype=torch.int64), torch.arange(len(x))
+    options = {"bias": torch.ones(len(x)), "sinks": torch.ones(2, 4), "positions": (at, pos)}
+    column_stats(query, x, lengths, 0.1, softcap=5.0, **options)
+    keys, values = pack(x, 4, 64, lengths), pack(x, 4, 64)
+    bias = torch.ones(len(x))
+    ragged_attention(query, keys, values, lengths, 0.1, softcap=5.0, bias=bias)
+    rows = torch.arange(1, len(x), 2)
+    taken = keys.take(rows, torch.tensor([250, 326])), values.take(rows, torch.tensor([250, 326]))
+    ragged_attention(query, *taken, torch.tensor([250, 326]), 0.1)
 
 
 def main(target: str) -> None:

@@ -17,7 +17,16 @@ KERNELS = {
     "cast_kernel",
     "changes_kernel",
     "rows_kernel",
+    "pack_channels_kernel",
+    "pack_tokens_kernel",
+    "unpack_kernel",
+    "ragged_attention_kernel",
+    "merge_kernel",
+    "query_sums_kernel",
+    "column_stats_kernel",
 }
+# Several numbers lie in a byte: each lane loads the byte of its own.
+BYTES = {"unpack_kernel", "ragged_attention_kernel"}
 
 
 @pytest.mark.slow
@@ -37,7 +46,9 @@ def test_every_launch_compiles(target: str, tmp_path: Path) -> None:
     launches = [json.loads(line) for line in done.stdout.splitlines()]
     assert {one["kernel"] for one in launches} == KERNELS
     # A wave of AMD's has 64 lanes: the smallest tensors leave 8 bytes for each.
-    assert target.startswith("hip") or all(one["wide"] for one in launches), launches
+    assert target.startswith("hip") or all(one["wide"] for one in launches if one["kernel"] not in BYTES), (
+        launches
+    )
     # Sums fuse their products; quantising rounds one before it adds, as the reference does.
     fused = {one["kernel"] for one in launches if one["fused"]}
     assert "pack_kernel" not in fused

@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from dcache.lm_kv.allocation import ALWAYS, NOTHING, keep_global, keep_heads, keep_uniform, layer_budgets
+from dcache.lm_kv.allocation import (
+    ALWAYS,
+    NOTHING,
+    keep_global,
+    keep_heads,
+    keep_uniform,
+    layer_budgets,
+    preference_budgets,
+)
 
 # Two heads; the second one's scores are all lower.
 SCORES = torch.tensor([[[9.0, 8.0, 7.0, 6.0], [5.0, 4.0, 3.0, 2.0]]])
@@ -65,3 +73,21 @@ def test_layer_budgets_fall_and_add_up(tokens, layers, least, most):
 
 def test_a_single_layer_has_the_budget():
     assert layer_budgets(10, 1, 2, 100) == [10]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "preferences", "least", "most"),
+    [
+        (10, [1.0, 1.0, 1.0], 2, [40, 40, 40]),
+        (10, [1e-9, 5.0, 3.0], 3, [40, 40, 40]),
+        (10, [0.0, 0.0, 0.0], 0, [40, 40, 40]),
+        (33, [7.0, 1.0, 2.0, 0.3], 6, [50, 8, 50, 50]),
+        (20, [1.0, 2.0], 2, [15, 18]),
+    ],
+)
+def test_preference_budgets_add_up_within_their_bounds(tokens, preferences, least, most):
+    budgets = preference_budgets(tokens, preferences, least, most)
+    assert sum(budgets) == min(tokens * len(preferences), sum(most))
+    assert all(least <= budget <= limit for budget, limit in zip(budgets, most, strict=True))
+    if len(set(preferences)) == 1:
+        assert set(budgets) == {tokens}

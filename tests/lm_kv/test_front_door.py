@@ -8,8 +8,26 @@ import pytest
 
 from dcache import lm_kv
 
-POLICIES = {"streaming_llm", "kvzip", "snapkv", "keydiff", "h2o", "tova", "expected_attention", "random"}
-OTHERS = {"CacheReport", "CacheStats", "KVCache", "Policy", "available", "make", "preset"}
+POLICIES = {
+    "cake",
+    "double_sparsity",
+    "duo_attention",
+    "expected_attention",
+    "h2o",
+    "keydiff",
+    "kivi",
+    "kvzip",
+    "lazy_eviction",
+    "quest",
+    "random",
+    "razor_attention",
+    "rotatekv",
+    "scissorhands",
+    "snapkv",
+    "streaming_llm",
+    "tova",
+}
+OTHERS = {"CacheReport", "CacheStats", "KVCache", "Policy", "available", "head_pattern", "make", "preset"}
 
 
 def test_the_names_are_these():

@@ -34,7 +34,7 @@ def test_positions_that_jump_are_refused_where_tokens_are_shifted():
 def test_each_run_is_moved_up_to_the_position_before_the_next_token():
     # Keys say where they stand; turning adds.
     keys = torch.arange(6.0).view(1, 1, 6, 1)
-    store = LayerStore(keys, keys, scored=False)
+    store = LayerStore(keys, keys)
     store.append(
         keys, keys, torch.arange(6)[None], torch.tensor([[1, 0, 1, 0, 0, 1]]).bool(), torch.tensor([6])
     )

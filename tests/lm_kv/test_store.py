@@ -10,7 +10,7 @@ def store(columns: int = 4, scored: bool = False) -> LayerStore:
     keys = torch.stack([torch.arange(float(columns)), 100 + torch.arange(float(columns))]).view(
         1, 2, columns, 1
     )
-    new = LayerStore(keys, keys, scored)
+    new = LayerStore(keys, keys, () if scored else None)
     new.append(keys, keys, torch.arange(columns)[None], None, torch.tensor([columns]))
     return new
 

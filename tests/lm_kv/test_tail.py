@@ -8,7 +8,7 @@ def columns(first: int, count: int) -> torch.Tensor:
 
 
 def tail(scored: bool = False) -> Tail:
-    return Tail(columns(0, 3), columns(0, 3), scored)
+    return Tail(columns(0, 3), columns(0, 3), () if scored else None)
 
 
 def append(to: Tail, first: int, count: int, valid: list[bool] | None = None) -> None:

@@ -11,6 +11,7 @@ import random
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from time import perf_counter
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.utils.benchmark import Timer
 
 from dcache.errors import DcacheError
 from dcache.eval.kernel_bench.cases import Case, all_cases
+from dcache.eval.kernel_bench.kv_cases import cache_cases
 from dcache.eval.machine import machine, versions
 from dcache.eval.progress import Progress, silent
 
@@ -101,7 +103,7 @@ def kernel_bench(
     order = random.Random(0)
     with torch.no_grad():
         for i, size in enumerate(sizes):
-            for case in all_cases(size, dtype, device):
+            for case in chain(all_cases(size, dtype, device), cache_cases(size, dtype, device)):
                 progress(f"{case.op}, {size >> 10} KiB", i, len(sizes))
                 rows.append(_timed(case, size, device, repeats, order))
     return KernelBench(device, str(dtype).removeprefix("torch."), repeats, rows, hardware, versions())

@@ -1,0 +1,131 @@
+"""`LowBit`: tokens of 2, 3, 4 or 8 bits a number, with float16 steps and lows for groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+BITS = (2, 3, 4, 8)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LowBit:
+    """A tensor `[N, D]` as codes: `low + code * step`, group by group.
+
+    Per token, a group is `group` channels of one token. Per channel, it is `group` tokens of one run in one
+    channel: run r has `lengths[r]` tokens, one run after the other, and its last group may be smaller. A
+    group with a number beyond float16, or with NaN, unpacks to numbers that are not finite.
+
+    Attributes:
+        codes: uint8 `[N, bytes_of(D, bits)]`; each token's codes are one stream of bits, lowest bits first.
+        step: float16 `[N, ceil(D / group)]` per token, `[groups, D]` per channel.
+        low: float16, of the same shape: the number whose code is 0.
+        bits: of a code.
+        group: tokens or channels that share a step.
+        channels: D.
+        dtype: the tensor's.
+        lengths: int64 `[R]` per channel, None per token.
+        index: int32 `[N]`, each token's group, where tokens were taken out of theirs; None where groups
+            follow from `lengths`, and per token.
+    """
+
+    codes: torch.Tensor
+    step: torch.Tensor
+    low: torch.Tensor
+    bits: int
+    group: int
+    channels: int
+    dtype: torch.dtype
+    lengths: torch.Tensor | None = None
+    index: torch.Tensor | None = None
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Every tensor that is held, by name."""
+        optional = {"lengths": self.lengths, "index": self.index}
+        present = {name: tensor for name, tensor in optional.items() if tensor is not None}
+        return {"codes": self.codes, "step": self.step, "low": self.low, **present}
+
+    def groups(self) -> torch.Tensor:
+        """int64 `[N]`, each token's row in `step` and `low`."""
+        if self.index is not None:
+            return self.index.long()
+        if self.lengths is None:
+            return torch.arange(len(self.codes), device=self.codes.device)
+        return groups_of(self.lengths, self.group)
+
+    def take(self, rows: torch.Tensor, lengths: torch.Tensor) -> LowBit:
+        """Tokens by index, in this order, as often as named; no code changes.
+
+        Args:
+            rows: int64 `[M]`.
+            lengths: int64 `[runs]`, tokens of each run among them.
+        """
+        if self.lengths is None:
+            return replace(self, codes=self.codes[rows], step=self.step[rows], low=self.low[rows])
+        return self._regrouped(self.codes[rows], self.groups()[rows], lengths)
+
+    def _regrouped(self, codes: torch.Tensor, groups: torch.Tensor, lengths: torch.Tensor) -> LowBit:
+        """These codes, whose steps are rows `groups` of this tensor's; steps that none needs are left out."""
+        lengths = lengths.flatten()
+        place = groups_of(lengths, self.group)
+        source = groups.new_zeros(int(place[-1]) + 1 if len(place) else 0)
+        source[place] = groups
+        index = None
+        if not torch.equal(source[place], groups):
+            # Tokens of one place come from several groups.
+            source, inverse = torch.unique(groups, return_inverse=True)
+            index = inverse.int()
+        return replace(
+            self, codes=codes, step=self.step[source], low=self.low[source], lengths=lengths, index=index
+        )
+
+
+def join(parts: Sequence[LowBit], order: torch.Tensor, lengths: torch.Tensor) -> LowBit:
+    """Tensors of one format as one: their tokens one after the other, taken in this order; no code changes.
+
+    Args:
+        parts: the tensors.
+        order: int64 `[N of all]`.
+        lengths: int64 `[runs]`, tokens of each run in that order.
+    """
+    first = parts[0]
+    codes, step, low = (torch.cat([getattr(p, name) for p in parts]) for name in ("codes", "step", "low"))
+    if first.lengths is None:
+        return replace(first, codes=codes[order], step=step[order], low=low[order])
+    starts = [0]
+    for part in parts[:-1]:
+        starts.append(starts[-1] + len(part.step))
+    groups = torch.cat([part.groups() + start for part, start in zip(parts, starts, strict=True)])
+    whole = replace(first, codes=codes, step=step, low=low)
+    return whole._regrouped(codes[order], groups[order], lengths)
+
+
+def row_bytes(channels: int, bits: int) -> int:
+    """Bytes of one token's codes."""
+    return -(-channels * bits // 8)
+
+
+def groups_of(lengths: torch.Tensor, group: int) -> torch.Tensor:
+    """int64 `[N]`, each token's group, where every run begins a new one.
+
+    >>> groups_of(torch.tensor([3, 0, 2]), 2).tolist()
+    [0, 0, 1, 2, 2]
+    """
+    starts, firsts = _starts(lengths), _starts(-(-lengths // group))
+    run = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+    inside = torch.arange(len(run), device=lengths.device) - starts[run]
+    return firsts[run] + inside // group
+
+
+def group_rows(lengths: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first token and the number of tokens of each group, int64 `[groups]` each."""
+    count = -(-lengths // group)
+    run = torch.arange(len(lengths), device=lengths.device).repeat_interleave(count)
+    inside = (torch.arange(len(run), device=lengths.device) - _starts(count)[run]) * group
+    return _starts(lengths)[run] + inside, (lengths[run] - inside).clamp_max(group)
+
+
+def _starts(counts: torch.Tensor) -> torch.Tensor:
+    return counts.cumsum(0) - counts

@@ -1,0 +1,106 @@
+"""`pack` and `unpack` in plain torch: the specification, which also runs on CPUs."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from dcache.kernels.lowbit.format import LowBit, group_rows, groups_of, row_bytes
+
+
+def pack_channels(x: torch.Tensor, bits: int, group: int, lengths: torch.Tensor) -> LowBit:
+    """Groups of tokens of a run, per channel; see `dcache.kernels.lowbit`."""
+    first, count = group_rows(lengths, group)
+    # The last token stands in for those that a smaller group lacks.
+    inside = torch.arange(group, device=x.device).minimum(count[:, None] - 1)
+    # [groups, group, D]
+    tokens = x[first[:, None] + inside].float()
+    low, step = _levels(tokens.amin(1), tokens.amax(1), bits)
+    place = groups_of(lengths, group)
+    codes = _codes(x.float(), low.float()[place], step.float()[place], bits)
+    return LowBit(pack_codes(codes, bits), step, low, bits, group, x.shape[1], x.dtype, lengths)
+
+
+def pack_tokens(x: torch.Tensor, bits: int, group: int) -> LowBit:
+    """Groups of channels of a token."""
+    pieces = torch.split(x.float(), group, 1)
+    low, step = _levels(
+        torch.stack([piece.amin(1) for piece in pieces], 1),
+        torch.stack([piece.amax(1) for piece in pieces], 1),
+        bits,
+    )
+    place = torch.arange(x.shape[1], device=x.device) // group
+    codes = _codes(x.float(), low.float()[:, place], step.float()[:, place], bits)
+    return LowBit(pack_codes(codes, bits), step, low, bits, group, x.shape[1], x.dtype)
+
+
+def unpack(packed: LowBit) -> torch.Tensor:
+    """`low + code * step`, in float32 and then in the tensor's dtype."""
+    codes = unpack_codes(packed.codes, packed.bits, packed.channels).float()
+    if packed.lengths is not None:
+        groups = packed.groups()
+        step, low = packed.step.float()[groups], packed.low.float()[groups]
+    else:
+        place = torch.arange(packed.channels, device=codes.device) // packed.group
+        step, low = packed.step.float()[:, place], packed.low.float()[:, place]
+    return codes.mul_(step).add_(low).to(packed.dtype)
+
+
+def pack_codes(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """uint8 codes `[N, D]` -> the stream of bits of each row, uint8 `[N, row_bytes(D, bits)]`."""
+    if bits == 8:
+        return codes
+    count, width = _word(bits)
+    channels = codes.shape[1]
+    padded = F.pad(codes, (0, -channels % count)).view(len(codes), -(-channels // count), count)
+    shifts = torch.arange(count, dtype=torch.int32, device=codes.device) * bits
+    words = (padded.int() << shifts).sum(-1, dtype=torch.int32)
+    places = torch.arange(width, dtype=torch.int32, device=codes.device) * 8
+    stream = ((words[..., None] >> places) & 255).to(torch.uint8).flatten(1)
+    return stream[:, : row_bytes(channels, bits)].contiguous()
+
+
+def unpack_codes(stream: torch.Tensor, bits: int, channels: int) -> torch.Tensor:
+    """The inverse of `pack_codes`, uint8 `[N, channels]`."""
+    if bits == 8:
+        return stream
+    count, width = _word(bits)
+    padded = F.pad(stream, (0, -stream.shape[1] % width))
+    if width > 1:
+        places = torch.arange(width, dtype=torch.int32, device=stream.device) * 8
+        words = padded.view(len(stream), padded.shape[1] // width, width).int()
+        words = (words << places).sum(-1, dtype=torch.int32)
+    else:
+        # In bytes all the way: four times less to move.
+        words = padded
+    shifts = torch.arange(count, dtype=words.dtype, device=stream.device) * bits
+    codes = (words[..., None] >> shifts) & (2**bits - 1)
+    return codes.to(torch.uint8).flatten(1)[:, :channels]
+
+
+def _word(bits: int) -> tuple[int, int]:
+    """Codes in the smallest whole number of bytes, and that number."""
+    return (8, 3) if bits == 3 else (8 // bits, 1)
+
+
+def _levels(least: torch.Tensor, most: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The low and the step of each group, float16, so that every number is within half a step of a level.
+
+    The low is rounded down and the step up: rounded to nearest, a group far from zero would lose its ends.
+    """
+    low = least.half()
+    low = torch.where(low.float() > least, _nudged(least, -1.0), low)
+    exact = (most - low.float()) / (2**bits - 1)
+    step = exact.half()
+    return low, torch.where(step.float() < exact, _nudged(exact, 1.0), step)
+
+
+def _nudged(x: torch.Tensor, sign: float) -> torch.Tensor:
+    """float16 beyond x: moved by more than half of float16's last place before it is rounded."""
+    return (x + sign * (x.abs() * 2**-10 + 2**-24)).half()
+
+
+def _codes(x: torch.Tensor, low: torch.Tensor, step: torch.Tensor, bits: int) -> torch.Tensor:
+    """The nearest level of each number, uint8."""
+    safe = torch.where(step > 0, step, 1.0)
+    return ((x - low) / safe + 0.5).floor().clamp(0, 2**bits - 1).nan_to_num(0.0).to(torch.uint8)

@@ -1,0 +1,46 @@
+"""RazorAttention."""
+
+from __future__ import annotations
+
+from dcache.lm_kv.heads import HeadClasses, Pattern
+from dcache.lm_kv.observers import Nothing, QueryWindow
+from dcache.lm_kv.policy import Policy
+from dcache.lm_kv.reducers import Compensate
+from dcache.lm_kv.registry import preset
+
+# Queries from which a pattern is estimated.
+QUERIES = 64
+
+
+@preset
+def razor_attention(
+    budget: float | None = None,
+    pattern: Pattern | None = None,
+    sinks: int = 4,
+    window: float = 0.2,
+    every: int = 32,
+) -> Policy:
+    """Keep retrieval heads whole, one slot for all that others lose (Tang et al. 2024, arXiv 2407.15891).
+
+    The other heads keep their first and newest tokens, and one slot for the rest: its mean key and mean
+    value, with the logarithm of their number as a bias.
+
+    Args:
+        budget: as in `Policy`; it decides how many heads keep everything.
+        pattern: for each layer a number for each KV head, the highest keep everything: trained gates, or what
+            `lm_kv.head_pattern(model)` measures; None to estimate it in every text.
+        sinks: first tokens that every head keeps.
+        window: newest tokens that every head keeps; a float is a share of the budget.
+        every: decoded tokens between evictions.
+    """
+    return Policy(
+        scorer=HeadClasses(pattern, sinks),
+        observer=QueryWindow(QUERIES) if pattern is None else Nothing(),
+        budget=budget,
+        sinks=sinks,
+        window=window,
+        allocation="global",
+        floor=0.0,
+        every=every,
+        reducer=Compensate(),
+    )

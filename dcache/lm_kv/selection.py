@@ -1,0 +1,105 @@
+"""Reading a chosen part of what is stored for one decoded token; everything is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from dcache.lm_kv.attention import Logits
+from dcache.lm_kv.observers import State
+from dcache.lm_kv.parts import DensePart, Part
+from dcache.lm_kv.policy import Policy
+from dcache.lm_kv.reducers import drop
+from dcache.lm_kv.segment import Segment
+from dcache.lm_kv.selectors import Selector
+from dcache.lm_kv.shared import Shared
+from dcache.lm_kv.store import LayerStore
+
+
+def index_tokens(store: LayerStore, policy: Policy, state: State, columns: int) -> None:
+    """Pack all tokens but the newest columns into one segment with an index.
+
+    Args:
+        store: a layer's.
+        policy: with a selector.
+        state: what the policy's observer gathered at the layer.
+        columns: newest columns of the tail that stay there, where they are always read.
+    """
+    stored = store.stored()
+    store.pack(stored, stored.valid, columns, drop, policy.codec)
+    (segment,) = store.segments
+    if policy.selector is not None and segment.width:
+        keys = segment.pad(segment.decoded()[0])
+        index = policy.selector.index(keys, segment.valid, state)
+        store.segments = (replace(segment, index=index),)
+
+
+def read_parts(
+    store: LayerStore, shared: Shared, layer: int, query: torch.Tensor, logits: Logits
+) -> tuple[list[Part], torch.Tensor | None]:
+    """What one query reads of a layer: all there is, or by the policy's selector.
+
+    Returns:
+        The parts, and float `[B]`, the tokens that a KV head reads; None where all are read.
+    """
+    selector, parts = shared.policy.selector, store.parts()
+    if selector is None or layer not in shared.places:
+        return parts, None
+    newest = store.tail.valid.sum(1)
+    read = newest.float()
+    tokens = torch.tensor(shared.budget.tokens(store.seen.tolist()), device=query.device)
+    sinks = tokens.div(2, rounding_mode="floor").clamp_max(shared.policy.sinks)
+    for place, segment in enumerate(store.segments):
+        if segment.index is not None:
+            limit = (tokens - newest).clamp_min(0)
+            parts[place], more = chosen(segment, selector, query, logits, limit, sinks)
+            read = read + more
+    return parts, read
+
+
+def chosen(
+    segment: Segment,
+    selector: Selector,
+    query: torch.Tensor,
+    logits: Logits,
+    limit: torch.Tensor,
+    sinks: torch.Tensor,
+) -> tuple[DensePart, torch.Tensor]:
+    """The tokens of a segment that one query reads.
+
+    A page's score is the softmax over all pages of its guessed logits, the mean over the group's heads; pages
+    with sinks come first. The best are taken as long as they fit.
+
+    Args:
+        segment: all tokens of every row, with the selector's index.
+        selector: guesses logits.
+        query: `[B, H, 1, d]`.
+        logits: how the layer makes logits.
+        limit: int64 `[B]`, tokens that each KV head may read.
+        sinks: int64 `[B]`, first tokens that are always read.
+
+    Returns:
+        Their keys and values in ascending order of position, and float `[B]`, how many a KV head reads.
+    """
+    lengths, page = segment.lengths, selector.page
+    rows, heads = lengths.shape
+    grouped = query.float().reshape(rows, heads, -1, query.shape[3])
+    guessed = logits.of(selector.products(grouped, segment.index or {}))
+    start = torch.arange(guessed.shape[-1], device=query.device) * page
+    there = start < lengths[..., None]
+    scores = guessed.masked_fill(~there[:, :, None], float("-inf")).softmax(-1).nan_to_num(0.0).mean(2)
+    scores = scores.masked_fill(there & (start < sinks[:, None, None]), float("inf"))
+    order = scores.masked_fill(~there, -1.0).argsort(dim=-1, descending=True, stable=True)
+    sizes = (lengths[..., None] - start).clamp(0, page)
+    fits = sizes.gather(-1, order).cumsum(-1) <= limit[:, None, None]
+    pages = torch.zeros_like(there).scatter(-1, order, fits) & there
+    tokens = pages.repeat_interleave(page, -1)[..., : segment.width] & segment.valid
+    read = tokens.sum(-1)
+    # A stable sort moves what is read to the front, in order.
+    slots = (~tokens).int().argsort(dim=-1, stable=True)[..., : int(read.max())]
+    first = (lengths.flatten().cumsum(0) - lengths.flatten()).view(rows, heads, 1)
+    valid = tokens.gather(-1, slots)
+    places = (first + slots).masked_fill(~valid, 0)
+    keys, values = segment.decoded()
+    return DensePart(keys[places], values[places], valid), read.float().mean(1)

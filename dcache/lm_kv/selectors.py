@@ -1,0 +1,94 @@
+"""Which stored tokens a decoded token reads: an index over packed keys, and logits guessed from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, TypeAlias
+
+import torch
+from torch.nn import functional as F
+
+from dcache.errors import DcacheError
+from dcache.lm_kv.observers import State
+
+Index: TypeAlias = dict[str, torch.Tensor]
+
+
+class Selector(Protocol):
+    """Guesses the logits of pages of tokens. All tokens are kept; the best pages are read."""
+
+    @property
+    def page(self) -> int:
+        """Tokens that are read together; the first page begins at a row's first true token."""
+
+    def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
+        """What is looked at instead of the keys; the first dimension of all tensors is the rows.
+
+        Args:
+            keys: `[B, h, n, d]`, a row's tokens from its first to its last, then unused slots.
+            valid: bool `[B, h, n]`, False at unused slots.
+            state: what the policy's observer gathered.
+        """
+
+    def products(self, query: torch.Tensor, index: Index) -> torch.Tensor:
+        """`[B, h, G, d]` -> guesses of the pages' largest dot products, `[B, h, G, pages]`."""
+
+
+@dataclass(frozen=True)
+class PageBounds:
+    """Quest: an upper bound of a page's dot products, from the least and largest value of each channel.
+
+    Args:
+        page: tokens of a page; at least 1.
+    """
+
+    page: int = 16
+
+    def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
+        """`low` and `high` `[B, h, pages, d]`, in the keys' dtype."""
+        missing = -keys.shape[2] % self.page
+        pages = F.pad(keys, (0, 0, 0, missing)).unflatten(2, (-1, self.page))
+        there = F.pad(valid, (0, missing)).unflatten(2, (-1, self.page))[..., None]
+        low = pages.masked_fill(~there, float("inf")).amin(3)
+        high = pages.masked_fill(~there, float("-inf")).amax(3)
+        empty = ~there.any(3)
+        return {"low": low.masked_fill(empty, 0.0), "high": high.masked_fill(empty, 0.0)}
+
+    def products(self, query: torch.Tensor, index: Index) -> torch.Tensor:
+        """sum_j max(q_j low_j, q_j high_j)."""
+        low, high = (index[name].to(query.dtype).mT for name in ("low", "high"))
+        return query.clamp_max(0.0) @ low + query.clamp_min(0.0) @ high
+
+
+@dataclass(frozen=True)
+class LabelChannels:
+    """Double Sparsity: dot products over the few channels that matter most to each head.
+
+    Channels are those with the largest mean |q_j| mean |k_j| of the last queries and all keys, so the
+    policy's observer must be `QueryWindow`.
+
+    Args:
+        channels: how many; at least 1.
+    """
+
+    channels: int = 16
+    page: ClassVar[int] = 1
+
+    def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
+        """`channels` int64 `[B, h, r]` and `labels` `[B, h, n, r]`, these channels of the keys."""
+        if "query" not in state:
+            raise DcacheError("LabelChannels reads the last queries: give its policy a QueryWindow observer")
+        counted = state["valid"][:, None, :, None]
+        queries = (state["query"].float().abs() * counted).sum(2) / counted.sum(2).clamp_min(1)
+        sizes = (keys.float().abs() * valid[..., None]).sum(2) / valid.sum(2, keepdim=True).clamp_min(1)
+        importance = queries.unflatten(1, (keys.shape[1], -1)).mean(2) * sizes
+        # A stable sort takes the lowest of equal channels.
+        order = importance.argsort(dim=-1, descending=True, stable=True)
+        channels = order[..., : self.channels].sort(-1).values
+        labels = keys.gather(-1, channels[:, :, None].expand(-1, -1, keys.shape[2], -1))
+        return {"channels": channels, "labels": labels}
+
+    def products(self, query: torch.Tensor, index: Index) -> torch.Tensor:
+        """Dot products over the labelled channels."""
+        channels = index["channels"][:, :, None].expand(-1, -1, query.shape[2], -1)
+        return query.gather(-1, channels) @ index["labels"].to(query.dtype).mT

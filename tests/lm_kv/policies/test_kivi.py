@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+import dcache
+from dcache import lm_kv
+from tests.lm_kv.language_models import batch, generate, llama
+
+
+def test_eight_bits_give_the_tokens_of_full_precision_through_the_front_door():
+    model, inputs = llama(), batch()
+    ids, logits = generate(model, inputs, None)
+    with dcache.enabled(model, "kivi", bits=8, group=4, residual=4):
+        own, near = generate(model, inputs, None)
+        stats = dcache.stats(model)
+    assert torch.equal(own, ids)
+    assert 0 < (near - logits).abs().max() < 0.05 * logits.abs().max()
+    assert stats.kept == (38.0, 51.0)
+    assert stats.evictions == 0
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_fewer_bits_are_further_off(bits):
+    model, inputs = llama(1), batch()
+
+    def off(count):
+        cache = lm_kv.KVCache(model, lm_kv.kivi(bits=count, group=4, residual=0))
+        generate(model, inputs, cache, 1)
+        return sum(s.keys.step.float().mean() for s in cache.layers[0].store.segments)
+
+    # A step is the range by 2^bits - 1, rounded up in float16.
+    assert off(bits) / off(8) == pytest.approx(255 / (2**bits - 1), rel=2e-3)
