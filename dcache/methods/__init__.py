@@ -14,6 +14,14 @@ from dcache.methods.registry import BUILT_IN, available, find, make, register
 
 # The presets that `__getattr__` imports, for type checkers and editors; `BUILT_IN` is the list.
 if TYPE_CHECKING:
+    from dcache.diffusion_lm.policies.dkv import dkv as dkv
+    from dcache.diffusion_lm.policies.dual import dual as dual
+    from dcache.diffusion_lm.policies.elastic import elastic as elastic
+    from dcache.diffusion_lm.policies.freecache import freecache as freecache
+    from dcache.diffusion_lm.policies.frozen import frozen as frozen
+    from dcache.diffusion_lm.policies.none import none as none
+    from dcache.diffusion_lm.policies.prefix import prefix as prefix
+    from dcache.diffusion_lm.policies.window import window as window
     from dcache.methods.adaptive import adaptive as adaptive
     from dcache.methods.bac import bac as bac
     from dcache.methods.cachequant import cachequant as cachequant
@@ -57,10 +65,17 @@ sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
-    function = None if name.startswith("_") else find(name)
+    function = None if name.startswith("_") else find(name) or _row_method(name)
     if function is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return function
+
+
+def _row_method(name: str) -> Any:
+    """The row policy of this name, for masked-diffusion language models; None where there is none."""
+    from dcache.diffusion_lm import registry
+
+    return registry.find(name) if name in registry.BUILT_IN else None
 
 
 def __dir__() -> list[str]:

@@ -55,7 +55,7 @@ def main() -> None:
     for step in range(steps):
         decay = max(floor, 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / WARMUP) * decay
+            group["lr"] = RATE * min(1, step / WARMUP) * decay
         loss = loss_of(model, task.texts(rows, generator), task, generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -6,7 +6,7 @@ are the commonest of three to six letters in Python's own help texts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -36,6 +36,7 @@ def config() -> LlamaConfig:
     """Three layers of 96 channels, two KV heads for four query heads."""
     from transformers import LlamaConfig
 
+    extra: dict[str, Any] = {"is_causal": False, "mask_token_id": MASK}
     return LlamaConfig(
         vocab_size=MASK + 1,
         hidden_size=96,
@@ -46,8 +47,7 @@ def config() -> LlamaConfig:
         max_position_embeddings=128,
         rope_parameters={"rope_type": "default", "rope_theta": 100.0},
         tie_word_embeddings=False,
-        is_causal=False,
-        mask_token_id=MASK,
+        **extra,
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,

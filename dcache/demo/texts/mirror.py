@@ -6,7 +6,7 @@ before that, and not since, is wrong. Ids: 0 to 9 digits, 10 mask, 11 BOS.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +24,7 @@ def config() -> LlamaConfig:
     """Three layers of 64 channels; it does not learn the task without BOS."""
     from transformers import LlamaConfig
 
+    extra: dict[str, Any] = {"is_causal": False, "mask_token_id": MASK}
     return LlamaConfig(
         vocab_size=12,
         hidden_size=64,
@@ -34,8 +35,7 @@ def config() -> LlamaConfig:
         max_position_embeddings=64,
         rope_parameters={"rope_type": "default", "rope_theta": 100.0},
         tie_word_embeddings=False,
-        is_causal=False,
-        mask_token_id=MASK,
+        **extra,
         bos_token_id=BOS,
         eos_token_id=None,
         pad_token_id=None,
