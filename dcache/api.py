@@ -21,7 +21,7 @@ from dcache.identity.manual import following
 from dcache.identity.run import Run
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.method import Method
-from dcache.methods import language_models, row_models
+from dcache.methods import language_models
 from dcache.methods.replay import replay
 from dcache.methods.resolve import resolve
 from dcache.schedule import Schedule
@@ -107,6 +107,8 @@ def enable(
     Raises:
         DcacheError: the method or an option does not fit this model; nothing was changed then.
     """
+    from dcache.methods import row_models
+
     given = (compile is not False, strict is not False, lowering != "auto", max_cache_bytes is not None)
     engine = dict(zip(ENGINE_OPTIONS, given, strict=True))
     if row_models.takes(target, method):
@@ -129,6 +131,8 @@ def disable(target: Target) -> Target:
     >>> from dcache.demo.pipeline import load_pipeline
     >>> pipe = dcache.disable(dcache.enable(load_pipeline()))
     """
+    from dcache.methods import row_models
+
     row_models.disable(target)
     if token_models.is_language_model(target):
         language_models.disable(target)
@@ -217,6 +221,8 @@ def stats(target: Any) -> Stats | CacheStats | RowStats:
     Raises:
         DcacheError: caching was never enabled on this object.
     """
+    from dcache.methods import row_models
+
     rows = row_models.stats(target)
     if rows is not None:
         return rows
@@ -313,6 +319,8 @@ def step(
 
 def _restorer(target: Any) -> Callable[[], None]:
     """A function that enables what is enabled now once more, after `disable`."""
+    from dcache.methods import row_models
+
     rows = row_models.restorer(target)
     if rows is not None:
         return rows

@@ -163,8 +163,11 @@ class RowIntercept(ModuleIntercept):
         real = _real(ids, mask)
         limits.check_pads(self.module, self.mask_id, real)
         limits.check_width(self.module, ids.shape[1])
-        # A prompt that guidance masks in some rows is no work.
+        # A prompt that guidance masks, in some rows or in calls of its own, is not to be generated.
         columns = (ids == self.mask_id).all(0)
+        for other in self.conversations:
+            if other.run.region.shape == ids.shape:
+                columns = columns & other.run.region[0]
         region = columns.expand(ids.shape)
         start = int(columns.to(torch.int8).argmax()) if bool(columns.any()) else ids.shape[1]
         size = self.method.policy.block

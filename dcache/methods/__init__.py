@@ -51,6 +51,10 @@ if TYPE_CHECKING:
 
 __all__ = ["About", "available", "find", "make", "preset", "register", *BUILT_IN]  # noqa: PLE0604 - names
 
+# Row policies of masked-diffusion language models, which `available("rows")` describes; importing them loads
+# `dcache.diffusion_lm`.
+ROW_POLICIES = ("none", "dkv", "elastic", "window", "frozen", "freecache", "prefix", "dual")
+
 
 class _Package(ModuleType):
     """This package's module class: binds a preset's name to its function instead of its module."""
@@ -73,9 +77,11 @@ def __getattr__(name: str) -> Any:
 
 def _row_method(name: str) -> Any:
     """The row policy of this name, for masked-diffusion language models; None where there is none."""
-    from dcache.diffusion_lm import registry
+    if name not in ROW_POLICIES:
+        return None
+    from dcache.diffusion_lm import find as find_rows
 
-    return registry.find(name) if name in registry.BUILT_IN else None
+    return find_rows(name)
 
 
 def __dir__() -> list[str]:

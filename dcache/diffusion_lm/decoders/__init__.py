@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dcache.diffusion_lm.decoders.base import Decoder, Proposal
+from dcache.diffusion_lm.decoders.guided import guided
 from dcache.diffusion_lm.decoders.rules import (
     DECODERS,
     entropy_bound,
@@ -20,6 +21,7 @@ __all__ = [
     "Proposal",
     "entropy_bound",
     "factor",
+    "guided",
     "left",
     "low_confidence",
     "make_decoder",

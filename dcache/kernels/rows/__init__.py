@@ -14,7 +14,7 @@ import torch
 from dcache.errors import DcacheError
 from dcache.kernels import launch
 from dcache.kernels.rows import reference
-from dcache.kernels.rows.index import RowIndex, check_range, refuse_twice
+from dcache.kernels.rows.reference import RowIndex, check_range, refuse_twice
 
 __all__ = ["RowIndex", "gather_rows", "scatter_rows"]
 
