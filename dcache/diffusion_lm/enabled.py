@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from dcache.diffusion_lm.engine import Engine
 from dcache.diffusion_lm.method import RowMethod
 from dcache.diffusion_lm.row_stats import RowStats
 from dcache.errors import DcacheError
+from dcache.intercept.module_call import intercepts_of
 
 
 @dataclass
@@ -25,30 +26,38 @@ class Enabled:
 
     Attributes:
         method: which rows.
-        intercept: the model's call and its runs; None when it is taken off.
+        mask_id: id of the mask token.
+        automatic: the method is the default's.
         stats: figures of the last run.
+        on: it was not taken off.
     """
 
     method: RowMethod
-    intercept: RowIntercept | None
-    stats: RowStats = field(default_factory=RowStats)
+    mask_id: int
+    automatic: bool
+    stats: RowStats
+    on: bool = True
 
-    @property
-    def engine(self) -> Engine:
-        """The bound model.
 
-        Raises:
-            DcacheError: it was taken off.
-        """
-        if self.intercept is None:
-            raise DcacheError("this method was disabled")
-        return self.intercept.engine
+def engine_of(model: nn.Module) -> Engine:
+    """The bound model, where a method is enabled on it.
+
+    Raises:
+        DcacheError: none is.
+    """
+    return _intercept_of(model).engine
 
 
 _enabled: weakref.WeakKeyDictionary[nn.Module, Enabled] = weakref.WeakKeyDictionary()
 
 
-def enable(model: nn.Module, method: RowMethod, pipe: Any = None, automatic: bool = False) -> None:
+def enable(
+    model: nn.Module,
+    method: RowMethod,
+    pipe: Any = None,
+    automatic: bool = False,
+    mask_id: int | None = None,
+) -> None:
     """Enable a method on a model, in place of what was enabled before.
 
     Args:
@@ -56,6 +65,7 @@ def enable(model: nn.Module, method: RowMethod, pipe: Any = None, automatic: boo
         method: which rows.
         pipe: the pipeline that calls it, if any.
         automatic: the method is the default's; `frozen` takes its place where attention is block-causal.
+        mask_id: id of the mask token where neither the method nor the config has it.
 
     Raises:
         DcacheError: the model or the method does not fit; nothing was changed then.
@@ -66,7 +76,7 @@ def enable(model: nn.Module, method: RowMethod, pipe: Any = None, automatic: boo
             f"{method.name} needs {method.policy.needs}, which {type(pipe).__name__} does not tell: use "
             "dcache.methods.dual() or dkv() there, or dcache.diffusion_lm.generate with the model"
         )
-    mask_id = limits.mask_of(model, method.mask_id, pipe)
+    mask_id = limits.mask_of(model, method.mask_id if mask_id is None else mask_id, pipe)
     before = find(model)
     disable(model)
     intercept = RowIntercept(model, method, mask_id, automatic)
@@ -76,27 +86,29 @@ def enable(model: nn.Module, method: RowMethod, pipe: Any = None, automatic: boo
             intercept.engine = Engine(model, intercept.plain, bind(model, intercept.plain))
     except BaseException:
         intercept.remove()
-        if before is not None and before.intercept is not None:
+        if before is not None:
             _switch_on(model, before)
         raise
-    _enabled[model] = entry = Enabled(method, intercept)
-    entry.stats = intercept.stats = RowStats(method.describe(), intercept.engine.binding.name)
+    intercept.stats = RowStats(method.describe(), intercept.engine.binding.name)
+    # The model holds the intercept, and not this registry: it would keep the model alive.
+    _enabled[model] = entry = Enabled(method, mask_id, automatic, intercept.stats)
     intercept.began = lambda stats: setattr(entry, "stats", stats)
 
 
 def find(model: Any) -> Enabled | None:
     """What is enabled on a model now."""
     entry = _enabled.get(model) if isinstance(model, nn.Module) else None
-    return entry if entry is not None and entry.intercept is not None else None
+    return entry if entry is not None and entry.on else None
 
 
 def disable(model: Any) -> None:
     """Take the method off again; without effect where none is on."""
     entry = find(model)
-    if entry is not None and entry.intercept is not None:
-        entry.intercept.remove()
-        entry.intercept.engine.binding.remove()
-        _enabled[model] = Enabled(entry.method, None, entry.stats)
+    if entry is not None:
+        intercept = _intercept_of(model)
+        intercept.remove()
+        intercept.engine.binding.remove()
+        _enabled[model] = replace(entry, on=False)
 
 
 def stats(model: Any) -> RowStats | None:
@@ -112,8 +124,12 @@ def restorer(model: Any) -> Callable[[], None]:
 
 
 def _switch_on(model: nn.Module, entry: Enabled) -> None:
-    before = entry.intercept
-    if before is None:
-        return
-    enable(model, entry.method, automatic=before.automatic)
+    enable(model, entry.method, automatic=entry.automatic, mask_id=entry.mask_id)
     _enabled[model].stats = entry.stats
+
+
+def _intercept_of(model: nn.Module) -> RowIntercept:
+    for intercept in intercepts_of(model):
+        if isinstance(intercept, RowIntercept):
+            return intercept
+    raise DcacheError(f"no row method is enabled on this {type(model).__name__}")

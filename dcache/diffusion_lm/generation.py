@@ -79,8 +79,8 @@ def _generate(model: nn.Module, prompt: torch.Tensor, options: Options, decoder:
     entry = enabled.find(model)
     method = none() if entry is None else entry.method
     mask_id = options.mask_id
-    if mask_id is None and entry is not None and entry.intercept is not None:
-        mask_id = entry.intercept.mask_id
+    if mask_id is None and entry is not None:
+        mask_id = entry.mask_id
     mask_id = limits.mask_of(model, method.mask_id if mask_id is None else mask_id)
     real = _check(model, method, decoder, prompt, options, mask_id)
     size = min(method.policy.block or options.block, options.new)
@@ -151,7 +151,7 @@ def _run(
     size: int,
     new: int,
 ) -> Run:
-    engine = Engine(model, model, PlainBinding(model)) if entry is None else entry.engine
+    engine = Engine(model, model, PlainBinding(model)) if entry is None else enabled.engine_of(model)
     B, P = prompt.shape
     real = torch.cat([real, real.new_ones(B, new)], 1)
     region = torch.zeros_like(real)

@@ -70,8 +70,16 @@ def resolve(method: Any, options: Mapping[str, Any], taken: Iterable[str] = ()) 
 
 
 def refuse_policy(method: Any) -> None:
-    """Raise if this is a policy for KV caches of language models, its name or its function."""
+    """Raise if this is a policy for language models, its name or its function."""
     from dcache.lm_kv import Policy, available
+    from dcache.methods.row_models import is_row_method
+
+    if is_row_method(method):
+        name = getattr(method, "name", getattr(method, "__name__", ""))
+        raise DcacheError(
+            f"{name} computes rows of a masked-diffusion language model, and a method for a denoiser is "
+            "expected here, as in dcache.enable(pipe, 'interval', interval=3)"
+        )
 
     name = method.name if isinstance(method, Policy) else getattr(method, "__name__", method)
     if isinstance(method, Policy) or (isinstance(name, str) and name in available()):

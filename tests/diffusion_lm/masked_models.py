@@ -40,6 +40,8 @@ FAMILIES: dict[str, tuple[Any, dict[str, Any]]] = {
     "ernie4_5": (CAUSAL, {}),
     "starcoder2": (CAUSAL, {}),
     "granite": (CAUSAL, {}),
+    # Two attention calls a layer.
+    "diffllama": (CAUSAL, {}),
     "eurobert": (MASKED, {"mask_token_id": MASK}),
     "bert": (MASKED, {}),
     "modernbert": (MASKED, {"local_attention": 8, "cls_token_id": 1, "sep_token_id": 2, "eos_token_id": 2}),

@@ -8,14 +8,14 @@ from dcache.diffusion_lm.engine import Stream, with_logits
 from dcache.errors import DcacheError
 from tests.diffusion_lm import masked_models as models
 
-FAST = ("llama", "qwen3", "eurobert", "modernbert")
+FAST = ("llama", "qwen3", "eurobert", "modernbert", "diffllama")
 ROWS = ([1, 5, 20], [3], [0, 2, 4, 6, 23])
 WIDTH = 24
 
 
 def bound(model):
     enabled.enable(model, make("dkv"))
-    return enabled.find(model).engine
+    return enabled.engine_of(model)
 
 
 def canvas() -> torch.Tensor:
