@@ -10,7 +10,7 @@ from torch import nn
 
 from dcache.errors import DcacheError
 from dcache.identity import token_models
-from dcache.methods.resolve import preset_called, read_options
+from dcache.methods.resolve import is_row_method, preset_called, read_options
 
 if TYPE_CHECKING:
     from dcache.diffusion_lm import RowMethod, RowStats
@@ -104,16 +104,6 @@ def stats(target: Any) -> RowStats | None:
     enabled, model = _backend(), model_of(target)
     figures: RowStats | None = None if enabled is None or model is None else enabled.stats(model)
     return figures
-
-
-def is_row_method(method: Any) -> bool:
-    """Whether this is a row method or a function that makes one; names are not looked up."""
-    package = sys.modules.get("dcache.diffusion_lm.registry")
-    if package is None:
-        return False
-    return isinstance(method, package.RowMethod) or (
-        callable(method) and package.find(getattr(method, "__name__", "")) is method
-    )
 
 
 def _is_row_method(method: Any) -> bool:
