@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 # Rooms of their own, imported when they are first used.
-_LAZY = ("lm_kv",)
+_LAZY = ("diffusion_lm", "lm_kv")
 
 
 def __getattr__(name: str) -> Any:

@@ -31,6 +31,7 @@ from dcache.util.checks import check_number, check_whole
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from dcache.diffusion_lm import RowMethod, RowStats
     from dcache.lm_kv import CacheStats, Policy
     from dcache.lm_kv.options import PolicyName, PolicyOptions
     from dcache.methods.options import PresetOptions
@@ -59,7 +60,7 @@ def enable(
 @overload
 def enable(
     target: Target,
-    method: Method | Schedule | str | os.PathLike[str] | Callable[..., Method],
+    method: Method | RowMethod | Schedule | str | os.PathLike[str] | Callable[..., Method | RowMethod],
     *,
     compile: Compile = False,
     strict: bool = False,
@@ -87,10 +88,11 @@ def enable(
     13
 
     Args:
-        target: a diffusers pipeline, any torch denoiser, or a causal language model of transformers.
+        target: a diffusers pipeline, any torch denoiser, or a language model: a causal one of transformers,
+            or a masked-diffusion one.
         method: a preset's name ("newton", "FORA", "newton:interval=4"), a preset object or function, a
             `Schedule`, the path of a schedule file, or None for the default; for a language model a policy of
-            `dcache.lm_kv` or its name.
+            `dcache.lm_kv`, for a masked-diffusion one a row method of `dcache.methods`, or their names.
         compile: True, or arguments of `torch.compile`: every transformer block is compiled by itself.
         strict: raise instead of warning where a schedule was made with another config, sampler, guidance or
             resolution.
@@ -105,9 +107,15 @@ def enable(
     Raises:
         DcacheError: the method or an option does not fit this model; nothing was changed then.
     """
+    from dcache.methods import row_models
+
+    given = (compile is not False, strict is not False, lowering != "auto", max_cache_bytes is not None)
+    engine = dict(zip(ENGINE_OPTIONS, given, strict=True))
+    if row_models.takes(target, method):
+        row_models.enable(target, method, preset_options, engine)
+        return target
     if token_models.is_language_model(target):
-        given = (compile is not False, strict is not False, lowering != "auto", max_cache_bytes is not None)
-        engine = dict(zip(ENGINE_OPTIONS, given, strict=True))
+        row_models.disable(target)
         language_models.enable(target, method, preset_options, engine)
         return target
     token_models.refuse_text_pipeline(target)
@@ -123,6 +131,9 @@ def disable(target: Target) -> Target:
     >>> from dcache.demo.pipeline import load_pipeline
     >>> pipe = dcache.disable(dcache.enable(load_pipeline()))
     """
+    from dcache.methods import row_models
+
+    row_models.disable(target)
     if token_models.is_language_model(target):
         language_models.disable(target)
     else:
@@ -148,7 +159,7 @@ def enabled(
 @overload
 def enabled(
     target: Target,
-    method: Method | Schedule | str | os.PathLike[str] | Callable[..., Method],
+    method: Method | RowMethod | Schedule | str | os.PathLike[str] | Callable[..., Method | RowMethod],
     *,
     compile: Compile = False,
     strict: bool = False,
@@ -175,8 +186,7 @@ def enabled(target: Target, method: Any = None, **options: Any) -> Iterator[Targ
     Raises:
         DcacheError: as `enable`.
     """
-    on_text = token_models.is_language_model(target)
-    restore = language_models.restorer(target) if on_text else Enabled.on(target).restorer()
+    restore = _restorer(target)
     enable(target, method, **options)
     try:
         yield target
@@ -188,10 +198,10 @@ def enabled(target: Target, method: Any = None, **options: Any) -> Iterator[Targ
 
 
 @overload
-def stats(target: PreTrainedModel) -> CacheStats: ...
+def stats(target: PreTrainedModel) -> CacheStats | RowStats: ...
 @overload
 def stats(target: Any) -> Stats: ...
-def stats(target: Any) -> Stats | CacheStats:
+def stats(target: Any) -> Stats | CacheStats | RowStats:
     """Counts, bytes and seconds of the run under way, else of the last run; also after `disable`.
 
     >>> import dcache
@@ -205,11 +215,17 @@ def stats(target: Any) -> Stats | CacheStats:
         target: a pipeline, denoiser or language model.
 
     Returns:
-        `Stats`; for a language model the last text's `lm_kv.CacheStats`.
+        `Stats`; for a causal language model the last text's `lm_kv.CacheStats`, for a masked-diffusion one
+        `diffusion_lm.RowStats`.
 
     Raises:
         DcacheError: caching was never enabled on this object.
     """
+    from dcache.methods import row_models
+
+    rows = row_models.stats(target)
+    if rows is not None:
+        return rows
     if token_models.is_language_model(target):
         return language_models.stats(target)
     figures = stats_of(target)
@@ -299,6 +315,18 @@ def step(
             manual = tracker.manual = following(manual, run, branch)
             manual.announce(index, branch, steps)
         manual.run.tell(timestep, sigma)
+
+
+def _restorer(target: Any) -> Callable[[], None]:
+    """A function that enables what is enabled now once more, after `disable`."""
+    from dcache.methods import row_models
+
+    rows = row_models.restorer(target)
+    if rows is not None:
+        return rows
+    if token_models.is_language_model(target):
+        return language_models.restorer(target)
+    return Enabled.on(target).restorer()
 
 
 def _optional(check: Callable[..., Any], name: str, value: Any, *least: int) -> Any:

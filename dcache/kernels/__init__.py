@@ -6,13 +6,14 @@ Each op has a folder with its public function, `reference.py` (the specification
 
 from dcache.kernels.changes import changes, relative_change
 from dcache.kernels.packed import Packed
-from dcache.kernels.rows import gather_rows, scatter_rows
+from dcache.kernels.rows import RowIndex, gather_rows, scatter_rows
 from dcache.kernels.store import store
 from dcache.kernels.weighted_sum import Job, weighted_sum, weighted_sums
 
 __all__ = [
     "Job",
     "Packed",
+    "RowIndex",
     "changes",
     "gather_rows",
     "relative_change",

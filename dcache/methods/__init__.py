@@ -14,6 +14,14 @@ from dcache.methods.registry import BUILT_IN, available, find, make, register
 
 # The presets that `__getattr__` imports, for type checkers and editors; `BUILT_IN` is the list.
 if TYPE_CHECKING:
+    from dcache.diffusion_lm.policies.dkv import dkv as dkv
+    from dcache.diffusion_lm.policies.dual import dual as dual
+    from dcache.diffusion_lm.policies.elastic import elastic as elastic
+    from dcache.diffusion_lm.policies.freecache import freecache as freecache
+    from dcache.diffusion_lm.policies.frozen import frozen as frozen
+    from dcache.diffusion_lm.policies.none import none as none
+    from dcache.diffusion_lm.policies.prefix import prefix as prefix
+    from dcache.diffusion_lm.policies.window import window as window
     from dcache.methods.adaptive import adaptive as adaptive
     from dcache.methods.bac import bac as bac
     from dcache.methods.cachequant import cachequant as cachequant
@@ -43,6 +51,10 @@ if TYPE_CHECKING:
 
 __all__ = ["About", "available", "find", "make", "preset", "register", *BUILT_IN]  # noqa: PLE0604 - names
 
+# Row policies of masked-diffusion language models, which `available("rows")` describes; importing them loads
+# `dcache.diffusion_lm`.
+ROW_POLICIES = ("none", "dkv", "elastic", "window", "frozen", "freecache", "prefix", "dual")
+
 
 class _Package(ModuleType):
     """This package's module class: binds a preset's name to its function instead of its module."""
@@ -57,10 +69,19 @@ sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
-    function = None if name.startswith("_") else find(name)
+    function = None if name.startswith("_") else find(name) or _row_method(name)
     if function is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return function
+
+
+def _row_method(name: str) -> Any:
+    """The row policy of this name, for masked-diffusion language models; None where there is none."""
+    if name not in ROW_POLICIES:
+        return None
+    from dcache.diffusion_lm import find as find_rows
+
+    return find_rows(name)
 
 
 def __dir__() -> list[str]:

@@ -80,7 +80,7 @@ def policy_of(model: Any, method: Any, options: Mapping[str, Any]) -> Policy:
     """
     from dcache.lm_kv import Policy, available
 
-    if method is None or _is_for_denoisers(method):
+    if method is None or is_for_denoisers(method):
         name = type(model).__name__
         _refuse_unsupported(model)
         missing = "" if method is None else f", and {_name_of(method)} is a method for diffusion models"
@@ -143,7 +143,7 @@ def _named(method: Any, options: Mapping[str, Any]) -> Policy:
     return make(head, **{**read_options(rest, name), **options})
 
 
-def _is_for_denoisers(method: Any) -> bool:
+def is_for_denoisers(method: Any) -> bool:
     """Whether this is a preset of diffusion models, its name or result, a schedule or a schedule file."""
     if isinstance(method, str):
         return preset_called(method.partition(":")[0]) is not None or method.endswith(".json")

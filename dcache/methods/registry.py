@@ -6,7 +6,7 @@ import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, overload
 
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.method import Method
@@ -106,11 +106,28 @@ def get(name: str) -> Preset:
     return preset
 
 
-def available() -> dict[str, About]:
+@overload
+def available(kind: Literal["features"] = "features") -> dict[str, About]: ...
+@overload
+def available(kind: Literal["rows"]) -> dict[str, str]: ...
+def available(kind: str = "features") -> dict[str, About] | dict[str, str]:
     """Name -> description of every preset.
 
     Presets of installed packages that cannot be loaded are left out, with a warning.
+
+    Args:
+        kind: "features" for methods that cache features of diffusion models, "rows" for row policies of
+            masked-diffusion language models.
+
+    Raises:
+        DcacheError: the kind is unknown.
     """
+    if kind == "rows":
+        from dcache import diffusion_lm
+
+        return diffusion_lm.available()
+    if kind != "features":
+        raise DcacheError(f"kind must be 'features' or 'rows', got {kind!r}")
     for point in entry_points(group=GROUP):
         if point.name not in _registered:
             try:

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -70,8 +71,15 @@ def resolve(method: Any, options: Mapping[str, Any], taken: Iterable[str] = ()) 
 
 
 def refuse_policy(method: Any) -> None:
-    """Raise if this is a policy for KV caches of language models, its name or its function."""
+    """Raise if this is a policy for language models, its name or its function."""
     from dcache.lm_kv import Policy, available
+
+    if is_row_method(method):
+        name = getattr(method, "name", getattr(method, "__name__", ""))
+        raise DcacheError(
+            f"{name} computes rows of a masked-diffusion language model, and a method for a denoiser is "
+            "expected here, as in dcache.enable(pipe, 'interval', interval=3)"
+        )
 
     name = method.name if isinstance(method, Policy) else getattr(method, "__name__", method)
     if isinstance(method, Policy) or (isinstance(name, str) and name in available()):
@@ -80,6 +88,16 @@ def refuse_policy(method: Any) -> None:
             "model is expected here, as in dcache.enable(pipe, 'interval', interval=3). Give dcache.enable "
             f"the language model itself: dcache.enable(model, {name!r}, budget=0.25)."
         )
+
+
+def is_row_method(method: Any) -> bool:
+    """Whether this is a row method or a function that makes one; names are not looked up."""
+    package = sys.modules.get("dcache.diffusion_lm.registry")
+    if package is None:
+        return False
+    return isinstance(method, package.RowMethod) or (
+        callable(method) and package.find(getattr(method, "__name__", "")) is method
+    )
 
 
 def preset_called(text: str) -> str | None:

@@ -32,6 +32,15 @@ PRESETS = {
     "fastercache", "fbcache", "fitted", "foca", "hicache", "interval", "magcache", "newton", "pab",
     "profilingdit", "seacache", "sencache", "smoothcache", "spectrum", "taylorseer", "teacache", "tgate",
 }  # fmt: skip
+ROW_POLICIES = {"dkv", "dual", "elastic", "freecache", "frozen", "none", "prefix", "window"}
+
+
+def test_the_row_policies_are_these_names():
+    assert set(methods.available("rows")) == ROW_POLICIES
+    assert set(methods.ROW_POLICIES) == ROW_POLICIES
+    assert methods.dkv(refresh=4).describe() == "dkv(variant='decode', refresh=4, window=4)"
+    with pytest.raises(dcache.DcacheError, match="kind must be 'features' or 'rows', got 'row'"):
+        methods.available("row")
 
 
 def test_the_front_door_is_these_names():
@@ -51,7 +60,8 @@ def test_type_checkers_see_the_presets_that_the_registry_lists():
     source = ast.parse(Path(methods.__file__).read_text(encoding="utf-8"))
     (typed,) = [node for node in source.body if isinstance(node, ast.If)]
     assert {(node.module, node.names[0].name, node.names[0].asname) for node in typed.body} == {
-        (f"dcache.methods.{name}", name, name) for name in PRESETS
+        *((f"dcache.methods.{name}", name, name) for name in PRESETS),
+        *((f"dcache.diffusion_lm.policies.{name}", name, name) for name in ROW_POLICIES),
     }
 
 

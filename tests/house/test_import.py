@@ -92,7 +92,17 @@ def test_import_is_light() -> None:
         "dcache.methods.replay",
         "dcache.methods.resolve",
     }
-    unused = ("profile", "schedulers.planners", "lm_kv", "importers", "search", "eval", "demo", "cli")
+    unused = (
+        "profile",
+        "schedulers.planners",
+        "lm_kv",
+        "diffusion_lm",
+        "importers",
+        "search",
+        "eval",
+        "demo",
+        "cli",
+    )
     assert not [name for name in loaded if name.startswith(tuple(f"dcache.{room}" for room in unused))]
     # Every module of dcache and what it needs of the standard library.
     assert len(loaded) < 150

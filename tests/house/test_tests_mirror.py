@@ -7,6 +7,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ROOMS = (
     "cache",
+    "diffusion_lm",
     "engine",
     "identity",
     "intercept",

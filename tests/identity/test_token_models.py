@@ -64,13 +64,32 @@ def test_a_language_model_is_refused_at_enable(build: Any, method: str | None) -
     assert {path: dict(vars(module)) for path, module in model.named_modules()} == before
 
 
-@pytest.mark.parametrize(("name", "model"), [("LLaDA2Pipeline", Causal), ("DiffusionGemmaPipeline", Decoder)])
-def test_a_pipeline_that_generates_tokens_is_refused_at_enable(name: str, model: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "model", "method", "message"),
+    [
+        ("LLaDA2Pipeline", Causal, None, "no mask id was found for Causal"),
+        ("LLaDA2Pipeline", Causal, "interval", "LLaDA2Pipeline generates tokens: interval caches features"),
+        ("LLaDA2Pipeline", Causal, "snapkv", "LLaDA2Pipeline generates tokens: 'snapkv' is no row policy"),
+        ("DiffusionGemmaPipeline", Decoder, None, "Decoder corrupts tokens uniformly: it has no mask token"),
+        (
+            "DiffusionGemmaPipeline",
+            Decoder,
+            "taylorseer",
+            "DiffusionGemmaPipeline generates tokens",
+        ),
+    ],
+)
+def test_a_pipeline_that_generates_tokens_is_refused_at_enable(
+    name: str, model: Any, method: str | None, message: str
+) -> None:
     import diffusers
 
-    pipe = getattr(diffusers, name)(model(), diffusers.BlockRefinementScheduler(), None)
-    with pytest.raises(DcacheError, match=rf"{name} generates tokens: .*model: {model.__name__}.* uncached"):
-        dcache.enable(pipe)
+    instance = model().eval()
+    pipe = getattr(diffusers, name)(instance, diffusers.BlockRefinementScheduler(), None)
+    before = {path: dict(vars(module)) for path, module in instance.named_modules()}
+    with pytest.raises(DcacheError, match=message):
+        dcache.enable(pipe, method)
+    assert {path: dict(vars(module)) for path, module in instance.named_modules()} == before
     assert dcache.disable(pipe) is pipe
     with pytest.raises(DcacheError, match="caching is not enabled"):
         dcache.stats(pipe)

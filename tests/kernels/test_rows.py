@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dcache.errors import DcacheError
-from dcache.kernels import gather_rows, launch, scatter_rows
+from dcache.kernels import RowIndex, gather_rows, launch, scatter_rows
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn)
@@ -150,7 +150,7 @@ ENDS = torch.tensor([0, 4])
     ("arguments", "said"),
     [
         ((X, torch.tensor([0, 5])), r"there are 5 rows, got indices from 0 to 5"),
-        ((X, torch.tensor([[0, 1], [-1, 2]])), r"there are 5 rows, got indices from -1 to 2"),
+        ((X, torch.tensor([[0, 1], [-2, 2]])), r"5 rows, got indices from -2 to 2; -1 means no row"),
         ((X, torch.tensor([0.0])), r"int64 or int32 on cpu, got torch\.float32"),
         ((X, torch.zeros(3, 2, dtype=torch.int64)), r"an index is \(K,\) or \(2, 'K'\), got \(3, 2\)"),
         ((X, torch.zeros(2, 2, 1, dtype=torch.int64)), r"got \(2, 2, 1\)"),
@@ -223,3 +223,46 @@ def test_a_row_may_be_a_whole_video(monkeypatch):
     many, few = (torch.empty(B, 75_600, 5120, dtype=torch.bfloat16, device="meta") for B in (2, 1))
     assert triton.move(many, torch.zeros(1, dtype=torch.int64), few, 0, scatter=False)
     assert grids == [(75_600 * 5120 // 2048,)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("prepared", [False, True])
+def test_minus_one_names_no_row(path, dtype, prepared):
+    x = tensor((2, 5, 3), dtype)
+    index = torch.tensor([[-1, 3, -1, 0], [4, -1, -1, -1]], device=DEVICE)
+    given = RowIndex(index, 5) if prepared else index
+    taken = gather_rows(x, given)
+    zero = torch.zeros(3, device=DEVICE, dtype=dtype)
+    wanted = [[zero, x[0, 3], zero, x[0, 0]], [x[1, 4], zero, zero, zero]]
+    assert same(taken, torch.stack([torch.stack(rows) for rows in wanted]))
+    before, new = x.clone(), tensor((2, 4, 3), dtype)
+    scatter_rows(x, given, new)
+    assert same(x[0], torch.stack([new[0, 3], before[0, 1], before[0, 2], new[0, 1], before[0, 4]]))
+    assert same(x[1], torch.stack([*before[1, :4], new[1, 0]]))
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_minus_one_in_an_index_for_all_and_in_views(path, prepared):
+    wide = tensor((2, 6, 3, 4))
+    x, index = wide.transpose(1, 2), torch.tensor([5, -1, 2], device=DEVICE)
+    given = RowIndex(index, 6) if prepared else index
+    assert torch.equal(gather_rows(x, given, 2), x[:, :, index] * (index >= 0)[:, None])
+    before = wide.clone()
+    scatter_rows(x, given, torch.ones(2, 3, 3, 4, device=DEVICE), 2)
+    before[:, [5, 2]] = 1
+    assert torch.equal(wide, before)
+    ragged = torch.tensor([[[1, -1]] * 3, [[-1, 0]] * 3], device=DEVICE)
+    scatter_rows(x, RowIndex(ragged, 6) if prepared else ragged, torch.zeros(2, 3, 2, 4, device=DEVICE), 2)
+    before[0, 1] = before[1, 0] = 0
+    assert torch.equal(wide, before)
+
+
+def test_a_row_index_is_checked_when_it_is_made():
+    with pytest.raises(DcacheError, match="there are 5 rows, got indices from 0 to 5"):
+        RowIndex(torch.tensor([0, 5]), 5)
+    with pytest.raises(DcacheError, match="names a row twice"):
+        RowIndex(torch.tensor([[0, -1, -1], [2, 1, 2]]), 5)
+    with pytest.raises(DcacheError, match=r"an index is int64 or int32, .*float32"):
+        RowIndex(torch.tensor([0.0]), 5)
+    with pytest.raises(DcacheError, match="this RowIndex is for 4 rows, got 5"):
+        gather_rows(torch.zeros(1, 5, 2), RowIndex(torch.tensor([0]), 4))

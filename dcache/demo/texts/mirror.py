@@ -1,0 +1,60 @@
+"""The mirror task: BOS, eight random digits, and the same digits backwards.
+
+Nothing but BOS is given, so each digit is a guess until its mirror image is decoded: a row that was computed
+before that, and not since, is wrong. Ids: 0 to 9 digits, 10 mask, 11 BOS.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
+
+NAME = "mirror"
+MASK, BOS = 10, 11
+DIGITS, HALF = 10, 8
+LENGTH = 1 + 2 * HALF
+PROMPT, ANSWER = 1, 2 * HALF
+
+
+def config() -> LlamaConfig:
+    """Three layers of 64 channels; it does not learn the task without BOS."""
+    from transformers import LlamaConfig
+
+    extra: dict[str, Any] = {"is_causal": False, "mask_token_id": MASK}
+    return LlamaConfig(
+        vocab_size=12,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=64,
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0},
+        tie_word_embeddings=False,
+        **extra,
+        bos_token_id=BOS,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+
+
+def texts(rows: int, generator: torch.Generator) -> torch.Tensor:
+    """Ids int64 `[rows, 17]` of right texts."""
+    half = torch.randint(0, DIGITS, (rows, HALF), generator=generator)
+    return torch.cat([torch.full((rows, 1), BOS), half, half.flip(1)], 1)
+
+
+def prompts(rows: int, seed: int = 0) -> torch.Tensor:
+    """Ids int64 `[rows, 1]`: BOS alone, whatever the seed."""
+    return torch.full((rows, PROMPT), BOS)
+
+
+def score(ids: torch.Tensor) -> float:
+    """Share of the rows of `[rows, 17]` whose second half mirrors the first in every place."""
+    answer = ids[:, PROMPT:]
+    digits = (answer < DIGITS).all(1)
+    return ((answer[:, :HALF] == answer[:, HALF:].flip(1)).all(1) & digits).float().mean().item()

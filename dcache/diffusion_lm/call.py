@@ -1,0 +1,253 @@
+"""`RowIntercept`: a model's call in a caller's own loop, of which some rows are computed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from dcache.diffusion_lm import limits
+from dcache.diffusion_lm.engine import Engine, Stream, with_logits
+from dcache.diffusion_lm.method import RowMethod
+from dcache.diffusion_lm.passes import current
+from dcache.diffusion_lm.row_stats import RowStats
+from dcache.diffusion_lm.run import Block, Run
+from dcache.errors import DcacheError
+from dcache.intercept.module_call import ModuleIntercept
+
+REFUSED = ("past_key_values", "inputs_embeds", "output_attentions", "output_hidden_states", "labels")
+
+
+class Conversation:
+    """One stream of a caller's loop: a batch whose masked tokens are decoded from call to call.
+
+    Attributes:
+        run: its state.
+        ids: those of the last call.
+        mask: the last call's attention mask.
+        logits: `[B, W, V]`, each row as it was computed last.
+        output: the model's last output, for its other fields.
+    """
+
+    def __init__(self, run: Run, mask: torch.Tensor | None) -> None:
+        self.run, self.mask = run, mask
+        self.ids = torch.zeros_like(run.stream.positions[:, :0])
+        self.logits: torch.Tensor | None = None
+        self.output: Any = None
+
+    def continues(
+        self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, mask_id: int
+    ) -> bool:
+        """Whether a call goes on with this batch.
+
+        The batch is equal, the width has not shrunk, and ids changed only where they were masked or in the
+        current block. A region that is masked all over again begins anew.
+        """
+        B, W = self.ids.shape
+        if ids.shape[0] != B or ids.shape[1] < W:
+            return False
+        old = ids[:, :W]
+        changed = old != self.ids
+        columns = torch.arange(W, device=ids.device)
+        block = (columns >= self.run.block.start) & (columns < self.run.block.end)
+        free = (self.ids == mask_id) | (block & self.run.region[:, :W])
+        if bool((changed & ~free).any()) or not _same(mask, self.mask, W):
+            return False
+        if not torch.equal(positions[:, :W], self.run.stream.positions):
+            return False
+        anew = bool((old == mask_id)[self.run.region].all()) and bool(changed.any())
+        return not anew
+
+    def grow(
+        self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, mask_id: int
+    ) -> None:
+        """Take over a wider call: its new columns are the next block."""
+        run, W = self.run, self.ids.shape[1]
+        if ids.shape[1] == W:
+            return
+        new = (ids[:, W:] == mask_id).all(0).expand(len(ids), -1)
+        run.region = torch.cat([run.region, new], 1)
+        run.real = _real(ids, mask)
+        known = run.stream.grow(positions)
+        if not known or (mask is not None and not bool((mask != 0).all()) and mask.ndim == 2):
+            run.whole = "width"
+        run.block.move(W, ids.shape[1])
+        if self.logits is not None:
+            more = self.logits.new_zeros(len(ids), ids.shape[1] - W, self.logits.shape[2])
+            self.logits = torch.cat([self.logits, more], 1)
+
+
+class RowIntercept(ModuleIntercept):
+    """Stands in front of a model's call.
+
+    Args:
+        model: the model.
+        method: which rows.
+        mask_id: id of the mask token.
+        automatic: `frozen` takes the method's place where attention is block-causal.
+    """
+
+    name = "rows"
+    engine: Engine
+
+    def __init__(self, model: nn.Module, method: RowMethod, mask_id: int, automatic: bool) -> None:
+        super().__init__(model)
+        self.method, self.mask_id, self.automatic = method, mask_id, automatic
+        self.conversations: list[Conversation] = []
+        self.stats = RowStats()
+        self.began: Callable[[RowStats], None] = lambda stats: None
+
+    def plain(self, *args: Any, **kwargs: Any) -> Any:
+        """The call behind this intercept."""
+        return self.inner(*args, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Answer one call of the caller's loop."""
+        recorded = torch.is_grad_enabled() and any(p.requires_grad for p in self.module.parameters())
+        if current() is not None or recorded:
+            return self.inner(*args, **kwargs)
+        call = _named(self.module, args, kwargs)
+        self._check(call)
+        ids, mask = call.pop("input_ids"), call.pop("attention_mask", None)
+        mask = mask if isinstance(mask, torch.Tensor) else None
+        positions = call.pop("position_ids", None)
+        if positions is None:
+            positions = torch.arange(ids.shape[1], device=ids.device)
+        positions = positions.expand(ids.shape)
+        conversation = self._conversation(ids, mask, positions)
+        try:
+            return self._answer(conversation, ids, {**call, "attention_mask": mask})
+        except BaseException:
+            # Part of the layers may have stored rows: what is left is not consistent.
+            self.conversations.remove(conversation)
+            raise
+
+    def _check(self, call: Mapping[str, Any]) -> None:
+        for name in REFUSED:
+            value = call.get(name)
+            if value is not None and value is not False:
+                raise DcacheError(
+                    f"{self.method.name} is enabled, and the call brings {name}: rows are computed from "
+                    "input_ids and stored by dcache. Leave it out, or call dcache.disable first."
+                )
+        if self.method.policy.needs:
+            raise DcacheError(
+                f"{self.method.name} needs {self.method.policy.needs}, which a loop of one's own does not "
+                "tell: use dcache.diffusion_lm.generate, or dcache.methods.dual() or dkv() here"
+            )
+        if not isinstance(call.get("input_ids"), torch.Tensor):
+            raise DcacheError("a row method needs input_ids [B, T] in the model's call")
+
+    def _conversation(
+        self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor
+    ) -> Conversation:
+        """The stream that a call continues, or a new one."""
+        for conversation in self.conversations:
+            if conversation.continues(ids, mask, positions, self.mask_id):
+                conversation.grow(ids, mask, positions, self.mask_id)
+                return conversation
+        # Guidance in calls of its own: streams that take turns from the first call on belong together.
+        if any(conversation.run.index > 1 for conversation in self.conversations) or not self.conversations:
+            self.conversations = []
+            self.stats = RowStats(self.method.describe(), self.engine.binding.name)
+            self.began(self.stats)
+        conversation = Conversation(self._run(ids, mask, positions), mask)
+        self.conversations.append(conversation)
+        return conversation
+
+    def _run(self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor) -> Run:
+        real = _real(ids, mask)
+        limits.check_pads(self.module, self.mask_id, real)
+        limits.check_width(self.module, ids.shape[1])
+        # A prompt that guidance masks, in some rows or in calls of its own, is not to be generated.
+        columns = (ids == self.mask_id).all(0)
+        for other in self.conversations:
+            if other.run.region.shape == ids.shape:
+                columns = columns & other.run.region[0]
+        region = columns.expand(ids.shape)
+        start = int(columns.to(torch.int8).argmax()) if bool(columns.any()) else ids.shape[1]
+        size = self.method.policy.block
+        end = ids.shape[1] if size is None else min(start + size, ids.shape[1])
+        return Run(
+            self.engine,
+            self.method,
+            region,
+            real,
+            Stream(self.engine, positions),
+            Block(start, end, start),
+            limits.shifted(self.module, self.method.shift),
+            self.stats,
+        )
+
+    def _answer(self, conversation: Conversation, ids: torch.Tensor, more: Mapping[str, Any]) -> Any:
+        run = conversation.run
+        masked = (ids == self.mask_id) & run.region
+        self._move(run, masked)
+        if conversation.ids.shape == ids.shape:
+            run.stats.tokens += int(((ids != conversation.ids) & run.region).sum())
+        elif conversation.ids.shape[1]:
+            W = conversation.ids.shape[1]
+            run.stats.tokens += int(((ids[:, :W] != conversation.ids) & run.region[:, :W]).sum())
+        active = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+        rows, reason = run.rows(run.step_of(ids, masked, None), active)
+        conversation.ids, conversation.mask = ids.clone(), more["attention_mask"]
+        if not bool(rows.any()):
+            run.stats.answered += 1
+            return with_logits(conversation.output, _copy(conversation.logits))
+        result = run.forward(ids, rows, reason, more)
+        if result.selection.full or conversation.logits is None:
+            conversation.logits = result.logits.clone()
+        else:
+            result.selection.put(conversation.logits, result.logits)
+        conversation.output = with_logits(result.output, result.logits[:, :0])
+        self._choose(run)
+        return with_logits(result.output, _copy(conversation.logits))
+
+    def _move(self, run: Run, masked: torch.Tensor) -> None:
+        """Go on to the next block of a loop of fixed width, where the current one has no mask left."""
+        size, width = self.method.policy.block, masked.shape[1]
+        while size and run.block.end < width and not bool(masked[:, run.block.start : run.block.end].any()):
+            run.block.move(run.block.end, min(run.block.end + size, width))
+
+    def _choose(self, run: Run) -> None:
+        """After the default's first forward: `frozen` where the mask is block-causal."""
+        if self.automatic and run.index == 1 and run.model_block:
+            from dcache.diffusion_lm.policies.frozen import frozen
+
+            run.method = replace(frozen(), delay=self.method.delay)
+            run.stats.method = run.method.describe()
+            run.stats.note = (
+                f"frozen: the model's attention is block-causal, {run.model_block} tokens a block"
+            )
+
+
+def _named(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A call's arguments by name."""
+    if not args:
+        return dict(kwargs)
+    return {**dict(zip(inspect.signature(model.forward).parameters, args, strict=False)), **kwargs}
+
+
+def _real(ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Bool `[B, T]`: positions that a 2-D attention mask leaves."""
+    if mask is None or mask.ndim != 2:
+        return torch.ones_like(ids, dtype=torch.bool)
+    return mask != 0
+
+
+def _same(new: torch.Tensor | None, old: torch.Tensor | None, width: int) -> bool:
+    """Whether two attention masks agree on the first columns."""
+    if new is None or old is None:
+        return new is old
+    if new.ndim == 2:
+        return old.ndim == 2 and torch.equal(new[:, :width], old[:, :width])
+    return new.ndim == old.ndim and torch.equal(new[..., :width, :width], old[..., :width, :width])
+
+
+def _copy(logits: torch.Tensor | None) -> torch.Tensor:
+    # Callers write into logits: mask tokens get -inf.
+    return torch.zeros(0) if logits is None else logits.clone()

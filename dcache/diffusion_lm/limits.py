@@ -1,0 +1,91 @@
+"""What of a model and a call is refused before anything runs."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from dcache.errors import DcacheError
+from dcache.intercept.module_call import compiled_inside
+from dcache.util.checks import is_whole
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse models whose rows cannot be computed by themselves.
+
+    Raises:
+        DcacheError: the model corrupts uniformly, is compiled as a whole, or trains.
+    """
+    name = type(getattr(model, "_orig_mod", model)).__name__
+    config: Any = getattr(model, "config", None)
+    if hasattr(model, "_orig_mod") or compiled_inside(model) is not None:
+        raise DcacheError(
+            f"{name} is compiled as a whole, and the number of rows changes from step to step: give the "
+            "model as it was before torch.compile"
+        )
+    # DiffusionGemma's canvas goes by another name than the context's ids.
+    canvas = "decoder_input_ids" in inspect.signature(model.forward).parameters
+    if canvas and not is_whole(getattr(config, "mask_token_id", None)):
+        raise DcacheError(
+            f"{name} corrupts tokens uniformly: it has no mask token, and every step re-noises all tokens "
+            "that are not committed, so no row stays as it was. Row policies need masked diffusion: run it "
+            "uncached."
+        )
+    if model.training:
+        raise DcacheError(f"{name} is in training mode, where rows may differ by dropout: call model.eval()")
+
+
+def mask_of(model: nn.Module, given: int | None, pipe: Any = None) -> int:
+    """The id of the mask token: as given, of the pipeline's tokenizer, or of the model's config.
+
+    Raises:
+        DcacheError: there is none.
+    """
+    config: Any = getattr(model, "config", None)
+    for value in (given, getattr(pipe, "mask_token_id", None), getattr(config, "mask_token_id", None)):
+        if is_whole(value):
+            return int(value)
+    raise DcacheError(
+        f"no mask id was found for {type(model).__name__}: expected config.mask_token_id or a tokenizer with "
+        "a mask token. Give it: dcache.enable(model, 'dkv', mask_id=126336), or generate(..., "
+        "mask_id=126336)."
+    )
+
+
+def shifted(model: nn.Module, given: bool | None) -> bool:
+    """Whether row i predicts token i + 1, as in Dream."""
+    if given is not None:
+        return given
+    config: Any = getattr(model, "config", None)
+    return "dream" in str(getattr(config, "model_type", "")).lower()
+
+
+def check_pads(model: nn.Module, mask_id: int, real: torch.Tensor) -> None:
+    """Refuse a pad id that is the mask id where there are pads.
+
+    Raises:
+        DcacheError: it is.
+    """
+    config: Any = getattr(model, "config", None)
+    if getattr(config, "pad_token_id", None) == mask_id and not bool(real.all()):
+        raise DcacheError(
+            f"pad_token_id and the mask id are both {mask_id}, and the batch is padded: pads would be "
+            "decoded. Pad with another id."
+        )
+
+
+def check_width(model: nn.Module, width: int) -> None:
+    """Refuse sequences longer than the model's positions.
+
+    Raises:
+        DcacheError: they are.
+    """
+    most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if is_whole(most) and width > most:
+        raise DcacheError(
+            f"prompt and answer have {width} tokens, and {type(model).__name__} has positions for {most}: "
+            "shorten the prompt or max_new_tokens"
+        )

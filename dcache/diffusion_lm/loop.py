@@ -1,0 +1,167 @@
+"""`Loop`: the steps of one call of `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from dcache.diffusion_lm.decoders.base import Decoder, Proposal
+from dcache.diffusion_lm.engine import RowLogits
+from dcache.diffusion_lm.run import Run
+from dcache.diffusion_lm.sampling import keys_of, sample, uniform
+from dcache.diffusion_lm.selection import Selection
+from dcache.util.checks import check_number, check_whole
+
+Callback = Callable[[int, torch.Tensor, torch.Tensor], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `generate` that are no decoder's.
+
+    Raises:
+        DcacheError: one is out of range.
+    """
+
+    new: int
+    block: int
+    steps: int | None
+    temperature: float
+    seed: int
+    attention_mask: torch.Tensor | None
+    mask_id: int | None
+    eos_id: int | None
+    callback: Callback | None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_whole("max_new_tokens", self.new, 1)
+        check_whole("block", self.block, 1)
+        check_number("temperature", self.temperature, 0)
+        if self.steps is not None:
+            check_whole("steps", self.steps, 1)
+
+
+@dataclass
+class Loop:
+    """The steps of one call of `generate`.
+
+    Attributes:
+        run: the batch under its method.
+        decoder: which tokens are committed.
+        mask_id: id of the mask token.
+        size: tokens of a block.
+        steps: forwards of the fixed schedule in a block; None for one token a step.
+        options: the others.
+        counts: int64 `[B]`, steps that each sequence took part in; noise depends on it.
+        order: float64 `[B, T]`, the random order.
+        begun: int64 `[B]`, masked tokens when the block began.
+    """
+
+    run: Run
+    decoder: Decoder
+    mask_id: int
+    size: int
+    steps: int | None
+    options: Options
+    counts: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    order: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    begun: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    def decode(self, prompt: torch.Tensor) -> torch.Tensor:
+        """Ids `[B, P + new]`, all decoded."""
+        B, P = prompt.shape
+        new = self.options.new
+        ids = torch.cat([prompt, prompt.new_full((B, new), self.mask_id)], 1)
+        self.counts = torch.zeros(B, dtype=torch.long, device=ids.device)
+        columns = torch.arange(P + new, device=ids.device).expand(B, -1)
+        self.order = uniform(keys_of(self.options.seed + 1, self.counts, columns), 1)[..., 0]
+        masked = self.run.region
+        self._begin(masked)
+        while bool(masked.any()):
+            while not bool(masked[:, self.run.block.start : self.run.block.end].any()):
+                self.run.block.move(self.run.block.end, min(self.run.block.end + self.size, P + new))
+                self._begin(masked)
+            ids = self._step(ids, masked)
+            masked = (ids == self.mask_id) & self.run.region
+        return ids
+
+    def _begin(self, masked: torch.Tensor) -> None:
+        """Count what each row has to decode in a new block."""
+        self.begun = masked[:, self.run.block.start : self.run.block.end].sum(1)
+
+    def _step(self, ids: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+        run, window = self.run, self.run.method.policy.window
+        here = run.step_of(ids, masked, None)
+        candidates = here.leftmost(window) if window else masked & here.block
+        active = candidates.any(1)
+        quota = self._quota()
+        upcoming = None
+        if self.decoder.ahead and run.method.policy.upcoming:
+            upcoming = self.decoder.pick(Proposal(ids, candidates, quota, self.order))
+        rows, reason = run.rows(run.step_of(ids, masked, upcoming), active)
+        result = run.forward(ids, rows, reason, self._more())
+        proposal = self._proposal(ids, result, candidates, rows, quota)
+        take = self.decoder.pick(proposal) & proposal.candidates
+        new = torch.where(take, proposal.tokens_or(ids), ids)
+        run.stats.tokens += int(take.sum())
+        self.counts = self.counts + active
+        if self.options.callback is not None:
+            self.options.callback(run.index - 1, new, rows)
+        return self._ended(new)
+
+    def _quota(self) -> torch.Tensor:
+        """Tokens `[B]` of the fixed schedule at this step; the first steps of a block take the remainder."""
+        if self.steps is None:
+            return torch.ones_like(self.begun)
+        step = self.run.block.steps
+        more = step < self.begun % self.steps
+        return (self.begun // self.steps + more.long()).clamp(min=1)
+
+    def _more(self) -> dict[str, Any]:
+        return {} if bool(self.run.real.all()) else {"attention_mask": self.run.real.long()}
+
+    def _proposal(
+        self,
+        ids: torch.Tensor,
+        result: RowLogits,
+        candidates: torch.Tensor,
+        rows: torch.Tensor,
+        quota: torch.Tensor,
+    ) -> Proposal:
+        """Sample the candidates that were computed, and no other row: noise over a vocabulary is dear."""
+        shift = int(self.run.shift)
+        sources = rows.clone()
+        if shift:
+            sources[:, 1:] = rows[:, :-1]
+        candidates = candidates & sources
+        wanted = Selection(candidates)
+        positions = wanted.positions
+        logits = result.at((positions - shift).clamp(min=0)).float()
+        logits[..., self.mask_id] = -torch.inf
+        tokens = sample(logits, self.options.temperature, keys_of(self.options.seed, self.counts, positions))
+        chances = logits.softmax(-1)
+        confidence = chances.gather(-1, tokens[..., None])[..., 0]
+        entropy = -(chances * chances.clamp(min=1e-30).log()).sum(-1) if self.decoder.entropy else None
+        empty = torch.zeros(ids.shape, device=ids.device)
+        return Proposal(
+            ids,
+            candidates,
+            quota,
+            self.order,
+            wanted.put(ids.clone(), tokens),
+            wanted.put(empty.clone(), confidence),
+            None if entropy is None else wanted.put(empty.clone(), entropy),
+        )
+
+    def _ended(self, ids: torch.Tensor) -> torch.Tensor:
+        """Fill rows with EOS behind a decoded EOS that has nothing masked before it."""
+        if self.options.eos_id is None:
+            return ids
+        region = self.run.region
+        open_before = ((ids == self.mask_id) & region).long().cumsum(1) > 0
+        ends = (ids == self.options.eos_id) & region & ~open_before
+        return torch.where((ends.long().cumsum(1) > 0) & region, self.options.eos_id, ids)

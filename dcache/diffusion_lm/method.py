@@ -1,0 +1,81 @@
+"""`RowMethod`: which rows are computed, as a value; `RowPolicy`: what a policy defines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from dcache.diffusion_lm.drift import Drift
+from dcache.diffusion_lm.step import Step
+from dcache.errors import DcacheError
+from dcache.util.checks import check_whole
+
+
+class RowPolicy:
+    """Which rows of a step are computed. Subclasses define `rows`, and `refresh` where all are at times.
+
+    Attributes:
+        window: masked positions at the left that the decoder is restricted to; None for no window.
+        needs: the part of a decode order that it reads, so that it does not run in a caller's own loop; ""
+            for none.
+        upcoming: it reads the positions to be decoded before the forward.
+        block: tokens of a block in a caller's own loop; None where the loop tells.
+    """
+
+    window: int | None = None
+    needs: str = ""
+    upcoming: bool = False
+    block: int | None = None
+
+    def drift(self, model: nn.Module) -> Drift | None:
+        """The drift test of one batch; None for most policies."""
+        return None
+
+    def refresh(self, step: Step) -> str | None:
+        """The reason to compute all rows at this step, or None. The first step computes all anyway."""
+        return None
+
+    def rows(self, step: Step) -> torch.Tensor:
+        """Rows bool `[B, T]` to compute; the engine adds those of the delay, and leaves pads out."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class RowMethod:
+    """A policy with its name and the engine's options.
+
+    Attributes:
+        name: the preset's name.
+        policy: which rows.
+        delay: 1: a position is computed once more after it was decoded, with its token; 0: it is not.
+        mask_id: id of the mask token; None for that of the model's config.
+        shift: whether row i predicts token i + 1, as in Dream; None reads it from the config.
+        parameters: what the preset was called with.
+
+    Raises:
+        DcacheError: an option is out of range.
+    """
+
+    name: str = "rows"
+    _: KW_ONLY
+    policy: RowPolicy
+    delay: int = 1
+    mask_id: int | None = None
+    shift: bool | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check the engine's options."""
+        if self.delay not in (0, 1) or isinstance(self.delay, bool):
+            raise DcacheError(f"delay must be 0 or 1, got {self.delay!r}")
+        if self.mask_id is not None:
+            check_whole("mask_id", self.mask_id, 0)
+
+    def describe(self) -> str:
+        """The preset's call as text."""
+        options = {**self.parameters, **({"delay": self.delay} if self.delay != 1 else {})}
+        return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in options.items())})"

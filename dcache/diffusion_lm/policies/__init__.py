@@ -1,0 +1,1 @@
+"""The row policies, one a file."""
