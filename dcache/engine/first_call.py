@@ -191,7 +191,9 @@ class CallCheck:
         self.fall_back(why)
         if arguments is None:
             # A later call than the first: its arguments may have been written over.
-            self.session.state.record.events.clear()
+            state = self.session.state
+            state.record.events.clear()
+            state.untraced = f"its sites were given up at evaluation {call.index}"
             return call
         return self._as_whole_model(call, reset, arguments, output)
 

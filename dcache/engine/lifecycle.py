@@ -205,6 +205,8 @@ class Lifecycle(Listener):
         session.state = self._next_state(run)
         if any(left is run for left in self._left):
             session.state.untraced = f"it was left for another one, and evaluation {run.index} began afresh"
+        elif run.late or (run.told and run.index > 0):
+            session.state.untraced = "its first evaluations were not seen, or belong to a run that was left"
         self._fit_table(run)
         if run.count is None:
             session.tracker.learned.foresee(run)
