@@ -252,9 +252,7 @@ def test_a_run_that_gave_its_sites_up_on_the_way_has_no_trace_and_the_next_one_r
     # 8 (1 + t): computed at 4, where the sites were given up, at 3 and 1.
     assert integers(rest) == [40, 32, 32, 16]
     assert dcache.stats(model).predicted > 0
-    with pytest.raises(
-        DcacheError, match="its sites were given up at evaluation 2"
-    ):
+    with pytest.raises(DcacheError, match="its sites were given up at evaluation 2"):
         dcache.trace(model)
     expected = integers(steps(model, times))
     assert expected == [56, 56, 40, 40, 24, 24]

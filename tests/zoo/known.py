@@ -11,9 +11,6 @@ CAUSES: dict[str, dict[str, tuple[str, ...]]] = {
     "the first call differs: it leaves out the last entry of its table, which only its end shows": {
         "LTXI2VLongMultiPromptPipeline": ("default", "easycache")
     },
-    "the first call returns a cache object beside its sample, and falls back to the whole model": {
-        "Flux2KleinKVPipeline": ("default",)
-    },
     "several loops in one call of a modular pipeline, which does not say when it begins or ends": {
         "HeliosModularPipeline": ("fbcache",),
         "HeliosPyramidModularPipeline": ("fbcache",),
