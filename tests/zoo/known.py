@@ -4,8 +4,7 @@ from __future__ import annotations
 
 EVERY = ("default", "interval", "fbcache", "easycache")
 CAUSES: dict[str, dict[str, tuple[str, ...]]] = {
-    "nothing is said of a run without predictions: `step` of the sampler is not called, no run ends": {
-        "StableDiffusionParadigmsPipeline": ("default", "interval", "easycache"),
+    "said when the next run opens: `step` of the sampler is not called, nor anything at the end": {
         "ScoreSdeVePipeline": ("easycache",),
     },
     "the first call differs: it leaves out the last entry of its table, which only its end shows": {
