@@ -144,6 +144,8 @@ class Branch:
         settled: True if full histories were found to fit the memory limit.
         output: shape of what its calls return, the first tensor of it; None before the first one.
         refused: bytes of a probe tensor that the indicator could not keep for lack of memory.
+        began: the evaluation of its first call.
+        changing: whole numbers among the arguments that were others in each evaluation; None in the first.
     """
 
     name: str
@@ -157,6 +159,8 @@ class Branch:
     settled: bool = False
     refused: int = 0
     output: torch.Size | None = None
+    began: int = 0
+    changing: frozenset[int | str] | None = None
 
     def history(self, site: str) -> History:
         """The history of a site; an empty one is made on first use."""
@@ -172,9 +176,9 @@ class Branch:
             limit: most anchors of each history.
             reset: why the histories are empty, "" where they always were.
         """
-        return Branch(
-            self.name, limit, self.signature, condition=self.condition, reset=reset, paired=self.paired
-        )
+        branch = Branch(self.name, limit, self.signature, condition=self.condition, reset=reset)
+        branch.paired, branch.began, branch.changing = self.paired, self.began, self.changing
+        return branch
 
     def start_afresh(self, reason: str) -> None:
         """Drop all histories and the indicator, and note the reason."""

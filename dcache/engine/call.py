@@ -44,6 +44,7 @@ class Call:
         attention_calls: whether the last call of the probe's attention was for it alone, and its number.
         sample: its first tensor, where that is the rule's probe and the part of it that the output continues
             is not known before it returns.
+        makes: what it returns beside its sample that cannot be predicted or returned again, "" if nothing.
         problem: what a site met in it that cannot be predicted, "" if nothing; the session falls back then.
     """
 
@@ -67,6 +68,7 @@ class Call:
     withdraw: Callable[[Call, bool], bool] | None = None
     sample: torch.Tensor | None = None
     attention_calls: tuple[bool | None, int] = (None, -1)
+    makes: str = ""
     problem: str = ""
 
     @contextmanager

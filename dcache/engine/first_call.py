@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from dcache.cache.continued import cut
 from dcache.engine.binding import Binding
@@ -21,11 +20,13 @@ from dcache.engine.gate import Gate
 from dcache.engine.lowering.blocks import RunRegion
 from dcache.engine.memory import SessionMemory
 from dcache.engine.protocols import Engine
-from dcache.engine.selfcheck import self_check
+from dcache.engine.selfcheck import never_left, self_check
 from dcache.errors import DcacheError
 from dcache.intercept.effects import once_more
 from dcache.intercept.own_state import OwnState
-from dcache.intercept.pytree import flatten, gpus
+from dcache.intercept.pytree import flatten, gpus, unpredictable
+
+Withdraw = Callable[[Call, bool], bool]
 
 
 class Checked(Engine, Protocol):
@@ -83,7 +84,10 @@ class CallCheck:
         into_itself = (
             own_state is not None and not wrote and self._adds_to_itself(own_state, inner, arguments)
         )
-        if sampled and not wrote and not into_itself:
+        if sampled and not wrote and not into_itself and not call.makes:
+            if isinstance(leaves[0], torch.Tensor) and unpredictable(leaves[1:]):
+                # Whether its sites can be predicted all the same the check will tell.
+                call.withdraw = withdraw
             return False
         reason = (
             "its arguments have too many parts to see which of them a call writes into"
@@ -96,10 +100,22 @@ class CallCheck:
             if into_itself
             else ""
         )
+        self._withdraw(call, withdraw, sampled, reason or _makes(call.makes))
+        return True
+
+    def _withdraw(self, call: Call, withdraw: Withdraw, sampled: bool, reason: str) -> None:
+        """Forget a call, and compute its like from now on.
+
+        Args:
+            call: the call.
+            withdraw: its `Call.withdraw`.
+            sampled: whether the model returned a sample.
+            reason: what is said of it, "" for nothing.
+        """
+        session, state = self.session, self.session.state
         if reason:
             session.warn(f"{type(session.module).__name__}: {reason}, so such calls are always computed")
             session.gate.said_writes = True
-        state = session.state
         session.writers[call.branch.signature] = withdraw(call, sampled)
         # A run that only this call seemed to open is none; what was counted into it belongs to the next.
         lost = 0 if session.state is state else state.record.reasons.get("writes", 0)
@@ -110,7 +126,6 @@ class CallCheck:
         if session.memory is not None:
             session.memory.withdraw()
         session.gate.count_writes(1 + lost)
-        return True
 
     def check(self, call: Call, output: Any, inner: Callable[..., Any], arguments: Any) -> Call:
         """A call is over: the first of each signature checks what was understood of the model.
@@ -150,6 +165,7 @@ class CallCheck:
         for text in texts:
             session.warn(text)
         problem = self._once_only(call)
+        withdraw, call.withdraw = call.withdraw, None
         if differs and not problem:
             # Few first calls come to it.
             from dcache.engine.recompute import computed_again
@@ -158,6 +174,10 @@ class CallCheck:
         problem = problem or call.problem or session.binding.settle()
         if problem is None and session.binding.whole is None:
             problem = self_check(session, list(session.binding.storing()), call, inner, arguments, output)
+        if problem and withdraw is not None:
+            # What it made was not made in the replay: a cache for the calls that follow.
+            self._withdraw(call, withdraw, True, _makes(unpredictable(flatten(output)[0][1:])))
+            return call
         if problem:
             call = self._given_up(call, problem, reset, arguments, output)
         else:
@@ -191,7 +211,9 @@ class CallCheck:
         self.fall_back(why)
         if arguments is None:
             # A later call than the first: its arguments may have been written over.
-            self.session.state.record.events.clear()
+            state = self.session.state
+            state.record.events.clear()
+            state.untraced = f"its sites were given up at evaluation {call.index}"
             return call
         return self._as_whole_model(call, reset, arguments, output)
 
@@ -264,18 +286,5 @@ class CallCheck:
         return any(len(set(region.order)) < len(region.order) for region in runs)
 
 
-def never_left(module: nn.Module, entered: int) -> DcacheError:
-    """The error for runs of blocks that were not entered and left once each.
-
-    Args:
-        module: the denoiser.
-        entered: runs that were entered and not left; negative where more were left than entered.
-    """
-    what = (
-        "a run of blocks was entered and its last block never called (skip-layer guidance?), so the "
-        "prediction had nowhere to go. Choose a run that ends before the blocks that are skipped"
-        if entered > 0
-        else "the last block of a run was called more often than its first (skip-layer guidance, or a block "
-        "that is called twice?), so where the run ends is not known. Choose a run without these blocks"
-    )
-    return DcacheError(f"{type(module).__name__}: {what}, or sites='model'.")
+def _makes(what: str) -> str:
+    return f"a call of it returns {what}" if what else ""

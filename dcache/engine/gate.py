@@ -12,13 +12,14 @@ from dcache.cache.continued import cut
 from dcache.cache.history import Branch
 from dcache.engine.call import Call
 from dcache.engine.checkpoint import Checkpoint
+from dcache.engine.flags import changing, goes_on, marked
 from dcache.engine.protocols import Engine, Owner
 from dcache.identity.branch import condition_of
 from dcache.identity.run import Run
 from dcache.identity.tracker import RunTracker
 from dcache.intercept.effects import Effects
 from dcache.intercept.own_state import OwnState
-from dcache.intercept.pytree import batch_of, first_tensor, flatten, gpus, signature
+from dcache.intercept.pytree import batch_of, first_tensor, flatten, gpus
 from dcache.method import wrong_count
 from dcache.predictors.guided_pair import halves_equal
 
@@ -102,7 +103,7 @@ class Gate:
         session = self.session
         if session.call is not None or (torch.is_grad_enabled() and self._records_gradients(args, kwargs)):
             return None
-        mark = signature(args, kwargs)
+        mark = marked(args, kwargs, session.tracker.time.place, session.state.counters)
         if session.writers and mark in session.writers:
             self._pass_writer(session.writers[mark], args, kwargs)
             return None
@@ -110,6 +111,7 @@ class Gate:
         run = tracker.run_of(args, kwargs)
         if run is not session.state.run:
             self._open(run)
+            mark = marked(args, kwargs, tracker.time.place)
         elif session.binding.moved():
             # A module replaced in mid-run (a LoRA layer) would compute on placeholders: bind again at once.
             session.rebind(session.method.sites)
@@ -133,15 +135,11 @@ class Gate:
         call = Call(branch, index, run.clock(session.method.clock), run=run)
         if session.method.probe is not None:
             self.look(call, args, kwargs)
-        call.observing = mark not in session.verified
+        call.observing = branch.signature not in session.verified
         if index == 0 and self.skips_first:
             return None
-        if checkpoint is not None:
-            call.effects, call.withdraw = Effects(args, kwargs), checkpoint.withdraw
-            call.own_state = OwnState(session.module)
-            from dcache.intercept.snapshot import Snapshot
-
-            call.snapshot = Snapshot(session.module, gpus(args, kwargs))
+        if checkpoint is not None and call.observing:
+            self._watch(call, checkpoint, args, kwargs)
         for observer in session.observers:
             observer.on_call(call, args, kwargs)
         return call
@@ -152,6 +150,16 @@ class Gate:
         if call.run is not None and call.run is session.state.run:
             session.tracker.take_back(call.run)
             session.state.take_back(call.branch, call.index, call.tau)
+
+    def _watch(
+        self, call: Call, checkpoint: Checkpoint, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        """A first call begins: note everything that it may write into."""
+        from dcache.intercept.snapshot import Snapshot
+
+        call.effects, call.withdraw = Effects(args, kwargs), checkpoint.withdraw
+        call.own_state = OwnState(self.session.module)
+        call.snapshot = Snapshot(self.session.module, gpus(args, kwargs))
 
     def count_writes(self, count: int) -> None:
         """Count calls that write into their arguments; before a run they belong to the one that follows."""
@@ -219,12 +227,15 @@ class Gate:
     ) -> Branch:
         """A branch that is new, or whose calls look otherwise than before, begins without histories."""
         state, method = self.session.state, self.session.method
+        if before is not None and goes_on(before, mark, state):
+            self.session.verified.add(before.signature)
+            return before
         if before is not None:
             state.note_peak()
         # Not the same object emptied: should this call be withdrawn, the branch goes on as it was.
-        branch = state.branches[name] = Branch(name, method.predictor.order + 1, mark)
+        branch = state.branches[name] = Branch(name, method.predictor.order + 1, mark, began=state.last_index)
         if before is not None:
-            branch.reset = "shape"
+            branch.reset, branch.changing = "shape", changing(before, mark, state.last_index)
         branch.paired = method.predictor.pairs_halves and self._paired(args, kwargs)
         return branch
 

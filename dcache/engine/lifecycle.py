@@ -205,6 +205,8 @@ class Lifecycle(Listener):
         session.state = self._next_state(run)
         if any(left is run for left in self._left):
             session.state.untraced = f"it was left for another one, and evaluation {run.index} began afresh"
+        elif run.late or (run.told and run.index > 0):
+            session.state.untraced = "its first evaluations were not seen, or belong to a run that was left"
         self._fit_table(run)
         if run.count is None:
             session.tracker.learned.foresee(run)
@@ -233,10 +235,12 @@ class Lifecycle(Listener):
         if run is None:
             return
         lasted = state.steps
-        # An evaluation that no step ended is none that came to its end.
-        whole = whole and (not run.calls or run.over)
-        learned = learns and whole and bool(run.entries) and lasted > 0 and lasted != run.count
         expected = run.count
+        # ParaDiGMS steps several evaluations at once, by a method of its own.
+        unstepped = whole and not run.index and run.calls > 1 and bool(run.entries)
+        # An evaluation that no step ended is none that came to its end.
+        whole = whole and (not run.calls or run.over or unstepped)
+        learned = learns and whole and not unstepped and bool(run.entries) and 0 < lasted != expected
         # One that was left and went on at a later evaluation has no length of its own.
         from_start = lasted > 0 and (not run.told or 0 in run.told)
         # Of unknown length, a run of one evaluation is all that is seen of a loop where others take turns.
@@ -257,6 +261,12 @@ class Lifecycle(Listener):
             self._say_length(expected, lasted)
         elif expected is None and from_start and not interrupted and self._learned(run, lasted):
             return
+        if unstepped and session.method.predicts:
+            state.said = True
+            session.warn(
+                f"nothing was predicted in this run of {type(session.module).__name__}: `step` of its "
+                f"{run.sampler} was not called, so its {run.calls} calls count as one evaluation."
+            )
         self._broken_off = 0 if (whole and not brief) or state.record.predicted else self._broken_off + 1
         # An interrupted run had no time to predict; its own error is what should be seen.
         if whole and self._broken_off < _TURNS:

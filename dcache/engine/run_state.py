@@ -32,6 +32,7 @@ class RunState:
         entries: evaluations that the sampler's table listed, None for a hand-written loop; set at the end.
         limit: evaluations that the method's table has for this run, None without a table.
         untraced: why its trace would not give the same bits, "" where it does.
+        counters: whole numbers among the denoiser's arguments that count, by position or name.
         offset: where they begin in the table's rows.
     """
 
@@ -51,6 +52,7 @@ class RunState:
     limit: int | None = None
     offset: int = 0
     untraced: str = ""
+    counters: set[int | str] = field(default_factory=set)
 
     @property
     def steps(self) -> int:

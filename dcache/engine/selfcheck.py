@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from dcache.engine.call import Call
 from dcache.engine.lowering.blocks import RunRegion
 from dcache.engine.protocols import Engine
 from dcache.engine.region import Region
 from dcache.engine.tolerance import TOLERANCE
+from dcache.errors import DcacheError
 from dcache.intercept.pytree import flatten, same
 
 
@@ -113,3 +115,20 @@ def _tolerance(regions: Iterable[Region], output: Any) -> float:
     for region in regions:
         dtypes += [d for d in (region.codec.store, *region.dtypes) if d is not None]
     return max((TOLERANCE.get(d, 1e-3) for d in dtypes), default=1e-3)
+
+
+def never_left(module: nn.Module, entered: int) -> DcacheError:
+    """The error for runs of blocks that were not entered and left once each.
+
+    Args:
+        module: the denoiser.
+        entered: runs that were entered and not left; negative where more were left than entered.
+    """
+    what = (
+        "a run of blocks was entered and its last block never called (skip-layer guidance?), so the "
+        "prediction had nowhere to go. Choose a run that ends before the blocks that are skipped"
+        if entered > 0
+        else "the last block of a run was called more often than its first (skip-layer guidance, or a block "
+        "that is called twice?), so where the run ends is not known. Choose a run without these blocks"
+    )
+    return DcacheError(f"{type(module).__name__}: {what}, or sites='model'.")

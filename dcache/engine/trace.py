@@ -52,7 +52,7 @@ def _plan(session: Traced) -> Plan | None:
     if untraced:
         raise DcacheError(
             f"no trace of this run of {type(session.module).__name__} gives the same bits: {untraced}. "
-            "Trace a run that is not interrupted."
+            "Trace another run: one that is not interrupted."
         )
     method = session.method
     rows = _joined([(state.record.rows(state.steps), state.steps) for state in states])

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from dcache.identity.sampler import is_sampler
+from dcache.identity.sampler import is_sampler, tap_of
 
 _PACKAGE = str(Path(__file__).parent.parent)
 
@@ -62,7 +62,8 @@ def find_sampler(wanted: Any, timestep: Callable[[], float | None]) -> tuple[Any
 
     Args:
         wanted: the sampler that is meant where the loop has several.
-        timestep: reads what the denoiser is called with; else the sampler whose table lists it is meant.
+        timestep: reads what the denoiser is called with; else the sampler whose table lists it is meant. Of
+            several, that is one which did not walk through its table yet, and whose `step` comes next.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -72,8 +73,8 @@ def find_sampler(wanted: Any, timestep: Callable[[], float | None]) -> tuple[Any
             if len(places) > 1:
                 places.sort(key=lambda place: place[0] is not wanted)
                 if places[0][0] is not wanted:
-                    value = timestep()
-                    places.sort(key=lambda place: not _lists(place[0], value))
+                    value, following = timestep(), _steps_next(frame)
+                    places.sort(key=lambda place: _doubts(place, value, following))
             if places:
                 return places[0]
         frame = frame.f_back
@@ -133,6 +134,26 @@ def _is_copy(frame: FrameType) -> bool:
     Python does so before 3.13. What a debugger looks at is left alone.
     """
     return _COPIES and bool(frame.f_code.co_flags & CO_OPTIMIZED) and frame.f_trace is None
+
+
+def _doubts(place: tuple[Any, LoopVariable], timestep: float | None, following: str) -> tuple[bool, ...]:
+    """What speaks against a sampler's driving the loop, the strongest first; to sort by."""
+    sampler, variable = place
+    watched = tap_of(sampler)
+    walked = watched is not None and not watched.in_use
+    return not _lists(sampler, timestep), walked, (variable.attribute or variable.local) != following
+
+
+def _steps_next(frame: FrameType) -> str:
+    """The variable or attribute whose `step` a function names next behind the call under way, "" for none."""
+    from dis import get_instructions
+
+    before: Any = ""
+    for instruction in get_instructions(frame.f_code):
+        if instruction.offset > frame.f_lasti and instruction.argval == "step":
+            return before if isinstance(before, str) else ""
+        before = instruction.argval
+    return ""
 
 
 def _is_set(sampler: Any) -> bool:

@@ -66,6 +66,11 @@ class Loop:
         self._tell(value, is_sigma)
         return self.run
 
+    @property
+    def full(self) -> bool:
+        """Whether one more call with this timestep would be more than any evaluation before had."""
+        return len(self.branches) > 1 and self.branches[-1] >= max(self.branches[:-1])
+
     def _open(self, value: float, is_sigma: bool) -> Run:
         self.run = Run(started=True)
         self.value = value

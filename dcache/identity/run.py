@@ -43,6 +43,7 @@ class Run:
         like: earlier runs that had the timesteps of this one so far, where nothing tells its length.
         expected: evaluations that it is taken to have because the newest of those had as many, or None.
         best: the clock that `clock(None)` stands for, once it was asked for.
+        late: whether evaluations of it went by before it was seen.
     """
 
     timesteps: Sequence[float] = ()
@@ -65,6 +66,7 @@ class Run:
     like: Sequence[Timesteps] = ()
     expected: int | None = None
     best: str = ""
+    late: bool = False
 
     def place(self, timestep: float | None, begin: int | None) -> None:
         """Fix where in the tables the first evaluation lies.

@@ -34,7 +34,14 @@ def run_from(sampler: Any) -> Run:
         alphas_cumprod=_numbers(alphas) if not sigmas else [],
         flow=flow,
         sampler=type(sampler).__name__,
+        late=_has_stepped(sampler),
     )
+
+
+def _has_stepped(sampler: Any) -> bool:
+    """Whether the sampler is in the middle of a walk: its own index is behind the entry that it begins at."""
+    index, begin = getattr(sampler, "_step_index", None), getattr(sampler, "begin_index", None)
+    return isinstance(index, int) and index > (begin if isinstance(begin, int) else 0)
 
 
 def _evaluated(sampler: Any, timesteps: Sequence[float], sigmas: Sequence[float]) -> list[int]:

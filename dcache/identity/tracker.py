@@ -208,7 +208,8 @@ class RunTracker:
         value, before, last = self.time.read(args, kwargs), self.loop.run, self.loop.value
         if before is not None and (
             (self.conditioning.is_fresh(kwargs) and (value != last or not self.sample.is_same(args, kwargs)))
-            or (value != last and self.continuity.is_broken(args, kwargs))
+            # Nor is it a further branch where every evaluation before had fewer.
+            or ((value != last or self.loop.full) and self.continuity.is_broken(args, kwargs))
         ):
             self.loop = Loop()
         run = self.loop.see(value, self.time.is_sigma)

@@ -161,32 +161,43 @@ def gpus(*values: Any) -> list[int]:
     return sorted({leaf.get_device() for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.is_cuda})
 
 
-def signature(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable:
+def signature(
+    args: Sequence[Any], kwargs: Mapping[str, Any], numbers: list[tuple[int | str, int]] | None = None
+) -> Hashable:
     """A key that two calls have in common if they may share histories: shapes, dtypes, devices, flags.
 
     Of an object it is what `object_mark` reads: a cache of keys and values that is in another mode makes
     another call.
+
+    Args:
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
+        numbers: gets the position or name and the value of every whole number, also of those in dicts. Which
+            of them are flags the key cannot tell, so that it has none of their values.
     """
     marks: list[Hashable] = []
-    for value in (*args, *kwargs.values()):
+    items: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    for key, value in items:
         if isinstance(value, torch.Tensor):
             marks.append((value.shape, value.dtype, value.device))
         elif isinstance(value, _FLAGS):
             marks.append(value)
         else:
-            marks.append(_mark(value))
+            if numbers is not None and type(value) is int:
+                numbers.append((key, value))
+            marks.append(_mark(value, numbers))
     return (len(args), tuple(kwargs), tuple(marks))
 
 
-def _mark(value: Any) -> Hashable:
+def _mark(value: Any, numbers: list[tuple[int | str, int]] | None) -> Hashable:
     if isinstance(value, torch.Tensor):
         return value.shape, value.dtype, value.device
     if isinstance(value, _FLAGS):
         return value
     if isinstance(value, list | tuple):
-        return tuple(value) if all(isinstance(item, int) for item in value) else signature(value, {})
+        return tuple(value) if all(isinstance(item, int) for item in value) else signature(value, {}, None)
     if isinstance(value, dict):
-        return signature((), value)
+        return signature((), value, numbers)
     # A timestep may be 1.0 now and 0 later.
     return ("object", "float") if isinstance(value, int | float) else object_mark(value)
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import dcache
-from dcache import DcacheWarning, methods
+from dcache import DcacheError, DcacheWarning, methods
 from tests.engine.tiny_models import Mix, Toy, ToyPipe, flux_model
 from tests.laws.product import PRESETS as EVERY_PRESET
 from tests.pipelines import SHAPES, Shape, at_step_end
@@ -99,6 +99,27 @@ def test_its_trace_is_that_of_the_pipeline_and_replays() -> None:
     assert (alone.rows, alone.runs, trace.sampler) == (plan.rows, (), "FlowMatchEulerDiscreteScheduler")
     dcache.enable(pipe.transformer, trace)
     assert torch.equal(FLUX.run(pipe), expected)
+
+
+@pytest.mark.parametrize("inside", [0, 2])
+def test_a_run_in_the_callback_of_another_one_is_a_fresh_pipelines(inside: int) -> None:
+    method = methods.interval(interval=3)
+    expected = FLUX.run(dcache.enable(FLUX.build(), method), seed=2)
+    pipe, pictures = FLUX.build(), list[torch.Tensor]()
+    denoiser, other = dcache.enable(pipe.transformer, method), FLUX.build(model=pipe.transformer)
+
+    def act(i: int) -> None:
+        if i == inside:
+            pictures.append(FLUX.run(other, seed=2))
+
+    FLUX.run(pipe, **at_step_end(FLUX, act))
+    assert torch.equal(pictures[0], expected)
+    # What follows in the outer run began without the anchors before: its rows would not give the same bits.
+    assert dcache.stats(denoiser).predicted > 0
+    with pytest.raises(DcacheError, match="first evaluations were not seen"):
+        dcache.trace(denoiser)
+    FLUX.run(pipe)
+    assert dcache.trace(denoiser).steps == dcache.stats(denoiser).steps == 7
 
 
 @pytest.mark.parametrize("sampler", ["heun", "pndm"])

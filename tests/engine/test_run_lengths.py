@@ -449,3 +449,28 @@ def test_what_the_loop_says_is_believed() -> None:
         # Half of six.
         assert row(model) == "CCC---"
         assert dcache.stats(model).reasons == {"warmup": 3}
+
+
+class Parallel(Staged):
+    """Steps several evaluations at once, by a method of its own, as ParaDiGMS does."""
+
+    def __call__(self) -> list[float]:
+        self.progress_bar()
+        self.scheduler.set_timesteps(6)
+        outputs = [walk(self.denoiser, [t], torch.ones(1, 2, 4))[0] for t in self.scheduler.timesteps]
+        self.maybe_free_model_hooks()
+        return integers(outputs)
+
+
+def test_a_sampler_that_never_steps_is_said_and_the_trace_replays() -> None:
+    pipe = Parallel([6])
+    dcache.enable(pipe, ENDS)
+    with pytest.warns(DcacheWarning) as caught:
+        first = pipe()
+    assert [str(w.message).partition("`step` of its Countdown was not called")[1] for w in caught] != [""]
+    assert len(caught) == 1
+    # 8 (1 + t), as uncached.
+    assert first == pipe() == [56, 48, 40, 32, 24, 16]
+    assert dcache.stats(pipe).predicted == 0
+    dcache.enable(pipe, dcache.trace(pipe))
+    assert pipe() == first

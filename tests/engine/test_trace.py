@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import dcache
 from dcache import DcacheError, DcacheWarning, Schedule, methods
@@ -219,3 +220,41 @@ def test_a_traced_thing_need_not_be_a_session() -> None:
     schedule = trace_of({"unet": Traced(session)})
     assert schedule is not None
     assert (schedule.guidance, list(schedule.components)) == (7.0, ["unet"])
+
+
+class Numbered(nn.Module):
+    """x -> 2x, beside a number."""
+
+    def forward(self, x: torch.Tensor, number: int) -> tuple[torch.Tensor, int]:
+        return x * 2, number
+
+
+class Numbers(Toy):
+    """8 (x + timestep) through blocks that hand a number on."""
+
+    number = 0
+
+    def forward(self, x: torch.Tensor, timestep: Any) -> torch.Tensor:
+        x, number = x + timestep, self.number
+        for block in self.blocks:
+            x, number = block(x, number)
+        return x
+
+
+def test_a_run_that_gave_its_sites_up_on_the_way_has_no_trace_and_the_next_one_replays() -> None:
+    model = Numbers([Numbered() for _ in range(3)])
+    dcache.enable(model, methods.interval(interval=2, codec="value"))
+    times = [6, 5, 4, 3, 2, 1]
+    steps(model, times[:2])
+    model.number = 1
+    with pytest.warns(DcacheWarning, match="changes between evaluations; the whole model is remembered"):
+        rest = [steps(model, [t], first=2 + i)[0] for i, t in enumerate(times[2:])]
+    # 8 (1 + t): computed at 4, where the sites were given up, at 3 and 1.
+    assert integers(rest) == [40, 32, 32, 16]
+    assert dcache.stats(model).predicted > 0
+    with pytest.raises(DcacheError, match="its sites were given up at evaluation 2"):
+        dcache.trace(model)
+    expected = integers(steps(model, times))
+    assert expected == [56, 56, 40, 40, 24, 24]
+    dcache.enable(model, dcache.trace(model))
+    assert integers(steps(model, times)) == expected

@@ -317,15 +317,11 @@ FAST = {
     ("sana-refiner", "dbcache"),
     ("wan-animate-2", "interval"),
 }
-# Flux 2 Klein returns an object that cannot be taken apart beside its sample.
-REFUSED = {("klein", "teacache")}
 
 
 def marks_of(name: str, preset: str) -> list[pytest.MarkDecorator]:
-    """Slow where it is not in the fast lane; expected to fail where it is refused."""
-    marks = [] if (name, preset) in FAST else [pytest.mark.slow]
-    refused = pytest.mark.xfail(reason="it returns its cache beside the sample, and is refused")
-    return [*marks, refused] if (name, preset) in REFUSED else marks
+    """Slow where it is not in the fast lane."""
+    return [] if (name, preset) in FAST else [pytest.mark.slow]
 
 
 CASES = [pytest.param(name, preset, marks=marks_of(name, preset)) for name in WRITERS for preset in PRESETS]

@@ -9,6 +9,7 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from dcache.identity.callers import LoopVariable, call_frame, find_sampler
+from dcache.identity.sampler import Listener, tap
 
 
 def nothing() -> None:
@@ -103,6 +104,40 @@ def test_of_two_samplers_the_one_that_is_wanted_counts_and_else_the_one_whose_ta
     # As Flux and as Lumina take them.
     assert pipe.run_both(lambda: find_sampler(None, lambda: 0.5))[0] is sampler
     assert pipe.run_both(lambda: find_sampler(None, lambda: 1 - 0.666))[0] is prior
+
+
+class TwoStages:
+    """Two loops in one function, each with a sampler of its own, as in UnCLIP."""
+
+    def __init__(self, first: Any, second: Any) -> None:
+        self.second_scheduler, self.first_scheduler = second, first
+
+    def run(self, look: Any) -> list[Any]:
+        seen = [look()]
+        self.first_scheduler.step(torch.zeros(1), self.first_scheduler.timesteps[0], torch.zeros(1))
+        seen.append(look())
+        self.second_scheduler.step(torch.zeros(1), self.second_scheduler.timesteps[0], torch.zeros(1))
+        return seen
+
+
+def test_of_two_samplers_whose_tables_fit_the_one_counts_whose_step_comes_next() -> None:
+    # 0 is the last timestep of both.
+    for first, second in ((made(3), made(4)), (made(4), made(3))):
+        seen = TwoStages(first, second).run(lambda: find_sampler(None, lambda: 0.0))
+        assert [place[0] for place in seen] == [first, second]
+
+
+def test_one_that_walked_through_its_table_counts_after_one_that_did_not() -> None:
+    walked, sampler, listener = made(3), made(4), Listener()
+    watched = tap(walked, listener)
+
+    try:
+        # The one that steps next has no run under way.
+        assert TwoStages(walked, sampler).run(lambda: find_sampler(None, lambda: 0.0))[0][0] is sampler
+        walked.set_timesteps(3)
+        assert TwoStages(walked, sampler).run(lambda: find_sampler(None, lambda: 0.0))[0][0] is walked
+    finally:
+        watched.leave(listener)
 
 
 def test_a_variable_says_whether_the_loop_is_still_the_samplers() -> None:

@@ -322,3 +322,22 @@ def test_a_call_that_failed_after_it_had_remembered_leaves_no_trace_that_would_r
             net(x, torch.tensor(t))
     with pytest.raises(DcacheError, match="evaluation 2 failed after it had remembered"):
         dcache.trace(net)
+
+
+@pytest.mark.filterwarnings("ignore:nothing was predicted in this run")
+def test_a_run_that_was_left_and_went_on_has_no_trace_and_the_next_one_has() -> None:
+    net = dcache.enable(mixing(), methods.interval(interval=3, codec="value"))
+    first = announced(net, 1)
+    for _ in range(2):
+        next(first)
+    list(announced(net, 2))
+    assert rows(net) == {"*": "100100"}
+    list(first)
+    assert dcache.stats(net).predicted > 0
+    # Its evaluations from 2 on began without what the first two had computed.
+    with pytest.raises(
+        DcacheError, match="first evaluations were not seen, or belong to a run that was left"
+    ):
+        dcache.trace(net)
+    list(announced(net, 2))
+    assert rows(net) == {"*": "100100"}

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 EVERY = ("default", "interval", "fbcache", "easycache")
 CAUSES: dict[str, dict[str, tuple[str, ...]]] = {
-    "nothing is said of a run without predictions: `step` of the sampler is not called, no run ends": {
-        "StableDiffusionParadigmsPipeline": ("default", "interval", "easycache"),
+    "said when the next run opens: `step` of the sampler is not called, nor anything at the end": {
         "ScoreSdeVePipeline": ("easycache",),
     },
     "the first call differs: it leaves out the last entry of its table, which only its end shows": {
         "LTXI2VLongMultiPromptPipeline": ("default", "easycache")
-    },
-    "the first call returns a cache object beside its sample, and falls back to the whole model": {
-        "Flux2KleinKVPipeline": ("default",)
     },
     "several loops in one call of a modular pipeline, which does not say when it begins or ends": {
         "HeliosModularPipeline": ("fbcache",),

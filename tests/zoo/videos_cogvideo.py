@@ -186,7 +186,6 @@ ENTRIES: tuple[Entry, ...] = (
             id_cond=embeds(12, 4),
             **GUIDED,
         ),
-        refused=NO_ORDER,
     ),
     entry("EasyAnimatePipeline", _easyanimate, call(PROMPTS, **GUIDED, **masks(MASK)), FLOW_EULER, MAGVIT),
     entry(

@@ -110,6 +110,10 @@ class WholeRegion(Region):
             return
         # A number is returned again as the last computed call returned it: there is nothing to fall back to.
         problem = unpredictable([leaf for leaf in leaves if not isinstance(leaf, float | complex)])
+        if problem and call.effects is not None and isinstance(first, torch.Tensor):
+            # A first call, such as one that makes a cache: those that follow may do without.
+            call.makes = problem
+            return
         if problem:
             raise DcacheError(
                 "sites='model' predicts a tensor, or a tuple, list, dict or dataclass of tensors; "
