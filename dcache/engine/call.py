@@ -12,9 +12,9 @@ import torch
 from dcache.cache.history import Branch
 from dcache.identity.run import Run
 from dcache.intercept.effects import Effects, once_more
-from dcache.intercept.own_state import OwnState
 
 if TYPE_CHECKING:
+    from dcache.intercept.own_state import OwnState
     from dcache.intercept.snapshot import Snapshot
 
 

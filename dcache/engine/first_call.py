@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -23,8 +23,10 @@ from dcache.engine.protocols import Engine
 from dcache.engine.selfcheck import never_left, self_check
 from dcache.errors import DcacheError
 from dcache.intercept.effects import once_more
-from dcache.intercept.own_state import OwnState
 from dcache.intercept.pytree import flatten, gpus, unpredictable
+
+if TYPE_CHECKING:
+    from dcache.intercept.own_state import OwnState
 
 Withdraw = Callable[[Call, bool], bool]
 

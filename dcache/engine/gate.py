@@ -18,7 +18,6 @@ from dcache.identity.branch import condition_of
 from dcache.identity.run import Run
 from dcache.identity.tracker import RunTracker
 from dcache.intercept.effects import Effects
-from dcache.intercept.own_state import OwnState
 from dcache.intercept.pytree import batch_of, first_tensor, flatten, gpus
 from dcache.method import wrong_count
 from dcache.predictors.guided_pair import halves_equal
@@ -155,6 +154,7 @@ class Gate:
         self, call: Call, checkpoint: Checkpoint, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> None:
         """A first call begins: note everything that it may write into."""
+        from dcache.intercept.own_state import OwnState
         from dcache.intercept.snapshot import Snapshot
 
         call.effects, call.withdraw = Effects(args, kwargs), checkpoint.withdraw

@@ -102,9 +102,19 @@ def _entry(spec: str) -> PolicyEntry:
         # A layer, or several as in 0+1.
         several = layers if isinstance(layers, list) else [layers]
         options["dense_layers"] = tuple(int(n) if str(n).isdecimal() else n for n in several)
+    shown = dict(options)
+    if "codec" in options:
+        options["codec"] = _codec(str(options["codec"]))
     policy = lm_kv.make(name, **options)
-    words = [policy.name, *(f"{key}={_word(value)}" for key, value in options.items())]
+    words = [policy.name, *(f"{key}={_word(value)}" for key, value in shown.items())]
     return PolicyEntry(" ".join(words), policy)
+
+
+def _codec(text: str) -> lm_kv.Policy:
+    """A policy that stores in few bits, such as "kivi", or with its bits behind the name: "kivi2"."""
+    name = text.rstrip("0123456789")
+    bits = text.removeprefix(name)
+    return lm_kv.make(name, bits=int(bits)) if bits else lm_kv.make(name)
 
 
 def _word(value: Any) -> str:

@@ -132,6 +132,8 @@ def draw(rows: Sequence[Figures], path: Path) -> Path:
         axes.plot(*point, "o", color=ACCENT if row in front else GREY, markersize=5, zorder=2)
     axes.set_xlabel("bytes held, % of the full cache")
     axes.set_ylabel("nats a token of the answers (lower is better)")
+    # Room for the labels.
+    axes.margins(x=0.12, y=0.1)
     axes.grid(color=GRID)
     axes.set_axisbelow(True)
     place_labels(figure, axes, [row.name for row in rows], points, line)

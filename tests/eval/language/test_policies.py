@@ -17,6 +17,13 @@ def test_names_in_any_spelling_with_their_options() -> None:
     assert second.at(0.25).budget == 64
 
 
+def test_a_codec_is_another_policy_with_its_bits() -> None:
+    plain, two = parse("kvzip:codec=kivi; kvzip:codec=kivi2")
+    assert plain.policy == lm_kv.make("kvzip", codec=lm_kv.kivi())
+    assert two.policy == lm_kv.make("kvzip", codec=lm_kv.kivi(bits=2))
+    assert two.label == "kvzip codec=kivi2"
+
+
 def test_layers_that_stay_dense_are_one_or_several() -> None:
     one, several = parse("kvzip:dense_layers=0;kvzip:dense_layers=0+3")
     assert (one.policy.dense_layers, several.policy.dense_layers) == ((0,), (0, 3))
@@ -33,6 +40,8 @@ def test_layers_that_stay_dense_are_one_or_several() -> None:
         ("kvzip;kvzip", "more than once"),
         ("snapkv:window", "window"),
         ("kvzip:dense_layers=first", "dense_layers"),
+        ("kvzip:codec=kivy4", "Did you mean 'kivi'"),
+        ("kvzip:codec=kivi5", "bits"),
     ],
 )
 def test_what_is_no_policy_is_named(text: str, message: str) -> None:
