@@ -17,6 +17,8 @@ from dcache.intercept.objects import CONTAINERS, PLAIN, attributes_of, object_ma
 from dcache.kernels.changes import changes
 
 _FLAGS = (bool, str, type(None))
+# Names that denoisers and their blocks give the sample.
+_SAMPLES = ("hidden_states", "sample", "latents", "x")
 _LEAVES = (torch.Tensor, *PLAIN)
 _FUNCTIONS = (FunctionType, MethodType, partial)
 # Objects within objects that are taken apart; what lies deeper stays one leaf.
@@ -203,8 +205,12 @@ def _mark(value: Any, numbers: list[tuple[int | str, int]] | None) -> Hashable:
 
 
 def samples(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[torch.Tensor]:
-    """The first argument that is a tensor, or a list or tuple of tensors alone (Z-Image's latents)."""
-    for value in (*args, *kwargs.values()):
+    """The first argument that is a tensor, or a list or tuple of tensors alone (Z-Image's latents).
+
+    One that is passed by a sample's name comes before all others: keywords may stand in any order.
+    """
+    named = [kwargs[name] for name in _SAMPLES if name in kwargs]
+    for value in (*named, *args, *kwargs.values()):
         if isinstance(value, torch.Tensor):
             return (value,)
         if isinstance(value, list | tuple) and value and all(isinstance(x, torch.Tensor) for x in value):

@@ -302,3 +302,43 @@ def test_a_run_that_is_cancelled_now_and_then_is_no_turn() -> None:
         with pytest.raises(StoppedError):
             shape.run(pipe, **stop_after(shape, 1))
         shape.run(pipe)
+
+
+class Conditioned(nn.Module):
+    """Blocks on a sample that is passed behind a condition of its shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList([Mix() for _ in range(3)])
+        self.eval()
+
+    def forward(
+        self, condition: torch.Tensor, hidden_states: torch.Tensor, timestep: torch.Tensor
+    ) -> torch.Tensor:
+        x = hidden_states + condition * timestep
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.mark.parametrize("name", ["seacache", "easycache"])
+def test_a_sample_that_is_passed_by_name_behind_a_condition_is_what_is_compared(name: str) -> None:
+    method = getattr(methods, name)(threshold=0.2, warmup=1, last=False)
+    events = []
+    for names in (["condition", "hidden_states"], ["hidden_states", "condition"]):
+        net = dcache.enable(Conditioned(), method)
+        x = torch.randn(1, 64, 4, generator=torch.Generator().manual_seed(1))
+        given = {"condition": torch.ones(1, 64, 4), "hidden_states": x}
+        for i in range(8):
+            t = 1.0 - i / 8
+            dcache.step(net, i, sigma=t, flow=True)
+            with torch.no_grad():
+                output = net(**{key: given[key] for key in names}, timestep=torch.tensor(t))
+            given["hidden_states"] = given["hidden_states"] - output / 8
+        (plan,) = dcache.trace(net).components.values()
+        events.append(plan.rows)
+    assert events[0] == events[1]
+    (row,) = next(iter(events[0].values())).values()
+    assert True in row[1:]
+    assert False in row

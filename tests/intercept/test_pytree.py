@@ -173,3 +173,11 @@ def test_a_copy_is_of_plain_containers_only():
     copied = copy_containers((X, [Y]))
     assert type(copied) is tuple
     assert type(copied[1]) is list
+
+
+def test_a_sample_is_known_by_its_name_in_any_order_of_keywords() -> None:
+    x, text = torch.ones(1, 4), torch.zeros(1, 3)
+    assert first_tensor((), {"encoder_hidden_states": text, "hidden_states": x}) is x
+    assert first_tensor((text,), {"sample": x}) is x
+    assert first_tensor((), {"encoder_hidden_states": text, "image": x}) is text
+    assert first_tensor((x,), {"encoder_hidden_states": text}) is x
