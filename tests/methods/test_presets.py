@@ -200,6 +200,7 @@ def test_every_file_of_a_preset_is_registered():
         "registry",
         "replay",
         "resolve",
+        "row_models",
     }
     assert files - helpers == set(NAMES)
     assert set(NAMES) <= set(methods.__all__)
