@@ -19,6 +19,7 @@ from dcache.lm_kv.policies.duo_attention import duo_attention
 from dcache.lm_kv.policies.expected_attention import expected_attention
 from dcache.lm_kv.policies.h2o import h2o
 from dcache.lm_kv.policies.keydiff import keydiff
+from dcache.lm_kv.policies.kvmerger import kvmerger
 from dcache.lm_kv.policies.kvzip import kvzip
 from dcache.lm_kv.policies.lazy_eviction import lazy_eviction
 from dcache.lm_kv.policies.quest import quest
@@ -48,6 +49,7 @@ __all__ = [
     "h2o",
     "head_pattern",
     "keydiff",
+    "kvmerger",
     "kvzip",
     "lazy_eviction",
     "make",

@@ -14,6 +14,7 @@ PolicyName = Literal[
     "expected_attention",
     "h2o",
     "keydiff",
+    "kvmerger",
     "kvzip",
     "lazy_eviction",
     "quest",

@@ -15,6 +15,7 @@ POLICIES = {
     "expected_attention",
     "h2o",
     "keydiff",
+    "kvmerger",
     "kvzip",
     "lazy_eviction",
     "quest",
