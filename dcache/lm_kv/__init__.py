@@ -20,6 +20,7 @@ from dcache.lm_kv.policies.expected_attention import expected_attention
 from dcache.lm_kv.policies.h2o import h2o
 from dcache.lm_kv.policies.keydiff import keydiff
 from dcache.lm_kv.policies.kivi import kivi
+from dcache.lm_kv.policies.kvmerger import kvmerger
 from dcache.lm_kv.policies.kvzip import kvzip
 from dcache.lm_kv.policies.lazy_eviction import lazy_eviction
 from dcache.lm_kv.policies.quest import quest
@@ -51,6 +52,7 @@ __all__ = [
     "head_pattern",
     "keydiff",
     "kivi",
+    "kvmerger",
     "kvzip",
     "lazy_eviction",
     "make",

@@ -16,6 +16,7 @@ PolicyName = Literal[
     "h2o",
     "keydiff",
     "kivi",
+    "kvmerger",
     "kvzip",
     "lazy_eviction",
     "quest",

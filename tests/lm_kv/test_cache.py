@@ -31,6 +31,7 @@ POLICIES = {
     "lazy_eviction": lm_kv.lazy_eviction(window=4, threshold=0.02, every=4),
     "duo_attention": lm_kv.duo_attention(sinks=2, window=2, every=4),
     "razor_attention": lm_kv.razor_attention(sinks=2, every=4),
+    "kvmerger": lm_kv.kvmerger(threshold=0.2, every=4),
     "cake": lm_kv.cake(window=4, pool=3, every=4),
 }
 

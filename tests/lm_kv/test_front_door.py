@@ -16,6 +16,7 @@ POLICIES = {
     "h2o",
     "keydiff",
     "kivi",
+    "kvmerger",
     "kvzip",
     "lazy_eviction",
     "quest",
