@@ -11,7 +11,9 @@ from tests.diffusion_lm import masked_models as models
 
 
 @pytest.mark.parametrize(
-    "method", [dcache.methods.dkv(refresh=4), dcache.methods.dkv, "dkv", "dKV", "dkv:refresh=4"], ids=str
+    "method",
+    [dcache.methods.dkv(refresh=4), dcache.methods.dkv, "dkv", "dKV", "dkv:refresh=4"],
+    ids=["method", "function", "dkv", "dKV", "dkv:refresh=4"],
 )
 def test_a_method_its_function_its_name_or_text(method):
     model = models.llama()
