@@ -225,3 +225,12 @@ def test_an_error_in_the_model_ends_the_stream():
         out = model(x).logits
         dcache.disable(model)
         assert torch.equal(out, model(x).logits)
+
+
+def test_a_second_run_of_the_same_prompt_begins_anew():
+    """Its ids differ from the last call's in the current block alone, where tokens became masks again."""
+    model, ids = dcache.enable(models.llama(), dcache.methods.dkv(refresh=0)), models.prompts(2)
+    first = Loop(model, ids, 8).run()
+    assert torch.equal(Loop(model, ids, 8).run(), first)
+    assert dcache.stats(model).forwards == 8
+    assert dcache.stats(model).refreshes == {"start": 1}
