@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from dcache.cli.parser import path_of
 from dcache.cli.progress import shares
 from dcache.errors import DcacheError
-from dcache.eval.language.settings import LanguageSettings
-from dcache.eval.limits import check_limit
+from dcache.eval.language.settings import TOKENS, LanguageSettings
+from dcache.eval.limits import check_limit, check_within
 from dcache.eval.packages import require
 from dcache.util.files import try_folder
 
@@ -182,5 +182,5 @@ def lengths_of(text: str) -> list[int]:
     if not words:
         raise DcacheError("--lengths names none: give numbers of tokens, as in 1024,8192")
     for word in words:
-        check_limit("tokens", int(word) if word.isdecimal() else word, "--lengths")
+        check_within(TOKENS, int(word) if word.isdecimal() else word, "--lengths")
     return [int(word) for word in words]

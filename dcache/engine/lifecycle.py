@@ -183,13 +183,14 @@ class Lifecycle(Listener):
         self.end()
         self.session.tracker.runs_of_call, self.session.tracker.call_frame = 0, None
 
-    def end_call(self, whole: bool) -> None:
+    def end_call(self, whole: bool, returns: bool = True) -> None:
         """The pipeline's call is over.
 
         Args:
             whole: whether it was not interrupted.
+            returns: whether the call itself says so; else another cleans up after one that may be broken off.
         """
-        self.end(whole, learns=True)
+        self.end(whole, learns=True, returns=returns)
         self.session.tracker.runs_of_call = self.session.tracker.call_frame = None
 
     def open(self, run: Run) -> None:
@@ -222,12 +223,13 @@ class Lifecycle(Listener):
         for text in differences:
             session.warn(text)
 
-    def end(self, whole: bool = False, learns: bool = False) -> None:
+    def end(self, whole: bool = False, learns: bool = False, returns: bool = False) -> None:
         """Free all histories; what was counted stays.
 
         Args:
             whole: whether the run is known to have come to its end; else its length tells.
             learns: whether later runs with the same table are to be taken for as long.
+            returns: whether the pipeline's call reached its end.
         """
         session = self.session
         session.call = None
@@ -237,7 +239,7 @@ class Lifecycle(Listener):
         lasted = state.steps
         expected = run.count
         # ParaDiGMS steps several evaluations at once, by a method of its own.
-        unstepped = whole and not run.index and run.calls > 1 and bool(run.entries)
+        unstepped = whole and returns and not run.index and run.calls > 1 and bool(run.entries)
         # An evaluation that no step ended is none that came to its end.
         whole = whole and (not run.calls or run.over or unstepped)
         learned = learns and whole and not unstepped and bool(run.entries) and 0 < lasted != expected

@@ -196,7 +196,7 @@ class PipelineIntercept:
             whole = not getattr(owner, "_interrupt", False)
             for session in self.live():
                 with session.lanes.here():
-                    session.lifecycle.end_call(whole)
+                    session.lifecycle.end_call(whole, _in_its_call(owner))
                 for watched in session.tracker.taps:
                     # Another pipeline may use the denoiser in another thread.
                     if watched.thread == get_ident():
@@ -208,6 +208,12 @@ class PipelineIntercept:
                 else:
                     self.scout.tap.close()
         return original(*args, **kwargs)
+
+
+def _in_its_call(pipe: Any) -> bool:
+    """Whether this is called from within the pipeline's call, and not by one who cleans up after it broke."""
+    code = getattr(inspect.unwrap(type(pipe).__call__), "__code__", None)
+    return code is not None and call_frame(code) is not None
 
 
 def watch_of(pipe: Any) -> PipelineIntercept | None:

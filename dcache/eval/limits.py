@@ -46,9 +46,6 @@ class Real:
 
 LIMITS: dict[str, Whole | Real] = {
     "seed": Whole(0, 2**62),
-    "contexts": Whole(1),
-    "questions": Whole(1, 12),
-    "tokens": Whole(32),
     "steps": Whole(1),
     "height": Whole(1),
     "width": Whole(1),
@@ -76,9 +73,18 @@ def check_limit(name: str, value: object, label: str = "") -> None:
     Raises:
         DcacheError: it is of another type, or out of range.
     """
-    limit = LIMITS[name]
-    if value is not None and not limit.accepts(value):
-        raise DcacheError(f"{label or name} must be {limit}, got {value!r}")
+    if value is not None:
+        check_within(LIMITS[name], value, label or name)
+
+
+def check_within(limit: Whole | Real, value: object, label: str) -> None:
+    """Check one number against a limit of its own.
+
+    Raises:
+        DcacheError: it is of another type, or out of range.
+    """
+    if not limit.accepts(value):
+        raise DcacheError(f"{label} must be {limit}, got {value!r}")
 
 
 def check_device(device: Any) -> None:

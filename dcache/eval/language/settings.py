@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from dcache.eval.limits import check_limit
+from dcache.eval.limits import LIMITS, Whole, check_within
+
+TOKENS = Whole(32)
+_LIMITS = {"contexts": Whole(1), "questions": Whole(1, 12), "tokens": TOKENS, "seed": LIMITS["seed"]}
 
 
 @dataclass(frozen=True)
@@ -30,4 +33,4 @@ class LanguageSettings:
             DcacheError: a number is out of range.
         """
         for field in fields(self):
-            check_limit(field.name, getattr(self, field.name))
+            check_within(_LIMITS[field.name], getattr(self, field.name), field.name)
