@@ -162,6 +162,7 @@ def test_a_row_that_was_not_timed_says_so_and_is_not_drawn(tmp_path: Path) -> No
     assert (tmp_path / "plot.png").exists()
 
 
+@pytest.mark.slow
 def test_the_table_of_methods_is_measured_and_written(tmp_path: Path) -> None:
     script = load_script("measure_methods")
     found = script.measured(repeats=1, captions=1, only={"default", "deepcache"})
