@@ -18,7 +18,7 @@ from dcache.identity.branch import condition_of
 from dcache.identity.run import Run
 from dcache.identity.tracker import RunTracker
 from dcache.intercept.effects import Effects
-from dcache.intercept.pytree import batch_of, first_tensor, flatten, gpus
+from dcache.intercept.pytree import batch_of, first_tensor, flatten, gpus, signature
 from dcache.method import wrong_count
 from dcache.predictors.guided_pair import halves_equal
 
@@ -102,7 +102,8 @@ class Gate:
         session = self.session
         if session.call is not None or (torch.is_grad_enabled() and self._records_gradients(args, kwargs)):
             return None
-        mark = marked(args, kwargs, session.tracker.time.place, session.state.counters)
+        mark = signature(args, kwargs, numbers := list[Any]())
+        mark = marked(args, kwargs, session.tracker.time.place, session.state.counters) if numbers else mark
         if session.writers and mark in session.writers:
             self._pass_writer(session.writers[mark], args, kwargs)
             return None
