@@ -96,7 +96,7 @@ def enable(
 
 
 def find(model: Any) -> Enabled | None:
-    """What is enabled on a model now."""
+    """The entry of the method that is enabled on a model; None where none is."""
     entry = _enabled.get(model) if isinstance(model, nn.Module) else None
     return entry if entry is not None and entry.on else None
 

@@ -21,7 +21,7 @@ from dcache.errors import DcacheError
 
 @dataclass(frozen=True)
 class RowLogits:
-    """What a forward returned.
+    """Logits of the rows that a forward computed.
 
     Attributes:
         logits: `[B, K, V]`.

@@ -60,7 +60,7 @@ class Run:
     model_block: int | None = None
 
     def step_of(self, ids: torch.Tensor, masked: torch.Tensor, upcoming: torch.Tensor | None) -> Step:
-        """What the policy sees before the next forward."""
+        """The state that the policy decides by before the next forward."""
         observer = self.stream.observer
         return Step(
             self.index,

@@ -81,6 +81,6 @@ class Call:
         Yields:
             As `dcache.intercept.effects.once_more`.
         """
-        found = nullcontext() if self.snapshot is None else self.snapshot.again()
-        with found, once_more(arguments) as repeated:
+        state = nullcontext() if self.snapshot is None else self.snapshot.again()
+        with state, once_more(arguments) as repeated:
             yield repeated

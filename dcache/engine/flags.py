@@ -8,13 +8,12 @@ counter, and does not count for the rest of the run.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Hashable, Sequence
+from typing import NamedTuple
 
 from dcache.cache.history import Branch
 from dcache.engine.run_state import RunState
 from dcache.identity.loop import TIME_NAMES
-from dcache.intercept.pytree import signature
 
 # A number's position or name in the call, and its value.
 Number = tuple[int | str, int]
@@ -33,20 +32,18 @@ class Flagged(NamedTuple):
     flags: tuple[Number, ...]
 
 
-def marked(
-    args: Sequence[Any], kwargs: Mapping[str, Any], place: int, counters: Collection[int | str] = ()
+def flagged(
+    plain: Hashable, numbers: Sequence[Number], place: int, counters: Collection[int | str] = ()
 ) -> Hashable:
-    """A call's signature, with the whole numbers that may be flags.
+    """A call's signature with its whole numbers that may be flags.
 
     Args:
-        args: positional arguments of the call.
-        kwargs: keyword arguments of the call.
+        plain: the signature without them.
+        numbers: as `dcache.intercept.pytree.signature` collects them.
         place: position of the timestep argument, which is no flag.
         counters: positions and names of the numbers that are known to count.
     """
-    numbers: list[Number] = []
-    plain = signature(args, kwargs, numbers)
-    return _with_flags(plain, numbers, {place, *TIME_NAMES, *counters}) if numbers else plain
+    return _with_flags(plain, numbers, {place, *TIME_NAMES, *counters})
 
 
 def changing(before: Branch, mark: Hashable, index: int) -> frozenset[int | str]:

@@ -12,7 +12,7 @@ from dcache.cache.continued import cut
 from dcache.cache.history import Branch
 from dcache.engine.call import Call
 from dcache.engine.checkpoint import Checkpoint
-from dcache.engine.flags import changing, goes_on, marked
+from dcache.engine.flags import changing, flagged, goes_on
 from dcache.engine.protocols import Engine, Owner
 from dcache.identity.branch import condition_of
 from dcache.identity.run import Run
@@ -102,16 +102,16 @@ class Gate:
         session = self.session
         if session.call is not None or (torch.is_grad_enabled() and self._records_gradients(args, kwargs)):
             return None
-        mark = signature(args, kwargs, numbers := list[Any]())
-        mark = marked(args, kwargs, session.tracker.time.place, session.state.counters) if numbers else mark
+        tracker, plain = session.tracker, signature(args, kwargs, numbers := list[Any]())
+        mark = flagged(plain, numbers, tracker.time.place, session.state.counters) if numbers else plain
         if session.writers and mark in session.writers:
             self._pass_writer(session.writers[mark], args, kwargs)
             return None
-        checkpoint, tracker = None if mark in session.verified else Checkpoint(session), session.tracker
+        checkpoint = None if mark in session.verified else Checkpoint(session)
         run = tracker.run_of(args, kwargs)
         if run is not session.state.run:
             self._open(run)
-            mark = marked(args, kwargs, tracker.time.place)
+            mark = flagged(plain, numbers, tracker.time.place)
         elif session.binding.moved():
             # A module replaced in mid-run (a LoRA layer) would compute on placeholders: bind again at once.
             session.rebind(session.method.sites)

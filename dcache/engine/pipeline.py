@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from collections.abc import Callable
 from threading import get_ident
@@ -12,7 +11,7 @@ from torch import nn
 
 from dcache.engine.session import Session, session_of
 from dcache.errors import DcacheError
-from dcache.identity.callers import call_argument, call_frame
+from dcache.identity.callers import call_argument, call_code, call_frame
 from dcache.identity.denoisers import denoisers, is_pipeline
 from dcache.identity.detect import DenoiserDetector
 from dcache.identity.guider import GuiderIntercept, guidance_of, guider_intercepts
@@ -56,7 +55,7 @@ class PipeOwner:
 
     def call_frame(self) -> int | None:
         """Identity of the frame of its call under way, where that says when it is over; else None."""
-        code = getattr(inspect.unwrap(type(self.pipe()).__call__), "__code__", None)
+        code = call_code(self.pipe())
         return None if code is None or _END not in code.co_names else call_frame(code)
 
     def follow(self, session: Session) -> None:
@@ -212,7 +211,7 @@ class PipelineIntercept:
 
 def _in_its_call(pipe: Any) -> bool:
     """Whether this is called from within the pipeline's call, and not by one who cleans up after it broke."""
-    code = getattr(inspect.unwrap(type(pipe).__call__), "__code__", None)
+    code = call_code(pipe)
     return code is not None and call_frame(code) is not None
 
 

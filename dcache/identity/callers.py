@@ -81,6 +81,12 @@ def find_sampler(wanted: Any, timestep: Callable[[], float | None]) -> tuple[Any
     return None
 
 
+def call_code(pipe: Any) -> CodeType | None:
+    """The code of a pipeline's call, without decorators; None where it is no Python function."""
+    code: CodeType | None = getattr(unwrap(type(pipe).__call__), "__code__", None)
+    return code
+
+
 def call_frame(code: CodeType) -> int | None:
     """Identity of the innermost frame of this code that the call came from, None where there is none."""
     frame: FrameType | None = sys._getframe(1)
@@ -91,7 +97,7 @@ def call_frame(code: CodeType) -> int | None:
 
 def call_argument(pipe: Any, name: str) -> Any:
     """The value of a variable in the pipeline's call that the call came from, None where there is none."""
-    code = getattr(unwrap(type(pipe).__call__), "__code__", None)
+    code = call_code(pipe)
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code is code:

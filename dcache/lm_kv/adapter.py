@@ -27,6 +27,7 @@ from transformers.masking_utils import (
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from dcache.errors import DcacheError
+from dcache.util.attention_switch import AttentionSwitch
 
 NAME = "dcache_lm_kv"
 BaseLayer = CacheLayerMixin
@@ -102,8 +103,7 @@ _attachments: weakref.WeakKeyDictionary[torch.nn.Module, weakref.ref[Attachment]
 )
 _lock = threading.RLock()
 _thread = threading.local()
-# id of a config -> [forwards that run with dcache's implementation, the one that was set before].
-_previous: dict[int, tuple[int, str]] = {}
+_switch = AttentionSwitch(NAME)
 
 
 def attach(decoder: torch.nn.Module) -> Attachment:
@@ -154,7 +154,8 @@ def _enter(decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     cache.begin(decoder, call)
     reference = _attachments.get(decoder)
     frame.attachment = None if reference is None else reference()
-    _switch_on(frame.attachment)
+    if frame.attachment is not None:
+        _switch.on(frame.attachment.configs)
     frame.cache = cache
 
 
@@ -164,27 +165,9 @@ def _leave(decoder: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None
         return
     frame = frames.pop()
     if frame.cache is not None:
-        _switch_off(frame.attachment)
+        if frame.attachment is not None:
+            _switch.off(frame.attachment.configs)
         frame.cache.end(completed=output is not None)
-
-
-def _switch_on(attachment: Attachment | None) -> None:
-    with _lock:
-        for config in attachment.configs if attachment is not None else ():
-            count, before = _previous.get(id(config), (0, config._attn_implementation))
-            _previous[id(config)] = (count + 1, before)
-            # Not the property: it would also set the configs of other parts, an image encoder's say.
-            config._attn_implementation_internal = NAME
-
-
-def _switch_off(attachment: Attachment | None) -> None:
-    with _lock:
-        for config in attachment.configs if attachment is not None else ():
-            count, before = _previous.pop(id(config))
-            if count > 1:
-                _previous[id(config)] = (count - 1, before)
-            else:
-                config._attn_implementation_internal = before
 
 
 def _attention(
@@ -207,7 +190,7 @@ def _attention(
             f"{type(module).__name__} changes keys after it gave them to the cache, so their storage cannot "
             "be read; this family is not supported"
         )
-    before = _implementation(module.config)
+    before = _switch.before(module.config)
     eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     function: Any = ALL_ATTENTION_FUNCTIONS.get_interface(before, eager)
     result: tuple[torch.Tensor, torch.Tensor | None] = function(
@@ -221,14 +204,7 @@ def _mask(**kwargs: Any) -> Any:
     if plain and _current() is not None:
         # Storage is ragged: what remains of the mask is which of this call's tokens are pads.
         return kwargs.get("attention_mask")
-    return ALL_MASK_ATTENTION_FUNCTIONS[_implementation(kwargs["config"])](**kwargs)
-
-
-def _implementation(config: Any) -> str:
-    """The implementation before ours; it may be set again already, by another thread whose forward ended."""
-    with _lock:
-        entry = _previous.get(id(config))
-        return config._attn_implementation if entry is None else entry[1]
+    return ALL_MASK_ATTENTION_FUNCTIONS[_switch.before(kwargs["config"])](**kwargs)
 
 
 def _current() -> LiveCache | None:

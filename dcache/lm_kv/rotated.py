@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import ClassVar
@@ -14,28 +13,15 @@ from dcache.lm_kv.low_bit import LowBitCodec
 
 
 @dataclass(frozen=True)
-class RotatedCodec:
-    """Groups of channels of a turned token.
+class RotatedCodec(LowBitCodec):
+    """Groups of channels of a turned token; the fields are those of `LowBitCodec`."""
 
-    Attributes:
-        bits: of a number: 2, 3, 4 or 8.
-        group: channels that share a step.
-        residual: newest tokens of a row that stay as they came, at least.
-
-    Raises:
-        DcacheError: a field is outside its range.
-    """
-
-    bits: int
-    group: int
-    residual: int
     name: ClassVar[str] = "rotatekv"
-    # Tokens have steps of their own: fewer at a time would cost more, not keep more.
-    block: ClassVar[int] = 32
 
-    def __post_init__(self) -> None:
-        """Check every field's range."""
-        self._codes()
+    @property
+    def block(self) -> int:
+        """Tokens that are encoded together; they have steps of their own, so fewer would cost more."""
+        return 32
 
     def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> LowBit:
         """Codes of the turned keys."""
@@ -48,25 +34,6 @@ class RotatedCodec:
     def decode(self, encoded: LowBit) -> torch.Tensor:
         """Levels, turned back."""
         return turned(unpack(replace(encoded, dtype=torch.float32))).to(encoded.dtype)
-
-    def take(self, encoded: LowBit, rows: torch.Tensor, lengths: torch.Tensor) -> LowBit:
-        """Codes of these tokens."""
-        return self._codes().take(encoded, rows, lengths)
-
-    def join(self, parts: Sequence[LowBit], order: torch.Tensor, lengths: torch.Tensor) -> LowBit:
-        """Codes of all."""
-        return self._codes().join(parts, order, lengths)
-
-    def tensors(self, encoded: LowBit) -> dict[str, torch.Tensor]:
-        """Codes, steps and lows."""
-        return encoded.tensors()
-
-    def restore(self, tensors: Mapping[str, torch.Tensor], like: torch.Tensor) -> LowBit:
-        """Codes, steps and lows."""
-        return self._codes().restore(tensors, like)
-
-    def _codes(self) -> LowBitCodec:
-        return LowBitCodec(self.bits, self.group, self.residual)
 
     def _encode(self, tokens: torch.Tensor) -> LowBit:
         # Turned and packed in float32: one rounding less for narrow dtypes.

@@ -304,14 +304,8 @@ def test_a_run_that_is_cancelled_now_and_then_is_no_turn() -> None:
         shape.run(pipe)
 
 
-class Conditioned(nn.Module):
+class Conditioned(Net):
     """Blocks on a sample that is passed behind a condition of its shape."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.blocks = nn.ModuleList([Mix() for _ in range(3)])
-        self.eval()
 
     def forward(
         self, condition: torch.Tensor, hidden_states: torch.Tensor, timestep: torch.Tensor

@@ -13,7 +13,8 @@ from torch import nn
 
 import dcache
 from dcache import Method, methods
-from dcache.engine.flags import marked
+from dcache.engine.flags import flagged
+from dcache.intercept.pytree import signature
 from tests.engine.tiny_models import Double, Toy, integers
 
 X = torch.ones(1, 2, 4)
@@ -125,6 +126,12 @@ def test_a_call_that_writes_by_its_number_is_seen_late_as_well() -> None:
             dcache.step(model, i)
             model(X, 4, entries, int(i in (2, 4)))
     assert len(entries) == 2
+
+
+def marked(args: Any, kwargs: Any, place: int, counters: Any = ()) -> Any:
+    """The mark of a call: its signature with the numbers that may be flags."""
+    numbers: list[Any] = []
+    return flagged(signature(args, kwargs, numbers), numbers, place, counters)
 
 
 def test_a_signature_has_the_numbers_that_may_be_flags() -> None:

@@ -6,9 +6,11 @@ are the commonest of three to six letters in Python's own help texts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
+
+from dcache.demo.texts.config import text_config
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
@@ -34,23 +36,13 @@ _IDS = {character: index for index, character in enumerate(CHARACTERS)}
 
 def config() -> LlamaConfig:
     """Three layers of 96 channels, two KV heads for four query heads."""
-    from transformers import LlamaConfig
-
-    extra: dict[str, Any] = {"is_causal": False, "mask_token_id": MASK}
-    return LlamaConfig(
+    return text_config(
+        MASK,
         vocab_size=MASK + 1,
         hidden_size=96,
         intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=128,
-        rope_parameters={"rope_type": "default", "rope_theta": 100.0},
-        tie_word_embeddings=False,
-        **extra,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
     )
 
 

@@ -6,9 +6,11 @@ before that, and not since, is wrong. Ids: 0 to 9 digits, 10 mask, 11 BOS.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
+
+from dcache.demo.texts.config import text_config
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
@@ -22,23 +24,14 @@ PROMPT, ANSWER = 1, 2 * HALF
 
 def config() -> LlamaConfig:
     """Three layers of 64 channels; it does not learn the task without BOS."""
-    from transformers import LlamaConfig
-
-    extra: dict[str, Any] = {"is_causal": False, "mask_token_id": MASK}
-    return LlamaConfig(
+    return text_config(
+        MASK,
         vocab_size=12,
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=3,
-        num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=64,
-        rope_parameters={"rope_type": "default", "rope_theta": 100.0},
-        tie_word_embeddings=False,
-        **extra,
         bos_token_id=BOS,
-        eos_token_id=None,
-        pad_token_id=None,
     )
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from dcache.diffusion_lm.passes import Pass
 
@@ -46,3 +48,24 @@ class Binding(ABC):
 
     def remove(self) -> None:  # noqa: B027 - most bindings put nothing on the model
         """Take off what was put on the model."""
+
+
+class SdpaCalls(TorchFunctionMode):
+    """Inside this mode calls of `scaled_dot_product_attention` get other arguments.
+
+    Args:
+        changed: of the call's arguments by name; returns those to use.
+    """
+
+    def __init__(self, changed: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        super().__init__()
+        self.changed = changed
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """See torch."""
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        return func(**self.changed({**dict(zip(names, args, strict=False)), **(kwargs or {})}))

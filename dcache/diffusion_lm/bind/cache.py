@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from dcache.diffusion_lm.bind.base import Binding
+from dcache.diffusion_lm.bind.base import Binding, SdpaCalls
 from dcache.diffusion_lm.passes import Pass, running
 
 
@@ -24,12 +23,12 @@ class CacheBinding(Binding):
     def run(self, forward: Pass, call: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         """See `Binding.run`."""
         cache = RowCache(forward)
-        with running(forward), _Masked(forward):
+        with running(forward), SdpaCalls(partial(_masked, forward)):
             return call(**self.fitting(arguments), past_key_values=cache, use_cache=True)
 
 
 class RowCache:
-    """What a model takes for its KV cache during one forward."""
+    """A stand-in for the model's KV cache during one forward: it stores rows and returns all positions."""
 
     is_compileable = False
 
@@ -50,20 +49,12 @@ class RowCache:
         return 0
 
 
-class _Masked(TorchFunctionMode):
-    def __init__(self, forward: Pass) -> None:
-        super().__init__()
-        self.forward = forward
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is not F.scaled_dot_product_attention or self.forward.calls == 0:
-            return func(*args, **(kwargs or {}))
-        call = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False))
-        call.update(kwargs or {})
-        # `update` was called just before, and counted.
-        mask = self.forward.mask(self.forward.calls - 1, call.get("attn_mask"))
-        self.forward.observe(call["query"], call["key"], mask, call.get("scale"))
-        causal = self.forward.capture and call.get("is_causal", False)
-        return func(**{**call, "attn_mask": mask, "is_causal": causal})
+def _masked(forward: Pass, call: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of an sdpa call with the mask of all positions."""
+    if forward.calls == 0:
+        return call
+    # `update` was called just before, and counted.
+    mask = forward.mask(forward.calls - 1, call.get("attn_mask"))
+    forward.observe(call["query"], call["key"], mask, call.get("scale"))
+    causal = forward.capture and call.get("is_causal", False)
+    return {**call, "attn_mask": mask, "is_causal": causal}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,11 +13,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 
 from dcache.diffusion_lm.bind.base import Binding
 from dcache.diffusion_lm.passes import Pass, current, running
+from dcache.util.attention_switch import AttentionSwitch
 
 NAME = "dcache_rows"
-_lock = threading.RLock()
-# id of a config -> (forwards that run with dcache's implementation, the one that was set before).
-_previous: dict[int, tuple[int, str]] = {}
+_switch = AttentionSwitch(NAME)
 
 
 class InterfaceBinding(Binding):
@@ -37,28 +34,8 @@ class InterfaceBinding(Binding):
     def run(self, forward: Pass, call: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         """See `Binding.run`."""
         more = {"use_cache": False} if "use_cache" in self.takes or self.takes_any else {}
-        with running(forward), _switched(self.configs):
+        with running(forward), _switch.during(self.configs):
             return call(**self.fitting(arguments), **more)
-
-
-@contextmanager
-def _switched(configs: list[Any]) -> Iterator[None]:
-    with _lock:
-        for config in configs:
-            count, before = _previous.get(id(config), (0, config._attn_implementation))
-            _previous[id(config)] = (count + 1, before)
-            # Not the property: it would also set the configs of other parts.
-            config._attn_implementation_internal = NAME
-    try:
-        yield
-    finally:
-        with _lock:
-            for config in configs:
-                count, before = _previous.pop(id(config))
-                if count > 1:
-                    _previous[id(config)] = (count - 1, before)
-                else:
-                    config._attn_implementation_internal = before
 
 
 def _attention(
@@ -78,7 +55,7 @@ def _attention(
             # The implementation would take rows of queries for the last positions of a causal model.
             kwargs["is_causal"] = False
     eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    function: Any = ALL_ATTENTION_FUNCTIONS.get_interface(_implementation(module.config), eager)
+    function: Any = ALL_ATTENTION_FUNCTIONS.get_interface(_switch.before(module.config), eager)
     result: tuple[torch.Tensor, torch.Tensor | None] = function(
         module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
     )
@@ -89,11 +66,4 @@ def _mask(**kwargs: Any) -> Any:
     forward = current()
     if forward is not None and not forward.capture:
         return None
-    return ALL_MASK_ATTENTION_FUNCTIONS[_implementation(kwargs["config"])](**kwargs)
-
-
-def _implementation(config: Any) -> str:
-    """The implementation before ours; it may be set again already, by another thread whose forward ended."""
-    with _lock:
-        entry = _previous.get(id(config))
-        return config._attn_implementation if entry is None else entry[1]
+    return ALL_MASK_ATTENTION_FUNCTIONS[_switch.before(kwargs["config"])](**kwargs)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from dcache.diffusion_lm.bind.base import Binding
+from dcache.diffusion_lm.bind.base import Binding, SdpaCalls
 from dcache.diffusion_lm.passes import Pass, current, running
 
 
@@ -38,7 +37,7 @@ class SdpaBinding(Binding):
         fitting = self.fitting(arguments)
         if "position_ids" not in self.takes:
             fitting.pop("position_ids", None)
-        with running(forward), _Sdpa(forward):
+        with running(forward), SdpaCalls(partial(attend, forward)):
             return call(**fitting)
 
     def remove(self) -> None:
@@ -46,21 +45,6 @@ class SdpaBinding(Binding):
         for handle in self._handles:
             handle.remove()
         self._handles = []
-
-
-class _Sdpa(TorchFunctionMode):
-    def __init__(self, forward: Pass) -> None:
-        super().__init__()
-        self.forward = forward
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        call = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False))
-        call.update(kwargs or {})
-        return func(**attend(self.forward, call))
 
 
 def attend(forward: Pass, call: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 
 from dcache import lm_kv
 from dcache.eval.language.policies import PolicyEntry, budget_text
+from dcache.eval.rows import aligned
 from dcache.util.bytes import bytes_of, format_bytes
 
 PLAIN = "DynamicCache"
@@ -128,19 +129,13 @@ def turn(model: Any, cache: Any, ids: torch.Tensor, steps: int) -> Turn:
     if isinstance(cache, lm_kv.KVCache):
         stats = cache.stats()
         return Turn(first, median(seconds), stats.bytes_held, max(stats.peak_bytes, stats.bytes_held))
-    held = bytes_of([part for layer in cache.layers for part in (layer.keys, layer.values)])
-    return Turn(first, median(seconds), held, held)
+    bytes_held = bytes_of([part for layer in cache.layers for part in (layer.keys, layer.values)])
+    return Turn(first, median(seconds), bytes_held, bytes_held)
 
 
 def table(rows: Sequence[CostRow]) -> str:
     """The rows as text, one block for each length."""
-    cells = [HEADS, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]) for first, *others in cells
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)
+    return aligned([HEADS, *map(_cells, rows)])
 
 
 def _maker(model: Any, policy: lm_kv.Policy) -> Callable[[], Any]:

@@ -76,7 +76,7 @@ def _context(
 
 
 def _turns(tokenizer: Any) -> tuple[str, str, str]:
-    """What comes before the user's text, between text and question, and before the answer."""
+    """The template's text before the user's, between it and the question, and before the answer."""
     if getattr(tokenizer, "chat_template", None) is None:
         return "", "\n\nQuestion: ", "\nAnswer: "
     mark, answer = "<text>", "<answer>"

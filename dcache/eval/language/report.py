@@ -16,6 +16,7 @@ from dcache.eval.language.evaluation import Measured
 from dcache.eval.language.policies import FULL
 from dcache.eval.language.settings import LanguageSettings
 from dcache.eval.machine import heading, machine, versions
+from dcache.eval.rows import aligned
 from dcache.util.files import write, write_json
 
 HERE = Path(__file__).parent
@@ -84,17 +85,11 @@ def table(rows: Sequence[Figures]) -> str:
     """The rows as text; a star is at those on the front of bytes and likelihood."""
     front = on_the_front(rows)
     cells = [HEADS, *(_cells(row, row in front) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
-        for line in cells
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)
+    return aligned(cells)
 
 
 def legend() -> str:
-    """What the columns are."""
+    """The lines below the table, which explain its columns."""
     return (
         "held: bytes of the cache, of all keys' and values'; exact: questions answered in every token, each\n"
         "asked of the compressed text by itself (95 % interval over contexts); in turns: the same in one\n"

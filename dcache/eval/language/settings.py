@@ -12,7 +12,7 @@ _LIMITS = {"contexts": Whole(1), "questions": Whole(1, 12), "tokens": TOKENS, "s
 
 @dataclass(frozen=True)
 class LanguageSettings:
-    """What is asked.
+    """Number, length and seed of the texts, and of the questions to each.
 
     Attributes:
         contexts: number of contexts.

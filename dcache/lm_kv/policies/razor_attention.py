@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dcache.lm_kv.heads import HeadClasses, Pattern
-from dcache.lm_kv.observers import Nothing, QueryWindow
+from dataclasses import replace
+
+from dcache.lm_kv.heads import Pattern
+from dcache.lm_kv.policies.duo_attention import duo_attention
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.reducers import Compensate
 from dcache.lm_kv.registry import preset
-
-# Queries from which a pattern is estimated.
-QUERIES = 64
 
 
 @preset
@@ -33,14 +32,5 @@ def razor_attention(
         window: newest tokens that every head keeps; a float is a share of the budget.
         every: decoded tokens between evictions.
     """
-    return Policy(
-        scorer=HeadClasses(pattern, sinks),
-        observer=QueryWindow(QUERIES) if pattern is None else Nothing(),
-        budget=budget,
-        sinks=sinks,
-        window=window,
-        allocation="global",
-        floor=0.0,
-        every=every,
-        reducer=Compensate(),
-    )
+    duo = duo_attention(budget, pattern, sinks, window, every)
+    return replace(duo, reducer=Compensate())
