@@ -159,7 +159,7 @@ def bench_policies(arguments: argparse.Namespace) -> int:
     lengths = lengths_of(arguments.lengths)
     with shares(0, 1) as progress:
         if arguments.model == RANDOM:
-            model = random_model(max(lengths) + arguments.steps)
+            model = random_model(max(lengths) + arguments.steps, arguments.device, arguments.dtype)
         else:
             model = load(arguments.model, arguments.device, arguments.dtype).model
         rows = costs(model, entries, budgets, lengths, arguments.steps, arguments.repeats, progress)

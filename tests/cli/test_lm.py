@@ -79,6 +79,7 @@ def test_a_bench_prints_a_row_for_each_cache(capsys: pytest.CaptureFixture[str])
         ("lm bench random --lengths 64,many", "--lengths must be a whole number"),
         ("lm bench random --lengths 8", "--lengths must be a whole number"),
         ("lm bench random --budgets none", "--budgets has 'none'"),
+        ("lm bench random --device bogus", "there is no device 'bogus'"),
         ("lm bench nowhere/at/all", "cannot load the language model"),
     ],
 )

@@ -72,15 +72,21 @@ def load(name: str, device: str = "cpu", dtype: str = "float32") -> LanguageSubj
     )  # fmt: skip
 
 
-def random_model(tokens: int) -> Any:
-    """A Llama of 4 layers with random weights, float32: width 512, 8 query and 4 KV heads of 64 channels.
+def random_model(tokens: int, device: str = "cpu", dtype: str = "float32") -> Any:
+    """A Llama of 4 layers with random weights: width 512, 8 query and 4 KV heads of 64 channels.
 
     Args:
         tokens: the longest text.
+        device: such as "cpu" or "cuda".
+        dtype: of the weights.
+
+    Raises:
+        DcacheError: there is no such device.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    check_device(device)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=1000,
@@ -92,7 +98,7 @@ def random_model(tokens: int) -> Any:
         max_position_embeddings=tokens,
     )
     model: Any = LlamaForCausalLM(config)
-    return model.eval()
+    return model.eval().to(device, getattr(torch, dtype))
 
 
 def smollm2() -> str:

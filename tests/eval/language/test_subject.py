@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from dcache.errors import DcacheError
 from dcache.eval.language import subject
-from dcache.eval.language.subject import load
+from dcache.eval.language.subject import load, random_model
 
 
 def test_the_shipped_model_knows_its_task() -> None:
@@ -19,6 +20,11 @@ def test_the_shipped_model_knows_its_task() -> None:
     answers = [ask(recall.model, lm_kv.keydiff(budget=1.0), context) for context in contexts]
     assert sum(sum(one.exact) for one in answers) >= 11
     assert sum(sum(one.in_turns) for one in answers) >= 11
+
+
+def test_random_weights_have_the_dtype_that_is_asked_for() -> None:
+    model = random_model(64, dtype="bfloat16")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
 def test_a_folder_of_another_model_and_a_missing_package_are_told(
