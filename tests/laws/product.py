@@ -41,6 +41,7 @@ from dcache.methods import (
     tgate,
 )
 from dcache.profile import FeatureTables, Profile
+from dcache.sites.names import default_codec, kinds_of
 from tests.families import FAMILIES
 from tests.pipelines import SHAPES, STEPS, Shape
 
@@ -286,13 +287,28 @@ VARIANTS = {
 }
 
 
-def turns(cases: Iterable[Case], law: int) -> set[Case]:
-    """Every preset with every family under one of the laws, its samplers and guidance modes by turns."""
-    by_pair: dict[tuple[str, str], list[Case]] = {}
+def mechanism(case: Case) -> tuple[object, ...]:
+    """What of a method reaches the model; presets that agree in it differ in times and weights alone."""
+    method = case.method
+    auto = "trunk" if case.shape.depth else "bracket:0"
+    sites = tuple(auto if site == "auto" else site for site in method.sites)
+    codec = method.codec or default_codec(kinds_of(sites[0])[-1])
+    probe = method.probe.where if method.probe else ""
+    return sites, codec, method.branches, probe, method.uncond_from, method.corrections is not None
+
+
+def by_mechanism(cases: Iterable[Case]) -> list[list[Case]]:
+    """The cases of each shape and mechanism."""
+    groups: dict[tuple[object, ...], list[Case]] = {}
     for case in cases:
-        by_pair.setdefault((case.shape.name, case.preset), []).append(case)
+        groups.setdefault((case.shape.name, *mechanism(case)), []).append(case)
+    return list(groups.values())
+
+
+def turns(cases: Iterable[Case], law: int) -> set[Case]:
+    """Every mechanism with every family under one of the laws; presets, samplers and guidance by turns."""
     return {
-        options[i // LAWS % len(options)] for i, options in enumerate(by_pair.values()) if i % LAWS == law
+        options[i // LAWS % len(options)] for i, options in enumerate(by_mechanism(cases)) if i % LAWS == law
     }
 
 
@@ -319,7 +335,7 @@ def lanes(law: int) -> list[Any]:
     """The product as test parameters: a cover of the pairs in the fast lane, the others in the slow one.
 
     Args:
-        law: 0 or 1; every pair of a further family and a preset is in the fast lane of one of the two.
+        law: 0 or 1; every pair of a further family and a mechanism is in the fast lane of one of the two.
     """
     fast = fast_lane(law)
     return [pytest.param(c, id=str(c), marks=() if c in fast else (pytest.mark.slow,)) for c in product()]

@@ -8,8 +8,8 @@ import torch
 
 import dcache
 from dcache import Schedule
-from tests.laws.product import DYNAMIC, PRESETS, Case, evaluations_of, lanes, plain_of
-from tests.pipelines import SHAPES, STEPS, Shape
+from tests.laws.product import DYNAMIC, PRESETS, Case, by_mechanism, evaluations_of, lanes, plain_of
+from tests.pipelines import SHAPES, STEPS
 
 
 @pytest.mark.parametrize("case", lanes(0))
@@ -45,13 +45,25 @@ def test_replaying_a_trace_gives_the_same_bits(case: Case, tmp_path: Path) -> No
     assert dcache.trace(fresh).digest() == trace.digest()
 
 
-@pytest.mark.parametrize("preset", [name for name in PRESETS if name not in DYNAMIC])
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=str)
-def test_a_schedule_of_ones_is_bit_identical_to_the_plain_pipeline(shape: Shape, preset: str) -> None:
-    sampler, guidance = next(iter(shape.samplers)), next(iter(shape.guidance))
-    if not PRESETS[preset].fits(shape, sampler):
-        pytest.skip("not of this shape")
-    case = Case(shape, sampler, guidance, preset)
+def mechanisms() -> list[Any]:
+    """Test parameters: static presets with the first sampler and guidance mode of each of the four shapes.
+
+    One preset of each mechanism is fast: its times, which ones replace, are all that tells the others apart.
+    """
+    cases = [
+        Case(shape, sampler, next(iter(shape.guidance)), name)
+        for shape in SHAPES.values()
+        for sampler in list(shape.samplers)[:1]
+        for name, preset in PRESETS.items()
+        if name not in DYNAMIC
+        if preset.fits(shape, sampler)
+    ]
+    fast = {group[0] for group in by_mechanism(cases)}
+    return [pytest.param(c, id=str(c), marks=() if c in fast else (pytest.mark.slow,)) for c in cases]
+
+
+@pytest.mark.parametrize("case", mechanisms())
+def test_a_schedule_of_ones_is_bit_identical_to_the_plain_pipeline(case: Case) -> None:
     pipe = dcache.enable(case.build(), case.method)
     case.run(pipe)
     plan = dcache.trace(pipe).components
