@@ -40,11 +40,14 @@ __all__ = [
     "trace",
 ]
 
-# Rooms of their own, imported when they are first used.
-_LAZY = ("diffusion_lm", "lm_kv")
+# Rooms of their own, and functions of others, imported when they are first used.
+_LAZY = ("diffusion_lm", "lm_kv", "time_memo")
+_LAZY_FUNCTIONS = {"memo": "time_memo", "memo_report": "time_memo"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return importlib.import_module(f"dcache.{name}")
+    if name in _LAZY_FUNCTIONS:
+        return getattr(importlib.import_module(f"dcache.{_LAZY_FUNCTIONS[name]}"), name)
     raise AttributeError(f"module 'dcache' has no attribute {name!r}")

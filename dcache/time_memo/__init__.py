@@ -1,0 +1,8 @@
+"""An exact memo of what a denoiser computes from its timestep alone, with those weights off the device."""
+
+from __future__ import annotations
+
+from dcache.time_memo.front import forget, memo, memo_report
+from dcache.time_memo.report import MemoReport
+
+__all__ = ["MemoReport", "forget", "memo", "memo_report"]

@@ -1,0 +1,117 @@
+"""The outputs of one timed module: an entry for each key, checked once, never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from dcache.time_memo.keys import numbers_in
+
+
+@dataclass
+class Entry:
+    """An output as it was computed.
+
+    Attributes:
+        output: a tensor, or a container of tensors.
+        versions: the tensors' versions when it was stored.
+        numbers: numbers of the tensors that its key names.
+        checked: whether it was computed a second time and came out the same.
+    """
+
+    output: Any
+    versions: tuple[int, ...]
+    numbers: frozenset[int]
+    checked: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(self.output))
+
+    @property
+    def written(self) -> bool:
+        """Whether the model has written into it since."""
+        return self.versions != _versions(self.output)
+
+
+class Table:
+    """Key -> entry.
+
+    Attributes:
+        entries: the entries, the oldest first.
+        nbytes: bytes of all entries.
+        copies: whether outputs are copied, because the model writes into what it gets.
+    """
+
+    def __init__(self) -> None:
+        self.entries: dict[Hashable, Entry] = {}
+        self.nbytes = 0
+        self.copies = False
+
+    def find(self, key: Hashable) -> Entry | None:
+        """The entry of a key, None where there is none or the model has written into it."""
+        entry = self.entries.get(key)
+        if entry is not None and entry.written:
+            # Its content is lost. From now on the model gets copies.
+            self.copies = True
+            self._delete(key)
+            return None
+        return entry
+
+    def output(self, entry: Entry) -> Any:
+        """What the model is given for an entry."""
+        return _copied(entry.output) if self.copies else entry.output
+
+    def store(self, key: Hashable, output: Any, checked: bool = False) -> Any:
+        """Keep an output, and return what the model is given."""
+        self.copies = self.copies or any(tensor.is_inference() for tensor in tensors_in(output))
+        kept = _copied(output) if self.copies else output
+        self._delete(key)
+        self.entries[key] = entry = Entry(kept, _versions(kept), frozenset(numbers_in(key)), checked)
+        self.nbytes += entry.nbytes
+        return output
+
+    def forget(self, numbers: Collection[int]) -> None:
+        """Throw away what was kept for tensors that are gone."""
+        for key in [key for key, entry in self.entries.items() if not entry.numbers.isdisjoint(numbers)]:
+            self._delete(key)
+
+    def clear(self) -> None:
+        """Throw everything away."""
+        self.entries, self.nbytes = {}, 0
+
+    def _delete(self, key: Hashable) -> None:
+        entry = self.entries.pop(key, None)
+        self.nbytes -= 0 if entry is None else entry.nbytes
+
+
+def equal(first: Any, second: Any) -> bool:
+    """Whether two outputs have the same structure and the same bits."""
+    ours, theirs = tensors_in(first), tensors_in(second)
+    return len(ours) == len(theirs) and all(
+        a.dtype == b.dtype and a.shape == b.shape and torch.equal(_bits(a), _bits(b))
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8)
+
+
+def tensors_in(output: Any) -> Sequence[torch.Tensor]:
+    """The tensors in an output."""
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+
+
+def _versions(output: Any) -> tuple[int, ...]:
+    return tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors_in(output))
+
+
+def _copied(output: Any) -> Any:
+    clone: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.clone
+    return tree_map_only(torch.Tensor, clone, output)
