@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -127,6 +128,8 @@ def enable(
 def disable(target: Target) -> Target:
     """Disable caching and restore the object exactly; without effect where nothing is enabled.
 
+    What `dcache.memo` keeps is taken off too, and all weights are back.
+
     >>> import dcache
     >>> from dcache.demo.pipeline import load_pipeline
     >>> pipe = dcache.disable(dcache.enable(load_pipeline()))
@@ -138,6 +141,7 @@ def disable(target: Target) -> Target:
         language_models.disable(target)
     else:
         take_off(Enabled.on(target))
+        _memos("forget", target)
     return target
 
 
@@ -228,7 +232,7 @@ def stats(target: Any) -> Stats | CacheStats | RowStats:
         return rows
     if token_models.is_language_model(target):
         return language_models.stats(target)
-    figures = stats_of(target)
+    figures = _memos("with_memo", target, stats_of(target)) or stats_of(target)
     if figures is None:
         raise DcacheError(f"caching is not enabled on this {type(target).__name__}: call dcache.enable first")
     return figures
@@ -315,6 +319,12 @@ def step(
             manual = tracker.manual = following(manual, run, branch)
             manual.announce(index, branch, steps)
         manual.run.tell(timestep, sigma)
+
+
+def _memos(name: str, *given: Any) -> Any:
+    """The result of a function of `dcache.time_memo`, None where no memo was ever made."""
+    room = sys.modules.get("dcache.time_memo")
+    return None if room is None else getattr(room, name)(*given)
 
 
 def _restorer(target: Any) -> Callable[[], None]:

@@ -28,6 +28,8 @@ class Stats:
         seconds_compute: seconds in denoiser calls that computed every site.
         seconds_predict: seconds in denoiser calls that predicted at least one site.
         seconds_inside: seconds in dcache's code around computed regions: bookkeeping, copies, decisions.
+        memo_bytes: bytes of the tables of `dcache.memo`.
+        bytes_away: bytes of weights that the memo has moved off their device or freed.
         method: description of the method.
         components: denoiser name -> its stats, where a pipeline has several.
     """
@@ -41,6 +43,8 @@ class Stats:
     seconds_compute: float = 0.0
     seconds_predict: float = 0.0
     seconds_inside: float = 0.0
+    memo_bytes: int = 0
+    bytes_away: int = 0
     method: str = ""
     components: dict[str, Stats] = field(default_factory=dict)
 
@@ -69,6 +73,8 @@ class Stats:
             ("held", _size(self.bytes_held)),
             ("seconds", f"{self.seconds_compute:.3f} computing, {self.seconds_predict:.3f} predicting"),
         ]
+        if self.memo_bytes:
+            rows.append(("memo", f"{_size(self.memo_bytes)}, weights away {_size(self.bytes_away)}"))
         width = max(len(name) for name, _ in rows)
         lines = [f"{name:<{width}}  {value}" for name, value in rows]
         if events == 0 and not self.reasons:

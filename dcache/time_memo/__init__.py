@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dcache.time_memo.front import forget, memo, memo_report
+from dcache.time_memo.front import forget, memo, memo_report, with_memo
 from dcache.time_memo.report import MemoReport
 
-__all__ = ["MemoReport", "forget", "memo", "memo_report"]
+__all__ = ["MemoReport", "forget", "memo", "memo_report", "with_memo"]

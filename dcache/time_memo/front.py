@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import nn
 
 from dcache.errors import DcacheError
 from dcache.identity.denoisers import denoisers
+from dcache.stats import Stats
+from dcache.time_memo.checkpoint import Checkpoint
 from dcache.time_memo.memo import TimeMemo, check_denoiser, memo_of
 from dcache.time_memo.report import MemoReport, merged
 
@@ -32,14 +35,16 @@ def memo(target: Target, offload: str = "keep", text: bool = False) -> Target:
 
     Args:
         target: a diffusers pipeline or a torch denoiser.
-        offload: "keep", or "cpu": the weights of timed modules leave the device while tables answer.
+        offload: "keep"; "cpu": the weights of timed modules leave the device while tables answer; "drop":
+            they are freed, and read again from the checkpoint's files where they are needed.
         text: also keep what depends on the text's embeddings, for as long as these live.
 
     Returns:
         The same object.
 
     Raises:
-        DcacheError: there is no denoiser that takes a timestep, or an option is out of range.
+        DcacheError: there is no denoiser that takes a timestep, an option is out of range, or "drop" has no
+            files to read weights from.
     """
     found = denoisers(target)
     if not found:
@@ -47,6 +52,8 @@ def memo(target: Target, offload: str = "keep", text: bool = False) -> Target:
         raise DcacheError(f"no denoiser of {name} takes a timestep, so there is nothing to keep")
     for module in found.values():
         check_denoiser(module, offload, text)
+        if offload == "drop":
+            Checkpoint.of(module)
     forget(target)
     for module in found.values():
         TimeMemo(module, _sampler_of(target), offload, text)
@@ -74,6 +81,19 @@ def memo_report(target: Any) -> MemoReport:
     if not parts:
         raise DcacheError(f"this {type(target).__name__} has no memo: call dcache.memo first")
     return merged({name: known.report() for name, known in parts.items()})
+
+
+def with_memo(target: Any, stats: Stats | None) -> Stats | None:
+    """Stats with the memo's bytes; of a memo alone where nothing is enabled, None where there is neither."""
+    known = [known for part in _denoisers(target).values() if (known := memo_of(part)) is not None]
+    if not known:
+        return stats
+    reports = [part.report() for part in known]
+    return replace(
+        stats or Stats(method="memo"),
+        memo_bytes=sum(report.table_bytes for report in reports),
+        bytes_away=sum(report.bytes_away for report in reports),
+    )
 
 
 def _denoisers(target: Any) -> dict[str, nn.Module]:

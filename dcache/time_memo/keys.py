@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dcache.identity.timestep import TimeArgument
-from dcache.time_memo.observe import tensors_of
+from dcache.time_memo.arguments import tensors_of
 
 # Conditions of so few numbers a row (guidance, class, size) are compared by value, where the host has them.
 _FEW = 16

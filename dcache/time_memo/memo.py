@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import warnings
-import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from threading import local
 from typing import TYPE_CHECKING, Any
 
@@ -16,33 +14,19 @@ from torch import nn
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.identity.timestep import takes_time
 from dcache.intercept.module_call import ModuleIntercept, compiled_inside, intercepts_of
+from dcache.time_memo.ahead import Ahead
+from dcache.time_memo.arguments import tensors_of
+from dcache.time_memo.checkpoint import Checkpoint
 from dcache.time_memo.keys import Clock, Moment, Moments
 from dcache.time_memo.observe import TimedModule, observe
 from dcache.time_memo.report import MemoReport
-from dcache.time_memo.table import Table, equal, tensors_in
-from dcache.time_memo.weights import Weights, stamp
+from dcache.time_memo.timed import Counts, TimedIntercept
+from dcache.time_memo.weights import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OFFLOADS = ("keep", "cpu")
-
-
-@dataclass
-class Counts:
-    """What happened so far.
-
-    Attributes:
-        hits: outputs that came from a table.
-        fills: outputs that were computed and kept.
-        checks: outputs that were computed a second time and compared.
-        misses: calls of timed modules without a timestep, which were computed.
-    """
-
-    hits: int = 0
-    fills: int = 0
-    checks: int = 0
-    misses: int = 0
+OFFLOADS = ("keep", "cpu", "drop")
 
 
 class TimeMemo:
@@ -54,13 +38,17 @@ class TimeMemo:
     Args:
         module: the denoiser.
         sampler: returns the pipeline's sampler, or None.
-        offload: "keep", or "cpu": weights that nobody needs leave the device.
+        offload: "keep"; "cpu": weights leave the device while tables answer; "drop": they are freed, and read
+            again from the checkpoint where they are needed.
         text: also modules that depend on the text's embeddings.
 
     Attributes:
         timed: the timed modules, None before the first call.
         dropped: name of a module -> why it is computed always.
         counts: what happened so far.
+        checkpoint: what dropped weights are read from, None without "drop".
+        ahead: fills tables for new conditions, None before the first call.
+        sources: the arguments that timed modules depend on.
     """
 
     def __init__(
@@ -70,9 +58,11 @@ class TimeMemo:
         self.clock = Clock(module, sampler)
         self.moments = Moments(module, self.clock)
         self.timed: list[TimedIntercept] | None = None
+        self.ahead: Ahead | None = None
         self.dropped: dict[str, str] = {}
         self.counts = Counts()
         self.sources: frozenset[str] = frozenset()
+        self.checkpoint = Checkpoint.of(module) if offload == "drop" else None
         self._thread = local()
         self._stamps: tuple[object, ...] = ()
         self._observing = False
@@ -83,6 +73,11 @@ class TimeMemo:
     def moment(self) -> Moment | None:
         """The denoiser's call under way in this thread."""
         return getattr(self._thread, "moment", None)
+
+    @property
+    def time_name(self) -> str:
+        """The timestep argument's name."""
+        return self.clock.name
 
     @contextmanager
     def during(self, moment: Moment | None) -> Iterator[None]:
@@ -104,8 +99,16 @@ class TimeMemo:
         if self.timed is None:
             return self._observe(inner, args, kwargs)
         self._forget_dead()
-        with self.during(self.moments.of(args, kwargs, self.sources)):
+        moment = self.moments.of(args, kwargs, self.sources)
+        if self.offload != "keep" and self.ahead is not None:
+            self.ahead.prepare(moment, tensors_of(self.module, args, kwargs))
+        with self.during(moment):
             return inner(*args, **kwargs)
+
+    def note(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], moment: Moment) -> None:
+        """A timed module is computed with these arguments."""
+        if self.ahead is not None:
+            self.ahead.note(name, args, kwargs, moment)
 
     def drop(self, timed: TimedIntercept, why: str) -> None:
         """Take a module out for good, and say so."""
@@ -115,9 +118,7 @@ class TimeMemo:
         if self.timed is not None:
             self.timed = [other for other in self.timed if other is not timed]
             self._stamps = self._stamped()
-        warnings.warn(
-            f"{type(self.module).__name__}.{name} is computed always: {why}", DcacheWarning, stacklevel=2
-        )
+        self._warn(f"{name} is computed always: {why}")
 
     def room_for(self, nbytes: int) -> bool:
         """Whether tables of so many bytes more are smaller than the weights; old conditions make way."""
@@ -163,26 +164,36 @@ class TimeMemo:
     def _observe(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._observing = True
         try:
-            output, parts = observe(self.module, inner, args, kwargs, self.text)
+            seen = observe(self.module, inner, args, kwargs, self.text, self.clock.name)
         finally:
             self._observing = False
         compiled = [name for name, part in self.module.named_modules() if compiled_inside(part) is not None]
         inside = tuple(f"{name}." for name in compiled)
-        outside = [part for part in parts if not (inside and part.name.startswith(inside))]
-        self.timed = [TimedIntercept(part, self) for part in outside]
+        outside = [part for part in seen.timed if not (inside and part.name.startswith(inside))]
+        self.timed = [TimedIntercept(part, self, self._checkpoint(part)) for part in outside]
         self.sources = frozenset[str]().union(*(t.part.sources for t in self.timed))
         for timed in self.timed:
             timed.install()
+        self.ahead = Ahead(seen.nodes, {timed.part.name: timed for timed in self.timed}, self.clock.name)
         self._stamps = self._stamped()
         if not self.timed:
             where = " outside of compiled blocks" if compiled else ""
-            warnings.warn(
-                f"the memo has nothing to keep in {type(self.module).__name__}: no module{where} with "
-                "weights depends on its timestep alone",
-                DcacheWarning,
-                stacklevel=2,
-            )
-        return output
+            self._warn(f"the memo has nothing to keep: no module{where} depends on the timestep alone")
+        return seen.output
+
+    def _checkpoint(self, part: TimedModule) -> Checkpoint | None:
+        """What a module's weights are read from again."""
+        if self.checkpoint is None:
+            return None
+        different = self.checkpoint.differences(part.module, part.name)
+        if different:
+            # Quantised, fused with an adapter, or trained since: they go to the host.
+            self._warn(f"{different[0]} is not what its file has, so {part.name} goes to the host instead")
+            return None
+        return self.checkpoint
+
+    def _warn(self, text: str) -> None:
+        warnings.warn(f"{type(self.module).__name__}: {text}", DcacheWarning, stacklevel=2)
 
     def _restart(self) -> None:
         """Weights were changed, replaced or adapted: what was kept is void, and the next call is observed."""
@@ -192,7 +203,7 @@ class TimeMemo:
     def _clear(self) -> None:
         for timed in self.timed or ():
             timed.take_out()
-        self.timed = [] if self.timed is not None else None
+        self.timed, self.ahead = [], None
 
     def _stamped(self) -> tuple[object, ...]:
         return tuple(stamp(timed.part.module) for timed in self.timed or ())
@@ -226,74 +237,6 @@ class DenoiserIntercept(ModuleIntercept):
         return self.memo.call(self.inner, args, kwargs)
 
 
-class TimedIntercept(ModuleIntercept):
-    """The call of a timed module.
-
-    Args:
-        part: the module and what it depends on.
-        memo: the denoiser's memo; not kept alive.
-    """
-
-    name = "timed"
-
-    def __init__(self, part: TimedModule, memo: TimeMemo) -> None:
-        super().__init__(part.module)
-        self.part = part
-        self.table = Table()
-        self.weights = Weights(part.module, "cpu")
-        self._memo = weakref.ref(memo)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The output from the table, else computed and kept."""
-        memo = self._memo()
-        moment = None if memo is None else memo.moment
-        # A second call within one of the denoiser's was not observed: a self-check, another's replay.
-        if memo is None or moment is None or id(self) in moment.called:
-            return self._compute(args, kwargs)
-        moment.called.add(id(self))
-        key = moment.key(self.part.sources, memo.clock.name)
-        if key is None:
-            memo.counts.misses += 1
-            return self._compute(args, kwargs)
-        key = (key, _shape_of(args, kwargs))
-        entry = self.table.find(key)
-        if entry is None:
-            return self._fill(memo, key, args, kwargs)
-        if not entry.checked:
-            return self._check(memo, key, args, kwargs)
-        memo.counts.hits += 1
-        if memo.offload == "cpu":
-            self.weights.leave()
-        return self.table.output(entry)
-
-    def take_out(self) -> None:
-        """No longer stand in front of the module; its weights come back."""
-        self.remove()
-        self.weights.come_back()
-        self.table.clear()
-
-    def _compute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        with self.weights.lock:
-            self.weights.come_back()
-            return self.inner(*args, **kwargs)
-
-    def _fill(self, memo: TimeMemo, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output = self._compute(args, kwargs)
-        memo.counts.fills += 1
-        return self.table.store(key, output) if memo.room_for(_bytes(output)) else output
-
-    def _check(self, memo: TimeMemo, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output = self._compute(args, kwargs)
-        memo.counts.checks += 1
-        entry = self.table.find(key)
-        if entry is None:
-            return output
-        if not equal(entry.output, output):
-            memo.drop(self, "its output differs between two calls with the same timestep and conditions")
-        entry.checked = True
-        return output
-
-
 def memo_of(module: nn.Module) -> TimeMemo | None:
     """The memo of a denoiser, None without one."""
     for intercept in intercepts_of(module):
@@ -317,24 +260,6 @@ def check_denoiser(module: nn.Module, offload: str, text: object) -> None:
             f"{type(module).__name__} takes no timestep, so nothing of it can be kept by timestep. Give the "
             "denoiser, or the pipeline that has it."
         )
-
-
-def _shape_of(args: Sequence[Any], kwargs: dict[str, Any]) -> Hashable:
-    """Shapes, dtypes and devices of a module's arguments; other arguments as they are."""
-    named = tuple((name, _mark(value)) for name, value in kwargs.items())
-    return tuple(_mark(value) for value in args), named
-
-
-def _mark(value: Any) -> Hashable:
-    if isinstance(value, torch.Tensor):
-        return value.shape, value.dtype, value.device
-    if isinstance(value, bool | int | float | str | torch.dtype):
-        return value
-    return type(value)
-
-
-def _bytes(output: Any) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(output))
 
 
 def _numel(modules: Sequence[nn.Module]) -> int:

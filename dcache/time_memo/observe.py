@@ -10,8 +10,10 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from dcache.intercept.pytree import argument_names, samples
+from dcache.intercept.pytree import samples
+from dcache.time_memo.arguments import tensors_of
 from dcache.time_memo.taint import Taint
+from dcache.time_memo.wiring import Node, ObservedCall, wire
 
 # Text is (B, tokens, width); pooled text, guidance, classes and sizes have two axes at most.
 _TEXT_AXES = 3
@@ -37,12 +39,6 @@ class TimedModule:
         return sum(t.numel() * t.element_size() for t in (*self.module.parameters(), *self.module.buffers()))
 
 
-def tensors_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Name -> tensor of all tensors in a call's arguments, those in containers under dotted names."""
-    named = dict(zip(argument_names(type(module).forward)[1:], args, strict=False))
-    return dict(_walk("", {**named, **kwargs}))
-
-
 def allowed_sources(
     module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], text: bool
 ) -> frozenset[str]:
@@ -55,14 +51,31 @@ def allowed_sources(
         text: also the text's embeddings.
 
     Returns:
-        Names as in `tensors_of`: all but the samples and, unless `text`, tensors of three axes or more.
+        Names as in `tensors_of`: all but the samples and, unless `text`, tensors of three axes or more and
+        those in lists (a text for each row).
     """
     latents = {id(tensor) for tensor in samples(args, kwargs)}
     return frozenset(
         name
         for name, tensor in tensors_of(module, args, kwargs).items()
-        if id(tensor) not in latents and (text or tensor.ndim < _TEXT_AXES)
+        if id(tensor) not in latents
+        if text or (tensor.ndim < _TEXT_AXES and not name.rpartition(".")[2].isdigit())
     )
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one observed call showed.
+
+    Attributes:
+        output: the call's output.
+        timed: the timed modules, in the order of their calls.
+        nodes: how calls of timed modules, and of modules without weights before them, are made anew.
+    """
+
+    output: Any
+    timed: list[TimedModule]
+    nodes: dict[str, Node]
 
 
 def observe(
@@ -71,7 +84,8 @@ def observe(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     text: bool = False,
-) -> tuple[Any, list[TimedModule]]:
+    time_name: str = "timestep",
+) -> Observation:
     """Make one call and see which modules are timed: the topmost that hold parameters and were called once.
 
     Args:
@@ -80,23 +94,15 @@ def observe(
         args: positional arguments of the call.
         kwargs: keyword arguments of the call.
         text: whether modules that depend on the text's embeddings are timed too.
-
-    Returns:
-        The call's output, and the timed modules in the order of their calls.
+        time_name: the timestep argument's name.
     """
-    taint, seen = Taint(), dict[str, list[frozenset[str]]]()
-    for name, tensor in tensors_of(module, args, kwargs).items():
+    taint, named = Taint(), tensors_of(module, args, kwargs)
+    allowed = allowed_sources(module, args, kwargs, text)
+    for name, tensor in named.items():
         taint.mark(tensor, name)
-
-    def noted(name: str) -> Callable[..., None]:
-        def note(_module: nn.Module, given: Any, named: Any, output: Any) -> None:
-            # Of the arguments too: an output that is made anew (`.item()`) has no names of its own.
-            seen.setdefault(name, []).append(taint.names_in((given, named, output)))
-
-        return note
-
+    calls = _Calls(taint, allowed)
     hooks = [
-        part.register_forward_hook(noted(name), with_kwargs=True)
+        part.register_forward_hook(calls.hook(name), with_kwargs=True)
         for name, part in module.named_modules()
         if name
     ]
@@ -107,17 +113,50 @@ def observe(
     finally:
         for hook in hooks:
             hook.remove()
-    return output, list(_timed(module, seen, allowed_sources(module, args, kwargs, text)))
+    once = [call for call in calls.seen.values() if call is not None]
+    timed = list(_timed(module, {call.name: frozenset().union(*calls.sources[call.name]) for call in once}))
+    names = {part.name for part in timed}
+    names |= {call.name for call in once if next(call.module.parameters(), None) is None}
+    # The timestep is another one in each call.
+    lasting = {name: tensor for name, tensor in named.items() if name != time_name}
+    return Observation(output, timed, wire([call for call in once if call.name in names], lasting))
 
 
-def _timed(
-    module: nn.Module, seen: Mapping[str, Sequence[frozenset[str]]], allowed: frozenset[str]
-) -> Iterator[TimedModule]:
-    """The topmost modules of which all is known."""
+class _Calls:
+    """Notes the calls of modules, of those that may be timed with their tensors.
+
+    Args:
+        taint: knows what tensors depend on.
+        allowed: what timed modules may depend on.
+
+    Attributes:
+        seen: name -> the call; None where there were several, or it depends on something else.
+        sources: name -> what that call's tensors depend on.
+    """
+
+    def __init__(self, taint: Taint, allowed: frozenset[str]) -> None:
+        self.taint, self.allowed = taint, allowed
+        self.seen: dict[str, ObservedCall | None] = {}
+        self.sources: dict[str, Sequence[frozenset[str]]] = {}
+
+    def hook(self, name: str) -> Callable[..., None]:
+        """A forward hook for the module of this name."""
+
+        def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            # Of the arguments too: an output that is made anew (`.item()`) has no names of its own.
+            inputs = [self.taint.names(leaf) for leaf in tree_leaves((args, kwargs)) if _is_tensor(leaf)]
+            sources = [*inputs, self.taint.names_in(output)]
+            every = frozenset[str]().union(*sources)
+            fits = name not in self.seen and every and every <= self.allowed
+            call = ObservedCall(name, module, (args, kwargs), output, tuple(inputs)) if fits else None
+            self.seen[name], self.sources[name] = call, sources
+
+        return note
+
+
+def _timed(module: nn.Module, fits: Mapping[str, frozenset[str]]) -> Iterator[TimedModule]:
+    """The topmost modules of those that depend on allowed arguments alone."""
     parts = dict(module.named_modules())
-    fits = {
-        name: calls[0] for name, calls in seen.items() if len(calls) == 1 and calls[0] and calls[0] <= allowed
-    }
     for name, sources in fits.items():
         part = parts[name]
         if _is_adapted(part) or next(part.parameters(), None) is None or _has_ancestor(name, fits, parts):
@@ -139,15 +178,5 @@ def _is_adapted(module: nn.Module) -> bool:
     return any(hasattr(part, "base_layer") for part in module.modules())
 
 
-def _walk(prefix: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(value, torch.Tensor):
-        yield prefix, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _walk(f"{prefix}.{key}" if prefix else str(key), item)
-    elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            yield from _walk(f"{prefix}.{i}", item)
-    elif not isinstance(value, str | bytes):
-        for i, leaf in enumerate(x for x in tree_leaves(value) if isinstance(x, torch.Tensor)):
-            yield f"{prefix}.{i}", leaf
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)

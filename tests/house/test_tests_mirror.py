@@ -18,6 +18,7 @@ ROOMS = (
     "schedule",
     "schedulers",
     "sites",
+    "time_memo",
     "util",
 )
 ON_TOP = ("api", "estimate", "method", "probes", "stats")

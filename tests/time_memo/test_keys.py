@@ -1,0 +1,129 @@
+"""Keys: equal where outputs must be, different wherever they may be."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from dcache.time_memo.keys import Clock, Identities, Moments, numbers_in
+from tests.time_memo.nets import draw, net
+
+ALL = frozenset({"timestep", "pooled", "encoder_hidden_states"})
+
+
+class OnDevice(Clock):
+    """As on a GPU: to read a tensor is to wait."""
+
+    def must_wait(self, value: torch.Tensor) -> bool:
+        return True
+
+
+class Sampler(SimpleNamespace):
+    timesteps: torch.Tensor
+    step_index: int | None
+
+
+def moment(moments: Moments, time: Any, **kwargs: Any) -> Any:
+    return moments.of((draw(0, 2, 8), time), kwargs, ALL)
+
+
+def test_a_timestep_is_known_by_its_bits_shape_and_dtype() -> None:
+    moments = Moments(net(), Clock(net()))
+    key = moment(moments, torch.tensor([5.0])).time
+    assert moment(moments, torch.tensor([5.0]).expand(1)).time == key
+    others = (torch.tensor(5.0), torch.tensor([5.0, 5.0]), torch.tensor([5]), torch.tensor([5.5]), 5.0)
+    assert len({key, *(moment(moments, other).time for other in others)}) == 1 + len(others)
+
+
+def test_conditions_are_known_by_identity_and_small_ones_by_value() -> None:
+    moments, time = Moments(net(), Clock(net())), torch.tensor([5.0])
+    large = draw(1, 2, 64)
+    key = moment(moments, time, pooled=large).key(ALL - {"encoder_hidden_states"}, "timestep")
+    assert moment(moments, time, pooled=large).key(ALL - {"encoder_hidden_states"}, "timestep") == key
+    assert (
+        moment(moments, time, pooled=large.clone()).conditions
+        != moment(moments, time, pooled=large).conditions
+    )
+    small = draw(1, 2, 8)
+    assert (
+        moment(moments, time, pooled=small.clone()).conditions
+        == moment(moments, time, pooled=small).conditions
+    )
+
+
+def test_a_condition_that_was_written_to_is_another() -> None:
+    moments, time, large = Moments(net(), Clock(net())), torch.tensor([5.0]), draw(1, 2, 64)
+    before = moment(moments, time, pooled=large).conditions
+    large.add_(1)
+    assert moment(moments, time, pooled=large).conditions != before
+
+
+def test_a_module_without_that_condition_has_no_key() -> None:
+    moments = Moments(net(), Clock(net()))
+    assert moment(moments, torch.tensor([5.0])).key({"pooled", "timestep"}, "timestep") is None
+    assert moment(moments, torch.tensor([5.0])).key({"timestep"}, "timestep") is not None
+
+
+def test_flags_and_autocast_are_part_of_every_key() -> None:
+    moments, time = Moments(net(), Clock(net())), torch.tensor([5.0])
+    plain = moment(moments, time).plain
+    assert moment(moments, time, flag=True).plain != plain
+    with torch.autocast("cpu", torch.bfloat16):
+        assert moment(moments, time).plain != plain
+
+
+def test_numbers_of_dead_tensors_are_told_and_not_used_again() -> None:
+    identities = Identities()
+    numbers = set()
+    for _ in range(20):
+        tensor = draw(0, 64)
+        numbers.add(identities.of(tensor).number)
+        del tensor
+    assert len(numbers) == 20
+    assert set(identities.dead) == numbers
+
+
+def test_keys_name_the_tensors_they_hold() -> None:
+    identities, tensor = Identities(), draw(0, 64)
+    identity = identities.of(tensor)
+    assert numbers_in((((5, identity), 3), "x")) == {identity.number}
+
+
+def test_on_a_device_a_sampler_tells_the_timestep_and_each_entry_is_read_once() -> None:
+    table = torch.tensor([900.0, 500.0, 100.0])
+    sampler = Sampler(timesteps=table, step_index=None)
+    clock = OnDevice(net(), lambda: sampler)
+    keys = []
+    for _ in range(2):
+        for i, time in enumerate(table):
+            # Samplers know no index before their first step.
+            sampler.step_index = i or None
+            keys.append(clock.read((), {"timestep": (time / 1000).expand(2)}))
+    assert keys[:3] == keys[3:]
+    assert len(set(keys)) == 3
+    # The first of each run, and the two others once.
+    assert clock.waits == 4
+    host = Clock(net())
+    assert keys[:3] == [host.read((), {"timestep": (time / 1000).expand(2)}) for time in table]
+
+
+@pytest.mark.parametrize(
+    "time", [torch.tensor([[5.0, 5.0]]), torch.tensor([5.0, 6.0])], ids=["tokens", "rows"]
+)
+def test_timesteps_by_row_or_token_are_read_always(time: torch.Tensor) -> None:
+    clock = OnDevice(net(), lambda: Sampler(timesteps=torch.tensor([5.0]), step_index=0))
+    assert {clock.read((), {"timestep": time}), clock.read((), {"timestep": time})} == {
+        Clock(net()).read((), {"timestep": time})
+    }
+    assert clock.waits == 2
+
+
+def test_a_table_that_was_replaced_or_written_to_is_read_anew() -> None:
+    sampler = Sampler(timesteps=torch.tensor([5.0, 4.0]), step_index=1)
+    clock = OnDevice(net(), lambda: sampler)
+    first = clock.read((), {"timestep": torch.tensor([4.0])})
+    sampler.timesteps[1] = 3.0
+    assert clock.read((), {"timestep": torch.tensor([3.0])}) != first

@@ -1,0 +1,165 @@
+"""The memo of one denoiser: exact whatever happens to the model between calls."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+import dcache
+from dcache import DcacheError, DcacheWarning
+from tests.time_memo.nets import TIMED, draw, net, walk
+
+
+def warm(offload: str = "keep", runs: int = 3) -> nn.Module:
+    model = dcache.memo(net(), offload)
+    for _ in range(runs):
+        walk(model)
+    return model
+
+
+def test_weights_that_are_written_to_make_everything_void() -> None:
+    model, plain = warm("cpu"), net()
+    for changed in (model, plain):
+        changed.get_parameter("time_embed.0.weight").add_(0.5)
+    for _ in range(4):
+        assert torch.equal(walk(model), walk(plain))
+
+
+def test_so_do_an_adapter_loaded_in_mid_run_and_another_dtype() -> None:
+    model = warm()
+    sample = draw(1, 2, 8)
+    with torch.no_grad():
+        first = model(sample, torch.tensor([900.0]))
+        adapted = nn.Module()
+        adapted.base_layer = model.blocks[0].linear
+        adapted.forward = lambda x: adapted.base_layer(x) * 2  # type: ignore[method-assign]
+        model.blocks[0].linear = adapted  # type: ignore[index]
+        second = model(sample, torch.tensor([900.0]))
+    assert not torch.equal(first, second)
+    model = warm().bfloat16()
+    plain = net().bfloat16()
+    time, sample = torch.tensor([900.0], dtype=torch.bfloat16), draw(1, 2, 8).bfloat16()
+    with torch.no_grad():
+        for _ in range(3):
+            assert torch.equal(model(sample, time), plain(sample, time))
+
+
+def test_disable_leaves_nothing() -> None:
+    model, plain = warm("cpu"), net()
+    keys = set(model.__dict__)
+    dcache.disable(model)
+    assert set(model.__dict__) == set(plain.__dict__) < keys
+    for name, part in model.named_modules():
+        assert set(part.__dict__) == set(plain.get_submodule(name).__dict__)
+    with pytest.raises(DcacheError, match=r"call dcache\.memo first"):
+        dcache.memo_report(model)
+
+
+def test_a_denoiser_whose_memo_was_taken_off_is_freed_at_once() -> None:
+    model = warm("cpu")
+    dcache.disable(model)
+    gc.collect()
+    gc.disable()
+    try:
+        reference = weakref.ref(model)
+        del model
+        assert reference() is None
+    finally:
+        gc.enable()
+
+
+def test_another_memo_takes_the_place_of_the_first() -> None:
+    model = warm("cpu")
+    dcache.memo(model)
+    assert not dcache.memo_report(model).observed
+    for _ in range(3):
+        assert torch.equal(walk(model), walk(net()))
+    assert dcache.memo_report(model).bytes_away == 0
+
+
+def test_tables_stay_smaller_than_the_weights() -> None:
+    model = dcache.memo(net())
+    times = tuple(float(t) for t in range(1000, 0, -10))
+    for _ in range(2):
+        assert torch.equal(walk(model, times), walk(net(), times))
+    report = dcache.memo_report(model)
+    assert 0 < report.table_bytes <= report.weight_bytes
+
+
+def test_what_was_kept_for_conditions_goes_with_them() -> None:
+    model = dcache.memo(net())
+    pooled = draw(3, 2, 8).repeat(1, 1)
+    wide = [torch.cat([pooled] * 1) for _ in range(2)]
+    for _ in range(2):
+        walk(model, pooled=wide[0])
+    held = dcache.memo_report(model).entries
+    assert held == 9
+    walk(model, pooled=wide[1])
+    assert dcache.memo_report(model).entries == 9
+
+
+def test_two_threads_share_the_tables() -> None:
+    model, expected, wrong = dcache.memo(net()), walk(net()), []
+
+    def run() -> None:
+        for _ in range(20):
+            if not torch.equal(walk(model), expected):
+                wrong.append(1)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_model_without_timed_modules_says_so() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.all = nn.Linear(8, 8)
+
+        def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            return self.all(sample + timestep)
+
+    model = dcache.memo(Mixed().eval())
+    with pytest.warns(DcacheWarning, match="nothing to keep"):
+        walk(model)
+
+
+def test_modules_within_compiled_blocks_are_left_out() -> None:
+    model = net()
+    model.blocks[0].compile(backend="eager")  # type: ignore[operator]
+    dcache.memo(model)
+    for _ in range(3):
+        assert torch.allclose(walk(model), walk(net()), atol=1e-6)
+    assert list(dcache.memo_report(model).modules) == [n for n in TIMED if n != "blocks.0.linear"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"offload": "disk"}, "'keep', 'cpu', 'drop'"),
+        ({"offload": None}, "'keep', 'cpu', 'drop'"),
+        ({"text": 1}, "text must be True or False"),
+        ({"offload": "drop"}, "offload='cpu'"),
+    ],
+    ids=["disk", "none", "text", "drop"],
+)
+def test_options_out_of_range_are_refused_before_anything(options: dict[str, object], message: str) -> None:
+    model = net()
+    with pytest.raises(DcacheError, match=message):
+        dcache.memo(model, **options)
+    assert set(model.__dict__) == set(net().__dict__)
+
+
+@pytest.mark.parametrize("target", [nn.Linear(2, 2), object(), 3], ids=["layer", "object", "number"])
+def test_what_is_no_denoiser_is_refused(target: object) -> None:
+    with pytest.raises(DcacheError, match="timestep|pipeline or a torch module"):
+        dcache.memo(target)
