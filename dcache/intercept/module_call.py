@@ -41,6 +41,16 @@ class ModuleIntercept:
         self.inner = self.module._call_impl if self._previous is None else self._previous
         setattr(self.module, _SLOT, self)
 
+    def install_behind(self) -> None:
+        """Stand behind every intercept that the module has, right in front of its own call."""
+        chain = intercepts_of(self.module)
+        if not chain:
+            self.install()
+            return
+        last = chain[-1]
+        self._previous, self.inner = last._previous, last.inner
+        last._previous = last.inner = self
+
     def remove(self) -> None:
         """Leave the chain; a compiled call that was set in front of it in the meantime stays."""
         in_front = self.module.__dict__.get(_SLOT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from threading import local
+from threading import RLock, local
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,10 +64,11 @@ class TimeMemo:
         self.sources: frozenset[str] = frozenset()
         self.checkpoint = Checkpoint.of(module) if offload == "drop" else None
         self._thread = local()
+        self._lock = RLock()
         self._stamps: tuple[object, ...] = ()
-        self._observing = False
         self.outer = DenoiserIntercept(module, self)
-        self.outer.install()
+        # Behind caching, which calls a denoiser more than once to check it.
+        self.outer.install_behind()
 
     @property
     def moment(self) -> Moment | None:
@@ -91,13 +92,14 @@ class TimeMemo:
 
     def call(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The denoiser's call."""
-        if torch.is_grad_enabled() or self._observing:
+        if torch.is_grad_enabled():
             # Weights may be trained, and outputs be part of a graph.
             return inner(*args, **kwargs)
-        if self.timed is not None and self._stamps != self._stamped():
-            self._restart()
-        if self.timed is None:
-            return self._observe(inner, args, kwargs)
+        with self._lock:
+            if self.timed is not None and self._stamps != self._stamped():
+                self._restart()
+            if self.timed is None:
+                return self._observe(inner, args, kwargs)
         self._forget_dead()
         moment = self.moments.of(args, kwargs, self.sources)
         if self.offload != "keep" and self.ahead is not None:
@@ -162,11 +164,7 @@ class TimeMemo:
         )
 
     def _observe(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._observing = True
-        try:
-            seen = observe(self.module, inner, args, kwargs, self.text, self.clock.name)
-        finally:
-            self._observing = False
+        seen = observe(self.module, inner, args, kwargs, self.text, self.clock.name)
         compiled = [name for name, part in self.module.named_modules() if compiled_inside(part) is not None]
         inside = tuple(f"{name}." for name in compiled)
         outside = [part for part in seen.timed if not (inside and part.name.startswith(inside))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -135,7 +136,7 @@ class _Calls:
     """
 
     def __init__(self, taint: Taint, allowed: frozenset[str]) -> None:
-        self.taint, self.allowed = taint, allowed
+        self.taint, self.allowed, self.thread = taint, allowed, get_ident()
         self.seen: dict[str, ObservedCall | None] = {}
         self.sources: dict[str, Sequence[frozenset[str]]] = {}
 
@@ -143,6 +144,8 @@ class _Calls:
         """A forward hook for the module of this name."""
 
         def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if get_ident() != self.thread:
+                return
             # Of the arguments too: an output that is made anew (`.item()`) has no names of its own.
             inputs = [self.taint.names(leaf) for leaf in tree_leaves((args, kwargs)) if _is_tensor(leaf)]
             sources = [*inputs, self.taint.names_in(output)]

@@ -150,3 +150,34 @@ def test_an_intercept_that_says_nothing_hands_the_call_through():
     ModuleIntercept(module).install()
     assert torch.equal(module(x), plain)
     assert torch.equal(module(input=x), plain)
+
+
+class AddOne(ModuleIntercept):
+    def __call__(self, *args, **kwargs):
+        return self.inner(*args, **kwargs) + 1
+
+
+def test_one_that_is_installed_behind_is_called_last():
+    module, x = nn.Identity(), torch.ones(1)
+    front, behind = Double(module), AddOne(module)
+    front.install()
+    behind.install_behind()
+    assert intercepts_of(module) == [front, behind]
+    assert module(x) == 2 * (1 + 1)
+    front.remove()
+    assert module(x) == 1 + 1
+    behind.remove()
+    assert module(x) == 1
+    behind.install_behind()
+    assert module(x) == 1 + 1
+
+
+def test_behind_all_is_in_front_of_a_compiled_call():
+    module = nn.Identity()
+    module._compiled_call_impl = lambda x: x * 10
+    front, behind = Double(module), AddOne(module)
+    front.install()
+    behind.install_behind()
+    assert module(1.0) == 2 * (10 + 1)
+    behind.remove()
+    assert module(1.0) == 20

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import pytest
 import torch
 
@@ -109,3 +112,20 @@ def test_the_stats_of_a_memo_alone() -> None:
     WAN.run(pipe)
     assert dcache.stats(pipe).method == "memo"
     assert dcache.memo_report(pipe).to_dict()["share"] == dcache.memo_report(pipe).share
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["demo.pipeline", "demo.video.pipeline"])
+def test_the_shipped_models_draw_the_same(name: str) -> None:
+    shipped = importlib.import_module(f"dcache.{name}")
+
+    def drawn(pipe: Any, prompt: str) -> torch.Tensor:
+        given = {"num_inference_steps": 6, "output_type": "pt", "generator": torch.Generator().manual_seed(0)}
+        return next(iter(pipe(prompt, **{**shipped.call_options(), **given}).values()))
+
+    pipe = dcache.memo(shipped.load_pipeline(), offload="cpu")
+    for prompt in ("a red circle", "a blue square", "a red circle"):
+        assert torch.equal(
+            torch.as_tensor(drawn(pipe, prompt)), torch.as_tensor(drawn(shipped.load_pipeline(), prompt))
+        )
+    assert dcache.memo_report(pipe).bytes_away > 0

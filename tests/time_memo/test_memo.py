@@ -104,19 +104,17 @@ def test_what_was_kept_for_conditions_goes_with_them() -> None:
 
 
 def test_two_threads_share_the_tables() -> None:
-    model, expected, wrong = dcache.memo(net()), walk(net()), []
+    model, expected, equal = dcache.memo(net()), walk(net()), list[bool]()
 
     def run() -> None:
-        for _ in range(20):
-            if not torch.equal(walk(model), expected):
-                wrong.append(1)
+        equal.extend(torch.equal(walk(model), expected) for _ in range(20))
 
     threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong
+    assert equal == [True] * 40
 
 
 def test_a_model_without_timed_modules_says_so() -> None:
@@ -161,5 +159,5 @@ def test_options_out_of_range_are_refused_before_anything(options: dict[str, obj
 
 @pytest.mark.parametrize("target", [nn.Linear(2, 2), object(), 3], ids=["layer", "object", "number"])
 def test_what_is_no_denoiser_is_refused(target: object) -> None:
-    with pytest.raises(DcacheError, match="timestep|pipeline or a torch module"):
+    with pytest.raises(DcacheError, match=r"timestep|pipeline or a torch module"):
         dcache.memo(target)
