@@ -48,9 +48,9 @@ class Net(nn.Module):
 TIMED = ["time_embed", "blocks.0.linear", "blocks.1.linear"]
 
 
-def net(seed: int = 0) -> Net:
+def net(seed: int = 0, width: int = 8) -> Net:
     torch.manual_seed(seed)
-    return Net().eval().requires_grad_(False)
+    return Net(width).eval().requires_grad_(False)
 
 
 def draw(seed: int, *shape: int) -> torch.Tensor:
@@ -61,7 +61,7 @@ def walk(
     model: nn.Module, times: tuple[float, ...] = (900.0, 500.0, 100.0), seed: int = 1, **given: Any
 ) -> torch.Tensor:
     """A short loop; the sample depends on all that the model returned."""
-    sample = draw(seed, 2, 8)
+    sample = draw(seed, 2, model.text.in_features if isinstance(model, Net) else 8)
     with torch.no_grad():
         for time in times:
             sample = sample - 0.1 * model(sample, torch.tensor([time]), **given)
