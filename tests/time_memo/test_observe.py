@@ -55,16 +55,19 @@ class Twice(Net):
         return sample * block.linear(emb) + block.linear(sample)
 
 
-class Leaking(Net):
-    """A module reads the sample behind torch's back, within arguments that have names."""
+class TwiceByTime(Net):
+    """One layer for two embeddings of the timestep."""
 
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        return sample + self.time_embed((timestep * float(sample.sum())).reshape(-1, 1))
+        emb = self.time_embed(timestep.reshape(-1, 1))
+        block: Modulated = self.blocks[0]  # type: ignore[assignment]
+        return sample * block.linear(emb) + block.linear(2 * emb)
 
 
 def test_a_module_that_is_called_twice_is_not_timed() -> None:
-    observation = seen(Twice().eval(), draw(0, 2, 8), torch.tensor([5.0]))
-    assert [part.name for part in observation.timed] == ["time_embed"]
+    for kind in (Twice, TwiceByTime):
+        observation = seen(kind().eval(), draw(0, 2, 8), torch.tensor([5.0]))
+        assert [part.name for part in observation.timed] == ["time_embed"]
 
 
 def test_adapters_are_left_out_and_what_they_stand_on_is_taken() -> None:
