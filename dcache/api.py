@@ -134,14 +134,8 @@ def disable(target: Target) -> Target:
     >>> from dcache.demo.pipeline import load_pipeline
     >>> pipe = dcache.disable(dcache.enable(load_pipeline()))
     """
-    from dcache.methods import row_models
-
-    row_models.disable(target)
-    if token_models.is_language_model(target):
-        language_models.disable(target)
-    else:
-        take_off(Enabled.on(target))
-        _memos("forget", target)
+    _take_off(target)
+    _memos("forget", target)
     return target
 
 
@@ -196,7 +190,7 @@ def enabled(target: Target, method: Any = None, **options: Any) -> Iterator[Targ
         yield target
     finally:
         try:
-            disable(target)
+            _take_off(target)
         finally:
             restore()
 
@@ -319,6 +313,17 @@ def step(
             manual = tracker.manual = following(manual, run, branch)
             manual.announce(index, branch, steps)
         manual.run.tell(timestep, sigma)
+
+
+def _take_off(target: Any) -> None:
+    """Disable what `enable` enabled; a memo stays."""
+    from dcache.methods import row_models
+
+    row_models.disable(target)
+    if token_models.is_language_model(target):
+        language_models.disable(target)
+    else:
+        take_off(Enabled.on(target))
 
 
 def _memos(name: str, *given: Any) -> Any:

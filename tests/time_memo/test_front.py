@@ -106,6 +106,15 @@ def test_dropped_weights_come_back_from_the_files(tmp_path: object) -> None:
         assert torch.equal(pipe.transformer.state_dict()[name], tensor)
 
 
+def test_a_method_for_a_while_leaves_the_memo_on() -> None:
+    pipe = dcache.memo(WAN.build())
+    with dcache.enabled(pipe, "interval", interval=2):
+        WAN.run(pipe)
+    for _ in range(3):
+        assert torch.equal(WAN.run(pipe), WAN.run(WAN.build()))
+    assert dcache.memo_report(pipe).hits > 0
+
+
 def test_the_stats_of_a_memo_alone() -> None:
     pipe = dcache.memo(WAN.build())
     assert "nothing was observed yet" in str(dcache.memo_report(pipe))
