@@ -125,9 +125,16 @@ METHODS = {name: PRESETS[name].method() for name in NAMES} | {
     "halves apart": replace(TAYLOR, predictor=Fitted({"*": LINE}, {"mlp:1": {2: {1: 1.0}}})),
     "blocks": methods.interval(interval=2, sites="block", codec="value"),
 }
-# Guidance in one batch and in two calls; the others are named so as not to test the same again.
+# Guidance in one batch and in two calls; the others are named so as not to test the same again. Those that
+# differ from another one in when they compute alone are for the slow lane.
+SLOW = {"hicache", "bac", "interval-sublayers", "pab"}
 CASES = [
-    pytest.param(shape, method, id=f"{shape}-{name}")
+    pytest.param(
+        shape,
+        method,
+        id=f"{shape}-{name}",
+        marks=(pytest.mark.slow,) if name in SLOW or (shape.name == "sd" and name != "foca") else (),
+    )
     for shape in SHAPES.values()
     for name, method in METHODS.items()
     if PRESETS[name if name in PRESETS else "taylorseer"].fits(shape, next(iter(shape.samplers)))

@@ -16,10 +16,13 @@ from diffusers.hooks import group_offloading as go
 
 import dcache
 from dcache import DcacheWarning, methods
+from tests.cover import all_pairs
 from tests.engine.coexistence_checks import EVERY_2, compares, skippable
 from tests.pipelines import FLUX, SD, SHAPES, Shape
 
 CPU = torch.device("cpu")
+LEVELS = {"block": "block", "leaf": "leaf"}
+LATE = {"before": False, "while enabled": True}
 
 
 @pytest.fixture(autouse=True)
@@ -61,18 +64,14 @@ def offload(shape: Shape, level: str, disk: Path | None = None, size: int = 1) -
     return prepare
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["before", "while enabled"])
-@pytest.mark.parametrize("level", ["block", "leaf"])
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=str)
+@pytest.mark.parametrize(*all_pairs(shape=SHAPES, level=LEVELS, late=LATE))
 def test_group_offloading(shape: Shape, level: str, late: bool, tmp_path: Path) -> None:
     pipe = compares(shape, offload(shape, level, tmp_path), late)
     # The disk has the weights, the memory has not.
     assert all(p.isnan().all() for block in skippable(shape, pipe)[:1] for p in block.parameters())
 
 
-@pytest.mark.parametrize("disk", [False, True], ids=["memory", "disk"])
-@pytest.mark.parametrize("level", ["block", "leaf"])
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=str)
+@pytest.mark.parametrize(*all_pairs(shape=SHAPES, level=LEVELS, disk={"memory": False, "disk": True}))
 def test_a_skipped_block_does_not_fetch_its_weights(
     shape: Shape, level: str, disk: bool, tmp_path: Path, fetched: Counter[torch.nn.Module]
 ) -> None:
@@ -171,9 +170,7 @@ def prefetch(shape: Shape, level: str, disk: Path | None = None) -> Callable[[An
 
 
 @pytest.mark.usefixtures("streams")
-@pytest.mark.parametrize("late", [False, True], ids=["before", "while enabled"])
-@pytest.mark.parametrize("level", ["block", "leaf"])
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=str)
+@pytest.mark.parametrize(*all_pairs(shape=SHAPES, level=LEVELS, late=LATE))
 def test_prefetching_survives_steps_that_skip_blocks(
     shape: Shape, level: str, late: bool, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 
 import dcache
 from dcache import methods
+from tests.cover import all_pairs
 from tests.engine.coexistence_checks import anatomy, branches, compares, skippable
 from tests.engine.tiny_models import flux_pipe, flux_run
 from tests.pipelines import SHAPES, Shape
@@ -176,9 +177,13 @@ def to_disk(shape: Shape, disk: Path) -> Callable[[Any], None]:
 WAYS = {"model": model_offload, "sequential": sequential_offload, "disk": to_disk}
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["before", "while enabled"])
-@pytest.mark.parametrize("way", ["model", "sequential"])
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=str)
+@pytest.mark.parametrize(
+    *all_pairs(
+        shape=SHAPES,
+        way={"model": "model", "sequential": "sequential"},
+        late={"before": False, "while enabled": True},
+    )
+)
 def test_offloaded_pipelines(shape: Shape, way: str, late: bool, tmp_path: Path) -> None:
     pipe = compares(shape, WAYS[way](shape, tmp_path), late)
     assert isinstance(shape.denoiser(pipe)._hf_hook, ah.ModelHook)

@@ -109,7 +109,8 @@ def plans(draw: Callable[..., Any]) -> Plan:
 
 
 # The same runs everywhere; what fails is made as short as can be.
-SAME = settings(derandomize=True, deadline=None, max_examples=40, database=None)
+SAME = settings(derandomize=True, deadline=None, max_examples=20, database=None)
+MANY = settings(SAME, max_examples=200)
 
 
 def run(plan: Plan, limited: bool, after: Callable[[Any, int], None] = lambda *_: None) -> list[Any]:
@@ -161,6 +162,20 @@ def anchors_noted() -> Iterator[list[weakref.ref[torch.Tensor]]]:
 @SAME
 @given(plan=plans())
 def test_the_limit_holds_at_any_time(plan: Plan) -> None:
+    check_limit(plan)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore::dcache.DcacheWarning")
+@MANY
+@given(plan=plans())
+def test_it_holds_in_many_runs(plan: Plan) -> None:
+    check_limit(plan)
+
+
+def check_limit(plan: Plan) -> None:
+    """What is remembered never exceeds the limit of a run, and is gone behind it."""
     alive: list[int] = []
     sessions: set[Any] = set()
     remember = Region.remember
