@@ -17,6 +17,7 @@ from dcache.lm_kv.policies.cake import cake
 from dcache.lm_kv.policies.double_sparsity import double_sparsity
 from dcache.lm_kv.policies.duo_attention import duo_attention
 from dcache.lm_kv.policies.expected_attention import expected_attention
+from dcache.lm_kv.policies.gear import gear
 from dcache.lm_kv.policies.h2o import h2o
 from dcache.lm_kv.policies.keydiff import keydiff
 from dcache.lm_kv.policies.kivi import kivi
@@ -48,6 +49,7 @@ __all__ = [
     "double_sparsity",
     "duo_attention",
     "expected_attention",
+    "gear",
     "h2o",
     "head_pattern",
     "keydiff",

@@ -13,6 +13,7 @@ PolicyName = Literal[
     "double_sparsity",
     "duo_attention",
     "expected_attention",
+    "gear",
     "h2o",
     "keydiff",
     "kivi",
@@ -51,9 +52,11 @@ class PolicyOptions(CacheOptions, total=False):
     gamma: float
     group: int
     history: int
+    outliers: float
     page: int
     pattern: Pattern | None
     pool: int
+    rank: int
     residual: int
     seed: int
     shift: bool

@@ -13,6 +13,7 @@ POLICIES = {
     "double_sparsity",
     "duo_attention",
     "expected_attention",
+    "gear",
     "h2o",
     "keydiff",
     "kivi",
