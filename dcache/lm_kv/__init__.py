@@ -29,6 +29,7 @@ from dcache.lm_kv.policies.random import random
 from dcache.lm_kv.policies.razor_attention import razor_attention
 from dcache.lm_kv.policies.rotatekv import rotatekv
 from dcache.lm_kv.policies.scissorhands import scissorhands
+from dcache.lm_kv.policies.shadowkv import shadowkv
 from dcache.lm_kv.policies.snapkv import snapkv
 from dcache.lm_kv.policies.streaming_llm import streaming_llm
 from dcache.lm_kv.policies.tova import tova
@@ -64,6 +65,7 @@ __all__ = [
     "razor_attention",
     "rotatekv",
     "scissorhands",
+    "shadowkv",
     "snapkv",
     "streaming_llm",
     "tova",

@@ -14,6 +14,7 @@ from dcache.kernels.lowbit import LowBit, pack, unpack
 from dcache.kernels.lowbit import join as join_codes
 from dcache.kernels.lowbit.format import group_rows
 from dcache.lm_kv import low_rank, outliers
+from dcache.lm_kv.codec import DeviceCodec
 from dcache.lm_kv.low_bit import LowBitCodec
 from dcache.lm_kv.low_rank import LowRank
 from dcache.lm_kv.outliers import Outliers
@@ -39,7 +40,7 @@ class GearTokens:
 
 
 @dataclass(frozen=True)
-class GearCodec:
+class GearCodec(DeviceCodec):
     """GEAR: X ~ Q(X - S) + L R, and S: few bits in KIVI's layout, low rank, sparse outliers.
 
     Attributes:

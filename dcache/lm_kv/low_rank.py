@@ -84,9 +84,9 @@ def low_rank(tokens: torch.Tensor, rank: int, group: int, lengths: torch.Tensor)
         lengths: int64 `[runs]`, tokens of each run; they sum to N.
     """
     first, count = group_rows(lengths, group)
-    inside = torch.arange(group, device=tokens.device).minimum(count[:, None] - 1)
-    valid = torch.arange(group, device=tokens.device) < count[:, None]
-    places = first[:, None] + inside
+    slots = torch.arange(int(count.max()) if len(count) else 0, device=tokens.device)
+    valid = slots < count[:, None]
+    places = first[:, None] + slots.minimum(count[:, None] - 1)
     padded = tokens[places] * valid[..., None]
     directions = _start(tokens.shape[1], min(rank, tokens.shape[1])).to(tokens)
     directions = directions.expand(len(padded), *directions.shape)

@@ -25,6 +25,7 @@ PolicyName = Literal[
     "razor_attention",
     "rotatekv",
     "scissorhands",
+    "shadowkv",
     "snapkv",
     "streaming_llm",
     "tova",
@@ -48,6 +49,7 @@ class PolicyOptions(CacheOptions, total=False):
 
     bits: int
     channels: int
+    exact: int
     future: int
     gamma: float
     group: int

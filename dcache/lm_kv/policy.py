@@ -119,4 +119,4 @@ class Policy:
     @property
     def needs_rotary(self) -> bool:
         """Whether keys or queries are turned, so that the model's rotation must be known."""
-        return self.positions == "shifted" or self.observer.needs_rotary
+        return self.positions == "shifted" or self.observer.needs_rotary or self.codec.needs_rotary

@@ -24,6 +24,8 @@ class Selector(Protocol):
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
         """What is looked at instead of the keys; the first dimension of all tensors is the rows.
 
+        `always`, bool `[B, h, pages]`, where there is such a tensor, marks pages that are read at every step.
+
         Args:
             keys: `[B, h, n, d]`, a row's tokens from its first to its last, then unused slots.
             valid: bool `[B, h, n]`, False at unused slots.
@@ -92,3 +94,51 @@ class LabelChannels:
         """Dot products over the labelled channels."""
         channels = index["channels"][:, :, None].expand(-1, -1, query.shape[2], -1)
         return query.gather(-1, channels) @ index["labels"].to(query.dtype).mT
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """ShadowKV: a page's mean key stands for all of them; pages that it stands for badly are always read.
+
+    Args:
+        page: tokens of a page; at least 1.
+        exact: how many pages of a head are always read, as in `unlike_pages`.
+    """
+
+    page: int = 8
+    exact: int = 48
+
+    def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
+        """`landmarks` `[B, h, pages, d]` in the keys' dtype, and `always`."""
+        means, _ = page_means(keys.flatten(0, 1), valid.flatten(0, 1), self.page)
+        always = unlike_pages(keys.flatten(0, 1), valid.flatten(0, 1), self.page, self.exact)
+        shape = keys.shape[:2]
+        return {"landmarks": means.to(keys.dtype).unflatten(0, shape), "always": always.unflatten(0, shape)}
+
+    def products(self, query: torch.Tensor, index: Index) -> torch.Tensor:
+        """Mean dot products."""
+        return query @ index["landmarks"].to(query.dtype).mT
+
+
+def page_means(keys: torch.Tensor, valid: torch.Tensor, page: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each page's mean key `[R, pages, d]`, and the least cosine of a key with it `[R, pages]`.
+
+    Args:
+        keys: `[R, n, d]`.
+        valid: bool `[R, n]`, False at unused slots.
+        page: tokens of a page.
+    """
+    missing = -keys.shape[1] % page
+    pages = F.pad(keys.float(), (0, 0, 0, missing)).unflatten(1, (-1, page))
+    there = F.pad(valid, (0, missing)).unflatten(1, (-1, page))
+    means = (pages * there[..., None]).sum(2) / there.sum(2).clamp_min(1)[..., None]
+    cosines = F.cosine_similarity(pages, means[:, :, None], dim=-1).masked_fill(~there, float("inf"))
+    return means, cosines.amin(2)
+
+
+def unlike_pages(keys: torch.Tensor, valid: torch.Tensor, page: int, count: int) -> torch.Tensor:
+    """Bool `[R, pages]`: the `count` pages of a run that have a key least like their mean; at most a 16th."""
+    _, least = page_means(keys, valid, page)
+    rank = least.argsort(dim=1, stable=True).argsort(dim=1)
+    number = (valid.sum(1) // (16 * page)).clamp_max(count)
+    return rank < number[:, None]

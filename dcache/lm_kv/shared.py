@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from dcache.errors import DcacheError
 from dcache.lm_kv.budget import Budget
 from dcache.lm_kv.calls import Call, read_call
+from dcache.lm_kv.codec import Codec, LayerFacts
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.rotary import Rotary
 
@@ -87,6 +89,14 @@ class Shared:
             rows, _, queries, _ = key.shape
             self._call = (mask, read_call(mask, self.rope, rows, queries, start, key.device))
         return self._call[1]
+
+    def codec(self, layer: int) -> Codec:
+        """The policy's codec, with what it wants to know of a layer."""
+        # Not `self.turn`: segments keep their codec, and should not keep this alive.
+        turn = None if self.rotary is None else partial(self.rotary.turn, layer)
+        # Where a selector reads some tokens, those that all fit the budget are all read.
+        whole = 0.0 if self.policy.selector is None else self.budget.whole
+        return self.policy.codec.bound(LayerFacts(turn, whole))
 
     def turn(self, layer: int, states: torch.Tensor, positions: torch.Tensor, mode: str) -> torch.Tensor:
         """Keys or queries turned as `Rotary.turn` turns them."""

@@ -25,6 +25,7 @@ POLICIES = {
     "razor_attention",
     "rotatekv",
     "scissorhands",
+    "shadowkv",
     "snapkv",
     "streaming_llm",
     "tova",

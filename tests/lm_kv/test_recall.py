@@ -30,6 +30,7 @@ POLICIES = {
     "razor_attention": lm_kv.razor_attention(),
     "quest": lm_kv.quest(page=4, window=0),
     "double_sparsity": lm_kv.double_sparsity(channels=8, window=0),
+    "shadowkv": lm_kv.shadowkv(page=4, rank=8, window=0),
     "kvmerger": lm_kv.kvmerger(window=0),
     "kvmerger loose": lm_kv.kvmerger(window=0, threshold=0.75),
     "kvzip uniform": lm_kv.kvzip(allocation="uniform"),
