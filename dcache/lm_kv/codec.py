@@ -17,8 +17,8 @@ class LayerFacts:
         turn: (states `[B, h, n, d]`, positions `[B, n]`, mode) -> turned, as `Rotary.turn` does; None where
             the model's rotation was not looked for.
         whole: runs of at most so many tokens are read whole, so their keys should stay as they came.
-        basis: float32 `[h, d, d]`, directions of each KV head's keys before rotation, the strongest first;
-            None without a calibration.
+        basis: float16 `[h, d, d]`, directions of each KV head's keys before rotation, one a row, the
+            strongest first; None without a calibration.
     """
 
     turn: Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor] | None = None

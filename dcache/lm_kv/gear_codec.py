@@ -133,12 +133,16 @@ class GearCodec(DeviceCodec):
         """All three parts."""
         parts: dict[str, dict[str, torch.Tensor]] = {"codes": {}, "rest": {}, "outliers": {}}
         for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
+            part, _, inner = name.partition(".")
+            parts[part][inner] = tensor
         codes = LowBit(
             **parts["codes"], bits=self.bits, group=self.group, channels=like.shape[-1], dtype=like.dtype
         )
-        return GearTokens(codes, LowRank(**parts["rest"], group=self.group), Outliers(**parts["outliers"]))
+        factors = parts["rest"]
+        rest = LowRank(
+            factors["left"], factors["right"], factors["lengths"], self.group, factors.get("index")
+        )
+        return GearTokens(codes, rest, Outliers(**parts["outliers"]))
 
     def _clipped(self, vectors: torch.Tensor, sizes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Vectors without their outliers, and where these are."""

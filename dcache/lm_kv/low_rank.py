@@ -25,6 +25,7 @@ class LowRank:
         group: tokens of a group.
         index: int32 `[N]`, each token's group, where tokens were taken out of theirs; None where groups
             follow from `lengths`.
+        fixed: whether `right` is a calibration's, the same for all texts; then nothing is left out of it.
     """
 
     left: torch.Tensor
@@ -32,6 +33,7 @@ class LowRank:
     lengths: torch.Tensor
     group: int
     index: torch.Tensor | None = None
+    fixed: bool = False
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor that is held, by name."""
@@ -55,20 +57,24 @@ class LowRank:
 
     def take(self, rows: torch.Tensor, lengths: torch.Tensor) -> LowRank:
         """Tokens by index, in this order, which make runs of these lengths."""
-        source, index = regroup(self.groups()[rows], lengths, self.group)
+        groups = self.groups()[rows]
+        if self.fixed:
+            return replace(self, left=self.left[rows], lengths=lengths, index=groups.int())
+        source, index = regroup(groups, lengths, self.group)
         return replace(self, left=self.left[rows], right=self.right[source], lengths=lengths, index=index)
 
 
 def join(parts: Sequence[LowRank], order: torch.Tensor, lengths: torch.Tensor) -> LowRank:
     """Tokens of several parts, one after the other and then in this order, as one."""
+    fixed = parts[0].fixed
     starts = [0]
     for part in parts[:-1]:
-        starts.append(starts[-1] + len(part.right))
+        starts.append(0 if fixed else starts[-1] + len(part.right))
     groups = torch.cat([part.groups() + start for part, start in zip(parts, starts, strict=True)])
     whole = replace(
         parts[0],
         left=torch.cat([part.left for part in parts]),
-        right=torch.cat([part.right for part in parts]),
+        right=parts[0].right if fixed else torch.cat([part.right for part in parts]),
         index=groups.int(),
     )
     return whole.take(order, lengths)

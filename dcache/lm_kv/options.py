@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal, TypedDict
 
 from dcache.lm_kv.codec import Codec
@@ -48,6 +49,7 @@ class PolicyOptions(CacheOptions, total=False):
     """The options of all policies; the pages in docs/lm_kv/policies list those of one policy."""
 
     bits: int
+    calibration: str | os.PathLike[str] | None
     channels: int
     exact: int
     future: int
@@ -56,7 +58,7 @@ class PolicyOptions(CacheOptions, total=False):
     history: int
     outliers: float
     page: int
-    pattern: Pattern | None
+    pattern: Pattern | str | os.PathLike[str] | None
     pool: int
     rank: int
     residual: int

@@ -36,6 +36,8 @@ def index_tokens(store: LayerStore, shared: Shared, layer: int, state: State, co
         return
     # The index is made of keys as they are known now, which the codec may round.
     exact = segment if isinstance(codec, Plain) else drop(older, older.valid, Plain())
+    if shared.calibration is not None:
+        state = {**state, "channels": shared.calibration.tensor("channels", layer).to(exact.lengths.device)}
     index = selector.index(exact.pad(exact.keys), exact.valid, state)
     store.segments = (replace(segment, index=index),)
 

@@ -29,7 +29,7 @@ class Selector(Protocol):
         Args:
             keys: `[B, h, n, d]`, a row's tokens from its first to its last, then unused slots.
             valid: bool `[B, h, n]`, False at unused slots.
-            state: what the policy's observer gathered.
+            state: what the policy's observer gathered; with a calibration, its `channels` `[h, d]` too.
         """
 
     def products(self, query: torch.Tensor, index: Index) -> torch.Tensor:
@@ -66,8 +66,8 @@ class PageBounds:
 class LabelChannels:
     """Double Sparsity: dot products over the few channels that matter most to each head.
 
-    Channels are those with the largest mean |q_j| mean |k_j| of the last queries and all keys, so the
-    policy's observer must be `QueryWindow`.
+    Channels are those with the largest mean |q_j| mean |k_j|: a calibration's, or of the last queries and all
+    keys of the text, for which the policy's observer must be `QueryWindow`.
 
     Args:
         channels: how many; at least 1.
@@ -78,14 +78,10 @@ class LabelChannels:
 
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
         """`channels` int64 `[B, h, r]` and `labels` `[B, h, n, r]`, these channels of the keys."""
-        if "query" not in state:
-            raise DcacheError("LabelChannels reads the last queries: give its policy a QueryWindow observer")
-        counted = state["valid"][:, None, :, None]
-        queries = (state["query"].float().abs() * counted).sum(2) / counted.sum(2).clamp_min(1)
-        sizes = (keys.float().abs() * valid[..., None]).sum(2) / valid.sum(2, keepdim=True).clamp_min(1)
-        importance = queries.unflatten(1, (keys.shape[1], -1)).mean(2) * sizes
-        # A stable sort takes the lowest of equal channels.
-        order = importance.argsort(dim=-1, descending=True, stable=True)
+        if "channels" in state:
+            order = state["channels"].long().expand(len(keys), -1, -1)
+        else:
+            order = _order(keys, valid, state)
         channels = order[..., : self.channels].sort(-1).values
         labels = keys.gather(-1, channels[:, :, None].expand(-1, -1, keys.shape[2], -1))
         return {"channels": channels, "labels": labels}
@@ -94,6 +90,17 @@ class LabelChannels:
         """Dot products over the labelled channels."""
         channels = index["channels"][:, :, None].expand(-1, -1, query.shape[2], -1)
         return query.gather(-1, channels) @ index["labels"].to(query.dtype).mT
+
+
+def _order(keys: torch.Tensor, valid: torch.Tensor, state: State) -> torch.Tensor:
+    """Channels of each head, int64 `[B, h, d]`, those that weigh most first; of equal ones the lowest."""
+    if "query" not in state:
+        raise DcacheError("LabelChannels reads the last queries: give its policy a QueryWindow observer")
+    counted = state["valid"][:, None, :, None]
+    queries = (state["query"].float().abs() * counted).sum(2) / counted.sum(2).clamp_min(1)
+    sizes = (keys.float().abs() * valid[..., None]).sum(2) / valid.sum(2, keepdim=True).clamp_min(1)
+    importance = queries.unflatten(1, (keys.shape[1], -1)).mean(2) * sizes
+    return importance.argsort(dim=-1, descending=True, stable=True)
 
 
 @dataclass(frozen=True)

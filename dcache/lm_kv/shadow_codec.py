@@ -52,8 +52,8 @@ class HostValues:
 class ShadowCodec:
     """ShadowKV: keys of a run projected on their strongest directions before rotation; values on the host.
 
-    Each head has directions of its own. A run's keys stay as they came where they are read whole, and where
-    a projection would take no fewer numbers.
+    Each head has directions of its own, of the text or of a calibration. A run's keys stay as they came where
+    they are read whole, and where a projection would take no fewer numbers.
 
     Attributes:
         rank: directions of a run.
@@ -91,7 +91,11 @@ class ShadowCodec:
         run, places = _places(lengths)
         whole = self._whole(keys, lengths, run, places)
         turned = self._turned(keys[~whole], places[~whole], "back")
-        rest = low_rank.low_rank(turned, self.rank, WHOLE_RUN, _counts(run[~whole], len(lengths)))
+        counts = _counts(run[~whole], len(lengths))
+        if self.facts.basis is None:
+            rest = low_rank.low_rank(turned, self.rank, WHOLE_RUN, counts)
+        else:
+            rest = self._projected(turned, run[~whole], counts, self.facts.basis.to(keys.device))
         return ShadowKeys(whole, keys[whole], rest, places.int())
 
     def encode_values(self, values: torch.Tensor, lengths: torch.Tensor) -> HostValues:
@@ -136,22 +140,32 @@ class ShadowCodec:
         if "" in tensors:
             return self.encode_values(tensors[""].to(like.device), torch.empty(0))
         rest = {n.removeprefix("rest."): t for n, t in tensors.items() if n.startswith("rest.")}
-        return ShadowKeys(
-            tensors["whole"], tensors["exact"], LowRank(**rest, group=WHOLE_RUN), tensors["places"]
-        )
+        low = LowRank(**rest, group=WHOLE_RUN, fixed=self.facts.basis is not None)
+        return ShadowKeys(tensors["whole"], tensors["exact"], low, tensors["places"])
 
     def _whole(
         self, keys: torch.Tensor, lengths: torch.Tensor, run: torch.Tensor, places: torch.Tensor
     ) -> torch.Tensor:
         """Bool `[N]`: which keys stay as they came."""
         channels = keys.shape[1]
-        short = (lengths <= self.facts.whole) | ((lengths + channels) * self.rank >= lengths * channels)
+        # Directions of a calibration take no room of a text's.
+        room = 0 if self.facts.basis is not None else channels
+        short = (lengths <= self.facts.whole) | ((lengths + room) * self.rank >= lengths * channels)
         width = int(lengths.max()) if len(lengths) else 0
         padded = keys.new_zeros(len(lengths), width, channels)
         padded[run, places] = keys
         valid = torch.arange(width, device=keys.device) < lengths[:, None]
         unlike = unlike_pages(padded, valid, self.page, self.exact)
         return short[run] | unlike[run, places // self.page]
+
+    def _projected(
+        self, turned: torch.Tensor, run: torch.Tensor, counts: torch.Tensor, basis: torch.Tensor
+    ) -> LowRank:
+        """Keys `[N, d]` projected on the directions of their heads; runs are rows' heads, in order."""
+        right = basis[:, : self.rank].contiguous()
+        heads = run % len(right)
+        left = torch.einsum("nd,nrd->nr", turned, right.to(turned.dtype)[heads])
+        return LowRank(left.half(), right.half(), counts, WHOLE_RUN, heads.int(), fixed=True)
 
     def _turned(self, states: torch.Tensor, positions: torch.Tensor, mode: str) -> torch.Tensor:
         """States `[N, d]` in float32 or better, turned by positions `[N]`."""

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dcache.lm_kv.low_rank import join, low_rank
+from dcache.lm_kv.low_rank import LowRank, join, low_rank
 
 LENGTHS = torch.tensor([7, 0, 5])
 
@@ -52,3 +52,21 @@ def test_taken_and_joined_tokens_keep_their_products():
     order = torch.tensor([0, 1, 2, 5, 6, 7, 8, 9, 3, 4])
     both = join([taken, taken], order, torch.tensor([6, 0, 4]))
     assert torch.equal(rebuilt(both), torch.cat([whole[rows]] * 2)[order])
+
+
+def test_directions_of_a_calibration_are_not_repeated():
+    part = LowRank(
+        torch.ones(2, 1).half(),
+        torch.randn(3, 1, 4).half(),
+        torch.tensor([2]),
+        9,
+        torch.tensor([2, 0]).int(),
+        True,
+    )
+    both = join(
+        [part.take(torch.tensor([1, 0]), torch.tensor([2])), part],
+        torch.tensor([0, 2, 1, 3]),
+        torch.tensor([4]),
+    )
+    assert both.right is part.right
+    assert torch.equal(rebuilt(both), part.right[[0, 2, 2, 0], 0].float())
