@@ -100,8 +100,7 @@ class ShadowCodec:
 
     def encode_values(self, values: torch.Tensor, lengths: torch.Tensor) -> HostValues:
         """The values in host memory, where a GPU can fetch them."""
-        host = compact(values.cpu())
-        return HostValues(host.pin_memory() if values.is_cuda else host, values.device)
+        return _on_host(values, values.device)
 
     def decode(self, encoded: Any) -> torch.Tensor:
         """Keys rebuilt and turned, or values fetched."""
@@ -128,7 +127,7 @@ class ShadowCodec:
         first = parts[0]
         if isinstance(first, HostValues):
             values = torch.cat([part.values for part in parts])
-            return replace(first, values=values[order.to(values.device)])
+            return _on_host(values[order.to(values.device)], first.device)
         return _arranged(parts, order, lengths)
 
     def tensors(self, encoded: Any) -> dict[str, torch.Tensor]:
@@ -173,6 +172,12 @@ class ShadowCodec:
         if self.facts.turn is None or not len(states):
             return precise
         return self.facts.turn(precise[None, None], positions[None], mode)[0, 0]
+
+
+def _on_host(values: torch.Tensor, device: torch.device) -> HostValues:
+    """Values in host memory; pinned, so that a GPU can fetch them while it computes."""
+    host = compact(values.cpu())
+    return HostValues(host.pin_memory() if device.type == "cuda" else host, device)
 
 
 def _places(lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
