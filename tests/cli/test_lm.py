@@ -20,6 +20,21 @@ def test_policies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == lm_kv.available()
 
 
+def test_a_calibration_prints_what_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "recall.safetensors"
+    line = ["lm", "calibrate", "recall", "--contexts", "1", "--questions", "2", "--out", str(out)]
+    assert main(line) == 0
+    printed, told = capsys.readouterr()
+    assert "done: 3 of 3" in told
+    assert printed.splitlines()[-1] == f"wrote {out}"
+    # Going on costs nothing, and prints the same figures.
+    assert main([*line, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["layers"]
+    for row, text in zip(rows, printed.splitlines()[1:], strict=False):
+        assert text.split()[:2] == [str(row["layer"]), f"{row['sensitivity']:.4f}"]
+    assert lm_kv.duo_attention(pattern=out).scorer.pattern[1] == tuple(rows[1]["reach"])
+
+
 def test_an_evaluation_prints_what_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["lm", "eval", "recall", "--out", str(tmp_path), *SHORT]
     assert main(line) == 0
@@ -56,21 +71,6 @@ def test_a_bench_prints_a_row_for_each_cache(capsys: pytest.CaptureFixture[str])
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == ["DynamicCache", "tova, 25 %"]
     assert rows[1]["held_share"] < 0.5 < rows[0]["held_share"] == 1.0
-
-
-def test_a_calibration_prints_what_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "recall.safetensors"
-    line = ["lm", "calibrate", "recall", "--contexts", "1", "--questions", "2", "--out", str(out)]
-    assert main(line) == 0
-    printed, told = capsys.readouterr()
-    assert "done: 3 of 3" in told
-    assert printed.splitlines()[-1] == f"wrote {out}"
-    # Going on costs nothing, and prints the same figures.
-    assert main([*line, "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["layers"]
-    for row, text in zip(rows, printed.splitlines()[1:], strict=False):
-        assert text.split()[:2] == [str(row["layer"]), f"{row['sensitivity']:.4f}"]
-    assert lm_kv.duo_attention(pattern=out).scorer.pattern[1] == tuple(rows[1]["reach"])
 
 
 @pytest.mark.parametrize(
