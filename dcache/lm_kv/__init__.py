@@ -17,6 +17,7 @@ from dcache.lm_kv.policies.cake import cake
 from dcache.lm_kv.policies.double_sparsity import double_sparsity
 from dcache.lm_kv.policies.duo_attention import duo_attention
 from dcache.lm_kv.policies.expected_attention import expected_attention
+from dcache.lm_kv.policies.gear import gear
 from dcache.lm_kv.policies.h2o import h2o
 from dcache.lm_kv.policies.keydiff import keydiff
 from dcache.lm_kv.policies.kivi import kivi
@@ -28,6 +29,7 @@ from dcache.lm_kv.policies.random import random
 from dcache.lm_kv.policies.razor_attention import razor_attention
 from dcache.lm_kv.policies.rotatekv import rotatekv
 from dcache.lm_kv.policies.scissorhands import scissorhands
+from dcache.lm_kv.policies.shadowkv import shadowkv
 from dcache.lm_kv.policies.snapkv import snapkv
 from dcache.lm_kv.policies.streaming_llm import streaming_llm
 from dcache.lm_kv.policies.tova import tova
@@ -48,6 +50,7 @@ __all__ = [
     "double_sparsity",
     "duo_attention",
     "expected_attention",
+    "gear",
     "h2o",
     "head_pattern",
     "keydiff",
@@ -62,6 +65,7 @@ __all__ = [
     "razor_attention",
     "rotatekv",
     "scissorhands",
+    "shadowkv",
     "snapkv",
     "streaming_llm",
     "tova",

@@ -48,6 +48,13 @@ class Budget:
         # 0.29 * 100 is 28.999...: products within rounding of a whole number are that number.
         return [min(count, max(1, math.floor(count * self.size + 1e-9))) for count in seen]
 
+    @property
+    def whole(self) -> float:
+        """The most tokens of a row that always fit: the number of tokens; of shares, all or none."""
+        if isinstance(self.size, int):
+            return self.size
+        return math.inf if self.size == 1.0 else 0.0
+
     def __str__(self) -> str:
         if isinstance(self.size, int):
             return f"{self.size} token{'s' if self.size > 1 else ''} per KV head"

@@ -26,7 +26,6 @@ from dcache.lm_kv.options import Allocation, PolicyName
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.probe import received_attention
 from dcache.lm_kv.registry import make
-from dcache.lm_kv.rotary import find_rotary
 from dcache.lm_kv.shared import Shared, places_of
 from dcache.lm_kv.text import Text
 from dcache.lm_kv.trigger import due_at_crop
@@ -107,8 +106,7 @@ class KVCache(adapter.LiveCache):
         self._shared = shared
         shared.places = places_of(policy, self.compressed_layers, len(layers))
         self._attachment = adapter.attach(self.decoder)
-        if policy.needs_rotary:
-            shared.rotary = find_rotary(self.decoder, self.compressed_layers)
+        shared.prepare(self.decoder, self.compressed_layers)
         self._text = Text()
         self._new = 0
         self._failed = False

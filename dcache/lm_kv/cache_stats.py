@@ -25,6 +25,8 @@ class CacheStats:
         bytes_full: bytes that the keys and values of all seen tokens would take in the model's dtype.
         peak_bytes: the most that the compressed layers held at once; the prompt's full keys and values are in
             it where tokens are evicted after the forward ("global", kvzip).
+        bytes_host: of those held, bytes that a policy puts into host memory (shadowkv's values); on CPUs all
+            bytes are in the same memory.
         evictions: how often tokens were evicted.
         read: mean tokens that a KV head read at the last decoded token, by row, where a policy selects them;
             it keeps all of them, so it saves reads and no bytes.
@@ -40,6 +42,7 @@ class CacheStats:
     peak_bytes: int = 0
     evictions: int = 0
     read: tuple[float, ...] = ()
+    bytes_host: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values that JSON has."""
@@ -61,6 +64,8 @@ class CacheStats:
             ("peak", format_bytes(self.peak_bytes)),
             ("evictions", str(self.evictions)),
         ]
+        if self.bytes_host:
+            rows.append(("of that, host", format_bytes(self.bytes_host)))
         if self.read:
             rows.append(("read per step", ", ".join(f"{read:.1f}" for read in self.read)))
         width = max(len(name) for name, _ in rows)

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """What a codec may want to know of the layer whose tokens it encodes.
+
+    Attributes:
+        turn: (states `[B, h, n, d]`, positions `[B, n]`, mode) -> turned, as `Rotary.turn` does; None where
+            the model's rotation was not looked for.
+        whole: runs of at most so many tokens are read whole, so their keys should stay as they came.
+        basis: float16 `[h, d, d]`, directions of each KV head's keys before rotation, one a row, the
+            strongest first; None without a calibration.
+    """
+
+    turn: Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor] | None = None
+    whole: float = 0
+    basis: torch.Tensor | None = None
 
 
 class Codec(Protocol):
@@ -23,6 +40,17 @@ class Codec(Protocol):
     @property
     def residual(self) -> int:
         """Newest tokens of a row that stay in the tail as they came."""
+
+    @property
+    def host(self) -> bool:
+        """Whether encoded values lie in host memory."""
+
+    @property
+    def needs_rotary(self) -> bool:
+        """Whether `LayerFacts.turn` is called."""
+
+    def bound(self, facts: LayerFacts) -> Codec:
+        """The codec of one layer; itself where it needs to know nothing of it."""
 
     def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> Any:
         """Encoded keys `[N, d]`; the result shares no storage with `keys`."""
@@ -46,8 +74,19 @@ class Codec(Protocol):
         """What `tensors` gave, as it was encoded from tokens of this tensor's dtype and last dimension."""
 
 
+class DeviceCodec:
+    """A codec that stores on the model's device and needs to know nothing of a layer."""
+
+    host: ClassVar[bool] = False
+    needs_rotary: ClassVar[bool] = False
+
+    def bound(self, facts: LayerFacts) -> Self:
+        """Itself."""
+        return self
+
+
 @dataclass(frozen=True)
-class Plain:
+class Plain(DeviceCodec):
     """Keys and values as they came, in the model's dtype."""
 
     block: ClassVar[int] = 0
@@ -55,11 +94,11 @@ class Plain:
 
     def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """The keys, in a storage without spare room."""
-        return _compact(keys)
+        return compact(keys)
 
     def encode_values(self, values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """The values, in a storage without spare room."""
-        return _compact(values)
+        return compact(values)
 
     def decode(self, encoded: torch.Tensor) -> torch.Tensor:
         """The same tensor."""
@@ -82,7 +121,8 @@ class Plain:
         return tensors[""]
 
 
-def _compact(flat: torch.Tensor) -> torch.Tensor:
+def compact(flat: torch.Tensor) -> torch.Tensor:
+    """The tensor, copied where its storage holds more than itself."""
     # A view keeps its whole storage alive: fused projections make V a view of three or four times its bytes.
     small = flat.untyped_storage().nbytes() == flat.numel() * flat.element_size()
     return flat if small and flat.is_contiguous() else flat.clone(memory_format=torch.contiguous_format)

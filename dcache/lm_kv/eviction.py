@@ -79,7 +79,7 @@ def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | N
     plan = plan_rows(shared, pairs[0][1].seen.tolist())
     if shared.policy.selector is not None:
         for layer, store in pairs:
-            index_tokens(store, shared.policy, layer.state, min(store.tail.length, *plan.window))
+            index_tokens(store, shared, layer.index, layer.state, min(store.tail.length, *plan.window))
             layer.packed()
         return
     if shared.policy.allocation == "global":
@@ -236,6 +236,6 @@ def _pack(candidates: Candidates, keep: torch.Tensor, plan: Plan) -> None:
     """Store what is kept; columns in every row's window stay in the tail, where they can be cropped."""
     layer, store = candidates.layer, candidates.store
     columns = min(store.tail.length, *plan.window)
-    policy = layer.shared.policy
-    store.pack(candidates.stored, keep, columns, policy.reducer, policy.codec)
+    shared = layer.shared
+    store.pack(candidates.stored, keep, columns, shared.policy.reducer, shared.codec(layer.index))
     layer.packed()

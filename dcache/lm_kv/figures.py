@@ -44,6 +44,7 @@ def figures(
         peak_bytes=shared.peak_bytes,
         evictions=0 if selects else max((layer.evictions for layer in layers), default=0),
         read=_read(layers) if selects else (),
+        bytes_host=sum(segment.host_bytes for store in stores for segment in store.segments),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +38,27 @@ def describe(policy: Policy) -> dict[str, Any]:
         raise DcacheError(
             f"only caches of registered policies can be saved, got {policy.name!r}: see lm_kv.preset"
         )
-    fields = {name: getattr(policy, name) for name in FIELDS}
-    described = {"name": policy.name, "parameters": dict(policy.parameters), "fields": fields}
+    own = {name: getattr(policy, name) for name in FIELDS}
+    described = {"name": policy.name, "parameters": dict(policy.parameters), "fields": own}
     if isinstance(policy.codec, Plain):
         return described
     codec: Any = policy.codec
     name = getattr(codec, "name", None)
     if name not in available():
         raise DcacheError(f"only caches with a registered policy's codec can be saved, got {codec!r}")
-    return {**described, "codec": {"name": name, "options": asdict(codec)}}
+    # Fields that are not compared are no choice: what a codec knows of a layer.
+    options = {field.name: getattr(codec, field.name) for field in fields(codec) if field.compare}
+    return {**described, "codec": {"name": name, "options": options}}
 
 
 def read_policy(described: Mapping[str, Any]) -> Policy:
     """The policy that `describe` described."""
-    fields = dict(described["fields"])
-    fields["dense_layers"] = tuple(fields["dense_layers"])
+    own = dict(described["fields"])
+    own["dense_layers"] = tuple(own["dense_layers"])
     parameters = {k: _frozen(v) for k, v in described["parameters"].items()}
     if "codec" in described:
-        fields["codec"] = make(described["codec"]["name"], **described["codec"]["options"]).codec
-    return replace(make(described["name"], **parameters), **fields)
+        own["codec"] = make(described["codec"]["name"], **described["codec"]["options"]).codec
+    return replace(make(described["name"], **parameters), **own)
 
 
 def _frozen(value: Any) -> Any:
@@ -192,7 +194,7 @@ def restore_layer(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> Non
     columns, since, evictions, store.tail.locked = tensors["counts"].tolist()
     store.seen, store.columns = tensors["seen"], columns
     numbers = sorted({int(name.partition(".")[0]) for name in tensors if name[0].isdigit()})
-    codec = layer.shared.policy.codec
+    codec = layer.shared.codec(layer.index)
     store.segments = tuple(_segment(tensors, f"{n}.", codec, store.tail) for n in numbers)
     softcap = float(tensors["softcap"]) if "softcap" in tensors else None
     logits = Logits(float(tensors["scaling"]), softcap, tensors.get("sinks"))

@@ -10,11 +10,12 @@ import torch
 
 from dcache.errors import DcacheError
 from dcache.kernels.lowbit import BITS, LowBit, join, pack, unpack
+from dcache.lm_kv.codec import DeviceCodec
 from dcache.util.checks import check_whole
 
 
 @dataclass(frozen=True)
-class LowBitCodec:
+class LowBitCodec(DeviceCodec):
     """KIVI's layout: a channel of keys has its own range, which its groups of tokens share.
 
     Attributes:

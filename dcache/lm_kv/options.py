@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal, TypedDict
 
 from dcache.lm_kv.codec import Codec
@@ -13,6 +14,7 @@ PolicyName = Literal[
     "double_sparsity",
     "duo_attention",
     "expected_attention",
+    "gear",
     "h2o",
     "keydiff",
     "kivi",
@@ -24,6 +26,7 @@ PolicyName = Literal[
     "razor_attention",
     "rotatekv",
     "scissorhands",
+    "shadowkv",
     "snapkv",
     "streaming_llm",
     "tova",
@@ -46,14 +49,18 @@ class PolicyOptions(CacheOptions, total=False):
     """The options of all policies; the pages in docs/lm_kv/policies list those of one policy."""
 
     bits: int
+    calibration: str | os.PathLike[str] | None
     channels: int
+    exact: int
     future: int
     gamma: float
     group: int
     history: int
+    outliers: float
     page: int
-    pattern: Pattern | None
+    pattern: Pattern | str | os.PathLike[str] | None
     pool: int
+    rank: int
     residual: int
     seed: int
     shift: bool

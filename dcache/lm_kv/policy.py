@@ -46,6 +46,7 @@ class Policy:
         selector: which kept tokens a decoded token reads; then all tokens are kept, and the budget is of
             those that are read at a step.
         preference: how much of the budget a layer wants, for the allocation "preference".
+        calibration: path of the file that the policy reads, measured on the cache's model; None without one.
         parameters: what the preset was called with, for reports and files.
 
     Raises:
@@ -68,6 +69,7 @@ class Policy:
     reducer: Reducer = drop
     preference: Preference | None = None
     selector: Selector | None = None
+    calibration: str | None = field(default=None, compare=False)
     parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -119,4 +121,4 @@ class Policy:
     @property
     def needs_rotary(self) -> bool:
         """Whether keys or queries are turned, so that the model's rotation must be known."""
-        return self.positions == "shifted" or self.observer.needs_rotary
+        return self.positions == "shifted" or self.observer.needs_rotary or self.codec.needs_rotary

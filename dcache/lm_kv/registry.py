@@ -36,7 +36,9 @@ def preset(function: Callable[P, Policy]) -> Callable[P, Policy]:
     def make(*args: P.args, **kwargs: P.kwargs) -> Policy:
         call = signature.bind(*args, **kwargs)
         call.apply_defaults()
-        return replace(function(*args, **kwargs), name=name, parameters=dict(call.arguments))
+        policy = function(*args, **kwargs)
+        # A preset may say what an argument stands for, such as the content of a file.
+        return replace(policy, name=name, parameters={**call.arguments, **policy.parameters})
 
     if name in _presets:
         raise DcacheError(f"a policy named {name!r} is registered already: choose another name")

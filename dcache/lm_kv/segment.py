@@ -12,6 +12,7 @@ import torch
 
 from dcache.lm_kv.codec import Codec, Plain
 from dcache.lm_kv.parts import DensePart, Part, RaggedPart
+from dcache.util.bytes import bytes_of
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,18 @@ class Segment:
     def decoded(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Flat keys `[N, d]` and values `[N, d_v]` in the model's dtype."""
         return self.codec.decode(self.keys), self.codec.decode(self.values)
+
+    def tokens(self, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of some tokens, int64 indices of any shape in `[0, N)`; no others are decoded."""
+        rows, runs = places.flatten(), torch.tensor([places.numel()], device=places.device)
+        parts = (self.codec.decode(self.codec.take(part, rows, runs)) for part in (self.keys, self.values))
+        keys, values = (part.view(*places.shape, part.shape[-1]) for part in parts)
+        return keys, values
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of what lies in host memory by the codec's choice."""
+        return bytes_of(self.codec.tensors(self.values).values()) if self.codec.host else 0
 
     def part(self) -> Part:
         """All of it for attention. Views of plain keys and values are made once, decoded ones every time."""

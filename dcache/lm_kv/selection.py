@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 
 from dcache.lm_kv.attention import Logits
+from dcache.lm_kv.codec import Plain
 from dcache.lm_kv.observers import State
 from dcache.lm_kv.parts import DensePart, Part
-from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.reducers import drop
 from dcache.lm_kv.segment import Segment
 from dcache.lm_kv.selectors import Selector
@@ -17,22 +17,29 @@ from dcache.lm_kv.shared import Shared
 from dcache.lm_kv.store import LayerStore
 
 
-def index_tokens(store: LayerStore, policy: Policy, state: State, columns: int) -> None:
+def index_tokens(store: LayerStore, shared: Shared, layer: int, state: State, columns: int) -> None:
     """Pack all tokens but the newest columns into one segment with an index.
 
     Args:
         store: a layer's.
-        policy: with a selector.
+        shared: of a policy with a selector.
+        layer: the layer's index.
         state: what the policy's observer gathered at the layer.
         columns: newest columns of the tail that stay there, where they are always read.
     """
-    stored = store.stored()
-    store.pack(stored, stored.valid, columns, drop, policy.codec)
+    stored, codec = store.stored(), shared.codec(layer)
+    older = stored.first(stored.keys.shape[2] - columns)
+    store.pack(stored, stored.valid, columns, drop, codec)
     (segment,) = store.segments
-    if policy.selector is not None and segment.width:
-        keys = segment.pad(segment.decoded()[0])
-        index = policy.selector.index(keys, segment.valid, state)
-        store.segments = (replace(segment, index=index),)
+    selector = shared.policy.selector
+    if selector is None or not segment.width:
+        return
+    # The index is made of keys as they are known now, which the codec may round.
+    exact = segment if isinstance(codec, Plain) else drop(older, older.valid, Plain())
+    if shared.calibration is not None:
+        state = {**state, "channels": shared.calibration.tensor("channels", layer).to(exact.lengths.device)}
+    index = selector.index(exact.pad(exact.keys), exact.valid, state)
+    store.segments = (replace(segment, index=index),)
 
 
 def read_parts(
@@ -43,19 +50,23 @@ def read_parts(
     Returns:
         The parts, and float `[B]`, the tokens that a KV head reads; None where all are read.
     """
-    selector, parts = shared.policy.selector, store.parts()
+    selector = shared.policy.selector
     if selector is None or layer not in shared.places:
-        return parts, None
+        return store.parts(), None
     newest = store.tail.valid.sum(1)
     read = newest.float()
     tokens = torch.tensor(shared.budget.tokens(store.seen.tolist()), device=query.device)
     sinks = tokens.div(2, rounding_mode="floor").clamp_max(shared.policy.sinks)
-    for place, segment in enumerate(store.segments):
-        if segment.index is not None:
-            limit = (tokens - newest).clamp_min(0)
-            parts[place], more = chosen(segment, selector, query, logits, limit, sinks)
-            read = read + more
-    return parts, read
+    parts: list[Part] = []
+    for segment in store.segments:
+        if segment.index is None:
+            parts.append(segment.part())
+            continue
+        limit = (tokens - newest).clamp_min(0)
+        part, more = chosen(segment, selector, query, logits, limit, sinks)
+        parts.append(part)
+        read = read + more
+    return [*parts, store.tail.part()], read
 
 
 def chosen(
@@ -69,7 +80,8 @@ def chosen(
     """The tokens of a segment that one query reads.
 
     A page's score is the softmax over all pages of its guessed logits, the mean over the group's heads; pages
-    with sinks come first. The best are taken as long as they fit.
+    with sinks, and those in the index's `always` up to a quarter of the limit, come first. The best are taken
+    as long as they fit.
 
     Args:
         segment: all tokens of every row, with the selector's index.
@@ -85,21 +97,26 @@ def chosen(
     lengths, page = segment.lengths, selector.page
     rows, heads = lengths.shape
     grouped = query.float().reshape(rows, heads, -1, query.shape[3])
-    guessed = logits.of(selector.products(grouped, segment.index or {}))
+    index = segment.index or {}
+    guessed = logits.of(selector.products(grouped, index))
     start = torch.arange(guessed.shape[-1], device=query.device) * page
     there = start < lengths[..., None]
     scores = guessed.masked_fill(~there[:, :, None], float("-inf")).softmax(-1).nan_to_num(0.0).mean(2)
-    scores = scores.masked_fill(there & (start < sinks[:, None, None]), float("inf"))
-    order = scores.masked_fill(~there, -1.0).argsort(dim=-1, descending=True, stable=True)
     sizes = (lengths[..., None] - start).clamp(0, page)
+    first = start < sinks[:, None, None]
+    if "always" in index:
+        always = index["always"]
+        # At most a quarter of what is read; published, 384 tokens of 2048.
+        first = first | (always & ((sizes * always).cumsum(-1) <= limit[:, None, None] // 4))
+    scores = scores.masked_fill(there & first, float("inf"))
+    order = scores.masked_fill(~there, -1.0).argsort(dim=-1, descending=True, stable=True)
     fits = sizes.gather(-1, order).cumsum(-1) <= limit[:, None, None]
     pages = torch.zeros_like(there).scatter(-1, order, fits) & there
     tokens = pages.repeat_interleave(page, -1)[..., : segment.width] & segment.valid
     read = tokens.sum(-1)
     # A stable sort moves what is read to the front, in order.
     slots = (~tokens).int().argsort(dim=-1, stable=True)[..., : int(read.max())]
-    first = (lengths.flatten().cumsum(0) - lengths.flatten()).view(rows, heads, 1)
+    starts = (lengths.flatten().cumsum(0) - lengths.flatten()).view(rows, heads, 1)
     valid = tokens.gather(-1, slots)
-    places = (first + slots).masked_fill(~valid, 0)
-    keys, values = segment.decoded()
-    return DensePart(keys[places], values[places], valid), read.float().mean(1)
+    places = (starts + slots).masked_fill(~valid, 0)
+    return DensePart(*segment.tokens(places), valid), read.float().mean(1)

@@ -24,10 +24,12 @@ class Selector(Protocol):
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
         """What is looked at instead of the keys; the first dimension of all tensors is the rows.
 
+        `always`, bool `[B, h, pages]`, where there is such a tensor, marks pages that are read at every step.
+
         Args:
             keys: `[B, h, n, d]`, a row's tokens from its first to its last, then unused slots.
             valid: bool `[B, h, n]`, False at unused slots.
-            state: what the policy's observer gathered.
+            state: what the policy's observer gathered; with a calibration, its `channels` `[h, d]` too.
         """
 
     def products(self, query: torch.Tensor, index: Index) -> torch.Tensor:
@@ -64,8 +66,8 @@ class PageBounds:
 class LabelChannels:
     """Double Sparsity: dot products over the few channels that matter most to each head.
 
-    Channels are those with the largest mean |q_j| mean |k_j| of the last queries and all keys, so the
-    policy's observer must be `QueryWindow`.
+    Channels are those with the largest mean |q_j| mean |k_j|: a calibration's, or of the last queries and all
+    keys of the text, for which the policy's observer must be `QueryWindow`.
 
     Args:
         channels: how many; at least 1.
@@ -76,14 +78,10 @@ class LabelChannels:
 
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
         """`channels` int64 `[B, h, r]` and `labels` `[B, h, n, r]`, these channels of the keys."""
-        if "query" not in state:
-            raise DcacheError("LabelChannels reads the last queries: give its policy a QueryWindow observer")
-        counted = state["valid"][:, None, :, None]
-        queries = (state["query"].float().abs() * counted).sum(2) / counted.sum(2).clamp_min(1)
-        sizes = (keys.float().abs() * valid[..., None]).sum(2) / valid.sum(2, keepdim=True).clamp_min(1)
-        importance = queries.unflatten(1, (keys.shape[1], -1)).mean(2) * sizes
-        # A stable sort takes the lowest of equal channels.
-        order = importance.argsort(dim=-1, descending=True, stable=True)
+        if "channels" in state:
+            order = state["channels"].long().expand(len(keys), -1, -1)
+        else:
+            order = _order(keys, valid, state)
         channels = order[..., : self.channels].sort(-1).values
         labels = keys.gather(-1, channels[:, :, None].expand(-1, -1, keys.shape[2], -1))
         return {"channels": channels, "labels": labels}
@@ -92,3 +90,62 @@ class LabelChannels:
         """Dot products over the labelled channels."""
         channels = index["channels"][:, :, None].expand(-1, -1, query.shape[2], -1)
         return query.gather(-1, channels) @ index["labels"].to(query.dtype).mT
+
+
+def _order(keys: torch.Tensor, valid: torch.Tensor, state: State) -> torch.Tensor:
+    """Channels of each head, int64 `[B, h, d]`, those that weigh most first; of equal ones the lowest."""
+    if "query" not in state:
+        raise DcacheError("LabelChannels reads the last queries: give its policy a QueryWindow observer")
+    counted = state["valid"][:, None, :, None]
+    queries = (state["query"].float().abs() * counted).sum(2) / counted.sum(2).clamp_min(1)
+    sizes = (keys.float().abs() * valid[..., None]).sum(2) / valid.sum(2, keepdim=True).clamp_min(1)
+    importance = queries.unflatten(1, (keys.shape[1], -1)).mean(2) * sizes
+    return importance.argsort(dim=-1, descending=True, stable=True)
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """ShadowKV: a page's mean key stands for all of them; pages that it stands for badly are always read.
+
+    Args:
+        page: tokens of a page; at least 1.
+        exact: how many pages of a head are always read, as in `unlike_pages`.
+    """
+
+    page: int = 8
+    exact: int = 48
+
+    def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
+        """`landmarks` `[B, h, pages, d]` in the keys' dtype, and `always`."""
+        means, _ = page_means(keys.flatten(0, 1), valid.flatten(0, 1), self.page)
+        always = unlike_pages(keys.flatten(0, 1), valid.flatten(0, 1), self.page, self.exact)
+        shape = keys.shape[:2]
+        return {"landmarks": means.to(keys.dtype).unflatten(0, shape), "always": always.unflatten(0, shape)}
+
+    def products(self, query: torch.Tensor, index: Index) -> torch.Tensor:
+        """Mean dot products."""
+        return query @ index["landmarks"].to(query.dtype).mT
+
+
+def page_means(keys: torch.Tensor, valid: torch.Tensor, page: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each page's mean key `[R, pages, d]`, and the least cosine of a key with it `[R, pages]`.
+
+    Args:
+        keys: `[R, n, d]`.
+        valid: bool `[R, n]`, False at unused slots.
+        page: tokens of a page.
+    """
+    missing = -keys.shape[1] % page
+    pages = F.pad(keys.float(), (0, 0, 0, missing)).unflatten(1, (-1, page))
+    there = F.pad(valid, (0, missing)).unflatten(1, (-1, page))
+    means = (pages * there[..., None]).sum(2) / there.sum(2).clamp_min(1)[..., None]
+    cosines = F.cosine_similarity(pages, means[:, :, None], dim=-1).masked_fill(~there, float("inf"))
+    return means, cosines.amin(2)
+
+
+def unlike_pages(keys: torch.Tensor, valid: torch.Tensor, page: int, count: int) -> torch.Tensor:
+    """Bool `[R, pages]`: the `count` pages of a run that have a key least like their mean; at most a 16th."""
+    _, least = page_means(keys, valid, page)
+    rank = least.argsort(dim=1, stable=True).argsort(dim=1)
+    number = (valid.sum(1) // (16 * page)).clamp_max(count)
+    return rank < number[:, None]

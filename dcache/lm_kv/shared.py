@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
 from dcache.errors import DcacheError
+from dcache.lm_kv import calibration
 from dcache.lm_kv.budget import Budget
+from dcache.lm_kv.calibration import Calibration
 from dcache.lm_kv.calls import Call, read_call
+from dcache.lm_kv.codec import Codec, LayerFacts
 from dcache.lm_kv.policy import Policy
-from dcache.lm_kv.rotary import Rotary
+from dcache.lm_kv.rotary import Rotary, find_rotary
 
 
 def places_of(policy: Policy, compressed: Sequence[int], count: int) -> dict[int, int]:
@@ -49,6 +53,7 @@ class Shared:
         evict: evicts tokens of a list of layers.
         places: index -> place of every layer that has a budget, from the first to the last.
         rotary: the model's rotations, None for policies that turn nothing.
+        calibration: what was measured of the model, for policies that read it.
         live: whether the decoder's forward runs with this cache.
         holding: depth of `hold()`; nothing is evicted above 0.
         reader: called in a read-only forward with each layer's index and the largest weights that its
@@ -64,6 +69,7 @@ class Shared:
     evict: Callable[[list[Any]], None]
     places: dict[int, int] = field(default_factory=dict)
     rotary: Rotary | None = None
+    calibration: Calibration | None = None
     live: bool = False
     holding: int = 0
     reader: Callable[[int, torch.Tensor], None] | None = None
@@ -72,6 +78,22 @@ class Shared:
     peak_bytes: int = 0
     warned: bool = False
     _call: tuple[Any, Call] | None = None
+
+    def prepare(self, decoder: torch.nn.Module, layers: Sequence[int]) -> None:
+        """Find out what the policy needs to know of the model.
+
+        Args:
+            decoder: of the model.
+            layers: indices of its layers with full attention.
+
+        Raises:
+            DcacheError: keys cannot be turned, or the policy's calibration is of another model.
+        """
+        if self.policy.calibration is not None:
+            self.calibration = calibration.load(self.policy.calibration)
+            self.calibration.check(decoder, layers)
+        if self.policy.needs_rotary:
+            self.rotary = find_rotary(decoder, list(layers))
 
     def begin(self, rope: torch.Tensor | None) -> None:
         """A forward begins."""
@@ -87,6 +109,17 @@ class Shared:
             rows, _, queries, _ = key.shape
             self._call = (mask, read_call(mask, self.rope, rows, queries, start, key.device))
         return self._call[1]
+
+    def codec(self, layer: int) -> Codec:
+        """The policy's codec, with what it wants to know of a layer."""
+        # Not `self.turn`: segments keep their codec, and should not keep this alive.
+        turn = None if self.rotary is None else partial(self.rotary.turn, layer)
+        # Where a selector reads some tokens, those that all fit the budget are all read.
+        whole = 0.0 if self.policy.selector is None else self.budget.whole
+        basis = None
+        if self.calibration is not None and self.policy.codec.needs_rotary:
+            basis = self.calibration.tensor("basis", layer)
+        return self.policy.codec.bound(LayerFacts(turn, whole, basis))
 
     def turn(self, layer: int, states: torch.Tensor, positions: torch.Tensor, mode: str) -> torch.Tensor:
         """Keys or queries turned as `Rotary.turn` turns them."""

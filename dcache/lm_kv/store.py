@@ -8,7 +8,7 @@ import torch
 
 from dcache.errors import DcacheError
 from dcache.lm_kv.codec import Codec, Plain
-from dcache.lm_kv.parts import DensePart, Part
+from dcache.lm_kv.parts import Part
 from dcache.lm_kv.reducers import Reducer, drop
 from dcache.lm_kv.segment import Segment, append, join
 from dcache.lm_kv.stored import Stored, gather
@@ -96,9 +96,7 @@ class LayerStore:
 
     def parts(self) -> list[Part]:
         """Everything stored, for attention."""
-        mask = self.tail.valid[:, None] if self.tail.padded else None
-        tail = DensePart(self.tail.keys, self.tail.values, mask)
-        return [*(segment.part() for segment in self.segments), tail]
+        return [*(segment.part() for segment in self.segments), self.tail.part()]
 
     def kept(self) -> torch.Tensor:
         """int64 `[rows, heads]`, tokens that each KV head holds."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from dcache.lm_kv.parts import DensePart
+
 # A slab that is too small grows by an eighth of the tokens in it, within these bounds. Doubling would let a
 # cache that keeps a quarter hold far more than a quarter of the bytes; with less, steps would copy more.
 LEAST, MOST = 8, 64
@@ -64,6 +66,10 @@ class Tail:
     def free(self) -> int:
         """Newest columns that can be taken back."""
         return self.length - self.locked
+
+    def part(self) -> DensePart:
+        """All of it for attention."""
+        return DensePart(self.keys, self.values, self.valid[:, None] if self.padded else None)
 
     def append(
         self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor, valid: torch.Tensor | None

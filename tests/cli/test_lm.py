@@ -20,6 +20,21 @@ def test_policies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == lm_kv.available()
 
 
+def test_a_calibration_prints_what_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "recall.safetensors"
+    line = ["lm", "calibrate", "recall", "--contexts", "1", "--questions", "2", "--out", str(out)]
+    assert main(line) == 0
+    printed, told = capsys.readouterr()
+    assert "done: 3 of 3" in told
+    assert printed.splitlines()[-1] == f"wrote {out}"
+    # Going on costs nothing, and prints the same figures.
+    assert main([*line, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["layers"]
+    for row, text in zip(rows, printed.splitlines()[1:], strict=False):
+        assert text.split()[:2] == [str(row["layer"]), f"{row['sensitivity']:.4f}"]
+    assert lm_kv.duo_attention(pattern=out).scorer.pattern[1] == tuple(rows[1]["reach"])
+
+
 def test_an_evaluation_prints_what_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["lm", "eval", "recall", "--out", str(tmp_path), *SHORT]
     assert main(line) == 0
@@ -61,6 +76,10 @@ def test_a_bench_prints_a_row_for_each_cache(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("lm calibrate recall", "--out"),
+        ("lm calibrate recall --out nowhere/a", "there is no folder"),
+        ("lm calibrate recall --out a --contexts 0", "contexts must be a whole number"),
+        ("lm calibrate nowhere/at/all --out a", "cannot load the language model"),
         ("lm eval", "MODEL"),
         ("lm eval recall --contexts 0", "contexts must be a whole number"),
         ("lm eval recall --questions 13", "questions must be a whole number between 1 and 12"),

@@ -30,3 +30,8 @@ def test_a_product_that_floats_put_below_a_whole_number_is_that_number():
 def test_what_is_neither_is_refused(size):
     with pytest.raises(DcacheError, match=r"budget must be a float in \(0, 1\]"):
         Budget(size)
+
+
+@pytest.mark.parametrize(("size", "most"), [(8, 8), (0.5, 0), (1.0, math.inf)])
+def test_a_text_of_at_most_so_many_tokens_always_fits(size, most):
+    assert Budget(size).whole == most

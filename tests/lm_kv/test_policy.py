@@ -6,6 +6,7 @@ from dcache import DcacheError
 from dcache.lm_kv.observers import QueryMoments
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scorers import KeyDistance, Reconstruction
+from dcache.lm_kv.shadow_codec import ShadowCodec
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,4 @@ def test_it_says_when_the_models_rotation_must_be_known():
     assert not Policy(scorer=KeyDistance()).needs_rotary
     assert Policy(scorer=KeyDistance(), positions="shifted").needs_rotary
     assert Policy(scorer=KeyDistance(), observer=QueryMoments()).needs_rotary
+    assert Policy(scorer=KeyDistance(), codec=ShadowCodec(4, 8, 0)).needs_rotary

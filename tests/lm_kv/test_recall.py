@@ -30,6 +30,7 @@ POLICIES = {
     "razor_attention": lm_kv.razor_attention(),
     "quest": lm_kv.quest(page=4, window=0),
     "double_sparsity": lm_kv.double_sparsity(channels=8, window=0),
+    "shadowkv": lm_kv.shadowkv(page=4, rank=8, window=0),
     "kvmerger": lm_kv.kvmerger(window=0),
     "kvmerger loose": lm_kv.kvmerger(window=0, threshold=0.75),
     "kvzip uniform": lm_kv.kvzip(allocation="uniform"),
@@ -39,6 +40,8 @@ POLICIES = {
     "kvzip with kivi 2 bit": lm_kv.make("kvzip", codec=lm_kv.kivi(bits=2, group=32)),
     "kvzip with rotatekv 4 bit": lm_kv.make("kvzip", codec=lm_kv.rotatekv(bits=4, group=32)),
     "kvzip with rotatekv 2 bit": lm_kv.make("kvzip", codec=lm_kv.rotatekv(bits=2, group=32)),
+    "kvzip with gear 4 bit": lm_kv.make("kvzip", codec=lm_kv.gear(bits=4, group=32)),
+    "kvzip with gear 2 bit": lm_kv.make("kvzip", codec=lm_kv.gear(bits=2, group=32)),
 }
 TABLE = json.loads(Path(__file__).with_name("recall_table.json").read_text(encoding="utf-8"))
 
@@ -90,7 +93,7 @@ def test_shared_budgets_beat_uniform_ones_where_little_is_kept(model: Any, alloc
 
 def test_four_bits_answer_as_all_do(model: Any) -> None:
     whole = share(model, lm_kv.KVCache(model, "keydiff", budget=1.0))
-    for policy in (lm_kv.kivi(group=32), lm_kv.kivi(group=64), lm_kv.rotatekv()):
+    for policy in (lm_kv.kivi(group=32), lm_kv.kivi(group=64), lm_kv.rotatekv(), lm_kv.gear(bits=4)):
         cache = lm_kv.KVCache(model, policy)
         assert share(model, cache) >= whole - 0.02
         assert min(layer.store.segments[0].width for layer in cache.layers) >= 192

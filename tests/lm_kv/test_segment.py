@@ -1,5 +1,7 @@
 import torch
 
+from dcache.lm_kv.codec import Plain
+from dcache.lm_kv.low_bit import LowBitCodec
 from dcache.lm_kv.segment import Segment
 
 
@@ -46,3 +48,15 @@ def test_the_storages_are_all_tensors_and_their_bytes_are_exact():
     # 3 tokens: keys and values of one float32 channel, int32 positions, a float32 score, 2 int64 lengths.
     held = segment([[2, 1]]).storages()
     assert sum(tensor.untyped_storage().nbytes() for tensor in held) == 3 * (4 + 4 + 4 + 4) + 2 * 8
+
+
+def test_some_tokens_are_read_by_index_whatever_the_codec():
+    codec = LowBitCodec(8, 2, 0)
+    keys, lengths = torch.randn(6, 4), torch.tensor([[4, 2]])
+    places = torch.tensor([[5, 0], [3, 3]])
+    for one in (Plain(), codec):
+        encoded = one.encode_keys(keys, lengths), one.encode_values(2 * keys, lengths)
+        part = Segment(*encoded, torch.arange(6).int(), lengths, codec=one)
+        for some, whole in zip(part.tokens(places), part.decoded(), strict=True):
+            assert torch.equal(some, whole[places])
+        assert part.host_bytes == 0

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dcache import DcacheError
-from dcache.lm_kv.selectors import LabelChannels, PageBounds
+from dcache.lm_kv.selectors import LabelChannels, Landmarks, PageBounds, unlike_pages
 
 
 def test_bounds_of_pages_leave_unused_slots_out():
@@ -43,3 +43,27 @@ def test_labels_are_the_channels_that_weigh_most():
 def test_labels_need_queries():
     with pytest.raises(DcacheError, match="give its policy a QueryWindow observer"):
         LabelChannels().index(torch.ones(1, 1, 1, 4), torch.ones(1, 1, 1, dtype=torch.bool), {})
+
+
+def test_landmarks_are_the_mean_keys_of_pages():
+    keys = torch.tensor([[1.0, 0.0], [3.0, 4.0], [2.0, 5.0], [9.0, 9.0]]).view(1, 1, 4, 2)
+    valid = torch.tensor([1, 1, 1, 0]).bool().view(1, 1, 4)
+    index = Landmarks(2).index(keys, valid, {})
+    assert index["landmarks"].tolist() == [[[[2, 2], [2, 5]]]]
+    assert Landmarks(2).products(torch.tensor([[[[1.0, -1.0]]]]), index).flatten().tolist() == [0, -3]
+    # Fewer than 16 pages have none that is always read.
+    assert not index["always"].any()
+
+
+def test_pages_with_a_key_unlike_their_mean_are_few():
+    keys = torch.ones(2, 64, 2)
+    keys[0, 9] = torch.tensor([1.0, -1.0])
+    keys[0, 40] = torch.tensor([1.0, 0.0])
+    keys[1, 3] = -1.0
+    valid = torch.ones(2, 64, dtype=torch.bool)
+    valid[1, 32:] = False
+    pages = unlike_pages(keys, valid, 2, 48)
+    # Of 32 pages two may be, of 16 one.
+    assert [row.nonzero().flatten().tolist() for row in pages] == [[4, 20], [1]]
+    assert unlike_pages(keys, valid, 2, 1).sum(1).tolist() == [1, 1]
+    assert not unlike_pages(keys, valid, 2, 0).any()

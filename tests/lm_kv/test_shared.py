@@ -1,11 +1,12 @@
 import pytest
 import torch
 
-from dcache import DcacheError
+from dcache import DcacheError, lm_kv
 from dcache.lm_kv.budget import Budget
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scorers import KeyDistance
 from dcache.lm_kv.shared import Shared, places_of
+from tests.lm_kv.language_models import llama
 
 
 def shared() -> Shared:
@@ -45,3 +46,22 @@ def test_layers_with_a_budget_have_places_in_their_order():
         places_of(policy, [0, 1], 4)
     with pytest.raises(DcacheError, match="leaves nothing to compress"):
         places_of(policy, [0, 4], 6)
+
+
+def test_a_codec_is_given_what_it_wants_to_know_of_its_layer():
+    policy = lm_kv.shadowkv(budget=8)
+    one = Shared(policy, Budget(8), lambda layers: None)
+    one.prepare(llama(2).model, [0, 1])
+    facts = one.codec(1).facts
+    assert facts.whole == 8
+    keys, places = torch.randn(1, 2, 3, 16), torch.tensor([[4, 5, 6]])
+    turned = facts.turn(keys, places, "back")
+    assert torch.equal(turned, one.turn(1, keys, places, "back"))
+    assert not torch.equal(turned, keys)
+    # Nothing is known of it to the policy itself, and other codecs are the policy's own.
+    assert policy.codec.facts.turn is None
+    plain = shared()
+    assert plain.codec(0) is plain.policy.codec
+    # Without a selector nothing is read whole.
+    evicting = Policy(scorer=KeyDistance(), codec=policy)
+    assert Shared(evicting, Budget(8), lambda layers: None).codec(0).facts.whole == 0

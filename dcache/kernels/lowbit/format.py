@@ -69,14 +69,7 @@ class LowBit:
     def _regrouped(self, codes: torch.Tensor, groups: torch.Tensor, lengths: torch.Tensor) -> LowBit:
         """These codes, whose steps are rows `groups` of this tensor's; steps that none needs are left out."""
         lengths = lengths.flatten()
-        place = groups_of(lengths, self.group)
-        source = groups.new_zeros(int(place[-1]) + 1 if len(place) else 0)
-        source[place] = groups
-        index = None
-        if not torch.equal(source[place], groups):
-            # Tokens of one place come from several groups.
-            source, inverse = torch.unique(groups, return_inverse=True)
-            index = inverse.int()
+        source, index = regroup(groups, lengths, self.group)
         return replace(
             self, codes=codes, step=self.step[source], low=self.low[source], lengths=lengths, index=index
         )
@@ -117,6 +110,30 @@ def groups_of(lengths: torch.Tensor, group: int) -> torch.Tensor:
     run = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
     inside = torch.arange(len(run), device=lengths.device) - starts[run]
     return firsts[run] + inside // group
+
+
+def regroup(
+    groups: torch.Tensor, lengths: torch.Tensor, group: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Which groups tokens need, as few as there are, and which of these each token is of.
+
+    Args:
+        groups: int64 `[N]`, each token's group as it was.
+        lengths: int64 `[runs]`, tokens of each run.
+        group: tokens of a group.
+
+    Returns:
+        int64, the groups that are needed, and int32 `[N]`, each token's among them; None where that is
+        `groups_of(lengths, group)`.
+    """
+    place = groups_of(lengths, group)
+    source = groups.new_zeros(int(place[-1]) + 1 if len(place) else 0)
+    source[place] = groups
+    if torch.equal(source[place], groups):
+        return source, None
+    # Tokens of one place come from several groups.
+    source, inverse = torch.unique(groups, return_inverse=True)
+    return source, inverse.int()
 
 
 def group_rows(lengths: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:

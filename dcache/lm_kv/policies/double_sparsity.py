@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dcache.lm_kv.observers import QueryWindow
+import os
+
+from dcache.lm_kv.calibration import load
+from dcache.lm_kv.observers import Nothing, QueryWindow
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
 from dcache.lm_kv.scorers import Recency
@@ -15,24 +18,34 @@ QUERIES = 64
 
 @preset
 def double_sparsity(
-    budget: float | None = None, channels: int = 16, sinks: int = 0, window: float = 16, every: int = 32
+    budget: float | None = None,
+    channels: int = 16,
+    calibration: str | os.PathLike[str] | None = None,
+    sinks: int = 0,
+    window: float = 16,
+    every: int = 32,
 ) -> Policy:
     """Keep all tokens, read those that matter by a few channels (Yang et al. 2024, arXiv 2408.07092).
 
-    A token's score is its dot product with the query over the channels that matter most to the head, chosen
-    in every text. It saves reads, not bytes.
+    A token's score is its dot product with the query over the channels that matter most to the head. It
+    saves reads, not bytes.
 
     Args:
         budget: tokens that a KV head reads at a step.
         channels: how many are looked at; at least 1.
+        calibration: path of a file of `dcache lm calibrate` that says which channels; None to choose them in
+            every text.
         sinks: first tokens that are always read.
         window: newest tokens that are always read.
         every: decoded tokens between two indexings; until then new tokens are always read.
     """
     check_whole("channels", channels, 1)
+    path = None if calibration is None else str(load(calibration).path)
     return Policy(
         scorer=Recency(),
-        observer=QueryWindow(QUERIES),
+        observer=QueryWindow(QUERIES) if path is None else Nothing(),
+        calibration=path,
+        parameters={"calibration": path},
         selector=LabelChannels(channels),
         budget=budget,
         sinks=sinks,

@@ -28,7 +28,7 @@ def kvmerger(
 
     Args:
         budget: as in `Policy`.
-        threshold: cosine of neighbours above which they are in one run; from -1 to 1. 0.75 as published.
+        threshold: cosine of neighbours above which they are in one run; from -1 to 1.
         window: newest tokens kept; 0.5 is half the budget.
         sinks: first tokens kept beside the score.
         allocation: as in `Policy`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 from dcache.lm_kv.heads import Pattern
@@ -14,7 +15,7 @@ from dcache.lm_kv.registry import preset
 @preset
 def razor_attention(
     budget: float | None = None,
-    pattern: Pattern | None = None,
+    pattern: Pattern | str | os.PathLike[str] | None = None,
     sinks: int = 4,
     window: float = 0.2,
     every: int = 32,
@@ -27,7 +28,8 @@ def razor_attention(
     Args:
         budget: as in `Policy`; it decides how many heads keep everything.
         pattern: for each layer a number for each KV head, the highest keep everything: trained gates, or what
-            `lm_kv.head_pattern(model)` measures; None to estimate it in every text.
+            `lm_kv.head_pattern(model)` measures; the path of a calibration that has them; None to estimate it
+            in every text.
         sinks: first tokens that every head keeps.
         window: newest tokens that every head keeps; a float is a share of the budget.
         every: decoded tokens between evictions.

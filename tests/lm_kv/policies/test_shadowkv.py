@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+from dcache import lm_kv
+from tests.lm_kv.language_models import batch, generate, llama, prefilled
+from tests.lm_kv.policies.common import check_a_part_is_read
+
+
+def test_all_tokens_are_kept_and_a_part_is_read():
+    check_a_part_is_read(lm_kv.shadowkv(page=4, rank=6, window=4))
+
+
+@pytest.mark.parametrize("budget", [52, 1.0])
+def test_a_budget_of_the_whole_text_is_exact_though_the_rank_is_one(budget):
+    model, inputs = llama(), batch()
+    _, exact = generate(model, inputs, None)
+    cache = lm_kv.KVCache(model, lm_kv.shadowkv(rank=1, page=4, window=4, every=4), budget=budget)
+    _, own = generate(model, inputs, cache)
+    torch.testing.assert_close(own, exact, atol=1.5e-5, rtol=0)
+    _, part = generate(model, inputs, lm_kv.KVCache(model, cache.policy, budget=0.5))
+    assert (part - exact).abs().max() > 0.1
+
+
+def test_values_on_the_host_are_counted_apart():
+    model, inputs = llama(1), batch()
+    cache = prefilled(model, lm_kv.shadowkv(rank=2, page=4, exact=0, window=4), inputs, budget=0.4)
+    stats = cache.stats()
+    # 23 and 36 tokens left the tail, in two heads of 16 channels and four bytes.
+    assert stats.bytes_host == (23 + 36) * 2 * 16 * 4
+    (segment,) = cache.layers[0].store.segments
+    keys = sum(tensor.nbytes for tensor in segment.codec.tensors(segment.keys).values())
+    # A flag, a place and two float16 numbers for each; two directions of each run; the runs' lengths.
+    assert keys == (23 + 36) * 2 * (1 + 4 + 2 * 2) + 4 * 2 * 16 * 2 + 4 * 8
+    assert "of that, host" in str(stats)
+    assert stats.bytes_host < stats.bytes_held == cache.nbytes
+    assert prefilled(model, lm_kv.quest(window=4), inputs, budget=0.4).stats().bytes_host == 0
