@@ -121,11 +121,7 @@ def _check(
     if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or ids.dtype != torch.long or 0 in ids.shape:
         given = f"{tuple(ids.shape)} in {ids.dtype}" if isinstance(ids, torch.Tensor) else type(ids).__name__
         raise DcacheError(f"input_ids must be int64 [B, P] with at least one token, got {given}")
-    if method.policy.upcoming and not decoder.ahead:
-        raise DcacheError(
-            f"{method.describe()} needs the positions to be decoded before each forward, and {decoder.name} "
-            "knows them behind it: use decoder='random' or 'left', or dkv(variant='decode')"
-        )
+    limits.check_order(method, decoder)
     if model not in _checked:
         limits.check_model(model)
         if enabled.find(model) is None:
