@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dcache.diffusion_lm import limits
-from dcache.diffusion_lm.engine import Engine, Stream, with_logits
+from dcache.diffusion_lm.engine import Engine, with_logits
 from dcache.diffusion_lm.method import RowMethod
 from dcache.diffusion_lm.passes import current
 from dcache.diffusion_lm.row_stats import RowStats
@@ -177,7 +177,7 @@ class RowIntercept(ModuleIntercept):
             self.method,
             region,
             real,
-            Stream(self.engine, positions),
+            self.engine.stream(self.method.policy, positions),
             Block(start, end, start),
             limits.shifted(self.module, self.method.shift),
             self.stats,

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from dcache.diffusion_lm import limits
-from dcache.diffusion_lm.bind.choose import bind
 from dcache.diffusion_lm.call import RowIntercept
 from dcache.diffusion_lm.engine import Engine
 from dcache.diffusion_lm.method import RowMethod
+from dcache.diffusion_lm.prepare import engine_for
 from dcache.diffusion_lm.row_stats import RowStats
 from dcache.errors import DcacheError
 from dcache.intercept.module_call import intercepts_of
@@ -83,7 +83,7 @@ def enable(
     intercept.install()
     try:
         with torch.no_grad():
-            intercept.engine = Engine(model, intercept.plain, bind(model, intercept.plain))
+            intercept.engine = engine_for(model, intercept.plain, method.policy)
     except BaseException:
         intercept.remove()
         if before is not None:
@@ -107,7 +107,7 @@ def disable(model: Any) -> None:
     if entry is not None:
         intercept = _intercept_of(model)
         intercept.remove()
-        intercept.engine.binding.remove()
+        intercept.engine.remove()
         _enabled[model] = replace(entry, on=False)
 
 

@@ -12,7 +12,7 @@ from dcache.diffusion_lm.bind.choose import refuse_causal
 from dcache.diffusion_lm.bind.plain import PlainBinding
 from dcache.diffusion_lm.decoders.base import Decoder
 from dcache.diffusion_lm.decoders.rules import make_decoder
-from dcache.diffusion_lm.engine import Engine, Stream
+from dcache.diffusion_lm.engine import Engine
 from dcache.diffusion_lm.loop import Callback, Loop, Options
 from dcache.diffusion_lm.method import RowMethod
 from dcache.diffusion_lm.policies.none import none
@@ -92,11 +92,7 @@ def _generate(model: nn.Module, prompt: torch.Tensor, options: Options, decoder:
         )
     run = _run(model, entry, method, prompt, real, size, options.new)
     loop = Loop(run, decoder, mask_id, size, None if steps is None else steps // blocks, options)
-    try:
-        return loop.decode(prompt)
-    finally:
-        if run.stream.observer is not None:
-            run.stream.observer.remove()
+    return loop.decode(prompt)
 
 
 def _decoder(decoder: str | Decoder, level: float, guide: nn.Module | None) -> Decoder:
@@ -156,6 +152,6 @@ def _run(
     stats = RowStats(method.describe(), engine.binding.name)
     if entry is not None:
         entry.stats = stats
-    stream = Stream(engine, positions, None if entry is None else method.policy.drift(model))
+    stream = engine.stream(method.policy, positions)
     block = Block(P, P + size, P)
     return Run(engine, method, region, real, stream, block, limits.shifted(model, method.shift), stats)

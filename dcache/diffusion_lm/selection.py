@@ -16,6 +16,7 @@ class Selection:
         mask: bool `[B, T]`, True for rows to compute.
         wide: keep slot j for position j, with -1 for positions that are not computed, in place of moving the
             rows of each sequence together.
+        least: slots at least, where no sequence has so many rows.
 
     Attributes:
         mask: the rows.
@@ -23,14 +24,14 @@ class Selection:
         full: every row of every sequence is computed.
     """
 
-    def __init__(self, mask: torch.Tensor, wide: bool = False) -> None:
+    def __init__(self, mask: torch.Tensor, wide: bool = False, least: int = 0) -> None:
         self.mask = mask
         self.full = bool(mask.all())
         B, T = mask.shape
         if wide or self.full:
             order = torch.arange(T, device=mask.device).expand(B, T)
         else:
-            K = int(mask.sum(1).max())
+            K = max(int(mask.sum(1).max()), least)
             order = mask.to(torch.int8).sort(dim=1, descending=True, stable=True).indices[:, :K]
         named = mask.gather(1, order)
         self.index = RowIndex(torch.where(named, order, -1).contiguous(), T)

@@ -176,7 +176,7 @@ class DreamAttention(nn.Module):
         k, v = (t.repeat_interleave(2, 1) for t in (k, v))
         mask = mask if isinstance(mask, torch.Tensor) else None
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=False)
-        return self.o_proj(out.transpose(1, 2).reshape(B, K, 64))
+        return x + self.o_proj(out.transpose(1, 2).reshape(B, K, 64))
 
 
 class DreamShaped(nn.Module):
@@ -203,5 +203,5 @@ class DreamShaped(nn.Module):
         if position_ids is None:
             position_ids = torch.arange(x.shape[1])[None]
         for layer in self.layers:
-            x = x + layer(x, attention_mask, past_key_values, angles(position_ids, 16))
+            x = layer(x, attention_mask, past_key_values, angles(position_ids, 16))
         return SimpleNamespace(logits=self.lm_head(x))

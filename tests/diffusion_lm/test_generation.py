@@ -22,6 +22,8 @@ METHODS = {
     "window": dcache.methods.window(window=4),
     "elastic": dcache.methods.elastic(gamma=0.9, window=4),
     "elastic now": dcache.methods.elastic(gamma=0.9, window=4, when="now"),
+    "dllm_cache": dcache.methods.dllm_cache(prompt=6, response=4),
+    "d2cache": dcache.methods.d2cache(masked=4, gap=2),
 }
 
 
@@ -68,7 +70,7 @@ def test_a_batch_with_unequal_rows_is_its_single_rows(name):
     assert stats.tokens == 4 * NEW
 
 
-@pytest.mark.parametrize("name", ["none", "dkv", "dual", "elastic", "window"])
+@pytest.mark.parametrize("name", ["none", "dkv", "dual", "elastic", "window", "dllm_cache", "d2cache"])
 def test_left_pads_change_nothing(name):
     model, ids = models.llama(), models.prompts()
     lengths = [8, 5, 3, 8]

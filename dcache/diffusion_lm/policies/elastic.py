@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from dcache.diffusion_lm.drift import Drift, When
 from dcache.diffusion_lm.method import RowPolicy
@@ -23,10 +22,15 @@ class Elastic(RowPolicy):
     gamma: float = 0.9
     when: When = "next"
     needs = "a decode window"
+    taps = True
 
-    def drift(self, model: nn.Module) -> Drift | None:
-        """The test; None where gamma leaves nothing to test."""
-        return Drift(model, self.gamma, self.when) if -1 < self.gamma <= 1 else None
+    def observer(self, layers: int) -> Drift | None:
+        """The drift test; None where gamma leaves nothing to test."""
+        return Drift(layers, self.gamma, self.when, self.window) if -1 < self.gamma <= 1 else None
+
+    def probe(self, layers: int) -> Drift:
+        """A test that always fails."""
+        return Drift(layers, 2.0, "now", self.window)
 
     def refresh(self, step: Step) -> str | None:
         """Always where no similarity reaches gamma."""
