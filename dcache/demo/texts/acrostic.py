@@ -34,8 +34,9 @@ LENGTH = PROMPT + ANSWER
 QUALITY = "share of words that are in the list and have their initial"
 # What `dcache dlm` compares.
 POLICIES = (
-    "dkv:refresh=8;dkv:refresh=0;dkv:refresh=0,delay=0;window:window=4;elastic:window=4,gamma=0.5;"
-    "elastic:window=8,gamma=0.5;dual:block=8;prefix:block=8;freecache:block=8;freecache:block=8,delay=0"
+    "dkv:refresh=8;dkv:refresh=0;dkv:refresh=0,delay=0;dllm_cache;d2cache:masked=8;"
+    "window:window=4;elastic:window=4,gamma=0.5;elastic:window=8,gamma=0.5;"
+    "dual:block=8;prefix:block=8;freecache:block=8;freecache:block=8,delay=0"
 )
 _IDS = {character: index for index, character in enumerate(CHARACTERS)}
 

@@ -23,7 +23,8 @@ PROMPT, ANSWER = 1, 2 * HALF
 QUALITY = "share of texts whose second half mirrors the first"
 # What `dcache dlm` compares: block 4 leaves two decoded places of a block to be wrong about.
 POLICIES = (
-    "dkv:refresh=8;dkv:refresh=0;dkv:refresh=0,delay=0;window:window=4;elastic:window=4,gamma=0.5;"
+    "dkv:refresh=8;dkv:refresh=0;dkv:refresh=0,delay=0;dllm_cache;d2cache:masked=4;"
+    "window:window=4;elastic:window=4,gamma=0.5;"
     "dual:block=4;prefix:block=4;freecache:block=4;freecache:block=4,delay=0"
 )
 

@@ -25,7 +25,7 @@ from dcache.eval.diffusion_lm.subject import RowSubject
 REUSED, MASKED, PARTLY, COMPUTED = range(4)
 LABELS = {
     COMPUTED: "computed",
-    PARTLY: "computed from a layer on",
+    PARTLY: "computed in some layers",
     REUSED: "reused",
     MASKED: "reused, still masked",
 }
@@ -138,10 +138,10 @@ class _Recorder:
         before, self.rows = self.rows, self.rows + seen
         if self.method is not None:
             self.rows = float(dcache.stats(self.model).rows)
-        # Rows that a drift test added in the middle of the forward are not in `rows`.
-        more = self.rows - before - seen > 0
-        states = np.where(self.masked, MASKED, REUSED)
-        states = np.where(computed, COMPUTED, PARTLY if more else states)
+        # A drift test adds rows in the middle of a forward; dllm_cache leaves some out in each layer.
+        more = self.rows - before - seen
+        others = PARTLY if more > 0 else np.where(self.masked, MASKED, REUSED)
+        states = np.where(computed, PARTLY if more < 0 else COMPUTED, others)
         self.states.append(states.astype(np.int8))
         left = (ids[0] == self.mask_id).cpu().numpy() & self.masked
         self.places.append((self.masked & ~left).nonzero()[0].tolist())
