@@ -89,9 +89,9 @@ def enable(
         if before is not None:
             _switch_on(model, before)
         raise
-    intercept.stats = RowStats(method.describe(), intercept.engine.binding.name)
+    stats = RowStats(method.describe(), intercept.engine.binding.name)
     # The model holds the intercept, and not this registry: it would keep the model alive.
-    _enabled[model] = entry = Enabled(method, mask_id, automatic, intercept.stats)
+    _enabled[model] = entry = Enabled(method, mask_id, automatic, stats)
     intercept.began = lambda stats: setattr(entry, "stats", stats)
 
 
@@ -105,9 +105,11 @@ def disable(model: Any) -> None:
     """Take the method off again; without effect where none is on."""
     entry = find(model)
     if entry is not None:
-        intercept = _intercept_of(model)
-        intercept.remove()
-        intercept.engine.remove()
+        # None is left where the model was compiled as a whole in the meantime.
+        for intercept in intercepts_of(model):
+            if isinstance(intercept, RowIntercept):
+                intercept.remove()
+                intercept.engine.remove()
         _enabled[model] = replace(entry, on=False)
 
 

@@ -82,7 +82,6 @@ def _generate(model: nn.Module, prompt: torch.Tensor, options: Options, decoder:
     if mask_id is None and entry is not None:
         mask_id = entry.mask_id
     mask_id = limits.mask_of(model, method.mask_id if mask_id is None else mask_id)
-    real = _check(model, method, decoder, prompt, options, mask_id)
     size = min(method.policy.block or options.block, options.new)
     blocks = -(-options.new // size)
     steps = options.steps
@@ -90,6 +89,7 @@ def _generate(model: nn.Module, prompt: torch.Tensor, options: Options, decoder:
         raise DcacheError(
             f"steps={steps} are fewer than the {blocks} blocks of {size} tokens: give one a block"
         )
+    real = _check(model, method, decoder, prompt, options, mask_id)
     run = _run(model, entry, method, prompt, real, size, options.new)
     loop = Loop(run, decoder, mask_id, size, None if steps is None else steps // blocks, options)
     return loop.decode(prompt)
@@ -115,22 +115,22 @@ def _check(
 ) -> torch.Tensor:
     """Refuse what does not fit; returns bool `[B, P]`, prompt tokens that are no pads."""
     if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or ids.dtype != torch.long or 0 in ids.shape:
-        given = f"{tuple(ids.shape)} in {ids.dtype}" if isinstance(ids, torch.Tensor) else type(ids).__name__
-        raise DcacheError(f"input_ids must be int64 [B, P] with at least one token, got {given}")
+        came = f"{tuple(ids.shape)} in {ids.dtype}" if isinstance(ids, torch.Tensor) else type(ids).__name__
+        raise DcacheError(f"input_ids must be int64 [B, P] with at least one token, got {came}")
     limits.check_order(method, decoder)
-    if model not in _checked:
-        limits.check_model(model)
-        if enabled.find(model) is None:
-            refuse_causal(model, model)
-        _checked.add(model)
-    given_mask = options.attention_mask
-    real = torch.ones_like(ids, dtype=torch.bool) if given_mask is None else given_mask != 0
+    limits.check_model(model)
+    given = options.attention_mask
+    real = torch.ones_like(ids, dtype=torch.bool) if given is None else torch.as_tensor(given) != 0
     if real.shape != ids.shape or bool((real[:, :-1] & ~real[:, 1:]).any()):
         raise DcacheError(
             f"attention_mask must be {tuple(ids.shape)} with pads at the left alone, got {tuple(real.shape)}"
         )
     limits.check_pads(model, mask_id, real)
     limits.check_width(model, ids.shape[1] + options.new)
+    # Last, because it runs the model.
+    if model not in _checked and enabled.find(model) is None:
+        refuse_causal(model, model)
+    _checked.add(model)
     return real
 
 

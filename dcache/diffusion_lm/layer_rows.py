@@ -27,7 +27,7 @@ class LayerRows(Observer):
     """Rows by layer for one batch.
 
     Args:
-        layers: how many the model has.
+        layers: how many the model has; the first one computes all rows of the forward.
         share: of the rows that a layer chooses from, those it computes.
         response: forwards of a sequence after which all rows of its answer are computed.
     """
@@ -56,10 +56,12 @@ class LayerRows(Observer):
         """Keep some rows of a layer's arguments."""
         self._hidden = args[0] if args else kwargs["hidden_states"]
         self._outer, self._inner = forward.selection, None
-        if not self._partial:
+        if self._partial:
+            # The masks of an earlier pass are used, whose rows the selection names.
+            forward.capture = False
+        # Values of the first layer follow from tokens alone: they do not tell what a masked row attends to.
+        if not self._partial or layer == 0:
             return None
-        # The masks of an earlier pass are used, whose rows the selection names.
-        forward.capture = False
         rows = self._always
         if self._chooses:
             values = forward.values_of(lambda: module.forward(*args, **kwargs))
