@@ -117,11 +117,7 @@ def _check(
     if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or ids.dtype != torch.long or 0 in ids.shape:
         came = f"{tuple(ids.shape)} in {ids.dtype}" if isinstance(ids, torch.Tensor) else type(ids).__name__
         raise DcacheError(f"input_ids must be int64 [B, P] with at least one token, got {came}")
-    if method.policy.upcoming and not decoder.ahead:
-        raise DcacheError(
-            f"{method.describe()} needs the positions to be decoded before each forward, and {decoder.name} "
-            "knows them behind it: use decoder='random' or 'left', or dkv(variant='decode')"
-        )
+    limits.check_order(method, decoder)
     limits.check_model(model)
     given = options.attention_mask
     real = torch.ones_like(ids, dtype=torch.bool) if given is None else torch.as_tensor(given) != 0

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dcache.diffusion_lm.decoders.base import Decoder
+from dcache.diffusion_lm.method import RowMethod
 from dcache.errors import DcacheError
 from dcache.intercept.module_call import compiled_inside
 from dcache.util.checks import is_whole
@@ -71,6 +73,19 @@ def shifted(model: nn.Module, given: bool | None) -> bool:
         return given
     config: Any = getattr(model, "config", None)
     return "dream" in str(getattr(config, "model_type", "")).lower()
+
+
+def check_order(method: RowMethod, decoder: Decoder) -> None:
+    """Refuse a decoder that picks after the forward, where the policy needs its picks before.
+
+    Raises:
+        DcacheError: they do not go together.
+    """
+    if method.policy.upcoming and not decoder.ahead:
+        raise DcacheError(
+            f"{method.describe()} needs the positions to be decoded before each forward, and {decoder.name} "
+            "knows them behind it: use decoder='random' or 'left', or dkv(variant='decode')"
+        )
 
 
 def check_pads(model: nn.Module, mask_id: int, real: torch.Tensor) -> None:
