@@ -207,7 +207,7 @@ class RowIntercept(ModuleIntercept):
             W = conversation.ids.shape[1]
             run.stats.tokens += int(((ids[:, :W] != conversation.ids) & run.region[:, :W]).sum())
         active = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
-        rows, reason = run.rows(run.step_of(ids, masked, None), active)
+        rows, reason = run.rows(run.step_of(ids, masked), active)
         conversation.ids, conversation.mask = ids.clone(), more["attention_mask"]
         if not bool(rows.any()):
             run.stats.answered += 1

@@ -102,16 +102,19 @@ class Stream:
 
     Attributes:
         computed: ids that each position was last computed with, int64 `[B, T]`; -1 before the first time.
+        rows: how many rows the last forward began with.
     """
 
     def __init__(self, engine: Engine, positions: torch.Tensor, observer: Observer | None = None) -> None:
         self.engine, self.positions, self.observer = engine, positions, observer
         self.store, self.masks = KVStore(), Masks()
         self.computed = torch.full_like(positions, -1)
+        self.rows = 0
 
     def forward(self, ids: torch.Tensor, rows: torch.Tensor, more: Mapping[str, Any]) -> RowLogits:
         """Compute rows bool `[B, T]`; the first forward computes all."""
         selection = Selection(rows)
+        self.rows = selection.count
         forward = Pass(selection, self.store, self.masks, self.observer)
         result = self.engine.forward(forward, ids, self.positions, more)
         if self.observer is not None:

@@ -65,7 +65,7 @@ class Run:
         """Count from zero."""
         self.turns = torch.zeros(len(self.region), dtype=torch.long, device=self.region.device)
 
-    def step_of(self, ids: torch.Tensor, masked: torch.Tensor, upcoming: torch.Tensor | None) -> Step:
+    def step_of(self, ids: torch.Tensor, masked: torch.Tensor) -> Step:
         """The state that the policy decides by before the next forward."""
         step = Step(
             self.index,
@@ -78,7 +78,6 @@ class Run:
             self.block.end,
             self.block.previous,
             self.turns,
-            upcoming,
             model_block=self.model_block,
         )
         observer = self.stream.observer
@@ -118,7 +117,7 @@ class Run:
         observer = self.stream.observer
         extra, reason = (0.0, reason) if observer is None else (observer.extra, reason or observer.reason)
         self.stats.forwards += 1
-        self.stats.rows += int(rows.sum()) + extra
+        self.stats.rows += self.stream.rows + extra
         self.stats.possible += rows.numel()
         if reason:
             self.stats.refreshed(reason)
@@ -126,7 +125,7 @@ class Run:
         self.index += 1
         self.block.steps += 1
         self.whole = ""
-        if rows.all():
+        if self.stream.rows == rows.numel():
             self.model_block = self.stream.masks.block()
         return result
 
