@@ -22,6 +22,7 @@ def test_policies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == diffusion_lm.available()
 
 
+@pytest.mark.slow
 def test_the_demonstration_shows_every_policy_and_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
