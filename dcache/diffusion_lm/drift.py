@@ -46,7 +46,7 @@ class Drift(Observer):
         self._pending: torch.Tensor | None = None
 
     def begin(self, plan: Plan) -> None:
-        """See `Observer.begin`."""
+        """Take over what the forward computes, and which sequences the last one's tests refresh."""
         self._window, self._rows, self._active = plan.step.leftmost(self.window), plan.rows, plan.active
         self._real, self._decoded = plan.real, plan.real & ~plan.step.masked
         never = torch.full_like(plan.active, self.count, dtype=torch.long)
@@ -71,7 +71,7 @@ class Drift(Observer):
 
     @property
     def bytes_held(self) -> int:
-        """See `Observer.bytes_held`."""
+        """Bytes of hidden states and attention rows."""
         return bytes_of([t for t in (*self._hidden, *self._attention) if t is not None])
 
     def attended(

@@ -39,7 +39,7 @@ class LayerRows(Observer):
         self._inner: Selection | None = None
 
     def begin(self, plan: Plan) -> None:
-        """See `Observer.begin`."""
+        """Divide the rows into those that every layer computes, and those that a layer chooses from."""
         due = (plan.step.turns % self.response == 0)[:, None]
         region = plan.step.region & plan.real & plan.active[:, None]
         self._free = plan.rows & region & ~plan.required & ~due
@@ -108,7 +108,7 @@ class LayerRows(Observer):
         return self._free & (rank < self._count[:, None])
 
     def grow(self, width: int) -> None:
-        """See `Observer.grow`."""
+        """Make room for positions to which no layer has added anything."""
         for layer, added in enumerate(self._added):
             if added is not None:
                 more = added.new_zeros(len(added), width - added.shape[1], added.shape[2])
@@ -116,7 +116,7 @@ class LayerRows(Observer):
 
     @property
     def bytes_held(self) -> int:
-        """See `Observer.bytes_held`."""
+        """Bytes of what layers added to their rows."""
         return bytes_of([added for added in self._added if added is not None])
 
 

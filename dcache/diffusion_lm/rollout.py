@@ -24,7 +24,7 @@ class Rollout(Observer):
         self._product: torch.Tensor | None = None
 
     def begin(self, plan: Plan) -> None:
-        """See `Observer.begin`."""
+        """Begin a product of its own for the forward."""
         self._plan, self._product = plan, None
 
     def attended(
@@ -59,13 +59,13 @@ class Rollout(Observer):
         self._product = None
 
     def notes(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """See `Observer.notes`."""
+        """Confidence and influence, once a forward has measured them."""
         if self._confidence is None or self._influence is None:
             return {}
         return {"confidence": self._confidence, "influence": self._influence}
 
     def grow(self, width: int) -> None:
-        """See `Observer.grow`."""
+        """Make room for positions of which nothing is known."""
         if self._confidence is not None and self._influence is not None:
             more = self._confidence.new_zeros(len(self._confidence), width - self._confidence.shape[1])
             self._confidence = torch.cat([self._confidence, more], 1)
@@ -73,7 +73,7 @@ class Rollout(Observer):
 
     @property
     def bytes_held(self) -> int:
-        """See `Observer.bytes_held`."""
+        """Bytes of both."""
         return bytes_of([kept for kept in (self._confidence, self._influence) if kept is not None])
 
 

@@ -61,6 +61,19 @@ def test_all_rows_at_every_step_are_the_uncached_run(method):
     assert stats.share == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(models.FAMILIES))
+def test_policies_that_watch_the_forward_are_exact_on_every_family(name):
+    """Where all rows are among those that layers and rollout may choose, it is the uncached run."""
+    model, ids = models.family(name), models.prompts(2)
+    plain, _ = run(model, ids, max_new_tokens=8)
+    for method in (
+        dcache.methods.dllm_cache(prompt=1, share=1, response=99),
+        dcache.methods.d2cache(masked=99, share=1),
+    ):
+        assert torch.equal(run(model, ids, method, max_new_tokens=8)[0], plain)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_batch_with_unequal_rows_is_its_single_rows(name):
     model, ids = models.llama(), models.prompts()
