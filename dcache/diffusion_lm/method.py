@@ -78,11 +78,15 @@ class RowMethod:
     parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the engine's options."""
+        """Check the engine's options, and those of the policy that the engine reads."""
         if self.delay not in (0, 1) or isinstance(self.delay, bool):
             raise DcacheError(f"delay must be 0 or 1, got {self.delay!r}")
         if self.mask_id is not None:
             check_whole("mask_id", self.mask_id, 0)
+        for name in ("block", "window"):
+            value = getattr(self.policy, name)
+            if value is not None:
+                check_whole(name, value, 1)
 
     def describe(self) -> str:
         """The preset's call as text."""

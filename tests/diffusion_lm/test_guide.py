@@ -33,6 +33,8 @@ def ran(page, names):
 
 
 def test_the_index_runs(monkeypatch, capsys):
+    # All that is built in is loaded first, so that it is not registered in the copy alone.
+    registry.available()
     monkeypatch.setattr(registry, "_presets", dict(registry._presets))
     guide = models.llama(is_causal=True, num_hidden_layers=2)
     names = {"model": models.llama(), "guide": guide, "input_ids": models.prompts(2), "__name__": "guide"}

@@ -16,6 +16,7 @@ BUILDS = {
     "cache": models.DreamShaped,
     "sdpa": models.LLaDAShaped,
     "block-causal": models.block_causal,
+    "experts": models.LLaDA2Shaped,
 }
 
 

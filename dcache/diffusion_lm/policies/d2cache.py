@@ -33,7 +33,8 @@ class D2Cache(RowPolicy):
         if step.confidence is None or step.influence is None:
             return torch.ones_like(step.masked)
         rows = self._likely(step, step.confidence)
-        others = ~step.masked & ~step.last
+        # What a loop left masked in an earlier block is context like the rest.
+        others = ~(step.masked & (step.columns >= step.start)) & ~step.last
         rows = rows | nucleus(step.influence.masked_fill(~others, 0.0), self.share) & others
         # Those of the last step are the delay's.
         return filled(rows | step.last, self.gap) & ~step.last

@@ -11,7 +11,7 @@ from dcache.diffusion_lm.method import RowPolicy
 from dcache.diffusion_lm.registry import preset
 from dcache.diffusion_lm.step import Step
 from dcache.errors import DcacheError
-from dcache.util.checks import check_number, check_whole
+from dcache.util.checks import check_number
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,6 @@ def elastic(gamma: float = 0.9, window: int = 16, when: When = "next") -> RowPol
             one synchronisation of a GPU a step and no more.
     """
     check_number("gamma", gamma)
-    check_whole("window", window, 1)
     if when not in ("now", "next"):
         raise DcacheError(f"when must be 'now' or 'next', got {when!r}")
     return Elastic(window, gamma, when)
