@@ -64,7 +64,7 @@ def _add_demo(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
             "of its decode order. The pictures show which rows were computed at which step."
         ),
     )
-    parser.add_argument("--prompts", type=int, default=100, metavar="N", help="texts of each (default: 100)")
+    parser.add_argument("--prompts", type=int, default=60, metavar="N", help="texts of each (default: 60)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default: 0)")
     parser.add_argument("--out", type=path_of, default=Path("dlm-demo-out"), metavar="FOLDER")
     parser.set_defaults(run=demo)
