@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from dcache.diffusion_lm import limits
-from dcache.diffusion_lm.engine import Engine, Stream, with_logits
+from dcache.diffusion_lm.engine import Engine, with_logits
 from dcache.diffusion_lm.method import RowMethod
 from dcache.diffusion_lm.passes import current
 from dcache.diffusion_lm.row_stats import RowStats
@@ -81,6 +82,19 @@ class Conversation:
             self.logits = torch.cat([self.logits, more], 1)
 
 
+class _Lane(threading.local):
+    """One thread's streams: several threads may decode with one model.
+
+    Attributes:
+        conversations: streams that take turns.
+        stats: figures of the run they belong to.
+    """
+
+    def __init__(self) -> None:
+        self.conversations: list[Conversation] = []
+        self.stats = RowStats()
+
+
 class RowIntercept(ModuleIntercept):
     """Stands in front of a model's call.
 
@@ -97,8 +111,7 @@ class RowIntercept(ModuleIntercept):
     def __init__(self, model: nn.Module, method: RowMethod, mask_id: int, automatic: bool) -> None:
         super().__init__(model)
         self.method, self.mask_id, self.automatic = method, mask_id, automatic
-        self.conversations: list[Conversation] = []
-        self.stats = RowStats()
+        self.lane = _Lane()
         self.began: Callable[[RowStats], None] = lambda stats: None
 
     def plain(self, *args: Any, **kwargs: Any) -> Any:
@@ -123,7 +136,7 @@ class RowIntercept(ModuleIntercept):
             return self._answer(conversation, ids, {**call, "attention_mask": mask})
         except BaseException:
             # Part of the layers may have stored rows: what is left is not consistent.
-            self.conversations.remove(conversation)
+            self.lane.conversations.remove(conversation)
             raise
 
     def _check(self, call: Mapping[str, Any]) -> None:
@@ -146,17 +159,18 @@ class RowIntercept(ModuleIntercept):
         self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor
     ) -> Conversation:
         """The stream that a call continues, or a new one."""
-        for conversation in self.conversations:
+        lane = self.lane
+        for conversation in lane.conversations:
             if conversation.continues(ids, mask, positions, self.mask_id):
                 conversation.grow(ids, mask, positions, self.mask_id)
                 return conversation
         # Guidance in calls of its own: streams that take turns from the first call on belong together.
-        if any(conversation.run.index > 1 for conversation in self.conversations) or not self.conversations:
-            self.conversations = []
-            self.stats = RowStats(self.method.describe(), self.engine.binding.name)
-            self.began(self.stats)
+        if any(conversation.run.index > 1 for conversation in lane.conversations) or not lane.conversations:
+            lane.conversations = []
+            lane.stats = RowStats(self.method.describe(), self.engine.binding.name)
+            self.began(lane.stats)
         conversation = Conversation(self._run(ids, mask, positions), mask)
-        self.conversations.append(conversation)
+        lane.conversations.append(conversation)
         return conversation
 
     def _run(self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor) -> Run:
@@ -165,7 +179,7 @@ class RowIntercept(ModuleIntercept):
         limits.check_width(self.module, ids.shape[1])
         # A prompt that guidance masks, in some rows or in calls of its own, is not to be generated.
         columns = (ids == self.mask_id).all(0)
-        for other in self.conversations:
+        for other in self.lane.conversations:
             if other.run.region.shape == ids.shape:
                 columns = columns & other.run.region[0]
         region = columns.expand(ids.shape)
@@ -177,10 +191,10 @@ class RowIntercept(ModuleIntercept):
             self.method,
             region,
             real,
-            Stream(self.engine, positions),
+            self.engine.stream(self.method.policy, positions),
             Block(start, end, start),
             limits.shifted(self.module, self.method.shift),
-            self.stats,
+            self.lane.stats,
         )
 
     def _answer(self, conversation: Conversation, ids: torch.Tensor, more: Mapping[str, Any]) -> Any:
@@ -193,7 +207,7 @@ class RowIntercept(ModuleIntercept):
             W = conversation.ids.shape[1]
             run.stats.tokens += int(((ids[:, :W] != conversation.ids) & run.region[:, :W]).sum())
         active = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
-        rows, reason = run.rows(run.step_of(ids, masked, None), active)
+        rows, reason = run.rows(run.step_of(ids, masked), active)
         conversation.ids, conversation.mask = ids.clone(), more["attention_mask"]
         if not bool(rows.any()):
             run.stats.answered += 1

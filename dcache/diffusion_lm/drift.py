@@ -13,66 +13,52 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dcache.diffusion_lm.passes import Pass, current
+from dcache.diffusion_lm.passes import Observer, Pass
 from dcache.diffusion_lm.selection import Selection
+from dcache.diffusion_lm.step import Plan
 from dcache.errors import DcacheError
 from dcache.util.bytes import bytes_of
 
 When = Literal["now", "next"]
 
 
-class Drift:
+class Drift(Observer):
     """The test of one batch, for each sequence by itself.
 
     Args:
-        model: the model; hooks on its layers stay until `remove`.
+        layers: how many the model has.
         gamma: least cosine similarity.
         when: "now" refreshes from the next layer on, as published, which reads a result of the device in
             every layer; "next" reads all layers' results once a step, and refreshes in the next forward.
+        window: masked positions of the decode window.
     """
 
-    def __init__(self, model: nn.Module, gamma: float, when: When) -> None:
-        layers = decoder_layers(model)
-        self.gamma, self.when, self.count = gamma, when, len(layers)
-        self._hidden: list[torch.Tensor | None] = [None] * self.count
-        self._attention: list[torch.Tensor | None] = [None] * self.count
-        self._tracked: list[torch.Tensor | None] = [None] * self.count
-        self._arguments: list[dict[str, Any]] = [{} for _ in layers]
+    def __init__(self, layers: int, gamma: float, when: When, window: int) -> None:
+        self.gamma, self.when, self.count, self.window = gamma, when, layers, window
+        self._hidden: list[torch.Tensor | None] = [None] * layers
+        self._attention: list[torch.Tensor | None] = [None] * layers
+        self._tracked: list[torch.Tensor | None] = [None] * layers
+        self._arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = [((), {})] * layers
         self._layer = -1
         self._switched = False
-        self._extra = 0.0
         # First layer of a refresh, by sequence: `count` for none.
         self._fire: torch.Tensor | None = None
         self._pending: torch.Tensor | None = None
-        self._handles = [
-            layer.register_forward_pre_hook(self._hook(index), with_kwargs=True)
-            for index, layer in enumerate(layers)
-        ]
 
-    def begin(
-        self,
-        window: torch.Tensor,
-        rows: torch.Tensor,
-        decoded: torch.Tensor,
-        real: torch.Tensor,
-        active: torch.Tensor,
-    ) -> None:
-        """Set what the next forward computes; all bool `[B, T]`, `active` `[B]`."""
-        self._window, self._rows, self._decoded, self._real, self._active = (
-            window,
-            rows,
-            decoded,
-            real,
-            active,
-        )
-        never = torch.full((len(rows),), self.count, device=rows.device)
-        self._fire = never if self._pending is None else torch.where(active, self._pending, self.count)
+    def begin(self, plan: Plan) -> None:
+        """Take over what the forward computes, and which sequences the last one's tests refresh."""
+        self._window, self._rows, self._active = plan.step.leftmost(self.window), plan.rows, plan.active
+        self._real, self._decoded = plan.real, plan.real & ~plan.step.masked
+        never = torch.full_like(plan.active, self.count, dtype=torch.long)
+        self._fire = never if self._pending is None else torch.where(plan.active, self._pending, self.count)
         # A sequence that waits keeps its result.
-        self._pending = never if self._pending is None else torch.where(active, self.count, self._pending)
-        self._layer, self._switched, self._extra = -1, False, 0.0
+        self._pending = (
+            never if self._pending is None else torch.where(plan.active, self.count, self._pending)
+        )
+        self._layer, self._switched, self.extra, self.reason = -1, False, 0.0, ""
 
-    def tracked(self, ids: torch.Tensor) -> torch.Tensor:
-        """Bool `[B, T]`: the tracked tokens of all layers."""
+    def notes(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The tracked tokens of all layers."""
         mask = torch.zeros_like(ids, dtype=torch.bool)
         for tokens in self._tracked:
             if tokens is not None:
@@ -81,16 +67,7 @@ class Drift:
                     tokens.clamp(min=0)[:, None],
                     (tokens >= 0)[:, None] | mask.gather(1, tokens.clamp(min=0)[:, None]),
                 )
-        return mask
-
-    def more_rows(self) -> float:
-        """Rows of the last forward that a refresh added, as a mean over layers."""
-        return self._extra / self.count
-
-    def remove(self) -> None:
-        """Remove the hooks."""
-        for handle in self._handles:
-            handle.remove()
+        return {"tracked": mask}
 
     @property
     def bytes_held(self) -> int:
@@ -98,11 +75,16 @@ class Drift:
         return bytes_of([t for t in (*self._hidden, *self._attention) if t is not None])
 
     def attended(
-        self, query: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None, scale: float
+        self,
+        forward: Pass,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        mask: torch.Tensor | None,
+        scale: float,
     ) -> None:
         """Compare and store the attention rows of a layer, and choose the token to track next."""
-        forward, layer = current(), self._layer
-        if forward is None or layer < 0:
+        layer = self._layer
+        if layer < 0:
             raise DcacheError("elastic found attention outside the model's layers: use another policy")
         rows = attention_rows(query, keys, mask, scale)
         if forward.capture:
@@ -141,19 +123,8 @@ class Drift:
         # A sequence that waits keeps its token.
         self._tracked[layer] = best if previous is None else torch.where(self._active, best, previous)
 
-    def _hook(self, layer: int) -> Any:
-        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            forward = current()
-            return (
-                self._enter(forward, layer, args, kwargs)
-                if forward is not None and forward.observer is self
-                else None
-            )
-
-        return enter
-
-    def _enter(
-        self, forward: Pass, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    def enter(
+        self, forward: Pass, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Store the layer's input, and put all rows of sequences that are refreshed from here on into it."""
         self._layer = layer
@@ -161,21 +132,28 @@ class Drift:
         stored = self._hidden[layer]
         if forward.capture or stored is None:
             self._hidden[layer] = hidden.clone()
-            self._arguments[layer] = {key: value for key, value in kwargs.items() if _is_tensors(value)}
+            self._arguments[layer] = (
+                args[1:],
+                {key: value for key, value in kwargs.items() if _is_tensors(value)},
+            )
             return None
         forward.selection.put(stored, hidden)
         fired = (self._fire == layer) if self._fire is not None else torch.zeros(0, dtype=torch.bool)
         if bool(fired.any()):
             mask = forward.selection.mask | (fired[:, None] & self._real)
-            self._extra += (int(mask.sum()) - int(forward.selection.mask.sum())) * (self.count - layer)
+            more = int(mask.sum()) - int(forward.selection.mask.sum())
+            self.extra += more * (self.count - layer) / self.count
+            self.reason = "drift" if self.extra else ""
             forward.selection, self._switched = Selection(mask, wide=True), True
             hidden = stored.clone()
         if not self._switched:
             return None
         # The model's loop hands on what belongs to the rows that the forward began with.
-        every = {**kwargs, **self._arguments[layer]}
+        positional, named = self._arguments[layer]
+        every = {**kwargs, **named}
         if args:
-            return (hidden, *args[1:]), every
+            pairs = zip(positional, args[1:], strict=True)
+            return (hidden, *(whole if _is_tensors(whole) else now for whole, now in pairs)), every
         return args, {**every, "hidden_states": hidden}
 
 
@@ -188,19 +166,6 @@ def attention_rows(
     if mask is not None:
         logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
     return logits.softmax(-1).mean(1)
-
-
-def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The model's layers: the list of modules with the most parameters.
-
-    Raises:
-        DcacheError: there is none.
-    """
-    lists = [part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part)]
-    if not lists:
-        raise DcacheError(f"{type(model).__name__} has no list of layers, which elastic needs")
-    largest = max(lists, key=lambda part: sum(parameter.numel() for parameter in part.parameters()))
-    return list(largest)
 
 
 def _is_tensors(value: Any) -> bool:

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from dcache.diffusion_lm import limits
-from dcache.diffusion_lm.bind.choose import bind
 from dcache.diffusion_lm.call import RowIntercept
 from dcache.diffusion_lm.engine import Engine
 from dcache.diffusion_lm.method import RowMethod
+from dcache.diffusion_lm.prepare import engine_for
 from dcache.diffusion_lm.row_stats import RowStats
 from dcache.errors import DcacheError
 from dcache.intercept.module_call import intercepts_of
@@ -83,15 +83,15 @@ def enable(
     intercept.install()
     try:
         with torch.no_grad():
-            intercept.engine = Engine(model, intercept.plain, bind(model, intercept.plain))
+            intercept.engine = engine_for(model, intercept.plain, method.policy)
     except BaseException:
         intercept.remove()
         if before is not None:
             _switch_on(model, before)
         raise
-    intercept.stats = RowStats(method.describe(), intercept.engine.binding.name)
+    stats = RowStats(method.describe(), intercept.engine.binding.name)
     # The model holds the intercept, and not this registry: it would keep the model alive.
-    _enabled[model] = entry = Enabled(method, mask_id, automatic, intercept.stats)
+    _enabled[model] = entry = Enabled(method, mask_id, automatic, stats)
     intercept.began = lambda stats: setattr(entry, "stats", stats)
 
 
@@ -105,9 +105,11 @@ def disable(model: Any) -> None:
     """Take the method off again; without effect where none is on."""
     entry = find(model)
     if entry is not None:
-        intercept = _intercept_of(model)
-        intercept.remove()
-        intercept.engine.binding.remove()
+        # None is left where the model was compiled as a whole in the meantime.
+        for intercept in intercepts_of(model):
+            if isinstance(intercept, RowIntercept):
+                intercept.remove()
+                intercept.engine.remove()
         _enabled[model] = replace(entry, on=False)
 
 

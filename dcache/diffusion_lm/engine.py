@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from dcache.diffusion_lm.bind.base import Binding
-from dcache.diffusion_lm.drift import Drift
 from dcache.diffusion_lm.masks import Masks
-from dcache.diffusion_lm.passes import Pass
+from dcache.diffusion_lm.method import RowPolicy
+from dcache.diffusion_lm.passes import Observer, Pass
 from dcache.diffusion_lm.selection import Selection
 from dcache.diffusion_lm.store import KVStore
+from dcache.diffusion_lm.taps import LayerTaps
 from dcache.errors import DcacheError
 
 
@@ -46,10 +47,23 @@ class Engine:
         model: the model.
         call: its call behind dcache's intercept.
         binding: from `bind`.
+        taps: on the model's layers, where the policy needs them.
     """
 
-    def __init__(self, model: nn.Module, call: Callable[..., Any], binding: Binding) -> None:
-        self.model, self.call, self.binding = model, call, binding
+    def __init__(
+        self, model: nn.Module, call: Callable[..., Any], binding: Binding, taps: LayerTaps | None = None
+    ) -> None:
+        self.model, self.call, self.binding, self.taps = model, call, binding, taps
+
+    def stream(self, policy: RowPolicy, positions: torch.Tensor) -> Stream:
+        """The state of a new batch under a policy; positions int64 `[B, T]`."""
+        return Stream(self, positions, policy.observer(0 if self.taps is None else self.taps.count))
+
+    def remove(self) -> None:
+        """Take off what was put on the model."""
+        self.binding.remove()
+        if self.taps is not None:
+            self.taps.remove()
 
     def forward(
         self, forward: Pass, ids: torch.Tensor, positions: torch.Tensor, more: Mapping[str, Any]
@@ -84,22 +98,27 @@ class Stream:
     Args:
         engine: the bound model.
         positions: int64 `[B, T]`.
-        observer: Elastic-Cache's drift test; None for other policies.
+        observer: what the policy measures in forwards; None for most.
 
     Attributes:
         computed: ids that each position was last computed with, int64 `[B, T]`; -1 before the first time.
+        rows: how many rows the last forward began with.
     """
 
-    def __init__(self, engine: Engine, positions: torch.Tensor, observer: Drift | None = None) -> None:
+    def __init__(self, engine: Engine, positions: torch.Tensor, observer: Observer | None = None) -> None:
         self.engine, self.positions, self.observer = engine, positions, observer
         self.store, self.masks = KVStore(), Masks()
         self.computed = torch.full_like(positions, -1)
+        self.rows = 0
 
     def forward(self, ids: torch.Tensor, rows: torch.Tensor, more: Mapping[str, Any]) -> RowLogits:
         """Compute rows bool `[B, T]`; the first forward computes all."""
         selection = Selection(rows)
+        self.rows = selection.count
         forward = Pass(selection, self.store, self.masks, self.observer)
         result = self.engine.forward(forward, ids, self.positions, more)
+        if self.observer is not None:
+            self.observer.finish(result.logits, result.selection)
         # Not those that a drift test added: their first layers are as old as before.
         self.computed = torch.where(rows, ids, self.computed)
         return result
@@ -112,6 +131,8 @@ class Stream:
         computed[:, :T] = self.computed
         self.computed, self.positions = computed, positions
         self.store.grow(width)
+        if self.observer is not None:
+            self.observer.grow(width)
         return self.masks.grow(width)
 
     @property

@@ -12,7 +12,7 @@ from dcache.diffusion_lm.bind.choose import refuse_causal
 from dcache.diffusion_lm.bind.plain import PlainBinding
 from dcache.diffusion_lm.decoders.base import Decoder
 from dcache.diffusion_lm.decoders.rules import make_decoder
-from dcache.diffusion_lm.engine import Engine, Stream
+from dcache.diffusion_lm.engine import Engine
 from dcache.diffusion_lm.loop import Callback, Loop, Options
 from dcache.diffusion_lm.method import RowMethod
 from dcache.diffusion_lm.policies.none import none
@@ -82,7 +82,6 @@ def _generate(model: nn.Module, prompt: torch.Tensor, options: Options, decoder:
     if mask_id is None and entry is not None:
         mask_id = entry.mask_id
     mask_id = limits.mask_of(model, method.mask_id if mask_id is None else mask_id)
-    real = _check(model, method, decoder, prompt, options, mask_id)
     size = min(method.policy.block or options.block, options.new)
     blocks = -(-options.new // size)
     steps = options.steps
@@ -90,13 +89,10 @@ def _generate(model: nn.Module, prompt: torch.Tensor, options: Options, decoder:
         raise DcacheError(
             f"steps={steps} are fewer than the {blocks} blocks of {size} tokens: give one a block"
         )
+    real = _check(model, method, decoder, prompt, options, mask_id)
     run = _run(model, entry, method, prompt, real, size, options.new)
     loop = Loop(run, decoder, mask_id, size, None if steps is None else steps // blocks, options)
-    try:
-        return loop.decode(prompt)
-    finally:
-        if run.stream.observer is not None:
-            run.stream.observer.remove()
+    return loop.decode(prompt)
 
 
 def _decoder(decoder: str | Decoder, level: float, guide: nn.Module | None) -> Decoder:
@@ -119,26 +115,22 @@ def _check(
 ) -> torch.Tensor:
     """Refuse what does not fit; returns bool `[B, P]`, prompt tokens that are no pads."""
     if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or ids.dtype != torch.long or 0 in ids.shape:
-        given = f"{tuple(ids.shape)} in {ids.dtype}" if isinstance(ids, torch.Tensor) else type(ids).__name__
-        raise DcacheError(f"input_ids must be int64 [B, P] with at least one token, got {given}")
-    if method.policy.upcoming and not decoder.ahead:
-        raise DcacheError(
-            f"{method.describe()} needs the positions to be decoded before each forward, and {decoder.name} "
-            "knows them behind it: use decoder='random' or 'left', or dkv(variant='decode')"
-        )
-    if model not in _checked:
-        limits.check_model(model)
-        if enabled.find(model) is None:
-            refuse_causal(model, model)
-        _checked.add(model)
-    given_mask = options.attention_mask
-    real = torch.ones_like(ids, dtype=torch.bool) if given_mask is None else given_mask != 0
+        came = f"{tuple(ids.shape)} in {ids.dtype}" if isinstance(ids, torch.Tensor) else type(ids).__name__
+        raise DcacheError(f"input_ids must be int64 [B, P] with at least one token, got {came}")
+    limits.check_order(method, decoder)
+    limits.check_model(model)
+    given = options.attention_mask
+    real = torch.ones_like(ids, dtype=torch.bool) if given is None else torch.as_tensor(given) != 0
     if real.shape != ids.shape or bool((real[:, :-1] & ~real[:, 1:]).any()):
         raise DcacheError(
             f"attention_mask must be {tuple(ids.shape)} with pads at the left alone, got {tuple(real.shape)}"
         )
     limits.check_pads(model, mask_id, real)
     limits.check_width(model, ids.shape[1] + options.new)
+    # Last, because it runs the model.
+    if model not in _checked and enabled.find(model) is None:
+        refuse_causal(model, model)
+    _checked.add(model)
     return real
 
 
@@ -160,6 +152,6 @@ def _run(
     stats = RowStats(method.describe(), engine.binding.name)
     if entry is not None:
         entry.stats = stats
-    stream = Stream(engine, positions, None if entry is None else method.policy.drift(model))
+    stream = engine.stream(method.policy, positions)
     block = Block(P, P + size, P)
     return Run(engine, method, region, real, stream, block, limits.shifted(model, method.shift), stats)

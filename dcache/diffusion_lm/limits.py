@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import torch
 from torch import nn
 
+from dcache.diffusion_lm.decoders.base import Decoder
+from dcache.diffusion_lm.method import RowMethod
 from dcache.errors import DcacheError
 from dcache.intercept.module_call import compiled_inside
 from dcache.util.checks import is_whole
+
+# Names of the number of positions in configs; LLaDA's is the second, GPT-2's the third.
+_POSITIONS = ("max_position_embeddings", "max_sequence_length", "n_positions")
 
 
 def check_model(model: nn.Module) -> None:
@@ -42,11 +48,17 @@ def mask_of(model: nn.Module, given: int | None, pipe: Any = None) -> int:
     """The id of the mask token: as given, of the pipeline's tokenizer, or of the model's config.
 
     Raises:
-        DcacheError: there is none.
+        DcacheError: there is none, or the model has no token of this id.
     """
     config: Any = getattr(model, "config", None)
     for value in (given, getattr(pipe, "mask_token_id", None), getattr(config, "mask_token_id", None)):
         if is_whole(value):
+            tokens = _tokens_of(model)
+            if not 0 <= value < tokens:
+                raise DcacheError(
+                    f"{type(model).__name__} has tokens 0 to {tokens - 1:.0f}, and the mask id is {value}: "
+                    "give the id that the model was trained with"
+                )
             return int(value)
     raise DcacheError(
         f"no mask id was found for {type(model).__name__}: expected config.mask_token_id or a tokenizer with "
@@ -61,6 +73,19 @@ def shifted(model: nn.Module, given: bool | None) -> bool:
         return given
     config: Any = getattr(model, "config", None)
     return "dream" in str(getattr(config, "model_type", "")).lower()
+
+
+def check_order(method: RowMethod, decoder: Decoder) -> None:
+    """Refuse a decoder that picks after the forward, where the policy needs its picks before.
+
+    Raises:
+        DcacheError: they do not go together.
+    """
+    if method.policy.upcoming and not decoder.ahead:
+        raise DcacheError(
+            f"{method.describe()} needs the positions to be decoded before each forward, and {decoder.name} "
+            "knows them behind it: use decoder='random' or 'left', or dkv(variant='decode')"
+        )
 
 
 def check_pads(model: nn.Module, mask_id: int, real: torch.Tensor) -> None:
@@ -83,9 +108,19 @@ def check_width(model: nn.Module, width: int) -> None:
     Raises:
         DcacheError: they are.
     """
-    most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    if is_whole(most) and width > most:
+    config = getattr(model, "config", None)
+    known = [getattr(config, name, None) for name in _POSITIONS]
+    most = next((size for size in known if is_whole(size)), width)
+    if width > most:
         raise DcacheError(
             f"prompt and answer have {width} tokens, and {type(model).__name__} has positions for {most}: "
             "shorten the prompt or max_new_tokens"
         )
+
+
+def _tokens_of(model: nn.Module) -> float:
+    """How many tokens the model has; infinity where it does not say."""
+    embed: Any = getattr(model, "get_input_embeddings", None)
+    embedding, config = (None if embed is None else embed()), getattr(model, "config", None)
+    sizes = getattr(embedding, "num_embeddings", None), getattr(config, "vocab_size", None)
+    return next((size for size in sizes if is_whole(size)), math.inf)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -56,7 +57,6 @@ class Loop:
         size: tokens of a block.
         steps: forwards of the fixed schedule in a block; None for one token a step.
         options: the others.
-        counts: int64 `[B]`, steps that each sequence took part in; noise depends on it.
         order: float64 `[B, T]`, the random order.
         begun: int64 `[B]`, masked tokens when the block began.
     """
@@ -67,7 +67,6 @@ class Loop:
     size: int
     steps: int | None
     options: Options
-    counts: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
     order: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
     begun: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
 
@@ -76,39 +75,38 @@ class Loop:
         B, P = prompt.shape
         new = self.options.new
         ids = torch.cat([prompt, prompt.new_full((B, new), self.mask_id)], 1)
-        self.counts = torch.zeros(B, dtype=torch.long, device=ids.device)
         columns = torch.arange(P + new, device=ids.device).expand(B, -1)
-        self.order = uniform(keys_of(self.options.seed + 1, self.counts, columns), 1)[..., 0]
+        self.order = uniform(keys_of(self.options.seed + 1, self.run.turns, columns), 1)[..., 0]
         masked = self.run.region
         self._begin(masked)
-        while bool(masked.any()):
-            while not bool(masked[:, self.run.block.start : self.run.block.end].any()):
-                self.run.block.move(self.run.block.end, min(self.run.block.end + self.size, P + new))
+        block = self.run.block
+        while True:
+            while not bool(masked[:, block.start : block.end].any()):
+                if block.end == P + new:
+                    return ids
+                block.move(block.end, min(block.end + self.size, P + new))
                 self._begin(masked)
             ids = self._step(ids, masked)
             masked = (ids == self.mask_id) & self.run.region
-        return ids
 
     def _begin(self, masked: torch.Tensor) -> None:
         """Count what each row has to decode in a new block."""
         self.begun = masked[:, self.run.block.start : self.run.block.end].sum(1)
 
     def _step(self, ids: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
-        run, window = self.run, self.run.method.policy.window
-        here = run.step_of(ids, masked, None)
+        run, window, turns = self.run, self.run.method.policy.window, self.run.turns
+        here = run.step_of(ids, masked)
         candidates = here.leftmost(window) if window else masked & here.block
         active = candidates.any(1)
         quota = self._quota()
-        upcoming = None
         if self.decoder.ahead and run.method.policy.upcoming:
-            upcoming = self.decoder.pick(Proposal(ids, candidates, quota, self.order))
-        rows, reason = run.rows(run.step_of(ids, masked, upcoming), active)
-        result = run.forward(ids, rows, reason, self._more())
-        proposal = self._proposal(ids, result, candidates, rows, quota)
+            here = replace(here, upcoming=self.decoder.pick(Proposal(ids, candidates, quota, self.order)))
+        rows, reason = run.rows(here, active)
+        result = run.forward(ids, rows, reason, self.more)
+        proposal = self._proposal(ids, result, candidates, rows, quota, turns)
         take = self.decoder.pick(proposal) & proposal.candidates
         new = torch.where(take, proposal.tokens_or(ids), ids)
         run.stats.tokens += int(take.sum())
-        self.counts = self.counts + active
         if self.options.callback is not None:
             self.options.callback(run.index - 1, new, rows)
         return self._ended(new)
@@ -121,7 +119,9 @@ class Loop:
         more = step < self.begun % self.steps
         return (self.begun // self.steps + more.long()).clamp(min=1)
 
-    def _more(self) -> dict[str, Any]:
+    @cached_property
+    def more(self) -> dict[str, Any]:
+        """Arguments of the model beside ids and positions."""
         return {} if bool(self.run.real.all()) else {"attention_mask": self.run.real.long()}
 
     def _proposal(
@@ -131,18 +131,19 @@ class Loop:
         candidates: torch.Tensor,
         rows: torch.Tensor,
         quota: torch.Tensor,
+        turns: torch.Tensor,
     ) -> Proposal:
         """Sample the candidates that were computed, and no other row: noise over a vocabulary is dear."""
         shift = int(self.run.shift)
-        sources = rows.clone()
-        if shift:
-            sources[:, 1:] = rows[:, :-1]
-        candidates = candidates & sources
+        # Column 0 is no candidate behind a prompt, so what comes around does not matter.
+        candidates = candidates & (rows.roll(shift, 1) if shift else rows)
         wanted = Selection(candidates)
         positions = wanted.positions
-        logits = result.at((positions - shift).clamp(min=0)).float()
+        logits = result.at((positions - shift).clamp(min=0) if shift else positions).float()
         logits[..., self.mask_id] = -torch.inf
-        tokens = sample(logits, self.options.temperature, keys_of(self.options.seed, self.counts, positions))
+        warm = self.options.temperature > 0
+        keys = keys_of(self.options.seed, turns, positions) if warm else positions
+        tokens = sample(logits, self.options.temperature, keys)
         chances = logits.softmax(-1)
         confidence = chances.gather(-1, tokens[..., None])[..., 0]
         entropy = -(chances * chances.clamp(min=1e-30).log()).sum(-1) if self.decoder.entropy else None

@@ -7,9 +7,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
-from dcache.diffusion_lm.drift import Drift
+from dcache.diffusion_lm.passes import Observer
 from dcache.diffusion_lm.step import Step
 from dcache.errors import DcacheError
 from dcache.util.checks import check_whole
@@ -24,16 +23,26 @@ class RowPolicy:
             for none.
         upcoming: it reads the positions to be decoded before the forward.
         block: tokens of a block in a caller's own loop; None where the loop tells.
+        taps: its observer is shown each layer.
     """
 
     window: int | None = None
     needs: str = ""
     upcoming: bool = False
     block: int | None = None
+    taps: bool = False
 
-    def drift(self, model: nn.Module) -> Drift | None:
-        """The drift test of one batch; None for most policies."""
+    def observer(self, layers: int) -> Observer | None:
+        """What it measures in the forwards of one batch; None for most policies.
+
+        Args:
+            layers: how many the model has; 0 for policies without `taps`.
+        """
         return None
+
+    def probe(self, layers: int) -> Observer | None:
+        """An observer for the self-check, which changes forwards wherever `observer`'s may."""
+        return self.observer(layers)
 
     def refresh(self, step: Step) -> str | None:
         """The reason to compute all rows at this step, or None. The first step computes all anyway."""
@@ -69,11 +78,15 @@ class RowMethod:
     parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the engine's options."""
+        """Check the engine's options, and those of the policy that the engine reads."""
         if self.delay not in (0, 1) or isinstance(self.delay, bool):
             raise DcacheError(f"delay must be 0 or 1, got {self.delay!r}")
         if self.mask_id is not None:
             check_whole("mask_id", self.mask_id, 0)
+        for name in ("block", "window"):
+            value = getattr(self.policy, name)
+            if value is not None:
+                check_whole(name, value, 1)
 
     def describe(self) -> str:
         """The preset's call as text."""

@@ -27,6 +27,8 @@ RowMethodName = Literal[
     "freecache",
     "prefix",
     "dual",
+    "dllm_cache",
+    "d2cache",
 ]
 # Each is a function in a module of the same name, which is imported on first use.
 BUILT_IN: tuple[str, ...] = get_args(RowMethodName)
@@ -79,7 +81,7 @@ def find(name: str) -> Preset | None:
     """The preset of this name, in any spelling; None where there is none."""
     plain = _plain(name)
     for built_in in BUILT_IN:
-        if plain == built_in:
+        if plain == _plain(built_in):
             importlib.import_module(f"dcache.diffusion_lm.policies.{built_in}")
     return {_plain(known): function for known, function in _presets.items()}.get(plain)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from dcache.diffusion_lm.engine import Engine, RowLogits, Stream
 from dcache.diffusion_lm.method import RowMethod
 from dcache.diffusion_lm.row_stats import RowStats
-from dcache.diffusion_lm.step import Step
+from dcache.diffusion_lm.step import Plan, Step
 
 
 @dataclass
@@ -45,6 +45,7 @@ class Run:
         index: forwards so far.
         whole: the next forward computes all rows, for this reason; "" for no reason.
         model_block: block size of a block-causal attention mask; None for another mask.
+        turns: int64 `[B]`, forwards that each sequence took part in.
     """
 
     engine: Engine
@@ -58,11 +59,15 @@ class Run:
     index: int = 0
     whole: str = "start"
     model_block: int | None = None
+    turns: torch.Tensor = field(init=False)
 
-    def step_of(self, ids: torch.Tensor, masked: torch.Tensor, upcoming: torch.Tensor | None) -> Step:
+    def __post_init__(self) -> None:
+        """Count from zero."""
+        self.turns = torch.zeros(len(self.region), dtype=torch.long, device=self.region.device)
+
+    def step_of(self, ids: torch.Tensor, masked: torch.Tensor) -> Step:
         """The state that the policy decides by before the next forward."""
-        observer = self.stream.observer
-        return Step(
+        step = Step(
             self.index,
             self.block.steps,
             ids,
@@ -72,10 +77,11 @@ class Run:
             self.block.start,
             self.block.end,
             self.block.previous,
-            upcoming,
-            None if observer is None else observer.tracked(ids),
-            self.model_block,
+            self.turns,
+            model_block=self.model_block,
         )
+        observer = self.stream.observer
+        return step if observer is None else replace(step, **dict[str, Any](observer.notes(ids)))
 
     def rows(self, step: Step, active: torch.Tensor) -> tuple[torch.Tensor, str]:
         """Rows bool `[B, T]` of a forward, and the reason where they are all.
@@ -86,24 +92,20 @@ class Run:
         """
         reason = self.whole or self.method.policy.refresh(step) or ""
         if reason:
-            return self._begin(step, torch.ones_like(step.masked), active), reason
-        rows = self.method.policy.rows(step)
-        if self.method.delay:
-            rows = rows | step.last
-        # Positions that were never computed have no keys.
-        rows = rows | (self.stream.computed < 0)
-        if self.shift:
-            rows = with_predecessors(rows, rows & step.masked)
-        return self._begin(step, rows & self.real & active[:, None], active), ""
-
-    def _begin(self, step: Step, rows: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
-        """Tell the drift test what the next forward computes; returns the rows."""
+            rows = required = torch.ones_like(step.masked)
+        else:
+            # Positions that were never computed have no keys.
+            required = self.stream.computed < 0
+            if self.method.delay:
+                required = required | step.last
+            rows = self.method.policy.rows(step) | required
+            if self.shift:
+                rows = with_predecessors(rows, rows & step.masked)
+            rows = rows & self.real & active[:, None]
         if self.stream.observer is not None:
-            window = self.method.policy.window or step.ids.shape[1]
-            self.stream.observer.begin(
-                step.leftmost(window), rows, self.real & ~step.masked, self.real, active
-            )
-        return rows
+            self.stream.observer.begin(Plan(step, rows, required & rows, self.real, active, self.shift))
+        self.turns = self.turns + active
+        return rows, reason
 
     def forward(
         self, ids: torch.Tensor, rows: torch.Tensor, reason: str, more: Mapping[str, Any]
@@ -113,19 +115,17 @@ class Run:
         result = self.stream.forward(ids, rows, more)
         self.stats.seconds += time.perf_counter() - begin
         observer = self.stream.observer
-        extra = 0.0 if observer is None else observer.more_rows()
+        extra, reason = (0.0, reason) if observer is None else (observer.extra, reason or observer.reason)
         self.stats.forwards += 1
-        self.stats.rows += int(rows.sum()) + extra
+        self.stats.rows += self.stream.rows + extra
         self.stats.possible += rows.numel()
         if reason:
             self.stats.refreshed(reason)
-        elif extra:
-            self.stats.refreshed("drift")
         self.stats.bytes_held = max(self.stats.bytes_held, self.stream.bytes_held)
         self.index += 1
         self.block.steps += 1
         self.whole = ""
-        if rows.all():
+        if self.stream.rows == rows.numel():
             self.model_block = self.stream.masks.block()
         return result
 

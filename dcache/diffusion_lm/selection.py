@@ -16,24 +16,32 @@ class Selection:
         mask: bool `[B, T]`, True for rows to compute.
         wide: keep slot j for position j, with -1 for positions that are not computed, in place of moving the
             rows of each sequence together.
+        least: slots at least, where no sequence has so many rows.
 
     Attributes:
         mask: the rows.
         index: `[B, K]` positions; -1 in slots without a row.
+        count: how many rows there are.
         full: every row of every sequence is computed.
     """
 
-    def __init__(self, mask: torch.Tensor, wide: bool = False) -> None:
+    def __init__(self, mask: torch.Tensor, wide: bool = False, least: int = 0) -> None:
         self.mask = mask
-        self.full = bool(mask.all())
         B, T = mask.shape
+        # Read once: on a GPU every number that is read waits for the device.
+        counts = mask.sum(1).tolist()
+        self.count = sum(counts)
+        self.full = self.count == B * T
+        K = max(*counts, least) if not wide else T
+        self._even = all(count == K for count in counts)
+        columns = torch.arange(T, device=mask.device).expand(B, T)
         if wide or self.full:
-            order = torch.arange(T, device=mask.device).expand(B, T)
+            order, named = columns, mask
         else:
-            K = int(mask.sum(1).max())
             order = mask.to(torch.int8).sort(dim=1, descending=True, stable=True).indices[:, :K]
-        named = mask.gather(1, order)
-        self.index = RowIndex(torch.where(named, order, -1).contiguous(), T)
+            named = mask if self._even else mask.gather(1, order)
+        index = order if self._even else torch.where(named, order, -1)
+        self.index = RowIndex(index.contiguous(), T, trusted=True)
 
     @property
     def named(self) -> torch.Tensor:
@@ -43,7 +51,7 @@ class Selection:
     @cached_property
     def positions(self) -> torch.Tensor:
         """Int64 `[B, K]`: positions; 0 in slots without a row."""
-        return self.index.index.clamp(min=0)
+        return self.index.index if self._even else self.index.index.clamp(min=0)
 
     @cached_property
     def slots(self) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""`Step`: what a policy sees before a forward."""
+"""`Step`: what a policy sees before a forward; `Plan`: what an observer of the forward is given."""
 
 from __future__ import annotations
 
@@ -21,8 +21,13 @@ class Step:
         start: first column of the current block.
         end: column behind the current block.
         previous: first column of the block before it; `start` where there is none.
+        turns: int64 `[B]`, forwards that each sequence took part in; others wait for the rest of the batch.
         upcoming: positions that will be decoded from this forward; None where that is not known before.
         tracked: tokens whose attention the drift test compares; None without one.
+        confidence: float32 `[B, T]`, the largest probability that each masked position had when it was last
+            computed; None where no observer measures it.
+        influence: float32 `[B, T]`, the attention that flows from each position to all others, by rollout;
+            None where no observer measures it.
         model_block: block size of a block-causal attention mask; None for another mask.
     """
 
@@ -35,8 +40,11 @@ class Step:
     start: int
     end: int
     previous: int
+    turns: torch.Tensor
     upcoming: torch.Tensor | None = None
     tracked: torch.Tensor | None = None
+    confidence: torch.Tensor | None = None
+    influence: torch.Tensor | None = None
     model_block: int | None = None
 
     @property
@@ -58,3 +66,24 @@ class Step:
         """The first masked positions of the block, `count` of each sequence."""
         masked = self.masked & self.block
         return masked & (masked.long().cumsum(1) <= count)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the next forward computes; masks are bool `[B, T]`.
+
+    Attributes:
+        step: what the policy saw.
+        rows: rows of the forward.
+        required: those of them that the engine asks for: of the delay, and never computed ones.
+        real: positions that are no pads.
+        active: bool `[B]`, sequences that do not wait.
+        shift: row i predicts token i + 1.
+    """
+
+    step: Step
+    rows: torch.Tensor
+    required: torch.Tensor
+    real: torch.Tensor
+    active: torch.Tensor
+    shift: bool = False

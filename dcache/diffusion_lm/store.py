@@ -52,6 +52,16 @@ class KVStore:
         selection.put(entry.values, _tokens(values))
         return _heads(entry.keys, entry.heads), _heads(entry.values, entry.heads)
 
+    def exchange_values(
+        self, call: int, values: torch.Tensor, selection: Selection
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store fresh values alone; returns those before and the new ones, both `[B, K, h * d]`."""
+        stored, new = self._entries[call].values, _tokens(values)
+        # A copy: in a full selection the rows are the storage itself.
+        before = selection.take(stored).clone()
+        selection.put(stored, new)
+        return before, new
+
     def grow(self, width: int) -> None:
         """Make room for more positions; what is in it is not valid until it is written."""
         for entry in self._entries:

@@ -14,7 +14,9 @@ from dcache.methods.registry import BUILT_IN, available, find, make, register
 
 # The presets that `__getattr__` imports, for type checkers and editors; `BUILT_IN` is the list.
 if TYPE_CHECKING:
+    from dcache.diffusion_lm.policies.d2cache import d2cache as d2cache
     from dcache.diffusion_lm.policies.dkv import dkv as dkv
+    from dcache.diffusion_lm.policies.dllm_cache import dllm_cache as dllm_cache
     from dcache.diffusion_lm.policies.dual import dual as dual
     from dcache.diffusion_lm.policies.elastic import elastic as elastic
     from dcache.diffusion_lm.policies.freecache import freecache as freecache
@@ -53,7 +55,18 @@ __all__ = ["About", "available", "find", "make", "preset", "register", *BUILT_IN
 
 # Row policies of masked-diffusion language models, which `available("rows")` describes; importing them loads
 # `dcache.diffusion_lm`.
-ROW_POLICIES = ("none", "dkv", "elastic", "window", "frozen", "freecache", "prefix", "dual")
+ROW_POLICIES = (
+    "none",
+    "dkv",
+    "elastic",
+    "window",
+    "frozen",
+    "freecache",
+    "prefix",
+    "dual",
+    "dllm_cache",
+    "d2cache",
+)
 
 
 class _Package(ModuleType):

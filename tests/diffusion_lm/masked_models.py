@@ -176,7 +176,7 @@ class DreamAttention(nn.Module):
         k, v = (t.repeat_interleave(2, 1) for t in (k, v))
         mask = mask if isinstance(mask, torch.Tensor) else None
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=False)
-        return self.o_proj(out.transpose(1, 2).reshape(B, K, 64))
+        return x + self.o_proj(out.transpose(1, 2).reshape(B, K, 64))
 
 
 class DreamShaped(nn.Module):
@@ -203,5 +203,108 @@ class DreamShaped(nn.Module):
         if position_ids is None:
             position_ids = torch.arange(x.shape[1])[None]
         for layer in self.layers:
-            x = x + layer(x, attention_mask, past_key_values, angles(position_ids, 16))
+            x = layer(x, attention_mask, past_key_values, angles(position_ids, 16))
         return SimpleNamespace(logits=self.lm_head(x))
+
+
+class LLaDA2Attention(nn.Module):
+    """Fused projections, norms of each head, a quarter of it turned, transformers' attention interface."""
+
+    def __init__(self, config: Any, layer: int) -> None:
+        super().__init__()
+        self.config, self.layer_idx, self.num_key_value_groups = config, layer, 2
+        self.query_key_value, self.dense = nn.Linear(64, 128), nn.Linear(64, 64)
+        self.query_layernorm, self.key_layernorm = nn.RMSNorm(16), nn.RMSNorm(16)
+        self.scaling, self.is_causal = 0.25, False
+
+    def forward(self, hidden_states, attention_mask, past_key_value, position_embeddings):
+        B, K, _ = hidden_states.shape
+        heads = self.query_key_value(hidden_states).view(B, K, 8, 16).transpose(1, 2)
+        q, k, v = heads.split([4, 2, 2], 1)
+        cos, sin = (part[:, None] for part in position_embeddings)
+        q, k = (
+            torch.cat([x[..., :4] * cos + turned(x[..., :4]) * sin, x[..., 4:]], -1)
+            for x in (self.query_layernorm(q), self.key_layernorm(k))
+        )
+        if past_key_value is not None:
+            k, v = past_key_value.update(k, v, self.layer_idx, {"sin": sin, "cos": cos})
+        attend = T.modeling_utils.ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+        out, weights = attend(self, q, k, v, attention_mask, dropout=0.0, scaling=self.scaling)
+        return self.dense(out.reshape(B, K, 64)), weights, past_key_value
+
+
+class LLaDA2Experts(nn.Module):
+    """Each token goes to the likelier of two experts, and to one that is shared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(64, 2)
+        self.experts = nn.ModuleList(nn.Linear(64, 64) for _ in range(2))
+        self.shared_experts = nn.Linear(64, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        chances = self.gate(x).softmax(-1)
+        best = chances.argmax(-1, keepdim=True)
+        chosen = sum(
+            expert(x) * chances[..., i : i + 1] * (best == i) for i, expert in enumerate(self.experts)
+        )
+        return chosen + self.shared_experts(x)
+
+
+class LLaDA2Layer(nn.Module):
+    def __init__(self, config: Any, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm, self.post_attention_layernorm = nn.RMSNorm(64), nn.RMSNorm(64)
+        self.attention = LLaDA2Attention(config, layer)
+        self.mlp = LLaDA2Experts()
+
+    def forward(self, hidden_states, attention_mask=None, past_key_value=None, position_embeddings=None):
+        out, *_ = self.attention(
+            self.input_layernorm(hidden_states), attention_mask, past_key_value, position_embeddings
+        )
+        hidden_states = hidden_states + out
+        return (hidden_states + self.mlp(self.post_attention_layernorm(hidden_states)),)
+
+
+class LLaDA2Shaped(nn.Module):
+    """A mask of ones is none, any zero in it makes attention causal, and 4-D masks pass, as in LLaDA2.
+
+    Args:
+        size: where given, a block-causal mask of such blocks is made in place of none.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.size = size
+        options = {"vocab_size": VOCABULARY, "mask_token_id": MASK, "pad_token_id": 0}
+        self.config = T.PretrainedConfig(attn_implementation="sdpa", **options)
+        self.word_embeddings = nn.Embedding(VOCABULARY, 64)
+        self.layers = nn.ModuleList(LLaDA2Layer(self.config, i) for i in range(3))
+        self.norm, self.lm_head = nn.RMSNorm(64), nn.Linear(64, VOCABULARY)
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm_head.weight.device
+
+    def forward(self, input_ids, attention_mask=None, position_ids=None, past_key_values=None, **_):
+        K = input_ids.shape[1]
+        if position_ids is None:
+            position_ids = torch.arange(K)[None]
+        if attention_mask is not None and attention_mask.ndim == 2:
+            causal = torch.ones(K, K).tril().bool() & (attention_mask[:, None, None] != 0)
+            attention_mask = None if bool((attention_mask != 0).all()) else causal
+        if attention_mask is None and self.size:
+            block = torch.arange(K) // self.size
+            attention_mask = (block[:, None] >= block)[None, None]
+        angle = angles(position_ids, 4)
+        x = self.word_embeddings(input_ids)
+        for layer in self.layers:
+            (x,) = layer(
+                x,
+                attention_mask=attention_mask,
+                past_key_value=past_key_values,
+                position_embeddings=(angle.cos(), angle.sin()),
+            )
+        return SimpleNamespace(logits=self.lm_head(self.norm(x)))

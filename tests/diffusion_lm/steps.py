@@ -28,6 +28,7 @@ def step(**changes: Any) -> Step:
         "start": 4,
         "end": 8,
         "previous": 0,
+        "turns": torch.tensor([6, 6]),
     }
     return Step(**{**options, **changes})
 

@@ -1,5 +1,8 @@
 """Callers' own loops: diffusers' LLaDA2Pipeline, a loop of fixed width, guidance in separate calls."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from diffusers import BlockRefinementScheduler, LLaDA2Pipeline
@@ -234,3 +237,58 @@ def test_a_second_run_of_the_same_prompt_begins_anew():
     assert torch.equal(Loop(model, ids, 8).run(), first)
     assert dcache.stats(model).forwards == 8
     assert dcache.stats(model).refreshes == {"start": 1}
+
+
+def test_two_threads_have_streams_of_their_own():
+    """Their calls alternate; each is answered from its own thread's rows."""
+    model, ids = models.llama(), models.prompts(2)
+    method = dcache.methods.dkv(refresh=0)
+    with dcache.enabled(model, method):
+        wanted = [Loop(model, part, 8).run() for part in ids.chunk(2)]
+        barrier = threading.Barrier(2)
+
+        def decode(part):
+            loop = Loop(model, part, 8)
+            step = loop.step
+            loop.step = lambda logits: (step(logits), barrier.wait(60))
+            return loop.run()
+
+        with ThreadPoolExecutor(2) as pool:
+            out = list(pool.map(decode, ids.chunk(2)))
+        assert dcache.stats(model).rows == 16 + sum(8 - s + 1 for s in range(1, 8))
+    assert all(torch.equal(a, b) for a, b in zip(out, wanted, strict=True))
+
+
+@pytest.mark.parametrize("size", [None, 8])
+@pytest.mark.parametrize("length", [32, 28], ids=["whole blocks", "a last block with a tail"])
+def test_llada2s_shape_under_its_pipeline(size, length):
+    """Prompt and answer of 44 tokens leave a tail, for which the pipeline's mask has zeros: causal there."""
+    pipe = pipeline(models.LLaDA2Shaped(size))
+    plain, _ = call(pipe, gen_length=length)
+    with dcache.enabled(pipe, dcache.methods.none()):
+        assert torch.equal(call(pipe, gen_length=length)[0], plain)
+    dcache.enable(pipe)
+    out, _ = call(pipe, gen_length=length)
+    stats = dcache.stats(pipe)
+    assert stats.share < 0.5
+    if size and length == 32:
+        assert stats.method == "frozen(block=None)"
+        assert torch.equal(out, plain)
+
+
+@pytest.mark.parametrize("method", ["dllm_cache", "d2cache"])
+@pytest.mark.parametrize("editing", [False, True])
+def test_policies_that_watch_the_forward_in_a_pipeline(method, editing):
+    """All they may compute is the pipeline's own run, with edits too; less runs through."""
+    pipe = pipeline(models.llama())
+    options = {"editing_threshold": 0.02, "threshold": 0.03} if editing else {}
+    plain = call(pipe, **options)
+    every = {"dllm_cache": {"prompt": 1, "response": 1}, "d2cache": {"masked": 99, "share": 1}}[method]
+    with dcache.enabled(pipe, method, **every):
+        out = call(pipe, **options)
+        assert dcache.stats(pipe).share == 1
+    assert torch.equal(out[0], plain[0])
+    assert out[1] == plain[1]
+    with dcache.enabled(pipe, method):
+        call(pipe, **options)
+        assert dcache.stats(pipe).share < 0.9

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from torch import nn
 
 import dcache
-from dcache import DcacheError, diffusion_lm
-from dcache.diffusion_lm.drift import attention_rows, decoder_layers
+from dcache import diffusion_lm
+from dcache.diffusion_lm.drift import attention_rows
 from tests.diffusion_lm import masked_models as models
 
 
@@ -25,17 +24,16 @@ def test_attention_rows_are_the_mean_of_softmaxes():
     assert torch.equal(attention_rows(query, keys, additive, 0.5), rows)
 
 
-def test_the_layers_are_the_largest_list():
-    model = models.llama()
-    assert decoder_layers(model) == list(model.model.layers)
-    with pytest.raises(DcacheError, match="Linear has no list of layers"):
-        decoder_layers(nn.Linear(1, 1))
+def plainly_called():
+    """Its layers take masks and angles by position."""
+    return models.DreamShaped("other")
 
 
+@pytest.mark.parametrize("build", [models.llama, plainly_called], ids=["by name", "by position"])
 @pytest.mark.parametrize("when", ["now", "next"])
-def test_a_threshold_of_one_refreshes_from_the_second_layer(when):
+def test_a_threshold_of_one_refreshes_from_the_second_layer(when, build):
     """No attention row stays bit for bit: every test fails in the first layer, where it may."""
-    model, ids = models.llama(), models.prompts(1)
+    model, ids = build(), models.prompts(1)
     rows = []
     with dcache.enabled(model, dcache.methods.elastic(gamma=1.0, window=4, when=when)):
         diffusion_lm.generate(

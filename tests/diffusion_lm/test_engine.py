@@ -5,7 +5,10 @@ import torch
 
 from dcache.diffusion_lm import enabled, make
 from dcache.diffusion_lm.engine import Stream, with_logits
+from dcache.diffusion_lm.passes import Pass
+from dcache.diffusion_lm.selection import Selection
 from dcache.errors import DcacheError
+from dcache.kernels import RowIndex
 from tests.diffusion_lm import masked_models as models
 
 FAST = ("llama", "qwen3", "eurobert", "modernbert", "diffllama")
@@ -78,6 +81,56 @@ def test_a_model_of_dreams_shape_is_exact():
     model = models.DreamShaped()
     assert bound(model).binding.name == "cache argument"
     assert_exact(model, 1e-5)
+
+
+@pytest.mark.parametrize("size", [None, 8])
+def test_a_model_of_llada2s_shape_is_exact(size):
+    assert_exact(models.LLaDA2Shaped(size), 1e-5)
+
+
+def test_half_precision_is_exact():
+    assert_exact(models.family("llama", torch.float16), 0.01)
+
+
+@pytest.mark.parametrize("name", ["modernbert", "llama"])
+@torch.no_grad()
+def test_left_pads_beyond_a_sliding_window_are_exact(name):
+    """ModernBERT's window is 8 positions, the sequence has 24, of which up to 7 are pads."""
+    model, ids = models.family(name), canvas()
+    mask = torch.ones_like(ids)
+    mask[0, :7] = mask[1, :2] = 0
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    arguments = {"position_ids": positions} if name == "llama" else {}
+    plain = model(input_ids=ids, attention_mask=mask, **arguments).logits
+    engine = bound(model)
+    stream = Stream(engine, positions if arguments else torch.arange(WIDTH).expand(3, WIDTH))
+    whole = stream.forward(ids, torch.ones_like(some()), {"attention_mask": mask})
+    assert torch.equal(whole.logits, plain)
+    rows = stream.forward(ids, some() & (mask != 0), {"attention_mask": mask})
+    difference = (rows.logits - rows.selection.take(plain))[rows.selection.named]
+    enabled.disable(model)
+    assert difference.abs().max() <= 1e-5 * plain.abs().max()
+    # The oracle can fail: pads and the window matter to these rows.
+    assert (model(input_ids=ids, **arguments).logits - plain)[mask != 0].abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_the_order_of_rows_changes_nothing():
+    model, ids = models.llama(), canvas()
+    engine = bound(model)
+    changed = torch.where(some(), 9, ids)
+    results, stores = [], []
+    for order in (torch.arange(5), torch.tensor([3, 0, 4, 2, 1])):
+        stream = Stream(engine, torch.arange(WIDTH).expand(3, WIDTH))
+        stream.forward(ids, torch.ones_like(some()), {})
+        selection = Selection(some())
+        selection.index = RowIndex(selection.index.index[:, order].contiguous(), WIDTH)
+        forward = Pass(selection, stream.store, stream.masks)
+        logits = engine.forward(forward, changed, stream.positions, {}).logits
+        results.append(selection.put(torch.zeros(3, WIDTH, models.VOCABULARY), logits))
+        stores.append(stream.forward(changed, ~some(), {}).logits)
+    assert (results[0] - results[1]).abs().max() < 1e-5
+    assert (stores[0] - stores[1]).abs().max() < 1e-5
 
 
 @torch.no_grad()

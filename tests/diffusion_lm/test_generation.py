@@ -1,5 +1,8 @@
 """`generate`: cached runs against uncached ones, batches against single rows, and what is refused."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -22,6 +25,8 @@ METHODS = {
     "window": dcache.methods.window(window=4),
     "elastic": dcache.methods.elastic(gamma=0.9, window=4),
     "elastic now": dcache.methods.elastic(gamma=0.9, window=4, when="now"),
+    "dllm_cache": dcache.methods.dllm_cache(prompt=6, response=4),
+    "d2cache": dcache.methods.d2cache(masked=4, gap=2),
 }
 
 
@@ -56,6 +61,19 @@ def test_all_rows_at_every_step_are_the_uncached_run(method):
     assert stats.share == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(models.FAMILIES))
+def test_policies_that_watch_the_forward_are_exact_on_every_family(name):
+    """Where all rows are among those that layers and rollout may choose, it is the uncached run."""
+    model, ids = models.family(name), models.prompts(2)
+    plain, _ = run(model, ids, max_new_tokens=8)
+    for method in (
+        dcache.methods.dllm_cache(prompt=1, share=1, response=99),
+        dcache.methods.d2cache(masked=99, share=1),
+    ):
+        assert torch.equal(run(model, ids, method, max_new_tokens=8)[0], plain)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_batch_with_unequal_rows_is_its_single_rows(name):
     model, ids = models.llama(), models.prompts()
@@ -68,7 +86,7 @@ def test_a_batch_with_unequal_rows_is_its_single_rows(name):
     assert stats.tokens == 4 * NEW
 
 
-@pytest.mark.parametrize("name", ["none", "dkv", "dual", "elastic", "window"])
+@pytest.mark.parametrize("name", ["none", "dkv", "dual", "elastic", "window", "dllm_cache", "d2cache"])
 def test_left_pads_change_nothing(name):
     model, ids = models.llama(), models.prompts()
     lengths = [8, 5, 3, 8]
@@ -82,6 +100,52 @@ def test_left_pads_change_nothing(name):
         assert torch.equal(out[row, 8:], alone[0, length:])
     uncached, _ = run(model, padded, attention_mask=mask)
     assert torch.equal(uncached, run(model, padded, METHODS["none"], attention_mask=mask)[0])
+
+
+@pytest.mark.parametrize("name", ["none", "dual", "window"])
+def test_left_pads_change_nothing_beyond_a_sliding_window(name):
+    """ModernBERT: its window is 8 of 24 positions."""
+    model, ids = models.family("modernbert"), models.prompts(2)
+    padded, mask = ids.clone(), torch.ones_like(ids)
+    padded[0, :3] = mask[0, :3] = 0
+    out, _ = run(model, padded, METHODS[name], attention_mask=mask)
+    alone, _ = run(model, ids[:1, 3:], METHODS[name])
+    assert torch.equal(out[0, 8:], alone[0, 5:])
+
+
+def test_half_precision_refreshed_at_every_step_is_the_uncached_run():
+    model, ids = models.llama().half(), models.prompts(2)
+    plain, _ = run(model, ids, max_new_tokens=8)
+    assert torch.equal(run(model, ids, dcache.methods.dkv(refresh=1), max_new_tokens=8)[0], plain)
+    assert (run(model, ids, METHODS["dual"], max_new_tokens=8)[0] != models.MASK).all()
+
+
+def test_greedy_in_a_batch_whose_rows_end_apart_is_its_single_rows():
+    model, ids = models.llama(), models.prompts()
+    greedy = dcache.methods.dkv(variant="greedy", refresh=0, window=2)
+    plain, _ = run(model, ids, greedy, decoder="left")
+    options = {"decoder": "left", "eos_id": int(plain[0, 8 + 5])}
+    out, _ = run(model, ids, greedy, **options)
+    singles = [run(model, row[None], greedy, **options) for row in ids]
+    assert torch.equal(out, torch.cat([single[0] for single in singles]))
+    assert len({single[1].forwards for single in singles}) > 1
+
+
+def test_two_threads_decode_with_one_model():
+    """They meet after every step, so that their forwards alternate."""
+    model, ids = models.llama(), models.prompts()
+    for method in (METHODS["dual"], METHODS["elastic"], METHODS["dllm_cache"]):
+        with dcache.enabled(model, method):
+            wanted = [diffusion_lm.generate(model, part, max_new_tokens=8) for part in ids.chunk(2)]
+            barrier = threading.Barrier(2)
+
+            def decode(part, barrier=barrier):
+                meet = lambda *_: barrier.wait(60)  # noqa: E731 - a callback
+                return diffusion_lm.generate(model, part, max_new_tokens=8, callback=meet)
+
+            with ThreadPoolExecutor(2) as pool:
+                out = list(pool.map(decode, ids.chunk(2)))
+        assert all(torch.equal(a, b) for a, b in zip(out, wanted, strict=True))
 
 
 def test_freecache_with_one_block_is_dkv_prefill():

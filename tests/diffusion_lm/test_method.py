@@ -13,6 +13,11 @@ def test_options_are_checked():
             RowMethod("x", policy=RowPolicy(), delay=delay)
     with pytest.raises(DcacheError, match="mask_id must be a whole number of at least 0"):
         RowMethod("x", policy=RowPolicy(), mask_id=-1)
+    for name in ("block", "window"):
+        policy = RowPolicy()
+        setattr(policy, name, 0)
+        with pytest.raises(DcacheError, match=f"{name} must be a whole number of at least 1, got 0"):
+            RowMethod("x", policy=policy)
 
 
 def test_a_description_is_the_presets_call():

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from dcache import DcacheError
 from dcache.diffusion_lm.masks import Masks
-from dcache.diffusion_lm.passes import Pass, current, running
+from dcache.diffusion_lm.passes import Observer, Pass, current, running
 from dcache.diffusion_lm.selection import Selection
 from dcache.diffusion_lm.store import KVStore
 
@@ -24,11 +25,11 @@ def test_masks_are_the_models_own_in_a_full_pass_and_captured_ones_else():
 
 
 def test_an_observer_sees_all_keys():
-    class Observer:
-        def attended(self, query, keys, mask, scale):
+    class Watching(Observer):
+        def attended(self, forward, query, keys, mask, scale):
             self.seen = (query.shape, keys.shape, mask, scale)
 
-    observer = Observer()
+    observer = Watching()
     x = torch.randn(1, 2, 4, 16)
     Pass(FULL, KVStore(), Masks(), observer).attention(x, x, x, None, None)
     assert observer.seen == (x.shape, x.shape, None, 0.25)
@@ -47,3 +48,19 @@ def test_passes_nest_and_end_with_errors():
             fail()
         assert current() is outer
     assert current() is None
+
+
+def test_values_are_taken_without_what_is_behind_them():
+    forward, x, behind = Pass(FULL, KVStore(), Masks()), torch.randn(1, 2, 4, 8), []
+
+    def layer():
+        forward.attention(x, x, x + 1, None, None)
+        behind.append(1)
+
+    assert torch.equal(forward.values_of(layer), x + 1)
+    assert not behind
+    assert forward.calls == 0
+    layer()
+    assert (forward.calls, behind) == (1, [1])
+    with pytest.raises(DcacheError, match="a layer has no attention"):
+        forward.values_of(lambda: None)

@@ -29,7 +29,7 @@ def run(method, **changes):
 
 def rows(state, ids, active=ACTIVE):
     masked = (ids == models.MASK) & state.region
-    mask, reason = state.rows(state.step_of(ids, masked, None), active)
+    mask, reason = state.rows(state.step_of(ids, masked), active)
     return listed(mask), reason
 
 

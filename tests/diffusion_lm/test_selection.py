@@ -13,6 +13,7 @@ def test_rows_are_moved_together_and_padded():
     assert selection.named.tolist() == [[True, True], [True, False]]
     assert selection.positions.tolist() == [[1, 3], [2, 0]]
     assert not selection.full
+    assert selection.count == 3
     values = torch.arange(8.0).view(2, 4)
     assert selection.take(values).tolist() == [[1, 3], [6, 4]]
     assert selection.put(values.clone(), torch.full((2, 2), -1.0)).tolist() == [[0, -1, 2, -1], [4, 5, -1, 7]]
@@ -38,3 +39,13 @@ def test_a_sequence_may_have_no_row():
     selection = Selection(torch.tensor([[True, False], [False, False]]))
     assert selection.index.index.tolist() == [[0], [-1]]
     assert selection.put(torch.ones(2, 2), torch.zeros(2, 1)).tolist() == [[0, 1], [1, 1]]
+
+
+def test_there_may_be_more_slots_than_rows():
+    selection = Selection(torch.zeros(2, 3, dtype=torch.bool), least=1)
+    assert selection.index.index.tolist() == [[-1], [-1]]
+    assert selection.positions.tolist() == [[0], [0]]
+    assert selection.count == 0
+    even = Selection(torch.tensor([[False, True, True], [True, False, True]]), least=1)
+    assert even.index.index.tolist() == even.positions.tolist() == [[1, 2], [0, 2]]
+    assert even.named.all()

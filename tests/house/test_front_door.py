@@ -32,7 +32,9 @@ PRESETS = {
     "fastercache", "fbcache", "fitted", "foca", "hicache", "interval", "magcache", "newton", "pab",
     "profilingdit", "seacache", "sencache", "smoothcache", "spectrum", "taylorseer", "teacache", "tgate",
 }  # fmt: skip
-ROW_POLICIES = {"dkv", "dual", "elastic", "freecache", "frozen", "none", "prefix", "window"}
+ROW_POLICIES = {
+    "d2cache", "dkv", "dllm_cache", "dual", "elastic", "freecache", "frozen", "none", "prefix", "window",
+}  # fmt: skip
 
 
 def test_the_row_policies_are_these_names():

@@ -260,6 +260,7 @@ def test_minus_one_in_an_index_for_all_and_in_views(path, prepared):
 def test_a_row_index_is_checked_when_it_is_made():
     with pytest.raises(DcacheError, match="there are 5 rows, got indices from 0 to 5"):
         RowIndex(torch.tensor([0, 5]), 5)
+    assert RowIndex(torch.tensor([0, 5]), 5, trusted=True).N == 5
     with pytest.raises(DcacheError, match="names a row twice"):
         RowIndex(torch.tensor([[0, -1, -1], [2, 1, 2]]), 5)
     with pytest.raises(DcacheError, match=r"an index is int64 or int32, .*float32"):

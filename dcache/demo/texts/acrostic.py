@@ -6,11 +6,11 @@ are the commonest of three to six letters in Python's own help texts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dcache.demo.texts.config import text_config
+from dcache.demo.texts.config import load, text_config
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
@@ -31,6 +31,13 @@ MASK = len(CHARACTERS)
 PROMPT = COUNT + 1
 ANSWER = COUNT * (LONGEST + 1) - 1
 LENGTH = PROMPT + ANSWER
+QUALITY = "share of words that are in the list and have their initial"
+# What `dcache dlm` compares.
+POLICIES = (
+    "dkv:refresh=8;dkv:refresh=0;dkv:refresh=0,delay=0;dllm_cache;d2cache:masked=8;"
+    "window:window=4;elastic:window=4,gamma=0.5;elastic:window=8,gamma=0.5;"
+    "dual:block=8;prefix:block=8;freecache:block=8;freecache:block=8,delay=0"
+)
 _IDS = {character: index for index, character in enumerate(CHARACTERS)}
 
 
@@ -62,9 +69,19 @@ def text_of(ids: torch.Tensor) -> str:
     return "".join(CHARACTERS[index] if index < MASK else "?" for index in ids.tolist())
 
 
+def scores(ids: torch.Tensor) -> list[float]:
+    """Of each row of `[rows, 40]`: share of the words that are in the list and have their initial."""
+    return [_score(text_of(row)) for row in ids]
+
+
 def score(ids: torch.Tensor) -> float:
-    """Share of the words of `[rows, 40]` that are in the list and have their initial."""
-    return sum(_score(text_of(row)) for row in ids) / len(ids)
+    """Mean of `scores`."""
+    return sum(scores(ids)) / len(ids)
+
+
+def load_model() -> Any:
+    """The trained model, float32, on the CPU."""
+    return load(NAME)
 
 
 def _encoded(words: list[str]) -> list[int]:

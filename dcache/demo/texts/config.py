@@ -1,11 +1,14 @@
-"""The config that both small language models share."""
+"""What both small language models share: the config, and where their weights lie."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
+
+FOLDER = Path(__file__).parent / "models"
 
 
 def text_config(mask: int, **given: Any) -> LlamaConfig:
@@ -29,3 +32,12 @@ def text_config(mask: int, **given: Any) -> LlamaConfig:
         "pad_token_id": None,
     }
     return LlamaConfig(**{**shared, **given})
+
+
+def load(name: str) -> Any:
+    """A trained model by its task's name, float32, on the CPU."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    model: Any = LlamaForCausalLM.from_pretrained(FOLDER / name, dtype=torch.float32)
+    return model.eval()

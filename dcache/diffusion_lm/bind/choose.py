@@ -32,7 +32,7 @@ def bind(model: nn.Module, call: Callable[..., Any]) -> Binding:
         DcacheError: the model is causal, no binding reaches its attention, or the logits of rows differ from
             the model's own.
     """
-    ids = _probe_ids(model)
+    ids = probe_ids(model)
     with torch.no_grad():
         plain = refuse_causal(model, call)
         reasons = []
@@ -61,8 +61,8 @@ def _makers(model: nn.Module) -> list[Callable[[], Binding]]:
     return [lambda: InterfaceBinding(model), *makers]
 
 
-def _probe_ids(model: nn.Module) -> torch.Tensor:
-    """Ids `[2, 16]` that the model has, padding ids and mask tokens among them only by chance."""
+def probe_ids(model: nn.Module) -> torch.Tensor:
+    """Ids int64 `[2, 16]` that the model has, padding ids and mask tokens among them only by chance."""
     parameter = next(model.parameters())
     config: Any = getattr(model, "config", None)
     vocabulary = int(getattr(config, "vocab_size", 0) or 32)
@@ -80,7 +80,7 @@ def refuse_causal(model: nn.Module, call: Callable[..., Any]) -> torch.Tensor:
     Raises:
         DcacheError: the first token's logits do not depend on the last token, nor on the second.
     """
-    ids = _probe_ids(model)
+    ids = probe_ids(model)
     plain: torch.Tensor = call(input_ids=ids).logits
     for position in (WIDTH - 1, 1):
         changed = ids.clone()
@@ -105,7 +105,7 @@ def _check(binding: Binding, call: Callable[..., Any], ids: torch.Tensor, plain:
         logits = binding.run(forward, call, {"input_ids": ids, "position_ids": positions}).logits
         if forward.calls == 0:
             return "its attention is not called"
-        if not _close(logits, plain):
+        if not close(logits, plain):
             return "a full pass with explicit positions differs from the model's own"
         some = torch.zeros_like(every.mask)
         some[0, [1, 5, 9]] = some[1, WIDTH - 1] = True
@@ -114,11 +114,12 @@ def _check(binding: Binding, call: Callable[..., Any], ids: torch.Tensor, plain:
         logits = binding.run(Pass(rows, store, masks), call, arguments).logits
     except Exception as error:
         return f"{type(error).__name__} {str(error)[:80]}"
-    if not _close(logits[rows.named], rows.take(plain)[rows.named]):
+    if not close(logits[rows.named], rows.take(plain)[rows.named]):
         return "some rows by themselves differ from the same rows of a whole pass"
     return None
 
 
-def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether logits are the same but for rounding in their dtype."""
     tolerance = TOLERANCE.get(b.dtype, REDUCED)
     return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1e-6))

@@ -101,8 +101,11 @@ class _Verifier:
         from transformers import DynamicCache
 
         config: Any = getattr(self.guide, "config", None)
-        self.caches[row] = DynamicCache(config=config) if self.make is None else self.make()
-        return self.caches[row]
+        cache = DynamicCache(config=config) if self.make is None else self.make()
+        # Drafts are taken back by `crop`: sliding layers keep what it needs, and eviction waits for it.
+        cache.activate_past_recording()
+        self.caches[row] = cache
+        return cache
 
 
 def _accepted(logits: torch.Tensor, tokens: torch.Tensor, accept: Accept) -> int:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from dcache.diffusion_lm.drift import Drift, When
 from dcache.diffusion_lm.method import RowPolicy
 from dcache.diffusion_lm.registry import preset
 from dcache.diffusion_lm.step import Step
 from dcache.errors import DcacheError
-from dcache.util.checks import check_number, check_whole
+from dcache.util.checks import check_number
 
 
 @dataclass(frozen=True)
@@ -23,10 +22,15 @@ class Elastic(RowPolicy):
     gamma: float = 0.9
     when: When = "next"
     needs = "a decode window"
+    taps = True
 
-    def drift(self, model: nn.Module) -> Drift | None:
-        """The test; None where gamma leaves nothing to test."""
-        return Drift(model, self.gamma, self.when) if -1 < self.gamma <= 1 else None
+    def observer(self, layers: int) -> Drift | None:
+        """The drift test; None where gamma leaves nothing to test."""
+        return Drift(layers, self.gamma, self.when, self.window) if -1 < self.gamma <= 1 else None
+
+    def probe(self, layers: int) -> Drift:
+        """A test that always fails."""
+        return Drift(layers, 2.0, "now", self.window)
 
     def refresh(self, step: Step) -> str | None:
         """Always where no similarity reaches gamma."""
@@ -50,7 +54,6 @@ def elastic(gamma: float = 0.9, window: int = 16, when: When = "next") -> RowPol
             one synchronisation of a GPU a step and no more.
     """
     check_number("gamma", gamma)
-    check_whole("window", window, 1)
     if when not in ("now", "next"):
         raise DcacheError(f"when must be 'now' or 'next', got {when!r}")
     return Elastic(window, gamma, when)

@@ -9,7 +9,6 @@ import torch
 from dcache.diffusion_lm.method import RowPolicy
 from dcache.diffusion_lm.registry import preset
 from dcache.diffusion_lm.step import Step
-from dcache.util.checks import check_whole
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,4 @@ def frozen(block: int | None = None) -> RowPolicy:
     Args:
         block: tokens of a block; None for the decoder's or the pipeline's.
     """
-    if block is not None:
-        check_whole("block", block, 1)
     return Frozen(block)

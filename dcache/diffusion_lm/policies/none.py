@@ -9,7 +9,6 @@ import torch
 from dcache.diffusion_lm.method import RowPolicy
 from dcache.diffusion_lm.registry import preset
 from dcache.diffusion_lm.step import Step
-from dcache.util.checks import check_whole
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,4 @@ def none(window: int | None = None) -> RowPolicy:
     Args:
         window: restrict the decoder to so many masked positions at the left.
     """
-    if window is not None:
-        check_whole("window", window, 1)
     return EveryRow(window)

@@ -2,29 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
-
+from dcache.diffusion_lm.block_rows import BlockRows
 from dcache.diffusion_lm.method import RowPolicy
 from dcache.diffusion_lm.registry import preset
-from dcache.diffusion_lm.step import Step
-from dcache.util.checks import check_whole
-
-
-@dataclass(frozen=True)
-class Prefix(RowPolicy):
-    """Rows from the current block on; all rows when a block begins."""
-
-    block: int | None = None
-
-    def refresh(self, step: Step) -> str | None:
-        """When a block begins."""
-        return "block" if step.in_block == 0 else None
-
-    def rows(self, step: Step) -> torch.Tensor:
-        """The block's and all behind it."""
-        return step.between(step.start, step.ids.shape[1])
 
 
 @preset
@@ -34,6 +14,4 @@ def prefix(block: int | None = None) -> RowPolicy:
     Args:
         block: tokens of a block; None for the decoder's or the pipeline's.
     """
-    if block is not None:
-        check_whole("block", block, 1)
-    return Prefix(block)
+    return BlockRows(block, later=True)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dcache import lm_kv
-from dcache.errors import DcacheError
 from dcache.eval.digest import digest_of
 from dcache.eval.language.ask import ask
 from dcache.eval.language.policies import FULL, PolicyEntry, budget_text
 from dcache.eval.language.settings import LanguageSettings
 from dcache.eval.language.subject import LanguageSubject
 from dcache.eval.language.task import Context
-from dcache.eval.machine import machine, versions
-from dcache.util.files import make_folder, write_json
+from dcache.eval.results_folder import made_once, open_results
 
 FORMAT, VERSION = "dcache.lm", 1
-SETTINGS = "settings.json"
 Progress = Callable[[str, int, int], None]
 
 
@@ -65,7 +61,8 @@ def evaluate(
     Raises:
         DcacheError: the folder holds results of other settings, or cannot be written to.
     """
-    folder = _opened(out, subject, settings)
+    about = {"format": FORMAT, "version": VERSION, "model": subject.name, **vars(settings)}
+    folder = open_results(out, about, "answers")
     contexts = subject.contexts(settings.contexts, settings.questions, settings.tokens, settings.seed)
     jobs = list(_jobs(entries, budgets))
     total, done = len(jobs) * len(contexts), 0
@@ -74,7 +71,8 @@ def evaluate(
         answers = []
         for index, context in enumerate(contexts):
             progress(label, done, total)
-            answers.append(_answers(folder / f"{name}.{index}.json", subject, policy, context))
+            path = folder / f"{name}.{index}.json"
+            answers.append(made_once(path, ("exact", "bytes_full"), _asking(subject, policy, context)))
             done += 1
         budget = policy.budget
         measured.append(Measured(label, 1.0 if budget is None else budget, answers))
@@ -94,37 +92,5 @@ def _jobs(
             yield entry.label, f"{entry.file_name}.{budget}.{digest_of(policy)}", policy
 
 
-def _answers(path: Path, subject: LanguageSubject, policy: lm_kv.Policy, context: Context) -> dict[str, Any]:
-    """Answers from a file; they are found out and written where there is none, or a damaged one."""
-    try:
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if known["exact"] and known["bytes_full"]:
-            return known
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    answers = ask(subject.model, policy, context).plain()
-    write_json(path, answers)
-    # As they are read from a file: lists in place of tuples.
-    again: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return again
-
-
-def _opened(out: Path, subject: LanguageSubject, settings: LanguageSettings) -> Path:
-    """The folder of single answers; a folder of other settings is refused."""
-    folder = make_folder(out / "answers")
-    about = {"format": FORMAT, "version": VERSION, "model": subject.name, **vars(settings)}
-    path = out / SETTINGS
-    if path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            others = [name for name in about if before.get(name) != about[name]]
-        except (OSError, ValueError, AttributeError):
-            others = ["everything"]
-        if others:
-            raise DcacheError(
-                f"{out} has results of another evaluation ({', '.join(others)} differ): choose another "
-                "--out, or remove that folder"
-            )
-    else:
-        write_json(path, about | {"machine": machine(), "versions": versions()})
-    return folder
+def _asking(subject: LanguageSubject, policy: lm_kv.Policy, context: Context) -> Callable[[], dict[str, Any]]:
+    return lambda: ask(subject.model, policy, context).plain()

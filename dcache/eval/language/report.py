@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from dcache.eval.bootstrap import interval
 from dcache.eval.canvas import ACCENT, GREY, GRID, new_figure, save
@@ -15,11 +13,11 @@ from dcache.eval.labels import place_labels
 from dcache.eval.language.evaluation import Measured
 from dcache.eval.language.policies import FULL
 from dcache.eval.language.settings import LanguageSettings
-from dcache.eval.machine import heading, machine, versions
+from dcache.eval.machine import machine, versions
+from dcache.eval.plain_page import page
 from dcache.eval.rows import aligned
 from dcache.util.files import write, write_json
 
-HERE = Path(__file__).parent
 HEADS = ("policy", "held", "exact", "95 %", "in turns", "nll", "text nll")
 
 
@@ -107,11 +105,11 @@ def write_report(
     content = {"format": "dcache.lm.results", "version": 1, **about, "rows": [asdict(row) for row in rows]}
     results = write_json(out / "results.json", content)
     plot = draw(rows, out / "front.png")
-    page = _page(name, settings, rows, plot)
+    text = _page(name, settings, rows, plot)
     return [
         results,
         plot,
-        write(out / "report.html", lambda path: path.write_text(page, encoding="utf-8")),
+        write(out / "report.html", lambda path: path.write_text(text, encoding="utf-8")),
     ]
 
 
@@ -150,17 +148,13 @@ def _cells(row: Figures, best: bool) -> tuple[str, ...]:
 
 
 def _page(name: str, settings: LanguageSettings, rows: Sequence[Figures], plot: Path) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    templates = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     front = on_the_front(rows)
-    context: dict[str, Any] = {
-        "name": name,
-        "settings": settings,
-        "heads": HEADS,
-        "rows": [(_cells(row, row in front), row in front) for row in rows],
-        "legend": legend(),
-        "machine": heading(machine(), versions()),
-        "plot": base64.b64encode(plot.read_bytes()).decode("ascii"),
-    }
-    return templates.get_template("page.html").render(context)
+    return page(
+        f"{name}: what a compressed KV cache keeps",
+        f"{settings.contexts} contexts, {settings.questions} questions to each, seed {settings.seed}. Every "
+        "context is compressed before a question is known.",
+        [HEADS, *(_cells(row, row in front) for row in rows)],
+        [row in front for row in rows],
+        {"bytes held against the likelihood of the answers": plot},
+        legend(),
+    )

@@ -78,3 +78,20 @@ def test_the_acrostic_task():
     assert elastic >= dual
     assert elastic_rows < dual_rows
     assert of(m.dkv(refresh=0, delay=0))[0] <= 0.10
+
+
+@pytest.mark.slow
+def test_policies_that_watch_the_forward():
+    """On mirror dllm_cache fails, for what its rows' values do not show."""
+    m = dcache.methods
+    model = load(mirror)
+    none, _ = quality(model, mirror, m.none(), 16, 300, (0,))
+    score, rows = quality(model, mirror, m.d2cache(masked=4), 16, 300, (0,))
+    assert score >= 0.95 * none
+    assert rows <= 0.38
+    model = load(acrostic)
+    none, _ = quality(model, acrostic, m.none(), 34, 100, (0,))
+    for method, share, most in ((m.dllm_cache(), 0.92, 0.51), (m.d2cache(masked=16), 0.95, 0.40)):
+        score, rows = quality(model, acrostic, method, 34, 100, (0,))
+        assert score >= share * none
+        assert rows <= most

@@ -19,6 +19,7 @@ from tests.diffusion_lm import masked_models as models
         (models.block_causal, "attention interface"),
         (models.DreamShaped, "cache argument"),
         (models.LLaDAShaped, "sdpa calls"),
+        (models.LLaDA2Shaped, "attention interface"),
     ],
 )
 def test_the_binding_is_chosen_by_what_the_model_calls(build, name):

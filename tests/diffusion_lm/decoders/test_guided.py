@@ -1,4 +1,4 @@
-"""The guide's rules, by hand; its ends and its cache are in test_generation.py."""
+"""The guide's rules, by hand, and its caches; its ends are in test_generation.py."""
 
 from types import SimpleNamespace
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from dcache import DcacheError
+from dcache import DcacheError, diffusion_lm, lm_kv
 from dcache.diffusion_lm.decoders import Proposal, guided
+from tests.diffusion_lm import masked_models as models
 
 
 class Guide(nn.Module):
@@ -46,3 +47,59 @@ def test_options_are_checked():
         guided(Guide(), "best")
     with pytest.raises(DcacheError, match="span must be a whole number of at least 1"):
         guided(Guide(), span=0)
+
+
+def decoded(guide, cache, level=40):
+    """Ids of two prompts, and how often the draft model ran."""
+    steps = []
+    ids = diffusion_lm.generate(
+        models.llama(),
+        models.prompts(2, 24),
+        max_new_tokens=16,
+        decoder=guided(guide, "top_k", level, span=5, cache=cache),
+        callback=lambda step, *_: steps.append(step),
+    )
+    return ids, len(steps)
+
+
+def makes(guide, policy):
+    """A function that makes caches, and the caches that it made."""
+    made = []
+
+    def make():
+        made.append(lm_kv.KVCache(guide, policy))
+        return made[-1]
+
+    return make, made
+
+
+def test_a_guide_may_have_a_cache_that_evicts():
+    """With all tokens kept it decides as without a cache; with half of them it holds less."""
+    guide = models.llama(is_causal=True, num_hidden_layers=2)
+    whole, steps = decoded(guide, cache=False)
+    # Some drafts are accepted, some are taken back.
+    assert 16 / 5 < steps < 16
+    make, full = makes(guide, lm_kv.keydiff(budget=1.0))
+    ids, cached = decoded(guide, make)
+    assert torch.equal(ids, whole)
+    assert (cached, len(full)) == (steps, 2)
+    make, halved = makes(guide, lm_kv.keydiff(budget=0.5, every=4))
+    ids, _ = decoded(guide, make)
+    assert bool((ids != models.MASK).all())
+    for less, more in zip(halved, full, strict=True):
+        assert less.stats().evictions > 1
+        assert less.stats().bytes_held < 0.8 * more.stats().bytes_held
+
+
+def test_a_guide_with_sliding_layers_takes_drafts_back():
+    import transformers as T
+
+    torch.manual_seed(3)
+    config = T.MistralConfig(
+        **{**models.BASE, "num_hidden_layers": 2}, sliding_window=8, initializer_range=0.3
+    )
+    guide = T.MistralForCausalLM(config).eval()
+    ids, steps = decoded(guide, cache=None)
+    whole, _ = decoded(guide, cache=False)
+    assert torch.equal(ids, whole)
+    assert 16 / 5 < steps < 16

@@ -1,7 +1,5 @@
 """The rows of `elastic`, by hand."""
 
-from torch import nn
-
 from dcache.methods import elastic
 from tests.diffusion_lm.steps import columns, listed, step
 
@@ -13,8 +11,7 @@ def test_the_window_and_the_tracked_tokens():
 
 
 def test_the_ends_of_gamma_test_nothing():
-    model = nn.ModuleList([nn.Linear(1, 1)])
-    assert elastic(gamma=-1).policy.drift(model) is None
-    assert elastic(gamma=1.1).policy.drift(model) is None
+    assert elastic(gamma=-1).policy.observer(3) is None
+    assert elastic(gamma=1.1).policy.observer(3) is None
     assert elastic(gamma=1.1).policy.refresh(step()) == "every"
-    assert elastic(gamma=0.5).policy.drift(nn.Sequential(model)).gamma == 0.5
+    assert elastic(gamma=0.5).policy.observer(3).gamma == 0.5

@@ -1,0 +1,1 @@
+"""Row policies on masked-diffusion language models: quality beside rows, and what they cost."""

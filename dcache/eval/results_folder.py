@@ -1,0 +1,63 @@
+"""A folder of results that a repeated command adds to: what is done is read, and not done again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dcache.errors import DcacheError
+from dcache.eval.machine import machine, versions
+from dcache.util.files import make_folder, write_json
+
+SETTINGS = "settings.json"
+
+
+def open_results(out: Path, about: Mapping[str, Any], part: str) -> Path:
+    """The folder of single results; a folder of other settings is refused.
+
+    Args:
+        out: folder of the evaluation.
+        about: JSON values that all results of a folder share.
+        part: name of the folder of single results in it.
+
+    Raises:
+        DcacheError: the folder holds results of other settings, or cannot be written to.
+    """
+    folder = make_folder(out / part)
+    path = out / SETTINGS
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            others = [name for name in about if before.get(name) != about[name]]
+        except (OSError, ValueError, AttributeError):
+            others = ["everything"]
+        if others:
+            raise DcacheError(
+                f"{out} has results of another evaluation ({', '.join(others)} differ): choose another "
+                "--out, or remove that folder"
+            )
+    else:
+        write_json(path, {**about, "machine": machine(), "versions": versions()})
+    return folder
+
+
+def made_once(path: Path, needed: tuple[str, ...], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """A result from its file; it is made and written where there is none, or a damaged one.
+
+    Args:
+        path: the file.
+        needed: entries that a whole result has, none of them empty or 0.
+        make: makes the result, of JSON values.
+    """
+    try:
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if all(known[name] for name in needed):
+            return known
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    write_json(path, dict(make()))
+    # As it is read from a file: lists in place of tuples.
+    again: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return again
