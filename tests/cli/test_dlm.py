@@ -39,6 +39,7 @@ def test_the_demonstration_shows_every_policy_and_its_rows(
     assert "dcache.enable(model" in printed
 
 
+@pytest.mark.slow
 def test_an_evaluation_prints_what_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["dlm", "eval", "mirror", "--out", str(tmp_path), *SHORT]
     assert main(line) == 0
