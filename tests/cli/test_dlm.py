@@ -28,16 +28,18 @@ def test_the_demonstration_shows_every_policy_and_its_rows(
 ) -> None:
     monkeypatch.setattr(run, "SHIPPED", {"mirror": "dcache.demo.texts.mirror"})
     monkeypatch.setattr(mirror, "POLICIES", "dkv:refresh=0,delay=0;dual:block=4")
-    assert main(["dlm", "demo", "--prompts", "3", "--out", str(tmp_path)]) == 0
+    out = tmp_path / "new"
+    assert main(["dlm", "demo", "--prompts", "3", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    rows = json.loads((tmp_path / "mirror.json").read_text())["rows"]
+    rows = json.loads((out / "mirror.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["none", "dkv refresh=0 delay=0", "none", "dual block=4"]
     for row in rows:
         assert f"{row['rows']:.1%}" in printed
-    assert (tmp_path / "mirror.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "mirror.png").read_bytes().startswith(b"\x89PNG")
     assert "dcache.enable(model" in printed
 
 
+@pytest.mark.slow
 def test_an_evaluation_prints_what_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["dlm", "eval", "mirror", "--out", str(tmp_path), *SHORT]
     assert main(line) == 0

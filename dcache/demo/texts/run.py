@@ -13,7 +13,7 @@ from dcache.eval.diffusion_lm.picture import picture_of
 from dcache.eval.diffusion_lm.report import content_of
 from dcache.eval.diffusion_lm.settings import RowSettings
 from dcache.eval.diffusion_lm.subject import SHIPPED, RowSubject, load
-from dcache.util.files import write_json
+from dcache.util.files import make_folder, write_json
 
 TITLES = {
     "mirror": "eight random digits, and the same digits backwards",
@@ -51,6 +51,7 @@ def shown(settings: RowSettings, out: Path, progress: Progress) -> Iterator[Show
         out: folder for the files.
         progress: called with what is at work, the number done and all.
     """
+    make_folder(out)
     for name in SHIPPED:
         subject = load(name)
         entries, given = parse(subject.policies), settings.of(subject)

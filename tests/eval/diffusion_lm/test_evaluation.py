@@ -52,6 +52,11 @@ def test_rows_of_every_policy_by_hand(subject: RowSubject) -> None:
         assert [len(run["scores"]) for run in one.runs] == [2, 1, 2, 1]
         assert [run["possible"] for run in one.runs] == [n * NEW * width for n in (2, 1, 2, 1)]
         assert all(run["forwards"] == NEW for run in one.runs)
+    # The uncached loop of a window decodes in it, too.
+    with dcache.enabled(subject.model, dcache.methods.none(window=2)):
+        (batch, _) = subject.batches(3, 0)
+        ids = dcache.diffusion_lm.generate(subject.model, batch.ids, max_new_tokens=NEW, temperature=1.0)
+    assert measured[2].runs[0]["tokens"] == ids[:, PROMPT:].tolist() != measured[0].runs[0]["tokens"]
     for one in measured[::2]:
         assert all(run["rows"] == run["possible"] for run in one.runs)
     # Two blocks of four steps: all rows in the first, four in each of the others.

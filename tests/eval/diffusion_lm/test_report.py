@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from dcache.eval.diffusion_lm.entries import Order
 from dcache.eval.diffusion_lm.evaluation import Measured
 from dcache.eval.diffusion_lm.figures import figures_of
@@ -77,8 +75,7 @@ def test_the_files_have_the_same_figures(tmp_path: Path) -> None:
     assert legend(subject).startswith("quality: share of toys")
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_one_prompt_has_no_interval(count: int) -> None:
+def test_one_prompt_has_no_interval() -> None:
     alone = Measured("none", BLOCK, [{**run, "scores": [1.0], "tokens": [[1]]} for run in MEASURED[0].runs])
     (row,) = figures_of([alone], seeds=len(alone.runs))
     assert (row.low, row.high, row.quality) == (None, None, 1.0)
