@@ -233,10 +233,11 @@ def _apart(
     results = [part.attend(query, logits.scaling, logits.softcap) for part in parts if part.columns]
     # What has the query's own token comes first: its log-sum-exp is finite, so no difference is NaN.
     out, lse = results.pop() if newest is None else newest
-    for older, weight in results:
+    for left, (older, weight) in zip(range(len(results), 0, -1), results, strict=True):
         share = torch.sigmoid(weight - lse)[..., None]
         out = torch.lerp(_wide(out), _wide(older), share)
-        lse = torch.logaddexp(lse, weight)
+        if left > 1 or logits.sinks is not None:
+            lse = torch.logaddexp(lse, weight)
     if logits.sinks is None:
         return out
     sinks = logits.sinks.to(lse.dtype).view(1, query.shape[1], -1, 1)
