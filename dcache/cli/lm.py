@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -87,6 +88,11 @@ def _add_bench(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--lengths", default="1024,8192", metavar="LIST", help="tokens (default: 1024,8192)")
     parser.add_argument("--steps", type=int, default=16, metavar="N", help="decoded tokens (default: 16)")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="turns of each (default: 5)")
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="other libraries' caches too, where they are installed: QuantizedCache, kvpress",
+    )
     _add_device(parser)
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.set_defaults(run=bench_policies)
@@ -173,6 +179,7 @@ def bench_policies(arguments: argparse.Namespace) -> int:
     """Bench, print the table."""
     require("lm_kv", "dcache lm bench", "transformers")
     from dcache.eval.language.bench import costs, table
+    from dcache.eval.language.peers import Peers, find_peers
     from dcache.eval.language.policies import budgets_of, parse
     from dcache.eval.language.subject import RANDOM, load, random_model
     from dcache.eval.machine import heading, machine, versions
@@ -186,7 +193,10 @@ def bench_policies(arguments: argparse.Namespace) -> int:
             model = random_model(max(lengths) + arguments.steps, arguments.device, arguments.dtype)
         else:
             model = load(arguments.model, arguments.device, arguments.dtype).model
-        rows = costs(model, entries, budgets, lengths, arguments.steps, arguments.repeats, progress)
+        peers = find_peers(model, entries, budgets) if arguments.peers else Peers()
+        rows = costs(model, entries, budgets, lengths, arguments.steps, arguments.repeats, progress, peers)
+    for name, reason in peers.left_out.items():
+        print(f"{name} is left out: {reason}", file=sys.stderr)
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
     else:

@@ -1,7 +1,8 @@
 """Attention over the parts of a cache: packed segments, the dense tail, and the tokens of this call.
 
-This is the torch reference, exact in float32. Logits of all parts are normalised together, so no part's keys
-or values are ever copied to lie beside another's.
+`attend` is the specification, exact in float32: logits of all parts are normalised together. Where nobody
+wants the weights, each part is attended to by itself and the results are merged by their log-sum-exps. Either
+way no part's keys or values are copied to lie beside another's.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from dcache.kernels import flash
 from dcache.lm_kv.parts import DensePart, Part
 
 # Queries are taken in blocks with at most this many logits.
@@ -47,7 +49,7 @@ class Logits:
 
     def scaled(self, query: torch.Tensor) -> torch.Tensor:
         """Queries in float32 or better, times `scaling`: one small product instead of one for each part."""
-        return (query.float() if query.dtype.itemsize < 4 else query) * self.scaling
+        return _wide(query) * self.scaling
 
     def softmax(self, logits: torch.Tensor) -> torch.Tensor:
         """Weights of logits `[B, h, G, S, T]`; they sum to one with the sinks' share."""
@@ -142,27 +144,42 @@ def attend(
 
 
 def attend_one(query: torch.Tensor, parts: Sequence[Part], logits: Logits, statistic: str | None) -> Attended:
-    """Attention of one query `[B, H, 1, d]` on all parts, its own token among them; as `attend` otherwise.
-
-    Where all lies in one dense part, torch's fused attention reads it as it is, a group's heads as queries.
-    """
-    if logits.sinks is not None:
+    """Attention of one query `[B, H, 1, d]`, whose own token is in the last part; as `attend` otherwise."""
+    rows, heads, _, size = query.shape
+    if statistic is not None and logits.sinks is not None:
         return attend(query, parts, logits, Fresh(), statistic)
-    folded = query.reshape(query.shape[0], _heads(parts[-1]), -1, query.shape[3])
-    part = parts[0]
-    columns = None
-    fused = len(parts) == 1 and logits.softcap is None and statistic is None
-    if fused and isinstance(part, DensePart) and part.keys.dtype == query.dtype:
-        mask = None if part.valid is None else part.valid[:, :, None]
-        output = F.scaled_dot_product_attention(
-            folded, part.keys, part.values, attn_mask=mask, scale=logits.scaling
-        )
+    folded = query.reshape(rows, _heads(parts[-1]), -1, size)
+    alone, columns = parts[-1], None
+    if statistic is None and len(parts) == 1 and logits.plain and query.is_cuda:
+        # Nothing to merge, so no log-sum-exp is needed, and torch reads the tail as it lies.
+        output = _by_torch(folded, alone, logits)
+    elif statistic is None:
+        output = _apart(folded, parts, logits)
     else:
         weights = _columns(folded, parts, logits).softmax(-1)
-        output = _sums(weights, parts).to(query.dtype)
-        if statistic is not None:
-            columns = weights.mean(2) if statistic == "sum" else weights.amax(2)
-    return Attended(output.flatten(1, 2)[:, None].contiguous(), columns)
+        output = _sums(weights, parts)
+        columns = weights.mean(2) if statistic == "sum" else weights.amax(2)
+    return Attended(output.to(query.dtype).view(rows, 1, heads, -1), columns)
+
+
+def attend_some(query: torch.Tensor, parts: Sequence[Part], logits: Logits, fresh: Fresh) -> torch.Tensor:
+    """Attention of several queries `[B, H, S, d]`, as `attend`'s output without a statistic."""
+    last = parts[-1]
+    if not isinstance(last, DensePart) or logits.softcap is not None:
+        return attend(query, parts, logits, fresh).output
+    if logits.plain and query.shape[2] > 1 and not any(part.columns for part in parts[:-1]):
+        return attend_fresh(query, last, logits, fresh)
+    if not flash.possible(query, last.keys, last.values):
+        return attend(query, parts, logits, fresh).output
+    rows, heads, count, size = query.shape
+    allowed = None if fresh.plain else fresh.allowed(count, query.device)
+    added = None if allowed is None else torch.where(allowed, 0.0, float("-inf"))[:, None].to(query.dtype)
+    causal = fresh.plain and count > 1
+    out, lse = flash.flash(query, last.keys, last.values, logits.scaling, added, causal)
+    folded = query.reshape(rows, last.keys.shape[1], -1, size)
+    newest = (out.reshape(folded.shape), lse.reshape(folded.shape[:3]))
+    output = _apart(folded, parts[:-1], logits, newest)
+    return output.to(query.dtype).view(rows, heads, count, -1).transpose(1, 2).contiguous()
 
 
 def attend_fresh(query: torch.Tensor, part: DensePart, logits: Logits, fresh: Fresh) -> torch.Tensor:
@@ -185,10 +202,51 @@ def attend_fresh(query: torch.Tensor, part: DensePart, logits: Logits, fresh: Fr
     return output.transpose(1, 2).contiguous()
 
 
+def _by_torch(query: torch.Tensor, part: Part, logits: Logits) -> torch.Tensor:
+    """Torch's attention of queries `[B, h, G, d]` on a dense part."""
+    if not isinstance(part, DensePart):
+        raise TypeError("the last part must be dense")
+    mask = None if part.valid is None else part.valid[:, :, None]
+    return F.scaled_dot_product_attention(query, part.keys, part.values, attn_mask=mask, scale=logits.scaling)
+
+
 def _heads(part: Part) -> int:
     if not isinstance(part, DensePart):
         raise TypeError("the last part must be dense")
     return part.keys.shape[1]
+
+
+def _apart(
+    query: torch.Tensor,
+    parts: Sequence[Part],
+    logits: Logits,
+    newest: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Outputs `[B, h, R, d_v]` of queries `[B, h, R, d]`: each part by itself, then merged.
+
+    Args:
+        query: the queries.
+        parts: where all queries see the same.
+        logits: how logits are made.
+        newest: outputs and log-sum-exps of what is no part; None where the last part has the newest tokens.
+    """
+    results = [part.attend(query, logits.scaling, logits.softcap) for part in parts if part.columns]
+    # What has the query's own token comes first: its log-sum-exp is finite, so no difference is NaN.
+    out, lse = results.pop() if newest is None else newest
+    for left, (older, weight) in zip(range(len(results), 0, -1), results, strict=True):
+        share = torch.sigmoid(weight - lse)[..., None]
+        out = torch.lerp(_wide(out), _wide(older), share)
+        if left > 1 or logits.sinks is not None:
+            lse = torch.logaddexp(lse, weight)
+    if logits.sinks is None:
+        return out
+    sinks = logits.sinks.to(lse.dtype).view(1, query.shape[1], -1, 1)
+    share = (lse.unflatten(2, (sinks.shape[2], -1)) - sinks).sigmoid()
+    return _wide(out) * share.flatten(2)[..., None]
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
 def _columns(query: torch.Tensor, parts: Sequence[Part], logits: Logits) -> torch.Tensor:

@@ -27,6 +27,7 @@ from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.probe import received_attention
 from dcache.lm_kv.registry import make
 from dcache.lm_kv.shared import Shared, places_of
+from dcache.lm_kv.store import share_seen
 from dcache.lm_kv.text import Text
 from dcache.lm_kv.trigger import due_at_crop
 from dcache.util.bytes import bytes_of
@@ -123,6 +124,7 @@ class KVCache(adapter.LiveCache):
         check_call(self.decoder, decoder, call, self._failed)
         rope = call.get("position_ids")
         self._shared.begin(rope if isinstance(rope, torch.Tensor) else None)
+        share_seen([layer.store for layer in self._compressed()])
         if self._shared.reader is None:
             self._note(call)
 
@@ -292,6 +294,5 @@ class KVCache(adapter.LiveCache):
 
     def _library(self) -> list[torch.Tensor]:
         """The tensors of the library's own layers."""
-        compressed = set(self.compressed_layers)
-        others = [layer for i, layer in enumerate(self.layers) if i not in compressed]
+        others = [layer for i, layer in enumerate(self.layers) if i not in self.compressed_layers]
         return [tensor for layer in others for tensor in tensors_of(layer)]

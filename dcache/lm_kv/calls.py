@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +25,7 @@ class Call:
     valid: torch.Tensor
     fresh: Fresh
     rope: torch.Tensor
+    _placed: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
     @cached_property
     def count(self) -> torch.Tensor:
@@ -35,6 +36,22 @@ class Call:
     def rank(self) -> torch.Tensor:
         """int64 `[B, S]`, each token's index among its row's true tokens of this call."""
         return (self.valid.long().cumsum(1) - 1).clamp_min(0)
+
+    def placed(self, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where this call's tokens stand behind those seen before; computed once for layers that share them.
+
+        Args:
+            seen: int64 `[B]`, true tokens of each row before this call; never written to.
+
+        Returns:
+            int64 `[B, S]`, each token's index among its row's true tokens, and `seen` behind this call.
+        """
+        for before, positions, after in self._placed:
+            if before is seen:
+                return positions, after
+        placed = (seen, seen[:, None] + self.rank, seen + self.count)
+        self._placed.append(placed)
+        return placed[1:]
 
 
 def read_call(mask: Any, rope: torch.Tensor | None, rows: int, queries: int, start: int, device: Any) -> Call:

@@ -9,7 +9,7 @@ import torch
 
 from dcache.errors import DcacheError
 from dcache.lm_kv import adapter
-from dcache.lm_kv.attention import Attended, Logits, attend, attend_fresh, attend_one
+from dcache.lm_kv.attention import Attended, Logits, attend, attend_one, attend_some
 from dcache.lm_kv.calls import Call
 from dcache.lm_kv.observers import Observed, State
 from dcache.lm_kv.parts import DensePart, Part
@@ -177,11 +177,11 @@ class LayerCache(adapter.BaseLayer):
             attended = attend_one(query, parts, self.logits, statistic)
             self._observe(store, query, call, positions, attended.columns)
             return attended.output
-        fresh = DensePart(key, value)
-        if self.logits.plain and statistic is None and store.columns == 0 and query.shape[2] > 1:
-            attended = Attended(attend_fresh(query, fresh, self.logits, call.fresh))
+        parts = [*self._parts(store), DensePart(key, value)]
+        if statistic is None:
+            attended = Attended(attend_some(query, parts, self.logits, call.fresh))
         else:
-            attended = attend(query, [*self._parts(store), fresh], self.logits, call.fresh, statistic)
+            attended = attend(query, parts, self.logits, call.fresh, statistic)
         if reader is None:
             self._observe(store, query, call, self._store(store, key, value, call), attended.columns)
         elif attended.columns is not None:
@@ -263,8 +263,8 @@ class LayerCache(adapter.BaseLayer):
 
     def _store(self, store: LayerStore, key: torch.Tensor, value: torch.Tensor, call: Call) -> torch.Tensor:
         """Store this call's tokens; their positions int64 `[B, S]`."""
-        positions = store.seen[:, None] + call.rank
-        if store.append(key, value, positions, call.fresh.valid, call.count):
+        positions, seen = call.placed(store.seen)
+        if store.append(key, value, positions, call.fresh.valid, seen):
             self._account()
         self.since += key.shape[2]
         return positions

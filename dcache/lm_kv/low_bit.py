@@ -56,6 +56,10 @@ class LowBitCodec(DeviceCodec):
         """Levels, each within half a step of the number that was encoded."""
         return unpack(encoded)
 
+    def turned(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Queries `[..., d]` as they meet encoded keys, or sums of encoded values as they are decoded."""
+        return tokens
+
     def take(self, encoded: LowBit, rows: torch.Tensor, lengths: torch.Tensor) -> LowBit:
         """Codes of these tokens, with the steps of the groups that they were encoded in."""
         return encoded.take(rows, lengths.flatten())

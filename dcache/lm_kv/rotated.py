@@ -35,6 +35,11 @@ class RotatedCodec(LowBitCodec):
         """Levels, turned back."""
         return turned(unpack(replace(encoded, dtype=torch.float32))).to(encoded.dtype)
 
+    def turned(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The matrix leaves dot products as they are, and is its own inverse."""
+        wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+        return turned(wide.flatten(0, -2)).view(tokens.shape)
+
     def _encode(self, tokens: torch.Tensor) -> LowBit:
         # Turned and packed in float32: one rounding less for narrow dtypes.
         return replace(pack(turned(tokens.float()), self.bits, self.group), dtype=tokens.dtype)

@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
+from dcache.kernels.lowbit import LowBit
 from dcache.lm_kv.codec import Codec, Plain
+from dcache.lm_kv.encoded import EncodedPart
+from dcache.lm_kv.low_bit import LowBitCodec
 from dcache.lm_kv.parts import DensePart, Part, RaggedPart
 from dcache.util.bytes import bytes_of
 
@@ -107,8 +110,9 @@ class Segment:
         return bytes_of(self.codec.tensors(self.values).values()) if self.codec.host else 0
 
     def part(self) -> Part:
-        """All of it for attention. Views of plain keys and values are made once, decoded ones every time."""
-        return self._plain_part if isinstance(self.codec, Plain) else self._part()
+        """All of it for attention. What a codec other than those here decodes is not kept."""
+        kept = isinstance(self.codec, Plain) or isinstance(self.keys, LowBit)
+        return self._same_part if kept else self._part()
 
     def with_score(self, score: torch.Tensor) -> Segment:
         """The same tokens with another running statistic `[N]`."""
@@ -161,12 +165,14 @@ class Segment:
         ]
 
     @cached_property
-    def _plain_part(self) -> Part:
+    def _same_part(self) -> Part:
         return self._part()
 
     def _part(self) -> Part:
-        keys, values = self.decoded()
         bias = None if self.bias is None else self.pad(self.bias)
+        if isinstance(self.codec, LowBitCodec) and isinstance(self.keys, LowBit):
+            return EncodedPart(self.codec, self.keys, self.values, self.lengths, self.sizes, bias)
+        keys, values = self.decoded()
         if self.uniform:
             return DensePart(self.pad(keys), self.pad(values), None, bias)
         return RaggedPart(keys, values, self.lengths, self.sizes, bias)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -49,7 +50,7 @@ class LayerStore:
         values: torch.Tensor,
         positions: torch.Tensor,
         valid: torch.Tensor | None,
-        count: torch.Tensor,
+        seen: torch.Tensor,
     ) -> bool:
         """Store new columns in the tail; see `Tail.append`.
 
@@ -58,12 +59,12 @@ class LayerStore:
             values: `[rows, heads, n, d_v]`.
             positions: `[rows, n]`.
             valid: bool `[rows, n]` or None.
-            count: int64 `[rows]`, true tokens among them.
+            seen: int64 `[rows]`, true tokens so far, these included; never written to.
 
         Returns:
             Whether the bytes that are held changed.
         """
-        self.seen = self.seen + count
+        self.seen = seen
         self.columns += keys.shape[2]
         return self.tail.append(keys, values, positions, valid)
 
@@ -191,3 +192,13 @@ class LayerStore:
         other.segments, other.tail = self.segments, self.tail.fork()
         other.seen, other.columns = self.seen, self.columns
         return other
+
+
+def share_seen(stores: Sequence[LayerStore | None]) -> None:
+    """Let stores with equal counts of true tokens have one tensor, so that what follows is computed once."""
+    first, *others = stores
+    for other in others:
+        if first is None or other is None or other.seen is first.seen:
+            continue
+        if torch.equal(other.seen, first.seen):
+            other.seen = first.seen

@@ -73,6 +73,16 @@ def test_a_bench_prints_a_row_for_each_cache(capsys: pytest.CaptureFixture[str])
     assert rows[1]["held_share"] < 0.5 < rows[0]["held_share"] == 1.0
 
 
+def test_a_bench_says_why_other_libraries_take_no_part(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "lm bench recall --lengths 64 --steps 1 --repeats 1 --policies kvzip --peers --json"
+    assert main(shlex.split(line)) == 0
+    printed, told = capsys.readouterr()
+    names = [row["name"] for row in json.loads(printed)]
+    assert names[:2] == ["DynamicCache", "kvzip, 25 %"]
+    assert "QuantizedCache fp8, 8 bits" in names
+    assert "kvpress is left out: no policy of the bench is kvpress's too" in told
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

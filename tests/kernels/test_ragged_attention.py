@@ -8,7 +8,7 @@ import torch
 from dcache.errors import DcacheError
 from dcache.kernels import launch
 from dcache.kernels.lowbit import pack, unpack
-from dcache.kernels.ragged_attention import merge, ragged_attention
+from dcache.kernels.ragged_attention import Runs, few_bits, fused_runs, merge, ragged_attention
 from tests.kernels.closeness import DEVICE
 
 OUT, LSE = 1.5e-6, 5e-7
@@ -77,6 +77,19 @@ def test_few_bits_are_read_as_they_are(path, bits):
     close(ragged_attention(**part, scale=0.3), exact(**{**part, "keys": unpack(some)}, scale=0.3))
 
 
+@pytest.mark.parametrize("piece", [8, 40, 1000])
+def test_pieces_of_few_bits_are_read_as_they_are(piece, monkeypatch):
+    monkeypatch.setattr(few_bits, "_PIECE", piece)
+    given, bias = inputs(), torch.randn(N, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    keys, values = pack(given["keys"], 4, 8, given["lengths"]), pack(given["values"], 2, 16)
+    expected = exact(**{**given, "keys": unpack(keys), "values": unpack(values)}, scale=0.3, bias=bias)
+    packed = {**given, "keys": keys, "values": values}
+    close(ragged_attention(**packed, scale=0.3, bias=bias), expected)
+    double = ragged_attention(**{**packed, "query": given["query"].double()}, scale=0.3, bias=bias)
+    assert [result.dtype for result in double] == [torch.float64] * 2
+    close(double, expected)
+
+
 def test_a_bias_of_minus_infinity_hides_a_token(path):
     given = inputs()
     bias = torch.zeros(N, device=DEVICE)
@@ -110,6 +123,31 @@ def test_half_precision_is_within_its_rounding(path, dtype):
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(out.double(), wanted, atol=2 * eps, rtol=2 * eps)
     torch.testing.assert_close(lse.double(), sums, atol=LSE, rtol=LSE)
+
+
+@pytest.mark.parametrize("counts", [COUNTS, [29] * 6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_runs_are_the_runs(counts, dtype):
+    generator = torch.Generator().manual_seed(2)
+    shapes = {"query": (len(counts), G, D), "keys": (N, D), "values": (N, D)}
+    given = {n: torch.randn(shape, generator=generator).to(dtype) for n, shape in shapes.items()}
+    out, lse = fused_runs(**given, runs=Runs(torch.tensor(counts)), scale=0.3)
+    wanted, sums = exact(**given, lengths=torch.tensor(counts), scale=0.3)
+    eps = max(torch.finfo(dtype).eps, OUT / 2)
+    torch.testing.assert_close(out.double(), wanted.nan_to_num(0.0), atol=2 * eps, rtol=2 * eps)
+    # The fused operator's exponentials are less exact in half precision.
+    allowed = LSE * 10 if dtype is torch.float32 else 5e-5
+    torch.testing.assert_close(lse.double(), sums, atol=allowed, rtol=0)
+
+
+def test_what_follows_from_the_lengths_is_made_once():
+    runs = Runs.of([5, 0, 3], torch.device("cpu"))
+    assert (runs.sizes, runs.total, runs.uniform) == ([5, 0, 3], 8, False)
+    assert (runs.lengths.tolist(), runs.starts.tolist()) == ([5, 0, 3], [0, 5, 5])
+    pieces = runs.pieces(2)
+    assert pieces is runs.pieces(2)
+    assert (pieces.run.tolist(), pieces.of_run.tolist()) == ([0, 0, 0, 2, 2], [3, 0, 2])
+    assert (pieces.start.tolist(), pieces.count.tolist()) == ([0, 2, 4, 5, 7], [2, 2, 1, 2, 1])
 
 
 def test_pieces_do_not_change_what_comes_out(kernels, monkeypatch):

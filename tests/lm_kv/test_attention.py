@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dcache.lm_kv import attention
-from dcache.lm_kv.attention import Fresh, Logits, attend, attend_fresh, attend_one
+from dcache.lm_kv.attention import Fresh, Logits, attend, attend_fresh, attend_one, attend_some
 from dcache.lm_kv.parts import DensePart, RaggedPart
 from dcache.lm_kv.segment import Segment
 
@@ -145,6 +147,67 @@ def test_one_query_gives_columns_the_statistic_of_the_reference(statistic):
     result = attend_one(query, parts, PLAIN, statistic)
     torch.testing.assert_close(result.output, expected.output, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(result.columns, expected.columns, atol=1e-6, rtol=1e-5)
+
+
+def ragged(biased: bool) -> RaggedPart:
+    lengths = torch.tensor([[6, 0], [2, 4]])
+    bias = torch.randn(ROWS, HEADS, 6) if biased else None
+    return RaggedPart(torch.randn(12, SIZE), torch.randn(12, SIZE), lengths, lengths.flatten().tolist(), bias)
+
+
+def stored(case: str) -> list:
+    """Parts that every query sees: none, runs of any lengths, and columns of which a row may have none."""
+    ((k0, v0),) = tensors(5)
+    valid = torch.tensor([[False] * 5, [True, False, True, True, False]])[:, None]
+    return {
+        "nothing": [],
+        "ragged": [ragged(biased=False)],
+        "ragged with a bias, pads": [ragged(biased=True), DensePart(k0, v0, valid)],
+        "a bias and pads": [DensePart(k0, v0, valid, torch.randn(ROWS, HEADS, 5)), ragged(biased=False)],
+    }[case]
+
+
+FRESH = {
+    "causal": Fresh(),
+    "pads": Fresh(valid=torch.tensor([[False, True, True, True], [True] * 4])),
+    "both ways": Fresh(visible=torch.ones(ROWS, 4, 4, dtype=torch.bool)),
+}
+CASES = ("nothing", "ragged", "ragged with a bias, pads", "a bias and pads")
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("kind", sorted(FRESH))
+@pytest.mark.parametrize("logits", [PLAIN, Logits(0.3, softcap=2.0), Logits(0.3, sinks=torch.randn(4))])
+def test_parts_that_are_merged_equal_the_reference(case, kind, logits):
+    ((k1, v1),) = tensors(4)
+    query, parts = queries(4), [*stored(case), DensePart(k1, v1)]
+    expected = attend(query, parts, logits, FRESH[kind]).output
+    result = attend_some(query, parts, logits, FRESH[kind])
+    torch.testing.assert_close(result, expected, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("logits", [PLAIN, Logits(0.3, softcap=2.0), Logits(0.3, sinks=torch.randn(4))])
+def test_one_query_on_merged_parts_equals_the_reference(case, logits):
+    ((k1, v1),) = tensors(3)
+    query, parts = queries(1), [*stored(case), DensePart(k1, v1)]
+    expected = attend(query, parts, logits, Fresh()).output
+    torch.testing.assert_close(attend_one(query, parts, logits, None).output, expected, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_merged_parts_are_of_the_models_precision(dtype):
+    parts = [*stored("a bias and pads"), DensePart(*tensors(4)[0])]
+    query, parts = queries(4).to(dtype), [cast(part, dtype) for part in parts]
+    exact = attend(query.double(), [cast(part, torch.float64) for part in parts], PLAIN, Fresh()).output
+    result = attend_some(query, parts, PLAIN, Fresh())
+    assert result.dtype == dtype
+    tolerance = {torch.float64: 1e-9, torch.bfloat16: 2e-2}[dtype]
+    torch.testing.assert_close(result.double(), exact, atol=tolerance, rtol=tolerance)
+
+
+def cast(part, dtype):
+    return replace(part, keys=part.keys.to(dtype), values=part.values.to(dtype))
 
 
 class Sizes(TorchDispatchMode):

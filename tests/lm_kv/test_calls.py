@@ -43,3 +43,14 @@ def test_the_mask_of_full_attention_is_found_among_several():
     assert mask_of({"attention_mask": {"full_attention": full, "sliding_attention": None}}) is full
     assert mask_of({"attention_mask": full}) is full
     assert mask_of({}) is None
+
+
+def test_layers_that_share_their_count_share_what_follows_from_it():
+    call = read_call(torch.tensor([[0, 1, 1], [1, 1, 1]]), None, 2, 3, 4, "cpu")
+    seen = torch.tensor([3, 4])
+    positions, after = call.placed(seen)
+    assert positions.tolist() == [[3, 3, 4], [4, 5, 6]]
+    assert after.tolist() == [5, 7]
+    again = call.placed(seen)
+    assert (again[0] is positions, again[1] is after) == (True, True)
+    assert call.placed(seen.clone())[1] is not after

@@ -2,7 +2,7 @@ import torch
 
 from dcache.lm_kv.codec import Plain
 from dcache.lm_kv.reducers import drop
-from dcache.lm_kv.store import LayerStore
+from dcache.lm_kv.store import LayerStore, share_seen
 
 
 def store(columns: int = 4, scored: bool = False) -> LayerStore:
@@ -56,7 +56,7 @@ def test_a_crop_takes_true_tokens_back():
     one = store()
     one.append(
         torch.zeros(1, 2, 2, 1), torch.zeros(1, 2, 2, 1), torch.tensor([[4, 4]]),
-        torch.tensor([[True, False]]), torch.tensor([1]),
+        torch.tensor([[True, False]]), torch.tensor([5]),
     )  # fmt: skip
     one.crop(2)
     assert one.seen.tolist() == [4]
@@ -68,7 +68,7 @@ def test_a_fork_shares_segments_and_goes_its_own_way():
     pack(one, [[0, 3], [3]], columns=1)
     other = one.fork()
     assert other.segments[0].keys is one.segments[0].keys
-    one.append(torch.ones(1, 2, 1, 1), torch.ones(1, 2, 1, 1), torch.tensor([[4]]), None, torch.tensor([1]))
+    one.append(torch.ones(1, 2, 1, 1), torch.ones(1, 2, 1, 1), torch.tensor([[4]]), None, torch.tensor([5]))
     assert other.kept().tolist() == [[2, 1]]
     assert other.columns == 4
 
@@ -80,3 +80,10 @@ def test_a_segment_without_scores_gets_some_which_are_bytes_that_are_held():
     assert one.add_scores(columns)
     assert not one.add_scores(columns)
     assert one.segments[0].score.tolist() == [20, 20, 20]
+
+
+def test_stores_with_equal_counts_share_one_tensor():
+    first, second, other = store(), store(), store(3)
+    share_seen([first, None, second, other])
+    assert second.seen is first.seen
+    assert other.seen.tolist() == [3]

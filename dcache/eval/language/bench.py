@@ -1,9 +1,13 @@
-"""What a policy's cache costs: first token, decode steps and bytes, against transformers' DynamicCache."""
+"""What a policy's cache costs: first token, decode steps and bytes, against transformers' DynamicCache.
+
+Other libraries' caches take turns in the same rounds, where they are asked for (`peers.py`).
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -11,9 +15,10 @@ from typing import Any
 import torch
 
 from dcache import lm_kv
+from dcache.eval.language.peers import Peer, Peers, held_by, peak_of
 from dcache.eval.language.policies import PolicyEntry, budget_text
 from dcache.eval.rows import aligned
-from dcache.util.bytes import bytes_of, format_bytes
+from dcache.util.bytes import format_bytes
 
 PLAIN = "DynamicCache"
 HEADS = ("cache", "tokens", "first token", "step", "held", "peak")
@@ -68,6 +73,7 @@ def costs(
     steps: int,
     rounds: int,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+    peers: Peers | None = None,
 ) -> list[CostRow]:
     """Let all caches take turns on prompts of random tokens; the first round warms up and is not counted.
 
@@ -79,14 +85,10 @@ def costs(
         steps: decoded tokens of a turn.
         rounds: counted turns of each cache.
         progress: called with what is at work, the number done and all.
+        peers: other libraries' caches; one that fails is left out from then on, with the reason.
     """
-    from transformers import DynamicCache
-
-    caches: dict[str, Callable[[], Any]] = {PLAIN: lambda: DynamicCache(config=model.config)}
-    for entry in entries:
-        for budget in budgets if entry.policy.budget is None else [entry.policy.budget]:
-            policy = entry.at(budget)
-            caches[f"{entry.label}, {budget_text(budget)}"] = _maker(model, policy)
+    peers = Peers() if peers is None else peers
+    caches = {**_caches(model, entries, budgets), **peers.caches}
     total = len(lengths) * (rounds + 1) * len(caches)
     rows: list[CostRow] = []
     done = 0
@@ -97,17 +99,30 @@ def costs(
         turns: list[dict[str, Turn]] = []
         for _ in range(rounds + 1):
             turns.append({})
-            for name, make in caches.items():
+            for name, cache in caches.items():
                 progress(f"{name}, {length} tokens", done, total)
-                turns[-1][name] = turn(model, make(), ids, steps)
                 done += 1
-        rows += [_row(name, length, turns[1:]) for name in caches]
+                if name in peers.left_out:
+                    continue
+                try:
+                    turns[-1][name] = turn(model, cache.make(), ids, steps, cache.prompt)
+                except Exception as error:
+                    if name not in peers.caches:
+                        raise
+                    peers.left_out[name] = f"{type(error).__name__}: {error}"
+        rows += [_row(name, length, turns[1:]) for name in caches if name not in peers.left_out]
     progress("done", total, total)
     return rows
 
 
 @torch.no_grad()
-def turn(model: Any, cache: Any, ids: torch.Tensor, steps: int) -> Turn:
+def turn(
+    model: Any,
+    cache: Any,
+    ids: torch.Tensor,
+    steps: int,
+    prompt: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Turn:
     """Run a prompt and decode with one cache.
 
     Args:
@@ -115,10 +130,13 @@ def turn(model: Any, cache: Any, ids: torch.Tensor, steps: int) -> Turn:
         cache: an empty cache.
         ids: int64 `[1, T]`, the prompt.
         steps: tokens to decode; the likeliest each time.
+        prompt: a context for the prompt.
     """
-    began = _now(ids)
-    logits = model(ids, past_key_values=cache, logits_to_keep=1).logits
-    first = _now(ids) - began
+    ours = isinstance(cache, lm_kv.KVCache)
+    with nullcontext([0]) if ours else peak_of(model, cache) as peak, prompt():
+        began = _now(ids)
+        logits = model(ids, past_key_values=cache, logits_to_keep=1).logits
+        first = _now(ids) - began
     seconds = []
     for index in range(steps):
         token = logits[:, -1:].argmax(-1)
@@ -126,16 +144,27 @@ def turn(model: Any, cache: Any, ids: torch.Tensor, steps: int) -> Turn:
         began = _now(ids)
         logits = model(token, past_key_values=cache, position_ids=places).logits
         seconds.append(_now(ids) - began)
-    if isinstance(cache, lm_kv.KVCache):
+    held, most = held_by(cache), peak[0]
+    if ours:
         stats = cache.stats()
-        return Turn(first, median(seconds), stats.bytes_held, max(stats.peak_bytes, stats.bytes_held))
-    bytes_held = bytes_of([part for layer in cache.layers for part in (layer.keys, layer.values)])
-    return Turn(first, median(seconds), bytes_held, bytes_held)
+        held, most = stats.bytes_held, stats.peak_bytes
+    return Turn(first, median(seconds), held, max(held, most))
 
 
 def table(rows: Sequence[CostRow]) -> str:
     """The rows as text, one block for each length."""
     return aligned([HEADS, *map(_cells, rows)])
+
+
+def _caches(model: Any, entries: Sequence[PolicyEntry], budgets: Sequence[float]) -> dict[str, Peer]:
+    """DynamicCache and dcache's, by name."""
+    from transformers import DynamicCache
+
+    caches = {PLAIN: Peer(lambda: DynamicCache(config=model.config))}
+    for entry in entries:
+        for budget in budgets if entry.policy.budget is None else [entry.policy.budget]:
+            caches[f"{entry.label}, {budget_text(budget)}"] = Peer(_maker(model, entry.at(budget)))
+    return caches
 
 
 def _maker(model: Any, policy: lm_kv.Policy) -> Callable[[], Any]:

@@ -11,17 +11,19 @@ import torch
 
 from dcache.errors import DcacheError
 from dcache.kernels import launch
-from dcache.kernels.lowbit import LowBit, unpack
-from dcache.kernels.ragged_attention import reference
+from dcache.kernels.lowbit import LowBit
+from dcache.kernels.ragged_attention import few_bits, reference
+from dcache.kernels.ragged_attention.fused import fused_runs
+from dcache.kernels.ragged_attention.runs import Runs
 
-__all__ = ["merge", "ragged_attention"]
+__all__ = ["Runs", "fused_runs", "merge", "ragged_attention"]
 
 
 def ragged_attention(
     query: torch.Tensor,
     keys: torch.Tensor | LowBit,
     values: torch.Tensor | LowBit,
-    lengths: torch.Tensor,
+    lengths: torch.Tensor | Runs,
     scale: float,
     *,
     softcap: float | None = None,
@@ -33,7 +35,8 @@ def ragged_attention(
         query: `[R, G, D]`, the queries of each run.
         keys: `[N, D]`, or packed with these lengths per channel.
         values: `[N, D_v]`, or packed per token.
-        lengths: int64 `[R]`, tokens of each run, in order; they sum to N.
+        lengths: int64 `[R]`, tokens of each run, in order; they sum to N. `Runs` where they are read again
+            and again: what follows from them is made once.
         scale: factor of the dot products.
         softcap: logits become `softcap * tanh(logits / softcap)`; None leaves them.
         bias: float32 `[N]`, added to each token's logits after that.
@@ -45,14 +48,16 @@ def ragged_attention(
     Raises:
         DcacheError: shapes do not fit.
     """
-    _check(query, keys, values, lengths, bias)
+    runs = lengths if isinstance(lengths, Runs) else Runs(lengths)
+    _check(query, keys, values, runs.lengths, bias)
     plain = [t.step if isinstance(t, LowBit) else t for t in (keys, values)]
     if launch.possible(query.device) and launch.taken("ragged_attention", query, *plain, bias):
         from dcache.kernels.ragged_attention import triton
 
-        return triton.ragged_attention(query, keys, values, lengths, scale, softcap, bias)
-    keys, values = (unpack(t) if isinstance(t, LowBit) else t for t in (keys, values))
-    return reference.ragged_attention(query, keys, values, lengths, scale, softcap, bias)
+        return triton.ragged_attention(query, keys, values, runs, scale, softcap, bias)
+    if isinstance(keys, LowBit) or isinstance(values, LowBit):
+        return few_bits.few_bits(query, keys, values, runs, scale, softcap, bias)
+    return reference.ragged_attention(query, keys, values, runs, scale, softcap, bias)
 
 
 def merge(outs: torch.Tensor, lses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

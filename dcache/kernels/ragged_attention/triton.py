@@ -12,8 +12,9 @@ import triton
 import triton.language as tl
 
 from dcache.kernels.launch import on_device
-from dcache.kernels.lowbit.format import LowBit, group_rows
+from dcache.kernels.lowbit.format import LowBit
 from dcache.kernels.lowbit.triton import load_codes
+from dcache.kernels.ragged_attention.runs import Runs
 
 # Tokens in a program's block, and in its piece at least.
 _BLOCK = 32
@@ -134,34 +135,33 @@ def ragged_attention(
     query: torch.Tensor,
     keys: torch.Tensor | LowBit,
     values: torch.Tensor | LowBit,
-    lengths: torch.Tensor,
+    runs: Runs,
     scale: float,
     softcap: float | None,
     bias: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As the reference; the pieces' products are rounded to the query's dtype."""
-    R, G, D = query.shape
+    _, G, D = query.shape
     query = query.contiguous()
-    piece = _piece(lengths)
-    start, count = group_rows(lengths, piece)
-    pieces = -(-lengths // piece)
-    run = torch.arange(R, device=lengths.device).repeat_interleave(pieces)
+    pieces = runs.pieces(_piece(runs.total))
+    count = len(pieces.run)
     k, v = _Operand(keys), _Operand(values)
-    groups = -(-lengths // k.group) if k.bits else lengths
+    groups = _starts(-(-runs.lengths // k.group)) if k.bits else runs.starts
     DV = values.channels if isinstance(values, LowBit) else values.shape[1]
-    outs = torch.empty(len(run), G, DV, dtype=torch.float32, device=query.device)
-    lses = torch.empty(len(run), G, dtype=torch.float32, device=query.device)
-    if len(run):
+    outs = torch.empty(count, G, DV, dtype=torch.float32, device=query.device)
+    lses = torch.empty(count, G, dtype=torch.float32, device=query.device)
+    if count:
         with on_device(query.device):
-            ragged_attention_kernel[(len(run),)](
-                query, k.data, v.data, None if bias is None else bias.float().contiguous(), run, start, count,
-                _starts(lengths), _starts(groups), k.step, k.low, k.index, v.step, v.low, outs, lses,
+            ragged_attention_kernel[(count,)](
+                query, k.data, v.data, None if bias is None else bias.float().contiguous(),
+                pieces.run, pieces.start, pieces.count, runs.starts, groups,
+                k.step, k.low, k.index, v.step, v.low, outs, lses,
                 scale, softcap or 0.0, k.data.stride(0), v.data.stride(0), G, D, DV,
                 k.data.shape[1], v.data.shape[1], k.step.shape[1], v.step.shape[1],
                 K_BITS=k.bits, K_GROUP=k.group, K_INDEXED=k.indexed, V_BITS=v.bits, V_GROUP=v.group,
                 CAP=softcap is not None, GP=_padded(G), DP=_padded(D), DVP=_padded(DV), BN=_BLOCK,
             )  # fmt: skip
-    return _merged(outs, lses, _starts(pieces), pieces, 1)
+    return _merged(outs, lses, _starts(pieces.of_run), pieces.of_run, 1)
 
 
 def merge(outs: torch.Tensor, lses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -200,9 +200,9 @@ class _Operand:
             self.bits, self.group, self.indexed = 0, 1, False
 
 
-def _piece(lengths: torch.Tensor) -> int:
+def _piece(total: int) -> int:
     """Tokens in a piece: as many as give enough programs, in whole blocks."""
-    share = int(triton.cdiv(int(lengths.sum()), _PROGRAMS))
+    share = int(triton.cdiv(total, _PROGRAMS))
     return max(_LEAST, int(triton.cdiv(share, _BLOCK)) * _BLOCK)
 
 
