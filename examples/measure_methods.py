@@ -67,6 +67,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "taylorseer": [{"interval": 4}, {"interval": 4, "lite": True}, {}],
     "teacache": [{}, {"threshold": 0.4}, {"threshold": 0.8}],
     "tgate": [{}, {"gate": 15, "attn_interval": 3}, {"gate": 15, "attn_interval": 1}],
+    "tuned": [{}, {"speedup": 2.5}, {"speedup": 3.0}],
 }
 
 
