@@ -271,7 +271,8 @@ def main() -> int:
         if options.draw_only:
             figures = json.loads(file.read_text(encoding="utf-8"))
         else:
-            figures = measured(options.repeats, options.captions, set(options.only))
+            repeats = 1 if options.untimed else options.repeats
+            figures = measured(repeats, options.captions, set(options.only), timed=not options.untimed)
         if options.out:
             print(f"wrote {write_json(options.out, figures)}")
             return 0

@@ -1,6 +1,7 @@
 """The first call is the uncached one to the bit, later ones follow a plan; another kind begins anew."""
 
 import copy
+import threading
 import warnings
 from typing import Any
 
@@ -13,7 +14,7 @@ from dcache import DcacheError, DcacheWarning
 from tests.families import FAMILIES
 from tests.pipelines import SHAPES, Shape
 
-PIXART = SHAPES["pixart"]
+PIXART, FLUX = SHAPES["pixart"], SHAPES["flux"]
 pytestmark = pytest.mark.filterwarnings("ignore:.* computes this call of:dcache.DcacheWarning")
 
 
@@ -196,6 +197,57 @@ def test_a_hand_written_loop_that_says_its_length_is_planned() -> None:
         for _ in range(3):
             flux_loop(model)
     assert dcache.stats(model).predicted > 0
+
+
+def test_compiled_blocks_are_observed_and_planned_without_counting() -> None:
+    plain = PIXART.run(PIXART.build())
+    pipe = dcache.enable(PIXART.build(), speedup=2.0, compile={"backend": "eager"})
+    assert torch.equal(PIXART.run(pipe), plain)
+    PIXART.run(pipe)
+    stats = dcache.stats(pipe)
+    assert stats.predicted > 0
+    assert "by FLOPs, which were not counted" in stats.plan
+
+
+def test_model_offload_is_observed_and_planned() -> None:
+    from tests.engine.test_offload import offload
+
+    plain = FLUX.run(FLUX.build())
+    pipe = FLUX.build()
+    offload(pipe)
+    pipe.maybe_free_model_hooks()
+    dcache.enable(pipe, speedup=2.0)
+    assert torch.equal(FLUX.run(pipe), plain)
+    FLUX.run(pipe)
+    assert dcache.stats(pipe).predicted > 0
+
+
+def test_two_pipelines_with_one_denoiser_follow_their_own_plans_in_two_threads() -> None:
+    first = PIXART.build()
+    second = PIXART.build(model=first.transformer)
+    for pipe in (first, second):
+        dcache.enable(pipe, speedup=2.0)
+    alone = {}
+    for pipe, steps in ((first, 7), (second, 9)):
+        PIXART.run(pipe, num_inference_steps=steps)
+        alone[steps] = PIXART.run(pipe, num_inference_steps=steps)
+    turns, latents = threading.Barrier(2, timeout=60), {}
+
+    def run(pipe: Any, steps: int) -> None:
+        def wait(i: int, *_: Any) -> None:
+            if i < 6:
+                turns.wait()
+
+        given = {"num_inference_steps": steps, "callback": wait, "callback_steps": 1}
+        latents[steps] = PIXART.run(pipe, **given)
+
+    threads = [threading.Thread(target=run, args=pair) for pair in ((first, 7), (second, 9))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(latents[7], alone[7])
+    assert torch.equal(latents[9], alone[9])
 
 
 def test_nothing_stays_on_the_pipeline() -> None:
