@@ -84,6 +84,10 @@ def _walk(sampler: Any, start: int, count: int, outputs: torch.Tensor) -> torch.
         copy.set_begin_index(start)
     constant = outputs.ndim == 4
     sample = torch.zeros_like(outputs if constant else outputs[0])
+    scaled = getattr(copy, "scale_model_input", None)
     for i, timestep in enumerate(copy.timesteps[start : start + count]):
+        if scaled is not None:
+            # There is no denoiser to scale for, but some samplers log a warning where it is left out.
+            scaled(sample, timestep)
         sample = copy.step(outputs if constant else outputs[i], timestep, sample, return_dict=False)[0]
     return sample

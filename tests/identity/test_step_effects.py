@@ -6,6 +6,7 @@ from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
@@ -50,6 +51,18 @@ def test_superposition_of_single_outputs_gives_the_sampler_itself(make):
         x = sampler.step(torch.full_like(x, 1e-3 * (i == 3)), t, x, return_dict=False)[0]
     assert abs(float(x)) == pytest.approx(1e-3 * effects[3], rel=1e-4)
     assert len(effects) == run.count
+
+
+def test_a_sampler_that_scales_its_input_logs_no_warning(caplog):
+    from diffusers.utils import logging
+
+    logging.enable_propagation()
+    try:
+        effects, run = effects_of(EulerDiscreteScheduler())
+    finally:
+        logging.disable_propagation()
+    assert not caplog.records
+    assert effects == pytest.approx(noise_level_effects(run.sigmas, 6), rel=1e-3)
 
 
 def test_a_sampler_that_adds_noise_has_none():

@@ -67,7 +67,8 @@ class Tuner:
         if pipe is None or self._others is not None or self._rest is not None:
             return
         inner = set(denoisers(pipe).values())
-        parts = getattr(pipe, "components", {}).values()
+        components = getattr(pipe, "components", None)
+        parts = (components if isinstance(components, dict) else vars(pipe)).values()
         self._others = OtherModules(
             part for part in parts if isinstance(part, nn.Module) and part not in inner
         )

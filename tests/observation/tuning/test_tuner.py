@@ -59,6 +59,21 @@ def test_the_first_call_is_uncached_and_the_second_planned(name: str) -> None:
     assert torch.equal(shape.run(replayed), second)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_every_family_is_planned_from_its_first_call(name: str) -> None:
+    shape = FAMILIES[name]
+    plain = shape.run(shape.build())
+    pipe = dcache.enable(shape.build(), speedup=1.6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DcacheWarning)
+        assert torch.equal(shape.run(pipe), plain)
+        shape.run(pipe)
+    stats = dcache.stats(pipe)
+    assert stats.predicted > 0
+    assert stats.plan.startswith("planned")
+
+
 def test_the_halves_of_a_guided_batch_have_lines_of_their_own() -> None:
     pipe = dcache.enable(PIXART.build(), speedup=1.6)
     for _ in range(2):
