@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dcache.lm_kv.options import PolicyName, PolicyOptions
     from dcache.methods.options import PresetOptions
     from dcache.methods.registry import PresetName
+    from dcache.observation.tuning.tuner import Tuner
 
 Target = TypeVar("Target")
 Compile = bool | Mapping[str, Any]
@@ -92,8 +93,9 @@ def enable(
         target: a diffusers pipeline, any torch denoiser, or a language model: a causal one of transformers,
             or a masked-diffusion one.
         method: a preset's name ("newton", "FORA", "newton:interval=4"), a preset object or function, a
-            `Schedule`, the path of a schedule file, or None for the default; for a language model a policy of
-            `dcache.lm_kv`, for a masked-diffusion one a row method of `dcache.methods`, or their names.
+            `Schedule`, the path of a schedule file, or None for the default, which with speedup= is "tuned";
+            for a language model a policy of `dcache.lm_kv`, for a masked-diffusion one a row method of
+            `dcache.methods`, or their names.
         compile: True, or arguments of `torch.compile`: every transformer block is compiled by itself.
         strict: raise instead of warning where a schedule was made with another config, sampler, guidance or
             resolution.
@@ -419,4 +421,24 @@ def _config(method: Method | Schedule, name: str, single: bool, shared: Mapping[
             guidance=method.guidance,
             **shared,
         )
-    return SessionConfig(method, name, made_with=f"the profile of {method.name}", **shared)
+    return SessionConfig(
+        method, name, made_with=f"the profile of {method.name}", tuner=_tuner(method, shared), **shared
+    )
+
+
+def _tuner(method: Method, shared: Mapping[str, Any]) -> Tuner | None:
+    """What chooses the method of each run, of one denoiser; None where all runs have the same.
+
+    Raises:
+        DcacheError: an option of the engine does not go with plans.
+    """
+    if method.aim is None:
+        return None
+    if shared["budget"] is not None or shared["lowering"] != "auto":
+        raise DcacheError(
+            f"{method.describe()} plans for two anchors at full precision, which a memory limit would lower, "
+            "and for the usual lowering: leave max_cache_bytes= and lowering= out, or use another method"
+        )
+    from dcache.observation.tuning.tuner import Tuner
+
+    return Tuner(method.aim)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from dcache.cache.codec import Codec, parse
 from dcache.errors import DcacheError
@@ -25,6 +25,18 @@ SUBLAYERS_FIRST = "sublayers|block|trunk|model"
 
 # Options of presets that fix the number of evaluations.
 _TABLES = ("table", "profile", "steps", "sigmas")
+
+
+class Aim(NamedTuple):
+    """What the plans of a method that plans by itself are to reach.
+
+    Attributes:
+        speedup: operations of the uncached call over those of a planned one, None if `quality` is given.
+        quality: estimated PSNR in dB of a planned call to the uncached one, None if `speedup` is given.
+    """
+
+    speedup: float | None
+    quality: float | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,8 @@ class Method:
             the sampler's.
         made_for: class name and config digest of the denoiser that the method was fitted on, "" if it was
             not fitted. On another denoiser the method warns.
+        aim: what is aimed at by a method that observes a run and plans those that follow
+            (`dcache.observation.tuning`); None for all others.
         parameters: arguments of the preset, for reports; they do not take part in comparisons.
         defaults: the preset's default arguments, which `describe` leaves out.
     """
@@ -72,6 +86,7 @@ class Method:
     corrections: Corrections | None = None
     sigmas: tuple[float, ...] = ()
     made_for: tuple[str, str] = ("", "")
+    aim: Aim | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
     defaults: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 

@@ -20,9 +20,9 @@ class Stats:
         computed: (evaluation, branch, site) events in which the site was computed.
         predicted: events in which the site was predicted.
         reasons: reason -> events computed for it: warmup, interval, threshold, last, length (of the run,
-            which was not known), max_run, schedule, shape, no_history, nan; or calls that were not cached at
-            all: gradients, writes (into their arguments or the model), after_last (behind the sampler's last
-            step).
+            which was not known), max_run, schedule, observing, shape, no_history, nan; or calls that were
+            not cached at all: gradients, writes (into their arguments or the model), after_last (behind the
+            sampler's last step).
         bytes_held: bytes of the histories during the run; after it, their maximum.
         bytes_now: bytes of the histories now, 0 once the run is over.
         seconds_compute: seconds in denoiser calls that computed every site.
@@ -31,6 +31,8 @@ class Stats:
         memo_bytes: bytes of the tables of `dcache.memo`.
         bytes_away: bytes of weights that the memo has moved off their device or freed.
         method: description of the method.
+        plan: of a method that plans by itself, whether this run was observed or planned, from what, and what
+            is expected; "" for all others.
         components: denoiser name -> its stats, where a pipeline has several.
     """
 
@@ -46,6 +48,7 @@ class Stats:
     memo_bytes: int = 0
     bytes_away: int = 0
     method: str = ""
+    plan: str = ""
     components: dict[str, Stats] = field(default_factory=dict)
 
     @property
@@ -66,6 +69,7 @@ class Stats:
         events = self.computed + self.predicted
         rows = [
             ("method", self.method or "-"),
+            *([("plan", self.plan)] if self.plan else []),
             ("evaluations", str(self.steps)),
             ("computed", f"{self.computed} of {events} site events"),
             ("predicted", f"{self.predicted} of {events}"),
@@ -115,6 +119,7 @@ def merge(parts: dict[str, Stats]) -> Stats:
         seconds_predict=sum(p.seconds_predict for p in values),
         seconds_inside=sum(p.seconds_inside for p in values),
         method=next((p.method for p in values), ""),
+        plan="; ".join(dict.fromkeys(p.plan for p in values if p.plan)),
         components=dict(parts),
     )
 
@@ -127,6 +132,7 @@ _MEANING = {
     "length": "the number of evaluations of the run was not known",
     "max_run": "the longest run of predictions was reached",
     "schedule": "the schedule computes",
+    "observing": "observed, to plan later calls",
     "listed": "listed to compute",
     "shape": "the call's shapes changed",
     "no_history": "there was no anchor to predict from yet",

@@ -67,6 +67,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "taylorseer": [{"interval": 4}, {"interval": 4, "lite": True}, {}],
     "teacache": [{}, {"threshold": 0.4}, {"threshold": 0.8}],
     "tgate": [{}, {"gate": 15, "attn_interval": 3}, {"gate": 15, "attn_interval": 1}],
+    "tuned": [{}, {"speedup": 2.5}, {"speedup": 3.0}],
 }
 
 
@@ -270,7 +271,8 @@ def main() -> int:
         if options.draw_only:
             figures = json.loads(file.read_text(encoding="utf-8"))
         else:
-            figures = measured(options.repeats, options.captions, set(options.only))
+            repeats = 1 if options.untimed else options.repeats
+            figures = measured(repeats, options.captions, set(options.only), timed=not options.untimed)
         if options.out:
             print(f"wrote {write_json(options.out, figures)}")
             return 0

@@ -14,8 +14,11 @@ os.environ.update(
     }
 )
 
+import atexit
 import gc
 import random
+import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -24,6 +27,10 @@ import torch
 # Triton decides between compiling and interpreting when a kernel is defined.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# What methods learn of the tests' models is not to lie in the user's cache folder, nor to outlive the tests.
+os.environ["DCACHE_HOME"] = tempfile.mkdtemp(prefix="dcache-home-")
+atexit.register(shutil.rmtree, os.environ["DCACHE_HOME"], ignore_errors=True)
 
 # Workers share the cores, and what is tested is so small that a second thread costs more than it does.
 torch.set_num_threads(1)

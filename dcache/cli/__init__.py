@@ -7,12 +7,26 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import dcache
-from dcache.cli import bench, calibrate, convert, demo, dlm, env, lm, memo, methods, search, show
+from dcache.cli import bench, cache, calibrate, convert, demo, dlm, env, lm, memo, methods, search, show
 from dcache.cli import eval as evaluate
 from dcache.cli.parser import Parser, add_verbose
 from dcache.errors import DcacheError
 
-COMMANDS = (demo, bench, calibrate, search, convert, evaluate, methods, show, lm, dlm, memo, env)
+COMMANDS = (
+    demo,
+    bench,
+    calibrate,
+    search,
+    convert,
+    evaluate,
+    methods,
+    show,
+    lm,
+    dlm,
+    memo,
+    cache,
+    env,
+)
 WRONG, INTERRUPTED = 2, 130
 
 __all__ = ["main"]

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from dcache.engine.budget import Budget
+from dcache.engine.protocols import Tuner
 from dcache.errors import DcacheError
 from dcache.identity.denoisers import config_digest
 from dcache.identity.run import Run
@@ -35,6 +36,7 @@ class SessionConfig:
         made_with: source of the method, for messages: "the schedule", "the profile of bac".
         sampler: class name of the sampler it was made with, "" if unknown or irrelevant.
         guidance: guidance scale it was made with, None if unknown or irrelevant.
+        tuner: chooses the method of every run, None where all have the same.
 
     Raises:
         DcacheError: the lowering is unknown.
@@ -50,6 +52,7 @@ class SessionConfig:
     made_with: str = ""
     sampler: str = ""
     guidance: float | None = None
+    tuner: Tuner | None = None
 
     def __post_init__(self) -> None:
         if self.lowering not in LOWERINGS:

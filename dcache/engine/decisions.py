@@ -13,7 +13,7 @@ from dcache.probes import AttentionInputSeenError
 from dcache.schedulers import StepContext
 
 # Reasons of guards: they compute whatever is remembered.
-_GUARDS = ("warmup", "last", "length", "listed", "schedule")
+_GUARDS = ("warmup", "last", "length", "listed", "schedule", "observing")
 
 
 class Decisions:

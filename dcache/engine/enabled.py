@@ -127,6 +127,8 @@ def connect(target: Any, sessions: Sequence[Session]) -> None:
     intercept.sessions += sessions
     for session in sessions:
         intercept.connect(session)
+        if session.tuner is not None:
+            session.tuner.attach(session)
 
 
 def find_denoisers(pipe: Any, configure: Callable[[str], SessionConfig]) -> None:

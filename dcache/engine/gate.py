@@ -13,7 +13,7 @@ from dcache.cache.history import Branch
 from dcache.engine.call import Call
 from dcache.engine.checkpoint import Checkpoint
 from dcache.engine.flags import changing, flagged, goes_on
-from dcache.engine.protocols import Engine, Owner
+from dcache.engine.protocols import Engine, Owner, Tuned, Tuner
 from dcache.identity.branch import condition_of
 from dcache.identity.run import Run
 from dcache.identity.tracker import RunTracker
@@ -42,7 +42,7 @@ class Movable(Protocol):
         ...
 
 
-class Gated(Engine, Protocol):
+class Gated(Engine, Tuned, Protocol):
     """Interface: the part of a session that the gate reads and changes.
 
     Attributes:
@@ -57,6 +57,7 @@ class Gated(Engine, Protocol):
     owners: list[Owner]
     verified: set[Hashable]
     writers: dict[Hashable, bool]
+    tuner: Tuner | None
 
     def open_run(self, run: Run) -> None:
         """A call belongs to another run than the one under way."""
@@ -110,7 +111,7 @@ class Gate:
         checkpoint = None if mark in session.verified else Checkpoint(session)
         run = tracker.run_of(args, kwargs)
         if run is not session.state.run:
-            self._open(run)
+            self._open(run, args, kwargs)
             mark = flagged(plain, numbers, tracker.time.place)
         elif session.binding.moved():
             # A module replaced in mid-run (a LoRA layer) would compute on placeholders: bind again at once.
@@ -189,11 +190,14 @@ class Gate:
             if entry is not None:
                 self.session.show(call, cut(entry, branch.output))
 
-    def _open(self, run: Run) -> None:
+    def _open(self, run: Run, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """A call belongs to another run than the one under way."""
-        self.session.open_run(run)
+        session = self.session
+        session.open_run(run)
+        if session.tuner is not None:
+            session.tuner.begin(session, run, args, kwargs)
         if self.writes:
-            self.session.state.record.reasons["writes"] = self.writes
+            session.state.record.reasons["writes"] = self.writes
             self.writes = 0
 
     def _say_writes(self) -> None:
@@ -219,12 +223,7 @@ class Gate:
         self._count("after_last")
 
     def _start(
-        self,
-        name: str,
-        before: Branch | None,
-        mark: Hashable,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
+        self, name: str, before: Branch | None, mark: Hashable, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Branch:
         """A branch that is new, or whose calls look otherwise than before, begins without histories."""
         state, method = self.session.state, self.session.method
@@ -256,7 +255,7 @@ class Gate:
         if evaluates and (tracker.manual is not None or any(tap.run is not None for tap in samplers)):
             run = tracker.run_of(args, kwargs)
             if run is not session.state.run:
-                self._open(run)
+                self._open(run, args, kwargs)
             run.calls += 1
             session.state.last_index = run.index
             if (

@@ -21,6 +21,7 @@ from dcache.engine.lowering.guidance import GuidanceRegion
 from dcache.engine.run_state import RunState
 from dcache.identity.noise_grid import Grid
 from dcache.identity.tracker import RunTracker
+from dcache.method import Method
 
 
 @dataclass(eq=False)
@@ -66,6 +67,10 @@ class Shared(Protocol):
     state: RunState
     context: str | None
     tracker: RunTracker
+
+    def adopt(self, method: Method) -> None:
+        """Use another method with the same sites from the next call on."""
+        ...
 
     @property
     def lifecycle(self) -> Alive:
@@ -139,6 +144,8 @@ class Lanes:
     def _activate(self, lane: Lane) -> None:
         session = self.session
         session.state, session.context = lane.state, lane.context
+        if lane.state.method is not None:
+            session.adopt(lane.state.method)
         session.tracker.restore(lane.tracking)
         session.lifecycle.noise_grid = lane.noise_grid
         guidance = session.binding.guidance

@@ -15,7 +15,7 @@ from dcache.engine.call import Call
 from dcache.engine.config import SessionConfig
 from dcache.engine.memory import SessionMemory
 from dcache.engine.model_call import Threads
-from dcache.engine.protocols import Owner
+from dcache.engine.protocols import Owner, Tuned, Tuner
 from dcache.engine.run_state import RunState
 from dcache.errors import DcacheError
 from dcache.identity.noise_grid import Grid, put
@@ -30,7 +30,7 @@ from dcache.schedule.plan import RunLength
 _TURNS = 3
 
 
-class Living(Protocol):
+class Living(Tuned, Protocol):
     """Interface: the part of a session that opening and ending a run reads and changes.
 
     Attributes:
@@ -49,6 +49,7 @@ class Living(Protocol):
     tracker: RunTracker
     context: str | None
     removed: bool
+    tuner: Tuner | None
 
     @property
     def lanes(self) -> Threads:
@@ -257,6 +258,8 @@ class Lifecycle(Listener):
         if state.record.events and not run.over:
             self._left = [*self._left[-_TURNS:], run]
         state.close(whole)
+        if session.tuner is not None:
+            session.tuner.end(session, run, whole)
         session.tracker.forget(run)
         if learned and expected is not None:
             session.tracker.learn(run, lasted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -14,6 +14,8 @@ from dcache.cache.history import History
 from dcache.engine.call import Call
 from dcache.engine.observe import Observer
 from dcache.engine.run_state import RunState
+from dcache.identity.run import Run
+from dcache.identity.tracker import RunTracker
 from dcache.method import Method
 from dcache.predictors import Predictor
 from dcache.sites.site import Site
@@ -84,6 +86,87 @@ class Batched(Protocol):
 
     def leaves(self, region: Any, call: Call) -> list[torch.Tensor | None] | None:
         """The predicted outputs of a region; None if the region has to compute them itself."""
+        ...
+
+
+class Tuned(Protocol):
+    """A session whose method follows from runs that were observed.
+
+    Attributes:
+        module: the denoiser.
+        method: the method of the run under way, or of the last one.
+        state: that run.
+        owners: the pipelines that the denoiser is part of.
+        tracker: knows the samplers of these.
+        several_sites: True if more than one site is bound.
+    """
+
+    module: nn.Module
+    method: Method
+    state: RunState
+    owners: list[Owner]
+    tracker: RunTracker
+    several_sites: bool
+
+    @property
+    def component(self) -> str:
+        """The denoiser's name in its pipeline, "" for a bare module."""
+        ...
+
+    @property
+    def guidance(self) -> float | None:
+        """The guidance scale of the last call, None if unknown."""
+        ...
+
+    @property
+    def observers(self) -> list[Observer]:
+        """Observers of the denoiser."""
+        ...
+
+    @property
+    def compiled(self) -> bool:
+        """True if blocks of the denoiser are compiled."""
+        ...
+
+    def adopt(self, method: Method) -> None:
+        """Use another method with the same sites from the next call on."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Warn once per session and text."""
+        ...
+
+
+class Tuner(Protocol):
+    """Chooses the method of each run from earlier runs like it, as `dcache.observation.tuning` does."""
+
+    def attach(self, session: Tuned) -> None:
+        """Caching was enabled on a pipeline's denoiser, and its session knows the pipeline."""
+        ...
+
+    def detach(self) -> None:
+        """Caching was taken off the denoiser."""
+        ...
+
+    def begin(self, session: Tuned, run: Run, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """A run opened: have the session adopt the method for it.
+
+        Args:
+            session: its session.
+            run: the run.
+            args: positional arguments of its first call.
+            kwargs: keyword arguments of its first call.
+        """
+        ...
+
+    def end(self, session: Tuned, run: Run, whole: bool) -> None:
+        """A run is over: plan from it if it was observed.
+
+        Args:
+            session: its session.
+            run: the run.
+            whole: whether it came to its end.
+        """
         ...
 
 

@@ -8,6 +8,7 @@ from dcache.cache.history import Branch
 from dcache.engine.record import Record
 from dcache.identity.branch import BranchNames
 from dcache.identity.run import Run
+from dcache.method import Method
 from dcache.stats import Stats
 from dcache.util.bytes import bytes_of
 
@@ -32,6 +33,9 @@ class RunState:
         entries: evaluations that the sampler's table listed, None for a hand-written loop; set at the end.
         limit: evaluations that the method's table has for this run, None without a table.
         untraced: why its trace would not give the same bits, "" where it does.
+        method: the method that a tuner chose for it, None without a tuner.
+        plan: as in `dcache.stats.Stats`.
+        began: time at which the tuner was asked.
         counters: whole numbers among the denoiser's arguments that count, by position or name.
         offset: where they begin in the table's rows.
     """
@@ -53,6 +57,9 @@ class RunState:
     offset: int = 0
     untraced: str = ""
     counters: set[int | str] = field(default_factory=set)
+    method: Method | None = None
+    plan: str = ""
+    began: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -104,6 +111,8 @@ class RunState:
         Args:
             method: the method's description.
         """
-        return self.record.stats(
+        stats = self.record.stats(
             self.steps, self.bytes_now(), self.run is not None, self.overhead_seconds, method
         )
+        stats.plan = self.plan
+        return stats

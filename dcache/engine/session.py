@@ -31,7 +31,9 @@ from dcache.engine.weight_cache import WeightCache
 from dcache.errors import DcacheWarning
 from dcache.identity.tracker import RunTracker
 from dcache.intercept.conflicts import active_dropout, refuse_other_cache
+from dcache.intercept.module_call import compiled_inside
 from dcache.intercept.pytree import copy_containers
+from dcache.method import Method
 from dcache.sites.streams import StreamTracer
 from dcache.stats import Stats
 
@@ -90,6 +92,7 @@ class Session:
         self.writers: dict[Hashable, bool] = {}
         self.warned: set[str] = set()
         self.removed = False
+        self.tuner = config.tuner
         self.several_sites, self.depth = False, 0
         self.tracer = StreamTracer()
         self.weight_cache = WeightCache()
@@ -134,6 +137,19 @@ class Session:
         """The guidance scale of the last call, where a pipeline keeps it or was seen to be given it."""
         known = next((g for owner in self.owners if (g := owner.guidance) is not None), None)
         return self.lanes.shown().guidance if known is None else known
+
+    @property
+    def compiled(self) -> bool:
+        """Whether blocks of the denoiser are compiled."""
+        parts = self.module.modules()
+        return self.binding.compile_options is not None or any(map(compiled_inside, parts))
+
+    def adopt(self, method: Method) -> None:
+        """Use another method with the same sites from the next call on."""
+        if method is not self.method:
+            self.method = method
+            for region in self.binding.storing():
+                region.predictor = method.predictor.at(region.site.name)
 
     def denoise(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The denoiser's call: predicted where the method lets it, computed and remembered elsewhere."""
@@ -246,6 +262,8 @@ class Session:
         self.binding.remove()
         self.attachment.remove()
         self.tracker.leave()
+        if self.tuner is not None:
+            self.tuner.detach()
         inside = self.call is not None
         try:
             # Last, for it may warn, and warnings may be errors.

@@ -54,6 +54,11 @@ def _plan(session: Traced) -> Plan | None:
             f"no trace of this run of {type(session.module).__name__} gives the same bits: {untraced}. "
             "Trace another run: one that is not interrupted."
         )
+    if len({id(s.method) for s in states}) > 1 and any(s.record.predicted for s in states):
+        raise DcacheError(
+            f"the runs of this call of {type(session.module).__name__} follow different plans, which one "
+            "schedule cannot hold: trace a call with one run."
+        )
     method = session.method
     rows = _joined([(state.record.rows(state.steps), state.steps) for state in states])
     return Plan(

@@ -27,6 +27,7 @@ from dcache.predictors import Predictor
 from dcache.predictors.corrections import Corrections
 from dcache.probes import Probe
 from dcache.schedule import Schedule
+from dcache.schedulers.planned import Observing, Planned
 
 # 1 was the hash of `repr`, in which every class had its name.
 VERSION = 2
@@ -44,6 +45,8 @@ NAMES: dict[type, str] = {
     schedulers.MagCacheRule: "magnitude",
     schedulers.MaxRun: "max run",
     schedulers.EveryNthIndex: "multiple",
+    Observing: "observing",
+    Planned: "planned",
     schedulers.OutsideWindow: "outside window",
     schedulers.Retention: "retention",
     schedulers.StepTable: "row",
@@ -126,6 +129,7 @@ def _method(method: Method) -> dict[str, Any]:
         "predicts": method.predicts,
         # Only where there are any: digests of before stay as they are.
         **({"runs": [tuple(run) for run in method.runs]} if method.runs else {}),
+        **({"aim": tuple(method.aim)} if method.aim is not None else {}),
     }
 
 

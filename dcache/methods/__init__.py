@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from dcache.methods.taylorseer import taylorseer as taylorseer
     from dcache.methods.teacache import teacache as teacache
     from dcache.methods.tgate import tgate as tgate
+    from dcache.methods.tuned import tuned as tuned
 
 __all__ = ["About", "available", "find", "make", "preset", "register", *BUILT_IN]  # noqa: PLE0604 - names
 

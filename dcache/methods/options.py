@@ -70,6 +70,7 @@ class PresetOptions(TypedDict, total=False):
     mlp: int | None
     order: int
     profile: File | Profile | Schedule | None
+    quality: float | None
     ratios: File | Sequence[float] | None
     retention: float
     ridge: float

@@ -44,6 +44,7 @@ PresetName = Literal[
     "taylorseer",
     "teacache",
     "tgate",
+    "tuned",
 ]
 BUILT_IN: tuple[str, ...] = get_args(PresetName)
 # Entry point group under which installed packages register presets.

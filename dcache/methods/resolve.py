@@ -137,6 +137,8 @@ def _default(options: Mapping[str, Any], taken: Iterable[str]) -> Method:
     default = make("default")
     if not options:
         return default
+    if set(options) <= {"speedup", "quality"}:
+        return make("tuned", **options)
     takers = [name for name in names() if _takes(name, options)]
     given = ", ".join(f"{key}={value!r}" for key, value in options.items())
     if takers:

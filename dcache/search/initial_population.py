@@ -41,6 +41,10 @@ def templates(space: Space) -> list[Genome]:
     return genomes
 
 
+# Its plans are those of `pairs` with other weights, and every seed costs an evaluation.
+_LEFT_OUT = ("tuned",)
+
+
 def cheapest(space: Space) -> Genome:
     """The cheapest genome: evaluation 0 alone is computed, and reused if a recipe for that is available."""
     row = [True] + [False] * (space.profile.steps - 1)
@@ -49,10 +53,10 @@ def cheapest(space: Space) -> Genome:
 
 
 def planned(space: Space, speedups: Sequence[float] = SPEEDUPS) -> list[Genome]:
-    """The plans of every planner at every speedup it reaches, each as the nearest genome of the space."""
+    """The plans of the planners at every speedup they reach, each as the nearest genome of the space."""
     genomes = []
     for speedup in speedups:
-        for name in PLANNERS:
+        for name in (name for name in PLANNERS if name not in _LEFT_OUT):
             try:
                 with warnings.catch_warnings():
                     # A planner may warn of a poor fit; a poor seed does no harm.

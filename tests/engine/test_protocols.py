@@ -21,7 +21,18 @@ from dcache.engine.memory import Remembering
 from dcache.engine.model_call import AroundCall, Denoiser
 from dcache.engine.observe import Observer
 from dcache.engine.pipeline import PipeOwner, sessions_of
-from dcache.engine.protocols import Batched, Engine, Lowered, Memory, Owner, Shown, Traced, Weights
+from dcache.engine.protocols import (
+    Batched,
+    Engine,
+    Lowered,
+    Memory,
+    Owner,
+    Shown,
+    Traced,
+    Tuned,
+    Tuner,
+    Weights,
+)
 from dcache.engine.region import Region
 from dcache.engine.session import Session
 from dcache.identity.tracker import SamplerOwner
@@ -169,7 +180,7 @@ def test_protocols_are_all_that_this_module_has() -> None:
         for value in vars(protocols).values()
         if inspect.isclass(value) and value.__module__ == protocols.__name__
     ]
-    assert set(mine) == {Lowered, Memory, Batched, Weights, Engine, Owner, Shown, Traced}
+    assert set(mine) == {Lowered, Memory, Batched, Weights, Engine, Owner, Shown, Traced, Tuned, Tuner}
     assert all(getattr(one, "_is_protocol", False) for one in mine)
 
 

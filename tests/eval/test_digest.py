@@ -15,7 +15,7 @@ from dcache import methods, probes, schedulers
 from dcache.demo.pipeline import COEFFICIENTS
 from dcache.eval.digest import NAMES, digest_of, plain
 from dcache.eval.specs import parse
-from dcache.method import Method
+from dcache.method import Aim, Method
 from dcache.predictors import Newton, Taylor
 from dcache.predictors.corrections import Correction, Corrections
 from dcache.probes import Probe
@@ -107,6 +107,7 @@ CHANGED: dict[str, Any] = {
     "corrections": Corrections({"trunk": {1: Correction(torch.ones(2), torch.zeros(2), 0)}}, {"trunk": -1}),
     "sigmas": (1.0, 0.5, 0.0),
     "made_for": ("Model", "abc"),
+    "aim": Aim(2.0, None),
 }
 
 

@@ -237,6 +237,7 @@ def test_every_parameter_of_a_preset_is_documented_and_annotated(name):
         (methods.adaptive(), True),
         (methods.adaptive(share=1.0), False),
         (methods.adaptive(threshold=0), False),
+        (methods.tuned(), True),
         (methods.interval(interval=2), True),
         (methods.hicache(interval=1), False),
         (methods.foca(interval=1), False),
@@ -316,6 +317,10 @@ def test_methods_that_compute_everything_on_request_say_so(method, predicts):
                     {"threshold": -1},
                     {"difference": -1},
                 ],
+            ),
+            itertools.product(
+                ["tuned"],
+                [{"speedup": 1.0}, {"speedup": 0.5}, {"speedup": 2.0, "quality": 40.0}, {"quality": -1.0}],
             ),
             itertools.product(
                 ["delta_dit"],
@@ -406,6 +411,7 @@ OTHER = {
     "boundary": 5, "threshold": 0.3, "retention": 0.3, "attn": 3, "cross_attn": 3, "mlp": 3,
     "window": (200.0, 700.0), "gate": 5, "attn_interval": 3, "late_interval": 2, "guidance_interval": 3,
     "weight": 0.4, "attn_below": 500.0, "guidance_below": 500.0, "steps": [0, 2], "branch_id": 1,
+    ("tuned", "speedup"): 3.0, ("tuned", "quality"): 45.0,
     "ridge": 0.2, "t_max": 5, "t_min": 2, "start": 1, "share": 0.4, "computes": 3, "union": 2, "metric": "l2",
     "sigmas": (1.0, 0.7, 0.3, 0.0), "coefficients": "flux", "ratios": [1.0, 0.8], "background": [1, 2],
     "early": 4, "early_threshold": 0.1, "sensitivities": (0.5, 2.0, 2.0),

@@ -53,6 +53,7 @@ PLANNERS: Registry[Planner] = Registry(
         "profilingdit",
         "smoothcache",
         "teacache",
+        "tuned",
     ),
 )
 
