@@ -148,8 +148,8 @@ def _refuse_method(path: str, module: nn.Module) -> None:
     method = next((name for name in _timed_methods(module) if "denois" in name), None)
     if method is not None:
         raise DcacheError(
-            f"{type(module).__name__} is denoised by its method {method}, not by a module's call: name it, as in "
-            f"dcache.enable(policy, 'interval', sites='model', call={f'{path}.{method}'.strip('.')!r})"
+            f"{type(module).__name__} is denoised by its method {method}, not by a module's call: name it, "
+            f"as in dcache.enable(policy, 'interval', sites='model', call={f'{path}.{method}'.strip('.')!r})"
         )
 
 
