@@ -193,5 +193,5 @@ def test_the_guide_to_families_runs(guide: Any, capsys: pytest.CaptureFixture[st
 
 
 def test_the_guide_left_no_declaration_behind() -> None:
-    assert "MyBlock" not in blocks.SUBLAYERS
+    assert "guide.MyBlock" not in blocks.SUBLAYERS
     assert "my_refiner_blocks" not in blocks.ASIDE
