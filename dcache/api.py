@@ -1,4 +1,4 @@
-"""The front door: enable, disable, enabled, stats, trace, step."""
+"""The front door: enable, disable, enabled, stats, trace, reset, step."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from dcache.identity.denoisers import denoisers
 from dcache.identity.manual import following
 from dcache.identity.run import Run
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
+from dcache.intercept.method import entry_point
 from dcache.method import Method
 from dcache.methods import language_models
 from dcache.methods.replay import replay
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 Target = TypeVar("Target")
 Compile = bool | Mapping[str, Any]
-ENGINE_OPTIONS = ("compile", "strict", "lowering", "max_cache_bytes")
+ENGINE_OPTIONS = ("compile", "strict", "lowering", "max_cache_bytes", "call")
 
 
 @overload
@@ -53,6 +54,7 @@ def enable(
     strict: bool = False,
     lowering: Literal["auto", "replay"] = "auto",
     max_cache_bytes: int | str | None = None,
+    call: str | None = None,
     **preset_options: Unpack[PresetOptions],
 ) -> Target: ...
 @overload
@@ -68,6 +70,7 @@ def enable(
     strict: bool = False,
     lowering: Literal["auto", "replay"] = "auto",
     max_cache_bytes: int | str | None = None,
+    call: str | None = None,
     **preset_options: Any,
 ) -> Target: ...
 def enable(
@@ -78,6 +81,7 @@ def enable(
     strict: bool = False,
     lowering: str = "auto",
     max_cache_bytes: int | str | None = None,
+    call: str | None = None,
     **preset_options: Any,
 ) -> Target:
     """Enable caching on a pipeline, denoiser or language model, in place of what was enabled before.
@@ -102,6 +106,7 @@ def enable(
         lowering: "auto", or "replay" for the slow reference implementation.
         max_cache_bytes: limit of the bytes of all histories together: a number, or text such as "512MB"
             (docs/memory.md).
+        call: path of the method that every denoising step calls, where that calls no module (docs/policy.md).
         **preset_options: options of the preset or policy, where `method` is a name or a function.
 
     Returns:
@@ -112,18 +117,18 @@ def enable(
     """
     from dcache.methods import row_models
 
-    given = (compile is not False, strict is not False, lowering != "auto", max_cache_bytes is not None)
-    engine = dict(zip(ENGINE_OPTIONS, given, strict=True))
+    given = (compile is not False, strict is not False, lowering != "auto", max_cache_bytes, call)
+    engine = dict(zip(ENGINE_OPTIONS, (each not in (None, False) for each in given), strict=True))
     if row_models.takes(target, method):
         row_models.enable(target, method, preset_options, engine)
         return target
-    if token_models.is_language_model(target):
+    if call is None and token_models.is_language_model(target):
         row_models.disable(target)
         language_models.enable(target, method, preset_options, engine)
         return target
     token_models.refuse_text_pipeline(target)
     resolved = resolve(method, preset_options, ENGINE_OPTIONS)
-    _replace(target, resolved, shared_fields(compile, strict, lowering, max_cache_bytes))
+    _replace(target, resolved, shared_fields(compile, strict, lowering, max_cache_bytes), call)
     return target
 
 
@@ -150,6 +155,7 @@ def enabled(
     strict: bool = False,
     lowering: Literal["auto", "replay"] = "auto",
     max_cache_bytes: int | str | None = None,
+    call: str | None = None,
     **preset_options: Unpack[PresetOptions],
 ) -> AbstractContextManager[Target]: ...
 @overload
@@ -165,6 +171,7 @@ def enabled(
     strict: bool = False,
     lowering: Literal["auto", "replay"] = "auto",
     max_cache_bytes: int | str | None = None,
+    call: str | None = None,
     **preset_options: Any,
 ) -> AbstractContextManager[Target]: ...
 @contextmanager
@@ -259,6 +266,34 @@ def trace(target: Any) -> Schedule:
             "why): enable a method and call the pipeline first"
         )
     return schedule
+
+
+def reset(target: Any, full: bool = False) -> None:
+    """End the run under way in this thread: what is remembered of it is freed, and the next call opens a run.
+
+    A run that came to its end needs no reset. One that was broken off does where the next one cannot be told
+    from it: a control loop that starts its next chunk of actions from the middle of the noise levels.
+
+    >>> import dcache
+    >>> from dcache.demo.pipeline import load_pipeline
+    >>> pipe = dcache.enable(load_pipeline())
+    >>> dcache.reset(pipe)
+
+    Args:
+        target: a pipeline, denoiser or policy.
+        full: compute the next run completely, as where an observation jumped.
+
+    Raises:
+        DcacheError: caching is not enabled on this object.
+    """
+    sessions = {} if token_models.is_language_model(target) else Enabled.on(target).sessions
+    if not sessions:
+        raise DcacheError(
+            f"dcache.reset needs an object with caching enabled on it, got {type(target).__name__}: call "
+            "dcache.enable first (a language model's texts need no reset)"
+        )
+    for session in sessions.values():
+        session.reset(full)
 
 
 def step(
@@ -360,10 +395,12 @@ def _check_step(index: int, branch: Any, steps: int | None, flow: Any) -> None:
         raise DcacheError(f"branch must be a name or None, got {branch!r}")
 
 
-def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) -> None:
+def _replace(
+    target: Any, method: Method | Schedule, shared: Mapping[str, Any], call: str | None = None
+) -> None:
     """Disable what is enabled on an object and enable a method; if that fails, restore the previous state."""
     before = Enabled.on(target)
-    modules = denoisers(target)
+    modules = denoisers(target) if call is None else _entry_points(target, call)
     token_models.refuse_autoencoder(target)
     token_models.refuse_token_models(target, modules)
     single = len(modules) == 1
@@ -392,6 +429,15 @@ def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) 
             session.remove()
         restore()
         raise
+
+
+def _entry_points(target: Any, call: str) -> dict[str, nn.Module]:
+    """The method that is the denoiser's call, as a module."""
+    if not isinstance(target, nn.Module):
+        raise DcacheError(
+            f"call={call!r} is for a torch module, such as a policy, and {type(target).__name__} is none"
+        )
+    return {"": entry_point(target, call)}
 
 
 def _scheduled(method: Method | Schedule, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:

@@ -11,8 +11,9 @@ from typing import Any
 from torch import nn
 
 from dcache.engine.config import SessionConfig
+from dcache.engine.inner_denoiser import unwatch_outer, watch_outer
 from dcache.engine.pipeline import PipelineIntercept, sessions_of, watch_of
-from dcache.engine.session import Session
+from dcache.engine.session import Session, session_of
 from dcache.engine.trace import trace_of
 from dcache.errors import DcacheError
 from dcache.identity.denoisers import candidates, is_pipeline
@@ -66,6 +67,8 @@ class Enabled:
         """Remove the intercept and all sessions."""
         if self.intercept is not None:
             self.intercept.remove()
+        if isinstance(self.target, nn.Module):
+            unwatch_outer(self.target)
         for session in self.sessions.values():
             session.remove()
 
@@ -120,7 +123,9 @@ def schedule_of(target: Any) -> Schedule | None:
 
 
 def connect(target: Any, sessions: Sequence[Session]) -> None:
-    """Connect the sessions of a pipeline's denoisers with the pipeline; without effect for a bare module."""
+    """Connect the sessions of a pipeline's denoisers with the pipeline, or of a policy's with the policy."""
+    if isinstance(target, nn.Module) and sessions:
+        watch_outer(target, sessions[0].module, reset_run)
     if not is_pipeline(target):
         return
     intercept = PipelineIntercept(target)
@@ -129,6 +134,25 @@ def connect(target: Any, sessions: Sequence[Session]) -> None:
         intercept.connect(session)
         if session.tuner is not None:
             session.tuner.attach(session)
+
+
+def reset_run(module: nn.Module, made: bool) -> None:
+    """End the run under way in this thread of a policy's denoiser, where caching is enabled on it.
+
+    Args:
+        module: the denoiser.
+        made: whether a chunk of actions was made, which cannot be without a call of the denoiser.
+    """
+    session = session_of(module)
+    if session is None:
+        return
+    session.reset()
+    if made and session.attachment.idle():
+        session.warn(
+            f"a chunk of actions was made without a call of {type(module).__name__}, on which caching lies: "
+            "nothing is cached. Enable caching on the module that every denoising step calls, or name the "
+            "method: call='METHOD'."
+        )
 
 
 def find_denoisers(pipe: Any, configure: Callable[[str], SessionConfig]) -> None:

@@ -150,6 +150,14 @@ class Lifecycle(Listener):
         if self.session.binding.guidance is not None:
             self.session.binding.guidance.learn(mixed)
 
+    def unsteady(self, name: str) -> None:
+        """Say of which argument another value opens no run."""
+        self.session.warn(
+            f"argument {name!r} of {type(self.session.module).__name__} changes in every evaluation, so "
+            "another value is not taken for another observation (a prompt, an image): features are carried "
+            "across it. Call dcache.reset(module) where a new observation begins."
+        )
+
     def paused(self, run: Run) -> None:
         """Free what a denoiser remembers that is no longer called in the run (the first of Wan 2.2's two)."""
         state = self.session.state
@@ -323,7 +331,8 @@ class Lifecycle(Listener):
         within = bool(number) and bool(last.record.events)
         if number is not None:
             session.tracker.runs_of_call = number + 1
-        return RunState(sampler=run.sampler, earlier=(*last.earlier, last) if within else ())
+        earlier = (*last.earlier, last) if within else ()
+        return RunState(sampler=run.sampler, earlier=earlier, full=last.full_next)
 
     def _fit_table(self, run: Run) -> None:
         """Find the run's rows in the method's table, where it has one.
@@ -386,7 +395,8 @@ class Lifecycle(Listener):
     def _say_nothing(self) -> None:
         """Warn where the run that came to its end had nothing to predict, once for each run."""
         session, state = self.session, self.session.state
-        if session.method.predicts and not state.record.predicted and not state.said and self._missed():
+        wanted = session.method.predicts and not state.full
+        if wanted and not state.record.predicted and not state.said and self._missed():
             state.said = True
             why = state.stats(session.method.describe()).why_nothing()
             session.warn(f"nothing was predicted in this run of {type(session.module).__name__}: {why}")

@@ -38,6 +38,8 @@ class RunState:
         began: time at which the tuner was asked.
         counters: whole numbers among the denoiser's arguments that count, by position or name.
         offset: where they begin in the table's rows.
+        full: whether the run is computed completely, as was asked for.
+        full_next: whether the next one is.
     """
 
     run: Run | None = None
@@ -60,6 +62,8 @@ class RunState:
     method: Method | None = None
     plan: str = ""
     began: float = 0.0
+    full: bool = False
+    full_next: bool = False
 
     @property
     def steps(self) -> int:
