@@ -20,8 +20,8 @@ class Stats:
         computed: (evaluation, branch, site) events in which the site was computed.
         predicted: events in which the site was predicted.
         reasons: reason -> events computed for it: warmup, interval, threshold, last, length (of the run,
-            which was not known), max_run, schedule, observing, shape, no_history, nan, asked (for a full run);
-            or calls that were not cached at all: gradients, writes (into their arguments or the model),
+            which was not known), max_run, schedule, observing, shape, no_history, nan, asked (for a full
+            run); or calls that were not cached at all: gradients, writes (into their arguments or the model),
             after_last (behind the sampler's last step).
         bytes_held: bytes of the histories during the run; after it, their maximum.
         bytes_now: bytes of the histories now, 0 once the run is over.
