@@ -232,6 +232,20 @@ class Lifecycle(Listener):
         for text in differences:
             session.warn(text)
 
+    def reset(self, full: bool = False) -> None:
+        """End this thread's run: its histories are freed, and the next call opens a run.
+
+        Args:
+            full: compute that run completely.
+        """
+        session = self.session
+        with session.lanes.here():
+            if not session.removed:
+                session.state.full_next = session.state.full_next or full
+                self.end()
+                session.tracker.reset()
+                session.context = None
+
     def end(self, whole: bool = False, learns: bool = False, returns: bool = False) -> None:
         """Free all histories; what was counted stays.
 

@@ -53,6 +53,7 @@ _PARTS = [
     "memory",
     "open_run",
     "predicts",
+    "reset",
     "show",
     "tracker",
 ]
@@ -103,6 +104,7 @@ class Session:
         self.lifecycle = Lifecycle(self)
         self.tracker = RunTracker(module, self.lifecycle, self.owners)
         self.free, self.open_run, self.end_run = self.lifecycle.free, self.lifecycle.open, self.lifecycle.end
+        self.reset = self.lifecycle.reset
         self.gate = Gate(self, self.memory, config.skips_first)
         self.look = self.gate.look
         self.call_check = CallCheck(self)
@@ -241,19 +243,6 @@ class Session:
             self.rebind(self.method.sites)
         self.binding.reinstall()
         self.binding.refuse_enclosed()
-
-    def reset(self, full: bool = False) -> None:
-        """End this thread's run: its histories are freed, and the next call opens a run.
-
-        Args:
-            full: compute that run completely.
-        """
-        with self.lanes.here():
-            if not self.removed:
-                self.state.full_next = self.state.full_next or full
-                self.end_run()
-                self.tracker.reset()
-                self.context = None
 
     def rebind(self, sites: Sequence[str]) -> None:
         """Take all intercepts off and bind again."""
