@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import dcache
-from dcache.cli import bench, calibrate, convert, demo, env, lm, methods, search, show
+from dcache.cli import bench, calibrate, convert, demo, env, lm, methods, policy, search, show
 from dcache.cli import eval as evaluate
 from dcache.cli.parser import Parser, add_verbose
 from dcache.errors import DcacheError
 
-COMMANDS = (demo, bench, calibrate, search, convert, evaluate, methods, show, lm, env)
+COMMANDS = (demo, bench, calibrate, search, convert, evaluate, methods, show, lm, policy, env)
 WRONG, INTERRUPTED = 2, 130
 
 __all__ = ["main"]
