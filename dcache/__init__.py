@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dcache import methods
-from dcache.api import disable, enable, enabled, stats, step, trace
+from dcache.api import disable, enable, enabled, reset, stats, step, trace
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.estimate import memory_estimate
 from dcache.method import Method
@@ -35,13 +35,14 @@ __all__ = [
     "enabled",
     "memory_estimate",
     "methods",
+    "reset",
     "stats",
     "step",
     "trace",
 ]
 
 # Rooms of their own, imported when they are first used.
-_LAZY = ("diffusion_lm", "lm_kv")
+_LAZY = ("diffusion_lm", "lm_kv", "policy")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The front door: enable, disable, enabled, stats, trace, step."""
+"""The front door: enable, disable, enabled, stats, trace, reset, step."""
 
 from __future__ import annotations
 
@@ -259,6 +259,33 @@ def trace(target: Any) -> Schedule:
             "why): enable a method and call the pipeline first"
         )
     return schedule
+
+
+def reset(target: Any) -> None:
+    """End the run under way in this thread: what is remembered of it is freed, and the next call opens a run.
+
+    A run that came to its end needs no reset. One that was broken off does where the next one cannot be told
+    from it: a control loop that starts its next chunk of actions from the middle of the noise levels.
+
+    >>> import dcache
+    >>> from dcache.demo.pipeline import load_pipeline
+    >>> pipe = dcache.enable(load_pipeline())
+    >>> dcache.reset(pipe)
+
+    Args:
+        target: a pipeline, denoiser or policy.
+
+    Raises:
+        DcacheError: caching is not enabled on this object.
+    """
+    sessions = {} if token_models.is_language_model(target) else Enabled.on(target).sessions
+    if not sessions:
+        raise DcacheError(
+            f"dcache.reset needs an object with caching enabled on it, got {type(target).__name__}: call "
+            "dcache.enable first (a language model's texts need no reset)"
+        )
+    for session in sessions.values():
+        session.reset()
 
 
 def step(

@@ -12,7 +12,7 @@ from dcache.engine.lowering.block_watch import BlockWatch, watches
 from dcache.engine.lowering.blocks import BlockCall, RunRegion
 from dcache.engine.lowering.bracket import BracketRegion, SkipConcatCall
 from dcache.engine.lowering.guidance import GuidanceRegion
-from dcache.engine.lowering.module import ModuleCall, ModuleRegion, PlaceholderCall
+from dcache.engine.lowering.module import MethodCall, ModuleCall, ModuleRegion, PlaceholderCall
 from dcache.engine.lowering.probe import AttentionInputProbe, BlockInputProbe, FrontProbe, FrontProbeCall
 from dcache.engine.lowering.whole_model import WholeRegion
 from dcache.engine.protocols import Engine
@@ -157,7 +157,15 @@ def _lower_sublayer(binding: Binding, engine: Engine, site: Site, codec: Codec) 
     region = ModuleRegion(engine, site, codec)
     binding.regions.append(region)
     binding.intercepts += [PlaceholderCall(module, region) for module in sublayer.feeders]
-    binding.intercepts.append(ModuleCall(sublayer.module, region))
+    if not sublayer.method:
+        binding.intercepts.append(ModuleCall(sublayer.module, region))
+    elif binding.compile_options is None:
+        binding.intercepts.append(MethodCall(sublayer.module, sublayer.method, region))
+    else:
+        raise DcacheError(
+            f"{site.name} is the method {sublayer.method} of {type(sublayer.module).__name__}, which cannot "
+            "be compiled by itself: leave compile= out, or choose sites of whole blocks"
+        )
 
 
 def _guidance(binding: Binding, engine: Engine, site: Site) -> GuidanceRegion:
@@ -241,7 +249,7 @@ def _attach_modulated(binding: Binding, engine: Engine, _: Probe) -> None:
         )
     # Not the first that is registered: that may be the text's.
     attention = next((s for s in structure.sublayers if s.name == "attn:0"), None)
-    if attention is not None:
+    if attention is not None and not attention.method:
         binding.intercepts.append(AttentionInputProbe(attention.module, engine))
         return
     block = structure.blocks[0]

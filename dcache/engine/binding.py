@@ -13,6 +13,7 @@ from dcache.engine.group import GroupRegion
 from dcache.engine.lowering.block_watch import BlockWatch
 from dcache.engine.lowering.blocks import BlockCall
 from dcache.engine.lowering.guidance import GuidanceRegion
+from dcache.engine.lowering.module import MethodCall
 from dcache.engine.lowering.whole_model import WholeRegion
 from dcache.engine.region import Region
 from dcache.errors import DcacheError
@@ -117,12 +118,15 @@ class Binding:
             DcacheError: one does.
         """
         bound = {i.module for i in self.intercepts}
+        # Their methods are intercepted.
+        parts = {i.module for i in self.intercepts if isinstance(i, MethodCall)}
         for module in self.model.modules():
             # `torch.compile(block)` makes another module around the block.
             around = hasattr(module, "_orig_mod")
             if compiled_inside(module) is None and not around:
                 continue
-            enclosed = next((m for m in module.modules() if m is not module and m in bound), None)
+            inside = (m for m in module.modules() if m is not module or m in parts)
+            enclosed = next((m for m in inside if m in bound), None)
             if enclosed is not None:
                 block = type(getattr(module, "_orig_mod", module)).__name__
                 by = " by torch.compile(block)" if around else ""

@@ -149,6 +149,14 @@ class Lifecycle(Listener):
         if self.session.binding.guidance is not None:
             self.session.binding.guidance.learn(mixed)
 
+    def unsteady(self, name: str) -> None:
+        """Say of which argument another value opens no run."""
+        self.session.warn(
+            f"argument {name!r} of {type(self.session.module).__name__} changes in every evaluation, so "
+            "another value is not taken for another observation (a prompt, an image): features are carried "
+            "across it. Call dcache.reset(module) where a new observation begins."
+        )
+
     def paused(self, run: Run) -> None:
         """Free what a denoiser remembers that is no longer called in the run (the first of Wan 2.2's two)."""
         state = self.session.state

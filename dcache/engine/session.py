@@ -226,6 +226,14 @@ class Session:
         self.binding.reinstall()
         self.binding.refuse_enclosed()
 
+    def reset(self) -> None:
+        """End this thread's run: its histories are freed, and the next call opens a run."""
+        with self.lanes.here():
+            if not self.removed:
+                self.end_run()
+                self.tracker.reset()
+                self.context = None
+
     def rebind(self, sites: Sequence[str]) -> None:
         """Take all intercepts off and bind again."""
         self.binding.remove()

@@ -14,8 +14,11 @@ from dcache.intercept.pytree import first_tensor
 
 # Elements of a sample that are compared, from how many on; a correlation that noise has, and one that is a
 # fall in a run.
-_ELEMENTS, _FEWEST = 65_536, 64
+_ELEMENTS, _FEWEST = 65_536, 16
 _UNRELATED, _DROP = 0.25, 0.6
+# By chance noise of n elements has a correlation of about n ** -0.5: for few, the limit is so many of these,
+# and at most the last number.
+_CHANCES, _MOST_UNRELATED = 2.5, 0.6
 
 
 def content_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -53,7 +56,7 @@ class Continuity:
 
     A step of a sampler keeps most of the latents, at first and last as well: their correlation is seldom
     below 0.5. The noise of another picture has none with them. Up to `_ELEMENTS` elements are compared;
-    small or constant samples say nothing.
+    constant samples, and those of fewer than 16 elements, say nothing.
     """
 
     def __init__(self) -> None:
@@ -85,7 +88,8 @@ class Continuity:
         # Without a direction the product is NaN.
         if math.isnan(likeness):
             return False
-        if likeness < _UNRELATED or (self._least is not None and likeness < _DROP * self._least):
+        limit = max(_UNRELATED, min(_CHANCES * values.numel() ** -0.5, _MOST_UNRELATED))
+        if likeness < limit or (self._least is not None and likeness < _DROP * self._least):
             return True
         self._least = min(likeness, likeness if self._least is None else self._least)
         return False

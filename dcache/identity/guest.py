@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from dcache.identity.callers import LoopVariable, find_sampler
+from dcache.identity.observation import Observation
 from dcache.identity.run import Run
 from dcache.identity.sampler import Listener, SamplerIntercept, tap
+from dcache.identity.timestep import TimeArgument
 
 
 class Guest:
@@ -93,6 +95,26 @@ class Guest:
         if len(times) > 2 and value == times[0] and not run.repeats:
             self._times = [value]
             return guest.open_from(guest.sampler)
+        return run
+
+    def observed(
+        self, guest: SamplerIntercept, run: Run, observation: Observation, call: tuple[Any, Any, TimeArgument]
+    ) -> Run:
+        """The run of a call in the sampler's loop; a new one where it is conditioned on something else.
+
+        A loop may be left, and the sampler walked again from where it stands (a warm start).
+
+        Args:
+            guest: the sampler's intercept.
+            run: the run under way.
+            observation: what that is conditioned on.
+            call: positional and keyword arguments of the call, and where it has its timestep.
+        """
+        opens = not run.started
+        if run.index and not run.calls and observation.differs(*call):
+            run, opens = guest.open_from(guest.sampler), True
+        if opens:
+            observation.begin(*call)
         return run
 
     def dismiss(self) -> None:

@@ -72,6 +72,9 @@ class Listener:
     def orphaned(self) -> None:
         """The sampler of a loop that belonged to no pipeline is gone."""
 
+    def unsteady(self, name: str) -> None:
+        """An argument of this position or name changes in every evaluation."""
+
     def paused(self, run: Run) -> None:
         """An evaluation ended, in which another listener's denoiser may have been called instead."""
 
@@ -269,15 +272,12 @@ class SamplerIntercept:
 def tap_of(sampler: Any) -> SamplerIntercept | None:
     """The tap on this sampler, if there is one."""
     owner = listener_on(sampler, "step")
-    return (
-        owner
-        if isinstance(owner, SamplerIntercept) and owner.listeners and owner.sampler is sampler
-        else None
-    )
+    watches = isinstance(owner, SamplerIntercept) and owner.listeners and owner.sampler is sampler
+    return owner if watches else None
 
 
 def tap(sampler: Any, listener: Listener) -> SamplerIntercept:
-    """Watch a sampler on behalf of `listener` ."""
+    """Watch a sampler on behalf of `listener`."""
     intercept = tap_of(sampler)
     if intercept is None:
         # What a copied sampler brought along listens for the original's pipeline.

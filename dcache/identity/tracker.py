@@ -19,6 +19,7 @@ from dcache.identity.guest import Guest
 from dcache.identity.lengths import Lengths
 from dcache.identity.loop import Loop
 from dcache.identity.manual import ManualStep
+from dcache.identity.observation import Observation
 from dcache.identity.run import Run
 from dcache.identity.sampler import ENDED, Listener, SamplerIntercept, is_sampler, tap
 from dcache.identity.timestep import TimeArgument
@@ -50,6 +51,7 @@ class RunTracker:
         manual: what `dcache.step` said of the calls to come, or None.
         loop: follows a hand-written loop that has no sampler.
         sample, conditioning: what its last call and its run were given.
+        observation: what the run's evaluations are conditioned on.
         continuity: whether the samples of two evaluations can belong to one run.
         time: where the denoiser takes its timestep.
         taps: the samplers of the owners.
@@ -75,6 +77,7 @@ class RunTracker:
         self.learned = Lengths()
         self.guest = Guest(listener)
         self.sample, self.conditioning, self.continuity = Sample(), Conditioning(), Continuity()
+        self.observation = Observation(listener.unsteady)
         self._unseen: Run | None = None
 
     def run_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
@@ -141,6 +144,15 @@ class RunTracker:
         if self.loop.run is run:
             self.loop = Loop()
 
+    def reset(self) -> None:
+        """The thread's run is over: nothing that was seen of it tells of the calls to come."""
+        self.manual, self.loop = None, Loop()
+        guest, thread = self.guest.intercept, get_ident()
+        for watched in (*self.taps, *([] if guest is None else [guest])):
+            # Another thread may use the denoiser with a sampler of its own.
+            if watched.thread == thread:
+                watched.close()
+
     def take_back(self, run: Run) -> None:
         """A call of the run failed: one that is made in its place is no further branch."""
         run.calls = max(0, run.calls - 1)
@@ -169,7 +181,7 @@ class RunTracker:
             followed = self.guest.follow(watched, run, self.time.read(args, kwargs))
             if followed is None:
                 return self._run_without(args, kwargs)
-            run = followed
+            run = self.guest.observed(watched, followed, self.observation, (args, kwargs, self.time))
         if not run.started:
             begin = watched.begin_index()
             run.place(self.time.read(args, kwargs) if begin is None else None, begin)
@@ -210,11 +222,21 @@ class RunTracker:
             (self.conditioning.is_fresh(kwargs) and (value != last or not self.sample.is_same(args, kwargs)))
             # Nor is it a further branch where every evaluation before had fewer.
             or ((value != last or self.loop.full) and self.continuity.is_broken(args, kwargs))
+            # Further calls with one timestep are guidance branches, which are given the same sample.
+            or (
+                (
+                    value != last
+                    or self.loop.full
+                    or (not before.index and not self.sample.is_same(args, kwargs))
+                )
+                and self.observation.differs(args, kwargs, self.time, value != last)
+            )
         ):
             self.loop = Loop()
         run = self.loop.see(value, self.time.is_sigma)
         if run is not before:
             self.conditioning.restart(kwargs)
+            self.observation.begin(args, kwargs, self.time)
             self.continuity = Continuity()
         if run is not before or value != last:
             # Views of one large picture have samples of their own, in the same order in every evaluation.

@@ -18,7 +18,7 @@ from dcache.kernels.changes import changes
 
 _FLAGS = (bool, str, type(None))
 # Names that denoisers and their blocks give the sample.
-_SAMPLES = ("hidden_states", "sample", "latents", "x")
+_SAMPLES = ("hidden_states", "sample", "latents", "x", "x_t", "noisy_actions", "action_with_noise")
 _LEAVES = (torch.Tensor, *PLAIN)
 _FUNCTIONS = (FunctionType, MethodType, partial)
 # Objects within objects that are taken apart; what lies deeper stays one leaf.

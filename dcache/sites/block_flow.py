@@ -186,11 +186,14 @@ class BlockFlow(TorchFunctionMode):
                 handle.remove()
 
     def _entering(self, path: str) -> Callable[..., None]:
-        def see(_: nn.Module, args: Any, kwargs: Any) -> None:
+        def see(module: nn.Module, args: Any, kwargs: Any) -> None:
             self.inside += 1
             if self.inside > 1:
                 return
             self.projected = {}
+            if isinstance(module, nn.MultiheadAttention):
+                named = dict(zip(("query", "key"), args, strict=False)) | kwargs
+                self.projected = {name: [named[name]] for name in ("query", "key")}
             given = list(_tensors((args, kwargs)))
             self.within = WeakIdKeyDictionary()
             if given and any(self.roots.get(x) for x in given[:1]):
@@ -242,8 +245,9 @@ class BlockFlow(TorchFunctionMode):
 
     def _together(self, module: nn.Module) -> bool | None:
         """Whether keys are projected from what queries are, perhaps among others; None without a call."""
-        asked = [x for name in queries(module) for x in self.projected.get(name, ())]
-        given = [x for name in keys(module) for x in self.projected.get(name, ())]
+        own = isinstance(module, nn.MultiheadAttention)
+        asked = [x for name in (["query"] if own else queries(module)) for x in self.projected.get(name, ())]
+        given = [x for name in (["key"] if own else keys(module)) for x in self.projected.get(name, ())]
         if not asked or not given:
             return None
         return any(_holds(k, q) for q in asked for k in given)

@@ -15,6 +15,7 @@ from dcache.sites.evidence import may_hide_a_kind, named_sublayers, sublayers_of
 from dcache.sites.site import LongSkip, Skip, Sublayer
 from dcache.sites.structure import SUBLAYER_KINDS, Structure
 from dcache.sites.sublayers import Part, is_holder, parts_of, suffixes
+from dcache.sites.torch_blocks import TORCH_BLOCKS
 
 
 def discover(model: nn.Module, specs: Sequence[str] = ()) -> Structure:
@@ -27,7 +28,7 @@ def discover(model: nn.Module, specs: Sequence[str] = ()) -> Structure:
     """
     structure = Structure(model)
     structure.skips = find_skips(model)
-    if not hasattr(model, "down_blocks"):
+    if not structure.skips and not hasattr(model, "down_blocks"):
         structure.blocks = find_blocks(model)
     structure.long_skips = find_long_skips(structure.blocks)
     structure.shared = shared_parts(structure.blocks or find_holders(model))
@@ -48,7 +49,9 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
         ]
         if lists:
             if level[0] is not model:
-                lists = [max(lists, key=lambda c: len(list(c.children())))]
+                # Beside torch's decoder its encoder reads the observation, once for all or in every call.
+                decoders = [c for c in lists if isinstance(next(c.children()), nn.TransformerDecoderLayer)]
+                lists = [max(decoders or lists, key=lambda c: len(list(c.children())))]
             return [block for blocks in lists for block in blocks.children()]
         level = [c for m in level for c in m.children()]
     return []
@@ -92,6 +95,7 @@ def find_sublayers(
                 block.get_submodule(part.path),
                 tuple(block.get_submodule(feeder) for feeder in part.feeders),
                 None if part.declared else block,
+                part.method,
             )
 
 
@@ -127,7 +131,9 @@ def find_holders(model: nn.Module) -> list[nn.Module]:
 
 
 def find_skips(model: nn.Module) -> list[Skip]:
-    """The skips of a UNet of diffusers' form, outermost first; empty for any other model."""
+    """The skips of a UNet of diffusers' form or of lists of lists, outermost first; empty for others."""
+    if isinstance(getattr(model, "down_modules", None), nn.ModuleList):
+        return _skips_of_lists(model)
     downs, ups = getattr(model, "down_blocks", None), getattr(model, "up_blocks", None)
     conv_in = getattr(model, "conv_in", None)
     if not isinstance(downs, nn.ModuleList) or not isinstance(ups, nn.ModuleList) or conv_in is None:
@@ -151,6 +157,33 @@ def find_skips(model: nn.Module) -> list[Skip]:
         inside = (*after, *list(downs)[i + 1 :], *mid, *list(ups)[:j], *before)
         skips.append(Skip(stage[0], _out_channels(source), inside))
     return skips if all(skip.channels for skip in skips) else []
+
+
+def _skips_of_lists(model: nn.Module) -> list[Skip]:
+    """The skips of a UNet whose levels are lists of modules (the 1-D UNets of diffusion policies).
+
+    A level of `down_modules` ends with its downsampler, in front of which its skip begins; one of
+    `up_modules` begins where the skip ends. The outermost level's skip may have no end.
+    """
+    downs, mids, ups = (_levels(model, f"{name}_modules") for name in ("down", "mid", "up"))
+    if not all(len(level) > 1 for level in downs) or not all(ups):
+        return []
+    skips = []
+    for i, level in enumerate(downs):
+        j = len(downs) - 1 - i
+        if j < len(ups):
+            inside = (level[-1], *(m for part in (*downs[i + 1 :], *mids, *ups[:j]) for m in part))
+            skips.append(Skip(ups[j][0], _out_channels(level[-2]), inside))
+    return skips if all(skip.channels for skip in skips) else []
+
+
+def _levels(model: nn.Module, name: str) -> list[list[nn.Module]]:
+    """The modules of each level of a list of lists; a level that is a single module is a list of it."""
+    items = getattr(model, name, None)
+    return [
+        list(item) if isinstance(item, nn.ModuleList) else [item]
+        for item in (items if isinstance(items, nn.ModuleList) else ())
+    ]
 
 
 def _out_channels(module: nn.Module) -> int:
@@ -200,5 +233,5 @@ def _is_block_list(module: nn.Module) -> bool:
     return (
         isinstance(module, nn.ModuleList | nn.Sequential)
         and bool(items)
-        and not any(type(m).__module__.startswith("torch.nn") for m in items)
+        and all(isinstance(m, TORCH_BLOCKS) or not type(m).__module__.startswith("torch.nn") for m in items)
     )

@@ -43,6 +43,7 @@ class Sublayer:
         module: the module whose output is cached.
         feeders: modules that only feed `module`, and do not run when its output is predicted.
         block: the block that it is found in by structure; None where a row declares it.
+        method: the method of `module` whose result is cached, "" where it is the module's own output.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Sublayer:
     module: nn.Module
     feeders: tuple[nn.Module, ...] = ()
     block: nn.Module | None = None
+    method: str = ""
 
 
 @dataclass(frozen=True, eq=False)

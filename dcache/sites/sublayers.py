@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary, ref
 from torch import nn
 
 from dcache.sites.blocks import FUSED, SUBLAYERS
+from dcache.sites.torch_blocks import TORCH_BLOCKS, methods_of
 
 QUERY = frozenset(("q", "wq", "query", "qkv"))
 KEY = frozenset(("k", "wk", "key", "kv", "qkv"))
@@ -47,13 +48,15 @@ class Part:
         kind: "attn", "cross_attn", "mlp" or "fused".
         path: attribute path of the module whose output is cached.
         feeders: attribute paths of the modules whose outputs only that module reads.
-        declared: whether a row of `dcache.sites.blocks` says so.
+        declared: whether a row of `dcache.sites.blocks` says so, or the class is one of torch's own blocks.
+        method: the method of that module whose result is cached, "" for its own output.
     """
 
     kind: str
     path: str
     feeders: tuple[str, ...] = ()
     declared: bool = False
+    method: str = ""
 
 
 class Widths(NamedTuple):
@@ -130,14 +133,18 @@ def values(module: nn.Module) -> list[str]:
 
 
 def is_attention(module: nn.Module) -> bool:
-    """True if a module has a query and a key projection."""
-    return bool(queries(module) and keys(module))
+    """True if a module has a query and a key projection, or is torch's own attention."""
+    return isinstance(module, nn.MultiheadAttention) or bool(queries(module) and keys(module))
 
 
 def _parts(module: nn.Module, prefix: str) -> Iterator[Part]:
     name = type(module).__name__
     if name in SUBLAYERS or name in FUSED:
         yield from _declared(module, prefix)
+        return
+    if isinstance(module, TORCH_BLOCKS):
+        for kind, method in methods_of(module).items():
+            yield Part(kind, prefix.rstrip("."), declared=True, method=method)
         return
     if is_attention(module):
         return
@@ -148,7 +155,7 @@ def _parts(module: nn.Module, prefix: str) -> Iterator[Part]:
         exit_name, feeders = fused
         yield Part("fused", prefix + exit_name, tuple(prefix + feeder for feeder in feeders))
         return
-    widths = {w.into for a in attentions for q, w in projections(children[a]).items() if QUERY & _words(q)}
+    widths = {width for attention in attentions for width in _query_widths(children[attention])}
     for child, part in children.items():
         if child in attentions:
             yield Part(_kind(child, part), prefix + child)
@@ -180,9 +187,17 @@ def _kind(name: str, module: nn.Module) -> str:
     if isinstance(asked, bool):
         return "cross_attn" if asked else "attn"
     classes = (type(module).__name__, type(getattr(module, "processor", None)).__name__)
+    if isinstance(module, nn.MultiheadAttention):
+        return "attn" if module.kdim == module.embed_dim else "cross_attn"
     of_other_width = not {into[q].into for q in queries(module)} & {into[k].into for k in keys(module)}
     cross = of_other_width or any("cross" in text.lower() for text in classes)
     return "cross_attn" if cross else "attn"
+
+
+def _query_widths(attention: nn.Module) -> set[int]:
+    if isinstance(attention, nn.MultiheadAttention):
+        return {attention.embed_dim}
+    return {w.into for name, w in projections(attention).items() if QUERY & _words(name)}
 
 
 def _is_mlp(module: nn.Module, widths: set[int]) -> bool:
@@ -208,7 +223,9 @@ def _fused(children: dict[str, nn.Module], attentions: list[str]) -> tuple[str, 
     widths = {name: w for name, child in children.items() if (w := _widths(child)) is not None}
     for attention in attentions:
         into = projections(children[attention])
-        query = next(w for q, w in into.items() if QUERY & _words(q))
+        query = next((w for q, w in into.items() if QUERY & _words(q)), None)
+        if query is None:
+            continue
         stream = {name: w for name, w in widths.items() if w.into == query.into}
         for leave, out in widths.items():
             rest = out.into - query.out if out.out == query.into else 0

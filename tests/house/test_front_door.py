@@ -23,6 +23,7 @@ FRONT_DOOR = {
     "enabled",
     "memory_estimate",
     "methods",
+    "reset",
     "stats",
     "step",
     "trace",

@@ -119,8 +119,9 @@ def test_constant_samples_say_nothing(x: torch.Tensor) -> None:
 
 
 def test_few_elements_say_nothing() -> None:
-    assert breaks(noise(0, 1, 63), noise(1, 1, 63)) == [False, False]
-    assert breaks(noise(0, 1, 256), noise(1, 1, 256)) == [False, True]
+    assert breaks(noise(0, 1, 15), noise(2, 1, 15)) == [False, False]
+    # A chunk of 16 actions of two numbers.
+    assert breaks(noise(0, 1, 16, 2), noise(2, 1, 16, 2)) == [False, True]
 
 
 def test_large_samples_are_compared_by_some_of_their_elements() -> None:

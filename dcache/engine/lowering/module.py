@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from types import MethodType
 from typing import Any, final
 
 import torch
@@ -76,6 +77,8 @@ class ModuleCall(ModuleIntercept):
     """One module is the region."""
 
     name = "site"
+    # From here to the block: torch's own frame is in between.
+    frames = 2
 
     def __init__(self, module: nn.Module, region: ModuleRegion) -> None:
         super().__init__(module)
@@ -87,8 +90,8 @@ class ModuleCall(ModuleIntercept):
         if call is None:
             return self.inner(*args, **kwargs)
         region = self.region.next_of(call)
-        # Where the block calls it, past torch's own frame, and on what but for rows: half of them may run.
-        caller = sys._getframe(2)
+        # Where the block calls it, and on what but for rows: half of them may run.
+        caller = sys._getframe(self.frames)
         given = args[0] if args else next(iter(kwargs.values()), None)
         shape = given.shape[1:] if isinstance(given, torch.Tensor) else None
         place = (id(caller.f_code), caller.f_lasti, shape)
@@ -110,6 +113,44 @@ class ModuleCall(ModuleIntercept):
         region.keep_form(call, leaves, recipe, place)
         region.remember(call, opened + [None] * (len(leaves) - 1), leaves)
         return output
+
+
+class MethodCall(ModuleCall):
+    """One method of a module is the region (torch's transformer layers); it stands in the method's place.
+
+    A copied or pickled module has its plain method.
+    """
+
+    # The layer calls the method itself.
+    frames = 1
+
+    def __init__(self, module: nn.Module, method: str, region: ModuleRegion) -> None:
+        super().__init__(module, region)
+        self.method = method
+
+    def install(self) -> None:
+        """Stand in front of the method."""
+        self.inner = getattr(self.module, self.method)
+        setattr(self.module, self.method, self)
+
+    def remove(self) -> None:
+        """Give the module its own method back, unless it was replaced."""
+        if not self.displaced:
+            delattr(self.module, self.method)
+
+    @property
+    def displaced(self) -> bool:
+        """Whether the method was replaced since."""
+        return vars(self.module).get(self.method) is not self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """The copied module's own method."""
+        copied = memo.get(id(self.module))
+        return self if copied is None else MethodType(getattr(type(self.module), self.method), copied)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the module's own method."""
+        return getattr, (self.module, self.method)
 
 
 class PlaceholderCall(ModuleIntercept):
