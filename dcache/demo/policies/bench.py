@@ -22,11 +22,11 @@ Progress = Callable[[str, int, int], object]
 
 @contextmanager
 def switched(policy: ChunkPolicy, method: Any) -> Iterator[None]:
-    """Enable a method on the policy's network; without one nothing is touched."""
+    """Enable a method on the policy; without one nothing is touched."""
     if method is None:
         yield
         return
-    with dcache.enabled(policy.network, method):
+    with dcache.enabled(policy, method):
         yield
 
 

@@ -103,6 +103,8 @@ def run(
         filmed: keep a picture after each action.
     """
     task = policy.task
+    # Diffusers is imported outside the clocks.
+    sampler.scheduler()
     running = [_begin(seed, simulator) for seed, simulator in zip(seeds, simulators, strict=False)]
     while running:
         actions = plan(policy, running, sampler, warm)

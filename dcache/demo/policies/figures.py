@@ -59,7 +59,7 @@ def difference(values: Sequence[float], reference: Sequence[float]) -> Differenc
     >>> difference([1.0, 1.0], [0.0, 0.0])
     (1.0, 1.0, 1.0)
     """
-    pairs = np.subtract(values, reference)
+    pairs = np.subtract(values, reference, dtype=np.float64)
     bounds = interval(pairs, range(len(pairs)), RESAMPLES)
     return None if bounds is None else (float(pairs.mean()), *bounds)
 

@@ -17,7 +17,7 @@ from dcache.errors import DcacheError
 from dcache.profile import Profile
 
 
-@dataclass
+@dataclass(eq=False)
 class PolicyPipeline:
     """A policy that is called as a diffusers pipeline is, for `dcache.search.observe`.
 
@@ -34,7 +34,12 @@ class PolicyPipeline:
     @property
     def components(self) -> dict[str, Any]:
         """The network, named as a pipeline's denoiser."""
-        return {"network": self.policy.network}
+        return self.policy.components
+
+    @property
+    def scheduler(self) -> Any:
+        """The sampler of the last call."""
+        return self.policy.scheduler
 
     def __call__(
         self,

@@ -104,7 +104,7 @@ def measure(
     for i, (setting, method) in enumerate(zip(settings, methods, strict=True)):
         with switched(policy, method):
             actions = _actions(policy, observations, setting.sampler)
-        computed = 1.0 if method is None else dcache.stats(policy.network).computed_share
+        computed = 1.0 if method is None else dcache.stats(policy).computed_share
         percentiles = np.percentile(seconds[i] * 1e3, [50, 95, 99, 100]).tolist() if timed else [0.0] * 4
         rows.append(
             Row(

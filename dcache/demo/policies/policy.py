@@ -7,9 +7,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from dcache.demo.policies.drawer import Drawer
 from dcache.demo.policies.network import NetworkConfig, PolicyNetwork
@@ -24,17 +26,27 @@ TASKS: dict[str, type[Task]] = {task.name: task for task in (Drawer, PushT)}
 NETWORK, TASK = "network.", "task."
 
 
-@dataclass
+@dataclass(eq=False)
 class ChunkPolicy:
     """A diffusion policy: the last two states in, a chunk of actions out.
 
+    It has the two things by which `dcache.enable` knows a pipeline: its modules, and the sampler of the call.
+
     Attributes:
-        network: the denoiser; caching is enabled on it.
+        network: the denoiser.
         task: features and actions.
+        scheduler: diffusers' scheduler of the last chunk.
     """
 
     network: PolicyNetwork
     task: Task
+    scheduler: Any = None
+    _sampler: Sampler | None = None
+
+    @property
+    def components(self) -> dict[str, nn.Module]:
+        """The network, named as a pipeline's denoiser."""
+        return {"network": self.network}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -59,7 +71,9 @@ class ChunkPolicy:
             level: evaluations that are left with `start`.
         """
         condition = self.task.encode(states)
-        return sample(self.network, condition, self.shape, noise_of(seeds), sampler, start, level)
+        if sampler != self._sampler:
+            self.scheduler, self._sampler = sampler.scheduler(), sampler
+        return sample(self.network, condition, self.shape, noise_of(seeds), self.scheduler, start, level)
 
     @property
     def digest(self) -> str:

@@ -68,7 +68,7 @@ def sample(
     condition: torch.Tensor,
     shape: tuple[int, int],
     noise: Sequence[torch.Generator],
-    sampler: Sampler,
+    scheduler: Any,
     start: torch.Tensor | None = None,
     level: int | None = None,
 ) -> torch.Tensor:
@@ -79,11 +79,11 @@ def sample(
         condition: encoded observations of the rows.
         shape: horizon and numbers of an action.
         noise: a generator for each row.
-        sampler: kind and number of steps.
+        scheduler: diffusers' scheduler; its timesteps are set here, which begins a run.
         start: chunks to begin with in place of noise; noised up to the first level that is left.
         level: evaluations that are left with `start`; None for all.
     """
-    scheduler = sampler.scheduler()
+    scheduler.set_timesteps(scheduler.num_inference_steps)
     times = scheduler.timesteps if level is None else scheduler.timesteps[-level:]
     chunk = torch.stack([torch.randn(shape, generator=row) for row in noise])
     if start is not None:
