@@ -112,7 +112,6 @@ class Training:
 
 def train(name, folder, out, seconds):
     """Train for so many CPU seconds in all; write the averaged weights."""
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     states, actions = demonstrations(folder)
     task = task_of(name)(numbers_of(name, states, actions))
@@ -147,5 +146,6 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, help="default: build/TASK")
     parser.add_argument("--seconds", type=float, required=True)
     given = parser.parse_args()
+    torch.set_num_threads(1)
     out = given.out or Path("build") / given.task
     train(given.task, given.demonstrations or out / "demonstrations", out, given.seconds)
