@@ -20,6 +20,7 @@ from dcache.identity.denoisers import denoisers
 from dcache.identity.manual import following
 from dcache.identity.run import Run
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
+from dcache.intercept.method import entry_point
 from dcache.method import Method
 from dcache.methods import language_models
 from dcache.methods.replay import replay
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 Target = TypeVar("Target")
 Compile = bool | Mapping[str, Any]
-ENGINE_OPTIONS = ("compile", "strict", "lowering", "max_cache_bytes")
+ENGINE_OPTIONS = ("compile", "strict", "lowering", "max_cache_bytes", "call")
 
 
 @overload
@@ -51,6 +52,7 @@ def enable(
     strict: bool = False,
     lowering: Literal["auto", "replay"] = "auto",
     max_cache_bytes: int | str | None = None,
+    call: str | None = None,
     **preset_options: Unpack[PresetOptions],
 ) -> Target: ...
 @overload
@@ -66,6 +68,7 @@ def enable(
     strict: bool = False,
     lowering: Literal["auto", "replay"] = "auto",
     max_cache_bytes: int | str | None = None,
+    call: str | None = None,
     **preset_options: Any,
 ) -> Target: ...
 def enable(
@@ -76,6 +79,7 @@ def enable(
     strict: bool = False,
     lowering: str = "auto",
     max_cache_bytes: int | str | None = None,
+    call: str | None = None,
     **preset_options: Any,
 ) -> Target:
     """Enable caching on a pipeline, denoiser or language model, in place of what was enabled before.
@@ -99,6 +103,7 @@ def enable(
         lowering: "auto", or "replay" for the slow reference implementation.
         max_cache_bytes: limit of the bytes of all histories together: a number, or text such as "512MB"
             (docs/memory.md).
+        call: path of the method that every denoising step calls, where that calls no module (docs/policy.md).
         **preset_options: options of the preset or policy, where `method` is a name or a function.
 
     Returns:
@@ -109,18 +114,18 @@ def enable(
     """
     from dcache.methods import row_models
 
-    given = (compile is not False, strict is not False, lowering != "auto", max_cache_bytes is not None)
-    engine = dict(zip(ENGINE_OPTIONS, given, strict=True))
+    given = (compile is not False, strict is not False, lowering != "auto", max_cache_bytes, call)
+    engine = dict(zip(ENGINE_OPTIONS, (each not in (None, False) for each in given), strict=True))
     if row_models.takes(target, method):
         row_models.enable(target, method, preset_options, engine)
         return target
-    if token_models.is_language_model(target):
+    if call is None and token_models.is_language_model(target):
         row_models.disable(target)
         language_models.enable(target, method, preset_options, engine)
         return target
     token_models.refuse_text_pipeline(target)
     resolved = resolve(method, preset_options, ENGINE_OPTIONS)
-    _replace(target, resolved, shared_fields(compile, strict, lowering, max_cache_bytes))
+    _replace(target, resolved, shared_fields(compile, strict, lowering, max_cache_bytes), call)
     return target
 
 
@@ -150,6 +155,7 @@ def enabled(
     strict: bool = False,
     lowering: Literal["auto", "replay"] = "auto",
     max_cache_bytes: int | str | None = None,
+    call: str | None = None,
     **preset_options: Unpack[PresetOptions],
 ) -> AbstractContextManager[Target]: ...
 @overload
@@ -165,6 +171,7 @@ def enabled(
     strict: bool = False,
     lowering: Literal["auto", "replay"] = "auto",
     max_cache_bytes: int | str | None = None,
+    call: str | None = None,
     **preset_options: Any,
 ) -> AbstractContextManager[Target]: ...
 @contextmanager
@@ -370,10 +377,12 @@ def _check_step(index: int, branch: Any, steps: int | None, flow: Any) -> None:
         raise DcacheError(f"branch must be a name or None, got {branch!r}")
 
 
-def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) -> None:
+def _replace(
+    target: Any, method: Method | Schedule, shared: Mapping[str, Any], call: str | None = None
+) -> None:
     """Disable what is enabled on an object and enable a method; if that fails, restore the previous state."""
     before = Enabled.on(target)
-    modules = denoisers(target)
+    modules = denoisers(target) if call is None else _entry_points(target, call)
     token_models.refuse_autoencoder(target)
     token_models.refuse_token_models(target, modules)
     single = len(modules) == 1
@@ -402,6 +411,15 @@ def _replace(target: Any, method: Method | Schedule, shared: Mapping[str, Any]) 
             session.remove()
         restore()
         raise
+
+
+def _entry_points(target: Any, call: str) -> dict[str, nn.Module]:
+    """The method that is the denoiser's call, as a module."""
+    if not isinstance(target, nn.Module):
+        raise DcacheError(
+            f"call={call!r} is for a torch module, such as a policy, and {type(target).__name__} is none"
+        )
+    return {"": entry_point(target, call)}
 
 
 def _scheduled(method: Method | Schedule, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
+from types import FrameType
 from typing import Any, Protocol
 
 from torch import nn
 
-from dcache.engine.inner_denoiser import InnerDenoiserCall, inner_denoiser
+from dcache.engine.inner_denoiser import InnerDenoiserCall, watched_part
 from dcache.engine.model_call import Denoiser, ModelCall, NamedContext, model_call_of
 from dcache.engine.run_state import RunState
 from dcache.intercept.conflicts import compiled_whole, refuse_compiled
-from dcache.intercept.method import MethodIntercept, listener_on
+from dcache.intercept.method import EntryPoint, MethodIntercept, listener_on
 
 
 class Attached(Denoiser, Protocol):
@@ -42,6 +44,7 @@ class Attachment:
         self.session = session
         self.call = ModelCall(module, session)
         self.methods: list[MethodIntercept] = []
+        self.forward: MethodIntercept | None = None
         self.inner: InnerDenoiserCall | None = None
 
     def install(self) -> None:
@@ -52,10 +55,14 @@ class Attachment:
             self.methods.append(MethodIntercept(self.module, "cache_context", self._cache_context))
         for method in self.methods:
             method.install()
-        part = inner_denoiser(self.module)
+        if not isinstance(self.module, EntryPoint):
+            self.forward = MethodIntercept(self.module, "forward", self._forward)
+            self.forward.install()
+        part = watched_part(self.module)
         if part is not None:
-            path, denoiser = part
-            self.inner = InnerDenoiserCall(denoiser, self._idle, partial(self._warn_of_idle, path, denoiser))
+            path, denoiser, calls = part
+            warn = partial(self._warn_of_idle, path, denoiser)
+            self.inner = InnerDenoiserCall(denoiser, self._idle, warn, calls)
             self.inner.install()
 
     def verify(self) -> None:
@@ -74,9 +81,27 @@ class Attachment:
         for method in self.methods:
             method.remove()
         self.methods = []
+        self.trust_forward()
         if self.inner is not None:
             self.inner.remove()
             self.inner = None
+
+    def trust_forward(self) -> None:
+        """Watch no more for calls of `forward` past the module's own call: the first one tells."""
+        if self.forward is not None:
+            self.forward.remove()
+            self.forward = None
+
+    def _forward(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
+        if owner is self.module:
+            name = type(owner).__name__
+            self.trust_forward()
+            if not _called_as_module(owner):
+                self.session.warn(
+                    f"caching is enabled on {name}, and the loop calls {name}.forward past the module's own "
+                    "call, so nothing is cached. Name the method: dcache.enable(module, ..., call='forward')."
+                )
+        return original(*args, **kwargs)
 
     def _idle(self) -> bool:
         """Whether no call of the module itself was seen."""
@@ -87,8 +112,8 @@ class Attachment:
         outer = type(self.module).__name__
         self.session.warn(
             f"caching is enabled on {outer}, and its part {path} ({type(denoiser).__name__}) was called "
-            f"where {outer} itself was not, so nothing is cached. Enable caching on that part instead: "
-            f"dcache.enable(module.{path})."
+            f"where {outer} itself was not, so nothing is cached. Enable caching on the part that the loop "
+            f"calls instead, as in dcache.enable(module.{path}), or name a method: call='METHOD'."
         )
 
     def _compile(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
@@ -102,6 +127,16 @@ class Attachment:
             return context
         name = args[0] if args else kwargs.get("name")
         return NamedContext(self.session, context, str(name))
+
+
+def _called_as_module(module: nn.Module) -> bool:
+    """Whether the code under way was called by a module's own call."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is nn.Module._wrapped_call_impl.__code__ and frame.f_locals["self"] is module:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def denoiser_of(module: nn.Module) -> Denoiser | None:

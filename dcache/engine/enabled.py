@@ -11,8 +11,9 @@ from typing import Any
 from torch import nn
 
 from dcache.engine.config import SessionConfig
+from dcache.engine.inner_denoiser import unwatch_outer, watch_outer
 from dcache.engine.pipeline import PipelineIntercept, sessions_of, watch_of
-from dcache.engine.session import Session
+from dcache.engine.session import Session, session_of
 from dcache.engine.trace import trace_of
 from dcache.errors import DcacheError
 from dcache.identity.denoisers import candidates, is_pipeline
@@ -66,6 +67,8 @@ class Enabled:
         """Remove the intercept and all sessions."""
         if self.intercept is not None:
             self.intercept.remove()
+        if isinstance(self.target, nn.Module):
+            unwatch_outer(self.target)
         for session in self.sessions.values():
             session.remove()
 
@@ -120,13 +123,22 @@ def schedule_of(target: Any) -> Schedule | None:
 
 
 def connect(target: Any, sessions: Sequence[Session]) -> None:
-    """Connect the sessions of a pipeline's denoisers with the pipeline; without effect for a bare module."""
+    """Connect the sessions of a pipeline's denoisers with the pipeline, or of a policy's with the policy."""
+    if isinstance(target, nn.Module) and sessions:
+        watch_outer(target, sessions[0].module, reset_run)
     if not is_pipeline(target):
         return
     intercept = PipelineIntercept(target)
     intercept.sessions += sessions
     for session in sessions:
         intercept.connect(session)
+
+
+def reset_run(module: nn.Module) -> None:
+    """End the run under way in this thread of a denoiser, where caching is enabled on it."""
+    session = session_of(module)
+    if session is not None:
+        session.reset()
 
 
 def find_denoisers(pipe: Any, configure: Callable[[str], SessionConfig]) -> None:

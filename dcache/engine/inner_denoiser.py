@@ -1,8 +1,10 @@
-"""A warning for caching that is enabled on an outer module whose own call never runs.
+"""Caching that is enabled on a module around the denoiser: a policy, or a wrapper that is never called.
 
-A robot policy or another wrapper may call its denoiser directly (`policy.unet(x, t)`), and never itself. Then
-nothing that is enabled on the wrapper can have an effect. The part that takes the timestep and holds most of
-the parameters is watched: where it runs and the wrapper's own call did not, one warning names it.
+A robot policy calls its denoiser directly (`policy.unet(x, t)`): caching lies on the denoiser, and
+`OuterWatch` makes every chunk of actions a run of its own. Features of one observation are never carried to
+the next, whatever way a chunk ended.
+
+Where the module's own call may be the denoiser's, and a part runs where that did not, one warning says so.
 """
 
 from __future__ import annotations
@@ -12,39 +14,32 @@ from typing import Any
 
 from torch import nn
 
+from dcache.identity.denoisers import CHUNK_METHODS, hands_on, inner_denoiser, size_of
 from dcache.identity.timestep import takes_time
+from dcache.intercept.method import EntryPoint, MethodIntercept, listener_on
 from dcache.intercept.module_call import ModuleIntercept
-from dcache.intercept.pytree import argument_names, parameters_of
 
-# A part with a smaller share of the parameters is an embedding or a block, not the denoiser.
-SHARE = 0.5
+# A method that every module has: the watch is found there.
+_ANCHOR = "compile"
+# Calls of a part of a module whose denoiser cannot be told by its arguments, after which the module is taken
+# for one that is never called itself.
+_CALLS = 16
 
 
-def inner_denoiser(module: nn.Module) -> tuple[str, nn.Module] | None:
-    """The part of a module that looks like its denoiser: path and module, None where there is none.
+def watched_part(module: nn.Module) -> tuple[str, nn.Module, int] | None:
+    """A part whose calls show that a module's own call never runs: path, part, calls that show it.
 
-    Where the module's own call takes a timestep it may be the denoiser, and its parts those of one: blocks in
-    lists are none then. Should such a part be called by others, this is noticed as well.
-
-    Args:
-        module: a module; one whose own call takes any arguments (`*args`) has none.
-
-    >>> from torch import nn
-    >>> from dcache.engine.inner_denoiser import inner_denoiser
-    >>> inner_denoiser(nn.Linear(2, 2)) is None
-    True
+    That is what looks like its denoiser, or, of a module that takes no timestep, the largest part without
+    parts: an encoder may be called before the module is, but not so often.
     """
-    takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters_of(type(module).forward))
-    if takes_any:
+    part = inner_denoiser(module)
+    if part is not None:
+        return *part, 1
+    if takes_time(module) or hands_on(module):
         return None
-    size, itself = _size(module), takes_time(module)
-    for path, part in module.named_modules():
-        in_list = any(name.isdigit() for name in path.split("."))
-        # Beside itself an embedding of the timestep takes nothing else.
-        denoises = takes_time(part) and len(argument_names(type(part).forward)) > 2
-        if path and denoises and not (itself and in_list) and _size(part) >= SHARE * size > 0:
-            return path, part
-    return None
+    leaves = [(path, m) for path, m in module.named_modules() if path and not any(True for _ in m.children())]
+    largest = max(leaves, key=lambda leaf: size_of(leaf[1]), default=None)
+    return None if largest is None or not size_of(largest[1]) else (*largest, _CALLS)
 
 
 class InnerDenoiserCall(ModuleIntercept):
@@ -54,23 +49,87 @@ class InnerDenoiserCall(ModuleIntercept):
         module: the denoiser.
         idle: whether the wrapper's own call was never seen.
         warn: called once, when the denoiser runs while `idle()`.
+        calls: calls that it takes to be sure.
     """
 
     name = "inner denoiser"
 
-    def __init__(self, module: nn.Module, idle: Callable[[], bool], warn: Callable[[], None]) -> None:
+    def __init__(
+        self, module: nn.Module, idle: Callable[[], bool], warn: Callable[[], None], calls: int = 1
+    ) -> None:
         super().__init__(module)
         self.idle = idle
         self.warn = warn
+        self.calls = calls
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Look once, then leave."""
-        inner = self.inner
-        self.remove()
-        if self.idle():
+        """Look until it is known whether the wrapper is called, then leave."""
+        inner, idle = self.inner, self.idle()
+        self.calls -= 1
+        if not idle or not self.calls:
+            self.remove()
+        if idle and not self.calls:
             self.warn()
         return inner(*args, **kwargs)
 
 
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+class OuterWatch:
+    """Watches the methods of a policy that begin and end a chunk of actions; it lives in their places.
+
+    Args:
+        outer: the policy.
+        part: its denoiser, another module.
+        reset: ends the run of the denoiser.
+    """
+
+    def __init__(self, outer: nn.Module, part: nn.Module, reset: Callable[[nn.Module], None]) -> None:
+        self.part = part
+        self.reset = reset
+        names = [name for name in (*CHUNK_METHODS, "reset") if callable(getattr(outer, name, None))]
+        self.taps = [MethodIntercept(outer, name, self._chunk) for name in names]
+        self.taps.append(MethodIntercept(outer, _ANCHOR, self._pass))
+
+    def install(self) -> None:
+        """Intercept the methods."""
+        if isinstance(self.part, EntryPoint):
+            self.part.install()
+        for tap in self.taps:
+            tap.install()
+
+    def remove(self) -> None:
+        """Give the policy its methods back."""
+        for tap in reversed(self.taps):
+            tap.remove()
+        if isinstance(self.part, EntryPoint):
+            self.part.remove()
+
+    def _pass(self, original: Callable[..., Any], _owner: Any, args: Any, kwargs: Any) -> Any:
+        return original(*args, **kwargs)
+
+    def _chunk(self, original: Callable[..., Any], _owner: Any, args: Any, kwargs: Any) -> Any:
+        """One call of the policy: what is left of the last chunk is over, and so is this one behind it."""
+        self.reset(self.part)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self.reset(self.part)
+
+
+def watch_of_outer(outer: nn.Module) -> OuterWatch | None:
+    """The watch on a module whose denoiser is a part of it, if there is one."""
+    watch = listener_on(outer, _ANCHOR)
+    return watch if isinstance(watch, OuterWatch) else None
+
+
+def watch_outer(outer: nn.Module, part: nn.Module, reset: Callable[[nn.Module], None]) -> None:
+    """Watch a module on whose part caching is enabled, in place of what watched it before."""
+    unwatch_outer(outer)
+    if part is not outer:
+        OuterWatch(outer, part, reset).install()
+
+
+def unwatch_outer(outer: nn.Module) -> None:
+    """Watch it no more."""
+    watch = watch_of_outer(outer)
+    if watch is not None:
+        watch.remove()

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from dcache.engine.inner_denoiser import watch_of_outer
 from dcache.engine.session import Session, session_of
 from dcache.errors import DcacheError
 from dcache.identity.callers import call_argument, call_code, call_frame
@@ -112,6 +113,8 @@ class PipelineIntercept:
     def connect(self, session: Session) -> None:
         """Let the session know the pipeline and its sampler."""
         pipe = self.pipe()
+        # Offloading hooks may replace `forward` before the first call.
+        session.attachment.trust_forward()
         session.owners.append(PipeOwner(pipe, None if _watch_in_methods(pipe) is self else self))
         sampler = getattr(pipe, "scheduler", None)
         if is_sampler(sampler):
@@ -255,7 +258,8 @@ def sessions_of(target: Any, watch: PipelineIntercept | None = None) -> dict[str
     if watch is not None:
         return {session.component: session for session in watch.live()}
     if isinstance(target, nn.Module):
-        session = session_of(target)
+        outer = watch_of_outer(target)
+        session = session_of(target if outer is None else outer.part)
         return {session.component: session} if session is not None else {}
     if is_pipeline(target):
         each = {name: session_of(module) for name, module in denoisers(target).items()}

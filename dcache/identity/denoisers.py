@@ -1,9 +1,10 @@
-"""Which parts of a pipeline are denoisers: found by structure, never by class name."""
+"""Which parts of a pipeline or a policy are denoisers: found by structure, never by class name."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -13,7 +14,22 @@ from dcache.identity.loop import TIME_NAMES
 from dcache.identity.sampler import is_sampler
 from dcache.identity.timestep import takes_time
 from dcache.intercept.conflicts import refuse_compiled
-from dcache.intercept.pytree import argument_names
+from dcache.intercept.pytree import argument_names, parameters_of
+
+# A part with a smaller share of the parameters is an embedding or a block, not the denoiser.
+SHARE = 0.5
+# Methods of policies that make one chunk of actions, or take the next action of one.
+CHUNK_METHODS = (
+    "select_action",
+    "predict_action_chunk",
+    "predict_action",
+    "conditional_sample",
+    "generate_actions",
+    "sample_actions",
+    "get_action",
+)
+# So many methods that may denoise are named in a message.
+_MOST_NAMED = 3
 
 
 def is_pipeline(thing: Any) -> bool:
@@ -26,8 +42,8 @@ def denoisers(target: Any) -> dict[str, nn.Module]:
 
     Such a module takes a timestep. A ControlNet does too, but it takes the control image as well and its
     output feeds the denoiser, not the sampler, unless there is no other. A bare module is its own denoiser,
-    named "". Nothing where only a run can tell: no module takes an argument of such a name, but there is a
-    sampler to watch.
+    or has it as a part (a policy); that is named "". Nothing where only a run can tell: no module takes an
+    argument of such a name, but there is a sampler to watch.
 
     Raises:
         DcacheError: the object is no module and no pipeline, or none of its modules takes a timestep and
@@ -35,7 +51,9 @@ def denoisers(target: Any) -> dict[str, nn.Module]:
     """
     if isinstance(target, nn.Module):
         refuse_compiled(target)
-        return {"": target}
+        part = denoiser_in(target)
+        refuse_compiled(part)
+        return {"": part}
     modules = _modules(target)
     if not modules:
         raise DcacheError(f"expected a diffusers pipeline or a torch module, got {type(target).__name__}")
@@ -52,6 +70,103 @@ def denoisers(target: Any) -> dict[str, nn.Module]:
             "caching on the denoiser module itself."
         )
     return named
+
+
+def is_policy(module: nn.Module) -> bool:
+    """Whether a module makes actions by a method, and its own call takes no timestep."""
+    return not takes_time(module) and any(callable(getattr(module, name, None)) for name in CHUNK_METHODS)
+
+
+def inner_denoiser(module: nn.Module, share: float = SHARE) -> tuple[str, nn.Module] | None:
+    """The part of a module that looks like its denoiser: path and module, None where there is none.
+
+    Where the module's own call takes a timestep it may be the denoiser, and its parts those of one: blocks in
+    lists are none then. Should such a part be called by others, this is noticed as well.
+
+    Args:
+        module: a module; one whose own call takes any arguments (`*args`) has none.
+        share: the least share of the parameters that the part has.
+
+    >>> from torch import nn
+    >>> from dcache.identity.denoisers import inner_denoiser
+    >>> inner_denoiser(nn.Linear(2, 2)) is None
+    True
+    """
+    if hands_on(module):
+        return None
+    size, itself = size_of(module), takes_time(module)
+    largest, least = None, share * size
+    for path, part in module.named_modules():
+        in_list = any(name.isdigit() for name in path.split("."))
+        # Beside itself an embedding of the timestep takes nothing else.
+        denoises = takes_time(part) and len(argument_names(type(part).forward)) > 2
+        if path and denoises and not (itself and in_list) and size_of(part) >= least > 0:
+            if share >= SHARE:
+                return path, part
+            largest, least = (path, part), size_of(part) + 1
+    return largest
+
+
+def hands_on(module: nn.Module) -> bool:
+    """Whether a module's call takes any arguments, as that of a wrapper that hands everything on."""
+    forward = type(module).forward
+    return forward is not nn.Module.forward and any(
+        p.kind is p.VAR_POSITIONAL for p in parameters_of(forward)
+    )
+
+
+def denoiser_in(module: nn.Module) -> nn.Module:
+    """The denoiser of a module: itself, or the part of it that takes the timestep where itself does not.
+
+    Raises:
+        DcacheError: it is a policy and has no such part, or it cannot be called.
+    """
+    if takes_time(module):
+        return module
+    policy, name = is_policy(module), type(module).__name__
+    # Beside a large encoder a policy's denoiser may be small.
+    part = inner_denoiser(module, 1e-6 if policy else SHARE)
+    if part is not None:
+        return part[1]
+    if policy:
+        raise DcacheError(
+            f"no denoiser found in {name}: none of its modules takes a timestep. {_way_out(module)}"
+        )
+    if type(module).forward is nn.Module.forward:
+        raise DcacheError(
+            f"{name} cannot be called, and none of its modules with most of the parameters takes a timestep "
+            f"(looked for {', '.join(TIME_NAMES)}). Enable caching on the module that the loop calls."
+        )
+    return module
+
+
+def _way_out(module: nn.Module) -> str:
+    methods = list(denoising_methods(module))[:_MOST_NAMED]
+    if not methods:
+        return (
+            "Enable caching on the module that every denoising step calls, and call dcache.step in the loop."
+        )
+    return (
+        f"Methods that do are {', '.join(methods)}: name the one that every denoising step calls, as in "
+        f"dcache.enable(policy, 'interval', sites='model', call={methods[0]!r})."
+    )
+
+
+def denoising_methods(module: nn.Module) -> Iterator[str]:
+    """Paths of methods in a module that take a timestep and more, those that say that they denoise first."""
+    paths = []
+    for path, part in module.named_modules():
+        for name, method in vars(type(part)).items():
+            arguments = argument_names(method) if callable(method) else []
+            timed = len(arguments) > 2 and not set(TIME_NAMES).isdisjoint(arguments)
+            if timed and name != "forward" and not name.startswith("_"):
+                paths.append(f"{path}.{name}".strip("."))
+    yield from sorted(paths, key=lambda path: "denois" not in path)
+
+
+def size_of(module: nn.Module) -> int:
+    """Number of a module's parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def candidates(pipe: Any) -> dict[str, nn.Module]:

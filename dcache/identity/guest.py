@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dcache.identity.callers import LoopVariable, find_sampler
-from dcache.identity.observation import Observation
+from dcache.identity.content import Observation
 from dcache.identity.run import Run
 from dcache.identity.sampler import Listener, SamplerIntercept, tap
 from dcache.identity.timestep import TimeArgument

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from dcache.errors import DcacheError
-from dcache.identity.denoisers import candidates
+from dcache.identity.denoisers import candidates, is_policy
 from dcache.identity.timestep import takes_time
 from dcache.intercept.pytree import argument_names
 
@@ -50,7 +50,9 @@ def refuse_autoencoder(target: Any) -> None:
 def is_language_model(target: Any) -> bool:
     """Whether this is a module that takes token ids and no timestep, or wraps one; a pipeline is none."""
     module = getattr(target, "_orig_mod", target)
-    return isinstance(module, nn.Module) and (takes_tokens(module) or wraps_tokens(module))
+    if not isinstance(module, nn.Module) or is_policy(module):
+        return False
+    return takes_tokens(module) or wraps_tokens(module)
 
 
 def refuse_token_models(pipe: Any, found: Mapping[str, nn.Module]) -> None:

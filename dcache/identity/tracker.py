@@ -14,12 +14,11 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from dcache.identity.content import Conditioning, Continuity, Sample
+from dcache.identity.content import Conditioning, Continuity, Observation, Sample
 from dcache.identity.guest import Guest
 from dcache.identity.lengths import Lengths
 from dcache.identity.loop import Loop
 from dcache.identity.manual import ManualStep
-from dcache.identity.observation import Observation
 from dcache.identity.run import Run
 from dcache.identity.sampler import ENDED, Listener, SamplerIntercept, is_sampler, tap
 from dcache.identity.timestep import TimeArgument

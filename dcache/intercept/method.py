@@ -1,10 +1,15 @@
-"""Interception of a method of any object."""
+"""Interception of a method of any object; a method as a module, where a loop calls it in place of one."""
 
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Callable
 from typing import Any
+
+from torch import nn
+
+from dcache.errors import DcacheError
 
 
 class MethodIntercept:
@@ -90,3 +95,79 @@ def listener_on(owner: Any, name: str) -> Any:
     """The listener of an object's intercepted method; None where it is not intercepted."""
     method_tap = tap_on(owner, name)
     return None if method_tap is None else method_tap.listener
+
+
+class EntryPoint(nn.Module):
+    """Stands for one method of a module; calling it calls the method.
+
+    Args:
+        owner: the module.
+        method: the method's name.
+
+    Attributes:
+        owner: the module, whose parts are those of the entry point.
+        path: the method, for messages.
+        intercept: stands in the method's place while caching is enabled, or None.
+    """
+
+    def __init__(self, owner: nn.Module, method: str) -> None:
+        super().__init__()
+        self.owner, self.method, self.training = owner, method, owner.training
+        self.path = f"{type(owner).__name__}.{method}"
+        self.intercept: MethodIntercept | None = None
+        self.plain: Callable[..., Any] = getattr(owner, method)
+        self._signature = inspect.signature(self.plain)
+
+    def install(self) -> None:
+        """Take the method's place."""
+        if self.intercept is None:
+            self.intercept = MethodIntercept(self.owner, self.method, self._called)
+            self.plain = self.intercept.original
+            self.intercept.install()
+
+    def remove(self) -> None:
+        """Give the owner its method back."""
+        if self.intercept is not None:
+            self.intercept.remove()
+            self.intercept = None
+
+    def _called(self, _original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
+        if owner is not self.owner:
+            return _original(*args, **kwargs)
+        bound = self._signature.bind(*args, **kwargs)
+        if bound.args and any(p.kind is p.VAR_POSITIONAL for p in self._signature.parameters.values()):
+            return self(*args, **kwargs)
+        # By name, so that the sample is recognised wherever it stands.
+        named = dict(bound.arguments)
+        for parameter in self._signature.parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                named |= named.pop(parameter.name, {})
+        return self(**named)
+
+
+def entry_point(root: nn.Module, path: str) -> EntryPoint:
+    """The method at a path in a module, such as `model.denoise_step`, as a module that can be cached.
+
+    Raises:
+        DcacheError: there is no such method.
+    """
+    parents, _, method = path.rpartition(".")
+    try:
+        owner = root.get_submodule(parents)
+    except AttributeError:
+        owner = None
+    function = getattr(type(owner), method, None)
+    if not isinstance(owner, nn.Module) or not callable(function):
+        raise DcacheError(
+            f"call={path!r} must be the path of a method in {type(root).__name__}, such as "
+            f"'model.denoise_step'; there is no such method"
+        )
+
+    def forward(self: EntryPoint, *args: Any, **kwargs: Any) -> Any:
+        return self.plain(*args, **kwargs)
+
+    # Where it has its timestep is read from the class.
+    forward.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    kind = type(f"{type(owner).__name__}_{method}", (EntryPoint,), {"forward": forward})
+    made: EntryPoint = kind(owner, method)
+    return made

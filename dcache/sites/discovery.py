@@ -10,12 +10,11 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from dcache.sites.blocks import ASIDE
+from dcache.sites.blocks import ASIDE, TORCH_BLOCKS
 from dcache.sites.evidence import may_hide_a_kind, named_sublayers, sublayers_of
 from dcache.sites.site import LongSkip, Skip, Sublayer
 from dcache.sites.structure import SUBLAYER_KINDS, Structure
 from dcache.sites.sublayers import Part, is_holder, parts_of, suffixes
-from dcache.sites.torch_blocks import TORCH_BLOCKS
 
 
 def discover(model: nn.Module, specs: Sequence[str] = ()) -> Structure:

@@ -23,8 +23,7 @@ from weakref import WeakKeyDictionary, ref
 
 from torch import nn
 
-from dcache.sites.blocks import FUSED, SUBLAYERS
-from dcache.sites.torch_blocks import TORCH_BLOCKS, methods_of
+from dcache.sites.blocks import FUSED, SUBLAYERS, TORCH_BLOCKS, methods_of
 
 QUERY = frozenset(("q", "wq", "query", "qkv"))
 KEY = frozenset(("k", "wk", "key", "kv", "qkv"))

@@ -1,4 +1,4 @@
-"""Caching on a wrapper whose own call never runs: one warning names the part to enable it on."""
+"""Caching on a wrapper whose own call never runs: it lies on the part that is called, or that is named."""
 
 import warnings
 from typing import Any
@@ -9,7 +9,7 @@ from torch import nn
 
 import dcache
 from dcache import DcacheWarning
-from dcache.engine.inner_denoiser import inner_denoiser
+from dcache.identity.denoisers import inner_denoiser
 from tests.engine.tiny_models import Toy
 
 X = torch.ones(1, 2, 4)
@@ -46,17 +46,14 @@ class Wrapper(nn.Module):
         return self.inner(*args, **kwargs)
 
 
-def test_a_wrapper_that_is_never_called_is_said_once_with_the_part_to_take() -> None:
-    policy, plain = Policy(), Policy()
-    dcache.enable(policy, "interval", sites="model")
-    with pytest.warns(
-        DcacheWarning, match=r"Policy, and its part unet \(Toy\).*dcache\.enable\(module\.unet\)"
-    ):
-        # ((1 + 3) * 8 + 2) * 8 + 1) * 8 in integers: nothing was predicted.
-        assert torch.equal(policy.act(), plain.act())
+def test_a_wrapper_that_is_never_called_is_cached_at_the_part_that_is() -> None:
+    policy = Policy()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        policy.act()
+        dcache.enable(policy, "interval", interval=3, sites="model")
+        # ((1 + 3) * 8, which the two other evaluations predict.
+        assert torch.equal(policy.act(), X * 32)
+        assert (dcache.stats(policy).computed, dcache.stats(policy).predicted) == (1, 2)
         dcache.disable(policy)
     assert "_compiled_call_impl" not in vars(policy.unet)
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcache.identity.observation import Observation
+from dcache.identity.content import Observation
 from dcache.identity.timestep import TimeArgument
 
 

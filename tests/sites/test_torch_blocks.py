@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from dcache.sites.blocks import methods_of, runs_as_one
 from dcache.sites.discovery import discover
-from dcache.sites.torch_blocks import methods_of, runs_as_one
 from tests.policies import TRANSFORMERS, Decoder, made
 
 
