@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dcache.cli.parser import path_of
 from dcache.cli.progress import shares
 from dcache.eval.limits import Whole, check_limit, check_within
+from dcache.eval.packages import require
 from dcache.util.files import make_folder, try_file, try_folder
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ def bench(arguments: argparse.Namespace) -> int:
     check_limit("batch_size", arguments.at_once, "--at-once")
     try_folder(arguments.out)
     if arguments.gif:
+        require("policy", "--gif", "PIL")
         try_file(arguments.gif)
     journal = Journal(make_folder(arguments.out) / f"{arguments.task}.jsonl", policy.digest)
     profile = partial(_profile, arguments.task)

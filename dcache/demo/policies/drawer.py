@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -53,9 +54,7 @@ class DrawerSimulator:
     def __init__(self) -> None:
         require_simulator("metaworld", "mujoco")
         os.environ.setdefault("MUJOCO_GL", "disable")
-        import metaworld
-
-        benchmark = metaworld.MT1(TASK, seed=0)
+        benchmark = _benchmark()
         self.tasks = benchmark.train_tasks
         self.environment: Any = benchmark.train_classes[TASK]()
 
@@ -88,6 +87,14 @@ class DrawerSimulator:
 
         policy: Any = ENV_POLICY_MAP[TASK]()
         return lambda state: np.clip(policy.get_action(state), -1, 1).astype(np.float32)
+
+
+@cache
+def _benchmark() -> Any:
+    """MetaWorld's task with its fifty places; takes a second to make."""
+    import metaworld
+
+    return metaworld.MT1(TASK, seed=0)
 
 
 @contextmanager

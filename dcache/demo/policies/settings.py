@@ -21,13 +21,15 @@ PLANNED = ("knapsack", "pairs")
 # Presets that plan from a profile where they get no table.
 PROFILED = ("bac",)
 REFERENCE = "ddpm:100"
-PLAIN = "ddim:50; ddim:20; ddim:10; ddim:5"
+PLAIN = "ddim:50; ddim:20; ddim:15; ddim:10; ddim:7; ddim:5"
 CACHED = (
     "ddpm:100 interval:interval=4,sites=model; ddpm:100 interval:interval=10,sites=model; "
     "ddpm:100 interval:interval=4,sites=trunk; ddpm:100 interval:interval=4,sites=block; "
     "ddpm:100 newton:interval=4; ddpm:100 taylorseer:interval=4; "
-    "ddpm:100 bac:computes=25; ddpm:100 bac:computes=25,union=3; ddpm:100 knapsack:speedup=3; "
-    "ddim:20 interval:interval=2,sites=model; ddim:20 newton:interval=2"
+    "ddpm:100 bac:computes=25; ddpm:100 bac:computes=25,union=3; ddpm:100 knapsack:speedup=1.7; "
+    "ddpm:100 pairs:computes=25; "
+    "ddim:50 newton:interval=4; ddim:20 interval:interval=2; ddim:20 newton:interval=2; "
+    "ddim:20 newton:interval=3; ddim:10 newton:interval=2"
 )
 WARM = "ddim:10 warm=5; ddim:10 warm=2"
 DEFAULT = "; ".join((REFERENCE, PLAIN, CACHED, WARM))
