@@ -268,7 +268,7 @@ def trace(target: Any) -> Schedule:
     return schedule
 
 
-def reset(target: Any) -> None:
+def reset(target: Any, full: bool = False) -> None:
     """End the run under way in this thread: what is remembered of it is freed, and the next call opens a run.
 
     A run that came to its end needs no reset. One that was broken off does where the next one cannot be told
@@ -281,6 +281,7 @@ def reset(target: Any) -> None:
 
     Args:
         target: a pipeline, denoiser or policy.
+        full: compute the next run completely, as where an observation jumped.
 
     Raises:
         DcacheError: caching is not enabled on this object.
@@ -292,7 +293,7 @@ def reset(target: Any) -> None:
             "dcache.enable first (a language model's texts need no reset)"
         )
     for session in sessions.values():
-        session.reset()
+        session.reset(full)
 
 
 def step(

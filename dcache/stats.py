@@ -20,9 +20,9 @@ class Stats:
         computed: (evaluation, branch, site) events in which the site was computed.
         predicted: events in which the site was predicted.
         reasons: reason -> events computed for it: warmup, interval, threshold, last, length (of the run,
-            which was not known), max_run, schedule, shape, no_history, nan; or calls that were not cached at
-            all: gradients, writes (into their arguments or the model), after_last (behind the sampler's last
-            step).
+            which was not known), max_run, schedule, shape, no_history, nan, asked (for a full run); or calls
+            that were not cached at all: gradients, writes (into their arguments or the model), after_last
+            (behind the sampler's last step).
         bytes_held: bytes of the histories during the run; after it, their maximum.
         bytes_now: bytes of the histories now, 0 once the run is over.
         seconds_compute: seconds in denoiser calls that computed every site.
@@ -128,6 +128,7 @@ _MEANING = {
     "gradients": "gradients are being recorded (use torch.no_grad())",
     "writes": "the call writes into its arguments, so it has to run",
     "outside": "called outside a run",
+    "asked": "a run that is computed completely was asked for (dcache.reset)",
     "after_last": "called behind the sampler's last step",
 }
 

@@ -328,7 +328,8 @@ class Lifecycle(Listener):
         within = bool(number) and bool(last.record.events)
         if number is not None:
             session.tracker.runs_of_call = number + 1
-        return RunState(sampler=run.sampler, earlier=(*last.earlier, last) if within else ())
+        earlier = (*last.earlier, last) if within else ()
+        return RunState(sampler=run.sampler, earlier=earlier, full=last.full_next)
 
     def _fit_table(self, run: Run) -> None:
         """Find the run's rows in the method's table, where it has one.
@@ -391,7 +392,8 @@ class Lifecycle(Listener):
     def _say_nothing(self) -> None:
         """Warn where the run that came to its end had nothing to predict, once for each run."""
         session, state = self.session, self.session.state
-        if session.method.predicts and not state.record.predicted and not state.said and self._missed():
+        wanted = session.method.predicts and not state.full
+        if wanted and not state.record.predicted and not state.said and self._missed():
             state.said = True
             why = state.stats(session.method.describe()).why_nothing()
             session.warn(f"nothing was predicted in this run of {type(session.module).__name__}: {why}")

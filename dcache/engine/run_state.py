@@ -34,6 +34,8 @@ class RunState:
         untraced: why its trace would not give the same bits, "" where it does.
         counters: whole numbers among the denoiser's arguments that count, by position or name.
         offset: where they begin in the table's rows.
+        full: whether the run is computed completely, as was asked for.
+        full_next: whether the next one is.
     """
 
     run: Run | None = None
@@ -53,6 +55,8 @@ class RunState:
     offset: int = 0
     untraced: str = ""
     counters: set[int | str] = field(default_factory=set)
+    full: bool = False
+    full_next: bool = False
 
     @property
     def steps(self) -> int:

@@ -226,10 +226,15 @@ class Session:
         self.binding.reinstall()
         self.binding.refuse_enclosed()
 
-    def reset(self) -> None:
-        """End this thread's run: its histories are freed, and the next call opens a run."""
+    def reset(self, full: bool = False) -> None:
+        """End this thread's run: its histories are freed, and the next call opens a run.
+
+        Args:
+            full: compute that run completely.
+        """
         with self.lanes.here():
             if not self.removed:
+                self.state.full_next = self.state.full_next or full
                 self.end_run()
                 self.tracker.reset()
                 self.context = None

@@ -176,3 +176,19 @@ def test_features_that_change_in_every_evaluation_are_said_once_and_cached() -> 
         loop()
     # Each of 90, 80 and 70 is a run of its own; that of 60 goes on to the end.
     assert dcache.stats(net).steps == 7
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_run_that_is_asked_for_in_full_is_the_uncached_one(
+    preset: str,
+) -> None:
+    net, cond = enabled(preset), observation(1)
+    chunk(net, FULL, cond)
+    dcache.reset(net, full=True)
+    # What ends the run once more, as a policy's own reset does, takes nothing back.
+    dcache.reset(net)
+    assert torch.equal(chunk(net, FULL, cond), chunk(Denoiser(), FULL, cond))
+    stats = dcache.stats(net)
+    assert (stats.predicted, stats.reasons) == (0, {"asked": 10})
+    assert torch.equal(chunk(net, FULL, cond), chunk(enabled(preset), FULL, cond))
+    assert dcache.stats(net).predicted > 0

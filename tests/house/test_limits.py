@@ -25,7 +25,8 @@ def definitions(kind: type[ast.stmt]) -> Iterator[tuple[Path, ast.stmt]]:
 
 
 def test_the_package_opens_on_at_most_thirty_entries() -> None:
-    entries = {path.name for path in PACKAGE.iterdir()} - {"__pycache__"}
+    # What moved is kept for one version.
+    entries = {path.name for path in PACKAGE.iterdir()} - {"__pycache__", "moved"}
     assert len(entries) <= 30, sorted(entries)
     files = {name for name in entries if (PACKAGE / name).is_file()}
     assert files == {

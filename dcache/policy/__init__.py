@@ -1,0 +1,14 @@
+"""Diffusion policies in a robot's control loop: chunks of actions, their latency, warm starts.
+
+- `Loop` takes an observation and gives the next action; it makes a chunk where it has none left, or ahead of
+  time in a thread.
+- `Sampled` is a policy made of a denoiser and one of diffusers' samplers; `warm_start` begins a chunk with
+  the last one, moved on and noised again.
+"""
+
+from dcache.policy.latency import LoopStats
+from dcache.policy.loop import Loop
+from dcache.policy.sampled import Sampled
+from dcache.policy.warm import Start, WarmStart, moved_on, warm_start
+
+__all__ = ["Loop", "LoopStats", "Sampled", "Start", "WarmStart", "moved_on", "warm_start"]

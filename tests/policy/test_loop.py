@@ -1,0 +1,194 @@
+"""The control loop: which action comes next, what a chunk is made from, and that nothing is carried over."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+import dcache
+from dcache import DcacheError, DcacheWarning, methods
+from dcache.policy import Loop, Sampled, Start
+from tests.policies import ACTIONS, HORIZON, Decoder, made, observation
+
+EVERY_3 = {"interval": 3, "sites": "model"}
+
+
+def counting(observation: torch.Tensor) -> torch.Tensor:
+    """The chunk of observation o: 100 o, 100 o + 1, 100 o + 2, 100 o + 3."""
+    return 100 * observation + torch.arange(4.0)[:, None]
+
+
+def acted(loop: Loop, steps: int) -> list[float]:
+    """The actions of the observations 0, 1, 2, ..."""
+    return [float(loop.act(torch.tensor([float(i)]))) for i in range(steps)]
+
+
+def sampled(steps: int = 10) -> Sampled:
+    return Sampled(
+        made(Decoder),
+        DDIMScheduler(100, clip_sample=False),
+        (HORIZON, ACTIONS),
+        steps,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("execute", "actions"),
+    [(None, [0, 1, 2, 3, 400, 401, 402, 403]), (2, [0, 1, 200, 201, 400, 401]), (9, [0, 1, 2, 3, 400])],
+)
+def test_a_chunk_is_made_where_the_last_one_is_executed(execute: int | None, actions: list[float]) -> None:
+    loop = Loop(counting, execute=execute)
+    assert acted(loop, len(actions)) == actions
+
+
+def test_a_loop_that_works_ahead_skips_what_passed_meanwhile() -> None:
+    with Loop(counting, asynchronous=True, ahead=2) as loop:
+        # The chunk of observation 2 is begun with two actions left, and its first two are then in the past.
+        assert acted(loop, 8) == [0, 1, 2, 3, 202, 203, 402, 403]
+        assert loop.stats().chunks in (3, 4)
+
+
+def test_what_is_made_ahead_reads_the_observation_as_it_was() -> None:
+    gate, buffer = threading.Event(), torch.zeros(1)
+
+    def slow(observation: torch.Tensor) -> torch.Tensor:
+        if threading.current_thread() is not threading.main_thread() and float(observation) > 0:
+            gate.wait(5)
+        return counting(observation)
+
+    with Loop(slow, asynchronous=True, ahead=1) as loop:
+        actions = []
+        for i in range(5):
+            buffer.fill_(i)
+            actions.append(float(loop.act(buffer)))
+            if i == 3:
+                buffer.fill_(77)
+                gate.set()
+        assert actions == [0, 1, 2, 3, 301]
+
+
+def test_what_goes_wrong_ahead_is_raised_where_the_action_is_due() -> None:
+    def fails(observation: torch.Tensor) -> torch.Tensor:
+        if float(observation) > 0:
+            raise ValueError("camera")
+        return counting(observation)
+
+    with Loop(fails, asynchronous=True, ahead=1) as loop:
+        assert acted(loop, 4) == [0, 1, 2, 3]
+        with pytest.raises(ValueError, match="camera"):
+            loop.act(torch.zeros(1))
+        assert float(loop.act(torch.zeros(1))) == 0
+
+
+def test_chunks_of_a_cached_policy_are_those_of_fresh_ones() -> None:
+    policy = sampled()
+    dcache.enable(policy.denoiser, "interval", **EVERY_3)
+    loop = Loop(policy, jump=None)
+    chunks = [loop.chunks.make(observation(i)) for i in range(3)]
+    for i, chunk in enumerate(chunks):
+        fresh = sampled()
+        dcache.enable(fresh.denoiser, "interval", **EVERY_3)
+        for _ in range(i):
+            torch.randn((1, HORIZON, ACTIONS), generator=fresh.generator)
+        assert torch.equal(chunk, fresh(observation(i)))
+    stats = loop.stats()
+    assert (stats.chunks, stats.denoiser.computed, stats.denoiser.predicted) == (3, 4, 6)
+    assert 0 < stats.p50 <= stats.p95 <= stats.p99 == stats.longest
+
+
+def test_a_jump_of_the_observation_is_computed_in_full_and_the_next_chunk_is_cached() -> None:
+    policy, plain = sampled(), sampled()
+    dcache.enable(policy.denoiser, "interval", **EVERY_3)
+    loop, cond = Loop(policy), torch.ones(1, 5)
+    predicted = []
+    for each in (cond, cond * 1.1, -cond, -cond):
+        chunk = loop.chunks.make(each, torch.zeros(1, HORIZON, ACTIONS))
+        uncached = plain(each)
+        predicted.append(dcache.stats(policy.denoiser).predicted)
+        assert torch.equal(chunk, uncached) is (predicted[-1] == 0)
+    # The first chunk has one before it here, and no observation to compare with: that is a jump too.
+    assert predicted == [0, 6, 0, 6]
+    assert (loop.stats().jumps, loop.stats().full) == (2, 2)
+    assert Loop(policy, jump=None).chunks.jumps is None
+
+
+def test_after_so_many_cached_chunks_one_is_computed_in_full() -> None:
+    policy = sampled()
+    dcache.enable(policy.denoiser, "interval", **EVERY_3)
+    loop, predicted = Loop(policy, longest=2), []
+    for _ in range(5):
+        loop.chunks.make(torch.ones(1, 5))
+        predicted.append(dcache.stats(policy.denoiser).predicted)
+    assert predicted == [6, 6, 0, 6, 6]
+
+
+def test_with_a_fixed_schedule_every_chunk_costs_the_same_and_another_cost_is_said() -> None:
+    policy = sampled()
+    dcache.enable(policy.denoiser, "interval", **EVERY_3)
+    loop = Loop(policy, fixed=True, longest=1)
+    previous = None
+    for i in range(4):
+        previous = loop.chunks.make(observation(i), previous)
+        assert dcache.stats(policy.denoiser).computed == 4
+    assert loop.stats().full == 0
+    dcache.enable(policy.denoiser, methods.interval(interval=2, sites="model"))
+    with pytest.warns(DcacheWarning, match="computed 5 site events where the first computed 4"):
+        loop.chunks.make(observation(1))
+
+
+def test_a_warm_chunk_begins_with_the_last_one_and_carries_no_features() -> None:
+    policy, again = sampled(), sampled()
+    for each in (policy, again):
+        dcache.enable(each.denoiser, "interval", **EVERY_3)
+    loop = Loop(policy, warm_start=0.5, execute=2, jump=None)
+    obs = torch.ones(1, 5)
+    for _ in range(2):
+        loop.act(obs)
+    before = loop._chunk.actions
+    loop.act(obs)
+    assert loop.stats().warm == 1
+    assert dcache.stats(policy.denoiser).steps == 5
+    # By hand: the same generator, the last chunk without its first two actions, a denoiser that saw nothing.
+    torch.randn((1, HORIZON, ACTIONS), generator=again.generator)
+    moved = torch.cat([before[:, 2:], before[:, -1:], before[:, -1:]], 1)
+    assert torch.equal(loop._chunk.actions, again(obs, Start(moved, 0.5)))
+
+
+def test_after_a_jump_and_after_a_reset_a_chunk_begins_with_noise() -> None:
+    loop, obs = Loop(sampled(2), warm_start=0.5, execute=1), torch.ones(1, 5)
+    for each in (obs, obs, -obs, -obs):
+        loop.act(each)
+    assert (loop.stats().warm, loop.stats().jumps) == (2, 1)
+    loop.reset()
+    loop.act(-obs)
+    assert loop.stats().warm == 2
+
+
+def test_late_chunks_are_counted_and_said_once() -> None:
+    loop = Loop(counting, max_latency=0.0, execute=1)
+    with pytest.warns(DcacheWarning, match="max_latency is 0 ms") as said:
+        acted(loop, 3)
+    assert len(said) == 1
+    assert loop.stats().late == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Loop(counting, warm_start=0.5), "takes start=.*counting takes none"),
+        (lambda: Loop(counting, warm_start=1.5), "above 0 and at most 1"),
+        (lambda: Loop(made(Decoder)), "Decoder has no method that makes a chunk"),
+        (lambda: Loop(counting, execute=0), "execute"),
+        (lambda: Loop(lambda _: torch.zeros(3)).act(0), r"got shape \(3,\)"),
+        (lambda: Loop(lambda _: torch.full((3, 1), torch.nan)).act(0), "must not reach the robot"),
+    ],
+    ids=["no start", "level", "no method", "execute", "shape", "nan"],
+)
+def test_what_cannot_be_is_an_error(make: Any, says: str) -> None:
+    with pytest.raises(DcacheError, match=says):
+        make()

@@ -1,0 +1,59 @@
+"""A policy of a denoiser and a sampler: the chunk is that of a loop by hand."""
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+
+import dcache
+from dcache.policy import Sampled, Start
+from tests.policies import ACTIONS, HORIZON, Decoder, made, observation
+
+SAMPLERS = {
+    "ddim": lambda: DDIMScheduler(100, clip_sample=False),
+    "ddpm": lambda: DDPMScheduler(100, clip_sample=False),
+    "euler": lambda: EulerDiscreteScheduler(100),
+    "flow": FlowMatchEulerDiscreteScheduler,
+}
+
+
+@torch.no_grad()
+def by_hand(net: Any, sampler: Any, cond: torch.Tensor, steps: int = 10) -> torch.Tensor:
+    sampler.set_timesteps(steps)
+    x = torch.randn((len(cond), HORIZON, ACTIONS), generator=torch.Generator().manual_seed(3))
+    x = x * getattr(sampler, "init_noise_sigma", 1.0)
+    for t in sampler.timesteps:
+        scaled = sampler.scale_model_input(x, t) if hasattr(sampler, "scale_model_input") else x
+        x = sampler.step(net(scaled, t, cond), t, x).prev_sample
+    return x
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_chunk_is_that_of_the_loop_by_hand_and_a_warm_one_walks_the_last_levels(name: str) -> None:
+    net, cond = made(Decoder), observation(1, 2)
+    torch.manual_seed(9)
+    expected = by_hand(net, SAMPLERS[name](), cond)
+    torch.manual_seed(9)
+    generator = torch.Generator().manual_seed(3)
+    policy = Sampled(net, SAMPLERS[name](), (HORIZON, ACTIONS), 10, generator=generator)
+    assert torch.allclose(policy(cond), expected)
+    dcache.enable(net, "interval", interval=2, sites="model")
+    policy(cond, Start(torch.zeros(2, HORIZON, ACTIONS), 0.4))
+    assert (dcache.stats(net).steps, dcache.stats(net).predicted) == (4, 2)
+
+
+def test_the_condition_may_be_made_of_the_observation_and_passed_by_name() -> None:
+    net = made(Decoder)
+    first = Sampled(
+        net, SAMPLERS["ddim"](), (HORIZON, ACTIONS), 3, generator=torch.Generator().manual_seed(0)
+    )
+    second = Sampled(
+        net,
+        SAMPLERS["ddim"](),
+        (HORIZON, ACTIONS),
+        3,
+        lambda seen: {"cond": seen["state"]},
+        torch.Generator().manual_seed(0),
+    )
+    assert torch.equal(first(observation(1)), second({"state": observation(1)}))
