@@ -6,17 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 from dcache.cli import main
+from dcache.demo.policies.open_loop import load_observations
 
 SHORT = ["--task", "drawer-open", "--timed", "0", "--settings", "ddim:4; ddim:4 interval:interval=2"]
 
 
-def test_a_demo_prints_a_row_for_each_setting(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["policy", "demo", *SHORT]) == 0
+def test_a_demo_prints_a_row_for_each_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = load_observations("drawer-open").first(2)
+    path = tmp_path / "few.safetensors"
+    save_file({"states": few.states, "actions": few.actions}, path)
+    line = ["policy", "demo", *SHORT, "--observations", str(path)]
+    assert main(line) == 0
     printed = capsys.readouterr().out
     assert "ddim:4 interval:interval=2" in printed
-    assert main(["policy", "demo", *SHORT, "--json"]) == 0
+    assert main([*line, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["setting"], row["computed"]) for row in rows] == [
         ("ddim:4", 1.0),
