@@ -62,7 +62,7 @@ class Attachment:
         if part is not None:
             path, denoiser, calls = part
             warn = partial(self._warn_of_idle, path, denoiser)
-            self.inner = InnerDenoiserCall(denoiser, self._idle, warn, calls)
+            self.inner = InnerDenoiserCall(denoiser, self.idle, warn, calls)
             self.inner.install()
 
     def verify(self) -> None:
@@ -103,7 +103,7 @@ class Attachment:
                 )
         return original(*args, **kwargs)
 
-    def _idle(self) -> bool:
+    def idle(self) -> bool:
         """Whether no call of the module itself was seen."""
         state = self.session.state
         return state.run is None and not state.record.steps and not state.record.reasons

@@ -134,11 +134,23 @@ def connect(target: Any, sessions: Sequence[Session]) -> None:
         intercept.connect(session)
 
 
-def reset_run(module: nn.Module) -> None:
-    """End the run under way in this thread of a denoiser, where caching is enabled on it."""
+def reset_run(module: nn.Module, made: bool) -> None:
+    """End the run under way in this thread of a policy's denoiser, where caching is enabled on it.
+
+    Args:
+        module: the denoiser.
+        made: whether a chunk of actions was made, which cannot be without a call of the denoiser.
+    """
     session = session_of(module)
-    if session is not None:
-        session.reset()
+    if session is None:
+        return
+    session.reset()
+    if made and session.attachment.idle():
+        session.warn(
+            f"a chunk of actions was made without a call of {type(module).__name__}, on which caching lies: "
+            "nothing is cached. Enable caching on the module that every denoising step calls, or name the "
+            "method: call='METHOD'."
+        )
 
 
 def find_denoisers(pipe: Any, configure: Callable[[str], SessionConfig]) -> None:

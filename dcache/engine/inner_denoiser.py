@@ -79,10 +79,10 @@ class OuterWatch:
     Args:
         outer: the policy.
         part: its denoiser, another module.
-        reset: ends the run of the denoiser.
+        reset: ends the run of the denoiser; called with it, and with whether a chunk was made.
     """
 
-    def __init__(self, outer: nn.Module, part: nn.Module, reset: Callable[[nn.Module], None]) -> None:
+    def __init__(self, outer: nn.Module, part: nn.Module, reset: Callable[[nn.Module, bool], None]) -> None:
         self.part = part
         self.reset = reset
         names = [name for name in (*CHUNK_METHODS, "reset") if callable(getattr(outer, name, None))]
@@ -108,11 +108,14 @@ class OuterWatch:
 
     def _chunk(self, original: Callable[..., Any], _owner: Any, args: Any, kwargs: Any) -> Any:
         """One call of the policy: what is left of the last chunk is over, and so is this one behind it."""
-        self.reset(self.part)
+        self.reset(self.part, False)
+        made = False
         try:
-            return original(*args, **kwargs)
+            result = original(*args, **kwargs)
+            made = original.__name__ not in ("select_action", "reset")
+            return result
         finally:
-            self.reset(self.part)
+            self.reset(self.part, made)
 
 
 def watch_of_outer(outer: nn.Module) -> OuterWatch | None:
@@ -121,7 +124,7 @@ def watch_of_outer(outer: nn.Module) -> OuterWatch | None:
     return watch if isinstance(watch, OuterWatch) else None
 
 
-def watch_outer(outer: nn.Module, part: nn.Module, reset: Callable[[nn.Module], None]) -> None:
+def watch_outer(outer: nn.Module, part: nn.Module, reset: Callable[[nn.Module, bool], None]) -> None:
     """Watch a module on whose part caching is enabled, in place of what watched it before."""
     unwatch_outer(outer)
     if part is not outer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 from torch import nn
@@ -119,14 +120,16 @@ def denoiser_in(module: nn.Module) -> nn.Module:
     """The denoiser of a module: itself, or the part of it that takes the timestep where itself does not.
 
     Raises:
-        DcacheError: it is a policy and has no such part, or it cannot be called.
+        DcacheError: it is a policy and has no such part, it is denoised by a method, or it cannot be called.
     """
     if takes_time(module):
+        _refuse_method("", module)
         return module
     policy, name = is_policy(module), type(module).__name__
     # Beside a large encoder a policy's denoiser may be small.
     part = inner_denoiser(module, 1e-6 if policy else SHARE)
     if part is not None:
+        _refuse_method(*part)
         return part[1]
     if policy:
         raise DcacheError(
@@ -140,8 +143,18 @@ def denoiser_in(module: nn.Module) -> nn.Module:
     return module
 
 
+def _refuse_method(path: str, module: nn.Module) -> None:
+    """Refuse a module whose call is its loss, and which denoises by a method (pi0, SmolVLA)."""
+    method = next((name for name in _timed_methods(module) if "denois" in name), None)
+    if method is not None:
+        raise DcacheError(
+            f"{type(module).__name__} is denoised by its method {method}, not by a module's call: name it, "
+            f"as in dcache.enable(policy, 'interval', sites='model', call={f'{path}.{method}'.strip('.')!r})"
+        )
+
+
 def _way_out(module: nn.Module) -> str:
-    methods = list(denoising_methods(module))[:_MOST_NAMED]
+    methods = denoising_methods(module)[:_MOST_NAMED]
     if not methods:
         return (
             "Enable caching on the module that every denoising step calls, and call dcache.step in the loop."
@@ -152,16 +165,22 @@ def _way_out(module: nn.Module) -> str:
     )
 
 
-def denoising_methods(module: nn.Module) -> Iterator[str]:
+def denoising_methods(module: nn.Module) -> list[str]:
     """Paths of methods in a module that take a timestep and more, those that say that they denoise first."""
-    paths = []
-    for path, part in module.named_modules():
-        for name, method in vars(type(part)).items():
-            arguments = argument_names(method) if callable(method) else []
-            timed = len(arguments) > 2 and not set(TIME_NAMES).isdisjoint(arguments)
-            if timed and name != "forward" and not name.startswith("_"):
-                paths.append(f"{path}.{name}".strip("."))
-    yield from sorted(paths, key=lambda path: "denois" not in path)
+    paths = [
+        f"{path}.{name}".strip(".") for path, part in module.named_modules() for name in _timed_methods(part)
+    ]
+    return sorted(paths, key=lambda path: "denois" not in path)
+
+
+def _timed_methods(module: nn.Module) -> Iterator[str]:
+    """Names of a module's methods, beside its call, that take a timestep and more."""
+    for kind in takewhile(lambda kind: kind is not nn.Module, type(module).__mro__):
+        for name, method in vars(kind).items():
+            public = name != "forward" and not name.startswith("_") and callable(method)
+            arguments = argument_names(method) if public else []
+            if len(arguments) > 2 and not set(TIME_NAMES).isdisjoint(arguments):
+                yield name
 
 
 def size_of(module: nn.Module) -> int:

@@ -1,7 +1,8 @@
 """Identity without a sampler: what a hand-written loop tells by its timesteps.
 
 The timestep argument is found by name. Its direction is learned from the first change; equal values are
-another guidance branch of the same evaluation; a value against the direction opens a new run. Where that is
+another guidance branch of the same evaluation, or, with another sample, another evaluation at the same noise
+level; a value against the direction opens a new run. Where that is
 ambiguous the error says to use `dcache.step`.
 """
 
@@ -38,8 +39,14 @@ class Loop:
         self.rising: bool | None = None
         self.branches: list[int] = []
 
-    def see(self, value: float | None, is_sigma: bool) -> Run:
+    def see(self, value: float | None, is_sigma: bool, stage: bool = False) -> Run:
         """Note a call with this timestep; returns the run it belongs to.
+
+        Args:
+            value: the timestep.
+            is_sigma: whether that is a noise level.
+            stage: whether a call with the last call's timestep is another evaluation at it, as second-order
+                samplers make them (Heun, Runge-Kutta), and no branch.
 
         Raises:
             DcacheError: the timestep cannot be read, or cannot tell evaluations apart.
@@ -52,14 +59,15 @@ class Loop:
             )
         if self.run is None or self.value is None:
             return self._open(value, is_sigma)
-        if value == self.value:
+        if value == self.value and not stage:
             self.branches[-1] += 1
             self._check_branches()
             return self.run
         rising = value > self.value
-        if self.rising is not None and rising != self.rising:
-            return self._open(value, is_sigma)
-        self.rising = rising
+        if not stage:
+            if self.rising is not None and rising != self.rising:
+                return self._open(value, is_sigma)
+            self.rising = rising
         self.value = value
         self.branches.append(1)
         self.run.index += 1

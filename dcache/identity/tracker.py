@@ -232,12 +232,14 @@ class RunTracker:
             )
         ):
             self.loop = Loop()
-        run = self.loop.see(value, self.time.is_sigma)
+        # Guidance branches are given one sample; the stages of a second-order step are not.
+        stage = value == self.loop.value and self.loop.full and not self.sample.is_same(args, kwargs)
+        run = self.loop.see(value, self.time.is_sigma, stage)
         if run is not before:
             self.conditioning.restart(kwargs)
             self.observation.begin(args, kwargs, self.time)
             self.continuity = Continuity()
-        if run is not before or value != last:
+        if run is not before or value != last or stage:
             # Views of one large picture have samples of their own, in the same order in every evaluation.
             self.continuity.note(args, kwargs)
         self.sample.note(args, kwargs)

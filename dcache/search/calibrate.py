@@ -10,9 +10,12 @@ schedules can be passed in to compete.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
+from typing import Any
+
+from torch import nn
 
 from dcache.errors import DcacheError
 from dcache.eval.entries import UNCACHED
@@ -27,6 +30,7 @@ from dcache.search.latency_model import CalibrationTarget, LinearLatency, Timer,
 from dcache.search.placement import Anchors, Placed, descend, even_places, front_loaded_places
 from dcache.search.render import Renderer
 from dcache.search.results import Results
+from dcache.search.runs import as_prompts, as_subject
 
 FEWEST_PROMPTS = 3
 # A start may miss the speedup by this factor: timings are no more precise.
@@ -64,10 +68,11 @@ class Calibrated:
 
 
 def calibrate(  # noqa: PLR0913
-    subject: Subject,
-    prompts: Sequence[str],
+    subject: Subject | nn.Module,
+    prompts: Sequence[str] | int,
     speedup: float,
     *,
+    run: Callable[[int], Any] | None = None,
     budget: int = 60,
     seed: int = 0,
     repeats: int = 3,
@@ -78,33 +83,32 @@ def calibrate(  # noqa: PLR0913
     """Find a schedule for a speedup of the pipeline's calls.
 
     Args:
-        subject: the pipeline and its steps, guidance and size, which the schedule is for.
-        prompts: three or more; two thirds are for fitting, one third for checking.
+        subject: the pipeline with its settings, which the schedule is for; with `run`, a policy or denoiser.
+        prompts: three or more, or the number of runs; two thirds are for fitting, one third for checking.
         speedup: wanted speedup of the whole call.
+        run: makes run number i of a loop of one's own; None calls the pipeline.
         budget: most sets of places to evaluate; each takes a cached run of the fitting prompts.
         seed: seed of the first picture and of the search.
         repeats: timed calls of each.
-        starts: schedules to start from. If all rows of one are equal and compute as often as the speedup
-            allows, its places start a local search. Each also competes unchanged, if it is fast enough.
+        starts: schedules that compete, if fast enough. One of equal rows, with as many computes, is improved.
         results: results of an earlier run of the same calibration; None keeps nothing.
         progress: called with the stage, the number of pipeline calls done, and their planned number.
 
     Raises:
         DcacheError: a number out of range, too few prompts, a start that does not fit, or several denoisers.
     """
-    _refuse_few(prompts)
-    for name, value in (("speedup", speedup), ("budget", budget), ("seed", seed), ("repeats", repeats)):
-        check_limit(name, value)
+    tested, prompts = as_subject(subject, run), as_prompts(prompts)
+    _refuse(prompts, {"speedup": speedup, "budget": budget, "seed": seed, "repeats": repeats})
     results, cut = results or Results(), max(1, len(prompts) // 3)
     stages = Stages(len(prompts) - cut, cut, budget, repeats, progress)
     timer = Timer(results, stages.step)
     stages.timing(1)
-    target = observe(subject, prompts[0], seed)
-    latency = fit_latency(subject, target, prompts[:cut], seed, repeats, timer)
+    target = observe(tested, prompts[0], seed)
+    latency = fit_latency(tested, target, prompts[:cut], seed, repeats, timer)
     computes = latency.computes(speedup)
     stages.uncached()
-    fitting = Renderer(subject, prompts[cut:], seed + cut, SIZE, stages.step, results, "fitting")
-    checking = Renderer(subject, prompts[:cut], seed, SIZE, stages.step, results, "checking")
+    fitting = Renderer(tested, prompts[cut:], seed + cut, SIZE, stages.step, results, "fitting")
+    checking = Renderer(tested, prompts[:cut], seed, SIZE, stages.step, results, "checking")
     places = [make(computes, target.steps) for make in (even_places, front_loaded_places)]
     places += starting_places(starts, computes, target.steps)
     stages.places(computes, len(places))
@@ -113,19 +117,22 @@ def calibrate(  # noqa: PLR0913
     best = _weighed(target, placed.anchors, share, fitting, checking, latency)
     stages.timing(1 + len(starts))
     rivals = (
-        _rival(subject, start, checking, prompts[:cut], seed, repeats, timer, f"start {i}")
+        _rival(tested, start, checking, prompts[:cut], seed, repeats, timer, f"start {i}")
         for i, start in enumerate(starts)
     )
     allowed = [rival for rival in rivals if rival.expected >= LEEWAY * speedup]
     best = max([best, *allowed], key=lambda candidate: candidate.fitted)
-    reached = measured_speedup(subject, best.schedule, prompts[:cut], seed, repeats, timer, "result")
+    reached = measured_speedup(tested, best.schedule, prompts[:cut], seed, repeats, timer, "result")
     method = best.schedule.method if best in allowed else "calibrated"
     measured = figures(reached, best.fitted, cut)
-    schedule = replace(best.schedule, method=method, guidance=subject.guidance, measured=measured)
+    schedule = replace(best.schedule, method=method, guidance=tested.guidance, measured=measured)
     return replace(best, schedule=schedule, speedup=reached, rendered=fitting.rendered + checking.rendered)
 
 
-def _refuse_few(prompts: Sequence[str]) -> None:
+def _refuse(prompts: Sequence[str], limited: Mapping[str, float]) -> None:
+    """Refuse too few prompts, and numbers out of their range."""
+    for name, value in limited.items():
+        check_limit(name, value)
     if len(prompts) < FEWEST_PROMPTS:
         raise DcacheError(
             f"expected {FEWEST_PROMPTS} or more prompts, for fitting and for checking, got {len(prompts)}"

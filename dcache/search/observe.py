@@ -7,7 +7,7 @@ seeds. Each pass begins with a run that only measures the size of the features.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from dcache.profile import Latencies, Profile
 from dcache.search.observation_runs import Batch, ObservationRuns, device_of
 from dcache.search.passes import passes_of, sites_of
 from dcache.search.results import Results
+from dcache.search.runs import as_prompts, as_subject
 from dcache.search.timing import latencies
 from dcache.sites.discovery import discover
 from dcache.sites.site import Site
@@ -32,9 +33,10 @@ CAP = 2 << 30
 
 
 def observe(  # noqa: PLR0913
-    subject: Subject,
-    prompts: Sequence[str],
+    subject: Subject | nn.Module,
+    prompts: Sequence[str] | int,
     *,
+    run: Callable[[int], Any] | None = None,
     sites: Iterable[str] | None = None,
     seed: int = 0,
     batch_size: int = 1,
@@ -45,11 +47,12 @@ def observe(  # noqa: PLR0913
     results: Results | None = None,
     progress: StageProgress = lambda _stage: None,
 ) -> Profile:
-    """Run a pipeline without predictions and compute a profile of its sites' outputs.
+    """Run a pipeline, or a loop of one's own, without predictions: a profile of its sites' outputs.
 
     Args:
-        subject: the pipeline and its call settings.
-        prompts: one picture each.
+        subject: the pipeline and its call settings; with `run`, the policy or denoiser.
+        prompts: one picture each; with `run`, the number of runs.
+        run: makes run number i of a loop of one's own; None calls the pipeline.
         sites: specifications as in `dcache.sites`; None is `auto`, the model, and every block and sublayer.
         seed: picture i has seed + i.
         batch_size: pictures in a call.
@@ -63,22 +66,20 @@ def observe(  # noqa: PLR0913
     Raises:
         DcacheError: no prompts, a site that cannot be observed, NaN in a run, or too small a cap.
     """
+    tested, prompts = as_subject(subject, run), as_prompts(prompts)
     _refuse_nothing(prompts, batch_size, cap)
-    began = time.perf_counter()
-    name, module = denoiser_of(subject, component)
+    began, (name, module) = time.perf_counter(), denoiser_of(tested, component)
     group = join(str(device_of(module)))
-    wanted = sites_of(discover(module), sites)
-    batches = batches_of(prompts, seed, batch_size, group)
-    runs = ObservationRuns(subject, module, batches, cap, progress, results or Results())
+    wanted, batches = sites_of(discover(module), sites), batches_of(prompts, seed, batch_size, group)
+    runs = ObservationRuns(tested, module, batches, cap, progress, results or Results())
     profile = _observed(runs, wanted, sites is None, group)
     order = [site.name for site in wanted if site.name in profile.sites]
 
     def seconds() -> Latencies | None:
         # In one process only: others that time at once would slow it down.
-        time_it = timing and group.first
-        return (
-            latencies(subject, name, order, profile.steps, batches[0], repeats, progress) if time_it else None
-        )
+        if not (timing and group.first):
+            return None
+        return latencies(tested, name, order, profile.steps, batches[0], repeats, progress)
 
     settings = {"seed": seed, "batch_size": batch_size, "cap": cap, "processes": group.world_size}
     return replace(
@@ -88,8 +89,8 @@ def observe(  # noqa: PLR0913
         component=name,
         model=type(module).__name__,
         config=config_digest(module),
-        guidance=subject.guidance,
-        made=_provenance(subject, settings, time.perf_counter() - began) | dict(profile.made),
+        guidance=tested.guidance,
+        made=_provenance(tested, settings, time.perf_counter() - began) | dict(profile.made),
     )
 
 

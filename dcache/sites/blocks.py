@@ -1,5 +1,7 @@
 """Tables of block classes: properties that cannot be read off a module. A new class of block is one row.
 
+Rows are keyed by package and class (`key_of`), for other packages have classes of the same names.
+
 - `SUBLAYERS`: the attributes of a block's sublayers, by kind, where `dcache.sites.sublayers` does not find
   them, or takes them for another kind: the attentions of LTX are of one class, under names that say nothing.
   The output of a sublayer is taken before the adaLN gate multiplies it.
@@ -41,28 +43,28 @@ class Fused(NamedTuple):
 
 
 SUBLAYERS: dict[str, dict[str, tuple[str, ...]]] = {
-    "FluxTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
-    "LTX2VideoTransformerBlock": {
+    "diffusers.FluxTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
+    "diffusers.LTX2VideoTransformerBlock": {
         "attn": ("attn1", "audio_attn1"),
         "cross_attn": ("attn2", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn"),
         "mlp": ("ff", "audio_ff"),
     },
-    "AuraFlowJointTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
-    "AuraFlowSingleTransformerBlock": {"attn": ("attn",), "mlp": ("ff",)},
-    "ChromaTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
-    "LTXVideoTransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff",)},
+    "diffusers.AuraFlowJointTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
+    "diffusers.AuraFlowSingleTransformerBlock": {"attn": ("attn",), "mlp": ("ff",)},
+    "diffusers.ChromaTransformerBlock": {"attn": ("attn",), "mlp": ("ff", "ff_context")},
+    "diffusers.LTXVideoTransformerBlock": {"attn": ("attn1",), "cross_attn": ("attn2",), "mlp": ("ff",)},
 }
 
 FUSED: dict[str, Fused] = {}
 
 STREAMS: dict[str, tuple[str, ...]] = {
-    "AuraFlowJointTransformerBlock": ("encoder_hidden_states", "hidden_states"),
-    "ChromaTransformerBlock": ("encoder_hidden_states", "hidden_states"),
-    "Flux2TransformerBlock": ("encoder_hidden_states", "hidden_states"),
-    "FluxTransformerBlock": ("encoder_hidden_states", "hidden_states"),
-    "FluxSingleTransformerBlock": ("encoder_hidden_states", "hidden_states"),
-    "JointTransformerBlock": ("encoder_hidden_states", "hidden_states"),
-    "QwenImageTransformerBlock": ("encoder_hidden_states", "hidden_states"),
+    "diffusers.AuraFlowJointTransformerBlock": ("encoder_hidden_states", "hidden_states"),
+    "diffusers.ChromaTransformerBlock": ("encoder_hidden_states", "hidden_states"),
+    "diffusers.Flux2TransformerBlock": ("encoder_hidden_states", "hidden_states"),
+    "diffusers.FluxTransformerBlock": ("encoder_hidden_states", "hidden_states"),
+    "diffusers.FluxSingleTransformerBlock": ("encoder_hidden_states", "hidden_states"),
+    "diffusers.JointTransformerBlock": ("encoder_hidden_states", "hidden_states"),
+    "diffusers.QwenImageTransformerBlock": ("encoder_hidden_states", "hidden_states"),
 }
 
 ASIDE: set[str] = {
@@ -82,8 +84,13 @@ ASIDE: set[str] = {
 }
 
 
+def key_of(kind: type) -> str:
+    """The key of a class's rows: its package and its name."""
+    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+
+
 def register_block(
-    name: str,
+    block: type | str,
     sublayers: Mapping[str, tuple[str, ...]] | None = None,
     fused: Fused | None = None,
     streams: tuple[str, ...] | None = None,
@@ -91,14 +98,20 @@ def register_block(
     """Declare a class of blocks: one row in each table for which a value is given.
 
     Args:
-        name: name of the class.
+        block: the class, or its package and name, "my_package.MyBlock".
         sublayers: kind ("attn", "cross_attn", "mlp") -> attributes of the sublayers.
         fused: for a block with one output projection for attention and MLP.
         streams: the argument that each output continues, in the outputs' order.
 
     Raises:
-        DcacheError: nothing is declared, or the class is declared differently already.
+        DcacheError: nothing is declared, the class is declared differently already, or has no package.
     """
+    name = key_of(block) if isinstance(block, type) else block
+    if "." not in name:
+        raise DcacheError(
+            f"{name!r} is a class's name without its package: expected the class itself, or "
+            f"'my_package.{name}'"
+        )
     rows: list[tuple[str, dict[str, Any], Any]] = [
         ("sublayers", SUBLAYERS, None if sublayers is None else dict(sublayers)),
         ("fused", FUSED, fused),

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from dcache.intercept.pytree import argument_names
-from dcache.sites.blocks import STREAMS
+from dcache.sites.blocks import STREAMS, key_of
 
 Key = int | str
 
@@ -131,7 +131,7 @@ class StreamTracer:
 
     def sources(self, block: nn.Module) -> list[str | None]:
         """For each output of a recorded block, the name of the argument that it continues, or None."""
-        declared = STREAMS.get(type(block).__name__, ())
+        declared = STREAMS.get(key_of(type(block)), ())
         chosen: list[str | None] = []
         for k, fits in enumerate(self.seen[block].fits):
             # An argument is continued by one output only.

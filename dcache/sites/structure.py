@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from dcache.errors import DcacheError
-from dcache.sites.blocks import SUBLAYERS
+from dcache.sites.blocks import SUBLAYERS, key_of
 from dcache.sites.names import SITE_NAME
 from dcache.sites.overlap import split_overlapping_runs
 from dcache.sites.site import LongSkip, Site, Skip, Sublayer
@@ -146,7 +146,7 @@ class Structure:
     def _how_to_declare(self, spec: str) -> str:
         """The line that declares a sublayer; "" where a row would be refused or would not help."""
         kind = "attn" if spec == "sublayers" else re.split("[:.]", spec)[0]
-        block = type(self.blocks[0]).__name__ if self.blocks else ""
+        block = key_of(type(self.blocks[0])) if self.blocks else ""
         if not block or block in SUBLAYERS or kind == "fused" or any(s.kind == kind for s in self.sublayers):
             return ""
         return (

@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary, ref
 
 from torch import nn
 
-from dcache.sites.blocks import FUSED, SUBLAYERS, TORCH_BLOCKS, methods_of
+from dcache.sites.blocks import FUSED, SUBLAYERS, TORCH_BLOCKS, key_of, methods_of
 
 QUERY = frozenset(("q", "wq", "query", "qkv"))
 KEY = frozenset(("k", "wk", "key", "kv", "qkv"))
@@ -78,7 +78,7 @@ def parts_of(block: nn.Module) -> tuple[Part, ...]:
 
 def is_holder(module: nn.Module) -> bool:
     """True if a module has attention and an MLP or a fused projection of its own, or a row declares it."""
-    if type(module).__name__ in SUBLAYERS or type(module).__name__ in FUSED:
+    if key_of(type(module)) in SUBLAYERS or key_of(type(module)) in FUSED:
         return True
     if not any(map(is_attention, module.children())):
         return False
@@ -137,7 +137,7 @@ def is_attention(module: nn.Module) -> bool:
 
 
 def _parts(module: nn.Module, prefix: str) -> Iterator[Part]:
-    name = type(module).__name__
+    name = key_of(type(module))
     if name in SUBLAYERS or name in FUSED:
         yield from _declared(module, prefix)
         return
@@ -165,7 +165,7 @@ def _parts(module: nn.Module, prefix: str) -> Iterator[Part]:
 
 
 def _declared(module: nn.Module, prefix: str) -> Iterator[Part]:
-    name = type(module).__name__
+    name = key_of(type(module))
     for kind, attributes in SUBLAYERS.get(name, {}).items():
         for attribute in attributes:
             if isinstance(getattr(module, attribute, None), nn.Module):
@@ -252,7 +252,7 @@ def _widths(module: nn.Module) -> Widths | None:
 
 def _says(module: nn.Module) -> tuple[Any, ...]:
     """What else than its parts a module's sublayers depend on."""
-    own, name = vars(module), type(module).__name__
+    own, name = vars(module), key_of(type(module))
     return type(own.get("processor")), own.get("is_cross_attention"), SUBLAYERS.get(name), FUSED.get(name)
 
 

@@ -90,7 +90,7 @@ def test_the_regions_of_a_modules_further_calls_remember_too(monkeypatch: pytest
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.ff(x) + self.ff(x + 1)
 
-    monkeypatch.setitem(SUBLAYERS, "Twice", {"mlp": ("ff",)})
+    monkeypatch.setitem(SUBLAYERS, "tests.Twice", {"mlp": ("ff",)})
     toy = Toy([Twice()])
     session = session_on(toy, EVERY_2.with_sites(("mlp",)))
     assert [region.key for region in session.binding.storing()] == ["mlp:0"]

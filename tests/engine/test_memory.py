@@ -500,7 +500,7 @@ def test_sublayers_that_are_coarsened_become_the_trunk(monkeypatch: pytest.Monke
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x + self.ff(x)
 
-    monkeypatch.setitem(SUBLAYERS, "FeedForward", {"mlp": ("ff",)})
+    monkeypatch.setitem(SUBLAYERS, "tests.FeedForward", {"mlp": ("ff",)})
     toy = Toy([FeedForward() for _ in range(3)])
     session, memory = limited(toy, methods.interval(sites="mlp"))
     wide(toy, [0.0])

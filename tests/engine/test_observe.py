@@ -279,7 +279,7 @@ def test_each_of_a_modules_calls_is_seen(monkeypatch: pytest.MonkeyPatch) -> Non
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x + self.ff(x) + self.ff(x + 1)
 
-    monkeypatch.setitem(SUBLAYERS, "TwiceBlock", {"mlp": ("ff",)})
+    monkeypatch.setitem(SUBLAYERS, "tests.TwiceBlock", {"mlp": ("ff",)})
     toy, outputs, log = Toy([TwiceBlock()]), Outputs(), Log()
     session_on(toy, methods.interval(interval=2, sites="mlp"))
     with observe(toy, outputs), observe(toy, log):

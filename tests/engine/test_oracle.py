@@ -84,7 +84,7 @@ def test_a_predicted_sublayer_keeps_the_residual_fresh(monkeypatch: pytest.Monke
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x + self.ff(x)
 
-    monkeypatch.setitem(SUBLAYERS, "ToyBlock", {"mlp": ("ff",)})
+    monkeypatch.setitem(SUBLAYERS, "tests.ToyBlock", {"mlp": ("ff",)})
     toy = Toy([ToyBlock()])
     dcache.enable(toy, methods.interval(interval=2, sites="mlp"))
     assert integers(walk(toy, TIMES)) == [15, 4 + 10, 9, 2 + 6]

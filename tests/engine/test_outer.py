@@ -262,6 +262,22 @@ def test_a_part_that_is_called_by_forward_is_cached_where_that_is_named() -> Non
     assert dcache.stats(policy.net).predicted == 6
 
 
+def test_a_chunk_that_is_made_without_the_denoiser_is_said() -> None:
+    class Blind(nn.Module):
+        """Its denoiser is for training."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Decoder()
+
+        def predict_action(self, cond: torch.Tensor) -> torch.Tensor:
+            return noise(0)
+
+    policy = dcache.enable(made(Blind), "interval", **EVERY_3)
+    with pytest.warns(DcacheWarning, match="made without a call of Decoder"):
+        policy.predict_action(observation(1))
+
+
 def test_a_module_that_looks_like_no_denoiser_and_is_never_called_is_said() -> None:
     class Odd(nn.Module):
         """Takes its timestep under a name of its own."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from torch import nn
 
 import dcache
 from dcache import DcacheError, DcacheWarning, methods
-from tests.policies import TRANSFORMERS, Decoder, Encoder, UNet1d, euler, made, observation
+from tests.policies import TRANSFORMERS, Decoder, Encoder, UNet1d, euler, made, noise, observation
 
 COND = observation(1)
 SUBLAYERS = [name for name, (_, sites) in TRANSFORMERS.items() if sites]
@@ -157,3 +158,46 @@ def test_a_batch_of_robots_is_cached_like_one() -> None:
     net = dcache.enable(made(Decoder), "interval", interval=5)
     euler(net, observation(2, 3))
     assert counted_rows(net) == "1000010000"
+
+
+@torch.no_grad()
+def heun(f: Any, x: torch.Tensor, times: list[float]) -> torch.Tensor:
+    for t, after in pairwise(times):
+        k = f(x, t)
+        ahead = x + (after - t) / 100 * k
+        x = x + (after - t) / 200 * (k + f(ahead, after)) if after else ahead
+    return x
+
+
+@torch.no_grad()
+def rk4(f: Any, x: torch.Tensor, times: list[float]) -> torch.Tensor:
+    for t, after in pairwise(times):
+        h, middle = (after - t) / 100, (t + after) / 2
+        a = f(x, t)
+        b = f(x + h / 2 * a, middle)
+        c = f(x + h / 2 * b, middle)
+        x = x + h / 6 * (a + 2 * b + 2 * c + f(x + h * c, after))
+    return x
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize(("solve", "evaluations"), [(heun, 9), (rk4, 20)], ids=["heun", "rk4"])
+def test_second_order_loops_by_hand_are_evaluations_in_their_order(
+    solve: Any, evaluations: int, guided: bool
+) -> None:
+    net, times = made(Decoder), [100.0, 80.0, 60.0, 40.0, 20.0, 0.0]
+
+    def f(x: torch.Tensor, t: float) -> torch.Tensor:
+        out = net(x, torch.tensor([t]), COND)
+        return out + 0.5 * (out - net(x, torch.tensor([t]), 0 * COND)) if guided else out
+
+    plain = solve(f, noise(0), times)
+    dcache.enable(net, methods.interval(interval=1))
+    assert torch.equal(solve(f, noise(0), times), plain)
+    dcache.enable(net, "interval", interval=3)
+    cached = solve(f, noise(0), times)
+    assert dcache.stats(net).steps == evaluations
+    assert dcache.stats(net).computed == -(-evaluations // 3) * (1 + guided)
+    assert torch.equal(solve(f, noise(0), times), cached)
+    dcache.enable(net, "newton", interval=3)
+    assert bool(solve(f, noise(0), times).isfinite().all())

@@ -176,6 +176,15 @@ def test_the_guide_to_pipelines_runs(guide: Any, capsys: pytest.CaptureFixture[s
     assert dcache.stats(made["model"]).predicted > 0
 
 
+def test_the_guide_to_policies_runs(guide: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    made = guide("policy")
+    assert "latency in ms  p50 " in capsys.readouterr().out
+    assert made["loop"].stats().chunks >= 3
+    assert made["action"].shape == (1, 2)
+    made["policy"](made["observations"][0])
+    assert dcache.stats(made["policy"].denoiser).predicted > 0
+
+
 def test_the_guide_to_families_runs(guide: Any, capsys: pytest.CaptureFixture[str]) -> None:
     guide("add-a-family")
     printed = capsys.readouterr().out
@@ -184,5 +193,5 @@ def test_the_guide_to_families_runs(guide: Any, capsys: pytest.CaptureFixture[st
 
 
 def test_the_guide_left_no_declaration_behind() -> None:
-    assert "MyBlock" not in blocks.SUBLAYERS
+    assert "guide.MyBlock" not in blocks.SUBLAYERS
     assert "my_refiner_blocks" not in blocks.ASIDE

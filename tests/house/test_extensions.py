@@ -129,17 +129,20 @@ def test_a_metric(guide: Any) -> None:
 
 def test_a_class_of_blocks() -> None:
     toy = Toy([Double() for _ in range(2)])
-    blocks.register_block("Double", sublayers={"mlp": ("odd",)}, streams=("x",))
-    blocks.register_block("Double", streams=("x",))
-    assert blocks.SUBLAYERS["Double"] == {"mlp": ("odd",)}
+    blocks.register_block(Double, sublayers={"mlp": ("odd",)}, streams=("x",))
+    blocks.register_block("tests.Double", streams=("x",))
+    assert blocks.SUBLAYERS["tests.Double"] == {"mlp": ("odd",)}
     assert len(discover(toy).blocks) == 2
-    with pytest.raises(DcacheError, match="sublayers of Double are declared already"):
-        blocks.register_block("Double", sublayers={"mlp": ("even",)})
-    with pytest.raises(DcacheError, match="streams of FluxTransformerBlock are declared already"):
-        blocks.register_block("FluxTransformerBlock", fused=blocks.Fused("x", ()), streams=("hidden_states",))
-    assert "FluxTransformerBlock" not in blocks.FUSED
-    with pytest.raises(DcacheError, match="MyBlock needs sublayers=, fused= or streams="):
-        blocks.register_block("MyBlock")
+    with pytest.raises(DcacheError, match=r"sublayers of tests\.Double are declared already"):
+        blocks.register_block(Double, sublayers={"mlp": ("even",)})
+    flux = "diffusers.FluxTransformerBlock"
+    with pytest.raises(DcacheError, match=f"streams of {flux} are declared already"):
+        blocks.register_block(flux, fused=blocks.Fused("x", ()), streams=("hidden_states",))
+    assert flux not in blocks.FUSED
+    with pytest.raises(DcacheError, match=r"mine\.MyBlock needs sublayers=, fused= or streams="):
+        blocks.register_block("mine.MyBlock")
+    with pytest.raises(DcacheError, match="'MyBlock' is a class's name without its package"):
+        blocks.register_block("MyBlock", streams=("x",))
     blocks.register_aside("blocks")
     assert not discover(toy).blocks
 

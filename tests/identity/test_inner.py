@@ -89,6 +89,21 @@ def test_of_several_parts_with_a_timestep_the_largest_is_the_denoiser() -> None:
     assert denoiser_in(policy) is policy.large
 
 
+class Timed(Flow):
+    """Its call is a loss, and takes a time for it."""
+
+    def forward(self, batch: Any, noise: Any, time: Any = None) -> Any:
+        """For training."""
+
+
+def test_a_module_that_is_called_for_its_loss_and_denoises_by_a_method_is_refused() -> None:
+    policy = Vla()
+    policy.model = Timed()
+    for module, call in ((policy, "model.denoise_step"), (policy.model, "denoise_step")):
+        with pytest.raises(DcacheError, match=rf"denoised by its method denoise_step.*call='{call}'"):
+            denoiser_in(module)
+
+
 def test_methods_that_denoise_are_named_first() -> None:
     assert list(denoising_methods(Vla())) == ["model.denoise_step", "model.embed_suffix"]
 

@@ -80,3 +80,22 @@ def test_ambiguity_is_an_error_that_names_the_way_out(values, says):
 
 def test_as_many_equal_calls_as_there_may_be_branches_are_accepted():
     assert walk([5] * MOST_BRANCHES) == [(0, 0)] * MOST_BRANCHES
+
+
+def test_a_stage_is_an_evaluation_of_its_own_at_the_same_value() -> None:
+    # Runge-Kutta: a step begins, two stages in its middle, one at its end, where the next step begins.
+    loop = Loop()
+    seen = [
+        (90, False),
+        (75, False),
+        (75, True),
+        (60, False),
+        (60, True),
+        (45, False),
+        (45, True),
+        (30, False),
+    ]
+    runs = [loop.see(float(value), False, bool(stage)) for value, stage in seen]
+    assert all(run is runs[0] for run in runs)
+    assert runs[0].index == 7
+    assert [runs[0].told[i][0] for i in range(8)] == [90, 75, 75, 60, 60, 45, 45, 30]

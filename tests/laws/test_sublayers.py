@@ -17,6 +17,7 @@ import torch
 import dcache
 from dcache import DcacheWarning, Method, methods
 from dcache.sites import blocks
+from dcache.sites.blocks import key_of
 from dcache.sites.discovery import discover
 from tests.zoo.entry import Entry
 from tests.zoo.registry import ENTRIES
@@ -84,7 +85,7 @@ def test_sublayers_by_structure_keep_the_laws(name: str, method: str) -> None:
     assert equal(entry.run(pipe), plain), "all computed differs from uncached"
     kinds = {sublayer.kind for sublayer in discover(pipe.transformer).sublayers}
     assert kinds == set(FAMILIES[name])
-    classes = {type(module).__name__ for module in pipe.transformer.modules()}
+    classes = {key_of(type(module)) for module in pipe.transformer.modules()}
     assert not classes & {*blocks.SUBLAYERS, *blocks.FUSED}
     steps = dcache.stats(pipe).steps
 

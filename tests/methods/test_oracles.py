@@ -220,7 +220,7 @@ class Declared(nn.Module):
 
 @pytest.fixture
 def declared(monkeypatch):
-    monkeypatch.setitem(SUBLAYERS, "Declared", {"attn": ("attn1",), "mlp": ("ff",)})
+    monkeypatch.setitem(SUBLAYERS, "tests.Declared", {"attn": ("attn1",), "mlp": ("ff",)})
 
 
 @pytest.mark.parametrize(

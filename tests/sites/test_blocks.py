@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from dcache.sites.blocks import ASIDE, STREAMS, SUBLAYERS
+from dcache.sites.blocks import ASIDE, STREAMS, SUBLAYERS, key_of
 from dcache.sites.discovery import find_sublayers
 from dcache.sites.names import SITE_NAME
 from dcache.sites.structure import SUBLAYER_KINDS
@@ -26,8 +26,16 @@ def sources() -> dict[str, ast.ClassDef]:
     return {node.name: node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
 
 
+def class_of(key: str) -> str:
+    """The class of a row's key, which is one of diffusers."""
+    package, _, name = key.partition(".")
+    assert package == "diffusers"
+    return name
+
+
 def attributes_of(name: str) -> set[str]:
-    """What a class sets on itself, in `__init__` or elsewhere."""
+    """What a class sets on itself, in `__init__` or elsewhere; of the class that a row is for."""
+    name = class_of(name)
     return {
         node.attr
         for node in ast.walk(sources()[name])
@@ -36,7 +44,8 @@ def attributes_of(name: str) -> set[str]:
 
 
 def arguments_of(name: str) -> list[str]:
-    """Arguments of a class's `forward`, in order."""
+    """Arguments of a class's `forward`, in order; of the class that a row is for."""
+    name = class_of(name)
     (forward,) = (n for n in sources()[name].body if isinstance(n, ast.FunctionDef) and n.name == "forward")
     return [argument.arg for argument in (*forward.args.args, *forward.args.kwonlyargs)]
 
@@ -62,7 +71,7 @@ def test_lists_that_are_no_part_of_the_trunk_are_attributes_of_diffusers_models(
 @pytest.mark.parametrize("name", SUBLAYERS)
 def test_every_sublayer_of_a_block_gets_a_name_of_its_own(name: str) -> None:
     attributes = [attribute for named in SUBLAYERS[name].values() for attribute in named]
-    block = type(name, (nn.Module,), {})()
+    block = type(class_of(name), (nn.Module,), {"__module__": "diffusers.models.any"})()
     for attribute in attributes:
         setattr(block, attribute, nn.Identity())
     model = nn.Module()
@@ -74,3 +83,13 @@ def test_every_sublayer_of_a_block_gets_a_name_of_its_own(name: str) -> None:
     assert {id(sublayer.module) for sublayer in found} == {id(getattr(block, a)) for a in attributes}
     # The first of each kind has the kind's plain name.
     assert {f"{kind}:0" for kind in SUBLAYERS[name]} <= set(names)
+
+
+def test_another_packages_class_of_the_same_name_has_no_row() -> None:
+    kind = type("LTXVideoTransformerBlock", (nn.Module,), {"__module__": "others.models"})
+    assert key_of(kind) == "others.LTXVideoTransformerBlock"
+    block = kind()
+    block.attn1 = nn.Identity()
+    model = nn.Module()
+    model.blocks = nn.ModuleList([block])
+    assert list(find_sublayers(model, [block])) == []

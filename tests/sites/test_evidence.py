@@ -129,7 +129,7 @@ def test_a_block_that_is_gone_is_forgotten() -> None:
 
 
 def test_what_a_row_declares_needs_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SUBLAYERS, "BasicTransformerBlock", {"mlp": ("ff",)})
+    monkeypatch.setitem(SUBLAYERS, "tests.BasicTransformerBlock", {"mlp": ("ff",)})
     assert is_confirmed(BasicTransformerBlock())
 
 

@@ -30,6 +30,8 @@ class Straight(nn.Module):
 class FluxTransformerBlock(Two):
     """Declared: text first."""
 
+    __module__ = "diffusers.models"
+
 
 class Returns(nn.Module):
     """Returns what `shape` makes of its stream."""

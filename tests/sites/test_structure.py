@@ -262,7 +262,9 @@ def test_a_model_without_blocks_is_sent_to_methods_for_whole_models(spec):
 
 def test_a_missing_sublayer_is_answered_with_the_line_that_declares_it():
     for spec in ("mlp", "mlp:2", "mlp.context:1"):
-        with pytest.raises(DcacheError, match=r"register_block\('Block', sublayers=\{'mlp': \('NAME',\)\}\)"):
+        with pytest.raises(
+            DcacheError, match=r"register_block\('tests\.Block', sublayers=\{'mlp': \('NAME',\)\}\)"
+        ):
             discover(Flat()).select([spec])
     # A second row of a class would be refused, and more depth is no row's.
     with pytest.raises(DcacheError) as caught:

@@ -233,7 +233,7 @@ def test_what_changes_a_block_changes_its_sublayers(monkeypatch: pytest.MonkeyPa
     block.other = block.attn
     del block.attn
     assert now() == {"other": "attn"}
-    monkeypatch.setitem(SUBLAYERS, "Holder", {"mlp": ("ff",)})
+    monkeypatch.setitem(SUBLAYERS, "tests.Holder", {"mlp": ("ff",)})
     assert now() == {"ff": "mlp"}
 
 

@@ -14,7 +14,7 @@ from dcache.engine.call import Call
 from dcache.engine.lowering.module import ModuleCall, ModuleRegion, PlaceholderCall
 from dcache.engine.session import Session
 from dcache.schedulers import Listed
-from dcache.sites.blocks import FUSED, SUBLAYERS, Fused
+from dcache.sites.blocks import FUSED, SUBLAYERS, Fused, key_of
 from dcache.sites.site import Site
 from tests.engine.tiny_models import Double, OutOfSight, Toy, integers, session_on, steps, walk
 
@@ -24,8 +24,8 @@ TIMES = [4, 3, 2, 1]
 @pytest.fixture(autouse=True)
 def declared(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in (Again, Flags):
-        monkeypatch.setitem(SUBLAYERS, kind.__name__, {"mlp": ("ff",)})
-    monkeypatch.setitem(FUSED, "Meets", Fused("proj_out", ("widen",)))
+        monkeypatch.setitem(SUBLAYERS, key_of(kind), {"mlp": ("ff",)})
+    monkeypatch.setitem(FUSED, "tests.Meets", Fused("proj_out", ("widen",)))
 
 
 class Again(nn.Module):
@@ -185,7 +185,7 @@ class Turns(nn.Module):
 def test_no_call_is_given_what_is_remembered_of_another(
     monkeypatch: pytest.MonkeyPatch, form: str, evaluation: int
 ) -> None:
-    monkeypatch.setitem(SUBLAYERS, "Turns", {"mlp": ("ff",)})
+    monkeypatch.setitem(SUBLAYERS, "tests.Turns", {"mlp": ("ff",)})
     # Evaluations 0 and 2 are computed; the change is in a predicted or in a computed one.
     model = Toy([Turns(form, TIMES[evaluation] + 1)])
     plain = integers(walk(model, TIMES))

@@ -12,7 +12,7 @@ from dcache.engine.lowering.probe import AttentionInputProbe, FrontProbe, FrontP
 from dcache.engine.session import Session
 from dcache.probes import Probe, SinceCompute
 from dcache.schedulers import ChangeAbove, Listed, Rule
-from dcache.sites.blocks import SUBLAYERS
+from dcache.sites.blocks import SUBLAYERS, key_of
 from tests.engine.tiny_models import Double, Toy, integers, session_on, steps
 
 TIMES = [4, 3, 2, 1]
@@ -31,7 +31,7 @@ class Noting(SinceCompute):
 def nothing_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     SHOWN.clear()
     for kind in (Attends, TextFirst, Overwritten):
-        monkeypatch.setitem(SUBLAYERS, kind.__name__, {"attn": ("attn",)})
+        monkeypatch.setitem(SUBLAYERS, key_of(kind), {"attn": ("attn",)})
 
 
 class Inplace(Double):
