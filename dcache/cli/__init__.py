@@ -7,7 +7,21 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import dcache
-from dcache.cli import bench, cache, calibrate, convert, demo, dlm, env, lm, memo, methods, search, show
+from dcache.cli import (
+    bench,
+    cache,
+    calibrate,
+    convert,
+    demo,
+    dlm,
+    env,
+    lm,
+    memo,
+    methods,
+    policy,
+    search,
+    show,
+)
 from dcache.cli import eval as evaluate
 from dcache.cli.parser import Parser, add_verbose
 from dcache.errors import DcacheError
@@ -23,6 +37,7 @@ COMMANDS = (
     show,
     lm,
     dlm,
+    policy,
     memo,
     cache,
     env,
