@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 Target = TypeVar("Target")
 Compile = bool | Mapping[str, Any]
-ENGINE_OPTIONS = ("compile", "strict", "lowering", "max_cache_bytes", "call")
+Offload = Literal["keep", "cpu", "drop"]
+ENGINE_OPTIONS = ("compile", "strict", "lowering", "max_cache_bytes", "call", "memo")
 
 
 @overload
@@ -55,6 +56,7 @@ def enable(
     lowering: Literal["auto", "replay"] = "auto",
     max_cache_bytes: int | str | None = None,
     call: str | None = None,
+    memo: Offload | None = None,
     **preset_options: Unpack[PresetOptions],
 ) -> Target: ...
 @overload
@@ -71,6 +73,7 @@ def enable(
     lowering: Literal["auto", "replay"] = "auto",
     max_cache_bytes: int | str | None = None,
     call: str | None = None,
+    memo: Offload | None = None,
     **preset_options: Any,
 ) -> Target: ...
 def enable(
@@ -82,6 +85,7 @@ def enable(
     lowering: str = "auto",
     max_cache_bytes: int | str | None = None,
     call: str | None = None,
+    memo: Offload | None = None,
     **preset_options: Any,
 ) -> Target:
     """Enable caching on a pipeline, denoiser or language model, in place of what was enabled before.
@@ -107,6 +111,7 @@ def enable(
         max_cache_bytes: limit of the bytes of all histories together: a number, or text such as "512MB"
             (docs/memory.md).
         call: path of the method that every denoising step calls, where that calls no module (docs/policy.md).
+        memo: also keep what depends on the timestep alone: "keep", "cpu" or "drop", as for `dcache.memo`.
         **preset_options: options of the preset or policy, where `method` is a name or a function.
 
     Returns:
@@ -117,7 +122,7 @@ def enable(
     """
     from dcache.methods import row_models
 
-    given = (compile is not False, strict is not False, lowering != "auto", max_cache_bytes, call)
+    given = (compile is not False, strict is not False, lowering != "auto", max_cache_bytes, call, memo)
     engine = dict(zip(ENGINE_OPTIONS, (each not in (None, False) for each in given), strict=True))
     if row_models.takes(target, method):
         row_models.enable(target, method, preset_options, engine)
@@ -128,7 +133,13 @@ def enable(
         return target
     token_models.refuse_text_pipeline(target)
     resolved = resolve(method, preset_options, ENGINE_OPTIONS)
+    if memo is not None:
+        from dcache import time_memo
+
+        time_memo.check(target, memo)
     _replace(target, resolved, shared_fields(compile, strict, lowering, max_cache_bytes), call)
+    if memo is not None:
+        time_memo.memo(target, memo)
     return target
 
 
@@ -156,6 +167,7 @@ def enabled(
     lowering: Literal["auto", "replay"] = "auto",
     max_cache_bytes: int | str | None = None,
     call: str | None = None,
+    memo: Offload | None = None,
     **preset_options: Unpack[PresetOptions],
 ) -> AbstractContextManager[Target]: ...
 @overload
@@ -172,6 +184,7 @@ def enabled(
     lowering: Literal["auto", "replay"] = "auto",
     max_cache_bytes: int | str | None = None,
     call: str | None = None,
+    memo: Offload | None = None,
     **preset_options: Any,
 ) -> AbstractContextManager[Target]: ...
 @contextmanager
@@ -200,6 +213,8 @@ def enabled(target: Target, method: Any = None, **options: Any) -> Iterator[Targ
     finally:
         try:
             _take_off(target)
+            if options.get("memo") is not None:
+                _memos("forget", target)
         finally:
             restore()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dcache.time_memo.front import forget, memo, memo_report, with_memo
+from dcache.time_memo.front import check, forget, memo, memo_report, with_memo
 from dcache.time_memo.report import MemoReport
 
-__all__ = ["MemoReport", "forget", "memo", "memo_report", "with_memo"]
+__all__ = ["MemoReport", "check", "forget", "memo", "memo_report", "with_memo"]

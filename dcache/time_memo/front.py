@@ -46,6 +46,19 @@ def memo(target: Target, offload: str = "keep", text: bool = False) -> Target:
         DcacheError: there is no denoiser that takes a timestep, an option is out of range, or "drop" has no
             files to read weights from.
     """
+    found = check(target, offload, text)
+    forget(target)
+    for module in found.values():
+        TimeMemo(module, _sampler_of(target), offload, text)
+    return target
+
+
+def check(target: Any, offload: str, text: bool = False) -> dict[str, nn.Module]:
+    """The denoisers that a memo can be made of, by name.
+
+    Raises:
+        DcacheError: as `memo`.
+    """
     found = denoisers(target)
     if not found:
         name = type(target).__name__
@@ -54,10 +67,7 @@ def memo(target: Target, offload: str = "keep", text: bool = False) -> Target:
         check_denoiser(module, offload, text)
         if offload == "drop":
             Checkpoint.of(module)
-    forget(target)
-    for module in found.values():
-        TimeMemo(module, _sampler_of(target), offload, text)
-    return target
+    return found
 
 
 def forget(target: Any) -> None:

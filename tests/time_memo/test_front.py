@@ -106,6 +106,31 @@ def test_dropped_weights_come_back_from_the_files(tmp_path: object) -> None:
         assert torch.equal(pipe.transformer.state_dict()[name], tensor)
 
 
+def test_enable_takes_the_memo_as_an_option() -> None:
+    pipe = dcache.enable(WAN.build(), "interval", interval=2, memo="cpu")
+    expected = dcache.enable(WAN.build(), "interval", interval=2)
+    for _ in range(3):
+        assert torch.equal(WAN.run(pipe), WAN.run(expected))
+    assert dcache.memo_report(pipe).bytes_away > 0
+    dcache.disable(pipe)
+    with pytest.raises(dcache.DcacheError, match="no memo"):
+        dcache.memo_report(pipe)
+    with dcache.enabled(pipe, "interval", memo="keep"):
+        WAN.run(pipe)
+        assert dcache.memo_report(pipe).observed
+    with pytest.raises(dcache.DcacheError, match="no memo"):
+        dcache.memo_report(pipe)
+
+
+def test_a_memo_that_cannot_be_made_leaves_what_is_enabled() -> None:
+    pipe = dcache.enable(WAN.build(), "interval", interval=2)
+    for wrong in ("disk", "drop"):
+        with pytest.raises(dcache.DcacheError, match="offload"):
+            dcache.enable(pipe, "newton", memo=wrong)
+    WAN.run(pipe)
+    assert dcache.stats(pipe).method == "interval(interval=2)"
+
+
 def test_a_method_for_a_while_leaves_the_memo_on() -> None:
     pipe = dcache.memo(WAN.build())
     with dcache.enabled(pipe, "interval", interval=2):
