@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -103,7 +104,10 @@ def take_off(enabled_now: Enabled) -> None:
     """Remove everything that is enabled on an object; remember stats and trace of its last run."""
     try:
         if enabled_now.sessions:
-            _last_runs[enabled_now.target] = (enabled_now.stats(), _trace_or_none(enabled_now))
+            last = (enabled_now.stats(), _trace_or_none(enabled_now))
+            # An object that defines equality and no hash (a dataclass) is not remembered.
+            with suppress(TypeError):
+                _last_runs[enabled_now.target] = last
     finally:
         enabled_now.remove()
 
@@ -113,13 +117,21 @@ def stats_of(target: Any) -> Stats | None:
     enabled_now = Enabled.on(target)
     if enabled_now.sessions or enabled_now.detecting:
         return enabled_now.stats()
-    return _last_runs.get(target, (None, None))[0]
+    return _last_run(target)[0]
 
 
 def schedule_of(target: Any) -> Schedule | None:
     """The same run as a schedule; None if there was none."""
     enabled_now = Enabled.on(target)
-    return enabled_now.trace() if enabled_now.sessions else _last_runs.get(target, (None, None))[1]
+    return enabled_now.trace() if enabled_now.sessions else _last_run(target)[1]
+
+
+def _last_run(target: Any) -> tuple[Stats | None, Schedule | None]:
+    """Stats and trace of what was enabled on an object before."""
+    try:
+        return _last_runs.get(target, (None, None))
+    except TypeError:
+        return None, None
 
 
 def connect(target: Any, sessions: Sequence[Session]) -> None:

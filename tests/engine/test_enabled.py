@@ -1,5 +1,7 @@
 """What is enabled on an object: looked up once, taken off, put back as it was."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
@@ -66,3 +68,21 @@ def test_connecting_sessions_watches_a_pipeline_and_leaves_a_module_alone() -> N
             dcache.step(toy, i)
             walk(toy, [float(i)])
     assert (now.stats().computed, now.stats().predicted) == (2, 2)
+
+
+@dataclass
+class Bundle:
+    """A pipeline that compares by content, and so has no hash."""
+
+    model: torch.nn.Module
+    scheduler: object = None
+
+
+def test_a_pipeline_without_a_hash_is_enabled_and_disabled() -> None:
+    bundle = Bundle(Toy(), flux_pipe().scheduler)
+    dcache.enable(bundle, EVERY_2)
+    walk(bundle.model, (900, 700, 500, 300))
+    assert dcache.stats(bundle).predicted > 0
+    dcache.disable(bundle)
+    with pytest.raises(DcacheError, match=r"call dcache\.enable first"):
+        dcache.stats(bundle)
