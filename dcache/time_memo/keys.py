@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple
@@ -14,9 +14,12 @@ from torch import nn
 
 from dcache.identity.timestep import TimeArgument
 from dcache.time_memo.arguments import tensors_of
+from dcache.time_memo.recent import Recent
 
 # Conditions of so few numbers a row (guidance, class, size) are compared by value, where the host has them.
 _FEW = 16
+# Timesteps of many runs with tables of their own.
+_MANY_TIMES = 4096
 
 
 class Content(NamedTuple):
@@ -74,8 +77,7 @@ class Identities:
             number = next(self._next)
             reference = weakref.ref(tensor, self._forget(id(tensor), number))
             known = self._numbers[id(tensor)] = (reference, number)
-        version = 0 if tensor.is_inference() else tensor._version
-        return Identity(known[1], version, tuple(tensor.shape), tensor.dtype)
+        return Identity(known[1], version_of(tensor), tuple(tensor.shape), tensor.dtype)
 
     def _forget(self, address: int, number: int) -> Callable[[Any], None]:
         numbers, dead = self._numbers, self.dead
@@ -135,7 +137,7 @@ class Clock:
         self.waits = 0
         self.trusted = True
         self._table: tuple[weakref.ref[torch.Tensor], int, list[float]] | None = None
-        self._meaning: dict[Hashable, Hashable] = {}
+        self._meaning: Recent[Hashable, Content] = Recent(_MANY_TIMES)
 
     @property
     def name(self) -> str:
@@ -146,28 +148,30 @@ class Clock:
         """The timestep of a call as a key; None without one."""
         value = self.argument.argument(args, kwargs)
         if not isinstance(value, torch.Tensor):
-            return None if value is None else ("number", float(value))
+            return None if value is None else ("number", type(value), value)
         if not self.must_wait(value):
             return _content(value)
         step = self._by_sampler() if value.ndim <= 1 and self.trusted else None
         if step is None:
-            return self._waited(value)
+            return self.waited(value)
         key = (step, value.shape, value.dtype)
         # Pipelines scale timesteps in their own way: what an entry of the table stands for is read once.
-        if key not in self._meaning:
-            content = self._waited(value)
+        content = self._meaning.get(key)
+        if content is None:
+            content = self.waited(value)
             if not content.uniform:
                 self.trusted = False
                 return content
             self._meaning[key] = content
-        return self._meaning[key]
+        return content
 
     def must_wait(self, value: torch.Tensor) -> bool:
         """Whether reading this tensor waits for a device."""
         return value.device.type != "cpu"
 
-    def _waited(self, value: torch.Tensor) -> Content:
-        self.waits += 1
+    def waited(self, value: torch.Tensor) -> Content:
+        """What a tensor holds; counted where that waits for a device."""
+        self.waits += self.must_wait(value)
         return _content(value)
 
     def _by_sampler(self) -> tuple[str, float] | None:
@@ -175,6 +179,9 @@ class Clock:
         sampler = self.sampler()
         table, index = getattr(sampler, "timesteps", None), getattr(sampler, "step_index", None)
         if not isinstance(table, torch.Tensor) or not isinstance(index, int) or not 0 <= index < len(table):
+            return None
+        if table.is_inference():
+            # Writes to it are not counted.
             return None
         known = self._table
         if known is None or known[0]() is not table or known[1] != table._version:
@@ -211,17 +218,39 @@ class Moments:
             for name, tensor in named.items()
             if name in sources and name != self.clock.name
         }
-        flags = [x for x in (*args, *kwargs.values()) if isinstance(x, bool | int | float | str)]
+        flags = tuple(_flags((args, kwargs)))
         autocast = tuple(
             torch.get_autocast_dtype(kind) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)
         )
-        return Moment(self.clock.read(args, kwargs), conditions, (*flags, autocast))
+        return Moment(self.clock.read(args, kwargs), conditions, (flags, autocast))
 
     def _condition(self, tensor: torch.Tensor) -> Hashable:
         rows = len(tensor) if tensor.ndim > 1 else 1
         if not self.clock.must_wait(tensor) and tensor.numel() <= _FEW * rows:
             return _content(tensor)
+        if tensor.is_inference():
+            # Writes to it are not counted, so identity says nothing.
+            return self.clock.waited(tensor)
         return self.identities.of(tensor)
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """How often a tensor was written to; 0 for inference tensors, whose writes torch does not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _flags(value: Any) -> Iterator[Hashable]:
+    """The values in nested arguments that are no tensors, with their names and types."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            for flag in _flags(item):
+                yield name, flag
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            for flag in _flags(item):
+                yield i, flag
+    elif isinstance(value, bool | int | float | str | torch.dtype):
+        yield type(value), value
 
 
 def numbers_in(key: Hashable) -> set[int]:

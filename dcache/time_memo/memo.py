@@ -18,10 +18,10 @@ from dcache.time_memo.ahead import Ahead
 from dcache.time_memo.arguments import tensors_of
 from dcache.time_memo.checkpoint import Checkpoint
 from dcache.time_memo.keys import Clock, Moment, Moments
-from dcache.time_memo.observe import TimedModule, observe
+from dcache.time_memo.observe import TimedModule, names_around, observe
 from dcache.time_memo.report import MemoReport
+from dcache.time_memo.state import State
 from dcache.time_memo.timed import Counts, TimedIntercept
-from dcache.time_memo.weights import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +65,9 @@ class TimeMemo:
         self.checkpoint = Checkpoint.of(module) if offload == "drop" else None
         self._thread = local()
         self._lock = RLock()
-        self._stamps: tuple[object, ...] = ()
+        self._state = State()
+        self._limit = 0
+        self._made_room_in: Moment | None = None
         self.outer = DenoiserIntercept(module, self)
         # Behind caching, which calls a denoiser more than once to check it.
         self.outer.install_behind()
@@ -96,7 +98,7 @@ class TimeMemo:
             # Weights may be trained, and outputs be part of a graph.
             return inner(*args, **kwargs)
         with self._lock:
-            if self.timed is not None and self._stamps != self._stamped():
+            if self.timed is not None and self._state.changed:
                 self._restart()
             if self.timed is None:
                 return self._observe(inner, args, kwargs)
@@ -119,26 +121,27 @@ class TimeMemo:
         timed.take_out()
         if self.timed is not None:
             self.timed = [other for other in self.timed if other is not timed]
-            self._stamps = self._stamped()
         self._warn(f"{name} is computed always: {why}")
 
     def room_for(self, nbytes: int) -> bool:
         """Whether tables of so many bytes more are smaller than the weights; old conditions make way."""
         tables = [timed.table for timed in self.timed or ()]
-        limit = sum(timed.weights.nbytes for timed in self.timed or ())
-        held = sum(table.nbytes for table in tables)
-        if held + nbytes <= limit:
-            return True
-        numbers = sorted({n for table in tables for entry in table.entries.values() for n in entry.numbers})
+        free = self._limit - sum(table.nbytes for table in tables)
+        if nbytes <= free or self._made_room_in is self.moment:
+            return nbytes <= free
+        self._made_room_in = self.moment
+        numbers = sorted(set[int]().union(*(table.numbers for table in tables)))
         # All conditions but the newest, which are those of the picture under way.
         old = set(numbers[: len(numbers) // 2])
         for table in tables:
             table.forget(old)
-        return sum(table.nbytes for table in tables) + nbytes <= limit
+            table.forget_unused()
+        return sum(table.nbytes for table in tables) + nbytes <= self._limit
 
     def remove(self) -> None:
         """Take the memo off; all weights are on their device again."""
         self._clear()
+        self._state.close()
         self.outer.remove()
         # Breaks the circle, so that the denoiser is freed with its last reference.
         vars(self).pop("outer", None)
@@ -173,7 +176,8 @@ class TimeMemo:
         for timed in self.timed:
             timed.install()
         self.ahead = Ahead(seen.nodes, {timed.part.name: timed for timed in self.timed}, self.clock.name)
-        self._stamps = self._stamped()
+        self._limit = sum(timed.weights.nbytes for timed in self.timed)
+        self._watch(seen.before)
         if not self.timed:
             where = " outside of compiled blocks" if compiled else ""
             self._warn(f"the memo has nothing to keep: no module{where} depends on the timestep alone")
@@ -203,8 +207,11 @@ class TimeMemo:
             timed.take_out()
         self.timed, self.ahead = [], None
 
-    def _stamped(self) -> tuple[object, ...]:
-        return tuple(stamp(timed.part.module) for timed in self.timed or ())
+    def _watch(self, names: Sequence[str]) -> None:
+        """Watch the modules of these names, and the places of all that is timed or compiled."""
+        around = {outer for name in names for outer in names_around(name)} | {""}
+        parts = dict(self.module.named_modules())
+        self._state.watch([parts[name] for name in names], [parts[name] for name in sorted(around)])
 
     def _forget_dead(self) -> None:
         dead = self.moments.identities.dead

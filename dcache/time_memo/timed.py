@@ -13,8 +13,11 @@ from dcache.intercept.module_call import ModuleIntercept
 from dcache.time_memo.checkpoint import Checkpoint
 from dcache.time_memo.keys import Moment
 from dcache.time_memo.observe import TimedModule
+from dcache.time_memo.recent import Recent
 from dcache.time_memo.table import Entry, Table, equal, tensors_in
 from dcache.time_memo.weights import Weights
+
+_MANY_TIMES = 4096
 
 
 @dataclass
@@ -84,7 +87,7 @@ class TimedIntercept(ModuleIntercept):
         self.part = part
         self.table = Table()
         self.weights = Weights(part.name, part.module, checkpoint)
-        self.confirmed: set[Hashable] = set()
+        self.confirmed: Recent[Hashable, None] = Recent(_MANY_TIMES)
         self._memo = weakref.ref(memo)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -143,7 +146,7 @@ class TimedIntercept(ModuleIntercept):
         if not equal(entry.output, output):
             memo.drop(self, "its output differs between two calls with the same timestep and conditions")
         entry.checked = True
-        self.confirmed.add(moment.time)
+        self.confirmed[moment.time] = None
         return output
 
 

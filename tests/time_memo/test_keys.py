@@ -127,3 +127,37 @@ def test_a_table_that_was_replaced_or_written_to_is_read_anew() -> None:
     first = clock.read((), {"timestep": torch.tensor([4.0])})
     sampler.timesteps[1] = 3.0
     assert clock.read((), {"timestep": torch.tensor([3.0])}) != first
+
+
+def test_flags_have_names_and_types_and_are_seen_in_containers() -> None:
+    moments, time = Moments(net(), Clock(net())), torch.tensor([5.0])
+    calls = [
+        {"first": True, "second": 0.5},
+        {"first": 0.5, "second": True},
+        {"second": 0.5, "third": True},
+        {"first": 1, "second": 0.5},
+        {"options": {"first": True, "second": 0.5}},
+        {"options": [True, 0.5]},
+    ]
+    assert len({moment(moments, time, **given).plain for given in calls}) == len(calls)
+    assert moment(moments, 5).time != moment(moments, 5.0).time
+
+
+def test_a_condition_made_in_inference_mode_is_read() -> None:
+    moments, time = Moments(net(), Clock(net())), torch.tensor([5.0])
+    with torch.inference_mode():
+        large = draw(1, 2, 64).clone()
+        before = moment(moments, time, pooled=large).conditions
+        assert moment(moments, time, pooled=large).conditions == before
+        large.add_(1)
+        assert moment(moments, time, pooled=large).conditions != before
+
+
+def test_a_sampler_in_inference_mode_is_not_asked() -> None:
+    with torch.inference_mode():
+        sampler = Sampler(timesteps=torch.tensor([9.0, 5.0]), step_index=0)
+        clock = OnDevice(net(), lambda: sampler)
+        assert clock.read((draw(0, 2, 8), torch.tensor([9.0])), {}) is not None
+        sampler.timesteps[0] = 8.0
+        first = clock.read((draw(0, 2, 8), torch.tensor([8.0])), {})
+    assert first == Clock(net()).read((draw(0, 2, 8), torch.tensor([8.0])), {})
