@@ -68,7 +68,7 @@ class Ahead:
     def _fill(self, timed: TimedIntercept, moment: Moment, arguments: Mapping[str, Any]) -> None:
         settled = True
         for time in self.times:
-            then = replace(moment, time=time, called=set())
+            then = replace(moment, time=time, called=set(), keys={})
             inputs = self._inputs(self.nodes[timed.part.name], then, arguments)
             key = None if inputs is None else timed.key(then, self.time_name, *inputs)
             if inputs is None or key is None:

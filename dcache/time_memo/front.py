@@ -100,7 +100,12 @@ def _denoisers(target: Any) -> dict[str, nn.Module]:
     try:
         return denoisers(target)
     except DcacheError:
-        return {}
+        # Compiled since, or no pipeline at all.
+        known = (
+            {"": target} if isinstance(target, nn.Module) else dict(getattr(target, "components", None) or {})
+        )
+        parts = {name: getattr(part, "_orig_mod", part) for name, part in known.items()}
+        return {n: part for n, part in parts.items() if isinstance(part, nn.Module) and memo_of(part)}
 
 
 def _sampler_of(target: Any) -> Callable[[], Any]:

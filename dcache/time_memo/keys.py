@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple
@@ -100,23 +100,28 @@ class Moment:
         conditions: name of another argument -> what tells its content.
         plain: everything else that a call may depend on: flags, autocast.
         called: modules that were called in it.
-        computing: whether timed modules are to compute (a check, or no timestep).
+        keys: sources -> their key, once it was made.
     """
 
     time: Hashable | None
     conditions: Mapping[str, Hashable]
     plain: Hashable
     called: set[int] = field(default_factory=set)
+    keys: dict[frozenset[str], Hashable] = field(default_factory=dict)
 
-    def key(self, sources: Iterable[str], time_name: str) -> Hashable | None:
+    def key(self, sources: frozenset[str], time_name: str) -> Hashable | None:
         """What tells the outputs of a module with these sources, None where the timestep is not known."""
+        known = self.keys.get(sources)
+        if known is not None:
+            return known
         parts: list[Hashable] = [self.plain]
         for source in sorted(sources):
             part = self.time if source == time_name else self.conditions.get(source)
             if part is None:
                 return None
             parts.append(part)
-        return tuple(parts)
+        self.keys[sources] = key = tuple(parts)
+        return key
 
 
 class Clock:

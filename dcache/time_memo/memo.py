@@ -13,7 +13,8 @@ from torch import nn
 
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.identity.timestep import takes_time
-from dcache.intercept.module_call import ModuleIntercept, compiled_inside, intercepts_of
+from dcache.intercept.conflicts import NotInlined, being_compiled, compiled_whole
+from dcache.intercept.module_call import ModuleIntercept, compiled_inside
 from dcache.time_memo.ahead import Ahead
 from dcache.time_memo.arguments import tensors_of
 from dcache.time_memo.checkpoint import Checkpoint
@@ -48,6 +49,7 @@ class TimeMemo:
         counts: what happened so far.
         checkpoint: what dropped weights are read from, None without "drop".
         ahead: fills tables for new conditions, None before the first call.
+        time_name: the timestep argument's name.
         sources: the arguments that timed modules depend on.
     """
 
@@ -56,6 +58,7 @@ class TimeMemo:
     ) -> None:
         self.module, self.offload, self.text = module, offload, text
         self.clock = Clock(module, sampler)
+        self.time_name = self.clock.name
         self.moments = Moments(module, self.clock)
         self.timed: list[TimedIntercept] | None = None
         self.ahead: Ahead | None = None
@@ -63,6 +66,7 @@ class TimeMemo:
         self.counts = Counts()
         self.sources: frozenset[str] = frozenset()
         self.checkpoint = Checkpoint.of(module) if offload == "drop" else None
+        self._hook = module.register_forward_pre_hook(MemoHook(self))
         self._thread = local()
         self._lock = RLock()
         self._state = State()
@@ -76,11 +80,6 @@ class TimeMemo:
     def moment(self) -> Moment | None:
         """The denoiser's call under way in this thread."""
         return getattr(self._thread, "moment", None)
-
-    @property
-    def time_name(self) -> str:
-        """The timestep argument's name."""
-        return self.clock.name
 
     @contextmanager
     def during(self, moment: Moment | None) -> Iterator[None]:
@@ -142,6 +141,7 @@ class TimeMemo:
         """Take the memo off; all weights are on their device again."""
         self._clear()
         self._state.close()
+        self._hook.remove()
         self.outer.remove()
         # Breaks the circle, so that the denoiser is freed with its last reference.
         vars(self).pop("outer", None)
@@ -239,15 +239,31 @@ class DenoiserIntercept(ModuleIntercept):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The call, with what was kept in the place of timed modules."""
+        if being_compiled():
+            raise compiled_whole(self.module)
         return self.memo.call(self.inner, args, kwargs)
+
+
+class MemoHook(NotInlined):
+    """Refuses that a denoiser with a memo is compiled as a whole, past its memo, which it leads to.
+
+    Args:
+        memo: the denoiser's memo.
+    """
+
+    def __init__(self, memo: TimeMemo) -> None:
+        self.memo = memo
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        """Raise where the module's call was replaced by a compiled one, or is being compiled."""
+        if torch.compiler.is_dynamo_compiling() or self.memo.outer.displaced:
+            raise compiled_whole(module)
 
 
 def memo_of(module: nn.Module) -> TimeMemo | None:
     """The memo of a denoiser, None without one."""
-    for intercept in intercepts_of(module):
-        if isinstance(intercept, DenoiserIntercept):
-            return intercept.memo
-    return None
+    hooks = module._forward_pre_hooks.values()
+    return next((hook.memo for hook in hooks if isinstance(hook, MemoHook)), None)
 
 
 def check_denoiser(module: nn.Module, offload: str, text: object) -> None:

@@ -25,7 +25,7 @@ class State:
 
     def __init__(self) -> None:
         self._whole: list[nn.Module] = []
-        self._around: list[nn.Module] = []
+        self._all: list[nn.Module] = []
         self._addresses: set[int] = set()
         self._tensors: list[weakref.ref[torch.Tensor]] = []
         self._marks = _NO_MARKS
@@ -47,12 +47,12 @@ class State:
         """
         self._whole = list({id(part): part for module in whole for part in module.modules()}.values())
         known = {id(part) for part in self._whole}
-        self._around = [module for module in around if id(module) not in known]
-        self._addresses = known | {id(module) for module in self._around}
+        self._all = [*self._whole, *(module for module in around if id(module) not in known)]
+        self._addresses = {id(module) for module in self._all}
         # The address of a tensor that is gone may be given to another one.
         self._tensors = [
             weakref.ref(tensor, self._gone)
-            for module in (*self._whole, *self._around)
+            for module in self._all
             for tensor in (*module._parameters.values(), *module._buffers.values())
             if tensor is not None and not tensor.is_meta
         ]
@@ -74,9 +74,13 @@ class State:
     def _now(self) -> tuple[object, ...]:
         marks: list[object] = []
         for module in self._whole:
-            _add_marks(marks, module, module.__dict__)
-            _add_call_marks(marks, module.__dict__)
-        for module in self._around:
+            # What else a call of the module runs: hooks, a forward of its own, the mode.
+            content = module.__dict__
+            marks.append((content["training"], id(content.get("forward"))))
+            for hooks in (content["_forward_hooks"], content["_forward_pre_hooks"]):
+                if hooks:
+                    marks.extend(id(hook) for hook in hooks.values() if not isinstance(hook, Guard))
+        for module in self._all:
             _add_marks(marks, module, module.__dict__)
         return tuple(marks)
 
@@ -121,11 +125,3 @@ def _add_marks(marks: list[object], module: nn.Module, content: dict[str, Any]) 
         marks.append(tuple(map(id, content["_modules"].values())))
     if content.get("_compiled_call_impl") is not None:
         marks.append(id(compiled_inside(module)))
-
-
-def _add_call_marks(marks: list[object], content: dict[str, Any]) -> None:
-    """What else a call of the module runs: hooks, a forward of its own, the mode."""
-    marks.append((content["training"], id(content.get("forward"))))
-    for hooks in (content["_forward_hooks"], content["_forward_pre_hooks"]):
-        if hooks:
-            marks.extend(id(hook) for hook in hooks.values() if not isinstance(hook, Guard))

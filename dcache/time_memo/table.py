@@ -18,6 +18,7 @@ class Entry:
 
     Attributes:
         output: a tensor, or a container of tensors.
+        tensors: the tensors in it.
         versions: the tensors' versions when it was stored.
         numbers: numbers of the tensors that its key names.
         checked: whether it was computed a second time and came out the same.
@@ -25,6 +26,7 @@ class Entry:
     """
 
     output: Any
+    tensors: Sequence[torch.Tensor]
     versions: tuple[int, ...]
     numbers: frozenset[int]
     checked: bool = False
@@ -33,12 +35,16 @@ class Entry:
     @property
     def nbytes(self) -> int:
         """Bytes of its tensors."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(self.output))
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)
 
     @property
     def written(self) -> bool:
         """Whether the model has written into it since."""
-        return self.versions != _versions(self.output)
+        # Without a call for each tensor: this runs for every timed module in every step.
+        for tensor, version in zip(self.tensors, self.versions, strict=True):
+            if version != (0 if tensor.is_inference() else tensor._version):
+                return True
+        return False
 
 
 class Table:
@@ -83,8 +89,9 @@ class Table:
         self.copies = self.copies or any(tensor.is_inference() for tensor in tensors_in(output))
         kept = _copied(output) if self.copies else output
         self._delete(key)
-        numbers = frozenset(numbers_in(key))
-        self.entries[key] = entry = Entry(kept, _versions(kept), numbers, checked, self._lookups)
+        tensors, numbers = tensors_in(kept), frozenset(numbers_in(key))
+        versions = tuple(version_of(tensor) for tensor in tensors)
+        self.entries[key] = entry = Entry(kept, tensors, versions, numbers, checked, self._lookups)
         self.nbytes += entry.nbytes
         return output
 
@@ -126,10 +133,6 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 def tensors_in(output: Any) -> Sequence[torch.Tensor]:
     """The tensors in an output."""
     return [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
-
-
-def _versions(output: Any) -> tuple[int, ...]:
-    return tuple(version_of(tensor) for tensor in tensors_in(output))
 
 
 def _copied(output: Any) -> Any:

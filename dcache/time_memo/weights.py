@@ -35,6 +35,8 @@ class Weights:
         self.lock = RLock()
         self.nbytes = sum(t.numel() * t.element_size() for _, t in self._tensors())
         self._home: torch.device | None = None
+        # One of them, once all have left.
+        self._sample: torch.Tensor | None = None
         self._dtypes: dict[str, torch.dtype] = {}
         self._guards: list[Any] = []
 
@@ -52,10 +54,15 @@ class Weights:
 
     def leave(self) -> None:
         """Move them off the device."""
+        # In most calls they are away, and `module.to` moves all of them or none.
+        if self._sample is not None and self._sample.device == _HOST:
+            return
         with self.lock:
-            if self.are_away or not self.movable:
+            if not self.movable:
                 return
-            self._home = next((tensor.device for _, tensor in self._tensors()), _HOST)
+            tensors = [tensor for _, tensor in self._tensors()]
+            devices = [tensor.device for tensor in tensors if tensor.device != _HOST]
+            self._home = devices[0] if devices else self._home or _HOST
             if self.checkpoint is not None and not self._guards:
                 # Before anything is freed, so that an interrupt leaves nothing unguarded. A copy of the
                 # module has the guards too.
@@ -65,9 +72,10 @@ class Weights:
                     self.module.register_state_dict_pre_hook(guard),  # type: ignore[no-untyped-call]
                     self.module.register_forward_pre_hook(guard),
                 ]
-            for _, tensor in self._tensors():
+            for tensor in tensors:
                 # The data alone: parameters keep their identity, for optimizers, adapters and state_dict.
                 tensor.data = tensor.data.to(_HOST) if self.checkpoint is None else _nothing_like(tensor)
+            self._sample = tensors[-1] if tensors else None
 
     def come_back(self) -> None:
         """Move them to their device, or read them again.
@@ -87,7 +95,7 @@ class Weights:
                     tensor.data = tensor.data.to(self._home)
             for guard in self._guards:
                 guard.remove()
-            self._home, self._guards = None, []
+            self._home, self._sample, self._guards = None, None, []
 
     def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         yield from self.module.named_parameters()

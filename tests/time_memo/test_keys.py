@@ -63,8 +63,8 @@ def test_a_condition_that_was_written_to_is_another() -> None:
 
 def test_a_module_without_that_condition_has_no_key() -> None:
     moments = Moments(net(), Clock(net()))
-    assert moment(moments, torch.tensor([5.0])).key({"pooled", "timestep"}, "timestep") is None
-    assert moment(moments, torch.tensor([5.0])).key({"timestep"}, "timestep") is not None
+    assert moment(moments, torch.tensor([5.0])).key(frozenset({"pooled", "timestep"}), "timestep") is None
+    assert moment(moments, torch.tensor([5.0])).key(frozenset({"timestep"}), "timestep") is not None
 
 
 def test_flags_and_autocast_are_part_of_every_key() -> None:

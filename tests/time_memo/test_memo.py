@@ -51,7 +51,7 @@ def test_so_do_an_adapter_loaded_in_mid_run_and_another_dtype() -> None:
 
 
 def test_a_lora_that_is_fused_and_taken_off_between_two_calls() -> None:
-    import peft
+    peft = pytest.importorskip("peft")
 
     model, plain = warm(), net()
     config = peft.LoraConfig(r=2, target_modules=["linear"], init_lora_weights=False)
@@ -67,7 +67,7 @@ def test_a_lora_that_is_fused_and_taken_off_between_two_calls() -> None:
 
 @pytest.mark.parametrize("change", ["switch", "fuse"])
 def test_an_adapter_that_is_switched_or_fused_between_two_calls(change: str) -> None:
-    import peft
+    peft = pytest.importorskip("peft")
 
     models = []
     for memo in (True, False):
@@ -138,11 +138,27 @@ def test_a_method_that_compiles_blocks_after_the_memo_was_put_on() -> None:
     assert "blocks.0.linear" not in dcache.memo_report(model).modules
 
 
+@pytest.mark.parametrize("place", [True, False], ids=["in place", "around"])
+def test_a_denoiser_with_a_memo_is_not_compiled_as_a_whole(place: bool) -> None:
+    model = warm("cpu")
+    compiled = model
+    if place:
+        model.compile(backend="eager")
+    else:
+        compiled = torch.compile(model, backend="eager")
+    with pytest.raises(Exception, match="compiled as a whole"):
+        walk(compiled)
+    dcache.disable(compiled)
+    assert torch.allclose(walk(compiled), walk(net()), atol=1e-6)
+    assert set(model.time_embed.__dict__) == set(net().time_embed.__dict__)
+
+
 def test_disable_leaves_nothing() -> None:
     model, plain = warm("cpu"), net()
     keys = set(model.__dict__)
     dcache.disable(model)
     assert set(model.__dict__) == set(plain.__dict__) < keys
+    assert not model._forward_pre_hooks
     for name, part in model.named_modules():
         assert set(part.__dict__) == set(plain.get_submodule(name).__dict__)
     with pytest.raises(DcacheError, match=r"call dcache\.memo first"):
