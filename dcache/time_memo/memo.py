@@ -23,6 +23,7 @@ from dcache.time_memo.observe import TimedModule, names_around, observe
 from dcache.time_memo.report import MemoReport
 from dcache.time_memo.state import State
 from dcache.time_memo.timed import Counts, TimedIntercept
+from dcache.time_memo.weights import holders_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -173,7 +174,9 @@ class TimeMemo:
         outside = [part for part in seen.timed if not (inside and part.name.startswith(inside))]
         self.timed = [TimedIntercept(part, self, self._checkpoint(part)) for part in outside]
         self.sources = frozenset[str]().union(*(t.part.sources for t in self.timed))
+        holders = holders_of(self.module)
         for timed in self.timed:
+            timed.weights.place(self.module, holders)
             timed.install()
         self.ahead = Ahead(seen.nodes, {timed.part.name: timed for timed in self.timed}, self.clock.name)
         self._limit = sum(timed.weights.nbytes for timed in self.timed)

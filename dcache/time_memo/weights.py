@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from threading import RLock
 from typing import Any
 
@@ -37,6 +38,8 @@ class Weights:
         self._home: torch.device | None = None
         # One of them, once all have left.
         self._sample: torch.Tensor | None = None
+        self._around: Sequence[nn.Module] = ()
+        self._tied = False
         self._dtypes: dict[str, torch.dtype] = {}
         self._guards: list[Any] = []
 
@@ -47,10 +50,22 @@ class Weights:
 
     @property
     def movable(self) -> bool:
-        """Whether nobody else moves them: no offloading hook on the module."""
+        """Whether nobody else moves or has them: no offloading hook here or around, no layer tied to them."""
         parts = list(self.module.modules())
         hooked = any(getattr(part, name, None) is not None for part in parts for name in _MOVED_BY_OTHERS)
-        return not hooked and not any(tensor.device.type == "meta" for _, tensor in self._tensors())
+        hooked = hooked or any(_moves_all_inside(part) for part in self._around)
+        return not (hooked or self._tied or any(tensor.is_meta for _, tensor in self._tensors()))
+
+    def place(self, model: nn.Module, holders: Mapping[int, int]) -> None:
+        """Learn where in the denoiser the module is.
+
+        Args:
+            model: the denoiser.
+            holders: `holders_of` the denoiser.
+        """
+        names = self.name.split(".")[:-1]
+        self._around = [model, *(model.get_submodule(".".join(names[: i + 1])) for i in range(len(names)))]
+        self._tied = any(holders.get(key, 0) > count for key, count in holders_of(self.module).items())
 
     def leave(self) -> None:
         """Move them off the device."""
@@ -100,6 +115,21 @@ class Weights:
     def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         yield from self.module.named_parameters()
         yield from self.module.named_buffers()
+
+
+def holders_of(module: nn.Module) -> Counter[int]:
+    """Id of a parameter or buffer -> how many submodules have it."""
+    return Counter(
+        id(tensor)
+        for part in module.modules()
+        for tensor in (*part._parameters.values(), *part._buffers.values())
+        if tensor is not None
+    )
+
+
+def _moves_all_inside(module: nn.Module) -> bool:
+    """Whether a hook of diffusers moves weights of submodules too (block-level group offloading)."""
+    return "group_offloading" in getattr(module.__dict__.get("_diffusers_hook"), "hooks", ())
 
 
 def _nothing_like(tensor: torch.Tensor) -> torch.Tensor:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.hooks import apply_group_offloading
 from safetensors.torch import save_file
 from torch import nn
 
 from dcache.errors import DcacheError
 from dcache.time_memo.checkpoint import Checkpoint
 from dcache.time_memo.state import State
-from dcache.time_memo.weights import Weights
+from dcache.time_memo.weights import Weights, holders_of
 
 
 def layer() -> nn.Linear:
@@ -107,3 +108,23 @@ def test_an_interrupt_between_two_weights_leaves_nothing_half_dropped(
         module(torch.ones(3))
     weights.come_back()
     assert torch.equal(module(torch.ones(3)), layer()(torch.ones(3)))
+
+
+def test_weights_that_another_layer_is_tied_to_stay() -> None:
+    model = nn.Sequential(layer(), layer(), layer())
+    model[1].weight = model[0].weight
+    for name, away in (("0", False), ("1", False), ("2", True)):
+        weights = Weights(name, model.get_submodule(name))
+        weights.place(model, holders_of(model))
+        weights.leave()
+        assert weights.are_away is away
+
+
+def test_weights_in_a_block_that_diffusers_offloads_are_left_to_it() -> None:
+    model = nn.Sequential(nn.Sequential(layer()), nn.Sequential(layer()))
+    apply_group_offloading(model[0], torch.device("cpu"), offload_type="block_level", num_blocks_per_group=1)
+    for name, away in (("0.0", False), ("1.0", True)):
+        weights = Weights(name, model.get_submodule(name))
+        weights.place(model, holders_of(model))
+        weights.leave()
+        assert weights.are_away is away
