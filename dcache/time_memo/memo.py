@@ -70,7 +70,7 @@ class TimeMemo:
         self._hook = module.register_forward_pre_hook(MemoHook(self))
         self._thread = local()
         self._lock = RLock()
-        self._state = State()
+        self._state = State(self._fetch)
         self._limit = 0
         self._made_room_in: Moment | None = None
         self.outer = DenoiserIntercept(module, self)
@@ -204,6 +204,11 @@ class TimeMemo:
         """Weights were changed, replaced or adapted: what was kept is void, and the next call is observed."""
         self._clear()
         self.timed = None
+
+    def _fetch(self) -> None:
+        """Bring all weights back: an adapter is put on, which may be added to them."""
+        for timed in self.timed or ():
+            timed.weights.come_back()
 
     def _clear(self) -> None:
         for timed in self.timed or ():

@@ -21,9 +21,13 @@ class State:
     A library that fuses an adapter writes through `weight.data`, which no version counts. It puts layers in
     the place of others for that, so every such replacement in a watched module counts as a change, also one
     that was undone since. A device is no part of the state: weights that are moved are the same weights.
+
+    Args:
+        replaced: called when a watched module is given a submodule, before anything is done with that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, replaced: Callable[[], None] = lambda: None) -> None:
+        self._replaced = replaced
         self._whole: list[nn.Module] = []
         self._all: list[nn.Module] = []
         self._addresses: set[int] = set()
@@ -67,6 +71,7 @@ class State:
         """A module was given a submodule."""
         if id(module) in self._addresses:
             self._stale = True
+            self._replaced()
 
     def _gone(self, _reference: Any) -> None:
         self._stale = True

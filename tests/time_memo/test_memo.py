@@ -5,10 +5,13 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from pathlib import Path
+from types import SimpleNamespace
 
 import accelerate
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import dcache
@@ -63,6 +66,26 @@ def test_a_lora_that_is_fused_and_taken_off_between_two_calls() -> None:
     for _ in range(4):
         assert torch.equal(walk(model), walk(plain))
     assert list(dcache.memo_report(model).modules) == TIMED
+
+
+def test_a_lora_is_fused_with_weights_that_were_dropped(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    model, plain = net(), net()
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    model.config = SimpleNamespace(_name_or_path=str(tmp_path))
+    dcache.memo(model, offload="drop")
+    for _ in range(3):
+        walk(model)
+    assert dcache.memo_report(model).bytes_away > 0
+    config = peft.LoraConfig(r=2, target_modules=["linear"], init_lora_weights=False)
+    for changed in (plain, model):
+        torch.manual_seed(3)
+        vars(changed).pop("config", None)
+        peft.tuners.lora.LoraModel(changed, config, "default").merge_and_unload()
+    with pytest.warns(DcacheWarning, match="is not what its file has"):
+        walk(model)
+    for _ in range(3):
+        assert torch.equal(walk(model), walk(plain))
 
 
 @pytest.mark.parametrize("change", ["switch", "fuse"])

@@ -70,6 +70,16 @@ def test_of_modules_around_parameters_and_places_are_seen() -> None:
     assert state.changed
 
 
+def test_a_replacement_is_told_at_once() -> None:
+    module, calls = pair(), list[str]()
+    state = State(lambda: calls.append("replaced"))
+    state.watch([module])
+    nn.Sequential(nn.Linear(2, 2))
+    assert not calls
+    module[1] = nn.Identity()
+    assert calls == ["replaced"]
+
+
 def test_moved_weights_are_the_same() -> None:
     module, state = pair(), State()
     state.watch([module])
