@@ -21,7 +21,7 @@ from dcache.time_memo.checkpoint import Checkpoint
 from dcache.time_memo.keys import Clock, Moment, Moments
 from dcache.time_memo.observe import TimedModule, names_around, observe
 from dcache.time_memo.report import MemoReport
-from dcache.time_memo.state import State
+from dcache.time_memo.state import State, stateful
 from dcache.time_memo.timed import Counts, TimedIntercept
 from dcache.time_memo.weights import holders_of
 
@@ -216,9 +216,10 @@ class TimeMemo:
         self.timed, self.ahead = [], None
 
     def _watch(self, names: Sequence[str]) -> None:
-        """Watch the modules of these names, and the places of all that is timed or compiled."""
-        around = {outer for name in names for outer in names_around(name)} | {""}
-        parts = dict(self.module.named_modules())
+        """Watch these modules, their places, and those of adapters, which may be taken off."""
+        parts, kept_out = dict(self.module.named_modules()), stateful(self.module)
+        places = (*names, *(name for name, part in parts.items() if id(part) in kept_out))
+        around = {outer for name in places for outer in names_around(name)} | {""}
         self._state.watch([parts[name] for name in names], [parts[name] for name in sorted(around)])
 
     def _forget_dead(self) -> None:

@@ -68,6 +68,21 @@ def test_a_lora_that_is_fused_and_taken_off_between_two_calls() -> None:
     assert list(dcache.memo_report(model).modules) == TIMED
 
 
+def test_modules_are_timed_again_when_their_adapters_are_taken_off() -> None:
+    peft = pytest.importorskip("peft")
+    model = dcache.memo(net())
+    config = peft.LoraConfig(
+        r=2, target_modules=["linear", "time_embed.0", "time_embed.1"], init_lora_weights=False
+    )
+    tuner = peft.tuners.lora.LoraModel(model, config, "default")
+    with pytest.warns(DcacheWarning, match="nothing to keep"):
+        walk(model)
+    tuner.unload()
+    for _ in range(3):
+        assert torch.equal(walk(model), walk(net()))
+    assert list(dcache.memo_report(model).modules) == TIMED
+
+
 def test_a_lora_is_fused_with_weights_that_were_dropped(tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     model, plain = net(), net()
