@@ -12,34 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from dcache.identity.timestep import TimeArgument
 from dcache.time_memo.arguments import tensors_of
-from dcache.time_memo.recent import Recent
+from dcache.time_memo.clock import Clock, content_of
 
 # Conditions of so few numbers a row (guidance, class, size) are compared by value, where the host has them.
 _FEW = 16
-# Timesteps of many runs with tables of their own.
-_MANY_TIMES = 4096
-
-
-class Content(NamedTuple):
-    """What a small tensor holds.
-
-    Attributes:
-        dtype: its dtype.
-        shape: its shape.
-        data: its bytes.
-    """
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    data: bytes
-
-    @property
-    def uniform(self) -> bool:
-        """Whether it has one value throughout."""
-        size = self.dtype.itemsize
-        return self.data == self.data[:size] * (len(self.data) // size)
 
 
 class Identity(NamedTuple):
@@ -124,76 +101,6 @@ class Moment:
         return key
 
 
-class Clock:
-    """Tells the timestep of a denoiser's call, without waiting for a GPU where the sampler knows it.
-
-    Args:
-        module: the denoiser.
-        sampler: returns the pipeline's sampler, or None.
-
-    Attributes:
-        name: the timestep argument's name.
-        waits: how often a timestep had to be read from a GPU.
-    """
-
-    def __init__(self, module: nn.Module, sampler: Callable[[], Any] = lambda: None) -> None:
-        self.argument = TimeArgument(module)
-        self.sampler = sampler
-        self.waits = 0
-        self.trusted = True
-        self._table: tuple[weakref.ref[torch.Tensor], int, list[float]] | None = None
-        self._meaning: Recent[Hashable, Content] = Recent(_MANY_TIMES)
-
-    @property
-    def name(self) -> str:
-        """The timestep argument's name, "" where there is none."""
-        return self.argument.name or ""
-
-    def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable | None:
-        """The timestep of a call as a key; None without one."""
-        value = self.argument.argument(args, kwargs)
-        if not isinstance(value, torch.Tensor):
-            return None if value is None else ("number", type(value), value)
-        if not self.must_wait(value):
-            return _content(value)
-        step = self._by_sampler() if value.ndim <= 1 and self.trusted else None
-        if step is None:
-            return self.waited(value)
-        key = (step, value.shape, value.dtype)
-        # Pipelines scale timesteps in their own way: what an entry of the table stands for is read once.
-        content = self._meaning.get(key)
-        if content is None:
-            content = self.waited(value)
-            if not content.uniform:
-                self.trusted = False
-                return content
-            self._meaning[key] = content
-        return content
-
-    def must_wait(self, value: torch.Tensor) -> bool:
-        """Whether reading this tensor waits for a device."""
-        return value.device.type != "cpu"
-
-    def waited(self, value: torch.Tensor) -> Content:
-        """What a tensor holds; counted where that waits for a device."""
-        self.waits += self.must_wait(value)
-        return _content(value)
-
-    def _by_sampler(self) -> tuple[str, float] | None:
-        """Class name of the sampler, and the entry of its table that it stands at."""
-        sampler = self.sampler()
-        table, index = getattr(sampler, "timesteps", None), getattr(sampler, "step_index", None)
-        if not isinstance(table, torch.Tensor) or not isinstance(index, int) or not 0 <= index < len(table):
-            return None
-        if table.is_inference():
-            # Writes to it are not counted.
-            return None
-        known = self._table
-        if known is None or known[0]() is not table or known[1] != table._version:
-            known = self._table = (weakref.ref(table), table._version, table.tolist())
-        return type(sampler).__name__, known[2][index]
-
-
 class Moments:
     """Makes the `Moment` of each call of one denoiser.
 
@@ -232,7 +139,7 @@ class Moments:
     def _condition(self, tensor: torch.Tensor) -> Hashable:
         rows = len(tensor) if tensor.ndim > 1 else 1
         if not self.clock.must_wait(tensor) and tensor.numel() <= _FEW * rows:
-            return _content(tensor)
+            return content_of(tensor)
         if tensor.is_inference():
             # Writes to it are not counted, so identity says nothing.
             return self.clock.waited(tensor)
@@ -263,9 +170,3 @@ def numbers_in(key: Hashable) -> set[int]:
     if isinstance(key, Identity):
         return {key.number}
     return set[int]().union(*(numbers_in(part) for part in key)) if isinstance(key, tuple) else set()
-
-
-def _content(value: torch.Tensor) -> Content:
-    """What a tensor holds, as a key; waits for its device."""
-    data = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-    return Content(value.dtype, tuple(value.shape), bytes(data.reshape(-1).view(torch.uint8).numpy()))

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dcache.errors import DcacheError, DcacheWarning
-from dcache.identity.timestep import takes_time
+from dcache.errors import DcacheWarning
 from dcache.intercept.conflicts import NotInlined, being_compiled, compiled_whole
 from dcache.intercept.module_call import ModuleIntercept, compiled_inside
 from dcache.time_memo.ahead import Ahead
 from dcache.time_memo.arguments import tensors_of
 from dcache.time_memo.checkpoint import Checkpoint
-from dcache.time_memo.keys import Clock, Moment, Moments
+from dcache.time_memo.clock import Clock
+from dcache.time_memo.keys import Moment, Moments
 from dcache.time_memo.observe import TimedModule, names_around, observe
 from dcache.time_memo.report import MemoReport
 from dcache.time_memo.state import State, stateful
@@ -27,8 +27,6 @@ from dcache.time_memo.weights import holders_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-OFFLOADS = ("keep", "cpu", "drop")
 
 
 class TimeMemo:
@@ -104,6 +102,11 @@ class TimeMemo:
                 return self._observe(inner, args, kwargs)
         self._forget_dead()
         moment = self.moments.of(args, kwargs, self.sources)
+        if self.clock.misled:
+            # Outputs were kept under other timesteps than theirs.
+            self.clock.misled = False
+            self._restart()
+            return inner(*args, **kwargs)
         if self.offload != "keep" and self.ahead is not None:
             self.ahead.prepare(moment, tensors_of(self.module, args, kwargs))
         with self.during(moment):
@@ -116,6 +119,10 @@ class TimeMemo:
 
     def drop(self, timed: TimedIntercept, why: str) -> None:
         """Take a module out for good, and say so."""
+        self.clock.verify()
+        if self.clock.misled:
+            # Not the module's fault: the timestep was another one. The next call throws all tables away.
+            return
         name = timed.part.name
         self.dropped[name] = why
         timed.take_out()
@@ -140,6 +147,7 @@ class TimeMemo:
 
     def remove(self) -> None:
         """Take the memo off; all weights are on their device again."""
+        self.clock.verify()
         self._clear()
         self._state.close()
         self._hook.remove()
@@ -149,6 +157,7 @@ class TimeMemo:
 
     def report(self) -> MemoReport:
         """What the memo holds and saves."""
+        self.clock.verify()
         timed = self.timed or []
         return MemoReport(
             modules={t.part.name: tuple(sorted(t.part.sources)) for t in timed},
@@ -273,23 +282,6 @@ def memo_of(module: nn.Module) -> TimeMemo | None:
     """The memo of a denoiser, None without one."""
     hooks = module._forward_pre_hooks.values()
     return next((hook.memo for hook in hooks if isinstance(hook, MemoHook)), None)
-
-
-def check_denoiser(module: nn.Module, offload: str, text: object) -> None:
-    """Refuse what a memo cannot be made of.
-
-    Raises:
-        DcacheError: no timestep among the arguments, or an option out of range.
-    """
-    if offload not in OFFLOADS:
-        raise DcacheError(f"offload must be one of {', '.join(map(repr, OFFLOADS))}, got {offload!r}")
-    if not isinstance(text, bool):
-        raise DcacheError(f"text must be True or False, got {text!r}")
-    if not takes_time(module):
-        raise DcacheError(
-            f"{type(module).__name__} takes no timestep, so nothing of it can be kept by timestep. Give the "
-            "denoiser, or the pipeline that has it."
-        )
 
 
 def _numel(modules: Sequence[nn.Module]) -> int:
