@@ -7,9 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from dcache.time_memo.keys import Moment
+from dcache.time_memo.recent import Recent
 from dcache.time_memo.table import tensors_in
 from dcache.time_memo.timed import TimedIntercept
 from dcache.time_memo.wiring import Argument, Derived, DerivedInputs, Node, Output
+
+# Conditions, and timesteps of a run.
+_MANY = 1024
 
 
 class Ahead:
@@ -34,8 +38,8 @@ class Ahead:
         self.nodes, self.timed, self.time_name = nodes, timed, time_name
         self.times: dict[Hashable, None] = {}
         self.derived = DerivedInputs()
-        self._prepared: set[Hashable] = set()
-        self._running: dict[Hashable, None] = {}
+        self._prepared: Recent[Hashable, None] = Recent(_MANY)
+        self._running: dict[Hashable, None] = Recent(_MANY)
 
     def note(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], moment: Moment) -> None:
         """A timed module is computed in a call."""
@@ -51,10 +55,10 @@ class Ahead:
         """
         conditions = (moment.plain, tuple(sorted(moment.conditions.items())))
         if conditions not in self._prepared:
-            self._prepared.add(conditions)
+            self._prepared[conditions] = None
             # Branches with conditions of their own are called within the first evaluation.
             if len(self._running) > 1:
-                self.times, self._running = self._running, {}
+                self.times, self._running = self._running, Recent(_MANY)
             for timed in self.timed.values():
                 if timed.part.sources != {self.time_name}:
                     self._fill(timed, moment, arguments)
@@ -64,7 +68,7 @@ class Ahead:
     def _fill(self, timed: TimedIntercept, moment: Moment, arguments: Mapping[str, Any]) -> None:
         settled = True
         for time in self.times:
-            then = replace(moment, time=time, called=set())
+            then = replace(moment, time=time, called=set(), keys={})
             inputs = self._inputs(self.nodes[timed.part.name], then, arguments)
             key = None if inputs is None else timed.key(then, self.time_name, *inputs)
             if inputs is None or key is None:

@@ -11,12 +11,14 @@ from torch import nn
 
 from dcache.errors import DcacheError
 from dcache.identity.denoisers import denoisers
+from dcache.identity.timestep import takes_time
 from dcache.stats import Stats
 from dcache.time_memo.checkpoint import Checkpoint
-from dcache.time_memo.memo import TimeMemo, check_denoiser, memo_of
+from dcache.time_memo.memo import TimeMemo, memo_of
 from dcache.time_memo.report import MemoReport, merged
 
 Target = TypeVar("Target")
+_OFFLOADS = ("keep", "cpu", "drop")
 
 
 def memo(target: Target, offload: str = "keep", text: bool = False) -> Target:
@@ -64,7 +66,7 @@ def check(target: Any, offload: str, text: bool = False) -> dict[str, nn.Module]
         name = type(target).__name__
         raise DcacheError(f"no denoiser of {name} takes a timestep, so there is nothing to keep")
     for module in found.values():
-        check_denoiser(module, offload, text)
+        _check_denoiser(module, offload, text)
         if offload == "drop":
             Checkpoint.of(module)
     return found
@@ -110,7 +112,12 @@ def _denoisers(target: Any) -> dict[str, nn.Module]:
     try:
         return denoisers(target)
     except DcacheError:
-        return {}
+        # Compiled since, or no pipeline at all.
+        known = (
+            {"": target} if isinstance(target, nn.Module) else dict(getattr(target, "components", None) or {})
+        )
+        parts = {name: getattr(part, "_orig_mod", part) for name, part in known.items()}
+        return {n: part for n, part in parts.items() if isinstance(part, nn.Module) and memo_of(part)}
 
 
 def _sampler_of(target: Any) -> Callable[[], Any]:
@@ -119,3 +126,20 @@ def _sampler_of(target: Any) -> Callable[[], Any]:
         return lambda: None
     pipe = weakref.ref(target)
     return lambda: getattr(pipe(), "scheduler", None)
+
+
+def _check_denoiser(module: nn.Module, offload: str, text: object) -> None:
+    """Refuse what a memo cannot be made of.
+
+    Raises:
+        DcacheError: no timestep among the arguments, or an option out of range.
+    """
+    if offload not in _OFFLOADS:
+        raise DcacheError(f"offload must be one of {', '.join(map(repr, _OFFLOADS))}, got {offload!r}")
+    if not isinstance(text, bool):
+        raise DcacheError(f"text must be True or False, got {text!r}")
+    if not takes_time(module):
+        raise DcacheError(
+            f"{type(module).__name__} takes no timestep, so nothing of it can be kept by timestep. Give the "
+            "denoiser, or the pipeline that has it."
+        )

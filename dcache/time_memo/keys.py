@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple
@@ -12,31 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from dcache.identity.timestep import TimeArgument
 from dcache.time_memo.arguments import tensors_of
+from dcache.time_memo.clock import Clock, content_of
 
 # Conditions of so few numbers a row (guidance, class, size) are compared by value, where the host has them.
 _FEW = 16
-
-
-class Content(NamedTuple):
-    """What a small tensor holds.
-
-    Attributes:
-        dtype: its dtype.
-        shape: its shape.
-        data: its bytes.
-    """
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    data: bytes
-
-    @property
-    def uniform(self) -> bool:
-        """Whether it has one value throughout."""
-        size = self.dtype.itemsize
-        return self.data == self.data[:size] * (len(self.data) // size)
 
 
 class Identity(NamedTuple):
@@ -74,8 +54,7 @@ class Identities:
             number = next(self._next)
             reference = weakref.ref(tensor, self._forget(id(tensor), number))
             known = self._numbers[id(tensor)] = (reference, number)
-        version = 0 if tensor.is_inference() else tensor._version
-        return Identity(known[1], version, tuple(tensor.shape), tensor.dtype)
+        return Identity(known[1], version_of(tensor), tuple(tensor.shape), tensor.dtype)
 
     def _forget(self, address: int, number: int) -> Callable[[Any], None]:
         numbers, dead = self._numbers, self.dead
@@ -98,88 +77,28 @@ class Moment:
         conditions: name of another argument -> what tells its content.
         plain: everything else that a call may depend on: flags, autocast.
         called: modules that were called in it.
-        computing: whether timed modules are to compute (a check, or no timestep).
+        keys: sources -> their key, once it was made.
     """
 
     time: Hashable | None
     conditions: Mapping[str, Hashable]
     plain: Hashable
     called: set[int] = field(default_factory=set)
+    keys: dict[frozenset[str], Hashable] = field(default_factory=dict)
 
-    def key(self, sources: Iterable[str], time_name: str) -> Hashable | None:
+    def key(self, sources: frozenset[str], time_name: str) -> Hashable | None:
         """What tells the outputs of a module with these sources, None where the timestep is not known."""
+        known = self.keys.get(sources)
+        if known is not None:
+            return known
         parts: list[Hashable] = [self.plain]
         for source in sorted(sources):
             part = self.time if source == time_name else self.conditions.get(source)
             if part is None:
                 return None
             parts.append(part)
-        return tuple(parts)
-
-
-class Clock:
-    """Tells the timestep of a denoiser's call, without waiting for a GPU where the sampler knows it.
-
-    Args:
-        module: the denoiser.
-        sampler: returns the pipeline's sampler, or None.
-
-    Attributes:
-        name: the timestep argument's name.
-        waits: how often a timestep had to be read from a GPU.
-    """
-
-    def __init__(self, module: nn.Module, sampler: Callable[[], Any] = lambda: None) -> None:
-        self.argument = TimeArgument(module)
-        self.sampler = sampler
-        self.waits = 0
-        self.trusted = True
-        self._table: tuple[weakref.ref[torch.Tensor], int, list[float]] | None = None
-        self._meaning: dict[Hashable, Hashable] = {}
-
-    @property
-    def name(self) -> str:
-        """The timestep argument's name, "" where there is none."""
-        return self.argument.name or ""
-
-    def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable | None:
-        """The timestep of a call as a key; None without one."""
-        value = self.argument.argument(args, kwargs)
-        if not isinstance(value, torch.Tensor):
-            return None if value is None else ("number", float(value))
-        if not self.must_wait(value):
-            return _content(value)
-        step = self._by_sampler() if value.ndim <= 1 and self.trusted else None
-        if step is None:
-            return self._waited(value)
-        key = (step, value.shape, value.dtype)
-        # Pipelines scale timesteps in their own way: what an entry of the table stands for is read once.
-        if key not in self._meaning:
-            content = self._waited(value)
-            if not content.uniform:
-                self.trusted = False
-                return content
-            self._meaning[key] = content
-        return self._meaning[key]
-
-    def must_wait(self, value: torch.Tensor) -> bool:
-        """Whether reading this tensor waits for a device."""
-        return value.device.type != "cpu"
-
-    def _waited(self, value: torch.Tensor) -> Content:
-        self.waits += 1
-        return _content(value)
-
-    def _by_sampler(self) -> tuple[str, float] | None:
-        """Class name of the sampler, and the entry of its table that it stands at."""
-        sampler = self.sampler()
-        table, index = getattr(sampler, "timesteps", None), getattr(sampler, "step_index", None)
-        if not isinstance(table, torch.Tensor) or not isinstance(index, int) or not 0 <= index < len(table):
-            return None
-        known = self._table
-        if known is None or known[0]() is not table or known[1] != table._version:
-            known = self._table = (weakref.ref(table), table._version, table.tolist())
-        return type(sampler).__name__, known[2][index]
+        self.keys[sources] = key = tuple(parts)
+        return key
 
 
 class Moments:
@@ -211,17 +130,39 @@ class Moments:
             for name, tensor in named.items()
             if name in sources and name != self.clock.name
         }
-        flags = [x for x in (*args, *kwargs.values()) if isinstance(x, bool | int | float | str)]
+        flags = tuple(_flags((args, kwargs)))
         autocast = tuple(
             torch.get_autocast_dtype(kind) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)
         )
-        return Moment(self.clock.read(args, kwargs), conditions, (*flags, autocast))
+        return Moment(self.clock.read(args, kwargs), conditions, (flags, autocast))
 
     def _condition(self, tensor: torch.Tensor) -> Hashable:
         rows = len(tensor) if tensor.ndim > 1 else 1
         if not self.clock.must_wait(tensor) and tensor.numel() <= _FEW * rows:
-            return _content(tensor)
+            return content_of(tensor)
+        if tensor.is_inference():
+            # Writes to it are not counted, so identity says nothing.
+            return self.clock.waited(tensor)
         return self.identities.of(tensor)
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """How often a tensor was written to; 0 for inference tensors, whose writes torch does not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _flags(value: Any) -> Iterator[Hashable]:
+    """The values in nested arguments that are no tensors, with their names and types."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            for flag in _flags(item):
+                yield name, flag
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            for flag in _flags(item):
+                yield i, flag
+    elif isinstance(value, bool | int | float | str | torch.dtype):
+        yield type(value), value
 
 
 def numbers_in(key: Hashable) -> set[int]:
@@ -229,9 +170,3 @@ def numbers_in(key: Hashable) -> set[int]:
     if isinstance(key, Identity):
         return {key.number}
     return set[int]().union(*(numbers_in(part) for part in key)) if isinstance(key, tuple) else set()
-
-
-def _content(value: torch.Tensor) -> Content:
-    """What a tensor holds, as a key; waits for its device."""
-    data = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-    return Content(value.dtype, tuple(value.shape), bytes(data.reshape(-1).view(torch.uint8).numpy()))

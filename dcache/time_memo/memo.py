@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dcache.errors import DcacheError, DcacheWarning
-from dcache.identity.timestep import takes_time
-from dcache.intercept.module_call import ModuleIntercept, compiled_inside, intercepts_of
+from dcache.errors import DcacheWarning
+from dcache.intercept.conflicts import NotInlined, being_compiled, compiled_whole
+from dcache.intercept.module_call import ModuleIntercept, compiled_inside
 from dcache.time_memo.ahead import Ahead
 from dcache.time_memo.arguments import tensors_of
 from dcache.time_memo.checkpoint import Checkpoint
-from dcache.time_memo.keys import Clock, Moment, Moments
-from dcache.time_memo.observe import TimedModule, observe
+from dcache.time_memo.clock import Clock
+from dcache.time_memo.keys import Moment, Moments
+from dcache.time_memo.observe import TimedModule, names_around, observe
 from dcache.time_memo.report import MemoReport
+from dcache.time_memo.state import State, stateful
 from dcache.time_memo.timed import Counts, TimedIntercept
-from dcache.time_memo.weights import stamp
+from dcache.time_memo.weights import holders_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-OFFLOADS = ("keep", "cpu", "drop")
 
 
 class TimeMemo:
@@ -48,6 +48,7 @@ class TimeMemo:
         counts: what happened so far.
         checkpoint: what dropped weights are read from, None without "drop".
         ahead: fills tables for new conditions, None before the first call.
+        time_name: the timestep argument's name.
         sources: the arguments that timed modules depend on.
     """
 
@@ -56,6 +57,7 @@ class TimeMemo:
     ) -> None:
         self.module, self.offload, self.text = module, offload, text
         self.clock = Clock(module, sampler)
+        self.time_name = self.clock.name
         self.moments = Moments(module, self.clock)
         self.timed: list[TimedIntercept] | None = None
         self.ahead: Ahead | None = None
@@ -63,9 +65,12 @@ class TimeMemo:
         self.counts = Counts()
         self.sources: frozenset[str] = frozenset()
         self.checkpoint = Checkpoint.of(module) if offload == "drop" else None
+        self._hook = module.register_forward_pre_hook(MemoHook(self))
         self._thread = local()
         self._lock = RLock()
-        self._stamps: tuple[object, ...] = ()
+        self._state = State(self._fetch)
+        self._limit = 0
+        self._made_room_in: Moment | None = None
         self.outer = DenoiserIntercept(module, self)
         # Behind caching, which calls a denoiser more than once to check it.
         self.outer.install_behind()
@@ -74,11 +79,6 @@ class TimeMemo:
     def moment(self) -> Moment | None:
         """The denoiser's call under way in this thread."""
         return getattr(self._thread, "moment", None)
-
-    @property
-    def time_name(self) -> str:
-        """The timestep argument's name."""
-        return self.clock.name
 
     @contextmanager
     def during(self, moment: Moment | None) -> Iterator[None]:
@@ -96,12 +96,17 @@ class TimeMemo:
             # Weights may be trained, and outputs be part of a graph.
             return inner(*args, **kwargs)
         with self._lock:
-            if self.timed is not None and self._stamps != self._stamped():
+            if self.timed is not None and self._state.changed:
                 self._restart()
             if self.timed is None:
                 return self._observe(inner, args, kwargs)
         self._forget_dead()
         moment = self.moments.of(args, kwargs, self.sources)
+        if self.clock.misled:
+            # Outputs were kept under other timesteps than theirs.
+            self.clock.misled = False
+            self._restart()
+            return inner(*args, **kwargs)
         if self.offload != "keep" and self.ahead is not None:
             self.ahead.prepare(moment, tensors_of(self.module, args, kwargs))
         with self.during(moment):
@@ -114,37 +119,45 @@ class TimeMemo:
 
     def drop(self, timed: TimedIntercept, why: str) -> None:
         """Take a module out for good, and say so."""
+        self.clock.verify()
+        if self.clock.misled:
+            # Not the module's fault: the timestep was another one. The next call throws all tables away.
+            return
         name = timed.part.name
         self.dropped[name] = why
         timed.take_out()
         if self.timed is not None:
             self.timed = [other for other in self.timed if other is not timed]
-            self._stamps = self._stamped()
         self._warn(f"{name} is computed always: {why}")
 
     def room_for(self, nbytes: int) -> bool:
         """Whether tables of so many bytes more are smaller than the weights; old conditions make way."""
         tables = [timed.table for timed in self.timed or ()]
-        limit = sum(timed.weights.nbytes for timed in self.timed or ())
-        held = sum(table.nbytes for table in tables)
-        if held + nbytes <= limit:
-            return True
-        numbers = sorted({n for table in tables for entry in table.entries.values() for n in entry.numbers})
+        free = self._limit - sum(table.nbytes for table in tables)
+        if nbytes <= free or self._made_room_in is self.moment:
+            return nbytes <= free
+        self._made_room_in = self.moment
+        numbers = sorted(set[int]().union(*(table.numbers for table in tables)))
         # All conditions but the newest, which are those of the picture under way.
         old = set(numbers[: len(numbers) // 2])
         for table in tables:
             table.forget(old)
-        return sum(table.nbytes for table in tables) + nbytes <= limit
+            table.forget_unused()
+        return sum(table.nbytes for table in tables) + nbytes <= self._limit
 
     def remove(self) -> None:
         """Take the memo off; all weights are on their device again."""
+        self.clock.verify()
         self._clear()
+        self._state.close()
+        self._hook.remove()
         self.outer.remove()
         # Breaks the circle, so that the denoiser is freed with its last reference.
         vars(self).pop("outer", None)
 
     def report(self) -> MemoReport:
         """What the memo holds and saves."""
+        self.clock.verify()
         timed = self.timed or []
         return MemoReport(
             modules={t.part.name: tuple(sorted(t.part.sources)) for t in timed},
@@ -170,10 +183,13 @@ class TimeMemo:
         outside = [part for part in seen.timed if not (inside and part.name.startswith(inside))]
         self.timed = [TimedIntercept(part, self, self._checkpoint(part)) for part in outside]
         self.sources = frozenset[str]().union(*(t.part.sources for t in self.timed))
+        holders = holders_of(self.module)
         for timed in self.timed:
+            timed.weights.place(self.module, holders)
             timed.install()
         self.ahead = Ahead(seen.nodes, {timed.part.name: timed for timed in self.timed}, self.clock.name)
-        self._stamps = self._stamped()
+        self._limit = sum(timed.weights.nbytes for timed in self.timed)
+        self._watch(seen.before)
         if not self.timed:
             where = " outside of compiled blocks" if compiled else ""
             self._warn(f"the memo has nothing to keep: no module{where} depends on the timestep alone")
@@ -198,13 +214,22 @@ class TimeMemo:
         self._clear()
         self.timed = None
 
+    def _fetch(self) -> None:
+        """Bring all weights back: an adapter is put on, which may be added to them."""
+        for timed in self.timed or ():
+            timed.weights.come_back()
+
     def _clear(self) -> None:
         for timed in self.timed or ():
             timed.take_out()
         self.timed, self.ahead = [], None
 
-    def _stamped(self) -> tuple[object, ...]:
-        return tuple(stamp(timed.part.module) for timed in self.timed or ())
+    def _watch(self, names: Sequence[str]) -> None:
+        """Watch these modules, their places, and those of adapters, which may be taken off."""
+        parts, kept_out = dict(self.module.named_modules()), stateful(self.module)
+        places = (*names, *(name for name, part in parts.items() if id(part) in kept_out))
+        around = {outer for name in places for outer in names_around(name)} | {""}
+        self._state.watch([parts[name] for name in names], [parts[name] for name in sorted(around)])
 
     def _forget_dead(self) -> None:
         dead = self.moments.identities.dead
@@ -232,32 +257,31 @@ class DenoiserIntercept(ModuleIntercept):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The call, with what was kept in the place of timed modules."""
+        if being_compiled():
+            raise compiled_whole(self.module)
         return self.memo.call(self.inner, args, kwargs)
+
+
+class MemoHook(NotInlined):
+    """Refuses that a denoiser with a memo is compiled as a whole, past its memo, which it leads to.
+
+    Args:
+        memo: the denoiser's memo.
+    """
+
+    def __init__(self, memo: TimeMemo) -> None:
+        self.memo = memo
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        """Raise where the module's call was replaced by a compiled one, or is being compiled."""
+        if torch.compiler.is_dynamo_compiling() or self.memo.outer.displaced:
+            raise compiled_whole(module)
 
 
 def memo_of(module: nn.Module) -> TimeMemo | None:
     """The memo of a denoiser, None without one."""
-    for intercept in intercepts_of(module):
-        if isinstance(intercept, DenoiserIntercept):
-            return intercept.memo
-    return None
-
-
-def check_denoiser(module: nn.Module, offload: str, text: object) -> None:
-    """Refuse what a memo cannot be made of.
-
-    Raises:
-        DcacheError: no timestep among the arguments, or an option out of range.
-    """
-    if offload not in OFFLOADS:
-        raise DcacheError(f"offload must be one of {', '.join(map(repr, OFFLOADS))}, got {offload!r}")
-    if not isinstance(text, bool):
-        raise DcacheError(f"text must be True or False, got {text!r}")
-    if not takes_time(module):
-        raise DcacheError(
-            f"{type(module).__name__} takes no timestep, so nothing of it can be kept by timestep. Give the "
-            "denoiser, or the pipeline that has it."
-        )
+    hooks = module._forward_pre_hooks.values()
+    return next((hook.memo for hook in hooks if isinstance(hook, MemoHook)), None)
 
 
 def _numel(modules: Sequence[nn.Module]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import get_ident
 from typing import Any
@@ -13,11 +13,14 @@ from torch.utils._pytree import tree_leaves
 
 from dcache.intercept.pytree import samples
 from dcache.time_memo.arguments import tensors_of
+from dcache.time_memo.state import stateful
 from dcache.time_memo.taint import Taint
 from dcache.time_memo.wiring import Node, ObservedCall, wire
 
 # Text is (B, tokens, width); pooled text, guidance, classes and sizes have two axes at most.
 _TEXT_AXES = 3
+# Stands for the state of adapters and hooks, on which no timed module may depend.
+_STATE = "(state)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,11 +74,13 @@ class Observation:
     Attributes:
         output: the call's output.
         timed: the timed modules, in the order of their calls.
+        before: all modules whose outputs timed modules may depend on, in those of the timed ones too.
         nodes: how calls of timed modules, and of modules without weights before them, are made anew.
     """
 
     output: Any
     timed: list[TimedModule]
+    before: list[str]
     nodes: dict[str, Node]
 
 
@@ -101,7 +106,7 @@ def observe(
     allowed = allowed_sources(module, args, kwargs, text)
     for name, tensor in named.items():
         taint.mark(tensor, name)
-    calls = _Calls(taint, allowed)
+    calls = _Calls(taint, allowed, stateful(module))
     hooks = [
         part.register_forward_hook(calls.hook(name), with_kwargs=True)
         for name, part in module.named_modules()
@@ -120,7 +125,8 @@ def observe(
     names |= {call.name for call in once if next(call.module.parameters(), None) is None}
     # The timestep is another one in each call.
     lasting = {name: tensor for name, tensor in named.items() if name != time_name}
-    return Observation(output, timed, wire([call for call in once if call.name in names], lasting))
+    nodes = wire([call for call in once if call.name in names], lasting)
+    return Observation(output, timed, list(calls.before), nodes)
 
 
 class _Calls:
@@ -129,14 +135,18 @@ class _Calls:
     Args:
         taint: knows what tensors depend on.
         allowed: what timed modules may depend on.
+        stateful: ids of modules whose outputs depend on more than that.
 
     Attributes:
+        before: names of modules that were called with nothing but allowed arguments, any number of times.
         seen: name -> the call; None where there were several, or it depends on something else.
         sources: name -> what that call's tensors depend on.
     """
 
-    def __init__(self, taint: Taint, allowed: frozenset[str]) -> None:
-        self.taint, self.allowed, self.thread = taint, allowed, get_ident()
+    def __init__(self, taint: Taint, allowed: frozenset[str], stateful: set[int]) -> None:
+        self.taint, self.allowed, self.stateful = taint, allowed, stateful
+        self.thread = get_ident()
+        self.before: dict[str, None] = {}
         self.seen: dict[str, ObservedCall | None] = {}
         self.sources: dict[str, Sequence[frozenset[str]]] = {}
 
@@ -146,10 +156,15 @@ class _Calls:
         def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if get_ident() != self.thread:
                 return
+            if id(module) in self.stateful:
+                for leaf in filter(_is_tensor, tree_leaves(output)):
+                    self.taint.mark(leaf, _STATE)
             # Of the arguments too: an output that is made anew (`.item()`) has no names of its own.
             inputs = [self.taint.names(leaf) for leaf in tree_leaves((args, kwargs)) if _is_tensor(leaf)]
             sources = [*inputs, self.taint.names_in(output)]
             every = frozenset[str]().union(*sources)
+            if every <= self.allowed:
+                self.before[name] = None
             fits = name not in self.seen and every and every <= self.allowed
             call = ObservedCall(name, module, (args, kwargs), output, tuple(inputs)) if fits else None
             self.seen[name], self.sources[name] = call, sources
@@ -162,23 +177,15 @@ def _timed(module: nn.Module, fits: Mapping[str, frozenset[str]]) -> Iterator[Ti
     parts = dict(module.named_modules())
     for name, sources in fits.items():
         part = parts[name]
-        if _is_adapted(part) or next(part.parameters(), None) is None or _has_ancestor(name, fits, parts):
-            continue
-        yield TimedModule(name, part, sources)
+        if next(part.parameters(), None) is not None and not any(n in fits for n in names_around(name)):
+            yield TimedModule(name, part, sources)
 
 
-def _has_ancestor(name: str, fits: Collection[str], parts: Mapping[str, nn.Module]) -> bool:
-    """Whether a module around this one is timed itself."""
+def names_around(name: str) -> Iterator[str]:
+    """The names of the modules around a module, but for the outermost ("")."""
     while "." in name:
         name = name.rpartition(".")[0]
-        if name in fits and not _is_adapted(parts[name]):
-            return True
-    return False
-
-
-def _is_adapted(module: nn.Module) -> bool:
-    """Whether a module has adapters (LoRA), whose scales and switches are no parameters."""
-    return any(hasattr(part, "base_layer") for part in module.modules())
+        yield name
 
 
 def _is_tensor(value: Any) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dcache.errors import DcacheError
-from dcache.time_memo.keys import Clock
+from dcache.time_memo.clock import Clock
 from dcache.time_memo.observe import TimedModule, observe
 from dcache.time_memo.report import MemoReport
 

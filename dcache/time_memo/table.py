@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from dcache.time_memo.keys import numbers_in
+from dcache.time_memo.keys import numbers_in, version_of
 
 
 @dataclass
@@ -18,25 +18,33 @@ class Entry:
 
     Attributes:
         output: a tensor, or a container of tensors.
+        tensors: the tensors in it.
         versions: the tensors' versions when it was stored.
         numbers: numbers of the tensors that its key names.
         checked: whether it was computed a second time and came out the same.
+        used: when it was last looked up, in look-ups of its table.
     """
 
     output: Any
+    tensors: Sequence[torch.Tensor]
     versions: tuple[int, ...]
     numbers: frozenset[int]
     checked: bool = False
+    used: int = 0
 
     @property
     def nbytes(self) -> int:
         """Bytes of its tensors."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(self.output))
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)
 
     @property
     def written(self) -> bool:
         """Whether the model has written into it since."""
-        return self.versions != _versions(self.output)
+        # Without a call for each tensor: this runs for every timed module in every step.
+        for tensor, version in zip(self.tensors, self.versions, strict=True):
+            if version != (0 if tensor.is_inference() else tensor._version):
+                return True
+        return False
 
 
 class Table:
@@ -52,10 +60,19 @@ class Table:
         self.entries: dict[Hashable, Entry] = {}
         self.nbytes = 0
         self.copies = False
+        self._lookups = 0
+
+    @property
+    def numbers(self) -> set[int]:
+        """The numbers of tensors that keys of entries name."""
+        return set[int]().union(*(entry.numbers for entry in list(self.entries.values())))
 
     def find(self, key: Hashable) -> Entry | None:
         """The entry of a key, None where there is none or the model has written into it."""
         entry = self.entries.get(key)
+        self._lookups += 1
+        if entry is not None:
+            entry.used = self._lookups
         if entry is not None and entry.written:
             # Its content is lost. From now on the model gets copies.
             self.copies = True
@@ -72,14 +89,24 @@ class Table:
         self.copies = self.copies or any(tensor.is_inference() for tensor in tensors_in(output))
         kept = _copied(output) if self.copies else output
         self._delete(key)
-        self.entries[key] = entry = Entry(kept, _versions(kept), frozenset(numbers_in(key)), checked)
+        tensors, numbers = tensors_in(kept), frozenset(numbers_in(key))
+        versions = tuple(version_of(tensor) for tensor in tensors)
+        self.entries[key] = entry = Entry(kept, tensors, versions, numbers, checked, self._lookups)
         self.nbytes += entry.nbytes
         return output
 
     def forget(self, numbers: Collection[int]) -> None:
         """Throw away what was kept for tensors that are gone."""
-        for key in [key for key, entry in self.entries.items() if not entry.numbers.isdisjoint(numbers)]:
-            self._delete(key)
+        # `list`: another thread may be storing.
+        for key, entry in list(self.entries.items()):
+            if not entry.numbers.isdisjoint(numbers):
+                self._delete(key)
+
+    def forget_unused(self) -> None:
+        """Throw away what was not looked up lately: a loop over all entries would have come to it twice."""
+        for key, entry in list(self.entries.items()):
+            if self._lookups - entry.used > 2 * len(self.entries):
+                self._delete(key)
 
     def clear(self) -> None:
         """Throw everything away."""
@@ -106,10 +133,6 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 def tensors_in(output: Any) -> Sequence[torch.Tensor]:
     """The tensors in an output."""
     return [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
-
-
-def _versions(output: Any) -> tuple[int, ...]:
-    return tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors_in(output))
 
 
 def _copied(output: Any) -> Any:

@@ -13,8 +13,11 @@ from dcache.intercept.module_call import ModuleIntercept
 from dcache.time_memo.checkpoint import Checkpoint
 from dcache.time_memo.keys import Moment
 from dcache.time_memo.observe import TimedModule
+from dcache.time_memo.recent import Recent
 from dcache.time_memo.table import Entry, Table, equal, tensors_in
 from dcache.time_memo.weights import Weights
+
+_MANY_TIMES = 4096
 
 
 @dataclass
@@ -39,15 +42,11 @@ class Memo(Protocol):
 
     counts: Counts
     offload: str
+    time_name: str
 
     @property
     def moment(self) -> Moment | None:
         """The denoiser's call under way in this thread."""
-        ...
-
-    @property
-    def time_name(self) -> str:
-        """The timestep argument's name."""
         ...
 
     def room_for(self, nbytes: int) -> bool:
@@ -84,7 +83,7 @@ class TimedIntercept(ModuleIntercept):
         self.part = part
         self.table = Table()
         self.weights = Weights(part.name, part.module, checkpoint)
-        self.confirmed: set[Hashable] = set()
+        self.confirmed: Recent[Hashable, None] = Recent(_MANY_TIMES)
         self._memo = weakref.ref(memo)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -143,19 +142,19 @@ class TimedIntercept(ModuleIntercept):
         if not equal(entry.output, output):
             memo.drop(self, "its output differs between two calls with the same timestep and conditions")
         entry.checked = True
-        self.confirmed.add(moment.time)
+        self.confirmed[moment.time] = None
         return output
 
 
 def _shape_of(args: Sequence[Any], kwargs: dict[str, Any]) -> Hashable:
     """Shapes, dtypes and devices of a module's arguments; other arguments as they are."""
-    named = tuple((name, _mark(value)) for name, value in kwargs.items())
-    return tuple(_mark(value) for value in args), named
-
-
-def _mark(value: Any) -> Hashable:
-    if isinstance(value, torch.Tensor):
-        return value.shape, value.dtype, value.device
-    if isinstance(value, bool | int | float | str | torch.dtype):
-        return value
-    return type(value).__qualname__
+    marks: list[Hashable] = [*kwargs]
+    # One loop, without calls of ours: this runs for every timed module in every step.
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor):
+            marks.append((value.shape, value.dtype, value.device))
+        elif isinstance(value, bool | int | float | str | torch.dtype):
+            marks.append((type(value), value))
+        else:
+            marks.append(type(value).__qualname__)
+    return tuple(marks)

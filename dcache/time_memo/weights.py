@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from threading import RLock
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from dcache.errors import DcacheError
 from dcache.time_memo.checkpoint import Checkpoint
+from dcache.time_memo.state import Guard
 
 # Attributes by which accelerate and diffusers mark modules whose weights they move themselves.
 _MOVED_BY_OTHERS = ("_hf_hook", "_diffusers_hook")
@@ -32,13 +34,14 @@ class Weights:
     def __init__(self, name: str, module: nn.Module, checkpoint: Checkpoint | None = None) -> None:
         self.name, self.module, self.checkpoint = name, module, checkpoint
         self.lock = RLock()
+        self.nbytes = sum(t.numel() * t.element_size() for _, t in self._tensors())
         self._home: torch.device | None = None
+        # One of them, once all have left.
+        self._sample: torch.Tensor | None = None
+        self._around: Sequence[nn.Module] = ()
+        self._tied = False
+        self._dtypes: dict[str, torch.dtype] = {}
         self._guards: list[Any] = []
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all of them."""
-        return sum(t.numel() * t.element_size() for _, t in self._tensors())
 
     @property
     def are_away(self) -> bool:
@@ -47,27 +50,47 @@ class Weights:
 
     @property
     def movable(self) -> bool:
-        """Whether nobody else moves them: no offloading hook on the module."""
+        """Whether nobody else moves or has them: no offloading hook here or around, no layer tied to them."""
         parts = list(self.module.modules())
         hooked = any(getattr(part, name, None) is not None for part in parts for name in _MOVED_BY_OTHERS)
-        return not hooked and not any(tensor.device.type == "meta" for _, tensor in self._tensors())
+        hooked = hooked or any(_moves_all_inside(part) for part in self._around)
+        return not (hooked or self._tied or any(tensor.is_meta for _, tensor in self._tensors()))
+
+    def place(self, model: nn.Module, holders: Mapping[int, int]) -> None:
+        """Learn where in the denoiser the module is.
+
+        Args:
+            model: the denoiser.
+            holders: `holders_of` the denoiser.
+        """
+        names = self.name.split(".")[:-1]
+        self._around = [model, *(model.get_submodule(".".join(names[: i + 1])) for i in range(len(names)))]
+        self._tied = any(holders.get(key, 0) > count for key, count in holders_of(self.module).items())
 
     def leave(self) -> None:
         """Move them off the device."""
+        # In most calls they are away, and `module.to` moves all of them or none.
+        if self._sample is not None and self._sample.device == _HOST:
+            return
         with self.lock:
-            if self.are_away or not self.movable:
+            if not self.movable:
                 return
-            self._home = next((tensor.device for _, tensor in self._tensors()), _HOST)
-            for _, tensor in self._tensors():
-                # The data alone: parameters keep their identity, for optimizers, adapters and state_dict.
-                tensor.data = tensor.data.to(_HOST) if self.checkpoint is None else _nothing_like(tensor)
-            if self.checkpoint is not None:
-                # A copy of the module has the guards too.
-                guard = _refusal(self.name)
+            tensors = [tensor for _, tensor in self._tensors()]
+            devices = [tensor.device for tensor in tensors if tensor.device != _HOST]
+            self._home = devices[0] if devices else self._home or _HOST
+            if self.checkpoint is not None and not self._guards:
+                # Before anything is freed, so that an interrupt leaves nothing unguarded. A copy of the
+                # module has the guards too.
+                guard = _Refusal(self.name)
+                self._dtypes = {name: tensor.dtype for name, tensor in self._tensors()}
                 self._guards = [
                     self.module.register_state_dict_pre_hook(guard),  # type: ignore[no-untyped-call]
                     self.module.register_forward_pre_hook(guard),
                 ]
+            for tensor in tensors:
+                # The data alone: parameters keep their identity, for optimizers, adapters and state_dict.
+                tensor.data = tensor.data.to(_HOST) if self.checkpoint is None else _nothing_like(tensor)
+            self._sample = tensors[-1] if tensors else None
 
     def come_back(self) -> None:
         """Move them to their device, or read them again.
@@ -76,31 +99,37 @@ class Weights:
             DcacheError: their file cannot be read any more.
         """
         with self.lock:
-            if self._home is not None and (self._guards or self.are_away):
-                for name, tensor in self._tensors():
-                    data = tensor.data
-                    if self.checkpoint is not None:
-                        data = self.checkpoint.read(f"{self.name}.{name}").to(tensor.dtype)
-                    tensor.data = data.to(self._home)
+            if self._home is None:
+                return
+            for name, tensor in self._tensors():
+                if self._guards and self.checkpoint is not None:
+                    # Rounded as they were, though the model may have another dtype by now.
+                    stored = self.checkpoint.read(f"{self.name}.{name}").to(self._dtypes[name])
+                    tensor.data = stored.to(self._home, tensor.dtype)
+                elif tensor.device == _HOST:
+                    tensor.data = tensor.data.to(self._home)
             for guard in self._guards:
                 guard.remove()
-            self._home, self._guards = None, []
+            self._home, self._sample, self._guards = None, None, []
 
     def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         yield from self.module.named_parameters()
         yield from self.module.named_buffers()
 
 
-def stamp(module: nn.Module) -> tuple[object, ...]:
-    """What changes when a module's weights do: identity, version, dtype and shape of each.
+def holders_of(module: nn.Module) -> Counter[int]:
+    """Id of a parameter or buffer -> how many submodules have it."""
+    return Counter(
+        id(tensor)
+        for part in module.modules()
+        for tensor in (*part._parameters.values(), *part._buffers.values())
+        if tensor is not None
+    )
 
-    A device is no part of it, for weights that are moved are the same weights.
-    """
-    marks: list[object] = [
-        (id(tensor), 0 if tensor.is_inference() else tensor._version, tensor.dtype, tensor.shape)
-        for tensor in (*module.parameters(), *module.buffers())
-    ]
-    return tuple(marks)
+
+def _moves_all_inside(module: nn.Module) -> bool:
+    """Whether a hook of diffusers moves weights of submodules too (block-level group offloading)."""
+    return "group_offloading" in getattr(module.__dict__.get("_diffusers_hook"), "hooks", ())
 
 
 def _nothing_like(tensor: torch.Tensor) -> torch.Tensor:
@@ -109,11 +138,19 @@ def _nothing_like(tensor: torch.Tensor) -> torch.Tensor:
     return torch.full((1,) * tensor.ndim, fill, dtype=tensor.dtype).expand(tensor.shape)
 
 
-def _refusal(name: str) -> Callable[..., None]:
-    def refuse(*_: Any) -> None:
-        raise DcacheError(
-            f"the weights of {name} were dropped by dcache.memo(offload='drop'). Call dcache.disable first, "
-            "which reads them again."
-        )
+class _Refusal(Guard):
+    """A hook that refuses to use weights that were dropped.
 
-    return refuse
+    Args:
+        name: the module's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, *_: Any) -> None:
+        """Raise a DcacheError."""
+        raise DcacheError(
+            f"the weights of {self.name} were dropped by dcache.memo(offload='drop'). Call dcache.disable "
+            "first, which reads them again."
+        )

@@ -10,7 +10,11 @@ import torch
 from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
-from dcache.time_memo.keys import Moment, numbers_in
+from dcache.time_memo.keys import Moment, numbers_in, version_of
+from dcache.time_memo.recent import Recent
+
+# A few for each timestep of a few runs.
+_MANY_TENSORS = 512
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class DerivedInputs:
     """Tensors between modules, as calls of the denoiser showed them; by what they depend on."""
 
     def __init__(self) -> None:
-        self._tensors: dict[tuple[str, int, Hashable], torch.Tensor] = {}
+        self._tensors: Recent[tuple[str, int, Hashable], tuple[torch.Tensor, int]] = Recent(_MANY_TENSORS)
 
     def note(
         self, node: Node, inputs: tuple[tuple[Any, ...], dict[str, Any]], moment: Moment, time: str
@@ -119,12 +123,13 @@ class DerivedInputs:
                 continue
             key = moment.key(reference.sources, time)
             if key is not None and not numbers_in(key):
-                self._tensors.setdefault((node.name, i, key), leaf)
+                self._tensors[node.name, i, key] = leaf, version_of(leaf)
 
     def find(self, node: Node, leaf: int, sources: frozenset[str], moment: Moment, time: str) -> Any:
-        """The tensor, None where it was not seen."""
+        """The tensor, None where it was not seen, or was written to since."""
         key = moment.key(sources, time)
-        return None if key is None else self._tensors.get((node.name, leaf, key))
+        known = None if key is None else self._tensors.get((node.name, leaf, key))
+        return known[0] if known is not None and known[1] == version_of(known[0]) else None
 
 
 def _reference(

@@ -5,14 +5,18 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from pathlib import Path
+from types import SimpleNamespace
 
+import accelerate
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import dcache
 from dcache import DcacheError, DcacheWarning
-from tests.time_memo.nets import TIMED, draw, net, walk
+from tests.time_memo.nets import TIMED, Net, draw, net, walk
 
 
 def warm(offload: str = "keep", runs: int = 3) -> nn.Module:
@@ -49,11 +53,150 @@ def test_so_do_an_adapter_loaded_in_mid_run_and_another_dtype() -> None:
             assert torch.equal(model(sample, time), plain(sample, time))
 
 
+def test_a_lora_that_is_fused_and_taken_off_between_two_calls() -> None:
+    peft = pytest.importorskip("peft")
+
+    model, plain = warm(), net()
+    config = peft.LoraConfig(r=2, target_modules=["linear"], init_lora_weights=False)
+    for changed in (model, plain):
+        torch.manual_seed(3)
+        tuner = peft.tuners.lora.LoraModel(changed, config, "default")
+        tuner.merge_and_unload()
+    assert not torch.equal(walk(plain), walk(net()))
+    for _ in range(4):
+        assert torch.equal(walk(model), walk(plain))
+    assert list(dcache.memo_report(model).modules) == TIMED
+
+
+def test_modules_are_timed_again_when_their_adapters_are_taken_off() -> None:
+    peft = pytest.importorskip("peft")
+    model = dcache.memo(net())
+    config = peft.LoraConfig(
+        r=2, target_modules=["linear", "time_embed.0", "time_embed.1"], init_lora_weights=False
+    )
+    tuner = peft.tuners.lora.LoraModel(model, config, "default")
+    with pytest.warns(DcacheWarning, match="nothing to keep"):
+        walk(model)
+    tuner.unload()
+    for _ in range(3):
+        assert torch.equal(walk(model), walk(net()))
+    assert list(dcache.memo_report(model).modules) == TIMED
+
+
+def test_a_lora_is_fused_with_weights_that_were_dropped(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    model, plain = net(), net()
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    model.config = SimpleNamespace(_name_or_path=str(tmp_path))
+    dcache.memo(model, offload="drop")
+    for _ in range(3):
+        walk(model)
+    assert dcache.memo_report(model).bytes_away > 0
+    config = peft.LoraConfig(r=2, target_modules=["linear"], init_lora_weights=False)
+    for changed in (plain, model):
+        torch.manual_seed(3)
+        vars(changed).pop("config", None)
+        peft.tuners.lora.LoraModel(changed, config, "default").merge_and_unload()
+    with pytest.warns(DcacheWarning, match="is not what its file has"):
+        walk(model)
+    for _ in range(3):
+        assert torch.equal(walk(model), walk(plain))
+
+
+@pytest.mark.parametrize("change", ["switch", "fuse"])
+def test_an_adapter_that_is_switched_or_fused_between_two_calls(change: str) -> None:
+    peft = pytest.importorskip("peft")
+
+    models = []
+    for memo in (True, False):
+        torch.manual_seed(0)
+        model = Net().eval().requires_grad_(False)
+        if memo:
+            dcache.memo(model)
+            walk(model)
+        config = peft.LoraConfig(r=2, target_modules=["time_embed.1"], init_lora_weights=False)
+        torch.manual_seed(3)
+        models.append((model, peft.tuners.lora.LoraModel(model, config, "default")))
+    (model, ours), (plain, theirs) = models
+    for _ in range(3):
+        assert torch.equal(walk(model), walk(plain))
+    before = walk(plain)
+    for tuner in (ours, theirs):
+        if change == "fuse":
+            tuner.merge_adapter()
+        else:
+            tuner.disable_adapter_layers()
+    if change == "switch":
+        assert not torch.equal(walk(plain), before)
+    for _ in range(3):
+        assert torch.equal(walk(model), walk(plain))
+
+
+def test_a_condition_that_is_written_to_in_inference_mode() -> None:
+    model, plain = dcache.memo(net(width=24)), net(width=24)
+    with torch.inference_mode():
+        pooled = draw(3, 2, 24).clone()
+        for _ in range(4):
+            for _ in range(3):
+                assert torch.equal(walk(model, pooled=pooled), walk(plain, pooled=pooled))
+            pooled.add_(1)
+
+
+def test_tables_of_weights_that_accelerate_fetches_for_each_call_answer() -> None:
+    model = net()
+    accelerate.cpu_offload(model, "cpu")
+    dcache.memo(model, offload="cpu")
+    for _ in range(5):
+        assert torch.equal(walk(model), walk(net()))
+    report = dcache.memo_report(model)
+    assert report.hits >= 3 * 3
+    assert report.bytes_away == 0
+
+
+def test_what_is_kept_does_not_grow_with_the_number_of_prompts() -> None:
+    model = dcache.memo(net(), offload="cpu")
+    for i in range(60):
+        pooled, times = draw(i, 2, 8), (900.0 + i / 100, 500.0, 100.0)
+        assert torch.equal(walk(model, times, pooled=pooled), walk(net(), times, pooled=pooled))
+    report = dcache.memo_report(model)
+    assert report.table_bytes <= report.weight_bytes
+    # Timesteps that no run has any more have made way, so that this one is kept.
+    for _ in range(3):
+        walk(model, (7.0, 8.0), pooled=pooled)
+    before = dcache.memo_report(model).hits
+    walk(model, (7.0, 8.0), pooled=pooled)
+    assert dcache.memo_report(model).hits - before == 2 * len(TIMED)
+
+
+def test_a_method_that_compiles_blocks_after_the_memo_was_put_on() -> None:
+    model = warm()
+    model.blocks[0].compile(backend="eager")  # type: ignore[operator]
+    for _ in range(3):
+        assert torch.allclose(walk(model), walk(net()), atol=1e-6)
+    assert "blocks.0.linear" not in dcache.memo_report(model).modules
+
+
+@pytest.mark.parametrize("place", [True, False], ids=["in place", "around"])
+def test_a_denoiser_with_a_memo_is_not_compiled_as_a_whole(place: bool) -> None:
+    model = warm("cpu")
+    compiled = model
+    if place:
+        model.compile(backend="eager")
+    else:
+        compiled = torch.compile(model, backend="eager")
+    with pytest.raises(Exception, match="compiled as a whole"):
+        walk(compiled)
+    dcache.disable(compiled)
+    assert torch.allclose(walk(compiled), walk(net()), atol=1e-6)
+    assert set(model.time_embed.__dict__) == set(net().time_embed.__dict__)
+
+
 def test_disable_leaves_nothing() -> None:
     model, plain = warm("cpu"), net()
     keys = set(model.__dict__)
     dcache.disable(model)
     assert set(model.__dict__) == set(plain.__dict__) < keys
+    assert not model._forward_pre_hooks
     for name, part in model.named_modules():
         assert set(part.__dict__) == set(plain.get_submodule(name).__dict__)
     with pytest.raises(DcacheError, match=r"call dcache\.memo first"):

@@ -70,14 +70,27 @@ def test_a_module_that_is_called_twice_is_not_timed() -> None:
         assert [part.name for part in observation.timed] == ["time_embed"]
 
 
-def test_adapters_are_left_out_and_what_they_stand_on_is_taken() -> None:
+def test_adapters_and_what_they_stand_on_are_left_out() -> None:
     model = net()
     wrapped = nn.Module()
     wrapped.base_layer, wrapped.lora = model.blocks[0].linear, nn.Linear(8, 8)
     wrapped.forward = lambda x: wrapped.base_layer(x) + 2.0 * wrapped.lora(x)  # type: ignore[method-assign]
     model.blocks[0].linear = wrapped  # type: ignore[assignment]
     names = [part.name for part in seen(model, draw(0, 2, 8), torch.tensor([5.0])).timed]
-    assert names == ["time_embed", "blocks.0.linear.base_layer", "blocks.0.linear.lora", "blocks.1.linear"]
+    assert names == ["time_embed", "blocks.1.linear"]
+
+
+@pytest.mark.parametrize("kind", ["adapter", "hook"])
+def test_what_depends_on_an_adapter_or_a_hook_is_left_out(kind: str) -> None:
+    model = net()
+    if kind == "hook":
+        model.time_embed[1].register_forward_hook(lambda _module, _args, output: output * 2)  # type: ignore[operator]
+    else:
+        wrapped = nn.Module()
+        wrapped.base_layer, wrapped.forward = model.time_embed[1], model.time_embed[1].forward  # type: ignore[method-assign]
+        model.time_embed[1] = wrapped  # type: ignore[operator]
+    names = [part.name for part in seen(model, draw(0, 2, 8), torch.tensor([5.0])).timed]
+    assert names == ["time_embed.0"]
 
 
 @pytest.mark.parametrize("pooled", [None, draw(1, 2, 8)])

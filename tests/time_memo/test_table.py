@@ -63,3 +63,19 @@ def test_equal_is_by_bits() -> None:
     assert not equal(torch.zeros(2, 1), torch.zeros(1, 2))
     assert not equal((zero, zero), zero)
     assert equal(torch.tensor(1.0).expand(3), torch.ones(3))
+
+
+def test_what_was_not_looked_up_lately_is_thrown_away() -> None:
+    table = Table()
+    for key in range(4):
+        table.store(key, torch.ones(1))
+    for _ in range(5):
+        table.find(2), table.find(3)
+    table.forget_unused()
+    assert list(table.entries) == [2, 3]
+    assert table.nbytes == 8
+    # A loop over all entries comes to each before it is old.
+    for _ in range(10):
+        table.find(2), table.find(3)
+        table.forget_unused()
+    assert list(table.entries) == [2, 3]

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.hooks import apply_group_offloading
 from safetensors.torch import save_file
 from torch import nn
 
 from dcache.errors import DcacheError
 from dcache.time_memo.checkpoint import Checkpoint
-from dcache.time_memo.weights import Weights, stamp
+from dcache.time_memo.state import State
+from dcache.time_memo.weights import Weights, holders_of
 
 
 def layer() -> nn.Linear:
@@ -31,14 +33,15 @@ def dropped(tmp_path: Path) -> tuple[nn.Linear, Weights]:
     return module, weights
 
 
-def test_on_the_host_parameters_stay_the_same_objects_with_the_same_stamp() -> None:
+def test_on_the_host_parameters_stay_the_same_objects_and_that_is_no_change() -> None:
     module = layer()
-    before, marks, kept = list(module.parameters()), stamp(module), module.weight.clone()
+    before, state, kept = list(module.parameters()), State(), module.weight.clone()
+    state.watch([module])
     weights = Weights("part", module)
     weights.leave()
     assert weights.are_away
     assert weights.nbytes == (6 + 2) * 4
-    assert stamp(module) == marks
+    assert not state.changed
     assert torch.equal(module.state_dict()["weight"], kept)
     weights.come_back()
     assert not weights.are_away
@@ -72,13 +75,56 @@ def test_dropped_weights_are_never_given_away_silently(tmp_path: Path) -> None:
             use()
 
 
-def test_a_stamp_changes_with_the_weights() -> None:
-    module = layer()
-    marks = [stamp(module)]
-    module.weight.add_(1)
-    marks.append(stamp(module))
-    module.weight = nn.Parameter(module.weight.clone())
-    marks.append(stamp(module))
+def test_dropped_weights_are_no_change_and_come_back_rounded_as_they_were(tmp_path: Path) -> None:
+    module, weights = dropped(tmp_path)
+    state = State()
+    state.watch([module])
+    weights.come_back()
+    assert not state.changed
     module.bfloat16()
-    marks.append(stamp(module))
-    assert len(set(marks)) == 4
+    weights.leave()
+    module.float()
+    weights.come_back()
+    assert torch.equal(module.weight, layer().weight.bfloat16().float())
+
+
+def test_an_interrupt_between_two_weights_leaves_nothing_half_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, weights = dropped(tmp_path)
+    weights.come_back()
+    whole, calls = torch.full, list[int]()
+
+    def full(*args: object, **kwargs: object) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "full", full)
+    with pytest.raises(KeyboardInterrupt):
+        weights.leave()
+    with pytest.raises(DcacheError, match="were dropped"):
+        module(torch.ones(3))
+    weights.come_back()
+    assert torch.equal(module(torch.ones(3)), layer()(torch.ones(3)))
+
+
+def test_weights_that_another_layer_is_tied_to_stay() -> None:
+    model = nn.Sequential(layer(), layer(), layer())
+    model[1].weight = model[0].weight
+    for name, away in (("0", False), ("1", False), ("2", True)):
+        weights = Weights(name, model.get_submodule(name))
+        weights.place(model, holders_of(model))
+        weights.leave()
+        assert weights.are_away is away
+
+
+def test_weights_in_a_block_that_diffusers_offloads_are_left_to_it() -> None:
+    model = nn.Sequential(nn.Sequential(layer()), nn.Sequential(layer()))
+    apply_group_offloading(model[0], torch.device("cpu"), offload_type="block_level", num_blocks_per_group=1)
+    for name, away in (("0.0", False), ("1.0", True)):
+        weights = Weights(name, model.get_submodule(name))
+        weights.place(model, holders_of(model))
+        weights.leave()
+        assert weights.are_away is away
