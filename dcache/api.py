@@ -116,8 +116,14 @@ def enable(
         row_models.enable(target, method, preset_options, engine)
         return target
     if token_models.is_language_model(target):
+        restore = row_models.restorer(target)
         row_models.disable(target)
-        language_models.enable(target, method, preset_options, engine)
+        try:
+            language_models.enable(target, method, preset_options, engine)
+        except BaseException:
+            if restore is not None:
+                restore()
+            raise
         return target
     token_models.refuse_text_pipeline(target)
     resolved = resolve(method, preset_options, ENGINE_OPTIONS)

@@ -15,11 +15,15 @@ from dcache.diffusion_lm import limits
 from dcache.diffusion_lm.engine import Engine, with_logits
 from dcache.diffusion_lm.method import RowMethod
 from dcache.diffusion_lm.passes import current
+from dcache.diffusion_lm.region import region_of
 from dcache.diffusion_lm.row_stats import RowStats
 from dcache.diffusion_lm.run import Block, Run
 from dcache.errors import DcacheError
 from dcache.intercept.module_call import ModuleIntercept
+from dcache.util.bytes import bytes_of
 
+# Streams of one loop at most.
+TURNS = 4
 REFUSED = ("past_key_values", "inputs_embeds", "output_attentions", "output_hidden_states", "labels")
 
 
@@ -70,8 +74,7 @@ class Conversation:
         run, W = self.run, self.ids.shape[1]
         if ids.shape[1] == W:
             return
-        new = (ids[:, W:] == mask_id).all(0).expand(len(ids), -1)
-        run.region = torch.cat([run.region, new], 1)
+        run.region = torch.cat([run.region, ids[:, W:] == mask_id], 1)
         run.real = _real(ids, mask)
         known = run.stream.grow(positions)
         if not known or (mask is not None and not bool((mask != 0).all()) and mask.ndim == 2):
@@ -80,6 +83,12 @@ class Conversation:
         if self.logits is not None:
             more = self.logits.new_zeros(len(ids), ids.shape[1] - W, self.logits.shape[2])
             self.logits = torch.cat([self.logits, more], 1)
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of keys, values, masks and logits."""
+        logits = [] if self.logits is None else [self.logits]
+        return self.run.stream.bytes_held + bytes_of(logits)
 
 
 class _Lane(threading.local):
@@ -113,6 +122,7 @@ class RowIntercept(ModuleIntercept):
         self.method, self.mask_id, self.automatic = method, mask_id, automatic
         self.lane = _Lane()
         self.began: Callable[[RowStats], None] = lambda stats: None
+        self.recorded: Callable[[], None] = lambda: None
 
     def plain(self, *args: Any, **kwargs: Any) -> Any:
         """The call behind this intercept."""
@@ -120,9 +130,12 @@ class RowIntercept(ModuleIntercept):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Answer one call of the caller's loop."""
-        recorded = torch.is_grad_enabled() and any(p.requires_grad for p in self.module.parameters())
-        if current() is not None or recorded:
+        if current() is not None:
             return self.inner(*args, **kwargs)
+        if torch.is_grad_enabled() and any(p.requires_grad for p in self.module.parameters()):
+            self.recorded()
+            return self.inner(*args, **kwargs)
+        limits.check_mode(self.module)
         call = _named(self.module, args, kwargs)
         self._check(call)
         ids, mask = call.pop("input_ids"), call.pop("attention_mask", None)
@@ -169,6 +182,8 @@ class RowIntercept(ModuleIntercept):
             lane.conversations = []
             lane.stats = RowStats(self.method.describe(), self.engine.binding.name)
             self.began(lane.stats)
+        # Single calls, as of a score, are no streams that take turns: they are not kept without limit.
+        del lane.conversations[: -TURNS + 1]
         conversation = Conversation(self._run(ids, mask, positions), mask)
         lane.conversations.append(conversation)
         return conversation
@@ -177,12 +192,9 @@ class RowIntercept(ModuleIntercept):
         real = _real(ids, mask)
         limits.check_pads(self.module, self.mask_id, real)
         limits.check_width(self.module, ids.shape[1])
-        # A prompt that guidance masks, in some rows or in calls of its own, is not to be generated.
-        columns = (ids == self.mask_id).all(0)
-        for other in self.lane.conversations:
-            if other.run.region.shape == ids.shape:
-                columns = columns & other.run.region[0]
-        region = columns.expand(ids.shape)
+        turns = [other.ids for other in self.lane.conversations if other.ids.shape == ids.shape]
+        region = region_of(ids, turns, self.mask_id)
+        columns = region.any(0)
         start = int(columns.to(torch.int8).argmax()) if bool(columns.any()) else ids.shape[1]
         size = self.method.policy.block
         end = ids.shape[1] if size is None else min(start + size, ids.shape[1])
@@ -217,7 +229,10 @@ class RowIntercept(ModuleIntercept):
             conversation.logits = result.logits.clone()
         else:
             result.selection.put(conversation.logits, result.logits)
-        conversation.output = with_logits(result.output, result.logits[:, :0])
+        # Not a view, which would hold all logits.
+        conversation.output = with_logits(result.output, result.logits.new_zeros(0))
+        held = sum(stream.bytes_held for stream in self.lane.conversations)
+        run.stats.bytes_held = max(run.stats.bytes_held, held)
         self._choose(run)
         return with_logits(result.output, _copy(conversation.logits))
 

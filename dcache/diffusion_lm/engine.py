@@ -112,8 +112,16 @@ class Stream:
         self.rows = 0
 
     def forward(self, ids: torch.Tensor, rows: torch.Tensor, more: Mapping[str, Any]) -> RowLogits:
-        """Compute rows bool `[B, T]`; the first forward computes all."""
+        """Compute rows bool `[B, T]`; the first forward computes all.
+
+        Raises:
+            DcacheError: there are none.
+        """
         selection = Selection(rows)
+        if not selection.count:
+            raise DcacheError(
+                "no row was named for a forward: rows of a policy must have a masked position of the block"
+            )
         self.rows = selection.count
         forward = Pass(selection, self.store, self.masks, self.observer)
         result = self.engine.forward(forward, ids, self.positions, more)

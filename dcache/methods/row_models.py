@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ def takes(target: Any, method: Any) -> bool:
         return False
     if not isinstance(target, nn.Module) or _is_row_method(method):
         return True
-    return has_mask_token(model) and (method is None or _is_for_features(method))
+    return has_mask_token(model) and (method is None or _is_for_features(method) or _is_unknown(method))
 
 
 def has_mask_token(model: nn.Module) -> bool:
@@ -112,6 +113,19 @@ def _is_row_method(method: Any) -> bool:
 
         return find(method.partition(":")[0]) is not None
     return is_row_method(method)
+
+
+def _is_unknown(method: Any) -> bool:
+    """Whether this is a name that a causal model's cache has no policy of either."""
+    if not isinstance(method, str):
+        return False
+    from dcache.lm_kv import available
+
+    return _letters(method.partition(":")[0]) not in map(_letters, available())
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _is_for_features(method: Any) -> bool:

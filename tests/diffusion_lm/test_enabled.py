@@ -56,6 +56,10 @@ def test_a_refused_method_leaves_the_one_before():
     model = dcache.enable(models.llama(), dcache.methods.dual())
     with pytest.raises(DcacheError, match="dkv has no option 'refersh': it takes variant, refresh, window"):
         dcache.enable(model, "dkv", refersh=3)
+    with pytest.raises(DcacheError, match="LlamaForCausalLM generates tokens: 'dula' is no row policy"):
+        dcache.enable(model, "dula")
+    with pytest.raises(DcacheError, match="no budget was given for snapkv"):
+        dcache.enable(model, "SnapKV")
     assert enabled.find(model).method.name == "dual"
 
 

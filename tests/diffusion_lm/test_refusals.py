@@ -52,8 +52,42 @@ def compiled():
         (models.llama, {"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         (models.llama, {"steps": 1, "block": 4}, "steps=1 are fewer than the 2 blocks of 4 tokens"),
         (models.llama, {"attention_mask": [[1] * 8] * 3}, r"attention_mask must be \(4, 8\)"),
+        (models.llama, {"attention_mask": [[1] * 8] * 3 + [[0] * 8]}, "and a token in each row"),
+        (models.llama, {"attention_mask": "full"}, r"attention_mask must be \(4, 8\) .* got str"),
+        (models.llama, {"mask_id": "[MASK]"}, "mask_id must be the id of the mask token"),
+        (models.llama, {"ids": models.prompts() + 60}, "input_ids have ids from 6[0-9] to 11[0-9]"),
+        (models.llama, {"seed": None}, "seed must be a whole number"),
+        (models.llama, {"seed": 2**62}, "seed must be a whole number"),
+        (models.llama, {"eos_id": [1, 2]}, r"eos_id must be one of the tokens 0 to 59 .*, got \[1, 2\]"),
+        (models.llama, {"eos_id": models.MASK}, "not the mask's id 59"),
+        (models.llama, {"temperature": float("inf")}, "temperature must be finite"),
+        (models.llama, {"callback": 3}, "callback must be a function of step, ids and rows"),
+        (models.llama, {"decoder": ["left"]}, r"decoder \['left'\] is unknown"),
+        (models.llama, {"decoder": "guided", "guide": "gpt2"}, "needs guide=, .* got str"),
     ],
-    ids=["compiled", "no mask id", "no such id", "pads", "pads of the config", "long", "0", "1", "mask"],
+    ids=[
+        "compiled",
+        "no mask id",
+        "no such id",
+        "pads",
+        "pads of the config",
+        "long",
+        "0",
+        "1",
+        "mask",
+        "all pads",
+        "no mask",
+        "text for an id",
+        "prompt",
+        "no seed",
+        "long seed",
+        "two ends",
+        "mask as end",
+        "hot",
+        "callback",
+        "decoder",
+        "guide",
+    ],
 )
 def test_generate(build, options, message, method):
     model = build()
@@ -62,6 +96,23 @@ def test_generate(build, options, message, method):
         generate(model, method=method, **options)
     # A method's self-check ran where one was enabled; nothing was decoded.
     assert not calls or method is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vocab_size": 40}, "the guide LlamaForCausalLM has 40 tokens, .* at least 59 are in use"),
+        ({"max_position_embeddings": 15}, "have 16 tokens, .* has positions for 15"),
+        ({}, "is in training mode"),
+    ],
+    ids=["tokens", "positions", "training"],
+)
+def test_a_guide_that_does_not_fit(change, message):
+    model, guide = models.llama(), models.llama(is_causal=True, **change).train(not change)
+    calls = calls_of(model)
+    with pytest.raises(DcacheError, match=message):
+        generate(model, decoder="guided", guide=guide)
+    assert not calls
 
 
 def test_the_order_of_confidence_is_not_known_before_the_forward():
