@@ -231,6 +231,7 @@ def stats(target: Any) -> Stats | CacheStats | RowStats:
     if rows is not None:
         return rows
     if token_models.is_language_model(target):
+        row_models.refuse_stats(target)
         return language_models.stats(target)
     figures = _memos("with_memo", target, stats_of(target)) or stats_of(target)
     if figures is None:

@@ -77,6 +77,11 @@ def generate(  # noqa: PLR0913 - the options of a decoding loop, all by keyword
 
 
 def _generate(model: nn.Module, prompt: torch.Tensor, options: Options, decoder: Decoder) -> torch.Tensor:
+    if not isinstance(model, nn.Module):
+        raise DcacheError(
+            f"model must be a masked-diffusion language model, got {type(model).__name__}: give a pipeline's "
+            "model itself, pipe.model"
+        )
     entry = enabled.find(model)
     method = none() if entry is None else entry.method
     mask_id = options.mask_id
@@ -125,6 +130,10 @@ def _check(
     limits.check_pads(model, mask_id, real)
     width = ids.shape[1] + options.new
     limits.check_width(model, width)
+    if decoder.guide is model or enabled.find(decoder.guide) is not None:
+        raise DcacheError(
+            "guide must be a causal model, got a masked-diffusion one: it reads the draft from the left"
+        )
     if decoder.guide is not None:
         limits.check_guide(decoder.guide, model, ids, mask_id, width)
     # Last, because it runs the model.

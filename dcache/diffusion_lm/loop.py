@@ -128,7 +128,7 @@ class Loop:
         run.stats.tokens += count
         new = self._ended(torch.where(take, proposal.tokens_or(ids), ids))
         if self.options.callback is not None:
-            self.options.callback(run.index - 1, new, rows)
+            self.options.callback(run.index - 1, new.clone(), rows)
         return new
 
     def _quota(self) -> torch.Tensor:

@@ -19,7 +19,8 @@ class RowStats:
         rows: rows computed, as a mean over attention calls.
         possible: rows that the same forwards would have computed without caching.
         refreshes: reason -> forwards that computed all rows, or began to in a layer: start, block, interval,
-            width (the sequence grew), drift (a sequence failed its drift test), every.
+            width (the sequence grew), arguments (others than before, with the same ids), drift (a sequence
+            failed its drift test), every.
         recorded: calls that recorded gradients, and were passed on to the model as they are.
         answered: calls that were answered from stored logits, because nothing had changed.
         tokens: tokens decoded, edited ones included.

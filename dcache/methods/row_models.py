@@ -107,6 +107,16 @@ def stats(target: Any) -> RowStats | None:
     return figures
 
 
+def refuse_stats(model: nn.Module) -> None:
+    """Refuse statistics of a masked-diffusion model on which nothing was ever enabled.
+
+    Raises:
+        DcacheError: it is one; the message has the line to type.
+    """
+    if has_mask_token(model):
+        raise DcacheError(f"caching is not enabled on this {type(model).__name__}: write {LINE}")
+
+
 def _is_row_method(method: Any) -> bool:
     if isinstance(method, str):
         from dcache.diffusion_lm import find

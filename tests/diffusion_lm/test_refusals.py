@@ -115,6 +115,21 @@ def test_a_guide_that_does_not_fit(change, message):
     assert not calls
 
 
+def test_a_guide_that_sees_what_comes_behind():
+    model = dcache.enable(models.llama(), dcache.methods.dkv())
+    for guide in (model, dcache.enable(models.llama(), dcache.methods.dkv())):
+        with pytest.raises(DcacheError, match="guide must be a causal model, got a masked-diffusion one"):
+            generate(model, decoder="guided", guide=guide)
+
+
+def test_a_pipeline_is_no_model():
+    pipe = LLaDA2Pipeline(model=models.llama(), scheduler=BlockRefinementScheduler(), tokenizer=None)
+    with pytest.raises(DcacheError, match="got LLaDA2Pipeline: give a pipeline's model itself"):
+        generate(pipe)
+    with pytest.raises(DcacheError, match=r"write dcache.enable\(model, dcache.methods.dkv"):
+        dcache.stats(pipe.model)
+
+
 def test_the_order_of_confidence_is_not_known_before_the_forward():
     model = dcache.enable(models.llama(), GREEDY)
     calls = calls_of(model)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcache.diffusion_lm.bind.base import Binding
+from dcache.diffusion_lm.bind.base import Binding, logits_of
 from dcache.diffusion_lm.masks import Masks
 from dcache.diffusion_lm.passes import Pass
 from dcache.diffusion_lm.selection import Selection
@@ -81,7 +81,7 @@ def refuse_causal(model: nn.Module, call: Callable[..., Any]) -> torch.Tensor:
         DcacheError: the first token's logits do not depend on the last token, nor on the second.
     """
     ids = probe_ids(model)
-    plain: torch.Tensor = call(input_ids=ids).logits
+    plain = logits_of(call(input_ids=ids))
     for position in (WIDTH - 1, 1):
         changed = ids.clone()
         changed[:, position] = torch.where(ids[:, position] == 3, 4, 3)
