@@ -23,7 +23,7 @@ def check_model(model: nn.Module) -> None:
     """Refuse models whose rows cannot be computed by themselves.
 
     Raises:
-        DcacheError: the model corrupts uniformly, is compiled as a whole, or trains.
+        DcacheError: the model corrupts uniformly, is compiled as a whole, trains, or takes no `input_ids`.
     """
     name = type(getattr(model, "_orig_mod", model)).__name__
     config: Any = getattr(model, "config", None)
@@ -32,13 +32,18 @@ def check_model(model: nn.Module) -> None:
             f"{name} is compiled as a whole, and the number of rows changes from step to step: give the "
             "model as it was before torch.compile"
         )
+    takes = inspect.signature(model.forward).parameters
     # DiffusionGemma's canvas goes by another name than the context's ids.
-    canvas = "decoder_input_ids" in inspect.signature(model.forward).parameters
+    canvas = "decoder_input_ids" in takes
     if canvas and not is_whole(getattr(config, "mask_token_id", None)):
         raise DcacheError(
             f"{name} corrupts tokens uniformly: it has no mask token, and every step re-noises all tokens "
             "that are not committed, so no row stays as it was. Row policies need masked diffusion: run it "
             "uncached."
+        )
+    if "input_ids" not in takes and all(p.kind is not p.VAR_KEYWORD for p in takes.values()):
+        raise DcacheError(
+            f"{name} takes {', '.join(takes) or 'nothing'}: a masked-diffusion language model takes input_ids"
         )
     check_mode(model)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from dcache.errors import DcacheError
 from dcache.identity import token_models
-from dcache.methods.resolve import is_row_method, preset_called, read_options
+from dcache.methods.resolve import is_row_method, read_options
 
 if TYPE_CHECKING:
     from dcache.diffusion_lm import RowMethod, RowStats
@@ -126,12 +126,11 @@ def _is_row_method(method: Any) -> bool:
 
 
 def _is_unknown(method: Any) -> bool:
-    """Whether this is a name that a causal model's cache has no policy of either."""
-    if not isinstance(method, str):
-        return False
-    from dcache.lm_kv import available
+    """Whether a causal model's cache has no such policy either, by its name, its function or itself."""
+    from dcache.lm_kv import Policy, available
 
-    return _letters(method.partition(":")[0]) not in map(_letters, available())
+    name = method.partition(":")[0] if isinstance(method, str) else getattr(method, "__name__", "")
+    return not isinstance(method, Policy) and _letters(name) not in map(_letters, available())
 
 
 def _letters(name: str) -> str:
@@ -148,16 +147,16 @@ def _refuse_features(target: Any, method: Any) -> None:
     if method is None or _is_row_method(method):
         return
     name = method if isinstance(method, str) else getattr(method, "name", getattr(method, "__name__", method))
-    unknown = isinstance(method, str) and preset_called(method.partition(":")[0]) is None
+    unknown = not _is_for_features(method)
     reason = (
-        f"{name!r} is no row policy"
+        f"{name!r} is no row policy's name or method"
         if unknown
         else f"{name} caches features between noise levels, and tokens change from step to step"
     )
     raise DcacheError(
         f"{type(target).__name__} generates tokens: {reason}. Write dcache.enable(pipe) for the default, or "
-        "name a row policy, as in dcache.enable(pipe, dcache.methods.dual()): "
-        "dcache.methods.available('rows') lists them."
+        "name a row policy, as in dcache.enable(pipe, dcache.methods.dual()), or one of your own, "
+        "made with @dcache.diffusion_lm.preset: dcache.methods.available('rows') lists them."
     )
 
 

@@ -339,7 +339,7 @@ def test_llada2s_shape_under_its_pipeline(size, length):
 
 
 @pytest.mark.parametrize("method", ["dllm_cache", "d2cache"])
-@pytest.mark.parametrize("editing", [False, True])
+@pytest.mark.parametrize("editing", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_policies_that_watch_the_forward_in_a_pipeline(method, editing):
     """All they may compute is the pipeline's own run, with edits too; less runs through."""
     pipe = pipeline(models.llama())

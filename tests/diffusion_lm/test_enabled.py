@@ -74,6 +74,8 @@ def test_a_refused_method_leaves_the_one_before():
         ("dkv", {"variant": "encode"}, "variant must be one of decode, greedy, prefill, pd"),
         ("elastic", {"when": "later"}, "when must be 'now' or 'next'"),
         ("window", {"window": 0}, "window must be a whole number of at least 1"),
+        ({"dkv": 3}, {}, "is no row policy's name or method"),
+        (diffusion_lm.RowPolicy, {}, "'RowPolicy' is no row policy's name or method.*diffusion_lm.preset"),
     ],
     ids=str,
 )

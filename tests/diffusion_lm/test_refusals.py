@@ -1,5 +1,7 @@
 """What cannot be right is refused, with the reason, before a token is decoded: each case by each way in."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import BlockRefinementScheduler, LLaDA2Pipeline
@@ -120,6 +122,27 @@ def test_a_guide_that_sees_what_comes_behind():
     for guide in (model, dcache.enable(models.llama(), dcache.methods.dkv())):
         with pytest.raises(DcacheError, match="guide must be a causal model, got a masked-diffusion one"):
             generate(model, decoder="guided", guide=guide)
+
+
+class Other(torch.nn.Module):
+    """Its ids go by another name, and it has no parameters."""
+
+    config = SimpleNamespace(mask_token_id=5, vocab_size=10)
+
+    def forward(self, x):
+        return SimpleNamespace(logits=torch.zeros(*x.shape, 10))
+
+
+class Uniform(Other):
+    def forward(self, input_ids):
+        return super().forward(input_ids)
+
+
+def test_models_that_take_or_return_something_else():
+    with pytest.raises(DcacheError, match="Other takes x: a masked-diffusion language model takes input_ids"):
+        generate(Other().eval(), torch.ones(1, 4).long())
+    with pytest.raises(DcacheError, match="Uniform is causal"):
+        generate(Uniform().eval(), torch.ones(1, 4).long(), dcache.methods.dual())
 
 
 def test_a_pipeline_is_no_model():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -63,12 +64,13 @@ def _makers(model: nn.Module) -> list[Callable[[], Binding]]:
 
 def probe_ids(model: nn.Module) -> torch.Tensor:
     """Ids int64 `[2, 16]` that the model has, padding ids and mask tokens among them only by chance."""
-    parameter = next(model.parameters())
+    held = chain(model.parameters(), model.buffers())
+    device = next((tensor.device for tensor in held), torch.device("cpu"))
     config: Any = getattr(model, "config", None)
     vocabulary = int(getattr(config, "vocab_size", 0) or 32)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(min(3, vocabulary - 1), vocabulary, (2, WIDTH), generator=generator)
-    return ids.to(parameter.device)
+    return ids.to(device)
 
 
 def refuse_causal(model: nn.Module, call: Callable[..., Any]) -> torch.Tensor:
