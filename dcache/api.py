@@ -128,8 +128,7 @@ def enable(
         row_models.enable(target, method, preset_options, engine)
         return target
     if call is None and token_models.is_language_model(target):
-        row_models.disable(target)
-        language_models.enable(target, method, preset_options, engine)
+        _enable_policy(target, method, preset_options, engine)
         return target
     token_models.refuse_text_pipeline(target)
     resolved = resolve(method, preset_options, ENGINE_OPTIONS)
@@ -249,6 +248,7 @@ def stats(target: Any) -> Stats | CacheStats | RowStats:
     if rows is not None:
         return rows
     if token_models.is_language_model(target):
+        row_models.refuse_stats(target)
         return language_models.stats(target)
     figures = _memos("with_memo", target, stats_of(target)) or stats_of(target)
     if figures is None:
@@ -365,6 +365,20 @@ def step(
             manual = tracker.manual = following(manual, run, branch)
             manual.announce(index, branch, steps)
         manual.run.tell(timestep, sigma)
+
+
+def _enable_policy(target: Any, method: Any, options: Mapping[str, Any], engine: Mapping[str, bool]) -> None:
+    """Enable a policy on a causal language model, in place of a row method."""
+    from dcache.methods import row_models
+
+    restore = row_models.restorer(target)
+    row_models.disable(target)
+    try:
+        language_models.enable(target, method, options, engine)
+    except BaseException:
+        if restore is not None:
+            restore()
+        raise
 
 
 def _take_off(target: Any) -> None:

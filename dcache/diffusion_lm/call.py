@@ -12,74 +12,28 @@ import torch
 from torch import nn
 
 from dcache.diffusion_lm import limits
+from dcache.diffusion_lm.conversation import Conversation, real_of
 from dcache.diffusion_lm.engine import Engine, with_logits
 from dcache.diffusion_lm.method import RowMethod
 from dcache.diffusion_lm.passes import current
+from dcache.diffusion_lm.region import region_of
 from dcache.diffusion_lm.row_stats import RowStats
 from dcache.diffusion_lm.run import Block, Run
 from dcache.errors import DcacheError
 from dcache.intercept.module_call import ModuleIntercept
 
-REFUSED = ("past_key_values", "inputs_embeds", "output_attentions", "output_hidden_states", "labels")
-
-
-class Conversation:
-    """One stream of a caller's loop: a batch whose masked tokens are decoded from call to call.
-
-    Attributes:
-        run: its state.
-        ids: those of the last call.
-        mask: the last call's attention mask.
-        logits: `[B, W, V]`, each row as it was computed last.
-        output: the model's last output, for its other fields.
-    """
-
-    def __init__(self, run: Run, mask: torch.Tensor | None) -> None:
-        self.run, self.mask = run, mask
-        self.ids = torch.zeros_like(run.stream.positions[:, :0])
-        self.logits: torch.Tensor | None = None
-        self.output: Any = None
-
-    def continues(
-        self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, mask_id: int
-    ) -> bool:
-        """Whether a call goes on with this batch.
-
-        The batch is equal, the width has not shrunk, and ids changed only where they were masked or in the
-        current block. A region that is masked all over again begins anew.
-        """
-        B, W = self.ids.shape
-        if ids.shape[0] != B or ids.shape[1] < W:
-            return False
-        old = ids[:, :W]
-        changed = old != self.ids
-        columns = torch.arange(W, device=ids.device)
-        block = (columns >= self.run.block.start) & (columns < self.run.block.end)
-        free = (self.ids == mask_id) | (block & self.run.region[:, :W])
-        if bool((changed & ~free).any()) or not _same(mask, self.mask, W):
-            return False
-        if not torch.equal(positions[:, :W], self.run.stream.positions):
-            return False
-        anew = bool((old == mask_id)[self.run.region].all()) and bool(changed.any())
-        return not anew
-
-    def grow(
-        self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, mask_id: int
-    ) -> None:
-        """Take over a wider call: its new columns are the next block."""
-        run, W = self.run, self.ids.shape[1]
-        if ids.shape[1] == W:
-            return
-        new = (ids[:, W:] == mask_id).all(0).expand(len(ids), -1)
-        run.region = torch.cat([run.region, new], 1)
-        run.real = _real(ids, mask)
-        known = run.stream.grow(positions)
-        if not known or (mask is not None and not bool((mask != 0).all()) and mask.ndim == 2):
-            run.whole = "width"
-        run.block.move(W, ids.shape[1])
-        if self.logits is not None:
-            more = self.logits.new_zeros(len(ids), ids.shape[1] - W, self.logits.shape[2])
-            self.logits = torch.cat([self.logits, more], 1)
+# Streams of one loop at most.
+TURNS = 4
+REFUSED = (
+    "past_key_values",
+    "use_cache",
+    "inputs_embeds",
+    "output_attentions",
+    "output_hidden_states",
+    "labels",
+    "logits_to_keep",
+    "num_logits_to_keep",
+)
 
 
 class _Lane(threading.local):
@@ -113,6 +67,7 @@ class RowIntercept(ModuleIntercept):
         self.method, self.mask_id, self.automatic = method, mask_id, automatic
         self.lane = _Lane()
         self.began: Callable[[RowStats], None] = lambda stats: None
+        self.recorded: Callable[[], None] = lambda: None
 
     def plain(self, *args: Any, **kwargs: Any) -> Any:
         """The call behind this intercept."""
@@ -120,9 +75,12 @@ class RowIntercept(ModuleIntercept):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Answer one call of the caller's loop."""
-        recorded = torch.is_grad_enabled() and any(p.requires_grad for p in self.module.parameters())
-        if current() is not None or recorded:
+        if current() is not None:
             return self.inner(*args, **kwargs)
+        if torch.is_grad_enabled() and any(p.requires_grad for p in self.module.parameters()):
+            self.recorded()
+            return self.inner(*args, **kwargs)
+        limits.check_mode(self.module)
         call = _named(self.module, args, kwargs)
         self._check(call)
         ids, mask = call.pop("input_ids"), call.pop("attention_mask", None)
@@ -131,7 +89,7 @@ class RowIntercept(ModuleIntercept):
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)
         positions = positions.expand(ids.shape)
-        conversation = self._conversation(ids, mask, positions)
+        conversation = self._conversation(ids, mask, positions, call)
         try:
             return self._answer(conversation, ids, {**call, "attention_mask": mask})
         except BaseException:
@@ -139,10 +97,12 @@ class RowIntercept(ModuleIntercept):
             self.lane.conversations.remove(conversation)
             raise
 
-    def _check(self, call: Mapping[str, Any]) -> None:
+    def _check(self, call: dict[str, Any]) -> None:
+        """Refuse a call that rows cannot answer; takes off the arguments that say no to such things."""
         for name in REFUSED:
-            value = call.get(name)
-            if value is not None and value is not False:
+            value = call.pop(name, None)
+            # Zero logits to keep are all of them.
+            if value is not None and (isinstance(value, torch.Tensor) or not isinstance(value, int) or value):
                 raise DcacheError(
                     f"{self.method.name} is enabled, and the call brings {name}: rows are computed from "
                     "input_ids and stored by dcache. Leave it out, or call dcache.disable first."
@@ -152,37 +112,55 @@ class RowIntercept(ModuleIntercept):
                 f"{self.method.name} needs {self.method.policy.needs}, which a loop of one's own does not "
                 "tell: use dcache.diffusion_lm.generate, or dcache.methods.dual() or dkv() here"
             )
-        if not isinstance(call.get("input_ids"), torch.Tensor):
-            raise DcacheError("a row method needs input_ids [B, T] in the model's call")
+        ids = call.get("input_ids")
+        if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or not ids.numel():
+            came = f", got {list(ids.shape)}" if isinstance(ids, torch.Tensor) else ""
+            raise DcacheError(f"a row method needs input_ids [B, T] in the model's call{came}")
 
     def _conversation(
-        self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor
+        self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, more: dict[str, Any]
     ) -> Conversation:
         """The stream that a call continues, or a new one."""
         lane = self.lane
-        for conversation in lane.conversations:
-            if conversation.continues(ids, mask, positions, self.mask_id):
-                conversation.grow(ids, mask, positions, self.mask_id)
-                return conversation
+        conversation = self._continued(ids, mask, positions, more)
+        if conversation is not None:
+            conversation.more = more
+            conversation.grow(ids, mask, positions, self.mask_id)
+            return conversation
         # Guidance in calls of its own: streams that take turns from the first call on belong together.
         if any(conversation.run.index > 1 for conversation in lane.conversations) or not lane.conversations:
             lane.conversations = []
             lane.stats = RowStats(self.method.describe(), self.engine.binding.name)
             self.began(lane.stats)
-        conversation = Conversation(self._run(ids, mask, positions), mask)
+        # Single calls, as of a score, are no streams that take turns: they are not kept without limit.
+        del lane.conversations[: -TURNS + 1]
+        conversation = Conversation(self._run(ids, mask, positions), mask, more)
         lane.conversations.append(conversation)
         return conversation
 
+    def _continued(
+        self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, more: dict[str, Any]
+    ) -> Conversation | None:
+        """The stream that a call continues, one with the same other arguments before others."""
+        fitting = [c for c in self.lane.conversations if c.continues(ids, mask, positions, self.mask_id)]
+        same = next((conversation for conversation in fitting if conversation.takes(more)), None)
+        if same is not None or not fitting:
+            return same
+        before = fitting[0]
+        if torch.equal(ids, before.ids):
+            if before.run.index == 1:
+                # Guidance that an argument tells: a stream that takes turns with the first one.
+                return None
+            before.run.whole = "arguments"
+        return before
+
     def _run(self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor) -> Run:
-        real = _real(ids, mask)
+        real = real_of(ids, mask)
         limits.check_pads(self.module, self.mask_id, real)
         limits.check_width(self.module, ids.shape[1])
-        # A prompt that guidance masks, in some rows or in calls of its own, is not to be generated.
-        columns = (ids == self.mask_id).all(0)
-        for other in self.lane.conversations:
-            if other.run.region.shape == ids.shape:
-                columns = columns & other.run.region[0]
-        region = columns.expand(ids.shape)
+        turns = [other.ids for other in self.lane.conversations if other.ids.shape == ids.shape]
+        region = region_of(ids, turns, self.mask_id)
+        columns = region.any(0)
         start = int(columns.to(torch.int8).argmax()) if bool(columns.any()) else ids.shape[1]
         size = self.method.policy.block
         end = ids.shape[1] if size is None else min(start + size, ids.shape[1])
@@ -217,7 +195,10 @@ class RowIntercept(ModuleIntercept):
             conversation.logits = result.logits.clone()
         else:
             result.selection.put(conversation.logits, result.logits)
-        conversation.output = with_logits(result.output, result.logits[:, :0])
+        # Not a view, which would hold all logits.
+        conversation.output = with_logits(result.output, result.logits.new_zeros(0))
+        held = sum(stream.bytes_held for stream in self.lane.conversations)
+        run.stats.bytes_held = max(run.stats.bytes_held, held)
         self._choose(run)
         return with_logits(result.output, _copy(conversation.logits))
 
@@ -244,22 +225,6 @@ def _named(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     if not args:
         return dict(kwargs)
     return {**dict(zip(inspect.signature(model.forward).parameters, args, strict=False)), **kwargs}
-
-
-def _real(ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Bool `[B, T]`: positions that a 2-D attention mask leaves."""
-    if mask is None or mask.ndim != 2:
-        return torch.ones_like(ids, dtype=torch.bool)
-    return mask != 0
-
-
-def _same(new: torch.Tensor | None, old: torch.Tensor | None, width: int) -> bool:
-    """Whether two attention masks agree on the first columns."""
-    if new is None or old is None:
-        return new is old
-    if new.ndim == 2:
-        return old.ndim == 2 and torch.equal(new[:, :width], old[:, :width])
-    return new.ndim == old.ndim and torch.equal(new[..., :width, :width], old[..., :width, :width])
 
 
 def _copy(logits: torch.Tensor | None) -> torch.Tensor:

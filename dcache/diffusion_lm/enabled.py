@@ -93,6 +93,7 @@ def enable(
     # The model holds the intercept, and not this registry: it would keep the model alive.
     _enabled[model] = entry = Enabled(method, mask_id, automatic, stats)
     intercept.began = lambda stats: setattr(entry, "stats", stats)
+    intercept.recorded = lambda: setattr(entry.stats, "recorded", entry.stats.recorded + 1)
 
 
 def find(model: Any) -> Enabled | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcache.diffusion_lm.bind.base import Binding
+from dcache.diffusion_lm.bind.base import Binding, logits_of
 from dcache.diffusion_lm.masks import Masks
 from dcache.diffusion_lm.method import RowPolicy
 from dcache.diffusion_lm.passes import Observer, Pass
@@ -78,7 +78,8 @@ class Engine:
                 `[B, T, ...]` are taken by rows.
 
         Raises:
-            DcacheError: the model called its attention another number of times than in its first pass.
+            DcacheError: the model called its attention another number of times than in its first pass, or
+                does not return logits of every row.
         """
         selection = forward.selection
         arguments = {"input_ids": selection.take(ids), "position_ids": selection.take(positions)}
@@ -89,7 +90,13 @@ class Engine:
             else:
                 arguments[name] = _taken(selection, value, ids)
         output = self.binding.run(forward, self.call, arguments)
-        return RowLogits(output.logits, forward.selection, output)
+        logits, K = logits_of(output), forward.selection.index.index.shape[1]
+        if logits.shape[:2] != (len(ids), K):
+            raise DcacheError(
+                f"the model returned logits {list(logits.shape)} for {K} rows of {len(ids)} sequences: it "
+                "must return those of every row"
+            )
+        return RowLogits(logits, forward.selection, output)
 
 
 class Stream:
@@ -112,8 +119,16 @@ class Stream:
         self.rows = 0
 
     def forward(self, ids: torch.Tensor, rows: torch.Tensor, more: Mapping[str, Any]) -> RowLogits:
-        """Compute rows bool `[B, T]`; the first forward computes all."""
+        """Compute rows bool `[B, T]`; the first forward computes all.
+
+        Raises:
+            DcacheError: there are none.
+        """
         selection = Selection(rows)
+        if not selection.count:
+            raise DcacheError(
+                "no row was named for a forward: rows of a policy must have a masked position of the block"
+            )
         self.rows = selection.count
         forward = Pass(selection, self.store, self.masks, self.observer)
         result = self.engine.forward(forward, ids, self.positions, more)
@@ -148,11 +163,7 @@ def with_logits(output: Any, logits: torch.Tensor) -> Any:
     Raises:
         DcacheError: the output has no field `logits`.
     """
-    if not hasattr(output, "logits"):
-        raise DcacheError(
-            f"the model must return an object with logits, got {type(output).__name__}: leave "
-            "return_dict=False out"
-        )
+    logits_of(output)
     new = copy.copy(output)
     new.logits = logits
     return new

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import torch
 from torch import nn
@@ -76,6 +77,11 @@ def generate(  # noqa: PLR0913 - the options of a decoding loop, all by keyword
 
 
 def _generate(model: nn.Module, prompt: torch.Tensor, options: Options, decoder: Decoder) -> torch.Tensor:
+    if not isinstance(model, nn.Module):
+        raise DcacheError(
+            f"model must be a masked-diffusion language model, got {type(model).__name__}: give a pipeline's "
+            "model itself, pipe.model"
+        )
     entry = enabled.find(model)
     method = none() if entry is None else entry.method
     mask_id = options.mask_id
@@ -91,7 +97,7 @@ def _generate(model: nn.Module, prompt: torch.Tensor, options: Options, decoder:
         )
     real = _check(model, method, decoder, prompt, options, mask_id)
     run = _run(model, entry, method, prompt, real, size, options.new)
-    loop = Loop(run, decoder, mask_id, size, None if steps is None else steps // blocks, options)
+    loop = Loop(run, decoder, mask_id, size, options)
     return loop.decode(prompt)
 
 
@@ -119,18 +125,42 @@ def _check(
         raise DcacheError(f"input_ids must be int64 [B, P] with at least one token, got {came}")
     limits.check_order(method, decoder)
     limits.check_model(model)
-    given = options.attention_mask
-    real = torch.ones_like(ids, dtype=torch.bool) if given is None else torch.as_tensor(given) != 0
-    if real.shape != ids.shape or bool((real[:, :-1] & ~real[:, 1:]).any()):
-        raise DcacheError(
-            f"attention_mask must be {tuple(ids.shape)} with pads at the left alone, got {tuple(real.shape)}"
-        )
+    real = _real(options.attention_mask, ids)
+    limits.check_tokens(model, ids, mask_id, options.eos_id)
     limits.check_pads(model, mask_id, real)
-    limits.check_width(model, ids.shape[1] + options.new)
+    width = ids.shape[1] + options.new
+    limits.check_width(model, width)
+    if decoder.guide is model or enabled.find(decoder.guide) is not None:
+        raise DcacheError(
+            "guide must be a causal model, got a masked-diffusion one: it reads the draft from the left"
+        )
+    if decoder.guide is not None:
+        limits.check_guide(decoder.guide, model, ids, mask_id, width)
     # Last, because it runs the model.
     if model not in _checked and enabled.find(model) is None:
         refuse_causal(model, model)
     _checked.add(model)
+    return real
+
+
+def _real(given: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Bool `[B, P]`: tokens that the caller's mask leaves.
+
+    Raises:
+        DcacheError: it is no mask of the ids with pads at the left alone.
+    """
+    if given is None:
+        return torch.ones_like(ids, dtype=torch.bool)
+    try:
+        real = torch.as_tensor(given, device=ids.device) != 0
+    except (TypeError, ValueError, RuntimeError):
+        real = torch.zeros(0, dtype=torch.bool)
+    if real.shape != ids.shape or bool((real[:, :-1] & ~real[:, 1:]).any()) or not bool(real[:, -1].all()):
+        came = tuple(real.shape) if real.numel() else type(given).__name__
+        raise DcacheError(
+            f"attention_mask must be {tuple(ids.shape)} with pads at the left alone, and a token in each "
+            f"row, got {came}"
+        )
     return real
 
 

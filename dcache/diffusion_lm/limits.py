@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 
 from dcache.diffusion_lm.decoders.base import Decoder
 from dcache.diffusion_lm.method import RowMethod
+from dcache.diffusion_lm.tokens import tokens_of
 from dcache.errors import DcacheError
 from dcache.intercept.module_call import compiled_inside
 from dcache.util.checks import is_whole
@@ -23,7 +23,7 @@ def check_model(model: nn.Module) -> None:
     """Refuse models whose rows cannot be computed by themselves.
 
     Raises:
-        DcacheError: the model corrupts uniformly, is compiled as a whole, or trains.
+        DcacheError: the model corrupts uniformly, is compiled as a whole, trains, or takes no `input_ids`.
     """
     name = type(getattr(model, "_orig_mod", model)).__name__
     config: Any = getattr(model, "config", None)
@@ -32,16 +32,32 @@ def check_model(model: nn.Module) -> None:
             f"{name} is compiled as a whole, and the number of rows changes from step to step: give the "
             "model as it was before torch.compile"
         )
+    takes = inspect.signature(model.forward).parameters
     # DiffusionGemma's canvas goes by another name than the context's ids.
-    canvas = "decoder_input_ids" in inspect.signature(model.forward).parameters
+    canvas = "decoder_input_ids" in takes
     if canvas and not is_whole(getattr(config, "mask_token_id", None)):
         raise DcacheError(
             f"{name} corrupts tokens uniformly: it has no mask token, and every step re-noises all tokens "
             "that are not committed, so no row stays as it was. Row policies need masked diffusion: run it "
             "uncached."
         )
+    if "input_ids" not in takes and all(p.kind is not p.VAR_KEYWORD for p in takes.values()):
+        raise DcacheError(
+            f"{name} takes {', '.join(takes) or 'nothing'}: a masked-diffusion language model takes input_ids"
+        )
+    check_mode(model)
+
+
+def check_mode(model: nn.Module) -> None:
+    """Refuse a model that trains.
+
+    Raises:
+        DcacheError: it does.
+    """
     if model.training:
-        raise DcacheError(f"{name} is in training mode, where rows may differ by dropout: call model.eval()")
+        raise DcacheError(
+            f"{type(model).__name__} is in training mode, where rows may differ by dropout: call model.eval()"
+        )
 
 
 def mask_of(model: nn.Module, given: int | None, pipe: Any = None) -> int:
@@ -51,9 +67,11 @@ def mask_of(model: nn.Module, given: int | None, pipe: Any = None) -> int:
         DcacheError: there is none, or the model has no token of this id.
     """
     config: Any = getattr(model, "config", None)
+    if given is not None and not is_whole(given):
+        raise DcacheError(f"mask_id must be the id of the mask token, a whole number, got {given!r}")
     for value in (given, getattr(pipe, "mask_token_id", None), getattr(config, "mask_token_id", None)):
         if is_whole(value):
-            tokens = _tokens_of(model)
+            tokens = tokens_of(model)
             if not 0 <= value < tokens:
                 raise DcacheError(
                     f"{type(model).__name__} has tokens 0 to {tokens - 1:.0f}, and the mask id is {value}: "
@@ -102,6 +120,26 @@ def check_pads(model: nn.Module, mask_id: int, real: torch.Tensor) -> None:
         )
 
 
+def check_tokens(model: nn.Module, ids: torch.Tensor, mask_id: int, eos_id: int | None) -> None:
+    """Refuse ids that the model does not have, and an EOS that is no such id or the mask.
+
+    Raises:
+        DcacheError: there are some.
+    """
+    tokens, name = tokens_of(model), type(model).__name__
+    least, most = (int(bound) for bound in ids.aminmax())
+    if least < 0 or most >= tokens:
+        raise DcacheError(
+            f"input_ids have ids from {least} to {most}, and {name} has tokens 0 to {tokens - 1:.0f}: they "
+            "must come from the model's own tokenizer"
+        )
+    if eos_id is not None and (not is_whole(eos_id) or not 0 <= eos_id < tokens or eos_id == mask_id):
+        raise DcacheError(
+            f"eos_id must be one of the tokens 0 to {tokens - 1:.0f} of {name}, and not the mask's id "
+            f"{mask_id}, got {eos_id!r}"
+        )
+
+
 def check_width(model: nn.Module, width: int) -> None:
     """Refuse sequences longer than the model's positions.
 
@@ -118,9 +156,20 @@ def check_width(model: nn.Module, width: int) -> None:
         )
 
 
-def _tokens_of(model: nn.Module) -> float:
-    """How many tokens the model has; infinity where it does not say."""
-    embed: Any = getattr(model, "get_input_embeddings", None)
-    embedding, config = (None if embed is None else embed()), getattr(model, "config", None)
-    sizes = getattr(embedding, "num_embeddings", None), getattr(config, "vocab_size", None)
-    return next((size for size in sizes if is_whole(size)), math.inf)
+def check_guide(guide: nn.Module, model: nn.Module, ids: torch.Tensor, mask_id: int, width: int) -> None:
+    """Refuse a guide that lacks the model's tokens or positions, or trains.
+
+    Vocabularies are often padded to different sizes: a guide needs the prompt's tokens, and those below the
+    mask token, which comes behind a tokenizer's own where it was added.
+
+    Raises:
+        DcacheError: it does.
+    """
+    check_mode(guide)
+    tokens, least = tokens_of(guide), max(int(ids.max()) + 1, mask_id)
+    if tokens < least:
+        raise DcacheError(
+            f"the guide {type(guide).__name__} has {tokens:.0f} tokens, and {type(model).__name__} has "
+            f"{tokens_of(model):.0f}, of which at least {least} are in use: give one of the same tokenizer"
+        )
+    check_width(guide, width)

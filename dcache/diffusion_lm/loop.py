@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,8 +15,12 @@ from dcache.diffusion_lm.engine import RowLogits
 from dcache.diffusion_lm.run import Run
 from dcache.diffusion_lm.sampling import keys_of, sample, uniform
 from dcache.diffusion_lm.selection import Selection
-from dcache.util.checks import check_number, check_whole
+from dcache.diffusion_lm.step import bool_rows
+from dcache.errors import DcacheError
+from dcache.util.checks import check_number, check_whole, is_whole
 
+# A seed is hashed in 64 bits, and one is added to it.
+SEEDS = 2**62
 Callback = Callable[[int, torch.Tensor, torch.Tensor], None]
 
 
@@ -42,6 +47,15 @@ class Options:
         check_whole("max_new_tokens", self.new, 1)
         check_whole("block", self.block, 1)
         check_number("temperature", self.temperature, 0)
+        # Logits divided by infinity are no numbers.
+        if math.isinf(self.temperature):
+            raise DcacheError("temperature must be finite, got inf")
+        if not is_whole(self.seed) or not -SEEDS <= self.seed < SEEDS:
+            raise DcacheError(f"seed must be a whole number of at most 62 bits, got {self.seed!r}")
+        if self.callback is not None and not callable(self.callback):
+            raise DcacheError(
+                f"callback must be a function of step, ids and rows, got {type(self.callback).__name__}"
+            )
         if self.steps is not None:
             check_whole("steps", self.steps, 1)
 
@@ -55,7 +69,6 @@ class Loop:
         decoder: which tokens are committed.
         mask_id: id of the mask token.
         size: tokens of a block.
-        steps: forwards of the fixed schedule in a block; None for one token a step.
         options: the others.
         order: float64 `[B, T]`, the random order.
         begun: int64 `[B]`, masked tokens when the block began.
@@ -65,7 +78,6 @@ class Loop:
     decoder: Decoder
     mask_id: int
     size: int
-    steps: int | None
     options: Options
     order: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
     begun: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -104,20 +116,31 @@ class Loop:
         rows, reason = run.rows(here, active)
         result = run.forward(ids, rows, reason, self.more)
         proposal = self._proposal(ids, result, candidates, rows, quota, turns)
-        take = self.decoder.pick(proposal) & proposal.candidates
-        new = torch.where(take, proposal.tokens_or(ids), ids)
-        run.stats.tokens += int(take.sum())
+        take = bool_rows(self.decoder.pick(proposal), ids, f"decoder {self.decoder.name!r}")
+        take = take & proposal.candidates
+        count = int(take.sum())
+        # The same step would come again, without an end.
+        if not count:
+            raise DcacheError(
+                f"{run.method.describe()} and decoder {self.decoder.name!r} committed no token in a step: "
+                "rows must have a masked position of the block in it, and pick a candidate, of each sequence"
+            )
+        run.stats.tokens += count
+        new = self._ended(torch.where(take, proposal.tokens_or(ids), ids))
         if self.options.callback is not None:
-            self.options.callback(run.index - 1, new, rows)
-        return self._ended(new)
+            self.options.callback(run.index - 1, new.clone(), rows)
+        return new
 
     def _quota(self) -> torch.Tensor:
         """Tokens `[B]` of the fixed schedule at this step; the first steps of a block take the remainder."""
-        if self.steps is None:
+        if self.options.steps is None:
             return torch.ones_like(self.begun)
-        step = self.run.block.steps
-        more = step < self.begun % self.steps
-        return (self.begun // self.steps + more.long()).clamp(min=1)
+        # The first blocks take the remainder of the steps, too.
+        blocks = -(-self.options.new // self.size)
+        index = (self.run.block.start - self.run.region.shape[1] + self.options.new) // self.size
+        steps = self.options.steps // blocks + (index < self.options.steps % blocks)
+        more = self.run.block.steps < self.begun % steps
+        return (self.begun // steps + more.long()).clamp(min=1)
 
     @cached_property
     def more(self) -> dict[str, Any]:

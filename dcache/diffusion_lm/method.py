@@ -79,6 +79,13 @@ class RowMethod:
 
     def __post_init__(self) -> None:
         """Check the engine's options, and those of the policy that the engine reads."""
+        if not isinstance(self.policy, RowPolicy):
+            raise DcacheError(
+                f"{self.name} must be made of a RowPolicy, got {self.policy!r}: return an instance of a "
+                "subclass that defines rows"
+            )
+        if self.shift is not None and not isinstance(self.shift, bool):
+            raise DcacheError(f"shift must be True, False or None, got {self.shift!r}")
         if self.delay not in (0, 1) or isinstance(self.delay, bool):
             raise DcacheError(f"delay must be 0 or 1, got {self.delay!r}")
         if self.mask_id is not None:

@@ -71,7 +71,10 @@ def preset(function: Callable[P, RowPolicy]) -> Callable[..., RowMethod]:
     make.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[*signature.parameters.values(), *shared], return_annotation="RowMethod"
     )
-    if name in _presets:
+    # Built-in policies are imported on first use, and `find` reads names in any spelling.
+    built_in = function.__module__ == f"dcache.diffusion_lm.policies.{name}"
+    taken = {_plain(known) for known in (*_presets, *(() if built_in else BUILT_IN))}
+    if _plain(name) in taken:
         raise DcacheError(f"a row policy named {name!r} is registered already: choose another name")
     _presets[name] = make
     return make
@@ -79,7 +82,7 @@ def preset(function: Callable[P, RowPolicy]) -> Callable[..., RowMethod]:
 
 def find(name: str) -> Preset | None:
     """The preset of this name, in any spelling; None where there is none."""
-    plain = _plain(name)
+    plain = _plain(name) if isinstance(name, str) else ""
     for built_in in BUILT_IN:
         if plain == _plain(built_in):
             importlib.import_module(f"dcache.diffusion_lm.policies.{built_in}")

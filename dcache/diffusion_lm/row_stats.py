@@ -19,7 +19,9 @@ class RowStats:
         rows: rows computed, as a mean over attention calls.
         possible: rows that the same forwards would have computed without caching.
         refreshes: reason -> forwards that computed all rows, or began to in a layer: start, block, interval,
-            width (the sequence grew), drift (a sequence failed its drift test), every.
+            width (the sequence grew), arguments (others than before, with the same ids), drift (a sequence
+            failed its drift test), every.
+        recorded: calls that recorded gradients, and were passed on to the model as they are.
         answered: calls that were answered from stored logits, because nothing had changed.
         tokens: tokens decoded, edited ones included.
         bytes_held: most bytes of keys, values, masks and stored logits at once.
@@ -33,6 +35,7 @@ class RowStats:
     rows: float = 0
     possible: int = 0
     refreshes: dict[str, int] = field(default_factory=dict)
+    recorded: int = 0
     answered: int = 0
     tokens: int = 0
     bytes_held: int = 0
@@ -74,6 +77,10 @@ class RowStats:
         lines = [f"{name:<{width}}  {value}" for name, value in rows]
         if self.note:
             lines.append(self.note)
-        if not self.forwards:
+        if self.recorded:
+            lines.append(
+                f"{self.recorded} calls recorded gradients and computed all rows: use torch.no_grad()"
+            )
+        elif not self.forwards:
             lines.append("nothing ran yet: call the model first")
         return "\n".join(lines)

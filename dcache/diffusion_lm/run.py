@@ -12,7 +12,7 @@ import torch
 from dcache.diffusion_lm.engine import Engine, RowLogits, Stream
 from dcache.diffusion_lm.method import RowMethod
 from dcache.diffusion_lm.row_stats import RowStats
-from dcache.diffusion_lm.step import Plan, Step
+from dcache.diffusion_lm.step import Plan, Step, bool_rows
 
 
 @dataclass
@@ -98,7 +98,8 @@ class Run:
             required = self.stream.computed < 0
             if self.method.delay:
                 required = required | step.last
-            rows = self.method.policy.rows(step) | required
+            named = bool_rows(self.method.policy.rows(step), step.ids, f"rows of {self.method.name}")
+            rows = named | required
             if self.shift:
                 rows = with_predecessors(rows, rows & step.masked)
             rows = rows & self.real & active[:, None]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+
+from dcache.errors import DcacheError
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,18 @@ class Step:
         """The first masked positions of the block, `count` of each sequence."""
         masked = self.masked & self.block
         return masked & (masked.long().cumsum(1) <= count)
+
+
+def bool_rows(rows: Any, ids: torch.Tensor, what: str) -> torch.Tensor:
+    """The rows that a policy or a decoder names.
+
+    Raises:
+        DcacheError: they are not bool `[B, T]` like ids.
+    """
+    if isinstance(rows, torch.Tensor) and rows.dtype == torch.bool and rows.shape == ids.shape:
+        return rows
+    came = f"{rows.dtype} {list(rows.shape)}" if isinstance(rows, torch.Tensor) else type(rows).__name__
+    raise DcacheError(f"{what} must return a bool tensor {list(ids.shape)}, got {came}")
 
 
 @dataclass(frozen=True)

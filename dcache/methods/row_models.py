@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from torch import nn
 
 from dcache.errors import DcacheError
 from dcache.identity import token_models
-from dcache.methods.resolve import is_row_method, preset_called, read_options
+from dcache.methods.resolve import is_row_method, read_options
 
 if TYPE_CHECKING:
     from dcache.diffusion_lm import RowMethod, RowStats
@@ -39,7 +40,7 @@ def takes(target: Any, method: Any) -> bool:
         return False
     if not isinstance(target, nn.Module) or _is_row_method(method):
         return True
-    return has_mask_token(model) and (method is None or _is_for_features(method))
+    return has_mask_token(model) and (method is None or _is_for_features(method) or _is_unknown(method))
 
 
 def has_mask_token(model: nn.Module) -> bool:
@@ -106,12 +107,34 @@ def stats(target: Any) -> RowStats | None:
     return figures
 
 
+def refuse_stats(model: nn.Module) -> None:
+    """Refuse statistics of a masked-diffusion model on which nothing was ever enabled.
+
+    Raises:
+        DcacheError: it is one; the message has the line to type.
+    """
+    if has_mask_token(model):
+        raise DcacheError(f"caching is not enabled on this {type(model).__name__}: write {LINE}")
+
+
 def _is_row_method(method: Any) -> bool:
     if isinstance(method, str):
         from dcache.diffusion_lm import find
 
         return find(method.partition(":")[0]) is not None
     return is_row_method(method)
+
+
+def _is_unknown(method: Any) -> bool:
+    """Whether a causal model's cache has no such policy either, by its name, its function or itself."""
+    from dcache.lm_kv import Policy, available
+
+    name = method.partition(":")[0] if isinstance(method, str) else getattr(method, "__name__", "")
+    return not isinstance(method, Policy) and _letters(name) not in map(_letters, available())
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _is_for_features(method: Any) -> bool:
@@ -124,16 +147,16 @@ def _refuse_features(target: Any, method: Any) -> None:
     if method is None or _is_row_method(method):
         return
     name = method if isinstance(method, str) else getattr(method, "name", getattr(method, "__name__", method))
-    unknown = isinstance(method, str) and preset_called(method.partition(":")[0]) is None
+    unknown = not _is_for_features(method)
     reason = (
-        f"{name!r} is no row policy"
+        f"{name!r} is no row policy's name or method"
         if unknown
         else f"{name} caches features between noise levels, and tokens change from step to step"
     )
     raise DcacheError(
         f"{type(target).__name__} generates tokens: {reason}. Write dcache.enable(pipe) for the default, or "
-        "name a row policy, as in dcache.enable(pipe, dcache.methods.dual()): "
-        "dcache.methods.available('rows') lists them."
+        "name a row policy, as in dcache.enable(pipe, dcache.methods.dual()), or one of your own, "
+        "made with @dcache.diffusion_lm.preset: dcache.methods.available('rows') lists them."
     )
 
 

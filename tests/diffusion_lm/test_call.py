@@ -211,7 +211,69 @@ def test_a_policy_with_an_order_is_refused_in_callers_loops():
 def test_gradients_pass_by():
     model = dcache.enable(models.llama(), dcache.methods.dkv())
     model(models.prompts()).logits.sum().backward()
-    assert dcache.stats(model).forwards == 0
+    stats = dcache.stats(model)
+    assert (stats.forwards, stats.recorded) == (0, 1)
+    assert str(stats).endswith("1 calls recorded gradients and computed all rows: use torch.no_grad()")
+
+
+def test_a_model_that_went_into_training_is_refused():
+    """Its rows may differ by dropout."""
+    model = dcache.enable(models.llama(), dcache.methods.dkv())
+    with torch.no_grad(), pytest.raises(DcacheError, match="is in training mode"):
+        model.train()(models.prompts())
+
+
+def masked(ids, start, end):
+    ids = ids.clone()
+    ids[:, start:end] = models.MASK
+    return ids
+
+
+def test_texts_with_masks_at_other_places_are_a_batch():
+    """Each row is decoded as by itself: the masked rows of both are computed."""
+    model, ids = models.llama(), models.prompts(2, 16)
+    texts = masked(ids[:1], 4, 10), masked(ids[1:], 7, 13)
+
+    def decoded(x):
+        loop = Loop(model, x, 0)
+        for _ in range(6):
+            with torch.no_grad():
+                loop.step(model(loop.x).logits)
+        return loop.x
+
+    with dcache.enabled(model, dcache.methods.dkv(refresh=0)):
+        singles = [decoded(text) for text in texts]
+        together = decoded(torch.cat(texts))
+        assert dcache.stats(model).rows == 2 * (16 + 6 + 5 + 4 + 3 + 2)
+    assert torch.equal(together, torch.cat(singles))
+
+
+def test_scores_do_not_pile_up_and_do_not_narrow_the_run_behind_them():
+    """Each call of a score is a text of its own; then a loop generates everything masked."""
+    model, ids = models.llama(), models.prompts(1, 16)
+    with dcache.enabled(model, dcache.methods.dkv(refresh=0)), torch.no_grad():
+        bytes_held = []
+        for step in range(8):
+            x = ids.clone()
+            x[0, 6 + step] = models.MASK
+            model(x)
+            bytes_held.append(dcache.stats(model).bytes_held)
+        assert bytes_held[3:] == [4 * bytes_held[0]] * 5
+        x = masked(ids, 8, 16)
+        model(x)
+        x[0, 8] = 5
+        before = dcache.stats(model).rows
+        model(x)
+        # Seven masked rows, and the one that was decoded.
+        assert dcache.stats(model).rows == before + 8
+
+
+def test_bytes_are_those_of_all_streams_with_their_logits():
+    """3 layers, keys and values, 2 heads of 16; 60 logits; float32; two streams of guidance."""
+    model, ids = models.llama(), models.prompts(2)
+    with dcache.enabled(model, dcache.methods.dkv()):
+        Loop(model, ids, 8).run(guidance=2.0)
+        assert dcache.stats(model).bytes_held == 2 * 2 * 16 * 4 * (3 * 2 * 2 * 16 + 60)
 
 
 def test_an_error_in_the_model_ends_the_stream():
@@ -277,7 +339,7 @@ def test_llada2s_shape_under_its_pipeline(size, length):
 
 
 @pytest.mark.parametrize("method", ["dllm_cache", "d2cache"])
-@pytest.mark.parametrize("editing", [False, True])
+@pytest.mark.parametrize("editing", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_policies_that_watch_the_forward_in_a_pipeline(method, editing):
     """All they may compute is the pipeline's own run, with edits too; less runs through."""
     pipe = pipeline(models.llama())

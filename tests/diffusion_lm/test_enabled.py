@@ -56,6 +56,10 @@ def test_a_refused_method_leaves_the_one_before():
     model = dcache.enable(models.llama(), dcache.methods.dual())
     with pytest.raises(DcacheError, match="dkv has no option 'refersh': it takes variant, refresh, window"):
         dcache.enable(model, "dkv", refersh=3)
+    with pytest.raises(DcacheError, match="LlamaForCausalLM generates tokens: 'dula' is no row policy"):
+        dcache.enable(model, "dula")
+    with pytest.raises(DcacheError, match="no budget was given for snapkv"):
+        dcache.enable(model, "SnapKV")
     assert enabled.find(model).method.name == "dual"
 
 
@@ -70,6 +74,8 @@ def test_a_refused_method_leaves_the_one_before():
         ("dkv", {"variant": "encode"}, "variant must be one of decode, greedy, prefill, pd"),
         ("elastic", {"when": "later"}, "when must be 'now' or 'next'"),
         ("window", {"window": 0}, "window must be a whole number of at least 1"),
+        ({"dkv": 3}, {}, "is no row policy's name or method"),
+        (diffusion_lm.RowPolicy, {}, "'RowPolicy' is no row policy's name or method.*diffusion_lm.preset"),
     ],
     ids=str,
 )

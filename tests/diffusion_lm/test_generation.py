@@ -263,13 +263,26 @@ def test_guided_decoding_at_its_ends():
     assert torch.equal(one, run(model, ids, decoder="low_confidence", steps=1)[0])
     none, _ = run(model, ids, decoder=decoders.guided(guide, "none"))
     assert torch.equal(none, run(model, ids, decoder="left")[0])
-    for rule, level in (("argmax", 0), ("probability", 0.02), ("top_k", 5), ("relative", 0.1)):
-        for method in (METHODS["none"], METHODS["dkv"]):
-            cached, stats = run(model, ids, method, decoder=decoders.guided(guide, rule, level, span=5))
-            whole, _ = run(
-                model, ids, method, decoder=decoders.guided(guide, rule, level, span=5, cache=False)
-            )
-            assert torch.equal(cached, whole)
+
+
+RULES = [("argmax", 0), ("probability", 0.02), ("top_k", 5), ("relative", 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "level"),
+    [
+        ("dkv", "top_k", 5),
+        *[pytest.param(n, *rule, marks=pytest.mark.slow) for n in ("none", "dkv") for rule in RULES],
+    ],
+)
+def test_a_guides_cache_changes_nothing(name, rule, level):
+    model, ids = models.llama(), models.prompts(2)
+    guide = models.llama(is_causal=True, num_hidden_layers=2)
+    cached, whole = (
+        run(model, ids, METHODS[name], decoder=decoders.guided(guide, rule, level, span=5, cache=cache))[0]
+        for cache in (None, False)
+    )
+    assert torch.equal(cached, whole)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What cannot be right is refused, with the reason, before a token is decoded: each case by each way in."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import BlockRefinementScheduler, LLaDA2Pipeline
@@ -52,8 +54,42 @@ def compiled():
         (models.llama, {"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         (models.llama, {"steps": 1, "block": 4}, "steps=1 are fewer than the 2 blocks of 4 tokens"),
         (models.llama, {"attention_mask": [[1] * 8] * 3}, r"attention_mask must be \(4, 8\)"),
+        (models.llama, {"attention_mask": [[1] * 8] * 3 + [[0] * 8]}, "and a token in each row"),
+        (models.llama, {"attention_mask": "full"}, r"attention_mask must be \(4, 8\) .* got str"),
+        (models.llama, {"mask_id": "[MASK]"}, "mask_id must be the id of the mask token"),
+        (models.llama, {"ids": models.prompts() + 60}, "input_ids have ids from 6[0-9] to 11[0-9]"),
+        (models.llama, {"seed": None}, "seed must be a whole number"),
+        (models.llama, {"seed": 2**62}, "seed must be a whole number"),
+        (models.llama, {"eos_id": [1, 2]}, r"eos_id must be one of the tokens 0 to 59 .*, got \[1, 2\]"),
+        (models.llama, {"eos_id": models.MASK}, "not the mask's id 59"),
+        (models.llama, {"temperature": float("inf")}, "temperature must be finite"),
+        (models.llama, {"callback": 3}, "callback must be a function of step, ids and rows"),
+        (models.llama, {"decoder": ["left"]}, r"decoder \['left'\] is unknown"),
+        (models.llama, {"decoder": "guided", "guide": "gpt2"}, "needs guide=, .* got str"),
     ],
-    ids=["compiled", "no mask id", "no such id", "pads", "pads of the config", "long", "0", "1", "mask"],
+    ids=[
+        "compiled",
+        "no mask id",
+        "no such id",
+        "pads",
+        "pads of the config",
+        "long",
+        "0",
+        "1",
+        "mask",
+        "all pads",
+        "no mask",
+        "text for an id",
+        "prompt",
+        "no seed",
+        "long seed",
+        "two ends",
+        "mask as end",
+        "hot",
+        "callback",
+        "decoder",
+        "guide",
+    ],
 )
 def test_generate(build, options, message, method):
     model = build()
@@ -62,6 +98,59 @@ def test_generate(build, options, message, method):
         generate(model, method=method, **options)
     # A method's self-check ran where one was enabled; nothing was decoded.
     assert not calls or method is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vocab_size": 40}, "the guide LlamaForCausalLM has 40 tokens, .* at least 59 are in use"),
+        ({"max_position_embeddings": 15}, "have 16 tokens, .* has positions for 15"),
+        ({}, "is in training mode"),
+    ],
+    ids=["tokens", "positions", "training"],
+)
+def test_a_guide_that_does_not_fit(change, message):
+    model, guide = models.llama(), models.llama(is_causal=True, **change).train(not change)
+    calls = calls_of(model)
+    with pytest.raises(DcacheError, match=message):
+        generate(model, decoder="guided", guide=guide)
+    assert not calls
+
+
+def test_a_guide_that_sees_what_comes_behind():
+    model = dcache.enable(models.llama(), dcache.methods.dkv())
+    for guide in (model, dcache.enable(models.llama(), dcache.methods.dkv())):
+        with pytest.raises(DcacheError, match="guide must be a causal model, got a masked-diffusion one"):
+            generate(model, decoder="guided", guide=guide)
+
+
+class Other(torch.nn.Module):
+    """Its ids go by another name, and it has no parameters."""
+
+    config = SimpleNamespace(mask_token_id=5, vocab_size=10)
+
+    def forward(self, x):
+        return SimpleNamespace(logits=torch.zeros(*x.shape, 10))
+
+
+class Uniform(Other):
+    def forward(self, input_ids):
+        return super().forward(input_ids)
+
+
+def test_models_that_take_or_return_something_else():
+    with pytest.raises(DcacheError, match="Other takes x: a masked-diffusion language model takes input_ids"):
+        generate(Other().eval(), torch.ones(1, 4).long())
+    with pytest.raises(DcacheError, match="Uniform is causal"):
+        generate(Uniform().eval(), torch.ones(1, 4).long(), dcache.methods.dual())
+
+
+def test_a_pipeline_is_no_model():
+    pipe = LLaDA2Pipeline(model=models.llama(), scheduler=BlockRefinementScheduler(), tokenizer=None)
+    with pytest.raises(DcacheError, match="got LLaDA2Pipeline: give a pipeline's model itself"):
+        generate(pipe)
+    with pytest.raises(DcacheError, match=r"write dcache.enable\(model, dcache.methods.dkv"):
+        dcache.stats(pipe.model)
 
 
 def test_the_order_of_confidence_is_not_known_before_the_forward():

@@ -38,7 +38,14 @@ def test_a_name_is_taken_once():
         """Another one."""
         return RowPolicy()
 
+    def d_kv() -> RowPolicy:
+        """In another spelling."""
+        return RowPolicy()
+
     assert available()["dual"].startswith("Fast-dLLM")
     with pytest.raises(DcacheError, match="a row policy named 'dual' is registered already"):
         preset(dual)
+    with pytest.raises(DcacheError, match="a row policy named 'd_kv' is registered already"):
+        preset(d_kv)
+    assert make("d_kv").name == "dkv"
     assert isinstance(make("dual"), RowMethod)

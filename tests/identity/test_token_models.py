@@ -69,7 +69,12 @@ def test_a_language_model_is_refused_at_enable(build: Any, method: str | None) -
     [
         ("LLaDA2Pipeline", Causal, None, "no mask id was found for Causal"),
         ("LLaDA2Pipeline", Causal, "interval", "LLaDA2Pipeline generates tokens: interval caches features"),
-        ("LLaDA2Pipeline", Causal, "snapkv", "LLaDA2Pipeline generates tokens: 'snapkv' is no row policy"),
+        (
+            "LLaDA2Pipeline",
+            Causal,
+            "snapkv",
+            "LLaDA2Pipeline generates tokens: 'snapkv' is no row policy",
+        ),
         ("DiffusionGemmaPipeline", Decoder, None, "Decoder corrupts tokens uniformly: it has no mask token"),
         (
             "DiffusionGemmaPipeline",

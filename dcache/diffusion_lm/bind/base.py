@@ -7,11 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from dcache.diffusion_lm.passes import Pass
+from dcache.errors import DcacheError
 
 
 class Binding(ABC):
@@ -48,6 +50,21 @@ class Binding(ABC):
 
     def remove(self) -> None:  # noqa: B027 - most bindings put nothing on the model
         """Take off what was put on the model."""
+
+
+def logits_of(output: Any) -> torch.Tensor:
+    """The logits `[B, T, V]` of a model's output.
+
+    Raises:
+        DcacheError: it has no field `logits`.
+    """
+    logits = getattr(output, "logits", None)
+    if not isinstance(logits, torch.Tensor):
+        raise DcacheError(
+            f"the model must return an object with logits, got {type(output).__name__}: leave "
+            "return_dict=False out, or return one"
+        )
+    return logits
 
 
 class SdpaCalls(TorchFunctionMode):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
 
-from dcache.diffusion_lm.bind.base import Binding
+from dcache.diffusion_lm.bind.base import Binding, logits_of
 from dcache.diffusion_lm.masks import Masks
 from dcache.diffusion_lm.passes import Pass
 from dcache.diffusion_lm.selection import Selection
@@ -63,12 +64,13 @@ def _makers(model: nn.Module) -> list[Callable[[], Binding]]:
 
 def probe_ids(model: nn.Module) -> torch.Tensor:
     """Ids int64 `[2, 16]` that the model has, padding ids and mask tokens among them only by chance."""
-    parameter = next(model.parameters())
+    held = chain(model.parameters(), model.buffers())
+    device = next((tensor.device for tensor in held), torch.device("cpu"))
     config: Any = getattr(model, "config", None)
     vocabulary = int(getattr(config, "vocab_size", 0) or 32)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(min(3, vocabulary - 1), vocabulary, (2, WIDTH), generator=generator)
-    return ids.to(parameter.device)
+    return ids.to(device)
 
 
 def refuse_causal(model: nn.Module, call: Callable[..., Any]) -> torch.Tensor:
@@ -81,7 +83,7 @@ def refuse_causal(model: nn.Module, call: Callable[..., Any]) -> torch.Tensor:
         DcacheError: the first token's logits do not depend on the last token, nor on the second.
     """
     ids = probe_ids(model)
-    plain: torch.Tensor = call(input_ids=ids).logits
+    plain = logits_of(call(input_ids=ids))
     for position in (WIDTH - 1, 1):
         changed = ids.clone()
         changed[:, position] = torch.where(ids[:, position] == 3, 4, 3)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,14 @@ class Decoder:
         pick: proposal -> bool `[B, T]`, candidates to commit; at least one of each row that has any.
         ahead: it reads neither confidence nor entropy, so it is known before the forward what it picks.
         entropy: it reads entropy.
+        guide: the model that it asks; None for most.
     """
 
     name: str
     pick: Callable[[Proposal], torch.Tensor]
     ahead: bool = False
     entropy: bool = False
+    guide: nn.Module | None = None
 
 
 def ranks(score: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dcache.diffusion_lm.decoders.base import Decoder, Proposal
+from dcache.diffusion_lm.tokens import tokens_of
 from dcache.errors import DcacheError
 from dcache.util.checks import check_number, check_whole
 
@@ -40,8 +41,11 @@ def guided(
     Raises:
         DcacheError: there is no guide, or an option does not fit.
     """
-    if guide is None:
-        raise DcacheError("decoder='guided' needs guide=, a small causal language model with the same tokens")
+    if not isinstance(guide, nn.Module):
+        came = "" if guide is None else f", got {type(guide).__name__}"
+        raise DcacheError(
+            f"decoder='guided' needs guide=, a small causal language model with the same tokens{came}"
+        )
     rules = _rules(level)
     if rule not in rules:
         raise DcacheError(f"rule must be one of {', '.join(rules)}, got {rule!r}")
@@ -57,14 +61,17 @@ def guided(
             columns = proposal.candidates[row].nonzero().flatten()
             if len(columns):
                 start = int(columns[0])
-                end = min(start + span, int(columns[-1]) + 1)
+                # Behind a token that is still masked, because its row was not computed, nothing is verified.
+                masked = proposal.ids[row] == proposal.ids[row, start]
+                gap = (masked & ~proposal.candidates[row])[start:].nonzero().flatten()
+                end = min(start + span, int(columns[-1]) + 1, *(gap[:1] + start).tolist())
                 count = _accepted(
                     verifier.logits(row, draft[row], start, end), draft[row, start:end], rules[rule]
                 )
                 take[row, start : start + count] = proposal.candidates[row, start : start + count]
         return take
 
-    return Decoder("guided", pick)
+    return Decoder("guided", pick, guide=guide)
 
 
 class _Verifier:
@@ -79,6 +86,12 @@ class _Verifier:
         """Logits `[end - start, V]` that predict ids `[T]` from `start` to before `end`."""
         if start == 0:
             raise DcacheError("guided decoding needs at least one token of prompt")
+        tokens, most = tokens_of(self.guide), int(ids[:end].max())
+        if most >= tokens:
+            raise DcacheError(
+                f"the draft has token {most}, and the guide has tokens 0 to {tokens - 1:.0f}: it must have "
+                "the model's tokens"
+            )
         if self.make is False:
             return self.guide(input_ids=ids[None, : end - 1], use_cache=False).logits[0, start - 1 :]
         cache = self._cache(row, ids, start)
@@ -89,7 +102,8 @@ class _Verifier:
 
     def _cache(self, row: int, ids: torch.Tensor, start: int) -> Any:
         """The row's cache, with the tokens before the last committed one that are as they were."""
-        text = self.texts.get(row)
+        # It is put back behind the guide's forward: an error in that leaves a cache that is written in part.
+        text = self.texts.pop(row, None)
         if text is not None and len(text) >= 1:
             same = int((text[: start - 1] == ids[: min(start - 1, len(text))]).long().cumprod(0).sum())
             cache = self.caches[row]

@@ -113,7 +113,12 @@ def make_decoder(decoder: str | Decoder, level: float) -> Decoder:
         return decoder
     if decoder == "threshold":
         return threshold(level)
-    if decoder not in DECODERS:
+    if decoder == "guided":
+        raise DcacheError(
+            "decoder='guided' needs a guide, a small causal model: give generate guide=, or build it with "
+            "dcache.diffusion_lm.decoders.guided(guide)"
+        )
+    if not isinstance(decoder, str) or decoder not in DECODERS:
         known = [*DECODERS, "guided"]
         raise DcacheError(
             f"decoder {decoder!r} is unknown: expected one of {', '.join(known)}, or one of "

@@ -41,7 +41,8 @@ class D2Cache(RowPolicy):
 
     def _likely(self, step: Step, confidence: torch.Tensor) -> torch.Tensor:
         """The masked positions of highest confidence times density, those of the block first."""
-        size = step.end - step.start
+        # A loop that calls the model without a mask has no block.
+        size = max(step.end - step.start, 1)
         # Up to the end of the block that has enough masked positions before it, counted from this block.
         enough = (step.masked.long().cumsum(1) >= self.masked).long()
         last = torch.where(enough.any(1), enough.argmax(1), step.ids.shape[1] - 1)[:, None]

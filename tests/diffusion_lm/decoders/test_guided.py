@@ -40,6 +40,40 @@ def test_the_longest_prefix_that_passes_is_committed(rule, level, count):
     assert take[0].nonzero().flatten().tolist() == list(range(1, 1 + count))
 
 
+def test_nothing_is_verified_behind_a_token_that_is_still_masked():
+    """The third token's row was not computed, so the draft ends before it."""
+    ids = torch.tensor([[1, 0, 0, 0, 0]])
+    draft = torch.tensor([[1, 2, 3, 4, 5]])
+    candidates = torch.tensor([[False, True, True, False, True]])
+    proposal = Proposal(ids, candidates, draft[:, 0], draft.double(), draft)
+    take = guided(Guide(), "all", cache=False).pick(proposal)
+    assert take[0].nonzero().flatten().tolist() == [1, 2]
+
+
+def test_an_error_in_the_guide_leaves_no_cache_behind():
+    """Some of its layers may have stored tokens: the next text begins anew."""
+    guide = models.llama(is_causal=True)
+    decoder = guided(guide, "top_k", 40, span=5)
+
+    def decode(**more):
+        return diffusion_lm.generate(
+            models.llama(), models.prompts(1, 24), max_new_tokens=16, decoder=decoder, **more
+        )
+
+    plain, calls = decode(), []
+
+    def fail(*_):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    handle = guide.model.layers[1].register_forward_pre_hook(fail)
+    with pytest.raises(KeyboardInterrupt):
+        decode()
+    handle.remove()
+    assert torch.equal(decode(), plain)
+
+
 def test_options_are_checked():
     with pytest.raises(DcacheError, match="needs guide="):
         guided(None)

@@ -61,6 +61,11 @@ def test_a_row_without_candidates_takes_nothing():
         assert picked(decoders.make_decoder(name, 0.9), 3, candidates=torch.zeros_like(CANDIDATES)) == []
 
 
+def test_guided_is_known_and_needs_a_guide():
+    with pytest.raises(DcacheError, match="decoder='guided' needs a guide"):
+        decoders.make_decoder("guided", 0.9)
+
+
 def test_an_unknown_name_is_refused():
     with pytest.raises(DcacheError, match=r"decoder 'lefty' is unknown: .* Did you mean 'left'"):
         decoders.make_decoder("lefty", 0.9)
