@@ -132,13 +132,7 @@ def enable(
         return target
     token_models.refuse_text_pipeline(target)
     resolved = resolve(method, preset_options, ENGINE_OPTIONS)
-    if memo is not None:
-        from dcache import time_memo
-
-        time_memo.check(target, memo)
-    _replace(target, resolved, shared_fields(compile, strict, lowering, max_cache_bytes), call)
-    if memo is not None:
-        time_memo.memo(target, memo)
+    _with_memo(target, memo, resolved, shared_fields(compile, strict, lowering, max_cache_bytes), call)
     return target
 
 
@@ -365,6 +359,24 @@ def step(
             manual = tracker.manual = following(manual, run, branch)
             manual.announce(index, branch, steps)
         manual.run.tell(timestep, sigma)
+
+
+def _with_memo(
+    target: Any,
+    memo: Offload | None,
+    method: Method | Schedule,
+    shared: Mapping[str, Any],
+    call: str | None,
+) -> None:
+    """Enable a method, and make a memo where one is asked for; nothing is changed where either cannot be."""
+    if memo is None:
+        _replace(target, method, shared, call)
+        return
+    from dcache import time_memo
+
+    time_memo.check(target, memo)
+    _replace(target, method, shared, call)
+    time_memo.memo(target, memo)
 
 
 def _enable_policy(target: Any, method: Any, options: Mapping[str, Any], engine: Mapping[str, bool]) -> None:
