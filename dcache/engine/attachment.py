@@ -132,8 +132,9 @@ class Attachment:
 def _called_as_module(module: nn.Module) -> bool:
     """Whether the code under way was called by a module's own call."""
     frame: FrameType | None = sys._getframe(1)
+    calls = (nn.Module._wrapped_call_impl.__code__, nn.Module._call_impl.__code__)
     while frame is not None:
-        if frame.f_code is nn.Module._wrapped_call_impl.__code__ and frame.f_locals["self"] is module:
+        if frame.f_code in calls and frame.f_locals["self"] is module:
             return True
         frame = frame.f_back
     return False

@@ -174,8 +174,7 @@ class Gate:
     def look(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Create the branch's change indicator if the method has a probe, and show it the input.
 
-        Of the input it sees the channels and tokens that the output continues: masks and references that come
-        with them do not change.
+        Of the input it sees what the output continues: masks and references that come with it do not change.
         """
         probe, branch = self.session.method.probe, call.branch
         if probe is None:
@@ -202,10 +201,9 @@ class Gate:
 
     def _say_writes(self) -> None:
         """Warn once where a bare denoiser's loop seems to consist of calls that write: no run opens."""
-        name = type(self.session.module).__name__
         if self.writes >= _MANY_WRITES and not self.session.owners and not self.said_writes:
             self.session.warn(
-                f"nothing is predicted in {name}: its calls write into their arguments, so each has to run "
+                f"nothing is predicted in {type(self.session.module).__name__}: its calls write into their arguments, so each has to run "
                 "(a cache of keys and values, a generator). Leave that argument out where it is not needed."
             )
 
@@ -227,11 +225,14 @@ class Gate:
     ) -> Branch:
         """A branch that is new, or whose calls look otherwise than before, begins without histories."""
         state, method = self.session.state, self.session.method
-        if before is not None and goes_on(before, mark, state):
-            self.session.verified.add(before.signature)
-            return before
         if before is not None:
+            if goes_on(before, mark, state):
+                self.session.verified.add(before.signature)
+                return before
             state.note_peak()
+            if self.share is not None:
+                # A limit holds at any time, also while this call may still be withdrawn.
+                before.start_afresh(before.reset)
         # Not the same object emptied: should this call be withdrawn, the branch goes on as it was.
         branch = state.branches[name] = Branch(name, method.predictor.order + 1, mark, began=state.last_index)
         if before is not None:

@@ -165,6 +165,13 @@ def test_the_limit_holds_at_any_time(plan: Plan) -> None:
     check_limit(plan)
 
 
+@pytest.mark.filterwarnings("ignore::dcache.DcacheWarning")
+def test_it_holds_where_a_branch_goes_on_with_smaller_samples() -> None:
+    # The first call of other shapes may be withdrawn: the old anchors were alive beside its own.
+    steps = tuple(Step(i, "a", (1, 40) if i == 8 else None, False, False) for i in range(12))
+    check_limit(Plan(0, 3, torch.float32, 1, 0, 3162, ((3, 40), (1, 1), (1, 1)), steps))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore::dcache.DcacheWarning")
