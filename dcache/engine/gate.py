@@ -203,8 +203,8 @@ class Gate:
         """Warn once where a bare denoiser's loop seems to consist of calls that write: no run opens."""
         if self.writes >= _MANY_WRITES and not self.session.owners and not self.said_writes:
             self.session.warn(
-                f"nothing is predicted in {type(self.session.module).__name__}: its calls write into their arguments, so each has to run "
-                "(a cache of keys and values, a generator). Leave that argument out where it is not needed."
+                f"nothing is predicted in {type(self.session.module).__name__}: its calls write into their "
+                "arguments (a cache, a generator), so each has to run. Leave that argument out if you can."
             )
 
     def _beyond(self, run: Run) -> None:
