@@ -175,6 +175,7 @@ def test_an_interrupted_search_leaves_its_front_and_goes_on(
     assert front(tmp_path / "stopped") == front(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_without_the_speedup_that_is_asked_for_leaves_its_front(
     profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

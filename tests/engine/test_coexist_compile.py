@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 import dcache
 from dcache.engine.session import session_of
 from tests.engine.coexistence_checks import ALWAYS, EVERY_2, anatomy, branches
-from tests.pipelines import FLUX, SHAPES, Call, Shape
+from tests.pipelines import FLUX, PIXART, SD, SHAPES, WAN, Call, Shape
 
 # A UNet's upsampler asks for torch's version while it is traced.
 pytestmark = pytest.mark.filterwarnings(
@@ -80,7 +80,9 @@ def check(shape: Shape, options: Any, frames: CompileCounter | None, tolerance: 
     assert anatomy(shape, pipe) == anatomy(shape, fresh)
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=str)
+@pytest.mark.parametrize(
+    "shape", [FLUX, *(pytest.param(s, marks=pytest.mark.slow) for s in (SD, WAN, PIXART))], ids=str
+)
 def test_bfloat16_without_a_compiler_backend(shape: Shape) -> None:
     frames = CompileCounter()
     check(shape, {"backend": frames}, frames, 0)
@@ -94,7 +96,7 @@ def test_bfloat16_with_inductor(shape: Shape) -> None:
     check(shape, True, None, 0.05)
 
 
-@pytest.mark.parametrize("sites", ["auto", "sublayers"])
+@pytest.mark.parametrize("sites", ["auto", pytest.param("sublayers", marks=pytest.mark.slow)])
 def test_layers_of_a_lora_that_comes_between_runs_are_compiled_too(sites: str) -> None:
     from peft import LoraConfig
 

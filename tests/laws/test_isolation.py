@@ -15,13 +15,16 @@ from tests.laws.product import PRESETS
 from tests.pipelines import FLUX, SD, SHAPES, STEPS, WAN, Shape, at_step_end, generator
 
 WAYS = ("interval", "taylorseer", "newton-1-logsnr", "interval-model", "fbcache", "deepcache")
-PAIRS = [
-    pytest.param(shape, name, id=f"{shape}-{name}")
-    for shape in SHAPES.values()
-    for name in WAYS
-    if PRESETS[name].fits(shape, "")
-]
+PAIRS = [(shape, name) for shape in SHAPES.values() for name in WAYS if PRESETS[name].fits(shape, "")]
 SOLO = ("interval", "taylorseer", "newton-1-step", "interval-model", "fbcache")
+
+
+def by_turns(turn: int) -> list[Any]:
+    """The pairs, every second one in the fast lane; in that of the next test are the others."""
+    return [
+        pytest.param(shape, name, id=f"{shape}-{name}", marks=(pytest.mark.slow,) if (i + turn) % 2 else ())
+        for i, (shape, name) in enumerate(PAIRS)
+    ]
 
 
 class StopError(Exception):
@@ -163,7 +166,7 @@ def test_guidance_that_pauses_does_not_change_what_a_branch_remembers(shape: Sha
 # Two pipelines of one class -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("shape", "preset"), PAIRS)
+@pytest.mark.parametrize(("shape", "preset"), by_turns(0))
 def test_two_pipelines_of_one_class_do_not_meet(shape: Shape, preset: str) -> None:
     method = PRESETS[preset].method()
     plain = [shape.run(shape.build(seed=s)) for s in (0, 1)]
@@ -181,7 +184,7 @@ def test_two_pipelines_of_one_class_do_not_meet(shape: Shape, preset: str) -> No
             assert torch.equal(shape.run(pipes[n]), cached[n] if on[n] else plain[n])
 
 
-@pytest.mark.parametrize(("shape", "preset"), PAIRS)
+@pytest.mark.parametrize(("shape", "preset"), by_turns(1))
 def test_interleaved_runs_of_two_pipelines_do_not_meet(shape: Shape, preset: str) -> None:
     method = PRESETS[preset].method()
     first = dcache.enable(shape.build(seed=0), method)
@@ -197,7 +200,7 @@ def test_interleaved_runs_of_two_pipelines_do_not_meet(shape: Shape, preset: str
     assert torch.equal(within[0], alone_2)
 
 
-@pytest.mark.parametrize(("shape", "preset"), PAIRS)
+@pytest.mark.parametrize(("shape", "preset"), by_turns(2))
 def test_two_pipelines_that_share_a_denoiser(shape: Shape, preset: str) -> None:
     model = shape.model(0)
     first, second = shape.build(model=model), shape.build(model=model)
@@ -229,7 +232,7 @@ def test_two_pipelines_that_share_a_denoiser(shape: Shape, preset: str) -> None:
 # One pipeline, several runs -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("shape", "preset"), PAIRS)
+@pytest.mark.parametrize(("shape", "preset"), by_turns(3))
 def test_a_run_after_an_interrupted_one_is_a_fresh_run(shape: Shape, preset: str) -> None:
     method = PRESETS[preset].method()
     fresh = dcache.enable(shape.build(), method)
@@ -249,7 +252,7 @@ def test_a_run_after_an_interrupted_one_is_a_fresh_run(shape: Shape, preset: str
         assert (now.steps, now.computed, now.reasons) == (counts.steps, counts.computed, counts.reasons)
 
 
-@pytest.mark.parametrize(("shape", "preset"), PAIRS)
+@pytest.mark.parametrize(("shape", "preset"), by_turns(4))
 def test_another_resolution_in_between_changes_nothing(shape: Shape, preset: str) -> None:
     method = PRESETS[preset].method()
     pipe = dcache.enable(shape.build(), method)
@@ -261,7 +264,7 @@ def test_another_resolution_in_between_changes_nothing(shape: Shape, preset: str
     assert torch.equal(shape.run(other), expected)
 
 
-@pytest.mark.parametrize(("shape", "preset"), PAIRS)
+@pytest.mark.parametrize(("shape", "preset"), by_turns(5))
 def test_two_pictures_at_once_are_those_made_one_by_one(shape: Shape, preset: str) -> None:
     if preset == "fbcache":
         pytest.skip("its decision averages over the batch")
