@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dcache.cli.groups import add_device, add_group, add_methods
 from dcache.cli.parser import path_of
 from dcache.cli.progress import shares
 from dcache.eval.diffusion_lm.settings import RowSettings
@@ -31,28 +31,16 @@ OPTIONS = {
 
 def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command and its parts."""
-    parser = commands.add_parser(
+    parts = add_group(
+        commands,
         "dlm",
-        help="masked-diffusion language models: list, show and measure row policies",
-        description="Caching for masked-diffusion language models (docs/diffusion_lm).",
+        "masked-diffusion language models: list, show and measure row policies",
+        "Caching for masked-diffusion language models (docs/diffusion_lm).",
     )
-    parser.set_defaults(run=partial(_help, parser))
-    parts = parser.add_subparsers(title="commands", metavar="")
-    _add_methods(parts)
+    add_methods(parts, "list the row policies", _available)
     _add_demo(parts)
     _add_eval(parts)
     _add_bench(parts)
-
-
-def _help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:
-    parser.print_help()
-    return 2
-
-
-def _add_methods(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = parts.add_parser("methods", help="list the row policies")
-    parser.add_argument("--json", action="store_true", help="print them as JSON")
-    parser.set_defaults(run=list_policies)
 
 
 def _add_demo(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -96,7 +84,7 @@ def _add_eval(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--temperature", type=float, metavar="T", help="0 takes the likeliest token (default: the model's)"
     )
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
-    _add_device(parser)
+    add_device(parser)
     parser.add_argument("--out", type=path_of, default=Path("dlm-eval-out"), metavar="FOLDER")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.set_defaults(run=evaluate_policies)
@@ -117,28 +105,15 @@ def _add_bench(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--block", type=int, default=32, metavar="N", help="tokens of a block (default: 32)")
     parser.add_argument("--steps", type=int, default=32, metavar="N", help="forwards of a turn (default: 32)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="turns of each (default: 3)")
-    _add_device(parser)
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.set_defaults(run=bench_policies)
 
 
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu (default) or a GPU")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-
-
-def list_policies(arguments: argparse.Namespace) -> int:
-    """Print every row policy with its summary."""
+def _available() -> dict[str, str]:
     from dcache import diffusion_lm
 
-    policies = diffusion_lm.available()
-    if arguments.json:
-        print(json.dumps(policies, indent=1))
-        return 0
-    width = max(map(len, policies))
-    for name, summary in policies.items():
-        print(f"{name:<{width}}  {summary}")
-    return 0
+    return diffusion_lm.available()
 
 
 def demo(arguments: argparse.Namespace) -> int:

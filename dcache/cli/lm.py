@@ -6,10 +6,10 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dcache.cli.groups import add_device, add_group, add_methods
 from dcache.cli.parser import path_of
 from dcache.cli.progress import shares
 from dcache.errors import DcacheError
@@ -27,28 +27,16 @@ BUDGETS = "0.5,0.25,0.125"
 
 def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command and its parts."""
-    parser = commands.add_parser(
+    parts = add_group(
+        commands,
         "lm",
-        help="KV caches of language models: list policies, measure what they keep",
-        description="KV caches of autoregressive language models (docs/lm_kv).",
+        "KV caches of language models: list policies, measure what they keep",
+        "KV caches of autoregressive language models (docs/lm_kv).",
     )
-    parser.set_defaults(run=partial(_help, parser))
-    parts = parser.add_subparsers(title="commands", metavar="")
-    _add_methods(parts)
+    add_methods(parts, "list the policies", _available)
     _add_eval(parts)
     _add_bench(parts)
     _add_calibrate(parts)
-
-
-def _help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:
-    parser.print_help()
-    return 2
-
-
-def _add_methods(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = parts.add_parser("methods", help="list the policies")
-    parser.add_argument("--json", action="store_true", help="print them as JSON")
-    parser.set_defaults(run=list_policies)
 
 
 def _add_eval(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -65,7 +53,7 @@ def _add_eval(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--policies", default=POLICIES, metavar="LIST", help="policies, separated by ';'")
     parser.add_argument("--budgets", default=BUDGETS, metavar="LIST", help=f"budgets (default: {BUDGETS})")
     _add_texts(parser)
-    _add_device(parser)
+    add_device(parser)
     parser.add_argument("--out", type=path_of, default=Path("lm-eval-out"), metavar="FOLDER")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.set_defaults(run=evaluate_policies)
@@ -93,7 +81,7 @@ def _add_bench(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="other libraries' caches too, where they are installed: QuantizedCache, kvpress",
     )
-    _add_device(parser)
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.set_defaults(run=bench_policies)
 
@@ -111,7 +99,7 @@ def _add_calibrate(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("model", metavar="MODEL")
     _add_texts(parser)
-    _add_device(parser)
+    add_device(parser)
     parser.add_argument("--out", type=path_of, required=True, metavar="FILE", help="a safetensors file")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.set_defaults(run=calibrate_model)
@@ -131,23 +119,10 @@ def _add_texts(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu (default) or a GPU")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-
-
-def list_policies(arguments: argparse.Namespace) -> int:
-    """Print every policy with its summary."""
+def _available() -> dict[str, str]:
     from dcache import lm_kv
 
-    policies = lm_kv.available()
-    if arguments.json:
-        print(json.dumps(policies, indent=1))
-        return 0
-    width = max(map(len, policies))
-    for name, summary in policies.items():
-        print(f"{name:<{width}}  {summary}")
-    return 0
+    return lm_kv.available()
 
 
 def evaluate_policies(arguments: argparse.Namespace) -> int:

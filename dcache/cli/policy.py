@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dcache.cli.groups import add_group
 from dcache.cli.parser import path_of
 from dcache.cli.progress import shares
 from dcache.eval.limits import Whole, check_limit, check_within
@@ -33,20 +34,14 @@ FILMED = 4
 
 def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command and its parts."""
-    parser = commands.add_parser(
+    parts = add_group(
+        commands,
         "policy",
-        help="diffusion policies: cost and action error, success in a simulator",
-        description="The shipped diffusion policies with and without caching (docs/policy-tasks.md).",
+        "diffusion policies: cost and action error, success in a simulator",
+        "The shipped diffusion policies with and without caching (docs/policy-tasks.md).",
     )
-    parser.set_defaults(run=partial(_help, parser))
-    parts = parser.add_subparsers(title="commands", metavar="")
     _add_demo(parts)
     _add_bench(parts)
-
-
-def _help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:
-    parser.print_help()
-    return 2
 
 
 def _add_demo(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
