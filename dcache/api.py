@@ -244,7 +244,8 @@ def stats(target: Any) -> Stats | CacheStats | RowStats:
     if token_models.is_language_model(target):
         row_models.refuse_stats(target)
         return language_models.stats(target)
-    figures = _memos("with_memo", target, stats_of(target)) or stats_of(target)
+    figures = stats_of(target)
+    figures = _memos("with_memo", target, figures) or figures
     if figures is None:
         raise DcacheError(f"caching is not enabled on this {type(target).__name__}: call dcache.enable first")
     return figures

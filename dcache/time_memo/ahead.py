@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -46,12 +46,12 @@ class Ahead:
         if name in self.nodes:
             self.derived.note(self.nodes[name], (args, kwargs), moment, self.time_name)
 
-    def prepare(self, moment: Moment, arguments: Mapping[str, Any]) -> None:
+    def prepare(self, moment: Moment, arguments: Callable[[], Mapping[str, Any]]) -> None:
         """Fill the tables for a call's conditions, if these are new.
 
         Args:
             moment: the call.
-            arguments: the denoiser's tensors, by name.
+            arguments: gives the denoiser's tensors by name; called where conditions are new.
         """
         conditions = (moment.plain, tuple(sorted(moment.conditions.items())))
         if conditions not in self._prepared:
@@ -59,9 +59,10 @@ class Ahead:
             # Branches with conditions of their own are called within the first evaluation.
             if len(self._running) > 1:
                 self.times, self._running = self._running, Recent(_MANY)
+            given = arguments()
             for timed in self.timed.values():
                 if timed.part.sources != {self.time_name}:
-                    self._fill(timed, moment, arguments)
+                    self._fill(timed, moment, given)
         if moment.time is not None:
             self._running[moment.time] = None
 

@@ -137,5 +137,10 @@ class Clock:
 
 def content_of(value: torch.Tensor) -> Content:
     """What a tensor holds, as a key; waits for its device."""
-    data = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-    return Content(value.dtype, tuple(value.shape), bytes(data.reshape(-1).view(torch.uint8).numpy()))
+    return Content(value.dtype, tuple(value.shape), bytes(bits_of(value.detach().cpu()).numpy()))
+
+
+def bits_of(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy of a tensor's elements as bytes, uint8 (N,)."""
+    # A copy, for a view as bytes needs strides of 1.
+    return tensor.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from threading import RLock, local
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,7 @@ class TimeMemo:
             self._restart()
             return inner(*args, **kwargs)
         if self.offload != "keep" and self.ahead is not None:
-            self.ahead.prepare(moment, tensors_of(self.module, args, kwargs))
+            self.ahead.prepare(moment, partial(tensors_of, self.module, args, kwargs))
         with self.during(moment):
             return inner(*args, **kwargs)
 
@@ -159,11 +160,9 @@ class TimeMemo:
         """What the memo holds and saves."""
         self.clock.verify()
         timed = self.timed or []
-        return MemoReport(
-            modules={t.part.name: tuple(sorted(t.part.sources)) for t in timed},
-            parameters=sum(p.numel() for p in self.module.parameters()),
-            timed_parameters=_numel([t.part.module for t in timed]),
-            weight_bytes=sum(t.weights.nbytes for t in timed),
+        return MemoReport.of(
+            self.module,
+            [t.part for t in timed],
             bytes_away=sum(t.weights.nbytes for t in timed if t.weights.are_away),
             table_bytes=sum(t.table.nbytes for t in timed),
             entries=sum(len(t.table.entries) for t in timed),
@@ -177,7 +176,7 @@ class TimeMemo:
         )
 
     def _observe(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        seen = observe(self.module, inner, args, kwargs, self.text, self.clock.name)
+        seen = observe(self.module, inner, args, kwargs, self.text, self.time_name)
         compiled = [name for name, part in self.module.named_modules() if compiled_inside(part) is not None]
         inside = tuple(f"{name}." for name in compiled)
         outside = [part for part in seen.timed if not (inside and part.name.startswith(inside))]
@@ -187,7 +186,7 @@ class TimeMemo:
         for timed in self.timed:
             timed.weights.place(self.module, holders)
             timed.install()
-        self.ahead = Ahead(seen.nodes, {timed.part.name: timed for timed in self.timed}, self.clock.name)
+        self.ahead = Ahead(seen.nodes, {timed.part.name: timed for timed in self.timed}, self.time_name)
         self._limit = sum(timed.weights.nbytes for timed in self.timed)
         self._watch(seen.before)
         if not self.timed:
@@ -282,7 +281,3 @@ def memo_of(module: nn.Module) -> TimeMemo | None:
     """The memo of a denoiser, None without one."""
     hooks = module._forward_pre_hooks.values()
     return next((hook.memo for hook in hooks if isinstance(hook, MemoHook)), None)
-
-
-def _numel(modules: Sequence[nn.Module]) -> int:
-    return sum(p.numel() for p in {id(p): p for module in modules for p in module.parameters()}.values())

@@ -16,6 +16,7 @@ from dcache.time_memo.arguments import tensors_of
 from dcache.time_memo.state import stateful
 from dcache.time_memo.taint import Taint
 from dcache.time_memo.wiring import Node, ObservedCall, wire
+from dcache.util.bytes import bytes_of_elements
 
 # Text is (B, tokens, width); pooled text, guidance, classes and sizes have two axes at most.
 _TEXT_AXES = 3
@@ -40,7 +41,7 @@ class TimedModule:
     @property
     def nbytes(self) -> int:
         """Bytes of its parameters and buffers."""
-        return sum(t.numel() * t.element_size() for t in (*self.module.parameters(), *self.module.buffers()))
+        return bytes_of_elements((*self.module.parameters(), *self.module.buffers()))
 
 
 def allowed_sources(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from torch import nn
+
+from dcache.time_memo.observe import TimedModule
 from dcache.util.bytes import format_bytes
 
 
@@ -44,6 +47,18 @@ class MemoReport:
     waits: int = 0
     dropped: Mapping[str, str] = field(default_factory=dict)
     observed: bool = False
+
+    @classmethod
+    def of(cls, module: nn.Module, timed: Sequence[TimedModule], **figures: Any) -> MemoReport:
+        """The report of a denoiser with these timed modules, and other figures by name."""
+        weights = {id(p): p.numel() for part in timed for p in part.module.parameters()}
+        return cls(
+            modules={part.name: tuple(sorted(part.sources)) for part in timed},
+            parameters=sum(p.numel() for p in module.parameters()),
+            timed_parameters=sum(weights.values()),
+            weight_bytes=sum(part.nbytes for part in timed),
+            **figures,
+        )
 
     @property
     def share(self) -> float:

@@ -11,7 +11,7 @@ from torch import nn
 
 from dcache.errors import DcacheError
 from dcache.time_memo.clock import Clock
-from dcache.time_memo.observe import TimedModule, observe
+from dcache.time_memo.observe import observe
 from dcache.time_memo.report import MemoReport
 
 _TOKENS, _SIDE, _FRAMES = 16, 16, 3
@@ -43,22 +43,11 @@ def share_of(module: nn.Module) -> MemoReport:
         except Exception as error:
             errors.append(f"{type(error).__name__}: {error}")
             continue
-        return _report(module, seen.timed)
+        return MemoReport.of(module, seen.timed, observed=True)
     first = errors[0].splitlines()[0] if errors else "its arguments cannot be guessed"
     raise DcacheError(
         f"{type(module).__name__} cannot be followed without data ({first}). Run it once instead: "
         "dcache.memo(pipe), one call, print(dcache.memo_report(pipe))."
-    )
-
-
-def _report(module: nn.Module, timed: list[TimedModule]) -> MemoReport:
-    parameters = {id(p): p.numel() for part in timed for p in part.module.parameters()}
-    return MemoReport(
-        modules={part.name: tuple(sorted(part.sources)) for part in timed},
-        parameters=sum(p.numel() for p in module.parameters()),
-        timed_parameters=sum(parameters.values()),
-        weight_bytes=sum(part.nbytes for part in timed),
-        observed=True,
     )
 
 

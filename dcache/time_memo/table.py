@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from dcache.time_memo.clock import bits_of
 from dcache.time_memo.keys import numbers_in, version_of
+from dcache.util.bytes import bytes_of_elements
 
 
 @dataclass
@@ -35,7 +37,7 @@ class Entry:
     @property
     def nbytes(self) -> int:
         """Bytes of its tensors."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)
+        return bytes_of_elements(self.tensors)
 
     @property
     def written(self) -> bool:
@@ -121,13 +123,9 @@ def equal(first: Any, second: Any) -> bool:
     """Whether two outputs have the same structure and the same bits."""
     ours, theirs = tensors_in(first), tensors_in(second)
     return len(ours) == len(theirs) and all(
-        a.dtype == b.dtype and a.shape == b.shape and torch.equal(_bits(a), _bits(b))
+        a.dtype == b.dtype and a.shape == b.shape and torch.equal(bits_of(a), bits_of(b))
         for a, b in zip(ours, theirs, strict=True)
     )
-
-
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8)
 
 
 def tensors_in(output: Any) -> Sequence[torch.Tensor]:

@@ -16,6 +16,7 @@ from dcache.time_memo.observe import TimedModule
 from dcache.time_memo.recent import Recent
 from dcache.time_memo.table import Entry, Table, equal, tensors_in
 from dcache.time_memo.weights import Weights
+from dcache.util.bytes import bytes_of_elements
 
 _MANY_TIMES = 4096
 
@@ -131,8 +132,8 @@ class TimedIntercept(ModuleIntercept):
     def _fill(self, memo: Memo, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         output = self.compute(args, kwargs)
         memo.counts.fills += 1
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(output))
-        return self.table.store(key, output) if memo.room_for(size) else output
+        fits = memo.room_for(bytes_of_elements(tensors_in(output)))
+        return self.table.store(key, output) if fits else output
 
     def _check(
         self, memo: Memo, entry: Entry, moment: Moment, args: tuple[Any, ...], kwargs: dict[str, Any]

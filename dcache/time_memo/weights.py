@@ -13,6 +13,7 @@ from torch import nn
 from dcache.errors import DcacheError
 from dcache.time_memo.checkpoint import Checkpoint
 from dcache.time_memo.state import Guard
+from dcache.util.bytes import bytes_of_elements
 
 # Attributes by which accelerate and diffusers mark modules whose weights they move themselves.
 _MOVED_BY_OTHERS = ("_hf_hook", "_diffusers_hook")
@@ -34,7 +35,7 @@ class Weights:
     def __init__(self, name: str, module: nn.Module, checkpoint: Checkpoint | None = None) -> None:
         self.name, self.module, self.checkpoint = name, module, checkpoint
         self.lock = RLock()
-        self.nbytes = sum(t.numel() * t.element_size() for _, t in self._tensors())
+        self.nbytes = bytes_of_elements(tensor for _, tensor in self._tensors())
         self._home: torch.device | None = None
         # One of them, once all have left.
         self._sample: torch.Tensor | None = None

@@ -58,3 +58,8 @@ def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
         storage = tensor.untyped_storage()
         storages[storage.device, storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
+
+
+def bytes_of_elements(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of the elements of these tensors, whatever their storages hold besides."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

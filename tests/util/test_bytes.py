@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from dcache.errors import DcacheError
-from dcache.util.bytes import format_bytes, read_bytes
+from dcache.util.bytes import bytes_of, bytes_of_elements, format_bytes, read_bytes
 
 
 @pytest.mark.parametrize(
@@ -55,3 +56,10 @@ def test_what_is_no_positive_number_of_bytes_is_refused_with_examples(limit: Any
 )
 def test_a_size_is_in_the_unit_that_fits(count: int, text: str) -> None:
     assert format_bytes(count) == text
+
+
+def test_elements_are_counted_where_views_stand_on_larger_storages() -> None:
+    whole = torch.zeros(10, dtype=torch.float64)
+    views = (whole[:3], torch.zeros(1).expand(4, 5), torch.zeros(2, dtype=torch.uint8))
+    assert bytes_of_elements(views) == 3 * 8 + 20 * 4 + 2
+    assert bytes_of(views) == 10 * 8 + 4 + 2
