@@ -515,7 +515,7 @@ def _config(method: Method | Schedule, name: str, single: bool, shared: Mapping[
 
 
 def _tuner(method: Method, shared: Mapping[str, Any]) -> Tuner | None:
-    """What chooses the method of each run, of one denoiser; None where all runs have the same.
+    """The tuner of one denoiser, which chooses the method of each run; None where all runs have the same.
 
     Raises:
         DcacheError: an option of the engine does not go with plans.

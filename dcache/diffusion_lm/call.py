@@ -197,8 +197,8 @@ class RowIntercept(ModuleIntercept):
             result.selection.put(conversation.logits, result.logits)
         # Not a view, which would hold all logits.
         conversation.output = with_logits(result.output, result.logits.new_zeros(0))
-        held = sum(stream.bytes_held for stream in self.lane.conversations)
-        run.stats.bytes_held = max(run.stats.bytes_held, held)
+        total = sum(stream.bytes_held for stream in self.lane.conversations)
+        run.stats.bytes_held = max(run.stats.bytes_held, total)
         self._choose(run)
         return with_logits(result.output, _copy(conversation.logits))
 

@@ -33,7 +33,7 @@ class RowPolicy:
     taps: bool = False
 
     def observer(self, layers: int) -> Observer | None:
-        """What it measures in the forwards of one batch; None for most policies.
+        """An observer of the forwards of one batch; None for most policies, which measure nothing.
 
         Args:
             layers: how many the model has; 0 for policies without `taps`.

@@ -20,7 +20,7 @@ _thread = threading.local()
 
 
 class Observer:
-    """What a policy measures in forwards, and changes in them; the state of one batch.
+    """Base of a policy's observers, which measure forwards and change them; the state of one batch.
 
     Attributes:
         reason: why the last forward computed more rows than the policy named; "" where it did not.

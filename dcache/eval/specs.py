@@ -19,6 +19,7 @@ from dcache import methods
 from dcache.errors import DcacheError
 from dcache.eval.digest import digest_of
 from dcache.eval.entries import BenchEntry
+from dcache.eval.policy_list import named_twice
 from dcache.method import Method
 from dcache.methods.resolve import preset_called, read_options
 from dcache.schedule import Schedule
@@ -97,8 +98,7 @@ def parse(text: str, numbers: Path | None = None) -> list[MethodEntry]:
         known = ", ".join(methods.available())
         raise DcacheError(f"--methods names none: give some of {known}, as in 'default;newton:interval=4'")
     entries = [_entry(spec, numbers) for spec in specs]
-    names = [entry.file_name for entry in entries]
-    twice = sorted({entry.label for entry in entries if names.count(entry.file_name) > 1})
+    twice = named_twice([(entry.label, entry.file_name) for entry in entries])
     if twice:
         raise DcacheError(
             f"--methods names {', '.join(map(repr, twice))} more than once: name each method once"

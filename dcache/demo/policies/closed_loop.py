@@ -65,7 +65,7 @@ class Episode:
 
     @property
     def result(self) -> Result:
-        """What became of it."""
+        """Success, progress and costs of the episode so far."""
         return Result(self.seed, self.success, self.progress, self.steps, self.chunks, self.seconds)
 
     def execute(self, actions: NDArray[np.float32], count: int, limit: int, filmed: bool) -> None:

@@ -52,7 +52,7 @@ class Setting:
     warm: int | None = None
 
     def resolved(self, profile: Callable[[int], Profile]) -> Any:
-        """What `dcache.enable` takes, None without caching.
+        """The method for `dcache.enable`, None without caching.
 
         Args:
             profile: gives the profile of runs with so many evaluations.

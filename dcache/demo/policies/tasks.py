@@ -16,7 +16,7 @@ State = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an action led to.
+    """State and progress of an episode after an action.
 
     Attributes:
         state: the state after it.

@@ -28,7 +28,7 @@ print(dcache.stats(model))"""
 
 @dataclass(frozen=True)
 class Shown:
-    """What the demonstration has of one model.
+    """Figures and files of one model in the demonstration.
 
     Attributes:
         subject: the model.

@@ -64,8 +64,8 @@ def _makers(model: nn.Module) -> list[Callable[[], Binding]]:
 
 def probe_ids(model: nn.Module) -> torch.Tensor:
     """Ids int64 `[2, 16]` that the model has, padding ids and mask tokens among them only by chance."""
-    held = chain(model.parameters(), model.buffers())
-    device = next((tensor.device for tensor in held), torch.device("cpu"))
+    tensors = chain(model.parameters(), model.buffers())
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
     config: Any = getattr(model, "config", None)
     vocabulary = int(getattr(config, "vocab_size", 0) or 32)
     generator = torch.Generator().manual_seed(0)

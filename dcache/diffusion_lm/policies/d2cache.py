@@ -25,7 +25,7 @@ class D2Cache(RowPolicy):
     gap: int
 
     def observer(self, layers: int) -> Rollout:
-        """What rows are chosen by."""
+        """Confidence and attention rollout, by which rows are chosen."""
         return Rollout()
 
     def rows(self, step: Step) -> torch.Tensor:

@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from dcache import diffusion_lm
 from dcache.diffusion_lm import RowMethod
-from dcache.errors import DcacheError
+from dcache.eval.policy_list import Labelled, read_policies
 from dcache.methods.resolve import read_options
 
 
@@ -39,21 +38,14 @@ class Order:
 
 
 @dataclass(frozen=True)
-class RowEntry:
+class RowEntry(Labelled):
     """A policy to measure.
 
     Attributes:
-        label: name in tables.
         method: the policy.
     """
 
-    label: str
     method: RowMethod
-
-    @property
-    def file_name(self) -> str:
-        """The label as part of a file's name."""
-        return re.sub(r"[^a-zA-Z0-9.=]+", "-", self.label)
 
     def order(self, block: int) -> Order:
         """Its decode order, where others have blocks of `block` tokens."""
@@ -68,15 +60,7 @@ def parse(text: str) -> list[RowEntry]:
     Raises:
         DcacheError: an unknown policy or option, one named twice, or none.
     """
-    entries = [_entry(spec.strip()) for spec in text.split(";") if spec.strip()]
-    if not entries:
-        known = ", ".join(diffusion_lm.available())
-        raise DcacheError(f"--policies names none: give some of {known}, as in 'dual:block=8;dkv'")
-    names = [entry.file_name for entry in entries]
-    twice = sorted({entry.label for entry in entries if names.count(entry.file_name) > 1})
-    if twice:
-        raise DcacheError(f"--policies names {', '.join(twice)} more than once: name each policy once")
-    return entries
+    return read_policies(text, _entry, diffusion_lm.available(), "dual:block=8;dkv")
 
 
 def by_order(entries: list[RowEntry], block: int) -> dict[Order, list[RowEntry]]:

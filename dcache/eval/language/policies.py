@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import Any
 
 from dcache import lm_kv
 from dcache.errors import DcacheError
+from dcache.eval.policy_list import Labelled, read_policies
 from dcache.methods.resolve import read_options
 
 # Without compression, to compare with.
@@ -19,21 +19,14 @@ FULL = "full"
 
 
 @dataclass(frozen=True)
-class PolicyEntry:
+class PolicyEntry(Labelled):
     """A policy to measure.
 
     Attributes:
-        label: name in tables.
         policy: the policy; its budget, where it has one, is the only one measured.
     """
 
-    label: str
     policy: lm_kv.Policy
-
-    @property
-    def file_name(self) -> str:
-        """The label as part of a file's name."""
-        return re.sub(r"[^a-zA-Z0-9.=]+", "-", self.label)
 
     def at(self, budget: float) -> lm_kv.Policy:
         """The policy with a budget; with its own where it has one."""
@@ -46,15 +39,7 @@ def parse(text: str) -> list[PolicyEntry]:
     Raises:
         DcacheError: an unknown policy or option, one named twice, or none.
     """
-    entries = [_entry(spec.strip()) for spec in text.split(";") if spec.strip()]
-    if not entries:
-        known = ", ".join(lm_kv.available())
-        raise DcacheError(f"--policies names none: give some of {known}, as in 'kvzip;snapkv:window=16'")
-    names = [entry.file_name for entry in entries]
-    twice = sorted({entry.label for entry in entries if names.count(entry.file_name) > 1})
-    if twice:
-        raise DcacheError(f"--policies names {', '.join(twice)} more than once: name each policy once")
-    return entries
+    return read_policies(text, _entry, lm_kv.available(), "kvzip;snapkv:window=16")
 
 
 def budgets_of(text: str) -> list[float]:
