@@ -1,6 +1,7 @@
 """Tiny language models of real classes, with random weights, and a padded batch for them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -174,3 +175,21 @@ def prefill(model: Any, inputs: dict[str, torch.Tensor], cache: Any) -> torch.Te
     """Logits of the last token, `[B, vocabulary]`."""
     positions = (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)
     return model(**inputs, position_ids=positions, past_key_values=cache).logits[:, -1]
+
+
+def copies(cache: lm_kv.KVCache, model: Any, path: Path) -> list[lm_kv.KVCache]:
+    """A fork, one that was saved and loaded, and one whose rows were exchanged twice."""
+    twice = cache.fork()
+    for _ in range(2):
+        twice.reorder_cache(torch.tensor([1, 0]))
+    return [cache.fork(), lm_kv.KVCache.load(cache.save(path), model), twice]
+
+
+def check_they_go_on_alike(model: Any, caches: Sequence[lm_kv.KVCache], steps: int, atol: float) -> None:
+    """After a prompt of `batch()`, all caches give the logits of the first one in further steps."""
+    for step in range(steps):
+        new = {"input_ids": torch.tensor([[5 + step], [6]]), "attention_mask": torch.ones(2, 41 + step)}
+        new["position_ids"] = torch.tensor([[27], [40]]) + step
+        first, *others = (model(**new, past_key_values=cache).logits for cache in caches)
+        for logits in others:
+            torch.testing.assert_close(logits, first, atol=atol, rtol=0)

@@ -4,7 +4,15 @@ import torch
 from dcache import DcacheError, lm_kv
 from dcache.kernels.lowbit import pack, unpack
 from dcache.lm_kv.gear_codec import GearCodec
-from tests.lm_kv.language_models import alone, batch, generate, llama, prefilled
+from tests.lm_kv.language_models import (
+    alone,
+    batch,
+    check_they_go_on_alike,
+    copies,
+    generate,
+    llama,
+    prefilled,
+)
 
 LENGTHS = torch.tensor([[17, 8], [0, 7]])
 GEAR = lm_kv.gear(bits=2, group=4, residual=2, rank=1, outliers=0.5)
@@ -116,17 +124,9 @@ def test_a_forked_a_loaded_and_a_reordered_cache_go_on_alike(tmp_path):
     model, inputs = llama(), batch()
     for policy, more in ((GEAR, {}), (lm_kv.keydiff(), {"codec": GEAR, "budget": 0.5})):
         cache = prefilled(model, policy, inputs, **more)
-        fork, loaded = cache.fork(), lm_kv.KVCache.load(cache.save(tmp_path / "cache"), model)
-        assert loaded.policy.codec == cache.policy.codec
-        twice = cache.fork()
-        for _ in range(2):
-            twice.reorder_cache(torch.tensor([1, 0]))
-        for step in range(6):
-            new = {"input_ids": torch.tensor([[5 + step], [6]]), "attention_mask": torch.ones(2, 41 + step)}
-            new["position_ids"] = torch.tensor([[27], [40]]) + step
-            first, *others = (model(**new, past_key_values=c).logits for c in (cache, fork, loaded, twice))
-            for logits in others:
-                torch.testing.assert_close(logits, first, atol=0, rtol=0)
+        others = copies(cache, model, tmp_path / "cache")
+        assert others[1].policy.codec == cache.policy.codec
+        check_they_go_on_alike(model, [cache, *others], steps=6, atol=0)
 
 
 def test_every_byte_is_counted():

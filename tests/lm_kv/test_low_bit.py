@@ -3,7 +3,16 @@ import torch
 
 from dcache import DcacheError, lm_kv
 from dcache.lm_kv.low_bit import LowBitCodec
-from tests.lm_kv.language_models import alone, batch, generate, llama, prefill, prefilled
+from tests.lm_kv.language_models import (
+    alone,
+    batch,
+    check_they_go_on_alike,
+    copies,
+    generate,
+    llama,
+    prefill,
+    prefilled,
+)
 
 # Groups so small that a text of 27 tokens has several.
 KIVI = lm_kv.kivi(bits=4, group=4, residual=6)
@@ -104,19 +113,12 @@ def test_a_forked_a_loaded_and_a_reordered_cache_go_on_alike(tmp_path):
     model, inputs = llama(), batch()
     for policy, more in ((KIVI, {}), (lm_kv.keydiff(), {"codec": KIVI, "budget": 0.5})):
         cache = prefilled(model, policy, inputs, **more)
-        fork, loaded = cache.fork(), lm_kv.KVCache.load(cache.save(tmp_path / "cache"), model)
+        others = copies(cache, model, tmp_path / "cache")
+        loaded = others[1]
         assert loaded.policy == cache.policy
         assert loaded.policy.codec == cache.policy.codec
         assert loaded.nbytes <= cache.nbytes + 3 * 2 * 2 * 2 * 8
-        twice = cache.fork()
-        twice.reorder_cache(torch.tensor([1, 0]))
-        twice.reorder_cache(torch.tensor([1, 0]))
-        for step in range(9):
-            new = {"input_ids": torch.tensor([[5 + step], [6]]), "attention_mask": torch.ones(2, 41 + step)}
-            new["position_ids"] = torch.tensor([[27], [40]]) + step
-            first, *others = (model(**new, past_key_values=c).logits for c in (cache, fork, loaded, twice))
-            for logits in others:
-                torch.testing.assert_close(logits, first, atol=0, rtol=0)
+        check_they_go_on_alike(model, [cache, *others], steps=9, atol=0)
 
 
 @torch.no_grad()

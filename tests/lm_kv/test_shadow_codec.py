@@ -6,7 +6,15 @@ from dcache.lm_kv.codec import LayerFacts
 from dcache.lm_kv.rotary import find_rotary
 from dcache.lm_kv.selectors import unlike_pages
 from dcache.lm_kv.shadow_codec import ShadowCodec
-from tests.lm_kv.language_models import alone, batch, generate, llama, prefilled
+from tests.lm_kv.language_models import (
+    alone,
+    batch,
+    check_they_go_on_alike,
+    copies,
+    generate,
+    llama,
+    prefilled,
+)
 
 LENGTHS = torch.tensor([[64, 64], [0, 48]])
 SHADOW = lm_kv.shadowkv(page=4, rank=6, window=4, every=4)
@@ -101,17 +109,9 @@ def test_a_forked_a_loaded_and_a_reordered_cache_go_on_alike(tmp_path):
     model, inputs = llama(), batch()
     for policy, more in ((SHADOW, {}), (lm_kv.keydiff(every=4), {"codec": SHADOW})):
         cache = prefilled(model, policy, inputs, budget=0.5, **more)
-        fork, loaded = cache.fork(), lm_kv.KVCache.load(cache.save(tmp_path / "cache"), model)
-        assert loaded.policy.codec == cache.policy.codec
-        twice = cache.fork()
-        for _ in range(2):
-            twice.reorder_cache(torch.tensor([1, 0]))
-        for step in range(6):
-            new = {"input_ids": torch.tensor([[5 + step], [6]]), "attention_mask": torch.ones(2, 41 + step)}
-            new["position_ids"] = torch.tensor([[27], [40]]) + step
-            first, *others = (model(**new, past_key_values=c).logits for c in (cache, fork, loaded, twice))
-            for logits in others:
-                torch.testing.assert_close(logits, first, atol=1e-5, rtol=0)
+        others = copies(cache, model, tmp_path / "cache")
+        assert others[1].policy.codec == cache.policy.codec
+        check_they_go_on_alike(model, [cache, *others], steps=6, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"rank": 0}, {"page": 0}, {"exact": -1}], ids=str)

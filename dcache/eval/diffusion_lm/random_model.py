@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dcache.eval.diffusion_lm.subject import RowSubject
-from dcache.eval.limits import check_device
+from dcache.eval.random_llama import random_llama
 
 PROMPT, NEW, VOCABULARY = 128, 128, 4096
 
@@ -23,10 +23,6 @@ def random_subject(device: str = "cpu", dtype: str = "float32", **more: Any) -> 
     Raises:
         DcacheError: there is no such device.
     """
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    check_device(device)
-    torch.manual_seed(0)
     shape = {
         "vocab_size": VOCABULARY,
         "hidden_size": 512,
@@ -36,8 +32,7 @@ def random_subject(device: str = "cpu", dtype: str = "float32", **more: Any) -> 
         "num_key_value_heads": 8,
     }
     rest: dict[str, Any] = {"is_causal": False, "mask_token_id": VOCABULARY - 1, "eos_token_id": None}
-    model: Any = LlamaForCausalLM(LlamaConfig(**{**shape, **rest, **more}))
-    model = model.eval().to(device, getattr(torch, dtype))
+    model = random_llama(device, dtype, **{**shape, **rest, **more})
     return RowSubject("random", model, lambda _count, _length: [], NEW, NEW, 0.0, "", "")
 
 

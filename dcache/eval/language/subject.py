@@ -13,6 +13,7 @@ from dcache.errors import DcacheError
 from dcache.eval.language.needles import needles
 from dcache.eval.language.task import Context
 from dcache.eval.limits import check_device
+from dcache.eval.random_llama import random_llama
 from dcache.util.text import first_sentence
 
 # Shipped model -> its module, which has `load_model` and `contexts`.
@@ -83,12 +84,9 @@ def random_model(tokens: int, device: str = "cpu", dtype: str = "float32") -> An
     Raises:
         DcacheError: there is no such device.
     """
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    check_device(device)
-    torch.manual_seed(0)
-    config = LlamaConfig(
+    return random_llama(
+        device,
+        dtype,
         vocab_size=1000,
         hidden_size=512,
         intermediate_size=1024,
@@ -97,8 +95,6 @@ def random_model(tokens: int, device: str = "cpu", dtype: str = "float32") -> An
         num_key_value_heads=4,
         max_position_embeddings=tokens,
     )
-    model: Any = LlamaForCausalLM(config)
-    return model.eval().to(device, getattr(torch, dtype))
 
 
 def smollm2() -> str:
