@@ -126,14 +126,17 @@ METHODS = {name: PRESETS[name].method() for name in NAMES} | {
     "blocks": methods.interval(interval=2, sites="block", codec="value"),
 }
 # Guidance in one batch and in two calls; the others are named so as not to test the same again. Those that
-# differ from another one in when they compute alone are for the slow lane.
+# differ from another one in when they compute alone, and a second shape, are for the slow lane.
 SLOW = {"hicache", "bac", "interval-sublayers", "pab"}
+ELSEWHERE = {"flux-foca", "wan-smoothcache"}
 CASES = [
     pytest.param(
         shape,
         method,
         id=f"{shape}-{name}",
-        marks=(pytest.mark.slow,) if name in SLOW or (shape.name == "sd" and name != "foca") else (),
+        marks=(pytest.mark.slow,)
+        if name in SLOW or (shape.name != "pixart" and f"{shape}-{name}" not in ELSEWHERE)
+        else (),
     )
     for shape in SHAPES.values()
     for name, method in METHODS.items()

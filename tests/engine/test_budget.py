@@ -20,6 +20,7 @@ from dcache.cache.codec import Codec
 from dcache.cache.history import tensors_of
 from dcache.engine.pipeline import sessions_of
 from dcache.engine.region import Region
+from tests.cover import each_value
 from tests.engine.tiny_models import Double, Toy, integers, walk
 from tests.families.video import WAN22
 from tests.laws.product import PRESETS
@@ -115,18 +116,18 @@ NAMES = (
     "easycache",
     "deepcache",
 )
-MANY = [
-    pytest.param(shape, guidance, PRESETS[name].method(), id=f"{shape}-{guidance}-{name}")
+MANY = {
+    f"{shape}-{guidance}-{name}": (shape, guidance, PRESETS[name].method())
     for shape in SHAPES.values()
     for guidance in shape.guidance
     for name in NAMES
     if guidance in ("batched", "sequential") and PRESETS[name].fits(shape, next(iter(shape.samplers)))
-]
+}
 
 
-@pytest.mark.parametrize("part", [0.6, 0.2])
-@pytest.mark.parametrize(("shape", "guidance", "method"), MANY)
-def test_no_run_holds_more_at_any_time(shape: Shape, guidance: str, method: Method, part: float) -> None:
+@pytest.mark.parametrize(*each_value(run=MANY, part={"0.6": 0.6, "0.2": 0.2}))
+def test_no_run_holds_more_at_any_time(run: tuple[Shape, str, Method], part: float) -> None:
+    shape, guidance, method = run
     limit = int(part * dcache.memory_estimate(shape.build(), method, **shape.arguments(guidance)))
     pipe = dcache.enable(shape.build(), method, max_cache_bytes=limit)
     with watched(pipe) as seen:

@@ -73,7 +73,9 @@ CHANGES: dict[str, Callable[[Shape, Any], object]] = {
 
 
 @pytest.mark.parametrize("sites", ["auto", pytest.param("sublayers", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("shape", LOADERS, ids=str)
+@pytest.mark.parametrize(
+    "shape", [FLUX, *(pytest.param(s, marks=pytest.mark.slow) for s in (SD, WAN))], ids=str
+)
 def test_adapters_come_and_go_between_runs_while_caching_is_enabled(shape: Shape, sites: str) -> None:
     where = SUBLAYERS[shape.name] if sites == "sublayers" else sites
     method = methods.interval(interval=2, sites=where)

@@ -9,6 +9,7 @@ from torch import nn
 
 import dcache
 from dcache import DcacheWarning, Method, methods
+from tests.cover import each_value
 from tests.engine.coexistence_checks import ALWAYS, EVERY_2, anatomy, branches
 from tests.pipelines import SHAPES, Shape, at_step_end
 
@@ -20,17 +21,17 @@ METHODS = {
     "newton": methods.newton(interval=2, order=1),
     "fbcache": methods.fbcache(threshold=0.3, max_run=2),
 }
-PAIRS = [
-    pytest.param(shape, method, id=f"{shape}-{name}")
+PAIRS = {
+    f"{shape}-{name}": (shape, method)
     for shape in SHAPES.values()
     for name, method in METHODS.items()
     if shape.depth or name != "fbcache"
-]
+}
 
 
-@pytest.mark.parametrize("first", MODES)
-@pytest.mark.parametrize(("shape", "method"), PAIRS)
-def test_runs_under_one_mode_and_the_other(shape: Shape, method: Method, first: str) -> None:
+@pytest.mark.parametrize(*each_value(pair=PAIRS, first=dict(zip(MODES, MODES, strict=True))))
+def test_runs_under_one_mode_and_the_other(pair: tuple[Shape, Method], first: str) -> None:
+    shape, method = pair
     pipe = shape.build()
     plain = shape.run(pipe)
     dcache.enable(pipe, method)

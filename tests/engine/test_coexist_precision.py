@@ -11,10 +11,12 @@ from torch import nn
 
 import dcache
 from dcache import methods
+from tests.cover import each_value
 from tests.engine.coexistence_checks import EVERY_2, anatomy, compares, skippable
 from tests.pipelines import FLUX, SHAPES, Shape
 
 FP8 = torch.float8_e4m3fn
+LATE = {"before": False, "while enabled": True}
 # torch's own int8 is on its way out; torchao, which is to replace it, is not always there.
 DEPRECATED = (
     "ignore:torch.ao.quantization is deprecated:DeprecationWarning",
@@ -41,9 +43,13 @@ def as_dtype(shape: Shape, dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["before", "while enabled"])
-@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=str)
+@pytest.mark.parametrize(
+    *each_value(
+        shape=SHAPES,
+        compute={"float32": torch.float32, "bfloat16": torch.bfloat16},
+        late=LATE,
+    )
+)
 def test_layerwise_casting(shape: Shape, compute: torch.dtype, late: bool) -> None:
     pipe = compares(shape, casting(shape, compute), late, **as_dtype(shape, compute))
     stored = [p.dtype for block in skippable(shape, pipe) for p in block.parameters()]
@@ -92,9 +98,7 @@ def to_int8(shape: Shape, by: str) -> Callable[[Any], None]:
 
 
 @pytest.mark.filterwarnings(*DEPRECATED)
-@pytest.mark.parametrize("late", [False, True], ids=["before", "while enabled"])
-@pytest.mark.parametrize("by", ["torch", "torchao"])
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=str)
+@pytest.mark.parametrize(*each_value(shape=SHAPES, by={"torch": "torch", "torchao": "torchao"}, late=LATE))
 def test_int8(shape: Shape, by: str, late: bool) -> None:
     if by == "torchao" and importlib.util.find_spec("torchao") is None:
         pytest.skip(

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import dcache
+from tests.cover import each_value
 from tests.engine.coexistence_checks import ALWAYS, EVERY_2, branches
-from tests.pipelines import FLUX, PIXART, SD, WAN, Shape
+from tests.pipelines import FLUX, SD, SHAPES, WAN, Shape
 
 
 def image_vae(channels: int) -> nn.Module:
@@ -92,8 +93,7 @@ WAYS: dict[str, list[Callable[[Any], object]]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("shape", [PIXART, FLUX, SD, WAN], ids=str)
+@pytest.mark.parametrize(*each_value(shape=SHAPES, way=dict(zip(WAYS, WAYS, strict=True))))
 def test_pictures_are_decoded_as_without_dcache(shape: Shape, way: str) -> None:
     twin, pipe = build(shape), build(shape)
     for each in (twin, pipe):

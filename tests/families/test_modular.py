@@ -21,6 +21,7 @@ from dcache import methods
 from dcache.engine.session import session_of
 from dcache.intercept.method import MethodIntercept
 from tests.builders import embeds, generator
+from tests.cover import each_value
 from tests.families.unets import sdxl_model
 from tests.pipelines import FLOW_EULER, NOISE_SAMPLERS, flux_model, wan_model
 
@@ -217,8 +218,12 @@ def _guiders() -> dict[str, Callable[[], Any]]:
 GUIDERS = list(_guiders())
 
 
-@pytest.mark.parametrize("sites", ["auto", "block", "sublayers", "model"])
-@pytest.mark.parametrize("guider", GUIDERS)
+@pytest.mark.parametrize(
+    *each_value(
+        guider=dict(zip(GUIDERS, GUIDERS, strict=True)),
+        sites={sites: sites for sites in ("auto", "block", "sublayers", "model")},
+    )
+)
 def test_a_guider_changes_no_bit_and_its_run_predicts(guider: str, sites: str) -> None:
     plain = run("wan", build("wan", _guiders()[guider]()))
     pipe = dcache.enable(build("wan", _guiders()[guider]()), methods.interval(interval=1, sites=sites))

@@ -15,6 +15,7 @@ import dcache
 from dcache import DcacheError, DcacheWarning, methods
 from dcache.sites.discovery import discover
 from tests.builders import Call, embeds, generator, ready
+from tests.cover import each_value
 from tests.families.unets import DDIM, SDXL, SVD, UNETS, sdxl_model
 from tests.pipelines import NOISE_SAMPLERS, SHAPES, STEPS, Shape, sd_model
 from tests.zoo.unets_parts import TEXTS, latent
@@ -89,9 +90,13 @@ def test_freeu_scales_both_parts_of_what_a_sink_is_given(level: int) -> None:
     check(make, SDXL.run, level)
 
 
-@pytest.mark.parametrize("level", range(4))
-@pytest.mark.parametrize("size", [(72, 88), (56, 64)])
-@pytest.mark.parametrize("shape", [SDXL, SHAPES["sd"]], ids=str)
+@pytest.mark.parametrize(
+    *each_value(
+        shape={"sdxl": SDXL, "sd": SHAPES["sd"]},
+        size={"72x88": (72, 88), "56x64": (56, 64)},
+        level={str(level): level for level in range(4)},
+    )
+)
 def test_latents_that_do_not_halve_keep_their_shapes(shape: Shape, size: tuple[int, int], level: int) -> None:
     height, width = size
     assert any(side // 8 % 2 for side in size)
