@@ -1,4 +1,4 @@
-"""What the laws are tested over: shapes x samplers x guidance x presets, and a cover of all pairs."""
+"""What the laws are tested over: shapes x samplers x guidance x presets, and a cover of pairs."""
 
 from __future__ import annotations
 
@@ -225,13 +225,13 @@ class Case:
         """Whether it is one of the four shapes, of which more is tested than of the further families."""
         return self.shape.name in SHAPES
 
-    def values(self, law: int) -> tuple[tuple[str, str], ...]:
+    def values(self, law: int) -> tuple[tuple[str, object], ...]:
         """Coordinates; for the replay a guidance mode of two shapes is two values."""
         return (
             ("shape", self.shape.name),
             ("sampler", self.sampler),
             ("guidance", f"{self.shape.name} {self.guidance}" if law else self.guidance),
-            ("preset", self.preset),
+            ("mechanism", mechanism(self)),
         )
 
     def build(self) -> Any:
@@ -260,10 +260,12 @@ def product() -> list[Case]:
 
 
 def cover(cases: Iterable[Case], law: int) -> set[Case]:
-    """A few cases in which every pair of values occurs that occurs at all; greedy and always the same."""
+    """A few cases with every pair of values that occurs, and every preset; greedy and always the same."""
     left = list(cases)
-    pairs = {case: set(combinations(case.values(law), 2)) for case in left}
-    missing = set().union(*pairs.values())
+    pairs: dict[Case, set[object]] = {
+        case: {*combinations(case.values(law), 2), case.preset} for case in left
+    }
+    missing = set[object]().union(*pairs.values())
     chosen: set[Case] = set()
     while missing:
         best = max(left, key=lambda case: len(missing & pairs[case]))
