@@ -161,6 +161,7 @@ def test_what_cannot_be_searched_is_told(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_leaves_its_front_and_goes_on(
     profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,7 +42,10 @@ def test_each_is_of_this_model_and_small(path: Path) -> None:
     assert path.stat().st_size < 10_000
 
 
-@pytest.mark.parametrize("guidance", [GUIDANCE, 1.0], ids=["guided", "plain"])
+@pytest.mark.parametrize(
+    "guidance",
+    [pytest.param(GUIDANCE, id="guided"), pytest.param(1.0, id="plain", marks=pytest.mark.slow)],
+)
 def test_at_three_times_the_speed_it_beats_what_is_set_by_hand(guidance: float) -> None:
     by_hand = [dcache.methods.interval(interval=4), dcache.methods.newton(interval=4, warmup=1, last=False)]
     subject = load("demo", device="cpu", guidance=guidance)

@@ -16,7 +16,7 @@ from diffusers.hooks import group_offloading as go
 
 import dcache
 from dcache import DcacheWarning, methods
-from tests.cover import all_pairs
+from tests.cover import all_pairs, each_value
 from tests.engine.coexistence_checks import EVERY_2, compares, skippable
 from tests.pipelines import FLUX, SD, SHAPES, Shape
 
@@ -64,7 +64,7 @@ def offload(shape: Shape, level: str, disk: Path | None = None, size: int = 1) -
     return prepare
 
 
-@pytest.mark.parametrize(*all_pairs(shape=SHAPES, level=LEVELS, late=LATE))
+@pytest.mark.parametrize(*each_value(shape=SHAPES, level=LEVELS, late=LATE))
 def test_group_offloading(shape: Shape, level: str, late: bool, tmp_path: Path) -> None:
     pipe = compares(shape, offload(shape, level, tmp_path), late)
     # The disk has the weights, the memory has not.
@@ -170,7 +170,7 @@ def prefetch(shape: Shape, level: str, disk: Path | None = None) -> Callable[[An
 
 
 @pytest.mark.usefixtures("streams")
-@pytest.mark.parametrize(*all_pairs(shape=SHAPES, level=LEVELS, late=LATE))
+@pytest.mark.parametrize(*each_value(shape=SHAPES, level=LEVELS, late=LATE))
 def test_prefetching_survives_steps_that_skip_blocks(
     shape: Shape, level: str, late: bool, tmp_path: Path
 ) -> None:
@@ -241,8 +241,7 @@ def test_a_group_whose_first_block_is_skipped_without_the_others_is_noticed(
 
 
 @pytest.mark.usefixtures("streams")
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("level", ["block", "leaf"])
+@pytest.mark.parametrize(*each_value(level=LEVELS, stream={"waits": False, "stream": True}))
 def test_a_lora_loaded_under_group_offloading(level: str, stream: bool) -> None:
     # diffusers takes its hooks off and puts them on again around the new layers. Not on the disk: it reads
     # the old files there, with dcache and without.

@@ -12,6 +12,7 @@ from dcache import DcacheError, methods
 from dcache.engine.session import session_of
 from dcache.sites.discovery import discover
 from dcache.sites.streams import StreamTracer
+from tests.cover import each_value
 from tests.families.mmdit import (
     AURAFLOW,
     CHROMA,
@@ -459,13 +460,20 @@ def repeated(shape: Shape, mode: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", ONE_TEXT)
 @pytest.mark.parametrize(
-    ("shape", "mode"), [(FLUX, "off"), (FLUX, "sequential"), (COGVIEW4, "sequential")], ids=str
+    *each_value(
+        run={
+            "flux-off": (FLUX, "off"),
+            "flux-sequential": (FLUX, "sequential"),
+            "cogview4-sequential": (COGVIEW4, "sequential"),
+        },
+        name=dict(zip(ONE_TEXT, ONE_TEXT, strict=True)),
+    )
 )
 def test_text_of_a_single_row_is_as_text_of_as_many_as_there_are_pictures(
-    shape: Shape, mode: str, name: str
+    run: tuple[Shape, str], name: str
 ) -> None:
+    shape, mode = run
     plain = shape.run(shape.build(), mode, **TWICE)
     pipe = dcache.enable(shape.build(), methods.interval(interval=1, codec="delta"))
     assert torch.equal(shape.run(pipe, mode, **TWICE), plain)

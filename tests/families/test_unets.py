@@ -23,6 +23,8 @@ from tests.zoo.unets_video import FRAMES, motion
 
 EVERY_2 = methods.interval(interval=2)
 LEVELS = [(shape, level) for shape in UNETS for level in range(shape.skips)]
+# Every level and every UNet; the others are slow.
+FAST = {(UNETS[level % len(UNETS)], level) for level in range(min(shape.skips for shape in UNETS))}
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +57,15 @@ def check(make: Any, run: Any, level: int, reference: bool = True) -> None:
         torch.testing.assert_close(run(replayed), cached, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("shape", "level"), LEVELS)
+@pytest.mark.parametrize(
+    ("shape", "level"),
+    [
+        pytest.param(
+            shape, level, id=f"{shape}-{level}", marks=() if (shape, level) in FAST else (pytest.mark.slow,)
+        )
+        for shape, level in LEVELS
+    ],
+)
 def test_every_bracket_of_every_unet(shape: Shape, level: int) -> None:
     check(shape.build, shape.run, level)
 
@@ -79,7 +89,7 @@ def test_a_predicted_bracket_runs_nothing_inside(shape: Shape, level: int) -> No
     assert set(counts.values()) == {4}
 
 
-@pytest.mark.parametrize("level", range(4))
+@pytest.mark.parametrize("level", [0, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_freeu_scales_both_parts_of_what_a_sink_is_given(level: int) -> None:
     def make() -> Any:
         pipe = SDXL.build()
@@ -156,7 +166,7 @@ def _pictured(pipe: Any, **over: Any) -> torch.Tensor:
     return SDXL.run(pipe, image=picture, **over)
 
 
-@pytest.mark.parametrize("level", range(4))
+@pytest.mark.parametrize("level", [0, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_a_controlnet_adds_to_the_skips(level: int) -> None:
     without = _pictured(_controlled(), controlnet_conditioning_scale=0.0)
     assert not torch.equal(_pictured(_controlled()), without)

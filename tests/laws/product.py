@@ -315,11 +315,15 @@ def turns(cases: Iterable[Case], law: int) -> set[Case]:
 
 
 def alternating(cases: Iterable[Case], law: int) -> list[Any]:
-    """Test parameters: every preset with every shape fast, its guidance modes by turns of the laws."""
+    """Test parameters: every preset with every shape under one of the laws, its guidance modes by turns."""
     by_pair: dict[tuple[str, str], list[Case]] = {}
     for case in cases:
         by_pair.setdefault((case.shape.name, case.preset), []).append(case)
-    fast = {options[(i + law) % len(options)] for i, options in enumerate(by_pair.values())}
+    fast = {
+        options[(i // LAWS + law) % len(options)]
+        for i, options in enumerate(by_pair.values())
+        if i % LAWS == law
+    }
     every = [case for options in by_pair.values() for case in options]
     return [pytest.param(c, id=str(c), marks=() if c in fast else (pytest.mark.slow,)) for c in every]
 

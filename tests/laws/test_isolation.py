@@ -11,6 +11,7 @@ from torch import nn
 import dcache
 from dcache import Method, methods
 from dcache.engine.session import session_of
+from tests.cover import each_value
 from tests.laws.product import PRESETS
 from tests.pipelines import FLUX, SD, SHAPES, STEPS, WAN, Shape, at_step_end, generator
 
@@ -82,8 +83,11 @@ def guided(duck: Duck, shape: Shape, branches: int) -> torch.Tensor:
     return x
 
 
-@pytest.mark.parametrize("preset", SOLO)
-@pytest.mark.parametrize("sampler", ["ddim", "pndm", "heun"])
+@pytest.mark.parametrize(
+    *each_value(
+        sampler={name: name for name in ("ddim", "pndm", "heun")}, preset=dict(zip(SOLO, SOLO, strict=True))
+    )
+)
 def test_three_branches_of_a_hand_written_loop_do_not_meet(sampler: str, preset: str) -> None:
     shape, method = SHAPES["pixart"], PRESETS[preset].method()
     duck = Duck(shape.model(0), shape.samplers[sampler]())
