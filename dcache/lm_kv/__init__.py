@@ -20,10 +20,14 @@ from dcache.lm_kv.policies.expected_attention import expected_attention
 from dcache.lm_kv.policies.gear import gear
 from dcache.lm_kv.policies.h2o import h2o
 from dcache.lm_kv.policies.keydiff import keydiff
+from dcache.lm_kv.policies.keyformer import keyformer
 from dcache.lm_kv.policies.kivi import kivi
+from dcache.lm_kv.policies.kvcrush import kvcrush
 from dcache.lm_kv.policies.kvmerger import kvmerger
 from dcache.lm_kv.policies.kvzip import kvzip
+from dcache.lm_kv.policies.lacache import lacache
 from dcache.lm_kv.policies.lazy_eviction import lazy_eviction
+from dcache.lm_kv.policies.prefixkv import prefixkv
 from dcache.lm_kv.policies.quest import quest
 from dcache.lm_kv.policies.random import random
 from dcache.lm_kv.policies.razor_attention import razor_attention
@@ -33,6 +37,7 @@ from dcache.lm_kv.policies.shadowkv import shadowkv
 from dcache.lm_kv.policies.snapkv import snapkv
 from dcache.lm_kv.policies.streaming_llm import streaming_llm
 from dcache.lm_kv.policies.tova import tova
+from dcache.lm_kv.policies.windowkv import windowkv
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import available, make, preset
 
@@ -54,11 +59,15 @@ __all__ = [
     "h2o",
     "head_pattern",
     "keydiff",
+    "keyformer",
     "kivi",
+    "kvcrush",
     "kvmerger",
     "kvzip",
+    "lacache",
     "lazy_eviction",
     "make",
+    "prefixkv",
     "preset",
     "quest",
     "random",
@@ -69,6 +78,7 @@ __all__ = [
     "snapkv",
     "streaming_llm",
     "tova",
+    "windowkv",
 ]
 
 

@@ -106,6 +106,7 @@ class KVCache(adapter.LiveCache):
         layers, self.compressed_layers = layers_for(self.decoder, lambda i: LayerCache(i, shared))
         super().__init__(layers=layers)
         self._shared = shared
+        shared.layers = len(layers)
         shared.places = places_of(policy, self.compressed_layers, len(layers))
         self._attachment = adapter.attach(self.decoder)
         shared.prepare(self.decoder, self.compressed_layers)

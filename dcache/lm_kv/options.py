@@ -17,10 +17,14 @@ PolicyName = Literal[
     "gear",
     "h2o",
     "keydiff",
+    "keyformer",
     "kivi",
+    "kvcrush",
     "kvmerger",
     "kvzip",
+    "lacache",
     "lazy_eviction",
+    "prefixkv",
     "quest",
     "random",
     "razor_attention",
@@ -30,6 +34,7 @@ PolicyName = Literal[
     "snapkv",
     "streaming_llm",
     "tova",
+    "windowkv",
 ]
 Allocation = Literal["uniform", "heads", "layers", "global", "preference"]
 
@@ -48,6 +53,8 @@ class CacheOptions(TypedDict, total=False):
 class PolicyOptions(CacheOptions, total=False):
     """The options of all policies; the pages in docs/lm_kv/policies list those of one policy."""
 
+    anchor: str
+    best: int | None
     bits: int
     calibration: str | os.PathLike[str] | None
     channels: int
@@ -55,16 +62,22 @@ class PolicyOptions(CacheOptions, total=False):
     future: int
     gamma: float
     group: int
+    growth: float
     history: int
+    layers: int
     outliers: float
+    overlap: int
     page: int
     pattern: Pattern | str | os.PathLike[str] | None
     pool: int
     rank: int
     residual: int
+    review: int
     seed: int
+    share: float
     shift: bool
     sinks: int
+    span: int | None
     tau1: float
     tau2: float
     threshold: float

@@ -42,6 +42,8 @@ class Policy:
         every: decoded tokens between evictions; 0 evicts after prompts alone.
         dense_layers: indices of layers that keep everything, beside the budget.
         codec: how kept tokens are stored; a policy with a codec stands for it, such as `kivi(bits=4)`.
+        layer_group: neighbouring layers that keep the tokens which the first of them chooses; they need the
+            allocation "uniform".
         reducer: what becomes of the others.
         selector: which kept tokens a decoded token reads; then all tokens are kept, and the budget is of
             those that are read at a step.
@@ -66,6 +68,7 @@ class Policy:
     every: int = 0
     dense_layers: tuple[int, ...] = ()
     codec: Codec = field(default_factory=Plain, compare=False)
+    layer_group: int = 1
     reducer: Reducer = drop
     preference: Preference | None = None
     selector: Selector | None = None
@@ -100,6 +103,12 @@ class Policy:
             raise DcacheError(
                 f"{self.name} does not say which layers want more of the budget: choose another allocation, "
                 "or a policy with a preference, such as cake"
+            )
+        check_whole("layer_group", self.layer_group, 1)
+        if self.layer_group > 1 and self.allocation != "uniform":
+            raise DcacheError(
+                "layers that keep the same tokens need as many of them: choose the allocation uniform, or "
+                f"layer_group=1; got {self.allocation!r} and {self.layer_group}"
             )
         if self.selector is not None and (self.observer.statistic or self.positions != "original"):
             raise DcacheError(

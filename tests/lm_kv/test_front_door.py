@@ -16,10 +16,14 @@ POLICIES = {
     "gear",
     "h2o",
     "keydiff",
+    "keyformer",
     "kivi",
+    "kvcrush",
     "kvmerger",
     "kvzip",
+    "lacache",
     "lazy_eviction",
+    "prefixkv",
     "quest",
     "random",
     "razor_attention",
@@ -29,6 +33,7 @@ POLICIES = {
     "snapkv",
     "streaming_llm",
     "tova",
+    "windowkv",
 }
 OTHERS = {"CacheReport", "CacheStats", "KVCache", "Policy", "available", "head_pattern", "make", "preset"}
 

@@ -218,9 +218,11 @@ def _candidates(
         layer.logits,
         mean_rotation,
         None if received is None else received[layer.index],
+        torch.tensor(plan.tokens, device=store.seen.device),
+        shared.layers,
     )
     policy = shared.policy
-    scores = policy.scorer.score(stored, context).float().nan_to_num(0.0)
+    scores = _scores(shared, stored, context)
     preference = None if policy.preference is None else policy.preference.of(stored, context)
     sinks = torch.tensor(plan.sinks, device=store.seen.device)[:, None, None]
     window = torch.tensor(plan.window, device=store.seen.device)[:, None, None]
@@ -230,6 +232,18 @@ def _candidates(
         # Slots of earlier evictions are no tokens: they go into the new ones.
         scores = scores.masked_fill(stored.bias > 0, NOTHING)
     return Candidates(layer, store, stored, scores.masked_fill(~stored.valid, NOTHING), preference)
+
+
+def _scores(shared: Shared, stored: Stored, context: Context) -> torch.Tensor:
+    """A layer's scores, or those of the first layer of its group, which has the same tokens."""
+    policy, place = shared.policy, shared.places[context.layer]
+    first = place - place % policy.layer_group
+    if first < place and shared.group_scores is not None and shared.group_scores[0] == first:
+        return shared.group_scores[1]
+    scores = policy.scorer.score(stored, context).float().nan_to_num(0.0)
+    # Until the last layer of the group has read it.
+    shared.group_scores = (first, scores) if policy.layer_group > 1 else None
+    return scores
 
 
 def _pack(candidates: Candidates, keep: torch.Tensor, plan: Plan) -> None:

@@ -62,6 +62,8 @@ class Shared:
         bytes_held: bytes of all storages of the compressed layers.
         peak_bytes: the most that they were.
         warned: whether it was said that sinks and window shrink.
+        layers: how many layers the model has.
+        group_scores: place of the first layer of a group, and the scores that its other layers take from it.
     """
 
     policy: Policy
@@ -77,6 +79,8 @@ class Shared:
     bytes_held: int = 0
     peak_bytes: int = 0
     warned: bool = False
+    layers: int = 1
+    group_scores: tuple[int, torch.Tensor] | None = None
     _call: tuple[Any, Call] | None = None
 
     def prepare(self, decoder: torch.nn.Module, layers: Sequence[int]) -> None:
