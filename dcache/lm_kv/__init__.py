@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from dcache.lm_kv.cache_stats import CacheReport, CacheStats
 from dcache.lm_kv.policies.cake import cake
+from dcache.lm_kv.policies.d2o import d2o
 from dcache.lm_kv.policies.double_sparsity import double_sparsity
 from dcache.lm_kv.policies.duo_attention import duo_attention
+from dcache.lm_kv.policies.elastic_vlm import elastic_vlm
+from dcache.lm_kv.policies.ems import ems
 from dcache.lm_kv.policies.expected_attention import expected_attention
 from dcache.lm_kv.policies.gear import gear
 from dcache.lm_kv.policies.h2o import h2o
@@ -27,6 +30,7 @@ from dcache.lm_kv.policies.kvmerger import kvmerger
 from dcache.lm_kv.policies.kvzip import kvzip
 from dcache.lm_kv.policies.lacache import lacache
 from dcache.lm_kv.policies.lazy_eviction import lazy_eviction
+from dcache.lm_kv.policies.look_m import look_m
 from dcache.lm_kv.policies.prefixkv import prefixkv
 from dcache.lm_kv.policies.quest import quest
 from dcache.lm_kv.policies.random import random
@@ -52,8 +56,11 @@ __all__ = [
     "Policy",
     "available",
     "cake",
+    "d2o",
     "double_sparsity",
     "duo_attention",
+    "elastic_vlm",
+    "ems",
     "expected_attention",
     "gear",
     "h2o",
@@ -66,6 +73,7 @@ __all__ = [
     "kvzip",
     "lacache",
     "lazy_eviction",
+    "look_m",
     "make",
     "prefixkv",
     "preset",

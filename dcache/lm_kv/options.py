@@ -11,8 +11,11 @@ from dcache.lm_kv.scoring.heads import Pattern
 
 PolicyName = Literal[
     "cake",
+    "d2o",
     "double_sparsity",
     "duo_attention",
+    "elastic_vlm",
+    "ems",
     "expected_attention",
     "gear",
     "h2o",
@@ -24,6 +27,7 @@ PolicyName = Literal[
     "kvzip",
     "lacache",
     "lazy_eviction",
+    "look_m",
     "prefixkv",
     "quest",
     "random",
@@ -65,12 +69,14 @@ class PolicyOptions(CacheOptions, total=False):
     growth: float
     history: int
     layers: int
+    merge: str
     outliers: float
     overlap: int
     page: int
     pattern: Pattern | str | os.PathLike[str] | None
     pool: int
     rank: int
+    ratio: float
     residual: int
     review: int
     seed: int
@@ -80,5 +86,5 @@ class PolicyOptions(CacheOptions, total=False):
     span: int | None
     tau1: float
     tau2: float
-    threshold: float
+    threshold: float | None
     window: float

@@ -37,6 +37,10 @@ POLICIES = {
     "prefixkv": lm_kv.prefixkv(sinks=1, every=4),
     "windowkv": lm_kv.windowkv(window=4, review=3, best=2, layers=2, every=4),
     "kvcrush": lm_kv.kvcrush(window=4, every=4),
+    "d2o": lm_kv.d2o(sinks=1, every=4),
+    "ems": lm_kv.ems(window=4, threshold=0.2, every=4),
+    "look_m": lm_kv.look_m(every=4),
+    "elastic_vlm": lm_kv.elastic_vlm(window=3, every=4),
     "lacache": lm_kv.lacache(sinks=2, every=4),
 }
 

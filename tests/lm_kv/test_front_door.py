@@ -10,8 +10,11 @@ from dcache import lm_kv
 
 POLICIES = {
     "cake",
+    "d2o",
     "double_sparsity",
     "duo_attention",
+    "elastic_vlm",
+    "ems",
     "expected_attention",
     "gear",
     "h2o",
@@ -23,6 +26,7 @@ POLICIES = {
     "kvzip",
     "lacache",
     "lazy_eviction",
+    "look_m",
     "prefixkv",
     "quest",
     "random",

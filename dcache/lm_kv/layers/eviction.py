@@ -179,7 +179,9 @@ def _evict_by_preference(
     if not bool(over.any()):
         return
     candidates = [_candidates(layer, store, plan, received) for layer, store in pairs]
-    wanted = torch.stack([c.preference for c in candidates if c.preference is not None]).T.tolist()
+    stated = torch.stack([c.preference for c in candidates if c.preference is not None]).T.tolist()
+    preference = shared.policy.preference
+    wanted = stated if preference is None else [preference.shares(row) for row in stated]
     held = torch.stack([store.kept().amax(1) for _, store in pairs], 1).tolist()
     rows = zip(plan.tokens, plan.sinks, plan.window, wanted, held, over.tolist(), strict=True)
     budgets = [

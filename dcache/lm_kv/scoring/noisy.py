@@ -11,6 +11,7 @@ from dcache.errors import DcacheError
 from dcache.lm_kv.model.attention import Logits
 from dcache.lm_kv.scoring.observers import Nothing, Observed, QueryWindow, State
 from dcache.lm_kv.scoring.scorers import Context, hashed, logits_of
+from dcache.lm_kv.scoring.text_sums import prompt_end
 from dcache.lm_kv.scoring.window_scorers import query_blocks
 from dcache.lm_kv.storage.stored import Stored
 
@@ -36,10 +37,7 @@ class NoisySums(Nothing):
     def observe(self, state: State, call: Observed) -> State:
         """Keep the last queries, and where each row's last prompt ended."""
         new = QueryWindow(self.history).observe({n: t for n, t in state.items() if n != "prompt"}, call)
-        if state and call.query.shape[2] == 1:
-            return {**new, "prompt": state["prompt"]}
-        end = ((call.positions + 1) * call.valid).amax(1)
-        return {**new, "prompt": torch.maximum(end, state["prompt"]) if state else end}
+        return {**new, "prompt": prompt_end(state, call)}
 
     def crop(self, state: State, end: torch.Tensor) -> State:
         """Queries at or behind `end` no longer count."""
