@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dcache.lm_kv.cache_stats import CacheReport, CacheStats
 from dcache.lm_kv.policies.cake import cake
+from dcache.lm_kv.policies.compresskv import compresskv
 from dcache.lm_kv.policies.d2o import d2o
 from dcache.lm_kv.policies.double_sparsity import double_sparsity
 from dcache.lm_kv.policies.duo_attention import duo_attention
@@ -31,6 +32,7 @@ from dcache.lm_kv.policies.kvzip import kvzip
 from dcache.lm_kv.policies.lacache import lacache
 from dcache.lm_kv.policies.lazy_eviction import lazy_eviction
 from dcache.lm_kv.policies.look_m import look_m
+from dcache.lm_kv.policies.loopserve import loopserve
 from dcache.lm_kv.policies.prefixkv import prefixkv
 from dcache.lm_kv.policies.quest import quest
 from dcache.lm_kv.policies.random import random
@@ -39,6 +41,7 @@ from dcache.lm_kv.policies.rotatekv import rotatekv
 from dcache.lm_kv.policies.scissorhands import scissorhands
 from dcache.lm_kv.policies.shadowkv import shadowkv
 from dcache.lm_kv.policies.snapkv import snapkv
+from dcache.lm_kv.policies.speckv import speckv
 from dcache.lm_kv.policies.streaming_llm import streaming_llm
 from dcache.lm_kv.policies.tova import tova
 from dcache.lm_kv.policies.windowkv import windowkv
@@ -56,6 +59,7 @@ __all__ = [
     "Policy",
     "available",
     "cake",
+    "compresskv",
     "d2o",
     "double_sparsity",
     "duo_attention",
@@ -74,6 +78,7 @@ __all__ = [
     "lacache",
     "lazy_eviction",
     "look_m",
+    "loopserve",
     "make",
     "prefixkv",
     "preset",
@@ -84,6 +89,7 @@ __all__ = [
     "scissorhands",
     "shadowkv",
     "snapkv",
+    "speckv",
     "streaming_llm",
     "tova",
     "windowkv",

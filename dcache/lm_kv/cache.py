@@ -287,8 +287,10 @@ class KVCache(RowCache):
         """Evict from all layers, after a probe where the scorer reads one."""
         received = None
         if self.policy.scorer.probes:
-            text = self._text.to_read(context, self.policy.name)
-            received = received_attention(self.decoder, self, self._shared, *text)
+            text, valid, history = self._text.to_read(context, self.policy.name)
+            if self.policy.reader is not None and context is None:
+                text, valid = self.policy.reader(text, valid)
+            received = received_attention(self.decoder, self, self._shared, text, valid, history)
         evict(self._compressed(), received)
 
     def _library(self) -> list[torch.Tensor]:

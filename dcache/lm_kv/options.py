@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from dcache.lm_kv.codecs.codec import Codec
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scoring.heads import Pattern
+from dcache.lm_kv.scoring.lookahead import Draft
 
 PolicyName = Literal[
     "cake",
+    "compresskv",
     "d2o",
     "double_sparsity",
     "duo_attention",
@@ -28,6 +30,7 @@ PolicyName = Literal[
     "lacache",
     "lazy_eviction",
     "look_m",
+    "loopserve",
     "prefixkv",
     "quest",
     "random",
@@ -36,6 +39,7 @@ PolicyName = Literal[
     "scissorhands",
     "shadowkv",
     "snapkv",
+    "speckv",
     "streaming_llm",
     "tova",
     "windowkv",
@@ -62,11 +66,13 @@ class PolicyOptions(CacheOptions, total=False):
     bits: int
     calibration: str | os.PathLike[str] | None
     channels: int
+    draft: Draft | Any
     exact: int
     future: int
     gamma: float
     group: int
     growth: float
+    heads: int
     history: int
     layers: int
     merge: str
@@ -75,6 +81,7 @@ class PolicyOptions(CacheOptions, total=False):
     page: int
     pattern: Pattern | str | os.PathLike[str] | None
     pool: int
+    queries: int
     rank: int
     ratio: float
     residual: int
@@ -87,4 +94,5 @@ class PolicyOptions(CacheOptions, total=False):
     tau1: float
     tau2: float
     threshold: float | None
+    tokens: int
     window: float

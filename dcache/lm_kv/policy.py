@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
+
+import torch
 
 from dcache.errors import DcacheError
 from dcache.lm_kv.budgets.allocation import ALLOCATIONS
@@ -17,6 +19,8 @@ from dcache.lm_kv.scoring.selectors import Selector
 from dcache.lm_kv.storage.reducers import Reducer, drop
 from dcache.util.checks import check_whole, is_number, is_whole
 
+# ids int64 and validity bool, both `[B, T]`.
+Reader: TypeAlias = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 POSITIONS = ("original", "shifted")
 
 
@@ -48,6 +52,8 @@ class Policy:
         selector: which kept tokens a decoded token reads; then all tokens are kept, and the budget is of
             those that are read at a step.
         preference: how much of the budget a layer wants, for the allocation "preference".
+        reader: what a probe reads behind the cache: (ids, validity) of the text -> the same of what is read;
+            None for the text itself.
         calibration: path of the file that the policy reads, measured on the cache's model; None without one.
         parameters: what the preset was called with, for reports and files.
 
@@ -72,6 +78,7 @@ class Policy:
     reducer: Reducer = drop
     preference: Preference | None = None
     selector: Selector | None = None
+    reader: Reader | None = None
     calibration: str | None = field(default=None, compare=False)
     parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
 

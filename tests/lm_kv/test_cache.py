@@ -41,6 +41,8 @@ POLICIES = {
     "ems": lm_kv.ems(window=4, threshold=0.2, every=4),
     "look_m": lm_kv.look_m(every=4),
     "elastic_vlm": lm_kv.elastic_vlm(window=3, every=4),
+    "speckv": lm_kv.speckv(tokens=4, window=2, every=4),
+    "compresskv": lm_kv.compresskv(window=4, pool=3, every=4),
     "lacache": lm_kv.lacache(sinks=2, every=4),
 }
 

@@ -10,6 +10,7 @@ from dcache import lm_kv
 
 POLICIES = {
     "cake",
+    "compresskv",
     "d2o",
     "double_sparsity",
     "duo_attention",
@@ -27,6 +28,7 @@ POLICIES = {
     "lacache",
     "lazy_eviction",
     "look_m",
+    "loopserve",
     "prefixkv",
     "quest",
     "random",
@@ -35,6 +37,7 @@ POLICIES = {
     "scissorhands",
     "shadowkv",
     "snapkv",
+    "speckv",
     "streaming_llm",
     "tova",
     "windowkv",

@@ -79,7 +79,8 @@ def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | N
     plan = plan_rows(shared, pairs[0][1].seen.tolist())
     if shared.policy.selector is not None:
         for layer, store in pairs:
-            index_tokens(store, shared, layer.index, layer.state, min(store.tail.length, *plan.window))
+            columns = min(store.tail.length, *plan.window)
+            index_tokens(store, shared, layer.index, layer.state, layer.logits, columns)
             layer.packed()
         return
     if shared.policy.allocation == "global":

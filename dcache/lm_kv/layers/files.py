@@ -32,11 +32,18 @@ def describe(policy: Policy) -> dict[str, Any]:
     """A preset's policy as plain values.
 
     Raises:
-        DcacheError: it is no registered preset's, or stores in a codec that files do not have.
+        DcacheError: it is no registered preset's, was made of a function, or has a codec that files lack.
     """
     if policy.name not in available():
         raise DcacheError(
             f"only caches of registered policies can be saved, got {policy.name!r}: see lm_kv.preset"
+        )
+    plain = (str, int, float, tuple, type(None))
+    strange = [name for name, value in policy.parameters.items() if not isinstance(value, plain)]
+    if strange:
+        raise DcacheError(
+            f"a file cannot have {policy.name}'s {strange[0]}: only caches whose policy was made of numbers, "
+            "words and paths can be saved"
         )
     own = {name: getattr(policy, name) for name in FIELDS}
     described = {"name": policy.name, "parameters": dict(policy.parameters), "fields": own}

@@ -76,3 +76,22 @@ class EvenLayers:
         """`ratio` below the mean variance, else 1."""
         mean = fmean(layers)
         return [self.ratio if variance < mean else 1.0 for variance in layers]
+
+
+@dataclass(frozen=True)
+class GivenLayers:
+    """CompressKV: layers by numbers that were measured of the model once, the same for all texts.
+
+    Args:
+        numbers: by index of the layer, at least 0; other layers have 0.
+    """
+
+    numbers: tuple[tuple[int, float], ...]
+
+    def of(self, stored: Stored, context: Context) -> torch.Tensor:
+        """The layer's number."""
+        return torch.full_like(context.seen, dict(self.numbers).get(context.layer, 0.0), dtype=torch.float64)
+
+    def shares(self, layers: Sequence[float]) -> list[float]:
+        """The same."""
+        return list(layers)
