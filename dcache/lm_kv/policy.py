@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
+
+import torch
 
 from dcache.errors import DcacheError
-from dcache.lm_kv.allocation import ALLOCATIONS
-from dcache.lm_kv.budget import Budget
-from dcache.lm_kv.codec import Codec, Plain
-from dcache.lm_kv.observers import Nothing, Observer
-from dcache.lm_kv.preference import Preference
-from dcache.lm_kv.reducers import Reducer, drop
-from dcache.lm_kv.scorers import Scorer
-from dcache.lm_kv.selectors import Selector
+from dcache.lm_kv.budgets.allocation import ALLOCATIONS
+from dcache.lm_kv.budgets.budget import Budget
+from dcache.lm_kv.codecs.codec import Codec, Plain
+from dcache.lm_kv.scoring.observers import Nothing, Observer
+from dcache.lm_kv.scoring.preference import Preference
+from dcache.lm_kv.scoring.scorers import Scorer
+from dcache.lm_kv.scoring.selectors import Selector
+from dcache.lm_kv.storage.reducers import Reducer, drop
 from dcache.util.checks import check_whole, is_number, is_whole
 
+# ids int64 and validity bool, both `[B, T]`.
+Reader: TypeAlias = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 POSITIONS = ("original", "shifted")
 
 
@@ -42,10 +46,14 @@ class Policy:
         every: decoded tokens between evictions; 0 evicts after prompts alone.
         dense_layers: indices of layers that keep everything, beside the budget.
         codec: how kept tokens are stored; a policy with a codec stands for it, such as `kivi(bits=4)`.
+        layer_group: neighbouring layers that keep the tokens which the first of them chooses; they need the
+            allocation "uniform".
         reducer: what becomes of the others.
         selector: which kept tokens a decoded token reads; then all tokens are kept, and the budget is of
             those that are read at a step.
         preference: how much of the budget a layer wants, for the allocation "preference".
+        reader: what a probe reads behind the cache: (ids, validity) of the text -> the same of what is read;
+            None for the text itself.
         calibration: path of the file that the policy reads, measured on the cache's model; None without one.
         parameters: what the preset was called with, for reports and files.
 
@@ -66,9 +74,11 @@ class Policy:
     every: int = 0
     dense_layers: tuple[int, ...] = ()
     codec: Codec = field(default_factory=Plain, compare=False)
+    layer_group: int = 1
     reducer: Reducer = drop
     preference: Preference | None = None
     selector: Selector | None = None
+    reader: Reader | None = None
     calibration: str | None = field(default=None, compare=False)
     parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
@@ -100,6 +110,12 @@ class Policy:
             raise DcacheError(
                 f"{self.name} does not say which layers want more of the budget: choose another allocation, "
                 "or a policy with a preference, such as cake"
+            )
+        check_whole("layer_group", self.layer_group, 1)
+        if self.layer_group > 1 and self.allocation != "uniform":
+            raise DcacheError(
+                "layers that keep the same tokens need as many of them: choose the allocation uniform, or "
+                f"layer_group=1; got {self.allocation!r} and {self.layer_group}"
             )
         if self.selector is not None and (self.observer.statistic or self.positions != "original"):
             raise DcacheError(

@@ -10,16 +10,26 @@ from dcache import lm_kv
 
 POLICIES = {
     "cake",
+    "compresskv",
+    "d2o",
     "double_sparsity",
     "duo_attention",
+    "elastic_vlm",
+    "ems",
     "expected_attention",
     "gear",
     "h2o",
     "keydiff",
+    "keyformer",
     "kivi",
+    "kvcrush",
     "kvmerger",
     "kvzip",
+    "lacache",
     "lazy_eviction",
+    "look_m",
+    "loopserve",
+    "prefixkv",
     "quest",
     "random",
     "razor_attention",
@@ -27,8 +37,10 @@ POLICIES = {
     "scissorhands",
     "shadowkv",
     "snapkv",
+    "speckv",
     "streaming_llm",
     "tova",
+    "windowkv",
 }
 OTHERS = {"CacheReport", "CacheStats", "KVCache", "Policy", "available", "head_pattern", "make", "preset"}
 
