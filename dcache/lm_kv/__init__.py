@@ -38,7 +38,7 @@ from dcache.lm_kv.registry import available, make, preset
 
 if TYPE_CHECKING:
     from dcache.lm_kv.cache import KVCache
-    from dcache.lm_kv.repeated_text import head_pattern
+    from dcache.lm_kv.calibrating.repeated_text import head_pattern
 
 __all__ = [
     "CacheReport",
@@ -79,7 +79,7 @@ def __getattr__(name: str) -> Any:
 
         return KVCache
     if name == "head_pattern":
-        from dcache.lm_kv.repeated_text import head_pattern
+        from dcache.lm_kv.calibrating.repeated_text import head_pattern
 
         return head_pattern
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

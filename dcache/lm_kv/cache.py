@@ -12,24 +12,25 @@ from typing import Any
 import torch
 
 from dcache.errors import DcacheError
-from dcache.lm_kv import adapter, files
-from dcache.lm_kv.budget import Budget
+from dcache.lm_kv.budgets.budget import Budget
+from dcache.lm_kv.budgets.trigger import due_at_crop
 from dcache.lm_kv.cache_stats import CacheReport, CacheStats
-from dcache.lm_kv.calls import mask_of, read_call
-from dcache.lm_kv.codec import Codec
-from dcache.lm_kv.eviction import evict
-from dcache.lm_kv.families import decoder_of, layers_for
-from dcache.lm_kv.figures import figures, kept_by_head, tensors_of
-from dcache.lm_kv.guards import check_call, inputs_of
-from dcache.lm_kv.layer import LayerCache
+from dcache.lm_kv.codecs.codec import Codec
+from dcache.lm_kv.layers import files
+from dcache.lm_kv.layers.eviction import evict
+from dcache.lm_kv.layers.figures import figures, kept_by_head, tensors_of
+from dcache.lm_kv.layers.layer import LayerCache
+from dcache.lm_kv.layers.probe import received_attention
+from dcache.lm_kv.layers.shared import Shared, places_of
+from dcache.lm_kv.model import adapter
+from dcache.lm_kv.model.calls import mask_of, read_call
+from dcache.lm_kv.model.families import decoder_of, layers_for
+from dcache.lm_kv.model.guards import check_call, inputs_of
+from dcache.lm_kv.model.text import Text
 from dcache.lm_kv.options import Allocation, PolicyName
 from dcache.lm_kv.policy import Policy
-from dcache.lm_kv.probe import received_attention
 from dcache.lm_kv.registry import make
-from dcache.lm_kv.shared import Shared, places_of
-from dcache.lm_kv.store import share_seen
-from dcache.lm_kv.text import Text
-from dcache.lm_kv.trigger import due_at_crop
+from dcache.lm_kv.storage.store import share_seen
 from dcache.util.bytes import bytes_of
 
 

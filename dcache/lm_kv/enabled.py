@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from dcache.errors import DcacheError
-from dcache.lm_kv import adapter
 from dcache.lm_kv.cache import KVCache
 from dcache.lm_kv.cache_stats import CacheStats
-from dcache.lm_kv.families import decoder_of
+from dcache.lm_kv.model import adapter
+from dcache.lm_kv.model.families import decoder_of
 from dcache.lm_kv.policy import Policy
 
 

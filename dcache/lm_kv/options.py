@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Literal, TypedDict
 
-from dcache.lm_kv.codec import Codec
-from dcache.lm_kv.heads import Pattern
+from dcache.lm_kv.codecs.codec import Codec
 from dcache.lm_kv.policy import Policy
+from dcache.lm_kv.scoring.heads import Pattern
 
 PolicyName = Literal[
     "cake",

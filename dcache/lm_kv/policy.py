@@ -7,14 +7,14 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from dcache.errors import DcacheError
-from dcache.lm_kv.allocation import ALLOCATIONS
-from dcache.lm_kv.budget import Budget
-from dcache.lm_kv.codec import Codec, Plain
-from dcache.lm_kv.observers import Nothing, Observer
-from dcache.lm_kv.preference import Preference
-from dcache.lm_kv.reducers import Reducer, drop
-from dcache.lm_kv.scorers import Scorer
-from dcache.lm_kv.selectors import Selector
+from dcache.lm_kv.budgets.allocation import ALLOCATIONS
+from dcache.lm_kv.budgets.budget import Budget
+from dcache.lm_kv.codecs.codec import Codec, Plain
+from dcache.lm_kv.scoring.observers import Nothing, Observer
+from dcache.lm_kv.scoring.preference import Preference
+from dcache.lm_kv.scoring.scorers import Scorer
+from dcache.lm_kv.scoring.selectors import Selector
+from dcache.lm_kv.storage.reducers import Reducer, drop
 from dcache.util.checks import check_whole, is_number, is_whole
 
 POSITIONS = ("original", "shifted")

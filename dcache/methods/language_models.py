@@ -116,7 +116,7 @@ def _refuse_unsupported(model: Any) -> None:
     if generates is None:
         return
     try:
-        from dcache.lm_kv.families import decoder_of
+        from dcache.lm_kv.model.families import decoder_of
     except ImportError:
         return
     try:

@@ -6,7 +6,7 @@ from typing import get_args
 
 from dcache import lm_kv
 from dcache.lm_kv import options, registry
-from dcache.lm_kv.allocation import ALLOCATIONS
+from dcache.lm_kv.budgets.allocation import ALLOCATIONS
 
 
 def test_the_names_are_those_of_the_policies():

@@ -3,10 +3,10 @@ import dataclasses
 import pytest
 
 from dcache import DcacheError
-from dcache.lm_kv.observers import QueryMoments
+from dcache.lm_kv.codecs.shadow import ShadowCodec
 from dcache.lm_kv.policy import Policy
-from dcache.lm_kv.scorers import KeyDistance, Reconstruction
-from dcache.lm_kv.shadow_codec import ShadowCodec
+from dcache.lm_kv.scoring.observers import QueryMoments
+from dcache.lm_kv.scoring.scorers import KeyDistance, Reconstruction
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pytest
 
 from dcache import DcacheError, lm_kv
 from dcache.lm_kv import registry
-from dcache.lm_kv.scorers import KeyDistance
+from dcache.lm_kv.scoring.scorers import KeyDistance
 
 
 def test_a_policy_knows_its_name_and_what_it_was_called_with():

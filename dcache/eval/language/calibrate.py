@@ -14,12 +14,12 @@ from dcache.eval.language.settings import LanguageSettings
 from dcache.eval.language.subject import LanguageSubject
 from dcache.eval.language.task import Context
 from dcache.eval.machine import machine, versions
-from dcache.lm_kv import calibration
 from dcache.lm_kv.cache import KVCache
-from dcache.lm_kv.calibration import Calibration
-from dcache.lm_kv.key_statistics import basis_of, key_statistics
-from dcache.lm_kv.repeated_text import head_pattern
-from dcache.lm_kv.sensitivity import layer_sensitivity
+from dcache.lm_kv.calibrating.key_statistics import basis_of, key_statistics
+from dcache.lm_kv.calibrating.repeated_text import head_pattern
+from dcache.lm_kv.calibrating.sensitivity import layer_sensitivity
+from dcache.lm_kv.scoring import calibration
+from dcache.lm_kv.scoring.calibration import Calibration
 
 Progress = Callable[[str, int, int], None]
 Tensors = dict[str, torch.Tensor]

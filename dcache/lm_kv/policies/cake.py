@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dcache.errors import DcacheError
-from dcache.lm_kv.observers import QueryWindow
 from dcache.lm_kv.options import Allocation
 from dcache.lm_kv.policy import Policy
-from dcache.lm_kv.preference import DispersionAndShift
 from dcache.lm_kv.registry import preset
-from dcache.lm_kv.window_scorers import MeanAndVariance
+from dcache.lm_kv.scoring.observers import QueryWindow
+from dcache.lm_kv.scoring.preference import DispersionAndShift
+from dcache.lm_kv.scoring.window_scorers import MeanAndVariance
 from dcache.util.checks import check_whole, is_number
 
 

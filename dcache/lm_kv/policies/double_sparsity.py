@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-from dcache.lm_kv.calibration import load
-from dcache.lm_kv.observers import Nothing, QueryWindow
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
-from dcache.lm_kv.scorers import Recency
-from dcache.lm_kv.selectors import LabelChannels
+from dcache.lm_kv.scoring.calibration import load
+from dcache.lm_kv.scoring.observers import Nothing, QueryWindow
+from dcache.lm_kv.scoring.scorers import Recency
+from dcache.lm_kv.scoring.selectors import LabelChannels
 from dcache.util.checks import check_whole
 
 # Queries from which channels are chosen.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from dcache.lm_kv.calibration import load
-from dcache.lm_kv.heads import HeadClasses, Pattern
-from dcache.lm_kv.observers import Nothing, QueryWindow
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
+from dcache.lm_kv.scoring.calibration import load
+from dcache.lm_kv.scoring.heads import HeadClasses, Pattern
+from dcache.lm_kv.scoring.observers import Nothing, QueryWindow
 
 # Queries from which a pattern is estimated.
 QUERIES = 64

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dcache.lm_kv.observers import QueryMoments
 from dcache.lm_kv.options import Allocation
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
-from dcache.lm_kv.scorers import ExpectedAttention
+from dcache.lm_kv.scoring.observers import QueryMoments
+from dcache.lm_kv.scoring.scorers import ExpectedAttention
 from dcache.util.checks import check_whole
 
 

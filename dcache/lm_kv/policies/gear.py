@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dcache.lm_kv.gear_codec import GearCodec
+from dcache.lm_kv.codecs.gear import GearCodec
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
-from dcache.lm_kv.scorers import Recency
+from dcache.lm_kv.scoring.scorers import Recency
 
 
 @preset

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dcache.lm_kv.observers import ColumnSums
 from dcache.lm_kv.options import Allocation
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
-from dcache.lm_kv.scorers import ReceivedSum
+from dcache.lm_kv.scoring.observers import ColumnSums
+from dcache.lm_kv.scoring.scorers import ReceivedSum
 
 
 @preset

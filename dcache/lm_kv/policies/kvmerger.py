@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dcache.errors import DcacheError
-from dcache.lm_kv.merging import MergeRuns
-from dcache.lm_kv.observers import ColumnSums
 from dcache.lm_kv.options import Allocation
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
-from dcache.lm_kv.scorers import ReceivedSum
+from dcache.lm_kv.scoring.observers import ColumnSums
+from dcache.lm_kv.scoring.scorers import ReceivedSum
+from dcache.lm_kv.storage.merging import MergeRuns
 from dcache.util.checks import is_number
 
 

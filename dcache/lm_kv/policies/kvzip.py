@@ -5,7 +5,7 @@ from __future__ import annotations
 from dcache.lm_kv.options import Allocation
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
-from dcache.lm_kv.scorers import Reconstruction
+from dcache.lm_kv.scoring.scorers import Reconstruction
 
 
 @preset

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dcache.errors import DcacheError
 from dcache.lm_kv.options import Allocation
 from dcache.lm_kv.policy import Policy
-from dcache.lm_kv.recurrence import NextUse, Recurrence
 from dcache.lm_kv.registry import preset
+from dcache.lm_kv.scoring.recurrence import NextUse, Recurrence
 from dcache.util.checks import check_whole, is_number
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
-from dcache.lm_kv.scorers import Recency
-from dcache.lm_kv.selectors import PageBounds
+from dcache.lm_kv.scoring.scorers import Recency
+from dcache.lm_kv.scoring.selectors import PageBounds
 from dcache.util.checks import check_whole
 
 

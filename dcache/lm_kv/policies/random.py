@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
-from dcache.lm_kv.scorers import Chance
+from dcache.lm_kv.scoring.scorers import Chance
 
 
 @preset

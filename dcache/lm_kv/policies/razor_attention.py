@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from dcache.lm_kv.heads import Pattern
 from dcache.lm_kv.policies.duo_attention import duo_attention
 from dcache.lm_kv.policy import Policy
-from dcache.lm_kv.reducers import Compensate
 from dcache.lm_kv.registry import preset
+from dcache.lm_kv.scoring.heads import Pattern
+from dcache.lm_kv.storage.reducers import Compensate
 
 
 @preset

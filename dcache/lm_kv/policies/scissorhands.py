@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dcache.lm_kv.observers import QueryWindow
 from dcache.lm_kv.options import Allocation
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
-from dcache.lm_kv.window_scorers import Pivotal
+from dcache.lm_kv.scoring.observers import QueryWindow
+from dcache.lm_kv.scoring.window_scorers import Pivotal
 from dcache.util.checks import check_whole
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-from dcache.lm_kv.calibration import load
+from dcache.lm_kv.codecs.shadow import ShadowCodec
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
-from dcache.lm_kv.scorers import Recency
-from dcache.lm_kv.selectors import Landmarks
-from dcache.lm_kv.shadow_codec import ShadowCodec
+from dcache.lm_kv.scoring.calibration import load
+from dcache.lm_kv.scoring.scorers import Recency
+from dcache.lm_kv.scoring.selectors import Landmarks
 
 
 @preset

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dcache.errors import DcacheError
-from dcache.lm_kv.observers import QueryWindow
 from dcache.lm_kv.options import Allocation
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
-from dcache.lm_kv.scorers import WindowAttention
+from dcache.lm_kv.scoring.observers import QueryWindow
+from dcache.lm_kv.scoring.scorers import WindowAttention
 from dcache.util.checks import check_whole
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dcache.lm_kv.observers import QueryWindow
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
-from dcache.lm_kv.scorers import LastQueryAttention
+from dcache.lm_kv.scoring.observers import QueryWindow
+from dcache.lm_kv.scoring.scorers import LastQueryAttention
 
 
 @preset

@@ -12,8 +12,8 @@ from dcache.eval.language.calibrate import calibrate, plain, table
 from dcache.eval.language.settings import LanguageSettings
 from dcache.eval.language.subject import LanguageSubject
 from dcache.eval.language.task import Context, Question
-from dcache.lm_kv.key_statistics import basis_of, key_statistics
-from dcache.lm_kv.sensitivity import layer_sensitivity
+from dcache.lm_kv.calibrating.key_statistics import basis_of, key_statistics
+from dcache.lm_kv.calibrating.sensitivity import layer_sensitivity
 from tests.lm_kv.language_models import llama
 
 SETTINGS = LanguageSettings(contexts=2, questions=1)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dcache import DcacheError, lm_kv
-from dcache.lm_kv.observers import symmetric
+from dcache.lm_kv.scoring.observers import symmetric
 from tests.lm_kv.language_models import batch, family, llama, prefilled
 
 

@@ -1,7 +1,7 @@
 import torch
 
 from dcache import lm_kv
-from dcache.lm_kv.reducers import Compensate
+from dcache.lm_kv.storage.reducers import Compensate
 from tests.lm_kv.language_models import batch, generate, llama, prefilled
 
 PATTERN = ((0.1, 0.9), (0.2, 0.3), (0.8, 0.4))

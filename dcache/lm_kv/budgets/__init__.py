@@ -1,0 +1,1 @@
+"""How many tokens are kept: by row, layer and head, and when the others go."""

@@ -1,0 +1,1 @@
+"""How kept tokens are stored: as they come, in few bits, by few directions."""

@@ -1,0 +1,1 @@
+"""One layer of a cache, and how tokens of all layers are evicted, read, counted and filed."""

@@ -1,0 +1,241 @@
+"""Evicting tokens: each row's and layer's budget, scores, what is protected, and which tokens that leaves."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from dcache.errors import DcacheWarning
+from dcache.lm_kv.budgets.allocation import (
+    ALWAYS,
+    NOTHING,
+    keep_global,
+    keep_heads,
+    keep_uniform,
+    layer_budgets,
+    preference_budgets,
+)
+from dcache.lm_kv.layers.layer import LayerCache
+from dcache.lm_kv.layers.selection import index_tokens
+from dcache.lm_kv.layers.shared import Shared
+from dcache.lm_kv.scoring.scorers import Context
+from dcache.lm_kv.storage.store import LayerStore
+from dcache.lm_kv.storage.stored import Stored
+from dcache.util.checks import is_whole
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tokens of each row.
+
+    Attributes:
+        tokens: that a KV head keeps, the mean over heads and layers.
+        sinks: first ones that are always kept.
+        window: newest ones that are always kept; sinks and window are at most half of `tokens`.
+    """
+
+    tokens: list[int]
+    sinks: list[int]
+    window: list[int]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """A layer's tokens and scores `[rows, heads, M]`: +inf where protected, -inf where there is no token.
+
+    `preference`, float `[rows]`, is the layer's claim on a budget that layers share by preference.
+    """
+
+    layer: LayerCache
+    store: LayerStore
+    stored: Stored
+    scores: torch.Tensor
+    preference: torch.Tensor | None = None
+
+
+def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | None = None) -> None:
+    """Evict tokens of these layers down to their budgets, then encode what leaves the tail.
+
+    Layers without a budget are left alone.
+
+    Args:
+        layers: layers of one cache whose tokens have been stored.
+        received: index -> what a probe found, for scorers that need it.
+    """
+    shared = layers[0].shared
+    places = shared.places
+    for layer in layers:
+        # Also where nothing has to go: a row is evicted at the same columns in any batch.
+        layer.since = 0
+    pairs = [(layer, layer.store) for layer in layers if layer.store is not None and layer.index in places]
+    if not pairs:
+        return
+    for layer, store in pairs:
+        _settle(layer, store)
+    plan = plan_rows(shared, pairs[0][1].seen.tolist())
+    if shared.policy.selector is not None:
+        for layer, store in pairs:
+            index_tokens(store, shared, layer.index, layer.state, min(store.tail.length, *plan.window))
+            layer.packed()
+        return
+    if shared.policy.allocation == "global":
+        _evict_together(pairs, plan, received)
+    elif shared.policy.allocation == "preference":
+        _evict_by_preference(pairs, plan, received)
+    else:
+        _evict_each(pairs, plan, received)
+    for layer, _ in pairs:
+        layer.flush()
+
+
+def _evict_each(
+    pairs: Sequence[tuple[LayerCache, LayerStore]], plan: Plan, received: Mapping[int, torch.Tensor] | None
+) -> None:
+    """Evict from every layer by itself."""
+    shared = pairs[0][0].shared
+    places = shared.places
+    for layer, store in pairs:
+        tokens = plan.tokens
+        if shared.policy.allocation == "layers":
+            tokens = [
+                layer_budgets(n, len(places), _least(shared, n, s + w), seen)[places[layer.index]]
+                for n, s, w, seen in zip(tokens, plan.sinks, plan.window, store.seen.tolist(), strict=True)
+            ]
+        allowed = torch.tensor(tokens, device=store.seen.device)
+        over = _over([(layer, store)], allowed)
+        if bool(over.any()):
+            allowed = _without_slots(shared, allowed, over)
+            candidates = _candidates(layer, store, plan, received)
+            if shared.policy.allocation == "heads":
+                keep = keep_heads(candidates.scores, allowed, shared.policy.floor)
+            else:
+                keep = keep_uniform(candidates.scores, allowed)
+            _pack(candidates, keep, plan)
+
+
+def _settle(layer: LayerCache, store: LayerStore) -> None:
+    """Bring the observer's statistics up to date, also of rows that evict nothing: their queries go on."""
+    observer = layer.shared.policy.observer
+    if observer.beside is not None:
+        scores = observer.settle(layer.state, store.stored(), layer.logits)
+        if scores is not None:
+            store.set_scores(scores)
+
+
+def plan_rows(shared: Shared, seen: Sequence[int]) -> Plan:
+    """Each row's budget; sinks and window shrink to half of it, which is said once for a cache."""
+    policy = shared.policy
+    tokens = shared.budget.tokens(seen)
+    sinks = [min(policy.sinks, n // 2) for n in tokens]
+    whole = is_whole(policy.window)
+    requested = [int(policy.window) if whole else math.floor(n * policy.window + 1e-9) for n in tokens]
+    window = [min(w, n // 2 - s) for w, n, s in zip(requested, tokens, sinks, strict=True)]
+    rows = zip(tokens, sinks, window, requested, seen, strict=True)
+    short = [(n, s, w) for n, s, w, r, all_ in rows if n < all_ and (s < policy.sinks or (whole and w < r))]
+    if short and not shared.warned:
+        shared.warned = True
+        budget, fewer_sinks, smaller_window = min(short)
+        warnings.warn(
+            f"sinks={policy.sinks} and window={policy.window} take more than half of a budget of {budget} "
+            f"token{'s' if budget > 1 else ''}; they shrink to {fewer_sinks} and {smaller_window}",
+            DcacheWarning,
+            stacklevel=2,
+        )
+    return Plan(tokens, sinks, window)
+
+
+def _least(shared: Shared, tokens: int, protected: int) -> int:
+    """Tokens that every layer keeps at least."""
+    return max(1, protected, math.floor(tokens * shared.policy.floor + 1e-9))
+
+
+def _evict_together(
+    pairs: Sequence[tuple[LayerCache, LayerStore]], plan: Plan, received: Mapping[int, torch.Tensor] | None
+) -> None:
+    """Evict from all layers at once: their heads share one budget."""
+    allowed = torch.tensor(plan.tokens, device=pairs[0][1].seen.device)
+    over = _over(pairs, allowed)
+    if not bool(over.any()):
+        return
+    allowed = _without_slots(pairs[0][0].shared, allowed, over)
+    candidates = [_candidates(layer, store, plan, received) for layer, store in pairs]
+    scores = [layer.scores for layer in candidates]
+    for layer, keep in zip(
+        candidates, keep_global(scores, allowed, pairs[0][0].shared.policy.floor), strict=True
+    ):
+        _pack(layer, keep, plan)
+
+
+def _evict_by_preference(
+    pairs: Sequence[tuple[LayerCache, LayerStore]], plan: Plan, received: Mapping[int, torch.Tensor] | None
+) -> None:
+    """Evict from all layers at once: they get shares of one budget, which their heads keep alike."""
+    shared, device = pairs[0][0].shared, pairs[0][1].seen.device
+    over = _over(pairs, torch.tensor(plan.tokens, device=device))
+    if not bool(over.any()):
+        return
+    candidates = [_candidates(layer, store, plan, received) for layer, store in pairs]
+    wanted = torch.stack([c.preference for c in candidates if c.preference is not None]).T.tolist()
+    held = torch.stack([store.kept().amax(1) for _, store in pairs], 1).tolist()
+    rows = zip(plan.tokens, plan.sinks, plan.window, wanted, held, over.tolist(), strict=True)
+    budgets = [
+        preference_budgets(n, preferences, _least(shared, n, s + w), most) if full else most
+        for n, s, w, preferences, most, full in rows
+    ]
+    for place, layer in enumerate(candidates):
+        tokens = _without_slots(shared, torch.tensor([row[place] for row in budgets], device=device), over)
+        _pack(layer, keep_uniform(layer.scores, tokens), plan)
+
+
+def _over(pairs: Sequence[tuple[LayerCache, LayerStore]], allowed: torch.Tensor) -> torch.Tensor:
+    """Bool `[rows]`: whether all these layers together hold more than `allowed` tokens for each head."""
+    stored = torch.stack([store.kept().sum(1) for _, store in pairs]).sum(0)
+    return stored > allowed * sum(store.heads for _, store in pairs)
+
+
+def _without_slots(shared: Shared, allowed: torch.Tensor, over: torch.Tensor) -> torch.Tensor:
+    """Tokens that rows over their budget keep beside the slots of those that they lose."""
+    return (allowed - shared.policy.reducer.slots * over).clamp_min(0)
+
+
+def _candidates(
+    layer: LayerCache, store: LayerStore, plan: Plan, received: Mapping[int, torch.Tensor] | None
+) -> Candidates:
+    """A layer's tokens and their scores."""
+    stored, shared = store.stored(), layer.shared
+
+    def mean_rotation(start: int, count: int) -> torch.Tensor:
+        return shared.mean_rotation(layer.index, stored.keys.shape[3], start, count, stored.keys)
+
+    context = Context(
+        layer.index,
+        layer.state,
+        store.seen,
+        layer.logits,
+        mean_rotation,
+        None if received is None else received[layer.index],
+    )
+    policy = shared.policy
+    scores = policy.scorer.score(stored, context).float().nan_to_num(0.0)
+    preference = None if policy.preference is None else policy.preference.of(stored, context)
+    sinks = torch.tensor(plan.sinks, device=store.seen.device)[:, None, None]
+    window = torch.tensor(plan.window, device=store.seen.device)[:, None, None]
+    newest = stored.positions >= store.seen[:, None, None] - window
+    scores = scores.masked_fill((stored.positions < sinks) | newest, ALWAYS)
+    if policy.reducer.slots and stored.bias is not None:
+        # Slots of earlier evictions are no tokens: they go into the new ones.
+        scores = scores.masked_fill(stored.bias > 0, NOTHING)
+    return Candidates(layer, store, stored, scores.masked_fill(~stored.valid, NOTHING), preference)
+
+
+def _pack(candidates: Candidates, keep: torch.Tensor, plan: Plan) -> None:
+    """Store what is kept; columns in every row's window stay in the tail, where they can be cropped."""
+    layer, store = candidates.layer, candidates.store
+    columns = min(store.tail.length, *plan.window)
+    shared = layer.shared
+    store.pack(candidates.stored, keep, columns, shared.policy.reducer, shared.codec(layer.index))
+    layer.packed()

@@ -1,0 +1,218 @@
+"""A cache's layers as tensors with names, and back: what a safetensors file has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcache.errors import DcacheError
+from dcache.lm_kv.codecs.codec import Codec, Plain
+from dcache.lm_kv.layers.layer import LayerCache
+from dcache.lm_kv.model.attention import Logits
+from dcache.lm_kv.model.text import Text
+from dcache.lm_kv.policy import Policy
+from dcache.lm_kv.registry import available, make
+from dcache.lm_kv.storage.segment import Segment
+from dcache.lm_kv.storage.store import LayerStore
+from dcache.lm_kv.storage.tail import Tail
+from dcache.util.files import write
+
+FORMAT = "dcache.lm_kv.cache 1"
+# A policy's fields that KVCache can set beside the preset's own options.
+OPTIONAL = ("positions", "first", "bias", "score")
+FIELDS = ("budget", "allocation", "floor", "dense_layers", "every")
+
+
+def describe(policy: Policy) -> dict[str, Any]:
+    """A preset's policy as plain values.
+
+    Raises:
+        DcacheError: it is no registered preset's, or stores in a codec that files do not have.
+    """
+    if policy.name not in available():
+        raise DcacheError(
+            f"only caches of registered policies can be saved, got {policy.name!r}: see lm_kv.preset"
+        )
+    own = {name: getattr(policy, name) for name in FIELDS}
+    described = {"name": policy.name, "parameters": dict(policy.parameters), "fields": own}
+    if isinstance(policy.codec, Plain):
+        return described
+    codec: Any = policy.codec
+    name = getattr(codec, "name", None)
+    if name not in available():
+        raise DcacheError(f"only caches with a registered policy's codec can be saved, got {codec!r}")
+    # Fields that are not compared are no choice: what a codec knows of a layer.
+    options = {field.name: getattr(codec, field.name) for field in fields(codec) if field.compare}
+    return {**described, "codec": {"name": name, "options": options}}
+
+
+def read_policy(described: Mapping[str, Any]) -> Policy:
+    """The policy that `describe` described."""
+    own = dict(described["fields"])
+    own["dense_layers"] = tuple(own["dense_layers"])
+    parameters = {k: _frozen(v) for k, v in described["parameters"].items()}
+    if "codec" in described:
+        own["codec"] = make(described["codec"]["name"], **described["codec"]["options"]).codec
+    return replace(make(described["name"], **parameters), **own)
+
+
+def _frozen(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The content of a cache file.
+
+    Attributes:
+        path: the file.
+        policy: the cache's.
+        layers: how many layers the model has.
+        complete: whether the text's ids are known.
+        tensors: by name.
+    """
+
+    path: Path
+    policy: Policy
+    layers: int
+    complete: bool
+    tensors: dict[str, torch.Tensor]
+
+    def fill(self, layers: Sequence[LayerCache], text: Text, device: torch.device) -> None:
+        """Fill the layers and the text of a new cache.
+
+        Raises:
+            DcacheError: the model has another number of layers.
+        """
+        if self.layers != len(layers):
+            raise DcacheError(
+                f"{self.path} is a cache of a model with {self.layers} layers, this one has {len(layers)}"
+            )
+        placed = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        for layer in layers:
+            prefix = f"layer{layer.index}."
+            restore_layer(
+                layer, {n.removeprefix(prefix): t for n, t in placed.items() if n.startswith(prefix)}
+            )
+        if "text.ids" in placed:
+            text.append(placed["text.ids"], placed["text.valid"])
+            text.complete = self.complete
+
+
+def save(path: Path, policy: Policy, layers: Sequence[LayerCache], text: Text) -> Path:
+    """Write a cache to a safetensors file, whole or not at all.
+
+    Raises:
+        DcacheError: nothing is stored, or the policy cannot be described.
+    """
+    from safetensors.torch import save_file
+
+    header = {"policy": describe(policy), "layers": len(layers), "complete": text.complete}
+    tensors = {
+        f"layer{layer.index}.{name}": tensor
+        for layer in layers
+        for name, tensor in layer_tensors(layer).items()
+    }
+    if text.ids is not None and text.valid is not None:
+        tensors |= {"text.ids": text.ids, "text.valid": text.valid}
+    copies = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+    metadata = {"format": FORMAT, "header": json.dumps(header)}
+    return write(path, lambda temporary: save_file(copies, temporary, metadata=metadata))
+
+
+def load(path: Path) -> Saved:
+    """Read a cache file that `save` wrote.
+
+    Raises:
+        DcacheError: the file cannot be read, or is none of these.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    except (OSError, SafetensorError) as error:
+        raise DcacheError(f"cannot read the cache {path}: {error}") from None
+    if metadata.get("format") != FORMAT:
+        raise DcacheError(f"{path} is not a cache that KVCache.save wrote: expected the format {FORMAT!r}")
+    header = json.loads(metadata["header"])
+    return Saved(path, read_policy(header["policy"]), header["layers"], header["complete"], tensors)
+
+
+def layer_tensors(layer: LayerCache) -> dict[str, torch.Tensor]:
+    """All tensors of a layer that has stored something, by name."""
+    store = layer.store
+    if store is None:
+        raise DcacheError("this cache holds nothing yet: run the model with it first")
+    tensors = {
+        "seen": store.seen,
+        "offset": layer.offset,
+        "counts": torch.tensor([store.columns, layer.since, layer.evictions, store.tail.locked]),
+        "scaling": torch.tensor([layer.logits.scaling], dtype=torch.float64),
+        "tail.keys": store.tail.keys,
+        "tail.values": store.tail.values,
+        "tail.positions": store.tail.positions,
+        "tail.valid": store.tail.valid,
+    }
+    optional = {"tail.score": store.tail.score, "sinks": layer.logits.sinks}
+    if layer.logits.softcap is not None:
+        optional["softcap"] = torch.tensor([layer.logits.softcap], dtype=torch.float64)
+    for number, segment in enumerate(store.segments):
+        for part, encoded in (("keys", segment.keys), ("values", segment.values)):
+            named = segment.codec.tensors(encoded)
+            tensors |= {f"{number}.{part}{'.' if n else ''}{n}": tensor for n, tensor in named.items()}
+        tensors[f"{number}.lengths"] = segment.lengths
+        optional |= {f"{number}.{name}": getattr(segment, name) for name in OPTIONAL}
+        tensors |= {f"{number}.index.{name}": part for name, part in (segment.index or {}).items()}
+    tensors |= {f"state.{name}": tensor for name, tensor in layer.state.items()}
+    return tensors | {name: tensor for name, tensor in optional.items() if tensor is not None}
+
+
+def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def restore_layer(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Fill a new layer with what `layer_tensors` gave."""
+    score = tensors.get("tail.score")
+    beside = None if score is None else tuple(score.shape[3:])
+    store = LayerStore(tensors["tail.keys"], tensors["tail.values"], beside)
+    positions, valid = tensors["tail.positions"], tensors["tail.valid"]
+    store.tail.append(
+        tensors["tail.keys"], tensors["tail.values"], positions, None if bool(valid.all()) else valid
+    )
+    if score is not None and store.tail.score is not None:
+        store.tail.score.copy_(score)
+    columns, since, evictions, store.tail.locked = tensors["counts"].tolist()
+    store.seen, store.columns = tensors["seen"], columns
+    numbers = sorted({int(name.partition(".")[0]) for name in tensors if name[0].isdigit()})
+    codec = layer.shared.codec(layer.index)
+    store.segments = tuple(_segment(tensors, f"{n}.", codec, store.tail) for n in numbers)
+    softcap = float(tensors["softcap"]) if "softcap" in tensors else None
+    logits = Logits(float(tensors["scaling"]), softcap, tensors.get("sinks"))
+    layer.restore(store, _under("state.", tensors), logits, tensors["offset"], since, evictions)
+
+
+def _segment(tensors: Mapping[str, torch.Tensor], prefix: str, codec: Codec, tail: Tail) -> Segment:
+    """The segment whose tensors have this prefix."""
+
+    def encoded(part: str) -> dict[str, torch.Tensor]:
+        start = prefix + part
+        return {n.removeprefix(start).removeprefix("."): t for n, t in tensors.items() if n.startswith(start)}
+
+    return Segment(
+        keys=codec.restore(encoded("keys"), tail.keys),
+        values=codec.restore(encoded("values"), tail.values),
+        lengths=tensors[f"{prefix}lengths"],
+        codec=codec,
+        index=_under(f"{prefix}index.", tensors) or None,
+        **{name: tensors.get(prefix + name) for name in OPTIONAL},
+    )

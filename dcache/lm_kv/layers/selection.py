@@ -1,0 +1,122 @@
+"""Reading a chosen part of what is stored for one decoded token; everything is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from dcache.lm_kv.codecs.codec import Plain
+from dcache.lm_kv.layers.shared import Shared
+from dcache.lm_kv.model.attention import Logits
+from dcache.lm_kv.scoring.observers import State
+from dcache.lm_kv.scoring.selectors import Selector
+from dcache.lm_kv.storage.parts import DensePart, Part
+from dcache.lm_kv.storage.reducers import drop
+from dcache.lm_kv.storage.segment import Segment
+from dcache.lm_kv.storage.store import LayerStore
+
+
+def index_tokens(store: LayerStore, shared: Shared, layer: int, state: State, columns: int) -> None:
+    """Pack all tokens but the newest columns into one segment with an index.
+
+    Args:
+        store: a layer's.
+        shared: of a policy with a selector.
+        layer: the layer's index.
+        state: what the policy's observer gathered at the layer.
+        columns: newest columns of the tail that stay there, where they are always read.
+    """
+    stored, codec = store.stored(), shared.codec(layer)
+    older = stored.first(stored.keys.shape[2] - columns)
+    store.pack(stored, stored.valid, columns, drop, codec)
+    (segment,) = store.segments
+    selector = shared.policy.selector
+    if selector is None or not segment.width:
+        return
+    # The index is made of keys as they are known now, which the codec may round.
+    exact = segment if isinstance(codec, Plain) else drop(older, older.valid, Plain())
+    if shared.calibration is not None:
+        state = {**state, "channels": shared.calibration.tensor("channels", layer).to(exact.lengths.device)}
+    index = selector.index(exact.pad(exact.keys), exact.valid, state)
+    store.segments = (replace(segment, index=index),)
+
+
+def read_parts(
+    store: LayerStore, shared: Shared, layer: int, query: torch.Tensor, logits: Logits
+) -> tuple[list[Part], torch.Tensor | None]:
+    """What one query reads of a layer: all there is, or by the policy's selector.
+
+    Returns:
+        The parts, and float `[B]`, the tokens that a KV head reads; None where all are read.
+    """
+    selector = shared.policy.selector
+    if selector is None or layer not in shared.places:
+        return store.parts(), None
+    newest = store.tail.valid.sum(1)
+    read = newest.float()
+    tokens = torch.tensor(shared.budget.tokens(store.seen.tolist()), device=query.device)
+    sinks = tokens.div(2, rounding_mode="floor").clamp_max(shared.policy.sinks)
+    parts: list[Part] = []
+    for segment in store.segments:
+        if segment.index is None:
+            parts.append(segment.part())
+            continue
+        limit = (tokens - newest).clamp_min(0)
+        part, more = chosen(segment, selector, query, logits, limit, sinks)
+        parts.append(part)
+        read = read + more
+    return [*parts, store.tail.part()], read
+
+
+def chosen(
+    segment: Segment,
+    selector: Selector,
+    query: torch.Tensor,
+    logits: Logits,
+    limit: torch.Tensor,
+    sinks: torch.Tensor,
+) -> tuple[DensePart, torch.Tensor]:
+    """The tokens of a segment that one query reads.
+
+    A page's score is the softmax over all pages of its guessed logits, the mean over the group's heads; pages
+    with sinks, and those in the index's `always` up to a quarter of the limit, come first. The best are taken
+    as long as they fit.
+
+    Args:
+        segment: all tokens of every row, with the selector's index.
+        selector: guesses logits.
+        query: `[B, H, 1, d]`.
+        logits: how the layer makes logits.
+        limit: int64 `[B]`, tokens that each KV head may read.
+        sinks: int64 `[B]`, first tokens that are always read.
+
+    Returns:
+        Their keys and values in ascending order of position, and float `[B]`, how many a KV head reads.
+    """
+    lengths, page = segment.lengths, selector.page
+    rows, heads = lengths.shape
+    grouped = query.float().reshape(rows, heads, -1, query.shape[3])
+    index = segment.index or {}
+    guessed = logits.of(selector.products(grouped, index))
+    start = torch.arange(guessed.shape[-1], device=query.device) * page
+    there = start < lengths[..., None]
+    scores = guessed.masked_fill(~there[:, :, None], float("-inf")).softmax(-1).nan_to_num(0.0).mean(2)
+    sizes = (lengths[..., None] - start).clamp(0, page)
+    first = start < sinks[:, None, None]
+    if "always" in index:
+        always = index["always"]
+        # At most a quarter of what is read; published, 384 tokens of 2048.
+        first = first | (always & ((sizes * always).cumsum(-1) <= limit[:, None, None] // 4))
+    scores = scores.masked_fill(there & first, float("inf"))
+    order = scores.masked_fill(~there, -1.0).argsort(dim=-1, descending=True, stable=True)
+    fits = sizes.gather(-1, order).cumsum(-1) <= limit[:, None, None]
+    pages = torch.zeros_like(there).scatter(-1, order, fits) & there
+    tokens = pages.repeat_interleave(page, -1)[..., : segment.width] & segment.valid
+    read = tokens.sum(-1)
+    # A stable sort moves what is read to the front, in order.
+    slots = (~tokens).int().argsort(dim=-1, stable=True)[..., : int(read.max())]
+    starts = (lengths.flatten().cumsum(0) - lengths.flatten()).view(rows, heads, 1)
+    valid = tokens.gather(-1, slots)
+    places = (starts + slots).masked_fill(~valid, 0)
+    return DensePart(*segment.tokens(places), valid), read.float().mean(1)

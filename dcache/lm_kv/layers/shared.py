@@ -1,0 +1,145 @@
+"""What the layers of one cache share: its policy, whether a forward runs, what is held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from dcache.errors import DcacheError
+from dcache.lm_kv.budgets.budget import Budget
+from dcache.lm_kv.codecs.codec import Codec, LayerFacts
+from dcache.lm_kv.model.calls import Call, read_call
+from dcache.lm_kv.model.rotary import Rotary, find_rotary
+from dcache.lm_kv.policy import Policy
+from dcache.lm_kv.scoring import calibration
+from dcache.lm_kv.scoring.calibration import Calibration
+
+
+def places_of(policy: Policy, compressed: Sequence[int], count: int) -> dict[int, int]:
+    """Index -> place of every layer that has a budget, in order.
+
+    Args:
+        policy: the cache's.
+        compressed: indices of the layers with full attention.
+        count: how many layers the model has.
+
+    Raises:
+        DcacheError: `dense_layers` has other indices, or all that could be compressed.
+    """
+    dense = policy.dense_layers
+    outside = ", ".join(str(i) for i in dense if i not in range(count))
+    if outside:
+        raise DcacheError(f"dense_layers must be indices from 0 to {count - 1}, got {outside}")
+    places = {i: place for place, i in enumerate(i for i in compressed if i not in dense)}
+    if not places:
+        raise DcacheError(
+            f"dense_layers={dense} leaves nothing to compress: the layers with full attention are "
+            f"{', '.join(map(str, compressed))}"
+        )
+    return places
+
+
+@dataclass
+class Shared:
+    """State of one cache; layers know it and not the cache, so that no circle keeps a cache alive.
+
+    Attributes:
+        policy: what is kept, with the cache's own options in it.
+        budget: how much.
+        evict: evicts tokens of a list of layers.
+        places: index -> place of every layer that has a budget, from the first to the last.
+        rotary: the model's rotations, None for policies that turn nothing.
+        calibration: what was measured of the model, for policies that read it.
+        live: whether the decoder's forward runs with this cache.
+        holding: depth of `hold()`; nothing is evicted above 0.
+        reader: called in a read-only forward with each layer's index and the largest weights that its
+            stored columns got, `[B, h, columns]`; nothing is stored meanwhile.
+        rope: the running forward's position ids.
+        bytes_held: bytes of all storages of the compressed layers.
+        peak_bytes: the most that they were.
+        warned: whether it was said that sinks and window shrink.
+    """
+
+    policy: Policy
+    budget: Budget
+    evict: Callable[[list[Any]], None]
+    places: dict[int, int] = field(default_factory=dict)
+    rotary: Rotary | None = None
+    calibration: Calibration | None = None
+    live: bool = False
+    holding: int = 0
+    reader: Callable[[int, torch.Tensor], None] | None = None
+    rope: torch.Tensor | None = None
+    bytes_held: int = 0
+    peak_bytes: int = 0
+    warned: bool = False
+    _call: tuple[Any, Call] | None = None
+
+    def prepare(self, decoder: torch.nn.Module, layers: Sequence[int]) -> None:
+        """Find out what the policy needs to know of the model.
+
+        Args:
+            decoder: of the model.
+            layers: indices of its layers with full attention.
+
+        Raises:
+            DcacheError: keys cannot be turned, or the policy's calibration is of another model.
+        """
+        if self.policy.calibration is not None:
+            self.calibration = calibration.load(self.policy.calibration)
+            self.calibration.check(decoder, layers)
+        if self.policy.needs_rotary:
+            self.rotary = find_rotary(decoder, list(layers))
+
+    def begin(self, rope: torch.Tensor | None) -> None:
+        """A forward begins."""
+        self.live, self.rope, self._call = True, rope, None
+
+    def end(self) -> None:
+        """It ended."""
+        self.live, self.rope, self._call = False, None, None
+
+    def call(self, mask: Any, key: torch.Tensor, start: int) -> Call:
+        """This forward's call; read once, for all layers are given the same mask."""
+        if self._call is None or self._call[0] is not mask:
+            rows, _, queries, _ = key.shape
+            self._call = (mask, read_call(mask, self.rope, rows, queries, start, key.device))
+        return self._call[1]
+
+    def codec(self, layer: int) -> Codec:
+        """The policy's codec, with what it wants to know of a layer."""
+        # Not `self.turn`: segments keep their codec, and should not keep this alive.
+        turn = None if self.rotary is None else partial(self.rotary.turn, layer)
+        # Where a selector reads some tokens, those that all fit the budget are all read.
+        whole = 0.0 if self.policy.selector is None else self.budget.whole
+        basis = None
+        if self.calibration is not None and self.policy.codec.needs_rotary:
+            basis = self.calibration.tensor("basis", layer)
+        return self.policy.codec.bound(LayerFacts(turn, whole, basis))
+
+    def turn(self, layer: int, states: torch.Tensor, positions: torch.Tensor, mode: str) -> torch.Tensor:
+        """Keys or queries turned as `Rotary.turn` turns them."""
+        if self.rotary is None:
+            raise DcacheError(
+                "this policy turns keys or queries, but says that it does not: set `needs_rotary`"
+            )
+        return self.rotary.turn(layer, states, positions, mode)
+
+    def mean_rotation(
+        self, layer: int, size: int, start: int, count: int, like: torch.Tensor
+    ) -> torch.Tensor:
+        """The mean of a layer's rotations at these positions, as `Rotary.mean` has it."""
+        if self.rotary is None:
+            raise DcacheError(
+                "this policy turns keys or queries, but says that it does not: set `needs_rotary`"
+            )
+        return self.rotary.mean(layer, size, start, count, like)
+
+    def count_bytes(self, change: int) -> None:
+        """Storages grew or shrank."""
+        self.bytes_held += change
+        self.peak_bytes = max(self.peak_bytes, self.bytes_held)

@@ -1,0 +1,91 @@
+"""One forward of a decoder, as all its layers see it: which of its tokens are pads, and where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from dcache.lm_kv.model.attention import Fresh
+
+
+@dataclass(frozen=True)
+class Call:
+    """This call's tokens, as its mask describes them.
+
+    Attributes:
+        valid: bool `[B, S]`, False at pads.
+        fresh: the same for attention, without masks that mask nothing.
+        rope: int64 `[B, S]`, the positions by which the model rotates.
+    """
+
+    valid: torch.Tensor
+    fresh: Fresh
+    rope: torch.Tensor
+    _placed: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = field(default_factory=list)
+
+    @cached_property
+    def count(self) -> torch.Tensor:
+        """int64 `[B]`, true tokens of each row."""
+        return self.valid.sum(1)
+
+    @cached_property
+    def rank(self) -> torch.Tensor:
+        """int64 `[B, S]`, each token's index among its row's true tokens of this call."""
+        return (self.valid.long().cumsum(1) - 1).clamp_min(0)
+
+    def placed(self, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where this call's tokens stand behind those seen before; computed once for layers that share them.
+
+        Args:
+            seen: int64 `[B]`, true tokens of each row before this call; never written to.
+
+        Returns:
+            int64 `[B, S]`, each token's index among its row's true tokens, and `seen` behind this call.
+        """
+        for before, positions, after in self._placed:
+            if before is seen:
+                return positions, after
+        placed = (seen, seen[:, None] + self.rank, seen + self.count)
+        self._placed.append(placed)
+        return placed[1:]
+
+
+def read_call(mask: Any, rope: torch.Tensor | None, rows: int, queries: int, start: int, device: Any) -> Call:
+    """A call from its attention mask.
+
+    Args:
+        mask: None; bool or int `[B, columns so far + S]`; a 4-D mask `[B, 1, S, columns so far + S]`, bool or
+            added to logits, of which only the last S columns are read: pads among stored tokens are in the
+            store.
+        rope: `[B or 1, S]` positions, None for columns counted from `start`.
+        rows: B.
+        queries: S.
+        start: columns before this call.
+        device: of the tensors made here.
+    """
+    visible = None
+    if mask is None or mask.ndim != 4:
+        valid = torch.ones(rows, queries, dtype=torch.bool, device=device)
+        if mask is not None:
+            valid = mask[:, -queries:].bool().expand(rows, -1)
+    else:
+        last = mask[:, 0, :, -queries:]
+        visible = last if last.dtype == torch.bool else last > torch.finfo(last.dtype).min / 2
+        visible = visible.expand(rows, -1, -1)
+        valid = visible.diagonal(dim1=1, dim2=2)
+    if rope is None or rope.ndim != 2:
+        rope = torch.arange(start, start + queries, device=device)[None]
+    padded = mask is not None and not bool(valid.all())
+    return Call(valid, Fresh(valid if padded else None, visible), rope.expand(rows, -1))
+
+
+def mask_of(call: Mapping[str, Any]) -> torch.Tensor | None:
+    """The mask of full attention among a decoder's arguments."""
+    mask = call.get("attention_mask")
+    if isinstance(mask, Mapping):
+        mask = mask.get("full_attention")
+    return mask if isinstance(mask, torch.Tensor) else None

@@ -1,0 +1,127 @@
+"""What was measured of a model once, in a safetensors file that policies read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcache.errors import DcacheError
+from dcache.lm_kv.scoring.heads import Pattern
+from dcache.util.files import as_path, write
+
+FORMAT = "dcache.lm_kv.calibration 1"
+# What two models must share for one's calibration to be the other's.
+ALIKE = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """The content of a calibration file.
+
+    Attributes:
+        path: the file.
+        about: the model's name and facts, and how it was measured.
+        tensors: by name, each for the layer behind its dot: `pattern.0` float32 `[h]`, how far heads look
+            back; `basis.0` float16 `[h, d, d]`, directions of keys before rotation, the strongest first, one
+            a row; `variance.0` float32 `[h, d]`, the mean square along them; `channels.0` int16 `[h, d]`,
+            those that weigh most in dot products first; `sensitivity` float32, one for each layer with full
+            attention.
+    """
+
+    path: Path
+    about: Mapping[str, Any]
+    tensors: Mapping[str, torch.Tensor]
+
+    @property
+    def pattern(self) -> Pattern:
+        """For each layer a number for each KV head, () for layers without full attention."""
+        count = self.about["facts"]["num_hidden_layers"]
+        layers = [self.tensors.get(f"pattern.{layer}") for layer in range(count)]
+        return tuple(() if layer is None else tuple(layer.tolist()) for layer in layers)
+
+    def tensor(self, name: str, layer: int) -> torch.Tensor:
+        """A layer's tensor.
+
+        Raises:
+            DcacheError: it was not measured.
+        """
+        tensor = self.tensors.get(f"{name}.{layer}")
+        if tensor is None:
+            reason = self.about.get("left_out") or f"layer {layer} was not measured"
+            raise DcacheError(f"{self.path} has no {name} for layer {layer}: {reason}")
+        return tensor
+
+    def check(self, decoder: torch.nn.Module, layers: Sequence[int]) -> None:
+        """Compare the file's model with this one.
+
+        Args:
+            decoder: of the model.
+            layers: indices of its layers with full attention.
+
+        Raises:
+            DcacheError: they differ in shape.
+        """
+        here, there = facts_of(decoder, layers), self.about["facts"]
+        differ = [name for name in here if here[name] != there.get(name)]
+        if differ:
+            measured, given = (
+                ", ".join(f"{name} {facts.get(name)}" for name in differ) for facts in (there, here)
+            )
+            raise DcacheError(
+                f"{self.path} is a calibration of {self.about['model']!r} with {measured}; this model has "
+                f"{given}. Calibrate this one: dcache lm calibrate MODEL --out FILE"
+            )
+
+
+def facts_of(decoder: torch.nn.Module, layers: Sequence[int]) -> dict[str, Any]:
+    """What a calibration depends on, as plain values: class, sizes, and which layers have full attention."""
+    config: Any = decoder.config
+    sizes = {name: getattr(config, name, None) for name in ALIKE}
+    return {"class": type(decoder).__name__, **sizes, "full_attention": list(layers)}
+
+
+def save(path: Path, about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Path:
+    """Write a calibration, whole or not at all."""
+    from safetensors.torch import save_file
+
+    metadata = {"format": FORMAT, "about": json.dumps(about)}
+    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return write(path, lambda temporary: save_file(copies, temporary, metadata=metadata))
+
+
+def load(path: str | os.PathLike[str]) -> Calibration:
+    """Read a calibration; a file that did not change since the last time is not read again.
+
+    Raises:
+        DcacheError: the file cannot be read, or is none of these.
+    """
+    place = as_path(path, "calibration")
+    try:
+        state = place.stat()
+    except OSError as error:
+        raise DcacheError(f"cannot read the calibration {place}: {error.strerror}") from None
+    return _loaded(place, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=4)
+def _loaded(path: Path, changed: int, size: int) -> Calibration:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    except (OSError, SafetensorError) as error:
+        raise DcacheError(f"cannot read the calibration {path}: {error}") from None
+    if metadata.get("format") != FORMAT:
+        raise DcacheError(
+            f"{path} is not a calibration: expected the format {FORMAT!r}, which dcache lm calibrate writes"
+        )
+    return Calibration(path, json.loads(metadata["about"]), tensors)

@@ -1,0 +1,61 @@
+"""Which KV heads look far back, and a score that keeps these whole: DuoAttention and RazorAttention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+import torch
+
+from dcache.errors import DcacheError
+from dcache.lm_kv.scoring.scorers import Context, window_attention
+from dcache.lm_kv.storage.stored import Stored
+
+# For each layer of the model a number from 0 to 1 for each KV head; layers without full attention have ().
+Pattern: TypeAlias = tuple[tuple[float, ...], ...]
+# Heads whose values differ by less than a step are alike.
+STEPS = 1024
+
+
+@dataclass(frozen=True)
+class HeadClasses:
+    """Heads that look far back before others; in a head, newer tokens before older ones.
+
+    Under the allocation "global" with no floor the first heads keep everything, and the others what is
+    protected; the budget decides how many there are of each.
+
+    Args:
+        pattern: how far each head looks back, as `head_pattern` or a calibration gives it; None to estimate
+            it in every text from the last queries: how much of their attention lies behind the first tokens
+            and before the last fifth of the text, in the head of the group where it is most.
+        sinks: first tokens that do not count in the estimate.
+    """
+
+    pattern: Pattern | None = None
+    sinks: int = 4
+    probes: ClassVar[bool] = False
+
+    def score(self, stored: Stored, context: Context) -> torch.Tensor:
+        """The head's step, plus the position as a share of the text."""
+        reach = self._estimated(stored, context) if self.pattern is None else self._given(stored, context)
+        recency = (stored.positions + 0.5) / (context.seen[:, None, None] + 1)
+        return (reach * STEPS).floor()[..., None] + recency.clamp(0.0, 1.0)
+
+    def _given(self, stored: Stored, context: Context) -> torch.Tensor:
+        heads = stored.keys.shape[1]
+        values = self.pattern[context.layer] if self.pattern and context.layer < len(self.pattern) else ()
+        if len(values) != heads:
+            raise DcacheError(
+                f"pattern must have {heads} numbers for layer {context.layer}, one for each KV head, got "
+                f"{len(values)}: lm_kv.head_pattern(model) measures one"
+            )
+        return torch.tensor(values, device=stored.keys.device)[None]
+
+    def _estimated(self, stored: Stored, context: Context) -> torch.Tensor:
+        weights, counted = window_attention(stored, context)
+        near = context.state["position"] - context.seen[:, None] // 5
+        far = (stored.positions >= self.sinks)[:, :, None] & (
+            stored.positions[:, :, None] <= near[:, None, :, None]
+        )
+        mass = (weights * far[:, :, None]).sum((3, 4))
+        return (mass / counted.sum(1).clamp_min(1)[:, None, None]).amax(2)

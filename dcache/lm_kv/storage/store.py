@@ -1,0 +1,204 @@
+"""A layer's storage: immutable packed segments of what was kept, and a dense tail of the newest columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from dcache.errors import DcacheError
+from dcache.lm_kv.codecs.codec import Codec, Plain
+from dcache.lm_kv.storage.parts import Part
+from dcache.lm_kv.storage.reducers import Reducer, drop
+from dcache.lm_kv.storage.segment import Segment, append, join
+from dcache.lm_kv.storage.stored import Stored, gather
+from dcache.lm_kv.storage.tail import Tail
+
+
+class LayerStore:
+    """Keys and values of one layer, ragged over rows and KV heads.
+
+    Args:
+        keys: `[rows, heads, n, d]`, for shape, dtype and device; nothing of it is stored.
+        values: `[rows, heads, n, d_v]`, likewise.
+        beside: shape of each token's statistic, as in `Tail`.
+
+    Attributes:
+        segments: what was kept.
+        tail: the newest columns; they alone can be taken back.
+        seen: int64 `[rows]`, true tokens so far, evicted ones included.
+        columns: columns so far, pads and evicted ones included.
+    """
+
+    def __init__(
+        self, keys: torch.Tensor, values: torch.Tensor, beside: tuple[int, ...] | None = None
+    ) -> None:
+        self.segments: tuple[Segment, ...] = ()
+        self.tail = Tail(keys, values, beside)
+        self.seen = torch.zeros(len(keys), dtype=torch.long, device=keys.device)
+        self.columns = 0
+
+    @property
+    def heads(self) -> int:
+        """KV heads."""
+        return self.tail.keys.shape[1]
+
+    def append(
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        positions: torch.Tensor,
+        valid: torch.Tensor | None,
+        seen: torch.Tensor,
+    ) -> bool:
+        """Store new columns in the tail; see `Tail.append`.
+
+        Args:
+            keys: `[rows, heads, n, d]`.
+            values: `[rows, heads, n, d_v]`.
+            positions: `[rows, n]`.
+            valid: bool `[rows, n]` or None.
+            seen: int64 `[rows]`, true tokens so far, these included; never written to.
+
+        Returns:
+            Whether the bytes that are held changed.
+        """
+        self.seen = seen
+        self.columns += keys.shape[2]
+        return self.tail.append(keys, values, positions, valid)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take the newest `abs(tokens_to_remove)` columns of the tail back.
+
+        Raises:
+            DcacheError: some of them left the tail; they are compressed.
+        """
+        count = abs(tokens_to_remove)
+        if count > self.tail.free:
+            raise DcacheError(
+                f"crop({tokens_to_remove}) reaches into compressed tokens: only the newest "
+                f"{self.tail.free} can be taken back. Give the policy a larger window, or its codec a "
+                "larger residual, or crop before tokens are compressed."
+            )
+        self.seen = self.seen - self.tail.valid[:, self.tail.length - count :].sum(1)
+        self.tail.drop_newest(count)
+        self.columns -= count
+
+    def select_rows(self, rows: torch.Tensor) -> None:
+        """Keep these rows, in this order."""
+        self.segments = tuple(segment.select_rows(rows) for segment in self.segments)
+        self.tail.select_rows(rows)
+        self.seen = self.seen[rows]
+
+    def stored(self) -> Stored:
+        """Everything stored, in one padded form; its columns are in the order of `parts`."""
+        return gather(self.segments, self.tail)
+
+    def parts(self) -> list[Part]:
+        """Everything stored, for attention."""
+        return [*(segment.part() for segment in self.segments), self.tail.part()]
+
+    def kept(self) -> torch.Tensor:
+        """int64 `[rows, heads]`, tokens that each KV head holds."""
+        kept = self.tail.valid.sum(1)[:, None].expand(-1, self.heads)
+        for segment in self.segments:
+            kept = kept + segment.lengths
+        return kept
+
+    def pack(self, stored: Stored, keep: torch.Tensor, columns: int, reducer: Reducer, codec: Codec) -> None:
+        """Replace everything stored by one segment of what is kept; the newest columns stay in the tail.
+
+        Args:
+            stored: what `stored` gave.
+            keep: bool `[rows, heads, M]`; True at every token of the newest columns.
+            columns: how many of the tail's columns stay.
+            reducer: what becomes of the others.
+            codec: how the segment is stored.
+        """
+        older = keep.shape[2] - columns
+        if reducer is drop and not all(isinstance(segment.codec, Plain) for segment in self.segments):
+            # What is encoded already stays as it is: encoded again, errors would add up.
+            self.segments = (self._subset(keep[:, :, :older], codec),)
+        else:
+            self.segments = (reducer(stored.first(older), keep[:, :, :older], codec),)
+        self.tail.keep_newest(columns)
+
+    def flush(self, codec: Codec) -> bool:
+        """Encode the oldest tokens of the tail in whole blocks, where each row has its residual beside them.
+
+        Returns:
+            Whether there were any.
+        """
+        oldest = self.tail.oldest(codec.residual, codec.block) if codec.block else None
+        if oldest is None:
+            return False
+        tokens = oldest[:, None].expand(-1, self.heads, -1)
+        new = drop(gather((), self.tail), tokens, codec)
+        start = self.tail.positions.gather(1, oldest.int().argmax(1, keepdim=True)).long()
+        new = replace(new, positions=None, first=start.expand(-1, self.heads))
+        if self.segments and self.segments[-1].first is not None:
+            self.segments = (*self.segments[:-1], append(self.segments[-1], new))
+        else:
+            self.segments = (*self.segments, new)
+        self.tail.drop(oldest)
+        return True
+
+    def add_scores(self, columns: torch.Tensor) -> bool:
+        """Add `[rows, heads, M]` to the running statistics; columns are in the order of `parts`.
+
+        Returns:
+            Whether the bytes that are held changed.
+        """
+        segments, start = [], 0
+        grows = any(segment.score is None for segment in self.segments)
+        for segment in self.segments:
+            added = segment.flatten(columns[..., start : start + segment.width])
+            segments.append(segment.with_score(added if segment.score is None else segment.score + added))
+            start += segment.width
+        self.segments = tuple(segments)
+        if self.tail.score is not None:
+            self.tail.score.add_(columns[..., start:])
+        return grows
+
+    def set_scores(self, scores: torch.Tensor) -> None:
+        """Replace all statistics by `[rows, heads, M, ...]`; columns are in the order of `parts`."""
+        segments, start = [], 0
+        for segment in self.segments:
+            piece = scores[:, :, start : start + segment.width]
+            # A piece of a larger tensor would keep all of it alive.
+            segments.append(segment.with_score(segment.flatten(piece).clone()))
+            start += segment.width
+        self.segments = tuple(segments)
+        if self.tail.score is not None:
+            self.tail.score.copy_(scores[:, :, start:])
+
+    def _subset(self, keep: torch.Tensor, codec: Codec) -> Segment:
+        """The tokens in `keep`, bool `[rows, heads, M]`; those of the tail are encoded."""
+        widths = [segment.width for segment in self.segments]
+        columns = keep.shape[2] - sum(widths)
+        *pieces, newest = keep.split([*widths, columns], 2)
+        segments = [segment.subset(piece) for segment, piece in zip(self.segments, pieces, strict=True)]
+        return join([*segments, drop(gather((), self.tail).first(columns), newest, codec)])
+
+    def storages(self) -> list[torch.Tensor]:
+        """Every tensor that is held, for counting bytes."""
+        packed = [tensor for segment in self.segments for tensor in segment.storages()]
+        return [*packed, *self.tail.storages()]
+
+    def fork(self) -> LayerStore:
+        """A copy with the same immutable segments and a copied tail."""
+        other = LayerStore.__new__(LayerStore)
+        other.segments, other.tail = self.segments, self.tail.fork()
+        other.seen, other.columns = self.seen, self.columns
+        return other
+
+
+def share_seen(stores: Sequence[LayerStore | None]) -> None:
+    """Let stores with equal counts of true tokens have one tensor, so that what follows is computed once."""
+    first, *others = stores
+    for other in others:
+        if first is None or other is None or other.seen is first.seen:
+            continue
+        if torch.equal(other.seen, first.seen):
+            other.seen = first.seen

@@ -1,0 +1,96 @@
+import warnings
+
+import pytest
+import torch
+
+from dcache import DcacheWarning, lm_kv
+from dcache.lm_kv.budgets.budget import Budget
+from dcache.lm_kv.layers.eviction import plan_rows
+from dcache.lm_kv.layers.shared import Shared
+from dcache.lm_kv.policy import Policy
+from dcache.lm_kv.scoring.scorers import KeyDistance
+from tests.lm_kv.language_models import batch, llama, prefilled
+
+SEEN = (27, 40)
+TOKENS = (10, 16)
+
+
+def shared(budget: float = 0.4, **policy) -> Shared:
+    return Shared(Policy(scorer=KeyDistance(), **policy), Budget(budget), lambda layers: None)
+
+
+def kept(cache):
+    return torch.stack([layer.store.kept() for layer in cache.layers])
+
+
+def test_sinks_and_window_are_within_the_budget():
+    plan = plan_rows(shared(sinks=2, window=3), SEEN)
+    assert (plan.tokens, plan.sinks, plan.window) == ([10, 16], [2, 2], [3, 3])
+
+
+def test_a_window_may_be_a_share_of_the_budget():
+    assert plan_rows(shared(sinks=0, window=0.5), SEEN).window == [5, 8]
+
+
+def test_sinks_and_window_shrink_to_half_the_budget_which_is_said_once():
+    one = shared(sinks=4, window=32)
+    with pytest.warns(
+        DcacheWarning, match="take more than half of a budget of 10 tokens; they shrink to 4 and 1"
+    ):
+        plan = plan_rows(one, SEEN)
+    assert plan.sinks == [4, 4]
+    assert plan.window == [1, 4]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plan_rows(one, SEEN)
+
+
+def test_rows_without_a_token_yet_are_no_reason_to_speak():
+    with pytest.warns(DcacheWarning, match="half of a budget of 1 token; they shrink to 0 and 0"):
+        plan_rows(shared(sinks=4, window=0), (0, 3, 40))
+
+
+@pytest.mark.parametrize("name", ["keydiff", "h2o", "snapkv"])
+def test_uniform_budgets_are_the_same_in_every_head_and_layer(name):
+    policy = lm_kv.snapkv(window=4) if name == "snapkv" else lm_kv.make(name)
+    counts = kept(prefilled(llama(), policy, batch(), budget=0.4))
+    assert counts.tolist() == [[[10, 10], [16, 16]]] * 3
+
+
+def test_heads_of_a_layer_share_its_budget_and_have_a_floor():
+    counts = kept(prefilled(llama(), lm_kv.keydiff(allocation="heads"), batch(), budget=0.4, floor=0.5))
+    assert counts.sum(2).tolist() == [[20, 32]] * 3
+    assert len(set(counts.flatten().tolist())) > 2
+    assert (counts.amin((0, 2)) >= torch.tensor([5, 8])).all()
+
+
+def test_layers_get_less_with_depth_and_add_up():
+    counts = kept(prefilled(llama(), lm_kv.snapkv(window=2, allocation="layers"), batch(), budget=0.4))
+    # From twice the budget less a fifth of it to that fifth: 10 -> 18, 10, 2 and 16 -> 29, 16, 3.
+    assert counts.tolist() == [[[18, 18], [29, 29]], [[10, 10], [16, 16]], [[2, 2], [3, 3]]]
+
+
+@pytest.mark.parametrize("name", ["keydiff", "kvzip"])
+def test_a_global_budget_adds_up_over_layers_and_heads(name):
+    counts = kept(prefilled(llama(), lm_kv.make(name, allocation="global"), batch(), budget=0.4))
+    assert counts.sum((0, 2)).tolist() == [n * 2 * 3 for n in TOKENS]
+    assert (counts.amin((0, 2)) >= torch.tensor([2, 3])).all()
+    assert len(set(counts[:, 1].flatten().tolist())) > 2
+
+
+def test_dense_layers_keep_everything_beside_the_budget():
+    counts = kept(prefilled(llama(), "keydiff", batch(), budget=0.4, dense_layers=(0,)))
+    assert counts[0].tolist() == [[27, 27], [40, 40]]
+    assert counts[1:].tolist() == [[[10, 10], [16, 16]]] * 2
+
+
+def test_a_budget_of_everything_evicts_nothing():
+    assert prefilled(llama(), "keydiff", batch(), budget=1.0).stats().evictions == 0
+
+
+def test_protected_tokens_are_kept_whatever_their_score():
+    cache = prefilled(llama(1), lm_kv.random(sinks=2, window=3), batch(), budget=0.4)
+    store = cache.layers[0].store
+    positions = store.segments[0].positions[: store.segments[0].sizes[0]].tolist()
+    assert positions[:2] == [0, 1]
+    assert store.tail.positions.tolist() == [[24, 25, 26], [37, 38, 39]]

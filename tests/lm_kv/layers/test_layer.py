@@ -1,0 +1,154 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcache import DcacheError, lm_kv
+from dcache.lm_kv.budgets.budget import Budget
+from dcache.lm_kv.layers.layer import LayerCache
+from dcache.lm_kv.layers.shared import Shared
+from dcache.lm_kv.policy import Policy
+from dcache.lm_kv.scoring.scorers import KeyDistance
+from tests.lm_kv.language_models import batch, llama, prefill, prefilled
+
+HEADS, SIZE = 2, 4
+PACKAGE = str(Path("dcache") / "lm_kv")
+
+
+def layer(**policy) -> LayerCache:
+    shared = Shared(Policy(scorer=KeyDistance(), budget=1.0, **policy), Budget(1.0), lambda layers: None)
+    return LayerCache(0, shared)
+
+
+def run(one: LayerCache, columns: int, rows: int = 1, mask=None) -> torch.Tensor:
+    keys = torch.randn(rows, HEADS, columns, SIZE)
+    query = torch.randn(rows, 2 * HEADS, columns, SIZE)
+    one.shared.begin(None)
+    output = one.attend(torch.nn.Identity(), query, keys, keys, mask, 0.5)
+    one.shared.end()
+    return output
+
+
+def test_lengths_count_columns_and_rows_true_tokens():
+    one = layer()
+    assert one.get_seq_length() == 0
+    assert one.batch_size == -1
+    run(one, 3, rows=2, mask=torch.tensor([[0, 1, 1], [1, 1, 1]]))
+    assert one.get_seq_length() == 3
+    assert one.get_mask_sizes(2) == (5, 0)
+    assert one.get_max_length() == -1
+    assert one.store.seen.tolist() == [2, 3]
+    assert one.batch_size == 2
+
+
+def test_keys_and_values_that_are_views_do_not_keep_their_storage_alive():
+    one = layer()
+    fused = torch.randn(1, HEADS, 5, 3 * SIZE)
+    key, value = fused[..., :SIZE], fused[..., 2 * SIZE :]
+    one.shared.begin(None)
+    one.attend(torch.nn.Identity(), torch.randn(1, 2 * HEADS, 5, SIZE), key, value, None, 0.5)
+    pointers = {tensor.untyped_storage().data_ptr() for tensor in one.storages()}
+    assert fused.untyped_storage().data_ptr() not in pointers
+
+
+def test_bytes_are_those_of_the_storages():
+    one = layer()
+    run(one, 5)
+    held = sum(tensor.untyped_storage().nbytes() for tensor in one.storages())
+    # A slab of 8 slots: keys and values of 2 heads and 4 channels, an int32 position, a validity.
+    assert held == one.bytes_held == one.shared.bytes_held == 8 * (2 * 2 * 4 * 4 + 4 + 1)
+    one.reset()
+    assert one.shared.bytes_held == 0
+    assert one.shared.peak_bytes == held
+
+
+def test_another_batch_or_another_layers_keys_are_refused():
+    one = layer()
+    run(one, 2, rows=2)
+    with pytest.raises(DcacheError, match="this cache holds 2 rows, the call has 3"):
+        run(one, 1, rows=3)
+    other = torch.nn.Identity()
+    other.layer_idx = 7
+    with pytest.raises(DcacheError, match="Identity shares keys between layers"):
+        one.attend(
+            other, torch.zeros(2, 4, 1, SIZE), torch.zeros(2, 2, 1, SIZE), torch.zeros(2, 2, 1, SIZE), None, 1
+        )
+
+
+def test_a_crop_takes_columns_of_the_tail_back_and_no_more():
+    one = layer()
+    run(one, 5)
+    one.crop(-2)
+    assert one.get_seq_length() == 3
+    assert one.store.seen.tolist() == [3]
+    with pytest.raises(DcacheError, match=r"crop\(-4\) reaches into compressed tokens: only the newest 3"):
+        one.crop(-4)
+
+
+def test_rows_are_selected_repeated_and_masked():
+    one = layer()
+    run(one, 3, rows=2, mask=torch.tensor([[0, 1, 1], [1, 1, 1]]))
+    one.batch_repeat_interleave(2)
+    assert one.store.seen.tolist() == [2, 2, 3, 3]
+    one.reorder_cache(torch.tensor([3, 0]))
+    assert one.store.seen.tolist() == [3, 2]
+    one.batch_select_indices(torch.tensor([False, True]))
+    assert one.store.seen.tolist() == [2]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["keydiff", "h2o"])
+def test_one_new_token_sees_what_a_call_of_two_would_show_it(name):
+    # A decoded token is stored before it is attended to, tokens of a longer call afterwards.
+    model, inputs = llama(2), batch(pads=0)
+    together, apart = (lm_kv.KVCache(model, name, budget=0.4) for _ in range(2))
+    for cache in (together, apart):
+        prefill(model, inputs, cache)
+    new = torch.tensor([[5, 7], [6, 8]])
+    positions = torch.tensor([[40, 41]]).expand(2, -1)
+    with together.hold(), apart.hold():
+        expected = model(new, position_ids=positions, past_key_values=together).logits[:, -1]
+        for column in range(2):
+            one = slice(column, column + 1)
+            logits = model(new[:, one], position_ids=positions[:, one], past_key_values=apart).logits[:, -1]
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+    for first, second in zip(together.layers, apart.layers, strict=True):
+        if name == "h2o":
+            scores = (layer.store.stored().score for layer in (first, second))
+            torch.testing.assert_close(*scores, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("budget", [0.4, 1.0])
+def test_python_calls_of_a_decoded_token_do_not_grow_with_the_heads(budget):
+    counts = {}
+    for heads in (1, 4):
+        model = llama(1, num_key_value_heads=heads)
+        cache = prefilled(model, "keydiff", batch(pads=0), budget=budget)
+        counts[heads] = [0, 0]
+        # The first step grows the tail's slab.
+        for index in range(2):
+            new = {"input_ids": torch.tensor([[5], [6]]), "position_ids": torch.full((2, 1), 40 + index)}
+
+            def count(frame, event, _, to=counts[heads], at=index):
+                to[at] += event == "call" and PACKAGE in frame.f_code.co_filename
+
+            with torch.no_grad():
+                sys.setprofile(count)
+                try:
+                    model(**new, past_key_values=cache)
+                finally:
+                    sys.setprofile(None)
+    assert 0 < counts[1][1] <= 100
+    assert counts[1] == counts[4]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("policy", ["h2o", "keydiff", lm_kv.snapkv(window=4, sinks=0)])
+def test_bytes_held_are_those_of_the_storages_after_every_decoded_token(policy):
+    model = llama(1)
+    cache = prefilled(model, policy, batch(pads=0), budget=0.4)
+    for index in range(3):
+        model(torch.tensor([[5], [6]]), position_ids=torch.full((2, 1), 40 + index), past_key_values=cache)
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in cache.layers[0].storages()}
+        assert cache.layers[0].bytes_held == sum(storage.nbytes() for storage in storages.values())

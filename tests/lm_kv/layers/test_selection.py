@@ -1,0 +1,139 @@
+import pytest
+import torch
+
+from dcache import DcacheError, lm_kv
+from dcache.lm_kv.layers.selection import chosen
+from dcache.lm_kv.model.attention import Logits
+from dcache.lm_kv.scoring.observers import ColumnSums
+from dcache.lm_kv.scoring.scorers import Recency
+from dcache.lm_kv.scoring.selectors import PageBounds
+from dcache.lm_kv.storage.segment import Segment
+from tests.lm_kv.language_models import alone, batch, generate, llama, prefilled
+
+POLICIES = {
+    "quest": lm_kv.quest(page=4, window=4, sinks=1, every=4),
+    "shadowkv": lm_kv.shadowkv(page=4, rank=6, window=4, every=4),
+    "double_sparsity": lm_kv.double_sparsity(channels=6, window=4, every=4),
+}
+NEW = {"input_ids": torch.tensor([[5], [6]]), "position_ids": torch.tensor([[27], [40]])}
+
+
+def test_pages_are_chosen_as_a_walk_over_them_does():
+    torch.manual_seed(0)
+    lengths = torch.tensor([[10, 10], [3, 7]])
+    keys, values = torch.randn(30, 4), torch.randn(30, 5)
+    segment = Segment(keys, values, torch.zeros(30, dtype=torch.int32), lengths)
+    selector = PageBounds(2)
+    index = selector.index(segment.pad(keys), segment.valid, {})
+    segment = Segment(keys, values, segment.positions, lengths, index=index)
+    query = torch.randn(2, 4, 1, 4)
+    limit, sinks = torch.tensor([5, 5]), torch.tensor([1, 0])
+    part, read = chosen(segment, selector, query, Logits(0.5), limit, sinks)
+    counts = []
+    for row in range(2):
+        for head in range(2):
+            size = int(lengths[row, head])
+            start = int(lengths.flatten()[: 2 * row + head].sum())
+            pages = [list(range(first, min(first + 2, size))) for first in range(0, size, 2)]
+            bounds = [
+                [
+                    sum(max(q * float(keys[start + t, j]) for t in page) for j, q in enumerate(one))
+                    for page in pages
+                ]
+                for one in query[row, 2 * head : 2 * head + 2, 0].tolist()
+            ]
+            scores = (torch.tensor(bounds) * 0.5).softmax(-1).mean(0)
+            if row == 0:
+                scores[0] = 9.0
+            expected, left = [], 5
+            for page in scores.argsort(descending=True).tolist():
+                if len(pages[page]) > left:
+                    break
+                left -= len(pages[page])
+                expected += pages[page]
+            tokens = part.keys[row, head][part.valid[row, head]]
+            assert torch.equal(tokens, keys[start : start + size][sorted(expected)])
+            assert torch.equal(
+                part.values[row, head][part.valid[row, head]], values[start:][sorted(expected)]
+            )
+            counts.append(len(expected))
+    assert read.tolist() == [sum(counts[:2]) / 2, sum(counts[2:]) / 2]
+
+
+def test_pages_that_are_always_read_come_first_up_to_a_quarter():
+    keys = torch.eye(12)
+    segment = Segment(keys, keys, torch.arange(12).int(), torch.tensor([[12]]))
+    index = PageBounds(1).index(segment.pad(keys), segment.valid, {})
+    always = torch.zeros(1, 1, 12, dtype=torch.bool)
+    always[..., [2, 4, 5]] = True
+    segment = Segment(keys, keys, segment.positions, segment.lengths, index={**index, "always": always})
+    # The query likes late tokens; of eight that are read two may be such pages.
+    query = torch.arange(12.0).view(1, 1, 1, 12)
+    part, read = chosen(segment, PageBounds(1), query, Logits(1.0), torch.tensor([8]), torch.tensor([0]))
+    assert part.keys[0, 0].argmax(1).tolist() == [2, 4, 6, 7, 8, 9, 10, 11]
+    assert read.tolist() == [8]
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_a_padded_row_equals_its_single_run_while_reading_a_part(name):
+    # In float64: a sum in another order may move a float32 number across the middle between two of float16.
+    model, inputs = llama().double(), batch()
+    caches = [lm_kv.KVCache(model, POLICIES[name], budget=0.4) for _ in range(2)]
+    _, both = generate(model, inputs, caches[0])
+    _, single = generate(model, alone(inputs), caches[1])
+    torch.testing.assert_close(both[:1], single, atol=1.5e-5, rtol=0)
+    _, full = generate(model, inputs, None)
+    assert (both - full).abs().max() > 0.1
+    stats = caches[0].stats()
+    # The last token was not read: 38 and 51 tokens, of which 40 % round down to 15 and 20.
+    assert stats.kept == (38.0, 51.0)
+    assert stats.evictions == 0
+    assert 11 < stats.read[0] <= 15
+    assert 16 < stats.read[1] <= 20
+    assert f"read per step  {stats.read[0]:.1f}, {stats.read[1]:.1f}" in str(stats)
+
+
+@torch.no_grad()
+def test_what_is_read_is_what_dense_attention_sees_with_the_rest_at_minus_infinity():
+    model, inputs = llama(1), {name: tensor[1:] for name, tensor in batch().items()}
+    new = {name: tensor[1:] for name, tensor in NEW.items()}
+    # With all channels and pages of one token the largest logits of the group's mean weight are read.
+    policy = lm_kv.double_sparsity(channels=16, window=0)
+    logits = model(**new, past_key_values=prefilled(model, policy, inputs, budget=11)).logits
+    whole = prefilled(model, "keydiff", inputs, budget=1.0)
+    eager = llama(1, attention="eager")
+    text = torch.cat([inputs["input_ids"], new["input_ids"]], 1)
+    weights = eager(text, output_attentions=True, use_cache=False).attentions[0][0, :, -1, :40]
+    scores = (weights / weights.sum(-1, keepdim=True)).unflatten(0, (2, 2)).mean(1)
+    mask = torch.full((1, 4, 1, 41), float("-inf"))
+    mask[..., 40] = 0.0
+    for head in range(2):
+        # Ten beside the new token, which is one of the eleven.
+        mask[0, 2 * head : 2 * head + 2, 0, scores[head].topk(10).indices] = 0.0
+    rows = torch.zeros(1, 4, 41, 41).masked_fill(~torch.ones(41, 41, dtype=torch.bool).tril(), float("-inf"))
+    rows[:, :, -1:] = mask
+    expected = eager(text, attention_mask=rows, use_cache=False).logits[:, -1:]
+    torch.testing.assert_close(logits, expected, atol=1.5e-5, rtol=0)
+    assert whole.stats().read == ()
+
+
+def test_an_index_is_counted_moved_and_saved(tmp_path):
+    model, inputs = llama(1), batch()
+    cache = prefilled(model, POLICIES["quest"], inputs, budget=0.4)
+    index = cache.layers[0].store.segments[0].index
+    # Nine pages of the second row's 36 tokens; least and largest of 16 channels in two heads of both rows.
+    assert {part.shape for part in index.values()} == {(2, 2, 9, 16)}
+    assert cache.stats().bytes_held > cache.stats().bytes_full + 2 * 2 * 2 * 9 * 16 * 4
+    loaded = lm_kv.KVCache.load(cache.save(tmp_path / "cache.safetensors"), model)
+    with torch.no_grad():
+        new = {**NEW, "attention_mask": torch.ones(2, 41)}
+        expected = model(**new, past_key_values=cache.fork()).logits
+        assert torch.equal(model(**new, past_key_values=loaded).logits, expected)
+        cache.batch_select_indices(torch.tensor([1, 0]))
+        swapped = model(**{name: tensor[[1, 0]] for name, tensor in new.items()}, past_key_values=cache)
+    torch.testing.assert_close(swapped.logits[[1, 0]], expected, atol=1.5e-5, rtol=0)
+
+
+def test_sums_over_what_is_not_read_are_refused():
+    with pytest.raises(DcacheError, match="a selector reads some tokens at a step"):
+        lm_kv.Policy(scorer=Recency(), selector=PageBounds(), observer=ColumnSums())

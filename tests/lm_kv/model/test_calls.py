@@ -1,0 +1,56 @@
+import torch
+
+from dcache.lm_kv.model.calls import mask_of, read_call
+
+
+def read(mask, queries=2, rope=None, start=3):
+    return read_call(mask, rope, 2, queries, start, torch.device("cpu"))
+
+
+def test_without_a_mask_every_token_is_true_and_counted_from_the_columns_before():
+    call = read(None)
+    assert call.valid.all()
+    assert call.fresh.valid is None
+    assert call.rope.tolist() == [[3, 4], [3, 4]]
+    assert call.count.tolist() == [2, 2]
+
+
+def test_only_the_last_columns_of_a_mask_are_this_calls():
+    call = read(torch.tensor([[0, 0, 0, 0, 1], [1, 1, 1, 1, 1]]))
+    assert call.valid.tolist() == [[False, True], [True, True]]
+    assert call.fresh.valid is call.valid
+    assert call.rank.tolist() == [[0, 0], [0, 1]]
+
+
+def test_a_mask_without_pads_masks_nothing():
+    assert read(torch.tensor([[0, 0, 0, 1, 1], [1, 1, 1, 1, 1]])).fresh.valid is None
+
+
+def test_a_mask_with_four_dimensions_says_what_each_query_sees():
+    mask = torch.full((1, 1, 2, 5), torch.finfo(torch.float32).min)
+    mask[..., 3:] = 0.0
+    call = read(mask)
+    assert call.fresh.visible.tolist() == [[[True, True], [True, True]]] * 2
+    assert call.valid.all()
+
+
+def test_positions_come_from_the_model_where_it_is_given_them():
+    assert read(None, rope=torch.tensor([[7, 8]])).rope.tolist() == [[7, 8], [7, 8]]
+
+
+def test_the_mask_of_full_attention_is_found_among_several():
+    full = torch.ones(1, 2)
+    assert mask_of({"attention_mask": {"full_attention": full, "sliding_attention": None}}) is full
+    assert mask_of({"attention_mask": full}) is full
+    assert mask_of({}) is None
+
+
+def test_layers_that_share_their_count_share_what_follows_from_it():
+    call = read_call(torch.tensor([[0, 1, 1], [1, 1, 1]]), None, 2, 3, 4, "cpu")
+    seen = torch.tensor([3, 4])
+    positions, after = call.placed(seen)
+    assert positions.tolist() == [[3, 3, 4], [4, 5, 6]]
+    assert after.tolist() == [5, 7]
+    again = call.placed(seen)
+    assert (again[0] is positions, again[1] is after) == (True, True)
+    assert call.placed(seen.clone())[1] is not after

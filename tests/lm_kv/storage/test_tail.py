@@ -1,0 +1,130 @@
+import torch
+
+from dcache.lm_kv.storage.tail import LEAST, MOST, Tail
+
+
+def columns(first: int, count: int) -> torch.Tensor:
+    return torch.arange(first, first + count).float().view(1, 1, count, 1)
+
+
+def tail(scored: bool = False) -> Tail:
+    return Tail(columns(0, 3), columns(0, 3), () if scored else None)
+
+
+def append(to: Tail, first: int, count: int, valid: list[bool] | None = None) -> None:
+    positions = torch.arange(first, first + count)[None]
+    mask = None if valid is None else torch.tensor([valid])
+    to.append(columns(first, count), -columns(first, count), positions, mask)
+
+
+def slots(of: Tail) -> int:
+    return of.storages()[0].shape[2]
+
+
+def test_a_new_tail_holds_nothing_of_what_it_was_shown():
+    assert tail().length == 0
+    assert slots(tail()) == 0
+
+
+def test_columns_are_appended_and_the_slab_grows_by_an_eighth_within_bounds():
+    one = tail()
+    append(one, 0, 5)
+    assert slots(one) == LEAST
+    append(one, 5, 75)
+    assert one.keys[0, 0, :, 0].tolist() == list(range(80))
+    assert one.values[0, 0, 5, 0] == -5
+    assert one.positions[0].tolist() == list(range(80))
+    assert slots(one) == 80
+    append(one, 80, 1)
+    assert slots(one) == 80 + 10
+    append(one, 81, 800)
+    append(one, 881, 1)
+    assert slots(one) == 881 + MOST
+    assert one.keys[0, 0, :, 0].tolist() == list(range(882))
+
+
+def test_a_prompt_gets_a_slab_of_its_size():
+    one = tail()
+    append(one, 0, 200)
+    assert slots(one) == 200
+
+
+def test_after_keeping_the_newest_there_is_no_spare_room_and_then_a_few_slots():
+    one = tail()
+    append(one, 0, 200)
+    one.keep_newest(7)
+    assert one.keys[0, 0, :, 0].tolist() == list(range(193, 200))
+    assert slots(one) == 7
+    append(one, 200, 1)
+    assert slots(one) == 7 + LEAST
+    assert one.keys[0, 0, :, 0].tolist() == list(range(193, 201))
+
+
+def test_pads_are_masked_until_they_are_gone():
+    one = tail()
+    append(one, 0, 3, [False, True, True])
+    assert one.padded
+    assert one.valid.tolist() == [[False, True, True]]
+    one.keep_newest(2)
+    assert not one.padded
+
+
+def test_the_newest_columns_are_dropped_and_written_over():
+    one = tail()
+    append(one, 0, 4)
+    one.drop_newest(2)
+    append(one, 9, 1)
+    assert one.keys[0, 0, :, 0].tolist() == [0, 1, 9]
+
+
+def test_statistics_start_at_zero_also_in_slots_that_were_used():
+    one = tail(scored=True)
+    append(one, 0, 2)
+    one.score.add_(5.0)
+    one.drop_newest(1)
+    append(one, 1, 1)
+    assert one.score.tolist() == [[[5.0, 0.0]]]
+
+
+def test_rows_are_selected():
+    two = Tail(torch.zeros(2, 1, 0, 1), torch.zeros(2, 1, 0, 1))
+    two.append(torch.tensor([1.0, 2.0]).view(2, 1, 1, 1), torch.zeros(2, 1, 1, 1), torch.zeros(2, 1), None)
+    two.select_rows(torch.tensor([1, 1, 0]))
+    assert two.keys.flatten().tolist() == [2, 2, 1]
+
+
+def test_a_fork_shares_nothing():
+    one = tail()
+    append(one, 0, 2)
+    other = one.fork()
+    one.keys.fill_(7.0)
+    append(one, 2, 1)
+    assert other.keys.flatten().tolist() == [0, 1]
+
+
+def test_what_was_made_under_inference_mode_is_copied_before_it_is_written_to():
+    with torch.inference_mode():
+        one = tail(scored=True)
+        append(one, 0, 2)
+    append(one, 2, 1)
+    one.score.add_(1.0)
+    assert one.keys.flatten().tolist() == [0, 1, 2]
+
+
+def test_slots_that_held_pads_are_true_tokens_when_they_are_used_again():
+    one = tail()
+    append(one, 0, 4, [True, True, False, False])
+    one.drop_newest(2)
+    append(one, 2, 1)
+    assert one.valid.tolist() == [[True, True, True]]
+
+
+def test_columns_made_under_inference_mode_can_be_dropped_outside_it():
+    with torch.inference_mode():
+        one = tail(scored=True)
+        append(one, 0, 3, [True, True, False])
+        one.score.add_(5.0)
+    one.drop_newest(2)
+    append(one, 1, 1)
+    assert one.valid.tolist() == [[True, True]]
+    assert one.score.tolist() == [[[5.0, 0.0]]]
