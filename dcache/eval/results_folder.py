@@ -43,6 +43,11 @@ def open_results(out: Path, about: Mapping[str, Any], part: str) -> Path:
     return folder
 
 
+def dtype_of(model: Any) -> str:
+    """The dtype of a model's weights, such as "float32"; results of another one are no results of this."""
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
+
+
 def made_once(path: Path, needed: tuple[str, ...], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
     """A result from its file; it is made and written where there is none, or a damaged one.
 

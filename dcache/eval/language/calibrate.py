@@ -14,6 +14,7 @@ from dcache.eval.language.settings import LanguageSettings
 from dcache.eval.language.subject import LanguageSubject
 from dcache.eval.language.task import Context
 from dcache.eval.machine import machine, versions
+from dcache.eval.results_folder import dtype_of
 from dcache.lm_kv.cache import KVCache
 from dcache.lm_kv.calibrating.key_statistics import basis_of, key_statistics
 from dcache.lm_kv.calibrating.repeated_text import head_pattern
@@ -48,10 +49,14 @@ def calibrate(
     """
     cache = KVCache(subject.model, "keydiff", budget=1.0)
     full, facts = cache.compressed_layers, calibration.facts_of(cache.decoder, cache.compressed_layers)
-    about = {"model": subject.name, "facts": facts, "settings": vars(settings)}
-    if out.exists():
-        return _same(calibration.load(out), about)
+    weights = {"model": subject.name, "dtype": dtype_of(subject.model)}
+    about = {**weights, "facts": facts, "settings": vars(settings)}
     part = out.with_name(out.name + PART)
+    if out.exists():
+        measured = _same(calibration.load(out), about)
+        # One that ended between the two files left it.
+        part.unlink(missing_ok=True)
+        return measured
     before = _same(calibration.load(part), about) if part.exists() else None
     tensors, left_out = ({}, "") if before is None else (dict(before.tensors), before.about["left_out"])
     contexts = subject.contexts(settings.contexts, settings.questions, settings.tokens, settings.seed)
@@ -66,8 +71,8 @@ def calibrate(
         steps = _steps(progress, f"text {index + 1}", 1 + index * len(full), total)
         tensors, left_out = _with_text(subject.model, contexts[index], tensors, steps)
         calibration.save(part, {**about, "left_out": left_out}, tensors)
-    measured = {**about, "left_out": left_out, "machine": machine(), "versions": versions()}
-    calibration.save(out, measured, _final(tensors))
+    more = {"left_out": left_out, "machine": machine(), "versions": versions()}
+    calibration.save(out, {**about, **more}, _final(tensors))
     part.unlink(missing_ok=True)
     progress("done", total, total)
     return calibration.load(out)

@@ -22,6 +22,8 @@ from typing import Any
 import torch
 
 from dcache.eval.language.policies import PolicyEntry, budget_text
+from dcache.lm_kv import Policy
+from dcache.lm_kv.codecs.codec import Plain
 from dcache.util.bytes import bytes_of
 
 # Backend of QuantizedCache -> package and options. hqq groups along the axis that is named, quanto along the
@@ -87,21 +89,29 @@ def find_peers(model: Any, entries: Sequence[PolicyEntry], budgets: Sequence[flo
             continue
         peers.caches[name] = Peer(partial(QuantizedCache, backend, model.config, **options))
     wanted = [
-        (entry.at(budget), budget)
+        (entry, budget)
         for entry in entries
         for budget in (budgets if entry.policy.budget is None else [entry.policy.budget])
-        if entry.policy.name in PRESSES and isinstance(budget, float)
+        if _is_kvpress(entry.policy) and isinstance(budget, float)
     ]
     kvpress, reason = _kvpress() if wanted else (None, "no policy of the bench is kvpress's too")
     if kvpress is None:
         peers.left_out["kvpress"] = reason
         return peers
-    for policy, budget in wanted:
-        press = PRESSES[policy.name](kvpress, 1 - budget, policy)
-        peers.caches[f"kvpress {type(press).__name__}, {budget_text(budget)}"] = Peer(
+    for entry, budget in wanted:
+        press = PRESSES[entry.policy.name](kvpress, 1 - budget, entry.policy)
+        # The entry's options too: two entries of one policy are two methods.
+        words = " ".join([type(press).__name__, *entry.label.split()[1:]])
+        peers.caches[f"kvpress {words}, {budget_text(budget)}"] = Peer(
             partial(DynamicCache, config=model.config), partial(_pressed, model, press)
         )
     return peers
+
+
+def _is_kvpress(policy: Policy) -> bool:
+    """Whether kvpress's method does the same: it keeps as many tokens in every head, as they came."""
+    equal = policy.allocation == "uniform" and not policy.dense_layers
+    return policy.name in PRESSES and equal and isinstance(policy.codec, Plain)
 
 
 def held_by(cache: Any) -> int:

@@ -77,13 +77,22 @@ def _has_index(module: torch.nn.Module) -> bool:
 
 
 def _check_causal(decoder: torch.nn.Module) -> None:
-    """Refuse encoders, and decoders that read one."""
+    """Refuse encoders, decoders that read one, and models whose tokens see later ones.
+
+    A bidirectional model of a causal class says so in its config alone, which transformers' masks read.
+    """
     config: Any = decoder.config
     indexed = [module for module in decoder.modules() if _has_index(module)]
     flags = [module.is_causal for module in indexed if hasattr(module, "is_causal")]
     encodes = bool(flags) and not any(flags)
-    if encodes or getattr(config, "is_encoder_decoder", False):
-        kind = "an encoder: its attention is not causal" if encodes else "part of an encoder-decoder model"
+    kind = None
+    if getattr(config, "is_causal", None) is False:
+        kind = "bidirectional (config.is_causal is False): earlier tokens change with later ones"
+    elif encodes:
+        kind = "an encoder: its attention is not causal"
+    elif getattr(config, "is_encoder_decoder", False):
+        kind = "part of an encoder-decoder model"
+    if kind is not None:
         raise DcacheError(
             f"{type(decoder).__name__} is {kind}, and lm_kv is for causal language models that have a "
             "decoder alone"

@@ -29,6 +29,23 @@ def test_bytes_are_those_of_the_tokens_that_are_left() -> None:
     assert len(set(map(len, lines))) == 1
 
 
+def test_the_first_round_of_a_long_prompt_is_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, lengths = random_model(1100), []
+    forward = model.forward
+    monkeypatch.setattr(
+        model, "forward", lambda ids, **kwargs: lengths.append(ids.shape[1]) or forward(ids, **kwargs)
+    )
+    costs(model, parse("random"), [0.5], [1040], 1, 1)
+    assert [length for length in lengths if length > 1] == [1024, 1024, 1040, 1040]
+
+
+def test_the_vocabulary_is_that_of_the_embeddings() -> None:
+    # The config of a model with pictures has none of its own.
+    model = random_model(64)
+    del model.config.vocab_size
+    assert costs(model, parse("keydiff"), [1.0], [40], 1, 1)[0].held_share == 1.0
+
+
 def test_a_turn_decodes_what_the_model_would(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model(64)
     ids = torch.arange(40)[None]

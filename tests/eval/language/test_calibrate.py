@@ -78,7 +78,9 @@ def test_it_goes_on_where_it_stopped(
     assert again.tensors.keys() == whole.tensors.keys()
     for name, tensor in whole.tensors.items():
         assert torch.equal(again.tensors[name], tensor)
+    (tmp_path / "a.part").write_bytes(b"left by one that was killed behind its last step")
     assert calibrate(subject, SETTINGS, tmp_path / "a").tensors is again.tensors
+    assert not (tmp_path / "a.part").exists()
     assert len(read) == 3
 
 
@@ -89,6 +91,9 @@ def test_files_of_other_settings_are_refused(subject: LanguageSubject, tmp_path:
         DcacheError, match=r"is another calibration \(settings differ\): choose another --out"
     ):
         calibrate(subject, LanguageSettings(contexts=3, questions=1), tmp_path / "a")
+    half = LanguageSubject("toy", llama(2).bfloat16(), contexts)
+    with pytest.raises(DcacheError, match=r"\(dtype differ\)"):
+        calibrate(half, SETTINGS, tmp_path / "a")
     with pytest.raises(DcacheError, match=r"\(model, facts differ\)"):
         calibrate(LanguageSubject("other", llama(1), contexts), SETTINGS, tmp_path / "a")
 

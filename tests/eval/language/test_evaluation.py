@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dcache.errors import DcacheError
 from dcache.eval.language import evaluation
@@ -21,7 +22,7 @@ def contexts(count: int, questions: int, tokens: int, seed: int) -> list[Context
     return [Context((i,), (Question((1,), (2,)),) * questions) for i in range(count)]
 
 
-SUBJECT = LanguageSubject("toy", None, contexts)
+SUBJECT = LanguageSubject("toy", torch.nn.Linear(1, 1), contexts)
 
 
 @pytest.fixture
@@ -67,7 +68,10 @@ def test_a_folder_of_other_settings_is_refused(asked: list[tuple[Any, int]], tmp
     evaluate(SUBJECT, [], [], SETTINGS, tmp_path)
     with pytest.raises(DcacheError, match=r"another evaluation \(seed differ\)"):
         evaluate(SUBJECT, [], [], LanguageSettings(contexts=2, questions=1, seed=3), tmp_path)
-    other = LanguageSubject("another", None, contexts)
+    half = LanguageSubject("toy", torch.nn.Linear(1, 1).bfloat16(), contexts)
+    with pytest.raises(DcacheError, match=r"\(dtype differ\)"):
+        evaluate(half, [], [], SETTINGS, tmp_path)
+    other = LanguageSubject("another", torch.nn.Linear(1, 1), contexts)
     with pytest.raises(DcacheError, match=r"\(model differ\)"):
         evaluate(other, [], [], SETTINGS, tmp_path)
     (tmp_path / "settings.json").write_text("[]")

@@ -1,6 +1,9 @@
 """Other libraries' caches in the bench: who takes part, who does not and why, and what they hold."""
 
 import importlib.util
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import pytest
 import torch
@@ -37,6 +40,21 @@ def test_who_is_not_installed_is_left_out_with_the_reason() -> None:
     }
     none = find_peers(load("recall").model, parse("kvzip"), [0.5])
     assert none.left_out["kvpress"] == "no policy of the bench is kvpress's too"
+
+
+def test_each_entry_has_a_method_of_kvpress_where_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    kvpress = ModuleType("kvpress")
+    kvpress.__spec__ = ModuleSpec("kvpress", None)
+    presses = ("SnapKVPress", "KeyDiffPress")
+    made = {name: type(name, (), {"__init__": lambda self, *given: None}) for name in presses}
+    vars(kvpress).update(made)
+    monkeypatch.setitem(sys.modules, "kvpress", kvpress)
+    several = (
+        "snapkv:window=16;snapkv:window=8;snapkv:allocation=heads;keydiff:dense_layers=0;keydiff:codec=kivi"
+    )
+    peers = find_peers(load("recall").model, parse(several), [0.5])
+    names = [name for name in peers.caches if name.startswith("kvpress")]
+    assert names == ["kvpress SnapKVPress window=16, 50 %", "kvpress SnapKVPress window=8, 50 %"]
 
 
 def test_bytes_are_those_of_what_the_layers_hold() -> None:

@@ -7,8 +7,10 @@ import torch
 import transformers as T
 from transformers import PreTrainedModel
 
+import dcache
 from dcache import DcacheError, lm_kv
 from dcache.lm_kv.model import families
+from tests.diffusion_lm.masked_models import llama as masked_llama
 from tests.lm_kv.language_models import REFUSED, batch, family, language_model, llama
 
 TINY = {
@@ -60,6 +62,20 @@ def test_encoders_are_refused(name):
         DcacheError, match=r"is an encoder: its attention is not causal, and lm_kv is for causal"
     ):
         cache(ENCODERS[name]())
+
+
+@pytest.mark.parametrize("way", ["a cache", "enable"])
+def test_bidirectional_models_of_a_causal_class_are_refused(way):
+    # Masked-diffusion models: the class is Llama's, and transformers' mask is bidirectional.
+    model = masked_llama()
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        first, longer = (model(ids[:, :n], use_cache=False).logits[0, 0] for n in (4, 8))
+    assert not torch.allclose(first, longer)
+    with pytest.raises(
+        DcacheError, match=r"LlamaModel is bidirectional \(config\.is_causal is False\).* for causal"
+    ):
+        cache(model) if way == "a cache" else dcache.enable(model, lm_kv.keydiff(budget=0.5))
 
 
 def test_encoder_decoder_models_are_refused():
