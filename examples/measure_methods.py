@@ -41,6 +41,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "default": [{}],
     "bac": [{}, {"computes": 7}, {"computes": 7, "union": 4}],
     "cachequant": [{"interval": 2}, {"interval": 3}, {}],
+    "causal": [{}],
     "dbcache": [
         {},
         {"front": 1, "warmup": 2, "threshold": 0.2},

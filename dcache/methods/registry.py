@@ -22,6 +22,7 @@ PresetName = Literal[
     "adaptive",
     "bac",
     "cachequant",
+    "causal",
     "dbcache",
     "deepcache",
     "delta_dit",

@@ -29,9 +29,9 @@ FRONT_DOOR = {
     "trace",
 }
 PRESETS = {
-    "adaptive", "bac", "cachequant", "dbcache", "deepcache", "default", "delta_dit", "easycache", "ertacache",
-    "fastercache", "fbcache", "fitted", "foca", "hicache", "interval", "magcache", "newton", "pab",
-    "profilingdit", "seacache", "sencache", "smoothcache", "spectrum", "taylorseer", "teacache", "tgate",
+    "adaptive", "bac", "cachequant", "causal", "dbcache", "deepcache", "default", "delta_dit", "easycache",
+    "ertacache", "fastercache", "fbcache", "fitted", "foca", "hicache", "interval", "magcache", "newton",
+    "pab", "profilingdit", "seacache", "sencache", "smoothcache", "spectrum", "taylorseer", "teacache", "tgate",
     "tuned",
 }  # fmt: skip
 ROW_POLICIES = {

@@ -159,7 +159,8 @@ def test_parts(method, predictor, sites, codec, clock, probe):
 def test_every_preset_is_made_by_name_with_its_defaults(name):
     method = methods.make(name, **NEEDS.get(name, {}))
     assert method.name == name
-    assert method.predicts
+    # What `causal` leaves out is read by nothing, so that it is exact; it predicts with a threshold.
+    assert method.predicts == (name != "causal")
     assert method == getattr(methods, name)(**NEEDS.get(name, {}))
     assert method.describe().startswith(f"{name}(")
     assert method.steps == {"smoothcache": 2, "fitted": 9}.get(name)
@@ -406,6 +407,7 @@ def test_unknown_names_and_options_list_what_there_is():
 
 # Another valid value of each parameter; those that differ by preset are given with its name.
 OTHER = {
+    ("causal", "max_run"): 5, ("causal", "share"): True,
     "interval": 4, "warmup": 4, "order": 2, "sites": "model", "codec": "value:int8", "clock": "timestep",
     "branches": "together", "max_run": 3, "lite": True, "scale": 0.7, "front": 2, "back": 1, "blocks": 3,
     "boundary": 5, "threshold": 0.3, "retention": 0.3, "attn": 3, "cross_attn": 3, "mlp": 3,
