@@ -69,6 +69,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "teacache": [{}, {"threshold": 0.4}, {"threshold": 0.8}],
     "tgate": [{}, {"gate": 15, "attn_interval": 3}, {"gate": 15, "attn_interval": 1}],
     "tuned": [{}, {"speedup": 2.5}, {"speedup": 3.0}],
+    "yume": [{}, {"share": 0.5}, {"share": 0.5, "interval": 2}],
 }
 
 

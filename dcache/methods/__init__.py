@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from dcache.methods.teacache import teacache as teacache
     from dcache.methods.tgate import tgate as tgate
     from dcache.methods.tuned import tuned as tuned
+    from dcache.methods.yume import yume as yume
 
 __all__ = ["About", "available", "find", "make", "preset", "register", *BUILT_IN]  # noqa: PLE0604 - names
 
