@@ -66,6 +66,7 @@ class Method:
             not fitted. On another denoiser the method warns.
         aim: what is aimed at by a method that observes a run and plans those that follow
             (`dcache.observation.tuning`); None for all others.
+        shares: True if what the site `frames` stores of finished frames serves later runs that begin so.
         parameters: arguments of the preset, for reports; they do not take part in comparisons.
         defaults: the preset's default arguments, which `describe` leaves out.
     """
@@ -87,6 +88,7 @@ class Method:
     sigmas: tuple[float, ...] = ()
     made_for: tuple[str, str] = ("", "")
     aim: Aim | None = None
+    shares: bool = False
     parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
     defaults: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 

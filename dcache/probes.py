@@ -5,6 +5,7 @@
 | `front`     | output minus input of the first `blocks` blocks                        | FBCache, DBCache    |
 | `modulated` | input of the first block's attention, after norm and modulation        | TeaCache            |
 | `input`     | channels and tokens of the denoiser's input that its output continues  | EasyCache, SeaCache |
+| `frames`    | the change of the latents of the block of frames that is decided about | FlowCache           |
 
 Each guidance branch has its indicator, which keeps copies of the probe's tensors. The change is computed,
 with one device sync, only when a rule reads it; guards that come before that rule need no sync.
@@ -22,7 +23,7 @@ from dcache.errors import DcacheError
 from dcache.kernels.changes import relative_change
 from dcache.util.renamed import renamed
 
-WHERE = ("front", "modulated", "input")
+WHERE = ("front", "modulated", "input", "frames")
 # Called with binding, engine and probe; `dcache.engine.bind` has the functions for `WHERE`.
 Attach = Callable[[Any, Any, Any], None]
 _registered: dict[str, Attach] = {}
@@ -105,6 +106,20 @@ class SinceStep(SinceCompute):
     def end_step(self, computed: bool, output: Any) -> None:
         """Keep this evaluation's tensor for the next comparison."""
         self.then, self.now = self.now, None
+
+
+class FrameChange(SinceCompute):
+    """The change of one block of frames, which the site `frames` measures and passes on."""
+
+    max_tensors = 1
+
+    def change(self) -> float:
+        """The change that was passed on, infinite where there is none."""
+        return float("inf") if self.now is None else float(self.now)
+
+    def end_step(self, computed: bool, output: Any) -> None:
+        """End the current evaluation; nothing is kept."""
+        self.now = None
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "default": [{}],
     "bac": [{}, {"computes": 7}, {"computes": 7, "union": 4}],
     "cachequant": [{"interval": 2}, {"interval": 3}, {}],
+    "causal": [{}],
     "dbcache": [
         {},
         {"front": 1, "warmup": 2, "threshold": 0.2},
@@ -68,6 +69,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "teacache": [{}, {"threshold": 0.4}, {"threshold": 0.8}],
     "tgate": [{}, {"gate": 15, "attn_interval": 3}, {"gate": 15, "attn_interval": 1}],
     "tuned": [{}, {"speedup": 2.5}, {"speedup": 3.0}],
+    "yume": [{}, {"share": 0.5}, {"share": 0.5, "interval": 2}],
 }
 
 

@@ -177,7 +177,7 @@ def test_seacache_takes_inputs_without_any_space():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"where": "middle"}, "front, modulated, input, got 'middle'"),
+        ({"where": "middle"}, "front, modulated, input, frames, got 'middle'"),
         ({"where": None}, "front, modulated, input"),
         ({"blocks": 0}, "at least 1, got 0"),
         ({"blocks": 1.0}, "got 1.0"),

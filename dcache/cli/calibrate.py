@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcache.cli.calibrate_arguments import AUTO, DESCRIPTION, HELP, PROFILE, SCHEDULE, add_arguments
+from dcache.cli.calibrate_arguments import AUTO, DESCRIPTION, HELP, PROFILE, ROUTER, SCHEDULE
+from dcache.cli.calibrate_arguments import add_arguments as _add_arguments
 from dcache.cli.progress import StageLog, stages
 from dcache.cli.run_settings import RunSettings
 from dcache.errors import DcacheError
@@ -38,7 +39,7 @@ GIB = 1 << 30
 def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
     parser = commands.add_parser("calibrate", help=HELP, description=DESCRIPTION)
-    add_arguments(parser)
+    _add_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -79,7 +80,7 @@ def _checked(arguments: argparse.Namespace, settings: RunSettings) -> list[str]:
     if profile is not None:
         Profile.load(profile)
     prompts = settings.texts()
-    least = 1 if out.suffix == PROFILE else 3 if arguments.method == AUTO else 2
+    least = 1 if out.suffix == PROFILE else 3 if arguments.method in (AUTO, ROUTER) else 2
     if len(prompts) < least:
         raise DcacheError(
             f"expected {least} or more prompts, for observing or fitting and for checking, got {len(prompts)}"
@@ -91,7 +92,18 @@ def _about(
     arguments: argparse.Namespace, settings: RunSettings, subject: Subject, prompts: Sequence[str]
 ) -> dict[str, Any]:
     """Everything that decides the results of a calibration, as JSON values."""
-    names = ("pipeline", "method", "speedup", "budget", "seed", "repeats", "sites", "cap", "component")
+    names: tuple[str, ...] = (
+        "pipeline",
+        "method",
+        "speedup",
+        "budget",
+        "seed",
+        "repeats",
+        "sites",
+        "cap",
+        "component",
+    )
+    names += ("iterations",) if arguments.method == ROUTER else ()
     profile = arguments.profile
     return {name: getattr(arguments, name) for name in names} | {
         "options": {name: str(value) for name, value in settings.call().items()},
@@ -113,7 +125,8 @@ class Job:
 
     def schedule(self) -> int:
         """Find a schedule and save it."""
-        return _search(self) if self.arguments.method == AUTO else _plan(self)
+        ways = {AUTO: _search, ROUTER: _route}
+        return ways.get(self.arguments.method, _plan)(self)
 
 
 def _observe_only(job: Job) -> int:
@@ -141,6 +154,7 @@ def _observed(job: Job, prompts: Sequence[str]) -> Profile:
     from dcache.search.attention import with_attention
     from dcache.search.importance import importance
     from dcache.search.observe import observe
+    from dcache.search.removal import with_removal
 
     arguments, subject, progress = job.arguments, job.subject, job.progress
     profile = observe(
@@ -161,6 +175,8 @@ def _observed(job: Job, prompts: Sequence[str]) -> Profile:
     if arguments.attention or arguments.method == "profilingdit":
         progress("attention")
         profile = with_attention(subject, profile, prompts)
+    if arguments.removal:
+        profile = with_removal(subject, profile, prompts, seed=arguments.seed, progress=progress)
     return profile
 
 
@@ -188,6 +204,19 @@ def _plan(job: Job) -> int:
     )
     _save(checked, arguments.out)
     print(f"{progress.seconds:.0f} s in all\n\n{_how(arguments.out)}")
+    return 0
+
+
+def _route(job: Job) -> int:
+    from dcache.search.route import calibrate_router
+
+    given = job.arguments
+    options = {"iterations": given.iterations, "seed": given.seed, "repeats": given.repeats}
+    checked = calibrate_router(
+        job.subject, job.prompts, given.speedup, **options, results=job.results, progress=job.progress
+    )
+    _save(checked, given.out)
+    print(f"{job.progress.seconds:.0f} s in all\n\n{_how(given.out)}")
     return 0
 
 

@@ -8,15 +8,16 @@ from pathlib import Path
 from dcache.cli.parser import path_of
 from dcache.cli.run_settings import add_pipeline, add_prompts
 
-AUTO = "auto"
+AUTO, ROUTER = "auto", "harmonica"
 # Endings of `--out`.
 PROFILE, SCHEDULE = ".safetensors", ".json"
 HELP = "find a schedule for one pipeline and one speedup, or measure a profile"
 DESCRIPTION = (
     "--method auto: search the evaluations to compute and fit the predictions' weights, both on final "
-    "pictures. Any other method: measure a profile from uncached runs (or read --profile) and plan from it. "
-    "Either way the schedule is checked on prompts that it was not fitted on, and saved. With --out "
-    "FILE.safetensors only the profile is measured and saved. After a kill the same command goes on."
+    "pictures. harmonica: train a router of all sublayers on whole runs. Any other method: measure a profile "
+    "from uncached runs (or read --profile) and plan from it. Either way the schedule is checked on prompts "
+    "that it was not fitted on, and saved. With --out FILE.safetensors only the profile is measured and "
+    "saved. After a kill the same command goes on."
 )
 
 
@@ -53,9 +54,9 @@ def _add_planning(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         default=AUTO,
-        choices=(AUTO, *PLANNERS),
+        choices=(AUTO, ROUTER, *PLANNERS),
         metavar="M",
-        help=f"{AUTO}, {', '.join(PLANNERS)}",
+        help=f"{AUTO}, {ROUTER}, {', '.join(PLANNERS)}",
     )
     parser.add_argument(
         "--speedup", type=float, default=2.5, metavar="S", help="speedup of the whole call (default: 2.5)"
@@ -73,6 +74,9 @@ def _add_planning(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="auto: most sets of computed evaluations to try (default: 60)",
     )
+    parser.add_argument(
+        "--iterations", type=int, default=30, metavar="N", help="harmonica: runs to train on (default: 30)"
+    )
 
 
 def _add_observation(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +90,11 @@ def _add_observation(parser: argparse.ArgumentParser) -> None:
         "--attention",
         action="store_true",
         help="also measure which blocks attend to the foreground, for --method profilingdit",
+    )
+    parser.add_argument(
+        "--removal",
+        action="store_true",
+        help="also measure how the output changes without each block, which `yume` plans from",
     )
     parser.add_argument(
         "--sites",

@@ -11,6 +11,8 @@ from dcache.engine.group import GroupRegion
 from dcache.engine.lowering.block_watch import BlockWatch, watches
 from dcache.engine.lowering.blocks import BlockCall, RunRegion
 from dcache.engine.lowering.bracket import BracketRegion, SkipConcatCall
+from dcache.engine.lowering.frame_rows import parts_of
+from dcache.engine.lowering.frames import FrameRegion
 from dcache.engine.lowering.guidance import GuidanceRegion
 from dcache.engine.lowering.module import MethodCall, ModuleCall, ModuleRegion, PlaceholderCall
 from dcache.engine.lowering.probe import AttentionInputProbe, BlockInputProbe, FrontProbe, FrontProbeCall
@@ -58,7 +60,7 @@ def bind(engine: Engine, specs: Sequence[str], compile_options: Any = None, repl
         if attach is not None:
             attach(binding, engine, method.probe)
     binding.refuse_enclosed()
-    if compile_options is None:
+    if compile_options is None and binding.frames is None:
         binding.watches = _watches(binding, engine)
     if binding.compile_options is not None and not binding.intercepts and not structure.blocks:
         engine.warn(
@@ -116,6 +118,8 @@ def _lower(binding: Binding, engine: Engine, site: Site, codec: Codec, replay: b
     elif site.kind == "guidance":
         binding.guidance = _guidance(binding, engine, site)
         binding.regions.append(binding.guidance)
+    elif site.kind == "frames":
+        _lower_frames(binding, engine)
     elif site.is_run:
         _lower_run(binding, engine, site, codec, replay)
     elif site.kind == "bracket":
@@ -180,6 +184,21 @@ def _guidance(binding: Binding, engine: Engine, site: Site) -> GuidanceRegion:
             f"site 'guidance' runs half of the batch, which {whole} do not support: choose sublayers or runs"
         )
     return GuidanceRegion(engine, site)
+
+
+def _lower_frames(binding: Binding, engine: Engine) -> None:
+    """Add the region of all frames, whose blocks are sites; only the first site of the kind adds one."""
+    if binding.frames is not None:
+        return
+    others = [site.name for site in binding.sites if site.kind != "frames"]
+    if others or binding.compile_options is not None:
+        what = f"the sites {', '.join(others)}" if others else "compile="
+        raise DcacheError(f"site 'frames' calls the denoiser on other frames in each call: leave {what} out")
+    if engine.method.shares and engine.memory is not None:
+        raise DcacheError("a prefix that is shared outlives its run: leave max_cache_bytes= or share= out")
+    binding.frames = FrameRegion(engine, Site("frames", "frames"), parts_of(binding.structure))
+    binding.regions.append(binding.frames)
+    binding.intercepts += binding.frames.rows.intercepts()
 
 
 def _lower_run(binding: Binding, engine: Engine, site: Site, codec: Codec, replay: bool) -> None:
@@ -264,4 +283,9 @@ def _attach_input(_binding: Binding, _engine: Engine, _probe: Probe) -> None:
     """No intercept is needed: the gate passes the denoiser's input to the indicator."""
 
 
-_ATTACH = {"front": _attach_front, "modulated": _attach_modulated, "input": _attach_input}
+_ATTACH = {
+    "front": _attach_front,
+    "modulated": _attach_modulated,
+    "input": _attach_input,
+    "frames": _attach_input,
+}

@@ -12,6 +12,7 @@ from torch import nn
 from dcache.engine.group import GroupRegion
 from dcache.engine.lowering.block_watch import BlockWatch
 from dcache.engine.lowering.blocks import BlockCall
+from dcache.engine.lowering.frames import FrameRegion
 from dcache.engine.lowering.guidance import GuidanceRegion
 from dcache.engine.lowering.module import MethodCall
 from dcache.engine.lowering.whole_model import WholeRegion
@@ -22,7 +23,7 @@ from dcache.sites.discovery import find_blocks, find_sublayers
 from dcache.sites.site import Site
 from dcache.sites.structure import Structure
 
-BoundSite = Region | GroupRegion | GuidanceRegion
+BoundSite = Region | GroupRegion | GuidanceRegion | FrameRegion
 
 
 @dataclass(eq=False)
@@ -37,6 +38,7 @@ class Binding:
         intercepts: in the order of their installation.
         whole: the region of the whole model, if that is a site.
         guidance: the region of the unconditional rows, if that is a site.
+        frames: the region of the frames that are due, if these are sites.
         names: (parent, name, child) of every intercepted module, when it was bound.
         compile_options: arguments of `torch.compile` for the intercepted modules, or None.
         watches: in front of blocks whose sublayers a first call has to confirm.
@@ -49,6 +51,7 @@ class Binding:
     intercepts: list[ModuleIntercept] = field(default_factory=list)
     whole: WholeRegion | None = None
     guidance: GuidanceRegion | None = None
+    frames: FrameRegion | None = None
     names: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list)
     compile_options: Any = None
     watches: list[BlockWatch] = field(default_factory=list)
@@ -87,7 +90,7 @@ class Binding:
             # Leader and follower refer to each other. Cutting one link lets them be freed.
             region.leader = None
         self.intercepts, self.regions, self.names = [], [], []
-        self.whole = self.guidance = None
+        self.whole = self.guidance = self.frames = None
 
     def storing(self) -> Iterator[Region]:
         """Every region that stores anchors, including those of repeated calls and of parts."""

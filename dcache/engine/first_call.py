@@ -174,7 +174,7 @@ class CallCheck:
 
             call = computed_again(session, call, reset, inner, arguments, output)
         problem = problem or call.problem or session.binding.settle()
-        if problem is None and session.binding.whole is None:
+        if problem is None and session.binding.whole is None and session.binding.frames is None:
             problem = self_check(session, list(session.binding.storing()), call, inner, arguments, output)
         if problem and withdraw is not None:
             # What it made was not made in the replay: a cache for the calls that follow.

@@ -191,6 +191,7 @@ class Engine(Protocol):
         tracer: traces of the blocks' calls.
         several_sites: True if more than one site is bound.
         depth: number of blocks of the denoiser's trunk.
+        owners: the pipelines that the denoiser is part of.
     """
 
     module: nn.Module
@@ -200,6 +201,7 @@ class Engine(Protocol):
     tracer: StreamTracer
     several_sites: bool
     depth: int
+    owners: list[Owner]
 
     @property
     def memory(self) -> Memory | None:

@@ -36,6 +36,7 @@ from dcache.intercept.pytree import copy_containers
 from dcache.method import Method
 from dcache.sites.streams import StreamTracer
 from dcache.stats import Stats
+from dcache.util.bytes import bytes_of
 
 # What refers to the session and is referred to by it.
 _PARTS = [
@@ -165,7 +166,7 @@ class Session:
         state, self.call = self.state, call
         try:
             # A predicted step is a matter of microseconds: no call of ours that is not needed.
-            around = self.binding.whole or self.binding.guidance
+            around = self.binding.whole or self.binding.guidance or self.binding.frames
             if around is not None:
                 output, spent = around.run(call, inner, args, kwargs)
             else:
@@ -217,6 +218,8 @@ class Session:
         """Counts, bytes and seconds of the run under way, or of the last one."""
         state = self.lanes.shown()
         stats, gate = state.stats(self.method.describe()), vars(self).get("gate")
+        if self.binding.frames is not None:
+            stats.bytes_now += bytes_of(self.binding.frames.held_between_runs())
         if gate is None or not gate.writes or state.run is not None or state.record.events:
             return stats
         # No run was opened, and these calls are all that there was.

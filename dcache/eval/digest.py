@@ -58,6 +58,7 @@ NAMES: dict[type, str] = {
     schedulers.Warmup: "warmup",
     probes.SinceCompute: "since compute",
     probes.SinceStep: "since step",
+    probes.FrameChange: "frame change",
     OutputRate: "output rate",
     WienerFiltered: "filtered",
     ExpectedChange: "expected change",
@@ -129,6 +130,7 @@ def _method(method: Method) -> dict[str, Any]:
         "predicts": method.predicts,
         # Only where there are any: digests of before stay as they are.
         **({"runs": [tuple(run) for run in method.runs]} if method.runs else {}),
+        **({"shares": True} if method.shares else {}),
         **({"aim": tuple(method.aim)} if method.aim is not None else {}),
     }
 

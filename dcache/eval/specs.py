@@ -31,7 +31,7 @@ NUMBERS = {
     "smoothcache": "table",
     "sencache": "sensitivities",
 }
-PROFILED = dict.fromkeys(("bac", "cachequant", "ertacache", "fitted", "profilingdit"), "profile")
+PROFILED = dict.fromkeys(("bac", "cachequant", "ertacache", "fitted", "profilingdit", "yume"), "profile")
 # Name of a shipped model's profile, in the folder of its coefficients file.
 PROFILE = "demo.profile.safetensors"
 

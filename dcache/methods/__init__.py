@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dcache.methods.adaptive import adaptive as adaptive
     from dcache.methods.bac import bac as bac
     from dcache.methods.cachequant import cachequant as cachequant
+    from dcache.methods.causal import causal as causal
     from dcache.methods.dbcache import dbcache as dbcache
     from dcache.methods.deepcache import deepcache as deepcache
     from dcache.methods.default import default as default
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from dcache.methods.teacache import teacache as teacache
     from dcache.methods.tgate import tgate as tgate
     from dcache.methods.tuned import tuned as tuned
+    from dcache.methods.yume import yume as yume
 
 __all__ = ["About", "available", "find", "make", "preset", "register", *BUILT_IN]  # noqa: PLE0604 - names
 

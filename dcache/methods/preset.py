@@ -30,7 +30,7 @@ _TYPES: dict[object, tuple[str, Callable[[object], bool]]] = {
 }
 _PLURALS: dict[object, str] = {int: "whole numbers", float: "numbers", str: "texts"}
 
-FAMILIES = ("any", "transformer", "unet", "sublayers", "cross-attention", "guidance")
+FAMILIES = ("any", "transformer", "unet", "sublayers", "cross-attention", "guidance", "block-causal")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class About:
         sites: the sites that it caches, as in `dcache.sites`.
         families: requirements on the denoiser: "any", "transformer" (a list of blocks), "unet", "sublayers"
             (attention and MLPs that are found or declared), "cross-attention", "guidance" (an unconditional
-            branch).
+            branch), "block-causal" (attention that is causal over blocks of frames).
     """
 
     summary: str

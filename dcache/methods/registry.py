@@ -22,6 +22,7 @@ PresetName = Literal[
     "adaptive",
     "bac",
     "cachequant",
+    "causal",
     "dbcache",
     "deepcache",
     "delta_dit",
@@ -45,6 +46,7 @@ PresetName = Literal[
     "teacache",
     "tgate",
     "tuned",
+    "yume",
 ]
 BUILT_IN: tuple[str, ...] = get_args(PresetName)
 # Entry point group under which installed packages register presets.

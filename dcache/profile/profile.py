@@ -42,6 +42,7 @@ class Profile:
             predicted (by reuse) in that evaluation alone; NaN if it was not measured.
         important: the sites of the rows of `importance`.
         attention: block -> share of the foreground's tokens that its attention prefers (ProfilingDiT's R).
+        removal: block -> mean squared change of the denoiser's output without it in the last evaluation.
         model: class name of the denoiser.
         config: digest of its config.
         component: its name in the pipeline.
@@ -62,6 +63,7 @@ class Profile:
     importance: Floats | None = None
     important: tuple[str, ...] = ()
     attention: Mapping[str, float] = field(default_factory=dict)
+    removal: Mapping[str, float] = field(default_factory=dict)
     model: str = ""
     config: str = ""
     component: str = ""
@@ -81,11 +83,12 @@ class Profile:
             raise DcacheError(f"a profile needs a whole number of at least 1 evaluations, got {self.steps!r}")
         if not self.sites:
             raise DcacheError("a profile needs at least one site")
-        numbers = [*self.sigmas, *self.attention.values(), self.guidance or 0.0]
+        shares = (*self.attention.values(), *self.removal.values())
+        numbers = [*self.sigmas, *shares, self.guidance or 0.0]
         if self.prompts < 1 or not 0 <= self.sketch < 10 or not np.isfinite(numbers).all():
             raise DcacheError(
                 "a profile needs a prompt, a sketch's error from 0 to below 10, and finite noise levels, "
-                "attention shares and guidance"
+                "attention shares, removal errors and guidance"
             )
         for site, branches in self.sites.items():
             if SITE_NAME.fullmatch(site) is None or not branches:
@@ -155,7 +158,7 @@ class Profile:
     def merged(self, others: Iterable[Profile]) -> Profile:
         """The profile of the runs of several profiles: means weighted by the number of pictures.
 
-        Latencies, importance and attention are those of this profile.
+        Latencies, importance, attention and removal are those of this profile.
 
         Raises:
             DcacheError: the profiles differ in model, steps or sites.

@@ -9,9 +9,9 @@ Place = tuple[int, int]
 
 SITE_NAME = re.compile(
     r"(?:model|guidance|trunk|run:(?P<first>\d+)-(?P<last>\d+)"
-    r"|(?P<kind>block|bracket|attn|cross_attn|mlp|fused)(?:\.\w+)?:(?P<depth>\d+))"
+    r"|frames|(?P<kind>block|bracket|frames|attn|cross_attn|mlp|fused)(?:\.\w+)?:(?P<depth>\d+))"
 )
-_ORDER = {"attn": 0, "cross_attn": 1, "mlp": 2, "fused": 3}
+_ORDER = {"attn": 0, "cross_attn": 1, "mlp": 2, "fused": 3, "frames": 4}
 # A depth after every block.
 FAR = 1 << 30
 # Kinds of sites that cover whole blocks of the trunk.

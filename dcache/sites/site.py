@@ -16,8 +16,8 @@ class Site:
 
     Attributes:
         name: as in `dcache.sites.structure`.
-        kind: "model", "guidance", "trunk", "run", "block", "bracket", or a kind of sublayer.
-        first: depth of the first block; of a bracket, its skip's level.
+        kind: "model", "guidance", "frames", "trunk", "run", "block", "bracket", or a kind of sublayer.
+        first: depth of the first block; of a bracket, its skip's level; of frames, their block's number.
         last: depth of the last block, included.
     """
 

@@ -12,6 +12,7 @@ specification names one or more sites:
 | `bracket:2`               | all between source and sink of skip 2 of a UNet, counted from the outermost |
 | `block`, `attn`, ...      | all sites of a kind; with `?` at the end (`cross_attn?`) there may be none |
 | `sublayers`               | all sublayers                                                              |
+| `frames`, `frames:2`      | blocks of frames of a video that is denoised block by block; the third of them |
 | `auto`                    | the trunk, else the outermost bracket, else the model                      |
 | `front:4`, `rear:75%`     | so many of the first or last blocks                                        |
 | `middle:2-1`              | all blocks but the first 2 and the last 1                                  |
@@ -129,8 +130,10 @@ class Structure:
             raise DcacheError(
                 f"site {spec!r} is not understood; {self._class_name()} has: {self.available_specs()}"
             )
-        if spec in {"model", "guidance"}:
+        if spec in {"model", "guidance", "frames"}:
             return [Site(spec, spec)]
+        if match is not None and match["kind"] == "frames":
+            return [Site(spec, "frames", int(match["depth"]), int(match["depth"]))]
         if spec.startswith(("trunk", "run", "block")):
             return self._runs(spec)
         if spec.startswith("bracket"):

@@ -108,6 +108,7 @@ CHANGED: dict[str, Any] = {
     "sigmas": (1.0, 0.5, 0.0),
     "made_for": ("Model", "abc"),
     "aim": Aim(2.0, None),
+    "shares": True,
 }
 
 

@@ -39,6 +39,7 @@ from dcache.methods import (
     taylorseer,
     teacache,
     tgate,
+    yume,
 )
 from dcache.profile import FeatureTables, Profile
 from dcache.sites.names import default_codec, kinds_of
@@ -182,6 +183,7 @@ PRESETS = {
         unet=False,
         twin={"t_max": 1, "t_min": 1},
     ),
+    "yume": Preset(yume, {"blocks": [1, 2], "interval": 3}, unet=False),
     "cachequant": Preset(
         cachequant,
         {"profile": seen(STEPS, "trunk"), "interval": 2},

@@ -22,6 +22,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "profilingdit": {"background": [1, 2]},
     "sencache": {"sensitivities": (0.5, 1.0, 1.0)},
     "teacache": {"coefficients": (1.0, 0.0)},
+    "yume": {"blocks": [1, 2]},
     "smoothcache": {"table": {"attn": [1, 0] * STEPS}},
 }
 PAIRS = [
@@ -88,6 +89,7 @@ def test_what_is_told_of_a_preset_fits_what_it_does(name: str) -> None:
             "cross-attention": shape.name != "flux",
             "guidance": True,
             "sublayers": bool(shape.sublayers),
+            "block-causal": False,
         }
         if any(not fits[family] for family in told.families[:1]):
             # On a model without what it is for it is refused, or finds other things to do and says so.

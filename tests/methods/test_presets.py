@@ -32,6 +32,7 @@ NEEDS = {
     "fitted": {"profile": PROFILE},
     "bac": {"table": {"attn:0": [0, 2], "mlp:1": [0]}},
     "profilingdit": {"background": [3, 1, 2, 5]},
+    "yume": {"blocks": [3, 1, 2, 5]},
     "cachequant": {"steps": [0, 3]},
     "ertacache": {"steps": [0, 3]},
     "teacache": {"coefficients": (1.0, 0.0)},
@@ -64,6 +65,7 @@ NEEDS = {
         (methods.fitted(PROFILE, steps=[4, 2]), 9, [0, 2, 4]),
         (methods.fitted(PROFILE, interval=2, warmup=3), 9, [0, 1, 2, 4, 6, 8]),
         (methods.profilingdit([1]), 20, [0, 6, 12, 18]),
+        (methods.yume([1]), 10, [0, 4, 8]),
         (methods.profilingdit([1], t_max=6, t_min=2), 12, [0, 6, 10]),
         (methods.profilingdit([1], t_max=4, start=3), 12, [0, 1, 2, 3, 7, 11]),
         (
@@ -135,6 +137,7 @@ def test_fbcache_follows_the_probe():
         ),
         (methods.bac(**NEEDS["bac"]), Reuse(), ("attn:0", "mlp:1"), "value", None, None),
         (methods.profilingdit([3, 1, 2, 5]), Reuse(), ("run:1-3", "block:5"), "delta", None, None),
+        (methods.yume([3, 1, 2, 5]), Reuse(), ("run:1-3", "block:5"), "delta", None, None),
         (methods.pab(), Reuse(), ("attn", "cross_attn?"), "value", None, None),
         (methods.pab(cross_attn=None, mlp=4), Reuse(), ("attn", "mlp?"), "value", None, None),
         (methods.tgate(), Reuse(), ("guidance", "cross_attn?", "attn?"), "value", None, None),
@@ -159,7 +162,8 @@ def test_parts(method, predictor, sites, codec, clock, probe):
 def test_every_preset_is_made_by_name_with_its_defaults(name):
     method = methods.make(name, **NEEDS.get(name, {}))
     assert method.name == name
-    assert method.predicts
+    # What `causal` leaves out is read by nothing, so that it is exact; it predicts with a threshold.
+    assert method.predicts == (name != "causal")
     assert method == getattr(methods, name)(**NEEDS.get(name, {}))
     assert method.describe().startswith(f"{name}(")
     assert method.steps == {"smoothcache": 2, "fitted": 9}.get(name)
@@ -267,6 +271,7 @@ def test_every_parameter_of_a_preset_is_documented_and_annotated(name):
         (methods.fitted(PROFILE, interval=1), False),
         (methods.fitted(PROFILE, steps=range(8)), True),
         (methods.profilingdit([1], t_max=1), False),
+        (methods.yume([1], interval=1), False),
         (methods.profilingdit([1], t_max=1, steps=[0]), True),
     ],
 )
@@ -406,6 +411,8 @@ def test_unknown_names_and_options_list_what_there_is():
 
 # Another valid value of each parameter; those that differ by preset are given with its name.
 OTHER = {
+    ("yume", "blocks"): [1], ("yume", "profile"): PROFILE, ("yume", "interval"): 3,
+    ("causal", "max_run"): 5, ("causal", "share"): True,
     "interval": 4, "warmup": 4, "order": 2, "sites": "model", "codec": "value:int8", "clock": "timestep",
     "branches": "together", "max_run": 3, "lite": True, "scale": 0.7, "front": 2, "back": 1, "blocks": 3,
     "boundary": 5, "threshold": 0.3, "retention": 0.3, "attn": 3, "cross_attn": 3, "mlp": 3,

@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from dcache.diffusion_lm.passes import Pass
 from dcache.errors import DcacheError
@@ -65,24 +63,3 @@ def logits_of(output: Any) -> torch.Tensor:
             "return_dict=False out, or return one"
         )
     return logits
-
-
-class SdpaCalls(TorchFunctionMode):
-    """Inside this mode calls of `scaled_dot_product_attention` get other arguments.
-
-    Args:
-        changed: of the call's arguments by name; returns those to use.
-    """
-
-    def __init__(self, changed: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        super().__init__()
-        self.changed = changed
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """See torch."""
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        return func(**self.changed({**dict(zip(names, args, strict=False)), **(kwargs or {})}))

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from dcache.diffusion_lm.bind.base import Binding, SdpaCalls
+from dcache.diffusion_lm.bind.base import Binding
 from dcache.diffusion_lm.passes import Pass, running
+from dcache.intercept.sdpa import SdpaCalls
 
 
 class CacheBinding(Binding):

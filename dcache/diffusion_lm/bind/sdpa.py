@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcache.diffusion_lm.bind.base import Binding, SdpaCalls
+from dcache.diffusion_lm.bind.base import Binding
 from dcache.diffusion_lm.passes import Pass, current, running
+from dcache.intercept.sdpa import SdpaCalls
 
 
 class SdpaBinding(Binding):

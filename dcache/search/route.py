@@ -1,0 +1,99 @@
+"""From a router to a schedule: the weights of its loss, its share for a speedup, and its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from dcache.eval.progress import StageProgress
+from dcache.eval.subject import Subject
+from dcache.identity.denoisers import config_digest
+from dcache.schedule import Plan, Schedule
+from dcache.search.check import Checked, check
+from dcache.search.latency_model import Timer, fit_latency, observe
+from dcache.search.observe import denoiser_of
+from dcache.search.render import Renderer
+from dcache.search.results import Results
+from dcache.search.router import Router, sublayers_of, train
+
+# Pictures on which the weights of the loss are measured.
+FEW = 2
+
+
+def calibrate_router(
+    subject: Subject,
+    prompts: Sequence[str],
+    speedup: float,
+    *,
+    iterations: int = 30,
+    seed: int = 0,
+    repeats: int = 3,
+    results: Results | None = None,
+    progress: StageProgress = lambda _stage: None,
+) -> Checked:
+    """Train a router for a speedup on two thirds of the prompts, and check its schedule on the others.
+
+    Args:
+        subject: the pipeline with its settings.
+        prompts: two or more.
+        speedup: wanted speedup of the whole call. The share of computed sublayers is that of computed
+            evaluations which reaches it with the default sites.
+        iterations: runs to train on.
+        seed: seed of the first picture.
+        repeats: timed calls of each.
+        results: what an earlier run of the same command made; None keeps nothing.
+        progress: called with a description of each stage.
+
+    Raises:
+        DcacheError: a number is out of range, or the denoiser has no sublayers.
+    """
+    results, cut = results or Results(), max(1, len(prompts) // 3)
+    seen, begin = prompts[cut:], seed + cut
+    progress("timing")
+    target, few = observe(subject, seen[0], begin), seen[:FEW]
+    latency = fit_latency(subject, target, few, begin, repeats, Timer(results))
+    share = latency.computes(speedup) / target.steps
+    progress("weights of the loss")
+    renderer = Renderer(subject, few, begin, results=results, part="importance")
+    weights = image_weights(renderer, target.steps)
+    router = train(
+        subject,
+        seen,
+        share,
+        iterations=iterations,
+        seed=begin,
+        importance=weights,
+        results=results,
+        progress=progress,
+    )
+    progress("checking on the pipeline")
+    return check(subject, scheduled(subject, router, share), prompts[:cut], seed=seed, repeats=repeats)
+
+
+def scheduled(subject: Subject, router: Router, share: float) -> Schedule:
+    """The schedule that computes the sublayers with the largest w."""
+    name, module = denoiser_of(subject)
+    table = router.computed(share)
+    rows = {site: tuple(map(bool, column)) for site, column in zip(router.sites, table.T, strict=True)}
+    plan = Plan({"*": rows}, codec="value", model=type(module).__name__, config=config_digest(module))
+    schedule = Schedule(len(table), {name: plan}, method="harmonica")
+    return replace(schedule, guidance=subject.guidance)
+
+
+def image_weights(renderer: Renderer, steps: int) -> list[float]:
+    """lambda_t: squared error of the pictures if evaluation t alone reuses all sublayers; their mean is 1.
+
+    The proxy of the published image-error objective, with one mask for all sublayers. Each takes a run.
+    """
+    name, module = denoiser_of(renderer.subject)
+    sites = [s.name for s in sublayers_of(module)]
+    errors = [0.0]
+    for t in range(1, steps):
+        row = tuple(i != t for i in range(steps))
+        plan = Plan({"*": dict.fromkeys(sites, row)}, codec="value", model=type(module).__name__)
+        pictures = renderer.pictures(Schedule(steps, {name: plan}, method="importance"))
+        errors.append(float(np.square(pictures - renderer.reference).mean()))
+    mean = float(np.mean(errors[1:])) or 1.0
+    return [0.0, *(error / mean for error in errors[1:])]

@@ -1,0 +1,169 @@
+"""The site `frames` on SkyReels-V2's asynchronous mode: fewer rows, the same video."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import dcache
+from dcache.errors import DcacheError
+from tests.builders import generator
+from tests.families.video import SKYREELS
+from tests.pipelines import SHAPES
+from tests.zoo import videos_wan
+
+# Three blocks of two latent frames, of four tokens each.
+ASYNC = {"ar_step": 2, "causal_block_size": 2, "num_frames": 21, "base_num_frames": 21}
+
+
+class Counted:
+    """A pipeline, and the tokens that its first block runs on."""
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe, self.tokens = pipe, 0
+        pipe.transformer.blocks[0].register_forward_hook(self._count)
+
+    def _count(self, _module: Any, _args: Any, output: torch.Tensor) -> None:
+        self.tokens += output.shape[1]
+
+    def run(self, **over: Any) -> torch.Tensor:
+        self.tokens = 0
+        return SKYREELS.run(self.pipe, "sequential", **{**ASYNC, **over})
+
+
+@pytest.fixture(scope="module")
+def plain() -> torch.Tensor:
+    return Counted(SKYREELS.build("unipc")).run()
+
+
+@pytest.fixture
+def counted() -> Counted:
+    return Counted(SKYREELS.build("unipc"))
+
+
+def error(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def test_rows_of_the_mask_and_one_write_a_frame_give_the_video(counted: Counted, plain: torch.Tensor) -> None:
+    dcache.enable(counted.pipe, "causal")
+    assert error(counted.run(), plain) < 1e-5
+    # The first run also makes one call of all frames, to compare with.
+    first, again = counted.tokens, counted.run()
+    assert first - counted.tokens == 24
+    assert error(again, plain) < 1e-5
+    # Seven evaluations of each of three blocks, and the first two are written once: of eleven of all blocks.
+    assert counted.tokens == 2 * 8 * (3 * 7 + 2)
+    stats = dcache.stats(counted.pipe)
+    assert (stats.steps, stats.computed, stats.predicted) == (11, 2 * 3 * 7, 0)
+
+
+def test_undone_it_leaves_nothing(counted: Counted, plain: torch.Tensor) -> None:
+    # Every call leaves diffusers' own attributes.
+    counted.run()
+    before = {name: set(vars(module)) for name, module in counted.pipe.transformer.named_modules()}
+    with dcache.enabled(counted.pipe, "causal"):
+        counted.run()
+    after = {name: set(vars(module)) for name, module in counted.pipe.transformer.named_modules()}
+    assert before == after
+    assert torch.equal(counted.run(), plain)
+
+
+@pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.slow), {"threshold": 0.3}])
+def test_a_trace_replays_the_bits(counted: Counted, options: dict[str, Any]) -> None:
+    dcache.enable(counted.pipe, "causal", **options)
+    video = counted.run()
+    predicted = dcache.stats(counted.pipe).predicted
+    assert (predicted > 0) == bool(options)
+    dcache.enable(counted.pipe, dcache.trace(counted.pipe))
+    assert torch.equal(counted.run(), video)
+    assert dcache.stats(counted.pipe).predicted == predicted
+
+
+@pytest.mark.slow
+def test_blocks_decide_each_for_itself(counted: Counted) -> None:
+    dcache.enable(counted.pipe, "causal", threshold=0.3)
+    counted.run()
+    rows = dcache.trace(counted.pipe).components["transformer"].rows
+    assert all(list(each) == ["frames:0", "frames:1", "frames:2"] for each in rows.values())
+    assert all(len(set(each.values())) == 3 for each in rows.values())
+
+
+def test_bytes_are_those_of_keys_values_latents_and_timesteps(counted: Counted) -> None:
+    dcache.enable(counted.pipe, "causal")
+    counted.run()
+    # 24 rows of 24 channels, twice, in three blocks; 4 x 6 x 16 latents; six timesteps of eight bytes.
+    assert dcache.stats(counted.pipe).bytes_held == 2 * (3 * 2 * 24 * 24 * 4 + 4 * 6 * 16 * 4 + 6 * 8)
+    assert dcache.stats(counted.pipe).bytes_now == 0
+
+
+def test_a_memory_limit_that_is_too_small_is_said(counted: Counted) -> None:
+    dcache.enable(counted.pipe, "causal", max_cache_bytes=1000)
+    with pytest.raises(DcacheError, match="max_cache_bytes"):
+        counted.run()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"ar_step": 0}, "updated in every evaluation"),
+        ({"causal_block_size": 1}, "those behind included"),
+    ],
+)
+def test_a_prefix_that_is_not_constant_is_refused(
+    counted: Counted, options: dict[str, Any], reason: str
+) -> None:
+    dcache.enable(counted.pipe, "causal")
+    with pytest.raises(DcacheError, match=reason):
+        counted.run(**options)
+
+
+def test_a_model_that_attends_to_all_frames_is_refused() -> None:
+    with pytest.raises(DcacheError, match="attends to all frames"):
+        dcache.enable(SHAPES["wan"].build(), "causal")
+
+
+def test_a_shared_prefix_and_a_memory_limit_are_refused() -> None:
+    with pytest.raises(DcacheError, match="outlives its run"):
+        dcache.enable(SKYREELS.build("unipc"), "causal", share=True, max_cache_bytes="1MB")
+
+
+class Continued:
+    """Continuations of one clip, whose two latent frames come first in the first window."""
+
+    def __init__(self) -> None:
+        name = "SkyReelsV2DiffusionForcingVideoToVideoPipeline"
+        self.entry = next(entry for entry in videos_wan.ENTRIES if entry.name == name)
+        self.counted = Counted(self.entry.build())
+
+    def run(self, seed: int = 1, **over: Any) -> torch.Tensor:
+        self.counted.tokens = 0
+        call = {**self.entry.inputs(), **ASYNC, "num_frames": 29, "generator": generator(seed), **over}
+        with torch.no_grad():
+            return self.counted.pipe(**call).frames
+
+
+@pytest.mark.slow
+def test_continuations_of_a_clip_share_its_prefix() -> None:
+    clip = Continued()
+    plain = clip.run(seed=2)
+    dcache.enable(clip.counted.pipe, "causal")
+    clip.run()
+    apart = clip.run(seed=2)
+    tokens = clip.counted.tokens
+    assert error(apart, plain) < 1e-5
+    dcache.enable(clip.counted.pipe, "causal", share=True)
+    clip.run()
+    assert dcache.stats(clip.counted.pipe).bytes_now > 0
+    assert torch.equal(clip.run(seed=2), apart)
+    # The first block of each branch is not written again.
+    assert tokens - clip.counted.tokens == 2 * 8
+
+
+def test_fresh_noise_on_the_prefix_is_refused() -> None:
+    clip = Continued()
+    dcache.enable(clip.counted.pipe, "causal")
+    with pytest.raises(DcacheError, match="addnoise_condition"):
+        clip.run(addnoise_condition=20)
