@@ -44,6 +44,7 @@ class Run:
         expected: evaluations that it is taken to have because the newest of those had as many, or None.
         best: the clock that `clock(None)` stands for, once it was asked for.
         late: whether evaluations of it went by before it was seen.
+        doubtful: whether it may turn out to be the run before it, gone on.
     """
 
     timesteps: Sequence[float] = ()
@@ -67,6 +68,7 @@ class Run:
     expected: int | None = None
     best: str = ""
     late: bool = False
+    doubtful: bool = False
 
     def place(self, timestep: float | None, begin: int | None) -> None:
         """Fix where in the tables the first evaluation lies.
@@ -146,6 +148,11 @@ class Run:
         self.told[self.index] = (timestep, sigma)
         if self.like:
             self.resemble(self.like)
+
+    def join(self, timestep: float | None, sigma: float | None) -> None:
+        """An evaluation that was taken for a run of its own was this one's first."""
+        self.told = {0: (timestep, sigma), **{i + 1: values for i, values in self.told.items()}}
+        self.index += 1
 
     def resemble(self, runs: Sequence[Timesteps]) -> None:
         """Take the run for one as long as the newest of these that has the same timesteps so far.

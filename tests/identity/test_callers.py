@@ -9,7 +9,8 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from dcache.identity.callers import LoopVariable, call_frame, find_sampler
-from dcache.identity.sampler import Listener, tap
+from dcache.identity.listener import Listener
+from dcache.identity.sampler import tap
 
 
 def nothing() -> None:
