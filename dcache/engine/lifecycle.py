@@ -234,6 +234,17 @@ class Lifecycle(Listener):
         for text in differences:
             session.warn(text)
 
+    def walked(self, run: Run | None) -> None:
+        """The pipeline's loop is over: so is its run where the sampler's `step` was not called in it.
+
+        Args:
+            run: the sampler's, None for one that has no `step`.
+        """
+        current, loop = self.session.state.run, self.session.tracker.loop.run
+        unstepped = current is run and current is not None and not current.index and current.calls > 1
+        if unstepped or (current is not None and current is loop):
+            self.end(whole=True, returns=True)
+
     def reset(self, full: bool = False) -> None:
         """End this thread's run: its histories are freed, and the next call opens a run.
 
@@ -351,8 +362,9 @@ class Lifecycle(Listener):
     def _notice_call(self) -> None:
         """Before a run opens: find out whether a pipeline without `check_inputs` began a new call.
 
-        The call's own frame tells it from the next one, unless that has the same place in memory; then a run
-        that came to its end was followed by another of the same call.
+        A modular pipeline's state tells its call from the next one. Else the call's own frame does, unless
+        that has the same place in memory; then a run that came to its end was followed by another of the same
+        call.
         """
         tracker = self.session.tracker
         frame = next((f for owner in self.session.owners if (f := owner.call_frame()) is not None), None)
@@ -363,7 +375,11 @@ class Lifecycle(Listener):
         broken_off = run is not None and run.count is not None and run.index < run.count - 1
         if frame is None:
             tracker.runs_of_call = None
-        elif frame != tracker.call_frame or tracker.runs_of_call is None or broken_off:
+        elif (
+            not frame.is_of(tracker.call_frame)
+            or tracker.runs_of_call is None
+            or (broken_off and frame.state is None)
+        ):
             self.end()
             tracker.runs_of_call = 0
         tracker.call_frame = frame

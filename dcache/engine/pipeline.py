@@ -12,11 +12,13 @@ from torch import nn
 from dcache.engine.inner_denoiser import watch_of_outer
 from dcache.engine.session import Session, session_of
 from dcache.errors import DcacheError
-from dcache.identity.callers import call_argument, call_code, call_frame
+from dcache.identity.callers import CallMark, call_argument, call_code, call_frame
 from dcache.identity.denoisers import denoisers, is_pipeline
 from dcache.identity.detect import DenoiserDetector
 from dcache.identity.guider import GuiderIntercept, guidance_of, guider_intercepts
+from dcache.identity.run import Run
 from dcache.identity.sampler import is_sampler, tap_of
+from dcache.identity.walked import noticed
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.intercept.method import MethodIntercept, listener_on, tap_on
 from dcache.util.checks import is_number
@@ -25,6 +27,8 @@ _BEGIN = "progress_bar"
 _END = "maybe_free_model_hooks"
 # Modular pipelines have neither; components are swapped by this.
 _SWAP = "register_components"
+# The variable of a modular pipeline's call that has what its blocks hand on.
+_STATE = "state"
 # Called once at the very beginning of a call, which may hold several runs.
 _CHECK = "check_inputs"
 
@@ -54,10 +58,16 @@ class PipeOwner:
         given = call_argument(pipe, "guidance_scale") if scale is None and pipe is not None else None
         return float(given) if is_number(given) else scale
 
-    def call_frame(self) -> int | None:
-        """Identity of the frame of its call under way, where that says when it is over; else None."""
-        code = call_code(self.pipe())
-        return None if code is None or _END not in code.co_names else call_frame(code)
+    def call_frame(self) -> CallMark | None:
+        """What tells its call under way from others, where that can be known; else None."""
+        pipe = self.pipe()
+        if callable(getattr(pipe, _SWAP, None)):
+            # A modular pipeline makes a state of its own for each call, also where it is given one.
+            state = call_argument(pipe, _STATE)
+            return None if state is None else CallMark(state=weakref.ref(state))
+        code = call_code(pipe)
+        frame = None if code is None or _END not in code.co_names else call_frame(code)
+        return None if frame is None else CallMark(frame)
 
     def follow(self, session: Session) -> None:
         """Move the session if its denoiser was replaced in the pipeline."""
@@ -182,7 +192,15 @@ class PipelineIntercept:
                 with session.lanes.here():
                     self.join(session)
                     self.follow(session)
+            sampler = getattr(owner, "scheduler", None)
+            args, kwargs = noticed(sampler, args, kwargs, self._walked)
         return original(*args, **kwargs)
+
+    def _walked(self, run: Run | None) -> None:
+        """The pipeline's loop is over."""
+        for session in self.live():
+            with session.lanes.here():
+                session.lifecycle.walked(run)
 
     def _swap(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         result = original(*args, **kwargs)

@@ -9,6 +9,7 @@ same variable says whether the loop is still the same sampler's.
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from inspect import CO_OPTIMIZED, unwrap
@@ -25,6 +26,26 @@ _PACKAGE = str(Path(__file__).parent.parent)
 
 # Whether this Python keeps a copy of a function's variables beside a frame that was asked for them.
 _COPIES = sys.version_info < (3, 13)
+
+
+@dataclass(frozen=True)
+class CallMark:
+    """What tells a pipeline's call from the next one.
+
+    Attributes:
+        frame: identity of its frame, which another call may have after it.
+        state: an object of its own, which no other call has; None where it has none.
+    """
+
+    frame: int | None = None
+    state: weakref.ref[Any] | None = None
+
+    def is_of(self, other: CallMark | None) -> bool:
+        """Whether the other mark is that of the same call, as far as it tells."""
+        if other is None or self.frame != other.frame:
+            return False
+        state = None if self.state is None else self.state()
+        return state is (None if other.state is None else other.state())
 
 
 @dataclass(frozen=True)

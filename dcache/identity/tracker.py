@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from dcache.identity.callers import CallMark
 from dcache.identity.content import Conditioning, Continuity, Observation, Sample
 from dcache.identity.guest import Guest
 from dcache.identity.lengths import Lengths
@@ -56,7 +57,7 @@ class RunTracker:
         time: where the denoiser takes its timestep.
         taps: the samplers of the owners.
         guest: the sampler of a loop that none of the owners runs.
-        call_frame: identity of that call's frame, where it did not say that it began.
+        call_frame: what tells that call from others, where it did not say that it began.
         runs_of_call: runs that were opened in the pipeline's call under way, None outside of one.
         lengths: (sampler, entries of its table, where it began) -> evaluations of such a run, where they were
             others than the table lists.
@@ -72,7 +73,7 @@ class RunTracker:
         self.time = TimeArgument(module)
         self.taps: list[SamplerIntercept] = []
         self.runs_of_call: int | None = None
-        self.call_frame: int | None = None
+        self.call_frame: CallMark | None = None
         self.lengths: dict[tuple[str, int, int], int] = {}
         self.learned = Lengths()
         self.guest = Guest(listener)
