@@ -12,7 +12,7 @@ from torch import nn
 from dcache.engine.inner_denoiser import watch_of_outer
 from dcache.engine.session import Session, session_of
 from dcache.errors import DcacheError
-from dcache.identity.callers import CallMark, call_argument, call_code, call_frame
+from dcache.identity.callers import CallMark, call_argument, call_code, call_frame, is_within_call
 from dcache.identity.denoisers import denoisers, is_pipeline
 from dcache.identity.detect import DenoiserDetector
 from dcache.identity.guider import GuiderIntercept, guidance_of, guider_intercepts
@@ -179,48 +179,55 @@ class PipelineIntercept:
 
     def _check(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         if owner is self.pipe() and callable(getattr(owner, _END, None)):
-            for session in self.live():
+
+            def begin(session: Session) -> None:
                 session.lifecycle.refuse_other_thread(getattr(owner, "scheduler", None))
-                with session.lanes.here():
-                    session.lifecycle.begin_call()
+                session.lifecycle.begin_call()
+
+            self._each(begin)
         return original(*args, **kwargs)
 
     def _begin(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         # A run whose sampler was replaced as well as its denoiser has told nobody that it began.
         if owner is self.pipe():
-            for session in self.live():
-                with session.lanes.here():
-                    self.join(session)
-                    self.follow(session)
+            self._each(self.join)
+            self._each(self.follow)
             sampler = getattr(owner, "scheduler", None)
             args, kwargs = noticed(sampler, args, kwargs, self._walked)
         return original(*args, **kwargs)
 
     def _walked(self, run: Run | None) -> None:
         """The pipeline's loop is over."""
-        for session in self.live():
-            with session.lanes.here():
-                session.lifecycle.walked(run)
+        self._each(lambda session: session.lifecycle.walked(run))
 
     def _swap(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         result = original(*args, **kwargs)
         if owner is self.pipe():
-            for session in self.live():
-                with session.lanes.here():
-                    self.follow(session)
+            self._each(self.follow)
         return result
+
+    def _each(self, act: Callable[[Session], None]) -> None:
+        """Do something to each session, with this thread's run active."""
+        for session in self.live():
+            with session.lanes.here():
+                # Another thread may have taken it off meanwhile.
+                if not session.removed:
+                    act(session)
 
     def _end(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         if owner is self.pipe():
             # Diffusers' way to cancel: the loop goes on without the denoiser, and the call ends as usual.
             whole = not getattr(owner, "_interrupt", False)
-            for session in self.live():
-                with session.lanes.here():
-                    session.lifecycle.end_call(whole, _in_its_call(owner))
+            returns = is_within_call(owner)
+
+            def end(session: Session) -> None:
+                session.lifecycle.end_call(whole, returns)
                 for watched in session.tracker.taps:
                     # Another pipeline may use the denoiser in another thread.
                     if watched.thread == get_ident():
                         watched.close()
+
+            self._each(end)
             if self.scout is not None:
                 self.scout.end()
                 if self.scout.found:
@@ -228,12 +235,6 @@ class PipelineIntercept:
                 else:
                     self.scout.tap.close()
         return original(*args, **kwargs)
-
-
-def _in_its_call(pipe: Any) -> bool:
-    """Whether this is called from within the pipeline's call, and not by one who cleans up after it broke."""
-    code = call_code(pipe)
-    return code is not None and call_frame(code) is not None
 
 
 def watch_of(pipe: Any) -> PipelineIntercept | None:

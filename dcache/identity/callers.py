@@ -116,6 +116,12 @@ def call_frame(code: CodeType) -> int | None:
     return None if frame is None else id(frame)
 
 
+def is_within_call(pipe: Any) -> bool:
+    """Whether this is called from within the pipeline's call, and not by one who cleans up after it broke."""
+    code = call_code(pipe)
+    return code is not None and call_frame(code) is not None
+
+
 def call_argument(pipe: Any, name: str) -> Any:
     """The value of a variable in the pipeline's call that the call came from, None where there is none."""
     code = call_code(pipe)

@@ -114,7 +114,7 @@ class RunTracker:
                 newest = watched
         if newest is None or newest.run is None:
             return self._run_without(args, kwargs)
-        if newest.run.calls and newest in self.taps:
+        if newest.run.calls and newest.thread == thread and newest in self.taps:
             return newest.run
         return self._run_of(newest, newest.run, args, kwargs)
 
