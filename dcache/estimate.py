@@ -17,7 +17,8 @@ from dcache.engine.pipeline import sessions_of
 from dcache.engine.session import Session
 from dcache.errors import DcacheError
 from dcache.identity.denoisers import denoisers
-from dcache.identity.sampler import Listener, is_sampler, tap
+from dcache.identity.listener import Listener
+from dcache.identity.sampler import is_sampler, tap
 from dcache.methods.registry import get
 from dcache.methods.resolve import preset_called, resolve
 from dcache.util.options import options_of

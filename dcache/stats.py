@@ -20,9 +20,9 @@ class Stats:
         computed: (evaluation, branch, site) events in which the site was computed.
         predicted: events in which the site was predicted.
         reasons: reason -> events computed for it: warmup, interval, threshold, last, length (of the run,
-            which was not known), max_run, schedule, observing, shape, no_history, nan, asked (for a full
-            run); or calls that were not cached at all: gradients, writes (into their arguments or the model),
-            after_last (behind the sampler's last step).
+            which was not known), max_run, schedule, observing, shape, no_history, number (beside a
+            block's tensors, seen once), nan, asked (for a full run); or calls that were not cached at all:
+            gradients, writes (into their arguments or the model), after_last (behind the last step).
         bytes_held: bytes of the histories during the run; after it, their maximum.
         bytes_now: bytes of the histories now, 0 once the run is over.
         seconds_compute: seconds in denoiser calls that computed every site.
@@ -135,6 +135,7 @@ _MEANING = {
     "observing": "observed, to plan later calls",
     "listed": "listed to compute",
     "shape": "the call's shapes changed",
+    "number": "a block returns a whole number, which may be another one in each evaluation",
     "no_history": "there was no anchor to predict from yet",
     "nan": "the probe was not a number",
     "gradients": "gradients are being recorded (use torch.no_grad())",

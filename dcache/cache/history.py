@@ -66,6 +66,7 @@ class History:
         spare: memory of a dropped anchor, for the next one.
         like: shape and dtype of each output tensor before encoding; filled only under a memory limit
             (`engine/memory.py`).
+        unsure: whether the output has a whole number beside its tensors that only one anchor shows so far.
         form: how the output is put together from an anchor's leaves, where branches may differ in it.
     """
 
@@ -80,6 +81,7 @@ class History:
     half: bool = False
     spare: Leaves = ()
     like: tuple[tuple[torch.Size, torch.dtype] | None, ...] = ()
+    unsure: bool = False
     form: Any = None
 
     def make_room(self, tau: float) -> None:
@@ -110,7 +112,7 @@ class History:
         self.run_length = 0
         self.memory.clear()
         self.forecast = None
-        self.half = False
+        self.half = self.unsure = False
         self.spare = ()
 
     def tensors(self) -> Iterable[torch.Tensor]:

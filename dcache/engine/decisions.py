@@ -45,7 +45,7 @@ class Decisions:
         False where the rule may look at a probe: it is asked at the site's turn only.
         """
         method = self.engine.method
-        if method.probe is not None or self.engine.state.full:
+        if method.probe is not None or self.engine.state.full or history.unsure:
             return False
         shared = self.engine.state.shared.get(region.site.name)
         if shared is not None and shared[0] == call.index:
@@ -77,6 +77,8 @@ class Decisions:
         engine, history, known = self.engine, region.history, region.has_history
         if engine.state.full:
             return "asked"
+        if history is not None and history.unsure:
+            return "number"
         method, site = engine.method, region.site.name
         shared = engine.state.shared.get(site)
         if shared is not None and shared[0] == call.index:

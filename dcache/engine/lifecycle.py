@@ -18,9 +18,10 @@ from dcache.engine.model_call import Threads
 from dcache.engine.protocols import Owner, Tuned, Tuner
 from dcache.engine.run_state import RunState
 from dcache.errors import DcacheError
+from dcache.identity.listener import Listener
 from dcache.identity.noise_grid import Grid, put
 from dcache.identity.run import Run
-from dcache.identity.sampler import Listener, tap_of
+from dcache.identity.sampler import tap_of
 from dcache.identity.threads import is_called_in, is_driven_in
 from dcache.identity.tracker import RunTracker
 from dcache.method import Method, wrong_count
@@ -171,7 +172,7 @@ class Lifecycle(Listener):
             # It may do so late or never (Stable Audio's latents); what was remembered is of no more use.
             self.free()
             if run is self.session.state.run:
-                self._say_nothing()
+                self._say_nothing(self.session.state)
             return False
         if run is self.session.state.run:
             self.end()
@@ -209,10 +210,11 @@ class Lifecycle(Listener):
             DcacheError: the run is of another length than the method's table, or has not its noise levels.
         """
         session = self.session
-        self.end()
+        before = session.state.run
+        self.end(doubtful=run.doubtful)
         session.verify()
         # The run is the session's only once nothing is wrong with it.
-        session.state = self._next_state(run)
+        session.state = self._next_state(run, before if run.doubtful else None)
         if any(left is run for left in self._left):
             session.state.untraced = f"it was left for another one, and evaluation {run.index} began afresh"
         elif run.late or (run.told and run.index > 0):
@@ -232,6 +234,17 @@ class Lifecycle(Listener):
         for text in differences:
             session.warn(text)
 
+    def walked(self, run: Run | None) -> None:
+        """The pipeline's loop is over: so is its run where the sampler's `step` was not called in it.
+
+        Args:
+            run: the sampler's, None for one that has no `step`.
+        """
+        current, loop = self.session.state.run, self.session.tracker.loop.run
+        unstepped = current is run and current is not None and not current.index and current.calls > 1
+        if unstepped or (current is not None and current is loop):
+            self.end(whole=True, returns=True)
+
     def reset(self, full: bool = False) -> None:
         """End this thread's run: its histories are freed, and the next call opens a run.
 
@@ -246,19 +259,36 @@ class Lifecycle(Listener):
                 session.tracker.reset()
                 session.context = None
 
-    def end(self, whole: bool = False, learns: bool = False, returns: bool = False) -> None:
+    def joined(self, run: Run) -> None:
+        """The run under way is the one before it, gone on: count their evaluations together."""
+        session, doubted = self.session, self.session.state.doubted
+        session.state.doubted = None
+        if doubted is not None and run is session.state.run:
+            session.state.precede(doubted[0], counts_steps=session.method.clock == "step")
+            session.tracker.learned.foresee(run)
+
+    def end(
+        self, whole: bool = False, learns: bool = False, returns: bool = False, doubtful: bool = False
+    ) -> None:
         """Free all histories; what was counted stays.
 
         Args:
             whole: whether the run is known to have come to its end; else its length tells.
             learns: whether later runs with the same table are to be taken for as long.
             returns: whether the pipeline's call reached its end.
+            doubtful: whether a run opens that may be this one, gone on.
         """
         session = self.session
         session.call = None
         state, run = session.state, session.state.run
         if run is None:
             return
+        if state.doubted is not None:
+            # It was a run of its own after all.
+            before, lone = state.doubted
+            state.doubted = None
+            if not self._learned(before, lone, before.steps):
+                self._conclude(before, whole=True, brief=True)
         lasted = state.steps
         expected = run.count
         # ParaDiGMS steps several evaluations at once, by a method of its own.
@@ -281,12 +311,14 @@ class Lifecycle(Listener):
             self._left = [*self._left[-_TURNS:], run]
         state.close(whole)
         if session.tuner is not None:
-            session.tuner.end(session, run, whole)
+            session.tuner.end(session, run, whole and not doubtful)
         session.tracker.forget(run)
         if learned and expected is not None:
             session.tracker.learn(run, lasted)
             self._say_length(expected, lasted)
-        elif expected is None and from_start and not interrupted and self._learned(run, lasted):
+        elif doubtful or (
+            expected is None and from_start and not interrupted and self._learned(state, run, lasted)
+        ):
             return
         if unstepped and session.method.predicts:
             state.said = True
@@ -294,10 +326,21 @@ class Lifecycle(Listener):
                 f"nothing was predicted in this run of {type(session.module).__name__}: `step` of its "
                 f"{run.sampler} was not called, so its {run.calls} calls count as one evaluation."
             )
+        self._conclude(state, whole, brief)
+
+    def _conclude(self, state: RunState, whole: bool, brief: bool) -> None:
+        """Say what there is to say of a run that is over.
+
+        Args:
+            state: what was counted of it.
+            whole: whether it came to its end.
+            brief: whether it is of unknown length, and had no more than one evaluation.
+        """
+        session = self.session
         self._broken_off = 0 if (whole and not brief) or state.record.predicted else self._broken_off + 1
         # An interrupted run had no time to predict; its own error is what should be seen.
         if whole and self._broken_off < _TURNS:
-            self._say_nothing()
+            self._say_nothing(state)
         if self._broken_off == _TURNS and session.method.predicts:
             session.warn(
                 f"{_TURNS} runs of {type(session.module).__name__} in a row broke off before anything was "
@@ -319,8 +362,9 @@ class Lifecycle(Listener):
     def _notice_call(self) -> None:
         """Before a run opens: find out whether a pipeline without `check_inputs` began a new call.
 
-        The call's own frame tells it from the next one, unless that has the same place in memory; then a run
-        that came to its end was followed by another of the same call.
+        A modular pipeline's state tells its call from the next one. Else the call's own frame does, unless
+        that has the same place in memory; then a run that came to its end was followed by another of the same
+        call.
         """
         tracker = self.session.tracker
         frame = next((f for owner in self.session.owners if (f := owner.call_frame()) is not None), None)
@@ -331,13 +375,22 @@ class Lifecycle(Listener):
         broken_off = run is not None and run.count is not None and run.index < run.count - 1
         if frame is None:
             tracker.runs_of_call = None
-        elif frame != tracker.call_frame or tracker.runs_of_call is None or broken_off:
+        elif (
+            not frame.is_of(tracker.call_frame)
+            or tracker.runs_of_call is None
+            or (broken_off and frame.state is None)
+        ):
             self.end()
             tracker.runs_of_call = 0
         tracker.call_frame = frame
 
-    def _next_state(self, run: Run) -> RunState:
-        """The state of a run that opens; one that follows others in a pipeline's call knows them."""
+    def _next_state(self, run: Run, doubted: Run | None) -> RunState:
+        """The state of a run that opens; one that follows others in a pipeline's call knows them.
+
+        Args:
+            run: the run.
+            doubted: the run before it, where the two may be one.
+        """
         session, last = self.session, self.session.state
         if session.tracker.is_guest(run):
             session.tracker.runs_of_call = None
@@ -346,7 +399,12 @@ class Lifecycle(Listener):
         if number is not None:
             session.tracker.runs_of_call = number + 1
         earlier = (*last.earlier, last) if within else ()
-        return RunState(sampler=run.sampler, earlier=earlier, full=last.full_next)
+        return RunState(
+            sampler=run.sampler,
+            earlier=earlier,
+            full=last.full_next,
+            doubted=None if doubted is None else (last, doubted),
+        )
 
     def _fit_table(self, run: Run) -> None:
         """Find the run's rows in the method's table, where it has one.
@@ -382,11 +440,11 @@ class Lifecycle(Listener):
                 f"table are taken to have {lasted}."
             )
 
-    def _learned(self, run: Run, lasted: int) -> bool:
+    def _learned(self, state: RunState, run: Run, lasted: int) -> bool:
         """Learn the length of a run that no table lists; whether that was said of it."""
         session = self.session
-        computed = session.state.record.reasons.get("length", 0)
-        limit, method = session.state.limit, session.method
+        computed = state.record.reasons.get("length", 0)
+        limit, method = state.limit, session.method
         if limit is not None and lasted < limit and not method.runs:
             session.warn(
                 f"{method.describe()} is for {limit} evaluations, and this run of "
@@ -406,17 +464,17 @@ class Lifecycle(Listener):
         )
         return True
 
-    def _say_nothing(self) -> None:
+    def _say_nothing(self, state: RunState) -> None:
         """Warn where the run that came to its end had nothing to predict, once for each run."""
-        session, state = self.session, self.session.state
+        session = self.session
         wanted = session.method.predicts and not state.full
-        if wanted and not state.record.predicted and not state.said and self._missed():
+        if wanted and not state.record.predicted and not state.said and self._missed(state):
             state.said = True
             why = state.stats(session.method.describe()).why_nothing()
             session.warn(f"nothing was predicted in this run of {type(session.module).__name__}: {why}")
 
-    def _missed(self) -> bool:
+    def _missed(self, state: RunState) -> bool:
         """Whether the denoiser was called, and nothing was said yet of why that could not be predicted."""
-        record, guidance = self.session.state.record, self.session.binding.guidance
+        record, guidance = state.record, self.session.binding.guidance
         said = guidance is not None and bool(guidance.useless)
         return bool(record.reasons) or (record.seconds_compute > 0.0 and not said)

@@ -12,11 +12,13 @@ from torch import nn
 from dcache.engine.inner_denoiser import watch_of_outer
 from dcache.engine.session import Session, session_of
 from dcache.errors import DcacheError
-from dcache.identity.callers import call_argument, call_code, call_frame
+from dcache.identity.callers import CallMark, call_argument, call_code, call_frame, is_within_call
 from dcache.identity.denoisers import denoisers, is_pipeline
 from dcache.identity.detect import DenoiserDetector
 from dcache.identity.guider import GuiderIntercept, guidance_of, guider_intercepts
+from dcache.identity.run import Run
 from dcache.identity.sampler import is_sampler, tap_of
+from dcache.identity.walked import noticed
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.intercept.method import MethodIntercept, listener_on, tap_on
 from dcache.util.checks import is_number
@@ -25,6 +27,8 @@ _BEGIN = "progress_bar"
 _END = "maybe_free_model_hooks"
 # Modular pipelines have neither; components are swapped by this.
 _SWAP = "register_components"
+# The variable of a modular pipeline's call that has what its blocks hand on.
+_STATE = "state"
 # Called once at the very beginning of a call, which may hold several runs.
 _CHECK = "check_inputs"
 
@@ -54,10 +58,16 @@ class PipeOwner:
         given = call_argument(pipe, "guidance_scale") if scale is None and pipe is not None else None
         return float(given) if is_number(given) else scale
 
-    def call_frame(self) -> int | None:
-        """Identity of the frame of its call under way, where that says when it is over; else None."""
-        code = call_code(self.pipe())
-        return None if code is None or _END not in code.co_names else call_frame(code)
+    def call_frame(self) -> CallMark | None:
+        """What tells its call under way from others, where that can be known; else None."""
+        pipe = self.pipe()
+        if callable(getattr(pipe, _SWAP, None)):
+            # A modular pipeline makes a state of its own for each call, also where it is given one.
+            state = call_argument(pipe, _STATE)
+            return None if state is None else CallMark(state=weakref.ref(state))
+        code = call_code(pipe)
+        frame = None if code is None or _END not in code.co_names else call_frame(code)
+        return None if frame is None else CallMark(frame)
 
     def follow(self, session: Session) -> None:
         """Move the session if its denoiser was replaced in the pipeline."""
@@ -169,40 +179,55 @@ class PipelineIntercept:
 
     def _check(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         if owner is self.pipe() and callable(getattr(owner, _END, None)):
-            for session in self.live():
+
+            def begin(session: Session) -> None:
                 session.lifecycle.refuse_other_thread(getattr(owner, "scheduler", None))
-                with session.lanes.here():
-                    session.lifecycle.begin_call()
+                session.lifecycle.begin_call()
+
+            self._each(begin)
         return original(*args, **kwargs)
 
     def _begin(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         # A run whose sampler was replaced as well as its denoiser has told nobody that it began.
         if owner is self.pipe():
-            for session in self.live():
-                with session.lanes.here():
-                    self.join(session)
-                    self.follow(session)
+            self._each(self.join)
+            self._each(self.follow)
+            sampler = getattr(owner, "scheduler", None)
+            args, kwargs = noticed(sampler, args, kwargs, self._walked)
         return original(*args, **kwargs)
+
+    def _walked(self, run: Run | None) -> None:
+        """The pipeline's loop is over."""
+        self._each(lambda session: session.lifecycle.walked(run))
 
     def _swap(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         result = original(*args, **kwargs)
         if owner is self.pipe():
-            for session in self.live():
-                with session.lanes.here():
-                    self.follow(session)
+            self._each(self.follow)
         return result
+
+    def _each(self, act: Callable[[Session], None]) -> None:
+        """Do something to each session, with this thread's run active."""
+        for session in self.live():
+            with session.lanes.here():
+                # Another thread may have taken it off meanwhile.
+                if not session.removed:
+                    act(session)
 
     def _end(self, original: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
         if owner is self.pipe():
             # Diffusers' way to cancel: the loop goes on without the denoiser, and the call ends as usual.
             whole = not getattr(owner, "_interrupt", False)
-            for session in self.live():
-                with session.lanes.here():
-                    session.lifecycle.end_call(whole, _in_its_call(owner))
+            returns = is_within_call(owner)
+
+            def end(session: Session) -> None:
+                session.lifecycle.end_call(whole, returns)
                 for watched in session.tracker.taps:
                     # Another pipeline may use the denoiser in another thread.
                     if watched.thread == get_ident():
                         watched.close()
+
+            self._each(end)
             if self.scout is not None:
                 self.scout.end()
                 if self.scout.found:
@@ -210,12 +235,6 @@ class PipelineIntercept:
                 else:
                     self.scout.tap.close()
         return original(*args, **kwargs)
-
-
-def _in_its_call(pipe: Any) -> bool:
-    """Whether this is called from within the pipeline's call, and not by one who cleans up after it broke."""
-    code = call_code(pipe)
-    return code is not None and call_frame(code) is not None
 
 
 def watch_of(pipe: Any) -> PipelineIntercept | None:

@@ -14,6 +14,7 @@ from dcache.cache.history import History
 from dcache.engine.call import Call
 from dcache.engine.observe import Observer
 from dcache.engine.run_state import RunState
+from dcache.identity.callers import CallMark
 from dcache.identity.run import Run
 from dcache.identity.tracker import RunTracker
 from dcache.method import Method
@@ -266,8 +267,8 @@ class Owner(Protocol):
         """The guidance scale of the pipeline's last call, None if unknown."""
         ...
 
-    def call_frame(self) -> int | None:
-        """Identity of the frame of its call under way, where it ends its calls itself; else None."""
+    def call_frame(self) -> CallMark | None:
+        """What tells its call under way from others, where that can be known; else None."""
         ...
 
     def follow(self, session: Any) -> None:

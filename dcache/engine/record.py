@@ -61,6 +61,31 @@ class Record:
         if not sites:
             self.events.pop(branch, None)
 
+    def precede(self, earlier: Record, evaluations: int) -> None:
+        """Put what happened in the first evaluations of the run before what was noted of it.
+
+        Args:
+            earlier: the log of these.
+            evaluations: how many they are.
+        """
+        events = {
+            branch: {site: dict(indices) for site, indices in sites.items()}
+            for branch, sites in earlier.events.items()
+        }
+        for branch, sites in self.events.items():
+            for site, indices in sites.items():
+                shifted = {i + evaluations: computed for i, computed in indices.items()}
+                events.setdefault(branch, {}).setdefault(site, {}).update(shifted)
+        reasons = dict(earlier.reasons)
+        for reason, count in self.reasons.items():
+            reasons[reason] = reasons.get(reason, 0) + count
+        self.events, self.reasons = events, reasons
+        self.computed += earlier.computed
+        self.predicted += earlier.predicted
+        self.seconds_compute += earlier.seconds_compute
+        self.seconds_predict += earlier.seconds_predict
+        self.peak(earlier.most_bytes)
+
     def call(self, seconds: float, predicted: bool) -> None:
         """One denoiser call took so long."""
         if predicted:

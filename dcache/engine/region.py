@@ -152,6 +152,10 @@ class Region(ABC):
             history = self.history = call.branch.history(self.key)
         constants = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)}
         before, history.form = history.form, OutputForm(recipe, constants, len(leaves), place)
+        decides = history if self.leader is None else self.leader.history
+        if decides is not None and any(type(leaf) is int for leaf in constants.values()):
+            # A second computed call tells a size from what counts.
+            decides.unsure = before is None
         problem = unpredictable(list(constants.values())) if constants and call.observing else ""
         if problem:
             call.problem = call.problem or f"{self.site.name} returns {problem}"

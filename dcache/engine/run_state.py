@@ -38,6 +38,7 @@ class RunState:
         began: time at which the tuner was asked.
         counters: whole numbers among the denoiser's arguments that count, by position or name.
         offset: where they begin in the table's rows.
+        doubted: the run before it and what was counted of that, where the two may be one; else None.
         full: whether the run is computed completely, as was asked for.
         full_next: whether the next one is.
     """
@@ -62,6 +63,7 @@ class RunState:
     method: Method | None = None
     plan: str = ""
     began: float = 0.0
+    doubted: tuple[RunState, Run] | None = None
     full: bool = False
     full_next: bool = False
 
@@ -80,6 +82,25 @@ class RunState:
     def note_peak(self) -> None:
         """Some histories are about to shrink: keep the most bytes that were held."""
         self.record.peak(self.bytes_now())
+
+    def precede(self, earlier: RunState, counts_steps: bool) -> None:
+        """The run is another one that went on: put its first evaluations before this one's.
+
+        Args:
+            earlier: the state of that run, which is over.
+            counts_steps: whether clock values are numbers of evaluations.
+        """
+        evaluations = earlier.steps
+        self.record.precede(earlier.record, evaluations)
+        self.overhead_seconds += earlier.overhead_seconds
+        self.last_index += evaluations
+        self.shared = {}
+        for branch in self.branches.values():
+            branch.began += evaluations
+            for history in branch.histories.values():
+                history.steps = [step + evaluations for step in history.steps]
+                if counts_steps:
+                    history.taus = [tau + evaluations for tau in history.taus]
 
     def take_back(self, branch: Branch, index: int, tau: float) -> None:
         """A call failed: nothing that it decided is left.

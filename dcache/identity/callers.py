@@ -9,6 +9,7 @@ same variable says whether the loop is still the same sampler's.
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from inspect import CO_OPTIMIZED, unwrap
@@ -25,6 +26,26 @@ _PACKAGE = str(Path(__file__).parent.parent)
 
 # Whether this Python keeps a copy of a function's variables beside a frame that was asked for them.
 _COPIES = sys.version_info < (3, 13)
+
+
+@dataclass(frozen=True)
+class CallMark:
+    """What tells a pipeline's call from the next one.
+
+    Attributes:
+        frame: identity of its frame, which another call may have after it.
+        state: an object of its own, which no other call has; None where it has none.
+    """
+
+    frame: int | None = None
+    state: weakref.ref[Any] | None = None
+
+    def is_of(self, other: CallMark | None) -> bool:
+        """Whether the other mark is that of the same call, as far as it tells."""
+        if other is None or self.frame != other.frame:
+            return False
+        state = None if self.state is None else self.state()
+        return state is (None if other.state is None else other.state())
 
 
 @dataclass(frozen=True)
@@ -93,6 +114,12 @@ def call_frame(code: CodeType) -> int | None:
     while frame is not None and frame.f_code is not code:
         frame = frame.f_back
     return None if frame is None else id(frame)
+
+
+def is_within_call(pipe: Any) -> bool:
+    """Whether this is called from within the pipeline's call, and not by one who cleans up after it broke."""
+    code = call_code(pipe)
+    return code is not None and call_frame(code) is not None
 
 
 def call_argument(pipe: Any, name: str) -> Any:

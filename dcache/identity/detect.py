@@ -16,8 +16,9 @@ from typing import Any
 from torch import nn
 
 from dcache.errors import DcacheWarning
+from dcache.identity.listener import Listener
 from dcache.identity.run import Run
-from dcache.identity.sampler import Listener, SamplerIntercept, is_sampler, tap
+from dcache.identity.sampler import SamplerIntercept, is_sampler, tap
 from dcache.intercept.module_call import ModuleIntercept
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from dcache.identity.callers import LoopVariable, find_sampler
 from dcache.identity.content import Observation
+from dcache.identity.listener import Listener
 from dcache.identity.run import Run
-from dcache.identity.sampler import Listener, SamplerIntercept, tap
+from dcache.identity.sampler import SamplerIntercept, tap
 from dcache.identity.timestep import TimeArgument
 
 

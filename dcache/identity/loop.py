@@ -24,6 +24,8 @@ TIME_NAMES = (
     "vision_timesteps",
 )
 MOST_BRANCHES = 8
+# Two steps are taken for those of one grid where one is at most so many times the other.
+_EVEN = 1.5
 _HINT = (
     "Call dcache.step(module, index=i, sigma=..., branch=...) before each denoiser call of the loop: it "
     "says which evaluation and which guidance branch comes next."
@@ -31,9 +33,16 @@ _HINT = (
 
 
 class Loop:
-    """Follows the timesteps of one module that is called in a hand-written loop."""
+    """Follows the timesteps of one module that is called in a hand-written loop.
 
-    def __init__(self) -> None:
+    Args:
+        before: timestep of a run of one evaluation that may be this one's first: the next sample is not what
+            a step can have made of its, but where noise levels begin at (almost) pure noise, a step that adds
+            noise (DDPM) keeps nothing of the sample. Timesteps that go on evenly settle it.
+    """
+
+    def __init__(self, before: float | None = None) -> None:
+        self.before = before
         self.run: Run | None = None
         self.value: float | None = None
         self.rising: bool | None = None
@@ -68,6 +77,8 @@ class Loop:
             if self.rising is not None and rising != self.rising:
                 return self._open(value, is_sigma)
             self.rising = rising
+        if self.before is not None:
+            self._join(self.before, value, is_sigma)
         self.value = value
         self.branches.append(1)
         self.run.index += 1
@@ -79,8 +90,16 @@ class Loop:
         """Whether one more call with this timestep would be more than any evaluation before had."""
         return len(self.branches) > 1 and self.branches[-1] >= max(self.branches[:-1])
 
+    def _join(self, before: float, value: float, is_sigma: bool) -> None:
+        """Take the run for the one before it, gone on, if its next timestep follows as this one did."""
+        self.before = None
+        if self.run is not None and self.value is not None:
+            last, now = self.value - before, value - self.value
+            if last * now > 0 and 1 / _EVEN <= now / last <= _EVEN:
+                self.run.join(None if is_sigma else before, before if is_sigma else None)
+
     def _open(self, value: float, is_sigma: bool) -> Run:
-        self.run = Run(started=True)
+        self.run = Run(started=True, doubtful=self.before is not None)
         self.value = value
         self.branches = [1]
         self._tell(value, is_sigma)

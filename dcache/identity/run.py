@@ -36,6 +36,7 @@ class Run:
         located: whether `start` is known rather than assumed.
         starts: entries of the table that the first evaluation may lie at, while there are several.
         entries: evaluations that the sampler's table lists from `start` on, None without a sampler.
+        walks: entries that the loop was seen to go through, None where that was not seen.
         end: the first index behind the run, infinite where that is not known.
         view: how often the sampler's state was set back within the evaluation under way.
         views: the highest `view` of all evaluations so far.
@@ -44,6 +45,7 @@ class Run:
         expected: evaluations that it is taken to have because the newest of those had as many, or None.
         best: the clock that `clock(None)` stands for, once it was asked for.
         late: whether evaluations of it went by before it was seen.
+        doubtful: whether it may turn out to be the run before it, gone on.
     """
 
     timesteps: Sequence[float] = ()
@@ -59,6 +61,7 @@ class Run:
     located: bool = False
     starts: Sequence[int] = ()
     entries: int | None = None
+    walks: int | None = None
     end: float = math.inf
     view: int = 0
     views: int = 0
@@ -67,6 +70,7 @@ class Run:
     expected: int | None = None
     best: str = ""
     late: bool = False
+    doubtful: bool = False
 
     def place(self, timestep: float | None, begin: int | None) -> None:
         """Fix where in the tables the first evaluation lies.
@@ -147,6 +151,11 @@ class Run:
         if self.like:
             self.resemble(self.like)
 
+    def join(self, timestep: float | None, sigma: float | None) -> None:
+        """An evaluation that was taken for a run of its own was this one's first."""
+        self.told = {0: (timestep, sigma), **{i + 1: values for i, values in self.told.items()}}
+        self.index += 1
+
     def resemble(self, runs: Sequence[Timesteps]) -> None:
         """Take the run for one as long as the newest of these that has the same timesteps so far.
 
@@ -213,7 +222,8 @@ class Run:
     def _count_entries(self) -> None:
         if self.timesteps:
             self.entries = len(self.timesteps) - self.start
-            self.expect(self.entries)
+            # Some loops leave the last entry out.
+            self.expect(self.entries if self.walks is None else min(self.entries, self.walks))
 
     def _starts(self, timestep: float | None) -> list[int]:
         """Where the run began if the evaluation under way has this entry of the table."""

@@ -13,12 +13,12 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from threading import Lock, get_ident
 from typing import Any
 
 import torch
 
+from dcache.identity.listener import Listener
 from dcache.identity.run import Run
 from dcache.identity.timestep import number
 from dcache.identity.timetable import run_from
@@ -30,57 +30,6 @@ _CLAIM = Lock()
 ENDED = "_dcache_ended"
 # The sampler's own index, by the names that diffusers gives it.
 _INDICES = ("_step_index", "counter")
-
-
-class Listener:
-    """Who watches a sampler; every method may be left as it is.
-
-    Attributes:
-        learns: whether it wants to see what the sampler is given.
-    """
-
-    learns = False
-
-    def here(self) -> AbstractContextManager[None]:
-        """A context around each of the following calls, in which this thread's state is the active one."""
-        return nullcontext()
-
-    def refuse_other_thread(self, sampler: Any) -> None:
-        """The sampler is to begin a run in this thread; another one may have used it last.
-
-        Raises:
-            DcacheError: its pipeline's call is under way in that thread.
-        """
-
-    def is_copied(self, memo: Mapping[int, Any]) -> bool:
-        """Whether the listener's pipeline is part of a deep copy under way, whose memory is `memo`."""
-        return False
-
-    def watch_of(self, pipe: Any) -> Any:
-        """The watch on a pipeline, where it can be reached from here only; else None."""
-        return None
-
-    def before_run(self) -> None:
-        """A run is about to open."""
-
-    def timed(self, sampler: Any) -> None:
-        """The sampler's `set_timesteps` was called; the run is about to open."""
-
-    def stepped(self, mixed: torch.Tensor) -> None:
-        """The sampler is given this model output."""
-
-    def orphaned(self) -> None:
-        """The sampler of a loop that belonged to no pipeline is gone."""
-
-    def unsteady(self, name: str) -> None:
-        """An argument of this position or name changes in every evaluation."""
-
-    def paused(self, run: Run) -> None:
-        """An evaluation ended, in which another listener's denoiser may have been called instead."""
-
-    def after_last(self, run: Run) -> bool:
-        """The sampler made its last step; whether that is the end of the run."""
-        return True
 
 
 class SamplerIntercept:

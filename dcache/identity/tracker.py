@@ -14,13 +14,15 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from dcache.identity.callers import CallMark
 from dcache.identity.content import Conditioning, Continuity, Observation, Sample
 from dcache.identity.guest import Guest
 from dcache.identity.lengths import Lengths
+from dcache.identity.listener import Listener
 from dcache.identity.loop import Loop
 from dcache.identity.manual import ManualStep
 from dcache.identity.run import Run
-from dcache.identity.sampler import ENDED, Listener, SamplerIntercept, is_sampler, tap
+from dcache.identity.sampler import ENDED, SamplerIntercept, is_sampler, tap
 from dcache.identity.timestep import TimeArgument
 
 
@@ -55,7 +57,7 @@ class RunTracker:
         time: where the denoiser takes its timestep.
         taps: the samplers of the owners.
         guest: the sampler of a loop that none of the owners runs.
-        call_frame: identity of that call's frame, where it did not say that it began.
+        call_frame: what tells that call from others, where it did not say that it began.
         runs_of_call: runs that were opened in the pipeline's call under way, None outside of one.
         lengths: (sampler, entries of its table, where it began) -> evaluations of such a run, where they were
             others than the table lists.
@@ -71,7 +73,7 @@ class RunTracker:
         self.time = TimeArgument(module)
         self.taps: list[SamplerIntercept] = []
         self.runs_of_call: int | None = None
-        self.call_frame: int | None = None
+        self.call_frame: CallMark | None = None
         self.lengths: dict[tuple[str, int, int], int] = {}
         self.learned = Lengths()
         self.guest = Guest(listener)
@@ -112,7 +114,7 @@ class RunTracker:
                 newest = watched
         if newest is None or newest.run is None:
             return self._run_without(args, kwargs)
-        if newest.run.calls and newest in self.taps:
+        if newest.run.calls and newest.thread == thread and newest in self.taps:
             return newest.run
         return self._run_of(newest, newest.run, args, kwargs)
 
@@ -217,24 +219,26 @@ class RunTracker:
         can have made of the last evaluation's.
         """
         value, before, last = self.time.read(args, kwargs), self.loop.run, self.loop.value
-        if before is not None and (
-            (self.conditioning.is_fresh(kwargs) and (value != last or not self.sample.is_same(args, kwargs)))
+        index = 0 if before is None else before.index
+        if before is not None:
             # Nor is it a further branch where every evaluation before had fewer.
-            or ((value != last or self.loop.full) and self.continuity.is_broken(args, kwargs))
-            # Further calls with one timestep are guidance branches, which are given the same sample.
-            or (
-                (
-                    value != last
-                    or self.loop.full
-                    or (not before.index and not self.sample.is_same(args, kwargs))
-                )
+            broken = (value != last or self.loop.full) and self.continuity.is_broken(args, kwargs)
+            if (
+                self.conditioning.is_fresh(kwargs)
+                and (value != last or not self.sample.is_same(args, kwargs))
+            ) or (
+                # Further calls with one timestep are guidance branches, which are given the same sample.
+                (value != last or self.loop.full or (not index and not self.sample.is_same(args, kwargs)))
                 and self.observation.differs(args, kwargs, self.time, value != last)
-            )
-        ):
-            self.loop = Loop()
+            ):
+                self.loop = Loop()
+            elif broken:
+                self.loop = Loop(last if not index and value != last else None)
         # Guidance branches are given one sample; the stages of a second-order step are not.
         stage = value == self.loop.value and self.loop.full and not self.sample.is_same(args, kwargs)
         run = self.loop.see(value, self.time.is_sigma, stage)
+        if run is before and run.index > index + 1:
+            self.listener.joined(run)
         if run is not before:
             self.conditioning.restart(kwargs)
             self.observation.begin(args, kwargs, self.time)

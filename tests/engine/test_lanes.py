@@ -53,6 +53,21 @@ def test_two_pipes_with_one_denoiser_in_two_threads(shape: Shape, name: str) -> 
         assert all(torch.equal(a, b) for a, b in zip(outputs, alone, strict=True))
 
 
+@pytest.mark.parametrize("name", ["newton", "interval", "fbcache"])
+def test_a_pipe_that_was_not_enabled_itself_has_runs_of_its_own_in_its_thread(name: str) -> None:
+    first = FLUX.build()
+    second = FLUX.build(model=FLUX.denoiser(first))
+    preset = {**METHODS, "newton": lambda: methods.newton(interval=3, order=1, last=True)}[name]
+    dcache.enable(first, preset())
+    alone = [FLUX.run(pipe, seed=seed) for seed, pipe in enumerate((first, second))]
+    fresh = dcache.enable(FLUX.build(), preset())
+    assert torch.equal(alone[1], FLUX.run(fresh, seed=1))
+    for _ in range(TRIES):
+        outputs = together(lambda: FLUX.run(first, seed=0), lambda: FLUX.run(second, seed=1))
+        assert all(torch.equal(a, b) for a, b in zip(outputs, alone, strict=True)), outputs
+    assert dcache.stats(first).reasons == dcache.stats(fresh).reasons
+
+
 def test_a_denoiser_in_hand_written_loops_of_two_threads() -> None:
     toy = dcache.enable(Toy(), methods.interval(interval=2, sites="model"))
 

@@ -195,9 +195,61 @@ def test_a_block_whose_integer_changes_gives_way_to_the_whole_model_once_it_does
     dcache.enable(model, methods.interval(interval=2, sites="trunk", codec="value"))
     with pytest.warns(DcacheWarning, match=r"trunk returns something beside its tensors that changes"):
         cached = integers(walk(model, TIMES))
-    # The third evaluation is computed and shows it; the whole model has nothing to predict the fourth from.
-    assert cached == [plain[0], plain[0], plain[2], plain[3]]
+    # The second evaluation is computed and shows it; the whole model's first anchor is the third one's.
+    assert cached == [plain[0], plain[1], plain[2], plain[2]]
     assert integers(walk(model, TIMES)) == [plain[0], plain[0], plain[2], plain[2]]
+
+
+class Sized(Toy):
+    """Blocks that return the number of tokens beside the sample, as those of window attention do."""
+
+    def forward(self, x: torch.Tensor, timestep: Any) -> torch.Tensor:
+        x = x + timestep
+        for block in self.blocks:
+            x, size = block(x)
+            assert size == x.shape[1]
+        return x
+
+
+class WithSize(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
+        return 2 * x, x.shape[1]
+
+
+@pytest.mark.parametrize("sites", ["block", "trunk"])
+def test_a_block_whose_integer_is_a_size_is_predicted_once_a_second_call_shows_it(sites: str) -> None:
+    model = Sized([WithSize(), WithSize()])
+    plain = integers(walk(model, [6, 5, 4, 3, 2, 1]))
+    dcache.enable(model, methods.interval(interval=3, sites=sites, codec="value"))
+    for _ in range(2):
+        cached = integers(walk(model, [6, 5, 4, 3, 2, 1]))
+        assert cached == [plain[0], plain[1], plain[1], plain[1], plain[4], plain[4]]
+        assert dcache.stats(model).reasons["number"] == (1 if sites == "trunk" else 2)
+    trace = dcache.trace(model)
+    dcache.enable(model, trace)
+    assert integers(walk(model, [6, 5, 4, 3, 2, 1])) == cached
+
+
+class Counting(Toy):
+    """The number of its call beside the sample."""
+
+    def __init__(self, counts: bool) -> None:
+        super().__init__()
+        self.counts = counts
+
+    def forward(self, x: torch.Tensor, timestep: Any) -> Any:
+        return super().forward(x, timestep), int(timestep) if self.counts else 7
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_a_model_whose_number_changes_says_that_predictions_repeat_the_last_one(counts: bool) -> None:
+    model = dcache.enable(Counting(counts), methods.interval(interval=2, sites="model", codec="value"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        numbers = [number for _, number in walk(model, TIMES)]
+    assert numbers == ([TIMES[0], TIMES[0], TIMES[2], TIMES[2]] if counts else [7] * 4)
+    texts = [str(warning.message) for warning in caught]
+    assert any("a number beside its tensors that changes" in text for text in texts) is counts
 
 
 @pytest.mark.filterwarnings("ignore:nothing was predicted:dcache.DcacheWarning")

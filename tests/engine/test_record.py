@@ -74,3 +74,20 @@ def test_while_a_run_goes_on_bytes_are_those_of_now_and_after_it_the_most() -> N
     # The statistics are a copy.
     record.event("0", "trunk", 1, "warmup")
     assert over.reasons == {"warmup": 1}
+
+
+def test_what_happened_before_is_counted_with_the_rest() -> None:
+    earlier, record = Record(), Record()
+    earlier.event("0", "trunk", 0, "no_history")
+    earlier.call(2.0, predicted=False)
+    for index, reason in enumerate(["no_history", None]):
+        record.event("0", "trunk", index, reason)
+    record.event("1", "trunk", 1, "interval")
+    record.call(3.0, predicted=False)
+    record.precede(earlier, 1)
+    assert record.events == {"0": {"trunk": {0: True, 1: True, 2: False}}, "1": {"trunk": {2: True}}}
+    assert record.rows(3)["0"] == {"trunk": [True, True, False]}
+    assert record.counts() == (3, 1, {"no_history": 2, "interval": 1})
+    assert record.seconds_compute == 5.0
+    # What was noted of the other run is its own.
+    assert earlier.events == {"0": {"trunk": {0: True}}}

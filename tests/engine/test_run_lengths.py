@@ -479,3 +479,98 @@ def test_a_sampler_that_never_steps_is_said_and_the_trace_replays() -> None:
     assert dcache.stats(pipe).predicted == 0
     dcache.enable(pipe, dcache.trace(pipe))
     assert pipe() == first
+
+
+class Iterating(Staged):
+    """Its loop goes through what `progress_bar` makes of the entries of its table, as many loops do."""
+
+    def progress_bar(self, iterable: Any = None) -> Any:
+        """Begins every run."""
+        return iterable
+
+    def __call__(self) -> list[float]:
+        outputs, x = [], torch.ones(1, 2, 4)
+        for stage in self.stages:
+            self.scheduler.set_timesteps(stage)
+            for t in self.progress_bar(self.scheduler.timesteps[: stage - self.left_out]):
+                outputs += walk(self.denoiser, [t], x)
+                self.advance(outputs[-1], t, x)
+        self.maybe_free_model_hooks()
+        return [float(output.flatten()[0]) for output in outputs]
+
+    def advance(self, output: Any, t: Any, x: Any) -> None:
+        """Ends an evaluation."""
+        self.scheduler.step(output, t, x)
+
+
+def test_the_entries_that_a_loop_goes_through_are_its_length_from_the_first_call_on() -> None:
+    pipe = dcache.enable(Iterating([6, 4], left_out=1), ENDS)
+    expected = [56, 55, 54, 53, 24, 40, 39, 24]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DcacheWarning)
+        assert [pipe(), pipe()] == [expected, expected]
+        trace = dcache.trace(pipe)
+        assert (row(pipe), runs(pipe)) == ("C---CC-C", (RunLength(5, 6), RunLength(3, 4)))
+        dcache.enable(pipe, trace)
+        assert [pipe(), pipe()] == [expected, expected]
+
+
+class Unstepped(Iterating):
+    """Nothing ends its evaluations or its call (samplers of score-based models)."""
+
+    def maybe_free_model_hooks(self) -> None:
+        """Ends the call."""
+
+    def advance(self, output: Any, t: Any, x: Any) -> None:
+        """Without `step`."""
+
+
+def test_where_nothing_steps_the_end_of_the_loop_says_that_nothing_was_predicted() -> None:
+    pipe = dcache.enable(Unstepped([3]), ENDS)
+    vars(pipe)["maybe_free_model_hooks"] = lambda: None
+    with pytest.warns(DcacheWarning, match="`step` of its Countdown was not called, so its 3 calls count as"):
+        assert pipe() == [32, 24, 16]
+    assert dcache.stats(pipe).bytes_now == 0
+
+
+class Modular(Staged):
+    """As modular pipelines are: nothing but an object of its own tells a call from the next one."""
+
+    maybe_free_model_hooks = None  # type: ignore[assignment]
+
+    def register_components(self, **components: Any) -> None:
+        """Swaps components."""
+
+    def __call__(self) -> list[float]:
+        state = type("State", (), {})()
+        state.outputs = list[float]()
+        for stage in self.stages:
+            self.run_stage(state, stage)
+        return state.outputs
+
+    def run_stage(self, state: Any, stage: int) -> None:
+        x = torch.ones(1, 2, 4)
+        self.scheduler.set_timesteps(stage)
+        for i, t in enumerate(self.scheduler.timesteps):
+            (output,) = walk(self.denoiser, [t], x)
+            self.scheduler.step(output, t, x)
+            state.outputs.append(float(output.flatten()[0]))
+            if i == self.stop_at:
+                raise ZeroDivisionError
+
+
+def test_the_runs_of_a_modular_pipelines_call_are_traced_together() -> None:
+    pipe = dcache.enable(Modular([5, 4]), ENDS)
+    expected = [48, 47, 46, 45, 16, 40, 39, 38, 16]
+    for _ in range(2):
+        assert pipe() == expected
+        assert (row(pipe), runs(pipe)) == ("C---CC--C", (RunLength(5, 5), RunLength(4, 4)))
+    trace = dcache.trace(pipe)
+    dcache.enable(pipe, trace)
+    assert [pipe(), pipe()] == [expected, expected]
+    # One that breaks off in its first run begins the table anew with the next call.
+    pipe.stop_at = 2
+    with pytest.raises(ZeroDivisionError):
+        pipe()
+    pipe.stop_at = 99
+    assert [pipe(), pipe()] == [expected, expected]

@@ -8,8 +8,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
-from dcache.identity.callers import LoopVariable, call_frame, find_sampler
-from dcache.identity.sampler import Listener, tap
+from dcache.identity.callers import CallMark, LoopVariable, call_frame, find_sampler, is_within_call
+from dcache.identity.listener import Listener
+from dcache.identity.sampler import tap
 
 
 def nothing() -> None:
@@ -180,3 +181,31 @@ def test_looking_keeps_no_variable_alive_and_changes_none() -> None:
     assert gone is None
     assert seen is sampler
     assert isinstance(kept, Large)
+
+
+def test_only_within_its_call_a_pipeline_is_being_called() -> None:
+    class Called:
+        def __call__(self) -> bool:
+            return is_within_call(self)
+
+    assert Called()()
+    assert not is_within_call(Called())
+    assert not is_within_call(len)
+
+
+def test_a_mark_is_that_of_the_same_frame_and_of_the_same_object() -> None:
+    class State:
+        """What a call makes for itself."""
+
+    state, other = State(), State()
+    mark = CallMark(state=weakref.ref(state))
+    assert mark.is_of(CallMark(state=weakref.ref(state)))
+    assert not mark.is_of(CallMark(state=weakref.ref(other)))
+    assert not mark.is_of(None)
+    assert not mark.is_of(CallMark(5))
+    assert CallMark(5).is_of(CallMark(5))
+    assert not CallMark(5).is_of(CallMark(6))
+    # A call that is over is none that goes on.
+    before = CallMark(state=weakref.ref(state))
+    del state
+    assert not CallMark(state=weakref.ref(other)).is_of(before)

@@ -10,7 +10,8 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 import dcache
 from dcache.identity.guest import Guest
-from dcache.identity.sampler import Listener, tap_of
+from dcache.identity.listener import Listener
+from dcache.identity.sampler import tap_of
 from tests.engine.tiny_models import Toy
 
 

@@ -99,3 +99,32 @@ def test_a_stage_is_an_evaluation_of_its_own_at_the_same_value() -> None:
     assert all(run is runs[0] for run in runs)
     assert runs[0].index == 7
     assert [runs[0].told[i][0] for i in range(8)] == [90, 75, 75, 60, 60, 45, 45, 30]
+
+
+@pytest.mark.parametrize(
+    ("before", "values", "joins"),
+    [
+        (90, (80, 70, 60), True),
+        # Gaps of one grid differ by half at most.
+        (90, (80, 66), True),
+        (90, (80, 64), False),
+        (90, (40, 35), False),
+        (10, (20, 30), True),
+        # It turned.
+        (90, (80, 85), False),
+        (70, (80, 70), False),
+    ],
+)
+def test_a_lone_evaluation_joins_the_run_whose_timesteps_go_on_evenly(
+    before: float, values: tuple[float, ...], joins: bool
+) -> None:
+    loop = Loop(before)
+    first = loop.see(values[0], False)
+    assert (first.index, first.doubtful) == (0, True)
+    second = loop.see(values[1], False)
+    assert second is first
+    assert second.index == (2 if joins else 1)
+    told = [before, *values[:2]] if joins else values[:2]
+    assert [second.told[i][0] for i in sorted(second.told)] == list(told)
+    for value in values[2:]:
+        assert loop.see(value, False).index == 3

@@ -20,8 +20,9 @@ from diffusers import (
 
 from dcache.errors import DcacheError
 from dcache.identity.clock import CLOCKS
+from dcache.identity.listener import Listener
 from dcache.identity.run import Run
-from dcache.identity.sampler import Listener, tap
+from dcache.identity.sampler import tap
 
 SAMPLERS = {
     "DDIM": (DDIMScheduler, 6),

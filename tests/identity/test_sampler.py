@@ -18,7 +18,8 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from dcache.identity.sampler import Listener, is_sampler, tap, tap_of
+from dcache.identity.listener import Listener
+from dcache.identity.sampler import is_sampler, tap, tap_of
 
 SAMPLERS = [
     DDIMScheduler,

@@ -18,7 +18,6 @@ import torch
 import dcache
 from dcache import DcacheError, Method, methods
 from tests.zoo.entry import Entry
-from tests.zoo.known import KNOWN
 from tests.zoo.registry import ENTRIES
 
 METHODS: dict[str, Callable[[], Method | None]] = {
@@ -32,13 +31,9 @@ COVER = [entry.name for entry in ENTRIES if entry.fast]
 
 
 def marks(entry: Entry, method: str) -> list[pytest.MarkDecorator]:
-    """The lane that a case runs in, and whether it is known to fail."""
+    """The lane that a case runs in."""
     fast = entry.fast and method == list(METHODS)[COVER.index(entry.name) % len(METHODS)]
-    known = KNOWN.get((entry.name, method))
-    return [
-        *([] if fast else [pytest.mark.slow]),
-        *([] if known is None else [pytest.mark.xfail(strict=True, reason=known)]),
-    ]
+    return [] if fast else [pytest.mark.slow]
 
 
 CASES = [
@@ -107,8 +102,3 @@ def test_five_checks(entry: Entry, name: str) -> None:
 def test_the_fast_cover_has_thirty_classes() -> None:
     assert len(COVER) >= 30
     assert len({entry.name for entry in ENTRIES}) == len(ENTRIES) >= 150
-
-
-def test_what_is_known_to_fail_is_in_the_table() -> None:
-    assert {name for name, _ in KNOWN} <= {entry.name for entry in ENTRIES}
-    assert {method for _, method in KNOWN} <= set(METHODS)

@@ -129,7 +129,18 @@ class WholeRegion(Region):
         if self.history is not None:
             pairs = zip(leaves, stored, strict=True)
             constants = tuple([leaf if remembered is None else None for leaf, remembered in pairs])
+            before: WholeForm | None = self.history.form
+            if before is not None and _numbers(before.constants) != _numbers(constants):
+                self.engine.warn(
+                    f"{type(self.engine.module).__name__} returns a number beside its tensors that changes: "
+                    "predictions return it as the last computed call did. Where the loop reads it, choose "
+                    "sites inside the model, or disable caching."
+                )
             self.history.form = WholeForm(recipe, constants, self.dtypes, changes)
+
+
+def _numbers(constants: Sequence[Any]) -> list[float | None]:
+    return [leaf if isinstance(leaf, int | float) else None for leaf in constants]
 
 
 def _stored_leaves(
