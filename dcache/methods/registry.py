@@ -36,6 +36,7 @@ PresetName = Literal[
     "magcache",
     "newton",
     "pab",
+    "policy_default",
     "profilingdit",
     "seacache",
     "sencache",
