@@ -17,7 +17,7 @@ from dcache.engine.enabled import Enabled, connect, find_denoisers, schedule_of,
 from dcache.engine.session import Session, session_of
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.identity import token_models
-from dcache.identity.denoisers import denoisers
+from dcache.identity.denoisers import denoisers, is_policy
 from dcache.identity.manual import following
 from dcache.identity.run import Run
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
@@ -101,9 +101,9 @@ def enable(
         target: a diffusers pipeline, any torch denoiser, or a language model: a causal one of transformers,
             or a masked-diffusion one.
         method: a preset's name ("newton", "FORA", "newton:interval=4"), a preset object or function, a
-            `Schedule`, the path of a schedule file, or None for the default, which with speedup= is "tuned";
-            for a language model a policy of `dcache.lm_kv`, for a masked-diffusion one a row method of
-            `dcache.methods`, or their names.
+            `Schedule`, the path of a schedule file, or None for the default, which with speedup= is "tuned"
+            and for a robot's policy is "policy_default"; for a language model a policy of `dcache.lm_kv`, for
+            a masked-diffusion one a row method of `dcache.methods`, or their names.
         compile: True, or arguments of `torch.compile`: every transformer block is compiled by itself.
         strict: raise instead of warning where a schedule was made with another config, sampler, guidance or
             resolution.
@@ -131,6 +131,8 @@ def enable(
         _enable_policy(target, method, preset_options, engine)
         return target
     token_models.refuse_text_pipeline(target)
+    if method is None and not preset_options and is_policy(target):
+        method = "policy_default"
     resolved = resolve(method, preset_options, ENGINE_OPTIONS)
     _with_memo(target, memo, resolved, shared_fields(compile, strict, lowering, max_cache_bytes), call)
     return target

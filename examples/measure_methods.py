@@ -60,6 +60,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "magcache": [{}, {"threshold": 0.1, "max_run": 3}, {"threshold": 0.03, "max_run": 2}],
     "newton": [{}, {"interval": 4}, {"order": 2}],
     "pab": [{}, {"mlp": 2}, {"cross_attn": 4, "mlp": 2, "window": (0.0, 950.0)}],
+    "policy_default": [{}],
     "profilingdit": [{}, {"t_max": 3}, {"t_max": 4, "t_min": 2}],
     "seacache": [{}, {"threshold": 0.5}, {"order": 0}],
     "sencache": [{"early": 4}, {"early": 4, "early_threshold": 0.2, "threshold": 0.5}, {}],

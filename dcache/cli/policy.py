@@ -1,4 +1,4 @@
-"""`dcache policy`: the shipped diffusion policies, in open loop on stored observations and in a simulator."""
+"""`dcache policy`: shipped policies in open loop and in a simulator, a schedule for one's own policy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dcache.cli.groups import add_group
 from dcache.cli.parser import path_of
+from dcache.cli.policy_calibrate import add_calibrate
 from dcache.cli.progress import shares
 from dcache.eval.limits import Whole, check_limit, check_within
 from dcache.eval.packages import require
@@ -37,11 +38,12 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parts = add_group(
         commands,
         "policy",
-        "diffusion policies: cost and action error, success in a simulator",
-        "The shipped diffusion policies with and without caching (docs/policy-tasks.md).",
+        "diffusion policies: cost and action error, success in a simulator, a schedule for your own",
+        "Diffusion policies with and without caching (docs/policy.md, docs/policy-tasks.md).",
     )
     _add_demo(parts)
     _add_bench(parts)
+    add_calibrate(parts)
 
 
 def _add_demo(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:

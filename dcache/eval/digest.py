@@ -40,6 +40,7 @@ NAMES: dict[type, str] = {
     schedulers.BySite: "by site",
     schedulers.Every: "every",
     schedulers.Growing: "growing",
+    schedulers.KnownLength: "known length",
     schedulers.Last: "last",
     schedulers.Listed: "listed",
     schedulers.MagCacheRule: "magnitude",

@@ -21,7 +21,9 @@ import torch
 
 from dcache.identity.sampler import is_sampler, tap_of
 
-_PACKAGE = str(Path(__file__).parent.parent)
+_PACKAGE = Path(__file__).parent.parent
+# Rooms with loops that drive a denoiser; frames of the others lie between a loop and its call.
+_LOOPS = tuple(str(_PACKAGE / room) for room in ("demo", "policy"))
 
 
 # Whether this Python keeps a copy of a function's variables beside a frame that was asked for them.
@@ -89,7 +91,7 @@ def find_sampler(wanted: Any, timestep: Callable[[], float | None]) -> tuple[Any
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if "step" in code.co_names and not code.co_filename.startswith(_PACKAGE):
+        if "step" in code.co_names and _may_loop(code.co_filename):
             places = [place for place in _samplers(frame) if _is_set(place[0])]
             if len(places) > 1:
                 places.sort(key=lambda place: place[0] is not wanted)
@@ -141,6 +143,11 @@ def call_argument(pipe: Any, name: str) -> Any:
 def drives(frame: FrameType, sampler: Any) -> bool:
     """Whether a function's code names `step` and has this sampler within reach."""
     return "step" in frame.f_code.co_names and any(place[0] is sampler for place in _samplers(frame))
+
+
+def _may_loop(file: str) -> bool:
+    """Whether code of this file may be a loop that drives a denoiser."""
+    return not file.startswith(str(_PACKAGE)) or file.startswith(_LOOPS)
 
 
 def _samplers(frame: FrameType) -> Iterator[tuple[Any, LoopVariable]]:

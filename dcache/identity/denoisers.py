@@ -73,9 +73,10 @@ def denoisers(target: Any) -> dict[str, nn.Module]:
     return named
 
 
-def is_policy(module: nn.Module) -> bool:
-    """Whether a module makes actions by a method, and its own call takes no timestep."""
-    return not takes_time(module) and any(callable(getattr(module, name, None)) for name in CHUNK_METHODS)
+def is_policy(thing: Any) -> bool:
+    """Whether an object makes actions by a method, and is no module whose own call takes a timestep."""
+    acts = any(callable(getattr(thing, name, None)) for name in CHUNK_METHODS)
+    return acts and not (isinstance(thing, nn.Module) and takes_time(thing))
 
 
 def inner_denoiser(module: nn.Module, share: float = SHARE) -> tuple[str, nn.Module] | None:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from dcache.methods.magcache import magcache as magcache
     from dcache.methods.newton import newton as newton
     from dcache.methods.pab import pab as pab
+    from dcache.methods.policy_default import policy_default as policy_default
     from dcache.methods.profilingdit import profilingdit as profilingdit
     from dcache.methods.seacache import seacache as seacache
     from dcache.methods.sencache import sencache as sencache

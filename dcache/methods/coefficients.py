@@ -13,6 +13,7 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.profile import Profile
 from dcache.util.checks import is_number
+from dcache.util.files import how_to_calibrate
 from dcache.util.text import short
 
 HOW_TO_MEASURE = (
@@ -119,12 +120,12 @@ def profile_of(preset: str, given: object, alternative: str) -> Profile:
     if given is None:
         raise DcacheError(
             f"{preset} needs profile=, a profile of this model, or {alternative}=, and has neither. "
-            "Make a profile: `dcache calibrate PIPE --out FILE.safetensors`"
+            f"{how_to_calibrate('FILE.safetensors')}"
         )
     if not isinstance(given, Profile | str | os.PathLike):
         raise DcacheError(
-            f"profile of {preset} must be a Profile or the path of its file, got {short(given)}. Make a "
-            "profile: `dcache calibrate PIPE --out FILE.safetensors`"
+            f"profile of {preset} must be a Profile or the path of its file, got {short(given)}. "
+            f"{how_to_calibrate('FILE.safetensors')}"
         )
     return given if isinstance(given, Profile) else Profile.load(given)
 

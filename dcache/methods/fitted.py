@@ -17,6 +17,7 @@ from dcache.schedulers.planners import for_speedup, scheduled
 from dcache.schedulers.planners.gram import RIDGE
 from dcache.schedulers.planners.pairs import plan_terms
 from dcache.util.checks import check_number, check_whole, check_wholes
+from dcache.util.files import how_to_calibrate
 
 
 @preset("ours; least squares on the Gram matrix of an observed run", sites="any", needs="a profile")
@@ -47,8 +48,8 @@ def fitted(
     """
     if profile is None:
         raise DcacheError(
-            "fitted needs profile=, a profile of this model or a schedule, and has none. Make a profile: "
-            "`dcache calibrate PIPE --out FILE.safetensors`"
+            "fitted needs profile=, a profile of this model or a schedule, and has none. "
+            f"{how_to_calibrate('FILE.safetensors')}"
         )
     if isinstance(profile, str | os.PathLike) and Path(profile).suffix == ".json":
         profile = Schedule.load(profile)

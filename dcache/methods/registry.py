@@ -37,6 +37,7 @@ PresetName = Literal[
     "magcache",
     "newton",
     "pab",
+    "policy_default",
     "profilingdit",
     "seacache",
     "sencache",

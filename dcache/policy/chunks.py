@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import dcache
+from dcache import time_memo
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.identity.denoisers import CHUNK_METHODS
 from dcache.policy.jumps import Jumps
@@ -29,6 +30,7 @@ class Chunks:
         jumps: tells whether an observation jumped; None takes every one for no jump.
         longest: chunks in a row that may be predicted in part, None is without limit.
         fixed: no chunk is computed in full.
+        memo: keep what the denoiser computes from the observation alone, or from the timestep alone.
 
     Raises:
         DcacheError: the policy has no method that makes a chunk, or none that takes a warm start.
@@ -44,6 +46,7 @@ class Chunks:
         jumps: Jumps | None = None,
         longest: int | None = None,
         fixed: bool = False,
+        memo: bool = False,
     ) -> None:
         self.method = chunk_method(policy)
         self.denoiser = getattr(policy, "denoiser", policy) if denoiser is None else denoiser
@@ -58,7 +61,20 @@ class Chunks:
                 "warm_start needs a policy that takes start=, a dcache.policy.Start, and "
                 f"{name_of(self.method)} takes none: use dcache.policy.Sampled, or leave warm_start out"
             )
+        self.memo = memo
+        if memo:
+            time_memo.memo(self.denoiser, text="alone")
         self.begin()
+
+    def close(self) -> None:
+        """Take the memo off."""
+        if self.memo:
+            self.memo = False
+            time_memo.forget(self.denoiser)
+
+    def memo_report(self) -> time_memo.MemoReport | None:
+        """What the memo holds and has answered; None without one."""
+        return time_memo.memo_report(self.denoiser) if self.memo else None
 
     def begin(self) -> None:
         """An episode begins."""

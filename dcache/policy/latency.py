@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from dcache.stats import Stats
+from dcache.time_memo import MemoReport
 
 # Chunks whose latency is kept for percentiles; the longest of all is kept for ever.
 WINDOW = 10_000
@@ -27,6 +28,7 @@ class LoopStats:
         full: chunks that were computed in full for any reason.
         warm: chunks that began with the one before.
         denoiser: stats of the last chunk's run, None where caching is not enabled.
+        memo: what the loop's memo holds and has answered, None without one.
     """
 
     chunks: int = 0
@@ -40,6 +42,7 @@ class LoopStats:
     full: int = 0
     warm: int = 0
     denoiser: Stats | None = None
+    memo: MemoReport | None = None
 
     def __str__(self) -> str:
         """A small table."""
@@ -57,6 +60,9 @@ class LoopStats:
             ("latency in ms", times),
             ("late", f"{self.late} chunks, {self.waited} actions that waited"),
         ]
+        if self.memo is not None:
+            counts = self.memo
+            rows.append(("memo", f"{counts.hits} answered, {counts.fills + counts.checks} computed"))
         lines = [f"{name:<15}{value}" for name, value in rows]
         return "\n".join([*lines, *([str(self.denoiser)] if self.denoiser is not None else [])])
 
@@ -83,7 +89,7 @@ class Counts:
         self.late += late
         return late
 
-    def stats(self, denoiser: Stats | None) -> LoopStats:
+    def stats(self, denoiser: Stats | None, memo: MemoReport | None = None) -> LoopStats:
         """The counts as the public object."""
         times = sorted(self.seconds)
         return LoopStats(
@@ -98,6 +104,7 @@ class Counts:
             full=self.full,
             warm=self.warm,
             denoiser=denoiser,
+            memo=memo,
         )
 
 

@@ -62,6 +62,8 @@ class Loop:
         fixed: every chunk costs the same, so that the longest one is known: none is computed in full for a
             jump or for `longest`, and one that computes more or less than the first is said.
         denoiser: what caching is enabled on; None is `policy` or its attribute `denoiser`.
+        memo: until the loop is closed, keep what the denoiser computes from the observation alone within a
+            chunk (encoders, keys and values of its tokens), and what from the timestep alone; exact.
 
     Raises:
         DcacheError: an argument is out of range, or the policy cannot be called.
@@ -81,6 +83,7 @@ class Loop:
         encode: Callable[[Any], torch.Tensor] | None = None,
         fixed: bool = False,
         denoiser: Any = None,
+        memo: bool = False,
     ) -> None:
         self.chunks = Chunks(
             policy,
@@ -90,6 +93,7 @@ class Loop:
             jumps=None if jump is None else Jumps(check_number("jump", jump), encode or encoded),
             longest=None if longest is None else check_whole("longest", longest, 1),
             fixed=fixed,
+            memo=memo,
         )
         self.execute = None if execute is None else check_whole("execute", execute, 1)
         self.ahead = None if ahead is None else check_whole("ahead", ahead, 1)
@@ -110,10 +114,11 @@ class Loop:
         self.close()
 
     def close(self) -> None:
-        """End the thread that makes chunks, once the one under way is made."""
+        """End the thread that makes chunks, once the one under way is made, and take the memo off."""
         if self._worker is not None:
             self._worker.shutdown()
             self._worker = None
+        self.chunks.close()
 
     def reset(self) -> None:
         """A new episode begins: actions, the chunk under way and all that was remembered are dropped."""
@@ -142,7 +147,7 @@ class Loop:
 
     def stats(self) -> LoopStats:
         """Percentiles of the chunks' latency, counts, and the stats of the denoiser's last run."""
-        return self.chunks.counts.stats(self.chunks.stats())
+        return self.chunks.counts.stats(self.chunks.stats(), self.chunks.memo_report())
 
     def _following(self, chunk: _Chunk | None, observation: Any) -> _Chunk:
         """The chunk to execute next; waits for it where it is not made yet."""

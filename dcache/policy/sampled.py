@@ -66,6 +66,9 @@ class Sampled:
             sample = self.sampler.step(output, t, sample).prev_sample
         return sample
 
+    # By this name `dcache.enable` knows a policy.
+    predict_action_chunk = __call__
+
 
 def _arguments(condition: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
     if isinstance(condition, Mapping):

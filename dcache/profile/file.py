@@ -96,11 +96,13 @@ def read(path: str | os.PathLike[str], build: Callable[..., T]) -> T:
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         return _built(json.loads(header[FORMAT], parse_constant=_finite), arrays, build)
     except FileNotFoundError as error:
-        raise DcacheError(f"cannot read the profile {path}: there is no such file") from error
+        raise DcacheError(
+            f"cannot read the profile {path}: there is no such file. {files.how_to_calibrate(path)}"
+        ) from error
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise DcacheError(
             f"cannot read the profile {path}: expected a file that `dcache calibrate` wrote, and this is "
-            "damaged or of another kind. Observe again: dcache calibrate PIPE --out FILE.safetensors"
+            f"damaged or of another kind. {files.how_to_calibrate(path)}"
         ) from error
     except DcacheError as error:
         raise DcacheError(f"{path}: {error}") from None

@@ -65,6 +65,10 @@ def read(path: str | os.PathLike[str], build: Callable[..., T]) -> T:
     path = files.as_path(path, "schedule")
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DcacheError(
+            f"cannot read the schedule {path}: there is no such file. {files.how_to_calibrate(path)}"
+        ) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise DcacheError(f"cannot read the schedule {path}: {reason}") from error

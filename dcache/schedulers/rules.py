@@ -141,6 +141,15 @@ class Last:
 
 
 @dataclass(frozen=True)
+class KnownLength:
+    """Compute a run of unknown length in full: later runs with the same timesteps are taken to be as long."""
+
+    def __call__(self, context: StepContext) -> str | None:
+        """The reason "length" in a run of unknown length, or None to let the site be predicted."""
+        return "length" if context.count is None else None
+
+
+@dataclass(frozen=True)
 class MaxRun:
     """Compute after `longest` predictions in a row."""
 

@@ -15,13 +15,14 @@ from dcache.identity.timestep import takes_time
 from dcache.stats import Stats
 from dcache.time_memo.checkpoint import Checkpoint
 from dcache.time_memo.memo import TimeMemo, memo_of
+from dcache.time_memo.observe import ALONE
 from dcache.time_memo.report import MemoReport, merged
 
 Target = TypeVar("Target")
 _OFFLOADS = ("keep", "cpu", "drop")
 
 
-def memo(target: Target, offload: str = "keep", text: bool = False) -> Target:
+def memo(target: Target, offload: str = "keep", text: bool | str = False) -> Target:
     """Keep what depends on the timestep alone instead of computing it again; bit-identical (ours).
 
     Modules are found in the first call, which is observed. Each output is computed twice and compared before
@@ -39,7 +40,8 @@ def memo(target: Target, offload: str = "keep", text: bool = False) -> Target:
         target: a diffusers pipeline or a torch denoiser.
         offload: "keep"; "cpu": the weights of timed modules leave the device while tables answer; "drop":
             they are freed, and read again from the checkpoint's files where they are needed.
-        text: also keep what depends on the text's embeddings, for as long as these live.
+        text: also keep what depends on the text's embeddings (a policy's observation), for as long as these
+            live; "alone" leaves out what depends on the timestep as well.
 
     Returns:
         The same object.
@@ -55,7 +57,7 @@ def memo(target: Target, offload: str = "keep", text: bool = False) -> Target:
     return target
 
 
-def check(target: Any, offload: str, text: bool = False) -> dict[str, nn.Module]:
+def check(target: Any, offload: str, text: bool | str = False) -> dict[str, nn.Module]:
     """The denoisers that a memo can be made of, by name.
 
     Raises:
@@ -136,8 +138,8 @@ def _check_denoiser(module: nn.Module, offload: str, text: object) -> None:
     """
     if offload not in _OFFLOADS:
         raise DcacheError(f"offload must be one of {', '.join(map(repr, _OFFLOADS))}, got {offload!r}")
-    if not isinstance(text, bool):
-        raise DcacheError(f"text must be True or False, got {text!r}")
+    if not isinstance(text, bool) and text != ALONE:
+        raise DcacheError(f"text must be True, False or {ALONE!r}, got {text!r}")
     if not takes_time(module):
         raise DcacheError(
             f"{type(module).__name__} takes no timestep, so nothing of it can be kept by timestep. Give the "

@@ -41,7 +41,7 @@ class TimeMemo:
         sampler: returns the pipeline's sampler, or None.
         offload: "keep"; "cpu": weights leave the device while tables answer; "drop": they are freed, and read
             again from the checkpoint where they are needed.
-        text: also modules that depend on the text's embeddings.
+        text: also modules that depend on the text's embeddings; "alone": on them and not on the timestep.
 
     Attributes:
         timed: the timed modules, None before the first call.
@@ -54,7 +54,7 @@ class TimeMemo:
     """
 
     def __init__(
-        self, module: nn.Module, sampler: Callable[[], Any], offload: str = "keep", text: bool = False
+        self, module: nn.Module, sampler: Callable[[], Any], offload: str = "keep", text: bool | str = False
     ) -> None:
         self.module, self.offload, self.text = module, offload, text
         self.clock = Clock(module, sampler)

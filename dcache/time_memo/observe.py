@@ -20,6 +20,8 @@ from dcache.util.bytes import bytes_of_elements
 
 # Text is (B, tokens, width); pooled text, guidance, classes and sizes have two axes at most.
 _TEXT_AXES = 3
+# In place of True: what depends on the text, but not on the timestep as well.
+ALONE = "alone"
 # Stands for the state of adapters and hooks, on which no timed module may depend.
 _STATE = "(state)"
 
@@ -90,7 +92,7 @@ def observe(
     call: Callable[..., Any],
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-    text: bool = False,
+    text: bool | str = False,
     time_name: str = "timestep",
 ) -> Observation:
     """Make one call and see which modules are timed: the topmost that hold parameters and were called once.
@@ -100,11 +102,12 @@ def observe(
         call: makes the call.
         args: positional arguments of the call.
         kwargs: keyword arguments of the call.
-        text: whether modules that depend on the text's embeddings are timed too.
+        text: whether modules that depend on the text's embeddings are timed too; "alone": not those that
+            depend on the timestep as well.
         time_name: the timestep argument's name.
     """
     taint, named = Taint(), tensors_of(module, args, kwargs)
-    allowed = allowed_sources(module, args, kwargs, text)
+    allowed = allowed_sources(module, args, kwargs, bool(text))
     for name, tensor in named.items():
         taint.mark(tensor, name)
     calls = _Calls(taint, allowed, stateful(module))
@@ -121,7 +124,12 @@ def observe(
         for hook in hooks:
             hook.remove()
     once = [call for call in calls.seen.values() if call is not None]
-    timed = list(_timed(module, {call.name: frozenset().union(*calls.sources[call.name]) for call in once}))
+    sources = {call.name: frozenset[str]().union(*calls.sources[call.name]) for call in once}
+    if text == ALONE:
+        sources = {
+            name: names for name, names in sources.items() if len(names) == 1 or time_name not in names
+        }
+    timed = list(_timed(module, sources))
     names = {part.name for part in timed}
     names |= {call.name for call in once if next(call.module.parameters(), None) is None}
     # The timestep is another one in each call.

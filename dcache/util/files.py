@@ -19,6 +19,14 @@ TEMPORARY = ".dcache-"
 ROOM = 16 << 20
 
 
+def how_to_calibrate(path: object) -> str:
+    """The commands that write a profile or a schedule, for messages."""
+    return (
+        f"`dcache calibrate PIPE --out {path}` makes one, for a policy `dcache policy calibrate POLICY "
+        f"--observations SEEN.npz --out {path}`"
+    )
+
+
 def write(path: Path, save: Callable[[Path], object]) -> Path:
     """Write a file atomically: `save` writes a temporary file beside it, which then replaces it.
 

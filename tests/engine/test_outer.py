@@ -127,6 +127,22 @@ def test_a_policy_whose_call_never_runs_is_cached_at_its_denoiser() -> None:
     assert dcache.stats(policy).predicted == 6
 
 
+@pytest.mark.parametrize(
+    ("make", "method", "length"), [(Policy, "predict_action_chunk", 10), (Flow, "sample_actions", 5)]
+)
+@pytest.mark.filterwarnings("ignore:.*evaluations:dcache.DcacheWarning")
+def test_without_a_method_a_policy_computes_every_fourth_evaluation_and_the_last(
+    make: Any, method: str, length: int
+) -> None:
+    policy = made(make)
+    dcache.enable(policy, call="denoise_step" if make is Flow else None)
+    # A loop by hand does not say how long it is: the first chunk is computed in full.
+    for full in (make is Flow, False):
+        getattr(policy, method)(observation(1))
+        (plan,) = dcache.trace(policy).components.values()
+        assert plan.rows["*"]["model"] == tuple(full or i % 4 == 0 or i == length - 1 for i in range(length))
+
+
 @pytest.mark.parametrize("stop", [1, 3, 5])
 def test_an_aborted_chunk_and_a_warm_start_under_the_same_observation_are_a_fresh_policys(stop: int) -> None:
     policy, fresh = made(Policy), made(Policy)

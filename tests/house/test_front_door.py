@@ -31,8 +31,8 @@ FRONT_DOOR = {
 PRESETS = {
     "adaptive", "bac", "cachequant", "causal", "dbcache", "deepcache", "default", "delta_dit", "easycache",
     "ertacache", "fastercache", "fbcache", "fitted", "foca", "hicache", "interval", "magcache", "newton",
-    "pab", "profilingdit", "seacache", "sencache", "smoothcache", "spectrum", "taylorseer", "teacache",
-    "tgate", "tuned", "yume",
+    "pab", "policy_default", "profilingdit", "seacache", "sencache", "smoothcache", "spectrum", "taylorseer",
+    "teacache", "tgate", "tuned", "yume",
 }  # fmt: skip
 ROW_POLICIES = {
     "d2cache", "dkv", "dllm_cache", "dual", "elastic", "freecache", "frozen", "none", "prefix", "window",

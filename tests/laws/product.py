@@ -31,6 +31,7 @@ from dcache.methods import (
     magcache,
     newton,
     pab,
+    policy_default,
     profilingdit,
     seacache,
     sencache,
@@ -149,6 +150,7 @@ PRESETS = {
         kinds=("attn", "mlp"),
         twin={"attn": 1, "cross_attn": 1, "mlp": 1},
     ),
+    "policy_default": Preset(policy_default, {"interval": 2}),
     "tgate": Preset(
         tgate, {"gate": 3, "attn_interval": 2}, twin={"gate": None, "attn_interval": 1}, kinds=("attn",)
     ),

@@ -61,6 +61,8 @@ NEEDS = {
         (methods.spectrum(window=3, growth=0, warmup=1, last=True), 9, [0, 3, 6, 8]),
         (methods.magcache(ratios=[1.0, 1.0], max_run=3, retention=0.2), 12, [0, 1, 5, 9]),
         (methods.magcache(ratios=[1.0, 1.0], retention=0.0, last=True), 8, [0, 6, 7]),
+        (methods.policy_default(), 10, [0, 4, 8, 9]),
+        (methods.policy_default(interval=3), 5, [0, 3, 4]),
         (methods.fitted(PROFILE), 9, [0, 1, 4, 7]),
         (methods.fitted(PROFILE, steps=[4, 2]), 9, [0, 2, 4]),
         (methods.fitted(PROFILE, interval=2, warmup=3), 9, [0, 1, 2, 4, 6, 8]),
@@ -108,6 +110,7 @@ def test_fbcache_follows_the_probe():
         (methods.deepcache(branch_id=2), Reuse(), ("bracket:2",), "value", None, None),
         (methods.deepcache(sites="bracket:1"), Reuse(), ("bracket:1",), "value", None, None),
         (methods.default(), Newton(1), ("auto",), None, None, None),
+        (methods.policy_default(), Reuse(), ("model",), None, None, None),
         (methods.hicache(), Hermite(1, 0.5, since=2), (SUBLAYERS_FIRST,), "value", "step", None),
         (methods.foca(), Foca(), (SUBLAYERS_FIRST,), "value", "step", None),
         (methods.spectrum(), Chebyshev(4, 0.1, 0.5, 50, 15), ("auto",), "value", "step", None),
@@ -242,6 +245,7 @@ def test_every_parameter_of_a_preset_is_documented_and_annotated(name):
         (methods.adaptive(share=1.0), False),
         (methods.adaptive(threshold=0), False),
         (methods.tuned(), True),
+        (methods.policy_default(interval=1), False),
         (methods.interval(interval=2), True),
         (methods.hicache(interval=1), False),
         (methods.foca(interval=1), False),
@@ -429,7 +433,8 @@ OTHER = {
     ("bac", "table"): {"attn:0": [0, 3], "mlp:1": [0]}, ("bac", "steps"): 9, ("bac", "profile"): PROFILE,
     ("cachequant", "profile"): PROFILE, ("cachequant", "steps"): [0, 4], ("ertacache", "profile"): PROFILE,
     ("ertacache", "steps"): [0, 4], ("ertacache", "codec"): "value", ("profilingdit", "profile"): PROFILE,
-    ("smoothcache", "table"): {"attn": [1, 1]}, ("deepcache", "sites"): "bracket:1",
+    ("policy_default", "interval"): 3, ("smoothcache", "table"): {"attn": [1, 1]},
+    ("deepcache", "sites"): "bracket:1",
 }  # fmt: skip
 # Parameters that need others beside them.
 BESIDE = {

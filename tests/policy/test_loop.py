@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from torch import nn
 
 import dcache
 from dcache import DcacheError, DcacheWarning, methods
 from dcache.policy import Loop, Sampled, Start
-from tests.policies import ACTIONS, HORIZON, Decoder, made, observation
+from tests.policies import ACTIONS, HORIZON, OBSERVED, WIDTH, CrossDiT, Decoder, made, observation
 
 EVERY_3 = {"interval": 3, "sites": "model"}
 
@@ -192,3 +193,60 @@ def test_late_chunks_are_counted_and_said_once() -> None:
 def test_what_cannot_be_is_an_error(make: Any, says: str) -> None:
     with pytest.raises(DcacheError, match=says):
         make()
+
+
+class Counted(nn.Linear):
+    """Counts its computed calls; a forward hook would have the memo leave it alone."""
+
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+class Seeing(CrossDiT):
+    """Its memory is the observation's tokens alone, as in GR00T and RDT; the actions carry the timestep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.see = Counted(OBSERVED, WIDTH)
+        for block in self.blocks:
+            block.cross_attn.kv = Counted(WIDTH, 2 * WIDTH)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, lang_c: torch.Tensor) -> torch.Tensor:
+        memory, x = self.see(lang_c)[:, None], self.enter(x) + self.time(t)
+        for block in self.blocks:
+            x = block(x, memory)
+        return self.leave(x)
+
+
+def test_keys_and_values_of_the_observation_are_computed_twice_a_chunk_and_no_bit_differs() -> None:
+    def policy() -> Sampled:
+        sampler = DDIMScheduler(100, clip_sample=False)
+        noise = torch.Generator().manual_seed(0)
+        return Sampled(made(Seeing), sampler, (HORIZON, ACTIONS), 10, generator=noise)
+
+    robot, plain = policy(), policy()
+    counted = [m for m in robot.denoiser.modules() if isinstance(m, Counted)]
+    with Loop(robot, memo=True, execute=1) as loop:
+        before = 0
+        # The first call is observed; then an output is computed, and computed once more to be compared.
+        for i, computed in enumerate((3, 2, 2)):
+            wide = torch.randn(1, OBSERVED, generator=torch.Generator().manual_seed(i))
+            assert torch.equal(loop.act(wide), plain(wide)[:, 0])
+            assert {m.calls - before for m in counted} == {computed}
+            before += computed
+        memo = loop.stats().memo
+        assert memo is not None
+        assert {name: sources for name, sources in memo.modules.items() if name != "time"} == {
+            "see": ("lang_c",),
+            **{f"blocks.{i}.cross_attn.kv": ("lang_c",) for i in range(3)},
+        }
+        # 4 modules: 7, 8 and 8 of ten; the timestep's: from the third chunk on.
+        assert memo.hits == 4 * 23 + 9
+        assert f"memo           {memo.hits} answered" in str(loop.stats())
+    assert loop.stats().memo is None
+    before = {m.calls for m in counted}
+    robot(torch.ones(1, OBSERVED))
+    assert {m.calls for m in counted} == {calls + 10 for calls in before}

@@ -43,6 +43,35 @@ def test_a_chunk_is_that_of_the_loop_by_hand_and_a_warm_one_walks_the_last_level
     assert (dcache.stats(net).steps, dcache.stats(net).predicted) == (4, 2)
 
 
+@pytest.mark.parametrize("enabled_on", ["policy", "denoiser"])
+def test_its_sampler_is_known_so_the_last_evaluation_is_computed_from_the_first_chunk_on(
+    enabled_on: str,
+) -> None:
+    policy = Sampled(made(Decoder), SAMPLERS["ddim"](), (HORIZON, ACTIONS), 10)
+    target = policy if enabled_on == "policy" else policy.denoiser
+    dcache.enable(target, "policy_default")
+    policy(observation(1))
+    assert computed(target) == [0, 4, 8, 9]
+    policy(observation(2), Start(torch.zeros(1, HORIZON, ACTIONS), 0.4))
+    assert computed(target) == [0, 3]
+
+
+def test_without_a_method_a_policy_gets_the_policies_default_and_its_denoiser_that_of_all_models() -> None:
+    policy = dcache.enable(Sampled(made(Decoder), SAMPLERS["ddim"](), (HORIZON, ACTIONS), 10))
+    policy(observation(1))
+    assert dcache.stats(policy).method == "policy_default(interval=4)"
+    dcache.disable(policy)
+    dcache.enable(policy.denoiser)
+    policy(observation(1))
+    assert dcache.stats(policy.denoiser).method == "default()"
+
+
+def computed(target: Any) -> list[int]:
+    """The computed evaluations of the last run."""
+    (plan,) = dcache.trace(target).components.values()
+    return [i for i, each in enumerate(plan.rows["*"]["model"]) if each]
+
+
 def test_the_condition_may_be_made_of_the_observation_and_passed_by_name() -> None:
     net = made(Decoder)
     first = Sampled(

@@ -9,6 +9,7 @@ from dcache.errors import DcacheError
 from dcache.schedulers import (
     ChangeAbove,
     Every,
+    KnownLength,
     Last,
     Listed,
     MaxRun,
@@ -174,3 +175,9 @@ def test_retention_is_a_share_of_the_run_and_at_least_one_evaluation(share, coun
     assert [rule(moment(i, None)) for i in (0, 9)] == ["length"] * 2
     with pytest.raises(DcacheError, match="retention"):
         Retention(-0.1)
+
+
+def test_a_run_of_unknown_length_is_computed_in_full_for_its_length():
+    rule = any_of(KnownLength(), Last(), Every(3))
+    assert [rule(moment(i, None, run_length=i)) for i in (0, 1, 4)] == ["length"] * 3
+    assert [rule(moment(i, 5, run_length=i)) for i in (1, 2, 4)] == [None, "interval", "last"]
