@@ -43,7 +43,7 @@ __all__ = [
 
 # Rooms of their own, and functions of others, imported when they are first used.
 _LAZY = ("diffusion_lm", "lm_kv", "policy", "time_memo")
-_LAZY_FUNCTIONS = {"memo": "time_memo", "memo_report": "time_memo"}
+_LAZY_FUNCTIONS = {"memo": "time_memo", "memo_report": "time_memo", "refine": "search.refine"}
 
 
 def __getattr__(name: str) -> Any:
