@@ -48,6 +48,7 @@ _LAZY_FUNCTIONS = {
     "injecting": "search.kv_tracks",
     "memo": "time_memo",
     "memo_report": "time_memo",
+    "refine": "search.refine",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class Bench:
     unrestored: str = ""
 
 
-def bench(
+def bench(  # noqa: PLR0913
     subject: Subject,
     contestants: Sequence[BenchEntry],
     prompts: Sequence[str],
@@ -48,6 +49,8 @@ def bench(
     count_flops: bool = True,
     progress: Callable[[int, str], None] = lambda _turn, _label: None,
     packages: Sequence[str] = (),
+    calls: int = 1,
+    clock: Callable[[], float] = perf_counter,
 ) -> Bench:
     """Run the uncached pipeline and every method once to warm up, and `repeats` times on the clock.
 
@@ -63,6 +66,9 @@ def bench(
         count_flops: count FLOPs and the bytes held by caches, in the warm-up.
         progress: called with round (0 is the warm-up) and label before each call.
         packages: further packages whose versions are recorded.
+        calls: calls in a row each time a method is enabled; the last one counts. With 2 the first call, with
+            its self-check, is told apart: `Measured.first`.
+        clock: gives the seconds, as for `measure_call`.
 
     Raises:
         DcacheError: a method cannot be used on this pipeline, or the uncached output is broken.
@@ -78,7 +84,9 @@ def bench(
 
     def call(turn: int, contestant: BenchEntry) -> CallResult:
         progress(turn, contestant.label)
-        return run_once(subject, contestant, prompts, seeds, count_flops=count_flops and turn == 0)
+        if turn == 0:
+            return run_once(subject, contestant, prompts, seeds, count_flops)
+        return run_once(subject, contestant, prompts, seeds, calls=calls, clock=clock)
 
     uncached, *methods = [
         Measured(contestant, call(0, contestant)) for contestant in (UNCACHED, *contestants)

@@ -72,6 +72,7 @@ def _entry(measured: Measured, row: Row) -> dict[str, Any]:
         "mean_psnr": row.mean_psnr,
         "mean_ssim": row.mean_ssim,
         "all_seconds": measured.seconds,
+        "first_seconds": measured.first,
         "spec": measured.contestant.spec,
         "digest": measured.contestant.digest,
         "note": measured.contestant.note,

@@ -51,7 +51,10 @@ class Cost:
 
 @contextmanager
 def measure_call(
-    denoisers: list[nn.Module], count_flops: bool = False, bytes_held: Callable[[], int] | None = None
+    denoisers: list[nn.Module],
+    count_flops: bool = False,
+    bytes_held: Callable[[], int] | None = None,
+    clock: Callable[[], float] = perf_counter,
 ) -> Iterator[Cost]:
     """Measure one pipeline call made inside the `with` block; the `Cost` is complete after the block.
 
@@ -59,21 +62,22 @@ def measure_call(
         denoisers: the modules to time; their parameters' device is the device of the call.
         count_flops: count FLOPs; this slows the call down, so its seconds are not usable.
         bytes_held: returns the bytes that the cache holds; called after every denoiser call.
+        clock: gives the seconds on devices other than CUDA.
     """
     cost, device = Cost(), device_of(denoisers)
     counter = counting() if count_flops else None
-    clock = _Clock(cost, device, counter, bytes_held)
+    watch = _Clock(cost, device, counter, bytes_held, clock)
     with ExitStack() as stack:
         for module in denoisers:
-            stack.enter_context(_around(module, clock))
+            stack.enter_context(_around(module, watch))
         _reset_peak(device)
-        began = _now(device)
+        began = _now(device, clock)
         if counter is not None:
             stack.enter_context(counter)
         yield cost
-        cost.seconds = _now(device) - began
+        cost.seconds = _now(device, clock) - began
         cost.peak_memory = _peak(device)
-    clock.finish()
+    watch.finish()
     if counter is not None:
         cost.flops = counter.get_total_flops()
 
@@ -97,8 +101,10 @@ class _Clock:
         device: torch.device,
         counter: FlopCounterMode | None,
         bytes_held: Callable[[], int] | None,
+        clock: Callable[[], float],
     ) -> None:
         self.cost, self.device, self.counter, self.bytes_held = cost, device, counter, bytes_held
+        self.clock = clock
         self.depth, self.flops, self.began = 0, 0, 0.0
         self.events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
@@ -112,7 +118,7 @@ class _Clock:
             self.events.append(pair)
             pair[0].record(torch.cuda.current_stream(self.device))
         else:
-            self.began = _now(self.device)
+            self.began = _now(self.device, self.clock)
 
     def end(self) -> None:
         self.depth -= 1
@@ -121,7 +127,7 @@ class _Clock:
         if self.device.type == "cuda":
             self.events[-1][1].record(torch.cuda.current_stream(self.device))
         else:
-            self.cost.calls.append(_now(self.device) - self.began)
+            self.cost.calls.append(_now(self.device, self.clock) - self.began)
         if self.counter:
             spent = self.counter.get_total_flops() - self.flops
             self.cost.denoiser_flops = (self.cost.denoiser_flops or 0) + spent
@@ -185,12 +191,12 @@ def _offloaded(module: nn.Module) -> bool:
     return grouped or hasattr(module, "_hf_hook")
 
 
-def _now(device: torch.device) -> float:
+def _now(device: torch.device, clock: Callable[[], float]) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
-    return perf_counter()
+    return perf_counter() if device.type == "cuda" else clock()
 
 
 def _reset_peak(device: torch.device) -> None:

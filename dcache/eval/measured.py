@@ -44,6 +44,12 @@ class Measured:
         return statistics.median(self.seconds)
 
     @property
+    def first(self) -> float | None:
+        """Median wall clock of the first call after the method was enabled; None where only one is made."""
+        firsts = [call.earlier[0] for call in self.timed if call.earlier]
+        return statistics.median(firsts) if firsts else None
+
+    @property
     def spread(self) -> float:
         """(slowest - fastest) / median of the timed calls."""
         return (max(self.seconds) - min(self.seconds)) / self.median

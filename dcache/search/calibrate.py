@@ -1,8 +1,9 @@
 """Calibration: a schedule for one pipeline and one speedup.
 
 The number of computed evaluations follows from measured seconds (`latency_model.py`). Their places come from
-a local search on the final pictures (`placement.py`), the weights from a fit on them (`closed_loop.py`).
-Places and weights are fitted on one part of the prompts and checked on the other. The schedule is for the
+a local search on the final pictures (`placement.py`), which begins where presets and plans compute
+(`starts.py`), the weights from a fit on them (`closed_loop.py`). Places and weights are fitted on one part of
+the prompts and checked on the other; presets and plans compete on these. The schedule is for the
 trunk (or the site that the default method caches instead), the same for all guidance branches. Other
 schedules can be passed in to compete.
 """
@@ -25,25 +26,19 @@ from dcache.eval.specs import MethodEntry
 from dcache.eval.subject import Subject
 from dcache.schedule import Schedule
 from dcache.search.check import figures
-from dcache.search.closed_loop import Share, fit, straight, with_slopes
-from dcache.search.latency_model import CalibrationTarget, LinearLatency, Timer, fit_latency, observe
-from dcache.search.placement import Anchors, Placed, descend, even_places, front_loaded_places
+from dcache.search.fitting import AROUND_FIT, FINALISTS, FIRST, PAIRED, SHARES, Search
+from dcache.search.latency_model import CalibrationTarget, Timer, fit_latency, observe
+from dcache.search.placement import Anchors, even_places, front_loaded_places
 from dcache.search.render import Renderer
 from dcache.search.results import Results
 from dcache.search.runs import as_prompts, as_subject
+from dcache.search.starts import MOST_STARTS, starts_of
 
 FEWEST_PROMPTS = 3
 # A start may miss the speedup by this factor: timings are no more precise.
 LEEWAY = 0.98
 # Pictures in a call.
 SIZE = 8
-# Gauss-Newton steps of the weights: a second one gained less than 0.1 dB on the demo, for as many runs.
-STEPS = 1
-
-
-SHARES = (Share(0.0), Share(0.5), Share(1.0))
-# Guidance magnifies the difference of the halves, and with it the error of extrapolating that.
-PAIRED = (Share(1.0, 0.0), Share(0.5, 0.0), Share(1.0, 0.25))
 
 
 @dataclass(frozen=True)
@@ -63,8 +58,8 @@ class Calibrated:
     placed: float
     fitted: float
     expected: float
-    speedup: float
-    rendered: int
+    speedup: float = 0.0
+    rendered: int = 0
 
 
 def calibrate(  # noqa: PLR0913
@@ -111,10 +106,12 @@ def calibrate(  # noqa: PLR0913
     checking = Renderer(tested, prompts[:cut], seed, SIZE, stages.step, results, "checking")
     places = [make(computes, target.steps) for make in (even_places, front_loaded_places)]
     places += starting_places(starts, computes, target.steps)
-    stages.places(computes, len(places))
-    placed, share = _search(target, fitting, places, budget, random.Random(seed))
-    stages.weights(len(straight(target.at(placed.anchors))) * (2 if target.paired else 1))
-    best = _weighed(target, placed.anchors, share, fitting, checking, latency)
+    stages.begin("starts", MOST_STARTS)
+    presets = starts_of(tested, target, computes, prompts[cut], seed + cut, results)
+    stages.places(computes, len(places) + len(presets), target)
+    search = Search(target, fitting, checking, budget, random.Random(seed))
+    expected = latency.uncached / latency.seconds(computes)
+    best = Calibrated(**vars(search.best_of(places, presets)), expected=expected)
     stages.timing(1 + len(starts))
     rivals = (
         _rival(tested, start, checking, prompts[:cut], seed, repeats, timer, f"start {i}")
@@ -123,7 +120,8 @@ def calibrate(  # noqa: PLR0913
     allowed = [rival for rival in rivals if rival.expected >= LEEWAY * speedup]
     best = max([best, *allowed], key=lambda candidate: candidate.fitted)
     reached = measured_speedup(tested, best.schedule, prompts[:cut], seed, repeats, timer, "result")
-    method = best.schedule.method if best in allowed else "calibrated"
+    unchanged = best in allowed or best.schedule.method in {preset.name for preset in presets}
+    method = best.schedule.method if unchanged else "calibrated"
     measured = figures(reached, best.fitted, cut)
     schedule = replace(best.schedule, method=method, guidance=tested.guidance, measured=measured)
     return replace(best, schedule=schedule, speedup=reached, rendered=fitting.rendered + checking.rendered)
@@ -154,7 +152,7 @@ class Stages(Planned):
         self.calls, self.checks = -(-fitting // SIZE), -(-checking // SIZE)
         self.budget, self.timed = budget, 2 * (repeats + 1)
         # The weights take about as many renderings as there are predictions to fit, here 16.
-        guess = 2 * self.timed + self.calls * (1 + budget + 2 * len(SHARES + PAIRED) + 16)
+        guess = 2 * self.timed + MOST_STARTS + self.calls * (1 + budget + _trials(7, True) + 16)
         super().__init__(progress, guess)
 
     def timing(self, schedules: int) -> None:
@@ -165,59 +163,17 @@ class Stages(Planned):
         """Begin the uncached pictures."""
         self.begin("uncached pictures", self.calls + self.checks)
 
-    def places(self, computes: int, starts: int) -> None:
-        """Begin the search of places."""
-        tried = starts * len(SHARES + PAIRED) + self.budget
-        self.begin(f"places of {computes} computes", self.calls * tried)
-
-    def weights(self, slopes: int) -> None:
-        """Begin the fit of so many slopes."""
-        self.begin("weights", self.calls * (slopes + 1) + self.checks * 4)
+    def places(self, computes: int, starts: int, target: CalibrationTarget) -> None:
+        """Begin the search of places, and of weights for them."""
+        slopes = (target.steps - computes) * (2 if target.paired else 1)
+        tried = _trials(starts, target.paired) + self.budget + slopes + AROUND_FIT
+        self.begin(f"{computes} computes", self.calls * tried + self.checks * (starts + 4))
 
 
-def followed(target: CalibrationTarget, anchors: Anchors, share: Share) -> Schedule:
-    """The schedule that computes at these places and predicts along the line through the last two anchors."""
-    at = target.at(anchors)
-    apart = None if share.apart is None else straight(at, share.apart)
-    return with_slopes(at, straight(at, share.mean), apart)
-
-
-def _search(
-    target: CalibrationTarget, fitting: Renderer, places: Sequence[Anchors], budget: int, rng: random.Random
-) -> tuple[Placed, Share]:
-    """Local search over places, from the best pair of a start and a share; the share stays fixed."""
-    shares = (*SHARES, *PAIRED) if target.paired else SHARES
-    tried = [
-        (fitting.quality(followed(target, start, share)), start, share)
-        for start in dict.fromkeys(places)
-        # If no prediction has two anchors before it, all shares are the same.
-        for share in (shares if straight(target.at(start)) else shares[:1])
-    ]
-    _, start, share = max(tried, key=lambda trial: trial[0])
-    placed = descend(
-        lambda anchors: fitting.quality(followed(target, anchors, share)), start, target.steps, budget, rng
-    )
-    return placed, share
-
-
-def _weighed(
-    target: CalibrationTarget,
-    anchors: Anchors,
-    share: Share,
-    fitting: Renderer,
-    checking: Renderer,
-    latency: LinearLatency,
-) -> Calibrated:
-    """Fit the weights for these places."""
-    at = target.at(anchors)
-    slopes = straight(at, share.mean)
-    expected = latency.uncached / latency.seconds(len(anchors))
-    if not slopes:
-        quality = checking.quality(with_slopes(at, {}))
-        return Calibrated(with_slopes(at, {}), quality, quality, expected, 0.0, 0)
-    apart = straight(at, share.apart or 0.0) if target.paired and share.apart is not None else None
-    fitted = fit(at, fitting, checking, slopes, STEPS, apart)
-    return Calibrated(fitted.schedule, fitted.before, fitted.after, expected, 0.0, 0)
+def _trials(starts: int, paired: bool) -> int:
+    """Renderings of so many starts before the local search."""
+    shares = len(SHARES) + (len(PAIRED) if paired else 0)
+    return starts * FIRST + FINALISTS * (shares - FIRST)
 
 
 def starting_places(starts: Sequence[Schedule], computes: int, steps: int) -> list[Anchors]:
@@ -251,7 +207,7 @@ def _rival(
     speedup = 0.0
     if isfinite(quality):
         speedup = measured_speedup(subject, schedule, prompts, seed, repeats, timer, stage)
-    return Calibrated(schedule, quality, quality, speedup, 0.0, 0)
+    return Calibrated(schedule, quality, quality, speedup)
 
 
 def measured_speedup(

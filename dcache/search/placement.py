@@ -49,7 +49,13 @@ def front_loaded_places(computes: int, steps: int, power: float = 1.5) -> Anchor
 
 
 def descend(
-    quality: Callable[[Anchors], float], start: Anchors, steps: int, budget: int, rng: random.Random
+    quality: Callable[[Anchors], float],
+    start: Anchors,
+    steps: int,
+    budget: int,
+    rng: random.Random,
+    known: float | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Placed:
     """Move to the first better neighbour until there is none, or the budget is spent.
 
@@ -59,12 +65,14 @@ def descend(
         steps: number of evaluations.
         budget: most sets of anchors to evaluate, the start included.
         rng: shuffles the order in which neighbours are tried.
+        known: the quality of the start; None evaluates it.
+        stop: True ends the search where it is.
     """
     seen: set[Anchors] = {start}
-    anchors, best = start, quality(start)
+    anchors, best = start, quality(start) if known is None else known
     while True:
         for other in _neighbours(anchors, steps, rng):
-            if len(seen) >= budget:
+            if len(seen) >= budget or stop():
                 return Placed(anchors, best, len(seen))
             if other in seen:
                 continue

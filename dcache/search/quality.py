@@ -21,8 +21,8 @@ from dcache.eval.metrics.base import Batch, Metric, Reader, Sample
 from dcache.eval.metrics.options import MetricOptions
 from dcache.eval.subject import Subject
 from dcache.schedule import Schedule
-from dcache.search.calibrate import STEPS
 from dcache.search.closed_loop import beginning, fit, slopes_to_json
+from dcache.search.fitting import STEPS
 from dcache.search.latency_model import paired
 from dcache.search.render import Renderer
 

@@ -1,9 +1,10 @@
-"""Who takes part: the models, their captions, and thirty-six settings of every library."""
+"""Who takes part: the models, their captions, thirty-six settings of every library, what tunes itself."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
+import dcache
 from dcache.demo import pictures
 from dcache.demo.pipeline import MODEL_PATH as PICTURES_PATH
-from dcache.demo.pipeline import SCHEDULES
-from dcache.demo.shipped import shipped_schedules
 from dcache.demo.video import clips
 from dcache.demo.video.pipeline import MODEL_PATH as CLIPS_PATH
 from dcache.errors import DcacheError
 from dcache.eval.entries import BenchEntry
-from dcache.eval.specs import MethodEntry, parse
+from dcache.eval.specs import parse
 from dcache.eval.subject import Subject, load
+from dcache.observation.tuning.folder import VARIABLE
 
 HERE = Path(__file__).parent
 LIBRARIES = ("dcache", "cache-dit", "diffusers", "DeepCache")
@@ -42,7 +43,6 @@ class Model:
         folder: its files.
         world: the module that knows its captions.
         options: of a call, beside steps and guidance, where `load` does not know them.
-        schedules: the folder of its calibrated schedules, if it has any.
     """
 
     name: str
@@ -50,7 +50,6 @@ class Model:
     folder: Path
     world: Any
     options: dict[str, Any]
-    schedules: Path | None = None
 
     def load(self, guidance: float) -> Subject:
         """The pipeline on the CPU, in float32."""
@@ -74,7 +73,7 @@ class Model:
 
 
 MODELS = {
-    "demo": Model("demo", "PixArt", PICTURES_PATH, pictures, {}, SCHEDULES),
+    "demo": Model("demo", "PixArt", PICTURES_PATH, pictures, {}),
     "demo-video": Model("demo-video", "Wan", CLIPS_PATH, clips, {}),
     "unet": Model(
         str(HERE / "unet" / "model"),
@@ -116,6 +115,10 @@ newton:interval=3,sites=bracket:2; newton:interval=3,sites=bracket:3;
 easycache:warmup=3,threshold=0.1; easycache:warmup=3,threshold=0.15; easycache:warmup=3,threshold=0.2;
 easycache:warmup=3,threshold=0.3; easycache:warmup=3,threshold=0.4
 """
+# What tunes itself, beside the thirty-six: planned from one observed call, and steered by the first block.
+TUNED = (1.4, 1.6, 1.8, 2, 2.15, 2.3, 2.5, 2.75, 3, 3.5, 4, 5)
+QUALITIES = (35, 40, 45, 50)
+SHARES = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
 
 
 def everyone(name: str, subject: Subject, out: Path, only: Sequence[str] = ()) -> list[BenchEntry]:
@@ -134,14 +137,31 @@ def everyone(name: str, subject: Subject, out: Path, only: Sequence[str] = ()) -
         else:
             entries += of_library(library, name, subject, out)
             if library == "dcache":
-                entries += calibrated(name, subject)
+                entries += self_tuned(name, subject)
     return entries
 
 
-def calibrated(name: str, subject: Subject) -> list[MethodEntry]:
-    """The schedules that `dcache calibrate` made for a shipped model, on captions that are not measured."""
-    folder = MODELS[name].schedules
-    return [] if folder is None else shipped_schedules(folder, subject.steps, subject.guidance)
+def self_tuned(name: str, subject: Subject) -> list[BenchEntry]:
+    """Settings of `tuned` and, on transformers, of `adaptive`."""
+    texts = [f"tuned:speedup={speedup}" for speedup in TUNED]
+    if (subject.guidance or 1.0) <= 1:
+        texts += [f"tuned:quality={quality}" for quality in QUALITIES]
+    if name != "unet":
+        texts += [f"adaptive:share={share}" for share in SHARES]
+    return [*parse("; ".join(texts))]
+
+
+def observe_once(subject: Subject, model: Model, out: Path) -> None:
+    """Have `tuned` observe one call of one caption that is not measured; its entries plan from this call.
+
+    Args:
+        subject: the pipeline.
+        model: what it is.
+        out: the folder of the measurement; what is observed is kept in it.
+    """
+    os.environ[VARIABLE] = str(out / "observed")
+    with dcache.enabled(subject.pipe, "tuned"):
+        subject(model.calibration_prompts()[:1], [2**20])
 
 
 def of_library(library: str, name: str, subject: Subject, out: Path) -> Sequence[BenchEntry]:

@@ -148,7 +148,8 @@ class _Loop:
 
     diffusers asks whoever writes a loop to enter `cache_context(name, step_index=...)` around each denoiser
     call. PixArt's and Stable Diffusion's pipelines do not, and their models lack the method: this does it for
-    them, with the function behind it. Both make one call for each step.
+    them, with the function behind it. Both make one call for each step. Nor do their calls end with a reset
+    of the hooks' states, as those of models that have the method do: this does that too.
     """
 
     def __init__(self, pipe: Any, sets_context: bool) -> None:
@@ -157,7 +158,11 @@ class _Loop:
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self.now = kwargs["timestep"] if "timestep" in kwargs else args[1]
         if self.sets_context:
-            from diffusers.hooks.hooks import CacheContext, _set_cache_context
+            from diffusers.hooks.hooks import CacheContext, HookRegistry, _set_cache_context
+
+            if self.calls == len(self.pipe.scheduler.timesteps):
+                self.calls = 0
+                HookRegistry.check_if_exists_or_initialize(module).reset_stateful_hooks()
 
             scheduler = self.pipe.scheduler
             sigmas = getattr(scheduler, "sigmas", None)

@@ -6,10 +6,13 @@ one or none, and of two writers the later wins.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from dcache.errors import DcacheError
@@ -22,10 +25,26 @@ OFF = "off"
 # Bytes of all files together; the ones that were used least recently go first.
 MOST_BYTES = 64 << 20
 _SUFFIX = ".safetensors"
+_REFINING = "refining"
+
+
+_apart: ContextVar[bool] = ContextVar("apart", default=False)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Neither read nor write the folder within the block: a result is to depend on its arguments alone."""
+    before = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(before)
 
 
 def home() -> Path | None:
     """The folder: DCACHE_HOME, else the platform's folder for caches; None if DCACHE_HOME is "off"."""
+    if _apart.get():
+        return None
     given = os.environ.get(VARIABLE, "").strip()
     if given:
         return None if given.lower() == OFF else Path(given).expanduser()
@@ -88,9 +107,26 @@ def save(kind: Kind, learned: Learned, warn: Callable[[str], None], most_bytes: 
     _shrink(most_bytes)
 
 
+def refining(kind: Kind, marked: str) -> Path | None:
+    """The file that a refinement's results lie beside while it is under way; None where nothing is kept.
+
+    Args:
+        kind: the kind of run that is refined.
+        marked: text that changes with the refinement's arguments.
+    """
+    base = home()
+    if base is None:
+        return None
+    (base / _REFINING).mkdir(parents=True, exist_ok=True)
+    return base / _REFINING / f"{kind.digest()}-{hashlib.sha256(marked.encode()).hexdigest()[:8]}"
+
+
 def clear() -> int:
-    """Remove all files; returns how many there were."""
+    """Remove all files, and what refinements that were broken off have left; returns the number of files."""
     removed = 0
+    base = home()
+    if base is not None:
+        shutil.rmtree(base / _REFINING, ignore_errors=True)
     for path in files():
         with suppress(OSError):
             path.unlink()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dcache.errors import DcacheError
 from dcache.observation.tuning.kind import Kind
+from dcache.predictors import make
 from dcache.profile import Floats
 from dcache.schedulers.planners.tuned import Halves, ObservedCall
 
@@ -23,9 +24,29 @@ _HALVES = ("mean", "difference", "cross")
 USUAL_SHARE = 0.95
 
 
+class Refined(NamedTuple):
+    """A plan that was refined on rendered pictures (`dcache.refine`).
+
+    Attributes:
+        computed: the computed evaluations of the whole run.
+        predictor: name of the predictor.
+        parameters: its parameters, as JSON.
+        clock: its clock.
+        prompts: number of prompts that it was refined on.
+        psnr: mean PSNR in dB on prompts that it was not refined on.
+    """
+
+    computed: tuple[int, ...]
+    predictor: str
+    parameters: Mapping[str, Any]
+    clock: str | None
+    prompts: int
+    psnr: float
+
+
 @dataclass(frozen=True)
 class Learned:
-    """What one observed run of a kind showed.
+    """What one observed run of a kind showed, and the plans that were refined since.
 
     Attributes:
         observed: the tables, of the evaluations in which the denoiser was called.
@@ -33,6 +54,7 @@ class Learned:
         share: share of the whole call's operations in the site, in all these evaluations.
         counted: whether the share was counted; else it is a usual one.
         seconds: wall clock of the run.
+        refined: number of computed evaluations, of those that were observed -> refined plan.
     """
 
     observed: ObservedCall
@@ -40,6 +62,7 @@ class Learned:
     share: float = USUAL_SHARE
     counted: bool = False
     seconds: float = 0.0
+    refined: Mapping[int, Refined] = field(default_factory=dict)
 
     def save(self, path: Path, kind: Kind) -> None:
         """Write a file of tables with a JSON header.
@@ -71,6 +94,7 @@ class Learned:
             "share": self.share,
             "counted": self.counted,
             "seconds": self.seconds,
+            "refined": {str(computes): plan for computes, plan in self.refined.items()},
         }
         content = save(arrays, {FORMAT: json.dumps(about)})
         files.write(path, lambda temporary: temporary.write_bytes(content))
@@ -125,4 +149,18 @@ def _learned(about: Mapping[str, Any], arrays: Mapping[str, Floats]) -> Learned:
         guided=bool(about["guided"]),
         guidance=None if about["guidance"] is None else float(about["guidance"]),
     )
-    return Learned(observed, int(about["first"]), share, bool(about["counted"]), float(about["seconds"]))
+    refined = {int(k): _refined(fields) for k, fields in about.get("refined", {}).items()}
+    counted, seconds = bool(about["counted"]), float(about["seconds"])
+    return Learned(observed, int(about["first"]), share, counted, seconds, refined)
+
+
+def _refined(fields: Any) -> Refined:
+    """A refined plan of a file.
+
+    Raises:
+        DcacheError: its predictor is unknown, or has other parameters.
+        ValueError: it has other fields.
+    """
+    computed, predictor, parameters, clock, prompts, psnr = fields
+    make(predictor, parameters)
+    return Refined(tuple(map(int, computed)), predictor, parameters, clock, int(prompts), float(psnr))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -36,8 +36,38 @@ from dcache.schedulers.planners.tuned import (
 
 # What was learned of a denoiser in this process, for as long as it lives: also where no folder is kept.
 _of_modules: weakref.WeakKeyDictionary[nn.Module, dict[Kind, Learned]] = weakref.WeakKeyDictionary()
+# The kind of a denoiser's last run.
+_latest: weakref.WeakKeyDictionary[nn.Module, Kind] = weakref.WeakKeyDictionary()
+# The tuner that is in force on a denoiser.
+_tuners: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Tuner]] = weakref.WeakKeyDictionary()
 # Tables of all pairs of anchors grow with the cube of the evaluations.
 MOST_EVALUATIONS = 200
+
+
+def aim_of(module: nn.Module) -> Aim | None:
+    """What is aimed at by the method that is enabled on a denoiser; None where it has no aim."""
+    tuner = _tuners[module]() if module in _tuners else None
+    return None if tuner is None else tuner.aim
+
+
+def learned_of(module: nn.Module) -> tuple[Kind, Learned] | None:
+    """The kind of a denoiser's last run under a `Tuner`, and what is known of it; None if nothing is."""
+    kind = _latest.get(module)
+    learned = None if kind is None else _of_modules.get(module, {}).get(kind)
+    return None if kind is None or learned is None else (kind, learned)
+
+
+def keep(module: nn.Module, kind: Kind, learned: Learned, warn: Callable[[str], None]) -> None:
+    """Plan from this from now on, in this process and in later ones."""
+    _of_modules.setdefault(module, {})[kind] = learned
+    folder.save(kind, learned, warn)
+
+
+def computes_of(aim: Aim, learned: Learned) -> int:
+    """The number of computed evaluations that an aim asks for, of those that were observed."""
+    if aim.speedup is None:
+        return computes_for_quality(learned.observed, aim.quality or 0.0)
+    return computes_for(aim.speedup, len(learned.observed.taus), learned.share)
 
 
 class Tuner:
@@ -54,6 +84,8 @@ class Tuner:
         self.aim = aim
         self.refused: dict[Kind, str] = {}
         self._plans: dict[Kind, tuple[Method, str]] = {}
+        # What each plan was made from.
+        self._sources: dict[Kind, Learned] = {}
         self._weights = Weights()
         self._digest = ""
         self._watched: tuple[Watch, Kind] | None = None
@@ -63,6 +95,7 @@ class Tuner:
 
     def attach(self, session: Tuned) -> None:
         """Caching was enabled on a pipeline's denoiser: count what its other modules do in the first call."""
+        _tuners[session.module] = weakref.ref(self)
         pipe = next((pipe for owner in session.owners if (pipe := owner.pipe()) is not None), None)
         if pipe is None or self._others is not None or self._rest is not None:
             return
@@ -74,7 +107,7 @@ class Tuner:
         )
 
     def detach(self) -> None:
-        """Caching was taken off: leave nothing on other modules."""
+        """Leave nothing on other modules: caching was taken off, or all is counted."""
         if self._others is not None:
             self._others.remove()
             self._others = None
@@ -96,6 +129,8 @@ class Tuner:
         state = session.state
         state.began = perf_counter()
         kind = kind_of(session, run, digest, args, kwargs)
+        if kind is not None:
+            _latest[session.module] = kind
         if kind is not None and self._known(kind, session):
             method, state.plan = self._plans[kind]
         else:
@@ -128,8 +163,12 @@ class Tuner:
                 f"are computed in full: {error}. Use another method, as in dcache.enable(pipe)."
             )
             return
-        _of_modules.setdefault(session.module, {})[kind] = learned
-        folder.save(kind, learned, session.warn)
+        # Another process may have refined a plan of this kind meanwhile.
+        known = folder.load(kind)
+        if known is not None and known.refined:
+            _of_modules.setdefault(session.module, {})[kind] = known
+        else:
+            keep(session.module, kind, learned, session.warn)
         state.plan = f"observing ({kind.text()})"
         try:
             self._known(kind, session)
@@ -154,37 +193,36 @@ class Tuner:
 
     def _known(self, kind: Kind, session: Tuned) -> bool:
         """Whether there is a plan for a kind, made now where something was learned of it."""
-        if kind in self._plans:
-            return True
         known = _of_modules.setdefault(session.module, {})
+        if kind in self._plans and known.get(kind) is self._sources[kind]:
+            return True
         learned = known.get(kind) or folder.load(kind)
         if learned is None:
             return False
         known[kind] = learned
-        self._plans[kind] = self._plan(session, kind, learned)
+        self._plans[kind], self._sources[kind] = self._plan(session, kind, learned), learned
         return True
 
     def _plan(self, session: Tuned, kind: Kind, learned: Learned) -> tuple[Method, str]:
         observed, first = learned.observed, learned.first
         count = len(observed.taus)
-        if self.aim.speedup is None:
-            computes = computes_for_quality(observed, self.aim.quality or 0.0)
+        computes = computes_of(self.aim, learned)
+        refined = learned.refined.get(computes)
+        if refined is None:
+            anchors, terms = planned(observed, computes)
+            computed = {first + t for t in anchors}
+            predictor = make(terms["predictor"], _shifted(terms.get("parameters", {}), first))
+            clock = terms["clock"]
+            source = "from one observed call"
         else:
-            computes = computes_for(self.aim.speedup, count, learned.share)
-        anchors, terms = planned(observed, computes)
-        computed = {first + t for t in anchors}
+            computed, clock = set(refined.computed), refined.clock
+            predictor = make(refined.predictor, refined.parameters)
+            source = f"by dcache.refine from {refined.prompts} prompts ({refined.psnr:.1f} dB on others)"
         row = tuple(t in computed or not first <= t < first + count for t in range(kind.steps))
-        method = replace(
-            session.method,
-            rule=Planned(row),
-            predictor=make(terms["predictor"], _shifted(terms.get("parameters", {}), first)),
-            clock=terms["clock"],
-        )
-        reached = speedup_of(len(anchors), count, learned.share)
+        method = replace(session.method, rule=Planned(row), predictor=predictor, clock=clock)
+        reached = speedup_of(computes, count, learned.share)
         counted = "by FLOPs" if learned.counted else "by FLOPs, which were not counted"
-        text = (
-            f"planned from one observed call: {sum(row)} of {kind.steps} computed, {reached:.2f}x {counted}"
-        )
+        text = f"planned {source}: {sum(row)} of {kind.steps} computed, {reached:.2f}x {counted}"
         if self.aim.speedup is None and computes < count:
             text += f", an estimated {estimated_quality(observed, computes):.0f} dB"
         if self.aim.speedup is not None and reached < self.aim.speedup:
