@@ -21,6 +21,7 @@ from dcache.observation.tuning import folder
 from dcache.observation.tuning.flops import OtherModules
 from dcache.observation.tuning.kind import Kind, Weights, kind_of
 from dcache.observation.tuning.learned import USUAL_SHARE, Learned
+from dcache.observation.tuning.shared import features_of_all, keeps_files, of_first_rank
 from dcache.observation.tuning.watch import Watch
 from dcache.predictors import make
 from dcache.predictors.guided_line import GuidedLine
@@ -119,7 +120,7 @@ class Tuner:
             state.plan = "observing: the run broke off, so the next one is observed"
             return
         try:
-            learned = self._learn(session, run, watch, kind)
+            learned = of_first_rank(session.module, self._learn(session, run, watch, kind))
         except DcacheError as error:
             self.refused[kind] = str(error)
             state.plan = f"computed in full: {error}"
@@ -129,7 +130,8 @@ class Tuner:
             )
             return
         _of_modules.setdefault(session.module, {})[kind] = learned
-        folder.save(kind, learned, session.warn)
+        if keeps_files(session.module):
+            folder.save(kind, learned, session.warn)
         state.plan = f"observing ({kind.text()})"
         try:
             self._known(kind, session)
@@ -157,7 +159,7 @@ class Tuner:
         if kind in self._plans:
             return True
         known = _of_modules.setdefault(session.module, {})
-        learned = known.get(kind) or folder.load(kind)
+        learned = of_first_rank(session.module, known.get(kind) or folder.load(kind))
         if learned is None:
             return False
         known[kind] = learned
@@ -197,7 +199,7 @@ class Tuner:
         Raises:
             DcacheError: nothing can be planned from it.
         """
-        first, features = watch.features(kind.steps)
+        first, features = features_of_all(session.module, watch, kind.steps)
         gram, halves = watch.grams(features)
         count = len(gram)
         if count > MOST_EVALUATIONS:
