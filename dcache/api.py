@@ -22,12 +22,13 @@ from dcache.identity.manual import following
 from dcache.identity.run import Run
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.intercept.method import entry_point
+from dcache.intercept.ranks import ranks_of
 from dcache.method import Method
 from dcache.methods import language_models
 from dcache.methods.replay import replay
 from dcache.methods.resolve import resolve
 from dcache.schedule import Schedule
-from dcache.stats import Stats
+from dcache.stats import Stats, merge_ranks
 from dcache.util.checks import check_number, check_whole
 
 if TYPE_CHECKING:
@@ -217,8 +218,8 @@ def enabled(target: Target, method: Any = None, **options: Any) -> Iterator[Targ
 @overload
 def stats(target: PreTrainedModel) -> CacheStats | RowStats: ...
 @overload
-def stats(target: Any) -> Stats: ...
-def stats(target: Any) -> Stats | CacheStats | RowStats:
+def stats(target: Any, *, ranks: bool = False) -> Stats: ...
+def stats(target: Any, *, ranks: bool = False) -> Stats | CacheStats | RowStats:
     """Counts, bytes and seconds of the run under way, else of the last run; also after `disable`.
 
     >>> import dcache
@@ -230,6 +231,8 @@ def stats(target: Any) -> Stats | CacheStats | RowStats:
 
     Args:
         target: a pipeline, denoiser or language model.
+        ranks: gather those of all processes that have a part of the tokens (docs/parallel.md); every one of
+            them has to call this then. Without context parallelism it changes nothing.
 
     Returns:
         `Stats`; for a causal language model the last text's `lm_kv.CacheStats`, for a masked-diffusion one
@@ -250,7 +253,9 @@ def stats(target: Any) -> Stats | CacheStats | RowStats:
     figures = _memos("with_memo", target, figures) or figures
     if figures is None:
         raise DcacheError(f"caching is not enabled on this {type(target).__name__}: call dcache.enable first")
-    return figures
+    groups = [ranks_of(module) for module in denoisers(target).values()] if ranks else []
+    group = next((each for each in groups if each is not None), None)
+    return figures if group is None else merge_ranks(group.gathered(figures))
 
 
 def trace(target: Any) -> Schedule:

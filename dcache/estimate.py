@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from dcache import methods
-from dcache.api import ENGINE_OPTIONS, enabled, step
+from dcache.api import ENGINE_OPTIONS, Offload, enabled, step
 from dcache.cache.history import tensors_of
 from dcache.engine.pipeline import sessions_of
 from dcache.engine.session import Session
@@ -23,12 +23,17 @@ from dcache.methods.registry import get
 from dcache.methods.resolve import preset_called, resolve
 from dcache.util.options import options_of
 
+if TYPE_CHECKING:
+    from dcache.time_memo.memo import TimeMemo
+
 # Guidance rows are inferred in the first evaluation and cached from the second on.
 _GUIDANCE_LEARNED = 2
 
 
-def memory_estimate(pipe_or_module: Any, method: Any = None, **arguments: Any) -> int:
-    """Bytes that a method's caches will hold, measured by running one evaluation.
+def memory_estimate(
+    pipe_or_module: Any, method: Any = None, *, memo: Offload | None = None, **arguments: Any
+) -> int:
+    """Bytes that a method's caches will hold, measured by running one evaluation, with a memo two.
 
     >>> import dcache
     >>> from dcache.demo.pipeline import call_options, load_pipeline
@@ -39,12 +44,14 @@ def memory_estimate(pipe_or_module: Any, method: Any = None, **arguments: Any) -
     Args:
         pipe_or_module: as for `enable`.
         method: as for `enable`.
+        memo: as for `enable`; a memo that was made already counts too.
         **arguments: options of the preset (if `method` is a name or None) and arguments of the pipeline's or
             module's call, which is stopped after one evaluation.
 
     Returns:
-        Bytes of the full caches: order + 1 anchors for each site and branch, and the tensors of the change
-        indicators.
+        Bytes of the full caches: order + 1 anchors for each site and branch, the tensors of the change
+        indicators, and a memo's tables with an entry for each timestep of the run. Of a bare module's run
+        nothing but the method's steps is known; without them, tables count for one timestep.
 
     Raises:
         DcacheError: an argument belongs to neither preset nor call, or to both; or the method does not fit.
@@ -56,13 +63,14 @@ def memory_estimate(pipe_or_module: Any, method: Any = None, **arguments: Any) -
             f"only a run can tell which module of {type(pipe_or_module).__name__} is the denoiser: pass that "
             "module instead of the pipeline"
         )
-    with enabled(pipe_or_module, resolve(method, options)), torch.no_grad():
+    with enabled(pipe_or_module, resolve(method, options), memo=memo), torch.no_grad():
         sessions = list(sessions_of(pipe_or_module).values())
         if isinstance(pipe_or_module, nn.Module):
             # Two steps announced, one made: otherwise the engine would warn that the run predicted nothing.
             step(pipe_or_module, 0, sigma=1.0, timestep=1.0, steps=sessions[0].method.steps or 2)
             pipe_or_module(**call)
-            return sum(_full_bytes(session) for session in sessions)
+            times = sessions[0].method.steps or 1
+            return sum(_full_bytes(session, times) for session in sessions)
         return _of_pipeline(pipe_or_module, sessions, call)
 
 
@@ -75,15 +83,21 @@ class _Stop(Listener):
 
     learns = True
 
-    def __init__(self, sessions: list[Session]) -> None:
-        self.sessions = sessions
+    def __init__(self, sessions: list[Session], sampler: Any) -> None:
+        self.sessions, self.sampler = sessions, sampler
         self.full: dict[int, int] = {}
+
+    @property
+    def times(self) -> int:
+        """Different timesteps of the run, 1 where the sampler has no table of them."""
+        table = getattr(self.sampler, "timesteps", None)
+        return len(set(torch.as_tensor(table).tolist())) if table is not None else 1
 
     def stepped(self, mixed: torch.Tensor) -> None:
         """Before a sampler step: record denoisers that are ready; stop when all are."""
         for i, session in enumerate(self.sessions):
             if i not in self.full and _is_ready(session):
-                self.full[i] = _full_bytes(session)
+                self.full[i] = _full_bytes(session, self.times)
         if len(self.full) == len(self.sessions):
             raise _EnoughError
 
@@ -96,7 +110,7 @@ def _of_pipeline(pipe: Any, sessions: list[Session], call: Mapping[str, Any]) ->
             f"{type(pipe).__name__} has no `scheduler` that dcache can stop after one evaluation: pass its "
             f"denoiser instead ({names})"
         )
-    stop = _Stop(sessions)
+    stop = _Stop(sessions, sampler)
     intercept = tap(sampler, stop)
     try:
         pipe(**call)
@@ -153,18 +167,37 @@ def _preset_of(method: Any) -> Callable[..., Any] | None:
 
 
 def _is_ready(session: Session) -> bool:
-    """Whether every history has an anchor; with guidance, this is so only after its rows were inferred."""
+    """Whether every history has an anchor; with guidance, this is so only after its rows were inferred.
+
+    A memo keeps nothing of its first call, so two evaluations show all branches.
+    """
     guidance, state = session.binding.guidance, session.state
+    if _memo_of(session) is not None and (state.run is None or state.run.index < 1):
+        return False
     if guidance is None or guidance.useless or state.run is None or state.run.index >= _GUIDANCE_LEARNED:
         return bool(state.branches)
     return any(branch.history(guidance.key).taus for branch in state.branches.values())
 
 
-def _full_bytes(session: Session) -> int:
-    """Bytes of the session's caches once all histories are full; each has at least one anchor now."""
+def _full_bytes(session: Session, times: int) -> int:
+    """Bytes of the session's caches once all histories are full; each has at least one anchor now.
+
+    Args:
+        session: caching on one denoiser.
+        times: different timesteps of the run.
+    """
     branches = session.state.branches.values()
     more = session.method.predictor.forecasts
     anchors = [(h.limit + more, h.leaves[-1]) for b in branches for h in b.histories.values() if h.leaves]
     probes = [t for b in branches if b.indicator is not None for t in b.indicator.capacity()]
     cached = sum(n * t.untyped_storage().nbytes() for n, leaves in anchors for t in tensors_of(leaves))
-    return cached + sum(t.untyped_storage().nbytes() for t in probes)
+    known = _memo_of(session)
+    tables = 0 if known is None else known.room.full_bytes(times)
+    return cached + tables + sum(t.untyped_storage().nbytes() for t in probes)
+
+
+def _memo_of(session: Session) -> TimeMemo | None:
+    """The memo of a session's denoiser, None without one."""
+    from dcache.time_memo.memo import memo_of
+
+    return memo_of(session.module)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dcache.errors import DcacheError
-from dcache.kernels.changes import relative_change
+from dcache.kernels.changes import Sums, changes
 from dcache.util.renamed import renamed
 
 WHERE = ("front", "modulated", "input", "frames")
@@ -57,9 +57,12 @@ class SinceCompute:
         now: the probe's tensor in the current evaluation, or None.
         then: the tensor it is compared with, or None.
         max_tensors: most tensors of the probe's size that the indicator keeps, `now` included.
+        total: adds the sums of the other processes where each has a part of the tensor, None where one has
+            all of it.
     """
 
     max_tensors = 2
+    total: Callable[[Sums], Sums] | None = None
 
     def __init__(self) -> None:
         self.now: torch.Tensor | None = None
@@ -78,7 +81,8 @@ class SinceCompute:
         """The relative change, infinite if there is nothing to compare with. One device sync."""
         if self.now is None or self.then is None:
             return float("inf")
-        return float(relative_change(self.now, self.then))
+        sums = changes(self.now, self.then, ("distance", "length"))
+        return float((sums if self.total is None else self.total(sums)).relative())
 
     def end_step(self, computed: bool, output: Any) -> None:
         """End the current evaluation.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 
@@ -34,6 +34,7 @@ class Stats:
         plan: of a method that plans by itself, whether this run was observed or planned, from what, and what
             is expected; "" for all others.
         components: denoiser name -> its stats, where a pipeline has several.
+        ranks: stats of each process that has a part of the tokens, in their order; empty where one has all.
     """
 
     steps: int = 0
@@ -50,6 +51,7 @@ class Stats:
     method: str = ""
     plan: str = ""
     components: dict[str, Stats] = field(default_factory=dict)
+    ranks: tuple[Stats, ...] = ()
 
     @property
     def computed_share(self) -> float:
@@ -61,6 +63,7 @@ class Stats:
         """All fields and `computed_share` as JSON values."""
         values = asdict(self)
         values["computed_share"] = self.computed_share
+        values["ranks"] = [part.to_dict() for part in self.ranks]
         values["components"] = {name: part.to_dict() for name, part in self.components.items()}
         return values
 
@@ -79,6 +82,8 @@ class Stats:
         ]
         if self.memo_bytes:
             rows.append(("memo", f"{_size(self.memo_bytes)}, weights away {_size(self.bytes_away)}"))
+        if self.ranks:
+            rows.append(("ranks", f"{len(self.ranks)}: bytes together, seconds of the slowest"))
         width = max(len(name) for name, _ in rows)
         lines = [f"{name:<{width}}  {value}" for name, value in rows]
         if events == 0 and not self.reasons:
@@ -121,6 +126,25 @@ def merge(parts: dict[str, Stats]) -> Stats:
         method=next((p.method for p in values), ""),
         plan="; ".join(dict.fromkeys(p.plan for p in values if p.plan)),
         components=dict(parts),
+    )
+
+
+def merge_ranks(parts: Sequence[Stats]) -> Stats:
+    """The stats of several processes that compute one denoiser: counts of one, bytes of all, longest seconds.
+
+    Args:
+        parts: of each process, in their order. All of them decide alike.
+    """
+    return replace(
+        parts[0],
+        bytes_held=sum(part.bytes_held for part in parts),
+        bytes_now=sum(part.bytes_now for part in parts),
+        memo_bytes=sum(part.memo_bytes for part in parts),
+        bytes_away=sum(part.bytes_away for part in parts),
+        seconds_compute=max(part.seconds_compute for part in parts),
+        seconds_predict=max(part.seconds_predict for part in parts),
+        seconds_inside=max(part.seconds_inside for part in parts),
+        ranks=tuple(parts),
     )
 
 

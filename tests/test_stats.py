@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dcache.stats import Stats, merge
+from dcache.stats import Stats, merge, merge_ranks
 
 ONE = Stats(
     10,
@@ -72,3 +72,16 @@ def test_the_computed_share_and_the_plain_values():
     assert plain["reasons"] == {"warmup": 1, "interval": 4}
     assert plain["components"]["a"]["computed_share"] == 0.25
     assert set(plain) == {*vars(stats), "computed_share"}
+
+
+def test_ranks_are_counted_once_and_their_bytes_are_added() -> None:
+    parts = [
+        Stats(computed=3, predicted=4, bytes_held=10 + i, seconds_compute=1.0 + i, memo_bytes=5)
+        for i in (0, 1)
+    ]
+    both = merge_ranks(parts)
+    assert (both.computed, both.predicted, both.bytes_held, both.memo_bytes) == (3, 4, 21, 10)
+    assert both.seconds_compute == 2.0
+    assert both.ranks == tuple(parts)
+    assert "ranks" in str(both)
+    assert [part["bytes_held"] for part in both.to_dict()["ranks"]] == [10, 11]

@@ -21,6 +21,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("memo", help="the weights that dcache.memo can take off the device")
     parser.add_argument("pipeline", metavar="PIPE", help="demo, demo-video, a folder, or a pipeline's hub id")
     parser.add_argument("--modules", action="store_true", help="list every module")
+    parser.add_argument("--text", action="store_true", help="also what depends on the text's embeddings")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.set_defaults(run=run)
 
@@ -30,7 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     from dcache.time_memo.share import share_of
 
     check_source(arguments.pipeline, {})
-    reports = {name: share_of(module) for name, module in on_meta(arguments.pipeline).items()}
+    models = on_meta(arguments.pipeline)
+    reports = {name: share_of(module, arguments.text) for name, module in models.items()}
     if arguments.json:
         print(json.dumps({name: report.to_dict() for name, report in reports.items()}, indent=1))
         return 0

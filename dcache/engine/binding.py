@@ -19,6 +19,7 @@ from dcache.engine.lowering.whole_model import WholeRegion
 from dcache.engine.region import Region
 from dcache.errors import DcacheError
 from dcache.intercept.module_call import ModuleIntercept, compiled_inside
+from dcache.intercept.split_inputs import SplitInputs, split_modules
 from dcache.sites.discovery import find_blocks, find_sublayers
 from dcache.sites.site import Site
 from dcache.sites.structure import Structure
@@ -42,6 +43,7 @@ class Binding:
         names: (parent, name, child) of every intercepted module, when it was bound.
         compile_options: arguments of `torch.compile` for the intercepted modules, or None.
         watches: in front of blocks whose sublayers a first call has to confirm.
+        splits: in front of the others, where context parallelism splits a bound module's inputs.
     """
 
     model: nn.Module
@@ -55,6 +57,7 @@ class Binding:
     names: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list)
     compile_options: Any = None
     watches: list[BlockWatch] = field(default_factory=list)
+    splits: list[SplitInputs] = field(default_factory=list)
 
     def install(self) -> None:
         """Install all intercepts, and compile the modules inside them if options are given."""
@@ -65,6 +68,9 @@ class Binding:
         for watch in self.watches:
             watch.install()
         bound = {i.module for i in self.intercepts}
+        self.splits = [SplitInputs(module) for module in self._split()]
+        for split in self.splits:
+            split.install()
         self.names = [
             (parent, name, child)
             for parent in self.model.modules()
@@ -74,6 +80,9 @@ class Binding:
 
     def remove(self) -> None:
         """Remove all intercepts."""
+        for split in self.splits:
+            split.remove()
+        self.splits = []
         self._remove_watches()
         for intercept in reversed(self.intercepts):
             intercept.remove()
@@ -83,6 +92,10 @@ class Binding:
         for intercept in self.intercepts:
             if intercept.displaced:
                 intercept.install()
+        for split in self.splits:
+            # In front of all others, whatever was installed since.
+            split.remove()
+            split.install()
 
     def clear(self) -> None:
         """Drop all references to the model's modules, after caching was disabled."""
@@ -109,7 +122,9 @@ class Binding:
         return False
 
     def stale(self) -> bool:
-        """True if a bound module was replaced, or the model's list of blocks changed."""
+        """True if a bound module was replaced, or the model's blocks or what splits their inputs changed."""
+        if self._split() != [split.module for split in self.splits]:
+            return True
         return self.moved() or (
             bool(self.structure.blocks) and find_blocks(self.model) != self.structure.blocks
         )
@@ -193,6 +208,10 @@ class Binding:
         """Whether the sublayers have other names than those by which they were bound."""
         now = [(s.name, s.module) for s in find_sublayers(self.model, self.structure.blocks)]
         return now != [(s.name, s.module) for s in self.structure.sublayers]
+
+    def _split(self) -> list[nn.Module]:
+        """Bound modules, and blocks of bound sublayers, whose inputs are split among processes."""
+        return split_modules([*(i.module for i in self.intercepts), *self.structure.blocks])
 
     def _remove_watches(self) -> None:
         for watch in reversed(self.watches):

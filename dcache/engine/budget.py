@@ -10,6 +10,8 @@ together would exceed the limit, the method is degraded in this order until it f
 
 One `DcacheWarning` says what was changed. If even the last step does not fit, a `DcacheError` is raised. The
 temporary copy of a site's input under `delta` is not part of a history and is not counted.
+
+Tables of `dcache.memo` count too. They get what full histories leave, and make way where histories need more.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any, Protocol
 from dcache.engine.degrade import DegradeLevel, levels_to, lowest_level
 from dcache.errors import DcacheError
 from dcache.identity.run import Run
+from dcache.intercept.limits import Tables
 from dcache.util.bytes import read_bytes
 
 
@@ -98,6 +101,9 @@ class Budget:
         self.limit = read_bytes(limit)
         self.short = False
         self._sharers: weakref.WeakSet[Budgeted] = weakref.WeakSet()
+        self._tables: weakref.WeakSet[Tables] = weakref.WeakSet()
+        # Bytes of all histories once they are full, as of the last `settle`; they are free for them.
+        self._settled = 0
         # The bytes in use are summed up once in each call of a denoiser; `take` then adds to the sum.
         self._counted_in: object = None
         self._used = 0
@@ -110,6 +116,20 @@ class Budget:
         """Add a denoiser that shares the limit."""
         self._sharers.add(sharer)
 
+    def admit(self, tables: Tables) -> None:
+        """Count these tables from now on, which fill what the histories leave."""
+        if tables not in self._tables:
+            self._tables.add(tables)
+            self._counted_in = None
+
+    def spare(self, nbytes: int) -> bool:
+        """Reserve bytes for an entry of a table; False if full histories would not fit beside it."""
+        histories = max(self._settled, sum(sharer.bytes_now() for sharer in self._active()))
+        if histories + self._bytes_of_tables() + nbytes > self.limit:
+            return False
+        self._used += nbytes
+        return True
+
     def take(self, call: object, size: int) -> bool:
         """Reserve bytes for an anchor; False if they would exceed the limit.
 
@@ -118,7 +138,10 @@ class Budget:
             size: bytes.
         """
         if self._counted_in is not call:
-            self._counted_in, self._used = call, sum(sharer.bytes_now() for sharer in self._active())
+            histories = sum(sharer.bytes_now() for sharer in self._active())
+            self._counted_in, self._used = call, histories + self._bytes_of_tables()
+        if self._used + size > self.limit:
+            self._used -= self._make_way(self._used + size - self.limit)
         if self._used + size > self.limit:
             self.short = True
             return False
@@ -165,6 +188,8 @@ class Budget:
             if total <= self.limit and not (short and repeated and level == DegradeLevel()):
                 for holder in holders:
                     holder.degrade(level)
+                self._settled = total
+                self._make_way(total + self._bytes_of_tables() - self.limit)
                 self._warn_degraded(sharer, total)
                 return short or level.precision > 0
             self._too_much = self._too_much or (total, sharer.describe())
@@ -183,6 +208,17 @@ class Budget:
                 "choose sites='trunk' or 'model'"
             )
         return True
+
+    def _bytes_of_tables(self) -> int:
+        return sum(tables.bytes_now() for tables in self._tables)
+
+    def _make_way(self, nbytes: int) -> int:
+        """Let tables make way for so many bytes of histories; returns the bytes that were freed."""
+        freed = 0
+        for tables in self._tables:
+            if freed < nbytes:
+                freed += tables.make_way(nbytes - freed)
+        return freed
 
     @staticmethod
     def _total(sharers: list[Budgeted], level: DegradeLevel) -> int:

@@ -9,7 +9,8 @@ import torch
 from dcache.cache.history import History
 from dcache.engine.call import Call
 from dcache.engine.protocols import Engine, Lowered
-from dcache.probes import AttentionInputSeenError
+from dcache.intercept.ranks import ranks_of
+from dcache.probes import AttentionInputSeenError, SinceCompute
 from dcache.schedulers import StepContext
 
 # Reasons of guards: they compute whatever is remembered.
@@ -134,7 +135,20 @@ class Decisions:
                 call.probing_attention = True
                 call.probe_attention()
             call.probing_attention = False
-        return indicator.change()
+        ranks = ranks_of(self.engine.module)
+        if ranks is None:
+            return indicator.change()
+        # All processes have to decide alike: each would wait for the others inside the blocks.
+        if isinstance(indicator, SinceCompute) and self._has_part(indicator):
+            indicator.total = ranks.total
+            return indicator.change()
+        return ranks.agreed(indicator.change())
+
+    def _has_part(self, indicator: SinceCompute) -> bool:
+        """Whether the indicator's tensor is a part of the tokens, and its change a ratio of sums."""
+        probe = self.engine.method.probe
+        inside = probe is not None and probe.where in {"front", "modulated"}
+        return inside and type(indicator).change is SinceCompute.change
 
 
 def _unknown() -> None:

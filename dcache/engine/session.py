@@ -124,6 +124,7 @@ class Session:
 
     def _install(self) -> None:
         """Install everything. A call in another thread waits meanwhile: it would install the rest itself."""
+        self.attachment.call.limit = self.config.budget
         with self.lanes.lock:
             self.attachment.install()
             self.binding.install()

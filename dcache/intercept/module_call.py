@@ -16,6 +16,8 @@ from typing import Any
 
 from torch import nn
 
+from dcache.intercept.limits import ByteLimit
+
 _SLOT = "_compiled_call_impl"
 
 
@@ -26,9 +28,11 @@ class ModuleIntercept:
         name: what it is there for, to tell the intercepts of one module apart.
         module: the module.
         inner: what it stands in front of: the next intercept, a compiled call, or the module's own call.
+        limit: of the bytes that are kept for the module, None without one.
     """
 
     name = "plain"
+    limit: ByteLimit | None = None
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -88,6 +92,11 @@ def intercepts_of(module: nn.Module) -> list[ModuleIntercept]:
         chain.append(link)
         link = link.previous
     return chain
+
+
+def limit_of(module: nn.Module) -> ByteLimit | None:
+    """The limit of the bytes that are kept for a module, None without one."""
+    return next((link.limit for link in intercepts_of(module) if link.limit is not None), None)
 
 
 def compiled_inside(module: nn.Module) -> Any:

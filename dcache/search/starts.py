@@ -73,8 +73,8 @@ class Start:
             return None
         at = target.at(self.terms.computed)
         ((name, plan),) = at.components.items()
-        terms = {"predictor": self.terms.predictor, "parameters": self.terms.parameters}
-        own = replace(plan, **terms, clock=self.terms.clock)
+        terms = self.terms
+        own = replace(plan, predictor=terms.predictor, parameters=terms.parameters, clock=terms.clock)
         return replace(at, method=self.name, components={name: own})
 
 

@@ -87,13 +87,19 @@ class Moment:
     keys: dict[frozenset[str], Hashable] = field(default_factory=dict)
 
     def key(self, sources: frozenset[str], time_name: str) -> Hashable | None:
-        """What tells the outputs of a module with these sources, None where the timestep is not known."""
+        """What tells the outputs of a module with these sources, None where the timestep is not known.
+
+        Returns:
+            (everything plain, the timestep or None where it is no source, content of each other source).
+        """
         known = self.keys.get(sources)
         if known is not None:
             return known
-        parts: list[Hashable] = [self.plain]
-        for source in sorted(sources):
-            part = self.time if source == time_name else self.conditions.get(source)
+        if time_name in sources and self.time is None:
+            return None
+        parts: list[Hashable] = [self.plain, self.time if time_name in sources else None]
+        for source in sorted(sources - {time_name}):
+            part = self.conditions.get(source)
             if part is None:
                 return None
             parts.append(part)

@@ -22,6 +22,7 @@ from dcache.time_memo.clock import Clock
 from dcache.time_memo.keys import Moment, Moments
 from dcache.time_memo.observe import TimedModule, names_around, observe
 from dcache.time_memo.report import MemoReport
+from dcache.time_memo.room import Room
 from dcache.time_memo.state import State, stateful
 from dcache.time_memo.timed import Counts, TimedIntercept
 from dcache.time_memo.weights import holders_of
@@ -49,6 +50,7 @@ class TimeMemo:
         counts: what happened so far.
         checkpoint: what dropped weights are read from, None without "drop".
         ahead: fills tables for new conditions, None before the first call.
+        room: the bytes that tables may hold.
         time_name: the timestep argument's name.
         sources: the arguments that timed modules depend on.
     """
@@ -70,8 +72,7 @@ class TimeMemo:
         self._thread = local()
         self._lock = RLock()
         self._state = State(self._fetch)
-        self._limit = 0
-        self._made_room_in: Moment | None = None
+        self.room = Room(module)
         self.outer = DenoiserIntercept(module, self)
         # Behind caching, which calls a denoiser more than once to check it.
         self.outer.install_behind()
@@ -102,6 +103,7 @@ class TimeMemo:
             if self.timed is None:
                 return self._observe(inner, args, kwargs)
         self._forget_dead()
+        self.room.refer()
         moment = self.moments.of(args, kwargs, self.sources)
         if self.clock.misled:
             # Outputs were kept under other timesteps than theirs.
@@ -128,23 +130,12 @@ class TimeMemo:
         self.dropped[name] = why
         timed.take_out()
         if self.timed is not None:
-            self.timed = [other for other in self.timed if other is not timed]
+            self.room.timed = self.timed = [other for other in self.timed if other is not timed]
         self._warn(f"{name} is computed always: {why}")
 
     def room_for(self, nbytes: int) -> bool:
-        """Whether tables of so many bytes more are smaller than the weights; old conditions make way."""
-        tables = [timed.table for timed in self.timed or ()]
-        free = self._limit - sum(table.nbytes for table in tables)
-        if nbytes <= free or self._made_room_in is self.moment:
-            return nbytes <= free
-        self._made_room_in = self.moment
-        numbers = sorted(set[int]().union(*(table.numbers for table in tables)))
-        # All conditions but the newest, which are those of the picture under way.
-        old = set(numbers[: len(numbers) // 2])
-        for table in tables:
-            table.forget(old)
-            table.forget_unused()
-        return sum(table.nbytes for table in tables) + nbytes <= self._limit
+        """Whether tables of so many bytes more may be kept; old conditions make way."""
+        return self.room.fits(nbytes, self.moment)
 
     def remove(self) -> None:
         """Take the memo off; all weights are on their device again."""
@@ -164,7 +155,7 @@ class TimeMemo:
             self.module,
             [t.part for t in timed],
             bytes_away=sum(t.weights.nbytes for t in timed if t.weights.are_away),
-            table_bytes=sum(t.table.nbytes for t in timed),
+            table_bytes=self.room.bytes_now(),
             entries=sum(len(t.table.entries) for t in timed),
             hits=self.counts.hits,
             fills=self.counts.fills,
@@ -187,7 +178,7 @@ class TimeMemo:
             timed.weights.place(self.module, holders)
             timed.install()
         self.ahead = Ahead(seen.nodes, {timed.part.name: timed for timed in self.timed}, self.time_name)
-        self._limit = sum(timed.weights.nbytes for timed in self.timed)
+        self.room.open(self.timed)
         self._watch(seen.before)
         if not self.timed:
             where = " outside of compiled blocks" if compiled else ""
@@ -222,6 +213,7 @@ class TimeMemo:
         for timed in self.timed or ():
             timed.take_out()
         self.timed, self.ahead = [], None
+        self.room.open(())
 
     def _watch(self, names: Sequence[str]) -> None:
         """Watch these modules, their places, and those of adapters, which may be taken off."""

@@ -34,11 +34,15 @@ class TimedModule:
         name: its path in the denoiser.
         module: the module.
         sources: names of the arguments ("timestep", "added_cond_kwargs.time_ids").
+        output_bytes: bytes of its output in the observed call.
+        by_time: whether the timestep is one of the sources.
     """
 
     name: str
     module: nn.Module
     sources: frozenset[str]
+    output_bytes: int = 0
+    by_time: bool = True
 
     @property
     def nbytes(self) -> int:
@@ -124,12 +128,10 @@ def observe(
         for hook in hooks:
             hook.remove()
     once = [call for call in calls.seen.values() if call is not None]
-    sources = {call.name: frozenset[str]().union(*calls.sources[call.name]) for call in once}
     if text == ALONE:
-        sources = {
-            name: names for name, names in sources.items() if len(names) == 1 or time_name not in names
-        }
-    timed = list(_timed(module, sources))
+        every = {call.name: frozenset[str]().union(*calls.sources[call.name]) for call in once}
+        once = [c for c in once if len(every[c.name]) == 1 or time_name not in every[c.name]]
+    timed = list(_timed(module, once, calls.sources, time_name))
     names = {part.name for part in timed}
     names |= {call.name for call in once if next(call.module.parameters(), None) is None}
     # The timestep is another one in each call.
@@ -181,13 +183,27 @@ class _Calls:
         return note
 
 
-def _timed(module: nn.Module, fits: Mapping[str, frozenset[str]]) -> Iterator[TimedModule]:
-    """The topmost modules of those that depend on allowed arguments alone."""
-    parts = dict(module.named_modules())
-    for name, sources in fits.items():
-        part = parts[name]
+def _timed(
+    module: nn.Module,
+    calls: Sequence[ObservedCall],
+    sources: Mapping[str, Sequence[frozenset[str]]],
+    time_name: str,
+) -> Iterator[TimedModule]:
+    """The topmost modules with weights of those that depend on allowed arguments alone.
+
+    Args:
+        module: the denoiser.
+        calls: calls of modules that depend on allowed arguments alone.
+        sources: name of a module -> what the tensors of its call depend on.
+        time_name: the timestep argument's name.
+    """
+    parts, fits = dict(module.named_modules()), {call.name for call in calls}
+    for call in calls:
+        part, name = parts[call.name], call.name
         if next(part.parameters(), None) is not None and not any(n in fits for n in names_around(name)):
-            yield TimedModule(name, part, sources)
+            every = frozenset[str]().union(*sources[name])
+            size = bytes_of_elements(filter(_is_tensor, tree_leaves(call.output)))
+            yield TimedModule(name, part, every, size, time_name in every)
 
 
 def names_around(name: str) -> Iterator[str]:

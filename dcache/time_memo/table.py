@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -109,6 +109,23 @@ class Table:
         for key, entry in list(self.entries.items()):
             if self._lookups - entry.used > 2 * len(self.entries):
                 self._delete(key)
+
+    def shrink(self, nbytes: int) -> int:
+        """Throw away the oldest entries, at least so many bytes or all; returns the bytes that were freed."""
+        before = self.nbytes
+        for key in list(self.entries):
+            if before - self.nbytes >= nbytes:
+                break
+            self._delete(key)
+        return before - self.nbytes
+
+    def full_bytes(self, times: int) -> int:
+        """Bytes once each pair of conditions and shapes has an entry for each of so many timesteps."""
+        groups: dict[Hashable, tuple[int, int]] = {}
+        for key, entry in list(self.entries.items()):
+            moment, shapes = cast("tuple[tuple[Hashable, ...], Hashable]", key)
+            groups[moment[0], moment[2:], shapes] = (entry.nbytes, 1 if moment[1] is None else times)
+        return sum(nbytes * count for nbytes, count in groups.values())
 
     def clear(self) -> None:
         """Throw everything away."""

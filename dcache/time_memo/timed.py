@@ -123,6 +123,12 @@ class TimedIntercept(ModuleIntercept):
             self.weights.come_back()
             return self.inner(*args, **kwargs)
 
+    def full_bytes(self, times: int) -> int:
+        """Bytes of the table once it has entries for so many timesteps; before there is any, as observed."""
+        if self.table.entries:
+            return self.table.full_bytes(times)
+        return self.part.output_bytes * (times if self.part.by_time else 1)
+
     def take_out(self) -> None:
         """No longer stand in front of the module; its weights come back."""
         self.remove()

@@ -79,3 +79,25 @@ def test_what_was_not_looked_up_lately_is_thrown_away() -> None:
         table.find(2), table.find(3)
         table.forget_unused()
     assert list(table.entries) == [2, 3]
+
+
+def test_full_tables_have_an_entry_for_each_timestep_conditions_and_shapes() -> None:
+    table = Table()
+    for time in ("a", "b"):
+        for pooled in ("x", "y"):
+            table.store((((), time, pooled), 0), torch.zeros(2))
+    # The same conditions with other shapes.
+    table.store((((), "a", "x"), 1), torch.zeros(5))
+    # What the timestep is no part of has one entry.
+    table.store((((), None, "x"), 0), torch.zeros(3))
+    assert table.full_bytes(7) == 7 * (2 + 2 + 5) * 4 + 3 * 4
+
+
+def test_a_table_shrinks_by_its_oldest_entries() -> None:
+    table = Table()
+    for key in range(4):
+        table.store(key, torch.zeros(2))
+    assert table.shrink(9) == 16
+    assert list(table.entries) == [2, 3]
+    assert table.shrink(100) == 16
+    assert table.nbytes == 0

@@ -21,6 +21,7 @@ from dcache.observation.tuning import folder
 from dcache.observation.tuning.flops import OtherModules
 from dcache.observation.tuning.kind import Kind, Weights, kind_of
 from dcache.observation.tuning.learned import USUAL_SHARE, Learned
+from dcache.observation.tuning.shared import features_of_all, keeps_files, of_first_rank
 from dcache.observation.tuning.watch import Watch
 from dcache.predictors import make
 from dcache.predictors.guided_line import GuidedLine
@@ -60,7 +61,8 @@ def learned_of(module: nn.Module) -> tuple[Kind, Learned] | None:
 def keep(module: nn.Module, kind: Kind, learned: Learned, warn: Callable[[str], None]) -> None:
     """Plan from this from now on, in this process and in later ones."""
     _of_modules.setdefault(module, {})[kind] = learned
-    folder.save(kind, learned, warn)
+    if keeps_files(module):
+        folder.save(kind, learned, warn)
 
 
 def computes_of(aim: Aim, learned: Learned) -> int:
@@ -154,7 +156,7 @@ class Tuner:
             state.plan = "observing: the run broke off, so the next one is observed"
             return
         try:
-            learned = self._learn(session, run, watch, kind)
+            learned = of_first_rank(session.module, self._learn(session, run, watch, kind))
         except DcacheError as error:
             self.refused[kind] = str(error)
             state.plan = f"computed in full: {error}"
@@ -164,7 +166,7 @@ class Tuner:
             )
             return
         # Another process may have refined a plan of this kind meanwhile.
-        known = folder.load(kind)
+        known = of_first_rank(session.module, folder.load(kind))
         if known is not None and known.refined:
             _of_modules.setdefault(session.module, {})[kind] = known
         else:
@@ -196,7 +198,7 @@ class Tuner:
         known = _of_modules.setdefault(session.module, {})
         if kind in self._plans and known.get(kind) is self._sources[kind]:
             return True
-        learned = known.get(kind) or folder.load(kind)
+        learned = of_first_rank(session.module, known.get(kind) or folder.load(kind))
         if learned is None:
             return False
         known[kind] = learned
@@ -235,7 +237,7 @@ class Tuner:
         Raises:
             DcacheError: nothing can be planned from it.
         """
-        first, features = watch.features(kind.steps)
+        first, features = features_of_all(session.module, watch, kind.steps)
         gram, halves = watch.grams(features)
         count = len(gram)
         if count > MOST_EVALUATIONS:
