@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dcache.lm_kv.cache_stats import CacheReport, CacheStats
 from dcache.lm_kv.policies.cake import cake
 from dcache.lm_kv.policies.compresskv import compresskv
+from dcache.lm_kv.policies.cskv import cskv
 from dcache.lm_kv.policies.d2o import d2o
 from dcache.lm_kv.policies.double_sparsity import double_sparsity
 from dcache.lm_kv.policies.duo_attention import duo_attention
@@ -43,6 +44,7 @@ from dcache.lm_kv.policies.shadowkv import shadowkv
 from dcache.lm_kv.policies.snapkv import snapkv
 from dcache.lm_kv.policies.speckv import speckv
 from dcache.lm_kv.policies.streaming_llm import streaming_llm
+from dcache.lm_kv.policies.think import think
 from dcache.lm_kv.policies.tova import tova
 from dcache.lm_kv.policies.windowkv import windowkv
 from dcache.lm_kv.policy import Policy
@@ -60,6 +62,7 @@ __all__ = [
     "available",
     "cake",
     "compresskv",
+    "cskv",
     "d2o",
     "double_sparsity",
     "duo_attention",
@@ -91,6 +94,7 @@ __all__ = [
     "snapkv",
     "speckv",
     "streaming_llm",
+    "think",
     "tova",
     "windowkv",
 ]

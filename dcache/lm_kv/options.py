@@ -13,6 +13,7 @@ from dcache.lm_kv.scoring.lookahead import Draft
 PolicyName = Literal[
     "cake",
     "compresskv",
+    "cskv",
     "d2o",
     "double_sparsity",
     "duo_attention",
@@ -41,6 +42,7 @@ PolicyName = Literal[
     "snapkv",
     "speckv",
     "streaming_llm",
+    "think",
     "tova",
     "windowkv",
 ]
@@ -64,6 +66,7 @@ class PolicyOptions(CacheOptions, total=False):
     anchor: str
     best: int | None
     bits: int
+    block: int
     calibration: str | os.PathLike[str] | None
     channels: int
     draft: Draft | Any
@@ -95,4 +98,5 @@ class PolicyOptions(CacheOptions, total=False):
     tau2: float
     threshold: float | None
     tokens: int
+    value_rank: int
     window: float

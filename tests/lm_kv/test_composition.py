@@ -20,6 +20,8 @@ CODECS = {
     "kivi": (lm_kv.kivi(bits=8, group=8), 0.05),
     "rotatekv": (lm_kv.rotatekv(bits=8, group=8), 0.1),
     "gear": (lm_kv.gear(bits=8, group=8), 0.05),
+    "think": (lm_kv.think(ratio=0.0), 0.0),
+    "cskv": (lm_kv.cskv(rank=16, value_rank=16, group=16), 0.05),
 }
 
 

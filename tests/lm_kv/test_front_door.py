@@ -11,6 +11,7 @@ from dcache import lm_kv
 POLICIES = {
     "cake",
     "compresskv",
+    "cskv",
     "d2o",
     "double_sparsity",
     "duo_attention",
@@ -39,6 +40,7 @@ POLICIES = {
     "snapkv",
     "speckv",
     "streaming_llm",
+    "think",
     "tova",
     "windowkv",
 }

@@ -254,5 +254,7 @@ def _pack(candidates: Candidates, keep: torch.Tensor, plan: Plan) -> None:
     layer, store = candidates.layer, candidates.store
     columns = min(store.tail.length, *plan.window)
     shared = layer.shared
-    store.pack(candidates.stored, keep, columns, shared.policy.reducer, shared.codec(layer.index))
+    store.pack(
+        candidates.stored, keep, columns, shared.policy.reducer, shared.codec(layer.index, layer.state)
+    )
     layer.packed()
