@@ -34,6 +34,7 @@ from dcache.lm_kv.policies.lacache import lacache
 from dcache.lm_kv.policies.lazy_eviction import lazy_eviction
 from dcache.lm_kv.policies.look_m import look_m
 from dcache.lm_kv.policies.loopserve import loopserve
+from dcache.lm_kv.policies.mikv import mikv
 from dcache.lm_kv.policies.prefixkv import prefixkv
 from dcache.lm_kv.policies.quest import quest
 from dcache.lm_kv.policies.random import random
@@ -47,6 +48,7 @@ from dcache.lm_kv.policies.streaming_llm import streaming_llm
 from dcache.lm_kv.policies.think import think
 from dcache.lm_kv.policies.tova import tova
 from dcache.lm_kv.policies.windowkv import windowkv
+from dcache.lm_kv.policies.zipcache import zipcache
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import available, make, preset
 
@@ -83,6 +85,7 @@ __all__ = [
     "look_m",
     "loopserve",
     "make",
+    "mikv",
     "prefixkv",
     "preset",
     "quest",
@@ -97,6 +100,7 @@ __all__ = [
     "think",
     "tova",
     "windowkv",
+    "zipcache",
 ]
 
 

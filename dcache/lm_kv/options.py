@@ -32,6 +32,7 @@ PolicyName = Literal[
     "lazy_eviction",
     "look_m",
     "loopserve",
+    "mikv",
     "prefixkv",
     "quest",
     "random",
@@ -45,6 +46,7 @@ PolicyName = Literal[
     "think",
     "tova",
     "windowkv",
+    "zipcache",
 ]
 Allocation = Literal["uniform", "heads", "layers", "global", "preference"]
 
@@ -78,6 +80,7 @@ class PolicyOptions(CacheOptions, total=False):
     heads: int
     history: int
     layers: int
+    low: int
     merge: str
     outliers: float
     overlap: int

@@ -114,6 +114,7 @@ class Policy:
                 "a selector reads some tokens at a step, so the attention that all receive cannot be summed, "
                 "nor can they be shifted: choose an observer without a statistic and original positions"
             )
+        _check_tiers(self)
         if self.positions not in POSITIONS:
             raise DcacheError(f"positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}")
         if not is_number(self.floor) or not 0.0 <= self.floor <= 1.0:
@@ -150,3 +151,21 @@ def _codec_of(codec: Any) -> Codec:
             "codec, or use that policy by itself"
         )
     return stored
+
+
+def _check_tiers(policy: Policy) -> None:
+    """Tokens of two precisions have two codecs, and stay at their positions.
+
+    Raises:
+        DcacheError: they have one, or are shifted.
+    """
+    lower = policy.reducer.lower
+    if lower is None:
+        return
+    if policy.positions != "original":
+        raise DcacheError(
+            f"{policy.name} stores tokens of two precisions, which do not lie in their order and cannot be "
+            "shifted: choose original positions"
+        )
+    if policy.codec == lower:
+        raise DcacheError(f"{policy.name} stores all tokens by {lower!r}: give what is kept another codec")

@@ -30,6 +30,7 @@ POLICIES = {
     "lazy_eviction",
     "look_m",
     "loopserve",
+    "mikv",
     "prefixkv",
     "quest",
     "random",
@@ -43,6 +44,7 @@ POLICIES = {
     "think",
     "tova",
     "windowkv",
+    "zipcache",
 }
 OTHERS = {"CacheReport", "CacheStats", "KVCache", "Policy", "available", "head_pattern", "make", "preset"}
 

@@ -44,6 +44,8 @@ POLICIES = {
     "speckv": lm_kv.speckv(window=0),
     "loopserve": lm_kv.loopserve(window=0),
     "compresskv": lm_kv.compresskv(window=16, pool=1),
+    "mikv": lm_kv.mikv(window=0),
+    "zipcache": lm_kv.zipcache(window=0),
     "kvmerger": lm_kv.kvmerger(window=0),
     "kvmerger loose": lm_kv.kvmerger(window=0, threshold=0.75),
     "kvzip uniform": lm_kv.kvzip(allocation="uniform"),
