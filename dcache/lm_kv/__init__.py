@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dcache.lm_kv.cache_stats import CacheReport, CacheStats
 from dcache.lm_kv.policies.cake import cake
 from dcache.lm_kv.policies.compresskv import compresskv
+from dcache.lm_kv.policies.cskv import cskv
 from dcache.lm_kv.policies.d2o import d2o
 from dcache.lm_kv.policies.double_sparsity import double_sparsity
 from dcache.lm_kv.policies.duo_attention import duo_attention
@@ -33,6 +34,7 @@ from dcache.lm_kv.policies.lacache import lacache
 from dcache.lm_kv.policies.lazy_eviction import lazy_eviction
 from dcache.lm_kv.policies.look_m import look_m
 from dcache.lm_kv.policies.loopserve import loopserve
+from dcache.lm_kv.policies.mikv import mikv
 from dcache.lm_kv.policies.prefixkv import prefixkv
 from dcache.lm_kv.policies.quest import quest
 from dcache.lm_kv.policies.random import random
@@ -43,8 +45,10 @@ from dcache.lm_kv.policies.shadowkv import shadowkv
 from dcache.lm_kv.policies.snapkv import snapkv
 from dcache.lm_kv.policies.speckv import speckv
 from dcache.lm_kv.policies.streaming_llm import streaming_llm
+from dcache.lm_kv.policies.think import think
 from dcache.lm_kv.policies.tova import tova
 from dcache.lm_kv.policies.windowkv import windowkv
+from dcache.lm_kv.policies.zipcache import zipcache
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import available, make, preset
 
@@ -60,6 +64,7 @@ __all__ = [
     "available",
     "cake",
     "compresskv",
+    "cskv",
     "d2o",
     "double_sparsity",
     "duo_attention",
@@ -80,6 +85,7 @@ __all__ = [
     "look_m",
     "loopserve",
     "make",
+    "mikv",
     "prefixkv",
     "preset",
     "quest",
@@ -91,8 +97,10 @@ __all__ = [
     "snapkv",
     "speckv",
     "streaming_llm",
+    "think",
     "tova",
     "windowkv",
+    "zipcache",
 ]
 
 

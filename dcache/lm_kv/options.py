@@ -13,6 +13,7 @@ from dcache.lm_kv.scoring.lookahead import Draft
 PolicyName = Literal[
     "cake",
     "compresskv",
+    "cskv",
     "d2o",
     "double_sparsity",
     "duo_attention",
@@ -31,6 +32,7 @@ PolicyName = Literal[
     "lazy_eviction",
     "look_m",
     "loopserve",
+    "mikv",
     "prefixkv",
     "quest",
     "random",
@@ -41,8 +43,10 @@ PolicyName = Literal[
     "snapkv",
     "speckv",
     "streaming_llm",
+    "think",
     "tova",
     "windowkv",
+    "zipcache",
 ]
 Allocation = Literal["uniform", "heads", "layers", "global", "preference"]
 
@@ -64,6 +68,7 @@ class PolicyOptions(CacheOptions, total=False):
     anchor: str
     best: int | None
     bits: int
+    block: int
     calibration: str | os.PathLike[str] | None
     channels: int
     draft: Draft | Any
@@ -75,6 +80,7 @@ class PolicyOptions(CacheOptions, total=False):
     heads: int
     history: int
     layers: int
+    low: int
     merge: str
     outliers: float
     overlap: int
@@ -95,4 +101,5 @@ class PolicyOptions(CacheOptions, total=False):
     tau2: float
     threshold: float | None
     tokens: int
+    value_rank: int
     window: float

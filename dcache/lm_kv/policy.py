@@ -84,15 +84,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         """Check every field's range."""
-        codec: Any = self.codec
-        if isinstance(codec, Policy):
-            object.__setattr__(self, "codec", codec.codec)
-        if not hasattr(self.codec, "encode_keys") or (
-            isinstance(codec, Policy) and isinstance(codec.codec, Plain)
-        ):
-            raise DcacheError(
-                f"codec must be a codec, or a policy that has one such as lm_kv.kivi(bits=4), got {codec!r}"
-            )
+        object.__setattr__(self, "codec", _codec_of(self.codec))
         if self.budget is not None:
             Budget(self.budget)
         check_whole("sinks", self.sinks, 0)
@@ -122,6 +114,7 @@ class Policy:
                 "a selector reads some tokens at a step, so the attention that all receive cannot be summed, "
                 "nor can they be shifted: choose an observer without a statistic and original positions"
             )
+        _check_tiers(self)
         if self.positions not in POSITIONS:
             raise DcacheError(f"positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}")
         if not is_number(self.floor) or not 0.0 <= self.floor <= 1.0:
@@ -138,3 +131,41 @@ class Policy:
     def needs_rotary(self) -> bool:
         """Whether keys or queries are turned, so that the model's rotation must be known."""
         return self.positions == "shifted" or self.observer.needs_rotary or self.codec.needs_rotary
+
+
+def _codec_of(codec: Any) -> Codec:
+    """A codec, or that of a policy which stands for it.
+
+    Raises:
+        DcacheError: it is neither, or needs a calibration, which only a cache's own policy reads.
+    """
+    policy = codec if isinstance(codec, Policy) else None
+    stored = codec if policy is None else policy.codec
+    if not hasattr(stored, "encode_keys") or (policy is not None and isinstance(stored, Plain)):
+        raise DcacheError(
+            f"codec must be a codec, or a policy that has one such as lm_kv.kivi(bits=4), got {codec!r}"
+        )
+    if policy is not None and policy.calibration is not None:
+        raise DcacheError(
+            f"{policy.name} reads a calibration, which only the cache's own policy can: leave it out of the "
+            "codec, or use that policy by itself"
+        )
+    return stored
+
+
+def _check_tiers(policy: Policy) -> None:
+    """Tokens of two precisions have two codecs, and stay at their positions.
+
+    Raises:
+        DcacheError: they have one, or are shifted.
+    """
+    lower = policy.reducer.lower
+    if lower is None:
+        return
+    if policy.positions != "original":
+        raise DcacheError(
+            f"{policy.name} stores tokens of two precisions, which do not lie in their order and cannot be "
+            "shifted: choose original positions"
+        )
+    if policy.codec == lower:
+        raise DcacheError(f"{policy.name} stores all tokens by {lower!r}: give what is kept another codec")

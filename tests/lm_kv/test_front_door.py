@@ -11,6 +11,7 @@ from dcache import lm_kv
 POLICIES = {
     "cake",
     "compresskv",
+    "cskv",
     "d2o",
     "double_sparsity",
     "duo_attention",
@@ -29,6 +30,7 @@ POLICIES = {
     "lazy_eviction",
     "look_m",
     "loopserve",
+    "mikv",
     "prefixkv",
     "quest",
     "random",
@@ -39,8 +41,10 @@ POLICIES = {
     "snapkv",
     "speckv",
     "streaming_llm",
+    "think",
     "tova",
     "windowkv",
+    "zipcache",
 }
 OTHERS = {"CacheReport", "CacheStats", "KVCache", "Policy", "available", "head_pattern", "make", "preset"}
 

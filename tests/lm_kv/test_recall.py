@@ -44,6 +44,8 @@ POLICIES = {
     "speckv": lm_kv.speckv(window=0),
     "loopserve": lm_kv.loopserve(window=0),
     "compresskv": lm_kv.compresskv(window=16, pool=1),
+    "mikv": lm_kv.mikv(window=0),
+    "zipcache": lm_kv.zipcache(window=0),
     "kvmerger": lm_kv.kvmerger(window=0),
     "kvmerger loose": lm_kv.kvmerger(window=0, threshold=0.75),
     "kvzip uniform": lm_kv.kvzip(allocation="uniform"),
@@ -53,6 +55,8 @@ POLICIES = {
     "kvzip with kivi 2 bit": lm_kv.make("kvzip", codec=lm_kv.kivi(bits=2, group=32)),
     "kvzip with rotatekv 4 bit": lm_kv.make("kvzip", codec=lm_kv.rotatekv(bits=4, group=32)),
     "kvzip with rotatekv 2 bit": lm_kv.make("kvzip", codec=lm_kv.rotatekv(bits=2, group=32)),
+    "kvzip with think": lm_kv.make("kvzip", codec=lm_kv.think()),
+    "kvzip with cskv": lm_kv.make("kvzip", codec=lm_kv.cskv(rank=16, value_rank=24)),
     "kvzip with gear 4 bit": lm_kv.make("kvzip", codec=lm_kv.gear(bits=4, group=32)),
     "kvzip with gear 2 bit": lm_kv.make("kvzip", codec=lm_kv.gear(bits=2, group=32)),
 }

@@ -25,6 +25,7 @@ from dcache.lm_kv.layers.shared import Shared
 from dcache.lm_kv.scoring.scorers import Context
 from dcache.lm_kv.storage.store import LayerStore
 from dcache.lm_kv.storage.stored import Stored
+from dcache.lm_kv.storage.tiers import is_lower
 from dcache.util.checks import is_whole
 
 
@@ -234,7 +235,9 @@ def _candidates(
     if policy.reducer.slots and stored.bias is not None:
         # Slots of earlier evictions are no tokens: they go into the new ones.
         scores = scores.masked_fill(stored.bias > 0, NOTHING)
-    return Candidates(layer, store, stored, scores.masked_fill(~stored.valid, NOTHING), preference)
+    # What fell to the lower tier does not come back.
+    fallen = is_lower(store.segments, stored.valid, policy.reducer.lower)
+    return Candidates(layer, store, stored, scores.masked_fill(~stored.valid | fallen, NOTHING), preference)
 
 
 def _scores(shared: Shared, stored: Stored, context: Context) -> torch.Tensor:
@@ -254,5 +257,7 @@ def _pack(candidates: Candidates, keep: torch.Tensor, plan: Plan) -> None:
     layer, store = candidates.layer, candidates.store
     columns = min(store.tail.length, *plan.window)
     shared = layer.shared
-    store.pack(candidates.stored, keep, columns, shared.policy.reducer, shared.codec(layer.index))
+    store.pack(
+        candidates.stored, keep, columns, shared.policy.reducer, shared.codec(layer.index, layer.state)
+    )
     layer.packed()

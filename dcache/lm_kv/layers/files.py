@@ -176,6 +176,8 @@ def layer_tensors(layer: LayerCache) -> dict[str, torch.Tensor]:
             named = segment.codec.tensors(encoded)
             tensors |= {f"{number}.{part}{'.' if n else ''}{n}": tensor for n, tensor in named.items()}
         tensors[f"{number}.lengths"] = segment.lengths
+        if segment.codec == layer.shared.policy.reducer.lower:
+            tensors[f"{number}.lower"] = torch.ones(1, dtype=torch.bool)
         optional |= {f"{number}.{name}": getattr(segment, name) for name in OPTIONAL}
         tensors |= {f"{number}.index.{name}": part for name, part in (segment.index or {}).items()}
     tensors |= {f"state.{name}": tensor for name, tensor in layer.state.items()}
@@ -202,7 +204,10 @@ def restore_layer(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> Non
     store.seen, store.columns = tensors["seen"], columns
     numbers = sorted({int(name.partition(".")[0]) for name in tensors if name[0].isdigit()})
     codec = layer.shared.codec(layer.index)
-    store.segments = tuple(_segment(tensors, f"{n}.", codec, store.tail) for n in numbers)
+    lower = layer.shared.policy.reducer.lower
+    codecs = [codec if lower is None or f"{n}.lower" not in tensors else lower for n in numbers]
+    pairs = zip(numbers, codecs, strict=True)
+    store.segments = tuple(_segment(tensors, f"{n}.", codec, store.tail) for n, codec in pairs)
     softcap = float(tensors["softcap"]) if "softcap" in tensors else None
     logits = Logits(float(tensors["scaling"]), softcap, tensors.get("sinks"))
     layer.restore(store, _under("state.", tensors), logits, tensors["offset"], since, evictions)

@@ -31,7 +31,7 @@ def index_tokens(
         logits: how the layer makes logits.
         columns: newest columns of the tail that stay there, where they are always read.
     """
-    stored, codec = store.stored(), shared.codec(layer)
+    stored, codec = store.stored(), shared.codec(layer, state)
     older = stored.first(stored.keys.shape[2] - columns)
     store.pack(stored, stored.valid, columns, drop, codec)
     (segment,) = store.segments

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -144,8 +144,8 @@ class Shared:
             self._call = (mask, read_call(mask, self.rope, rows, queries, start, key.device))
         return self._call[1]
 
-    def codec(self, layer: int) -> Codec:
-        """The policy's codec, with what it wants to know of a layer."""
+    def codec(self, layer: int, state: Mapping[str, torch.Tensor] | None = None) -> Codec:
+        """The policy's codec, with what it wants to know of a layer and of what was observed there."""
         # Not `self.turn`: segments keep their codec, and should not keep this alive.
         turn = None if self.rotary is None else partial(self.rotary.turn, layer)
         # Where a selector reads some tokens, those that all fit the budget are all read.
@@ -153,7 +153,7 @@ class Shared:
         basis = None
         if self.calibration is not None and self.policy.codec.needs_rotary:
             basis = self.calibration.tensor("basis", layer)
-        return self.policy.codec.bound(LayerFacts(turn, whole, basis))
+        return self.policy.codec.bound(LayerFacts(turn, whole, basis, state))
 
     def turn(self, layer: int, states: torch.Tensor, positions: torch.Tensor, mode: str) -> torch.Tensor:
         """Keys or queries turned as `Rotary.turn` turns them."""

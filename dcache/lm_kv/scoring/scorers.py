@@ -149,6 +149,18 @@ class ReceivedSum:
 
 
 @dataclass(frozen=True)
+class ReceivedMean:
+    """ZipCache: the attention that each token received from a query that sees it, so that age is no merit."""
+
+    probes: ClassVar[bool] = False
+
+    def score(self, stored: Stored, context: Context) -> torch.Tensor:
+        """Mean over the queries behind a token, its own included, of A[q, k]."""
+        visible = (context.seen[:, None, None] - stored.positions).clamp_min(1)
+        return ReceivedSum().score(stored, context) / visible
+
+
+@dataclass(frozen=True)
 class Reconstruction:
     """KVzip: the largest attention that each token receives while the row's own text is read again."""
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from dcache.lm_kv.scoring.observers import ColumnSums, Observed, QueryWindow, State
-from dcache.lm_kv.scoring.scorers import Context, ReceivedSum
+from dcache.lm_kv.scoring.scorers import Context, ReceivedMean, ReceivedSum
 from dcache.lm_kv.scoring.window_columns import window_columns
 from dcache.lm_kv.storage.stored import Stored
 
@@ -99,8 +99,6 @@ class GlobalAndLocal:
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
         """max(g / sum g, l / sum l); g, the mean of all queries that see a token, l, the sum of the last."""
         sums, _, _ = window_columns(stored, context.state, context.logits)
-        visible = (context.seen[:, None, None] - stored.positions).clamp_min(1)
-        overall = ReceivedSum().score(stored, context) / visible
-        parts = [part * stored.valid for part in (overall, sums)]
+        parts = [part * stored.valid for part in (ReceivedMean().score(stored, context), sums)]
         shares = [part / part.sum(-1, keepdim=True).clamp_min(1e-12) for part in parts]
         return torch.maximum(*shares)

@@ -38,6 +38,7 @@ class MergeInto:
     threshold: float | None = None
     by_position: bool = False
     slots: ClassVar[int] = 0
+    lower: ClassVar[Codec | None] = None
 
     def __call__(self, stored: Stored, keep: torch.Tensor, codec: Codec) -> Segment:
         """The kept tokens, changed where others went to them."""
