@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import make
 from dcache.lm_kv.storage.store import share_seen
 from dcache.util.bytes import bytes_of
+from dcache.util.files import as_path
 
 
 class KVCache(RowCache):
@@ -81,12 +82,13 @@ class KVCache(RowCache):
         dense_layers: tuple[int, ...] = (),
         every: int = 0,
     ) -> None:
+        layers = tuple(dense_layers) if isinstance(dense_layers, Iterable) else dense_layers
         given = {
             "budget": budget,
             "codec": codec,
             "allocation": allocation,
             "floor": None if floor == 0.2 else floor,
-            "dense_layers": tuple(dense_layers) or None,
+            "dense_layers": None if layers == () else layers,
             "every": every or None,
         }
         chosen = make(policy) if isinstance(policy, str) else policy
@@ -209,7 +211,7 @@ class KVCache(RowCache):
                 f"{type(self.decoder).__name__} has layers whose cache is the library's; a cache can be "
                 "saved where every layer has full attention"
             )
-        return files.save(Path(path), self.policy, self._compressed(), self._text)
+        return files.save(as_path(path, "cache"), self.policy, self.decoder, self._compressed(), self._text)
 
     @classmethod
     def load(cls, path: str | Path, model: Any) -> KVCache:
@@ -218,9 +220,9 @@ class KVCache(RowCache):
         Raises:
             DcacheError: the file is none of these, or of another model.
         """
-        saved = files.load(Path(path))
+        saved = files.load(as_path(path, "cache"))
         cache = cls(model, saved.policy)
-        saved.fill(cache._compressed(), cache._text, next(cache.decoder.parameters()).device)
+        saved.fill(cache.decoder, cache._compressed(), cache._text)
         return cache
 
     def fork(self) -> KVCache:
@@ -248,9 +250,8 @@ class KVCache(RowCache):
             DcacheError: some of them are compressed already; nothing was taken back then.
         """
         first = self._lead()
-        compressed = set(self.compressed_layers)
         # Ours first: they refuse before anything was changed.
-        for index in sorted(range(len(self.layers)), key=lambda i: i not in compressed):
+        for index in sorted(range(len(self.layers)), key=lambda i: i not in self.compressed_layers):
             self.layers[index].crop(tokens_to_remove)
         self._text.crop(abs(tokens_to_remove))
         verifies = first.record_past and first.store is not None and not self._shared.holding

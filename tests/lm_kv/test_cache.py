@@ -341,6 +341,10 @@ def test_a_crop_into_compressed_tokens_is_refused_and_changes_nothing():
             lambda model: lm_kv.KVCache(model, "keydiff", budget=0.5, dense_layers=(0,)),
             r"dense_layers=\(0,\) leaves nothing to compress: the layers with full attention are 0",
         ),
+        (
+            lambda model: lm_kv.KVCache(model, "keydiff", budget=0.5, dense_layers=0),
+            "dense_layers must be a tuple of layer indices, got 0",
+        ),
         (lambda model: lm_kv.KVCache(model, "keydiff", budget=0.5).compress(), "holds nothing yet"),
     ],
 )

@@ -19,6 +19,7 @@ from dcache.lm_kv.cache import KVCache
 from dcache.lm_kv.calibrating.key_statistics import basis_of, key_statistics
 from dcache.lm_kv.calibrating.repeated_text import head_pattern
 from dcache.lm_kv.calibrating.sensitivity import layer_sensitivity
+from dcache.lm_kv.model.facts import facts_of
 from dcache.lm_kv.scoring import calibration
 from dcache.lm_kv.scoring.calibration import Calibration
 
@@ -48,7 +49,7 @@ def calibrate(
         DcacheError: the model is not supported, or there is a file of another model or of other settings.
     """
     cache = KVCache(subject.model, "keydiff", budget=1.0)
-    full, facts = cache.compressed_layers, calibration.facts_of(cache.decoder, cache.compressed_layers)
+    full, facts = cache.compressed_layers, facts_of(cache.decoder, cache.compressed_layers)
     weights = {"model": subject.name, "dtype": dtype_of(subject.model)}
     about = {**weights, "facts": facts, "settings": vars(settings)}
     part = out.with_name(out.name + PART)

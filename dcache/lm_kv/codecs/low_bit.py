@@ -11,7 +11,7 @@ import torch
 from dcache.errors import DcacheError
 from dcache.kernels.lowbit import BITS, LowBit, join, pack, unpack
 from dcache.lm_kv.codecs.codec import DeviceCodec
-from dcache.util.checks import check_whole
+from dcache.util.checks import check_whole, is_whole
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LowBitCodec(DeviceCodec):
 
     def __post_init__(self) -> None:
         """Check every field's range."""
-        if self.bits not in BITS:
+        if not is_whole(self.bits) or self.bits not in BITS:
             raise DcacheError(f"bits must be one of {', '.join(map(str, BITS))}, got {self.bits!r}")
         check_whole("group", self.group, 1)
         check_whole("residual", self.residual, 0)

@@ -14,6 +14,7 @@ from dcache.errors import DcacheError
 from dcache.lm_kv.codecs.codec import Codec, Plain
 from dcache.lm_kv.layers.layer import LayerCache
 from dcache.lm_kv.model.attention import Logits
+from dcache.lm_kv.model.facts import difference, facts_of
 from dcache.lm_kv.model.text import Text
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import available, make
@@ -22,7 +23,7 @@ from dcache.lm_kv.storage.store import LayerStore
 from dcache.lm_kv.storage.tail import Tail
 from dcache.util.files import write
 
-FORMAT = "dcache.lm_kv.cache 1"
+FORMAT = "dcache.lm_kv.cache 2"
 # A policy's fields that KVCache can set beside the preset's own options.
 OPTIONAL = ("positions", "first", "bias", "score")
 FIELDS = ("budget", "allocation", "floor", "dense_layers", "every")
@@ -80,27 +81,30 @@ class Saved:
     Attributes:
         path: the file.
         policy: the cache's.
-        layers: how many layers the model has.
+        model: facts of the model.
         complete: whether the text's ids are known.
         tensors: by name.
     """
 
     path: Path
     policy: Policy
-    layers: int
+    model: dict[str, Any]
     complete: bool
     tensors: dict[str, torch.Tensor]
 
-    def fill(self, layers: Sequence[LayerCache], text: Text, device: torch.device) -> None:
-        """Fill the layers and the text of a new cache.
+    def fill(self, decoder: torch.nn.Module, layers: Sequence[LayerCache], text: Text) -> None:
+        """Fill the layers and the text of a new cache, made for this decoder.
 
         Raises:
-            DcacheError: the model has another number of layers.
+            DcacheError: the file is of a model of another class or of other sizes.
         """
-        if self.layers != len(layers):
+        differ = difference(self.model, facts_of(decoder, [layer.index for layer in layers]))
+        if differ is not None:
             raise DcacheError(
-                f"{self.path} is a cache of a model with {self.layers} layers, this one has {len(layers)}"
+                f"{self.path} is a cache of a model with {differ[0]}, this one has {differ[1]}: load it with "
+                "the model that filled it"
             )
+        device = next(decoder.parameters()).device
         placed = {name: tensor.to(device) for name, tensor in self.tensors.items()}
         for layer in layers:
             prefix = f"layer{layer.index}."
@@ -112,15 +116,18 @@ class Saved:
             text.complete = self.complete
 
 
-def save(path: Path, policy: Policy, layers: Sequence[LayerCache], text: Text) -> Path:
-    """Write a cache to a safetensors file, whole or not at all.
+def save(
+    path: Path, policy: Policy, decoder: torch.nn.Module, layers: Sequence[LayerCache], text: Text
+) -> Path:
+    """Write a cache of this decoder to a safetensors file, whole or not at all.
 
     Raises:
         DcacheError: nothing is stored, or the policy cannot be described.
     """
     from safetensors.torch import save_file
 
-    header = {"policy": describe(policy), "layers": len(layers), "complete": text.complete}
+    model = facts_of(decoder, [layer.index for layer in layers])
+    header = {"policy": describe(policy), "model": model, "complete": text.complete}
     tensors = {
         f"layer{layer.index}.{name}": tensor
         for layer in layers
@@ -150,7 +157,7 @@ def load(path: Path) -> Saved:
     if metadata.get("format") != FORMAT:
         raise DcacheError(f"{path} is not a cache that KVCache.save wrote: expected the format {FORMAT!r}")
     header = json.loads(metadata["header"])
-    return Saved(path, read_policy(header["policy"]), header["layers"], header["complete"], tensors)
+    return Saved(path, read_policy(header["policy"]), header["model"], header["complete"], tensors)
 
 
 def layer_tensors(layer: LayerCache) -> dict[str, torch.Tensor]:

@@ -44,6 +44,9 @@ class Text:
             raise DcacheError("this cache holds nothing yet: run the model with it first")
         if context is not None:
             rows = len(self.valid)
+            if not isinstance(context, torch.Tensor) or context.dtype not in (torch.int64, torch.int32):
+                what = getattr(context, "dtype", type(context).__name__)
+                raise DcacheError(f"context must be ids of dtype int64, got {what}")
             if context.ndim != 2 or len(context) != rows or context.shape[1] == 0:
                 raise DcacheError(f"context must be ids of shape [{rows}, T], got {tuple(context.shape)}")
             context = context.to(self.ids.device)

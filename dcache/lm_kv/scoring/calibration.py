@@ -13,12 +13,11 @@ from typing import Any
 import torch
 
 from dcache.errors import DcacheError
+from dcache.lm_kv.model.facts import difference, facts_of
 from dcache.lm_kv.scoring.heads import Pattern
 from dcache.util.files import as_path, write
 
 FORMAT = "dcache.lm_kv.calibration 1"
-# What two models must share for one's calibration to be the other's.
-ALIKE = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,23 +73,12 @@ class Calibration:
         Raises:
             DcacheError: they differ in shape.
         """
-        here, there = facts_of(decoder, layers), self.about["facts"]
-        differ = [name for name in here if here[name] != there.get(name)]
-        if differ:
-            measured, given = (
-                ", ".join(f"{name} {facts.get(name)}" for name in differ) for facts in (there, here)
-            )
+        differ = difference(self.about["facts"], facts_of(decoder, layers))
+        if differ is not None:
             raise DcacheError(
-                f"{self.path} is a calibration of {self.about['model']!r} with {measured}; this model has "
-                f"{given}. Calibrate this one: dcache lm calibrate MODEL --out FILE"
+                f"{self.path} is a calibration of {self.about['model']!r} with {differ[0]}; this model has "
+                f"{differ[1]}. Calibrate this one: dcache lm calibrate MODEL --out FILE"
             )
-
-
-def facts_of(decoder: torch.nn.Module, layers: Sequence[int]) -> dict[str, Any]:
-    """What a calibration depends on, as plain values: class, sizes, and which layers have full attention."""
-    config: Any = decoder.config
-    sizes = {name: getattr(config, name, None) for name in ALIKE}
-    return {"class": type(decoder).__name__, **sizes, "full_attention": list(layers)}
 
 
 def save(path: Path, about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Path:

@@ -181,5 +181,6 @@ def test_a_codec_that_is_none_is_refused():
         lm_kv.make("keydiff", budget=0.5, codec=lm_kv.snapkv())
     with pytest.raises(DcacheError, match="codec must be a codec"):
         lm_kv.make("keydiff", budget=0.5, codec="kivi")
-    with pytest.raises(DcacheError, match="bits must be one of 2, 3, 4, 8, got 5"):
-        lm_kv.kivi(bits=5)
+    for bits in (5, 4.0, True):
+        with pytest.raises(DcacheError, match=f"bits must be one of 2, 3, 4, 8, got {bits}"):
+            lm_kv.kivi(bits=bits)

@@ -43,8 +43,23 @@ def test_a_loaded_cache_knows_from_where_positions_go_on(tmp_path):
 
 def test_a_cache_of_another_model_is_refused(tmp_path):
     path = prefilled(llama(), "keydiff", batch(), budget=0.4).save(tmp_path / "cache.safetensors")
-    with pytest.raises(DcacheError, match="is a cache of a model with 3 layers, this one has 2"):
+    with pytest.raises(
+        DcacheError,
+        match=r"a cache of a model with num_hidden_layers 3, .*one has num_hidden_layers 2",
+    ):
         lm_kv.KVCache.load(path, llama(2))
+    # Other heads: the first call would have been the first to notice, somewhere inside.
+    wide = llama(num_key_value_heads=4)
+    with pytest.raises(DcacheError, match="with num_key_value_heads 2, this one has num_key_value_heads 4"):
+        lm_kv.KVCache.load(path, wide)
+
+
+@pytest.mark.parametrize("path", [None, "", 3])
+def test_what_is_no_path_is_refused(path):
+    with pytest.raises(DcacheError, match="expected the path of a cache file, got"):
+        lm_kv.KVCache.load(path, llama(1))
+    with pytest.raises(DcacheError, match="expected the path of a cache file, got"):
+        prefilled(llama(1), "keydiff", batch(), budget=0.4).save(path)
 
 
 def test_what_cannot_be_saved_says_why(tmp_path):

@@ -36,6 +36,16 @@ def test_a_context_of_another_batch_is_refused():
         text.to_read(torch.tensor([[7]]), "kvzip")
 
 
+@pytest.mark.parametrize(
+    ("context", "got"), [([[7], [8]], "list"), (torch.tensor([[7.0], [8.0]]), "torch.float32")]
+)
+def test_a_context_that_is_no_ids_is_refused(context, got):
+    text = Text()
+    text.append(IDS, TRUE)
+    with pytest.raises(DcacheError, match=f"context must be ids of dtype int64, got {got}"):
+        text.to_read(context, "kvzip")
+
+
 def test_embeddings_cannot_be_read_again():
     text = Text()
     text.append(None, TRUE)

@@ -4,6 +4,7 @@ import torch
 from dcache import DcacheError, lm_kv
 from dcache.lm_kv.calibrating.key_statistics import basis_of, key_statistics
 from dcache.lm_kv.calibrating.repeated_text import head_pattern
+from dcache.lm_kv.model.facts import facts_of
 from dcache.lm_kv.scoring import calibration
 from tests.lm_kv.language_models import batch, family, generate, llama, prefilled
 
@@ -19,7 +20,7 @@ def written(model, path, **changed):
         order = statistics.importance[layer].argsort(dim=-1, descending=True)
         tensors[f"channels.{layer}"] = order.to(torch.int16)
         tensors[f"basis.{layer}"] = basis_of(statistics.moments[layer])[0].half()
-    facts = calibration.facts_of(cache.decoder, cache.compressed_layers)
+    facts = facts_of(cache.decoder, cache.compressed_layers)
     about = {"model": "toy", "facts": facts, "left_out": ""} | changed
     calibration.save(path, about, tensors)
     return path
