@@ -6,7 +6,9 @@
 
 Candidates are judged by the profile alone (the share of the run that is computed; the features' predicted
 error in dB), so that thousands cost seconds. The figure is the hypervolume of all that was evaluated, from
-the point (everything computed, 0 dB). Every strategy begins with random genomes of this package.
+the point (everything computed, 0 dB). Every strategy begins with random genomes of this package. Twins are
+genomes that are the function of an earlier one. `--archive FILE.png` draws the archive of MAP-Elites, and
+`--only NAME` leaves the other strategies out.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ import argparse
 import random
 import statistics
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 
+from dcache.eval.canvas import INK, new_figure, save
 from dcache.predictors import Newton, Reuse
 from dcache.profile import Profile
 from dcache.schedulers.planners.gram import predicted_error
@@ -69,6 +73,11 @@ class Problem:
     def start(self, seed: int) -> list[Genome]:
         """The first genomes of every strategy."""
         return [random_genome(self.space, random.Random(1000 * seed + i)) for i in range(BATCH)]
+
+    def twins(self) -> float:
+        """The share of the genomes whose canonical schedule is that of an earlier one."""
+        digests = {self.space.schedule(genome).canonical().digest() for genome in self.results}
+        return 1.0 - len(digests) / len(self.results)
 
     def hypervolume(self) -> float:
         """Of all that was evaluated, from (1, 0 dB)."""
@@ -154,24 +163,46 @@ STRATEGIES = {
 }
 
 
+def draw(problem: Problem, path: Path) -> None:
+    """The archive of all that was evaluated: cost against mean position, coloured by the predicted error."""
+    archive = MapElites(problem.space, list(problem.results.items()), random.Random(0), 1.0, batch=BATCH)
+    table = np.full(archive.cells, np.nan)
+    for cell, members in archive.elites.items():
+        table[cell] = -min(objectives[1] for _, objectives in members)
+    figure = new_figure(7.0, 3.0)
+    axes = figure.subplots()
+    shown = axes.imshow(table.T, origin="lower", aspect="auto", extent=(0, 100, 0, 1), cmap="viridis")
+    axes.set_xlabel("computed, % of the events", color=INK)
+    axes.set_ylabel("mean position\nof the computes", color=INK)
+    figure.colorbar(shown, ax=axes, label="predicted fidelity, dB")
+    figure.subplots_adjust(left=0.12, right=1.0, bottom=0.18, top=0.95)
+    save(figure, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("profile")
     parser.add_argument("--units", nargs="+", default=["whole", "kinds"])
     parser.add_argument("--budget", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", action="append", choices=STRATEGIES)
+    parser.add_argument("--archive", type=Path)
     given = parser.parse_args()
     profile = Profile.load(given.profile)
-    print("units  strategy  median hypervolume (least to most)")
+    print("units  strategy  median hypervolume (least to most)  twins")
     for units in given.units:
-        for name, run in STRATEGIES.items():
-            volumes = []
+        for name in given.only or STRATEGIES:
+            volumes, twins = [], []
             for seed in range(given.seeds):
                 problem = Problem(profile, units)
-                run(problem, given.budget, seed)
+                STRATEGIES[name](problem, given.budget, seed)
                 volumes.append(problem.hypervolume())
+                twins.append(problem.twins())
             median = statistics.median(volumes)
-            print(f"{units}  {name}  {median:.2f} ({min(volumes):.2f} to {max(volumes):.2f})", flush=True)
+            spread = f"({min(volumes):.2f} to {max(volumes):.2f})"
+            print(f"{units}  {name}  {median:.2f} {spread}  {statistics.mean(twins):.1%}", flush=True)
+            if given.archive is not None and name.startswith("MAP-Elites") and units == given.units[0]:
+                draw(problem, given.archive)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def _about(
         "cap",
         "component",
     )
-    names += ("iterations",) if arguments.method == ROUTER else ()
+    names += ("iterations",) if arguments.method == ROUTER else ("router",) if arguments.router else ()
     profile = arguments.profile
     return {name: getattr(arguments, name) for name in names} | {
         "options": {name: str(value) for name, value in settings.call().items()},
@@ -231,7 +231,7 @@ def _search(job: Job) -> int:
         budget=arguments.budget,
         seed=arguments.seed,
         repeats=arguments.repeats,
-        starts=_starts(arguments, job.subject),
+        starts=_starts(job),
         results=job.results,
         progress=progress.counted,
     )
@@ -248,20 +248,24 @@ def _search(job: Job) -> int:
     return 0
 
 
-def _starts(arguments: argparse.Namespace, subject: Subject) -> list[Schedule]:
-    """Plans of dcache's planners from `--profile`; none without it."""
+def _starts(job: Job) -> list[Schedule]:
+    """Plans of dcache's planners from `--profile`, and a router's with `--router`."""
     from dcache.schedulers.planners import for_speedup
     from dcache.search.check import refuse_other
+    from dcache.search.route import whole_start
 
-    if arguments.profile is None:
-        return []
-    profile = Profile.load(arguments.profile)
-    refuse_other(profile, subject)
-    starts = []
-    for name, predictor in STARTS:
-        # A planner may not reach this speedup.
-        with suppress(DcacheError):
-            starts.append(for_speedup(profile, name, arguments.speedup, predictor=predictor))
+    given, starts = job.arguments, []
+    if given.router:
+        options = {"iterations": given.router, "seed": given.seed, "repeats": given.repeats}
+        more: dict[str, Any] = {**options, "results": job.results, "progress": job.progress}
+        starts.append(whole_start(job.subject, job.prompts, given.speedup, **more))
+    if given.profile is not None:
+        profile = Profile.load(given.profile)
+        refuse_other(profile, job.subject)
+        for name, predictor in STARTS:
+            # A planner may not reach this speedup.
+            with suppress(DcacheError):
+                starts.append(for_speedup(profile, name, given.speedup, predictor=predictor))
     return starts
 
 

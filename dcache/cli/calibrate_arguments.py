@@ -77,6 +77,13 @@ def _add_planning(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--iterations", type=int, default=30, metavar="N", help="harmonica: runs to train on (default: 30)"
     )
+    parser.add_argument(
+        "--router",
+        type=int,
+        default=0,
+        metavar="N",
+        help="auto: also start from evaluations that a router learned to compute in N runs (default: 0)",
+    )
 
 
 def _add_observation(parser: argparse.ArgumentParser) -> None:

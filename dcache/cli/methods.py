@@ -28,6 +28,7 @@ FAMILIES = {
     "sublayers": "blocks whose sublayers are known",
     "cross-attention": "cross-attention",
     "guidance": "guidance",
+    "block-causal": "video models with block-causal attention",
 }
 ARXIV = re.compile(r"arXiv (\d{4}\.\d{5})")
 

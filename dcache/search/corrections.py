@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -20,7 +21,7 @@ from dcache.errors import DcacheError, DcacheWarning
 from dcache.eval.progress import StageProgress
 from dcache.eval.subject import Subject
 from dcache.kernels.weighted_sum import weighted_sum
-from dcache.observation.run import SiteObserver
+from dcache.observation.run import See, SiteObserver
 from dcache.predictors import Predictor, make
 from dcache.predictors.corrections import Correction, Corrections
 from dcache.predictors.guided_pair import Sum, paired_sum
@@ -50,6 +51,7 @@ def fit_corrections(
     seed: int = 0,
     batch_size: int = 8,
     published: bool = False,
+    reference: Any = None,
     progress: StageProgress = lambda _stage: None,
 ) -> tuple[Schedule, dict[str, Quality]]:
     """Fit corrections for all predictions of a schedule.
@@ -62,6 +64,8 @@ def fit_corrections(
         batch_size: pictures in a call.
         published: use the slopes of CacheQuant's code: the mean covariance over the unbiased variance, which
             is (n - 1) / n times the least-squares slope of n numbers.
+        reference: the pipeline in full precision, where the subject's is quantised: predictions are brought
+            to its outputs, so that one correction is of both errors. Each pipeline runs all prompts.
         progress: called with a description of each stage.
 
     Returns:
@@ -82,7 +86,12 @@ def fit_corrections(
     for start in range(0, len(prompts), batch_size):
         progress(f"corrections: {start} of {len(prompts)} pictures")
         batch = list(prompts[start : start + batch_size])
-        _observe(subject, schedule, component, fitting, batch, [seed + start + i for i in range(len(batch))])
+        seeds = [seed + start + i for i in range(len(batch))]
+        fitting.begin()
+        if reference is not None:
+            exact = replace(subject, pipe=reference)
+            _observe(exact, schedule, component, fitting, fitting.expect, batch, seeds)
+        _observe(subject, schedule, component, fitting, fitting.see, batch, seeds)
     corrections, quality = fitting.solve(published)
     for site, explained in quality.items():
         if explained.after < POOR:
@@ -101,10 +110,11 @@ def _observe(
     schedule: Schedule,
     component: str,
     fitting: Fitting,
+    see: See,
     prompts: list[str],
     seeds: list[int],
 ) -> None:
-    """One uncached run, on the schedule's noise levels."""
+    """One uncached run, on the schedule's noise levels; `see` is called with every output of its sites."""
     plan = schedule.components[component]
     everything = replace(
         dcache.methods.interval(interval=1, sites=list(plan.sites)),
@@ -116,10 +126,8 @@ def _observe(
         fixed=True,
     )
     _, module = denoiser_of(subject, component or None)
-    with dcache.enabled(subject.pipe, everything):
-        fitting.begin()
-        with observe(module, SiteObserver(fitting.see, model=False)):
-            subject(prompts, seeds)
+    with dcache.enabled(subject.pipe, everything), observe(module, SiteObserver(see, model=False)):
+        subject(prompts, seeds)
 
 
 @dataclass
@@ -213,10 +221,16 @@ class Fitting:
         self.at = {site: self.predictor.at(site) for site in self.rows}
         self.sums: dict[tuple[str, int], Sums] = {}
         self.anchors: dict[tuple[str, str], Anchors] = {}
+        self.expected: dict[tuple[str, str, int], torch.Tensor] = {}
 
     def begin(self) -> None:
-        """Start another run: forget its anchors."""
-        self.anchors = {}
+        """Start another batch: forget anchors, and what was expected of it."""
+        self.anchors, self.expected = {}, {}
+
+    def expect(self, site: str, call: Call, output: SiteOutput) -> None:
+        """Keep one output of the reference, which the prediction of that evaluation is brought to."""
+        if not self.rows[site][call.index]:
+            self.expected.setdefault((site, call.branch.name, call.index), output.values[0].float().cpu())
 
     def see(self, site: str, call: Call, output: SiteOutput) -> None:
         """Add one output of a site to its anchors or its sums; the first output that is read is corrected."""
@@ -245,7 +259,13 @@ class Fitting:
         # In the first call all outputs count as read, so an anchor may have more leaves than this output.
         features = [leaves[output.places[0]] for leaves in anchors.leaves]
         predicted = summed(base, features, weights, torch.float32)
-        new = Sums.of(predicted, y, anchors.steps[-1])
+        expected = self.expected.get((site, call.branch.name, call.index), y).to(y.device)
+        if expected.shape != y.shape:
+            raise DcacheError(
+                f"the reference's output of {site} is {tuple(expected.shape)} and the pipeline's "
+                f"{tuple(y.shape)}: give the same pipeline in full precision"
+            )
+        new = Sums.of(predicted, expected, anchors.steps[-1])
         key = (site, call.index)
         self.sums[key] = self.sums[key] + new if key in self.sums else new
 

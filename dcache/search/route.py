@@ -72,6 +72,38 @@ def calibrate_router(
     return check(subject, scheduled(subject, router, share), prompts[:cut], seed=seed, repeats=repeats)
 
 
+def whole_start(
+    subject: Subject,
+    prompts: Sequence[str],
+    speedup: float,
+    *,
+    iterations: int,
+    seed: int = 0,
+    repeats: int = 3,
+    results: Results | None = None,
+    progress: StageProgress = lambda _stage: None,
+) -> Schedule:
+    """A start for `dcache.search.calibrate`: whole evaluations that a router learned to compute (ours).
+
+    Arguments are those of `calibrate_router`; prompts and seed those of the calibration: timings are shared.
+    """
+    results, cut = results or Results(), max(1, len(prompts) // 3)
+    target = observe(subject, prompts[0], seed)
+    latency = fit_latency(subject, target, prompts[:cut], seed, repeats, Timer(results))
+    share = latency.computes(speedup) / target.steps
+    router = train(
+        subject,
+        prompts[cut:],
+        share,
+        iterations=iterations,
+        seed=seed + cut,
+        whole=True,
+        results=results,
+        progress=progress,
+    )
+    return scheduled(subject, router, share)
+
+
 def scheduled(subject: Subject, router: Router, share: float) -> Schedule:
     """The schedule that computes the sublayers with the largest w."""
     name, module = denoiser_of(subject)

@@ -106,10 +106,11 @@ def train(  # noqa: PLR0913
     batch_size: int = 2,
     seed: int = 0,
     importance: Sequence[float] | None = None,
+    whole: bool = False,
     results: Results | None = None,
     progress: StageProgress = lambda _stage: None,
 ) -> Router:
-    """Train a router of all attentions, cross-attentions and MLPs.
+    """Train a router of all attentions, cross-attentions and MLPs, or of whole evaluations.
 
     Args:
         subject: the pipeline with its settings.
@@ -119,6 +120,7 @@ def train(  # noqa: PLR0913
         batch_size: pictures in a run.
         seed: seed of the first picture; those of later runs follow.
         importance: lambda_t of each evaluation, as `image_weights` gives it; None is 1 everywhere.
+        whole: one logit for each evaluation, at the model's output (ours).
         results: what an earlier run trained; None keeps nothing.
         progress: called with a description of each run.
 
@@ -130,23 +132,20 @@ def train(  # noqa: PLR0913
         raise DcacheError(f"expected prompts and a share of at most 1, got {len(prompts)} and {share!r}")
     results = results or Results()
     _, module = denoiser_of(subject)
-    sublayers = sublayers_of(module)
+    sublayers = [Sublayer("model", "model", 0, module)] if whole else sublayers_of(module)
     router = Router(torch.empty(0), tuple(s.name for s in sublayers))
     trainer = Trainer(router, importance)
     with frozen(module), soft(subject, module, sublayers, trainer):
         for i in range(iterations):
-            known = results.has_arrays(_name(i))
+            name = f"{'whole ' if whole else ''}router:{i}"
+            known = results.has_arrays(name)
             progress(f"router: run {i + 1} of {iterations}")
             chosen = [prompts[(i * batch_size + j) % len(prompts)] for j in range(batch_size)]
             seeds = [seed + i * batch_size + j for j in range(batch_size)]
-            trained = results.arrays(_name(i), partial(trainer.run, subject, chosen, seeds, share))
+            trained = results.arrays(name, partial(trainer.run, subject, chosen, seeds, share))
             if known:
                 trainer.resume(trained)
     return trainer.router
-
-
-def _name(i: int) -> str:
-    return f"router:{i}"
 
 
 class Trainer(Step):

@@ -63,20 +63,19 @@ class SoftSites(Observer):
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Inside this block the denoiser's calls go through `step`."""
-        intercepts: list[ModuleIntercept] = [
-            _SoftSublayer(s.module, self, i) for i, s in enumerate(self.sublayers)
-        ]
-        for intercept in intercepts:
-            intercept.install()
+        intercepts = [_SoftSublayer(s.module, self, i) for i, s in enumerate(self.sublayers)]
         around = _SteppedCall(self.module, self)
         # Behind the engine, which numbers the evaluations.
         around.install_behind()
+        for intercept in intercepts:
+            # The model itself may be the only site: what is mixed is its output.
+            intercept.install_behind() if intercept.module is self.module else intercept.install()
         try:
             yield
         finally:
-            around.remove()
             for intercept in reversed(intercepts):
                 intercept.remove()
+            around.remove()
             self.stored = {}
 
     def on_call(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

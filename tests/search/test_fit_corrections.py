@@ -62,6 +62,36 @@ def test_a_channel_that_does_not_vary_is_shifted_only() -> None:
     assert float(found.shift) == pytest.approx(float(noise(1, 5, 1).mean()), abs=1e-6)
 
 
+def test_with_a_reference_predictions_are_brought_to_its_outputs() -> None:
+    fitting = Fitting(Plan({"*": {"model": (True, False)}}, codec="value"))
+    y = noise(1, 50, 2).float()
+    moments = [Call(Branch("only", 1), t, float(t)) for t in range(2)]
+    fitting.begin()
+    for t, moment in enumerate(moments):
+        fitting.expect("model", moment, SiteOutput([3 * y - t], None, (0,)))
+    for t, moment in enumerate(moments):
+        fitting.see("model", moment, SiteOutput([y + t], None, (0,)))
+    corrections, _ = fitting.solve(published=False)
+    row = corrections.table["model"][1]
+    # Predicted is y; the reference has 3 y - 1 there, the pipeline itself y + 1.
+    assert row.scale.tolist() == pytest.approx([3.0, 3.0])
+    assert row.shift.tolist() == pytest.approx([-1.0, -1.0], abs=1e-6)
+    fitting.begin()
+    fitting.expect("model", moments[1], SiteOutput([y[:, :3]], None, (0,)))
+    fitting.see("model", moments[0], SiteOutput([y], None, (0,)))
+    with pytest.raises(DcacheError, match="the same pipeline in full precision"):
+        fitting.see("model", moments[1], SiteOutput([y], None, (0,)))
+
+
+@pytest.mark.filterwarnings("ignore:corrections of:dcache.errors.DcacheWarning")
+def test_a_reference_that_is_the_pipeline_itself_changes_nothing() -> None:
+    subject = shaped(PIXART)
+    schedule = made("trunk", "delta", PIXART.part)
+    alone, _ = fit_corrections(subject, schedule, ["1"])
+    both, _ = fit_corrections(subject, schedule, ["1"], reference=PIXART.build())
+    assert alone.digest() == both.digest()
+
+
 @pytest.mark.parametrize(("shape", "dim", "channels"), [((2, 7, 3), -1, 3), ((2, 3, 4, 5), 1, 3),
                                                        ((1, 2, 3, 4, 5), 1, 2), ((6, 4), -1, 4)])  # fmt: skip
 def test_channels_of_tokens_are_last_those_of_maps_behind_the_batch(

@@ -105,3 +105,11 @@ def test_the_loss_is_relative_and_weighed_by_the_pictures_error() -> None:
     assert router.logits.grad is not None
     assert router.logits.grad[1].item() == pytest.approx((-4.0 + router.beta) / 4)
     assert trainer.losses == [0.25]
+
+
+def test_a_router_of_whole_evaluations_has_a_logit_for_each() -> None:
+    subject = TinySubject(SHAPES["pixart"], STEPS)
+    router = train(subject, ["a"], 0.5, iterations=1, batch_size=1, whole=True)  # type: ignore[arg-type]
+    assert router.sites == ("model",)
+    assert router.logits.shape == (STEPS, 1)
+    assert (router.logits[1:] != 1.0).all()

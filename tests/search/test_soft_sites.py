@@ -10,6 +10,7 @@ import torch
 import dcache
 from dcache.schedule import Plan, Schedule
 from dcache.search.router import soft, sublayers_of
+from dcache.sites.site import Sublayer
 from tests.pipelines import SHAPES
 from tests.search.tiny_subject import TinySubject
 
@@ -49,3 +50,14 @@ def test_weights_of_one_are_the_model_and_of_zero_and_one_the_schedule(name: str
     assert (mixed == scheduled).all()
     assert not (mixed == plain).all()
     assert (subject(["a"], [1]) == plain).all()
+
+
+def test_the_model_itself_may_be_the_only_site() -> None:
+    subject = TinySubject(SHAPES["pixart"], STEPS)
+    module = subject.pipe.transformer
+    table = torch.tensor([[1.0], [0.0], [1.0], [0.0]])
+    with soft(subject, module, [Sublayer("model", "model", 0, module)], Fixed(table)):
+        mixed = subject(["a"], [1])
+    plan = Plan({"*": {"model": (True, False, True, False)}}, codec="value")
+    with dcache.enabled(subject.pipe, Schedule(STEPS, {"": plan})):
+        assert (subject(["a"], [1]) == mixed).all()
