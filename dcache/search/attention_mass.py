@@ -25,7 +25,8 @@ class AttentionCalls(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         named = kwargs or {}
-        if func is F.scaled_dot_product_attention:
+        # What a call compiles for itself is traced here, and not run.
+        if func is F.scaled_dot_product_attention and not torch.compiler.is_compiling():
             given = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | named
             self.see(given["query"], given["key"], given["value"], given.get("attn_mask"), named.get("scale"))
         return func(*args, **named)

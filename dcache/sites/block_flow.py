@@ -114,6 +114,9 @@ class BlockFlow(TorchFunctionMode):
     ) -> Any:
         """Call one function of torch; its results come from where its operands come from."""
         result = func(*args, **(kwargs or {}))
+        if torch.compiler.is_compiling():
+            # Flex attention compiles itself: what it does inside is no call of the block's.
+            return result
         results = list(_tensors(result))
         name = getattr(func, "__name__", "")
         operands = list(_tensors((args, kwargs)))

@@ -21,6 +21,7 @@ from dcache.intercept.objects import attributes_of
 from tests.builders import model
 from tests.families.mmdit import FLUX2
 from tests.pipelines import Call, generator
+from tests.zoo.registry import ENTRIES
 
 STEPS = 6
 Part = tuple[torch.Tensor, Any]
@@ -349,22 +350,67 @@ def same(a: tuple[torch.Tensor, list[torch.Tensor]], b: tuple[torch.Tensor, list
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 @pytest.mark.filterwarnings("ignore::dcache.DcacheWarning")
 def test_the_cache_is_filled_as_without_dcache(name: str, preset: str) -> None:
-    writer = WRITERS[name]
-    loop = writer.loop()
-    plain = loop()
-    lengths = [t.shape for t in plain[1]]
+    loop = WRITERS[name].loop()
+    check(loop, loop, preset)
+
+
+def check(pipe: Any, run: Callable[[], tuple[torch.Tensor, list[torch.Tensor]]], preset: str) -> None:
+    """Latents and caches of a pipeline's calls, all computed, cached, replayed and without dcache again."""
+    plain = run()
+    lengths = stored(plain[1])
     assert lengths
-    assert same(loop(), plain)
+    assert same(run(), plain)
     full, some = PRESETS[preset]
-    dcache.enable(loop, full())
+    dcache.enable(pipe, full())
     for _ in range(2):
-        assert same(loop(), plain), "all computed differs from uncached"
-    dcache.enable(loop, some())
-    first = loop()
-    assert dcache.stats(loop).predicted > 0
-    assert [t.shape for t in first[1]] == lengths
-    assert same(loop(), first), "the second run differs from the first"
-    dcache.enable(loop, dcache.trace(loop))
-    assert same(loop(), first), "the trace does not replay"
-    dcache.disable(loop)
-    assert same(loop(), plain), "disable does not restore"
+        assert same(run(), plain), "all computed differs from uncached"
+    dcache.enable(pipe, some())
+    first = run()
+    assert dcache.stats(pipe).predicted > 0
+    assert stored(first[1]) == lengths
+    assert same(run(), first), "the second run differs from the first"
+    dcache.enable(pipe, dcache.trace(pipe))
+    assert same(run(), first), "the trace does not replay"
+    dcache.disable(pipe)
+    assert same(run(), plain), "disable does not restore"
+
+
+def stored(cache: list[torch.Tensor]) -> list[tuple[torch.Size, int]]:
+    """Shapes, and how many numbers were written (some caches are made of zeros at their full size)."""
+    return [(t.shape, int(t.count_nonzero())) for t in cache]
+
+
+# Pipelines whose caches are made in their call; the first one compiles its attention, which takes long.
+PIPELINES = ("AnyFlowFARPipeline", "QwenImage21Pipeline")
+FAST_PIPELINE = ("QwenImage21Pipeline", "dbcache")
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        pytest.param(name, preset, marks=[] if (name, preset) == FAST_PIPELINE else pytest.mark.slow)
+        for name in PIPELINES
+        for preset in PRESETS
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_the_cache_of_a_pipeline_is_filled_as_without_dcache(name: str, preset: str) -> None:
+    (entry,) = [entry for entry in ENTRIES if entry.name == name]
+    pipe = entry.pipeline()
+    caches: list[Any] = []
+
+    def note(_module: nn.Module, _args: Any, kwargs: Any) -> None:
+        given = kwargs["kv_cache"]
+        # A check of the call is given another dict of the same tensors.
+        places = {t.data_ptr() for t in tensors_of(given)}
+        if all(given is not c and places.isdisjoint(t.data_ptr() for t in tensors_of(c)) for c in caches):
+            caches.append(given)
+
+    pipe.transformer.register_forward_pre_hook(note, with_kwargs=True)
+
+    def run() -> tuple[torch.Tensor, list[torch.Tensor]]:
+        caches.clear()
+        latents = entry.run(pipe)[0]
+        return latents, [t.clone() for t in tensors_of(caches)]
+
+    check(pipe, run, preset)

@@ -268,3 +268,20 @@ def test_streams_that_are_cut_and_joined_inside_are_followed() -> None:
 
     found = verdicts(made(forward))
     assert (found["attn"], found["ff"]) == (("attn", ""), ("mlp", ""))
+
+
+class Flex(Attention):
+    """Attention that compiles what it does with queries, keys and values."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        q, k, v = (part(x).expand(2, 3, 4)[:, None] for part in (self.to_q, self.to_k, self.to_v))
+        return self.to_out(flex_attention(q, k, v)[:, 0])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+def test_what_compiles_itself_within_the_block_is_called_as_ever() -> None:
+    seen = verdicts(made(Block.forward, attn=Flex()))
+    assert seen == verdicts(Block())

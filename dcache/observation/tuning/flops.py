@@ -35,7 +35,8 @@ class FlopCount(TorchFunctionMode):
         """Call a function as it is, and count it."""
         output = func(*args, **(kwargs or {}))
         count = _COUNTS.get(getattr(func, "__name__", ""))
-        if count is not None and isinstance(output, torch.Tensor):
+        # What a call compiles for itself (flex attention) is traced here, and not run.
+        if count is not None and isinstance(output, torch.Tensor) and not torch.compiler.is_compiling():
             self.total += count(args, kwargs or {}, output)
         return output
 
