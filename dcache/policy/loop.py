@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 
 from dcache.policy.chunks import Chunks
-from dcache.policy.jumps import Jumps, copied, encoded
+from dcache.policy.jumps import Jumps, copied
 from dcache.policy.latency import LoopStats
 from dcache.policy.warm import WarmStart
 from dcache.util.checks import check_number, check_whole
@@ -88,9 +88,9 @@ class Loop:
         self.chunks = Chunks(
             policy,
             denoiser,
-            warm_start=WarmStart(warm_start) if isinstance(warm_start, float | int) else warm_start,
-            max_latency=None if max_latency is None else check_number("max_latency", max_latency),
-            jumps=None if jump is None else Jumps(check_number("jump", jump), encode or encoded),
+            warm_start=_warm(warm_start),
+            max_latency=None if max_latency is None else check_number("max_latency", max_latency, 0.0),
+            jumps=None if jump is None else Jumps(check_number("jump", jump, 0.0), encode),
             longest=None if longest is None else check_whole("longest", longest, 1),
             fixed=fixed,
             memo=memo,
@@ -114,11 +114,15 @@ class Loop:
         self.close()
 
     def close(self) -> None:
-        """End the thread that makes chunks, once the one under way is made, and take the memo off."""
-        if self._worker is not None:
-            self._worker.shutdown()
-            self._worker = None
-        self.chunks.close()
+        """End the thread that makes chunks, once the one under way is made, and take the memo off.
+
+        Its chunk is dropped: an action of it would be one for a moment before the loop was closed.
+        """
+        with self._lock:
+            if self._worker is not None:
+                self._worker.shutdown()
+            self._worker = self._next = self._chunk = None
+            self.chunks.close()
 
     def reset(self) -> None:
         """A new episode begins: actions, the chunk under way and all that was remembered are dropped."""
@@ -177,3 +181,7 @@ class Loop:
     def _lead(self, chunk: _Chunk) -> int:
         """Actions before the chunk's end at which the next one is begun."""
         return self.ahead or max(1, min(self.execute or chunk.until, chunk.until) // 2)
+
+
+def _warm(warm_start: Any) -> WarmStart | None:
+    return warm_start if warm_start is None or isinstance(warm_start, WarmStart) else WarmStart(warm_start)
