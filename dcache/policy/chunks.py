@@ -19,6 +19,11 @@ from dcache.policy.jumps import Jumps
 from dcache.policy.latency import Counts
 from dcache.policy.warm import Start, WarmStart, moved_on
 
+_QUEUES = (
+    "dcache: the first chunk failed. Where only the policy's select_action stores observations (lerobot's "
+    "DiffusionPolicy), Loop takes a function of several observations and observe=History(n): docs/policy.md."
+)
+
 
 class Chunks:
     """Makes chunks of actions, and says how long they took.
@@ -119,6 +124,10 @@ class Chunks:
         began = perf_counter()
         try:
             chunk = self.method(observation) if start is None else self.method(observation, start=start)
+        except Exception as error:
+            if not self.counts.chunks and callable(getattr(self.denoiser, "select_action", None)):
+                error.add_note(_QUEUES)
+            raise
         finally:
             self.reset(False)
         self._count(perf_counter() - began, jumped, full and cached, start is not None)

@@ -62,6 +62,8 @@ class Loop:
         fixed: every chunk costs the same, so that the longest one is known: none is computed in full for a
             jump or for `longest`, and one that computes more or less than the first is said.
         denoiser: what caching is enabled on; None is `policy` or its attribute `denoiser`.
+        observe: called with every observation, in the thread of `act`; the policy gets what it returns
+            (`History`).
         memo: until the loop is closed, keep what the denoiser computes from the observation alone within a
             chunk (encoders, keys and values of its tokens), and what from the timestep alone; exact.
 
@@ -83,6 +85,7 @@ class Loop:
         encode: Callable[[Any], torch.Tensor] | None = None,
         fixed: bool = False,
         denoiser: Any = None,
+        observe: Callable[[Any], Any] | None = None,
         memo: bool = False,
     ) -> None:
         self.chunks = Chunks(
@@ -97,7 +100,7 @@ class Loop:
         )
         self.execute = None if execute is None else check_whole("execute", execute, 1)
         self.ahead = None if ahead is None else check_whole("ahead", ahead, 1)
-        self.asynchronous = asynchronous
+        self.asynchronous, self.observe = asynchronous, observe
         self._lock = Lock()
         self._worker: ThreadPoolExecutor | None = None
         self._chunk: _Chunk | None = None
@@ -130,6 +133,9 @@ class Loop:
             if self._next is not None:
                 self._next.exception()
             self._chunk = self._next = None
+            forget = getattr(self.observe, "reset", None)
+            if forget is not None:
+                forget()
             self.chunks.begin()
 
     def act(self, observation: Any) -> torch.Tensor:
@@ -139,6 +145,7 @@ class Loop:
             observation: the newest one; it is read where a chunk is begun.
         """
         with self._lock:
+            observation = observation if self.observe is None else self.observe(observation)
             chunk = self._chunk
             if chunk is None or chunk.done >= chunk.until:
                 chunk = self._chunk = self._following(chunk, observation)

@@ -303,6 +303,22 @@ def test_a_chunk_that_fails_is_raised_and_the_next_one_is_computed_in_full(async
     assert loop.stats().jumps == 1
 
 
+def test_a_policy_that_reads_what_only_select_action_stores_fails_with_a_way_out() -> None:
+    class Queued:
+        """As lerobot's `DiffusionPolicy`."""
+
+        def select_action(self, cond: torch.Tensor) -> None:
+            """Stores the observation."""
+
+        def predict_action_chunk(self, cond: torch.Tensor) -> torch.Tensor:
+            return torch.stack([])
+
+    with pytest.raises(RuntimeError, match="non-empty") as failed:
+        Loop(Queued()).act(torch.ones(1, 5))
+    (note,) = failed.value.__notes__
+    assert "observe=History(n)" in note
+
+
 def test_a_closed_loop_forgets_the_chunk_that_was_under_way() -> None:
     loop = Loop(counting, asynchronous=True, ahead=2)
     acted(loop, 3)
