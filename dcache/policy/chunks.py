@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 
 import dcache
@@ -17,6 +18,11 @@ from dcache.identity.denoisers import CHUNK_METHODS
 from dcache.policy.jumps import Jumps
 from dcache.policy.latency import Counts
 from dcache.policy.warm import Start, WarmStart, moved_on
+
+_QUEUES = (
+    "dcache: the first chunk failed. Where only the policy's select_action stores observations (lerobot's "
+    "DiffusionPolicy), Loop takes a function of several observations and observe=History(n): docs/policy.md."
+)
 
 
 class Chunks:
@@ -81,7 +87,7 @@ class Chunks:
         self._cached = self._warm = 0
         self.reset(False)
         if self.jumps is not None:
-            self.jumps.last = None
+            self.jumps.forget()
 
     def reset(self, full: bool) -> bool:
         """End the denoiser's run, the next one in full if asked for; False where caching is not enabled."""
@@ -107,7 +113,8 @@ class Chunks:
             previous: the last chunk of the episode, None where this is the first.
             shift: actions of it that were executed when the observation was made.
         """
-        jumped = self.jumps is not None and self.jumps.see(observation) and previous is not None
+        rows = len(previous) if previous is not None and previous.ndim == 3 else 1
+        jumped = self.jumps is not None and self.jumps.see(observation, rows) and previous is not None
         start = None
         if previous is not None and self.warm_start is not None and not jumped:
             warm = self._warm < self.warm_start.most and shift < previous.shape[-2]
@@ -117,10 +124,18 @@ class Chunks:
         began = perf_counter()
         try:
             chunk = self.method(observation) if start is None else self.method(observation, start=start)
+        except Exception as error:
+            if not self.counts.chunks and callable(getattr(self.denoiser, "select_action", None)):
+                error.add_note(_QUEUES)
+            raise
         finally:
             self.reset(False)
         self._count(perf_counter() - began, jumped, full and cached, start is not None)
-        return _checked(chunk)
+        checked = _checked(chunk, self.method)
+        # Only now: a chunk that failed leaves its jump to the next one.
+        if self.jumps is not None:
+            self.jumps.keep()
+        return checked
 
     def _count(self, seconds: float, jumped: bool, full: bool, warm: bool) -> None:
         counts = self.counts
@@ -175,8 +190,16 @@ def name_of(function: Any) -> str:
     return getattr(function, "__qualname__", type(function).__name__)
 
 
-def _checked(chunk: Any) -> torch.Tensor:
-    tensor = chunk if isinstance(chunk, torch.Tensor) else torch.as_tensor(chunk)
+def _checked(chunk: Any, method: Any) -> torch.Tensor:
+    try:
+        tensor = chunk if isinstance(chunk, torch.Tensor) else torch.as_tensor(np.asarray(chunk))
+    except (TypeError, ValueError, RuntimeError) as error:
+        parts = f" with {', '.join(map(str, chunk))}" if isinstance(chunk, Mapping) else ""
+        raise DcacheError(
+            f"a chunk must be a tensor or an array, got {type(chunk).__name__}{parts} from "
+            f"{name_of(method)}: give a function that takes the actions out of it, as in "
+            "Loop(lambda observation: policy.predict_action(observation)['action'], denoiser=policy)"
+        ) from error
     if tensor.ndim not in (2, 3) or not tensor.shape[-2]:
         raise DcacheError(
             "a chunk must be (horizon, numbers of an action) or (B, horizon, numbers of an action), got "

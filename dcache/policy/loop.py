@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 
 from dcache.policy.chunks import Chunks
-from dcache.policy.jumps import Jumps, copied, encoded
+from dcache.policy.jumps import Jumps, copied
 from dcache.policy.latency import LoopStats
 from dcache.policy.warm import WarmStart
 from dcache.util.checks import check_number, check_whole
@@ -62,6 +62,8 @@ class Loop:
         fixed: every chunk costs the same, so that the longest one is known: none is computed in full for a
             jump or for `longest`, and one that computes more or less than the first is said.
         denoiser: what caching is enabled on; None is `policy` or its attribute `denoiser`.
+        observe: called with every observation, in the thread of `act`; the policy gets what it returns
+            (`History`).
         memo: until the loop is closed, keep what the denoiser computes from the observation alone within a
             chunk (encoders, keys and values of its tokens), and what from the timestep alone; exact.
 
@@ -83,21 +85,22 @@ class Loop:
         encode: Callable[[Any], torch.Tensor] | None = None,
         fixed: bool = False,
         denoiser: Any = None,
+        observe: Callable[[Any], Any] | None = None,
         memo: bool = False,
     ) -> None:
         self.chunks = Chunks(
             policy,
             denoiser,
-            warm_start=WarmStart(warm_start) if isinstance(warm_start, float | int) else warm_start,
-            max_latency=None if max_latency is None else check_number("max_latency", max_latency),
-            jumps=None if jump is None else Jumps(check_number("jump", jump), encode or encoded),
+            warm_start=_warm(warm_start),
+            max_latency=None if max_latency is None else check_number("max_latency", max_latency, 0.0),
+            jumps=None if jump is None else Jumps(check_number("jump", jump, 0.0), encode),
             longest=None if longest is None else check_whole("longest", longest, 1),
             fixed=fixed,
             memo=memo,
         )
         self.execute = None if execute is None else check_whole("execute", execute, 1)
         self.ahead = None if ahead is None else check_whole("ahead", ahead, 1)
-        self.asynchronous = asynchronous
+        self.asynchronous, self.observe = asynchronous, observe
         self._lock = Lock()
         self._worker: ThreadPoolExecutor | None = None
         self._chunk: _Chunk | None = None
@@ -114,11 +117,15 @@ class Loop:
         self.close()
 
     def close(self) -> None:
-        """End the thread that makes chunks, once the one under way is made, and take the memo off."""
-        if self._worker is not None:
-            self._worker.shutdown()
-            self._worker = None
-        self.chunks.close()
+        """End the thread that makes chunks, once the one under way is made, and take the memo off.
+
+        Its chunk is dropped: an action of it would be one for a moment before the loop was closed.
+        """
+        with self._lock:
+            if self._worker is not None:
+                self._worker.shutdown()
+            self._worker = self._next = self._chunk = None
+            self.chunks.close()
 
     def reset(self) -> None:
         """A new episode begins: actions, the chunk under way and all that was remembered are dropped."""
@@ -126,6 +133,9 @@ class Loop:
             if self._next is not None:
                 self._next.exception()
             self._chunk = self._next = None
+            forget = getattr(self.observe, "reset", None)
+            if forget is not None:
+                forget()
             self.chunks.begin()
 
     def act(self, observation: Any) -> torch.Tensor:
@@ -135,6 +145,7 @@ class Loop:
             observation: the newest one; it is read where a chunk is begun.
         """
         with self._lock:
+            observation = observation if self.observe is None else self.observe(observation)
             chunk = self._chunk
             if chunk is None or chunk.done >= chunk.until:
                 chunk = self._chunk = self._following(chunk, observation)
@@ -177,3 +188,7 @@ class Loop:
     def _lead(self, chunk: _Chunk) -> int:
         """Actions before the chunk's end at which the next one is begun."""
         return self.ahead or max(1, min(self.execute or chunk.until, chunk.until) // 2)
+
+
+def _warm(warm_start: Any) -> WarmStart | None:
+    return warm_start if warm_start is None or isinstance(warm_start, WarmStart) else WarmStart(warm_start)

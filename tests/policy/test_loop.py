@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -187,8 +188,29 @@ def test_late_chunks_are_counted_and_said_once() -> None:
         (lambda: Loop(counting, execute=0), "execute"),
         (lambda: Loop(lambda _: torch.zeros(3)).act(0), r"got shape \(3,\)"),
         (lambda: Loop(lambda _: torch.full((3, 1), torch.nan)).act(0), "must not reach the robot"),
+        (lambda: Loop(lambda _: {"action": torch.zeros(3, 1)}).act(0), "got dict with action from .*lambda"),
+        (lambda: Loop(lambda _: (torch.zeros(3, 1), "info")).act(0), "got tuple from .*lambda"),
+        (lambda: Loop(counting, warm_start=True), "level must be a number, got True"),
+        (lambda: Loop(counting, warm_start="0.5"), "level must be a number, got '0.5'"),
+        (lambda: Loop(counting, max_latency=-0.1), "max_latency must be a number of at least 0"),
+        (lambda: Loop(counting, jump=-1), "jump must be a number of at least 0"),
+        (lambda: Loop(counting).act(object()), "no numbers that could be compared"),
     ],
-    ids=["no start", "level", "no method", "execute", "shape", "nan"],
+    ids=[
+        "no start",
+        "level",
+        "no method",
+        "execute",
+        "shape",
+        "nan",
+        "dict",
+        "tuple",
+        "true",
+        "text",
+        "negative latency",
+        "negative jump",
+        "no numbers",
+    ],
 )
 def test_what_cannot_be_is_an_error(make: Any, says: str) -> None:
     with pytest.raises(DcacheError, match=says):
@@ -250,3 +272,82 @@ def test_keys_and_values_of_the_observation_are_computed_twice_a_chunk_and_no_bi
     before = {m.calls for m in counted}
     robot(torch.ones(1, OBSERVED))
     assert {m.calls for m in counted} == {calls + 10 for calls in before}
+
+
+class FailingError(Exception):
+    """The camera broke."""
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_chunk_that_fails_is_raised_and_the_next_one_is_computed_in_full(asynchronous: bool) -> None:
+    robot, plain, fails = sampled(), sampled(), [False, True, False]
+
+    def policy(cond: torch.Tensor) -> torch.Tensor:
+        if fails.pop(0):
+            robot.denoiser(torch.zeros(1, HORIZON, ACTIONS), torch.tensor([90.0]), cond)
+            raise FailingError
+        return robot(cond)
+
+    dcache.enable(robot.denoiser, "interval", **EVERY_3)
+    near, far = torch.ones(1, 5), -torch.ones(1, 5)
+    with Loop(policy, denoiser=robot.denoiser, asynchronous=asynchronous, ahead=1) as loop:
+        for _ in range(HORIZON - 1):
+            loop.act(near)
+        loop.act(far)
+        with pytest.raises(FailingError):
+            loop.act(far)
+        action = loop.act(far)
+    # The chunk that failed was the jump's: the one made in its place is the uncached one.
+    plain(near)
+    assert torch.equal(action, plain(far)[:, 0])
+    assert loop.stats().jumps == 1
+
+
+def test_a_policy_that_reads_what_only_select_action_stores_fails_with_a_way_out() -> None:
+    class Queued:
+        """As lerobot's `DiffusionPolicy`."""
+
+        def select_action(self, cond: torch.Tensor) -> None:
+            """Stores the observation."""
+
+        def predict_action_chunk(self, cond: torch.Tensor) -> torch.Tensor:
+            return torch.stack([])
+
+    with pytest.raises(RuntimeError, match="non-empty") as failed:
+        Loop(Queued()).act(torch.ones(1, 5))
+    (note,) = failed.value.__notes__
+    assert "observe=History(n)" in note
+
+
+def test_a_closed_loop_forgets_the_chunk_that_was_under_way() -> None:
+    loop = Loop(counting, asynchronous=True, ahead=2)
+    acted(loop, 3)
+    loop.close()
+    # Not an action of the chunk for observation 2, nor one of the first chunk.
+    assert float(loop.act(torch.tensor([7.0]))) == 700.0
+    loop.close()
+
+
+def test_observations_of_numpy_with_two_cameras_and_a_batch_drive_a_cached_policy() -> None:
+    def condition(seen: Any) -> Any:
+        cameras = [seen[name].reshape(2, -1)[:, :2] / 255 for name in ("front", "wrist")]
+        return np.concatenate([*cameras, seen["state"]], 1)
+
+    robot = sampled()
+    robot.condition = condition
+    dcache.enable(robot.denoiser, "interval", **EVERY_3)
+    loop = Loop(robot, execute=2)
+    seen = {
+        "front": np.full((2, 4, 4, 3), 200, np.uint8),
+        "wrist": np.full((2, 4, 4, 3), 90, np.uint8),
+        "state": np.ones((2, 1)),
+    }
+    actions = [loop.act(seen) for _ in range(4)]
+    assert {tuple(action.shape) for action in actions} == {(2, ACTIONS)}
+    assert actions[0].dtype == torch.float32
+    assert (loop.stats().chunks, loop.stats().jumps) == (2, 0)
+    # One camera of one robot is covered.
+    seen["wrist"][1] = 0
+    seen["front"][1] = 0
+    loop.act(seen)
+    assert loop.stats().jumps == 1

@@ -7,6 +7,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
 import dcache
+from dcache import DcacheError
 from dcache.policy import Sampled, Start
 from tests.policies import ACTIONS, HORIZON, Decoder, made, observation
 
@@ -86,3 +87,49 @@ def test_the_condition_may_be_made_of_the_observation_and_passed_by_name() -> No
         torch.Generator().manual_seed(0),
     )
     assert torch.equal(first(observation(1)), second({"state": observation(1)}))
+
+
+def test_noise_has_the_denoisers_dtype_whatever_the_observation_has() -> None:
+    class Looking(Decoder):
+        def forward(self, sample: torch.Tensor, timestep: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+            return super().forward(sample, timestep, image.float().flatten(1) / 255)
+
+    policy = Sampled(made(Looking), SAMPLERS["ddim"](), (HORIZON, ACTIONS), 3)
+    plain = Sampled(made(Decoder), SAMPLERS["ddim"](), (HORIZON, ACTIONS), 3)
+    image = torch.randint(0, 256, (2, 5), dtype=torch.uint8)
+    for given in (image, image.numpy()):
+        torch.manual_seed(0)
+        chunk = policy(given)
+        assert chunk.dtype == torch.float32
+        torch.manual_seed(0)
+        assert torch.equal(chunk, plain(image / 255))
+    warm = policy(image, Start(torch.full((2, HORIZON, ACTIONS), 0.5), 0.4))
+    assert warm.dtype == torch.float32
+
+
+def test_arrays_of_64_bits_are_taken_in_the_denoisers_dtype() -> None:
+    policy = Sampled(made(Decoder), SAMPLERS["ddim"](), (HORIZON, ACTIONS), 3)
+    chunks = []
+    for given in (observation(1), observation(1).double().numpy()):
+        torch.manual_seed(0)
+        chunks.append(policy(given))
+    assert torch.equal(*chunks)
+    with pytest.raises(DcacheError, match=r"must be a tensor or array .* got str: give condition="):
+        policy("go")
+
+
+def test_a_warm_start_of_normalised_chunks_begins_in_the_samplers_scale() -> None:
+    def policy(**scale: Any) -> Sampled:
+        generator = torch.Generator().manual_seed(0)
+        sampler = SAMPLERS["ddim"]()
+        return Sampled(made(Decoder), sampler, (HORIZON, ACTIONS), 10, generator=generator, **scale)
+
+    decode, last = (lambda chunk: 100 * chunk + 7), torch.rand(1, HORIZON, ACTIONS)
+    scaled = policy(decode=decode, encode=lambda actions: (actions - 7) / 100)
+    expected = policy()(observation(1), Start(last, 0.4))
+    made_so = scaled(observation(1), Start(decode(last), 0.4))
+    torch.testing.assert_close(made_so, decode(expected), rtol=1e-4, atol=1e-3)
+    with pytest.raises(DcacheError, match="give Sampled encode="):
+        policy(decode=decode)(observation(1), Start(last, 0.4))
+    with pytest.raises(DcacheError, match="give decode= too"):
+        policy(encode=decode)
