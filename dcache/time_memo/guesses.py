@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def guesses(module: nn.Module) -> Iterator[dict[str, Any]]:
     """
     names = [p.name for p in inspect.signature(type(module).forward).parameters.values()][1:]
     config = dict(getattr(module, "config", None) or {})
-    conditions = {**_conditions(names, config), **_by_class(type(module).__name__, config)}
+    conditions = {**_conditions(names, config), **_particular(names, config)}
     for sample in _samples(config):
         for grid in ({}, _position_ids(names, sample.shape[1], len(config.get("axes_dims_rope") or "xyz"))):
             given = {names[0]: sample, **conditions, **grid}
@@ -94,19 +95,25 @@ def _position_ids(names: list[str], tokens: int, axes: int) -> dict[str, torch.T
     return {name: torch.zeros(count, axes) for name, count in counts.items() if name in names}
 
 
-def _by_class(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that one class alone takes."""
+def _particular(names: Collection[str], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that few models take, by one that tells them."""
     special = {
-        "CogView4Transformer2DModel": _cogview4,
-        "HiDreamImageTransformer2DModel": _hidream,
-        "HunyuanVideo15Transformer3DModel": _hunyuan_video15,
-        "LuminaNextDiT2DModel": _lumina_next,
-        "MiniMaxH3Transformer3DModel": _minimax_h3,
-        "UNetSpatioTemporalConditionModel": _svd,
-        "WanVACETransformer3DModel": _wan_vace,
-        "ZImageTransformer2DModel": _z_image,
+        "added_time_ids": _svd,
+        "cap_feats": _z_image,
+        "control_hidden_states": _vace,
+        "crop_coords": _cogview4,
+        "encoder_hidden_states_2": _hunyuan_video15,
+        "encoder_hidden_states_llama3": _hidream,
+        "encoder_mask": _lumina_next,
+        "token_tags": _minimax_h3,
     }
-    return special[name](config) if name in special else {}
+    given: dict[str, Any] = {}
+    for name, make in special.items():
+        if name in names:
+            # Another model with an argument of this name may lack what its namesake's config has.
+            with suppress(KeyError):
+                given |= make(config)
+    return given
 
 
 def _cogview4(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +171,7 @@ def _svd(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"added_time_ids": torch.ones(1, 3)}
 
 
-def _wan_vace(config: Mapping[str, Any]) -> dict[str, Any]:
+def _vace(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"control_hidden_states": _hollow(1, config["vace_in_channels"], _FRAMES, _SIDE, _SIDE)}
 
 
