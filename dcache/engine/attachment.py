@@ -14,6 +14,7 @@ from dcache.engine.inner_denoiser import InnerDenoiserCall, watched_part
 from dcache.engine.model_call import Denoiser, ModelCall, NamedContext, model_call_of
 from dcache.engine.run_state import RunState
 from dcache.intercept.conflicts import compiled_whole, refuse_compiled
+from dcache.intercept.limits import ByteLimit
 from dcache.intercept.method import EntryPoint, MethodIntercept, listener_on
 
 
@@ -47,8 +48,9 @@ class Attachment:
         self.forward: MethodIntercept | None = None
         self.inner: InnerDenoiserCall | None = None
 
-    def install(self) -> None:
-        """Install all intercepts."""
+    def install(self, limit: ByteLimit | None) -> None:
+        """Install all intercepts; `limit` is that of the bytes held."""
+        self.call.limit = limit
         self.call.install()
         self.methods = [MethodIntercept(self.module, "compile", self._compile)]
         if hasattr(type(self.module), "cache_context"):

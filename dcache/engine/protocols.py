@@ -43,7 +43,6 @@ class Lowered(Protocol):
 
     def decide(self, call: Call) -> bool:
         """True if the site is predicted in this call. The first call of this method decides."""
-        ...
 
     def release(self) -> None:
         """Drop all tensors at the end of a run."""

@@ -124,9 +124,8 @@ class Session:
 
     def _install(self) -> None:
         """Install everything. A call in another thread waits meanwhile: it would install the rest itself."""
-        self.attachment.call.limit = self.config.budget
         with self.lanes.lock:
-            self.attachment.install()
+            self.attachment.install(self.config.budget)
             self.binding.install()
         for text in self.config.differences_of_module(self.module):
             self.warn(text)

@@ -73,14 +73,8 @@ def bench(  # noqa: PLR0913
     Raises:
         DcacheError: a method cannot be used on this pipeline, or the uncached output is broken.
     """
-    if repeats < 1 or not prompts:
-        raise DcacheError(
-            f"expected at least one timed round and one prompt, got {repeats} and {len(prompts)}"
-        )
-    check_limit("seed", seed)
+    _check(subject, contestants, prompts, seed, repeats)
     hardware, seeds = machine(), [seed + i for i in range(len(prompts))]
-    for contestant in contestants:
-        check_entry(subject, contestant)
 
     def call(turn: int, contestant: BenchEntry) -> CallResult:
         progress(turn, contestant.label)
@@ -100,6 +94,19 @@ def bench(  # noqa: PLR0913
     rows = [row(measured, uncached) for measured in methods]
     software, unrestored = versions(packages), _unrestored(moved)
     return Bench(subject, list(prompts), seeds, uncached, methods, rows, hardware, software, unrestored)
+
+
+def _check(
+    subject: Subject, contestants: Sequence[BenchEntry], prompts: Sequence[str], seed: int, repeats: int
+) -> None:
+    """Refuse numbers out of range, and methods that cannot be used on this pipeline."""
+    if repeats < 1 or not prompts:
+        raise DcacheError(
+            f"expected at least one timed round and one prompt, got {repeats} and {len(prompts)}"
+        )
+    check_limit("seed", seed)
+    for contestant in contestants:
+        check_entry(subject, contestant)
 
 
 def _round(

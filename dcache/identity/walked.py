@@ -7,7 +7,6 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 
 from dcache.identity.run import Run
@@ -95,7 +94,8 @@ def entries_in(part: Any, timesteps: Any) -> int | None:
 
 def _numbers(values: Any) -> list[float]:
     """The entries of a table, empty for anything else."""
-    if isinstance(values, torch.Tensor | np.ndarray):
+    # A tensor or an array of numpy's, which is not loaded for its name.
+    if hasattr(values, "tolist") and hasattr(values, "ndim"):
         return [float(value) for value in values.tolist()] if values.ndim == 1 else []
     if not isinstance(values, list | tuple):
         return []

@@ -124,7 +124,8 @@ class Table:
         groups: dict[Hashable, tuple[int, int]] = {}
         for key, entry in list(self.entries.items()):
             moment, shapes = cast("tuple[tuple[Hashable, ...], Hashable]", key)
-            groups[moment[0], moment[2:], shapes] = (entry.nbytes, 1 if moment[1] is None else times)
+            timed = moment[1] is not None
+            groups[moment[0], timed, moment[2:], shapes] = (entry.nbytes, times if timed else 1)
         return sum(nbytes * count for nbytes, count in groups.values())
 
     def clear(self) -> None:

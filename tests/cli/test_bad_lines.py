@@ -149,7 +149,7 @@ LINES = [
     ("demo --methods newtn", "Did you mean 'newton'?"),
     ("show", "arguments are required: FILE"),
     ("show ''", "expected a path"),
-    ("show {0}/nowhere.json", "No such file or directory"),
+    ("show {0}/nowhere.json", "there is no such file"),
     ("show {0}", "is no pipeline"),
     ("show {0}/latin.txt", "no text in UTF-8"),
     ("show {0}/list.json", "this is no schedule"),

@@ -113,7 +113,7 @@ def test_a_probe(guide: Any) -> None:
     with pytest.raises(DcacheError, match="a place of probes named 'front' is registered already"):
         probes.register("front", guide.second_block)
     with pytest.raises(
-        DcacheError, match="a probe's place must be one of front, modulated, input, second block"
+        DcacheError, match="a probe's place must be one of front, modulated, input, frames, second block"
     ):
         probes.Probe("third block")
 
