@@ -26,6 +26,8 @@ PAIRED = (Share(1.0, 0.25), Share(1.0, 0.0), Share(0.5, 0.0))
 FIRST = 2
 # Starts on which all shares are tried.
 FINALISTS = 3
+# Starts that compete unchanged even where the time is over: an earlier result, and the plan.
+ALWAYS = 2
 # Gauss-Newton steps of the weights: a second one gained less than 0.1 dB on the demo, for as many runs.
 STEPS = 1
 # Renderings of a fit beside one for each weight.
@@ -72,12 +74,12 @@ class Search:
 
         Args:
             places: sets of as many computed evaluations, beside those of the starts.
-            starts: their schedules compete unchanged. Where the time is over, the first one alone is tried.
+            starts: their schedules compete unchanged; where the time is over, the first two alone.
         """
         placed, share = self._placed([*(start.anchors for start in starts), *places])
         best = self._weighed(placed.anchors, share)
         for i, start in enumerate(starts):
-            rival = self._unchanged(start) if i == 0 or not self.late(1) else None
+            rival = self._unchanged(start) if i < ALWAYS or not self.late(1) else None
             best = best if rival is None or rival.fitted <= best.fitted else rival
         return best
 

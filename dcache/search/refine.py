@@ -40,7 +40,7 @@ from dcache.search.runs import as_prompts, as_subject
 from dcache.search.starts import Start, Terms, starts_of
 from dcache.util.checks import check_number, check_whole
 
-# A plan that is fitted on fewer gains on them and loses on others (docs/methods/tuned.md).
+# A plan that is fitted on fewer gains on them and loses on others (docs/calibrate.md).
 FEWEST_PROMPTS = 8
 # Sets of places: in practice the time ends the search.
 BUDGET = 400
@@ -128,7 +128,7 @@ def refine(
             found, planned = job.best(learned, results)
     computes = computes_of(aim, learned)
     refined = _as_refined(found, job.fitted_on)
-    keep(module, kind, replace(learned, refined={**learned.refined, computes: refined}), warnings.warn)
+    keep(module, kind, replace(learned, refined={**learned.refined, computes: refined}), _warn)
     reached = speedup_of(computes, len(learned.observed.taus), learned.share)
     took = perf_counter() - began
     return Refinement(found.schedule, reached, planned, found.fitted, job.fitted_on, took)
@@ -149,8 +149,9 @@ class _Job:
     batch_size: int
     end: float
     progress: Progress
-    # When the first rendering of the search began, and how many there have been.
+    # When the search began, and how many calls of the pipeline it has made since.
     began: float = 0.0
+    calls: int = 0
 
     @property
     def checked_on(self) -> int:
@@ -161,6 +162,11 @@ class _Job:
     def fitted_on(self) -> int:
         """Number of prompts for fitting."""
         return len(self.prompts) - self.checked_on
+
+    @property
+    def calls_each(self) -> int:
+        """Calls of the pipeline for a rendering of the fitting prompts."""
+        return -(-self.fitted_on // self.batch_size)
 
     def best(self, learned: Learned, results: Results) -> tuple[Found, float]:
         """The best schedule, and the PSNR of the plan from one observed call."""
@@ -177,34 +183,33 @@ class _Job:
                 f"there is nothing to refine: all {target.steps} evaluations are computed. Ask for a higher "
                 "speedup"
             )
-        calls = -(-self.fitted_on // self.batch_size)
         stages = Planned(self.progress)
-        stages.begin("refining", calls * (BUDGET + target.steps))
+        stages.begin("refining", self.calls_each * (BUDGET + target.steps))
         fitting = self._renderer(slice(cut, None), "fitting", stages, results)
         checking = self._renderer(slice(0, cut), "checking", stages, results)
-        starts = starts_of(subject, target, computes, self.prompts[cut], seed + cut, results)
         before = learned.refined.get(computes)
-        starts += [] if before is None else [Start("refined", before.computed, Terms(*before[:4]))]
-        self.began = perf_counter()
-        search = Search(target, fitting, checking, BUDGET, random.Random(seed), self._late(fitting))
+        starts = [] if before is None else [Start("refined", before.computed, Terms(*before[:4]))]
+        starts += starts_of(subject, target, computes, self.prompts[cut], seed + cut, results)
+        self.began, self.calls = perf_counter(), 0
+        search = Search(target, fitting, checking, BUDGET, random.Random(seed), self._late)
         places = [make(computes, target.steps) for make in (even_places, front_loaded_places)]
         found = search.best_of(places, starts)
         plans = (start.schedule(target) for start in starts if start.name == "tuned")
         return found, next((checking.quality(plan) for plan in plans if plan is not None), found.fitted)
 
     def _renderer(self, part: slice, name: str, stages: Planned, results: Results) -> Renderer:
+        def called() -> None:
+            self.calls += 1
+            stages.step()
+
         seed = self.seed + (part.start or 0)
-        return Renderer(self.subject, self.prompts[part], seed, self.batch_size, stages.step, results, name)
+        return Renderer(self.subject, self.prompts[part], seed, self.batch_size, called, results, name)
 
-    def _late(self, fitting: Renderer) -> Callable[[int], bool]:
-        """Whether so many renderings do not fit the time, by the mean of those before."""
-
-        def late(renderings: int) -> bool:
-            now = perf_counter()
-            each = (now - self.began) / max(fitting.rendered, 1)
-            return now + each * renderings > self.end
-
-        return late
+    def _late(self, renderings: int) -> bool:
+        """Whether so many renderings do not fit the time, by the mean of the calls before."""
+        now = perf_counter()
+        each = (now - self.began) / self.calls if self.calls else 0.0
+        return now + each * self.calls_each * renderings > self.end
 
 
 def _subject(target: Any, call: dict[str, Any]) -> Subject:
@@ -271,6 +276,10 @@ def _as_refined(found: Found, prompts: int) -> Refined:
     row = next(iter(next(iter(plan.rows.values())).values()))
     computed = tuple(t for t, computes in enumerate(row) if computes)
     return Refined(computed, plan.predictor, plan.parameters, plan.clock, prompts, found.fitted)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, DcacheWarning, stacklevel=4)
 
 
 @contextmanager

@@ -6,9 +6,10 @@ calibration never ends below a preset of equal work.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,8 +74,8 @@ class Start:
             return None
         at = target.at(self.terms.computed)
         ((name, plan),) = at.components.items()
-        terms = self.terms
-        own = replace(plan, predictor=terms.predictor, parameters=terms.parameters, clock=terms.clock)
+        _, predictor, parameters, clock = self.terms
+        own = replace(plan, predictor=predictor, parameters=parameters, clock=clock)
         return replace(at, method=self.name, components={name: own})
 
 
@@ -98,21 +99,24 @@ def starts_of(
         seed: of its noise.
         results: those of an earlier run are taken from here.
     """
+    makers: dict[str, Callable[[], Iterable[Start]]] = {
+        "plans": partial(planned_starts, subject, target, computes, prompt, seed)
+    }
+    for name, method in presets(computes, target.steps).items():
+        entry = MethodEntry(name, name, method=method)
+        makers[name] = partial(_traced, subject, target, computes, entry, prompt, seed)
+    starts: list[Start] = []
+    for name, make in makers.items():
+        made = results.number(f"{computes} computes: {name}", partial(_as_json, make))
+        starts += [
+            Start(label, tuple(anchors), None if terms is None else Terms(tuple(terms[0]), *terms[1:]))
+            for label, anchors, terms in made
+        ]
+    return starts
 
-    def make() -> list[Any]:
-        starts = planned_starts(subject, target, computes, prompt, seed)
-        for name, method in presets(computes, target.steps).items():
-            # Adaptive rules want a trunk, and a policy's loop may have no length.
-            with suppress(DcacheError):
-                trace = run_once(subject, MethodEntry(name, name, method=method), [prompt], [seed]).trace
-                starts += [] if trace is None else _of_trace(name, trace, target, computes)
-        return [(start.name, start.anchors, start.terms) for start in starts]
 
-    made = results.number(f"starts of {computes}", make)
-    return [
-        Start(name, tuple(anchors), None if terms is None else Terms(tuple(terms[0]), *terms[1:]))
-        for name, anchors, terms in made
-    ]
+def _as_json(make: Callable[[], Iterable[Start]]) -> list[Any]:
+    return [[start.name, start.anchors, start.terms] for start in make()]
 
 
 def presets(computes: int, steps: int) -> dict[str, Method]:
@@ -184,17 +188,25 @@ def _plans(observed: ObservedCall, computes: int) -> Iterator[Start]:
     yield Start("pairs", pair_partition(errors, computes).anchors(computes))
 
 
-def _of_trace(name: str, trace: Schedule, target: CalibrationTarget, computes: int) -> Iterator[Start]:
-    """The starts in a trace: one for each of its rows, for branches may decide apart."""
+def _traced(
+    subject: Subject, target: CalibrationTarget, computes: int, entry: MethodEntry, prompt: str, seed: int
+) -> Iterator[Start]:
+    """The starts in a preset's trace: one for each of its rows, for branches may decide apart."""
+    trace = None
+    # Adaptive rules want a trunk, and a policy's loop may have no length.
+    with suppress(DcacheError):
+        trace = run_once(subject, entry, [prompt], [seed]).trace
+    if trace is None:
+        return
     ((_, plan),) = trace.components.items()
     ((_, wanted),) = target.trace.components.items()
     rows = {row for sites in plan.rows.values() for row in sites.values()}
     fits = len(rows) == 1 and plan.sites == wanted.sites and trace.steps == target.steps
     for row in sorted(rows, reverse=True)[:MOST_OF_A_KIND]:
-        own = tuple(t for t, computed in enumerate(row) if computed)
-        same = fits and len(own) <= computes
-        terms = Terms(own, plan.predictor, plan.parameters, plan.clock) if same else None
-        yield Start(name, resized(own, computes, target.steps), terms)
+        computed = tuple(t for t, computes_it in enumerate(row) if computes_it)
+        same = fits and len(computed) <= computes
+        terms = Terms(computed, plan.predictor, plan.parameters, plan.clock) if same else None
+        yield Start(entry.spec, resized(computed, computes, target.steps), terms)
 
 
 def _regular_with(computes: int, steps: int) -> Iterator[tuple[int, bool, int]]:

@@ -48,7 +48,8 @@ def shown(measurement: dict[str, Any]) -> list[str]:
         "",
         f"{len(measurement['prompts'])} in one batch, {measurement['pipeline']['steps']} steps, uncached "
         f"{seconds:.2f} s ({inside:.2f} s of it in the denoiser). Settings that apply: {counts}. "
-        f"Equal calls differed by {spread:.0%} (median over settings, slowest to fastest).",
+        f"Equal calls differed by {spread:.0%} (median over settings, slowest to fastest). "
+        + firsts(measurement),
         "",
         *markdown(measurement["methods"], who, FIDELITY),
         "",
@@ -59,6 +60,20 @@ def shown(measurement: dict[str, Any]) -> list[str]:
     if measurement["left_out"]:
         lines += ["", "Left out:", "", *reasons(measurement["left_out"])]
     return lines
+
+
+def firsts(measurement: dict[str, Any]) -> str:
+    """What the first call after enabling takes of the second one, which is timed."""
+    ratios: dict[str, list[float]] = {}
+    for setting in measurement["methods"]:
+        if setting.get("first_seconds"):
+            ratios.setdefault(setting["library"], []).append(setting["first_seconds"] / setting["seconds"])
+    shown = ", ".join(f"{name} {statistics.median(ratios[name]):.2f}" for name in COLOURS if name in ratios)
+    return (
+        f"Second calls are timed; the first call after enabling took, of the second: {shown}."
+        if shown
+        else ""
+    )
 
 
 def sentences(measurement: dict[str, Any]) -> list[str]:
@@ -107,22 +122,28 @@ def short_table(measurements: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def conditions(measurements: Sequence[dict[str, Any]]) -> str:
-    """Machine and versions."""
-    first = measurements[0]
+def conditions(first: dict[str, Any]) -> str:
+    """Machine, versions and how it was timed."""
     peers = ", ".join(f"{name} {first['versions'][name]}" for name in ("cache-dit", "DeepCache"))
     final = first["asked"]["final_repeats"]
     machine = heading(first["machine"], first["versions"])
-    return f"{machine}, {peers}; float32, {final} calls of each in turns, medians."
+    clock = (
+        "seconds of CPU of one thread, for the machine had other work" if first["asked"].get("cpu") else ""
+    )
+    calls = f"{final} calls of each in turns, medians"
+    return f"{machine}, {peers}; float32, {', '.join(filter(None, (calls, clock)))}."
 
 
 def write_page(measurements: Sequence[dict[str, Any]], docs: Path) -> list[Path]:
     """Write bench.json, the plot, the tables of bench.md between its markers; print the README's table."""
     page, pictures = docs / "bench.md", make_folder(docs / "pictures")
     short = short_table(measurements)
-    text = [conditions(measurements), "", *short, ""]
-    for measurement in measurements:
-        text += [*shown(measurement), ""]
+    where = [conditions(measurement) for measurement in measurements]
+    alike = len(set(where)) == 1
+    text = [*([where[0], ""] if alike else []), *short, ""]
+    for line, measurement in zip(where, measurements, strict=True):
+        heading, blank, *rest = shown(measurement)
+        text += [heading, blank, *([] if alike else [line, ""]), *rest, ""]
     text.append("All settings, with FLOPs, bytes held and SSIM, are in [bench.json](bench.json).")
     fill(page, "\n".join(text))
     print("\n".join(["for the README:", "", *short]))

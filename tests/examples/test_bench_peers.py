@@ -158,13 +158,37 @@ def test_every_library_enters_equally_many_settings(demo: Subject, tmp_path: Pat
     for library in contestants.LIBRARIES:
         if importlib.util.find_spec(library.replace("-", "_")):
             every = contestants.everyone("demo", subject, tmp_path, [library])
-            calibrated = [one for one in every if one.spec.startswith("calibrated")]
-            assert len(calibrated) == (3 if library == "dcache" else 0)
-            found = [one for one in every if one not in calibrated]
+            itself = [one for one in every if one.spec.startswith(("tuned", "adaptive"))]
+            assert len(itself) == (20 if library == "dcache" else 0)
+            found = [one for one in every if one not in itself]
             assert len(found) == len({one.spec for one in found}) == contestants.SETTINGS, library
             assert {one.library for one in found} == {library}
     found = contestants.everyone("unet", subject, tmp_path, ["dcache"])
-    assert len({one.spec for one in found}) == contestants.SETTINGS
+    assert len({one.spec for one in found}) == contestants.SETTINGS + len(contestants.TUNED)
+
+
+def test_what_tunes_itself_is_planned_from_a_call_that_is_not_measured(
+    demo: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import contestants
+
+    monkeypatch.setenv("DCACHE_HOME", "off")
+    contestants.observe_once(demo, contestants.MODELS["demo"], tmp_path)
+    (entry,) = (one for one in contestants.self_tuned("demo", demo) if one.spec == "tuned:speedup=2")
+    outcome = run_once(demo, entry, prompts(1), [0])
+    assert outcome.stats is not None
+    assert outcome.stats.plan.startswith("planned from one observed call")
+    assert len(list((tmp_path / "observed" / "tuned").iterdir())) == 1
+
+
+def test_a_second_call_of_hooks_begins_as_the_first_did(demo: Subject) -> None:
+    from peer_diffusers import contestants
+
+    for name in ("FirstBlockCache 0.4", "TaylorSeerCache 3 lite"):
+        (one,) = (one for one in contestants(demo, prompts(1)) if one.label == name)
+        first, second = (run_once(demo, one, prompts(1), [0], calls=calls) for calls in (1, 2))
+        assert np.array_equal(first.output, second.output)
+        assert [len(made.earlier) for made in (first, second)] == [0, 1]
 
 
 # Surely off ----------------------------------------------------------------------------------------
@@ -246,7 +270,7 @@ def test_bytes_are_those_of_distinct_storages_outside_of_modules() -> None:
 def test_an_earlier_run_with_other_options_is_not_taken_for_this_one(tmp_path: Path) -> None:
     from bench import asked, measured_once
 
-    options = Namespace(captions=8, repeats=2, final_repeats=7, only=[], out=tmp_path)
+    options = Namespace(captions=8, repeats=2, final_repeats=7, only=[], cpu=False, out=tmp_path)
     (tmp_path / "demo-on").mkdir()
     (tmp_path / "demo-on" / "results.json").write_text(json.dumps({"asked": asked(options), "figures": 1}))
     assert measured_once("demo", "on", options)["figures"] == 1
@@ -343,3 +367,21 @@ def test_the_page_is_filled_and_the_plot_drawn(tmp_path: Path, capsys: pytest.Ca
     assert "| PixArt, guidance 3 | **2.60x**, 36.0 | 2.00x, **39.0** |" in capsys.readouterr().out
     assert len(json.loads(figures.read_text())["measured"]) == 2
     assert plot.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_settings_that_would_win_where_timings_are_off_are_likely() -> None:
+    from tables import likely
+
+    def setting(spec: str, speedup: float, psnr: float) -> dict[str, Any]:
+        return {
+            "spec": spec,
+            "library": "a",
+            "label": spec,
+            "speedup": speedup,
+            "mean_psnr": psnr,
+            "flops": 1 / speedup,
+        }
+
+    # The first wins at 2x, the second if it is 6 % faster than it was, the third nowhere.
+    settings = [setting("wins", 2.2, 40.0), setting("near", 1.9, 44.0), setting("far", 1.9, 38.0)]
+    assert likely(settings) == {"wins", "near"}

@@ -39,11 +39,8 @@ def test_a_schedule_is_found_written_and_used(tmp_path: Path, capsys: pytest.Cap
     assert f"computes {sum(row)} of 6 evaluations" in printed
     assert f"{schedule.measured['psnr']:.1f} dB with fitted weights" in printed
     stages = [line.split(" (")[0] for line in told.splitlines()]
-    assert [stage for stage in stages if stage in ("timing", "uncached pictures", "weights")] == [
-        "timing",
-        "uncached pictures",
-        "weights",
-    ]
+    expected = ["timing", "uncached pictures", "starts", f"{sum(row)} computes", "timing the schedule"]
+    assert [stage for stage in dict.fromkeys(stages) if stage in expected] == expected
     subject = load("demo", steps=6, device="cpu")
     with dcache.enabled(subject.pipe, str(out)):
         subject(["a red circle"], [0])

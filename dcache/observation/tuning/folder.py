@@ -117,7 +117,11 @@ def refining(kind: Kind, marked: str) -> Path | None:
     base = home()
     if base is None:
         return None
-    (base / _REFINING).mkdir(parents=True, exist_ok=True)
+    try:
+        (base / _REFINING).mkdir(parents=True, exist_ok=True)
+    except OSError:
+        # Saving the plan will say so.
+        return None
     return base / _REFINING / f"{kind.digest()}-{hashlib.sha256(marked.encode()).hexdigest()[:8]}"
 
 

@@ -14,14 +14,29 @@ from dcache.observation.tuning.learned import Learned
 from dcache.schedulers.planners.tuned import ObservedCall
 
 KIND = Kind("Model", "abc", ("auto",), "DDIM", 5, "table", 3.0, (4, 8, 8))
+# A process of its own: it cannot import tests, of which other packages install some too.
 WRITER = """
-import sys
-from tests.observation.tuning.test_folder import KIND, learned
+import numpy as np
 from dcache.observation.tuning import folder
+from dcache.observation.tuning.kind import Kind
+from dcache.observation.tuning.learned import Learned
+from dcache.schedulers.planners.tuned import ObservedCall
+kind = Kind("Model", "abc", ("auto",), "DDIM", 5, "table", 3.0, (4, 8, 8))
 for i in range(30):
-    folder.save(KIND, learned(i), print)
-    found = folder.load(KIND)
-    assert found is not None, "a reader found a broken file"
+    z = np.random.default_rng(i).standard_normal((5, 9))
+    folder.save(kind, Learned(ObservedCall(z @ z.T, None, np.arange(5.0), np.ones(5)), share=0.9), print)
+    assert folder.load(kind) is not None, "a reader read a broken file"
+"""
+# A user's program; both observe, or the later one follows the plan of the earlier one.
+STARTER = """
+import warnings
+import dcache
+from dcache.demo.pipeline import call_options, load_pipeline
+warnings.simplefilter("ignore", dcache.DcacheWarning)
+pipe = dcache.enable(load_pipeline(), speedup=1.5)
+for _ in range(2):
+    pipe("a red circle", **call_options() | {"num_inference_steps": 4})
+assert dcache.stats(pipe).plan.startswith("planned from one observed call"), dcache.stats(pipe).plan
 """
 
 
@@ -109,3 +124,12 @@ def test_two_processes_write_and_read_the_same_file(home: Path) -> None:
     assert [writer.wait() for writer in writers] == [0, 0]
     assert len(list(home.iterdir())) == 1
     assert folder.load(KIND) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_processes_start_at_once_with_an_empty_folder(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("DCACHE_HOME", str(tmp_path))
+    starters = [subprocess.Popen([sys.executable, "-c", STARTER]) for _ in range(2)]
+    assert [starter.wait() for starter in starters] == [0, 0]
+    assert len(folder.files()) == 1
