@@ -38,7 +38,7 @@ class HeadClasses:
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
         """The head's step, plus the position as a share of the text."""
         reach = self._estimated(stored, context) if self.pattern is None else self._given(stored, context)
-        recency = (stored.positions + 0.5) / (context.seen[:, None, None] + 1)
+        recency = (stored.positions.float() + 0.5) / (context.seen[:, None, None] + 1)
         return (reach * STEPS).floor()[..., None] + recency.clamp(0.0, 1.0)
 
     def _given(self, stored: Stored, context: Context) -> torch.Tensor:
@@ -49,7 +49,7 @@ class HeadClasses:
                 f"pattern must have {heads} numbers for layer {context.layer}, one for each KV head, got "
                 f"{len(values)}: lm_kv.head_pattern(model) measures one"
             )
-        return torch.tensor(values, device=stored.keys.device)[None]
+        return torch.tensor(values, dtype=torch.float32, device=stored.keys.device)[None]
 
     def _estimated(self, stored: Stored, context: Context) -> torch.Tensor:
         weights, counted = window_attention(stored, context)
