@@ -162,7 +162,8 @@ def _random_tokens(model: Any, length: int) -> torch.Tensor:
     """Ids int64 `[1, length]`, the same every time."""
     # Not the config's vocabulary: that of a model with pictures is in a config of its own.
     weight = model.get_input_embeddings().weight
-    ids = torch.randint(len(weight), (1, length), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(len(weight), (1, length), generator=generator, device="cpu")
     return ids.to(weight.device)
 
 

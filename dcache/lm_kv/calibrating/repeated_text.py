@@ -41,7 +41,8 @@ def head_pattern(model: Any, tokens: int = 256, seed: int = 0) -> Pattern:
     cache = KVCache(model, policy)
     embeddings: Any = cache.decoder
     embeddings = embeddings.get_input_embeddings()
-    ids = torch.randint(len(embeddings.weight), (1, tokens), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(len(embeddings.weight), (1, tokens), generator=generator, device="cpu")
     with cache.hold():
         cache.decoder(input_ids=ids.repeat(1, 2).to(embeddings.weight.device), past_key_values=cache)
     return tuple(_reach(layer, tokens) if isinstance(layer, LayerCache) else () for layer in cache.layers)
@@ -52,7 +53,7 @@ def _reach(layer: LayerCache, tokens: int) -> tuple[float, ...]:
     if layer.store is None:
         return ()
     stored = layer.store.stored()
-    received = torch.zeros(())
+    received = torch.zeros((), dtype=torch.float32, device="cpu")
     for block in query_blocks(layer.state):
         weights, _ = attention_of(block, stored, layer.logits)
         earlier = (block["position"] - tokens)[:, None, None, :, None].expand(*weights.shape[:4], 1)

@@ -106,4 +106,5 @@ def low_rank(tokens: torch.Tensor, rank: int, group: int, lengths: torch.Tensor)
 @cache
 def _start(channels: int, rank: int) -> torch.Tensor:
     """The directions that every iteration begins with, `[channels, rank]`, the same everywhere."""
-    return torch.randn(channels, rank, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(channels, rank, generator=generator, dtype=torch.float32, device="cpu")

@@ -123,7 +123,7 @@ class LayerCache(adapter.BaseLayer):
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat each row."""
         if self.store is not None:
-            self.batch_select_indices(torch.arange(self.batch_size).repeat_interleave(repeats))
+            self.batch_select_indices(torch.arange(self.batch_size, device="cpu").repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keep these rows, in this order."""

@@ -40,7 +40,7 @@ class HeadClasses:
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
         """The head's step, plus the position as a share of the text."""
         reach = reach_of(self.pattern, self.sinks, stored, context)
-        recency = (stored.positions + 0.5) / (context.seen[:, None, None] + 1)
+        recency = (stored.positions.float() + 0.5) / (context.seen[:, None, None] + 1)
         return (reach * STEPS).floor()[..., None] + recency.clamp(0.0, 1.0)
 
 
@@ -88,7 +88,7 @@ def reach_of(pattern: Pattern | None, sinks: int, stored: Stored, context: Conte
             f"pattern must have {heads} numbers for layer {context.layer}, one for each KV head, got "
             f"{len(values)}: lm_kv.head_pattern(model) measures one"
         )
-    return torch.tensor(values, device=stored.keys.device)[None]
+    return torch.tensor(values, dtype=torch.float32, device=stored.keys.device)[None]
 
 
 def _estimated(sinks: int, stored: Stored, context: Context) -> torch.Tensor:

@@ -28,12 +28,12 @@ class Pivotal:
 
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
         """-#{q, heads of the group: A[q, k] < 1/t}, plus the mean attention, which is below 1."""
-        ignored = torch.zeros(stored.valid.shape, device=stored.keys.device)
+        ignored = torch.zeros(stored.valid.shape, dtype=torch.float32, device=stored.keys.device)
         received, queries = torch.zeros_like(ignored), context.state["valid"].sum(1)
         for block in query_blocks(context.state):
             weights, counted = attention_of(block, stored, context.logits)
             visible = visible_from(block["position"], stored) & counted[:, None, :, None]
-            share = 1.0 / visible.sum(-1, keepdim=True).clamp_min(1)
+            share = visible.sum(-1, keepdim=True).clamp_min(1).float().reciprocal()
             low = (weights < share[:, :, None]) & visible[:, :, None]
             ignored += low.sum((2, 3))
             received += weights.mean(2).sum(2)

@@ -37,7 +37,9 @@ class MergeRuns:
             return drop(stored, keep, codec)
         stored, keep = _together(stored, keep)
         keys, values = stored.keys.float(), stored.values.float()
-        bias = torch.zeros(keep.shape, device=keep.device) if stored.bias is None else stored.bias
+        bias = stored.bias
+        if bias is None:
+            bias = torch.zeros(keep.shape, dtype=torch.float32, device=keep.device)
         pivot, lost = self._pivots(stored, keep, keys)
         distance = (keys - _at(keys, pivot)).norm(dim=-1) * lost
         count = _sum(lost.float(), pivot, lost)

@@ -95,7 +95,9 @@ class DensePart:
         if self.valid is None:
             return None if self.bias is None else self.bias[:, :, None]
         if self.bias is None:
-            return torch.where(self.valid, 0.0, float("-inf"))[:, :, None]
+            # In float32, and not in torch's default dtype.
+            nothing = torch.zeros(self.valid.shape, dtype=torch.float32, device=self.valid.device)
+            return nothing.masked_fill_(~self.valid, float("-inf"))[:, :, None]
         return self.bias.masked_fill(~self.valid, float("-inf"))[:, :, None]
 
 

@@ -66,7 +66,9 @@ class Compensate:
     def __call__(self, stored: Stored, keep: torch.Tensor, codec: Codec) -> Segment:
         """The kept tokens, and the slot where the first lost one was."""
         lost = stored.valid & ~keep
-        bias = torch.zeros(keep.shape, device=keep.device) if stored.bias is None else stored.bias
+        bias = stored.bias
+        if bias is None:
+            bias = torch.zeros(keep.shape, dtype=torch.float32, device=keep.device)
         mass = bias.exp() * lost
         total = mass.sum(-1, keepdim=True)
         share = (mass / total.clamp_min(1.0))[:, :, None]

@@ -190,7 +190,7 @@ def join(segments: Sequence[Segment]) -> Segment:
             return None
         more = next(tensor.shape[1:] for tensor in tensors if tensor is not None)
         sizes = (segment.lengths.sum() for segment in segments)
-        zeros = (torch.zeros(int(size), *more, device=runs.device) for size in sizes)
+        zeros = (torch.zeros(int(size), *more, dtype=torch.float32, device=runs.device) for size in sizes)
         return torch.cat([z if t is None else t for t, z in zip(tensors, zeros, strict=True)])[order]
 
     return Segment(

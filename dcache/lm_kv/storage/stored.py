@@ -80,5 +80,5 @@ def _optional(tensors: list[torch.Tensor | None], columns: list[Stored]) -> torc
     """Joined, with zeros where a part has none; None where no part has any."""
     if all(tensor is None for tensor in tensors):
         return None
-    zeros = (torch.zeros(part.valid.shape, device=part.valid.device) for part in columns)
+    zeros = (torch.zeros(part.valid.shape, dtype=torch.float32, device=part.valid.device) for part in columns)
     return torch.cat([z if t is None else t for t, z in zip(tensors, zeros, strict=True)], 2)
