@@ -57,7 +57,7 @@ def _add_demo(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--observations",
         type=path_of,
         metavar="FILE",
-        help="safetensors with states and actions (default: the shipped ones)",
+        help=".npz or .safetensors with states and actions (default: the shipped ones)",
     )
     parser.add_argument(
         "--timed", type=int, default=8, metavar="N", help="observations that are timed (default: 8)"

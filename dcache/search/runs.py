@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dcache.errors import DcacheError
+from dcache.eval.arrays import load_arrays
 from dcache.eval.subject import Subject
 
 FEWEST_DIMENSIONS = 3
@@ -97,7 +98,7 @@ def load_observations(path: str | Path) -> list[dict[str, torch.Tensor]]:
         DcacheError: it is no such file, or its arrays have different numbers of observations.
     """
     file = Path(path)
-    arrays = _loaded(file)
+    arrays = load_arrays(file)
     counts = {len(array) if array.ndim else 0 for array in arrays.values()}
     if len(counts) != 1 or 0 in counts:
         shapes = ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items()) or "no arrays"
@@ -105,20 +106,6 @@ def load_observations(path: str | Path) -> list[dict[str, torch.Tensor]]:
             f"{file} must have arrays (N, ...) with one and the same number of observations N, got {shapes}"
         )
     return [{name: array[i : i + 1] for name, array in arrays.items()} for i in range(counts.pop())]
-
-
-def _loaded(file: Path) -> dict[str, torch.Tensor]:
-    try:
-        if file.suffix == ".npz":
-            with np.load(file) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(file)
-    except Exception as error:  # Damaged files raise half a dozen kinds of errors.
-        raise DcacheError(f"cannot read the observations {str(file)!r} ({type(error).__name__})") from error
-    raise DcacheError(f"observations are a file .npz or .safetensors, got {str(file)!r}")
 
 
 def _array(made: Any) -> NDArray[np.float32]:

@@ -4,10 +4,12 @@
     python examples/diffusion_policy/demonstrate.py drawer-open --episodes 300
     python examples/diffusion_policy/demonstrate.py pusht --episodes 24 --observations
 
-The last writes observations.safetensors, of held-out episodes. Needs the extra `policy`.
+The last writes observations.safetensors, of held-out episodes. The same command goes on after a kill: files
+that exist are not made again. Needs the extra `policy`.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from dcache.demo.policies.bench import HELD_OUT
 from dcache.demo.policies.drawer import DrawerSimulator
 from dcache.demo.policies.pusht import PushTSimulator
 from dcache.demo.policies.tasks import windows
+from dcache.util.files import write
 
 NOISE = {"pusht": (2.0, 4.0), "drawer-open": (0.1, 0.1)}
 # Episodes of a file, actions at most, and actions that are recorded behind success.
@@ -72,12 +75,17 @@ def demonstrate(task, folder, episodes, first):
     simulator, expert = experts(task)
     for start in range(first, first + episodes, FILE):
         seeds = range(start, min(start + FILE, first + episodes))
+        path = folder / f"{start:07d}-{len(seeds)}.npz"
+        if path.exists():
+            continue
         solved = [rows for seed in seeds if (rows := episode(task, simulator, expert(), seed))]
         print(f"{len(solved)} of {len(seeds)} solved", flush=True)
+        if not solved:
+            continue
         states, actions = zip(*solved, strict=True)
         lengths = [len(rows) for rows in states]
-        path = folder / f"{start:07d}.npz"
-        np.savez(path, lens=lengths, obs=np.concatenate(states), act=np.concatenate(actions))
+        arrays = {"lens": lengths, "obs": np.concatenate(states), "act": np.concatenate(actions)}
+        write(path, lambda file, arrays=arrays: np.savez(file, **arrays))
 
 
 def observe(task, folder, episodes):
@@ -92,10 +100,12 @@ def observe(task, folder, episodes):
             chosen = np.sort(random.choice(len(states), KEPT, replace=False))
             kept.append((states[chosen], actions[chosen]))
     names = ("states", "actions")
+    if not kept:
+        sys.exit(f"no episode of {episodes} was solved: give more --episodes")
     tensors = {
         n: torch.tensor(np.concatenate(part)) for n, part in zip(names, zip(*kept, strict=True), strict=True)
     }
-    save_file(tensors, folder / "observations.safetensors")
+    write(folder / "observations.safetensors", lambda file: save_file(tensors, file))
 
 
 if __name__ == "__main__":

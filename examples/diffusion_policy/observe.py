@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from dcache.demo.policies.observed import PolicyPipeline, profile_path
-from dcache.demo.policies.open_loop import load_observations
+from dcache.demo.policies.open_loop import OBSERVATIONS, load_observations
 from dcache.demo.policies.policy import load_policy
 from dcache.demo.policies.sampling import LEVELS, Sampler
 from dcache.eval.subject import Subject
@@ -26,7 +26,9 @@ if __name__ == "__main__":
     given = parser.parse_args()
     policy = load_policy(given.task, given.weights)
     sampler = Sampler("ddpm" if given.steps == LEVELS else "ddim", given.steps)
-    pipe = PolicyPipeline(policy, load_observations(given.task), sampler)
+    seen = given.out / OBSERVATIONS if given.out else None
+    seen = seen if seen and seen.exists() else None
+    pipe = PolicyPipeline(policy, load_observations(given.task, seen), sampler)
     prompts = [str(i) for i in range(given.observations)]
     profile = observe(
         Subject(pipe, given.task), prompts, sites=("trunk", "sublayers"), batch_size=4, repeats=1

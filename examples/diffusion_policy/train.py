@@ -10,6 +10,7 @@ import argparse
 import copy
 import json
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -28,8 +29,10 @@ SIZES = {"drawer-open": {"hidden": 64, "encoder": 128}, "pusht": {}}
 
 def demonstrations(folder, horizon=16):
     """Windows of all files: states `[N, 2, state]`, actions `[N, horizon, action]`."""
-    parts = []
-    for path in sorted(folder.glob("*.npz")):
+    parts, files = [], sorted(folder.glob("*.npz"))
+    if not files:
+        sys.exit(f"no demonstrations in {folder}: make them with demonstrate.py")
+    for path in files:
         content = np.load(path)
         ends = np.cumsum(content["lens"])[:-1]
         for states, actions in zip(
@@ -121,6 +124,8 @@ def train(name, folder, out, seconds):
     state = out / "training.pt"
     if state.exists():
         training.load(state)
+        # Other noise than that of the updates before.
+        torch.manual_seed(training.step)
     began, last, errors = time.process_time() - training.seconds, time.time(), []
     while training.seconds < seconds:
         training.seconds = time.process_time() - began

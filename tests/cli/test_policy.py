@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.torch import save_file
 
 from dcache.cli import main
 from dcache.demo.policies.open_loop import load_observations
+from dcache.demo.policies.policy import MODELS
 
 SHORT = ["--task", "drawer-open", "--timed", "0", "--settings", "ddim:4; ddim:4 interval:interval=2"]
 
@@ -18,6 +20,13 @@ def test_a_demo_prints_a_row_for_each_setting(tmp_path: Path, capsys: pytest.Cap
     few = load_observations("drawer-open").first(2)
     path = tmp_path / "few.safetensors"
     save_file({"states": few.states, "actions": few.actions}, path)
+    arrays = tmp_path / "few.npz"
+    np.savez(arrays, states=few.states.numpy(), actions=few.actions.numpy())
+    tables = []
+    for file in (path, arrays):
+        assert main(["policy", "demo", *SHORT, "--observations", str(file), "--json"]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1]
     line = ["policy", "demo", *SHORT, "--observations", str(path)]
     assert main(line) == 0
     printed = capsys.readouterr().out
@@ -53,7 +62,16 @@ def test_a_bench_names_the_extra_of_its_simulator(
         (["--task", "door"], "drawer-open, pusht"),
         (["--timed", "1000"], "--timed"),
         (["--settings", "ddim"], "begins with a sampler"),
+        (["--weights", "nowhere"], "nowhere has no policy of drawer-open (FileNotFoundError)"),
+        (["--weights", str(MODELS / "pusht")], "has a policy of another task than drawer-open"),
+        (["--observations", "nowhere.npz"], "cannot read the observations 'nowhere.npz' (FileNotFoundError)"),
+        (["--observations", "seen.pt"], "observations are a file .npz or .safetensors"),
+        (
+            ["--observations", str(MODELS / "pusht" / "observations.safetensors")],
+            "observations of drawer-open need ",
+        ),
     ],
+    ids=["task", "timed", "settings", "weights", "task of weights", "none", "ending", "task of observations"],
 )
 def test_wrong_lines(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["policy", "demo", "--task", "drawer-open", *options]) == 2

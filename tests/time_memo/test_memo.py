@@ -286,7 +286,7 @@ def test_modules_within_compiled_blocks_are_left_out() -> None:
     [
         ({"offload": "disk"}, "'keep', 'cpu', 'drop'"),
         ({"offload": None}, "'keep', 'cpu', 'drop'"),
-        ({"text": 1}, "text must be True, False or 'alone'"),
+        ({"text": 1}, "text must be True, False or 'alone', got 1"),
         ({"offload": "drop"}, "offload='cpu'"),
     ],
     ids=["disk", "none", "text", "drop"],

@@ -39,6 +39,16 @@ def test_pooled_text_is_a_source_and_the_text_itself_only_where_it_is_wanted() -
     assert {part.name for part in wide.timed} == {*TIMED, "text"}
 
 
+def test_text_alone_leaves_out_what_depends_on_the_timestep_as_well() -> None:
+    given = {"pooled": draw(1, 2, 8), "encoder_hidden_states": draw(2, 2, 3, 8)}
+    apart = seen(net(), draw(0, 2, 8), torch.tensor([5.0]), **given, text="alone")
+    # The blocks' layers are called with timestep and pooled text.
+    assert {part.name: part.sources for part in apart.timed} == {
+        "time_embed": {"timestep"},
+        "text": {"encoder_hidden_states"},
+    }
+
+
 def test_samples_are_no_source_and_neither_are_lists_of_texts() -> None:
     model, time = net(), torch.tensor([5.0])
     given = {"timestep": time, "pooled": [draw(1, 3, 8), draw(2, 4, 8)]}

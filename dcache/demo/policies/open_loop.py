@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 import dcache
 from dcache.demo.policies.bench import Progress, switched
-from dcache.demo.policies.policy import MODELS, ChunkPolicy
+from dcache.demo.policies.policy import MODELS, ChunkPolicy, task_of
 from dcache.demo.policies.sampling import LEVELS, Sampler
 from dcache.demo.policies.settings import Setting
+from dcache.errors import DcacheError
+from dcache.eval.arrays import load_arrays
 from dcache.profile import Profile
 
 OBSERVATIONS = "observations.safetensors"
@@ -67,9 +68,20 @@ class Row:
 
 
 def load_observations(task: str, path: Path | None = None) -> Observations:
-    """The shipped observations of a task, or those of a file."""
-    tensors = load_file(MODELS / task / OBSERVATIONS if path is None else path)
-    return Observations(tensors["states"].float(), tensors["actions"].float())
+    """The shipped observations of a task, or those of a file.
+
+    Raises:
+        DcacheError: the file cannot be read, or lacks states `[N, 2, state]` or actions.
+    """
+    shipped = load_arrays(MODELS / task_of(task).name / OBSERVATIONS)
+    arrays = shipped if path is None else load_arrays(path)
+    sizes = {name: arrays[name].shape[1:] for name in shipped if name in arrays}
+    counts = {len(arrays[name]) for name in sizes if arrays[name].ndim}
+    if sizes != {name: array.shape[1:] for name, array in shipped.items()} or len(counts) != 1 or 0 in counts:
+        wanted = ", ".join(f"{name} (N, {str(tuple(a.shape[1:]))[1:]}" for name, a in shipped.items())
+        have = ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items()) or "no arrays"
+        raise DcacheError(f"observations of {task} need {wanted}; {path} has {have}")
+    return Observations(arrays["states"].float(), arrays["actions"].float())
 
 
 def measure(

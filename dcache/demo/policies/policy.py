@@ -103,15 +103,25 @@ def load_policy(name: str, folder: Path | None = None) -> ChunkPolicy:
         folder: with config.json and model.safetensors; None for the shipped one.
 
     Raises:
-        DcacheError: there is no such task.
+        DcacheError: there is no such task, or the folder has no policy of it.
     """
     kind = task_of(name)
     folder = MODELS / name if folder is None else folder
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    tensors = {key: value.float() for key, value in load_file(folder / "model.safetensors").items()}
-    network = PolicyNetwork(NetworkConfig(**config)).eval()
-    network.load_state_dict(_below(NETWORK, tensors))
-    return ChunkPolicy(network, kind(_below(TASK, tensors)))
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        tensors = {key: value.float() for key, value in load_file(folder / "model.safetensors").items()}
+        network = PolicyNetwork(NetworkConfig(**config)).eval()
+        network.load_state_dict(_below(NETWORK, tensors))
+        task = kind(_below(TASK, tensors))
+    except Exception as error:  # Missing and damaged files raise half a dozen kinds of errors.
+        raise DcacheError(
+            f"{folder} has no policy of {name} ({type(error).__name__}): expected config.json and "
+            "model.safetensors of examples/diffusion_policy/train.py"
+        ) from error
+    wanted = (kind.features, kind.action)
+    if (network.config.observation, network.config.action) != wanted:
+        raise DcacheError(f"{folder} has a policy of another task than {name}: give --task")
+    return ChunkPolicy(network, task)
 
 
 def save_policy(policy: ChunkPolicy, folder: Path) -> None:

@@ -23,6 +23,7 @@ PROFILED = ("bac",)
 REFERENCE = "ddpm:100"
 PLAIN = "ddim:50; ddim:20; ddim:15; ddim:10; ddim:7; ddim:5"
 CACHED = (
+    "ddpm:100 policy_default; ddim:50 policy_default; ddim:20 policy_default; ddim:10 policy_default; "
     "ddpm:100 interval:interval=4,sites=model; ddpm:100 interval:interval=10,sites=model; "
     "ddpm:100 interval:interval=4,sites=trunk; ddpm:100 interval:interval=4,sites=block; "
     "ddpm:100 newton:interval=4; ddpm:100 taylorseer:interval=4; "

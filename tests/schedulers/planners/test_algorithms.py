@@ -163,3 +163,14 @@ def test_tables_that_are_none_are_refused() -> None:
     bad[1, 2] = np.nan
     with pytest.raises(DcacheError, match="NaN"):
         threshold_scan(bad, 1.0)
+
+
+@pytest.mark.parametrize("computes", [1, 4, 7, 11, 12])
+def test_the_partition_of_twelve_evaluations_is_the_best_of_all(computes: int) -> None:
+    error = np.random.default_rng(12).random((12, 12))
+
+    def total(anchors: tuple[int, ...]) -> float:
+        return sum(error[max(a for a in anchors if a <= t), t] for t in range(12) if t not in anchors)
+
+    best = min(total((0, *rest)) for rest in itertools.combinations(range(1, 12), computes - 1))
+    assert total(optimal_partition(error, computes)) == pytest.approx(best)
