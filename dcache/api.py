@@ -102,9 +102,10 @@ def enable(
         target: a diffusers pipeline, any torch denoiser, or a language model: a causal one of transformers,
             or a masked-diffusion one.
         method: a preset's name ("newton", "FORA", "newton:interval=4"), a preset object or function, a
-            `Schedule`, the path of a schedule file, or None for the default, which with speedup= is "tuned"
-            and for a robot's policy is "policy_default"; for a language model a policy of `dcache.lm_kv`, for
-            a masked-diffusion one a row method of `dcache.methods`, or their names.
+            `Schedule`, the path of a schedule file, "hub:owner/name" for one of Hugging Face's hub
+            (docs/hub.md), or None for the default, which with speedup= is "tuned" and for a robot's policy is
+            "policy_default"; for a language model a policy of `dcache.lm_kv`, for a masked-diffusion one a
+            row method of `dcache.methods`, or their names.
         compile: True, or arguments of `torch.compile`: every transformer block is compiled by itself.
         strict: raise instead of warning where a schedule was made with another config, sampler, guidance or
             resolution.

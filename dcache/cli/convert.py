@@ -12,14 +12,14 @@ from dcache.errors import DcacheError
 from dcache.importers import FORMATS
 from dcache.importers.imported import ORDERS
 from dcache.schedule import Schedule
-from dcache.util.files import try_file, write_json
+from dcache.util.files import try_file, write, write_json
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
     from dcache.importers import Imported
 
-TARGETS = ("ecad", "schedule")
+TARGETS = ("cache-dit", "diffusers", "ecad", "schedule", "sglang")
 LAYOUT = ("layout", "blocks", "single-blocks")
 OPTIONS = ("steps", "blocks", "threshold", "order", "interleaved")
 
@@ -66,7 +66,15 @@ def _add_export(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--out", type=path_of, required=True, metavar="OUT.json", help="where to write it")
     parser.add_argument("--steps", type=int, metavar="N", help="transfer it to a run of N evaluations")
     parser.add_argument("--layout", choices=("flux", "pixart"), help="if it cannot be inferred")
-    parser.add_argument("--blocks", type=int, metavar="N", help="blocks (default: those with sites)")
+    parser.add_argument(
+        "--blocks",
+        type=int,
+        metavar="N",
+        help="blocks (ecad: default those with sites; cache-dit: of the model)",
+    )
+    parser.add_argument(
+        "--request", type=path_of, metavar="FILE", help="JSON of the request that it is for (sglang)"
+    )
     parser.add_argument("--single-blocks", type=int, metavar="N", help="FLUX's single blocks after them")
     parser.set_defaults(run=run_export)
 
@@ -99,6 +107,8 @@ def run_export(arguments: argparse.Namespace) -> int:
         schedule = resample_steps(schedule, arguments.steps)
     if arguments.to == "ecad":
         return _to_ecad(schedule, arguments)
+    if arguments.to != "schedule":
+        return _to_engine(schedule, arguments)
     if arguments.steps is None:
         raise DcacheError(
             "--to schedule transfers a schedule to another number of evaluations: give --steps N"
@@ -108,6 +118,30 @@ def run_export(arguments: argparse.Namespace) -> int:
         raise DcacheError(f"--{' and --'.join(foreign)} belong to --to ecad: leave them out")
     written = schedule.save(arguments.out)
     print(f"{schedule.steps} evaluations\nwrote {written}")
+    return 0
+
+
+def _to_engine(schedule: Schedule, arguments: argparse.Namespace) -> int:
+    """Write a schedule for another engine, and say what its format cannot hold."""
+    from dcache.importers import cache_dit, diffusers_hooks, sglang
+    from dcache.importers.content import content_of
+
+    engine = arguments.to
+    takes = {"cache-dit": ("blocks",), "sglang": ("request",)}.get(engine, ())
+    given = [name for name in ("layout", "blocks", "single_blocks", "request") if getattr(arguments, name)]
+    foreign = [name for name in given if name not in takes]
+    if foreign:
+        raise DcacheError(f"--to {engine} has no use for --{foreign[0].replace('_', '-')}: leave it out")
+    if engine == "cache-dit":
+        exported = cache_dit.export(schedule, arguments.blocks)
+        text = cache_dit.yaml_text(exported.content)
+        written = write(arguments.out, lambda path: path.write_text(text, encoding="utf-8"))
+    else:
+        request = None if arguments.request is None else content_of(arguments.request)
+        to_sglang = engine == "sglang"
+        exported = sglang.export(schedule, request) if to_sglang else diffusers_hooks.export(schedule)
+        written = write_json(arguments.out, dict(exported.content))
+    print("\n".join([*exported.notes, f"wrote {written}"]))
     return 0
 
 

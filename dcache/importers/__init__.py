@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields, replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,7 +44,11 @@ class Format(Protocol):
 
 FORMATS: Registry[Format] = Registry(
     "format",
-    modules(__name__, "bac", "ecad", "harmonica", "l2c", "magcache", "smoothcache", "teacache"),
+    modules(__name__, "bac", "ecad", "harmonica", "l2c", "magcache", "sglang", "smoothcache", "teacache")
+    | {
+        "cache-dit": partial(import_module, f"{__name__}.cache_dit"),
+        "diffusers": partial(import_module, f"{__name__}.diffusers_hooks"),
+    },
 )
 
 

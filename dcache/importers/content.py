@@ -1,4 +1,4 @@
-"""Reading of foreign files: JSON and tensors, but no pickles, which could run code."""
+"""Reading of foreign files: JSON, YAML and tensors, but no pickles, which could run code."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.util.text import first_sentence
 
+YAMLS = (".yaml", ".yml")
 TENSORS = (".pt", ".pth", ".ckpt", ".bin")
 PICKLES = (".pkl", ".pickle")
 # Published files are about 0.2 MB.
@@ -21,7 +22,7 @@ _SITE = re.compile(r"optimal_steps_(?P<site>.+)_(?P<budget>\d+)_(?P<metric>[a-z0
 
 
 def content_of(path: Path) -> Any:
-    """Content of a file: a JSON value, or a dict with tensors; of a folder, lists by site (BAC).
+    """Content of a file: a value of JSON or YAML, or a dict with tensors; of a folder, lists by site (BAC).
 
     Raises:
         DcacheError: the file cannot be read, is too large, or is a pickle.
@@ -41,6 +42,8 @@ def content_of(path: Path) -> Any:
         raise DcacheError(f"cannot read {path}: {reason}") from error
     if size > MOST_BYTES:
         raise DcacheError(f"expected a file of at most {MOST_BYTES} bytes, and {path} has {size}")
+    if path.suffix in YAMLS:
+        return _yaml(path)
     return _tensors(path) if path.suffix in TENSORS else _json(path)
 
 
@@ -50,6 +53,19 @@ def _json(path: Path) -> Any:
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else first_sentence(error)
         raise DcacheError(f"{path} cannot be read as JSON: {reason}") from error
+
+
+def _yaml(path: Path) -> Any:
+    """Read plain values of a YAML file; tags that would make other objects are refused."""
+    try:
+        import yaml
+    except ImportError as error:
+        raise DcacheError(f"{path} is a YAML file, which needs PyYAML: pip install pyyaml") from error
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else first_sentence(error)
+        raise DcacheError(f"{path} cannot be read as YAML: {reason}") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -19,7 +19,12 @@ USUAL = (0.7, 1.4)
 
 
 def fits(content: Any) -> bool:
-    """Whether the content is a list of positive numbers that is named so, or whose median is near 1."""
+    """Whether the content is a list of positive numbers that is named so, or whose median is near 1.
+
+    A config of diffusers has more than its ratios: `diffusers_hooks` reads it.
+    """
+    if isinstance(content, dict) and "_class_name" in content:
+        return False
     ratios = numbers_of(content, *NAMES)
     if ratios is None or min(ratios) <= 0:
         return False

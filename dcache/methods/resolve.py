@@ -37,7 +37,7 @@ def resolve(method: Any, options: Mapping[str, Any], taken: Iterable[str] = ()) 
 
     Args:
         method: a preset's name ("interval", "FORA", "newton:interval=4"), a preset function, a `Method`, a
-            `Schedule`, the path of a schedule file, or None for the default.
+            `Schedule`, the path of a schedule file, "hub:owner/name", or None for the default.
         options: options of the preset.
         taken: names of the caller's other options, for messages.
 
@@ -158,6 +158,9 @@ def _named(text: str, options: Mapping[str, Any]) -> Method | Schedule:
     name = preset_called(text)
     if name is not None:
         return make(name, **options)
+    if text.startswith("hub:"):
+        _refuse_options(f"the schedule {text!r}", options, ())
+        return Schedule.from_hub(text)
     if text.endswith(".json") or os.sep in text:
         _refuse_options(f"the schedule {text!r}", options, ())
         return Schedule.load(text)

@@ -19,7 +19,10 @@ from dcache.profile import file
 from dcache.profile.latencies import Latencies
 from dcache.profile.tables import FRAMES, FeatureTables, Floats
 from dcache.sites.names import SITE_NAME, default_codec, kinds_of
+from dcache.util import hub
 from dcache.util.checks import is_whole
+
+HUB_FILE = "dcache.profile.safetensors"
 
 
 @dataclass(frozen=True)
@@ -223,6 +226,36 @@ class Profile:
             DcacheError: the file does not exist, is damaged, or is not a profile.
         """
         return file.read(path, Profile)
+
+    def push_to_hub(self, repository: str, private: bool | None = None, token: str | None = None) -> str:
+        """Upload it to "owner/name" of Hugging Face's hub; returns the address.
+
+        Raises:
+            DcacheError: the hub cannot be reached, or refuses.
+        """
+        header = "---\nlibrary_name: dcache\ntags: [dcache, diffusion, profile]\n---\n"
+        facts = {"evaluations": self.steps, "pictures": self.prompts, "sites": ", ".join(self.sites)}
+        facts |= {"model": self.model, "sampler": self.sampler, "guidance": self.guidance}
+        lines = "\n".join(f"| {name} | {value} |" for name, value in facts.items() if value not in ("", None))
+        text = f"{header}# {hub.place_of(repository)[0]}\n\n| | |\n|---|---|\n{lines}\n"
+
+        def fill(folder: Path) -> None:
+            self.save(folder / HUB_FILE)
+            (folder / "README.md").write_text(text, encoding="utf-8")
+
+        return hub.push(repository, fill, message="Profile of dcache", private=private, token=token)
+
+    @staticmethod
+    def from_hub(repository: str, token: str | None = None) -> Profile:
+        """Download it from "owner/name" or "owner/name@revision", and check it; no code is run.
+
+        Raises:
+            DcacheError: the hub cannot be reached, or the repository has no profile.
+        """
+        path = hub.pull(repository, (HUB_FILE,), token) / HUB_FILE
+        if not path.exists():
+            raise DcacheError(f"{repository} on the hub has no {HUB_FILE}, so it is no profile of dcache")
+        return Profile.load(path)
 
     def _check(self, name: str, frame: str, tables: FeatureTables) -> None:
         if frame not in FRAMES:

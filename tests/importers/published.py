@@ -52,3 +52,23 @@ def bac(draw: random.Random, steps: int, layers: int) -> dict[str, Any]:
 def smoothcache(draw: random.Random, steps: int) -> dict[str, Any]:
     """SmoothCache's rows of kinds."""
     return {kind: [1, *(draw.randrange(2) for _ in range(steps - 1))] for kind in PIXART}
+
+
+def request(steps: int) -> dict[str, Any]:
+    """What SGLang's artefact says of the request that it is for."""
+    return {
+        "pipeline": "WanPipeline",
+        "checkpoint": "some/model",
+        "num_inference_steps": steps,
+        "height": 32,
+        "width": 48,
+        "guidance_scale": 3.0,
+        "do_classifier_free_guidance": True,
+        "quality": "default",
+        "attention_backend": None,
+        "dtype": "bfloat16",
+        "scheduler": "UniPC",
+        "scheduler_config_sha256": "0" * 64,
+        "timesteps": [float(1000 - 100 * t) for t in range(steps)],
+        "sigmas": [1.0 - t / steps for t in range(steps + 1)],
+    }

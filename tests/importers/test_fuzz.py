@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 import dcache
 from dcache.errors import DcacheError
-from dcache.importers import read
+from dcache.importers import cache_dit, diffusers_hooks, read, sglang
 from dcache.methods.replay import replay
 from dcache.predictors.corrections import Correction, Corrections
 from dcache.profile import FeatureTables, Latencies, Profile
 from dcache.schedule import Plan, Schedule
-from tests.importers.published import bac, ecad, routers, smoothcache
+from tests.importers.published import bac, ecad, request, routers, smoothcache
 
 # Lines of the package that one reading may run: a damaged number must not send a reader on a long way.
 MOST_LINES = 200_000
@@ -111,6 +111,11 @@ def examples() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     yield "bac", bac(draw, 9, 2), {"steps": 9}
     yield "magcache", {"mag_ratios": [draw.uniform(0.5, 1.5) for _ in range(8)]}, {"interleaved": True}
     yield "teacache", [draw.uniform(-300, 300) for _ in range(5)], {}
+    row = Schedule(4, {"": Plan({"*": {"run:1-3": (True, True, False, True)}}, codec="delta")})
+    yield "cache-dit", dict(cache_dit.export(row, blocks=5).content), {"blocks": 5}
+    trunk = Schedule(4, {"": Plan({"*": {"trunk": (True, True, False, True)}}, codec="delta")})
+    yield "diffusers", dict(diffusers_hooks.export(trunk).content), {}
+    yield "sglang", dict(sglang.export(trunk, request(4)).content), {}
 
 
 def check(found: Any, folder: Path) -> None:

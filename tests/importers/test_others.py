@@ -205,6 +205,9 @@ def test_each_format_is_told_from_its_content() -> None:
         "bac": bac(draw, 9, 2),
         "teacache": FLUX_TEACACHE,
         "magcache": [0.9] * 27,
+        "cache-dit": {"cache_config": {"steps_computation_mask": [1, 0]}},
+        "diffusers": {"_class_name": "MagCacheConfig", "mag_ratios": [3.0, 1.0], "num_inference_steps": 2},
+        "sglang": {"schema": "sglang-dpcache-schedule-v2"},
     }
     assert {detect(content) for content in examples.values()} == set(examples)
     assert all(detect(content) == name for name, content in examples.items())

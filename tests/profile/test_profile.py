@@ -1,12 +1,15 @@
 """`Profile`: what its tables say, means over runs, and what is refused."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from dcache.errors import DcacheError
+from dcache.profile import Profile
+from tests.hub_server import serving, use
 from tests.profile.full_profile import flat, profile, tables
 
 
@@ -77,3 +80,17 @@ def spoiled(gram: float) -> dict[str, Any]:
 def test_what_does_not_fit_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(DcacheError, match=message):
         replace(profile(), **wrong)
+
+
+def test_a_profile_goes_to_the_hub_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = profile()
+    with serving() as hub:
+        use(hub, tmp_path, monkeypatch)
+        assert whole.push_to_hub("me/profile", token="t") == f"{hub.url}/me/profile"
+        card = hub.files["me/profile"]["README.md"].decode()
+        assert f"| evaluations | {whole.steps} |" in card
+        assert len(card) < 1000
+        assert flat(Profile.from_hub("me/profile@main")) == flat(whole)
+        hub.files["me/other"] = {"a": b""}
+        with pytest.raises(DcacheError, match="no profile of dcache"):
+            Profile.from_hub("me/other")
