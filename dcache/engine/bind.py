@@ -11,8 +11,6 @@ from dcache.engine.group import GroupRegion
 from dcache.engine.lowering.block_watch import BlockWatch, watches
 from dcache.engine.lowering.blocks import BlockCall, RunRegion
 from dcache.engine.lowering.bracket import BracketRegion, SkipConcatCall
-from dcache.engine.lowering.frame_rows import parts_of
-from dcache.engine.lowering.frames import FrameRegion
 from dcache.engine.lowering.guidance import GuidanceRegion
 from dcache.engine.lowering.module import MethodCall, ModuleCall, ModuleRegion, PlaceholderCall
 from dcache.engine.lowering.probe import AttentionInputProbe, BlockInputProbe, FrontProbe, FrontProbeCall
@@ -188,6 +186,9 @@ def _guidance(binding: Binding, engine: Engine, site: Site) -> GuidanceRegion:
 
 def _lower_frames(binding: Binding, engine: Engine) -> None:
     """Add the region of all frames, whose blocks are sites; only the first site of the kind adds one."""
+    from dcache.engine.lowering.frame_rows import parts_of
+    from dcache.engine.lowering.frames import FrameRegion
+
     if binding.frames is not None:
         return
     others = [site.name for site in binding.sites if site.kind != "frames"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -12,7 +12,6 @@ from torch import nn
 from dcache.engine.group import GroupRegion
 from dcache.engine.lowering.block_watch import BlockWatch
 from dcache.engine.lowering.blocks import BlockCall
-from dcache.engine.lowering.frames import FrameRegion
 from dcache.engine.lowering.guidance import GuidanceRegion
 from dcache.engine.lowering.module import MethodCall
 from dcache.engine.lowering.whole_model import WholeRegion
@@ -24,7 +23,11 @@ from dcache.sites.discovery import find_blocks, find_sublayers
 from dcache.sites.site import Site
 from dcache.sites.structure import Structure
 
-BoundSite = Region | GroupRegion | GuidanceRegion | FrameRegion
+if TYPE_CHECKING:
+    # Loaded with the first method that has its site.
+    from dcache.engine.lowering.frames import FrameRegion
+
+    BoundSite = Region | GroupRegion | GuidanceRegion | FrameRegion
 
 
 @dataclass(eq=False)

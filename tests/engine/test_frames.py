@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from dcache.engine.frames import FrameGrid, FrameStore
@@ -22,6 +23,20 @@ def test_a_block_is_live_while_its_frames_are_updated_and_finished_behind_that()
     dues = [GRID.due(updates, i) for i in range(4)]
     assert [due.live for due in dues] == [[0], [0, 1], [1, 2], [2]]
     assert [due.finished for due in dues] == [0, 0, 1, 2]
+
+
+def test_of_240_frame_rows_128_run() -> None:
+    pipelines = pytest.importorskip("diffusers.pipelines.skyreels_v2")
+    make = pipelines.SkyReelsV2DiffusionForcingPipeline.generate_timestep_matrix
+    # Twelve steps, five blocks of two frames, each three steps behind the one before.
+    table = make(None, 10, torch.linspace(999, 40, 12).long(), 10, 3, 0, 2)[2].tolist()
+    grid, clean, rows = FrameGrid(10, 2, 1), 0, 0
+    for i in range(len(table)):
+        due = grid.due(table, i)
+        rows += 2 * (len(due.live) + due.finished - clean)
+        clean = due.finished
+    assert len(table) * 10 == 240
+    assert rows == 128
 
 
 def test_a_prefix_is_finished_from_the_start_and_a_frame_makes_its_block_live() -> None:

@@ -192,3 +192,27 @@ def test_the_table_of_methods_is_measured_and_written(tmp_path: Path) -> None:
     (pages / "default.md").write_text("no place")
     with pytest.raises(dcache.DcacheError, match="no place for measured figures"):
         script.write_docs(found, tmp_path)
+
+
+@pytest.mark.slow
+def test_pictures_are_edited_and_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "edit.png"
+    monkeypatch.setattr(sys, "argv", ["edit_pictures", "--steps", "2", "--out", str(out)])
+    assert load_script("edit_pictures").main() == 0
+    assert len(re.findall(r"PSNR \d+\.\d, \d+\.\d   share", capsys.readouterr().out)) == 5
+    assert out.stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_strategies_are_compared_and_the_archive_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "archive.png"
+    profile = str(COEFFICIENTS.with_name("demo.profile.safetensors"))
+    options = ["--units", "whole", "--budget", "30", "--seeds", "1", "--only", "MAP-Elites, ours"]
+    monkeypatch.setattr(sys, "argv", ["measure_strategies", profile, *options, "--archive", str(out)])
+    load_script("measure_strategies").main()
+    assert re.search(r"MAP-Elites, ours .*\d\.\d%$", capsys.readouterr().out.strip())
+    assert out.stat().st_size > 1000
