@@ -51,8 +51,8 @@ class Policy:
         reducer: what becomes of the others.
         selector: which kept tokens a decoded token reads; then all tokens are kept, and the budget is of
             those that are read at a step.
-        held: where a selector reads some, the tokens that are kept, a share or a number as `budget`, at least as
-            many as are read; None for all of them.
+        held: where a selector reads some, the tokens that are kept, a share or a number as `budget`, at least
+            as many as are read; None for all of them.
         preference: how much of the budget a layer wants, for the allocation "preference".
         reader: what a probe reads behind the cache: (ids, validity) of the text -> the same of what is read;
             None for the text itself.
