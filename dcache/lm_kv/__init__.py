@@ -35,6 +35,7 @@ from dcache.lm_kv.policies.lazy_eviction import lazy_eviction
 from dcache.lm_kv.policies.look_m import look_m
 from dcache.lm_kv.policies.loopserve import loopserve
 from dcache.lm_kv.policies.mikv import mikv
+from dcache.lm_kv.policies.mpcache import mpcache
 from dcache.lm_kv.policies.prefixkv import prefixkv
 from dcache.lm_kv.policies.quest import quest
 from dcache.lm_kv.policies.random import random
@@ -86,6 +87,7 @@ __all__ = [
     "loopserve",
     "make",
     "mikv",
+    "mpcache",
     "prefixkv",
     "preset",
     "quest",

@@ -33,6 +33,7 @@ PolicyName = Literal[
     "look_m",
     "loopserve",
     "mikv",
+    "mpcache",
     "prefixkv",
     "quest",
     "random",
@@ -78,6 +79,7 @@ class PolicyOptions(CacheOptions, total=False):
     group: int
     growth: float
     heads: int
+    held: float
     history: int
     layers: int
     low: int

@@ -51,6 +51,8 @@ class Policy:
         reducer: what becomes of the others.
         selector: which kept tokens a decoded token reads; then all tokens are kept, and the budget is of
             those that are read at a step.
+        held: where a selector reads some, the tokens that are kept, a share or a number as `budget`, at least
+            as many as are read; None for all of them.
         preference: how much of the budget a layer wants, for the allocation "preference".
         reader: what a probe reads behind the cache: (ids, validity) of the text -> the same of what is read;
             None for the text itself.
@@ -78,6 +80,7 @@ class Policy:
     reducer: Reducer = drop
     preference: Preference | None = None
     selector: Selector | None = None
+    held: float | None = None
     reader: Reader | None = None
     calibration: str | None = field(default=None, compare=False)
     parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
@@ -103,6 +106,13 @@ class Policy:
                 f"{self.name} does not say which layers want more of the budget: choose another allocation, "
                 "or a policy with a preference, such as cake"
             )
+        if self.held is not None:
+            Budget(self.held)
+            if self.selector is None or self.allocation != "uniform":
+                raise DcacheError(
+                    "tokens are held beside those that are read only where a selector reads some, as many in "
+                    "every head: give the policy a selector and the allocation uniform, or held=None"
+                )
         check_whole("layer_group", self.layer_group, 1)
         if self.layer_group > 1 and self.allocation != "uniform":
             raise DcacheError(

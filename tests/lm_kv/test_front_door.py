@@ -31,6 +31,7 @@ POLICIES = {
     "look_m",
     "loopserve",
     "mikv",
+    "mpcache",
     "prefixkv",
     "quest",
     "random",

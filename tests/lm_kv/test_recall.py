@@ -46,6 +46,7 @@ POLICIES = {
     "compresskv": lm_kv.compresskv(window=16, pool=1),
     "mikv": lm_kv.mikv(window=0),
     "zipcache": lm_kv.zipcache(window=0),
+    "mpcache": lm_kv.mpcache(page=4, window=0),
     "kvmerger": lm_kv.kvmerger(window=0),
     "kvmerger loose": lm_kv.kvmerger(window=0, threshold=0.75),
     "kvzip uniform": lm_kv.kvzip(allocation="uniform"),

@@ -75,9 +75,8 @@ def ask(model: Any, policy: lm_kv.Policy, context: Context) -> Answers:
 def _answer(model: Any, cache: lm_kv.KVCache, question: Question, device: torch.device) -> tuple[bool, float]:
     """Whether the likeliest tokens are the answer, and its mean negative log-likelihood; both are stored."""
     answer = torch.tensor(question.answer, device=device)
-    with cache.hold():
-        ids = _row((*question.ids, *question.answer), device)
-        logits = model(ids, past_key_values=cache, logits_to_keep=len(answer) + 1).logits[0, :-1]
+    ids = _row((*question.ids, *question.answer), device)
+    logits = _logits(model, cache, ids)[-len(answer) - 1 : -1]
     chosen = logits.float().log_softmax(-1).gather(1, answer[:, None])
     return bool((logits.argmax(-1) == answer).all()), -float(chosen.mean())
 
@@ -86,9 +85,19 @@ def _continuation(model: Any, cache: lm_kv.KVCache, ids: Sequence[int], device: 
     if len(ids) < 2:
         return None
     row = _row(ids, device)
-    with cache.hold():
-        logits = model(row, past_key_values=cache).logits[0, :-1]
+    logits = _logits(model, cache, row)[:-1]
     return -float(logits.float().log_softmax(-1).gather(1, row[0, 1:, None]).mean())
+
+
+def _logits(model: Any, cache: lm_kv.KVCache, ids: torch.Tensor) -> torch.Tensor:
+    """Logits `[n, vocabulary]` of ids `[1, n]` behind a cache, which stores them and evicts nothing."""
+    # Several tokens at once read everything, so a policy that selects gets one after the other.
+    calls: Sequence[torch.Tensor] = (
+        [ids] if cache.policy.selector is None else [ids[:, i : i + 1] for i in range(ids.shape[1])]
+    )
+    with cache.hold():
+        logits = [model(call, past_key_values=cache).logits[0] for call in calls]
+    return torch.cat(logits)
 
 
 def _row(ids: Sequence[int], device: torch.device) -> torch.Tensor:

@@ -16,7 +16,7 @@ from dcache.eval.language.subject import LanguageSubject
 from dcache.eval.language.task import Context
 from dcache.eval.results_folder import dtype_of, made_once, open_results
 
-FORMAT, VERSION = "dcache.lm", 1
+FORMAT, VERSION = "dcache.lm", 2
 Progress = Callable[[str, int, int], None]
 
 

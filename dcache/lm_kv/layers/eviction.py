@@ -19,6 +19,7 @@ from dcache.lm_kv.budgets.allocation import (
     layer_budgets,
     preference_budgets,
 )
+from dcache.lm_kv.budgets.budget import Budget
 from dcache.lm_kv.layers.layer import LayerCache
 from dcache.lm_kv.layers.selection import index_tokens
 from dcache.lm_kv.layers.shared import Shared
@@ -81,7 +82,8 @@ def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | N
     if shared.policy.selector is not None:
         for layer, store in pairs:
             columns = min(store.tail.length, *plan.window)
-            index_tokens(store, shared, layer.index, layer.state, layer.logits, columns)
+            keep = _held(layer, store)
+            index_tokens(store, shared, layer.index, layer.state, layer.logits, columns, keep)
             layer.packed()
         return
     if shared.policy.allocation == "global":
@@ -92,6 +94,19 @@ def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | N
         _evict_each(pairs, plan, received)
     for layer, _ in pairs:
         layer.flush()
+
+
+def _held(layer: LayerCache, store: LayerStore) -> torch.Tensor | None:
+    """The tokens that a policy with a selector keeps, bool `[rows, heads, M]`; None for all of them."""
+    shared = layer.shared
+    if shared.policy.held is None:
+        return None
+    seen = store.seen.tolist()
+    read, held = (budget.tokens(seen) for budget in (shared.budget, Budget(shared.policy.held)))
+    # What may be read must be there.
+    plan = plan_rows(shared, seen, [max(pair) for pair in zip(read, held, strict=True)])
+    candidates = _candidates(layer, store, plan, None)
+    return keep_uniform(candidates.scores, torch.tensor(plan.tokens, device=store.seen.device))
 
 
 def _evict_each(
@@ -128,10 +143,10 @@ def _settle(layer: LayerCache, store: LayerStore) -> None:
             store.set_scores(scores)
 
 
-def plan_rows(shared: Shared, seen: Sequence[int]) -> Plan:
-    """Each row's budget; sinks and window shrink to half of it, which is said once for a cache."""
+def plan_rows(shared: Shared, seen: Sequence[int], tokens: list[int] | None = None) -> Plan:
+    """Each row's budget, or these tokens; sinks and window shrink to half of it, which is said once."""
     policy = shared.policy
-    tokens = shared.budget.tokens(seen)
+    tokens = shared.budget.tokens(seen) if tokens is None else tokens
     sinks = [min(policy.sinks, n // 2) for n in tokens]
     whole = is_whole(policy.window)
     requested = [int(policy.window) if whole else math.floor(n * policy.window + 1e-9) for n in tokens]

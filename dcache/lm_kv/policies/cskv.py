@@ -16,7 +16,7 @@ def cskv(
     budget: float = 1.0,
     rank: int = 16,
     value_rank: int = 32,
-    group: int = 256,
+    group: int = 128,
     residual: int = 32,
     calibration: str | os.PathLike[str] | None = None,
 ) -> Policy:

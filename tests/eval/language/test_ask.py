@@ -75,3 +75,22 @@ def test_what_is_evicted_is_not_read_and_not_counted(model: Any) -> None:
     assert kept.bytes_held < 0.45 * kept.bytes_full
     # 40 tokens, keys and values, 2 layers, 2 heads, 8 channels, float32.
     assert kept.bytes_full == full.bytes_full == 40 * 2 * 2 * 2 * 8 * 4
+
+
+@torch.no_grad()
+def test_a_policy_that_selects_reads_a_part_at_every_token(model: Any) -> None:
+    policy = lm_kv.quest(page=2, window=2, budget=8)
+    answers = ask(model, policy, CONTEXT)
+    assert answers.nll != pytest.approx(ask(model, FULL, CONTEXT).nll, rel=1e-3)
+    # Token by token, the first question's answer is that of a loop over decoded tokens.
+    cache, question = lm_kv.KVCache(model, policy), CONTEXT.questions[0]
+    with cache.hold():
+        model(torch.tensor([CONTEXT.ids]), past_key_values=cache)
+        cache.compress()
+        steps = [
+            model(torch.tensor([[token]]), past_key_values=cache).logits[0, -1]
+            for token in (*question.ids, *question.answer)
+        ]
+    logits = torch.stack(steps[1:-1])
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(question.answer)).item()
+    assert answers.nll[0] == pytest.approx(expected, rel=1e-5)
