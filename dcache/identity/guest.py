@@ -38,6 +38,11 @@ class Guest:
         """The sampler's intercept, None without a guest."""
         return None if self.reference is None else self.reference()
 
+    @property
+    def first(self) -> float | None:
+        """Timestep of the first evaluation of the guest's run, None where that was not read."""
+        return self._times[0] if self._times else None
+
     def search(self, wanted: Any, timestep: Callable[[], float | None]) -> Any:
         """The sampler that drives the loop from which the denoiser is called, None where none is seen.
 

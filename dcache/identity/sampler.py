@@ -188,25 +188,26 @@ class SamplerIntercept:
         """Take a step into account that was looked up before the sampler was intercepted.
 
         In `x = sampler.step(model(x, t), t, x)` Python looks `step` up first; the sampler is found only in
-        the model's call. The sampler's own index tells, or else the table's next timestep.
+        the model's call. A loop may also have looked it up once for all (`step = sampler.step`). The
+        sampler's own index tells, or else the table's next timestep.
 
         Args:
             run: the run under way.
             timestep: what the denoiser is called with now.
 
         Returns:
-            Whether such a step ended the first evaluation.
+            Whether such a step ended the evaluation under way.
         """
-        if run.index or self.ended:
-            return False
         index = vars(self.sampler).get(self.index_name)
-        following = list(run.timesteps[run.start + 1 : run.start + 2])
-        if not (isinstance(index, int) if self.index_name else following == [timestep]):
+        following = run.start + run.index + 1
+        moved = isinstance(index, int) and (self.own_index is None or index > self.own_index)
+        if not (moved if self.index_name else list(run.timesteps[following : following + 1]) == [timestep]):
             return False
-        run.calls, run.index = 0, 1
+        run.calls = 0
+        run.index += 1
         self.touched = next(_activity)
         self.own_index, self._own_before = (index, index - 1) if isinstance(index, int) else (None, None)
-        self.ended = vars(self.sampler)[ENDED] = 1
+        self.ended = vars(self.sampler)[ENDED] = self.ended + 1
         return True
 
     def follows_copies(self, memo: Mapping[int, Any]) -> bool:

@@ -181,6 +181,8 @@ class RunTracker:
         if watched not in self.taps:
             followed = self.guest.follow(watched, run, self.time.read(args, kwargs))
             if followed is None:
+                # The loop goes on without the sampler that was taken for its own.
+                self.loop = Loop(None if run.index else self.guest.first)
                 return self._run_without(args, kwargs)
             run = self.guest.observed(watched, followed, self.observation, (args, kwargs, self.time))
         if not run.started:

@@ -336,3 +336,36 @@ def test_a_sample_that_is_passed_by_name_behind_a_condition_is_what_is_compared(
     (row,) = next(iter(events[0].values())).values()
     assert True in row[1:]
     assert False in row
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+@pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler"])
+def test_a_step_that_was_looked_up_once_for_all_ends_every_evaluation(name: str, scale: float) -> None:
+    import diffusers
+
+    def loop(net: nn.Module, announced: bool = False) -> torch.Tensor:
+        scheduler = getattr(diffusers, name)()
+        scheduler.set_timesteps(8)
+        # Before the sampler is found in the loop and intercepted.
+        step, timesteps = scheduler.step, list(scheduler.timesteps)
+        x = torch.randn(1, 64, 4, generator=torch.Generator().manual_seed(1)) * scheduler.init_noise_sigma
+        prompt = torch.ones(1, 3, 4)
+        for i, t in enumerate(timesteps):
+            if announced:
+                dcache.step(net, i)
+            with torch.no_grad():
+                output = net(scheduler.scale_model_input(x, t), t / scale, encoder_hidden_states=prompt)
+            x = step(output, t, x).prev_sample
+        return x
+
+    net, told = dcache.enable(Net(), "interval", interval=3), dcache.enable(Net(), "interval", interval=3)
+    picture = loop(net)
+    assert dcache.stats(net).steps == 8
+    # A table that does not list what the model is given tells nothing; then an evaluation more is computed.
+    tells = name == "EulerDiscreteScheduler" or scale == 1.0
+    assert dcache.stats(net).computed == (3 if tells else 4)
+    assert torch.equal(picture, loop(told, announced=True)) is tells
+    trace = dcache.trace(net)
+    assert torch.equal(loop(net), picture)
+    dcache.enable(net, trace)
+    assert torch.equal(loop(net), picture)
