@@ -50,7 +50,9 @@ def _add_eval(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
         ),
     )
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("--policies", default=POLICIES, metavar="LIST", help="policies, separated by ';'")
+    parser.add_argument(
+        "--policies", default=POLICIES, metavar="LIST", help="policies, separated by ';'; all: every one"
+    )
     parser.add_argument("--budgets", default=BUDGETS, metavar="LIST", help=f"budgets (default: {BUDGETS})")
     _add_texts(parser)
     add_device(parser)

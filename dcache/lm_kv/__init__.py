@@ -14,16 +14,29 @@ from typing import TYPE_CHECKING, Any
 
 from dcache.lm_kv.cache_stats import CacheReport, CacheStats
 from dcache.lm_kv.policies.cake import cake
+from dcache.lm_kv.policies.compresskv import compresskv
+from dcache.lm_kv.policies.cskv import cskv
+from dcache.lm_kv.policies.d2o import d2o
 from dcache.lm_kv.policies.double_sparsity import double_sparsity
 from dcache.lm_kv.policies.duo_attention import duo_attention
+from dcache.lm_kv.policies.elastic_vlm import elastic_vlm
+from dcache.lm_kv.policies.ems import ems
 from dcache.lm_kv.policies.expected_attention import expected_attention
 from dcache.lm_kv.policies.gear import gear
 from dcache.lm_kv.policies.h2o import h2o
 from dcache.lm_kv.policies.keydiff import keydiff
+from dcache.lm_kv.policies.keyformer import keyformer
 from dcache.lm_kv.policies.kivi import kivi
+from dcache.lm_kv.policies.kvcrush import kvcrush
 from dcache.lm_kv.policies.kvmerger import kvmerger
 from dcache.lm_kv.policies.kvzip import kvzip
+from dcache.lm_kv.policies.lacache import lacache
 from dcache.lm_kv.policies.lazy_eviction import lazy_eviction
+from dcache.lm_kv.policies.look_m import look_m
+from dcache.lm_kv.policies.loopserve import loopserve
+from dcache.lm_kv.policies.mikv import mikv
+from dcache.lm_kv.policies.mpcache import mpcache
+from dcache.lm_kv.policies.prefixkv import prefixkv
 from dcache.lm_kv.policies.quest import quest
 from dcache.lm_kv.policies.random import random
 from dcache.lm_kv.policies.razor_attention import razor_attention
@@ -31,8 +44,12 @@ from dcache.lm_kv.policies.rotatekv import rotatekv
 from dcache.lm_kv.policies.scissorhands import scissorhands
 from dcache.lm_kv.policies.shadowkv import shadowkv
 from dcache.lm_kv.policies.snapkv import snapkv
+from dcache.lm_kv.policies.speckv import speckv
 from dcache.lm_kv.policies.streaming_llm import streaming_llm
+from dcache.lm_kv.policies.think import think
 from dcache.lm_kv.policies.tova import tova
+from dcache.lm_kv.policies.windowkv import windowkv
+from dcache.lm_kv.policies.zipcache import zipcache
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import available, make, preset
 
@@ -47,18 +64,31 @@ __all__ = [
     "Policy",
     "available",
     "cake",
+    "compresskv",
+    "cskv",
+    "d2o",
     "double_sparsity",
     "duo_attention",
+    "elastic_vlm",
+    "ems",
     "expected_attention",
     "gear",
     "h2o",
     "head_pattern",
     "keydiff",
+    "keyformer",
     "kivi",
+    "kvcrush",
     "kvmerger",
     "kvzip",
+    "lacache",
     "lazy_eviction",
+    "look_m",
+    "loopserve",
     "make",
+    "mikv",
+    "mpcache",
+    "prefixkv",
     "preset",
     "quest",
     "random",
@@ -67,8 +97,12 @@ __all__ = [
     "scissorhands",
     "shadowkv",
     "snapkv",
+    "speckv",
     "streaming_llm",
+    "think",
     "tova",
+    "windowkv",
+    "zipcache",
 ]
 
 

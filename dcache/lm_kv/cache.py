@@ -21,6 +21,7 @@ from dcache.lm_kv.layers.eviction import evict
 from dcache.lm_kv.layers.figures import figures, kept_by_head, tensors_of
 from dcache.lm_kv.layers.layer import LayerCache
 from dcache.lm_kv.layers.probe import received_attention
+from dcache.lm_kv.layers.rows import RowCache
 from dcache.lm_kv.layers.shared import Shared, places_of
 from dcache.lm_kv.model import adapter
 from dcache.lm_kv.model.calls import mask_of, read_call
@@ -35,7 +36,7 @@ from dcache.util.bytes import bytes_of
 from dcache.util.files import as_path
 
 
-class KVCache(adapter.LiveCache):
+class KVCache(RowCache):
     """A KV cache that evicts for real, ragged over rows, heads and layers, in padded batches.
 
     It replaces the layers with full attention; sliding, chunked, linear and convolutional layers keep the
@@ -108,6 +109,7 @@ class KVCache(adapter.LiveCache):
         layers, self.compressed_layers = layers_for(self.decoder, lambda i: LayerCache(i, shared))
         super().__init__(layers=layers)
         self._shared = shared
+        shared.layers = len(layers)
         shared.places = places_of(policy, self.compressed_layers, len(layers))
         self._attachment = adapter.attach(self.decoder)
         shared.prepare(self.decoder, self.compressed_layers)
@@ -157,6 +159,17 @@ class KVCache(adapter.LiveCache):
             yield self
         finally:
             self._shared.holding -= 1
+
+    def mark(self, images: torch.Tensor) -> None:
+        """Mark the images' tokens of the next call, or of several (chunks of a prompt), for `look_m`.
+
+        Args:
+            images: bool `[B, columns]`, as `input_ids == config.image_token_id`.
+
+        Raises:
+            DcacheError: it has another shape or dtype.
+        """
+        self._shared.mark(images)
 
     @torch.no_grad()
     def compress(self, context: torch.Tensor | None = None) -> None:
@@ -245,22 +258,6 @@ class KVCache(adapter.LiveCache):
         if verifies and due_at_crop(first.evictions, first.since, self.policy.every):
             self._evict_all(None)
 
-    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        """Keep these rows, in this order."""
-        for layer in self.layers:
-            layer.reorder_cache(beam_idx)
-        self._text.select_rows(beam_idx)
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep these rows, in this order."""
-        super().batch_select_indices(indices)
-        self._text.select_rows(indices)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat each row."""
-        super().batch_repeat_interleave(repeats)
-        self._text.repeat_rows(repeats)
-
     def reset(self) -> None:
         """Forget everything."""
         super().reset()
@@ -281,6 +278,7 @@ class KVCache(adapter.LiveCache):
         if inputs is None:
             return
         rows, self._new = inputs.shape[:2]
+        self._shared.take_marks(rows, self._new, inputs.device)
         if self.policy.scorer.probes:
             start = self.get_seq_length(self.compressed_layers[0])
             read = read_call(mask_of(call), None, rows, self._new, start, inputs.device)
@@ -290,8 +288,10 @@ class KVCache(adapter.LiveCache):
         """Evict from all layers, after a probe where the scorer reads one."""
         received = None
         if self.policy.scorer.probes:
-            text = self._text.to_read(context, self.policy.name)
-            received = received_attention(self.decoder, self, self._shared, *text)
+            text, valid, history = self._text.to_read(context, self.policy.name)
+            if self.policy.reader is not None and context is None:
+                text, valid = self.policy.reader(text, valid)
+            received = received_attention(self.decoder, self, self._shared, text, valid, history)
         evict(self._compressed(), received)
 
     def _library(self) -> list[torch.Tensor]:

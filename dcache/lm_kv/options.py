@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from dcache.lm_kv.codecs.codec import Codec
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scoring.heads import Pattern
+from dcache.lm_kv.scoring.lookahead import Draft
 
 PolicyName = Literal[
     "cake",
+    "compresskv",
+    "cskv",
+    "d2o",
     "double_sparsity",
     "duo_attention",
+    "elastic_vlm",
+    "ems",
     "expected_attention",
     "gear",
     "h2o",
     "keydiff",
+    "keyformer",
     "kivi",
+    "kvcrush",
     "kvmerger",
     "kvzip",
+    "lacache",
     "lazy_eviction",
+    "look_m",
+    "loopserve",
+    "mikv",
+    "mpcache",
+    "prefixkv",
     "quest",
     "random",
     "razor_attention",
@@ -28,8 +42,12 @@ PolicyName = Literal[
     "scissorhands",
     "shadowkv",
     "snapkv",
+    "speckv",
     "streaming_llm",
+    "think",
     "tova",
+    "windowkv",
+    "zipcache",
 ]
 Allocation = Literal["uniform", "heads", "layers", "global", "preference"]
 
@@ -48,24 +66,42 @@ class CacheOptions(TypedDict, total=False):
 class PolicyOptions(CacheOptions, total=False):
     """The options of all policies; the pages in docs/lm_kv/policies list those of one policy."""
 
+    anchor: str
+    best: int | None
     bits: int
+    block: int
     calibration: str | os.PathLike[str] | None
     channels: int
+    draft: Draft | Any
     exact: int
     future: int
     gamma: float
     group: int
+    growth: float
+    heads: int
+    held: float
     history: int
+    layers: int
+    low: int
+    merge: str
     outliers: float
+    overlap: int
     page: int
     pattern: Pattern | str | os.PathLike[str] | None
     pool: int
+    queries: int
     rank: int
+    ratio: float
     residual: int
+    review: int
     seed: int
+    share: float
     shift: bool
     sinks: int
+    span: int | None
     tau1: float
     tau2: float
-    threshold: float
+    threshold: float | None
+    tokens: int
+    value_rank: int
     window: float

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
+
+import torch
 
 from dcache.errors import DcacheError
 from dcache.lm_kv.budgets.allocation import ALLOCATIONS
@@ -17,6 +19,8 @@ from dcache.lm_kv.scoring.selectors import Selector
 from dcache.lm_kv.storage.reducers import Reducer, drop
 from dcache.util.checks import check_whole, is_number, is_whole
 
+# ids int64 and validity bool, both `[B, T]`.
+Reader: TypeAlias = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 POSITIONS = ("original", "shifted")
 
 
@@ -42,10 +46,16 @@ class Policy:
         every: decoded tokens between evictions; 0 evicts after prompts alone.
         dense_layers: indices of layers that keep everything, beside the budget.
         codec: how kept tokens are stored; a policy with a codec stands for it, such as `kivi(bits=4)`.
+        layer_group: neighbouring layers that keep the tokens which the first of them chooses; they need the
+            allocation "uniform".
         reducer: what becomes of the others.
         selector: which kept tokens a decoded token reads; then all tokens are kept, and the budget is of
             those that are read at a step.
+        held: where a selector reads some, the tokens that are kept, a share or a number as `budget`, at least
+            as many as are read; None for all of them.
         preference: how much of the budget a layer wants, for the allocation "preference".
+        reader: what a probe reads behind the cache: (ids, validity) of the text -> the same of what is read;
+            None for the text itself.
         calibration: path of the file that the policy reads, measured on the cache's model; None without one.
         parameters: what the preset was called with, for reports and files.
 
@@ -66,23 +76,18 @@ class Policy:
     every: int = 0
     dense_layers: tuple[int, ...] = ()
     codec: Codec = field(default_factory=Plain, compare=False)
+    layer_group: int = 1
     reducer: Reducer = drop
     preference: Preference | None = None
     selector: Selector | None = None
+    held: float | None = None
+    reader: Reader | None = None
     calibration: str | None = field(default=None, compare=False)
     parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         """Check every field's range."""
-        codec: Any = self.codec
-        if isinstance(codec, Policy):
-            object.__setattr__(self, "codec", codec.codec)
-        if not hasattr(self.codec, "encode_keys") or (
-            isinstance(codec, Policy) and isinstance(codec.codec, Plain)
-        ):
-            raise DcacheError(
-                f"codec must be a codec, or a policy that has one such as lm_kv.kivi(bits=4), got {codec!r}"
-            )
+        object.__setattr__(self, "codec", _codec_of(self.codec))
         if self.budget is not None:
             Budget(self.budget)
         check_whole("sinks", self.sinks, 0)
@@ -101,11 +106,25 @@ class Policy:
                 f"{self.name} does not say which layers want more of the budget: choose another allocation, "
                 "or a policy with a preference, such as cake"
             )
+        if self.held is not None:
+            Budget(self.held)
+            if self.selector is None or self.allocation != "uniform":
+                raise DcacheError(
+                    "tokens are held beside those that are read only where a selector reads some, as many in "
+                    "every head: give the policy a selector and the allocation uniform, or held=None"
+                )
+        check_whole("layer_group", self.layer_group, 1)
+        if self.layer_group > 1 and self.allocation != "uniform":
+            raise DcacheError(
+                "layers that keep the same tokens need as many of them: choose the allocation uniform, or "
+                f"layer_group=1; got {self.allocation!r} and {self.layer_group}"
+            )
         if self.selector is not None and (self.observer.statistic or self.positions != "original"):
             raise DcacheError(
                 "a selector reads some tokens at a step, so the attention that all receive cannot be summed, "
                 "nor can they be shifted: choose an observer without a statistic and original positions"
             )
+        _check_tiers(self)
         if self.positions not in POSITIONS:
             raise DcacheError(f"positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}")
         if not is_number(self.floor) or not 0.0 <= self.floor <= 1.0:
@@ -122,3 +141,41 @@ class Policy:
     def needs_rotary(self) -> bool:
         """Whether keys or queries are turned, so that the model's rotation must be known."""
         return self.positions == "shifted" or self.observer.needs_rotary or self.codec.needs_rotary
+
+
+def _codec_of(codec: Any) -> Codec:
+    """A codec, or that of a policy which stands for it.
+
+    Raises:
+        DcacheError: it is neither, or needs a calibration, which only a cache's own policy reads.
+    """
+    policy = codec if isinstance(codec, Policy) else None
+    stored = codec if policy is None else policy.codec
+    if not hasattr(stored, "encode_keys") or (policy is not None and isinstance(stored, Plain)):
+        raise DcacheError(
+            f"codec must be a codec, or a policy that has one such as lm_kv.kivi(bits=4), got {codec!r}"
+        )
+    if policy is not None and policy.calibration is not None:
+        raise DcacheError(
+            f"{policy.name} reads a calibration, which only the cache's own policy can: leave it out of the "
+            "codec, or use that policy by itself"
+        )
+    return stored
+
+
+def _check_tiers(policy: Policy) -> None:
+    """Tokens of two precisions have two codecs, and stay at their positions.
+
+    Raises:
+        DcacheError: they have one, or are shifted.
+    """
+    lower = policy.reducer.lower
+    if lower is None:
+        return
+    if policy.positions != "original":
+        raise DcacheError(
+            f"{policy.name} stores tokens of two precisions, which do not lie in their order and cannot be "
+            "shifted: choose original positions"
+        )
+    if policy.codec == lower:
+        raise DcacheError(f"{policy.name} stores all tokens by {lower!r}: give what is kept another codec")

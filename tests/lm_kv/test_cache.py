@@ -16,7 +16,7 @@ TOLERANCE = 1.5e-5
 LINEAR_TOLERANCE = 1.5e-4
 SNAPKV = lm_kv.snapkv(window=4, pool=3, every=4)
 # They round; test_low_bit.py and its neighbours have their bounds.
-LOW_BIT = {"gear", "kivi", "rotatekv"}
+LOW_BIT = {"cskv", "gear", "kivi", "rotatekv", "think", "zipcache"}
 POLICIES = {
     "streaming_llm": lm_kv.streaming_llm(sinks=2, every=4),
     "random": lm_kv.random(every=4),
@@ -33,6 +33,17 @@ POLICIES = {
     "razor_attention": lm_kv.razor_attention(sinks=2, every=4),
     "kvmerger": lm_kv.kvmerger(threshold=0.2, every=4),
     "cake": lm_kv.cake(window=4, pool=3, every=4),
+    "keyformer": lm_kv.keyformer(history=8, every=4),
+    "prefixkv": lm_kv.prefixkv(sinks=1, every=4),
+    "windowkv": lm_kv.windowkv(window=4, review=3, best=2, layers=2, every=4),
+    "kvcrush": lm_kv.kvcrush(window=4, every=4),
+    "d2o": lm_kv.d2o(sinks=1, every=4),
+    "ems": lm_kv.ems(window=4, threshold=0.2, every=4),
+    "look_m": lm_kv.look_m(every=4),
+    "elastic_vlm": lm_kv.elastic_vlm(window=3, every=4),
+    "speckv": lm_kv.speckv(tokens=4, window=2, every=4),
+    "compresskv": lm_kv.compresskv(window=4, pool=3, every=4),
+    "lacache": lm_kv.lacache(sinks=2, every=4),
 }
 
 

@@ -36,10 +36,20 @@ class PolicyEntry(Labelled):
 def parse(text: str) -> list[PolicyEntry]:
     """Read policies separated by `;`, each a name with options, as in "snapkv:window=16,pool=1".
 
+    "all" is every policy there is, and its options are given to each: "all:dense_layers=0".
+
     Raises:
         DcacheError: an unknown policy or option, one named twice, or none.
     """
+    specs = [spec.strip() for spec in text.split(";")]
+    every = [_every(spec) if spec.partition(":")[0] == "all" else [spec] for spec in specs]
+    text = ";".join(spec for several in every for spec in several)
     return read_policies(text, _entry, lm_kv.available(), "kvzip;snapkv:window=16")
+
+
+def _every(spec: str) -> list[str]:
+    """Every policy with the options of "all"."""
+    return [name + spec.removeprefix("all") for name in lm_kv.available()]
 
 
 def budgets_of(text: str) -> list[float]:

@@ -19,11 +19,14 @@ class LayerFacts:
         whole: runs of at most so many tokens are read whole, so their keys should stay as they came.
         basis: float16 `[h, d, d]`, directions of each KV head's keys before rotation, one a row, the
             strongest first; None without a calibration.
+        state: what the policy's observer gathered at the layer; a codec takes from it what it needs, and does
+            not keep it.
     """
 
     turn: Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor] | None = None
     whole: float = 0
     basis: torch.Tensor | None = None
+    state: Mapping[str, torch.Tensor] | None = None
 
 
 class Codec(Protocol):

@@ -9,13 +9,11 @@ from typing import Any, ClassVar
 import torch
 
 from dcache.lm_kv.codecs import low_rank
+from dcache.lm_kv.codecs.before_rotation import WHOLE_RUN, on_basis, places_of, turned_by
 from dcache.lm_kv.codecs.codec import LayerFacts, compact
 from dcache.lm_kv.codecs.low_rank import LowRank
 from dcache.lm_kv.codecs.pages import unlike_pages
 from dcache.util.checks import check_whole
-
-# All tokens of a run, and of no other, share directions.
-WHOLE_RUN = 2**31
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,14 +86,14 @@ class ShadowCodec:
     def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> ShadowKeys:
         """Keys turned back by their places in the run, and projected."""
         lengths = lengths.flatten()
-        run, places = _places(lengths)
+        run, places = places_of(lengths)
         whole = self._whole(keys, lengths, run, places)
-        turned = self._turned(keys[~whole], places[~whole], "back")
+        turned = turned_by(self.facts, keys[~whole], places[~whole], "back")
         counts = _counts(run[~whole], len(lengths))
         if self.facts.basis is None:
             rest = low_rank.low_rank(turned, self.rank, WHOLE_RUN, counts)
         else:
-            rest = self._projected(turned, run[~whole], counts, self.facts.basis.to(keys.device))
+            rest = on_basis(turned, run[~whole], counts, self.facts.basis.to(keys.device), self.rank)
         return ShadowKeys(whole, keys[whole], rest, places.int())
 
     def encode_values(self, values: torch.Tensor, lengths: torch.Tensor) -> HostValues:
@@ -113,7 +111,7 @@ class ShadowCodec:
         rebuilt = encoded.rest.add_to(
             torch.zeros(len(encoded.rest.left), exact.shape[1], dtype=precise, device=exact.device)
         )
-        keys[~whole] = self._turned(rebuilt, encoded.places[~whole].long(), "forward").to(keys.dtype)
+        keys[~whole] = turned_by(self.facts, rebuilt, encoded.places[~whole].long(), "forward").to(keys.dtype)
         return keys
 
     def take(self, encoded: Any, rows: torch.Tensor, lengths: torch.Tensor) -> Any:
@@ -157,34 +155,11 @@ class ShadowCodec:
         unlike = unlike_pages(padded, valid, self.page, self.exact)
         return short[run] | unlike[run, places // self.page]
 
-    def _projected(
-        self, turned: torch.Tensor, run: torch.Tensor, counts: torch.Tensor, basis: torch.Tensor
-    ) -> LowRank:
-        """Keys `[N, d]` projected on the directions of their heads; runs are rows' heads, in order."""
-        right = basis[:, : self.rank].contiguous()
-        heads = run % len(right)
-        left = torch.einsum("nd,nrd->nr", turned, right.to(turned.dtype)[heads])
-        return LowRank(left.half(), right.half(), counts, WHOLE_RUN, heads.int(), fixed=True)
-
-    def _turned(self, states: torch.Tensor, positions: torch.Tensor, mode: str) -> torch.Tensor:
-        """States `[N, d]` in float32 or better, turned by positions `[N]`."""
-        precise = states.to(torch.promote_types(states.dtype, torch.float32))
-        if self.facts.turn is None or not len(states):
-            return precise
-        return self.facts.turn(precise[None, None], positions[None], mode)[0, 0]
-
 
 def _on_host(values: torch.Tensor, device: torch.device) -> HostValues:
     """Values in host memory; pinned, so that a GPU can fetch them while it computes."""
     host = compact(values.cpu())
     return HostValues(host.pin_memory() if device.type == "cuda" else host, device)
-
-
-def _places(lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """int64 `[N]` each: every token's run, and its place in it."""
-    run = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
-    starts = lengths.cumsum(0) - lengths
-    return run, torch.arange(len(run), device=lengths.device) - starts[run]
 
 
 def _counts(run: torch.Tensor, runs: int) -> torch.Tensor:
@@ -198,7 +173,7 @@ def _arranged(parts: Sequence[ShadowKeys], order: torch.Tensor, lengths: torch.T
     whole = before[order]
     # The place of every key among those of its kind.
     kind = torch.where(before, before.cumsum(0), (~before).cumsum(0)) - 1
-    run, _ = _places(lengths.flatten())
+    run, _ = places_of(lengths.flatten())
     counts = _counts(run[~whole], lengths.numel())
     return ShadowKeys(
         whole,

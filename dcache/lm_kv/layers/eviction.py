@@ -19,12 +19,14 @@ from dcache.lm_kv.budgets.allocation import (
     layer_budgets,
     preference_budgets,
 )
+from dcache.lm_kv.budgets.budget import Budget
 from dcache.lm_kv.layers.layer import LayerCache
 from dcache.lm_kv.layers.selection import index_tokens
 from dcache.lm_kv.layers.shared import Shared
 from dcache.lm_kv.scoring.scorers import Context
 from dcache.lm_kv.storage.store import LayerStore
 from dcache.lm_kv.storage.stored import Stored
+from dcache.lm_kv.storage.tiers import is_lower
 from dcache.util.checks import is_whole
 
 
@@ -79,7 +81,9 @@ def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | N
     plan = plan_rows(shared, pairs[0][1].seen.tolist())
     if shared.policy.selector is not None:
         for layer, store in pairs:
-            index_tokens(store, shared, layer.index, layer.state, min(store.tail.length, *plan.window))
+            columns = min(store.tail.length, *plan.window)
+            keep = _held(layer, store)
+            index_tokens(store, shared, layer.index, layer.state, layer.logits, columns, keep)
             layer.packed()
         return
     if shared.policy.allocation == "global":
@@ -90,6 +94,19 @@ def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | N
         _evict_each(pairs, plan, received)
     for layer, _ in pairs:
         layer.flush()
+
+
+def _held(layer: LayerCache, store: LayerStore) -> torch.Tensor | None:
+    """The tokens that a policy with a selector keeps, bool `[rows, heads, M]`; None for all of them."""
+    shared = layer.shared
+    if shared.policy.held is None:
+        return None
+    seen = store.seen.tolist()
+    read, held = (budget.tokens(seen) for budget in (shared.budget, Budget(shared.policy.held)))
+    # What may be read must be there.
+    plan = plan_rows(shared, seen, [max(pair) for pair in zip(read, held, strict=True)])
+    candidates = _candidates(layer, store, plan, None)
+    return keep_uniform(candidates.scores, torch.tensor(plan.tokens, device=store.seen.device))
 
 
 def _evict_each(
@@ -126,10 +143,10 @@ def _settle(layer: LayerCache, store: LayerStore) -> None:
             store.set_scores(scores)
 
 
-def plan_rows(shared: Shared, seen: Sequence[int]) -> Plan:
-    """Each row's budget; sinks and window shrink to half of it, which is said once for a cache."""
+def plan_rows(shared: Shared, seen: Sequence[int], tokens: list[int] | None = None) -> Plan:
+    """Each row's budget, or these tokens; sinks and window shrink to half of it, which is said once."""
     policy = shared.policy
-    tokens = shared.budget.tokens(seen)
+    tokens = shared.budget.tokens(seen) if tokens is None else tokens
     sinks = [min(policy.sinks, n // 2) for n in tokens]
     whole = is_whole(policy.window)
     requested = [int(policy.window) if whole else math.floor(n * policy.window + 1e-9) for n in tokens]
@@ -179,7 +196,9 @@ def _evict_by_preference(
     if not bool(over.any()):
         return
     candidates = [_candidates(layer, store, plan, received) for layer, store in pairs]
-    wanted = torch.stack([c.preference for c in candidates if c.preference is not None]).T.tolist()
+    stated = torch.stack([c.preference for c in candidates if c.preference is not None]).T.tolist()
+    preference = shared.policy.preference
+    wanted = stated if preference is None else [preference.shares(row) for row in stated]
     held = torch.stack([store.kept().amax(1) for _, store in pairs], 1).tolist()
     rows = zip(plan.tokens, plan.sinks, plan.window, wanted, held, over.tolist(), strict=True)
     budgets = [
@@ -218,9 +237,11 @@ def _candidates(
         layer.logits,
         mean_rotation,
         None if received is None else received[layer.index],
+        torch.tensor(plan.tokens, device=store.seen.device),
+        shared.layers,
     )
     policy = shared.policy
-    scores = policy.scorer.score(stored, context).float().nan_to_num(0.0)
+    scores = _scores(shared, stored, context)
     preference = None if policy.preference is None else policy.preference.of(stored, context)
     sinks = torch.tensor(plan.sinks, device=store.seen.device)[:, None, None]
     window = torch.tensor(plan.window, device=store.seen.device)[:, None, None]
@@ -229,7 +250,21 @@ def _candidates(
     if policy.reducer.slots and stored.bias is not None:
         # Slots of earlier evictions are no tokens: they go into the new ones.
         scores = scores.masked_fill(stored.bias > 0, NOTHING)
-    return Candidates(layer, store, stored, scores.masked_fill(~stored.valid, NOTHING), preference)
+    # What fell to the lower tier does not come back.
+    fallen = is_lower(store.segments, stored.valid, policy.reducer.lower)
+    return Candidates(layer, store, stored, scores.masked_fill(~stored.valid | fallen, NOTHING), preference)
+
+
+def _scores(shared: Shared, stored: Stored, context: Context) -> torch.Tensor:
+    """A layer's scores, or those of the first layer of its group, which has the same tokens."""
+    policy, place = shared.policy, shared.places[context.layer]
+    first = place - place % policy.layer_group
+    if first < place and shared.group_scores is not None and shared.group_scores[0] == first:
+        return shared.group_scores[1]
+    scores = policy.scorer.score(stored, context).float().nan_to_num(0.0)
+    # Until the last layer of the group has read it.
+    shared.group_scores = (first, scores) if policy.layer_group > 1 else None
+    return scores
 
 
 def _pack(candidates: Candidates, keep: torch.Tensor, plan: Plan) -> None:
@@ -237,5 +272,7 @@ def _pack(candidates: Candidates, keep: torch.Tensor, plan: Plan) -> None:
     layer, store = candidates.layer, candidates.store
     columns = min(store.tail.length, *plan.window)
     shared = layer.shared
-    store.pack(candidates.stored, keep, columns, shared.policy.reducer, shared.codec(layer.index))
+    store.pack(
+        candidates.stored, keep, columns, shared.policy.reducer, shared.codec(layer.index, layer.state)
+    )
     layer.packed()

@@ -30,6 +30,8 @@ def figures(
     """
     stores = [layer.store for layer in layers if layer.store is not None]
     selects = shared.policy.selector is not None
+    # All tokens are kept where a selector reads some of them, unless the policy says how many.
+    evicts = not selects or shared.policy.held is not None
     kept = (
         torch.stack([store.kept().float().mean(1) for store in stores]).mean(0) if stores else torch.zeros(0)
     )
@@ -42,7 +44,7 @@ def figures(
         bytes_held=shared.bytes_held + bytes_of([*library, *text]),
         bytes_full=sum(_full_bytes(store) for store in stores) + bytes_of(library),
         peak_bytes=shared.peak_bytes,
-        evictions=0 if selects else max((layer.evictions for layer in layers), default=0),
+        evictions=max((layer.evictions for layer in layers), default=0) if evicts else 0,
         read=_read(layers) if selects else (),
         bytes_host=sum(segment.host_bytes for store in stores for segment in store.segments),
     )

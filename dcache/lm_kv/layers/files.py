@@ -33,11 +33,18 @@ def describe(policy: Policy) -> dict[str, Any]:
     """A preset's policy as plain values.
 
     Raises:
-        DcacheError: it is no registered preset's, or stores in a codec that files do not have.
+        DcacheError: it is no registered preset's, was made of a function, or has a codec that files lack.
     """
     if policy.name not in available():
         raise DcacheError(
             f"only caches of registered policies can be saved, got {policy.name!r}: see lm_kv.preset"
+        )
+    plain = (str, int, float, tuple, type(None))
+    strange = [name for name, value in policy.parameters.items() if not isinstance(value, plain)]
+    if strange:
+        raise DcacheError(
+            f"a file cannot have {policy.name}'s {strange[0]}: only caches whose policy was made of numbers, "
+            "words and paths can be saved"
         )
     own = {name: getattr(policy, name) for name in FIELDS}
     described = {"name": policy.name, "parameters": dict(policy.parameters), "fields": own}
@@ -176,6 +183,8 @@ def layer_tensors(layer: LayerCache) -> dict[str, torch.Tensor]:
             named = segment.codec.tensors(encoded)
             tensors |= {f"{number}.{part}{'.' if n else ''}{n}": tensor for n, tensor in named.items()}
         tensors[f"{number}.lengths"] = segment.lengths
+        if segment.codec == layer.shared.policy.reducer.lower:
+            tensors[f"{number}.lower"] = torch.ones(1, dtype=torch.bool)
         optional |= {f"{number}.{name}": getattr(segment, name) for name in OPTIONAL}
         tensors |= {f"{number}.index.{name}": part for name, part in (segment.index or {}).items()}
     tensors |= {f"state.{name}": tensor for name, tensor in layer.state.items()}
@@ -202,7 +211,10 @@ def restore_layer(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> Non
     store.seen, store.columns = tensors["seen"], columns
     numbers = sorted({int(name.partition(".")[0]) for name in tensors if name[0].isdigit()})
     codec = layer.shared.codec(layer.index)
-    store.segments = tuple(_segment(tensors, f"{n}.", codec, store.tail) for n in numbers)
+    lower = layer.shared.policy.reducer.lower
+    codecs = [codec if lower is None or f"{n}.lower" not in tensors else lower for n in numbers]
+    pairs = zip(numbers, codecs, strict=True)
+    store.segments = tuple(_segment(tensors, f"{n}.", codec, store.tail) for n, codec in pairs)
     softcap = float(tensors["softcap"]) if "softcap" in tensors else None
     logits = Logits(float(tensors["scaling"]), softcap, tensors.get("sinks"))
     layer.restore(store, _under("state.", tensors), logits, tensors["offset"], since, evictions)

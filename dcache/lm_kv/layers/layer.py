@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -195,7 +196,7 @@ class LayerCache(adapter.BaseLayer):
     def flush(self) -> None:
         """Encode tokens that leave the tail, where the codec does so before an eviction."""
         flushes = self.index in self.shared.places and self.shared.policy.selector is None
-        if flushes and self.store is not None and self.store.flush(self.shared.codec(self.index)):
+        if flushes and self.store and self.store.flush(self.shared.codec(self.index, self.state)):
             self._account()
 
     def packed(self) -> None:
@@ -280,9 +281,8 @@ class LayerCache(adapter.BaseLayer):
         """Show a call whose tokens are stored to the observer; evict where it is time."""
         policy, shared = self.shared.policy, self.shared
         grows = columns is not None and store.add_scores(columns)
-        seen = Observed(
-            query, call.valid, positions, lambda: shared.turn(self.index, query, call.rope, "back")
-        )
+        unrotate = partial(shared.turn, self.index, query, call.rope, "back")
+        seen = Observed(query, call.valid, positions, unrotate, shared.marked)
         before, self.state = self.state, policy.observer.observe(self.state, seen)
         if grows or self.state is not before:
             self._account()

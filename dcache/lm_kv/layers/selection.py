@@ -11,13 +11,22 @@ from dcache.lm_kv.layers.shared import Shared
 from dcache.lm_kv.model.attention import Logits
 from dcache.lm_kv.scoring.observers import State
 from dcache.lm_kv.scoring.selectors import Selector
+from dcache.lm_kv.scoring.window_columns import window_columns
 from dcache.lm_kv.storage.parts import DensePart, Part
 from dcache.lm_kv.storage.reducers import drop
 from dcache.lm_kv.storage.segment import Segment
 from dcache.lm_kv.storage.store import LayerStore
 
 
-def index_tokens(store: LayerStore, shared: Shared, layer: int, state: State, columns: int) -> None:
+def index_tokens(
+    store: LayerStore,
+    shared: Shared,
+    layer: int,
+    state: State,
+    logits: Logits,
+    columns: int,
+    keep: torch.Tensor | None = None,
+) -> None:
     """Pack all tokens but the newest columns into one segment with an index.
 
     Args:
@@ -25,19 +34,27 @@ def index_tokens(store: LayerStore, shared: Shared, layer: int, state: State, co
         shared: of a policy with a selector.
         layer: the layer's index.
         state: what the policy's observer gathered at the layer.
+        logits: how the layer makes logits.
         columns: newest columns of the tail that stay there, where they are always read.
+        keep: bool `[B, h, M]`, the tokens that are packed; None for all of them.
     """
-    stored, codec = store.stored(), shared.codec(layer)
+    stored, codec = store.stored(), shared.codec(layer, state)
     older = stored.first(stored.keys.shape[2] - columns)
-    store.pack(stored, stored.valid, columns, drop, codec)
+    keep = stored.valid if keep is None else keep
+    packed = keep[:, :, : older.keys.shape[2]]
+    store.pack(stored, keep, columns, drop, codec)
     (segment,) = store.segments
     selector = shared.policy.selector
     if selector is None or not segment.width:
         return
     # The index is made of keys as they are known now, which the codec may round.
-    exact = segment if isinstance(codec, Plain) else drop(older, older.valid, Plain())
+    exact = segment if isinstance(codec, Plain) else drop(older, packed, Plain())
     if shared.calibration is not None:
         state = {**state, "channels": shared.calibration.tensor("channels", layer).to(exact.lengths.device)}
+    if selector.reads_attention and "query" in state:
+        sums, _, counted = window_columns(older, state, logits)
+        mean = sums / counted.sum(1).clamp_min(1)[:, None, None]
+        state = {**state, "received": exact.pad(mean[packed])}
     index = selector.index(exact.pad(exact.keys), exact.valid, state)
     store.segments = (replace(segment, index=index),)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -62,6 +62,10 @@ class Shared:
         bytes_held: bytes of all storages of the compressed layers.
         peak_bytes: the most that they were.
         warned: whether it was said that sinks and window shrink.
+        marks: bool `[B, columns]`, which columns of the calls to come are images'; None where none are.
+        marked: those of the running forward.
+        layers: how many layers the model has.
+        group_scores: place of the first layer of a group, and the scores that its other layers take from it.
     """
 
     policy: Policy
@@ -77,6 +81,10 @@ class Shared:
     bytes_held: int = 0
     peak_bytes: int = 0
     warned: bool = False
+    marks: torch.Tensor | None = None
+    marked: torch.Tensor | None = None
+    layers: int = 1
+    group_scores: tuple[int, torch.Tensor] | None = None
     _call: tuple[Any, Call] | None = None
 
     def prepare(self, decoder: torch.nn.Module, layers: Sequence[int]) -> None:
@@ -99,9 +107,35 @@ class Shared:
         """A forward begins."""
         self.live, self.rope, self._call = True, rope, None
 
+    def mark(self, images: torch.Tensor) -> None:
+        """Remember marks of columns to come; DcacheError where they are not bool `[B, columns]`."""
+        if images.ndim != 2 or images.dtype != torch.bool:
+            raise DcacheError(
+                f"images must be bool [rows, columns], got {images.dtype} {tuple(images.shape)}"
+            )
+        self.marks = images
+
+    def take_marks(self, rows: int, columns: int, device: torch.device) -> None:
+        """The running forward has so many columns; take their marks.
+
+        Raises:
+            DcacheError: marks are of another batch.
+        """
+        if self.marks is None:
+            return
+        if len(self.marks) != rows:
+            raise DcacheError(
+                f"{len(self.marks)} rows were marked, the call has {rows}: mark the batch that the model gets"
+            )
+        self.marked, rest = self.marks[:, :columns].to(device), self.marks[:, columns:]
+        self.marks = rest if rest.shape[1] else None
+        missing = columns - self.marked.shape[1]
+        if missing:
+            self.marked = torch.cat([self.marked, self.marked.new_zeros(rows, missing)], 1)
+
     def end(self) -> None:
         """It ended."""
-        self.live, self.rope, self._call = False, None, None
+        self.live, self.rope, self._call, self.marked = False, None, None, None
 
     def call(self, mask: Any, key: torch.Tensor, start: int) -> Call:
         """This forward's call; read once, for all layers are given the same mask."""
@@ -110,8 +144,8 @@ class Shared:
             self._call = (mask, read_call(mask, self.rope, rows, queries, start, key.device))
         return self._call[1]
 
-    def codec(self, layer: int) -> Codec:
-        """The policy's codec, with what it wants to know of a layer."""
+    def codec(self, layer: int, state: Mapping[str, torch.Tensor] | None = None) -> Codec:
+        """The policy's codec, with what it wants to know of a layer and of what was observed there."""
         # Not `self.turn`: segments keep their codec, and should not keep this alive.
         turn = None if self.rotary is None else partial(self.rotary.turn, layer)
         # Where a selector reads some tokens, those that all fit the budget are all read.
@@ -119,7 +153,7 @@ class Shared:
         basis = None
         if self.calibration is not None and self.policy.codec.needs_rotary:
             basis = self.calibration.tensor("basis", layer)
-        return self.policy.codec.bound(LayerFacts(turn, whole, basis))
+        return self.policy.codec.bound(LayerFacts(turn, whole, basis, state))
 
     def turn(self, layer: int, states: torch.Tensor, positions: torch.Tensor, mode: str) -> torch.Tensor:
         """Keys or queries turned as `Rotary.turn` turns them."""

@@ -45,6 +45,12 @@ class Calibration:
         layers = [self.tensors.get(f"pattern.{layer}") for layer in range(count)]
         return tuple(() if layer is None else tuple(layer.tolist()) for layer in layers)
 
+    @property
+    def sensitivity(self) -> tuple[tuple[int, float], ...]:
+        """Index of each layer with full attention, and how far predictions move when it is compressed."""
+        layers = self.about["facts"]["full_attention"]
+        return tuple(zip(layers, self.tensors["sensitivity"].tolist(), strict=True))
+
     def tensor(self, name: str, layer: int) -> torch.Tensor:
         """A layer's tensor.
 

@@ -8,7 +8,9 @@ from typing import ClassVar, TypeAlias
 import torch
 
 from dcache.errors import DcacheError
-from dcache.lm_kv.scoring.scorers import Context, window_attention
+from dcache.lm_kv.scoring.by_position import from_grid, on_grid
+from dcache.lm_kv.scoring.scorers import Context, smoothed, window_attention
+from dcache.lm_kv.scoring.window_columns import window_columns
 from dcache.lm_kv.storage.stored import Stored
 
 # For each layer of the model a number from 0 to 1 for each KV head; layers without full attention have ().
@@ -37,25 +39,61 @@ class HeadClasses:
 
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
         """The head's step, plus the position as a share of the text."""
-        reach = self._estimated(stored, context) if self.pattern is None else self._given(stored, context)
+        reach = reach_of(self.pattern, self.sinks, stored, context)
         recency = (stored.positions.float() + 0.5) / (context.seen[:, None, None] + 1)
         return (reach * STEPS).floor()[..., None] + recency.clamp(0.0, 1.0)
 
-    def _given(self, stored: Stored, context: Context) -> torch.Tensor:
-        heads = stored.keys.shape[1]
-        values = self.pattern[context.layer] if self.pattern and context.layer < len(self.pattern) else ()
-        if len(values) != heads:
-            raise DcacheError(
-                f"pattern must have {heads} numbers for layer {context.layer}, one for each KV head, got "
-                f"{len(values)}: lm_kv.head_pattern(model) measures one"
-            )
-        return torch.tensor(values, dtype=torch.float32, device=stored.keys.device)[None]
 
-    def _estimated(self, stored: Stored, context: Context) -> torch.Tensor:
-        weights, counted = window_attention(stored, context)
-        near = context.state["position"] - context.seen[:, None] // 5
-        far = (stored.positions >= self.sinks)[:, :, None] & (
-            stored.positions[:, :, None] <= near[:, None, :, None]
+@dataclass(frozen=True)
+class VotesOfFarHeads:
+    """CompressKV: the attention of the heads that look farthest back, for all heads of the layer.
+
+    It reads the last queries, so the policy's observer must be `QueryWindow`.
+
+    Args:
+        pattern: as in `HeadClasses`.
+        heads: how many KV heads of a layer vote; those with the largest numbers, of equal ones the first.
+        pool: width of the moving average, odd; 1 for none.
+    """
+
+    pattern: Pattern | None
+    heads: int
+    pool: int = 1
+    probes: ClassVar[bool] = False
+
+    def score(self, stored: Stored, context: Context) -> torch.Tensor:
+        """Mean over the voting heads and the window's queries of A[q, k], smoothed."""
+        sums, _, counted = window_columns(stored, context.state, context.logits)
+        reach = reach_of(self.pattern, 4, stored, context).expand(len(sums), -1)
+        order = reach.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        votes = (order < self.heads)[..., None] & stored.valid
+        mean = sums / counted.sum(1).clamp_min(1)[:, None, None]
+        total, voted = (on_grid(part * votes, stored).sum(1) for part in (mean, torch.ones_like(mean)))
+        grid = (total / voted.clamp_min(1.0))[:, None].expand(-1, sums.shape[1], -1)
+        return smoothed(from_grid(grid, stored), self.pool, stored, context)
+
+
+def reach_of(pattern: Pattern | None, sinks: int, stored: Stored, context: Context) -> torch.Tensor:
+    """How far each KV head of a layer looks back, float32 `[B or 1, h]`: as given, else estimated.
+
+    Raises:
+        DcacheError: the pattern has other numbers of heads than the model.
+    """
+    if pattern is None:
+        return _estimated(sinks, stored, context)
+    heads = stored.keys.shape[1]
+    values = pattern[context.layer] if context.layer < len(pattern) else ()
+    if len(values) != heads:
+        raise DcacheError(
+            f"pattern must have {heads} numbers for layer {context.layer}, one for each KV head, got "
+            f"{len(values)}: lm_kv.head_pattern(model) measures one"
         )
-        mass = (weights * far[:, :, None]).sum((3, 4))
-        return (mass / counted.sum(1).clamp_min(1)[:, None, None]).amax(2)
+    return torch.tensor(values, dtype=torch.float32, device=stored.keys.device)[None]
+
+
+def _estimated(sinks: int, stored: Stored, context: Context) -> torch.Tensor:
+    weights, counted = window_attention(stored, context)
+    near = context.state["position"] - context.seen[:, None] // 5
+    far = (stored.positions >= sinks)[:, :, None] & (stored.positions[:, :, None] <= near[:, None, :, None])
+    mass = (weights * far[:, :, None]).sum((3, 4))
+    return (mass / counted.sum(1).clamp_min(1)[:, None, None]).amax(2)

@@ -27,12 +27,14 @@ class Observed:
         valid: bool `[B, S]`, False at pads.
         positions: int64 `[B, S]`, each token's index among its row's true tokens.
         unrotate: the queries without their rotation; it raises DcacheError where the model's is unknown.
+        marked: bool `[B, S]`, which tokens are images'; None where nothing was marked.
     """
 
     query: torch.Tensor
     valid: torch.Tensor
     positions: torch.Tensor
     unrotate: Callable[[], torch.Tensor]
+    marked: torch.Tensor | None = None
 
 
 class Observer(Protocol):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Protocol
 
 import torch
 
-from dcache.lm_kv.scoring.scorers import Context, older_than_window
+from dcache.lm_kv.scoring.scorers import Context, ReceivedSum, older_than_window
 from dcache.lm_kv.scoring.window_scorers import window_moments
 from dcache.lm_kv.storage.stored import Stored
 
@@ -16,7 +18,10 @@ class Preference(Protocol):
     """A layer's claim on the budget that all layers share."""
 
     def of(self, stored: Stored, context: Context) -> torch.Tensor:
-        """Float `[rows]`, at least 0; layers get tokens in proportion."""
+        """Float `[rows]`, what `shares` is made of."""
+
+    def shares(self, layers: Sequence[float]) -> list[float]:
+        """What each layer wants, at least 0, from what `of` said of all; tokens are in proportion."""
 
 
 @dataclass(frozen=True)
@@ -42,3 +47,51 @@ class DispersionAndShift:
         entropy = -torch.xlogy(mean, mean).masked_fill(~older, 0.0).sum((1, 2, 3))
         shift = variance.masked_fill(~older, 0.0).sum((1, 2, 3))
         return entropy.clamp_min(0.0) ** (1 / self.tau1) * shift ** (1 / self.tau2)
+
+    def shares(self, layers: Sequence[float]) -> list[float]:
+        """The same."""
+        return list(layers)
+
+
+@dataclass(frozen=True)
+class EvenLayers:
+    """D2O: layers whose attention is spread evenly over tokens get more than those where few tokens have it.
+
+    It reads running sums, so the policy's observer must be `ColumnSums`.
+
+    Args:
+        ratio: what a layer with less than the mean variance gets, of what others do; at least 1.
+    """
+
+    ratio: float
+
+    def of(self, stored: Stored, context: Context) -> torch.Tensor:
+        """The variance over tokens of the attention that they received, a mean of 1, the mean over heads."""
+        received = ReceivedSum().score(stored, context).double() * stored.valid
+        count = stored.valid.sum(-1).clamp_min(1)
+        share = received * count[..., None] / received.sum(-1, keepdim=True).clamp_min(1e-12)
+        return (((share - 1.0) ** 2) * stored.valid).sum(-1).div(count).mean(1)
+
+    def shares(self, layers: Sequence[float]) -> list[float]:
+        """`ratio` below the mean variance, else 1."""
+        mean = fmean(layers)
+        return [self.ratio if variance < mean else 1.0 for variance in layers]
+
+
+@dataclass(frozen=True)
+class GivenLayers:
+    """CompressKV: layers by numbers that were measured of the model once, the same for all texts.
+
+    Args:
+        numbers: by index of the layer, at least 0; other layers have 0.
+    """
+
+    numbers: tuple[tuple[int, float], ...]
+
+    def of(self, stored: Stored, context: Context) -> torch.Tensor:
+        """The layer's number."""
+        return torch.full_like(context.seen, dict(self.numbers).get(context.layer, 0.0), dtype=torch.float64)
+
+    def shares(self, layers: Sequence[float]) -> list[float]:
+        """The same."""
+        return list(layers)

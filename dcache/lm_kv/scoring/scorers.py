@@ -28,6 +28,9 @@ class Context:
         mean_rotation: (start, count) -> `[d, d]`, the mean of the layer's rotations at these positions.
         received: float32 `[B, h, M]`, the largest weight that each stored token got from a read-only forward
             of the row's own text; None for scorers that need none.
+        tokens: int64 `[B]`, tokens that a KV head keeps, the mean over heads and layers; None where nobody
+            has a budget.
+        layers: how many layers the model has.
     """
 
     layer: int
@@ -36,6 +39,8 @@ class Context:
     logits: Logits
     mean_rotation: Callable[[int, int], torch.Tensor]
     received: torch.Tensor | None = None
+    tokens: torch.Tensor | None = None
+    layers: int = 1
 
 
 class Scorer(Protocol):
@@ -75,12 +80,16 @@ class Chance:
         """Uniform in [0, 1)."""
         heads = torch.arange(stored.keys.shape[1], device=stored.keys.device)[None, :, None]
         salt = (self.seed * 1_000_003 + context.layer) * 1_000_003
-        value = (stored.positions + 1) * 0x9E3779B1 + (heads + salt) * 0x85EBCA77
-        # Two rounds of a multiply-and-shift hash on 32 bits; products stay below 2**63.
-        for factor in (0x45D9F3B, 0x2C1B3C6D):
-            value = value & 0xFFFFFFFF
-            value = ((value >> 16) ^ value) * factor
-        return ((value & 0xFFFFFFFF) >> 8).float() / 2**24
+        return hashed((stored.positions + 1) * 0x9E3779B1 + (heads + salt) * 0x85EBCA77)
+
+
+def hashed(value: torch.Tensor) -> torch.Tensor:
+    """Numbers in [0, 1), float32, that look random and depend on int64 numbers alone."""
+    # Two rounds of a multiply-and-shift hash on 32 bits; products stay below 2**63.
+    for factor in (0x45D9F3B, 0x2C1B3C6D):
+        value = value & 0xFFFFFFFF
+        value = ((value >> 16) ^ value) * factor
+    return ((value & 0xFFFFFFFF) >> 8).float() / 2**24
 
 
 @dataclass(frozen=True)
@@ -137,6 +146,18 @@ class ReceivedSum:
         if stored.score is None:
             raise DcacheError("ReceivedSum reads running sums: give its policy the observer ColumnSums()")
         return stored.score
+
+
+@dataclass(frozen=True)
+class ReceivedMean:
+    """ZipCache: the attention that each token received from a query that sees it, so that age is no merit."""
+
+    probes: ClassVar[bool] = False
+
+    def score(self, stored: Stored, context: Context) -> torch.Tensor:
+        """Mean over the queries behind a token, its own included, of A[q, k]."""
+        visible = (context.seen[:, None, None] - stored.positions).clamp_min(1)
+        return ReceivedSum().score(stored, context) / visible
 
 
 @dataclass(frozen=True)
@@ -214,14 +235,18 @@ def attention_of(state: State, stored: Stored, logits: Logits) -> tuple[torch.Te
     Returns:
         Weights float32 `[B, h, G, W, M]`, 0 for queries that are not there, and bool `[B, W]`, which are.
     """
-    query, position, counted = state["query"], state["position"], state["valid"]
-    folded = query.float().unflatten(1, (stored.keys.shape[1], -1))
+    counted = state["valid"]
+    weights = logits.softmax(logits_of(state, stored, logits)).nan_to_num(0.0)
+    return weights * counted[:, None, None, :, None], counted
+
+
+def logits_of(state: State, stored: Stored, logits: Logits) -> torch.Tensor:
+    """Logits of the queries that a `QueryWindow` kept, float32 `[B, h, G, W, M]`, -inf at unseen tokens."""
+    folded = state["query"].float().unflatten(1, (stored.keys.shape[1], -1))
     products = logits.of(torch.einsum("bhgwd,bhtd->bhgwt", folded, stored.keys.float()))
     if stored.bias is not None:
         products = products + stored.bias[:, :, None, None]
-    visible = visible_from(position, stored)[:, :, None]
-    weights = logits.softmax(products.masked_fill(~visible, float("-inf"))).nan_to_num(0.0)
-    return weights * counted[:, None, None, :, None], counted
+    return products.masked_fill(~visible_from(state["position"], stored)[:, :, None], float("-inf"))
 
 
 def visible_from(position: torch.Tensor, stored: Stored) -> torch.Tensor:

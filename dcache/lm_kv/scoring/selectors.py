@@ -22,6 +22,10 @@ class Selector(Protocol):
     def page(self) -> int:
         """Tokens that are read together; the first page begins at a row's first true token."""
 
+    @property
+    def reads_attention(self) -> bool:
+        """Whether the state must have `received`."""
+
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
         """What is looked at instead of the keys; the first dimension of all tensors is the rows.
 
@@ -30,7 +34,8 @@ class Selector(Protocol):
         Args:
             keys: `[B, h, n, d]`, a row's tokens from its first to its last, then unused slots.
             valid: bool `[B, h, n]`, False at unused slots.
-            state: what the policy's observer gathered; with a calibration, its `channels` `[h, d]` too.
+            state: what the policy's observer gathered; with a calibration, its `channels` `[h, d]` too;
+                `received` float32 `[B, h, n]`, the mean attention of the kept queries, where it is read.
         """
 
     def products(self, query: torch.Tensor, index: Index) -> torch.Tensor:
@@ -46,6 +51,7 @@ class PageBounds:
     """
 
     page: int = 16
+    reads_attention: ClassVar[bool] = False
 
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
         """`low` and `high` `[B, h, pages, d]`, in the keys' dtype."""
@@ -76,6 +82,7 @@ class LabelChannels:
 
     channels: int = 16
     page: ClassVar[int] = 1
+    reads_attention: ClassVar[bool] = False
 
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
         """`channels` int64 `[B, h, r]` and `labels` `[B, h, n, r]`, these channels of the keys."""
@@ -115,6 +122,7 @@ class Landmarks:
 
     page: int = 8
     exact: int = 48
+    reads_attention: ClassVar[bool] = False
 
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
         """`landmarks` `[B, h, pages, d]` in the keys' dtype, and `always`."""
@@ -126,3 +134,24 @@ class Landmarks:
     def products(self, query: torch.Tensor, index: Index) -> torch.Tensor:
         """Mean dot products."""
         return query @ index["landmarks"].to(query.dtype).mT
+
+
+@dataclass(frozen=True)
+class LatestQueries:
+    """LoopServe: tokens that the last queries before the indexing attended to, whatever is asked now.
+
+    The policy's observer must be `QueryWindow`.
+    """
+
+    page: ClassVar[int] = 1
+    reads_attention: ClassVar[bool] = True
+
+    def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
+        """`received` `[B, h, n]`."""
+        if "received" not in state:
+            raise DcacheError("LatestQueries reads the last queries: give its policy a QueryWindow observer")
+        return {"received": state["received"]}
+
+    def products(self, query: torch.Tensor, index: Index) -> torch.Tensor:
+        """Logarithms of the mean attention, the same for all queries."""
+        return index["received"].clamp_min(1e-30).log()[:, :, None].expand(-1, -1, query.shape[2], -1)

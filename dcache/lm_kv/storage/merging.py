@@ -29,6 +29,7 @@ class MergeRuns:
 
     threshold: float = 0.9
     slots: ClassVar[int] = 0
+    lower: ClassVar[Codec | None] = None
 
     def __call__(self, stored: Stored, keep: torch.Tensor, codec: Codec) -> Segment:
         """The kept tokens, pivots changed."""

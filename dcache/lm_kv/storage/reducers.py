@@ -16,6 +16,10 @@ class Reducer(Protocol):
     """Makes a packed segment of a layer's stored tokens."""
 
     @property
+    def lower(self) -> Codec | None:
+        """How tokens that are not kept are stored beside the others; None where they are not."""
+
+    @property
     def slots(self) -> int:
         """Slots that a head which loses tokens gets for them; they count in its budget."""
 
@@ -28,6 +32,7 @@ class Drop:
     """Keep what is kept; the rest is gone."""
 
     slots: ClassVar[int] = 0
+    lower: ClassVar[Codec | None] = None
 
     def __call__(self, stored: Stored, keep: torch.Tensor, codec: Codec) -> Segment:
         """The kept tokens as they are."""
@@ -56,6 +61,7 @@ class Compensate:
     """
 
     slots: ClassVar[int] = 1
+    lower: ClassVar[Codec | None] = None
 
     def __call__(self, stored: Stored, keep: torch.Tensor, codec: Codec) -> Segment:
         """The kept tokens, and the slot where the first lost one was."""
@@ -75,3 +81,19 @@ class Compensate:
         )
         bias = torch.where(slot, total.clamp_min(1.0).log(), bias)
         return drop(replace(stored, keys=keys, values=values, bias=bias), keep | slot, codec)
+
+
+@dataclass(frozen=True)
+class Demote:
+    """MiKV and ZipCache: tokens that are not kept are stored in fewer bits, for good.
+
+    Args:
+        lower: how; a codec that needs to know nothing of a layer.
+    """
+
+    lower: Codec
+    slots: ClassVar[int] = 0
+
+    def __call__(self, stored: Stored, keep: torch.Tensor, codec: Codec) -> Segment:
+        """The kept tokens as they are; `LayerStore.pack` stores the others."""
+        return drop(stored, keep, codec)

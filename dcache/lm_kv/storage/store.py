@@ -14,6 +14,7 @@ from dcache.lm_kv.storage.reducers import Reducer, drop
 from dcache.lm_kv.storage.segment import Segment, append, join
 from dcache.lm_kv.storage.stored import Stored, gather
 from dcache.lm_kv.storage.tail import Tail
+from dcache.lm_kv.storage.tiers import two_tiers
 
 
 class LayerStore:
@@ -117,7 +118,10 @@ class LayerStore:
             codec: how the segment is stored.
         """
         older = keep.shape[2] - columns
-        if reducer is drop and not all(isinstance(segment.codec, Plain) for segment in self.segments):
+        if reducer.lower is not None:
+            few = stored.first(older)
+            self.segments = two_tiers(self.segments, few, keep[:, :, :older], codec, reducer.lower)
+        elif reducer is drop and not all(isinstance(segment.codec, Plain) for segment in self.segments):
             # What is encoded already stays as it is: encoded again, errors would add up.
             self.segments = (self._subset(keep[:, :, :older], codec),)
         else:

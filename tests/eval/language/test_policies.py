@@ -24,6 +24,13 @@ def test_a_codec_is_another_policy_with_its_bits() -> None:
     assert two.label == "kvzip codec=kivi2"
 
 
+def test_all_is_every_policy_with_the_same_options() -> None:
+    entries = parse("all:dense_layers=0")
+    assert [entry.policy.name for entry in entries] == list(lm_kv.available())
+    assert all(entry.policy.dense_layers == (0,) for entry in entries)
+    assert len(parse("all; snapkv:window=16")) == len(entries) + 1
+
+
 def test_layers_that_stay_dense_are_one_or_several() -> None:
     one, several = parse("kvzip:dense_layers=0;kvzip:dense_layers=0+3")
     assert (one.policy.dense_layers, several.policy.dense_layers) == ((0,), (0, 3))

@@ -13,6 +13,7 @@ from tests.lm_kv.language_models import alone, batch, generate, llama, prefilled
 POLICIES = {
     "quest": lm_kv.quest(page=4, window=4, sinks=1, every=4),
     "shadowkv": lm_kv.shadowkv(page=4, rank=6, window=4, every=4),
+    "loopserve": lm_kv.loopserve(queries=4, window=4, every=4),
     "double_sparsity": lm_kv.double_sparsity(channels=6, window=4, every=4),
 }
 NEW = {"input_ids": torch.tensor([[5], [6]]), "position_ids": torch.tensor([[27], [40]])}

@@ -10,6 +10,7 @@ from dcache.lm_kv.scoring.scorers import (
     ExpectedAttention,
     KeyDistance,
     LastQueryAttention,
+    ReceivedMean,
     ReceivedSum,
     Recency,
     Reconstruction,
@@ -118,3 +119,8 @@ def test_expected_attention_in_closed_form():
     logits = torch.tensor([1.0, 1.0 + 0.5, 0.0])
     expected = logits.softmax(0) * torch.tensor([1.0, 2.0, 3.0])
     torch.testing.assert_close(ExpectedAttention(1).score(tokens, context(3, state)).flatten(), expected)
+
+
+def test_the_mean_is_over_the_queries_that_see_a_token():
+    score = ReceivedMean().score(stored([[1.0]] * 3, score=[3.0, 1.0, 0.5]), context(3))
+    assert score.tolist() == [[[1.0, 0.5, 0.5]]]

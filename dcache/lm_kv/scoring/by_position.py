@@ -1,0 +1,33 @@
+"""A layer's tokens on a grid of positions, where runs of unequal lengths meet."""
+
+from __future__ import annotations
+
+import torch
+
+from dcache.lm_kv.storage.stored import Stored
+
+
+def layer_mean(values: torch.Tensor, stored: Stored) -> torch.Tensor:
+    """Each token's mean over the KV heads that hold it, float32 `[B, h, M]`; 0 at unused slots.
+
+    Args:
+        values: float32 `[B, h, M]`.
+        stored: the layer's tokens.
+    """
+    total = on_grid(values.masked_fill(~stored.valid, 0.0), stored).sum(1)
+    count = on_grid(stored.valid.to(values.dtype), stored).sum(1).clamp_min(1.0)
+    return from_grid((total / count)[:, None].expand(-1, values.shape[1], -1), stored)
+
+
+def on_grid(values: torch.Tensor, stored: Stored, multiple: int = 1) -> torch.Tensor:
+    """Values `[B, h, M]` by position, `[B, h, T]`, 0 where no token is; T is a multiple of a number."""
+    rows, heads, slots = values.shape
+    longest = int(stored.positions.max()) + 1 if slots else 0
+    grid = values.new_zeros(rows, heads, max(1, -(-longest // multiple)) * multiple)
+    # Unused slots have positions of other tokens: they add 0.
+    return grid.scatter_add(-1, stored.positions, values * stored.valid)
+
+
+def from_grid(grid: torch.Tensor, stored: Stored) -> torch.Tensor:
+    """The inverse of `on_grid`; 0 at unused slots."""
+    return grid.gather(-1, stored.positions) * stored.valid

@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from dcache import DcacheError, lm_kv
+from dcache.lm_kv.scoring import calibration
+from tests.lm_kv.language_models import alone, batch, family, generate, llama, prefilled
+
+
+def test_a_padded_row_is_as_alone_and_few_directions_move_logits():
+    # In float64: a sum in another order may move a float32 number across the middle between two of float16.
+    model, inputs = llama().double(), batch()
+    policy = lm_kv.cskv(rank=6, value_rank=10, group=8, residual=4)
+    caches = [lm_kv.KVCache(model, policy) for _ in range(2)]
+    _, both = generate(model, inputs, caches[0])
+    _, single = generate(model, alone(inputs), caches[1])
+    torch.testing.assert_close(both[:1], single, atol=1.5e-5, rtol=0)
+    _, full = generate(model, inputs, None)
+    assert (both - full).abs().max() > 0.1
+    _, near = generate(
+        model, inputs, lm_kv.KVCache(model, lm_kv.cskv(rank=16, value_rank=16, group=8, residual=4))
+    )
+    assert (near - full).abs().max() < 0.02 * full.abs().max()
+
+
+def test_an_eighth_and_three_eighths_of_the_directions_take_so_many_bytes():
+    policy = lm_kv.cskv(rank=2, value_rank=6, residual=0)
+    stats = prefilled(llama(), policy, batch(pads=0, length=1024)).stats()
+    # Of a token 8 float16 numbers for 32 of float32, a place and a share of 8 directions of 256 tokens.
+    token = 8 * 2 + 4 + 8 * 16 * 2 / 256
+    assert stats.bytes_held / stats.bytes_full == pytest.approx(token / 128, abs=0.02)
+
+
+def test_a_calibrations_directions_are_those_of_keys(tmp_path):
+    model = llama(1)
+    facts = calibration.facts_of(model.model, [0])
+    basis = torch.stack([torch.linalg.qr(torch.randn(16, 16)).Q for _ in range(2)]).half()
+    about = {"model": "tiny", "facts": facts}
+    path = calibration.save(tmp_path / "tiny.safetensors", about, {"basis.0": basis})
+    policy = lm_kv.cskv(rank=16, value_rank=16, group=8, residual=8, calibration=path)
+    cache = prefilled(model, policy, batch(pads=0))
+    keys = prefilled(model, "keydiff", batch(pads=0), budget=1.0).layers[0].store.stored().keys[:, :, :32]
+    segment = cache.layers[0].store.segments[0]
+    torch.testing.assert_close(segment.pad(segment.decoded()[0]), keys, atol=0.05, rtol=0)
+    loaded = lm_kv.KVCache.load(cache.save(tmp_path / "cache.safetensors"), model)
+    other = loaded.layers[0].store.segments[0]
+    torch.testing.assert_close(other.decoded()[0], segment.decoded()[0], atol=0, rtol=0)
+    with pytest.raises(DcacheError, match="cskv reads a calibration, which only the cache's own policy can"):
+        lm_kv.KVCache(model, "keydiff", budget=0.5, codec=policy)
+
+
+def test_learned_positions_are_refused():
+    with pytest.raises(DcacheError, match="turn"):
+        lm_kv.KVCache(family("gpt2"), "cskv")
