@@ -84,7 +84,9 @@ class ChannelCodec:
         """The strongest channels of each run."""
         runs, size = lengths.numel(), keys.shape[1]
         run = torch.arange(runs, device=keys.device).repeat_interleave(lengths.flatten())
-        squares = torch.zeros(runs, size, device=keys.device).index_add(0, run, keys.float().square())
+        squares = torch.zeros(runs, size, dtype=torch.float32, device=keys.device).index_add(
+            0, run, keys.float().square()
+        )
         if self.weights is not None:
             # The mean over the heads of a group; runs are rows' KV heads.
             squares = squares * self.weights.unflatten(1, (lengths.shape[1], -1)).mean(2).flatten(0, 1)

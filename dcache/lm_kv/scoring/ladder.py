@@ -38,7 +38,7 @@ class Ladder:
         """Tokens of the round in which they are lost, the oldest rung first."""
         before, after = self.rung(context.layers)
         place = (stored.positions - self.sinks).clamp_min(0)
-        score = torch.zeros(place.shape, device=place.device)
+        score = torch.zeros(place.shape, dtype=torch.float32, device=place.device)
         start = context.layer % (before - after + 1)
         left = torch.ones_like(stored.valid)
         for round_ in range(ROUNDS if before > after else 0):
