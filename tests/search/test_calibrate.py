@@ -39,10 +39,10 @@ def test_a_schedule_is_found_written_and_used(tmp_path: Path, capsys: pytest.Cap
     assert f"computes {sum(row)} of 6 evaluations" in printed
     assert f"{schedule.measured['psnr']:.1f} dB with fitted weights" in printed
     stages = [line.split(" (")[0] for line in told.splitlines()]
-    assert [stage for stage in stages if stage in ("timing", "uncached pictures", "weights")] == [
+    assert [stage for stage in stages if stage in ("timing", "uncached pictures", "starts")] == [
         "timing",
         "uncached pictures",
-        "weights",
+        "starts",
     ]
     subject = load("demo", steps=6, device="cpu")
     with dcache.enabled(subject.pipe, str(out)):
