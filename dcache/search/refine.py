@@ -170,7 +170,8 @@ class _Job:
         keep(module, kind, replace(learned, refined=plans), _warn)
         reached = speedup_of(computes, len(learned.observed.taus), learned.share)
         took = perf_counter() - began
-        return Refinement(found.schedule, reached, planned, found.fitted, self.fitted_on, took)
+        schedule = replace(found.schedule, method="refined", guidance=self.subject.guidance)
+        return Refinement(schedule, reached, planned, found.fitted, self.fitted_on, took)
 
     def best(self, learned: Learned, results: Results) -> tuple[Found, float]:
         """The best schedule, and the PSNR of the plan from one observed call."""
