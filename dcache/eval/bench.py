@@ -66,8 +66,7 @@ def bench(  # noqa: PLR0913
         count_flops: count FLOPs and the bytes held by caches, in the warm-up.
         progress: called with round (0 is the warm-up) and label before each call.
         packages: further packages whose versions are recorded.
-        calls: calls in a row each time a method is enabled; the last one counts. With 2 the first call, with
-            its self-check, is told apart: `Measured.first`.
+        calls: calls in a row of an enabled method; the last one counts, the first is `Measured.first`.
         clock: gives the seconds, as for `measure_call`.
 
     Raises:

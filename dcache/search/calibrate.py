@@ -110,20 +110,17 @@ def calibrate(  # noqa: PLR0913
     presets = starts_of(tested, target, computes, prompts[cut], seed + cut, results)
     stages.places(computes, len(places) + len(presets), target)
     search = Search(target, fitting, checking, budget, random.Random(seed))
-    expected = latency.uncached / latency.seconds(computes)
-    best = Calibrated(**vars(search.best_of(places, presets)), expected=expected)
+    best = Calibrated(**vars(search.best_of(places, presets)), expected=latency.speedup(computes))
     stages.timing(1 + len(starts))
-    rivals = (
-        _rival(tested, start, checking, prompts[:cut], seed, repeats, timer, f"start {i}")
-        for i, start in enumerate(starts)
-    )
+    given = (checking, prompts[:cut], seed, repeats, timer)
+    rivals = [_rival(tested, start, *given, f"start {i}") for i, start in enumerate(starts)]
     allowed = [rival for rival in rivals if rival.expected >= LEEWAY * speedup]
     best = max([best, *allowed], key=lambda candidate: candidate.fitted)
     reached = measured_speedup(tested, best.schedule, prompts[:cut], seed, repeats, timer, "result")
-    unchanged = best in allowed or best.schedule.method in {preset.name for preset in presets}
-    method = best.schedule.method if unchanged else "calibrated"
+    if best not in allowed and best.schedule.method not in {preset.name for preset in presets}:
+        best = replace(best, schedule=replace(best.schedule, method="calibrated"))
     measured = figures(reached, best.fitted, cut)
-    schedule = replace(best.schedule, method=method, guidance=tested.guidance, measured=measured)
+    schedule = replace(best.schedule, guidance=tested.guidance, measured=measured)
     return replace(best, schedule=schedule, speedup=reached, rendered=fitting.rendered + checking.rendered)
 
 

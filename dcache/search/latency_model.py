@@ -42,6 +42,10 @@ class LinearLatency:
         share = (computes - 1) / max(self.steps - 1, 1)
         return self.fewest + share * (self.uncached - self.fewest)
 
+    def speedup(self, computes: int) -> float:
+        """Speedup of a call with this many computed evaluations."""
+        return self.uncached / self.seconds(computes)
+
     def computes(self, speedup: float) -> int:
         """Largest number of computed evaluations that reaches a speedup.
 

@@ -118,20 +118,8 @@ def refine(
     _check(texts, {"minutes": minutes, "seed": seed, "batch_size": batch_size})
     module = _denoiser(subject)
     aim = Aim(check_number("speedup", speedup, 1.0), None) if speedup is not None else aim_of(module)
-    aim = aim or Aim(2.0, None)
-    # What is enabled on the pipeline now is in force again afterwards; computing all has the uncached bits.
-    everything = dcache.methods.interval(interval=1)
-    with _quiet(), dcache.enabled(subject.pipe, everything):
-        kind, learned = _observed(subject, module, aim, texts[0], seed)
-        job = _Job(subject, texts, aim, seed, batch_size, began + 60.0 * minutes, progress)
-        with _results(kind, job) as results:
-            found, planned = job.best(learned, results)
-    computes = computes_of(aim, learned)
-    refined = _as_refined(found, job.fitted_on)
-    keep(module, kind, replace(learned, refined={**learned.refined, computes: refined}), _warn)
-    reached = speedup_of(computes, len(learned.observed.taus), learned.share)
-    took = perf_counter() - began
-    return Refinement(found.schedule, reached, planned, found.fitted, job.fitted_on, took)
+    job = _Job(subject, texts, aim or Aim(2.0, None), seed, batch_size, began + 60.0 * minutes, progress)
+    return job.refined(module, began)
 
 
 @dataclass
@@ -167,6 +155,23 @@ class _Job:
     def calls_each(self) -> int:
         """Calls of the pipeline for a rendering of the fitting prompts."""
         return -(-self.fitted_on // self.batch_size)
+
+    def refined(self, module: nn.Module, began: float) -> Refinement:
+        """Refine the plan of a denoiser, and keep it."""
+        # What is enabled on the pipeline now is in force again afterwards; computing all has the uncached
+        # bits.
+        everything = dcache.methods.interval(interval=1)
+        with _quiet(), dcache.enabled(self.subject.pipe, everything):
+            kind, learned = _observed(self.subject, module, self.aim, self.prompts[0], self.seed)
+            with _results(kind, self) as results:
+                found, planned = self.best(learned, results)
+        computes = computes_of(self.aim, learned)
+        plans = {**learned.refined, computes: _as_refined(found, self.fitted_on)}
+        keep(module, kind, replace(learned, refined=plans), _warn)
+        reached = speedup_of(computes, len(learned.observed.taus), learned.share)
+        took = perf_counter() - began
+        schedule = replace(found.schedule, method="refined", guidance=self.subject.guidance)
+        return Refinement(schedule, reached, planned, found.fitted, self.fitted_on, took)
 
     def best(self, learned: Learned, results: Results) -> tuple[Found, float]:
         """The best schedule, and the PSNR of the plan from one observed call."""

@@ -15,6 +15,8 @@ FUNCTIONS = [name for name in dcache.__all__ if inspect.isfunction(getattr(dcach
 # An evaluation takes a minute; tests/eval runs many.
 SKIPPED = '>>> result = evaluate("demo", "demo:2", out=folder, settings=Settings(steps=4))'
 FRONT_DOOR = ("api.py", "estimate.py")
+# It renders for some seconds.
+SLOW = "dcache.search.refine"
 OTHERS = [
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
     for path in sorted(PACKAGE.rglob("*.py"))
@@ -33,7 +35,9 @@ def test_every_public_function_has_an_example_that_runs(name: str) -> None:
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == SLOW else ()) for name in OTHERS]
+)
 def test_all_other_examples_run(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name))
     assert result.attempted > 0

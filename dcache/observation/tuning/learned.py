@@ -14,6 +14,7 @@ from dcache.errors import DcacheError
 from dcache.observation.tuning.kind import Kind
 from dcache.predictors import make
 from dcache.profile import Floats
+from dcache.schedule.plan import check_clock_fits, check_terms
 from dcache.schedulers.planners.tuned import Halves, ObservedCall
 
 FORMAT = "dcache.observed"
@@ -149,18 +150,23 @@ def _learned(about: Mapping[str, Any], arrays: Mapping[str, Floats]) -> Learned:
         guided=bool(about["guided"]),
         guidance=None if about["guidance"] is None else float(about["guidance"]),
     )
-    refined = {int(k): _refined(fields) for k, fields in about.get("refined", {}).items()}
+    steps = Kind(*about["kind"]).steps
+    refined = {int(k): _refined(fields, steps) for k, fields in about.get("refined", {}).items()}
     counted, seconds = bool(about["counted"]), float(about["seconds"])
     return Learned(observed, int(about["first"]), share, counted, seconds, refined)
 
 
-def _refined(fields: Any) -> Refined:
+def _refined(fields: Any, steps: int) -> Refined:
     """A refined plan of a file.
 
     Raises:
-        DcacheError: its predictor is unknown, or has other parameters.
-        ValueError: it has other fields.
+        DcacheError: its predictor is unknown, or has other parameters or another clock.
+        ValueError: it has other fields, or an evaluation that is not in the run.
     """
-    computed, predictor, parameters, clock, prompts, psnr = fields
-    make(predictor, parameters)
-    return Refined(tuple(map(int, computed)), predictor, parameters, clock, int(prompts), float(psnr))
+    listed, predictor, parameters, clock, prompts, psnr = fields
+    computed = tuple(map(int, listed))
+    if not computed or computed[0] != 0 or list(computed) != sorted({*computed} & {*range(steps)}):
+        raise ValueError("computed")
+    check_terms(None, clock, "separate", "")
+    check_clock_fits(make(predictor, parameters), clock)
+    return Refined(computed, predictor, parameters, clock, int(prompts), float(psnr))

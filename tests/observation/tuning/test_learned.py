@@ -1,12 +1,13 @@
 """Files of what was learned: they come back as they were, and what is not one is none."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dcache.observation.tuning.kind import Kind
-from dcache.observation.tuning.learned import Learned, kind_in
+from dcache.observation.tuning.learned import Learned, Refined, kind_in
 from dcache.schedulers.planners.tuned import Halves, ObservedCall
 
 KIND = Kind("Model", "abc", ("auto",), "DDIM", 4, "table", None, (4, 8, 8))
@@ -47,3 +48,36 @@ def test_what_is_no_such_file_is_none(tmp_path: Path) -> None:
     Learned(ObservedCall(square(), None, np.arange(4.0), np.ones(4))).save(path, KIND)
     assert Learned.load(path, KIND._replace(steps=5)) is None
     assert Learned.load(path, KIND) is not None
+
+
+LINE = Refined((0, 2), "newton", {"order": 1}, "logsnr", 8, 41.5)
+
+
+def test_refined_plans_come_back_as_they_were(tmp_path: Path) -> None:
+    path, observed = tmp_path / "x.safetensors", ObservedCall(square(), None, np.arange(4.0), np.ones(4))
+    weights = {"*": {"1": {"0": 1.0}, "3": {"0": -0.5, "2": 1.5}}}
+    fitted = Refined((0, 2), "fitted", {"weights": weights}, "step", 8, 44.5)
+    Learned(observed, refined={2: fitted, 3: LINE}).save(path, KIND)
+    found = Learned.load(path, KIND)
+    assert found is not None
+    assert found.refined == {2: fitted, 3: LINE}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"computed": ()},
+        {"computed": (1, 2)},
+        {"computed": (0, 4)},
+        {"computed": (0, 2, 1)},
+        {"predictor": "nobody's"},
+        {"parameters": {"order": "one"}},
+        {"clock": "moon"},
+        {"predictor": "fitted", "parameters": {"weights": {"*": {"1": {"0": 1.0}}}}},
+    ],
+    ids=["none", "not the first", "beyond", "unordered", "predictor", "parameters", "clock", "tabulated"],
+)
+def test_a_file_with_a_refined_plan_that_no_run_can_follow_is_none(tmp_path: Path, change: Any) -> None:
+    path, observed = tmp_path / "x.safetensors", ObservedCall(square(), None, np.arange(4.0), np.ones(4))
+    Learned(observed, refined={2: LINE._replace(**change)}).save(path, KIND)
+    assert Learned.load(path, KIND) is None
