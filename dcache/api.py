@@ -22,7 +22,6 @@ from dcache.identity.manual import following
 from dcache.identity.run import Run
 from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.intercept.method import entry_point
-from dcache.intercept.ranks import ranks_of
 from dcache.method import Method
 from dcache.methods import language_models
 from dcache.methods.replay import replay
@@ -254,9 +253,7 @@ def stats(target: Any, *, ranks: bool = False) -> Stats | CacheStats | RowStats:
     figures = _memos("with_memo", target, figures) or figures
     if figures is None:
         raise DcacheError(f"caching is not enabled on this {type(target).__name__}: call dcache.enable first")
-    groups = [ranks_of(module) for module in denoisers(target).values()] if ranks else []
-    group = next((each for each in groups if each is not None), None)
-    return figures if group is None else merge_ranks(group.gathered(figures))
+    return _of_ranks(target, figures) if ranks else figures
 
 
 def trace(target: Any) -> Schedule:
@@ -368,6 +365,15 @@ def step(
             manual = tracker.manual = following(manual, run, branch)
             manual.announce(index, branch, steps)
         manual.run.tell(timestep, sigma)
+
+
+def _of_ranks(target: Any, figures: Stats) -> Stats:
+    """Stats of all processes that have a part of the tokens, merged; unchanged where one has all."""
+    from dcache.intercept.ranks import ranks_of
+
+    groups = [ranks_of(module) for module in denoisers(target).values()]
+    group = next((each for each in groups if each is not None), None)
+    return figures if group is None else merge_ranks(group.gathered(figures))
 
 
 def _with_memo(

@@ -18,7 +18,6 @@ from dcache.engine.lowering.whole_model import WholeRegion
 from dcache.engine.region import Region
 from dcache.errors import DcacheError
 from dcache.intercept.module_call import ModuleIntercept, compiled_inside
-from dcache.intercept.split_inputs import SplitInputs, split_modules
 from dcache.sites.discovery import find_blocks, find_sublayers
 from dcache.sites.site import Site
 from dcache.sites.structure import Structure
@@ -26,6 +25,7 @@ from dcache.sites.structure import Structure
 if TYPE_CHECKING:
     # Loaded with the first method that has its site.
     from dcache.engine.lowering.frames import FrameRegion
+    from dcache.intercept.split_inputs import SplitInputs
 
     BoundSite = Region | GroupRegion | GuidanceRegion | FrameRegion
 
@@ -71,9 +71,7 @@ class Binding:
         for watch in self.watches:
             watch.install()
         bound = {i.module for i in self.intercepts}
-        self.splits = [SplitInputs(module) for module in self._split()]
-        for split in self.splits:
-            split.install()
+        self._install_splits()
         self.names = [
             (parent, name, child)
             for parent in self.model.modules()
@@ -212,8 +210,22 @@ class Binding:
         now = [(s.name, s.module) for s in find_sublayers(self.model, self.structure.blocks)]
         return now != [(s.name, s.module) for s in self.structure.sublayers]
 
+    def _install_splits(self) -> None:
+        modules = self._split()
+        if modules:
+            # Few models are split; importing dcache stays light.
+            from dcache.intercept.split_inputs import SplitInputs
+
+            self.splits = [SplitInputs(module) for module in modules]
+        for split in self.splits:
+            split.install()
+
     def _split(self) -> list[nn.Module]:
         """Bound modules, and blocks of bound sublayers, whose inputs are split among processes."""
+        if getattr(self.model, "_parallel_config", None) is None:
+            return []
+        from dcache.intercept.split_inputs import split_modules
+
         return split_modules([*(i.module for i in self.intercepts), *self.structure.blocks])
 
     def _remove_watches(self) -> None:

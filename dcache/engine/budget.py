@@ -17,13 +17,15 @@ Tables of `dcache.memo` count too. They get what full histories leave, and make 
 from __future__ import annotations
 
 import weakref
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dcache.engine.degrade import DegradeLevel, levels_to, lowest_level
 from dcache.errors import DcacheError
 from dcache.identity.run import Run
-from dcache.intercept.limits import Tables
 from dcache.util.bytes import read_bytes
+
+if TYPE_CHECKING:
+    from dcache.intercept.limits import Tables
 
 
 class Budgeted(Protocol):

@@ -6,10 +6,9 @@ from contextlib import suppress
 
 import torch
 
-from dcache.cache.history import History
+from dcache.cache.history import ChangeIndicator, History
 from dcache.engine.call import Call
 from dcache.engine.protocols import Engine, Lowered
-from dcache.intercept.ranks import ranks_of
 from dcache.probes import AttentionInputSeenError, SinceCompute
 from dcache.schedulers import StepContext
 
@@ -135,6 +134,14 @@ class Decisions:
                 call.probing_attention = True
                 call.probe_attention()
             call.probing_attention = False
+        if getattr(self.engine.module, "_parallel_config", None) is None:
+            return indicator.change()
+        return self._change_of_all(indicator)
+
+    def _change_of_all(self, indicator: ChangeIndicator) -> float:
+        """The change where several processes have parts of the tokens (diffusers' context parallelism)."""
+        from dcache.intercept.ranks import ranks_of
+
         ranks = ranks_of(self.engine.module)
         if ranks is None:
             return indicator.change()

@@ -12,11 +12,12 @@ removed at any time, whatever stands in front of it or behind it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from dcache.intercept.limits import ByteLimit
+if TYPE_CHECKING:
+    from dcache.intercept.limits import ByteLimit
 
 _SLOT = "_compiled_call_impl"
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.predictors.corrections import Corrections
-from dcache.schedule import file, hub
+from dcache.schedule import file
 from dcache.schedule.liveness import live_rows
 from dcache.schedule.noise_levels import check_grid
 from dcache.schedule.plan import Plan, merge_equal_branches
@@ -241,11 +241,15 @@ class Schedule:
 
     def push_to_hub(self, repository: str, base_model: str = "", **options: Any) -> str:
         """Upload it with a card to "owner/name"; arguments and errors as `dcache.schedule.hub.push`."""
+        from dcache.schedule import hub
+
         return hub.push(self, repository, base_model, **options)
 
     @staticmethod
     def from_hub(repository: str, token: str | None = None) -> Schedule:
         """Download it from "owner/name" or "owner/name@revision", and check it; no code is run."""
+        from dcache.schedule import hub
+
         return Schedule.load(hub.pull(repository, token))
 
     def content(self) -> dict[str, Any]:
