@@ -12,6 +12,7 @@ from torch import nn
 from dcache import methods
 from dcache.errors import DcacheError
 from dcache.eval.subject import load
+from dcache.identity.denoisers import config_digest
 from dcache.profile import Profile
 from dcache.search.removal import errors_of, with_removal
 from tests.laws.product import seen
@@ -73,7 +74,8 @@ def test_yume_takes_the_least_of_a_profile_and_its_file(tmp_path: Path) -> None:
 def test_of_a_pipeline_every_block_has_an_error() -> None:
     subject = load("demo", guidance=3.0, device="cpu", steps=2)
     name, module = "transformer", subject.pipe.transformer
-    profile = replace(seen(2), component=name, model=type(module).__name__)
+    of = {"model": type(module).__name__, "config": config_digest(module), "guidance": 3.0}
+    profile = replace(seen(2), component=name, made={"sampling_steps": 2}, **of)
     measured = with_removal(subject, profile, ["a red circle"])
     assert list(measured.removal) == [f"block:{i}" for i in range(12)]
     assert min(measured.removal.values()) > 0
