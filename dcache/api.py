@@ -124,7 +124,7 @@ def enable(
     from dcache.methods import row_models
 
     given = (compile is not False, strict is not False, lowering != "auto", max_cache_bytes, call, memo)
-    engine = dict(zip(ENGINE_OPTIONS, (each not in (None, False) for each in given), strict=True))
+    engine = {name: each not in (None, False) for name, each in zip(ENGINE_OPTIONS, given, strict=True)}
     if row_models.takes(target, method):
         row_models.enable(target, method, preset_options, engine)
         return target
@@ -132,8 +132,7 @@ def enable(
         _enable_policy(target, method, preset_options, engine)
         return target
     token_models.refuse_text_pipeline(target)
-    if method is None and not preset_options and is_policy(target):
-        method = "policy_default"
+    method = "policy_default" if method is None and not preset_options and is_policy(target) else method
     resolved = resolve(method, preset_options, ENGINE_OPTIONS)
     _with_memo(target, memo, resolved, shared_fields(compile, strict, lowering, max_cache_bytes), call)
     return target
