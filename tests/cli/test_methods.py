@@ -18,7 +18,7 @@ def test_methods_lists_every_preset_with_its_options(capsys: pytest.CaptureFixtu
         assert f"\n{name} " in f"\n{out}"
         assert str(what) in out
     assert "threshold=0.08" in out
-    source = "for: cross-attention and guidance; sites: cross_attn, guidance, attn; from: T-GATE, Zhang et al."
+    source = "for: cross-attention and guidance; sites: cross_attn, guidance, attn; from: T-GATE, Zhang"
     assert source in " ".join(out.split())
     assert "<" not in out
 
