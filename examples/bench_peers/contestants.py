@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +161,9 @@ def observe_once(subject: Subject, model: Model, out: Path) -> None:
         out: the folder of the measurement; what is observed is kept in it.
     """
     os.environ[VARIABLE] = str(out / "observed")
-    with dcache.enabled(subject.pipe, "tuned"):
+    with warnings.catch_warnings(), dcache.enabled(subject.pipe, "tuned"):
+        # It says that this call is computed in full.
+        warnings.simplefilter("ignore", dcache.DcacheWarning)
         subject(model.calibration_prompts()[:1], [2**20])
 
 

@@ -144,11 +144,14 @@ def test_what_cannot_be_refined_is_said() -> None:
         refined(pipe, speedup=1.0)
     with pytest.raises(DcacheError, match="PixArtAlphaPipeline takes no 'step'"):
         dcache.refine(pipe, ["a"] * 8, step=3)
+    # A quality that no plan has: everything is computed.
+    dcache.enable(pipe, "tuned", quality=200.0)
     with pytest.raises(DcacheError, match="there is nothing to refine: all 7 evaluations are computed"):
-        refined(pipe, speedup=1.01)
+        dcache.refine(pipe, RUNS, 1e-9, run=lambda i: PIXART.run(pipe, "off", seed=i))
+    dcache.disable(pipe)
     module = PIXART.denoiser(pipe)
     with pytest.raises(DcacheError, match="is a module, and what runs it is not known: give run="):
         dcache.refine(module, ["a"] * 8)
     # Nothing stays enabled.
-    with pytest.raises(DcacheError, match="caching is not enabled"):
+    with pytest.raises(DcacheError, match="needs an object with caching enabled on it"):
         dcache.reset(pipe)
