@@ -9,7 +9,7 @@ so where it computes is known beforehand: a ratio of 1 skips, one far from it co
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,14 +45,14 @@ def convert(content: Any, options: Options) -> Imported:
     steps, ratios = content.get("num_inference_steps", 28), content.get("mag_ratios")
     if not is_whole(steps) or not 1 <= steps <= MOST_STEPS:
         raise DcacheError(f"num_inference_steps must be a whole number from 1 to {MOST_STEPS}")
-    plain = isinstance(ratios, list) and all(is_number(r) and math.isfinite(r) for r in ratios)
+    plain = isinstance(ratios, list) and all(map(_is_finite, ratios))
     if not plain or not isinstance(ratios, list) or len(ratios) != steps:
         raise DcacheError(f"mag_ratios must be a list of {steps} numbers, one for each step")
     numbers = {
         name: content.get(name, usual)
         for name, usual in (("threshold", 0.06), ("max_skip_steps", 3), ("retention_ratio", 0.2))
     }
-    wrong = [name for name, value in numbers.items() if not is_number(value) or not math.isfinite(value)]
+    wrong = [name for name, value in numbers.items() if not _is_finite(value)]
     if wrong:
         raise DcacheError(f"{', '.join(wrong)} must be numbers")
     if not 0 <= numbers["retention_ratio"] <= 1:
@@ -98,6 +98,11 @@ def export(schedule: Schedule) -> Exported:
 def config_of(content: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of diffusers' `MagCacheConfig` in a file's content."""
     return {name: value for name, value in content.items() if not name.startswith("_")}
+
+
+def _is_finite(value: object) -> bool:
+    """Whether it is a number that a float can hold."""
+    return is_number(value) and -sys.float_info.max <= value <= sys.float_info.max
 
 
 def _computed(

@@ -45,7 +45,7 @@ class Denoiser:
 def attached(module: Double) -> tuple[Attachment, Denoiser]:
     session = Denoiser()
     attachment = Attachment(module, session)
-    attachment.install()
+    attachment.install(None)
     return attachment, session
 
 

@@ -46,7 +46,7 @@ def assert_refused(words: str, act: Callable[[], Any]) -> None:
         ("FORAA", {}, "'FORAA' is unknown|Did you mean 'interval'"),
         ("zzz", {}, "'zzz' is unknown|expected one of|path of a schedule file"),
         ("interval", {"intervall": 3}, "no option 'intervall'|it takes interval, warmup"),
-        (None, {"interval": 3}, "write dcache.enable(pipe, 'interval', interval=3)|newton, taylorseer"),
+        (None, {"interval": 3}, "write dcache.enable(pipe, 'interval', interval=3)|newton, policy_default"),
         (None, {"nothing": 3}, "unknown option(s) nothing|compile, strict, lowering"),
         ("newton:interval", {}, "cannot read 'interval' in 'newton:interval'|option=value"),
         (EVERY_2, {"interval": 3}, "unknown option(s) interval|compile, strict, lowering"),

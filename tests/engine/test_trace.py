@@ -249,10 +249,11 @@ def test_a_run_that_gave_its_sites_up_on_the_way_has_no_trace_and_the_next_one_r
     model.number = 1
     with pytest.warns(DcacheWarning, match="changes between evaluations; the whole model is remembered"):
         rest = [steps(model, [t], first=2 + i)[0] for i, t in enumerate(times[2:])]
-    # 8 (1 + t): computed at 4, where the sites were given up, at 3 and 1.
-    assert integers(rest) == [40, 32, 32, 16]
+    # 8 (1 + t): the first two are computed, for a number is seen twice. 4 is predicted from 5. The sites are
+    # given up at 3, which is computed; 2 is the whole model's first, from which 1 is predicted.
+    assert integers(rest) == [48, 32, 24, 24]
     assert dcache.stats(model).predicted > 0
-    with pytest.raises(DcacheError, match="its sites were given up at evaluation 2"):
+    with pytest.raises(DcacheError, match="its sites were given up at evaluation 3"):
         dcache.trace(model)
     expected = integers(steps(model, times))
     assert expected == [56, 56, 40, 40, 24, 24]

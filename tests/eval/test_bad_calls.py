@@ -25,7 +25,7 @@ CALLS: list[tuple[Callable[[], Any], str]] = [
     (lambda: Schedule.load(None), "expected the path of a schedule file, got None"),
     (lambda: Schedule.load(""), "expected the path of a schedule file, got ''"),
     (lambda: Schedule.load(b"a.json"), "expected the path of a schedule file"),
-    (lambda: Schedule.load("nowhere.json"), "cannot read the schedule nowhere.json: No such file"),
+    (lambda: Schedule.load("nowhere.json"), "cannot read the schedule nowhere.json: there is no such file"),
     (lambda: Schedule.of_steps([0], 2).save(3), "expected the path of a schedule file, got 3"),
     (lambda: Profile.load(3), "expected the path of a profile file, got 3"),
     (lambda: Profile.load("nowhere.safetensors"), "there is no such file"),
