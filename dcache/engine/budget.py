@@ -11,6 +11,9 @@ together would exceed the limit, the method is degraded in this order until it f
 One `DcacheWarning` says what was changed. If even the last step does not fit, a `DcacheError` is raised. The
 temporary copy of a site's input under `delta` is not part of a history and is not counted.
 
+Processes that share the tokens of one denoiser (context parallelism) may have parts of different sizes. What
+does not fit in one of them is stored in none, so that all of them predict the same calls.
+
 Tables of `dcache.memo` count too. They get what full histories leave, and make way where histories need more.
 """
 
@@ -77,6 +80,14 @@ class Budgeted(Protocol):
 
     def repeat_first_calls(self) -> bool:
         """Compute this evaluation's first calls again to fill the histories; False if there are none."""
+        ...
+
+    def fits(self, fitting: bool) -> bool:
+        """Whether something fits in all processes that have parts of the denoiser's tokens.
+
+        Args:
+            fitting: whether it fits in this one.
+        """
         ...
 
     def free_if_idle(self, run: Run) -> None:
@@ -150,6 +161,11 @@ class Budget:
         self._used += size
         return True
 
+    def give_back(self, size: int) -> None:
+        """Undo a `take`: the anchor is not stored."""
+        self._used -= size
+        self.short = True
+
     def forget_call(self) -> None:
         """Drop the reference to the last call, which keeps histories alive through its branch."""
         self._counted_in = None
@@ -164,7 +180,8 @@ class Budget:
             DcacheError: the lowest level of the coarsest sites exceeds the limit.
         """
         run = sharer.run
-        if run is not None and (self.short or self._total(self._active(), DegradeLevel()) > self.limit):
+        short = self.short or not sharer.fits(self._total(self._active(), DegradeLevel()) <= self.limit)
+        if run is not None and short:
             # Free denoisers that are not called again in this run, such as the first of Wan 2.2's two.
             for other in self._active():
                 if other is not sharer:
@@ -187,7 +204,8 @@ class Budget:
             total = self._total(holders, level)
             # If the present method was repeated and an anchor was refused again, the method does not fit,
             # even if the sum of its full histories does.
-            if total <= self.limit and not (short and repeated and level == DegradeLevel()):
+            fits = sharer.fits(total <= self.limit)
+            if fits and not (short and repeated and level == DegradeLevel()):
                 for holder in holders:
                     holder.degrade(level)
                 self._settled = total

@@ -91,13 +91,13 @@ class SessionMemory:
         ])  # fmt: skip
         # An anchor of another size than the one it replaces does not fit into its memory.
         more = bytes_of_like(history, store) - bytes_of(tensors_of(history.spare))
-        return more <= 0 or self.budget.take(call, more)
+        return more <= 0 or self._take(call, more)
 
     def admits_probe(self, call: Call, x: torch.Tensor) -> bool:
         """Whether a change indicator may keep a tensor like this one; where not, its change is not known."""
         size = x.numel() * x.element_size()
         # After its first call an indicator may keep something of the output too.
-        if self.budget.take(call, size if call.branch.settled else 2 * size):
+        if self._take(call, size if call.branch.settled else 2 * size):
             return True
         call.branch.refused = size
         return False
@@ -227,11 +227,29 @@ class SessionMemory:
             repeat_call(self.session, call, inner, arguments)
         return True
 
+    def fits(self, fitting: bool) -> bool:
+        """Whether something fits in all processes, given whether it fits in this one."""
+        module = self.session.module
+        if getattr(module, "_parallel_config", None) is None:
+            return fitting
+        from dcache.intercept.ranks import ranks_of
+
+        ranks = ranks_of(module)
+        return fitting if ranks is None else ranks.all_do(fitting)
+
     def free_if_idle(self, run: Run) -> None:
         """Free everything if the denoiser's turn in that run is over."""
         state = self.session.state
         if state.run is run and state.last_index < run.index:
             self.session.free()
+
+    def _take(self, call: Call, size: int) -> bool:
+        taken = self.budget.take(call, size)
+        if self.fits(taken):
+            return True
+        if taken:
+            self.budget.give_back(size)
+        return False
 
     def _mark_lowered(self) -> None:
         if self._lowered_for is None:

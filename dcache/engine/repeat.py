@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
+from torch import nn
+
 from dcache.engine.binding import Binding
 from dcache.engine.call import Call
 from dcache.engine.observe import unobserved
@@ -18,6 +20,7 @@ FirstCall = tuple[Call, Callable[..., Any], Any]
 class Remembering(Protocol):
     """Interface: the part of a session that its memory reads and changes."""
 
+    module: nn.Module
     method: Method
     requested: Method
     call: Call | None

@@ -61,6 +61,14 @@ class Ranks:
         flag, highest = values.tolist()
         return math.nan if flag else highest
 
+    def all_do(self, flag: bool) -> bool:
+        """Whether something is true on all ranks.
+
+        Raises:
+            DcacheError: as `total`.
+        """
+        return self.agreed(float(not flag)) == 0
+
     def gathered(self, value: Any) -> list[Any]:
         """An object of every rank, in their order; objects are pickled.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
+from torch._ops import HigherOrderOperator
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -17,7 +19,8 @@ class Taint(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside `with taint:` the results of operations inherit the names that their operands were marked with.
 
     Names are kept for each storage, so that views share them and a write through one is seen in all. What
-    leaves torch (`.item()`, numpy) loses its names: whoever relies on them compares results.
+    leaves torch (`.item()`, numpy) loses its names: whoever relies on them compares results. An operator that
+    takes functions (flex attention) is one operation, and what its functions enclose are operands of it.
 
     >>> import torch
     >>> taint, x, y = Taint(), torch.ones(2), torch.zeros(2)
@@ -28,6 +31,9 @@ class Taint(TorchDispatchMode):  # type: ignore[no-untyped-call]
     >>> sorted(taint.names(z)), sorted(taint.names(w))
     (['x', 'y'], ['x'])
     """
+
+    # Otherwise torch raises where such an operator is called under this mode.
+    supports_higher_order_operators = True
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -58,7 +64,12 @@ class Taint(TorchDispatchMode):  # type: ignore[no-untyped-call]
         given = kwargs or {}
         result = func(*args, **given)
         names = self.names_in((args, given))
-        if names:
+        if isinstance(func, HigherOrderOperator):
+            # It has no schema, and writes into no operand.
+            names = names.union(*(self.names_in(value) for value in _enclosed((args, given))))
+            for leaf in filter(_is_tensor, tree_leaves(result)):
+                self._add(leaf, names)
+        elif names:
             into = [
                 args[i] if i < len(args) else given.get(spec.name)
                 for i, spec in enumerate(func._schema.arguments)
@@ -73,6 +84,22 @@ class Taint(TorchDispatchMode):  # type: ignore[no-untyped-call]
         storage = _storage(tensor)
         if storage is not None:
             self._names[storage] = self._names.get(storage, NOTHING) | names
+
+
+def _enclosed(value: Any) -> Iterator[Any]:
+    """What the functions among some operands, and those within them, enclose."""
+    waiting = [leaf for leaf in tree_leaves(value) if isinstance(leaf, FunctionType)]
+    seen = set[FunctionType]()
+    while waiting:
+        function = waiting.pop()
+        if function in seen:
+            continue
+        seen.add(function)
+        for cell in function.__closure__ or ():
+            # A cell is empty until the enclosing function has set the variable.
+            content = getattr(cell, "cell_contents", None)
+            yield content
+            waiting += [leaf for leaf in tree_leaves(content) if isinstance(leaf, FunctionType)]
 
 
 def _is_tensor(value: Any) -> bool:

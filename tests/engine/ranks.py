@@ -185,6 +185,29 @@ def _tuned(rank: int, shape_name: str) -> dict[str, Any]:
     return {"runs": runs, "trace": dcache.trace(pipe).digest(), "predicted": dcache.stats(pipe).predicted}
 
 
+def _limited(rank: int, method: str) -> dict[str, Any]:
+    """The second process has room for less than its part, as where its part is the larger one."""
+    shape = SHAPES["wan"]
+    pipe = shape.build()
+    _split(shape.denoiser(pipe))
+    dcache.enable(pipe, _methods(method), max_cache_bytes="1GB")
+    _run(shape, pipe)
+    size = dcache.stats(pipe).bytes_held
+    dcache.enable(pipe, _methods(method), max_cache_bytes=int(size * (0.7 if rank else 2)))
+    with warnings.catch_warnings():
+        # It says what was lowered.
+        warnings.simplefilter("ignore", dcache.DcacheWarning)
+        latents = [_run(shape, pipe) for _ in range(2)]
+    stats = dcache.stats(pipe)
+    return {
+        "latents": latents,
+        "trace": dcache.trace(pipe).digest(),
+        "method": stats.method,
+        "predicted": stats.predicted,
+        "share": stats.bytes_held / size,
+    }
+
+
 def _dies(rank: int) -> dict[str, Any]:
     """The second process stops in the middle of a run."""
     pipe = FLUX.build()
@@ -231,4 +254,11 @@ def _ring(rank: int) -> dict[str, Any]:
     return results
 
 
-JOBS = {"draw": _draw_split, "late": _late, "tuned": _tuned, "dies": _dies, "ring": _ring}
+JOBS = {
+    "draw": _draw_split,
+    "late": _late,
+    "tuned": _tuned,
+    "limited": _limited,
+    "dies": _dies,
+    "ring": _ring,
+}

@@ -77,6 +77,18 @@ def test_what_was_observed_by_all_is_planned_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_has_no_room_in_one_process_is_given_up_in_all(tmp_path: Path) -> None:
+    wide, narrow = together(tmp_path, "limited", "newton")
+    assert {k: wide[k] for k in ("trace", "method", "predicted")} == {
+        k: narrow[k] for k in ("trace", "method", "predicted")
+    }
+    for first, second in zip(wide["latents"], narrow["latents"], strict=True):
+        assert torch.equal(first, second)
+    assert narrow["share"] <= 0.7
+    assert wide["predicted"] > 0
+
+
+@pytest.mark.slow
 def test_a_process_that_dies_is_an_error_in_the_others(tmp_path: Path) -> None:
     waiting, dying = launched(tmp_path, "dies")
     try:

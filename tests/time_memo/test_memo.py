@@ -302,3 +302,29 @@ def test_options_out_of_range_are_refused_before_anything(options: dict[str, obj
 def test_what_is_no_denoiser_is_refused(target: object) -> None:
     with pytest.raises(DcacheError, match=r"timestep|pipeline or a torch module"):
         dcache.memo(target)
+
+
+class _Flexible(Net):
+    """Attention that takes functions stands in front of the blocks."""
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
+        # Its module is slow to import.
+        from torch.nn.attention.flex_attention import flex_attention
+
+        tokens, bias = sample[None, None], sample[:, 0]
+        seen = flex_attention(tokens, tokens, tokens, score_mod=lambda score, b, h, i, j: score + bias[j])
+        return super().forward(sample + seen[0, 0], timestep, **given)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+def test_a_model_with_flex_attention_has_the_same_timed_modules() -> None:
+    torch.manual_seed(0)
+    model = _Flexible(8).eval().requires_grad_(False)
+    plain = walk(model)
+    dcache.memo(model)
+    for _ in range(3):
+        assert torch.equal(walk(model), plain)
+    report = dcache.memo_report(model)
+    assert sorted(report.modules) == sorted(TIMED)
+    assert report.hits > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from dcache.time_memo.taint import NOTHING, Taint
@@ -52,3 +53,28 @@ def test_meta_tensors_have_names_too() -> None:
     with taint:
         y = x.reshape(2, 2) @ torch.ones(2, 3, device="meta")
     assert taint.names(y) == {"x"}
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+def test_an_operator_that_takes_functions_is_followed() -> None:
+    # Its module is slow to import.
+    from torch.nn.attention.flex_attention import flex_attention
+
+    taint, bias = Taint(), torch.zeros(2)
+    q, k, v = (torch.ones(1, 1, 2, 4) * i for i in range(3))
+    for tensor, name in ((q, "q"), (k, "k"), (v, "v"), (bias, "bias")):
+        taint.mark(tensor, name)
+
+    def shifted(
+        score: torch.Tensor, b: torch.Tensor, h: torch.Tensor, i: torch.Tensor, j: torch.Tensor
+    ) -> torch.Tensor:
+        return score + bias[i]
+
+    with torch.compiler.set_stance("force_eager"), taint:
+        plain = flex_attention(q, k, v)
+        biased = flex_attention(q, k, v, score_mod=shifted)
+        later = flex_attention(plain, k, k) + 1
+        none = flex_attention(*(torch.ones(1, 1, 2, 4) for _ in "qkv"))
+    assert taint.names(plain) == taint.names(later) == {"q", "k", "v"}
+    assert taint.names(biased) == {"q", "k", "v", "bias"}
+    assert taint.names(none) == NOTHING
