@@ -26,6 +26,10 @@ def place_of(repository: str) -> tuple[str, str | None]:
     Raises:
         DcacheError: it has another form.
     """
+    if not isinstance(repository, str):
+        raise DcacheError(
+            f"a repository of the hub is text, owner/name or owner/name@revision, got {repository!r}"
+        )
     name, at, revision = repository.removeprefix("hub:").partition("@")
     owner, slash, rest = name.partition("/")
     if not (slash and owner and rest) or "/" in rest or ".." in name or (at and not revision):
@@ -107,6 +111,12 @@ def _reached(name: str, ask: Callable[[Any], Any]) -> Any:
         raise DcacheError(
             f"the hub has no repository {name} of this revision that you may read. Check the name, or log in "
             "with: hf auth login"
+        ) from error
+    except errors.HFValidationError as error:
+        raise DcacheError(f"{name!r} cannot be a repository of the hub: {_first_line(error)}") from error
+    except errors.LocalTokenNotFoundError as error:
+        raise DcacheError(
+            f"the hub needs your token for {name}: log in with hf auth login, or give token="
         ) from error
     except errors.HfHubHTTPError as error:
         raise DcacheError(f"the hub refuses {name}: {_first_line(error)}") from error

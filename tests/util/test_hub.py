@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from huggingface_hub.errors import LocalTokenNotFoundError
 
 from dcache.errors import DcacheError
 from dcache.util import hub
@@ -24,10 +26,26 @@ def test_a_place_has_a_name_and_perhaps_a_revision(text: str, place: tuple[str, 
     assert hub.place_of(text) == place
 
 
-@pytest.mark.parametrize("text", ["name", "hub:", "a/b/c", "/name", "owner/", "owner/name@", "../name"])
-def test_other_forms_are_refused(text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["name", "hub:", "a/b/c", "/name", "owner/", "owner/name@", "../name", 5, None]
+)
+def test_other_forms_are_refused(text: Any) -> None:
     with pytest.raises(DcacheError, match="owner/name or owner/name@revision"):
         hub.place_of(text)
+
+
+def test_a_name_that_the_hub_does_not_allow_is_no_lack_of_a_connection() -> None:
+    with pytest.raises(DcacheError, match="'owner/a name' cannot be a repository of the hub"):
+        hub.pull("owner/a name", ["*.json"])
+
+
+def test_a_user_without_a_token_learns_how_to_log_in() -> None:
+    def fill(folder: Path) -> None:
+        # As the library does where it needs a token, whether this machine has one or not.
+        raise LocalTokenNotFoundError("no token")
+
+    with pytest.raises(DcacheError, match="hf auth login"):
+        hub.push("owner/name", fill, message="files")
 
 
 def test_files_go_up_and_only_those_asked_for_come_down(
