@@ -7,7 +7,7 @@ the loop has not begun is read by no other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -102,6 +102,7 @@ class FrameStore:
         text: the condition of the calls.
         stored: blocks whose rows are stored.
         clean: number of leading blocks that are finished and stored.
+        mark: of the weights and other arguments that computed it.
     """
 
     grid: FrameGrid
@@ -113,6 +114,7 @@ class FrameStore:
     values: list[torch.Tensor] = field(default_factory=list)
     stored: set[int] = field(default_factory=set)
     clean: int = 0
+    mark: Hashable = None
 
     def tensors(self) -> list[torch.Tensor]:
         """All tensors that are held."""
@@ -160,8 +162,10 @@ class FrameStore:
         numbers = dict(zip(known, torch.stack(each).tolist() if each else (), strict=True))
         return [numbers.get(b, float("inf")) for b in blocks]
 
-    def fits(self, latents: torch.Tensor, text: torch.Tensor | None) -> bool:
-        """Whether calls with such latents and this condition could have stored it."""
+    def fits(self, latents: torch.Tensor, text: torch.Tensor | None, mark: Hashable = None) -> bool:
+        """Whether calls with such latents, this condition and this mark could have stored it."""
+        if mark != self.mark:
+            return False
         if latents.shape != self.latents.shape or latents.dtype != self.latents.dtype:
             return False
         if text is None or self.text is None:
@@ -180,7 +184,7 @@ class FrameStore:
         """A store with the first blocks of this one, in the same memory; rows behind them are overwritten."""
         latents, timesteps = self.latents.clone(), self.timesteps.clone()
         outputs = None if self.outputs is None else torch.zeros_like(self.outputs)
-        kept = set(range(blocks))
+        keys, values, kept = self.keys, self.values, set(range(blocks))
         return FrameStore(
-            self.grid, latents, timesteps, self.text, outputs, self.keys, self.values, kept, blocks
+            self.grid, latents, timesteps, self.text, outputs, keys, values, kept, blocks, self.mark
         )

@@ -67,9 +67,8 @@ def yume(
 
 def _least(profile: Profile, share: float) -> list[int]:
     """Depths of the blocks with the least removal errors."""
-    check_number("share", share, 0.0)
-    if share > 1:
-        raise DcacheError(f"share must be a number of at most 1, got {share!r}")
+    if check_number("share", share, 0.0, 1.0) == 0:
+        raise DcacheError("share must be above 0, with which some block is predicted, got 0")
     if not profile.removal:
         raise DcacheError(
             "yume plans from removal errors, and this profile has none. Measure them: `dcache calibrate PIPE "

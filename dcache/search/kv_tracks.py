@@ -31,6 +31,8 @@ from dcache.intercept.pytree import batch_of
 from dcache.sites.discovery import discover
 from dcache.sites.kv import kv_sites
 from dcache.util.bytes import bytes_of
+from dcache.util.checks import check_wholes, is_whole
+from dcache.util.text import short
 
 # (evaluation, branch, block, whether keys or values).
 Place = tuple[int, str, int, str]
@@ -89,6 +91,13 @@ def capturing(
 
     with _around(pipe, sites, steps, component, keep):
         yield tracks
+    if not tracks and (steps is None or len(steps)):
+        warnings.warn(
+            "nothing was captured: no call of the pipeline computed these projections and evaluations inside "
+            "the block (caching enabled or disabled in it, a denoiser replaced, or projections fused?)",
+            DcacheWarning,
+            stacklevel=3,
+        )
 
 
 @contextmanager
@@ -125,7 +134,15 @@ def injecting(
         raise DcacheError(
             "injecting takes the tracks of a captured call, or rows= as a mapping of batch rows"
         )
+    if tracks is not None and not isinstance(tracks, Tracks):
+        raise DcacheError(f"tracks must be what dcache.capturing gave, got {short(tracks)}")
     mask = None if isinstance(rows, Mapping) else rows
+    if mask is not None and not isinstance(mask, torch.Tensor):
+        raise DcacheError(
+            f"rows must be a mask (a bool tensor) or a mapping of batch rows, got {short(rows)}"
+        )
+    if lockstep is not None and not all(is_whole(r) and r >= 0 for r in (*lockstep, *lockstep.values())):
+        raise DcacheError(f"rows must map batch rows, numbers from 0, to batch rows, got {short(rows)}")
     count = 0
 
     def replace(place: Place, output: torch.Tensor, picture: int | None) -> torch.Tensor:
@@ -182,9 +199,10 @@ def _mixed(
         mixed[:, tokens] = given
         return mixed
     rows = mask.to(output.device).bool()
-    if rows.shape[-1] != given.shape[1] or rows.ndim > 2:
+    if tuple(rows.shape) not in {given.shape[1:2], (1, given.shape[1]), given.shape[:2]}:
         raise DcacheError(
-            f"rows must be a mask of the picture's {given.shape[1]} tokens, got the shape {tuple(rows.shape)}"
+            f"rows must be a mask of the picture's {given.shape[1]} tokens, one for all or one for each of "
+            f"{len(given)} batch rows, got the shape {tuple(rows.shape)}"
         )
     mixed[:, tokens] = torch.where(rows.view(-1, given.shape[1], 1), given, mixed[:, tokens])
     return mixed
@@ -195,6 +213,10 @@ def _around(
     pipe: Any, sites: str, steps: Collection[int] | None, component: str | None, change: Change
 ) -> Iterator[None]:
     """Have `change` called with each output of the sites' projections."""
+    if not isinstance(sites, str):
+        raise DcacheError(f"sites must be a text such as 'kv:0,7-10', got {short(sites)}")
+    if steps is not None:
+        check_wholes("steps", list(steps) if isinstance(steps, set | frozenset | range) else steps, 0)
     available = denoisers(pipe)
     name = next(iter(available)) if component is None and len(available) == 1 else component
     if name not in available:

@@ -9,6 +9,7 @@ import torch
 
 import dcache
 from dcache.errors import DcacheError, DcacheWarning
+from dcache.search.kv_tracks import Tracks
 from tests.pipelines import SHAPES, Shape
 
 
@@ -115,4 +116,38 @@ def test_what_fits_nothing_is_said() -> None:
     place = next(iter(tracks.tensors))
     tracks.tensors[place] = tracks.tensors[place][:, :1]
     with pytest.raises(DcacheError, match="the same number and size"), dcache.injecting(pipe, tracks):
+        run(shape, pipe)
+
+
+def test_a_block_in_which_nothing_is_captured_is_said() -> None:
+    shape = SHAPES["pixart"]
+    pipe = shape.build()
+    pipe.transformer.fuse_qkv_projections()
+    with pytest.warns(DcacheWarning, match="nothing was captured"), dcache.capturing(pipe):
+        run(shape, pipe)
+
+
+@pytest.mark.parametrize("rows", [{-1: 0}, {1: -1}, {"a": 0}, {1: 0.5}, [True], True])
+def test_rows_that_are_neither_mask_nor_batch_rows_are_refused(rows: Any) -> None:
+    tracks = None if isinstance(rows, dict) else Tracks()
+    with pytest.raises(DcacheError, match="rows must"), dcache.injecting(object(), tracks, rows=rows):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("sites", {"sites": ["kv:0"]}), ("steps", {"steps": 3}), ("steps", {"steps": [-1]})]
+)
+def test_sites_and_steps_of_other_kinds_are_refused(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(DcacheError, match=name), dcache.capturing(object(), **options):
+        pass
+
+
+def test_a_mask_of_other_batch_rows_is_refused() -> None:
+    shape = SHAPES["pixart"]
+    pipe = shape.build()
+    with dcache.capturing(pipe) as tracks:
+        run(shape, pipe)
+    count = next(iter(tracks.tensors.values())).shape[1]
+    rows = torch.ones(7, count, dtype=torch.bool)
+    with pytest.raises(DcacheError, match="batch rows"), dcache.injecting(pipe, tracks, rows=rows):
         run(shape, pipe)

@@ -68,6 +68,8 @@ def test_yume_takes_the_least_of_a_profile_and_its_file(tmp_path: Path) -> None:
         methods.yume(profile=seen(4))
     with pytest.raises(DcacheError, match="at most 1"):
         methods.yume(profile=profile, share=1.5)
+    with pytest.raises(DcacheError, match="above 0"):
+        methods.yume(profile=profile, share=0.0)
 
 
 @pytest.mark.slow

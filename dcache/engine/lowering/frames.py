@@ -6,7 +6,7 @@ updates decides for itself whether it is computed or predicted. All others do no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from time import perf_counter
 from typing import Any, final
 
@@ -21,6 +21,7 @@ from dcache.engine.region import Region
 from dcache.engine.tolerance import TOLERANCE
 from dcache.errors import DcacheError
 from dcache.identity.callers import call_argument
+from dcache.intercept.content_mark import arguments_mark, module_mark
 from dcache.intercept.pytree import argument_names, flatten, rebuild, same
 from dcache.sites.site import Site
 
@@ -210,8 +211,9 @@ class FrameRegion:
                     "values are not constant"
                 )
             return store, False
+        mark = self._mark(given)
         shared = None if self.engine.state.earlier else self.shared.get(name)
-        if shared is not None and shared.grid == grid and shared.fits(given.latents, given.text):
+        if shared is not None and shared.grid == grid and shared.fits(given.latents, given.text, mark):
             blocks = min(shared.clean, due.finished)
             equal = shared.same_prefix(blocks, given.latents, given.timesteps) if blocks else 0
             store = self.stores[name] = shared.fork(equal)
@@ -219,10 +221,19 @@ class FrameRegion:
         text = None if given.text is None else given.text.clone()
         latents, timesteps = torch.zeros_like(given.latents), torch.zeros_like(given.timesteps)
         store = FrameStore(grid, latents, timesteps, text if self.engine.method.shares else None)
+        store.mark = mark
         if self.engine.method.predicts:
             store.outputs = torch.zeros_like(given.latents)
         self.stores[name] = store
         return store, True
+
+    def _mark(self, given: FrameCall) -> Hashable:
+        """Of what a prefix depends on besides latents and text; None where prefixes are not shared."""
+        if not self.engine.method.shares:
+            return None
+        compared = ("hidden_states", "timestep", "encoder_hidden_states")
+        rest = {name: value for name, value in given.named.items() if name not in compared}
+        return module_mark(self.engine.module), arguments_mark(rest)
 
     def _predicted(
         self, call: Call, store: FrameStore, live: Sequence[int], latents: torch.Tensor
@@ -269,7 +280,6 @@ class FrameRegion:
         mark = call.branch.signature
         if mark in self.verified or not live:
             return
-        self.verified.add(mark)
         with self.engine.resting():
             full = flatten(inner(**given.named))[0][0]
         frames = grid.frames_of(live)
@@ -279,6 +289,8 @@ class FrameRegion:
                 f"the frames alone give another output than among all (relative distance {distance:.1e}), so "
                 "that its attention is not what it seems"
             )
+        # A call that was refused is compared again when it comes again.
+        self.verified.add(mark)
 
     def _refused(self, why: str) -> DcacheError:
         return DcacheError(

@@ -162,6 +162,29 @@ def test_continuations_of_a_clip_share_its_prefix() -> None:
     assert tokens - clip.counted.tokens == 2 * 8
 
 
+@pytest.mark.slow
+def test_a_prefix_of_other_weights_or_frame_rate_is_not_shared() -> None:
+    shared, plain = Continued(), Continued()
+    dcache.enable(shared.counted.pipe, "causal", share=True)
+    shared.run()
+    # Writing through `.data`, as adapters do when they are fused, leaves no version.
+    for clip in (shared, plain):
+        for parameter in clip.counted.pipe.transformer.blocks[0].parameters():
+            parameter.data.mul_(1.3)
+    assert error(shared.run(seed=2), plain.run(seed=2)) < 1e-5
+    assert error(shared.run(seed=2, fps=16), plain.run(seed=2, fps=16)) < 1e-5
+
+
+def test_a_refused_call_is_refused_again(counted: Counted) -> None:
+    # What is added to every token comes from all tokens, those behind included.
+    attention = counted.pipe.transformer.blocks[1].attn1
+    attention.register_forward_hook(lambda _module, _args, output: output + output.mean(1, keepdim=True))
+    dcache.enable(counted.pipe, "causal")
+    for _ in range(2):
+        with pytest.raises(DcacheError, match="another output than among all"):
+            counted.run()
+
+
 def test_fresh_noise_on_the_prefix_is_refused() -> None:
     clip = Continued()
     dcache.enable(clip.counted.pipe, "causal")

@@ -1,0 +1,60 @@
+"""Marks of what an output depends on besides the tensors that are compared: weights, hooks, other arguments.
+
+They are read from the contents: libraries that fuse adapters write through `.data`, which no version counts,
+and offloading gives the same weights other addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from torch import nn
+
+from dcache.intercept.pytree import flatten
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Attributes of adapters' layers (LoRA) that are no parameters.
+_SWITCHES = ("scaling", "_active_adapter", "merged_adapters", "_disable_adapters")
+
+
+def module_mark(module: nn.Module) -> Hashable:
+    """A mark of a module's parameters, buffers, mode, hooks and adapters; reads all of its weights once."""
+    marks: list[Hashable] = []
+    for name, part in module.named_modules():
+        hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+        switches = tuple(repr(getattr(part, each, None)) for each in _SWITCHES)
+        marks.append((name, part.training, tuple(map(id, hooks)), switches))
+    tensors = (*module.parameters(), *module.buffers())
+    sums = [_bit_sum(tensor) for tensor in tensors]
+    # One synchronisation for each device.
+    for device in {s.device for s in sums if isinstance(s, torch.Tensor)}:
+        there = [s for s in sums if isinstance(s, torch.Tensor) and s.device == device]
+        numbers = iter(torch.stack(there).tolist())
+        sums = [next(numbers) if isinstance(s, torch.Tensor) and s.device == device else s for s in sums]
+    marks += zip((tuple(t.shape) for t in tensors), (t.dtype for t in tensors), sums, strict=True)
+    return tuple(marks)
+
+
+def arguments_mark(arguments: dict[str, Any]) -> Hashable:
+    """A mark of the contents of arguments by name."""
+    marks: list[Hashable] = []
+    for name in sorted(arguments):
+        for leaf in flatten(arguments[name])[0]:
+            if isinstance(leaf, torch.Tensor):
+                data = leaf.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+                marks.append((name, tuple(leaf.shape), leaf.dtype, data))
+            else:
+                marks.append((name, repr(leaf)))
+    return tuple(marks)
+
+
+@torch.no_grad()
+def _bit_sum(tensor: torch.Tensor) -> Any:
+    """The sum of a tensor's entries read as integers, which is the same on all devices and in any order."""
+    bits = _BITS.get(tensor.element_size())
+    if bits is None or tensor.is_meta or type(tensor) not in (torch.Tensor, nn.Parameter):
+        # Complex or wrapped numbers, and weights that are elsewhere between calls.
+        return id(tensor) if not tensor.is_meta else None
+    return tensor.detach().view(bits).sum(dtype=torch.int64)

@@ -1,0 +1,54 @@
+"""Marks follow contents: what an output depends on changes them, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from dcache.intercept.content_mark import arguments_mark, module_mark
+
+
+def _through_data(module: nn.Linear) -> None:
+    module.weight.data.mul_(2.0)
+
+
+def _hook(module: nn.Linear) -> None:
+    module.register_forward_hook(lambda _module, _args, output: output)
+
+
+def _scaling(module: nn.Linear) -> None:
+    module.scaling = {"default": 0.5}
+
+
+@pytest.mark.parametrize("name", ["data", "hook", "scaling", "mode"])
+def test_a_change_of_what_a_module_computes_changes_its_mark(name: str) -> None:
+    changes: dict[str, Callable[[nn.Linear], object]] = {
+        "data": _through_data,
+        "hook": _hook,
+        "scaling": _scaling,
+        "mode": nn.Linear.eval,
+    }
+    module = nn.Linear(3, 2)
+    before = module_mark(module)
+    assert module_mark(module) == before
+    changes[name](module)
+    assert module_mark(module) != before
+
+
+def test_weights_that_are_moved_are_the_same() -> None:
+    module = nn.Linear(3, 2).to(torch.bfloat16)
+    before = module_mark(module)
+    for parameter in module.parameters():
+        parameter.data = parameter.data.clone()
+    assert module_mark(module) == before
+
+
+def test_arguments_are_compared_by_their_contents() -> None:
+    first = {"fps": torch.tensor([0, 1]), "scale": {"scale": 1.0}, "flag": None}
+    again = {"flag": None, "scale": {"scale": 1.0}, "fps": torch.tensor([0, 1])}
+    assert arguments_mark(first) == arguments_mark(again)
+    assert arguments_mark(first) != arguments_mark({**first, "fps": torch.tensor([1, 0])})
+    assert arguments_mark(first) != arguments_mark({**first, "scale": {"scale": 2.0}})
