@@ -42,8 +42,8 @@ def step_effects(sampler: Any, run: Run) -> tuple[float, ...] | None:
     try:
         pulses = torch.eye(count, dtype=torch.float64) * _PULSE
         outputs = torch.cat([pulses, 2.0 * pulses, torch.zeros(count, 1, dtype=torch.float64)], 1)
-        samples = _walk(sampler, run.start, outputs[:, :, None, None, None])
-        once, twice, nothing = samples.flatten().split([count, count, 1])
+        samples = _walk(sampler, run.start, outputs[:, :, None, None, None]).flatten()
+        once, twice, nothing = samples[:count], samples[count:-1], samples[-1]
     except Exception:  # Samplers fail in a dozen ways where they are stepped by hand.
         return None
     effects = (once / _PULSE).abs()
