@@ -21,6 +21,7 @@ from dcache.intercept.module_call import ModuleIntercept, compiled_inside
 from dcache.sites.discovery import find_blocks, find_sublayers
 from dcache.sites.site import Site
 from dcache.sites.structure import Structure
+from dcache.util.modules import modules_of
 
 if TYPE_CHECKING:
     # Loaded with the first method that has its site.
@@ -74,7 +75,7 @@ class Binding:
         self._install_splits()
         self.names = [
             (parent, name, child)
-            for parent in self.model.modules()
+            for parent in modules_of(self.model)
             for name, child in parent.named_children()
             if child in bound
         ]
@@ -139,7 +140,7 @@ class Binding:
         bound = {i.module for i in self.intercepts}
         # Their methods are intercepted.
         parts = {i.module for i in self.intercepts if isinstance(i, MethodCall)}
-        for module in self.model.modules():
+        for module in modules_of(self.model):
             # `torch.compile(block)` makes another module around the block.
             around = hasattr(module, "_orig_mod")
             if compiled_inside(module) is None and not around:

@@ -37,6 +37,7 @@ from dcache.method import Method
 from dcache.sites.streams import StreamTracer
 from dcache.stats import Stats
 from dcache.util.bytes import bytes_of
+from dcache.util.modules import modules_of
 
 # What refers to the session and is referred to by it.
 _PARTS = [
@@ -144,8 +145,7 @@ class Session:
     @property
     def compiled(self) -> bool:
         """Whether blocks of the denoiser are compiled."""
-        parts = self.module.modules()
-        return self.binding.compile_options is not None or any(map(compiled_inside, parts))
+        return self.binding.compile_options is not None or any(map(compiled_inside, modules_of(self.module)))
 
     def adopt(self, method: Method) -> None:
         """Use another method with the same sites from the next call on."""

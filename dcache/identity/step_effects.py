@@ -2,7 +2,9 @@
 
 A sampler is linear in the outputs of the denoiser: the final sample is a weighted sum of them and of the
 noise. The weights are found without the denoiser. A fresh sampler with the same table walks down it once,
-with a batch of as many samples as there are evaluations; sample i is given an output in evaluation i alone.
+with a batch of samples. As many as there are evaluations are given an output in one evaluation each; as many
+more are given twice that, which shows whether the sampler is linear; and one is given none, which shows
+whether it adds noise.
 """
 
 from __future__ import annotations
@@ -38,12 +40,13 @@ def step_effects(sampler: Any, run: Run) -> tuple[float, ...] | None:
     if count is None or not isinstance(timesteps, torch.Tensor) or len(timesteps) < run.start + count:
         return None
     try:
-        nothing = _walk(sampler, run.start, count, torch.zeros(1, 1, 1, 1, dtype=torch.float64))
-        pulses = torch.eye(count, dtype=torch.float64).reshape(count, count, 1, 1, 1) * _PULSE
-        once, twice = (_walk(sampler, run.start, count, pulses * factor) for factor in (1.0, 2.0))
+        pulses = torch.eye(count, dtype=torch.float64) * _PULSE
+        outputs = torch.cat([pulses, 2.0 * pulses, torch.zeros(count, 1, dtype=torch.float64)], 1)
+        samples = _walk(sampler, run.start, outputs[:, :, None, None, None]).flatten()
+        once, twice, nothing = samples[:count], samples[count:-1], samples[-1]
     except Exception:  # Samplers fail in a dozen ways where they are stepped by hand.
         return None
-    effects = (once.flatten() / _PULSE).abs()
+    effects = (once / _PULSE).abs()
     linear = torch.allclose(2.0 * once, twice, rtol=1e-3, atol=1e-3 * float(once.abs().max()))
     if bool(nothing.any()) or not linear or not bool(torch.isfinite(effects).all()) or not effects.any():
         return None
@@ -61,33 +64,31 @@ def noise_level_effects(sigmas: Sequence[float], count: int) -> tuple[float, ...
     return effects if any(effects) else None
 
 
-def _walk(sampler: Any, start: int, count: int, outputs: torch.Tensor) -> torch.Tensor:
+def _walk(sampler: Any, start: int, outputs: torch.Tensor) -> torch.Tensor:
     """The final samples of a fresh copy of the sampler, whose samples begin at zero.
 
     Args:
         sampler: the sampler.
         start: entry of its table at which the run begins.
-        count: evaluations.
-        outputs: (count, N, 1, 1, 1), the denoiser's outputs for N samples, or zeros of one shape for all.
+        outputs: (T, N, 1, 1, 1), the denoiser's outputs for N samples in T evaluations.
     """
     copy = type(sampler).from_config(sampler.config)
     try:
         copy.set_timesteps(sampler.num_inference_steps)
     except (AttributeError, TypeError, ValueError):
         # Flow matching with dynamic shifting needs the size of the picture; the tables below have it.
-        copy.num_inference_steps = getattr(sampler, "num_inference_steps", count)
+        copy.num_inference_steps = getattr(sampler, "num_inference_steps", len(outputs))
     for name in _TABLES:
         table = getattr(sampler, name, None)
         if isinstance(table, torch.Tensor):
             setattr(copy, name, table.detach().clone().cpu())
     if start and callable(getattr(copy, "set_begin_index", None)):
         copy.set_begin_index(start)
-    constant = outputs.ndim == 4
-    sample = torch.zeros_like(outputs if constant else outputs[0])
+    sample = torch.zeros_like(outputs[0])
     scaled = getattr(copy, "scale_model_input", None)
-    for i, timestep in enumerate(copy.timesteps[start : start + count]):
+    for output, timestep in zip(outputs, copy.timesteps[start : start + len(outputs)], strict=True):
         if scaled is not None:
             # There is no denoiser to scale for, but some samplers log a warning where it is left out.
             scaled(sample, timestep)
-        sample = copy.step(outputs if constant else outputs[i], timestep, sample, return_dict=False)[0]
+        sample = copy.step(output, timestep, sample, return_dict=False)[0]
     return sample

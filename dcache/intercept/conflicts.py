@@ -10,6 +10,7 @@ from torch import nn
 
 from dcache.errors import DcacheError
 from dcache.intercept.module_call import compiled_call
+from dcache.util.modules import modules_of
 
 _CACHE_HOOKS = ("cache", "broadcast", "taylor")
 
@@ -22,7 +23,7 @@ def refuse_other_cache(module: nn.Module) -> None:
     elif getattr(module, "_is_cached", False):
         other = "cache-dit; call cache_dit.disable_cache(pipe) first"
     else:
-        for child in module.modules():
+        for child in modules_of(module):
             registry = child.__dict__.get("_diffusers_hook")
             for name in getattr(registry, "hooks", {}):
                 if any(word in name for word in _CACHE_HOOKS):
@@ -39,15 +40,16 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropo
 
 def active_dropout(module: nn.Module) -> list[str]:
     """A warning where a dropout layer is in training mode with p above 0, else nothing."""
-    names = [
-        name
-        for name, layer in module.named_modules()
+    active = [
+        layer
+        for layer in modules_of(module)
         if layer.training and isinstance(layer, _DROPOUTS) and layer.p > 0
     ]
-    if not names:
+    if not active:
         return []
+    first = next(name for name, layer in module.named_modules() if layer is active[0])
     return [
-        f"{type(module).__name__} is in training mode with active dropout ({names[0]}; {len(names)} in all): "
+        f"{type(module).__name__} is in training mode with active dropout ({first}; {len(active)} in all): "
         "computed calls differ at random, and predictions repeat it. Call .eval() on it."
     ]
 

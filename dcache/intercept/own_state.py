@@ -15,6 +15,7 @@ from torch import nn
 
 from dcache.intercept.effects import state_of
 from dcache.intercept.objects import PLAIN, attributes_of
+from dcache.util.modules import modules_of
 
 # Attributes that torch, wrappers and offloading put on every module, and those of intercepts, which hold the
 # engine; buffers are looked at apart.
@@ -164,7 +165,7 @@ def is_its_own(name: str) -> bool:
 
 def _tables(module: nn.Module) -> Iterator[Table]:
     seen = set[int]()
-    for part in module.modules():
+    for part in modules_of(module):
         # Offloading gives a part its buffers for the time of each call.
         if part._buffers and "_hf_hook" not in vars(part):
             yield Table(part._buffers, dict(part._buffers))

@@ -19,6 +19,7 @@ from torch import nn
 from dcache.intercept.objects import PLAIN, attributes_of, put_back, refill
 from dcache.intercept.own_state import is_its_own, own_attributes
 from dcache.intercept.random_states import Draws, global_sources, is_random_source
+from dcache.util.modules import modules_of
 
 # Containers and objects within a module are looked into this deep, and arrays up to so many bytes are copied.
 _LEVELS, _MOST_BYTES = 4, 2**20
@@ -49,7 +50,7 @@ class Snapshot:
         self._torch = torch.get_rng_state()
         self._cuda = [torch.cuda.get_rng_state(i) for i in devices]
         seen = set[int]()
-        for part in module.modules():
+        for part in modules_of(module):
             own = own_attributes(part)
             self._tables.append((vars(part), own))
             if "_hf_hook" not in vars(part):

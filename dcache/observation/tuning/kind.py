@@ -13,6 +13,7 @@ from dcache.engine.protocols import Tuned
 from dcache.identity.digest import model_digest
 from dcache.identity.run import Run
 from dcache.intercept.pytree import first_tensor
+from dcache.util.modules import modules_of
 
 
 class Kind(NamedTuple):
@@ -89,7 +90,12 @@ class Weights:
     def digest(self, module: nn.Module) -> str:
         """Twelve hexadecimal digits."""
         # Writing into a weight raises its version; replacing one changes its address.
-        mark = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in module.parameters())
+        mark = tuple(
+            (p.data_ptr(), 0 if p.is_inference() else p._version)
+            for part in modules_of(module)
+            for p in part._parameters.values()
+            if p is not None
+        )
         if mark != self._mark:
             self._mark = mark
             self._digest = model_digest(type(module).__name__, {"": module})
