@@ -261,7 +261,7 @@ class KVCache(RowCache):
     def reset(self) -> None:
         """Forget everything."""
         super().reset()
-        self._text, self._failed = Text(), False
+        self._text, self._failed, self._shared.marks = Text(), False, None
 
     # Parts of these.
 

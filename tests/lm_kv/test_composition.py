@@ -1,6 +1,7 @@
 """Every policy that evicts with every codec: tokens are chosen first, then stored."""
 
 import warnings
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 
 from dcache import DcacheWarning, lm_kv
 from dcache.lm_kv.codecs.codec import Plain
-from tests.lm_kv.language_models import batch, llama, prefilled
+from dcache.lm_kv.storage.reducers import drop
+from tests.cover import each_value
+from tests.lm_kv.language_models import alone, batch, llama, prefilled
 
 POLICIES = {name: lm_kv.make(name, budget=0.5) for name in lm_kv.available()}
 EVICTING = sorted(
@@ -45,8 +48,9 @@ def plain(name: str) -> Any:
     return filled(name)
 
 
-@pytest.mark.parametrize("codec", sorted(CODECS))
-@pytest.mark.parametrize("name", EVICTING)
+@pytest.mark.parametrize(
+    *each_value(name={name: name for name in EVICTING}, codec={name: name for name in CODECS}),
+)
 def test_a_policy_keeps_the_same_tokens_with_any_codec(name, codec):
     stored, error = CODECS[codec]
     coded = filled(name, codec=stored)
@@ -74,3 +78,22 @@ def test_budgets_add_up_and_bytes_are_those_of_the_tensors(name):
     text = TEXT if held.policy.scorer.probes else 0
     assert held.stats().bytes_held == sum(sizes.values()) + text
     assert held.stats().evictions == 1
+
+
+@pytest.mark.parametrize("name", sorted(n for n in EVICTING if POLICIES[n].reducer is not drop))
+def test_rows_of_a_batch_merge_what_they_do_by_themselves(name):
+    # Windows of 3 and 5 tokens: of the longer one 2 leave the tail of the batch.
+    policy = replace(POLICIES[name], budget=0.25, window=0.5, sinks=0)
+    both = prefilled(MODEL(), policy, batch())
+    second = {key: tensor[1:] for key, tensor in batch().items()}
+    for row, inputs in enumerate((alone(batch()), second)):
+        single = prefilled(MODEL(), policy, inputs)
+        for layer, other in zip(both.layers, single.layers, strict=True):
+            few, exact = layer.store.stored(), other.store.stored()
+            for head in range(2):
+                here, there = few.valid[row, head], exact.valid[0, head]
+                for part in ("positions", "keys", "values"):
+                    states, expected = getattr(few, part), getattr(exact, part)
+                    torch.testing.assert_close(
+                        states[row, head][here], expected[0, head][there], atol=1e-4, rtol=0
+                    )

@@ -4,7 +4,9 @@ import inspect
 from dataclasses import fields
 from typing import get_args
 
-from dcache import lm_kv
+import pytest
+
+from dcache import DcacheError, lm_kv
 from dcache.lm_kv import options, registry
 from dcache.lm_kv.budgets.allocation import ALLOCATIONS
 
@@ -21,3 +23,14 @@ def test_the_options_are_those_of_the_presets_and_of_every_policy():
     assert set(options.CacheOptions.__annotations__) == set(registry.SHARED)
     assert set(registry.SHARED) <= {field.name for field in fields(lm_kv.Policy)}
     assert set(registry.SHARED) <= set(inspect.signature(lm_kv.KVCache).parameters)
+
+
+@pytest.mark.parametrize("value", ["x", (), float("nan")], ids=repr)
+@pytest.mark.parametrize(
+    ("policy", "option"),
+    [("zipcache", "bits"), ("zipcache", "low"), ("windowkv", "best"), ("keyformer", "seed"),
+     ("keyformer", "growth"), ("random", "seed"), ("d2o", "ratio")],
+)  # fmt: skip
+def test_options_of_another_kind_are_refused(policy, option, value):
+    with pytest.raises(DcacheError, match=option):
+        lm_kv.make(policy, budget=0.5, **{option: value})

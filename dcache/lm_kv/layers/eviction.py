@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -270,9 +270,17 @@ def _scores(shared: Shared, stored: Stored, context: Context) -> torch.Tensor:
 def _pack(candidates: Candidates, keep: torch.Tensor, plan: Plan) -> None:
     """Store what is kept; columns in every row's window stay in the tail, where they can be cropped."""
     layer, store = candidates.layer, candidates.store
+    # Of a wider window the columns outside the batch's tail are packed: they take no other tokens either,
+    # so that a row keeps what it does by itself.
+    window = torch.tensor(plan.window, device=store.seen.device)[:, None, None]
+    newest = candidates.stored.positions >= store.seen[:, None, None] - window
     columns = min(store.tail.length, *plan.window)
     shared = layer.shared
     store.pack(
-        candidates.stored, keep, columns, shared.policy.reducer, shared.codec(layer.index, layer.state)
+        replace(candidates.stored, newest=newest),
+        keep,
+        columns,
+        shared.policy.reducer,
+        shared.codec(layer.index, layer.state),
     )
     layer.packed()

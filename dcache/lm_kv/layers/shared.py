@@ -109,6 +109,8 @@ class Shared:
 
     def mark(self, images: torch.Tensor) -> None:
         """Remember marks of columns to come; DcacheError where they are not bool `[B, columns]`."""
+        if not isinstance(images, torch.Tensor):
+            raise DcacheError(f"images must be a bool tensor [rows, columns], got {images!r}")
         if images.ndim != 2 or images.dtype != torch.bool:
             raise DcacheError(
                 f"images must be bool [rows, columns], got {images.dtype} {tuple(images.shape)}"

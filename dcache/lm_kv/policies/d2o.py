@@ -37,7 +37,7 @@ def d2o(
         allocation: "preference" as published.
         every: decoded tokens between evictions; 1 as published.
     """
-    if not is_number(ratio) or ratio < 1.0:
+    if not is_number(ratio) or not ratio >= 1.0:
         raise DcacheError(f"ratio must be a number of at least 1, got {ratio!r}")
     if threshold is not None and (not is_number(threshold) or not -1.0 <= threshold <= 1.0):
         raise DcacheError(f"threshold must be a number from -1 to 1, or None, got {threshold!r}")

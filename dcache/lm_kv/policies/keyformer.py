@@ -37,7 +37,8 @@ def keyformer(
         every: decoded tokens between evictions; 1 as published.
     """
     check_whole("history", history, 1)
-    if not is_number(growth) or growth < 0.0:
+    check_whole("seed", seed, 0)
+    if not is_number(growth) or not growth >= 0.0:
         raise DcacheError(f"growth must be a number of at least 0, got {growth!r}")
     return Policy(
         scorer=NoisyReceived(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
 from dcache.lm_kv.scoring.scorers import Chance
+from dcache.util.checks import check_whole
 
 
 @preset
@@ -20,4 +21,5 @@ def random(
         every: decoded tokens between evictions; 0 evicts after prompts alone.
         seed: another one draws others.
     """
+    check_whole("seed", seed, 0)
     return Policy(scorer=Chance(seed), budget=budget, sinks=sinks, window=window, every=every)

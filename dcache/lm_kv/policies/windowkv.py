@@ -7,7 +7,7 @@ from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
 from dcache.lm_kv.scoring.observers import QueryWindow
 from dcache.lm_kv.scoring.review_windows import WindowsOfTokens
-from dcache.util.checks import check_whole
+from dcache.util.checks import check_whole, is_whole
 
 
 @preset
@@ -37,7 +37,7 @@ def windowkv(
     """
     check_whole("window", window, 1)
     check_whole("review", review, 1)
-    if best is not None and not 1 <= best <= review:
+    if best is not None and (not is_whole(best) or not 1 <= best <= review):
         raise DcacheError(f"best must be a whole number from 1 to review={review}, or None, got {best!r}")
     return Policy(
         scorer=WindowsOfTokens(review, best or review),

@@ -9,6 +9,7 @@ from dcache.lm_kv.registry import preset
 from dcache.lm_kv.scoring.observers import ColumnSums
 from dcache.lm_kv.scoring.scorers import ReceivedMean
 from dcache.lm_kv.storage.reducers import Demote
+from dcache.util.checks import check_whole
 
 
 @preset
@@ -35,6 +36,8 @@ def zipcache(
         window: newest tokens that stay as they came when others are encoded.
         every: decoded tokens between two rankings; 100 as published.
     """
+    check_whole("bits", bits, 2)
+    check_whole("low", low, 2)
     if low >= bits:
         raise DcacheError(f"low must be below bits={bits}, got {low!r}: expected fewer bits for the others")
     return Policy(

@@ -41,6 +41,16 @@ class MarkedSums(ColumnSums):
         count = marked.long().scatter_add(1, call.positions, (call.marked & call.valid).long())
         return {**new, "marked": count > 0}
 
+    def crop(self, state: State, end: torch.Tensor) -> State:
+        """Tokens at or behind `end` are no longer the prompt's, nor marked."""
+        if not state:
+            return state
+        new = {**state, "prompt": torch.minimum(state["prompt"], end)}
+        if "marked" in state:
+            places = torch.arange(state["marked"].shape[1], device=end.device)
+            new["marked"] = state["marked"] & (places < end[:, None])
+        return new
+
 
 def is_marked(stored: Stored, state: State) -> torch.Tensor:
     """Bool `[B, h, M]`: tokens that were marked as images; none where nothing was."""

@@ -69,10 +69,11 @@ class MergeRuns:
         begins = F.pad(~(alike & stored.valid[:, :, 1:]), (1, 0), value=True)
         run = begins.cumsum(-1) - 1
         rank = torch.zeros_like(keys[..., 0]) if stored.score is None else stored.score
-        rank = rank.masked_fill(~keep, float("-inf"))
+        takers = stored.takers(keep)
+        rank = rank.masked_fill(~takers, float("-inf"))
         best = torch.full_like(rank, float("-inf")).scatter_reduce(-1, run, rank, "amax").gather(-1, run)
         slots = torch.arange(keep.shape[2], device=keep.device).expand(keep.shape)
-        candidates = slots.masked_fill(~(keep & (rank == best)), keep.shape[2])
+        candidates = slots.masked_fill(~(takers & (rank == best)), keep.shape[2])
         first = torch.full_like(slots, keep.shape[2]).scatter_reduce(-1, run, candidates, "amin")
         pivot = first.gather(-1, run)
         lost = stored.valid & ~keep & (pivot < keep.shape[2])
@@ -89,6 +90,7 @@ def _together(stored: Stored, keep: torch.Tensor) -> tuple[Stored, torch.Tensor]
         stored.valid.gather(-1, order),
         None if stored.bias is None else stored.bias.gather(-1, order),
         None if stored.score is None else stored.score.gather(-1, order),
+        None if stored.newest is None else stored.newest.gather(-1, order),
     )
     return moved, keep.gather(-1, order)
 

@@ -25,7 +25,7 @@ class MergeInto:
 
     Weights of the kept token and of each of n lost ones, u the cosine of their keys: "average" 1 and 1;
     "pivot" 1 + n/2 and 1/2, the mean of the token and of its middles with each; "weighted" 1 and (1 + u) / 2;
-    "exponential" e and e^u. Values are merged like keys. Newest tokens that stay in the tail take none.
+    "exponential" e and e^u. Values are merged like keys. The newest tokens, of a row's window, take none.
 
     Args:
         weights: one of `WEIGHTS`.
@@ -42,11 +42,12 @@ class MergeInto:
 
     def __call__(self, stored: Stored, keep: torch.Tensor, codec: Codec) -> Segment:
         """The kept tokens, changed where others went to them."""
-        lost = stored.valid & ~keep & keep.any(-1, keepdim=True)
+        takers = stored.takers(keep)
+        lost = stored.valid & ~keep & takers.any(-1, keepdim=True)
         if not bool(lost.any()):
             return drop(stored, keep, codec)
         unit = F.normalize(stored.keys.float(), dim=-1)
-        target, cosine = neighbours(stored, keep, unit) if self.by_position else most_similar(unit, keep)
+        target, cosine = neighbours(stored, takers, unit) if self.by_position else most_similar(unit, takers)
         if self.threshold is None:
             mean = (cosine * lost).sum(-1, keepdim=True) / lost.sum(-1, keepdim=True).clamp_min(1)
             # Of equal similarities all are at their mean, which is rounded.

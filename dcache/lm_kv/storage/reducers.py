@@ -24,7 +24,10 @@ class Reducer(Protocol):
         """Slots that a head which loses tokens gets for them; they count in its budget."""
 
     def __call__(self, stored: Stored, keep: torch.Tensor, codec: Codec) -> Segment:
-        """A segment of the tokens in `keep`, bool `[rows, heads, M]`; tokens of the tail are in neither."""
+        """A segment of the tokens in `keep`, bool `[rows, heads, M]`; tokens of the tail are in neither.
+
+        Those of `stored.newest` stay as they came.
+        """
 
 
 @dataclass(frozen=True)

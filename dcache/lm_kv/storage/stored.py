@@ -22,6 +22,7 @@ class Stored:
         valid: bool `[rows, heads, M]`; False at pads and in unused slots.
         bias: float32 `[rows, heads, M]` or None.
         score: float32 `[rows, heads, M, ...]`, an observer's statistic of each token, or None.
+        newest: bool `[rows, heads, M]`, the row's window, into which nothing is merged; None for no token.
     """
 
     keys: torch.Tensor
@@ -30,6 +31,7 @@ class Stored:
     valid: torch.Tensor
     bias: torch.Tensor | None = None
     score: torch.Tensor | None = None
+    newest: torch.Tensor | None = None
 
     def first(self, slots: int) -> Stored:
         """The first slots of every run; the newest columns of the tail are the last ones."""
@@ -40,7 +42,12 @@ class Stored:
             self.valid[:, :, :slots],
             None if self.bias is None else self.bias[:, :, :slots],
             None if self.score is None else self.score[:, :, :slots],
+            None if self.newest is None else self.newest[:, :, :slots],
         )
+
+    def takers(self, keep: torch.Tensor) -> torch.Tensor:
+        """Of the tokens in `keep`, bool `[rows, heads, M]`, those into which others may be merged."""
+        return keep if self.newest is None else keep & ~self.newest
 
 
 def gather(segments: Sequence[Segment], tail: Tail) -> Stored:

@@ -32,6 +32,15 @@ def test_marks_lie_at_true_positions_and_a_prompt_has_an_end():
     assert is_marked(stored([[1.0]] * 7), state)[0, 0].tolist() == [0, 1, 0, 0, 0, 1, 0]
 
 
+def test_what_is_taken_back_is_neither_marked_nor_of_the_prompt():
+    observer = MarkedSums()
+    state = observer.observe({}, call([0, 1, 2], [1, 1, 1], [0, 1, 1]))
+    state = observer.crop(state, torch.tensor([2]))
+    assert state["prompt"].tolist() == [2]
+    assert state["marked"].tolist() == [[False, True, False]]
+    assert observer.crop({}, torch.tensor([2])) == {}
+
+
 def test_text_comes_before_images():
     tokens = stored([[1.0]] * 4, score=[1.0, 5.0, 2.0, 3.0])
     marked = {"marked": torch.tensor([[True, True, False]])}
