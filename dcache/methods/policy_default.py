@@ -8,9 +8,9 @@ from dcache.predictors import Reuse
 from dcache.schedulers import Every, KnownLength, any_of, guarded
 
 
-@preset("ours; docs/policy-tasks.md", sites="model")
+@preset("ours; docs/policy-tasks.md", sites="trunk, bracket or model")
 def policy_default(interval: int = 4) -> Method:
-    """For policies: compute every `interval`-th evaluation and the last, reuse the output in between.
+    """For policies: compute every `interval`-th evaluation and the last, reuse the trunk in between.
 
     Chosen by measurements on two trained policies (docs/policy-tasks.md). The last evaluation decides about a
     chunk: where a loop does not say how long it is, its first chunk is computed in full.
@@ -19,4 +19,4 @@ def policy_default(interval: int = 4) -> Method:
         interval: compute when `interval - 1` predictions have passed since the last compute; at least 1.
     """
     rule = any_of(KnownLength(), guarded(Every(interval), warmup=1, last=True))
-    return Method(rule=rule, predictor=Reuse(), sites=("model",))
+    return Method(rule=rule, predictor=Reuse(), sites=("auto",))

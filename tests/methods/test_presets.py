@@ -110,7 +110,7 @@ def test_fbcache_follows_the_probe():
         (methods.deepcache(branch_id=2), Reuse(), ("bracket:2",), "value", None, None),
         (methods.deepcache(sites="bracket:1"), Reuse(), ("bracket:1",), "value", None, None),
         (methods.default(), Newton(1), ("auto",), None, None, None),
-        (methods.policy_default(), Reuse(), ("model",), None, None, None),
+        (methods.policy_default(), Reuse(), ("auto",), None, None, None),
         (methods.hicache(), Hermite(1, 0.5, since=2), (SUBLAYERS_FIRST,), "value", "step", None),
         (methods.foca(), Foca(), (SUBLAYERS_FIRST,), "value", "step", None),
         (methods.spectrum(), Chebyshev(4, 0.1, 0.5, 50, 15), ("auto",), "value", "step", None),

@@ -70,7 +70,7 @@ def test_without_a_method_a_policy_gets_the_policies_default_and_its_denoiser_th
 def computed(target: Any) -> list[int]:
     """The computed evaluations of the last run."""
     (plan,) = dcache.trace(target).components.values()
-    return [i for i, each in enumerate(plan.rows["*"]["model"]) if each]
+    return [i for i, each in enumerate(plan.rows["*"]["trunk"]) if each]
 
 
 def test_the_condition_may_be_made_of_the_observation_and_passed_by_name() -> None:
