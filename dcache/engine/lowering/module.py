@@ -171,13 +171,17 @@ class PlaceholderCall(ModuleIntercept):
             return self.inner(*args, **kwargs)
         if region.decide(call):
             shapes, recipe = self.shapes[call.branch.signature]
-            return rebuild(
-                [torch.empty(s[0], dtype=s[1], device=s[2]) if type(s) is tuple else s for s in shapes],
-                recipe,
-            )
+            given = [torch.empty(s[0], dtype=s[1], device=s[2]) if type(s) is tuple else s for s in shapes]
+            return rebuild(list(map(_poisoned, given)) if call.checking else given, recipe)
         output = self.inner(*args, **kwargs)
         if call.observing:
             leaves, recipe = flatten(output)
             marks = [(x.shape, x.dtype, x.device) if isinstance(x, torch.Tensor) else x for x in leaves]
             self.shapes[call.branch.signature] = (marks, recipe)
         return output
+
+
+def _poisoned(leaf: Any) -> Any:
+    """NaN in place of what freed memory holds: the very values that a replay must not find there."""
+    wide = isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and leaf.element_size() > 1
+    return leaf.fill_(torch.nan) if wide else leaf

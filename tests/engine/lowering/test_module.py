@@ -275,3 +275,11 @@ def test_calls_of_another_signature_have_placeholders_of_their_own() -> None:
     (hollow,) = [i for i in session.binding.intercepts if isinstance(i, PlaceholderCall)]
     assert len(hollow.shapes) == 2
     assert model.blocks[0].widen.runs == 2
+
+
+def test_a_replay_that_checks_finds_no_computed_value_in_freed_memory() -> None:
+    model = Toy([Meets()])
+    on(model, "fused", 0)
+    steps(model, TIMES[:1])
+    # What the block met last was the replay's.
+    assert bool(model.blocks[0].fed["wide"].isnan().all())
