@@ -75,17 +75,21 @@ class FrameGrid:
         keys = torch.arange(blocks[-1] + 1, device=device).repeat_interleave(size)
         return (keys[None] <= queries[:, None])[None, None]
 
-    def due(self, updates: Sequence[Sequence[bool]], index: int) -> Due:
-        """The blocks of one evaluation.
+    def due(self, updates: Sequence[Sequence[bool]]) -> list[Due]:
+        """The blocks of each evaluation.
 
         Args:
             updates: for each evaluation of the loop and each frame, whether the frame is updated.
-            index: the evaluation.
         """
-        ahead = [[any(row[f] for f in self.frames_of([b])) for b in range(self.blocks)] for row in updates]
-        live = [b for b, updated in enumerate(ahead[index]) if updated]
-        open_blocks = [b for b in range(self.blocks) if any(row[b] for row in ahead[index:])]
-        return Due(live, min(open_blocks, default=self.blocks))
+        frames = [self.frames_of([b]) for b in range(self.blocks)]
+        live = [[b for b in range(self.blocks) if any(row[f] for f in frames[b])] for row in updates]
+        due: list[Due] = []
+        finished = self.blocks
+        # From the end: a block is finished where no later evaluation updates it or one before it.
+        for blocks in reversed(live):
+            finished = min([finished, *blocks])
+            due.append(Due(blocks, finished))
+        return due[::-1]
 
 
 @dataclass(eq=False)
@@ -184,7 +188,7 @@ class FrameStore:
         """A store with the first blocks of this one, in the same memory; rows behind them are overwritten."""
         latents, timesteps = self.latents.clone(), self.timesteps.clone()
         outputs = None if self.outputs is None else torch.zeros_like(self.outputs)
-        keys, values, kept = self.keys, self.values, set(range(blocks))
+        keys, values, stored = self.keys, self.values, set(range(blocks))
         return FrameStore(
-            self.grid, latents, timesteps, self.text, outputs, keys, values, kept, blocks, self.mark
+            self.grid, latents, timesteps, self.text, outputs, keys, values, stored, blocks, self.mark
         )

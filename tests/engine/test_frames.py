@@ -20,7 +20,7 @@ def test_a_block_is_live_while_its_frames_are_updated_and_finished_behind_that()
     # Block 1 begins an evaluation after block 0 and ends one later; block 2 follows.
     rows = [[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]]
     updates = [[bool(live) for live in row for _ in range(2)] for row in rows]
-    dues = [GRID.due(updates, i) for i in range(4)]
+    dues = GRID.due(updates)
     assert [due.live for due in dues] == [[0], [0, 1], [1, 2], [2]]
     assert [due.finished for due in dues] == [0, 0, 1, 2]
 
@@ -31,8 +31,7 @@ def test_of_240_frame_rows_128_run() -> None:
     # Twelve steps, five blocks of two frames, each three steps behind the one before.
     table = make(None, 10, torch.linspace(999, 40, 12).long(), 10, 3, 0, 2)[2].tolist()
     grid, clean, rows = FrameGrid(10, 2, 1), 0, 0
-    for i in range(len(table)):
-        due = grid.due(table, i)
+    for due in grid.due(table):
         rows += 2 * (len(due.live) + due.finished - clean)
         clean = due.finished
     assert len(table) * 10 == 240
@@ -41,7 +40,7 @@ def test_of_240_frame_rows_128_run() -> None:
 
 def test_a_prefix_is_finished_from_the_start_and_a_frame_makes_its_block_live() -> None:
     updates = [[False, False, False, True, False, False]]
-    assert GRID.due(updates, 0) == ([1], 1)
+    assert GRID.due(updates) == [([1], 1)]
 
 
 def test_rows_read_their_own_block_and_those_before_it() -> None:

@@ -195,7 +195,7 @@ class FrameRegion:
                     "all frames are updated in every evaluation (ar_step=0), so that no frame is finished "
                     "before the others"
                 )
-            self._due = (updates, [grid.due(table, i) for i in range(len(table))])
+            self._due = (updates, grid.due(table))
         return self._due[1][index]
 
     def _store(self, call: Call, grid: FrameGrid, given: FrameCall, due: Due) -> tuple[FrameStore, bool]:
