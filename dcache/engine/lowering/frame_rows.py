@@ -54,7 +54,7 @@ class FrameCall(NamedTuple):
 
 
 @dataclass
-class _Rows:
+class Rows:
     """The rows of a call under way.
 
     Attributes:
@@ -73,6 +73,22 @@ class _Rows:
     shape: torch.Size
     layers: int = 0
 
+    def positions(self, inner: Callable[..., Any], latents: torch.Tensor) -> Any:
+        """The rotary embedding of these rows."""
+        leaves, recipe = flatten(inner(latents.new_empty(1).expand(self.shape)))
+        return rebuild([gather_rows(leaf, self.index, dim=1) for leaf in leaves], recipe)
+
+    def attention(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The output of a self-attention that reads the blocks before these rows too."""
+        with SdpaCalls(self._attend):
+            return inner(*args, **kwargs)
+
+    def _attend(self, call: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of torch's attention with keys and values of all blocks that the rows may read."""
+        keys, values = self.store.attend(self.layers, self.index, self.end, call["key"], call["value"])
+        self.layers += 1
+        return {**call, "key": keys, "value": values, "attn_mask": self.mask, "is_causal": False}
+
 
 class FrameRows:
     """Calls one denoiser on some of its blocks of frames.
@@ -86,7 +102,7 @@ class FrameRows:
 
     def __init__(self, parts: FrameParts) -> None:
         self.parts = parts
-        self.now: _Rows | None = None
+        self.now: Rows | None = None
 
     def compute(
         self, store: FrameStore, blocks: Sequence[int], given: FrameCall, inner: Callable[..., Any]
@@ -108,7 +124,7 @@ class FrameRows:
         named["hidden_states"] = given.latents[:, :, frames]
         named["timestep"] = given.timesteps[:, frames]
         index, mask = grid.rows(blocks, device), grid.mask(blocks, device)
-        rows = self.now = _Rows(store, index, blocks[-1] + 1, mask, given.latents.shape)
+        rows = self.now = Rows(store, index, blocks[-1] + 1, mask, given.latents.shape)
         try:
             output = inner(**named)
         finally:
@@ -123,58 +139,31 @@ class FrameRows:
 
     def intercepts(self) -> list[ModuleIntercept]:
         """The intercepts on the denoiser's parts."""
-        attentions = [_FrameAttention(module, self) for module in self.parts.attentions]
-        return [_FramePositions(self.parts.rope, self), *attentions]
-
-    def attend(self, call: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of a self-attention with keys and values of all blocks that its rows may read."""
-        rows = self.now
-        if rows is None:
-            return call
-        keys, values = rows.store.attend(rows.layers, rows.index, rows.end, call["key"], call["value"])
-        rows.layers += 1
-        return {**call, "key": keys, "value": values, "attn_mask": rows.mask, "is_causal": False}
-
-    def positions(self, inner: Callable[..., Any], latents: torch.Tensor) -> Any:
-        """The rotary embedding of the rows of the call under way."""
-        rows = self.now
-        if rows is None:
-            return inner(latents)
-        leaves, recipe = flatten(inner(latents.new_empty(1).expand(rows.shape)))
-        return rebuild([gather_rows(leaf, rows.index, dim=1) for leaf in leaves], recipe)
+        attentions = [_FramePart(module, self, Rows.attention) for module in self.parts.attentions]
+        return [_FramePart(self.parts.rope, self, Rows.positions), *attentions]
 
 
-class _FramePositions(ModuleIntercept):
-    """In front of the rotary embedding."""
+class _FramePart(ModuleIntercept):
+    """In front of one of the denoiser's parts.
+
+    Args:
+        module: the part.
+        frame_rows: what calls the denoiser.
+        stand_in: called with the rows of the call under way, the part's own call and its arguments.
+    """
 
     name = "frames"
 
-    def __init__(self, module: nn.Module, rows: FrameRows) -> None:
+    def __init__(self, module: nn.Module, frame_rows: FrameRows, stand_in: Callable[..., Any]) -> None:
         super().__init__(module)
-        self.rows = rows
+        self.frame_rows, self.stand_in = frame_rows, stand_in
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Stand in for the rotary embedding's call."""
-        if self.rows.now is None:
+        """Stand in for the part's call."""
+        rows = self.frame_rows.now
+        if rows is None:
             return self.inner(*args, **kwargs)
-        return self.rows.positions(self.inner, *args, **kwargs)
-
-
-class _FrameAttention(ModuleIntercept):
-    """In front of a self-attention."""
-
-    name = "frames"
-
-    def __init__(self, module: nn.Module, rows: FrameRows) -> None:
-        super().__init__(module)
-        self.rows = rows
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Stand in for the attention's call."""
-        if self.rows.now is None:
-            return self.inner(*args, **kwargs)
-        with SdpaCalls(self.rows.attend):
-            return self.inner(*args, **kwargs)
+        return self.stand_in(rows, self.inner, *args, **kwargs)
 
 
 def parts_of(structure: Structure) -> FrameParts:

@@ -32,7 +32,8 @@ def test_the_positions_are_those_of_the_rows() -> None:
     store = FrameStore(FrameGrid(4, 2, 1), latents.clone(), timesteps.clone(), None)
 
     def inner(hidden_states: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        table = rows.positions(lambda x: torch.arange(x.shape[2])[None, :, None], hidden_states)
+        assert rows.now is not None
+        table = rows.now.positions(lambda x: torch.arange(x.shape[2])[None, :, None], hidden_states)
         return table.flatten()
 
     given = FrameCall({}, latents, timesteps, None)
