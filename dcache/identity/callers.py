@@ -21,9 +21,9 @@ import torch
 
 from dcache.identity.sampler import is_sampler, tap_of
 
-_PACKAGE = Path(__file__).parent.parent
+_PACKAGE = str(Path(__file__).parent.parent)
 # Rooms with loops that drive a denoiser; frames of the others lie between a loop and its call.
-_LOOPS = tuple(str(_PACKAGE / room) for room in ("demo", "policy"))
+_LOOPS = tuple(str(Path(_PACKAGE, room)) for room in ("demo", "policy"))
 
 
 # Whether this Python keeps a copy of a function's variables beside a frame that was asked for them.
@@ -147,7 +147,7 @@ def drives(frame: FrameType, sampler: Any) -> bool:
 
 def _may_loop(file: str) -> bool:
     """Whether code of this file may be a loop that drives a denoiser."""
-    return not file.startswith(str(_PACKAGE)) or file.startswith(_LOOPS)
+    return not file.startswith(_PACKAGE) or file.startswith(_LOOPS)
 
 
 def _samplers(frame: FrameType) -> Iterator[tuple[Any, LoopVariable]]:

@@ -67,11 +67,13 @@ def noticed(
         kwargs: keyword arguments.
         ended: called with that run behind the loop, with None where the sampler opened none.
     """
-    table = args[0] if args else kwargs.get("iterable")
     watched = tap_of(sampler)
     run = None if watched is None else watched.run
+    if run is not None and run.started:
+        return args, kwargs
+    table = args[0] if args else kwargs.get("iterable")
     entries = entries_in(table, getattr(sampler, "timesteps", None))
-    if entries is None or (run is not None and run.started):
+    if entries is None:
         return args, kwargs
     if run is not None:
         run.walks = entries
