@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from dcache.errors import DcacheError
 from dcache.method import Method
 from dcache.methods.coefficients import profile_of
 from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.profile import Profile
 from dcache.schedulers import Listed, Shrinking, guarded
-from dcache.schedulers.planners.profilingdit import SHARE, labelled, sites
-from dcache.util.checks import check_wholes, is_whole
-from dcache.util.text import short
+from dcache.schedulers.planners.profilingdit import SHARE, check_depths, labelled, sites
+from dcache.util.checks import check_wholes
 
 
 @preset(
@@ -53,9 +51,7 @@ def profilingdit(
         model_profile = profile_of("profilingdit", profile, alternative="background")
         background = labelled(model_profile.attention, share)
         made_for = (model_profile.model, model_profile.config)
-    listed = isinstance(background, Sequence) and not isinstance(background, str | bytes)
-    if not listed or not background or not all(is_whole(i) and i >= 0 for i in background):
-        raise DcacheError(f"background must be depths of blocks, such as [0, 2, 3], got {short(background)}")
+    blocks = check_depths("background", background)
     rule = (
         Shrinking(t_max, t_max if t_min is None else t_min, start)
         if steps is None
@@ -64,7 +60,7 @@ def profilingdit(
     return Method(
         rule=guarded(rule, warmup=start),
         predictor=Reuse(),
-        sites=tuple(sites(list(background))),
+        sites=tuple(sites(blocks)),
         codec="delta",
         branches=branches,
         made_for=made_for,

@@ -12,10 +12,8 @@ from dcache.methods.preset import preset
 from dcache.predictors import Reuse
 from dcache.profile import Profile
 from dcache.schedulers import Every, guarded
-from dcache.schedulers.planners.profilingdit import sites
-from dcache.sites.names import span_of
-from dcache.util.checks import check_number, is_whole
-from dcache.util.text import short
+from dcache.schedulers.planners.profilingdit import check_depths, least, sites
+from dcache.util.checks import check_number
 
 
 @preset(
@@ -51,13 +49,11 @@ def yume(
         model_profile = profile_of("yume", profile, alternative="blocks")
         blocks = _least(model_profile, share)
         made_for = (model_profile.model, model_profile.config)
-    listed = isinstance(blocks, Sequence) and not isinstance(blocks, str | bytes)
-    if not listed or not blocks or not all(is_whole(i) and i >= 0 for i in blocks):
-        raise DcacheError(f"blocks must be depths of blocks, such as [3, 4, 7], got {short(blocks)}")
+    depths = check_depths("blocks", blocks)
     return Method(
         rule=guarded(Every(interval), warmup=warmup, last=last),
         predictor=Reuse(),
-        sites=tuple(sites(list(blocks))),
+        sites=tuple(sites(depths)),
         codec="delta",
         branches=branches,
         made_for=made_for,
@@ -74,5 +70,4 @@ def _least(profile: Profile, share: float) -> list[int]:
             "yume plans from removal errors, and this profile has none. Measure them: `dcache calibrate PIPE "
             "--removal --out FILE.safetensors` (dcache.search.removal.with_removal)"
         )
-    least = sorted(profile.removal, key=lambda name: (profile.removal[name], span_of(name).first))
-    return sorted(span_of(name).first[0] for name in least[: max(1, round(share * len(least)))])
+    return least(profile.removal, share)

@@ -15,7 +15,8 @@ from dcache.schedulers.shrinking import Shrinking, shrinking
 from dcache.schedulers.simulate import simulate
 from dcache.sites.names import span_of
 from dcache.sites.site import Site
-from dcache.util.checks import check_number
+from dcache.util.checks import check_number, is_whole
+from dcache.util.text import short
 
 SHARE = 0.65
 
@@ -79,8 +80,35 @@ def labelled(attention: Mapping[str, float], share: float = SHARE, tau: float | 
     check_number("share", share, 0.0)
     if share > 1:
         raise DcacheError(f"share must be a number of at most 1, got {share!r}")
-    least = sorted(attention, key=lambda name: (attention[name], depth_of[name]))
-    return sorted(depth_of[name] for name in least[: max(1, round(share * len(least)))])
+    return least(attention, share)
+
+
+def least(values: Mapping[str, float], share: float) -> list[int]:
+    """Depths of this share of the blocks, those with the least values, in order; at least one block.
+
+    Args:
+        values: `block:N` -> value.
+        share: from 0 to 1.
+    """
+    depth_of = {name: span_of(name).first[0] for name in values}
+    ascending = sorted(values, key=lambda name: (values[name], depth_of[name]))
+    return sorted(depth_of[name] for name in ascending[: max(1, round(share * len(ascending)))])
+
+
+def check_depths(name: str, blocks: Any) -> list[int]:
+    """Check a list of blocks; returns it.
+
+    Args:
+        name: of the option, for the message.
+        blocks: what was given.
+
+    Raises:
+        DcacheError: it is no list of depths, or it is empty.
+    """
+    listed = isinstance(blocks, Sequence) and not isinstance(blocks, str | bytes)
+    if not listed or not blocks or not all(is_whole(i) and i >= 0 for i in blocks):
+        raise DcacheError(f"{name} must be depths of blocks, such as [0, 2, 3], got {short(blocks)}")
+    return list(blocks)
 
 
 def sites(blocks: Sequence[int]) -> list[str]:
