@@ -123,8 +123,8 @@ def enable(
     """
     from dcache.methods import row_models
 
-    given = (compile is not False, strict is not False, lowering != "auto", max_cache_bytes, call, memo)
-    engine = {name: each not in (None, False) for name, each in zip(ENGINE_OPTIONS, given, strict=True)}
+    given = [compile is not False, strict is not False, lowering != "auto", max_cache_bytes is not None]
+    engine = dict(zip(ENGINE_OPTIONS, [*given, call is not None, memo is not None], strict=True))
     if row_models.takes(target, method):
         row_models.enable(target, method, preset_options, engine)
         return target
@@ -506,7 +506,7 @@ def _scheduled(method: Method | Schedule, modules: dict[str, nn.Module]) -> dict
         warnings.warn(
             f"the schedule has no rows for {others}, which is therefore not cached",
             DcacheWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return known or modules
 

@@ -170,8 +170,12 @@ def test_a_denoiser_that_a_schedule_has_no_rows_for_is_left_alone_and_said() -> 
     pipe.names = ["denoiser"]
     cached = dcache.enable(pipe, EVERY_2)()
     assert dcache.stats(pipe).predicted > 0
-    with pytest.warns(DcacheWarning, match="has no rows for denoiser_1, which is therefore not cached"):
+    with pytest.warns(
+        DcacheWarning, match="has no rows for denoiser_1, which is therefore not cached"
+    ) as said:
         dcache.enable(pipe, dcache.trace(pipe))
+    # It is shown with the line that enabled it.
+    assert [warning.filename for warning in said] == [__file__]
     assert pipe() == cached
     assert "_compiled_call_impl" not in vars(pipe.denoiser_1)
     with pytest.raises(DcacheError, match="schedule is for the denoisers"):

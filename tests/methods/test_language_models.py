@@ -69,6 +69,7 @@ def test_the_options_of_every_policy_go_with_any_name():
             f"options \\(compile\\) go with diffusion models.*{TYPED}",
         ),
         ("snapkv", {"budget": 0.5, "max_cache_bytes": "1GB"}, "options .max_cache_bytes. go with diffusion"),
+        ("snapkv", {"budget": 0.5, "max_cache_bytes": 0}, "options .max_cache_bytes. go with diffusion"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_line_to_type(method, options, message):
