@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 from torch import nn
 
 from dcache.engine.config import SessionConfig, shared_fields
-from dcache.engine.enabled import Enabled, connect, find_denoisers, schedule_of, stats_of, take_off
-from dcache.engine.session import Session, session_of
+from dcache.engine.enabled import Enabled, replace, schedule_of, stats_of, take_off
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.identity import token_models
 from dcache.identity.denoisers import denoisers, is_policy
 from dcache.identity.manual import following
 from dcache.identity.run import Run
-from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.intercept.method import entry_point
 from dcache.method import Method
 from dcache.methods import language_models
@@ -460,30 +458,12 @@ def _replace(
     token_models.refuse_token_models(target, modules)
     single = len(modules) == 1
     modules = _scheduled(method, modules)
-    for module in modules.values():
-        refuse_compiled(module)
-        if session_of(module) is None:
-            refuse_other_cache(module)
-    restore = before.restorer()
-    sessions: list[Session] = []
-    try:
-        take_off(before)
-        for name, module in modules.items():
-            config = _config(method, name, single, shared)
-            sessions.append(Session(module, config))
-        if modules:
-            connect(target, sessions)
-        else:
-            # The denoiser is detected during the first evaluation, which is therefore not cached. Later runs
-            # skip it too, so that all runs give the same result.
-            single = not isinstance(method, Schedule) or len(method.components) == 1
-            configure = partial(_config, method, single=single, shared={**shared, "skips_first": True})
-            find_denoisers(target, configure)
-    except BaseException:
-        for session in sessions:
-            session.remove()
-        restore()
-        raise
+    if not modules:
+        # The denoiser is detected during the first evaluation, which is therefore not cached. Later runs
+        # skip it too, so that all runs give the same result.
+        single = not isinstance(method, Schedule) or len(method.components) == 1
+        shared = {**shared, "skips_first": True}
+    replace(before, modules, partial(_config, method, single=single, shared=shared))
 
 
 def _entry_points(target: Any, call: str) -> dict[str, nn.Module]:

@@ -19,7 +19,7 @@ from dcache.engine.trace import trace_of
 from dcache.errors import DcacheError
 from dcache.identity.denoisers import candidates, is_pipeline
 from dcache.identity.detect import DenoiserDetector
-from dcache.intercept.conflicts import refuse_other_cache
+from dcache.intercept.conflicts import refuse_compiled, refuse_other_cache
 from dcache.schedule import Schedule
 from dcache.stats import Stats, merge
 
@@ -110,6 +110,40 @@ def take_off(enabled_now: Enabled) -> None:
                 _last_runs[enabled_now.target] = last
     finally:
         enabled_now.remove()
+
+
+def replace(
+    before: Enabled, modules: Mapping[str, nn.Module], configure: Callable[[str], SessionConfig]
+) -> None:
+    """Remove what is enabled on an object and enable caching on its denoisers; where that fails, put it back.
+
+    Args:
+        before: what is enabled on the object now.
+        modules: denoiser name -> denoiser; empty where they have to be detected in the pipeline's next run.
+        configure: returns the configuration of a denoiser, by its name.
+
+    Raises:
+        DcacheError: a denoiser is compiled as a whole or has another cache, or a configuration does not fit.
+    """
+    for module in modules.values():
+        refuse_compiled(module)
+        if session_of(module) is None:
+            refuse_other_cache(module)
+    restore = before.restorer()
+    sessions: list[Session] = []
+    try:
+        take_off(before)
+        for name, module in modules.items():
+            sessions.append(Session(module, configure(name)))
+        if modules:
+            connect(before.target, sessions)
+        else:
+            find_denoisers(before.target, configure)
+    except BaseException:
+        for session in sessions:
+            session.remove()
+        restore()
+        raise
 
 
 def stats_of(target: Any) -> Stats | None:

@@ -8,9 +8,10 @@ import torch
 import dcache
 from dcache import DcacheError, methods
 from dcache.engine import enabled
-from dcache.engine.enabled import Enabled, connect
+from dcache.engine.config import SessionConfig
+from dcache.engine.enabled import Enabled, connect, replace
 from dcache.engine.pipeline import watch_of
-from tests.engine.tiny_models import Toy, flux_pipe, flux_run, walk
+from tests.engine.tiny_models import Toy, ToyPipe, flux_pipe, flux_run, walk
 
 EVERY_2 = methods.interval(interval=2)
 
@@ -54,6 +55,24 @@ def test_a_restorer_brings_method_and_counts_back() -> None:
     assert again.sessions["transformer"] is not now.sessions["transformer"]
     assert again.stats() == counted
     assert again.trace() == trace
+
+
+def test_where_one_of_two_denoisers_fails_both_are_as_before() -> None:
+    pipe = dcache.enable(ToyPipe(Toy(), Toy()), EVERY_2)
+    output, before = pipe(), Enabled.on(pipe)
+
+    def configure(name: str) -> SessionConfig:
+        if name == "denoiser_1":
+            raise DcacheError("no configuration")
+        return SessionConfig(methods.interval(interval=3), name)
+
+    with pytest.raises(DcacheError, match="no configuration"):
+        replace(before, {"denoiser": pipe.denoiser, "denoiser_1": pipe.denoiser_1}, configure)
+    now = Enabled.on(pipe)
+    assert {name: s.method for name, s in now.sessions.items()} == {
+        name: s.method for name, s in before.sessions.items()
+    }
+    assert pipe() == output
 
 
 def test_connecting_sessions_watches_a_pipeline_and_leaves_a_module_alone() -> None:
