@@ -16,6 +16,7 @@ from dcache.engine.config import SessionConfig
 from dcache.engine.memory import SessionMemory
 from dcache.engine.model_call import Threads
 from dcache.engine.protocols import Owner, Tuned, Tuner
+from dcache.engine.run_end import TURNS, RunEnd
 from dcache.engine.run_state import RunState
 from dcache.errors import DcacheError
 from dcache.identity.listener import Listener
@@ -26,9 +27,6 @@ from dcache.identity.threads import is_called_in, is_driven_in
 from dcache.identity.tracker import RunTracker
 from dcache.method import Method, wrong_count
 from dcache.schedule.plan import RunLength
-
-# So many runs in a row that break off early are taken for loops that take turns.
-_TURNS = 3
 
 
 class Living(Tuned, Protocol):
@@ -79,6 +77,7 @@ class Lifecycle(Listener):
 
     Attributes:
         noise_grid: the noise levels that the sampler was given, and its own.
+        run_end: learns from the runs that are over, and warns.
     """
 
     def __init__(self, session: Living) -> None:
@@ -87,8 +86,7 @@ class Lifecycle(Listener):
         self.learns = session.method.needs_model_output
         # Runs that ended before their last evaluation, and may go on.
         self._left: list[Run] = []
-        # Runs in a row that broke off.
-        self._broken_off = 0
+        self.run_end = RunEnd(session)
 
     def here(self) -> AbstractContextManager[None]:
         """Make this thread's run the session's, and keep others out."""
@@ -172,7 +170,7 @@ class Lifecycle(Listener):
             # It may do so late or never (Stable Audio's latents); what was remembered is of no more use.
             self.free()
             if run is self.session.state.run:
-                self._say_nothing(self.session.state)
+                self.run_end.warn_nothing(self.session.state)
             return False
         if run is self.session.state.run:
             self.end()
@@ -287,8 +285,8 @@ class Lifecycle(Listener):
             # It was a run of its own after all.
             before, lone = state.doubted
             state.doubted = None
-            if not self._learned(before, lone, before.steps):
-                self._conclude(before, whole=True, brief=True)
+            if not self.run_end.learn_unlisted(before, lone, before.steps):
+                self.run_end.conclude(before, whole=True, brief=True)
         lasted = state.steps
         expected = run.count
         # ParaDiGMS steps several evaluations at once, by a method of its own.
@@ -308,46 +306,23 @@ class Lifecycle(Listener):
             self.noise_grid.restore()
             self.noise_grid = None
         if state.record.events and not run.over:
-            self._left = [*self._left[-_TURNS:], run]
+            self._left = [*self._left[-TURNS:], run]
         state.close(whole)
         if session.tuner is not None:
             session.tuner.end(session, run, whole and not doubtful)
         session.tracker.forget(run)
         if learned and expected is not None:
-            session.tracker.learn(run, lasted)
-            self._say_length(expected, lasted)
+            self.run_end.learn_listed(run, expected, lasted)
         elif doubtful or (
-            expected is None and from_start and not interrupted and self._learned(state, run, lasted)
+            expected is None
+            and from_start
+            and not interrupted
+            and self.run_end.learn_unlisted(state, run, lasted)
         ):
             return
         if unstepped and session.method.predicts:
-            state.said = True
-            session.warn(
-                f"nothing was predicted in this run of {type(session.module).__name__}: `step` of its "
-                f"{run.sampler} was not called, so its {run.calls} calls count as one evaluation."
-            )
-        self._conclude(state, whole, brief)
-
-    def _conclude(self, state: RunState, whole: bool, brief: bool) -> None:
-        """Say what there is to say of a run that is over.
-
-        Args:
-            state: what was counted of it.
-            whole: whether it came to its end.
-            brief: whether it is of unknown length, and had no more than one evaluation.
-        """
-        session = self.session
-        self._broken_off = 0 if (whole and not brief) or state.record.predicted else self._broken_off + 1
-        # An interrupted run had no time to predict; its own error is what should be seen.
-        if whole and self._broken_off < _TURNS:
-            self._say_nothing(state)
-        if self._broken_off == _TURNS and session.method.predicts:
-            session.warn(
-                f"{_TURNS} runs of {type(session.module).__name__} in a row broke off before anything was "
-                "predicted. If loops take turns on it (generators), each call begins a run anew: let one end "
-                "before the next begins, give each a thread of its own, or tell them apart by "
-                "dcache.step(module, index=..., branch=...)."
-            )
+            self.run_end.warn_unstepped(state, run)
+        self.run_end.conclude(state, whole, brief)
 
     def free(self) -> None:
         """Drop all histories; what was counted stays, a further call finds nothing to predict from."""
@@ -430,51 +405,3 @@ class Lifecycle(Listener):
         if run.count is not None:
             # What the run had when the schedule was made, rather than what the sampler's table lists.
             run.expect(length.evaluations)
-
-    def _say_length(self, expected: int, lasted: int) -> None:
-        method = self.session.method
-        if method.predicts and method.steps is None:
-            self.session.warn(
-                f"the sampler's table listed {expected} evaluations and the run had {lasted}: rules that "
-                "count from the end (last=True, shares of the run) were off in it. Later runs with this "
-                f"table are taken to have {lasted}."
-            )
-
-    def _learned(self, state: RunState, run: Run, lasted: int) -> bool:
-        """Learn the length of a run that no table lists; whether that was said of it."""
-        session = self.session
-        computed = state.record.reasons.get("length", 0)
-        limit, method = state.limit, session.method
-        if limit is not None and lasted < limit and not method.runs:
-            session.warn(
-                f"{method.describe()} is for {limit} evaluations, and this run of "
-                f"{type(session.module).__name__} ended after {lasted}. If that is its whole length, use a "
-                "table for it; dcache.step(module, index=..., steps=...) checks the length from the start."
-            )
-        # For `last` alone nothing is learned: it would change the second picture of a seed.
-        if not computed and run.expected is None:
-            return False
-        length = session.tracker.learned.learn(run, lasted)
-        if lasted < 2 or run.expected == length or method.steps is not None or not method.predicts:
-            return False
-        session.warn(
-            f"this run of {type(session.module).__name__} had {lasted} evaluations, which nothing said "
-            f"beforehand: {computed} site events were computed for that. Later runs with the same timesteps "
-            f"are taken to have {length}; dcache.step(module, index=..., steps=...) says it from the start."
-        )
-        return True
-
-    def _say_nothing(self, state: RunState) -> None:
-        """Warn where the run that came to its end had nothing to predict, once for each run."""
-        session = self.session
-        wanted = session.method.predicts and not state.full
-        if wanted and not state.record.predicted and not state.said and self._missed(state):
-            state.said = True
-            why = state.stats(session.method.describe()).why_nothing()
-            session.warn(f"nothing was predicted in this run of {type(session.module).__name__}: {why}")
-
-    def _missed(self, state: RunState) -> bool:
-        """Whether the denoiser was called, and nothing was said yet of why that could not be predicted."""
-        record, guidance = state.record, self.session.binding.guidance
-        said = guidance is not None and bool(guidance.useless)
-        return bool(record.reasons) or (record.seconds_compute > 0.0 and not said)

@@ -152,67 +152,6 @@ def test_a_loop_that_is_ended_begins_anew() -> None:
     assert session.stats().steps == 2
 
 
-def test_a_whole_run_without_a_prediction_says_why() -> None:
-    pipe = ToyPipe(Toy())
-    enabled(pipe, ALL_WARMUP)
-    with pytest.warns(
-        DcacheWarning, match=r"nothing was predicted in this run of Toy: 6 x inside the warm-up"
-    ):
-        assert pipe() == PLAIN
-
-
-def test_so_does_one_whose_length_nobody_told() -> None:
-    toy = Toy()
-    session = session_on(toy, ALL_WARMUP)
-    steps(toy, [4])
-    with pytest.warns(
-        DcacheWarning, match="nothing was predicted in this run of Toy: 1 x inside the warm-up"
-    ):
-        session.end_run()
-
-
-@pytest.mark.parametrize("how", ["error", "next run", "disable"])
-def test_an_interrupted_run_says_nothing(how: str) -> None:
-    pipe = ToyPipe(Toy())
-    enabled(pipe, ALL_WARMUP)
-
-    def stop(i: int) -> None:
-        if i == 2:
-            raise ZeroDivisionError
-
-    # Warnings are errors here.
-    with pytest.raises(ZeroDivisionError):
-        pipe(at_step=stop)
-    if how == "next run":
-        with pytest.raises(ZeroDivisionError):
-            pipe(at_step=stop)
-    elif how == "disable":
-        dcache.disable(pipe)
-        assert pipe() == PLAIN
-    assert dcache.stats(pipe).computed == 3
-
-
-def test_neither_does_one_that_was_asked_to_compute_everything_nor_one_without_calls() -> None:
-    pipe = ToyPipe(Toy())
-    session = enabled(pipe, methods.interval(interval=1))
-    assert pipe() == PLAIN
-    dcache.enable(pipe, ALL_WARMUP)
-    (session,) = sessions_of(pipe).values()
-    session.open_run(Run(count=0))
-    session.end_run()
-
-
-def test_what_is_said_last_is_said_when_everything_is_over() -> None:
-    toy = Toy()
-    session = session_on(toy, ALL_WARMUP)
-    steps(toy, [4])
-    # A warning that is an error interrupts nothing.
-    with pytest.raises(DcacheWarning, match="nothing was predicted"):
-        session.end_run()
-    assert (session.state.run, session.state.branches) == (None, {})
-    assert session.stats().computed == 1
-
-
 # Freeing --------------------------------------------------------------------------------------------
 
 
