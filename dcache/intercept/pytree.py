@@ -11,6 +11,7 @@ from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from dcache.intercept.objects import CONTAINERS, PLAIN, attributes_of, object_mark
@@ -251,6 +252,11 @@ def argument_names(forward: Any) -> list[str]:
     """Names of a forward's positional parameters; empty where its signature cannot be read."""
     parameters = parameters_of(forward)
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def named_arguments(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Name -> value of all arguments of a call of a module whose names are known."""
+    return {**dict(zip(argument_names(type(module).forward)[1:], args, strict=False)), **kwargs}
 
 
 def same(a: Any, b: Any) -> tuple[float, bool]:

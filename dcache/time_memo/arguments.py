@@ -9,13 +9,12 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from dcache.intercept.pytree import argument_names
+from dcache.intercept.pytree import named_arguments
 
 
 def tensors_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Name -> tensor of all tensors in a call's arguments, those in containers under dotted names."""
-    named = dict(zip(argument_names(type(module).forward)[1:], args, strict=False))
-    return dict(_walk("", {**named, **kwargs}))
+    return dict(_walk("", named_arguments(module, args, kwargs)))
 
 
 def _walk(prefix: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:

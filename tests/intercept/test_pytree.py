@@ -17,6 +17,7 @@ from dcache.intercept.pytree import (
     first_tensor,
     flatten,
     gpus,
+    named_arguments,
     rebuild,
     same,
     samples,
@@ -130,6 +131,11 @@ def test_argument_names():
     assert argument_names(forward) == ["a", "b"]
     assert argument_names(nn.Linear(1, 1).forward) == ["input"]
     assert argument_names(3) == []
+
+
+def test_arguments_by_place_get_their_names():
+    assert named_arguments(nn.Bilinear(1, 1, 1), (5,), {"input2": 6}) == {"input1": 5, "input2": 6}
+    assert named_arguments(nn.Linear(1, 1), (), {}) == {}
 
 
 def test_distance_of_outputs():

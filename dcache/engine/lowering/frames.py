@@ -22,7 +22,7 @@ from dcache.engine.tolerance import TOLERANCE
 from dcache.errors import DcacheError
 from dcache.identity.callers import call_argument
 from dcache.intercept.content_mark import arguments_mark, module_mark
-from dcache.intercept.pytree import argument_names, flatten, rebuild, same
+from dcache.intercept.pytree import flatten, named_arguments, rebuild, same
 from dcache.sites.site import Site
 
 # Names in the loop of diffusers' asynchronous pipelines.
@@ -132,10 +132,11 @@ class FrameRegion:
             before = perf_counter()
             leaves, self.recipes[call.branch.name] = flatten(self.rows.compute(store, blocks, given, inner))
             spent = perf_counter() - before
-            output[:, :, grid.frames_of(blocks)] = leaves[0].to(output.dtype)
+            frames = grid.frames_of(blocks)
+            output[:, :, frames] = leaves[0].to(output.dtype)
             store.note(blocks, given.latents, given.timesteps)
             if store.outputs is not None:
-                store.outputs[:, :, grid.frames_of(blocks)] = output[:, :, grid.frames_of(blocks)]
+                store.outputs[:, :, frames] = output[:, :, frames]
             self._remember(call, store, fresh)
         store.clean = due.finished
         if predicted and store.outputs is not None:
@@ -147,7 +148,7 @@ class FrameRegion:
 
     def _given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FrameCall:
         module = self.engine.module
-        named = {**dict(zip(argument_names(type(module).forward)[1:], args, strict=False)), **kwargs}
+        named = named_arguments(module, args, kwargs)
         latents, timesteps = named.get("hidden_states"), named.get("timestep")
         text = named.get("encoder_hidden_states")
         if not isinstance(latents, torch.Tensor) or not isinstance(timesteps, torch.Tensor):
@@ -177,9 +178,7 @@ class FrameRegion:
         pipes = [pipe for owner in self.engine.owners if (pipe := owner.pipe()) is not None]
         read = ((call_argument(pipe, _UPDATES), pipe) for pipe in pipes)
         updates, pipe = next(((mask, p) for mask, p in read if mask is not None), (None, None))
-        index, first = (
-            call_argument(pipe, name) if pipe is not None else None for name in (_EVALUATION, _FIRST_FRAME)
-        )
+        index = None if pipe is None else call_argument(pipe, _EVALUATION)
         if updates is None or index is None:
             raise self._refused(
                 f"the loop that calls it does not say which frames it updates ({_UPDATES} of diffusers' "
@@ -188,7 +187,7 @@ class FrameRegion:
         if self._due[0] is not updates:
             # A long video is made window by window, each with frames and positions of its own.
             self._leave_window()
-            begin = int(first or 0)
+            begin = int(call_argument(pipe, _FIRST_FRAME) or 0)
             table = updates[:, begin : begin + grid.frames].tolist()
             if all(map(all, table)):
                 raise self._refused(
@@ -218,10 +217,9 @@ class FrameRegion:
             equal = shared.same_prefix(blocks, given.latents, given.timesteps) if blocks else 0
             store = self.stores[name] = shared.fork(equal)
             return store, True
-        text = None if given.text is None else given.text.clone()
+        text = given.text.clone() if self.engine.method.shares and given.text is not None else None
         latents, timesteps = torch.zeros_like(given.latents), torch.zeros_like(given.timesteps)
-        store = FrameStore(grid, latents, timesteps, text if self.engine.method.shares else None)
-        store.mark = mark
+        store = FrameStore(grid, latents, timesteps, text, mark=mark)
         if self.engine.method.predicts:
             store.outputs = torch.zeros_like(given.latents)
         self.stores[name] = store
