@@ -144,9 +144,10 @@ def _named(method: Any, options: Mapping[str, Any]) -> Policy:
 
 
 def is_for_denoisers(method: Any) -> bool:
-    """Whether this is a preset of diffusion models, its name or result, a schedule or a schedule file."""
+    """Whether this is a preset of diffusion models, its name or result, a schedule or its place."""
     if isinstance(method, str):
-        return preset_called(method.partition(":")[0]) is not None or method.endswith(".json")
+        is_place = method.endswith(".json") or method.startswith("hub:")
+        return is_place or preset_called(method.partition(":")[0]) is not None
     return isinstance(method, Method | Schedule | os.PathLike) or about(method) is not None
 
 

@@ -51,6 +51,7 @@ def test_the_options_of_every_policy_go_with_any_name():
         (dcache.methods.interval(interval=3), {}, f"interval is a method for diffusion models.*{TYPED}"),
         (dcache.methods.interval, {"interval": 3}, f"interval is a method for diffusion models.*{TYPED}"),
         ("my.schedule.json", {}, f"'my.schedule.json' is a method for diffusion models.*{TYPED}"),
+        ("hub:someone/flux-fast", {}, f"'hub:someone/flux-fast' is a method for diffusion models.*{TYPED}"),
         (Path("my.schedule.json"), {}, f"is a method for diffusion models.*{TYPED}"),
         ("snapvk", {"budget": 0.5}, "policy 'snapvk' is unknown: expected one of .* Did you mean 'snapkv'"),
         (
