@@ -164,8 +164,8 @@ class _Job:
         with _quiet(), dcache.enabled(self.subject.pipe, everything):
             kind, learned = _observed(self.subject, module, self.aim, self.prompts[0], self.seed)
             with _results(kind, self) as results:
-                found, planned = self.best(learned, results)
-        computes = computes_of(self.aim, learned)
+                computes = computes_of(self.aim, learned)
+                found, planned = self.best(learned, computes, results)
         plans = {**learned.refined, computes: _as_refined(found, self.fitted_on)}
         keep(module, kind, replace(learned, refined=plans), _warn)
         reached = speedup_of(computes, len(learned.observed.taus), learned.share)
@@ -173,11 +173,10 @@ class _Job:
         schedule = replace(found.schedule, method="refined", guidance=self.subject.guidance)
         return Refinement(schedule, reached, planned, found.fitted, self.fitted_on, took)
 
-    def best(self, learned: Learned, results: Results) -> tuple[Found, float]:
-        """The best schedule, and the PSNR of the plan from one observed call."""
+    def best(self, learned: Learned, computes: int, results: Results) -> tuple[Found, float]:
+        """The best schedule of so many computes, and the PSNR of the plan from one observed call."""
         cut, subject, seed = self.checked_on, self.subject, self.seed
         target = observe(subject, self.prompts[0], seed)
-        computes = computes_of(self.aim, learned)
         if len(learned.observed.taus) != target.steps:
             raise DcacheError(
                 f"refine needs a denoiser that is called in every evaluation, and this one is called in "
@@ -194,7 +193,8 @@ class _Job:
         checking = self._renderer(slice(0, cut), "checking", stages, results)
         before = learned.refined.get(computes)
         starts = [] if before is None else [Start("refined", before.computed, Terms(*before[:4]))]
-        starts += starts_of(subject, target, computes, self.prompts[cut], seed + cut, results)
+        given = (subject, target, computes, self.prompts[cut], seed + cut, results)
+        starts += starts_of(*given, observed=learned.observed)
         self.began, self.calls = perf_counter(), 0
         search = Search(target, fitting, checking, BUDGET, random.Random(seed), self._late)
         places = [make(computes, target.steps) for make in (even_places, front_loaded_places)]
