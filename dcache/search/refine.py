@@ -32,6 +32,7 @@ from dcache.observation.tuning.tuner import aim_of, computes_of, keep, learned_o
 from dcache.schedule import Schedule
 from dcache.schedulers.planners.tuned import speedup_of
 from dcache.search.fitting import Found, Search
+from dcache.search.journal import Journal
 from dcache.search.latency_model import observe
 from dcache.search.placement import even_places, front_loaded_places
 from dcache.search.render import Renderer
@@ -263,7 +264,7 @@ def _observed(subject: Subject, module: nn.Module, aim: Aim, prompt: str, seed: 
 
 @contextmanager
 def _results(kind: Kind, job: _Job) -> Iterator[Results]:
-    """Results that outlive a kill, beside the cache folder; kept nowhere where there is none."""
+    """Results that outlive a kill, in the cache folder; where there is none, in memory."""
     about = {
         "prompts": digest(job.prompts),
         "aim": list(job.aim),
@@ -272,7 +273,8 @@ def _results(kind: Kind, job: _Job) -> Iterator[Results]:
         "components": job.subject.digest,
     }
     path = folder.refining(kind, json.dumps(about))
-    with nullcontext(Results()) if path is None else resumable(path, about) as results:
+    in_memory = Results(Journal(None, about))
+    with nullcontext(in_memory) if path is None else resumable(path, about) as results:
         yield results
 
 
