@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 import dcache
 from dcache.demo.pipeline import call_options, load_pipeline
+from dcache.eval.fidelity import decibels, squared_errors
 from dcache.search.kv_tracks import Tracks
 
 SOURCES = (
@@ -49,8 +50,7 @@ def pictures(pipe: Any, prompts: tuple[str, ...], steps: int) -> Pictures:
 
 def psnr(a: Pictures, b: Pictures) -> list[float]:
     """Of each picture, in dB, at most 100."""
-    errors = np.square(a - b).mean((1, 2, 3))
-    return [float(min(100.0, -10 * np.log10(max(error, 1e-10)))) for error in errors]
+    return [decibels(float(error)) for error in squared_errors(a, b)]
 
 
 def share(edited: Pictures, plain: Pictures, source: Pictures) -> list[float]:
@@ -86,7 +86,7 @@ def main() -> int:
         near, kept = psnr(edited, source), share(edited, plain, source)
         figures = (", ".join(f"{x:{form}}" for x in row) for row, form in ((near, ".1f"), (kept, ".2f")))
         print("{:<14} PSNR {}   share of the change {}".format(label, *figures))
-    # A row for each setting, the pictures beside each other; every pixel is four wide.
+    # A row for each setting, the pictures beside each other; every pixel is two wide.
     grid = np.concatenate([np.concatenate(list(each), axis=0) for each in made.values()], axis=1)
     enlarged = grid.repeat(2, axis=0).repeat(2, axis=1)
     Image.fromarray((enlarged * 255).round().astype(np.uint8)).save(options.out)

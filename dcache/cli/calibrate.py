@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcache.cli.calibrate_arguments import AUTO, DESCRIPTION, HELP, PROFILE, ROUTER, SCHEDULE
+from dcache.cli.calibrate_arguments import AUTO, DESCRIPTION, HELP, PROFILE, ROUTER, check_out
 from dcache.cli.calibrate_arguments import add_arguments as _add_arguments
 from dcache.cli.progress import StageLog, stages
 from dcache.cli.run_settings import RunSettings
@@ -70,8 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _checked(arguments: argparse.Namespace, settings: RunSettings) -> list[str]:
     """Check all that needs no pipeline; returns the prompts."""
     out, profile = arguments.out, arguments.profile
-    if out.suffix not in (PROFILE, SCHEDULE):
-        raise DcacheError(f"--out must end with {SCHEDULE} (a schedule) or {PROFILE} (a profile), got {out}")
+    check_out(out)
     if profile is not None and out.suffix == PROFILE:
         raise DcacheError(
             f"--profile is read to plan a schedule, but --out FILE{PROFILE} measures a new profile: leave "

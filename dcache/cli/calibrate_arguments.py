@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dcache.cli.parser import path_of
 from dcache.cli.run_settings import add_pipeline, add_prompts
+from dcache.errors import DcacheError
 
 AUTO, ROUTER = "auto", "harmonica"
 # Endings of `--out`.
@@ -37,14 +38,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repeats", type=int, default=3, metavar="R", help="timed calls of each (default: 3)"
     )
-    out = Path("calibrated.schedule.json")
+    add_out(parser, Path("calibrated.schedule.json"))
+
+
+def add_out(parser: argparse.ArgumentParser, default: Path) -> None:
+    """Add the file that is made, whose ending tells what it is."""
     parser.add_argument(
         "--out",
         type=path_of,
-        default=out,
+        default=default,
         metavar="FILE",
-        help=f"{SCHEDULE} for the schedule (default: {out}), {PROFILE} for the profile",
+        help=f"{SCHEDULE} for the schedule (default: {default}), {PROFILE} for the profile",
     )
+
+
+def check_out(out: Path) -> None:
+    """Refuse a file that is to be made with another ending.
+
+    Raises:
+        DcacheError: it is the name neither of a schedule nor of a profile.
+    """
+    if out.suffix not in (PROFILE, SCHEDULE):
+        raise DcacheError(f"--out must end with {SCHEDULE} (a schedule) or {PROFILE} (a profile), got {out}")
 
 
 def _add_planning(parser: argparse.ArgumentParser) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 from importlib import metadata, util
 from typing import TYPE_CHECKING, Any
 
 import dcache
+from dcache.cli.groups import print_named
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -40,14 +40,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one line for each fact."""
-    facts = environment()
-    if arguments.json:
-        print(json.dumps(facts, indent=1))
-        return 0
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        print(f"{name:<{width}}  {value}")
-    return 0
+    return print_named(environment(), arguments.json)
 
 
 def environment() -> dict[str, Any]:

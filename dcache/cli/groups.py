@@ -1,4 +1,4 @@
-"""Commands with parts, such as `dcache lm eval`: what their parts have in common."""
+"""What commands have in common: parts, as in `dcache lm eval`, options of a model, lists of names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -44,17 +44,21 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
 
 
+def print_named(values: Mapping[str, Any], as_json: bool) -> int:
+    """Print names and values, one pair a line or all as JSON; returns the exit code."""
+    if as_json:
+        print(json.dumps(values, indent=1))
+        return 0
+    width = max(map(len, values))
+    for name, value in values.items():
+        print(f"{name:<{width}}  {value}")
+    return 0
+
+
 def _help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:
     parser.print_help()
     return 2
 
 
 def _print_methods(available: Callable[[], Mapping[str, str]], arguments: argparse.Namespace) -> int:
-    policies = available()
-    if arguments.json:
-        print(json.dumps(policies, indent=1))
-        return 0
-    width = max(map(len, policies))
-    for name, summary in policies.items():
-        print(f"{name:<{width}}  {summary}")
-    return 0
+    return print_named(available(), arguments.json)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcache.cli.calibrate_arguments import PROFILE, SCHEDULE
+from dcache.cli.calibrate_arguments import PROFILE, add_out, check_out
 from dcache.cli.parser import path_of
 from dcache.cli.progress import stages
 from dcache.errors import DcacheError
@@ -54,13 +54,7 @@ def add_calibrate(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--repeats", type=int, default=3, metavar="R", help="timed chunks of each (default: 3)"
     )
-    parser.add_argument(
-        "--out",
-        type=path_of,
-        default=OUT,
-        metavar="FILE",
-        help=f"{SCHEDULE} for the schedule (default: {OUT}), {PROFILE} for the profile",
-    )
+    add_out(parser, OUT)
     parser.set_defaults(run=calibrate)
 
 
@@ -100,8 +94,7 @@ def _checked(arguments: argparse.Namespace) -> Sequence[Any]:
     from dcache.search.runs import load_observations
 
     out, file = arguments.out, arguments.observations or shipped_observations(arguments.policy)
-    if out.suffix not in (PROFILE, SCHEDULE):
-        raise DcacheError(f"--out must end with {SCHEDULE} (a schedule) or {PROFILE} (a profile), got {out}")
+    check_out(out)
     if file is None:
         raise DcacheError(
             "--observations FILE is needed: .npz or .safetensors with arrays (N, ...) by name, what the "

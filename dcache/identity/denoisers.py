@@ -73,6 +73,26 @@ def denoisers(target: Any) -> dict[str, nn.Module]:
     return named
 
 
+def denoiser_named(target: Any, component: str | None = None) -> tuple[str, nn.Module]:
+    """Name and module of one denoiser.
+
+    Args:
+        target: a pipeline, or a denoiser.
+        component: its name; None is the only one.
+
+    Raises:
+        DcacheError: there are several and none was named, or there is none of that name.
+    """
+    available = denoisers(target)
+    name = next(iter(available)) if component is None and len(available) == 1 else component
+    if name is None or name not in available:
+        have = ", ".join(map(repr, available)) or "none that dcache recognises by its modules' arguments"
+        raise DcacheError(
+            f"component must be one denoiser of {type(target).__name__}, which has {have}; got {name!r}"
+        )
+    return name, available[name]
+
+
 def is_policy(thing: Any) -> bool:
     """Whether an object makes actions by a method, and is no module whose own call takes a timestep."""
     acts = any(callable(getattr(thing, name, None)) for name in CHUNK_METHODS)

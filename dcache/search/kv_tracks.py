@@ -25,7 +25,7 @@ import dcache
 from dcache.engine.call import Call
 from dcache.engine.observe import Observer, is_observable, observe
 from dcache.errors import DcacheError, DcacheWarning
-from dcache.identity.denoisers import denoisers
+from dcache.identity.denoisers import denoiser_named
 from dcache.intercept.module_call import ModuleIntercept
 from dcache.intercept.pytree import batch_of
 from dcache.sites.discovery import discover
@@ -217,12 +217,7 @@ def _around(
         raise DcacheError(f"sites must be a text such as 'kv:0,7-10', got {short(sites)}")
     if steps is not None:
         check_wholes("steps", list(steps) if isinstance(steps, set | frozenset | range) else steps, 0)
-    available = denoisers(pipe)
-    name = next(iter(available)) if component is None and len(available) == 1 else component
-    if name not in available:
-        have = ", ".join(map(repr, available))
-        raise DcacheError(f"component must name one denoiser of {type(pipe).__name__}, which has {have}")
-    module = available[name]
+    _, module = denoiser_named(pipe, component)
     calls = _Calls(steps, change)
     with ExitStack() as stack:
         if not is_observable(module):

@@ -18,7 +18,7 @@ from dcache.eval.machine import machine, versions
 from dcache.eval.processes import ProcessGroup, join
 from dcache.eval.progress import StageProgress
 from dcache.eval.subject import Subject
-from dcache.identity.denoisers import config_digest, denoisers
+from dcache.identity.denoisers import config_digest, denoiser_named
 from dcache.profile import Latencies, Profile
 from dcache.search.observation_runs import Batch, ObservationRuns, device_of
 from dcache.search.passes import passes_of, sites_of
@@ -125,14 +125,7 @@ def denoiser_of(subject: Subject, component: str | None = None) -> tuple[str, nn
     Raises:
         DcacheError: there are several and none was named, or there is none of that name.
     """
-    available = denoisers(subject.pipe)
-    name = next(iter(available)) if component is None and len(available) == 1 else component
-    if name is None or name not in available:
-        have = ", ".join(map(repr, available)) or "none that dcache recognises by its modules' arguments"
-        raise DcacheError(
-            f"component must be one denoiser of {type(subject.pipe).__name__}, which has {have}; got {name!r}"
-        )
-    return name, available[name]
+    return denoiser_named(subject.pipe, component)
 
 
 def batches_of(prompts: Sequence[str], seed: int, size: int, group: ProcessGroup) -> list[Batch]:

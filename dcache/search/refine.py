@@ -32,6 +32,7 @@ from dcache.observation.tuning.tuner import aim_of, computes_of, keep, learned_o
 from dcache.schedule import Schedule
 from dcache.schedulers.planners.tuned import speedup_of
 from dcache.search.fitting import Found, Search
+from dcache.search.journal import Journal
 from dcache.search.latency_model import observe
 from dcache.search.placement import even_places, front_loaded_places
 from dcache.search.render import Renderer
@@ -164,8 +165,8 @@ class _Job:
         with _quiet(), dcache.enabled(self.subject.pipe, everything):
             kind, learned = _observed(self.subject, module, self.aim, self.prompts[0], self.seed)
             with _results(kind, self) as results:
-                found, planned = self.best(learned, results)
-        computes = computes_of(self.aim, learned)
+                computes = computes_of(self.aim, learned)
+                found, planned = self.best(learned, computes, results)
         plans = {**learned.refined, computes: _as_refined(found, self.fitted_on)}
         keep(module, kind, replace(learned, refined=plans), _warn)
         reached = speedup_of(computes, len(learned.observed.taus), learned.share)
@@ -173,11 +174,10 @@ class _Job:
         schedule = replace(found.schedule, method="refined", guidance=self.subject.guidance)
         return Refinement(schedule, reached, planned, found.fitted, self.fitted_on, took)
 
-    def best(self, learned: Learned, results: Results) -> tuple[Found, float]:
-        """The best schedule, and the PSNR of the plan from one observed call."""
+    def best(self, learned: Learned, computes: int, results: Results) -> tuple[Found, float]:
+        """The best schedule of so many computes, and the PSNR of the plan from one observed call."""
         cut, subject, seed = self.checked_on, self.subject, self.seed
         target = observe(subject, self.prompts[0], seed)
-        computes = computes_of(self.aim, learned)
         if len(learned.observed.taus) != target.steps:
             raise DcacheError(
                 f"refine needs a denoiser that is called in every evaluation, and this one is called in "
@@ -194,7 +194,8 @@ class _Job:
         checking = self._renderer(slice(0, cut), "checking", stages, results)
         before = learned.refined.get(computes)
         starts = [] if before is None else [Start("refined", before.computed, Terms(*before[:4]))]
-        starts += starts_of(subject, target, computes, self.prompts[cut], seed + cut, results)
+        given = (subject, target, computes, self.prompts[cut], seed + cut, results)
+        starts += starts_of(*given, observed=learned.observed)
         self.began, self.calls = perf_counter(), 0
         search = Search(target, fitting, checking, BUDGET, random.Random(seed), self._late)
         places = [make(computes, target.steps) for make in (even_places, front_loaded_places)]
@@ -263,7 +264,7 @@ def _observed(subject: Subject, module: nn.Module, aim: Aim, prompt: str, seed: 
 
 @contextmanager
 def _results(kind: Kind, job: _Job) -> Iterator[Results]:
-    """Results that outlive a kill, beside the cache folder; kept nowhere where there is none."""
+    """Results that outlive a kill, in the cache folder; where there is none, in memory."""
     about = {
         "prompts": digest(job.prompts),
         "aim": list(job.aim),
@@ -272,7 +273,8 @@ def _results(kind: Kind, job: _Job) -> Iterator[Results]:
         "components": job.subject.digest,
     }
     path = folder.refining(kind, json.dumps(about))
-    with nullcontext(Results()) if path is None else resumable(path, about) as results:
+    in_memory = Results(Journal(None, about))
+    with nullcontext(in_memory) if path is None else resumable(path, about) as results:
         yield results
 
 

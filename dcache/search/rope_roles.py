@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dcache.errors import DcacheError
-from dcache.identity.denoisers import denoisers
+from dcache.identity.denoisers import denoiser_named
 from dcache.intercept.module_call import ModuleIntercept
 from dcache.intercept.pytree import argument_names
 from dcache.sites.discovery import discover
@@ -32,11 +32,9 @@ def rope_errors(
         component: name of the denoiser, where the pipeline has several.
 
     Raises:
-        DcacheError: a block's attention is given no rotary positions.
+        DcacheError: a block's attention is given no rotary positions, or `component` names no denoiser.
     """
-    available = denoisers(pipe)
-    name = next(iter(available)) if component is None else component
-    module = available[name]
+    _, module = denoiser_named(pipe, component)
     before, errors = render(), {}
     for site in kv_sites(discover(module), sites):
         intercept = _WithoutPositions(site.attention)

@@ -52,12 +52,11 @@ def calibrate_router(
     results, cut = results or Results(), max(1, len(prompts) // 3)
     seen, begin = prompts[cut:], seed + cut
     progress("timing")
-    target, few = observe(subject, seen[0], begin), seen[:FEW]
-    latency = fit_latency(subject, target, few, begin, repeats, Timer(results))
-    share = latency.computes(speedup) / target.steps
+    few = seen[:FEW]
+    share, steps = _share(subject, few, begin, speedup, repeats, results)
     progress("weights of the loss")
     renderer = Renderer(subject, few, begin, results=results, part="importance")
-    weights = image_weights(renderer, target.steps)
+    weights = image_weights(renderer, steps)
     router = train(
         subject,
         seen,
@@ -88,9 +87,7 @@ def whole_start(
     Arguments are those of `calibrate_router`; prompts and seed those of the calibration: timings are shared.
     """
     results, cut = results or Results(), max(1, len(prompts) // 3)
-    target = observe(subject, prompts[0], seed)
-    latency = fit_latency(subject, target, prompts[:cut], seed, repeats, Timer(results))
-    share = latency.computes(speedup) / target.steps
+    share, _ = _share(subject, prompts[:cut], seed, speedup, repeats, results)
     router = train(
         subject,
         prompts[cut:],
@@ -102,6 +99,15 @@ def whole_start(
         progress=progress,
     )
     return scheduled(subject, router, share)
+
+
+def _share(
+    subject: Subject, prompts: Sequence[str], seed: int, speedup: float, repeats: int, results: Results
+) -> tuple[float, int]:
+    """The share of computed evaluations that reaches a speedup, timed on a batch; and how many there are."""
+    target = observe(subject, prompts[0], seed)
+    latency = fit_latency(subject, target, prompts, seed, repeats, Timer(results))
+    return latency.computes(speedup) / target.steps, target.steps
 
 
 def scheduled(subject: Subject, router: Router, share: float) -> Schedule:

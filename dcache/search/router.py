@@ -138,13 +138,11 @@ def train(  # noqa: PLR0913
     with frozen(module), soft(subject, module, sublayers, trainer):
         for i in range(iterations):
             name = f"{'whole ' if whole else ''}router:{i}"
-            known = results.has_arrays(name)
             progress(f"router: run {i + 1} of {iterations}")
             chosen = [prompts[(i * batch_size + j) % len(prompts)] for j in range(batch_size)]
             seeds = [seed + i * batch_size + j for j in range(batch_size)]
-            trained = results.arrays(name, partial(trainer.run, subject, chosen, seeds, share))
-            if known:
-                trainer.resume(trained)
+            # Also of a run that was made now: going on after a kill is no other way.
+            trainer.resume(results.arrays(name, partial(trainer.run, subject, chosen, seeds, share)))
     return trainer.router
 
 

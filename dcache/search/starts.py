@@ -86,6 +86,7 @@ def starts_of(
     prompt: str,
     seed: int,
     results: Results,
+    observed: ObservedCall | None = None,
 ) -> list[Start]:
     """The starts of a calibration: the plans of one observed call, and the traces of presets.
 
@@ -98,9 +99,10 @@ def starts_of(
         prompt: what is called with.
         seed: of its noise.
         results: those of an earlier run are taken from here.
+        observed: what an earlier call showed, which plans are made from; None makes a call.
     """
     makers: dict[str, Callable[[], Iterable[Start]]] = {
-        "plans": partial(planned_starts, subject, target, computes, prompt, seed)
+        "plans": partial(planned_starts, subject, target, computes, prompt, seed, observed)
     }
     for name, method in presets(computes, target.steps).items():
         entry = MethodEntry(name, name, method=method)
@@ -165,18 +167,34 @@ def resized(anchors: Anchors, computes: int, steps: int) -> Anchors:
 
 
 def planned_starts(
-    subject: Subject, target: CalibrationTarget, computes: int, prompt: str, seed: int
+    subject: Subject,
+    target: CalibrationTarget,
+    computes: int,
+    prompt: str,
+    seed: int,
+    observed: ObservedCall | None = None,
 ) -> list[Start]:
     """The plan of `tuned` from one observed call, and that of the planner `pairs` from the same tables."""
+    with suppress(DcacheError):
+        tables = observed or _observed(subject, prompt, seed)
+        if tables is not None and len(tables.taus) == target.steps:
+            return [*_plans(tables, computes)]
+    return []
+
+
+def _observed(subject: Subject, prompt: str, seed: int) -> ObservedCall | None:
+    """The tables of a call that is made now; None where nothing can be planned from it.
+
+    Raises:
+        DcacheError: the call cannot be made.
+    """
     modules = subject.denoisers
     if len(modules) != 1:
-        return []
-    with suppress(DcacheError), folder.apart():
+        return None
+    with folder.apart():
         run_once(subject, MethodEntry("tuned", "tuned", method=dcache.methods.tuned()), [prompt], [seed])
-        known = learned_of(modules[0])
-        if known is not None and len(known[1].observed.taus) == target.steps:
-            return [*_plans(known[1].observed, computes)]
-    return []
+    known = learned_of(modules[0])
+    return None if known is None else known[1].observed
 
 
 def _plans(observed: ObservedCall, computes: int) -> Iterator[Start]:

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from dcache.errors import DcacheError
-from dcache.identity.denoisers import candidates, config_digest, denoisers, is_pipeline
+from dcache.identity.denoisers import candidates, config_digest, denoiser_named, denoisers, is_pipeline
 
 
 class Denoiser(nn.Module):
@@ -64,6 +64,20 @@ def test_a_bare_module_is_its_own_denoiser() -> None:
 def test_every_module_that_takes_a_time_is_a_denoiser_whatever_its_class() -> None:
     pipe = Pipe(text=Encoder(), high=Denoiser(), low=Sigma(), vae=nn.Conv2d(1, 1, 1), scheduler=Sampler())
     assert denoisers(pipe) == {"high": pipe.high, "low": pipe.low}
+
+
+def test_the_only_denoiser_needs_no_name_and_one_of_several_does() -> None:
+    pipe = Pipe(high=Denoiser(), low=Sigma())
+    assert denoiser_named(pipe, "low") == ("low", pipe.low)
+    assert denoiser_named(Pipe(core=pipe.high)) == ("core", pipe.high)
+    assert denoiser_named(pipe.high) == ("", pipe.high)
+    have = "must be one denoiser of Pipe, which has"
+    with pytest.raises(DcacheError, match=f"{have} 'high', 'low'; got None"):
+        denoiser_named(pipe)
+    with pytest.raises(DcacheError, match=f"{have} 'core'; got 'high'"):
+        denoiser_named(Pipe(core=pipe.high), "high")
+    with pytest.raises(DcacheError, match=f"{have} none that dcache recognises by its modules' arguments"):
+        denoiser_named(Pipe(text=Encoder(), scheduler=Sampler()))
 
 
 def test_a_controlnet_is_none_unless_there_is_no_other() -> None:

@@ -123,6 +123,15 @@ def test_without_a_folder_this_process_knows_it(monkeypatch: pytest.MonkeyPatch)
     assert plan_of(other).startswith("observing")
 
 
+def test_without_a_folder_nothing_is_rendered_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected: list[int] = []
+    refined(PIXART.build(), calls=expected)
+    monkeypatch.setitem(os.environ, "DCACHE_HOME", "off")
+    calls: list[int] = []
+    refined(PIXART.build(), calls=calls)
+    assert calls == expected
+
+
 def test_clear_removes_what_a_kill_left(home: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         refined(PIXART.build(), most=20)

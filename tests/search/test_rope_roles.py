@@ -34,3 +34,8 @@ def test_a_model_without_rotary_positions_is_refused() -> None:
     pipe = shape.build()
     with pytest.raises(DcacheError, match="is given none"):
         rope_errors(pipe, lambda: shape.run(pipe, num_inference_steps=1), "kv:0")
+
+
+def test_a_denoiser_that_the_pipeline_does_not_have_is_refused_before_anything_is_rendered() -> None:
+    with pytest.raises(DcacheError, match="which has 'transformer'; got 'unet'"):
+        rope_errors(SHAPES["flux"].build(), lambda: pytest.fail("rendered"), component="unet")

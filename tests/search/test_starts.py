@@ -7,9 +7,10 @@ import pytest
 
 import dcache
 from dcache.method import Method
+from dcache.observation.tuning.tuner import learned_of
 from dcache.search.latency_model import observe
 from dcache.search.results import Results
-from dcache.search.starts import presets, regular, resized, starts_of
+from dcache.search.starts import planned_starts, presets, regular, resized, starts_of
 from tests.pipelines import PIXART
 from tests.search.pipeline_subjects import shaped
 
@@ -56,6 +57,22 @@ def test_what_begins_has_as_many_computes_and_does_what_the_preset_does(
     given: dict[str, Method] = presets(4, target.steps)
     expected, result = (_made(subject, method) for method in (given[newton.name], schedule))
     np.testing.assert_array_equal(result, expected)
+
+
+def test_tables_of_an_earlier_call_give_the_same_plans_without_another_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DCACHE_HOME", str(tmp_path))
+    subject = shaped(PIXART)
+    target = observe(subject, "1", 1)
+    expected = planned_starts(subject, target, 4, "1", 1)
+    known = learned_of(subject.pipe.transformer)
+    assert known is not None
+    monkeypatch.setattr(type(subject), "__call__", lambda *_: pytest.fail("called"))
+    starts = planned_starts(subject, target, 4, "1", 1, known[1].observed)
+    assert [start.name for start in starts] == ["tuned", "pairs"]
+    assert [start.anchors for start in starts] == [start.anchors for start in expected]
+    assert starts[0].terms == expected[0].terms
 
 
 def _made(subject: object, method: object) -> np.ndarray:
