@@ -104,6 +104,13 @@ def test_a_padded_row_equals_its_single_run_under_an_eviction():
     assert isinstance(caches[0].layers[0].store.segments[0].codec, ShadowCodec)
 
 
+def test_a_segment_holds_nothing_of_what_was_observed():
+    cache = prefilled(llama(1), lm_kv.snapkv(window=4), batch(), budget=0.5, codec=SHADOW)
+    (segment,) = cache.layers[0].store.segments
+    assert segment.codec.facts.turn is not None
+    assert segment.codec.facts.state is None
+
+
 @torch.no_grad()
 def test_a_forked_a_loaded_and_a_reordered_cache_go_on_alike(tmp_path):
     model, inputs = llama(), batch()
