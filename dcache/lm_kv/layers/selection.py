@@ -11,7 +11,7 @@ from dcache.lm_kv.layers.shared import Shared
 from dcache.lm_kv.model.attention import Logits
 from dcache.lm_kv.scoring.observers import State
 from dcache.lm_kv.scoring.selectors import Selector
-from dcache.lm_kv.scoring.window_columns import window_columns
+from dcache.lm_kv.scoring.window_columns import window_mean
 from dcache.lm_kv.storage.parts import DensePart, Part
 from dcache.lm_kv.storage.reducers import drop
 from dcache.lm_kv.storage.segment import Segment
@@ -52,9 +52,8 @@ def index_tokens(
     if shared.calibration is not None:
         state = {**state, "channels": shared.calibration.tensor("channels", layer).to(exact.lengths.device)}
     if selector.reads_attention and "query" in state:
-        sums, _, counted = window_columns(older, state, logits)
-        mean = sums / counted.sum(1).clamp_min(1)[:, None, None]
-        state = {**state, "received": exact.pad(mean[packed])}
+        received = window_mean(older, state, logits)[packed]
+        state = {**state, "received": exact.pad(received)}
     index = selector.index(exact.pad(exact.keys), exact.valid, state)
     store.segments = (replace(segment, index=index),)
 
