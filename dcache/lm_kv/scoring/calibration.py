@@ -15,7 +15,7 @@ import torch
 from dcache.errors import DcacheError
 from dcache.lm_kv.model.facts import difference, facts_of
 from dcache.lm_kv.scoring.heads import Pattern
-from dcache.util.files import as_path, write
+from dcache.util.files import as_path, read_tensors, write
 
 FORMAT = "dcache.lm_kv.calibration 1"
 
@@ -106,14 +106,7 @@ def load(path: str | os.PathLike[str]) -> Calibration:
 
 @lru_cache(maxsize=4)
 def _loaded(path: Path, changed: int, size: int) -> Calibration:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-    except (OSError, SafetensorError) as error:
-        raise DcacheError(f"cannot read the calibration {path}: {error}") from None
+    tensors, metadata = read_tensors(path, "calibration")
     if metadata.get("format") != FORMAT:
         raise DcacheError(
             f"{path} is not a calibration: expected the format {FORMAT!r}, which dcache lm calibrate writes"
