@@ -104,6 +104,11 @@ def load(path: str | os.PathLike[str]) -> Calibration:
     return _loaded(place, state.st_mtime_ns, state.st_size)
 
 
+def path_of(calibration: str | os.PathLike[str] | None) -> str | None:
+    """The path of a calibration that a policy's cache will read, None without one; as `load`, it raises."""
+    return None if calibration is None else str(load(calibration).path)
+
+
 @lru_cache(maxsize=4)
 def _loaded(path: Path, changed: int, size: int) -> Calibration:
     tensors, metadata = read_tensors(path, "calibration")
