@@ -264,10 +264,12 @@ def _scores(shared: Shared, stored: Stored, context: Context) -> torch.Tensor:
     policy, place = shared.policy, shared.places[context.layer]
     first = place - place % policy.layer_group
     if first < place and shared.group_scores is not None and shared.group_scores[0] == first:
-        return shared.group_scores[1]
-    scores = policy.scorer.score(stored, context).float().nan_to_num(0.0)
+        scores = shared.group_scores[1]
+    else:
+        scores = policy.scorer.score(stored, context).float().nan_to_num(0.0)
     # Until the last layer of the group has read it.
-    shared.group_scores = (first, scores) if policy.layer_group > 1 else None
+    last = (place + 1) % policy.layer_group == 0 or place + 1 == len(shared.places)
+    shared.group_scores = None if last else (first, scores)
     return scores
 
 
