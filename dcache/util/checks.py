@@ -64,6 +64,18 @@ def check_whole(name: str, value: object, least: int) -> int:
     return int(value)
 
 
+def check_odd(name: str, value: object) -> int:
+    """Check a width that is centred; returns it as a Python number.
+
+    Raises:
+        DcacheError: it is not a whole number, below 1, or even.
+    """
+    number = check_whole(name, value, 1)
+    if number % 2 == 0:
+        raise DcacheError(f"{name} must be odd, got {value!r}")
+    return number
+
+
 def check_number(name: str, value: object, least: float = -math.inf, most: float = math.inf) -> float:
     """Check a number; returns it as a Python number.
 

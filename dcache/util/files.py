@@ -1,4 +1,4 @@
-"""Atomic writing of files, and trying a place before the work whose results it is for."""
+"""Atomic writing of files, trying a place before the work whose results it is for, and reading tensors."""
 
 from __future__ import annotations
 
@@ -73,6 +73,27 @@ def write_json(path: Path, content: Any) -> Path:
     """
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     return write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_tensors(path: Path, what: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The torch tensors and the metadata of a safetensors file, by name.
+
+    Args:
+        path: path of the file.
+        what: what the file is, for the message: "cache".
+
+    Raises:
+        DcacheError: it cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            # It is no mapping.
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise DcacheError(f"cannot read the {what} {path}: {error}") from None
 
 
 def make_folder(path: Path) -> Path:

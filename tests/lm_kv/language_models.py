@@ -163,6 +163,28 @@ def generate(model: Any, inputs: dict[str, torch.Tensor], cache: Any, tokens: in
     return out.sequences[:, -tokens:], torch.stack(out.logits, 1)
 
 
+def check_a_padded_row_is_as_alone(
+    model: Any, inputs: dict[str, torch.Tensor], policy: Any, **more: Any
+) -> tuple[torch.Tensor, list[lm_kv.KVCache]]:
+    """The first row of `batch()` gives the logits that it gives without its pads and the other row.
+
+    Args:
+        model: in float64 where numbers are rounded: a sum in another order may move a float32 number across
+            the middle between two levels.
+        inputs: what `batch` gave.
+        policy: of the caches.
+        **more: other options of the caches.
+
+    Returns:
+        Logits of both rows, their cache and that of the row by itself.
+    """
+    caches = [lm_kv.KVCache(model, policy, **more) for _ in range(2)]
+    _, both = generate(model, inputs, caches[0])
+    _, single = generate(model, alone(inputs), caches[1])
+    torch.testing.assert_close(both[:1], single, atol=1.5e-5, rtol=0)
+    return both, caches
+
+
 def prefilled(model: Any, policy: Any, inputs: dict[str, torch.Tensor], **more: Any) -> Any:
     """A cache that has seen the batch; positions count true tokens."""
     cache = lm_kv.KVCache(model, policy, **more)

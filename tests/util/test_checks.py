@@ -12,6 +12,7 @@ import torch
 from dcache.errors import DcacheError
 from dcache.util.checks import (
     check_number,
+    check_odd,
     check_share,
     check_whole,
     check_wholes,
@@ -147,3 +148,12 @@ def test_a_number_is_refused_with_the_bounds_that_there_are(bounds: dict[str, fl
     with pytest.raises(DcacheError) as caught:
         check_number("sigma", math.nan, **bounds)
     assert str(caught.value) == f"sigma must be {says}, got nan"
+
+
+def test_a_width_is_odd():
+    assert [check_odd("pool", value) for value in (1, np.int64(5))] == [1, 5]
+    whole = "a whole number of at least 1"
+    for value, says in ((0, whole), (2.0, whole), (4, "odd")):
+        with pytest.raises(DcacheError) as caught:
+            check_odd("pool", value)
+        assert str(caught.value) == f"pool must be {says}, got {value!r}"

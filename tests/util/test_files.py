@@ -3,12 +3,15 @@
 import errno
 import math
 import os
+import re
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from dcache.errors import DcacheError
-from dcache.util.files import as_path, make_folder, try_file, try_folder, write, write_json
+from dcache.util.files import as_path, make_folder, read_tensors, try_file, try_folder, write, write_json
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
@@ -99,3 +102,15 @@ def test_what_is_no_path_is_refused(path: object) -> None:
 
 def test_a_path_may_be_text_or_an_object() -> None:
     assert as_path("a/b", "schedule") == as_path(Path("a/b"), "schedule") == Path("a/b")
+
+
+def test_tensors_are_read_with_their_metadata_and_what_is_no_such_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"ids": torch.tensor([3, 5])}, path, metadata={"format": "a 1"})
+    tensors, metadata = read_tensors(path, "cache")
+    assert {name: tensor.tolist() for name, tensor in tensors.items()} == {"ids": [3, 5]}
+    assert metadata == {"format": "a 1"}
+    path.write_bytes(b"something else")
+    for wrong in (path, tmp_path / "none"):
+        with pytest.raises(DcacheError, match=f"cannot read the cache {re.escape(str(wrong))}: "):
+            read_tensors(wrong, "cache")

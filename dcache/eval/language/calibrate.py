@@ -132,9 +132,9 @@ def _same(there: Calibration, about: Mapping[str, Any]) -> Calibration:
 def table(measured: Calibration) -> str:
     """A line for each layer: sensitivity, directions of nine tenths of the keys, how far heads look back."""
     lines = [f"{'layer':>5}  {'sensitivity':>11}  {'90 %':>4}  reach by head"]
-    for place, layer in enumerate(measured.about["facts"]["full_attention"]):
-        sensitivity = float(measured.tensors["sensitivity"][place])
-        reach = " ".join(f"{value:.2f}" for value in measured.pattern[layer])
+    pattern = measured.pattern
+    for layer, sensitivity in measured.sensitivity:
+        reach = " ".join(f"{value:.2f}" for value in pattern[layer])
         lines.append(f"{layer:>5}  {sensitivity:>11.4f}  {_directions(measured, layer):>4}  {reach}")
     return "\n".join(lines)
 
@@ -150,10 +150,9 @@ def _directions(measured: Calibration, layer: int) -> str:
 
 def plain(measured: Calibration) -> dict[str, Any]:
     """The figures of `table` and what they were measured on, as JSON values."""
-    layers = measured.about["facts"]["full_attention"]
-    sensitivity = measured.tensors["sensitivity"].tolist()
+    pattern = measured.pattern
     rows = [
-        {"layer": layer, "sensitivity": moved, "reach": list(measured.pattern[layer])}
-        for layer, moved in zip(layers, sensitivity, strict=True)
+        {"layer": layer, "sensitivity": moved, "reach": list(pattern[layer])}
+        for layer, moved in measured.sensitivity
     ]
     return {"file": str(measured.path), **measured.about, "layers": rows}

@@ -81,7 +81,8 @@ class ShadowCodec:
 
     def bound(self, facts: LayerFacts) -> ShadowCodec:
         """The codec of one layer."""
-        return replace(self, facts=facts)
+        # Segments keep their codec, and should not keep what an observer gathered alive.
+        return replace(self, facts=replace(facts, state=None))
 
     def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> ShadowKeys:
         """Keys turned back by their places in the run, and projected."""

@@ -49,6 +49,7 @@ class Plan:
 class Candidates:
     """A layer's tokens and scores `[rows, heads, M]`: +inf where protected, -inf where there is no token.
 
+    `stored` says which tokens are of the row's window.
     `preference`, float `[rows]`, is the layer's claim on a budget that layers share by preference.
     """
 
@@ -82,8 +83,8 @@ def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | N
     if shared.policy.selector is not None:
         for layer, store in pairs:
             columns = min(store.tail.length, *plan.window)
-            keep = _held(layer, store)
-            index_tokens(store, shared, layer.index, layer.state, layer.logits, columns, keep)
+            stored, keep = _held(layer, store)
+            index_tokens(store, stored, keep, columns, shared, layer.index, layer.state, layer.logits)
             layer.packed()
         return
     if shared.policy.allocation == "global":
@@ -96,17 +97,19 @@ def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | N
         layer.flush()
 
 
-def _held(layer: LayerCache, store: LayerStore) -> torch.Tensor | None:
-    """The tokens that a policy with a selector keeps, bool `[rows, heads, M]`; None for all of them."""
+def _held(layer: LayerCache, store: LayerStore) -> tuple[Stored, torch.Tensor]:
+    """A layer's tokens, and those that a policy with a selector keeps, bool `[rows, heads, M]`."""
     shared = layer.shared
     if shared.policy.held is None:
-        return None
+        stored = store.stored()
+        return stored, stored.valid
     seen = store.seen.tolist()
     read, held = (budget.tokens(seen) for budget in (shared.budget, Budget(shared.policy.held)))
     # What may be read must be there.
     plan = plan_rows(shared, seen, [max(pair) for pair in zip(read, held, strict=True)])
     candidates = _candidates(layer, store, plan, None)
-    return keep_uniform(candidates.scores, torch.tensor(plan.tokens, device=store.seen.device))
+    tokens = torch.tensor(plan.tokens, device=store.seen.device)
+    return candidates.stored, keep_uniform(candidates.scores, tokens)
 
 
 def _evict_each(
@@ -199,8 +202,8 @@ def _evict_by_preference(
     stated = torch.stack([c.preference for c in candidates if c.preference is not None]).T.tolist()
     preference = shared.policy.preference
     wanted = stated if preference is None else [preference.shares(row) for row in stated]
-    held = torch.stack([store.kept().amax(1) for _, store in pairs], 1).tolist()
-    rows = zip(plan.tokens, plan.sinks, plan.window, wanted, held, over.tolist(), strict=True)
+    longest = torch.stack([store.kept().amax(1) for _, store in pairs], 1).tolist()
+    rows = zip(plan.tokens, plan.sinks, plan.window, wanted, longest, over.tolist(), strict=True)
     budgets = [
         preference_budgets(n, preferences, _least(shared, n, s + w), most) if full else most
         for n, s, w, preferences, most, full in rows
@@ -252,7 +255,8 @@ def _candidates(
         scores = scores.masked_fill(stored.bias > 0, NOTHING)
     # What fell to the lower tier does not come back.
     fallen = is_lower(store.segments, stored.valid, policy.reducer.lower)
-    return Candidates(layer, store, stored, scores.masked_fill(~stored.valid | fallen, NOTHING), preference)
+    scores = scores.masked_fill(~stored.valid | fallen, NOTHING)
+    return Candidates(layer, store, replace(stored, newest=newest), scores, preference)
 
 
 def _scores(shared: Shared, stored: Stored, context: Context) -> torch.Tensor:
@@ -260,10 +264,12 @@ def _scores(shared: Shared, stored: Stored, context: Context) -> torch.Tensor:
     policy, place = shared.policy, shared.places[context.layer]
     first = place - place % policy.layer_group
     if first < place and shared.group_scores is not None and shared.group_scores[0] == first:
-        return shared.group_scores[1]
-    scores = policy.scorer.score(stored, context).float().nan_to_num(0.0)
+        scores = shared.group_scores[1]
+    else:
+        scores = policy.scorer.score(stored, context).float().nan_to_num(0.0)
     # Until the last layer of the group has read it.
-    shared.group_scores = (first, scores) if policy.layer_group > 1 else None
+    last = (place + 1) % policy.layer_group == 0 or place + 1 == len(shared.places)
+    shared.group_scores = None if last else (first, scores)
     return scores
 
 
@@ -272,15 +278,8 @@ def _pack(candidates: Candidates, keep: torch.Tensor, plan: Plan) -> None:
     layer, store = candidates.layer, candidates.store
     # Of a wider window the columns outside the batch's tail are packed: they take no other tokens either,
     # so that a row keeps what it does by itself.
-    window = torch.tensor(plan.window, device=store.seen.device)[:, None, None]
-    newest = candidates.stored.positions >= store.seen[:, None, None] - window
     columns = min(store.tail.length, *plan.window)
     shared = layer.shared
-    store.pack(
-        replace(candidates.stored, newest=newest),
-        keep,
-        columns,
-        shared.policy.reducer,
-        shared.codec(layer.index, layer.state),
-    )
+    codec = shared.codec(layer.index, layer.state)
+    store.pack(candidates.stored, keep, columns, shared.policy.reducer, codec)
     layer.packed()

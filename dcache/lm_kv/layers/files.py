@@ -21,11 +21,12 @@ from dcache.lm_kv.registry import available, make
 from dcache.lm_kv.storage.segment import Segment
 from dcache.lm_kv.storage.store import LayerStore
 from dcache.lm_kv.storage.tail import Tail
-from dcache.util.files import write
+from dcache.util.files import read_tensors, write
 
 FORMAT = "dcache.lm_kv.cache 2"
-# A policy's fields that KVCache can set beside the preset's own options.
+# A segment's tensors that it may lack.
 OPTIONAL = ("positions", "first", "bias", "score")
+# A policy's fields that KVCache can set beside the preset's own options.
 FIELDS = ("budget", "allocation", "floor", "dense_layers", "every")
 
 
@@ -107,10 +108,7 @@ class Saved:
         device = next(decoder.parameters()).device
         placed = {name: tensor.to(device) for name, tensor in self.tensors.items()}
         for layer in layers:
-            prefix = f"layer{layer.index}."
-            restore_layer(
-                layer, {n.removeprefix(prefix): t for n, t in placed.items() if n.startswith(prefix)}
-            )
+            restore_layer(layer, _under(f"layer{layer.index}.", placed))
         if "text.ids" in placed:
             text.append(placed["text.ids"], placed["text.valid"])
             text.complete = self.complete
@@ -146,14 +144,7 @@ def load(path: Path) -> Saved:
     Raises:
         DcacheError: the file cannot be read, or is none of these.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-    except (OSError, SafetensorError) as error:
-        raise DcacheError(f"cannot read the cache {path}: {error}") from None
+    tensors, metadata = read_tensors(path, "cache")
     if metadata.get("format") != FORMAT:
         raise DcacheError(f"{path} is not a cache that KVCache.save wrote: expected the format {FORMAT!r}")
     header = json.loads(metadata["header"])

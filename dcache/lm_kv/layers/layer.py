@@ -196,7 +196,8 @@ class LayerCache(adapter.BaseLayer):
     def flush(self) -> None:
         """Encode tokens that leave the tail, where the codec does so before an eviction."""
         flushes = self.index in self.shared.places and self.shared.policy.selector is None
-        if flushes and self.store and self.store.flush(self.shared.codec(self.index, self.state)):
+        bound = partial(self.shared.codec, self.index, self.state)
+        if flushes and self.store and self.store.flush(self.shared.policy.codec, bound):
             self._account()
 
     def packed(self) -> None:

@@ -159,23 +159,23 @@ class Shared:
 
     def turn(self, layer: int, states: torch.Tensor, positions: torch.Tensor, mode: str) -> torch.Tensor:
         """Keys or queries turned as `Rotary.turn` turns them."""
-        if self.rotary is None:
-            raise DcacheError(
-                "this policy turns keys or queries, but says that it does not: set `needs_rotary`"
-            )
-        return self.rotary.turn(layer, states, positions, mode)
+        return self._known_rotary().turn(layer, states, positions, mode)
 
     def mean_rotation(
         self, layer: int, size: int, start: int, count: int, like: torch.Tensor
     ) -> torch.Tensor:
         """The mean of a layer's rotations at these positions, as `Rotary.mean` has it."""
-        if self.rotary is None:
-            raise DcacheError(
-                "this policy turns keys or queries, but says that it does not: set `needs_rotary`"
-            )
-        return self.rotary.mean(layer, size, start, count, like)
+        return self._known_rotary().mean(layer, size, start, count, like)
 
     def count_bytes(self, change: int) -> None:
         """Storages grew or shrank."""
         self.bytes_held += change
         self.peak_bytes = max(self.peak_bytes, self.bytes_held)
+
+    def _known_rotary(self) -> Rotary:
+        """The model's rotations, which only policies that say so look for."""
+        if self.rotary is None:
+            raise DcacheError(
+                "this policy turns keys or queries, but says that it does not: set `needs_rotary`"
+            )
+        return self.rotary

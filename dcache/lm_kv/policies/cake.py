@@ -9,7 +9,7 @@ from dcache.lm_kv.registry import preset
 from dcache.lm_kv.scoring.observers import QueryWindow
 from dcache.lm_kv.scoring.preference import DispersionAndShift
 from dcache.lm_kv.scoring.window_scorers import MeanAndVariance
-from dcache.util.checks import check_whole, is_number
+from dcache.util.checks import check_number, check_odd, check_whole, is_number
 
 
 @preset
@@ -39,11 +39,8 @@ def cake(
         every: decoded tokens between evictions; 0 evicts after prompts alone, as published.
     """
     check_whole("window", window, 2)
-    check_whole("pool", pool, 1)
-    if pool % 2 == 0:
-        raise DcacheError(f"pool must be odd, got {pool}")
-    if not is_number(gamma) or gamma < 0.0:
-        raise DcacheError(f"gamma must be a number of at least 0, got {gamma!r}")
+    check_odd("pool", pool)
+    check_number("gamma", gamma, 0)
     if not all(is_number(tau) and tau > 0.0 for tau in (tau1, tau2)):
         raise DcacheError(f"tau1 and tau2 must be numbers above 0, got {tau1!r} and {tau2!r}")
     return Policy(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from dcache.errors import DcacheError
 from dcache.lm_kv.options import Allocation
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
@@ -12,7 +11,7 @@ from dcache.lm_kv.scoring.calibration import load
 from dcache.lm_kv.scoring.heads import Pattern, VotesOfFarHeads
 from dcache.lm_kv.scoring.observers import QueryWindow
 from dcache.lm_kv.scoring.preference import GivenLayers
-from dcache.util.checks import check_whole
+from dcache.util.checks import check_odd, check_whole
 
 
 @preset
@@ -43,9 +42,7 @@ def compresskv(
     """
     check_whole("heads", heads, 1)
     check_whole("window", window, 1)
-    check_whole("pool", pool, 1)
-    if pool % 2 == 0:
-        raise DcacheError(f"pool must be odd, got {pool}")
+    check_odd("pool", pool)
     path, layers = None, None
     if isinstance(pattern, str | os.PathLike):
         path, measured = os.fspath(pattern), load(pattern)

@@ -7,7 +7,7 @@ import os
 from dcache.lm_kv.codecs.projected import ProjectedCodec
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
-from dcache.lm_kv.scoring.calibration import load
+from dcache.lm_kv.scoring.calibration import path_of
 from dcache.lm_kv.scoring.scorers import Recency
 
 
@@ -34,7 +34,7 @@ def cskv(
         calibration: path of a file of `dcache lm calibrate` that has the directions of keys, as MatryoshkaKV
             begins with; None to find them in every group.
     """
-    path = None if calibration is None else str(load(calibration).path)
+    path = path_of(calibration)
     return Policy(
         scorer=Recency(),
         calibration=path,

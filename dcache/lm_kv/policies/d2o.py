@@ -10,7 +10,7 @@ from dcache.lm_kv.scoring.observers import ColumnSums
 from dcache.lm_kv.scoring.preference import EvenLayers
 from dcache.lm_kv.scoring.scorers import ReceivedSum
 from dcache.lm_kv.storage.nearest import MergeInto
-from dcache.util.checks import is_number
+from dcache.util.checks import check_number, is_number
 
 
 @preset
@@ -37,8 +37,7 @@ def d2o(
         allocation: "preference" as published.
         every: decoded tokens between evictions; 1 as published.
     """
-    if not is_number(ratio) or not ratio >= 1.0:
-        raise DcacheError(f"ratio must be a number of at least 1, got {ratio!r}")
+    check_number("ratio", ratio, 1)
     if threshold is not None and (not is_number(threshold) or not -1.0 <= threshold <= 1.0):
         raise DcacheError(f"threshold must be a number from -1 to 1, or None, got {threshold!r}")
     return Policy(

@@ -6,7 +6,7 @@ import os
 
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
-from dcache.lm_kv.scoring.calibration import load
+from dcache.lm_kv.scoring.calibration import path_of
 from dcache.lm_kv.scoring.observers import Nothing, QueryWindow
 from dcache.lm_kv.scoring.scorers import Recency
 from dcache.lm_kv.scoring.selectors import LabelChannels
@@ -40,7 +40,7 @@ def double_sparsity(
         every: decoded tokens between two indexings; until then new tokens are always read.
     """
     check_whole("channels", channels, 1)
-    path = None if calibration is None else str(load(calibration).path)
+    path = path_of(calibration)
     return Policy(
         scorer=Recency(),
         observer=QueryWindow(QUERIES) if path is None else Nothing(),

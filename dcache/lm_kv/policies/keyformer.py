@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dcache.errors import DcacheError
 from dcache.lm_kv.options import Allocation
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
 from dcache.lm_kv.scoring.noisy import NoisyReceived, NoisySums
-from dcache.util.checks import check_whole, is_number
+from dcache.util.checks import check_number, check_whole
 
 
 @preset
@@ -38,8 +37,7 @@ def keyformer(
     """
     check_whole("history", history, 1)
     check_whole("seed", seed, 0)
-    if not is_number(growth) or not growth >= 0.0:
-        raise DcacheError(f"growth must be a number of at least 0, got {growth!r}")
+    check_number("growth", growth, 0)
     return Policy(
         scorer=NoisyReceived(),
         observer=NoisySums(history, growth, seed),

@@ -7,7 +7,7 @@ import os
 from dcache.lm_kv.codecs.shadow import ShadowCodec
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
-from dcache.lm_kv.scoring.calibration import load
+from dcache.lm_kv.scoring.calibration import path_of
 from dcache.lm_kv.scoring.scorers import Recency
 from dcache.lm_kv.scoring.selectors import Landmarks
 
@@ -40,7 +40,7 @@ def shadowkv(
         window: newest tokens that are always read.
         every: decoded tokens between two indexings; until then new tokens are always read.
     """
-    path = None if calibration is None else str(load(calibration).path)
+    path = path_of(calibration)
     return Policy(
         scorer=Recency(),
         calibration=path,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dcache.errors import DcacheError
 from dcache.lm_kv.options import Allocation
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
 from dcache.lm_kv.scoring.observers import QueryWindow
 from dcache.lm_kv.scoring.scorers import WindowAttention
-from dcache.util.checks import check_whole
+from dcache.util.checks import check_odd, check_whole
 
 
 @preset
@@ -34,9 +33,7 @@ def snapkv(
         every: decoded tokens between evictions; 0 evicts after prompts alone, as published.
     """
     check_whole("window", window, 1)
-    check_whole("pool", pool, 1)
-    if pool % 2 == 0:
-        raise DcacheError(f"pool must be odd, got {pool}")
+    check_odd("pool", pool)
     return Policy(
         scorer=WindowAttention(pool),
         observer=QueryWindow(window),

@@ -7,15 +7,17 @@ import torch
 from dcache.lm_kv.storage.stored import Stored
 
 
-def layer_mean(values: torch.Tensor, stored: Stored) -> torch.Tensor:
+def layer_mean(values: torch.Tensor, stored: Stored, heads: torch.Tensor | None = None) -> torch.Tensor:
     """Each token's mean over the KV heads that hold it, float32 `[B, h, M]`; 0 at unused slots.
 
     Args:
         values: float32 `[B, h, M]`.
         stored: the layer's tokens.
+        heads: bool `[B, h]`, those that count; None for all of them.
     """
-    total = on_grid(values.masked_fill(~stored.valid, 0.0), stored).sum(1)
-    count = on_grid(stored.valid.to(values.dtype), stored).sum(1).clamp_min(1.0)
+    counted = stored.valid if heads is None else stored.valid & heads[..., None]
+    total = on_grid(values.masked_fill(~counted, 0.0), stored).sum(1)
+    count = on_grid(counted.to(values.dtype), stored).sum(1).clamp_min(1.0)
     return from_grid((total / count)[:, None].expand(-1, values.shape[1], -1), stored)
 
 

@@ -15,7 +15,7 @@ import torch
 from dcache.errors import DcacheError
 from dcache.lm_kv.model.facts import difference, facts_of
 from dcache.lm_kv.scoring.heads import Pattern
-from dcache.util.files import as_path, write
+from dcache.util.files import as_path, read_tensors, write
 
 FORMAT = "dcache.lm_kv.calibration 1"
 
@@ -104,16 +104,14 @@ def load(path: str | os.PathLike[str]) -> Calibration:
     return _loaded(place, state.st_mtime_ns, state.st_size)
 
 
+def path_of(calibration: str | os.PathLike[str] | None) -> str | None:
+    """The path of a calibration that a policy's cache will read, None without one; as `load`, it raises."""
+    return None if calibration is None else str(load(calibration).path)
+
+
 @lru_cache(maxsize=4)
 def _loaded(path: Path, changed: int, size: int) -> Calibration:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-    except (OSError, SafetensorError) as error:
-        raise DcacheError(f"cannot read the calibration {path}: {error}") from None
+    tensors, metadata = read_tensors(path, "calibration")
     if metadata.get("format") != FORMAT:
         raise DcacheError(
             f"{path} is not a calibration: expected the format {FORMAT!r}, which dcache lm calibrate writes"

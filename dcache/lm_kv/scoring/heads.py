@@ -8,9 +8,9 @@ from typing import ClassVar, TypeAlias
 import torch
 
 from dcache.errors import DcacheError
-from dcache.lm_kv.scoring.by_position import from_grid, on_grid
-from dcache.lm_kv.scoring.scorers import Context, smoothed, window_attention
-from dcache.lm_kv.scoring.window_columns import window_columns
+from dcache.lm_kv.scoring.by_position import layer_mean
+from dcache.lm_kv.scoring.scorers import Context, ranks, smoothed, window_attention
+from dcache.lm_kv.scoring.window_columns import window_mean
 from dcache.lm_kv.storage.stored import Stored
 
 # For each layer of the model a number from 0 to 1 for each KV head; layers without full attention have ().
@@ -63,14 +63,9 @@ class VotesOfFarHeads:
 
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
         """Mean over the voting heads and the window's queries of A[q, k], smoothed."""
-        sums, _, counted = window_columns(stored, context.state, context.logits)
-        reach = reach_of(self.pattern, 4, stored, context).expand(len(sums), -1)
-        order = reach.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        votes = (order < self.heads)[..., None] & stored.valid
-        mean = sums / counted.sum(1).clamp_min(1)[:, None, None]
-        total, voted = (on_grid(part * votes, stored).sum(1) for part in (mean, torch.ones_like(mean)))
-        grid = (total / voted.clamp_min(1.0))[:, None].expand(-1, sums.shape[1], -1)
-        return smoothed(from_grid(grid, stored), self.pool, stored, context)
+        attention = window_mean(stored, context.state, context.logits)
+        votes = ranks(reach_of(self.pattern, 4, stored, context)) < self.heads
+        return smoothed(layer_mean(attention, stored, votes), self.pool, stored, context)
 
 
 def reach_of(pattern: Pattern | None, sinks: int, stored: Stored, context: Context) -> torch.Tensor:

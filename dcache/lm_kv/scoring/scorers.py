@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from dcache.errors import DcacheError
 from dcache.lm_kv.model.attention import Logits
 from dcache.lm_kv.scoring.observers import State, symmetric
-from dcache.lm_kv.scoring.window_columns import window_columns
+from dcache.lm_kv.scoring.window_columns import window_columns, window_mean
 from dcache.lm_kv.storage.stored import Stored
 
 
@@ -92,6 +92,11 @@ def hashed(value: torch.Tensor) -> torch.Tensor:
     return ((value & 0xFFFFFFFF) >> 8).float() / 2**24
 
 
+def ranks(scores: torch.Tensor) -> torch.Tensor:
+    """The place of every score in its last dimension, 0 for the highest; of equal ones the first."""
+    return scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+
+
 @dataclass(frozen=True)
 class KeyDistance:
     """KeyDiff: keys unlike the mean direction of their head's keys."""
@@ -118,8 +123,7 @@ class WindowAttention:
 
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
         """Mean over the group's heads and the window's queries of A[q, k]."""
-        sums, _, counted = window_columns(stored, context.state, context.logits)
-        score = sums / counted.sum(1).clamp_min(1)[:, None, None]
+        score = window_mean(stored, context.state, context.logits)
         return smoothed(score, self.pool, stored, context)
 
 

@@ -147,11 +147,11 @@ class LatestQueries:
     reads_attention: ClassVar[bool] = True
 
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
-        """`received` `[B, h, n]`."""
+        """`logits` `[B, h, n]`, logarithms of the mean attention."""
         if "received" not in state:
             raise DcacheError("LatestQueries reads the last queries: give its policy a QueryWindow observer")
-        return {"received": state["received"]}
+        return {"logits": state["received"].clamp_min(1e-30).log()}
 
     def products(self, query: torch.Tensor, index: Index) -> torch.Tensor:
-        """Logarithms of the mean attention, the same for all queries."""
-        return index["received"].clamp_min(1e-30).log()[:, :, None].expand(-1, -1, query.shape[2], -1)
+        """The same for all queries."""
+        return index["logits"][:, :, None].expand(-1, -1, query.shape[2], -1)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from dcache.lm_kv.scoring.by_position import from_grid, layer_mean, on_grid
-from dcache.lm_kv.scoring.scorers import Context, older_than_window, window_attention
+from dcache.lm_kv.scoring.scorers import Context, older_than_window, ranks, window_attention
 from dcache.lm_kv.storage.stored import Stored
 
 ANCHORS = ("alternating", "mean", "ones", "zeros")
@@ -43,11 +43,11 @@ class Representatives:
         room = (tokens - counted.shape[1]).clamp_min(0)[:, None, None]
         important = (room * self.share).floor()
         mean = layer_mean(heads.mean(2), stored).masked_fill(~older, float("-inf"))
-        chosen = _ranks(mean) < important
-        kept = _ranks(heads.masked_fill(~older[:, :, None], float("-inf"))) < important[..., None]
+        chosen = ranks(mean) < important
+        kept = ranks(heads.masked_fill(~older[:, :, None], float("-inf"))) < important[..., None]
         distance = self._distance(kept, older, stored)
         others = older & ~chosen
-        rank = _ranks(-distance.masked_fill(~others, float("inf")))
+        rank = ranks(-distance.masked_fill(~others, float("inf")))
         count = others.sum(-1, keepdim=True).clamp_min(1)
         picked = (room - important).long()
         # Every (count / picked)-th: exactly `picked` of them cross a whole number.
@@ -67,8 +67,3 @@ class Representatives:
             anchor = anchor.float()[None]
         distance = (bits - anchor[..., None]).abs().sum(1, keepdim=True)
         return from_grid(distance.expand(-1, kept.shape[1], -1), stored)
-
-
-def _ranks(scores: torch.Tensor) -> torch.Tensor:
-    """The place of every score in its last dimension, 0 for the highest; of equal ones the first."""
-    return scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)

@@ -46,3 +46,9 @@ def window_columns(
     )
     sums, maxima = (column.view(rows, heads, slots) for column in columns)
     return sums / groups, maxima, counted
+
+
+def window_mean(stored: Stored, state: State, logits: Logits) -> torch.Tensor:
+    """The mean over the queries, and over the group's heads, of what `window_columns` sums, `[B, h, M]`."""
+    sums, _, counted = window_columns(stored, state, logits)
+    return sums / counted.sum(1).clamp_min(1)[:, None, None]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
 from dcache.kernels.lowbit import LowBit
-from dcache.kernels.ragged_attention import Runs, ragged_attention
+from dcache.kernels.ragged_attention import ragged_attention
 from dcache.lm_kv.codecs.low_bit import LowBitCodec
-from dcache.lm_kv.storage.parts import RaggedPart
+from dcache.lm_kv.storage.parts import RaggedPart, RunsPart
 
 
 @dataclass(frozen=True)
-class EncodedPart:
+class EncodedPart(RunsPart):
     """Runs of any lengths in few bits.
 
     Attributes:
@@ -33,24 +32,9 @@ class EncodedPart:
     sizes: list[int]
     bias: torch.Tensor | None = None
 
-    @cached_property
-    def columns(self) -> int:
-        """Tokens in the longest run."""
-        return max(self.sizes)
-
-    @cached_property
-    def runs(self) -> Runs:
-        """The lengths."""
-        return Runs(self.lengths.flatten())
-
     def products(self, query: torch.Tensor) -> torch.Tensor:
         """Dot products with decoded keys; 0 in unused columns."""
         return self._decoded(self.keys).products(query)
-
-    def mask(self, logits: torch.Tensor) -> torch.Tensor:
-        """Bias added; -inf in unused columns."""
-        # Neither keys nor values are read.
-        return self._runs_of(self.keys.codes, self.values.codes).mask(logits)
 
     def combine(self, weights: torch.Tensor) -> torch.Tensor:
         """Weighted sums of decoded values."""
@@ -60,10 +44,6 @@ class EncodedPart:
         self, query: torch.Tensor, scale: float, softcap: float | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Queries meet the codes; only pieces of a run are ever decoded."""
-        bias = None
-        if self.bias is not None:
-            columns = torch.arange(self.columns, device=query.device)
-            bias = self.bias[columns < self.lengths[..., None]]
         out, lse = ragged_attention(
             self.codec.turned(query.flatten(0, 1)),
             self.keys,
@@ -71,13 +51,10 @@ class EncodedPart:
             self.runs,
             scale,
             softcap=softcap,
-            bias=bias,
+            bias=self.flat_bias(),
         )
         return self.codec.turned(out).view(*query.shape[:3], -1), lse.view(query.shape[:3])
 
     def _decoded(self, encoded: LowBit) -> RaggedPart:
         tokens = self.codec.decode(encoded)
-        return self._runs_of(tokens, tokens)
-
-    def _runs_of(self, keys: torch.Tensor, values: torch.Tensor) -> RaggedPart:
-        return RaggedPart(keys, values, self.lengths, self.sizes, self.bias)
+        return RaggedPart(tokens, tokens, self.lengths, self.sizes, self.bias)

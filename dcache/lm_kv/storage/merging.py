@@ -83,21 +83,12 @@ class MergeRuns:
 def _together(stored: Stored, keep: torch.Tensor) -> tuple[Stored, torch.Tensor]:
     """The same with unused slots behind all tokens, so that neighbours lie side by side."""
     order = (~stored.valid).int().argsort(dim=-1, stable=True)
-    moved = Stored(
-        _at(stored.keys, order),
-        _at(stored.values, order),
-        stored.positions.gather(-1, order),
-        stored.valid.gather(-1, order),
-        None if stored.bias is None else stored.bias.gather(-1, order),
-        None if stored.score is None else stored.score.gather(-1, order),
-        None if stored.newest is None else stored.newest.gather(-1, order),
-    )
-    return moved, keep.gather(-1, order)
+    return stored.each(lambda part: _at(part, order)), keep.gather(-1, order)
 
 
 def _at(states: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-    """States `[rows, heads, M, d]` of these slots `[rows, heads, M]`."""
-    return states.gather(2, slots[..., None].expand_as(states))
+    """States `[rows, heads, M, ...]` of these slots `[rows, heads, M]`."""
+    return states.gather(2, slots.view(*slots.shape, *[1] * (states.ndim - 3)).expand_as(states))
 
 
 def _sum(states: torch.Tensor, pivot: torch.Tensor, lost: torch.Tensor) -> torch.Tensor:

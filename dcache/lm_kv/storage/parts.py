@@ -101,15 +101,18 @@ class DensePart:
         return self.bias.masked_fill(~self.valid, float("-inf"))[:, :, None]
 
 
-@dataclass(frozen=True)
-class RaggedPart:
-    """Runs of unequal length: flat keys `[N, d]`, values `[N, d_v]`, bias `[B, h, width]` or None."""
+class RunsPart:
+    """Base of parts that are runs of unequal length.
 
-    keys: torch.Tensor
-    values: torch.Tensor
+    Attributes:
+        lengths: int64 `[B, h]`.
+        sizes: the same on the host.
+        bias: float32 `[B, h, columns]` or None.
+    """
+
     lengths: torch.Tensor
     sizes: list[int]
-    bias: torch.Tensor | None = None
+    bias: torch.Tensor | None
 
     @cached_property
     def columns(self) -> int:
@@ -127,6 +130,27 @@ class RaggedPart:
         """The lengths."""
         return Runs(self.lengths.flatten())
 
+    def mask(self, logits: torch.Tensor) -> torch.Tensor:
+        """Bias added; -inf in unused columns."""
+        if self.bias is not None:
+            logits += self.bias[:, :, None]
+        return logits.masked_fill_(self.unused, float("-inf"))
+
+    def flat_bias(self) -> torch.Tensor | None:
+        """float32 `[N]`, each token's bias; None where there is none."""
+        return None if self.bias is None else self.bias[~self.unused[:, :, 0]]
+
+
+@dataclass(frozen=True)
+class RaggedPart(RunsPart):
+    """Runs of unequal length: flat keys `[N, d]`, values `[N, d_v]`, bias `[B, h, width]` or None."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    lengths: torch.Tensor
+    sizes: list[int]
+    bias: torch.Tensor | None = None
+
     @cached_property
     def views(self) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
         """Size, keys `[d, n]` and values `[n, d_v]` of each run, as views."""
@@ -141,12 +165,6 @@ class RaggedPart:
         for place, queries, (size, keys, _) in places:
             torch.mm(queries, _as(keys, query), out=place[:, :size])
         return out
-
-    def mask(self, logits: torch.Tensor) -> torch.Tensor:
-        """Bias added; -inf in unused columns."""
-        if self.bias is not None:
-            logits += self.bias[:, :, None]
-        return logits.masked_fill_(self.unused, float("-inf"))
 
     def combine(self, weights: torch.Tensor) -> torch.Tensor:
         """Weighted sums of values, run by run."""
@@ -164,9 +182,8 @@ class RaggedPart:
         if softcap is None and self.bias is None and flash.possible(flat, self.keys, self.values):
             out, lse = fused_runs(flat, self.keys, self.values, self.runs, scale)
         else:
-            bias = None if self.bias is None else self.bias[~self.unused[:, :, 0]]
             out, lse = ragged_attention(
-                flat, self.keys, self.values, self.runs, scale, softcap=softcap, bias=bias
+                flat, self.keys, self.values, self.runs, scale, softcap=softcap, bias=self.flat_bias()
             )
         return out.view(*query.shape[:3], -1), lse.view(query.shape[:3])
 

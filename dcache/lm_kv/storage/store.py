@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -128,8 +128,13 @@ class LayerStore:
             self.segments = (reducer(stored.first(older), keep[:, :, :older], codec),)
         self.tail.keep_newest(columns)
 
-    def flush(self, codec: Codec) -> bool:
+    def flush(self, codec: Codec, bound: Callable[[], Codec]) -> bool:
         """Encode the oldest tokens of the tail in whole blocks, where each row has its residual beside them.
+
+        Args:
+            codec: says how many tokens leave together and how many stay.
+            bound: the same codec with what it knows of the layer; called where tokens leave, for it may cost
+                more than a decoded token's other bookkeeping.
 
         Returns:
             Whether there were any.
@@ -138,7 +143,7 @@ class LayerStore:
         if oldest is None:
             return False
         tokens = oldest[:, None].expand(-1, self.heads, -1)
-        new = drop(gather((), self.tail), tokens, codec)
+        new = drop(gather((), self.tail), tokens, bound())
         start = self.tail.positions.gather(1, oldest.int().argmax(1, keepdim=True)).long()
         new = replace(new, positions=None, first=start.expand(-1, self.heads))
         if self.segments and self.segments[-1].first is not None:

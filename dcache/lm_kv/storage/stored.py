@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
@@ -35,15 +36,13 @@ class Stored:
 
     def first(self, slots: int) -> Stored:
         """The first slots of every run; the newest columns of the tail are the last ones."""
-        return Stored(
-            self.keys[:, :, :slots],
-            self.values[:, :, :slots],
-            self.positions[:, :, :slots],
-            self.valid[:, :, :slots],
-            None if self.bias is None else self.bias[:, :, :slots],
-            None if self.score is None else self.score[:, :, :slots],
-            None if self.newest is None else self.newest[:, :, :slots],
-        )
+        return self.each(lambda part: part[:, :, :slots])
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Stored:
+        """The same change of every tensor; all have the first three dimensions in common."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {n: None if part is None else change(part) for n, part in parts.items()}
+        return Stored(**changed)
 
     def takers(self, keep: torch.Tensor) -> torch.Tensor:
         """Of the tokens in `keep`, bool `[rows, heads, M]`, those into which others may be merged."""

@@ -4,8 +4,8 @@ import torch
 from dcache import DcacheError, lm_kv
 from dcache.lm_kv.codecs.low_bit import LowBitCodec
 from tests.lm_kv.language_models import (
-    alone,
     batch,
+    check_a_padded_row_is_as_alone,
     check_they_go_on_alike,
     copies,
     generate,
@@ -30,12 +30,6 @@ EVICTING = {
 }
 
 
-def cache_of(model, name):
-    if name == "kivi":
-        return lm_kv.KVCache(model, KIVI)
-    return lm_kv.KVCache(model, EVICTING[name], codec=KIVI, budget=0.5)
-
-
 def codes(segment):
     """Each run's codes of keys and values, `[tokens, bytes]`."""
     both = torch.cat([segment.keys.codes, segment.values.codes], 1)
@@ -46,10 +40,8 @@ def codes(segment):
 def test_a_padded_row_equals_its_single_run_while_encoding_and_evicting(name):
     # In float64: a sum in another order may move a float32 number across the middle between two levels.
     model, inputs = llama().double(), batch()
-    caches = [cache_of(model, name) for _ in range(2)]
-    _, both = generate(model, inputs, caches[0])
-    _, single = generate(model, alone(inputs), caches[1])
-    torch.testing.assert_close(both[:1], single, atol=1.5e-5, rtol=0)
+    options = {} if name == "kivi" else {"codec": KIVI, "budget": 0.5}
+    _, caches = check_a_padded_row_is_as_alone(model, inputs, EVICTING[name], **options)
     stores = [layer.store for cache in caches for layer in cache.layers[:1]]
     assert all(isinstance(segment.codec, LowBitCodec) for store in stores for segment in store.segments)
     assert stores[0].kept()[0].tolist() == stores[1].kept()[0].tolist()

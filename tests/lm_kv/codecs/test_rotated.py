@@ -4,7 +4,7 @@ import torch
 from dcache import DcacheError, lm_kv
 from dcache.kernels.lowbit import pack, unpack
 from dcache.lm_kv.codecs.rotated import RotatedCodec, hadamard, turned
-from tests.lm_kv.language_models import alone, batch, generate, llama, prefilled
+from tests.lm_kv.language_models import batch, check_a_padded_row_is_as_alone, llama, prefilled
 
 ROTATED = lm_kv.rotatekv(bits=4, group=8, residual=2)
 
@@ -41,10 +41,7 @@ def test_a_padded_row_equals_its_single_run_alone_and_under_an_eviction(more):
     model, inputs = llama().double(), batch(length=60)
     policy = lm_kv.keydiff(**more) if more else ROTATED
     options = {"codec": ROTATED, "budget": 0.5} if more else {}
-    caches = [lm_kv.KVCache(model, policy, **options) for _ in range(2)]
-    _, both = generate(model, inputs, caches[0])
-    _, single = generate(model, alone(inputs), caches[1])
-    torch.testing.assert_close(both[:1], single, atol=1.5e-5, rtol=0)
+    _, caches = check_a_padded_row_is_as_alone(model, inputs, policy, **options)
     assert isinstance(caches[0].layers[0].store.segments[0].codec, RotatedCodec)
 
 

@@ -7,11 +7,10 @@ from dcache.lm_kv.codecs.pages import unlike_pages
 from dcache.lm_kv.codecs.shadow import ShadowCodec
 from dcache.lm_kv.model.rotary import find_rotary
 from tests.lm_kv.language_models import (
-    alone,
     batch,
+    check_a_padded_row_is_as_alone,
     check_they_go_on_alike,
     copies,
-    generate,
     llama,
     prefilled,
 )
@@ -97,11 +96,16 @@ def test_values_are_copies_in_host_memory():
 
 def test_a_padded_row_equals_its_single_run_under_an_eviction():
     model, inputs = llama().double(), batch(length=60)
-    caches = [lm_kv.KVCache(model, lm_kv.keydiff(every=4), codec=SHADOW, budget=0.5) for _ in range(2)]
-    _, both = generate(model, inputs, caches[0])
-    _, single = generate(model, alone(inputs), caches[1])
-    torch.testing.assert_close(both[:1], single, atol=1.5e-5, rtol=0)
+    policy = lm_kv.keydiff(every=4)
+    _, caches = check_a_padded_row_is_as_alone(model, inputs, policy, codec=SHADOW, budget=0.5)
     assert isinstance(caches[0].layers[0].store.segments[0].codec, ShadowCodec)
+
+
+def test_a_segment_holds_nothing_of_what_was_observed():
+    cache = prefilled(llama(1), lm_kv.snapkv(window=4), batch(), budget=0.5, codec=SHADOW)
+    (segment,) = cache.layers[0].store.segments
+    assert segment.codec.facts.turn is not None
+    assert segment.codec.facts.state is None
 
 
 @torch.no_grad()

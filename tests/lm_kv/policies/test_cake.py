@@ -37,6 +37,7 @@ def test_layers_get_their_share_and_keep_what_is_attended_to_or_varies():
         ({"window": 1}, "window must be"),
         ({"pool": 4}, "pool must be odd, got 4"),
         ({"gamma": -1.0}, "gamma must be"),
+        ({"gamma": float("nan")}, "gamma must be"),
         ({"tau1": 0.0}, "tau1 and tau2 must be"),
     ],
 )

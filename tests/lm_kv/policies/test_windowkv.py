@@ -30,6 +30,8 @@ def test_layers_of_a_group_keep_what_the_first_one_chose():
     assert positions(each, 1) != positions(each, 0)
     # The third layer begins a group of its own; the prompt's attention is that of all tokens.
     assert positions(grouped, 2) == positions(each, 2)
+    # A prompt's scores do not outlive its eviction.
+    assert grouped.layers[0].shared.group_scores is None
 
 
 @pytest.mark.parametrize(

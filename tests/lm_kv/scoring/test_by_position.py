@@ -21,3 +21,5 @@ def test_values_lie_at_their_positions_and_come_back():
 def test_the_mean_is_over_the_heads_that_hold_a_token():
     values = torch.tensor([[[1.0, 2.0, 3.0], [4.0, 5.0, 9.0]]])
     assert layer_mean(values, ragged()).tolist() == [[[1, 3, 3], [3, 5, 0]]]
+    first = torch.tensor([[True, False]])
+    assert layer_mean(values, ragged(), first).tolist() == [[[1, 2, 3], [2, 0, 0]]]
