@@ -118,7 +118,7 @@ def _checked(arguments: argparse.Namespace) -> Sequence[Any]:
 def _about(arguments: argparse.Namespace, policy: Any) -> dict[str, Any]:
     """Everything that decides the results, as JSON values."""
     from dcache.identity.digest import model_digest
-    from dcache.policy.calibrate import denoiser_of
+    from dcache.policy.chunks import denoiser_of
 
     names = ("policy", "sites", "runs", "repeats")
     module = denoiser_of(policy)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from dcache.errors import DcacheError
-from dcache.util.checks import is_number, is_whole
+from dcache.util.checks import is_finite, is_whole
 
 MOST = 10**6
 
@@ -36,7 +35,7 @@ class Real:
 
     def accepts(self, value: object) -> bool:
         """Whether a value is one of them."""
-        if not is_number(value) or not math.isfinite(value):
+        if not is_finite(value):
             return False
         return value > self.low if self.above else value >= self.low
 

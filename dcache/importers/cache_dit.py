@@ -122,8 +122,11 @@ def yaml_text(content: Mapping[str, Any]) -> str:
 
 def _mask(config: Mapping[str, Any]) -> tuple[bool, ...]:
     mask = config.get(_MASK)
-    plain = isinstance(mask, list) and all(is_whole(m) and m in (0, 1) for m in mask)
-    if not plain or not isinstance(mask, list) or not 1 <= len(mask) <= MOST_STEPS:
+    if (
+        not isinstance(mask, list)
+        or not 1 <= len(mask) <= MOST_STEPS
+        or not all(is_whole(computed) and computed in (0, 1) for computed in mask)
+    ):
         raise DcacheError(
             f"{_MASK} must be a list of 1 and 0, got {str(mask)[:60]}. Without one cache-dit decides by a "
             "threshold: use the preset dbcache."
@@ -134,7 +137,7 @@ def _mask(config: Mapping[str, Any]) -> tuple[bool, ...]:
         )
     if not mask[0]:
         raise DcacheError(f"{_MASK} does not compute the first step, when nothing is cached yet")
-    return tuple(bool(m) for m in mask)
+    return tuple(map(bool, mask))
 
 
 def _whole(config: Mapping[str, Any], name: str, usual: int) -> int:

@@ -9,7 +9,6 @@ so where it computes is known beforehand: a ratio of 1 skips, one far from it co
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from dcache.errors import DcacheError
 from dcache.importers.exported import Exported, whole_row
 from dcache.importers.imported import MOST_STEPS, Imported, Options
 from dcache.schedule import Plan, Schedule
-from dcache.util.checks import is_number, is_whole
+from dcache.util.checks import is_finite, is_whole
 
 TAKES: tuple[str, ...] = ()
 _CLASS = "MagCacheConfig"
@@ -45,14 +44,13 @@ def convert(content: Any, options: Options) -> Imported:
     steps, ratios = content.get("num_inference_steps", 28), content.get("mag_ratios")
     if not is_whole(steps) or not 1 <= steps <= MOST_STEPS:
         raise DcacheError(f"num_inference_steps must be a whole number from 1 to {MOST_STEPS}")
-    plain = isinstance(ratios, list) and all(map(_is_finite, ratios))
-    if not plain or not isinstance(ratios, list) or len(ratios) != steps:
+    if not isinstance(ratios, list) or len(ratios) != steps or not all(map(is_finite, ratios)):
         raise DcacheError(f"mag_ratios must be a list of {steps} numbers, one for each step")
     numbers = {
         name: content.get(name, usual)
         for name, usual in (("threshold", 0.06), ("max_skip_steps", 3), ("retention_ratio", 0.2))
     }
-    wrong = [name for name, value in numbers.items() if not _is_finite(value)]
+    wrong = [name for name, value in numbers.items() if not is_finite(value)]
     if wrong:
         raise DcacheError(f"{', '.join(wrong)} must be numbers")
     if not 0 <= numbers["retention_ratio"] <= 1:
@@ -100,24 +98,19 @@ def config_of(content: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in content.items() if not name.startswith("_")}
 
 
-def _is_finite(value: object) -> bool:
-    """Whether it is a number that a float can hold."""
-    return is_number(value) and -sys.float_info.max <= value <= sys.float_info.max
-
-
 def _computed(
     ratios: list[float], steps: int, threshold: float, max_skip_steps: float, retention_ratio: float
 ) -> tuple[bool, ...]:
     """Where the hook computes: the errors of the ratios' product add up to more than the threshold."""
-    kept = int(retention_ratio * steps + 0.5)
+    retained = int(retention_ratio * steps + 0.5)
     product, error, skipped, row = 1.0, 0.0, 0, []
     for t, ratio in enumerate(ratios):
         computes = t == 0
-        if t >= kept:
+        if t >= retained:
             product, skipped = product * ratio, skipped + 1
             error += abs(1.0 - product)
             computes = computes or error > threshold or skipped > max_skip_steps
             if computes:
                 product, error, skipped = 1.0, 0.0, 0
-        row.append(computes or t < kept)
+        row.append(computes or t < retained)
     return tuple(row)

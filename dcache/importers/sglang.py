@@ -14,7 +14,7 @@ from dcache.errors import DcacheError
 from dcache.importers.exported import Exported, whole_row
 from dcache.importers.imported import MOST_STEPS, Imported, Options
 from dcache.schedule import Plan, Schedule
-from dcache.util.checks import is_number, is_whole
+from dcache.util.checks import is_finite, is_whole
 
 TAKES: tuple[str, ...] = ()
 SCHEMA = "sglang-dpcache-schedule-v2"
@@ -66,13 +66,18 @@ def convert(content: Any, options: Options) -> Imported:
         )
     request = _request(content.get("request"))
     steps, full = request["num_inference_steps"], content.get("full_steps")
-    plain = isinstance(full, list) and all(is_whole(t) and 0 <= t < steps for t in full)
-    if not plain or not isinstance(full, list) or full != sorted(set(full)) or full[:2] != [0, 1]:
+    if (
+        not isinstance(full, list)
+        or not all(is_whole(t) and 0 <= t < steps for t in full)
+        or full != sorted(set(full))
+        or full[:2] != [0, 1]
+    ):
         raise DcacheError(
             f"full_steps must be rising steps from 0 to {steps - 1} that begin with 0 and 1, "
             f"got {str(full)[:60]}"
         )
-    row = tuple(t in set(full) for t in range(steps))
+    places = set(full)
+    row = tuple(t in places for t in range(steps))
     plan = Plan(
         {"*": {"trunk": row}}, codec="value", predictor="newton", parameters={"order": 1}, clock="step"
     )
@@ -151,12 +156,12 @@ def _request(request: Any) -> dict[str, Any]:
         raise DcacheError(f"num_inference_steps must be a whole number from 2 to {MOST_STEPS}")
     sizes = [request[name] for name in ("height", "width")]
     fits_size = all(is_whole(size) and 0 < size < 1 << 20 for size in sizes)
-    if not fits_size or not is_number(request["guidance_scale"]):
-        raise DcacheError("height and width must be whole numbers above 0, and guidance_scale a number")
+    if not fits_size or not is_finite(request["guidance_scale"]):
+        raise DcacheError("height and width must be whole numbers above 0, guidance_scale a finite number")
     for name, length in (("timesteps", steps), ("sigmas", steps + 1)):
         values = request[name]
-        if not isinstance(values, list) or len(values) != length or not all(map(is_number, values)):
-            raise DcacheError(f"request.{name} must be {length} numbers")
+        if not isinstance(values, list) or len(values) != length or not all(map(is_finite, values)):
+            raise DcacheError(f"request.{name} must be {length} finite numbers")
     return dict(request)
 
 

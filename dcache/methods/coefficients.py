@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.profile import Profile
-from dcache.util.checks import is_number
+from dcache.util.checks import is_finite, is_number
 from dcache.util.files import how_to_calibrate
 from dcache.util.text import short
 
@@ -51,7 +50,7 @@ def numbers(
     plain = isinstance(values, Sequence) and not isinstance(values, str | bytes)
     if not plain or not all(map(is_number, values)):  # type: ignore[arg-type]
         raise DcacheError(f"{name} of {preset} must be a list of numbers, got {str(values)[:60]}")
-    if not all(math.isfinite(v) for v in values):  # type: ignore[union-attr]
+    if not all(map(is_finite, values)):  # type: ignore[arg-type]
         raise DcacheError(f"{name} of {preset} must be a list of finite numbers, got {str(values)[:60]}")
     table = tuple(float(v) for v in values)  # type: ignore[union-attr]
     if len(table) < least:

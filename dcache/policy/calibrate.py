@@ -14,7 +14,7 @@ import torch
 import dcache
 from dcache.errors import DcacheError
 from dcache.eval.progress import StageProgress
-from dcache.policy.chunks import chunk_method
+from dcache.policy.chunks import chunk_method, denoiser_of
 from dcache.profile import Profile
 from dcache.schedule import Schedule
 from dcache.schedulers.planners.registry import for_speedup
@@ -149,11 +149,6 @@ def check_chunks(
     )
 
 
-def denoiser_of(policy: Any, denoiser: Any = None) -> Any:
-    """What caching is enabled on: as given, else the policy's attribute `denoiser`, else the policy."""
-    return getattr(policy, "denoiser", policy) if denoiser is None else denoiser
-
-
 def observations_in(observations: str | Path | Sequence[Any]) -> Sequence[Any]:
     """Observations as they were given, or those of a file."""
     return load_observations(observations) if isinstance(observations, str | Path) else observations
@@ -164,6 +159,5 @@ def _chunk(make: Callable[[Any], Any], observation: Any, seed: int) -> tuple[tor
     """A chunk, float32 on the CPU, and its seconds."""
     torch.manual_seed(seed)
     began = perf_counter()
-    made = make(observation)
-    chunk = torch.as_tensor(made).detach().float().cpu()
+    chunk = torch.as_tensor(make(observation)).detach().float().cpu()
     return chunk, perf_counter() - began

@@ -55,7 +55,7 @@ class Chunks:
         memo: bool = False,
     ) -> None:
         self.method = chunk_method(policy)
-        self.denoiser = getattr(policy, "denoiser", policy) if denoiser is None else denoiser
+        self.denoiser = denoiser_of(policy, denoiser)
         self.warm_start, self.max_latency, self.jumps = warm_start, max_latency, jumps
         self.longest, self.fixed = longest, fixed
         self.counts = Counts()
@@ -183,6 +183,11 @@ def chunk_method(policy: Any) -> Callable[..., Any]:
         f"{type(policy).__name__} has no method that makes a chunk (looked for {', '.join(names)}): give a "
         "function of an observation, as in Loop(lambda observation: ..., denoiser=policy)"
     )
+
+
+def denoiser_of(policy: Any, denoiser: Any = None) -> Any:
+    """What caching is enabled on: as given, else the policy's attribute `denoiser`, else the policy."""
+    return getattr(policy, "denoiser", policy) if denoiser is None else denoiser
 
 
 def name_of(function: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from dcache.errors import DcacheError
 
 def encoded(observation: Any) -> torch.Tensor:
     """All numbers of an observation as one vector, float32, on the CPU."""
-    return _joined(_numbers(observation), 1)[0]
+    return _joined(_numbers(_leaves(observation)), 1)[0]
 
 
 class Jumps:
@@ -45,8 +45,12 @@ class Jumps:
         Raises:
             DcacheError: there is nothing in it that could be compared.
         """
-        names = tuple((name, leaf if isinstance(leaf, str) else "") for name, leaf in _leaves(observation))
-        numbers = _numbers(observation if self.encode is None else torch.as_tensor(self.encode(observation)))
+        leaves = list(_leaves(observation))
+        names = tuple((name, leaf if isinstance(leaf, str) else "") for name, leaf in leaves)
+        if self.encode is None:
+            numbers = _numbers(leaves)
+        else:
+            numbers = _numbers(_leaves(torch.as_tensor(self.encode(observation))))
         if not numbers and not names:
             raise DcacheError(
                 f"an observation of type {type(observation).__name__} has no numbers that could be compared "
@@ -84,9 +88,9 @@ class _Seen:
     numbers: list[torch.Tensor]
 
 
-def _numbers(observation: Any) -> list[torch.Tensor]:
-    """Copies of the parts of an observation that are numbers, float32, on the CPU."""
-    parts = (part for _, part in _leaves(observation) if isinstance(part, torch.Tensor))
+def _numbers(leaves: Iterable[tuple[str, torch.Tensor | str]]) -> list[torch.Tensor]:
+    """Copies of the leaves that are numbers, float32, on the CPU."""
+    parts = (part for _, part in leaves if isinstance(part, torch.Tensor))
     return [part.detach().to("cpu", torch.float32, copy=True) for part in parts]
 
 

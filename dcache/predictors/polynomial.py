@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.predictors.base import SiteIndependent, check_order
-from dcache.util.checks import is_number
+from dcache.util.checks import is_finite
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Linear(SiteIndependent):
     forecasts: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        if not is_number(self.weight) or not isfinite(self.weight):
+        if not is_finite(self.weight):
             raise DcacheError(f"weight must be a finite number, got {self.weight!r}")
 
     def weights(self, taus: Sequence[float], steps: Sequence[int], tau: float) -> list[float]:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from dcache.time_memo.arguments import tensors_in
 from dcache.time_memo.keys import Moment
 from dcache.time_memo.recent import Recent
-from dcache.time_memo.table import tensors_in
 from dcache.time_memo.timed import TimedIntercept
 from dcache.time_memo.wiring import Argument, Derived, DerivedInputs, Node, Output
 

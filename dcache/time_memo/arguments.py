@@ -1,4 +1,4 @@
-"""The tensors among a denoiser's arguments, by name."""
+"""Tensors in nested containers; those of a denoiser's arguments by name."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def tensors_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
     return dict(_walk("", named_arguments(module, args, kwargs)))
 
 
+def tensors_in(value: Any) -> Sequence[torch.Tensor]:
+    """The tensors in a nested container, in the order of its leaves."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
 def _walk(prefix: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
         yield prefix, value
@@ -27,5 +32,5 @@ def _walk(prefix: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
         for i, item in enumerate(value):
             yield from _walk(f"{prefix}.{i}", item)
     elif not isinstance(value, str | bytes):
-        for i, leaf in enumerate(x for x in tree_leaves(value) if isinstance(x, torch.Tensor)):
+        for i, leaf in enumerate(tensors_in(value)):
             yield f"{prefix}.{i}", leaf

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
+
+from dcache.time_memo.arguments import tensors_in
 
 _META = torch.device("meta")
 _INDEXING = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default}
-
 _READING = {torch.ops.aten._local_scalar_dense.default}
 
 
@@ -42,7 +43,7 @@ class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run an operation; tensors that are made or moved to the meta device keep their data."""
         given = dict(kwargs or {})
-        if not any(leaf.device == _META for leaf in tree_leaves((args, given)) if _is_tensor(leaf)):
+        if not any(tensor.device == _META for tensor in tensors_in((args, given))):
             if given.get("device") == _META:
                 given["device"] = torch.device("cpu")
             return func(*args, **given)
@@ -51,7 +52,7 @@ class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = _run(func, args, given)
         written = func._schema.arguments and func._schema.arguments[0].alias_info
         # What is written in place is returned as it came; its data are those from before.
-        return args[0] if written and written.is_write and _is_tensor(result) else result
+        return args[0] if written and written.is_write and isinstance(result, torch.Tensor) else result
 
 
 def _places(indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
@@ -84,7 +85,3 @@ def _without_data(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.device == _META:
         return tensor
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=_META)
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor)

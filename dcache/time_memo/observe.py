@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
 from dcache.intercept.pytree import samples
-from dcache.time_memo.arguments import tensors_of
+from dcache.time_memo.arguments import tensors_in, tensors_of
 from dcache.time_memo.state import stateful
 from dcache.time_memo.taint import Taint
 from dcache.time_memo.wiring import Node, ObservedCall, wire
@@ -129,9 +128,9 @@ def observe(
             hook.remove()
     once = [call for call in calls.seen.values() if call is not None]
     if text == ALONE:
-        every = {call.name: frozenset[str]().union(*calls.sources[call.name]) for call in once}
-        once = [c for c in once if len(every[c.name]) == 1 or time_name not in every[c.name]]
-    timed = list(_timed(module, once, calls.sources, time_name))
+        sources = calls.sources
+        once = [c for c in once if len(sources[c.name]) == 1 or time_name not in sources[c.name]]
+    timed = list(_timed(once, calls.sources, time_name))
     names = {part.name for part in timed}
     names |= {call.name for call in once if next(call.module.parameters(), None) is None}
     # The timestep is another one in each call.
@@ -159,7 +158,7 @@ class _Calls:
         self.thread = get_ident()
         self.before: dict[str, None] = {}
         self.seen: dict[str, ObservedCall | None] = {}
-        self.sources: dict[str, Sequence[frozenset[str]]] = {}
+        self.sources: dict[str, frozenset[str]] = {}
 
     def hook(self, name: str) -> Callable[..., None]:
         """A forward hook for the module of this name."""
@@ -168,15 +167,14 @@ class _Calls:
             if get_ident() != self.thread:
                 return
             if id(module) in self.stateful:
-                for leaf in filter(_is_tensor, tree_leaves(output)):
-                    self.taint.mark(leaf, _STATE)
+                for tensor in tensors_in(output):
+                    self.taint.mark(tensor, _STATE)
             # Of the arguments too: an output that is made anew (`.item()`) has no names of its own.
-            inputs = [self.taint.names(leaf) for leaf in tree_leaves((args, kwargs)) if _is_tensor(leaf)]
-            sources = [*inputs, self.taint.names_in(output)]
-            every = frozenset[str]().union(*sources)
-            if every <= self.allowed:
+            inputs = list(map(self.taint.names, tensors_in((args, kwargs))))
+            sources = self.taint.names_in(output).union(*inputs)
+            if sources <= self.allowed:
                 self.before[name] = None
-            fits = name not in self.seen and every and every <= self.allowed
+            fits = name not in self.seen and sources and sources <= self.allowed
             call = ObservedCall(name, module, (args, kwargs), output, tuple(inputs)) if fits else None
             self.seen[name], self.sources[name] = call, sources
 
@@ -184,26 +182,21 @@ class _Calls:
 
 
 def _timed(
-    module: nn.Module,
-    calls: Sequence[ObservedCall],
-    sources: Mapping[str, Sequence[frozenset[str]]],
-    time_name: str,
+    calls: Sequence[ObservedCall], sources: Mapping[str, frozenset[str]], time_name: str
 ) -> Iterator[TimedModule]:
     """The topmost modules with weights of those that depend on allowed arguments alone.
 
     Args:
-        module: the denoiser.
         calls: calls of modules that depend on allowed arguments alone.
-        sources: name of a module -> what the tensors of its call depend on.
+        sources: name of a module -> what its call depends on.
         time_name: the timestep argument's name.
     """
-    parts, fits = dict(module.named_modules()), {call.name for call in calls}
+    fits = {call.name for call in calls}
     for call in calls:
-        part, name = parts[call.name], call.name
+        part, name = call.module, call.name
         if next(part.parameters(), None) is not None and not any(n in fits for n in names_around(name)):
-            every = frozenset[str]().union(*sources[name])
-            size = bytes_of_elements(filter(_is_tensor, tree_leaves(call.output)))
-            yield TimedModule(name, part, every, size, time_name in every)
+            size = bytes_of_elements(tensors_in(call.output))
+            yield TimedModule(name, part, sources[name], size, time_name in sources[name])
 
 
 def names_around(name: str) -> Iterator[str]:
@@ -211,7 +204,3 @@ def names_around(name: str) -> Iterator[str]:
     while "." in name:
         name = name.rpartition(".")[0]
         yield name
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor)

@@ -64,12 +64,10 @@ class Room:
         """Throw away at least so many bytes, old conditions first, or everything; returns what was freed."""
         before = self.bytes_now()
         self._forget_old()
+        freed = before - self.bytes_now()
         for part in self.timed:
-            missing = nbytes - (before - self.bytes_now())
-            if missing <= 0:
-                break
-            part.table.shrink(missing)
-        return before - self.bytes_now()
+            freed += part.table.shrink(nbytes - freed)
+        return freed
 
     def full_bytes(self, times: int) -> int:
         """Bytes of the tables once they have entries for so many timesteps.

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
+from dcache.time_memo.arguments import tensors_in
 from dcache.time_memo.clock import bits_of
 from dcache.time_memo.keys import numbers_in, version_of
 from dcache.util.bytes import bytes_of_elements
@@ -144,11 +145,6 @@ def equal(first: Any, second: Any) -> bool:
         a.dtype == b.dtype and a.shape == b.shape and torch.equal(bits_of(a), bits_of(b))
         for a, b in zip(ours, theirs, strict=True)
     )
-
-
-def tensors_in(output: Any) -> Sequence[torch.Tensor]:
-    """The tensors in an output."""
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
 
 
 def _copied(output: Any) -> Any:

@@ -12,6 +12,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from dcache.time_memo.arguments import tensors_in
+
 NOTHING: frozenset[str] = frozenset()
 
 
@@ -51,7 +53,7 @@ class Taint(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def names_in(self, value: Any) -> frozenset[str]:
         """The names of all tensors in a nested container."""
-        return NOTHING.union(*(self.names(leaf) for leaf in tree_leaves(value) if _is_tensor(leaf)))
+        return NOTHING.union(*map(self.names, tensors_in(value)))
 
     def __torch_dispatch__(
         self,
@@ -64,26 +66,29 @@ class Taint(TorchDispatchMode):  # type: ignore[no-untyped-call]
         given = kwargs or {}
         result = func(*args, **given)
         names = self.names_in((args, given))
-        if isinstance(func, HigherOrderOperator):
-            # It has no schema, and writes into no operand.
-            names = names.union(*(self.names_in(value) for value in _enclosed((args, given))))
-            for leaf in filter(_is_tensor, tree_leaves(result)):
-                self._add(leaf, names)
-        elif names:
-            into = [
-                args[i] if i < len(args) else given.get(spec.name)
-                for i, spec in enumerate(func._schema.arguments)
-                if spec.alias_info is not None and spec.alias_info.is_write
-            ]
-            for leaf in tree_leaves((result, into)):
-                if _is_tensor(leaf):
-                    self._add(leaf, names)
+        higher_order = isinstance(func, HigherOrderOperator)
+        if higher_order:
+            names = names.union(*map(self.names_in, _enclosed((args, given))))
+        if names:
+            # A higher-order operator has no schema, and writes into no operand.
+            written = [] if higher_order else _written(func, args, given)
+            for tensor in tensors_in((result, written)):
+                self._add(tensor, names)
         return result
 
     def _add(self, tensor: torch.Tensor, names: frozenset[str]) -> None:
         storage = _storage(tensor)
         if storage is not None:
             self._names[storage] = self._names.get(storage, NOTHING) | names
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """The operands that an operator writes into."""
+    return [
+        args[i] if i < len(args) else kwargs.get(spec.name)
+        for i, spec in enumerate(func._schema.arguments)
+        if spec.alias_info is not None and spec.alias_info.is_write
+    ]
 
 
 def _enclosed(value: Any) -> Iterator[Any]:
@@ -100,10 +105,6 @@ def _enclosed(value: Any) -> Iterator[Any]:
             content = getattr(cell, "cell_contents", None)
             yield content
             waiting += [leaf for leaf in tree_leaves(content) if isinstance(leaf, FunctionType)]
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor)
 
 
 def _storage(tensor: torch.Tensor) -> StorageWeakRef | None:

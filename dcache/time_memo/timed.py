@@ -10,11 +10,12 @@ from typing import Any, Protocol
 import torch
 
 from dcache.intercept.module_call import ModuleIntercept
+from dcache.time_memo.arguments import tensors_in
 from dcache.time_memo.checkpoint import Checkpoint
 from dcache.time_memo.keys import Moment
 from dcache.time_memo.observe import TimedModule
 from dcache.time_memo.recent import Recent
-from dcache.time_memo.table import Entry, Table, equal, tensors_in
+from dcache.time_memo.table import Entry, Table, equal
 from dcache.time_memo.weights import Weights
 from dcache.util.bytes import bytes_of_elements
 

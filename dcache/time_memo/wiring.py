@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
+from dcache.time_memo.arguments import tensors_in
 from dcache.time_memo.keys import Moment, numbers_in, version_of
 from dcache.time_memo.recent import Recent
 
@@ -100,11 +101,13 @@ def wire(calls: Iterable[ObservedCall], arguments: Mapping[str, torch.Tensor]) -
     for call in calls:
         leaves, structure = tree_flatten(call.inputs)
         sources = iter(call.sources)
-        wired = [_reference(known, leaf, next(sources)) if _is_tensor(leaf) else leaf for leaf in leaves]
+        wired = [
+            _reference(known, leaf, next(sources)) if isinstance(leaf, torch.Tensor) else leaf
+            for leaf in leaves
+        ]
         nodes[call.name] = Node(call.name, call.module, tuple(wired), structure)
-        for i, tensor in enumerate(tree_leaves(call.output)):
-            if _is_tensor(tensor):
-                known.setdefault(id(tensor), Output(call.name, i))
+        for i, tensor in enumerate(tensors_in(call.output)):
+            known.setdefault(id(tensor), Output(call.name, i))
     return nodes
 
 
@@ -136,7 +139,3 @@ def _reference(
     known: Mapping[int, Argument | Output], tensor: torch.Tensor, sources: frozenset[str]
 ) -> Argument | Output | Derived:
     return known.get(id(tensor)) or Derived(sources)
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor)

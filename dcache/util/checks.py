@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any, TypeGuard
@@ -51,6 +52,11 @@ def is_number(value: object) -> TypeGuard[float]:
     """True for a number, NaN and infinity included, of the same libraries, but not for a bool."""
     number = _scalar(value)
     return isinstance(number, int | float) and not isinstance(number, bool)
+
+
+def is_finite(value: object) -> TypeGuard[float]:
+    """True for a number of the same libraries that a float can hold, so neither NaN nor infinity."""
+    return is_number(value) and abs(plain(value)) <= sys.float_info.max
 
 
 def check_whole(name: str, value: object, least: int) -> int:

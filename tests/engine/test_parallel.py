@@ -94,15 +94,13 @@ def test_a_process_that_dies_is_an_error_in_the_others(tmp_path: Path) -> None:
     try:
         dying.join(timeout=200)
         assert dying.exitcode == 3
-        waiting.join(timeout=3 * TIMEOUT)
+        # Twice: one collective may have been half-way when the process died.
+        waiting.join(timeout=2 * TIMEOUT)
         assert waiting.exitcode == 0
     finally:
         waiting.kill()
         dying.kill()
-    said = result(tmp_path, 0)
-    assert said["error"]
-    # Twice: one collective may have been half-way when the process died.
-    assert said["seconds"] < 2 * TIMEOUT
+    assert result(tmp_path, 0)["error"]
 
 
 @pytest.mark.slow

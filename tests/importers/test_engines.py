@@ -159,6 +159,16 @@ def test_a_mask_that_says_no_places_is_refused(config: dict[str, Any], says: str
         read(written({"cache_config": config}, tmp_path), blocks=4)
 
 
+@pytest.mark.parametrize("value", [10**400, float("nan"), float("inf")], ids=["large", "nan", "inf"])
+@pytest.mark.parametrize("name", ["guidance_scale", "timesteps", "sigmas"])
+def test_a_request_with_no_finite_number_is_refused(name: str, value: float, tmp_path: Path) -> None:
+    given = REQUEST[name]
+    damaged = {**REQUEST, name: [value, *given[1:]] if isinstance(given, list) else value}
+    content = {**sglang.export(trunk("value", **LINE), REQUEST).content, "request": damaged}
+    with pytest.raises(DcacheError, match=name):
+        read(written(content, tmp_path))
+
+
 def test_yaml_makes_plain_values_only(tmp_path: Path) -> None:
     evil = "cache_config: !!python/object/apply:os.system ['true']\n"
     with pytest.raises(DcacheError, match="cannot be read as YAML"):

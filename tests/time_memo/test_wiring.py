@@ -24,6 +24,16 @@ def test_tensors_are_arguments_outputs_or_derived() -> None:
     assert nodes["a"].arguments([1, 2, 4]) == ((1, 2), {"x": 4})
 
 
+def test_outputs_are_counted_among_tensors() -> None:
+    # `Ahead` takes them from the tensors of an output that is made anew.
+    second = draw(1, 2)
+    calls = [
+        ObservedCall("a", nn.SiLU(), ((draw(0, 2),), {}), (None, draw(2, 2), 5, second), (TIME,)),
+        ObservedCall("b", nn.SiLU(), ((second,), {}), draw(3, 2), (TIME,)),
+    ]
+    assert wire(calls, {})["b"].leaves == (Output("a", 1),)
+
+
 def test_a_derived_tensor_is_found_at_its_timestep_only() -> None:
     scaled, moments = draw(1, 2), Moments(net(), Clock(net()))
     node = wire([ObservedCall("a", nn.SiLU(), ((scaled,), {}), None, (TIME,))], {})["a"]

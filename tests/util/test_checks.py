@@ -16,6 +16,7 @@ from dcache.util.checks import (
     check_share,
     check_whole,
     check_wholes,
+    is_finite,
     is_number,
     is_whole,
     plain,
@@ -86,6 +87,28 @@ def test_a_share_is_refused_as_a_share_and_a_count_as_a_count():
 )
 def test_a_truth_value_is_no_number(value: Any, whole: bool, number: bool) -> None:
     assert (is_whole(value), is_number(value)) == (whole, number)
+
+
+@pytest.mark.parametrize(
+    ("value", "finite"),
+    [
+        pytest.param(0, True, id="zero"),
+        pytest.param(-1.7e308, True, id="float"),
+        pytest.param(10**308, True, id="int"),
+        pytest.param(10**400, False, id="large"),
+        pytest.param(-(10**400), False, id="small"),
+        pytest.param(math.inf, False, id="infinity"),
+        pytest.param(math.nan, False, id="nan"),
+        pytest.param(np.float32("inf"), False, id="numpy"),
+        pytest.param(torch.tensor(math.inf), False, id="tensor-infinity"),
+        pytest.param(torch.tensor(math.nan), False, id="tensor-nan"),
+        pytest.param(torch.tensor(2.0), True, id="tensor"),
+        pytest.param(True, False, id="bool"),
+        pytest.param("1", False, id="text"),
+    ],
+)
+def test_a_finite_number_is_one_that_a_float_can_hold(value: Any, finite: bool) -> None:
+    assert is_finite(value) is finite
 
 
 @pytest.mark.parametrize("value", [0, 1.0, True, "3", None])
