@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcache import methods
 from dcache.api import disable, enable, enabled, reset, stats, step, trace
 from dcache.errors import DcacheError, DcacheWarning
-from dcache.estimate import memory_estimate
 from dcache.method import Method
 from dcache.schedule import Schedule
 from dcache.stats import Stats
+
+if TYPE_CHECKING:
+    from dcache.estimate import memory_estimate
 
 # Documented modules that moved are found under their old paths for one version, and warn.
 __path__.append(str(Path(__file__).parent / "moved"))
@@ -47,6 +49,7 @@ _LAZY_FUNCTIONS = {
     "capturing": "search.kv_tracks",
     "injecting": "search.kv_tracks",
     "memo": "time_memo",
+    "memory_estimate": "estimate",
     "memo_report": "time_memo",
     "refine": "search.refine",
 }

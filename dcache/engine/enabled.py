@@ -15,7 +15,6 @@ from dcache.engine.config import SessionConfig
 from dcache.engine.inner_denoiser import unwatch_outer, watch_outer
 from dcache.engine.pipeline import PipelineIntercept, sessions_of, watch_of
 from dcache.engine.session import Session, session_of
-from dcache.engine.trace import trace_of
 from dcache.errors import DcacheError
 from dcache.identity.denoisers import candidates, is_pipeline
 from dcache.identity.detect import DenoiserDetector
@@ -62,6 +61,8 @@ class Enabled:
 
     def trace(self) -> Schedule | None:
         """The same run as a schedule, None if there was none."""
+        from dcache.engine.trace import trace_of
+
         return trace_of(self.sessions)
 
     def remove(self) -> None:

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from dcache.errors import DcacheError
 from dcache.predictors.corrections import Corrections
-from dcache.schedule import corrections_file
 from dcache.schedule.plan import Plan, RunLength
 from dcache.util import files
 from dcache.util.checks import check_whole
@@ -37,6 +36,8 @@ def write(
     Raises:
         DcacheError: the file cannot be written, or `measured` has values that are not JSON's.
     """
+    from dcache.schedule import corrections_file
+
     target = files.as_path(path, "schedule")
     whole = {"format": FORMAT, "version": VERSION, **content}
     try:
@@ -149,6 +150,8 @@ def _fields(content: Any, folder: Path) -> dict[str, Any]:
 
 
 def _components(content: Mapping[str, Any], folder: Path) -> dict[str, Plan]:
+    from dcache.schedule import corrections_file
+
     plans = content["components"]
     contents = {n: p["corrections"] for n, p in plans.items() if isinstance(p, dict) and "corrections" in p}
     if bool(contents) != ("tables" in content):

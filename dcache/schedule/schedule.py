@@ -21,7 +21,6 @@ from dcache.schedule import file
 from dcache.schedule.liveness import live_rows
 from dcache.schedule.noise_levels import check_grid
 from dcache.schedule.plan import Plan, merge_equal_branches
-from dcache.schedule.text import table
 from dcache.sites.names import SITE_NAME
 from dcache.util.checks import check_whole
 
@@ -91,6 +90,8 @@ class Schedule:
                         )
 
     def __str__(self) -> str:
+        from dcache.schedule.text import table
+
         facts = [self.method, self.sampler, "" if self.guidance is None else f"guidance {self.guidance:g}"]
         heading = ", ".join([f"{self.steps} evaluations", *filter(None, facts)])
         return table(self.steps, dict(self.components), heading)

@@ -12,6 +12,8 @@ from tests.pipelines import STEPS, Shape
 
 EVERY_2 = methods.interval(interval=2)
 ALWAYS = methods.interval(interval=1)
+# When what is tested is switched on, beside caching.
+LATE = {"before": False, "while enabled": True}
 Prepare = Callable[[Any], object]
 
 

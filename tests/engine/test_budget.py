@@ -125,7 +125,7 @@ MANY = {
 }
 
 
-@pytest.mark.parametrize(*each_value(run=MANY, part={"0.6": 0.6, "0.2": 0.2}))
+@pytest.mark.parametrize(*each_value(run=MANY, part=(0.6, 0.2)))
 def test_no_run_holds_more_at_any_time(run: tuple[Shape, str, Method], part: float) -> None:
     shape, guidance, method = run
     limit = int(part * dcache.memory_estimate(shape.build(), method, **shape.arguments(guidance)))

@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 
 import dcache
 from dcache.engine.session import session_of
+from tests.cover import with_slow
 from tests.engine.coexistence_checks import ALWAYS, EVERY_2, anatomy, branches
 from tests.pipelines import FLUX, PIXART, SD, SHAPES, WAN, Call, Shape
 
@@ -80,9 +81,7 @@ def check(shape: Shape, options: Any, frames: CompileCounter | None, tolerance: 
     assert anatomy(shape, pipe) == anatomy(shape, fresh)
 
 
-@pytest.mark.parametrize(
-    "shape", [FLUX, *(pytest.param(s, marks=pytest.mark.slow) for s in (SD, WAN, PIXART))], ids=str
-)
+@pytest.mark.parametrize("shape", with_slow(FLUX, slow=(SD, WAN, PIXART)), ids=str)
 def test_bfloat16_without_a_compiler_backend(shape: Shape) -> None:
     frames = CompileCounter()
     check(shape, {"backend": frames}, frames, 0)

@@ -17,12 +17,11 @@ from diffusers.hooks import group_offloading as go
 import dcache
 from dcache import DcacheWarning, methods
 from tests.cover import all_pairs, each_value
-from tests.engine.coexistence_checks import EVERY_2, compares, skippable
+from tests.engine.coexistence_checks import EVERY_2, LATE, compares, skippable
 from tests.pipelines import FLUX, SD, SHAPES, Shape
 
 CPU = torch.device("cpu")
-LEVELS = {"block": "block", "leaf": "leaf"}
-LATE = {"before": False, "while enabled": True}
+LEVELS = ("block", "leaf")
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ import torch
 
 import dcache
 from dcache import DcacheError, methods
+from tests.cover import with_slow
 from tests.engine.coexistence_checks import ALWAYS, EVERY_2, anatomy, compares
 from tests.pipelines import FLUX, PIXART, SD, WAN, Shape
 
@@ -73,9 +74,7 @@ CHANGES: dict[str, Callable[[Shape, Any], object]] = {
 
 
 @pytest.mark.parametrize("sites", ["auto", pytest.param("sublayers", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "shape", [FLUX, *(pytest.param(s, marks=pytest.mark.slow) for s in (SD, WAN))], ids=str
-)
+@pytest.mark.parametrize("shape", with_slow(FLUX, slow=(SD, WAN)), ids=str)
 def test_adapters_come_and_go_between_runs_while_caching_is_enabled(shape: Shape, sites: str) -> None:
     where = SUBLAYERS[shape.name] if sites == "sublayers" else sites
     method = methods.interval(interval=2, sites=where)

@@ -29,7 +29,7 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize(*each_value(pair=PAIRS, first=dict(zip(MODES, MODES, strict=True))))
+@pytest.mark.parametrize(*each_value(pair=PAIRS, first=[*MODES]))
 def test_runs_under_one_mode_and_the_other(pair: tuple[Shape, Method], first: str) -> None:
     shape, method = pair
     pipe = shape.build()

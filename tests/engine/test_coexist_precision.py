@@ -12,11 +12,10 @@ from torch import nn
 import dcache
 from dcache import methods
 from tests.cover import each_value
-from tests.engine.coexistence_checks import EVERY_2, anatomy, compares, skippable
+from tests.engine.coexistence_checks import EVERY_2, LATE, anatomy, compares, skippable
 from tests.pipelines import FLUX, SHAPES, Shape
 
 FP8 = torch.float8_e4m3fn
-LATE = {"before": False, "while enabled": True}
 # torch's own int8 is on its way out; torchao, which is to replace it, is not always there.
 DEPRECATED = (
     "ignore:torch.ao.quantization is deprecated:DeprecationWarning",
@@ -98,7 +97,7 @@ def to_int8(shape: Shape, by: str) -> Callable[[Any], None]:
 
 
 @pytest.mark.filterwarnings(*DEPRECATED)
-@pytest.mark.parametrize(*each_value(shape=SHAPES, by={"torch": "torch", "torchao": "torchao"}, late=LATE))
+@pytest.mark.parametrize(*each_value(shape=SHAPES, by=("torch", "torchao"), late=LATE))
 def test_int8(shape: Shape, by: str, late: bool) -> None:
     if by == "torchao" and importlib.util.find_spec("torchao") is None:
         pytest.skip(

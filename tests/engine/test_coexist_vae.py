@@ -93,7 +93,7 @@ WAYS: dict[str, list[Callable[[Any], object]]] = {
 }
 
 
-@pytest.mark.parametrize(*each_value(shape=SHAPES, way=dict(zip(WAYS, WAYS, strict=True))))
+@pytest.mark.parametrize(*each_value(shape=SHAPES, way=[*WAYS]))
 def test_pictures_are_decoded_as_without_dcache(shape: Shape, way: str) -> None:
     twin, pipe = build(shape), build(shape)
     for each in (twin, pipe):

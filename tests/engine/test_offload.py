@@ -17,8 +17,8 @@ from torch import nn
 
 import dcache
 from dcache import methods
-from tests.cover import all_pairs, each_value
-from tests.engine.coexistence_checks import anatomy, branches, compares, skippable
+from tests.cover import all_pairs, each_value, with_slow
+from tests.engine.coexistence_checks import LATE, anatomy, branches, compares, skippable
 from tests.engine.tiny_models import flux_pipe, flux_run
 from tests.pipelines import FLUX, PIXART, SD, SHAPES, WAN, Shape
 
@@ -180,8 +180,8 @@ WAYS = {"model": model_offload, "sequential": sequential_offload, "disk": to_dis
 @pytest.mark.parametrize(
     *all_pairs(
         shape=SHAPES,
-        way={"model": "model", "sequential": "sequential"},
-        late={"before": False, "while enabled": True},
+        way=("model", "sequential"),
+        late=LATE,
     )
 )
 def test_offloaded_pipelines(shape: Shape, way: str, late: bool, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_offloaded_pipelines(shape: Shape, way: str, late: bool, tmp_path: Path)
     assert all(p.is_meta for p in weights) == (way != "model")
 
 
-@pytest.mark.parametrize(*each_value(shape=SHAPES, way={"sequential": "sequential", "disk": "disk"}))
+@pytest.mark.parametrize(*each_value(shape=SHAPES, way=("sequential", "disk")))
 def test_a_skipped_block_does_not_fetch_its_weights(
     shape: Shape, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,9 +222,7 @@ def test_a_skipped_block_does_not_fetch_its_weights(
             assert fetched[module] == times
 
 
-@pytest.mark.parametrize(
-    "shape", [PIXART, FLUX, *(pytest.param(s, marks=pytest.mark.slow) for s in (SD, WAN))], ids=str
-)
+@pytest.mark.parametrize("shape", with_slow(PIXART, FLUX, slow=(SD, WAN)), ids=str)
 def test_offloading_that_is_switched_over_and_off_while_caching_is_enabled(
     shape: Shape, tmp_path: Path
 ) -> None:

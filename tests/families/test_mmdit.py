@@ -467,7 +467,7 @@ def repeated(shape: Shape, mode: str) -> dict[str, Any]:
             "flux-sequential": (FLUX, "sequential"),
             "cogview4-sequential": (COGVIEW4, "sequential"),
         },
-        name=dict(zip(ONE_TEXT, ONE_TEXT, strict=True)),
+        name=[*ONE_TEXT],
     )
 )
 def test_text_of_a_single_row_is_as_text_of_as_many_as_there_are_pictures(

@@ -218,12 +218,7 @@ def _guiders() -> dict[str, Callable[[], Any]]:
 GUIDERS = list(_guiders())
 
 
-@pytest.mark.parametrize(
-    *each_value(
-        guider=dict(zip(GUIDERS, GUIDERS, strict=True)),
-        sites={sites: sites for sites in ("auto", "block", "sublayers", "model")},
-    )
-)
+@pytest.mark.parametrize(*each_value(guider=GUIDERS, sites=("auto", "block", "sublayers", "model")))
 def test_a_guider_changes_no_bit_and_its_run_predicts(guider: str, sites: str) -> None:
     plain = run("wan", build("wan", _guiders()[guider]()))
     pipe = dcache.enable(build("wan", _guiders()[guider]()), methods.interval(interval=1, sites=sites))

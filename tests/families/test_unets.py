@@ -15,7 +15,7 @@ import dcache
 from dcache import DcacheError, DcacheWarning, methods
 from dcache.sites.discovery import discover
 from tests.builders import Call, embeds, generator, ready
-from tests.cover import each_value
+from tests.cover import each_value, with_slow
 from tests.families.unets import DDIM, SDXL, SVD, UNETS, sdxl_model
 from tests.pipelines import NOISE_SAMPLERS, SHAPES, STEPS, Shape, sd_model
 from tests.zoo.unets_parts import TEXTS, latent
@@ -89,7 +89,7 @@ def test_a_predicted_bracket_runs_nothing_inside(shape: Shape, level: int) -> No
     assert set(counts.values()) == {4}
 
 
-@pytest.mark.parametrize("level", [0, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
+@pytest.mark.parametrize("level", with_slow(0, 3, slow=(1, 2)))
 def test_freeu_scales_both_parts_of_what_a_sink_is_given(level: int) -> None:
     def make() -> Any:
         pipe = SDXL.build()
@@ -104,7 +104,7 @@ def test_freeu_scales_both_parts_of_what_a_sink_is_given(level: int) -> None:
     *each_value(
         shape={"sdxl": SDXL, "sd": SHAPES["sd"]},
         size={"72x88": (72, 88), "56x64": (56, 64)},
-        level={str(level): level for level in range(4)},
+        level=range(4),
     )
 )
 def test_latents_that_do_not_halve_keep_their_shapes(shape: Shape, size: tuple[int, int], level: int) -> None:
@@ -166,7 +166,7 @@ def _pictured(pipe: Any, **over: Any) -> torch.Tensor:
     return SDXL.run(pipe, image=picture, **over)
 
 
-@pytest.mark.parametrize("level", [0, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
+@pytest.mark.parametrize("level", with_slow(0, 3, slow=(1, 2)))
 def test_a_controlnet_adds_to_the_skips(level: int) -> None:
     without = _pictured(_controlled(), controlnet_conditioning_scale=0.0)
     assert not torch.equal(_pictured(_controlled()), without)

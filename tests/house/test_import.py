@@ -105,7 +105,7 @@ def test_import_is_light() -> None:
     )
     assert not [name for name in loaded if name.startswith(tuple(f"dcache.{room}" for room in unused))]
     # Every module of dcache and what it needs of the standard library.
-    assert len(loaded) < 160
+    assert len(loaded) < 150
 
 
 def test_a_preset_loads_no_other() -> None:

@@ -295,8 +295,13 @@ VARIANTS = {
 
 def mechanism(case: Case) -> tuple[object, ...]:
     """What of a method reaches the model; presets that agree in it differ in times and weights alone."""
-    method = case.method
-    auto = "trunk" if case.shape.depth else "bracket:0"
+    return _mechanism(case.preset, bool(case.shape.depth))
+
+
+@cache
+def _mechanism(preset: str, blocks: bool) -> tuple[object, ...]:
+    method = PRESETS[preset].method()
+    auto = "trunk" if blocks else "bracket:0"
     sites = tuple(auto if site == "auto" else site for site in method.sites)
     codec = method.codec or default_codec(kinds_of(sites[0])[-1])
     probe = method.probe.where if method.probe else ""

@@ -83,11 +83,7 @@ def guided(duck: Duck, shape: Shape, branches: int) -> torch.Tensor:
     return x
 
 
-@pytest.mark.parametrize(
-    *each_value(
-        sampler={name: name for name in ("ddim", "pndm", "heun")}, preset=dict(zip(SOLO, SOLO, strict=True))
-    )
-)
+@pytest.mark.parametrize(*each_value(sampler=("ddim", "pndm", "heun"), preset=SOLO))
 def test_three_branches_of_a_hand_written_loop_do_not_meet(sampler: str, preset: str) -> None:
     shape, method = SHAPES["pixart"], PRESETS[preset].method()
     duck = Duck(shape.model(0), shape.samplers[sampler]())

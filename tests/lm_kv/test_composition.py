@@ -48,9 +48,7 @@ def plain(name: str) -> Any:
     return filled(name)
 
 
-@pytest.mark.parametrize(
-    *each_value(name={name: name for name in EVICTING}, codec={name: name for name in CODECS}),
-)
+@pytest.mark.parametrize(*each_value(name=EVICTING, codec=[*CODECS]))
 def test_a_policy_keeps_the_same_tokens_with_any_codec(name, codec):
     stored, error = CODECS[codec]
     coded = filled(name, codec=stored)

@@ -6,6 +6,7 @@ import torch
 import dcache
 from dcache import DcacheError
 from dcache.time_memo.share import share_of
+from tests.cover import with_slow
 from tests.families import FAMILIES
 from tests.pipelines import SHAPES
 from tests.time_memo.nets import net
@@ -19,10 +20,10 @@ PARTICULAR = ("mochi", "lumina", "lumina2", "hidream", "cogview4", "hunyuan_vide
 
 @pytest.mark.parametrize(
     "name",
-    [
+    with_slow(
         *("flux", "sd3", "qwenimage", "dit", "wan", "sd", "hunyuan_video", "auraflow", "z_image"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in PARTICULAR),
-    ],
+        slow=PARTICULAR,
+    ),
 )
 def test_a_config_tells_what_a_call_shows(name: str) -> None:
     shape = EVERY[name]
