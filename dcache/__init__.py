@@ -46,8 +46,8 @@ __all__ = [
 # Rooms of their own, and functions of others, imported when they are first used.
 _LAZY = ("diffusion_lm", "lm_kv", "policy", "time_memo")
 _LAZY_FUNCTIONS = {
-    "capturing": "search.kv_tracks",
-    "injecting": "search.kv_tracks",
+    "capturing": "search.editing.kv_tracks",
+    "injecting": "search.editing.kv_tracks",
     "memo": "time_memo",
     "memory_estimate": "estimate",
     "memo_report": "time_memo",

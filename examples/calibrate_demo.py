@@ -21,7 +21,7 @@ from dcache.errors import DcacheError
 from dcache.eval.subject import load
 from dcache.search.calibrate import calibrate
 from dcache.search.check import check
-from dcache.search.render import Renderer
+from dcache.search.rendering.render import Renderer
 from dcache.util.files import make_folder
 
 # No other seed of the examples draws these captions.

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import dcache
 from dcache.demo.pipeline import call_options, load_pipeline
 from dcache.eval.fidelity import decibels, squared_errors
-from dcache.search.kv_tracks import Tracks
+from dcache.search.editing.kv_tracks import Tracks
 
 SOURCES = (
     "a large striped red circle at the top left on a blue background",

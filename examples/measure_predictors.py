@@ -32,10 +32,10 @@ from dcache.schedule import Schedule
 from dcache.schedulers.planners import make, scheduled
 from dcache.schedulers.planners.gram import line_slopes, slopes
 from dcache.schedulers.planners.pairs import clock_values, plan_terms
-from dcache.search.closed_loop import fit, with_slopes
+from dcache.search.fitting.closed_loop import fit, with_slopes
+from dcache.search.fitting.placement import even_places
 from dcache.search.observe import observe
-from dcache.search.placement import even_places
-from dcache.search.render import Renderer
+from dcache.search.rendering.render import Renderer
 from dcache.util.files import write, write_json
 
 ROOT = Path(__file__).parent.parent

@@ -25,12 +25,12 @@ from dcache.eval.canvas import INK, new_figure, save
 from dcache.predictors import Newton, Reuse
 from dcache.profile import Profile
 from dcache.schedulers.planners.gram import predicted_error
-from dcache.search.space import RECIPES, Genome, Space, units_of
+from dcache.search.genomes.space import RECIPES, Genome, Space, units_of
+from dcache.search.genomes.variation import random_genome
 from dcache.search.strategies import Strategy
 from dcache.search.strategies.map_elites import MapElites
 from dcache.search.strategies.nsga2 import NSGA2
 from dcache.search.strategies.random_and_local import RandomSearch
-from dcache.search.variation import random_genome
 
 BATCH = 24
 Point = tuple[float, float]

@@ -25,10 +25,10 @@ from dcache.eval.subject import Subject, load
 from dcache.profile import Profile, cost
 from dcache.schedule import Schedule
 from dcache.schedulers.planners import PLANNERS, for_speedup
-from dcache.search.evaluators import ProcessPoolEvaluator
+from dcache.search.evaluating.evaluators import ProcessPoolEvaluator
+from dcache.search.evaluating.quality import QualityEvaluator
 from dcache.search.front_report import hypervolume_history
-from dcache.search.quality import QualityEvaluator
-from dcache.search.render import Renderer
+from dcache.search.rendering.render import Renderer
 from dcache.search.search import SearchConfig, identity_of, open_journal, rungs, search
 from dcache.search.transfer import resample_steps
 from dcache.util.files import make_folder

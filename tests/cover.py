@@ -16,7 +16,7 @@ def all_pairs(**axes: Axis) -> tuple[list[str], list[Any]]:
     """Names and values for `pytest.mark.parametrize`.
 
     Args:
-        axes: name of an argument -> its values. Every pair of values of two arguments occurs in the fast lane.
+        axes: name of an argument -> its values. Every pair of two arguments' values occurs in the fast lane.
     """
     named = _named(axes)
     rows = list(product(*named.values()))

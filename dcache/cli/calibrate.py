@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dcache.eval.subject import Subject
     from dcache.schedule import Schedule
     from dcache.search.check import Checked
-    from dcache.search.results import Results
+    from dcache.search.rendering.results import Results
 
 # Planners whose schedules need corrections, which are fitted afterwards.
 CORRECTED = ("cachequant", "ertacache")
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure a profile or find a schedule, by the ending of `--out`."""
     from dcache.eval.processes import join
     from dcache.eval.subject import load
-    from dcache.search.results import Results, resumable
+    from dcache.search.rendering.results import Results, resumable
 
     if arguments.method != AUTO and arguments.out.suffix != PROFILE:
         require("bench", "the check of the schedule", "torchmetrics")

@@ -62,7 +62,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
     """Observe, plan, check, save."""
     from dcache.policy.calibrate import observe_policy
     from dcache.policy.sources import policy_named
-    from dcache.search.results import resumable
+    from dcache.search.rendering.results import resumable
 
     seen = _checked(arguments)
     try_file(arguments.out)
@@ -91,7 +91,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
 def _checked(arguments: argparse.Namespace) -> Sequence[Any]:
     """Check all that needs no policy; returns the observations."""
     from dcache.policy.sources import shipped_observations
-    from dcache.search.runs import load_observations
+    from dcache.search.rendering.runs import load_observations
 
     out, file = arguments.out, arguments.observations or shipped_observations(arguments.policy)
     check_out(out)

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     from dcache.eval.processes import ProcessGroup
     from dcache.profile import Profile
-    from dcache.search.loop import Evaluator
-    from dcache.search.quality import QualityEvaluator
+    from dcache.search.evaluating.loop import Evaluator
+    from dcache.search.evaluating.quality import QualityEvaluator
+    from dcache.search.genomes.space import Space
     from dcache.search.search import SearchConfig
-    from dcache.search.space import Space
 
 
 def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -127,7 +127,7 @@ def _evaluator(
     threads: int,
 ) -> Iterator[Evaluator]:
     """The evaluator for this process, for the processes of a launch, or with a pool of workers."""
-    from dcache.search.evaluators import DistributedEvaluator, LocalEvaluator, ProcessPoolEvaluator
+    from dcache.search.evaluating.evaluators import DistributedEvaluator, LocalEvaluator, ProcessPoolEvaluator
 
     if group.world_size > 1 and workers > 1:
         raise DcacheError("accelerate launch starts the processes: leave --workers out")
@@ -157,7 +157,7 @@ def make_quality(
     """
     from dcache.eval.subject import load
     from dcache.search.check import refuse_other
-    from dcache.search.quality import QualityEvaluator
+    from dcache.search.evaluating.quality import QualityEvaluator
 
     subject = load(pipeline, **options)
     refuse_other(profile, subject)

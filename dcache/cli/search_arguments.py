@@ -59,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
     """Add the fields of `SearchConfig`; an option that is not given is None."""
+    from dcache.search.genomes.space import RECIPES
     from dcache.search.search import SearchConfig
-    from dcache.search.space import RECIPES
     from dcache.search.strategies.registry import STRATEGIES
 
     defaults = SearchConfig()

@@ -10,8 +10,8 @@ from dcache.errors import DcacheError
 
 if TYPE_CHECKING:
     from dcache.cli.progress import StageLog
+    from dcache.search.evaluating.loop import Search
     from dcache.search.front_report import FrontEntry
-    from dcache.search.loop import Search
     from dcache.search.search import SearchConfig
 
 COSTED = {
@@ -121,7 +121,7 @@ def _report(done: Search, front: list[FrontEntry], config: SearchConfig) -> None
 
 def _fits(done: Search, config: SearchConfig) -> str:
     """How many renderings the fits of weights took, or why there were no fits."""
-    from dcache.search.loop import AROUND
+    from dcache.search.evaluating.loop import AROUND
 
     if done.fits:
         return f"; fits of weights took {done.fits} renderings"

@@ -12,7 +12,6 @@ from dcache.method import Method
 from dcache.methods.preset import about
 from dcache.methods.resolve import preset_called, read_options
 from dcache.schedule import Schedule
-from dcache.util.distribution import install_line
 
 if TYPE_CHECKING:
     from dcache.lm_kv import CacheStats, Policy
@@ -42,6 +41,8 @@ def enable(model: Any, method: Any, options: Mapping[str, Any], engine: Mapping[
     try:
         from dcache.lm_kv import enabled
     except ImportError as error:
+        from dcache.util.distribution import install_line
+
         raise DcacheError(f"lm_kv needs a newer transformers ({error}): {install_line('lm_kv')}") from None
     enabled.enable(model, policy)
 

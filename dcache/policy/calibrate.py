@@ -19,8 +19,8 @@ from dcache.profile import Profile
 from dcache.schedule import Schedule
 from dcache.schedulers.planners.registry import for_speedup
 from dcache.search.observe import observe
-from dcache.search.results import Results
-from dcache.search.runs import load_observations
+from dcache.search.rendering.results import Results
+from dcache.search.rendering.runs import load_observations
 
 
 def observe_policy(  # noqa: PLR0913

@@ -1,8 +1,13 @@
 """Schedule search: caching schedules chosen by the quality of their final pictures and by measured cost.
 
-- `calibrate.py` finds one schedule for a speedup: `placement.py` searches the computed evaluations,
-  `closed_loop.py` fits the weights, both on final pictures (`render.py`).
-- `search.py` finds a Pareto front: `strategies/` propose genomes (`space.py`), `loop.py` evaluates them
-  (`evaluators.py`, `quality.py`) and logs the results (`journal.py`), `front_report.py` writes the front.
-- `observe.py` measures the profile that planners and searches start from.
+- `observe.py` measures the profile that planners and searches start from (`observing/`).
+- `calibrate.py` finds one schedule for a speedup: `fitting/` searches the computed evaluations and fits the
+  weights, both on final pictures (`rendering/`). `route.py` finds it by a learned router (`routing/`).
+- `search.py` finds a Pareto front: `strategies/` propose genomes (`genomes/`), `evaluating/` renders them and
+  logs the results, `front_report.py` writes the front.
 """
+
+from pathlib import Path
+
+# Documented modules that moved are found under their old paths for one version, and warn.
+__path__.append(str(Path(__file__).parents[1] / "moved" / "search"))

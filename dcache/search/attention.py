@@ -1,8 +1,8 @@
 """ProfilingDiT's profile: how much of the foreground each block's self-attention prefers, from uncached runs.
 
 For every block l: R(l) = |high & foreground| / |foreground|, where `high` are the tokens that receive most of
-the block's self-attention, and the foreground is as in `dcache.search.foreground`. The observed evaluations
-compute every self-attention a second time.
+the block's self-attention, and the foreground is as in `dcache.search.observing.foreground`. The observed
+evaluations compute every self-attention a second time.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from dcache.eval.subject import Subject
 from dcache.identity.denoisers import denoisers
 from dcache.intercept.pytree import first_tensor, flatten
 from dcache.profile import Profile
-from dcache.search.attention_mass import AttentionCalls, mass
-from dcache.search.attention_tokens import PictureTokens
 from dcache.search.check import refuse_other
-from dcache.search.foreground import foreground, patches, preference
+from dcache.search.observing.attention_mass import AttentionCalls, mass
+from dcache.search.observing.attention_tokens import PictureTokens
+from dcache.search.observing.foreground import foreground, patches, preference
 from dcache.sites.discovery import discover
 from dcache.sites.structure import Structure
 from dcache.sites.sublayers import is_attention

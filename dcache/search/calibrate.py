@@ -26,13 +26,13 @@ from dcache.eval.specs import MethodEntry
 from dcache.eval.subject import Subject
 from dcache.schedule import Schedule
 from dcache.search.check import figures
-from dcache.search.fitting import AROUND_FIT, FINALISTS, FIRST, PAIRED, SHARES, Search
-from dcache.search.latency_model import CalibrationTarget, Timer, fit_latency, observe
-from dcache.search.placement import Anchors, even_places, front_loaded_places
-from dcache.search.render import Renderer
-from dcache.search.results import Results
-from dcache.search.runs import as_prompts, as_subject
-from dcache.search.starts import MOST_STARTS, starts_of
+from dcache.search.fitting.latency_model import CalibrationTarget, Timer, fit_latency, observe
+from dcache.search.fitting.placement import Anchors, even_places, front_loaded_places
+from dcache.search.fitting.places import AROUND_FIT, FINALISTS, FIRST, PAIRED, SHARES, Search
+from dcache.search.fitting.starts import MOST_STARTS, starts_of
+from dcache.search.rendering.render import Renderer
+from dcache.search.rendering.results import Results
+from dcache.search.rendering.runs import as_prompts, as_subject
 
 FEWEST_PROMPTS = 3
 # A start may miss the speedup by this factor: timings are no more precise.

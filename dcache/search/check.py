@@ -14,7 +14,7 @@ from dcache.eval.subject import Subject
 from dcache.identity.denoisers import config_digest, denoisers
 from dcache.profile import Profile, cost
 from dcache.schedule import Schedule
-from dcache.search.cost_check import CostCheck, check_cost
+from dcache.search.observing.cost_check import CostCheck, check_cost
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.eval.machine import machine, versions
 from dcache.schedule import Schedule
-from dcache.search.candidate import Candidate
-from dcache.search.front import WORST, Objectives, hypervolume, nondominated
-from dcache.search.loop import Search
+from dcache.search.evaluating.candidate import Candidate
+from dcache.search.evaluating.loop import Search
+from dcache.search.genomes.front import WORST, Objectives, hypervolume, nondominated
 from dcache.search.search import SearchConfig
 from dcache.util import files
 
@@ -41,8 +41,8 @@ class FrontEntry:
         noise: metric -> standard error on the first rung.
         held_out_result: metric -> value on held-out prompts; None if it is no number, or if the search was
             stopped before. Empty without held-out prompts.
-        recipe: name of the recipe in `dcache.search.space.RECIPES`; or `closed loop` for weights that were
-            fitted on the pictures.
+        recipe: name of the recipe in `dcache.search.genomes.space.RECIPES`; or `closed loop` for weights that
+            were fitted on the pictures.
         number: order of its evaluation.
     """
 

@@ -16,8 +16,8 @@ from dcache.eval.subject import Subject
 from dcache.identity.denoisers import denoisers
 from dcache.profile import Floats, Profile
 from dcache.schedule import Plan, Schedule
-from dcache.search.render import Renderer
-from dcache.search.results import Results
+from dcache.search.rendering.render import Renderer
+from dcache.search.rendering.results import Results
 
 # Mean squared error assigned to broken pictures: the largest between pictures in [0, 1].
 BROKEN = 1.0

@@ -20,11 +20,11 @@ from dcache.eval.progress import StageProgress
 from dcache.eval.subject import Subject
 from dcache.identity.denoisers import config_digest, denoiser_named
 from dcache.profile import Latencies, Profile
-from dcache.search.observation_runs import Batch, ObservationRuns, device_of
-from dcache.search.passes import passes_of, sites_of
-from dcache.search.results import Results
-from dcache.search.runs import as_prompts, as_subject
-from dcache.search.timing import latencies
+from dcache.search.observing.observation_runs import Batch, ObservationRuns, device_of
+from dcache.search.observing.passes import passes_of, sites_of
+from dcache.search.observing.timing import latencies
+from dcache.search.rendering.results import Results
+from dcache.search.rendering.runs import as_prompts, as_subject
 from dcache.sites.discovery import discover
 from dcache.sites.site import Site
 

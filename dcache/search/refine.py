@@ -31,14 +31,14 @@ from dcache.observation.tuning.learned import Learned, Refined
 from dcache.observation.tuning.tuner import aim_of, computes_of, keep, learned_of
 from dcache.schedule import Schedule
 from dcache.schedulers.planners.tuned import speedup_of
-from dcache.search.fitting import Found, Search
-from dcache.search.journal import Journal
-from dcache.search.latency_model import observe
-from dcache.search.placement import even_places, front_loaded_places
-from dcache.search.render import Renderer
-from dcache.search.results import Results, resumable
-from dcache.search.runs import as_prompts, as_subject
-from dcache.search.starts import Start, Terms, starts_of
+from dcache.search.fitting.latency_model import observe
+from dcache.search.fitting.placement import even_places, front_loaded_places
+from dcache.search.fitting.places import Found, Search
+from dcache.search.fitting.starts import Start, Terms, starts_of
+from dcache.search.rendering.journal import Journal
+from dcache.search.rendering.render import Renderer
+from dcache.search.rendering.results import Results, resumable
+from dcache.search.rendering.runs import as_prompts, as_subject
 from dcache.util.checks import check_number, check_whole
 
 # A plan that is fitted on fewer gains on them and loses on others (docs/calibrate.md).

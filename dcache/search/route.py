@@ -12,11 +12,11 @@ from dcache.eval.subject import Subject
 from dcache.identity.denoisers import config_digest
 from dcache.schedule import Plan, Schedule
 from dcache.search.check import Checked, check
-from dcache.search.latency_model import Timer, fit_latency, observe
+from dcache.search.fitting.latency_model import Timer, fit_latency, observe
 from dcache.search.observe import denoiser_of
-from dcache.search.render import Renderer
-from dcache.search.results import Results
-from dcache.search.router import Router, sublayers_of, train
+from dcache.search.rendering.render import Renderer
+from dcache.search.rendering.results import Results
+from dcache.search.routing.router import Router, sublayers_of, train
 
 # Pictures on which the weights of the loss are measured.
 FEW = 2

@@ -12,13 +12,13 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.eval.prompts import digest
 from dcache.profile import Profile
-from dcache.search.candidate import COSTS, Candidate, cost_of, uncached_of
-from dcache.search.closed_loop import can_fit
-from dcache.search.front import Objectives
-from dcache.search.initial_population import cheapest, interleaved, planned, templates
-from dcache.search.journal import Journal
-from dcache.search.loop import Evaluator, Search
-from dcache.search.space import RECIPES, Genome, Space, units_of
+from dcache.search.evaluating.candidate import COSTS, Candidate, cost_of, uncached_of
+from dcache.search.evaluating.loop import Evaluator, Search
+from dcache.search.fitting.closed_loop import can_fit
+from dcache.search.genomes.front import Objectives
+from dcache.search.genomes.initial_population import cheapest, interleaved, planned, templates
+from dcache.search.genomes.space import RECIPES, Genome, Space, units_of
+from dcache.search.rendering.journal import Journal
 from dcache.search.strategies.nsga2 import CONVENTIONS
 from dcache.search.strategies.random_and_local import LocalSearch
 from dcache.search.strategies.registry import STRATEGIES, Start
@@ -32,17 +32,17 @@ class SearchConfig:
 
     Attributes:
         strategy: one of `STRATEGIES`; `local` starts from templates and plans.
-        units: as in `dcache.search.space.units_of`.
-        recipes: names in `dcache.search.space.RECIPES`.
+        units: as in `dcache.search.genomes.space.units_of`.
+        recipes: names in `dcache.search.genomes.space.RECIPES`.
         budget: most candidates to evaluate.
         population: candidates in a generation or batch.
         mutation: rate; None is two bits of a genome with `each`, 5 % of the offspring with `some`.
         convention: `each`: every bit flips at that rate; `some`: that share of the offspring is mutated
             (pymoo's meaning, as ECAD uses it).
         finishing: share of the budget for a local search around the front.
-        fitting: share of the budget for fits of weights on the pictures (`dcache.search.closed_loop`), of the
-            best candidates at the `wanted` speedups; each rendering counts as an evaluation. Fits need two
-            prompts. Both shares together are below 1.
+        fitting: share of the budget for fits of weights on the pictures
+            (`dcache.search.fitting.closed_loop`), of the best candidates at the `wanted` speedups; each
+            rendering counts as an evaluation. Fits need two prompts. Both shares together are below 1.
         wanted: speedups that the fits and half of the local search aim at, the most important first.
         seeds: start from templates and plans; otherwise from random genomes.
         metrics: metrics traded against cost, as in `dcache eval`.

@@ -13,7 +13,7 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.predictors.fitted import Fitted
 from dcache.schedule import Plan, Schedule
-from dcache.search.closed_loop import anchored, line, table
+from dcache.search.fitting.closed_loop import anchored, line, table
 
 Row = Sequence[bool]
 

@@ -13,7 +13,7 @@ import pytest
 from dcache.cli import main
 from dcache.schedule import Schedule
 from dcache.search.calibrate import Calibrated
-from dcache.search.results import Results
+from dcache.search.rendering.results import Results
 from tests.eval.fake_pipeline import Painter
 from tests.profile.full_profile import profile
 

@@ -21,8 +21,8 @@ from dcache.eval.prompts import read
 from dcache.eval.subject import load
 from dcache.profile import Latencies, Profile
 from dcache.schedule import Schedule
+from dcache.search.evaluating.quality import QualityEvaluator
 from dcache.search.observe import observe
-from dcache.search.quality import QualityEvaluator
 
 SHORT = ["--steps", "4", "--prompts", "demo:3", "--first", "2", "--budget", "7", "--population", "4"]
 SHORT += ["--recipes", "reuse,fitted"]

@@ -11,7 +11,7 @@ from dcache.demo.shipped import shipped_schedules
 from dcache.eval.subject import load
 from dcache.identity.denoisers import config_digest, denoisers
 from dcache.schedule import Schedule
-from dcache.search.render import Renderer
+from dcache.search.rendering.render import Renderer
 
 FILES = sorted(SCHEDULES.glob("*.json"))
 

@@ -14,8 +14,8 @@ from dcache.profile import FeatureTables, Profile
 from dcache.schedule import Schedule
 from dcache.schedulers.planners.gram import combination
 from dcache.schedulers.planners.pairs import clock_values
-from dcache.search.render import Renderer
-from dcache.search.results import Results
+from dcache.search.rendering.render import Renderer
+from dcache.search.rendering.results import Results
 
 T = 12
 SIGMAS = tuple(np.linspace(0.98, 0.0, T + 1))

@@ -64,7 +64,7 @@ def test_the_session_is_not_everything() -> None:
 
 def test_imports_are_layered_without_exception() -> None:
     kinds = [contract["type"] for contract in CONTRACTS]
-    assert kinds.count("layers") == 3
+    assert kinds.count("layers") == 4
     assert "acyclic_siblings" in kinds
     assert "forbidden" in kinds
     for contract in CONTRACTS:

@@ -10,10 +10,19 @@ import pytest
 import dcache.schedulers.planners
 import dcache.sites.blocks
 from dcache.schedule import noise_levels
+from dcache.search.genomes import variation
+from dcache.search.observing import cost_check
 from dcache.sites import discovery
 
 TOOL = Path(__file__).parents[2] / "tools" / "move_imports.py"
-OLD = ("dcache.discovery", "dcache.sigmas", "dcache.adapters.blocks", "dcache.schedulers.plans")
+OLD = (
+    "dcache.discovery",
+    "dcache.sigmas",
+    "dcache.adapters.blocks",
+    "dcache.schedulers.plans",
+    "dcache.search.cost_check",
+    "dcache.search.variation",
+)
 
 
 @pytest.fixture
@@ -30,6 +39,18 @@ def forget() -> None:
         ("dcache.sigmas", "dcache.schedule.noise_levels", "adjusted", noise_levels.adjusted),
         ("dcache.adapters.blocks", "dcache.sites.blocks", "SUBLAYERS", dcache.sites.blocks.SUBLAYERS),
         ("dcache.schedulers.plans", "dcache.schedulers.planners", "make", dcache.schedulers.planners.make),
+        (
+            "dcache.search.cost_check",
+            "dcache.search.observing.cost_check",
+            "check_cost",
+            cost_check.check_cost,
+        ),
+        (
+            "dcache.search.variation",
+            "dcache.search.genomes.variation",
+            "mutate_each",
+            variation.mutate_each,
+        ),
     ],
 )
 def test_an_old_path_gives_the_same_thing_and_says_where_it_is_now(

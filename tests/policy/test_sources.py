@@ -7,7 +7,7 @@ import torch
 
 from dcache import DcacheError
 from dcache.policy.sources import policy_named, shipped_observations
-from dcache.search.runs import load_observations
+from dcache.search.rendering.runs import load_observations
 
 
 def test_a_shipped_policy_makes_a_chunk_of_its_observations_and_the_seed_decides_the_noise() -> None:

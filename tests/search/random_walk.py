@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from dcache.profile import FeatureTables, Latencies, Profile
-from dcache.search.closed_loop import line
-from dcache.search.loop import FIT, Task
+from dcache.search.evaluating.loop import FIT, Task
+from dcache.search.fitting.closed_loop import line
 
 STEPS = 9
 

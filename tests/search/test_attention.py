@@ -14,10 +14,10 @@ from torch.overrides import TorchFunctionMode
 from dcache.errors import DcacheError
 from dcache.identity.denoisers import config_digest
 from dcache.profile import FeatureTables, Profile
-from dcache.search import attention_mass
 from dcache.search.attention import with_attention
-from dcache.search.attention_mass import mass
-from dcache.search.foreground import foreground, otsu, patches, preference
+from dcache.search.observing import attention_mass
+from dcache.search.observing.attention_mass import mass
+from dcache.search.observing.foreground import foreground, otsu, patches, preference
 from tests.pipelines import SHAPES, STEPS, Shape
 
 PROMPTS = ["one", "two"]

@@ -11,7 +11,7 @@ from dcache.errors import DcacheError
 from dcache.eval.subject import load
 from dcache.schedule import Schedule
 from dcache.search.calibrate import calibrate, starting_places
-from dcache.search.latency_model import LinearLatency, observe
+from dcache.search.fitting.latency_model import LinearLatency, observe
 
 
 def test_the_pace_is_a_line_between_its_ends() -> None:

@@ -9,7 +9,7 @@ from dcache.profile import Profile
 from dcache.schedule import Schedule
 from dcache.search.importance import BROKEN, importance
 from dcache.search.observe import observe
-from dcache.search.render import Renderer
+from dcache.search.rendering.render import Renderer
 from tests.pipelines import PIXART, STEPS
 from tests.search.pipeline_subjects import Shaped, shaped
 

@@ -16,8 +16,8 @@ from dcache.errors import DcacheError, DcacheWarning
 from dcache.observation.run import SiteObserver
 from dcache.profile import Profile
 from dcache.search.observe import observe
-from dcache.search.passes import passes_of, sites_of
-from dcache.search.site_timing import Stopwatch
+from dcache.search.observing.passes import passes_of, sites_of
+from dcache.search.observing.site_timing import Stopwatch
 from dcache.sites.discovery import discover
 from dcache.sites.site import Sublayer
 from dcache.sites.structure import Structure

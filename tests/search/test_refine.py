@@ -12,8 +12,8 @@ import torch
 import dcache
 from dcache import DcacheError
 from dcache.observation.tuning import folder
-from dcache.search.render import Renderer
-from dcache.search.runs import Runs
+from dcache.search.rendering.render import Renderer
+from dcache.search.rendering.runs import Runs
 from tests.pipelines import PIXART
 
 RUNS, CHECKED = 8, 2

@@ -10,9 +10,9 @@ import torch
 from dcache.cli import main
 from dcache.eval.subject import load
 from dcache.schedule import Schedule
-from dcache.search.render import Renderer
+from dcache.search.rendering.render import Renderer
 from dcache.search.route import image_weights, scheduled
-from dcache.search.router import Router, sublayers_of
+from dcache.search.routing.router import Router, sublayers_of
 
 
 def test_the_rows_are_those_of_the_largest_weights() -> None:

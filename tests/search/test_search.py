@@ -14,22 +14,22 @@ import pytest
 from dcache.errors import DcacheError
 from dcache.profile import cost
 from dcache.schedule import Schedule
-from dcache.search.candidate import Candidate
-from dcache.search.closed_loop import weights_of
-from dcache.search.front import dominates, hypervolume, nondominated
+from dcache.search.evaluating.candidate import Candidate
+from dcache.search.evaluating.loop import AROUND as FITS
+from dcache.search.evaluating.loop import FIT, Search, Task
+from dcache.search.fitting.closed_loop import weights_of
+from dcache.search.fitting.placement import even_places
 from dcache.search.front_report import hypervolume_history, members, pick, write
-from dcache.search.initial_population import cheapest
-from dcache.search.journal import Journal
-from dcache.search.loop import AROUND as FITS
-from dcache.search.loop import FIT, Search, Task
-from dcache.search.placement import even_places
+from dcache.search.genomes.front import dominates, hypervolume, nondominated
+from dcache.search.genomes.initial_population import cheapest
+from dcache.search.genomes.space import RECIPES, Space
+from dcache.search.genomes.variation import moved, moves, random_genome
+from dcache.search.rendering.journal import Journal
 from dcache.search.search import SearchConfig, identity_of, open_journal, promising, search
-from dcache.search.space import RECIPES, Space
 from dcache.search.strategies.map_elites import MapElites
 from dcache.search.strategies.nsga2 import NSGA2
 from dcache.search.strategies.random_and_local import LocalSearch
 from dcache.search.strategies.registry import STRATEGIES
-from dcache.search.variation import moved, moves, random_genome
 from tests.search.random_walk import STEPS, World, loss, profile
 
 PROMPTS = ["a"] * 4

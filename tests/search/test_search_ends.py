@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dcache.search.closed_loop import weights_of
+from dcache.search.evaluating.loop import AROUND, FIT, Search, Task
+from dcache.search.fitting.closed_loop import weights_of
 from dcache.search.front_report import hypervolume_history, members, write
-from dcache.search.loop import AROUND, FIT, Search, Task
 from dcache.search.search import SearchConfig, fastest, identity_of, open_journal, promising, search, space_of
 from tests.search.random_walk import World, profile
 

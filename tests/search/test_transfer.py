@@ -6,7 +6,7 @@ import pytest
 
 from dcache.errors import DcacheError
 from dcache.schedule import Plan, Schedule
-from dcache.search.closed_loop import Share, along, line, with_slopes
+from dcache.search.fitting.closed_loop import Share, along, line, with_slopes
 from dcache.search.transfer import resample_steps
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from dcache.search.front import Objectives
-from dcache.search.space import Genome
+from dcache.search.genomes.front import Objectives
+from dcache.search.genomes.space import Genome
 
 # Genomes with their objectives, which are minimised.
 Evaluated = Sequence[tuple[Genome, Objectives]]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import random
 
-from dcache.search.front import WORST, Objectives, nondominated
-from dcache.search.space import Genome, Space
+from dcache.search.genomes.front import WORST, Objectives, nondominated
+from dcache.search.genomes.space import Genome, Space
+from dcache.search.genomes.variation import mutate_each, random_genome, shift_one
 from dcache.search.strategies import Evaluated
-from dcache.search.variation import mutate_each, random_genome, shift_one
 
 Cell = tuple[int, int]
 

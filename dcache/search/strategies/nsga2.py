@@ -9,10 +9,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from dcache.search.front import Objectives
-from dcache.search.space import Genome, Space
+from dcache.search.genomes.front import Objectives
+from dcache.search.genomes.space import Genome, Space
+from dcache.search.genomes.variation import crossover, mutate_each, mutate_some, random_genome
 from dcache.search.strategies import Evaluated
-from dcache.search.variation import crossover, mutate_each, mutate_some, random_genome
 
 CONVENTIONS = ("each", "some")
 

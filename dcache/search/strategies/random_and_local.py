@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from dcache.search.front import Objectives, nondominated
-from dcache.search.space import Genome, Space
+from dcache.search.genomes.front import Objectives, nondominated
+from dcache.search.genomes.space import Genome, Space
+from dcache.search.genomes.variation import Move, moved, moves, random_genome
 from dcache.search.strategies import Evaluated
-from dcache.search.variation import Move, moved, moves, random_genome
 
 
 class RandomSearch:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dcache.search.space import Space
+from dcache.search.genomes.space import Space
 from dcache.search.strategies import Evaluated, Strategy
 from dcache.search.strategies.map_elites import MapElites
 from dcache.search.strategies.nsga2 import NSGA2

@@ -8,9 +8,9 @@ from dcache.profile import Profile
 from dcache.schedulers.planners import make, scheduled
 from dcache.schedulers.planners.gram import predicted_error
 from dcache.schedulers.planners.pairs import errors
+from dcache.search.fitting.placement import even_places
 from dcache.search.observe import observe
-from dcache.search.placement import even_places
-from dcache.search.render import Renderer
+from dcache.search.rendering.render import Renderer
 
 T, COMPUTES = 20, 8
 SEEN = ["a large striped red circle at the top left on a blue background"]

@@ -1,0 +1,1 @@
+"""The loop of a search: candidates are rendered, measured and written down."""

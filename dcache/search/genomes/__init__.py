@@ -1,0 +1,1 @@
+"""Schedules as genomes: the space, variation, dominance, and the first population."""

@@ -1,0 +1,1 @@
+"""What an observation measures: passes over the sites, seconds, and tokens of attention."""

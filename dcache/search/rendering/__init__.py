@@ -1,0 +1,1 @@
+"""Pictures of fixed prompts and seeds, and results that outlive a kill."""

@@ -1,0 +1,1 @@
+"""HarmoniCa's learned router, and the sublayers that it is trained on."""
