@@ -9,7 +9,7 @@ STAMP := $(VENV)/.dcache-setup
 export PYTHONSAFEPATH = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-video test test-slow lint format bench clean
+.PHONY: help setup demo demo-video test test-slow lint format bench dist clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' | expand -t 12
@@ -17,13 +17,15 @@ help:  ## this list
 setup: $(STAMP)  ## build .venv with the pinned packages (PYTHON=python3.x picks the interpreter)
 
 # torch comes first, so that a build of it offered beside the registry's (a CPU one: PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS)
-# is settled before anything else that depends on torch is chosen.
-$(STAMP): pyproject.toml constraints.txt tools/torchvision_beside_cpu_torch.py
+# is settled before anything else that depends on torch is chosen. The demo's models and dcache are installed together:
+# each is then found here, and not looked for on an index.
+$(STAMP): pyproject.toml packages/dcache-demo/pyproject.toml constraints.txt tools/torchvision_beside_cpu_torch.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "dcache needs python 3.11 or newer: make setup PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' \
+	    --editable packages/dcache-demo
 	$(BIN)/python tools/torchvision_beside_cpu_torch.py
 	@touch $@
 
@@ -52,6 +54,12 @@ format: $(STAMP)  ## let ruff format and mend what it can
 bench: $(STAMP)  ## what the engine itself costs, measured on the shipped model
 	$(BIN)/python examples/bench_engine.py
 
+dist: $(STAMP)  ## wheels and source archives of both distributions in dist, checked by twine
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/python -m build --no-isolation --outdir dist packages/dcache-demo
+	$(BIN)/twine check --strict dist/*
+
 clean:  ## remove what builds, tests and commands left behind; .venv stays
 	rm -rf build dist demo-out eval-out bench-out search-out .mypy_cache .pytest_cache .ruff_cache
-	find dcache tests examples tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find dcache packages tests examples tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from dcache.demo import pictures
-from dcache.demo.pipeline import SCHEDULES
+from dcache.demo.pipeline import schedules
 from dcache.errors import DcacheError
 from dcache.eval.subject import load
 from dcache.search.calibrate import calibrate
@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=24, help="to fit and check on (default: 24)")
     parser.add_argument("--budget", type=int, default=60, help="sets of places to try (default: 60)")
     parser.add_argument("--held-out", type=int, default=32, help="captions to measure on (default: 32)")
-    parser.add_argument("--out", type=Path, default=SCHEDULES, help=f"(default: {SCHEDULES})")
+    parser.add_argument("--out", type=Path, default=schedules(), help="(default: the shipped ones)")
     options = parser.parse_args()
     trained = pictures.sample_captions(options.prompts, np.random.default_rng(SEED), unseen=False)
     held_out = [caption.text for caption in pictures.demo_captions(options.held_out)]

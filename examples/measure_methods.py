@@ -21,7 +21,7 @@ from typing import Any
 
 from dcache import methods
 from dcache.demo.pictures import demo_captions
-from dcache.demo.pipeline import COEFFICIENTS, GUIDANCE, STEPS
+from dcache.demo.pipeline import GUIDANCE, STEPS, coefficients
 from dcache.errors import DcacheError
 from dcache.eval.bench import bench
 from dcache.eval.canvas import GREY, GRID, INK, new_figure, save
@@ -78,9 +78,9 @@ def choice(name: str, options: dict[str, Any]) -> MethodEntry:
     """A preset with options; measured numbers come from the shipped file."""
     label = ", ".join(f"{k}={short(v)}" for k, v in options.items()) or "as it comes"
     given = dict(options)
-    given |= shipped(name, COEFFICIENTS)
+    given |= shipped(name, coefficients())
     if "alpha" in given:
-        tables = json.loads(COEFFICIENTS.read_text(encoding="utf-8"))["smoothcache"]["tables"]
+        tables = json.loads(coefficients().read_text(encoding="utf-8"))["smoothcache"]["tables"]
         given["table"] = tables[f"{given.pop('alpha'):g}"]
     return MethodEntry(f"{name}: {label}", label, method=methods.make(name, **given))
 

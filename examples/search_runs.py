@@ -14,7 +14,7 @@ from typing import Any
 
 from measure_methods import SETTINGS, choice, refusal
 
-from dcache.demo.pipeline import GUIDANCE, SCHEDULES, STEPS
+from dcache.demo.pipeline import GUIDANCE, STEPS, schedules
 from dcache.demo.shipped import shipped_schedules
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.eval.bench import bench
@@ -124,7 +124,7 @@ def rivals(folder: Path, repeats: int, modes: Sequence[str]) -> dict[str, Any]:
         profile = Profile.load(folder / f"{mode}.profile.safetensors")
         groups: dict[str, list[BenchEntry]] = {
             "front": list(_front(folder / mode)),
-            "calibrated": list(shipped_schedules(SCHEDULES, STEPS, guidance)),
+            "calibrated": list(shipped_schedules(schedules(), STEPS, guidance)),
             "planner": list(_planned(profile, folder / mode)),
             "preset": list(_presets(subject)),
             "peer": list(_peers(folder, subject)),

@@ -30,7 +30,7 @@ NAMES = ["pad", "evicted", "kept: a packed segment", "kept: the tail"]
 @torch.no_grad()
 def kept() -> list[tuple[str, np.ndarray]]:
     """Name of a row and head -> the state of each column after the prompt."""
-    model = LlamaForCausalLM.from_pretrained(task.FOLDER).eval()
+    model = LlamaForCausalLM.from_pretrained(task.model_path()).eval()
     ids = task.recall_batch(TOKENS - 1, 12, 2, torch.Generator().manual_seed(3))[:, :TOKENS]
     mask = torch.ones_like(ids)
     mask[1, :PADS] = 0

@@ -47,7 +47,7 @@ def main() -> None:
     with torch.no_grad():
         held_out = task.recall_batch(240, 32, 64, torch.Generator().manual_seed(123))
         print(f"step {step}, held out {accuracy_and_loss(model.eval(), held_out, 240)[0]:.3f}")
-    model.save_pretrained(task.FOLDER)
+    model.save_pretrained(task.model_path())
 
 
 if __name__ == "__main__":

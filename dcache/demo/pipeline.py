@@ -1,19 +1,16 @@
-"""The trained demo pipeline: an unmodified `PixArtAlphaPipeline` of diffusers, with its files."""
+"""The trained demo pipeline: an unmodified `PixArtAlphaPipeline` of diffusers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dcache.demo.data import folder
+
 if TYPE_CHECKING:
     import torch
     from diffusers import PixArtAlphaPipeline
 
-MODEL_PATH = Path(__file__).parent / "model"
-# Written by examples/measure_coefficients.py.
-COEFFICIENTS = MODEL_PATH / "coefficients.json"
-# Written by examples/calibrate_demo.py.
-SCHEDULES = Path(__file__).parent / "schedules"
 STEPS = 20
 GUIDANCE = 3.0
 # The pipeline's class, and its file in diffusers.
@@ -24,10 +21,35 @@ MULTIPLE = 8
 FEWEST_STEPS = 2
 
 
+def model_path() -> Path:
+    """The shipped pipeline's folder."""
+    return folder("image")
+
+
+def coefficients() -> Path:
+    """The file of measured coefficients, written by examples/measure_coefficients.py."""
+    return model_path() / "coefficients.json"
+
+
+def schedules() -> Path:
+    """The folder of calibrated schedules, written by examples/calibrate_demo.py."""
+    return folder("schedules")
+
+
 def load_pipeline(
-    device: "str | torch.device" = "cpu", dtype: "torch.dtype | None" = None, path: Path = MODEL_PATH
+    device: "str | torch.device" = "cpu", dtype: "torch.dtype | None" = None, path: Path | None = None
 ) -> "PixArtAlphaPipeline":
-    """Load the pipeline in float32, or in `dtype`, without progress bars."""
+    """Load the pipeline in float32, or in `dtype`, without progress bars.
+
+    Args:
+        device: where it is moved.
+        dtype: of all its parts.
+        path: folder of another pipeline of this class; None for the shipped one.
+
+    Raises:
+        DcacheError: the shipped models are not installed.
+    """
+    path = model_path() if path is None else path
     from diffusers import PixArtAlphaPipeline
 
     with no_progress_bars():

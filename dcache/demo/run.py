@@ -72,9 +72,9 @@ def methods_of(settings: Settings) -> list[MethodEntry]:
         DcacheError: a method is unknown, or its options are wrong.
     """
     shown = task_of(settings)
-    methods = parse(settings.methods, shown.COEFFICIENTS)
+    methods = parse(settings.methods, shown.coefficients())
     if settings.methods == default_settings(settings.video).methods:
-        methods += shipped_schedules(shown.SCHEDULES, settings.steps, settings.guidance)
+        methods += shipped_schedules(shown.schedules(), settings.steps, settings.guidance)
     return methods
 
 

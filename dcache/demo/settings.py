@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from dcache.demo.data import folder
 from dcache.demo.pipeline import FEWEST_STEPS, GUIDANCE, STEPS
 from dcache.errors import DcacheError
 from dcache.eval.packages import require
@@ -87,8 +88,10 @@ def require_packages(video: bool = False) -> None:
         video: check those of clips, which are fewer.
 
     Raises:
-        DcacheError: packages are missing; the message names all of them.
+        DcacheError: the shipped models or packages are missing; the message names all packages.
     """
+    # The models come first: the line that installs them installs the packages too.
+    folder("video" if video else "image")
     require("demo", "the demo", *(PACKAGES if video else (*PACKAGES, *JUDGES)))
 
 

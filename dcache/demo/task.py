@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcache.demo.pictures import demo_captions
-from dcache.demo.pipeline import COEFFICIENTS, SCHEDULES
+from dcache.demo.pipeline import coefficients, schedules
 from dcache.eval.bench import Bench
 
-__all__ = ["COEFFICIENTS", "NAME", "SCHEDULES", "draw", "judged", "prompts"]
+__all__ = ["NAME", "coefficients", "draw", "judged", "prompts", "schedules"]
 
 NAME = "demo"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from dcache.errors import DcacheError
 
-# Shipped pipeline -> its module, which has `load_pipeline`, `call_options`, `COEFFICIENTS`, `FEWEST_STEPS`,
+# Shipped pipeline -> its module, which has `load_pipeline`, `call_options`, `coefficients`, `FEWEST_STEPS`,
 # `MULTIPLE` (of heights and widths), `CLASS` and `SOURCE`.
 SHIPPED = {"demo": "dcache.demo.pipeline", "demo-video": "dcache.demo.video.pipeline"}
 INDEX = "model_index.json"

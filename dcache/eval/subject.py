@@ -154,7 +154,7 @@ class Subject:
 
 def coefficients(name: str) -> Path | None:
     """The coefficients file of a shipped pipeline; None for all others. Loads no model."""
-    path: Path | None = importlib.import_module(SHIPPED[name]).COEFFICIENTS if name in SHIPPED else None
+    path: Path | None = importlib.import_module(SHIPPED[name]).coefficients() if name in SHIPPED else None
     return path
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dcache.demo.policies.open_loop import OBSERVATIONS
-from dcache.demo.policies.policy import MODELS, TASKS, ChunkPolicy, load_policy
+from dcache.demo.policies.policy import TASKS, ChunkPolicy, load_policy, shipped_folder
 from dcache.demo.policies.sampling import Sampler
 from dcache.errors import DcacheError
 from dcache.policy.chunks import chunk_method
@@ -70,7 +70,7 @@ def policy_named(text: str) -> Any:
 
 def shipped_observations(text: str) -> Path | None:
     """The file of observations that is shipped with a task; None for other policies."""
-    return MODELS / text / OBSERVATIONS if text in TASKS else None
+    return shipped_folder(text) / OBSERVATIONS if text in TASKS else None
 
 
 def _module(path: Path) -> Any:

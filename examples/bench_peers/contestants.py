@@ -17,9 +17,9 @@ import numpy as np
 
 import dcache
 from dcache.demo import pictures
-from dcache.demo.pipeline import MODEL_PATH as PICTURES_PATH
+from dcache.demo.pipeline import model_path as pictures_path
 from dcache.demo.video import clips
-from dcache.demo.video.pipeline import MODEL_PATH as CLIPS_PATH
+from dcache.demo.video.pipeline import model_path as clips_path
 from dcache.errors import DcacheError
 from dcache.eval.entries import BenchEntry
 from dcache.eval.specs import parse
@@ -74,8 +74,8 @@ class Model:
 
 
 MODELS = {
-    "demo": Model("demo", "PixArt", PICTURES_PATH, pictures, {}),
-    "demo-video": Model("demo-video", "Wan", CLIPS_PATH, clips, {}),
+    "demo": Model("demo", "PixArt", pictures_path(), pictures, {}),
+    "demo-video": Model("demo-video", "Wan", clips_path(), clips, {}),
     "unet": Model(
         str(HERE / "unet" / "model"),
         "Stable Diffusion's UNet",

@@ -12,12 +12,12 @@ from PIL import Image
 
 from dcache.demo import pictures
 from dcache.demo.judges import load_clip_shapes, load_frechet_shapes
-from dcache.demo.pipeline import GUIDANCE, MODEL_PATH, STEPS, call_options, load_pipeline
+from dcache.demo.pipeline import GUIDANCE, STEPS, call_options, load_pipeline, model_path
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=MODEL_PATH)
+    parser.add_argument("--model", type=Path, default=model_path())
     parser.add_argument("--count", type=int, default=200, help="captions of each kind")
     parser.add_argument("--steps", type=int, nargs="+", default=[STEPS])
     parser.add_argument("--guidance", type=float, nargs="+", default=[GUIDANCE])

@@ -16,7 +16,7 @@ from open_clip import CLIP, ClipLoss, get_model_config, get_tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dcache.demo.judges import CLIP_SHAPES
+from dcache.demo.judges import clip_shapes
 from dcache.demo.pictures import ATTRIBUTES, Caption, all_captions, held_out, neighbours, render
 from dcache.util.files import make_folder, write_json
 
@@ -102,8 +102,9 @@ def main() -> None:
     trained = [caption for caption in all_captions() if not held_out(caption)]
     test_captions, test_images = drawn(256, seed=31, unseen=True)
 
-    tokenizer = write_config(CLIP_SHAPES)
-    clip = CLIP(**get_model_config(f"local-dir:{CLIP_SHAPES}"))
+    folder = clip_shapes()
+    tokenizer = write_config(folder)
+    clip = CLIP(**get_model_config(f"local-dir:{folder}"))
     clip.visual.to(memory_format=torch.channels_last)
     pupil = Pupil(clip)
     optimizer = torch.optim.AdamW(
@@ -132,7 +133,7 @@ def main() -> None:
             scale = clip.logit_scale.exp().item()
             log(f"against nine others {random:.1%}, against the 29 neighbours {near:.1%}, scale {scale:.0f}")
 
-    save_half(run.average.module.clip, CLIP_SHAPES / "open_clip_model.safetensors")
+    save_half(run.average.module.clip, folder / "open_clip_model.safetensors")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import torch
 from common import classification_loss, drawn, log, rate, roughen, save_half, to_tensor
 from torch import Tensor
 
-from dcache.demo.judges.frechet_shapes import WEIGHTS, FrechetShapes
+from dcache.demo.judges import frechet_shapes_weights
+from dcache.demo.judges.frechet_shapes import FrechetShapes
 from dcache.demo.pictures import ATTRIBUTES
 
 
@@ -42,7 +43,7 @@ def main() -> None:
             )
             whole = right.all(1).float().mean().item()
             log(f"reader {step + 1}/{args.steps} loss {loss.item():.3f} all right {whole:.2%}, {each}")
-            save_half(reader, WEIGHTS)
+            save_half(reader, frechet_shapes_weights())
             reader.train()
 
 

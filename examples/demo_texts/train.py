@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
+from dcache.demo.data import folder
 from dcache.demo.texts import acrostic, mirror
 
-MODELS = Path(mirror.__file__).parent / "models"
 RATE, WARMUP = 3e-3, 50
 # (steps, rows, floor of the rate's cosine) of each task.
 RECIPES = {"mirror": (2000, 96, 0.05), "acrostic": (3000, 48, 0.03)}
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("task", choices=sorted(RECIPES))
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--out", type=Path, default=MODELS)
+    parser.add_argument("--out", type=Path, default=folder("texts"))
     args = parser.parse_args()
     task = {"mirror": mirror, "acrostic": acrostic}[args.task]
     steps, rows, floor = RECIPES[args.task]

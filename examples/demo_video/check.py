@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dcache.demo.video import clips
-from dcache.demo.video.pipeline import GUIDANCE, MODEL_PATH, STEPS, call_options, load_pipeline
+from dcache.demo.video.pipeline import GUIDANCE, STEPS, call_options, load_pipeline, model_path
 
 TESTS = Path(__file__).parents[2] / "tests" / "demo"
 sys.path.append(str(TESTS))
@@ -20,7 +20,7 @@ from clip_reader import read  # noqa: E402  (it lives with the tests that need i
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=MODEL_PATH)
+    parser.add_argument("--model", type=Path, default=model_path())
     parser.add_argument("--count", type=int, default=80, help="captions of each kind")
     parser.add_argument("--steps", type=int, nargs="+", default=[STEPS])
     parser.add_argument("--guidance", type=float, nargs="+", default=[GUIDANCE])

@@ -6,7 +6,7 @@ from pathlib import Path
 from clips_data import averaged, replace_model
 from components import Denoiser, make_pipeline, make_tokenizer
 
-from dcache.demo.video.pipeline import MODEL_PATH
+from dcache.demo.video.pipeline import model_path
 
 
 def main() -> None:
@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="the folder in which train_model.py left its result"
     )
-    parser.add_argument("--model", type=Path, default=MODEL_PATH)
+    parser.add_argument("--model", type=Path, default=model_path())
     args = parser.parse_args()
     step, average = averaged(args.out / "model.pt", Denoiser(len(make_tokenizer())))
     pipe = make_pipeline(args.out / "vae", average)

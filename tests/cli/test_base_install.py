@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,33 @@ def test_a_command_names_the_extra(
     *_, error = capsys.readouterr().err.splitlines()
     assert error.endswith(f"needs {', '.join(packages)}: pip install 'dcache-torch[{extra}]'")
     assert set(packages) <= names(PROJECT["optional-dependencies"][extra])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "demo",
+        "demo --video",
+        "bench",
+        "bench demo-video",
+        "eval demo --prompts demo:2 --device cpu",
+        "calibrate --prompts demo:4",
+        "lm eval recall",
+        "dlm demo",
+        "policy demo",
+        "policy calibrate pusht",
+    ],
+)
+def test_a_command_names_the_package_of_the_shipped_models(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "dcache_demo", None)
+    assert main(line.split()) == 2
+    *_, error = capsys.readouterr().err.splitlines()
+    assert error.endswith(
+        "the shipped models are in a package of their own, which is not installed: pip install dcache-demo"
+    )
 
 
 @pytest.mark.parametrize("line", [["methods"], ["methods", "newton"], ["env"], ["show", "good.json"]])

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from dcache.cli import main
 from dcache.demo.policies.open_loop import load_observations
-from dcache.demo.policies.policy import MODELS
+from dcache.demo.policies.policy import shipped_folder
 
 SHORT = ["--task", "drawer-open", "--timed", "0", "--settings", "ddim:4; ddim:4 interval:interval=2"]
 
@@ -63,11 +63,11 @@ def test_a_bench_names_the_extra_of_its_simulator(
         (["--timed", "1000"], "--timed"),
         (["--settings", "ddim"], "begins with a sampler"),
         (["--weights", "nowhere"], "nowhere has no policy of drawer-open (FileNotFoundError)"),
-        (["--weights", str(MODELS / "pusht")], "has a policy of another task than drawer-open"),
+        (["--weights", str(shipped_folder("pusht"))], "has a policy of another task than drawer-open"),
         (["--observations", "nowhere.npz"], "cannot read the observations 'nowhere.npz' (FileNotFoundError)"),
         (["--observations", "seen.pt"], "observations are a file .npz or .safetensors"),
         (
-            ["--observations", str(MODELS / "pusht" / "observations.safetensors")],
+            ["--observations", str(shipped_folder("pusht") / "observations.safetensors")],
             "observations of drawer-open need ",
         ),
     ],

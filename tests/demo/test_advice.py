@@ -8,7 +8,7 @@ import pytest
 
 from dcache.cli import main
 from dcache.cli.demo import next_steps
-from dcache.demo.pipeline import COEFFICIENTS, GUIDANCE, SCHEDULES, STEPS
+from dcache.demo.pipeline import GUIDANCE, STEPS, coefficients, schedules
 from dcache.demo.shipped import shipped_schedules
 from dcache.errors import DcacheError
 from dcache.eval.rows import Row
@@ -48,9 +48,9 @@ def test_without_a_faithful_method_none_is_called_the_fastest() -> None:
 
 
 def test_schedules_and_measurements_of_one_model_are_not_for_others() -> None:
-    shipped = shipped_schedules(SCHEDULES, STEPS, GUIDANCE)
+    shipped = shipped_schedules(schedules(), STEPS, GUIDANCE)
     assert [entry.portable for entry in shipped] == [False] * len(shipped) != []
-    default, taylor, tea = parse("default;taylorseer;teacache:threshold=0.1", COEFFICIENTS)
+    default, taylor, tea = parse("default;taylorseer;teacache:threshold=0.1", coefficients())
     assert (default.portable, taylor.portable, tea.portable) == (True, True, False)
 
 

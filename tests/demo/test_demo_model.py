@@ -9,7 +9,7 @@ from diffusers.utils import logging as diffusers_logging
 from dcache.demo import pictures
 from dcache.demo.judges import load_frechet_shapes
 from dcache.demo.judges.frechet_shapes import FrechetShapes
-from dcache.demo.pipeline import MODEL_PATH, call_options, load_pipeline
+from dcache.demo.pipeline import call_options, load_pipeline, model_path
 
 MEGABYTE = 1_000_000
 
@@ -30,13 +30,13 @@ def right(reader: FrechetShapes, images: np.ndarray, captions: list[pictures.Cap
 
 
 def test_the_folder_is_small() -> None:
-    sizes = [file.stat().st_size for file in MODEL_PATH.rglob("*") if file.is_file()]
+    sizes = [file.stat().st_size for file in model_path().rglob("*") if file.is_file()]
     assert sum(sizes) < 20 * MEGABYTE
     assert max(sizes) < 10 * MEGABYTE
 
 
 def test_it_loads_as_an_unmodified_float32_pipeline() -> None:
-    pipe = PixArtAlphaPipeline.from_pretrained(MODEL_PATH)
+    pipe = PixArtAlphaPipeline.from_pretrained(model_path())
     assert type(pipe.transformer) is PixArtTransformer2DModel
     assert type(pipe.vae) is AutoencoderKL
     modules = (pipe.text_encoder, pipe.transformer, pipe.vae)

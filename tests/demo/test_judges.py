@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from dcache.demo.judges import CLIP_SHAPES, load_clip_shapes, load_frechet_shapes
-from dcache.demo.judges.frechet_shapes import WEIGHTS, FrechetShapes
+from dcache.demo.judges import clip_shapes, frechet_shapes_weights, load_clip_shapes, load_frechet_shapes
+from dcache.demo.judges.frechet_shapes import FrechetShapes
 from dcache.demo.pictures import Caption, neighbours, render, sample_captions
 from dcache.errors import DcacheError
 
@@ -85,8 +85,8 @@ def blur(images: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def test_the_weights_are_small() -> None:
-    assert (CLIP_SHAPES / "open_clip_model.safetensors").stat().st_size < 3.5 * MEGABYTE
-    assert WEIGHTS.stat().st_size < 0.5 * MEGABYTE
+    assert (clip_shapes() / "open_clip_model.safetensors").stat().st_size < 3.5 * MEGABYTE
+    assert frechet_shapes_weights().stat().st_size < 0.5 * MEGABYTE
 
 
 def test_both_load_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,14 +6,14 @@ import pytest
 
 import dcache
 from dcache.demo.pictures import demo_captions
-from dcache.demo.pipeline import GUIDANCE, SCHEDULES, STEPS
+from dcache.demo.pipeline import GUIDANCE, STEPS, schedules
 from dcache.demo.shipped import shipped_schedules
 from dcache.eval.subject import load
 from dcache.identity.denoisers import config_digest, denoisers
 from dcache.schedule import Schedule
 from dcache.search.rendering.render import Renderer
 
-FILES = sorted(SCHEDULES.glob("*.json"))
+FILES = sorted(schedules().glob("*.json"))
 
 
 def computes(schedule: Schedule) -> int:
@@ -22,12 +22,12 @@ def computes(schedule: Schedule) -> int:
 
 
 def test_those_of_these_steps_and_this_guidance_are_found() -> None:
-    found = shipped_schedules(SCHEDULES, STEPS, GUIDANCE)
+    found = shipped_schedules(schedules(), STEPS, GUIDANCE)
     assert [one.label for one in found] == ["calibrated 2x", "calibrated 3x", "calibrated 4x"]
-    schedules = [one.method for one in found if isinstance(one.method, Schedule)]
-    assert sorted(map(computes, schedules), reverse=True) == [computes(one) for one in schedules]
-    assert shipped_schedules(SCHEDULES, STEPS + 1, GUIDANCE) == []
-    assert shipped_schedules(SCHEDULES, STEPS, 2.5) == []
+    methods = [one.method for one in found if isinstance(one.method, Schedule)]
+    assert sorted(map(computes, methods), reverse=True) == [computes(one) for one in methods]
+    assert shipped_schedules(schedules(), STEPS + 1, GUIDANCE) == []
+    assert shipped_schedules(schedules(), STEPS, 2.5) == []
     assert shipped_schedules(Path("nowhere"), STEPS, GUIDANCE) == []
 
 
@@ -50,7 +50,7 @@ def test_at_three_times_the_speed_it_beats_what_is_set_by_hand(guidance: float) 
     by_hand = [dcache.methods.interval(interval=4), dcache.methods.newton(interval=4, warmup=1, last=False)]
     subject = load("demo", device="cpu", guidance=guidance)
     held_out = Renderer(subject, [caption.text for caption in demo_captions(4)], seed=50)
-    (shipped,) = (one for one in shipped_schedules(SCHEDULES, STEPS, guidance) if "3x" in one.label)
+    (shipped,) = (one for one in shipped_schedules(schedules(), STEPS, guidance) if "3x" in one.label)
     assert isinstance(shipped.method, Schedule)
     # Warnings are errors here: it fits this pipeline.
     calibrated = held_out.quality(shipped.method)

@@ -21,7 +21,7 @@ from dcache.cli import main
 from dcache.demo.video import clips
 from dcache.demo.video.animate import ENLARGED, GAP, HEAD, MARGIN
 from dcache.demo.video.clips import FRAMES, SIDE
-from dcache.demo.video.pipeline import MODEL_PATH, call_options, load_pipeline
+from dcache.demo.video.pipeline import call_options, load_pipeline, model_path
 from dcache.eval.fidelity import flicker, to_uint8
 from dcache.schedule import Schedule
 
@@ -80,7 +80,7 @@ def labels(captions: list[clips.Caption]) -> NDArray[np.int64]:
 
 
 def test_the_folder_is_small() -> None:
-    sizes = [file.stat().st_size for file in MODEL_PATH.rglob("*") if file.is_file()]
+    sizes = [file.stat().st_size for file in model_path().rglob("*") if file.is_file()]
     assert sum(sizes) < 8 * MEGABYTE
     assert max(sizes) < 6 * MEGABYTE
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dcache import methods, probes, schedulers
-from dcache.demo.pipeline import COEFFICIENTS
+from dcache.demo.pipeline import coefficients
 from dcache.eval.digest import NAMES, digest_of, plain
 from dcache.eval.specs import parse
 from dcache.method import Aim, Method
@@ -85,7 +85,7 @@ def test_every_rule_has_a_name_of_its_own() -> None:
 @pytest.mark.parametrize("preset", sorted(methods.available()))
 def test_every_part_of_a_preset_has_a_name(preset: str) -> None:
     """What has none would be hashed under its class's own name, or by its `repr`."""
-    (choice,) = parse(preset, COEFFICIENTS)
+    (choice,) = parse(preset, coefficients())
     text = str(plain(choice.method))
     assert "dcache." not in text
     assert "object at 0x" not in text

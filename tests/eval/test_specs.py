@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import dcache
-from dcache.demo.pipeline import COEFFICIENTS
+from dcache.demo.pipeline import coefficients
 from dcache.errors import DcacheError
 from dcache.eval.specs import parse
 from dcache.schedule import Schedule
@@ -43,7 +43,7 @@ def test_a_schedule_file_is_a_method(tmp_path: Path) -> None:
 
 def test_the_digest_changes_with_what_is_computed_and_with_nothing_else(tmp_path: Path) -> None:
     def digest(text: str) -> str:
-        (choice,) = parse(text, COEFFICIENTS)
+        (choice,) = parse(text, coefficients())
         return choice.digest
 
     specs = [
@@ -68,7 +68,7 @@ def test_the_digest_changes_with_what_is_computed_and_with_nothing_else(tmp_path
 
 
 def test_shipped_numbers_are_used_where_there_are_some() -> None:
-    (choice,) = parse("teacache:threshold=0.4", COEFFICIENTS)
+    (choice,) = parse("teacache:threshold=0.4", coefficients())
     assert "examples/measure_coefficients.py" in choice.note
     assert 'coefficients="FILE.json"' in choice.call.replace("'", '"')
     with pytest.raises(DcacheError, match="teacache needs coefficients="):

@@ -5,7 +5,8 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from dcache.demo.pipeline import COEFFICIENTS, MODEL_PATH, call_options
+from dcache.demo.pipeline import call_options, model_path
+from dcache.demo.pipeline import coefficients as shipped_coefficients
 from dcache.errors import DcacheError
 from dcache.eval.subject import Subject, coefficients, load
 
@@ -20,7 +21,7 @@ def test_the_demo_is_called_as_its_own_module_says() -> None:
     assert made.dtype == np.float32
     assert np.array_equal(made, subject.pipe(captions, generator=noise, **options).images)
     assert subject.denoisers == [subject.pipe.transformer]
-    assert coefficients("demo") == COEFFICIENTS
+    assert coefficients("demo") == shipped_coefficients()
     assert coefficients("somebody/else") is None
 
 
@@ -30,7 +31,7 @@ def test_a_clip_has_its_frames_second() -> None:
 
 
 def test_a_folder_is_loaded_and_keeps_its_pipelines_own_options() -> None:
-    subject = load(str(MODEL_PATH), device="cpu", options={"clean_caption": False})
+    subject = load(str(model_path()), device="cpu", options={"clean_caption": False})
     assert (subject.steps, subject.guidance, subject.options) == (20, 4.5, {"clean_caption": False})
 
 

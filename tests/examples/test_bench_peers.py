@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcache.demo.pipeline import COEFFICIENTS
+from dcache.demo.pipeline import coefficients
 from dcache.demo.task import prompts
 from dcache.errors import DcacheError
 from dcache.eval.bench import bench
@@ -153,7 +153,7 @@ def test_deepcache_is_refused_where_there_is_no_unet(demo: Subject) -> None:
 def test_every_library_enters_equally_many_settings(demo: Subject, tmp_path: Path) -> None:
     import contestants
 
-    (tmp_path / "numbers.json").write_bytes(COEFFICIENTS.read_bytes())
+    (tmp_path / "numbers.json").write_bytes(coefficients().read_bytes())
     subject = Subject(demo.pipe, "demo", {**demo.options, "num_inference_steps": 20})
     for library in contestants.LIBRARIES:
         if importlib.util.find_spec(library.replace("-", "_")):

@@ -13,7 +13,7 @@ import pytest
 
 import dcache
 from dcache import lm_kv
-from dcache.demo.pipeline import COEFFICIENTS, GUIDANCE, STEPS, call_options, load_pipeline
+from dcache.demo.pipeline import GUIDANCE, STEPS, call_options, coefficients, load_pipeline
 from dcache.eval.specs import parse
 from dcache.identity.denoisers import config_digest
 
@@ -134,16 +134,16 @@ def test_the_script_refuses_in_one_line(
 
 
 def test_the_shipped_numbers_are_of_the_shipped_model() -> None:
-    found = json.loads(COEFFICIENTS.read_text())
+    found = json.loads(coefficients().read_text())
     assert found["of"]["config"] == config_digest(load_pipeline().transformer)
     assert (found["of"]["evaluations"], found["of"]["call"]["guidance_scale"]) == (STEPS, GUIDANCE)
-    (tea, mag, smooth) = parse("teacache;magcache:threshold=0.1;smoothcache", COEFFICIENTS)
+    (tea, mag, smooth) = parse("teacache;magcache:threshold=0.1;smoothcache", coefficients())
     assert tea.method == dcache.methods.teacache(coefficients=found["teacache"]["coefficients"])
     assert mag.call == ", dcache.methods.magcache(threshold=0.1, ratios='FILE.json'))"
     assert mag.label == "magcache 0.1"
     assert "of the shipped model" in smooth.note
     assert parse("newton")[0].note == ""
-    given = parse("teacache:coefficients=flux", COEFFICIENTS)[0]
+    given = parse("teacache:coefficients=flux", coefficients())[0]
     assert given.note == ""
     assert given.method != tea.method
     with pytest.raises(dcache.DcacheError, match="teacache needs coefficients="):
@@ -210,7 +210,7 @@ def test_strategies_are_compared_and_the_archive_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "archive.png"
-    profile = str(COEFFICIENTS.with_name("demo.profile.safetensors"))
+    profile = str(coefficients().with_name("demo.profile.safetensors"))
     options = ["--units", "whole", "--budget", "30", "--seeds", "1", "--only", "MAP-Elites, ours"]
     monkeypatch.setattr(sys, "argv", ["measure_strategies", profile, *options, "--archive", str(out)])
     load_script("measure_strategies").main()

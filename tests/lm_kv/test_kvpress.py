@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from dcache.demo.recall.task import FOLDER
+from dcache.demo.recall.task import model_path
 
 
 @pytest.mark.skipif(importlib.util.find_spec("kvpress") is None, reason="kvpress is not installed")
 def test_five_policies_keep_the_tokens_that_kvpress_keeps() -> None:
     script = Path(__file__).parent / "kvpress_peer.py"
-    command = [sys.executable, "-P", str(script), str(FOLDER)]
+    command = [sys.executable, "-P", str(script), str(model_path())]
     run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
     assert run.returncode == 0, run.stderr
     counts = json.loads(run.stdout.splitlines()[-1])

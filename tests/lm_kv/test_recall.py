@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dcache import lm_kv
-from dcache.demo.recall.task import FOLDER, recall_batch
+from dcache.demo.recall.task import model_path, recall_batch
 
 CONTEXT, PAIRS, ROWS = 240, 32, 24
 BUDGETS = (0.5, 0.25, 0.125, 0.0625)
@@ -68,7 +68,7 @@ TABLE = json.loads(Path(__file__).with_name("recall_table.json").read_text(encod
 def model() -> Any:
     from transformers import LlamaForCausalLM
 
-    return LlamaForCausalLM.from_pretrained(FOLDER).eval()
+    return LlamaForCausalLM.from_pretrained(model_path()).eval()
 
 
 @torch.no_grad()
@@ -95,7 +95,7 @@ def share(model: Any, cache: Any) -> float:
 
 
 def test_the_checkpoint_is_small_and_knows_the_task(model: Any) -> None:
-    assert (FOLDER / "model.safetensors").stat().st_size < 1_000_000
+    assert (model_path() / "model.safetensors").stat().st_size < 1_000_000
     assert measured(model, "random", 1.0) > 0.95
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import dcache
-from dcache.demo.pipeline import COEFFICIENTS
+from dcache.demo.pipeline import coefficients as shipped_coefficients
 from dcache.errors import DcacheError
 from dcache.methods.coefficients import numbers
 from dcache.profile import FeatureTables, Profile
@@ -90,7 +90,7 @@ def test_those_of_the_demo_are_the_shipped_ones() -> None:
     from dcache.eval.subject import load
     from dcache.search.observe import observe
 
-    shipped = json.loads(COEFFICIENTS.read_text())
+    shipped = json.loads(shipped_coefficients().read_text())
     subject = load("demo", device="cpu", dtype="float32")
     sites = ("trunk", "sublayers")
     with warnings.catch_warnings():

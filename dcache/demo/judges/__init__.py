@@ -10,14 +10,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dcache.demo.data import folder
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from dcache.demo.judges.frechet_shapes import FrechetShapes
 
-# open_clip loads it by the name f"local-dir:{CLIP_SHAPES}".
-CLIP_SHAPES = Path(__file__).with_name("clip-shapes")
+
+def clip_shapes() -> Path:
+    """The folder of `clip-shapes`; open_clip loads it by the name f"local-dir:{clip_shapes()}"."""
+    return folder("judges") / "clip-shapes"
+
+
+def frechet_shapes_weights() -> Path:
+    """The file with the weights of `frechet-shapes`."""
+    return folder("judges") / "frechet-shapes.safetensors"
 
 
 def load_clip_shapes(
@@ -31,7 +40,7 @@ def load_clip_shapes(
     """
     import open_clip
 
-    name = f"local-dir:{CLIP_SHAPES}"
+    name = f"local-dir:{clip_shapes()}"
     model, preprocess = open_clip.create_model_from_pretrained(name, device=device)
     return model.eval(), preprocess, open_clip.get_tokenizer(name)
 
@@ -45,8 +54,8 @@ def load_frechet_shapes(device: str | torch.device = "cpu") -> FrechetShapes:
     """
     from safetensors.torch import load_file
 
-    from dcache.demo.judges.frechet_shapes import WEIGHTS, FrechetShapes
+    from dcache.demo.judges.frechet_shapes import FrechetShapes
 
     judge = FrechetShapes()
-    judge.load_state_dict(load_file(WEIGHTS))
+    judge.load_state_dict(load_file(frechet_shapes_weights()))
     return judge.eval().requires_grad_(False).to(device)

@@ -6,8 +6,6 @@ the attributes of the caption, and can be used for that too (`read`).
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,7 +14,6 @@ from torch import Tensor, nn
 from dcache.demo.pictures import ATTRIBUTES, SIDE
 from dcache.errors import DcacheError
 
-WEIGHTS = Path(__file__).with_name("frechet-shapes.safetensors")
 # Weight of the first kind of features: both kinds contribute about equally to distances of drawn pictures.
 DRAWN = 2.0
 

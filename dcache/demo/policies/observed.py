@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dcache.demo.policies.open_loop import Observations
-from dcache.demo.policies.policy import MODELS, ChunkPolicy
+from dcache.demo.policies.policy import ChunkPolicy, shipped_folder
 from dcache.demo.policies.sampling import Sampler
 from dcache.errors import DcacheError
 from dcache.profile import Profile
@@ -62,7 +62,7 @@ class PolicyPipeline:
 
 def profile_path(task: str, steps: int, folder: Path | None = None) -> Path:
     """The file of a shipped profile."""
-    return (MODELS / task if folder is None else folder) / f"steps-{steps}.profile.safetensors"
+    return (shipped_folder(task) if folder is None else folder) / f"steps-{steps}.profile.safetensors"
 
 
 def load_profile(task: str, steps: int) -> Profile:

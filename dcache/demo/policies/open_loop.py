@@ -13,7 +13,7 @@ import torch
 
 import dcache
 from dcache.demo.policies.bench import Progress, switched
-from dcache.demo.policies.policy import MODELS, ChunkPolicy, task_of
+from dcache.demo.policies.policy import ChunkPolicy, shipped_folder, task_of
 from dcache.demo.policies.sampling import LEVELS, Sampler
 from dcache.demo.policies.settings import Setting
 from dcache.errors import DcacheError
@@ -73,7 +73,7 @@ def load_observations(task: str, path: Path | None = None) -> Observations:
     Raises:
         DcacheError: the file cannot be read, or lacks states `[N, 2, state]` or actions.
     """
-    shipped = load_arrays(MODELS / task_of(task).name / OBSERVATIONS)
+    shipped = load_arrays(shipped_folder(task_of(task).name) / OBSERVATIONS)
     arrays = shipped if path is None else load_arrays(path)
     sizes = {name: arrays[name].shape[1:] for name in shipped if name in arrays}
     counts = {len(arrays[name]) for name in sizes if arrays[name].ndim}

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from dcache.demo import data
 from dcache.demo.policies.drawer import Drawer
 from dcache.demo.policies.network import NetworkConfig, PolicyNetwork
 from dcache.demo.policies.pusht import PushT
@@ -21,7 +22,6 @@ from dcache.demo.policies.tasks import Task
 from dcache.errors import DcacheError
 from dcache.util import files
 
-MODELS = Path(__file__).parent / "models"
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Drawer, PushT)}
 NETWORK, TASK = "network.", "task."
 
@@ -95,6 +95,11 @@ def task_of(name: str) -> type[Task]:
     return TASKS[name]
 
 
+def shipped_folder(task: str) -> Path:
+    """The folder of a shipped policy, with its observations and profiles."""
+    return data.folder("policies") / task
+
+
 def load_policy(name: str, folder: Path | None = None) -> ChunkPolicy:
     """A trained policy, float32, on the CPU.
 
@@ -106,7 +111,7 @@ def load_policy(name: str, folder: Path | None = None) -> ChunkPolicy:
         DcacheError: there is no such task, or the folder has no policy of it.
     """
     kind = task_of(name)
-    folder = MODELS / name if folder is None else folder
+    folder = shipped_folder(name) if folder is None else folder
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         tensors = {key: value.float() for key, value in load_file(folder / "model.safetensors").items()}

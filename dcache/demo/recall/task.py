@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from dcache.demo.data import folder
 from dcache.eval.language.task import Context, Question
 
-FOLDER = Path(__file__).parent / "model"
 # Tokens of a context and its pairs, as many as the model was trained on.
 TOKENS, PAIRS = 240, 32
 VOCABULARY, KEYS, FIRST_KEY, FIRST_VALUE = 136, 64, 8, 72
@@ -57,11 +57,16 @@ def recall_config() -> Any:
     )
 
 
+def model_path() -> Path:
+    """The folder of the trained model."""
+    return folder("recall")
+
+
 def load_model() -> Any:
     """The trained model, float32, on the CPU."""
     from transformers import LlamaForCausalLM
 
-    model: Any = LlamaForCausalLM.from_pretrained(FOLDER)
+    model: Any = LlamaForCausalLM.from_pretrained(model_path())
     return model.eval()
 
 

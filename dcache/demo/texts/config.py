@@ -1,14 +1,13 @@
-"""What both small language models share: the config, and where their weights lie."""
+"""What both small language models share: the config and the loader."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dcache.demo.data import folder
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
-
-FOLDER = Path(__file__).parent / "models"
 
 
 def text_config(mask: int, **given: Any) -> LlamaConfig:
@@ -39,5 +38,5 @@ def load(name: str) -> Any:
     import torch
     from transformers import LlamaForCausalLM
 
-    model: Any = LlamaForCausalLM.from_pretrained(FOLDER / name, dtype=torch.float32)
+    model: Any = LlamaForCausalLM.from_pretrained(folder("texts") / name, dtype=torch.float32)
     return model.eval()

@@ -1,9 +1,10 @@
-"""The trained video pipeline: an unmodified `WanPipeline` of diffusers; its files are in this folder."""
+"""The trained video pipeline: an unmodified `WanPipeline` of diffusers."""
 
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dcache.demo.data import folder
 from dcache.demo.pipeline import no_progress_bars
 from dcache.demo.video.clips import FRAMES, SIDE
 
@@ -11,10 +12,6 @@ if TYPE_CHECKING:
     import torch
     from diffusers import WanPipeline
 
-MODEL_PATH = Path(__file__).parent / "model"
-# There are no measured coefficients for this model, so presets that need some do not run on it by default.
-COEFFICIENTS = None
-SCHEDULES = Path(__file__).parent / "schedules"
 STEPS = 20
 GUIDANCE = 3.0
 # The pipeline's class, and its file in diffusers.
@@ -24,10 +21,33 @@ MULTIPLE = 16
 FEWEST_STEPS = 1
 
 
+def model_path() -> Path:
+    """The shipped pipeline's folder."""
+    return folder("video")
+
+
+def coefficients() -> None:
+    """None: no coefficients were measured on this model, so presets that need some do not run on it."""
+
+
+def schedules() -> None:
+    """None: no schedules were calibrated for this model."""
+
+
 def load_pipeline(
-    device: "str | torch.device" = "cpu", dtype: "torch.dtype | None" = None, path: Path = MODEL_PATH
+    device: "str | torch.device" = "cpu", dtype: "torch.dtype | None" = None, path: Path | None = None
 ) -> "WanPipeline":
-    """Load the pipeline in float32, or in `dtype`, without progress bars."""
+    """Load the pipeline in float32, or in `dtype`, without progress bars.
+
+    Args:
+        device: where it is moved.
+        dtype: of all its parts.
+        path: folder of another pipeline of this class; None for the shipped one.
+
+    Raises:
+        DcacheError: the shipped models are not installed.
+    """
+    path = model_path() if path is None else path
     from diffusers import WanPipeline
 
     logging.getLogger("diffusers.pipelines.wan.pipeline_wan").addFilter(_not_about_one)

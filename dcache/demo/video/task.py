@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcache.demo.video.clips import demo_captions
-from dcache.demo.video.pipeline import COEFFICIENTS, SCHEDULES
+from dcache.demo.video.pipeline import coefficients, schedules
 from dcache.eval.bench import Bench
 from dcache.eval.fidelity import flicker, to_uint8
 from dcache.eval.rows import Row
 
-__all__ = ["COEFFICIENTS", "NAME", "SCHEDULES", "draw", "judged", "prompts"]
+__all__ = ["NAME", "coefficients", "draw", "judged", "prompts", "schedules"]
 
 NAME = "demo-video"
 

@@ -14,7 +14,7 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
-from dcache.demo.pipeline import MODEL_PATH as DEMO_PATH
+from dcache.demo.pipeline import model_path as demo_path
 
 sys.path.append(str(Path(__file__).parents[2] / "demo_model"))  # its helpers are these scripts' helpers
 
@@ -56,14 +56,14 @@ def make_scheduler() -> DPMSolverMultistepScheduler:
 
 def load_text() -> tuple[T5Tokenizer, T5EncoderModel]:
     """The demo model's tokenizer and text encoder; the pipeline will hand the encoder the padding's mask."""
-    encoder = T5EncoderModel.from_pretrained(DEMO_PATH / "text_encoder").eval().requires_grad_(False)
+    encoder = T5EncoderModel.from_pretrained(demo_path() / "text_encoder").eval().requires_grad_(False)
     encoder.config.use_attention_mask = True
-    return T5Tokenizer.from_pretrained(DEMO_PATH / "tokenizer"), encoder
+    return T5Tokenizer.from_pretrained(demo_path() / "tokenizer"), encoder
 
 
 def load_vae() -> AutoencoderKL:
     """The demo model's autoencoder."""
-    return AutoencoderKL.from_pretrained(DEMO_PATH / "vae").to(memory_format=torch.channels_last)
+    return AutoencoderKL.from_pretrained(demo_path() / "vae").to(memory_format=torch.channels_last)
 
 
 def make_pipeline(unet: UNet2DConditionModel) -> StableDiffusionPipeline:

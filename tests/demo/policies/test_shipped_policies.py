@@ -10,11 +10,11 @@ import dcache
 from dcache.demo.policies import open_loop
 from dcache.demo.policies.observed import load_profile
 from dcache.demo.policies.open_loop import load_observations, measure, rms
-from dcache.demo.policies.policy import MODELS, TASKS, load_policy, save_policy
+from dcache.demo.policies.policy import TASKS, load_policy, save_policy, shipped_folder
 from dcache.demo.policies.sampling import Sampler
 from dcache.demo.policies.settings import parse
 
-SHIPPED = [name for name in TASKS if (MODELS / name).exists()]
+SHIPPED = [name for name in TASKS if shipped_folder(name).exists()]
 # Bytes of a shipped policy at most.
 LARGEST = {"drawer-open": 1e6, "pusht": 10e6}
 
@@ -55,7 +55,7 @@ def test_errors_are_those_of_an_uncached_run_from_the_same_noise(name: str) -> N
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_policy_is_small_and_finite(name: str) -> None:
-    assert (MODELS / name / "model.safetensors").stat().st_size <= LARGEST[name]
+    assert (shipped_folder(name) / "model.safetensors").stat().st_size <= LARGEST[name]
     policy = load_policy(name)
     assert all(bool(weight.isfinite().all()) for weight in policy.network.parameters())
 

@@ -1,6 +1,5 @@
 """The bars of caching on the trained text models: quality against rows, within one decode order."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,16 +7,16 @@ import torch
 
 import dcache
 from dcache import diffusion_lm
+from dcache.demo.data import folder
 from dcache.demo.texts import acrostic, mirror
 
-MODELS = Path(mirror.__file__).parent / "models"
 SEEDS = (0, 1, 2)
 
 
 def load(task: Any) -> Any:
     from transformers import LlamaForCausalLM
 
-    return LlamaForCausalLM.from_pretrained(MODELS / task.NAME, dtype=torch.float32).eval()
+    return LlamaForCausalLM.from_pretrained(folder("texts") / task.NAME, dtype=torch.float32).eval()
 
 
 def quality(
