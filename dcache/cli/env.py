@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import dcache
 from dcache.cli.groups import print_named
+from dcache.util.distribution import install_line
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -28,6 +29,7 @@ PACKAGES = (
     "open-clip-torch",
     "deap",
     "peft",
+    "dcache-demo",
 )
 
 
@@ -56,9 +58,15 @@ def environment() -> dict[str, Any]:
         "processor": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
         "gpu": ", ".join(devices),
         "cuda": torch.version.cuda or "none",
-        "triton kernels": "possible" if cuda and util.find_spec("triton") is not None else "not here",
+        "triton kernels": _kernels(bool(cuda)),
         **{package: _version(package) for package in PACKAGES},
     }
+
+
+def _kernels(cuda: bool) -> str:
+    if util.find_spec("triton") is None:
+        return f"not installed: {install_line('kernels')}"
+    return "possible" if cuda else "not here"
 
 
 def _version(package: str) -> str:

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 import torch
 
 from dcache.errors import DcacheError
+from dcache.util.distribution import install_line
 
 # Fewest elements for which an op uses its kernel.
 MIN_ELEMENTS = {
@@ -45,15 +46,17 @@ def possible(device: torch.device) -> bool:
     """True if kernels can run on this device and DCACHE_KERNELS allows them.
 
     Raises:
-        DcacheError: DCACHE_KERNELS has an unknown value.
+        DcacheError: DCACHE_KERNELS has an unknown value, or is `on` where Triton is not installed.
     """
     # Called for every op, so the usual case comes first.
     if mode == "auto":
         return device.type == "cuda" and _has_triton()
     if mode not in _MODES:
         raise DcacheError(f"DCACHE_KERNELS is {mode!r}: expected one of {', '.join(_MODES)}")
-    if mode == "off" or not _has_triton():
+    if mode == "off":
         return False
+    if not _has_triton():
+        raise DcacheError(f"DCACHE_KERNELS is 'on', which needs Triton: {install_line('kernels')}")
     return device.type == "cuda" or (device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1")
 
 

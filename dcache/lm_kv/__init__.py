@@ -52,6 +52,7 @@ from dcache.lm_kv.policies.windowkv import windowkv
 from dcache.lm_kv.policies.zipcache import zipcache
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import available, make, preset
+from dcache.util.distribution import needs_transformers
 
 if TYPE_CHECKING:
     from dcache.lm_kv.cache import KVCache
@@ -106,7 +107,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def _loaded(name: str) -> Any:
     # Imported when it is used: it imports transformers, which takes seconds.
     if name == "KVCache":
         from dcache.lm_kv.cache import KVCache
@@ -117,6 +118,13 @@ def __getattr__(name: str) -> Any:
 
         return head_pattern
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        return _loaded(name)
+    except ImportError as error:
+        raise needs_transformers(error) from error
 
 
 def __dir__() -> list[str]:

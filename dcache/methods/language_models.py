@@ -41,9 +41,9 @@ def enable(model: Any, method: Any, options: Mapping[str, Any], engine: Mapping[
     try:
         from dcache.lm_kv import enabled
     except ImportError as error:
-        from dcache.util.distribution import install_line
+        from dcache.util.distribution import needs_transformers
 
-        raise DcacheError(f"lm_kv needs a newer transformers ({error}): {install_line('lm_kv')}") from None
+        raise needs_transformers(error) from None
     enabled.enable(model, policy)
 
 

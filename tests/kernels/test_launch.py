@@ -68,13 +68,23 @@ def test_devices_without_triton_take_none(kernels):
     assert not launch.possible(torch.device("mps"))
 
 
-def test_the_reference_runs_without_triton():
-    code = (
-        "import sys; sys.modules['triton'] = None; import torch; from dcache.kernels import weighted_sum;"
-        "print(weighted_sum(None, [torch.ones(2)], [3.0], torch.float32).tolist())"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "[3.0, 3.0]"
+def test_without_triton_references_run_and_kernels_that_were_demanded_are_an_error():
+    code = """
+import sys
+sys.modules["triton"] = None
+import torch
+from dcache.kernels import launch, weighted_sum
+print(weighted_sum(None, [torch.ones(2)], [3.0], torch.float32).tolist())
+launch.mode = "on"
+try:
+    launch.possible(torch.device("cpu"))
+except launch.DcacheError as error:
+    print(error)
+"""
+    ran = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    sums, error = ran.stdout.splitlines()
+    assert sums == "[3.0, 3.0]"
+    assert error == "DCACHE_KERNELS is 'on', which needs Triton: pip install 'dcache-torch[kernels]'"
 
 
 def test_numbers_are_not_uploaded_into_a_cuda_graph(monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dcache.util.distribution import DISTRIBUTION, install_line
+from dcache.util.distribution import DEMO_DISTRIBUTION, DISTRIBUTION, install_line
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -35,6 +35,11 @@ def test_the_project_has_this_name_also_where_it_names_itself() -> None:
     themselves = [one for one in PROJECT["optional-dependencies"]["dev"] if one.startswith("dcache")]
     # Simulators are large, and pin what others use.
     assert themselves == [f"{DISTRIBUTION}[{','.join(sorted(EXTRAS - {'dev', 'policy'}))}]"]
+
+
+def test_the_shipped_models_have_the_name_that_messages_give_them() -> None:
+    demo = ROOT / "packages" / DEMO_DISTRIBUTION / "pyproject.toml"
+    assert tomllib.loads(demo.read_text(encoding="utf-8"))["project"]["name"] == DEMO_DISTRIBUTION
 
 
 def test_no_module_writes_an_install_line_of_its_own() -> None:
