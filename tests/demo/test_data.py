@@ -13,6 +13,9 @@ import dcache
 from dcache.demo.data import folder
 from dcache.errors import DcacheError
 
+PACKAGE = Path(dcache_demo.__file__).parent
+PAGES = [PACKAGE.resolve().parent / "README.md", *sorted(PACKAGE.rglob("README.md"))]
+
 # Prints which heavy packages are loaded once a folder was looked up, with and without dcache.
 LOOK_UP = """
 import json, sys
@@ -35,8 +38,7 @@ def test_a_folder_is_found_by_its_name_and_has_files(name: str) -> None:
 
 
 def test_the_package_has_no_other_folder() -> None:
-    (package,) = map(Path, dcache_demo.__path__)
-    folders = {path.name for path in package.iterdir() if path.is_dir()} - {"__pycache__"}
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__"}
     assert folders == set(dcache_demo.FOLDERS)
 
 
@@ -61,3 +63,20 @@ def test_models_of_another_version_are_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_looking_a_folder_up_loads_no_library() -> None:
     run = subprocess.run([sys.executable, "-P", "-c", LOOK_UP], capture_output=True, text=True, check=True)
     assert json.loads(run.stdout) == [[], [], False]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.parent.name for page in PAGES])
+def test_links_of_its_pages_are_absolute(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    assert not [link for link in links if not link.startswith("https://")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=[page.parent.name for page in PAGES])
+def test_the_python_of_its_pages_runs(page: Path) -> None:
+    (block,) = re.findall(
+        r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    names: dict[str, object] = {}
+    exec(block, names)
+    assert {"pipe", "model"} & set(names)

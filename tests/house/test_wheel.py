@@ -236,6 +236,7 @@ def test_help_from_the_wheel_loads_torch_and_no_more(installed: dict[str, str], 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # an interpreter of its own loads diffusers, transformers and open_clip
 def test_the_two_wheels_alone_make_cached_pictures(installed: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "dcache", "demo", "--steps", "4", "--prompts", "1"]
     run = subprocess.run(

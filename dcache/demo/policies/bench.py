@@ -52,9 +52,10 @@ def bench(
         profile: gives the profile of runs with so many evaluations.
         progress: called with a label, and the episodes done and planned.
     """
-    methods = [setting.resolved(profile) for setting in settings]
-    simulators: list[Simulator] = []
     done, total = sum(_done(journal, setting, episodes) for setting in settings), len(settings) * episodes
+    # A simulator that is not installed is said before methods are planned, which takes seconds.
+    simulators: list[Simulator] = [policy.task.simulator()] if done < total else []
+    methods = [setting.resolved(profile) for setting in settings]
     for first in range(0, episodes, at_once):
         seeds = range(HELD_OUT + first, HELD_OUT + min(first + at_once, episodes))
         for setting, method in zip(settings, methods, strict=True):

@@ -9,7 +9,8 @@ from dcache.demo.policies.closed_loop import Result
 from dcache.demo.policies.figures import figures
 from dcache.demo.policies.journal import Journal
 from dcache.demo.policies.settings import parse
-from tests.demo.policies.toy_task import policy
+from dcache.errors import DcacheError
+from tests.demo.policies.toy_task import Sum, policy
 
 SETTINGS = parse("ddim:4; ddim:2; ddim:4 warm=1")
 
@@ -35,6 +36,20 @@ def test_a_bench_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert again.results == journal.results
     for setting in SETTINGS:
         assert sorted(again.of(setting.spec)) == list(range(HELD_OUT, HELD_OUT + 5))
+
+
+def test_a_missing_simulator_is_said_before_anything_is_planned_and_only_where_one_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(task: Sum) -> None:
+        raise DcacheError("the simulator needs gym")
+
+    done = run(tmp_path / "toy.jsonl", 2)
+    monkeypatch.setattr(Sum, "simulator", missing)
+    planned = parse("ddim:4 bac:speedup=2")
+    with pytest.raises(DcacheError, match="the simulator needs gym"):
+        bench(policy(), planned, 1, 1, done, lambda steps: pytest.fail("a profile was asked for"))
+    assert run(tmp_path / "toy.jsonl", 2).results == done.results
 
 
 def test_results_of_another_policy_do_not_count(tmp_path: Path) -> None:
