@@ -9,7 +9,7 @@ STAMP := $(VENV)/.dcache-setup
 export PYTHONSAFEPATH = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-video test test-slow lint format bench clean
+.PHONY: help setup demo demo-video test test-slow lint docs format bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' | expand -t 12
@@ -45,6 +45,10 @@ lint: $(STAMP)  ## ruff (check and format), mypy, and the layers of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+docs: $(STAMP)  ## the documentation site in site/, strict, looked at in a browser where there is one
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python tools/check_site.py site
+
 format: $(STAMP)  ## let ruff format and mend what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -53,5 +57,5 @@ bench: $(STAMP)  ## what the engine itself costs, measured on the shipped model
 	$(BIN)/python examples/bench_engine.py
 
 clean:  ## remove what builds, tests and commands left behind; .venv stays
-	rm -rf build dist demo-out eval-out bench-out search-out .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site demo-out eval-out bench-out search-out .mypy_cache .pytest_cache .ruff_cache
 	find dcache tests examples tools -name __pycache__ -type d -prune -exec rm -rf {} +
