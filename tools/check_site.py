@@ -19,6 +19,8 @@ from typing import Any
 
 WIDTHS = {"phone": 390, "desk": 1280}
 SCHEMES = ("light", "dark")
+# Menus glide when the window changes: milliseconds until a page that fits must fit.
+FITS, SETTLED = "document.documentElement.scrollWidth <= window.innerWidth", 3000
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -65,6 +67,8 @@ def main() -> int:
 
 def look(chromium: Any, address: str, page: str, shots: Path | None) -> list[str]:
     """The faults of one page."""
+    from playwright.sync_api import Error
+
     faults: list[str] = []
     for scheme in SCHEMES:
         tab = chromium.new_page(color_scheme=scheme)
@@ -75,8 +79,10 @@ def look(chromium: Any, address: str, page: str, shots: Path | None) -> list[str
         tab.goto(f"{address}/{page}", wait_until="load")
         for name, width in WIDTHS.items():
             tab.set_viewport_size({"width": width, "height": 844})
-            wide = tab.evaluate("document.documentElement.scrollWidth")
-            if wide > width:
+            try:
+                tab.wait_for_function(FITS, timeout=SETTLED)
+            except Error:
+                wide = tab.evaluate("document.documentElement.scrollWidth")
                 faults.append(f"{wide} pixels wide in a window of {width}")
             if shots is not None:
                 shots.mkdir(parents=True, exist_ok=True)
