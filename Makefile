@@ -9,7 +9,7 @@ STAMP := $(VENV)/.dcache-setup
 export PYTHONSAFEPATH = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-video test test-slow lint format bench dist clean
+.PHONY: help setup demo demo-video test test-slow lint docs format bench dist clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' | expand -t 12
@@ -47,6 +47,10 @@ lint: $(STAMP)  ## ruff (check and format), mypy, and the layers of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+docs: $(STAMP)  ## the documentation site in site/, strict, looked at in a browser where there is one
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python tools/check_site.py site
+
 format: $(STAMP)  ## let ruff format and mend what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -61,5 +65,5 @@ dist: $(STAMP)  ## wheels and source archives of both distributions in dist, che
 	$(BIN)/twine check --strict dist/*
 
 clean:  ## remove what builds, tests and commands left behind; .venv stays
-	rm -rf build dist demo-out eval-out bench-out search-out .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site demo-out eval-out bench-out search-out .mypy_cache .pytest_cache .ruff_cache
 	find dcache packages tests examples tools -name __pycache__ -type d -prune -exec rm -rf {} +
