@@ -65,8 +65,10 @@ def decode(coded: Coded, lengths: Sequence[int]) -> list[torch.Tensor]:
 
 def _table(sequence: torch.Tensor, alphabet: int) -> torch.Tensor:
     """The counts of a sequence's numbers, scaled to bytes; a number that comes has at least 1."""
-    counts = torch.bincount(sequence.int(), minlength=alphabet).double()
-    return (counts * (MOST / counts.max())).ceil().to(torch.uint8)
+    counts = torch.bincount(sequence.int(), minlength=alphabet)
+    # In whole numbers: 255.00000000000003 rounded up would be no byte.
+    most = int(counts.max())
+    return ((counts * MOST + most - 1) // most).to(torch.uint8)
 
 
 def _model(table: torch.Tensor) -> Any:

@@ -10,8 +10,8 @@ from dcache.lm_kv.codecs import range_coding
 
 def sequences():
     generator = torch.Generator().manual_seed(0)
-    lengths = (0, 1, 700, 3000)
-    spread = (1.0, 1.0, 0.5, 4.0)
+    lengths = (0, 1, 700, 3000, *range(900, 910))
+    spread = (1.0, 1.0, 0.5, 4.0, *[2.0] * 10)
     return [
         (torch.randn(n, generator=generator) * s + 8).round().clamp(0, 15).to(torch.uint8)
         for n, s in zip(lengths, spread, strict=True)
@@ -24,7 +24,8 @@ def test_what_is_decoded_is_what_was_encoded():
     coded = range_coding.encode(given, 16)
     back = range_coding.decode(range_coding.Coded.of(coded.tensors()), [len(s) for s in given])
     assert all(torch.equal(a, b) for a, b in zip(given, back, strict=True))
-    assert coded.tables.shape == (4, 16)
+    assert coded.tables.shape == (14, 16)
+    assert coded.tables.amax(1).tolist() == [0, *[255] * 13]
 
 
 def test_bits_are_those_of_the_entropy():
