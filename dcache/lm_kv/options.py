@@ -46,6 +46,7 @@ PolicyName = Literal[
     "streaming_llm",
     "think",
     "tova",
+    "vidkv",
     "windowkv",
     "zipcache",
 ]
@@ -81,6 +82,7 @@ class PolicyOptions(CacheOptions, total=False):
     heads: int
     held: float
     history: int
+    key_bits: float
     layers: int
     low: int
     merge: str
@@ -103,5 +105,6 @@ class PolicyOptions(CacheOptions, total=False):
     tau2: float
     threshold: float | None
     tokens: int
+    value_bits: float
     value_rank: int
     window: float
