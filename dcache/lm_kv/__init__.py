@@ -35,6 +35,7 @@ from dcache.lm_kv.policies.lacache import lacache
 from dcache.lm_kv.policies.lazy_eviction import lazy_eviction
 from dcache.lm_kv.policies.look_m import look_m
 from dcache.lm_kv.policies.loopserve import loopserve
+from dcache.lm_kv.policies.matryoshka import matryoshka
 from dcache.lm_kv.policies.mikv import mikv
 from dcache.lm_kv.policies.mpcache import mpcache
 from dcache.lm_kv.policies.prefixkv import prefixkv
@@ -89,6 +90,7 @@ __all__ = [
     "look_m",
     "loopserve",
     "make",
+    "matryoshka",
     "mikv",
     "mpcache",
     "prefixkv",

@@ -32,6 +32,7 @@ PolicyName = Literal[
     "lazy_eviction",
     "look_m",
     "loopserve",
+    "matryoshka",
     "mikv",
     "mpcache",
     "prefixkv",

@@ -30,6 +30,7 @@ POLICIES = {
     "lazy_eviction",
     "look_m",
     "loopserve",
+    "matryoshka",
     "mikv",
     "mpcache",
     "prefixkv",

@@ -18,6 +18,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "gear": {"group": 4, "residual": 2},
     "kivi": {"group": 4, "residual": 2},
     "kvmerger": {"threshold": 0.2},
+    "matryoshka": {"residual": 2},
     "rotatekv": {"residual": 2},
     "shadowkv": {"rank": 3, "page": 3, "window": 4},
     "snapkv": {"window": 4},

@@ -169,8 +169,8 @@ class MixedCodec(DeviceCodec):
 def fourier(size: int) -> torch.Tensor:
     """The orthonormal real Fourier matrix `[size, size]`, float32: a frequency's cosine and sine in turn.
 
-    >>> fourier(2).round(decimals=4).tolist()
-    [[0.7071, 0.7071], [0.7071, -0.7071]]
+    >>> (2**0.5 * fourier(2)).round().int().tolist()
+    [[1, 1], [1, -1]]
     """
     places = torch.arange(size, dtype=torch.float64, device="cpu")
     rows = [torch.ones_like(places)]
