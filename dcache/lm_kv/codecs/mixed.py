@@ -25,7 +25,7 @@ class MixedKeys:
         narrow: of 1 bit `[N, d - k]`, Fourier coefficients of the others; None where there are none.
         channels: uint8 or int16 `[groups, d]`, the wide ones first, both in ascending order; a group is a
             run's tokens of one encoding.
-        index: int32 `[N]`, each token's group.
+        index: uint8, int16 or int32 `[N]`, each token's group.
         dtype: the model's.
     """
 
@@ -50,7 +50,7 @@ class MixedKeys:
         """Tokens by index, in this order, which make runs of these lengths; groups without a token go."""
         groups, index = self.index[rows].unique(return_inverse=True)
         wide, narrow = (None if p is None else p.take(rows, lengths) for p in (self.wide, self.narrow))
-        return MixedKeys(wide, narrow, self.channels[groups.long()], index.int(), self.dtype)
+        return MixedKeys(wide, narrow, self.channels[groups.long()], _small(index), self.dtype)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class MixedCodec(DeviceCodec):
             coefficients = ordered[:, count:] @ fourier(size - count).to(ordered).T
             narrow = pack(coefficients.float(), 1, self.group, lengths)
         small = torch.uint8 if size <= 2**8 else torch.int16
-        return MixedKeys(wide, narrow, channels.to(small), run.int(), keys.dtype)
+        return MixedKeys(wide, narrow, channels.to(small), _small(run), keys.dtype)
 
     def encode_values(self, values: torch.Tensor, lengths: torch.Tensor) -> LowBit:
         """Groups of tokens of a run, per channel."""
@@ -131,7 +131,9 @@ class MixedCodec(DeviceCodec):
         starts = [0]
         for part in parts[:-1]:
             starts.append(starts[-1] + len(part.channels))
-        index = torch.cat([part.index + start for part, start in zip(parts, starts, strict=True)])[order]
+        index = torch.cat([part.index.int() + start for part, start in zip(parts, starts, strict=True)])[
+            order
+        ]
         channels = torch.cat([part.channels for part in parts])
         wide, narrow = (
             None if codes[0] is None else join_codes(codes, order, lengths)
@@ -140,7 +142,7 @@ class MixedCodec(DeviceCodec):
         # Groups of which no token is left go.
         groups, inverse = index.unique(return_inverse=True)
         return replace(
-            parts[0], wide=wide, narrow=narrow, channels=channels[groups.long()], index=inverse.int()
+            parts[0], wide=wide, narrow=narrow, channels=channels[groups.long()], index=_small(inverse)
         )
 
     def tensors(self, encoded: Any) -> dict[str, torch.Tensor]:
@@ -187,6 +189,12 @@ def _ranges(keys: torch.Tensor, run: torch.Tensor, runs: int) -> torch.Tensor:
     zeros = numbers.new_zeros(runs, keys.shape[1])
     most = zeros.scatter_reduce(0, index, numbers, "amax", include_self=False)
     return most - zeros.scatter_reduce(0, index, numbers, "amin", include_self=False)
+
+
+def _small(index: torch.Tensor) -> torch.Tensor:
+    """Indices in as few bytes as they need."""
+    most = int(index.max()) if len(index) else 0
+    return index.to(torch.uint8 if most < 2**8 else torch.int16 if most < 2**15 else torch.int32)
 
 
 def _codes(

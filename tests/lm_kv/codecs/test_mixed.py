@@ -73,9 +73,23 @@ def test_every_byte_is_counted():
         for encode in (codec.encode_keys, codec.encode_values)
     )
     # 32 channels of 2 bits and 32 signs, a group; step and low of 32 groups, or a step; channels of two runs.
-    assert keys == 2048 * (8 + 4 + 4) + 32 * (32 * 4 + 32 * 2) + 2 * 64 + 2 * 2 * 8
+    assert keys == 2048 * (8 + 4 + 1) + 32 * (32 * 4 + 32 * 2) + 2 * 64 + 2 * 2 * 8
     # 64 numbers, five to a byte.
     assert values == 2048 * 13 + 32 * 64 * 2 + 2 * 8
+
+
+def test_many_runs_have_longer_indices():
+    tokens, lengths = torch.randn(300, 8), torch.ones(150, 2, dtype=torch.long)
+    codec = MixedCodec(1.5, 1.58, 4, 0)
+    encoded = codec.encode_keys(tokens, lengths)
+    assert encoded.index.dtype == torch.int16
+    torch.testing.assert_close(codec.decode(encoded), tokens, atol=2e-2, rtol=2e-2)
+    rows = torch.arange(290, 300)
+    few = codec.take(encoded, rows, torch.ones(5, 2, dtype=torch.long))
+    assert few.index.dtype == torch.uint8
+    assert torch.equal(codec.decode(few), codec.decode(encoded)[rows])
+    both = codec.join([encoded, few], torch.arange(310), torch.ones(155, 2, dtype=torch.long))
+    assert torch.equal(codec.decode(both)[300:], codec.decode(few))
 
 
 @pytest.mark.parametrize("options", [{}, {"codec": VIDKV, "budget": 0.5}], ids=["vidkv", "keydiff"])

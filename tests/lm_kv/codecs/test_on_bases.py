@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from dcache import DcacheError, lm_kv
+from dcache.lm_kv.codecs.bases import HeadBasis
+from dcache.lm_kv.codecs.codec import LayerFacts
 from dcache.lm_kv.codecs.on_bases import BasisCodec
 from tests.lm_kv.language_models import (
     batch,
@@ -13,6 +15,20 @@ from tests.lm_kv.language_models import (
 )
 
 CODEC = lm_kv.matryoshka(residual=2)
+
+
+def test_runs_have_the_directions_of_their_heads():
+    units = torch.eye(4).half()
+    keys = tuple(HeadBasis(torch.zeros(4), units[head : head + 1]) for head in range(2))
+    values = tuple(HeadBasis(torch.zeros(4), units[2 + head :]) for head in range(2))
+    codec = BasisCodec(0.5, 0).bound(LayerFacts(bases={"keys": keys, "values": values}))
+    # Two rows of two heads.
+    tokens, lengths = torch.ones(7, 4), torch.tensor([[2, 1], [1, 3]])
+    first, second = [1, 0, 0, 0], [0, 1, 0, 0]
+    decoded = codec.decode(codec.encode_keys(tokens, lengths)).tolist()
+    assert decoded == [first] * 2 + [second] + [first] + [second] * 3
+    decoded = codec.decode(codec.encode_values(tokens, lengths)).tolist()
+    assert decoded == [[0, 0, 1, 1]] * 2 + [[0, 0, 0, 1]] + [[0, 0, 1, 1]] + [[0, 0, 0, 1]] * 3
 
 
 @pytest.mark.parametrize("options", [{}, {"codec": CODEC, "budget": 0.5}], ids=["matryoshka", "keydiff"])

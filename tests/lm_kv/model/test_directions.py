@@ -41,6 +41,9 @@ def test_heads_share_directions_by_what_their_own_are_worth():
     assert sum(map(sum, ranks.values())) == 16
     # A direction of the even ones is worth an eighth, and so is only the third of the others.
     assert ranks == {(0, "keys"): [3, 3], (0, "values"): [5, 5]}
+    # A head that has one direction alone keeps a quarter of its own.
+    flat = torch.tensor([[1.0] + [0.0] * 7])
+    assert shared_ranks({(0, "keys"): flat, (0, "values"): even[:1]}, 0.5)[0, "keys"] == [2]
     assert shared_ranks({(0, "keys"): steep, (0, "values"): even}, 1.0)[0, "keys"] == [8, 8]
     assert shared_ranks({(0, "keys"): steep, (0, "values"): even}, 0.25)[0, "values"] == [2, 2]
 
