@@ -26,7 +26,7 @@ class CacheGen:
     Attributes:
         bins: levels of differences of keys, of the first, the second and the last third of the layers.
         value_bins: the same of values.
-        group: tokens that share an anchor, itself included.
+        group: tokens that share an anchor, itself included; 0 for numbers instead of differences.
 
     Raises:
         DcacheError: a field is outside its range.
@@ -46,7 +46,7 @@ class CacheGen:
                     f"{name} must be three even numbers of levels from 4 to 256, for the thirds of the "
                     f"layers, got {bins!r}"
                 )
-        check_whole("group", self.group, 1)
+        check_whole("group", self.group, 0)
 
     def most(self, part: str, layer: int, layers: int) -> int:
         """The largest code of a difference of "keys" or "values" in a layer of so many."""
@@ -71,7 +71,7 @@ class CacheGen:
         anchor, group = self._anchors(lengths)
         codes, scale = _rounded(wide[anchor], ANCHOR)
         near = codes * scale.to(wide.dtype)
-        others, step = _rounded((wide - near[group])[~anchor], most)
+        others, step = _rounded((wide - near[group])[~anchor] if self.group else wide, most)
         symbols, heads = (codes + ANCHOR).to(torch.uint8), _heads_of(lengths)
         high = range_coding.encode(_columns(symbols // HALF, heads[anchor], lengths), HALF)
         differences = (others + most).to(torch.uint8)
@@ -97,13 +97,13 @@ class CacheGen:
         out[anchor] = (codes - ANCHOR) * tensors["scale"].to(wide)[:, None]
         differences = _rows(_part(tensors, "differences."), heads[~anchor], lengths, channels)
         exact = (differences.to(wide) - most) * tensors["step"].to(wide)[:, None]
-        out[~anchor] = exact + out[anchor][group[~anchor]]
+        out[~anchor] = exact + out[anchor][group[~anchor]] if self.group else exact
         return out.to(like.dtype)
 
     def _anchors(self, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Bool `[N]`, which tokens are anchors, and int64 `[N]`, each token's among them."""
         _, places = places_of(lengths.flatten())
-        anchor = places % self.group == 0
+        anchor = places % self.group == 0 if self.group else torch.zeros_like(places, dtype=torch.bool)
         return anchor, anchor.cumsum(0) - 1
 
 
@@ -120,7 +120,8 @@ def cachegen(
     Args:
         bins: levels of differences of keys, of the first, the second and the last third of the layers.
         value_bins: the same of values.
-        group: tokens that share an anchor, itself included.
+        group: tokens that share an anchor, itself included; 0 codes the numbers themselves, as the published
+            code does.
 
     >>> from dcache import lm_kv
     >>> lm_kv.cachegen(group=20).most("keys", layer=0, layers=3)

@@ -33,6 +33,17 @@ def test_every_number_is_within_half_a_step(dtype):
     assert steps[0] == pytest.approx(float(x[0].double().abs().max()) / 127, rel=2e-3)
 
 
+def test_without_anchors_numbers_have_the_levels_of_their_token():
+    pytest.importorskip("constriction")
+    codec, x = lm_kv.cachegen(group=0), tokens()
+    encoded = codec.encode(x, LENGTHS, 7)
+    step = x.abs().amax(1, keepdim=True) / 7
+    torch.testing.assert_close(
+        codec.decode(encoded, LENGTHS, 7), (x / step).round() * step, atol=2e-2, rtol=2e-3
+    )
+    assert len(encoded["scale"]) == len(encoded["low"]) == len(encoded["high.words"]) == 0
+
+
 def test_what_is_coded_again_is_the_same():
     pytest.importorskip("constriction")
     codec = lm_kv.cachegen(group=4)
@@ -69,7 +80,7 @@ def test_thirds_of_the_layers_have_their_own_levels():
         ({"bins": (32, 16)}, "bins must be three even numbers"),
         ({"bins": (32, 16, 15)}, "bins must be three even numbers"),
         ({"value_bins": (2, 16, 16)}, "value_bins must be three even numbers"),
-        ({"group": 0}, "group"),
+        ({"group": -1}, "group"),
     ],
     ids=["number", "two", "odd", "few", "group"],
 )

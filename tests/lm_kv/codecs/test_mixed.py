@@ -117,7 +117,7 @@ def test_what_is_stored_never_changes_while_others_are_appended():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("key_bits", [1, 1.5, 2])
+@pytest.mark.parametrize("key_bits", [1, 1.5, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_forked_a_loaded_and_a_reordered_cache_go_on_alike(key_bits, tmp_path):
     model, inputs = llama(), batch()
     codec = lm_kv.vidkv(key_bits=key_bits, group=4, residual=2)
