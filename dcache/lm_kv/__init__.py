@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dcache.lm_kv.cache_stats import CacheReport, CacheStats
+from dcache.lm_kv.codecs.cachegen import cachegen
 from dcache.lm_kv.policies.cake import cake
 from dcache.lm_kv.policies.compresskv import compresskv
 from dcache.lm_kv.policies.cskv import cskv
@@ -34,6 +35,7 @@ from dcache.lm_kv.policies.lacache import lacache
 from dcache.lm_kv.policies.lazy_eviction import lazy_eviction
 from dcache.lm_kv.policies.look_m import look_m
 from dcache.lm_kv.policies.loopserve import loopserve
+from dcache.lm_kv.policies.matryoshka import matryoshka
 from dcache.lm_kv.policies.mikv import mikv
 from dcache.lm_kv.policies.mpcache import mpcache
 from dcache.lm_kv.policies.prefixkv import prefixkv
@@ -48,6 +50,7 @@ from dcache.lm_kv.policies.speckv import speckv
 from dcache.lm_kv.policies.streaming_llm import streaming_llm
 from dcache.lm_kv.policies.think import think
 from dcache.lm_kv.policies.tova import tova
+from dcache.lm_kv.policies.vidkv import vidkv
 from dcache.lm_kv.policies.windowkv import windowkv
 from dcache.lm_kv.policies.zipcache import zipcache
 from dcache.lm_kv.policy import Policy
@@ -64,6 +67,7 @@ __all__ = [
     "KVCache",
     "Policy",
     "available",
+    "cachegen",
     "cake",
     "compresskv",
     "cskv",
@@ -87,6 +91,7 @@ __all__ = [
     "look_m",
     "loopserve",
     "make",
+    "matryoshka",
     "mikv",
     "mpcache",
     "prefixkv",
@@ -102,6 +107,7 @@ __all__ = [
     "streaming_llm",
     "think",
     "tova",
+    "vidkv",
     "windowkv",
     "zipcache",
 ]

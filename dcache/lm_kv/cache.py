@@ -15,6 +15,7 @@ from dcache.errors import DcacheError
 from dcache.lm_kv.budgets.budget import Budget
 from dcache.lm_kv.budgets.trigger import due_at_crop
 from dcache.lm_kv.cache_stats import CacheReport, CacheStats
+from dcache.lm_kv.codecs.cachegen import CacheGen
 from dcache.lm_kv.codecs.codec import Codec
 from dcache.lm_kv.layers import files
 from dcache.lm_kv.layers.eviction import evict
@@ -199,19 +200,15 @@ class KVCache(RowCache):
         """Bytes of all storages held: layers, statistics, the library's own layers, remembered text."""
         return self._shared.bytes_held + bytes_of([*self._library(), *tensors_of(self._text)])
 
-    def save(self, path: str | Path) -> Path:
-        """Write the cache to a safetensors file.
+    def save(self, path: str | Path, *, codec: CacheGen | None = None) -> Path:
+        """Write the cache to a safetensors file; `codec=lm_kv.cachegen()` rounds and codes it.
 
         Raises:
-            DcacheError: nothing is stored, the policy is no registered preset, or the model has layers of the
-                library's.
+            DcacheError: nothing is stored, the policy is no registered preset or has a codec beside the
+                file's, or the model has layers of the library's.
         """
-        if len(self.compressed_layers) < len(self.layers):
-            raise DcacheError(
-                f"{type(self.decoder).__name__} has layers whose cache is the library's; a cache can be "
-                "saved where every layer has full attention"
-            )
-        return files.save(as_path(path, "cache"), self.policy, self.decoder, self._compressed(), self._text)
+        place = as_path(path, "cache")
+        return files.save(place, self.policy, self.decoder, self._compressed(), self._text, codec)
 
     @classmethod
     def load(cls, path: str | Path, model: Any) -> KVCache:

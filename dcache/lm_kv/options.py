@@ -32,6 +32,7 @@ PolicyName = Literal[
     "lazy_eviction",
     "look_m",
     "loopserve",
+    "matryoshka",
     "mikv",
     "mpcache",
     "prefixkv",
@@ -46,6 +47,7 @@ PolicyName = Literal[
     "streaming_llm",
     "think",
     "tova",
+    "vidkv",
     "windowkv",
     "zipcache",
 ]
@@ -81,6 +83,7 @@ class PolicyOptions(CacheOptions, total=False):
     heads: int
     held: float
     history: int
+    key_bits: float
     layers: int
     low: int
     merge: str
@@ -103,5 +106,6 @@ class PolicyOptions(CacheOptions, total=False):
     tau2: float
     threshold: float | None
     tokens: int
+    value_bits: float
     value_rank: int
     window: float

@@ -117,7 +117,7 @@ def every_op(dtype: torch.dtype, stored: torch.dtype) -> None:
     kernels.weighted_sum(None, [x, y], [0.5, 0.5], dtype)
     kernels.weighted_sum(x, [y, z, slot], [1.0, -3.0, 3.0], dtype, gate=torch.ones(2, 1, 1152, dtype=dtype))
     weighted_sums([Job(x, [y, slot], [-1.0, 2.0], dtype)] * 3)
-    for bits in (3, 4):
+    for bits in (1.6, 3, 4):
         unpack(pack(x.view(-1, 128), bits, 64, torch.tensor([500, 652])))
         unpack(pack(x.view(-1, 128), bits, 64))
     every_attention(x.view(-1, 128))

@@ -7,7 +7,7 @@ import torch
 
 from dcache.errors import DcacheError
 from dcache.kernels import launch
-from dcache.kernels.lowbit import BITS, LowBit, join, pack, row_bytes, unpack
+from dcache.kernels.lowbit import BITS, SYMMETRIC, TERNARY, LowBit, join, pack, row_bytes, unpack
 from tests.kernels.closeness import DEVICE
 
 LENGTHS = [7, 0, 4, 1]
@@ -77,7 +77,39 @@ def test_codes_by_hand(path):
     assert packed.codes.tolist() == [[0b10001000, 0b11000110, 0b11111010]]
 
 
-@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("bits", SYMMETRIC)
+@pytest.mark.parametrize("channels", [16, 20, 7])
+def test_a_number_becomes_the_nearest_level_around_zero(path, bits, channels):
+    x = tokens(channels)
+    sizes = x.abs()
+    # Per channel: tokens 0 to 2, 3 to 5 and 6 of the first run, 7 to 9 and 10 of the third, 11 of the last.
+    groups = [(0, 3), (3, 6), (6, 7), (7, 10), (10, 11), (11, 12)]
+    mean = torch.cat([sizes[a:b].mean(0, keepdim=True).expand(b - a, -1) for a, b in groups])
+    levels = [torch.where(x < 0, -mean, mean)]
+    if bits == TERNARY:
+        levels = [torch.where(sizes > mean / 2, levels[0], 0.0)]
+    packed = pack(x, bits, 3, lengths(LENGTHS))
+    torch.testing.assert_close(unpack(packed), levels[0], atol=0, rtol=1e-3)
+    assert packed.low is None
+    # Per token, in groups of 8 channels.
+    mean = torch.cat([p.mean(1, keepdim=True).expand_as(p) for p in sizes.split(8, 1)], 1)
+    expected = torch.where(x < 0, -mean, mean)
+    if bits == TERNARY:
+        expected = torch.where(sizes > mean / 2, expected, 0.0)
+    torch.testing.assert_close(unpack(pack(x, bits, 8)), expected, atol=0, rtol=1e-3)
+
+
+def test_signs_and_digits_by_hand(path):
+    x = torch.tensor([[1.0, -3.0, 0.0, 0.5, -0.5, 2.0, -9.0]], device=DEVICE)
+    packed = pack(x, 1, 7)
+    assert packed.codes.tolist() == [[0b0101101]]
+    # The mean size is 16 / 7, half of it 1.14: digits 1, 0, 1, 1, 1 and 2, 0, lowest first.
+    packed = pack(x, TERNARY, 7)
+    assert packed.codes.tolist() == [[1 + 0 * 3 + 1 * 9 + 1 * 27 + 1 * 81, 2 + 0 * 3]]
+    assert packed.step.tolist() == [[pytest.approx(16 / 7, rel=1e-3)]]
+
+
+@pytest.mark.parametrize("bits", [*SYMMETRIC, *BITS])
 def test_the_kernel_gives_the_references_bits(monkeypatch, bits):
     x, made = tokens(20), []
     for mode in ("off", "on"):
@@ -88,12 +120,14 @@ def test_the_kernel_gives_the_references_bits(monkeypatch, bits):
         assert torch.equal(unpack(ours), unpack(theirs))
 
 
-@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("bits", [*SYMMETRIC, *BITS])
 def test_the_bytes_are_exact(bits):
     packed = pack(tokens(20), bits, 3, lengths(LENGTHS))
-    assert packed.codes.shape == (12, row_bytes(20, bits)) == (12, {2: 5, 3: 8, 4: 10, 8: 20}[bits])
+    size = {1: 3, TERNARY: 4, 2: 5, 3: 8, 4: 10, 8: 20}[bits]
+    assert packed.codes.shape == (12, row_bytes(20, bits)) == (12, size)
     # Groups of three of 7, 0, 4 and 1 tokens: 3 + 0 + 2 + 1.
-    assert packed.step.shape == packed.low.shape == (6, 20)
+    assert packed.step.shape == (6, 20)
+    assert packed.low is None if bits in SYMMETRIC else packed.low.shape == (6, 20)
     assert pack(tokens(20), bits, 8).step.shape == (12, 3)
 
 
@@ -107,9 +141,10 @@ def test_equal_numbers_are_exact_and_what_float16_lacks_is_not_finite(path):
     assert result[:, 3].tolist() == [2.0, 3.875]
 
 
-def test_taken_tokens_keep_their_codes(path):
+@pytest.mark.parametrize("bits", [3, TERNARY])
+def test_taken_tokens_keep_their_codes(path, bits):
     x = tokens(16)
-    for packed in (pack(x, 3, 3, lengths(LENGTHS)), pack(x, 3, 8)):
+    for packed in (pack(x, bits, 3, lengths(LENGTHS)), pack(x, bits, 8)):
         whole = unpack(packed)
         for rows, counts in (([9, 0, 1, 7], [1, 3]), ([7, 8, 9, 10, 0, 1], [4, 2]), ([], [0, 0])):
             index = torch.tensor(rows, device=DEVICE, dtype=torch.int64)
@@ -129,11 +164,12 @@ def test_whole_runs_need_no_index_and_steps_without_tokens_are_left_out():
     assert len(apart.step) == 2
 
 
-def test_joined_tensors_unpack_to_what_they_were(path):
+@pytest.mark.parametrize("bits", [4, 1])
+def test_joined_tensors_unpack_to_what_they_were(path, bits):
     x = tokens(16)
     for grouped in (True, False):
-        first = pack(x[:9], 4, 3, lengths([6, 3]) if grouped else None)
-        second = pack(x[9:], 4, 3, lengths([3, 0]) if grouped else None)
+        first = pack(x[:9], bits, 3, lengths([6, 3]) if grouped else None)
+        second = pack(x[9:], bits, 3, lengths([3, 0]) if grouped else None)
         order = torch.tensor([0, 1, 2, 3, 4, 5, 9, 10, 11, 6, 7, 8], device=DEVICE)
         both = join([first, second], order, lengths([9, 3]))
         assert torch.equal(unpack(both), torch.cat([unpack(first), unpack(second)])[order])
@@ -143,12 +179,13 @@ def test_joined_tensors_unpack_to_what_they_were(path):
 
 def test_no_tokens(path):
     x = torch.empty(0, 16, device=DEVICE)
-    for packed in (pack(x, 4, 3, lengths([0, 0])), pack(x, 4, 8)):
-        assert unpack(packed).shape == (0, 16)
+    for bits in (TERNARY, 4):
+        for packed in (pack(x, bits, 3, lengths([0, 0])), pack(x, bits, 8)):
+            assert unpack(packed).shape == (0, 16)
 
 
 def test_what_is_wrong_says_so():
-    with pytest.raises(DcacheError, match="bits must be one of 2, 3, 4, 8, got 5"):
+    with pytest.raises(DcacheError, match=r"bits must be one of 1, 1\.6, 2, 3, 4, 8, got 5"):
         pack(tokens(8), 5, 4)
     with pytest.raises(DcacheError, match="group must be a whole number of at least 1, got 0"):
         pack(tokens(8), 4, 0)

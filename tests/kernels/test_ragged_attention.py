@@ -63,7 +63,7 @@ def test_each_run_is_attended_to_by_its_own_queries(path, name):
     assert bool((actual[1][2] == float("-inf")).all())
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("bits", [1, 1.6, 2, 3, 4, 8])
 def test_few_bits_are_read_as_they_are(path, bits):
     given = inputs()
     keys, values = pack(given["keys"], bits, 8, given["lengths"]), pack(given["values"], bits, 16)

@@ -16,7 +16,7 @@ TOLERANCE = 1.5e-5
 LINEAR_TOLERANCE = 1.5e-4
 SNAPKV = lm_kv.snapkv(window=4, pool=3, every=4)
 # They round; test_low_bit.py and its neighbours have their bounds.
-LOW_BIT = {"cskv", "gear", "kivi", "rotatekv", "think", "zipcache"}
+LOW_BIT = {"cskv", "gear", "kivi", "matryoshka", "rotatekv", "think", "vidkv", "zipcache"}
 POLICIES = {
     "streaming_llm": lm_kv.streaming_llm(sinks=2, every=4),
     "random": lm_kv.random(every=4),

@@ -26,6 +26,9 @@ CODECS = {
     "rotatekv": (lm_kv.rotatekv(bits=8, group=8), 0.1),
     "gear": (lm_kv.gear(bits=8, group=8), 0.05),
     "think": (lm_kv.think(ratio=0.0), 0.0),
+    "matryoshka": (lm_kv.matryoshka(share=1.0), 0.02),
+    # A token by itself is its own level.
+    "vidkv": (lm_kv.vidkv(group=1), 0.01),
     "cskv": (lm_kv.cskv(rank=16, value_rank=16, group=16), 0.05),
 }
 

@@ -30,6 +30,7 @@ POLICIES = {
     "lazy_eviction",
     "look_m",
     "loopserve",
+    "matryoshka",
     "mikv",
     "mpcache",
     "prefixkv",
@@ -44,10 +45,21 @@ POLICIES = {
     "streaming_llm",
     "think",
     "tova",
+    "vidkv",
     "windowkv",
     "zipcache",
 }
-OTHERS = {"CacheReport", "CacheStats", "KVCache", "Policy", "available", "head_pattern", "make", "preset"}
+OTHERS = {
+    "CacheReport",
+    "CacheStats",
+    "KVCache",
+    "Policy",
+    "available",
+    "cachegen",
+    "head_pattern",
+    "make",
+    "preset",
+}
 
 
 def test_the_names_are_these():

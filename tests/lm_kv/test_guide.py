@@ -30,6 +30,21 @@ def test_a_page_runs(page, monkeypatch, capsys):
     assert isinstance(names["cache"], lm_kv.KVCache)
 
 
+def test_the_page_of_files_runs_and_lists_the_codecs_options(tmp_path, monkeypatch):
+    pytest.importorskip("constriction")
+    monkeypatch.chdir(tmp_path)
+    page = (DOCS / "cachegen.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.M)
+    names = {"model": llama(2), "batch": batch(length=80)}
+    exec(compile(block, "cachegen.md", "exec", dont_inherit=True), names)
+    assert names["path"].exists()
+    listed = re.findall(r"^\| `(\w+)` \| `(.*?)` \|", page, re.M)
+    parameters = inspect.signature(lm_kv.cachegen).parameters
+    assert {option: ast.literal_eval(value) for option, value in listed} == {
+        option: parameter.default for option, parameter in parameters.items()
+    }
+
+
 def test_the_figures_are_those_that_were_measured():
     table = json.loads(Path(__file__).with_name("recall_table.json").read_text(encoding="utf-8"))
     page = (DOCS / "README.md").read_text(encoding="utf-8")

@@ -58,6 +58,8 @@ POLICIES = {
     "kvzip with rotatekv 2 bit": lm_kv.make("kvzip", codec=lm_kv.rotatekv(bits=2, group=32)),
     "kvzip with think": lm_kv.make("kvzip", codec=lm_kv.think()),
     "kvzip with cskv": lm_kv.make("kvzip", codec=lm_kv.cskv(rank=16, value_rank=24)),
+    "kvzip with matryoshka": lm_kv.make("kvzip", codec=lm_kv.matryoshka()),
+    "kvzip with vidkv": lm_kv.make("kvzip", codec=lm_kv.vidkv()),
     "kvzip with gear 4 bit": lm_kv.make("kvzip", codec=lm_kv.gear(bits=4, group=32)),
     "kvzip with gear 2 bit": lm_kv.make("kvzip", codec=lm_kv.gear(bits=2, group=32)),
 }

@@ -18,9 +18,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "gear": {"group": 4, "residual": 2},
     "kivi": {"group": 4, "residual": 2},
     "kvmerger": {"threshold": 0.2},
+    "matryoshka": {"residual": 2},
     "rotatekv": {"residual": 2},
     "shadowkv": {"rank": 3, "page": 3, "window": 4},
     "snapkv": {"window": 4},
+    "vidkv": {"group": 4, "residual": 2},
 }
 FAST = ("kvmerger", "razor_attention", "shadowkv")
 
@@ -54,7 +56,7 @@ def default(kind: str) -> Iterator[None]:
 @torch.no_grad()
 def decoded(model: Any, inputs: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     """Logits of a few steps behind a padded batch, with evictions in between."""
-    evicting = {} if name in {"gear", "kivi"} else {"budget": 0.4, "every": 2}
+    evicting = {} if name in {"gear", "kivi", "vidkv"} else {"budget": 0.4, "every": 2}
     cache = prefilled(model, lm_kv.make(name, **SMALL.get(name, {})), inputs, **evicting)
     cache.report()
     return torch.stack([model(**step, past_key_values=cache).logits for step in STEPS])

@@ -91,7 +91,9 @@ def _ragged(
 
 
 def _parts(t: Operand) -> tuple[torch.Tensor, ...]:
-    return (t.codes, t.step, t.low) if isinstance(t, LowBit) else (t,)
+    if not isinstance(t, LowBit):
+        return (t,)
+    return (t.codes, t.step, *(() if t.low is None else (t.low,)))
 
 
 def _packed(keys: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:

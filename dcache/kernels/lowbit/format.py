@@ -1,4 +1,4 @@
-"""`LowBit`: tokens of 2, 3, 4 or 8 bits a number, with float16 steps and lows for groups."""
+"""`LowBit`: tokens of few bits a number, with float16 steps and lows for groups."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 
 BITS = (2, 3, 4, 8)
+# One of three levels, five numbers to a byte.
+TERNARY = 1.6
+# Formats whose levels lie around zero: -m and m, or -m, 0 and m, for m the mean size of a group's numbers.
+SYMMETRIC = (1, TERNARY)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -19,10 +23,12 @@ class LowBit:
     group with a number beyond float16, or with NaN, unpacks to numbers that are not finite.
 
     Attributes:
-        codes: uint8 `[N, bytes_of(D, bits)]`; each token's codes are one stream of bits, lowest bits first.
+        codes: uint8 `[N, row_bytes(D, bits)]`; each token's codes are one stream of bits, lowest bits first,
+            or of bytes with five digits of three each, the lowest first.
         step: float16 `[N, ceil(D / group)]` per token, `[groups, D]` per channel.
-        low: float16, of the same shape: the number whose code is 0.
-        bits: of a code.
+        low: float16, of the same shape: the number whose code is 0. None for symmetric formats, where it
+            follows from the step.
+        bits: of a code; 1.6 for numbers of three levels.
         group: tokens or channels that share a step.
         channels: D.
         dtype: the tensor's.
@@ -33,8 +39,8 @@ class LowBit:
 
     codes: torch.Tensor
     step: torch.Tensor
-    low: torch.Tensor
-    bits: int
+    low: torch.Tensor | None
+    bits: float
     group: int
     channels: int
     dtype: torch.dtype
@@ -43,9 +49,9 @@ class LowBit:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor that is held, by name."""
-        optional = {"lengths": self.lengths, "index": self.index}
+        optional = {"low": self.low, "lengths": self.lengths, "index": self.index}
         present = {name: tensor for name, tensor in optional.items() if tensor is not None}
-        return {"codes": self.codes, "step": self.step, "low": self.low, **present}
+        return {"codes": self.codes, "step": self.step, **present}
 
     def groups(self) -> torch.Tensor:
         """int64 `[N]`, each token's row in `step` and `low`."""
@@ -63,16 +69,15 @@ class LowBit:
             lengths: int64 `[runs]`, tokens of each run among them.
         """
         if self.lengths is None:
-            return replace(self, codes=self.codes[rows], step=self.step[rows], low=self.low[rows])
+            return replace(self, codes=self.codes[rows], step=self.step[rows], low=_rows(self.low, rows))
         return self._regrouped(self.codes[rows], self.groups()[rows], lengths)
 
     def _regrouped(self, codes: torch.Tensor, groups: torch.Tensor, lengths: torch.Tensor) -> LowBit:
         """These codes, whose steps are rows `groups` of this tensor's; steps that none needs are left out."""
         lengths = lengths.flatten()
         source, index = regroup(groups, lengths, self.group)
-        return replace(
-            self, codes=codes, step=self.step[source], low=self.low[source], lengths=lengths, index=index
-        )
+        low = _rows(self.low, source)
+        return replace(self, codes=codes, step=self.step[source], low=low, lengths=lengths, index=index)
 
 
 def join(parts: Sequence[LowBit], order: torch.Tensor, lengths: torch.Tensor) -> LowBit:
@@ -84,9 +89,11 @@ def join(parts: Sequence[LowBit], order: torch.Tensor, lengths: torch.Tensor) ->
         lengths: int64 `[runs]`, tokens of each run in that order.
     """
     first = parts[0]
-    codes, step, low = (torch.cat([getattr(p, name) for p in parts]) for name in ("codes", "step", "low"))
+    codes, step = (torch.cat([getattr(p, name) for p in parts]) for name in ("codes", "step"))
+    lows = [part.low for part in parts if part.low is not None]
+    low = torch.cat(lows) if lows else None
     if first.lengths is None:
-        return replace(first, codes=codes[order], step=step[order], low=low[order])
+        return replace(first, codes=codes[order], step=step[order], low=_rows(low, order))
     starts = [0]
     for part in parts[:-1]:
         starts.append(starts[-1] + len(part.step))
@@ -95,9 +102,17 @@ def join(parts: Sequence[LowBit], order: torch.Tensor, lengths: torch.Tensor) ->
     return whole._regrouped(codes[order], groups[order], lengths)
 
 
-def row_bytes(channels: int, bits: int) -> int:
-    """Bytes of one token's codes."""
-    return -(-channels * bits // 8)
+def row_bytes(channels: int, bits: float) -> int:
+    """Bytes of one token's codes.
+
+    >>> row_bytes(64, 2), row_bytes(64, 1), row_bytes(64, TERNARY)
+    (16, 8, 13)
+    """
+    return -(-channels // 5) if bits == TERNARY else -(-channels * int(bits) // 8)
+
+
+def _rows(tensor: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor | None:
+    return None if tensor is None else tensor[rows]
 
 
 def groups_of(lengths: torch.Tensor, group: int) -> torch.Tensor:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from dcache.kernels.lowbit.format import LowBit, group_rows, groups_of, row_bytes
+from dcache.kernels.lowbit.format import TERNARY, LowBit, group_rows, groups_of, row_bytes
 
 # Tokens that are decoded at a time.
 _BLOCK = 1024
 
 
-def pack_channels(x: torch.Tensor, bits: int, group: int, lengths: torch.Tensor) -> LowBit:
+def pack_channels(x: torch.Tensor, bits: float, group: int, lengths: torch.Tensor) -> LowBit:
     """Groups of tokens of a run, per channel; see `dcache.kernels.lowbit`."""
     first, count = group_rows(lengths, group)
     # The last token stands in for those that a smaller group lacks.
@@ -24,7 +24,7 @@ def pack_channels(x: torch.Tensor, bits: int, group: int, lengths: torch.Tensor)
     return LowBit(pack_codes(codes, bits), step, low, bits, group, x.shape[1], x.dtype, lengths)
 
 
-def pack_tokens(x: torch.Tensor, bits: int, group: int) -> LowBit:
+def pack_tokens(x: torch.Tensor, bits: float, group: int) -> LowBit:
     """Groups of channels of a token."""
     pieces = torch.split(x.float(), group, 1)
     low, step = _levels(
@@ -35,6 +35,34 @@ def pack_tokens(x: torch.Tensor, bits: int, group: int) -> LowBit:
     place = torch.arange(x.shape[1], device=x.device) // group
     codes = _codes(x.float(), low.float()[:, place], step.float()[:, place], bits)
     return LowBit(pack_codes(codes, bits), step, low, bits, group, x.shape[1], x.dtype)
+
+
+def pack_symmetric(x: torch.Tensor, bits: float, group: int, lengths: torch.Tensor | None) -> LowBit:
+    """Two or three levels around zero; groups of tokens of a run, per channel, or of channels of a token."""
+    step, place = symmetric_steps(x, bits, group, lengths)
+    exact = step.float()[place] if lengths is not None else step.float()[:, place]
+    codes = (x >= 0).to(torch.uint8)
+    if bits == TERNARY:
+        codes = 1 + (x > 0.5 * exact).to(torch.uint8) - (x < -0.5 * exact).to(torch.uint8)
+    return LowBit(pack_codes(codes, bits), step, None, bits, group, x.shape[1], x.dtype, lengths)
+
+
+def symmetric_steps(
+    x: torch.Tensor, bits: float, group: int, lengths: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The float16 step of each group, and int64 which group a token (or, without `lengths`, a channel) is of.
+
+    Levels are the mean size of a group's numbers, so a step is that (three levels) or twice that (two).
+    """
+    factor, sizes = 1.0 if bits == TERNARY else 2.0, x.float().abs()
+    if lengths is None:
+        means = torch.stack([piece.mean(1) for piece in torch.split(sizes, group, 1)], 1)
+        return (factor * means).half(), torch.arange(x.shape[1], device=x.device) // group
+    first, count = group_rows(lengths, group)
+    inside = torch.arange(group, device=x.device)
+    tokens = sizes[first[:, None] + inside.minimum(count[:, None] - 1)]
+    sums = tokens.masked_fill((inside >= count[:, None])[..., None], 0.0).sum(1)
+    return (factor * sums / count[:, None]).half(), groups_of(lengths, group)
 
 
 def unpack(packed: LowBit) -> torch.Tensor:
@@ -61,8 +89,8 @@ def decoded(packed: LowBit, tokens: slice, groups: torch.Tensor | slice | None) 
             one run and begin with a group. None per token.
     """
     codes = unpack_codes(packed.codes[tokens], packed.bits, packed.channels).float()
+    step, low = _levels_of(packed, tokens if groups is None else groups)
     if groups is not None:
-        step, low = packed.step[groups].float(), packed.low[groups].float()
         if not isinstance(groups, slice):
             return codes.mul_(step).add_(low)
         whole = len(codes) // packed.group
@@ -72,7 +100,6 @@ def decoded(packed: LowBit, tokens: slice, groups: torch.Tensor | slice | None) 
         if split < len(codes):
             codes[split:].mul_(step[whole:]).add_(low[whole:])
         return codes
-    step, low = packed.step[tokens].float(), packed.low[tokens].float()
     if packed.channels % packed.group:
         place = torch.arange(packed.channels, device=codes.device) // packed.group
         return codes.mul_(step[:, place]).add_(low[:, place])
@@ -80,10 +107,22 @@ def decoded(packed: LowBit, tokens: slice, groups: torch.Tensor | slice | None) 
     return codes
 
 
-def pack_codes(codes: torch.Tensor, bits: int) -> torch.Tensor:
+def _levels_of(packed: LowBit, groups: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """Steps and lows of some groups, float32."""
+    step = packed.step[groups].float()
+    if packed.low is not None:
+        return step, packed.low[groups].float()
+    return step, step * (-1.0 if packed.bits == TERNARY else -0.5)
+
+
+def pack_codes(codes: torch.Tensor, bits: float) -> torch.Tensor:
     """uint8 codes `[N, D]` -> the stream of bits of each row, uint8 `[N, row_bytes(D, bits)]`."""
     if bits == 8:
         return codes
+    if bits == TERNARY:
+        digits = F.pad(codes, (0, -codes.shape[1] % 5)).view(len(codes), row_bytes(codes.shape[1], bits), 5)
+        return (digits.int() * _powers(codes.device)).sum(-1).to(torch.uint8)
+    bits = int(bits)
     count, width = _word(bits)
     channels = codes.shape[1]
     padded = F.pad(codes, (0, -channels % count)).view(len(codes), -(-channels // count), count)
@@ -94,10 +133,14 @@ def pack_codes(codes: torch.Tensor, bits: int) -> torch.Tensor:
     return stream[:, : row_bytes(channels, bits)].contiguous()
 
 
-def unpack_codes(stream: torch.Tensor, bits: int, channels: int) -> torch.Tensor:
+def unpack_codes(stream: torch.Tensor, bits: float, channels: int) -> torch.Tensor:
     """The inverse of `pack_codes`, uint8 `[N, channels]`."""
     if bits == 8:
         return stream
+    if bits == TERNARY:
+        digits = stream[..., None] // _powers(stream.device).to(torch.uint8) % 3
+        return digits.flatten(1)[:, :channels]
+    bits = int(bits)
     count, width = _word(bits)
     padded = F.pad(stream, (0, -stream.shape[1] % width))
     if width > 1:
@@ -112,12 +155,17 @@ def unpack_codes(stream: torch.Tensor, bits: int, channels: int) -> torch.Tensor
     return torch.stack(codes, -1).to(torch.uint8).flatten(1)[:, :channels]
 
 
+def _powers(device: torch.device) -> torch.Tensor:
+    """int32 `[5]`, the digits' places of three."""
+    return torch.tensor([1, 3, 9, 27, 81], dtype=torch.int32, device=device)
+
+
 def _word(bits: int) -> tuple[int, int]:
     """Codes in the smallest whole number of bytes, and that number."""
     return (8, 3) if bits == 3 else (8 // bits, 1)
 
 
-def _levels(least: torch.Tensor, most: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _levels(least: torch.Tensor, most: torch.Tensor, bits: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The low and the step of each group, float16, so that every number is within half a step of a level.
 
     The low is rounded down and the step up: rounded to nearest, a group far from zero would lose its ends.
@@ -134,7 +182,7 @@ def _nudged(x: torch.Tensor, sign: float) -> torch.Tensor:
     return (x + sign * (x.abs() * 2**-10 + 2**-24)).half()
 
 
-def _codes(x: torch.Tensor, low: torch.Tensor, step: torch.Tensor, bits: int) -> torch.Tensor:
+def _codes(x: torch.Tensor, low: torch.Tensor, step: torch.Tensor, bits: float) -> torch.Tensor:
     """The nearest level of each number, uint8."""
     safe = torch.where(step > 0, step, 1.0)
     return ((x - low) / safe + 0.5).floor().clamp(0, 2**bits - 1).nan_to_num(0.0).to(torch.uint8)

@@ -7,10 +7,13 @@ import triton
 import triton.language as tl
 
 from dcache.kernels.launch import on_device
-from dcache.kernels.lowbit.format import LowBit, group_rows, row_bytes
+from dcache.kernels.lowbit.format import TERNARY, LowBit, group_rows, row_bytes
+from dcache.kernels.lowbit.reference import symmetric_steps
 
 # Numbers in a program's block.
 _BLOCK = 4096
+# What kernels call the format of three levels: digits in a byte.
+_TRITS = 5
 # Most tokens in a group per channel: a program holds all of them.
 _MOST_TOKENS = 256
 
@@ -103,8 +106,45 @@ def pack_tokens_kernel(
 
 
 @triton.jit
+def pack_symmetric_kernel(
+    p_x, p_step, p_index, p_codes, stride, N, D, W, S,
+    GROUP: tl.constexpr, BITS: tl.constexpr, CHANNELS: tl.constexpr, R: tl.constexpr, WP: tl.constexpr,
+):  # fmt: skip
+    """R tokens, W bytes in a row: 8 signs in each, or 5 digits of three. CHANNELS as in `unpack_kernel`."""
+    COUNT: tl.constexpr = 5 if BITS == 5 else 8
+    BASE: tl.constexpr = 3 if BITS == 5 else 2
+    o_n = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
+    o_w = tl.arange(0, WP)
+    m_n = o_n < N
+    m_w = m_n[:, None] & (o_w < W)[None, :]
+    b_byte = tl.zeros([R, WP], tl.int32)
+    # The highest digit first.
+    for i in tl.static_range(COUNT):
+        o_d = o_w * COUNT + (COUNT - 1 - i)
+        m = m_n[:, None] & (o_d < D)[None, :]
+        b_x = tl.load(p_x + o_n[:, None] * stride + o_d[None, :], m, other=0.0).to(tl.float32)
+        if BITS == 5:
+            if CHANNELS:
+                o_group = tl.load(p_index + o_n, m_n, other=0).to(tl.int64)[:, None] * S + o_d[None, :]
+            else:
+                o_group = o_n[:, None] * S + (o_d // GROUP)[None, :]
+            b_half = 0.5 * tl.load(p_step + o_group, m, other=0.0).to(tl.float32)
+            b_code = 1 + (b_x > b_half).to(tl.int32) - (b_x < -b_half).to(tl.int32)
+        else:
+            b_code = (b_x >= 0).to(tl.int32)
+        b_byte = b_byte * BASE + tl.where(m, b_code, 0)
+    tl.store(p_codes + o_n[:, None] * W + o_w[None, :], b_byte.to(tl.uint8), m_w)
+
+
+@triton.jit
 def load_codes(p_codes, o_n, o_d, m, W, BITS: tl.constexpr):
     """Codes of tokens `o_n` (R,) and channels `o_d` (C,), float32 (R, C); W bytes in a row."""
+    if BITS == 5:
+        b_byte = tl.load(p_codes + o_n[:, None] * W + (o_d // 5)[None, :], m, other=0).to(tl.int32)
+        o_digit = o_d % 5
+        b_place = tl.where(o_digit == 1, 3, tl.where(o_digit == 2, 9, tl.where(o_digit == 3, 27, 81)))
+        b_place = tl.where(o_digit == 0, 1, b_place)
+        return (b_byte // b_place[None, :] % 3).to(tl.float32)
     o_bit = o_d * BITS
     p = p_codes + o_n[:, None] * W + (o_bit // 8)[None, :]
     b_code = tl.load(p, m, other=0).to(tl.int32)
@@ -113,6 +153,18 @@ def load_codes(p_codes, o_n, o_d, m, W, BITS: tl.constexpr):
         m_more = m & (o_bit // 8 + 1 < W)[None, :]
         b_code = b_code | (tl.load(p + 1, m_more, other=0).to(tl.int32) << 8)
     return ((b_code >> (o_bit % 8)[None, :]) & (2**BITS - 1)).to(tl.float32)
+
+
+@triton.jit
+def load_numbers(p_codes, p_step, p_low, o_group, o_n, o_d, m, W, BITS: tl.constexpr):
+    """Numbers of tokens `o_n` (R,) and channels `o_d` (C,), whose steps are at `o_group` (R, C)."""
+    b_code = load_codes(p_codes, o_n, o_d, m, W, BITS)
+    b_step = tl.load(p_step + o_group, m, other=0.0).to(tl.float32)
+    if BITS == 1:
+        return b_code * b_step + b_step * -0.5
+    if BITS == 5:
+        return b_code * b_step - b_step
+    return b_code * b_step + tl.load(p_low + o_group, m, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -126,14 +178,11 @@ def unpack_kernel(
     m_n = o_n < N
     m = m_n[:, None] & (o_d < D)[None, :]
     # (R, DP)
-    b_code = load_codes(p_codes, o_n, o_d, m, W, BITS)
     if CHANNELS:
         o_group = tl.load(p_index + o_n, m_n, other=0).to(tl.int64)[:, None] * S + o_d[None, :]
     else:
         o_group = o_n[:, None] * S + (o_d // GROUP)[None, :]
-    b_step = tl.load(p_step + o_group, m, other=0.0).to(tl.float32)
-    b_low = tl.load(p_low + o_group, m, other=0.0).to(tl.float32)
-    b_out = b_code * b_step + b_low
+    b_out = load_numbers(p_codes, p_step, p_low, o_group, o_n, o_d, m, W, BITS)
     tl.store(p_out + o_n[:, None] * D + o_d[None, :], b_out.to(p_out.dtype.element_ty), m)
 
 
@@ -142,7 +191,7 @@ def packs_channels(x: torch.Tensor, group: int) -> bool:
     return group <= _MOST_TOKENS and x.stride(1) == 1
 
 
-def pack_channels(x: torch.Tensor, bits: int, group: int, lengths: torch.Tensor) -> LowBit:
+def pack_channels(x: torch.Tensor, bits: float, group: int, lengths: torch.Tensor) -> LowBit:
     """As the reference."""
     D = x.shape[1]
     first, count = group_rows(lengths, group)
@@ -150,7 +199,7 @@ def pack_channels(x: torch.Tensor, bits: int, group: int, lengths: torch.Tensor)
     with on_device(x.device):
         pack_channels_kernel[(len(first),)](
             x, first, count, codes, step, low, x.stride(0), D, codes.shape[1],
-            BITS=bits, R=triton.next_power_of_2(group), DP=padded(D),
+            BITS=int(bits), R=triton.next_power_of_2(group), DP=padded(D),
         )  # fmt: skip
     return LowBit(codes, step, low, bits, group, D, x.dtype, lengths)
 
@@ -160,7 +209,7 @@ def packs_tokens(x: torch.Tensor, group: int) -> bool:
     return x.stride(1) == 1 and (group >= x.shape[1] or group & (group - 1) == 0)
 
 
-def pack_tokens(x: torch.Tensor, bits: int, group: int) -> LowBit:
+def pack_tokens(x: torch.Tensor, bits: float, group: int) -> LowBit:
     """As the reference."""
     N, D = x.shape
     codes, step, low = _empty(x, bits, (N, triton.cdiv(D, group)))
@@ -168,9 +217,30 @@ def pack_tokens(x: torch.Tensor, bits: int, group: int) -> LowBit:
     with on_device(x.device):
         pack_tokens_kernel[(triton.cdiv(N, rows),)](
             x, codes, step, low, x.stride(0), N, D, codes.shape[1], step.shape[1],
-            GROUP=min(group, padded(D)) if group < D else padded(D), BITS=bits, R=rows, DP=padded(D),
+            GROUP=min(group, padded(D)) if group < D else padded(D), BITS=int(bits), R=rows, DP=padded(D),
         )  # fmt: skip
     return LowBit(codes, step, low, bits, group, D, x.dtype)
+
+
+def pack_symmetric(x: torch.Tensor, bits: float, group: int, lengths: torch.Tensor | None) -> LowBit:
+    """As the reference, whose steps these are: sums in another order would round some otherwise."""
+    x = x if x.stride(1) == 1 else x.contiguous()
+    N, D = x.shape
+    step, place = symmetric_steps(x, bits, group, lengths)
+    codes = torch.empty(N, row_bytes(D, bits), dtype=torch.uint8, device=x.device)
+    rows = _rows(D)
+    with on_device(x.device):
+        pack_symmetric_kernel[(triton.cdiv(N, rows),)](
+            x, step, place, codes, x.stride(0), N, D, codes.shape[1], step.shape[1],
+            GROUP=group, BITS=kernel_bits(bits), CHANNELS=lengths is not None, R=rows,
+            WP=triton.next_power_of_2(codes.shape[1]),
+        )  # fmt: skip
+    return LowBit(codes, step, None, bits, group, D, x.dtype, lengths)
+
+
+def kernel_bits(bits: float) -> int:
+    """What kernels call a format."""
+    return _TRITS if bits == TERNARY else int(bits)
 
 
 def unpack(packed: LowBit) -> torch.Tensor:
@@ -181,8 +251,9 @@ def unpack(packed: LowBit) -> torch.Tensor:
     index = packed.groups() if per_channel else packed.codes
     with on_device(out.device):
         unpack_kernel[(triton.cdiv(N, rows),)](
-            packed.codes, packed.step, packed.low, index, out, N, D, packed.codes.shape[1],
-            packed.step.shape[1], GROUP=packed.group, BITS=packed.bits, CHANNELS=per_channel, R=rows,
+            packed.codes, packed.step, packed.step if packed.low is None else packed.low, index, out, N, D,
+            packed.codes.shape[1], packed.step.shape[1], GROUP=packed.group,
+            BITS=kernel_bits(packed.bits), CHANNELS=per_channel, R=rows,
             DP=padded(D),
         )  # fmt: skip
     return out
@@ -197,7 +268,7 @@ def _rows(channels: int) -> int:
     return max(1, _BLOCK // padded(channels))
 
 
-def _empty(x: torch.Tensor, bits: int, shape: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+def _empty(x: torch.Tensor, bits: float, shape: tuple[int, int]) -> tuple[torch.Tensor, ...]:
     codes = torch.empty(len(x), row_bytes(x.shape[1], bits), dtype=torch.uint8, device=x.device)
     step, low = (torch.empty(shape, dtype=torch.float16, device=x.device) for _ in range(2))
     return codes, step, low

@@ -13,7 +13,7 @@ import triton.language as tl
 
 from dcache.kernels.launch import on_device
 from dcache.kernels.lowbit.format import LowBit
-from dcache.kernels.lowbit.triton import load_codes
+from dcache.kernels.lowbit.triton import kernel_bits, load_numbers
 from dcache.kernels.ragged_attention.runs import Runs
 
 # Tokens in a program's block, and in its piece at least.
@@ -32,15 +32,13 @@ def _load(
     m = m_n[:, None] & (o_c < C)[None, :]
     if BITS == 0:
         return tl.load(p + o_n[:, None] * stride + o_c[None, :], m, other=0.0).to(tl.float32)
-    b_code = load_codes(p, o_n, o_c, m, W, BITS)
     if not CHANNELS:
         o_group = o_n[:, None] * S + (o_c // GROUP)[None, :]
     elif INDEXED:
         o_group = tl.load(p_index + o_n, m_n, other=0).to(tl.int64)[:, None] * S + o_c[None, :]
     else:
         o_group = (group_first + (o_n - first) // GROUP)[:, None] * S + o_c[None, :]
-    b_step = tl.load(p_step + o_group, m, other=0.0).to(tl.float32)
-    return b_code * b_step + tl.load(p_low + o_group, m, other=0.0).to(tl.float32)
+    return load_numbers(p, p_step, p_low, o_group, o_n, o_c, m, W, BITS)
 
 
 @triton.jit
@@ -191,8 +189,10 @@ class _Operand:
 
     def __init__(self, given: torch.Tensor | LowBit) -> None:
         if isinstance(given, LowBit):
-            self.data, self.step, self.low = given.codes, given.step, given.low
-            self.bits, self.group, self.indexed = given.bits, given.group, given.index is not None
+            self.data, self.step = given.codes, given.step
+            self.low = given.step if given.low is None else given.low
+            self.bits, self.group = kernel_bits(given.bits), given.group
+            self.indexed = given.index is not None
             self.index = given.codes if given.index is None else given.index
         else:
             self.data = given if given.stride(1) == 1 else given.contiguous()

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Protocol, Self
 
 import torch
 
+from dcache.lm_kv.codecs.bases import HeadBasis
+
 
 @dataclass(frozen=True)
 class LayerFacts:
@@ -19,6 +21,7 @@ class LayerFacts:
         whole: runs of at most so many tokens are read whole, so their keys should stay as they came.
         basis: float16 `[h, d, d]`, directions of each KV head's keys before rotation, one a row, the
             strongest first; None without a calibration.
+        bases: of "keys" and of "values" the directions of each KV head; None for codecs that need none.
         state: what the policy's observer gathered at the layer; a codec takes from it what it needs, and does
             not keep it.
     """
@@ -26,6 +29,7 @@ class LayerFacts:
     turn: Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor] | None = None
     whole: float = 0
     basis: torch.Tensor | None = None
+    bases: Mapping[str, tuple[HeadBasis, ...]] | None = None
     state: Mapping[str, torch.Tensor] | None = None
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from dcache.errors import DcacheError
+from dcache.lm_kv.codecs.cachegen import CacheGen, cachegen
 from dcache.lm_kv.codecs.codec import Codec, Plain
+from dcache.lm_kv.layers.coded import check_plain, checksum, coded, decoded
 from dcache.lm_kv.layers.layer import LayerCache
 from dcache.lm_kv.model.attention import Logits
 from dcache.lm_kv.model.facts import difference, facts_of
@@ -24,6 +26,8 @@ from dcache.lm_kv.storage.tail import Tail
 from dcache.util.files import read_tensors, write
 
 FORMAT = "dcache.lm_kv.cache 2"
+# The same with keys and values by a codec for files.
+CODED = FORMAT + " cachegen"
 # A segment's tensors that it may lack.
 OPTIONAL = ("positions", "first", "bias", "score")
 # A policy's fields that KVCache can set beside the preset's own options.
@@ -115,26 +119,43 @@ class Saved:
 
 
 def save(
-    path: Path, policy: Policy, decoder: torch.nn.Module, layers: Sequence[LayerCache], text: Text
+    path: Path,
+    policy: Policy,
+    decoder: torch.nn.Module,
+    layers: Sequence[LayerCache],
+    text: Text,
+    codec: CacheGen | None = None,
 ) -> Path:
     """Write a cache of this decoder to a safetensors file, whole or not at all.
 
     Raises:
-        DcacheError: nothing is stored, or the policy cannot be described.
+        DcacheError: nothing is stored, layers are the library's, or the policy or its numbers cannot be
+            described.
     """
     from safetensors.torch import save_file
 
+    if len(layers) < layers[0].shared.layers:
+        raise DcacheError(
+            f"{type(decoder).__name__} has layers whose cache is the library's; a cache can be saved where "
+            "every layer has full attention"
+        )
     model = facts_of(decoder, [layer.index for layer in layers])
     header = {"policy": describe(policy), "model": model, "complete": text.complete}
-    tensors = {
-        f"layer{layer.index}.{name}": tensor
-        for layer in layers
-        for name, tensor in layer_tensors(layer).items()
-    }
+    if codec is not None:
+        codec = check_plain(policy, codec)
+    tensors: dict[str, torch.Tensor] = {}
+    for layer in layers:
+        named = layer_tensors(layer)
+        if codec is not None:
+            named = coded(named, codec, layer.index, layer.shared.layers)
+        tensors |= {f"layer{layer.index}.{name}": tensor for name, tensor in named.items()}
     if text.ids is not None and text.valid is not None:
         tensors |= {"text.ids": text.ids, "text.valid": text.valid}
     copies = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-    metadata = {"format": FORMAT, "header": json.dumps(header)}
+    if codec is not None:
+        options = {field.name: getattr(codec, field.name) for field in fields(codec)}
+        header |= {"codec": options, "layers": layers[0].shared.layers, "check": checksum(copies)}
+    metadata = {"format": FORMAT if codec is None else CODED, "header": json.dumps(header)}
     return write(path, lambda temporary: save_file(copies, temporary, metadata=metadata))
 
 
@@ -142,13 +163,34 @@ def load(path: Path) -> Saved:
     """Read a cache file that `save` wrote.
 
     Raises:
-        DcacheError: the file cannot be read, or is none of these.
+        DcacheError: the file cannot be read, is none of these, or is damaged.
     """
     tensors, metadata = read_tensors(path, "cache")
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in (FORMAT, CODED):
         raise DcacheError(f"{path} is not a cache that KVCache.save wrote: expected the format {FORMAT!r}")
     header = json.loads(metadata["header"])
+    if metadata["format"] == CODED:
+        tensors = _decoded(path, header, tensors)
     return Saved(path, read_policy(header["policy"]), header["model"], header["complete"], tensors)
+
+
+def _decoded(
+    path: Path, header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """A file's tensors as they were before a codec for files.
+
+    Raises:
+        DcacheError: they are not those that were written.
+    """
+    if checksum(tensors) != header["check"]:
+        raise DcacheError(f"{path} is damaged: its content is not what was written. Save the cache again")
+    codec = cachegen(**{name: _frozen(value) for name, value in header["codec"].items()})
+    out = {name: tensor for name, tensor in tensors.items() if name.startswith("text.")}
+    for layer in header["model"]["full_attention"]:
+        prefix = f"layer{layer}."
+        named = decoded(_under(prefix, tensors), codec, layer, header["layers"])
+        out |= {prefix + name: tensor for name, tensor in named.items()}
+    return out
 
 
 def layer_tensors(layer: LayerCache) -> dict[str, torch.Tensor]:

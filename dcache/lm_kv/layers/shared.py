@@ -11,8 +11,10 @@ import torch
 
 from dcache.errors import DcacheError
 from dcache.lm_kv.budgets.budget import Budget
+from dcache.lm_kv.codecs.bases import HeadBasis
 from dcache.lm_kv.codecs.codec import Codec, LayerFacts
 from dcache.lm_kv.model.calls import Call, read_call
+from dcache.lm_kv.model.directions import bases_of
 from dcache.lm_kv.model.rotary import Rotary, find_rotary
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scoring import calibration
@@ -54,6 +56,7 @@ class Shared:
         places: index -> place of every layer that has a budget, from the first to the last.
         rotary: the model's rotations, None for policies that turn nothing.
         calibration: what was measured of the model, for policies that read it.
+        bases: each layer's directions of keys and of values, for codecs that need them.
         live: whether the decoder's forward runs with this cache.
         holding: depth of `hold()`; nothing is evicted above 0.
         reader: called in a read-only forward with each layer's index and the largest weights that its
@@ -74,6 +77,7 @@ class Shared:
     places: dict[int, int] = field(default_factory=dict)
     rotary: Rotary | None = None
     calibration: Calibration | None = None
+    bases: Mapping[int, Mapping[str, tuple[HeadBasis, ...]]] = field(default_factory=dict)
     live: bool = False
     holding: int = 0
     reader: Callable[[int, torch.Tensor], None] | None = None
@@ -102,6 +106,8 @@ class Shared:
             self.calibration.check(decoder, layers)
         if self.policy.needs_rotary:
             self.rotary = find_rotary(decoder, list(layers))
+        if getattr(self.policy.codec, "needs_bases", False):
+            self.bases = bases_of(decoder, layers, self.policy.codec.share)  # type: ignore[attr-defined]
 
     def begin(self, rope: torch.Tensor | None) -> None:
         """A forward begins."""
@@ -155,7 +161,7 @@ class Shared:
         basis = None
         if self.calibration is not None and self.policy.codec.needs_rotary:
             basis = self.calibration.tensor("basis", layer)
-        return self.policy.codec.bound(LayerFacts(turn, whole, basis, state))
+        return self.policy.codec.bound(LayerFacts(turn, whole, basis, self.bases.get(layer), state))
 
     def turn(self, layer: int, states: torch.Tensor, positions: torch.Tensor, mode: str) -> torch.Tensor:
         """Keys or queries turned as `Rotary.turn` turns them."""
