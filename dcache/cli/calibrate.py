@@ -32,7 +32,13 @@ if TYPE_CHECKING:
 # Planners whose schedules need corrections, which are fitted afterwards.
 CORRECTED = ("cachequant", "ertacache")
 # Planners and predictors whose plans `auto` starts from, if there is a profile.
-STARTS = (("pairs", "fitted"), ("pairs", "newton"), ("pairs", "reuse"), ("knapsack", "fitted"))
+STARTS = (
+    ("pairs", "fitted"),
+    ("pairs", "newton"),
+    ("pairs", "reuse"),
+    ("knapsack", "fitted"),
+    ("lemica", "taylor"),
+)
 GIB = 1 << 30
 
 
@@ -154,6 +160,7 @@ def _observed(job: Job, prompts: Sequence[str]) -> Profile:
     from dcache.search.importance import importance
     from dcache.search.observe import observe
     from dcache.search.removal import with_removal
+    from dcache.search.segments import with_segments
 
     arguments, subject, progress = job.arguments, job.subject, job.progress
     profile = observe(
@@ -176,6 +183,9 @@ def _observed(job: Job, prompts: Sequence[str]) -> Profile:
         profile = with_attention(subject, profile, prompts)
     if arguments.removal:
         profile = with_removal(subject, profile, prompts, seed=arguments.seed, progress=progress)
+    if arguments.segments or arguments.method == "lemica":
+        more: dict[str, Any] = {"seed": arguments.seed, "results": job.results, "progress": progress}
+        profile = with_segments(subject, profile, prompts, **more)
     return profile
 
 
