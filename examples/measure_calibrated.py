@@ -31,7 +31,7 @@ from dcache.schedule import Schedule
 from dcache.search.fitting.latency_model import observe
 from dcache.search.fitting.placement import even_places, front_loaded_places
 from dcache.search.fitting.places import Found, Search
-from dcache.search.fitting.starts import observed_call, planned_slopes, starts_of
+from dcache.search.fitting.starts import observed_starts
 from dcache.search.rendering.render import Renderer
 from dcache.search.rendering.results import Results, resumable
 from dcache.util.files import make_folder, write_json
@@ -49,9 +49,7 @@ def search(name: str, computes: int, prompts: Sequence[str], budget: int, result
     fitting = Renderer(subject, prompts[cut:], SEED + cut, results=results, part="fitting")
     checking = Renderer(subject, prompts[:cut], SEED, results=results, part="checking")
     places = [make(computes, target.steps) for make in (even_places, front_loaded_places)]
-    observed = observed_call(subject, prompts[cut], SEED + cut, results)
-    starts = starts_of(subject, target, computes, prompts[cut], SEED + cut, results, observed)
-    slopes = planned_slopes(target, computes, observed)
+    starts, slopes = observed_starts(subject, target, computes, prompts[cut], SEED + cut, results)
     return Search(target, fitting, checking, budget, random.Random(SEED), slopes).best_of(places, starts)
 
 

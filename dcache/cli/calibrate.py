@@ -33,11 +33,8 @@ if TYPE_CHECKING:
 CORRECTED = ("cachequant", "ertacache")
 # Planners and predictors whose plans `auto` starts from, if there is a profile.
 STARTS = (
-    ("pairs", "fitted"),
-    ("pairs", "newton"),
-    ("pairs", "reuse"),
-    ("knapsack", "fitted"),
-    ("lemica", "taylor"),
+    *(("pairs", predictor) for predictor in ("fitted", "newton", "reuse")),
+    *(("knapsack", "fitted"), ("lemica", "taylor")),
 )
 GIB = 1 << 30
 
@@ -97,18 +94,8 @@ def _about(
     arguments: argparse.Namespace, settings: RunSettings, subject: Subject, prompts: Sequence[str]
 ) -> dict[str, Any]:
     """Everything that decides the results of a calibration, as JSON values."""
-    names: tuple[str, ...] = (
-        "pipeline",
-        "method",
-        "speedup",
-        "budget",
-        "seed",
-        "repeats",
-        "sites",
-        "cap",
-        "component",
-    )
-    names += ("iterations",) if arguments.method == ROUTER else ("router",) if arguments.router else ()
+    names = ["pipeline", "method", "speedup", "budget", "seed", "repeats", "sites", "cap", "component"]
+    names += ["iterations"] if arguments.method == ROUTER else ["router"] if arguments.router else []
     profile = arguments.profile
     return {name: getattr(arguments, name) for name in names} | {
         "options": {name: str(value) for name, value in settings.call().items()},
@@ -184,8 +171,9 @@ def _observed(job: Job, prompts: Sequence[str]) -> Profile:
     if arguments.removal:
         profile = with_removal(subject, profile, prompts, seed=arguments.seed, progress=progress)
     if arguments.segments or arguments.method == "lemica":
-        more: dict[str, Any] = {"seed": arguments.seed, "results": job.results, "progress": progress}
-        profile = with_segments(subject, profile, prompts, **more)
+        profile = with_segments(
+            subject, profile, prompts, seed=arguments.seed, results=job.results, progress=progress
+        )
     return profile
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from dcache.errors import DcacheError
 from dcache.profile import file
 from dcache.profile.latencies import Latencies
-from dcache.profile.tables import FRAMES, FeatureTables, Floats
+from dcache.profile.tables import FRAMES, FeatureTables, Floats, check_segments
 from dcache.sites.names import SITE_NAME, default_codec, kinds_of
 from dcache.util import hub
 from dcache.util.checks import is_whole
@@ -116,7 +116,7 @@ class Profile:
         expected = (len(self.important), self.steps)
         if self.importance is not None and self.importance.shape != expected:
             raise DcacheError(f"the profile's importance is {self.importance.shape}, expected {expected}")
-        self._check_segments()
+        check_segments(self.segments, self.steps)
 
     def tables(self, site: str, frame: str | None = None) -> FeatureTables:
         """The tables of a site, the mean over its branches.
@@ -260,18 +260,6 @@ class Profile:
         if not path.exists():
             raise DcacheError(f"{repository} on the hub has no {HUB_FILE}, so it is no profile of dcache")
         return Profile.load(path)
-
-    def _check_segments(self) -> None:
-        if self.segments is None:
-            return
-        if self.segments.ndim != 2 or len(self.segments) != self.steps:
-            raise DcacheError(
-                f"the profile's segments have the shape {self.segments.shape}, expected ({self.steps}, L)"
-            )
-        i, n = np.indices(self.segments.shape)
-        within = self.segments[i + n + 1 < self.steps]
-        if not (np.isfinite(within) & (within >= 0.0)).all():
-            raise DcacheError("the profile's segments must be finite errors, not below 0: measure them again")
 
     def _check(self, name: str, frame: str, tables: FeatureTables) -> None:
         if frame not in FRAMES:

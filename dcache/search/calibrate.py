@@ -29,7 +29,7 @@ from dcache.search.check import figures
 from dcache.search.fitting.latency_model import CalibrationTarget, Timer, fit_latency, observe
 from dcache.search.fitting.placement import Anchors, even_places, front_loaded_places
 from dcache.search.fitting.places import AROUND_FIT, FINALISTS, Search, shares_of
-from dcache.search.fitting.starts import MOST_STARTS, observed_call, planned_slopes, starts_of
+from dcache.search.fitting.starts import MOST_STARTS, observed_starts
 from dcache.search.rendering.render import Renderer
 from dcache.search.rendering.results import Results
 from dcache.search.rendering.runs import as_prompts, as_subject
@@ -107,10 +107,8 @@ def calibrate(  # noqa: PLR0913
     places = [make(computes, target.steps) for make in (even_places, front_loaded_places)]
     places += starting_places(starts, computes, target.steps)
     stages.begin("starts", MOST_STARTS)
-    observed = observed_call(tested, prompts[cut], seed + cut, results)
-    presets = starts_of(tested, target, computes, prompts[cut], seed + cut, results, observed)
+    presets, slopes = observed_starts(tested, target, computes, prompts[cut], seed + cut, results)
     stages.places(computes, len(places) + len(presets), target)
-    slopes = planned_slopes(target, computes, observed)
     search = Search(target, fitting, checking, budget, random.Random(seed), slopes)
     best = Calibrated(**vars(search.best_of(places, presets)), expected=latency.speedup(computes))
     stages.timing(1 + len(starts))

@@ -80,6 +80,15 @@ class Start:
         return replace(at, method=self.name, components={name: own})
 
 
+def observed_starts(
+    subject: Subject, target: CalibrationTarget, computes: int, prompt: str, seed: int, results: Results
+) -> tuple[list[Start], Floats | None]:
+    """The starts of a calibration, from calls with this prompt; and the `planned_slopes` of its plan."""
+    observed = observed_call(subject, prompt, seed, results)
+    starts = starts_of(subject, target, computes, prompt, seed, results, observed)
+    return starts, planned_slopes(target, computes, observed)
+
+
 def starts_of(
     subject: Subject,
     target: CalibrationTarget,

@@ -8,14 +8,7 @@ import pytest
 from dcache.search.fitting.latency_model import observe
 from dcache.search.fitting.placement import even_places
 from dcache.search.fitting.places import Search
-from dcache.search.fitting.starts import (
-    Start,
-    Terms,
-    observed_call,
-    planned_slopes,
-    presets,
-    starts_of,
-)
+from dcache.search.fitting.starts import Start, Terms, observed_starts, presets
 from dcache.search.rendering.render import Renderer
 from dcache.search.rendering.results import Results
 from tests.pipelines import SHAPES
@@ -36,9 +29,8 @@ def test_a_search_ends_above_what_it_began_with(case: str) -> None:
     subject = shaped(SHAPES[shape], guidance)
     target = observe(subject, "1", 1)
     fitting, checking = Renderer(subject, ["3", "4"], 3), Renderer(subject, ["1", "2"], 1)
-    observed = observed_call(subject, "3", 3, Results())
-    starts = starts_of(subject, target, 4, "3", 3, Results(), observed)
-    search = Search(target, fitting, checking, 6, random.Random(0), planned_slopes(target, 4, observed))
+    starts, slopes = observed_starts(subject, target, 4, "3", 3, Results())
+    search = Search(target, fitting, checking, 6, random.Random(0), slopes)
     found = search.best_of([even_places(4, 7)], starts)
     # On pictures of its own, made by the presets themselves.
     fresh = Renderer(shaped(SHAPES[shape], guidance), ["1", "2"], 1)
