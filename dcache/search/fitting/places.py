@@ -7,7 +7,7 @@ computes (`placement.py`), and the weights are fitted (`closed_loop.py`).
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -81,25 +81,31 @@ class Search:
             places: sets of as many computed evaluations, beside those of the starts.
             starts: their schedules compete unchanged; where the time is over, the first two alone.
         """
-        placed, share = self._placed([*(start.anchors for start in starts), *places])
-        best = self._weighed(placed.anchors, share)
+        placed, share, shares = self._placed([*(start.anchors for start in starts), *places])
+        best, winner = self._weighed(placed.anchors, share), placed.anchors
         for i, start in enumerate(starts):
             rival = self._unchanged(start) if i < ALWAYS or not self.late(1) else None
-            best = best if rival is None or rival.fitted <= best.fitted else rival
+            if rival is not None and rival.fitted > best.fitted:
+                best, winner = rival, start.anchors
+        # Places that suit the checking prompts better than those of the search: weights are fitted there too.
+        if winner != placed.anchors and winner in shares and not self.late(self._of_fit(winner)):
+            weighed = self._weighed(winner, shares[winner])
+            best = weighed if weighed.fitted > best.fitted else best
         return best
 
-    def _placed(self, places: Sequence[Anchors]) -> tuple[Placed, Share]:
-        """Local search from the best pair of a start and a share; the share stays fixed."""
+    def _placed(self, places: Sequence[Anchors]) -> tuple[Placed, Share, Mapping[Anchors, Share]]:
+        """Local search from the best pair of a start and a share, which stays fixed.
+
+        Returns:
+            Where it ended, the share, and the best share of every start.
+        """
         first, rest = shares_of(self.target.paired, self.slopes is not None)
         starts = list(dict.fromkeys(places))
         qualities: dict[tuple[Anchors, Share], float] = {}
         for start, share in self._pairs(starts, first):
             if not qualities or not self.late(1):
                 qualities[start, share] = self._quality(start, share)
-        best: dict[Anchors, float] = {}
-        for (start, _), quality in qualities.items():
-            best[start] = max(quality, best.get(start, quality))
-        ranked = sorted(best, key=lambda start: -best[start])
+        ranked = [*_best_shares(qualities)]
         for start, share in self._pairs(ranked[:FINALISTS], rest):
             if not self.late(self._of_fit(start)):
                 qualities[start, share] = self._quality(start, share)
@@ -109,7 +115,7 @@ class Search:
             *(start, self.target.steps, self.budget, self.rng, quality),
             stop=lambda: self.late(1 + self._of_fit(start)),
         )
-        return placed, share
+        return placed, share, _best_shares(qualities)
 
     def _pairs(self, starts: Sequence[Anchors], shares: Sequence[Share]) -> list[tuple[Anchors, Share]]:
         # If no prediction has two anchors before it, all shares are the same.
@@ -159,6 +165,14 @@ class Search:
             return None
         quality = self.checking.quality(schedule)
         return Found(schedule, quality, quality) if isfinite(quality) else None
+
+
+def _best_shares(qualities: Mapping[tuple[Anchors, Share], float]) -> dict[Anchors, Share]:
+    """The best share of every start, in the order of their qualities, the best start first."""
+    best: dict[Anchors, Share] = {}
+    for start, share in sorted(qualities, key=lambda trial: -qualities[trial]):
+        best.setdefault(start, share)
+    return best
 
 
 def shares_of(paired: bool, planned: bool) -> tuple[tuple[Share, ...], tuple[Share, ...]]:
