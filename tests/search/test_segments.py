@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import dcache
+from dcache.cli import main
 from dcache.errors import DcacheError
 from dcache.profile import Profile
 from dcache.schedule import Schedule
@@ -90,3 +91,17 @@ def test_what_cannot_be_measured_is_refused(seen: tuple[Shaped, Profile]) -> Non
         with_segments(*seen, [])
     with pytest.raises(DcacheError, match="longest must be"):
         with_segments(*seen, ["1"], longest=0)
+
+
+@pytest.mark.slow
+def test_the_command_measures_segments_and_plans_from_them(tmp_path: Path) -> None:
+    file, out = tmp_path / "demo.profile.safetensors", tmp_path / "plan.json"
+    short = ["calibrate", "demo", "--steps", "4", "--repeats", "1", "--prompts"]
+    assert main([*short, "demo-train:1", "--sites", "trunk", "--segments", "--out", str(file)]) == 0
+    segments = Profile.load(file).segments
+    assert segments is not None
+    # Three, two, one and no prediction may follow an evaluation of four.
+    assert np.isfinite(segments).sum(axis=1).tolist() == [3, 2, 1, 0]
+    plan = ["demo-train:2", "--profile", str(file), "--method", "lemica", "--speedup", "1.1"]
+    assert main([*short, *plan, "--out", str(out)]) == 0
+    assert Schedule.load(out).method == "lemica"
