@@ -186,13 +186,11 @@ def planned_starts(target: CalibrationTarget, computes: int, observed: ObservedC
 def planned_slopes(target: CalibrationTarget, computes: int, observed: ObservedCall | None) -> Floats | None:
     """(T, T, T), `[a, b, t]`: the slope with which the plan of `tuned` predicts t from the anchors a and b.
 
-    None where it has none: it reuses, follows the line for the halves of a guided batch apart (a `Share`
-    does), or nothing was observed.
+    None under guidance, where it follows a share of the line, and where nothing was observed.
     """
-    if observed is None or observed.halves is not None or len(observed.taus) != target.steps:
+    if observed is None or observed.guided or len(observed.taus) != target.steps:
         return None
-    slopes, _ = slopes_and_terms(observed, computes)
-    return slopes if slopes.any() else None
+    return slopes_and_terms(observed, computes)[0]
 
 
 def observed_call(subject: Subject, prompt: str, seed: int, results: Results) -> ObservedCall | None:
