@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 # Planners whose schedules need corrections, which are fitted afterwards.
 CORRECTED = ("cachequant", "ertacache")
 # Planners and predictors whose plans `auto` starts from, if there is a profile.
-STARTS = (("pairs", "fitted"), ("pairs", "newton"), ("pairs", "reuse"), ("knapsack", "fitted"))
+STARTS = (
+    *(("pairs", predictor) for predictor in ("fitted", "newton", "reuse")),
+    *(("knapsack", "fitted"), ("lemica", "taylor")),
+)
 GIB = 1 << 30
 
 
@@ -91,18 +94,8 @@ def _about(
     arguments: argparse.Namespace, settings: RunSettings, subject: Subject, prompts: Sequence[str]
 ) -> dict[str, Any]:
     """Everything that decides the results of a calibration, as JSON values."""
-    names: tuple[str, ...] = (
-        "pipeline",
-        "method",
-        "speedup",
-        "budget",
-        "seed",
-        "repeats",
-        "sites",
-        "cap",
-        "component",
-    )
-    names += ("iterations",) if arguments.method == ROUTER else ("router",) if arguments.router else ()
+    names = ["pipeline", "method", "speedup", "budget", "seed", "repeats", "sites", "cap", "component"]
+    names += ["iterations"] if arguments.method == ROUTER else ["router"] if arguments.router else []
     profile = arguments.profile
     return {name: getattr(arguments, name) for name in names} | {
         "options": {name: str(value) for name, value in settings.call().items()},
@@ -154,6 +147,7 @@ def _observed(job: Job, prompts: Sequence[str]) -> Profile:
     from dcache.search.importance import importance
     from dcache.search.observe import observe
     from dcache.search.removal import with_removal
+    from dcache.search.segments import with_segments
 
     arguments, subject, progress = job.arguments, job.subject, job.progress
     profile = observe(
@@ -176,6 +170,10 @@ def _observed(job: Job, prompts: Sequence[str]) -> Profile:
         profile = with_attention(subject, profile, prompts)
     if arguments.removal:
         profile = with_removal(subject, profile, prompts, seed=arguments.seed, progress=progress)
+    if arguments.segments or arguments.method == "lemica":
+        profile = with_segments(
+            subject, profile, prompts, seed=arguments.seed, results=job.results, progress=progress
+        )
     return profile
 
 

@@ -119,6 +119,12 @@ def _add_observation(parser: argparse.ArgumentParser) -> None:
         help="also measure how the output changes without each block, which `yume` plans from",
     )
     parser.add_argument(
+        "--segments",
+        action="store_true",
+        help="also measure the error of the pictures when evaluations in a row are predicted, for --method "
+        "lemica: a run for each, 85 for 20 evaluations",
+    )
+    parser.add_argument(
         "--sites",
         metavar="LIST",
         help="sites to observe, separated by commas (default: all that dcache can observe)",

@@ -21,7 +21,12 @@ FORMAT = "dcache.profile"
 VERSION = 1
 _BY_SITE = ("computed", "predicted", "flops", "overhead")
 # Tables that belong to no site: field -> name in the file.
-_LOOSE = {"ratios": "ratios", "input_output_changes": "changes", "importance": "importance"}
+_LOOSE = {
+    "ratios": "ratios",
+    "input_output_changes": "changes",
+    "importance": "importance",
+    "segments": "segments",
+}
 # Fields that are JSON values.
 _PLAIN = ("steps", "prompts", "sketch", "model", "config", "component", "sampler", "guidance")
 

@@ -17,7 +17,7 @@ import numpy as np
 from dcache.errors import DcacheError
 from dcache.profile import file
 from dcache.profile.latencies import Latencies
-from dcache.profile.tables import FRAMES, FeatureTables, Floats
+from dcache.profile.tables import FRAMES, FeatureTables, Floats, check_segments
 from dcache.sites.names import SITE_NAME, default_codec, kinds_of
 from dcache.util import hub
 from dcache.util.checks import is_whole
@@ -46,6 +46,8 @@ class Profile:
         important: the sites of the rows of `importance`.
         attention: block -> share of the foreground's tokens that its attention prefers (ProfilingDiT's R).
         removal: block -> mean squared change of the denoiser's output without it in the last evaluation.
+        segments: (T, L), `[i, n - 1]`: mean absolute error of the final pictures if the n evaluations after i
+            alone are predicted, by reuse of i at `whole_site` (LeMiCa's edges); NaN beyond the run.
         model: class name of the denoiser.
         config: digest of its config.
         component: its name in the pipeline.
@@ -67,6 +69,7 @@ class Profile:
     important: tuple[str, ...] = ()
     attention: Mapping[str, float] = field(default_factory=dict)
     removal: Mapping[str, float] = field(default_factory=dict)
+    segments: Floats | None = None
     model: str = ""
     config: str = ""
     component: str = ""
@@ -113,6 +116,7 @@ class Profile:
         expected = (len(self.important), self.steps)
         if self.importance is not None and self.importance.shape != expected:
             raise DcacheError(f"the profile's importance is {self.importance.shape}, expected {expected}")
+        check_segments(self.segments, self.steps)
 
     def tables(self, site: str, frame: str | None = None) -> FeatureTables:
         """The tables of a site, the mean over its branches.
@@ -161,7 +165,7 @@ class Profile:
     def merged(self, others: Iterable[Profile]) -> Profile:
         """The profile of the runs of several profiles: means weighted by the number of pictures.
 
-        Latencies, importance, attention and removal are those of this profile.
+        Latencies, importance, attention, removal and segments are those of this profile.
 
         Raises:
             DcacheError: the profiles differ in model, steps or sites.

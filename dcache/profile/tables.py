@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dcache.errors import DcacheError
+
 Floats = NDArray[np.float64]
 
 FRAMES = ("value", "delta")
@@ -49,3 +51,21 @@ class FeatureTables:
     def scaled(self, by: float) -> FeatureTables:
         """Every number times `by`."""
         return FeatureTables(self.gram * by, self.distance * by, self.size * by)
+
+
+def check_segments(segments: Floats | None, steps: int) -> None:
+    """Check errors of segments, as in `Profile.segments`; None is none.
+
+    Raises:
+        DcacheError: they are no table (steps, L), or an error within the run is not finite or below 0.
+    """
+    if segments is None:
+        return
+    if segments.ndim != 2 or len(segments) != steps:
+        raise DcacheError(
+            f"the profile's segments have the shape {segments.shape}, expected ({steps}, L): measure again"
+        )
+    i, n = np.indices(segments.shape)
+    within = segments[i + n + 1 < steps]
+    if not (np.isfinite(within) & (within >= 0.0)).all():
+        raise DcacheError("the profile's segments must be finite errors, not below 0: measure them again")

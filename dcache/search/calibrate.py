@@ -28,8 +28,8 @@ from dcache.schedule import Schedule
 from dcache.search.check import figures
 from dcache.search.fitting.latency_model import CalibrationTarget, Timer, fit_latency, observe
 from dcache.search.fitting.placement import Anchors, even_places, front_loaded_places
-from dcache.search.fitting.places import AROUND_FIT, FINALISTS, FIRST, PAIRED, SHARES, Search
-from dcache.search.fitting.starts import MOST_STARTS, starts_of
+from dcache.search.fitting.places import AROUND_FIT, FINALISTS, Search, shares_of
+from dcache.search.fitting.starts import MOST_STARTS, observed_starts
 from dcache.search.rendering.render import Renderer
 from dcache.search.rendering.results import Results
 from dcache.search.rendering.runs import as_prompts, as_subject
@@ -107,9 +107,9 @@ def calibrate(  # noqa: PLR0913
     places = [make(computes, target.steps) for make in (even_places, front_loaded_places)]
     places += starting_places(starts, computes, target.steps)
     stages.begin("starts", MOST_STARTS)
-    presets = starts_of(tested, target, computes, prompts[cut], seed + cut, results)
+    presets, slopes = observed_starts(tested, target, computes, prompts[cut], seed + cut, results)
     stages.places(computes, len(places) + len(presets), target)
-    search = Search(target, fitting, checking, budget, random.Random(seed))
+    search = Search(target, fitting, checking, budget, random.Random(seed), slopes)
     best = Calibrated(**vars(search.best_of(places, presets)), expected=latency.speedup(computes))
     stages.timing(1 + len(starts))
     given = (checking, prompts[:cut], seed, repeats, timer)
@@ -169,8 +169,8 @@ class Stages(Planned):
 
 def _trials(starts: int, paired: bool) -> int:
     """Renderings of so many starts before the local search."""
-    shares = len(SHARES) + (len(PAIRED) if paired else 0)
-    return starts * FIRST + FINALISTS * (shares - FIRST)
+    first, rest = shares_of(paired, planned=True)
+    return starts * len(first) + FINALISTS * len(rest)
 
 
 def starting_places(starts: Sequence[Schedule], computes: int, steps: int) -> list[Anchors]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -88,14 +88,19 @@ def _row(
     renderer: Renderer, subject: Subject, profile: Profile, site: str, progress: StageProgress
 ) -> Floats:
     """(T,), mean squared error of the pictures for each predicted evaluation; NaN for the first."""
-    others = [name for name in denoisers(subject.pipe) if name != profile.component]
-    plans = {name: Plan({"*": {"model": (True,) * profile.steps}}) for name in others}
     errors = np.full(profile.steps, np.nan)
     for t in range(1, profile.steps):
         progress(f"importance of {site}: evaluation {t} of {profile.steps - 1}")
-        row = tuple(i != t for i in range(profile.steps))
-        plans[profile.component] = Plan({"*": {site: row}}, model=profile.model, config=profile.config)
-        pictures = renderer.pictures(Schedule(profile.steps, dict(plans), method="importance"))
+        pictures = renderer.pictures(reused(subject, profile, site, {t}))
         error = float(squared_errors(pictures, renderer.reference).mean())
         errors[t] = error if np.isfinite(error) else BROKEN
     return errors
+
+
+def reused(subject: Subject, profile: Profile, site: str, evaluations: Container[int]) -> Schedule:
+    """The schedule that predicts one site at these evaluations by reuse, and computes all else."""
+    others = [name for name in denoisers(subject.pipe) if name != profile.component]
+    plans = {name: Plan({"*": {"model": (True,) * profile.steps}}) for name in others}
+    row = tuple(t not in evaluations for t in range(profile.steps))
+    plans[profile.component] = Plan({"*": {site: row}}, model=profile.model, config=profile.config)
+    return Schedule(profile.steps, plans, method="importance")

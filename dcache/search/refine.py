@@ -34,7 +34,7 @@ from dcache.schedulers.planners.tuned import speedup_of
 from dcache.search.fitting.latency_model import observe
 from dcache.search.fitting.placement import even_places, front_loaded_places
 from dcache.search.fitting.places import Found, Search
-from dcache.search.fitting.starts import Start, Terms, starts_of
+from dcache.search.fitting.starts import Start, Terms, planned_slopes, starts_of
 from dcache.search.rendering.journal import Journal
 from dcache.search.rendering.render import Renderer
 from dcache.search.rendering.results import Results, resumable
@@ -195,9 +195,10 @@ class _Job:
         before = learned.refined.get(computes)
         starts = [] if before is None else [Start("refined", before.computed, Terms(*before[:4]))]
         given = (subject, target, computes, self.prompts[cut], seed + cut, results)
-        starts += starts_of(*given, observed=learned.observed)
+        starts += starts_of(*given, learned.observed)
+        slopes = planned_slopes(target, computes, learned.observed)
         self.began, self.calls = perf_counter(), 0
-        search = Search(target, fitting, checking, BUDGET, random.Random(seed), self._late)
+        search = Search(target, fitting, checking, BUDGET, random.Random(seed), slopes, self._late)
         places = [make(computes, target.steps) for make in (even_places, front_loaded_places)]
         found = search.best_of(places, starts)
         plans = (start.schedule(target) for start in starts if start.name == "tuned")

@@ -33,6 +33,7 @@ def profile(**more: Any) -> Profile:
         "input_output_changes": np.array([[0.1, 0.2], [0.3, 0.4]]),
         "importance": np.array([[np.nan, 0.1, 0.2, 0.3]]),
         "important": ("trunk",),
+        "segments": np.array([[0.1, 0.2], [0.3, 0.4], [0.5, np.nan], [np.nan, np.nan]]),
         "attention": {"block:0": 0.5},
         "model": "Toy",
         "config": "abc",
@@ -51,7 +52,7 @@ def flat(one: Profile) -> dict[str, Any]:
     found = {
         k: v
         for k, v in vars(one).items()
-        if k not in ("sites", "ratios", "input_output_changes", "importance")
+        if k not in ("sites", "ratios", "input_output_changes", "importance", "segments")
     }
     arrays = {
         f"{s}/{q}/{f}": vars(t) for s, qs in one.sites.items() for q, fs in qs.items() for f, t in fs.items()
@@ -61,5 +62,6 @@ def flat(one: Profile) -> dict[str, Any]:
         "ratios": one.ratios,
         "input_output_changes": one.input_output_changes,
         "importance": one.importance,
+        "segments": one.segments,
     }
     return found | {k: None if v is None else np.nan_to_num(v, nan=-1).tolist() for k, v in loose.items()}

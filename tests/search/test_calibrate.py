@@ -1,9 +1,13 @@
 """`dcache calibrate` end to end on the shipped model, and its arithmetic by hand."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 
 import dcache
 from dcache.cli import main
@@ -12,6 +16,9 @@ from dcache.eval.subject import load
 from dcache.schedule import Schedule
 from dcache.search.calibrate import calibrate, starting_places
 from dcache.search.fitting.latency_model import LinearLatency, observe
+from dcache.search.rendering.render import Renderer
+from tests.pipelines import SHAPES
+from tests.search.pipeline_subjects import Shaped
 
 
 def test_the_pace_is_a_line_between_its_ends() -> None:
@@ -115,3 +122,43 @@ def test_one_compute_leaves_nothing_to_place_or_to_weigh(monkeypatch: pytest.Mon
 def test_a_budget_of_nothing_is_refused() -> None:
     with pytest.raises(DcacheError, match=r"budget must be a whole number between 1 and .*, got 0"):
         calibrate(load("demo", steps=3, device="cpu"), ["a", "b", "c"], 2.0, budget=0)
+
+
+class Long(Shaped):
+    """Runs of 28 evaluations."""
+
+    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.float32]:
+        made = [
+            self.shape.run(
+                self.pipe,
+                self.guided,
+                int(prompt),
+                generator=torch.Generator().manual_seed(seed),
+                num_inference_steps=28,
+            )
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        return torch.cat(made).numpy().reshape(len(prompts), 1, -1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore:.* computes this call of:dcache.DcacheWarning")
+def test_a_calibration_is_never_below_a_preset_of_less_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DCACHE_HOME", str(tmp_path))
+    # 0.9 s and 12 of 27 parts of 9.1 s are 4.94 s, one part more is too slow: 13 computes on each branch.
+    monkeypatch.setattr("dcache.search.calibrate.fit_latency", lambda *_: LinearLatency(28, 10.0, 0.9))
+    monkeypatch.setattr("dcache.search.calibrate.measured_speedup", lambda *_: 2.0)
+    shape = SHAPES["flux"]
+    found = calibrate(Long(shape.build(), shape=shape, guided="sequential"), ["1", "2", "3"], 2.0, budget=1)
+    fresh = Renderer(Long(shape.build(), shape=shape, guided="sequential"), ["1"])
+    assert fresh.quality(found.schedule) == pytest.approx(found.fitted)
+    for name, options in (("default", {}), ("newton", {"interval": 3}), ("tuned", {"speedup": 2.0})):
+        # The first call of `tuned` is observed.
+        with dcache.enabled(fresh.subject.pipe, name, **options):
+            every = [fresh.subject(["1"], [0]) for _ in range(2)]
+            stats = dcache.stats(fresh.subject.pipe)
+        assert stats.computed <= 26
+        assert found.fitted >= fresh.psnr(every[-1].astype(np.float64))[0] - 1e-9, name

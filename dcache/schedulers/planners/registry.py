@@ -48,6 +48,7 @@ PLANNERS: Registry[Planner] = Registry(
         "delta_dit",
         "ertacache",
         "knapsack",
+        "lemica",
         "magcache",
         "pairs",
         "profilingdit",

@@ -18,6 +18,7 @@ from dcache.identity.step_effects import noise_level_effects
 from dcache.predictors.fitted import EVERYWHERE, as_json
 from dcache.profile import Floats, Profile
 from dcache.schedule import Schedule
+from dcache.schedule.anchors import last_before
 from dcache.schedulers.planners.algorithms import Anchors, pair_partition
 from dcache.schedulers.planners.gram import (
     RIDGE,
@@ -33,13 +34,13 @@ from dcache.util.checks import check_whole
 
 # Share of the line's slope for the difference of a guided batch's halves.
 DIFFERENCE = 0.25
+# Share of the line's slope where the branches of guidance are called apart.
+APART = 0.5
 # Guidance scale of a guided batch whose scale is not known.
 USUAL_GUIDANCE = 5.0
 # Shares of computed evaluations at which the predictor changes, and from which on evaluation 1 is computed
 # without guidance too; measured, docs/methods/tuned.md.
 FEW, MANY, FORCED = 0.3, 0.4, 0.35
-# Ridge of weights that are fitted to the branches of separate calls, of one prompt.
-RIDGE_GUIDED = 0.3
 # PSNR of the demo's pictures less what `estimated_quality` has without it, in dB; 10 to 15 over 36 plans.
 QUALITY_OFFSET = 12.0
 
@@ -144,14 +145,24 @@ def errors_and_terms(observed: ObservedCall, computes: int) -> tuple[Floats, dic
             "parameters": {"difference": difference},
             "clock": "step",
         }
-    if share >= MANY:
-        fitted = slopes(observed.gram, _ridge(observed))
-        return slope_errors(observed.gram, fitted), {"predictor": "fitted", "clock": "step"}
+    table, terms = slopes_and_terms(observed, computes)
+    return slope_errors(observed.gram, table), terms
+
+
+def slopes_and_terms(observed: ObservedCall, computes: int) -> tuple[Floats, dict[str, Any]]:
+    """Slopes of the predictor as in `slope_errors`, and its fields of a `Plan`, for all but guided batches.
+
+    The parameters of fitted weights are left out.
+    """
+    share = computes / len(observed.gram)
     if observed.guided:
-        nothing = np.zeros((len(observed.gram),) * 3)
-        return slope_errors(observed.gram, nothing), {"predictor": "reuse", "clock": "step"}
+        part = 0.0 if share < FEW else APART
+        half = part * line_slopes(range(len(observed.gram)))
+        return half, {"predictor": "fitted" if part else "reuse", "clock": "step"}
+    if share >= MANY:
+        return slopes(observed.gram, RIDGE), {"predictor": "fitted", "clock": "step"}
     terms = {"predictor": "newton", "parameters": {"order": 1}, "clock": observed.clock}
-    return slope_errors(observed.gram, line_slopes(observed.taus)), terms
+    return line_slopes(observed.taus), terms
 
 
 def planned(observed: ObservedCall, computes: int) -> tuple[Anchors, dict[str, Any]]:
@@ -169,9 +180,19 @@ def planned(observed: ObservedCall, computes: int) -> tuple[Anchors, dict[str, A
     forced = (1,) if computes > 1 and count > 1 and (observed.guided or computes / count >= FORCED) else ()
     anchors = pair_partition(errors * step_weights(observed), computes, forced).anchors(computes)
     if terms["predictor"] == "fitted":
-        weights = table(observed.gram, anchors, ridge=_ridge(observed))
+        weights = _along(anchors, count) if observed.guided else table(observed.gram, anchors)
         terms["parameters"] = {"weights": as_json({EVERYWHERE: weights})}
     return anchors, terms
+
+
+def _along(anchors: Anchors, count: int) -> dict[int, dict[int, float]]:
+    """Weights that follow the share `APART` of the line through the last two anchors, as in `Fitted`."""
+    weights: dict[int, dict[int, float]] = {}
+    for t in (t for t in range(count) if t not in anchors):
+        before = last_before(t, anchors, 2)
+        slope = APART * (t - before[-1]) / (before[-1] - before[0]) if len(before) > 1 else 0.0
+        weights[t] = {before[-1]: 1.0} if len(before) < 2 else {before[0]: -slope, before[1]: 1.0 + slope}
+    return weights
 
 
 def computes_for(speedup: float, steps: int, share: float) -> int:
@@ -252,7 +273,3 @@ def plan(profile: Profile, computes: int | None = None, site: str | None = None)
 def levels(profile: Profile) -> Iterable[dict[str, Any]]:
     """Computes, descending from all evaluations but one to 1."""
     yield from ({"computes": k} for k in range(profile.steps - 1, 0, -1))
-
-
-def _ridge(observed: ObservedCall) -> float:
-    return RIDGE_GUIDED if observed.guided else RIDGE

@@ -43,10 +43,12 @@ class Share(NamedTuple):
     Attributes:
         mean: share for the mean of the halves of a guided batch; without halves, for everything.
         apart: share for the difference of the halves; None is the same as `mean`.
+        planned: of the slopes that a plan from an observed call has, instead of the line's on the step.
     """
 
     mean: float
     apart: float | None = None
+    planned: bool = False
 
 
 @dataclass(frozen=True)

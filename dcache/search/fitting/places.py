@@ -1,28 +1,31 @@
 """Places and weights for a number of computed evaluations, found on rendered pictures.
 
-Every start is rendered with two predictions, the best of them with all. Then a local search moves single
+Every start is rendered with a few predictions, the best of them with all. Then a local search moves single
 computes (`placement.py`), and the weights are fitted (`closed_loop.py`).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
+from dcache.profile import Floats
 from dcache.schedule import Schedule
-from dcache.search.fitting.closed_loop import Share, fit, straight, with_slopes
+from dcache.search.fitting.closed_loop import Share, anchored, fit, straight, with_slopes
 from dcache.search.fitting.latency_model import CalibrationTarget
 from dcache.search.fitting.placement import Anchors, Placed, descend
 from dcache.search.fitting.starts import Start
 from dcache.search.rendering.render import Renderer
 
 # How far predictions follow the line; in a guided batch also for the mean and the difference of the halves,
-# for guidance magnifies the difference, and with it the error of extrapolating that. The first two of each
-# are tried on every start.
-SHARES = (Share(1.0), Share(0.0), Share(0.5))
+# for guidance magnifies the difference, and with it the error of extrapolating that. Where branches are
+# called apart half of the line is best, without guidance the slopes of the plan.
+SHARES = (Share(1.0), Share(0.5), Share(0.0))
 PAIRED = (Share(1.0, 0.25), Share(1.0, 0.0), Share(0.5, 0.0))
+PLANNED = Share(1.0, planned=True)
+# Of shares of the line, so many are tried on every start.
 FIRST = 2
 # Starts on which all shares are tried.
 FINALISTS = 3
@@ -59,6 +62,7 @@ class Search:
         checking: renders others.
         budget: most sets of places of the local search.
         rng: its order.
+        slopes: (T, T, T), `[a, b, t]`: slopes of a plan's predictions, as `planned_slopes` has them; or None.
         late: whether so many renderings of the fitting prompts do not fit the time that is left.
     """
 
@@ -67,6 +71,7 @@ class Search:
     checking: Renderer
     budget: int
     rng: random.Random
+    slopes: Floats | None = None
     late: Callable[[int], bool] = lambda _renderings: False
 
     def best_of(self, places: Sequence[Anchors], starts: Sequence[Start]) -> Found:
@@ -76,27 +81,31 @@ class Search:
             places: sets of as many computed evaluations, beside those of the starts.
             starts: their schedules compete unchanged; where the time is over, the first two alone.
         """
-        placed, share = self._placed([*(start.anchors for start in starts), *places])
-        best = self._weighed(placed.anchors, share)
+        placed, share, shares = self._placed([*(start.anchors for start in starts), *places])
+        best, winner = self._weighed(placed.anchors, share), placed.anchors
         for i, start in enumerate(starts):
             rival = self._unchanged(start) if i < ALWAYS or not self.late(1) else None
-            best = best if rival is None or rival.fitted <= best.fitted else rival
+            if rival is not None and rival.fitted > best.fitted:
+                best, winner = rival, start.anchors
+        # Places that suit the checking prompts better than those of the search: weights are fitted there too.
+        if winner != placed.anchors and winner in shares and not self.late(self._of_fit(winner)):
+            weighed = self._weighed(winner, shares[winner])
+            best = weighed if weighed.fitted > best.fitted else best
         return best
 
-    def _placed(self, places: Sequence[Anchors]) -> tuple[Placed, Share]:
-        """Local search from the best pair of a start and a share; the share stays fixed."""
-        both = (PAIRED, SHARES) if self.target.paired else (SHARES,)
-        first = both[0][:FIRST]
+    def _placed(self, places: Sequence[Anchors]) -> tuple[Placed, Share, Mapping[Anchors, Share]]:
+        """Local search from the best pair of a start and a share, which stays fixed.
+
+        Returns:
+            Where it ended, the share, and the best share of every start.
+        """
+        first, rest = shares_of(self.target.paired, self.slopes is not None)
         starts = list(dict.fromkeys(places))
         qualities: dict[tuple[Anchors, Share], float] = {}
         for start, share in self._pairs(starts, first):
             if not qualities or not self.late(1):
                 qualities[start, share] = self._quality(start, share)
-        best: dict[Anchors, float] = {}
-        for (start, _), quality in qualities.items():
-            best[start] = max(quality, best.get(start, quality))
-        ranked = sorted(best, key=lambda start: -best[start])
-        rest = [share for shares in both for share in shares if share not in first]
+        ranked = [*_best_shares(qualities)]
         for start, share in self._pairs(ranked[:FINALISTS], rest):
             if not self.late(self._of_fit(start)):
                 qualities[start, share] = self._quality(start, share)
@@ -106,7 +115,7 @@ class Search:
             *(start, self.target.steps, self.budget, self.rng, quality),
             stop=lambda: self.late(1 + self._of_fit(start)),
         )
-        return placed, share
+        return placed, share, _best_shares(qualities)
 
     def _pairs(self, starts: Sequence[Anchors], shares: Sequence[Share]) -> list[tuple[Anchors, Share]]:
         # If no prediction has two anchors before it, all shares are the same.
@@ -117,7 +126,20 @@ class Search:
         ]
 
     def _quality(self, anchors: Anchors, share: Share) -> float:
-        return self.fitting.quality(followed(self.target, anchors, share))
+        return self.fitting.quality(self._followed(anchors, share))
+
+    def _followed(self, anchors: Anchors, share: Share) -> Schedule:
+        """The schedule that computes at these places and predicts on lines through the last two anchors."""
+        at = self.target.at(anchors)
+        apart = None if share.apart is None else straight(at, share.apart)
+        return with_slopes(at, self._slopes(anchors, share), apart)
+
+    def _slopes(self, anchors: Anchors, share: Share) -> dict[int, float]:
+        """Slopes of the mean of the halves; without halves, of everything."""
+        if not share.planned or self.slopes is None:
+            return straight(self.target.at(anchors), share.mean)
+        pairs = anchored([t in anchors for t in range(self.target.steps)])
+        return {t: share.mean * float(self.slopes[a, b, t]) for t, (a, b) in pairs.items()}
 
     def _of_fit(self, anchors: Anchors) -> int:
         """Renderings of a fit of the weights."""
@@ -127,9 +149,9 @@ class Search:
     def _weighed(self, anchors: Anchors, share: Share) -> Found:
         """Fit the weights for these places."""
         at = self.target.at(anchors)
-        slopes = straight(at, share.mean)
+        slopes = self._slopes(anchors, share)
         if not slopes or self.late(self._of_fit(anchors)):
-            schedule = followed(self.target, anchors, share)
+            schedule = self._followed(anchors, share)
             quality = self.checking.quality(schedule)
             return Found(schedule, quality, quality)
         apart = straight(at, share.apart or 0.0) if self.target.paired and share.apart is not None else None
@@ -145,8 +167,21 @@ class Search:
         return Found(schedule, quality, quality) if isfinite(quality) else None
 
 
-def followed(target: CalibrationTarget, anchors: Anchors, share: Share) -> Schedule:
-    """The schedule that computes at these places and predicts along the line through the last two anchors."""
-    at = target.at(anchors)
-    apart = None if share.apart is None else straight(at, share.apart)
-    return with_slopes(at, straight(at, share.mean), apart)
+def _best_shares(qualities: Mapping[tuple[Anchors, Share], float]) -> dict[Anchors, Share]:
+    """The best share of every start, in the order of their qualities, the best start first."""
+    best: dict[Anchors, Share] = {}
+    for start, share in sorted(qualities, key=lambda trial: -qualities[trial]):
+        best.setdefault(start, share)
+    return best
+
+
+def shares_of(paired: bool, planned: bool) -> tuple[tuple[Share, ...], tuple[Share, ...]]:
+    """The shares that are tried on every start, and those that are tried on the best ones.
+
+    Args:
+        paired: whether guidance makes one batch of both branches.
+        planned: whether there are slopes of a plan.
+    """
+    if paired:
+        return PAIRED[:FIRST], (*PAIRED[FIRST:], *SHARES)
+    return (*((PLANNED,) if planned else ()), *SHARES[:FIRST]), SHARES[FIRST:]

@@ -22,10 +22,11 @@ from dcache.eval.subject import Subject
 from dcache.method import Method
 from dcache.observation.tuning import folder
 from dcache.observation.tuning.tuner import learned_of
+from dcache.profile import Floats
 from dcache.schedule import Schedule
 from dcache.schedulers.planners.algorithms import pair_partition
 from dcache.schedulers.planners.gram import RIDGE, slope_errors, slopes
-from dcache.schedulers.planners.tuned import ObservedCall, planned
+from dcache.schedulers.planners.tuned import Halves, ObservedCall, planned, slopes_and_terms
 from dcache.search.fitting.latency_model import CalibrationTarget
 from dcache.search.fitting.placement import Anchors
 from dcache.search.rendering.results import Results
@@ -79,6 +80,15 @@ class Start:
         return replace(at, method=self.name, components={name: own})
 
 
+def observed_starts(
+    subject: Subject, target: CalibrationTarget, computes: int, prompt: str, seed: int, results: Results
+) -> tuple[list[Start], Floats | None]:
+    """The starts of a calibration, from calls with this prompt; and the `planned_slopes` of its plan."""
+    observed = observed_call(subject, prompt, seed, results)
+    starts = starts_of(subject, target, computes, prompt, seed, results, observed)
+    return starts, planned_slopes(target, computes, observed)
+
+
 def starts_of(
     subject: Subject,
     target: CalibrationTarget,
@@ -86,11 +96,12 @@ def starts_of(
     prompt: str,
     seed: int,
     results: Results,
-    observed: ObservedCall | None = None,
+    observed: ObservedCall | None,
 ) -> list[Start]:
     """The starts of a calibration: the plans of one observed call, and the traces of presets.
 
-    Each takes one call of the pipeline, of one picture; what cannot be used on this pipeline is left out.
+    Each preset takes one call of the pipeline, of one picture; what cannot be used on this pipeline is left
+    out.
 
     Args:
         subject: the pipeline.
@@ -99,15 +110,13 @@ def starts_of(
         prompt: what is called with.
         seed: of its noise.
         results: those of an earlier run are taken from here.
-        observed: what an earlier call showed, which plans are made from; None makes a call.
+        observed: what `observed_call` showed, which plans are made from; None makes none.
     """
-    makers: dict[str, Callable[[], Iterable[Start]]] = {
-        "plans": partial(planned_starts, subject, target, computes, prompt, seed, observed)
-    }
+    starts = planned_starts(target, computes, observed)
+    makers: dict[str, Callable[[], Iterable[Start]]] = {}
     for name, method in presets(computes, target.steps).items():
         entry = MethodEntry(name, name, method=method)
         makers[name] = partial(_traced, subject, target, computes, entry, prompt, seed)
-    starts: list[Start] = []
     for name, make in makers.items():
         made = results.number(f"{computes} computes: {name}", partial(_as_json, make))
         starts += [
@@ -166,20 +175,55 @@ def resized(anchors: Anchors, computes: int, steps: int) -> Anchors:
     return tuple(places)
 
 
-def planned_starts(
-    subject: Subject,
-    target: CalibrationTarget,
-    computes: int,
-    prompt: str,
-    seed: int,
-    observed: ObservedCall | None = None,
-) -> list[Start]:
+def planned_starts(target: CalibrationTarget, computes: int, observed: ObservedCall | None) -> list[Start]:
     """The plan of `tuned` from one observed call, and that of the planner `pairs` from the same tables."""
     with suppress(DcacheError):
-        tables = observed or _observed(subject, prompt, seed)
-        if tables is not None and len(tables.taus) == target.steps:
-            return [*_plans(tables, computes)]
+        if observed is not None and len(observed.taus) == target.steps:
+            return [*_plans(observed, computes)]
     return []
+
+
+def planned_slopes(target: CalibrationTarget, computes: int, observed: ObservedCall | None) -> Floats | None:
+    """(T, T, T), `[a, b, t]`: the slope with which the plan of `tuned` predicts t from the anchors a and b.
+
+    None under guidance, where it follows a share of the line, and where nothing was observed.
+    """
+    if observed is None or observed.guided or len(observed.taus) != target.steps:
+        return None
+    return slopes_and_terms(observed, computes)[0]
+
+
+def observed_call(subject: Subject, prompt: str, seed: int, results: Results) -> ObservedCall | None:
+    """What a call of one picture shows, which plans are made from; None where nothing can be planned."""
+    tables = results.number("observed call", partial(_tables, subject, prompt, seed))
+    if tables is None:
+        return None
+    halves = tables["halves"]
+    arrays = {name: np.asarray(tables[name], np.float64) for name in ("gram", "taus", "effects")}
+    return ObservedCall(**{
+        **tables,
+        **arrays,
+        "halves": None if halves is None else Halves(*(np.asarray(table, np.float64) for table in halves)),
+    })  # fmt: skip
+
+
+def _tables(subject: Subject, prompt: str, seed: int) -> dict[str, Any] | None:
+    """The fields of an `ObservedCall`, as JSON values."""
+    observed = None
+    with suppress(DcacheError):
+        observed = _observed(subject, prompt, seed)
+    if observed is None:
+        return None
+    halves = observed.halves
+    return {
+        "gram": observed.gram.tolist(),
+        "clock": observed.clock,
+        "taus": np.asarray(observed.taus).tolist(),
+        "effects": np.asarray(observed.effects).tolist(),
+        "halves": None if halves is None else [table.tolist() for table in vars(halves).values()],
+        "guided": observed.guided,
+        "guidance": observed.guidance,
+    }
 
 
 def _observed(subject: Subject, prompt: str, seed: int) -> ObservedCall | None:

@@ -80,12 +80,35 @@ def test_places_are_the_best_of_all_with_evaluation_1_under_guidance(guided, for
         ("", 3, "newton", {"order": 1}),
         ("halves", 2, "guided_line", {"difference": 0.0}),
         ("halves", 4, "guided_line", {"difference": 0.25}),
-        ("calls", 3, "reuse", None),
+        ("calls", 2, "reuse", None),
     ],
 )
 def test_the_predictor_follows_from_guidance_and_share(guided, computes, predictor, parameters):
     _, terms = planned(observed(guided), computes)
     assert (terms["predictor"], terms.get("parameters")) == (predictor, parameters)
+
+
+def test_branches_of_separate_calls_follow_half_of_the_line():
+    anchors, terms = planned(observed("calls"), 3)
+    assert terms["predictor"] == "fitted"
+    assert anchors[:2] == (0, 1)
+    last = anchors[2]
+    expected = {
+        2: {1: 1.0 + 0.5 * 1.0, 0: -0.5},
+        last + 1: {last: 1.0 + 0.5 / (last - 1), 1: -0.5 / (last - 1)},
+    }
+    rows = {
+        int(t): {int(a): w for a, w in row.items()} for t, row in terms["parameters"]["weights"]["*"].items()
+    }
+    for t, row in expected.items():
+        assert t not in rows or rows[t] == pytest.approx(row)
+    assert set(rows) == set(range(T)) - set(anchors)
+    # Its predicted error is that of these weights.
+    gram, errors = observed("calls").gram, errors_and_terms(observed("calls"), 3)[0]
+    for t, row in rows.items():
+        places, w = [*row, t], np.array([*row.values(), -1.0])
+        before = [a for a in anchors if a < t][-2:]
+        assert errors[before[0], before[-1], t] == pytest.approx(w @ gram[np.ix_(places, places)] @ w)
 
 
 @pytest.mark.parametrize("guided", ["", "calls"])
@@ -127,7 +150,7 @@ def test_a_profile_is_planned_without_halves():
     assert plan.predictor == "fitted"
     guided = make("tuned", profile(3, guidance=4.0), computes=3)
     (plan,) = guided.components.values()
-    assert plan.predictor == "reuse"
+    assert plan.parameters["weights"]["*"]["2"] == {"1": 1.5, "0": -0.5}
     assert plan.rows["*"]["trunk"][1]
 
 

@@ -2,13 +2,16 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dcache.search.fitting.latency_model import observe
+from dcache.schedule import Schedule
+from dcache.search.fitting.closed_loop import Fit, with_slopes
+from dcache.search.fitting.latency_model import CalibrationTarget, observe
 from dcache.search.fitting.placement import even_places
 from dcache.search.fitting.places import Search
-from dcache.search.fitting.starts import Start, Terms, presets, starts_of
+from dcache.search.fitting.starts import Start, Terms, observed_starts, presets
 from dcache.search.rendering.render import Renderer
 from dcache.search.rendering.results import Results
 from tests.pipelines import SHAPES
@@ -29,8 +32,9 @@ def test_a_search_ends_above_what_it_began_with(case: str) -> None:
     subject = shaped(SHAPES[shape], guidance)
     target = observe(subject, "1", 1)
     fitting, checking = Renderer(subject, ["3", "4"], 3), Renderer(subject, ["1", "2"], 1)
-    starts = starts_of(subject, target, 4, "3", 3, Results())
-    found = Search(target, fitting, checking, 6, random.Random(0)).best_of([even_places(4, 7)], starts)
+    starts, slopes = observed_starts(subject, target, 4, "3", 3, Results())
+    search = Search(target, fitting, checking, 6, random.Random(0), slopes)
+    found = search.best_of([even_places(4, 7)], starts)
     # On pictures of its own, made by the presets themselves.
     fresh = Renderer(shaped(SHAPES[shape], guidance), ["1", "2"], 1)
     assert found.fitted == pytest.approx(fresh.quality(found.schedule))
@@ -63,3 +67,47 @@ def test_where_the_time_is_over_one_start_is_tried_and_nothing_is_fitted() -> No
     ((_, plan),) = found.schedule.components.items()
     row = plan.rows["*"]["trunk"]
     assert tuple(t for t, computed in enumerate(row) if computed) == (0, 1, 4)
+
+
+def computed(schedule: Schedule) -> tuple[int, ...]:
+    ((_, plan),) = schedule.components.items()
+    return tuple(t for t, computes in enumerate(plan.rows["*"]["trunk"]) if computes)
+
+
+class Judge:
+    """Rates schedules by what they compute, and by the predictor of half of the line."""
+
+    rendered = 0
+
+    def __init__(self, places: tuple[int, ...]) -> None:
+        self.places = places
+
+    def quality(self, schedule: Schedule) -> float:
+        ((_, plan),) = schedule.components.items()
+        row = plan.parameters.get("weights", {}).get("*", {}).get("8", {})
+        *_, older, newer = computed(schedule)
+        half = -row.get(str(older), 0.0) == 0.5 * (8 - newer) / (newer - older)
+        return 30.0 + 5.0 * (computed(schedule) == self.places) + half
+
+
+def test_weights_are_fitted_where_a_start_wins_on_other_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = CalibrationTarget(Schedule.of_steps(range(9), 9, codec="delta", clock="step"), paired=False)
+    searched, wins = (0, 1, 2), (0, 3, 5)
+    fits: list[tuple[tuple[int, ...], float]] = []
+
+    def fit(at: Schedule, _fitting: Any, checking: Any, slopes: dict[int, float], *_: Any) -> Fit:
+        fits.append((computed(at), slopes[6]))
+        quality = checking.quality(at)
+        return Fit(with_slopes(at, slopes), slopes, None, quality, quality + 2.0, 0)
+
+    monkeypatch.setattr("dcache.search.fitting.places.fit", fit)
+    start = Start("plan", wins, Terms(wins, "reuse", {}, "step"))
+    judges: Any = Judge(searched), Judge(wins)
+    found = Search(target, *judges, 1, random.Random(0)).best_of([searched], [start])
+    # At 6 the line through 1 and 2 has the slope 4, that through 3 and 5 has 1 / 2; half of it is better.
+    assert fits == [(searched, 2.0), (wins, 0.25)]
+    assert (computed(found.schedule), found.fitted) == (wins, 37.0)
+    # A start that loses there is left alone.
+    fits.clear()
+    Search(target, judges[0], judges[0], 1, random.Random(0)).best_of([searched], [start])
+    assert [places for places, _ in fits] == [searched]

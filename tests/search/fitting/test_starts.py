@@ -8,9 +8,18 @@ import pytest
 import dcache
 from dcache.method import Method
 from dcache.observation.tuning.tuner import learned_of
+from dcache.search.fitting.closed_loop import anchored, with_slopes
 from dcache.search.fitting.latency_model import observe
-from dcache.search.fitting.starts import planned_starts, presets, regular, resized, starts_of
-from dcache.search.rendering.results import Results
+from dcache.search.fitting.starts import (
+    observed_call,
+    planned_slopes,
+    planned_starts,
+    presets,
+    regular,
+    resized,
+    starts_of,
+)
+from dcache.search.rendering.results import Results, resumable
 from tests.pipelines import PIXART
 from tests.search.pipeline_subjects import shaped
 
@@ -44,7 +53,8 @@ def test_what_begins_has_as_many_computes_and_does_what_the_preset_does(
     monkeypatch.setenv("DCACHE_HOME", str(tmp_path))
     subject = shaped(PIXART)
     target = observe(subject, "1", 1)
-    starts = starts_of(subject, target, 4, "1", 1, Results())
+    observed = observed_call(subject, "1", 1, Results())
+    starts = starts_of(subject, target, 4, "1", 1, Results(), observed)
     names = {start.name.partition("(")[0] for start in starts}
     assert names >= {"newton", "adaptive", "tuned", "pairs"}
     assert {len(start.anchors) for start in starts} == {4}
@@ -62,17 +72,43 @@ def test_what_begins_has_as_many_computes_and_does_what_the_preset_does(
 def test_tables_of_an_earlier_call_give_the_same_plans_without_another_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("DCACHE_HOME", str(tmp_path / "home"))
+    for guided in ("batched", "off"):
+        subject = shaped(PIXART, guided)
+        target = observe(subject, "1", 1)
+        with resumable(tmp_path / "mine.schedule.json", {}) as results:
+            first = observed_call(subject, "1", 1, results)
+            known = learned_of(subject.pipe.transformer)
+            with monkeypatch.context() as patched:
+                patched.setattr(type(subject), "__call__", lambda *_: pytest.fail("called"))
+                again = observed_call(subject, "1", 1, results)
+        assert known is not None
+        for observed in (first, again):
+            starts = planned_starts(target, 4, observed)
+            assert [start.name for start in starts] == ["tuned", "pairs"]
+            assert starts == planned_starts(target, 4, known[1].observed)
+
+
+def test_slopes_of_a_plan_predict_as_the_plan_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DCACHE_HOME", str(tmp_path))
-    subject = shaped(PIXART)
+    subject = shaped(PIXART, "off")
     target = observe(subject, "1", 1)
-    expected = planned_starts(subject, target, 4, "1", 1)
-    known = learned_of(subject.pipe.transformer)
-    assert known is not None
-    monkeypatch.setattr(type(subject), "__call__", lambda *_: pytest.fail("called"))
-    starts = planned_starts(subject, target, 4, "1", 1, known[1].observed)
-    assert [start.name for start in starts] == ["tuned", "pairs"]
-    assert [start.anchors for start in starts] == [start.anchors for start in expected]
-    assert starts[0].terms == expected[0].terms
+    observed = observed_call(subject, "1", 1, Results())
+    for computes in (4, 2):
+        # Fitted weights, and below 40 % the line on log-SNR.
+        slopes = planned_slopes(target, computes, observed)
+        plan = planned_starts(target, computes, observed)[0].schedule(target)
+        assert slopes is not None
+        assert plan is not None
+        ((_, own),) = plan.components.items()
+        pairs = anchored(own.rows["*"]["trunk"])
+        same = with_slopes(plan, {t: float(slopes[a, b, t]) for t, (a, b) in pairs.items()})
+        np.testing.assert_allclose(_made(subject, same), _made(subject, plan), rtol=0, atol=1e-5)
+    halves = observed_call(shaped(PIXART, "batched"), "1", 1, Results())
+    assert halves is not None
+    assert halves.halves is not None
+    assert planned_slopes(target, 4, halves) is None
+    assert planned_slopes(target, 4, None) is None
 
 
 def _made(subject: object, method: object) -> np.ndarray:
