@@ -10,6 +10,7 @@ stands on `kernels`, `util` and `errors`; `transformers` is imported when a cach
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dcache.lm_kv.cache_stats import CacheReport, CacheStats
@@ -52,29 +53,42 @@ from dcache.lm_kv.policies.windowkv import windowkv
 from dcache.lm_kv.policies.zipcache import zipcache
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import available, make, preset
+from dcache.lm_kv.reuse.cacheblend import cacheblend
+from dcache.lm_kv.reuse.method import Reuse
+from dcache.lm_kv.reuse.pie import pie
 
 if TYPE_CHECKING:
     from dcache.lm_kv.cache import KVCache
     from dcache.lm_kv.calibrating.repeated_text import head_pattern
+    from dcache.lm_kv.reuse.chunk import Chunk, encode
+    from dcache.lm_kv.reuse.edit import edit
+    from dcache.lm_kv.reuse.join import Joined, join
 
 __all__ = [
     "CacheReport",
     "CacheStats",
+    "Chunk",
+    "Joined",
     "KVCache",
     "Policy",
+    "Reuse",
     "available",
+    "cacheblend",
     "cake",
     "compresskv",
     "cskv",
     "d2o",
     "double_sparsity",
     "duo_attention",
+    "edit",
     "elastic_vlm",
     "ems",
+    "encode",
     "expected_attention",
     "gear",
     "h2o",
     "head_pattern",
+    "join",
     "keydiff",
     "keyformer",
     "kivi",
@@ -88,6 +102,7 @@ __all__ = [
     "make",
     "mikv",
     "mpcache",
+    "pie",
     "prefixkv",
     "preset",
     "quest",
@@ -106,16 +121,21 @@ __all__ = [
 ]
 
 
+# Imported when it is used, for transformers takes seconds: name -> module.
+_LATER = {
+    "Chunk": "reuse.chunk",
+    "Joined": "reuse.join",
+    "KVCache": "cache",
+    "edit": "reuse.edit",
+    "encode": "reuse.chunk",
+    "head_pattern": "calibrating.repeated_text",
+    "join": "reuse.join",
+}
+
+
 def __getattr__(name: str) -> Any:
-    # Imported when it is used: it imports transformers, which takes seconds.
-    if name == "KVCache":
-        from dcache.lm_kv.cache import KVCache
-
-        return KVCache
-    if name == "head_pattern":
-        from dcache.lm_kv.calibrating.repeated_text import head_pattern
-
-        return head_pattern
+    if name in _LATER:
+        return getattr(import_module(f"dcache.lm_kv.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
