@@ -53,6 +53,7 @@ from dcache.lm_kv.policies.windowkv import windowkv
 from dcache.lm_kv.policies.zipcache import zipcache
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import available, make, preset
+from dcache.lm_kv.reuse.cache_craft import cache_craft
 from dcache.lm_kv.reuse.cacheblend import cacheblend
 from dcache.lm_kv.reuse.method import Reuse
 from dcache.lm_kv.reuse.pie import pie
@@ -73,6 +74,7 @@ __all__ = [
     "Policy",
     "Reuse",
     "available",
+    "cache_craft",
     "cacheblend",
     "cake",
     "compresskv",

@@ -65,6 +65,13 @@ class Watched:
     logits: Logits
     visible: torch.Tensor
 
+    def weights(self) -> torch.Tensor:
+        """Float32 or better `[1, h, G, n, T]`, G query heads of each KV head."""
+        query = self.logits.scaled(self.query.unflatten(1, (self.keys.shape[1], -1)))
+        logits = self.logits.capped(query @ self.keys[:, :, None].to(query.dtype).mT)
+        logits = logits.masked_fill(~self.visible, float("-inf"))
+        return self.logits.softmax(logits)
+
 
 Watch: TypeAlias = Callable[[Watched], None]
 

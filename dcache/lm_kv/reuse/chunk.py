@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,14 @@ from dcache.errors import DcacheError
 from dcache.lm_kv.model.facts import difference, facts_of
 from dcache.lm_kv.model.families import decoder_of, layers_for
 from dcache.lm_kv.model.partial import States, check_all_full, compute
+from dcache.lm_kv.reuse.context import Context, Listener, name_of
+from dcache.lm_kv.reuse.known import known_of
 from dcache.util.bytes import bytes_of
 from dcache.util.files import as_path, read_tensors, write
 
 FORMAT = "dcache.lm_kv.chunk 1"
+# A context's tensors.
+SUMS = ("lengths", "inter", "intra", "tokens")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +32,13 @@ class Chunk:
         ids: int64 `[1, n]`.
         states: its keys and values.
         model: facts of the model that computed them.
+        context: what it attended to before itself; None where it was computed by itself.
     """
 
     ids: torch.Tensor
     states: States
     model: Mapping[str, Any]
+    context: Context | None = None
 
     def __len__(self) -> int:
         return self.ids.shape[1]
@@ -41,7 +46,7 @@ class Chunk:
     @property
     def name(self) -> str:
         """A digest of the text: chunks with the same ids have the same."""
-        return hashlib.sha256(self.ids.cpu().numpy().tobytes()).hexdigest()
+        return name_of(self.ids)
 
     @property
     def nbytes(self) -> int:
@@ -65,8 +70,12 @@ class Chunk:
         tensors = {"ids": self.ids}
         for layer, keys in self.states.keys.items():
             tensors |= {f"keys.{layer}": keys, f"values.{layer}": self.states.values[layer]}
+        names = None
+        if self.context is not None:
+            names = self.context.names
+            tensors |= {f"context.{part}": getattr(self.context, part) for part in SUMS}
         copies = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-        metadata = {"format": FORMAT, "header": json.dumps({"model": dict(self.model)})}
+        metadata = {"format": FORMAT, "header": json.dumps({"model": dict(self.model), "behind": names})}
         place = as_path(path, "chunk")
         return write(place, lambda temporary: save_file(copies, temporary, metadata=metadata))
 
@@ -83,7 +92,11 @@ class Chunk:
         header = json.loads(metadata["header"])
         layers = sorted(int(name.removeprefix("keys.")) for name in tensors if name.startswith("keys."))
         keys, values = ({i: tensors[f"{side}.{i}"] for i in layers} for side in ("keys", "values"))
-        return cls(tensors["ids"], States(keys, values), header["model"])
+        context = None
+        if header["behind"] is not None:
+            sums = {part: tensors[f"context.{part}"] for part in SUMS}
+            context = Context(tuple(header["behind"]), **sums)
+        return cls(tensors["ids"], States(keys, values), header["model"], context)
 
     def check(self, facts: Mapping[str, Any]) -> None:
         """Refuse a model that did not compute this chunk.
@@ -99,22 +112,37 @@ class Chunk:
             )
 
 
-def encode(model: Any, ids: torch.Tensor) -> Chunk:
-    """Compute a text by itself, to be put into other texts by `join`.
+def encode(model: Any, ids: torch.Tensor, behind: Sequence[Chunk | torch.Tensor] = ()) -> Chunk:
+    """Compute a text, to be put into other texts by `join`.
 
     Args:
         model: a causal language model of transformers, or what wraps one.
         ids: int64 `[n]` or `[1, n]`, one text without pads.
+        behind: chunks or ids of the text before it, which it sees and which are computed with it; what it
+            attends to there is kept with the chunk. Empty to compute it by itself.
 
     Raises:
-        DcacheError: ids are not one text's, or a layer's attention is not full.
+        DcacheError: ids are not one text's, a layer's attention is not full, or keys behind other text
+            cannot be turned.
     """
     decoder = decoder_of(model)
     check_all_full(decoder)
     row = row_of(ids, decoder, "ids")
-    states = States()
-    compute(decoder, states, row, torch.arange(row.shape[1], device=row.device))
-    return Chunk(row, States(states.keys, states.values), facts_for(decoder))
+    before = [row_of(part.ids if isinstance(part, Chunk) else part, decoder, "behind") for part in behind]
+    states, text = States(), torch.cat([*before, row], 1)
+    tokens = torch.arange(text.shape[1], device=row.device)
+    start = text.shape[1] - row.shape[1]
+    if not start:
+        compute(decoder, states, text, tokens)
+        return Chunk(row, States(states.keys, states.values), facts_for(decoder))
+    known, listener = known_of(decoder), Listener([part.shape[1] for part in before])
+    compute(decoder, states, text, tokens[:start])
+    compute(decoder, states, text, tokens[start:], watch=listener)
+    part = states.part(start, text.shape[1])
+    back = torch.full_like(row, -start)
+    keys = {layer: known.rotary.turn(layer, x, back, "shift") for layer, x in part.keys.items()}
+    context = listener.context([name_of(part) for part in before])
+    return Chunk(row, States(keys, part.values), facts_for(decoder), context)
 
 
 def facts_for(decoder: torch.nn.Module) -> dict[str, Any]:

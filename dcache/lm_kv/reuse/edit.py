@@ -12,7 +12,7 @@ from dcache.lm_kv.codecs.codec import Plain
 from dcache.lm_kv.model.families import decoder_of
 from dcache.lm_kv.model.partial import States, compute
 from dcache.lm_kv.reuse.chunk import row_of
-from dcache.lm_kv.reuse.joining import known_of
+from dcache.lm_kv.reuse.known import known_of
 from dcache.util.checks import check_whole
 
 

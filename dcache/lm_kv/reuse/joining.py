@@ -2,67 +2,24 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from dcache.errors import DcacheError
-from dcache.lm_kv.model.attention import Logits
-from dcache.lm_kv.model.families import layers_for
-from dcache.lm_kv.model.partial import States, Watch, check_all_full, compute
-from dcache.lm_kv.model.rotary import Rotary, find_rotary
+from dcache.lm_kv.model.partial import States, Watch, compute
 from dcache.lm_kv.reuse.chunk import Chunk, facts_for
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is found out about a decoder once.
-
-    Attributes:
-        layers: indices of its layers.
-        rotary: their rotations.
-        logits: how they make logits.
-    """
-
-    layers: list[int]
-    rotary: Rotary
-    logits: dict[int, Logits]
-
-
-_known: weakref.WeakKeyDictionary[torch.nn.Module, Known] = weakref.WeakKeyDictionary()
-
-
-def known_of(decoder: torch.nn.Module) -> Known:
-    """What must be known of a decoder to put chunks together for it.
-
-    Raises:
-        DcacheError: a layer's attention is not full, or keys cannot be turned.
-    """
-    if decoder not in _known:
-        check_all_full(decoder)
-        layers = layers_for(decoder, lambda _: object())[1]  # type: ignore[arg-type, return-value]
-        try:
-            rotary = find_rotary(decoder, layers)
-        except DcacheError as error:
-            raise DcacheError(
-                f"chunks of {type(decoder).__name__} cannot stand at other places than where they were "
-                f"computed: {str(error).partition('. ')[0]}. Run the whole text instead."
-            ) from None
-        token = torch.zeros(1, dtype=torch.long, device=next(decoder.parameters()).device)
-        states = States()
-        compute(decoder, states, token[None], token)
-        _known[decoder] = Known(layers, rotary, states.logits)
-    return _known[decoder]
+from dcache.lm_kv.reuse.context import name_of
+from dcache.lm_kv.reuse.known import known_of
 
 
 @dataclass(frozen=True)
 class Span:
-    """Tokens `start` to `stop - 1`, and the chunk that they are; None for new text."""
+    """Tokens `start` to `stop - 1`: a digest of their ids, and their chunk; None for new text."""
 
     start: int
     stop: int
+    name: str
     chunk: Chunk | None = None
 
 
@@ -99,6 +56,18 @@ class Joining:
             mask[span.start : span.stop] = span.chunk is not None
         return mask
 
+    def place(self, span: Span, chunk: Chunk) -> None:
+        """Lay a chunk's keys and values at a span of its length, its keys turned to there."""
+        known, parameter = known_of(self.decoder), next(self.decoder.parameters())
+        shift = torch.full((1, len(chunk)), span.start, device=parameter.device)
+        for layer in known.layers:
+            keys = chunk.states.keys[layer].to(parameter.device, parameter.dtype)
+            values = chunk.states.values[layer].to(parameter.device, parameter.dtype)
+            if span.start:
+                keys = known.rotary.turn(layer, keys, shift, "shift")
+            self.states.reserve(layer, self.ids.shape[1], keys, values)
+            self.states.put(layer, slice(span.start, span.stop), keys, values)
+
     def compute(
         self, tokens: torch.Tensor, until: int | None = None, watch: Watch | None = None
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -120,25 +89,17 @@ def begin(
     Raises:
         DcacheError: a chunk is another model's, or keys cannot be turned.
     """
-    known, facts = known_of(decoder), facts_for(decoder)
-    device, dtype = next(decoder.parameters()).device, next(decoder.parameters()).dtype
+    facts, device = facts_for(decoder), next(decoder.parameters()).device
     spans, start = [], 0
     for part in parts:
-        length = len(part) if isinstance(part, Chunk) else part.shape[1]
-        spans.append(Span(start, start + length, part if isinstance(part, Chunk) else None))
-        start += length
+        chunk, new = (part, part.ids) if isinstance(part, Chunk) else (None, part)
+        spans.append(Span(start, start + new.shape[1], name_of(new), chunk))
+        start += new.shape[1]
     ids = torch.cat([(part.ids if isinstance(part, Chunk) else part).to(device) for part in parts], 1)
-    states = States(logits=dict(known.logits))
+    states = States(logits=dict(known_of(decoder).logits))
+    text = Joining(decoder, ids, tuple(spans), states, question)
     for span in spans:
-        if span.chunk is None:
-            continue
-        span.chunk.check(facts)
-        shift = torch.full((1, len(span.chunk)), span.start, device=device)
-        for layer in known.layers:
-            keys = span.chunk.states.keys[layer].to(device, dtype)
-            values = span.chunk.states.values[layer].to(device, dtype)
-            if span.start:
-                keys = known.rotary.turn(layer, keys, shift, "shift")
-            states.reserve(layer, start, keys, values)
-            states.put(layer, slice(span.start, span.stop), keys, values)
-    return Joining(decoder, ids, tuple(spans), states, question)
+        if span.chunk is not None:
+            span.chunk.check(facts)
+            text.place(span, span.chunk)
+    return text

@@ -3,8 +3,8 @@ import torch
 from transformers import LlamaConfig, SmolLM3Config
 
 from dcache import DcacheError, lm_kv
-from tests.lm_kv.language_models import GROUPED, YARN, family, language_model, llama, rope
-from tests.lm_kv.reuse.common import PARTS, chunks, close, usual
+from tests.lm_kv.language_models import GROUPED, YARN, family, language_model, llama
+from tests.lm_kv.reuse.common import PARTS, chunks, close
 
 
 def states(model):
@@ -32,28 +32,6 @@ def test_keys_of_the_first_layer_are_turned_to_their_places(name):
         close(cached.store.tail.keys[:, :, :9], right.keys[layer][:, :, :9])
 
 
-def test_positions_that_are_no_rotation_are_refused():
-    chunk = lm_kv.encode(family("gpt2"), PARTS[0])
-    with pytest.raises(DcacheError, match=r"GPT2Model cannot stand at other places.*Run the whole text"):
-        lm_kv.join(family("gpt2"), [chunk], lm_kv.pie())
-    model = language_model(LlamaConfig(**rope("dynamic", factor=2.0)))
-    with pytest.raises(DcacheError, match="frequencies are fixed; this model's type is 'dynamic'"):
-        lm_kv.join(model, [PARTS[0]], lm_kv.pie())
-
-
 def test_a_chunk_of_another_model_is_refused():
     with pytest.raises(DcacheError, match=r"a chunk is of a model with num_hidden_layers 3.*encode the text"):
         lm_kv.join(llama(2), chunks(), lm_kv.pie())
-
-
-def test_models_are_not_kept_alive():
-    import gc
-    import weakref
-
-    model = llama(1)
-    lm_kv.join(model, [lm_kv.encode(model, PARTS[0])], lm_kv.pie())
-    gone = weakref.ref(model)
-    del model
-    gc.collect()
-    assert gone() is None
-    assert usual() is not None
