@@ -55,6 +55,7 @@ from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import available, make, preset
 from dcache.lm_kv.reuse.cache_craft import cache_craft
 from dcache.lm_kv.reuse.cacheblend import cacheblend
+from dcache.lm_kv.reuse.kvcomm import kvcomm
 from dcache.lm_kv.reuse.method import Reuse
 from dcache.lm_kv.reuse.pie import pie
 
@@ -94,6 +95,7 @@ __all__ = [
     "keydiff",
     "keyformer",
     "kivi",
+    "kvcomm",
     "kvcrush",
     "kvmerger",
     "kvzip",

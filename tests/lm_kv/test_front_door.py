@@ -47,7 +47,7 @@ POLICIES = {
     "windowkv",
     "zipcache",
 }
-REUSE = {"cache_craft", "cacheblend", "pie"}
+REUSE = {"cache_craft", "cacheblend", "kvcomm", "pie"}
 OTHERS = {
     "CacheReport", "CacheStats", "Chunk", "Joined", "KVCache", "Policy", "Reuse", "available", "edit",
     "encode", "head_pattern", "join", "make", "preset",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -12,39 +12,8 @@ from dcache.errors import DcacheError
 from dcache.lm_kv.model import adapter
 from dcache.lm_kv.model.attention import Fresh, Logits, attend_some
 from dcache.lm_kv.model.families import layers_for
+from dcache.lm_kv.model.states import States
 from dcache.lm_kv.storage.parts import DensePart
-
-
-@dataclass
-class States:
-    """Keys and values of one text of T tokens, by index of the layer; its tokens stand at 0, 1, ..., T - 1.
-
-    Attributes:
-        keys: `[1, h, T, d]`, turned to their positions.
-        values: `[1, h, T, d_v]`.
-        logits: how each layer makes logits; known where a token was computed.
-    """
-
-    keys: dict[int, torch.Tensor] = field(default_factory=dict)
-    values: dict[int, torch.Tensor] = field(default_factory=dict)
-    logits: dict[int, Logits] = field(default_factory=dict)
-
-    def part(self, start: int, stop: int) -> States:
-        """A copy of the tokens from `start` to `stop - 1`; their keys stay turned as they are."""
-        keys = {layer: x[:, :, start:stop].clone() for layer, x in self.keys.items()}
-        values = {layer: x[:, :, start:stop].clone() for layer, x in self.values.items()}
-        return States(keys, values, dict(self.logits))
-
-    def put(self, layer: int, tokens: torch.Tensor | slice, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Write a layer's keys `[1, h, n, d]` and values `[1, h, n, d_v]` of these tokens."""
-        self.keys[layer][:, :, tokens] = keys
-        self.values[layer][:, :, tokens] = values
-
-    def reserve(self, layer: int, length: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Room for `length` tokens of a layer, where it has none yet, of the kind of these states."""
-        if layer not in self.keys:
-            self.keys[layer] = keys.new_zeros(1, keys.shape[1], length, keys.shape[3])
-            self.values[layer] = values.new_zeros(1, values.shape[1], length, values.shape[3])
 
 
 @dataclass(frozen=True)

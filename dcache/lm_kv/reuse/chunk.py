@@ -13,7 +13,8 @@ import torch
 from dcache.errors import DcacheError
 from dcache.lm_kv.model.facts import difference, facts_of
 from dcache.lm_kv.model.families import decoder_of, layers_for
-from dcache.lm_kv.model.partial import States, check_all_full, compute
+from dcache.lm_kv.model.partial import check_all_full, compute
+from dcache.lm_kv.model.states import States
 from dcache.lm_kv.reuse.context import Context, Listener, name_of
 from dcache.lm_kv.reuse.known import known_of
 from dcache.util.bytes import bytes_of

@@ -10,7 +10,8 @@ from dcache.errors import DcacheError
 from dcache.lm_kv.cache import KVCache
 from dcache.lm_kv.codecs.codec import Plain
 from dcache.lm_kv.model.families import decoder_of
-from dcache.lm_kv.model.partial import States, compute
+from dcache.lm_kv.model.partial import compute
+from dcache.lm_kv.model.states import States
 from dcache.lm_kv.reuse.chunk import row_of
 from dcache.lm_kv.reuse.known import known_of
 from dcache.util.checks import check_whole

@@ -97,6 +97,8 @@ def join(
         text = begin(decoder, [_part(part, decoder) for part in parts], asked)
         tokens = way.rule(text) | ~text.reused
         text.compute(tokens.nonzero()[:, 0])
+        if way.learn is not None:
+            way.learn(text, tokens)
         texts.append(text)
         chosen.append(tokens)
     return _stack(target, texts, chosen)

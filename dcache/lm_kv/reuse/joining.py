@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dcache.lm_kv.model.partial import States, Watch, compute
+from dcache.lm_kv.model.partial import Watch, compute
+from dcache.lm_kv.model.states import States
 from dcache.lm_kv.reuse.chunk import Chunk, facts_for
 from dcache.lm_kv.reuse.context import name_of
 from dcache.lm_kv.reuse.known import known_of
@@ -55,6 +56,28 @@ class Joining:
         for span in self.spans:
             mask[span.start : span.stop] = span.chunk is not None
         return mask
+
+    @property
+    def movable(self) -> dict[int, Chunk]:
+        """Index of a part -> chunk, of all chunks that have text before them."""
+        pairs = enumerate(self.spans)
+        return {number: span.chunk for number, span in pairs if number and span.chunk is not None}
+
+    def unturned(self, part: int) -> States:
+        """A chunk's states by itself, on the decoder's device and in its dtype."""
+        chunk, parameter = self.movable[part], next(self.decoder.parameters())
+        device, dtype = parameter.device, parameter.dtype
+        keys = {layer: x.to(device, dtype) for layer, x in chunk.states.keys.items()}
+        return States(keys, {layer: x.to(device, dtype) for layer, x in chunk.states.values.items()})
+
+    def change(self, part: int) -> States:
+        """What a chunk's states have more in this text, with keys turned back to the chunk's begin."""
+        span, own = self.spans[part], self.unturned(part)
+        here = self.states.part(span.start, span.stop)
+        back = torch.full((1, span.stop - span.start), -span.start, device=self.ids.device)
+        turn = known_of(self.decoder).rotary.turn
+        keys = {i: turn(i, x, back, "shift") - own.keys[i] for i, x in here.keys.items()}
+        return States(keys, {i: x - own.values[i] for i, x in here.values.items()})
 
     def place(self, span: Span, chunk: Chunk) -> None:
         """Lay a chunk's keys and values at a span of its length, its keys turned to there."""

@@ -10,8 +10,9 @@ import torch
 from dcache.errors import DcacheError
 from dcache.lm_kv.model.attention import Logits
 from dcache.lm_kv.model.families import layers_for
-from dcache.lm_kv.model.partial import States, check_all_full, compute
+from dcache.lm_kv.model.partial import check_all_full, compute
 from dcache.lm_kv.model.rotary import Rotary, find_rotary
+from dcache.lm_kv.model.states import States
 
 
 @dataclass(frozen=True)

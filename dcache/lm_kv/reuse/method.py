@@ -35,11 +35,13 @@ class Reuse:
     Attributes:
         name: the published method's.
         rule: chooses what is computed again.
+        learn: called with a text and bool `[T]`, its computed tokens, once they are; None for nothing.
         parameters: what the method was called with, for reports.
     """
 
     name: str = "reuse"
     rule: Rule = field(kw_only=True)
+    learn: Callable[[Joining, torch.Tensor], None] | None = field(default=None, kw_only=True)
     parameters: Mapping[str, Any] = field(default_factory=dict, compare=False, kw_only=True)
 
 

@@ -7,7 +7,8 @@ from transformers import DynamicCache
 
 from dcache import DcacheError
 from dcache.lm_kv.model.families import decoder_of
-from dcache.lm_kv.model.partial import States, check_all_full, compute
+from dcache.lm_kv.model.partial import check_all_full, compute
+from dcache.lm_kv.model.states import States
 from tests.lm_kv.language_models import SIZED, batch, family, language_model, llama
 
 IDS = batch(pads=0)["input_ids"][:1]

@@ -5,6 +5,7 @@ share of tokens computed again (of chunks of 30). Chunks end between the key and
 """
 
 import json
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -132,3 +133,45 @@ def edited(new: int) -> tuple[float, float]:
 @pytest.mark.parametrize(("name", "new"), [("edit, a value replaced", 1), ("edit, a pair inserted", 2)])
 def test_an_edit_answers_nearly_as_a_whole_prefill(name: str, new: int) -> None:
     assert edited(new) == pytest.approx(TABLE[name][:2], abs=0.02)
+
+
+@cache
+def anchored() -> lm_kv.Reuse:
+    """KVCOMM with 20 texts of one template: the first half of a context, then that of another one."""
+    way = lm_kv.kvcomm(threshold=0.0)
+    for row in recall_batch(240, 32, 20, torch.Generator().manual_seed(11)):
+        lm_kv.join(
+            model(), [lm_kv.encode(model(), texts()[0, :121]), lm_kv.encode(model(), row[121:241])], way
+        )
+    return way
+
+
+TEMPLATE = {"pie": None, "cacheblend": None, "kvcomm": 0.3, "kvcomm, always shared": 1.0}
+
+
+def of_template(name: str) -> list[float]:
+    """Right answers to pairs of the second half, error of the second layer's keys, and work, of 24 texts."""
+    first = lm_kv.encode(model(), texts()[0, :121])
+    way: lm_kv.Reuse | str = name
+    if TEMPLATE[name] is not None:
+        way, rule = anchored(), anchored().rule
+        # Texts that are computed become no anchors here.
+        way = lm_kv.Reuse(rule=replace(rule, threshold=TEMPLATE[name]))
+    answers, errors, work = [], [], []
+    for row in recall_batch(240, 32, 24, torch.Generator().manual_seed(12)):
+        parts, asked = [first, lm_kv.encode(model(), row[121:241])], row[None, 241:]
+        joined, whole = (lm_kv.join(model(), parts, one) for one in (way, lm_kv.cacheblend(ratio=1.0)))
+        keys, right_keys = (one.cache.layers[1].store.tail.keys for one in (joined, whole))
+        errors.append(float((keys - right_keys).norm() / right_keys.norm()))
+        work.append(joined.computed[0])
+        with joined.cache.hold():
+            logits = model()(asked, past_key_values=joined.cache).logits[0, 0::2]
+        alone = [key in row[121:241] and key not in texts()[0, :121] for key in asked[0, 0::2]]
+        answers += (logits.argmax(-1) == asked[0, 1::2])[torch.tensor(alone)].tolist()
+    return [sum(numbers) / len(numbers) for numbers in (answers, errors, work)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(TEMPLATE))
+def test_the_table_of_a_template_is_what_was_measured(name: str) -> None:
+    assert of_template(name) == pytest.approx(TABLE[f"template, {name}"], abs=0.02)
