@@ -73,10 +73,16 @@ def available(kind: str | None = None) -> dict[str, str]:
     Args:
         kind: "policy" for those that `KVCache` takes, "reuse" for those that `join` takes; None for all.
 
+    Raises:
+        DcacheError: there is no such kind.
+
     >>> from dcache import lm_kv
     >>> lm_kv.available()["random"]
     'Keep random tokens: the baseline that a policy must beat.'
     """
+    kinds = ["policy", *dict.fromkeys(other for other, _ in _others.values())]
+    if kind not in (None, *kinds):
+        raise DcacheError(f"kind must be one of {', '.join(kinds)}, or None for all; got {kind!r}")
     functions = dict(_presets) if kind in (None, "policy") else {}
     functions |= {name: function for name, (other, function) in _others.items() if kind in (None, other)}
     return {name: (function.__doc__ or "").partition("\n")[0] for name, function in functions.items()}

@@ -21,6 +21,13 @@ def test_every_policy_is_exported_described_and_in_a_file_of_its_name(name):
     assert function(budget=0.5) == lm_kv.make(name, budget=0.5)
 
 
+def test_methods_are_listed_by_kind():
+    assert lm_kv.available() == lm_kv.available("policy") | lm_kv.available("reuse")
+    assert "snapkv" not in lm_kv.available("reuse")
+    with pytest.raises(DcacheError, match=r"kind must be one of policy, reuse, or None.*got 'method'"):
+        lm_kv.available("method")
+
+
 def test_an_unknown_name_or_option_is_refused_with_what_there_is():
     with pytest.raises(DcacheError, match=r"policy 'snapvk' is unknown.*Did you mean 'snapkv'"):
         lm_kv.make("snapvk")

@@ -19,8 +19,6 @@ class RowCache(LiveCache):
     """A cache that remembers the text of its rows."""
 
     _text: Text
-    # Columns when it was filled, -1 where it never was.
-    _filled = -1
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Keep these rows, in this order."""
@@ -70,7 +68,6 @@ class RowCache(LiveCache):
             store = LayerStore(keys[index], values[index], layer.shared.policy.observer.beside)
             store.append(keys[index], values[index], positions, pads, seen)
             layer.restore(store, {}, logits[index], torch.zeros_like(seen), ids.shape[1], 0)
-        self._filled = ids.shape[1]
         if self._policy().scorer.probes:
             self._text.append(ids, valid)
 
@@ -80,11 +77,12 @@ class RowCache(LiveCache):
         Raises:
             DcacheError: nothing is stored, or the policy reads queries and none came since `fill`.
         """
-        columns = self.get_seq_length(self.compressed_layers[0])
-        if not columns:
+        layer = self.layers[self.compressed_layers[0]]
+        if layer.store is None:
             raise DcacheError("this cache holds nothing yet: run the model with it first")
-        policy = self._policy()
-        if columns == self._filled and policy.observer != Nothing():
+        policy, score = self._policy(), layer.store.stored().score
+        seen = bool(layer.state) or (score is not None and bool(score.any()))
+        if policy.observer != Nothing() and not seen:
             raise DcacheError(
                 f"{policy.name} reads the model's queries, and none came since the cache was filled: run the "
                 "question first, or choose a policy that reads keys alone, such as keydiff"

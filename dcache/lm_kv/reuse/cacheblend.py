@@ -33,6 +33,9 @@ class Deviating:
         count = int(int(reused.sum()) * self.ratio + 1e-9)
         if count in (0, int(reused.sum())):
             return reused if count else torch.zeros_like(reused)
+        if len(text.layers) == 1:
+            # Its keys and values depend on their own tokens alone: none deviates.
+            return torch.zeros_like(reused)
         if self.check not in text.layers[1:]:
             raise DcacheError(
                 f"check must be a layer from 1 to {len(text.layers) - 1}, got {self.check}: keys of layer 0 "

@@ -17,7 +17,7 @@ from dcache.lm_kv.model.partial import check_all_full, compute
 from dcache.lm_kv.model.states import States
 from dcache.lm_kv.reuse.context import Context, Listener, name_of
 from dcache.lm_kv.reuse.known import known_of
-from dcache.util.bytes import bytes_of
+from dcache.util.bytes import bytes_of, format_bytes
 from dcache.util.files import as_path, read_tensors, write
 
 FORMAT = "dcache.lm_kv.chunk 1"
@@ -25,7 +25,7 @@ FORMAT = "dcache.lm_kv.chunk 1"
 SUMS = ("lengths", "inter", "intra", "tokens")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Chunk:
     """Keys and values of one text, as if it stood at the begin of a text: keys are turned to 0, 1, ...
 
@@ -43,6 +43,10 @@ class Chunk:
 
     def __len__(self) -> int:
         return self.ids.shape[1]
+
+    def __repr__(self) -> str:
+        behind = "" if self.context is None else ", computed behind other text"
+        return f"Chunk({len(self)} tokens, {format_bytes(self.nbytes)}{behind})"
 
     @property
     def name(self) -> str:

@@ -39,8 +39,9 @@ def edit(model: Any, cache: KVCache, start: int, stop: int, ids: torch.Tensor | 
             text, or keys cannot be turned.
     """
     decoder = decoder_of(model)
-    if cache.decoder is not decoder:
-        raise DcacheError("cache is another model's: give the model that filled it")
+    if not isinstance(cache, KVCache) or cache.decoder is not decoder:
+        what = "another model's" if isinstance(cache, KVCache) else f"a {type(cache).__name__}"
+        raise DcacheError(f"cache is {what}: give a KVCache and the model that filled it")
     known = known_of(decoder)
     before = _states_of(cache, known.layers)
     length = next(iter(before.keys.values())).shape[2]

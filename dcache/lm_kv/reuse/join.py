@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,9 +30,9 @@ class Joined:
     """
 
     cache: KVCache
-    ids: torch.Tensor
-    mask: torch.Tensor
-    tokens: torch.Tensor
+    ids: torch.Tensor = field(repr=False)
+    mask: torch.Tensor = field(repr=False)
+    tokens: torch.Tensor = field(repr=False)
     computed: tuple[float, ...]
 
     def inputs(self, question: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -90,8 +90,9 @@ def join(
     asked = None if question is None else row_of(question, decoder, "question")
     way = reuse_of(method)
     target = KVCache(model, "keydiff", budget=1.0) if cache is None else cache
-    if target.decoder is not decoder:
-        raise DcacheError("cache is another model's: make it with lm_kv.KVCache(model, ...) of this model")
+    if not isinstance(target, KVCache) or target.decoder is not decoder:
+        what = "another model's" if isinstance(target, KVCache) else f"a {type(target).__name__}"
+        raise DcacheError(f"cache is {what}: make it with lm_kv.KVCache(model, ...) of this model")
     texts, chosen = [], []
     for parts in _rows_of(chunks):
         text = begin(decoder, [_part(part, decoder) for part in parts], asked)

@@ -50,6 +50,12 @@ def test_new_text_is_computed_and_never_counted_among_the_chosen():
     close(behind(model, lm_kv.join(model, parts, lm_kv.cacheblend(ratio=1.0))), whole(model, *PARTS))
 
 
+def test_in_one_layer_no_key_deviates():
+    joined = lm_kv.join(usual(1), chunks(1), lm_kv.cacheblend(ratio=0.5))
+    assert joined.computed == (0.0,)
+    close(behind(usual(1), joined), whole(usual(1), *PARTS))
+
+
 def test_more_tokens_are_nearer_to_the_whole_prefill():
     expected = whole(usual(), *PARTS)
     errors = []

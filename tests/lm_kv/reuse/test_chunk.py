@@ -16,6 +16,11 @@ def test_a_chunk_has_the_keys_and_values_of_its_text_by_itself():
     for layer, cached in enumerate(own.layers):
         close(chunk.states.keys[layer], cached.keys)
         close(chunk.states.values[layer], cached.values)
+    assert repr(chunk) == "Chunk(14 tokens, 11 KiB)"
+    assert (
+        repr(lm_kv.encode(usual(), PARTS[0], [PARTS[1]]))
+        == "Chunk(9 tokens, 7 KiB, computed behind other text)"
+    )
     # Keys and values of two heads of 16 channels in three layers, and the ids.
     assert chunk.nbytes == 14 * (3 * 2 * 2 * 16 * 4 + 8)
     assert torch.equal(lm_kv.encode(usual(), PARTS[1][0].int()).ids, chunk.ids)

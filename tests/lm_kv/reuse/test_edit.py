@@ -102,6 +102,8 @@ def test_caches_that_cannot_be_edited_are_refused():
         lm_kv.edit(usual(), lm_kv.KVCache(usual(), "keydiff", budget=1.0), 0, 1, NEW)
     with pytest.raises(DcacheError, match="cache is another model's"):
         lm_kv.edit(usual(1), filled(), 0, 1, NEW)
+    with pytest.raises(DcacheError, match="cache is a str"):
+        lm_kv.edit(usual(), "cache", 0, 1, NEW)
     with pytest.raises(DcacheError, match="kvzip reads the text again"):
         lm_kv.edit(usual(), filled(policy="kvzip"), 0, 1, NEW)
     with pytest.raises(DcacheError, match="were evicted or encoded"):

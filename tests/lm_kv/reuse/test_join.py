@@ -86,13 +86,13 @@ def test_tokens_are_evicted_by_hand_where_no_query_is_read():
 
 
 @pytest.mark.parametrize("name", ["snapkv", "h2o", "double_sparsity"])
-def test_policies_that_read_queries_say_that_none_came(name):
+def test_policies_that_read_queries_say_that_none_came(name, tmp_path):
     cache = lm_kv.KVCache(usual(), name, budget=0.5)
     lm_kv.join(usual(), chunks(), WAY, cache=cache)
-    with pytest.raises(
-        DcacheError, match=f"{name} reads the model's queries, and none came.*run the question"
-    ):
-        cache.compress()
+    loaded = lm_kv.KVCache.load(cache.save(tmp_path / "cache.safetensors"), usual())
+    for one in (cache, cache.fork(), loaded):
+        with pytest.raises(DcacheError, match=f"{name} reads the model's queries, and none came"):
+            one.compress()
 
 
 def test_text_alone_is_computed_and_one_layer_needs_no_repair():
@@ -112,6 +112,8 @@ def test_what_is_no_list_of_parts_is_refused(parts):
 def test_other_arguments_are_refused():
     with pytest.raises(DcacheError, match="cache is another model's"):
         lm_kv.join(usual(), chunks(), WAY, cache=lm_kv.KVCache(llama(), "keydiff", budget=1.0))
+    with pytest.raises(DcacheError, match="cache is a str"):
+        lm_kv.join(usual(), chunks(), WAY, cache="cache")
     joined = lm_kv.join(usual(), chunks(), WAY)
     with pytest.raises(DcacheError, match="holds 34 tokens already: give an empty one"):
         lm_kv.join(usual(), chunks(), WAY, cache=joined.cache)
