@@ -10,6 +10,7 @@ stands on `kernels`, `util` and `errors`; `transformers` is imported when a cach
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dcache.lm_kv.cache_stats import CacheReport, CacheStats
@@ -55,18 +56,31 @@ from dcache.lm_kv.policies.windowkv import windowkv
 from dcache.lm_kv.policies.zipcache import zipcache
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import available, make, preset
+from dcache.lm_kv.reuse.cache_craft import cache_craft
+from dcache.lm_kv.reuse.cacheblend import cacheblend
+from dcache.lm_kv.reuse.kvcomm import kvcomm
+from dcache.lm_kv.reuse.method import Reuse
+from dcache.lm_kv.reuse.pie import pie
 from dcache.util.distribution import needs_transformers
 
 if TYPE_CHECKING:
     from dcache.lm_kv.cache import KVCache
     from dcache.lm_kv.calibrating.repeated_text import head_pattern
+    from dcache.lm_kv.reuse.chunk import Chunk, encode
+    from dcache.lm_kv.reuse.edit import edit
+    from dcache.lm_kv.reuse.join import Joined, join
 
 __all__ = [
     "CacheReport",
     "CacheStats",
+    "Chunk",
+    "Joined",
     "KVCache",
     "Policy",
+    "Reuse",
     "available",
+    "cache_craft",
+    "cacheblend",
     "cachegen",
     "cake",
     "compresskv",
@@ -74,15 +88,19 @@ __all__ = [
     "d2o",
     "double_sparsity",
     "duo_attention",
+    "edit",
     "elastic_vlm",
     "ems",
+    "encode",
     "expected_attention",
     "gear",
     "h2o",
     "head_pattern",
+    "join",
     "keydiff",
     "keyformer",
     "kivi",
+    "kvcomm",
     "kvcrush",
     "kvmerger",
     "kvzip",
@@ -94,6 +112,7 @@ __all__ = [
     "matryoshka",
     "mikv",
     "mpcache",
+    "pie",
     "prefixkv",
     "preset",
     "quest",
@@ -112,23 +131,23 @@ __all__ = [
     "zipcache",
 ]
 
-
-def _loaded(name: str) -> Any:
-    # Imported when it is used: it imports transformers, which takes seconds.
-    if name == "KVCache":
-        from dcache.lm_kv.cache import KVCache
-
-        return KVCache
-    if name == "head_pattern":
-        from dcache.lm_kv.calibrating.repeated_text import head_pattern
-
-        return head_pattern
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Imported when it is used, for transformers takes seconds: name -> module.
+_LATER = {
+    "Chunk": "reuse.chunk",
+    "Joined": "reuse.join",
+    "KVCache": "cache",
+    "edit": "reuse.edit",
+    "encode": "reuse.chunk",
+    "head_pattern": "calibrating.repeated_text",
+    "join": "reuse.join",
+}
 
 
 def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return _loaded(name)
+        return getattr(import_module(f"dcache.lm_kv.{_LATER[name]}"), name)
     except ImportError as error:
         raise needs_transformers(error) from error
 

@@ -181,10 +181,10 @@ class KVCache(RowCache):
                 the cache has seen. Other policies do not read it.
 
         Raises:
-            DcacheError: nothing is stored, or the batch of `context` is another one.
+            DcacheError: nothing is stored, the policy reads queries and none came since the cache was filled,
+                or the batch of `context` is another one.
         """
-        if self._compressed()[0].store is None:
-            raise DcacheError("this cache holds nothing yet: run the model with it first")
+        self.check_ready()
         self._evict_all(context)
 
     def report(self) -> CacheReport:

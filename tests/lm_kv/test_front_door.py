@@ -49,26 +49,22 @@ POLICIES = {
     "windowkv",
     "zipcache",
 }
+REUSE = {"cache_craft", "cacheblend", "kvcomm", "pie"}
 OTHERS = {
-    "CacheReport",
-    "CacheStats",
-    "KVCache",
-    "Policy",
-    "available",
-    "cachegen",
-    "head_pattern",
-    "make",
-    "preset",
-}
+    "CacheReport", "CacheStats", "Chunk", "Joined", "KVCache", "Policy", "Reuse", "available", "cachegen", "edit",
+    "encode", "head_pattern", "join", "make", "preset",
+}  # fmt: skip
 
 
 def test_the_names_are_these():
-    assert set(lm_kv.__all__) == POLICIES | OTHERS
-    assert set(lm_kv.available()) == POLICIES
+    assert set(lm_kv.__all__) == POLICIES | REUSE | OTHERS
+    assert set(lm_kv.available("policy")) == POLICIES
+    assert set(lm_kv.available("reuse")) == REUSE
+    assert set(lm_kv.available()) == POLICIES | REUSE
     assert set(lm_kv.__all__) <= set(dir(lm_kv))
 
 
-@pytest.mark.parametrize("name", sorted(POLICIES | OTHERS))
+@pytest.mark.parametrize("name", sorted(POLICIES | REUSE | OTHERS))
 def test_every_name_exists_and_is_documented(name):
     thing = getattr(lm_kv, name)
     assert inspect.getdoc(thing)

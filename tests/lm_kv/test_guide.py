@@ -55,11 +55,11 @@ def test_the_figures_are_those_that_were_measured():
 def test_the_page_lists_every_policy():
     page = (DOCS / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \[(\w+)\]\(policies/\1\.md\) \|", page, re.M)
-    assert sorted(rows) == sorted(lm_kv.available())
-    assert {path.stem for path in (DOCS / "policies").glob("*.md")} == set(lm_kv.available())
+    assert sorted(rows) == sorted(lm_kv.available("policy"))
+    assert {path.stem for path in (DOCS / "policies").glob("*.md")} == set(lm_kv.available("policy"))
 
 
-@pytest.mark.parametrize("name", sorted(lm_kv.available()))
+@pytest.mark.parametrize("name", sorted(lm_kv.available("policy")))
 def test_a_policys_page_has_its_options_and_figures(name):
     page = (DOCS / "policies" / f"{name}.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `(\w+)` \| `(.*?)` \|", page, re.M)

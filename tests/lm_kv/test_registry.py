@@ -12,13 +12,20 @@ def test_a_policy_knows_its_name_and_what_it_was_called_with():
     assert policy.parameters["pool"] == 5
 
 
-@pytest.mark.parametrize("name", sorted(lm_kv.available()))
+@pytest.mark.parametrize("name", sorted(lm_kv.available("policy")))
 def test_every_policy_is_exported_described_and_in_a_file_of_its_name(name):
     function = getattr(lm_kv, name)
     assert function.__module__ == f"dcache.lm_kv.policies.{name}"
     assert lm_kv.available()[name].endswith(".")
     assert function(budget=0.5).budget == 0.5
     assert function(budget=0.5) == lm_kv.make(name, budget=0.5)
+
+
+def test_methods_are_listed_by_kind():
+    assert lm_kv.available() == lm_kv.available("policy") | lm_kv.available("reuse")
+    assert "snapkv" not in lm_kv.available("reuse")
+    with pytest.raises(DcacheError, match=r"kind must be one of policy, reuse, or None.*got 'method'"):
+        lm_kv.available("method")
 
 
 def test_an_unknown_name_or_option_is_refused_with_what_there_is():

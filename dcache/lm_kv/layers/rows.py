@@ -1,11 +1,18 @@
-"""Rows of a cache: kept, reordered and repeated, in all layers and in the text that was seen."""
+"""Rows of a cache, in all layers and in the text that was seen: kept, reordered, repeated, or taken over."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
+from dcache.errors import DcacheError
 from dcache.lm_kv.model.adapter import LiveCache
+from dcache.lm_kv.model.attention import Logits
 from dcache.lm_kv.model.text import Text
+from dcache.lm_kv.policy import Policy
+from dcache.lm_kv.scoring.observers import Nothing
+from dcache.lm_kv.storage.store import LayerStore
 
 
 class RowCache(LiveCache):
@@ -28,3 +35,59 @@ class RowCache(LiveCache):
         """Repeat each row."""
         super().batch_repeat_interleave(repeats)
         self._text.repeat_rows(repeats)
+
+    def fill(
+        self,
+        keys: Mapping[int, torch.Tensor],
+        values: Mapping[int, torch.Tensor],
+        logits: Mapping[int, Logits],
+        ids: torch.Tensor,
+        valid: torch.Tensor,
+    ) -> None:
+        """Take over a text whose keys and values were computed elsewhere; nothing is evicted by it.
+
+        What observers gather begins behind it.
+
+        Args:
+            keys: of each layer, `[B, h, T, d]`, turned to their positions.
+            values: of each layer, `[B, h, T, d_v]`.
+            logits: how each layer makes logits.
+            ids: int64 `[B, T]`.
+            valid: bool `[B, T]`, False at pads.
+
+        Raises:
+            DcacheError: the cache holds something already.
+        """
+        held = self.get_seq_length(self.compressed_layers[0])
+        if held:
+            raise DcacheError(f"this cache holds {held} tokens already: give an empty one, or call reset()")
+        positions, seen = (valid.long().cumsum(1) - 1).clamp_min(0), valid.sum(1)
+        pads = None if bool(valid.all()) else valid
+        for index in self.compressed_layers:
+            layer = self.layers[index]
+            store = LayerStore(keys[index], values[index], layer.shared.policy.observer.beside)
+            store.append(keys[index], values[index], positions, pads, seen)
+            layer.restore(store, {}, logits[index], torch.zeros_like(seen), ids.shape[1], 0)
+        if self._policy().scorer.probes:
+            self._text.append(ids, valid)
+
+    def check_ready(self) -> None:
+        """Refuse to evict where nothing is known of the tokens.
+
+        Raises:
+            DcacheError: nothing is stored, or the policy reads queries and none came since `fill`.
+        """
+        layer = self.layers[self.compressed_layers[0]]
+        if layer.store is None:
+            raise DcacheError("this cache holds nothing yet: run the model with it first")
+        policy, score = self._policy(), layer.store.stored().score
+        seen = bool(layer.state) or (score is not None and bool(score.any()))
+        if policy.observer != Nothing() and not seen:
+            raise DcacheError(
+                f"{policy.name} reads the model's queries, and none came since the cache was filled: run the "
+                "question first, or choose a policy that reads keys alone, such as keydiff"
+            )
+
+    def _policy(self) -> Policy:
+        policy: Policy = self.layers[self.compressed_layers[0]].shared.policy
+        return policy

@@ -66,7 +66,8 @@ class Fresh:
 
     Attributes:
         valid: bool `[B, S]`, False at pads; None where none is a pad.
-        visible: bool `[B, S, S]` (query, key); None for causal attention.
+        visible: bool `[B, S, n]` (query, key), n columns of the last part; None for causal attention, where
+            n is S.
     """
 
     valid: torch.Tensor | None = None
@@ -78,7 +79,7 @@ class Fresh:
         return self.valid is None and self.visible is None
 
     def allowed(self, queries: int, device: torch.device) -> torch.Tensor | None:
-        """Bool `[B or 1, S, S]`, None where everything may be seen.
+        """Bool `[B or 1, S, n]`, None where everything may be seen.
 
         A pad sees itself, so that every query has a key and its output is finite.
         """
@@ -112,7 +113,7 @@ def attend(
 
     Args:
         query: `[B, H, S, d]`.
-        parts: what there is to see; the last has S columns.
+        parts: what there is to see; the last has S columns, or as many as `fresh.visible`.
         logits: how logits are made.
         fresh: what may be seen of the last part.
         statistic: "sum": columns get the mean over a group's heads of the sum over queries; "max": the

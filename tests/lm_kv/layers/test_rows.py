@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from dcache import lm_kv
+from dcache import DcacheError, lm_kv
 from tests.lm_kv.language_models import batch, llama, prefill
 
 
@@ -18,3 +19,25 @@ def test_layers_and_text_have_the_same_rows():
     # kvzip reads each row's own text again: its budgets are those of the rows as they stand.
     cache.compress()
     assert cache.stats().kept == (10.0, 16.0)
+
+
+def test_a_cache_that_is_filled_goes_on_as_the_one_that_has_the_text():
+    model, inputs = llama(2), batch()
+    full, filled = (lm_kv.KVCache(model, lm_kv.kvzip(), budget=0.4) for _ in range(2))
+    with full.hold():
+        prefill(model, inputs, full)
+    tails = {layer.index: layer.store.tail for layer in full.layers}
+    keys, values = ({i: getattr(t, side) for i, t in tails.items()} for side in ("keys", "values"))
+    logits = {layer.index: layer.logits for layer in full.layers}
+    filled.fill(keys, values, logits, inputs["input_ids"], inputs["attention_mask"].bool())
+    assert filled.stats().seen == full.stats().seen == (27, 40)
+    # kvzip reads the text again, which was filled in too.
+    for cache in (full, filled):
+        cache.compress()
+    for one, other in zip(full.layers, filled.layers, strict=True):
+        assert torch.equal(one.store.kept(), other.store.kept())
+    with pytest.raises(DcacheError, match="holds 40 tokens already"):
+        filled.fill(keys, values, logits, inputs["input_ids"], inputs["attention_mask"].bool())
+    filled.reset()
+    with pytest.raises(DcacheError, match="holds nothing yet"):
+        filled.compress()

@@ -1,0 +1,1 @@
+"""Caches of chunks put together into one text: a small file for each published way of reuse."""
