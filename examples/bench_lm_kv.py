@@ -167,7 +167,7 @@ def compare_bytes(context: int, count: int) -> None:
     """Print the share of the full keys' and values' bytes that each policy's cache holds."""
     model = make_model()
     ids = torch.randint(0, 1000, (1, context))
-    for name in lm_kv.available():
+    for name in lm_kv.available("policy"):
         cache = lm_kv.KVCache(model, name, budget=0.25)
         model(ids, past_key_values=cache, logits_to_keep=1)
         for index in range(count):

@@ -52,6 +52,7 @@ from dcache.lm_kv.policies.windowkv import windowkv
 from dcache.lm_kv.policies.zipcache import zipcache
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import available, make, preset
+from dcache.lm_kv.sharing.hydragen import hydragen
 
 if TYPE_CHECKING:
     from dcache.lm_kv.cache import KVCache
@@ -75,6 +76,7 @@ __all__ = [
     "gear",
     "h2o",
     "head_pattern",
+    "hydragen",
     "keydiff",
     "keyformer",
     "kivi",

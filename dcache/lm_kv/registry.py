@@ -1,13 +1,13 @@
-"""The published policies by name, and those that others register."""
+"""The published methods by name, of each kind, and those that others register."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import wraps
-from typing import Any, ParamSpec, TypeAlias
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from dcache.errors import DcacheError
 from dcache.lm_kv.options import PolicyName
@@ -15,10 +15,13 @@ from dcache.lm_kv.policy import Policy
 from dcache.util.options import call_with, did_you_mean, options_of
 
 P = ParamSpec("P")
+T = TypeVar("T")
 Preset: TypeAlias = Callable[..., Policy]
 # Options of every policy, because they are fields of `Policy` and arguments of `KVCache`.
 SHARED = ("budget", "codec", "allocation", "floor", "dense_layers", "every")
 _presets: dict[str, Preset] = {}
+# What is no policy: name -> its kind and the function that makes it.
+_others: dict[str, tuple[str, Callable[..., Any]]] = {}
 
 
 def preset(function: Callable[P, Policy]) -> Callable[P, Policy]:
@@ -40,20 +43,43 @@ def preset(function: Callable[P, Policy]) -> Callable[P, Policy]:
         # A preset may say what an argument stands for, such as the content of a file.
         return replace(policy, name=name, parameters={**call.arguments, **policy.parameters})
 
-    if name in _presets:
-        raise DcacheError(f"a policy named {name!r} is registered already: choose another name")
+    _check_free(name)
     _presets[name] = make
     return make
 
 
-def available() -> dict[str, str]:
-    """Name of every policy -> its summary.
+def register(kind: str, function: Callable[..., Any]) -> None:
+    """Register a function that makes something other than a policy, under its name.
+
+    Args:
+        kind: what it makes, in one word: "reuse".
+        function: the first line of its docstring is its summary in `available()`.
+
+    Raises:
+        DcacheError: its name is taken.
+    """
+    _check_free(function.__name__)
+    _others[function.__name__] = (kind, function)
+
+
+def registered(kind: str) -> dict[str, Callable[..., Any]]:
+    """Name -> function of everything of one kind that is no policy."""
+    return {name: function for name, (other, function) in _others.items() if other == kind}
+
+
+def available(kind: str | None = None) -> dict[str, str]:
+    """Name of every method -> its summary.
+
+    Args:
+        kind: "policy" for those that `KVCache` takes, "reuse" for those that `join` takes; None for all.
 
     >>> from dcache import lm_kv
     >>> lm_kv.available()["random"]
     'Keep random tokens: the baseline that a policy must beat.'
     """
-    return {name: (function.__doc__ or "").partition("\n")[0] for name, function in _presets.items()}
+    functions = dict(_presets) if kind in (None, "policy") else {}
+    functions |= {name: function for name, (other, function) in _others.items() if kind in (None, other)}
+    return {name: (function.__doc__ or "").partition("\n")[0] for name, function in functions.items()}
 
 
 def make(name: PolicyName | str, **options: Any) -> Policy:
@@ -70,16 +96,27 @@ def make(name: PolicyName | str, **options: Any) -> Policy:
     >>> lm_kv.make("SnapKV", budget=0.25, dense_layers=(0,)).dense_layers
     (0,)
     """
-    function = _presets.get(name) or {_plain(known): f for known, f in _presets.items()}.get(_plain(name))
+    function = find(name, _presets)
     if function is None:
         known = ", ".join(_presets)
-        raise DcacheError(
-            f"policy {name!r} is unknown: expected one of {known}.{did_you_mean(name, _presets)}"
-        )
+        other = next((kind for n, (kind, _) in _others.items() if _plain(n) == _plain(name)), None)
+        hint = did_you_mean(name, _presets) if other is None else f" {name} is of the kind {other!r}."
+        raise DcacheError(f"policy {name!r} is unknown: expected one of {known}.{hint}")
     takes = options_of(function)
     shared = {key: value for key, value in options.items() if key in SHARED and key not in takes}
     policy = call_with(function, {key: value for key, value in options.items() if key not in shared})
     return replace(policy, **shared)
+
+
+def find(name: str, functions: Mapping[str, Callable[P, T]]) -> Callable[P, T] | None:
+    """The function of this name in any spelling; None where there is none."""
+    return functions.get(name) or {_plain(known): f for known, f in functions.items()}.get(_plain(name))
+
+
+def _check_free(name: str) -> None:
+    if name in _presets or name in _others:
+        kind = _others[name][0] if name in _others else "policy"
+        raise DcacheError(f"a {kind} named {name!r} is registered already: choose another name")
 
 
 def _plain(name: str) -> str:

@@ -82,7 +82,7 @@ def refuse_policy(method: Any) -> None:
         )
 
     name = method.name if isinstance(method, Policy) else getattr(method, "__name__", method)
-    if isinstance(method, Policy) or (isinstance(name, str) and name in available()):
+    if isinstance(method, Policy) or (isinstance(name, str) and name in available("policy")):
         raise DcacheError(
             f"{name} is a policy for the KV cache of a causal language model, and a method for a diffusion "
             "model is expected here, as in dcache.enable(pipe, 'interval', interval=3). Give dcache.enable "

@@ -45,7 +45,7 @@ def test_the_benchmark_of_language_models_prints_its_figures() -> None:
     run = subprocess.run([*command, "--steps", "1"], capture_output=True, text=True, timeout=110, check=False)
     assert run.returncode == 0, run.stderr
     assert len(re.findall(r" ms  x\d+\.\d\d", run.stdout)) == 5
-    assert len(re.findall(r"\d\.\d\d%", run.stdout)) == len(lm_kv.available())
+    assert len(re.findall(r"\d\.\d\d%", run.stdout)) == len(lm_kv.available("policy"))
 
 
 # Measuring coefficients ---------------------------------------------------------------------------

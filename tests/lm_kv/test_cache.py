@@ -95,7 +95,7 @@ def test_a_padded_row_equals_its_single_run_while_evicting_with_every_policy(nam
     ]
 
 
-@pytest.mark.parametrize("name", sorted(lm_kv.available().keys() - LOW_BIT))
+@pytest.mark.parametrize("name", sorted(lm_kv.available("policy").keys() - LOW_BIT))
 def test_a_budget_of_everything_equals_dynamic_cache_with_every_policy(name):
     model, inputs = llama(), batch()
     ids, logits = generate(model, inputs, DynamicCache(config=model.config))

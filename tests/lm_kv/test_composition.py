@@ -14,7 +14,7 @@ from dcache.lm_kv.storage.reducers import drop
 from tests.cover import each_value
 from tests.lm_kv.language_models import alone, batch, llama, prefilled
 
-POLICIES = {name: lm_kv.make(name, budget=0.5) for name in lm_kv.available()}
+POLICIES = {name: lm_kv.make(name, budget=0.5) for name in lm_kv.available("policy")}
 EVICTING = sorted(
     name
     for name, policy in POLICIES.items()

@@ -12,12 +12,12 @@ from dcache.lm_kv.budgets.allocation import ALLOCATIONS
 
 
 def test_the_names_are_those_of_the_policies():
-    assert set(get_args(options.PolicyName)) == set(lm_kv.available())
+    assert set(get_args(options.PolicyName)) == set(lm_kv.available("policy"))
     assert get_args(options.Allocation) == ALLOCATIONS
 
 
 def test_the_options_are_those_of_the_presets_and_of_every_policy():
-    presets = [getattr(lm_kv, name) for name in lm_kv.available()]
+    presets = [getattr(lm_kv, name) for name in lm_kv.available("policy")]
     takes = {option for preset in presets for option in inspect.signature(preset).parameters}
     assert set(options.PolicyOptions.__annotations__) == takes | set(registry.SHARED)
     assert set(options.CacheOptions.__annotations__) == set(registry.SHARED)

@@ -12,7 +12,7 @@ def test_a_policy_knows_its_name_and_what_it_was_called_with():
     assert policy.parameters["pool"] == 5
 
 
-@pytest.mark.parametrize("name", sorted(lm_kv.available()))
+@pytest.mark.parametrize("name", sorted(lm_kv.available("policy")))
 def test_every_policy_is_exported_described_and_in_a_file_of_its_name(name):
     function = getattr(lm_kv, name)
     assert function.__module__ == f"dcache.lm_kv.policies.{name}"

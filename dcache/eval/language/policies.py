@@ -44,12 +44,12 @@ def parse(text: str) -> list[PolicyEntry]:
     specs = [spec.strip() for spec in text.split(";")]
     every = [_every(spec) if spec.partition(":")[0] == "all" else [spec] for spec in specs]
     text = ";".join(spec for several in every for spec in several)
-    return read_policies(text, _entry, lm_kv.available(), "kvzip;snapkv:window=16")
+    return read_policies(text, _entry, lm_kv.available("policy"), "kvzip;snapkv:window=16")
 
 
 def _every(spec: str) -> list[str]:
     """Every policy with the options of "all"."""
-    return [name + spec.removeprefix("all") for name in lm_kv.available()]
+    return [name + spec.removeprefix("all") for name in lm_kv.available("policy")]
 
 
 def budgets_of(text: str) -> list[float]:

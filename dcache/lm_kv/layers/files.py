@@ -36,7 +36,7 @@ def describe(policy: Policy) -> dict[str, Any]:
     Raises:
         DcacheError: it is no registered preset's, was made of a function, or has a codec that files lack.
     """
-    if policy.name not in available():
+    if policy.name not in available("policy"):
         raise DcacheError(
             f"only caches of registered policies can be saved, got {policy.name!r}: see lm_kv.preset"
         )
@@ -53,7 +53,7 @@ def describe(policy: Policy) -> dict[str, Any]:
         return described
     codec: Any = policy.codec
     name = getattr(codec, "name", None)
-    if name not in available():
+    if name not in available("policy"):
         raise DcacheError(f"only caches with a registered policy's codec can be saved, got {codec!r}")
     # Fields that are not compared are no choice: what a codec knows of a layer.
     options = {field.name: getattr(codec, field.name) for field in fields(codec) if field.compare}

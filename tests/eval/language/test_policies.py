@@ -26,7 +26,7 @@ def test_a_codec_is_another_policy_with_its_bits() -> None:
 
 def test_all_is_every_policy_with_the_same_options() -> None:
     entries = parse("all:dense_layers=0")
-    assert [entry.policy.name for entry in entries] == list(lm_kv.available())
+    assert [entry.policy.name for entry in entries] == list(lm_kv.available("policy"))
     assert all(entry.policy.dense_layers == (0,) for entry in entries)
     assert len(parse("all; snapkv:window=16")) == len(entries) + 1
 
