@@ -52,7 +52,10 @@ from dcache.lm_kv.policies.windowkv import windowkv
 from dcache.lm_kv.policies.zipcache import zipcache
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import available, make, preset
+from dcache.lm_kv.sharing.ape import ape
+from dcache.lm_kv.sharing.hogwild import hogwild
 from dcache.lm_kv.sharing.hydragen import hydragen
+from dcache.lm_kv.sharing.prepacking import prepacking
 
 if TYPE_CHECKING:
     from dcache.lm_kv.cache import KVCache
@@ -63,6 +66,7 @@ __all__ = [
     "CacheStats",
     "KVCache",
     "Policy",
+    "ape",
     "available",
     "cake",
     "compresskv",
@@ -76,6 +80,7 @@ __all__ = [
     "gear",
     "h2o",
     "head_pattern",
+    "hogwild",
     "hydragen",
     "keydiff",
     "keyformer",
@@ -91,6 +96,7 @@ __all__ = [
     "mikv",
     "mpcache",
     "prefixkv",
+    "prepacking",
     "preset",
     "quest",
     "random",

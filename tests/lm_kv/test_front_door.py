@@ -48,7 +48,10 @@ POLICIES = {
     "zipcache",
 }
 SHARING = {
+    "ape",
+    "hogwild",
     "hydragen",
+    "prepacking",
 }
 OTHERS = {"CacheReport", "CacheStats", "KVCache", "Policy", "available", "head_pattern", "make", "preset"}
 

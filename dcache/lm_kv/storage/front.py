@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -16,7 +16,7 @@ from dcache.lm_kv.storage.tail import Tail
 class Front(Protocol):
     """Texts in front of what the rows hold; they are never evicted and never written to."""
 
-    def parts(self, tail: Tail, fresh: DensePart | None) -> list[Part]:
+    def parts(self, tail: Tail, fresh: DensePart | None) -> Sequence[Part]:
         """The texts for attention.
 
         Args:
@@ -129,7 +129,7 @@ class Blocks:
 
     blocks: tuple[Block, ...]
 
-    def parts(self, tail: Tail, fresh: DensePart | None) -> list[Part]:
+    def parts(self, tail: Tail, fresh: DensePart | None) -> list[SharedPart]:
         """A part for each that has tokens."""
         return [block.part() for block in self.blocks if block.segment.width]
 
@@ -140,6 +140,65 @@ class Blocks:
     def storages(self) -> list[torch.Tensor]:
         """Every tensor that is held."""
         return [tensor for block in self.blocks for tensor in block.segment.storages()]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Texts that the rows write for each other: each reads the prompt, then the others' texts, then its own.
+
+    Keys stay where a row's own calls put them, as if its text stood right behind the prompt. Queries are
+    turned instead, for every text by the distance between both places.
+
+    Attributes:
+        prompt: what all read first.
+        turn: a layer's rotation: states `[B, h, n, d]`, by int64 `[B, n]` -> turned.
+    """
+
+    prompt: Blocks
+    turn: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+    def parts(self, tail: Tail, fresh: DensePart | None) -> Sequence[Part]:
+        """The prompt, and the text of each row for all others."""
+        pieces = [piece for piece in (tail.part(), fresh) if piece is not None and piece.columns]
+        prompt = self.prompt.parts(tail, fresh)
+        rows = tail.keys.shape[0]
+        if rows == 1:
+            return prompt
+        written = torch.stack([_tokens(piece) for piece in pieces]).sum(0)
+        before = written.sum() - written
+        others = torch.arange(rows, device=written.device)
+        parts: list[Part] = [replace(part, turn=self._by(before)) for part in prompt]
+        for row in range(rows):
+            # What the others read in front of this text: all earlier ones but their own.
+            start = written[:row].sum() - written * (others < row)
+            readers, turn = others != row, self._by(before - start)
+            parts += [SharedPart(_row(piece, row), turn=turn, readers=readers) for piece in pieces]
+        return parts
+
+    def kept(self) -> torch.Tensor:
+        """int64 `[1, h]`, tokens of the prompt."""
+        return self.prompt.kept()
+
+    def storages(self) -> list[torch.Tensor]:
+        """The prompt's tensors."""
+        return self.prompt.storages()
+
+    def _by(self, distance: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Turns queries by a distance for each row, int64 `[B]`."""
+        return lambda states: self.turn(states, distance[:, None].expand(-1, states.shape[2]))
+
+
+def _tokens(piece: DensePart) -> torch.Tensor:
+    """int64 `[B]`, tokens of each row that are no pads."""
+    if piece.valid is None:
+        return torch.full(piece.keys.shape[:1], piece.columns, device=piece.keys.device)
+    return piece.valid.sum((1, 2))
+
+
+def _row(piece: DensePart, row: int) -> DensePart:
+    """One row of a part."""
+    valid = None if piece.valid is None else piece.valid[row : row + 1]
+    return DensePart(piece.keys[row : row + 1], piece.values[row : row + 1], valid)
 
 
 def _folded(states: torch.Tensor) -> torch.Tensor:
