@@ -56,6 +56,7 @@ from dcache.lm_kv.sharing.ape import ape
 from dcache.lm_kv.sharing.hogwild import hogwild
 from dcache.lm_kv.sharing.hydragen import hydragen
 from dcache.lm_kv.sharing.prepacking import prepacking
+from dcache.lm_kv.sharing.triforce import triforce
 
 if TYPE_CHECKING:
     from dcache.lm_kv.cache import KVCache
@@ -109,6 +110,7 @@ __all__ = [
     "streaming_llm",
     "think",
     "tova",
+    "triforce",
     "windowkv",
     "zipcache",
 ]

@@ -52,6 +52,7 @@ SHARING = {
     "hogwild",
     "hydragen",
     "prepacking",
+    "triforce",
 }
 OTHERS = {"CacheReport", "CacheStats", "KVCache", "Policy", "available", "head_pattern", "make", "preset"}
 

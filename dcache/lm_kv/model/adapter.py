@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
+from transformers.generation.candidate_generator import CandidateGenerator
 from transformers.generation.utils import GenerationMixin
 from transformers.masking_utils import (
     ALL_MASK_ATTENTION_FUNCTIONS,
@@ -71,6 +72,28 @@ def verifies_drafts() -> bool:
     """
     code = GenerationMixin._assisted_decoding.__code__
     return any(frame.f_code is code for frame, _ in traceback.walk_stack(None))
+
+
+class _Assisted:
+    """A model that assists itself: transformers' assisted decoding asks it for the candidates."""
+
+    def __init__(self, model: Any, generator: CandidateGenerator) -> None:
+        self.model, self.generator = model, generator
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.model(**inputs)
+
+    def _get_candidate_generator(self, **arguments: Any) -> CandidateGenerator:
+        return self.generator
+
+
+def assisted(model: Any, generator: CandidateGenerator, input_ids: torch.Tensor, **arguments: Any) -> Any:
+    """What transformers' assisted decoding of a model gives with these candidates."""
+    decode: Any = GenerationMixin._assisted_decoding
+    return decode(_Assisted(model, generator), input_ids, **arguments)
 
 
 def named(decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
