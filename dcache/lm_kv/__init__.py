@@ -48,6 +48,7 @@ from dcache.lm_kv.policies.speckv import speckv
 from dcache.lm_kv.policies.streaming_llm import streaming_llm
 from dcache.lm_kv.policies.think import think
 from dcache.lm_kv.policies.tova import tova
+from dcache.lm_kv.policies.trained_scorer import trained_scorer
 from dcache.lm_kv.policies.windowkv import windowkv
 from dcache.lm_kv.policies.zipcache import zipcache
 from dcache.lm_kv.policy import Policy
@@ -110,6 +111,7 @@ __all__ = [
     "streaming_llm",
     "think",
     "tova",
+    "trained_scorer",
     "triforce",
     "windowkv",
     "zipcache",

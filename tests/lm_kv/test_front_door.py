@@ -54,17 +54,19 @@ SHARING = {
     "prepacking",
     "triforce",
 }
+TRAINED = {"trained_scorer"}
 OTHERS = {"CacheReport", "CacheStats", "KVCache", "Policy", "available", "head_pattern", "make", "preset"}
 
 
 def test_the_names_are_these():
-    assert set(lm_kv.__all__) == POLICIES | SHARING | OTHERS
+    assert set(lm_kv.__all__) == POLICIES | SHARING | TRAINED | OTHERS
     assert set(lm_kv.available("policy")) == POLICIES
     assert set(lm_kv.available("sharing")) == SHARING
+    assert set(lm_kv.available("trained")) == TRAINED
     assert set(lm_kv.__all__) <= set(dir(lm_kv))
 
 
-@pytest.mark.parametrize("name", sorted(POLICIES | SHARING | OTHERS))
+@pytest.mark.parametrize("name", sorted(POLICIES | SHARING | TRAINED | OTHERS))
 def test_every_name_exists_and_is_documented(name):
     thing = getattr(lm_kv, name)
     assert inspect.getdoc(thing)

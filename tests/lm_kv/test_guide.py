@@ -44,7 +44,7 @@ def test_the_page_lists_every_policy():
     assert {path.stem for path in (DOCS / "policies").glob("*.md")} == set(lm_kv.available())
 
 
-@pytest.mark.parametrize("name", sorted(lm_kv.available("sharing")))
+@pytest.mark.parametrize("name", sorted(lm_kv.available("sharing") | lm_kv.available("trained")))
 def test_the_page_of_what_rows_share_has_its_options_and_says_what_was_measured(name):
     page = (DOCS / "policies" / f"{name}.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `(\w+)` \| (?:`(.*?)` )?\|", page, re.M)

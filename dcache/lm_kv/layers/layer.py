@@ -283,7 +283,7 @@ class LayerCache(adapter.BaseLayer):
         policy, shared = self.shared.policy, self.shared
         grows = columns is not None and store.add_scores(columns)
         unrotate = partial(shared.turn, self.index, query, call.rope, "back")
-        seen = Observed(query, call.valid, positions, unrotate, shared.marked)
+        seen = Observed(query, call.valid, positions, unrotate, shared.marked, *shared.input_of(self.index))
         before, self.state = self.state, policy.observer.observe(self.state, seen)
         if grows or self.state is not before:
             self._account()

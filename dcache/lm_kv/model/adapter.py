@@ -14,6 +14,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -108,6 +109,31 @@ def wants_cache(decoder: torch.nn.Module, call: Mapping[str, Any]) -> bool:
     config: Any = decoder.config
     use_cache = call.get("use_cache")
     return bool(getattr(config, "use_cache", False) if use_cache is None else use_cache)
+
+
+class Inputs:
+    """What each attention module of a decoder was given last in a call with a cache of ours."""
+
+    def __init__(self, modules: Mapping[int, torch.nn.Module]) -> None:
+        self.latest: dict[int, torch.Tensor] = {}
+        for layer, module in modules.items():
+            hook = partial(_note_input, self.latest, layer)
+            weakref.finalize(self, module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+
+    def take(self, layer: int) -> torch.Tensor | None:
+        """A layer's, `[B, S, D]`, which is not held any longer; None where there is none."""
+        return self.latest.pop(layer, None)
+
+
+def _note_input(
+    latest: dict[int, torch.Tensor],
+    layer: int,
+    module: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> None:
+    if _current() is not None:
+        latest[layer] = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
 
 
 class Attachment:

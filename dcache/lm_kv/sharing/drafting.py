@@ -74,9 +74,7 @@ class _Drafts(CandidateGenerator):
         self.model, self.cache, self.draft = model, cache, draft
         self.processor, self.config = processor, config
 
-    def get_candidates(
-        self, input_ids: torch.Tensor, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def get_candidates(self, input_ids: torch.Tensor, **kwargs: Any) -> tuple[Any, Any]:
         """The ids with drafted ones behind them, and their logits; none in front of the prompt's call."""
         self.draft.counts.calls += 1
         if not self.cache.get_seq_length():
