@@ -98,3 +98,10 @@ def test_recall_from_contexts_read_apart(pieces, neutral, published):
             right[index] += int((logits.argmax(-1) == value).sum())
     shares = [count / values.numel() for count in right]
     assert shares == pytest.approx([neutral, published], abs=0.01)
+
+
+def test_a_question_without_a_mask_is_refused_with_what_is_missing():
+    model = llama(2)
+    cache = lm_kv.ape(read(model, ids(1, 5)), [ids(1, 12, 2)[0]])
+    with pytest.raises(DcacheError, match="or an attention_mask as long as both"):
+        model.generate(ids(1, 4), past_key_values=cache, max_new_tokens=2)

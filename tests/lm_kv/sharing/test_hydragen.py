@@ -97,6 +97,21 @@ def test_beams_go_on_behind_one_prefix():
     )
 
 
+def test_assisted_decoding_takes_the_new_tokens_alone():
+    model, (prefix, _, _) = llama(2), batches()
+    text = torch.cat([prefix, ids(1, 3, 5)], 1)
+    plain = model.generate(text, max_new_tokens=8, do_sample=False)
+    out = model.generate(
+        text[:, 20:],
+        attention_mask=torch.ones_like(text),
+        past_key_values=lm_kv.hydragen(read(model, prefix), 1),
+        prompt_lookup_num_tokens=3,
+        max_new_tokens=8,
+        do_sample=False,
+    )
+    assert torch.equal(out[:, 3:], plain[:, 23:])
+
+
 def test_the_prefix_goes_on_by_itself_and_forks_go_their_own_ways():
     model = llama(2)
     prefix, behind, _ = batches()
