@@ -64,13 +64,14 @@ def observed(hidden: torch.Tensor, valid: torch.Tensor, start: torch.Tensor) -> 
 def test_scores_lie_at_the_places_of_true_tokens():
     observer = InputScores(lambda layer, inputs: inputs[..., :2])
     hidden = torch.arange(16.0).view(2, 4, 2)
-    valid = torch.tensor([[False, False, True, True], [True, True, True, True]])
+    # Pads in front of true tokens and behind them.
+    valid = torch.tensor([[False, True, True, False], [True, True, True, True]])
     state = observer.observe({}, observed(hidden, valid, torch.zeros(2, dtype=torch.long)))
-    assert state["trained"][0].tolist() == [[4, 6, 0, 0], [5, 7, 0, 0]]
+    assert state["trained"][0].tolist() == [[2, 4, 0, 0], [3, 5, 0, 0]]
     assert state["trained"][1].tolist() == [[8, 10, 12, 14], [9, 11, 13, 15]]
     new = observed(100 + hidden[:, :1], torch.ones(2, 1, dtype=torch.bool), torch.tensor([2, 4]))
     state = observer.observe(state, new)
-    assert state["trained"][0, 0].tolist() == [4, 6, 100, 0, 0]
+    assert state["trained"][0, 0].tolist() == [2, 4, 100, 0, 0]
     assert state["trained"][1, 0].tolist() == [8, 10, 12, 14, 108]
     assert observer.crop(state, torch.tensor([2, 3]))["trained"].shape == (2, 2, 3)
 
