@@ -12,6 +12,9 @@ from dcache.lm_kv.storage.parts import DensePart, Part
 from dcache.lm_kv.storage.segment import Segment
 from dcache.lm_kv.storage.tail import Tail
 
+# A program of the GPU's kernel holds all queries of a run; of more, products are formed.
+QUERIES = 64
+
 
 class Front(Protocol):
     """Texts in front of what the rows hold; they are never evicted and never written to."""
@@ -79,8 +82,9 @@ class SharedPart:
         self, query: torch.Tensor, scale: float, softcap: float | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """All rows' queries at once."""
-        if not self._plain and softcap is not None:
-            return self._attend_capped(query, scale, softcap)
+        many = query.device.type != "cpu" and query.shape[0] * query.shape[2] > QUERIES
+        if many or (not self._plain and softcap is not None):
+            return self._by_products(query, scale, softcap)
         turned = query if self.turn is None else self.turn(query)
         out, lse = self.part.attend(_folded(turned), scale / self.temperature, softcap)
         out, lse = _unfolded(out, len(query)), _unfolded(lse, len(query))
@@ -94,12 +98,13 @@ class SharedPart:
     def _plain(self) -> bool:
         return self.temperature == 1.0 == self.scale
 
-    def _attend_capped(
-        self, query: torch.Tensor, scale: float, softcap: float
+    def _by_products(
+        self, query: torch.Tensor, scale: float, softcap: float | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits are capped before they are divided, so they must be there."""
+        """With all logits there: two products for each KV head; logits are capped before they are divided."""
         wide = query.float() if query.dtype.itemsize < 4 else query
-        logits = self.mask(softcap * torch.tanh(self.products(wide * scale) / softcap))
+        products = self.products(wide * scale)
+        logits = self.mask(products if softcap is None else softcap * torch.tanh(products / softcap))
         lse = logits.logsumexp(-1)
         return self.combine(logits.softmax(-1).nan_to_num(0.0)).to(query.dtype), lse
 

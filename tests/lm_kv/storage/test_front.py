@@ -96,3 +96,13 @@ def test_blocks_are_read_in_order_and_counted_once():
     assert len(blocks.storages()) == len(first.storages()) + len(second.storages())
     nothing = Blocks((Block(drop(gather((), tail), every & False, Plain())),))
     assert nothing.parts(tail, None) == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("rows", [2, 100])
+def test_few_and_many_rows_give_the_same_on_a_gpu(rows):
+    query, shared = random(rows, HEADS, GROUPS, SIZE), dense(1, LENGTH)
+    expected = SharedPart(shared).attend(query, 0.3, None)
+    there = SharedPart(DensePart(shared.keys.cuda(), shared.values.cuda())).attend(query.cuda(), 0.3, None)
+    for actual, exact in zip(there, expected, strict=True):
+        close(actual.float().cpu(), exact)
