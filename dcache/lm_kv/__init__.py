@@ -51,6 +51,7 @@ from dcache.lm_kv.policies.speckv import speckv
 from dcache.lm_kv.policies.streaming_llm import streaming_llm
 from dcache.lm_kv.policies.think import think
 from dcache.lm_kv.policies.tova import tova
+from dcache.lm_kv.policies.trained_scorer import trained_scorer
 from dcache.lm_kv.policies.vidkv import vidkv
 from dcache.lm_kv.policies.windowkv import windowkv
 from dcache.lm_kv.policies.zipcache import zipcache
@@ -61,6 +62,11 @@ from dcache.lm_kv.reuse.cacheblend import cacheblend
 from dcache.lm_kv.reuse.kvcomm import kvcomm
 from dcache.lm_kv.reuse.method import Reuse
 from dcache.lm_kv.reuse.pie import pie
+from dcache.lm_kv.sharing.ape import ape
+from dcache.lm_kv.sharing.hogwild import hogwild
+from dcache.lm_kv.sharing.hydragen import hydragen
+from dcache.lm_kv.sharing.prepacking import prepacking
+from dcache.lm_kv.sharing.triforce import triforce
 from dcache.util.distribution import needs_transformers
 
 if TYPE_CHECKING:
@@ -78,6 +84,7 @@ __all__ = [
     "KVCache",
     "Policy",
     "Reuse",
+    "ape",
     "available",
     "cache_craft",
     "cacheblend",
@@ -96,6 +103,8 @@ __all__ = [
     "gear",
     "h2o",
     "head_pattern",
+    "hogwild",
+    "hydragen",
     "join",
     "keydiff",
     "keyformer",
@@ -114,6 +123,7 @@ __all__ = [
     "mpcache",
     "pie",
     "prefixkv",
+    "prepacking",
     "preset",
     "quest",
     "random",
@@ -126,6 +136,8 @@ __all__ = [
     "streaming_llm",
     "think",
     "tova",
+    "trained_scorer",
+    "triforce",
     "vidkv",
     "windowkv",
     "zipcache",

@@ -50,21 +50,24 @@ POLICIES = {
     "zipcache",
 }
 REUSE = {"cache_craft", "cacheblend", "kvcomm", "pie"}
+SHARING = {"ape", "hogwild", "hydragen", "prepacking", "triforce"}
+TRAINED = {"trained_scorer"}
 OTHERS = {
-    "CacheReport", "CacheStats", "Chunk", "Joined", "KVCache", "Policy", "Reuse", "available", "cachegen", "edit",
-    "encode", "head_pattern", "join", "make", "preset",
+    "CacheReport", "CacheStats", "Chunk", "Joined", "KVCache", "Policy", "Reuse", "available", "cachegen",
+    "edit", "encode", "head_pattern", "join", "make", "preset",
 }  # fmt: skip
+KINDS = {"policy": POLICIES, "reuse": REUSE, "sharing": SHARING, "trained": TRAINED}
+NAMES = set().union(*KINDS.values())
 
 
 def test_the_names_are_these():
-    assert set(lm_kv.__all__) == POLICIES | REUSE | OTHERS
-    assert set(lm_kv.available("policy")) == POLICIES
-    assert set(lm_kv.available("reuse")) == REUSE
-    assert set(lm_kv.available()) == POLICIES | REUSE
+    assert set(lm_kv.__all__) == NAMES | OTHERS
+    assert {kind: set(lm_kv.available(kind)) for kind in KINDS} == KINDS
+    assert set(lm_kv.available()) == NAMES
     assert set(lm_kv.__all__) <= set(dir(lm_kv))
 
 
-@pytest.mark.parametrize("name", sorted(POLICIES | REUSE | OTHERS))
+@pytest.mark.parametrize("name", sorted(NAMES | OTHERS))
 def test_every_name_exists_and_is_documented(name):
     thing = getattr(lm_kv, name)
     assert inspect.getdoc(thing)

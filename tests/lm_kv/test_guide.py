@@ -55,8 +55,21 @@ def test_the_figures_are_those_that_were_measured():
 def test_the_page_lists_every_policy():
     page = (DOCS / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \[(\w+)\]\(policies/\1\.md\) \|", page, re.M)
-    assert sorted(rows) == sorted(lm_kv.available("policy"))
-    assert {path.stem for path in (DOCS / "policies").glob("*.md")} == set(lm_kv.available("policy"))
+    listed = set(lm_kv.available()) - set(lm_kv.available("reuse"))
+    assert sorted(rows) == sorted(listed)
+    assert {path.stem for path in (DOCS / "policies").glob("*.md")} == listed
+
+
+@pytest.mark.parametrize("name", sorted(lm_kv.available("sharing") | lm_kv.available("trained")))
+def test_the_page_of_what_rows_share_has_its_options_and_says_what_was_measured(name):
+    page = (DOCS / "policies" / f"{name}.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \| (?:`(.*?)` )?\|", page, re.M)
+    parameters = inspect.signature(getattr(lm_kv, name)).parameters
+    assert [option for option, _ in listed] == list(parameters)
+    defaults = {option: ast.literal_eval(value) for option, value in listed if value}
+    with_default = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
+    assert defaults == with_default
+    assert "## Measured" in page
 
 
 @pytest.mark.parametrize("name", sorted(lm_kv.available("policy")))

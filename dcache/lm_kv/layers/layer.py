@@ -178,7 +178,7 @@ class LayerCache(adapter.BaseLayer):
             attended = attend_one(query, parts, self.logits, statistic)
             self._observe(store, query, call, positions, attended.columns)
             return attended.output
-        parts = [*self._parts(store), DensePart(key, value)]
+        parts = [*self._parts(store, call.part(key, value)), DensePart(key, value)]
         if statistic is None:
             attended = Attended(attend_some(query, parts, self.logits, call.fresh))
         else:
@@ -257,10 +257,10 @@ class LayerCache(adapter.BaseLayer):
             )
         return self.store
 
-    def _parts(self, store: LayerStore) -> list[Part]:
-        """Segments and tail, with their keys shifted where the policy says so."""
+    def _parts(self, store: LayerStore, fresh: DensePart) -> list[Part]:
+        """Segments and tail, with their keys shifted where the policy says so; `fresh` as in the store's."""
         if self.shared.policy.positions == "original" or not store.segments:
-            return store.parts()
+            return store.parts(fresh)
         return [shifted(store, lambda keys, by: self.shared.turn(self.index, keys, by, "shift"))]
 
     def _store(self, store: LayerStore, key: torch.Tensor, value: torch.Tensor, call: Call) -> torch.Tensor:
@@ -283,7 +283,7 @@ class LayerCache(adapter.BaseLayer):
         policy, shared = self.shared.policy, self.shared
         grows = columns is not None and store.add_scores(columns)
         unrotate = partial(shared.turn, self.index, query, call.rope, "back")
-        seen = Observed(query, call.valid, positions, unrotate, shared.marked)
+        seen = Observed(query, call.valid, positions, unrotate, shared.marked, *shared.input_of(self.index))
         before, self.state = self.state, policy.observer.observe(self.state, seen)
         if grows or self.state is not before:
             self._account()

@@ -13,9 +13,10 @@ from dcache.errors import DcacheError
 from dcache.lm_kv.budgets.budget import Budget
 from dcache.lm_kv.codecs.bases import HeadBasis
 from dcache.lm_kv.codecs.codec import Codec, LayerFacts
+from dcache.lm_kv.model.adapter import Inputs
 from dcache.lm_kv.model.calls import Call, read_call
 from dcache.lm_kv.model.directions import bases_of
-from dcache.lm_kv.model.rotary import Rotary, find_rotary
+from dcache.lm_kv.model.rotary import Rotary, attention_modules, find_rotary
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scoring import calibration
 from dcache.lm_kv.scoring.calibration import Calibration
@@ -68,6 +69,7 @@ class Shared:
         marks: bool `[B, columns]`, which columns of the calls to come are images'; None where none are.
         marked: those of the running forward.
         layers: how many layers the model has.
+        inputs: what attention is given, for observers that read it.
         group_scores: place of the first layer of a group, and the scores that its other layers take from it.
     """
 
@@ -89,6 +91,7 @@ class Shared:
     marked: torch.Tensor | None = None
     layers: int = 1
     group_scores: tuple[int, torch.Tensor] | None = None
+    inputs: Inputs | None = None
     _call: tuple[Any, Call] | None = None
 
     def prepare(self, decoder: torch.nn.Module, layers: Sequence[int]) -> None:
@@ -108,6 +111,8 @@ class Shared:
             self.rotary = find_rotary(decoder, list(layers))
         if getattr(self.policy.codec, "needs_bases", False):
             self.bases = bases_of(decoder, layers, self.policy.codec.share)  # type: ignore[attr-defined]
+        if self.policy.observer.needs_hidden:
+            self.inputs = Inputs(attention_modules(decoder, list(layers)))
 
     def begin(self, rope: torch.Tensor | None) -> None:
         """A forward begins."""
@@ -162,6 +167,10 @@ class Shared:
         if self.calibration is not None and self.policy.codec.needs_rotary:
             basis = self.calibration.tensor("basis", layer)
         return self.policy.codec.bound(LayerFacts(turn, whole, basis, self.bases.get(layer), state))
+
+    def input_of(self, layer: int) -> tuple[int, torch.Tensor | None]:
+        """A layer's index, and what its attention is given in the running forward, where that is noted."""
+        return layer, None if self.inputs is None else self.inputs.take(layer)
 
     def turn(self, layer: int, states: torch.Tensor, positions: torch.Tensor, mode: str) -> torch.Tensor:
         """Keys or queries turned as `Rotary.turn` turns them."""

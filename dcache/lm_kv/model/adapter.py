@@ -14,10 +14,12 @@ import traceback
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
+from transformers.generation.candidate_generator import CandidateGenerator
 from transformers.generation.utils import GenerationMixin
 from transformers.masking_utils import (
     ALL_MASK_ATTENTION_FUNCTIONS,
@@ -73,6 +75,28 @@ def verifies_drafts() -> bool:
     return any(frame.f_code is code for frame, _ in traceback.walk_stack(None))
 
 
+class _Assisted:
+    """A model that assists itself: transformers' assisted decoding asks it for the candidates."""
+
+    def __init__(self, model: Any, generator: CandidateGenerator) -> None:
+        self.model, self.generator = model, generator
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.model(**inputs)
+
+    def _get_candidate_generator(self, **arguments: Any) -> CandidateGenerator:
+        return self.generator
+
+
+def assisted(model: Any, generator: CandidateGenerator, input_ids: torch.Tensor, **arguments: Any) -> Any:
+    """What transformers' assisted decoding of a model gives with these candidates."""
+    decode: Any = GenerationMixin._assisted_decoding
+    return decode(_Assisted(model, generator), input_ids, **arguments)
+
+
 def named(decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """A forward's arguments by name."""
     if not args:
@@ -85,6 +109,31 @@ def wants_cache(decoder: torch.nn.Module, call: Mapping[str, Any]) -> bool:
     config: Any = decoder.config
     use_cache = call.get("use_cache")
     return bool(getattr(config, "use_cache", False) if use_cache is None else use_cache)
+
+
+class Inputs:
+    """What each attention module of a decoder was given last in a call with a cache of ours."""
+
+    def __init__(self, modules: Mapping[int, torch.nn.Module]) -> None:
+        self.latest: dict[int, torch.Tensor] = {}
+        for layer, module in modules.items():
+            hook = partial(_note_input, self.latest, layer)
+            weakref.finalize(self, module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+
+    def take(self, layer: int) -> torch.Tensor | None:
+        """A layer's, `[B, S, D]`, which is not held any longer; None where there is none."""
+        return self.latest.pop(layer, None)
+
+
+def _note_input(
+    latest: dict[int, torch.Tensor],
+    layer: int,
+    module: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> None:
+    if _current() is not None:
+        latest[layer] = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
 
 
 class Attachment:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dcache.lm_kv.model.attention import Fresh
+from dcache.lm_kv.storage.parts import DensePart
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Call:
     def rank(self) -> torch.Tensor:
         """int64 `[B, S]`, each token's index among its row's true tokens of this call."""
         return (self.valid.long().cumsum(1) - 1).clamp_min(0)
+
+    def part(self, key: torch.Tensor, value: torch.Tensor) -> DensePart:
+        """This call's keys `[B, h, S, d]` and values, with its pads, for rows that read other rows."""
+        return DensePart(key, value, None if self.fresh.valid is None else self.fresh.valid[:, None])
 
     def placed(self, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Where this call's tokens stand behind those seen before; computed once for layers that share them.

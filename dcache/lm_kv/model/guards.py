@@ -38,7 +38,9 @@ def check_call(
     inputs = inputs_of(call)
     if inputs is not None and 0 in inputs.shape[:2]:
         raise DcacheError(
-            f"the batch is empty: expected at least one row and one token, got {tuple(inputs.shape)}"
+            f"the batch is empty: expected at least one row and one token, got {tuple(inputs.shape)}. Behind "
+            "a text that the cache holds, generate wants that text's ids in front of the new ones, or an "
+            "attention_mask as long as both."
         )
     if call.get("output_attentions"):
         raise DcacheError(

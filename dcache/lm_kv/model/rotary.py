@@ -118,6 +118,11 @@ def _turn_of(decoder: torch.nn.Module, layer: int, first: Tried, second: Tried) 
     )
 
 
+def attention_modules(decoder: torch.nn.Module, layers: list[int]) -> dict[int, torch.nn.Module]:
+    """The attention module of each layer, found by running one token."""
+    return {layer: tried.module for layer, tried in _keys_at(decoder, layers, 0).items()}
+
+
 @dataclass(frozen=True)
 class Tried:
     """Keys `[1, h, 1, d]` that a layer made of one token, and its attention module."""

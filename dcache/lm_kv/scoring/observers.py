@@ -28,6 +28,8 @@ class Observed:
         positions: int64 `[B, S]`, each token's index among its row's true tokens.
         unrotate: the queries without their rotation; it raises DcacheError where the model's is unknown.
         marked: bool `[B, S]`, which tokens are images'; None where nothing was marked.
+        layer: index of the layer.
+        hidden: `[B, S, D]`, what the layer's attention was given; None for observers that do not ask for it.
     """
 
     query: torch.Tensor
@@ -35,6 +37,8 @@ class Observed:
     positions: torch.Tensor
     unrotate: Callable[[], torch.Tensor]
     marked: torch.Tensor | None = None
+    layer: int = 0
+    hidden: torch.Tensor | None = None
 
 
 class Observer(Protocol):
@@ -51,6 +55,10 @@ class Observer(Protocol):
     @property
     def needs_rotary(self) -> bool:
         """Whether `unrotate` is called."""
+
+    @property
+    def needs_hidden(self) -> bool:
+        """Whether `hidden` is read."""
 
     def observe(self, state: State, call: Observed) -> State:
         """The state after one more call; `state` is empty before the first."""
@@ -72,6 +80,7 @@ class Nothing:
     statistic: ClassVar[str | None] = None
     beside: ClassVar[tuple[int, ...] | None] = None
     needs_rotary: ClassVar[bool] = False
+    needs_hidden: ClassVar[bool] = False
 
     def observe(self, state: State, call: Observed) -> State:
         """Nothing."""

@@ -9,7 +9,8 @@ import torch
 
 from dcache.errors import DcacheError
 from dcache.lm_kv.codecs.codec import Codec, Plain
-from dcache.lm_kv.storage.parts import Part
+from dcache.lm_kv.storage.front import Front
+from dcache.lm_kv.storage.parts import DensePart, Part
 from dcache.lm_kv.storage.reducers import Reducer, drop
 from dcache.lm_kv.storage.segment import Segment, append, join
 from dcache.lm_kv.storage.stored import Stored, gather
@@ -26,6 +27,7 @@ class LayerStore:
         beside: shape of each token's statistic, as in `Tail`.
 
     Attributes:
+        front: texts that all rows read, stored once; None where there are none.
         segments: what was kept.
         tail: the newest columns; they alone can be taken back.
         seen: int64 `[rows]`, true tokens so far, evicted ones included.
@@ -35,6 +37,7 @@ class LayerStore:
     def __init__(
         self, keys: torch.Tensor, values: torch.Tensor, beside: tuple[int, ...] | None = None
     ) -> None:
+        self.front: Front | None = None
         self.segments: tuple[Segment, ...] = ()
         self.tail = Tail(keys, values, beside)
         self.seen = torch.zeros(len(keys), dtype=torch.long, device=keys.device)
@@ -93,16 +96,23 @@ class LayerStore:
         self.seen = self.seen[rows]
 
     def stored(self) -> Stored:
-        """Everything stored, in one padded form; its columns are in the order of `parts`."""
+        """What the rows hold themselves, in one padded form; its columns are in the order of `parts`."""
         return gather(self.segments, self.tail)
 
-    def parts(self) -> list[Part]:
-        """Everything stored, for attention."""
-        return [*(segment.part() for segment in self.segments), self.tail.part()]
+    def parts(self, fresh: DensePart | None = None) -> list[Part]:
+        """Everything stored, for attention.
+
+        Args:
+            fresh: this call's own tokens, where they are not stored yet.
+        """
+        front = [] if self.front is None else self.front.parts(self.tail, fresh)
+        return [*front, *(segment.part() for segment in self.segments), self.tail.part()]
 
     def kept(self) -> torch.Tensor:
-        """int64 `[rows, heads]`, tokens that each KV head holds."""
+        """int64 `[rows, heads]`, tokens that each KV head holds, or reads in front."""
         kept = self.tail.valid.sum(1)[:, None].expand(-1, self.heads)
+        if self.front is not None:
+            kept = kept + self.front.kept()
         for segment in self.segments:
             kept = kept + segment.lengths
         return kept
@@ -193,12 +203,12 @@ class LayerStore:
     def storages(self) -> list[torch.Tensor]:
         """Every tensor that is held, for counting bytes."""
         packed = [tensor for segment in self.segments for tensor in segment.storages()]
-        return [*packed, *self.tail.storages()]
+        return [*packed, *self.tail.storages(), *([] if self.front is None else self.front.storages())]
 
     def fork(self) -> LayerStore:
         """A copy with the same immutable segments and a copied tail."""
         other = LayerStore.__new__(LayerStore)
-        other.segments, other.tail = self.segments, self.tail.fork()
+        other.front, other.segments, other.tail = self.front, self.segments, self.tail.fork()
         other.seen, other.columns = self.seen, self.columns
         return other
 

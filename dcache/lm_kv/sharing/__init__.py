@@ -1,0 +1,1 @@
+"""Caches that several rows, contexts or workers read: what no policy of one text can hold."""
