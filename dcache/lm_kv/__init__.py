@@ -42,6 +42,7 @@ from dcache.lm_kv.policies.random import random
 from dcache.lm_kv.policies.razor_attention import razor_attention
 from dcache.lm_kv.policies.rotatekv import rotatekv
 from dcache.lm_kv.policies.scissorhands import scissorhands
+from dcache.lm_kv.policies.sentencekv import sentencekv
 from dcache.lm_kv.policies.shadowkv import shadowkv
 from dcache.lm_kv.policies.snapkv import snapkv
 from dcache.lm_kv.policies.speckv import speckv
@@ -95,6 +96,7 @@ __all__ = [
     "razor_attention",
     "rotatekv",
     "scissorhands",
+    "sentencekv",
     "shadowkv",
     "snapkv",
     "speckv",

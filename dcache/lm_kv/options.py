@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 from dcache.lm_kv.codecs.codec import Codec
@@ -40,6 +41,7 @@ PolicyName = Literal[
     "razor_attention",
     "rotatekv",
     "scissorhands",
+    "sentencekv",
     "shadowkv",
     "snapkv",
     "speckv",
@@ -73,6 +75,7 @@ class PolicyOptions(CacheOptions, total=False):
     calibration: str | os.PathLike[str] | None
     channels: int
     draft: Draft | Any
+    ends: Sequence[int] | Any | None
     exact: int
     future: int
     gamma: float
@@ -82,6 +85,7 @@ class PolicyOptions(CacheOptions, total=False):
     held: float
     history: int
     layers: int
+    longest: int
     low: int
     merge: str
     outliers: float

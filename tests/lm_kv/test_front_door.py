@@ -38,6 +38,7 @@ POLICIES = {
     "razor_attention",
     "rotatekv",
     "scissorhands",
+    "sentencekv",
     "shadowkv",
     "snapkv",
     "speckv",

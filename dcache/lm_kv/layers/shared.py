@@ -64,6 +64,7 @@ class Shared:
         warned: whether it was said that sinks and window shrink.
         marks: bool `[B, columns]`, which columns of the calls to come are images'; None where none are.
         marked: those of the running forward.
+        ids: the running forward's ids `[B, S]`, for observers that read them; else None.
         layers: how many layers the model has.
         group_scores: place of the first layer of a group, and the scores that its other layers take from it.
     """
@@ -83,6 +84,7 @@ class Shared:
     warned: bool = False
     marks: torch.Tensor | None = None
     marked: torch.Tensor | None = None
+    ids: torch.Tensor | None = None
     layers: int = 1
     group_scores: tuple[int, torch.Tensor] | None = None
     _call: tuple[Any, Call] | None = None
@@ -117,27 +119,26 @@ class Shared:
             )
         self.marks = images
 
-    def take_marks(self, rows: int, columns: int, device: torch.device) -> None:
-        """The running forward has so many columns; take their marks.
+    def take_inputs(self, inputs: torch.Tensor) -> None:
+        """Take what observers read of the running forward's ids `[B, S]` or embeddings `[B, S, D]`.
 
         Raises:
-            DcacheError: marks are of another batch.
+            DcacheError: marks are of another batch, or ids are read and embeddings came.
         """
-        if self.marks is None:
-            return
-        if len(self.marks) != rows:
-            raise DcacheError(
-                f"{len(self.marks)} rows were marked, the call has {rows}: mark the batch that the model gets"
-            )
-        self.marked, rest = self.marks[:, :columns].to(device), self.marks[:, columns:]
-        self.marks = rest if rest.shape[1] else None
-        missing = columns - self.marked.shape[1]
-        if missing:
-            self.marked = torch.cat([self.marked, self.marked.new_zeros(rows, missing)], 1)
+        if self.policy.observer.reads_ids:
+            if inputs.ndim != 2:
+                raise DcacheError(
+                    f"{self.policy.name} reads the ids of the text, but this call came as embeddings: call "
+                    "the model with input_ids, or choose a policy that reads none, such as quest"
+                )
+            self.ids = inputs
+        if self.marks is not None:
+            self.marked, self.marks = _divided(self.marks.to(inputs.device), inputs)
 
     def end(self) -> None:
         """It ended."""
-        self.live, self.rope, self._call, self.marked = False, None, None, None
+        self.live, self.rope, self._call = False, None, None
+        self.marked = self.ids = None
 
     def call(self, mask: Any, key: torch.Tensor, start: int) -> Call:
         """This forward's call; read once, for all layers are given the same mask."""
@@ -179,3 +180,21 @@ class Shared:
                 "this policy turns keys or queries, but says that it does not: set `needs_rotary`"
             )
         return self.rotary
+
+
+def _divided(marks: torch.Tensor, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Marks bool `[B, S]` of these inputs, False where there are none, and those of the calls to come.
+
+    Raises:
+        DcacheError: they are of another batch.
+    """
+    rows, columns = inputs.shape[:2]
+    if len(marks) != rows:
+        raise DcacheError(
+            f"{len(marks)} rows were marked, the call has {rows}: mark the batch that the model gets"
+        )
+    marked, rest = marks[:, :columns], marks[:, columns:]
+    missing = columns - marked.shape[1]
+    if missing:
+        marked = torch.cat([marked, marked.new_zeros(rows, missing)], 1)
+    return marked, rest if rest.shape[1] else None

@@ -28,6 +28,7 @@ class Observed:
         positions: int64 `[B, S]`, each token's index among its row's true tokens.
         unrotate: the queries without their rotation; it raises DcacheError where the model's is unknown.
         marked: bool `[B, S]`, which tokens are images'; None where nothing was marked.
+        ids: int64 `[B, S]`, the tokens' ids, for observers that read them; else None.
     """
 
     query: torch.Tensor
@@ -35,6 +36,7 @@ class Observed:
     positions: torch.Tensor
     unrotate: Callable[[], torch.Tensor]
     marked: torch.Tensor | None = None
+    ids: torch.Tensor | None = None
 
 
 class Observer(Protocol):
@@ -51,6 +53,10 @@ class Observer(Protocol):
     @property
     def needs_rotary(self) -> bool:
         """Whether `unrotate` is called."""
+
+    @property
+    def reads_ids(self) -> bool:
+        """Whether calls must have `ids`; those that come as embeddings are refused then."""
 
     def observe(self, state: State, call: Observed) -> State:
         """The state after one more call; `state` is empty before the first."""
@@ -72,6 +78,11 @@ class Nothing:
     statistic: ClassVar[str | None] = None
     beside: ClassVar[tuple[int, ...] | None] = None
     needs_rotary: ClassVar[bool] = False
+
+    @property
+    def reads_ids(self) -> bool:
+        """No."""
+        return False
 
     def observe(self, state: State, call: Observed) -> State:
         """Nothing."""

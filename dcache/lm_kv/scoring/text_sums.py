@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from dcache.lm_kv.scoring.by_position import flags_by_position
 from dcache.lm_kv.scoring.observers import ColumnSums, Observed, QueryWindow, State
 from dcache.lm_kv.scoring.scorers import Context, ReceivedMean, ReceivedSum
 from dcache.lm_kv.scoring.window_columns import window_columns
@@ -33,13 +34,8 @@ class MarkedSums(ColumnSums):
         new = {**state, "prompt": prompt_end(state, call)}
         if call.marked is None:
             return new if call.query.shape[2] > 1 or not state else state
-        longest = int(call.positions.max()) + 1
-        before = state.get("marked", call.valid[:, :0])
-        marked = before.new_zeros(len(before), max(longest, before.shape[1]))
-        marked[:, : before.shape[1]] = before
-        # Pads have positions of other tokens and no mark.
-        count = marked.long().scatter_add(1, call.positions, (call.marked & call.valid).long())
-        return {**new, "marked": count > 0}
+        flags = call.marked & call.valid
+        return {**new, "marked": flags_by_position(state.get("marked"), call.positions, flags)}
 
     def crop(self, state: State, end: torch.Tensor) -> State:
         """Tokens at or behind `end` are no longer the prompt's, nor marked."""
