@@ -167,7 +167,7 @@ class KVCache(RowCache):
             images: bool `[B, columns]`, as `input_ids == config.image_token_id`.
 
         Raises:
-            DcacheError: it has another shape or dtype.
+            DcacheError: it has another shape or dtype, or the policy reads no marks.
         """
         self._shared.mark(images)
 

@@ -110,7 +110,16 @@ class Shared:
         self.live, self.rope, self._call = True, rope, None
 
     def mark(self, images: torch.Tensor) -> None:
-        """Remember marks of columns to come; DcacheError where they are not bool `[B, columns]`."""
+        """Remember marks of columns to come.
+
+        Raises:
+            DcacheError: they are not bool `[B, columns]`, or the policy reads none.
+        """
+        if not self.policy.observer.reads_marks:
+            raise DcacheError(
+                f"{self.policy.name} does not tell images from text, so marks would change nothing: choose "
+                "look_m, which does, or leave mark() out"
+            )
         if not isinstance(images, torch.Tensor):
             raise DcacheError(f"images must be a bool tensor [rows, columns], got {images!r}")
         if images.ndim != 2 or images.dtype != torch.bool:

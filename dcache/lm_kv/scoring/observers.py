@@ -58,6 +58,10 @@ class Observer(Protocol):
     def reads_ids(self) -> bool:
         """Whether calls must have `ids`; those that come as embeddings are refused then."""
 
+    @property
+    def reads_marks(self) -> bool:
+        """Whether `marked` is read; `KVCache.mark` is refused where it is not."""
+
     def observe(self, state: State, call: Observed) -> State:
         """The state after one more call; `state` is empty before the first."""
 
@@ -78,6 +82,8 @@ class Nothing:
     statistic: ClassVar[str | None] = None
     beside: ClassVar[tuple[int, ...] | None] = None
     needs_rotary: ClassVar[bool] = False
+
+    reads_marks: ClassVar[bool] = False
 
     @property
     def reads_ids(self) -> bool:
