@@ -57,6 +57,7 @@ from dcache.lm_kv.registry import available, make, preset
 if TYPE_CHECKING:
     from dcache.lm_kv.cache import KVCache
     from dcache.lm_kv.calibrating.repeated_text import head_pattern
+    from dcache.lm_kv.episodic import episodes
 
 __all__ = [
     "CacheReport",
@@ -72,6 +73,7 @@ __all__ = [
     "duo_attention",
     "elastic_vlm",
     "ems",
+    "episodes",
     "expected_attention",
     "gear",
     "h2o",
@@ -118,6 +120,10 @@ def __getattr__(name: str) -> Any:
         from dcache.lm_kv.calibrating.repeated_text import head_pattern
 
         return head_pattern
+    if name == "episodes":
+        from dcache.lm_kv.episodic import episodes
+
+        return episodes
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
