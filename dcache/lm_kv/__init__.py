@@ -51,6 +51,7 @@ from dcache.lm_kv.policies.think import think
 from dcache.lm_kv.policies.tova import tova
 from dcache.lm_kv.policies.windowkv import windowkv
 from dcache.lm_kv.policies.zipcache import zipcache
+from dcache.lm_kv.policies.zipvl import zipvl
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import available, make, preset
 
@@ -107,6 +108,7 @@ __all__ = [
     "tova",
     "windowkv",
     "zipcache",
+    "zipvl",
 ]
 
 

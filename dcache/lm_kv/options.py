@@ -50,8 +50,9 @@ PolicyName = Literal[
     "tova",
     "windowkv",
     "zipcache",
+    "zipvl",
 ]
-Allocation = Literal["uniform", "heads", "layers", "global", "preference"]
+Allocation = Literal["uniform", "heads", "layers", "global", "preference", "coverage"]
 
 
 class CacheOptions(TypedDict, total=False):

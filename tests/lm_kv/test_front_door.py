@@ -47,6 +47,7 @@ POLICIES = {
     "tova",
     "windowkv",
     "zipcache",
+    "zipvl",
 }
 OTHERS = {
     "CacheReport",

@@ -48,6 +48,7 @@ POLICIES = {
     "zipcache": lm_kv.zipcache(window=0),
     "mpcache": lm_kv.mpcache(page=4, window=0),
     "sentencekv": lm_kv.sentencekv(longest=4, pool=1, sinks=0, window=0),
+    "zipvl": lm_kv.zipvl(window=0),
     "kvmerger": lm_kv.kvmerger(window=0),
     "kvmerger loose": lm_kv.kvmerger(window=0, threshold=0.75),
     "kvzip uniform": lm_kv.kvzip(allocation="uniform"),
