@@ -35,6 +35,7 @@ from dcache.lm_kv.policies.lazy_eviction import lazy_eviction
 from dcache.lm_kv.policies.look_m import look_m
 from dcache.lm_kv.policies.loopserve import loopserve
 from dcache.lm_kv.policies.mikv import mikv
+from dcache.lm_kv.policies.minicache import minicache
 from dcache.lm_kv.policies.mpcache import mpcache
 from dcache.lm_kv.policies.prefixkv import prefixkv
 from dcache.lm_kv.policies.quest import quest
@@ -50,6 +51,7 @@ from dcache.lm_kv.policies.streaming_llm import streaming_llm
 from dcache.lm_kv.policies.think import think
 from dcache.lm_kv.policies.tova import tova
 from dcache.lm_kv.policies.windowkv import windowkv
+from dcache.lm_kv.policies.xkv import xkv
 from dcache.lm_kv.policies.zipcache import zipcache
 from dcache.lm_kv.policies.zipvl import zipvl
 from dcache.lm_kv.policy import Policy
@@ -91,6 +93,7 @@ __all__ = [
     "loopserve",
     "make",
     "mikv",
+    "minicache",
     "mpcache",
     "prefixkv",
     "preset",
@@ -107,6 +110,7 @@ __all__ = [
     "think",
     "tova",
     "windowkv",
+    "xkv",
     "zipcache",
     "zipvl",
 ]

@@ -34,6 +34,7 @@ PolicyName = Literal[
     "look_m",
     "loopserve",
     "mikv",
+    "minicache",
     "mpcache",
     "prefixkv",
     "quest",
@@ -49,6 +50,7 @@ PolicyName = Literal[
     "think",
     "tova",
     "windowkv",
+    "xkv",
     "zipcache",
     "zipvl",
 ]
@@ -104,6 +106,8 @@ class PolicyOptions(CacheOptions, total=False):
     shift: bool
     sinks: int
     span: int | None
+    start: float
+    t: float
     tau1: float
     tau2: float
     threshold: float | None

@@ -12,6 +12,7 @@ from dcache.errors import DcacheError
 from dcache.lm_kv.budgets.allocation import ALLOCATIONS
 from dcache.lm_kv.budgets.budget import Budget
 from dcache.lm_kv.codecs.codec import Codec, Plain
+from dcache.lm_kv.codecs.jointly import Joint
 from dcache.lm_kv.scoring.coverage import Coverage
 from dcache.lm_kv.scoring.observers import Nothing, Observer
 from dcache.lm_kv.scoring.preference import Preference
@@ -133,7 +134,13 @@ class Policy:
     @property
     def after_forward(self) -> bool:
         """Whether tokens can be evicted only when all layers have run; the whole cache is held till then."""
-        return self.allocation in ("global", "preference") or self.scorer.probes
+        return self.allocation in ("global", "preference") or self.scorer.probes or self.joint is not None
+
+    @property
+    def joint(self) -> Joint | None:
+        """The codec, where it encodes several layers together."""
+        codec: Any = self.codec
+        return codec if hasattr(codec, "encode_group") else None
 
     @property
     def needs_rotary(self) -> bool:

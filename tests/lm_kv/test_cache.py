@@ -16,7 +16,7 @@ TOLERANCE = 1.5e-5
 LINEAR_TOLERANCE = 1.5e-4
 SNAPKV = lm_kv.snapkv(window=4, pool=3, every=4)
 # They round; test_low_bit.py and its neighbours have their bounds.
-LOW_BIT = {"cskv", "gear", "kivi", "rotatekv", "think", "zipcache"}
+LOW_BIT = {"cskv", "gear", "kivi", "minicache", "rotatekv", "think", "xkv", "zipcache"}
 # Their attention decides how much is kept, and the budget is an upper limit; test_zipvl.py has their oracle.
 LESS = {"zipvl"}
 POLICIES = {

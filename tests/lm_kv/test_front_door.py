@@ -31,6 +31,7 @@ POLICIES = {
     "look_m",
     "loopserve",
     "mikv",
+    "minicache",
     "mpcache",
     "prefixkv",
     "quest",
@@ -46,6 +47,7 @@ POLICIES = {
     "think",
     "tova",
     "windowkv",
+    "xkv",
     "zipcache",
     "zipvl",
 }

@@ -23,6 +23,7 @@ from dcache.lm_kv.budgets.budget import Budget
 from dcache.lm_kv.layers.layer import LayerCache
 from dcache.lm_kv.layers.selection import index_tokens
 from dcache.lm_kv.layers.shared import Shared
+from dcache.lm_kv.layers.together import encode_together
 from dcache.lm_kv.scoring.scorers import Context
 from dcache.lm_kv.storage.store import LayerStore
 from dcache.lm_kv.storage.stored import Stored
@@ -95,6 +96,7 @@ def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | N
         _evict_each(pairs, plan, received)
     for layer, _ in pairs:
         layer.flush()
+    encode_together([layer for layer, _ in pairs])
 
 
 def _held(layer: LayerCache, store: LayerStore) -> tuple[Stored, torch.Tensor]:

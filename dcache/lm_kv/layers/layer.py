@@ -99,7 +99,7 @@ class LayerCache(adapter.BaseLayer):
     def reset(self) -> None:
         """Forget everything."""
         self._clear()
-        self._account()
+        self.recount()
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take the newest `abs(tokens_to_remove)` columns back.
@@ -135,7 +135,7 @@ class LayerCache(adapter.BaseLayer):
         self.store.select_rows(rows)
         self.offset = self.offset[rows]
         self.state = {name: tensor[rows] for name, tensor in self.state.items()}
-        self._account()
+        self.recount()
 
     def attend(
         self,
@@ -198,12 +198,12 @@ class LayerCache(adapter.BaseLayer):
         flushes = self.index in self.shared.places and self.shared.policy.selector is None
         bound = partial(self.shared.codec, self.index, self.state)
         if flushes and self.store and self.store.flush(self.shared.policy.codec, bound):
-            self._account()
+            self.recount()
 
     def packed(self) -> None:
         """Tokens were evicted from the store."""
         self.evictions += 1
-        self._account()
+        self.recount()
 
     def storages(self) -> list[torch.Tensor]:
         """Every tensor that is held, for counting bytes."""
@@ -215,7 +215,7 @@ class LayerCache(adapter.BaseLayer):
         other.shared = shared
         other.store = None if self.store is None else self.store.fork()
         other.bytes_held = 0
-        other._account()
+        other.recount()
         return other
 
     def restore(
@@ -231,11 +231,10 @@ class LayerCache(adapter.BaseLayer):
         self.store, self.state, self.logits, self.offset = store, state, logits, offset
         self.since, self.evictions = since, evictions
         self.is_initialized = True
-        self._account()
+        self.recount()
 
     def _clear(self) -> None:
-        self.store = None
-        self.state = {}
+        self.store, self.state = None, {}
         self.since = self.evictions = 0
         self.read = None
         self.is_initialized = False
@@ -267,7 +266,7 @@ class LayerCache(adapter.BaseLayer):
         """Store this call's tokens; their positions int64 `[B, S]`."""
         positions, seen = call.placed(store.seen)
         if store.append(key, value, positions, call.fresh.valid, seen):
-            self._account()
+            self.recount()
         self.since += key.shape[2]
         return positions
 
@@ -286,7 +285,7 @@ class LayerCache(adapter.BaseLayer):
         seen = Observed(query, call.valid, positions, unrotate, shared.marked, shared.ids)
         before, self.state = self.state, policy.observer.observe(self.state, seen)
         if grows or self.state is not before:
-            self._account()
+            self.recount()
         if shared.holding or self.record_past:
             return
         if not self.is_due(query.shape[2]):
@@ -294,7 +293,8 @@ class LayerCache(adapter.BaseLayer):
         elif not policy.after_forward:
             shared.evict([self])
 
-    def _account(self) -> None:
+    def recount(self) -> None:
+        """Count the bytes of what changed."""
         total = bytes_of(self.storages())
         self.shared.count_bytes(total - self.bytes_held)
         self.bytes_held = total

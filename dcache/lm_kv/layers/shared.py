@@ -97,13 +97,28 @@ class Shared:
             layers: indices of its layers with full attention.
 
         Raises:
-            DcacheError: keys cannot be turned, or the policy's calibration is of another model.
+            DcacheError: keys cannot be turned, the policy's calibration is of another model, or layers that
+                are encoded together have a budget.
         """
+        joint: Any = self.policy.joint
+        if joint is not None and self.budget.size != 1.0:
+            raise DcacheError(
+                f"{joint.name} stores all tokens of several layers together: leave budget=1.0, or evict with "
+                "another policy and codec, such as lm_kv.keydiff() with lm_kv.cskv()"
+            )
         if self.policy.calibration is not None:
             self.calibration = calibration.load(self.policy.calibration)
             self.calibration.check(decoder, layers)
         if self.policy.needs_rotary:
             self.rotary = find_rotary(decoder, list(layers))
+
+    def lender(self, layer: int) -> int:
+        """Index of the layer that counts what this one shares with others: the first of its group."""
+        if self.policy.joint is None or layer not in self.places:
+            return layer
+        groups = self.policy.joint.groups(len(self.places))
+        place = next((group[0] for group in groups if self.places[layer] in group), self.places[layer])
+        return list(self.places)[place]
 
     def begin(self, rope: torch.Tensor | None) -> None:
         """A forward begins."""
