@@ -99,7 +99,7 @@ class LayerCache(adapter.BaseLayer):
     def reset(self) -> None:
         """Forget everything."""
         self._clear()
-        self.recount()
+        self._account()
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take the newest `abs(tokens_to_remove)` columns back.
@@ -135,7 +135,7 @@ class LayerCache(adapter.BaseLayer):
         self.store.select_rows(rows)
         self.offset = self.offset[rows]
         self.state = {name: tensor[rows] for name, tensor in self.state.items()}
-        self.recount()
+        self._account()
 
     def attend(
         self,
@@ -198,12 +198,12 @@ class LayerCache(adapter.BaseLayer):
         flushes = self.index in self.shared.places and self.shared.policy.selector is None
         bound = partial(self.shared.codec, self.index, self.state)
         if flushes and self.store and self.store.flush(self.shared.policy.codec, bound):
-            self.recount()
+            self._account()
 
     def packed(self) -> None:
-        """Tokens were evicted from the store."""
+        """Tokens were evicted from the store, or encoded with those of other layers."""
         self.evictions += 1
-        self.recount()
+        self._account()
 
     def storages(self) -> list[torch.Tensor]:
         """Every tensor that is held, for counting bytes."""
@@ -215,7 +215,7 @@ class LayerCache(adapter.BaseLayer):
         other.shared = shared
         other.store = None if self.store is None else self.store.fork()
         other.bytes_held = 0
-        other.recount()
+        other._account()
         return other
 
     def restore(
@@ -231,7 +231,7 @@ class LayerCache(adapter.BaseLayer):
         self.store, self.state, self.logits, self.offset = store, state, logits, offset
         self.since, self.evictions = since, evictions
         self.is_initialized = True
-        self.recount()
+        self._account()
 
     def _clear(self) -> None:
         self.store, self.state = None, {}
@@ -266,7 +266,7 @@ class LayerCache(adapter.BaseLayer):
         """Store this call's tokens; their positions int64 `[B, S]`."""
         positions, seen = call.placed(store.seen)
         if store.append(key, value, positions, call.fresh.valid, seen):
-            self.recount()
+            self._account()
         self.since += key.shape[2]
         return positions
 
@@ -285,7 +285,7 @@ class LayerCache(adapter.BaseLayer):
         seen = Observed(query, call.valid, positions, unrotate, shared.marked, shared.ids)
         before, self.state = self.state, policy.observer.observe(self.state, seen)
         if grows or self.state is not before:
-            self.recount()
+            self._account()
         if shared.holding or self.record_past:
             return
         if not self.is_due(query.shape[2]):
@@ -293,8 +293,7 @@ class LayerCache(adapter.BaseLayer):
         elif not policy.after_forward:
             shared.evict([self])
 
-    def recount(self) -> None:
-        """Count the bytes of what changed."""
+    def _account(self) -> None:
         total = bytes_of(self.storages())
         self.shared.count_bytes(total - self.bytes_held)
         self.bytes_held = total

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dcache.errors import DcacheError
+from dcache.errors import DcacheError, DcacheWarning
 from dcache.lm_kv.budgets.budget import Budget
 from dcache.lm_kv.codecs.codec import Codec, LayerFacts
 from dcache.lm_kv.model.calls import Call, read_call
@@ -100,17 +102,30 @@ class Shared:
             DcacheError: keys cannot be turned, the policy's calibration is of another model, or layers that
                 are encoded together have a budget.
         """
-        joint: Any = self.policy.joint
-        if joint is not None and self.budget.size != 1.0:
-            raise DcacheError(
-                f"{joint.name} stores all tokens of several layers together: leave budget=1.0, or evict with "
-                "another policy and codec, such as lm_kv.keydiff() with lm_kv.cskv()"
-            )
+        self._check_joint()
         if self.policy.calibration is not None:
             self.calibration = calibration.load(self.policy.calibration)
             self.calibration.check(decoder, layers)
         if self.policy.needs_rotary:
             self.rotary = find_rotary(decoder, list(layers))
+
+    def _check_joint(self) -> None:
+        """Refuse a budget beside layers that are encoded together; warn where there are none of them."""
+        joint: Any = self.policy.joint
+        if joint is None:
+            return
+        if self.budget.whole < math.inf:
+            raise DcacheError(
+                f"{joint.name} stores all tokens of several layers together: leave budget=1.0, or evict with "
+                "another policy and codec, such as lm_kv.keydiff() with lm_kv.cskv()"
+            )
+        if not joint.groups(len(self.places)):
+            warnings.warn(
+                f"{joint.name} encodes no layer of this model: all tokens stay as they came in "
+                f"{len(self.places)} of the layers; a smaller start may change it",
+                DcacheWarning,
+                stacklevel=4,
+            )
 
     def lender(self, layer: int) -> int:
         """Index of the layer that counts what this one shares with others: the first of its group."""

@@ -57,4 +57,4 @@ def _encode_group(layers: Sequence[LayerCache], joint: Joint) -> None:
         )
         store.segments = (*store.segments, segment)
         store.tail.drop(oldest)
-        layer.recount()
+        layer.packed()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from dcache import DcacheError, lm_kv
+from dcache import DcacheError, DcacheWarning, lm_kv
 from tests.lm_kv.language_models import (
     batch,
     check_a_padded_row_is_as_alone,
@@ -126,6 +126,15 @@ def test_each_prompt_has_a_segment_of_its_own():
     assert cache.get_seq_length() == 38
 
 
+def test_drafts_are_taken_back_and_only_the_prompt_is_encoded():
+    model, inputs = llama(4), {"input_ids": batch()["input_ids"][1:].repeat(1, 2)}
+    exact = lm_kv.KVCache(model, lm_kv.xkv(layers=2, rank=999, value_rank=999, residual=16))
+    options = {"max_new_tokens": 12, "do_sample": False}
+    own = model.generate(**inputs, past_key_values=exact, prompt_lookup_num_tokens=3, **options)
+    assert torch.equal(own, model.generate(**inputs, **options))
+    assert [segment.width for segment in exact.layers[0].store.segments] == [64]
+
+
 def test_beams_read_their_own_rows():
     model, inputs = llama(4), batch()
     options = {"num_beams": 3, "max_new_tokens": 6, "do_sample": False}
@@ -142,8 +151,20 @@ def test_an_eviction_beside_it_is_refused(name):
         DcacheError, match=f"{name} stores all tokens of several layers together: leave budget"
     ):
         lm_kv.KVCache(llama(4), name, budget=0.5)
+    for whole in (1, 64):
+        with pytest.raises(DcacheError, match=f"{name} stores all tokens of several"):
+            lm_kv.KVCache(llama(4), name, budget=whole)
     with pytest.raises(DcacheError, match=f"{name} stores all tokens"):
         lm_kv.KVCache(llama(4), "snapkv", budget=8, codec=POLICIES[name])
+
+
+def test_a_model_without_a_group_is_said():
+    model = llama(2)
+    with pytest.warns(
+        DcacheWarning, match="minicache encodes no layer of this model.*2 of the layers; a smaller start"
+    ):
+        cache = lm_kv.KVCache(model, POLICIES["minicache"])
+    assert generate(model, batch(), cache, 2)[0].equal(generate(model, batch(), None, 2)[0])
 
 
 def test_dense_layers_are_in_no_group():
@@ -151,5 +172,3 @@ def test_dense_layers_are_in_no_group():
     assert [len(layer.store.segments) for layer in cache.layers] == [0, 1, 1, 1]
     assert cache.layers[1].store.segments[0].keys.basis is cache.layers[2].store.segments[0].keys.basis
     assert cache.layers[3].store.segments[0].lent == frozenset()
-    few = prefilled(llama(1), POLICIES["minicache"], batch())
-    assert few.layers[0].store.segments == ()
