@@ -38,6 +38,7 @@ from dcache.lm_kv.policies.look_m import look_m
 from dcache.lm_kv.policies.loopserve import loopserve
 from dcache.lm_kv.policies.matryoshka import matryoshka
 from dcache.lm_kv.policies.mikv import mikv
+from dcache.lm_kv.policies.minicache import minicache
 from dcache.lm_kv.policies.mpcache import mpcache
 from dcache.lm_kv.policies.prefixkv import prefixkv
 from dcache.lm_kv.policies.quest import quest
@@ -45,6 +46,7 @@ from dcache.lm_kv.policies.random import random
 from dcache.lm_kv.policies.razor_attention import razor_attention
 from dcache.lm_kv.policies.rotatekv import rotatekv
 from dcache.lm_kv.policies.scissorhands import scissorhands
+from dcache.lm_kv.policies.sentencekv import sentencekv
 from dcache.lm_kv.policies.shadowkv import shadowkv
 from dcache.lm_kv.policies.snapkv import snapkv
 from dcache.lm_kv.policies.speckv import speckv
@@ -54,7 +56,9 @@ from dcache.lm_kv.policies.tova import tova
 from dcache.lm_kv.policies.trained_scorer import trained_scorer
 from dcache.lm_kv.policies.vidkv import vidkv
 from dcache.lm_kv.policies.windowkv import windowkv
+from dcache.lm_kv.policies.xkv import xkv
 from dcache.lm_kv.policies.zipcache import zipcache
+from dcache.lm_kv.policies.zipvl import zipvl
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import available, make, preset
 from dcache.lm_kv.reuse.cache_craft import cache_craft
@@ -72,6 +76,7 @@ from dcache.util.distribution import needs_transformers
 if TYPE_CHECKING:
     from dcache.lm_kv.cache import KVCache
     from dcache.lm_kv.calibrating.repeated_text import head_pattern
+    from dcache.lm_kv.episodic import episodes
     from dcache.lm_kv.reuse.chunk import Chunk, encode
     from dcache.lm_kv.reuse.edit import edit
     from dcache.lm_kv.reuse.join import Joined, join
@@ -99,6 +104,7 @@ __all__ = [
     "elastic_vlm",
     "ems",
     "encode",
+    "episodes",
     "expected_attention",
     "gear",
     "h2o",
@@ -120,6 +126,7 @@ __all__ = [
     "make",
     "matryoshka",
     "mikv",
+    "minicache",
     "mpcache",
     "pie",
     "prefixkv",
@@ -130,6 +137,7 @@ __all__ = [
     "razor_attention",
     "rotatekv",
     "scissorhands",
+    "sentencekv",
     "shadowkv",
     "snapkv",
     "speckv",
@@ -140,7 +148,9 @@ __all__ = [
     "triforce",
     "vidkv",
     "windowkv",
+    "xkv",
     "zipcache",
+    "zipvl",
 ]
 
 # Imported when it is used, for transformers takes seconds: name -> module.
@@ -150,6 +160,7 @@ _LATER = {
     "KVCache": "cache",
     "edit": "reuse.edit",
     "encode": "reuse.chunk",
+    "episodes": "episodic",
     "head_pattern": "calibrating.repeated_text",
     "join": "reuse.join",
 }

@@ -168,7 +168,7 @@ class KVCache(RowCache):
             images: bool `[B, columns]`, as `input_ids == config.image_token_id`.
 
         Raises:
-            DcacheError: it has another shape or dtype.
+            DcacheError: it has another shape or dtype, or the policy reads no marks.
         """
         self._shared.mark(images)
 
@@ -275,7 +275,7 @@ class KVCache(RowCache):
         if inputs is None:
             return
         rows, self._new = inputs.shape[:2]
-        self._shared.take_marks(rows, self._new, inputs.device)
+        self._shared.take_inputs(inputs)
         if self.policy.scorer.probes:
             start = self.get_seq_length(self.compressed_layers[0])
             read = read_call(mask_of(call), None, rows, self._new, start, inputs.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 from dcache.lm_kv.codecs.codec import Codec
@@ -34,6 +35,7 @@ PolicyName = Literal[
     "loopserve",
     "matryoshka",
     "mikv",
+    "minicache",
     "mpcache",
     "prefixkv",
     "quest",
@@ -41,6 +43,7 @@ PolicyName = Literal[
     "razor_attention",
     "rotatekv",
     "scissorhands",
+    "sentencekv",
     "shadowkv",
     "snapkv",
     "speckv",
@@ -49,9 +52,11 @@ PolicyName = Literal[
     "tova",
     "vidkv",
     "windowkv",
+    "xkv",
     "zipcache",
+    "zipvl",
 ]
-Allocation = Literal["uniform", "heads", "layers", "global", "preference"]
+Allocation = Literal["uniform", "heads", "layers", "global", "preference", "coverage"]
 
 
 class CacheOptions(TypedDict, total=False):
@@ -75,6 +80,7 @@ class PolicyOptions(CacheOptions, total=False):
     calibration: str | os.PathLike[str] | None
     channels: int
     draft: Draft | Any
+    ends: Sequence[int] | Any | None
     exact: int
     future: int
     gamma: float
@@ -85,6 +91,7 @@ class PolicyOptions(CacheOptions, total=False):
     history: int
     key_bits: float
     layers: int
+    longest: int
     low: int
     merge: str
     outliers: float
@@ -102,6 +109,8 @@ class PolicyOptions(CacheOptions, total=False):
     shift: bool
     sinks: int
     span: int | None
+    start: float
+    t: float
     tau1: float
     tau2: float
     threshold: float | None

@@ -12,6 +12,8 @@ from dcache.errors import DcacheError
 from dcache.lm_kv.budgets.allocation import ALLOCATIONS
 from dcache.lm_kv.budgets.budget import Budget
 from dcache.lm_kv.codecs.codec import Codec, Plain
+from dcache.lm_kv.codecs.jointly import Joint
+from dcache.lm_kv.scoring.coverage import Coverage
 from dcache.lm_kv.scoring.observers import Nothing, Observer
 from dcache.lm_kv.scoring.preference import Preference
 from dcache.lm_kv.scoring.scorers import Scorer
@@ -39,7 +41,8 @@ class Policy:
             budget. Sinks and window together take at most half the budget.
         allocation: how the budget is divided: "uniform"; "heads" of a layer share it (AdaKV); "layers" get
             less from the first to the last (PyramidKV); "global", all heads of all layers share it;
-            "preference", layers get it in proportion to `preference` (CAKE).
+            "preference", layers get it in proportion to `preference` (CAKE); "coverage", each layer takes
+            what `coverage` says, and the budget is an upper limit (ZipVL).
         floor: the share of the mean budget that any head (layer, for "layers") keeps at least, 0 to 1.
         positions: "original" positions of kept tokens, or "shifted" together behind the newest
             (StreamingLLM).
@@ -54,6 +57,7 @@ class Policy:
         held: where a selector reads some, the tokens that are kept, a share or a number as `budget`, at least
             as many as are read; None for all of them.
         preference: how much of the budget a layer wants, for the allocation "preference".
+        coverage: how many tokens a layer needs, for the allocation "coverage".
         reader: what a probe reads behind the cache: (ids, validity) of the text -> the same of what is read;
             None for the text itself.
         calibration: path of the file that the policy reads, measured on the cache's model; None without one.
@@ -79,6 +83,7 @@ class Policy:
     layer_group: int = 1
     reducer: Reducer = drop
     preference: Preference | None = None
+    coverage: Coverage | None = None
     selector: Selector | None = None
     held: float | None = None
     reader: Reader | None = None
@@ -99,13 +104,7 @@ class Policy:
                 f"window must be a whole number of tokens or a float in [0, 0.5], a share of the budget, "
                 f"got {self.window!r}"
             )
-        if self.allocation not in ALLOCATIONS:
-            raise DcacheError(f"allocation must be one of {', '.join(ALLOCATIONS)}, got {self.allocation!r}")
-        if self.allocation == "preference" and self.preference is None:
-            raise DcacheError(
-                f"{self.name} does not say which layers want more of the budget: choose another allocation, "
-                "or a policy with a preference, such as cake"
-            )
+        _check_allocation(self)
         if self.held is not None:
             Budget(self.held)
             if self.selector is None or self.allocation != "uniform":
@@ -135,7 +134,13 @@ class Policy:
     @property
     def after_forward(self) -> bool:
         """Whether tokens can be evicted only when all layers have run; the whole cache is held till then."""
-        return self.allocation in ("global", "preference") or self.scorer.probes
+        return self.allocation in ("global", "preference") or self.scorer.probes or self.joint is not None
+
+    @property
+    def joint(self) -> Joint | None:
+        """The codec, where it encodes several layers together."""
+        codec: Any = self.codec
+        return codec if hasattr(codec, "encode_group") else None
 
     @property
     def needs_rotary(self) -> bool:
@@ -161,6 +166,26 @@ def _codec_of(codec: Any) -> Codec:
             "codec, or use that policy by itself"
         )
     return stored
+
+
+def _check_allocation(policy: Policy) -> None:
+    """A policy says what its allocation divides the budget by.
+
+    Raises:
+        DcacheError: it does not, or there is no such allocation.
+    """
+    if policy.allocation not in ALLOCATIONS:
+        raise DcacheError(f"allocation must be one of {', '.join(ALLOCATIONS)}, got {policy.allocation!r}")
+    if policy.allocation == "preference" and policy.preference is None:
+        raise DcacheError(
+            f"{policy.name} does not say which layers want more of the budget: choose another allocation, "
+            "or a policy with a preference, such as cake"
+        )
+    if (policy.allocation == "coverage") != (policy.coverage is not None):
+        raise DcacheError(
+            "the allocation coverage and a policy that says how many tokens a layer needs go together, got "
+            f"{policy.allocation!r} for {policy.name}: leave its allocation as it is, or choose zipvl"
+        )
 
 
 def _check_tiers(policy: Policy) -> None:

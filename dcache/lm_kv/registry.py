@@ -71,8 +71,8 @@ def available(kind: str | None = None) -> dict[str, str]:
     """Name of every method -> its summary.
 
     Args:
-        kind: "policy" for those that `KVCache` takes, "reuse" for those that `join` takes, "sharing" for texts
-            that several rows read, "trained" for policies that load somebody's weights; None for all.
+        kind: "policy" for those that `KVCache` takes, "reuse" for those that `join` takes, "sharing" for
+            texts that several rows read, "trained" for policies that load weights; None for all.
 
     Raises:
         DcacheError: there is no such kind.

@@ -16,7 +16,11 @@ TOLERANCE = 1.5e-5
 LINEAR_TOLERANCE = 1.5e-4
 SNAPKV = lm_kv.snapkv(window=4, pool=3, every=4)
 # They round; test_low_bit.py and its neighbours have their bounds.
-LOW_BIT = {"cskv", "gear", "kivi", "matryoshka", "rotatekv", "think", "vidkv", "zipcache"}
+LOW_BIT = {
+    "cskv", "gear", "kivi", "matryoshka", "minicache", "rotatekv", "think", "vidkv", "xkv", "zipcache",
+}  # fmt: skip
+# Their attention decides how much is kept, and the budget is an upper limit; test_zipvl.py has their oracle.
+LESS = {"zipvl"}
 POLICIES = {
     "streaming_llm": lm_kv.streaming_llm(sinks=2, every=4),
     "random": lm_kv.random(every=4),
@@ -44,6 +48,7 @@ POLICIES = {
     "speckv": lm_kv.speckv(tokens=4, window=2, every=4),
     "compresskv": lm_kv.compresskv(window=4, pool=3, every=4),
     "lacache": lm_kv.lacache(sinks=2, every=4),
+    "zipvl": lm_kv.zipvl(share=0.8, window=2, every=4),
 }
 
 
@@ -95,7 +100,7 @@ def test_a_padded_row_equals_its_single_run_while_evicting_with_every_policy(nam
     ]
 
 
-@pytest.mark.parametrize("name", sorted(lm_kv.available("policy").keys() - LOW_BIT))
+@pytest.mark.parametrize("name", sorted(lm_kv.available("policy").keys() - LOW_BIT - LESS))
 def test_a_budget_of_everything_equals_dynamic_cache_with_every_policy(name):
     model, inputs = llama(), batch()
     ids, logits = generate(model, inputs, DynamicCache(config=model.config))

@@ -32,6 +32,7 @@ POLICIES = {
     "loopserve",
     "matryoshka",
     "mikv",
+    "minicache",
     "mpcache",
     "prefixkv",
     "quest",
@@ -39,6 +40,7 @@ POLICIES = {
     "razor_attention",
     "rotatekv",
     "scissorhands",
+    "sentencekv",
     "shadowkv",
     "snapkv",
     "speckv",
@@ -47,14 +49,16 @@ POLICIES = {
     "tova",
     "vidkv",
     "windowkv",
+    "xkv",
     "zipcache",
+    "zipvl",
 }
 REUSE = {"cache_craft", "cacheblend", "kvcomm", "pie"}
 SHARING = {"ape", "hogwild", "hydragen", "prepacking", "triforce"}
 TRAINED = {"trained_scorer"}
 OTHERS = {
     "CacheReport", "CacheStats", "Chunk", "Joined", "KVCache", "Policy", "Reuse", "available", "cachegen",
-    "edit", "encode", "head_pattern", "join", "make", "preset",
+    "edit", "encode", "episodes", "head_pattern", "join", "make", "preset",
 }  # fmt: skip
 KINDS = {"policy": POLICIES, "reuse": REUSE, "sharing": SHARING, "trained": TRAINED}
 NAMES = set().union(*KINDS.values())

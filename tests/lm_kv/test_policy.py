@@ -18,7 +18,7 @@ from dcache.lm_kv.scoring.scorers import KeyDistance, Reconstruction
         ("every", 1.5, "every must be"),
         ("window", -1, "window must be"),
         ("window", 0.6, r"window must be a whole number of tokens or a float in \[0, 0.5\]"),
-        ("allocation", "head", "global, preference, got 'head'"),
+        ("allocation", "head", "preference, coverage, got 'head'"),
         ("positions", "cache", "positions must be one of original, shifted"),
         ("floor", 1.5, "floor must be a number from 0 to 1"),
         ("dense_layers", [0], "dense_layers must be a tuple"),

@@ -47,6 +47,10 @@ POLICIES = {
     "mikv": lm_kv.mikv(window=0),
     "zipcache": lm_kv.zipcache(window=0),
     "mpcache": lm_kv.mpcache(page=4, window=0),
+    "sentencekv": lm_kv.sentencekv(longest=4, pool=1, sinks=0, window=0),
+    "zipvl": lm_kv.zipvl(window=0),
+    "xkv": lambda share: lm_kv.xkv(layers=2, rank=int(share * 128), value_rank=int(share * 128), residual=0),
+    "minicache": lambda share: lm_kv.minicache(gamma=share, start=0.0, residual=0),
     "kvmerger": lm_kv.kvmerger(window=0),
     "kvmerger loose": lm_kv.kvmerger(window=0, threshold=0.75),
     "kvzip uniform": lm_kv.kvzip(allocation="uniform"),
@@ -75,8 +79,11 @@ def model() -> Any:
 
 @torch.no_grad()
 def measured(model: Any, name: str, budget: float) -> float:
-    """Share of right answers with layer 0 dense."""
-    return share(model, lm_kv.KVCache(model, POLICIES[name], budget=budget, dense_layers=(0,)))
+    """Share of right answers with layer 0 dense, or of a policy that stores all tokens in that size."""
+    policy: Any = POLICIES[name]
+    if not isinstance(policy, lm_kv.Policy):
+        return share(model, lm_kv.KVCache(model, policy(budget)))
+    return share(model, lm_kv.KVCache(model, policy, budget=budget, dense_layers=(0,)))
 
 
 @torch.no_grad()

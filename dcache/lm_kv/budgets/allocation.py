@@ -12,7 +12,7 @@ from itertools import accumulate, pairwise
 
 import torch
 
-ALLOCATIONS = ("uniform", "heads", "layers", "global", "preference")
+ALLOCATIONS = ("uniform", "heads", "layers", "global", "preference", "coverage")
 # Rounds of a bisection in float64.
 ROUNDS = 120
 NOTHING = float("-inf")

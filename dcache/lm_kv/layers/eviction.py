@@ -23,6 +23,7 @@ from dcache.lm_kv.budgets.budget import Budget
 from dcache.lm_kv.layers.layer import LayerCache
 from dcache.lm_kv.layers.selection import index_tokens
 from dcache.lm_kv.layers.shared import Shared
+from dcache.lm_kv.layers.together import encode_together
 from dcache.lm_kv.scoring.scorers import Context
 from dcache.lm_kv.storage.store import LayerStore
 from dcache.lm_kv.storage.stored import Stored
@@ -95,6 +96,7 @@ def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | N
         _evict_each(pairs, plan, received)
     for layer, _ in pairs:
         layer.flush()
+    encode_together([layer for layer, _ in pairs])
 
 
 def _held(layer: LayerCache, store: LayerStore) -> tuple[Stored, torch.Tensor]:
@@ -126,6 +128,11 @@ def _evict_each(
                 for n, s, w, seen in zip(tokens, plan.sinks, plan.window, store.seen.tolist(), strict=True)
             ]
         allowed = torch.tensor(tokens, device=store.seen.device)
+        if shared.policy.coverage is not None:
+            stored = store.stored()
+            needed = shared.policy.coverage.of(stored, _context(layer, store, stored, plan, received))
+            protected = [min(s + w, n) for s, w, n in zip(plan.sinks, plan.window, tokens, strict=True)]
+            allowed = allowed.minimum(needed.maximum(torch.tensor(protected, device=allowed.device)))
         over = _over([(layer, store)], allowed)
         if bool(over.any()):
             allowed = _without_slots(shared, allowed, over)
@@ -224,25 +231,33 @@ def _without_slots(shared: Shared, allowed: torch.Tensor, over: torch.Tensor) ->
     return (allowed - shared.policy.reducer.slots * over).clamp_min(0)
 
 
+def _context(
+    layer: LayerCache,
+    store: LayerStore,
+    stored: Stored,
+    plan: Plan,
+    received: Mapping[int, torch.Tensor] | None,
+) -> Context:
+    """What a layer's scorer reads beside its tokens."""
+    shared, keys = layer.shared, stored.keys
+    return Context(
+        layer.index,
+        layer.state,
+        store.seen,
+        layer.logits,
+        lambda start, count: shared.mean_rotation(layer.index, keys.shape[3], start, count, keys),
+        None if received is None else received[layer.index],
+        torch.tensor(plan.tokens, device=store.seen.device),
+        shared.layers,
+    )
+
+
 def _candidates(
     layer: LayerCache, store: LayerStore, plan: Plan, received: Mapping[int, torch.Tensor] | None
 ) -> Candidates:
     """A layer's tokens and their scores."""
     stored, shared = store.stored(), layer.shared
-
-    def mean_rotation(start: int, count: int) -> torch.Tensor:
-        return shared.mean_rotation(layer.index, stored.keys.shape[3], start, count, stored.keys)
-
-    context = Context(
-        layer.index,
-        layer.state,
-        store.seen,
-        layer.logits,
-        mean_rotation,
-        None if received is None else received[layer.index],
-        torch.tensor(plan.tokens, device=store.seen.device),
-        shared.layers,
-    )
+    context = _context(layer, store, stored, plan, received)
     policy = shared.policy
     scores = _scores(shared, stored, context)
     preference = None if policy.preference is None else policy.preference.of(stored, context)

@@ -31,7 +31,7 @@ def figures(
     stores = [layer.store for layer in layers if layer.store is not None]
     selects = shared.policy.selector is not None
     # All tokens are kept where a selector reads some of them, unless the policy says how many.
-    evicts = not selects or shared.policy.held is not None
+    evicts = (not selects or shared.policy.held is not None) and shared.policy.joint is None
     kept = (
         torch.stack([store.kept().float().mean(1) for store in stores]).mean(0) if stores else torch.zeros(0)
     )

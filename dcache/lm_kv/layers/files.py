@@ -112,7 +112,7 @@ class Saved:
         device = next(decoder.parameters()).device
         placed = {name: tensor.to(device) for name, tensor in self.tensors.items()}
         for layer in layers:
-            restore_layer(layer, _under(f"layer{layer.index}.", placed))
+            restore_layer(layer, _with_borrowed(layer, placed))
         if "text.ids" in placed:
             text.append(placed["text.ids"], placed["text.valid"])
             text.complete = self.complete
@@ -213,7 +213,7 @@ def layer_tensors(layer: LayerCache) -> dict[str, torch.Tensor]:
         optional["softcap"] = torch.tensor([layer.logits.softcap], dtype=torch.float64)
     for number, segment in enumerate(store.segments):
         for part, encoded in (("keys", segment.keys), ("values", segment.values)):
-            named = segment.codec.tensors(encoded)
+            named = segment.owned(encoded)
             tensors |= {f"{number}.{part}{'.' if n else ''}{n}": tensor for n, tensor in named.items()}
         tensors[f"{number}.lengths"] = segment.lengths
         if segment.codec == layer.shared.policy.reducer.lower:
@@ -227,6 +227,16 @@ def layer_tensors(layer: LayerCache) -> dict[str, torch.Tensor]:
 def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _with_borrowed(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A layer's tensors, and those that another one's segments have for it."""
+    joint, lender = layer.shared.policy.joint, layer.shared.lender(layer.index)
+    own = _under(f"layer{layer.index}.", tensors)
+    if joint is None or lender == layer.index:
+        return own
+    other = _under(f"layer{lender}.", tensors)
+    return {**{n: t for n, t in other.items() if n.rpartition(".")[2] in joint.shared}, **own}
 
 
 def restore_layer(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -247,13 +257,17 @@ def restore_layer(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> Non
     lower = layer.shared.policy.reducer.lower
     codecs = [codec if lower is None or f"{n}.lower" not in tensors else lower for n in numbers]
     pairs = zip(numbers, codecs, strict=True)
-    store.segments = tuple(_segment(tensors, f"{n}.", codec, store.tail) for n, codec in pairs)
+    joint, lends = layer.shared.policy.joint, layer.shared.lender(layer.index) == layer.index
+    lent = frozenset[str]() if joint is None or lends else joint.shared
+    store.segments = tuple(_segment(tensors, f"{n}.", codec, store.tail, lent) for n, codec in pairs)
     softcap = float(tensors["softcap"]) if "softcap" in tensors else None
     logits = Logits(float(tensors["scaling"]), softcap, tensors.get("sinks"))
     layer.restore(store, _under("state.", tensors), logits, tensors["offset"], since, evictions)
 
 
-def _segment(tensors: Mapping[str, torch.Tensor], prefix: str, codec: Codec, tail: Tail) -> Segment:
+def _segment(
+    tensors: Mapping[str, torch.Tensor], prefix: str, codec: Codec, tail: Tail, lent: frozenset[str]
+) -> Segment:
     """The segment whose tensors have this prefix."""
 
     def encoded(part: str) -> dict[str, torch.Tensor]:
@@ -266,5 +280,6 @@ def _segment(tensors: Mapping[str, torch.Tensor], prefix: str, codec: Codec, tai
         lengths=tensors[f"{prefix}lengths"],
         codec=codec,
         index=_under(f"{prefix}index.", tensors) or None,
+        lent=lent,
         **{name: tensors.get(prefix + name) for name in OPTIONAL},
     )

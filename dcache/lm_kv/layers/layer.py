@@ -174,7 +174,7 @@ class LayerCache(adapter.BaseLayer):
         if query.shape[2] == 1 and reader is None and call.fresh.plain and policy.positions == "original":
             # One new token sees all there is, so it is stored first and is no part by itself.
             positions = self._store(store, key, value, call)
-            parts, self.read = read_parts(store, self.shared, self.index, query, self.logits)
+            parts, self.read = read_parts(store, self.shared, self.index, query, self.logits, self.state)
             attended = attend_one(query, parts, self.logits, statistic)
             self._observe(store, query, call, positions, attended.columns)
             return attended.output
@@ -201,7 +201,7 @@ class LayerCache(adapter.BaseLayer):
             self._account()
 
     def packed(self) -> None:
-        """Tokens were evicted from the store."""
+        """Tokens were evicted from the store, or encoded with those of other layers."""
         self.evictions += 1
         self._account()
 
@@ -234,8 +234,7 @@ class LayerCache(adapter.BaseLayer):
         self._account()
 
     def _clear(self) -> None:
-        self.store = None
-        self.state = {}
+        self.store, self.state = None, {}
         self.since = self.evictions = 0
         self.read = None
         self.is_initialized = False
@@ -283,7 +282,8 @@ class LayerCache(adapter.BaseLayer):
         policy, shared = self.shared.policy, self.shared
         grows = columns is not None and store.add_scores(columns)
         unrotate = partial(shared.turn, self.index, query, call.rope, "back")
-        seen = Observed(query, call.valid, positions, unrotate, shared.marked, *shared.input_of(self.index))
+        text = shared.marked, shared.ids, *shared.input_of(self.index)
+        seen = Observed(query, call.valid, positions, unrotate, *text)
         before, self.state = self.state, policy.observer.observe(self.state, seen)
         if grows or self.state is not before:
             self._account()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dcache.errors import DcacheError
+from dcache.errors import DcacheError, DcacheWarning
 from dcache.lm_kv.budgets.budget import Budget
 from dcache.lm_kv.codecs.bases import HeadBasis
 from dcache.lm_kv.codecs.codec import Codec, LayerFacts
@@ -68,6 +70,7 @@ class Shared:
         warned: whether it was said that sinks and window shrink.
         marks: bool `[B, columns]`, which columns of the calls to come are images'; None where none are.
         marked: those of the running forward.
+        ids: the running forward's ids `[B, S]`, for observers that read them; else None.
         layers: how many layers the model has.
         inputs: what attention is given, for observers that read it.
         group_scores: place of the first layer of a group, and the scores that its other layers take from it.
@@ -89,6 +92,7 @@ class Shared:
     warned: bool = False
     marks: torch.Tensor | None = None
     marked: torch.Tensor | None = None
+    ids: torch.Tensor | None = None
     layers: int = 1
     group_scores: tuple[int, torch.Tensor] | None = None
     inputs: Inputs | None = None
@@ -102,8 +106,10 @@ class Shared:
             layers: indices of its layers with full attention.
 
         Raises:
-            DcacheError: keys cannot be turned, or the policy's calibration is of another model.
+            DcacheError: keys cannot be turned, the policy's calibration is of another model, or layers that
+                are encoded together have a budget.
         """
+        self._check_joint()
         if self.policy.calibration is not None:
             self.calibration = calibration.load(self.policy.calibration)
             self.calibration.check(decoder, layers)
@@ -114,12 +120,47 @@ class Shared:
         if self.policy.observer.needs_hidden:
             self.inputs = Inputs(attention_modules(decoder, list(layers)))
 
+    def _check_joint(self) -> None:
+        """Refuse a budget beside layers that are encoded together; warn where there are none of them."""
+        joint: Any = self.policy.joint
+        if joint is None:
+            return
+        if self.budget.whole < math.inf:
+            raise DcacheError(
+                f"{joint.name} stores all tokens of several layers together: leave budget=1.0, or evict with "
+                "another policy and codec, such as lm_kv.keydiff() with lm_kv.cskv()"
+            )
+        if not joint.groups(len(self.places)):
+            warnings.warn(
+                f"{joint.name} encodes no layer of this model: all tokens stay as they came in "
+                f"{len(self.places)} of the layers; a smaller start may change it",
+                DcacheWarning,
+                stacklevel=4,
+            )
+
+    def lender(self, layer: int) -> int:
+        """Index of the layer that counts what this one shares with others: the first of its group."""
+        if self.policy.joint is None or layer not in self.places:
+            return layer
+        groups = self.policy.joint.groups(len(self.places))
+        place = next((group[0] for group in groups if self.places[layer] in group), self.places[layer])
+        return list(self.places)[place]
+
     def begin(self, rope: torch.Tensor | None) -> None:
         """A forward begins."""
         self.live, self.rope, self._call = True, rope, None
 
     def mark(self, images: torch.Tensor) -> None:
-        """Remember marks of columns to come; DcacheError where they are not bool `[B, columns]`."""
+        """Remember marks of columns to come.
+
+        Raises:
+            DcacheError: they are not bool `[B, columns]`, or the policy reads none.
+        """
+        if not self.policy.observer.reads_marks:
+            raise DcacheError(
+                f"{self.policy.name} does not tell images from text, so marks would change nothing: choose "
+                "look_m, which does, or leave mark() out"
+            )
         if not isinstance(images, torch.Tensor):
             raise DcacheError(f"images must be a bool tensor [rows, columns], got {images!r}")
         if images.ndim != 2 or images.dtype != torch.bool:
@@ -128,27 +169,26 @@ class Shared:
             )
         self.marks = images
 
-    def take_marks(self, rows: int, columns: int, device: torch.device) -> None:
-        """The running forward has so many columns; take their marks.
+    def take_inputs(self, inputs: torch.Tensor) -> None:
+        """Take what observers read of the running forward's ids `[B, S]` or embeddings `[B, S, D]`.
 
         Raises:
-            DcacheError: marks are of another batch.
+            DcacheError: marks are of another batch, or ids are read and embeddings came.
         """
-        if self.marks is None:
-            return
-        if len(self.marks) != rows:
-            raise DcacheError(
-                f"{len(self.marks)} rows were marked, the call has {rows}: mark the batch that the model gets"
-            )
-        self.marked, rest = self.marks[:, :columns].to(device), self.marks[:, columns:]
-        self.marks = rest if rest.shape[1] else None
-        missing = columns - self.marked.shape[1]
-        if missing:
-            self.marked = torch.cat([self.marked, self.marked.new_zeros(rows, missing)], 1)
+        if self.policy.observer.reads_ids:
+            if inputs.ndim != 2:
+                raise DcacheError(
+                    f"{self.policy.name} reads the ids of the text, but this call came as embeddings: call "
+                    "the model with input_ids, or choose a policy that reads none, such as quest"
+                )
+            self.ids = inputs
+        if self.marks is not None:
+            self.marked, self.marks = _divided(self.marks.to(inputs.device), inputs)
 
     def end(self) -> None:
         """It ended."""
-        self.live, self.rope, self._call, self.marked = False, None, None, None
+        self.live, self.rope, self._call = False, None, None
+        self.marked = self.ids = None
 
     def call(self, mask: Any, key: torch.Tensor, start: int) -> Call:
         """This forward's call; read once, for all layers are given the same mask."""
@@ -194,3 +234,21 @@ class Shared:
                 "this policy turns keys or queries, but says that it does not: set `needs_rotary`"
             )
         return self.rotary
+
+
+def _divided(marks: torch.Tensor, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Marks bool `[B, S]` of these inputs, False where there are none, and those of the calls to come.
+
+    Raises:
+        DcacheError: they are of another batch.
+    """
+    rows, columns = inputs.shape[:2]
+    if len(marks) != rows:
+        raise DcacheError(
+            f"{len(marks)} rows were marked, the call has {rows}: mark the batch that the model gets"
+        )
+    marked, rest = marks[:, :columns], marks[:, columns:]
+    missing = columns - marked.shape[1]
+    if missing:
+        marked = torch.cat([marked, marked.new_zeros(rows, missing)], 1)
+    return marked, rest if rest.shape[1] else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import preset
-from dcache.lm_kv.scoring.text_sums import AnchorsOfThePrompt, MarkedSums
+from dcache.lm_kv.scoring.text_sums import AnchorsOfThePrompt, PromptSums
 from dcache.lm_kv.storage.nearest import MergeInto
 
 
@@ -23,7 +23,7 @@ def elastic_vlm(budget: float | None = None, window: float = 24, sinks: int = 0,
     """
     return Policy(
         scorer=AnchorsOfThePrompt(),
-        observer=MarkedSums(),
+        observer=PromptSums(),
         reducer=MergeInto("average", -1.0, by_position=True),
         budget=budget,
         sinks=sinks,

@@ -21,6 +21,24 @@ def layer_mean(values: torch.Tensor, stored: Stored, heads: torch.Tensor | None 
     return from_grid((total / count)[:, None].expand(-1, values.shape[1], -1), stored)
 
 
+def flags_by_position(
+    before: torch.Tensor | None, positions: torch.Tensor, flags: torch.Tensor
+) -> torch.Tensor:
+    """Flags of all tokens so far, bool `[B, T]` by position.
+
+    Args:
+        before: the same of earlier calls; None where there were none.
+        positions: int64 `[B, S]`, of this call's tokens.
+        flags: bool `[B, S]`, False at pads.
+    """
+    known = flags[:, :0] if before is None else before
+    longest = max(int(positions.max()) + 1, known.shape[1])
+    grid = known.new_zeros(len(known), longest)
+    grid[:, : known.shape[1]] = known
+    # Pads have positions of other tokens and no flag.
+    return grid.long().scatter_add(1, positions, flags.long()) > 0
+
+
 def on_grid(values: torch.Tensor, stored: Stored, multiple: int = 1) -> torch.Tensor:
     """Values `[B, h, M]` by position, `[B, h, T]`, 0 where no token is; T is a multiple of a number."""
     rows, heads, slots = values.shape

@@ -28,6 +28,7 @@ class Observed:
         positions: int64 `[B, S]`, each token's index among its row's true tokens.
         unrotate: the queries without their rotation; it raises DcacheError where the model's is unknown.
         marked: bool `[B, S]`, which tokens are images'; None where nothing was marked.
+        ids: int64 `[B, S]`, the tokens' ids, for observers that read them; else None.
         layer: index of the layer.
         hidden: `[B, S, D]`, what the layer's attention was given; None for observers that do not ask for it.
     """
@@ -37,6 +38,7 @@ class Observed:
     positions: torch.Tensor
     unrotate: Callable[[], torch.Tensor]
     marked: torch.Tensor | None = None
+    ids: torch.Tensor | None = None
     layer: int = 0
     hidden: torch.Tensor | None = None
 
@@ -60,6 +62,14 @@ class Observer(Protocol):
     def needs_hidden(self) -> bool:
         """Whether `hidden` is read."""
 
+    @property
+    def reads_ids(self) -> bool:
+        """Whether calls must have `ids`; those that come as embeddings are refused then."""
+
+    @property
+    def reads_marks(self) -> bool:
+        """Whether `marked` is read; `KVCache.mark` is refused where it is not."""
+
     def observe(self, state: State, call: Observed) -> State:
         """The state after one more call; `state` is empty before the first."""
 
@@ -81,6 +91,13 @@ class Nothing:
     beside: ClassVar[tuple[int, ...] | None] = None
     needs_rotary: ClassVar[bool] = False
     needs_hidden: ClassVar[bool] = False
+
+    reads_marks: ClassVar[bool] = False
+
+    @property
+    def reads_ids(self) -> bool:
+        """No."""
+        return False
 
     def observe(self, state: State, call: Observed) -> State:
         """Nothing."""

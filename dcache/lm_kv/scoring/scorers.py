@@ -116,15 +116,17 @@ class WindowAttention:
 
     Args:
         pool: width of the moving average, odd; 1 for none. Keys of the window itself are left out of it.
+        largest: whether the largest of the neighbours is taken instead of their mean.
     """
 
     pool: int = 1
+    largest: bool = False
     probes: ClassVar[bool] = False
 
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
         """Mean over the group's heads and the window's queries of A[q, k]."""
         score = window_mean(stored, context.state, context.logits)
-        return smoothed(score, self.pool, stored, context)
+        return smoothed(score, self.pool, stored, context, self.largest)
 
 
 @dataclass(frozen=True)
@@ -211,14 +213,19 @@ class ExpectedAttention:
         return weights * stored.values.float().norm(dim=-1)
 
 
-def smoothed(score: torch.Tensor, pool: int, stored: Stored, context: Context) -> torch.Tensor:
-    """Moving average of a window's score `[B, h, M]` along the tokens; keys of the window itself give 0."""
+def smoothed(
+    score: torch.Tensor, pool: int, stored: Stored, context: Context, largest: bool = False
+) -> torch.Tensor:
+    """Moving average of a window's score `[B, h, M]` along the tokens, or the largest of the neighbours.
+
+    Keys of the window itself give 0.
+    """
     if pool == 1:
         return score
     # Unused slots lie between the tokens of short runs: tokens are moved together to meet their neighbours.
     order = (~stored.valid).int().argsort(dim=-1, stable=True)
     dense = score.masked_fill(~older_than_window(stored, context), 0.0).gather(-1, order)
-    pooled = F.avg_pool1d(dense, pool, 1, pool // 2)
+    pooled = (F.max_pool1d if largest else F.avg_pool1d)(dense, pool, 1, pool // 2)
     return torch.zeros_like(score).scatter(-1, order, pooled)
 
 

@@ -30,20 +30,39 @@ class Selector(Protocol):
         """What is looked at instead of the keys; the first dimension of all tensors is the rows.
 
         `always`, bool `[B, h, pages]`, where there is such a tensor, marks pages that are read at every step.
+        `sizes`, int32 `[B, h, pages]`, where there is such a tensor, are the pages' numbers of tokens instead
+        of `page`; then the last page that is read may be read in part.
 
         Args:
             keys: `[B, h, n, d]`, a row's tokens from its first to its last, then unused slots.
             valid: bool `[B, h, n]`, False at unused slots.
             state: what the policy's observer gathered; with a calibration, its `channels` `[h, d]` too;
-                `received` float32 `[B, h, n]`, the mean attention of the kept queries, where it is read.
+                `received` float32 `[B, h, n]`, the mean attention of the kept queries, where it is read;
+                `places` int64 `[B, h, n]`, each token's index among its row's true tokens.
+        """
+
+    def asks(self, query: torch.Tensor, state: State) -> torch.Tensor:
+        """The query by which pages are chosen for a new token's `[B, H, 1, d]`; same shape.
+
+        Args:
+            query: the token's.
+            state: what the policy's observer gathered of the tokens before it.
         """
 
     def products(self, query: torch.Tensor, index: Index) -> torch.Tensor:
         """`[B, h, G, d]` -> guesses of the pages' largest dot products, `[B, h, G, pages]`."""
 
 
+class ByItself:
+    """A selector that chooses pages by the new token's query."""
+
+    def asks(self, query: torch.Tensor, state: State) -> torch.Tensor:
+        """The query itself."""
+        return query
+
+
 @dataclass(frozen=True)
-class PageBounds:
+class PageBounds(ByItself):
     """Quest: an upper bound of a page's dot products, from the least and largest value of each channel.
 
     Args:
@@ -70,7 +89,7 @@ class PageBounds:
 
 
 @dataclass(frozen=True)
-class LabelChannels:
+class LabelChannels(ByItself):
     """Double Sparsity: dot products over the few channels that matter most to each head.
 
     Channels are those with the largest mean |q_j| mean |k_j|: a calibration's, or of the last queries and all
@@ -112,7 +131,7 @@ def _order(keys: torch.Tensor, valid: torch.Tensor, state: State) -> torch.Tenso
 
 
 @dataclass(frozen=True)
-class Landmarks:
+class Landmarks(ByItself):
     """ShadowKV: a page's mean key stands for all of them; pages that it stands for badly are always read.
 
     Args:
@@ -137,7 +156,7 @@ class Landmarks:
 
 
 @dataclass(frozen=True)
-class LatestQueries:
+class LatestQueries(ByItself):
     """LoopServe: tokens that the last queries before the indexing attended to, whatever is asked now.
 
     The policy's observer must be `QueryWindow`.

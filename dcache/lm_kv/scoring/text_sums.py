@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from dcache.lm_kv.scoring.by_position import flags_by_position
 from dcache.lm_kv.scoring.observers import ColumnSums, Observed, QueryWindow, State
 from dcache.lm_kv.scoring.scorers import Context, ReceivedMean, ReceivedSum
 from dcache.lm_kv.scoring.window_columns import window_columns
@@ -22,30 +23,41 @@ def prompt_end(state: State, call: Observed) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class MarkedSums(ColumnSums):
-    """Running sums, where the last prompt ended, and which tokens were marked as images.
+class PromptSums(ColumnSums):
+    """Running sums, and where the last prompt ended.
 
-    State: `prompt` int64 `[B]`; `marked` bool `[B, T]` by position, where anything was marked.
+    State: `prompt` int64 `[B]`.
     """
 
     def observe(self, state: State, call: Observed) -> State:
+        """Note the end of a call with several tokens."""
+        return {"prompt": prompt_end(state, call)} if call.query.shape[2] > 1 or not state else state
+
+    def crop(self, state: State, end: torch.Tensor) -> State:
+        """Tokens at or behind `end` are no longer the prompt's."""
+        return {**state, "prompt": torch.minimum(state["prompt"], end)} if state else state
+
+
+@dataclass(frozen=True)
+class MarkedSums(PromptSums):
+    """Running sums, where the last prompt ended, and which tokens were marked as images.
+
+    State: as `PromptSums`; `marked` bool `[B, T]` by position, where anything was marked.
+    """
+
+    reads_marks: ClassVar[bool] = True
+
+    def observe(self, state: State, call: Observed) -> State:
         """Note the marks of this call."""
-        new = {**state, "prompt": prompt_end(state, call)}
+        new = {**state, **super().observe(state, call)}
         if call.marked is None:
             return new if call.query.shape[2] > 1 or not state else state
-        longest = int(call.positions.max()) + 1
-        before = state.get("marked", call.valid[:, :0])
-        marked = before.new_zeros(len(before), max(longest, before.shape[1]))
-        marked[:, : before.shape[1]] = before
-        # Pads have positions of other tokens and no mark.
-        count = marked.long().scatter_add(1, call.positions, (call.marked & call.valid).long())
-        return {**new, "marked": count > 0}
+        flags = call.marked & call.valid
+        return {**new, "marked": flags_by_position(state.get("marked"), call.positions, flags)}
 
     def crop(self, state: State, end: torch.Tensor) -> State:
         """Tokens at or behind `end` are no longer the prompt's, nor marked."""
-        if not state:
-            return state
-        new = {**state, "prompt": torch.minimum(state["prompt"], end)}
+        new = super().crop(state, end)
         if "marked" in state:
             places = torch.arange(state["marked"].shape[1], device=end.device)
             new["marked"] = state["marked"] & (places < end[:, None])

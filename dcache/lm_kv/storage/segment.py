@@ -35,6 +35,7 @@ class Segment:
         score: float32 `[N, ...]`, an observer's statistic of each token, None where it has none.
         codec: how keys and values are encoded.
         index: tensors `[rows, ...]` that a selector looks at instead of the keys; None without one.
+        lent: names of encoded tensors that belong to another layer's segment, which counts and saves them.
     """
 
     keys: Any
@@ -46,6 +47,7 @@ class Segment:
     codec: Codec = field(default_factory=Plain)
     first: torch.Tensor | None = None
     index: dict[str, torch.Tensor] | None = None
+    lent: frozenset[str] = frozenset()
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -153,10 +155,15 @@ class Segment:
             index=None,
         )
 
+    def owned(self, encoded: Any) -> dict[str, torch.Tensor]:
+        """Tensors of its keys or values by name, but for those of another layer."""
+        tensors = self.codec.tensors(encoded)
+        return {name: tensor for name, tensor in tensors.items() if name not in self.lent}
+
     def storages(self) -> list[torch.Tensor]:
         """Every tensor that is held, for counting bytes."""
         optional = [self.positions, self.first, self.bias, self.score]
-        encoded = [t for part in (self.keys, self.values) for t in self.codec.tensors(part).values()]
+        encoded = [t for part in (self.keys, self.values) for t in self.owned(part).values()]
         return [
             *encoded,
             self.lengths,

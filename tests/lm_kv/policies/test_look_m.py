@@ -55,3 +55,10 @@ def test_what_cannot_be_marks_is_refused():
         prefill(model, inputs, cache)
     with pytest.raises(DcacheError, match="merge must be one of average, pivot, weighted, exponential"):
         lm_kv.look_m(merge="mean")
+
+
+@pytest.mark.parametrize("name", ["snapkv", "elastic_vlm"])
+def test_marks_are_refused_where_nothing_reads_them(name):
+    cache = lm_kv.KVCache(llama(1), name, budget=10)
+    with pytest.raises(DcacheError, match=f"{name} does not tell images from text.*choose look_m"):
+        cache.mark(marked())

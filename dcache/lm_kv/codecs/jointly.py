@@ -1,0 +1,96 @@
+"""Keys and values of neighbouring layers that are encoded together; some tensors belong to all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+import torch
+
+from dcache.errors import DcacheError
+from dcache.lm_kv.codecs.codec import Codec
+
+
+class Joint(Codec, Protocol):
+    """A codec that encodes several layers at once, after a prompt; it stores all tokens."""
+
+    @property
+    def shared(self) -> frozenset[str]:
+        """Names of encoded tensors that the layers of a group have in common."""
+
+    def groups(self, layers: int) -> list[tuple[int, ...]]:
+        """Places of the layers that are encoded together, of so many; the others stay as they are."""
+
+    def encode_group(
+        self,
+        codecs: Sequence[Any],
+        keys: Sequence[torch.Tensor],
+        values: Sequence[torch.Tensor],
+        lengths: torch.Tensor,
+    ) -> list[tuple[Any, Any]]:
+        """Each layer's encoded keys and values.
+
+        Args:
+            codecs: this codec, bound to each layer.
+            keys: of each layer `[N, d]`, the same tokens in all layers and heads.
+            values: of each layer `[N, d_v]`.
+            lengths: int64 `[rows, heads]`; equal in all heads of a row.
+        """
+
+
+class WholeRows:
+    """Base of codecs whose rows are taken whole: what is encoded together is not taken apart.
+
+    An encoded part has `counts` int64 `[rows it was made of]`, tokens of each, and `rows` int64 `[rows]`,
+    which of them each row is.
+    """
+
+    name: ClassVar[str]
+    host: ClassVar[bool] = False
+    block: ClassVar[int] = 0
+
+    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> Any:
+        """Refused: one layer's tokens alone.
+
+        Raises:
+            DcacheError: always.
+        """
+        raise DcacheError(
+            f"{self.name} encodes several layers together and stores all tokens: use it with budget=1.0, or "
+            "another codec such as lm_kv.cskv()"
+        )
+
+    def encode_values(self, values: torch.Tensor, lengths: torch.Tensor) -> Any:
+        """Refused, as keys are."""
+        return self.encode_keys(values, lengths)
+
+    def join(self, parts: Sequence[Any], order: torch.Tensor, lengths: torch.Tensor) -> Any:
+        """Never called: each prompt's tokens are a segment by themselves, and none is evicted."""
+        raise TypeError("what is encoded together is not joined")
+
+
+def rows_taken(
+    counts: torch.Tensor, rows: torch.Tensor, index: torch.Tensor, lengths: torch.Tensor
+) -> torch.Tensor:
+    """The new `rows` of an encoded part of which these tokens are taken, int64 indices of whole rows.
+
+    Args:
+        counts: the part's.
+        rows: the part's.
+        index: int64 `[N]`, the tokens' places.
+        lengths: int64 `[new rows, heads]`.
+    """
+    heads = lengths.shape[1]
+    ends = (counts[rows] * heads).cumsum(0)
+    sizes = lengths.sum(1)
+    first = sizes.cumsum(0) - sizes
+    taken = []
+    for size, start in zip(sizes.tolist(), first.tolist(), strict=True):
+        if size:
+            taken.append(int(rows[int((ends <= index[start]).sum())]))
+        else:
+            taken.append(int(rows[int((counts[rows] == 0).nonzero()[0])]))
+    new = torch.tensor(taken, dtype=torch.int64, device=rows.device)
+    if not torch.equal(counts[new] * heads, sizes):
+        raise TypeError("what is encoded together is taken in whole rows")
+    return new
