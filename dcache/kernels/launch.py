@@ -16,7 +16,6 @@ from importlib.util import find_spec
 import torch
 
 from dcache.errors import DcacheError
-from dcache.util.distribution import install_line
 
 # Fewest elements for which an op uses its kernel.
 MIN_ELEMENTS = {
@@ -56,6 +55,8 @@ def possible(device: torch.device) -> bool:
     if mode == "off":
         return False
     if not _has_triton():
+        from dcache.util.distribution import install_line
+
         raise DcacheError(f"DCACHE_KERNELS is 'on', which needs Triton: {install_line('kernels')}")
     return device.type == "cuda" or (device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1")
 
