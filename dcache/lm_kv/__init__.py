@@ -47,6 +47,7 @@ from dcache.lm_kv.policies.snapkv import snapkv
 from dcache.lm_kv.policies.speckv import speckv
 from dcache.lm_kv.policies.streaming_llm import streaming_llm
 from dcache.lm_kv.policies.think import think
+from dcache.lm_kv.policies.tidal_decode import tidal_decode
 from dcache.lm_kv.policies.tova import tova
 from dcache.lm_kv.policies.windowkv import windowkv
 from dcache.lm_kv.policies.zipcache import zipcache
@@ -100,6 +101,7 @@ __all__ = [
     "speckv",
     "streaming_llm",
     "think",
+    "tidal_decode",
     "tova",
     "windowkv",
     "zipcache",

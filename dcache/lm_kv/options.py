@@ -45,6 +45,7 @@ PolicyName = Literal[
     "speckv",
     "streaming_llm",
     "think",
+    "tidal_decode",
     "tova",
     "windowkv",
     "zipcache",
@@ -66,6 +67,7 @@ class CacheOptions(TypedDict, total=False):
 class PolicyOptions(CacheOptions, total=False):
     """The options of all policies; the pages in docs/lm_kv/policies list those of one policy."""
 
+    again: float
     anchor: str
     best: int | None
     bits: int
@@ -99,6 +101,7 @@ class PolicyOptions(CacheOptions, total=False):
     shift: bool
     sinks: int
     span: int | None
+    start: float
     tau1: float
     tau2: float
     threshold: float | None

@@ -15,7 +15,7 @@ from dcache.lm_kv.codecs.codec import Codec, Plain
 from dcache.lm_kv.scoring.observers import Nothing, Observer
 from dcache.lm_kv.scoring.preference import Preference
 from dcache.lm_kv.scoring.scorers import Scorer
-from dcache.lm_kv.scoring.selectors import Selector
+from dcache.lm_kv.scoring.selectors import OtherLayers, Selector
 from dcache.lm_kv.storage.reducers import Reducer, drop
 from dcache.util.checks import check_whole, is_number, is_whole
 
@@ -53,6 +53,9 @@ class Policy:
             those that are read at a step.
         held: where a selector reads some, the tokens that are kept, a share or a number as `budget`, at least
             as many as are read; None for all of them.
+        choosing: layers that read everything and choose what those behind them read, up to the next one that
+            chooses, for the selector `OtherLayers`: places among the layers with full attention, or shares of
+            their number; layers before the first one read everything.
         preference: how much of the budget a layer wants, for the allocation "preference".
         reader: what a probe reads behind the cache: (ids, validity) of the text -> the same of what is read;
             None for the text itself.
@@ -81,6 +84,7 @@ class Policy:
     preference: Preference | None = None
     selector: Selector | None = None
     held: float | None = None
+    choosing: tuple[float, ...] = ()
     reader: Reader | None = None
     calibration: str | None = field(default=None, compare=False)
     parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
@@ -125,6 +129,7 @@ class Policy:
                 "nor can they be shifted: choose an observer without a statistic and original positions"
             )
         _check_tiers(self)
+        _check_choosing(self)
         if self.positions not in POSITIONS:
             raise DcacheError(f"positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}")
         if not is_number(self.floor) or not 0.0 <= self.floor <= 1.0:
@@ -161,6 +166,24 @@ def _codec_of(codec: Any) -> Codec:
             "codec, or use that policy by itself"
         )
     return stored
+
+
+def _check_choosing(policy: Policy) -> None:
+    """Layers that choose for others are places or shares, and go with their selector.
+
+    Raises:
+        DcacheError: they are something else, or the selector reads no other layer's choice.
+    """
+    for place in policy.choosing:
+        if not (is_whole(place) and place >= 0) and not (is_number(place) and 0.0 <= place < 1.0):
+            raise DcacheError(
+                "choosing must have places of layers from 0 on, or shares of their number in [0, 1), got "
+                f"{place!r}"
+            )
+    if bool(policy.choosing) != isinstance(policy.selector, OtherLayers):
+        raise DcacheError(
+            "layers that choose for others go with the selector OtherLayers: give the policy both or neither"
+        )
 
 
 def _check_tiers(policy: Policy) -> None:

@@ -43,6 +43,7 @@ POLICIES = {
     "speckv",
     "streaming_llm",
     "think",
+    "tidal_decode",
     "tova",
     "windowkv",
     "zipcache",

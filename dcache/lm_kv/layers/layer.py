@@ -10,11 +10,11 @@ import torch
 
 from dcache.errors import DcacheError
 from dcache.lm_kv.budgets.trigger import due
-from dcache.lm_kv.layers.selection import read_parts
+from dcache.lm_kv.layers.selection import read_one
 from dcache.lm_kv.layers.shared import Shared
 from dcache.lm_kv.layers.shifted import next_offset, shifted
 from dcache.lm_kv.model import adapter
-from dcache.lm_kv.model.attention import Attended, Logits, attend, attend_one, attend_some
+from dcache.lm_kv.model.attention import Attended, Logits, attend, attend_some
 from dcache.lm_kv.model.calls import Call
 from dcache.lm_kv.scoring.observers import Observed, State
 from dcache.lm_kv.storage.parts import DensePart, Part
@@ -174,8 +174,7 @@ class LayerCache(adapter.BaseLayer):
         if query.shape[2] == 1 and reader is None and call.fresh.plain and policy.positions == "original":
             # One new token sees all there is, so it is stored first and is no part by itself.
             positions = self._store(store, key, value, call)
-            parts, self.read = read_parts(store, self.shared, self.index, query, self.logits)
-            attended = attend_one(query, parts, self.logits, statistic)
+            attended, self.read = read_one(store, self.shared, self.index, query, self.logits)
             self._observe(store, query, call, positions, attended.columns)
             return attended.output
         parts = [*self._parts(store), DensePart(key, value)]

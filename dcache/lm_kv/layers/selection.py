@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import torch
 
+from dcache.errors import DcacheError
 from dcache.lm_kv.codecs.codec import Plain
 from dcache.lm_kv.layers.shared import Shared
-from dcache.lm_kv.model.attention import Logits
+from dcache.lm_kv.model.attention import Attended, Logits, attend_one
 from dcache.lm_kv.scoring.observers import State
 from dcache.lm_kv.scoring.selectors import Selector
 from dcache.lm_kv.scoring.window_columns import window_mean
@@ -60,6 +61,49 @@ def index_tokens(
     store.segments = (replace(segment, index=index),)
 
 
+def read_one(
+    store: LayerStore, shared: Shared, layer: int, query: torch.Tensor, logits: Logits
+) -> tuple[Attended, torch.Tensor | None]:
+    """Attention of one query `[B, H, 1, d]` on what it reads of a layer, where its own token is stored.
+
+    Returns:
+        The result, and float `[B]` as `read_parts` gives it.
+    """
+    parts, read = read_parts(store, shared, layer, query, logits)
+    if layer not in shared.choosers:
+        return attend_one(query, parts, logits, shared.policy.observer.statistic), read
+    attended = attend_one(query, parts, logits, "sum")
+    if attended.columns is not None:
+        shared.choice = by_position(store, attended.columns)
+    return Attended(attended.output), read
+
+
+def by_position(store: LayerStore, columns: torch.Tensor) -> torch.Tensor:
+    """Statistics of a layer's columns `[B, h, M]`, in the order of `parts`, as `[B, h, positions]`."""
+    placed = columns.new_zeros(*columns.shape[:2], int(store.seen.max()))
+    positions = [segment.pad(segment.places()) for segment in store.segments]
+    valid = [segment.valid for segment in store.segments]
+    tail = store.tail
+    positions.append(tail.positions[:, None].expand(-1, store.heads, -1))
+    valid.append(tail.valid[:, None].expand(-1, store.heads, -1))
+    there = torch.cat(valid, 2)
+    # Pads have position 0 like a row's first token, and no weight.
+    return placed.scatter_add_(2, torch.cat(positions, 2).long() * there, columns * there)
+
+
+def _index(segment: Segment, shared: Shared) -> dict[str, torch.Tensor] | None:
+    """What the selector looks at: the segment's index, or what another layer chose."""
+    if shared.choice is None:
+        return segment.index
+    if shared.choice.shape[1] != segment.lengths.shape[1]:
+        raise DcacheError(
+            f"a layer with {segment.lengths.shape[1]} KV heads cannot read what one with "
+            f"{shared.choice.shape[1]} chose: choose a policy whose layers choose by themselves"
+        )
+    places = segment.pad(segment.places()).long()
+    return {"logits": shared.choice.gather(2, places).clamp_min(1e-30).log()}
+
+
 def read_parts(
     store: LayerStore, shared: Shared, layer: int, query: torch.Tensor, logits: Logits
 ) -> tuple[list[Part], torch.Tensor | None]:
@@ -71,17 +115,20 @@ def read_parts(
     selector = shared.policy.selector
     if selector is None or layer not in shared.places:
         return store.parts(), None
+    if layer in shared.choosers or (shared.choosers and shared.choice is None):
+        return store.parts(), None
     newest = store.tail.valid.sum(1)
     read = newest.float()
     tokens = torch.tensor(shared.budget.tokens(store.seen.tolist()), device=query.device)
     sinks = tokens.div(2, rounding_mode="floor").clamp_max(shared.policy.sinks)
     parts: list[Part] = []
     for segment in store.segments:
-        if segment.index is None:
+        index = _index(segment, shared)
+        if index is None:
             parts.append(segment.part())
             continue
         limit = (tokens - newest).clamp_min(0)
-        part, more = chosen(segment, selector, query, logits, limit, sinks)
+        part, more = chosen(segment, index, selector, query, logits, limit, sinks)
         parts.append(part)
         read = read + more
     return [*parts, store.tail.part()], read
@@ -89,6 +136,7 @@ def read_parts(
 
 def chosen(
     segment: Segment,
+    index: dict[str, torch.Tensor],
     selector: Selector,
     query: torch.Tensor,
     logits: Logits,
@@ -102,7 +150,8 @@ def chosen(
     as long as they fit.
 
     Args:
-        segment: all tokens of every row, with the selector's index.
+        segment: all tokens of every row.
+        index: what the selector looks at.
         selector: guesses logits.
         query: `[B, H, 1, d]`.
         logits: how the layer makes logits.
@@ -115,7 +164,6 @@ def chosen(
     lengths, page = segment.lengths, selector.page
     rows, heads = lengths.shape
     grouped = query.float().reshape(rows, heads, -1, query.shape[3])
-    index = segment.index or {}
     guessed = logits.of(selector.products(grouped, index))
     start = torch.arange(guessed.shape[-1], device=query.device) * page
     there = start < lengths[..., None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +18,7 @@ from dcache.lm_kv.model.rotary import Rotary, find_rotary
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scoring import calibration
 from dcache.lm_kv.scoring.calibration import Calibration
+from dcache.util.checks import is_whole
 
 
 def places_of(policy: Policy, compressed: Sequence[int], count: int) -> dict[int, int]:
@@ -43,6 +45,35 @@ def places_of(policy: Policy, compressed: Sequence[int], count: int) -> dict[int
     return places
 
 
+def choosers_of(policy: Policy, compressed: Sequence[int], places: Mapping[int, int]) -> frozenset[int]:
+    """Indices of the layers that choose for those behind them.
+
+    Args:
+        policy: the cache's.
+        compressed: indices of the layers with full attention.
+        places: of the layers that have a budget.
+
+    Raises:
+        DcacheError: there is no such layer, or none that has a budget and does not choose is behind it.
+    """
+    count = len(compressed)
+    wanted = {
+        int(place) if is_whole(place) else math.floor(place * count + 1e-9) for place in policy.choosing
+    }
+    beyond = [place for place in sorted(wanted) if place >= count]
+    if beyond:
+        raise DcacheError(
+            f"layer {beyond[0]} cannot choose: of {count} layers with full attention the first is 0"
+        )
+    choosers = frozenset(compressed[place] for place in wanted)
+    if choosers and not any(i > min(choosers) and i not in choosers for i in places):
+        raise DcacheError(
+            f"no layer is left to read what layer {min(choosers)} chooses: the model has {count} layers with "
+            "full attention. Let an earlier one choose, or make fewer of them dense."
+        )
+    return choosers
+
+
 @dataclass
 class Shared:
     """State of one cache; layers know it and not the cache, so that no circle keeps a cache alive.
@@ -65,6 +96,8 @@ class Shared:
         marks: bool `[B, columns]`, which columns of the calls to come are images'; None where none are.
         marked: those of the running forward.
         layers: how many layers the model has.
+        choosers: indices of the layers that choose what those behind them read.
+        choice: float32 `[B, h, positions]`, the attention of the running forward's last layer that chose.
         group_scores: place of the first layer of a group, and the scores that its other layers take from it.
     """
 
@@ -84,6 +117,8 @@ class Shared:
     marks: torch.Tensor | None = None
     marked: torch.Tensor | None = None
     layers: int = 1
+    choosers: frozenset[int] = frozenset()
+    choice: torch.Tensor | None = None
     group_scores: tuple[int, torch.Tensor] | None = None
     _call: tuple[Any, Call] | None = None
 
@@ -95,17 +130,19 @@ class Shared:
             layers: indices of its layers with full attention.
 
         Raises:
-            DcacheError: keys cannot be turned, or the policy's calibration is of another model.
+            DcacheError: keys cannot be turned, the policy's calibration is of another model, or no layer is
+                behind those that choose.
         """
         if self.policy.calibration is not None:
             self.calibration = calibration.load(self.policy.calibration)
             self.calibration.check(decoder, layers)
+        self.choosers = choosers_of(self.policy, layers, self.places)
         if self.policy.needs_rotary:
             self.rotary = find_rotary(decoder, list(layers))
 
     def begin(self, rope: torch.Tensor | None) -> None:
         """A forward begins."""
-        self.live, self.rope, self._call = True, rope, None
+        self.live, self.rope, self._call, self.choice = True, rope, None, None
 
     def mark(self, images: torch.Tensor) -> None:
         """Remember marks of columns to come; DcacheError where they are not bool `[B, columns]`."""
@@ -137,7 +174,7 @@ class Shared:
 
     def end(self) -> None:
         """It ended."""
-        self.live, self.rope, self._call, self.marked = False, None, None, None
+        self.live, self.rope, self._call, self.marked, self.choice = False, None, None, None, None
 
     def call(self, mask: Any, key: torch.Tensor, start: int) -> Call:
         """This forward's call; read once, for all layers are given the same mask."""

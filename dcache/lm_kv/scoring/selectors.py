@@ -155,3 +155,19 @@ class LatestQueries:
     def products(self, query: torch.Tensor, index: Index) -> torch.Tensor:
         """The same for all queries."""
         return index["logits"][:, :, None].expand(-1, -1, query.shape[2], -1)
+
+
+@dataclass(frozen=True)
+class OtherLayers:
+    """TidalDecode: tokens that another layer's query attended to at this step (`Policy.choosing`)."""
+
+    page: ClassVar[int] = 1
+    reads_attention: ClassVar[bool] = False
+
+    def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
+        """Nothing: `logits` `[B, h, n]` come from the layer that chose."""
+        return {}
+
+    def products(self, query: torch.Tensor, index: Index) -> torch.Tensor:
+        """The other layer's, the same for all queries."""
+        return index["logits"][:, :, None].expand(-1, -1, query.shape[2], -1)

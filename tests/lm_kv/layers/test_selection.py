@@ -2,12 +2,15 @@ import pytest
 import torch
 
 from dcache import DcacheError, lm_kv
-from dcache.lm_kv.layers.selection import chosen
+from dcache.lm_kv.codecs.codec import Plain
+from dcache.lm_kv.layers.selection import by_position, chosen
 from dcache.lm_kv.model.attention import Logits
 from dcache.lm_kv.scoring.observers import ColumnSums
 from dcache.lm_kv.scoring.scorers import Recency
 from dcache.lm_kv.scoring.selectors import PageBounds
+from dcache.lm_kv.storage.reducers import drop
 from dcache.lm_kv.storage.segment import Segment
+from dcache.lm_kv.storage.store import LayerStore
 from tests.lm_kv.language_models import batch, check_a_padded_row_is_as_alone, generate, llama, prefilled
 
 POLICIES = {
@@ -26,10 +29,9 @@ def test_pages_are_chosen_as_a_walk_over_them_does():
     segment = Segment(keys, values, torch.zeros(30, dtype=torch.int32), lengths)
     selector = PageBounds(2)
     index = selector.index(segment.pad(keys), segment.valid, {})
-    segment = Segment(keys, values, segment.positions, lengths, index=index)
     query = torch.randn(2, 4, 1, 4)
     limit, sinks = torch.tensor([5, 5]), torch.tensor([1, 0])
-    part, read = chosen(segment, selector, query, Logits(0.5), limit, sinks)
+    part, read = chosen(segment, index, selector, query, Logits(0.5), limit, sinks)
     counts = []
     for row in range(2):
         for head in range(2):
@@ -67,10 +69,12 @@ def test_pages_that_are_always_read_come_first_up_to_a_quarter():
     index = PageBounds(1).index(segment.pad(keys), segment.valid, {})
     always = torch.zeros(1, 1, 12, dtype=torch.bool)
     always[..., [2, 4, 5]] = True
-    segment = Segment(keys, keys, segment.positions, segment.lengths, index={**index, "always": always})
+    index = {**index, "always": always}
     # The query likes late tokens; of eight that are read two may be such pages.
     query = torch.arange(12.0).view(1, 1, 1, 12)
-    part, read = chosen(segment, PageBounds(1), query, Logits(1.0), torch.tensor([8]), torch.tensor([0]))
+    part, read = chosen(
+        segment, index, PageBounds(1), query, Logits(1.0), torch.tensor([8]), torch.tensor([0])
+    )
     assert part.keys[0, 0].argmax(1).tolist() == [2, 4, 6, 7, 8, 9, 10, 11]
     assert read.tolist() == [8]
 
@@ -135,3 +139,14 @@ def test_an_index_is_counted_moved_and_saved(tmp_path):
 def test_sums_over_what_is_not_read_are_refused():
     with pytest.raises(DcacheError, match="a selector reads some tokens at a step"):
         lm_kv.Policy(scorer=Recency(), selector=PageBounds(), observer=ColumnSums())
+
+
+def test_statistics_of_columns_lie_at_their_positions():
+    store = LayerStore(torch.zeros(2, 1, 0, 2), torch.zeros(2, 1, 0, 2))
+    keys, valid = torch.randn(2, 1, 4, 2), torch.tensor([[False, True, True, True], [True] * 4])
+    positions = (valid.cumsum(1) - 1).clamp_min(0)
+    store.append(keys, keys, positions, valid, valid.sum(1))
+    store.pack(store.stored(), store.stored().valid, 1, drop, Plain())
+    # A segment of two and three tokens, then the tail's newest one.
+    columns = torch.tensor([[[1.0, 2.0, 0.0, 3.0]], [[4.0, 5.0, 6.0, 7.0]]])
+    assert by_position(store, columns).tolist() == [[[1, 2, 3, 0]], [[4, 5, 6, 7]]]
