@@ -11,6 +11,7 @@ from dcache.lm_kv.scoring.heads import Pattern
 from dcache.lm_kv.scoring.lookahead import Draft
 
 PolicyName = Literal[
+    "actqkv",
     "cake",
     "compresskv",
     "cskv",

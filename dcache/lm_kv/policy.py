@@ -14,6 +14,7 @@ from dcache.lm_kv.budgets.budget import Budget
 from dcache.lm_kv.codecs.codec import Codec, Plain
 from dcache.lm_kv.scoring.observers import Nothing, Observer
 from dcache.lm_kv.scoring.preference import Preference
+from dcache.lm_kv.scoring.questions import Question
 from dcache.lm_kv.scoring.scorers import Scorer
 from dcache.lm_kv.scoring.selectors import OtherLayers, Selector
 from dcache.lm_kv.storage.reducers import Reducer, drop
@@ -56,6 +57,8 @@ class Policy:
         choosing: layers that read everything and choose what those behind them read, up to the next one that
             chooses, for the selector `OtherLayers`: places among the layers with full attention, or shares of
             their number; layers before the first one read everything.
+        question: the query by which a call of several tokens chooses what it reads of those before it, where
+            a selector reads some; None to read everything.
         preference: how much of the budget a layer wants, for the allocation "preference".
         reader: what a probe reads behind the cache: (ids, validity) of the text -> the same of what is read;
             None for the text itself.
@@ -85,6 +88,7 @@ class Policy:
     selector: Selector | None = None
     held: float | None = None
     choosing: tuple[float, ...] = ()
+    question: Question | None = None
     reader: Reader | None = None
     calibration: str | None = field(default=None, compare=False)
     parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
@@ -123,13 +127,8 @@ class Policy:
                 "layers that keep the same tokens need as many of them: choose the allocation uniform, or "
                 f"layer_group=1; got {self.allocation!r} and {self.layer_group}"
             )
-        if self.selector is not None and (self.observer.statistic or self.positions != "original"):
-            raise DcacheError(
-                "a selector reads some tokens at a step, so the attention that all receive cannot be summed, "
-                "nor can they be shifted: choose an observer without a statistic and original positions"
-            )
+        _check_selection(self)
         _check_tiers(self)
-        _check_choosing(self)
         if self.positions not in POSITIONS:
             raise DcacheError(f"positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}")
         if not is_number(self.floor) or not 0.0 <= self.floor <= 1.0:
@@ -168,12 +167,23 @@ def _codec_of(codec: Any) -> Codec:
     return stored
 
 
-def _check_choosing(policy: Policy) -> None:
-    """Layers that choose for others are places or shares, and go with their selector.
+def _check_selection(policy: Policy) -> None:
+    """What a selector needs, and what needs one.
 
     Raises:
-        DcacheError: they are something else, or the selector reads no other layer's choice.
+        DcacheError: attention is summed or tokens shifted though some are not read; layers that choose for
+            others are no places or shares, or their selector is another one; a question has no selector.
     """
+    if policy.selector is not None and (policy.observer.statistic or policy.positions != "original"):
+        raise DcacheError(
+            "a selector reads some tokens at a step, so the attention that all receive cannot be summed, nor "
+            "can they be shifted: choose an observer without a statistic and original positions"
+        )
+    if policy.question is not None and (policy.selector is None or policy.choosing):
+        raise DcacheError(
+            "a call of several tokens chooses what it reads only where a selector of its layer does: give "
+            "the policy one, or question=None"
+        )
     for place in policy.choosing:
         if not (is_whole(place) and place >= 0) and not (is_number(place) and 0.0 <= place < 1.0):
             raise DcacheError(

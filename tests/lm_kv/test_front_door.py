@@ -9,6 +9,7 @@ import pytest
 from dcache import lm_kv
 
 POLICIES = {
+    "actqkv",
     "cake",
     "compresskv",
     "cskv",

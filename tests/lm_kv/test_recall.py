@@ -48,6 +48,7 @@ POLICIES = {
     "zipcache": lm_kv.zipcache(window=0),
     "mpcache": lm_kv.mpcache(page=4, window=0),
     "tidal_decode": lm_kv.tidal_decode(window=0),
+    "actqkv": lm_kv.actqkv(page=4, window=0),
     "kvmerger": lm_kv.kvmerger(window=0),
     "kvmerger loose": lm_kv.kvmerger(window=0, threshold=0.75),
     "kvzip uniform": lm_kv.kvzip(allocation="uniform"),

@@ -10,7 +10,7 @@ import torch
 
 from dcache.errors import DcacheError
 from dcache.lm_kv.budgets.trigger import due
-from dcache.lm_kv.layers.selection import read_one
+from dcache.lm_kv.layers.selection import asked_parts, read_one
 from dcache.lm_kv.layers.shared import Shared
 from dcache.lm_kv.layers.shifted import next_offset, shifted
 from dcache.lm_kv.model import adapter
@@ -177,7 +177,7 @@ class LayerCache(adapter.BaseLayer):
             attended, self.read = read_one(store, self.shared, self.index, query, self.logits)
             self._observe(store, query, call, positions, attended.columns)
             return attended.output
-        parts = [*self._parts(store), DensePart(key, value)]
+        parts = [*self._parts(store, query, call), DensePart(key, value)]
         if statistic is None:
             attended = Attended(attend_some(query, parts, self.logits, call.fresh))
         else:
@@ -256,10 +256,10 @@ class LayerCache(adapter.BaseLayer):
             )
         return self.store
 
-    def _parts(self, store: LayerStore) -> list[Part]:
-        """Segments and tail, with their keys shifted where the policy says so."""
+    def _parts(self, store: LayerStore, query: torch.Tensor, call: Call) -> list[Part]:
+        """What a call's queries read of what was stored before, keys shifted where the policy says so."""
         if self.shared.policy.positions == "original" or not store.segments:
-            return store.parts()
+            return asked_parts(store, self.shared, self.index, query, call.valid, self.logits)
         return [shifted(store, lambda keys, by: self.shared.turn(self.index, keys, by, "shift"))]
 
     def _store(self, store: LayerStore, key: torch.Tensor, value: torch.Tensor, call: Call) -> torch.Tensor:

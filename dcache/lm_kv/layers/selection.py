@@ -61,6 +61,15 @@ def index_tokens(
     store.segments = (replace(segment, index=index),)
 
 
+def set_share(store: LayerStore, share: torch.Tensor) -> None:
+    """Let an indexed layer read this share of the budget, float64 `[B]`."""
+    indices = [(segment, segment.index) for segment in store.segments]
+    store.segments = tuple(
+        segment if index is None else replace(segment, index={**index, "share": share})
+        for segment, index in indices
+    )
+
+
 def read_one(
     store: LayerStore, shared: Shared, layer: int, query: torch.Tensor, logits: Logits
 ) -> tuple[Attended, torch.Tensor | None]:
@@ -76,6 +85,19 @@ def read_one(
     if attended.columns is not None:
         shared.choice = by_position(store, attended.columns)
     return Attended(attended.output), read
+
+
+def asked_parts(
+    store: LayerStore, shared: Shared, layer: int, query: torch.Tensor, valid: torch.Tensor, logits: Logits
+) -> list[Part]:
+    """What a call's queries `[B, H, S, d]` read of what was stored before it: all, or by their question.
+
+    `valid`, bool `[B, S]`, says which of them count.
+    """
+    question = shared.policy.question
+    if question is None or shared.reader is not None or not store.segments:
+        return store.parts()
+    return read_parts(store, shared, layer, question.of(query, valid), logits)[0]
 
 
 def by_position(store: LayerStore, columns: torch.Tensor) -> torch.Tensor:
@@ -127,7 +149,10 @@ def read_parts(
         if index is None:
             parts.append(segment.part())
             continue
-        limit = (tokens - newest).clamp_min(0)
+        allowed = tokens
+        if "share" in index:
+            allowed = (tokens * index["share"] + 1e-9).floor().long()
+        limit = (allowed - newest).clamp_min(0)
         part, more = chosen(segment, index, selector, query, logits, limit, sinks)
         parts.append(part)
         read = read + more

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -6,6 +8,7 @@ from dcache.lm_kv.codecs.codec import Plain
 from dcache.lm_kv.layers.selection import by_position, chosen
 from dcache.lm_kv.model.attention import Logits
 from dcache.lm_kv.scoring.observers import ColumnSums
+from dcache.lm_kv.scoring.preference import GivenLayers
 from dcache.lm_kv.scoring.scorers import Recency
 from dcache.lm_kv.scoring.selectors import PageBounds
 from dcache.lm_kv.storage.reducers import drop
@@ -14,6 +17,7 @@ from dcache.lm_kv.storage.store import LayerStore
 from tests.lm_kv.language_models import batch, check_a_padded_row_is_as_alone, generate, llama, prefilled
 
 POLICIES = {
+    "actqkv": lm_kv.actqkv(page=2, queries=8, window=4, every=4),
     "quest": lm_kv.quest(page=4, window=4, sinks=1, every=4),
     "shadowkv": lm_kv.shadowkv(page=4, rank=6, window=4, every=4),
     "loopserve": lm_kv.loopserve(queries=4, window=4, every=4),
@@ -148,5 +152,52 @@ def test_statistics_of_columns_lie_at_their_positions():
     store.append(keys, keys, positions, valid, valid.sum(1))
     store.pack(store.stored(), store.stored().valid, 1, drop, Plain())
     # A segment of two and three tokens, then the tail's newest one.
-    columns = torch.tensor([[[1.0, 2.0, 0.0, 3.0]], [[4.0, 5.0, 6.0, 7.0]]])
+    columns = torch.tensor([[[1.0, 2.0, 9.0, 3.0]], [[4.0, 5.0, 6.0, 7.0]]])
     assert by_position(store, columns).tolist() == [[[1, 2, 3, 0]], [[4, 5, 6, 7]]]
+
+
+class Newest:
+    """The last query of a call."""
+
+    def of(self, query, valid):
+        return query[:, :, -1:]
+
+
+@torch.no_grad()
+def test_a_call_of_several_tokens_reads_what_its_question_asks_for():
+    model, inputs = llama(1), {name: tensor[1:] for name, tensor in batch().items()}
+    new = {"input_ids": torch.tensor([[6, 7, 8]]), "position_ids": torch.tensor([[40, 41, 42]])}
+    policy = lm_kv.Policy(scorer=Recency(), selector=PageBounds(1), question=Newest(), window=0, sinks=0)
+    logits = model(**new, past_key_values=prefilled(model, policy, inputs, budget=10)).logits
+    eager = llama(1, attention="eager")
+    text = torch.cat([inputs["input_ids"], new["input_ids"]], 1)
+    weights = eager(text, output_attentions=True, use_cache=False).attentions[0][0, :, -1, :40]
+    scores = (weights / weights.sum(-1, keepdim=True)).unflatten(0, (2, 2)).mean(1)
+    mask = torch.zeros(1, 4, 43, 43).masked_fill(~torch.ones(43, 43, dtype=torch.bool).tril(), float("-inf"))
+    for head in range(2):
+        others = torch.ones(43, dtype=torch.bool)
+        others[scores[head].topk(10).indices] = others[40:] = False
+        mask[:, 2 * head : 2 * head + 2, 40:, others] = float("-inf")
+    expected = eager(text, attention_mask=mask, use_cache=False).logits[:, 40:]
+    torch.testing.assert_close(logits, expected, atol=1.5e-5, rtol=0)
+    # A policy without a question reads everything.
+    policy = lm_kv.Policy(scorer=Recency(), selector=PageBounds(1), window=0, sinks=0)
+    logits = model(**new, past_key_values=prefilled(model, policy, inputs, budget=10)).logits
+    full = model(text, use_cache=False).logits[:, 40:]
+    torch.testing.assert_close(logits, full, atol=1.5e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_layers_share_what_is_read():
+    model, inputs = llama(), batch()
+    wants = GivenLayers(((0, 1.0), (1, 2.0), (2, 3.0)))
+    policy = replace(lm_kv.actqkv(page=1, queries=8, window=4), preference=wants)
+    cache = prefilled(model, policy, inputs, budget=0.4)
+    model(**NEW, attention_mask=torch.ones(2, 41), past_key_values=cache)
+    # A half, one and one and a half of 11 and 16 tokens, two fifths of 28 and 41.
+    assert torch.stack([layer.read for layer in cache.layers], 1).tolist() == [[5, 11, 16], [8, 16, 24]]
+
+
+def test_a_question_without_a_selector_is_refused():
+    with pytest.raises(DcacheError, match="or question=None"):
+        lm_kv.Policy(scorer=Recency(), question=Newest())
