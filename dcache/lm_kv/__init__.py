@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dcache.lm_kv.cache_stats import CacheReport, CacheStats
+from dcache.lm_kv.policies.a2ats import a2ats
 from dcache.lm_kv.policies.actqkv import actqkv
 from dcache.lm_kv.policies.cake import cake
 from dcache.lm_kv.policies.compresskv import compresskv
@@ -64,6 +65,7 @@ __all__ = [
     "CacheStats",
     "KVCache",
     "Policy",
+    "a2ats",
     "actqkv",
     "available",
     "cake",

@@ -11,6 +11,7 @@ from dcache.lm_kv.scoring.heads import Pattern
 from dcache.lm_kv.scoring.lookahead import Draft
 
 PolicyName = Literal[
+    "a2ats",
     "actqkv",
     "cake",
     "compresskv",
@@ -75,6 +76,8 @@ class PolicyOptions(CacheOptions, total=False):
     block: int
     calibration: str | os.PathLike[str] | None
     channels: int
+    codes: int
+    distance: int
     draft: Draft | Any
     exact: int
     future: int

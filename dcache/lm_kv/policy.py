@@ -144,7 +144,8 @@ class Policy:
     @property
     def needs_rotary(self) -> bool:
         """Whether keys or queries are turned, so that the model's rotation must be known."""
-        return self.positions == "shifted" or self.observer.needs_rotary or self.codec.needs_rotary
+        turned = self.selector is not None and self.selector.distance is not None
+        return self.positions == "shifted" or turned or self.observer.needs_rotary or self.codec.needs_rotary
 
 
 def _codec_of(codec: Any) -> Codec:

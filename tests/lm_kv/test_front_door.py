@@ -9,6 +9,7 @@ import pytest
 from dcache import lm_kv
 
 POLICIES = {
+    "a2ats",
     "actqkv",
     "cake",
     "compresskv",

@@ -32,6 +32,8 @@ class LayerFacts:
 class Codec(Protocol):
     """Encodes the packed keys and values of one segment.
 
+    Where encoded keys or values do not lie on the model's device, their `tier` says where: "host" or "disk".
+
     Runs (one for each row and KV head) lie one after the other in dimension 0; `lengths` has their sizes.
     What is encoded never changes: tokens are taken and joined as they are.
     """
@@ -43,10 +45,6 @@ class Codec(Protocol):
     @property
     def residual(self) -> int:
         """Newest tokens of a row that stay in the tail as they came."""
-
-    @property
-    def host(self) -> bool:
-        """Whether encoded values lie in host memory."""
 
     @property
     def needs_rotary(self) -> bool:
@@ -80,7 +78,6 @@ class Codec(Protocol):
 class DeviceCodec:
     """A codec that stores on the model's device and needs to know nothing of a layer."""
 
-    host: ClassVar[bool] = False
     needs_rotary: ClassVar[bool] = False
 
     def bound(self, facts: LayerFacts) -> Self:

@@ -9,6 +9,7 @@ import torch
 from dcache.errors import DcacheError
 from dcache.lm_kv.codecs.codec import Plain
 from dcache.lm_kv.layers.shared import Shared
+from dcache.lm_kv.layers.windowed import keys_at_start, queries_at, state_at
 from dcache.lm_kv.model.attention import Attended, Logits, attend_one
 from dcache.lm_kv.scoring.observers import State
 from dcache.lm_kv.scoring.selectors import Selector
@@ -57,7 +58,11 @@ def index_tokens(
     if selector.reads_attention and "query" in state:
         received = window_mean(older, state, logits)[packed]
         state = {**state, "received": exact.pad(received)}
-    index = selector.index(exact.pad(exact.keys), exact.valid, state)
+    keys = exact.pad(exact.keys)
+    if selector.distance is not None:
+        keys = keys_at_start(shared, layer, keys, exact.pad(exact.places()))
+        state = state_at(shared, layer, state, selector.distance)
+    index = selector.index(keys, exact.valid, state)
     store.segments = (replace(segment, index=index),)
 
 
@@ -141,6 +146,9 @@ def read_parts(
         return store.parts(), None
     newest = store.tail.valid.sum(1)
     read = newest.float()
+    if selector.distance is not None:
+        last = (store.seen - 1)[:, None].expand(-1, query.shape[2])
+        query = queries_at(shared, layer, query, last, selector.distance)
     tokens = torch.tensor(shared.budget.tokens(store.seen.tolist()), device=query.device)
     sinks = tokens.div(2, rounding_mode="floor").clamp_max(shared.policy.sinks)
     parts: list[Part] = []

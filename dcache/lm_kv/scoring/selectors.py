@@ -26,6 +26,13 @@ class Selector(Protocol):
     def reads_attention(self) -> bool:
         """Whether the state must have `received`."""
 
+    @property
+    def distance(self) -> int | None:
+        """How far from the query all keys are looked at; None where each is looked at where it is.
+
+        With a distance, keys are turned back to position 0 for `index`, queries to this position.
+        """
+
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
         """What is looked at instead of the keys; the first dimension of all tensors is the rows.
 
@@ -52,6 +59,7 @@ class PageBounds:
 
     page: int = 16
     reads_attention: ClassVar[bool] = False
+    distance: ClassVar[int | None] = None
 
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
         """`low` and `high` `[B, h, pages, d]`, in the keys' dtype."""
@@ -83,6 +91,7 @@ class LabelChannels:
     channels: int = 16
     page: ClassVar[int] = 1
     reads_attention: ClassVar[bool] = False
+    distance: ClassVar[int | None] = None
 
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
         """`channels` int64 `[B, h, r]` and `labels` `[B, h, n, r]`, these channels of the keys."""
@@ -123,6 +132,7 @@ class Landmarks:
     page: int = 8
     exact: int = 48
     reads_attention: ClassVar[bool] = False
+    distance: ClassVar[int | None] = None
 
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
         """`landmarks` `[B, h, pages, d]` in the keys' dtype, and `always`."""
@@ -145,6 +155,7 @@ class LatestQueries:
 
     page: ClassVar[int] = 1
     reads_attention: ClassVar[bool] = True
+    distance: ClassVar[int | None] = None
 
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
         """`logits` `[B, h, n]`, logarithms of the mean attention."""
@@ -163,6 +174,7 @@ class OtherLayers:
 
     page: ClassVar[int] = 1
     reads_attention: ClassVar[bool] = False
+    distance: ClassVar[int | None] = None
 
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
         """Nothing: `logits` `[B, h, n]` come from the layer that chose."""

@@ -104,10 +104,10 @@ class Segment:
         keys, values = (part.view(*places.shape, part.shape[-1]) for part in parts)
         return keys, values
 
-    @property
-    def host_bytes(self) -> int:
-        """Bytes of what lies in host memory by the codec's choice."""
-        return bytes_of(self.codec.tensors(self.values).values()) if self.codec.host else 0
+    def bytes_in(self, tier: str) -> int:
+        """Bytes of keys and values that the codec put into a tier, "host" or "disk"."""
+        parts = [part for part in (self.keys, self.values) if getattr(part, "tier", None) == tier]
+        return bytes_of(tensor for part in parts for tensor in self.codec.tensors(part).values())
 
     def part(self) -> Part:
         """All of it for attention. What a codec other than those here decodes is not kept."""

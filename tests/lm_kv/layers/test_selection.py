@@ -17,6 +17,7 @@ from dcache.lm_kv.storage.store import LayerStore
 from tests.lm_kv.language_models import batch, check_a_padded_row_is_as_alone, generate, llama, prefilled
 
 POLICIES = {
+    "a2ats": lm_kv.a2ats(codes=8, distance=8, queries=8, sinks=1, window=4, every=4),
     "actqkv": lm_kv.actqkv(page=2, queries=8, window=4, every=4),
     "quest": lm_kv.quest(page=4, window=4, sinks=1, every=4),
     "shadowkv": lm_kv.shadowkv(page=4, rank=6, window=4, every=4),
