@@ -42,6 +42,7 @@ from dcache.lm_kv.policies.prefixkv import prefixkv
 from dcache.lm_kv.policies.quest import quest
 from dcache.lm_kv.policies.random import random
 from dcache.lm_kv.policies.razor_attention import razor_attention
+from dcache.lm_kv.policies.retrieval_attention import retrieval_attention
 from dcache.lm_kv.policies.rotatekv import rotatekv
 from dcache.lm_kv.policies.scissorhands import scissorhands
 from dcache.lm_kv.policies.shadowkv import shadowkv
@@ -98,6 +99,7 @@ __all__ = [
     "quest",
     "random",
     "razor_attention",
+    "retrieval_attention",
     "rotatekv",
     "scissorhands",
     "shadowkv",

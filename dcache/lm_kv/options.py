@@ -40,6 +40,7 @@ PolicyName = Literal[
     "quest",
     "random",
     "razor_attention",
+    "retrieval_attention",
     "rotatekv",
     "scissorhands",
     "shadowkv",
@@ -79,6 +80,8 @@ class PolicyOptions(CacheOptions, total=False):
     codes: int
     distance: int
     draft: Draft | Any
+    edges: int
+    effort: int
     exact: int
     future: int
     gamma: float
@@ -100,6 +103,7 @@ class PolicyOptions(CacheOptions, total=False):
     ratio: float
     residual: int
     review: int
+    search: str
     seed: int
     share: float
     shift: bool

@@ -38,6 +38,7 @@ POLICIES = {
     "quest",
     "random",
     "razor_attention",
+    "retrieval_attention",
     "rotatekv",
     "scissorhands",
     "shadowkv",

@@ -197,6 +197,9 @@ def chosen(
     lengths, page = segment.lengths, selector.page
     rows, heads = lengths.shape
     grouped = query.float().reshape(rows, heads, -1, query.shape[3])
+    index = {**index, "limit": limit}
+    if selector.reads_keys:
+        index["keys"] = segment.pad(segment.keys_where_they_lie())
     guessed = logits.of(selector.products(grouped, index))
     start = torch.arange(guessed.shape[-1], device=query.device) * page
     there = start < lengths[..., None]

@@ -32,6 +32,7 @@ class Codebook:
     distance: int | None = 256
     page: ClassVar[int] = 1
     reads_attention: ClassVar[bool] = False
+    reads_keys: ClassVar[bool] = False
 
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
         """`codebook` `[B, h, codes, d]` in the keys' dtype and `codes` int16 `[B, h, n]`."""

@@ -27,6 +27,10 @@ class Selector(Protocol):
         """Whether the state must have `received`."""
 
     @property
+    def reads_keys(self) -> bool:
+        """Whether `products` must be given `keys`, beside what `index` gave."""
+
+    @property
     def distance(self) -> int | None:
         """How far from the query all keys are looked at; None where each is looked at where it is.
 
@@ -46,7 +50,13 @@ class Selector(Protocol):
         """
 
     def products(self, query: torch.Tensor, index: Index) -> torch.Tensor:
-        """`[B, h, G, d]` -> guesses of the pages' largest dot products, `[B, h, G, pages]`."""
+        """Guesses of the pages' largest dot products with queries `[B, h, G, d]`, `[B, h, G, pages]`.
+
+        Args:
+            query: of each group.
+            index: what `index` gave, and `limit` int64 `[B]`, tokens that a KV head may read; `keys`
+                `[B, h, n, d]` where they are read, on the device where they are stored.
+        """
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,7 @@ class PageBounds:
 
     page: int = 16
     reads_attention: ClassVar[bool] = False
+    reads_keys: ClassVar[bool] = False
     distance: ClassVar[int | None] = None
 
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
@@ -91,6 +102,7 @@ class LabelChannels:
     channels: int = 16
     page: ClassVar[int] = 1
     reads_attention: ClassVar[bool] = False
+    reads_keys: ClassVar[bool] = False
     distance: ClassVar[int | None] = None
 
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
@@ -132,6 +144,7 @@ class Landmarks:
     page: int = 8
     exact: int = 48
     reads_attention: ClassVar[bool] = False
+    reads_keys: ClassVar[bool] = False
     distance: ClassVar[int | None] = None
 
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
@@ -155,6 +168,7 @@ class LatestQueries:
 
     page: ClassVar[int] = 1
     reads_attention: ClassVar[bool] = True
+    reads_keys: ClassVar[bool] = False
     distance: ClassVar[int | None] = None
 
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
@@ -174,6 +188,7 @@ class OtherLayers:
 
     page: ClassVar[int] = 1
     reads_attention: ClassVar[bool] = False
+    reads_keys: ClassVar[bool] = False
     distance: ClassVar[int | None] = None
 
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:

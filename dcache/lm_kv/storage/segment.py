@@ -12,6 +12,7 @@ import torch
 
 from dcache.kernels.lowbit import LowBit
 from dcache.lm_kv.codecs.codec import Codec, Plain
+from dcache.lm_kv.codecs.host import HostTokens
 from dcache.lm_kv.codecs.low_bit import LowBitCodec
 from dcache.lm_kv.storage.encoded import EncodedPart
 from dcache.lm_kv.storage.parts import DensePart, Part, RaggedPart
@@ -86,7 +87,7 @@ class Segment:
         if self.uniform:
             return flat.view(shape)
         padded = flat.new_full(shape, fill)
-        padded[self.valid] = flat
+        padded[self.valid.to(flat.device)] = flat
         return padded
 
     def flatten(self, padded: torch.Tensor) -> torch.Tensor:
@@ -96,6 +97,10 @@ class Segment:
     def decoded(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Flat keys `[N, d]` and values `[N, d_v]` in the model's dtype."""
         return self.codec.decode(self.keys), self.codec.decode(self.values)
+
+    def keys_where_they_lie(self) -> torch.Tensor:
+        """Flat keys `[N, d]`, in host memory where they are kept there as they came."""
+        return self.keys.states if isinstance(self.keys, HostTokens) else self.codec.decode(self.keys)
 
     def tokens(self, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of some tokens, int64 indices of any shape in `[0, N)`; no others are decoded."""
