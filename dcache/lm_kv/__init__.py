@@ -34,6 +34,7 @@ from dcache.lm_kv.policies.kvmerger import kvmerger
 from dcache.lm_kv.policies.kvzip import kvzip
 from dcache.lm_kv.policies.lacache import lacache
 from dcache.lm_kv.policies.lazy_eviction import lazy_eviction
+from dcache.lm_kv.policies.leoam import leoam
 from dcache.lm_kv.policies.look_m import look_m
 from dcache.lm_kv.policies.loopserve import loopserve
 from dcache.lm_kv.policies.mikv import mikv
@@ -89,6 +90,7 @@ __all__ = [
     "kvzip",
     "lacache",
     "lazy_eviction",
+    "leoam",
     "look_m",
     "loopserve",
     "make",

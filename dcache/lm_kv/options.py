@@ -32,6 +32,7 @@ PolicyName = Literal[
     "kvzip",
     "lacache",
     "lazy_eviction",
+    "leoam",
     "look_m",
     "loopserve",
     "mikv",
@@ -83,6 +84,7 @@ class PolicyOptions(CacheOptions, total=False):
     edges: int
     effort: int
     exact: int
+    folder: str | os.PathLike[str] | None
     future: int
     gamma: float
     group: int
@@ -90,6 +92,7 @@ class PolicyOptions(CacheOptions, total=False):
     heads: int
     held: float
     history: int
+    host: float
     layers: int
     low: int
     merge: str
@@ -108,6 +111,7 @@ class PolicyOptions(CacheOptions, total=False):
     share: float
     shift: bool
     sinks: int
+    sizes: int
     span: int | None
     start: float
     tau1: float

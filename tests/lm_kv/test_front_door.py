@@ -30,6 +30,7 @@ POLICIES = {
     "kvzip",
     "lacache",
     "lazy_eviction",
+    "leoam",
     "look_m",
     "loopserve",
     "mikv",

@@ -21,18 +21,21 @@ class LayerFacts:
             strongest first; None without a calibration.
         state: what the policy's observer gathered at the layer; a codec takes from it what it needs, and does
             not keep it.
+        report: called with what went wrong and cost nothing but room; the cache raises it after the forward.
     """
 
     turn: Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor] | None = None
     whole: float = 0
     basis: torch.Tensor | None = None
     state: Mapping[str, torch.Tensor] | None = None
+    report: Callable[[str], None] | None = None
 
 
 class Codec(Protocol):
     """Encodes the packed keys and values of one segment.
 
-    Where encoded keys or values do not lie on the model's device, their `tier` says where: "host" or "disk".
+    Where encoded keys or values do not lie on the model's device, their `tiers()` say what lies where:
+    tensors by tier, "host" or "disk".
 
     Runs (one for each row and KV head) lie one after the other in dimension 0; `lengths` has their sizes.
     What is encoded never changes: tokens are taken and joined as they are.

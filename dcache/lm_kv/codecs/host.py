@@ -17,7 +17,10 @@ class HostTokens:
 
     states: torch.Tensor
     device: torch.device
-    tier: ClassVar[str] = "host"
+
+    def tiers(self) -> dict[str, list[torch.Tensor]]:
+        """Tensors by tier."""
+        return {"host": [self.states]}
 
     @classmethod
     def of(cls, states: torch.Tensor, device: torch.device) -> HostTokens:

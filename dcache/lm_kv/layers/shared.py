@@ -98,6 +98,7 @@ class Shared:
         layers: how many layers the model has.
         choosers: indices of the layers that choose what those behind them read.
         choice: float32 `[B, h, positions]`, the attention of the running forward's last layer that chose.
+        problems: what went wrong in this forward and cost nothing but room.
         group_scores: place of the first layer of a group, and the scores that its other layers take from it.
     """
 
@@ -119,6 +120,7 @@ class Shared:
     layers: int = 1
     choosers: frozenset[int] = frozenset()
     choice: torch.Tensor | None = None
+    problems: list[str] = field(default_factory=list)
     group_scores: tuple[int, torch.Tensor] | None = None
     _call: tuple[Any, Call] | None = None
 
@@ -176,6 +178,17 @@ class Shared:
         """It ended."""
         self.live, self.rope, self._call, self.marked, self.choice = False, None, None, None, None
 
+    def raise_problem(self) -> None:
+        """Say the first thing that went wrong, once.
+
+        Raises:
+            DcacheError: something did.
+        """
+        if self.problems:
+            message = self.problems[0]
+            self.problems.clear()
+            raise DcacheError(message)
+
     def call(self, mask: Any, key: torch.Tensor, start: int) -> Call:
         """This forward's call; read once, for all layers are given the same mask."""
         if self._call is None or self._call[0] is not mask:
@@ -192,7 +205,7 @@ class Shared:
         basis = None
         if self.calibration is not None and self.policy.codec.needs_rotary:
             basis = self.calibration.tensor("basis", layer)
-        return self.policy.codec.bound(LayerFacts(turn, whole, basis, state))
+        return self.policy.codec.bound(LayerFacts(turn, whole, basis, state, self.problems.append))
 
     def turn(self, layer: int, states: torch.Tensor, positions: torch.Tensor, mode: str) -> torch.Tensor:
         """Keys or queries turned as `Rotary.turn` turns them."""

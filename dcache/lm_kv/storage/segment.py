@@ -111,8 +111,8 @@ class Segment:
 
     def bytes_in(self, tier: str) -> int:
         """Bytes of keys and values that the codec put into a tier, "host" or "disk"."""
-        parts = [part for part in (self.keys, self.values) if getattr(part, "tier", None) == tier]
-        return bytes_of(tensor for part in parts for tensor in self.codec.tensors(part).values())
+        parts = [part.tiers() for part in (self.keys, self.values) if hasattr(part, "tiers")]
+        return bytes_of(tensor for tiers in parts for tensor in tiers.get(tier, []))
 
     def part(self) -> Part:
         """All of it for attention. What a codec other than those here decodes is not kept."""
