@@ -43,6 +43,7 @@ from dcache.lm_kv.policies.prefixkv import prefixkv
 from dcache.lm_kv.policies.quest import quest
 from dcache.lm_kv.policies.random import random
 from dcache.lm_kv.policies.razor_attention import razor_attention
+from dcache.lm_kv.policies.rekv import rekv
 from dcache.lm_kv.policies.retrieval_attention import retrieval_attention
 from dcache.lm_kv.policies.rotatekv import rotatekv
 from dcache.lm_kv.policies.scissorhands import scissorhands
@@ -101,6 +102,7 @@ __all__ = [
     "quest",
     "random",
     "razor_attention",
+    "rekv",
     "retrieval_attention",
     "rotatekv",
     "scissorhands",

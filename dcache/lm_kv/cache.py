@@ -161,7 +161,7 @@ class KVCache(RowCache):
             self._shared.holding -= 1
 
     def mark(self, images: torch.Tensor) -> None:
-        """Mark the images' tokens of the next call, or of several (chunks of a prompt), for `look_m`.
+        """Mark the images' tokens of the next call or calls (chunks of a prompt), for `look_m` and `rekv`.
 
         Args:
             images: bool `[B, columns]`, as `input_ids == config.image_token_id`.

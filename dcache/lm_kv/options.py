@@ -41,6 +41,7 @@ PolicyName = Literal[
     "quest",
     "random",
     "razor_attention",
+    "rekv",
     "retrieval_attention",
     "rotatekv",
     "scissorhands",

@@ -59,6 +59,7 @@ class Policy:
             their number; layers before the first one read everything.
         question: the query by which a call of several tokens chooses what it reads of those before it, where
             a selector reads some; None to read everything.
+        local_frames: whether calls that bring images' tokens alone read no more than sinks and window.
         preference: how much of the budget a layer wants, for the allocation "preference".
         reader: what a probe reads behind the cache: (ids, validity) of the text -> the same of what is read;
             None for the text itself.
@@ -89,6 +90,7 @@ class Policy:
     held: float | None = None
     choosing: tuple[float, ...] = ()
     question: Question | None = None
+    local_frames: bool = False
     reader: Reader | None = None
     calibration: str | None = field(default=None, compare=False)
     parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)

@@ -39,6 +39,7 @@ POLICIES = {
     "quest",
     "random",
     "razor_attention",
+    "rekv",
     "retrieval_attention",
     "rotatekv",
     "scissorhands",

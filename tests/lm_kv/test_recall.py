@@ -53,6 +53,7 @@ POLICIES = {
     "a2ats near": lm_kv.a2ats(codes=32, distance=16, sinks=0, window=0),
     "retrieval_attention": lm_kv.retrieval_attention(sinks=0, window=0),
     "leoam": lm_kv.leoam(page=2, window=0),
+    "rekv": lm_kv.rekv(page=4, sinks=0, window=0),
     "kvmerger": lm_kv.kvmerger(window=0),
     "kvmerger loose": lm_kv.kvmerger(window=0, threshold=0.75),
     "kvzip uniform": lm_kv.kvzip(allocation="uniform"),

@@ -174,7 +174,7 @@ class LayerCache(adapter.BaseLayer):
         if query.shape[2] == 1 and reader is None and call.fresh.plain and policy.positions == "original":
             # One new token sees all there is, so it is stored first and is no part by itself.
             positions = self._store(store, key, value, call)
-            attended, self.read = read_one(store, self.shared, self.index, query, self.logits)
+            attended, self.read = read_one(store, self.shared, self.index, query, self.logits, self.state)
             self._observe(store, query, call, positions, attended.columns)
             return attended.output
         parts = [*self._parts(store, query, call), DensePart(key, value)]
@@ -259,7 +259,7 @@ class LayerCache(adapter.BaseLayer):
     def _parts(self, store: LayerStore, query: torch.Tensor, call: Call) -> list[Part]:
         """What a call's queries read of what was stored before, keys shifted where the policy says so."""
         if self.shared.policy.positions == "original" or not store.segments:
-            return asked_parts(store, self.shared, self.index, query, call.valid, self.logits)
+            return asked_parts(store, self.shared, self.index, query, call, self.logits)
         return [shifted(store, lambda keys, by: self.shared.turn(self.index, keys, by, "shift"))]
 
     def _store(self, store: LayerStore, key: torch.Tensor, value: torch.Tensor, call: Call) -> torch.Tensor:

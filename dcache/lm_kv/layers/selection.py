@@ -11,6 +11,8 @@ from dcache.lm_kv.codecs.codec import Plain
 from dcache.lm_kv.layers.shared import Shared
 from dcache.lm_kv.layers.windowed import keys_at_start, queries_at, state_at
 from dcache.lm_kv.model.attention import Attended, Logits, attend_one
+from dcache.lm_kv.model.calls import Call
+from dcache.lm_kv.scoring.frames import only_frames
 from dcache.lm_kv.scoring.observers import State
 from dcache.lm_kv.scoring.selectors import Selector
 from dcache.lm_kv.scoring.window_columns import window_mean
@@ -76,14 +78,14 @@ def set_share(store: LayerStore, share: torch.Tensor) -> None:
 
 
 def read_one(
-    store: LayerStore, shared: Shared, layer: int, query: torch.Tensor, logits: Logits
+    store: LayerStore, shared: Shared, layer: int, query: torch.Tensor, logits: Logits, state: State
 ) -> tuple[Attended, torch.Tensor | None]:
     """Attention of one query `[B, H, 1, d]` on what it reads of a layer, where its own token is stored.
 
     Returns:
         The result, and float `[B]` as `read_parts` gives it.
     """
-    parts, read = read_parts(store, shared, layer, query, logits)
+    parts, read = read_parts(store, shared, layer, _asked(store, shared, layer, query, state), logits)
     if layer not in shared.choosers:
         return attend_one(query, parts, logits, shared.policy.observer.statistic), read
     attended = attend_one(query, parts, logits, "sum")
@@ -92,17 +94,31 @@ def read_one(
     return Attended(attended.output), read
 
 
-def asked_parts(
-    store: LayerStore, shared: Shared, layer: int, query: torch.Tensor, valid: torch.Tensor, logits: Logits
-) -> list[Part]:
-    """What a call's queries `[B, H, S, d]` read of what was stored before it: all, or by their question.
+def _asked(store: LayerStore, shared: Shared, layer: int, query: torch.Tensor, state: State) -> torch.Tensor:
+    """The query by which a decoded token chooses: its own, or the question that an observer remembers."""
+    selector = shared.policy.selector
+    if selector is None or selector.distance is None or layer not in shared.places:
+        return query
+    own = queries_at(shared, layer, query, store.seen[:, None] - 1, selector.distance)
+    if "asked" not in state:
+        return own
+    return torch.where(state["asks"][:, None, None, None], state["asked"].to(own.dtype), own)
 
-    `valid`, bool `[B, S]`, says which of them count.
-    """
-    question = shared.policy.question
-    if question is None or shared.reader is not None or not store.segments:
+
+def asked_parts(
+    store: LayerStore, shared: Shared, layer: int, query: torch.Tensor, call: Call, logits: Logits
+) -> list[Part]:
+    """What a call's queries `[B, H, S, d]` read of what was stored before it: all, or by their question."""
+    policy = shared.policy
+    question, selector = policy.question, policy.selector
+    if selector is None or question is None or shared.reader is not None:
         return store.parts()
-    return read_parts(store, shared, layer, question.of(query, valid), logits)[0]
+    if layer not in shared.places or not store.segments:
+        return store.parts()
+    if selector.distance is not None:
+        query = queries_at(shared, layer, query, call.placed(store.seen)[0], selector.distance)
+    frames = only_frames(call.valid, shared.marked) if policy.local_frames else None
+    return read_parts(store, shared, layer, question.of(query, call.valid), logits, frames)[0]
 
 
 def by_position(store: LayerStore, columns: torch.Tensor) -> torch.Tensor:
@@ -132,9 +148,22 @@ def _index(segment: Segment, shared: Shared) -> dict[str, torch.Tensor] | None:
 
 
 def read_parts(
-    store: LayerStore, shared: Shared, layer: int, query: torch.Tensor, logits: Logits
+    store: LayerStore,
+    shared: Shared,
+    layer: int,
+    query: torch.Tensor,
+    logits: Logits,
+    frames: torch.Tensor | None = None,
 ) -> tuple[list[Part], torch.Tensor | None]:
     """What one query reads of a layer: all there is, or by the policy's selector.
+
+    Args:
+        store: the layer's.
+        shared: of the cache.
+        layer: the layer's index.
+        query: `[B, H, 1, d]`, at the selector's distance.
+        logits: how the layer makes logits.
+        frames: bool `[B]`, rows that read sinks and tail alone where not all fits; None where none do.
 
     Returns:
         The parts, and float `[B]`, the tokens that a KV head reads; None where all are read.
@@ -146,9 +175,6 @@ def read_parts(
         return store.parts(), None
     newest = store.tail.valid.sum(1)
     read = newest.float()
-    if selector.distance is not None:
-        last = (store.seen - 1)[:, None].expand(-1, query.shape[2])
-        query = queries_at(shared, layer, query, last, selector.distance)
     tokens = torch.tensor(shared.budget.tokens(store.seen.tolist()), device=query.device)
     sinks = tokens.div(2, rounding_mode="floor").clamp_max(shared.policy.sinks)
     parts: list[Part] = []
@@ -161,6 +187,10 @@ def read_parts(
         if "share" in index:
             allowed = (tokens * index["share"] + 1e-9).floor().long()
         limit = (allowed - newest).clamp_min(0)
+        if frames is not None:
+            # A text that fits is read anyway; pages of sinks are read as a whole.
+            near = frames & (store.seen > tokens)
+            limit = torch.where(near, -(-sinks // selector.page) * selector.page, limit)
         part, more = chosen(segment, index, selector, query, logits, limit, sinks)
         parts.append(part)
         read = read + more

@@ -20,6 +20,7 @@ POLICIES = {
     "a2ats": lm_kv.a2ats(codes=8, distance=8, queries=8, sinks=1, window=4, every=4),
     "actqkv": lm_kv.actqkv(page=2, queries=8, window=4, every=4),
     "quest": lm_kv.quest(page=4, window=4, sinks=1, every=4),
+    "rekv": lm_kv.rekv(page=2, sinks=1, window=4, every=4),
     "retrieval_attention": lm_kv.retrieval_attention(sinks=1, window=4, every=4),
     "shadowkv": lm_kv.shadowkv(page=4, rank=6, window=4, every=4),
     "loopserve": lm_kv.loopserve(queries=4, window=4, every=4),
