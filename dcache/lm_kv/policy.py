@@ -190,8 +190,8 @@ def _check_selection(policy: Policy) -> None:
     for place in policy.choosing:
         if not (is_whole(place) and place >= 0) and not (is_number(place) and 0.0 <= place < 1.0):
             raise DcacheError(
-                "choosing must have places of layers from 0 on, or shares of their number in [0, 1), got "
-                f"{place!r}"
+                "a layer that chooses for others must be a place from 0 on, or a share of the layers' number "
+                f"in [0, 1), got {place!r}"
             )
     if bool(policy.choosing) != isinstance(policy.selector, OtherLayers):
         raise DcacheError(

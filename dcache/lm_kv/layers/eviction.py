@@ -182,7 +182,8 @@ def _shares(pairs: Sequence[tuple[LayerCache, LayerStore]], plan: Plan) -> list[
     preferences = [_candidates(layer, store, plan, None).preference for layer, store in pairs]
     budgets = _preferred(pairs, plan, preferences, _over(pairs, tokens))
     # A row that reads everything has the budget of every layer.
-    return list((torch.tensor(budgets, device=tokens.device).double() / tokens[:, None]).unbind(1))
+    shares = torch.tensor(budgets, device=tokens.device).double() / tokens[:, None]
+    return [share.clone() for share in shares.unbind(1)]
 
 
 def _preferred(

@@ -63,7 +63,7 @@ def test_layers_that_leave_nothing_to_choose_for_are_refused():
     with pytest.raises(DcacheError, match="layer 13 cannot choose: of 3 layers"):
         lm_kv.KVCache(model, lm_kv.tidal_decode(again=13), budget=8)
     for wrong in (1.5, -1, "x"):
-        with pytest.raises(DcacheError, match="choosing must have places of layers"):
+        with pytest.raises(DcacheError, match="must be a place from 0 on"):
             lm_kv.tidal_decode(start=wrong)
 
 
