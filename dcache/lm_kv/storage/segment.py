@@ -136,7 +136,9 @@ class Segment:
         index = first + torch.arange(len(first), device=rows.device)
         taken = self._take(index, self.lengths[rows])
         if self.index is not None:
-            taken = replace(taken, index={name: part[rows] for name, part in self.index.items()})
+            # Graphs of keys are in host memory.
+            index = {name: part[rows.to(part.device)] for name, part in self.index.items()}
+            taken = replace(taken, index=index)
         if self.first is None:
             return taken
         return replace(taken, positions=None, first=self.first[rows])
