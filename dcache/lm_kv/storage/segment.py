@@ -137,8 +137,8 @@ class Segment:
         taken = self._take(index, self.lengths[rows])
         if self.index is not None:
             # Graphs of keys are in host memory.
-            index = {name: part[rows.to(part.device)] for name, part in self.index.items()}
-            taken = replace(taken, index=index)
+            moved = {name: part[rows.to(part.device)] for name, part in self.index.items()}
+            taken = replace(taken, index=moved)
         if self.first is None:
             return taken
         return replace(taken, positions=None, first=self.first[rows])
