@@ -15,7 +15,7 @@ from dcache.lm_kv.scoring.selectors import Index
 from dcache.util.distribution import install_line
 
 # The serialized graphs of an index -> those of each run, which read them where they lie.
-_graphs: Any = WeakTensorKeyDictionary()
+live_graphs: Any = WeakTensorKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def library() -> Any:
 def _runs(index: Index) -> list[Any]:
     """The graphs of an index, one for each row and KV head; what was read once is read no more."""
     graphs = index["graphs"]
-    if graphs not in _graphs:
+    if graphs not in live_graphs:
         faiss = library()
         host = graphs.flatten(0, 1).cpu().numpy()
         readers = [
@@ -126,6 +126,6 @@ def _runs(index: Index) -> list[Any]:
             for run, size in zip(host, index["sizes"][..., 0].flatten().tolist(), strict=True)
         ]
         # Readers and bytes stay alive with the graphs, which point into them.
-        _graphs[graphs] = ([faiss.read_index(reader) for reader in readers], readers, host)
-    runs: list[Any] = _graphs[graphs][0]
+        live_graphs[graphs] = ([faiss.read_index(reader) for reader in readers], readers, host)
+    runs: list[Any] = live_graphs[graphs][0]
     return runs

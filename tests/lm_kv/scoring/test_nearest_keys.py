@@ -46,10 +46,10 @@ def test_rows_of_an_index_are_rows_of_graphs_which_are_freed_with_it():
     swapped = {name: part[[1, 0]] for name, part in index.items()}
     own = graph.products(query[[1, 0]], {**swapped, "limit": LIMIT[[1, 0]]})
     assert torch.equal(own, graph.products(query, {**index, "limit": LIMIT})[[1, 0]])
-    before = len(nearest_keys._graphs)
+    before = len(nearest_keys.live_graphs)
     del index, swapped
     gc.collect()
-    assert len(nearest_keys._graphs) == before - 2
+    assert len(nearest_keys.live_graphs) == before - 2
 
 
 def test_nothing_is_searched_where_nothing_may_be_read():
