@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from dcache.lm_kv.cache_stats import CacheReport, CacheStats
 from dcache.lm_kv.codecs.cachegen import cachegen
+from dcache.lm_kv.policies.a2ats import a2ats
+from dcache.lm_kv.policies.actqkv import actqkv
 from dcache.lm_kv.policies.cake import cake
 from dcache.lm_kv.policies.compresskv import compresskv
 from dcache.lm_kv.policies.cskv import cskv
@@ -34,6 +36,7 @@ from dcache.lm_kv.policies.kvmerger import kvmerger
 from dcache.lm_kv.policies.kvzip import kvzip
 from dcache.lm_kv.policies.lacache import lacache
 from dcache.lm_kv.policies.lazy_eviction import lazy_eviction
+from dcache.lm_kv.policies.leoam import leoam
 from dcache.lm_kv.policies.look_m import look_m
 from dcache.lm_kv.policies.loopserve import loopserve
 from dcache.lm_kv.policies.matryoshka import matryoshka
@@ -44,6 +47,8 @@ from dcache.lm_kv.policies.prefixkv import prefixkv
 from dcache.lm_kv.policies.quest import quest
 from dcache.lm_kv.policies.random import random
 from dcache.lm_kv.policies.razor_attention import razor_attention
+from dcache.lm_kv.policies.rekv import rekv
+from dcache.lm_kv.policies.retrieval_attention import retrieval_attention
 from dcache.lm_kv.policies.rotatekv import rotatekv
 from dcache.lm_kv.policies.scissorhands import scissorhands
 from dcache.lm_kv.policies.sentencekv import sentencekv
@@ -52,6 +57,7 @@ from dcache.lm_kv.policies.snapkv import snapkv
 from dcache.lm_kv.policies.speckv import speckv
 from dcache.lm_kv.policies.streaming_llm import streaming_llm
 from dcache.lm_kv.policies.think import think
+from dcache.lm_kv.policies.tidal_decode import tidal_decode
 from dcache.lm_kv.policies.tova import tova
 from dcache.lm_kv.policies.trained_scorer import trained_scorer
 from dcache.lm_kv.policies.vidkv import vidkv
@@ -89,6 +95,8 @@ __all__ = [
     "KVCache",
     "Policy",
     "Reuse",
+    "a2ats",
+    "actqkv",
     "ape",
     "available",
     "cache_craft",
@@ -121,6 +129,7 @@ __all__ = [
     "kvzip",
     "lacache",
     "lazy_eviction",
+    "leoam",
     "look_m",
     "loopserve",
     "make",
@@ -135,6 +144,8 @@ __all__ = [
     "quest",
     "random",
     "razor_attention",
+    "rekv",
+    "retrieval_attention",
     "rotatekv",
     "scissorhands",
     "sentencekv",
@@ -143,6 +154,7 @@ __all__ = [
     "speckv",
     "streaming_llm",
     "think",
+    "tidal_decode",
     "tova",
     "trained_scorer",
     "triforce",

@@ -118,8 +118,6 @@ class KVCache(RowCache):
         self._new = 0
         self._failed = False
 
-    # The library's own hooks.
-
     def begin(self, decoder: torch.nn.Module, call: Mapping[str, Any]) -> None:
         """The decoder's forward begins.
 
@@ -138,7 +136,7 @@ class KVCache(RowCache):
         """It ended; tokens are evicted now where all layers must have run.
 
         Raises:
-            DcacheError: the model did not use the cache.
+            DcacheError: the model did not use the cache, or its disk is full.
         """
         self._shared.end()
         if self._shared.reader is not None:
@@ -149,6 +147,8 @@ class KVCache(RowCache):
         late = completed and self.policy.after_forward and not self._shared.holding
         if late and self._lead().is_due(self._new):
             self._evict_all(None)
+        elif completed:
+            self._shared.raise_problem()
 
     # What users call.
 
@@ -162,7 +162,7 @@ class KVCache(RowCache):
             self._shared.holding -= 1
 
     def mark(self, images: torch.Tensor) -> None:
-        """Mark the images' tokens of the next call, or of several (chunks of a prompt), for `look_m`.
+        """Mark the images' tokens of the next call or calls (chunks of a prompt), for `look_m` and `rekv`.
 
         Args:
             images: bool `[B, columns]`, as `input_ids == config.image_token_id`.
@@ -225,7 +225,7 @@ class KVCache(RowCache):
     def fork(self) -> KVCache:
         """A second cache that goes on from here; what was compressed is shared, the tail is copied."""
         other = copy.copy(self)
-        shared = replace(self._shared, bytes_held=0, peak_bytes=0)
+        shared = replace(self._shared, bytes_held=0, peak_bytes=0, problems=[])
         other._shared = shared
         compressed = set(self.compressed_layers)
         other.layers = [
@@ -260,8 +260,6 @@ class KVCache(RowCache):
         super().reset()
         self._text, self._failed, self._shared.marks = Text(), False, None
 
-    # Parts of these.
-
     def _compressed(self) -> list[LayerCache]:
         return [self.layers[i] for i in self.compressed_layers]
 
@@ -290,6 +288,7 @@ class KVCache(RowCache):
                 text, valid = self.policy.reader(text, valid)
             received = received_attention(self.decoder, self, self._shared, text, valid, history)
         evict(self._compressed(), received)
+        self._shared.raise_problem()
 
     def _library(self) -> list[torch.Tensor]:
         """The tensors of the library's own layers."""

@@ -25,8 +25,9 @@ class CacheStats:
         bytes_full: bytes that the keys and values of all seen tokens would take in the model's dtype.
         peak_bytes: the most that the compressed layers held at once; the prompt's full keys and values are in
             it where tokens are evicted after the forward ("global", kvzip).
-        bytes_host: of those held, bytes that a policy puts into host memory (shadowkv's values); on CPUs all
-            bytes are in the same memory.
+        bytes_host: of those held, bytes that a policy puts into host memory (shadowkv's values, say); on CPUs
+            all bytes are in the same memory.
+        bytes_disk: of those held, bytes that a policy puts on disk (leoam).
         evictions: how often tokens were evicted.
         read: mean tokens that a KV head read at the last decoded token, by row, where a policy selects them;
             it keeps all of them, so it saves reads and no bytes.
@@ -43,6 +44,7 @@ class CacheStats:
     evictions: int = 0
     read: tuple[float, ...] = ()
     bytes_host: int = 0
+    bytes_disk: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values that JSON has."""
@@ -66,6 +68,8 @@ class CacheStats:
         ]
         if self.bytes_host:
             rows.append(("of that, host", format_bytes(self.bytes_host)))
+        if self.bytes_disk:
+            rows.append(("of that, disk", format_bytes(self.bytes_disk)))
         if self.read:
             rows.append(("read per step", ", ".join(f"{read:.1f}" for read in self.read)))
         width = max(len(name) for name, _ in rows)

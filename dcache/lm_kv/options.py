@@ -12,6 +12,8 @@ from dcache.lm_kv.scoring.heads import Pattern
 from dcache.lm_kv.scoring.lookahead import Draft
 
 PolicyName = Literal[
+    "a2ats",
+    "actqkv",
     "cake",
     "compresskv",
     "cskv",
@@ -31,6 +33,7 @@ PolicyName = Literal[
     "kvzip",
     "lacache",
     "lazy_eviction",
+    "leoam",
     "look_m",
     "loopserve",
     "matryoshka",
@@ -41,6 +44,8 @@ PolicyName = Literal[
     "quest",
     "random",
     "razor_attention",
+    "rekv",
+    "retrieval_attention",
     "rotatekv",
     "scissorhands",
     "sentencekv",
@@ -49,6 +54,7 @@ PolicyName = Literal[
     "speckv",
     "streaming_llm",
     "think",
+    "tidal_decode",
     "tova",
     "vidkv",
     "windowkv",
@@ -73,15 +79,21 @@ class CacheOptions(TypedDict, total=False):
 class PolicyOptions(CacheOptions, total=False):
     """The options of all policies; the pages in docs/lm_kv/policies list those of one policy."""
 
+    again: float
     anchor: str
     best: int | None
     bits: int
     block: int
     calibration: str | os.PathLike[str] | None
     channels: int
+    codes: int
+    distance: int
     draft: Draft | Any
+    edges: int
+    effort: int
     ends: Sequence[int] | Any | None
     exact: int
+    folder: str | os.PathLike[str] | None
     future: int
     gamma: float
     group: int
@@ -89,6 +101,7 @@ class PolicyOptions(CacheOptions, total=False):
     heads: int
     held: float
     history: int
+    host: float
     key_bits: float
     layers: int
     longest: int
@@ -104,10 +117,12 @@ class PolicyOptions(CacheOptions, total=False):
     ratio: float
     residual: int
     review: int
+    search: str
     seed: int
     share: float
     shift: bool
     sinks: int
+    sizes: int
     span: int | None
     start: float
     t: float

@@ -16,8 +16,9 @@ from dcache.lm_kv.codecs.jointly import Joint
 from dcache.lm_kv.scoring.coverage import Coverage
 from dcache.lm_kv.scoring.observers import Nothing, Observer
 from dcache.lm_kv.scoring.preference import Preference
+from dcache.lm_kv.scoring.questions import Question
 from dcache.lm_kv.scoring.scorers import Scorer
-from dcache.lm_kv.scoring.selectors import Selector
+from dcache.lm_kv.scoring.selectors import OtherLayers, Selector
 from dcache.lm_kv.storage.reducers import Reducer, drop
 from dcache.util.checks import check_whole, is_number, is_whole
 
@@ -56,6 +57,12 @@ class Policy:
             those that are read at a step.
         held: where a selector reads some, the tokens that are kept, a share or a number as `budget`, at least
             as many as are read; None for all of them.
+        choosing: layers that read everything and choose what those behind them read, up to the next one that
+            chooses, for the selector `OtherLayers`: places among the layers with full attention, or shares of
+            their number; layers before the first one read everything.
+        question: the query by which a call of several tokens chooses what it reads of those before it, where
+            a selector reads some; None to read everything.
+        local_frames: whether calls that bring images' tokens alone read no more than sinks and window.
         preference: how much of the budget a layer wants, for the allocation "preference".
         coverage: how many tokens a layer needs, for the allocation "coverage".
         reader: what a probe reads behind the cache: (ids, validity) of the text -> the same of what is read;
@@ -86,6 +93,9 @@ class Policy:
     coverage: Coverage | None = None
     selector: Selector | None = None
     held: float | None = None
+    choosing: tuple[float, ...] = ()
+    question: Question | None = None
+    local_frames: bool = False
     reader: Reader | None = None
     calibration: str | None = field(default=None, compare=False)
     parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
@@ -118,11 +128,7 @@ class Policy:
                 "layers that keep the same tokens need as many of them: choose the allocation uniform, or "
                 f"layer_group=1; got {self.allocation!r} and {self.layer_group}"
             )
-        if self.selector is not None and (self.observer.statistic or self.positions != "original"):
-            raise DcacheError(
-                "a selector reads some tokens at a step, so the attention that all receive cannot be summed, "
-                "nor can they be shifted: choose an observer without a statistic and original positions"
-            )
+        _check_selection(self)
         _check_tiers(self)
         if self.positions not in POSITIONS:
             raise DcacheError(f"positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}")
@@ -145,7 +151,8 @@ class Policy:
     @property
     def needs_rotary(self) -> bool:
         """Whether keys or queries are turned, so that the model's rotation must be known."""
-        return self.positions == "shifted" or self.observer.needs_rotary or self.codec.needs_rotary
+        turned = self.selector is not None and self.selector.distance is not None
+        return self.positions == "shifted" or turned or self.observer.needs_rotary or self.codec.needs_rotary
 
 
 def _codec_of(codec: Any) -> Codec:
@@ -185,6 +192,35 @@ def _check_allocation(policy: Policy) -> None:
         raise DcacheError(
             "the allocation coverage and a policy that says how many tokens a layer needs go together, got "
             f"{policy.allocation!r} for {policy.name}: leave its allocation as it is, or choose zipvl"
+        )
+
+
+def _check_selection(policy: Policy) -> None:
+    """What a selector needs, and what needs one.
+
+    Raises:
+        DcacheError: attention is summed or tokens shifted though some are not read; layers that choose for
+            others are no places or shares, or their selector is another one; a question has no selector.
+    """
+    if policy.selector is not None and (policy.observer.statistic or policy.positions != "original"):
+        raise DcacheError(
+            "a selector reads some tokens at a step, so the attention that all receive cannot be summed, nor "
+            "can they be shifted: choose an observer without a statistic and original positions"
+        )
+    if policy.question is not None and (policy.selector is None or policy.choosing):
+        raise DcacheError(
+            "a call of several tokens chooses what it reads only where a selector of its layer does: give "
+            "the policy one, or question=None"
+        )
+    for place in policy.choosing:
+        if not (is_whole(place) and place >= 0) and not (is_number(place) and 0.0 <= place < 1.0):
+            raise DcacheError(
+                "a layer that chooses for others must be a place from 0 on, or a share of the layers' number "
+                f"in [0, 1), got {place!r}"
+            )
+    if bool(policy.choosing) != isinstance(policy.selector, OtherLayers):
+        raise DcacheError(
+            "layers that choose for others go with the selector OtherLayers: give the policy both or neither"
         )
 
 

@@ -9,6 +9,8 @@ import pytest
 from dcache import lm_kv
 
 POLICIES = {
+    "a2ats",
+    "actqkv",
     "cake",
     "compresskv",
     "cskv",
@@ -28,6 +30,7 @@ POLICIES = {
     "kvzip",
     "lacache",
     "lazy_eviction",
+    "leoam",
     "look_m",
     "loopserve",
     "matryoshka",
@@ -38,6 +41,8 @@ POLICIES = {
     "quest",
     "random",
     "razor_attention",
+    "rekv",
+    "retrieval_attention",
     "rotatekv",
     "scissorhands",
     "sentencekv",
@@ -46,6 +51,7 @@ POLICIES = {
     "speckv",
     "streaming_llm",
     "think",
+    "tidal_decode",
     "tova",
     "vidkv",
     "windowkv",

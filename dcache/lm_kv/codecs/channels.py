@@ -63,7 +63,6 @@ class ChannelCodec:
     residual: int
     weights: torch.Tensor | None = field(default=None, compare=False, repr=False)
     name: ClassVar[str] = "think"
-    host: ClassVar[bool] = False
     needs_rotary: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

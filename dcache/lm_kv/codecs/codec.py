@@ -24,6 +24,7 @@ class LayerFacts:
         bases: of "keys" and of "values" the directions of each KV head; None for codecs that need none.
         state: what the policy's observer gathered at the layer; a codec takes from it what it needs, and does
             not keep it.
+        report: called with what went wrong and cost nothing but room; the cache raises it after the forward.
     """
 
     turn: Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor] | None = None
@@ -31,10 +32,14 @@ class LayerFacts:
     basis: torch.Tensor | None = None
     bases: Mapping[str, tuple[HeadBasis, ...]] | None = None
     state: Mapping[str, torch.Tensor] | None = None
+    report: Callable[[str], None] | None = None
 
 
 class Codec(Protocol):
     """Encodes the packed keys and values of one segment.
+
+    Where encoded keys or values do not lie on the model's device, their `tiers()` say what lies where:
+    tensors by tier, "host" or "disk".
 
     Runs (one for each row and KV head) lie one after the other in dimension 0; `lengths` has their sizes.
     What is encoded never changes: tokens are taken and joined as they are.
@@ -47,10 +52,6 @@ class Codec(Protocol):
     @property
     def residual(self) -> int:
         """Newest tokens of a row that stay in the tail as they came."""
-
-    @property
-    def host(self) -> bool:
-        """Whether encoded values lie in host memory."""
 
     @property
     def needs_rotary(self) -> bool:
@@ -84,7 +85,6 @@ class Codec(Protocol):
 class DeviceCodec:
     """A codec that stores on the model's device and needs to know nothing of a layer."""
 
-    host: ClassVar[bool] = False
     needs_rotary: ClassVar[bool] = False
 
     def bound(self, facts: LayerFacts) -> Self:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
 
-from dcache.errors import DcacheError
+from dcache.errors import DcacheError, DcacheWarning
 from dcache.lm_kv.codecs.codec import Codec
 
 
 class Joint(Codec, Protocol):
     """A codec that encodes several layers at once, after a prompt; it stores all tokens."""
+
+    @property
+    def name(self) -> str:
+        """The preset's."""
 
     @property
     def shared(self) -> frozenset[str]:
@@ -38,6 +43,33 @@ class Joint(Codec, Protocol):
         """
 
 
+def check_joint(joint: Joint | None, everything: bool, layers: int) -> None:
+    """Refuse a budget beside layers that are encoded together; warn where there are none of them.
+
+    Args:
+        joint: a policy's, None where it encodes no layers together.
+        everything: whether the budget is all tokens.
+        layers: how many layers have a budget.
+
+    Raises:
+        DcacheError: the budget is smaller.
+    """
+    if joint is None:
+        return
+    if not everything:
+        raise DcacheError(
+            f"{joint.name} stores all tokens of several layers together: leave budget=1.0, or evict with "
+            "another policy and codec, such as lm_kv.keydiff() with lm_kv.cskv()"
+        )
+    if not joint.groups(layers):
+        warnings.warn(
+            f"{joint.name} encodes no layer of this model: all tokens stay as they came in {layers} of the "
+            "layers; a smaller start may change it",
+            DcacheWarning,
+            stacklevel=5,
+        )
+
+
 class WholeRows:
     """Base of codecs whose rows are taken whole: what is encoded together is not taken apart.
 
@@ -46,7 +78,6 @@ class WholeRows:
     """
 
     name: ClassVar[str]
-    host: ClassVar[bool] = False
     block: ClassVar[int] = 0
 
     def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> Any:

@@ -33,7 +33,6 @@ class BasisCodec:
     residual: int
     facts: LayerFacts = field(default_factory=LayerFacts, compare=False, repr=False)
     name: ClassVar[str] = "matryoshka"
-    host: ClassVar[bool] = False
     needs_rotary: ClassVar[bool] = False
     needs_bases: ClassVar[bool] = True
 

@@ -51,7 +51,6 @@ class ProjectedCodec:
     residual: int
     facts: LayerFacts = field(default_factory=LayerFacts, compare=False, repr=False)
     name: ClassVar[str] = "cskv"
-    host: ClassVar[bool] = False
     needs_rotary: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

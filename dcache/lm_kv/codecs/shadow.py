@@ -10,7 +10,8 @@ import torch
 
 from dcache.lm_kv.codecs import low_rank
 from dcache.lm_kv.codecs.before_rotation import WHOLE_RUN, on_basis, places_of, turned_by
-from dcache.lm_kv.codecs.codec import LayerFacts, compact
+from dcache.lm_kv.codecs.codec import LayerFacts
+from dcache.lm_kv.codecs.host import HostTokens
 from dcache.lm_kv.codecs.low_rank import LowRank
 from dcache.lm_kv.codecs.pages import unlike_pages
 from dcache.util.checks import check_whole
@@ -38,14 +39,6 @@ class ShadowKeys:
         return {"whole": self.whole, "exact": self.exact, "places": self.places, **rest}
 
 
-@dataclass(frozen=True, eq=False)
-class HostValues:
-    """Values `[N, d_v]` in host memory, for a model on `device`."""
-
-    values: torch.Tensor
-    device: torch.device
-
-
 @dataclass(frozen=True)
 class ShadowCodec:
     """ShadowKV: keys of a run projected on their strongest directions before rotation; values on the host.
@@ -68,7 +61,6 @@ class ShadowCodec:
     exact: int
     facts: LayerFacts = field(default_factory=LayerFacts, compare=False, repr=False)
     name: ClassVar[str] = "shadowkv"
-    host: ClassVar[bool] = True
     needs_rotary: ClassVar[bool] = True
     block: ClassVar[int] = 0
     residual: ClassVar[int] = 0
@@ -97,14 +89,14 @@ class ShadowCodec:
             rest = on_basis(turned, run[~whole], counts, self.facts.basis.to(keys.device), self.rank)
         return ShadowKeys(whole, keys[whole], rest, places.int())
 
-    def encode_values(self, values: torch.Tensor, lengths: torch.Tensor) -> HostValues:
+    def encode_values(self, values: torch.Tensor, lengths: torch.Tensor) -> HostTokens:
         """The values in host memory, where a GPU can fetch them."""
-        return _on_host(values, values.device)
+        return HostTokens.of(values, values.device)
 
     def decode(self, encoded: Any) -> torch.Tensor:
         """Keys rebuilt and turned, or values fetched."""
-        if isinstance(encoded, HostValues):
-            return encoded.values.to(encoded.device, non_blocking=True)
+        if isinstance(encoded, HostTokens):
+            return encoded.fetched()
         exact, whole = encoded.exact, encoded.whole
         keys = exact.new_empty(len(whole), exact.shape[1])
         keys[whole] = exact
@@ -117,21 +109,20 @@ class ShadowCodec:
 
     def take(self, encoded: Any, rows: torch.Tensor, lengths: torch.Tensor) -> Any:
         """These keys or values as they are."""
-        if isinstance(encoded, HostValues):
-            return replace(encoded, values=encoded.values[rows.to(encoded.values.device)])
+        if isinstance(encoded, HostTokens):
+            return encoded.take(rows)
         return _arranged([encoded], rows, lengths)
 
     def join(self, parts: Sequence[Any], order: torch.Tensor, lengths: torch.Tensor) -> Any:
         """All keys or values as they are."""
         first = parts[0]
-        if isinstance(first, HostValues):
-            values = torch.cat([part.values for part in parts])
-            return _on_host(values[order.to(values.device)], first.device)
+        if isinstance(first, HostTokens):
+            return HostTokens.join(parts, order)
         return _arranged(parts, order, lengths)
 
     def tensors(self, encoded: Any) -> dict[str, torch.Tensor]:
         """Values; or keys, factors and positions."""
-        return {"": encoded.values} if isinstance(encoded, HostValues) else encoded.tensors()
+        return {"": encoded.states} if isinstance(encoded, HostTokens) else encoded.tensors()
 
     def restore(self, tensors: Mapping[str, torch.Tensor], like: torch.Tensor) -> Any:
         """Keys or values."""
@@ -155,12 +146,6 @@ class ShadowCodec:
         valid = torch.arange(width, device=keys.device) < lengths[:, None]
         unlike = unlike_pages(padded, valid, self.page, self.exact)
         return short[run] | unlike[run, places // self.page]
-
-
-def _on_host(values: torch.Tensor, device: torch.device) -> HostValues:
-    """Values in host memory; pinned, so that a GPU can fetch them while it computes."""
-    host = compact(values.cpu())
-    return HostValues(host.pin_memory() if device.type == "cuda" else host, device)
 
 
 def _counts(run: torch.Tensor, runs: int) -> torch.Tensor:

@@ -57,7 +57,6 @@ class SharedDirectionsCodec(WholeRows, DeviceCodec):
     start: float
     residual: int
     name: ClassVar[str] = "minicache"
-    host: ClassVar[bool] = False
     shared: ClassVar[frozenset[str]] = frozenset({"direction", "whole"})
 
     def __post_init__(self) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from dcache.errors import DcacheWarning
 from dcache.lm_kv.budgets.allocation import (
     ALWAYS,
     NOTHING,
@@ -21,29 +19,14 @@ from dcache.lm_kv.budgets.allocation import (
 )
 from dcache.lm_kv.budgets.budget import Budget
 from dcache.lm_kv.layers.layer import LayerCache
-from dcache.lm_kv.layers.selection import index_tokens
+from dcache.lm_kv.layers.plan import Plan, plan_rows
+from dcache.lm_kv.layers.selection import index_tokens, set_share
 from dcache.lm_kv.layers.shared import Shared
 from dcache.lm_kv.layers.together import encode_together
 from dcache.lm_kv.scoring.scorers import Context
 from dcache.lm_kv.storage.store import LayerStore
 from dcache.lm_kv.storage.stored import Stored
 from dcache.lm_kv.storage.tiers import is_lower
-from dcache.util.checks import is_whole
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Tokens of each row.
-
-    Attributes:
-        tokens: that a KV head keeps, the mean over heads and layers.
-        sinks: first ones that are always kept.
-        window: newest ones that are always kept; sinks and window are at most half of `tokens`.
-    """
-
-    tokens: list[int]
-    sinks: list[int]
-    window: list[int]
 
 
 @dataclass(frozen=True)
@@ -82,11 +65,7 @@ def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | N
         _settle(layer, store)
     plan = plan_rows(shared, pairs[0][1].seen.tolist())
     if shared.policy.selector is not None:
-        for layer, store in pairs:
-            columns = min(store.tail.length, *plan.window)
-            stored, keep = _held(layer, store)
-            index_tokens(store, stored, keep, columns, shared, layer.index, layer.state, layer.logits)
-            layer.packed()
+        _index_all(pairs, plan)
         return
     if shared.policy.allocation == "global":
         _evict_together(pairs, plan, received)
@@ -97,6 +76,20 @@ def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | N
     for layer, _ in pairs:
         layer.flush()
     encode_together([layer for layer, _ in pairs])
+
+
+def _index_all(pairs: Sequence[tuple[LayerCache, LayerStore]], plan: Plan) -> None:
+    """Pack all tokens of these layers, with what the policy's selector looks at."""
+    shared = pairs[0][0].shared
+    shares = _shares(pairs, plan) if shared.policy.allocation == "preference" else []
+    for layer, store in pairs:
+        columns = min(store.tail.length, *plan.window)
+        stored, keep = _held(layer, store)
+        index_tokens(store, stored, keep, columns, shared, layer.index, layer.state, layer.logits)
+    for (_, store), share in zip(pairs, shares, strict=False):
+        set_share(store, share)
+    for layer, _ in pairs:
+        layer.packed()
 
 
 def _held(layer: LayerCache, store: LayerStore) -> tuple[Stored, torch.Tensor]:
@@ -153,28 +146,6 @@ def _settle(layer: LayerCache, store: LayerStore) -> None:
             store.set_scores(scores)
 
 
-def plan_rows(shared: Shared, seen: Sequence[int], tokens: list[int] | None = None) -> Plan:
-    """Each row's budget, or these tokens; sinks and window shrink to half of it, which is said once."""
-    policy = shared.policy
-    tokens = shared.budget.tokens(seen) if tokens is None else tokens
-    sinks = [min(policy.sinks, n // 2) for n in tokens]
-    whole = is_whole(policy.window)
-    requested = [int(policy.window) if whole else math.floor(n * policy.window + 1e-9) for n in tokens]
-    window = [min(w, n // 2 - s) for w, n, s in zip(requested, tokens, sinks, strict=True)]
-    rows = zip(tokens, sinks, window, requested, seen, strict=True)
-    short = [(n, s, w) for n, s, w, r, all_ in rows if n < all_ and (s < policy.sinks or (whole and w < r))]
-    if short and not shared.warned:
-        shared.warned = True
-        budget, fewer_sinks, smaller_window = min(short)
-        warnings.warn(
-            f"sinks={policy.sinks} and window={policy.window} take more than half of a budget of {budget} "
-            f"token{'s' if budget > 1 else ''}; they shrink to {fewer_sinks} and {smaller_window}",
-            DcacheWarning,
-            stacklevel=2,
-        )
-    return Plan(tokens, sinks, window)
-
-
 def _least(shared: Shared, tokens: int, protected: int) -> int:
     """Tokens that every layer keeps at least."""
     return max(1, protected, math.floor(tokens * shared.policy.floor + 1e-9))
@@ -206,18 +177,39 @@ def _evict_by_preference(
     if not bool(over.any()):
         return
     candidates = [_candidates(layer, store, plan, received) for layer, store in pairs]
-    stated = torch.stack([c.preference for c in candidates if c.preference is not None]).T.tolist()
+    budgets = _preferred(pairs, plan, [c.preference for c in candidates], over)
+    for place, layer in enumerate(candidates):
+        tokens = _without_slots(shared, torch.tensor([row[place] for row in budgets], device=device), over)
+        _pack(layer, keep_uniform(layer.scores, tokens), plan)
+
+
+def _shares(pairs: Sequence[tuple[LayerCache, LayerStore]], plan: Plan) -> list[torch.Tensor]:
+    """What each layer reads of the budget, float64 `[rows]`, where layers share what is read at a step."""
+    tokens = torch.tensor(plan.tokens, device=pairs[0][1].seen.device)
+    preferences = [_candidates(layer, store, plan, None).preference for layer, store in pairs]
+    budgets = _preferred(pairs, plan, preferences, _over(pairs, tokens))
+    # A row that reads everything has the budget of every layer.
+    shares = torch.tensor(budgets, device=tokens.device).double() / tokens[:, None]
+    return [share.clone() for share in shares.unbind(1)]
+
+
+def _preferred(
+    pairs: Sequence[tuple[LayerCache, LayerStore]],
+    plan: Plan,
+    preferences: Sequence[torch.Tensor | None],
+    over: torch.Tensor,
+) -> list[list[int]]:
+    """Tokens of each row and layer by what the layers prefer; a row within its budget keeps what it holds."""
+    shared = pairs[0][0].shared
+    stated = torch.stack([p for p in preferences if p is not None]).T.tolist()
     preference = shared.policy.preference
     wanted = stated if preference is None else [preference.shares(row) for row in stated]
     longest = torch.stack([store.kept().amax(1) for _, store in pairs], 1).tolist()
     rows = zip(plan.tokens, plan.sinks, plan.window, wanted, longest, over.tolist(), strict=True)
-    budgets = [
-        preference_budgets(n, preferences, _least(shared, n, s + w), most) if full else most
-        for n, s, w, preferences, most, full in rows
+    return [
+        preference_budgets(n, prefers, _least(shared, n, s + w), most) if full else most
+        for n, s, w, prefers, most, full in rows
     ]
-    for place, layer in enumerate(candidates):
-        tokens = _without_slots(shared, torch.tensor([row[place] for row in budgets], device=device), over)
-        _pack(layer, keep_uniform(layer.scores, tokens), plan)
 
 
 def _over(pairs: Sequence[tuple[LayerCache, LayerStore]], allowed: torch.Tensor) -> torch.Tensor:

@@ -46,7 +46,8 @@ def figures(
         peak_bytes=shared.peak_bytes,
         evictions=max((layer.evictions for layer in layers), default=0) if evicts else 0,
         read=_read(layers) if selects else (),
-        bytes_host=sum(segment.host_bytes for store in stores for segment in store.segments),
+        bytes_host=sum(segment.bytes_in("host") for store in stores for segment in store.segments),
+        bytes_disk=sum(segment.bytes_in("disk") for store in stores for segment in store.segments),
     )
 
 

@@ -53,7 +53,8 @@ def describe(policy: Policy) -> dict[str, Any]:
         )
     own = {name: getattr(policy, name) for name in FIELDS}
     described = {"name": policy.name, "parameters": dict(policy.parameters), "fields": own}
-    if isinstance(policy.codec, Plain):
+    # What the preset itself stores by need not be said.
+    if isinstance(policy.codec, Plain) or policy.codec == make(policy.name, **policy.parameters).codec:
         return described
     codec: Any = policy.codec
     name = getattr(codec, "name", None)

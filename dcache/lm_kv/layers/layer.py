@@ -10,11 +10,11 @@ import torch
 
 from dcache.errors import DcacheError
 from dcache.lm_kv.budgets.trigger import due
-from dcache.lm_kv.layers.selection import read_parts
+from dcache.lm_kv.layers.selection import asked_parts, read_one
 from dcache.lm_kv.layers.shared import Shared
 from dcache.lm_kv.layers.shifted import next_offset, shifted
 from dcache.lm_kv.model import adapter
-from dcache.lm_kv.model.attention import Attended, Logits, attend, attend_one, attend_some
+from dcache.lm_kv.model.attention import Attended, Logits, attend, attend_some
 from dcache.lm_kv.model.calls import Call
 from dcache.lm_kv.scoring.observers import Observed, State
 from dcache.lm_kv.storage.parts import DensePart, Part
@@ -174,11 +174,11 @@ class LayerCache(adapter.BaseLayer):
         if query.shape[2] == 1 and reader is None and call.fresh.plain and policy.positions == "original":
             # One new token sees all there is, so it is stored first and is no part by itself.
             positions = self._store(store, key, value, call)
-            parts, self.read = read_parts(store, self.shared, self.index, query, self.logits, self.state)
-            attended = attend_one(query, parts, self.logits, statistic)
+            attended, self.read = read_one(store, self.shared, self.index, query, self.logits, self.state)
             self._observe(store, query, call, positions, attended.columns)
             return attended.output
-        parts = [*self._parts(store, call.part(key, value)), DensePart(key, value)]
+        fresh = call.part(key, value)
+        parts = [*self._parts(store, query, call, fresh), DensePart(key, value)]
         if statistic is None:
             attended = Attended(attend_some(query, parts, self.logits, call.fresh))
         else:
@@ -256,10 +256,10 @@ class LayerCache(adapter.BaseLayer):
             )
         return self.store
 
-    def _parts(self, store: LayerStore, fresh: DensePart) -> list[Part]:
-        """Segments and tail, with their keys shifted where the policy says so; `fresh` as in the store's."""
+    def _parts(self, store: LayerStore, query: torch.Tensor, call: Call, fresh: DensePart) -> list[Part]:
+        """What a call reads of what was stored before it, shifted where the policy says so."""
         if self.shared.policy.positions == "original" or not store.segments:
-            return store.parts(fresh)
+            return asked_parts(store, self.shared, self.index, query, call, self.logits, fresh)
         return [shifted(store, lambda keys, by: self.shared.turn(self.index, keys, by, "shift"))]
 
     def _store(self, store: LayerStore, key: torch.Tensor, value: torch.Tensor, call: Call) -> torch.Tensor:

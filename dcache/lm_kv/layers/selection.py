@@ -6,11 +6,15 @@ from dataclasses import replace
 
 import torch
 
+from dcache.errors import DcacheError
 from dcache.lm_kv.codecs.codec import Plain
+from dcache.lm_kv.layers.pages import chosen
 from dcache.lm_kv.layers.shared import Shared
-from dcache.lm_kv.model.attention import Logits
+from dcache.lm_kv.layers.windowed import keys_at_start, queries_at, state_at
+from dcache.lm_kv.model.attention import Attended, Logits, attend_one
+from dcache.lm_kv.model.calls import Call
+from dcache.lm_kv.scoring.frames import only_frames
 from dcache.lm_kv.scoring.observers import State
-from dcache.lm_kv.scoring.selectors import Selector
 from dcache.lm_kv.scoring.window_columns import window_mean
 from dcache.lm_kv.storage.parts import DensePart, Part
 from dcache.lm_kv.storage.reducers import drop
@@ -56,15 +60,119 @@ def index_tokens(
     if selector.reads_attention and "query" in state:
         received = window_mean(older, state, logits)[packed]
         state = {**state, "received": exact.pad(received)}
-    state = {**state, "places": exact.pad(exact.places()).long()}
-    index = selector.index(exact.pad(exact.keys), exact.valid, state)
+    places = exact.pad(exact.places())
+    keys, state = exact.pad(exact.keys), {**state, "places": places.long()}
+    if selector.distance is not None:
+        keys = keys_at_start(shared, layer, keys, places)
+        state = state_at(shared, layer, state, selector.distance)
+    index = selector.index(keys, exact.valid, state)
     store.segments = (replace(segment, index=index),)
 
 
-def read_parts(
+def set_share(store: LayerStore, share: torch.Tensor) -> None:
+    """Let an indexed layer read this share of the budget, float64 `[B]`."""
+    indices = [(segment, segment.index) for segment in store.segments]
+    store.segments = tuple(
+        segment if index is None else replace(segment, index={**index, "share": share})
+        for segment, index in indices
+    )
+
+
+def read_one(
     store: LayerStore, shared: Shared, layer: int, query: torch.Tensor, logits: Logits, state: State
+) -> tuple[Attended, torch.Tensor | None]:
+    """Attention of one query `[B, H, 1, d]` on what it reads of a layer, where its own token is stored.
+
+    Returns:
+        The result, and float `[B]` as `read_parts` gives it.
+    """
+    parts, read = read_parts(store, shared, layer, _asked(store, shared, layer, query, state), logits)
+    if layer not in shared.choosers:
+        return attend_one(query, parts, logits, shared.policy.observer.statistic), read
+    attended = attend_one(query, parts, logits, "sum")
+    if attended.columns is not None:
+        shared.choice = by_position(store, attended.columns)
+    return Attended(attended.output), read
+
+
+def _asked(store: LayerStore, shared: Shared, layer: int, query: torch.Tensor, state: State) -> torch.Tensor:
+    """The query by which a decoded token chooses: its own, or the question that an observer remembers."""
+    selector = shared.policy.selector
+    if selector is None or layer not in shared.places:
+        return query
+    if selector.distance is None:
+        return selector.asks(query, state)
+    own = queries_at(shared, layer, query, store.seen[:, None] - 1, selector.distance)
+    if "asked" not in state:
+        return own
+    return torch.where(state["asks"][:, None, None, None], state["asked"].to(own.dtype), own)
+
+
+def asked_parts(
+    store: LayerStore,
+    shared: Shared,
+    layer: int,
+    query: torch.Tensor,
+    call: Call,
+    logits: Logits,
+    fresh: DensePart,
+) -> list[Part]:
+    """What a call's queries `[B, H, S, d]` read of what was stored before it: all, or by their question."""
+    policy = shared.policy
+    question, selector = policy.question, policy.selector
+    if selector is None or question is None or shared.reader is not None:
+        return store.parts(fresh)
+    if layer not in shared.places or not store.segments:
+        return store.parts(fresh)
+    if selector.distance is not None:
+        query = queries_at(shared, layer, query, call.placed(store.seen)[0], selector.distance)
+    frames = only_frames(call.valid, shared.marked) if policy.local_frames else None
+    return read_parts(store, shared, layer, question.of(query, call.valid), logits, frames)[0]
+
+
+def by_position(store: LayerStore, columns: torch.Tensor) -> torch.Tensor:
+    """Statistics of a layer's columns `[B, h, M]`, in the order of `parts`, as `[B, h, positions]`."""
+    placed = columns.new_zeros(*columns.shape[:2], int(store.seen.max()))
+    positions = [segment.pad(segment.places()) for segment in store.segments]
+    valid = [segment.valid for segment in store.segments]
+    tail = store.tail
+    positions.append(tail.positions[:, None].expand(-1, store.heads, -1))
+    valid.append(tail.valid[:, None].expand(-1, store.heads, -1))
+    there = torch.cat(valid, 2)
+    # Pads have position 0 like a row's first token, and no weight.
+    return placed.scatter_add_(2, torch.cat(positions, 2).long() * there, columns * there)
+
+
+def _index(segment: Segment, shared: Shared) -> dict[str, torch.Tensor] | None:
+    """What the selector looks at: the segment's index, or what another layer chose."""
+    if shared.choice is None:
+        return segment.index
+    if shared.choice.shape[1] != segment.lengths.shape[1]:
+        raise DcacheError(
+            f"a layer with {segment.lengths.shape[1]} KV heads cannot read what one with "
+            f"{shared.choice.shape[1]} chose: choose a policy whose layers choose by themselves"
+        )
+    places = segment.pad(segment.places()).long()
+    return {"logits": shared.choice.gather(2, places).clamp_min(1e-30).log()}
+
+
+def read_parts(
+    store: LayerStore,
+    shared: Shared,
+    layer: int,
+    query: torch.Tensor,
+    logits: Logits,
+    frames: torch.Tensor | None = None,
 ) -> tuple[list[Part], torch.Tensor | None]:
     """What one query reads of a layer: all there is, or by the policy's selector.
+
+    Args:
+        store: the layer's.
+        shared: of the cache.
+        layer: the layer's index.
+        query: `[B, H, 1, d]`, at the selector's distance.
+        logits: how the layer makes logits.
+        frames: bool `[B]`, rows that read sinks and tail alone where not all fits; None where none do.
 
     Returns:
         The parts, and float `[B]`, the tokens that a KV head reads; None where all are read.
@@ -72,109 +180,27 @@ def read_parts(
     selector = shared.policy.selector
     if selector is None or layer not in shared.places:
         return store.parts(), None
+    if layer in shared.choosers or (shared.choosers and shared.choice is None):
+        return store.parts(), None
     newest = store.tail.valid.sum(1)
     read = newest.float()
     tokens = torch.tensor(shared.budget.tokens(store.seen.tolist()), device=query.device)
     sinks = tokens.div(2, rounding_mode="floor").clamp_max(shared.policy.sinks)
     parts: list[Part] = []
     for segment in store.segments:
-        if segment.index is None:
+        index = _index(segment, shared)
+        if index is None:
             parts.append(segment.part())
             continue
-        limit = (tokens - newest).clamp_min(0)
-        part, more = chosen(segment, selector, selector.asks(query, state), logits, limit, sinks)
+        allowed = tokens
+        if "share" in index:
+            allowed = (tokens * index["share"] + 1e-9).floor().long()
+        limit = (allowed - newest).clamp_min(0)
+        if frames is not None:
+            # A text that fits is read anyway; pages of sinks are read as a whole.
+            near = frames & (store.seen > tokens)
+            limit = torch.where(near, -(-sinks // selector.page) * selector.page, limit)
+        part, more = chosen(segment, index, selector, query, logits, limit, sinks)
         parts.append(part)
         read = read + more
     return [*parts, store.tail.part()], read
-
-
-def chosen(
-    segment: Segment,
-    selector: Selector,
-    query: torch.Tensor,
-    logits: Logits,
-    limit: torch.Tensor,
-    sinks: torch.Tensor,
-) -> tuple[DensePart, torch.Tensor]:
-    """The tokens of a segment that one query reads.
-
-    A page's score is the softmax over all pages of its guessed logits, the mean over the group's heads; pages
-    with sinks, and those in the index's `always` up to a quarter of the limit, come first. The best are taken
-    as long as they fit.
-
-    Args:
-        segment: all tokens of every row, with the selector's index.
-        selector: guesses logits.
-        query: `[B, H, 1, d]`, what it is asked.
-        logits: how the layer makes logits.
-        limit: int64 `[B]`, tokens that each KV head may read.
-        sinks: int64 `[B]`, first tokens that are always read.
-
-    Returns:
-        Their keys and values in ascending order of position, and float `[B]`, how many a KV head reads.
-    """
-    lengths, index = segment.lengths, segment.index or {}
-    rows, heads = lengths.shape
-    grouped = query.float().reshape(rows, heads, -1, query.shape[3])
-    guessed = logits.of(selector.products(grouped, index))
-    if "sizes" in index:
-        tokens = _pages_with_the_last_cut(segment, guessed, index["sizes"].long(), limit, sinks)
-    else:
-        tokens = _whole_pages(segment, guessed, selector.page, limit, sinks)
-    read = tokens.sum(-1)
-    # A stable sort moves what is read to the front, in order.
-    slots = (~tokens).int().argsort(dim=-1, stable=True)[..., : int(read.max())]
-    starts = (lengths.flatten().cumsum(0) - lengths.flatten()).view(rows, heads, 1)
-    valid = tokens.gather(-1, slots)
-    places = (starts + slots).masked_fill(~valid, 0)
-    return DensePart(*segment.tokens(places), valid), read.float().mean(1)
-
-
-def _shares(guessed: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-    """Scores of pages `[B, h, pages]` from logits `[B, h, G, pages]`; 0 where there is no page."""
-    scores = guessed.masked_fill(~there[:, :, None], float("-inf"))
-    return scores.softmax(-1).nan_to_num(0.0).mean(2)
-
-
-def _whole_pages(
-    segment: Segment, guessed: torch.Tensor, page: int, limit: torch.Tensor, sinks: torch.Tensor
-) -> torch.Tensor:
-    """Bool `[B, h, width]`: tokens of the best pages, all of `page` tokens, as long as they fit."""
-    lengths, index = segment.lengths, segment.index or {}
-    start = torch.arange(guessed.shape[-1], device=guessed.device) * page
-    there = start < lengths[..., None]
-    scores = _shares(guessed, there)
-    sizes = (lengths[..., None] - start).clamp(0, page)
-    first = start < sinks[:, None, None]
-    if "always" in index:
-        always = index["always"]
-        # At most a quarter of what is read; published, 384 tokens of 2048.
-        first = first | (always & ((sizes * always).cumsum(-1) <= limit[:, None, None] // 4))
-    scores = scores.masked_fill(there & first, float("inf"))
-    order = scores.masked_fill(~there, -1.0).argsort(dim=-1, descending=True, stable=True)
-    fits = sizes.gather(-1, order).cumsum(-1) <= limit[:, None, None]
-    pages = torch.zeros_like(there).scatter(-1, order, fits) & there
-    return pages.repeat_interleave(page, -1)[..., : segment.width] & segment.valid
-
-
-def _pages_with_the_last_cut(
-    segment: Segment, guessed: torch.Tensor, sizes: torch.Tensor, limit: torch.Tensor, sinks: torch.Tensor
-) -> torch.Tensor:
-    """Bool `[B, h, width]`: sinks, then tokens of the best pages in order until the limit is reached.
-
-    Pages are of any length, so the last one is read as far as it fits: a page that is longer than the limit
-    would otherwise leave it unused.
-    """
-    ends = sizes.cumsum(-1)
-    # Sinks are read anyway, and are of no page.
-    begins = (ends - sizes).maximum(sinks[:, None, None])
-    rest = (ends - begins).clamp_min(0)
-    scores = _shares(guessed, sizes > 0).masked_fill(sizes == 0, -1.0)
-    order = scores.argsort(dim=-1, descending=True, stable=True)
-    ordered = rest.gather(-1, order)
-    before = torch.zeros_like(rest).scatter(-1, order, ordered.cumsum(-1) - ordered)
-    slots = torch.arange(segment.width, device=sizes.device).expand(*sizes.shape[:2], -1)
-    page = torch.searchsorted(ends, slots.contiguous(), right=True).clamp_max(sizes.shape[-1] - 1)
-    rank = before.gather(-1, page) + slots - begins.gather(-1, page)
-    fits = rank < (limit - sinks)[:, None, None]
-    return segment.valid & ((slots < sinks[:, None, None]) | fits)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,10 +10,11 @@ from typing import Any
 
 import torch
 
-from dcache.errors import DcacheError, DcacheWarning
+from dcache.errors import DcacheError
 from dcache.lm_kv.budgets.budget import Budget
 from dcache.lm_kv.codecs.bases import HeadBasis
 from dcache.lm_kv.codecs.codec import Codec, LayerFacts
+from dcache.lm_kv.codecs.jointly import check_joint
 from dcache.lm_kv.model.adapter import Inputs
 from dcache.lm_kv.model.calls import Call, read_call
 from dcache.lm_kv.model.directions import bases_of
@@ -22,6 +22,7 @@ from dcache.lm_kv.model.rotary import Rotary, attention_modules, find_rotary
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scoring import calibration
 from dcache.lm_kv.scoring.calibration import Calibration
+from dcache.util.checks import is_whole
 
 
 def places_of(policy: Policy, compressed: Sequence[int], count: int) -> dict[int, int]:
@@ -46,6 +47,35 @@ def places_of(policy: Policy, compressed: Sequence[int], count: int) -> dict[int
             f"{', '.join(map(str, compressed))}"
         )
     return places
+
+
+def choosers_of(policy: Policy, compressed: Sequence[int], places: Mapping[int, int]) -> frozenset[int]:
+    """Indices of the layers that choose for those behind them.
+
+    Args:
+        policy: the cache's.
+        compressed: indices of the layers with full attention.
+        places: of the layers that have a budget.
+
+    Raises:
+        DcacheError: there is no such layer, or none that has a budget and does not choose is behind it.
+    """
+    count = len(compressed)
+    wanted = {
+        int(place) if is_whole(place) else math.floor(place * count + 1e-9) for place in policy.choosing
+    }
+    beyond = [place for place in sorted(wanted) if place >= count]
+    if beyond:
+        raise DcacheError(
+            f"layer {beyond[0]} cannot choose: of {count} layers with full attention the first is 0"
+        )
+    choosers = frozenset(compressed[place] for place in wanted)
+    if choosers and not any(i > min(choosers) and i not in choosers for i in places):
+        raise DcacheError(
+            f"no layer is left to read what layer {min(choosers)} chooses: the model has {count} layers with "
+            "full attention. Let an earlier one choose, or make fewer of them dense."
+        )
+    return choosers
 
 
 @dataclass
@@ -73,6 +103,9 @@ class Shared:
         ids: the running forward's ids `[B, S]`, for observers that read them; else None.
         layers: how many layers the model has.
         inputs: what attention is given, for observers that read it.
+        choosers: indices of the layers that choose what those behind them read.
+        choice: float32 `[B, h, positions]`, the attention of the running forward's last layer that chose.
+        problems: what went wrong in this forward and cost nothing but room.
         group_scores: place of the first layer of a group, and the scores that its other layers take from it.
     """
 
@@ -94,6 +127,9 @@ class Shared:
     marked: torch.Tensor | None = None
     ids: torch.Tensor | None = None
     layers: int = 1
+    choosers: frozenset[int] = frozenset()
+    choice: torch.Tensor | None = None
+    problems: list[str] = field(default_factory=list)
     group_scores: tuple[int, torch.Tensor] | None = None
     inputs: Inputs | None = None
     _call: tuple[Any, Call] | None = None
@@ -106,37 +142,20 @@ class Shared:
             layers: indices of its layers with full attention.
 
         Raises:
-            DcacheError: keys cannot be turned, the policy's calibration is of another model, or layers that
-                are encoded together have a budget.
+            DcacheError: keys cannot be turned, the policy's calibration is of another model, layers that are
+                encoded together have a budget, or no layer is behind those that choose.
         """
-        self._check_joint()
+        check_joint(self.policy.joint, self.budget.whole == math.inf, len(self.places))
         if self.policy.calibration is not None:
             self.calibration = calibration.load(self.policy.calibration)
             self.calibration.check(decoder, layers)
+        self.choosers = choosers_of(self.policy, layers, self.places)
         if self.policy.needs_rotary:
             self.rotary = find_rotary(decoder, list(layers))
         if getattr(self.policy.codec, "needs_bases", False):
             self.bases = bases_of(decoder, layers, self.policy.codec.share)  # type: ignore[attr-defined]
         if self.policy.observer.needs_hidden:
             self.inputs = Inputs(attention_modules(decoder, list(layers)))
-
-    def _check_joint(self) -> None:
-        """Refuse a budget beside layers that are encoded together; warn where there are none of them."""
-        joint: Any = self.policy.joint
-        if joint is None:
-            return
-        if self.budget.whole < math.inf:
-            raise DcacheError(
-                f"{joint.name} stores all tokens of several layers together: leave budget=1.0, or evict with "
-                "another policy and codec, such as lm_kv.keydiff() with lm_kv.cskv()"
-            )
-        if not joint.groups(len(self.places)):
-            warnings.warn(
-                f"{joint.name} encodes no layer of this model: all tokens stay as they came in "
-                f"{len(self.places)} of the layers; a smaller start may change it",
-                DcacheWarning,
-                stacklevel=4,
-            )
 
     def lender(self, layer: int) -> int:
         """Index of the layer that counts what this one shares with others: the first of its group."""
@@ -148,7 +167,7 @@ class Shared:
 
     def begin(self, rope: torch.Tensor | None) -> None:
         """A forward begins."""
-        self.live, self.rope, self._call = True, rope, None
+        self.live, self.rope, self._call, self.choice = True, rope, None, None
 
     def mark(self, images: torch.Tensor) -> None:
         """Remember marks of columns to come.
@@ -188,7 +207,18 @@ class Shared:
     def end(self) -> None:
         """It ended."""
         self.live, self.rope, self._call = False, None, None
-        self.marked = self.ids = None
+        self.marked = self.ids = self.choice = None
+
+    def raise_problem(self) -> None:
+        """Say the first thing that went wrong, once.
+
+        Raises:
+            DcacheError: something did.
+        """
+        if self.problems:
+            message = self.problems[0]
+            self.problems.clear()
+            raise DcacheError(message)
 
     def call(self, mask: Any, key: torch.Tensor, start: int) -> Call:
         """This forward's call; read once, for all layers are given the same mask."""
@@ -206,7 +236,8 @@ class Shared:
         basis = None
         if self.calibration is not None and self.policy.codec.needs_rotary:
             basis = self.calibration.tensor("basis", layer)
-        return self.policy.codec.bound(LayerFacts(turn, whole, basis, self.bases.get(layer), state))
+        facts = LayerFacts(turn, whole, basis, self.bases.get(layer), state, self.problems.append)
+        return self.policy.codec.bound(facts)
 
     def input_of(self, layer: int) -> tuple[int, torch.Tensor | None]:
         """A layer's index, and what its attention is given in the running forward, where that is noted."""

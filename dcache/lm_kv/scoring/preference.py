@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from dcache.lm_kv.scoring.questions import Question
 from dcache.lm_kv.scoring.scorers import Context, ReceivedSum, older_than_window
 from dcache.lm_kv.scoring.window_scorers import window_moments
 from dcache.lm_kv.storage.stored import Stored
@@ -47,6 +48,33 @@ class DispersionAndShift:
         entropy = -torch.xlogy(mean, mean).masked_fill(~older, 0.0).sum((1, 2, 3))
         shift = variance.masked_fill(~older, 0.0).sum((1, 2, 3))
         return entropy.clamp_min(0.0) ** (1 / self.tau1) * shift ** (1 / self.tau2)
+
+    def shares(self, layers: Sequence[float]) -> list[float]:
+        """The same."""
+        return list(layers)
+
+
+@dataclass(frozen=True)
+class InformationDensity:
+    """ActQKV: layers in which the last queries' question finds its answer in many places want more.
+
+    It reads the last queries, so the policy's observer must be `QueryWindow`.
+
+    Args:
+        question: makes one query of them.
+    """
+
+    question: Question
+
+    def of(self, stored: Stored, context: Context) -> torch.Tensor:
+        """The entropy of the question's attention to all stored tokens, the mean over heads."""
+        state = context.state
+        asked = self.question.of(state["query"].float(), state["valid"])[:, :, 0]
+        grouped = asked.unflatten(1, (stored.keys.shape[1], -1))
+        logits = context.logits.of(grouped @ stored.keys.float().mT)
+        weights = logits.masked_fill(~stored.valid[:, :, None], float("-inf")).softmax(-1).double()
+        # xlogy is 0 where no attention is.
+        return -torch.xlogy(weights, weights).sum(-1).mean((1, 2))
 
     def shares(self, layers: Sequence[float]) -> list[float]:
         """The same."""

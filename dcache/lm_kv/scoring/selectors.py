@@ -26,6 +26,17 @@ class Selector(Protocol):
     def reads_attention(self) -> bool:
         """Whether the state must have `received`."""
 
+    @property
+    def reads_keys(self) -> bool:
+        """Whether `products` must be given `keys`, beside what `index` gave."""
+
+    @property
+    def distance(self) -> int | None:
+        """How far from the query all keys are looked at; None where each is looked at where it is.
+
+        With a distance, keys are turned back to position 0 for `index`, queries to this position.
+        """
+
     def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
         """What is looked at instead of the keys; the first dimension of all tensors is the rows.
 
@@ -50,11 +61,24 @@ class Selector(Protocol):
         """
 
     def products(self, query: torch.Tensor, index: Index) -> torch.Tensor:
-        """`[B, h, G, d]` -> guesses of the pages' largest dot products, `[B, h, G, pages]`."""
+        """Guesses of the pages' largest dot products with queries `[B, h, G, d]`, `[B, h, G, pages]`.
+
+        Args:
+            query: of each group.
+            index: what `index` gave, and `limit` int64 `[B]`, tokens that a KV head may read; `keys`
+                `[B, h, n, d]` where they are read, on the device where they are stored.
+        """
 
 
 class ByItself:
     """A selector that chooses pages by the new token's query."""
+
+    reads_keys: ClassVar[bool] = False
+
+    @property
+    def distance(self) -> int | None:
+        """None: keys and queries as they are."""
+        return None
 
     def asks(self, query: torch.Tensor, state: State) -> torch.Tensor:
         """The query itself."""
@@ -173,4 +197,20 @@ class LatestQueries(ByItself):
 
     def products(self, query: torch.Tensor, index: Index) -> torch.Tensor:
         """The same for all queries."""
+        return index["logits"][:, :, None].expand(-1, -1, query.shape[2], -1)
+
+
+@dataclass(frozen=True)
+class OtherLayers(ByItself):
+    """TidalDecode: tokens that another layer's query attended to at this step (`Policy.choosing`)."""
+
+    page: ClassVar[int] = 1
+    reads_attention: ClassVar[bool] = False
+
+    def index(self, keys: torch.Tensor, valid: torch.Tensor, state: State) -> Index:
+        """Nothing: `logits` `[B, h, n]` come from the layer that chose."""
+        return {}
+
+    def products(self, query: torch.Tensor, index: Index) -> torch.Tensor:
+        """The other layer's, the same for all queries."""
         return index["logits"][:, :, None].expand(-1, -1, query.shape[2], -1)

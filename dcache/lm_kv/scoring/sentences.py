@@ -10,7 +10,7 @@ import torch
 from dcache.errors import DcacheError
 from dcache.lm_kv.scoring.by_position import flags_by_position
 from dcache.lm_kv.scoring.observers import Observed, QueryWindow, State
-from dcache.lm_kv.scoring.selectors import Index
+from dcache.lm_kv.scoring.selectors import ByItself, Index
 from dcache.util.checks import is_whole
 
 # Tokens that end a sentence, as published.
@@ -91,7 +91,7 @@ class SentenceWindow(QueryWindow):
 
 
 @dataclass(frozen=True)
-class Sentences:
+class Sentences(ByItself):
     """SentenceKV: sentences by the dot product of their mean key with the mean query of the one written.
 
     The policy's observer must be `SentenceWindow`.

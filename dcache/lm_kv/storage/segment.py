@@ -12,6 +12,7 @@ import torch
 
 from dcache.kernels.lowbit import LowBit
 from dcache.lm_kv.codecs.codec import Codec, Plain
+from dcache.lm_kv.codecs.host import HostTokens
 from dcache.lm_kv.codecs.low_bit import LowBitCodec
 from dcache.lm_kv.storage.encoded import EncodedPart
 from dcache.lm_kv.storage.parts import DensePart, Part, RaggedPart
@@ -88,7 +89,7 @@ class Segment:
         if self.uniform:
             return flat.view(shape)
         padded = flat.new_full(shape, fill)
-        padded[self.valid] = flat
+        padded[self.valid.to(flat.device)] = flat
         return padded
 
     def flatten(self, padded: torch.Tensor) -> torch.Tensor:
@@ -99,6 +100,10 @@ class Segment:
         """Flat keys `[N, d]` and values `[N, d_v]` in the model's dtype."""
         return self.codec.decode(self.keys), self.codec.decode(self.values)
 
+    def keys_where_they_lie(self) -> torch.Tensor:
+        """Flat keys `[N, d]`, in host memory where they are kept there as they came."""
+        return self.keys.states if isinstance(self.keys, HostTokens) else self.codec.decode(self.keys)
+
     def tokens(self, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of some tokens, int64 indices of any shape in `[0, N)`; no others are decoded."""
         rows, runs = places.flatten(), torch.tensor([places.numel()], device=places.device)
@@ -106,10 +111,10 @@ class Segment:
         keys, values = (part.view(*places.shape, part.shape[-1]) for part in parts)
         return keys, values
 
-    @property
-    def host_bytes(self) -> int:
-        """Bytes of what lies in host memory by the codec's choice."""
-        return bytes_of(self.codec.tensors(self.values).values()) if self.codec.host else 0
+    def bytes_in(self, tier: str) -> int:
+        """Bytes of keys and values that the codec put into a tier, "host" or "disk"."""
+        parts = [part.tiers() for part in (self.keys, self.values) if hasattr(part, "tiers")]
+        return bytes_of(tensor for tiers in parts for tensor in tiers.get(tier, []))
 
     def part(self) -> Part:
         """All of it for attention. What a codec other than those here decodes is not kept."""
@@ -133,7 +138,9 @@ class Segment:
         index = first + torch.arange(len(first), device=rows.device)
         taken = self._take(index, self.lengths[rows])
         if self.index is not None:
-            taken = replace(taken, index={name: part[rows] for name, part in self.index.items()})
+            # Graphs of keys are in host memory.
+            moved = {name: part[rows.to(part.device)] for name, part in self.index.items()}
+            taken = replace(taken, index=moved)
         if self.first is None:
             return taken
         return replace(taken, positions=None, first=self.first[rows])

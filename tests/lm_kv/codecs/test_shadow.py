@@ -85,9 +85,9 @@ def test_taken_and_joined_keys_are_the_same(turn):
 def test_values_are_copies_in_host_memory():
     codec, values = ShadowCodec(3, 4, 0), torch.randn(6, 4)
     encoded = codec.encode_values(values[:, :2], torch.tensor([6]))
-    assert encoded.values.device.type == "cpu"
+    assert encoded.states.device.type == "cpu"
     assert torch.equal(codec.decode(encoded), values[:, :2])
-    assert encoded.values.untyped_storage().nbytes() == 6 * 2 * 4
+    assert encoded.states.untyped_storage().nbytes() == 6 * 2 * 4
     taken = codec.take(encoded, torch.tensor([5, 5, 0]), torch.tensor([3]))
     assert torch.equal(codec.decode(taken), values[[5, 5, 0], :2])
     joined = codec.join([taken, taken], torch.tensor([0, 3, 1, 4, 2, 5]), torch.tensor([6]))

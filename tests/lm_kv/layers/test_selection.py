@@ -1,78 +1,30 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dcache import DcacheError, lm_kv
-from dcache.lm_kv.layers.selection import chosen
-from dcache.lm_kv.model.attention import Logits
+from dcache.lm_kv.codecs.codec import Plain
+from dcache.lm_kv.layers.selection import by_position
 from dcache.lm_kv.scoring.observers import ColumnSums
+from dcache.lm_kv.scoring.preference import GivenLayers
 from dcache.lm_kv.scoring.scorers import Recency
 from dcache.lm_kv.scoring.selectors import PageBounds
-from dcache.lm_kv.storage.segment import Segment
+from dcache.lm_kv.storage.reducers import drop
+from dcache.lm_kv.storage.store import LayerStore
 from tests.lm_kv.language_models import batch, check_a_padded_row_is_as_alone, generate, llama, prefilled
 
 POLICIES = {
+    "a2ats": lm_kv.a2ats(codes=8, distance=8, queries=8, sinks=1, window=4, every=4),
+    "actqkv": lm_kv.actqkv(page=2, queries=8, window=4, every=4),
     "quest": lm_kv.quest(page=4, window=4, sinks=1, every=4),
+    "rekv": lm_kv.rekv(page=2, sinks=1, window=4, every=4),
+    "retrieval_attention": lm_kv.retrieval_attention(sinks=1, window=4, every=4),
     "shadowkv": lm_kv.shadowkv(page=4, rank=6, window=4, every=4),
     "loopserve": lm_kv.loopserve(queries=4, window=4, every=4),
     "double_sparsity": lm_kv.double_sparsity(channels=6, window=4, every=4),
 }
 NEW = {"input_ids": torch.tensor([[5], [6]]), "position_ids": torch.tensor([[27], [40]])}
-
-
-def test_pages_are_chosen_as_a_walk_over_them_does():
-    torch.manual_seed(0)
-    lengths = torch.tensor([[10, 10], [3, 7]])
-    keys, values = torch.randn(30, 4), torch.randn(30, 5)
-    segment = Segment(keys, values, torch.zeros(30, dtype=torch.int32), lengths)
-    selector = PageBounds(2)
-    index = selector.index(segment.pad(keys), segment.valid, {})
-    segment = Segment(keys, values, segment.positions, lengths, index=index)
-    query = torch.randn(2, 4, 1, 4)
-    limit, sinks = torch.tensor([5, 5]), torch.tensor([1, 0])
-    part, read = chosen(segment, selector, query, Logits(0.5), limit, sinks)
-    counts = []
-    for row in range(2):
-        for head in range(2):
-            size = int(lengths[row, head])
-            start = int(lengths.flatten()[: 2 * row + head].sum())
-            pages = [list(range(first, min(first + 2, size))) for first in range(0, size, 2)]
-            bounds = [
-                [
-                    sum(max(q * float(keys[start + t, j]) for t in page) for j, q in enumerate(one))
-                    for page in pages
-                ]
-                for one in query[row, 2 * head : 2 * head + 2, 0].tolist()
-            ]
-            scores = (torch.tensor(bounds) * 0.5).softmax(-1).mean(0)
-            if row == 0:
-                scores[0] = 9.0
-            expected, left = [], 5
-            for page in scores.argsort(descending=True).tolist():
-                if len(pages[page]) > left:
-                    break
-                left -= len(pages[page])
-                expected += pages[page]
-            tokens = part.keys[row, head][part.valid[row, head]]
-            assert torch.equal(tokens, keys[start : start + size][sorted(expected)])
-            assert torch.equal(
-                part.values[row, head][part.valid[row, head]], values[start:][sorted(expected)]
-            )
-            counts.append(len(expected))
-    assert read.tolist() == [sum(counts[:2]) / 2, sum(counts[2:]) / 2]
-
-
-def test_pages_that_are_always_read_come_first_up_to_a_quarter():
-    keys = torch.eye(12)
-    segment = Segment(keys, keys, torch.arange(12).int(), torch.tensor([[12]]))
-    index = PageBounds(1).index(segment.pad(keys), segment.valid, {})
-    always = torch.zeros(1, 1, 12, dtype=torch.bool)
-    always[..., [2, 4, 5]] = True
-    segment = Segment(keys, keys, segment.positions, segment.lengths, index={**index, "always": always})
-    # The query likes late tokens; of eight that are read two may be such pages.
-    query = torch.arange(12.0).view(1, 1, 1, 12)
-    part, read = chosen(segment, PageBounds(1), query, Logits(1.0), torch.tensor([8]), torch.tensor([0]))
-    assert part.keys[0, 0].argmax(1).tolist() == [2, 4, 6, 7, 8, 9, 10, 11]
-    assert read.tolist() == [8]
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
@@ -135,3 +87,61 @@ def test_an_index_is_counted_moved_and_saved(tmp_path):
 def test_sums_over_what_is_not_read_are_refused():
     with pytest.raises(DcacheError, match="a selector reads some tokens at a step"):
         lm_kv.Policy(scorer=Recency(), selector=PageBounds(), observer=ColumnSums())
+
+
+def test_statistics_of_columns_lie_at_their_positions():
+    store = LayerStore(torch.zeros(2, 1, 0, 2), torch.zeros(2, 1, 0, 2))
+    keys, valid = torch.randn(2, 1, 4, 2), torch.tensor([[False, True, True, True], [True] * 4])
+    positions = (valid.cumsum(1) - 1).clamp_min(0)
+    store.append(keys, keys, positions, valid, valid.sum(1))
+    store.pack(store.stored(), store.stored().valid, 1, drop, Plain())
+    # A segment of two and three tokens, then the tail's newest one.
+    columns = torch.tensor([[[1.0, 2.0, 9.0, 3.0]], [[4.0, 5.0, 6.0, 7.0]]])
+    assert by_position(store, columns).tolist() == [[[1, 2, 3, 0]], [[4, 5, 6, 7]]]
+
+
+class Newest:
+    """The last query of a call."""
+
+    def of(self, query, valid):
+        return query[:, :, -1:]
+
+
+@torch.no_grad()
+def test_a_call_of_several_tokens_reads_what_its_question_asks_for():
+    model, inputs = llama(1), {name: tensor[1:] for name, tensor in batch().items()}
+    new = {"input_ids": torch.tensor([[6, 7, 8]]), "position_ids": torch.tensor([[40, 41, 42]])}
+    policy = lm_kv.Policy(scorer=Recency(), selector=PageBounds(1), question=Newest(), window=0, sinks=0)
+    logits = model(**new, past_key_values=prefilled(model, policy, inputs, budget=10)).logits
+    eager = llama(1, attention="eager")
+    text = torch.cat([inputs["input_ids"], new["input_ids"]], 1)
+    weights = eager(text, output_attentions=True, use_cache=False).attentions[0][0, :, -1, :40]
+    scores = (weights / weights.sum(-1, keepdim=True)).unflatten(0, (2, 2)).mean(1)
+    mask = torch.zeros(1, 4, 43, 43).masked_fill(~torch.ones(43, 43, dtype=torch.bool).tril(), float("-inf"))
+    for head in range(2):
+        others = torch.ones(43, dtype=torch.bool)
+        others[scores[head].topk(10).indices] = others[40:] = False
+        mask[:, 2 * head : 2 * head + 2, 40:, others] = float("-inf")
+    expected = eager(text, attention_mask=mask, use_cache=False).logits[:, 40:]
+    torch.testing.assert_close(logits, expected, atol=1.5e-5, rtol=0)
+    # A policy without a question reads everything.
+    policy = lm_kv.Policy(scorer=Recency(), selector=PageBounds(1), window=0, sinks=0)
+    logits = model(**new, past_key_values=prefilled(model, policy, inputs, budget=10)).logits
+    full = model(text, use_cache=False).logits[:, 40:]
+    torch.testing.assert_close(logits, full, atol=1.5e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_layers_share_what_is_read():
+    model, inputs = llama(), batch()
+    wants = GivenLayers(((0, 1.0), (1, 2.0), (2, 3.0)))
+    policy = replace(lm_kv.actqkv(page=1, queries=8, window=4), preference=wants)
+    cache = prefilled(model, policy, inputs, budget=0.4)
+    model(**NEW, attention_mask=torch.ones(2, 41), past_key_values=cache)
+    # A half, one and one and a half of 11 and 16 tokens, two fifths of 28 and 41.
+    assert torch.stack([layer.read for layer in cache.layers], 1).tolist() == [[5, 11, 16], [8, 16, 24]]
+
+
+def test_a_question_without_a_selector_is_refused():
+    with pytest.raises(DcacheError, match="or question=None"):
+        lm_kv.Policy(scorer=Recency(), question=Newest())

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from dcache import DcacheError, lm_kv
-from dcache.lm_kv.scoring.preference import DispersionAndShift
+from dcache.lm_kv.scoring.preference import DispersionAndShift, InformationDensity
+from dcache.lm_kv.scoring.questions import MeanQuery
 from tests.lm_kv.language_models import batch, llama, prefilled
 from tests.lm_kv.scoring.test_scorers import context, stored, window
 
@@ -30,3 +31,10 @@ def test_a_budget_is_conserved_over_layers():
 def test_a_policy_without_a_preference_is_refused():
     with pytest.raises(DcacheError, match="snapkv does not say which layers want more"):
         lm_kv.KVCache(llama(1), "snapkv", budget=0.4, allocation="preference")
+
+
+def test_information_density_is_the_entropy_of_a_questions_attention():
+    # The mean of queries 0 and 2 gives keys 0 and log 3 a quarter and three quarters.
+    tokens = stored([[0.0], [math.log(3)]])
+    wanted = InformationDensity(MeanQuery()).of(tokens, context(2, window([[0.0], [2.0]], [0, 1])))
+    assert wanted.tolist() == pytest.approx([-sum(p * math.log(p) for p in (0.25, 0.75))], rel=1e-5)

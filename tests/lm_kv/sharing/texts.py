@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from dcache import lm_kv
-from dcache.demo.recall.task import FOLDER, recall_batch
+from dcache.demo.recall.task import model_path, recall_batch
 
 CONTEXT, PAIRS, TEXTS = 240, 32, 24
 PREFIX, SUFFIX, PADS = 20, 6, 3
@@ -47,7 +47,7 @@ def read(model: Any, text: torch.Tensor, policy: Any = "keydiff", **options: Any
 def recall_model() -> Any:
     from transformers import LlamaForCausalLM
 
-    return LlamaForCausalLM.from_pretrained(FOLDER).eval()
+    return LlamaForCausalLM.from_pretrained(model_path()).eval()
 
 
 def questions(texts: int = TEXTS) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

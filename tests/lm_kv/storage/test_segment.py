@@ -59,4 +59,4 @@ def test_some_tokens_are_read_by_index_whatever_the_codec():
         part = Segment(*encoded, torch.arange(6).int(), lengths, codec=one)
         for some, whole in zip(part.tokens(places), part.decoded(), strict=True):
             assert torch.equal(some, whole[places])
-        assert part.host_bytes == 0
+        assert part.bytes_in("host") == 0
