@@ -8,7 +8,7 @@ it from the true anchors. Least squares need five sums for each channel, so no t
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -95,16 +95,20 @@ def fit_corrections(
             _expect(replace(subject, pipe=reference), schedule, component, fitting, batch, seeds)
         _observe(subject, schedule, component, fitting, fitting.see, batch, seeds)
     corrections, quality = fitting.solve(published)
+    _warn_of_poor(quality)
+    corrected = replace(plan, corrections=corrections)
+    return replace(schedule, components={component: corrected}, measured={}), quality
+
+
+def _warn_of_poor(quality: Mapping[str, Quality]) -> None:
     for site, explained in quality.items():
         if explained.after < POOR:
             warnings.warn(
                 f"corrected predictions of {site} explain {explained.after:.0%} of the variance of its "
                 "outputs: compute it more often",
                 DcacheWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-    corrected = replace(plan, corrections=corrections)
-    return replace(schedule, components={component: corrected}, measured={}), quality
 
 
 def _expect(

@@ -31,7 +31,7 @@ def refuse_other(pipe: Any, reference: Any, component: str | None) -> None:
         )
     name, module = denoiser_named(pipe, component)
     _, other = denoiser_named(reference, name)
-    parts = {name or "denoiser": (module, other)}
+    parts: dict[str, tuple[Any, Any]] = {name or "denoiser": (module, other)}
     parts["sampler"] = (getattr(pipe, "scheduler", None), getattr(reference, "scheduler", None))
     differences = [text for part, pair in parts.items() for text in _differences(part, *pair)]
     if differences:
@@ -53,7 +53,7 @@ def _differences(part: str, own: Any, other: Any) -> Iterator[str]:
 
 
 def _config(part: Any) -> Mapping[str, Any]:
-    config = getattr(part, "config", None)
-    if not hasattr(config, "items"):
+    config: Any = getattr(part, "config", None)
+    if not isinstance(config, Mapping):
         return {}
     return {k: v for k, v in config.items() if not k.startswith("_") and k != _QUANTISED}
