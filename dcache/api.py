@@ -16,7 +16,7 @@ from dcache.engine.config import SessionConfig, shared_fields
 from dcache.engine.enabled import Enabled, replace, schedule_of, stats_of, take_off
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.identity import token_models
-from dcache.identity.denoisers import denoisers, is_policy
+from dcache.identity.denoisers import denoisers
 from dcache.identity.manual import following
 from dcache.identity.run import Run
 from dcache.intercept.method import entry_point
@@ -130,8 +130,7 @@ def enable(
         _enable_policy(target, method, preset_options, engine)
         return target
     token_models.refuse_text_pipeline(target)
-    method = "policy_default" if method is None and not preset_options and is_policy(target) else method
-    resolved = resolve(method, preset_options, ENGINE_OPTIONS)
+    resolved = resolve(method, preset_options, ENGINE_OPTIONS, target)
     _with_memo(target, memo, resolved, shared_fields(compile, strict, lowering, max_cache_bytes), call)
     return target
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,14 +15,16 @@ from torch import nn
 from dcache import methods
 from dcache.api import ENGINE_OPTIONS, Offload, enabled, step
 from dcache.cache.history import tensors_of
+from dcache.engine.call import Call
+from dcache.engine.observe import Observer, observe
 from dcache.engine.pipeline import sessions_of
 from dcache.engine.session import Session
-from dcache.errors import DcacheError
-from dcache.identity.denoisers import denoisers
+from dcache.errors import DcacheError, DcacheWarning
+from dcache.identity.denoisers import chunk_method_names, denoisers, is_policy
 from dcache.identity.listener import Listener
 from dcache.identity.sampler import is_sampler, tap
 from dcache.methods.registry import get
-from dcache.methods.resolve import preset_called, resolve
+from dcache.methods.resolve import default_for, preset_called, resolve
 from dcache.util.options import options_of
 
 if TYPE_CHECKING:
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 
 # Guidance rows are inferred in the first evaluation and cached from the second on.
 _GUIDANCE_LEARNED = 2
+# Warnings of a run's length, and of a run that predicted nothing.
+_OF_LENGTH = ".*(depends on the number of evaluations of|which nothing said before|nothing was predicted in)"
 
 
 def memory_estimate(
@@ -46,7 +52,8 @@ def memory_estimate(
         method: as for `enable`.
         memo: as for `enable`; a memo that was made already counts too.
         **arguments: options of the preset (if `method` is a name or None) and arguments of the pipeline's or
-            module's call, which is stopped after one evaluation.
+            module's call, of a policy those of its method that makes a chunk; it is stopped after one
+            evaluation.
 
     Returns:
         Bytes of the full caches: order + 1 anchors for each site and branch, the tensors of the change
@@ -63,8 +70,11 @@ def memory_estimate(
             f"only a run can tell which module of {type(pipe_or_module).__name__} is the denoiser: pass that "
             "module instead of the pipeline"
         )
-    with enabled(pipe_or_module, resolve(method, options), memo=memo), torch.no_grad():
+    chosen = resolve(method, options, target=pipe_or_module)
+    with enabled(pipe_or_module, chosen, memo=memo), torch.no_grad():
         sessions = list(sessions_of(pipe_or_module).values())
+        if _chunk_method(pipe_or_module):
+            return _of_policy(pipe_or_module, sessions, call)
         if isinstance(pipe_or_module, nn.Module):
             # Two steps announced, one made: otherwise the engine would warn that the run predicted nothing.
             step(pipe_or_module, 0, sigma=1.0, timestep=1.0, steps=sessions[0].method.steps or 2)
@@ -75,7 +85,33 @@ def memory_estimate(
 
 
 class _EnoughError(Exception):
-    """Raised to stop a pipeline's call after one evaluation of every denoiser."""
+    """Raised to stop a pipeline's or policy's call after one evaluation of every denoiser."""
+
+
+class _PolicyStop(Observer):
+    """Stops a policy's chunk in the second evaluation: the first may have several branches.
+
+    Args:
+        session: caching on its denoiser.
+    """
+
+    sees_outputs = False
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.full = session, 0
+
+    def on_call(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Before a call: stop where the evaluations before it were enough."""
+        if call.index and _is_ready(self.session):
+            raise _EnoughError
+
+    def around_call(self, denoise: Callable[[], Any]) -> Any:
+        """After a call: its histories, which are freed with the chunk's last evaluation."""
+        output = denoise()
+        run = self.session.state.run
+        if run is not None and self.session.state.branches:
+            self.full = _full_bytes(self.session, run.count or 1)
+        return output
 
 
 class _Stop(Listener):
@@ -102,6 +138,19 @@ class _Stop(Listener):
             raise _EnoughError
 
 
+def _of_policy(policy: Any, sessions: list[Session], call: Mapping[str, Any]) -> int:
+    stops = [_PolicyStop(session) for session in sessions]
+    with ExitStack() as stack:
+        for stop in stops:
+            stack.enter_context(observe(stop.session.module, stop))
+        # The run is stopped here: what is said of its length means nothing.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", _OF_LENGTH, DcacheWarning)
+        with suppress(_EnoughError):
+            getattr(policy, _chunk_method(policy))(**call)
+    return sum(stop.full for stop in stops)
+
+
 def _of_pipeline(pipe: Any, sessions: list[Session], call: Mapping[str, Any]) -> int:
     sampler = getattr(pipe, "scheduler", None)
     if not is_sampler(sampler):
@@ -113,9 +162,8 @@ def _of_pipeline(pipe: Any, sessions: list[Session], call: Mapping[str, Any]) ->
     stop = _Stop(sessions, sampler)
     intercept = tap(sampler, stop)
     try:
-        pipe(**call)
-    except _EnoughError:
-        pass
+        with suppress(_EnoughError):
+            pipe(**call)
     finally:
         intercept.leave(stop)
         # The stopped call did not reach its own clean-up of offloaded modules.
@@ -127,14 +175,13 @@ def _of_pipeline(pipe: Any, sessions: list[Session], call: Mapping[str, Any]) ->
 
 def _split(target: Any, method: Any, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split the arguments into the preset's options and the arguments of the call."""
-    preset = _preset_of(method)
+    preset = _preset_of(method, target)
     name = "" if preset is None else preset.__name__
     known_options = set() if preset is None else set(options_of(preset))
-    call = target.forward if isinstance(target, nn.Module) else type(target).__call__
-    parameters = inspect.signature(call).parameters
+    parameters = inspect.signature(_callee(target)).parameters
     named = {name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD and name != "self"}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    callee = f"{type(target).__name__}'s call"
+    callee = f"{type(target).__name__}'s {_chunk_method(target) or 'call'}"
     both = sorted(known_options & named & set(arguments))
     if both:
         raise DcacheError(
@@ -156,10 +203,23 @@ def _split(target: Any, method: Any, arguments: Mapping[str, Any]) -> tuple[dict
     return chosen, {name: value for name, value in arguments.items() if name not in known_options}
 
 
-def _preset_of(method: Any) -> Callable[..., Any] | None:
+def _chunk_method(target: Any) -> str:
+    """The name of a policy's method that makes a chunk of actions; "" where the target itself is called."""
+    return next(iter(chunk_method_names(target)), "") if is_policy(target) else ""
+
+
+def _callee(target: Any) -> Callable[..., Any]:
+    """The function that takes the arguments of a target's call."""
+    name = _chunk_method(target)
+    if name:
+        return getattr(type(target), name, None) or getattr(target, name)
+    return target.forward if isinstance(target, nn.Module) else type(target).__call__
+
+
+def _preset_of(method: Any, target: Any) -> Callable[..., Any] | None:
     """The preset whose options may be among the arguments; None if `method` is a finished Method."""
     if method is None:
-        return methods.find("default")
+        return methods.find(default_for(target))
     if isinstance(method, str):
         name = preset_called(method) or preset_called(method.partition(":")[0])
         return None if name is None else methods.find(name)

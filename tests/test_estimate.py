@@ -218,3 +218,47 @@ def test_a_call_that_takes_anything_is_given_what_looks_like_no_option() -> None
     for option in ("threshold", "intervall", "lowering"):
         with pytest.raises(DcacheError, match=rf"unknown argument\(s\) {option}: newton takes .*order"):
             dcache.memory_estimate(toy, "newton", prompt=64, **{option: 1}, **CALL)
+
+
+# Policies ---------------------------------------------------------------------------------------------
+
+
+class ToyPolicy(nn.Module):
+    """Makes a chunk by a method; its call as a module is a loss, as in lerobot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.toy, self.evaluations = Toy([Mix() for _ in range(3)]), 0
+
+    def forward(self, batch: Any) -> Any:
+        raise AssertionError("the loss was asked for")
+
+    def predict_action_chunk(self, seen: torch.Tensor, steps: int = 8) -> torch.Tensor:
+        x = seen
+        for t in range(steps, 0, -1):
+            x = self.toy(x, t / 10)
+            self.evaluations += 1
+        return x
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tensors"),
+    [
+        ({}, 1),
+        ({"interval": 2}, 1),
+        ({"method": "newton", "order": 2, "clock": "step"}, 3),
+        ({"steps": 1}, 1),
+    ],
+    ids=str,
+)
+def test_a_policy_is_asked_for_a_chunk_which_is_stopped_and_has_its_own_default(
+    arguments: dict[str, Any], tensors: int
+) -> None:
+    policy = ToyPolicy()
+    assert dcache.memory_estimate(policy, seen=torch.ones(1, 2, 4), **arguments) == tensors * TENSOR
+    assert policy.evaluations == 1
+    with pytest.raises(
+        DcacheError,
+        match=r"bogus: policy_default takes interval; ToyPolicy's predict_action_chunk takes seen, steps$",
+    ):
+        dcache.memory_estimate(policy, bogus=1)

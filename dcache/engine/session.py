@@ -36,7 +36,6 @@ from dcache.intercept.pytree import copy_containers
 from dcache.method import Method
 from dcache.sites.streams import StreamTracer
 from dcache.stats import Stats
-from dcache.util.bytes import bytes_of
 from dcache.util.modules import modules_of
 
 # What refers to the session and is referred to by it.
@@ -219,7 +218,7 @@ class Session:
         state = self.lanes.shown()
         stats, gate = state.stats(self.method.describe()), vars(self).get("gate")
         if self.binding.frames is not None:
-            stats.bytes_now += bytes_of(self.binding.frames.held_between_runs())
+            self.binding.frames.add_shared(stats)
         if gate is None or not gate.writes or state.run is not None or state.record.events:
             return stats
         # No run was opened, and these calls are all that there was.

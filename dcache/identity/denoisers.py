@@ -99,6 +99,13 @@ def is_policy(thing: Any) -> bool:
     return acts and not (isinstance(thing, nn.Module) and takes_time(thing))
 
 
+def chunk_method_names(policy: Any) -> list[str]:
+    """Names of a policy's methods that make one chunk of actions; not `select_action`, which gives one."""
+    return [
+        name for name in CHUNK_METHODS if name != "select_action" and callable(getattr(policy, name, None))
+    ]
+
+
 def inner_denoiser(module: nn.Module, share: float = SHARE) -> tuple[str, nn.Module] | None:
     """The part of a module that looks like its denoiser: path and module, None where there is none.
 

@@ -20,7 +20,10 @@ _SWITCHES = ("scaling", "_active_adapter", "merged_adapters", "_disable_adapters
 
 
 def module_mark(module: nn.Module) -> Hashable:
-    """A mark of a module's parameters, buffers, mode, hooks and adapters; reads all of its weights once."""
+    """A mark of a module's parameters, buffers, mode, hooks and adapters; reads all of its weights once.
+
+    Where weights are on the meta device between calls (sequential offloading), no two marks are equal.
+    """
     marks: list[Hashable] = []
     for name, part in module.named_modules():
         hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
@@ -55,6 +58,6 @@ def _bit_sum(tensor: torch.Tensor) -> Any:
     """The sum of a tensor's entries read as integers, which is the same on all devices and in any order."""
     bits = _BITS.get(tensor.element_size())
     if bits is None or tensor.is_meta or type(tensor) not in (torch.Tensor, nn.Parameter):
-        # Complex or wrapped numbers, and weights that are elsewhere between calls.
-        return id(tensor) if not tensor.is_meta else None
+        # Complex or wrapped numbers; weights that are elsewhere between calls cannot be compared.
+        return object() if tensor.is_meta else id(tensor)
     return tensor.detach().view(bits).sum(dtype=torch.int64)

@@ -81,7 +81,7 @@ def available(kind: str | None = None) -> dict[str, str]:
     >>> lm_kv.available()["random"]
     'Keep random tokens: the baseline that a policy must beat.'
     """
-    kinds = ["policy", *dict.fromkeys(other for other, _ in _others.values())]
+    kinds = ["policy", *sorted({other for other, _ in _others.values()})]
     if kind not in (None, *kinds):
         raise DcacheError(f"kind must be one of {', '.join(kinds)}, or None for all; got {kind!r}")
     functions = dict(_presets) if kind in (None, "policy") else {}

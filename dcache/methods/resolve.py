@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dcache.errors import DcacheError
+from dcache.identity.denoisers import is_policy
 from dcache.method import Method
 from dcache.methods.preset import about
 from dcache.methods.registry import BUILT_IN, build, get, make, names
@@ -32,20 +33,23 @@ ALIASES = {
 }
 
 
-def resolve(method: Any, options: Mapping[str, Any], taken: Iterable[str] = ()) -> Method | Schedule:
+def resolve(
+    method: Any, options: Mapping[str, Any], taken: Iterable[str] = (), target: Any = None
+) -> Method | Schedule:
     """The method or schedule that `method` stands for.
 
     Args:
         method: a preset's name ("interval", "FORA", "newton:interval=4"), a preset function, a `Method`, a
-            `Schedule`, the path of a schedule file, "hub:owner/name", or None for the default.
+            `Schedule`, the path of a schedule file, "hub:owner/name", or None for the target's default.
         options: options of the preset.
         taken: names of the caller's other options, for messages.
+        target: what the method is for, which has a say where `method` is None; None is any model.
 
     Raises:
         DcacheError: the method or an option is unknown; the message has the line to type.
     """
     if method is None:
-        return _default(options, taken)
+        return _default(options, taken, default_for(target))
     if isinstance(method, str):
         return _named(method, options)
     if isinstance(method, os.PathLike):
@@ -68,6 +72,15 @@ def resolve(method: Any, options: Mapping[str, Any], taken: Iterable[str] = ()) 
         f"{type(method).__name__}: write dcache.enable(pipe, 'interval', interval=3) or "
         "dcache.enable(pipe, 'file.schedule.json')"
     )
+
+
+def default_for(target: Any) -> str:
+    """The name of the preset that a target gets where no method is named.
+
+    >>> default_for(None)
+    'default'
+    """
+    return "policy_default" if is_policy(target) else "default"
 
 
 def refuse_policy(method: Any) -> None:
@@ -133,10 +146,9 @@ def read_options(text: str, spec: str) -> dict[str, Any]:
     return dict(_option(spec, word) for word in text.split(",") if word.strip())
 
 
-def _default(options: Mapping[str, Any], taken: Iterable[str]) -> Method:
-    default = make("default")
-    if not options:
-        return default
+def _default(options: Mapping[str, Any], taken: Iterable[str], name: str) -> Method:
+    if _takes(name, options):
+        return make(name, **options)
     if set(options) <= {"speedup", "quality"}:
         return make("tuned", **options)
     takers = [name for name in names() if _takes(name, options)]
@@ -149,7 +161,7 @@ def _default(options: Mapping[str, Any], taken: Iterable[str]) -> Method:
             f"methods with such options are {', '.join(takers)}"
         )
     raise DcacheError(
-        f"unknown option(s) {', '.join(options)} for {default.describe()}: {_engine_options(taken)}a "
+        f"unknown option(s) {', '.join(options)} for {name}: {_engine_options(taken)}a "
         "preset's own options go with its name, as in dcache.enable(pipe, 'interval', interval=3)"
     )
 

@@ -14,7 +14,7 @@ import torch
 import dcache
 from dcache import time_memo
 from dcache.errors import DcacheError, DcacheWarning
-from dcache.identity.denoisers import CHUNK_METHODS
+from dcache.identity.denoisers import CHUNK_METHODS, chunk_method_names
 from dcache.policy.jumps import Jumps
 from dcache.policy.latency import Counts
 from dcache.policy.warm import Start, WarmStart, moved_on
@@ -172,13 +172,14 @@ def chunk_method(policy: Any) -> Callable[..., Any]:
     Raises:
         DcacheError: there is none.
     """
-    # A policy's `select_action` gives a single action, and its call as a module is a loss.
-    names = [name for name in CHUNK_METHODS if name != "select_action"]
-    methods = [getattr(policy, name) for name in names if callable(getattr(policy, name, None))]
-    if methods:
-        return methods[0]
+    named = chunk_method_names(policy)
+    if named:
+        method: Callable[..., Any] = getattr(policy, named[0])
+        return method
+    # A policy's call as a module is a loss.
     if callable(policy) and not isinstance(policy, torch.nn.Module):
         return policy
+    names = (name for name in CHUNK_METHODS if name != "select_action")
     raise DcacheError(
         f"{type(policy).__name__} has no method that makes a chunk (looked for {', '.join(names)}): give a "
         "function of an observation, as in Loop(lambda observation: ..., denoiser=policy)"

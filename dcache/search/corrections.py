@@ -8,7 +8,7 @@ it from the true anchors. Least squares need five sums for each channel, so no t
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,11 +28,11 @@ from dcache.predictors.guided_pair import Sum, paired_sum
 from dcache.schedule import Plan, Schedule
 from dcache.schedule.liveness import Row
 from dcache.search.observe import denoiser_of
+from dcache.search.observing.channel_sums import Sums
+from dcache.search.reference import refuse_other
 
 # Below this share of explained variance a fit is reported with a warning.
 POOR = 0.5
-# Variances below this share of the mean square are rounding.
-_FLAT = 1e-12
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def fit_corrections(
 
     Raises:
         DcacheError: no prompts; a schedule of several denoisers or of another number of evaluations; a
-            predictor that reads its own forecasts; no predictions; or NaN or infinity in a run.
+            predictor that reads its own forecasts; no predictions; NaN or infinity in a run; or a reference
+            that is not the same pipeline, called alike.
     """
     if not prompts:
         raise DcacheError("expected at least one prompt to fit corrections on, got none")
@@ -82,27 +83,42 @@ def fit_corrections(
             f"corrections are fitted for one denoiser, and this schedule has {sorted(schedule.components)}"
         )
     ((component, plan),) = schedule.components.items()
-    fitting = Fitting(plan)
+    fitting = Fitting(plan, joint=reference is not None)
+    if reference is not None:
+        refuse_other(subject.pipe, reference, component or None)
     for start in range(0, len(prompts), batch_size):
         progress(f"corrections: {start} of {len(prompts)} pictures")
         batch = list(prompts[start : start + batch_size])
         seeds = [seed + start + i for i in range(len(batch))]
         fitting.begin()
         if reference is not None:
-            exact = replace(subject, pipe=reference)
-            _observe(exact, schedule, component, fitting, fitting.expect, batch, seeds)
+            _expect(replace(subject, pipe=reference), schedule, component, fitting, batch, seeds)
         _observe(subject, schedule, component, fitting, fitting.see, batch, seeds)
     corrections, quality = fitting.solve(published)
+    _warn_of_poor(quality)
+    corrected = replace(plan, corrections=corrections)
+    return replace(schedule, components={component: corrected}, measured={}), quality
+
+
+def _warn_of_poor(quality: Mapping[str, Quality]) -> None:
     for site, explained in quality.items():
         if explained.after < POOR:
             warnings.warn(
                 f"corrected predictions of {site} explain {explained.after:.0%} of the variance of its "
                 "outputs: compute it more often",
                 DcacheWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-    corrected = replace(plan, corrections=corrections)
-    return replace(schedule, components={component: corrected}, measured={}), quality
+
+
+def _expect(
+    exact: Subject, schedule: Schedule, component: str, fitting: Fitting, prompts: list[str], seeds: list[int]
+) -> None:
+    """One run of the reference."""
+    try:
+        _observe(exact, schedule, component, fitting, fitting.expect, prompts, seeds)
+    except DcacheError as error:
+        raise DcacheError(f"the reference does not run like the pipeline: {error}") from error
 
 
 def _observe(
@@ -147,64 +163,18 @@ class Anchors:
     last: int = -1
 
 
-@dataclass
-class Sums:
-    """Sums over n pairs of prediction p and output y, per channel.
-
-    Attributes:
-        n: number of pairs per channel.
-        moments: (5, C) float64, sums of p, y, p p, p y, y y.
-        anchor: evaluation of the newest anchor.
-        dim: dimension of the channels in the output.
-    """
-
-    n: int
-    moments: torch.Tensor
-    anchor: int
-    dim: int
-
-    @staticmethod
-    def of(p: torch.Tensor, y: torch.Tensor, anchor: int) -> Sums:
-        """Sums of a prediction `p` and the computed output `y`, tensors of one shape."""
-        # Channels are last in tokens, and second in pictures, clips and feature maps.
-        dim = 1 if y.ndim > 3 else -1
-        # Some accelerators have no float64: sum on the CPU there.
-        p, y = (x if x.is_cuda else x.cpu() for x in (p, y))
-        p, y = (x.movedim(dim, -1).reshape(-1, x.shape[dim]).double() for x in (p, y))
-        moments = torch.stack([x.sum(0) for x in (p, y, p * p, p * y, y * y)])
-        return Sums(len(p), moments.cpu(), anchor, dim)
-
-    def __add__(self, other: Sums) -> Sums:
-        """Sums over both sets of pairs."""
-        return Sums(self.n + other.n, self.moments + other.moments, self.anchor, self.dim)
-
-    def solve(self, published: bool) -> tuple[Correction, torch.Tensor]:
-        """The correction; and (3,) sums: squared error without it, with it, and the variance."""
-        p, y, pp, py, yy = self.moments / self.n
-        var, cov = pp - p * p, py - p * y
-        flat = var <= _FLAT * pp
-        scale = torch.where(flat, 1.0, cov / torch.where(flat, 1.0, var))
-        if published:
-            scale = torch.where(flat, 1.0, scale * (self.n - 1) / self.n)
-        shift = y - scale * p
-
-        def error(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-            square = yy + a * a * pp + b * b - 2 * a * py - 2 * b * y + 2 * a * b * p
-            return (square * self.n).sum()
-
-        ones, zeros = torch.ones_like(scale), torch.zeros_like(shift)
-        sums = torch.stack([error(ones, zeros), error(scale, shift), ((yy - y * y) * self.n).sum()])
-        return Correction(scale.float(), shift.float(), self.anchor), sums
-
-
 class Fitting:
     """Accumulates the sums of one plan's predictions over runs.
+
+    Args:
+        plan: what is predicted.
+        joint: predictions are brought to what `expect` is given, not to the pipeline's own outputs.
 
     Raises:
         DcacheError: the plan's branches differ, or its predictor reads its own forecasts.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, joint: bool = False) -> None:
         first, *others = plan.rows.values()
         if any(dict(rows) != dict(first) for rows in others):
             raise DcacheError(
@@ -218,6 +188,7 @@ class Fitting:
                 f"predictor {plan.predictor!r} reads its own forecasts, which an uncached run does not have: "
                 "choose another predictor"
             )
+        self.joint = joint
         self.at = {site: self.predictor.at(site) for site in self.rows}
         self.sums: dict[tuple[str, int], Sums] = {}
         self.anchors: dict[tuple[str, str], Anchors] = {}
@@ -259,15 +230,21 @@ class Fitting:
         # In the first call all outputs count as read, so an anchor may have more leaves than this output.
         features = [leaves[output.places[0]] for leaves in anchors.leaves]
         predicted = summed(base, features, weights, torch.float32)
-        expected = self.expected.get((site, call.branch.name, call.index), y).to(y.device)
-        if expected.shape != y.shape:
-            raise DcacheError(
-                f"the reference's output of {site} is {tuple(expected.shape)} and the pipeline's "
-                f"{tuple(y.shape)}: give the same pipeline in full precision"
-            )
+        expected = self._expected(site, call, y) if self.joint else y
         new = Sums.of(predicted, expected, anchors.steps[-1])
         key = (site, call.index)
         self.sums[key] = self.sums[key] + new if key in self.sums else new
+
+    def _expected(self, site: str, call: Call, y: torch.Tensor) -> torch.Tensor:
+        """The reference's output in place of the pipeline's."""
+        expected = self.expected.get((site, call.branch.name, call.index))
+        if expected is None or expected.shape != y.shape:
+            what = "missing" if expected is None else f"{tuple(expected.shape)}"
+            raise DcacheError(
+                f"the reference's output of {site} in evaluation {call.index} is {what} and the pipeline's "
+                f"{tuple(y.shape)}: give the same pipeline in full precision, with latents of the same shape"
+            )
+        return expected.to(y.device)
 
     def solve(self, published: bool) -> tuple[Corrections, dict[str, Quality]]:
         """The corrections, and the quality of the fit by site.

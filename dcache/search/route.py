@@ -16,6 +16,7 @@ from dcache.search.fitting.latency_model import Timer, fit_latency, observe
 from dcache.search.observe import denoiser_of
 from dcache.search.rendering.render import Renderer
 from dcache.search.rendering.results import Results
+from dcache.search.routing.call_flops import CallFlops, call_flops
 from dcache.search.routing.router import Router, sublayers_of, train
 
 # Pictures on which the weights of the loss are measured.
@@ -38,8 +39,7 @@ def calibrate_router(
     Args:
         subject: the pipeline with its settings.
         prompts: two or more.
-        speedup: wanted speedup of the whole call. The share of computed sublayers is that of computed
-            evaluations which reaches it with the default sites.
+        speedup: wanted speedup of the whole call, by its FLOPs.
         iterations: runs to train on.
         seed: seed of the first picture.
         repeats: timed calls of each.
@@ -47,16 +47,17 @@ def calibrate_router(
         progress: called with a description of each stage.
 
     Raises:
-        DcacheError: a number is out of range, or the denoiser has no sublayers.
+        DcacheError: a number is out of range, the speedup cannot be reached, or the denoiser has no
+            sublayers.
     """
     results, cut = results or Results(), max(1, len(prompts) // 3)
     seen, begin = prompts[cut:], seed + cut
-    progress("timing")
-    few = seen[:FEW]
-    share, steps = _share(subject, few, begin, speedup, repeats, results)
-    progress("weights of the loss")
-    renderer = Renderer(subject, few, begin, results=results, part="importance")
-    weights = image_weights(renderer, steps)
+    progress("FLOPs")
+    flops = flops_of(subject, seen[0], begin)
+    share = flops.share(speedup)
+    progress(f"weights of the loss, for {share:.0%} of the sublayers' FLOPs")
+    renderer = Renderer(subject, seen[:FEW], begin, results=results, part="importance")
+    weights = image_weights(renderer, flops.steps)
     router = train(
         subject,
         seen,
@@ -64,11 +65,13 @@ def calibrate_router(
         iterations=iterations,
         seed=begin,
         importance=weights,
+        costs=flops.sites,
         results=results,
         progress=progress,
     )
     progress("checking on the pipeline")
-    return check(subject, scheduled(subject, router, share), prompts[:cut], seed=seed, repeats=repeats)
+    checked = check(subject, scheduled(subject, router, share), prompts[:cut], seed=seed, repeats=repeats)
+    return replace(checked, flops=router.part(router.computed(share)))
 
 
 def whole_start(
@@ -87,7 +90,9 @@ def whole_start(
     Arguments are those of `calibrate_router`; prompts and seed those of the calibration: timings are shared.
     """
     results, cut = results or Results(), max(1, len(prompts) // 3)
-    share, _ = _share(subject, prompts[:cut], seed, speedup, repeats, results)
+    target = observe(subject, prompts[0], seed)
+    latency = fit_latency(subject, target, prompts[:cut], seed, repeats, Timer(results))
+    share = latency.computes(speedup) / target.steps
     router = train(
         subject,
         prompts[cut:],
@@ -101,17 +106,15 @@ def whole_start(
     return scheduled(subject, router, share)
 
 
-def _share(
-    subject: Subject, prompts: Sequence[str], seed: int, speedup: float, repeats: int, results: Results
-) -> tuple[float, int]:
-    """The share of computed evaluations that reaches a speedup, timed on a batch; and how many there are."""
-    target = observe(subject, prompts[0], seed)
-    latency = fit_latency(subject, target, prompts, seed, repeats, Timer(results))
-    return latency.computes(speedup) / target.steps, target.steps
+def flops_of(subject: Subject, prompt: str, seed: int) -> CallFlops:
+    """The FLOPs of one picture's call and of its sublayers; takes four calls."""
+    name, module = denoiser_of(subject)
+    sites = [s.name for s in sublayers_of(module)]
+    return call_flops(subject, name, sites, observe(subject, prompt, seed).steps, prompt, seed)
 
 
 def scheduled(subject: Subject, router: Router, share: float) -> Schedule:
-    """The schedule that computes the sublayers with the largest w."""
+    """The schedule that computes the sublayers with the largest w, as far as `share` of their costs goes."""
     name, module = denoiser_of(subject)
     table = router.computed(share)
     rows = {site: tuple(map(bool, column)) for site, column in zip(router.sites, table.T, strict=True)}

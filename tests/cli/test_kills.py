@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 
 from dcache.cli import main
 from dcache.profile import Profile
@@ -95,6 +97,45 @@ def test_calibrate(tmp_path: Path) -> None:
     assert made
     assert Schedule.load(out).measured["psnr"] > 0
     assert not folder.exists()
+
+
+def tiny_dit(folder: Path) -> Path:
+    """A pipeline of class labels with random weights, as `save_pretrained` writes it."""
+    torch.manual_seed(0)
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=4,
+        num_layers=3,
+        sample_size=8,
+        norm_num_groups=4,
+    )
+    for p in transformer.parameters():
+        # The gates of a fresh DiT are zero, so that its blocks would do nothing.
+        torch.nn.init.normal_(p, std=0.1)
+    vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, sample_size=8)
+    DiTPipeline(transformer, vae, DDIMScheduler()).save_pretrained(folder)
+    return folder
+
+
+def test_a_router_that_was_killed_gives_the_schedule_of_an_unbroken_run(tmp_path: Path) -> None:
+    pipe, prompts = tiny_dit(tmp_path / "pipe"), tmp_path / "prompts.txt"
+    prompts.write_text("1\n2\n3\n")
+    line = "--method harmonica --steps 5 --iterations 12 --speedup 1.2 --repeats 1 --device cpu --guidance 2"
+    begin = ["calibrate", str(pipe), "--prompts", str(prompts), *line.split()]
+    out, unbroken, log = tmp_path / "x.schedule.json", tmp_path / "y.schedule.json", tmp_path / "log"
+    folder = tmp_path / "x.schedule.json.resume"
+
+    def state() -> dict[str, Any]:
+        arrays = {path.name: path.stat().st_mtime_ns for path in folder.glob("[!.]*.npz")}
+        return journal(folder / "journal.jsonl") | arrays
+
+    assert killed(lambda: [*begin, "--out", str(out)], state, log) > 3
+    assert main([*begin, "--out", str(out)]) == 0
+    assert not folder.exists()
+    assert main([*begin, "--out", str(unbroken)]) == 0
+    assert Schedule.load(out).components == Schedule.load(unbroken).components
 
 
 def test_observe(tmp_path: Path) -> None:

@@ -46,6 +46,11 @@ def test_weights_that_are_moved_are_the_same() -> None:
     assert module_mark(module) == before
 
 
+def test_weights_that_are_away_are_never_the_same() -> None:
+    module = nn.Linear(3, 2, device="meta")
+    assert module_mark(module) != module_mark(module)
+
+
 def test_arguments_are_compared_by_their_contents() -> None:
     first = {"fps": torch.tensor([0, 1]), "scale": {"scale": 1.0}, "flag": None}
     again = {"flag": None, "scale": {"scale": 1.0}, "fps": torch.tensor([0, 1])}

@@ -25,7 +25,8 @@ def test_methods_are_listed_by_kind():
     kinds = ("policy", "reuse", "sharing", "trained")
     assert lm_kv.available() == {name: text for kind in kinds for name, text in lm_kv.available(kind).items()}
     assert "snapkv" not in lm_kv.available("reuse")
-    with pytest.raises(DcacheError, match=r"kind must be one of policy, reuse, sharing, trained, or None.*got 'method'"):
+    refusal = r"kind must be one of policy, reuse, sharing, trained, or None.*got 'method'"
+    with pytest.raises(DcacheError, match=refusal):
         lm_kv.available("method")
 
 

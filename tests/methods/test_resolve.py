@@ -53,6 +53,25 @@ def test_options_go_in_the_name_or_beside_it() -> None:
     assert resolve("interval:sites=attn+mlp", {}).sites == ("attn", "mlp")  # type: ignore[union-attr]
 
 
+class Policy:
+    """What makes actions by a method of a policy's name."""
+
+    def predict_action_chunk(self, observation: object) -> object:
+        return observation
+
+
+def test_a_policys_default_is_its_own_and_takes_its_options() -> None:
+    assert resolve(None, {}, target=Policy()) == methods.policy_default()
+    assert resolve(None, {"interval": 6}, target=Policy()) == methods.policy_default(interval=6)
+    assert resolve(None, {}, target=object()) == resolve(None, {}) == methods.default()
+    # A named method is that method whatever it is for.
+    assert resolve("interval", {"interval": 6}, target=Policy()) == methods.interval(interval=6)
+    with pytest.raises(DcacheError, match=r"write dcache\.enable\(pipe, 'adaptive', threshold=0\.1\)"):
+        resolve(None, {"threshold": 0.1}, target=Policy())
+    with pytest.raises(DcacheError, match=r"unknown option\(s\) nothing for policy_default"):
+        resolve(None, {"nothing": 1}, target=Policy())
+
+
 @pytest.mark.parametrize(
     ("method", "options", "words"),
     [

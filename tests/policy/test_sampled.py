@@ -61,6 +61,9 @@ def test_without_a_method_a_policy_gets_the_policies_default_and_its_denoiser_th
     policy = dcache.enable(Sampled(made(Decoder), SAMPLERS["ddim"](), (HORIZON, ACTIONS), 10))
     policy(observation(1))
     assert dcache.stats(policy).method == "policy_default(interval=4)"
+    dcache.enable(policy, interval=6)
+    policy(observation(1))
+    assert computed(policy) == [0, 6, 9]
     dcache.disable(policy)
     dcache.enable(policy.denoiser)
     policy(observation(1))

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import nn
 
+from dcache.cache.history import History
+from dcache.engine.call import Call
 from dcache.engine.frames import FrameGrid, FrameStore
+from dcache.engine.protocols import Engine
 from dcache.errors import DcacheError
 from dcache.intercept.module_call import ModuleIntercept
 from dcache.intercept.pytree import flatten, rebuild
 from dcache.intercept.sdpa import SdpaCalls
 from dcache.kernels.rows import RowIndex, gather_rows
+from dcache.sites.site import Site
 from dcache.sites.structure import Structure
 
 
@@ -189,3 +193,26 @@ def parts_of(structure: Structure) -> FrameParts:
             f"{patch}: use another method"
         )
     return FrameParts(rope, attentions, (patch[1], patch[2]))
+
+
+@final
+class BlockOfFrames:
+    """One block of frames, which decides for itself; its anchor lies in the region's store."""
+
+    def __init__(self, engine: Engine, index: int) -> None:
+        self.engine = engine
+        self.site = Site(f"frames:{index}", "frames", index, index)
+        self.key = self.site.name
+        self.history: History | None = None
+        self.has_history = False
+
+    def decide(self, call: Call) -> bool:
+        """Whether the block is predicted in this call; counts it."""
+        self.history = history = call.branch.history(self.key)
+        predicted = self.engine.predicts(self, call)
+        history.run_length = history.run_length + 1 if predicted else 0
+        return predicted
+
+    def release(self) -> None:
+        """Drop all tensors at the end of a run."""
+        self.history = None

@@ -15,7 +15,7 @@ import torch
 from dcache.cache.history import History
 from dcache.engine.call import Call
 from dcache.engine.frames import Due, FrameGrid, FrameStore
-from dcache.engine.lowering.frame_rows import FrameCall, FrameParts, FrameRows
+from dcache.engine.lowering.frame_rows import BlockOfFrames, FrameCall, FrameParts, FrameRows
 from dcache.engine.protocols import Engine
 from dcache.engine.region import Region
 from dcache.engine.tolerance import TOLERANCE
@@ -24,32 +24,11 @@ from dcache.identity.callers import call_argument
 from dcache.intercept.content_mark import arguments_mark, module_mark
 from dcache.intercept.pytree import flatten, named_arguments, rebuild, same
 from dcache.sites.site import Site
+from dcache.stats import Stats
+from dcache.util.bytes import bytes_of
 
 # Names in the loop of diffusers' asynchronous pipelines.
 _UPDATES, _EVALUATION, _FIRST_FRAME = "step_update_mask", "i", "valid_interval_start"
-
-
-@final
-class BlockOfFrames:
-    """One block of frames, which decides for itself; its anchor lies in the region's store."""
-
-    def __init__(self, engine: Engine, index: int) -> None:
-        self.engine = engine
-        self.site = Site(f"frames:{index}", "frames", index, index)
-        self.key = self.site.name
-        self.history: History | None = None
-        self.has_history = False
-
-    def decide(self, call: Call) -> bool:
-        """Whether the block is predicted in this call; counts it."""
-        self.history = history = call.branch.history(self.key)
-        predicted = self.engine.predicts(self, call)
-        history.run_length = history.run_length + 1 if predicted else 0
-        return predicted
-
-    def release(self) -> None:
-        """Drop all tensors at the end of a run."""
-        self.history = None
 
 
 @final
@@ -63,6 +42,7 @@ class FrameRegion:
         stores: branch -> what is stored in this run.
         shared: branch -> finished frames that were stored in the run before, where prefixes are shared.
         kept: the same of this run: of its first window of frames.
+        most_held: most bytes in this run, or the last one, with the prefixes that were kept beside it.
         verified: signatures of which a call was compared with the call of all frames.
     """
 
@@ -75,6 +55,7 @@ class FrameRegion:
         self.stores: dict[str, FrameStore] = {}
         self.shared: dict[str, FrameStore] = {}
         self.kept: dict[str, FrameStore] = {}
+        self.most_held = 0
         self.verified: set[Any] = set()
         self.recipes: dict[str, Any] = {}
         self._due: tuple[Any, list[Due]] = (None, [])
@@ -106,6 +87,11 @@ class FrameRegion:
         active = {id(t) for store in self.stores.values() for t in store.tensors()}
         kept = [*self.shared.values(), *self.kept.values()]
         return [t for store in kept for t in store.tensors() if id(t) not in active]
+
+    def add_shared(self, stats: Stats) -> None:
+        """Add the prefixes that calls share, which lie beside the run's histories and stay behind it."""
+        stats.bytes_now += bytes_of(self.held_between_runs())
+        stats.bytes_held = max(stats.bytes_held, self.most_held, stats.bytes_now)
 
     def _leave_window(self) -> None:
         """The loop goes on with other frames, or is over."""
@@ -210,6 +196,8 @@ class FrameRegion:
                     "values are not constant"
                 )
             return store, False
+        if not self.stores and not self.engine.state.earlier:
+            self.most_held = 0
         mark = self._mark(given)
         shared = None if self.engine.state.earlier else self.shared.get(name)
         if shared is not None and shared.grid == grid and shared.fits(given.latents, given.text, mark):
@@ -264,6 +252,9 @@ class FrameRegion:
         ):
             return
         history.push(call.index, call.tau, tensors)
+        if self.engine.method.shares:
+            active = [t for stored in self.stores.values() for t in stored.tensors()]
+            self.most_held = max(self.most_held, bytes_of([*active, *self.held_between_runs()]))
 
     def _verify(
         self,

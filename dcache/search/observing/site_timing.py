@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from dcache.engine.call import Call
-from dcache.engine.observe import Observer
+from dcache.engine.observe import Observer, observe
+from dcache.eval.call_cost import counting
 
 Reading = Any
 Spans = dict[int, list[tuple[Reading, Reading]]]
@@ -51,6 +52,20 @@ class Stopwatch(Observer):
         if not call.checking and site in self._began:
             spans = self.readings.computed if computed else self.readings.predicted
             spans[site][call.index].append((self._began[site], self.read()))
+
+
+def flops_of_sites(module: nn.Module, run: Callable[[], Any]) -> dict[str, float]:
+    """FLOPs of each site in one evaluation, the sum over branches.
+
+    Args:
+        module: a denoiser, with a method enabled that computes all sites in some evaluation behind the first.
+        run: makes a run; it is counted.
+    """
+    counter = counting()
+    watch = Stopwatch(counter.get_total_flops)
+    with counter, observe(module, watch):
+        run()
+    return {site: median(spans, lambda a, b: float(b - a)) for site, spans in watch.readings.computed.items()}
 
 
 def reader(module: nn.Module) -> Callable[[], Reading]:

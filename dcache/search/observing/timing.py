@@ -20,7 +20,6 @@ from typing import Any
 
 from dcache.engine.observe import observe
 from dcache.errors import DcacheError
-from dcache.eval.call_cost import counting
 from dcache.eval.entries import UNCACHED, BenchEntry, run_once
 from dcache.eval.progress import StageProgress
 from dcache.eval.specs import MethodEntry
@@ -28,7 +27,14 @@ from dcache.eval.subject import Subject
 from dcache.identity.denoisers import denoisers
 from dcache.profile import Latencies
 from dcache.schedule import Plan, Schedule
-from dcache.search.observing.site_timing import Readings, Stopwatch, median, reader, seconds
+from dcache.search.observing.site_timing import (
+    Readings,
+    Stopwatch,
+    flops_of_sites,
+    median,
+    reader,
+    seconds,
+)
 from dcache.sites.names import span_of
 
 Batch = tuple[list[str], list[int]]
@@ -134,13 +140,9 @@ class _Group:
 
     def count(self, subject: Subject, batch: Batch) -> None:
         """Count FLOPs, in a run that is not timed."""
-        counter = counting()
-        with self.often.enabled(subject.pipe), counter:
-            watch = Stopwatch(counter.get_total_flops)
-            with observe(self.module, watch):
-                subject(*batch)
-        computed = watch.readings.computed
-        self.flops = {site: median(computed[site], lambda a, b: float(b - a)) for site in self.sites}
+        with self.often.enabled(subject.pipe):
+            counted = flops_of_sites(self.module, lambda: subject(*batch))
+        self.flops = {site: counted.get(site, 0.0) for site in self.sites}
 
     def measure(self, subject: Subject, batch: Batch, whole: float) -> _Round:
         """Time both calls; `whole` is the seconds of this round's uncached call."""

@@ -7,7 +7,7 @@ with the soft output, so that training sees accumulated error; no pictures are n
     loss = sum_t lambda_t |soft - full|^2 / |full|^2 + beta sum(w)
 
 lambda_t is how much the picture changes if evaluation t alone reuses all sublayers. beta is steered so that
-the share of computed sublayers becomes the wanted one. The schedule computes where w is largest.
+the share of computed FLOPs becomes the wanted one. The schedule computes where w is largest.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Router:
     Attributes:
         logits: (T, S), one for each evaluation and site; float32.
         sites: names of the sites.
+        costs: what each site costs to compute in one evaluation, in any unit; () is the same for all.
         moments: Adam's first and second moment of the logits.
         beta: weight of the computed share.
         iterations: runs that it was trained on.
@@ -56,12 +57,14 @@ class Router:
 
     logits: torch.Tensor
     sites: tuple[str, ...]
+    costs: tuple[float, ...] = ()
     moments: tuple[torch.Tensor, torch.Tensor] = field(init=False)
     beta: float = BETA
     iterations: int = 0
     loss: float = float("nan")
 
     def __post_init__(self) -> None:
+        self.costs = self.costs or (1.0,) * len(self.sites)
         self.moments = (torch.zeros_like(self.logits), torch.zeros_like(self.logits))
 
     @property
@@ -72,14 +75,19 @@ class Router:
         return w
 
     def computed(self, share: float) -> NDArray[np.bool_]:
-        """(T, S), where w is largest, so many that `share` of all are computed; the first row is computed."""
+        """(T, S), where w is largest, as far as `share` of all costs goes; the first row is computed."""
         w = self.weights.numpy().astype(np.float64)
+        costs = np.asarray(self.costs)
         # Of equal weights the earlier evaluation's comes first.
         order = np.argsort(-w[1:], axis=None, kind="stable")
-        count = max(0, round(share * w.size) - w.shape[1])
+        spent = np.cumsum(np.tile(costs, len(w) - 1)[order]) / costs.sum()
         table = np.zeros(w[1:].size, dtype=bool)
-        table[order[:count]] = True
+        table[order[spent <= share * len(w) - 1 + 1e-9]] = True
         return np.concatenate([np.ones((1, w.shape[1]), dtype=bool), table.reshape(w[1:].shape)])
+
+    def part(self, computed: NDArray[np.bool_]) -> float:
+        """The share of all costs that a table (T, S) computes."""
+        return float((computed @ np.asarray(self.costs)).sum() / (len(computed) * sum(self.costs)))
 
     def update(self, share: float) -> None:
         """One step of Adam with the logits' gradient; then beta moves towards the wanted share."""
@@ -93,7 +101,7 @@ class Router:
         with torch.no_grad():
             self.logits.sub_(RATE * step).clamp_(-CLAMP, CLAMP)
         self.logits.grad = None
-        computed = float((self.weights > 0.5).float().mean())
+        computed = self.part((self.weights > 0.5).numpy())
         self.beta *= STEERING if computed > share else 1 / STEERING
 
 
@@ -106,6 +114,7 @@ def train(  # noqa: PLR0913
     batch_size: int = 2,
     seed: int = 0,
     importance: Sequence[float] | None = None,
+    costs: Sequence[float] = (),
     whole: bool = False,
     results: Results | None = None,
     progress: StageProgress = lambda _stage: None,
@@ -115,11 +124,12 @@ def train(  # noqa: PLR0913
     Args:
         subject: the pipeline with its settings.
         prompts: run i takes the next `batch_size` of them, and begins anew at the end.
-        share: wanted share of computed sublayer outputs.
+        share: wanted share of the costs that are computed.
         iterations: runs; published are 20 000 of 64 pictures.
         batch_size: pictures in a run.
         seed: seed of the first picture; those of later runs follow.
         importance: lambda_t of each evaluation, as `image_weights` gives it; None is 1 everywhere.
+        costs: as in `Router`.
         whole: one logit for each evaluation, at the model's output (ours).
         results: what an earlier run trained; None keeps nothing.
         progress: called with a description of each run.
@@ -133,7 +143,7 @@ def train(  # noqa: PLR0913
     results = results or Results()
     _, module = denoiser_of(subject)
     sublayers = [Sublayer("model", "model", 0, module)] if whole else sublayers_of(module)
-    router = Router(torch.empty(0), tuple(s.name for s in sublayers))
+    router = Router(torch.empty(0), tuple(s.name for s in sublayers), tuple(costs))
     trainer = Trainer(router, importance)
     with frozen(module), soft(subject, module, sublayers, trainer):
         for i in range(iterations):
@@ -197,7 +207,7 @@ class Trainer(Step):
     def resume(self, state: Arrays) -> None:
         """Go on from a state."""
         tensors = {n: torch.from_numpy(a).float() for n, a in state.items() if n != "numbers"}
-        self.router = Router(tensors["logits"].requires_grad_(), self.router.sites)
+        self.router = Router(tensors["logits"].requires_grad_(), self.router.sites, self.router.costs)
         self.router.moments = (tensors["first"], tensors["second"])
         beta, iterations, self.router.loss = map(float, state["numbers"])
         self.router.beta, self.router.iterations = beta, int(iterations)
@@ -215,7 +225,7 @@ class Trainer(Step):
         table = torch.stack([row.detach() for row in self.rows])
         table[0] = CLAMP
         gradient = torch.stack([torch.zeros_like(row) if row.grad is None else row.grad for row in self.rows])
-        self.router = Router(table.requires_grad_(), self.router.sites)
+        self.router = Router(table.requires_grad_(), self.router.sites, self.router.costs)
         self.router.logits.grad, self.rows = gradient, []
 
 

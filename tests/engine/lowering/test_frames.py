@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 
 import dcache
 from dcache.errors import DcacheError
@@ -99,6 +100,21 @@ def test_bytes_are_those_of_keys_values_latents_and_timesteps(counted: Counted) 
     assert dcache.stats(counted.pipe).bytes_now == 0
 
 
+def test_bytes_count_what_calls_share_during_the_next_call_and_behind_it(counted: Counted) -> None:
+    dcache.enable(counted.pipe, "causal", share=True)
+    counted.run()
+    prompt = SKYREELS.arguments("sequential", **ASYNC)["prompt_embeds"]
+    stored, moments = 3 * 2 * 24 * 24 * 4 + prompt.nbytes, 4 * 6 * 16 * 4 + 6 * 8
+    alone = 2 * (stored + moments)
+    stats = dcache.stats(counted.pipe)
+    assert (stats.bytes_held, stats.bytes_now) == (alone, alone)
+    # Another prompt cannot use the old one's keys and values, which stay until the call is over. The other
+    # branch writes into its own, and has other latents.
+    counted.run(prompt_embeds=prompt + 1)
+    stats = dcache.stats(counted.pipe)
+    assert (stats.bytes_held, stats.bytes_now) == (alone + stored + 2 * moments, alone)
+
+
 def test_a_memory_limit_that_is_too_small_is_said(counted: Counted) -> None:
     dcache.enable(counted.pipe, "causal", max_cache_bytes=1000)
     with pytest.raises(DcacheError, match="max_cache_bytes"):
@@ -128,6 +144,47 @@ def test_a_model_that_attends_to_all_frames_is_refused() -> None:
 def test_a_shared_prefix_and_a_memory_limit_are_refused() -> None:
     with pytest.raises(DcacheError, match="outlives its run"):
         dcache.enable(SKYREELS.build("unipc"), "causal", share=True, max_cache_bytes="1MB")
+
+
+def group_offload(pipe: Any, level: str) -> None:
+    blocks = 1 if level == "block" else None
+    cpu = torch.device("cpu")
+    pipe.transformer.enable_group_offload(
+        cpu, cpu, offload_type=f"{level}_level", num_blocks_per_group=blocks
+    )
+
+
+def sequential_offload(pipe: Any) -> None:
+    """As `enable_sequential_cpu_offload`, whose "cpu:0" accelerate does not take for a place to compute."""
+    pipe.remove_all_hooks()
+    for model in pipe.components.values():
+        if isinstance(model, torch.nn.Module):
+            cpu_offload(model, torch.device("cpu"), offload_buffers=len(model._parameters) > 0)
+
+
+OFFLOADS = {
+    "group of a block": lambda pipe: group_offload(pipe, "block"),
+    "group of a leaf": lambda pipe: group_offload(pipe, "leaf"),
+    "sequential": sequential_offload,
+    "model": lambda pipe: pipe.enable_model_cpu_offload(device="cpu"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("kind", OFFLOADS)
+def test_offloaded_weights_give_the_same_bits_with_as_many_rows(
+    counted: Counted, kind: str, share: bool
+) -> None:
+    dcache.enable(counted.pipe, "causal", share=share)
+    counted.run()
+    expected, tokens = counted.run(), counted.tokens
+    offloaded = Counted(SKYREELS.build("unipc"))
+    OFFLOADS[kind](offloaded.pipe)
+    dcache.enable(offloaded.pipe, "causal", share=share)
+    for _ in range(2):
+        assert torch.equal(offloaded.run(), expected)
+    assert offloaded.tokens == tokens
 
 
 class Continued:

@@ -8,7 +8,7 @@ import torch
 
 from dcache.errors import DcacheError
 from dcache.search.rendering.results import Results
-from dcache.search.routing.router import CLAMP, Router, Trainer, train
+from dcache.search.routing.router import BETA, CLAMP, Router, Trainer, train
 from tests.pipelines import SHAPES
 from tests.search.tiny_subject import TinySubject
 
@@ -47,6 +47,23 @@ def test_beta_is_steered_towards_the_share() -> None:
     assert router.beta > before
     router.update(1.0)
     assert router.beta == pytest.approx(before)
+
+
+def test_a_share_is_one_of_costs() -> None:
+    logits = torch.tensor([[0.0, 0.0], [-1.0, 2.0], [3.0, 1.0]])
+    router = Router(logits, ("attn:0", "mlp:0"), (3.0, 1.0))
+    # The first row costs 4 of 12, then w is largest at (2, attn), (1, mlp), (2, mlp), (1, attn).
+    expected = {4: [], 6.9: [], 7: [(2, 0)], 8: [(2, 0), (1, 1)], 11.9: [(2, 0), (1, 1), (2, 1)]}
+    for cost, cells in expected.items():
+        assert [tuple(cell) for cell in np.argwhere(router.computed(cost / 12))[2:]] == sorted(cells)
+    assert router.computed(1.0).all()
+    assert router.part(router.computed(8.5 / 12)) == 8 / 12
+    # Of w above 0.5 are the first row, (1, mlp), (2, attn) and (2, mlp): 9 of 12.
+    router.update(8.9 / 12)
+    assert router.beta > BETA
+    router = Router(logits, ("attn:0", "mlp:0"), (3.0, 1.0))
+    router.update(9.1 / 12)
+    assert router.beta < BETA
 
 
 def test_a_step_is_adams() -> None:
