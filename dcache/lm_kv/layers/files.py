@@ -183,7 +183,7 @@ def _decoded(
     Raises:
         DcacheError: they are not those that were written.
     """
-    if checksum(tensors) != header["check"]:
+    if checksum(tensors) != header.get("check"):
         raise DcacheError(f"{path} is damaged: its content is not what was written. Save the cache again")
     codec = cachegen(**{name: _frozen(value) for name, value in header["codec"].items()})
     out = {name: tensor for name, tensor in tensors.items() if name.startswith("text.")}
