@@ -22,9 +22,9 @@ def test_every_policy_is_exported_described_and_in_a_file_of_its_name(name):
 
 
 def test_methods_are_listed_by_kind():
-    assert lm_kv.available() == lm_kv.available("policy") | lm_kv.available("reuse")
+    assert lm_kv.available().items() >= (lm_kv.available("policy") | lm_kv.available("reuse")).items()
     assert "snapkv" not in lm_kv.available("reuse")
-    with pytest.raises(DcacheError, match=r"kind must be one of policy, reuse, or None.*got 'method'"):
+    with pytest.raises(DcacheError, match=r"kind must be one of policy, .*reuse.* or None.*got 'method'"):
         lm_kv.available("method")
 
 
