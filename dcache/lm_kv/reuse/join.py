@@ -68,7 +68,6 @@ def join(
     chunks: Sequence[Part] | Sequence[Sequence[Part]],
     method: Reuse | str = "cacheblend",
     *,
-    question: torch.Tensor | None = None,
     cache: KVCache | None = None,
 ) -> Joined:
     """Put chunks and new text behind one another, and compute some of the chunks' tokens again.
@@ -78,7 +77,6 @@ def join(
         chunks: what `encode` gave, and ids int64 `[n]` of text that is computed here, in the order of the
             text; or such a list for each row of a batch.
         method: a way of reuse such as `cacheblend(ratio=0.15)`, or its name.
-        question: ids int64 `[n]` that will be asked, for methods that look at it; it is not stored.
         cache: an empty cache of this model that takes them in; None for one that keeps everything. Its
             policy evicts behind the next call with several tokens, or at `compress()`.
 
@@ -87,7 +85,6 @@ def join(
             keys cannot be turned, or a layer's attention is not full.
     """
     decoder = decoder_of(model)
-    asked = None if question is None else row_of(question, decoder, "question")
     way = reuse_of(method)
     target = KVCache(model, "keydiff", budget=1.0) if cache is None else cache
     if not isinstance(target, KVCache) or target.decoder is not decoder:
@@ -95,7 +92,7 @@ def join(
         raise DcacheError(f"cache is {what}: make it with lm_kv.KVCache(model, ...) of this model")
     texts, chosen = [], []
     for parts in _rows_of(chunks):
-        text = begin(decoder, [_part(part, decoder) for part in parts], asked)
+        text = begin(decoder, [_part(part, decoder) for part in parts])
         tokens = way.rule(text) | ~text.reused
         text.compute(tokens.nonzero()[:, 0])
         if way.learn is not None:

@@ -33,7 +33,6 @@ class Joining:
         ids: int64 `[1, T]`.
         spans: its chunks and new text, in order.
         states: keys and values, turned to their places; zeros where nothing was computed yet.
-        question: int64 `[1, q]`, what will be asked behind it; None where that was not said.
         work: tokens times layers that were computed so far.
     """
 
@@ -41,7 +40,6 @@ class Joining:
     ids: torch.Tensor
     spans: tuple[Span, ...]
     states: States
-    question: torch.Tensor | None = None
     work: int = 0
 
     @property
@@ -99,15 +97,12 @@ class Joining:
         return compute(self.decoder, self.states, self.ids, tokens, until=until, watch=watch)
 
 
-def begin(
-    decoder: torch.nn.Module, parts: Sequence[Chunk | torch.Tensor], question: torch.Tensor | None
-) -> Joining:
+def begin(decoder: torch.nn.Module, parts: Sequence[Chunk | torch.Tensor]) -> Joining:
     """Lay parts behind one another, with the chunks' keys turned to their places.
 
     Args:
         decoder: the model's.
         parts: chunks, and ids int64 `[1, n]` of new text.
-        question: ids of what will be asked.
 
     Raises:
         DcacheError: a chunk is another model's, or keys cannot be turned.
@@ -120,7 +115,7 @@ def begin(
         start += new.shape[1]
     ids = torch.cat([(part.ids if isinstance(part, Chunk) else part).to(device) for part in parts], 1)
     states = States(logits=dict(known_of(decoder).logits))
-    text = Joining(decoder, ids, tuple(spans), states, question)
+    text = Joining(decoder, ids, tuple(spans), states)
     for span in spans:
         if span.chunk is not None:
             span.chunk.check(facts)

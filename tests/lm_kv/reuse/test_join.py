@@ -119,8 +119,6 @@ def test_other_arguments_are_refused():
         lm_kv.join(usual(), chunks(), WAY, cache=joined.cache)
     with pytest.raises(DcacheError, match="a part of the text that is no chunk must be a tensor of ids"):
         lm_kv.join(usual(), [*chunks(), 3], WAY)
-    with pytest.raises(DcacheError, match="question must be a tensor of ids"):
-        lm_kv.join(usual(), chunks(), WAY, question="what?")
     for question in (torch.ones(3, 2, dtype=torch.long), torch.ones(1, 0, dtype=torch.long)):
         with pytest.raises(DcacheError, match=r"question must be ids of shape \[1, n\]"):
             joined.inputs(question)
