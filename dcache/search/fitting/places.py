@@ -82,15 +82,16 @@ class Search:
             starts: their schedules compete unchanged; where the time is over, the first two alone.
         """
         placed, share, shares = self._placed([*(start.anchors for start in starts), *places])
-        best, winner = self._weighed(placed.anchors, share), placed.anchors
+        searched = self._weighed(placed.anchors, share)
+        best, rival, winner = searched, searched.placed, placed.anchors
         for i, start in enumerate(starts):
-            rival = self._unchanged(start) if i < ALWAYS or not self.late(1) else None
-            if rival is not None and rival.fitted > best.fitted:
-                best, winner = rival, start.anchors
+            unchanged = self._unchanged(start) if i < ALWAYS or not self.late(1) else None
+            if unchanged is not None and unchanged.fitted > rival:
+                rival, winner = unchanged.fitted, start.anchors
+                best = max(best, unchanged, key=lambda found: found.fitted)
         # Places that suit the checking prompts better than those of the search: weights are fitted there too.
         if winner != placed.anchors and winner in shares and not self.late(self._of_fit(winner)):
-            weighed = self._weighed(winner, shares[winner])
-            best = weighed if weighed.fitted > best.fitted else best
+            best = max(best, self._weighed(winner, shares[winner]), key=lambda found: found.fitted)
         return best
 
     def _placed(self, places: Sequence[Anchors]) -> tuple[Placed, Share, Mapping[Anchors, Share]]:

@@ -79,15 +79,15 @@ class Judge:
 
     rendered = 0
 
-    def __init__(self, places: tuple[int, ...]) -> None:
-        self.places = places
+    def __init__(self, places: tuple[int, ...], gain: float = 5.0) -> None:
+        self.places, self.gain = places, gain
 
     def quality(self, schedule: Schedule) -> float:
         ((_, plan),) = schedule.components.items()
         row = plan.parameters.get("weights", {}).get("*", {}).get("8", {})
         *_, older, newer = computed(schedule)
         half = -row.get(str(older), 0.0) == 0.5 * (8 - newer) / (newer - older)
-        return 30.0 + 5.0 * (computed(schedule) == self.places) + half
+        return 30.0 + self.gain * (computed(schedule) == self.places) + half
 
 
 def test_weights_are_fitted_where_a_start_wins_on_other_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,10 +103,16 @@ def test_weights_are_fitted_where_a_start_wins_on_other_prompts(monkeypatch: pyt
     monkeypatch.setattr("dcache.search.fitting.places.fit", fit)
     start = Start("plan", wins, Terms(wins, "reuse", {}, "step"))
     judges: Any = Judge(searched), Judge(wins)
-    found = Search(target, *judges, 1, random.Random(0)).best_of([searched], [start])
+    found = Search(target, judges[0], judges[1], 1, random.Random(0)).best_of([searched], [start])
     # At 6 the line through 1 and 2 has the slope 4, that through 3 and 5 has 1 / 2; half of it is better.
     assert fits == [(searched, 2.0), (wins, 0.25)]
     assert (computed(found.schedule), found.fitted) == (wins, 37.0)
+    # So are they at a start that is ahead before weights were fitted to the searched places: 31.5 and 30.
+    fits.clear()
+    judges = judges[0], Judge(wins, 1.5)
+    found = Search(target, judges[0], judges[1], 1, random.Random(0)).best_of([searched], [start])
+    assert [places for places, _ in fits] == [searched, wins]
+    assert (computed(found.schedule), found.fitted) == (wins, 33.5)
     # A start that loses there is left alone.
     fits.clear()
     Search(target, judges[0], judges[0], 1, random.Random(0)).best_of([searched], [start])
