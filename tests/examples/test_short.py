@@ -6,8 +6,12 @@ from types import ModuleType
 
 import pytest
 
+from tests.cover import with_slow
+
 FOLDER = Path(__file__).parents[2] / "examples" / "short"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+# They take ten seconds and more.
+LONG = {"calibrate", "compiled", "evaluate", "several_gpus"}
 # Arguments that make the long ones short.
 ARGUMENTS = {
     "calibrate": (0.01, 3),
@@ -34,7 +38,7 @@ def test_there_is_an_example_of_each_kind() -> None:
 
 
 @pytest.mark.filterwarnings("default::dcache.DcacheWarning")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", with_slow(*sorted(set(NAMES) - LONG), slow=sorted(LONG)))
 def test_an_example_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
