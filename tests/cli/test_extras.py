@@ -13,6 +13,7 @@ PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text
 
 # Package, as pip names it -> its module, where the names differ.
 MODULES = {
+    "faiss-cpu": "faiss",
     "gym-pusht": "gym_pusht",
     "open-clip-torch": "open_clip",
     "pillow": "PIL",
@@ -50,6 +51,11 @@ NEEDS = {
     "kernels": {
         "triton": ">>> from dcache.kernels import launch; launch.mode = 'on'; "
         "launch.possible(torch.device('cpu'))"
+    },
+    "ann": {"faiss-cpu": ">>> from dcache.lm_kv.scoring import nearest_keys; nearest_keys.library()"},
+    "cachegen": {
+        "constriction": ">>> from dcache.lm_kv.codecs import range_coding; "
+        "range_coding.encode([torch.zeros(2, dtype=torch.long)], 2)"
     },
     "lm_kv": {"transformers": "lm bench random"},
     "lm_eval": {"jinja2": "lm eval recall", "matplotlib": "dlm demo"},
