@@ -1,11 +1,12 @@
 """The tables in README and docs are those that the command prints of the committed figures."""
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import scripts
 
 ROOT = Path(__file__).parents[2]
 
@@ -13,10 +14,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def tool() -> Any:
     """tools/demo_tables.py."""
-    spec = importlib.util.spec_from_file_location("demo_tables", ROOT / "tools" / "demo_tables.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("tools/demo_tables.py")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The Python of docs/diffusion_lm runs; its tables have every policy, every option and what was measured."""
 
 import ast
-import importlib.util
 import inspect
 import json
 import re
@@ -12,6 +11,7 @@ import pytest
 import dcache
 from dcache import diffusion_lm
 from dcache.diffusion_lm import registry
+from tests import scripts
 from tests.diffusion_lm import masked_models as models
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -75,10 +75,7 @@ def test_a_policys_page_has_its_options(name):
 @pytest.fixture(scope="module")
 def script():
     """`examples/measure_texts.py`."""
-    spec = importlib.util.spec_from_file_location("measure_texts", EXAMPLES / "measure_texts.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("examples/measure_texts.py")
 
 
 @pytest.mark.parametrize("model", ["mirror", "acrostic"])

@@ -1,7 +1,6 @@
 """The documentation site: the reference has every public name; links that leave docs/ have pages."""
 
 import importlib
-import importlib.util
 import pkgutil
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +8,7 @@ from types import ModuleType
 import pytest
 
 import dcache
+from tests import scripts
 
 pytest.importorskip("mkdocs")
 ROOT = Path(__file__).parents[2]
@@ -17,12 +17,7 @@ INSIDE = {"__main__", "cli", "moved", "adapters", "discovery", "sigmas"}
 
 
 def tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load(f"tools/{name}.py")
 
 
 @pytest.fixture(scope="module")

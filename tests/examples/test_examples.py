@@ -1,6 +1,5 @@
 """The examples run, and the engine benchmark's bar that is no timing holds."""
 
-import importlib.util
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from dcache import lm_kv
 from dcache.demo.pipeline import GUIDANCE, STEPS, call_options, coefficients, load_pipeline
 from dcache.eval.specs import parse
 from dcache.identity.denoisers import config_digest
+from tests import scripts
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -53,12 +53,7 @@ def test_the_benchmark_of_language_models_prints_its_figures() -> None:
 
 def load_script(name: str) -> Any:
     """A script as a module."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load(f"examples/{name}.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The script that compares predictors: in a world whose answers are known, resumable, its page and plot."""
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from dcache.schedulers.planners.gram import combination
 from dcache.schedulers.planners.pairs import clock_values
 from dcache.search.rendering.render import Renderer
 from dcache.search.rendering.results import Results
+from tests import scripts
 
 T = 12
 SIGMAS = tuple(np.linspace(0.98, 0.0, T + 1))
@@ -23,13 +23,7 @@ SIGMAS = tuple(np.linspace(0.98, 0.0, T + 1))
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    path = Path(__file__).parents[2] / "examples" / "measure_predictors.py"
-    spec = importlib.util.spec_from_file_location("measure_predictors", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("examples/measure_predictors.py")
 
 
 def features(seed: int, bend: float = 0.0) -> np.ndarray:

@@ -1,11 +1,11 @@
 """The short examples run, each below forty lines."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests import scripts
 from tests.cover import with_slow
 
 FOLDER = Path(__file__).parents[2] / "examples" / "short"
@@ -22,12 +22,7 @@ ARGUMENTS = {
 
 
 def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"short_{name}", FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load(f"examples/short/{name}.py", f"short_{name}")
 
 
 def test_there_is_an_example_of_each_kind() -> None:

@@ -1,7 +1,6 @@
 """The documentation says what is so: parameters, links, figures; its Python compiles, and the guides run."""
 
 import ast
-import importlib.util
 import inspect
 import json
 import re
@@ -17,6 +16,7 @@ from dcache import methods
 from dcache.cli import main
 from dcache.methods import registry
 from dcache.sites import blocks
+from tests.scripts import load
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -34,12 +34,7 @@ def python_of(path: Path) -> list[str]:
 
 def example(name: str) -> Any:
     """A script of examples/ as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(f"examples/{name}.py")
 
 
 @pytest.fixture(scope="module")
