@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    parser = _parser()
+    parser = command_parser()
     arguments = parser.parse_args(argv)
     if arguments.run is None:
         parser.print_help()
@@ -76,7 +76,8 @@ def _run(argv: Sequence[str]) -> int:
     return int(arguments.run(arguments))
 
 
-def _parser() -> Parser:
+def command_parser() -> Parser:
+    """The parser of the whole command, with that of each subcommand."""
     parser = Parser(prog="dcache", description="Caching for diffusion models.")
     parser.add_argument("--version", action="version", version=f"dcache {dcache.__version__}")
     add_verbose(parser)
