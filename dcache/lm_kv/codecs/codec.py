@@ -60,8 +60,11 @@ class Codec(Protocol):
     def bound(self, facts: LayerFacts) -> Codec:
         """The codec of one layer; itself where it needs to know nothing of it."""
 
-    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> Any:
-        """Encoded keys `[N, d]`; the result shares no storage with `keys`."""
+    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> Any:
+        """Encoded keys `[N, d]`, which the model turned by these positions, int64 `[N]`.
+
+        The result shares no storage with `keys`.
+        """
 
     def encode_values(self, values: torch.Tensor, lengths: torch.Tensor) -> Any:
         """Encoded values `[N, d]`; the result shares no storage with `values`."""
@@ -99,7 +102,7 @@ class Plain(DeviceCodec):
     block: ClassVar[int] = 0
     residual: ClassVar[int] = 0
 
-    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """The keys, in a storage without spare room."""
         return compact(keys)
 

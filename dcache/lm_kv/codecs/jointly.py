@@ -80,7 +80,7 @@ class WholeRows:
     name: ClassVar[str]
     block: ClassVar[int] = 0
 
-    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> Any:
+    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> Any:
         """Refused: one layer's tokens alone.
 
         Raises:
@@ -93,7 +93,7 @@ class WholeRows:
 
     def encode_values(self, values: torch.Tensor, lengths: torch.Tensor) -> Any:
         """Refused, as keys are."""
-        return self.encode_keys(values, lengths)
+        return self.encode_keys(values, lengths, lengths)
 
     def join(self, parts: Sequence[Any], order: torch.Tensor, lengths: torch.Tensor) -> Any:
         """Never called: each prompt's tokens are a segment by themselves, and none is evicted."""
