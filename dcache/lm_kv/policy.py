@@ -150,12 +150,8 @@ class Policy:
 
     @property
     def follows_positions(self) -> bool:
-        """Whether stored keys are turned, by themselves or by the codec, so that positions must have no gaps.
-
-        Layers that are encoded together turn whole texts, whose first position matters to none of them.
-        """
-        turns = self.codec.needs_rotary and self.joint is None
-        return self.positions == "shifted" or turns
+        """Whether stored keys are turned, by themselves or by the codec, so that positions must not jump."""
+        return self.positions == "shifted" or self.codec.needs_rotary
 
     @property
     def needs_rotary(self) -> bool:

@@ -53,5 +53,5 @@ def test_positions_are_followed_where_stored_keys_are_turned():
     assert not Policy(scorer=KeyDistance(), observer=QueryMoments()).follows_positions
     assert Policy(scorer=KeyDistance(), positions="shifted").follows_positions
     assert Policy(scorer=KeyDistance(), codec=ShadowCodec(4, 8, 0)).follows_positions
-    # It turns whole texts.
-    assert not lm_kv.xkv().follows_positions
+    assert lm_kv.xkv().follows_positions
+    assert not lm_kv.minicache().follows_positions
