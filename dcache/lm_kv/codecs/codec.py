@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 
 from dcache.lm_kv.codecs.bases import HeadBasis
+from dcache.lm_kv.codecs.latents import Latent
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class LayerFacts:
         basis: float16 `[h, d, d]`, directions of each KV head's keys before rotation, one a row, the
             strongest first; None without a calibration.
         bases: of "keys" and of "values" the directions of each KV head; None for codecs that need none.
+        latents: of "keys" and of "values" what the model's projections make them of; None for codecs that
+            need none.
         state: what the policy's observer gathered at the layer; a codec takes from it what it needs, and does
             not keep it.
         report: called with what went wrong and cost nothing but room; the cache raises it after the forward.
@@ -31,6 +34,7 @@ class LayerFacts:
     whole: float = 0
     basis: torch.Tensor | None = None
     bases: Mapping[str, tuple[HeadBasis, ...]] | None = None
+    latents: Mapping[str, Latent] | None = None
     state: Mapping[str, torch.Tensor] | None = None
     report: Callable[[str], None] | None = None
 

@@ -79,6 +79,7 @@ class SharedBasisCodec(WholeRows):
         keys: Sequence[torch.Tensor],
         values: Sequence[torch.Tensor],
         lengths: torch.Tensor,
+        first: torch.Tensor,
     ) -> list[tuple[OnBasis, OnBasis]]:
         """Each layer's keys and values on the group's two bases."""
         counts, heads = lengths[:, 0], lengths.shape[1]
