@@ -63,6 +63,7 @@ from dcache.lm_kv.policies.trained_scorer import trained_scorer
 from dcache.lm_kv.policies.vidkv import vidkv
 from dcache.lm_kv.policies.windowkv import windowkv
 from dcache.lm_kv.policies.xkv import xkv
+from dcache.lm_kv.policies.xquant import xquant
 from dcache.lm_kv.policies.zipcache import zipcache
 from dcache.lm_kv.policies.zipvl import zipvl
 from dcache.lm_kv.policy import Policy
@@ -161,6 +162,7 @@ __all__ = [
     "vidkv",
     "windowkv",
     "xkv",
+    "xquant",
     "zipcache",
     "zipvl",
 ]

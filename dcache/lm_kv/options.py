@@ -59,6 +59,7 @@ PolicyName = Literal[
     "vidkv",
     "windowkv",
     "xkv",
+    "xquant",
     "zipcache",
     "zipvl",
 ]

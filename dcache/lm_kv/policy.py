@@ -149,6 +149,11 @@ class Policy:
         return codec if hasattr(codec, "encode_group") else None
 
     @property
+    def follows_positions(self) -> bool:
+        """Whether stored keys are turned, by themselves or by the codec, so that positions must not jump."""
+        return self.positions == "shifted" or self.codec.needs_rotary
+
+    @property
     def needs_rotary(self) -> bool:
         """Whether keys or queries are turned, so that the model's rotation must be known."""
         turned = self.selector is not None and self.selector.distance is not None

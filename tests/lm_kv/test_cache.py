@@ -17,7 +17,8 @@ LINEAR_TOLERANCE = 1.5e-4
 SNAPKV = lm_kv.snapkv(window=4, pool=3, every=4)
 # They round; test_low_bit.py and its neighbours have their bounds.
 LOW_BIT = {
-    "cskv", "gear", "kivi", "matryoshka", "minicache", "rotatekv", "think", "vidkv", "xkv", "zipcache",
+    "cskv", "gear", "kivi", "matryoshka", "minicache", "rotatekv", "think", "vidkv", "xkv", "xquant",
+    "zipcache",
 }  # fmt: skip
 # Their attention decides how much is kept, and the budget is an upper limit; test_zipvl.py has their oracle.
 LESS = {"zipvl"}

@@ -56,6 +56,7 @@ POLICIES = {
     "vidkv",
     "windowkv",
     "xkv",
+    "xquant",
     "zipcache",
     "zipvl",
 }

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from dcache import DcacheError
+from dcache import DcacheError, lm_kv
 from dcache.lm_kv.codecs.shadow import ShadowCodec
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scoring.observers import QueryMoments
@@ -47,3 +47,11 @@ def test_it_says_when_the_models_rotation_must_be_known():
     assert Policy(scorer=KeyDistance(), positions="shifted").needs_rotary
     assert Policy(scorer=KeyDistance(), observer=QueryMoments()).needs_rotary
     assert Policy(scorer=KeyDistance(), codec=ShadowCodec(4, 8, 0)).needs_rotary
+
+
+def test_positions_are_followed_where_stored_keys_are_turned():
+    assert not Policy(scorer=KeyDistance(), observer=QueryMoments()).follows_positions
+    assert Policy(scorer=KeyDistance(), positions="shifted").follows_positions
+    assert Policy(scorer=KeyDistance(), codec=ShadowCodec(4, 8, 0)).follows_positions
+    assert lm_kv.xkv().follows_positions
+    assert not lm_kv.minicache().follows_positions

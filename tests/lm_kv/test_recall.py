@@ -50,6 +50,9 @@ POLICIES = {
     "sentencekv": lm_kv.sentencekv(longest=4, pool=1, sinks=0, window=0),
     "zipvl": lm_kv.zipvl(window=0),
     "xkv": lambda share: lm_kv.xkv(layers=2, rank=int(share * 128), value_rank=int(share * 128), residual=0),
+    "xquant": lambda share: lm_kv.xquant(
+        bits={0.5: 8, 0.25: 4, 0.125: 3, 0.0625: 2}[share], group=32, residual=0
+    ),
     "minicache": lambda share: lm_kv.minicache(gamma=share, start=0.0, residual=0),
     "tidal_decode": lm_kv.tidal_decode(window=0),
     "actqkv": lm_kv.actqkv(page=4, window=0),

@@ -1,4 +1,4 @@
-"""Keys as they were before their rotation, by their places in a run, where they have few directions."""
+"""Keys as they were before their rotation, where they have few directions."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class ChannelCodec:
         counted = facts.state["valid"][:, None, :, None]
         return replace(self, weights=(facts.state["query"].float().square() * counted).sum(2))
 
-    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> ChannelKeys:
+    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> ChannelKeys:
         """The strongest channels of each run."""
         runs, size = lengths.numel(), keys.shape[1]
         run = torch.arange(runs, device=keys.device).repeat_interleave(lengths.flatten())

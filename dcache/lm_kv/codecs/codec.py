@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 
 from dcache.lm_kv.codecs.bases import HeadBasis
+from dcache.lm_kv.codecs.latents import Latent
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class LayerFacts:
         basis: float16 `[h, d, d]`, directions of each KV head's keys before rotation, one a row, the
             strongest first; None without a calibration.
         bases: of "keys" and of "values" the directions of each KV head; None for codecs that need none.
+        latents: of "keys" and of "values" what the model's projections make them of; None for codecs that
+            need none.
         state: what the policy's observer gathered at the layer; a codec takes from it what it needs, and does
             not keep it.
         report: called with what went wrong and cost nothing but room; the cache raises it after the forward.
@@ -31,6 +34,7 @@ class LayerFacts:
     whole: float = 0
     basis: torch.Tensor | None = None
     bases: Mapping[str, tuple[HeadBasis, ...]] | None = None
+    latents: Mapping[str, Latent] | None = None
     state: Mapping[str, torch.Tensor] | None = None
     report: Callable[[str], None] | None = None
 
@@ -60,8 +64,11 @@ class Codec(Protocol):
     def bound(self, facts: LayerFacts) -> Codec:
         """The codec of one layer; itself where it needs to know nothing of it."""
 
-    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> Any:
-        """Encoded keys `[N, d]`; the result shares no storage with `keys`."""
+    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> Any:
+        """Encoded keys `[N, d]`, which the model turned by these positions, int64 `[N]`.
+
+        The result shares no storage with `keys`.
+        """
 
     def encode_values(self, values: torch.Tensor, lengths: torch.Tensor) -> Any:
         """Encoded values `[N, d]`; the result shares no storage with `values`."""
@@ -99,7 +106,7 @@ class Plain(DeviceCodec):
     block: ClassVar[int] = 0
     residual: ClassVar[int] = 0
 
-    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """The keys, in a storage without spare room."""
         return compact(keys)
 

@@ -74,7 +74,7 @@ class DiskCodec(DeviceCodec):
         # Segments keep their codec, and should not keep what an observer gathered alive.
         return replace(self, facts=LayerFacts(report=facts.report))
 
-    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> TieredTokens:
+    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> TieredTokens:
         """The keys, moved."""
         return self._stored(keys, lengths, keys.device)
 

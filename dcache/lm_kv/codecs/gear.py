@@ -74,7 +74,7 @@ class GearCodec(DeviceCodec):
         """Tokens that are encoded together: whole groups, so that none is encoded again."""
         return self.group
 
-    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> GearTokens:
+    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> GearTokens:
         """Groups of tokens of a run, per channel."""
         lengths = lengths.flatten()
         first, count = group_rows(lengths, self.group)

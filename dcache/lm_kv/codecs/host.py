@@ -50,7 +50,7 @@ class HostCodec(DeviceCodec):
     block: ClassVar[int] = 0
     residual: ClassVar[int] = 0
 
-    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> HostTokens:
+    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> HostTokens:
         """The keys, moved."""
         return HostTokens.of(keys, keys.device)
 

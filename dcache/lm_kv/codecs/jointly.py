@@ -1,4 +1,4 @@
-"""Keys and values of neighbouring layers that are encoded together; some tensors belong to all of them."""
+"""Keys and values of layers, or of all heads, that are encoded together; tensors may belong to several."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dcache.lm_kv.codecs.codec import Codec
 
 
 class Joint(Codec, Protocol):
-    """A codec that encodes several layers at once, after a prompt; it stores all tokens."""
+    """A codec that encodes several layers, or all heads of one, after a prompt; it stores all tokens."""
 
     @property
     def name(self) -> str:
@@ -32,6 +32,7 @@ class Joint(Codec, Protocol):
         keys: Sequence[torch.Tensor],
         values: Sequence[torch.Tensor],
         lengths: torch.Tensor,
+        first: torch.Tensor,
     ) -> list[tuple[Any, Any]]:
         """Each layer's encoded keys and values.
 
@@ -40,6 +41,8 @@ class Joint(Codec, Protocol):
             keys: of each layer `[N, d]`, the same tokens in all layers and heads.
             values: of each layer `[N, d_v]`.
             lengths: int64 `[rows, heads]`; equal in all heads of a row.
+            first: int64 `[rows]`, the position by which the model turned each row's first key; those of the
+                others follow without gaps.
         """
 
 
@@ -58,8 +61,8 @@ def check_joint(joint: Joint | None, everything: bool, layers: int) -> None:
         return
     if not everything:
         raise DcacheError(
-            f"{joint.name} stores all tokens of several layers together: leave budget=1.0, or evict with "
-            "another policy and codec, such as lm_kv.keydiff() with lm_kv.cskv()"
+            f"{joint.name} stores all tokens of several layers or heads together: leave budget=1.0, or evict "
+            "with another policy and codec, such as lm_kv.keydiff() with lm_kv.cskv()"
         )
     if not joint.groups(layers):
         warnings.warn(
@@ -80,20 +83,20 @@ class WholeRows:
     name: ClassVar[str]
     block: ClassVar[int] = 0
 
-    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> Any:
+    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> Any:
         """Refused: one layer's tokens alone.
 
         Raises:
             DcacheError: always.
         """
         raise DcacheError(
-            f"{self.name} encodes several layers together and stores all tokens: use it with budget=1.0, or "
-            "another codec such as lm_kv.cskv()"
+            f"{self.name} encodes several layers or heads together and stores all tokens: use it with "
+            "budget=1.0, or another codec such as lm_kv.cskv()"
         )
 
     def encode_values(self, values: torch.Tensor, lengths: torch.Tensor) -> Any:
         """Refused, as keys are."""
-        return self.encode_keys(values, lengths)
+        return self.encode_keys(values, lengths, lengths)
 
     def join(self, parts: Sequence[Any], order: torch.Tensor, lengths: torch.Tensor) -> Any:
         """Never called: each prompt's tokens are a segment by themselves, and none is evicted."""

@@ -44,7 +44,7 @@ class LowBitCodec(DeviceCodec):
         """Tokens that are encoded together: whole groups of keys, so that none is encoded again."""
         return self.group
 
-    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> LowBit:
+    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> LowBit:
         """Groups of tokens of a run, per channel."""
         return pack(keys, self.bits, self.group, lengths)
 

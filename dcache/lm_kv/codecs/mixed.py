@@ -87,7 +87,7 @@ class MixedCodec(DeviceCodec):
         """Tokens that are encoded together: whole groups, so that none is encoded again."""
         return self.group
 
-    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> MixedKeys:
+    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> MixedKeys:
         """Each run's widest channels in 2 bits, the signs of the others' coefficients."""
         lengths, size = lengths.flatten(), keys.shape[1]
         run = torch.arange(len(lengths), device=keys.device).repeat_interleave(lengths)

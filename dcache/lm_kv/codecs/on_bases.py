@@ -51,7 +51,7 @@ class BasisCodec:
         """The codec of one layer."""
         return replace(self, facts=replace(facts, state=None))
 
-    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> BasisTokens:
+    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> BasisTokens:
         """Keys on their heads' directions."""
         return self._encode(keys, lengths, "keys")
 

@@ -21,7 +21,7 @@ class Projected:
 
     Attributes:
         products: of low rank.
-        places: int32 `[N]`, the positions by which keys were turned back; None for values.
+        places: int32 `[N]`, the positions by which keys are turned; None for values.
         dtype: the model's.
     """
 
@@ -69,16 +69,16 @@ class ProjectedCodec:
         """The codec of one layer."""
         return replace(self, facts=replace(facts, state=None))
 
-    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> Projected:
-        """Keys turned back by their places in the run, and projected."""
+    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> Projected:
+        """Keys turned back from their positions, and projected."""
         lengths = lengths.flatten()
-        run, places = places_of(lengths)
-        turned = turned_by(self.facts, keys, places, "back")
+        turned = turned_by(self.facts, keys, positions, "back")
         if self.facts.basis is None:
             products = low_rank.low_rank(turned, self.rank, self.group, lengths)
         else:
+            run, _ = places_of(lengths)
             products = on_basis(turned, run, lengths, self.facts.basis.to(keys.device), self.rank)
-        return Projected(products, places.int(), keys.dtype)
+        return Projected(products, positions.int(), keys.dtype)
 
     def encode_values(self, values: torch.Tensor, lengths: torch.Tensor) -> Projected:
         """Values, projected on directions of the text."""

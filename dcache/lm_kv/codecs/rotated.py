@@ -23,7 +23,7 @@ class RotatedCodec(LowBitCodec):
         """Tokens that are encoded together; they have steps of their own, so fewer would cost more."""
         return 32
 
-    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> LowBit:
+    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> LowBit:
         """Codes of the turned keys."""
         return self._encode(keys)
 

@@ -25,7 +25,7 @@ class ShadowKeys:
         whole: bool `[N]`, which keys are as they came.
         exact: these, one after the other, in the model's dtype.
         rest: the others before their rotation, one after the other.
-        places: int32 `[N]`, the positions by which they were turned back.
+        places: int32 `[N]`, the positions by which they are turned.
     """
 
     whole: torch.Tensor
@@ -76,18 +76,18 @@ class ShadowCodec:
         # Segments keep their codec, and should not keep what an observer gathered alive.
         return replace(self, facts=replace(facts, state=None))
 
-    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor) -> ShadowKeys:
-        """Keys turned back by their places in the run, and projected."""
+    def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> ShadowKeys:
+        """Keys turned back from their positions, and projected."""
         lengths = lengths.flatten()
         run, places = places_of(lengths)
         whole = self._whole(keys, lengths, run, places)
-        turned = turned_by(self.facts, keys[~whole], places[~whole], "back")
+        turned = turned_by(self.facts, keys[~whole], positions[~whole], "back")
         counts = _counts(run[~whole], len(lengths))
         if self.facts.basis is None:
             rest = low_rank.low_rank(turned, self.rank, WHOLE_RUN, counts)
         else:
             rest = on_basis(turned, run[~whole], counts, self.facts.basis.to(keys.device), self.rank)
-        return ShadowKeys(whole, keys[whole], rest, places.int())
+        return ShadowKeys(whole, keys[whole], rest, positions.int())
 
     def encode_values(self, values: torch.Tensor, lengths: torch.Tensor) -> HostTokens:
         """The values in host memory, where a GPU can fetch them."""

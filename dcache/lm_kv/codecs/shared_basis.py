@@ -79,9 +79,11 @@ class SharedBasisCodec(WholeRows):
         keys: Sequence[torch.Tensor],
         values: Sequence[torch.Tensor],
         lengths: torch.Tensor,
+        first: torch.Tensor,
     ) -> list[tuple[OnBasis, OnBasis]]:
         """Each layer's keys and values on the group's two bases."""
         counts, heads = lengths[:, 0], lengths.shape[1]
+        # Places for positions, which do not jump: to turn all keys of a row alike changes no singular value.
         places = _places(counts, heads)
         turned = [turned_by(codec.facts, k, places, "back") for codec, k in zip(codecs, keys, strict=True)]
         on_keys = _on_basis(turned, counts, heads, self.rank, keys[0].dtype)

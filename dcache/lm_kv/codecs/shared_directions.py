@@ -76,6 +76,7 @@ class SharedDirectionsCodec(WholeRows, DeviceCodec):
         keys: Sequence[torch.Tensor],
         values: Sequence[torch.Tensor],
         lengths: torch.Tensor,
+        first: torch.Tensor,
     ) -> list[tuple[Directions, Directions]]:
         """Both layers' keys and values."""
         pairs = (self._merged(states[0], states[1], lengths) for states in (keys, values))

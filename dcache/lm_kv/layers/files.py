@@ -201,7 +201,7 @@ def layer_tensors(layer: LayerCache) -> dict[str, torch.Tensor]:
         raise DcacheError("this cache holds nothing yet: run the model with it first")
     tensors = {
         "seen": store.seen,
-        "offset": layer.offset,
+        "offset": store.offset,
         "counts": torch.tensor([store.columns, layer.since, layer.evictions, store.tail.locked]),
         "scaling": torch.tensor([layer.logits.scaling], dtype=torch.float64),
         "tail.keys": store.tail.keys,
@@ -252,7 +252,7 @@ def restore_layer(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> Non
     if score is not None and store.tail.score is not None:
         store.tail.score.copy_(score)
     columns, since, evictions, store.tail.locked = tensors["counts"].tolist()
-    store.seen, store.columns = tensors["seen"], columns
+    store.seen, store.columns, store.offset = tensors["seen"], columns, tensors["offset"]
     numbers = sorted({int(name.partition(".")[0]) for name in tensors if name[0].isdigit()})
     codec = layer.shared.codec(layer.index)
     lower = layer.shared.policy.reducer.lower
@@ -263,7 +263,7 @@ def restore_layer(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> Non
     store.segments = tuple(_segment(tensors, f"{n}.", codec, store.tail, lent) for n, codec in pairs)
     softcap = float(tensors["softcap"]) if "softcap" in tensors else None
     logits = Logits(float(tensors["scaling"]), softcap, tensors.get("sinks"))
-    layer.restore(store, _under("state.", tensors), logits, tensors["offset"], since, evictions)
+    layer.restore(store, _under("state.", tensors), logits, since, evictions)
 
 
 def _segment(

@@ -12,7 +12,7 @@ from dcache.errors import DcacheError
 from dcache.lm_kv.budgets.trigger import due
 from dcache.lm_kv.layers.selection import asked_parts, read_one
 from dcache.lm_kv.layers.shared import Shared
-from dcache.lm_kv.layers.shifted import next_offset, shifted
+from dcache.lm_kv.layers.shifted import shifted
 from dcache.lm_kv.model import adapter
 from dcache.lm_kv.model.attention import Attended, Logits, attend, attend_some
 from dcache.lm_kv.model.calls import Call
@@ -36,7 +36,6 @@ class LayerCache(adapter.BaseLayer):
         since: columns since the last eviction.
         evictions: how often tokens were evicted.
         read: float `[rows]`, tokens that a KV head read at the last step; None where all are read.
-        offset: int64 `[rows]`, the model's position of a token minus its index among the row's true ones.
     """
 
     is_sliding = False
@@ -48,7 +47,6 @@ class LayerCache(adapter.BaseLayer):
     since: int
     evictions: int
     read: torch.Tensor | None
-    offset: torch.Tensor
 
     def __init__(self, index: int, shared: Shared) -> None:
         super().__init__()
@@ -133,7 +131,6 @@ class LayerCache(adapter.BaseLayer):
         if rows.dtype == torch.bool:
             rows = rows.nonzero()[:, 0]
         self.store.select_rows(rows)
-        self.offset = self.offset[rows]
         self.state = {name: tensor[rows] for name, tensor in self.state.items()}
         self._account()
 
@@ -167,9 +164,9 @@ class LayerCache(adapter.BaseLayer):
         store = self._started(module, key, value)
         call = self.shared.call(mask, key, store.columns)
         self.logits = Logits(scaling, kwargs.get("softcap"), kwargs.get("s_aux"))
-        if self.shared.policy.positions == "shifted":
-            self.offset = next_offset(store, call, self.offset)
         reader, policy = self.shared.reader, self.shared.policy
+        if policy.follows_positions and reader is None:
+            store.offset = call.offset(store.seen, store.offset)
         statistic = "max" if reader is not None else policy.observer.statistic
         if query.shape[2] == 1 and reader is None and call.fresh.plain and policy.positions == "original":
             # One new token sees all there is, so it is stored first and is no part by itself.
@@ -223,12 +220,11 @@ class LayerCache(adapter.BaseLayer):
         store: LayerStore,
         state: State,
         logits: Logits,
-        offset: torch.Tensor,
         since: int,
         evictions: int,
     ) -> None:
         """Take over what was saved."""
-        self.store, self.state, self.logits, self.offset = store, state, logits, offset
+        self.store, self.state, self.logits = store, state, logits
         self.since, self.evictions = since, evictions
         self.is_initialized = True
         self._account()
@@ -247,7 +243,6 @@ class LayerCache(adapter.BaseLayer):
             )
         if self.store is None:
             self.store = LayerStore(key, value, self.shared.policy.observer.beside)
-            self.offset = torch.zeros_like(self.store.seen)
             self.is_initialized = True
         elif key.shape[0] != self.batch_size:
             raise DcacheError(

@@ -67,7 +67,7 @@ class RowCache(LiveCache):
             layer = self.layers[index]
             store = LayerStore(keys[index], values[index], layer.shared.policy.observer.beside)
             store.append(keys[index], values[index], positions, pads, seen)
-            layer.restore(store, {}, logits[index], torch.zeros_like(seen), ids.shape[1], 0)
+            layer.restore(store, {}, logits[index], ids.shape[1], 0)
         if self._policy().scorer.probes:
             self._text.append(ids, valid)
 

@@ -15,9 +15,11 @@ from dcache.lm_kv.budgets.budget import Budget
 from dcache.lm_kv.codecs.bases import HeadBasis
 from dcache.lm_kv.codecs.codec import Codec, LayerFacts
 from dcache.lm_kv.codecs.jointly import check_joint
+from dcache.lm_kv.codecs.latents import Latent
 from dcache.lm_kv.model.adapter import Inputs
 from dcache.lm_kv.model.calls import Call, read_call
 from dcache.lm_kv.model.directions import bases_of
+from dcache.lm_kv.model.projections import latents_of
 from dcache.lm_kv.model.rotary import Rotary, attention_modules, find_rotary
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scoring import calibration
@@ -90,6 +92,7 @@ class Shared:
         rotary: the model's rotations, None for policies that turn nothing.
         calibration: what was measured of the model, for policies that read it.
         bases: each layer's directions of keys and of values, for codecs that need them.
+        latents: what each layer's projections make keys and values of, likewise.
         live: whether the decoder's forward runs with this cache.
         holding: depth of `hold()`; nothing is evicted above 0.
         reader: called in a read-only forward with each layer's index and the largest weights that its
@@ -116,6 +119,7 @@ class Shared:
     rotary: Rotary | None = None
     calibration: Calibration | None = None
     bases: Mapping[int, Mapping[str, tuple[HeadBasis, ...]]] = field(default_factory=dict)
+    latents: Mapping[int, Mapping[str, Latent]] = field(default_factory=dict)
     live: bool = False
     holding: int = 0
     reader: Callable[[int, torch.Tensor], None] | None = None
@@ -154,6 +158,8 @@ class Shared:
             self.rotary = find_rotary(decoder, list(layers))
         if getattr(self.policy.codec, "needs_bases", False):
             self.bases = bases_of(decoder, layers, self.policy.codec.share)  # type: ignore[attr-defined]
+        if self.rotary is not None and getattr(self.policy.codec, "needs_latents", False):
+            self.latents = latents_of(decoder, layers, self.rotary)
         if self.policy.observer.needs_hidden:
             self.inputs = Inputs(attention_modules(decoder, list(layers)))
 
@@ -236,8 +242,8 @@ class Shared:
         basis = None
         if self.calibration is not None and self.policy.codec.needs_rotary:
             basis = self.calibration.tensor("basis", layer)
-        facts = LayerFacts(turn, whole, basis, self.bases.get(layer), state, self.problems.append)
-        return self.policy.codec.bound(facts)
+        measured = self.bases.get(layer), self.latents.get(layer)
+        return self.policy.codec.bound(LayerFacts(turn, whole, basis, *measured, state, self.problems.append))
 
     def input_of(self, layer: int) -> tuple[int, torch.Tensor | None]:
         """A layer's index, and what its attention is given in the running forward, where that is noted."""

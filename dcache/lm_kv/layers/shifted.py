@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 import torch
 
-from dcache.errors import DcacheError
-from dcache.lm_kv.model.calls import Call
 from dcache.lm_kv.storage.parts import DensePart
 from dcache.lm_kv.storage.store import LayerStore
 
@@ -28,26 +26,3 @@ def shifted(store: LayerStore, turn: Callable[[torch.Tensor, torch.Tensor], torc
     flat = stored.keys.reshape(rows * heads, 1, slots, size)
     keys = turn(flat, gap.reshape(rows * heads, slots))
     return DensePart(keys.view(rows, heads, slots, size), stored.values, stored.valid, stored.bias)
-
-
-def next_offset(store: LayerStore, call: Call, offset: torch.Tensor) -> torch.Tensor:
-    """Int64 `[rows]`, the model's position of a token minus its index among the row's true ones.
-
-    Args:
-        store: a layer's, before this call.
-        call: this call.
-        offset: what it was for earlier calls.
-
-    Raises:
-        DcacheError: positions jump between two calls.
-    """
-    first = call.valid.int().argmax(1, keepdim=True)
-    new = call.rope.gather(1, first)[:, 0] - store.seen
-    started = call.valid.any(1)
-    if bool((started & (store.seen > 0) & (new != offset)).any()):
-        raise DcacheError(
-            "positions must go on without gaps where kept tokens are shifted: pads lie between a row's "
-            "tokens, or one call counted columns and another one true tokens. Pass position_ids that count "
-            "true tokens in every call, as model.generate does."
-        )
-    return torch.where(started, new, offset)

@@ -46,8 +46,8 @@ def _encode_group(layers: Sequence[LayerCache], joint: Joint) -> None:
     tokens = oldest[:, None].expand(-1, heads, -1)
     keys, values = ([getattr(tail, kind)[tokens] for tail in tails] for kind in ("keys", "values"))
     codecs = [layer.shared.codec(layer.index) for layer in layers]
-    encoded = joint.encode_group(codecs, keys, values, lengths)
     start = tails[0].positions.gather(1, oldest.int().argmax(1, keepdim=True)).long()
+    encoded = joint.encode_group(codecs, keys, values, lengths, start[:, 0] + stores[0].offset)
     for number, (layer, store) in enumerate(zip(layers, stores, strict=True)):
         # The first layer of a group counts what all of them share.
         lent = joint.shared if number else frozenset()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dcache.errors import DcacheError
 from dcache.lm_kv.model.attention import Fresh
 from dcache.lm_kv.storage.parts import DensePart
 
@@ -27,6 +28,7 @@ class Call:
     fresh: Fresh
     rope: torch.Tensor
     _placed: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    _offsets: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
     @cached_property
     def count(self) -> torch.Tensor:
@@ -57,6 +59,35 @@ class Call:
         placed = (seen, seen[:, None] + self.rank, seen + self.count)
         self._placed.append(placed)
         return placed[1:]
+
+    def offset(self, seen: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        """The model's position of each row's tokens minus their index among its true ones.
+
+        Args:
+            seen: as in `placed`; layers that share it and have equal offsets share what is returned.
+            before: int64 `[B]`, what it was for earlier calls.
+
+        Returns:
+            int64 `[B]`.
+
+        Raises:
+            DcacheError: positions jump between two tokens of a row.
+        """
+        for known, earlier, after in self._offsets:
+            if known is seen and (earlier is before or torch.equal(earlier, before)):
+                return after
+        first = self.valid.int().argmax(1, keepdim=True)
+        ahead = self.rope - self.rank - seen[:, None]
+        current = torch.where(seen > 0, before, ahead.gather(1, first)[:, 0])
+        if bool((self.valid & (ahead != current[:, None])).any()):
+            raise DcacheError(
+                "positions must go on without gaps where keys are turned: pads lie between a row's tokens, "
+                "or one call counted columns and another one true tokens. Pass position_ids that count true "
+                "tokens in every call, as model.generate does."
+            )
+        after = torch.where(self.valid.any(1), current, before)
+        self._offsets.append((seen, before, after))
+        return after
 
 
 def read_call(mask: Any, rope: torch.Tensor | None, rows: int, queries: int, start: int, device: Any) -> Call:

@@ -93,7 +93,7 @@ class _NotedLayer(adapter.FullLayer):
         return attend_some(query, [DensePart(key, value)], logits, Fresh(None, None))
 
 
-class _NotedCache(adapter.LiveCache):
+class NotedCache(adapter.LiveCache):
     """A cache for one call."""
 
     def __init__(self, decoder: torch.nn.Module) -> None:
@@ -108,7 +108,7 @@ def measure(decoder: torch.nn.Module, layers: Sequence[int]) -> Measured:
     generator, device = torch.Generator().manual_seed(0), next(decoder.parameters()).device
     length = min(TOKENS, getattr(config, "max_position_embeddings", TOKENS))
     ids = torch.randint(config.vocab_size, (ROWS, length), generator=generator, device="cpu")
-    attachment, cache = adapter.attach(decoder), _NotedCache(decoder)
+    attachment, cache = adapter.attach(decoder), NotedCache(decoder)
     decoder(input_ids=ids.to(device), past_key_values=cache, use_cache=True)
     # The hooks live as long as the attachment.
     del attachment

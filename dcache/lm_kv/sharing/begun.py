@@ -106,12 +106,14 @@ def begin(
     policy = Policy(name, scorer=Recency(), budget=1.0, sinks=0, window=0)
     cache = KVCache(source.decoder, policy, codec=codec)
     for layer, other in zip(layers_of(source), layers_of(cache), strict=True):
-        tail = _store(layer).tail
+        text = _store(layer)
+        tail = text.tail
         keys, values = (states[:, :, :0].expand(rows, -1, -1, -1) for states in (tail.keys, tail.values))
         store = LayerStore(keys, values)
         store.front, store.columns = front(layer), length[0]
         store.seen = torch.full((rows,), length[1], device=keys.device)
-        other.restore(store, {}, layer.logits, layer.offset.expand(rows).clone(), 0, 0)
+        store.offset = text.offset.expand(rows).clone()
+        other.restore(store, {}, layer.logits, 0, 0)
     return cache
 
 

@@ -41,8 +41,9 @@ class Drop:
         """The kept tokens as they are."""
         lengths = keep.sum(-1)
         bias = None if stored.bias is None else stored.bias[keep]
+        turned_by = stored.positions if stored.rope is None else stored.rope
         return Segment(
-            keys=codec.encode_keys(stored.keys[keep], lengths),
+            keys=codec.encode_keys(stored.keys[keep], lengths, turned_by[keep]),
             values=codec.encode_values(stored.values[keep], lengths),
             positions=stored.positions[keep].int(),
             lengths=lengths,

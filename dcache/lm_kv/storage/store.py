@@ -32,6 +32,8 @@ class LayerStore:
         tail: the newest columns; they alone can be taken back.
         seen: int64 `[rows]`, true tokens so far, evicted ones included.
         columns: columns so far, pads and evicted ones included.
+        offset: int64 `[rows]`, the model's position of a token minus its index among the row's true ones,
+            where keys are turned.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class LayerStore:
         self.tail = Tail(keys, values, beside)
         self.seen = torch.zeros(len(keys), dtype=torch.long, device=keys.device)
         self.columns = 0
+        self.offset = torch.zeros_like(self.seen)
 
     @property
     def heads(self) -> int:
@@ -93,11 +96,11 @@ class LayerStore:
         """Keep these rows, in this order."""
         self.segments = tuple(segment.select_rows(rows) for segment in self.segments)
         self.tail.select_rows(rows)
-        self.seen = self.seen[rows]
+        self.seen, self.offset = self.seen[rows], self.offset[rows]
 
     def stored(self) -> Stored:
         """What the rows hold themselves, in one padded form; its columns are in the order of `parts`."""
-        return gather(self.segments, self.tail)
+        return gather(self.segments, self.tail, self.offset)
 
     def parts(self, fresh: DensePart | None = None) -> list[Part]:
         """Everything stored, for attention.
@@ -153,7 +156,7 @@ class LayerStore:
         if oldest is None:
             return False
         tokens = oldest[:, None].expand(-1, self.heads, -1)
-        new = drop(gather((), self.tail), tokens, bound())
+        new = drop(gather((), self.tail, self.offset), tokens, bound())
         start = self.tail.positions.gather(1, oldest.int().argmax(1, keepdim=True)).long()
         new = replace(new, positions=None, first=start.expand(-1, self.heads))
         if self.segments and self.segments[-1].first is not None:
@@ -198,7 +201,8 @@ class LayerStore:
         columns = keep.shape[2] - sum(widths)
         *pieces, newest = keep.split([*widths, columns], 2)
         segments = [segment.subset(piece) for segment, piece in zip(self.segments, pieces, strict=True)]
-        return join([*segments, drop(gather((), self.tail).first(columns), newest, codec)])
+        fresh = gather((), self.tail, self.offset).first(columns)
+        return join([*segments, drop(fresh, newest, codec)])
 
     def storages(self) -> list[torch.Tensor]:
         """Every tensor that is held, for counting bytes."""
@@ -209,7 +213,7 @@ class LayerStore:
         """A copy with the same immutable segments and a copied tail."""
         other = LayerStore.__new__(LayerStore)
         other.front, other.segments, other.tail = self.front, self.segments, self.tail.fork()
-        other.seen, other.columns = self.seen, self.columns
+        other.seen, other.columns, other.offset = self.seen, self.columns, self.offset
         return other
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,8 @@ class Stored:
         bias: float32 `[rows, heads, M]` or None.
         score: float32 `[rows, heads, M, ...]`, an observer's statistic of each token, or None.
         newest: bool `[rows, heads, M]`, the row's window, into which nothing is merged; None for no token.
+        rope: int64 `[rows, heads, M]`, the positions by which the model turned the keys; None for
+            `positions`.
     """
 
     keys: torch.Tensor
@@ -33,6 +35,7 @@ class Stored:
     bias: torch.Tensor | None = None
     score: torch.Tensor | None = None
     newest: torch.Tensor | None = None
+    rope: torch.Tensor | None = None
 
     def first(self, slots: int) -> Stored:
         """The first slots of every run; the newest columns of the tail are the last ones."""
@@ -49,8 +52,15 @@ class Stored:
         return keep if self.newest is None else keep & ~self.newest
 
 
-def gather(segments: Sequence[Segment], tail: Tail) -> Stored:
-    """Segments and tail side by side; the columns are in the order of attention's."""
+def gather(segments: Sequence[Segment], tail: Tail, offset: torch.Tensor | None = None) -> Stored:
+    """Segments and tail side by side; the columns are in the order of attention's.
+
+    Args:
+        segments: of a layer.
+        tail: the layer's.
+        offset: int64 `[rows]`, the model's position of a token minus its index among the row's true ones;
+            None for 0.
+    """
     heads = tail.keys.shape[1]
     columns: list[Stored] = []
     for segment in segments:
@@ -68,7 +78,8 @@ def gather(segments: Sequence[Segment], tail: Tail) -> Stored:
     positions = tail.positions.long()[:, None].expand(-1, heads, -1)
     valid = tail.valid[:, None].expand(-1, heads, -1)
     columns.append(Stored(tail.keys, tail.values, positions, valid, None, tail.score))
-    return columns[0] if len(columns) == 1 else _joined(columns)
+    stored = columns[0] if len(columns) == 1 else _joined(columns)
+    return stored if offset is None else replace(stored, rope=stored.positions + offset[:, None, None])
 
 
 def _joined(columns: list[Stored]) -> Stored:

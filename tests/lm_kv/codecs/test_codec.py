@@ -1,6 +1,7 @@
 import torch
 
 from dcache.lm_kv.codecs.codec import Plain
+from tests.lm_kv.codecs.common import encode_keys
 
 
 def test_a_view_of_a_fused_projection_gets_a_storage_of_its_size():
@@ -14,5 +15,5 @@ def test_a_view_of_a_fused_projection_gets_a_storage_of_its_size():
 
 
 def test_tokens_are_taken_by_index():
-    keys = Plain().encode_keys(torch.arange(6.0).view(3, 2), torch.tensor([[3]]))
+    keys = encode_keys(Plain(), torch.arange(6.0).view(3, 2), torch.tensor([[3]]))
     assert Plain().take(keys, torch.tensor([2, 0]), torch.tensor([2])).tolist() == [[4.0, 5.0], [0.0, 1.0]]

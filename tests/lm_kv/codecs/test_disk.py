@@ -6,6 +6,7 @@ import torch
 
 from dcache.lm_kv.codecs.codec import LayerFacts
 from dcache.lm_kv.codecs.disk import DiskCodec, on_disk
+from tests.lm_kv.codecs.common import encode_keys
 
 LENGTHS = torch.tensor([[4, 3]])
 # Of runs of 4 and 3 tokens the oldest 2 and 1 are on disk.
@@ -24,7 +25,7 @@ def test_a_file_reads_as_the_tensor_and_has_no_name(tmp_path, dtype):
 
 def test_older_tokens_of_every_run_are_on_disk(tmp_path):
     codec, keys = DiskCodec(str(tmp_path), 0.5), torch.randn(7, 3)
-    encoded = codec.encode_keys(keys, LENGTHS)
+    encoded = encode_keys(codec, keys, LENGTHS)
     assert encoded.below.tolist() == OLDER
     assert torch.equal(encoded.disk, keys[torch.tensor(OLDER)])
     assert torch.equal(codec.decode(encoded), keys)
@@ -44,7 +45,7 @@ def test_older_tokens_of_every_run_are_on_disk(tmp_path):
 @pytest.mark.parametrize(("host", "count"), [(1.0, 0), (0.0, 7)])
 def test_all_or_nothing_may_be_on_disk(tmp_path, host, count):
     codec, keys = DiskCodec(str(tmp_path), host), torch.randn(7, 3)
-    encoded = codec.encode_keys(keys, LENGTHS)
+    encoded = encode_keys(codec, keys, LENGTHS)
     assert int(encoded.below.sum()) == count
     assert torch.equal(codec.decode(encoded), keys)
 
@@ -56,7 +57,7 @@ def test_what_does_not_fit_the_disk_stays_in_host_memory_and_is_reported(tmp_pat
     said: list[str] = []
     codec, keys = DiskCodec(str(tmp_path), 0.5).bound(LayerFacts(report=said.append)), torch.randn(7, 3)
     monkeypatch.setattr(os, "fsync", full)
-    encoded = codec.encode_keys(keys, LENGTHS)
+    encoded = encode_keys(codec, keys, LENGTHS)
     assert torch.equal(codec.decode(encoded), keys)
     assert encoded.tiers()["disk"][0].numel() == 0
     assert len(said) == 1

@@ -1,9 +1,12 @@
+from functools import partial
+
 import pytest
 import torch
 
 from dcache import DcacheError
 from dcache.lm_kv.codecs.jointly import rows_taken
 from dcache.lm_kv.codecs.shared_basis import SharedBasisCodec
+from tests.lm_kv.codecs.common import encode_keys
 
 
 def test_rows_are_found_by_their_first_tokens():
@@ -20,8 +23,8 @@ def test_rows_are_found_by_their_first_tokens():
 
 def test_one_layer_alone_is_refused():
     codec = SharedBasisCodec(2, 4, 4, 0)
-    for encode in (codec.encode_keys, codec.encode_values):
-        with pytest.raises(DcacheError, match=r"xkv encodes several layers together.*budget=1.0"):
+    for encode in (partial(encode_keys, codec), codec.encode_values):
+        with pytest.raises(DcacheError, match=r"xkv encodes several layers or heads together.*budget=1.0"):
             encode(torch.ones(2, 4), torch.tensor([[2]]))
     with pytest.raises(TypeError, match="not joined"):
         codec.join([], torch.arange(0), torch.tensor([[0]]))

@@ -5,6 +5,7 @@ from dcache import DcacheError, lm_kv
 from dcache.lm_kv.codecs.bases import HeadBasis
 from dcache.lm_kv.codecs.codec import LayerFacts
 from dcache.lm_kv.codecs.on_bases import BasisCodec
+from tests.lm_kv.codecs.common import encode_keys
 from tests.lm_kv.language_models import (
     batch,
     check_a_padded_row_is_as_alone,
@@ -25,7 +26,7 @@ def test_runs_have_the_directions_of_their_heads():
     # Two rows of two heads.
     tokens, lengths = torch.ones(7, 4), torch.tensor([[2, 1], [1, 3]])
     first, second = [1, 0, 0, 0], [0, 1, 0, 0]
-    decoded = codec.decode(codec.encode_keys(tokens, lengths)).tolist()
+    decoded = codec.decode(encode_keys(codec, tokens, lengths)).tolist()
     assert decoded == [first] * 2 + [second] + [first] + [second] * 3
     decoded = codec.decode(codec.encode_values(tokens, lengths)).tolist()
     assert decoded == [[0, 0, 1, 1]] * 2 + [[0, 0, 0, 1]] + [[0, 0, 1, 1]] + [[0, 0, 0, 1]] * 3

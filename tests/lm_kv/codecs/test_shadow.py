@@ -2,10 +2,12 @@ import pytest
 import torch
 
 from dcache import DcacheError, lm_kv
+from dcache.lm_kv.codecs.before_rotation import places_of
 from dcache.lm_kv.codecs.codec import LayerFacts
 from dcache.lm_kv.codecs.pages import unlike_pages
 from dcache.lm_kv.codecs.shadow import ShadowCodec
 from dcache.lm_kv.model.rotary import find_rotary
+from tests.lm_kv.codecs.common import encode_keys
 from tests.lm_kv.language_models import (
     batch,
     check_a_padded_row_is_as_alone,
@@ -36,21 +38,31 @@ def rotated(turn, lengths=LENGTHS, size=16, directions=3):
 def test_keys_of_few_directions_before_rotation_come_back(turn):
     keys = rotated(turn)
     bound = ShadowCodec(3, 4, 0).bound(LayerFacts(turn))
-    encoded = bound.encode_keys(keys, LENGTHS)
+    encoded = encode_keys(bound, keys, LENGTHS)
     torch.testing.assert_close(bound.decode(encoded), keys, atol=0.02, rtol=0)
     assert encoded.rest.left.shape == (176, 3)
     assert encoded.rest.right.shape == (3, 3, 16)
     assert not encoded.whole.any()
     # After rotation they have many more directions.
     unturned = ShadowCodec(3, 4, 0)
-    assert (unturned.decode(unturned.encode_keys(keys, LENGTHS)) - keys).abs().max() > 1
+    assert (unturned.decode(encode_keys(unturned, keys, LENGTHS)) - keys).abs().max() > 1
+
+
+def test_keys_far_apart_come_back_too(turn):
+    torch.manual_seed(1)
+    positions = torch.cat([torch.randperm(900)[:n].sort().values for n in LENGTHS.flatten().tolist()])
+    flat = turn(rotated(turn)[None, None], places_of(LENGTHS.flatten())[1][None], "back")
+    keys = turn(flat, positions[None], "forward")[0, 0]
+    bound = ShadowCodec(3, 4, 0).bound(LayerFacts(turn))
+    decoded = bound.decode(bound.encode_keys(keys, LENGTHS, positions))
+    torch.testing.assert_close(decoded, keys, atol=0.02, rtol=0)
 
 
 def test_pages_unlike_their_mean_and_short_runs_stay_as_they_came(turn):
     torch.manual_seed(0)
     keys = torch.randn(176, 16)
     bound = ShadowCodec(3, 4, 48).bound(LayerFacts(turn, whole=48))
-    encoded = bound.encode_keys(keys, LENGTHS)
+    encoded = encode_keys(bound, keys, LENGTHS)
     pages = unlike_pages(keys[:128].view(2, 64, 16), torch.ones(2, 64, dtype=torch.bool), 4, 48)
     # One of 16 pages in each of the longer runs.
     assert pages.sum(1).tolist() == [1, 1]
@@ -63,14 +75,14 @@ def test_pages_unlike_their_mean_and_short_runs_stay_as_they_came(turn):
 def test_a_rank_that_saves_nothing_is_exact(turn):
     keys = torch.randn(176, 16)
     bound = ShadowCodec(16, 4, 0).bound(LayerFacts(turn))
-    assert torch.equal(bound.decode(bound.encode_keys(keys, LENGTHS)), keys)
+    assert torch.equal(bound.decode(encode_keys(bound, keys, LENGTHS)), keys)
 
 
 def test_taken_and_joined_keys_are_the_same(turn):
     torch.manual_seed(0)
     keys = torch.randn(176, 16)
     bound = ShadowCodec(3, 4, 48).bound(LayerFacts(turn))
-    encoded = bound.encode_keys(keys, LENGTHS)
+    encoded = encode_keys(bound, keys, LENGTHS)
     decoded = bound.decode(encoded)
     rows = torch.tensor([175, 3, 3, 100, 64, 0])
     taken = bound.take(encoded, rows, torch.tensor([1, 5]))

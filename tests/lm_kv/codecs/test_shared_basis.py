@@ -17,7 +17,7 @@ def states(layers: int, size: int = 4, rank: int | None = None) -> list[torch.Te
 def test_the_basis_is_that_of_all_layers_and_heads_side_by_side():
     codec = SharedBasisCodec(3, 4, 5, 0)
     keys, values = states(3), states(3, 6)
-    encoded = codec.encode_group([codec] * 3, keys, values, LENGTHS)
+    encoded = codec.encode_group([codec] * 3, keys, values, LENGTHS, torch.zeros(2).long())
     for kind, rank, originals in ((0, 4, keys), (1, 5, values)):
         rebuilt = [codec.decode(pair[kind]) for pair in encoded]
         for first, last, count in ((0, 12, 6), (12, 30, 9)):
@@ -37,12 +37,15 @@ def test_all_directions_are_exact_and_a_group_of_one_is_a_layers_own():
     keys, values = states(2), states(2, 6)
     whole = SharedBasisCodec(2, 99, 99, 0)
     for (k, v), key, value in zip(
-        whole.encode_group([whole] * 2, keys, values, LENGTHS), keys, values, strict=True
+        whole.encode_group([whole] * 2, keys, values, LENGTHS, torch.zeros(2).long()),
+        keys,
+        values,
+        strict=True,
     ):
         torch.testing.assert_close(whole.decode(k), key)
         torch.testing.assert_close(whole.decode(v), value)
     single = SharedBasisCodec(1, 3, 3, 0)
-    ((k, _),) = single.encode_group([single], keys[1:], values[1:], LENGTHS)
+    ((k, _),) = single.encode_group([single], keys[1:], values[1:], LENGTHS, torch.zeros(2).long())
     wide = keys[1][:12].view(2, 6, 4).transpose(0, 1).flatten(1)
     u, s, v = torch.linalg.svd(wide, full_matrices=False)
     near = (u[:, :3] * s[:3] @ v[:3]).view(6, 2, 4).transpose(0, 1).flatten(0, 1)
@@ -58,7 +61,7 @@ def test_keys_are_turned_back_by_their_places_and_rows_taken_whole():
     keys = [
         torch.cat([2.0 ** torch.arange(n).double() for n in (3, 2)])[:, None] * direction * s for s in (1, 3)
     ]
-    encoded = codec.encode_group([codec] * 2, keys, keys, lengths)
+    encoded = codec.encode_group([codec] * 2, keys, keys, lengths, torch.zeros(2).long())
     for (k, v), key in zip(encoded, keys, strict=True):
         torch.testing.assert_close(codec.decode(k), key)
         swapped = codec.take(k, torch.tensor([3, 4, 0, 1, 2]), torch.tensor([[2], [3]]))

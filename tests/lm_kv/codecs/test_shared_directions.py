@@ -15,7 +15,7 @@ def codec(t: float = 0.6, gamma: float = 0.0, start: float = 0.5) -> SharedDirec
 
 def merged(first: torch.Tensor, second: torch.Tensor, lengths: torch.Tensor = ONE, **more: float):
     own = codec(**more)
-    encoded = own.encode_group([own] * 2, [first, second], [second, first], lengths)
+    encoded = own.encode_group([own] * 2, [first, second], [second, first], lengths, torch.zeros(2).long())
     return own, encoded, [own.decode(pair[0]) for pair in encoded]
 
 

@@ -148,7 +148,7 @@ def test_beams_read_their_own_rows():
 @pytest.mark.parametrize("name", sorted(POLICIES))
 def test_an_eviction_beside_it_is_refused(name):
     with pytest.raises(
-        DcacheError, match=f"{name} stores all tokens of several layers together: leave budget"
+        DcacheError, match=f"{name} stores all tokens of several layers or heads together: leave budget"
     ):
         lm_kv.KVCache(llama(4), name, budget=0.5)
     for whole in (1, 64):

@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from dcache import DcacheError
 from dcache.lm_kv.model.calls import mask_of, read_call
 
 
@@ -54,3 +56,28 @@ def test_layers_that_share_their_count_share_what_follows_from_it():
     again = call.placed(seen)
     assert (again[0] is positions, again[1] is after) == (True, True)
     assert call.placed(seen.clone())[1] is not after
+
+
+def test_positions_of_a_row_are_a_fixed_number_ahead_of_its_true_tokens():
+    mask = torch.tensor([[0, 0, 1], [0, 0, 0]])
+    call, none = read_call(mask, None, 2, 3, 0, "cpu"), torch.zeros(2).long()
+    # Columns were counted; the second row has not begun.
+    offset = call.offset(none, none)
+    assert offset.tolist() == [2, 0]
+    assert call.offset(none, none.clone()) is offset
+    later = read_call(torch.ones(2, 5), None, 2, 2, 3, "cpu")
+    assert later.offset(torch.tensor([1, 0]), offset).tolist() == [2, 3]
+    assert read_call(None, torch.tensor([[7]]), 2, 1, 0, "cpu").offset(none, none).tolist() == [7, 7]
+
+
+def test_positions_that_jump_are_refused():
+    call, seen = read_call(None, None, 2, 1, 3, "cpu"), torch.tensor([3, 2])
+    with pytest.raises(DcacheError, match="positions must go on without gaps"):
+        call.offset(seen, torch.tensor([0, 0]))
+    assert call.offset(seen, torch.tensor([0, 1])).tolist() == [0, 1]
+    # A pad lies between tokens of one call.
+    call = read_call(torch.tensor([[1, 0, 1], [0, 1, 1]]), None, 2, 3, 0, "cpu")
+    with pytest.raises(DcacheError, match="positions must go on without gaps"):
+        call.offset(torch.zeros(2).long(), torch.zeros(2).long())
+    counted = read_call(torch.tensor([[1, 0, 1]]), torch.tensor([[0, 0, 1]]), 1, 3, 0, "cpu")
+    assert counted.offset(torch.zeros(1).long(), torch.zeros(1).long()).tolist() == [0]

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dcache import DcacheError, lm_kv
-from dcache.lm_kv.scoring import calibration
+from dcache.lm_kv.scoring.scorers import KeyDistance
 from tests.lm_kv.language_models import (
     batch,
     check_a_padded_row_is_as_alone,
@@ -11,6 +13,7 @@ from tests.lm_kv.language_models import (
     llama,
     prefilled,
 )
+from tests.lm_kv.policies.calibrated_keys import check_keys_are_cut_before_rotation, random_basis
 
 
 def test_a_padded_row_is_as_alone_and_few_directions_move_logits():
@@ -36,10 +39,7 @@ def test_an_eighth_and_three_eighths_of_the_directions_take_so_many_bytes():
 
 def test_a_calibrations_directions_are_those_of_keys(tmp_path):
     model = llama(1)
-    facts = calibration.facts_of(model.model, [0])
-    basis = torch.stack([torch.linalg.qr(torch.randn(16, 16)).Q for _ in range(2)]).half()
-    about = {"model": "tiny", "facts": facts}
-    path = calibration.save(tmp_path / "tiny.safetensors", about, {"basis.0": basis})
+    path, _ = random_basis(model, tmp_path)
     policy = lm_kv.cskv(rank=16, value_rank=16, group=8, residual=8, calibration=path)
     cache = prefilled(model, policy, batch(pads=0))
     keys = prefilled(model, "keydiff", batch(pads=0), budget=1.0).layers[0].store.stored().keys[:, :, :32]
@@ -50,6 +50,19 @@ def test_a_calibrations_directions_are_those_of_keys(tmp_path):
     torch.testing.assert_close(other.decoded()[0], segment.decoded()[0], atol=0, rtol=0)
     with pytest.raises(DcacheError, match="cskv reads a calibration, which only the cache's own policy can"):
         lm_kv.KVCache(model, "keydiff", budget=0.5, codec=policy)
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["counted", "columns"])
+def test_calibrated_directions_meet_keys_before_rotation_wherever_they_stand(tmp_path, counted):
+    model = llama(1)
+    path, basis = random_basis(model, tmp_path)
+    policy = lm_kv.cskv(rank=5, group=8, residual=4, calibration=path)
+    # Packed at the prompt and four times behind it.
+    check_keys_are_cut_before_rotation(model, policy, basis, 5, 32, counted)
+    # Kept tokens lie far apart, then others follow; a second eviction takes from what is packed.
+    apart = replace(policy, scorer=KeyDistance(), budget=0.5, every=12)
+    check_keys_are_cut_before_rotation(model, apart, basis, 5, 0, counted)
+    check_keys_are_cut_before_rotation(model, apart, basis, 5, 14, counted)
 
 
 def test_learned_positions_are_refused():

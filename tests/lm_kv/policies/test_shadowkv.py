@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dcache import lm_kv
+from dcache.lm_kv.scoring.scorers import KeyDistance
 from tests.lm_kv.language_models import batch, generate, llama, prefilled
+from tests.lm_kv.policies.calibrated_keys import check_keys_are_cut_before_rotation, random_basis
 from tests.lm_kv.policies.common import check_a_part_is_read
 
 
@@ -34,3 +38,16 @@ def test_values_on_the_host_are_counted_apart():
     assert "of that, host" in str(stats)
     assert stats.bytes_host < stats.bytes_held == cache.nbytes
     assert prefilled(model, lm_kv.quest(window=4), inputs, budget=0.4).stats().bytes_host == 0
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["counted", "columns"])
+def test_calibrated_directions_meet_keys_before_rotation_wherever_they_stand(tmp_path, counted):
+    model = llama(1)
+    path, basis = random_basis(model, tmp_path)
+    policy = lm_kv.shadowkv(budget=6, rank=5, exact=0, every=8, window=2, calibration=path)
+    # Packed at the prompt and twice behind it.
+    check_keys_are_cut_before_rotation(model, policy, basis, 5, 17, counted)
+    # Kept tokens lie far apart; what follows is taken in with some of them.
+    apart = replace(policy, scorer=KeyDistance(), held=20)
+    check_keys_are_cut_before_rotation(model, apart, basis, 5, 0, counted)
+    check_keys_are_cut_before_rotation(model, apart, basis, 5, 9, counted)

@@ -10,6 +10,7 @@ from dcache.lm_kv.model.attention import Fresh, Logits, attend, attend_one
 from dcache.lm_kv.storage.encoded import EncodedPart
 from dcache.lm_kv.storage.parts import DensePart, RaggedPart
 from dcache.lm_kv.storage.segment import Segment
+from tests.lm_kv.codecs.common import encode_keys
 
 ROWS, HEADS, SIZE = 2, 2, 32
 CODECS = {"kivi": LowBitCodec(4, 8, 0), "rotatekv": RotatedCodec(2, 16, 0)}
@@ -20,7 +21,7 @@ def segment(codec, lengths, bias=False) -> Segment:
     count = int(sizes.sum())
     keys, values = torch.randn(count, SIZE), torch.randn(count, SIZE)
     return Segment(
-        codec.encode_keys(keys, sizes.flatten()),
+        encode_keys(codec, keys, sizes.flatten()),
         codec.encode_values(values, sizes.flatten()),
         torch.zeros(count, dtype=torch.int32),
         sizes,

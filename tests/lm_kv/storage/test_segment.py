@@ -3,6 +3,7 @@ import torch
 from dcache.lm_kv.codecs.codec import Plain
 from dcache.lm_kv.codecs.low_bit import LowBitCodec
 from dcache.lm_kv.storage.segment import Segment
+from tests.lm_kv.codecs.common import encode_keys
 
 
 def segment(lengths: list[list[int]]) -> Segment:
@@ -55,7 +56,7 @@ def test_some_tokens_are_read_by_index_whatever_the_codec():
     keys, lengths = torch.randn(6, 4), torch.tensor([[4, 2]])
     places = torch.tensor([[5, 0], [3, 3]])
     for one in (Plain(), codec):
-        encoded = one.encode_keys(keys, lengths), one.encode_values(2 * keys, lengths)
+        encoded = encode_keys(one, keys, lengths), one.encode_values(2 * keys, lengths)
         part = Segment(*encoded, torch.arange(6).int(), lengths, codec=one)
         for some, whole in zip(part.tokens(places), part.decoded(), strict=True):
             assert torch.equal(some, whole[places])

@@ -17,6 +17,9 @@ def test_segments_and_tail_lie_side_by_side_with_empty_slots_masked():
     assert stored.valid.tolist() == [[[True, True, True]], [[True, False, False]]]
     assert stored.bias is None
     assert stored.score is None
+    assert stored.rope is None
+    offset = torch.tensor([0, 13])
+    assert gather([segment], tail, offset).rope.tolist() == [[[0, 4, 5]], [[20, 13, 21]]]
 
 
 def test_a_part_without_a_bias_has_zeros_beside_one_that_has():

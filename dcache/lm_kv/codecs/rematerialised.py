@@ -1,0 +1,144 @@
+"""XQuant: keys and values as few bits of what the model's projections make them of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+
+from dcache.kernels.lowbit import LowBit, pack, unpack
+from dcache.lm_kv.codecs.before_rotation import turned_by
+from dcache.lm_kv.codecs.codec import LayerFacts
+from dcache.lm_kv.codecs.jointly import WholeRows, rows_taken
+from dcache.lm_kv.codecs.latents import Latent
+from dcache.lm_kv.codecs.low_bit import LowBitCodec
+
+
+@dataclass(frozen=True, eq=False)
+class LatentTokens:
+    """Keys or values of all heads of a layer.
+
+    Attributes:
+        codes: of latents `[T, r]`, all rows' tokens one after the other.
+        counts: int64, tokens of each row it was made of.
+        rows: int64 `[rows]`, which of them each row is.
+        first: int64, the position of the first key of each row it was made of; None for values.
+        dtype: the model's.
+    """
+
+    codes: LowBit
+    counts: torch.Tensor
+    rows: torch.Tensor
+    first: torch.Tensor | None
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class LatentCodec(WholeRows):
+    """Latents of all heads in few bits: of keys per channel, of values per token.
+
+    Attributes:
+        bits: of a number: 2, 3, 4 or 8.
+        group: tokens of keys' latents, and latents of a token's values, that share a step.
+        residual: newest tokens of a row that stay as they came.
+        facts: what is known of the layer.
+
+    Raises:
+        DcacheError: a field is outside its range.
+    """
+
+    bits: int
+    group: int
+    residual: int
+    facts: LayerFacts = field(default_factory=LayerFacts, compare=False, repr=False)
+    name: ClassVar[str] = "xquant"
+    needs_rotary: ClassVar[bool] = True
+    needs_latents: ClassVar[bool] = True
+    shared: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Check every field's range."""
+        LowBitCodec(self.bits, self.group, self.residual)
+
+    def bound(self, facts: LayerFacts) -> LatentCodec:
+        """The codec of one layer."""
+        return replace(self, facts=replace(facts, state=None))
+
+    def groups(self, layers: int) -> list[tuple[int, ...]]:
+        """Each layer by itself, with all its heads."""
+        return [(place,) for place in range(layers)]
+
+    def encode_group(
+        self,
+        codecs: Sequence[LatentCodec],
+        keys: Sequence[torch.Tensor],
+        values: Sequence[torch.Tensor],
+        lengths: torch.Tensor,
+        first: torch.Tensor,
+    ) -> list[tuple[LatentTokens, LatentTokens]]:
+        """The layer's keys, turned back, and values."""
+        (codec,), counts, heads = codecs, lengths[:, 0].clone(), lengths.shape[1]
+        rows = torch.arange(len(counts), device=counts.device)
+        precise = torch.promote_types(keys[0].dtype, torch.float32)
+        turned = turned_by(codec.facts, keys[0], _positions(counts, first, heads), "back")
+        latents = codec._latent("keys").of(_heads_together(turned, counts, heads))
+        of_keys = pack(latents, self.bits, self.group, counts)
+        latents = codec._latent("values").of(_heads_together(values[0].to(precise), counts, heads))
+        of_values = pack(latents, self.bits, self.group)
+        return [
+            (
+                LatentTokens(of_keys, counts, rows, first.clone(), keys[0].dtype),
+                LatentTokens(of_values, counts.clone(), rows.clone(), None, values[0].dtype),
+            )
+        ]
+
+    def decode(self, encoded: LatentTokens) -> torch.Tensor:
+        """Keys made again and turned, or values made again."""
+        keys, counts = encoded.first is not None, encoded.counts
+        states = self._latent("keys" if keys else "values").states(unpack(encoded.codes))
+        rows = states.split(counts.tolist())
+        heads = self._latent("keys").heads
+        built = [rows[row].unflatten(1, (heads, -1)).transpose(0, 1) for row in encoded.rows.tolist()]
+        flat = torch.cat([piece.flatten(0, 1) for piece in built])
+        if encoded.first is not None:
+            places = _positions(counts[encoded.rows], encoded.first[encoded.rows], heads)
+            flat = turned_by(self.facts, flat, places, "forward")
+        return flat.to(encoded.dtype)
+
+    def take(self, encoded: LatentTokens, rows: torch.Tensor, lengths: torch.Tensor) -> LatentTokens:
+        """Whole rows; codes stay where they are."""
+        return replace(encoded, rows=rows_taken(encoded.counts, encoded.rows, rows, lengths))
+
+    def tensors(self, encoded: LatentTokens) -> dict[str, torch.Tensor]:
+        """Codes, counts and rows, and positions of keys."""
+        codes = {f"codes.{name}": tensor for name, tensor in encoded.codes.tensors().items()}
+        first = {} if encoded.first is None else {"first": encoded.first}
+        return {**codes, "counts": encoded.counts, "rows": encoded.rows, **first}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], like: torch.Tensor) -> LatentTokens:
+        """Keys or values."""
+        named = {n.removeprefix("codes."): t for n, t in tensors.items() if n.startswith("codes.")}
+        channels = len(self._latent("keys" if "first" in tensors else "values").sizes)
+        precise = torch.promote_types(like.dtype, torch.float32)
+        codes = LowBit(**named, bits=self.bits, group=self.group, channels=channels, dtype=precise)
+        return LatentTokens(codes, tensors["counts"], tensors["rows"], tensors.get("first"), like.dtype)
+
+    def _latent(self, part: str) -> Latent:
+        if self.facts.latents is None:
+            raise TypeError("the codec is bound to no layer")
+        return self.facts.latents[part]
+
+
+def _positions(counts: torch.Tensor, first: torch.Tensor, heads: int) -> torch.Tensor:
+    """int64 `[N]`, the position of each row's tokens in every head."""
+    sizes = counts.repeat_interleave(heads)
+    starts = first.repeat_interleave(heads) - (sizes.cumsum(0) - sizes)
+    return torch.arange(int(sizes.sum()), device=counts.device) + starts.repeat_interleave(sizes)
+
+
+def _heads_together(states: torch.Tensor, counts: torch.Tensor, heads: int) -> torch.Tensor:
+    """Runs `[N, d]` of rows' heads as rows' tokens `[T, heads * d]`."""
+    pieces = states.split((counts * heads).tolist())
+    return torch.cat([x.unflatten(0, (heads, -1)).transpose(0, 1).flatten(1) for x in pieces])

@@ -1,0 +1,78 @@
+"""How a model's layers make keys and values of what they are given, for codecs that make them again."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from dcache.errors import DcacheError
+from dcache.lm_kv.codecs.latents import Latent, latent_of
+from dcache.lm_kv.model import adapter
+from dcache.lm_kv.model.directions import NotedCache
+from dcache.lm_kv.model.rotary import Rotary, attention_modules
+
+# Tokens that are tried.
+TOKENS = 8
+Latents = Mapping[int, Mapping[str, Latent]]
+_known: weakref.WeakKeyDictionary[torch.nn.Module, Latents] = weakref.WeakKeyDictionary()
+
+
+@torch.no_grad()
+def latents_of(decoder: torch.nn.Module, layers: Sequence[int], rotary: Rotary) -> Latents:
+    """The latents of each layer's keys and values, found once for a model.
+
+    Args:
+        decoder: of the model.
+        layers: indices of its layers with full attention.
+        rotary: its rotations.
+
+    Raises:
+        DcacheError: a layer has a KV head for each query head, or its keys before rotation and values are no
+            linear functions of what it is given.
+    """
+    if decoder not in _known:
+        _known[decoder] = _tried(decoder, layers, rotary)
+    return _known[decoder]
+
+
+def _tried(decoder: torch.nn.Module, layers: Sequence[int], rotary: Rotary) -> Latents:
+    modules = attention_modules(decoder, list(layers))
+    inputs, attachment, cache = adapter.Inputs(modules), adapter.attach(decoder), NotedCache(decoder)
+    ids = torch.arange(1, TOKENS + 1, device=next(decoder.parameters()).device)[None]
+    decoder(input_ids=ids, past_key_values=cache, use_cache=True)
+    # The hooks live as long as the attachment.
+    del attachment
+    latents = {}
+    for layer, module in modules.items():
+        keys, values = cache.layers[layer].noted
+        if getattr(module, "num_key_value_groups", 2) == 1:
+            raise DcacheError(
+                f"{type(decoder).__name__} has a KV head for each query head, and xquant stores latents that "
+                "take less where query heads share them: use lm_kv.kivi() or lm_kv.rotatekv()"
+            )
+        given = inputs.take(layer)
+        positions = torch.arange(TOKENS, device=ids.device)[None]
+        turned = rotary.turn(layer, keys.float(), positions, "back")
+        latents[layer] = {
+            "keys": _latent(module, "k_proj", given, turned, layer),
+            "values": _latent(module, "v_proj", given, values, layer),
+        }
+    return latents
+
+
+def _latent(
+    module: torch.nn.Module, name: str, given: torch.Tensor | None, states: torch.Tensor, layer: int
+) -> Latent:
+    """The latent of a linear layer, where it makes these states `[1, h, T, d]` of what was given."""
+    linear = getattr(module, name, None)
+    if type(linear) is torch.nn.Linear and given is not None:
+        made = linear(given).float()
+        tolerance = 1e-3 if linear.weight.dtype.itemsize >= 4 else 5e-2
+        if torch.allclose(made, states.transpose(1, 2).flatten(2).float(), atol=tolerance, rtol=tolerance):
+            return latent_of(linear.weight, linear.bias, states.shape[1])
+    raise DcacheError(
+        f"layer {layer} does not make its keys and values by plain linear layers k_proj and v_proj (it norms "
+        "them, say, or is quantised), so xquant cannot make them again: use lm_kv.kivi() or lm_kv.rotatekv()"
+    )

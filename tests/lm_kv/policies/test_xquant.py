@@ -1,0 +1,98 @@
+import pytest
+import torch
+
+from dcache import DcacheError, lm_kv
+from dcache.kernels.lowbit import unpack
+from dcache.lm_kv.model.rotary import find_rotary
+from tests.lm_kv.language_models import (
+    batch,
+    check_a_padded_row_is_as_alone,
+    check_they_go_on_alike,
+    copies,
+    family,
+    generate,
+    llama,
+    prefilled,
+)
+from tests.lm_kv.policies.calibrated_keys import PADS, read
+
+XQUANT = lm_kv.xquant(bits=4, group=8, residual=4, every=4)
+
+
+def test_a_padded_row_is_as_alone_and_few_bits_move_logits():
+    model, inputs = llama().double(), batch()
+    both, caches = check_a_padded_row_is_as_alone(model, inputs, XQUANT)
+    _, full = generate(model, inputs, None)
+    assert (both - full).abs().max() > 0.1
+    # The prompt, and twice four of eleven decoded tokens.
+    assert [len(layer.store.segments) for layer in caches[0].layers] == [3, 3, 3]
+    assert caches[0].stats().kept == (38.0, 51.0)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_oss", "phi", "llama4", "qwen2"])
+def test_a_step_for_each_number_is_the_plain_cache(name):
+    model, inputs = family(name), batch()
+    _, full = generate(model, inputs, None)
+    cache = lm_kv.KVCache(model, lm_kv.xquant(bits=8, group=1, residual=2, every=3))
+    _, near = generate(model, inputs, cache)
+    torch.testing.assert_close(near, full, atol=2e-3, rtol=0)
+    assert min(len(cache.layers[i].store.segments) for i in cache.compressed_layers) == 4
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["counted", "columns"])
+def test_keys_are_made_of_inputs_and_turned_to_their_positions(counted):
+    model = llama(1).double()
+    cache = lm_kv.KVCache(model, lm_kv.xquant(bits=8, group=1, residual=0, every=4))
+    given, attention = [], model.model.layers[0].self_attn
+    hook = attention.register_forward_pre_hook(
+        lambda m, a, k: given.append(k["hidden_states"]), with_kwargs=True
+    )
+    read(model, cache, 8, counted)
+    hook.remove()
+    inputs, rotary = torch.cat(given, 1), find_rotary(model.model, [0])
+    for row, pads in ((0, PADS), (1, 0)):
+        keys = attention.k_proj(inputs[row, pads:]).unflatten(1, (2, -1)).transpose(0, 1)[None]
+        first = 0 if counted else pads
+        expected = rotary.turn(0, keys, first + torch.arange(keys.shape[2])[None], "forward")[0]
+        values = attention.v_proj(inputs[row, pads:]).unflatten(1, (2, -1)).transpose(0, 1)
+        segments = cache.layers[0].store.segments
+        assert len(segments) == 3
+        # What is rounded are the inputs on the projection's left singular vectors.
+        left = torch.linalg.svd(attention.k_proj.weight.T, full_matrices=False).U
+        codes = [unpack(s.keys.codes).split(s.keys.counts.tolist())[row] for s in segments]
+        torch.testing.assert_close(torch.cat(codes), inputs[row, pads:] @ left, atol=1e-3, rtol=0)
+        for part, right in ((0, expected), (1, values)):
+            made = [s.pad(s.decoded()[part])[row, :, : int(s.lengths[row, 0])] for s in segments]
+            torch.testing.assert_close(torch.cat(made, 1), right, atol=1e-3, rtol=0)
+
+
+def test_bytes_are_those_of_codes_and_steps():
+    policy = lm_kv.xquant(bits=4, group=32, residual=0)
+    cache = prefilled(llama(1), policy, batch(pads=0, length=256))
+    # In each row 256 tokens of 32 latents of keys and 32 of values, half a byte each; a step and a low of two
+    # bytes for 32 of them.
+    codes = 2 * 256 * 64 / 2 + 2 * 256 * 64 / 32 * 4
+    (segment,) = cache.layers[0].store.segments
+    held = sum(
+        tensor.nbytes for part in (segment.keys, segment.values) for tensor in segment.owned(part).values()
+    )
+    # Counts, rows, first positions, and lengths of runs.
+    assert held == codes + 8 * 2 * (2 + 2 + 1 + 1)
+    assert cache.stats().bytes_held / cache.stats().bytes_full == pytest.approx(0.156, abs=0.005)
+
+
+@torch.no_grad()
+def test_a_forked_a_loaded_and_a_reordered_cache_go_on_alike(tmp_path):
+    model = llama()
+    cache = prefilled(model, XQUANT, batch())
+    check_they_go_on_alike(model, [cache, *copies(cache, model, tmp_path / "cache")], steps=9, atol=1e-5)
+
+
+def test_a_budget_that_would_tear_heads_apart_is_refused():
+    for policy, options in (("xquant", {"budget": 0.5}), ("snapkv", {"budget": 8, "codec": XQUANT})):
+        with pytest.raises(DcacheError, match="xquant stores all tokens of several layers or heads together"):
+            lm_kv.KVCache(llama(1), policy, **options)
+    with pytest.raises(DcacheError, match="KV head for each query head"):
+        lm_kv.KVCache(family("llama_mha"), "xquant")
+    with pytest.raises(DcacheError, match="bits must be one of"):
+        lm_kv.xquant(bits=5)
