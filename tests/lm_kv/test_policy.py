@@ -13,6 +13,7 @@ from dcache.lm_kv.scoring.scorers import KeyDistance, Reconstruction
     ("field", "value", "message"),
     [
         ("budget", 1.5, "budget must be"),
+        ("held", 2.0, "held must be a float"),
         ("sinks", -1, "sinks must be a whole number of at least 0"),
         ("sinks", True, "sinks must be"),
         ("every", 1.5, "every must be"),

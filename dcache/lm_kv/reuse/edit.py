@@ -93,6 +93,11 @@ def _states_of(cache: KVCache, layers: list[int]) -> States:
     states = States()
     for layer in layers:
         store = cache.layers[layer].store
+        if store is not None and store.front is not None:
+            raise DcacheError(
+                f"this cache begins behind text that {policy.name} shares, whose tokens are not its own: "
+                "edit a cache that has read the whole text"
+            )
         if store is None or not int(store.seen.sum()):
             raise DcacheError("this cache holds nothing yet: run the model with it first")
         if len(store.seen) > 1:
