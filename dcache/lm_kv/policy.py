@@ -208,6 +208,11 @@ def _check_selection(policy: Policy) -> None:
             "a selector reads some tokens at a step, so the attention that all receive cannot be summed, nor "
             "can they be shifted: choose an observer without a statistic and original positions"
         )
+    if policy.selector is not None and policy.allocation not in ("uniform", "preference"):
+        raise DcacheError(
+            f"{policy.name} keeps all tokens and reads as many of them in every head and layer: leave its "
+            f"allocation as it is, got {policy.allocation!r}, or choose a policy that evicts, such as snapkv"
+        )
     if policy.question is not None and (policy.selector is None or policy.choosing):
         raise DcacheError(
             "a call of several tokens chooses what it reads only where a selector of its layer does: give "
