@@ -109,7 +109,8 @@ def _states_of(cache: KVCache, layers: list[int]) -> States:
         if not plain or not bool((store.kept() == store.seen[:, None]).all()):
             raise DcacheError(
                 "tokens of this cache were evicted or encoded, and an edit needs all of them as they came: "
-                "edit before that (cache.hold()), or use a policy with budget=1.0"
+                "edit before that (cache.hold()), or a cache that keeps all as it is, such as keydiff's with "
+                "budget=1.0"
             )
         stored = store.stored()
         # Segments and tail have a head's tokens in ascending order; what is no token goes to the end.

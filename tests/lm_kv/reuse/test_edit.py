@@ -115,6 +115,9 @@ def test_caches_that_cannot_be_edited_are_refused():
                 usual()(NEW, past_key_values=text)
     with pytest.raises(DcacheError, match="were evicted or encoded"):
         lm_kv.edit(usual(), filled(policy=lm_kv.kivi(group=8, residual=8)), 0, 1, NEW)
+    # On the host, though nothing was evicted.
+    with pytest.raises(DcacheError, match=r"keeps all as it is, such as keydiff's with budget=1.0"):
+        lm_kv.edit(usual(), filled(policy=lm_kv.leoam()), 0, 1, NEW)
     rows = prefilled(usual(), "keydiff", batch(), budget=1.0)
     with pytest.raises(DcacheError, match="has 2 rows: edit them one by one"):
         lm_kv.edit(usual(), rows, 0, 1, NEW)
