@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from dcache.errors import DcacheError
 from dcache.lm_kv.cache import KVCache
+from dcache.lm_kv.model.families import decoder_of
 from dcache.lm_kv.policies.kvzip import kvzip
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.registry import make
@@ -50,7 +51,14 @@ class Episodes:
 
         Args:
             question: ids int64 `[T]` or `[1, T]`.
+
+        Raises:
+            DcacheError: it is something else.
         """
+        if not isinstance(question, torch.Tensor) or question.dtype != torch.int64 or not question.numel():
+            tensor = isinstance(question, torch.Tensor)
+            what = f"{question.dtype} {tuple(question.shape)}" if tensor else repr(question)
+            raise DcacheError(f"a question must be ids int64 [T] or [1, T], at least one, got {what}")
         return int((self.centroids @ embedded(self.embed, [question.flatten()])[0]).argmax())
 
     def cache(self, question: torch.Tensor) -> KVCache:
@@ -115,12 +123,13 @@ def episodes(
     check_whole("medoids", medoids, 1)
     check_whole("block", block, 1)
     chosen = _reading(policy)
-    embeds = embed or _mean_embedding(model)
+    decoder = decoder_of(model)
+    embeds = _mean_embedding(model) if embed is None else embed
     points = embedded(embeds, texts)
     groups = _kmeans(points, int(clusters)) if is_whole(clusters) else _given(clusters, len(texts))
     centroids = torch.stack([points[groups == i].mean(0) for i in range(int(groups.max()) + 1)])
     nearest = [_medoids(points, groups == i, centroid, medoids) for i, centroid in enumerate(centroids)]
-    device = next(model.parameters()).device
+    device = next(decoder.parameters()).device
     ids = torch.cat(texts)[None].to(device)
     prompts = [torch.cat([texts[i] for i in some])[None].to(device) for some in nearest]
     caches = tuple(_read(KVCache(model, chosen, budget=budget), ids, prompt, block) for prompt in prompts)
@@ -133,6 +142,8 @@ def embedded(embed: Embed, texts: Sequence[torch.Tensor]) -> torch.Tensor:
     Raises:
         DcacheError: the callable gave something else.
     """
+    if not callable(embed):
+        raise DcacheError(f"embed must be a function of a list of ids, or None, got {embed!r}")
     points = embed(texts)
     if not isinstance(points, torch.Tensor) or points.ndim != 2 or len(points) != len(texts):
         shape = tuple(points.shape) if isinstance(points, torch.Tensor) else type(points).__name__
@@ -141,7 +152,7 @@ def embedded(embed: Embed, texts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _checked(segments: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    texts = list(segments)
+    texts = list(segments) if isinstance(segments, Sequence | torch.Tensor) else []
     good = [isinstance(text, torch.Tensor) and text.dtype == torch.int64 and text.ndim == 1 for text in texts]
     if not texts or not all(good) or not all(len(text) for text in texts):
         raise DcacheError(
@@ -155,6 +166,8 @@ def _reading(policy: Policy | str | None) -> Policy:
     if policy is None:
         return replace(kvzip(allocation="heads"), floor=0.0)
     chosen = make(policy) if isinstance(policy, str) else policy
+    if not isinstance(chosen, Policy):
+        raise DcacheError(f"policy must be an lm_kv.Policy or the name of one, got {chosen!r}")
     if not chosen.scorer.probes or chosen.reader is not None:
         raise DcacheError(
             f"{chosen.name} does not read the medoids, so all episodes would keep the same: choose a policy "

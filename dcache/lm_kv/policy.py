@@ -104,7 +104,7 @@ class Policy:
         """Check every field's range."""
         object.__setattr__(self, "codec", _codec_of(self.codec))
         if self.budget is not None:
-            Budget(self.budget)
+            object.__setattr__(self, "budget", Budget(self.budget).size)
         check_whole("sinks", self.sinks, 0)
         check_whole("every", self.every, 0)
         if is_whole(self.window):
@@ -116,7 +116,7 @@ class Policy:
             )
         _check_allocation(self)
         if self.held is not None:
-            Budget(self.held)
+            object.__setattr__(self, "held", Budget(self.held, "held").size)
             if self.selector is None or self.allocation != "uniform":
                 raise DcacheError(
                     "tokens are held beside those that are read only where a selector reads some, as many in "
@@ -170,7 +170,8 @@ def _codec_of(codec: Any) -> Codec:
     stored = codec if policy is None else policy.codec
     if not hasattr(stored, "encode_keys") or (policy is not None and isinstance(stored, Plain)):
         raise DcacheError(
-            f"codec must be a codec, or a policy that has one such as lm_kv.kivi(bits=4), got {codec!r}"
+            "codec must be a codec, or a policy that has one such as lm_kv.kivi(bits=4), got "
+            + (repr(codec) if policy is None else f"{policy.name}, which stores tokens as they come")
         )
     if policy is not None and policy.calibration is not None:
         raise DcacheError(
@@ -211,6 +212,11 @@ def _check_selection(policy: Policy) -> None:
         raise DcacheError(
             "a selector reads some tokens at a step, so the attention that all receive cannot be summed, nor "
             "can they be shifted: choose an observer without a statistic and original positions"
+        )
+    if policy.selector is not None and policy.allocation not in ("uniform", "preference"):
+        raise DcacheError(
+            f"{policy.name} keeps all tokens and reads as many of them in every head and layer: leave its "
+            f"allocation as it is, got {policy.allocation!r}, or choose a policy that evicts, such as snapkv"
         )
     if policy.question is not None and (policy.selector is None or policy.choosing):
         raise DcacheError(

@@ -37,9 +37,10 @@ def preset(function: Callable[P, Policy]) -> Callable[P, Policy]:
 
     @wraps(function)
     def make(*args: P.args, **kwargs: P.kwargs) -> Policy:
+        # First, for its refusal of other arguments has its name.
+        policy = function(*args, **kwargs)
         call = signature.bind(*args, **kwargs)
         call.apply_defaults()
-        policy = function(*args, **kwargs)
         # A preset may say what an argument stands for, such as the content of a file.
         return replace(policy, name=name, parameters={**call.arguments, **policy.parameters})
 
@@ -106,9 +107,10 @@ def make(name: PolicyName | str, **options: Any) -> Policy:
     function = find(name, _presets)
     if function is None:
         known = ", ".join(_presets)
-        other = next((kind for n, (kind, _) in _others.items() if _plain(n) == _plain(name)), None)
-        hint = did_you_mean(name, _presets) if other is None else f" {name} is of the kind {other!r}."
-        raise DcacheError(f"policy {name!r} is unknown: expected one of {known}.{hint}")
+        _refuse_other(name)
+        raise DcacheError(
+            f"policy {name!r} is unknown: expected one of {known}.{did_you_mean(name, _presets)}"
+        )
     takes = options_of(function)
     shared = {key: value for key, value in options.items() if key in SHARED and key not in takes}
     policy = call_with(function, {key: value for key, value in options.items() if key not in shared})
@@ -118,6 +120,22 @@ def make(name: PolicyName | str, **options: Any) -> Policy:
 def find(name: str, functions: Mapping[str, Callable[P, T]]) -> Callable[P, T] | None:
     """The function of this name in any spelling; None where there is none."""
     return functions.get(name) or {_plain(known): f for known, f in functions.items()}.get(_plain(name))
+
+
+def _refuse_other(name: str) -> None:
+    """Refuse the name of a method that is no policy, and say what to do with it.
+
+    Raises:
+        DcacheError: it is such a name.
+    """
+    for known, (kind, _) in _others.items():
+        if _plain(known) != _plain(name):
+            continue
+        way = {
+            "reuse": f"it joins chunks, so give it to lm_kv.join(model, chunks, {known!r})",
+            "trained": f"it reads weights, so give what lm_kv.{known}(...) returns in place of the name",
+        }.get(kind, f"call lm_kv.{known}(...), which docs/lm_kv/policies/{known}.md describes")
+        raise DcacheError(f"{known} is of the kind {kind!r} and no policy by name: {way}")
 
 
 def _check_free(name: str) -> None:

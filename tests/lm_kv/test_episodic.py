@@ -102,6 +102,13 @@ def test_the_models_input_embeddings_serve_without_a_callable():
     assert [memory.nearest(turn) for turn in TURNS] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("question", [[2, 9], IDS[:0], IDS.float()], ids=range(3))
+def test_a_question_that_is_no_ids_is_refused(question):
+    memory = lm_kv.episodes(llama(1), TURNS, 10, embed=embed, clusters=1)
+    with pytest.raises(DcacheError, match="a question must be ids int64"):
+        memory.cache(question)
+
+
 def test_clusters_come_from_scikit_learn(monkeypatch):
     class KMeans:
         def __init__(self, **options):
@@ -145,8 +152,11 @@ def test_without_scikit_learn_clusters_are_asked_for(monkeypatch):
         ({"block": 0}, "block must be"),
         ({"medoids": 0}, "medoids must be"),
         ({"budget": 0}, "budget must be"),
+        ({"segments": 5}, "segments must be"),
+        ({"policy": 5}, "policy must be an lm_kv.Policy or the name of one, got 5"),
+        ({"embed": 5}, "embed must be a function"),
     ],
-    ids=range(13),
+    ids=range(16),
 )
 def test_what_makes_no_episodes_is_refused(more, message):
     arguments = {"segments": TURNS, "budget": 10, "embed": embed, "clusters": [0, 1, 0, 1, 1], **more}

@@ -13,6 +13,7 @@ from dcache.lm_kv.scoring.scorers import KeyDistance, Reconstruction
     ("field", "value", "message"),
     [
         ("budget", 1.5, "budget must be"),
+        ("held", 2.0, "held must be a float"),
         ("sinks", -1, "sinks must be a whole number of at least 0"),
         ("sinks", True, "sinks must be"),
         ("every", 1.5, "every must be"),
@@ -27,6 +28,14 @@ from dcache.lm_kv.scoring.scorers import KeyDistance, Reconstruction
 def test_a_field_outside_its_range_is_refused(field, value, message):
     with pytest.raises(DcacheError, match=message):
         Policy(scorer=KeyDistance(), **{field: value})
+
+
+@pytest.mark.parametrize("name", ["quest", "rekv", "actqkv"])
+@pytest.mark.parametrize("allocation", ["heads", "layers", "global"])
+def test_what_is_read_is_not_allocated_as_what_is_kept(name, allocation):
+    refusal = rf"{name} keeps all tokens.*leave its allocation as it is, got '{allocation}'"
+    with pytest.raises(DcacheError, match=refusal):
+        lm_kv.make(name, budget=0.5, allocation=allocation)
 
 
 def test_a_policy_is_frozen_and_equal_to_one_with_the_same_parts():

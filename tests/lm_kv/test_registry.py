@@ -37,6 +37,25 @@ def test_an_unknown_name_or_option_is_refused_with_what_there_is():
         lm_kv.make("keydiff", pool=3)
 
 
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("PIE", r"give it to lm_kv\.join\(model, chunks, 'pie'\)"),
+        ("hydragen", r"call lm_kv\.hydragen\(\.\.\.\), which docs/lm_kv/policies/hydragen\.md describes"),
+        ("trained_scorer", r"give what lm_kv\.trained_scorer\(\.\.\.\) returns in place of the name"),
+    ],
+)
+def test_a_method_that_is_no_policy_is_refused_with_what_to_do(name, way):
+    with pytest.raises(DcacheError, match=way):
+        lm_kv.make(name)
+
+
+@pytest.mark.parametrize("name", ["kvzip", "pie"])
+def test_an_unknown_argument_names_the_function(name):
+    with pytest.raises(TypeError, match=rf"{name}\(\) got an unexpected keyword argument 'codec'"):
+        getattr(lm_kv, name)(codec=None)
+
+
 def test_others_register_theirs_under_a_name_that_is_free(monkeypatch):
     monkeypatch.setattr(registry, "_presets", dict(registry._presets))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dcache.errors import DcacheError
-from dcache.util.checks import is_number, is_whole
+from dcache.util.checks import is_number, is_whole, plain
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Budget:
     Args:
         size: a float in (0, 1], the share of a row's true tokens (pads do not count), or an int of at least
             1, tokens per KV head. `1.0` is all of them, `1` is one token.
+        name: what it is called in a message.
 
     Raises:
         DcacheError: it is neither.
@@ -28,15 +29,17 @@ class Budget:
     """
 
     size: float
+    name: str = field(default="budget", compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse what is neither a share nor a number of tokens."""
+        """Refuse what is no budget; numbers of NumPy or torch become Python's."""
+        object.__setattr__(self, "size", plain(self.size))
         if is_whole(self.size) and self.size >= 1:
             return
         if is_number(self.size) and isinstance(self.size, float) and 0.0 < self.size <= 1.0:
             return
         raise DcacheError(
-            "budget must be a float in (0, 1], a share of each row's tokens, or an int of at least 1, "
+            f"{self.name} must be a float in (0, 1], a share of each row's tokens, or an int of at least 1, "
             f"tokens per KV head, got {self.size!r}. Write 0.25 for a quarter, 1.0 for all tokens, 1 for "
             "one token."
         )

@@ -24,7 +24,8 @@ def check_plain(policy: Policy, codec: object) -> CacheGen:
         DcacheError: it is none for files, or the policy stores tokens by a codec of its own.
     """
     if not isinstance(codec, CacheGen):
-        raise DcacheError(f"save's codec must be one for files, such as lm_kv.cachegen(), got {codec!r}")
+        given = codec.name if isinstance(codec, Policy) else repr(codec)
+        raise DcacheError(f"save's codec must be one for files, such as lm_kv.cachegen(), got {given}")
     own = policy.codec if policy.reducer.lower is None else policy.reducer.lower
     if not isinstance(own, Plain):
         raise DcacheError(

@@ -83,9 +83,8 @@ def _index_all(pairs: Sequence[tuple[LayerCache, LayerStore]], plan: Plan) -> No
     shared = pairs[0][0].shared
     shares = _shares(pairs, plan) if shared.policy.allocation == "preference" else []
     for layer, store in pairs:
-        columns = min(store.tail.length, *plan.window)
         stored, keep = _held(layer, store)
-        index_tokens(store, stored, keep, columns, shared, layer.index, layer.state, layer.logits)
+        index_tokens(store, stored, keep, plan.window, shared, layer.index, layer.state, layer.logits)
     for (_, store), share in zip(pairs, shares, strict=False):
         set_share(store, share)
     for layer, _ in pairs:

@@ -40,9 +40,15 @@ def describe(policy: Policy) -> dict[str, Any]:
     Raises:
         DcacheError: it is no registered preset's, was made of a function, or has a codec that files lack.
     """
+    if policy.name in available("sharing"):
+        raise DcacheError(
+            f"a cache that {policy.name} made cannot be saved, for a file has no text that rows share: save "
+            "the cache of the prefix, and begin behind it anew"
+        )
     if policy.name not in available("policy"):
         raise DcacheError(
-            f"only caches of registered policies can be saved, got {policy.name!r}: see lm_kv.preset"
+            f"only caches of registered policies can be saved, got {policy.name!r}: register a function of "
+            "plain options by lm_kv.preset, or choose a policy of lm_kv.available('policy')"
         )
     plain = (str, int, float, tuple, type(None))
     strange = [name for name, value in policy.parameters.items() if not isinstance(value, plain)]
@@ -59,7 +65,10 @@ def describe(policy: Policy) -> dict[str, Any]:
     codec: Any = policy.codec
     name = getattr(codec, "name", None)
     if name not in available("policy"):
-        raise DcacheError(f"only caches with a registered policy's codec can be saved, got {codec!r}")
+        raise DcacheError(
+            f"{codec!r} beside {policy.name} cannot be saved, for a file knows codecs by their policy's "
+            "name: choose another codec such as lm_kv.kivi(), or the policy that stores so by itself"
+        )
     # Fields that are not compared are no choice: what a codec knows of a layer.
     options = {field.name: getattr(codec, field.name) for field in fields(codec) if field.compare}
     return {**described, "codec": {"name": name, "options": options}}

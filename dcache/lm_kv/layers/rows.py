@@ -56,11 +56,16 @@ class RowCache(LiveCache):
             valid: bool `[B, T]`, False at pads.
 
         Raises:
-            DcacheError: the cache holds something already.
+            DcacheError: the cache holds something already, or calls to come are marked.
         """
         held = self.get_seq_length(self.compressed_layers[0])
         if held:
             raise DcacheError(f"this cache holds {held} tokens already: give an empty one, or call reset()")
+        if self.layers[self.compressed_layers[0]].shared.marks is not None:
+            raise DcacheError(
+                "marks are of the columns of calls, and this text comes by none: mark what comes behind "
+                "it, after it is there"
+            )
         positions, seen = (valid.long().cumsum(1) - 1).clamp_min(0), valid.sum(1)
         pads = None if bool(valid.all()) else valid
         for index in self.compressed_layers:

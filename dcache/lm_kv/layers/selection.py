@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -27,29 +28,37 @@ def index_tokens(
     store: LayerStore,
     stored: Stored,
     keep: torch.Tensor,
-    columns: int,
+    windows: Sequence[int],
     shared: Shared,
     layer: int,
     state: State,
     logits: Logits,
 ) -> None:
-    """Pack all tokens but the newest columns into one segment with an index.
+    """Pack all tokens but each row's window into one segment with an index.
+
+    The columns that are in every row's window stay in the tail. Of wider windows the other tokens make a
+    second segment without an index, which is always read as the tail is: a row reads what it does alone.
 
     Args:
         store: a layer's.
         stored: what `store.stored` gave.
         keep: bool `[B, h, M]`, the tokens that are kept.
-        columns: newest columns of the tail that stay there, where they are always read.
+        windows: newest tokens of each row that are always read.
         shared: of a policy with a selector.
         layer: the layer's index.
         state: what the policy's observer gathered at the layer.
         logits: how the layer makes logits.
     """
-    codec = shared.codec(layer, state)
+    codec, columns = shared.codec(layer, state), min(store.tail.length, *windows)
     older = stored.first(stored.keys.shape[2] - columns)
-    packed = keep[:, :, : older.keys.shape[2]]
-    store.pack(stored, keep, columns, drop, codec)
-    (segment,) = store.segments
+    first = store.seen - torch.tensor(windows, device=store.seen.device)
+    newest = stored.positions >= first[:, None, None]
+    near = newest[:, :, : older.keys.shape[2]]
+    older = replace(older, valid=older.valid & ~near)
+    packed = keep[:, :, : near.shape[2]] & ~near
+    apart = bool((keep[:, :, : near.shape[2]] & near).any())
+    store.pack(stored, keep, columns, drop, codec, newest if apart else None)
+    segment, *others = store.segments
     selector = shared.policy.selector
     if selector is None or not segment.width:
         return
@@ -66,7 +75,7 @@ def index_tokens(
         keys = keys_at_start(shared, layer, keys, places)
         state = state_at(shared, layer, state, selector.distance)
     index = selector.index(keys, exact.valid, state)
-    store.segments = (replace(segment, index=index),)
+    store.segments = (replace(segment, index=index), *others)
 
 
 def set_share(store: LayerStore, share: torch.Tensor) -> None:
@@ -182,13 +191,14 @@ def read_parts(
         return store.parts(), None
     if layer in shared.choosers or (shared.choosers and shared.choice is None):
         return store.parts(), None
-    newest = store.tail.valid.sum(1)
+    # Segments behind the first one are of tokens that are always read.
+    newest = store.tail.valid.sum(1) + sum(segment.lengths[:, 0] for segment in store.segments[1:])
     read = newest.float()
     tokens = torch.tensor(shared.budget.tokens(store.seen.tolist()), device=query.device)
     sinks = tokens.div(2, rounding_mode="floor").clamp_max(shared.policy.sinks)
     parts: list[Part] = []
-    for segment in store.segments:
-        index = _index(segment, shared)
+    for number, segment in enumerate(store.segments):
+        index = None if number else _index(segment, shared)
         if index is None:
             parts.append(segment.part())
             continue

@@ -282,7 +282,8 @@ def _divided(marks: torch.Tensor, inputs: torch.Tensor) -> tuple[torch.Tensor, t
     rows, columns = inputs.shape[:2]
     if len(marks) != rows:
         raise DcacheError(
-            f"{len(marks)} rows were marked, the call has {rows}: mark the batch that the model gets"
+            f"{len(marks)} rows were marked, the call has {rows}: mark the batch that the model gets, "
+            "with beams images.repeat_interleave(num_beams, 0)"
         )
     marked, rest = marks[:, :columns], marks[:, columns:]
     missing = columns - marked.shape[1]

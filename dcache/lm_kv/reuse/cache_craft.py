@@ -109,6 +109,6 @@ def cache_craft(alpha: float = 1.0, variants: Sequence[Chunk] = ()) -> Reuse:
         DcacheError: an option is outside its range.
     """
     check_number("alpha", alpha, 0.0)
-    if not all(hasattr(variant, "states") for variant in variants):
-        raise DcacheError(f"variants must be chunks that lm_kv.encode gave, got {variants!r}")
+    if not isinstance(variants, list | tuple) or not all(hasattr(variant, "states") for variant in variants):
+        raise DcacheError(f"variants must be a list of chunks that lm_kv.encode gave, got {variants!r}")
     return Reuse(rule=LookedOutside(alpha, tuple(variants)))

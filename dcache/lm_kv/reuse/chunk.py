@@ -133,6 +133,11 @@ def encode(model: Any, ids: torch.Tensor, behind: Sequence[Chunk | torch.Tensor]
     decoder = decoder_of(model)
     check_all_full(decoder)
     row = row_of(ids, decoder, "ids")
+    if not isinstance(behind, list | tuple):
+        raise DcacheError(
+            f"behind must be a list of the chunks or ids before the text, got {type(behind).__name__}: write "
+            "behind=[...]"
+        )
     before = [row_of(part.ids if isinstance(part, Chunk) else part, decoder, "behind") for part in behind]
     states, text = States(), torch.cat([*before, row], 1)
     tokens = torch.arange(text.shape[1], device=row.device)

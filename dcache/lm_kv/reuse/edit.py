@@ -93,6 +93,11 @@ def _states_of(cache: KVCache, layers: list[int]) -> States:
     states = States()
     for layer in layers:
         store = cache.layers[layer].store
+        if store is not None and store.front is not None:
+            raise DcacheError(
+                f"this cache begins behind text that {policy.name} shares, whose tokens are not its own: "
+                "edit a cache that has read the whole text"
+            )
         if store is None or not int(store.seen.sum()):
             raise DcacheError("this cache holds nothing yet: run the model with it first")
         if len(store.seen) > 1:
@@ -104,7 +109,8 @@ def _states_of(cache: KVCache, layers: list[int]) -> States:
         if not plain or not bool((store.kept() == store.seen[:, None]).all()):
             raise DcacheError(
                 "tokens of this cache were evicted or encoded, and an edit needs all of them as they came: "
-                "edit before that (cache.hold()), or use a policy with budget=1.0"
+                "edit before that (cache.hold()), or a cache that keeps all as it is, such as keydiff's with "
+                "budget=1.0"
             )
         stored = store.stored()
         # Segments and tail have a head's tokens in ascending order; what is no token goes to the end.

@@ -55,9 +55,11 @@ def reuse(function: Callable[P, Reuse]) -> Callable[P, Reuse]:
 
     @wraps(function)
     def make(*args: P.args, **kwargs: P.kwargs) -> Reuse:
+        # First, for its refusal of other arguments has its name.
+        way = function(*args, **kwargs)
         call = signature.bind(*args, **kwargs)
         call.apply_defaults()
-        return replace(function(*args, **kwargs), name=function.__name__, parameters=dict(call.arguments))
+        return replace(way, name=function.__name__, parameters=dict(call.arguments))
 
     registry.register(KIND, make)
     return make

@@ -122,6 +122,9 @@ class Sentences(ByItself):
 
     def asks(self, query: torch.Tensor, state: State) -> torch.Tensor:
         """The mean query of the sentence that the new token goes on, its own included."""
+        if "sum" not in state:
+            # The first token of a text, or of what comes behind joined chunks, begins a sentence.
+            return query
         total = state["sum"][:, :, None] + query.float()
         return total / (state["count"] + 1)[:, None, None, None]
 

@@ -120,7 +120,15 @@ class LayerStore:
             kept = kept + segment.lengths
         return kept
 
-    def pack(self, stored: Stored, keep: torch.Tensor, columns: int, reducer: Reducer, codec: Codec) -> None:
+    def pack(
+        self,
+        stored: Stored,
+        keep: torch.Tensor,
+        columns: int,
+        reducer: Reducer,
+        codec: Codec,
+        apart: torch.Tensor | None = None,
+    ) -> None:
         """Replace everything stored by one segment of what is kept; the newest columns stay in the tail.
 
         Args:
@@ -129,17 +137,24 @@ class LayerStore:
             columns: how many of the tail's columns stay.
             reducer: what becomes of the others.
             codec: how the segment is stored.
+            apart: bool `[rows, heads, M]`, kept tokens that make a second segment; None for none.
         """
         older = keep.shape[2] - columns
         if reducer.lower is not None:
             few = stored.first(older)
             self.segments = two_tiers(self.segments, few, keep[:, :, :older], codec, reducer.lower)
-        elif reducer is drop and not all(isinstance(segment.codec, Plain) for segment in self.segments):
-            # What is encoded already stays as it is: encoded again, errors would add up.
-            self.segments = (self._subset(keep[:, :, :older], codec),)
         else:
-            self.segments = (reducer(stored.first(older), keep[:, :, :older], codec),)
+            masks = (keep,) if apart is None else (keep & ~apart, keep & apart)
+            pieces = [self._packed(stored.first(older), mask[:, :, :older], reducer, codec) for mask in masks]
+            self.segments = tuple(pieces)
         self.tail.keep_newest(columns)
+
+    def _packed(self, older: Stored, keep: torch.Tensor, reducer: Reducer, codec: Codec) -> Segment:
+        """A segment of what is kept of the older tokens."""
+        if reducer is drop and not all(isinstance(segment.codec, Plain) for segment in self.segments):
+            # What is encoded already stays as it is: encoded again, errors would add up.
+            return self._subset(keep, codec)
+        return reducer(older, keep, codec)
 
     def flush(self, codec: Codec, bound: Callable[[], Codec]) -> bool:
         """Encode the oldest tokens of the tail in whole blocks, where each row has its residual beside them.

@@ -1,6 +1,8 @@
 import math
 
+import numpy as np
 import pytest
+import torch
 
 from dcache import DcacheError
 from dcache.lm_kv.budgets.budget import Budget
@@ -19,6 +21,13 @@ def test_one_is_one_token_and_one_point_zero_is_all():
     assert Budget(1.0).tokens([40]) == [40]
     assert str(Budget(1)) == "1 token per KV head"
     assert str(Budget(1.0)) == "1 of each row's tokens"
+
+
+@pytest.mark.parametrize("size", [np.int64(8), torch.tensor(8), np.float64(0.2)], ids=range(3))
+def test_numbers_of_numpy_and_torch_are_numbers(size):
+    # As a share, eight would be all tokens.
+    assert Budget(size).tokens([40]) == [8]
+    assert type(Budget(size).size) in (int, float)
 
 
 def test_a_product_that_floats_put_below_a_whole_number_is_that_number():

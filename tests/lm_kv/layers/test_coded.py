@@ -88,7 +88,7 @@ def test_what_it_cannot_code_is_refused(tmp_path):
         with pytest.raises(DcacheError, match=r"this cache stores them by LowBitCodec.*without a codec"):
             cache.save(path, codec=lm_kv.cachegen())
     cache = prefilled(llama(1), "keydiff", batch(), budget=0.5)
-    with pytest.raises(DcacheError, match=r"must be one for files, such as lm_kv.cachegen\(\), got Policy"):
+    with pytest.raises(DcacheError, match=r"must be one for files, such as lm_kv.cachegen\(\), got kivi"):
         cache.save(path, codec=lm_kv.kivi())
     assert not path.exists()
 

@@ -69,6 +69,9 @@ def test_what_cannot_be_saved_says_why(tmp_path):
     own = lm_kv.Policy("mine", scorer=KeyDistance(), sinks=0, window=0)
     with pytest.raises(DcacheError, match="only caches of registered policies can be saved, got 'mine'"):
         prefilled(llama(1), own, batch(), budget=0.4).save(path)
+    on_host = prefilled(llama(1), lm_kv.keydiff(), batch(), budget=0.4, codec=lm_kv.rekv())
+    with pytest.raises(DcacheError, match=r"HostCodec\(\) beside keydiff cannot be saved.*another codec"):
+        on_host.save(path)
     with pytest.raises(DcacheError, match="has layers whose cache is the library's"):
         prefilled(family("gemma2"), "keydiff", batch(), budget=0.4).save(path)
     assert not path.exists()

@@ -41,3 +41,11 @@ def test_a_cache_that_is_filled_goes_on_as_the_one_that_has_the_text():
     filled.reset()
     with pytest.raises(DcacheError, match="holds nothing yet"):
         filled.compress()
+
+
+def test_marks_of_calls_are_not_of_a_text_that_comes_by_none():
+    model, ids = llama(2), batch(pads=0)["input_ids"][0]
+    cache = lm_kv.KVCache(model, lm_kv.rekv(page=4), budget=12)
+    cache.mark(torch.ones(1, 30, dtype=torch.bool))
+    with pytest.raises(DcacheError, match=r"marks are of the columns of calls.*mark what comes behind it"):
+        lm_kv.join(model, [ids[:30]], "pie", cache=cache)

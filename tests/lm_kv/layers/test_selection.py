@@ -43,6 +43,17 @@ def test_a_padded_row_equals_its_single_run_while_reading_a_part(name):
     assert f"read per step  {stats.read[0]:.1f}, {stats.read[1]:.1f}" in str(stats)
 
 
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_a_row_reads_its_own_window_beside_a_shorter_one(name):
+    # Half of 10 and of 16 tokens: three of the longer window leave the tail of the batch.
+    model, inputs = llama(2).double(), batch()
+    policy = replace(POLICIES[name], window=0.5, sinks=0)
+    second = {key: tensor[1:] for key, tensor in inputs.items()}
+    _, both = generate(model, inputs, lm_kv.KVCache(model, policy, budget=0.4))
+    _, single = generate(model, second, lm_kv.KVCache(model, policy, budget=0.4))
+    torch.testing.assert_close(both[1:], single, atol=1.5e-5, rtol=0)
+
+
 @torch.no_grad()
 def test_what_is_read_is_what_dense_attention_sees_with_the_rest_at_minus_infinity():
     model, inputs = llama(1), {name: tensor[1:] for name, tensor in batch().items()}

@@ -141,7 +141,18 @@ def test_what_may_be_read_is_held():
     torch.testing.assert_close(read, full, atol=1.5e-5, rtol=0)
 
 
+@pytest.mark.parametrize("joined", [0, 20])
+def test_a_text_or_question_of_one_token_begins_a_sentence(joined):
+    model, ids = llama(2), batch(pads=0)["input_ids"][:1, : joined + 1]
+    cache = lm_kv.KVCache(model, lm_kv.sentencekv(ends=(5,), window=4), budget=1.0)
+    if joined:
+        cache = lm_kv.join(model, [ids[0, :joined]], "pie", cache=cache).cache
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    _, logits = generate(model, inputs, cache, 40)
+    torch.testing.assert_close(logits, generate(model, inputs, None, 40)[1], atol=1.5e-5, rtol=0)
+
+
 def test_options_outside_their_range_are_refused():
-    for options, message in (({"held": 1.5}, "budget"), ({"longest": 0}, "longest"), ({"pool": 2}, "pool")):
+    for options, message in (({"held": 1.5}, "held"), ({"longest": 0}, "longest"), ({"pool": 2}, "pool")):
         with pytest.raises(DcacheError, match=f"{message} must be"):
             lm_kv.sentencekv(**options)

@@ -90,7 +90,9 @@ def test_a_chunk_that_looked_at_nothing_is_refused_behind_other_text():
         lm_kv.join(usual(), chunks(), "cache_craft")
 
 
-@pytest.mark.parametrize(("option", "value"), [("alpha", -0.1), ("alpha", "x"), ("variants", [NEW])])
+@pytest.mark.parametrize(
+    ("option", "value"), [("alpha", -0.1), ("alpha", "x"), ("variants", [NEW]), ("variants", None)]
+)
 def test_options_outside_their_range_are_refused(option, value):
     with pytest.raises(DcacheError, match=option):
         lm_kv.cache_craft(**{option: value})

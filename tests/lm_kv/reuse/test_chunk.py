@@ -62,6 +62,13 @@ def test_what_is_not_one_text_is_refused(ids, message):
         lm_kv.encode(usual(), ids)
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_what_stands_before_a_text_is_a_list(several):
+    behind = torch.tensor([[3, 4]]) if several else lm_kv.encode(usual(), torch.tensor([3, 4]))
+    with pytest.raises(DcacheError, match=r"behind must be a list.*write behind=\[\.\.\.\]"):
+        lm_kv.encode(usual(), torch.tensor([5, 6]), behind=behind)
+
+
 def test_models_with_sliding_layers_are_refused():
     with pytest.raises(DcacheError, match="has layers whose cache is the library's"):
         lm_kv.encode(family("gemma2"), PARTS[0])

@@ -106,8 +106,18 @@ def test_caches_that_cannot_be_edited_are_refused():
         lm_kv.edit(usual(), "cache", 0, 1, NEW)
     with pytest.raises(DcacheError, match="kvzip reads the text again"):
         lm_kv.edit(usual(), filled(policy="kvzip"), 0, 1, NEW)
+    for text in (lm_kv.hydragen(filled(), 1), lm_kv.ape(filled(), [NEW[0]]), lm_kv.hogwild(filled(), 1)):
+        # With and without tokens of its own.
+        for _ in range(2):
+            with pytest.raises(DcacheError, match=f"begins behind text that {text.policy.name} shares"):
+                lm_kv.edit(usual(), text, 0, 1, NEW)
+            with torch.no_grad():
+                usual()(NEW, past_key_values=text)
     with pytest.raises(DcacheError, match="were evicted or encoded"):
         lm_kv.edit(usual(), filled(policy=lm_kv.kivi(group=8, residual=8)), 0, 1, NEW)
+    # On the host, though nothing was evicted.
+    with pytest.raises(DcacheError, match=r"keeps all as it is, such as keydiff's with budget=1.0"):
+        lm_kv.edit(usual(), filled(policy=lm_kv.leoam()), 0, 1, NEW)
     rows = prefilled(usual(), "keydiff", batch(), budget=1.0)
     with pytest.raises(DcacheError, match="has 2 rows: edit them one by one"):
         lm_kv.edit(usual(), rows, 0, 1, NEW)
