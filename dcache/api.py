@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 from torch import nn
 
 from dcache.engine.config import SessionConfig, shared_fields
-from dcache.engine.enabled import Enabled, replace, schedule_of, stats_of, take_off
+from dcache.engine.enabled import Enabled, end_failed, replace, schedule_of, stats_of, take_off
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.identity import token_models
 from dcache.identity.denoisers import denoisers
@@ -202,6 +202,10 @@ def enabled(target: Target, method: Any = None, **options: Any) -> Iterator[Targ
     enable(target, method, **options)
     try:
         yield target
+    except BaseException:
+        if not token_models.is_language_model(target):
+            end_failed(target)
+        raise
     finally:
         try:
             _take_off(target)

@@ -61,7 +61,8 @@ def memory_estimate(
         nothing but the method's steps is known; without them, tables count for one timestep.
 
     Raises:
-        DcacheError: an argument belongs to neither preset nor call, or to both; or the method does not fit.
+        DcacheError: an argument belongs to neither preset nor call, or to both; one that the call needs is
+            missing; or the method does not fit.
     """
     options, call = _split(pipe_or_module, method, arguments)
     modules = denoisers(pipe_or_module)
@@ -200,7 +201,19 @@ def _split(target: Any, method: Any, arguments: Mapping[str, Any]) -> tuple[dict
             f"unknown argument(s) {', '.join(unknown)}: {known}{callee} takes {', '.join(sorted(named))}"
         )
     chosen = {name: value for name, value in arguments.items() if name in known_options}
+    missing = [n for n, p in parameters.items() if n in named and n not in arguments and _is_required(p)]
+    if missing:
+        example = ", ".join(f"{name}=..." for name in missing)
+        raise DcacheError(
+            f"memory_estimate runs an evaluation, and {callee} needs {', '.join(missing)}: give all by name, "
+            f"as in dcache.memory_estimate({type(target).__name__.lower()}, {example})"
+        )
     return chosen, {name: value for name, value in arguments.items() if name not in known_options}
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    """Whether a call without this argument fails."""
+    return parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
 
 
 def _chunk_method(target: Any) -> str:

@@ -183,6 +183,15 @@ def test_an_argument_of_neither_is_refused_with_those_there_are() -> None:
         dcache.memory_estimate(flux_pipe(), "taylorseer", bogus=3, **FLUX_CALL)
 
 
+def test_an_argument_that_the_call_cannot_do_without_is_named() -> None:
+    with pytest.raises(
+        DcacheError, match=r"Toy's call needs timestep: give all by name, .*\(toy, timestep=\.\.\.\)"
+    ):
+        dcache.memory_estimate(Toy(), "interval", x=CALL["x"])
+    with pytest.raises(DcacheError, match=r"predict_action_chunk needs seen: .*, seen=\.\.\.\)"):
+        dcache.memory_estimate(ToyPolicy(), interval=6)
+
+
 class Ordered(Toy):
     """Takes an argument of a preset's name."""
 

@@ -68,6 +68,8 @@ class RunSettings:
     batch_size: int | None = None
     speedup: float | None = None
     budget: int | None = None
+    iterations: int | None = None
+    router: int | None = None
     cap: float | None = None
     workers: int | None = None
     threads: int | None = None

@@ -56,7 +56,7 @@ class Progress:
                 marks.append(f"{speedup:g}x {sign * max(sign * v for v in values):.4g}")
         state = (
             f"{search.spent} of {search.budget} evaluated, {search.twins} twins spared, front of "
-            f"{len(front)}: {metric} at {', '.join(marks) or 'no 2x yet'}"
+            f"{len(front)}: " + (f"{metric} at {', '.join(marks)}" if marks else "none reaches 2x yet")
         )
         self.log.counted(state, search.spent, search.budget)
 

@@ -183,23 +183,30 @@ def connect(target: Any, sessions: Sequence[Session]) -> None:
             session.tuner.attach(session)
 
 
-def reset_run(module: nn.Module, made: bool) -> None:
+def reset_run(module: nn.Module, made: bool, failed: bool) -> None:
     """End the run under way in this thread of a policy's denoiser, where caching is enabled on it.
 
     Args:
         module: the denoiser.
         made: whether a chunk of actions was made, which cannot be without a call of the denoiser.
+        failed: whether an exception ended the run.
     """
     session = session_of(module)
     if session is None:
         return
-    session.reset()
+    session.reset(failed=failed)
     if made and session.attachment.idle():
         session.warn(
             f"a chunk of actions was made without a call of {type(module).__name__}, on which caching lies: "
             "nothing is cached. Enable caching on the module that every denoising step calls, or name the "
             "method: call='METHOD'."
         )
+
+
+def end_failed(target: Any) -> None:
+    """End the runs under way in this thread that an exception broke off: their lengths are not learned."""
+    for session in Enabled.on(target).sessions.values():
+        session.reset(failed=True)
 
 
 def find_denoisers(pipe: Any, configure: Callable[[str], SessionConfig]) -> None:

@@ -25,6 +25,8 @@ _ANCHOR = "compile"
 # for one that is never called itself.
 _CALLS = 16
 
+Reset = Callable[[nn.Module, bool, bool], None]
+
 
 def watched_part(module: nn.Module) -> tuple[str, nn.Module, int] | None:
     """A part whose calls show that a module's own call never runs: path, part, calls that show it.
@@ -79,10 +81,10 @@ class OuterWatch:
     Args:
         outer: the policy.
         part: its denoiser, another module.
-        reset: ends the run of the denoiser; called with it, and with whether a chunk was made.
+        reset: ends the run of the denoiser; called with it, whether a chunk was made, and whether it failed.
     """
 
-    def __init__(self, outer: nn.Module, part: nn.Module, reset: Callable[[nn.Module, bool], None]) -> None:
+    def __init__(self, outer: nn.Module, part: nn.Module, reset: Reset) -> None:
         self.part = part
         self.reset = reset
         names = [name for name in (*CHUNK_METHODS, "reset") if callable(getattr(outer, name, None))]
@@ -108,14 +110,14 @@ class OuterWatch:
 
     def _chunk(self, original: Callable[..., Any], _owner: Any, args: Any, kwargs: Any) -> Any:
         """One call of the policy: what is left of the last chunk is over, and so is this one behind it."""
-        self.reset(self.part, False)
-        made = False
+        self.reset(self.part, False, False)
         try:
             result = original(*args, **kwargs)
-            made = original.__name__ not in ("select_action", "reset")
-            return result
-        finally:
-            self.reset(self.part, made)
+        except BaseException:
+            self.reset(self.part, False, True)
+            raise
+        self.reset(self.part, original.__name__ not in ("select_action", "reset"), False)
+        return result
 
 
 def watch_of_outer(outer: nn.Module) -> OuterWatch | None:
@@ -124,7 +126,7 @@ def watch_of_outer(outer: nn.Module) -> OuterWatch | None:
     return watch if isinstance(watch, OuterWatch) else None
 
 
-def watch_outer(outer: nn.Module, part: nn.Module, reset: Callable[[nn.Module, bool], None]) -> None:
+def watch_outer(outer: nn.Module, part: nn.Module, reset: Reset) -> None:
     """Watch a module on whose part caching is enabled, in place of what watched it before."""
     unwatch_outer(outer)
     if part is not outer:

@@ -243,16 +243,18 @@ class Lifecycle(Listener):
         if unstepped or (current is not None and current is loop):
             self.end(whole=True, returns=True)
 
-    def reset(self, full: bool = False) -> None:
+    def reset(self, full: bool = False, failed: bool = False) -> None:
         """End this thread's run: its histories are freed, and the next call opens a run.
 
         Args:
             full: compute that run completely.
+            failed: whether an exception ended the run.
         """
         session = self.session
         with session.lanes.here():
             if not session.removed:
                 session.state.full_next = session.state.full_next or full
+                session.state.failed = session.state.failed or failed
                 self.end()
                 session.tracker.reset()
                 session.context = None
@@ -285,7 +287,7 @@ class Lifecycle(Listener):
             # It was a run of its own after all.
             before, lone = state.doubted
             state.doubted = None
-            if not self.run_end.learn_unlisted(before, lone, before.steps):
+            if not (before.failed or self.run_end.learn_unlisted(before, lone, before.steps)):
                 self.run_end.conclude(before, whole=True, brief=True)
         lasted = state.steps
         expected = run.count
@@ -298,8 +300,8 @@ class Lifecycle(Listener):
         from_start = lasted > 0 and (not run.told or 0 in run.told)
         # Of unknown length, a run of one evaluation is all that is seen of a loop where others take turns.
         brief = expected is None and len(state.record.evaluations()) < 2
-        interrupted = learns and not whole
-        whole = whole or expected is None or lasted >= expected
+        interrupted = (learns and not whole) or state.failed
+        whole = whole or (not state.failed if expected is None else lasted >= expected)
         self.free()
         if self.noise_grid is not None and whole:
             # In the middle of a run the rest of it goes on with the levels it began with.
@@ -322,7 +324,9 @@ class Lifecycle(Listener):
             return
         if unstepped and session.method.predicts:
             self.run_end.warn_unstepped(state, run)
-        self.run_end.conclude(state, whole, brief)
+        # One that an exception ended broke off for that, and not for loops that take turns.
+        if whole or not state.failed:
+            self.run_end.conclude(state, whole, brief)
 
     def free(self) -> None:
         """Drop all histories; what was counted stays, a further call finds nothing to predict from."""

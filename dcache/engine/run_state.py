@@ -41,6 +41,7 @@ class RunState:
         doubted: the run before it and what was counted of that, where the two may be one; else None.
         full: whether the run is computed completely, as was asked for.
         full_next: whether the next one is.
+        failed: whether an exception ended it, or its newest call: it has no length that could be learned.
     """
 
     run: Run | None = None
@@ -66,6 +67,7 @@ class RunState:
     doubted: tuple[RunState, Run] | None = None
     full: bool = False
     full_next: bool = False
+    failed: bool = False
 
     @property
     def steps(self) -> int:
@@ -110,6 +112,7 @@ class RunState:
             index: its evaluation.
             tau: its clock value.
         """
+        self.failed = True
         self.names.take_back()
         histories = branch.histories.values()
         if any(history.steps and history.steps[-1] == index for history in histories):

@@ -163,6 +163,7 @@ class Session:
         repeats = call.observing or (self.memory is not None and not call.branch.settled)
         arguments = self._prepare(call, args, kwargs) if repeats else None
         state, self.call = self.state, call
+        state.failed = False
         try:
             # A predicted step is a matter of microseconds: no call of ours that is not needed.
             around = self.binding.whole or self.binding.guidance or self.binding.frames

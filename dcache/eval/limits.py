@@ -53,6 +53,8 @@ LIMITS: dict[str, Whole | Real] = {
     "batch_size": Whole(1),
     "repeats": Whole(1),
     "budget": Whole(1, 10**9),
+    "iterations": Whole(1, 10**9),
+    "router": Whole(0, 10**9),
     "workers": Whole(1, 1024),
     "threads": Whole(1, 1024),
     "guidance": Real(0),

@@ -45,7 +45,7 @@ class Subject:
         """Check the options.
 
         Raises:
-            DcacheError: the pipeline's call does not take an option.
+            DcacheError: the pipeline's call does not take an option, or is given it for each batch.
         """
         takes = self._takes()
         unknown = [name for name in self.options if name not in takes]
@@ -56,6 +56,12 @@ class Subject:
             raise DcacheError(
                 f"{type(self.pipe).__name__} takes no {', '.join(map(repr, unknown))}: its call takes "
                 f"{', '.join(name for name in takes if name != 'self')}"
+            )
+        twice = [name for name in self.options if name in {"generator", "output_type", *self._inputs([])}]
+        if twice:
+            raise DcacheError(
+                f"{', '.join(twice)} cannot be an option of the calls: prompts, their number, seeds and "
+                "pictures as arrays are given for each batch. Leave it out"
             )
 
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.float32]:

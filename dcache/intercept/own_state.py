@@ -19,7 +19,7 @@ from dcache.util.modules import modules_of
 
 # Attributes that torch, wrappers and offloading put on every module, and those of intercepts, which hold the
 # engine; buffers are looked at apart.
-_NOT_ITS_OWN = frozenset(vars(nn.Module())) | {
+NOT_ITS_OWN = frozenset(vars(nn.Module())) | {
     "_hf_hook",
     "_diffusers_hook",
     "_old_forward",
@@ -155,12 +155,7 @@ class OwnState:
 
 def own_attributes(module: nn.Module) -> dict[str, Any]:
     """The attributes of a module that are its own: none of torch's, of offloading's or of intercepts."""
-    return {name: value for name, value in vars(module).items() if name not in _NOT_ITS_OWN}
-
-
-def is_its_own(name: str) -> bool:
-    """Whether an attribute is among `own_attributes`."""
-    return name not in _NOT_ITS_OWN
+    return {name: value for name, value in vars(module).items() if name not in NOT_ITS_OWN}
 
 
 def _tables(module: nn.Module) -> Iterator[Table]:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from dcache.intercept.objects import PLAIN, attributes_of, put_back, refill
-from dcache.intercept.own_state import is_its_own, own_attributes
+from dcache.intercept.own_state import NOT_ITS_OWN, own_attributes
 from dcache.intercept.random_states import Draws, global_sources, is_random_source
 from dcache.util.modules import modules_of
 
@@ -62,7 +62,7 @@ class Snapshot:
     def restore(self) -> None:
         """Put everything back that is not as it was."""
         for table, before in self._tables:
-            for key in filter(is_its_own, table.keys() - before.keys()):
+            for key in table.keys() - before.keys() - NOT_ITS_OWN:
                 del table[key]
             for key, value in before.items():
                 if key not in table or table[key] is not value:

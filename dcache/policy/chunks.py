@@ -13,6 +13,7 @@ import torch
 
 import dcache
 from dcache import time_memo
+from dcache.engine.enabled import end_failed
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.identity.denoisers import CHUNK_METHODS, chunk_method_names
 from dcache.policy.jumps import Jumps
@@ -124,7 +125,9 @@ class Chunks:
         began = perf_counter()
         try:
             chunk = self.method(observation) if start is None else self.method(observation, start=start)
-        except Exception as error:
+        except BaseException as error:
+            if cached:
+                end_failed(self.denoiser)
             if not self.counts.chunks and callable(getattr(self.denoiser, "select_action", None)):
                 error.add_note(_QUEUES)
             raise

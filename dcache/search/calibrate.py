@@ -1,11 +1,11 @@
 """Calibration: a schedule for one pipeline and one speedup.
 
-The number of computed evaluations follows from measured seconds (`latency_model.py`). Their places come from
-a local search on the final pictures (`placement.py`), which begins where presets and plans compute
-(`starts.py`), the weights from a fit on them (`closed_loop.py`). Places and weights are fitted on one part of
-the prompts and checked on the other; presets and plans compete on these. The schedule is for the
-trunk (or the site that the default method caches instead), the same for all guidance branches. Other
-schedules can be passed in to compete.
+The number of computed evaluations follows from measured seconds (`fitting/latency_model.py`). Their places
+come from a local search on the final pictures (`fitting/placement.py`), which begins where presets and plans
+compute (`fitting/starts.py`), the weights from a fit on them (`fitting/closed_loop.py`). Places and weights
+are fitted on one part of the prompts and checked on the other; presets and plans compete on these. The
+schedule is for the trunk (or the site that the default method caches instead), the same for all guidance
+branches. Other schedules can be passed in to compete.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def refine(
     """
     began = perf_counter()
     subject = as_subject(target, run) if run is not None else _subject(target, call)
-    texts = as_prompts(prompts)
+    texts = prompts if isinstance(prompts, str) else as_prompts(prompts)
     _check(texts, {"minutes": minutes, "seed": seed, "batch_size": batch_size})
     module = _denoiser(subject)
     aim = Aim(check_number("speedup", speedup, 1.0), None) if speedup is not None else aim_of(module)

@@ -108,6 +108,8 @@ LINES = [
     ("calibrate --speedup nan --out {0}/x.json", "--speedup must be a number above 1"),
     ("calibrate --speedup 1 --out {0}/x.json", "--speedup must be a number above 1"),
     ("calibrate --budget 0 --out {0}/x.json", "--budget must be a whole number"),
+    ("calibrate --method harmonica --iterations 0 --out {0}/x.json", "--iterations must be a whole number"),
+    ("calibrate --router -1 --out {0}/x.json", "--router must be a whole number"),
     ("calibrate --repeats 0 --out {0}/x.json", "--repeats must be a whole number"),
     ("calibrate --cap 0 --out {0}/x.json", "--cap must be a number above 0"),
     ("calibrate --cap nan --out {0}/x.json", "--cap must be a number above 0"),

@@ -17,6 +17,7 @@ from torch import nn
 
 import dcache
 from dcache import DcacheError, DcacheWarning, methods
+from dcache.policy import Loop
 from tests.policies import ACTIONS, HORIZON, Decoder, made, noise, observation
 
 EVERY_3 = {"interval": 3, "sites": "model"}
@@ -156,6 +157,76 @@ def test_an_aborted_chunk_and_a_warm_start_under_the_same_observation_are_a_fres
     assert dcache.stats(policy).bytes_now == 0
     warm = policy.predict_action_chunk(observation(1), warm=stop)
     assert torch.equal(warm, fresh.predict_action_chunk(observation(1), warm=stop))
+
+
+class ByHand(nn.Module):
+    """Its loop has no sampler, so nothing says how long it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Decoder()
+
+    @torch.no_grad()
+    def predict_action_chunk(self, cond: torch.Tensor, stop: int = 99) -> torch.Tensor:
+        x = noise(0)
+        for i, t in enumerate(range(10, 0, -1)):
+            if i == stop:
+                raise StoppedError
+            x = x - 0.1 * self.net(x, torch.tensor([float(t)]), cond)
+        return x
+
+
+def stopped_by_hand(policy: ByHand) -> None:
+    policy.predict_action_chunk(observation(1), stop=2)
+
+
+def stopped_in_its_denoiser(policy: ByHand) -> None:
+    calls: list[object] = []
+
+    def fail(_module: nn.Module, _args: object) -> None:
+        calls.append(None)
+        if len(calls) == 3:
+            raise StoppedError
+
+    with next(policy.net.children()).register_forward_pre_hook(fail), torch.no_grad():
+        # Past the policy's method: the next run alone shows that this one is over.
+        for t in (10.0, 9.0, 8.0):
+            policy.net(noise(0), torch.tensor([t]), observation(1))
+
+
+def stopped_in_a_loop(policy: ByHand) -> None:
+    Loop(lambda cond: policy.predict_action_chunk(cond, stop=2), denoiser=policy.net).act(observation(1))
+
+
+@pytest.mark.parametrize(
+    ("part", "stopped"),
+    [("", stopped_by_hand), ("net", stopped_in_its_denoiser), ("net", stopped_in_a_loop)],
+    ids=["chunk", "call", "loop"],
+)
+def test_an_aborted_run_teaches_no_length(part: str, stopped: Any) -> None:
+    after: list[Any] = []
+    for aborts in (False, True):
+        policy = made(ByHand)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            target = dcache.enable(policy.get_submodule(part))
+            if aborts:
+                with pytest.raises(StoppedError):
+                    stopped(policy)
+            plans = []
+            for _ in range(2):
+                policy.predict_action_chunk(observation(1))
+                plans.append(dcache.trace(target).components)
+        after.append((sorted(str(warning.message) for warning in caught), plans))
+    assert after[1] == after[0]
+
+
+def test_a_block_that_an_exception_leaves_says_nothing_of_the_length() -> None:
+    policy = made(ByHand)
+    method = methods.interval(interval=2, warmup=99)
+    # Warnings are errors here.
+    with pytest.raises(StoppedError), dcache.enabled(policy.net, method):
+        stopped_by_hand(policy)
 
 
 def test_reset_is_the_policys_own_and_ends_the_run() -> None:

@@ -43,6 +43,8 @@ def test_a_pipeline_without_prompts_is_called_without() -> None:
     assert Subject(pipe, "ddpm", {"num_inference_steps": 2})(["", ""], [0, 1]).shape == (2, 8, 8, 3)
     with pytest.raises(DcacheError, match="DDPMPipeline takes no 'height': its call takes batch_size"):
         Subject(pipe, "ddpm", {"height": 8})
+    with pytest.raises(DcacheError, match="batch_size, generator cannot be an option of the calls"):
+        Subject(pipe, "ddpm", {"batch_size": 2, "generator": None})
 
 
 def test_what_cannot_be_loaded_or_called_is_told(tmp_path: object) -> None:

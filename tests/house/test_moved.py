@@ -10,8 +10,10 @@ import pytest
 import dcache.schedulers.planners
 import dcache.sites.blocks
 from dcache.schedule import noise_levels
+from dcache.search.editing import kv_tracks, rope_roles
 from dcache.search.genomes import variation
 from dcache.search.observing import cost_check
+from dcache.search.rendering import render
 from dcache.sites import discovery
 
 TOOL = Path(__file__).parents[2] / "tools" / "move_imports.py"
@@ -21,13 +23,18 @@ OLD = (
     "dcache.adapters.blocks",
     "dcache.schedulers.plans",
     "dcache.search.cost_check",
+    "dcache.search.kv_tracks",
+    "dcache.search.render",
+    "dcache.search.rope_roles",
     "dcache.search.variation",
 )
+# A name may be the beginning of another: `render`, `rendering`.
+BELOW = tuple(f"{name}." for name in OLD)
 
 
 @pytest.fixture
 def forget() -> None:
-    for name in [n for n in sys.modules if n.startswith(OLD) or n == "dcache.adapters"]:
+    for name in [n for n in sys.modules if n in OLD or n.startswith(BELOW) or n == "dcache.adapters"]:
         del sys.modules[name]
 
 
@@ -44,6 +51,14 @@ def forget() -> None:
             "dcache.search.observing.cost_check",
             "check_cost",
             cost_check.check_cost,
+        ),
+        ("dcache.search.kv_tracks", "dcache.search.editing.kv_tracks", "Tracks", kv_tracks.Tracks),
+        ("dcache.search.render", "dcache.search.rendering.render", "Renderer", render.Renderer),
+        (
+            "dcache.search.rope_roles",
+            "dcache.search.editing.rope_roles",
+            "rope_errors",
+            rope_roles.rope_errors,
         ),
         (
             "dcache.search.variation",

@@ -57,6 +57,8 @@ def test_a_schedule_is_found_written_and_used(tmp_path: Path, capsys: pytest.Cap
 
 def test_what_cannot_be_calibrated_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     subject = load("demo", steps=3, device="cpu")
+    with pytest.raises(DcacheError, match=r"prompts must be a list of texts, got one text: write \['abc'\]"):
+        calibrate(subject, "abc", 2.0)
     with pytest.raises(DcacheError, match="expected 3 or more prompts, for fitting and for checking, got 2"):
         calibrate(subject, ["a", "b"], 2.0)
     with pytest.raises(DcacheError, match="a speedup above 1 and at most"):

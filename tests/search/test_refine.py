@@ -153,6 +153,10 @@ def test_what_cannot_be_refined_is_said() -> None:
         refined(pipe, speedup=1.0)
     with pytest.raises(DcacheError, match="PixArtAlphaPipeline takes no 'step'"):
         dcache.refine(pipe, ["a"] * 8, step=3)
+    with pytest.raises(DcacheError, match="prompt, output_type cannot be an option of the calls: "):
+        dcache.refine(pipe, ["a"] * 8, prompt="a", output_type="pil")
+    with pytest.raises(DcacheError, match="prompts must be texts, got int 3: write each as a string"):
+        dcache.refine(pipe, [*["a"] * 7, 3])
     # A quality that no plan has: everything is computed.
     dcache.enable(pipe, "tuned", quality=200.0)
     with pytest.raises(DcacheError, match="there is nothing to refine: all 7 evaluations are computed"):

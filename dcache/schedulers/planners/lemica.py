@@ -72,10 +72,12 @@ def minimax_path(weights: Floats, computes: int) -> Anchors:
         computes: number of edges: each begins at a computed evaluation.
 
     Raises:
-        DcacheError: there is no such path.
+        DcacheError: there are not so many evaluations, or there is no such path.
     """
     check_whole("computes", computes, 1)
     end = len(weights) - 1
+    if computes > end:
+        raise DcacheError(f"{computes} computes do not fit {end} evaluations")
     # Last node -> weights in descending order, and the computed evaluations.
     best: dict[int, tuple[tuple[float, ...], Anchors]] = {0: ((), ())}
     for _ in range(computes):

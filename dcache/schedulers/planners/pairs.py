@@ -85,7 +85,11 @@ def errors(profile: Profile, site: str, predictor: str, ridge: float = RIDGE) ->
         return slope_errors(gram, line_slopes(range(len(gram))))
     if predictor == "reuse":
         return slope_errors(gram, np.zeros((len(gram),) * 3))
-    raise DcacheError(f"predictor must be one of {', '.join(PREDICTORS)}, got {predictor!r}")
+    raise _unknown(predictor)
+
+
+def _unknown(predictor: str) -> DcacheError:
+    return DcacheError(f"predictor must be one of {', '.join(PREDICTORS)}, got {predictor!r}")
 
 
 def step_weights(profile: Profile, site: str, importance: str = "auto") -> Floats:
@@ -137,7 +141,12 @@ def plan_terms(
         predictor: one of `PREDICTORS`.
         order: the predictor's order.
         ridge: as in `dcache.schedulers.planners.gram`.
+
+    Raises:
+        DcacheError: the predictor is not one of `PREDICTORS`.
     """
+    if predictor not in PREDICTORS:
+        raise _unknown(predictor)
     if predictor == "newton":
         return {"predictor": "newton", "parameters": {"order": order}, "clock": clock_values(profile)[0]}
     if predictor == "taylor":

@@ -84,8 +84,22 @@ def as_subject(target: Any, run: Callable[[int], Any] | None) -> Subject:
 
 
 def as_prompts(prompts: Sequence[str] | int) -> Sequence[str]:
-    """Prompts as they were given, or the numbers of so many runs."""
-    return [str(i) for i in range(prompts)] if isinstance(prompts, int) else prompts
+    """Prompts as they were given, or the numbers of so many runs.
+
+    Raises:
+        DcacheError: they are one text, or a prompt is no text.
+    """
+    if isinstance(prompts, int):
+        return [str(i) for i in range(prompts)]
+    if isinstance(prompts, str):
+        raise DcacheError(f"prompts must be a list of texts, got one text: write [{prompts!r}]")
+    other = next((prompt for prompt in prompts if not isinstance(prompt, str)), None)
+    if other is not None:
+        raise DcacheError(
+            f"prompts must be texts, got {type(other).__name__} {other!r}: write each as a string, or give "
+            "the number of runs"
+        )
+    return prompts
 
 
 def load_observations(path: str | Path) -> list[dict[str, torch.Tensor]]:

@@ -86,6 +86,12 @@ def test_the_schedule_computes_the_path_and_predicts_as_asked() -> None:
 def test_what_is_missing_is_said() -> None:
     with pytest.raises(DcacheError, match="dcache calibrate PIPE --segments --out"):
         plans.make("lemica", seen(None), computes=3)
+    with pytest.raises(DcacheError, match="6 computes do not fit 5 evaluations"):
+        plans.make("lemica", seen(), computes=6)
+    with pytest.raises(
+        DcacheError, match="predictor must be one of fitted, newton, taylor, reuse, got 'line'"
+    ):
+        plans.make("lemica", seen(), computes=3, predictor="line")
     with pytest.raises(DcacheError, match="no path through the measured segments has 1 computed"):
         plans.make("lemica", seen(), computes=1)
     for wrong in (SEGMENTS[:3], np.full((T, 2), NONE), np.full((T, 2), -1.0), SEGMENTS[:, 0]):
