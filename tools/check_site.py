@@ -31,6 +31,15 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         """Print nothing."""
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """Says nothing of a browser that leaves a page before all of it was sent."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print a traceback of any other error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def main() -> int:
     """Returns 1 if a page has a fault, else 0."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -50,7 +59,7 @@ def main() -> int:
         print("the site was not opened in a browser: playwright or a Chromium is not installed")
         return int(options.required)
     handler = functools.partial(Quiet, directory=options.site)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = Server(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     pages = options.pages or sorted(
         p.relative_to(options.site).as_posix() for p in options.site.rglob("*.html")

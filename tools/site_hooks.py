@@ -127,9 +127,7 @@ def on_config(config: Any) -> Any:
     config.nav = expanded(config.nav)
     config.mdx_configs["toc"]["slugify"] = slugify(case="lower")
     # `dcache.methods.__all__` has the keys of a table, which griffe does not follow; the hook does.
-    logging.getLogger("mkdocs.plugins.griffe").addFilter(
-        lambda r: "dcache.methods.__all__" not in r.getMessage()
-    )
+    logging.getLogger("mkdocs.plugins.griffe").addFilter(_is_not_of_the_presets)
     return config
 
 
