@@ -39,7 +39,7 @@ def test_what_may_be_read_is_held():
 
 
 def test_options_outside_their_range_are_refused():
-    for options, message in (({"held": 1.5}, "budget"), ({"page": 0}, "page"), ({"queries": 0}, "queries")):
+    for options, message in (({"held": 1.5}, "held"), ({"page": 0}, "page"), ({"queries": 0}, "queries")):
         with pytest.raises(DcacheError, match=f"{message} must be"):
             lm_kv.mpcache(**options)
     with pytest.raises(DcacheError, match="give the policy a selector and the allocation uniform"):

@@ -124,3 +124,13 @@ def test_other_arguments_are_refused():
             joined.inputs(question)
     with pytest.raises(DcacheError, match="question must be a tensor of ids, got str"):
         joined.inputs("what?")
+
+
+def test_a_question_alone_is_decoded_with_an_assistant():
+    joined = lm_kv.join(usual(), [torch.cat(PARTS, 1)], "pie")
+    options = {"max_new_tokens": 12, "do_sample": False}
+    inputs = joined.inputs(QUESTION)
+    plain = usual().generate(**inputs, **options)[0, -12:]
+    mask = {"attention_mask": inputs["attention_mask"], "past_key_values": joined.cache}
+    assisted = usual().generate(QUESTION, **mask, assistant_model=usual(1), **options)[0, -12:]
+    assert torch.equal(assisted, plain)
