@@ -97,7 +97,8 @@ def read_call(mask: Any, rope: torch.Tensor | None, rows: int, queries: int, sta
         mask: None; bool or int `[B, columns so far + S]`; a 4-D mask `[B, 1, S, columns so far + S]`, bool or
             added to logits, of which only the last S columns are read: pads among stored tokens are in the
             store.
-        rope: `[B or 1, S]` positions, None for columns counted from `start`.
+        rope: `[B or 1, S]` positions; `[4, B or 1, S]`, those of text in front of three axes', or `[3, ...]`
+            without them; None for columns counted from `start`, as where axes alone are given and differ.
         rows: B.
         queries: S.
         start: columns before this call.
@@ -113,6 +114,9 @@ def read_call(mask: Any, rope: torch.Tensor | None, rows: int, queries: int, sta
         visible = last if last.dtype == torch.bool else last > torch.finfo(last.dtype).min / 2
         visible = visible.expand(rows, -1, -1)
         valid = visible.diagonal(dim1=1, dim2=2)
+    if rope is not None and rope.ndim == 3:
+        text = len(rope) == 4 or bool((rope[1:] == rope[:1]).all())
+        rope = rope[0] if text else None
     if rope is None or rope.ndim != 2:
         rope = torch.arange(start, start + queries, device=device)[None]
     padded = mask is not None and not bool(valid.all())

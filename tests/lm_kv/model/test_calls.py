@@ -40,6 +40,16 @@ def test_positions_come_from_the_model_where_it_is_given_them():
     assert read(None, rope=torch.tensor([[7, 8]])).rope.tolist() == [[7, 8], [7, 8]]
 
 
+def test_of_several_axes_those_of_text_count():
+    text, image = torch.tensor([[0, 0, 1], [0, 1, 2]]), torch.tensor([[0, 0, 0], [0, 1, 1]])
+    for rope, expected in (
+        (torch.stack([text, text, image, image]), text.tolist()),
+        (torch.stack([text] * 3), text.tolist()),
+        (torch.stack([text, image, image]), [[3, 4, 5]] * 2),
+    ):
+        assert read(None, queries=3, rope=rope).rope.tolist() == expected
+
+
 def test_the_mask_of_full_attention_is_found_among_several():
     full = torch.ones(1, 2)
     assert mask_of({"attention_mask": {"full_attention": full, "sliding_attention": None}}) is full
