@@ -19,11 +19,16 @@ SMALL: dict[str, dict[str, Any]] = {
     "kivi": {"group": 4, "residual": 2},
     "kvmerger": {"threshold": 0.2},
     "matryoshka": {"residual": 2},
+    "minicache": {"residual": 2, "start": 0.0},
     "rotatekv": {"residual": 2},
     "shadowkv": {"rank": 3, "page": 3, "window": 4},
     "snapkv": {"window": 4},
     "vidkv": {"group": 4, "residual": 2},
+    "xkv": {"residual": 2, "layers": 2},
+    "xquant": {"group": 4, "residual": 2},
 }
+# They store all tokens.
+WHOLE = {"gear", "kivi", "minicache", "vidkv", "xkv", "xquant"}
 FAST = ("kvmerger", "razor_attention", "shadowkv")
 
 
@@ -56,7 +61,7 @@ def default(kind: str) -> Iterator[None]:
 @torch.no_grad()
 def decoded(model: Any, inputs: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     """Logits of a few steps behind a padded batch, with evictions in between."""
-    evicting = {} if name in {"gear", "kivi", "vidkv"} else {"budget": 0.4, "every": 2}
+    evicting = {} if name in WHOLE else {"budget": 0.4, "every": 2}
     cache = prefilled(model, lm_kv.make(name, **SMALL.get(name, {})), inputs, **evicting)
     cache.report()
     return torch.stack([model(**step, past_key_values=cache).logits for step in STEPS])
