@@ -168,7 +168,9 @@ def compare_bytes(context: int, count: int) -> None:
     model = make_model()
     ids = torch.randint(0, 1000, (1, context))
     for name in lm_kv.available("policy"):
-        cache = lm_kv.KVCache(model, name, budget=0.25)
+        policy = lm_kv.make(name)
+        # Layers or heads that are encoded together store all tokens.
+        cache = lm_kv.KVCache(model, policy, budget=0.25 if policy.joint is None else 1.0)
         model(ids, past_key_values=cache, logits_to_keep=1)
         for index in range(count):
             model(ids[:, :1], past_key_values=cache, position_ids=torch.tensor([[context + index]]))
