@@ -21,10 +21,10 @@ from dcache.stats import Stats
 if TYPE_CHECKING:
     from dcache.estimate import memory_estimate
 
-# Documented modules that moved are found under their old paths for one version, and warn.
+# Documented modules that moved are found under their old paths until 0.3, and warn.
 __path__.append(str(Path(__file__).parent / "moved"))
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "DcacheError",

@@ -1,14 +1,9 @@
-"""`dcache.eval.entries` under its old path, kept for one version."""
-
-import warnings
+"""`dcache.eval.entries` under its old path, kept until 0.3."""
 
 from dcache.eval.entries import BenchEntry as Contestant
 from dcache.eval.entries import CallResult as Outcome
+from dcache.util.renamed import warn_moved
 
 __all__ = ["Contestant", "Outcome"]
 
-warnings.warn(
-    "dcache.eval.contest moved to dcache.eval.entries; the old path goes with the next version",
-    DeprecationWarning,
-    stacklevel=2,
-)
+warn_moved("dcache.eval.contest", "dcache.eval.entries")

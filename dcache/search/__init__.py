@@ -9,5 +9,5 @@
 
 from pathlib import Path
 
-# Documented modules that moved are found under their old paths for one version, and warn.
+# Documented modules that moved are found under their old paths until 0.3, and warn.
 __path__.append(str(Path(__file__).parents[1] / "moved" / "search"))

@@ -1,4 +1,4 @@
-"""Old names of public objects: they work for one version, with a DeprecationWarning."""
+"""Old names of public objects and old paths of modules: they work until 0.3, with a DeprecationWarning."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
+
+# The first version without the old names and paths.
+REMOVED_IN = "0.3"
 
 
 def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
@@ -28,10 +31,31 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         warnings.warn(
-            f"{module}.{name} is named {names[name]} now; the old name goes with the next version",
+            f"{module}.{name} is named {names[name]} now; the old name is removed in {REMOVED_IN}",
             DeprecationWarning,
             stacklevel=2,
         )
         return getattr(sys.modules[module], names[name])
 
     return get
+
+
+def warn_moved(old: str, new: str) -> None:
+    """Say that a module moved; called by the module under its old path.
+
+    Args:
+        old: its path before.
+        new: its path now.
+
+    >>> import warnings
+    >>> with warnings.catch_warnings(record=True, action="always") as caught:
+    ...     warn_moved("dcache.a", "dcache.b")
+    >>> print(caught[0].message)
+    dcache.a moved to dcache.b; the old path is removed in 0.3 (tools/move_imports.py rewrites imports)
+    """
+    warnings.warn(
+        f"{old} moved to {new}; the old path is removed in {REMOVED_IN} "
+        "(tools/move_imports.py rewrites imports)",
+        DeprecationWarning,
+        stacklevel=3,
+    )

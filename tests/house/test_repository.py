@@ -4,11 +4,13 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
 
 import dcache
+from tests.scripts import load
 
 ROOT = Path(__file__).parents[2]
 GITHUB = ROOT / ".github"
@@ -80,3 +82,23 @@ def test_the_citation_can_be_read() -> None:
     assert citation["authors"] == PROJECT["authors"]
     assert citation["title"]
     assert citation["message"]
+
+
+def test_the_badges_say_what_is_so() -> None:
+    badges = load("tools/draw_badges.py")
+    assert badges.FILE.read_text(encoding="utf-8") == badges.svg(badges.facts().items())
+    assert {"version", "python", "methods", "licence"} <= badges.facts().keys()
+    assert "badges.svg" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_badge_is_as_wide_as_its_words() -> None:
+    badges = load("tools/draw_badges.py")
+    drawn = ElementTree.fromstring(badges.svg([("ab", "c"), ("d", "ef")]))
+    boxes = [
+        (float(box.attrib["x"]), float(box.attrib["width"])) for box in drawn if box.tag.endswith("rect")
+    ]
+    two, one = (n * badges.CHARACTER + 2 * badges.PADDING for n in (2, 1))
+    second = two + one + badges.GAP
+    expected = [(0, two), (two, one), (second, one), (second + one, two)]
+    assert boxes == [pytest.approx(box, abs=0.1) for box in expected]
+    assert float(drawn.attrib["width"]) == pytest.approx(second + one + two, abs=1)

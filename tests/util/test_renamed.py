@@ -1,9 +1,12 @@
-"""Old names of public things work for one version, and say what the new ones are."""
+"""Old names of public things work until a later version, and say what the new ones are."""
 
 import importlib
 import sys
 
 import pytest
+
+import dcache
+from dcache.util.renamed import REMOVED_IN
 
 NAMES = [
     ("dcache.probes", "Gauge", "SinceCompute"),
@@ -43,3 +46,8 @@ def test_the_old_module_of_bench_entries_works_and_warns(monkeypatch: pytest.Mon
     with pytest.warns(DeprecationWarning, match=r"dcache\.eval\.contest moved to dcache\.eval\.entries"):
         contest = importlib.import_module("dcache.eval.contest")
     assert contest.Contestant is BenchEntry
+
+
+def test_old_names_are_removed_when_their_version_comes() -> None:
+    running = tuple(int(part) for part in dcache.__version__.split(".")[:2])
+    assert running < tuple(int(part) for part in REMOVED_IN.split("."))

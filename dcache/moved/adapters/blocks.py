@@ -1,8 +1,8 @@
 """`dcache.adapters.blocks` under its old path: the same tables, so that rows added here count."""
 
-from dcache.moved import warn
 from dcache.sites.blocks import ASIDE, FUSED, STREAMS, SUBLAYERS, Fused
+from dcache.util.renamed import warn_moved
 
 __all__ = ["ASIDE", "FUSED", "STREAMS", "SUBLAYERS", "Fused"]
 
-warn("dcache.adapters.blocks", "dcache.sites.blocks")
+warn_moved("dcache.adapters.blocks", "dcache.sites.blocks")

@@ -1,8 +1,8 @@
 """`dcache.search.render` under its old path."""
 
-from dcache.moved import warn
 from dcache.search.rendering.render import PICTURES, Renderer
+from dcache.util.renamed import warn_moved
 
 __all__ = ["PICTURES", "Renderer"]
 
-warn("dcache.search.render", "dcache.search.rendering.render")
+warn_moved("dcache.search.render", "dcache.search.rendering.render")

@@ -1,6 +1,5 @@
 """`dcache.search.variation` under its old path."""
 
-from dcache.moved import warn
 from dcache.search.genomes.variation import (
     crossover,
     moved,
@@ -10,7 +9,8 @@ from dcache.search.genomes.variation import (
     random_genome,
     shift_one,
 )
+from dcache.util.renamed import warn_moved
 
 __all__ = ["crossover", "moved", "moves", "mutate_each", "mutate_some", "random_genome", "shift_one"]
 
-warn("dcache.search.variation", "dcache.search.genomes.variation")
+warn_moved("dcache.search.variation", "dcache.search.genomes.variation")

@@ -7,7 +7,7 @@
 
 from pathlib import Path
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["FOLDERS", "folder"]
 
