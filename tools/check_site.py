@@ -1,8 +1,9 @@
 """Look at the built site in a browser: `python tools/check_site.py [site] [--shots FOLDER]`.
 
 Every page is opened at the widths of a phone and of a desk, light and dark. An error on the console, a
-request that fails or leaves the site, or a page that is wider than its window is a fault. Needs playwright
-and a Chromium; without one of them it says so and ends well, unless --required is given.
+request that fails or leaves the site, or a page that is wider than its window is a fault. One name of each
+page of the reference is typed into the search, which must lead to it. Needs playwright and a Chromium;
+without one of them it says so and ends well, unless --required is given.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import argparse
 import functools
 import http.server
+import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -68,6 +71,8 @@ def main() -> int:
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         faults = [fault for page in pages for fault in look(chromium, address, page, options.shots)]
+        if not options.pages:
+            faults += not_found(chromium, address, one_of_each(options.site))
         chromium.close()
     server.shutdown()
     print(*faults, f"{len(pages)} pages, two widths, light and dark: {len(faults)} faults", sep="\n")
@@ -98,6 +103,45 @@ def look(chromium: Any, address: str, page: str, shots: Path | None) -> list[str
                 tab.screenshot(path=shots / f"{page.replace('/', '-')}.{name}.{scheme}.png")
         tab.close()
     return [f"{page}: {fault}" for fault in faults]
+
+
+def one_of_each(site: Path) -> dict[str, str]:
+    """A public name of each page of the reference -> its place in the site."""
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))["docs"]
+    entries = [(doc["location"], doc["title"].split()[0]) for doc in index if "api/" in doc["location"]]
+    pages: dict[str, tuple[str, str]] = {}
+    for location, name in entries:
+        if re.fullmatch(r"dcache(\.\w+)+", name):
+            pages.setdefault(location.partition("#")[0], (name, location))
+    return dict(pages.values())
+
+
+def not_found(chromium: Any, address: str, names: dict[str, str]) -> list[str]:
+    """The names that the search does not lead to.
+
+    Args:
+        chromium: the browser.
+        address: of the site.
+        names: what is typed -> the place that must be among the results.
+    """
+    from playwright.sync_api import Error
+
+    tab = chromium.new_page()
+    tab.goto(f"{address}/index.html", wait_until="load")
+    box, lost = tab.locator(".md-search__input"), []
+    for name, place in names.items():
+        box.fill(name)
+        box.press("End")
+        try:
+            tab.wait_for_selector(
+                f'.md-search-result__link[href$="#{place.partition("#")[2]}"]',
+                timeout=20000,
+                state="attached",
+            )
+        except Error:
+            lost.append(f"search: {name} does not lead to {place}")
+    tab.close()
+    return lost
 
 
 def _elsewhere(address: str, url: str) -> list[str]:

@@ -74,14 +74,14 @@ ROOMS = {
         "dcache.kernels.weighted_sum",
     ),
 }
-# What `dcache` gives on first use, beside `__all__`.
-LATE = ("capturing", "injecting", "memo", "memo_report", "refine")
+# Who searches for a public name is led to its entry before pages that use it.
+FIRST_IN_SEARCH = "---\nsearch:\n  boost: 8\n---\n\n"
 
 
 def public_names(module: ModuleType, *, listed: bool) -> list[str]:
     """The names that a module offers: `__all__`, or its own classes and functions without an underscore."""
     if listed:
-        return [*module.__all__, *(LATE if module.__name__ == "dcache" else ())]
+        return list(dict.fromkeys([*module.__all__, *getattr(module, "_LAZY_FUNCTIONS", ())]))
     return [
         name
         for name, value in vars(module).items()
@@ -114,7 +114,7 @@ def api_entries() -> dict[str, list[tuple[str, str]]]:
 
 def api_page(title: str, entries: list[tuple[str, str]]) -> str:
     """Markdown of one page of the reference, for mkdocstrings."""
-    blocks = [f"# {title}\n"]
+    blocks = [f"{FIRST_IN_SEARCH}# {title}\n"]
     defined = {home: public for public, home in entries}
     for home, public in sorted(defined.items(), key=lambda entry: entry[1].lower()):
         label = public.rpartition(".")[2]
