@@ -3,7 +3,7 @@
     python examples/race.py                    # docs/pictures/race.gif, with `enable(pipe, speedup=2.5)`
     python examples/race.py --speedup 3.5 --steps 20 --out somewhere.gif
 
-Time runs by counted FLOPs: a computed evaluation takes its share, a predicted one what it still computes.
+Time runs by counted FLOPs, those of the previews apart.
 """
 
 from __future__ import annotations
@@ -14,29 +14,35 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
+from torch.utils.flop_counter import FlopCounterMode
 
 import dcache
 from dcache.demo.pipeline import call_options, load_pipeline
 
 CAPTION = "a large striped red circle at the top left on a blue background"
-ZOOM, EDGE, BAR, FRAMES = 4, 12, 14, 48
+# Pixels, but for ZOOM; the last picture stands still for LAST of the frames.
+ZOOM, EDGE, BAR, FRAMES, LAST = 4, 12, 14, 48, 12
 COMPUTED, PREDICTED, TODO, INK = (79, 70, 229), (165, 180, 252), (229, 231, 235), (17, 24, 39)
 
 
-def previews(pipe: Any, call: dict[str, Any]) -> list[Image.Image]:
-    """The picture that each step of a call would give, the last one being the result."""
+def previews(pipe: Any, call: dict[str, Any]) -> tuple[list[Image.Image], list[int]]:
+    """What each step of a call would show, the last one being the result, and the FLOPs spent until then."""
     shown: list[Image.Image] = []
+    spent: list[int] = []
+    decoding = 0
 
-    def look(latents: torch.Tensor) -> None:
+    def keep(step: int, timestep: torch.Tensor, latents: torch.Tensor) -> None:
+        nonlocal decoding
+        before = counter.get_total_flops()
+        spent.append(before - decoding)
         with torch.no_grad():
             decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
         shown.append(pipe.image_processor.postprocess(decoded, output_type="pil")[0])
+        decoding += counter.get_total_flops() - before
 
-    def keep(step: int, timestep: torch.Tensor, latents: torch.Tensor) -> None:
-        look(latents)
-
-    pipe(CAPTION, **call, generator=torch.Generator().manual_seed(3), callback=keep, callback_steps=1)
-    return shown
+    with FlopCounterMode(display=False) as counter:
+        pipe(CAPTION, **call, generator=torch.Generator().manual_seed(3), callback=keep, callback_steps=1)
+    return shown, spent
 
 
 def strip(image: Image.Image, title: str, done: int, computed: list[bool]) -> Image.Image:
@@ -62,23 +68,18 @@ def main() -> None:
     options = parser.parse_args()
     pipe = load_pipeline()
     call = call_options() | {"num_inference_steps": options.steps}
-    plain = previews(pipe, call)
+    plain, slow = previews(pipe, call)
     dcache.enable(pipe, speedup=options.speedup)
     pipe("a small green square on a yellow background", **call)
-    cached = previews(pipe, call)
+    cached, fast = previews(pipe, call)
     (rows,) = dcache.trace(pipe).components["transformer"].rows.values()
-    computed = list(rows["trunk"])
-    # Seconds on the clock of FLOPs after each evaluation: a predicted one computes what is outside the trunk.
-    cost = [1.0 if whole else 0.05 for whole in computed]
-    ends = [sum(cost[: step + 1]) for step in range(len(cost))]
+    title = f"dcache, {slow[-1] / fast[-1]:.1f}x fewer FLOPs"
     frames = []
-    for frame in range(FRAMES + 12):
-        clock = min(frame / FRAMES, 1.0) * len(plain)
-        slow = min(int(clock), len(plain))
-        fast = sum(end <= clock + 1e-9 for end in ends)
-        left = strip(plain[max(slow - 1, 0)], "uncached", slow, [True] * len(plain))
-        ratio = len(plain) / ends[-1]
-        right = strip(cached[max(fast - 1, 0)], f"dcache, {ratio:.1f}x fewer FLOPs", fast, computed)
+    for frame in range(FRAMES + LAST):
+        clock = min(frame / FRAMES, 1.0) * slow[-1]
+        steps = [sum(flops <= clock for flops in spent) for spent in (slow, fast)]
+        left = strip(plain[max(steps[0] - 1, 0)], "uncached", steps[0], [True] * len(plain))
+        right = strip(cached[max(steps[1] - 1, 0)], title, steps[1], list(rows["trunk"]))
         sheet = Image.new("RGB", (2 * left.width + 3 * EDGE, left.height + 2 * EDGE), "white")
         sheet.paste(left, (EDGE, EDGE))
         sheet.paste(right, (2 * EDGE + left.width, EDGE))
