@@ -3,12 +3,13 @@
     python examples/race.py                    # docs/pictures/race.gif, with `enable(pipe, speedup=2.5)`
     python examples/race.py --speedup 3.5 --steps 20 --out somewhere.gif
 
-Time runs by counted FLOPs: a computed evaluation takes its share, a predicted one what it still computes.
+Time runs by the denoiser's counted FLOPs: a predicted evaluation takes what it still computes.
 """
 
 from __future__ import annotations
 
 import argparse
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +18,38 @@ from PIL import Image, ImageDraw
 
 import dcache
 from dcache.demo.pipeline import call_options, load_pipeline
+from dcache.eval.call_cost import measure_call
 
 CAPTION = "a large striped red circle at the top left on a blue background"
 ZOOM, EDGE, BAR, FRAMES = 4, 12, 14, 48
 COMPUTED, PREDICTED, TODO, INK = (79, 70, 229), (165, 180, 252), (229, 231, 235), (17, 24, 39)
 
 
-def previews(pipe: Any, call: dict[str, Any]) -> list[Image.Image]:
-    """The picture that each step of a call would give, the last one being the result."""
+def previews(pipe: Any, call: dict[str, Any]) -> tuple[list[Image.Image], int]:
+    """The picture that each step of a call would give, ending with the result; FLOPs of the denoiser."""
     shown: list[Image.Image] = []
 
-    def look(latents: torch.Tensor) -> None:
+    def keep(step: int, timestep: torch.Tensor, latents: torch.Tensor) -> None:
         with torch.no_grad():
             decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
         shown.append(pipe.image_processor.postprocess(decoded, output_type="pil")[0])
 
-    def keep(step: int, timestep: torch.Tensor, latents: torch.Tensor) -> None:
-        look(latents)
+    with measure_call([pipe.transformer], count_flops=True) as cost:
+        pipe(CAPTION, **call, generator=torch.Generator().manual_seed(3), callback=keep, callback_steps=1)
+    return shown, cost.denoiser_flops or 0
 
-    pipe(CAPTION, **call, generator=torch.Generator().manual_seed(3), callback=keep, callback_steps=1)
-    return shown
+
+def ends_of(computed: list[bool], plain: int, cached: int) -> list[float]:
+    """When each evaluation ends, in computed evaluations.
+
+    Args:
+        computed: whether each of them is computed.
+        plain: FLOPs of as many computed ones.
+        cached: FLOPs of these.
+    """
+    whole = plain / len(computed)
+    predicted = (cached - sum(computed) * whole) / max(computed.count(False), 1)
+    return list(accumulate(1.0 if each else predicted / whole for each in computed))
 
 
 def strip(image: Image.Image, title: str, done: int, computed: list[bool]) -> Image.Image:
@@ -62,23 +75,21 @@ def main() -> None:
     options = parser.parse_args()
     pipe = load_pipeline()
     call = call_options() | {"num_inference_steps": options.steps}
-    plain = previews(pipe, call)
+    plain, plain_flops = previews(pipe, call)
     dcache.enable(pipe, speedup=options.speedup)
     pipe("a small green square on a yellow background", **call)
-    cached = previews(pipe, call)
+    cached, cached_flops = previews(pipe, call)
     (rows,) = dcache.trace(pipe).components["transformer"].rows.values()
     computed = list(rows["trunk"])
-    # Seconds on the clock of FLOPs after each evaluation: a predicted one computes what is outside the trunk.
-    cost = [1.0 if whole else 0.05 for whole in computed]
-    ends = [sum(cost[: step + 1]) for step in range(len(cost))]
+    ends = ends_of(computed, plain_flops, cached_flops)
     frames = []
     for frame in range(FRAMES + 12):
         clock = min(frame / FRAMES, 1.0) * len(plain)
         slow = min(int(clock), len(plain))
         fast = sum(end <= clock + 1e-9 for end in ends)
         left = strip(plain[max(slow - 1, 0)], "uncached", slow, [True] * len(plain))
-        ratio = len(plain) / ends[-1]
-        right = strip(cached[max(fast - 1, 0)], f"dcache, {ratio:.1f}x fewer FLOPs", fast, computed)
+        ratio = plain_flops / cached_flops
+        right = strip(cached[max(fast - 1, 0)], f"dcache, {ratio:.1f}x fewer denoiser FLOPs", fast, computed)
         sheet = Image.new("RGB", (2 * left.width + 3 * EDGE, left.height + 2 * EDGE), "white")
         sheet.paste(left, (EDGE, EDGE))
         sheet.paste(right, (2 * EDGE + left.width, EDGE))

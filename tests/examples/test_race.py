@@ -30,3 +30,10 @@ def test_the_race_ends_with_the_uncached_picture_on_the_left(
     # A GIF has 64 colours.
     difference = [abs(a - b) for a, b in zip(shown.tobytes(), plain.tobytes(), strict=True)]
     assert sum(difference) / len(difference) < 8
+
+
+def test_a_predicted_evaluation_takes_what_it_still_computes() -> None:
+    # Four evaluations of 100; the cached call has 230, of which two predicted ones share 30.
+    ends = load("examples/race.py").ends_of([True, False, True, False], 400, 230)
+    assert ends == pytest.approx([1.0, 1.15, 2.15, 2.3])
+    assert load("examples/race.py").ends_of([True, True], 200, 200) == [1.0, 2.0]
