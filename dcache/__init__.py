@@ -61,3 +61,7 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY_FUNCTIONS:
         return getattr(importlib.import_module(f"dcache.{_LAZY_FUNCTIONS[name]}"), name)
     raise AttributeError(f"module 'dcache' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY, *_LAZY_FUNCTIONS})

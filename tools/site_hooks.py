@@ -81,12 +81,18 @@ FIRST_IN_SEARCH = "---\nsearch:\n  boost: 8\n---\n\n"
 def public_names(module: ModuleType, *, listed: bool) -> list[str]:
     """The names that a module offers: `__all__`, or its own classes and functions without an underscore."""
     if listed:
-        return list(dict.fromkeys([*module.__all__, *getattr(module, "_LAZY_FUNCTIONS", ())]))
+        return list(dict.fromkeys([*module.__all__, *late_functions(module)]))
     return [
         name
         for name, value in vars(module).items()
         if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
     ]
+
+
+def late_functions(module: ModuleType) -> list[str]:
+    """The functions that a module imports when they are first used."""
+    late = [name for name in dir(module) if name not in vars(module)]
+    return [name for name in late if not inspect.ismodule(getattr(module, name))]
 
 
 def where_defined(module: ModuleType, name: str) -> str:

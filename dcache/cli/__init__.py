@@ -58,8 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             for line in _causes(error):
                 print(line, file=sys.stderr)
         return WRONG
-    except KeyboardInterrupt:
-        print("dcache: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        # What was interrupted may say how it goes on.
+        print("dcache: " + ". ".join(["interrupted", *getattr(interrupt, "__notes__", [])]), file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (such as `head`) closed the pipe. Python flushes at exit, which must not fail again.

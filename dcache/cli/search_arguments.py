@@ -137,8 +137,9 @@ def held_out(source: str | None, prompts: list[str], column: str = COLUMN) -> li
     chosen = [] if source is None else read(source, column)
     both = sorted(set(chosen) & set(prompts))
     if both:
+        verb = "is" if len(both) == 1 else "are"
         raise DcacheError(
-            f"{len(both)} of the held-out prompts are among the prompts of the search too ({both[0]!r}): "
+            f"{len(both)} of the held-out prompts {verb} among the prompts of the search too ({both[0]!r}): "
             "hold out others"
         )
     return chosen

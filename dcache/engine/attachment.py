@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
 
@@ -14,8 +14,10 @@ from dcache.engine.inner_denoiser import InnerDenoiserCall, watched_part
 from dcache.engine.model_call import Denoiser, ModelCall, NamedContext, model_call_of
 from dcache.engine.run_state import RunState
 from dcache.intercept.conflicts import compiled_whole, refuse_compiled
-from dcache.intercept.limits import ByteLimit
 from dcache.intercept.method import EntryPoint, MethodIntercept, listener_on
+
+if TYPE_CHECKING:
+    from dcache.intercept.limits import ByteLimit
 
 
 class Attached(Denoiser, Protocol):

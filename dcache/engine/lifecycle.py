@@ -8,44 +8,34 @@ from threading import get_ident
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from dcache.engine.binding import Binding
 from dcache.engine.call import Call
 from dcache.engine.config import SessionConfig
 from dcache.engine.memory import SessionMemory
 from dcache.engine.model_call import Threads
-from dcache.engine.protocols import Owner, Tuned, Tuner
-from dcache.engine.run_end import TURNS, RunEnd
-from dcache.engine.run_state import RunState
+from dcache.engine.protocols import Tuned, Tuner
+from dcache.engine.run_begin import begins_call, fit_table, next_state, refuse_other_levels
+from dcache.engine.run_end import TURNS, RunEnd, outcome_of
 from dcache.errors import DcacheError
 from dcache.identity.listener import Listener
 from dcache.identity.noise_grid import Grid, put
 from dcache.identity.run import Run
 from dcache.identity.sampler import tap_of
 from dcache.identity.threads import is_called_in, is_driven_in
-from dcache.identity.tracker import RunTracker
-from dcache.method import Method, wrong_count
-from dcache.schedule.plan import RunLength
 
 
 class Living(Tuned, Protocol):
     """Interface: the part of a session that opening and ending a run reads and changes.
 
     Attributes:
-        owners: the pipelines that the denoiser is part of.
         context: name of the branch that the calls to come are for.
     """
 
-    module: nn.Module
-    method: Method
     config: SessionConfig
     call: Call | None
-    state: RunState
     binding: Binding
     memory: SessionMemory | None
-    owners: list[Owner]
-    tracker: RunTracker
     context: str | None
     removed: bool
     tuner: Tuner | None
@@ -55,17 +45,8 @@ class Living(Tuned, Protocol):
         """The state of each thread."""
         ...
 
-    @property
-    def guidance(self) -> float | None:
-        """The guidance scale of the last call."""
-        ...
-
     def verify(self) -> None:
         """Notice what happened to the model since the last run."""
-        ...
-
-    def warn(self, text: str) -> None:
-        """Warn once per session and text."""
         ...
 
 
@@ -132,7 +113,8 @@ class Lifecycle(Listener):
         if self.session.removed:
             return
         self.session.verify()
-        self._notice_call()
+        if begins_call(self.session):
+            self.end()
         # Within one call of a pipeline the next run begins where the last one came to its end.
         self.end(whole=self.session.tracker.runs_of_call is not None)
         self.session.tracker.manual = None
@@ -212,20 +194,12 @@ class Lifecycle(Listener):
         self.end(doubtful=run.doubtful)
         session.verify()
         # The run is the session's only once nothing is wrong with it.
-        session.state = self._next_state(run, before if run.doubtful else None)
-        if any(left is run for left in self._left):
-            session.state.untraced = f"it was left for another one, and evaluation {run.index} began afresh"
-        elif run.late or (run.told and run.index > 0):
-            session.state.untraced = "its first evaluations were not seen, or belong to a run that was left"
-        self._fit_table(run)
+        left = any(run is other for other in self._left)
+        session.state = next_state(session, run, before if run.doubtful else None, left)
+        fit_table(session, run)
         if run.count is None:
             session.tracker.learned.foresee(run)
-        if session.method.sigmas and (self.noise_grid is None or not self.noise_grid.holds):
-            raise DcacheError(
-                f"{session.method.describe()} changes the noise levels of the run, and no sampler that "
-                "dcache knows of was given them: enable it on the pipeline, before its call, or use the "
-                "schedule without them: dataclasses.replace(schedule, sigmas=())"
-            )
+        refuse_other_levels(session.method, self.noise_grid)
         session.state.guidance = session.guidance
         differences = list(session.config.differences_of_run(run, session.state.guidance))
         session.state.run = run
@@ -283,50 +257,20 @@ class Lifecycle(Listener):
         state, run = session.state, session.state.run
         if run is None:
             return
-        if state.doubted is not None:
-            # It was a run of its own after all.
-            before, lone = state.doubted
-            state.doubted = None
-            if not (before.failed or self.run_end.learn_unlisted(before, lone, before.steps)):
-                self.run_end.conclude(before, whole=True, brief=True)
-        lasted = state.steps
-        expected = run.count
-        # ParaDiGMS steps several evaluations at once, by a method of its own.
-        unstepped = whole and returns and not run.index and run.calls > 1 and bool(run.entries)
-        # An evaluation that no step ended is none that came to its end.
-        whole = whole and (not run.calls or run.over or unstepped)
-        learned = learns and whole and not unstepped and bool(run.entries) and 0 < lasted != expected
-        # One that was left and went on at a later evaluation has no length of its own.
-        from_start = lasted > 0 and (not run.told or 0 in run.told)
-        # Of unknown length, a run of one evaluation is all that is seen of a loop where others take turns.
-        brief = expected is None and len(state.record.evaluations()) < 2
-        interrupted = (learns and not whole) or state.failed
-        whole = whole or (not state.failed if expected is None else lasted >= expected)
+        self.run_end.settle_doubted(state)
+        outcome = outcome_of(state, run, whole, learns, returns)
         self.free()
-        if self.noise_grid is not None and whole:
+        if self.noise_grid is not None and outcome.whole:
             # In the middle of a run the rest of it goes on with the levels it began with.
             self.noise_grid.restore()
             self.noise_grid = None
         if state.record.events and not run.over:
             self._left = [*self._left[-TURNS:], run]
-        state.close(whole)
+        state.close(outcome.whole)
         if session.tuner is not None:
-            session.tuner.end(session, run, whole and not doubtful)
+            session.tuner.end(session, run, outcome.whole and not doubtful)
         session.tracker.forget(run)
-        if learned and expected is not None:
-            self.run_end.learn_listed(run, expected, lasted)
-        elif doubtful or (
-            expected is None
-            and from_start
-            and not interrupted
-            and self.run_end.learn_unlisted(state, run, lasted)
-        ):
-            return
-        if unstepped and session.method.predicts:
-            self.run_end.warn_unstepped(state, run)
-        # One that an exception ended broke off for that, and not for loops that take turns.
-        if whole or not state.failed:
-            self.run_end.conclude(state, whole, brief)
+        self.run_end.learn(state, run, outcome, doubtful)
 
     def free(self) -> None:
         """Drop all histories; what was counted stays, a further call finds nothing to predict from."""
@@ -337,75 +281,3 @@ class Lifecycle(Listener):
             region.release()
         if session.memory is not None:
             session.memory.forget()
-
-    def _notice_call(self) -> None:
-        """Before a run opens: find out whether a pipeline without `check_inputs` began a new call.
-
-        A modular pipeline's state tells its call from the next one. Else the call's own frame does, unless
-        that has the same place in memory; then a run that came to its end was followed by another of the same
-        call.
-        """
-        tracker = self.session.tracker
-        frame = next((f for owner in self.session.owners if (f := owner.call_frame()) is not None), None)
-        if tracker.call_frame is None and tracker.runs_of_call is not None:
-            return
-        run = self.session.state.run
-        # Some leave the last entry of the sampler's table out.
-        broken_off = run is not None and run.count is not None and run.index < run.count - 1
-        if frame is None:
-            tracker.runs_of_call = None
-        elif (
-            not frame.is_of(tracker.call_frame)
-            or tracker.runs_of_call is None
-            or (broken_off and frame.state is None)
-        ):
-            self.end()
-            tracker.runs_of_call = 0
-        tracker.call_frame = frame
-
-    def _next_state(self, run: Run, doubted: Run | None) -> RunState:
-        """The state of a run that opens; one that follows others in a pipeline's call knows them.
-
-        Args:
-            run: the run.
-            doubted: the run before it, where the two may be one.
-        """
-        session, last = self.session, self.session.state
-        if session.tracker.is_guest(run):
-            session.tracker.runs_of_call = None
-        number = session.tracker.runs_of_call
-        within = bool(number) and bool(last.record.events)
-        if number is not None:
-            session.tracker.runs_of_call = number + 1
-        earlier = (*last.earlier, last) if within else ()
-        return RunState(
-            sampler=run.sampler,
-            earlier=earlier,
-            full=last.full_next,
-            doubted=None if doubted is None else (last, doubted),
-        )
-
-    def _fit_table(self, run: Run) -> None:
-        """Find the run's rows in the method's table, where it has one.
-
-        Raises:
-            DcacheError: the run is of another length.
-        """
-        method, state = self.session.method, self.session.state
-        if method.steps is None:
-            return
-        lengths = method.runs or (RunLength(method.steps, method.steps),)
-        number = len(state.earlier)
-        if method.runs and number >= len(lengths):
-            raise DcacheError(
-                f"this schedule is for {len(lengths)} run(s) of the denoiser in one call of the pipeline, "
-                f"and this is run {number + 1}. Trace a call like this one and use its schedule."
-            )
-        length = lengths[number if method.runs else 0]
-        if run.count is not None and run.lengths().isdisjoint(length):
-            raise wrong_count(length.evaluations, run.count, method)
-        state.limit = length.evaluations
-        state.offset = sum(earlier.evaluations for earlier in lengths[:number]) if method.runs else 0
-        if run.count is not None:
-            # What the run had when the schedule was made, rather than what the sampler's table lists.
-            run.expect(length.evaluations)

@@ -1,7 +1,8 @@
-"""What follows from the end of a run: the length that later ones are taken to have, and warnings."""
+"""How a run ended, and what follows from it: the length that later ones are taken to have, and warnings."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import nn
@@ -29,6 +30,59 @@ class Ending(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        expected: evaluations that it was taken to have, None where nothing said that.
+        lasted: evaluations that it had.
+        whole: whether it came to its end, as far as that is known.
+        unstepped: whether its sampler's `step` was not called, so that all of its calls count as one.
+        relists: whether later runs with its sampler's table are to be taken for as long as it was.
+        teaches: whether it shows how long runs with its timesteps are, which no table lists.
+        brief: whether it is of unknown length, and had no more than one evaluation: that is all that is seen
+            of a loop where others take turns.
+    """
+
+    expected: int | None
+    lasted: int
+    whole: bool
+    unstepped: bool
+    relists: bool
+    teaches: bool
+    brief: bool
+
+
+def outcome_of(state: RunState, run: Run, whole: bool, learns: bool, returns: bool) -> Outcome:
+    """How a run ends that is under way.
+
+    Args:
+        state: what was counted of it.
+        run: the run.
+        whole: whether it is known to have come to its end; else its length tells.
+        learns: whether its pipeline's call is over: later runs with the same table are taken for as long.
+        returns: whether that call reached its end.
+    """
+    lasted, expected = state.steps, run.count
+    # ParaDiGMS steps several evaluations at once, by a method of its own.
+    unstepped = whole and returns and not run.index and run.calls > 1 and bool(run.entries)
+    # An evaluation that no step ended is none that came to its end.
+    whole = whole and (not run.calls or run.over or unstepped)
+    interrupted = (learns and not whole) or state.failed
+    # One that was left and went on at a later evaluation has no length of its own.
+    from_start = lasted > 0 and (not run.told or 0 in run.told)
+    return Outcome(
+        expected=expected,
+        lasted=lasted,
+        whole=whole or (not state.failed if expected is None else lasted >= expected),
+        unstepped=unstepped,
+        relists=learns and whole and not unstepped and bool(run.entries) and 0 < lasted != expected,
+        teaches=expected is None and from_start and not interrupted,
+        brief=expected is None and len(state.record.evaluations()) < 2,
+    )
+
+
 class RunEnd:
     """Learns from the runs of one session that are over, and warns where they predicted nothing.
 
@@ -40,6 +94,34 @@ class RunEnd:
         self.session = session
         # Runs in a row that broke off.
         self._broken_off = 0
+
+    def settle_doubted(self, state: RunState) -> None:
+        """The run before this one, which might have been one with it, was a run of its own after all."""
+        if state.doubted is None:
+            return
+        before, lone = state.doubted
+        state.doubted = None
+        if not (before.failed or self.learn_unlisted(before, lone, before.steps)):
+            self.conclude(before, whole=True, brief=True)
+
+    def learn(self, state: RunState, run: Run, outcome: Outcome, doubtful: bool) -> None:
+        """Learn how long later runs are, and say what there is to say of this one.
+
+        Args:
+            state: what was counted of it.
+            run: the run, which is over.
+            outcome: how it ended.
+            doubtful: whether a run opens that may be this one, gone on.
+        """
+        if outcome.relists and outcome.expected is not None:
+            self.learn_listed(run, outcome.expected, outcome.lasted)
+        elif doubtful or (outcome.teaches and self.learn_unlisted(state, run, outcome.lasted)):
+            return
+        if outcome.unstepped and self.session.method.predicts:
+            self.warn_unstepped(state, run)
+        # One that an exception ended broke off for that, and not for loops that take turns.
+        if outcome.whole or not state.failed:
+            self.conclude(state, outcome.whole, outcome.brief)
 
     def learn_listed(self, run: Run, expected: int, lasted: int) -> None:
         """Learn that a run had another length than the sampler's table lists.

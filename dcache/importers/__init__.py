@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from dcache.errors import DcacheError
 from dcache.importers.content import content_of
 from dcache.importers.imported import Imported, Options
+from dcache.importers.numbers import numbers_of
 from dcache.util.registry import Registry, modules
 
 __all__ = ["FORMATS", "Format", "Imported", "Options", "detect", "read", "register"]
@@ -101,6 +102,11 @@ def detect(content: Any) -> str:
         raise DcacheError(f"this can be a file of {' or of '.join(names)}: say which, with --from")
     if isinstance(content, dict) and str(content.get("format", "")).startswith("dcache."):
         raise DcacheError(f"this is a {content['format']} file of dcache: there is nothing to import")
+    if numbers_of(content) is not None:
+        raise DcacheError(
+            "this is a list of numbers without a name: say what they are, with --from magcache (ratios of "
+            "magnitudes) or --from teacache (coefficients of its polynomial)"
+        )
     raise DcacheError(
         f"this is none of the formats {', '.join(FORMATS)}, as far as can be detected. If you know which "
         "it is, say so with --from"

@@ -10,25 +10,16 @@ from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.importers.imported import Imported, Options
-from dcache.importers.numbers import needed, numbers_of, plausible
+from dcache.importers.numbers import needed, numbers_of
 
 TAKES = ("steps", "interleaved")
 NAMES = ("mag_ratios", "ratios")
-# Magnitudes of successive evaluations are alike, so most ratios are near 1.
-USUAL = (0.7, 1.4)
 
 
 def fits(content: Any) -> bool:
-    """Whether the content is a list of positive numbers that is named so, or whose median is near 1.
-
-    A config of diffusers has more than its ratios: `diffusers_hooks` reads it.
-    """
-    if isinstance(content, dict) and "_class_name" in content:
-        return False
-    ratios = numbers_of(content, *NAMES)
-    if ratios is None or min(ratios) <= 0:
-        return False
-    return isinstance(content, dict) or plausible(ratios, *USUAL)
+    """Whether the content is a list of positive numbers that is named so."""
+    ratios = numbers_of(content, *NAMES) if isinstance(content, dict) else None
+    return ratios is not None and min(ratios) > 0
 
 
 def convert(content: Any, options: Options) -> Imported:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from statistics import median
 from typing import Any
 
 from dcache.errors import DcacheError
@@ -23,11 +22,6 @@ def numbers_of(content: Any, *names: str) -> list[float] | None:
     if not plain or not all(abs(v) < 1e300 and not math.isnan(v) for v in content):
         return None
     return [float(v) for v in content]
-
-
-def plausible(values: list[float], low: float, high: float) -> bool:
-    """Whether a list without a name may be measured numbers: not all whole, with a median in the range."""
-    return not all(value.is_integer() for value in values) and low <= median(map(abs, values)) <= high
 
 
 def needed(values: list[float] | None, method: str) -> list[float]:

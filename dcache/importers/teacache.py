@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import Any
 
 from dcache.errors import DcacheError
 from dcache.importers.imported import Imported, Options
-from dcache.importers.numbers import needed, numbers_of, plausible
+from dcache.importers.numbers import needed, numbers_of
 
 TAKES: tuple[str, ...] = ()
 DEGREE = 4
 
 
 def fits(content: Any) -> bool:
-    """Whether the content is a list of five numbers that is named so, or whose numbers are not all whole.
-
-    MagCache's ratios of five steps fit too.
-    """
-    numbers = numbers_of(content, "coefficients")
-    if numbers is None or len(numbers) != DEGREE + 1:
-        return False
-    return isinstance(content, dict) or plausible(numbers, 0.0, inf)
+    """Whether the content is a list of five numbers that is named so."""
+    numbers = numbers_of(content, "coefficients") if isinstance(content, dict) else None
+    return numbers is not None and len(numbers) == DEGREE + 1
 
 
 def convert(content: Any, options: Options) -> Imported:

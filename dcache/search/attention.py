@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import dcache
 from dcache.engine.call import Call
 from dcache.engine.observe import Observer, observe
 from dcache.errors import DcacheError, DcacheWarning
@@ -31,6 +30,7 @@ from dcache.search.check import refuse_other
 from dcache.search.observing.attention_mass import AttentionCalls, mass
 from dcache.search.observing.attention_tokens import PictureTokens
 from dcache.search.observing.foreground import foreground, patches, preference
+from dcache.search.observing.numbered import numbered
 from dcache.sites.discovery import discover
 from dcache.sites.structure import Structure
 from dcache.sites.sublayers import is_attention
@@ -70,10 +70,8 @@ def with_attention(
     check_number("top", top, 0.0)
     refuse_other(profile, subject)
     module = denoisers(subject.pipe)[profile.component]
-    # Caching the model's output is the cheapest method (one latent); it numbers the evaluations.
-    everything = dcache.methods.interval(interval=1, sites="model")
     try:
-        with warnings.catch_warnings(), dcache.enabled(subject.pipe, everything):
+        with warnings.catch_warnings(), numbered(subject.pipe):
             warnings.simplefilter("error", DcacheWarning)
             watch = Watch(module, every, top)
             for i, prompt in enumerate(prompts):

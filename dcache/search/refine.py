@@ -28,7 +28,7 @@ from dcache.method import Aim, Method
 from dcache.observation.tuning import folder
 from dcache.observation.tuning.kind import Kind
 from dcache.observation.tuning.learned import Learned, Refined
-from dcache.observation.tuning.tuner import aim_of, computes_of, keep, learned_of
+from dcache.observation.tuning.tuner import aim_of, computes_of, keep, learned_of, unreached
 from dcache.schedule import Schedule
 from dcache.schedulers.planners.tuned import speedup_of
 from dcache.search.fitting.latency_model import observe
@@ -159,14 +159,15 @@ class _Job:
 
     def refined(self, module: nn.Module, began: float) -> Refinement:
         """Refine the plan of a denoiser, and keep it."""
-        # What is enabled on the pipeline now is in force again afterwards; computing all has the uncached
-        # bits.
-        everything = dcache.methods.interval(interval=1)
-        with _quiet(), dcache.enabled(self.subject.pipe, everything):
+        with _quiet():
             kind, learned = _observed(self.subject, module, self.aim, self.prompts[0], self.seed)
-            with _results(kind, self) as results:
-                computes = computes_of(self.aim, learned)
-                found, planned = self.best(learned, computes, results)
+        computes = computes_of(self.aim, learned)
+        if missed := unreached(self.aim, learned):
+            _warn(missed)
+        # What is enabled now is in force again afterwards; computing all has the uncached bits.
+        everything = dcache.methods.interval(interval=1)
+        with _quiet(), dcache.enabled(self.subject.pipe, everything), _results(kind, self) as results:
+            found, planned = self.best(learned, computes, results)
         plans = {**learned.refined, computes: _as_refined(found, self.fitted_on)}
         keep(module, kind, replace(learned, refined=plans), _warn)
         reached = speedup_of(computes, len(learned.observed.taus), learned.share)

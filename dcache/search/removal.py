@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import dcache
 from dcache.engine.call import Call
 from dcache.engine.observe import Observer, observe
 from dcache.errors import DcacheError
@@ -23,6 +22,7 @@ from dcache.identity.denoisers import denoisers
 from dcache.intercept.pytree import copy_containers, flatten
 from dcache.profile import Profile
 from dcache.search.check import refuse_other
+from dcache.search.observing.numbered import numbered
 from dcache.sites.discovery import discover
 from dcache.sites.streams import StreamTracer
 
@@ -88,9 +88,7 @@ class LastCalls(Observer):
 def last_calls(subject: Subject, module: nn.Module, prompt: str, seed: int) -> list[Arguments]:
     """The arguments of the denoiser's calls in the last evaluation of one run."""
     last = LastCalls()
-    # Caching the model's output is the cheapest method; it numbers the evaluations.
-    everything = dcache.methods.interval(interval=1, sites="model")
-    with dcache.enabled(subject.pipe, everything), observe(module, last):
+    with numbered(subject.pipe), observe(module, last):
         subject([prompt], [seed])
     return last.calls
 

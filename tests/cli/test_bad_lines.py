@@ -141,6 +141,10 @@ LINES = [
     ("search --profile {0}/empty.txt --cost money", "the cost is one of"),
     ("search --profile {0}/empty.txt --first 0", "one prompt or more in its first rung"),
     ("search --profile {0}/empty.txt --held-out demo:8", "held-out prompts are among"),
+    (
+        "search --profile {0}/empty.txt --prompts fox --held-out fox",
+        "1 of the held-out prompts is among the prompts of the search too ('fox')",
+    ),
     ("demo --steps 1", "--steps must lie between"),
     ("demo --prompts 0", "--prompts must lie between"),
     ("demo --guidance nan", "--guidance must be a number"),

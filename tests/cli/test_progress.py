@@ -9,6 +9,7 @@ import pytest
 from dcache.cli import progress
 from dcache.cli.progress import rounds, shares, stages
 from dcache.eval.progress import Planned
+from tests.cli.heartbeats import without_heartbeats
 
 
 class Terminal(io.StringIO):
@@ -31,7 +32,7 @@ def test_a_round_is_a_line_and_a_long_one_names_who_is_at_work(clock: list[float
         for turn, label, seconds in ((0, "a", 1), (0, "b", 20), (1, "a", 5), (1, "b", 5)):
             tell(turn, label)
             clock[0] += seconds
-    assert capsys.readouterr().err.splitlines() == [
+    assert without_heartbeats(capsys.readouterr().err) == [
         "loading the model; then 2 x 2 calls",
         "warm-up (0 s)",
         "round 1 of 1 (21 s)",
@@ -40,7 +41,7 @@ def test_a_round_is_a_line_and_a_long_one_names_who_is_at_work(clock: list[float
         for turn, label, seconds in ((0, "a", 11), (0, "b", 1), (1, "a", 1), (1, "b", 1)):
             tell(turn, label)
             clock[0] += seconds
-    assert capsys.readouterr().err.splitlines()[1:] == [
+    assert without_heartbeats(capsys.readouterr().err)[1:] == [
         "warm-up (0 s)",
         "warm-up: b (11 s)",
         "round 1 of 1 (12 s)",
@@ -52,7 +53,10 @@ def test_shares_are_told_now_and_then_and_when_done(clock: list[float], capsys) 
         for done, seconds in enumerate((4, 4, 4, 1)):
             tell("newton 4", done, 3)
             clock[0] += seconds
-    assert capsys.readouterr().err.splitlines() == ["newton 4: 0 of 3 (0 s)", "newton 4: 3 of 3 (12 s)"]
+    assert without_heartbeats(capsys.readouterr().err) == [
+        "newton 4: 0 of 3 (0 s)",
+        "newton 4: 3 of 3 (12 s)",
+    ]
 
 
 def test_a_terminal_shows_a_bar_and_no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +127,7 @@ def test_stages_of_calls_say_how_much_is_left(clock: list[float], capsys) -> Non
         plan.begin("places", 6)
         clock[0] += 10
         plan.step()
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("still")]
+    lines = without_heartbeats(capsys.readouterr().err)
     assert lines == [
         "loading the model",
         "timing (0 s)",

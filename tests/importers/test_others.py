@@ -148,8 +148,8 @@ def test_bac_that_makes_no_sense_is_refused(content: Any, says: str, file: Any) 
     ],
 )
 def test_magcache_ratios(given: Any, options: Any, expected: Any, file: Any) -> None:
-    for content in (given, {"mag_ratios": given}):
-        found = read(file(content), **options)
+    for content, source in ((given, "magcache"), ({"mag_ratios": given}, None)):
+        found = read(file(content), source, **options)
         assert found.format == "magcache"
         assert found.schedule is None
         assert found.coefficients["magcache"]["ratios"] == pytest.approx(expected)
@@ -162,11 +162,11 @@ def test_nearest_keeps_the_ends() -> None:
 
 
 def test_coefficients_are_what_the_presets_read(file: Any) -> None:
-    found = read(file(FLUX_TEACACHE))
+    found = read(file(FLUX_TEACACHE), "teacache")
     assert found.format == "teacache"
     numbers = file({"format": "dcache.coefficients", **found.coefficients}, "out.json")
     assert teacache(coefficients=numbers) == teacache(coefficients="flux")
-    ratios = read(file([1.0, 0.9, 1.1, 0.8])).coefficients
+    ratios = read(file([1.0, 0.9, 1.1, 0.8]), "magcache").coefficients
     assert magcache(ratios=file(ratios, "m.json")).rule == magcache(ratios=[1.0, 0.9, 1.1, 0.8]).rule
 
 
@@ -181,7 +181,7 @@ def test_coefficients_are_what_the_presets_read(file: Any) -> None:
         ([1.0, 10**400], "magcache", "not MagCache's format"),
         ([1.0, -0.5], "magcache", "above 0"),
         ([1.0], "magcache", "at least two"),
-        ([1.0, 1.0, 0.9], None, "--interleaved"),
+        ([1.0, 1.0, 0.9], "magcache", "--interleaved"),
         ({"ratios": [1.0, 0.9], "mag_ratios": [1.0, 0.9]}, "magcache", "not MagCache's format"),
     ],
 )
@@ -194,7 +194,7 @@ def test_numbers_that_make_no_sense_are_refused(
 
 def test_an_odd_number_of_ratios_does_not_alternate(file: Any) -> None:
     with pytest.raises(DcacheError, match="needs an even number of ratios"):
-        read(file([1.0, 0.9, 1.1]), interleaved=True)
+        read(file([1.0, 0.9, 1.1]), "magcache", interleaved=True)
 
 
 def test_each_format_is_told_from_its_content() -> None:
@@ -203,8 +203,8 @@ def test_each_format_is_told_from_its_content() -> None:
         "ecad": ecad(draw, 3, 2),
         "smoothcache": smoothcache(draw, 4),
         "bac": bac(draw, 9, 2),
-        "teacache": FLUX_TEACACHE,
-        "magcache": [0.9] * 27,
+        "teacache": {"coefficients": FLUX_TEACACHE},
+        "magcache": {"ratios": [0.9] * 27},
         "cache-dit": {"cache_config": {"steps_computation_mask": [1, 0]}},
         "diffusers": {"_class_name": "MagCacheConfig", "mag_ratios": [3.0, 1.0], "num_inference_steps": 2},
         "sglang": {"schema": "sglang-dpcache-schedule-v2"},
@@ -212,10 +212,11 @@ def test_each_format_is_told_from_its_content() -> None:
     assert {detect(content) for content in examples.values()} == set(examples)
     assert all(detect(content) == name for name, content in examples.items())
     assert {*examples, "l2c", "harmonica"} == set(FORMATS)
-    with pytest.raises(DcacheError, match="of magcache or of teacache"):
-        detect([1.0, 0.9, 1.1, 0.9, 1.1])
-    # A list without a name, of numbers that are no measurements of either: it is not guessed at.
-    for other in ({"steps": 3}, [3, 1, 2], [1, 1, 1, 1, 1], [0.1, 0.05, 0.01], [999.0, 750.5, 500.0], []):
+    # A list without a name is not guessed at, however much its numbers look like MagCache's ratios.
+    for numbers in ([0.9] * 27, FLUX_TEACACHE, [3, 1, 2], [0.1, 0.05, 0.01], [999.0, 750.5, 500.0]):
+        with pytest.raises(DcacheError, match=r"without a name: .* --from magcache .* --from teacache"):
+            detect(numbers)
+    for other in ({"steps": 3}, {"mag_ratios": [0.0]}, {"coefficients": [1.0]}, ["a"], []):
         with pytest.raises(DcacheError, match=r"none of the formats bac, ecad.* say so with --from"):
             detect(other)
     assert detect({"mag_ratios": [3, 1, 2]}) == "magcache"
@@ -238,7 +239,7 @@ def test_dcaches_own_files_are_recognised(tmp_path: Path) -> None:
 )
 def test_options_of_no_use_are_refused(options: Any, says: str, file: Any) -> None:
     with pytest.raises(DcacheError, match=says):
-        read(file(FLUX_TEACACHE), **options)
+        read(file(FLUX_TEACACHE), "teacache", **options)
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"steps": 10**9}, {"steps": True}, {"steps": 2.0}])

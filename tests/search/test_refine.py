@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import dcache
-from dcache import DcacheError
+from dcache import DcacheError, DcacheWarning
 from dcache.observation.tuning import folder
 from dcache.search.rendering.render import Renderer
 from dcache.search.rendering.runs import Runs
@@ -89,6 +89,18 @@ def test_without_a_speedup_it_is_that_of_the_enabled_plan() -> None:
     assert plan_of(pipe).startswith("planned by dcache.refine")
     assert result.speedup >= 1.3
     assert refined(dcache.disable(pipe), speedup=None).speedup >= 2.0
+
+
+def test_a_speedup_out_of_reach_is_said_before_the_search() -> None:
+    calls: list[int] = []
+    # Warnings are errors here: the call that observes is all that was made.
+    match = r"a speedup of 99 cannot be reached: with 1 of 7 evaluations computed it is \d\.\d\d, and that is"
+    with pytest.raises(DcacheWarning, match=match):
+        refined(PIXART.build(), calls=calls, speedup=99.0)
+    assert len(calls) == 1
+    with pytest.warns(DcacheWarning, match=match):
+        result = refined(PIXART.build(), speedup=99.0)
+    assert 1.0 < result.speedup < 99.0
 
 
 @pytest.mark.slow

@@ -72,6 +72,19 @@ def computes_of(aim: Aim, learned: Learned) -> int:
     return computes_for(aim.speedup, len(learned.observed.taus), learned.share)
 
 
+def unreached(aim: Aim, learned: Learned) -> str:
+    """What there is to say where no plan is as fast as was asked for, else ""."""
+    count = len(learned.observed.taus)
+    computes = computes_of(aim, learned)
+    reached = speedup_of(computes, count, learned.share)
+    if aim.speedup is None or reached >= aim.speedup:
+        return ""
+    return (
+        f"a speedup of {aim.speedup:g} cannot be reached: with {computes} of {count} evaluations computed it "
+        f"is {reached:.2f}, and that is planned."
+    )
+
+
 class Tuner:
     """Chooses the method of each run of one denoiser.
 
@@ -227,8 +240,9 @@ class Tuner:
         text = f"planned {source}: {sum(row)} of {kind.steps} computed, {reached:.2f}x {counted}"
         if self.aim.speedup is None and computes < count:
             text += f", an estimated {estimated_quality(observed, computes):.0f} dB"
-        if self.aim.speedup is not None and reached < self.aim.speedup:
-            session.warn(f"a speedup of {self.aim.speedup:g} cannot be reached: {reached:.2f} is planned.")
+        missed = unreached(self.aim, learned)
+        if missed:
+            session.warn(missed)
         return method, text
 
     def _learn(self, session: Tuned, run: Run, watch: Watch, kind: Kind) -> Learned:

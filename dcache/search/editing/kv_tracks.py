@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from torch import nn
 
-import dcache
 from dcache.engine.call import Call
 from dcache.engine.observe import Observer, is_observable, observe
 from dcache.errors import DcacheError, DcacheWarning
 from dcache.identity.denoisers import denoiser_named
 from dcache.intercept.module_call import ModuleIntercept
 from dcache.intercept.pytree import batch_of
+from dcache.search.observing.numbered import numbered
 from dcache.sites.discovery import discover
 from dcache.sites.kv import kv_sites
 from dcache.util.bytes import bytes_of
@@ -221,9 +221,7 @@ def _around(
     calls = _Calls(steps, change)
     with ExitStack() as stack:
         if not is_observable(module):
-            # Caching the model's output is the cheapest method; it numbers the evaluations.
-            everything = dcache.methods.interval(interval=1, sites="model")
-            stack.enter_context(dcache.enabled(pipe, everything))
+            stack.enter_context(numbered(pipe))
         stack.enter_context(observe(module, calls))
         for site in kv_sites(discover(module), sites):
             for kind, projection in (("key", site.key), ("value", site.value)):

@@ -1,6 +1,6 @@
 """Results of a calibration's calls that outlive a kill: numbers in a journal, pictures in files beside it.
 
-The folder is named after the file that is made, `FILE.resume`. It goes when that file is written.
+The folder is named after the file that is made, `FILE.resume`. It goes when that file is written, or refused.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from dcache.errors import DcacheError
 from dcache.eval.folder import LOCK, alone
 from dcache.search.rendering.journal import Journal
 from dcache.util.files import ROOM, write
@@ -86,7 +87,9 @@ class Results:
 def resumable(out: Path, about: Mapping[str, Any]) -> Iterator[Results]:
     """The results of the work on a file; those of an earlier run that was killed are among them.
 
-    After the block the folder is deleted; after an error or a kill it stays for the next run.
+    After the block the folder is deleted. It is deleted too where a `DcacheError` refuses the work, for the
+    same work would be refused again, and other settings would find results that are not theirs. After a kill,
+    Ctrl-C, a full disk or any other error it stays for the next run.
 
     Args:
         out: the file that is made.
@@ -96,15 +99,33 @@ def resumable(out: Path, about: Mapping[str, Any]) -> Iterator[Results]:
         DcacheError: the folder is of another calibration, in use, or cannot be written to.
     """
     folder = out.with_name(f"{out.name}.resume")
-    with alone(folder):
-        journal = Journal.start(folder / JOURNAL, about, resume=True, what="calibration")
-        yield Results(journal)
-        for path in [*folder.glob(f"*{ARRAYS}"), folder / JOURNAL]:
-            path.unlink(missing_ok=True)
-    (folder / LOCK).unlink(missing_ok=True)
-    # Files of others in it stay, and the folder with them.
-    if not any(folder.iterdir()):
-        folder.rmdir()
+    kept = True
+    try:
+        with alone(folder):
+            results = Results(Journal.start(folder / JOURNAL, about, resume=True, what="calibration"))
+            try:
+                yield results
+                kept = False
+            except BaseException as error:
+                kept = results.known > 0 and not _is_refusal(error)
+                if kept:
+                    error.add_note(f"What was measured is kept: the same command goes on from {folder}")
+                raise
+            finally:
+                if not kept:
+                    for path in [*folder.glob(f"*{ARRAYS}"), folder / JOURNAL]:
+                        path.unlink(missing_ok=True)
+    finally:
+        if not kept:
+            (folder / LOCK).unlink(missing_ok=True)
+            # Files of others in it stay, and the folder with them.
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether an error says that the work cannot be done; a disk that is full ends it only for now."""
+    return isinstance(error, DcacheError) and not isinstance(error.__cause__, OSError)
 
 
 def _loaded(path: Path) -> Arrays | None:

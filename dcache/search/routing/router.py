@@ -22,12 +22,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-import dcache
 from dcache.engine.observe import observe
 from dcache.errors import DcacheError
 from dcache.eval.progress import StageProgress
 from dcache.eval.subject import Subject
 from dcache.search.observe import denoiser_of
+from dcache.search.observing.numbered import numbered
 from dcache.search.rendering.results import Arrays, Results
 from dcache.search.routing.soft_sites import SoftSites, Step
 from dcache.sites.discovery import discover
@@ -244,8 +244,7 @@ def sublayers_of(module: nn.Module) -> list[Sublayer]:
 @contextmanager
 def soft(subject: Subject, module: nn.Module, sublayers: Sequence[Sublayer], step: Step) -> Iterator[None]:
     """Inside this block the pipeline's runs go through `step`."""
-    everything = dcache.methods.interval(interval=1, sites="model")
-    with dcache.enabled(subject.pipe, everything):
+    with numbered(subject.pipe):
         sites = SoftSites(module, sublayers, step)
         with observe(module, sites), sites.installed():
             yield

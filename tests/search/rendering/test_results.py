@@ -1,5 +1,7 @@
 """Results outlive a kill: what was made is not made again, and a calibration that goes on ends the same."""
 
+import errno
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -70,6 +72,42 @@ def test_what_was_made_is_not_made_again(tmp_path: Path) -> None:
     with resumable(out, ABOUT) as results:
         assert results.known == 3
     # It ended well: the folder is gone.
+    assert list(tmp_path.iterdir()) == []
+
+
+def full_disk() -> DcacheError:
+    """What is raised where a file does not fit."""
+    error = DcacheError("cannot write x.json: No space left on device")
+    error.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return error
+
+
+def ends(out: Path, error: BaseException, measured: int = 1) -> None:
+    """Work that measures something and ends with an error."""
+    with resumable(out, ABOUT) as results:
+        for i in range(measured):
+            results.number(str(i), lambda: 1)
+        raise error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("out of memory"), full_disk()])
+def test_what_was_interrupted_goes_on_and_says_so(error: BaseException, tmp_path: Path) -> None:
+    out = tmp_path / "x.json"
+    with pytest.raises(type(error)) as caught:
+        ends(out, error)
+    folder = tmp_path / "x.json.resume"
+    assert caught.value.__notes__ == [f"What was measured is kept: the same command goes on from {folder}"]
+    with resumable(out, ABOUT) as results:
+        assert results.has("0")
+
+
+@pytest.mark.parametrize(("error", "measured"), [(DcacheError("at most 1.35"), 1), (KeyboardInterrupt(), 0)])
+def test_what_was_refused_or_measured_nothing_leaves_nothing(
+    error: BaseException, measured: int, tmp_path: Path
+) -> None:
+    with pytest.raises(type(error)) as caught:
+        ends(tmp_path / "x.json", error, measured)
+    assert not hasattr(caught.value, "__notes__")
     assert list(tmp_path.iterdir()) == []
 
 
