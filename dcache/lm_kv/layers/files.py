@@ -258,8 +258,8 @@ def restore_layer(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> Non
     store.tail.append(
         tensors["tail.keys"], tensors["tail.values"], positions, None if bool(valid.all()) else valid
     )
-    if score is not None and store.tail.score is not None:
-        store.tail.score.copy_(score)
+    if score is not None:
+        store.tail.set_scores(score)
     columns, since, evictions, store.tail.locked = tensors["counts"].tolist()
     store.seen, store.columns, store.offset = tensors["seen"], columns, tensors["offset"]
     numbers = sorted({int(name.partition(".")[0]) for name in tensors if name[0].isdigit()})

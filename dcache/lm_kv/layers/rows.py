@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from dcache.errors import DcacheError
+from dcache.lm_kv.layers.layer import LayerCache
 from dcache.lm_kv.model.adapter import LiveCache
 from dcache.lm_kv.model.attention import Logits
 from dcache.lm_kv.model.text import Text
@@ -19,6 +21,34 @@ class RowCache(LiveCache):
     """A cache that remembers the text of its rows."""
 
     _text: Text
+    _failed = False
+
+    def check_complete(self) -> None:
+        """Refuse to go on with what a forward left that did not end.
+
+        Raises:
+            DcacheError: the cache's last forward did not.
+        """
+        if self._failed:
+            raise DcacheError(
+                "this cache is incomplete: an exception broke off its last forward in the middle. Make a new "
+                "one, or call reset() and run the text again."
+            )
+
+    def fork(self) -> RowCache:
+        """A second cache that goes on from here."""
+        raise NotImplementedError
+
+    def __copy__(self) -> RowCache:
+        return self.fork()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RowCache:
+        return self.fork()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise DcacheError(
+            f"a {type(self).__name__} cannot be pickled, for its model would go with it: use save and load"
+        )
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Keep these rows, in this order."""
@@ -80,8 +110,10 @@ class RowCache(LiveCache):
         """Refuse to evict where nothing is known of the tokens.
 
         Raises:
-            DcacheError: nothing is stored, or the policy reads queries and none came since `fill`.
+            DcacheError: the cache is incomplete, nothing is stored, or the policy reads queries and none came
+                since `fill`.
         """
+        self.check_complete()
         layer = self.layers[self.compressed_layers[0]]
         if layer.store is None:
             raise DcacheError("this cache holds nothing yet: run the model with it first")
@@ -92,6 +124,14 @@ class RowCache(LiveCache):
                 f"{policy.name} reads the model's queries, and none came since the cache was filled: run the "
                 "question first, or choose a policy that reads keys alone, such as keydiff"
             )
+
+    def _compressed(self) -> list[LayerCache]:
+        """The layers with full attention."""
+        return [self.layers[i] for i in self.compressed_layers]
+
+    def _others(self) -> list[Any]:
+        """The library's own layers."""
+        return [layer for i, layer in enumerate(self.layers) if i not in self.compressed_layers]
 
     def _policy(self) -> Policy:
         policy: Policy = self.layers[self.compressed_layers[0]].shared.policy

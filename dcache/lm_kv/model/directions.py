@@ -11,8 +11,9 @@ import torch
 
 from dcache.lm_kv.codecs.bases import HeadBasis
 from dcache.lm_kv.model import adapter
-from dcache.lm_kv.model.attention import Fresh, Logits, attend_some
+from dcache.lm_kv.model.attention import Fresh, attend_some
 from dcache.lm_kv.model.families import layers_for
+from dcache.lm_kv.model.forwards import take_input
 from dcache.lm_kv.storage.parts import DensePart
 
 # Random tokens that are read, in rows of at most 256.
@@ -68,36 +69,33 @@ def _heads(found: Directions, ranks: Sequence[int]) -> tuple[HeadBasis, ...]:
     return tuple(HeadBasis(mean.clone(), vectors[:rank].half()) for mean, vectors, rank in rows)
 
 
-class _NotedLayer(adapter.FullLayer):
-    """A layer that notes its keys and values."""
+class _NotedLayer(adapter.TaggedLayer):
+    """A layer that notes its keys and values, and what its attention is given."""
 
     noted: tuple[torch.Tensor, torch.Tensor]
+    given: torch.Tensor | None
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return adapter.tag(key_states, self), value_states
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
 
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None,
-        scaling: float,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        self.noted = key, value
-        logits = Logits(scaling, kwargs.get("softcap"), kwargs.get("s_aux"))
-        return attend_some(query, [DensePart(key, value)], logits, Fresh(None, None))
+    def attend(self, call: adapter.AttentionCall) -> torch.Tensor:
+        self.noted = call.key, call.value
+        self.given = take_input(self.index)
+        return attend_some(call.query, [DensePart(call.key, call.value)], call.logits, Fresh())
 
 
 class NotedCache(adapter.LiveCache):
-    """A cache for one call."""
+    """A cache for one call.
 
-    def __init__(self, decoder: torch.nn.Module) -> None:
-        layers, self.compressed_layers = layers_for(decoder, lambda _: _NotedLayer())
+    Args:
+        decoder: of the model.
+        reads_inputs: whether layers note what attention is given, where hooks see it.
+    """
+
+    def __init__(self, decoder: torch.nn.Module, reads_inputs: bool = False) -> None:
+        self.reads_inputs = reads_inputs
+        layers, self.compressed_layers = layers_for(decoder, _NotedLayer)
         super().__init__(layers=layers)
 
 

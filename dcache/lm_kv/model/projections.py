@@ -39,11 +39,12 @@ def latents_of(decoder: torch.nn.Module, layers: Sequence[int], rotary: Rotary) 
 
 def _tried(decoder: torch.nn.Module, layers: Sequence[int], rotary: Rotary) -> Latents:
     modules = attention_modules(decoder, list(layers))
-    inputs, attachment, cache = adapter.Inputs(modules), adapter.attach(decoder), NotedCache(decoder)
+    hooks, attachment = adapter.InputHooks(modules), adapter.attach(decoder)
+    cache = NotedCache(decoder, reads_inputs=True)
     ids = torch.arange(1, TOKENS + 1, device=next(decoder.parameters()).device)[None]
     decoder(input_ids=ids, past_key_values=cache, use_cache=True)
-    # The hooks live as long as the attachment.
-    del attachment
+    # The hooks live as long as these.
+    del hooks, attachment
     latents = {}
     for layer, module in modules.items():
         keys, values = cache.layers[layer].noted
@@ -52,7 +53,7 @@ def _tried(decoder: torch.nn.Module, layers: Sequence[int], rotary: Rotary) -> L
                 f"{type(decoder).__name__} has a KV head for each query head, and xquant stores latents that "
                 "take less where query heads share them: use lm_kv.kivi() or lm_kv.rotatekv()"
             )
-        given = inputs.take(layer)
+        given = cache.layers[layer].given
         positions = torch.arange(TOKENS, device=ids.device)[None]
         turned = rotary.turn(layer, keys.float(), positions, "back")
         latents[layer] = {

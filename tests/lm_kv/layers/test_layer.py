@@ -8,6 +8,8 @@ from dcache import DcacheError, lm_kv
 from dcache.lm_kv.budgets.budget import Budget
 from dcache.lm_kv.layers.layer import LayerCache
 from dcache.lm_kv.layers.shared import Shared
+from dcache.lm_kv.model.adapter import AttentionCall
+from dcache.lm_kv.model.attention import Logits
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scoring.scorers import KeyDistance
 from tests.lm_kv.language_models import batch, llama, prefill, prefilled
@@ -21,11 +23,15 @@ def layer(**policy) -> LayerCache:
     return LayerCache(0, shared)
 
 
+def asked(query, key, value, mask=None, module=None) -> AttentionCall:
+    return AttentionCall(module or torch.nn.Identity(), query, key, value, mask, Logits(0.5))
+
+
 def run(one: LayerCache, columns: int, rows: int = 1, mask=None) -> torch.Tensor:
     keys = torch.randn(rows, HEADS, columns, SIZE)
     query = torch.randn(rows, 2 * HEADS, columns, SIZE)
     one.shared.begin(None)
-    output = one.attend(torch.nn.Identity(), query, keys, keys, mask, 0.5)
+    output = one.attend(asked(query, keys, keys, mask))
     one.shared.end()
     return output
 
@@ -47,7 +53,7 @@ def test_keys_and_values_that_are_views_do_not_keep_their_storage_alive():
     fused = torch.randn(1, HEADS, 5, 3 * SIZE)
     key, value = fused[..., :SIZE], fused[..., 2 * SIZE :]
     one.shared.begin(None)
-    one.attend(torch.nn.Identity(), torch.randn(1, 2 * HEADS, 5, SIZE), key, value, None, 0.5)
+    one.attend(asked(torch.randn(1, 2 * HEADS, 5, SIZE), key, value))
     pointers = {tensor.untyped_storage().data_ptr() for tensor in one.storages()}
     assert fused.untyped_storage().data_ptr() not in pointers
 
@@ -70,10 +76,9 @@ def test_another_batch_or_another_layers_keys_are_refused():
         run(one, 1, rows=3)
     other = torch.nn.Identity()
     other.layer_idx = 7
+    states = torch.zeros(2, 2, 1, SIZE)
     with pytest.raises(DcacheError, match="Identity shares keys between layers"):
-        one.attend(
-            other, torch.zeros(2, 4, 1, SIZE), torch.zeros(2, 2, 1, SIZE), torch.zeros(2, 2, 1, SIZE), None, 1
-        )
+        one.attend(asked(torch.zeros(2, 4, 1, SIZE), states, states, module=other))
 
 
 def test_a_crop_takes_columns_of_the_tail_back_and_no_more():

@@ -1,8 +1,11 @@
+import copy
+import pickle
+
 import pytest
 import torch
 
 from dcache import DcacheError, lm_kv
-from tests.lm_kv.language_models import batch, llama, prefill
+from tests.lm_kv.language_models import batch, llama, prefill, prefilled
 
 
 def test_layers_and_text_have_the_same_rows():
@@ -49,3 +52,15 @@ def test_marks_of_calls_are_not_of_a_text_that_comes_by_none():
     cache.mark(torch.ones(1, 30, dtype=torch.bool))
     with pytest.raises(DcacheError, match=r"marks are of the columns of calls.*mark what comes behind it"):
         lm_kv.join(model, [ids[:30]], "pie", cache=cache)
+
+
+@torch.no_grad()
+def test_a_shallow_copy_goes_its_own_way_too_and_a_pickle_is_refused():
+    model = llama(1)
+    cache = prefilled(model, "keydiff", batch(), budget=1.0)
+    other = copy.copy(cache)
+    model(torch.tensor([[5], [6]]), past_key_values=other)
+    assert (cache.get_seq_length(), other.get_seq_length()) == (40, 41)
+    assert cache.stats().seen == (27, 40)
+    with pytest.raises(DcacheError, match=r"cannot be pickled.*use save and load"):
+        pickle.dumps(cache)
