@@ -230,6 +230,9 @@ def layer_tensors(layer: LayerCache) -> dict[str, torch.Tensor]:
             tensors[f"{number}.lower"] = torch.ones(1, dtype=torch.bool)
         optional |= {f"{number}.{name}": getattr(segment, name) for name in OPTIONAL}
         tensors |= {f"{number}.index.{name}": part for name, part in (segment.index or {}).items()}
+        if segment.index == {}:
+            # A selector that looks at the keys themselves.
+            tensors[f"{number}.indexed"] = torch.ones(1, dtype=torch.bool)
     tensors |= {f"state.{name}": tensor for name, tensor in layer.state.items()}
     return tensors | {name: tensor for name, tensor in optional.items() if tensor is not None}
 
@@ -289,7 +292,7 @@ def _segment(
         values=codec.restore(encoded("values"), tail.values),
         lengths=tensors[f"{prefix}lengths"],
         codec=codec,
-        index=_under(f"{prefix}index.", tensors) or None,
+        index=_under(f"{prefix}index.", tensors) or ({} if f"{prefix}indexed" in tensors else None),
         lent=lent,
         **{name: tensors.get(prefix + name) for name in OPTIONAL},
     )
