@@ -166,10 +166,12 @@ class LayerCache(adapter.BaseLayer):
         if policy.follows_positions and reader is None:
             store.offset = call.offset(store.seen, store.offset)
         statistic = "max" if reader is not None else policy.observer.statistic
-        if query.shape[2] == 1 and reader is None and call.fresh.plain and policy.positions == "original":
+        if query.shape[2] == 1 and reader is None and policy.positions == "original":
             # One new token sees all there is, so it is stored first and is no part by itself.
             positions = self._store(store, key, value, call)
-            attended, self.read = read_one(store, self.shared, self.index, query, self.logits, self.state)
+            attended, self.read = read_one(
+                store, self.shared, self.index, query, self.logits, self.state, call.fresh.valid
+            )
             self._observe(store, query, call, positions, attended.columns)
             return attended.output
         fresh = call.part(key, value)
