@@ -278,7 +278,7 @@ class LayerCache(adapter.BaseLayer):
         grows = columns is not None and store.add_scores(columns)
         unrotate = partial(shared.turn, self.index, query, call.rope, "back")
         text = shared.marked, shared.ids, *shared.input_of(self.index)
-        seen = Observed(query, call.valid, positions, unrotate, *text)
+        seen = Observed(query, call.valid, positions, unrotate, *text, store.columns)
         before, self.state = self.state, policy.observer.observe(self.state, seen)
         if grows or self.state is not before:
             self._account()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -52,18 +53,20 @@ class RowCache(LiveCache):
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Keep these rows, in this order."""
-        for layer in self.layers:
-            layer.reorder_cache(beam_idx)
+        with self._counts_shared():
+            super().reorder_cache(beam_idx)
         self._text.select_rows(beam_idx)
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keep these rows, in this order."""
-        super().batch_select_indices(indices)
+        with self._counts_shared():
+            super().batch_select_indices(indices)
         self._text.select_rows(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat each row."""
-        super().batch_repeat_interleave(repeats)
+        with self._counts_shared():
+            super().batch_repeat_interleave(repeats)
         self._text.repeat_rows(repeats)
 
     def fill(
@@ -124,6 +127,20 @@ class RowCache(LiveCache):
                 f"{policy.name} reads the model's queries, and none came since the cache was filled: run the "
                 "question first, or choose a policy that reads keys alone, such as keydiff"
             )
+
+    @contextlib.contextmanager
+    def _counts_shared(self) -> Iterator[None]:
+        """Layers that share their counts of tokens share them again, as they are after this block.
+
+        What is computed of them once for all layers is known by the tensor.
+        """
+        stores = [layer.store for layer in self._compressed() if layer.store is not None]
+        before = [(store.seen, store.offset) for store in stores]
+        yield
+        known: dict[int, torch.Tensor] = {}
+        for store, (seen, offset) in zip(stores, before, strict=True):
+            store.seen = known.setdefault(id(seen), store.seen)
+            store.offset = known.setdefault(id(offset), store.offset)
 
     def _compressed(self) -> list[LayerCache]:
         """The layers with full attention."""

@@ -218,7 +218,7 @@ def read_parts(
     # Segments behind the first one are of tokens that are always read.
     newest = store.tail.valid.sum(1) + sum(segment.lengths[:, 0] for segment in store.segments[1:])
     read = newest.float()
-    tokens = torch.tensor(shared.budget.tokens(store.seen.tolist()), device=query.device)
+    tokens = shared.allowed(store.seen)
     sinks = tokens.div(2, rounding_mode="floor").clamp_max(shared.policy.sinks)
     parts: list[Part] = []
     for number, segment in enumerate(store.segments):

@@ -85,6 +85,7 @@ class Shared:
     group_scores: tuple[int, torch.Tensor] | None = None
     input_hooks: InputHooks | None = None
     _call: tuple[Any, Call] | None = None
+    _allowed: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def prepare(self, decoder: torch.nn.Module, layers: Sequence[int]) -> None:
         """Find out what the policy needs to know of the model.
@@ -194,6 +195,12 @@ class Shared:
             rows, _, queries, _ = key.shape
             self._call = (mask, read_call(mask, self.rope, rows, queries, start, key.device))
         return self._call[1]
+
+    def allowed(self, seen: torch.Tensor) -> torch.Tensor:
+        """int64 `[B]`, the budget of rows that have seen so many tokens; made once for layers that share them."""
+        if self._allowed is None or self._allowed[0] is not seen:
+            self._allowed = seen, torch.tensor(self.budget.tokens(seen.tolist()), device=seen.device)
+        return self._allowed[1]
 
     def codec(self, layer: int, state: Mapping[str, torch.Tensor] | None = None) -> Codec:
         """The policy's codec, with what it wants to know of a layer and of what was observed there."""

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcache import DcacheError, lm_kv
 from dcache.lm_kv.budgets.budget import Budget
@@ -157,3 +158,50 @@ def test_bytes_held_are_those_of_the_storages_after_every_decoded_token(policy):
         model(torch.tensor([[5], [6]]), position_ids=torch.full((2, 1), 40 + index), past_key_values=cache)
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in cache.layers[0].storages()}
         assert cache.layers[0].bytes_held == sum(storage.nbytes() for storage in storages.values())
+
+
+class Questions(TorchDispatchMode):
+    """Counts operations for which the host waits for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name
+        asks = name in {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select"}
+        if name in {"aten::index", "aten::index_put", "aten::index_put_"}:
+            asks = any(index is not None and index.dtype == torch.bool for index in args[1])
+        self.count += asks
+        return function(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "policy",
+    [
+        lm_kv.keydiff(),
+        lm_kv.snapkv(window=2, sinks=0, allocation="heads"),
+        lm_kv.h2o(window=2, sinks=0),
+        lm_kv.d2o(window=2, sinks=0),
+        lm_kv.razor_attention(window=2, sinks=0),
+        lm_kv.kivi(residual=8, group=8),
+        lm_kv.look_m(window=2),
+        lm_kv.trained_scorer(lambda layer, states: states[..., :2], window=2, sinks=0),
+    ],
+    ids=lambda policy: policy.name,
+)
+def test_a_decoded_token_asks_the_device_no_more_in_more_layers(policy):
+    counts, inputs = [], batch()
+    mask = torch.cat([inputs["attention_mask"], torch.ones(2, 3, dtype=torch.long)], 1)
+    for layers in (2, 4):
+        model = llama(layers)
+        cache = prefilled(model, policy, inputs, budget=1.0 if policy.name == "kivi" else 12)
+        for step in range(3):
+            place = torch.tensor([[27], [40]]) + step
+            new = {"input_ids": torch.tensor([[5], [6]]), "attention_mask": mask[:, : 41 + step]}
+            with Questions() as questions:
+                model(**new, position_ids=place, past_key_values=cache)
+        counts.append(questions.count)
+    # Whether there are pads, read of the mask.
+    assert counts == [1, 1]

@@ -64,3 +64,20 @@ def test_a_shallow_copy_goes_its_own_way_too_and_a_pickle_is_refused():
     assert cache.stats().seen == (27, 40)
     with pytest.raises(DcacheError, match=r"cannot be pickled.*use save and load"):
         pickle.dumps(cache)
+
+
+@torch.no_grad()
+def test_layers_share_their_counts_after_rows_moved_too():
+    model = llama(3)
+    cache = prefilled(model, lm_kv.streaming_llm(sinks=1), batch(), budget=12)
+    new = {"attention_mask": torch.ones(2, 41), "position_ids": torch.tensor([[27], [40]])}
+    model(torch.tensor([[5], [6]]), **new, past_key_values=cache)
+    for move in (
+        lambda: cache.reorder_cache(torch.tensor([1, 0])),
+        lambda: cache.batch_repeat_interleave(2),
+        lambda: cache.batch_select_indices(torch.tensor([0, 3])),
+    ):
+        move()
+        stores = [layer.store for layer in cache.layers]
+        assert len({id(store.seen) for store in stores}) == len({id(store.offset) for store in stores}) == 1
+    assert cache.stats().seen == (41, 28)

@@ -79,3 +79,11 @@ def test_a_fork_is_not_held_with_its_cache():
         fork = cache.fork()
     prefill(model, batch(), fork)
     assert fork.stats().kept == (13.0, 20.0)
+
+
+def test_the_budget_of_rows_is_read_once_for_layers_that_share_their_counts():
+    one, seen = shared(), torch.tensor([10, 7])
+    first = one.allowed(seen)
+    assert first.tolist() == [5, 3]
+    assert one.allowed(seen) is first
+    assert one.allowed(seen + 2).tolist() == [6, 4]
