@@ -54,7 +54,8 @@ class RowCache(LiveCache):
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Keep these rows, in this order."""
         with self._counts_shared():
-            super().reorder_cache(beam_idx)
+            for layer in self.layers:
+                layer.reorder_cache(beam_idx)
         self._text.select_rows(beam_idx)
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
@@ -120,8 +121,9 @@ class RowCache(LiveCache):
         layer = self.layers[self.compressed_layers[0]]
         if layer.store is None:
             raise DcacheError("this cache holds nothing yet: run the model with it first")
-        policy, score = self._policy(), layer.store.stored().score
-        seen = bool(layer.state) or (score is not None and bool(score.any()))
+        policy, store = self._policy(), layer.store
+        scores = [store.tail.score, *(segment.score for segment in store.segments)]
+        seen = bool(layer.state) or any(bool(score.any()) for score in scores if score is not None)
         if policy.observer != Nothing() and not seen:
             raise DcacheError(
                 f"{policy.name} reads the model's queries, and none came since the cache was filled: run the "

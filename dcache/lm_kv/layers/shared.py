@@ -197,7 +197,7 @@ class Shared:
         return self._call[1]
 
     def allowed(self, seen: torch.Tensor) -> torch.Tensor:
-        """int64 `[B]`, the budget of rows that have seen so many tokens; made once for layers that share them."""
+        """int64 `[B]`, budgets of rows that have seen so many tokens; made once where layers share them."""
         if self._allowed is None or self._allowed[0] is not seen:
             self._allowed = seen, torch.tensor(self.budget.tokens(seen.tolist()), device=seen.device)
         return self._allowed[1]

@@ -53,8 +53,8 @@ class SentenceWindow(QueryWindow):
     """The last queries, where sentences end, and the sum of the queries of the sentence that is written.
 
     State: as `QueryWindow`; `ends` bool `[B, T]` by position, T at least the columns, where there are ids of
-    ends; `sum` float32 `[B, H, d]` and `count` int64 `[B]`, of the tokens decoded since the prompt or the last
-    end. A sentence of which `crop` takes something back begins anew.
+    ends; `sum` float32 `[B, H, d]` and `count` int64 `[B]`, of the tokens decoded since the prompt or the
+    last end. A sentence of which `crop` takes something back begins anew.
 
     Args:
         ends: ids of the tokens that end a sentence.
