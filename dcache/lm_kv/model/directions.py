@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from dcache.lm_kv.codecs.bases import HeadBasis
-from dcache.lm_kv.model import adapter
-from dcache.lm_kv.model.attention import Fresh, attend_some
-from dcache.lm_kv.model.families import layers_for
-from dcache.lm_kv.model.forwards import take_input
-from dcache.lm_kv.storage.parts import DensePart
+from dcache.lm_kv.model.noted import noted
+from dcache.lm_kv.model.remembered import Remembered
 
 # Random tokens that are read, in rows of at most 256.
 ROWS, TOKENS = 4, 256
@@ -38,65 +34,42 @@ class Directions:
 
 Measured = Mapping[tuple[int, str], Directions]
 Bases = dict[int, dict[str, tuple[HeadBasis, ...]]]
-_measured: weakref.WeakKeyDictionary[torch.nn.Module, Measured] = weakref.WeakKeyDictionary()
-_bases: weakref.WeakKeyDictionary[torch.nn.Module, dict[float, Bases]] = weakref.WeakKeyDictionary()
+
+
+@dataclass
+class _Found:
+    """Of one model: its directions, and the bases that were chosen of them, by share."""
+
+    measured: Measured
+    bases: dict[float, Bases] = field(default_factory=dict)
+
+
+_found: Remembered[_Found] = Remembered()
 
 
 def bases_of(decoder: torch.nn.Module, layers: Sequence[int], share: float) -> Bases:
-    """The strongest directions of each layer's heads, measured once for a model.
+    """The strongest directions of each layer's heads, measured once for a model as its weights are.
 
     Args:
         decoder: of the model.
         layers: indices of its layers with full attention.
         share: of all directions, those that are taken.
     """
-    known = _bases.setdefault(decoder, {})
-    if share not in known:
-        if decoder not in _measured:
-            _measured[decoder] = measure(decoder, layers)
-        measured = _measured[decoder]
-        ranks = shared_ranks({key: found.variance for key, found in measured.items()}, share)
-        known[share] = {
+    found = _found.of(decoder, lambda: _Found(measure(decoder, layers)))
+    if share not in found.bases:
+        measured = found.measured
+        ranks = shared_ranks({key: of.variance for key, of in measured.items()}, share)
+        found.bases[share] = {
             layer: {part: _heads(measured[layer, part], ranks[layer, part]) for part in PARTS}
             for layer in layers
         }
-    return known[share]
+    return found.bases[share]
 
 
 def _heads(found: Directions, ranks: Sequence[int]) -> tuple[HeadBasis, ...]:
     # Tensors of their own: a piece of a larger one would keep all of it alive.
     rows = zip(found.mean, found.vectors, ranks, strict=True)
     return tuple(HeadBasis(mean.clone(), vectors[:rank].half()) for mean, vectors, rank in rows)
-
-
-class _NotedLayer(adapter.TaggedLayer):
-    """A layer that notes its keys and values, and what its attention is given."""
-
-    noted: tuple[torch.Tensor, torch.Tensor]
-    given: torch.Tensor | None
-
-    def __init__(self, index: int) -> None:
-        super().__init__()
-        self.index = index
-
-    def attend(self, call: adapter.AttentionCall) -> torch.Tensor:
-        self.noted = call.key, call.value
-        self.given = take_input(self.index)
-        return attend_some(call.query, [DensePart(call.key, call.value)], call.logits, Fresh())
-
-
-class NotedCache(adapter.LiveCache):
-    """A cache for one call.
-
-    Args:
-        decoder: of the model.
-        reads_inputs: whether layers note what attention is given, where hooks see it.
-    """
-
-    def __init__(self, decoder: torch.nn.Module, reads_inputs: bool = False) -> None:
-        self.reads_inputs = reads_inputs
-        layers, self.compressed_layers = layers_for(decoder, _NotedLayer)
-        super().__init__(layers=layers)
 
 
 @torch.no_grad()
@@ -106,14 +79,11 @@ def measure(decoder: torch.nn.Module, layers: Sequence[int]) -> Measured:
     generator, device = torch.Generator().manual_seed(0), next(decoder.parameters()).device
     length = min(TOKENS, getattr(config, "max_position_embeddings", TOKENS))
     ids = torch.randint(config.vocab_size, (ROWS, length), generator=generator, device="cpu")
-    attachment, cache = adapter.attach(decoder), NotedCache(decoder)
-    decoder(input_ids=ids.to(device), past_key_values=cache, use_cache=True)
-    # The hooks live as long as the attachment.
-    del attachment
+    cache = noted(decoder, ids.to(device))
     return {
-        (layer, part): principal(noted)
+        (layer, part): principal(states)
         for layer in layers
-        for part, noted in zip(PARTS, cache.layers[layer].noted, strict=True)
+        for part, states in zip(PARTS, cache.layers[layer].noted, strict=True)
     }
 
 
