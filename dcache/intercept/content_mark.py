@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from dcache.intercept.pytree import flatten
 
@@ -29,7 +30,7 @@ def module_mark(module: nn.Module) -> Hashable:
         hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
         switches = tuple(repr(getattr(part, each, None)) for each in _SWITCHES)
         marks.append((name, part.training, tuple(map(id, hooks)), switches))
-    tensors = (*module.parameters(), *module.buffers())
+    tensors = [plain for whole in (*module.parameters(), *module.buffers()) for plain in _plain(whole)]
     sums = [_bit_sum(tensor) for tensor in tensors]
     # One synchronisation for each device.
     for device in {s.device for s in sums if isinstance(s, torch.Tensor)}:
@@ -53,11 +54,26 @@ def arguments_mark(arguments: dict[str, Any]) -> Hashable:
     return tuple(marks)
 
 
+def _plain(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The plain tensors that a tensor is made of: quantised weights keep numbers and scales in several."""
+    if is_traceable_wrapper_subclass(tensor):
+        names, _ = tensor.__tensor_flatten__()
+        return [plain for name in names for plain in _plain(getattr(tensor, name))]
+    return [tensor]
+
+
 @torch.no_grad()
 def _bit_sum(tensor: torch.Tensor) -> Any:
-    """The sum of a tensor's entries read as integers, which is the same on all devices and in any order."""
-    bits = _BITS.get(tensor.element_size())
-    if bits is None or tensor.is_meta or type(tensor) not in (torch.Tensor, nn.Parameter):
-        # Complex or wrapped numbers; weights that are elsewhere between calls cannot be compared.
-        return object() if tensor.is_meta else id(tensor)
-    return tensor.detach().view(bits).sum(dtype=torch.int64)
+    """The sum of a tensor's entries read as integers, which is the same on all devices and in any order.
+
+    What cannot be read, such as weights that are elsewhere between calls, equals nothing.
+    """
+    if tensor.is_meta:
+        return object()
+    try:
+        # A subclass with its own operations holds the same bytes.
+        plain = tensor.detach().as_subclass(torch.Tensor)
+        plain = torch.view_as_real(plain.resolve_conj()) if plain.is_complex() else plain
+        return plain.view(_BITS[plain.element_size()]).sum(dtype=torch.int64)
+    except (KeyError, NotImplementedError, RuntimeError):
+        return object()

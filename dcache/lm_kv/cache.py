@@ -18,12 +18,14 @@ from dcache.lm_kv.cache_stats import CacheReport, CacheStats
 from dcache.lm_kv.codecs.cachegen import CacheGen
 from dcache.lm_kv.codecs.codec import Codec
 from dcache.lm_kv.layers import files
+from dcache.lm_kv.layers.cropping import crop_layers
 from dcache.lm_kv.layers.eviction import evict
 from dcache.lm_kv.layers.figures import figures, kept_by_head, tensors_of
 from dcache.lm_kv.layers.layer import LayerCache
+from dcache.lm_kv.layers.places import places_of
 from dcache.lm_kv.layers.probe import received_attention
 from dcache.lm_kv.layers.rows import RowCache
-from dcache.lm_kv.layers.shared import Shared, places_of
+from dcache.lm_kv.layers.shared import Shared
 from dcache.lm_kv.model import adapter
 from dcache.lm_kv.model.calls import mask_of, read_call
 from dcache.lm_kv.model.families import decoder_of, layers_for
@@ -107,6 +109,7 @@ class KVCache(RowCache):
         self.policy = policy
         self.decoder = decoder_of(model)
         shared = Shared(policy, Budget(policy.budget), evict)
+        self.reads_inputs = policy.observer.needs_hidden
         layers, self.compressed_layers = layers_for(self.decoder, lambda i: LayerCache(i, shared))
         super().__init__(layers=layers)
         self._shared = shared
@@ -116,7 +119,6 @@ class KVCache(RowCache):
         shared.prepare(self.decoder, self.compressed_layers)
         self._text = Text()
         self._new = 0
-        self._failed = False
 
     def begin(self, decoder: torch.nn.Module, call: Mapping[str, Any]) -> None:
         """The decoder's forward begins.
@@ -125,12 +127,15 @@ class KVCache(RowCache):
             DcacheError: the cache is another model's, the batch is empty, gradients are recorded, or an
                 earlier forward was broken off in the middle.
         """
-        check_call(self.decoder, decoder, call, self._failed)
+        check_call(self.decoder, decoder, call)
+        self.check_complete()
+        if self._shared.reader is None:
+            # Until it ends: an interrupt ends it without a word.
+            self._note(call)
+            self._failed = True
         rope = call.get("position_ids")
         self._shared.begin(rope if isinstance(rope, torch.Tensor) else None)
         share_seen([layer.store for layer in self._compressed()])
-        if self._shared.reader is None:
-            self._note(call)
 
     def end(self, completed: bool) -> None:
         """It ended; tokens are evicted now where all layers must have run.
@@ -141,9 +146,9 @@ class KVCache(RowCache):
         self._shared.end()
         if self._shared.reader is not None:
             return
+        self._failed = not completed
         if completed and not any(layer.is_initialized for layer in self._compressed()):
             raise DcacheError(f"{type(self.decoder).__name__} ran without its cache, though it was given one")
-        self._failed = not completed
         late = completed and self.policy.after_forward and not self._shared.holding
         if late and self._lead().is_due(self._new):
             self._evict_all(None)
@@ -204,9 +209,10 @@ class KVCache(RowCache):
         """Write the cache to a safetensors file; `codec=lm_kv.cachegen()` rounds and codes it.
 
         Raises:
-            DcacheError: nothing is stored, the policy is no registered preset or has a codec beside the
-                file's, or the model has layers of the library's.
+            DcacheError: nothing is stored, the cache is incomplete, the policy is no registered preset or has
+                a codec beside the file's, or the model has layers of the library's.
         """
+        self.check_complete()
         place = as_path(path, "cache")
         return files.save(place, self.policy, self.decoder, self._compressed(), self._text, codec)
 
@@ -224,9 +230,9 @@ class KVCache(RowCache):
 
     def fork(self) -> KVCache:
         """A second cache that goes on from here; what was compressed is shared, the tail is copied."""
-        other = copy.copy(self)
-        shared = replace(self._shared, bytes_held=0, peak_bytes=0, problems=[])
-        other._shared = shared
+        other = type(self).__new__(type(self))
+        vars(other).update(vars(self))
+        other._shared = shared = self._shared.fork()
         compressed = set(self.compressed_layers)
         other.layers = [
             layer.fork(shared) if i in compressed else copy.deepcopy(layer)
@@ -235,22 +241,22 @@ class KVCache(RowCache):
         other._text = self._text.fork()
         return other
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> KVCache:
-        return self.fork()
-
     # What transformers asks of a cache beside its layers.
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take the newest columns back; tokens are evicted afterwards where the library verifies drafts.
 
+        Args:
+            tokens_to_remove: minus the number of columns, or 0.
+
         Raises:
-            DcacheError: some of them are compressed already; nothing was taken back then.
+            DcacheError: some of them are compressed already, or the cache is incomplete; nothing was taken
+                back then.
         """
+        self.check_complete()
         first = self._lead()
-        # Ours first: they refuse before anything was changed.
-        for index in sorted(range(len(self.layers)), key=lambda i: i not in self.compressed_layers):
-            self.layers[index].crop(tokens_to_remove)
-        self._text.crop(abs(tokens_to_remove))
+        crop_layers(self._compressed(), self._others(), tokens_to_remove)
+        self._text.crop(-tokens_to_remove)
         verifies = first.record_past and first.store is not None and not self._shared.holding
         if verifies and due_at_crop(first.evictions, first.since, self.policy.every):
             self._evict_all(None)
@@ -259,9 +265,6 @@ class KVCache(RowCache):
         """Forget everything."""
         super().reset()
         self._text, self._failed, self._shared.marks = Text(), False, None
-
-    def _compressed(self) -> list[LayerCache]:
-        return [self.layers[i] for i in self.compressed_layers]
 
     def _lead(self) -> LayerCache:
         """The first layer that has a budget, which says when tokens are evicted."""
@@ -292,5 +295,4 @@ class KVCache(RowCache):
 
     def _library(self) -> list[torch.Tensor]:
         """The tensors of the library's own layers."""
-        others = [layer for i, layer in enumerate(self.layers) if i not in self.compressed_layers]
-        return [tensor for layer in others for tensor in tensors_of(layer)]
+        return [tensor for layer in self._others() for tensor in tensors_of(layer)]

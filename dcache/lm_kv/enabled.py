@@ -52,6 +52,12 @@ class _TextCache(KVCache):
     entry: _Enabled | None = None
     number = 0
 
+    def fork(self) -> KVCache:
+        other = super().fork()
+        # The figures are those of the text that the model has read.
+        other.entry = None  # type: ignore[attr-defined]
+        return other
+
     def __del__(self) -> None:
         # An older cache may go after a newer one came. At the interpreter's end torch may be gone in part.
         newest = self.entry is not None and self.entry.number == self.number

@@ -165,3 +165,18 @@ def test_the_figures_are_the_newest_texts_even_if_an_older_cache_goes_later():
     assert dcache.stats(model).seen == (40,)
     del older
     assert dcache.stats(model).seen == (40,)
+
+
+def test_a_copy_of_a_texts_cache_does_not_change_the_figures():
+    model, inputs = llama(1), batch()
+    dcache.enable(model, "keydiff", budget=1.0)
+    with torch.no_grad():
+        cache = model(**inputs).past_key_values
+        fork = cache.fork()
+        model(torch.tensor([[5], [6]]), past_key_values=fork)
+    del cache
+    gc.collect()
+    assert dcache.stats(model).seen == (27, 40)
+    del fork
+    gc.collect()
+    assert dcache.stats(model).seen == (27, 40)

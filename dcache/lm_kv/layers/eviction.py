@@ -119,7 +119,7 @@ def _evict_each(
                 layer_budgets(n, len(places), _least(shared, n, s + w), seen)[places[layer.index]]
                 for n, s, w, seen in zip(tokens, plan.sinks, plan.window, store.seen.tolist(), strict=True)
             ]
-        allowed = torch.tensor(tokens, device=store.seen.device)
+        allowed, stored = torch.tensor(tokens, device=store.seen.device), None
         if shared.policy.coverage is not None:
             stored = store.stored()
             needed = shared.policy.coverage.of(stored, _context(layer, store, stored, plan, received))
@@ -128,7 +128,7 @@ def _evict_each(
         over = _over([(layer, store)], allowed)
         if bool(over.any()):
             allowed = _without_slots(shared, allowed, over)
-            candidates = _candidates(layer, store, plan, received)
+            candidates = _candidates(layer, store, plan, received, stored)
             if shared.policy.allocation == "heads":
                 keep = keep_heads(candidates.scores, allowed, shared.policy.floor)
             else:
@@ -244,10 +244,14 @@ def _context(
 
 
 def _candidates(
-    layer: LayerCache, store: LayerStore, plan: Plan, received: Mapping[int, torch.Tensor] | None
+    layer: LayerCache,
+    store: LayerStore,
+    plan: Plan,
+    received: Mapping[int, torch.Tensor] | None,
+    stored: Stored | None = None,
 ) -> Candidates:
-    """A layer's tokens and their scores."""
-    stored, shared = store.stored(), layer.shared
+    """A layer's tokens and their scores; `stored` are its tokens where they are at hand."""
+    stored, shared = store.stored() if stored is None else stored, layer.shared
     context = _context(layer, store, stored, plan, received)
     policy = shared.policy
     scores = _scores(shared, stored, context)

@@ -230,6 +230,9 @@ def layer_tensors(layer: LayerCache) -> dict[str, torch.Tensor]:
             tensors[f"{number}.lower"] = torch.ones(1, dtype=torch.bool)
         optional |= {f"{number}.{name}": getattr(segment, name) for name in OPTIONAL}
         tensors |= {f"{number}.index.{name}": part for name, part in (segment.index or {}).items()}
+        if segment.index == {}:
+            # A selector that looks at the keys themselves.
+            tensors[f"{number}.indexed"] = torch.ones(1, dtype=torch.bool)
     tensors |= {f"state.{name}": tensor for name, tensor in layer.state.items()}
     return tensors | {name: tensor for name, tensor in optional.items() if tensor is not None}
 
@@ -258,8 +261,8 @@ def restore_layer(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> Non
     store.tail.append(
         tensors["tail.keys"], tensors["tail.values"], positions, None if bool(valid.all()) else valid
     )
-    if score is not None and store.tail.score is not None:
-        store.tail.score.copy_(score)
+    if score is not None:
+        store.tail.set_scores(score)
     columns, since, evictions, store.tail.locked = tensors["counts"].tolist()
     store.seen, store.columns, store.offset = tensors["seen"], columns, tensors["offset"]
     numbers = sorted({int(name.partition(".")[0]) for name in tensors if name[0].isdigit()})
@@ -289,7 +292,7 @@ def _segment(
         values=codec.restore(encoded("values"), tail.values),
         lengths=tensors[f"{prefix}lengths"],
         codec=codec,
-        index=_under(f"{prefix}index.", tensors) or None,
+        index=_under(f"{prefix}index.", tensors) or ({} if f"{prefix}indexed" in tensors else None),
         lent=lent,
         **{name: tensors.get(prefix + name) for name in OPTIONAL},
     )

@@ -99,16 +99,31 @@ class LayerCache(adapter.BaseLayer):
         self._clear()
         self._account()
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Take the newest `abs(tokens_to_remove)` columns back.
+    def check_crop(self, tokens_to_remove: int) -> None:
+        """Refuse what cannot be taken back.
 
         Raises:
-            DcacheError: some of them left the tail; they are compressed.
+            DcacheError: `tokens_to_remove` is positive, or some of the columns left the tail.
         """
-        count = abs(tokens_to_remove)
+        if tokens_to_remove > 0:
+            raise DcacheError(
+                "crop takes minus the number of columns, as transformers' caches do, got "
+                f"{tokens_to_remove}: crop({-tokens_to_remove}) takes the newest {tokens_to_remove} back"
+            )
+        if self.store is not None:
+            self.store.check_crop(-tokens_to_remove)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take the newest `-tokens_to_remove` columns back.
+
+        Raises:
+            DcacheError: as `check_crop`; nothing was changed then.
+        """
+        self.check_crop(tokens_to_remove)
+        count = -tokens_to_remove
         if count == 0 or self.store is None:
             return
-        self.store.crop(tokens_to_remove)
+        self.store.crop(count)
         self.since = max(0, self.since - count)
         self.state = self.shared.policy.observer.crop(self.state, self.store.seen)
         if self.record_past and not self.shared.holding:
@@ -134,26 +149,8 @@ class LayerCache(adapter.BaseLayer):
         self.state = {name: tensor[rows] for name, tensor in self.state.items()}
         self._account()
 
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None,
-        scaling: float,
-        **kwargs: Any,
-    ) -> torch.Tensor:
+    def attend(self, asked: adapter.AttentionCall) -> torch.Tensor:
         """Attention of this call's queries on everything stored and on its own tokens, which are then stored.
-
-        Args:
-            module: the attention module.
-            query: `[B, H, S, d]`.
-            key: `[B, h, S, d]`.
-            value: `[B, h, S, d_v]`.
-            mask: as in `calls.read_call`.
-            scaling: factor of the dot products.
-            **kwargs: `softcap` and `s_aux` as transformers passes them; others are ignored.
 
         Returns:
             `[B, S, H, d_v]`.
@@ -161,17 +158,20 @@ class LayerCache(adapter.BaseLayer):
         Raises:
             DcacheError: keys are another layer's, or the batch is another one.
         """
-        store = self._started(module, key, value)
-        call = self.shared.call(mask, key, store.columns)
-        self.logits = Logits(scaling, kwargs.get("softcap"), kwargs.get("s_aux"))
+        query, key, value = asked.query, asked.key, asked.value
+        store = self._started(asked.module, key, value)
+        call = self.shared.call(asked.mask, key, store.columns)
+        self.logits = asked.logits
         reader, policy = self.shared.reader, self.shared.policy
         if policy.follows_positions and reader is None:
             store.offset = call.offset(store.seen, store.offset)
         statistic = "max" if reader is not None else policy.observer.statistic
-        if query.shape[2] == 1 and reader is None and call.fresh.plain and policy.positions == "original":
+        if query.shape[2] == 1 and reader is None and policy.positions == "original":
             # One new token sees all there is, so it is stored first and is no part by itself.
             positions = self._store(store, key, value, call)
-            attended, self.read = read_one(store, self.shared, self.index, query, self.logits, self.state)
+            attended, self.read = read_one(
+                store, self.shared, self.index, query, self.logits, self.state, call.fresh.valid
+            )
             self._observe(store, query, call, positions, attended.columns)
             return attended.output
         fresh = call.part(key, value)
@@ -278,7 +278,7 @@ class LayerCache(adapter.BaseLayer):
         grows = columns is not None and store.add_scores(columns)
         unrotate = partial(shared.turn, self.index, query, call.rope, "back")
         text = shared.marked, shared.ids, *shared.input_of(self.index)
-        seen = Observed(query, call.valid, positions, unrotate, *text)
+        seen = Observed(query, call.valid, positions, unrotate, *text, store.columns)
         before, self.state = self.state, policy.observer.observe(self.state, seen)
         if grows or self.state is not before:
             self._account()

@@ -88,20 +88,44 @@ def set_share(store: LayerStore, share: torch.Tensor) -> None:
 
 
 def read_one(
-    store: LayerStore, shared: Shared, layer: int, query: torch.Tensor, logits: Logits, state: State
+    store: LayerStore,
+    shared: Shared,
+    layer: int,
+    query: torch.Tensor,
+    logits: Logits,
+    state: State,
+    valid: torch.Tensor | None = None,
 ) -> tuple[Attended, torch.Tensor | None]:
     """Attention of one query `[B, H, 1, d]` on what it reads of a layer, where its own token is stored.
+
+    Args:
+        store: the layer's.
+        shared: of the cache.
+        layer: the layer's index.
+        query: the query.
+        logits: how the layer makes logits.
+        state: what the policy's observer gathered at the layer.
+        valid: bool `[B, 1]`, False where the token is a pad; None where none is.
 
     Returns:
         The result, and float `[B]` as `read_parts` gives it.
     """
     parts, read = read_parts(store, shared, layer, _asked(store, shared, layer, query, state), logits)
-    if layer not in shared.choosers:
-        return attend_one(query, parts, logits, shared.policy.observer.statistic), read
-    attended = attend_one(query, parts, logits, "sum")
-    if attended.columns is not None:
+    if valid is not None:
+        parts = [*parts[:-1], _with_newest(store.tail.part())]
+    chooses = layer in shared.choosers
+    attended = attend_one(query, parts, logits, "sum" if chooses else shared.policy.observer.statistic)
+    if attended.columns is not None and valid is not None:
+        attended = replace(attended, columns=attended.columns * valid[:, :, None])
+    if chooses and attended.columns is not None:
         shared.choice = by_position(store, attended.columns)
-    return Attended(attended.output), read
+    return Attended(attended.output) if chooses else attended, read
+
+
+def _with_newest(tail: DensePart) -> DensePart:
+    """A tail of which every row sees the newest column: a pad sees itself, so that its output is finite."""
+    newest = torch.arange(tail.columns, device=tail.keys.device) == tail.columns - 1
+    return tail if tail.valid is None else replace(tail, valid=tail.valid | newest)
 
 
 def _asked(store: LayerStore, shared: Shared, layer: int, query: torch.Tensor, state: State) -> torch.Tensor:
@@ -194,7 +218,7 @@ def read_parts(
     # Segments behind the first one are of tokens that are always read.
     newest = store.tail.valid.sum(1) + sum(segment.lengths[:, 0] for segment in store.segments[1:])
     read = newest.float()
-    tokens = torch.tensor(shared.budget.tokens(store.seen.tolist()), device=query.device)
+    tokens = shared.allowed(store.seen)
     sinks = tokens.div(2, rounding_mode="floor").clamp_max(shared.policy.sinks)
     parts: list[Part] = []
     for number, segment in enumerate(store.segments):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -16,68 +16,16 @@ from dcache.lm_kv.codecs.bases import HeadBasis
 from dcache.lm_kv.codecs.codec import Codec, LayerFacts
 from dcache.lm_kv.codecs.jointly import check_joint
 from dcache.lm_kv.codecs.latents import Latent
-from dcache.lm_kv.model.adapter import Inputs
+from dcache.lm_kv.layers.places import choosers_of
+from dcache.lm_kv.model.adapter import InputHooks
 from dcache.lm_kv.model.calls import Call, read_call
 from dcache.lm_kv.model.directions import bases_of
+from dcache.lm_kv.model.forwards import take_input
 from dcache.lm_kv.model.projections import latents_of
 from dcache.lm_kv.model.rotary import Rotary, attention_modules, find_rotary
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scoring import calibration
 from dcache.lm_kv.scoring.calibration import Calibration
-from dcache.util.checks import is_whole
-
-
-def places_of(policy: Policy, compressed: Sequence[int], count: int) -> dict[int, int]:
-    """Index -> place of every layer that has a budget, in order.
-
-    Args:
-        policy: the cache's.
-        compressed: indices of the layers with full attention.
-        count: how many layers the model has.
-
-    Raises:
-        DcacheError: `dense_layers` has other indices, or all that could be compressed.
-    """
-    dense = policy.dense_layers
-    outside = ", ".join(str(i) for i in dense if i not in range(count))
-    if outside:
-        raise DcacheError(f"dense_layers must be indices from 0 to {count - 1}, got {outside}")
-    places = {i: place for place, i in enumerate(i for i in compressed if i not in dense)}
-    if not places:
-        raise DcacheError(
-            f"dense_layers={dense} leaves nothing to compress: the layers with full attention are "
-            f"{', '.join(map(str, compressed))}"
-        )
-    return places
-
-
-def choosers_of(policy: Policy, compressed: Sequence[int], places: Mapping[int, int]) -> frozenset[int]:
-    """Indices of the layers that choose for those behind them.
-
-    Args:
-        policy: the cache's.
-        compressed: indices of the layers with full attention.
-        places: of the layers that have a budget.
-
-    Raises:
-        DcacheError: there is no such layer, or none that has a budget and does not choose is behind it.
-    """
-    count = len(compressed)
-    wanted = {
-        int(place) if is_whole(place) else math.floor(place * count + 1e-9) for place in policy.choosing
-    }
-    beyond = [place for place in sorted(wanted) if place >= count]
-    if beyond:
-        raise DcacheError(
-            f"layer {beyond[0]} cannot choose: of {count} layers with full attention the first is 0"
-        )
-    choosers = frozenset(compressed[place] for place in wanted)
-    if choosers and not any(i > min(choosers) and i not in choosers for i in places):
-        raise DcacheError(
-            f"no layer is left to read what layer {min(choosers)} chooses: the model has {count} layers with "
-            "full attention. Let an earlier one choose, or make fewer of them dense."
-        )
-    return choosers
 
 
 @dataclass
@@ -105,7 +53,7 @@ class Shared:
         marked: those of the running forward.
         ids: the running forward's ids `[B, S]`, for observers that read them; else None.
         layers: how many layers the model has.
-        inputs: what attention is given, for observers that read it.
+        input_hooks: note what attention is given, for observers that read it.
         choosers: indices of the layers that choose what those behind them read.
         choice: float32 `[B, h, positions]`, the attention of the running forward's last layer that chose.
         problems: what went wrong in this forward and cost nothing but room.
@@ -135,8 +83,9 @@ class Shared:
     choice: torch.Tensor | None = None
     problems: list[str] = field(default_factory=list)
     group_scores: tuple[int, torch.Tensor] | None = None
-    inputs: Inputs | None = None
+    input_hooks: InputHooks | None = None
     _call: tuple[Any, Call] | None = None
+    _allowed: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def prepare(self, decoder: torch.nn.Module, layers: Sequence[int]) -> None:
         """Find out what the policy needs to know of the model.
@@ -161,7 +110,7 @@ class Shared:
         if self.rotary is not None and getattr(self.policy.codec, "needs_latents", False):
             self.latents = latents_of(decoder, layers, self.rotary)
         if self.policy.observer.needs_hidden:
-            self.inputs = Inputs(attention_modules(decoder, list(layers)))
+            self.input_hooks = InputHooks(attention_modules(decoder, list(layers)))
 
     def lender(self, layer: int) -> int:
         """Index of the layer that counts what this one shares with others: the first of its group."""
@@ -170,6 +119,20 @@ class Shared:
         groups = self.policy.joint.groups(len(self.places))
         place = next((group[0] for group in groups if self.places[layer] in group), self.places[layer])
         return list(self.places)[place]
+
+    def fork(self) -> Shared:
+        """That of a second cache: no forward of it runs, and it is not held."""
+        return replace(
+            self,
+            live=False,
+            holding=0,
+            reader=None,
+            rope=None,
+            bytes_held=0,
+            peak_bytes=0,
+            problems=[],
+            _call=None,
+        )
 
     def begin(self, rope: torch.Tensor | None) -> None:
         """A forward begins."""
@@ -200,15 +163,15 @@ class Shared:
         Raises:
             DcacheError: marks are of another batch, or ids are read and embeddings came.
         """
-        if self.policy.observer.reads_ids:
-            if inputs.ndim != 2:
-                raise DcacheError(
-                    f"{self.policy.name} reads the ids of the text, but this call came as embeddings: call "
-                    "the model with input_ids, or choose a policy that reads none, such as quest"
-                )
-            self.ids = inputs
+        reads_ids = self.policy.observer.reads_ids
+        if reads_ids and inputs.ndim != 2:
+            raise DcacheError(
+                f"{self.policy.name} reads the ids of the text, but this call came as embeddings: call "
+                "the model with input_ids, or choose a policy that reads none, such as quest"
+            )
         if self.marks is not None:
             self.marked, self.marks = _divided(self.marks.to(inputs.device), inputs)
+        self.ids = inputs if reads_ids else None
 
     def end(self) -> None:
         """It ended."""
@@ -233,6 +196,12 @@ class Shared:
             self._call = (mask, read_call(mask, self.rope, rows, queries, start, key.device))
         return self._call[1]
 
+    def allowed(self, seen: torch.Tensor) -> torch.Tensor:
+        """int64 `[B]`, budgets of rows that have seen so many tokens; made once where layers share them."""
+        if self._allowed is None or self._allowed[0] is not seen:
+            self._allowed = seen, torch.tensor(self.budget.tokens(seen.tolist()), device=seen.device)
+        return self._allowed[1]
+
     def codec(self, layer: int, state: Mapping[str, torch.Tensor] | None = None) -> Codec:
         """The policy's codec, with what it wants to know of a layer and of what was observed there."""
         # Not `self.turn`: segments keep their codec, and should not keep this alive.
@@ -246,8 +215,8 @@ class Shared:
         return self.policy.codec.bound(LayerFacts(turn, whole, basis, *measured, state, self.problems.append))
 
     def input_of(self, layer: int) -> tuple[int, torch.Tensor | None]:
-        """A layer's index, and what its attention is given in the running forward, where that is noted."""
-        return layer, None if self.inputs is None else self.inputs.take(layer)
+        """A layer's index, and what its attention is given in the running forward, where that is read."""
+        return layer, take_input(layer) if self.policy.observer.needs_hidden else None
 
     def turn(self, layer: int, states: torch.Tensor, positions: torch.Tensor, mode: str) -> torch.Tensor:
         """Keys or queries turned as `Rotary.turn` turns them."""

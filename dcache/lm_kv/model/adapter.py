@@ -12,7 +12,8 @@ import sys
 import threading
 import traceback
 import weakref
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -29,6 +30,8 @@ from transformers.masking_utils import (
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from dcache.errors import DcacheError
+from dcache.lm_kv.model.attention import Logits
+from dcache.lm_kv.model.forwards import Forward, current_cache, forwards, interrupted
 from dcache.util.attention_switch import AttentionSwitch
 
 NAME = "dcache_lm_kv"
@@ -36,12 +39,46 @@ BaseLayer = CacheLayerMixin
 FullLayer = DynamicLayer
 
 
+@dataclass(frozen=True)
+class AttentionCall:
+    """One call of an attention module.
+
+    Attributes:
+        module: the attention module.
+        query: `[B, H, S, d]`.
+        key: `[B, h, S, d]`, this call's.
+        value: `[B, h, S, d_v]`.
+        mask: as in `calls.read_call`.
+        logits: how the layer makes logits.
+    """
+
+    module: torch.nn.Module
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    mask: torch.Tensor | None
+    logits: Logits
+
+
 class Tagged(Protocol):
     """A layer whose storage attention reads."""
 
-    @property
-    def attend(self) -> Callable[..., torch.Tensor]:
-        """(module, query, key, value, mask, scaling, **kwargs) -> `[B, S, H, d_v]`."""
+    def attend(self, call: AttentionCall) -> torch.Tensor:
+        """The result `[B, S, H, d_v]`."""
+
+
+class TaggedLayer(FullLayer):
+    """A layer for one forward, which attention asks for its result; the library sees an empty one."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """This call's keys and values; the keys name the layer to attention."""
+        return tag(key_states, self), value_states
+
+    @abstractmethod
+    def attend(self, call: AttentionCall) -> torch.Tensor:
+        """The result `[B, S, H, d_v]`."""
 
 
 class LiveCache(Cache):
@@ -49,10 +86,12 @@ class LiveCache(Cache):
 
     Attributes:
         compressed_layers: indices of the layers whose storage attention reads.
+        reads_inputs: whether `forwards.take_input` is asked for what attention modules are given.
     """
 
     layers: list[Any]
     compressed_layers: list[int]
+    reads_inputs = False
 
     def begin(self, decoder: torch.nn.Module, call: Mapping[str, Any]) -> None:
         """A forward begins with these keyword arguments; raise to refuse it."""
@@ -111,29 +150,24 @@ def wants_cache(decoder: torch.nn.Module, call: Mapping[str, Any]) -> bool:
     return bool(getattr(config, "use_cache", False) if use_cache is None else use_cache)
 
 
-class Inputs:
-    """What each attention module of a decoder was given last in a call with a cache of ours."""
+class InputHooks:
+    """Hooks that note what attention modules are given in forwards with a cache that reads it.
+
+    They go with this object. Those of several caches note the same.
+    """
 
     def __init__(self, modules: Mapping[int, torch.nn.Module]) -> None:
-        self.latest: dict[int, torch.Tensor] = {}
         for layer, module in modules.items():
-            hook = partial(_note_input, self.latest, layer)
+            hook = partial(_note_input, layer)
             weakref.finalize(self, module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-
-    def take(self, layer: int) -> torch.Tensor | None:
-        """A layer's, `[B, S, D]`, which is not held any longer; None where there is none."""
-        return self.latest.pop(layer, None)
 
 
 def _note_input(
-    latest: dict[int, torch.Tensor],
-    layer: int,
-    module: torch.nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    layer: int, module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> None:
-    if _current() is not None:
-        latest[layer] = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    cache = current_cache()
+    if cache is not None and cache.reads_inputs:
+        forwards()[-1].inputs[layer] = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
 
 
 class Attachment:
@@ -151,12 +185,12 @@ _attachments: weakref.WeakKeyDictionary[torch.nn.Module, weakref.ref[Attachment]
     weakref.WeakKeyDictionary()
 )
 _lock = threading.RLock()
-_thread = threading.local()
 _switch = AttentionSwitch(NAME)
 
 
 def attach(decoder: torch.nn.Module) -> Attachment:
     """Hooks on a decoder, shared by all its caches."""
+    leave_interrupted()
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, _mask)
     with _lock:
@@ -178,45 +212,42 @@ def _discard_copies(decoder: torch.nn.Module) -> None:
             del hooks[key]
 
 
-@dataclass
-class _Frame:
-    """One forward that runs in this thread; `cache` is None for forwards without one of ours."""
-
-    decoder: torch.nn.Module
-    cache: LiveCache | None = None
-    attachment: Attachment | None = None
+def leave_interrupted(entered: bool = False) -> None:
+    """Undo what forwards left behind that an interrupt ended: torch runs no hooks then."""
+    for forward in interrupted(entered):
+        _restore(forward)
 
 
-def _frames() -> list[_Frame]:
-    frames: list[_Frame] = _thread.__dict__.setdefault("frames", [])
-    return frames
+def _restore(forward: Forward) -> None:
+    if forward.attachment is not None:
+        _switch.off(forward.attachment.configs)
 
 
 def _enter(decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    frame = _Frame(decoder)
-    # First of all, for `_leave` is called even where this raises.
-    _frames().append(frame)
+    leave_interrupted(entered=True)
+    forward = Forward(weakref.ref(decoder))
+    # Before anything that may raise, for `_leave` is called then too.
+    forwards().append(forward)
     call = named(decoder, args, kwargs)
     cache = call.get("past_key_values")
     if not isinstance(cache, LiveCache):
         return
     cache.begin(decoder, call)
     reference = _attachments.get(decoder)
-    frame.attachment = None if reference is None else reference()
-    if frame.attachment is not None:
-        _switch.on(frame.attachment.configs)
-    frame.cache = cache
+    attachment = None if reference is None else reference()
+    if attachment is not None:
+        _switch.on(attachment.configs)
+    forward.attachment, forward.cache = attachment, weakref.ref(cache)
 
 
 def _leave(decoder: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    frames = _frames()
-    if not frames or frames[-1].decoder is not decoder:
+    running = forwards()
+    if not running or running[-1].decoder() is not decoder:
         return
-    frame = frames.pop()
-    if frame.cache is not None:
-        if frame.attachment is not None:
-            _switch.off(frame.attachment.configs)
-        frame.cache.end(completed=output is not None)
+    cache, forward = current_cache(), running.pop()
+    _restore(forward)
+    if cache is not None:
+        cache.end(completed=output is not None)
 
 
 def _attention(
@@ -232,8 +263,9 @@ def _attention(
     layer: Tagged | None = getattr(key, "_dcache_layer", None)
     if layer is not None:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return layer.attend(module, query, key, value, attention_mask, scale, **kwargs), None
-    cache = _current()
+        logits = Logits(scale, kwargs.get("softcap"), kwargs.get("s_aux"))
+        return layer.attend(AttentionCall(module, query, key, value, attention_mask, logits)), None
+    cache = current_cache()
     if cache is not None and getattr(module, "layer_idx", None) in cache.compressed_layers:
         raise DcacheError(
             f"{type(module).__name__} changes keys after it gave them to the cache, so their storage cannot "
@@ -250,15 +282,10 @@ def _attention(
 
 def _mask(**kwargs: Any) -> Any:
     plain = kwargs.get("mask_function") is causal_mask_function and kwargs.get("local_size") is None
-    if plain and _current() is not None:
+    if plain and current_cache() is not None:
         # Storage is ragged: what remains of the mask is which of this call's tokens are pads.
         return kwargs.get("attention_mask")
     return ALL_MASK_ATTENTION_FUNCTIONS[_switch.before(kwargs["config"])](**kwargs)
-
-
-def _current() -> LiveCache | None:
-    frames = _frames()
-    return frames[-1].cache if frames else None
 
 
 def tag(keys: torch.Tensor, layer: Tagged) -> torch.Tensor:

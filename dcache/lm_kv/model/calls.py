@@ -114,6 +114,8 @@ def read_call(mask: Any, rope: torch.Tensor | None, rows: int, queries: int, sta
         visible = last if last.dtype == torch.bool else last > torch.finfo(last.dtype).min / 2
         visible = visible.expand(rows, -1, -1)
         valid = visible.diagonal(dim1=1, dim2=2)
+        # One query: all that it may see of this call is itself.
+        visible = visible if queries > 1 else None
     if rope is not None and rope.ndim == 3:
         text = len(rope) == 4 or bool((rope[1:] == rope[:1]).all())
         rope = rope[0] if text else None

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from dcache.lm_kv.codecs.bases import HeadBasis
-from dcache.lm_kv.model import adapter
-from dcache.lm_kv.model.attention import Fresh, Logits, attend_some
-from dcache.lm_kv.model.families import layers_for
-from dcache.lm_kv.storage.parts import DensePart
+from dcache.lm_kv.model.noted import noted
+from dcache.lm_kv.model.remembered import Remembered
 
 # Random tokens that are read, in rows of at most 256.
 ROWS, TOKENS = 4, 256
@@ -37,68 +34,42 @@ class Directions:
 
 Measured = Mapping[tuple[int, str], Directions]
 Bases = dict[int, dict[str, tuple[HeadBasis, ...]]]
-_measured: weakref.WeakKeyDictionary[torch.nn.Module, Measured] = weakref.WeakKeyDictionary()
-_bases: weakref.WeakKeyDictionary[torch.nn.Module, dict[float, Bases]] = weakref.WeakKeyDictionary()
+
+
+@dataclass
+class _Found:
+    """Of one model: its directions, and the bases that were chosen of them, by share."""
+
+    measured: Measured
+    bases: dict[float, Bases] = field(default_factory=dict)
+
+
+_found: Remembered[_Found] = Remembered()
 
 
 def bases_of(decoder: torch.nn.Module, layers: Sequence[int], share: float) -> Bases:
-    """The strongest directions of each layer's heads, measured once for a model.
+    """The strongest directions of each layer's heads, measured once for a model as its weights are.
 
     Args:
         decoder: of the model.
         layers: indices of its layers with full attention.
         share: of all directions, those that are taken.
     """
-    known = _bases.setdefault(decoder, {})
-    if share not in known:
-        if decoder not in _measured:
-            _measured[decoder] = measure(decoder, layers)
-        measured = _measured[decoder]
-        ranks = shared_ranks({key: found.variance for key, found in measured.items()}, share)
-        known[share] = {
+    found = _found.of(decoder, lambda: _Found(measure(decoder, layers)))
+    if share not in found.bases:
+        measured = found.measured
+        ranks = shared_ranks({key: of.variance for key, of in measured.items()}, share)
+        found.bases[share] = {
             layer: {part: _heads(measured[layer, part], ranks[layer, part]) for part in PARTS}
             for layer in layers
         }
-    return known[share]
+    return found.bases[share]
 
 
 def _heads(found: Directions, ranks: Sequence[int]) -> tuple[HeadBasis, ...]:
     # Tensors of their own: a piece of a larger one would keep all of it alive.
     rows = zip(found.mean, found.vectors, ranks, strict=True)
     return tuple(HeadBasis(mean.clone(), vectors[:rank].half()) for mean, vectors, rank in rows)
-
-
-class _NotedLayer(adapter.FullLayer):
-    """A layer that notes its keys and values."""
-
-    noted: tuple[torch.Tensor, torch.Tensor]
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return adapter.tag(key_states, self), value_states
-
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None,
-        scaling: float,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        self.noted = key, value
-        logits = Logits(scaling, kwargs.get("softcap"), kwargs.get("s_aux"))
-        return attend_some(query, [DensePart(key, value)], logits, Fresh(None, None))
-
-
-class NotedCache(adapter.LiveCache):
-    """A cache for one call."""
-
-    def __init__(self, decoder: torch.nn.Module) -> None:
-        layers, self.compressed_layers = layers_for(decoder, lambda _: _NotedLayer())
-        super().__init__(layers=layers)
 
 
 @torch.no_grad()
@@ -108,14 +79,11 @@ def measure(decoder: torch.nn.Module, layers: Sequence[int]) -> Measured:
     generator, device = torch.Generator().manual_seed(0), next(decoder.parameters()).device
     length = min(TOKENS, getattr(config, "max_position_embeddings", TOKENS))
     ids = torch.randint(config.vocab_size, (ROWS, length), generator=generator, device="cpu")
-    attachment, cache = adapter.attach(decoder), NotedCache(decoder)
-    decoder(input_ids=ids.to(device), past_key_values=cache, use_cache=True)
-    # The hooks live as long as the attachment.
-    del attachment
+    cache = noted(decoder, ids.to(device))
     return {
-        (layer, part): principal(noted)
+        (layer, part): principal(states)
         for layer in layers
-        for part, noted in zip(PARTS, cache.layers[layer].noted, strict=True)
+        for part, states in zip(PARTS, cache.layers[layer].noted, strict=True)
     }
 
 

@@ -10,30 +10,22 @@ import torch
 from dcache.errors import DcacheError
 
 
-def check_call(
-    expected: torch.nn.Module, decoder: torch.nn.Module, call: Mapping[str, Any], broken: bool
-) -> None:
+def check_call(expected: torch.nn.Module, decoder: torch.nn.Module, call: Mapping[str, Any]) -> None:
     """Refuse a forward that the cache cannot serve.
 
     Args:
         expected: the decoder that the cache was made for.
         decoder: the one that runs.
         call: its keyword arguments.
-        broken: whether an exception broke off the cache's last forward.
 
     Raises:
-        DcacheError: another model's cache, a broken one, an empty batch, attention weights that are asked
-            for, or gradients that are recorded.
+        DcacheError: another model's cache, an empty batch, attention weights that are asked for, or gradients
+            that are recorded.
     """
     if decoder is not expected:
         raise DcacheError(
             f"this KVCache belongs to another model than this {type(decoder).__name__}: make one with "
             "lm_kv.KVCache(this_model, ...)"
-        )
-    if broken:
-        raise DcacheError(
-            "this cache is incomplete: an exception broke off its last forward in the middle. Make a new "
-            "one, or call reset() and run the text again."
         )
     inputs = inputs_of(call)
     if inputs is not None and 0 in inputs.shape[:2]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 
@@ -146,30 +146,15 @@ class _Run:
         return attend_some(query, [DensePart(keys, values)], logits, self.fresh)
 
 
-class _PartialLayer(adapter.FullLayer):
-    """A layer that computes some tokens; the library sees an empty one."""
+class _PartialLayer(adapter.TaggedLayer):
+    """A layer that computes some tokens."""
 
     def __init__(self, index: int, run: _Run) -> None:
         super().__init__()
         self.index, self.run = index, run
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return adapter.tag(key_states, self), value_states
-
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None,
-        scaling: float,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        logits = Logits(scaling, kwargs.get("softcap"), kwargs.get("s_aux"))
-        return self.run.attend(self.index, query, key, value, logits)
+    def attend(self, call: adapter.AttentionCall) -> torch.Tensor:
+        return self.run.attend(self.index, call.query, call.key, call.value, call.logits)
 
 
 class _PartialCache(adapter.LiveCache):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,18 +9,19 @@ import torch
 from dcache.errors import DcacheError
 from dcache.lm_kv.codecs.latents import Latent, latent_of
 from dcache.lm_kv.model import adapter
-from dcache.lm_kv.model.directions import NotedCache
+from dcache.lm_kv.model.noted import noted
+from dcache.lm_kv.model.remembered import Remembered
 from dcache.lm_kv.model.rotary import Rotary, attention_modules
 
 # Tokens that are tried.
 TOKENS = 8
 Latents = Mapping[int, Mapping[str, Latent]]
-_known: weakref.WeakKeyDictionary[torch.nn.Module, Latents] = weakref.WeakKeyDictionary()
+_known: Remembered[Latents] = Remembered()
 
 
 @torch.no_grad()
 def latents_of(decoder: torch.nn.Module, layers: Sequence[int], rotary: Rotary) -> Latents:
-    """The latents of each layer's keys and values, found once for a model.
+    """The latents of each layer's keys and values, found once for a model as its weights are.
 
     Args:
         decoder: of the model.
@@ -32,18 +32,16 @@ def latents_of(decoder: torch.nn.Module, layers: Sequence[int], rotary: Rotary) 
         DcacheError: a layer has a KV head for each query head, or its keys before rotation and values are no
             linear functions of what it is given.
     """
-    if decoder not in _known:
-        _known[decoder] = _tried(decoder, layers, rotary)
-    return _known[decoder]
+    return _known.of(decoder, lambda: _tried(decoder, layers, rotary))
 
 
 def _tried(decoder: torch.nn.Module, layers: Sequence[int], rotary: Rotary) -> Latents:
     modules = attention_modules(decoder, list(layers))
-    inputs, attachment, cache = adapter.Inputs(modules), adapter.attach(decoder), NotedCache(decoder)
+    hooks = adapter.InputHooks(modules)
     ids = torch.arange(1, TOKENS + 1, device=next(decoder.parameters()).device)[None]
-    decoder(input_ids=ids, past_key_values=cache, use_cache=True)
-    # The hooks live as long as the attachment.
-    del attachment
+    cache = noted(decoder, ids, reads_inputs=True)
+    # They live as long as this.
+    del hooks
     latents = {}
     for layer, module in modules.items():
         keys, values = cache.layers[layer].noted
@@ -52,7 +50,7 @@ def _tried(decoder: torch.nn.Module, layers: Sequence[int], rotary: Rotary) -> L
                 f"{type(decoder).__name__} has a KV head for each query head, and xquant stores latents that "
                 "take less where query heads share them: use lm_kv.kivi() or lm_kv.rotatekv()"
             )
-        given = inputs.take(layer)
+        given = cache.layers[layer].given
         positions = torch.arange(TOKENS, device=ids.device)[None]
         turned = rotary.turn(layer, keys.float(), positions, "back")
         latents[layer] = {

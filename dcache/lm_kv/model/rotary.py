@@ -131,29 +131,16 @@ class Tried:
     keys: torch.Tensor
 
 
-class _TriedLayer(adapter.FullLayer):
+class _TriedLayer(adapter.TaggedLayer):
     """A layer that notes its keys and its attention module."""
 
     tried: Tried
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return adapter.tag(key_states, self), value_states
-
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None,
-        scaling: float,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        self.tried = Tried(module, key.detach().clone())
+    def attend(self, call: adapter.AttentionCall) -> torch.Tensor:
+        self.tried = Tried(call.module, call.key.detach().clone())
         # One token sees itself alone.
-        return value.repeat_interleave(query.shape[1] // value.shape[1], 1).transpose(1, 2).contiguous()
+        groups = call.query.shape[1] // call.value.shape[1]
+        return call.value.repeat_interleave(groups, 1).transpose(1, 2).contiguous()
 
 
 class _TriedCache(adapter.LiveCache):

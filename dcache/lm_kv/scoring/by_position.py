@@ -22,18 +22,18 @@ def layer_mean(values: torch.Tensor, stored: Stored, heads: torch.Tensor | None 
 
 
 def flags_by_position(
-    before: torch.Tensor | None, positions: torch.Tensor, flags: torch.Tensor
+    before: torch.Tensor | None, positions: torch.Tensor, flags: torch.Tensor, columns: int
 ) -> torch.Tensor:
-    """Flags of all tokens so far, bool `[B, T]` by position.
+    """Flags of all tokens so far, bool `[B, T]` by position, T at least `columns`.
 
     Args:
         before: the same of earlier calls; None where there were none.
         positions: int64 `[B, S]`, of this call's tokens.
         flags: bool `[B, S]`, False at pads.
+        columns: so far, this call's too.
     """
     known = flags[:, :0] if before is None else before
-    longest = max(int(positions.max()) + 1, known.shape[1])
-    grid = known.new_zeros(len(known), longest)
+    grid = known.new_zeros(len(known), max(columns, known.shape[1]))
     grid[:, : known.shape[1]] = known
     # Pads have positions of other tokens and no flag.
     return grid.long().scatter_add(1, positions, flags.long()) > 0

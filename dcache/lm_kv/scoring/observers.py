@@ -31,6 +31,7 @@ class Observed:
         ids: int64 `[B, S]`, the tokens' ids, for observers that read them; else None.
         layer: index of the layer.
         hidden: `[B, S, D]`, what the layer's attention was given; None for observers that do not ask for it.
+        columns: that the layer has seen, this call's too: more than any token's position, known on the host.
     """
 
     query: torch.Tensor
@@ -41,6 +42,7 @@ class Observed:
     ids: torch.Tensor | None = None
     layer: int = 0
     hidden: torch.Tensor | None = None
+    columns: int = 0
 
 
 class Observer(Protocol):

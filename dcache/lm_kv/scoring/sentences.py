@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -41,13 +42,19 @@ def ends_of(ends: Any) -> tuple[int, ...]:
     raise DcacheError(f"ends must be ids of tokens, such as (13, 30), or a tokenizer, got {ends!r}")
 
 
+@lru_cache(maxsize=8)
+def _ids(ends: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Ids on a device; every layer reads them at every token."""
+    return torch.tensor(ends, device=device)
+
+
 @dataclass(frozen=True)
 class SentenceWindow(QueryWindow):
     """The last queries, where sentences end, and the sum of the queries of the sentence that is written.
 
-    State: as `QueryWindow`; `ends` bool `[B, T]` by position, where there are ids of ends; `sum` float32
-    `[B, H, d]` and `count` int64 `[B]`, of the tokens decoded since the prompt or the last end. A sentence of
-    which `crop` takes something back begins anew.
+    State: as `QueryWindow`; `ends` bool `[B, T]` by position, T at least the columns, where there are ids of
+    ends; `sum` float32 `[B, H, d]` and `count` int64 `[B]`, of the tokens decoded since the prompt or the
+    last end. A sentence of which `crop` takes something back begins anew.
 
     Args:
         ends: ids of the tokens that end a sentence.
@@ -72,8 +79,8 @@ class SentenceWindow(QueryWindow):
         if self.ends:
             if call.ids is None:
                 raise DcacheError("SentenceWindow reads the ids of every call")
-            over = torch.isin(call.ids, torch.tensor(self.ends, device=call.ids.device)) & call.valid
-            new["ends"] = flags_by_position(state.get("ends"), call.positions, over)
+            over = torch.isin(call.ids, _ids(self.ends, call.ids.device)) & call.valid
+            new["ends"] = flags_by_position(state.get("ends"), call.positions, over, call.columns)
             going = ~over[:, 0]
             total, number = total * going[:, None, None], number * going
         # A prompt is no sentence that is written.

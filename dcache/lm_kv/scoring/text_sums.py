@@ -42,7 +42,8 @@ class PromptSums(ColumnSums):
 class MarkedSums(PromptSums):
     """Running sums, where the last prompt ended, and which tokens were marked as images.
 
-    State: as `PromptSums`; `marked` bool `[B, T]` by position, where anything was marked.
+    State: as `PromptSums`; `marked` bool `[B, T]` by position, T at least the columns, where anything was
+    marked.
     """
 
     reads_marks: ClassVar[bool] = True
@@ -53,7 +54,8 @@ class MarkedSums(PromptSums):
         if call.marked is None:
             return new if call.query.shape[2] > 1 or not state else state
         flags = call.marked & call.valid
-        return {**new, "marked": flags_by_position(state.get("marked"), call.positions, flags)}
+        known = state.get("marked")
+        return {**new, "marked": flags_by_position(known, call.positions, flags, call.columns)}
 
     def crop(self, state: State, end: torch.Tensor) -> State:
         """Tokens at or behind `end` are no longer the prompt's, nor marked."""

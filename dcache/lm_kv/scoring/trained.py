@@ -108,8 +108,8 @@ def _loaded(path: Path, changed: int, size: int) -> Weights:
 class InputScores(Nothing):
     """Scores every token by what its layer's attention is given, when it comes.
 
-    State: `trained` float32 `[B, h, T]`, by a token's index among its row's true tokens; 4 bytes for each
-    token and KV head, which stay when it is evicted.
+    State: `trained` float32 `[B, h, T]`, by a token's index among its row's true tokens, T at least the
+    columns; 4 bytes for each column and KV head, which stay when its token is evicted.
     """
 
     needs_hidden: ClassVar[bool] = True
@@ -129,14 +129,11 @@ class InputScores(Nothing):
                 f"{tuple(call.hidden.shape)}"
             )
         before = state.get("trained", scores.new_zeros(len(scores), scores.shape[2], 0))
-        count = int(call.positions.max()) + 1 - before.shape[2]
-        after = F.pad(before, (0, max(0, count)))
-        # A pad has the place of a true token, which must win.
-        kept = call.valid[:, None] & torch.ones_like(scores.mT, dtype=torch.bool)
-        places = call.positions[:, None].expand_as(kept)
-        rows, heads, columns = kept.nonzero(as_tuple=True)
-        after[rows, heads, places[kept]] = scores.mT[rows, heads, columns]
-        return {"trained": after}
+        # One place more, for pads: they have the positions of true tokens, which must win.
+        after = F.pad(before, (0, max(0, call.columns - before.shape[2]) + 1))
+        places = call.positions.masked_fill(~call.valid, after.shape[2] - 1)
+        after = after.scatter(2, places[:, None].expand_as(scores.mT), scores.mT)
+        return {"trained": after[..., :-1].contiguous()}
 
     def crop(self, state: State, end: torch.Tensor) -> State:
         """Scores behind `end` are forgotten."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from dcache.lm_kv.layers.layer import LayerCache
 from dcache.lm_kv.model import adapter
 
 
-class _PackedLayer(adapter.FullLayer):
+class _PackedLayer(adapter.TaggedLayer):
     """A layer that takes a packed row apart for the layer of a cache that it stands for.
 
     A block mask would say the same; taken apart, no product of two texts is formed and observers see the rows
@@ -25,24 +26,10 @@ class _PackedLayer(adapter.FullLayer):
         self.layer, self.mask = layer, mask
         self.slots = mask.flatten().nonzero()[:, 0]
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return adapter.tag(key_states, self), value_states
-
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None,
-        scaling: float,
-        **kwargs: Any,
-    ) -> torch.Tensor:
+    def attend(self, call: adapter.AttentionCall) -> torch.Tensor:
         """Attention of each text on itself: `[1, N, H, d_v]` of a row `[1, H, N, d]`."""
-        query, key, value = (self._unpacked(states) for states in (query, key, value))
-        out = self.layer.attend(module, query, key, value, self.mask, scaling, **kwargs)
+        query, key, value = (self._unpacked(states) for states in (call.query, call.key, call.value))
+        out = self.layer.attend(replace(call, query=query, key=key, value=value, mask=self.mask))
         return out.flatten(0, 1)[self.slots][None]
 
     def _unpacked(self, states: torch.Tensor) -> torch.Tensor:

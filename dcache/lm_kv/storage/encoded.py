@@ -51,7 +51,7 @@ class EncodedPart(RunsPart):
             self.runs,
             scale,
             softcap=softcap,
-            bias=self.flat_bias(),
+            bias=self.flat_bias,
         )
         return self.codec.turned(out).view(*query.shape[:3], -1), lse.view(query.shape[:3])
 

@@ -136,6 +136,7 @@ class RunsPart:
             logits += self.bias[:, :, None]
         return logits.masked_fill_(self.unused, float("-inf"))
 
+    @cached_property
     def flat_bias(self) -> torch.Tensor | None:
         """float32 `[N]`, each token's bias; None where there is none."""
         return None if self.bias is None else self.bias[~self.unused[:, :, 0]]
@@ -183,7 +184,7 @@ class RaggedPart(RunsPart):
             out, lse = fused_runs(flat, self.keys, self.values, self.runs, scale)
         else:
             out, lse = ragged_attention(
-                flat, self.keys, self.values, self.runs, scale, softcap=softcap, bias=self.flat_bias()
+                flat, self.keys, self.values, self.runs, scale, softcap=softcap, bias=self.flat_bias
             )
         return out.view(*query.shape[:3], -1), lse.view(query.shape[:3])
 

@@ -80,8 +80,7 @@ class Segment:
             raise TypeError("a segment has positions, or the first one of each run")
         lengths = self.lengths.flatten()
         start = self.first.flatten() - (lengths.cumsum(0) - lengths)
-        start = start.repeat_interleave(lengths)
-        return (start + torch.arange(len(start), device=start.device)).int()
+        return self._numbered(start).int()
 
     def pad(self, flat: torch.Tensor, fill: float = 0.0) -> torch.Tensor:
         """A flat `[N, ...]` as `[rows, heads, width, ...]`; a view where the runs are equally long."""
@@ -89,12 +88,28 @@ class Segment:
         if self.uniform:
             return flat.view(shape)
         padded = flat.new_full(shape, fill)
-        padded[self.valid.to(flat.device)] = flat
+        padded.view(-1, *flat.shape[1:])[self._slots().to(flat.device)] = flat
         return padded
 
     def flatten(self, padded: torch.Tensor) -> torch.Tensor:
         """The inverse of `pad`."""
-        return padded.reshape(-1, *padded.shape[3:]) if self.uniform else padded[self.valid]
+        flat = padded.reshape(-1, *padded.shape[3:])
+        return flat if self.uniform else flat[self._slots()]
+
+    def _numbered(self, start: torch.Tensor) -> torch.Tensor:
+        """int64 `[N]`: each token's index in `[0, N)`, plus its run's start, int64 `[rows * heads]`.
+
+        Nothing is asked of a GPU: the number of tokens is known on the host.
+        """
+        count = sum(self.sizes)
+        starts = start.repeat_interleave(self.lengths.flatten(), output_size=count)
+        return starts + torch.arange(count, device=start.device)
+
+    def _slots(self) -> torch.Tensor:
+        """int64 `[N]`, each token's slot in the padded form, flat."""
+        lengths = self.lengths.flatten()
+        runs = torch.arange(len(lengths), device=lengths.device)
+        return self._numbered(runs * self.width - (lengths.cumsum(0) - lengths))
 
     def decoded(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Flat keys `[N, d]` and values `[N, d_v]` in the model's dtype."""

@@ -75,19 +75,26 @@ class LayerStore:
         self.columns += keys.shape[2]
         return self.tail.append(keys, values, positions, valid)
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Take the newest `abs(tokens_to_remove)` columns of the tail back.
+    def check_crop(self, count: int) -> None:
+        """Refuse to take so many columns back where some of them left the tail.
 
         Raises:
-            DcacheError: some of them left the tail; they are compressed.
+            DcacheError: they did; they are compressed.
         """
-        count = abs(tokens_to_remove)
         if count > self.tail.free:
             raise DcacheError(
-                f"crop({tokens_to_remove}) reaches into compressed tokens: only the newest "
+                f"crop({-count}) reaches into compressed tokens: only the newest "
                 f"{self.tail.free} can be taken back. Give the policy a larger window, or its codec a "
                 "larger residual, or crop before tokens are compressed."
             )
+
+    def crop(self, count: int) -> None:
+        """Take the newest columns of the tail back; `check_crop` says how many can be.
+
+        Raises:
+            DcacheError: as `check_crop`.
+        """
+        self.check_crop(count)
         self.seen = self.seen - self.tail.valid[:, self.tail.length - count :].sum(1)
         self.tail.drop_newest(count)
         self.columns -= count
@@ -194,8 +201,7 @@ class LayerStore:
             segments.append(segment.with_score(added if segment.score is None else segment.score + added))
             start += segment.width
         self.segments = tuple(segments)
-        if self.tail.score is not None:
-            self.tail.score.add_(columns[..., start:])
+        self.tail.add_scores(columns[..., start:])
         return grows
 
     def set_scores(self, scores: torch.Tensor) -> None:
@@ -207,8 +213,7 @@ class LayerStore:
             segments.append(segment.with_score(segment.flatten(piece).clone()))
             start += segment.width
         self.segments = tuple(segments)
-        if self.tail.score is not None:
-            self.tail.score.copy_(scores[:, :, start:])
+        self.tail.set_scores(scores[:, :, start:])
 
     def _subset(self, keep: torch.Tensor, codec: Codec) -> Segment:
         """The tokens in `keep`, bool `[rows, heads, M]`; those of the tail are encoded."""

@@ -59,7 +59,7 @@ class Tail:
 
     @property
     def score(self) -> torch.Tensor | None:
-        """float32 `[rows, heads, length, ...]`; it may be written to in place."""
+        """float32 `[rows, heads, length, ...]`; None where tokens have no statistic."""
         return None if self._score is None else self._score[:, :, : self.length]
 
     @property
@@ -98,11 +98,23 @@ class Tail:
         self.padded = self.padded or valid is not None
         return grows
 
+    def add_scores(self, columns: torch.Tensor) -> None:
+        """Add `[rows, heads, length, ...]` to the statistics, where there are any."""
+        self._unlock()
+        if self.score is not None:
+            self.score.add_(columns)
+
+    def set_scores(self, scores: torch.Tensor) -> None:
+        """Replace the statistics by `[rows, heads, length, ...]`, where there are any."""
+        self._unlock()
+        if self.score is not None:
+            self.score.copy_(scores)
+
     def drop_newest(self, columns: int) -> None:
         """Forget the newest columns."""
         self.length -= columns
         if self._locked:
-            self._resize(self._keys.shape[2])
+            self._unlock()
             return
         self._valid[:, self.length :] = True
         if self._score is not None:
@@ -161,6 +173,11 @@ class Tail:
     def _locked(self) -> bool:
         """Whether the slabs were made under inference_mode, outside which they cannot be written to."""
         return self._keys.is_inference() and not torch.is_inference_mode_enabled()
+
+    def _unlock(self) -> None:
+        """Make slabs that can be written to, where these cannot."""
+        if self._locked:
+            self._resize(self._keys.shape[2])
 
     def _resize(self, slots: int) -> None:
         """Slabs with this many slots, the stored columns in front.

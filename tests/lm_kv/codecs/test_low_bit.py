@@ -118,8 +118,8 @@ def test_only_tokens_that_were_not_encoded_can_be_taken_back():
     model, inputs = llama(1), batch()
     cache, other = (prefilled(model, KIVI, inputs) for _ in range(2))
     with pytest.raises(DcacheError, match="only the newest 7 can be taken back"):
-        cache.crop(8)
-    cache.crop(5)
+        cache.crop(-8)
+    cache.crop(-5)
     ids, mask = inputs["input_ids"], torch.ones(2, 40)
     new = {"position_ids": torch.stack([torch.arange(22, 27), torch.arange(35, 40)])}
     model(input_ids=ids[:, 35:], attention_mask=inputs["attention_mask"], **new, past_key_values=cache)

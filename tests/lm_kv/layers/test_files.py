@@ -1,9 +1,19 @@
+from functools import cache
+
 import pytest
 import torch
 
 from dcache import DcacheError, lm_kv
 from dcache.lm_kv.scoring.scorers import KeyDistance
-from tests.lm_kv.language_models import batch, family, generate, llama, prefilled
+from tests.lm_kv.language_models import (
+    batch,
+    check_they_go_on_alike,
+    copies,
+    family,
+    generate,
+    llama,
+    prefilled,
+)
 
 NEW = {"input_ids": torch.tensor([[5], [6]]), "position_ids": torch.tensor([[27], [40]])}
 
@@ -27,6 +37,23 @@ def test_a_loaded_cache_goes_on_as_the_saved_one(policy, tmp_path):
     cache.compress()
     loaded.compress()
     torch.testing.assert_close(step(model, loaded), step(model, cache), atol=0, rtol=0)
+
+
+MODEL = cache(lambda: llama(4))
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:sinks=:dcache.DcacheWarning")
+@pytest.mark.parametrize("name", sorted(lm_kv.available("policy")))
+def test_copies_go_on_as_their_cache_with_every_policy(name, tmp_path):
+    policy = lm_kv.make(name)
+    # Policies that encode several layers together keep all tokens.
+    budget = {} if policy.joint is not None or name == "xquant" else {"budget": 0.5}
+    own = prefilled(MODEL(), policy, batch(), **budget)
+    others = copies(own, MODEL(), tmp_path / "cache.safetensors")
+    check_they_go_on_alike(MODEL(), [own, *others], steps=2, atol=1.5e-5)
+    assert [other.stats().kept for other in others] == [own.stats().kept] * 3
+    assert [other.stats().read for other in others] == [own.stats().read] * 3
 
 
 @torch.no_grad()

@@ -3,11 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcache import DcacheError, lm_kv
 from dcache.lm_kv.budgets.budget import Budget
 from dcache.lm_kv.layers.layer import LayerCache
 from dcache.lm_kv.layers.shared import Shared
+from dcache.lm_kv.model.adapter import AttentionCall
+from dcache.lm_kv.model.attention import Logits
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scoring.scorers import KeyDistance
 from tests.lm_kv.language_models import batch, llama, prefill, prefilled
@@ -21,11 +24,15 @@ def layer(**policy) -> LayerCache:
     return LayerCache(0, shared)
 
 
+def asked(query, key, value, mask=None, module=None) -> AttentionCall:
+    return AttentionCall(module or torch.nn.Identity(), query, key, value, mask, Logits(0.5))
+
+
 def run(one: LayerCache, columns: int, rows: int = 1, mask=None) -> torch.Tensor:
     keys = torch.randn(rows, HEADS, columns, SIZE)
     query = torch.randn(rows, 2 * HEADS, columns, SIZE)
     one.shared.begin(None)
-    output = one.attend(torch.nn.Identity(), query, keys, keys, mask, 0.5)
+    output = one.attend(asked(query, keys, keys, mask))
     one.shared.end()
     return output
 
@@ -47,7 +54,7 @@ def test_keys_and_values_that_are_views_do_not_keep_their_storage_alive():
     fused = torch.randn(1, HEADS, 5, 3 * SIZE)
     key, value = fused[..., :SIZE], fused[..., 2 * SIZE :]
     one.shared.begin(None)
-    one.attend(torch.nn.Identity(), torch.randn(1, 2 * HEADS, 5, SIZE), key, value, None, 0.5)
+    one.attend(asked(torch.randn(1, 2 * HEADS, 5, SIZE), key, value))
     pointers = {tensor.untyped_storage().data_ptr() for tensor in one.storages()}
     assert fused.untyped_storage().data_ptr() not in pointers
 
@@ -70,10 +77,9 @@ def test_another_batch_or_another_layers_keys_are_refused():
         run(one, 1, rows=3)
     other = torch.nn.Identity()
     other.layer_idx = 7
+    states = torch.zeros(2, 2, 1, SIZE)
     with pytest.raises(DcacheError, match="Identity shares keys between layers"):
-        one.attend(
-            other, torch.zeros(2, 4, 1, SIZE), torch.zeros(2, 2, 1, SIZE), torch.zeros(2, 2, 1, SIZE), None, 1
-        )
+        one.attend(asked(torch.zeros(2, 4, 1, SIZE), states, states, module=other))
 
 
 def test_a_crop_takes_columns_of_the_tail_back_and_no_more():
@@ -152,3 +158,50 @@ def test_bytes_held_are_those_of_the_storages_after_every_decoded_token(policy):
         model(torch.tensor([[5], [6]]), position_ids=torch.full((2, 1), 40 + index), past_key_values=cache)
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in cache.layers[0].storages()}
         assert cache.layers[0].bytes_held == sum(storage.nbytes() for storage in storages.values())
+
+
+class Questions(TorchDispatchMode):
+    """Counts operations for which the host waits for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name
+        asks = name in {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select"}
+        if name in {"aten::index", "aten::index_put", "aten::index_put_"}:
+            asks = any(index is not None and index.dtype == torch.bool for index in args[1])
+        self.count += asks
+        return function(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "policy",
+    [
+        lm_kv.keydiff(),
+        lm_kv.snapkv(window=2, sinks=0, allocation="heads"),
+        lm_kv.h2o(window=2, sinks=0),
+        lm_kv.d2o(window=2, sinks=0),
+        lm_kv.razor_attention(window=2, sinks=0),
+        lm_kv.kivi(residual=8, group=8),
+        lm_kv.look_m(window=2),
+        lm_kv.trained_scorer(lambda layer, states: states[..., :2], window=2, sinks=0),
+    ],
+    ids=lambda policy: policy.name,
+)
+def test_a_decoded_token_asks_the_device_no_more_in_more_layers(policy):
+    counts, inputs = [], batch()
+    mask = torch.cat([inputs["attention_mask"], torch.ones(2, 3, dtype=torch.long)], 1)
+    for layers in (2, 4):
+        model = llama(layers)
+        cache = prefilled(model, policy, inputs, budget=1.0 if policy.name == "kivi" else 12)
+        for step in range(3):
+            place = torch.tensor([[27], [40]]) + step
+            new = {"input_ids": torch.tensor([[5], [6]]), "attention_mask": mask[:, : 41 + step]}
+            with Questions() as questions:
+                model(**new, position_ids=place, past_key_values=cache)
+        counts.append(questions.count)
+    # Whether there are pads, read of the mask.
+    assert counts == [1, 1]

@@ -1,8 +1,11 @@
+import copy
+import pickle
+
 import pytest
 import torch
 
 from dcache import DcacheError, lm_kv
-from tests.lm_kv.language_models import batch, llama, prefill
+from tests.lm_kv.language_models import batch, llama, prefill, prefilled
 
 
 def test_layers_and_text_have_the_same_rows():
@@ -49,3 +52,32 @@ def test_marks_of_calls_are_not_of_a_text_that_comes_by_none():
     cache.mark(torch.ones(1, 30, dtype=torch.bool))
     with pytest.raises(DcacheError, match=r"marks are of the columns of calls.*mark what comes behind it"):
         lm_kv.join(model, [ids[:30]], "pie", cache=cache)
+
+
+@torch.no_grad()
+def test_a_shallow_copy_goes_its_own_way_too_and_a_pickle_is_refused():
+    model = llama(1)
+    cache = prefilled(model, "keydiff", batch(), budget=1.0)
+    other = copy.copy(cache)
+    model(torch.tensor([[5], [6]]), past_key_values=other)
+    assert (cache.get_seq_length(), other.get_seq_length()) == (40, 41)
+    assert cache.stats().seen == (27, 40)
+    with pytest.raises(DcacheError, match=r"cannot be pickled.*use save and load"):
+        pickle.dumps(cache)
+
+
+@torch.no_grad()
+def test_layers_share_their_counts_after_rows_moved_too():
+    model = llama(3)
+    cache = prefilled(model, lm_kv.streaming_llm(sinks=1), batch(), budget=12)
+    new = {"attention_mask": torch.ones(2, 41), "position_ids": torch.tensor([[27], [40]])}
+    model(torch.tensor([[5], [6]]), **new, past_key_values=cache)
+    for move in (
+        lambda: cache.reorder_cache(torch.tensor([1, 0])),
+        lambda: cache.batch_repeat_interleave(2),
+        lambda: cache.batch_select_indices(torch.tensor([0, 3])),
+    ):
+        move()
+        stores = [layer.store for layer in cache.layers]
+        assert len({id(store.seen) for store in stores}) == len({id(store.offset) for store in stores}) == 1
+    assert cache.stats().seen == (41, 28)

@@ -156,3 +156,66 @@ def test_layers_share_what_is_read():
 def test_a_question_without_a_selector_is_refused():
     with pytest.raises(DcacheError, match="or question=None"):
         lm_kv.Policy(scorer=Recency(), question=Newest())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "policy",
+    [
+        lm_kv.quest(sinks=0, window=4, page=4, every=2),
+        lm_kv.tidal_decode(start=1, again=2, sinks=0, window=2),
+        lm_kv.sentencekv(sinks=0, window=4),
+        lm_kv.h2o(sinks=0, window=2, every=2),
+    ],
+    ids=lambda policy: policy.name,
+)
+def test_a_row_beside_one_that_is_done_reads_what_it_reads_alone(policy):
+    model, inputs = llama(4), batch()
+    single = {name: tensor[1:] for name, tensor in inputs.items()}
+    both, own = (prefilled(model, policy, some, budget=12) for some in (inputs, single))
+    mask = torch.cat([inputs["attention_mask"], torch.tensor([[0] * 6, [1] * 6])], 1)
+    for step in range(6):
+        place = torch.tensor([[26], [40 + step]])
+        new = {"input_ids": torch.tensor([[0], [6]]), "position_ids": place}
+        logits = model(**new, attention_mask=mask[:, : 41 + step], past_key_values=both).logits
+        assert logits.isfinite().all()
+        expected = model(new["input_ids"][1:], position_ids=place[1:], past_key_values=own).logits
+        torch.testing.assert_close(logits[1:], expected, atol=1.5e-5, rtol=0)
+        assert both.stats().read[1:] == own.stats().read
+    assert both.stats().seen == (27, 46)
+    assert both.stats().kept[1:] == own.stats().kept
+
+
+@torch.no_grad()
+def test_a_row_of_pads_alone_gives_numbers_and_takes_tokens_later():
+    model = llama(2)
+    cache = lm_kv.KVCache(model, lm_kv.quest(sinks=0, window=2, page=4), budget=6)
+    mask = torch.tensor([[0] * 12, [1] * 12])
+    ids = torch.arange(24).view(2, 12) + 5
+    for columns in (slice(0, 10), slice(10, 11), slice(11, 12)):
+        place = (mask.cumsum(1) - 1).clamp_min(0)[:, columns]
+        out = model(
+            ids[:, columns], attention_mask=mask[:, : columns.stop], position_ids=place, past_key_values=cache
+        )
+        assert out.logits.isfinite().all()
+    mask = torch.cat([mask, torch.ones(2, 3, dtype=torch.long)], 1)
+    place = torch.tensor([[0, 1, 2], [12, 13, 14]])
+    own = lm_kv.KVCache(model, "keydiff", budget=1.0)
+    logits = model(ids[:, :3], attention_mask=mask, position_ids=place, past_key_values=cache).logits
+    expected = model(ids[:1, :3], past_key_values=own).logits
+    torch.testing.assert_close(logits[:1], expected, atol=1.5e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_mask_for_each_query_chooses_like_one_for_each_row():
+    model, inputs = llama(2), batch()
+    mask = torch.cat([inputs["attention_mask"], torch.ones(2, 1, dtype=torch.long)], 1)
+    new = {"input_ids": torch.tensor([[5], [6]]), "position_ids": torch.tensor([[27], [40]])}
+    policy = lm_kv.quest(sinks=0, window=4, page=4)
+    caches = [prefilled(model, policy, inputs, budget=12) for _ in range(2)]
+    logits = [
+        model(**new, attention_mask=some, past_key_values=cache).logits
+        for cache, some in zip(caches, (mask, mask[:, None, None].bool()), strict=True)
+    ]
+    torch.testing.assert_close(logits[1], logits[0], atol=0, rtol=0)
+    assert caches[0].stats().read == caches[1].stats().read != ()

@@ -3,10 +3,10 @@ import torch
 
 from dcache import DcacheError, lm_kv
 from dcache.lm_kv.budgets.budget import Budget
-from dcache.lm_kv.layers.shared import Shared, places_of
+from dcache.lm_kv.layers.shared import Shared
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scoring.scorers import KeyDistance
-from tests.lm_kv.language_models import llama
+from tests.lm_kv.language_models import batch, llama, prefill
 
 
 def shared() -> Shared:
@@ -39,15 +39,6 @@ def test_a_policy_that_turns_without_saying_so_is_told_what_to_set():
         shared().mean_rotation(0, 4, 0, 8, torch.zeros(1))
 
 
-def test_layers_with_a_budget_have_places_in_their_order():
-    policy = Policy(scorer=KeyDistance(), dense_layers=(0, 4))
-    assert places_of(policy, [0, 1, 3, 5], 6) == {1: 0, 3: 1, 5: 2}
-    with pytest.raises(DcacheError, match="dense_layers must be indices from 0 to 3, got 4"):
-        places_of(policy, [0, 1], 4)
-    with pytest.raises(DcacheError, match="leaves nothing to compress"):
-        places_of(policy, [0, 4], 6)
-
-
 def test_a_codec_is_given_what_it_wants_to_know_of_its_layer():
     policy = lm_kv.shadowkv(budget=8)
     one = Shared(policy, Budget(8), lambda layers: None)
@@ -65,3 +56,34 @@ def test_a_codec_is_given_what_it_wants_to_know_of_its_layer():
     # Without a selector nothing is read whole.
     evicting = Policy(scorer=KeyDistance(), codec=policy)
     assert Shared(evicting, Budget(8), lambda layers: None).codec(0).facts.whole == 0
+
+
+def test_a_call_that_is_refused_has_not_begun():
+    model, other = llama(1), llama(1)
+    cache = lm_kv.KVCache(model, lm_kv.look_m(window=2), budget=18)
+    cache.mark(torch.ones(3, 40, dtype=torch.bool))
+    with pytest.raises(DcacheError, match="3 rows were marked, the call has 2"):
+        prefill(model, batch(), cache)
+    # Else another model, which has none of our hooks, would see the keys of this call alone.
+    with pytest.raises(DcacheError, match="belongs to another model"):
+        prefill(other, batch(), cache)
+    cache.mark(torch.ones(2, 40, dtype=torch.bool))
+    prefill(model, batch(), cache)
+    assert cache.stats().seen == (27, 40)
+
+
+def test_a_fork_is_not_held_with_its_cache():
+    model = llama(1)
+    cache = lm_kv.KVCache(model, "keydiff", budget=0.5)
+    with cache.hold():
+        fork = cache.fork()
+    prefill(model, batch(), fork)
+    assert fork.stats().kept == (13.0, 20.0)
+
+
+def test_the_budget_of_rows_is_read_once_for_layers_that_share_their_counts():
+    one, seen = shared(), torch.tensor([10, 7])
+    first = one.allowed(seen)
+    assert first.tolist() == [5, 3]
+    assert one.allowed(seen) is first
+    assert one.allowed(seen + 2).tolist() == [6, 4]

@@ -121,8 +121,8 @@ def test_each_prompt_has_a_segment_of_its_own():
     assert [s.width for s in cache.layers[3].store.segments] == [14, 14, 10]
     assert [s.first.unique().tolist() for s in cache.layers[3].store.segments] == [[0], [14], [28]]
     with pytest.raises(DcacheError, match="reaches into compressed tokens"):
-        cache.crop(3)
-    cache.crop(2)
+        cache.crop(-3)
+    cache.crop(-2)
     assert cache.get_seq_length() == 38
 
 

@@ -54,10 +54,13 @@ def test_it_is_measured_once_and_also_where_a_policy_is_enabled():
     dcache.enable(model, "keydiff", budget=0.5)
     first = bases_of(decoder, [0], 0.5)[0]["keys"]
     calls = []
-    hook = decoder.register_forward_pre_hook(lambda *_: calls.append(1))
+    hook = decoder.register_forward_pre_hook(
+        lambda module, args, kwargs: calls.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
     again = bases_of(decoder, [0], 0.5)[0]["keys"]
     hook.remove()
     dcache.disable(model)
-    assert calls == []
+    # A few tokens tell whether the weights are those that were measured.
+    assert calls == [8]
     assert all(torch.equal(a.directions, b.directions) for a, b in zip(first, again, strict=True))
     assert lm_kv.KVCache(model, lm_kv.matryoshka()).policy.name == "matryoshka"

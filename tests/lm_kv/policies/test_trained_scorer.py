@@ -1,6 +1,8 @@
 """Random weights keep the tokens that they score highest."""
 
 import copy
+import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from tests.lm_kv.language_models import (
     alone,
     batch,
     check_a_padded_row_is_as_alone,
+    check_they_go_on_alike,
     family,
     generate,
     llama,
+    prefill,
     prefilled,
 )
 
@@ -112,6 +116,63 @@ def test_hooks_go_with_the_cache_and_scores_are_counted(tmp_path):
     assert model.model.layers[0].self_attn._forward_pre_hooks
     del cache, tensors
     assert not model.model.layers[0].self_attn._forward_pre_hooks
+
+
+def test_states_of_calls_with_another_cache_are_not_held(tmp_path):
+    model, inputs, given = llama(LAYERS), batch(), []
+    policy = lm_kv.trained_scorer(file(tmp_path), sinks=0, window=2, every=3)
+    waiting, alone_ = (prefilled(model, policy, inputs, budget=0.5) for _ in range(2))
+    other = lm_kv.KVCache(model, "keydiff", budget=0.5)
+    attention = model.model.layers[1].self_attn
+    note = attention.register_forward_pre_hook(
+        lambda module, args, kwargs: given.append(weakref.ref(kwargs["hidden_states"])), with_kwargs=True
+    )
+    prefill(model, inputs, other)
+    with torch.no_grad():
+        model(torch.tensor([[7], [8]]), past_key_values=other)
+    # No forward holds what it did not read, though it is broken off.
+    fail = model.lm_head.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prefill(model, inputs, lm_kv.KVCache(model, "keydiff", budget=0.5))
+    fail.remove()
+    note.remove()
+    assert [reference() for reference in given] == [None, None, None]
+    # Nor are they taken for those of the cache that waits.
+    check_they_go_on_alike(model, [alone_, waiting], steps=4, atol=0)
+    assert kept(waiting) == kept(alone_)
+
+
+def test_a_cache_and_its_fork_decode_in_two_threads(tmp_path):
+    model, inputs = llama(LAYERS), batch()
+    policy = lm_kv.trained_scorer(file(tmp_path), sinks=0, window=2, every=1)
+    caches = [prefilled(model, policy, inputs, budget=0.5)]
+    caches.append(caches[0].fork())
+    expected = [cache.fork() for cache in caches]
+    tokens = [torch.tensor([[7], [8]]), torch.tensor([[30], [31]])]
+    with torch.no_grad():
+        for cache, token in zip(expected, tokens, strict=True):
+            model(token, past_key_values=cache)
+    barrier = threading.Barrier(2)
+    # Both forwards are between a layer's hook and its attention at the same time.
+
+    def meet(*_: Any) -> None:
+        barrier.wait(60)
+
+    wait = model.model.layers[1].self_attn.k_proj.register_forward_pre_hook(meet)
+
+    @torch.no_grad()
+    def run(cache: Any, token: torch.Tensor) -> None:
+        model(token, past_key_values=cache)
+
+    threads = [threading.Thread(target=run, args=pair) for pair in zip(caches, tokens, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wait.remove()
+    for cache, other in zip(caches, expected, strict=True):
+        for one, same in zip(cache.layers, other.layers, strict=True):
+            assert torch.equal(one.state["trained"], same.state["trained"])
 
 
 def test_what_does_not_fit_is_refused(tmp_path):

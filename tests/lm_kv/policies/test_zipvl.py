@@ -1,8 +1,11 @@
+from collections import Counter
+
 import pytest
 import torch
 
 from dcache import DcacheError, lm_kv
 from dcache.lm_kv.codecs.low_bit import LowBitCodec
+from dcache.lm_kv.storage.store import LayerStore
 from tests.lm_kv.language_models import batch, check_a_padded_row_is_as_alone, generate, llama, prefilled
 
 
@@ -72,3 +75,11 @@ def test_options_outside_their_range_and_other_allocations_are_refused():
         lm_kv.KVCache(llama(1), "snapkv", budget=4, allocation="coverage")
     with pytest.raises(DcacheError, match="low must be"):
         lm_kv.zipvl(low=-1)
+
+
+def test_an_eviction_gathers_a_layers_tokens_for_its_statistics_and_once_more(monkeypatch):
+    cache = prefilled(llama(2), lm_kv.zipvl(share=0.9, window=2), batch())
+    gather, calls = LayerStore.stored, []
+    monkeypatch.setattr(LayerStore, "stored", lambda store: calls.append(store) or gather(store))
+    cache.compress()
+    assert Counter(calls) == {layer.store: 2 for layer in cache.layers}

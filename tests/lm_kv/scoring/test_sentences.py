@@ -11,7 +11,7 @@ def call(values: list[float], ids: list[int] | None, start: int = 0, valid: list
     there = torch.tensor([valid or [1] * len(values)]).bool()
     positions = start + (there.long().cumsum(1) - 1).clamp_min(0)
     given = None if ids is None else torch.tensor([ids])
-    return Observed(query, there, positions, query.clone, None, given)
+    return Observed(query, there, positions, query.clone, None, given, columns=int(positions.max()) + 1)
 
 
 def test_queries_are_summed_until_a_sentence_ends():

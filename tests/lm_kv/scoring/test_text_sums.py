@@ -16,7 +16,8 @@ from tests.lm_kv.scoring.test_scorers import context, stored, window
 def call(positions: list[int], valid: list[int], marked: list[int] | None = None) -> Observed:
     query = torch.zeros(1, 1, len(positions), 1)
     marks = None if marked is None else torch.tensor([marked]).bool()
-    return Observed(query, torch.tensor([valid]).bool(), torch.tensor([positions]), query.clone, marks)
+    there, places = torch.tensor([valid]).bool(), torch.tensor([positions])
+    return Observed(query, there, places, query.clone, marks, columns=max(positions) + 1)
 
 
 def test_marks_lie_at_true_positions_and_a_prompt_has_an_end():

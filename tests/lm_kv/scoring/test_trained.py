@@ -58,7 +58,8 @@ def test_a_file_that_is_not_there_is_said(tmp_path):
 
 def observed(hidden: torch.Tensor, valid: torch.Tensor, start: torch.Tensor) -> Observed:
     positions = start[:, None] + (valid.long().cumsum(1) - 1).clamp_min(0)
-    return Observed(random(1), valid, positions, lambda: random(1), layer=0, hidden=hidden)
+    columns = int(positions.max()) + 1
+    return Observed(random(1), valid, positions, lambda: random(1), hidden=hidden, columns=columns)
 
 
 def test_scores_lie_at_the_places_of_true_tokens():

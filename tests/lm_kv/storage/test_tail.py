@@ -128,3 +128,13 @@ def test_columns_made_under_inference_mode_can_be_dropped_outside_it():
     append(one, 1, 1)
     assert one.valid.tolist() == [[True, True]]
     assert one.score.tolist() == [[[5.0, 0.0]]]
+
+
+def test_statistics_made_under_inference_mode_may_be_written_outside_of_it():
+    with torch.inference_mode():
+        one = tail(scored=True)
+        append(one, 0, 3)
+    one.set_scores(torch.tensor([[[1.0, 2.0, 3.0]]]))
+    one.add_scores(torch.ones(1, 1, 3))
+    assert one.score.tolist() == [[[2.0, 3.0, 4.0]]]
+    assert one.keys[0, 0, :, 0].tolist() == [0, 1, 2]

@@ -1,0 +1,61 @@
+"""What was found out about a model, as long as it makes the keys and values that it made then."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import torch
+
+from dcache.lm_kv.model.noted import noted
+
+Value = TypeVar("Value")
+# Ids of the tokens that are tried, modulo the vocabulary.
+TOKENS = 8
+# Changes of keys and values by so much of their largest one are rounding, not other weights.
+TOLERANCE = 1e-4
+HALF = 2e-2
+
+
+class Remembered(Generic[Value]):
+    """One value for each model, found anew where its keys or values of a few tokens are others.
+
+    Weights change in many ways, of which some leave no trace in torch's counters: a state that is loaded, an
+    adapter that is trained, merged or taken off, a move to another device or dtype.
+    """
+
+    def __init__(self) -> None:
+        self._known: weakref.WeakKeyDictionary[torch.nn.Module, tuple[list[torch.Tensor], Value]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def of(self, decoder: torch.nn.Module, find: Callable[[], Value]) -> Value:
+        """The decoder's value; `find` gives it where it is not known, or of other weights."""
+        mark = _mark(decoder)
+        entry = self._known.get(decoder)
+        if entry is None or not _alike(entry[0], mark):
+            self._known[decoder] = entry = (mark, find())
+        return entry[1]
+
+
+def _mark(decoder: torch.nn.Module) -> list[torch.Tensor]:
+    """Keys and values of all layers with full attention."""
+    vocabulary: int = decoder.config.vocab_size  # type: ignore[union-attr, assignment]
+    ids = torch.arange(1, TOKENS + 1, device=next(decoder.parameters()).device)[None] % vocabulary
+    cache = noted(decoder, ids)
+    return [states.clone() for i in cache.compressed_layers for states in cache.layers[i].noted]
+
+
+def _alike(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:
+    if len(before) != len(after):
+        return False
+    return all(_near(one, other) for one, other in zip(before, after, strict=True))
+
+
+def _near(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
+        return False
+    largest = float(one.abs().amax())
+    share = TOLERANCE if one.dtype.itemsize >= 4 else HALF
+    return bool(torch.allclose(one, other, atol=share * largest, rtol=0.0, equal_nan=True))
