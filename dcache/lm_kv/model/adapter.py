@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -266,3 +267,26 @@ def tag(keys: torch.Tensor, layer: Tagged) -> torch.Tensor:
     view = keys.view_as(keys)
     view._dcache_layer = layer  # type: ignore[attr-defined]
     return view
+
+
+class TaggedLayer(FullLayer, ABC):
+    """A layer that stores nothing by itself: attention hands it what a call brings."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """This call's keys and values; the keys name this layer."""
+        return tag(key_states, self), value_states
+
+    @abstractmethod
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scaling: float,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """`[B, S, H, d_v]`, as in `Tagged`."""

@@ -68,15 +68,10 @@ def _heads(found: Directions, ranks: Sequence[int]) -> tuple[HeadBasis, ...]:
     return tuple(HeadBasis(mean.clone(), vectors[:rank].half()) for mean, vectors, rank in rows)
 
 
-class _NotedLayer(adapter.FullLayer):
+class _NotedLayer(adapter.TaggedLayer):
     """A layer that notes its keys and values."""
 
     noted: tuple[torch.Tensor, torch.Tensor]
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return adapter.tag(key_states, self), value_states
 
     def attend(
         self,

@@ -146,17 +146,12 @@ class _Run:
         return attend_some(query, [DensePart(keys, values)], logits, self.fresh)
 
 
-class _PartialLayer(adapter.FullLayer):
+class _PartialLayer(adapter.TaggedLayer):
     """A layer that computes some tokens; the library sees an empty one."""
 
     def __init__(self, index: int, run: _Run) -> None:
         super().__init__()
         self.index, self.run = index, run
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return adapter.tag(key_states, self), value_states
 
     def attend(
         self,

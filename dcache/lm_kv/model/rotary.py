@@ -131,15 +131,10 @@ class Tried:
     keys: torch.Tensor
 
 
-class _TriedLayer(adapter.FullLayer):
+class _TriedLayer(adapter.TaggedLayer):
     """A layer that notes its keys and its attention module."""
 
     tried: Tried
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return adapter.tag(key_states, self), value_states
 
     def attend(
         self,

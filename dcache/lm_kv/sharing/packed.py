@@ -13,7 +13,7 @@ from dcache.lm_kv.layers.layer import LayerCache
 from dcache.lm_kv.model import adapter
 
 
-class _PackedLayer(adapter.FullLayer):
+class _PackedLayer(adapter.TaggedLayer):
     """A layer that takes a packed row apart for the layer of a cache that it stands for.
 
     A block mask would say the same; taken apart, no product of two texts is formed and observers see the rows
@@ -24,11 +24,6 @@ class _PackedLayer(adapter.FullLayer):
         super().__init__()
         self.layer, self.mask = layer, mask
         self.slots = mask.flatten().nonzero()[:, 0]
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return adapter.tag(key_states, self), value_states
 
     def attend(
         self,
