@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,7 +132,7 @@ def evaluate_policies(arguments: argparse.Namespace) -> int:
     """Evaluate, print the table, write the files."""
     require("lm_eval", "dcache lm eval", "transformers", "jinja2", "matplotlib")
     from dcache.eval.language.evaluation import evaluate
-    from dcache.eval.language.policies import budgets_of, parse
+    from dcache.eval.language.policies import budgets_of, fitting, parse
     from dcache.eval.language.report import figures_of, legend, table, write_report
     from dcache.eval.language.subject import load
 
@@ -140,7 +141,9 @@ def evaluate_policies(arguments: argparse.Namespace) -> int:
     try_folder(arguments.out)
     with shares(0, 1) as progress:
         subject = load(arguments.model, arguments.device, arguments.dtype)
+        entries, left_out = fitting(subject.model, entries, budgets)
         measured = evaluate(subject, entries, budgets, settings, arguments.out, progress)
+    _say_left_out(left_out)
     rows = [figures_of(one) for one in measured]
     if not arguments.json:
         print(table(rows), legend(), sep="\n\n")
@@ -157,7 +160,7 @@ def bench_policies(arguments: argparse.Namespace) -> int:
     require("lm_kv", "dcache lm bench", "transformers")
     from dcache.eval.language.bench import costs, table
     from dcache.eval.language.peers import Peers, find_peers
-    from dcache.eval.language.policies import budgets_of, parse
+    from dcache.eval.language.policies import budgets_of, fitting, parse
     from dcache.eval.language.subject import RANDOM, load, random_model
     from dcache.eval.machine import heading, machine, versions
 
@@ -170,10 +173,10 @@ def bench_policies(arguments: argparse.Namespace) -> int:
             model = random_model(max(lengths) + arguments.steps, arguments.device, arguments.dtype)
         else:
             model = load(arguments.model, arguments.device, arguments.dtype).model
+        entries, left_out = fitting(model, entries, budgets)
         peers = find_peers(model, entries, budgets) if arguments.peers else Peers()
         rows = costs(model, entries, budgets, lengths, arguments.steps, arguments.repeats, progress, peers)
-    for name, reason in peers.left_out.items():
-        print(f"{name} is left out: {reason}", file=sys.stderr)
+    _say_left_out({**left_out, **peers.left_out})
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
     else:
@@ -181,6 +184,11 @@ def bench_policies(arguments: argparse.Namespace) -> int:
             heading(machine(), versions()), table(rows), "x: median of the ratios to DynamicCache", sep="\n\n"
         )
     return 0
+
+
+def _say_left_out(reasons: Mapping[str, str]) -> None:
+    for name, reason in reasons.items():
+        print(f"{name} is left out: {reason}", file=sys.stderr)
 
 
 def calibrate_model(arguments: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from dcache.cli.groups import add_group
 from dcache.cli.parser import path_of
 from dcache.cli.policy_calibrate import add_calibrate
 from dcache.cli.progress import shares
+from dcache.errors import DcacheError
 from dcache.eval.limits import Whole, check_limit, check_within
 from dcache.eval.packages import require
 from dcache.util.files import make_folder, try_file, try_folder
@@ -60,7 +61,11 @@ def _add_demo(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help=".npz or .safetensors with states and actions (default: the shipped ones)",
     )
     parser.add_argument(
-        "--timed", type=int, default=8, metavar="N", help="observations that are timed (default: 8)"
+        "--timed",
+        type=int,
+        default=8,
+        metavar="N",
+        help="observations that are timed; 0 for no times (default: 8)",
     )
     parser.set_defaults(run=demo)
 
@@ -110,7 +115,7 @@ def demo(arguments: argparse.Namespace) -> int:
     from dcache.eval.machine import heading, machine, versions
 
     policy, settings = _loaded(arguments)
-    settings = [setting for setting in settings if setting.warm is None]
+    settings = _without_warm_start(settings, named=arguments.settings is not None)
     observations = load_observations(arguments.task, arguments.observations)
     check_within(Whole(0, len(observations)), arguments.timed, "--timed")
     with shares(0, 1) as progress:
@@ -122,6 +127,21 @@ def demo(arguments: argparse.Namespace) -> int:
     print(heading(machine(), versions()), open_loop_table(rows, policy.task), sep="\n\n")
     print(open_loop_legend(policy.task, len(observations), arguments.timed))
     return 0
+
+
+def _without_warm_start(settings: list[Setting], named: bool) -> list[Setting]:
+    """The settings for stored observations, which have no previous chunk.
+
+    Raises:
+        DcacheError: one of the named settings has a warm start.
+    """
+    warm = [setting.spec for setting in settings if setting.warm is not None]
+    if warm and named:
+        raise DcacheError(
+            f"stored observations have no previous chunk for warm=, got {warm[0]!r}: leave warm= out, or use "
+            "dcache policy bench"
+        )
+    return [setting for setting in settings if setting.warm is None]
 
 
 def bench(arguments: argparse.Namespace) -> int:

@@ -27,7 +27,8 @@ def open_results(out: Path, about: Mapping[str, Any], part: str) -> Path:
     """
     folder = make_folder(out / part)
     path = out / SETTINGS
-    if path.exists():
+    # A command that failed before its first result leaves settings alone, which bind nobody.
+    if path.exists() and any(folder.iterdir()):
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
             others = [name for name in about if before.get(name) != about[name]]

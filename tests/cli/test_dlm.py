@@ -93,7 +93,7 @@ def test_a_bench_prints_a_row_for_each_loop(
         ("dlm eval mirror --dtype float8", "--dtype: invalid choice"),
         ("dlm eval mirror --device bogus", "there is no device 'bogus'"),
         ("dlm eval mirror --out ''", "expected a path"),
-        ("dlm eval nowhere/at/all", "cannot load the language model"),
+        ("dlm eval nowhere/at/all", "there is no folder nowhere/at/all"),
         ("dlm demo --prompts 0", "prompts must be a whole number"),
         ("dlm evil", "invalid choice"),
         ("dlm bench --steps 0", "--steps must be a whole number"),

@@ -89,7 +89,7 @@ def test_a_bench_says_why_other_libraries_take_no_part(capsys: pytest.CaptureFix
         ("lm calibrate recall", "--out"),
         ("lm calibrate recall --out nowhere/a", "there is no folder"),
         ("lm calibrate recall --out a --contexts 0", "contexts must be a whole number"),
-        ("lm calibrate nowhere/at/all --out a", "cannot load the language model"),
+        ("lm calibrate nowhere/at/all --out a", "there is no folder nowhere/at/all"),
         ("lm eval", "MODEL"),
         ("lm eval recall --contexts 0", "contexts must be a whole number"),
         ("lm eval recall --questions 13", "questions must be a whole number between 1 and 12"),
@@ -109,7 +109,7 @@ def test_a_bench_says_why_other_libraries_take_no_part(capsys: pytest.CaptureFix
         ("lm bench random --lengths 8", "--lengths must be a whole number"),
         ("lm bench random --budgets none", "--budgets has 'none'"),
         ("lm bench random --device bogus", "there is no device 'bogus'"),
-        ("lm bench nowhere/at/all", "cannot load the language model"),
+        ("lm bench nowhere/at/all", "there is no folder nowhere/at/all"),
     ],
 )
 def test_bad_lines_are_one_sentence(

@@ -38,6 +38,10 @@ def test_a_demo_prints_a_row_for_each_setting(tmp_path: Path, capsys: pytest.Cap
         ("ddim:4 interval:interval=2", 0.5),
     ]
     assert f"{rows[1]['error']:.4f}" in printed
+    # No chunk was timed: no times are made up.
+    assert [(row["milliseconds"], row["speedup"]) for row in rows] == [([], None)] * 2
+    assert printed.count(" - ") == 2 * 4
+    assert "1.00x" not in printed
 
 
 def test_a_bench_names_the_extra_of_its_simulator(
@@ -62,6 +66,7 @@ def test_a_bench_names_the_extra_of_its_simulator(
         (["--task", "door"], "drawer-open, pusht"),
         (["--timed", "1000"], "--timed"),
         (["--settings", "ddim"], "begins with a sampler"),
+        (["--settings", "ddim:4; ddim:4 warm=2"], "no previous chunk for warm=, got 'ddim:4 warm=2'"),
         (["--weights", "nowhere"], "nowhere has no policy of drawer-open (FileNotFoundError)"),
         (["--weights", str(shipped_folder("pusht"))], "has a policy of another task than drawer-open"),
         (["--observations", "nowhere.npz"], "cannot read the observations 'nowhere.npz' (FileNotFoundError)"),
@@ -71,7 +76,17 @@ def test_a_bench_names_the_extra_of_its_simulator(
             "observations of drawer-open need ",
         ),
     ],
-    ids=["task", "timed", "settings", "weights", "task of weights", "none", "ending", "task of observations"],
+    ids=[
+        "task",
+        "timed",
+        "settings",
+        "warm start",
+        "weights",
+        "task of weights",
+        "none",
+        "ending",
+        "task of observations",
+    ],
 )
 def test_wrong_lines(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["policy", "demo", "--task", "drawer-open", *options]) == 2

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from dcache import DcacheWarning, lm_kv
+from dcache import DcacheError, DcacheWarning, lm_kv
 from dcache.lm_kv.codecs.codec import Plain
 from dcache.lm_kv.storage.reducers import drop
 from tests.cover import each_value
 from tests.lm_kv.language_models import alone, batch, llama, prefilled
 
 POLICIES = {name: lm_kv.make(name, budget=0.5) for name in lm_kv.available("policy")}
+# Policies that choose which tokens are kept.
 EVICTING = sorted(
     name
     for name, policy in POLICIES.items()
@@ -30,7 +31,10 @@ CODECS = {
     # A token by itself is its own level.
     "vidkv": (lm_kv.vidkv(group=1), 0.01),
     "cskv": (lm_kv.cskv(rank=16, value_rank=16, group=16), 0.05),
+    "shadowkv": (lm_kv.shadowkv(rank=16, page=2), 0.05),
+    "retrieval_attention": (lm_kv.retrieval_attention(), 0.0),
 }
+JOINT = sorted(name for name, policy in POLICIES.items() if policy.joint is not None)
 
 
 MODEL = cache(lambda: llama(2))
@@ -64,6 +68,18 @@ def test_a_policy_keeps_the_same_tokens_with_any_codec(name, codec):
             torch.testing.assert_close(near, exact, atol=error, rtol=0)
         assert (few.bias is None) == (whole.bias is None)
     assert coded.stats().kept == plain(name).stats().kept
+
+
+def test_the_codecs_are_those_of_all_policies():
+    single = {type(policy.codec) for name, policy in POLICIES.items() if name not in JOINT}
+    assert {type(stored.codec) for stored, _ in CODECS.values()} == single - {Plain}
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_a_codec_of_several_layers_refuses_to_evict_and_says_what_to_do(name):
+    for policy, codec in ((name, None), ("h2o", lm_kv.make(name))):
+        with pytest.raises(DcacheError, match=r"leave budget=1\.0, or evict with another policy and codec"):
+            lm_kv.KVCache(MODEL(), policy, budget=0.5, codec=codec)
 
 
 @pytest.mark.parametrize("name", EVICTING)

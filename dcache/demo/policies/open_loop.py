@@ -54,8 +54,10 @@ class Row:
         expert_error: the same to the expert's actions.
         computed: share of site events that were computed, 1 without caching.
         evaluations: calls of the network for a chunk.
-        milliseconds: CPU milliseconds of a chunk, batch 1: percentiles 50, 95, 99 and 100.
-        speedup: median over observations of the first setting's CPU time divided by this one's.
+        milliseconds: CPU milliseconds of a chunk, batch 1: percentiles 50, 95, 99 and 100; () where no chunk
+            was timed.
+        speedup: median over observations of the first setting's CPU time divided by this one's; None where no
+            chunk was timed.
     """
 
     setting: str
@@ -63,8 +65,8 @@ class Row:
     expert_error: float
     computed: float
     evaluations: int
-    milliseconds: tuple[float, float, float, float]
-    speedup: float
+    milliseconds: tuple[float, ...]
+    speedup: float | None
 
 
 def load_observations(task: str, path: Path | None = None) -> Observations:
@@ -96,9 +98,9 @@ def measure(
 
     Args:
         policy: the policy.
-        settings: the contestants. Warm start has no place here: there is no previous chunk.
+        settings: the contestants, without warm start: there is no previous chunk.
         observations: all of them are one batch for the errors.
-        timed: observations that are timed one by one, the settings in turns.
+        timed: observations that are timed one by one, the settings in turns; 0 for none.
         profile: gives the profile of runs with so many evaluations.
         progress: called with a label, and the chunks done and planned.
     """
@@ -117,7 +119,7 @@ def measure(
         with switched(policy, method):
             actions = _actions(policy, observations, setting.sampler)
         computed = 1.0 if method is None else dcache.stats(policy).computed_share
-        percentiles = np.percentile(seconds[i] * 1e3, [50, 95, 99, 100]).tolist() if timed else [0.0] * 4
+        percentiles = np.percentile(seconds[i] * 1e3, [50, 95, 99, 100]).tolist() if timed else ()
         rows.append(
             Row(
                 setting.spec,
@@ -126,7 +128,7 @@ def measure(
                 computed,
                 setting.sampler.steps,
                 tuple(percentiles),
-                float(np.median(seconds[0] / seconds[i])) if timed else 1.0,
+                float(np.median(seconds[0] / seconds[i])) if timed else None,
             )
         )
     return rows

@@ -22,8 +22,8 @@ def open_loop_table(rows: Sequence[Row], task: Task, markdown: bool = False) -> 
             f"{row.computed:.3f}",
             f"{row.error:.{digits}f}",
             f"{row.expert_error:.{digits}f}",
-            *(f"{value:.1f}" for value in row.milliseconds),
-            f"{row.speedup:.2f}x",
+            *([f"{value:.1f}" for value in row.milliseconds] or ["-"] * 4),
+            _ratio(row.speedup),
         )
         for row in rows
     ]
@@ -51,7 +51,7 @@ def closed_loop_table(rows: Sequence[Figures], markdown: bool = False) -> str:
             f"{row.progress:.3f}",
             _difference(row.progress_difference, 1),
             f"{row.chunks_per_second:.1f}",
-            "-" if row.speedup is None else f"{row.speedup:.2f}x",
+            _ratio(row.speedup),
         )
         for row in rows
     ]
@@ -65,6 +65,10 @@ def closed_loop_legend(task: Task) -> str:
         "difference: to the first setting on the same episodes, with its 95 % interval (bootstrap);\n"
         f"  success in points; progress: mean best {progress}; chunks/s: by CPU seconds of batches"
     )
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}x"
 
 
 def _difference(value: Difference | None, scale: float) -> str:

@@ -44,10 +44,11 @@ class D2Cache(RowPolicy):
         # A loop that calls the model without a mask has no block.
         size = max(step.end - step.start, 1)
         # Up to the end of the block that has enough masked positions before it, counted from this block.
-        enough = (step.masked.long().cumsum(1) >= self.masked).long()
+        ahead = step.masked & (step.columns >= step.start)
+        enough = (ahead.long().cumsum(1) >= self.masked).long()
         last = torch.where(enough.any(1), enough.argmax(1), step.ids.shape[1] - 1)[:, None]
         end = step.start + ((last - step.start) // size + 1) * size
-        near = step.masked & (step.columns >= step.start) & (step.columns < end)
+        near = ahead & (step.columns < end)
         score = confidence * density(~step.masked, self.sigma) + step.block.float() * 2
         rank = score.masked_fill(~near, -1.0).argsort(dim=1, descending=True, stable=True).argsort(1)
         return near & (rank < self.masked)

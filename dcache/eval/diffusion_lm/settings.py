@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
+from dcache.errors import DcacheError
 from dcache.eval.limits import LIMITS, Real, Whole, check_within
 
 if TYPE_CHECKING:
@@ -66,7 +67,16 @@ class RowSettings:
         make_decoder(self.decoder, self.threshold)
 
     def of(self, subject: RowSubject) -> RowSettings:
-        """The settings with the subject's choices in place of None."""
+        """The settings with the subject's choices in place of None.
+
+        Raises:
+            DcacheError: the subject's texts have another number of tokens.
+        """
+        if subject.fixed and self.new not in (None, subject.new):
+            raise DcacheError(
+                f"new must be {subject.new} for {subject.name}, whose texts are of one length, got "
+                f"{self.new}: leave it out"
+            )
         return replace(
             self,
             new=self.new or subject.new,

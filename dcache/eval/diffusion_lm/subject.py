@@ -12,12 +12,14 @@ import torch
 from dcache.errors import DcacheError
 from dcache.eval.language.needles import needles
 from dcache.eval.limits import check_device
+from dcache.eval.model_folder import check_folder
+from dcache.util.options import did_you_mean
 from dcache.util.text import first_sentence
 
 # Shipped model -> its module, which has `load_model`, `prompts`, `scores`, ANSWER, QUALITY and POLICIES.
 SHIPPED = {"mirror": "dcache.demo.texts.mirror", "acrostic": "dcache.demo.texts.acrostic"}
 EXPECTED = (
-    "Expected mirror, acrostic, a folder written by save_pretrained, or the id of a masked-diffusion model "
+    "Expected mirror, acrostic, a folder with a masked-diffusion model and its tokenizer, or the id of one "
     "on the hub; --trust-remote-code runs code that comes with the model."
 )
 POLICIES = "dkv;prefix;dual;window;elastic"
@@ -53,6 +55,7 @@ class RowSubject:
         quality: what a score is.
         policies: those that are compared where none are named.
         mask_id: the tokenizer's id of the mask token, where the config has none.
+        fixed: whether scores are of texts of `new` tokens alone.
     """
 
     name: str
@@ -64,6 +67,7 @@ class RowSubject:
     quality: str
     policies: str
     mask_id: int | None = None
+    fixed: bool = False
 
 
 def load(name: str, device: str = "cpu", dtype: str = "float32", remote_code: bool = False) -> RowSubject:
@@ -107,6 +111,7 @@ def _shipped(name: str, device: str, dtype: torch.dtype) -> RowSubject:
         1.0,
         task.QUALITY,
         task.POLICIES,
+        fixed=True,
     )
 
 
@@ -130,6 +135,7 @@ def _answered(start: int, answer: tuple[int, ...]) -> Callable[[torch.Tensor], l
 def _loaded(name: str, dtype: torch.dtype, remote_code: bool) -> tuple[Any, Any]:
     import transformers
 
+    check_folder(name)
     try:
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=remote_code)
         auto = getattr(transformers, _auto_class(config))
@@ -138,6 +144,7 @@ def _loaded(name: str, dtype: torch.dtype, remote_code: bool) -> tuple[Any, Any]
     except Exception as error:  # Damaged folders and missing hubs raise a dozen kinds of errors.
         raise DcacheError(
             f"cannot load the language model {name!r} ({first_sentence(error)}). {EXPECTED}"
+            + did_you_mean(name, SHIPPED)
         ) from error
 
 

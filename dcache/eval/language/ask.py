@@ -75,8 +75,7 @@ def ask(model: Any, policy: lm_kv.Policy, context: Context) -> Answers:
 def _answer(model: Any, cache: lm_kv.KVCache, question: Question, device: torch.device) -> tuple[bool, float]:
     """Whether the likeliest tokens are the answer, and its mean negative log-likelihood; both are stored."""
     answer = torch.tensor(question.answer, device=device)
-    ids = _row((*question.ids, *question.answer), device)
-    logits = _logits(model, cache, ids)[-len(answer) - 1 : -1]
+    logits = _logits(model, cache, question.ids, question.answer)[-len(answer) - 1 : -1]
     chosen = logits.float().log_softmax(-1).gather(1, answer[:, None])
     return bool((logits.argmax(-1) == answer).all()), -float(chosen.mean())
 
@@ -84,19 +83,25 @@ def _answer(model: Any, cache: lm_kv.KVCache, question: Question, device: torch.
 def _continuation(model: Any, cache: lm_kv.KVCache, ids: Sequence[int], device: torch.device) -> float | None:
     if len(ids) < 2:
         return None
-    row = _row(ids, device)
-    logits = _logits(model, cache, row)[:-1]
-    return -float(logits.float().log_softmax(-1).gather(1, row[0, 1:, None]).mean())
+    logits = _logits(model, cache, (), ids)[:-1]
+    return -float(logits.float().log_softmax(-1).gather(1, _row(ids[1:], device).mT).mean())
 
 
-def _logits(model: Any, cache: lm_kv.KVCache, ids: torch.Tensor) -> torch.Tensor:
-    """Logits `[n, vocabulary]` of ids `[1, n]` behind a cache, which stores them and evicts nothing."""
-    # Several tokens at once read everything, so a policy that selects gets one after the other.
-    calls: Sequence[torch.Tensor] = (
-        [ids] if cache.policy.selector is None else [ids[:, i : i + 1] for i in range(ids.shape[1])]
-    )
+def _logits(model: Any, cache: lm_kv.KVCache, asked: Sequence[int], answer: Sequence[int]) -> torch.Tensor:
+    """Logits `[n, vocabulary]` of a question and its answer behind a cache, which stores them.
+
+    Nothing is evicted. Several tokens at once read everything, so a policy that selects gets one after the
+    other; where a call of several tokens is a question that selects, it gets the question as a whole.
+    """
+    policy = cache.policy
+    calls = [[token] for token in (*asked, *answer)]
+    if policy.selector is None:
+        calls = [[*asked, *answer]]
+    elif policy.question is not None and asked:
+        calls[: len(asked)] = [list(asked)]
+    device = next(model.parameters()).device
     with cache.hold():
-        logits = [model(call, past_key_values=cache).logits[0] for call in calls]
+        logits = [model(_row(call, device), past_key_values=cache).logits[0] for call in calls]
     return torch.cat(logits)
 
 

@@ -173,8 +173,8 @@ def _caches(model: Any, entries: Sequence[PolicyEntry], budgets: Sequence[float]
 
     caches = {PLAIN: Peer(lambda: DynamicCache(config=model.config))}
     for entry in entries:
-        for budget in budgets if entry.policy.budget is None else [entry.policy.budget]:
-            caches[f"{entry.label}, {budget_text(budget)}"] = Peer(_maker(model, entry.at(budget)))
+        for budget, policy in entry.over(budgets):
+            caches[f"{entry.label}, {budget_text(budget)}"] = Peer(_maker(model, policy))
     return caches
 
 

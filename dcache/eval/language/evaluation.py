@@ -88,8 +88,7 @@ def _jobs(
     # Without a window nothing is special about the newest tokens; all are kept.
     yield FULL, FULL, lm_kv.keydiff(budget=1.0)
     for entry in entries:
-        for budget in budgets if entry.policy.budget is None else [entry.policy.budget]:
-            policy = entry.at(budget)
+        for budget, policy in entry.over(budgets):
             yield entry.label, f"{entry.file_name}.{budget}.{digest_of(policy)}", policy
 
 

@@ -91,7 +91,7 @@ def find_peers(model: Any, entries: Sequence[PolicyEntry], budgets: Sequence[flo
     wanted = [
         (entry, budget)
         for entry in entries
-        for budget in (budgets if entry.policy.budget is None else [entry.policy.budget])
+        for budget, _ in entry.over(budgets)
         if _is_kvpress(entry.policy) and isinstance(budget, float)
     ]
     kvpress, reason = _kvpress() if wanted else (None, "no policy of the bench is kvpress's too")

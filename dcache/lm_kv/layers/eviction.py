@@ -240,6 +240,7 @@ def _context(
         None if received is None else received[layer.index],
         torch.tensor(plan.tokens, device=store.seen.device),
         shared.layers,
+        torch.tensor(plan.window, device=store.seen.device),
     )
 
 
@@ -276,7 +277,9 @@ def _scores(shared: Shared, stored: Stored, context: Context) -> torch.Tensor:
     if first < place and shared.group_scores is not None and shared.group_scores[0] == first:
         scores = shared.group_scores[1]
     else:
-        scores = policy.scorer.score(stored, context).float().nan_to_num(0.0)
+        scores = policy.scorer.score(stored, context).nan_to_num(0.0)
+        if scores.dtype != torch.float64:
+            scores = scores.float()
     # Until the last layer of the group has read it.
     last = (place + 1) % policy.layer_group == 0 or place + 1 == len(shared.places)
     shared.group_scores = None if last else (first, scores)

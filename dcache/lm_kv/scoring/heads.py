@@ -38,9 +38,10 @@ class HeadClasses:
     probes: ClassVar[bool] = False
 
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
-        """The head's step, plus the position as a share of the text."""
+        """The head's step, plus the position as a share of the text; float64."""
         reach = reach_of(self.pattern, self.sinks, stored, context)
-        recency = (stored.positions.float() + 0.5) / (context.seen[:, None, None] + 1)
+        # Beside a step float32 has digits for the positions of 8192 tokens.
+        recency = (stored.positions.double() + 0.5) / (context.seen[:, None, None] + 1)
         return (reach * STEPS).floor()[..., None] + recency.clamp(0.0, 1.0)
 
 

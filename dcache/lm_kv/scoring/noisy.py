@@ -40,8 +40,11 @@ class NoisySums(Nothing):
         return {**new, "prompt": prompt_end(state, call)}
 
     def crop(self, state: State, end: torch.Tensor) -> State:
-        """Queries at or behind `end` no longer count."""
-        return QueryWindow(self.history).crop(state, end)
+        """Queries at or behind `end` no longer count; a prompt ends there at the latest."""
+        if not state:
+            return state
+        prompt = torch.minimum(state["prompt"], end)
+        return {**QueryWindow(self.history).crop(state, end), "prompt": prompt}
 
     def settle(self, state: State, stored: Stored, logits: Logits) -> torch.Tensor | None:
         """Add the queries behind those that were summed; each counts once."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from dcache.errors import DcacheError
 from dcache.lm_kv.model.attention import Logits
+from dcache.lm_kv.scoring.by_position import layer_mean
 from dcache.lm_kv.scoring.observers import State, symmetric
 from dcache.lm_kv.scoring.window_columns import window_columns, window_mean
 from dcache.lm_kv.storage.stored import Stored
@@ -31,6 +32,7 @@ class Context:
         tokens: int64 `[B]`, tokens that a KV head keeps, the mean over heads and layers; None where nobody
             has a budget.
         layers: how many layers the model has.
+        window: int64 `[B]`, newest tokens that are kept whatever their score; None where nobody has a budget.
     """
 
     layer: int
@@ -41,6 +43,7 @@ class Context:
     received: torch.Tensor | None = None
     tokens: torch.Tensor | None = None
     layers: int = 1
+    window: torch.Tensor | None = None
 
 
 class Scorer(Protocol):
@@ -51,7 +54,10 @@ class Scorer(Protocol):
         """Whether the context must have `received`."""
 
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
-        """float32 `[B, h, M]`, higher is kept; slots without a token may have any finite value."""
+        """Float `[B, h, M]`, higher is kept; slots without a token may have any finite value.
+
+        float64 is compared as such, for scores whose differences float32 would round away.
+        """
 
 
 @dataclass(frozen=True)
@@ -131,14 +137,14 @@ class WindowAttention:
 
 @dataclass(frozen=True)
 class LastQueryAttention:
-    """TOVA: the last query's attention, the mean over all heads; every KV head keeps the same tokens."""
+    """TOVA: the last query's attention, the mean over all heads that hold the token."""
 
     probes: ClassVar[bool] = False
 
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
         """Mean over heads of A[last, k]."""
         sums, _, _ = window_columns(stored, context.state, context.logits)
-        return sums.mean(1, keepdim=True).expand(-1, stored.keys.shape[1], -1)
+        return layer_mean(sums, stored)
 
 
 @dataclass(frozen=True)

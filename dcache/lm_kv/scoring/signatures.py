@@ -26,7 +26,7 @@ class Representatives:
     policy's observer must be `QueryWindow`; their own tokens are no part of it.
 
     Args:
-        share: of the budget that goes to the most attended tokens, 0 to 1.
+        share: of the budget beside the window that goes to the most attended tokens, 0 to 1.
         anchor: one of `ANCHORS`; "mean" has the bits that most tokens have.
     """
 
@@ -40,7 +40,8 @@ class Representatives:
         heads = weights.sum(3) / counted.sum(1).clamp_min(1)[:, None, None, None]
         older = older_than_window(stored, context)
         tokens = torch.zeros_like(context.seen) if context.tokens is None else context.tokens
-        room = (tokens - counted.shape[1]).clamp_min(0)[:, None, None]
+        window = counted.shape[1] if context.window is None else context.window
+        room = (tokens - window).clamp_min(0)[:, None, None]
         important = (room * self.share).floor()
         mean = layer_mean(heads.mean(2), stored).masked_fill(~older, float("-inf"))
         chosen = ranks(mean) < important
@@ -57,7 +58,9 @@ class Representatives:
 
     def _distance(self, kept: torch.Tensor, older: torch.Tensor, stored: Stored) -> torch.Tensor:
         """Hamming distances `[B, h, M]` of signatures to the anchor; `kept` is bool `[B, h, G, M]`."""
-        bits = torch.cat([on_grid(kept[:, :, g].float(), stored) for g in range(kept.shape[2])], 1)
+        groups = [on_grid(kept[:, :, g].float(), stored) for g in range(kept.shape[2])]
+        # In the order of the query heads, as the anchor is.
+        bits = torch.stack(groups, 2).flatten(1, 2)
         heads = torch.arange(bits.shape[1], device=bits.device)
         if self.anchor == "mean":
             tokens = on_grid(older.float(), stored).amax(1, keepdim=True)

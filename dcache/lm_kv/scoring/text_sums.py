@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from dcache.lm_kv.scoring.by_position import flags_by_position
+from dcache.lm_kv.scoring.by_position import flags_by_position, layer_mean
 from dcache.lm_kv.scoring.observers import ColumnSums, Observed, QueryWindow, State
 from dcache.lm_kv.scoring.scorers import Context, ReceivedMean, ReceivedSum
 from dcache.lm_kv.scoring.window_columns import window_columns
@@ -96,8 +96,8 @@ class AnchorsOfThePrompt:
     probes: ClassVar[bool] = False
 
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
-        """1 + the sum, the mean over all heads, for the prompt; below 1 and falling for what was decoded."""
-        received = ReceivedSum().score(stored, context).mean(1, keepdim=True).expand(stored.valid.shape)
+        """1 + the sum, the mean over heads that hold it, of the prompt; below 1 and falling for the rest."""
+        received = layer_mean(ReceivedSum().score(stored, context), stored)
         age = 1.0 - stored.positions / (context.seen[:, None, None] + 1)
         decoded = stored.positions >= context.state["prompt"][:, None, None]
         return torch.where(decoded, age, 1.0 + received)

@@ -27,8 +27,9 @@ class Pivotal:
     probes: ClassVar[bool] = False
 
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
-        """-#{q, heads of the group: A[q, k] < 1/t}, plus the mean attention, which is below 1."""
-        ignored = torch.zeros(stored.valid.shape, dtype=torch.float32, device=stored.keys.device)
+        """-#{q, heads of the group: A[q, k] < 1/t}, plus the mean attention, which is below 1; float64."""
+        # Beside a count of some hundreds float32 has no digits left for the attention.
+        ignored = torch.zeros(stored.valid.shape, dtype=torch.float64, device=stored.keys.device)
         received, queries = torch.zeros_like(ignored), context.state["valid"].sum(1)
         for block in query_blocks(context.state):
             weights, counted = attention_of(block, stored, context.logits)

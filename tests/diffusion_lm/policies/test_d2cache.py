@@ -45,6 +45,15 @@ def test_masks_are_searched_up_to_the_end_of_the_block_that_has_enough():
     assert listed(d2cache(masked=1, share=0).policy.rows(state) & masked)[0] == [5]
 
 
+def test_masks_that_a_loop_left_before_the_block_do_not_count():
+    """Masks at 2, 5, 8 and 11, block 4 to 7: two from the block on are those of 5 and 11."""
+    confidence = torch.zeros(2, 12)
+    confidence[0, 11] = 0.9
+    masked = columns([2, 5, 8, 11], [4, 6, 9])
+    state = step(masked=masked, confidence=confidence, influence=torch.ones(2, 12))
+    assert listed(d2cache(masked=2, share=0).policy.rows(state) & masked)[0] == [5, 11]
+
+
 def test_other_rows_by_influence_without_masked_and_last_ones():
     influence = torch.ones(2, 12)
     influence[0, [1, 4, 5]] = torch.tensor([3.0, 50.0, 50.0])

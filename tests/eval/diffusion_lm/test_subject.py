@@ -9,6 +9,7 @@ from dcache.demo.texts import acrostic, mirror
 from dcache.errors import DcacheError
 from dcache.eval.diffusion_lm import subject as subjects
 from dcache.eval.diffusion_lm.random_model import prompts, random_subject
+from dcache.eval.diffusion_lm.settings import RowSettings
 from dcache.eval.diffusion_lm.subject import load
 
 
@@ -80,8 +81,19 @@ def test_a_folder_is_loaded_with_its_head(tmp_path: Path) -> None:
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(DcacheError, match="Expected mirror, acrostic, a folder"):
         load(str(tmp_path))
+    with pytest.raises(DcacheError, match="there is no folder /nowhere"):
+        load("/nowhere")
+
+
+def test_shipped_texts_have_one_length() -> None:
+    subject = load("mirror")
+    assert RowSettings(new=16).of(subject).new == RowSettings().of(subject).new == 16
+    with pytest.raises(DcacheError, match="new must be 16 for mirror, whose texts are of one length, got 3"):
+        RowSettings(new=3).of(subject)
 
 
 def test_random_prompts_have_no_mask_token() -> None:

@@ -78,6 +78,24 @@ def test_what_is_evicted_is_not_read_and_not_counted(model: Any) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("policy", [lm_kv.actqkv(page=2, window=2, budget=8), lm_kv.rekv(page=2, budget=8)])
+def test_where_a_question_selects_it_is_one_call_and_its_answer_follows(
+    model: Any, policy: lm_kv.Policy
+) -> None:
+    cache, question = lm_kv.KVCache(model, policy), CONTEXT.questions[0]
+    with cache.hold():
+        model(torch.tensor([CONTEXT.ids]), past_key_values=cache)
+        cache.compress()
+        asked = model(torch.tensor([question.ids]), past_key_values=cache).logits[0, -1]
+        steps = [
+            model(torch.tensor([[token]]), past_key_values=cache).logits[0, -1] for token in question.answer
+        ]
+    logits = torch.stack([asked, *steps[:-1]])
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(question.answer)).item()
+    assert ask(model, policy, CONTEXT).nll[0] == pytest.approx(expected, rel=1e-5)
+
+
+@torch.no_grad()
 def test_a_policy_that_selects_reads_a_part_at_every_token(model: Any) -> None:
     policy = lm_kv.quest(page=2, window=2, budget=8)
     answers = ask(model, policy, CONTEXT)

@@ -4,7 +4,8 @@ import pytest
 
 from dcache import lm_kv
 from dcache.errors import DcacheError
-from dcache.eval.language.policies import budgets_of, parse
+from dcache.eval.language.policies import budgets_of, fitting, parse
+from tests.lm_kv.language_models import family
 
 
 def test_names_in_any_spelling_with_their_options() -> None:
@@ -37,6 +38,19 @@ def test_layers_that_stay_dense_are_one_or_several() -> None:
     assert several.label == "kvzip dense_layers=0+3"
 
 
+def test_a_policy_of_all_that_the_model_cannot_have_is_left_out_and_a_named_one_refused() -> None:
+    # The positions of GPT-2 are learned, so its keys cannot be turned.
+    model = family("gpt2")
+    possible, left_out = fitting(model, parse("all; snapkv:window=4"), [0.5])
+    labels = [entry.label for entry in possible]
+    assert {*labels, *left_out} == {*lm_kv.available("policy"), "snapkv window=4"}
+    assert {"a2ats", "streaming_llm"} <= set(left_out)
+    assert {"h2o", "snapkv", "snapkv window=4"} <= set(labels)
+    assert "something other than a rotation" in left_out["a2ats"]
+    with pytest.raises(DcacheError, match=r"^a2ats codes=8: layer 0 of GPT2Model"):
+        fitting(model, parse("h2o; a2ats:codes=8"), [0.5])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -61,7 +75,7 @@ def test_budgets_are_shares_or_tokens() -> None:
     assert [type(budget) for budget in budgets_of("1.0,1")] == [float, int]
 
 
-@pytest.mark.parametrize("text", ["", ",", "0", "0.0", "-1", "1.5", "nan", "a", "0.5;0.25"])
+@pytest.mark.parametrize("text", ["", ",", "0", "0.0", "-1", "1.5", "nan", "a", "0.5;0.25", "0.5,0.50"])
 def test_other_budgets_are_refused(text: str) -> None:
     with pytest.raises(DcacheError, match="--budgets"):
         budgets_of(text)

@@ -31,6 +31,7 @@ def test_a_folder_of_another_model_and_a_missing_package_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config.json").write_text("{")
+    (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(DcacheError, match=r"cannot load the language model .* Expected recall, smollm2"):
         load(str(tmp_path))
     with pytest.raises(DcacheError, match="there is no device 'bogus'"):

@@ -1,7 +1,13 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 
 from dcache import lm_kv
+from dcache.lm_kv.policy import Policy
+from dcache.lm_kv.scoring.scorers import Context
+from dcache.lm_kv.storage.stored import Stored
 from tests.lm_kv.language_models import batch, llama, prefilled
 
 SEEN = (27, 40)
@@ -48,6 +54,26 @@ def test_dense_layers_keep_everything_beside_the_budget():
 
 def test_a_budget_of_everything_evicts_nothing():
     assert prefilled(llama(), "keydiff", batch(), budget=1.0).stats().evictions == 0
+
+
+@dataclass(frozen=True)
+class Close:
+    """Newer tokens have the higher score, by less than float32 can tell."""
+
+    probes: ClassVar[bool] = False
+
+    def score(self, stored: Stored, context: Context) -> torch.Tensor:
+        return 1000 + 1e-9 * stored.positions.double()
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "heads", "global"])
+def test_scores_in_float64_are_compared_as_such(allocation):
+    policy = Policy(scorer=Close(), sinks=0, window=0, allocation=allocation)
+    for layer in prefilled(llama(2), policy, batch(), budget=8).layers:
+        stored = layer.store.stored()
+        for row, seen in enumerate(SEEN):
+            held = stored.positions[row][stored.valid[row]].tolist()
+            assert sorted(held) == sorted(2 * [*range(seen - 8, seen)])
 
 
 def test_protected_tokens_are_kept_whatever_their_score():

@@ -19,6 +19,12 @@ def test_heads_come_before_positions_and_newer_before_older():
     assert (score.diff(dim=-1) > 0).all()
 
 
+def test_newer_tokens_come_first_in_long_texts_too():
+    long = tokens([[0.0] * 100_000])
+    score = HeadClasses(pattern=((1.0,),)).score(long, context(100_000))
+    assert (score.diff(dim=-1) > 0).all()
+
+
 def test_an_estimate_is_the_attention_to_what_lies_far_back():
     # Ten tokens: two are the fifth before the query at 9, so positions 1 to 7 are far; the first is a sink.
     near, far = [0.0] * 9 + [50.0], [0.0] * 4 + [50.0] + [0.0] * 5

@@ -89,6 +89,21 @@ def test_pads_are_no_queries():
     assert observed(observer, [[0, 1, 2]], pads=2)["prompt"].tolist() == [3]
 
 
+def test_a_prompt_of_which_tokens_are_taken_back_ends_before_them():
+    observer = NoisySums(8, 1.0, 0)
+    state = observer.crop(observed(observer, [[0, 1, 2, 3]]), torch.tensor([2]))
+    assert state["prompt"].tolist() == [2]
+    assert state["valid"].tolist() == [[True, True, False, False]]
+    assert observer.crop({}, torch.tensor([2])) == {}
+    # The next token is the first decoded one behind it: its temperature is 2, that of logits by half.
+    query = torch.randn(1, HEADS, 1, SIZE)
+    call = Observed(query, torch.ones(1, 1, dtype=torch.bool), torch.tensor([[2]]), query.clone)
+    hot = observer.settle(observer.observe(state, call), tokens(), Logits(1.0))
+    state["valid"][:] = True
+    cold = {**observer.observe(state, call), "prompt": torch.tensor([3])}
+    assert not torch.allclose(hot, observer.settle(cold, tokens(), Logits(1.0)))
+
+
 def test_the_score_needs_its_observer():
     with pytest.raises(DcacheError, match="give its policy the observer NoisySums"):
         NoisyReceived().score(stored([[1.0]], score=[1.0]), context(1))

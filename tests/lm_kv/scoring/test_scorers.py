@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -92,6 +94,17 @@ def test_the_last_query_votes_for_all_heads():
     # Each head prefers another token, so that their mean is even.
     score = LastQueryAttention().score(tokens, context(2, state))
     torch.testing.assert_close(score, torch.full((1, 2, 2), 0.5))
+
+
+def test_the_last_query_votes_by_token_where_heads_hold_other_ones():
+    # The first head holds tokens 0 and 2, the second 1 and 2; a query of 1 gives keys 0 and log 3 a quarter
+    # and three quarters. Token 2 has 3/4 of one head and 1/4 of the other.
+    keys = torch.tensor([[[[0.0], [math.log(3)]], [[math.log(3)], [0.0]]]])
+    tokens = Stored(keys, keys, torch.tensor([[[0, 2], [1, 2]]]), torch.ones(1, 2, 2, dtype=torch.bool))
+    state = window([[1.0]], [2])
+    state["query"] = state["query"].expand(1, 2, 1, 1)
+    score = LastQueryAttention().score(tokens, context(3, state))
+    torch.testing.assert_close(score, torch.tensor([[[0.25, 0.5], [0.75, 0.5]]]))
 
 
 def test_received_sums_and_probes_are_read_as_they_are():

@@ -10,6 +10,7 @@ from dcache.lm_kv.scoring.text_sums import (
     TextFirst,
     is_marked,
 )
+from dcache.lm_kv.storage.stored import Stored
 from tests.lm_kv.scoring.test_scorers import context, stored, window
 
 
@@ -53,6 +54,15 @@ def test_the_prompts_tokens_come_before_decoded_ones_of_which_the_oldest_come_fi
     tokens = stored([[1.0]] * 5, score=[0.5, 2.0, 9.0, 9.0, 9.0])
     score = AnchorsOfThePrompt().score(tokens, context(5, {"prompt": torch.tensor([2])}))[0, 0]
     torch.testing.assert_close(score, torch.tensor([1.5, 3.0, 4 / 6, 3 / 6, 2 / 6]))
+
+
+def test_anchors_are_tokens_and_not_places_where_heads_hold_other_ones():
+    keys, valid = torch.ones(1, 2, 2, 1), torch.ones(1, 2, 2, dtype=torch.bool)
+    # Token 2 received 6 from one head and 4 from the other; 0 and 1 are held by one head each.
+    received = torch.tensor([[[1.0, 6.0], [3.0, 4.0]]])
+    tokens = Stored(keys, keys, torch.tensor([[[0, 2], [1, 2]]]), valid, score=received)
+    score = AnchorsOfThePrompt().score(tokens, context(3, {"prompt": torch.tensor([3])}))
+    torch.testing.assert_close(score, 1 + torch.tensor([[[1.0, 5.0], [3.0, 5.0]]]))
 
 
 def test_the_larger_share_of_all_and_of_the_last_queries_decides():

@@ -1,3 +1,6 @@
+import math
+
+import pytest
 import torch
 
 from dcache.lm_kv.scoring.window_scorers import BLOCK, MeanAndVariance, Pivotal, query_blocks, window_moments
@@ -9,7 +12,19 @@ def test_ignored_tokens_are_counted_and_ties_go_by_the_mean():
     tokens = stored([[0.0], [float(torch.tensor(3.0).log())]])
     score = Pivotal().score(tokens, context(2, window([[1.0], [1.0]], [0, 1])))
     # The first token was ignored once; mean attentions are (1 + 1/4) / 3 and (3/4) / 3 with one query more.
-    torch.testing.assert_close(score.flatten(), torch.tensor([1.25 / 3 - 1, 0.75 / 3]))
+    torch.testing.assert_close(score.flatten().float(), torch.tensor([1.25 / 3 - 1, 0.75 / 3]))
+
+
+def test_ties_go_by_the_mean_where_most_queries_ignore_a_token():
+    # 2000 queries give nearly all to the last token, and the second token twice as much as the first.
+    tokens = stored([[0.0], [math.log(2)], [12.0]])
+    state = window([[1.0]] * 2000, [2] * 2000)
+    first, second, third = Pivotal().score(tokens, context(3, state)).flatten().tolist()
+    given = 1 / (3 + math.exp(12))
+    assert (first, second) == pytest.approx(
+        (2000 / 2001 * given - 2000, 2000 / 2001 * 2 * given - 2000), abs=1e-9
+    )
+    assert first < second < third
 
 
 def test_blocks_of_queries_are_all_queries():
