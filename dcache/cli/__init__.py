@@ -83,7 +83,7 @@ def command_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"dcache {dcache.__version__}")
     add_verbose(parser)
     parser.set_defaults(run=None)
-    commands = parser.add_subparsers(title="commands", metavar="")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
     for each in commands.choices.values():

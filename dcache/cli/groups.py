@@ -18,7 +18,7 @@ def add_group(
     """Register a command that prints its help without a part; returns where its parts are registered."""
     parser = commands.add_parser(name, help=summary, description=description)
     parser.set_defaults(run=partial(_help, parser))
-    return parser.add_subparsers(title="commands", metavar="")
+    return parser.add_subparsers(title="commands", metavar="COMMAND")
 
 
 def add_methods(

@@ -34,7 +34,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "KV caches of language models: list policies, measure what they keep",
         "KV caches of autoregressive language models (docs/lm_kv).",
     )
-    add_methods(parts, "list the policies", _available)
+    add_methods(parts, "list every policy: what it keeps, merges, packs, moves or reads", _available)
     _add_eval(parts)
     _add_bench(parts)
     _add_calibrate(parts)

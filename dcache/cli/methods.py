@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     for i, name in enumerate(arguments.names):
         arguments.names[i] = preset_called(name) or name
         if arguments.names[i] not in presets:
-            raise DcacheError(
-                f"method {name!r} is unknown: expected one of {', '.join(presets)}."
-                f"{did_you_mean(name, presets)}"
-            )
+            raise DcacheError(_unknown(name, presets))
     if arguments.json:
         names = arguments.names or list(presets)
         print(json.dumps({name: described(name, presets[name]) for name in names}, indent=1))
@@ -61,8 +58,21 @@ def run(arguments: argparse.Namespace) -> int:
     for name, what in presets.items():
         for line in paragraph(name, what, max(map(len, presets)) + 2):
             print(line)
-    print("\n`dcache methods NAME` explains the options.")
+    print(
+        "\n`dcache methods NAME` explains the options. `dcache lm methods` and `dcache dlm methods` list the "
+        "policies of language models."
+    )
     return 0
+
+
+def _unknown(name: str, presets: Collection[str]) -> str:
+    """What to say of a name that is no preset's."""
+    from dcache import diffusion_lm, lm_kv
+
+    for command, policies in (("lm", lm_kv.available()), ("dlm", diffusion_lm.available())):
+        if name in policies:
+            return f"{name!r} is a policy of language models: `dcache {command} methods` lists them"
+    return f"method {name!r} is unknown: expected one of {', '.join(presets)}.{did_you_mean(name, presets)}"
 
 
 def described(name: str, what: About) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dcache.errors import DcacheError
+from dcache.util.options import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
@@ -17,6 +18,22 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs | {"allow_abbrev": False})
+        # That of the part that was called, for messages.
+        self.set_defaults(parser=self)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse a command line; what no part of it takes is refused in the name of the part that was called.
+
+        Raises:
+            DcacheError: the command line is wrong.
+        """
+        arguments, rest = self.parse_known_args(args, namespace)
+        if rest:
+            called: Parser = arguments.parser
+            options = [option for option in called._option_string_actions if option.startswith("--")]
+            wrong = next((text for text in rest if text.startswith("-")), "").partition("=")[0]
+            called.error(f"unrecognized arguments: {' '.join(rest)}.{did_you_mean(wrong, options)}")
+        return arguments
 
     def error(self, message: str) -> NoReturn:
         """Raise the message of a wrong command line.
@@ -24,7 +41,8 @@ class Parser(argparse.ArgumentParser):
         Raises:
             DcacheError: always.
         """
-        raise DcacheError(f"{message}. See `{self.prog} --help`.")
+        stop = "" if message.endswith((".", "?")) else "."
+        raise DcacheError(f"{message}{stop} See `{self.prog} --help`.")
 
 
 def path_of(text: str) -> Path:

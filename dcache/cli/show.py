@@ -14,6 +14,7 @@ from dcache.cli.show_profile import draw_profile, profile_content
 from dcache.errors import DcacheError
 from dcache.eval.packages import require
 from dcache.eval.schedules import Panel, computed_share, draw_schedule, heading, panels, weight_lines
+from dcache.eval.sources import SHIPPED
 from dcache.profile import Profile
 from dcache.schedule import Plan, Schedule
 from dcache.util.files import try_file
@@ -67,8 +68,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _is_pipeline(path: Path) -> bool:
-    from dcache.eval.sources import SHIPPED
-
     known = str(path) in SHIPPED or path.is_dir()
     return not path.is_file() and (known or path.suffix not in (".json", ".safetensors"))
 
@@ -80,7 +79,13 @@ def _show_pipeline(arguments: argparse.Namespace) -> int:
     from dcache.cli.show_pipeline import describe
     from dcache.eval.subject import load
 
-    for line in describe(load(what, device="cpu").pipe):
+    try:
+        pipe = load(what, device="cpu").pipe
+    except DcacheError as error:
+        if arguments.what.exists():
+            raise
+        raise DcacheError(f"{error} Nor is there a schedule or profile file of this name.") from error
+    for line in describe(pipe):
         print(line)
     return 0
 

@@ -109,6 +109,7 @@ def check_device(device: Any) -> None:
             f"torch finds {count} CUDA device(s) here, and the device is {device!r}: {expected}"
         )
     try:
-        torch.empty(0, device=parsed)
+        # `meta` has tensors without numbers.
+        torch.zeros(1, device=parsed).item()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise DcacheError(f"torch cannot use the device {device!r} here: {expected}") from error

@@ -246,8 +246,9 @@ def _loaded(name: str, dtype: Any) -> Any:
     try:
         pipe = DiffusionPipeline.from_pretrained(name, **{"torch_dtype" if old else "dtype": dtype})
     except Exception as error:  # Damaged folders raise a dozen kinds of errors.
+        where = "" if Path(name).is_dir() else " from the hub or its cache on this machine"
         raise DcacheError(
-            f"cannot load the pipeline {name!r} ({type(error).__name__}). {EXPECTED}"
+            f"cannot load the pipeline {name!r}{where} ({type(error).__name__}). {EXPECTED}"
         ) from error
     pipe.set_progress_bar_config(disable=True)
     return pipe

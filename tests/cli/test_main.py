@@ -34,3 +34,19 @@ def test_the_module_runs_and_loads_nothing_heavy() -> None:
     ran = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-2:] == ["status 0", "[]"]
     assert "taylorseer" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("policy demo --out x", "unrecognized arguments: --out x. See `dcache policy demo --help`."),
+        ("bench --prompt fox", "arguments: --prompt. Did you mean '--prompts'? See `dcache bench --help`."),
+        ("bench --promts=fox", "--promts=fox. Did you mean '--prompts'? See `dcache bench --help`."),
+        ("lm methods x y", "unrecognized arguments: x y. See `dcache lm methods --help`."),
+    ],
+)
+def test_what_a_part_does_not_take_is_refused_in_its_name(
+    line: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line.split()) == 2
+    assert capsys.readouterr().err.endswith(f"{says}\n")

@@ -54,3 +54,13 @@ def test_a_near_miss_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> No
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.endswith("Did you mean 'taylorseer'?\n")
+
+
+@pytest.mark.parametrize(("name", "command"), [("snapkv", "lm"), ("window", "dlm")])
+def test_a_policy_of_language_models_is_listed_elsewhere(
+    name: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["methods", name]) == 2
+    assert f"is a policy of language models: `dcache {command} methods` lists" in capsys.readouterr().err
+    assert main([command, "methods"]) == 0
+    assert name in capsys.readouterr().out

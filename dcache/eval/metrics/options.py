@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcache.errors import DcacheError
+from dcache.eval.limits import check_device
 
 LPIPS_NETS = ("alex", "vgg", "squeeze")
 
@@ -75,9 +76,7 @@ class MetricOptions:
         if self.score_device == "auto":
             return "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            torch.empty(0, device=self.score_device)
-        except (RuntimeError, AssertionError) as error:
-            raise DcacheError(
-                f"score_device {self.score_device!r} cannot be used here: {str(error).splitlines()[0]}"
-            ) from error
+            check_device(self.score_device)
+        except DcacheError as error:
+            raise DcacheError(f"score_device {self.score_device!r} cannot be used: {error}") from error
         return self.score_device

@@ -83,3 +83,5 @@ def test_options_out_of_range_are_refused(wrong, told):
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(DcacheError, match="score_device 'abacus'"):
         MetricOptions(score_device="abacus").device()
+    with pytest.raises(DcacheError, match="score_device 'meta' cannot be used: torch cannot use the device"):
+        MetricOptions(score_device="meta").device()
