@@ -261,14 +261,9 @@ def _measured(
         return run_once(subject, watched, [form.prompt], [form.seed], inspected and form.warm_up, clock=clock)
 
     first = call("warm-up" if form.warm_up else "timed", inspected=True)
-    if _observed(first):
+    if first.observed:
         # The first call of `tuned` is computed in full; the plan made from it is what is asked for.
         first = call("warm-up" if form.warm_up else "timed", inspected=True)
     reasons = watch.reasons
     timed = call("timed", inspected=False) if form.warm_up else first
     return Measured(entry, first, [timed]), reasons
-
-
-def _observed(result: CallResult) -> bool:
-    """Whether a call was computed in full, for a plan of the calls after it."""
-    return result.stats is not None and "observing" in result.stats.reasons and not result.stats.predicted
