@@ -20,6 +20,7 @@ from dcache.eval.images import MILLISECONDS, encode
 from dcache.eval.measured import Measured
 from dcache.eval.rows import Row, notes, row
 from dcache.eval.schedules import heading, panels
+from dcache.eval.studio.drift import drift_note
 from dcache.eval.studio.form import Form
 from dcache.eval.studio.watch import Watch, Watched
 from dcache.eval.subject import Subject
@@ -119,6 +120,7 @@ class Comparison:
         plan: as in `dcache.stats.Stats`.
         steps: sampling steps.
         guidance: guidance scale; None if the pipeline has none.
+        remembered: whether the uncached call is an earlier run's.
     """
 
     form: Form
@@ -133,6 +135,7 @@ class Comparison:
     plan: str
     steps: int | None
     guidance: float | None
+    remembered: bool
 
     @property
     def nbytes(self) -> int:
@@ -184,10 +187,14 @@ class Comparison:
         return {
             "form": self.form.content(),
             "label": self.entry.label,
+            "remembered": self.remembered,
             "steps": self.steps,
             "guidance": self.guidance,
             "line": self.line,
             "figures": self.figures(),
+            "speedup": self.row.speedup,
+            "flops": self.row.flops,
+            "psnr": self.row.mean_psnr,
             "map": self.map(),
             "reasons": list(self.reasons),
             "notes": list(self.notes),
@@ -224,8 +231,18 @@ def compare(
     uncached: Uncached,
     watch: Watch,
     clock: Callable[[], float] = perf_counter,
+    remembered: bool = False,
 ) -> Comparison:
     """Call the pipeline with a method and compare it with the uncached call of the same settings.
+
+    Args:
+        subject: the pipeline, with the options of this call.
+        entry: the method.
+        form: what was asked for.
+        uncached: the uncached side.
+        watch: follows the calls.
+        clock: gives the seconds, as for `dcache.eval.entries.run_once`.
+        remembered: whether the uncached call is an earlier run's.
 
     Raises:
         DcacheError: the method cannot be used on this pipeline.
@@ -243,10 +260,11 @@ def compare(
         uncached.measured.median,
         last.trace,
         reasons,
-        notes(uncached.measured, [measured], [figures]),
+        notes(uncached.measured, [measured], [figures]) + drift_note(uncached.measured.last, last),
         last.stats.plan if last.stats is not None else "",
         subject.steps,
         subject.guidance,
+        remembered,
     )
 
 

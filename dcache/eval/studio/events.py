@@ -18,7 +18,8 @@ class Events:
     """Hands events from the worker's thread to the pages' streams, in order."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: a signal's handler closes the streams, wherever this thread stands.
+        self._lock = threading.RLock()
         self._number = 0
         self._streams: dict[asyncio.Queue[bytes | None], asyncio.AbstractEventLoop] = {}
         self._closed = False

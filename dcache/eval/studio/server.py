@@ -29,7 +29,10 @@ FILES = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
+    "/form.js": ("form.js", "text/javascript"),
+    "/pictures.js": ("pictures.js", "text/javascript"),
     "/map.js": ("map.js", "text/javascript"),
+    "/plot.js": ("plot.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 PORTS = Whole(0, 65535)

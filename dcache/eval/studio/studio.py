@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import RLock, Thread
 from time import perf_counter
 from typing import Any
 
@@ -90,7 +90,8 @@ class Studio:
         self._uncached: Kept[Uncached] = Kept(MOST_UNCACHED, MOST_BYTES, lambda kept: kept.nbytes)
         # No comparison is under way yet: methods are enabled and disabled to see which fit.
         self.setup = self._described()
-        self._lock, self._number = Lock(), 0
+        # Reentrant: a signal's handler stops the run, wherever its thread stands.
+        self._lock, self._number = RLock(), 0
         self._job: _Job | None = None
         self._picture: tuple[int, Picture] | None = None
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -184,18 +185,19 @@ class Studio:
         check_entry(job.subject, job.entry)
         key = (form.pipeline, form.prompt, form.seed, form.warm_up, str(job.subject.options))
         uncached = self._uncached.get(key)
-        job.state = job.state | {"remembered": uncached is not None}
+        remembered = uncached is not None
         if uncached is None:
             uncached = uncached_side(job.subject, form, job.watch, self.clock)
             self._uncached.put(key, uncached)
         self._picture = (job.number, uncached.picture)
         # A new object each time: pages read it from another thread.
         job.state = job.state | {
+            "remembered": remembered,
             "picture": uncached.picture.content(),
             "seconds": uncached.measured.median,
         }
         self.events.publish("uncached", job.state)
-        comparison = compare(job.subject, job.entry, form, uncached, job.watch, self.clock)
+        comparison = compare(job.subject, job.entry, form, uncached, job.watch, self.clock, remembered)
         self.comparisons.put(job.number, comparison)
         return {"number": job.number, **comparison.content()}
 

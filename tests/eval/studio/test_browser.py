@@ -76,7 +76,16 @@ SIZES = [(390, "dark"), (1280, "light")]
 
 @pytest.mark.parametrize("page", SIZES, indirect=True, ids=["phone", "desk"])
 def test_a_user_compares_two_methods(page: Any, studio: Studio) -> None:
-    run(page, prompt="a small red heart", steps="4", method="interval", options="interval=2,warmup=1")
+    # The studio is that of all tests: a seed of its own for each window.
+    seed = str(page.viewport_size["width"])
+    run(
+        page,
+        prompt="a small red heart",
+        seed=seed,
+        steps="4",
+        method="interval",
+        options="interval=2,warmup=1",
+    )
     number = int(page.inner_text("#rows tr:first-child button"))
     comparison = studio.comparisons.get(number)
     assert comparison is not None
@@ -107,6 +116,14 @@ def test_a_user_compares_two_methods(page: Any, studio: Studio) -> None:
     page.keyboard.press("ArrowRight")
     assert page.inner_text("#cell") == "evaluation 2, trunk: computed (interval)"
 
+
+@pytest.mark.parametrize("page", SIZES[1:], indirect=True, ids=["desk"])
+def test_the_wipe_and_the_runs(page: Any, studio: Studio) -> None:
+    run(page, prompt="a large green star", steps="4", method="interval", options="interval=2,warmup=1")
+    number = int(page.inner_text("#rows tr:first-child button"))
+    comparison = studio.comparisons.get(number)
+    assert comparison is not None
+
     # The wipe, by its slider and by the pointer.
     page.check("[name=mode][value=wipe]", force=True)
     page.focus("#wipe")
@@ -124,6 +141,19 @@ def test_a_user_compares_two_methods(page: Any, studio: Studio) -> None:
     run(page, method="newton", options="interval=2,warmup=1")
     assert "remembered" in page.inner_text("#at-uncached")
     assert "dcache.methods.newton(interval=2, warmup=1)" in page.inner_text("#code")
+    # Both lie in the plot, and a point leads back to its run.
+    labels = [dot.get_attribute("aria-label") for dot in page.locator("#plot circle").all()]
+    assert len(labels) == 2
+    assert labels[0].startswith(f"run {number}, interval 2: {comparison.row.speedup:.2f}×, ")
+    assert labels[0].endswith(f", {comparison.row.mean_psnr:.1f} dB")
+    page.select_option("#by", "flops")
+    by_operations = page.locator("#plot circle").first.get_attribute("aria-label")
+    assert comparison.row.flops is not None
+    assert by_operations.startswith(f"run {number}, interval 2: {1 / comparison.row.flops:.2f}×, ")
+    page.locator("#plot circle").first.press("Enter")
+    assert "dcache.methods.interval(interval=2, warmup=1)" in page.inner_text("#code")
+    page.click("#rows button >> nth=0")
+    assert "dcache.methods.newton" in page.inner_text("#code")
     page.click(f"#rows button[aria-label='show run {number}']")
     assert "dcache.methods.interval(interval=2, warmup=1)" in page.inner_text("#code")
     assert page.get_attribute("#schedule", "href") == f"/runs/{number}/schedule.json"
