@@ -121,6 +121,7 @@ class Comparison:
         steps: sampling steps.
         guidance: guidance scale; None if the pipeline has none.
         remembered: whether the uncached call is an earlier run's.
+        drifted: whether the machine's speed changed between the two sides.
     """
 
     form: Form
@@ -136,6 +137,7 @@ class Comparison:
     steps: int | None
     guidance: float | None
     remembered: bool
+    drifted: bool
 
     @property
     def nbytes(self) -> int:
@@ -251,6 +253,7 @@ def compare(
     check_entry(subject, entry)
     measured, reasons = _measured(subject, entry, form, watch, clock)
     figures, last = row(measured, uncached.measured), measured.last
+    drift = drift_note(uncached.measured.last, last)
     return Comparison(
         form,
         entry,
@@ -260,11 +263,12 @@ def compare(
         uncached.measured.median,
         last.trace,
         reasons,
-        notes(uncached.measured, [measured], [figures]) + drift_note(uncached.measured.last, last),
+        notes(uncached.measured, [measured], [figures]) + drift,
         last.stats.plan if last.stats is not None else "",
         subject.steps,
         subject.guidance,
         remembered,
+        bool(drift),
     )
 
 

@@ -27,8 +27,8 @@ def drift_note(uncached: CallResult, cached: CallResult) -> list[str]:
     if 1 / (1 + BUSY) <= ratio <= 1 + BUSY:
         return []
     return [
-        f"the machine's speed changed since the uncached call: an evaluation that is computed in full took "
-        f"{ratio:.2f} times as long, so do not trust the speedup. Another seed times both sides anew"
+        "the machine's speed changed since the uncached call: an evaluation that is computed in full took "
+        f"{ratio:.2f} times as long, so do not trust the speedup. Run it again: both are timed anew then"
     ]
 
 

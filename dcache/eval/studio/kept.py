@@ -30,7 +30,7 @@ class Kept(Generic[T]):
 
     def put(self, key: Hashable, value: T) -> None:
         """Keep a value as the newest one."""
-        self._values.pop(key, None)
+        self.drop(key)
         self._values[key] = value
         while len(self._values) > 1 and (len(self._values) > self.most or self.bytes() > self.bytes_limit):
             self._values.popitem(last=False)
@@ -38,6 +38,10 @@ class Kept(Generic[T]):
     def get(self, key: Hashable) -> T | None:
         """The value; None if it was never kept, or dropped."""
         return self._values.get(key)
+
+    def drop(self, key: Hashable) -> None:
+        """Keep a value no longer, if it is kept."""
+        self._values.pop(key, None)
 
     def values(self) -> list[T]:
         """All values, the oldest first."""

@@ -199,6 +199,8 @@ class Studio:
         self.events.publish("uncached", job.state)
         comparison = compare(job.subject, job.entry, form, uncached, job.watch, self.clock, remembered)
         self.comparisons.put(job.number, comparison)
+        if comparison.drifted:
+            self._uncached.drop(key)
         return {"number": job.number, **comparison.content()}
 
     def _progress(self, side: str, phase: str, done: int, total: int) -> None:

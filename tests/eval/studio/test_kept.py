@@ -27,3 +27,11 @@ def test_what_is_put_again_is_the_newest() -> None:
     for key, value in (("a", "1"), ("b", "2"), ("a", "3"), ("c", "4")):
         kept.put(key, value)
     assert kept.values() == ["3", "4"]
+
+
+def test_what_is_dropped_is_gone() -> None:
+    kept: Kept[str] = Kept(2, 100, len)
+    kept.put("a", "1")
+    kept.drop("a")
+    kept.drop("b")
+    assert kept.values() == []

@@ -45,6 +45,19 @@ def test_events_come_in_order_and_a_second_method_runs_the_cached_side_only(stud
     assert other[6][1]["remembered"] is False
 
 
+def test_an_uncached_call_of_another_speed_is_not_remembered(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended(studio, prompt="a yellow star")
+    with monkeypatch.context() as slow:
+        slow.setattr("dcache.eval.studio.compare.drift_note", lambda *_: ["slower now"])
+        _, done = ended(studio, prompt="a yellow star")[-1]
+    assert done["remembered"] is True
+    assert done["notes"] == ["slower now"]
+    _, anew = ended(studio, prompt="a yellow star")[-1]
+    assert anew["remembered"] is False
+
+
 def test_a_second_run_is_refused_while_one_is_under_way_and_a_stop_ends_it(studio: Studio) -> None:
     number = studio.start(Form.of(form(steps=1000, prompt="a long call")))
     log(studio).until("progress")
