@@ -21,6 +21,7 @@ from dcache.cli import (
     policy,
     search,
     show,
+    studio,
 )
 from dcache.cli import eval as evaluate
 from dcache.cli.parser import Parser, add_verbose
@@ -28,6 +29,7 @@ from dcache.errors import DcacheError
 
 COMMANDS = (
     demo,
+    studio,
     bench,
     calibrate,
     search,

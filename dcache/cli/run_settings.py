@@ -14,6 +14,7 @@ from dcache.eval.prompts import COLUMN, SETS, read
 from dcache.eval.sources import check_source
 
 PROMPTS = "a file (txt, csv, jsonl, parquet), a named set such as demo:8, or the prompt itself"
+PIPE = "demo, demo-video, a folder written by save_pretrained, or the id of a pipeline on the hub"
 # Option -> type, metavar and help; their default is the pipeline's.
 CALL = {
     "steps": (int, "N", "sampling steps"),
@@ -131,15 +132,14 @@ class RunSettings:
 
 def add_pipeline(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the pipeline and of its call."""
+    parser.add_argument("pipeline", nargs="?", default="demo", metavar="PIPE", help=PIPE)
+    add_call(parser)
+
+
+def add_call(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of a pipeline's call."""
     from dcache.eval.subject import DTYPES
 
-    parser.add_argument(
-        "pipeline",
-        nargs="?",
-        default="demo",
-        metavar="PIPE",
-        help="demo, demo-video, a folder written by save_pretrained, or the id of a pipeline on the hub",
-    )
     for name, (kind, metavar, text) in CALL.items():
         parser.add_argument(f"--{name}", type=kind, metavar=metavar, help=f"{text} (default: the pipeline's)")
     parser.add_argument(

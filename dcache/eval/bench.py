@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dcache.errors import DcacheError
-from dcache.eval.entries import UNCACHED, BenchEntry, CallResult, check_entry, run_once
+from dcache.eval.entries import UNCACHED, BenchEntry, CallResult, check_entry, run_counted, run_once
 from dcache.eval.fidelity import broken
 from dcache.eval.limits import check_limit
 from dcache.eval.machine import machine, versions
@@ -55,7 +55,8 @@ def bench(  # noqa: PLR0913
     """Run the uncached pipeline and every method once to warm up, and `repeats` times on the clock.
 
     Every round calls the uncached pipeline and then all methods, in random order, so that a drift of the
-    machine's speed affects all of them. The warm-up call counts FLOPs.
+    machine's speed affects all of them. The warm-up call counts FLOPs; that of `tuned` is made once more
+    where the first one was observed.
 
     Args:
         subject: a pipeline without caching, and its call settings.
@@ -77,8 +78,10 @@ def bench(  # noqa: PLR0913
 
     def call(turn: int, contestant: BenchEntry) -> CallResult:
         progress(turn, contestant.label)
+        if turn == 0 and count_flops:
+            return run_counted(subject, contestant, prompts, seeds)
         if turn == 0:
-            return run_once(subject, contestant, prompts, seeds, count_flops)
+            return run_once(subject, contestant, prompts, seeds)
         return run_once(subject, contestant, prompts, seeds, calls=calls, clock=clock)
 
     uncached, *methods = [

@@ -107,6 +107,12 @@ class CallResult:
         events = self.stats.computed + self.stats.predicted
         return self.stats.computed / events if events else 1.0
 
+    @property
+    def observed(self) -> bool:
+        """Whether it was computed in full to plan the calls after it, so its figures are not the method's."""
+        stats = self.stats
+        return stats is not None and "observing" in stats.reasons and not stats.predicted
+
 
 def check_entry(subject: Subject, contestant: BenchEntry) -> None:
     """Enable and disable a method once, to refuse an unusable one before anything is measured.
@@ -173,6 +179,26 @@ def run_once(
             ) from error
     messages = dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, DcacheWarning))
     return CallResult(output, cost, stats, trace, list(messages), earlier)
+
+
+def run_counted(
+    subject: Subject, contestant: BenchEntry, prompts: Sequence[str], seeds: Sequence[int]
+) -> CallResult:
+    """`run_once` with FLOPs and bytes counted, of the calls that follow where a first one is observed.
+
+    `tuned` computes its first call of a kind in full; the operations of its plan are those of the next one.
+
+    Args:
+        subject: the pipeline.
+        contestant: the method.
+        prompts: one picture or clip each.
+        seeds: seeds of the noise, one each.
+
+    Raises:
+        DcacheError: as `run_once`.
+    """
+    result = run_once(subject, contestant, prompts, seeds, count_flops=True)
+    return run_once(subject, contestant, prompts, seeds, count_flops=True) if result.observed else result
 
 
 def _seconds(

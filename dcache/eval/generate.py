@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from dcache.eval.entries import UNCACHED, BenchEntry, CallResult, run_once
+from dcache.eval.entries import UNCACHED, BenchEntry, CallResult, run_counted, run_once
 from dcache.eval.fidelity import broken, to_uint8
 from dcache.eval.progress import Progress, silent
 from dcache.eval.store import Store
@@ -55,7 +55,7 @@ def generate(
         prompts, seeds = [item.prompt for item in items], [item.seed for item in items]
         inspected, sizes = None, called.setdefault(entry.folder, set())
         if warm_up and not sizes:
-            inspected = run_once(subject, contestant, prompts, seeds, count_flops=True)
+            inspected = run_counted(subject, contestant, prompts, seeds)
             sizes.add(len(items))
         outcome = run_once(subject, contestant, prompts, seeds)
         beside = None if contestant is UNCACHED else store.pictures(store.methods[0], items)

@@ -17,9 +17,11 @@ PACKAGES = {
     "jinja2": "jinja2",
     "matplotlib": "matplotlib",
     "open_clip": "open-clip-torch",
+    "starlette": "starlette",
     "torchmetrics": "torchmetrics",
     "torchvision": "torchvision",
     "transformers": "transformers",
+    "uvicorn": "uvicorn",
 }
 
 

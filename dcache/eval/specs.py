@@ -140,7 +140,21 @@ def _entry(spec: str, numbers: Path | None) -> MethodEntry:
     if methods.find(name) is None and (spec.endswith(".json") or os.sep in spec):
         schedule = Schedule.load(spec)
         return MethodEntry(spec, f"file {Path(spec).stem}", f", {spec!r})", method=schedule)
-    options = read_options(inside, spec)
+    return preset_entry(spec, name, read_options(inside, spec), numbers)
+
+
+def preset_entry(spec: str, name: str, options: Mapping[str, Any], numbers: Path | None) -> MethodEntry:
+    """One preset with options.
+
+    Args:
+        spec: the specification, for messages.
+        name: name of the preset.
+        options: its options.
+        numbers: as for `parse`.
+
+    Raises:
+        DcacheError: the preset or an option is unknown, or a value is out of range.
+    """
     measured = (
         {} if numbers is None else {k: v for k, v in shipped(name, numbers).items() if k not in options}
     )

@@ -112,6 +112,11 @@ class Subject:
         return "video" if "num_frames" in self._takes() else "image"
 
     @property
+    def condition(self) -> str:
+        """What a picture is asked for by: "prompt", "class_labels" (a number), or "" for nothing."""
+        return next((name for name in ("prompt", "class_labels") if name in self._takes()), "")
+
+    @property
     def denoisers(self) -> list[nn.Module]:
         """The pipeline's denoisers; empty if they can only be detected in a run."""
         from dcache.identity.denoisers import denoisers
@@ -150,12 +155,11 @@ class Subject:
         return inspect.signature(type(self.pipe).__call__).parameters
 
     def _inputs(self, prompts: list[str]) -> dict[str, Any]:
-        takes = self._takes()
-        if "prompt" in takes:
+        if self.condition == "prompt":
             return {"prompt": prompts}
-        if "class_labels" in takes:
+        if self.condition == "class_labels":
             return {"class_labels": [int(prompt) for prompt in prompts]}
-        return {"batch_size": len(prompts)} if "batch_size" in takes else {}
+        return {"batch_size": len(prompts)} if "batch_size" in self._takes() else {}
 
 
 def coefficients(name: str) -> Path | None:

@@ -40,6 +40,7 @@ def base(monkeypatch: pytest.MonkeyPatch, unloaded: None) -> None:
         (["eval"], "eval", ["filelock", "jinja2", "matplotlib", "pillow"]),
         (["search", "--profile", "x.safetensors"], "search", ["filelock", "jinja2", "matplotlib"]),
         (["show", "good.json", "--png", "x.png"], "bench", ["matplotlib"]),
+        (["studio"], "studio", ["pillow", "starlette", "torchmetrics", "uvicorn"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else value,
 )
@@ -67,6 +68,7 @@ def test_a_command_names_the_extra(
         "demo --video",
         "bench",
         "bench demo-video",
+        "studio --port 0",
         "eval demo --prompts demo:2 --device cpu",
         "calibrate --prompts demo:4",
         "lm eval recall",

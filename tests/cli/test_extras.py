@@ -65,6 +65,12 @@ NEEDS = {
         "matplotlib": "bench demo",
         "torchmetrics": "bench demo",
     },
+    "studio": {
+        "pillow": "studio",
+        "starlette": "studio",
+        "torchmetrics": "studio",
+        "uvicorn": "studio",
+    },
     "policy": {
         "gym-pusht": f"{POLICY} pusht",
         "metaworld": f"{POLICY} drawer-open",

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import dcache
 from dcache.errors import DcacheError
 from dcache.eval.bench import bench
 from dcache.eval.bench_files import write_bench
+from dcache.eval.call_cost import counting
 from dcache.eval.entries import UNCACHED, BenchEntry, run_once
 from dcache.eval.specs import MethodEntry, parse
 from dcache.eval.subject import Subject, load
@@ -79,6 +80,21 @@ def test_somebody_elses_cache_is_measured_alike(subject: Subject) -> None:
     (its,) = done.rows
     assert (its.library, its.held, its.computed, its.mean_psnr, its.flops) == ("other", 8, None, 100.0, 1.0)
     assert not hasattr(subject.pipe, "marked")
+
+
+def test_the_operations_of_tuned_are_those_of_its_plan_and_not_of_the_observed_call() -> None:
+    # A kind of call that no other test observes.
+    subject = load("demo", steps=6, guidance=2.25, device="cpu")
+    done = bench(subject, parse("tuned:speedup=2"), [CAPTION], repeats=1)
+    counted = []
+    for method in (None, "tuned"):
+        with (
+            dcache.enabled(subject.pipe, method, speedup=2) if method else nullcontext(),
+            counting() as flops,
+        ):
+            subject([CAPTION], [0])
+        counted.append(flops.get_total_flops())
+    assert done.rows[0].flops == counted[1] / counted[0] < 0.7
 
 
 def test_a_contestant_that_leaves_the_pipeline_changed_is_told() -> None:

@@ -8,8 +8,9 @@ import signal
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from dcache.eval.generate import generate
 from dcache.eval.specs import parse
 from dcache.eval.store import Store
 from dcache.eval.subject import load
-from tests.eval.fake_pipeline import BLUE, RED, SETTINGS, Painter, begun, contents
+from tests.eval.fake_pipeline import BLUE, RED, SETTINGS, Paint, Painter, begun, contents
 
 METHODS = [RED, BLUE]
 BATCHES = 2 * (len(METHODS) + 1)
@@ -33,6 +34,28 @@ def made(folder: Path, painter: Painter | None = None) -> Store:
     store = begun(folder, METHODS)
     generate(store, painter or Painter(), METHODS, warm_up=False)
     return store
+
+
+@dataclass(frozen=True)
+class Planning(Paint):
+    """Its first call is observed in full, and those after it are planned."""
+
+    calls: list[int] = field(default_factory=list)
+
+    def observe(self, pipe: Any) -> tuple[dcache.Stats, None]:
+        self.calls.append(1)
+        first = len(self.calls) == 1
+        reasons = {"observing": 3} if first else {"schedule": 1}
+        return dcache.Stats(
+            steps=3, computed=sum(reasons.values()), predicted=0 if first else 2, reasons=reasons
+        ), None
+
+
+def test_the_operations_of_a_planned_method_are_not_counted_in_its_observed_call(tmp_path: Path) -> None:
+    planning = Planning("red", "red", paint=1)
+    generate(begun(tmp_path, [planning]), Painter(), [planning])
+    # Observed, counted, and the two batches of pictures.
+    assert len(planning.calls) == 4
 
 
 @pytest.fixture(scope="module")
