@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcache.errors import DcacheError
 from dcache.eval.machine import machine, versions
 from dcache.util.files import make_folder, write_json
 
+if TYPE_CHECKING:
+    import torch
+
 SETTINGS = "settings.json"
+# Values of a weight that are in a model's digest.
+VALUES = 64
 
 
 def open_results(out: Path, about: Mapping[str, Any], part: str) -> Path:
@@ -44,9 +50,19 @@ def open_results(out: Path, about: Mapping[str, Any], part: str) -> Path:
     return folder
 
 
-def dtype_of(model: Any) -> str:
-    """The dtype of a model's weights, such as "float32"; results of another one are no results of this."""
-    return str(next(model.parameters()).dtype).removeprefix("torch.")
+def model_facts(name: str, model: torch.nn.Module) -> dict[str, str]:
+    """What results of one model share: its name, the dtype of its weights, and a digest of them.
+
+    The digest is of some values of each weight, so that a model that was trained on in the same folder is
+    another one.
+    """
+    content = hashlib.sha256()
+    for key, weight in sorted(model.state_dict().items()):
+        flat = weight.detach().flatten()
+        some = flat[:: max(1, len(flat) // VALUES)].float().cpu()
+        content.update(f"{key} {tuple(weight.shape)}".encode() + some.numpy().tobytes())
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return {"model": name, "dtype": dtype, "weights": content.hexdigest()[:12]}
 
 
 def made_once(path: Path, needed: tuple[str, ...], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Loop:
         execute: actions of a chunk that are executed; None is all of them.
         asynchronous: make the next chunk in a thread while this one is executed.
         ahead: actions before the end of a chunk at which the next one is begun; None is half of it.
-        jump: an observation that changed by more than this share of its length jumped; None looks at none.
+        jump: an observation that changed by more than this share of its length jumped; None for no check.
         longest: chunks in a row that may be predicted in part; None is without limit.
         encode: observation -> vector, in which jumps are measured; None is all of its numbers.
         fixed: every chunk costs the same, so that the longest one is known: none is computed in full for a

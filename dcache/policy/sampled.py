@@ -94,7 +94,7 @@ class Sampled:
             )
         return actions if self.encode is None else self.encode(actions)
 
-    # By this name `dcache.enable` knows a policy.
+    # `dcache.enable` recognises a policy by this method.
     predict_action_chunk = __call__
 
 

@@ -15,7 +15,7 @@ from dcache.eval.diffusion_lm.runs import run
 from dcache.eval.diffusion_lm.settings import RowSettings
 from dcache.eval.diffusion_lm.subject import Batch, RowSubject
 from dcache.eval.digest import digest_of
-from dcache.eval.results_folder import dtype_of, made_once, open_results
+from dcache.eval.results_folder import made_once, model_facts, open_results
 
 FORMAT, VERSION = "dcache.dlm", 1
 NONE = "none"
@@ -86,8 +86,8 @@ def evaluate(
         check_order(entry.method, make_decoder(settings.decoder, settings.threshold))
     folder = None
     if out is not None:
-        weights = {"model": subject.name, "dtype": dtype_of(subject.model)}
-        about = {"format": FORMAT, "version": VERSION, **weights, **vars(settings)}
+        facts = model_facts(subject.name, subject.model)
+        about = {"format": FORMAT, "version": VERSION, **facts, **vars(settings)}
         folder = open_results(out, about, "runs")
     batches = subject.batches(settings.prompts, settings.length)
     jobs = list(jobs_of(entries, settings.block or subject.block))

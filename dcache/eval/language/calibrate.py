@@ -14,7 +14,7 @@ from dcache.eval.language.settings import LanguageSettings
 from dcache.eval.language.subject import LanguageSubject
 from dcache.eval.language.task import Context
 from dcache.eval.machine import machine, versions
-from dcache.eval.results_folder import dtype_of
+from dcache.eval.results_folder import model_facts
 from dcache.lm_kv.cache import KVCache
 from dcache.lm_kv.calibrating.key_statistics import basis_of, key_statistics
 from dcache.lm_kv.calibrating.repeated_text import head_pattern
@@ -50,8 +50,7 @@ def calibrate(
     """
     cache = KVCache(subject.model, "keydiff", budget=1.0)
     full, facts = cache.compressed_layers, facts_of(cache.decoder, cache.compressed_layers)
-    weights = {"model": subject.name, "dtype": dtype_of(subject.model)}
-    about = {**weights, "facts": facts, "settings": vars(settings)}
+    about = {**model_facts(subject.name, subject.model), "facts": facts, "settings": vars(settings)}
     part = out.with_name(out.name + PART)
     if out.exists():
         measured = _same(calibration.load(out), about)

@@ -14,9 +14,9 @@ from dcache.eval.language.policies import FULL, PolicyEntry, budget_text
 from dcache.eval.language.settings import LanguageSettings
 from dcache.eval.language.subject import LanguageSubject
 from dcache.eval.language.task import Context
-from dcache.eval.results_folder import dtype_of, made_once, open_results
+from dcache.eval.results_folder import made_once, model_facts, open_results
 
-FORMAT, VERSION = "dcache.lm", 2
+FORMAT, VERSION = "dcache.lm", 3
 Progress = Callable[[str, int, int], None]
 
 
@@ -61,8 +61,8 @@ def evaluate(
     Raises:
         DcacheError: the folder holds results of other settings, or cannot be written to.
     """
-    weights = {"model": subject.name, "dtype": dtype_of(subject.model)}
-    about = {"format": FORMAT, "version": VERSION, **weights, **vars(settings)}
+    facts = model_facts(subject.name, subject.model)
+    about = {"format": FORMAT, "version": VERSION, **facts, **vars(settings)}
     folder = open_results(out, about, "answers")
     contexts = subject.contexts(settings.contexts, settings.questions, settings.tokens, settings.seed)
     jobs = list(_jobs(entries, budgets))

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from dcache.eval.bootstrap import interval
-from dcache.eval.canvas import ACCENT, GREY, GRID, new_figure, save
+from dcache.eval.canvas import ACCENT, GREY, GRID, INK, new_figure, save
 from dcache.eval.labels import place_labels
 from dcache.eval.language.evaluation import Measured
 from dcache.eval.language.policies import FULL
@@ -18,6 +18,10 @@ from dcache.eval.plain_page import page
 from dcache.eval.rows import aligned
 from dcache.util.files import write, write_json
 
+# Inches of the plot, of a character of its key, and lines of a column of the key.
+WIDTH, HEIGHT, KEY, LINES = 7.2, 4.6, 0.06, 30
+# So many points have their names beside them.
+NAMED = 12
 HEADS = ("policy", "held", "exact", "95 %", "in turns", "nll", "text nll")
 
 
@@ -114,9 +118,13 @@ def write_report(
 
 
 def draw(rows: Sequence[Figures], path: Path) -> Path:
-    """Save the plot: bytes across, likelihood up."""
-    figure = new_figure(7.2, 4.6)
-    axes = figure.add_axes((0.1, 0.12, 0.87, 0.82))
+    """Save the plot: bytes across, likelihood up; of many rows points have numbers, with a key beside."""
+    many = len(rows) > NAMED
+    columns = -(-len(rows) // LINES) if many else 0
+    column = KEY * max(len(row.name) + 5 for row in rows)
+    width = WIDTH + columns * column
+    figure = new_figure(width, HEIGHT)
+    axes = figure.add_axes((0.1 * WIDTH / width, 0.12, 0.87 * WIDTH / width, 0.82))
     front = on_the_front(rows)
     points = [(100 * row.held, row.nll) for row in rows]
     line = [(100 * row.held, row.nll) for row in front]
@@ -129,7 +137,12 @@ def draw(rows: Sequence[Figures], path: Path) -> Path:
     axes.margins(x=0.12, y=0.1)
     axes.grid(color=GRID)
     axes.set_axisbelow(True)
-    place_labels(figure, axes, [row.name for row in rows], points, line)
+    names = [str(number) if many else row.name for number, row in enumerate(rows, 1)]
+    place_labels(figure, axes, names, points, line)
+    for at, row in enumerate(rows if many else ()):
+        left, below = (WIDTH + at // LINES * column) / width, 0.93 - at % LINES * 0.82 / LINES
+        ink = ACCENT if row in front else INK
+        figure.text(left, below, f"{names[at]}  {row.name}", size=7, color=ink, va="center")
     return save(figure, path)
 
 

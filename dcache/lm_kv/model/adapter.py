@@ -108,7 +108,7 @@ def is_empty_dynamic(cache: object) -> bool:
 def verifies_drafts() -> bool:
     """Whether transformers' assisted decoding runs in this thread, which takes tokens back after a call.
 
-    It says so to the cache that it begins with, which keeps no trace of it where all attention is full.
+    It calls the cache's `activate_past_recording` first, which changes nothing where all attention is full.
     """
     code = GenerationMixin._assisted_decoding.__code__
     return any(frame.f_code is code for frame, _ in traceback.walk_stack(None))

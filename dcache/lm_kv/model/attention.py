@@ -1,8 +1,8 @@
 """Attention over the parts of a cache: packed segments, the dense tail, and the tokens of this call.
 
-`attend` is the specification, exact in float32: logits of all parts are normalised together. Where nobody
-wants the weights, each part is attended to by itself and the results are merged by their log-sum-exps. Either
-way no part's keys or values are copied to lie beside another's.
+`attend` is the specification, exact in float32: logits of all parts are normalised together. Where the
+weights are not needed, each part is attended to by itself and the results are merged by their log-sum-exps.
+Either way no part's keys or values are copied to lie beside another's.
 """
 
 from __future__ import annotations

@@ -20,8 +20,9 @@ def kvcrush(
 ) -> Policy:
     """Keep what is attended to, and representatives of the rest (Jha et al. 2025, arXiv 2503.00022).
 
-    A token's signature says which query heads would keep it. Tokens that are not kept for their attention
-    are sorted by the Hamming distance of their signatures to an anchor, and every so many of them are kept.
+    A token's signature has a bit for each query head: whether the head would keep it. Tokens that are not
+    kept for their attention are sorted by the Hamming distance of their signatures to an anchor, and every
+    n-th of them is kept.
 
     Args:
         budget: as in `Policy`.

@@ -15,7 +15,7 @@ from dcache.lm_kv.scoring.scorers import Recency
 from dcache.util.checks import check_whole, is_number
 from dcache.util.files import as_path, make_folder, try_folder
 
-# Queries whose attention says how skewed a layer is.
+# Last queries from whose attention the skew of a layer is measured.
 QUERIES = 64
 
 

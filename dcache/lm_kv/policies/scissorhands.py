@@ -25,7 +25,7 @@ def scissorhands(
 
     Args:
         budget: as in `Policy`.
-        history: last queries that are asked; at least 1.
+        history: last queries whose attention is counted; at least 1.
         window: newest tokens kept.
         sinks: first tokens kept beside the score.
         allocation: as in `Policy`.

@@ -98,8 +98,8 @@ class LookedOutside:
 def cache_craft(alpha: float = 1.0, variants: Sequence[Chunk] = ()) -> Reuse:
     """Reuse: compute those tokens of a chunk again that looked most at text which is not there now.
 
-    Agarwal et al. 2025 (arXiv 2502.15734), equations 3 to 14, without the early end at chunks that the
-    question does not look at.
+    Agarwal et al. 2025 (arXiv 2502.15734), equations 3 to 14, without the early stop at chunks that the
+    question does not attend to.
 
     Args:
         alpha: factor of the share of tokens, at least 0.

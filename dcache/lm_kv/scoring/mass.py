@@ -23,8 +23,9 @@ class MassBefore:
     probes: ClassVar[bool] = False
 
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
-        """-sum_{j before k, descending} s_j / sum_j s_j; s is the mean over all heads."""
-        received = layer_mean(ReceivedSum().score(stored, context), stored)
+        """-sum_{j before k, descending} s_j / sum_j s_j; s is the mean over all heads; float64."""
+        # The sum is the number of queries: of a long text's float32 would lose what little tokens add.
+        received = layer_mean(ReceivedSum().score(stored, context), stored).double()
         order = received.masked_fill(~stored.valid, -1.0).argsort(dim=-1, descending=True, stable=True)
         sorted_ = received.gather(-1, order)
         before = (sorted_.cumsum(-1) - sorted_) / sorted_.sum(-1, keepdim=True).clamp_min(1e-12)

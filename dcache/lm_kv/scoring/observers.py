@@ -98,19 +98,19 @@ class Nothing:
 
     @property
     def reads_ids(self) -> bool:
-        """No."""
+        """False."""
         return False
 
     def observe(self, state: State, call: Observed) -> State:
-        """Nothing."""
+        """The state as it was."""
         return state
 
     def crop(self, state: State, end: torch.Tensor) -> State:
-        """Nothing."""
+        """The state as it was."""
         return state
 
     def settle(self, state: State, stored: Stored, logits: Logits) -> torch.Tensor | None:
-        """Nothing."""
+        """None: no statistics."""
         return None
 
 

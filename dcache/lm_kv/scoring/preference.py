@@ -56,7 +56,7 @@ class DispersionAndShift:
 
 @dataclass(frozen=True)
 class InformationDensity:
-    """ActQKV: layers in which the last queries' question finds its answer in many places want more.
+    """ActQKV: layers in which the attention of the last queries' question is spread out get more.
 
     It reads the last queries, so the policy's observer must be `QueryWindow`.
 

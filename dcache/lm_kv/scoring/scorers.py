@@ -29,10 +29,10 @@ class Context:
         mean_rotation: (start, count) -> `[d, d]`, the mean of the layer's rotations at these positions.
         received: float32 `[B, h, M]`, the largest weight that each stored token got from a read-only forward
             of the row's own text; None for scorers that need none.
-        tokens: int64 `[B]`, tokens that a KV head keeps, the mean over heads and layers; None where nobody
-            has a budget.
+        tokens: int64 `[B]`, tokens that a KV head keeps, the mean over heads and layers; None without a
+            budget.
         layers: how many layers the model has.
-        window: int64 `[B]`, newest tokens that are kept whatever their score; None where nobody has a budget.
+        window: int64 `[B]`, newest tokens that are kept whatever their score; None without a budget.
     """
 
     layer: int

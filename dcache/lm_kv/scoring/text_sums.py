@@ -83,8 +83,9 @@ class TextFirst:
     probes: ClassVar[bool] = False
 
     def score(self, stored: Stored, context: Context) -> torch.Tensor:
-        """The sum, and for text the largest sum of the head beside."""
-        received = ReceivedSum().score(stored, context)
+        """The sum, and for text the largest sum of the head beside; float64."""
+        # Beside the largest sum, near the number of queries, float32 would lose small differences.
+        received = ReceivedSum().score(stored, context).double()
         most = received.masked_fill(~stored.valid, 0.0).amax(-1, keepdim=True) if received.shape[-1] else 0.0
         return torch.where(is_marked(stored, context.state), received, received + most)
 

@@ -19,7 +19,7 @@ def triforce(budget: float, tokens: int = 6, page: int = 8, window: float = 32, 
 
     The model itself decodes some tokens and reads of its cache the pages whose mean key has the largest
     products with the query, the first page and the newest tokens (section 4.1 there); one call on the whole
-    cache says how many of them it would have written. Lossless: greedy decoding gives what it gives without.
+    cache verifies them. Lossless: greedy decoding gives what it gives without.
 
     Args:
         budget: tokens that a KV head reads at a drafted token: a share of the text's, or a number.

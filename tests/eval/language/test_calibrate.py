@@ -92,9 +92,9 @@ def test_files_of_other_settings_are_refused(subject: LanguageSubject, tmp_path:
     ):
         calibrate(subject, LanguageSettings(contexts=3, questions=1), tmp_path / "a")
     half = LanguageSubject("toy", llama(2).bfloat16(), contexts)
-    with pytest.raises(DcacheError, match=r"\(dtype differ\)"):
+    with pytest.raises(DcacheError, match=r"\(dtype, weights differ\)"):
         calibrate(half, SETTINGS, tmp_path / "a")
-    with pytest.raises(DcacheError, match=r"\(model, facts differ\)"):
+    with pytest.raises(DcacheError, match=r"\(model, weights, facts differ\)"):
         calibrate(LanguageSubject("other", llama(1), contexts), SETTINGS, tmp_path / "a")
 
 

@@ -69,11 +69,14 @@ def test_a_folder_of_other_settings_is_refused(asked: list[tuple[Any, int]], tmp
     with pytest.raises(DcacheError, match=r"another evaluation \(seed differ\)"):
         evaluate(SUBJECT, [], [], LanguageSettings(contexts=2, questions=1, seed=3), tmp_path)
     half = LanguageSubject("toy", torch.nn.Linear(1, 1).bfloat16(), contexts)
-    with pytest.raises(DcacheError, match=r"\(dtype differ\)"):
+    with pytest.raises(DcacheError, match=r"\(dtype, weights differ\)"):
         evaluate(half, [], [], SETTINGS, tmp_path)
-    other = LanguageSubject("another", torch.nn.Linear(1, 1), contexts)
+    other = LanguageSubject("another", SUBJECT.model, contexts)
     with pytest.raises(DcacheError, match=r"\(model differ\)"):
         evaluate(other, [], [], SETTINGS, tmp_path)
+    trained = LanguageSubject("toy", torch.nn.Linear(1, 1), contexts)
+    with pytest.raises(DcacheError, match=r"\(weights differ\)"):
+        evaluate(trained, [], [], SETTINGS, tmp_path)
     (tmp_path / "settings.json").write_text("[]")
     with pytest.raises(DcacheError, match="another evaluation"):
         evaluate(SUBJECT, [], [], SETTINGS, tmp_path)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dcache.eval.language import report
 from dcache.eval.language.evaluation import Measured
 from dcache.eval.language.report import Figures, figures_of, on_the_front, table, write_report
 from dcache.eval.language.settings import LanguageSettings
@@ -54,6 +55,30 @@ def test_the_front_has_no_row_that_another_beats_in_both() -> None:
     rows = [row(name, *values) for name, values in figures.items()]
     assert [one.name for one in on_the_front(rows)] == ["d", "b", "full"]
     assert [line.split()[0] for line in table(rows).splitlines() if "*" in line] == ["b", "d"]
+
+
+@pytest.mark.parametrize("count", [report.NAMED, report.NAMED + 1, 65])
+def test_all_names_of_a_plot_can_be_read(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    beside: list[str] = []
+    monkeypatch.setattr(report, "save", lambda figure, path: figures.append(figure) or path)
+    # Their places have tests of their own (test_labels.py).
+    monkeypatch.setattr(report, "place_labels", lambda _figure, _axes, names, *_: beside.extend(names))
+    rows = [row(f"retrieval_attention dense_layers=0 {i}, 12.5 %", i % 8, i // 8) for i in range(count)]
+    report.draw(rows, tmp_path / "front.png")
+    (figure,) = figures
+    keys = [text.get_text() for text in figure.texts]
+    if count == report.NAMED:
+        assert (keys, beside) == ([], [one.name for one in rows])
+        return
+    assert keys == [f"{number}  {one.name}" for number, one in enumerate(rows, 1)]
+    renderer = figure.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in figure.texts]
+    axes = figure.axes[0]
+    boxes.append(axes.get_window_extent(renderer))
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width and 0 <= box.y0 <= box.y1 for box in boxes)
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+    assert beside == [str(number) for number in range(1, count + 1)]
 
 
 def test_the_files_have_the_same_figures(tmp_path: Path) -> None:

@@ -50,6 +50,13 @@ def test_text_comes_before_images():
     assert TextFirst().score(tokens, context(4)).tolist() == [[[6, 10, 7, 8]]]
 
 
+def test_text_keeps_its_order_beside_a_token_with_nearly_all_attention():
+    tokens = stored([[1.0]] * 3, score=[1e5, 1e-3, 2e-3])
+    score = TextFirst().score(tokens, context(3))[0, 0]
+    assert score.argsort(descending=True).tolist() == [0, 2, 1]
+    assert score[1] < score[2]
+
+
 def test_the_prompts_tokens_come_before_decoded_ones_of_which_the_oldest_come_first():
     tokens = stored([[1.0]] * 5, score=[0.5, 2.0, 9.0, 9.0, 9.0])
     score = AnchorsOfThePrompt().score(tokens, context(5, {"prompt": torch.tensor([2])}))[0, 0]
