@@ -195,6 +195,8 @@ class LayerStore:
             Whether the bytes that are held changed.
         """
         segments, start = [], 0
+        # Statistics are float32, also those of a model in float64.
+        columns = columns.float()
         grows = any(segment.score is None for segment in self.segments)
         for segment in self.segments:
             added = segment.flatten(columns[..., start : start + segment.width])
@@ -210,7 +212,7 @@ class LayerStore:
         for segment in self.segments:
             piece = scores[:, :, start : start + segment.width]
             # A piece of a larger tensor would keep all of it alive.
-            segments.append(segment.with_score(segment.flatten(piece).clone()))
+            segments.append(segment.with_score(segment.flatten(piece.float()).clone()))
             start += segment.width
         self.segments = tuple(segments)
         self.tail.set_scores(scores[:, :, start:])
