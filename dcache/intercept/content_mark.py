@@ -54,7 +54,7 @@ def arguments_mark(arguments: dict[str, Any]) -> Hashable:
     return tuple(marks)
 
 
-def _plain(tensor: torch.Tensor) -> list[torch.Tensor]:
+def _plain(tensor: Any) -> list[torch.Tensor]:
     """The plain tensors that a tensor is made of: quantised weights keep numbers and scales in several."""
     if is_traceable_wrapper_subclass(tensor):
         names, _ = tensor.__tensor_flatten__()

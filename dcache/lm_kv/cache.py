@@ -264,6 +264,7 @@ class KVCache(RowCache):
     def reset(self) -> None:
         """Forget everything."""
         super().reset()
+        self._shared.end()
         self._text, self._failed, self._shared.marks = Text(), False, None
 
     def _lead(self) -> LayerCache:

@@ -12,7 +12,14 @@ from dcache import DcacheError, DcacheWarning, lm_kv
 from dcache.lm_kv.codecs.codec import Plain
 from dcache.lm_kv.storage.reducers import drop
 from tests.cover import each_value
-from tests.lm_kv.language_models import alone, batch, llama, prefilled
+from tests.lm_kv.language_models import (
+    alone,
+    batch,
+    check_a_padded_row_is_as_alone,
+    generate,
+    llama,
+    prefilled,
+)
 
 POLICIES = {name: lm_kv.make(name, budget=0.5) for name in lm_kv.available("policy")}
 # Policies that choose which tokens are kept.
@@ -57,16 +64,19 @@ def plain(name: str) -> Any:
 
 @pytest.mark.parametrize(*each_value(name=EVICTING, codec=[*CODECS]))
 def test_a_policy_keeps_the_same_tokens_with_any_codec(name, codec):
-    stored, error = CODECS[codec]
-    coded = filled(name, codec=stored)
+    chosen, error = CODECS[codec]
+    coded = filled(name, codec=chosen)
     for own, other in zip(coded.layers, plain(name).layers, strict=True):
         (few,), (whole,) = own.store.segments, other.store.segments
-        assert torch.equal(few.places(), whole.places())
-        assert torch.equal(few.lengths, whole.lengths)
         assert not isinstance(few.codec, Plain)
-        for near, exact in zip(few.decoded(), whole.decoded(), strict=True):
-            torch.testing.assert_close(near, exact, atol=error, rtol=0)
         assert (few.bias is None) == (whole.bias is None)
+        # A row's window stays in the tail where the codec would round it.
+        stored, exact = own.store.stored(), other.store.stored()
+        assert torch.equal(stored.positions[stored.valid], exact.positions[exact.valid])
+        assert torch.equal(stored.valid.sum(-1), exact.valid.sum(-1))
+        for kind in ("keys", "values"):
+            near, known = getattr(stored, kind)[stored.valid], getattr(exact, kind)[exact.valid]
+            torch.testing.assert_close(near, known, atol=error, rtol=0)
     assert coded.stats().kept == plain(name).stats().kept
 
 
@@ -116,3 +126,22 @@ def test_rows_of_a_batch_merge_what_they_do_by_themselves(name):
                     torch.testing.assert_close(
                         states[row, head][here], expected[0, head][there], atol=1e-4, rtol=0
                     )
+
+
+@pytest.mark.parametrize("budget", [0.5, 30], ids=str)
+@pytest.mark.parametrize("name", ["h2o", "zipcache", "snapkv"])
+def test_what_a_row_alone_would_not_round_is_not_rounded_beside_another_one(name, budget):
+    # Shares of the budget are windows of other lengths in rows of other lengths; 27 tokens are within 30.
+    policy = replace(POLICIES[name], budget=budget, window=0.5, every=3, sinks=0)
+    policy = policy if policy.reducer.lower else replace(policy, codec=lm_kv.kivi(bits=4, group=4).codec)
+    model = llama(2).double()
+    check_a_padded_row_is_as_alone(model, batch(), policy)
+    # Here the padded row has the shorter window: the other one is compared.
+    inputs = batch(pads=33)
+    both, own = (lm_kv.KVCache(model, policy) for _ in range(2))
+    _, logits = generate(model, inputs, both)
+    _, single = generate(model, {key: tensor[1:] for key, tensor in inputs.items()}, own)
+    torch.testing.assert_close(logits[1:], single, atol=1.5e-5, rtol=0)
+    for here, there in zip(both.layers, own.layers, strict=True):
+        assert here.store.tail.valid[1].sum() == there.store.tail.valid.sum() > 10
+        assert here.store.tail.free <= here.store.tail.valid.sum(1).min()

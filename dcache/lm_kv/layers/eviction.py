@@ -18,6 +18,7 @@ from dcache.lm_kv.budgets.allocation import (
     preference_budgets,
 )
 from dcache.lm_kv.budgets.budget import Budget
+from dcache.lm_kv.codecs.codec import Plain
 from dcache.lm_kv.layers.layer import LayerCache
 from dcache.lm_kv.layers.plan import Plan, plan_rows
 from dcache.lm_kv.layers.selection import index_tokens, set_share
@@ -133,7 +134,7 @@ def _evict_each(
                 keep = keep_heads(candidates.scores, allowed, shared.policy.floor)
             else:
                 keep = keep_uniform(candidates.scores, allowed)
-            _pack(candidates, keep, plan)
+            _pack(candidates, keep, plan, over)
 
 
 def _settle(layer: LayerCache, store: LayerStore) -> None:
@@ -164,7 +165,7 @@ def _evict_together(
     for layer, keep in zip(
         candidates, keep_global(scores, allowed, pairs[0][0].shared.policy.floor), strict=True
     ):
-        _pack(layer, keep, plan)
+        _pack(layer, keep, plan, over)
 
 
 def _evict_by_preference(
@@ -179,7 +180,7 @@ def _evict_by_preference(
     budgets = _preferred(pairs, plan, [c.preference for c in candidates], over)
     for place, layer in enumerate(candidates):
         tokens = _without_slots(shared, torch.tensor([row[place] for row in budgets], device=device), over)
-        _pack(layer, keep_uniform(layer.scores, tokens), plan)
+        _pack(layer, keep_uniform(layer.scores, tokens), plan, over)
 
 
 def _shares(pairs: Sequence[tuple[LayerCache, LayerStore]], plan: Plan) -> list[torch.Tensor]:
@@ -286,13 +287,16 @@ def _scores(shared: Shared, stored: Stored, context: Context) -> torch.Tensor:
     return scores
 
 
-def _pack(candidates: Candidates, keep: torch.Tensor, plan: Plan) -> None:
+def _pack(candidates: Candidates, keep: torch.Tensor, plan: Plan, over: torch.Tensor) -> None:
     """Store what is kept; columns in every row's window stay in the tail, where they can be cropped."""
     layer, store = candidates.layer, candidates.store
     # Of a wider window the columns outside the batch's tail are packed: they take no other tokens either,
-    # so that a row keeps what it does by itself.
-    columns = min(store.tail.length, *plan.window)
-    shared = layer.shared
-    codec = shared.codec(layer.index, layer.state)
-    store.pack(candidates.stored, keep, columns, shared.policy.reducer, codec)
+    # so that a row keeps what it does by itself. A codec would round them, and rows within their budget.
+    columns, policy = min(store.tail.length, *plan.window), layer.shared.policy
+    near, newest = None, candidates.stored.newest
+    if newest is not None and not isinstance(policy.codec, Plain):
+        stays = newest[:, 0, newest.shape[2] - store.tail.length :] | ~over[:, None]
+        near = store.tail.window(stays, columns)
+    codec = layer.shared.codec(layer.index, layer.state)
+    store.pack(candidates.stored, keep, columns, policy.reducer, codec, near=near)
     layer.packed()

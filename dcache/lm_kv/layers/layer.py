@@ -147,6 +147,7 @@ class LayerCache(adapter.BaseLayer):
             rows = rows.nonzero()[:, 0]
         self.store.select_rows(rows)
         self.state = {name: tensor[rows] for name, tensor in self.state.items()}
+        self.read = None if self.read is None else self.read[rows]
         self._account()
 
     def attend(self, asked: adapter.AttentionCall) -> torch.Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
+from torch.nn import functional as F
 
 from dcache.errors import DcacheError
 from dcache.lm_kv.codecs.codec import Codec, Plain
@@ -135,6 +136,7 @@ class LayerStore:
         reducer: Reducer,
         codec: Codec,
         apart: torch.Tensor | None = None,
+        near: torch.Tensor | None = None,
     ) -> None:
         """Replace everything stored by one segment of what is kept; the newest columns stay in the tail.
 
@@ -145,7 +147,11 @@ class LayerStore:
             reducer: what becomes of the others.
             codec: how the segment is stored.
             apart: bool `[rows, heads, M]`, kept tokens that make a second segment; None for none.
+            near: bool `[rows, tail's columns]`, tokens that stay in the tail in place of the newest columns.
         """
+        if near is not None:
+            stays = F.pad(near[:, None].expand(-1, self.heads, -1), (keep.shape[2] - near.shape[1], 0))
+            stored, keep, columns = replace(stored, valid=stored.valid & ~stays), keep & ~stays, 0
         older = keep.shape[2] - columns
         if reducer.lower is not None:
             few = stored.first(older)
@@ -154,7 +160,12 @@ class LayerStore:
             masks = (keep,) if apart is None else (keep & ~apart, keep & apart)
             pieces = [self._packed(stored.first(older), mask[:, :, :older], reducer, codec) for mask in masks]
             self.segments = tuple(pieces)
-        self.tail.keep_newest(columns)
+        if near is None:
+            self.tail.keep_newest(columns)
+        else:
+            leaving = self.tail.valid & ~near
+            if bool(leaving.any()):
+                self.tail.drop(leaving)
 
     def _packed(self, older: Stored, keep: torch.Tensor, reducer: Reducer, codec: Codec) -> Segment:
         """A segment of what is kept of the older tokens."""
@@ -195,6 +206,8 @@ class LayerStore:
             Whether the bytes that are held changed.
         """
         segments, start = [], 0
+        # Statistics are float32, also those of a model in float64.
+        columns = columns.float()
         grows = any(segment.score is None for segment in self.segments)
         for segment in self.segments:
             added = segment.flatten(columns[..., start : start + segment.width])
@@ -210,7 +223,7 @@ class LayerStore:
         for segment in self.segments:
             piece = scores[:, :, start : start + segment.width]
             # A piece of a larger tensor would keep all of it alive.
-            segments.append(segment.with_score(segment.flatten(piece).clone()))
+            segments.append(segment.with_score(segment.flatten(piece.float()).clone()))
             start += segment.width
         self.segments = tuple(segments)
         self.tail.set_scores(scores[:, :, start:])

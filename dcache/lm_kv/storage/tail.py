@@ -128,6 +128,17 @@ class Tail:
         self.length = columns
         self.padded = self.padded and not bool(self._valid.all())
 
+    def window(self, newest: torch.Tensor, columns: int) -> torch.Tensor | None:
+        """Bool `[rows, length]`: tokens of each row's window; None where the newest columns have all of them.
+
+        Args:
+            newest: bool `[rows, length]`, positions that are in the row's window.
+            columns: that are in every row's window.
+        """
+        tokens = self.valid & newest
+        outside = tokens[:, : self.length - columns]
+        return tokens if bool(outside.any()) else None
+
     def oldest(self, residual: int, block: int) -> torch.Tensor | None:
         """Bool `[rows, length]`: each row's oldest tokens, in whole blocks, without its newest `residual`.
 

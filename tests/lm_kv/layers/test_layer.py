@@ -205,3 +205,31 @@ def test_a_decoded_token_asks_the_device_no_more_in_more_layers(policy):
         counts.append(questions.count)
     # Whether there are pads, read of the mask.
     assert counts == [1, 1]
+
+
+@torch.no_grad()
+def test_figures_of_what_was_read_move_with_their_rows():
+    model, inputs = llama(4), batch()
+    cache = prefilled(model, lm_kv.tidal_decode(start=1, again=2, sinks=0, window=2), inputs, budget=12)
+    model(torch.tensor([[5], [6]]), position_ids=torch.tensor([[27], [40]]), past_key_values=cache)
+    first, second = cache.stats().read
+    assert first != second
+    cache.reorder_cache(torch.tensor([1, 0]))
+    assert cache.stats().read == (second, first)
+    # Layers that read all have no figure of their own.
+    cache.batch_select_indices(torch.tensor([0]))
+    assert cache.stats().read == (second,)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["h2o", "keyformer"])
+def test_statistics_of_a_model_in_float64_are_float32_and_counted(name):
+    model, inputs = llama(2).double(), batch()
+    cache = prefilled(model, lm_kv.make(name, sinks=1, window=2, every=2), inputs, budget=12)
+    for step in range(5):
+        place = torch.tensor([[27], [40]]) + step
+        model(torch.tensor([[5], [6]]), position_ids=place, past_key_values=cache)
+        tensors = [tensor for layer in cache.layers for tensor in layer.storages()]
+        assert cache.nbytes == sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+    stores = [layer.store for layer in cache.layers]
+    assert {store.segments[0].score.dtype for store in stores} == {torch.float32}

@@ -48,6 +48,8 @@ def test_an_interrupted_cache_refuses_to_go_on_and_the_model_is_as_before(tmp_pa
     assert model.config._attn_implementation == "sdpa"
     assert not forwards()
     cache.reset()
+    with pytest.raises(DcacheError, match="belongs to another model"):
+        prefill(llama(3), batch(), cache)
     torch.testing.assert_close(prefill(model, batch(), cache), expected, atol=0, rtol=0)
 
 

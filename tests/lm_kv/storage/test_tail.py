@@ -138,3 +138,14 @@ def test_statistics_made_under_inference_mode_may_be_written_outside_of_it():
     one.add_scores(torch.ones(1, 1, 3))
     assert one.score.tolist() == [[[2.0, 3.0, 4.0]]]
     assert one.keys[0, 0, :, 0].tolist() == [0, 1, 2]
+
+
+def test_a_rows_window_may_reach_behind_the_newest_columns():
+    one = Tail(torch.zeros(2, 1, 3, 1), torch.zeros(2, 1, 3, 1))
+    valid = torch.tensor([[True, True, False, True], [True, True, True, True]])
+    states = torch.zeros(2, 1, 4, 1)
+    one.append(states, states, torch.tensor([[0, 1, 1, 2], [0, 1, 2, 3]]), valid)
+    newest = torch.tensor([[False, True, True, True], [False, False, True, True]])
+    # A pad lies between the first row's two newest tokens.
+    assert one.window(newest, 2).tolist() == [[False, True, False, True], [False, False, True, True]]
+    assert one.window(newest, 3) is None
