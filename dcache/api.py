@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from dcache.diffusion_lm import RowMethod, RowStats
+    from dcache.engine.session import Session
     from dcache.lm_kv import CacheStats, Policy
     from dcache.lm_kv.options import PolicyName, PolicyOptions
     from dcache.methods.options import PresetOptions
@@ -349,22 +350,37 @@ def step(
     Raises:
         DcacheError: caching is not enabled on exactly one denoiser, or an argument is of the wrong type.
     """
-    sessions = list(Enabled.on(module).sessions.values())
-    if len(sessions) != 1:
-        raise DcacheError(
-            f"dcache.step needs a module with caching enabled on it, found {len(sessions)} denoisers"
-        )
+    session = _one_session(module)
     index, steps = check_whole("index", index, 0), _optional(check_whole, "steps", steps, 1)
     sigma, timestep = _optional(check_number, "sigma", sigma), _optional(check_number, "timestep", timestep)
     _check_step(index, branch, steps, flow)
-    with sessions[0].lanes.here():
-        tracker = sessions[0].tracker
+    with session.lanes.here():
+        tracker = session.tracker
         manual = tracker.manual
         if manual is None or not manual.announce(index, branch, steps):
             run = Run(started=True, index=index, count=steps, flow=flow)
             manual = tracker.manual = following(manual, run, branch)
             manual.announce(index, branch, steps)
         manual.run.tell(timestep, sigma)
+
+
+def _one_session(target: Any) -> Session:
+    """The session of an object with one denoiser.
+
+    Raises:
+        DcacheError: caching is enabled on none, or on several.
+    """
+    sessions, name = Enabled.on(target).sessions, type(target).__name__
+    if not sessions:
+        raise DcacheError(
+            f"dcache.step needs a module with caching enabled on it, got {name}: call dcache.enable first"
+        )
+    if len(sessions) > 1:
+        raise DcacheError(
+            f"dcache.step is for one denoiser, and this {name} has caching enabled on {', '.join(sessions)}: "
+            f"give one of them, as in dcache.step(pipe.{next(iter(sessions))}, index=...)"
+        )
+    return next(iter(sessions.values()))
 
 
 def _of_ranks(target: Any, figures: Stats) -> Stats:

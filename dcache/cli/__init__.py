@@ -55,14 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except DcacheError as error:
-        print(f"dcache: {_one_line(str(error))}", file=sys.stderr)
+        print(f"dcache: {_sentences(str(error), error)}", file=sys.stderr)
         if "--verbose" in arguments:
             for line in _causes(error):
                 print(line, file=sys.stderr)
         return WRONG
     except KeyboardInterrupt as interrupt:
-        # What was interrupted may say how it goes on.
-        print("dcache: " + ". ".join(["interrupted", *getattr(interrupt, "__notes__", [])]), file=sys.stderr)
+        print(f"dcache: {_sentences('interrupted', interrupt)}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (such as `head`) closed the pipe. Python flushes at exit, which must not fail again.
@@ -93,9 +92,11 @@ def command_parser() -> Parser:
     return parser
 
 
-def _one_line(message: str) -> str:
-    """The message of an error with its lines joined by spaces."""
-    return " ".join(line.strip() for line in message.splitlines())
+def _sentences(message: str, error: BaseException) -> str:
+    """A message and the notes of its error, such as how the work goes on, in one line."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    whole = ". ".join([message.rstrip().removesuffix(".") if notes else message, *notes])
+    return " ".join(line.strip() for line in whole.splitlines())
 
 
 def _causes(error: BaseException) -> Iterator[str]:

@@ -69,7 +69,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
     with stages() as progress:
         policy = policy_named(arguments.policy)
         checking = () if arguments.out.suffix == PROFILE else seen[: max(1, len(seen) // 3)]
-        with resumable(arguments.out, _about(arguments, policy)) as results:
+        with resumable(arguments.out, _about(arguments, policy), "speedup") as results:
             if results.known:
                 progress(f"going on with {results.known} results of an earlier run")
             profile = observe_policy(

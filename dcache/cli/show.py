@@ -34,7 +34,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "what",
-        type=path_of,
+        type=_named,
         metavar="FILE|PIPE",
         help="a schedule file, a profile (.safetensors), or a pipeline: demo, demo-video, a folder of "
         "save_pretrained, a hub id",
@@ -44,6 +44,12 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run)
 
 
+def _named(text: str) -> str:
+    """The text of a path or name: a `Path` would make ./name a name of the hub."""
+    path_of(text)
+    return text
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Print a schedule, one row for each group of sites with equal rows, or a profile.
 
@@ -51,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if _is_pipeline(arguments.what):
         return _show_pipeline(arguments)
-    if arguments.what.suffix == ".safetensors":
+    if Path(arguments.what).suffix == ".safetensors":
         return _profile(arguments)
     schedule = Schedule.load(arguments.what)
     if arguments.png is not None:
@@ -67,13 +73,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _is_pipeline(path: Path) -> bool:
-    known = str(path) in SHIPPED or path.is_dir()
+def _is_pipeline(what: str) -> bool:
+    path = Path(what)
+    known = what in SHIPPED or path.is_dir()
     return not path.is_file() and (known or path.suffix not in (".json", ".safetensors"))
 
 
 def _show_pipeline(arguments: argparse.Namespace) -> int:
-    what = str(arguments.what)
+    what = arguments.what
     if arguments.json or arguments.png is not None:
         raise DcacheError(f"--json and --png are for schedules, and {what!r} is no schedule file")
     from dcache.cli.show_pipeline import describe
@@ -82,7 +89,7 @@ def _show_pipeline(arguments: argparse.Namespace) -> int:
     try:
         pipe = load(what, device="cpu").pipe
     except DcacheError as error:
-        if arguments.what.exists():
+        if Path(what).exists():
             raise
         raise DcacheError(f"{error} Nor is there a schedule or profile file of this name.") from error
     for line in describe(pipe):

@@ -91,7 +91,9 @@ class Lifecycle(Listener):
                     f"time. Give each thread a pipeline of its own: {name}.from_pipe(pipe, "
                     "scheduler=copy.deepcopy(pipe.scheduler)) shares the weights."
                 )
-        if is_driven_in(sampler, watched.thread):
+        # Behind the last step a loop has no more use for it.
+        is_over = watched.run is not None and watched.run.over
+        if not is_over and is_driven_in(sampler, watched.thread):
             raise DcacheError(
                 f"this {type(sampler).__name__} drives a loop in another thread, and it can serve one at a "
                 "time. Give each thread a pipeline of its own, or a sampler: copy.deepcopy(pipe.scheduler)."

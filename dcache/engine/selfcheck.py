@@ -93,6 +93,8 @@ def _replay(
             again = inner(*args, **kwargs)
             writes = written()
     except Exception as error:
+        if _fails_too(engine, call, inner, arguments, type(error)):
+            raise
         return f"a replay with every site predicted failed ({type(error).__name__}: {error})"
     finally:
         engine.call = before
@@ -108,6 +110,20 @@ def _replay(
         f"a replay with every site predicted from what was just stored differs from the computed output "
         f"(relative distance {distance:.2g})"
     )
+
+
+def _fails_too(
+    engine: Engine, call: Call, inner: Callable[..., Any], arguments: Any, kind: type[Exception]
+) -> bool:
+    """Whether the call fails like this where nothing is predicted: a user cancelled it, or memory ran out."""
+    try:
+        with engine.resting(), call.again(arguments) as (args, kwargs, _):
+            inner(*args, **kwargs)
+    except kind:
+        return True
+    except Exception:
+        return False
+    return False
 
 
 def _tolerance(regions: Iterable[Region], output: Any) -> float:

@@ -102,7 +102,8 @@ def refine(
         target: a pipeline with one denoiser; with `run`, a policy or denoiser.
         prompts: eight or more, such as those that will be called with; with `run`, the number of runs.
         minutes: time for all of it; what is begun is finished, so that it takes a little longer.
-        speedup: as for `enable`; None is that of the method enabled now, or 2.
+        speedup: as for `enable`; None is that of the method enabled now, or 2. One that no plan reaches is
+            warned of.
         run: makes run number i of a loop of one's own; None calls the pipeline.
         seed: seed of the first picture and of the search.
         batch_size: pictures in a call.

@@ -137,7 +137,8 @@ def _check_denoiser(module: nn.Module, offload: str, text: object) -> None:
         DcacheError: no timestep among the arguments, or an option out of range.
     """
     if offload not in _OFFLOADS:
-        raise DcacheError(f"offload must be one of {', '.join(map(repr, _OFFLOADS))}, got {offload!r}")
+        known = ", ".join(map(repr, _OFFLOADS))
+        raise DcacheError(f"offload= (memo= of enable) must be one of {known}, got {offload!r}")
     if not isinstance(text, bool) and text != ALONE:
         raise DcacheError(f"text must be True, False or {ALONE!r}, got {text!r}")
     if not takes_time(module):

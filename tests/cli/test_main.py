@@ -7,6 +7,7 @@ import pytest
 
 import dcache
 from dcache.cli import main
+from dcache.errors import DcacheError
 
 
 def test_version_is_the_package_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,6 +35,26 @@ def test_the_module_runs_and_loads_nothing_heavy() -> None:
     ran = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-2:] == ["status 0", "[]"]
     assert "taylorseer" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (KeyboardInterrupt(), "interrupted. It goes on"),
+        (DcacheError("at most 1.35, got 2"), "at most 1.35, got 2. It goes on"),
+        (DcacheError("Ask for\n  less."), "Ask for less. It goes on"),
+    ],
+)
+def test_a_note_on_how_the_work_goes_on_is_said(
+    error: BaseException, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ends(_: object) -> int:
+        error.add_note("It goes on")
+        raise error
+
+    monkeypatch.setattr("dcache.cli._run", ends)
+    assert main(["env"]) == (130 if isinstance(error, KeyboardInterrupt) else 2)
+    assert capsys.readouterr().err == f"dcache: {says}\n"
 
 
 @pytest.mark.parametrize(

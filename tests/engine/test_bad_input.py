@@ -14,6 +14,7 @@ from dcache import DcacheError, DcacheWarning, Schedule, methods
 from tests.engine.tiny_models import (
     Mix,
     Toy,
+    ToyPipe,
     flux_model,
     flux_pipe,
     flux_run,
@@ -149,7 +150,10 @@ def test_stats_trace_and_step_before_there_is_anything() -> None:
     assert_refused("caching is not enabled on this FluxPipeline|dcache.enable", lambda: dcache.stats(pipe))
     assert_refused("caching is not enabled on this Toy|dcache.enable", lambda: dcache.stats(toy))
     assert_refused("no run to trace yet", lambda: dcache.trace(pipe))
-    assert_refused("dcache.step needs a module with caching enabled on it", lambda: dcache.step(toy, 0))
+    assert_refused("caching enabled on it, got Toy: call dcache.enable", lambda: dcache.step(toy, 0))
+    two = dcache.enable(ToyPipe(Toy(), Toy()), EVERY_2)
+    assert_refused("enabled on denoiser, denoiser_1: give one of them", lambda: dcache.step(two, 0))
+    assert_refused("memo= of enable) must be one of", lambda: dcache.enable(pipe, EVERY_2, memo="x"))
     dcache.enable(pipe, EVERY_2)
     assert_refused("no run to trace yet|call the pipeline first", lambda: dcache.trace(pipe))
     assert "nothing ran yet: call the pipeline first" in str(dcache.stats(pipe))

@@ -156,6 +156,19 @@ def test_a_run_that_broke_off_in_a_thread_does_not_lock_the_pipe(whole: bool) ->
     assert torch.equal(PIXART.run(pipe), alone)
 
 
+def test_a_run_behind_its_last_step_does_not_lock_the_sampler() -> None:
+    # The code of this function looks like a loop: it has the sampler, and names its `step`.
+    pipe = dcache.enable(PIXART.build(), "interval", interval=3)
+    alone = PIXART.run(pipe)
+    # A pipeline that dcache was not told of, so that nothing says when its call is over.
+    other = PIXART.build(model=PIXART.denoiser(pipe))
+    other.scheduler = pipe.scheduler
+    assert callable(pipe.scheduler.step)
+    PIXART.run(other)
+    (later,) = together(lambda: PIXART.run(pipe))
+    assert torch.equal(later, alone)
+
+
 def test_statistics_are_those_of_the_own_thread_or_else_of_the_newest_run() -> None:
     pipe = dcache.enable(PIXART.build(), "interval", interval=3)
     (stats,) = together(lambda: (PIXART.run(pipe), dcache.stats(pipe))[1])

@@ -41,6 +41,33 @@ def one_call(model: nn.Module, dtype: torch.dtype = torch.float32, **more: Any) 
         model(torch.ones(1, 2, 4, dtype=dtype), 4.0, **more)
 
 
+class CancelledError(Exception):
+    """What a user's hook raises once a button was pressed."""
+
+
+def test_a_call_that_is_cancelled_during_the_replay_is_cancelled_and_nothing_is_given_up() -> None:
+    toy, pressed = Toy(), [False]
+
+    def press(*_: Any) -> None:
+        pressed[0] = True
+
+    def cancel(*_: Any) -> None:
+        if pressed[0]:
+            raise CancelledError
+
+    # The first call is computed to its end before the button is pressed, and then replayed.
+    pressing = toy.blocks[-1].register_forward_hook(press)
+    cancelling = toy.register_forward_pre_hook(cancel)
+    session = session_on(toy, EVERY_2)
+    with pytest.raises(CancelledError):
+        one_call(toy)
+    pressing.remove()
+    cancelling.remove()
+    # Uncached 40 and 24; in between the trunk's last output.
+    assert integers(steps(toy, [4, 3, 2, 1])) == [40, 40, 24, 24]
+    assert session.method.sites == EVERY_2.sites
+
+
 # Whether it agrees ----------------------------------------------------------------------------------
 
 

@@ -240,8 +240,7 @@ class Tuner:
         text = f"planned {source}: {sum(row)} of {kind.steps} computed, {reached:.2f}x {counted}"
         if self.aim.speedup is None and computes < count:
             text += f", an estimated {estimated_quality(observed, computes):.0f} dB"
-        missed = unreached(self.aim, learned)
-        if missed:
+        if missed := unreached(self.aim, learned):
             session.warn(missed)
         return method, text
 

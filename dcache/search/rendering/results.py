@@ -84,16 +84,17 @@ class Results:
 
 
 @contextmanager
-def resumable(out: Path, about: Mapping[str, Any]) -> Iterator[Results]:
+def resumable(out: Path, about: Mapping[str, Any], serves: str = "") -> Iterator[Results]:
     """The results of the work on a file; those of an earlier run that was killed are among them.
 
     After the block the folder is deleted. It is deleted too where a `DcacheError` refuses the work, for the
-    same work would be refused again, and other settings would find results that are not theirs. After a kill,
-    Ctrl-C, a full disk or any other error it stays for the next run.
+    same work would be refused again, and other settings would find results that are not theirs (but see
+    `serves`). After a kill, Ctrl-C, a full disk or any other error it stays for the next run.
 
     Args:
         out: the file that is made.
         about: everything that decides the results.
+        serves: a setting that may be another in the next run, such as "speedup": work that was refused stays.
 
     Raises:
         DcacheError: the folder is of another calibration, in use, or cannot be written to.
@@ -107,9 +108,10 @@ def resumable(out: Path, about: Mapping[str, Any]) -> Iterator[Results]:
                 yield results
                 kept = False
             except BaseException as error:
-                kept = results.known > 0 and not _is_refusal(error)
+                kept = results.known > 0 and (bool(serves) or not _is_refusal(error))
                 if kept:
-                    error.add_note(f"What was measured is kept: the same command goes on from {folder}")
+                    command = f"with another {serves} the" if _is_refusal(error) else "the same"
+                    error.add_note(f"What was measured is kept: {command} command goes on from {folder}")
                 raise
             finally:
                 if not kept:

@@ -111,6 +111,24 @@ def test_what_was_refused_or_measured_nothing_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_was_refused_stays_where_it_serves_another_setting(tmp_path: Path) -> None:
+    out, folder = tmp_path / "x.json", tmp_path / "x.json.resume"
+
+    def refused() -> None:
+        with resumable(out, ABOUT, "speedup") as results:
+            results.number("a", lambda: 1)
+            raise DcacheError("at most 1.35")
+
+    with pytest.raises(DcacheError) as caught:
+        refused()
+    assert caught.value.__notes__ == [
+        f"What was measured is kept: with another speedup the command goes on from {folder}"
+    ]
+    with resumable(out, ABOUT, "speedup") as results:
+        assert results.has("a")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_torn_arrays_are_made_again_and_files_of_others_stay(tmp_path: Path) -> None:
     out = tmp_path / "x.json"
     with killed(out) as results:
