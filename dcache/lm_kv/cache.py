@@ -21,9 +21,10 @@ from dcache.lm_kv.layers import files
 from dcache.lm_kv.layers.eviction import evict
 from dcache.lm_kv.layers.figures import figures, kept_by_head, tensors_of
 from dcache.lm_kv.layers.layer import LayerCache
+from dcache.lm_kv.layers.places import places_of
 from dcache.lm_kv.layers.probe import received_attention
 from dcache.lm_kv.layers.rows import RowCache
-from dcache.lm_kv.layers.shared import Shared, places_of
+from dcache.lm_kv.layers.shared import Shared
 from dcache.lm_kv.model import adapter
 from dcache.lm_kv.model.calls import mask_of, read_call
 from dcache.lm_kv.model.families import decoder_of, layers_for

@@ -18,7 +18,7 @@ SNAPKV = lm_kv.snapkv(window=4, pool=3, every=4)
 # They round; test_low_bit.py and its neighbours have their bounds.
 LOW_BIT = {
     "cskv", "gear", "kivi", "matryoshka", "minicache", "rotatekv", "think", "vidkv", "xkv", "xquant",
-    "zipcache",
+    "xquant_cl", "zipcache",
 }  # fmt: skip
 # Their attention decides how much is kept, and the budget is an upper limit; test_zipvl.py has their oracle.
 LESS = {"zipvl"}

@@ -15,6 +15,7 @@ from dcache.lm_kv.codecs.cachegen import CacheGen, cachegen
 from dcache.lm_kv.codecs.codec import Codec, Plain
 from dcache.lm_kv.layers.coded import check_plain, checksum, coded, decoded
 from dcache.lm_kv.layers.layer import LayerCache
+from dcache.lm_kv.layers.together import link_together
 from dcache.lm_kv.model.attention import Logits
 from dcache.lm_kv.model.facts import difference, facts_of
 from dcache.lm_kv.model.text import Text
@@ -123,6 +124,7 @@ class Saved:
         placed = {name: tensor.to(device) for name, tensor in self.tensors.items()}
         for layer in layers:
             restore_layer(layer, _with_borrowed(layer, placed))
+        link_together([layer for layer in layers if layer.index in layer.shared.places])
         if "text.ids" in placed:
             text.append(placed["text.ids"], placed["text.valid"])
             text.complete = self.complete
@@ -218,7 +220,7 @@ def layer_tensors(layer: LayerCache) -> dict[str, torch.Tensor]:
         "tail.positions": store.tail.positions,
         "tail.valid": store.tail.valid,
     }
-    optional = {"tail.score": store.tail.score, "sinks": layer.logits.sinks}
+    optional = {"tail.score": store.tail.score, "tail.inputs": store.tail.inputs, "sinks": layer.logits.sinks}
     if layer.logits.softcap is not None:
         optional["softcap"] = torch.tensor([layer.logits.softcap], dtype=torch.float64)
     for number, segment in enumerate(store.segments):
@@ -251,13 +253,12 @@ def _with_borrowed(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> di
 
 def restore_layer(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> None:
     """Fill a new layer with what `layer_tensors` gave."""
-    score = tensors.get("tail.score")
+    score, inputs = tensors.get("tail.score"), tensors.get("tail.inputs")
     beside = None if score is None else tuple(score.shape[3:])
-    store = LayerStore(tensors["tail.keys"], tensors["tail.values"], beside)
+    keys, values = tensors["tail.keys"], tensors["tail.values"]
+    store = LayerStore(keys, values, beside, layer.shared.width(layer.index))
     positions, valid = tensors["tail.positions"], tensors["tail.valid"]
-    store.tail.append(
-        tensors["tail.keys"], tensors["tail.values"], positions, None if bool(valid.all()) else valid
-    )
+    store.tail.append(keys, values, positions, None if bool(valid.all()) else valid, inputs)
     if score is not None and store.tail.score is not None:
         store.tail.score.copy_(score)
     columns, since, evictions, store.tail.locked = tensors["counts"].tolist()
@@ -284,9 +285,13 @@ def _segment(
         start = prefix + part
         return {n.removeprefix(start).removeprefix("."): t for n, t in tensors.items() if n.startswith(start)}
 
+    keys, values = encoded("keys"), encoded("values")
+    paired: frozenset[str] = getattr(codec, "paired", frozenset())
+    if not paired & values.keys():
+        values |= {name: tensor for name, tensor in keys.items() if name in paired}
     return Segment(
-        keys=codec.restore(encoded("keys"), tail.keys),
-        values=codec.restore(encoded("values"), tail.values),
+        keys=codec.restore(keys, tail.keys),
+        values=codec.restore(values, tail.values),
         lengths=tensors[f"{prefix}lengths"],
         codec=codec,
         index=_under(f"{prefix}index.", tensors) or None,

@@ -162,7 +162,7 @@ class LayerCache(adapter.BaseLayer):
             DcacheError: keys are another layer's, or the batch is another one.
         """
         store = self._started(module, key, value)
-        call = self.shared.call(mask, key, store.columns)
+        call, given = self.shared.call(mask, key, store.columns), self.shared.input_of(self.index, key.shape)
         self.logits = Logits(scaling, kwargs.get("softcap"), kwargs.get("s_aux"))
         reader, policy = self.shared.reader, self.shared.policy
         if policy.follows_positions and reader is None:
@@ -170,9 +170,9 @@ class LayerCache(adapter.BaseLayer):
         statistic = "max" if reader is not None else policy.observer.statistic
         if query.shape[2] == 1 and reader is None and call.fresh.plain and policy.positions == "original":
             # One new token sees all there is, so it is stored first and is no part by itself.
-            positions = self._store(store, key, value, call)
+            positions = self._store(store, call, given, key, value)
             attended, self.read = read_one(store, self.shared, self.index, query, self.logits, self.state)
-            self._observe(store, query, call, positions, attended.columns)
+            self._observe(store, query, call, positions, attended.columns, given)
             return attended.output
         fresh = call.part(key, value)
         parts = [*self._parts(store, query, call, fresh), DensePart(key, value)]
@@ -181,7 +181,8 @@ class LayerCache(adapter.BaseLayer):
         else:
             attended = attend(query, parts, self.logits, call.fresh, statistic)
         if reader is None:
-            self._observe(store, query, call, self._store(store, key, value, call), attended.columns)
+            positions = self._store(store, call, given, key, value)
+            self._observe(store, query, call, positions, attended.columns, given)
         elif attended.columns is not None:
             reader(self.index, attended.columns[..., : -key.shape[2]])
         return attended.output
@@ -242,7 +243,8 @@ class LayerCache(adapter.BaseLayer):
                 f"{type(module).__name__} shares keys between layers, which lm_kv does not support"
             )
         if self.store is None:
-            self.store = LayerStore(key, value, self.shared.policy.observer.beside)
+            beside, width = self.shared.policy.observer.beside, self.shared.width(self.index)
+            self.store = LayerStore(key, value, beside, width)
             self.is_initialized = True
         elif key.shape[0] != self.batch_size:
             raise DcacheError(
@@ -257,10 +259,13 @@ class LayerCache(adapter.BaseLayer):
             return asked_parts(store, self.shared, self.index, query, call, self.logits, fresh)
         return [shifted(store, lambda keys, by: self.shared.turn(self.index, keys, by, "shift"))]
 
-    def _store(self, store: LayerStore, key: torch.Tensor, value: torch.Tensor, call: Call) -> torch.Tensor:
-        """Store this call's tokens; their positions int64 `[B, S]`."""
+    def _store(
+        self, store: LayerStore, call: Call, given: torch.Tensor | None, *new: torch.Tensor
+    ) -> torch.Tensor:
+        """Store this call's keys and values; their positions int64 `[B, S]`."""
+        key, value = new
         positions, seen = call.placed(store.seen)
-        if store.append(key, value, positions, call.fresh.valid, seen):
+        if store.append(key, value, positions, call.fresh.valid, seen, given):
             self._account()
         self.since += key.shape[2]
         return positions
@@ -272,13 +277,13 @@ class LayerCache(adapter.BaseLayer):
         call: Call,
         positions: torch.Tensor,
         columns: torch.Tensor | None,
+        given: torch.Tensor | None,
     ) -> None:
         """Show a call whose tokens are stored to the observer; evict where it is time."""
         policy, shared = self.shared.policy, self.shared
         grows = columns is not None and store.add_scores(columns)
         unrotate = partial(shared.turn, self.index, query, call.rope, "back")
-        text = shared.marked, shared.ids, *shared.input_of(self.index)
-        seen = Observed(query, call.valid, positions, unrotate, *text)
+        seen = Observed(query, call.valid, positions, unrotate, shared.marked, shared.ids, self.index, given)
         before, self.state = self.state, policy.observer.observe(self.state, seen)
         if grows or self.state is not before:
             self._account()

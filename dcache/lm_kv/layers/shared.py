@@ -13,71 +13,19 @@ import torch
 from dcache.errors import DcacheError
 from dcache.lm_kv.budgets.budget import Budget
 from dcache.lm_kv.codecs.bases import HeadBasis
+from dcache.lm_kv.codecs.carry import Carry
 from dcache.lm_kv.codecs.codec import Codec, LayerFacts
 from dcache.lm_kv.codecs.jointly import check_joint
-from dcache.lm_kv.codecs.latents import Latent
+from dcache.lm_kv.codecs.latents import Latent, Linear
+from dcache.lm_kv.layers.places import choosers_of
 from dcache.lm_kv.model.adapter import Inputs
 from dcache.lm_kv.model.calls import Call, read_call
 from dcache.lm_kv.model.directions import bases_of
-from dcache.lm_kv.model.projections import latents_of
+from dcache.lm_kv.model.projections import latents_of, linears_of
 from dcache.lm_kv.model.rotary import Rotary, attention_modules, find_rotary
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scoring import calibration
 from dcache.lm_kv.scoring.calibration import Calibration
-from dcache.util.checks import is_whole
-
-
-def places_of(policy: Policy, compressed: Sequence[int], count: int) -> dict[int, int]:
-    """Index -> place of every layer that has a budget, in order.
-
-    Args:
-        policy: the cache's.
-        compressed: indices of the layers with full attention.
-        count: how many layers the model has.
-
-    Raises:
-        DcacheError: `dense_layers` has other indices, or all that could be compressed.
-    """
-    dense = policy.dense_layers
-    outside = ", ".join(str(i) for i in dense if i not in range(count))
-    if outside:
-        raise DcacheError(f"dense_layers must be indices from 0 to {count - 1}, got {outside}")
-    places = {i: place for place, i in enumerate(i for i in compressed if i not in dense)}
-    if not places:
-        raise DcacheError(
-            f"dense_layers={dense} leaves nothing to compress: the layers with full attention are "
-            f"{', '.join(map(str, compressed))}"
-        )
-    return places
-
-
-def choosers_of(policy: Policy, compressed: Sequence[int], places: Mapping[int, int]) -> frozenset[int]:
-    """Indices of the layers that choose for those behind them.
-
-    Args:
-        policy: the cache's.
-        compressed: indices of the layers with full attention.
-        places: of the layers that have a budget.
-
-    Raises:
-        DcacheError: there is no such layer, or none that has a budget and does not choose is behind it.
-    """
-    count = len(compressed)
-    wanted = {
-        int(place) if is_whole(place) else math.floor(place * count + 1e-9) for place in policy.choosing
-    }
-    beyond = [place for place in sorted(wanted) if place >= count]
-    if beyond:
-        raise DcacheError(
-            f"layer {beyond[0]} cannot choose: of {count} layers with full attention the first is 0"
-        )
-    choosers = frozenset(compressed[place] for place in wanted)
-    if choosers and not any(i > min(choosers) and i not in choosers for i in places):
-        raise DcacheError(
-            f"no layer is left to read what layer {min(choosers)} chooses: the model has {count} layers with "
-            "full attention. Let an earlier one choose, or make fewer of them dense."
-        )
-    return choosers
 
 
 @dataclass
@@ -93,6 +41,7 @@ class Shared:
         calibration: what was measured of the model, for policies that read it.
         bases: each layer's directions of keys and of values, for codecs that need them.
         latents: what each layer's projections make keys and values of, likewise.
+        carry: what the running forward's layers hand on to the next one; forks have it in common.
         live: whether the decoder's forward runs with this cache.
         holding: depth of `hold()`; nothing is evicted above 0.
         reader: called in a read-only forward with each layer's index and the largest weights that its
@@ -119,7 +68,8 @@ class Shared:
     rotary: Rotary | None = None
     calibration: Calibration | None = None
     bases: Mapping[int, Mapping[str, tuple[HeadBasis, ...]]] = field(default_factory=dict)
-    latents: Mapping[int, Mapping[str, Latent]] = field(default_factory=dict)
+    latents: Mapping[int, Mapping[str, Latent | Linear]] = field(default_factory=dict)
+    carry: Carry = field(default_factory=Carry)
     live: bool = False
     holding: int = 0
     reader: Callable[[int, torch.Tensor], None] | None = None
@@ -158,10 +108,17 @@ class Shared:
             self.rotary = find_rotary(decoder, list(layers))
         if getattr(self.policy.codec, "needs_bases", False):
             self.bases = bases_of(decoder, layers, self.policy.codec.share)  # type: ignore[attr-defined]
-        if self.rotary is not None and getattr(self.policy.codec, "needs_latents", False):
-            self.latents = latents_of(decoder, layers, self.rotary)
-        if self.policy.observer.needs_hidden:
+        needs, name = (getattr(self.policy.codec, field, "") for field in ("needs_latents", "name"))
+        if self.rotary is not None and needs:
+            found = latents_of if needs == "latents" else linears_of
+            self.latents = found(decoder, layers, self.rotary, name)
+        if self.policy.observer.needs_hidden or any(self.width(layer) for layer in layers):
             self.inputs = Inputs(attention_modules(decoder, list(layers)))
+
+    def width(self, layer: int) -> int | None:
+        """Numbers of what a layer's attention is given, where its tail keeps them; else None."""
+        linear = self.latents.get(layer, {}).get("keys")
+        return linear.size if isinstance(linear, Linear) and layer in self.places else None
 
     def lender(self, layer: int) -> int:
         """Index of the layer that counts what this one shares with others: the first of its group."""
@@ -174,6 +131,7 @@ class Shared:
     def begin(self, rope: torch.Tensor | None) -> None:
         """A forward begins."""
         self.live, self.rope, self._call, self.choice = True, rope, None, None
+        self.carry.open()
 
     def mark(self, images: torch.Tensor) -> None:
         """Remember marks of columns to come.
@@ -213,6 +171,7 @@ class Shared:
     def end(self) -> None:
         """It ended."""
         self.live, self.rope, self._call = False, None, None
+        self.carry.close()
         self.marked = self.ids = self.choice = None
 
     def raise_problem(self) -> None:
@@ -243,11 +202,28 @@ class Shared:
         if self.calibration is not None and self.policy.codec.needs_rotary:
             basis = self.calibration.tensor("basis", layer)
         measured = self.bases.get(layer), self.latents.get(layer)
-        return self.policy.codec.bound(LayerFacts(turn, whole, basis, *measured, state, self.problems.append))
+        return self.policy.codec.bound(
+            LayerFacts(turn, whole, basis, *measured, state, self.problems.append, self.carry)
+        )
 
-    def input_of(self, layer: int) -> tuple[int, torch.Tensor | None]:
-        """A layer's index, and what its attention is given in the running forward, where that is noted."""
-        return layer, None if self.inputs is None else self.inputs.take(layer)
+    def input_of(self, layer: int, shape: torch.Size) -> torch.Tensor | None:
+        """What a layer's attention is given in the running forward, where that is noted.
+
+        Args:
+            layer: its index.
+            shape: of the call's keys.
+
+        Raises:
+            DcacheError: the tail keeps it, and it did not come row by row.
+        """
+        hidden = None if self.inputs is None else self.inputs.take(layer)
+        wanted = self.width(layer) is not None and self.reader is None
+        if wanted and (hidden is None or hidden.shape[:2] != (shape[0], shape[2])):
+            raise DcacheError(
+                f"{self.policy.name} stores the inputs of attention, which do not come row by row here: fill "
+                "the cache by calls of the model, without prepacking"
+            )
+        return hidden
 
     def turn(self, layer: int, states: torch.Tensor, positions: torch.Tensor, mode: str) -> torch.Tensor:
         """Keys or queries turned as `Rotary.turn` turns them."""

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import torch
 
 from dcache.errors import DcacheError
 from dcache.lm_kv.codecs.jointly import Joint
@@ -44,10 +49,11 @@ def _encode_group(layers: Sequence[LayerCache], joint: Joint) -> None:
     heads = tails[0].keys.shape[1]
     lengths = oldest.sum(1)[:, None].expand(-1, heads).contiguous()
     tokens = oldest[:, None].expand(-1, heads, -1)
-    keys, values = ([getattr(tail, kind)[tokens] for tail in tails] for kind in ("keys", "values"))
+    keys, values = (_Picked([getattr(t, kind) for t in tails], tokens) for kind in ("keys", "values"))
+    inputs = _Picked([tail.inputs for tail in tails if tail.inputs is not None], oldest)
     codecs = [layer.shared.codec(layer.index) for layer in layers]
     start = tails[0].positions.gather(1, oldest.int().argmax(1, keepdim=True)).long()
-    encoded = joint.encode_group(codecs, keys, values, lengths, start[:, 0] + stores[0].offset)
+    encoded = joint.encode_group(codecs, keys, values, lengths, start[:, 0] + stores[0].offset, inputs)
     for number, (layer, store) in enumerate(zip(layers, stores, strict=True)):
         # The first layer of a group counts what all of them share.
         lent = joint.shared if number else frozenset()
@@ -58,3 +64,37 @@ def _encode_group(layers: Sequence[LayerCache], joint: Joint) -> None:
         store.segments = (*store.segments, segment)
         store.tail.drop(oldest)
         layer.packed()
+
+
+def link_together(layers: Sequence[LayerCache]) -> None:
+    """Let restored segments of a group know those of the layer below, where they are read with them.
+
+    Args:
+        layers: all layers of one cache that have a budget, in order; they were restored.
+    """
+    joint = layers[0].shared.policy.joint
+    if joint is None:
+        return
+    placed = {layers[0].shared.places[layer.index]: layer.store for layer in layers}
+    for group in joint.groups(len(placed)):
+        for below, store in pairwise(placed[place] for place in group):
+            if below is None or store is None:
+                continue
+            pairs = zip(store.segments, below.segments, strict=True)
+            store.segments = tuple(
+                replace(segment, **joint.above(segment.keys, segment.values, lower.keys))
+                for segment, lower in pairs
+            )
+
+
+class _Picked(Sequence[torch.Tensor]):
+    """Of each layer's slab the tokens that leave, copied when they are asked for and not held."""
+
+    def __init__(self, slabs: Sequence[torch.Tensor], tokens: torch.Tensor) -> None:
+        self.slabs, self.tokens = slabs, tokens
+
+    def __len__(self) -> int:
+        return len(self.slabs)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.slabs[place][self.tokens]

@@ -69,9 +69,10 @@ def _heads(found: Directions, ranks: Sequence[int]) -> tuple[HeadBasis, ...]:
 
 
 class _NotedLayer(adapter.FullLayer):
-    """A layer that notes its keys and values."""
+    """A layer that notes its keys and values, and how many heads its queries have."""
 
     noted: tuple[torch.Tensor, torch.Tensor]
+    query_heads: int
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -88,7 +89,7 @@ class _NotedLayer(adapter.FullLayer):
         scaling: float,
         **kwargs: Any,
     ) -> torch.Tensor:
-        self.noted = key, value
+        self.noted, self.query_heads = (key, value), query.shape[1]
         logits = Logits(scaling, kwargs.get("softcap"), kwargs.get("s_aux"))
         return attend_some(query, [DensePart(key, value)], logits, Fresh(None, None))
 

@@ -3,7 +3,7 @@ import torch
 
 from dcache import DcacheError, lm_kv
 from dcache.lm_kv.budgets.budget import Budget
-from dcache.lm_kv.layers.shared import Shared, places_of
+from dcache.lm_kv.layers.shared import Shared
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scoring.scorers import KeyDistance
 from tests.lm_kv.language_models import llama
@@ -37,15 +37,6 @@ def test_a_policy_that_turns_without_saying_so_is_told_what_to_set():
         shared().turn(0, torch.zeros(1, 1, 1, 4), torch.zeros(1, 1), "shift")
     with pytest.raises(DcacheError, match="set `needs_rotary`"):
         shared().mean_rotation(0, 4, 0, 8, torch.zeros(1))
-
-
-def test_layers_with_a_budget_have_places_in_their_order():
-    policy = Policy(scorer=KeyDistance(), dense_layers=(0, 4))
-    assert places_of(policy, [0, 1, 3, 5], 6) == {1: 0, 3: 1, 5: 2}
-    with pytest.raises(DcacheError, match="dense_layers must be indices from 0 to 3, got 4"):
-        places_of(policy, [0, 1], 4)
-    with pytest.raises(DcacheError, match="leaves nothing to compress"):
-        places_of(policy, [0, 4], 6)
 
 
 def test_a_codec_is_given_what_it_wants_to_know_of_its_layer():

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dcache import DcacheError, lm_kv
-from dcache.lm_kv.layers.shared import choosers_of
+from dcache.lm_kv.layers.places import choosers_of
 from tests.lm_kv.language_models import batch, check_a_padded_row_is_as_alone, generate, llama, prefilled
 from tests.lm_kv.policies.common import check_a_part_is_read
 
