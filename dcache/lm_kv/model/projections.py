@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,9 +20,27 @@ TOKENS = 8
 Weights = Mapping[str, tuple[torch.Tensor, torch.Tensor | None]]
 Linears = Mapping[int, Mapping[str, Linear]]
 Latents = Mapping[int, Mapping[str, Latent | Linear]]
-_tried: weakref.WeakKeyDictionary[torch.nn.Module, Linears] = weakref.WeakKeyDictionary()
-_latents: weakref.WeakKeyDictionary[torch.nn.Module, Latents] = weakref.WeakKeyDictionary()
-_linears: weakref.WeakKeyDictionary[torch.nn.Module, Linears] = weakref.WeakKeyDictionary()
+
+
+@dataclass
+class _Known:
+    """What was found out about a decoder whose weights lie and are as `weights` says."""
+
+    weights: tuple[tuple[int, int], ...]
+    tried: Linears | None = None
+    latents: Latents | None = None
+    linears: Linears | None = None
+
+
+_decoders: weakref.WeakKeyDictionary[torch.nn.Module, _Known] = weakref.WeakKeyDictionary()
+
+
+def _known(decoder: torch.nn.Module) -> _Known:
+    """What is known of a decoder; nothing where its weights were moved, cast or written to since."""
+    weights = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in decoder.parameters())
+    if decoder not in _decoders or _decoders[decoder].weights != weights:
+        _decoders[decoder] = _Known(weights)
+    return _decoders[decoder]
 
 
 @torch.no_grad()
@@ -42,12 +60,13 @@ def latents_of(decoder: torch.nn.Module, layers: Sequence[int], rotary: Rotary, 
     Raises:
         DcacheError: a layer's keys before rotation and values are no linear functions of what it is given.
     """
-    if decoder not in _latents:
-        _latents[decoder] = {
+    known = _known(decoder)
+    if known.latents is None:
+        known.latents = {
             layer: {part: _narrow(linear) for part, linear in linears.items()}
             for layer, linears in _projections(decoder, layers, rotary, name).items()
         }
-    return _latents[decoder]
+    return known.latents
 
 
 @torch.no_grad()
@@ -57,12 +76,13 @@ def linears_of(decoder: torch.nn.Module, layers: Sequence[int], rotary: Rotary, 
     Raises:
         DcacheError: as there.
     """
-    if decoder not in _linears:
-        _linears[decoder] = {
+    known = _known(decoder)
+    if known.linears is None:
+        known.linears = {
             layer: _directed(linears)
             for layer, linears in _projections(decoder, layers, rotary, name).items()
         }
-    return _linears[decoder]
+    return known.linears
 
 
 def _narrow(linear: Linear) -> Latent | Linear:
@@ -82,8 +102,9 @@ def _directed(linears: Mapping[str, Linear]) -> Mapping[str, Linear]:
 
 def _projections(decoder: torch.nn.Module, layers: Sequence[int], rotary: Rotary, name: str) -> Linears:
     """Each layer's projections, tried once on a few tokens."""
-    if decoder in _tried:
-        return _tried[decoder]
+    known = _known(decoder)
+    if known.tried is not None:
+        return known.tried
     modules = attention_modules(decoder, list(layers))
     inputs, attachment, cache = adapter.Inputs(modules), adapter.attach(decoder), NotedCache(decoder)
     ids = torch.arange(1, TOKENS + 1, device=next(decoder.parameters()).device)[None]
@@ -104,7 +125,7 @@ def _projections(decoder: torch.nn.Module, layers: Sequence[int], rotary: Rotary
                 "lm_kv.rotatekv()"
             )
         found[layer] = linears
-    _tried[decoder] = found
+    known.tried = found
     return found
 
 

@@ -35,6 +35,19 @@ def test_latents_are_those_of_the_layers_weights_and_biases(name):
 def test_they_are_found_once_for_a_model():
     model = llama(1)
     assert latents(model, (0,)) is latents(model, (0,))
+    assert linears(model, (0,)) is linears(model, (0,))
+
+
+def test_they_are_found_anew_where_weights_were_cast_or_written_to():
+    model = llama(1)
+    before = latents(model, (0,)), linears(model, (0,))
+    weight = model.model.layers[0].self_attn.v_proj.weight
+    with torch.no_grad():
+        weight.mul_(2)
+    after = latents(model, (0,))
+    torch.testing.assert_close(after[0]["values"].sizes, 2 * before[0][0]["values"].sizes)
+    model.double()
+    assert linears(model, (0,))[0]["keys"].weight.dtype == torch.float64
 
 
 @pytest.mark.parametrize("name", ["qwen3", "olmo2"])

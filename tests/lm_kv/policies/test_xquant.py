@@ -145,6 +145,21 @@ def test_drafts_and_beams_read_their_own_inputs(more):
     assert len(cache.layers[0].store.segments) > 0
 
 
+@torch.no_grad()
+def test_rows_behind_a_shared_text_keep_their_own_inputs():
+    model, text = llama(**HEADS), batch()["input_ids"][1:]
+    prefix = prefilled(
+        model, "keydiff", {"input_ids": text, "attention_mask": torch.ones_like(text)}, budget=1.0
+    )
+    cache = lm_kv.hydragen(prefix, 2, codec=lm_kv.xquant(bits=8, group=1, residual=1))
+    new = torch.tensor([[5, 6, 7, 5], [8, 9, 10, 6]])
+    model(new[:, :3], past_key_values=cache)
+    cache.compress()
+    assert [segment.width for segment in cache.layers[0].store.segments] == [2]
+    wanted = model(torch.cat([text.expand(2, -1), new], 1)).logits[:, -1:]
+    torch.testing.assert_close(model(new[:, 3:], past_key_values=cache).logits, wanted, atol=2e-4, rtol=0)
+
+
 def test_texts_without_inputs_of_attention_are_refused():
     model, inputs = llama(2, **HEADS), batch()
     cache = lm_kv.KVCache(model, XQUANT)
