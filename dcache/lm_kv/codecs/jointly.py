@@ -20,6 +20,10 @@ class Joint(Codec, Protocol):
         """The preset's."""
 
     @property
+    def alone(self) -> bool:
+        """Whether each layer is encoded by itself, as soon as it ran."""
+
+    @property
     def shared(self) -> frozenset[str]:
         """Names of encoded tensors that the layers of a group have in common."""
 
@@ -92,6 +96,7 @@ class WholeRows:
 
     name: ClassVar[str]
     block: ClassVar[int] = 0
+    alone: ClassVar[bool] = False
     paired: ClassVar[frozenset[str]] = frozenset()
 
     def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> Any:

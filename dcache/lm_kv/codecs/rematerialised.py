@@ -60,6 +60,7 @@ class LatentCodec(WholeRows):
     name: ClassVar[str] = "xquant"
     needs_rotary: ClassVar[bool] = True
     needs_latents: ClassVar[str] = "latents"
+    alone: ClassVar[bool] = True
     shared: ClassVar[frozenset[str]] = frozenset()
     paired: ClassVar[frozenset[str]] = CODES
 

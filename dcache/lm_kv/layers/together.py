@@ -19,7 +19,8 @@ def encode_together(layers: Sequence[LayerCache]) -> None:
     """Encode what all these layers have in their tails, but for each row's newest tokens.
 
     Args:
-        layers: all layers of one cache that have a budget, in order; their tokens have been stored.
+        layers: layers of one cache that have a budget, in order, whose tokens have been stored; groups that
+            lack one are left alone.
 
     Raises:
         DcacheError: layers of a group have other sizes.
@@ -30,7 +31,8 @@ def encode_together(layers: Sequence[LayerCache]) -> None:
         return
     placed = {shared.places[layer.index]: layer for layer in layers}
     for group in joint.groups(len(shared.places)):
-        _encode_group([placed[place] for place in group], joint)
+        if all(place in placed for place in group):
+            _encode_group([placed[place] for place in group], joint)
 
 
 def _encode_group(layers: Sequence[LayerCache], joint: Joint) -> None:

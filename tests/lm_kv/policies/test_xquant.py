@@ -107,6 +107,17 @@ def test_inputs_take_half_of_what_keys_and_values_would():
     assert cache.stats().bytes_held / cache.stats().bytes_full == pytest.approx(5 / 64, abs=0.003)
 
 
+@pytest.mark.parametrize("heads", [2, 4])
+def test_a_layer_is_encoded_before_the_next_one_runs(heads):
+    inputs, policy = batch(pads=0, length=256), lm_kv.xquant(bits=2, group=32, residual=0)
+    caches = [prefilled(llama(layers, num_key_value_heads=heads), policy, inputs) for layers in (1, 4)]
+    first, four = (cache.stats() for cache in caches)
+    # Keys, values and the input of one layer, and the codes of three.
+    codes = four.bytes_held / 4
+    assert four.peak_bytes - first.peak_bytes == pytest.approx(3 * codes, rel=0.05)
+    assert four.peak_bytes < four.bytes_full * 0.6
+
+
 def test_bytes_are_those_of_codes_and_steps():
     policy = lm_kv.xquant(bits=4, group=32, residual=0)
     cache = prefilled(llama(1), policy, batch(pads=0, length=256))
