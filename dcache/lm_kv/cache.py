@@ -226,7 +226,8 @@ class KVCache(RowCache):
     def fork(self) -> KVCache:
         """A second cache that goes on from here; what was compressed is shared, the tail is copied."""
         other = copy.copy(self)
-        shared = replace(self._shared, bytes_held=0, peak_bytes=0, problems=[])
+        carry = self._shared.carry.fork()
+        shared = replace(self._shared, bytes_held=0, peak_bytes=0, problems=[], carry=carry)
         other._shared = shared
         compressed = set(self.compressed_layers)
         other.layers = [
@@ -288,7 +289,9 @@ class KVCache(RowCache):
             if self.policy.reader is not None and context is None:
                 text, valid = self.policy.reader(text, valid)
             received = received_attention(self.decoder, self, self._shared, text, valid, history)
+        self._shared.carry.open()
         evict(self._compressed(), received)
+        self._shared.carry.close()
         self._shared.raise_problem()
 
     def _library(self) -> list[torch.Tensor]:

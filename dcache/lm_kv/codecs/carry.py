@@ -7,8 +7,19 @@ from typing import Any
 import torch
 
 
+class _Held:
+    """Tensors by the id of the object that they are of, beside it: while it is here, no other has its id."""
+
+    def __init__(self) -> None:
+        self.open = False
+        self.tensors: dict[int, tuple[Any, torch.Tensor]] = {}
+
+
 class Carry:
-    """Tensors by the object that they are of; nothing is held while no forward runs.
+    """Tensors by the object that they are of; nothing is held but while layers run or are encoded.
+
+    Attributes:
+        encoded: place of the cache's layer that was encoded last, and what it was encoded as; None for none.
 
     >>> carry, of = Carry(), object()
     >>> carry.open()
@@ -20,27 +31,34 @@ class Carry:
     True
     """
 
+    encoded: tuple[int, Any] | None
+
     def __init__(self) -> None:
-        self._open = False
-        # With the object: while it is here, no other one has its id.
-        self._held: dict[int, tuple[Any, torch.Tensor]] = {}
+        self.encoded = None
+        self._held = _Held()
+
+    def fork(self) -> Carry:
+        """For a fork of a cache, whose layers were encoded by the first one's codecs: tensors are common."""
+        other = Carry()
+        other._held = self._held
+        return other
 
     def open(self) -> None:
-        """A forward begins."""
-        self._open = True
+        """A forward begins, or layers are encoded between two."""
+        self._held.open = True
 
     def close(self) -> None:
         """It ended."""
-        self._open = False
-        self._held.clear()
+        self._held.open, self.encoded = False, None
+        self._held.tensors.clear()
 
     def get(self, of: Any) -> torch.Tensor | None:
         """The tensor of an object; None where none is held."""
-        found = self._held.get(id(of))
+        found = self._held.tensors.get(id(of))
         return None if found is None else found[1]
 
     def put(self, of: Any, tensor: torch.Tensor, instead: Any) -> None:
         """Hold the tensor of an object in place of that of another one, which is needed no longer."""
-        if self._open:
-            self._held.pop(id(instead), None)
-            self._held[id(of)] = (of, tensor)
+        if self._held.open:
+            self._held.tensors.pop(id(instead), None)
+            self._held.tensors[id(of)] = (of, tensor)

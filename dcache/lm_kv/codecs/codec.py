@@ -30,6 +30,7 @@ class LayerFacts:
             not keep it.
         report: called with what went wrong and cost nothing but room; the cache raises it after the forward.
         carry: what layers hand on to the next one while a forward runs; None without a cache.
+        place: the layer's among those with a budget.
     """
 
     turn: Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor] | None = None
@@ -40,6 +41,7 @@ class LayerFacts:
     state: Mapping[str, torch.Tensor] | None = None
     report: Callable[[str], None] | None = None
     carry: Carry | None = None
+    place: int = 0
 
 
 class Codec(Protocol):

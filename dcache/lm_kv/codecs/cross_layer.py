@@ -85,6 +85,7 @@ class CrossLayerCodec(WholeRows):
     name: ClassVar[str] = "xquant_cl"
     needs_rotary: ClassVar[bool] = True
     needs_latents: ClassVar[str] = "inputs"
+    alone: ClassVar[bool] = True
     shared: ClassVar[frozenset[str]] = frozenset()
     paired: ClassVar[frozenset[str]] = CODES
 
@@ -99,8 +100,8 @@ class CrossLayerCodec(WholeRows):
         return replace(self, facts=replace(facts, state=None))
 
     def groups(self, layers: int) -> list[tuple[int, ...]]:
-        """All layers together."""
-        return [tuple(range(layers))]
+        """Each layer by itself, from the first to the last."""
+        return [(place,) for place in range(layers)]
 
     def encode_group(
         self,
@@ -111,23 +112,23 @@ class CrossLayerCodec(WholeRows):
         first: torch.Tensor,
         inputs: Sequence[torch.Tensor] = (),
     ) -> list[tuple[SummedTokens, SummedTokens]]:
-        """Each layer's difference, for its keys and for its values."""
-        counts, total = lengths[:, 0].clone(), None
-        below: Difference | None = None
+        """The layer's difference from the one that was encoded before, for its keys and for its values."""
+        (codec,), (given,), counts = codecs, inputs, lengths[:, 0].clone()
+        carry, place = codec.facts.carry, codec.facts.place
+        encoded = None if carry is None else carry.encoded
+        if carry is None or (place and (encoded is None or encoded[0] != place - 1)):
+            raise TypeError("layers are encoded in their order")
+        below: Difference | None = encoded[1] if place and encoded else None
+        directions = codec._linear("keys").directions
+        ahead = given.to(torch.promote_types(given.dtype, torch.float32))
+        ahead = ahead if below is None else ahead - summed(below, carry)
+        ahead = ahead if directions is None else ahead @ directions.to(ahead)
+        bits = self.base_bits if place < self.base else self.bits
+        difference = Difference(pack(ahead, bits, self.group, counts.clone()), below, directions)
+        carry.encoded = place, difference
         rows = torch.arange(len(counts), device=counts.device)
-        encoded = []
-        for place, (codec, given) in enumerate(zip(codecs, inputs, strict=True)):
-            directions = codec._linear("keys").directions
-            ahead = given.to(torch.promote_types(given.dtype, torch.float32))
-            ahead = ahead if total is None else ahead - total
-            ahead = ahead if directions is None else ahead @ directions.to(ahead)
-            bits = self.base_bits if place < self.base else self.bits
-            below = Difference(pack(ahead, bits, self.group, counts.clone()), below, directions)
-            total = below.added() if total is None else total + below.added()
-            of_keys = SummedTokens(below, counts.clone(), rows.clone(), first.clone(), given.dtype)
-            of_values = replace(of_keys, counts=counts.clone(), rows=rows.clone(), first=None)
-            encoded.append((of_keys, of_values))
-        return encoded
+        of_keys = SummedTokens(difference, counts, rows, first.clone(), given.dtype)
+        return [(of_keys, replace(of_keys, counts=counts.clone(), rows=rows.clone(), first=None))]
 
     def decode(self, encoded: SummedTokens) -> torch.Tensor:
         """Keys made again and turned, or values made again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -41,7 +41,7 @@ class Shared:
         calibration: what was measured of the model, for policies that read it.
         bases: each layer's directions of keys and of values, for codecs that need them.
         latents: what each layer's projections make keys and values of, likewise.
-        carry: what the running forward's layers hand on to the next one; forks have it in common.
+        carry: what the running forward's layers hand on to the next one.
         live: whether the decoder's forward runs with this cache.
         holding: depth of `hold()`; nothing is evicted above 0.
         reader: called in a read-only forward with each layer's index and the largest weights that its
@@ -202,9 +202,8 @@ class Shared:
         if self.calibration is not None and self.policy.codec.needs_rotary:
             basis = self.calibration.tensor("basis", layer)
         measured = self.bases.get(layer), self.latents.get(layer)
-        return self.policy.codec.bound(
-            LayerFacts(turn, whole, basis, *measured, state, self.problems.append, self.carry)
-        )
+        facts = LayerFacts(turn, whole, basis, *measured, state, self.problems.append)
+        return self.policy.codec.bound(replace(facts, carry=self.carry, place=self.places.get(layer, 0)))
 
     def input_of(self, layer: int, shape: torch.Size) -> torch.Tensor | None:
         """What a layer's attention is given in the running forward, where that is noted.

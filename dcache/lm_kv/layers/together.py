@@ -69,7 +69,7 @@ def _encode_group(layers: Sequence[LayerCache], joint: Joint) -> None:
 
 
 def link_together(layers: Sequence[LayerCache]) -> None:
-    """Let restored segments of a group know those of the layer below, where they are read with them.
+    """Let restored segments know those of the layer below, where they are read with them.
 
     Args:
         layers: all layers of one cache that have a budget, in order; they were restored.
@@ -77,16 +77,15 @@ def link_together(layers: Sequence[LayerCache]) -> None:
     joint = layers[0].shared.policy.joint
     if joint is None:
         return
-    placed = {layers[0].shared.places[layer.index]: layer.store for layer in layers}
-    for group in joint.groups(len(placed)):
-        for below, store in pairwise(placed[place] for place in group):
-            if below is None or store is None:
-                continue
-            pairs = zip(store.segments, below.segments, strict=True)
-            store.segments = tuple(
-                replace(segment, **joint.above(segment.keys, segment.values, lower.keys))
-                for segment, lower in pairs
-            )
+    stores = [layer.store for layer in layers if layer.store is not None]
+    for below, store in pairwise(stores):
+        # Of codecs by pairs a layer may be left without one.
+        pairs = zip(store.segments, below.segments, strict=False)
+        linked = [
+            replace(segment, **joint.above(segment.keys, segment.values, lower.keys))
+            for segment, lower in pairs
+        ]
+        store.segments = (*linked, *store.segments[len(linked) :])
 
 
 class _Picked(Sequence[torch.Tensor]):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -24,8 +26,19 @@ def codecs(bits: int, group: int = 4, narrow: bool = False, carry: Carry | None 
         latents = {
             n: Linear(2, x.weight, x.bias, along) for n, x in zip(("keys", "values"), pair, strict=True)
         }
-        bound.append(codec.bound(LayerFacts(latents=latents, carry=carry)))
-    return codec, bound, linears
+        bound.append(codec.bound(LayerFacts(latents=latents, carry=carry or Carry(), place=place)))
+    return bound, linears
+
+
+def encode(bound):
+    """All layers, one after the other as a forward has them."""
+    carry = Carry()
+    carry.open()
+    encoded = []
+    for codec, given in zip(bound, inputs(), strict=True):
+        handed = codec.bound(replace(codec.facts, carry=carry))
+        encoded += handed.encode_group([handed], [], [], LENGTHS, FIRST, [given])
+    return encoded
 
 
 def inputs() -> list[torch.Tensor]:
@@ -43,16 +56,16 @@ def by_runs(states):
 
 @pytest.mark.parametrize("narrow", [False, True])
 def test_each_number_by_itself_is_exact(narrow):
-    codec, bound, linears = codecs(8, 1, narrow)
-    encoded = codec.encode_group(bound, [], [], LENGTHS, FIRST, inputs())
+    bound, linears = codecs(8, 1, narrow)
+    encoded = encode(bound)
     for place, (given, parts) in enumerate(zip(inputs(), encoded, strict=True)):
         for part, linear in zip(parts, linears[2 * place : 2 * place + 2], strict=True):
             torch.testing.assert_close(bound[place].decode(part), by_runs(linear(given)), atol=2e-3, rtol=0)
 
 
 def test_a_layer_errs_by_its_own_difference_alone():
-    codec, bound, _ = codecs(2)
-    encoded = codec.encode_group(bound, [], [], LENGTHS, FIRST, inputs())
+    bound, _ = codecs(2)
+    encoded = encode(bound)
     given = inputs()
     for place, (keys, values) in enumerate(encoded):
         assert keys.difference is values.difference
@@ -71,8 +84,8 @@ def test_a_layer_errs_by_its_own_difference_alone():
 
 def test_a_sum_below_is_taken_up_where_the_forward_has_it():
     carry = Carry()
-    codec, bound, _ = codecs(2, carry=carry)
-    encoded = codec.encode_group(bound, [], [], LENGTHS, FIRST, inputs())
+    bound, _ = codecs(2, carry=carry)
+    encoded = encode(bound)
     alone = [bound[place].decode(part) for place, pair in enumerate(encoded) for part in pair]
     carry.open()
     below = encoded[1][0].difference
@@ -85,8 +98,8 @@ def test_a_sum_below_is_taken_up_where_the_forward_has_it():
 
 
 def test_rows_are_taken_whole_and_a_restored_layer_needs_the_one_below():
-    codec, bound, _ = codecs(2)
-    encoded = codec.encode_group(bound, [], [], LENGTHS, FIRST, inputs())
+    bound, _ = codecs(2)
+    encoded = encode(bound)
     swapped, like = torch.cat([torch.arange(10, 16), torch.arange(10)]), torch.zeros(0, 3).double()
     below = None
     for place, (keys, values) in enumerate(encoded):
@@ -100,6 +113,12 @@ def test_rows_are_taken_whole_and_a_restored_layer_needs_the_one_below():
         for part, old in zip(restored, (keys, values), strict=True):
             assert torch.equal(bound[place].decode(part), bound[place].decode(old)[swapped])
         below = restored[0]
+
+
+def test_a_layer_without_the_one_below_is_refused():
+    bound, _ = codecs(2)
+    with pytest.raises(TypeError, match="in their order"):
+        bound[1].encode_group([bound[1]], [], [], LENGTHS, FIRST, inputs()[1:2])
 
 
 def test_fields_outside_their_range_are_refused():

@@ -77,12 +77,20 @@ def test_bytes_are_those_of_differences():
     assert cache.stats().bytes_held / cache.stats().bytes_full == pytest.approx(3.67 / 64, abs=0.003)
 
 
+def test_a_layer_is_encoded_before_the_next_one_runs():
+    inputs, policy = batch(pads=0, length=256), lm_kv.xquant_cl(bits=2, base_bits=2, group=32, residual=0)
+    caches = [prefilled(llama(layers, **FORMS["inputs"]), policy, inputs) for layers in (1, 4)]
+    first, four = (cache.stats() for cache in caches)
+    assert four.peak_bytes - first.peak_bytes == pytest.approx(3 * four.bytes_held / 4, rel=0.05)
+
+
 def test_nothing_is_carried_on_between_forwards():
     model = llama(3, **FORMS["inputs"])
     cache = prefilled(model, XQUANT_CL, batch())
     carry, held = cache._shared.carry, []
     hooks = [
-        layer.register_forward_hook(lambda *_: held.append(len(carry._held))) for layer in model.model.layers
+        layer.register_forward_hook(lambda *_: held.append(len(carry._held.tensors)))
+        for layer in model.model.layers
     ]
     fork = cache.fork()
     for step in range(2):
@@ -91,7 +99,7 @@ def test_nothing_is_carried_on_between_forwards():
         hook.remove()
     # One sum of the one segment at a time.
     assert held == [1] * 6
-    assert not carry._held
+    assert not carry._held.tensors
 
 
 @pytest.mark.parametrize("form", sorted(FORMS))
