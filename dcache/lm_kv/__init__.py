@@ -64,6 +64,7 @@ from dcache.lm_kv.policies.vidkv import vidkv
 from dcache.lm_kv.policies.windowkv import windowkv
 from dcache.lm_kv.policies.xkv import xkv
 from dcache.lm_kv.policies.xquant import xquant
+from dcache.lm_kv.policies.xquant_cl import xquant_cl
 from dcache.lm_kv.policies.zipcache import zipcache
 from dcache.lm_kv.policies.zipvl import zipvl
 from dcache.lm_kv.policy import Policy
@@ -163,6 +164,7 @@ __all__ = [
     "windowkv",
     "xkv",
     "xquant",
+    "xquant_cl",
     "zipcache",
     "zipvl",
 ]

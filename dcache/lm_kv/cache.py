@@ -109,7 +109,6 @@ class KVCache(RowCache):
         self.policy = policy
         self.decoder = decoder_of(model)
         shared = Shared(policy, Budget(policy.budget), evict)
-        self.reads_inputs = policy.observer.needs_hidden
         layers, self.compressed_layers = layers_for(self.decoder, lambda i: LayerCache(i, shared))
         super().__init__(layers=layers)
         self._shared = shared
@@ -117,6 +116,7 @@ class KVCache(RowCache):
         shared.places = places_of(policy, self.compressed_layers, len(layers))
         self._attachment = adapter.attach(self.decoder)
         shared.prepare(self.decoder, self.compressed_layers)
+        self.reads_inputs = shared.reads_inputs
         self._text = Text()
         self._new = 0
 
@@ -291,7 +291,8 @@ class KVCache(RowCache):
             if self.policy.reader is not None and context is None:
                 text, valid = self.policy.reader(text, valid)
             received = received_attention(self.decoder, self, self._shared, text, valid, history)
-        evict(self._compressed(), received)
+        with self._shared.carry.opened():
+            evict(self._compressed(), received)
         self._shared.raise_problem()
 
     def _library(self) -> list[torch.Tensor]:

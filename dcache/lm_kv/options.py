@@ -60,6 +60,7 @@ PolicyName = Literal[
     "windowkv",
     "xkv",
     "xquant",
+    "xquant_cl",
     "zipcache",
     "zipvl",
 ]
@@ -82,6 +83,8 @@ class PolicyOptions(CacheOptions, total=False):
 
     again: float
     anchor: str
+    base: int
+    base_bits: int
     best: int | None
     bits: int
     block: int

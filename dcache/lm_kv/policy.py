@@ -140,7 +140,8 @@ class Policy:
     @property
     def after_forward(self) -> bool:
         """Whether tokens can be evicted only when all layers have run; the whole cache is held till then."""
-        return self.allocation in ("global", "preference") or self.scorer.probes or self.joint is not None
+        together = self.joint is not None and not self.joint.alone
+        return self.allocation in ("global", "preference") or self.scorer.probes or together
 
     @property
     def joint(self) -> Joint | None:

@@ -57,6 +57,7 @@ POLICIES = {
     "windowkv",
     "xkv",
     "xquant",
+    "xquant_cl",
     "zipcache",
     "zipvl",
 }

@@ -53,6 +53,9 @@ POLICIES = {
     "xquant": lambda share: lm_kv.xquant(
         bits={0.5: 8, 0.25: 4, 0.125: 3, 0.0625: 2}[share], group=32, residual=0
     ),
+    "xquant_cl": lambda share: lm_kv.xquant_cl(
+        bits={0.5: 8, 0.25: 4, 0.125: 3, 0.0625: 2}[share], base=1, group=32, residual=0
+    ),
     "minicache": lambda share: lm_kv.minicache(gamma=share, start=0.0, residual=0),
     "tidal_decode": lm_kv.tidal_decode(window=0),
     "actqkv": lm_kv.actqkv(page=4, window=0),

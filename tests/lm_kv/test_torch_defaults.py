@@ -26,9 +26,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "vidkv": {"group": 4, "residual": 2},
     "xkv": {"residual": 2, "layers": 2},
     "xquant": {"group": 4, "residual": 2},
+    "xquant_cl": {"group": 4, "residual": 2, "base": 1},
 }
 # They store all tokens.
-WHOLE = {"gear", "kivi", "minicache", "vidkv", "xkv", "xquant"}
+WHOLE = {"gear", "kivi", "minicache", "vidkv", "xkv", "xquant", "xquant_cl"}
 FAST = ("kvmerger", "razor_attention", "shadowkv")
 
 

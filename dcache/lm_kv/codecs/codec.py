@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 
 from dcache.lm_kv.codecs.bases import HeadBasis
-from dcache.lm_kv.codecs.latents import Latent
+from dcache.lm_kv.codecs.carry import Carry
+from dcache.lm_kv.codecs.latents import Latent, Linear
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,19 @@ class LayerFacts:
         state: what the policy's observer gathered at the layer; a codec takes from it what it needs, and does
             not keep it.
         report: called with what went wrong and cost nothing but room; the cache raises it after the forward.
+        carry: what layers hand on to the next one while a forward runs; None without a cache.
+        place: the layer's among those with a budget.
     """
 
     turn: Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor] | None = None
     whole: float = 0
     basis: torch.Tensor | None = None
     bases: Mapping[str, tuple[HeadBasis, ...]] | None = None
-    latents: Mapping[str, Latent] | None = None
+    latents: Mapping[str, Latent | Linear] | None = None
     state: Mapping[str, torch.Tensor] | None = None
     report: Callable[[str], None] | None = None
+    carry: Carry | None = None
+    place: int = 0
 
 
 class Codec(Protocol):

@@ -20,6 +20,10 @@ class Joint(Codec, Protocol):
         """The preset's."""
 
     @property
+    def alone(self) -> bool:
+        """Whether each layer is encoded by itself, as soon as it ran."""
+
+    @property
     def shared(self) -> frozenset[str]:
         """Names of encoded tensors that the layers of a group have in common."""
 
@@ -33,6 +37,7 @@ class Joint(Codec, Protocol):
         values: Sequence[torch.Tensor],
         lengths: torch.Tensor,
         first: torch.Tensor,
+        inputs: Sequence[torch.Tensor] = (),
     ) -> list[tuple[Any, Any]]:
         """Each layer's encoded keys and values.
 
@@ -43,7 +48,16 @@ class Joint(Codec, Protocol):
             lengths: int64 `[rows, heads]`; equal in all heads of a row.
             first: int64 `[rows]`, the position by which the model turned each row's first key; those of the
                 others follow without gaps.
+            inputs: of each layer `[T, D]`, what attention was given for the rows' tokens, one row after the
+                other; empty for layers whose tails keep none.
         """
+
+    @property
+    def paired(self) -> frozenset[str]:
+        """Names of encoded tensors that a layer's values may have from its keys, where they are counted."""
+
+    def above(self, keys: Any, values: Any, below: Any) -> dict[str, Any]:
+        """Restored keys and values, by these names, which are read with the keys of the layer below."""
 
 
 def check_joint(joint: Joint | None, everything: bool, layers: int) -> None:
@@ -82,6 +96,8 @@ class WholeRows:
 
     name: ClassVar[str]
     block: ClassVar[int] = 0
+    alone: ClassVar[bool] = False
+    paired: ClassVar[frozenset[str]] = frozenset()
 
     def encode_keys(self, keys: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor) -> Any:
         """Refused: one layer's tokens alone.
@@ -97,6 +113,10 @@ class WholeRows:
     def encode_values(self, values: torch.Tensor, lengths: torch.Tensor) -> Any:
         """Refused, as keys are."""
         return self.encode_keys(values, lengths, lengths)
+
+    def above(self, keys: Any, values: Any, below: Any) -> dict[str, Any]:
+        """Nothing changes: a layer is read by itself, or with what `shared` names."""
+        return {}
 
     def join(self, parts: Sequence[Any], order: torch.Tensor, lengths: torch.Tensor) -> Any:
         """Never called: each prompt's tokens are a segment by themselves, and none is evicted."""

@@ -1,10 +1,11 @@
-"""What a model's projection makes keys or values of all heads of: latents, from which they are made again."""
+"""What a model's projection makes keys or values of all heads of: a layer's input, or its latents."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,11 @@ class Latent:
     vectors: torch.Tensor
     bias: torch.Tensor | None = None
 
+    @property
+    def size(self) -> int:
+        """Numbers of a token, r."""
+        return len(self.sizes)
+
     def of(self, states: torch.Tensor) -> torch.Tensor:
         """Latents `[T, r]` of keys before rotation, or values, of all heads `[T, h * d]`; X is not needed."""
         centred = states if self.bias is None else states - self.bias.to(states)
@@ -32,6 +38,35 @@ class Latent:
         """The inverse of `of`."""
         made = latents * self.sizes.to(latents) @ self.vectors.to(latents)
         return made if self.bias is None else made + self.bias.to(latents)
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A projection W of a layer's input X, of which X itself is stored.
+
+    Attributes:
+        heads: how many heads the keys or values are of.
+        weight: `[h * d, D]`, the model's.
+        bias: `[h * d]` that the projection adds; None for none.
+        directions: float32 or better `[D, r]`, orthonormal: those of X on which the layer's keys and values
+            depend, for codecs that store X along them; None for all of X.
+        shared: whether several query heads share a head.
+    """
+
+    heads: int
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    directions: torch.Tensor | None = None
+    shared: bool = False
+
+    @property
+    def size(self) -> int:
+        """Numbers of a token, D."""
+        return self.weight.shape[1]
+
+    def states(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Keys before rotation, or values, of all heads `[T, h * d]`, of inputs `[T, D]`."""
+        return F.linear(inputs.to(self.weight.dtype), self.weight, self.bias)
 
 
 def latent_of(weight: torch.Tensor, bias: torch.Tensor | None, heads: int) -> Latent:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -12,8 +12,11 @@ from dcache.kernels.lowbit import LowBit, pack, unpack
 from dcache.lm_kv.codecs.before_rotation import turned_by
 from dcache.lm_kv.codecs.codec import LayerFacts
 from dcache.lm_kv.codecs.jointly import WholeRows, rows_taken
-from dcache.lm_kv.codecs.latents import Latent
+from dcache.lm_kv.codecs.latents import Latent, Linear
 from dcache.lm_kv.codecs.low_bit import LowBitCodec
+
+# Names of the tensors of codes that keys and values may have in common.
+CODES = frozenset({"codes.codes", "codes.step", "codes.low", "codes.lengths"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +24,8 @@ class LatentTokens:
     """Keys or values of all heads of a layer.
 
     Attributes:
-        codes: of latents `[T, r]`, all rows' tokens one after the other.
+        codes: of latents `[T, r]`, all rows' tokens one after the other; of a layer's input `[T, D]` where it
+            is stored itself, then keys and values have the same.
         counts: int64, tokens of each row it was made of.
         rows: int64 `[rows]`, which of them each row is.
         first: int64, the position of the first key of each row it was made of; None for values.
@@ -37,11 +41,11 @@ class LatentTokens:
 
 @dataclass(frozen=True)
 class LatentCodec(WholeRows):
-    """Latents of all heads in few bits: of keys per channel, of values per token.
+    """A layer's input in few bits, or latents of all heads: of keys per channel, of values per token.
 
     Attributes:
         bits: of a number: 2, 3, 4 or 8.
-        group: tokens of keys' latents, and latents of a token's values, that share a step.
+        group: tokens of a channel, and latents of a token's values, that share a step.
         residual: newest tokens of a row that stay as they came.
         facts: what is known of the layer.
 
@@ -55,8 +59,10 @@ class LatentCodec(WholeRows):
     facts: LayerFacts = field(default_factory=LayerFacts, compare=False, repr=False)
     name: ClassVar[str] = "xquant"
     needs_rotary: ClassVar[bool] = True
-    needs_latents: ClassVar[bool] = True
+    needs_latents: ClassVar[str] = "latents"
+    alone: ClassVar[bool] = True
     shared: ClassVar[frozenset[str]] = frozenset()
+    paired: ClassVar[frozenset[str]] = CODES
 
     def __post_init__(self) -> None:
         """Check every field's range."""
@@ -77,35 +83,24 @@ class LatentCodec(WholeRows):
         values: Sequence[torch.Tensor],
         lengths: torch.Tensor,
         first: torch.Tensor,
+        inputs: Sequence[torch.Tensor] = (),
     ) -> list[tuple[LatentTokens, LatentTokens]]:
-        """The layer's keys, turned back, and values."""
+        """The layer's input, or its keys, turned back, and values."""
         (codec,), counts, heads = codecs, lengths[:, 0].clone(), lengths.shape[1]
         rows = torch.arange(len(counts), device=counts.device)
-        precise = torch.promote_types(keys[0].dtype, torch.float32)
-        turned = turned_by(codec.facts, keys[0], _positions(counts, first, heads), "back")
-        latents = codec._latent("keys").of(_heads_together(turned, counts, heads))
-        of_keys = pack(latents, self.bits, self.group, counts)
-        latents = codec._latent("values").of(_heads_together(values[0].to(precise), counts, heads))
-        of_values = pack(latents, self.bits, self.group)
+        of_keys, of_values = codec._codes(keys, values, inputs, counts, _positions(counts, first, heads))
+        dtype = (inputs or keys)[0].dtype
         return [
             (
-                LatentTokens(of_keys, counts, rows, first.clone(), keys[0].dtype),
-                LatentTokens(of_values, counts.clone(), rows.clone(), None, values[0].dtype),
+                LatentTokens(of_keys, counts, rows, first.clone(), dtype),
+                LatentTokens(of_values, counts.clone(), rows.clone(), None, dtype),
             )
         ]
 
     def decode(self, encoded: LatentTokens) -> torch.Tensor:
         """Keys made again and turned, or values made again."""
-        keys, counts = encoded.first is not None, encoded.counts
-        states = self._latent("keys" if keys else "values").states(unpack(encoded.codes))
-        rows = states.split(counts.tolist())
-        heads = self._latent("keys").heads
-        built = [rows[row].unflatten(1, (heads, -1)).transpose(0, 1) for row in encoded.rows.tolist()]
-        flat = torch.cat([piece.flatten(0, 1) for piece in built])
-        if encoded.first is not None:
-            places = _positions(counts[encoded.rows], encoded.first[encoded.rows], heads)
-            flat = turned_by(self.facts, flat, places, "forward")
-        return flat.to(encoded.dtype)
+        latent = self._latent("values" if encoded.first is None else "keys")
+        return by_heads(encoded, latent.states(unpack(encoded.codes)), latent.heads, self.facts)
 
     def take(self, encoded: LatentTokens, rows: torch.Tensor, lengths: torch.Tensor) -> LatentTokens:
         """Whole rows; codes stay where they are."""
@@ -120,15 +115,67 @@ class LatentCodec(WholeRows):
     def restore(self, tensors: Mapping[str, torch.Tensor], like: torch.Tensor) -> LatentTokens:
         """Keys or values."""
         named = {n.removeprefix("codes."): t for n, t in tensors.items() if n.startswith("codes.")}
-        channels = len(self._latent("keys" if "first" in tensors else "values").sizes)
+        channels = self._latent("keys" if "first" in tensors else "values").size
         precise = torch.promote_types(like.dtype, torch.float32)
         codes = LowBit(**named, bits=self.bits, group=self.group, channels=channels, dtype=precise)
         return LatentTokens(codes, tensors["counts"], tensors["rows"], tensors.get("first"), like.dtype)
 
-    def _latent(self, part: str) -> Latent:
+    def _codes(
+        self,
+        keys: Sequence[torch.Tensor],
+        values: Sequence[torch.Tensor],
+        inputs: Sequence[torch.Tensor],
+        counts: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> tuple[LowBit, LowBit]:
+        """Codes of keys and of values; the same where the layer's input is stored itself."""
+        latents = self._latent("keys"), self._latent("values")
+        if isinstance(latents[0], Linear) or isinstance(latents[1], Linear):
+            given = inputs[0]
+            precise = torch.promote_types(given.dtype, torch.float32)
+            codes = pack(given.to(precise), self.bits, self.group, counts.clone())
+            return codes, codes
+        precise, heads = torch.promote_types(keys[0].dtype, torch.float32), latents[0].heads
+        turned = turned_by(self.facts, keys[0], positions, "back")
+        of_keys = latents[0].of(_heads_together(turned, counts, heads))
+        of_values = latents[1].of(_heads_together(values[0].to(precise), counts, heads))
+        return pack(of_keys, self.bits, self.group, counts), pack(of_values, self.bits, self.group)
+
+    def _latent(self, part: str) -> Latent | Linear:
         if self.facts.latents is None:
             raise TypeError("the codec is bound to no layer")
         return self.facts.latents[part]
+
+
+class Rows(Protocol):
+    """Which rows encoded keys or values of a layer have."""
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """int64, tokens of each row it was made of."""
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """int64 `[rows]`, which of them each row is."""
+
+    @property
+    def first(self) -> torch.Tensor | None:
+        """int64, the position of the first key of each row it was made of; None for values."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's."""
+
+
+def by_heads(encoded: Rows, states: torch.Tensor, heads: int, facts: LayerFacts) -> torch.Tensor:
+    """States `[T, h * d]` of all tokens as runs `[N, d]` of the rows that there are; keys are turned."""
+    rows = states.split(encoded.counts.tolist())
+    built = [rows[row].unflatten(1, (heads, -1)).transpose(0, 1) for row in encoded.rows.tolist()]
+    flat = torch.cat([piece.flatten(0, 1) for piece in built])
+    if encoded.first is not None:
+        places = _positions(encoded.counts[encoded.rows], encoded.first[encoded.rows], heads)
+        flat = turned_by(facts, flat, places, "forward")
+    return flat.to(encoded.dtype)
 
 
 def _positions(counts: torch.Tensor, first: torch.Tensor, heads: int) -> torch.Tensor:

@@ -80,6 +80,7 @@ class SharedBasisCodec(WholeRows):
         values: Sequence[torch.Tensor],
         lengths: torch.Tensor,
         first: torch.Tensor,
+        inputs: Sequence[torch.Tensor] = (),
     ) -> list[tuple[OnBasis, OnBasis]]:
         """Each layer's keys and values on the group's two bases."""
         counts, heads = lengths[:, 0], lengths.shape[1]

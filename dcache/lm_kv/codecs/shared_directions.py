@@ -77,6 +77,7 @@ class SharedDirectionsCodec(WholeRows, DeviceCodec):
         values: Sequence[torch.Tensor],
         lengths: torch.Tensor,
         first: torch.Tensor,
+        inputs: Sequence[torch.Tensor] = (),
     ) -> list[tuple[Directions, Directions]]:
         """Both layers' keys and values."""
         pairs = (self._merged(states[0], states[1], lengths) for states in (keys, values))

@@ -15,6 +15,7 @@ from dcache.lm_kv.codecs.cachegen import CacheGen, cachegen
 from dcache.lm_kv.codecs.codec import Codec, Plain
 from dcache.lm_kv.layers.coded import check_plain, checksum, coded, decoded
 from dcache.lm_kv.layers.layer import LayerCache
+from dcache.lm_kv.layers.together import link_together
 from dcache.lm_kv.model.attention import Logits
 from dcache.lm_kv.model.facts import difference, facts_of
 from dcache.lm_kv.model.text import Text
@@ -123,6 +124,7 @@ class Saved:
         placed = {name: tensor.to(device) for name, tensor in self.tensors.items()}
         for layer in layers:
             restore_layer(layer, _with_borrowed(layer, placed))
+        link_together([layer for layer in layers if layer.index in layer.shared.places])
         if "text.ids" in placed:
             text.append(placed["text.ids"], placed["text.valid"])
             text.complete = self.complete
@@ -218,7 +220,7 @@ def layer_tensors(layer: LayerCache) -> dict[str, torch.Tensor]:
         "tail.positions": store.tail.positions,
         "tail.valid": store.tail.valid,
     }
-    optional = {"tail.score": store.tail.score, "sinks": layer.logits.sinks}
+    optional = {"tail.score": store.tail.score, "tail.inputs": store.tail.inputs, "sinks": layer.logits.sinks}
     if layer.logits.softcap is not None:
         optional["softcap"] = torch.tensor([layer.logits.softcap], dtype=torch.float64)
     for number, segment in enumerate(store.segments):
@@ -230,8 +232,7 @@ def layer_tensors(layer: LayerCache) -> dict[str, torch.Tensor]:
             tensors[f"{number}.lower"] = torch.ones(1, dtype=torch.bool)
         optional |= {f"{number}.{name}": getattr(segment, name) for name in OPTIONAL}
         tensors |= {f"{number}.index.{name}": part for name, part in (segment.index or {}).items()}
-        if segment.index == {}:
-            # A selector that looks at the keys themselves.
+        if segment.index == {}:  # Its selector looks at the keys themselves.
             tensors[f"{number}.indexed"] = torch.ones(1, dtype=torch.bool)
     tensors |= {f"state.{name}": tensor for name, tensor in layer.state.items()}
     return tensors | {name: tensor for name, tensor in optional.items() if tensor is not None}
@@ -254,20 +255,18 @@ def _with_borrowed(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> di
 
 def restore_layer(layer: LayerCache, tensors: Mapping[str, torch.Tensor]) -> None:
     """Fill a new layer with what `layer_tensors` gave."""
-    score = tensors.get("tail.score")
+    score, inputs = tensors.get("tail.score"), tensors.get("tail.inputs")
     beside = None if score is None else tuple(score.shape[3:])
-    store = LayerStore(tensors["tail.keys"], tensors["tail.values"], beside)
-    positions, valid = tensors["tail.positions"], tensors["tail.valid"]
-    store.tail.append(
-        tensors["tail.keys"], tensors["tail.values"], positions, None if bool(valid.all()) else valid
-    )
+    keys, values = tensors["tail.keys"], tensors["tail.values"]
+    store = LayerStore(keys, values, beside, layer.shared.width(layer.index))
+    valid = None if bool(tensors["tail.valid"].all()) else tensors["tail.valid"]
+    store.tail.append(keys, values, tensors["tail.positions"], valid, inputs)
     if score is not None:
         store.tail.set_scores(score)
     columns, since, evictions, store.tail.locked = tensors["counts"].tolist()
     store.seen, store.columns, store.offset = tensors["seen"], columns, tensors["offset"]
     numbers = sorted({int(name.partition(".")[0]) for name in tensors if name[0].isdigit()})
-    codec = layer.shared.codec(layer.index)
-    lower = layer.shared.policy.reducer.lower
+    codec, lower = layer.shared.codec(layer.index), layer.shared.policy.reducer.lower
     codecs = [codec if lower is None or f"{n}.lower" not in tensors else lower for n in numbers]
     pairs = zip(numbers, codecs, strict=True)
     joint, lends = layer.shared.policy.joint, layer.shared.lender(layer.index) == layer.index
@@ -287,9 +286,12 @@ def _segment(
         start = prefix + part
         return {n.removeprefix(start).removeprefix("."): t for n, t in tensors.items() if n.startswith(start)}
 
+    keys, values, paired = encoded("keys"), encoded("values"), getattr(codec, "paired", frozenset[str]())
+    if values.keys().isdisjoint(paired):
+        values |= {name: tensor for name, tensor in keys.items() if name in paired}
     return Segment(
-        keys=codec.restore(encoded("keys"), tail.keys),
-        values=codec.restore(encoded("values"), tail.values),
+        keys=codec.restore(keys, tail.keys),
+        values=codec.restore(values, tail.values),
         lengths=tensors[f"{prefix}lengths"],
         codec=codec,
         index=_under(f"{prefix}index.", tensors) or ({} if f"{prefix}indexed" in tensors else None),

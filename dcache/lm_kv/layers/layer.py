@@ -143,8 +143,7 @@ class LayerCache(adapter.BaseLayer):
         if self.store is None:
             return
         rows = indices.to(self.store.seen.device)
-        if rows.dtype == torch.bool:
-            rows = rows.nonzero()[:, 0]
+        rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
         self.store.select_rows(rows)
         self.state = {name: tensor[rows] for name, tensor in self.state.items()}
         self.read = None if self.read is None else self.read[rows]
@@ -162,6 +161,7 @@ class LayerCache(adapter.BaseLayer):
         query, key, value = asked.query, asked.key, asked.value
         store = self._started(asked.module, key, value)
         call = self.shared.call(asked.mask, key, store.columns)
+        given = self.shared.input_of(self.index, key.shape)
         self.logits = asked.logits
         reader, policy = self.shared.reader, self.shared.policy
         if policy.follows_positions and reader is None:
@@ -169,11 +169,10 @@ class LayerCache(adapter.BaseLayer):
         statistic = "max" if reader is not None else policy.observer.statistic
         if query.shape[2] == 1 and reader is None and policy.positions == "original":
             # One new token sees all there is, so it is stored first and is no part by itself.
-            positions = self._store(store, key, value, call)
-            attended, self.read = read_one(
-                store, self.shared, self.index, query, self.logits, self.state, call.fresh.valid
-            )
-            self._observe(store, query, call, positions, attended.columns)
+            positions = self._store(store, call, given, key, value)
+            asker = self.shared, self.index, query, self.logits, self.state
+            attended, self.read = read_one(store, *asker, call.fresh.valid)
+            self._observe(store, query, call, positions, attended.columns, given)
             return attended.output
         fresh = call.part(key, value)
         parts = [*self._parts(store, query, call, fresh), DensePart(key, value)]
@@ -182,7 +181,8 @@ class LayerCache(adapter.BaseLayer):
         else:
             attended = attend(query, parts, self.logits, call.fresh, statistic)
         if reader is None:
-            self._observe(store, query, call, self._store(store, key, value, call), attended.columns)
+            positions = self._store(store, call, given, key, value)
+            self._observe(store, query, call, positions, attended.columns, given)
         elif attended.columns is not None:
             reader(self.index, attended.columns[..., : -key.shape[2]])
         return attended.output
@@ -233,8 +233,7 @@ class LayerCache(adapter.BaseLayer):
     def _clear(self) -> None:
         self.store, self.state = None, {}
         self.since = self.evictions = 0
-        self.read = None
-        self.is_initialized = False
+        self.read, self.is_initialized = None, False
 
     def _started(self, module: torch.nn.Module, key: torch.Tensor, value: torch.Tensor) -> LayerStore:
         """The store, made on the first call; refuse what does not fit it."""
@@ -243,7 +242,8 @@ class LayerCache(adapter.BaseLayer):
                 f"{type(module).__name__} shares keys between layers, which lm_kv does not support"
             )
         if self.store is None:
-            self.store = LayerStore(key, value, self.shared.policy.observer.beside)
+            beside = self.shared.policy.observer.beside
+            self.store = LayerStore(key, value, beside, self.shared.width(self.index))
             self.is_initialized = True
         elif key.shape[0] != self.batch_size:
             raise DcacheError(
@@ -258,10 +258,13 @@ class LayerCache(adapter.BaseLayer):
             return asked_parts(store, self.shared, self.index, query, call, self.logits, fresh)
         return [shifted(store, lambda keys, by: self.shared.turn(self.index, keys, by, "shift"))]
 
-    def _store(self, store: LayerStore, key: torch.Tensor, value: torch.Tensor, call: Call) -> torch.Tensor:
-        """Store this call's tokens; their positions int64 `[B, S]`."""
+    def _store(
+        self, store: LayerStore, call: Call, given: torch.Tensor | None, *new: torch.Tensor
+    ) -> torch.Tensor:
+        """Store this call's keys and values; their positions int64 `[B, S]`."""
+        key, value = new
         positions, seen = call.placed(store.seen)
-        if store.append(key, value, positions, call.fresh.valid, seen):
+        if store.append(key, value, positions, call.fresh.valid, seen, given):
             self._account()
         self.since += key.shape[2]
         return positions
@@ -273,12 +276,13 @@ class LayerCache(adapter.BaseLayer):
         call: Call,
         positions: torch.Tensor,
         columns: torch.Tensor | None,
+        given: torch.Tensor | None,
     ) -> None:
         """Show a call whose tokens are stored to the observer; evict where it is time."""
         policy, shared = self.shared.policy, self.shared
         grows = columns is not None and store.add_scores(columns)
         unrotate = partial(shared.turn, self.index, query, call.rope, "back")
-        text = shared.marked, shared.ids, *shared.input_of(self.index)
+        text = shared.marked, shared.ids, self.index, given
         seen = Observed(query, call.valid, positions, unrotate, *text, store.columns)
         before, self.state = self.state, policy.observer.observe(self.state, seen)
         if grows or self.state is not before:

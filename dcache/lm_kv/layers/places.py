@@ -1,4 +1,4 @@
-"""Which layers have a budget, and which choose what those behind them read."""
+"""Which layers have a budget, and which of them choose what those behind them read."""
 
 from __future__ import annotations
 

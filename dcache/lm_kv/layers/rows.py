@@ -90,7 +90,8 @@ class RowCache(LiveCache):
             valid: bool `[B, T]`, False at pads.
 
         Raises:
-            DcacheError: the cache holds something already, or calls to come are marked.
+            DcacheError: the cache holds something already, calls to come are marked, or the policy stores
+                what attention is given, which such a text lacks.
         """
         held = self.get_seq_length(self.compressed_layers[0])
         if held:
@@ -99,6 +100,11 @@ class RowCache(LiveCache):
             raise DcacheError(
                 "marks are of the columns of calls, and this text comes by none: mark what comes behind "
                 "it, after it is there"
+            )
+        if any(self.layers[i].shared.width(i) for i in self.compressed_layers):
+            raise DcacheError(
+                f"{self._policy().name} stores the inputs of attention, which texts computed elsewhere lack: "
+                "fill the cache by calls of the model, or use lm_kv.kivi()"
             )
         positions, seen = (valid.long().cumsum(1) - 1).clamp_min(0), valid.sum(1)
         pads = None if bool(valid.all()) else valid

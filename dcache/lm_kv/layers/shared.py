@@ -13,15 +13,16 @@ import torch
 from dcache.errors import DcacheError
 from dcache.lm_kv.budgets.budget import Budget
 from dcache.lm_kv.codecs.bases import HeadBasis
+from dcache.lm_kv.codecs.carry import Carry
 from dcache.lm_kv.codecs.codec import Codec, LayerFacts
 from dcache.lm_kv.codecs.jointly import check_joint
-from dcache.lm_kv.codecs.latents import Latent
+from dcache.lm_kv.codecs.latents import Latent, Linear
 from dcache.lm_kv.layers.places import choosers_of
 from dcache.lm_kv.model.adapter import InputHooks
 from dcache.lm_kv.model.calls import Call, read_call
 from dcache.lm_kv.model.directions import bases_of
 from dcache.lm_kv.model.forwards import take_input
-from dcache.lm_kv.model.projections import latents_of
+from dcache.lm_kv.model.projections import latents_of, linears_of
 from dcache.lm_kv.model.rotary import Rotary, attention_modules, find_rotary
 from dcache.lm_kv.policy import Policy
 from dcache.lm_kv.scoring import calibration
@@ -41,6 +42,7 @@ class Shared:
         calibration: what was measured of the model, for policies that read it.
         bases: each layer's directions of keys and of values, for codecs that need them.
         latents: what each layer's projections make keys and values of, likewise.
+        carry: what the running forward's layers hand on to the next one.
         live: whether the decoder's forward runs with this cache.
         holding: depth of `hold()`; nothing is evicted above 0.
         reader: called in a read-only forward with each layer's index and the largest weights that its
@@ -67,7 +69,8 @@ class Shared:
     rotary: Rotary | None = None
     calibration: Calibration | None = None
     bases: Mapping[int, Mapping[str, tuple[HeadBasis, ...]]] = field(default_factory=dict)
-    latents: Mapping[int, Mapping[str, Latent]] = field(default_factory=dict)
+    latents: Mapping[int, Mapping[str, Latent | Linear]] = field(default_factory=dict)
+    carry: Carry = field(default_factory=Carry)
     live: bool = False
     holding: int = 0
     reader: Callable[[int, torch.Tensor], None] | None = None
@@ -107,10 +110,22 @@ class Shared:
             self.rotary = find_rotary(decoder, list(layers))
         if getattr(self.policy.codec, "needs_bases", False):
             self.bases = bases_of(decoder, layers, self.policy.codec.share)  # type: ignore[attr-defined]
-        if self.rotary is not None and getattr(self.policy.codec, "needs_latents", False):
-            self.latents = latents_of(decoder, layers, self.rotary)
-        if self.policy.observer.needs_hidden:
+        needs, name = (getattr(self.policy.codec, field, "") for field in ("needs_latents", "name"))
+        if self.rotary is not None and needs:
+            found = latents_of if needs == "latents" else linears_of
+            self.latents = found(decoder, layers, self.rotary, name)
+        if self.reads_inputs:
             self.input_hooks = InputHooks(attention_modules(decoder, list(layers)))
+
+    @property
+    def reads_inputs(self) -> bool:
+        """Whether an observer or a tail takes what attention is given."""
+        return self.policy.observer.needs_hidden or any(self.width(layer) for layer in self.places)
+
+    def width(self, layer: int) -> int | None:
+        """Numbers of what a layer's attention is given, where its tail keeps them; else None."""
+        linear = self.latents.get(layer, {}).get("keys")
+        return linear.size if isinstance(linear, Linear) and layer in self.places else None
 
     def lender(self, layer: int) -> int:
         """Index of the layer that counts what this one shares with others: the first of its group."""
@@ -131,12 +146,14 @@ class Shared:
             bytes_held=0,
             peak_bytes=0,
             problems=[],
+            carry=self.carry.fork(),
             _call=None,
         )
 
     def begin(self, rope: torch.Tensor | None) -> None:
         """A forward begins."""
         self.live, self.rope, self._call, self.choice = True, rope, None, None
+        self.carry.open()
 
     def mark(self, images: torch.Tensor) -> None:
         """Remember marks of columns to come.
@@ -176,6 +193,7 @@ class Shared:
     def end(self) -> None:
         """It ended."""
         self.live, self.rope, self._call = False, None, None
+        self.carry.close()
         self.marked = self.ids = self.choice = None
 
     def raise_problem(self) -> None:
@@ -212,11 +230,27 @@ class Shared:
         if self.calibration is not None and self.policy.codec.needs_rotary:
             basis = self.calibration.tensor("basis", layer)
         measured = self.bases.get(layer), self.latents.get(layer)
-        return self.policy.codec.bound(LayerFacts(turn, whole, basis, *measured, state, self.problems.append))
+        facts = LayerFacts(turn, whole, basis, *measured, state, self.problems.append)
+        return self.policy.codec.bound(replace(facts, carry=self.carry, place=self.places.get(layer, 0)))
 
-    def input_of(self, layer: int) -> tuple[int, torch.Tensor | None]:
-        """A layer's index, and what its attention is given in the running forward, where that is read."""
-        return layer, take_input(layer) if self.policy.observer.needs_hidden else None
+    def input_of(self, layer: int, shape: torch.Size) -> torch.Tensor | None:
+        """What a layer's attention is given in the running forward, where that is noted.
+
+        Args:
+            layer: its index.
+            shape: of the call's keys.
+
+        Raises:
+            DcacheError: the tail keeps it, and it did not come row by row.
+        """
+        hidden = take_input(layer) if self.input_hooks is not None else None
+        wanted = self.width(layer) is not None and self.reader is None
+        if wanted and (hidden is None or hidden.shape[:2] != (shape[0], shape[2])):
+            raise DcacheError(
+                f"{self.policy.name} stores the inputs of attention, which do not come row by row here: fill "
+                "the cache by calls of the model, without prepacking"
+            )
+        return hidden
 
     def turn(self, layer: int, states: torch.Tensor, positions: torch.Tensor, mode: str) -> torch.Tensor:
         """Keys or queries turned as `Rotary.turn` turns them."""

@@ -12,9 +12,10 @@ from dcache.lm_kv.storage.parts import DensePart
 
 
 class _NotedLayer(adapter.TaggedLayer):
-    """A layer that notes its keys and values, and what its attention is given."""
+    """A layer that notes its keys, values and number of query heads, and what its attention is given."""
 
     noted: tuple[torch.Tensor, torch.Tensor]
+    query_heads: int
     given: torch.Tensor | None
 
     def __init__(self, index: int) -> None:
@@ -22,7 +23,7 @@ class _NotedLayer(adapter.TaggedLayer):
         self.index = index
 
     def attend(self, call: adapter.AttentionCall) -> torch.Tensor:
-        self.noted = call.key, call.value
+        self.noted, self.query_heads = (call.key, call.value), call.query.shape[1]
         self.given = take_input(self.index)
         return attend_some(call.query, [DensePart(call.key, call.value)], call.logits, Fresh())
 

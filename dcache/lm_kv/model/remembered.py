@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
@@ -18,15 +19,29 @@ TOLERANCE = 1e-4
 HALF = 2e-2
 
 
+@dataclass(frozen=True, eq=False)
+class _Mark:
+    """By what weights are told from others.
+
+    Attributes:
+        places: where they lie.
+        states: keys and values of all layers with full attention.
+    """
+
+    places: tuple[int, ...]
+    states: list[torch.Tensor]
+
+
 class Remembered(Generic[Value]):
-    """One value for each model, found anew where its keys or values of a few tokens are others.
+    """One value for each model, found anew where its weights were changed or moved.
 
     Weights change in many ways, of which some leave no trace in torch's counters: a state that is loaded, an
-    adapter that is trained, merged or taken off, a move to another device or dtype.
+    adapter that is trained, merged or taken off, a move to another device or dtype. So keys and values of a
+    few tokens are compared. Where weights lie is compared too, for a value may hold some of them.
     """
 
     def __init__(self) -> None:
-        self._known: weakref.WeakKeyDictionary[torch.nn.Module, tuple[list[torch.Tensor], Value]] = (
+        self._known: weakref.WeakKeyDictionary[torch.nn.Module, tuple[_Mark, Value]] = (
             weakref.WeakKeyDictionary()
         )
 
@@ -39,18 +54,18 @@ class Remembered(Generic[Value]):
         return entry[1]
 
 
-def _mark(decoder: torch.nn.Module) -> list[torch.Tensor]:
-    """Keys and values of all layers with full attention."""
+def _mark(decoder: torch.nn.Module) -> _Mark:
     vocabulary: int = decoder.config.vocab_size  # type: ignore[union-attr, assignment]
     ids = torch.arange(1, TOKENS + 1, device=next(decoder.parameters()).device)[None] % vocabulary
     cache = noted(decoder, ids)
-    return [states.clone() for i in cache.compressed_layers for states in cache.layers[i].noted]
+    states = [one.clone() for i in cache.compressed_layers for one in cache.layers[i].noted]
+    return _Mark(tuple(weight.data_ptr() for weight in decoder.parameters()), states)
 
 
-def _alike(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:
-    if len(before) != len(after):
+def _alike(before: _Mark, after: _Mark) -> bool:
+    if before.places != after.places or len(before.states) != len(after.states):
         return False
-    return all(_near(one, other) for one, other in zip(before, after, strict=True))
+    return all(_near(one, other) for one, other in zip(before.states, after.states, strict=True))
 
 
 def _near(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -14,14 +14,15 @@ def xquant(
 ) -> Policy:
     """Keys and values made again of few bits of a layer's input (Tomar et al. 2025, arXiv 2508.10395).
 
-    The form for models whose query heads share KV heads: of the input X the latents X U_k and X U_v are
-    stored, W = U S B^T a projection's singular value decomposition; K = (X U_k) S_k B_k^T is turned to its
-    positions and V = (X U_v) S_v B_v^T. Nothing is evicted. Positions must be rotations.
+    Where each query head has a KV head, the input X of a layer's attention is stored; K = X W_k is turned to
+    its positions and V = X W_v. Where query heads share KV heads, the latents X U_k and X U_v are stored,
+    W = U S B^T a projection's singular value decomposition; K = (X U_k) S_k B_k^T and V = (X U_v) S_v B_v^T.
+    Nothing is evicted. Positions must be rotations.
 
     Args:
         budget: 1.0, all tokens.
         bits: of a number: 2, 3, 4 or 8.
-        group: tokens of keys' latents, and latents of a token's values, that share a step; 128 as published.
+        group: tokens of a channel, and latents of a token's values, that share a step; 128 as published.
         residual: newest tokens of a row that stay as they came.
         every: decoded tokens that are encoded together; 0 encodes prompts alone.
     """

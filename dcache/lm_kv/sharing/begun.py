@@ -109,7 +109,7 @@ def begin(
         text = _store(layer)
         tail = text.tail
         keys, values = (states[:, :, :0].expand(rows, -1, -1, -1) for states in (tail.keys, tail.values))
-        store = LayerStore(keys, values)
+        store = LayerStore(keys, values, width=other.shared.width(other.index))
         store.front, store.columns = front(layer), length[0]
         store.seen = torch.full((rows,), length[1], device=keys.device)
         store.offset = text.offset.expand(rows).clone()

@@ -178,9 +178,13 @@ class Segment:
         )
 
     def owned(self, encoded: Any) -> dict[str, torch.Tensor]:
-        """Tensors of its keys or values by name, but for those of another layer."""
-        tensors = self.codec.tensors(encoded)
-        return {name: tensor for name, tensor in tensors.items() if name not in self.lent}
+        """Tensors of its keys or values by name, but for those of another layer, and of values its keys'."""
+        tensors, lent = self.codec.tensors(encoded), self.lent
+        paired: frozenset[str] = getattr(self.codec, "paired", frozenset())
+        if paired and encoded is not self.keys:
+            keys = self.codec.tensors(self.keys)
+            lent = lent | {name for name in paired if keys.get(name) is tensors.get(name)}
+        return {name: tensor for name, tensor in tensors.items() if name not in lent}
 
     def storages(self) -> list[torch.Tensor]:
         """Every tensor that is held, for counting bytes."""

@@ -26,6 +26,7 @@ class LayerStore:
         keys: `[rows, heads, n, d]`, for shape, dtype and device; nothing of it is stored.
         values: `[rows, heads, n, d_v]`, likewise.
         beside: shape of each token's statistic, as in `Tail`.
+        width: numbers of what attention was given, likewise.
 
     Attributes:
         front: texts that all rows read, stored once; None where there are none.
@@ -38,11 +39,15 @@ class LayerStore:
     """
 
     def __init__(
-        self, keys: torch.Tensor, values: torch.Tensor, beside: tuple[int, ...] | None = None
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        beside: tuple[int, ...] | None = None,
+        width: int | None = None,
     ) -> None:
         self.front: Front | None = None
         self.segments: tuple[Segment, ...] = ()
-        self.tail = Tail(keys, values, beside)
+        self.tail = Tail(keys, values, beside, width)
         self.seen = torch.zeros(len(keys), dtype=torch.long, device=keys.device)
         self.columns = 0
         self.offset = torch.zeros_like(self.seen)
@@ -59,6 +64,7 @@ class LayerStore:
         positions: torch.Tensor,
         valid: torch.Tensor | None,
         seen: torch.Tensor,
+        inputs: torch.Tensor | None = None,
     ) -> bool:
         """Store new columns in the tail; see `Tail.append`.
 
@@ -68,13 +74,14 @@ class LayerStore:
             positions: `[rows, n]`.
             valid: bool `[rows, n]` or None.
             seen: int64 `[rows]`, true tokens so far, these included; never written to.
+            inputs: `[rows, n, D]`, what attention was given, or None.
 
         Returns:
             Whether the bytes that are held changed.
         """
         self.seen = seen
         self.columns += keys.shape[2]
-        return self.tail.append(keys, values, positions, valid)
+        return self.tail.append(keys, values, positions, valid, inputs)
 
     def check_crop(self, count: int) -> None:
         """Refuse to take so many columns back where some of them left the tail.

@@ -18,10 +18,15 @@ class Tail:
         keys: `[rows, heads, 0, d]`, for shape, dtype and device.
         values: `[rows, heads, 0, d_v]`.
         beside: shape of the float32 statistic of each slot, () for a number; None for none.
+        width: numbers of what attention was given, which is kept beside each column; None for none.
     """
 
     def __init__(
-        self, keys: torch.Tensor, values: torch.Tensor, beside: tuple[int, ...] | None = None
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        beside: tuple[int, ...] | None = None,
+        width: int | None = None,
     ) -> None:
         rows, heads = keys.shape[:2]
         self.length = 0
@@ -36,6 +41,8 @@ class Tail:
         self._score: torch.Tensor | None = None
         if beside is not None:
             self._score = keys.new_empty(rows, heads, 0, *beside, dtype=torch.float32)
+        # Laid out as keys of one head.
+        self._inputs = None if width is None else keys.new_empty(rows, 1, 0, width)
 
     @property
     def keys(self) -> torch.Tensor:
@@ -63,6 +70,11 @@ class Tail:
         return None if self._score is None else self._score[:, :, : self.length]
 
     @property
+    def inputs(self) -> torch.Tensor | None:
+        """`[rows, length, D]`, what attention was given; None where it is not kept."""
+        return None if self._inputs is None else self._inputs[:, 0, : self.length]
+
+    @property
     def free(self) -> int:
         """Newest columns that can be taken back."""
         return self.length - self.locked
@@ -72,7 +84,12 @@ class Tail:
         return DensePart(self.keys, self.values, self.valid[:, None] if self.padded else None)
 
     def append(
-        self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor, valid: torch.Tensor | None
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        positions: torch.Tensor,
+        valid: torch.Tensor | None,
+        inputs: torch.Tensor | None = None,
     ) -> bool:
         """Copy new columns in; their statistics start at 0.
 
@@ -81,6 +98,7 @@ class Tail:
             values: `[rows, heads, n, d_v]`.
             positions: `[rows, n]`.
             valid: bool `[rows, n]`, None where no column is a pad.
+            inputs: `[rows, n, D]`, what attention was given; read where it is kept.
 
         Returns:
             Whether the slabs grew.
@@ -92,6 +110,10 @@ class Tail:
         self._keys[:, :, start:end] = keys
         self._values[:, :, start:end] = values
         self._positions[:, start:end] = positions
+        if self._inputs is not None:
+            if inputs is None:
+                raise TypeError("the tail keeps what attention was given")
+            self._inputs[:, 0, start:end] = inputs
         if valid is not None:
             self._valid[:, start:end] = valid
         self.length = end
@@ -167,6 +189,7 @@ class Tail:
         self._keys, self._values = self._keys[rows], self._values[rows]
         self._positions, self._valid = self._positions[rows], self._valid[rows]
         self._score = None if self._score is None else self._score[rows]
+        self._inputs = None if self._inputs is None else self._inputs[rows]
 
     def fork(self) -> Tail:
         """A copy that shares nothing."""
@@ -177,8 +200,8 @@ class Tail:
 
     def storages(self) -> list[torch.Tensor]:
         """Every tensor that is held, for counting bytes."""
-        score = [] if self._score is None else [self._score]
-        return [self._keys, self._values, self._positions, self._valid, *score]
+        optional = [slab for slab in (self._score, self._inputs) if slab is not None]
+        return [self._keys, self._values, self._positions, self._valid, *optional]
 
     @property
     def _locked(self) -> bool:
@@ -199,6 +222,7 @@ class Tail:
         self._positions = self._wider(self._positions, slots, 0)
         self._valid = self._wider(self._valid, slots, 1)
         self._score = None if self._score is None else self._wider(self._score, slots, 0)
+        self._inputs = None if self._inputs is None else self._wider(self._inputs, slots)
 
     def _wider(self, slab: torch.Tensor, slots: int, fill: int | None = None) -> torch.Tensor:
         """A slab with this many slots, the spare ones filled where a value is given."""
@@ -215,3 +239,5 @@ class Tail:
         self._valid = self._valid[:, columns].clone(memory_format=torch.contiguous_format)
         if self._score is not None:
             self._score = self._score[:, :, columns].clone(memory_format=torch.contiguous_format)
+        if self._inputs is not None:
+            self._inputs = self._inputs[:, :, columns].clone(memory_format=torch.contiguous_format)

@@ -1,6 +1,6 @@
 import torch
 
-from dcache.lm_kv.codecs.latents import latent_of
+from dcache.lm_kv.codecs.latents import Linear, latent_of
 
 
 def test_latents_are_inputs_on_the_left_singular_vectors_and_lead_back():
@@ -27,3 +27,11 @@ def test_directions_that_a_projection_never_gives_are_left_out():
 def test_narrow_weights_have_float16_directions():
     assert latent_of(torch.eye(3).bfloat16(), None, 1).vectors.dtype == torch.float16
     assert latent_of(torch.eye(3).double(), None, 1).vectors.dtype == torch.float64
+
+
+def test_a_linear_makes_states_in_the_models_dtype():
+    layer = torch.nn.Linear(12, 6).bfloat16().requires_grad_(False)
+    linear = Linear(2, layer.weight, layer.bias)
+    inputs = torch.randn(7, 12)
+    assert linear.size == 12
+    assert torch.equal(linear.states(inputs), layer(inputs.bfloat16()))

@@ -2,13 +2,19 @@ import pytest
 import torch
 
 from dcache import DcacheError
-from dcache.lm_kv.model.projections import latents_of
+from dcache.lm_kv.codecs.latents import Linear
+from dcache.lm_kv.model.projections import latents_of, linears_of
 from dcache.lm_kv.model.rotary import find_rotary
 from tests.lm_kv.language_models import family, llama
 
 
 def latents(model, layers=(0, 1, 2)):
-    return latents_of(model.model, layers, find_rotary(model.model, list(layers)))
+    return latents_of(model.model, layers, find_rotary(model.model, list(layers)), "xquant")
+
+
+def linears(model, layers=(0, 1, 2)):
+    decoder = model.base_model
+    return linears_of(decoder, layers, find_rotary(decoder, list(layers)), "xquant_cl")
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
@@ -29,14 +35,72 @@ def test_latents_are_those_of_the_layers_weights_and_biases(name):
 def test_they_are_found_once_for_a_model():
     model = llama(1)
     assert latents(model, (0,)) is latents(model, (0,))
+    assert linears(model, (0,)) is linears(model, (0,))
 
 
-@pytest.mark.parametrize("name", ["qwen3", "olmo2", "phi3"])
-def test_layers_that_norm_keys_or_have_no_projection_of_them_are_refused(name):
+def test_they_are_found_anew_where_weights_were_cast_or_written_to():
+    model = llama(1)
+    before = latents(model, (0,)), linears(model, (0,))
+    weight = model.model.layers[0].self_attn.v_proj.weight
+    with torch.no_grad():
+        weight.mul_(2)
+    after = latents(model, (0,))
+    torch.testing.assert_close(after[0]["values"].sizes, 2 * before[0][0]["values"].sizes)
+    model.double()
+    assert linears(model, (0,))[0]["keys"].weight.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ["qwen3", "olmo2"])
+def test_layers_that_norm_keys_are_refused(name):
     with pytest.raises(DcacheError, match=r"layer 0 does not make its keys.*use lm_kv.kivi"):
         latents(family(name))
 
 
-def test_a_head_for_each_query_head_is_refused():
-    with pytest.raises(DcacheError, match="KV head for each query head"):
-        latents(family("llama_mha"))
+def test_quantised_layers_are_refused():
+    class Rounded(torch.nn.Linear):
+        """No plain linear layer."""
+
+    model = llama(1)
+    attention = model.model.layers[0].self_attn
+    attention.k_proj.__class__ = Rounded
+    with pytest.raises(DcacheError, match=r"xquant_cl cannot make them again"):
+        linears(model, (0,))
+
+
+def test_a_head_for_each_query_head_has_its_projections_themselves():
+    model = llama(2, num_key_value_heads=4, attention_bias=True)
+    found, attention = latents(model, (0, 1))[1], model.model.layers[1].self_attn
+    for part, linear in (("keys", attention.k_proj), ("values", attention.v_proj)):
+        assert isinstance(found[part], Linear)
+        assert (found[part].heads, found[part].size, found[part].directions) == (4, 64, None)
+        inputs = torch.randn(5, 64)
+        assert torch.equal(found[part].states(inputs), linear(inputs))
+
+
+def test_fused_projections_are_taken_apart():
+    model, inputs = family("phi3"), torch.randn(5, 64)
+    fused = model.model.layers[2].self_attn.qkv_proj(inputs)
+    found = linears(model)[2]
+    torch.testing.assert_close(found["keys"].states(inputs), fused[:, 64:96])
+    torch.testing.assert_close(found["values"].states(inputs), fused[:, 96:])
+    model = family("gpt_neox")
+    # Head by head: query, key, value.
+    fused = model.gpt_neox.layers[2].attention.query_key_value(inputs).view(5, 4, 3, 16)
+    found = linears(model)[2]
+    torch.testing.assert_close(found["keys"].states(inputs), fused[:, :, 1].flatten(1))
+    torch.testing.assert_close(found["values"].states(inputs), fused[:, :, 2].flatten(1))
+
+
+def test_directions_are_those_on_which_keys_and_values_depend():
+    model = llama(1, num_key_value_heads=1)
+    attention, found = model.model.layers[0].self_attn, linears(model, (0,))[0]
+    directions = found["keys"].directions
+    assert directions is found["values"].directions
+    assert directions.shape == (64, 32)
+    torch.testing.assert_close(directions.T @ directions, torch.eye(32), atol=1e-5, rtol=0)
+    inputs = torch.randn(5, 64)
+    kept = inputs @ directions @ directions.T
+    for linear in (attention.k_proj, attention.v_proj):
+        torch.testing.assert_close(linear(kept), linear(inputs), atol=1e-4, rtol=0)
+    # As wide as the input, or wider: all of it is stored.
+    assert linears(llama(1), (0,))[0]["keys"].directions is None

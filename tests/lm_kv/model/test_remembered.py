@@ -21,6 +21,7 @@ def changes(model):
             model.model.layers[1].self_attn, "v_proj", torch.nn.Linear(64, 32, bias=False)
         ),
         "another dtype": lambda: model.to(torch.bfloat16),
+        "moved": lambda: setattr(linear.weight, "data", linear.weight.data.clone()),
     }
 
 

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from dcache.lm_kv.storage.tail import LEAST, MOST, Tail
@@ -149,3 +150,22 @@ def test_a_rows_window_may_reach_behind_the_newest_columns():
     # A pad lies between the first row's two newest tokens.
     assert one.window(newest, 2).tolist() == [[False, True, False, True], [False, False, True, True]]
     assert one.window(newest, 3) is None
+
+
+def test_what_attention_was_given_goes_with_its_column():
+    one = Tail(columns(0, 3).repeat(2, 1, 1, 1), columns(0, 3).repeat(2, 1, 1, 1), width=2)
+    states = columns(0, 6).repeat(2, 1, 1, 1)
+    inputs = torch.stack([torch.arange(6.0), -torch.arange(6.0)], -1)
+    given = torch.stack([inputs, 10 * inputs])
+    one.append(states, states, torch.arange(6).repeat(2, 1), None, given)
+    assert torch.equal(one.inputs, given)
+    one.drop_newest(1)
+    one.drop(torch.arange(5).repeat(2, 1) < 2)
+    fork = one.fork()
+    one.select_rows(torch.tensor([1, 0, 1]))
+    assert torch.equal(one.inputs, given[[1, 0, 1], 2:5])
+    assert torch.equal(fork.inputs, given[:, 2:5])
+    assert sum(slab.shape[-1] == 2 for slab in fork.storages()) >= 1
+    with pytest.raises(TypeError, match="keeps what attention was given"):
+        one.append(states[[0, 0, 1], :, :1], states[[0, 0, 1], :, :1], torch.zeros(3, 1), None)
+    assert tail().inputs is None
