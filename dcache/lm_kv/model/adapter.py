@@ -112,28 +112,29 @@ def wants_cache(decoder: torch.nn.Module, call: Mapping[str, Any]) -> bool:
 
 
 class Inputs:
-    """What each attention module of a decoder was given last in a call with a cache of ours."""
+    """What each attention module of a decoder was given last in a call with a cache of ours, by thread."""
 
     def __init__(self, modules: Mapping[int, torch.nn.Module]) -> None:
-        self.latest: dict[int, torch.Tensor] = {}
+        self.latest = threading.local()
         for layer, module in modules.items():
             hook = partial(_note_input, self.latest, layer)
             weakref.finalize(self, module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
     def take(self, layer: int) -> torch.Tensor | None:
         """A layer's, `[B, S, D]`, which is not held any longer; None where there is none."""
-        return self.latest.pop(layer, None)
+        given: torch.Tensor | None = self.latest.__dict__.pop(str(layer), None)
+        return given
 
 
 def _note_input(
-    latest: dict[int, torch.Tensor],
+    latest: threading.local,
     layer: int,
     module: torch.nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> None:
     if _current() is not None:
-        latest[layer] = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        latest.__dict__[str(layer)] = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
 
 
 class Attachment:
