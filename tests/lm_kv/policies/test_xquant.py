@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 import torch
 
@@ -169,6 +171,36 @@ def test_rows_behind_a_shared_text_keep_their_own_inputs():
     assert [segment.width for segment in cache.layers[0].store.segments] == [2]
     wanted = model(torch.cat([text.expand(2, -1), new], 1)).logits[:, -1:]
     torch.testing.assert_close(model(new[:, 3:], past_key_values=cache).logits, wanted, atol=2e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_threads_that_run_one_model_keep_their_own_inputs():
+    model, text = llama(1, **HEADS), batch()["input_ids"][1:]
+    base = lm_kv.KVCache(model, lm_kv.xquant(bits=8, group=1, residual=0))
+    model(text, past_key_values=base)
+    caches, new = [base.fork(), base.fork()], torch.tensor([[5, 6, 7], [8, 9, 10]])
+    both = threading.Barrier(2, timeout=60)
+
+    def wait(*_: object) -> None:
+        both.wait()
+
+    # Each thread is behind the note of its input before either reads it.
+    hook = model.model.layers[0].self_attn.register_forward_pre_hook(wait)
+
+    def read(row: int) -> None:
+        with torch.no_grad():
+            model(new[row : row + 1], past_key_values=caches[row])
+
+    threads = [threading.Thread(target=read, args=(row,)) for row in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    hook.remove()
+    for row, cache in enumerate(caches):
+        wanted = model(torch.cat([text, new[row : row + 1], torch.tensor([[4]])], 1)).logits[:, -1:]
+        got = model(torch.tensor([[4]]), past_key_values=cache).logits
+        torch.testing.assert_close(got, wanted, atol=2e-4, rtol=0)
 
 
 def test_texts_without_inputs_of_attention_are_refused():
