@@ -32,7 +32,11 @@ async function post(address, content) {
 one("form").addEventListener("submit", async (event) => {
   event.preventDefault();
   fail("");
-  try { await post("/runs", asked()); } catch (error) { fail(error.message); }
+  try {
+    await post("/runs", asked());
+    // Below the form on a narrow screen.
+    if (matchMedia("(max-width: 820px)").matches) one("progress").scrollIntoView();
+  } catch (error) { fail(error.message); }
 });
 one("stop").addEventListener("click", async () => {
   one("status").textContent = "stopping before the next evaluation …";

@@ -47,7 +47,7 @@ class Watch:
     total: int = 0
     counts: bool = True
     reasons: list[dict[str, int]] = field(default_factory=list)
-    _time: Any = None
+    _moment: float | torch.Tensor | None = None
 
     def begin(self, side: str, phase: str, total: int, counts: bool = True) -> None:
         """Another call begins.
@@ -56,7 +56,7 @@ class Watch:
             StoppedError: it was asked to end.
         """
         self.side, self.phase, self.total, self.counts = side, phase, total, counts
-        self.done, self._time, self.reasons = 0, None, []
+        self.done, self._moment, self.reasons = 0, None, []
         self.check()
         self.report(side, phase, 0, total)
 
@@ -76,10 +76,11 @@ class Watch:
             StoppedError: the call is to end.
         """
         self.check()
-        if self.done and _same(time, self._time):
+        moment = _moment(time)
+        if self.done and _same(moment, self._moment):
             return
         # Kept, so that the memory of its tensor is not used for the next one.
-        self._time = time
+        self._moment = moment
         self.done += 1
         self.total = max(self.total, self.done)
         self.reasons.append({})
@@ -165,10 +166,13 @@ def _watching(module: nn.Module, pipe: Any, watch: Watch) -> Iterator[None]:
         hook.remove()
 
 
-def _same(time: Any, other: Any) -> bool:
-    """Whether two timesteps are those of one evaluation; without reading a GPU's memory."""
-    if time is other:
-        return True
-    if isinstance(time, torch.Tensor) and time.device.type != "cpu":
-        return isinstance(other, torch.Tensor) and time.data_ptr() == other.data_ptr()
-    return number(time) == number(other)
+def _moment(time: Any) -> float | torch.Tensor | None:
+    """What tells a timestep from others: its number; on a GPU, whose memory is not read, the tensor."""
+    return time if isinstance(time, torch.Tensor) and time.device.type != "cpu" else number(time)
+
+
+def _same(moment: float | torch.Tensor | None, other: float | torch.Tensor | None) -> bool:
+    """Whether both are of one evaluation; unknown ones are not."""
+    if isinstance(moment, torch.Tensor):
+        return isinstance(other, torch.Tensor) and moment.data_ptr() == other.data_ptr()
+    return moment is not None and moment == other

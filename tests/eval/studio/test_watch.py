@@ -48,6 +48,17 @@ def test_two_branches_of_a_step_are_one_evaluation() -> None:
     assert not pipe.transformer._forward_pre_hooks
 
 
+def test_a_timestep_that_is_changed_in_place_is_another_one_and_so_is_an_unknown_one() -> None:
+    watch, time = Watch(silent), torch.tensor([9.0])
+    watch.begin("uncached", "timed", 2)
+    for value in (9.0, 9.0, 8.0):
+        watch.called(time.fill_(value))
+    assert watch.done == 2
+    watch.called(None)
+    watch.called(None)
+    assert watch.done == 4
+
+
 def test_a_call_ends_before_its_next_evaluation() -> None:
     pipe = Pipe()
     watch = Watch(lambda _side, _phase, done, _total: watch.stop.set() if done == 2 else None)
