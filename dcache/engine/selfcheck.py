@@ -38,15 +38,30 @@ def self_check(
         inner: the denoiser's own call.
         arguments: (args, kwargs) as they were before the call.
         output: what the computed call returned.
+
+    Raises:
+        Exception: whatever the replay raises and the call itself would raise now (a hook that cancels it).
     """
     tolerance = _tolerance(regions, output)
 
     def replayed() -> str | None:
         return _replay(engine, call, inner, arguments, output, tolerance)
 
-    problem = replayed()
+    def agrees() -> bool:
+        try:
+            return replayed() is None
+        except Exception:
+            # The model reads what was left out.
+            return False
+
+    try:
+        problem = replayed()
+    except Exception as error:
+        if _fails_too(engine, call, inner, arguments, type(error)):
+            raise
+        return f"a replay with every site predicted failed ({type(error).__name__}: {error})"
     if problem is None:
-        drop_dead_leaves(_at_the_end(regions, engine.depth), lambda: replayed() is None)
+        drop_dead_leaves(_at_the_end(regions, engine.depth), agrees)
     return problem
 
 
@@ -92,10 +107,6 @@ def _replay(
         with call.again(arguments) as (args, kwargs, written):
             again = inner(*args, **kwargs)
             writes = written()
-    except Exception as error:
-        if _fails_too(engine, call, inner, arguments, type(error)):
-            raise
-        return f"a replay with every site predicted failed ({type(error).__name__}: {error})"
     finally:
         engine.call = before
     if writes:
