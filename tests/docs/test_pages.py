@@ -23,7 +23,7 @@ from tests.docs.checks import CHECKS
 from tests.docs.snippets import PROGRAMS, all_pages, blocks, text_of
 
 # Pages whose commands take more than a few seconds of a core even when they are made small.
-SLOW = {"docs/calibrate.md"}
+SLOW = {"docs/calibrate.md", "docs/diffusion_lm/measure.md"}
 # What a block without a language may be beside commands: what a command prints, kept up to date by tools.
 PRINTED = ("method            default()\n", "pictures: 8, ", "clips of 9 frames: ")
 RUN = [page for page in all_pages() if any(block.kind in {"python", "shell"} for block in blocks(page))]
