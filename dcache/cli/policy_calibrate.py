@@ -44,7 +44,10 @@ def add_calibrate(parts: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="real ones, as different as the robot meets (default for shipped policies: the shipped ones)",
     )
     parser.add_argument(
-        "--method", default="knapsack", choices=tuple(PLANNERS), metavar="M", help=", ".join(PLANNERS)
+        "--method",
+        choices=tuple(PLANNERS),
+        metavar="M",
+        help=f"{', '.join(PLANNERS)} (default: knapsack, or pairs for a model without sublayers and blocks)",
     )
     parser.add_argument(
         "--speedup", type=float, default=2.0, metavar="S", help="speedup of a chunk (default: 2)"
@@ -133,12 +136,13 @@ def _plan(
     arguments: argparse.Namespace, policy: Any, profile: Any, checking: Sequence[Any], progress: Any
 ) -> None:
     """Plan a schedule, print how it does under other observations, save it."""
-    from dcache.policy.calibrate import check_chunks
+    from dcache.policy.calibrate import check_chunks, planner_for
     from dcache.profile import cost
     from dcache.schedulers.planners import for_speedup
 
-    progress(f"planning: {arguments.method}")
-    schedule = for_speedup(profile, arguments.method, arguments.speedup)
+    method = arguments.method or planner_for(profile)
+    progress(f"planning: {method}")
+    schedule = for_speedup(profile, method, arguments.speedup)
     expected = cost.speedup(schedule, profile.latencies)
     checked = check_chunks(policy, schedule, checking, progress=progress)
     error = "not measured: the noise is not torch's" if checked.error is None else f"{checked.error:.2%}"

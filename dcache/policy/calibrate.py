@@ -17,6 +17,7 @@ from dcache.eval.progress import StageProgress
 from dcache.policy.chunks import chunk_method, denoiser_of
 from dcache.profile import Profile
 from dcache.schedule import Schedule
+from dcache.schedulers.planners.knapsack import SUBLAYERS
 from dcache.schedulers.planners.registry import for_speedup
 from dcache.search.observe import observe
 from dcache.search.rendering.results import Results
@@ -74,7 +75,7 @@ def calibrate(
     observations: str | Path | Sequence[Any],
     speedup: float,
     *,
-    planner: str = "knapsack",
+    planner: str | None = None,
     denoiser: Any = None,
     sites: Iterable[str] | None = None,
     runs: int | None = None,
@@ -86,7 +87,7 @@ def calibrate(
         policy: as for `observe_policy`, and so are `observations`, `denoiser`, `sites` and `runs`.
         observations: real ones, as many and as different as the robot meets.
         speedup: of the whole chunk, above 1.
-        planner: name of a planner.
+        planner: name of a planner; None is that of `planner_for`.
         denoiser: the module that is cached.
         sites: specifications.
         runs: chunks.
@@ -96,7 +97,16 @@ def calibrate(
         DcacheError: the planner cannot reach the speedup, or what `observe_policy` raises.
     """
     profile = observe_policy(policy, observations, denoiser=denoiser, sites=sites, runs=runs)
-    return for_speedup(profile, planner, speedup, **options)
+    return for_speedup(profile, planner or planner_for(profile), speedup, **options)
+
+
+def planner_for(profile: Profile) -> str:
+    """The planner where none is named: `knapsack`, or `pairs` for a model without sublayers and blocks (a UNet).
+
+    Args:
+        profile: what was observed of the policy's denoiser.
+    """
+    return "knapsack" if profile.of_kind(*SUBLAYERS, "block") else "pairs"
 
 
 @dataclass(frozen=True)

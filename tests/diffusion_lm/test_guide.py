@@ -1,4 +1,4 @@
-"""The Python of docs/diffusion_lm runs; its tables have every policy, every option and what was measured."""
+"""The tables of docs/diffusion_lm have every policy, every option and what was measured."""
 
 import ast
 import inspect
@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 import dcache
-from dcache import diffusion_lm
 from dcache.diffusion_lm import registry
 from tests import scripts
-from tests.diffusion_lm import masked_models as models
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DOCS = Path(__file__).parents[2] / "docs" / "diffusion_lm"
@@ -21,39 +19,6 @@ MEASURED = json.loads((DOCS / "measured.json").read_text(encoding="utf-8"))
 
 def text_of(page):
     return (DOCS / page).read_text(encoding="utf-8")
-
-
-def ran(page, names):
-    """What the Python of a page defined."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", text_of(page), re.DOTALL | re.MULTILINE)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, page, "exec", dont_inherit=True), names)
-    return names
-
-
-def test_the_index_runs(monkeypatch, capsys):
-    # All that is built in is loaded first, so that it is not registered in the copy alone.
-    registry.available()
-    monkeypatch.setattr(registry, "_presets", dict(registry._presets))
-    guide = models.llama(is_causal=True, num_hidden_layers=2)
-    names = {"model": models.llama(), "guide": guide, "input_ids": models.prompts(2), "__name__": "guide"}
-    ran("README.md", names)
-    assert names["out"].shape == (2, 24)
-    assert "rows" in capsys.readouterr().out
-    assert dcache.stats(names["model"]).method == "block_and_next()"
-
-
-def test_a_model_of_ones_own_binds_and_is_exact(capsys):
-    """With every row computed the page's model decodes as it does by itself; with dual it computes fewer."""
-    names = ran("bind.md", {"__name__": "guide"})
-    assert "sdpa calls" in capsys.readouterr().out
-    model, ids, stats = names["model"], names["input_ids"], dcache.stats(names["model"])
-    assert stats.rows == 4 * 24 + 12 * 4
-    dcache.disable(model)
-    plain = diffusion_lm.generate(model, ids, max_new_tokens=16)
-    with dcache.enabled(model, dcache.methods.dkv(refresh=1)):
-        assert (diffusion_lm.generate(model, ids, max_new_tokens=16) == plain).all()
 
 
 def test_the_index_links_every_policy_and_page():

@@ -2,9 +2,7 @@
 
 import ast
 import re
-import shlex
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,16 +11,13 @@ import dcache
 from dcache import lm_kv
 from dcache.cli import main
 from dcache.cli.parser import Parser
+from tests.docs import shell
+from tests.docs.shell import WORDS
+from tests.docs.snippets import ROOT, all_pages, blocks, lines, sentences, text_of
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
-ON_TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "packages/dcache-demo/README.md")
-TEXTS = [p.read_text(encoding="utf-8") for p in (*(ROOT / name for name in ON_TOP), *DOCS.rglob("*.md"))]
-SHELLS = ("", "bash", "sh")
 LACKS = "the following arguments are required"
-FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-# What stands for a value of the reader's own -> a value.
-PLACEHOLDERS = {"NAME": "pairs", "T": "20", "S": "2"}
+# Commands of other programs, as they are quoted in sentences.
+OTHERS = re.compile(r"(make|pip install|python (examples|tools)/\S+|\.venv/bin/pytest|pytest) ")
 # Options of `dcache.enable` that are not the method's.
 ENGINE = {"compile", "strict", "lowering", "max_cache_bytes", "call", "memo"}
 
@@ -42,11 +37,9 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def commands(text: str) -> Iterator[tuple[str, ...]]:
     """The arguments of every `dcache` in a piece of shell."""
-    for line in text.replace("\\\n", " ").splitlines():
-        for command in line.split("&&"):
-            if re.match(r"(?:\$ )?\s*dcache ", command):
-                words = shlex.split(command.removeprefix("$ "), comments=True)
-                yield tuple(PLACEHOLDERS.get(word, word) for word in words[1:])
+    for _, words in lines(text):
+        if words[0] == "dcache":
+            yield tuple(WORDS.get(word, word) for word in words[1:])
 
 
 def refused(lines: set[tuple[str, ...]], capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
@@ -56,24 +49,42 @@ def refused(lines: set[tuple[str, ...]], capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.usefixtures("parsed")
 def test_command_lines_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = [block for text in TEXTS for block in FENCED.findall(text)]
-    lines = {words for language, code in blocks if language in SHELLS for words in commands(code)}
-    assert len(lines) > 50
-    assert refused(lines, capsys) == {}
+    typed_in = [block for page in all_pages() for block in blocks(page) if block.kind == "shell"]
+    typed = {words for block in typed_in for words in commands(block.code)}
+    assert len(typed) > 50
+    assert refused(typed, capsys) == {}
 
 
 @pytest.mark.usefixtures("parsed")
 def test_commands_in_sentences_lack_at_most_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    quoted = [code for text in TEXTS for code in re.findall(r"`(dcache [^`]*)`", FENCED.sub("", text))]
-    lines = {words for code in quoted for words in commands(code.replace("\n", " "))}
-    assert len(lines) > 30
-    wrong = refused(lines, capsys)
+    quoted = [code for page in all_pages() for code in re.findall(r"`(dcache [^`]*)`", sentences(page))]
+    typed = {words for code in quoted for words in commands(code.replace("\n", " "))}
+    assert len(typed) > 30
+    wrong = refused(typed, capsys)
     assert {line: why for line, why in wrong.items() if LACKS not in why} == {}
+
+
+def test_other_commands_in_sentences_name_what_is_there() -> None:
+    """Targets of make, extras that pip installs, scripts and tests that are run."""
+    quoted = {
+        code for page in all_pages() for code in re.findall(r"`([^`\n]+)`", sentences(page)) if " " in code
+    }
+    seen = 0
+    for words in (words for code in quoted if OTHERS.match(code) for _, words in lines(code)):
+        seen += 1
+        if words[0] == "make":
+            shell.make([word for word in words[1:] if "=" not in word])
+        elif words[:2] == ["pip", "install"]:
+            shell.pip([word for word in words[1:] if word.startswith(("dcache", "install"))])
+        else:
+            paths = [word for word in words[1:] if word.endswith(".py") or word.startswith("tests/")]
+            assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert seen >= 15
 
 
 def lines_to_enable(page: str) -> Iterator[tuple[str, ast.Call]]:
     """Calls in a page, as quoted and parsed; `"fbcache", threshold=0.08` stands for arguments of `enable`."""
-    for quoted in re.findall(r"`([^`]+)`", (DOCS / page).read_text(encoding="utf-8")):
+    for quoted in re.findall(r"`([^`]+)`", text_of(f"docs/{page}")):
         short = re.match(r'^("\w+"|speedup=[\d.]|interval=\d|max_cache_bytes=|compile=|sites=")', quoted)
         code = f"dcache.enable(pipe, {quoted})" if short else quoted
         try:
@@ -115,7 +126,7 @@ def test_every_line_of_the_pages_of_models_and_questions_resolves() -> None:
 
 
 def test_other_functions_that_these_pages_name_exist() -> None:
-    text = "".join((DOCS / page).read_text(encoding="utf-8") for page in ("models.md", "faq.md"))
+    text = "".join(text_of(f"docs/{page}") for page in ("models.md", "faq.md"))
     names = set(re.findall(r"`(?:print\()?dcache\.(\w+)", text))
     assert {"memo", "memory_estimate", "stats"} <= names
     assert [name for name in names if not hasattr(dcache, name)] == []

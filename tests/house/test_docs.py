@@ -1,11 +1,9 @@
-"""The documentation says what is so: parameters, links, figures; its Python compiles, and the guides run."""
+"""The documentation says what is so: parameters, links, figures; its Python compiles (tests/docs runs it)."""
 
 import ast
 import inspect
 import json
 import re
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,6 @@ import pytest
 
 import dcache
 from dcache import methods
-from dcache.cli import main
-from dcache.methods import registry
-from dcache.sites import blocks
 from tests.scripts import load
 
 ROOT = Path(__file__).parents[2]
@@ -133,60 +128,3 @@ def test_the_citation_has_the_version() -> None:
 def test_python_in_the_pages_compiles(path: Path) -> None:
     for block in python_of(path):
         ast.parse(block)
-
-
-@pytest.fixture
-def guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs the Python of a guide from top to bottom in an empty folder; returns what it defined."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "_registered", {})
-    kept = {name: getattr(blocks, name).copy() for name in ("SUBLAYERS", "STREAMS", "ASIDE")}
-
-    def run(name: str) -> dict[str, Any]:
-        module = types.ModuleType("guide")
-        monkeypatch.setitem(sys.modules, "guide", module)
-        path = DOCS / f"{name}.md"
-        exec(compile("\n".join(python_of(path)), str(path), "exec"), module.__dict__)
-        return module.__dict__
-
-    yield run
-    for name, before in kept.items():
-        table = getattr(blocks, name)
-        table.clear()
-        table.update(before)
-
-
-def test_the_guide_to_methods_runs(guide: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    made = guide("add-a-method")
-    assert Path("widening.json").exists()
-    assert "widening(every=6)" in capsys.readouterr().out
-    assert made["schedule"].components["transformer"].rows["*"]["trunk"].count(True) == made["stats"].computed
-    assert main(["show", "widening.json"]) == 0
-
-
-def test_the_guide_to_pipelines_runs(guide: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    made = guide("pipelines")
-    assert "newton(interval=3" in capsys.readouterr().out
-    assert dcache.Schedule.load("my-50.schedule.json").steps == 50
-    assert dcache.stats(made["model"]).predicted > 0
-
-
-def test_the_guide_to_policies_runs(guide: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    made = guide("policy")
-    assert "latency in ms  p50 " in capsys.readouterr().out
-    assert made["loop"].stats().chunks >= 3
-    assert made["action"].shape == (1, 2)
-    made["policy"](made["observations"][0])
-    assert dcache.stats(made["policy"].denoiser).predicted > 0
-
-
-def test_the_guide_to_families_runs(guide: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    guide("add-a-family")
-    printed = capsys.readouterr().out
-    assert "model, trunk, run:A-B and block:N with depths 0 to 3\n" in printed
-    assert "no such sublayer is found in its blocks" in printed
-
-
-def test_the_guide_left_no_declaration_behind() -> None:
-    assert "guide.MyBlock" not in blocks.SUBLAYERS
-    assert "my_refiner_blocks" not in blocks.ASIDE

@@ -1,4 +1,4 @@
-"""The Python of docs/lm_kv runs."""
+"""The tables of docs/lm_kv have every policy, every option and what was measured."""
 
 import ast
 import inspect
@@ -9,35 +9,13 @@ from pathlib import Path
 import pytest
 
 from dcache import lm_kv
-from dcache.lm_kv import registry
-from tests.lm_kv.language_models import batch, llama
 
 DOCS = Path(__file__).parents[2] / "docs" / "lm_kv"
 FIGURES = r"^\| ([\w ]+)" + 4 * r" \| (0\.\d+)" + r" \|$"
 
 
-@pytest.mark.parametrize("page", ["README.md", "add-a-policy.md"])
-def test_a_page_runs(page, monkeypatch, capsys):
-    monkeypatch.setattr(registry, "_presets", dict(registry._presets))
-    model, inputs = llama(2), batch(length=80)
-    names = {"model": model, "batch": inputs, "__name__": page}
-    blocks = re.findall(
-        r"^```python\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.M
-    )
-    assert blocks
-    for block in blocks:
-        exec(compile(block, page, "exec", dont_inherit=True), names)
-    assert isinstance(names["cache"], lm_kv.KVCache)
-
-
-def test_the_page_of_files_runs_and_lists_the_codecs_options(tmp_path, monkeypatch):
-    pytest.importorskip("constriction")
-    monkeypatch.chdir(tmp_path)
+def test_the_page_of_files_lists_the_codecs_options():
     page = (DOCS / "cachegen.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.M)
-    names = {"model": llama(2), "batch": batch(length=80)}
-    exec(compile(block, "cachegen.md", "exec", dont_inherit=True), names)
-    assert names["path"].exists()
     listed = re.findall(r"^\| `(\w+)` \| `(.*?)` \|", page, re.M)
     parameters = inspect.signature(lm_kv.cachegen).parameters
     assert {option: ast.literal_eval(value) for option, value in listed} == {

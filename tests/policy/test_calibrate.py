@@ -10,8 +10,9 @@ from diffusers import DDIMScheduler
 import dcache
 from dcache import DcacheError
 from dcache.policy import Sampled
-from dcache.policy.calibrate import calibrate, observe_policy
-from tests.policies import ACTIONS, HORIZON, OBSERVED, Decoder, made
+from dcache.policy.calibrate import calibrate, observe_policy, planner_for
+from dcache.schedulers.planners.registry import make
+from tests.policies import ACTIONS, HORIZON, OBSERVED, Decoder, UNet1d, made
 
 
 def policy(layers: int = 3) -> Sampled:
@@ -33,6 +34,20 @@ def test_a_file_of_observations_is_walked_once_for_each_chunk(tmp_path: Path) ->
     assert set(profile.sites) == {"model"}
     # The first one also measures sizes.
     assert walked == [0, 0, OBSERVED, 2 * OBSERVED]
+
+
+def test_the_planner_fits_what_is_found_in_the_denoiser() -> None:
+    observations = [{"state": torch.randn(1, OBSERVED)} for _ in range(2)]
+    decoder = observe_policy(policy(), observations, sites=["attn"], timing=False)
+    assert planner_for(decoder) == "knapsack"
+    robot = policy()
+    robot.denoiser = made(UNet1d)
+    unet = observe_policy(robot, observations, timing=False)
+    assert not unet.of_kind("attn", "mlp", "block")
+    assert planner_for(unet) == "pairs"
+    dcache.enable(robot.denoiser, make("pairs", unet, computes=4))
+    robot(observations[0])
+    assert dcache.stats(robot.denoiser).predicted > 0
 
 
 @pytest.mark.slow

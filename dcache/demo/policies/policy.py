@@ -30,7 +30,8 @@ NETWORK, TASK = "network.", "task."
 class ChunkPolicy:
     """A diffusion policy: the last two states in, a chunk of actions out.
 
-    It has the two things by which `dcache.enable` knows a pipeline: its modules, and the sampler of the call.
+    It has the two things by which `dcache.enable` finds its way in a pipeline: its modules, and the sampler of the
+    call.
 
     Attributes:
         network: the denoiser.
@@ -74,6 +75,9 @@ class ChunkPolicy:
         if sampler != self._sampler:
             self.scheduler, self._sampler = sampler.scheduler(), sampler
         return sample(self.network, condition, self.shape, noise_of(seeds), self.scheduler, start, level)
+
+    # A name by which `dcache.enable` and `dcache.memory_estimate` know a policy.
+    predict_action_chunk = chunks
 
     @property
     def digest(self) -> str:

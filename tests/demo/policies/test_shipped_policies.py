@@ -95,3 +95,18 @@ def test_settings_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(row.milliseconds[0], row.milliseconds[3]) for row in rows] == [(2000, 3000), (3000, 4000)]
     # The median of 1 / 2 and 3 / 4.
     assert [row.speedup for row in rows] == [1.0, 0.625]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_without_a_method_a_shipped_policy_gets_that_of_policies(name: str) -> None:
+    policy, observations = load_policy(name), load_observations(name)
+    dcache.enable(policy, interval=6)
+    policy.chunks(observations.states[:1], [0], Sampler("ddim", 13))
+    stats = dcache.stats(policy)
+    assert stats.method == "policy_default(interval=6)"
+    # Every sixth of thirteen, of which the last is one.
+    assert (stats.computed, stats.predicted) == (3, 10)
+    estimate = dcache.memory_estimate(
+        policy, states=observations.states[:1], seeds=[0], sampler=Sampler("ddim", 13)
+    )
+    assert estimate == stats.bytes_held

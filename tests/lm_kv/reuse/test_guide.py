@@ -1,4 +1,4 @@
-"""docs/lm_kv/reuse: its Python runs, and its tables are what is so."""
+"""docs/lm_kv/reuse: its tables are what is so."""
 
 import ast
 import inspect
@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from dcache import lm_kv
-from tests.lm_kv.language_models import batch, llama
 
 DOCS = Path(__file__).parents[3] / "docs" / "lm_kv" / "reuse"
 TABLE = json.loads(Path(__file__).with_name("recall_table.json").read_text(encoding="utf-8"))
@@ -19,15 +18,6 @@ def figures(page):
     """The rows of three figures, by name."""
     rows = re.findall(r"^\| ([\w ,%]+)" + 3 * r" \| ([01]\.\d{3})" + r" \|$", page, re.M)
     return {name: [float(number) for number in numbers] for name, *numbers in rows}
-
-
-def test_the_page_runs(capsys):
-    names = {"model": llama(2), "batch": batch(length=80)}
-    page = (DOCS / "README.md").read_text(encoding="utf-8")
-    for block in re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.M):
-        exec(compile(block, "README.md", "exec", dont_inherit=True), names)
-    assert names["out"].shape == (1, 88)
-    assert names["cache"].stats().seen == (32,)
 
 
 def test_the_page_lists_every_way_and_all_figures():
