@@ -101,7 +101,7 @@ def calibrate(
 
 
 def planner_for(profile: Profile) -> str:
-    """The planner where none is named: `knapsack`, or `pairs` for a model without sublayers and blocks (a UNet).
+    """The planner where none is named: `knapsack`, or `pairs` where no sublayers and blocks are found (UNets).
 
     Args:
         profile: what was observed of the policy's denoiser.
