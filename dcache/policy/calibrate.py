@@ -101,7 +101,7 @@ def calibrate(
 
 
 def planner_for(profile: Profile) -> str:
-    """The planner where none is named: `knapsack`, or `pairs` where no sublayers and blocks are found (UNets).
+    """The planner where none is named: `knapsack`, or `pairs` without sublayers and blocks (UNets).
 
     Args:
         profile: what was observed of the policy's denoiser.

@@ -30,8 +30,8 @@ NETWORK, TASK = "network.", "task."
 class ChunkPolicy:
     """A diffusion policy: the last two states in, a chunk of actions out.
 
-    It has the two things by which `dcache.enable` finds its way in a pipeline: its modules, and the sampler of
-    the call.
+    It has the two things by which `dcache.enable` finds its way in a pipeline: its modules, and the sampler
+    of the call.
 
     Attributes:
         network: the denoiser.
