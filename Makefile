@@ -9,7 +9,7 @@ STAMP := $(VENV)/.dcache-setup
 export PYTHONSAFEPATH = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-video test test-slow lint docs format bench dist clean
+.PHONY: help setup demo demo-video test test-slow test-docs lint docs format bench dist clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' | expand -t 12
@@ -40,6 +40,9 @@ test: $(STAMP)  ## the fast tests
 
 test-slow: $(STAMP)  ## the slow tests
 	$(BIN)/pytest -n 2 -m slow
+
+test-docs: $(STAMP)  ## what is published, run as readers do: slow pages, notebooks, short examples, wheels
+	$(BIN)/pytest -n 2 -m slow tests/docs tests/examples/test_short.py tests/house/test_wheel.py
 
 lint: $(STAMP)  ## ruff (check and format), mypy, and the layers of imports
 	$(BIN)/ruff check
