@@ -100,11 +100,20 @@ def run(block: Block) -> None:
 
 def shortened(words: list[str]) -> list[str]:
     """The arguments of `dcache`, with models that are here and sizes that take a moment."""
-    model = {"MODEL": MODELS.get(words[0], "MODEL")}
-    words = [{**WORDS, **model}.get(word, word) for word in words]
+    words = placed(words)
+    return [*words, *shlex.split(SMALLER.get(beginning(words), ""))]
+
+
+def placed(words: list[str]) -> list[str]:
+    """The arguments of `dcache` with what placeholders stand for."""
+    names = WORDS | {"MODEL": MODELS.get(words[0], "MODEL")}
+    return [names.get(word, word) for word in words]
+
+
+def beginning(words: list[str]) -> str:
+    """The entry of `SMALLER` for a command; empty where it has none."""
     line = " ".join(words)
-    beginning = max((start for start in SMALLER if line.startswith(start)), key=len, default="")
-    return [*words, *shlex.split(SMALLER.get(beginning, ""))]
+    return max((start for start in SMALLER if line.startswith(start)), key=len, default="")
 
 
 def dcache(words: list[str]) -> None:
@@ -113,12 +122,20 @@ def dcache(words: list[str]) -> None:
     assert main(words) == 0, f"failed: dcache {' '.join(words)}"
 
 
-def make(words: list[str]) -> None:
-    """Its targets exist."""
+def recipe(target: str) -> str:
+    """The commands of a target of the Makefile, which has a line of help."""
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    found = re.search(rf"^{target}:.*  ## .*\n((?:\t.*\n)*)", text, re.MULTILINE)
+    assert found, f"no target {target} in the Makefile"
+    return found[1]
+
+
+def make(words: list[str]) -> None:
+    """Its targets exist; what they run of dcache is run."""
     assert words
     for target in words:
-        assert re.search(rf"^{target}:.*  ## ", text, re.MULTILINE), f"no target {target} in the Makefile"
+        for line in re.findall(r"\$\(BIN\)/dcache (.*)", recipe(target)):
+            dcache(shlex.split(line))
 
 
 def pip(words: list[str]) -> None:

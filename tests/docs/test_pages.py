@@ -20,7 +20,7 @@ from dcache.search.strategies import registry as strategies
 from dcache.sites import blocks as tables
 from tests.docs import conditions, pages, reader_files, shell, stand_ins
 from tests.docs.checks import CHECKS
-from tests.docs.snippets import PROGRAMS, all_pages, blocks, text_of
+from tests.docs.snippets import PROGRAMS, all_pages, blocks, lines, text_of
 
 # Pages whose commands take more than a few seconds of a core even when they are made small.
 SLOW = {"docs/calibrate.md", "docs/diffusion_lm/measure.md"}
@@ -90,6 +90,13 @@ def test_the_tables_have_nothing_that_is_no_longer_in_the_pages() -> None:
     assert run >= CHECKS.keys()
     assert run >= reader_files.FILES.keys()
     assert run >= conditions.MISSING.keys()
+    shells = [block.code for page in run for block in blocks(page) if block.kind == "shell"]
+    typed = [words for code in shells for _, words in lines(code)]
+    commands = [shell.placed(words[1:]) for words in typed if words[0] == "dcache"]
+    # `make demo-video` is this command.
+    commands.append(["demo", "--video"])
+    assert {shell.beginning(words) for words in commands} - {""} == shell.SMALLER.keys()
+    assert {words[1] for words in typed if words[0] == "python"} >= shell.EXAMPLES.keys()
     for page, files in reader_files.FILES.items():
         code = "".join(block.code for block in blocks(page))
         missing = [name for name in files if name not in code and name not in shell.MODELS.values()]
