@@ -143,6 +143,7 @@ FILES: dict[str, dict[str, Callable[[Path], Any]]] = {
     "docs/methods/yume.md": {"FILE.safetensors": PROFILE},
     "docs/moving.md": {"my_project": Path.mkdir},
     "docs/policy.md": {"robot.py": text(ROBOT), "seen.npz": observations},
+    "docs/studio.md": {"my.schedule.json": SCHEDULE},
     "docs/tutorials/find-a-schedule.md": {"prompts.txt": PROMPTS},
     "docs/tutorials/measure.md": {"drawbench.txt": PROMPTS, "my.schedule.json": SCHEDULE},
 }

@@ -5,8 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
+import signal
 import sys
+import threading
 import tomllib
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ PROJECTS = ("pyproject.toml", "packages/dcache-demo/pyproject.toml")
 # Placeholders, and models that need the network -> what they stand for here.
 WORDS = {
     "PIPE": "demo",
+    "my/folder": "demo",
     "black-forest-labs/FLUX.1-dev": "demo",
     "stabilityai/stable-diffusion-3.5-medium": "demo",
     "smollm2": reader_files.MODEL,
@@ -77,6 +81,7 @@ SMALLER: dict[str, str] = {
     "policy demo": "--timed 1 --settings 'ddim:4; ddim:4 interval:interval=2'",
     "search": f"{SEARCHED} --prompts demo-train:2",
     "search demo --profile my.profile.safetensors": SEARCHED,
+    "studio": "--port 0",
 }  # fmt: skip
 
 
@@ -119,7 +124,23 @@ def beginning(words: list[str]) -> str:
 def dcache(words: list[str]) -> None:
     """The command line, in this process."""
     words = shortened(words)
-    assert main(words) == 0, f"failed: dcache {' '.join(words)}"
+    with pytest.MonkeyPatch.context() as patch:
+        # A server would run until Ctrl-C; this one is asked for its page first.
+        patch.setattr("dcache.cli.studio._ready", _visited)
+        assert main(words) == 0, f"failed: dcache {' '.join(words)}"
+
+
+def _visited(address: str, opens: bool) -> None:
+    """A reader who opens the page and ends the server."""
+
+    def visit() -> None:
+        try:
+            with urllib.request.urlopen(address, timeout=60) as answer:
+                assert b"dcache studio" in answer.read()
+        finally:
+            signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=visit, daemon=True).start()
 
 
 def recipe(target: str) -> str:

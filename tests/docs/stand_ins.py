@@ -204,7 +204,7 @@ ROWS = {"model": masked_models.llama, "input_ids": lambda: masked_models.prompts
 # Beginning of a page's path -> names that it takes from the reader; the longest beginning counts.
 NAMES: dict[str, dict[str, Callable[[], Any]]] = {
     "": {},
-    "README.md": {"model": LM["model"], "batch": LM["batch"]},
+    "README.md": {"model": LM["model"], "batch": LM["batch"], "policy": policy},
     "docs/README.md": PIPE,
     "docs/add-a-method.md": {"pipe": demo, "my_rule": lambda: moved},
     "docs/calibrate.md": {**PIPE, "prompts": lambda: demo_prompts(8)},
