@@ -1,5 +1,5 @@
 // The page of `dcache studio`. The server sends what happens as events; everything else is asked for.
-import { asked, fill } from "./form.js";
+import { asked, fill, restore } from "./form.js";
 import { drawMap } from "./map.js";
 import { blank, frames, put } from "./pictures.js";
 import { drawPlot } from "./plot.js";
@@ -42,6 +42,15 @@ one("stop").addEventListener("click", async () => {
   one("status").textContent = "stopping before the next evaluation …";
   try { await post("/stop", {}); } catch (error) { fail(error.message); }
 });
+
+// The form outlives a reload of this tab, where the browser lets a page remember something.
+function recall() {
+  try {
+    const saved = sessionStorage.getItem("form");
+    if (saved) restore(JSON.parse(saved));
+    addEventListener("pagehide", () => sessionStorage.setItem("form", JSON.stringify(asked())));
+  } catch (error) { console.info(`the form is not remembered: ${error.message}`); }
+}
 
 // ---- progress
 const WARM = { "warm-up": 0, timed: 1 };
@@ -243,6 +252,7 @@ async function begin() {
   const heads = ["run", "method", "prompt", "model", "steps", ...SHOWN_IN_TABLE];
   one("heads").replaceChildren(...heads.map((head) => Object.assign(document.createElement("th"), { textContent: head, scope: "col" })));
   fill(state.setup);
+  recall();
   listen();
 }
 begin();

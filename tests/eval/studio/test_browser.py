@@ -200,3 +200,24 @@ def test_names_of_all_fields_can_be_read_aloud(page: Any) -> None:
     ]
     assert len(names) >= 10
     assert all(names)
+
+
+@pytest.mark.parametrize("page", SIZES[1:], indirect=True, ids=["desk"])
+def test_the_form_outlives_a_reload(page: Any) -> None:
+    page.select_option("#method", "tuned")
+    fields = {
+        "prompt": "a small red heart",
+        "seed": "7",
+        "steps": "5",
+        "guidance": "2.5",
+        "options": "speedup=3",
+    }
+    for name, value in fields.items():
+        page.fill(f"#{name}", value)
+    page.uncheck("#warm-up")
+    page.reload()
+    page.wait_for_selector("html[data-ready=yes]")
+    assert page.input_value("#method") == "tuned"
+    assert {name: page.input_value(f"#{name}") for name in fields} == fields
+    assert (page.input_value("#speedup"), page.inner_text("#speedup-shown")) == ("3", "3×")
+    assert not page.is_checked("#warm-up")
