@@ -26,6 +26,7 @@ from dcache.cli import (
 from dcache.cli import eval as evaluate
 from dcache.cli.parser import Parser, add_verbose
 from dcache.errors import DcacheError
+from dcache.eval.packages import torchvision_problem
 
 COMMANDS = (
     demo,
@@ -75,7 +76,15 @@ def _run(argv: Sequence[str]) -> int:
     if arguments.run is None:
         parser.print_help()
         return WRONG
-    return int(arguments.run(arguments))
+    try:
+        return int(arguments.run(arguments))
+    except DcacheError:
+        raise
+    except (ImportError, RuntimeError) as error:
+        # transformers and diffusers say neither that torchvision is the reason nor what to do.
+        if (problem := torchvision_problem()) is None:
+            raise
+        raise DcacheError(problem) from error
 
 
 def command_parser() -> Parser:

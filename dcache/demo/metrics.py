@@ -19,7 +19,7 @@ from dcache.eval.metrics.base import (
     framewise,
     identity,
 )
-from dcache.eval.metrics.clip import PACKAGES, clip_reader
+from dcache.eval.metrics.clip import clip_reader
 from dcache.eval.metrics.distribution import frechet
 from dcache.eval.metrics.mean import mean
 from dcache.eval.metrics.options import MetricOptions
@@ -60,7 +60,7 @@ METRICS = (
         digits=2,
         source=Source("clip-shapes", _load_clip),
         summary=mean,
-        packages=PACKAGES,
+        packages={"tokenizers": "tokenizers"},
         kinds=("image",),
     ),
     Metric(

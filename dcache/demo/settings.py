@@ -30,8 +30,8 @@ VIDEO_METHODS = (
     "fbcache:threshold=0.1"
 )
 PACKAGES = ("transformers", "matplotlib", "PIL", "torchmetrics")
-# Modules of the metrics of pictures; those of clips need none.
-JUDGES = ("open_clip",)
+# diffusers loads the video model with it alone.
+VIDEO_PACKAGES = (*PACKAGES, "accelerate")
 MOST_STEPS = 1000
 MOST_PROMPTS = 100
 
@@ -85,14 +85,14 @@ def require_packages(video: bool = False) -> None:
     """Check that the optional packages are installed.
 
     Args:
-        video: check those of clips, which are fewer.
+        video: check those of clips, which are more.
 
     Raises:
         DcacheError: the shipped models or packages are missing; the message names all packages.
     """
     # The models come first: the line that installs them installs the packages too.
     folder("video" if video else "image")
-    require("demo", "the demo", *(PACKAGES if video else (*PACKAGES, *JUDGES)))
+    require("demo", "the demo", *(VIDEO_PACKAGES if video else PACKAGES))
 
 
 def between(option: str, value: int, low: int, high: int) -> None:

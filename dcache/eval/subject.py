@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dcache.errors import DcacheError
 from dcache.eval.fidelity import CLIP, PICTURE
 from dcache.eval.limits import check_device
-from dcache.eval.packages import require
+from dcache.eval.packages import require, torchvision_problem
 from dcache.eval.sources import EXPECTED, SHIPPED, check_source
 from dcache.util.text import first_sentence
 
@@ -218,7 +218,8 @@ def load(  # noqa: PLR0913
     dtype, device = placed(dtype, device)
     kind: torch.dtype = getattr(torch, dtype)
     if name in SHIPPED:
-        require("demo", f"the shipped pipeline {name}", "transformers")
+        more = ("accelerate",) if name == "demo-video" else ()
+        require("demo", f"the shipped pipeline {name}", "transformers", *more)
         shipped = importlib.import_module(SHIPPED[name])
         # The shipped weights are loaded in float32 and cast afterwards.
         pipe = shipped.load_pipeline(device, None if kind is torch.float32 else kind)
@@ -250,6 +251,8 @@ def _loaded(name: str, dtype: Any) -> Any:
     try:
         pipe = DiffusionPipeline.from_pretrained(name, **{"torch_dtype" if old else "dtype": dtype})
     except Exception as error:  # Damaged folders raise a dozen kinds of errors.
+        if (problem := torchvision_problem()) is not None:
+            raise DcacheError(f"cannot load the pipeline {name!r}: {problem}") from error
         where = "" if Path(name).is_dir() else " from the hub or its cache on this machine"
         raise DcacheError(
             f"cannot load the pipeline {name!r}{where} ({type(error).__name__}). {EXPECTED}"

@@ -32,10 +32,11 @@ def base(monkeypatch: pytest.MonkeyPatch, unloaded: None) -> None:
 @pytest.mark.parametrize(
     ("line", "extra", "packages"),
     [
-        (["demo"], "demo", ["transformers", "matplotlib", "pillow", "torchmetrics", "open-clip-torch"]),
-        (["demo", "--video"], "demo", ["transformers", "matplotlib", "pillow", "torchmetrics"]),
+        (["demo"], "demo", ["transformers", "matplotlib", "pillow", "torchmetrics"]),
+        (["demo", "--video"], "demo", ["transformers", "matplotlib", "pillow", "torchmetrics", "accelerate"]),
         (["bench"], "bench", ["matplotlib", "torchmetrics"]),
         (["calibrate", "--prompts", "demo:3"], "demo", ["transformers"]),
+        (["calibrate", "demo-video", "--prompts", "demo:3"], "demo", ["transformers", "accelerate"]),
         (["calibrate", "--prompts", "demo:3", "--method", "pairs"], "bench", ["torchmetrics"]),
         (["eval"], "eval", ["filelock", "jinja2", "matplotlib", "pillow"]),
         (["search", "--profile", "x.safetensors"], "search", ["filelock", "jinja2", "matplotlib"]),

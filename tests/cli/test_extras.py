@@ -26,9 +26,9 @@ POLICY = "policy bench --episodes 1 --at-once 1 --settings ddpm:100 --task"
 # Extra -> package -> what needs it: a line of the command, or Python after `>>> `.
 NEEDS = {
     "demo": {
+        "accelerate": "demo --video",
         "transformers": "demo",
         "matplotlib": "demo",
-        "open-clip-torch": "demo",
         "pillow": "demo",
         "torchmetrics": "demo",
     },

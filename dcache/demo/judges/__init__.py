@@ -6,7 +6,7 @@ with each other; they are not the CLIP scores and FIDs of the literature.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,10 @@ from dcache.demo.data import folder
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from dcache.demo.judges.frechet_shapes import FrechetShapes
+    from dcache.demo.judges.small_clip import SmallCLIP
 
 
 def clip_shapes() -> Path:
@@ -31,18 +32,22 @@ def frechet_shapes_weights() -> Path:
 
 def load_clip_shapes(
     device: str | torch.device = "cpu",
-) -> tuple[nn.Module, Callable[[Any], Tensor], Callable[[list[str]], Tensor]]:
-    """Load a small CLIP of the demo's captions and pictures, with open_clip.
+) -> tuple[SmallCLIP, Callable[[Any], Tensor], Callable[[Sequence[str]], Tensor]]:
+    """Load a small CLIP of the demo's captions and pictures.
 
     Returns:
-        The `open_clip.CLIP` in float32 and eval mode; its preprocessing, from a PIL picture to a tensor
-        (3, 64, 64); its tokenizer, from N texts to token ids (N, 16).
+        The model in float32 and eval mode, with the methods `encode_image` and `encode_text` of an
+        `open_clip.CLIP`; its preprocessing, from a PIL picture to a tensor (3, 64, 64); its tokenizer, from N
+        texts to token ids (N, 16).
     """
-    import open_clip
+    from safetensors.torch import load_file
 
-    name = f"local-dir:{clip_shapes()}"
-    model, preprocess = open_clip.create_model_from_pretrained(name, device=device)
-    return model.eval(), preprocess, open_clip.get_tokenizer(name)
+    from dcache.demo.judges.small_clip import SmallCLIP, load_tokenizer, preprocess
+
+    model = SmallCLIP()
+    model.load_state_dict(load_file(clip_shapes() / "open_clip_model.safetensors"))
+    tokenizer = load_tokenizer(clip_shapes() / "tokenizer.json")
+    return model.eval().requires_grad_(False).to(device), preprocess, tokenizer
 
 
 def load_frechet_shapes(device: str | torch.device = "cpu") -> FrechetShapes:

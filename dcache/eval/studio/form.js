@@ -53,7 +53,7 @@ function chooseMethod() {
   const defaults = Object.entries(known).map(([name, value]) => `${name}=${value}`);
   options.value = "";
   options.placeholder = defaults[0] ?? "";
-  one("options-facts").textContent = defaults.length ? `as it comes: ${defaults.join(", ")}` : "it takes no options";
+  one("options-facts").textContent = defaults.length ? `defaults: ${defaults.join(", ")}` : "it takes no options";
   one("speedup-row").hidden = !("speedup" in known);
   if ("speedup" in known) moveSpeedup();
 }
@@ -66,11 +66,12 @@ function moveSpeedup() {
   one("speedup-shown").textContent = `${Number(speedup.value).toFixed(1)}×`;
 }
 
-options.addEventListener("input", () => {
+function followOptions() {
   const asked = /(?:^|,)\s*speedup\s*=\s*([\d.]+)/.exec(options.value);
   if (asked && Number(asked[1]) > 1) speedup.value = asked[1];
   one("speedup-shown").textContent = asked ? `${asked[1]}×` : "";
-});
+}
+options.addEventListener("input", followOptions);
 speedup.addEventListener("input", moveSpeedup);
 method.addEventListener("change", chooseMethod);
 one("pipeline").addEventListener("change", choosePipeline);
@@ -91,6 +92,22 @@ export function asked() {
     pipeline: one("pipeline").value, prompt: prompt.value, seed: number("seed"), steps: number("steps"),
     guidance: number("guidance"), method: method.value, options: own() ? "" : options.value, warm_up: one("warm-up").checked,
   };
+}
+
+// Puts back what `asked` said before the page was loaded again, as far as the server still offers it.
+export function restore(saved) {
+  if (!setup.pipelines.some((p) => p.name === saved.pipeline)) return;
+  one("pipeline").value = saved.pipeline;
+  choosePipeline();
+  if ([...method.options].some((o) => o.value === saved.method)) {
+    method.value = saved.method;
+    chooseMethod();
+    options.value = saved.options;
+    followOptions();
+  }
+  prompt.value = saved.prompt;
+  for (const id of ["seed", "steps", "guidance"]) one(id).value = saved[id] ?? "";
+  one("warm-up").checked = saved.warm_up;
 }
 
 // Fills the form; `content` is what the server says of its pipelines and methods.

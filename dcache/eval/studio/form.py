@@ -129,8 +129,9 @@ class Form:
         for name, value in options.items():
             if name not in WORDS and _has_text(value):
                 raise DcacheError(
-                    f"{name} is no file here, got {value!r}: expected numbers, true, false or none. Methods "
-                    "that read files are named on the command line: dcache studio --methods LIST"
+                    f"{name} must be a number, true, false or none, got {value!r}. Options are separated by "
+                    "commas; methods that read files are named on the command line: dcache studio --methods "
+                    "LIST"
                 )
         return preset_entry(spec, self.method, options, numbers)
 

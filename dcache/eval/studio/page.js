@@ -1,5 +1,5 @@
 // The page of `dcache studio`. The server sends what happens as events; everything else is asked for.
-import { asked, fill } from "./form.js";
+import { asked, fill, restore } from "./form.js";
 import { drawMap } from "./map.js";
 import { blank, frames, put } from "./pictures.js";
 import { drawPlot } from "./plot.js";
@@ -20,10 +20,11 @@ function fail(message) {
   one("error").hidden = !message;
 }
 
+const SILENT = "The server does not answer: is `dcache studio` still running?";
+
 async function post(address, content) {
-  const answer = await fetch(address, {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content),
-  });
+  const sent = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content) };
+  const answer = await fetch(address, sent).catch(() => { throw new Error(SILENT); });
   const body = await answer.json();
   if (!answer.ok) throw new Error(body.error);
   return body;
@@ -39,9 +40,20 @@ one("form").addEventListener("submit", async (event) => {
   } catch (error) { fail(error.message); }
 });
 one("stop").addEventListener("click", async () => {
-  one("status").textContent = "stopping before the next evaluation …";
-  try { await post("/stop", {}); } catch (error) { fail(error.message); }
+  try {
+    await post("/stop", {});
+    if (state.run) one("status").textContent = "stopping before the next evaluation …";
+  } catch (error) { fail(error.message); }
 });
+
+// The form outlives a reload of this tab, where the browser lets a page remember something.
+function recall() {
+  try {
+    const saved = sessionStorage.getItem("form");
+    if (saved) restore(JSON.parse(saved));
+    addEventListener("pagehide", () => sessionStorage.setItem("form", JSON.stringify(asked())));
+  } catch (error) { console.info(`the form is not remembered: ${error.message}`); }
+}
 
 // ---- progress
 const WARM = { "warm-up": 0, timed: 1 };
@@ -206,7 +218,9 @@ function remember(comparison) {
 function listen() {
   const source = new EventSource("/events");
   const on = (name, act) => source.addEventListener(name, (event) => act(JSON.parse(event.data)));
-  on("state", async ({ run, kept }) => {
+  on("state", async ({ session, run, kept }) => {
+    // Another server: its runs have these numbers too, and its models and methods may be others.
+    if (session !== (state.session ??= session)) return location.reload();
     for (const number of kept.filter((n) => !state.comparisons.has(n))) {
       const answer = await fetch(`/runs/${number}`);
       if (answer.ok) remember(await answer.json());
@@ -233,7 +247,8 @@ function listen() {
   on("stopped", ({ number: run }) => { back(); ended(`Run ${run} was stopped`); });
   source.addEventListener("error", () => {
     state.lost = true;
-    one("status").textContent = "The server does not answer: is `dcache studio` still running?";
+    one("status").textContent = SILENT;
+    one("stop").disabled = true;
   });
 }
 
@@ -243,6 +258,7 @@ async function begin() {
   const heads = ["run", "method", "prompt", "model", "steps", ...SHOWN_IN_TABLE];
   one("heads").replaceChildren(...heads.map((head) => Object.assign(document.createElement("th"), { textContent: head, scope: "col" })));
   fill(state.setup);
+  recall();
   listen();
 }
 begin();

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
+from secrets import token_hex
 from threading import RLock, Thread
 from time import perf_counter
 from typing import Any
@@ -74,6 +75,7 @@ class Studio:
     Attributes:
         events: what happens: "began", "progress", "uncached", "done", "failed", "stopped".
         comparisons: number -> finished comparison.
+        session: a page that finds another one is of a server that has ended, and loads itself again.
         setup: pipelines with their defaults, and which methods fit each of them, as JSON values.
     """
 
@@ -85,7 +87,7 @@ class Studio:
     ) -> None:
         self.pipelines, self.clock = dict(pipelines), clock
         self.entries = {entry.spec: entry for entry in entries}
-        self.events = Events()
+        self.events, self.session = Events(), token_hex(8)
         self.comparisons: Kept[Comparison] = Kept(MOST_COMPARISONS, MOST_BYTES, lambda kept: kept.nbytes)
         self._uncached: Kept[Uncached] = Kept(MOST_UNCACHED, MOST_BYTES, lambda kept: kept.nbytes)
         # No comparison is under way yet: methods are enabled and disabled to see which fit.
@@ -135,9 +137,10 @@ class Studio:
         self._thread.join(SECONDS_TO_END)
 
     def state(self) -> dict[str, Any]:
-        """The comparison under way, and the numbers of those that are kept, as JSON values."""
+        """This session, the comparison under way, and the numbers of those that are kept, as JSON values."""
         job = self._job
-        return {"run": None if job is None else job.state, "kept": self.comparisons.keys()}
+        run = None if job is None else job.state
+        return {"session": self.session, "run": run, "kept": self.comparisons.keys()}
 
     def picture(self, number: int, side: str) -> Picture | None:
         """A picture of a comparison, also the uncached one of that under way; None if it is not kept."""

@@ -200,3 +200,47 @@ def test_names_of_all_fields_can_be_read_aloud(page: Any) -> None:
     ]
     assert len(names) >= 10
     assert all(names)
+
+
+@pytest.mark.parametrize("page", SIZES[1:], indirect=True, ids=["desk"])
+def test_the_form_outlives_a_reload(page: Any) -> None:
+    page.select_option("#method", "tuned")
+    fields = {
+        "prompt": "a small red heart",
+        "seed": "7",
+        "steps": "5",
+        "guidance": "2.5",
+        "options": "speedup=3",
+    }
+    for name, value in fields.items():
+        page.fill(f"#{name}", value)
+    page.uncheck("#warm-up")
+    page.reload()
+    page.wait_for_selector("html[data-ready=yes]")
+    assert page.input_value("#method") == "tuned"
+    assert {name: page.input_value(f"#{name}") for name in fields} == fields
+    assert (page.input_value("#speedup"), page.inner_text("#speedup-shown")) == ("3", "3×")
+    assert not page.is_checked("#warm-up")
+
+
+@pytest.mark.parametrize("page", SIZES[1:], indirect=True, ids=["desk"])
+def test_a_page_of_another_server_loads_itself_again(page: Any, studio: Studio) -> None:
+    page.evaluate("document.title = 'of the server before'")
+    studio.events.publish("state", studio.state())
+    studio.events.publish("progress", {"side": "cached", "phase": "timed", "done": 1, "total": 2})
+    assert page.title() == "of the server before"
+    with page.expect_event("load"):
+        studio.events.publish("state", studio.state() | {"session": "another"})
+    page.wait_for_selector("html[data-ready=yes]")
+    assert page.title() == "demo · dcache studio"
+
+
+def test_a_server_that_does_not_answer_is_said(chromium: Any, client: Client) -> None:
+    tab = chromium.new_page()
+    tab.goto(client.address)
+    tab.wait_for_selector("html[data-ready=yes]")
+    tab.route("**/runs", lambda route: route.abort())
+    tab.click("#run")
+    tab.wait_for_selector("#error:not([hidden])")
+    assert "is `dcache studio` still running?" in tab.inner_text("#error")
+    tab.close()

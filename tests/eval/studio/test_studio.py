@@ -39,7 +39,7 @@ def test_events_come_in_order_and_a_second_method_runs_the_cached_side_only(stud
     assert [name for name, _ in more] == ["began", "uncached", *["progress"] * 5, "done"]
     assert more[1][1]["remembered"] is True
     assert more[1][1]["seconds"] == events[6][1]["seconds"]
-    assert studio.state() == {"run": None, "kept": studio.comparisons.keys()}
+    assert studio.state() == {"session": studio.session, "run": None, "kept": studio.comparisons.keys()}
     assert studio.comparisons.keys()[-2:] == [number, number + 1]
     other = ended(studio, prompt="a green star", seed=4)
     assert other[6][1]["remembered"] is False
