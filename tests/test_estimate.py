@@ -124,7 +124,8 @@ def test_the_estimate_is_what_a_real_pipeline_holds() -> None:
 def test_a_call_that_the_pipeline_refuses_says_what_to_give() -> None:
     pipe = flux_pipe()
     with pytest.raises(
-        DcacheError, match=r"FluxPipeline refused the call with no argument \(ValueError: .*give all arguments"
+        DcacheError,
+        match=r"FluxPipeline refused the call with no argument \(ValueError: .*give all arguments",
     ):
         dcache.memory_estimate(pipe, "interval")
     with pytest.raises(DcacheError, match=r"FluxPipeline refused the call with prompt_embeds \(ValueError"):

@@ -90,7 +90,6 @@ def evaluate(  # noqa: PLR0913
     settings, options, folder = settings or Settings(), metric_options or MetricOptions(), Path(out)
     group = join(settings.device)
     with ExitStack() as stack:
-
         held: list[Path] = []
 
         def lock() -> None:
