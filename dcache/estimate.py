@@ -26,6 +26,7 @@ from dcache.identity.sampler import is_sampler, tap
 from dcache.methods.registry import get
 from dcache.methods.resolve import default_for, preset_called, resolve
 from dcache.util.options import options_of
+from dcache.util.text import first_sentence
 
 if TYPE_CHECKING:
     from dcache.time_memo.memo import TimeMemo
@@ -62,7 +63,7 @@ def memory_estimate(
 
     Raises:
         DcacheError: an argument belongs to neither preset nor call, or to both; one that the call needs is
-            missing; or the method does not fit.
+            missing; the pipeline refuses the call; or the method does not fit.
     """
     options, call = _split(pipe_or_module, method, arguments)
     modules = denoisers(pipe_or_module)
@@ -165,6 +166,13 @@ def _of_pipeline(pipe: Any, sessions: list[Session], call: Mapping[str, Any]) ->
     try:
         with suppress(_EnoughError):
             pipe(**call)
+    except (TypeError, ValueError) as error:
+        given = ", ".join(call) or "no argument"
+        raise DcacheError(
+            f"{type(pipe).__name__} refused the call with {given} ({type(error).__name__}: "
+            f"{first_sentence(error)}): memory_estimate begins a call of the pipeline, so give all arguments "
+            "that yours has, as in dcache.memory_estimate(pipe, prompt=..., height=..., width=...)"
+        ) from error
     finally:
         intercept.leave(stop)
         # The stopped call did not reach its own clean-up of offloaded modules.

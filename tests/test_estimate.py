@@ -121,6 +121,17 @@ def test_the_estimate_is_what_a_real_pipeline_holds() -> None:
     assert estimate == dcache.stats(pipe).bytes_held == 16 * 16 * 4
 
 
+def test_a_call_that_the_pipeline_refuses_says_what_to_give() -> None:
+    pipe = flux_pipe()
+    with pytest.raises(
+        DcacheError,
+        match=r"FluxPipeline refused the call with no argument \(ValueError: .*so give all",
+    ):
+        dcache.memory_estimate(pipe, "interval")
+    with pytest.raises(DcacheError, match=r"FluxPipeline refused the call with prompt_embeds \(ValueError"):
+        dcache.memory_estimate(pipe, "interval", prompt_embeds=torch.ones(1, 5, 16))
+
+
 def test_what_cannot_be_stopped_or_found_is_refused_with_what_to_do_instead() -> None:
     with pytest.raises(
         DcacheError, match=r"no `scheduler` that dcache can stop .* denoiser instead \(high\)"

@@ -40,7 +40,8 @@ def self_check(
         output: what the computed call returned.
 
     Raises:
-        Exception: whatever the replay raises and the call itself would raise now (a hook that cancels it).
+        Exception: whatever the replay raises that is not for its predictions (a hook that cancels the call):
+            it does not come again, or the call itself raises it too.
     """
     tolerance = _tolerance(regions, output)
 
@@ -50,14 +51,16 @@ def self_check(
     def agrees() -> bool:
         try:
             return replayed() is None
-        except Exception:
+        except Exception as error:
+            if not _fails_again(replayed, type(error)):
+                raise
             # The model reads what was left out.
             return False
 
     try:
         problem = replayed()
     except Exception as error:
-        if _fails_too(engine, call, inner, arguments, type(error)):
+        if not _fails_again(replayed, type(error)) or _fails_too(engine, call, inner, arguments, type(error)):
             raise
         return f"a replay with every site predicted failed ({type(error).__name__}: {error})"
     if problem is None:
@@ -79,10 +82,15 @@ def drop_dead_leaves(regions: Iterable[RunRegion], agrees: Callable[[], bool]) -
         if region.history is None or sum(d is not None for d in region.dtypes) < 2 or region.live is not None:
             continue
         live = [True] * len(region.dtypes)
-        for i in range(len(live)):
-            live[i] = region.dtypes[i] is None
-            region.live = tuple(live)
-            live[i] = live[i] or not agrees()
+        try:
+            for i in range(len(live)):
+                live[i] = region.dtypes[i] is None
+                region.live = tuple(live)
+                live[i] = live[i] or not agrees()
+        except BaseException:
+            # Ctrl-C: nothing is known of the leaf that was left out.
+            region.live = None
+            raise
         region.live = tuple(live)
         newest = region.history.leaves[-1]
         region.history.leaves[-1] = tuple(
@@ -121,6 +129,15 @@ def _replay(
         f"a replay with every site predicted from what was just stored differs from the computed output "
         f"(relative distance {distance:.2g})"
     )
+
+
+def _fails_again(replayed: Callable[[], str | None], kind: type[Exception]) -> bool:
+    """Whether a replay fails like this once more; a request to cancel may be gone once it was raised."""
+    try:
+        replayed()
+    except Exception as error:
+        return isinstance(error, kind)
+    return False
 
 
 def _fails_too(

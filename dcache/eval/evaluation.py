@@ -12,7 +12,7 @@ from typing import Any
 from dcache.errors import DcacheError
 from dcache.eval.earlier import adopt
 from dcache.eval.entries import BenchEntry, check_entry
-from dcache.eval.folder import alone
+from dcache.eval.folder import LOCK, alone
 from dcache.eval.generate import generate
 from dcache.eval.manifest import FILE, Manifest
 from dcache.eval.metrics import check, chosen
@@ -90,13 +90,17 @@ def evaluate(  # noqa: PLR0913
     settings, options, folder = settings or Settings(), metric_options or MetricOptions(), Path(out)
     group = join(settings.device)
     with ExitStack() as stack:
+        held: list[Path] = []
 
         def lock() -> None:
             # One process locks the folder for the whole group.
-            if group.first:
+            if group.first and not held:
                 stack.enter_context(alone(folder))
+                held.append(folder)
 
         if "generate" in stages:
+            # Before the pipeline is loaded, which may take long. A new folder is made once nothing is wrong.
+            group.all(lambda: lock() if (folder / LOCK).exists() else None)
             job = group.all(lambda: job_of(pipeline, prompts, methods, settings, folder))
             if "score" in stages:
                 job.check(metrics, options, group)

@@ -18,6 +18,8 @@ from dcache.util.bytes import bytes_of_elements
 # Attributes by which accelerate and diffusers mark modules whose weights they move themselves.
 _MOVED_BY_OTHERS = ("_hf_hook", "_diffusers_hook")
 _HOST = torch.device("cpu")
+# Bytes: kernels of the CPU may round otherwise where a tensor's address has another remainder.
+_LINE = 64
 
 
 class Weights:
@@ -41,7 +43,8 @@ class Weights:
         self._sample: torch.Tensor | None = None
         self._around: Sequence[nn.Module] = ()
         self._tied = False
-        self._dtypes: dict[str, torch.dtype] = {}
+        # As they were before they were dropped: dtype, and remainder of the address.
+        self._dropped: dict[str, tuple[torch.dtype, int]] = {}
         self._guards: list[Any] = []
 
     @property
@@ -83,7 +86,7 @@ class Weights:
                 # Before anything is freed, so that an interrupt leaves nothing unguarded. A copy of the
                 # module has the guards too.
                 guard = _Refusal(self.name)
-                self._dtypes = {name: tensor.dtype for name, tensor in self._tensors()}
+                self._dropped = {name: (t.dtype, t.data_ptr() % _LINE) for name, t in self._tensors()}
                 self._guards = [
                     self.module.register_state_dict_pre_hook(guard),  # type: ignore[no-untyped-call]
                     self.module.register_forward_pre_hook(guard),
@@ -105,8 +108,10 @@ class Weights:
             for name, tensor in self._tensors():
                 if self._guards and self.checkpoint is not None:
                     # Rounded as they were, though the model may have another dtype by now.
-                    stored = self.checkpoint.read(f"{self.name}.{name}").to(self._dtypes[name])
-                    tensor.data = stored.to(self._home, tensor.dtype)
+                    dtype, remainder = self._dropped[name]
+                    stored = self.checkpoint.read(f"{self.name}.{name}").to(dtype)
+                    placed = _at(stored, remainder) if self._home == _HOST else stored
+                    tensor.data = placed.to(self._home, tensor.dtype)
                 elif tensor.device == _HOST:
                     tensor.data = tensor.data.to(self._home)
             for guard in self._guards:
@@ -137,6 +142,15 @@ def _nothing_like(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor of that shape that holds one number."""
     fill = float("nan") if tensor.is_floating_point() else 0
     return torch.full((1,) * tensor.ndim, fill, dtype=tensor.dtype).expand(tensor.shape)
+
+
+def _at(tensor: torch.Tensor, remainder: int) -> torch.Tensor:
+    """The tensor of the CPU at an address with this remainder: a file's tensors lie anywhere."""
+    if tensor.data_ptr() % _LINE == remainder:
+        return tensor
+    room = torch.empty(tensor.nbytes + _LINE, dtype=torch.uint8)
+    begin = (remainder - room.data_ptr()) % _LINE
+    return room[begin : begin + tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
 class _Refusal(Guard):

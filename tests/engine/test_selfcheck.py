@@ -68,6 +68,29 @@ def test_a_call_that_is_cancelled_during_the_replay_is_cancelled_and_nothing_is_
     assert session.method.sites == EVERY_2.sites
 
 
+def test_a_request_to_cancel_that_is_gone_once_it_was_raised_is_not_lost() -> None:
+    toy, pressed = Toy(), [False]
+
+    def press(*_: Any) -> None:
+        pressed[0] = True
+
+    def cancel(*_: Any) -> None:
+        if pressed[0]:
+            # As ComfyUI does it.
+            pressed[0] = False
+            pressing.remove()
+            raise CancelledError
+
+    pressing = toy.blocks[-1].register_forward_hook(press)
+    cancelling = toy.register_forward_pre_hook(cancel)
+    session = session_on(toy, EVERY_2)
+    with pytest.raises(CancelledError):
+        one_call(toy)
+    cancelling.remove()
+    assert integers(steps(toy, [4, 3, 2, 1])) == [40, 40, 24, 24]
+    assert session.method.sites == EVERY_2.sites
+
+
 # Whether it agrees ----------------------------------------------------------------------------------
 
 
@@ -138,16 +161,20 @@ def test_it_says_how_far_the_replay_is_from_what_was_computed() -> None:
 
 
 def test_a_replay_that_fails_is_told_and_no_error_of_the_run() -> None:
+    ran: list[nn.Module] = []
+
     class Fails(Toy):
-        calls = OutOfSight()
+        """Needs what its last block does beside its output."""
 
         def forward(self, x: torch.Tensor, timestep: Any) -> torch.Tensor:
-            self.calls += 1
-            if self.calls == 2:
+            ran.clear()
+            output = super().forward(x, timestep)
+            if not ran:
                 raise ZeroDivisionError("a replay")
-            return super().forward(x, timestep)
+            return output
 
     model = Fails()
+    model.blocks[-1].register_forward_hook(lambda block, *_: ran.append(block))
     session_on(model, EVERY_2)
     with pytest.warns(
         DcacheWarning, match=r"replay with every site predicted failed \(ZeroDivisionError: a rep"
@@ -322,6 +349,30 @@ def test_every_replay_is_given_the_arguments_as_they_were() -> None:
     assert region_of(session).live == (True, False, False)
     # What the model takes out of them it has taken out once.
     assert extra == {"more": []}
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, CancelledError])
+def test_a_stream_that_was_left_out_when_the_call_was_cancelled_is_kept_again(
+    kind: type[BaseException],
+) -> None:
+    model, calls = Streams("a"), []
+
+    def cancel(*_: Any) -> None:
+        calls.append(1)
+        # The call, its replay, and one without the stream that is read.
+        if len(calls) == 3:
+            raise kind
+
+    cancelling = model.register_forward_pre_hook(cancel)
+    session = session_on(model, EVERY_2)
+    with pytest.raises(kind):
+        one_call(model)
+    cancelling.remove()
+    assert region_of(session).live is None
+    other = Streams("a")
+    session_on(other, EVERY_2)
+    assert integers(steps(model, [4, 3, 2, 1])) == integers(steps(other, [4, 3, 2, 1]))
+    assert region_of(session).live == (True, False, False)
 
 
 def test_streams_inside_the_trunk_are_all_kept() -> None:

@@ -182,6 +182,14 @@ def test_a_folder_that_another_run_holds_is_refused(painter: Painter, tmp_path: 
         evaluate("painter", PROMPTS, [RED], SETTINGS, out=tmp_path, **PSNR)
 
 
+def test_a_folder_that_another_run_holds_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_loading(monkeypatch)
+    with alone(tmp_path), pytest.raises(DcacheError, match="another run is writing"):
+        evaluate("painter", PROMPTS, [RED], SETTINGS, out=tmp_path, **PSNR)
+
+
 def test_a_pipeline_in_hand_is_evaluated_and_left_as_it_was(tmp_path: Path) -> None:
     pipe = load("demo", device="cpu").pipe
     before = set(vars(pipe.transformer))

@@ -68,6 +68,27 @@ def test_dropped_weights_hold_one_number_and_are_read_again(tmp_path: Path) -> N
     assert torch.equal(module(torch.ones(3)), layer()(torch.ones(3)))
 
 
+@pytest.mark.parametrize("remainder", [0, 20])
+def test_weights_that_are_read_again_lie_like_those_that_were_dropped(remainder: int, tmp_path: Path) -> None:
+    # A matrix product of the CPU may round otherwise at an address with another remainder.
+    module, line = layer(), 64
+    for tensor in module.parameters():
+        room = torch.zeros(3 * line, dtype=torch.uint8)
+        begin = (remainder - room.data_ptr()) % line
+        tensor.data = room[begin : begin + tensor.nbytes].view(torch.float32).view(tensor.shape).copy_(tensor)
+    before = {name: tensor.clone() for name, tensor in module.named_parameters()}
+    # Names of several lengths, so that the file's tensors lie at several places.
+    for i in range(8):
+        names = {f"{'x' * i}.{name}": tensor for name, tensor in before.items()}
+        save_file(names, tmp_path / "w.safetensors")
+        weights = Weights("x" * i, module, Checkpoint(dict.fromkeys(names, tmp_path / "w.safetensors")))
+        weights.leave()
+        weights.come_back()
+        for name, tensor in module.named_parameters():
+            assert tensor.data_ptr() % line == remainder
+            assert torch.equal(tensor, before[name])
+
+
 def test_dropped_weights_are_never_given_away_silently(tmp_path: Path) -> None:
     module, _weights = dropped(tmp_path)
     for use in (module.state_dict, lambda: module(torch.ones(3)), lambda: deepcopy(module)(torch.ones(3))):

@@ -54,7 +54,7 @@ def refusal(method: str, headers: Mapping[str, str], host: str) -> tuple[int, st
     name, origin = headers.get("host", ""), headers.get("origin")
     if not _own(name, host):
         return 403, f"the host {name!r} is not this server's: open it by its address, as it was printed"
-    if origin is not None and (urlsplit(origin).netloc != name or origin == "null"):
+    if origin is not None and _netloc(origin) != name:
         return 403, f"requests from {origin} are refused: only this server's own page may send them"
     foreign = headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
     if foreign and not (method == "GET" and headers.get("sec-fetch-mode") == "navigate"):
@@ -99,6 +99,14 @@ def _own(name: str, host: str) -> bool:
     if is_loopback(host):
         return hostname == host.lower() or is_loopback(hostname)
     return hostname in (host.lower(), "localhost") or _address(hostname) is not None
+
+
+def _netloc(origin: str) -> str:
+    """`host:port` of an origin; "" if it has none, as "null", or is malformed."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _hostname(name: str) -> str | None:

@@ -37,6 +37,8 @@ FILES = {
 }
 PORTS = Whole(0, 65535)
 LARGEST_BODY = 64 << 10
+# Of a run's number.
+MOST_DIGITS = 9
 # Open connections have so many seconds to end once the server is asked to.
 SECONDS_TO_END = 2
 
@@ -62,9 +64,9 @@ def application(studio: Studio, host: str, ready: Callable[[], None] = lambda: N
         Route("/events", answers.events),
         Route("/runs", answers.start, methods=["POST"]),
         Route("/stop", answers.stop, methods=["POST"]),
-        Route("/runs/{number:int}", answers.comparison),
-        Route("/runs/{number:int}/schedule.json", answers.schedule),
-        Route("/runs/{number:int}/{side:str}.png", answers.picture),
+        Route("/runs/{number}", answers.comparison),
+        Route("/runs/{number}/schedule.json", answers.schedule),
+        Route("/runs/{number}/{side:str}.png", answers.picture),
     ]
     return Starlette(routes=routes, middleware=[Middleware(Guard, host=host)], lifespan=lifespan)
 
@@ -101,6 +103,13 @@ def listen(host: str, port: int) -> socket.socket:
         DcacheError: the address cannot be used.
     """
     check_within(PORTS, port, "the port")
+    if not host:
+        # The socket would listen on all addresses.
+        raise DcacheError("the host is empty: expected an address, such as 127.0.0.1, or 0.0.0.0 for all")
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise DcacheError(f"{host!r} is no name of a host: expected an address, such as 127.0.0.1") from error
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
@@ -144,13 +153,13 @@ class _Answers:
         return JSONResponse({"stopping": self.studio.stop()})
 
     async def comparison(self, request: Request) -> Response:
-        comparison = self.studio.comparisons.get(request.path_params["number"])
+        comparison = self.studio.comparisons.get(_number(request))
         if comparison is None:
             return _gone()
-        return JSONResponse({"number": request.path_params["number"], **comparison.content()})
+        return JSONResponse({"number": _number(request), **comparison.content()})
 
     async def schedule(self, request: Request) -> Response:
-        comparison = self.studio.comparisons.get(request.path_params["number"])
+        comparison = self.studio.comparisons.get(_number(request))
         if comparison is None:
             return _gone()
         try:
@@ -162,7 +171,7 @@ class _Answers:
 
     async def picture(self, request: Request) -> Response:
         side, _, strip = request.path_params["side"].partition("-")
-        picture = self.studio.picture(request.path_params["number"], side)
+        picture = self.studio.picture(_number(request), side)
         if picture is None or side not in ("uncached", "cached") or strip not in ("", "strip"):
             return _gone()
         return Response(picture.strip if strip else picture.file, media_type="image/png")
@@ -190,6 +199,12 @@ async def _content(request: Request) -> object:
     except (ValueError, RecursionError) as error:
         raise DcacheError("the request is no JSON") from error
     return content
+
+
+def _number(request: Request) -> int:
+    """The number of a run in an address; 0, which no run has, for what is none."""
+    text: str = request.path_params["number"]
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else 0
 
 
 def _error(error: DcacheError, status: int) -> Response:

@@ -23,6 +23,7 @@ LOCAL, JSON = "127.0.0.1:7861", {"content-type": "application/json"}
         ({"host": LOCAL, "origin": "http://evil.example"}, 403),
         ({"host": LOCAL, "origin": "http://127.0.0.1:9999"}, 403),
         ({"host": LOCAL, "origin": "null"}, 403),
+        ({"host": LOCAL, "origin": "http://[broken"}, 403),
         ({"host": LOCAL, "sec-fetch-site": "same-origin"}, None),
         ({"host": LOCAL, "sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, 403),
         ({"host": LOCAL, "sec-fetch-site": "same-site", "sec-fetch-mode": "cors"}, 403),

@@ -68,7 +68,16 @@ def test_no_other_file_is_served(client: Client, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/runs/99999", "/runs/99999/cached.png", "/runs/99999/schedule.json", "/runs/1/other.png"]
+    "path",
+    [
+        "/runs/99999",
+        "/runs/99999/cached.png",
+        "/runs/99999/schedule.json",
+        "/runs/1/other.png",
+        "/runs/one",
+        # Python reads no number of so many digits.
+        f"/runs/{'9' * 5000}",
+    ],
 )
 def test_what_is_not_kept_is_said(client: Client, path: str) -> None:
     status, content = client.get(path)
@@ -130,6 +139,14 @@ def test_a_port_that_is_taken_is_said() -> None:
         listen("no.such.host.invalid", 0)
     with pytest.raises(DcacheError, match="the port must be a whole number between 0 and 65535, got 70000"):
         listen(HOST, 70000)
+
+
+@pytest.mark.parametrize(
+    ("host", "message"), [("", "the host is empty"), ("a\u00e4..b", "is no name of a host")]
+)
+def test_what_is_no_host_is_said(host: str, message: str) -> None:
+    with pytest.raises(DcacheError, match=message):
+        listen(host, 0)
 
 
 def test_every_file_of_the_page_is_served() -> None:
