@@ -60,6 +60,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "windowkv": {"window": 4, "review": 3, "best": 2, "layers": 2},
     "xkv": {"rank": 16, "value_rank": 16, "residual": 4},
     "xquant": {"group": 8, "residual": 4},
+    "xquant_cl": {"group": 8, "residual": 4},
     "zipcache": {"group": 8, "residual": 4, "window": 2},
     "zipvl": {"share": 0.8, "window": 2},
 }

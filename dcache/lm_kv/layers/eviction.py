@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +19,7 @@ from dcache.lm_kv.budgets.allocation import (
 from dcache.lm_kv.budgets.budget import Budget
 from dcache.lm_kv.codecs.codec import Plain
 from dcache.lm_kv.layers.layer import LayerCache
-from dcache.lm_kv.layers.plan import Plan, plan_rows
+from dcache.lm_kv.layers.plan import Plan, least, plan_rows, warn_of_pages
 from dcache.lm_kv.layers.selection import index_tokens, set_share
 from dcache.lm_kv.layers.shared import Shared
 from dcache.lm_kv.layers.together import encode_together
@@ -90,6 +89,8 @@ def _index_all(pairs: Sequence[tuple[LayerCache, LayerStore]], plan: Plan) -> No
         set_share(store, share)
     for layer, _ in pairs:
         layer.packed()
+    if not pairs[0][0].record_past:  # Drafts may read as little as they like: all is read to verify them.
+        warn_of_pages(shared, plan.tokens, pairs[0][1])
 
 
 def _held(layer: LayerCache, store: LayerStore) -> tuple[Stored, torch.Tensor]:
@@ -117,7 +118,7 @@ def _evict_each(
         tokens = plan.tokens
         if shared.policy.allocation == "layers":
             tokens = [
-                layer_budgets(n, len(places), _least(shared, n, s + w), seen)[places[layer.index]]
+                layer_budgets(n, len(places), least(shared, n, s + w), seen)[places[layer.index]]
                 for n, s, w, seen in zip(tokens, plan.sinks, plan.window, store.seen.tolist(), strict=True)
             ]
         allowed, stored = torch.tensor(tokens, device=store.seen.device), None
@@ -144,11 +145,6 @@ def _settle(layer: LayerCache, store: LayerStore) -> None:
         scores = observer.settle(layer.state, store.stored(), layer.logits)
         if scores is not None:
             store.set_scores(scores)
-
-
-def _least(shared: Shared, tokens: int, protected: int) -> int:
-    """Tokens that every layer keeps at least."""
-    return max(1, protected, math.floor(tokens * shared.policy.floor + 1e-9))
 
 
 def _evict_together(
@@ -207,7 +203,7 @@ def _preferred(
     longest = torch.stack([store.kept().amax(1) for _, store in pairs], 1).tolist()
     rows = zip(plan.tokens, plan.sinks, plan.window, wanted, longest, over.tolist(), strict=True)
     return [
-        preference_budgets(n, prefers, _least(shared, n, s + w), most) if full else most
+        preference_budgets(n, prefers, least(shared, n, s + w), most) if full else most
         for n, s, w, prefers, most, full in rows
     ]
 

@@ -51,6 +51,7 @@ class Shared:
         bytes_held: bytes of all storages of the compressed layers.
         peak_bytes: the most that they were.
         warned: whether it was said that sinks and window shrink.
+        warned_of_pages: whether it was said that no page fits the budget.
         marks: bool `[B, columns]`, which columns of the calls to come are images'; None where none are.
         marked: those of the running forward.
         ids: the running forward's ids `[B, S]`, for observers that read them; else None.
@@ -78,6 +79,7 @@ class Shared:
     bytes_held: int = 0
     peak_bytes: int = 0
     warned: bool = False
+    warned_of_pages: bool = False
     marks: torch.Tensor | None = None
     marked: torch.Tensor | None = None
     ids: torch.Tensor | None = None

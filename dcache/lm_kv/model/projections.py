@@ -99,8 +99,8 @@ def _projections(decoder: torch.nn.Module, layers: Sequence[int], rotary: Rotary
         if linears is None:
             raise DcacheError(
                 f"layer {layer} does not make its keys and values by plain linear layers (it norms them, "
-                f"say, or is quantised), so {name} cannot make them again: use lm_kv.kivi() or "
-                "lm_kv.rotatekv()"
+                f"say, is quantised, or has an adapter that is not merged), so {name} cannot make them "
+                "again: use lm_kv.kivi() or lm_kv.rotatekv()"
             )
         found[layer] = linears
     return found
@@ -165,4 +165,7 @@ def _makes(linear: Linear, given: torch.Tensor, states: torch.Tensor) -> bool:
     """Whether a projection makes these states of what was given."""
     tolerance = 1e-3 if linear.weight.dtype.itemsize >= 4 else 5e-2
     made, wanted = linear.states(given).float(), states.transpose(1, 2).flatten(2)
-    return torch.allclose(made, wanted, atol=tolerance, rtol=tolerance)
+    # A rotation mixes the rounding of a head's large channels (biases of Qwen2's) into its small ones.
+    largest = states.abs().amax(3, keepdim=True).expand_as(states).transpose(1, 2).flatten(2)
+    allowed = tolerance * (1 + wanted.abs()) + torch.finfo(linear.weight.dtype).eps * largest
+    return bool(((made - wanted).abs() <= allowed).all())

@@ -16,7 +16,12 @@ def step(model, cache):
 
 @pytest.mark.parametrize(
     "policy",
-    [lm_kv.snapkv(window=4, allocation="heads"), lm_kv.h2o(), lm_kv.razor_attention(), lm_kv.quest(window=2)],
+    [
+        lm_kv.snapkv(window=4, allocation="heads"),
+        lm_kv.h2o(),
+        lm_kv.razor_attention(),
+        lm_kv.quest(page=4, window=2),
+    ],
     ids=lambda policy: policy.name,
 )
 def test_a_coded_cache_goes_on_nearly_as_the_saved_one(policy, tmp_path):

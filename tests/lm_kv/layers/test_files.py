@@ -43,7 +43,7 @@ MODEL = cache(lambda: llama(4))
 
 
 @torch.no_grad()
-@pytest.mark.filterwarnings("ignore:sinks=:dcache.DcacheWarning")
+@pytest.mark.filterwarnings("ignore:sinks=:dcache.DcacheWarning", "ignore:of a budget:dcache.DcacheWarning")
 @pytest.mark.parametrize("name", sorted(lm_kv.available("policy")))
 def test_copies_go_on_as_their_cache_with_every_policy(name, tmp_path):
     policy = lm_kv.make(name)

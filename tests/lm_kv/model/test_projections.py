@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn import functional as F
 
 from dcache import DcacheError
 from dcache.lm_kv.codecs.latents import Linear
@@ -48,6 +49,24 @@ def test_they_are_found_anew_where_weights_were_cast_or_written_to():
     torch.testing.assert_close(after[0]["values"].sizes, 2 * before[0][0]["values"].sizes)
     model.double()
     assert linears(model, (0,))[0]["keys"].weight.dtype == torch.float64
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_large_biases_of_keys_are_no_reason_to_refuse(dtype):
+    """Qwen2.5's are in the hundreds in some channels."""
+    model = family("qwen2")
+    for layer in model.model.layers:
+        layer.self_attn.k_proj.bias[3::8] = 400.0
+    model.to(dtype)
+    for found in (latents(model), linears(model)):
+        assert torch.equal(found[1]["keys"].bias, model.model.layers[1].self_attn.k_proj.bias)
+    # Other weights are still told from those that make the keys.
+    attention = model.model.layers[2].self_attn
+    key = attention.k_proj
+    key.forward = lambda given: F.linear(given, key.weight.roll(1, 1), key.bias)
+    with pytest.raises(DcacheError, match=r"layer 2 does not make its keys"):
+        latents(model)
 
 
 @pytest.mark.parametrize("name", ["qwen3", "olmo2"])

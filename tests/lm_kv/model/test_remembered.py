@@ -7,7 +7,7 @@ import torch
 from dcache import lm_kv
 from dcache.lm_kv.model.directions import bases_of
 from dcache.lm_kv.model.remembered import Remembered
-from tests.lm_kv.language_models import batch, generate, llama
+from tests.lm_kv.language_models import batch, family, generate, llama
 
 
 def changes(model):
@@ -33,6 +33,19 @@ def test_a_value_is_found_anew_where_weights_changed(name):
     assert [remembered.of(one, lambda: next(values)) for one in (own, other, own, other)] == [0, 1, 0, 1]
     changes(model)[name]()
     assert [remembered.of(one, lambda: next(values)) for one in (own, other, own, other)] == [2, 1, 2, 1]
+
+
+def test_weights_are_told_apart_beside_large_biases():
+    """Qwen2.5's keys have biases in the hundreds in some channels."""
+    model = family("qwen2")
+    for layer in model.model.layers:
+        layer.self_attn.k_proj.bias[3::8] = 400.0
+    model.to(torch.bfloat16)
+    remembered, values = Remembered(), iter(range(9))
+    assert [remembered.of(model.model, lambda: next(values)) for _ in range(2)] == [0, 0]
+    weight = model.model.layers[2].self_attn.k_proj.weight
+    weight.copy_(weight.roll(1, 1))
+    assert remembered.of(model.model, lambda: next(values)) == 1
 
 
 def test_a_model_is_not_kept_alive():

@@ -37,14 +37,14 @@ def test_values_on_the_host_are_counted_apart():
     assert keys == (23 + 36) * 2 * (1 + 4 + 2 * 2) + 4 * 2 * 16 * 2 + 4 * 8
     assert "of that, host" in str(stats)
     assert stats.bytes_host < stats.bytes_held == cache.nbytes
-    assert prefilled(model, lm_kv.quest(window=4), inputs, budget=0.4).stats().bytes_host == 0
+    assert prefilled(model, lm_kv.quest(page=4, window=4), inputs, budget=0.4).stats().bytes_host == 0
 
 
 @pytest.mark.parametrize("counted", [True, False], ids=["counted", "columns"])
 def test_calibrated_directions_meet_keys_before_rotation_wherever_they_stand(tmp_path, counted):
     model = llama(1)
     path, basis = random_basis(model, tmp_path)
-    policy = lm_kv.shadowkv(budget=6, rank=5, exact=0, every=8, window=2, calibration=path)
+    policy = lm_kv.shadowkv(budget=6, rank=5, page=3, exact=0, every=8, window=2, calibration=path)
     # Packed at the prompt and twice behind it.
     check_keys_are_cut_before_rotation(model, policy, basis, 5, 17, counted)
     # Kept tokens lie far apart; what follows is taken in with some of them.
