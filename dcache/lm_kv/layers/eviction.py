@@ -53,8 +53,7 @@ def evict(layers: Sequence[LayerCache], received: Mapping[int, torch.Tensor] | N
         layers: layers of one cache whose tokens have been stored.
         received: index -> what a probe found, for scorers that need it.
     """
-    shared = layers[0].shared
-    places = shared.places
+    shared, places = layers[0].shared, layers[0].shared.places
     for layer in layers:
         # Also where nothing has to go: a row is evicted at the same columns in any batch.
         layer.since = 0
@@ -275,8 +274,7 @@ def _scores(shared: Shared, stored: Stored, context: Context) -> torch.Tensor:
         scores = shared.group_scores[1]
     else:
         scores = policy.scorer.score(stored, context).nan_to_num(0.0)
-        if scores.dtype != torch.float64:
-            scores = scores.float()
+        scores = scores if scores.dtype == torch.float64 else scores.float()
     # Until the last layer of the group has read it.
     last = (place + 1) % policy.layer_group == 0 or place + 1 == len(shared.places)
     shared.group_scores = None if last else (first, scores)
