@@ -85,7 +85,8 @@ def _projections(decoder: torch.nn.Module, layers: Sequence[int], rotary: Rotary
     """Each layer's projections, tried on a few tokens."""
     modules = attention_modules(decoder, list(layers))
     hooks = adapter.InputHooks(modules)
-    ids = torch.arange(1, TOKENS + 1, device=next(decoder.parameters()).device)[None]
+    vocabulary: int = decoder.config.vocab_size  # type: ignore[union-attr, assignment]
+    ids = torch.arange(1, TOKENS + 1, device=next(decoder.parameters()).device)[None] % vocabulary
     cache = noted(decoder, ids, reads_inputs=True)
     # They live as long as this.
     del hooks

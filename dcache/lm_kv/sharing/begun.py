@@ -105,6 +105,8 @@ def begin(
     check_whole("rows", rows, 1)
     policy = Policy(name, scorer=Recency(), budget=1.0, sinks=0, window=0)
     cache = KVCache(source.decoder, policy, codec=codec)
+    # Texts in front were encoded by the source's codecs, which read its sums over layers.
+    layers_of(cache)[0].shared.carry = layers_of(source)[0].shared.carry.fork()
     for layer, other in zip(layers_of(source), layers_of(cache), strict=True):
         text = _store(layer)
         tail = text.tail

@@ -33,6 +33,10 @@ def test_latents_are_those_of_the_layers_weights_and_biases(name):
         torch.testing.assert_close(latent.of(linear(inputs)), inputs @ left, atol=1e-3, rtol=0)
 
 
+def test_a_vocabulary_may_be_smaller_than_what_is_tried():
+    assert latents(llama(1, vocab_size=4), (0,))[0]["keys"].heads == 2
+
+
 def test_they_are_found_once_for_a_model():
     model = llama(1)
     assert latents(model, (0,)) is latents(model, (0,))

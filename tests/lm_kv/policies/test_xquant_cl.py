@@ -3,6 +3,7 @@ import torch
 
 from dcache import DcacheError, lm_kv
 from dcache.kernels.lowbit import pack, unpack
+from dcache.lm_kv.codecs.cross_layer import Difference
 from tests.lm_kv.language_models import (
     batch,
     check_a_padded_row_is_as_alone,
@@ -100,6 +101,24 @@ def test_nothing_is_carried_on_between_forwards():
     # One sum of the one segment at a time.
     assert held == [1] * 6
     assert not carry._held.tensors
+
+
+@torch.no_grad()
+def test_rows_behind_a_shared_text_form_its_sums_once(monkeypatch):
+    model, ids, formed = llama(4, **FORMS["inputs"]), batch(pads=0)["input_ids"][:1], []
+    added = Difference.added
+    monkeypatch.setattr(Difference, "added", lambda self: formed.append(self) or added(self))
+    policy = lm_kv.xquant_cl(bits=4, group=8, residual=4, every=0)
+    prefix = lm_kv.KVCache(model, policy)
+    model(ids, past_key_values=prefix)
+    rows, single = lm_kv.hydragen(prefix, rows=2, codec=policy), prefix.fork()
+    new, place = torch.tensor([[5], [6]]), torch.tensor([[40], [40]])
+    formed.clear()
+    logits = model(new, position_ids=place, past_key_values=rows).logits
+    assert len(formed) == 4
+    expected = model(new[:1], position_ids=place[:1], past_key_values=single).logits
+    torch.testing.assert_close(logits[:1], expected, atol=1e-5, rtol=0)
+    assert not rows._shared.carry._held.tensors
 
 
 @pytest.mark.parametrize("form", sorted(FORMS))
