@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +91,12 @@ def evaluate(  # noqa: PLR0913
     settings, options, folder = settings or Settings(), metric_options or MetricOptions(), Path(out)
     group = join(settings.device)
     with ExitStack() as stack:
-        held: list[Path] = []
 
+        @cache
         def lock() -> None:
-            # One process locks the folder for the whole group.
-            if group.first and not held:
+            # One process locks the folder, once, for the whole group.
+            if group.first:
                 stack.enter_context(alone(folder))
-                held.append(folder)
 
         if "generate" in stages:
             # Before the pipeline is loaded, which may take long. A new folder is made once nothing is wrong.
