@@ -91,13 +91,8 @@ def evaluate(  # noqa: PLR0913
     settings, options, folder = settings or Settings(), metric_options or MetricOptions(), Path(out)
     group = join(settings.device)
     with ExitStack() as stack:
-
-        @cache
-        def lock() -> None:
-            # One process locks the folder, once, for the whole group.
-            if group.first:
-                stack.enter_context(alone(folder))
-
+        # One process locks the folder, once, for the whole group.
+        lock = cache(lambda: stack.enter_context(alone(folder)) if group.first else None)
         if "generate" in stages:
             # Before the pipeline is loaded, which may take long. A new folder is made once nothing is wrong.
             group.all(lambda: lock() if (folder / LOCK).exists() else None)
