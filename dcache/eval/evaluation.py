@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,14 +90,7 @@ def evaluate(  # noqa: PLR0913
     settings, options, folder = settings or Settings(), metric_options or MetricOptions(), Path(out)
     group = join(settings.device)
     with ExitStack() as stack:
-        held: list[Path] = []
-
-        def lock() -> None:
-            # One process locks the folder for the whole group.
-            if group.first and not held:
-                stack.enter_context(alone(folder))
-                held.append(folder)
-
+        lock = _lock_of(folder, group, stack)
         if "generate" in stages:
             # Before the pipeline is loaded, which may take long. A new folder is made once nothing is wrong.
             group.all(lambda: lock() if (folder / LOCK).exists() else None)
@@ -113,6 +106,19 @@ def evaluate(  # noqa: PLR0913
             store.manifest.refuse_other(_given(pipeline, prompts, settings), folder)
             group.all(lock)
         return _result(store, stages, metrics, options, group, progress)
+
+
+def _lock_of(folder: Path, group: ProcessGroup, stack: ExitStack) -> Callable[[], None]:
+    """What locks the folder until the stack ends; a second call does nothing."""
+    held: list[Path] = []
+
+    def lock() -> None:
+        # One process locks the folder for the whole group.
+        if group.first and not held:
+            stack.enter_context(alone(folder))
+            held.append(folder)
+
+    return lock
 
 
 def _refuse(stages: Sequence[str], metrics: Sequence[str] | None) -> None:
