@@ -74,6 +74,7 @@ SMALLER: dict[str, str] = {
     "lm bench": "--lengths 64 --steps 2 --repeats 1",
     "lm calibrate": "--contexts 1 --questions 1 --tokens 120",
     "lm eval": "--contexts 1 --questions 1 --budgets 0.5",
+    "lm eval FOLDER": "--contexts 1 --questions 1 --tokens 120",
     "lm eval model": "--contexts 1 --questions 1 --budgets 0.5 --tokens 120",
     "policy bench": "--episodes 1 --settings 'ddim:4; ddim:4 interval:interval=2'",
     "policy bench --task pusht --settings": "--episodes 1",
@@ -182,6 +183,7 @@ def cd(words: list[str]) -> None:
 
 def python(words: list[str]) -> None:
     """A script of tools/ is run; of examples/, a test has to run it, and it has the options."""
+    words = [WORDS.get(word, word) for word in words]
     script, *options = words
     path = ROOT / script
     assert path.is_file(), f"{script} is not there"

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = set(PROJECT["optional-dependencies"])
 # What a requirement of dcache looks like, in a file that tells others how to install it.
-INSTALLS = re.compile(r"pip install [^\n]*?\b(dcache(?:-torch)?)(?:\[([\w,]+)\])?(?=['\"`\s])")
+INSTALLS = re.compile(r"pip install [^\n#`]*?\b(dcache(?:-torch)?)(?:\[([\w,]+)\])?(?=['\"`\s])")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
