@@ -30,16 +30,17 @@ def repeated(model: Any) -> Any:
 
 
 @torch.no_grad()
-def main() -> None:
+def main() -> int:
     """Load, compare, save."""
     name, folder = sys.argv[1:]
     source, file = (subject.smollm2(), subject.WEIGHTS) if name == subject.SMOLLM2 else (name, None)
     model, tokenizer = subject._loaded(source, file, torch.float32)
-    wide, ids = repeated(model), torch.arange(5, 60)[None]
+    wide, ids = repeated(model), torch.arange(5, 60)[None] % model.config.vocab_size
     torch.testing.assert_close(wide(ids).logits, model.eval()(ids).logits)
     wide.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

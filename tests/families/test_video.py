@@ -365,8 +365,8 @@ def test_the_refiner_is_no_part_of_the_trunk(shape: Shape) -> None:
     dcache.enable(pipe, "interval", interval=2)
     shape.run(pipe)
     stats = dcache.stats(pipe)
-    # It runs in every call, and when the first one is replayed: as a check, to find dead outputs, and once more
-    # where the model fails without one of them, for that may have been the user's error.
+    # It runs in every call, and in replays of the first one: a check, a search for dead outputs, and another
+    # one where the model fails without such an output, for that could be the caller's error.
     calls = stats.computed + stats.predicted
     assert set(runs.values()) == {calls + 4}
     assert not set(refiners(model)) & set(discover(model).blocks)
