@@ -52,10 +52,15 @@ def weights(shape: Shape, pipe: Any) -> dict[str, tuple[int, torch.Tensor]]:
 
 
 def unchanged(before: dict[str, tuple[int, torch.Tensor]], now: dict[str, tuple[int, torch.Tensor]]) -> bool:
-    """Same keys, memory and values."""
+    """Same keys, memory and bits; Lumina's `pad_token` is never initialised and may hold NaN."""
     return list(before) == list(now) and all(
-        before[k][0] == now[k][0] and torch.equal(before[k][1], now[k][1]) for k in before
+        before[k][0] == now[k][0] and torch.equal(bits(before[k][1]), bits(now[k][1])) for k in before
     )
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor."""
+    return tensor.contiguous().flatten().view(torch.uint8)
 
 
 def stop_at(shape: Shape, step: int) -> dict[str, Any]:
