@@ -2,9 +2,11 @@
 
 import os
 
-# Hugging Face's libraries read these once, when they are imported.
+# Libraries read these once, when they are imported. Processes that tests start have one thread too: workers
+# share the cores, and threads of several wait for one another.
 os.environ.update(
     {
+        "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -33,6 +33,7 @@ def test_a_notebook_holds_its_outputs_and_a_picture(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DCACHE_HOME", str(tmp_path / "home"))
