@@ -22,7 +22,7 @@ from dcache.demo.pipeline import call_options, load_pipeline
 CAPTION = "a large striped red circle at the top left on a blue background"
 # Pixels, but for ZOOM; the last picture stands still for LAST of the frames.
 ZOOM, EDGE, BAR, FRAMES, LAST = 4, 12, 14, 48, 12
-COMPUTED, PREDICTED, TODO, INK = (79, 70, 229), (165, 180, 252), (229, 231, 235), (17, 24, 39)
+COMPUTED, PREDICTED, AHEAD, INK = (79, 70, 229), (165, 180, 252), (229, 231, 235), (17, 24, 39)
 
 
 def previews(pipe: Any, call: dict[str, Any]) -> tuple[list[Image.Image], list[int]]:
@@ -54,7 +54,7 @@ def strip(image: Image.Image, title: str, done: int, computed: list[bool]) -> Im
     sheet.paste(image.resize((side, side), Image.Resampling.NEAREST), (0, EDGE + 4))
     width = side / len(computed)
     for step, whole in enumerate(computed):
-        colour = TODO if step >= done else COMPUTED if whole else PREDICTED
+        colour = AHEAD if step >= done else COMPUTED if whole else PREDICTED
         top = side + 2 * EDGE
         draw.rectangle((step * width, top, (step + 1) * width - 2, top + BAR), fill=colour)
     return sheet

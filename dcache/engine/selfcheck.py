@@ -52,15 +52,21 @@ def self_check(
         try:
             return replayed() is None
         except Exception as error:
-            if not _fails_again(replayed, type(error)):
+            # A request to cancel may be gone once it was raised.
+            if not _fails(replayed, type(error)):
                 raise
             # The model reads what was left out.
             return False
 
+    def computed() -> None:
+        with engine.resting(), call.again(arguments) as (args, kwargs, _):
+            inner(*args, **kwargs)
+
     try:
         problem = replayed()
     except Exception as error:
-        if not _fails_again(replayed, type(error)) or _fails_too(engine, call, inner, arguments, type(error)):
+        # One that fails where nothing is predicted was cancelled by the user, or memory ran out.
+        if not _fails(replayed, type(error)) or _fails(computed, type(error)):
             raise
         return f"a replay with every site predicted failed ({type(error).__name__}: {error})"
     if problem is None:
@@ -131,26 +137,12 @@ def _replay(
     )
 
 
-def _fails_again(replayed: Callable[[], str | None], kind: type[Exception]) -> bool:
-    """Whether a replay fails like this once more; a request to cancel may be gone once it was raised."""
+def _fails(called: Callable[[], object], kind: type[Exception]) -> bool:
+    """Whether a call raises an error of a kind."""
     try:
-        replayed()
+        called()
     except Exception as error:
         return isinstance(error, kind)
-    return False
-
-
-def _fails_too(
-    engine: Engine, call: Call, inner: Callable[..., Any], arguments: Any, kind: type[Exception]
-) -> bool:
-    """Whether the call fails like this where nothing is predicted: a user cancelled it, or memory ran out."""
-    try:
-        with engine.resting(), call.again(arguments) as (args, kwargs, _):
-            inner(*args, **kwargs)
-    except kind:
-        return True
-    except Exception:
-        return False
     return False
 
 

@@ -8,10 +8,10 @@ from dcache.demo.settings import require_packages
 from dcache.errors import DcacheError
 
 
-def without(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
-    """As if a package were not installed."""
+def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
+    """As if packages were not installed."""
     found = importlib.util.find_spec
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else found(name))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in missing else found(name))
 
 
 def test_the_clips_need_accelerate_and_the_pictures_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,7 +21,8 @@ def test_the_clips_need_accelerate_and_the_pictures_do_not(monkeypatch: pytest.M
         require_packages(video=True)
 
 
-@pytest.mark.parametrize("video", [False, True])
-def test_neither_needs_open_clip(monkeypatch: pytest.MonkeyPatch, video: bool) -> None:
-    without(monkeypatch, "open_clip")
-    require_packages(video)
+def test_open_clip_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "open_clip", "matplotlib")
+    for video in (False, True):
+        with pytest.raises(DcacheError, match="the demo needs matplotlib: pip install"):
+            require_packages(video)

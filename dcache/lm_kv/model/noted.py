@@ -10,6 +10,9 @@ from dcache.lm_kv.model.families import layers_for
 from dcache.lm_kv.model.forwards import take_input
 from dcache.lm_kv.storage.parts import DensePart
 
+# Tokens of a text by which models are tried.
+TOKENS = 8
+
 
 class _NotedLayer(adapter.TaggedLayer):
     """A layer that notes its keys, values and number of query heads, and what its attention is given."""
@@ -40,6 +43,12 @@ class NotedCache(adapter.LiveCache):
         self.reads_inputs = reads_inputs
         layers, self.compressed_layers = layers_for(decoder, _NotedLayer)
         super().__init__(layers=layers)
+
+
+def few_ids(decoder: torch.nn.Module) -> torch.Tensor:
+    """Ids int64 `[1, TOKENS]` that a decoder has, of a short text to try it on."""
+    vocabulary: int = decoder.config.vocab_size  # type: ignore[union-attr, assignment]
+    return torch.arange(1, TOKENS + 1, device=next(decoder.parameters()).device)[None] % vocabulary
 
 
 @torch.no_grad()

@@ -10,17 +10,14 @@ import torch
 from dcache.errors import DcacheError
 from dcache.lm_kv.codecs.latents import Latent, Linear, latent_of
 from dcache.lm_kv.model import adapter
-from dcache.lm_kv.model.noted import noted
+from dcache.lm_kv.model.noted import few_ids, noted
 from dcache.lm_kv.model.remembered import Remembered
 from dcache.lm_kv.model.rotary import Rotary, attention_modules
 
-# Tokens that are tried.
-TOKENS = 8
 # Keys' and values' weights and biases.
 Weights = Mapping[str, tuple[torch.Tensor, torch.Tensor | None]]
 Linears = Mapping[int, Mapping[str, Linear]]
 Latents = Mapping[int, Mapping[str, Latent | Linear]]
-
 
 _latents: Remembered[Latents] = Remembered()
 _linears: Remembered[Linears] = Remembered()
@@ -85,12 +82,11 @@ def _projections(decoder: torch.nn.Module, layers: Sequence[int], rotary: Rotary
     """Each layer's projections, tried on a few tokens."""
     modules = attention_modules(decoder, list(layers))
     hooks = adapter.InputHooks(modules)
-    vocabulary: int = decoder.config.vocab_size  # type: ignore[union-attr, assignment]
-    ids = torch.arange(1, TOKENS + 1, device=next(decoder.parameters()).device)[None] % vocabulary
+    ids = few_ids(decoder)
     cache = noted(decoder, ids, reads_inputs=True)
     # They live as long as this.
     del hooks
-    positions = torch.arange(TOKENS, device=ids.device)[None]
+    positions = torch.arange(ids.shape[1], device=ids.device)[None]
     found = {}
     for layer, module in modules.items():
         keys, values = cache.layers[layer].noted

@@ -9,11 +9,9 @@ from typing import Generic, TypeVar
 
 import torch
 
-from dcache.lm_kv.model.noted import noted
+from dcache.lm_kv.model.noted import few_ids, noted
 
 Value = TypeVar("Value")
-# Ids of the tokens that are tried, modulo the vocabulary.
-TOKENS = 8
 # Changes of keys and values by so much of their channel's largest one are rounding, not other weights.
 TOLERANCE = 1e-4
 HALF = 2e-2
@@ -55,9 +53,7 @@ class Remembered(Generic[Value]):
 
 
 def _mark(decoder: torch.nn.Module) -> _Mark:
-    vocabulary: int = decoder.config.vocab_size  # type: ignore[union-attr, assignment]
-    ids = torch.arange(1, TOKENS + 1, device=next(decoder.parameters()).device)[None] % vocabulary
-    cache = noted(decoder, ids)
+    cache = noted(decoder, few_ids(decoder))
     states = [one.clone() for i in cache.compressed_layers for one in cache.layers[i].noted]
     return _Mark(tuple(weight.data_ptr() for weight in decoder.parameters()), states)
 
