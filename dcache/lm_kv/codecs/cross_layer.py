@@ -11,10 +11,9 @@ import torch
 from dcache.kernels.lowbit import LowBit, pack, row_bytes, unpack
 from dcache.lm_kv.codecs.carry import Carry
 from dcache.lm_kv.codecs.codec import LayerFacts
-from dcache.lm_kv.codecs.jointly import WholeRows, rows_taken
 from dcache.lm_kv.codecs.latents import Linear
 from dcache.lm_kv.codecs.low_bit import LowBitCodec
-from dcache.lm_kv.codecs.rematerialised import CODES, by_heads
+from dcache.lm_kv.codecs.rematerialised import OneLayer, by_heads, codes_of
 from dcache.util.checks import check_whole
 
 
@@ -56,9 +55,14 @@ class SummedTokens:
     first: torch.Tensor | None
     dtype: torch.dtype
 
+    @property
+    def codes(self) -> LowBit:
+        """The difference's."""
+        return self.difference.codes
+
 
 @dataclass(frozen=True)
-class CrossLayerCodec(WholeRows):
+class CrossLayerCodec(OneLayer):
     """Inputs of all layers: of the first one in few bits, of the others how they differ from the sum so far.
 
     Differences are taken from the rounded sum, so that errors do not add up: what a layer's codes miss is
@@ -83,11 +87,7 @@ class CrossLayerCodec(WholeRows):
     residual: int
     facts: LayerFacts = field(default_factory=LayerFacts, compare=False, repr=False)
     name: ClassVar[str] = "xquant_cl"
-    needs_rotary: ClassVar[bool] = True
     needs_latents: ClassVar[str] = "inputs"
-    alone: ClassVar[bool] = True
-    shared: ClassVar[frozenset[str]] = frozenset()
-    paired: ClassVar[frozenset[str]] = CODES
 
     def __post_init__(self) -> None:
         """Check every field's range."""
@@ -98,10 +98,6 @@ class CrossLayerCodec(WholeRows):
     def bound(self, facts: LayerFacts) -> CrossLayerCodec:
         """The codec of one layer."""
         return replace(self, facts=replace(facts, state=None))
-
-    def groups(self, layers: int) -> list[tuple[int, ...]]:
-        """Each layer by itself, from the first to the last."""
-        return [(place,) for place in range(layers)]
 
     def encode_group(
         self,
@@ -136,25 +132,13 @@ class CrossLayerCodec(WholeRows):
         states = linear.states(summed(encoded.difference, self.facts.carry))
         return by_heads(encoded, states, linear.heads, self.facts)
 
-    def take(self, encoded: SummedTokens, rows: torch.Tensor, lengths: torch.Tensor) -> SummedTokens:
-        """Whole rows; codes stay where they are, for those of the layers above."""
-        return replace(encoded, rows=rows_taken(encoded.counts, encoded.rows, rows, lengths))
-
-    def tensors(self, encoded: SummedTokens) -> dict[str, torch.Tensor]:
-        """The layer's own codes, counts and rows, and positions of keys."""
-        codes = {f"codes.{name}": tensor for name, tensor in encoded.difference.codes.tensors().items()}
-        first = {} if encoded.first is None else {"first": encoded.first}
-        return {**codes, "counts": encoded.counts, "rows": encoded.rows, **first}
-
     def restore(self, tensors: Mapping[str, torch.Tensor], like: torch.Tensor) -> SummedTokens:
         """Keys or values, without the layer below, which `above` gives them."""
-        named = {n.removeprefix("codes."): t for n, t in tensors.items() if n.startswith("codes.")}
         linear = self._linear("keys")
         channels = linear.size if linear.directions is None else linear.directions.shape[1]
-        precise = torch.promote_types(like.dtype, torch.float32)
-        size = named["codes"].shape[1]
+        size = tensors["codes.codes"].shape[1]
         bits = next(bits for bits in (self.base_bits, self.bits) if row_bytes(channels, bits) == size)
-        codes = LowBit(**named, bits=bits, group=self.group, channels=channels, dtype=precise)
+        codes = codes_of(tensors, bits, self.group, channels, like)
         difference = Difference(codes, None, linear.directions)
         return SummedTokens(difference, tensors["counts"], tensors["rows"], tensors.get("first"), like.dtype)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -39,8 +39,75 @@ class LatentTokens:
     dtype: torch.dtype
 
 
+class Rows(Protocol):
+    """Encoded keys or values of all heads of a layer."""
+
+    @property
+    def codes(self) -> LowBit:
+        """`[T, r]`, all rows' tokens one after the other."""
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """int64, tokens of each row it was made of."""
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """int64 `[rows]`, which of them each row is."""
+
+    @property
+    def first(self) -> torch.Tensor | None:
+        """int64, the position of the first key of each row it was made of; None for values."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's."""
+
+
+class OneLayer(WholeRows):
+    """Base of codecs that make a layer's keys and values again from `codes`, which all its heads have.
+
+    An encoded part is a dataclass with the attributes of `Rows`.
+    """
+
+    needs_rotary: ClassVar[bool] = True
+    alone: ClassVar[bool] = True
+    shared: ClassVar[frozenset[str]] = frozenset()
+    paired: ClassVar[frozenset[str]] = CODES
+
+    def groups(self, layers: int) -> list[tuple[int, ...]]:
+        """Each layer by itself, with all its heads, from the first to the last."""
+        return [(place,) for place in range(layers)]
+
+    def take(self, encoded: Any, rows: torch.Tensor, lengths: torch.Tensor) -> Any:
+        """Whole rows; codes stay where they are, also for layers that are read with them."""
+        return replace(encoded, rows=rows_taken(encoded.counts, encoded.rows, rows, lengths))
+
+    def tensors(self, encoded: Rows) -> dict[str, torch.Tensor]:
+        """The layer's codes, counts and rows, and positions of keys."""
+        codes = {f"codes.{name}": tensor for name, tensor in encoded.codes.tensors().items()}
+        first = {} if encoded.first is None else {"first": encoded.first}
+        return {**codes, "counts": encoded.counts, "rows": encoded.rows, **first}
+
+
+def codes_of(
+    tensors: Mapping[str, torch.Tensor], bits: int, group: int, channels: int, like: torch.Tensor
+) -> LowBit:
+    """The codes among what `OneLayer.tensors` gave.
+
+    Args:
+        tensors: what it gave.
+        bits: of a number.
+        group: tokens or channels that share a step.
+        channels: numbers of a token.
+        like: of the model's dtype.
+    """
+    named = {n.removeprefix("codes."): t for n, t in tensors.items() if n.startswith("codes.")}
+    precise = torch.promote_types(like.dtype, torch.float32)
+    return LowBit(**named, bits=bits, group=group, channels=channels, dtype=precise)
+
+
 @dataclass(frozen=True)
-class LatentCodec(WholeRows):
+class LatentCodec(OneLayer):
     """A layer's input in few bits, or latents of all heads: of keys per channel, of values per token.
 
     Attributes:
@@ -58,11 +125,7 @@ class LatentCodec(WholeRows):
     residual: int
     facts: LayerFacts = field(default_factory=LayerFacts, compare=False, repr=False)
     name: ClassVar[str] = "xquant"
-    needs_rotary: ClassVar[bool] = True
     needs_latents: ClassVar[str] = "latents"
-    alone: ClassVar[bool] = True
-    shared: ClassVar[frozenset[str]] = frozenset()
-    paired: ClassVar[frozenset[str]] = CODES
 
     def __post_init__(self) -> None:
         """Check every field's range."""
@@ -71,10 +134,6 @@ class LatentCodec(WholeRows):
     def bound(self, facts: LayerFacts) -> LatentCodec:
         """The codec of one layer."""
         return replace(self, facts=replace(facts, state=None))
-
-    def groups(self, layers: int) -> list[tuple[int, ...]]:
-        """Each layer by itself, with all its heads."""
-        return [(place,) for place in range(layers)]
 
     def encode_group(
         self,
@@ -102,22 +161,10 @@ class LatentCodec(WholeRows):
         latent = self._latent("values" if encoded.first is None else "keys")
         return by_heads(encoded, latent.states(unpack(encoded.codes)), latent.heads, self.facts)
 
-    def take(self, encoded: LatentTokens, rows: torch.Tensor, lengths: torch.Tensor) -> LatentTokens:
-        """Whole rows; codes stay where they are."""
-        return replace(encoded, rows=rows_taken(encoded.counts, encoded.rows, rows, lengths))
-
-    def tensors(self, encoded: LatentTokens) -> dict[str, torch.Tensor]:
-        """Codes, counts and rows, and positions of keys."""
-        codes = {f"codes.{name}": tensor for name, tensor in encoded.codes.tensors().items()}
-        first = {} if encoded.first is None else {"first": encoded.first}
-        return {**codes, "counts": encoded.counts, "rows": encoded.rows, **first}
-
     def restore(self, tensors: Mapping[str, torch.Tensor], like: torch.Tensor) -> LatentTokens:
         """Keys or values."""
-        named = {n.removeprefix("codes."): t for n, t in tensors.items() if n.startswith("codes.")}
         channels = self._latent("keys" if "first" in tensors else "values").size
-        precise = torch.promote_types(like.dtype, torch.float32)
-        codes = LowBit(**named, bits=self.bits, group=self.group, channels=channels, dtype=precise)
+        codes = codes_of(tensors, self.bits, self.group, channels, like)
         return LatentTokens(codes, tensors["counts"], tensors["rows"], tensors.get("first"), like.dtype)
 
     def _codes(
@@ -145,26 +192,6 @@ class LatentCodec(WholeRows):
         if self.facts.latents is None:
             raise TypeError("the codec is bound to no layer")
         return self.facts.latents[part]
-
-
-class Rows(Protocol):
-    """Which rows encoded keys or values of a layer have."""
-
-    @property
-    def counts(self) -> torch.Tensor:
-        """int64, tokens of each row it was made of."""
-
-    @property
-    def rows(self) -> torch.Tensor:
-        """int64 `[rows]`, which of them each row is."""
-
-    @property
-    def first(self) -> torch.Tensor | None:
-        """int64, the position of the first key of each row it was made of; None for values."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The model's."""
 
 
 def by_heads(encoded: Rows, states: torch.Tensor, heads: int, facts: LayerFacts) -> torch.Tensor:
