@@ -11,6 +11,7 @@ from dcache.cli.progress import stages
 from dcache.cli.run_settings import PIPE, RunSettings, add_call
 from dcache.errors import DcacheError
 from dcache.eval.packages import require
+from dcache.eval.policy_list import named_twice
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Load the pipelines and serve the page until Ctrl-C."""
     require("studio", "dcache studio", "PIL", "starlette", "torchmetrics", "uvicorn")
     names = arguments.pipelines
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    twice = named_twice([(name, name) for name in names])
     if twice:
         raise DcacheError(f"{', '.join(twice)} is named more than once: name each pipeline once")
     settings = [RunSettings.of(Namespace(**vars(arguments), pipeline=name)) for name in names]

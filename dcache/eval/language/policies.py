@@ -12,7 +12,7 @@ from typing import Any
 
 from dcache import lm_kv
 from dcache.errors import DcacheError
-from dcache.eval.policy_list import Labelled, read_policies
+from dcache.eval.policy_list import Labelled, named_twice, read_policies
 from dcache.methods.resolve import read_options
 
 # Without compression, to compare with.
@@ -107,8 +107,7 @@ def budgets_of(text: str) -> list[float]:
         raise DcacheError("--budgets names none: give shares or numbers of tokens, as in 0.5,0.25")
     budgets = [_number(word) for word in words]
     # 1 is one token and 1.0 is all of them.
-    names = [repr(budget) for budget in budgets]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = named_twice([(repr(budget), repr(budget)) for budget in budgets])
     if twice:
         raise DcacheError(f"--budgets names {', '.join(twice)} more than once: name each budget once")
     return budgets
